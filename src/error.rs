@@ -1,0 +1,190 @@
+//! The one error type: what kind it is, where it happened, what was expected, what was found, what to do.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+/// What went wrong, in the terms a caller acts on. Each kind has one exit code of the program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A command line or a recipe that cannot be meant. Exit code 2.
+    Usage,
+    /// A data file that cannot be read as asked. Exit code 3.
+    Data,
+    /// A model, tokenizer or checkpoint that cannot be used. Exit code 4.
+    Model,
+    /// The device asked for is not there, or cannot do what is asked. Exit code 5.
+    Device,
+    /// Not enough memory. Exit code 6.
+    Memory,
+    /// Training went non-finite, or a trainable parameter receives no gradient. Exit code 7.
+    Diverged,
+    /// The disk is full, read-only or failing. Exit code 8.
+    Disk,
+    /// Another process holds the run folder. Exit code 9.
+    Locked,
+    /// The device was lost; starting again resumes. Exit code 75.
+    Lost,
+    /// Stopped by a signal after a clean checkpoint. Exit code 130 (SIGINT) or 143 (SIGTERM).
+    Interrupted(i32),
+    /// An op was given tensors it does not accept: a mistake in the program, not in its input. Exit code 70.
+    Shape,
+}
+
+/// The error of every fallible function of the library.
+///
+/// Built by a chain: `Error::data("a row has 3 fields").at(path).line(7).expected("2").hint("quote the comma")`.
+#[derive(Debug)]
+pub struct Error(Box<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    kind: Kind,
+    what: String,
+    file: Option<PathBuf>,
+    line: Option<u64>,
+    column: Option<u64>,
+    byte: Option<u64>,
+    expected: Option<String>,
+    found: Option<String>,
+    hint: Option<String>,
+    also: Vec<Error>,
+}
+
+/// What every fallible function of the library returns.
+pub type Result<T> = std::result::Result<T, Error>;
+
+macro_rules! kinds { ($($name:ident $kind:ident $doc:literal),* $(,)?) => { $(
+    #[doc = $doc]
+    pub fn $name(what: impl Into<String>) -> Self { Self::new(Kind::$kind, what) }
+)* } }
+
+impl Error {
+    /// An error of a kind, with one sentence that says what is wrong.
+    pub fn new(kind: Kind, what: impl Into<String>) -> Self {
+        Self(Box::new(Inner {
+            kind,
+            what: what.into(),
+            file: None,
+            line: None,
+            column: None,
+            byte: None,
+            expected: None,
+            found: None,
+            hint: None,
+            also: Vec::new(),
+        }))
+    }
+    kinds! {
+        usage Usage "A command line or recipe that cannot be meant.",
+        data Data "A data file that cannot be read as asked.",
+        model Model "A model, tokenizer or checkpoint that cannot be used.",
+        device Device "A device that is not there or cannot do what is asked.",
+        memory Memory "Not enough memory.",
+        diverged Diverged "Training went non-finite.",
+        disk Disk "A disk that is full, read-only or failing.",
+        locked Locked "A run folder held by another process.",
+        shape Shape "Tensors that an op does not accept.",
+    }
+    /// An I/O failure on `path` while doing `what`; a full disk and the like become [`Kind::Disk`].
+    pub fn io(kind: Kind, what: impl Into<String>, path: &Path, e: &std::io::Error) -> Self {
+        use std::io::ErrorKind as K;
+        let disk = matches!(e.kind(), K::StorageFull | K::QuotaExceeded | K::ReadOnlyFilesystem);
+        let kind = if disk { Kind::Disk } else { kind };
+        Self::new(kind, what).at(path).found(e.to_string())
+    }
+    /// Several errors found at once; the first one's kind counts. `None` if there are none.
+    pub fn many(mut errors: Vec<Error>) -> Option<Self> {
+        if errors.is_empty() {
+            return None;
+        }
+        let mut first = errors.remove(0);
+        first.0.also.append(&mut errors);
+        Some(first)
+    }
+    /// The file it is about.
+    pub fn at(mut self, path: impl AsRef<Path>) -> Self {
+        self.0.file = Some(path.as_ref().to_path_buf());
+        self
+    }
+    /// The line in that file, counted from 1.
+    pub fn line(mut self, line: u64) -> Self {
+        self.0.line = Some(line);
+        self
+    }
+    /// The column in that line, counted from 1.
+    pub fn column(mut self, column: u64) -> Self {
+        self.0.column = Some(column);
+        self
+    }
+    /// The byte offset in that file, counted from 0.
+    pub fn byte(mut self, byte: u64) -> Self {
+        self.0.byte = Some(byte);
+        self
+    }
+    /// What would have been right.
+    pub fn expected(mut self, s: impl Into<String>) -> Self {
+        self.0.expected = Some(s.into());
+        self
+    }
+    /// What was there instead.
+    pub fn found(mut self, s: impl Into<String>) -> Self {
+        self.0.found = Some(s.into());
+        self
+    }
+    /// What the user can do about it.
+    pub fn hint(mut self, s: impl Into<String>) -> Self {
+        self.0.hint = Some(s.into());
+        self
+    }
+    /// What kind it is.
+    pub fn kind(&self) -> Kind {
+        self.0.kind
+    }
+    /// The file it is about, if it is about one.
+    pub fn file(&self) -> Option<&Path> {
+        self.0.file.as_deref()
+    }
+    /// The program's exit code for it; the README has the table.
+    pub fn exit_code(&self) -> i32 {
+        match self.0.kind {
+            Kind::Usage => 2,
+            Kind::Data => 3,
+            Kind::Model => 4,
+            Kind::Device => 5,
+            Kind::Memory => 6,
+            Kind::Diverged => 7,
+            Kind::Disk => 8,
+            Kind::Locked => 9,
+            Kind::Shape => 70,
+            Kind::Lost => 75,
+            Kind::Interrupted(signal) => 128 + signal,
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let e = &*self.0;
+        if let Some(file) = &e.file {
+            write!(f, "{}", file.display())?;
+            for n in [e.line, e.column].into_iter().flatten() {
+                write!(f, ":{n}")?;
+            }
+            if let Some(b) = e.byte {
+                write!(f, " (byte {b})")?;
+            }
+            write!(f, ": ")?;
+        } else if let Some(line) = e.line {
+            write!(f, "line {line}: ")?;
+        }
+        write!(f, "{}", e.what)?;
+        for (word, s) in [("expected", &e.expected), ("found", &e.found), ("do", &e.hint)] {
+            if let Some(s) = s {
+                write!(f, "\n  {word}: {s}")?;
+            }
+        }
+        e.also.iter().try_for_each(|also| write!(f, "\n{also}"))
+    }
+}
+
+impl std::error::Error for Error {}

@@ -1,0 +1,29 @@
+//! Fine-tunes pretrained text encoders with kernels written by hand.
+//!
+//! The modules stand in dependency order: a module uses only modules above it (`tests/all/rules.rs` holds this).
+
+// What needs no device.
+pub mod error;
+pub mod rng;
+pub mod shape;
+// Where: memory and launches.
+pub mod device;
+// What, and how it is differentiated.
+pub mod ops;
+pub mod tape;
+// What is learnt.
+pub mod params;
+pub mod checkpoint;
+pub mod optim;
+// Architectures.
+pub mod nn;
+pub mod models;
+// Problems.
+pub mod text;
+pub mod data;
+pub mod metrics;
+pub mod tasks;
+// The loop.
+pub mod train;
+// The program.
+pub mod cli;

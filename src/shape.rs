@@ -1,0 +1,68 @@
+//! What a tensor looks like, apart from where it lives.
+
+use std::fmt;
+
+/// The type of one element.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum DType {
+    /// 64-bit float: what gradients are proved in.
+    F64,
+    /// 32-bit float.
+    F32,
+    /// bfloat16: the high half of an f32.
+    BF16,
+    /// IEEE half.
+    F16,
+    /// Token ids, labels, sequence bounds, random-number keys.
+    U32,
+}
+
+impl DType {
+    /// Bytes of one element.
+    pub fn size(self) -> usize {
+        match self {
+            DType::F64 => 8,
+            DType::F32 | DType::U32 => 4,
+            DType::BF16 | DType::F16 => 2,
+        }
+    }
+}
+
+/// Element type and shape, row-major and contiguous.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Spec {
+    /// The type of one element.
+    pub dtype: DType,
+    /// Extents, slowest first.
+    pub shape: Vec<usize>,
+}
+
+impl Spec {
+    /// A spec from its parts.
+    pub fn new(dtype: DType, shape: &[usize]) -> Self {
+        Self { dtype, shape: shape.to_vec() }
+    }
+    /// How many elements.
+    pub fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+    /// Whether there are no elements.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+    /// How many bytes.
+    pub fn bytes(&self) -> usize {
+        self.len() * self.dtype.size()
+    }
+    /// All leading dimensions folded into rows, and the last dimension.
+    pub fn rows_cols(&self) -> (usize, usize) {
+        let cols = self.shape.last().copied().unwrap_or(1);
+        (self.shape[..self.shape.len().saturating_sub(1)].iter().product(), cols)
+    }
+}
+
+impl fmt::Debug for Spec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}{:?}", self.dtype, self.shape)
+    }
+}
