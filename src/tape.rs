@@ -1,1 +1,147 @@
-//! To be written.
+//! Records ops as they run; plays them backwards. The order of execution is already a topological order.
+
+use crate::device::{Device, Tensor};
+use crate::error::{Error, Result};
+use crate::ops::{Backward, Forward, Grad, Op};
+
+/// A value on a tape.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Var(usize);
+
+struct Slot {
+    /// Freed once nothing that is left to do needs it.
+    value: Option<Tensor>,
+    wants_grad: bool,
+    grad: Option<Tensor>,
+    /// Whether the gradient holds something that further gradients are added to.
+    filled: bool,
+}
+
+struct Node {
+    op: Box<dyn Op>,
+    x: Vec<Var>,
+    y: Vec<Var>,
+    outputs: usize,
+}
+
+/// One forward pass, and the means to differentiate it.
+pub struct Tape<'d> {
+    device: &'d Device,
+    slots: Vec<Slot>,
+    nodes: Vec<Node>,
+    recording: bool,
+}
+
+impl<'d> Tape<'d> {
+    /// A tape that records, for training.
+    pub fn new(device: &'d Device) -> Self {
+        Self { device, slots: Vec::new(), nodes: Vec::new(), recording: true }
+    }
+    /// A tape that only runs, for evaluation: dropout is left out by whoever builds the model, and values are kept only
+    /// as long as the caller holds them.
+    pub fn evaluate(device: &'d Device) -> Self {
+        Self { recording: false, ..Self::new(device) }
+    }
+    /// Whether gradients can be asked for.
+    pub fn recording(&self) -> bool {
+        self.recording
+    }
+    /// The device it runs on.
+    pub fn device(&self) -> &'d Device {
+        self.device
+    }
+    /// A value without a gradient.
+    pub fn constant(&mut self, value: Tensor) -> Var {
+        self.push(value, None, false)
+    }
+    /// A value whose gradient goes into `grad`: added to what is there if `filled`, written over it otherwise.
+    pub fn leaf(&mut self, value: Tensor, grad: Tensor, filled: bool) -> Var {
+        self.push(value, Some(grad), filled)
+    }
+    /// A value computed so far.
+    pub fn value(&self, v: Var) -> Result<&Tensor> {
+        self.slots.get(v.0).and_then(|s| s.value.as_ref()).ok_or_else(|| Error::shape("a value that the tape has freed"))
+    }
+    fn push(&mut self, value: Tensor, grad: Option<Tensor>, filled: bool) -> Var {
+        self.slots.push(Slot { value: Some(value), wants_grad: grad.is_some(), grad, filled });
+        Var(self.slots.len() - 1)
+    }
+    /// Plans, allocates, runs and records one op; returns its first output.
+    pub fn apply(&mut self, op: impl Op, x: &[Var]) -> Result<Var> {
+        let twice = (1..x.len()).any(|i| x[..i].contains(&x[i]) && self.slots[x[i].0].wants_grad);
+        if twice {
+            return Err(Error::shape(format!(
+                "{} was given one variable twice: its gradient would be written twice",
+                op.name()
+            )));
+        }
+        let inputs = x.iter().map(|v| self.value(*v)).collect::<Result<Vec<_>>>()?;
+        let plan = op.plan(&self.device.caps(), &inputs.iter().map(|t| &t.spec).collect::<Vec<_>>())?;
+        let outputs = plan.outputs.len();
+        let specs = plan.outputs.into_iter().chain(plan.saved);
+        let y = specs.map(|s| self.device.alloc(s)).collect::<Result<Vec<_>>>()?;
+        self.device.forward(&op, Forward { x: &inputs, y: &y.iter().collect::<Vec<_>>() })?;
+        let wants_grad = self.recording && x.iter().any(|v| self.slots[v.0].wants_grad);
+        let first = Var(self.slots.len());
+        for (i, value) in y.into_iter().enumerate() {
+            // What only a backward pass would read is given back at once where there will be none.
+            if i < outputs || wants_grad {
+                self.slots.push(Slot {
+                    value: Some(value),
+                    wants_grad: wants_grad && i < outputs,
+                    grad: None,
+                    filled: false,
+                });
+            }
+        }
+        if wants_grad {
+            let y = (first.0..self.slots.len()).map(Var).collect();
+            self.nodes.push(Node { op: Box::new(op), x: x.to_vec(), y, outputs });
+        }
+        Ok(first)
+    }
+    /// Gives back a value that nothing will read again; only for tapes that do not record.
+    pub fn release(&mut self, v: Var) {
+        if !self.recording
+            && let Some(slot) = self.slots.get_mut(v.0)
+        {
+            slot.value = None;
+        }
+    }
+    /// Fills the gradient of every leaf that `root` depends on, given d(loss)/d(root). Leaves that it does not depend on
+    /// are left untouched and returned by index, in the order they were made.
+    pub fn backward(mut self, root: Var, seed: Tensor) -> Result<Vec<Var>> {
+        let leaves: Vec<Var> = (0..self.slots.len()).filter(|&i| self.slots[i].grad.is_some()).map(Var).collect();
+        let mut reached = vec![false; self.slots.len()];
+        let slot = &mut self.slots[root.0];
+        (slot.grad, slot.filled, reached[root.0]) = (Some(seed), true, true);
+        while let Some(node) = self.nodes.pop() {
+            let outputs = &node.y[..node.outputs];
+            if outputs.iter().any(|v| reached[v.0]) {
+                for v in &node.x {
+                    let slot = &mut self.slots[v.0];
+                    if slot.wants_grad && slot.grad.is_none() {
+                        let spec = slot.value.as_ref().map(|t| t.spec.clone());
+                        slot.grad = spec.map(|s| self.device.alloc(s)).transpose()?;
+                    }
+                }
+                let s = &self.slots;
+                let values = |vs: &[Var]| vs.iter().map(|v| self.value(*v)).collect::<Result<Vec<_>>>();
+                let (x, y) = (values(&node.x)?, values(&node.y)?);
+                let dy: Vec<_> = outputs.iter().map(|v| s[v.0].grad.as_ref().filter(|_| reached[v.0])).collect();
+                let grad = |v: &Var| s[v.0].grad.as_ref().map(|t| Grad { t, add: s[v.0].filled });
+                let dx: Vec<_> = node.x.iter().map(grad).collect();
+                self.device.backward(&*node.op, Backward { x: &x, y: &y, dy: &dy, dx: &dx })?;
+                for v in &node.x {
+                    let slot = &mut self.slots[v.0];
+                    (slot.filled, reached[v.0]) = (true, true);
+                }
+            }
+            // Everything that read these has been played already.
+            for v in &node.y {
+                (self.slots[v.0].value, self.slots[v.0].grad) = (None, None);
+            }
+        }
+        Ok(leaves.into_iter().filter(|v| !reached[v.0]).collect())
+    }
+}

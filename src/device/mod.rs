@@ -1,1 +1,202 @@
-//! To be written.
+//! Where bytes live and kernels run. A backend knows memory and launches, and no op.
+//!
+//! Tensors are contiguous and row-major; there are no strides and no general tensor operations.
+
+pub mod absent;
+pub mod cpu;
+
+use crate::error::{Error, Result};
+use crate::shape::{DType, Spec};
+pub use absent::{Cuda, Wgpu};
+pub use cpu::Cpu;
+use std::fmt;
+use std::sync::Arc;
+
+/// What a device can do; [`crate::ops::Op::plan`] reads it, so that what cannot run is refused before it starts.
+#[derive(Clone, Debug)]
+pub struct Caps {
+    /// A name a person recognises.
+    pub name: String,
+    /// Element types that kernels can compute in.
+    pub dtypes: &'static [DType],
+    /// Bytes of memory that one group of threads can share.
+    pub shared_bytes: usize,
+    /// Bytes of memory on the device, where it tells.
+    pub memory_bytes: Option<u64>,
+}
+
+impl Caps {
+    /// Refuses an element type that the device cannot compute in.
+    pub fn require(&self, op: &'static str, dtype: DType) -> Result<()> {
+        if self.dtypes.contains(&dtype) {
+            return Ok(());
+        }
+        Err(Error::device(format!("{op} cannot compute in {dtype:?} on {}", self.name))
+            .expected(format!("one of {:?}", self.dtypes)))
+    }
+}
+
+/// What every device does: give memory, take bytes and give them back.
+pub trait Backend: 'static {
+    /// What the device can do.
+    fn caps(&self) -> Caps;
+    /// Memory for a tensor, from a pool; its content is whatever was there.
+    fn alloc(&self, spec: &Spec) -> Result<Storage>;
+    /// Copies host bytes into a tensor.
+    fn write(&self, dst: &Tensor, src: &[u8]) -> Result<()>;
+    /// Copies a tensor to the host.
+    fn read(&self, src: &Tensor, dst: &mut [u8]) -> Result<()>;
+    /// Sets every byte of a tensor to zero.
+    fn zero(&self, dst: &Tensor) -> Result<()>;
+}
+
+/// A constant that is put before a kernel's source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Const {
+    /// An unsigned integer.
+    U32(u32),
+    /// The element type under this name.
+    Type(DType),
+}
+
+/// A kernel launch: one source file, one entry point; buffers in declared order, then one `Params`.
+pub struct Launch<'a> {
+    /// The source, as in `kernels/` or `shaders/`.
+    pub source: &'static str,
+    /// The entry point in it.
+    pub entry: &'static str,
+    /// What specialises the source: a few lines put before it.
+    pub consts: &'a [(&'static str, Const)],
+    /// How many groups in x, y and z.
+    pub groups: [u32; 3],
+    /// Threads of a group.
+    pub threads: u32,
+    /// Dynamic shared memory of a group, in bytes.
+    pub shared_bytes: u32,
+    /// The buffers the kernel reads and writes.
+    pub buffers: &'a [&'a Tensor],
+    /// The bytes of one `Params` struct of 4-byte fields.
+    pub params: &'a [u8],
+}
+
+/// The backends that compile source text.
+pub trait Gpu: Backend {
+    /// Queues a kernel.
+    fn launch(&self, launch: Launch) -> Result<()>;
+}
+
+/// The memory behind one or more tensors.
+#[derive(Debug)]
+pub enum Storage {
+    /// Host memory.
+    Cpu(cpu::Buffer),
+    /// CUDA device memory.
+    Cuda(Cuda),
+    /// A wgpu buffer.
+    Wgpu(Wgpu),
+}
+
+/// A contiguous, row-major run of elements on one device. Cloning shares the memory.
+#[derive(Clone)]
+pub struct Tensor {
+    /// Element type and shape.
+    pub spec: Spec,
+    storage: Arc<Storage>,
+    offset: usize,
+}
+
+impl Tensor {
+    /// A part of this tensor: `shape` elements from element `offset` on, sharing its memory.
+    pub fn view(&self, offset: usize, shape: &[usize]) -> Result<Tensor> {
+        let spec = Spec::new(self.spec.dtype, shape);
+        if offset.checked_add(spec.len()).is_none_or(|end| end > self.spec.len()) {
+            return Err(Error::shape(format!("a view of {shape:?} at {offset} does not fit into {:?}", self.spec)));
+        }
+        Ok(Tensor { spec, storage: self.storage.clone(), offset: self.offset + offset })
+    }
+}
+
+impl fmt::Debug for Tensor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}@{}", self.spec, self.offset)
+    }
+}
+
+/// One device of one backend.
+pub enum Device {
+    /// The processor itself.
+    Cpu(Cpu),
+    /// An NVIDIA card through CUDA.
+    Cuda(Cuda),
+    /// Any card through Vulkan, Metal or DX12.
+    Wgpu(Wgpu),
+}
+
+/// Runs an expression on whichever backend this is: the only place where they are told apart.
+macro_rules! dispatch {
+    ($device:expr, $d:ident => $e:expr) => {
+        match $device {
+            $crate::device::Device::Cpu($d) => $e,
+            $crate::device::Device::Cuda($d) => $e,
+            $crate::device::Device::Wgpu($d) => $e,
+        }
+    };
+}
+pub(crate) use dispatch;
+
+impl Device {
+    /// Opens a device by the name that `--device` takes: `auto`, `cpu`, `cuda`, `wgpu` or `wgpu:N`; `threads` is the
+    /// CPU's, 0 for one a core. `auto` takes the best device this build can drive.
+    pub fn open(name: &str, threads: usize) -> Result<Device> {
+        match name {
+            "cpu" | "auto" => Ok(Device::Cpu(Cpu::new(threads)?)),
+            "cuda" | "wgpu" => Err(Error::device(format!("this build cannot drive `{name}`"))
+                .expected("cpu or auto")
+                .hint("run with --device cpu; the CUDA and Vulkan/Metal paths are not part of this build")),
+            _ if name.starts_with("wgpu:") => Device::open("wgpu", threads),
+            _ => Err(Error::usage("unknown device").expected("auto, cpu, cuda, wgpu or wgpu:N").found(name)),
+        }
+    }
+    /// What the device can do.
+    pub fn caps(&self) -> Caps {
+        dispatch!(self, d => d.caps())
+    }
+    /// A tensor with undefined content.
+    pub fn alloc(&self, spec: Spec) -> Result<Tensor> {
+        let storage = dispatch!(self, d => d.alloc(&spec))?;
+        Ok(Tensor { spec, storage: Arc::new(storage), offset: 0 })
+    }
+    /// A tensor of zeros.
+    pub fn zeros(&self, dtype: DType, shape: &[usize]) -> Result<Tensor> {
+        let t = self.alloc(Spec::new(dtype, shape))?;
+        self.zero(&t)?;
+        Ok(t)
+    }
+    /// Sets a tensor to zero.
+    pub fn zero(&self, t: &Tensor) -> Result<()> {
+        dispatch!(self, d => d.zero(t))
+    }
+    /// Copies host elements into a tensor of the same number of bytes.
+    pub fn write<T: bytemuck::NoUninit>(&self, t: &Tensor, src: &[T]) -> Result<()> {
+        let bytes: &[u8] = bytemuck::cast_slice(src);
+        if bytes.len() != t.spec.bytes() {
+            return Err(Error::shape(format!("{} bytes written to {:?}", bytes.len(), t.spec)));
+        }
+        dispatch!(self, d => d.write(t, bytes))
+    }
+    /// A new tensor with these host elements.
+    pub fn upload<T: bytemuck::NoUninit>(&self, dtype: DType, shape: &[usize], src: &[T]) -> Result<Tensor> {
+        let t = self.alloc(Spec::new(dtype, shape))?;
+        self.write(&t, src)?;
+        Ok(t)
+    }
+    /// Copies a tensor to the host; `T` must have the element type's size.
+    pub fn read<T: bytemuck::Pod>(&self, t: &Tensor) -> Result<Vec<T>> {
+        if size_of::<T>() != t.spec.dtype.size() {
+            return Err(Error::shape(format!("{:?} read as elements of {} bytes", t.spec, size_of::<T>())));
+        }
+        let mut out = vec![T::zeroed(); t.spec.len()];
+        dispatch!(self, d => d.read(t, bytemuck::cast_slice_mut(&mut out)))?;
+        Ok(out)
+    }
+}

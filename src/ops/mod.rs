@@ -1,1 +1,317 @@
-//! To be written.
+//! What is computed: one fused op a file, with its formula, shape rules, passes on every backend, and test cases.
+//!
+//! A forward is born with its backward: neither has a default body, so the compiler refuses an op that lacks one. Ops
+//! never allocate outputs; [`Op::plan`] says what they need, and whoever runs them provides it.
+
+pub mod adamw;
+pub mod add_norm;
+pub mod attention;
+pub mod binary_cross_entropy;
+pub mod cross_entropy;
+pub mod dropout;
+pub mod embed;
+pub mod global_norm;
+pub mod linear;
+pub mod mse;
+pub mod pool;
+
+use crate::device::{Backend, Caps, Cpu, Cuda, Device, Tensor, Wgpu, dispatch};
+use crate::error::{Error, Result};
+use crate::shape::{DType, Spec};
+use std::fmt::Debug;
+
+/// Every op there is. Tests, benchmarks and the docs table walk this list.
+pub const OPS: &[(&str, fn() -> Vec<Case>)] = &[
+    ("embed", embed::cases),
+    ("linear", linear::cases),
+    ("add_norm", add_norm::cases),
+    ("attention", attention::cases),
+    ("dropout", dropout::cases),
+    ("pool", pool::cases),
+    ("cross_entropy", cross_entropy::cases),
+    ("binary_cross_entropy", binary_cross_entropy::cases),
+    ("mse", mse::cases),
+    ("adamw", adamw::cases),
+    ("global_norm", global_norm::cases),
+];
+
+/// A differentiable op: what it is called, what it allocates, and (through [`On`]) how each backend computes it.
+pub trait Op: On<Cpu> + On<Cuda> + On<Wgpu> + Debug + Send + 'static {
+    /// The op's stem: its file's name, and its kernels'.
+    fn name(&self) -> &'static str;
+    /// Checks the inputs against the op and the device, and says what to allocate.
+    fn plan(&self, caps: &Caps, x: &[&Spec]) -> Result<Plan>;
+}
+
+/// Both passes of an op on one backend.
+pub trait On<B: Backend> {
+    /// Fills `io.y` from `io.x`.
+    fn forward(&self, device: &B, io: Forward) -> Result<()>;
+    /// Fills or adds to `io.dx` from everything else.
+    fn backward(&self, device: &B, io: Backward) -> Result<()>;
+}
+
+/// Something done to tensors in place that is never differentiated: an optimizer's update, a norm.
+pub trait Step: StepOn<Cpu> + StepOn<Cuda> + StepOn<Wgpu> + Debug + Send + 'static {
+    /// The step's stem: its file's name, and its kernels'.
+    fn name(&self) -> &'static str;
+    /// Checks the tensors against the step and the device.
+    fn check(&self, caps: &Caps, x: &[&Spec]) -> Result<Cost>;
+}
+
+/// A step on one backend.
+pub trait StepOn<B: Backend> {
+    /// Reads and writes `x`, in the order the step declares.
+    fn run(&self, device: &B, x: &[&Tensor]) -> Result<()>;
+}
+
+// The backends that this build does not contain have no value, so there is nothing to run on them. When one of them
+// becomes real, its line here goes, and the compiler names every op that still lacks a kernel.
+macro_rules! absent { ($($b:ty),*) => { $(
+    impl<T: Debug> On<$b> for T {
+        fn forward(&self, device: &$b, _: Forward) -> Result<()> { match *device {} }
+        fn backward(&self, device: &$b, _: Backward) -> Result<()> { match *device {} }
+    }
+    impl<T: Debug> StepOn<$b> for T {
+        fn run(&self, device: &$b, _: &[&Tensor]) -> Result<()> { match *device {} }
+    }
+)* } }
+absent!(Cuda, Wgpu);
+
+/// What an op needs to run and what running it costs.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// What the forward pass returns.
+    pub outputs: Vec<Spec>,
+    /// What it keeps for the backward pass.
+    pub saved: Vec<Spec>,
+    /// Work and traffic of each pass.
+    pub cost: Cost,
+}
+
+/// Floating-point operations and bytes moved at least, by pass. A step has only a forward pass.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Cost {
+    /// Operations of the forward pass.
+    pub forward_flops: f64,
+    /// Bytes the forward pass must read and write.
+    pub forward_bytes: f64,
+    /// Operations of the backward pass, with every gradient wanted.
+    pub backward_flops: f64,
+    /// Bytes the backward pass must read and write.
+    pub backward_bytes: f64,
+}
+
+impl Plan {
+    /// A plan with its traffic counted from the shapes: forward reads the inputs and writes outputs and saved; backward
+    /// reads inputs, saved and output gradients and writes the gradients of the floating-point inputs.
+    pub fn new(x: &[&Spec], outputs: Vec<Spec>, saved: Vec<Spec>, flops: [f64; 2]) -> Plan {
+        let bytes = |s: &[Spec]| s.iter().map(Spec::bytes).sum::<usize>() as f64;
+        let read: f64 = x.iter().map(|s| s.bytes() as f64).sum();
+        let wanted: f64 = x.iter().filter(|s| s.dtype != DType::U32).map(|s| s.bytes() as f64).sum();
+        let cost = Cost {
+            forward_flops: flops[0],
+            forward_bytes: read + bytes(&outputs) + bytes(&saved),
+            backward_flops: flops[1],
+            backward_bytes: read + bytes(&outputs) + bytes(&saved) + wanted,
+        };
+        Plan { outputs, saved, cost }
+    }
+}
+
+/// The tensors of a forward pass. `y` is the plan's outputs, then what it saves.
+#[derive(Clone, Copy)]
+pub struct Forward<'a> {
+    /// Inputs.
+    pub x: &'a [&'a Tensor],
+    /// Outputs, then saved tensors, to be filled.
+    pub y: &'a [&'a Tensor],
+}
+
+/// The tensors of a backward pass.
+#[derive(Clone, Copy)]
+pub struct Backward<'a> {
+    /// Inputs of the forward pass.
+    pub x: &'a [&'a Tensor],
+    /// Its outputs, then what it saved.
+    pub y: &'a [&'a Tensor],
+    /// Gradient of the loss by each output; always there for the first.
+    pub dy: &'a [Option<&'a Tensor>],
+    /// Where to put the gradient by each input; `None` where it is not wanted.
+    pub dx: &'a [Option<Grad<'a>>],
+}
+
+impl<'a> Backward<'a> {
+    /// The gradient of the only output.
+    pub(crate) fn dy(&self) -> Result<&'a Tensor> {
+        self.dy.first().copied().flatten().ok_or_else(|| Error::shape("a backward pass without an output gradient"))
+    }
+    /// Where the gradient by input `i` goes, if it is wanted.
+    pub(crate) fn dx(&self, i: usize) -> Option<Grad<'a>> {
+        self.dx.get(i).copied().flatten()
+    }
+}
+
+/// A gradient to write: `add` accumulates into it (parameters), otherwise it is overwritten (activations).
+#[derive(Clone, Copy)]
+pub struct Grad<'a> {
+    /// Where it goes.
+    pub t: &'a Tensor,
+    /// Adds to what is there.
+    pub add: bool,
+}
+
+impl Device {
+    /// Runs an op's forward pass here.
+    pub fn forward(&self, op: &dyn Op, io: Forward) -> Result<()> {
+        dispatch!(self, d => op.forward(d, io))
+    }
+    /// Runs an op's backward pass here.
+    pub fn backward(&self, op: &dyn Op, io: Backward) -> Result<()> {
+        dispatch!(self, d => op.backward(d, io))
+    }
+    /// Runs a step here.
+    pub fn step(&self, step: &dyn Step, x: &[&Tensor]) -> Result<()> {
+        step.check(&self.caps(), &x.iter().map(|t| &t.spec).collect::<Vec<_>>())?;
+        dispatch!(self, d => step.run(d, x))
+    }
+}
+
+/// One test and benchmark of an op: it runs on every backend, in every dtype, both passes.
+pub struct Case {
+    /// What is special about it.
+    pub label: &'static str,
+    /// What runs.
+    pub subject: Subject,
+    /// The inputs, in the op's order.
+    pub inputs: Vec<Input>,
+    /// How much looser than the dtype's own tolerance agreement is judged; other than 1 needs a reason beside it.
+    pub slack: f64,
+}
+
+/// What a case runs.
+pub enum Subject {
+    /// An op, proved by finite differences.
+    Op(Box<dyn Op>),
+    /// A step, held against the textbook formula in f64: tensors before in, tensors after out.
+    Step(Box<dyn Step>, fn(&dyn Debug, &[Vec<f64>]) -> Vec<Vec<f64>>),
+}
+
+/// One input of a case.
+pub struct Input {
+    /// Its shape.
+    pub shape: Vec<usize>,
+    /// What it holds.
+    pub fill: Fill,
+}
+
+/// What an input of a case holds.
+#[derive(Clone, Debug)]
+pub enum Fill {
+    /// Random reals in a range, by which the op is differentiated.
+    Real(f64, f64),
+    /// Given reals, by which it is not.
+    Fixed(Vec<f64>),
+    /// Given integers.
+    Ints(Vec<u32>),
+}
+
+impl Case {
+    /// A case of an op.
+    pub fn new(label: &'static str, op: impl Op, inputs: Vec<Input>) -> Case {
+        Case { label, subject: Subject::Op(Box::new(op)), inputs, slack: 1.0 }
+    }
+}
+
+impl Input {
+    /// Random reals in (-1, 1).
+    pub fn real(shape: &[usize]) -> Input {
+        Input { shape: shape.to_vec(), fill: Fill::Real(-1.0, 1.0) }
+    }
+    /// Reals that are not differentiated by.
+    pub fn fixed(shape: &[usize], v: &[f64]) -> Input {
+        Input { shape: shape.to_vec(), fill: Fill::Fixed(v.to_vec()) }
+    }
+    /// Integers.
+    pub fn ints(v: &[u32]) -> Input {
+        Input { shape: vec![v.len()], fill: Fill::Ints(v.to_vec()) }
+    }
+    /// The key of the random numbers: seed, step, first token and first sequence of the batch.
+    pub fn key() -> Input {
+        Input::ints(&[0x1234_5678, 0x9ABC_DEF0, 7, 3, 2])
+    }
+}
+
+/// The error of an op that was given the wrong tensors.
+fn refuse(op: &'static str, expected: &str, x: &[&Spec]) -> Error {
+    Error::shape(format!("{op} does not accept these tensors")).expected(expected).found(format!("{x:?}"))
+}
+
+/// Checks that all floating-point inputs have one type that the device computes in, and returns it.
+fn compute_dtype(op: &'static str, caps: &Caps, x: &[&Spec]) -> Result<DType> {
+    let mut floats = x.iter().map(|s| s.dtype).filter(|&d| d != DType::U32);
+    let first = floats.next().ok_or_else(|| refuse(op, "at least one floating-point tensor", x))?;
+    if floats.any(|d| d != first) {
+        return Err(refuse(op, "floating-point tensors of one type", x));
+    }
+    if x.iter().any(|s| s.rows_cols().1 == 0 && s.shape.len() > 1) {
+        return Err(refuse(op, "rows of at least one element", x));
+    }
+    caps.require(op, first)?;
+    Ok(first)
+}
+
+/// Calls a generic function with the element type that a tensor has on the CPU.
+macro_rules! by_dtype {
+    ($dtype:expr, $f:ident($($arg:expr),*)) => {
+        match $dtype {
+            $crate::shape::DType::F64 => $f::<f64>($($arg),*),
+            _ => $f::<f32>($($arg),*),
+        }
+    };
+}
+use by_dtype;
+
+/// Cuts an optional tensor into `count` blocks, so that it can go through a parallel loop beside others.
+fn blocks_mut<T>(all: Option<&mut [T]>, size: usize, count: usize) -> Vec<Option<&mut [T]>> {
+    match all {
+        Some(all) => all.chunks_mut(size).map(Some).collect(),
+        None => (0..count).map(|_| None).collect(),
+    }
+}
+
+/// The bounds of the sequences of a packed batch of `tokens`, checked.
+fn sequences(cu_seqlens: &[u32], tokens: usize) -> Result<Vec<std::ops::Range<usize>>> {
+    let ordered = cu_seqlens.windows(2).all(|w| w[0] <= w[1]);
+    if !ordered || cu_seqlens.first() != Some(&0) || cu_seqlens.last() != Some(&(tokens as u32)) {
+        return Err(Error::shape("the bounds of a packed batch are wrong")
+            .expected(format!("0, rising, up to {tokens}"))
+            .found(format!("{cu_seqlens:?}")));
+    }
+    Ok(cu_seqlens.windows(2).map(|w| w[0] as usize..w[1] as usize).collect())
+}
+
+/// Column sums of `f(row, columns)` over all rows, into `out`: tasks own columns, each adds its rows in order, so the
+/// result does not depend on the number of threads.
+fn sum_columns<T: crate::device::cpu::Real>(
+    cpu: &Cpu,
+    out: &mut [T],
+    add: bool,
+    rows: usize,
+    f: impl Fn(usize, std::ops::Range<usize>, &mut [T]) + Sync,
+) {
+    use rayon::prelude::*;
+    const COLS: usize = 64;
+    let task = |(c, out): (usize, &mut [T])| {
+        crate::device::cpu::vectorised(|| {
+            if !add {
+                out.fill(T::ZERO);
+            }
+            let cols = c * COLS..c * COLS + out.len();
+            for r in 0..rows {
+                f(r, cols.clone(), out);
+            }
+        })
+    };
+    cpu.install(|| out.par_chunks_mut(COLS).enumerate().for_each(task));
+}

@@ -1,0 +1,219 @@
+//! Host memory from a pool, and slices of it that are checked against each other while they live.
+//!
+//! One allocation holds many parameters, so a borrow is a range of bytes, not a whole buffer.
+#![allow(unsafe_code, reason = "hands out typed slices of pooled memory; the range table keeps them apart")]
+
+use crate::error::{Error, Result};
+use std::alloc::Layout;
+use std::collections::BTreeMap;
+use std::marker::PhantomData;
+use std::ops::{Deref, DerefMut, Range};
+use std::ptr::NonNull;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Alignment of every buffer: a cache line, and the widest vector register.
+const ALIGN: usize = 64;
+
+/// What the pool holds and what it has asked the system for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MemoryStats {
+    /// Bytes in use.
+    pub live: usize,
+    /// The most bytes that were in use at once.
+    pub peak: usize,
+    /// Bytes kept for reuse.
+    pub free: usize,
+    /// How often memory was asked of the system.
+    pub allocations: u64,
+}
+
+#[derive(Default)]
+pub(super) struct Pool(Mutex<Shelves>);
+
+#[derive(Default)]
+struct Shelves {
+    free: BTreeMap<usize, Vec<Block>>,
+    stats: MemoryStats,
+}
+
+/// Owned memory of `size` bytes, never zero.
+struct Block {
+    ptr: NonNull<u8>,
+    size: usize,
+}
+
+// SAFETY: a block is plain owned memory; it is not tied to a thread.
+unsafe impl Send for Block {}
+// SAFETY: all access goes through `Buffer::read` and `Buffer::write`, which keep readers and writers apart.
+unsafe impl Sync for Block {}
+
+impl Block {
+    fn layout(size: usize) -> Option<Layout> {
+        Layout::from_size_align(size, ALIGN).ok()
+    }
+    fn new(size: usize) -> Option<Block> {
+        let layout = Self::layout(size)?;
+        // SAFETY: `size` is not zero (see `Pool::take`). Zeroed, so that no byte is ever uninitialised.
+        let ptr = NonNull::new(unsafe { std::alloc::alloc_zeroed(layout) })?;
+        Some(Block { ptr, size })
+    }
+}
+
+impl Drop for Block {
+    fn drop(&mut self) {
+        if let Some(layout) = Self::layout(self.size) {
+            // SAFETY: allocated in `new` with the same layout.
+            unsafe { std::alloc::dealloc(self.ptr.as_ptr(), layout) }
+        }
+    }
+}
+
+fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
+    m.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Pool {
+    /// The smallest free block that fits without wasting more than itself, or a new one. A block that has become too
+    /// small is given back in exchange, so that growing batches do not pile up memory.
+    pub(super) fn take(pool: &Arc<Pool>, bytes: usize) -> Result<Buffer> {
+        let need = bytes.max(1).next_multiple_of(ALIGN);
+        let mut shelves = lock(&pool.0);
+        let fit = shelves.free.range(need..=need.saturating_mul(2)).next().map(|(&size, _)| size);
+        let smaller = || shelves.free.range(need / 2..need).next_back().map(|(&size, _)| size);
+        let size = fit.or_else(smaller);
+        let found = size.and_then(|size| {
+            let shelf = shelves.free.get_mut(&size)?;
+            let block = shelf.pop();
+            if shelf.is_empty() {
+                shelves.free.remove(&size);
+            }
+            shelves.stats.free -= size;
+            block
+        });
+        let block = match found {
+            Some(block) if block.size >= need => block,
+            outgrown => {
+                drop(outgrown);
+                shelves.stats.allocations += 1;
+                let live = shelves.stats.live;
+                Block::new(need).ok_or_else(|| {
+                    Error::memory(format!("the system gave no {need} bytes, with {live} in use"))
+                        .hint("lower train.max_tokens (the tokens of one forward pass) or data.max_length")
+                })?
+            }
+        };
+        shelves.stats.live += block.size;
+        shelves.stats.peak = shelves.stats.peak.max(shelves.stats.live);
+        Ok(Buffer { block: Some(block), bytes, pool: pool.clone(), borrows: Mutex::default() })
+    }
+    pub(super) fn stats(&self) -> MemoryStats {
+        lock(&self.0).stats
+    }
+}
+
+/// A run of bytes from the pool; it goes back there when dropped.
+pub struct Buffer {
+    block: Option<Block>,
+    bytes: usize,
+    pool: Arc<Pool>,
+    borrows: Mutex<Vec<Borrow>>,
+}
+
+struct Borrow {
+    range: Range<usize>,
+    writes: bool,
+}
+
+impl std::fmt::Debug for Buffer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Buffer({} bytes)", self.bytes)
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        if let Some(block) = self.block.take() {
+            let mut shelves = lock(&self.pool.0);
+            shelves.stats.live -= block.size;
+            shelves.stats.free += block.size;
+            shelves.free.entry(block.size).or_default().push(block);
+        }
+    }
+}
+
+impl Buffer {
+    /// `len` elements from element `start` on, to read.
+    pub fn read<T: bytemuck::Pod>(&self, start: usize, len: usize) -> Result<Slice<'_, T>> {
+        let (ptr, range) = self.claim::<T>(start, len, false)?;
+        Ok(Slice { buffer: self, ptr, len, range, _of: PhantomData })
+    }
+    /// `len` elements from element `start` on, to write.
+    pub fn write<T: bytemuck::Pod>(&self, start: usize, len: usize) -> Result<SliceMut<'_, T>> {
+        let (ptr, range) = self.claim::<T>(start, len, true)?;
+        Ok(SliceMut(Slice { buffer: self, ptr, len, range, _of: PhantomData }))
+    }
+    fn claim<T>(&self, start: usize, len: usize, writes: bool) -> Result<(NonNull<T>, Range<usize>)> {
+        let size = size_of::<T>();
+        let range = start * size..(start + len) * size;
+        let Some(block) = self.block.as_ref().filter(|_| range.end <= self.bytes && align_of::<T>() <= ALIGN) else {
+            return Err(Error::shape(format!("bytes {range:?} of a buffer of {}", self.bytes)));
+        };
+        let mut borrows = lock(&self.borrows);
+        let clash = |b: &&Borrow| {
+            (writes || b.writes) && b.range.start < range.end && range.start < b.range.end
+        };
+        if let Some(b) = borrows.iter().find(clash) {
+            return Err(Error::shape(format!("bytes {range:?} are in use: {:?} is borrowed", b.range)));
+        }
+        borrows.push(Borrow { range: range.clone(), writes });
+        // SAFETY: the range lies inside the block, as checked above.
+        Ok((unsafe { block.ptr.add(range.start) }.cast(), range))
+    }
+}
+
+/// Elements of a buffer, to read. Ends its borrow when dropped.
+pub struct Slice<'a, T> {
+    buffer: &'a Buffer,
+    ptr: NonNull<T>,
+    len: usize,
+    range: Range<usize>,
+    _of: PhantomData<&'a T>,
+}
+
+/// Elements of a buffer, to write. Ends its borrow when dropped.
+pub struct SliceMut<'a, T>(Slice<'a, T>);
+
+// SAFETY: a slice is a shared reference to plain data in all but name.
+unsafe impl<T: Sync> Sync for Slice<'_, T> {}
+// SAFETY: as above; ending the borrow goes through a mutex.
+unsafe impl<T: Sync> Send for Slice<'_, T> {}
+
+impl<T> Drop for Slice<'_, T> {
+    fn drop(&mut self) {
+        let mut borrows = lock(&self.buffer.borrows);
+        if let Some(i) = borrows.iter().position(|b| b.range == self.range) {
+            borrows.swap_remove(i);
+        }
+    }
+}
+
+impl<T: bytemuck::Pod> Deref for Slice<'_, T> {
+    type Target = [T];
+    fn deref(&self) -> &[T] {
+        // SAFETY: inside the block, aligned (offsets are multiples of the size, blocks of 64), initialised (zeroed at
+        // birth, `Pod`), and no writer holds an overlapping range while this borrow stands in the table.
+        unsafe { std::slice::from_raw_parts(self.ptr.as_ptr(), self.len) }
+    }
+}
+impl<T: bytemuck::Pod> Deref for SliceMut<'_, T> {
+    type Target = [T];
+    fn deref(&self) -> &[T] {
+        &self.0
+    }
+}
+impl<T: bytemuck::Pod> DerefMut for SliceMut<'_, T> {
+    fn deref_mut(&mut self) -> &mut [T] {
+        // SAFETY: as for reading; a writer's range overlaps no other borrow, so this is the only access.
+        unsafe { std::slice::from_raw_parts_mut(self.0.ptr.as_ptr(), self.0.len) }
+    }
+}

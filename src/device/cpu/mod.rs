@@ -1,0 +1,115 @@
+//! The CPU: pooled host memory, a fixed partition of work over threads, and the one primitive that is not a plain
+//! loop, the matrix product.
+//!
+//! Every result is a function of the input alone: work is cut into blocks whose size does not depend on the number of
+//! threads, and partial sums are added in the order of the blocks.
+
+mod memory;
+mod product;
+mod real;
+
+pub use memory::{Buffer, MemoryStats, Slice, SliceMut};
+pub use product::{Kernel, Mat, Out, product, product_serial};
+pub use real::{Level, Real, sum_lanes, vectorised};
+
+use super::{Backend, Caps, Storage, Tensor};
+use crate::error::{Error, Result};
+use crate::shape::{DType, Spec};
+use memory::Pool;
+use std::sync::Arc;
+
+/// Rows of one unit of parallel work in row-wise ops: small enough to spread, large enough to hide the hand-over.
+pub const BLOCK: usize = 32;
+
+/// The processor.
+pub struct Cpu {
+    pool: Arc<Pool>,
+    threads: rayon::ThreadPool,
+}
+
+impl Cpu {
+    /// Opens the CPU with a number of threads; 0 means one a core.
+    pub fn new(threads: usize) -> Result<Cpu> {
+        let threads = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .thread_name(|i| format!("tempra-{i}"))
+            .build()
+            .map_err(|e| Error::device("the worker threads could not be started").found(e.to_string()))?;
+        Ok(Cpu { pool: Arc::default(), threads })
+    }
+    /// Runs `f` where rayon's parallel iterators use this device's threads.
+    pub fn install<R: Send>(&self, f: impl FnOnce() -> R + Send) -> R {
+        self.threads.install(f)
+    }
+    /// How many threads there are.
+    pub fn threads(&self) -> usize {
+        self.threads.current_num_threads()
+    }
+    /// What the pool holds and what it has asked the system for.
+    pub fn memory(&self) -> MemoryStats {
+        self.pool.stats()
+    }
+    /// Scratch memory of one op, from the pool.
+    pub fn scratch(&self, bytes: usize) -> Result<Buffer> {
+        Pool::take(&self.pool, bytes)
+    }
+}
+
+impl Backend for Cpu {
+    fn caps(&self) -> Caps {
+        Caps {
+            name: format!("cpu ({} threads, {})", self.threads(), real::features()),
+            dtypes: &[DType::F64, DType::F32],
+            shared_bytes: usize::MAX,
+            memory_bytes: None,
+        }
+    }
+    fn alloc(&self, spec: &Spec) -> Result<Storage> {
+        Ok(Storage::Cpu(Pool::take(&self.pool, spec.bytes())?))
+    }
+    fn write(&self, dst: &Tensor, src: &[u8]) -> Result<()> {
+        dst.cpu_bytes_mut()?.copy_from_slice(src);
+        Ok(())
+    }
+    fn read(&self, src: &Tensor, dst: &mut [u8]) -> Result<()> {
+        dst.copy_from_slice(&src.cpu_bytes()?);
+        Ok(())
+    }
+    fn zero(&self, dst: &Tensor) -> Result<()> {
+        dst.cpu_bytes_mut()?.fill(0);
+        Ok(())
+    }
+}
+
+impl Tensor {
+    fn host(&self) -> Result<&Buffer> {
+        match &*self.storage {
+            Storage::Cpu(b) => Ok(b),
+            _ => Err(Error::shape("a tensor of another device was given to the CPU")),
+        }
+    }
+    fn cpu_bytes(&self) -> Result<Slice<'_, u8>> {
+        let size = self.spec.dtype.size();
+        self.host()?.read(self.offset * size, self.spec.len() * size)
+    }
+    fn cpu_bytes_mut(&self) -> Result<SliceMut<'_, u8>> {
+        let size = self.spec.dtype.size();
+        self.host()?.write(self.offset * size, self.spec.len() * size)
+    }
+    /// The elements, to read; refused while any of them is being written.
+    pub fn cpu<T: bytemuck::Pod>(&self) -> Result<Slice<'_, T>> {
+        self.check_size::<T>()?;
+        self.host()?.read(self.offset, self.spec.len())
+    }
+    /// The elements, to write; refused while any of them is in use.
+    pub fn cpu_mut<T: bytemuck::Pod>(&self) -> Result<SliceMut<'_, T>> {
+        self.check_size::<T>()?;
+        self.host()?.write(self.offset, self.spec.len())
+    }
+    fn check_size<T>(&self) -> Result<()> {
+        if size_of::<T>() == self.spec.dtype.size() {
+            return Ok(());
+        }
+        Err(Error::shape(format!("{:?} used as elements of {} bytes", self.spec, size_of::<T>())))
+    }
+}

@@ -1,0 +1,280 @@
+//! The two element types the CPU computes in, and functions that the compiler can turn into vector instructions.
+//!
+//! f32 has its own exp, erf and tanh: polynomials without branches, fitted for the smallest greatest error. Tests hold
+//! them against f64 over the whole range. f64, which only proofs use, takes the exact library functions.
+#![allow(unsafe_code, reason = "calls code compiled for instructions that were found to be there")]
+
+use super::product::{Kernel, kernel_f32, kernel_f64};
+use std::fmt::Debug;
+use std::iter::Sum;
+use std::ops::{Add, AddAssign, Div, Mul, MulAssign, Neg, Sub, SubAssign};
+use std::sync::OnceLock;
+
+/// What vector instructions the processor has, by the levels of the x86-64 ABI; `V1` stands for everything else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Level {
+    /// What the build's target guarantees.
+    V1,
+    /// AVX2 and FMA.
+    V3,
+    /// AVX-512.
+    V4,
+}
+
+/// Found once.
+pub(super) fn level() -> Level {
+    static LEVEL: OnceLock<Level> = OnceLock::new();
+    *LEVEL.get_or_init(|| {
+        #[cfg(target_arch = "x86_64")]
+        {
+            let v3 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+            let v4 = is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("avx512dq")
+                && is_x86_feature_detected!("avx512vl");
+            match (v3, v4) {
+                (true, true) => return Level::V4,
+                (true, false) => return Level::V3,
+                _ => {}
+            }
+        }
+        Level::V1
+    })
+}
+
+pub(super) fn features() -> &'static str {
+    match level() {
+        Level::V1 => "baseline",
+        Level::V3 => "AVX2",
+        Level::V4 => "AVX-512",
+    }
+}
+
+/// Runs `f` compiled for the widest vectors of this processor. Everything it calls must be inlined to gain from it.
+#[inline]
+pub fn vectorised<R>(f: impl FnOnce() -> R) -> R {
+    #[cfg(target_arch = "x86_64")]
+    match level() {
+        // SAFETY: `level` found these instructions.
+        Level::V4 => return unsafe { v4(f) },
+        // SAFETY: as above.
+        Level::V3 => return unsafe { v3(f) },
+        Level::V1 => {}
+    }
+    f()
+}
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma,bmi1,bmi2,lzcnt")]
+fn v3<R>(f: impl FnOnce() -> R) -> R {
+    f()
+}
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,bmi1,bmi2,lzcnt")]
+fn v4<R>(f: impl FnOnce() -> R) -> R {
+    f()
+}
+
+/// An element type that the CPU computes in.
+pub trait Real:
+    bytemuck::Pod
+    + Send
+    + Sync
+    + Debug
+    + PartialOrd
+    + Add<Output = Self>
+    + Sub<Output = Self>
+    + Mul<Output = Self>
+    + Div<Output = Self>
+    + Neg<Output = Self>
+    + AddAssign
+    + SubAssign
+    + MulAssign
+    + Sum
+{
+    /// 0.
+    const ZERO: Self;
+    /// 1.
+    const ONE: Self;
+    /// Nearest value.
+    fn of(v: f64) -> Self;
+    /// The same value.
+    fn f64(self) -> f64;
+    /// self * a + b, rounded once.
+    fn mul_add(self, a: Self, b: Self) -> Self;
+    /// Square root.
+    fn sqrt(self) -> Self;
+    /// e to the power of self.
+    fn exp(self) -> Self;
+    /// Natural logarithm.
+    fn ln(self) -> Self;
+    /// The error function.
+    fn erf(self) -> Self;
+    /// Hyperbolic tangent.
+    fn tanh(self) -> Self;
+    /// The greater one; NaN if either is.
+    #[inline(always)]
+    fn larger(self, other: Self) -> Self {
+        // `max` would drop a NaN.
+        if self > other || self.partial_cmp(&self).is_none() { self } else { other }
+    }
+    /// The register tile of the matrix product.
+    fn kernel(level: Level) -> Kernel<Self>;
+}
+
+impl Real for f64 {
+    const ZERO: f64 = 0.;
+    const ONE: f64 = 1.;
+    fn of(v: f64) -> f64 {
+        v
+    }
+    fn f64(self) -> f64 {
+        self
+    }
+    #[inline(always)]
+    fn mul_add(self, a: f64, b: f64) -> f64 {
+        f64::mul_add(self, a, b)
+    }
+    fn sqrt(self) -> f64 {
+        f64::sqrt(self)
+    }
+    fn exp(self) -> f64 {
+        f64::exp(self)
+    }
+    fn ln(self) -> f64 {
+        f64::ln(self)
+    }
+    fn erf(self) -> f64 {
+        libm::erf(self)
+    }
+    fn tanh(self) -> f64 {
+        f64::tanh(self)
+    }
+    fn kernel(level: Level) -> Kernel<f64> {
+        kernel_f64(level)
+    }
+}
+
+/// (e^r - 1 - r) / r^2 for |r| <= ln 2 / 2; relative error of e^r below 3.1e-9.
+const EXP: [f32; 5] = [0.499_999_934, 0.166_665_2, 0.041_668_394, 0.008_368_781, 0.001_381_446_5];
+/// erf(x) / x - 1 in powers of x^2 for |x| <= 0.93; relative error of erf below 1.8e-8.
+const ERF_NEAR: [f32; 6] =
+    [0.128_379_15, -0.376_124_8, 0.112_816_84, -0.026_761_752, 0.004_985_977, -0.000_595_389_7];
+/// -ln(erfc(t)) / t - 1 in powers of t for 0.92 <= t <= 3.95; absolute error of erf below 7e-10.
+const ERF_FAR: [f32; 7] =
+    [0.128_652_19, 0.635_135_8, 0.106_263_295, -0.023_785_464, 0.003_653_813_3, -0.000_325_663_1, 1.152_313_4e-5];
+/// (tanh(x) / x - 1) / x^2 in powers of x^2 for |x| <= 0.6; relative error of tanh below 2.8e-9.
+const TANH_NEAR: [f32; 5] = [-0.333_333, 0.133_319_24, -0.053_783_832, 0.020_795_977, -0.005_895_164_7];
+
+/// Sum of c[i] * x^i by Horner's rule.
+#[inline(always)]
+fn poly<const N: usize>(x: f32, c: [f32; N]) -> f32 {
+    let mut y = c[N - 1];
+    let mut i = N - 1;
+    while i > 0 {
+        i -= 1;
+        y = f32::mul_add(y, x, c[i]);
+    }
+    y
+}
+
+impl Real for f32 {
+    const ZERO: f32 = 0.;
+    const ONE: f32 = 1.;
+    #[inline(always)]
+    fn of(v: f64) -> f32 {
+        v as f32
+    }
+    #[inline(always)]
+    fn f64(self) -> f64 {
+        self as f64
+    }
+    #[inline(always)]
+    fn mul_add(self, a: f32, b: f32) -> f32 {
+        f32::mul_add(self, a, b)
+    }
+    #[inline(always)]
+    fn sqrt(self) -> f32 {
+        f32::sqrt(self)
+    }
+    /// 2^n e^r with |r| <= ln 2 / 2. Overflows to infinity, underflows to 0 below the normal range.
+    #[inline(always)]
+    fn exp(self) -> f32 {
+        const LOG2_E: f32 = std::f32::consts::LOG2_E;
+        // ln 2 in two parts: the first has few enough bits for n * LN2_HI to be exact.
+        const LN2_HI: f32 = 0.693_359_4;
+        const LN2_LO: f32 = -2.121_944_4e-4;
+        // Adding and taking away 1.5 * 2^23 rounds to the nearest integer.
+        const ROUND: f32 = 12_582_912.0;
+        // Comparisons that keep a NaN: `min` and `max` would drop it.
+        let x = if self > 88.8 { 88.8 } else { self };
+        let x = if x < -87.3 { -87.3 } else { x };
+        let shifted = f32::mul_add(x, LOG2_E, ROUND);
+        let n = shifted - ROUND;
+        let r = f32::mul_add(n, -LN2_HI, x);
+        let r = f32::mul_add(n, -LN2_LO, r);
+        let p = poly(r, EXP);
+        let e = f32::mul_add(r * r, p, r) + 1.0;
+        // 2^n in two factors, so that n = 128 does not overflow before the multiplication does.
+        let bits = (shifted.to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32);
+        let (half, rest) = (bits >> 1, bits.wrapping_sub(bits >> 1));
+        let power = |n: i32| f32::from_bits((n.wrapping_add(127) as u32) << 23);
+        let y = e * power(half) * power(rest);
+        let y = if self > 88.722_84 { f32::INFINITY } else { y };
+        if self < -87.3 { 0.0 } else { y }
+    }
+    fn ln(self) -> f32 {
+        f32::ln(self)
+    }
+    /// x + x P(x^2) near zero, 1 - exp(-t - t Q(t)) elsewhere.
+    #[inline(always)]
+    fn erf(self) -> f32 {
+        let t = self.abs();
+        let s = self * self;
+        let near = f32::mul_add(self, poly(s, ERF_NEAR), self);
+        let c = if t > 4.0 { 4.0 } else { t };
+        let far = (1.0 - Real::exp(-f32::mul_add(c, poly(c, ERF_FAR), c))).copysign(self);
+        // A NaN takes the near branch and stays one.
+        if t > 0.92 { far } else { near }
+    }
+    /// x + x^3 P(x^2) near zero, 1 - 2 / (exp(2t) + 1) elsewhere.
+    #[inline(always)]
+    fn tanh(self) -> f32 {
+        let t = self.abs();
+        let s = self * self;
+        let near = f32::mul_add(self * s, poly(s, TANH_NEAR), self);
+        let c = if t > 10.0 { 10.0 } else { t };
+        let far = (1.0 - 2.0 / (Real::exp(2.0 * c) + 1.0)).copysign(self);
+        if t > 0.6 { far } else { near }
+    }
+    fn kernel(level: Level) -> Kernel<f32> {
+        kernel_f32(level)
+    }
+}
+
+/// Sum over `f(i)`, i < n, in sixteen interleaved lanes that are added at the end: an order the compiler can vectorise
+/// and that is the same on every processor.
+#[inline(always)]
+pub fn sum_lanes<T: Real>(n: usize, f: impl Fn(usize) -> T) -> T {
+    const LANES: usize = 16;
+    let mut acc = [T::ZERO; LANES];
+    let whole = n / LANES * LANES;
+    let mut i = 0;
+    while i < whole {
+        for (l, acc) in acc.iter_mut().enumerate() {
+            *acc += f(i + l);
+        }
+        i += LANES;
+    }
+    let mut tail = T::ZERO;
+    for i in whole..n {
+        tail += f(i);
+    }
+    let mut width = LANES;
+    while width > 1 {
+        width /= 2;
+        for l in 0..width {
+            acc[l] = acc[l] + acc[l + width];
+        }
+    }
+    acc[0] + tail
+}

@@ -1,0 +1,211 @@
+//! y = drop_after(gamma * (z - mean) * rstd + beta), z = drop_before(x) + residual; mean and rstd over the last dimension.
+//!
+//! x (rows, cols), gamma (cols), beta (cols), then as set: residual (rows, cols), key u32 (5) -> y (rows, cols).
+//! Layer norm of Ba et al. 2016, eq. 4, with the biased variance and eps inside the root, as PyTorch's. Saves
+//! xhat = (z - mean) rstd (rows, cols) and rstd (rows).
+
+use super::dropout::{Dropout, Rows};
+use super::{
+    Backward, Case, Forward, Input, On, Op, Plan, blocks_mut, by_dtype, compute_dtype, refuse, sum_columns,
+};
+use crate::device::cpu::{BLOCK, Real, sum_lanes, vectorised};
+use crate::device::{Caps, Cpu};
+use crate::error::Result;
+use crate::shape::Spec;
+use rayon::prelude::*;
+
+/// The op; see the module.
+#[derive(Clone, Copy, Debug)]
+pub struct AddNorm {
+    /// Added to the variance.
+    pub eps: f32,
+    /// Whether a residual is added.
+    pub residual: bool,
+    /// Dropout on x, before the residual.
+    pub before: Option<Dropout>,
+    /// Dropout on the result.
+    pub after: Option<Dropout>,
+}
+
+impl AddNorm {
+    fn key(&self) -> Option<usize> {
+        (self.before.is_some() || self.after.is_some()).then_some(3 + self.residual as usize)
+    }
+}
+
+impl Op for AddNorm {
+    fn name(&self) -> &'static str {
+        "add_norm"
+    }
+    fn plan(&self, caps: &Caps, x: &[&Spec]) -> Result<Plan> {
+        let wrong = || refuse("add_norm", "x (rows, cols), gamma, beta (cols), residual like x, key (5) as set", x);
+        let inputs = 3 + self.residual as usize + self.key().is_some() as usize;
+        if x.len() != inputs || (self.residual && x[3].shape != x[0].shape) {
+            return Err(wrong());
+        }
+        let (rows, cols) = x[0].rows_cols();
+        if x[1].shape != [cols] || x[2].shape != [cols] || self.key().is_some_and(|k| x[k].shape != [5]) {
+            return Err(wrong());
+        }
+        let dtype = compute_dtype("add_norm", caps, x)?;
+        let n = (rows * cols) as f64;
+        Ok(Plan::new(x, vec![x[0].clone()], vec![x[0].clone(), Spec::new(dtype, &[rows])], [8.0 * n, 14.0 * n]))
+    }
+}
+
+impl On<Cpu> for AddNorm {
+    fn forward(&self, cpu: &Cpu, io: Forward) -> Result<()> {
+        by_dtype!(io.x[0].spec.dtype, forward(self, cpu, io))
+    }
+    fn backward(&self, cpu: &Cpu, io: Backward) -> Result<()> {
+        by_dtype!(io.x[0].spec.dtype, backward(self, cpu, io))
+    }
+}
+
+fn forward<T: Real>(op: &AddNorm, cpu: &Cpu, io: Forward) -> Result<()> {
+    let (_, cols) = io.x[0].spec.rows_cols();
+    let (x, gamma, beta) = (io.x[0].cpu::<T>()?, io.x[1].cpu::<T>()?, io.x[2].cpu::<T>()?);
+    let residual = op.residual.then(|| io.x[3].cpu::<T>()).transpose()?;
+    let key = op.key().map(|k| io.x[k].cpu::<u32>()).transpose()?;
+    let mask = |d: Option<Dropout>| d.filter(Dropout::active).zip(key.as_deref()).map(|(d, k)| d.mask::<T>(k));
+    let (before, after) = (mask(op.before), mask(op.after));
+    let (mut y, mut xhat, mut rstd) = (io.y[0].cpu_mut::<T>()?, io.y[1].cpu_mut::<T>()?, io.y[2].cpu_mut::<T>()?);
+    let (n, eps) = (T::of(cols as f64), T::of(op.eps as f64));
+    let task = |(b, ((y, xhat), rstd)): (usize, ((&mut [T], &mut [T]), &mut [T]))| {
+        vectorised(|| {
+            for (r, rstd) in rstd.iter_mut().enumerate() {
+                let row = b * BLOCK + r;
+                let (y, z) = (&mut y[r * cols..][..cols], &mut xhat[r * cols..][..cols]);
+                let x = &x[row * cols..][..cols];
+                match &before {
+                    Some(m) => m.row(row, 0, cols, |c, m| z[c] = x[c] * m),
+                    None => z.copy_from_slice(x),
+                }
+                if let Some(residual) = &residual {
+                    z.iter_mut().zip(&residual[row * cols..][..cols]).for_each(|(z, &r)| *z += r);
+                }
+                let mean = sum_lanes(cols, |c| z[c]) / n;
+                let var = sum_lanes(cols, |c| (z[c] - mean) * (z[c] - mean)) / n;
+                *rstd = T::ONE / (var + eps).sqrt();
+                for (((y, z), &g), &b) in y.iter_mut().zip(&mut *z).zip(&gamma[..]).zip(&beta[..]) {
+                    *z = (*z - mean) * *rstd;
+                    *y = g.mul_add(*z, b);
+                }
+                if let Some(m) = &after {
+                    m.row(row, 0, cols, |c, m| y[c] *= m);
+                }
+            }
+        })
+    };
+    cpu.install(|| {
+        y.par_chunks_mut(BLOCK * cols)
+            .zip(xhat.par_chunks_mut(BLOCK * cols))
+            .zip(rstd.par_chunks_mut(BLOCK))
+            .enumerate()
+            .for_each(task)
+    });
+    Ok(())
+}
+
+/// With g = drop_after(dy) gamma: dz = rstd (g - mean(g) - xhat mean(g xhat)); dresidual = dz, dx = drop_before(dz).
+fn backward<T: Real>(op: &AddNorm, cpu: &Cpu, io: Backward) -> Result<()> {
+    let (rows, cols) = io.x[0].spec.rows_cols();
+    let (gamma, xhat, rstd, dy) =
+        (io.x[1].cpu::<T>()?, io.y[1].cpu::<T>()?, io.y[2].cpu::<T>()?, io.dy()?.cpu::<T>()?);
+    let key = op.key().map(|k| io.x[k].cpu::<u32>()).transpose()?;
+    let mask = |d: Option<Dropout>| d.filter(Dropout::active).zip(key.as_deref()).map(|(d, k)| d.mask::<T>(k));
+    let (before, after) = (mask(op.before), mask(op.after));
+    // drop_after(dy), which both the rows and the column sums need.
+    let size = if after.is_some() { rows * cols } else { 0 };
+    let scratch = cpu.scratch(size * size_of::<T>())?;
+    let mut dropped = scratch.write::<T>(0, size)?;
+    if let Some(m) = &after {
+        let task = |(b, (to, from)): (usize, (&mut [T], &[T]))| {
+            vectorised(|| {
+                for (r, (to, from)) in to.chunks_exact_mut(cols).zip(from.chunks_exact(cols)).enumerate() {
+                    m.row(b * BLOCK + r, 0, cols, |c, m| to[c] = from[c] * m);
+                }
+            })
+        };
+        cpu.install(|| {
+            dropped.par_chunks_mut(BLOCK * cols).zip(dy.par_chunks(BLOCK * cols)).enumerate().for_each(task)
+        });
+    }
+    let dy: &[T] = if after.is_some() { &dropped } else { &dy };
+
+    let (gx, gr) = (io.dx(0), io.dx(3).filter(|_| op.residual));
+    if gx.is_some() || gr.is_some() {
+        let mut dx = gx.map(|g| g.t.cpu_mut::<T>()).transpose()?;
+        let mut dres = gr.map(|g| g.t.cpu_mut::<T>()).transpose()?;
+        let (add_x, add_r) = (gx.is_some_and(|g| g.add), gr.is_some_and(|g| g.add));
+        let blocks = rows.div_ceil(BLOCK);
+        let dx = blocks_mut(dx.as_deref_mut(), BLOCK * cols, blocks);
+        let dres = blocks_mut(dres.as_deref_mut(), BLOCK * cols, blocks);
+        let n = T::of(cols as f64);
+        let task = |(b, (mut dx, mut dres)): (usize, (Option<&mut [T]>, Option<&mut [T]>))| {
+            vectorised(|| {
+                for r in 0..BLOCK.min(rows - b * BLOCK) {
+                    let row = b * BLOCK + r;
+                    let (dy, xhat) = (&dy[row * cols..][..cols], &xhat[row * cols..][..cols]);
+                    let g = |c: usize| dy[c] * gamma[c];
+                    let mean = sum_lanes(cols, g) / n;
+                    let along = sum_lanes(cols, |c| g(c) * xhat[c]) / n;
+                    let dz = |c: usize| (g(c) - mean - xhat[c] * along) * rstd[row];
+                    if let Some(dres) = &mut dres {
+                        for (c, d) in dres[r * cols..][..cols].iter_mut().enumerate() {
+                            *d = if add_r { *d + dz(c) } else { dz(c) };
+                        }
+                    }
+                    let Some(dx) = &mut dx else { continue };
+                    let dx = &mut dx[r * cols..][..cols];
+                    let mut put = |c: usize, m: T| {
+                        dx[c] = dz(c).mul_add(m, if add_x { dx[c] } else { T::ZERO });
+                    };
+                    match &before {
+                        Some(m) => m.row(row, 0, cols, put),
+                        None => (0..cols).for_each(|c| put(c, T::ONE)),
+                    }
+                }
+            })
+        };
+        cpu.install(|| dx.into_par_iter().zip(dres).enumerate().for_each(task));
+    }
+    if let Some(g) = io.dx(1) {
+        sum_columns(cpu, &mut g.t.cpu_mut::<T>()?, g.add, rows, |r, at, out| {
+            let (dy, xhat) = (&dy[r * cols..][at.clone()], &xhat[r * cols..][at]);
+            out.iter_mut().zip(dy).zip(xhat).for_each(|((o, &d), &x)| *o += d * x);
+        });
+    }
+    if let Some(g) = io.dx(2) {
+        sum_columns(cpu, &mut g.t.cpu_mut::<T>()?, g.add, rows, |r, at, out| {
+            out.iter_mut().zip(&dy[r * cols..][at]).for_each(|(o, &d)| *o += d);
+        });
+    }
+    Ok(())
+}
+
+/// Cases chosen to hurt: one row, odd columns, more columns than a task sums, every combination of the settings.
+pub fn cases() -> Vec<Case> {
+    let case = |label, [rows, cols]: [usize; 2], residual: bool, before: f32, after: f32| {
+        let drop = |p, site| (p > 0.0).then_some(Dropout { p, site, rows: Rows::Tokens });
+        let op = AddNorm { eps: 1e-5, residual, before: drop(before, 1), after: drop(after, 2) };
+        let mut inputs = vec![Input::real(&[rows, cols]), Input::real(&[cols]), Input::real(&[cols])];
+        if residual {
+            inputs.push(Input::real(&[rows, cols]));
+        }
+        if op.key().is_some() {
+            inputs.push(Input::key());
+        }
+        Case::new(label, op, inputs)
+    };
+    vec![
+        case("plain, one row", [1, 64], false, 0.0, 0.0),
+        case("plain, odd columns", [7, 33], false, 0.0, 0.0),
+        case("residual", [5, 16], true, 0.0, 0.0),
+        case("residual and dropout", [34, 24], true, 0.2, 0.0),
+        case("dropout after", [9, 40], false, 0.0, 0.1),
+        case("everything, wide", [3, 768], true, 0.3, 0.3),
+        case("two columns", [4, 2], true, 0.0, 0.0),
+        case("no rows", [0, 8], true, 0.1, 0.0),
+    ]
+}

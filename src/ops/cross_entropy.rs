@@ -1,0 +1,180 @@
+//! loss = scale * sum_i sum_c q_ic (lse_i - logits_ic), q_ic = w_c ((1 - e) t_ic + e / C).
+//!
+//! logits (rows, C), target u32 (rows) or soft (rows, C), scale (1), and as set weights w (C) -> loss (1). t is one-hot
+//! for hard labels; e is label smoothing (Szegedy et al. 2016, sec. 7); rows with the ignored label count nothing. With
+//! scale = 1 / sum of w over the labels this is PyTorch's `cross_entropy` with reduction "mean"; the caller gives the
+//! scale because the denominator belongs to the whole optimizer step, not to one micro-batch.
+//!
+//! Saves lse_i = log sum exp(logits_i) (rows).
+
+use super::{Backward, Case, Forward, Input, On, Op, Plan, by_dtype, compute_dtype, refuse};
+use crate::device::cpu::{BLOCK, Real, sum_lanes, vectorised};
+use crate::device::{Caps, Cpu, Tensor};
+use crate::error::{Error, Result};
+use crate::shape::{DType, Spec};
+use rayon::prelude::*;
+
+/// The op; see the module.
+#[derive(Clone, Copy, Debug)]
+pub struct CrossEntropy {
+    /// e: how much of each target is spread over all classes.
+    pub label_smoothing: f32,
+    /// The hard label of rows that do not count; the bits of PyTorch's -100 by convention.
+    pub ignore_index: u32,
+    /// Whether class weights are given.
+    pub weighted: bool,
+}
+
+/// The label that PyTorch ignores by default, -100, as a u32.
+pub const IGNORE: u32 = -100i32 as u32;
+
+impl Op for CrossEntropy {
+    fn name(&self) -> &'static str {
+        "cross_entropy"
+    }
+    fn plan(&self, caps: &Caps, x: &[&Spec]) -> Result<Plan> {
+        let wrong = || refuse("cross_entropy", "logits (rows, C), target (rows) or (rows, C), scale (1), weights (C) as set", x);
+        if x.len() != 3 + self.weighted as usize {
+            return Err(wrong());
+        }
+        let (rows, classes) = x[0].rows_cols();
+        let hard = x[1].dtype == DType::U32 && x[1].shape == [rows];
+        let soft = x[1].dtype != DType::U32 && x[1].shape == x[0].shape;
+        if !(hard || soft) || x[2].shape != [1] || (self.weighted && x[3].shape != [classes]) {
+            return Err(wrong());
+        }
+        let dtype = compute_dtype("cross_entropy", caps, x)?;
+        let n = x[0].len() as f64;
+        Ok(Plan::new(x, vec![Spec::new(dtype, &[1])], vec![Spec::new(dtype, &[rows])], [5.0 * n, 4.0 * n]))
+    }
+}
+
+impl On<Cpu> for CrossEntropy {
+    fn forward(&self, cpu: &Cpu, io: Forward) -> Result<()> {
+        by_dtype!(io.x[0].spec.dtype, forward(self, cpu, io))
+    }
+    fn backward(&self, cpu: &Cpu, io: Backward) -> Result<()> {
+        by_dtype!(io.x[0].spec.dtype, backward(self, cpu, io))
+    }
+}
+
+/// The targets of all rows: writes q of one row, and says whether the row counts.
+struct Targets<'a, T> {
+    hard: Option<crate::device::cpu::Slice<'a, u32>>,
+    soft: Option<crate::device::cpu::Slice<'a, T>>,
+    weights: Option<crate::device::cpu::Slice<'a, T>>,
+    classes: usize,
+    smooth: T,
+    ignore: u32,
+}
+
+impl<'a, T: Real> Targets<'a, T> {
+    fn new(op: &CrossEntropy, x: &[&'a Tensor]) -> Result<Self> {
+        let classes = x[0].spec.rows_cols().1;
+        let hard = (x[1].spec.dtype == DType::U32).then(|| x[1].cpu::<u32>()).transpose()?;
+        if let Some(bad) = hard.iter().flat_map(|h| h.iter()).find(|&&t| t != op.ignore_index && t as usize >= classes) {
+            return Err(Error::data(format!("a label is {bad}")).expected(format!("below the {classes} classes")));
+        }
+        Ok(Targets {
+            soft: if hard.is_none() { Some(x[1].cpu::<T>()?) } else { None },
+            hard,
+            weights: op.weighted.then(|| x[3].cpu::<T>()).transpose()?,
+            classes,
+            smooth: T::of(op.label_smoothing as f64),
+            ignore: op.ignore_index,
+        })
+    }
+    /// q of class c in row i.
+    #[inline(always)]
+    fn q(&self, i: usize, c: usize) -> T {
+        let t = match (&self.hard, &self.soft) {
+            (Some(hard), _) if hard[i] == self.ignore => return T::ZERO,
+            (Some(hard), _) => T::of((hard[i] as usize == c) as u8 as f64),
+            (_, Some(soft)) => soft[i * self.classes + c],
+            _ => T::ZERO,
+        };
+        let w = self.weights.as_ref().map_or(T::ONE, |w| w[c]);
+        w * ((T::ONE - self.smooth) * t + self.smooth / T::of(self.classes as f64))
+    }
+}
+
+fn forward<T: Real>(op: &CrossEntropy, cpu: &Cpu, io: Forward) -> Result<()> {
+    let (rows, classes) = io.x[0].spec.rows_cols();
+    let targets = Targets::<T>::new(op, io.x)?;
+    let (logits, scale) = (io.x[0].cpu::<T>()?, io.x[2].cpu::<T>()?[0]);
+    let mut lse = io.y[1].cpu_mut::<T>()?;
+    let scratch = cpu.scratch(rows * size_of::<T>())?;
+    let mut losses = scratch.write::<T>(0, rows)?;
+    let task = |(b, (lse, losses)): (usize, (&mut [T], &mut [T]))| {
+        vectorised(|| {
+            for (r, (lse, loss)) in lse.iter_mut().zip(losses).enumerate() {
+                let i = b * BLOCK + r;
+                let z = &logits[i * classes..][..classes];
+                let max = z.iter().fold(T::of(f64::NEG_INFINITY), |m, &z| z.larger(m));
+                *lse = max + sum_lanes(classes, |c| (z[c] - max).exp()).ln();
+                *loss = sum_lanes(classes, |c| {
+                    let q = targets.q(i, c);
+                    // An infinite logit of a class that does not count is no NaN.
+                    if q == T::ZERO { T::ZERO } else { q * (*lse - z[c]) }
+                });
+            }
+        })
+    };
+    cpu.install(|| lse.par_chunks_mut(BLOCK).zip(losses.par_chunks_mut(BLOCK)).enumerate().for_each(task));
+    io.y[0].cpu_mut::<T>()?[0] = scale * losses.iter().copied().sum::<T>();
+    Ok(())
+}
+
+/// dlogits_ic = dloss scale (softmax(logits_i)_c sum_k q_ik - q_ic).
+fn backward<T: Real>(op: &CrossEntropy, cpu: &Cpu, io: Backward) -> Result<()> {
+    let Some(g) = io.dx(0) else { return Ok(()) };
+    let (_, classes) = io.x[0].spec.rows_cols();
+    let targets = Targets::<T>::new(op, io.x)?;
+    let (logits, lse) = (io.x[0].cpu::<T>()?, io.y[1].cpu::<T>()?);
+    let scale = io.x[2].cpu::<T>()?[0] * io.dy()?.cpu::<T>()?[0];
+    let mut dx = g.t.cpu_mut::<T>()?;
+    let task = |(i, dx): (usize, &mut [T])| {
+        vectorised(|| {
+            let z = &logits[i * classes..][..classes];
+            let total = sum_lanes(classes, |c| targets.q(i, c));
+            for (c, dx) in dx.iter_mut().enumerate() {
+                let d = scale * ((z[c] - lse[i]).exp() * total - targets.q(i, c));
+                *dx = if g.add { *dx + d } else { d };
+            }
+        })
+    };
+    cpu.install(|| dx.par_chunks_mut(classes).with_min_len(BLOCK).enumerate().for_each(task));
+    Ok(())
+}
+
+/// Cases chosen to hurt: ignored rows, one class, odd counts, every setting.
+pub fn cases() -> Vec<Case> {
+    let case = |label, classes: usize, target: &[u32], smoothing, weighted| {
+        let op = CrossEntropy { label_smoothing: smoothing, ignore_index: IGNORE, weighted };
+        let rows = target.len();
+        let mut inputs = vec![
+            Input { shape: vec![rows, classes], fill: super::Fill::Real(-4.0, 4.0) },
+            Input::ints(target),
+            Input::fixed(&[1], &[0.37]),
+        ];
+        if weighted {
+            inputs.push(Input::fixed(&[classes], &(0..classes).map(|c| 0.3 + c as f64).collect::<Vec<_>>()));
+        }
+        Case::new(label, op, inputs)
+    };
+    let many: Vec<u32> = (0..67).map(|i| i * 5 % 33).collect();
+    let mut cases = vec![
+        case("hard", 3, &[0, 2, 1, 1], 0.0, false),
+        case("ignored rows", 4, &[IGNORE, 3, IGNORE, 0], 0.1, true),
+        case("smoothed", 5, &[4, 0], 0.2, false),
+        case("weighted", 3, &[2, 2, 0], 0.0, true),
+        case("one class", 1, &[0], 0.0, false),
+        case("more rows than a block", 33, &many, 0.1, true),
+        case("no rows", 3, &[], 0.0, false),
+    ];
+    let soft = [0.2, 0.5, 0.3, 1.0, 0.0, 0.0, 0.1, 0.1, 0.8];
+    let op = CrossEntropy { label_smoothing: 0.1, ignore_index: IGNORE, weighted: false };
+    let inputs = vec![Input::real(&[3, 3]), Input::fixed(&[3, 3], &soft), Input::fixed(&[1], &[1.5])];
+    cases.push(Case::new("soft labels", op, inputs));
+    cases
+}

@@ -1,0 +1,156 @@
+//! y = x m / (1 - p), each m zero with probability p (Srivastava et al. 2014, inverted scaling as in PyTorch).
+//!
+//! x (rows, cols), key u32 (5) -> y (rows, cols). Nothing is saved: the mask is computed again in the backward pass.
+//!
+//! The mask of element (r, c) is sixteen bits of Philox4x32-10 at counter [first + r, c / 8, site, step] under the key
+//! [seed low, seed high]: half-word c % 8, low half first. `first` is where the batch's rows begin in the optimizer
+//! step, so the mask does not depend on how a step is cut into micro-batches, nor on the backend.
+
+use super::{Backward, Case, Forward, Input, On, Op, Plan, by_dtype, compute_dtype, refuse};
+use crate::device::cpu::{BLOCK, Real, vectorised};
+use crate::device::{Caps, Cpu};
+use crate::error::Result;
+use crate::rng;
+use crate::shape::{DType, Spec};
+use rayon::prelude::*;
+
+/// Where and how much is dropped; a setting of every op that drops. Also an op of its own.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Dropout {
+    /// Probability of dropping an element, rounded to a 65,536th.
+    pub p: f32,
+    /// A number that no other dropout of the model has.
+    pub site: u32,
+    /// What a row is.
+    pub rows: Rows,
+}
+
+/// What the rows of a dropped tensor are, hence which of the key's counts they go on from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rows {
+    /// Tokens of a packed batch.
+    Tokens,
+    /// Whole sequences.
+    Sequences,
+}
+
+/// One dropout with its key read: makes the mask of any row.
+#[derive(Clone, Copy)]
+pub(super) struct Mask<T> {
+    key: [u32; 2],
+    step: u32,
+    site: u32,
+    first: u32,
+    threshold: u16,
+    scale: T,
+}
+
+impl Dropout {
+    /// Whether anything is dropped at all.
+    pub fn active(&self) -> bool {
+        self.threshold() > 0
+    }
+    /// Half-words below this are dropped.
+    fn threshold(&self) -> u16 {
+        (self.p as f64 * 65536.0).round().clamp(0.0, 65535.0) as u16
+    }
+    /// With the key tensor's content: seed low, seed high, step, first token, first sequence.
+    pub(super) fn mask<T: Real>(&self, key: &[u32]) -> Mask<T> {
+        let threshold = self.threshold();
+        Mask {
+            key: [key[0], key[1]],
+            step: key[2],
+            site: self.site,
+            first: match self.rows {
+                Rows::Tokens => key[3],
+                Rows::Sequences => key[4],
+            },
+            threshold,
+            // From the rounded probability, so that the expected value is exact.
+            scale: T::of(1.0 / (1.0 - threshold as f64 / 65536.0)),
+        }
+    }
+}
+
+impl<T: Real> Mask<T> {
+    /// Calls `f(c, factor)` for every column of a row; the factor is 0 or 1 / (1 - p). `lane` tells apart the rows that
+    /// share a number, such as the heads of attention.
+    #[inline(always)]
+    pub fn row(&self, row: usize, lane: u32, cols: usize, mut f: impl FnMut(usize, T)) {
+        // Eight blocks at a time, structure of arrays, so that the rounds become vector instructions.
+        const WIDE: usize = 8;
+        let row = self.first.wrapping_add(row as u32);
+        for c0 in (0..cols).step_by(8 * WIDE) {
+            let mut words = [[0u32; 4]; WIDE];
+            for (i, w) in words.iter_mut().enumerate() {
+                let block = (c0 / 8 + i) as u32;
+                *w = rng::philox([row, block, self.site ^ lane.wrapping_shl(16), self.step], self.key);
+            }
+            let mut factors = [T::ZERO; 8 * WIDE];
+            for (w, out) in words.iter().flatten().zip(factors.chunks_exact_mut(2)) {
+                out[0] = if (*w as u16) < self.threshold { T::ZERO } else { self.scale };
+                out[1] = if ((*w >> 16) as u16) < self.threshold { T::ZERO } else { self.scale };
+            }
+            for (i, &v) in factors[..(cols - c0).min(8 * WIDE)].iter().enumerate() {
+                f(c0 + i, v);
+            }
+        }
+    }
+}
+
+impl Op for Dropout {
+    fn name(&self) -> &'static str {
+        "dropout"
+    }
+    fn plan(&self, caps: &Caps, x: &[&Spec]) -> Result<Plan> {
+        let [input, key] = x else { return Err(refuse("dropout", "x (rows, cols), key (5)", x)) };
+        if key.dtype != DType::U32 || key.shape != [5] || !(0.0..1.0).contains(&self.p) {
+            return Err(refuse("dropout", "x (rows, cols), key u32 (5), 0 <= p < 1", x));
+        }
+        compute_dtype("dropout", caps, x)?;
+        let flops = input.len() as f64;
+        Ok(Plan::new(x, vec![(*input).clone()], vec![], [flops, flops]))
+    }
+}
+
+impl On<Cpu> for Dropout {
+    fn forward(&self, cpu: &Cpu, io: Forward) -> Result<()> {
+        by_dtype!(io.x[0].spec.dtype, apply(self, cpu, [io.x[0], io.x[1], io.y[0]], false))
+    }
+    fn backward(&self, cpu: &Cpu, io: Backward) -> Result<()> {
+        let Some(g) = io.dx(0) else { return Ok(()) };
+        by_dtype!(io.x[0].spec.dtype, apply(self, cpu, [io.dy()?, io.x[1], g.t], g.add))
+    }
+}
+
+/// out = in * mask, or out += in * mask: the op is its own backward pass.
+fn apply<T: Real>(op: &Dropout, cpu: &Cpu, [from, key, to]: [&crate::device::Tensor; 3], add: bool) -> Result<()> {
+    let (_, cols) = from.spec.rows_cols();
+    let mask = op.mask::<T>(&key.cpu::<u32>()?);
+    let (from, mut to) = (from.cpu::<T>()?, to.cpu_mut::<T>()?);
+    let task = |(b, (to, from)): (usize, (&mut [T], &[T]))| {
+        vectorised(|| {
+            for (r, (to, from)) in to.chunks_exact_mut(cols).zip(from.chunks_exact(cols)).enumerate() {
+                mask.row(b * BLOCK + r, 0, cols, |c, m| {
+                    to[c] = from[c].mul_add(m, if add { to[c] } else { T::ZERO });
+                });
+            }
+        })
+    };
+    cpu.install(|| to.par_chunks_mut(BLOCK * cols).zip(from.par_chunks(BLOCK * cols)).enumerate().for_each(task));
+    Ok(())
+}
+
+/// Cases chosen to hurt: fewer columns than a block of the generator, more than its width, nothing dropped, no rows.
+pub fn cases() -> Vec<Case> {
+    let case = |label, p, rows, shape: &[usize]| {
+        Case::new(label, Dropout { p, site: 5, rows }, vec![Input::real(shape), Input::key()])
+    };
+    vec![
+        case("tokens", 0.1, Rows::Tokens, &[33, 16]),
+        case("sequences, odd columns", 0.5, Rows::Sequences, &[3, 77]),
+        case("one element", 0.3, Rows::Tokens, &[1, 1]),
+        case("nothing dropped", 0.0, Rows::Tokens, &[5, 9]),
+        case("no rows", 0.1, Rows::Tokens, &[0, 8]),
+    ]
+}

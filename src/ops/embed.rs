@@ -1,0 +1,135 @@
+//! y[t] = word[ids[t]] + position[positions[t]] + kind[types[t]].
+//!
+//! ids, positions, types u32 (tokens); word (vocabulary, cols), position (positions, cols), kind (types, cols)
+//! -> y (tokens, cols). The sum of BERT's three embeddings (Devlin et al. 2019, fig. 2), before its layer norm.
+//!
+//! The backward pass sorts the tokens by row and adds each row's gradients in token order: no atomics, one order.
+
+use super::{Backward, Case, Forward, Input, On, Op, Plan, by_dtype, compute_dtype, refuse};
+use crate::device::cpu::{BLOCK, Real, Slice, vectorised};
+use crate::device::{Caps, Cpu, Tensor};
+use crate::error::{Error, Result};
+use crate::shape::{DType, Spec};
+use rayon::prelude::*;
+
+/// The op; see the module.
+#[derive(Clone, Copy, Debug)]
+pub struct Embed;
+
+impl Op for Embed {
+    fn name(&self) -> &'static str {
+        "embed"
+    }
+    fn plan(&self, caps: &Caps, x: &[&Spec]) -> Result<Plan> {
+        let expected = "ids, positions, types (tokens), word, position, kind (rows, cols)";
+        let [ids, positions, types, word, position, kind] = x else { return Err(refuse("embed", expected, x)) };
+        let cols = word.rows_cols().1;
+        let integers = [ids, positions, types].iter().all(|s| s.dtype == DType::U32 && s.len() == ids.len());
+        if !integers || [position, kind].iter().any(|s| s.rows_cols().1 != cols) {
+            return Err(refuse("embed", expected, x));
+        }
+        let y = Spec::new(compute_dtype("embed", caps, x)?, &[ids.len(), cols]);
+        let mut plan = Plan::new(x, vec![y.clone()], vec![], [2.0 * y.len() as f64, 3.0 * y.len() as f64]);
+        // Only the rows that are looked up move, not the whole tables.
+        plan.cost.forward_bytes = 4.0 * y.bytes() as f64;
+        plan.cost.backward_bytes = 7.0 * y.bytes() as f64;
+        Ok(plan)
+    }
+}
+
+impl On<Cpu> for Embed {
+    fn forward(&self, cpu: &Cpu, io: Forward) -> Result<()> {
+        by_dtype!(io.y[0].spec.dtype, forward(cpu, io))
+    }
+    fn backward(&self, cpu: &Cpu, io: Backward) -> Result<()> {
+        by_dtype!(io.y[0].spec.dtype, backward(cpu, io))
+    }
+}
+
+/// The indices into a table, each checked against it.
+fn indices<'a>(which: &str, index: &'a Tensor, table: &Tensor) -> Result<Slice<'a, u32>> {
+    let rows = table.spec.rows_cols().0;
+    let index = index.cpu::<u32>()?;
+    match index.iter().position(|&i| i as usize >= rows) {
+        None => Ok(index),
+        Some(at) => Err(Error::data(format!("token {at} of the batch has {which} {}", index[at]))
+            .expected(format!("below {rows}, the rows of the model's {which} table"))
+            .hint("check that tokenizer and model belong together, and that max_length fits the model")),
+    }
+}
+
+fn forward<T: Real>(cpu: &Cpu, io: Forward) -> Result<()> {
+    let (_, cols) = io.y[0].spec.rows_cols();
+    let ids = indices("id", io.x[0], io.x[3])?;
+    let positions = indices("position", io.x[1], io.x[4])?;
+    let types = indices("token type", io.x[2], io.x[5])?;
+    let (word, position, kind) = (io.x[3].cpu::<T>()?, io.x[4].cpu::<T>()?, io.x[5].cpu::<T>()?);
+    let mut y = io.y[0].cpu_mut::<T>()?;
+    let task = |(block, y): (usize, &mut [T])| {
+        vectorised(|| {
+            for (r, y) in y.chunks_exact_mut(cols).enumerate() {
+                let t = block * BLOCK + r;
+                let row = |table, index: u32| -> &[T] { &<[T]>::as_ref(table)[index as usize * cols..][..cols] };
+                let (a, b, c) = (row(&word[..], ids[t]), row(&position[..], positions[t]), row(&kind[..], types[t]));
+                for (((y, &a), &b), &c) in y.iter_mut().zip(a).zip(b).zip(c) {
+                    *y = a + b + c;
+                }
+            }
+        })
+    };
+    cpu.install(|| y.par_chunks_mut(BLOCK * cols).enumerate().for_each(task));
+    Ok(())
+}
+
+fn backward<T: Real>(cpu: &Cpu, io: Backward) -> Result<()> {
+    let dy = io.dy()?.cpu::<T>()?;
+    let (_, cols) = io.y[0].spec.rows_cols();
+    for (i, which) in ["id", "position", "token type"].iter().enumerate() {
+        let Some(g) = io.dx(3 + i) else { continue };
+        let index = indices(which, io.x[i], io.x[3 + i])?;
+        let mut table = g.t.cpu_mut::<T>()?;
+        if !g.add {
+            cpu.install(|| table.par_chunks_mut(1 << 16).for_each(|part| part.fill(T::ZERO)));
+        }
+        // Tokens sorted by row, and within a row by position.
+        let mut order: Vec<u32> = (0..index.len() as u32).collect();
+        order.sort_by_key(|&t| index[t as usize]);
+        // One piece of the table for each row that occurs.
+        let mut rows: Vec<(&mut [T], &[u32])> = Vec::new();
+        let (mut rest, mut below) = (&mut table[..], 0);
+        for tokens in order.chunk_by(|&a, &b| index[a as usize] == index[b as usize]) {
+            let row = index[tokens[0] as usize] as usize;
+            let (_, after) = rest.split_at_mut((row - below) * cols);
+            let (here, after) = after.split_at_mut(cols);
+            rows.push((here, tokens));
+            (rest, below) = (after, row + 1);
+        }
+        cpu.install(|| {
+            rows.into_par_iter().with_min_len(8).for_each(|(row, tokens)| {
+                vectorised(|| {
+                    for &t in tokens {
+                        row.iter_mut().zip(&dy[t as usize * cols..][..cols]).for_each(|(r, &d)| *r += d);
+                    }
+                })
+            })
+        });
+    }
+    Ok(())
+}
+
+/// Cases chosen to hurt: a row used many times, the first and the last row, tables of one row, no tokens.
+pub fn cases() -> Vec<Case> {
+    let case = |label, ids: &[u32], positions: &[u32], types: &[u32], [v, p, k]: [usize; 3], cols| {
+        let tables = [v, p, k].map(|rows| Input::real(&[rows, cols]));
+        let mut inputs = vec![Input::ints(ids), Input::ints(positions), Input::ints(types)];
+        inputs.extend(tables);
+        Case::new(label, Embed, inputs)
+    };
+    let long: Vec<u32> = (0..130).map(|i| i * 7 % 11).collect();
+    vec![
+        case("repeated ids", &[4, 0, 4, 4, 9], &[0, 1, 2, 0, 1], &[0, 0, 1, 1, 0], [10, 3, 2], 8),
+        case("one token, one row", &[0], &[0], &[0], [1, 1, 1], 1),
+        case("prime sizes", &long, &long, &vec![0; 130], [13, 11, 1], 37),
+        case("no tokens", &[], &[], &[], [3, 2, 1], 5),
+    ]
+}

@@ -1,0 +1,72 @@
+//! norm = sqrt(sum g_i^2), over all gradients at once.
+//!
+//! grad (n), norm (1): the norm is written. What PyTorch's `clip_grad_norm_` measures. Sums are formed in f64 by blocks
+//! of a fixed size and added in order.
+
+use super::{Case, Cost, Input, Step, StepOn, Subject, by_dtype, compute_dtype, refuse};
+use crate::device::cpu::{Real, vectorised};
+use crate::device::{Caps, Cpu, Tensor};
+use crate::error::Result;
+use crate::shape::Spec;
+use rayon::prelude::*;
+use std::fmt::Debug;
+
+/// The step; see the module.
+#[derive(Clone, Copy, Debug)]
+pub struct GlobalNorm;
+
+const CHUNK: usize = 1 << 15;
+
+impl Step for GlobalNorm {
+    fn name(&self) -> &'static str {
+        "global_norm"
+    }
+    fn check(&self, caps: &Caps, x: &[&Spec]) -> Result<Cost> {
+        let [grad, norm] = x else { return Err(refuse("global_norm", "grad (n), norm (1)", x)) };
+        if norm.shape != [1] {
+            return Err(refuse("global_norm", "grad (n), norm (1)", x));
+        }
+        compute_dtype("global_norm", caps, x)?;
+        let n = grad.len() as f64;
+        Ok(Cost { forward_flops: 2.0 * n, forward_bytes: grad.bytes() as f64, ..Cost::default() })
+    }
+}
+
+impl StepOn<Cpu> for GlobalNorm {
+    fn run(&self, cpu: &Cpu, x: &[&Tensor]) -> Result<()> {
+        by_dtype!(x[0].spec.dtype, run(cpu, x))
+    }
+}
+
+fn run<T: Real>(cpu: &Cpu, x: &[&Tensor]) -> Result<()> {
+    let grad = x[0].cpu::<T>()?;
+    let chunk = |g: &[T]| {
+        vectorised(|| {
+            let mut lanes = [0f64; 16];
+            let (whole, tail) = g.as_chunks::<16>();
+            for g in whole {
+                lanes.iter_mut().zip(g).for_each(|(l, g)| *l += g.f64() * g.f64());
+            }
+            lanes.iter().sum::<f64>() + tail.iter().map(|g| g.f64() * g.f64()).sum::<f64>()
+        })
+    };
+    let sums: Vec<f64> = cpu.install(|| grad.par_chunks(CHUNK).map(chunk).collect());
+    x[1].cpu_mut::<T>()?[0] = T::of(sums.iter().sum::<f64>().sqrt());
+    Ok(())
+}
+
+fn textbook(_: &dyn Debug, x: &[Vec<f64>]) -> Vec<Vec<f64>> {
+    vec![x[0].clone(), vec![x[0].iter().map(|g| g * g).sum::<f64>().sqrt()]]
+}
+
+/// Cases chosen to hurt: one element, fewer and more than the lanes, more than a chunk.
+pub fn cases() -> Vec<Case> {
+    [("one", 1), ("odd", 37), ("more than a chunk", CHUNK + 17)]
+        .map(|(label, n)| Case {
+            label,
+            subject: Subject::Step(Box::new(GlobalNorm), textbook),
+            inputs: vec![Input::real(&[n]), Input::real(&[1])],
+            slack: 1.0,
+        })
+        .into()
+}

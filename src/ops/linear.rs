@@ -1,0 +1,218 @@
+//! y = act(x w^T + b).
+//!
+//! x (tokens, in), w (out, in), b (out) -> y (tokens, out); `b` may be left out. Weights as in PyTorch's `nn.Linear`.
+//! Saves z = x w^T + b (tokens, out) where the derivative of the activation needs it.
+
+use super::{Backward, Case, Forward, Input, On, Op, Plan, by_dtype, compute_dtype, refuse, sum_columns};
+use crate::device::cpu::{BLOCK, Mat, Out, Real, product, vectorised};
+use crate::device::{Caps, Cpu};
+use crate::error::Result;
+use crate::shape::Spec;
+use rayon::prelude::*;
+
+/// What is applied to every element of the product. The two forms of GELU differ by up to 5e-4 and are never exchanged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// Nothing.
+    None,
+    /// x Phi(x), Phi by the error function: `gelu` (Hendrycks and Gimpel 2016, eq. 1).
+    GeluErf,
+    /// The tanh approximation: `gelu_new`, `gelu_pytorch_tanh` (ibid., eq. 2).
+    GeluTanh,
+    /// max(x, 0).
+    Relu,
+    /// tanh(x).
+    Tanh,
+}
+
+impl Activation {
+    /// Whether the derivative needs the product itself, not just the result.
+    fn needs_input(self) -> bool {
+        matches!(self, Activation::GeluErf | Activation::GeluTanh)
+    }
+    #[inline(always)]
+    fn apply<T: Real>(self, z: T) -> T {
+        let half = T::of(0.5);
+        match self {
+            Activation::None => z,
+            Activation::GeluErf => half * z * (T::ONE + (z * T::of(std::f64::consts::FRAC_1_SQRT_2)).erf()),
+            Activation::GeluTanh => half * z * (T::ONE + gelu_inner(z).tanh()),
+            // Keeps a NaN, which `max` would drop.
+            Activation::Relu => {
+                if z < T::ZERO {
+                    T::ZERO
+                } else {
+                    z
+                }
+            }
+            Activation::Tanh => z.tanh(),
+        }
+    }
+    /// d act(z) / dz, from z or y = act(z), whichever is kept.
+    #[inline(always)]
+    fn slope<T: Real>(self, z: T, y: T) -> T {
+        let half = T::of(0.5);
+        match self {
+            Activation::None => T::ONE,
+            Activation::GeluErf => {
+                let phi = T::of(0.398_942_280_401_432_7) * (-half * z * z).exp();
+                z.mul_add(phi, half * (T::ONE + (z * T::of(std::f64::consts::FRAC_1_SQRT_2)).erf()))
+            }
+            Activation::GeluTanh => {
+                let t = gelu_inner(z).tanh();
+                let dt = T::of(SQRT_2_PI) * (T::ONE + T::of(3.0 * 0.044715) * z * z) * (T::ONE - t * t);
+                half * (T::ONE + t + z * dt)
+            }
+            Activation::Relu => {
+                if y > T::ZERO {
+                    T::ONE
+                } else {
+                    T::ZERO
+                }
+            }
+            Activation::Tanh => T::ONE - y * y,
+        }
+    }
+}
+
+/// sqrt(2 / pi).
+const SQRT_2_PI: f64 = 0.797_884_560_802_865_4;
+
+#[inline(always)]
+fn gelu_inner<T: Real>(z: T) -> T {
+    T::of(SQRT_2_PI) * (z + T::of(0.044715) * z * z * z)
+}
+
+/// The op; see the module.
+#[derive(Clone, Copy, Debug)]
+pub struct Linear {
+    /// The epilogue.
+    pub act: Activation,
+}
+
+impl Op for Linear {
+    fn name(&self) -> &'static str {
+        "linear"
+    }
+    fn plan(&self, caps: &Caps, x: &[&Spec]) -> Result<Plan> {
+        let wrong = || refuse("linear", "x (tokens, in), w (out, in) and maybe b (out)", x);
+        let [input, w, b @ ..] = x else { return Err(wrong()) };
+        let ((rows, k), (n, wk)) = (input.rows_cols(), w.rows_cols());
+        if wk != k || b.len() > 1 || b.iter().any(|b| b.shape != [n]) {
+            return Err(wrong());
+        }
+        let dtype = compute_dtype("linear", caps, x)?;
+        let y = Spec::new(dtype, &[rows, n]);
+        let saved = if self.act.needs_input() { vec![y.clone()] } else { vec![] };
+        let flops = 2.0 * rows as f64 * n as f64 * k as f64;
+        Ok(Plan::new(x, vec![y], saved, [flops, 2.0 * flops]))
+    }
+}
+
+impl On<Cpu> for Linear {
+    fn forward(&self, cpu: &Cpu, io: Forward) -> Result<()> {
+        by_dtype!(io.x[0].spec.dtype, forward(self.act, cpu, io))
+    }
+    fn backward(&self, cpu: &Cpu, io: Backward) -> Result<()> {
+        by_dtype!(io.x[0].spec.dtype, backward(self.act, cpu, io))
+    }
+}
+
+fn forward<T: Real>(act: Activation, cpu: &Cpu, io: Forward) -> Result<()> {
+    let ((rows, k), (n, _)) = (io.x[0].spec.rows_cols(), io.x[1].spec.rows_cols());
+    let (x, w) = (io.x[0].cpu::<T>()?, io.x[1].cpu::<T>()?);
+    let b = io.x.get(2).map(|b| b.cpu::<T>()).transpose()?;
+    let bias = |col: usize, z: &mut [T]| {
+        if let Some(b) = &b {
+            z.iter_mut().zip(&b[col..]).for_each(|(z, &b)| *z += b);
+        }
+    };
+    let shape = [rows, n, k];
+    let (x, w) = (Mat::new(&x, k), Mat::new(&w, k).t());
+    let mut y = io.y[0].cpu_mut::<T>()?;
+    if act.needs_input() {
+        let mut z = io.y[1].cpu_mut::<T>()?;
+        product(cpu, shape, x, w, Out { data: &mut z, row: n, add: false }, Some(&|_, col, z| bias(col, z)))?;
+        let rows = |(y, z): (&mut [T], &[T])| {
+            vectorised(|| y.iter_mut().zip(z).for_each(|(y, &z)| *y = act.apply(z)))
+        };
+        cpu.install(|| y.par_chunks_mut(BLOCK * n).zip(z.par_chunks(BLOCK * n)).for_each(rows));
+        return Ok(());
+    }
+    let done = |_: usize, col: usize, z: &mut [T]| {
+        bias(col, z);
+        if act != Activation::None {
+            vectorised(|| z.iter_mut().for_each(|z| *z = act.apply(*z)));
+        }
+    };
+    product(cpu, shape, x, w, Out { data: &mut y, row: n, add: false }, Some(&done))
+}
+
+fn backward<T: Real>(act: Activation, cpu: &Cpu, io: Backward) -> Result<()> {
+    let ((rows, k), (n, _)) = (io.x[0].spec.rows_cols(), io.x[1].spec.rows_cols());
+    let (x, w, dy) = (io.x[0].cpu::<T>()?, io.x[1].cpu::<T>()?, io.dy()?.cpu::<T>()?);
+    // dz = dy * act'(z), in scratch unless the activation is the identity.
+    let identity = act == Activation::None;
+    let scratch = cpu.scratch(if identity { 0 } else { rows * n * size_of::<T>() })?;
+    let mut dz = scratch.write::<T>(0, if identity { 0 } else { rows * n })?;
+    if !identity {
+        let y = io.y[0].cpu::<T>()?;
+        let z = io.y.get(1).map(|z| z.cpu::<T>()).transpose()?;
+        let z = z.as_deref().unwrap_or(&y);
+        let chunk = BLOCK * n;
+        let rows = |(((dz, dy), y), z): (((&mut [T], &[T]), &[T]), &[T])| {
+            vectorised(|| {
+                for (((dz, &dy), &y), &z) in dz.iter_mut().zip(dy).zip(y).zip(z) {
+                    *dz = dy * act.slope(z, y);
+                }
+            })
+        };
+        cpu.install(|| {
+            dz.par_chunks_mut(chunk)
+                .zip(dy.par_chunks(chunk))
+                .zip(y.par_chunks(chunk))
+                .zip(z.par_chunks(chunk))
+                .for_each(rows)
+        });
+    }
+    let dz: &[T] = if identity { &dy } else { &dz };
+    if let Some(g) = io.dx(0) {
+        let mut dx = g.t.cpu_mut::<T>()?;
+        product(cpu, [rows, k, n], Mat::new(dz, n), Mat::new(&w, k), Out { data: &mut dx, row: k, add: g.add }, None)?;
+    }
+    if let Some(g) = io.dx(1) {
+        let mut dw = g.t.cpu_mut::<T>()?;
+        let c = Out { data: &mut dw[..], row: k, add: g.add };
+        product(cpu, [n, k, rows], Mat::new(dz, n).t(), Mat::new(&x, k), c, None)?;
+    }
+    if let Some(g) = io.dx(2) {
+        let mut db = g.t.cpu_mut::<T>()?;
+        sum_columns(cpu, &mut db, g.add, rows, |r, cols, out| {
+            out.iter_mut().zip(&dz[r * n..][cols]).for_each(|(o, &d)| *o += d);
+        });
+    }
+    Ok(())
+}
+
+/// Cases chosen to hurt: one row, one column, prime sizes, more rows and columns than a task, a depth of two passes.
+pub fn cases() -> Vec<Case> {
+    let case = |label, act, [rows, k, n]: [usize; 3], bias: bool| {
+        let mut inputs = vec![Input::real(&[rows, k]), Input::real(&[n, k])];
+        if bias {
+            inputs.push(Input::real(&[n]));
+        }
+        Case::new(label, Linear { act }, inputs)
+    };
+    vec![
+        case("bias", Activation::None, [5, 8, 3], true),
+        case("no bias, odd", Activation::None, [2, 7, 9], false),
+        case("one of each", Activation::None, [1, 1, 1], true),
+        case("gelu erf, prime sizes", Activation::GeluErf, [13, 17, 19], true),
+        case("gelu tanh", Activation::GeluTanh, [7, 12, 33], true),
+        case("relu", Activation::Relu, [3, 5, 65], true),
+        case("tanh, one row", Activation::Tanh, [1, 31, 6], true),
+        case("no rows", Activation::GeluErf, [0, 4, 5], true),
+        case("several tasks", Activation::None, [131, 37, 201], true),
+        case("deep", Activation::GeluErf, [9, 521, 11], true),
+    ]
+}

@@ -1,0 +1,61 @@
+//! loss = scale * sum (p - t)^2, over all elements.
+//!
+//! predictions p (rows, C), targets t (rows, C), scale (1) -> loss (1). With scale = 1 / (rows C) it is PyTorch's
+//! `mse_loss` with reduction "mean". Nothing is saved.
+
+use super::binary_cross_entropy::plan_pair;
+use super::{Backward, Case, Forward, Input, On, Op, Plan, by_dtype};
+use crate::device::cpu::{Real, sum_lanes, vectorised};
+use crate::device::{Caps, Cpu};
+use crate::error::Result;
+use crate::shape::Spec;
+
+/// The op; see the module.
+#[derive(Clone, Copy, Debug)]
+pub struct Mse;
+
+impl Op for Mse {
+    fn name(&self) -> &'static str {
+        "mse"
+    }
+    fn plan(&self, caps: &Caps, x: &[&Spec]) -> Result<Plan> {
+        plan_pair("mse", caps, x, 3.0)
+    }
+}
+
+impl On<Cpu> for Mse {
+    fn forward(&self, _: &Cpu, io: Forward) -> Result<()> {
+        by_dtype!(io.x[0].spec.dtype, forward(io))
+    }
+    fn backward(&self, _: &Cpu, io: Backward) -> Result<()> {
+        by_dtype!(io.x[0].spec.dtype, backward(io))
+    }
+}
+
+fn forward<T: Real>(io: Forward) -> Result<()> {
+    let (p, t, scale) = (io.x[0].cpu::<T>()?, io.x[1].cpu::<T>()?, io.x[2].cpu::<T>()?[0]);
+    io.y[0].cpu_mut::<T>()?[0] = scale * vectorised(|| sum_lanes(p.len(), |i| (p[i] - t[i]) * (p[i] - t[i])));
+    Ok(())
+}
+
+/// dp = 2 dloss scale (p - t).
+fn backward<T: Real>(io: Backward) -> Result<()> {
+    let Some(g) = io.dx(0) else { return Ok(()) };
+    let (p, t) = (io.x[0].cpu::<T>()?, io.x[1].cpu::<T>()?);
+    let scale = T::of(2.0) * io.x[2].cpu::<T>()?[0] * io.dy()?.cpu::<T>()?[0];
+    let mut dx = g.t.cpu_mut::<T>()?;
+    for ((dx, &p), &t) in dx.iter_mut().zip(&p[..]).zip(&t[..]) {
+        let d = scale * (p - t);
+        *dx = if g.add { *dx + d } else { d };
+    }
+    Ok(())
+}
+
+/// Cases chosen to hurt: one element, more than the lanes of a sum, no rows.
+pub fn cases() -> Vec<Case> {
+    let case = |label, shape: [usize; 2]| {
+        let t: Vec<f64> = (0..shape[0] * shape[1]).map(|i| i as f64 * 0.3 - 1.0).collect();
+        Case::new(label, Mse, vec![Input::real(&shape), Input::fixed(&shape, &t), Input::fixed(&[1], &[0.7])])
+    };
+    vec![case("small", [2, 3]), case("one", [1, 1]), case("more than the lanes", [37, 1]), case("no rows", [0, 2])]
+}

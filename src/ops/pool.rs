@@ -1,0 +1,93 @@
+//! y[s] = x[first token of s], or the mean of x over the tokens of s.
+//!
+//! x (tokens, cols), cu_seqlens u32 (sequences + 1) -> y (sequences, cols). An empty sequence gives zeros. The first
+//! token is BERT's [CLS] (Devlin et al. 2019, sec. 3); the mean is sentence-transformers' `pooling_mode_mean_tokens`.
+
+use super::{Backward, Case, Forward, Input, On, Op, Plan, by_dtype, compute_dtype, refuse, sequences};
+use crate::device::cpu::Real;
+use crate::device::{Caps, Cpu};
+use crate::error::Result;
+use crate::shape::{DType, Spec};
+
+/// The op; see the module.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pool {
+    /// The first token.
+    First,
+    /// The mean over all tokens.
+    Mean,
+}
+
+impl Op for Pool {
+    fn name(&self) -> &'static str {
+        "pool"
+    }
+    fn plan(&self, caps: &Caps, x: &[&Spec]) -> Result<Plan> {
+        let wrong = || refuse("pool", "x (tokens, cols), cu_seqlens (sequences + 1)", x);
+        let [input, bounds] = x else { return Err(wrong()) };
+        if bounds.dtype != DType::U32 || bounds.is_empty() {
+            return Err(wrong());
+        }
+        let y = Spec::new(compute_dtype("pool", caps, x)?, &[bounds.len() - 1, input.rows_cols().1]);
+        let flops = if *self == Pool::Mean { input.len() as f64 } else { 0.0 };
+        Ok(Plan::new(x, vec![y], vec![], [flops, flops]))
+    }
+}
+
+impl On<Cpu> for Pool {
+    fn forward(&self, _: &Cpu, io: Forward) -> Result<()> {
+        by_dtype!(io.x[0].spec.dtype, forward(*self, io))
+    }
+    fn backward(&self, _: &Cpu, io: Backward) -> Result<()> {
+        by_dtype!(io.x[0].spec.dtype, backward(*self, io))
+    }
+}
+
+fn forward<T: Real>(op: Pool, io: Forward) -> Result<()> {
+    let (tokens, cols) = io.x[0].spec.rows_cols();
+    let seqs = sequences(&io.x[1].cpu::<u32>()?, tokens)?;
+    let (x, mut y) = (io.x[0].cpu::<T>()?, io.y[0].cpu_mut::<T>()?);
+    for (s, y) in seqs.into_iter().zip(y.chunks_exact_mut(cols)) {
+        y.fill(T::ZERO);
+        let used = if op == Pool::First { s.start..s.end.min(s.start + 1) } else { s };
+        let weight = T::ONE / T::of(used.len().max(1) as f64);
+        for x in x[used.start * cols..used.end * cols].chunks_exact(cols) {
+            y.iter_mut().zip(x).for_each(|(y, &x)| *y += x);
+        }
+        y.iter_mut().for_each(|y| *y *= weight);
+    }
+    Ok(())
+}
+
+fn backward<T: Real>(op: Pool, io: Backward) -> Result<()> {
+    let Some(g) = io.dx(0) else { return Ok(()) };
+    let (tokens, cols) = io.x[0].spec.rows_cols();
+    let seqs = sequences(&io.x[1].cpu::<u32>()?, tokens)?;
+    let (dy, mut dx) = (io.dy()?.cpu::<T>()?, g.t.cpu_mut::<T>()?);
+    if !g.add {
+        dx.fill(T::ZERO);
+    }
+    for (s, dy) in seqs.into_iter().zip(dy.chunks_exact(cols)) {
+        let used = if op == Pool::First { s.start..s.end.min(s.start + 1) } else { s };
+        let weight = T::ONE / T::of(used.len().max(1) as f64);
+        for dx in dx[used.start * cols..used.end * cols].chunks_exact_mut(cols) {
+            dx.iter_mut().zip(dy).for_each(|(dx, &dy)| *dx = dy.mul_add(weight, *dx));
+        }
+    }
+    Ok(())
+}
+
+/// Cases chosen to hurt: empty sequences at each place, one token, odd columns.
+pub fn cases() -> Vec<Case> {
+    let case = |label, op, bounds: &[u32], cols| {
+        let tokens = bounds.last().copied().unwrap_or(0) as usize;
+        Case::new(label, op, vec![Input::real(&[tokens, cols]), Input::ints(bounds)])
+    };
+    vec![
+        case("first", Pool::First, &[0, 3, 4, 9], 7),
+        case("mean", Pool::Mean, &[0, 3, 4, 9], 7),
+        case("first, empty sequences", Pool::First, &[0, 0, 2, 2], 3),
+        case("mean, empty sequences", Pool::Mean, &[0, 0, 2, 2], 3),
+        case("one token", Pool::Mean, &[0, 1], 1),
+    ]
+}

@@ -1,0 +1,274 @@
+//! What is asked of an op, and the verdicts.
+//!
+//!   grad        CPU f64 backward against central differences of the CPU f64 forward, with a random cotangent
+//!   accumulate  `add` on a filled buffer; `=` on a buffer of NaN, so that an element left unwritten shows
+//!   alone       each gradient wanted by itself is the same as with all the others
+//!   agree       every other dtype and device against CPU f64, both passes
+//!   bounds      the bytes around every buffer are untouched
+//!   repeat      the same bits again, also with another number of threads
+
+use tempra::device::{Device, Tensor};
+use tempra::error::Result;
+use tempra::ops::{Backward, Case, Fill, Forward, Grad, Op, Subject};
+use tempra::rng::Stream;
+use tempra::shape::{DType, Spec};
+
+/// The outcome of one question.
+pub struct Verdict {
+    pub what: String,
+    pub error: f64,
+    pub bound: f64,
+    pub note: String,
+}
+
+impl Verdict {
+    pub fn ok(&self) -> bool {
+        // A NaN is no pass.
+        self.error <= self.bound
+    }
+}
+
+/// The devices.
+pub struct Bench {
+    truth: Device,
+    threads: Device,
+}
+
+/// Elements of guard on each side of a buffer.
+const GUARD: usize = 24;
+const MARK: f64 = 12345.0;
+
+/// A tensor in the middle of a larger one whose rest must not change.
+struct Guarded {
+    whole: Tensor,
+    inner: Tensor,
+}
+
+impl Guarded {
+    fn new(dev: &Device, spec: &Spec, values: &[f64]) -> Result<Guarded> {
+        let mut all = vec![MARK; GUARD];
+        all.extend_from_slice(values);
+        all.resize(values.len() + 2 * GUARD, MARK);
+        let whole = dev.alloc(Spec::new(spec.dtype, &[all.len()]))?;
+        write(dev, &whole, &all)?;
+        Ok(Guarded { inner: whole.view(GUARD, &spec.shape)?, whole })
+    }
+    fn read(&self, dev: &Device) -> Result<Vec<f64>> {
+        read(dev, &self.inner)
+    }
+    /// How many guard elements were changed.
+    fn broken(&self, dev: &Device) -> Result<usize> {
+        let all = read(dev, &self.whole)?;
+        let n = all.len();
+        Ok(all[..GUARD].iter().chain(&all[n - GUARD..]).filter(|&&v| v != MARK).count())
+    }
+}
+
+fn write(dev: &Device, t: &Tensor, v: &[f64]) -> Result<()> {
+    match t.spec.dtype {
+        DType::F64 => dev.write(t, v),
+        DType::U32 => dev.write(t, &v.iter().map(|&v| v as u32).collect::<Vec<_>>()),
+        _ => dev.write(t, &v.iter().map(|&v| v as f32).collect::<Vec<_>>()),
+    }
+}
+
+fn read(dev: &Device, t: &Tensor) -> Result<Vec<f64>> {
+    Ok(match t.spec.dtype {
+        DType::F64 => dev.read::<f64>(t)?,
+        DType::U32 => dev.read::<u32>(t)?.into_iter().map(f64::from).collect(),
+        _ => dev.read::<f32>(t)?.into_iter().map(f64::from).collect(),
+    })
+}
+
+/// The specs of a case's inputs in an element type.
+pub fn specs(case: &Case, dtype: DType) -> Vec<Spec> {
+    let of = |fill: &Fill| if matches!(fill, Fill::Ints(_)) { DType::U32 } else { dtype };
+    case.inputs.iter().map(|i| Spec::new(of(&i.fill), &i.shape)).collect()
+}
+
+/// Values that f32 holds exactly, so that every dtype sees the same input.
+fn values(case: &Case, rng: &mut Stream) -> Vec<Vec<f64>> {
+    let one = |input: &tempra::ops::Input| match &input.fill {
+        Fill::Ints(v) => v.iter().map(|&v| v as f64).collect(),
+        Fill::Fixed(v) => v.iter().map(|&v| v as f32 as f64).collect(),
+        Fill::Real(lo, hi) => reals(rng, input.shape.iter().product(), *lo, *hi),
+    };
+    case.inputs.iter().map(one).collect()
+}
+
+fn reals(rng: &mut Stream, n: usize, lo: f64, hi: f64) -> Vec<f64> {
+    (0..n).map(|_| (lo + rng.uniform() * (hi - lo)) as f32 as f64).collect()
+}
+
+/// The largest difference, relative above 1; infinite where either is not finite.
+fn worst(a: &[f64], b: &[f64]) -> f64 {
+    let one = |(a, b): (&f64, &f64)| {
+        if a.is_finite() && b.is_finite() { (a - b).abs() / (1.0 + b.abs()) } else { f64::INFINITY }
+    };
+    if a.len() == b.len() { a.iter().zip(b).map(one).fold(0.0, f64::max) } else { f64::INFINITY }
+}
+
+fn all_worst(a: &[Vec<f64>], b: &[Vec<f64>]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| worst(a, b)).fold(0.0, f64::max)
+}
+
+/// What buffers for gradients hold before, and which gradients are wanted.
+#[derive(Clone, Copy)]
+enum Want {
+    Overwrite,
+    AddTo(f64),
+    Only(usize),
+}
+
+/// What one run of both passes gives.
+struct Outcome {
+    y: Vec<f64>,
+    dx: Vec<Vec<f64>>,
+    broken: usize,
+}
+
+impl Bench {
+    pub fn open() -> Bench {
+        let open = |threads| Device::open("cpu", threads).expect("the CPU opens");
+        Bench { truth: open(1), threads: open(3) }
+    }
+
+    pub fn judge(&self, case: &Case) -> Vec<Verdict> {
+        let mut verdicts = Vec::new();
+        let outcome = match &case.subject {
+            Subject::Op(op) => self.judge_op(&**op, case, &mut verdicts),
+            Subject::Step(..) => self.judge_step(case, &mut verdicts),
+        };
+        if let Err(e) = outcome {
+            verdicts.push(Verdict { what: "run".into(), error: f64::INFINITY, bound: 0.0, note: e.to_string() });
+        }
+        verdicts
+    }
+
+    fn run(&self, dev: &Device, dtype: DType, op: &dyn Op, case: &Case, x: &[Vec<f64>], dy: &[f64], want: Want) -> Result<Outcome> {
+        let specs = specs(case, dtype);
+        let put = |spec: &Spec, v: &[f64]| Guarded::new(dev, spec, v);
+        let blank = |spec: &Spec| put(spec, &vec![f64::NAN; spec.len()]);
+        let xt = specs.iter().zip(x).map(|(s, v)| put(s, v)).collect::<Result<Vec<_>>>()?;
+        let xr: Vec<&Tensor> = xt.iter().map(|g| &g.inner).collect();
+        let plan = op.plan(&dev.caps(), &specs.iter().collect::<Vec<_>>())?;
+        let y = plan.outputs.iter().chain(&plan.saved).map(blank).collect::<Result<Vec<_>>>()?;
+        let yr: Vec<&Tensor> = y.iter().map(|g| &g.inner).collect();
+        dev.forward(op, Forward { x: &xr, y: &yr })?;
+        let dyt = put(&plan.outputs[0], dy)?;
+        let mut grads: Vec<Option<Guarded>> = Vec::new();
+        for (i, (spec, input)) in specs.iter().zip(&case.inputs).enumerate() {
+            let wanted = matches!(input.fill, Fill::Real(..)) && !matches!(want, Want::Only(w) if w != i);
+            let fill = if let Want::AddTo(v) = want { v } else { f64::NAN };
+            grads.push(if wanted { Some(put(spec, &vec![fill; spec.len()])?) } else { None });
+        }
+        let add = matches!(want, Want::AddTo(_));
+        let dx: Vec<_> = grads.iter().map(|g| g.as_ref().map(|g| Grad { t: &g.inner, add })).collect();
+        dev.backward(op, Backward { x: &xr, y: &yr, dy: &[Some(&dyt.inner)], dx: &dx })?;
+        let mut broken = 0;
+        for g in xt.iter().chain(&y).chain([&dyt]).chain(grads.iter().flatten()) {
+            broken += g.broken(dev)?;
+        }
+        for (g, v) in xt.iter().zip(x) {
+            // An input that changed counts as one written outside its bounds.
+            broken += g.read(dev)?.iter().zip(v).filter(|(a, b)| a != b).count();
+        }
+        let dx = grads.iter().map(|g| g.as_ref().map_or(Ok(vec![]), |g| g.read(dev))).collect::<Result<_>>()?;
+        Ok(Outcome { y: y[0].read(dev)?, dx, broken })
+    }
+
+    fn judge_op(&self, op: &dyn Op, case: &Case, verdicts: &mut Vec<Verdict>) -> Result<()> {
+        let mut say = |what: &str, error: f64, bound: f64| {
+            verdicts.push(Verdict { what: what.into(), error, bound, note: String::new() });
+        };
+        let mut rng = Stream::new(7, "ops", 0);
+        let x = values(case, &mut rng);
+        let specs = specs(case, DType::F64);
+        let plan = op.plan(&self.truth.caps(), &specs.iter().collect::<Vec<_>>())?;
+        // A random cotangent: a plain sum is constant for a softmax, and would pass a backward that returns zero.
+        let dy = reals(&mut rng, plan.outputs[0].len(), -1.0, 1.0);
+        let run = |dev, dtype, want| self.run(dev, dtype, op, case, &x, &dy, want);
+        let truth = run(&self.truth, DType::F64, Want::Overwrite)?;
+
+        // Forward at a nearby point, as a number.
+        let loss = |x: &[Vec<f64>]| -> Result<f64> {
+            let y = self.run(&self.truth, DType::F64, op, case, x, &dy, Want::Only(usize::MAX))?.y;
+            Ok(y.iter().zip(&dy).map(|(y, d)| y * d).sum())
+        };
+        const H: f64 = 1e-5;
+        let mut single = 0f64;
+        for i in (0..x.len()).filter(|&i| matches!(case.inputs[i].fill, Fill::Real(..)) && !x[i].is_empty()) {
+            let n = x[i].len();
+            let picks: Vec<usize> =
+                if n <= 24 { (0..n).collect() } else { (0..24).map(|_| rng.below(n as u32) as usize).collect() };
+            for j in picks {
+                let at = |h: f64| {
+                    let mut x = x.to_vec();
+                    x[i][j] += h;
+                    loss(&x)
+                };
+                let slope = (at(H)? - at(-H)?) / (2.0 * H);
+                single = single.max(worst(&[truth.dx[i][j]], &[slope]));
+            }
+            // All elements of this input at once, along a random direction.
+            let v = reals(&mut rng, n, -1.0, 1.0);
+            let at = |h: f64| {
+                let mut x = x.to_vec();
+                x[i].iter_mut().zip(&v).for_each(|(x, v)| *x += h * v);
+                loss(&x)
+            };
+            let slope = (at(H)? - at(-H)?) / (2.0 * H);
+            let along: f64 = truth.dx[i].iter().zip(&v).map(|(g, v)| g * v).sum();
+            say(&format!("grad along a direction of input {i}"), worst(&[along], &[slope]), 1e-6);
+            let only = run(&self.truth, DType::F64, Want::Only(i))?;
+            say(&format!("alone: gradient {i}"), worst(&only.dx[i], &truth.dx[i]), 0.0);
+        }
+        say("grad by finite differences", single, 5e-7);
+        let y_finite = worst(&truth.y, &truth.y);
+        say("accumulate: every output written", y_finite, 0.0);
+        say("accumulate: every gradient written", all_worst(&truth.dx, &truth.dx), 0.0);
+        let added = run(&self.truth, DType::F64, Want::AddTo(0.5))?;
+        let expected: Vec<Vec<f64>> = truth.dx.iter().map(|d| d.iter().map(|v| v + 0.5).collect()).collect();
+        say("accumulate: adds", all_worst(&added.dx, &expected), 1e-12);
+        say("bounds", (truth.broken + added.broken) as f64, 0.0);
+
+        let single = run(&self.truth, DType::F32, Want::Overwrite)?;
+        say("agree: cpu f32 forward", worst(&single.y, &truth.y), 3e-5 * case.slack);
+        say("agree: cpu f32 backward", all_worst(&single.dx, &truth.dx), 5e-5 * case.slack);
+        say("bounds: f32", single.broken as f64, 0.0);
+        let again = run(&self.truth, DType::F32, Want::Overwrite)?;
+        let threads = run(&self.threads, DType::F32, Want::Overwrite)?;
+        for (what, other) in [("repeat: twice", again), ("repeat: other threads", threads)] {
+            let differ = single.y != other.y || single.dx != other.dx;
+            say(what, differ as u8 as f64, 0.0);
+        }
+        Ok(())
+    }
+
+    fn judge_step(&self, case: &Case, verdicts: &mut Vec<Verdict>) -> Result<()> {
+        let Subject::Step(step, textbook) = &case.subject else { return Ok(()) };
+        let x = values(case, &mut Stream::new(7, "ops", 0));
+        let expected = textbook(step, &x);
+        let run = |dev: &Device, dtype| -> Result<(Vec<Vec<f64>>, usize)> {
+            let put = |(s, v): (&Spec, &Vec<f64>)| Guarded::new(dev, s, v);
+            let tensors = specs(case, dtype).iter().zip(&x).map(put).collect::<Result<Vec<_>>>()?;
+            dev.step(&**step, &tensors.iter().map(|g| &g.inner).collect::<Vec<_>>())?;
+            let mut broken = 0;
+            for g in &tensors {
+                broken += g.broken(dev)?;
+            }
+            Ok((tensors.iter().map(|g| g.read(dev)).collect::<Result<_>>()?, broken))
+        };
+        let mut say = |what: &str, error: f64, bound: f64| {
+            verdicts.push(Verdict { what: what.into(), error, bound, note: String::new() });
+        };
+        let (double, broken) = run(&self.truth, DType::F64)?;
+        say("grad: f64 against the textbook formula", all_worst(&double, &expected), 1e-12);
+        say("bounds", broken as f64, 0.0);
+        let (single, broken) = run(&self.truth, DType::F32)?;
+        say("agree: cpu f32", all_worst(&single, &expected), 1e-6 * case.slack);
+        say("bounds: f32", broken as f64, 0.0);
+        say("repeat: other threads", (run(&self.threads, DType::F32)?.0 != single) as u8 as f64, 0.0);
+        Ok(())
+    }
+}
