@@ -1,1 +1,221 @@
-//! To be written.
+//! Every parameter of a model, in one allocation a role, so that one launch can update, clip, zero or copy them all.
+
+use crate::device::{Device, Tensor};
+use crate::error::{Error, Result};
+use crate::ops::adamw::Segment;
+use crate::shape::{DType, Spec};
+use crate::tape::{Tape, Var};
+
+/// Elements that a group of parameters is aligned to: a cache line of f32.
+const ALIGN: usize = 16;
+
+/// One parameter: its name in the model's files, and how it is trained.
+#[derive(Clone, Debug)]
+pub struct Param {
+    /// The name as in `model.safetensors`.
+    pub name: String,
+    /// Its shape.
+    pub shape: Vec<usize>,
+    /// Where it begins in the arena, in elements.
+    pub offset: usize,
+    /// Whether weight decay applies: to matrices, not to biases and norms.
+    pub decay: bool,
+    /// Factor on the learning rate.
+    pub lr_scale: f32,
+    /// Left as it is.
+    pub frozen: bool,
+}
+
+impl Param {
+    /// How many elements.
+    pub fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// Parameters that lie side by side and are used as one tensor, such as the weights of queries, keys and values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Group(usize);
+
+#[derive(Clone, Debug)]
+struct Members {
+    first: usize,
+    count: usize,
+    shape: Vec<usize>,
+}
+
+/// The parameters of a model before they have memory: names, shapes, places.
+#[derive(Clone, Debug, Default)]
+pub struct Layout {
+    /// The parameters, in order of their place.
+    pub list: Vec<Param>,
+    groups: Vec<Members>,
+    len: usize,
+}
+
+impl Layout {
+    /// Declares one parameter. Weight decay applies to those with two dimensions or more.
+    pub fn add(&mut self, name: impl Into<String>, shape: &[usize]) -> Group {
+        self.join(vec![name.into()], shape, shape)
+    }
+    /// Declares parameters of one shape that are used as one tensor of shape `joined`.
+    pub fn join(&mut self, names: Vec<String>, each: &[usize], joined: &[usize]) -> Group {
+        self.len = self.len.next_multiple_of(ALIGN);
+        let (first, count) = (self.list.len(), names.len());
+        for name in names {
+            let offset = self.len;
+            let decay = each.len() > 1;
+            self.list.push(Param { name, shape: each.to_vec(), offset, decay, lr_scale: 1.0, frozen: false });
+            self.len += each.iter().product::<usize>();
+        }
+        self.groups.push(Members { first, count, shape: joined.to_vec() });
+        Group(self.groups.len() - 1)
+    }
+    /// Elements of the arena.
+    pub fn len(&self) -> usize {
+        self.len.next_multiple_of(ALIGN)
+    }
+    /// Whether nothing was declared.
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+    /// Freezes every parameter whose name begins with one of the prefixes; a prefix that fits none is an error.
+    pub fn freeze(&mut self, prefixes: &[String]) -> Result<()> {
+        for prefix in prefixes {
+            let mut fits = 0;
+            for p in self.list.iter_mut().filter(|p| p.name.starts_with(prefix.as_str())) {
+                p.frozen = true;
+                fits += 1;
+            }
+            if fits == 0 {
+                let some: Vec<&str> = self.list.iter().take(3).map(|p| p.name.as_str()).collect();
+                return Err(Error::usage(format!("model.freeze: no parameter's name begins with `{prefix}`"))
+                    .expected(format!("the beginning of a name such as {}", some.join(", "))));
+            }
+        }
+        Ok(())
+    }
+    /// The arena cut into runs of one setting, for the optimizer. `weight_decay` goes to parameters that decay.
+    pub fn segments(&self, weight_decay: f32) -> Vec<Segment> {
+        let mut segments: Vec<Segment> = Vec::new();
+        let mut put = |len: usize, decay: f32, lr_scale: f32, frozen: bool| match segments.last_mut() {
+            Some(s) if (s.decay, s.lr_scale, s.frozen) == (decay, lr_scale, frozen) => s.len += len,
+            _ if len > 0 => segments.push(Segment { len, decay, lr_scale, frozen }),
+            _ => {}
+        };
+        let mut at = 0;
+        for p in &self.list {
+            // Gaps hold zeros and stay so.
+            put(p.offset - at, 0.0, 1.0, true);
+            put(p.len(), if p.decay { weight_decay } else { 0.0 }, p.lr_scale, p.frozen);
+            at = p.offset + p.len();
+        }
+        put(self.len() - at, 0.0, 1.0, true);
+        segments
+    }
+}
+
+/// Parameters with memory on a device.
+pub struct Params {
+    layout: Layout,
+    /// What kernels read, f32 (arena).
+    pub value: Tensor,
+    /// What training needs besides; absent for evaluation.
+    pub training: Option<Training>,
+}
+
+/// The arenas that training needs, each as long as the values.
+pub struct Training {
+    /// Gradients.
+    pub grad: Tensor,
+    /// First moments.
+    pub m: Tensor,
+    /// Second moments.
+    pub v: Tensor,
+}
+
+/// The variables of all groups on one tape.
+pub struct Bound {
+    vars: Vec<Var>,
+}
+
+impl Bound {
+    /// The variable of a group.
+    pub fn var(&self, group: Group) -> Var {
+        self.vars[group.0]
+    }
+}
+
+impl Params {
+    /// Allocates the arenas, in `dtype` (f32; f64 for proofs), all zero.
+    pub fn new(device: &Device, layout: Layout, dtype: DType, training: bool) -> Result<Params> {
+        let zeros = || device.zeros(dtype, &[layout.len()]);
+        let value = zeros()?;
+        let training = if training { Some(Training { grad: zeros()?, m: zeros()?, v: zeros()? }) } else { None };
+        Ok(Params { layout, value, training })
+    }
+    /// Names, shapes and places.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+    /// A parameter's part of an arena.
+    pub fn view(&self, arena: &Tensor, p: &Param) -> Result<Tensor> {
+        arena.view(p.offset, &p.shape)
+    }
+    /// Bytes of all arenas.
+    pub fn bytes(&self) -> usize {
+        self.value.spec.bytes() * if self.training.is_some() { 4 } else { 1 }
+    }
+    /// Puts every group on a tape: as leaves with their gradients if the tape records, frozen ones as constants. `filled`
+    /// says that gradients of earlier micro-batches are there to be added to.
+    pub fn bind(&self, tape: &mut Tape, filled: bool) -> Result<Bound> {
+        let mut vars = Vec::with_capacity(self.layout.groups.len());
+        for g in &self.layout.groups {
+            let members = &self.layout.list[g.first..g.first + g.count];
+            let offset = members.first().map_or(0, |p| p.offset);
+            let value = self.value.view(offset, &g.shape)?;
+            let trained = members.iter().any(|p| !p.frozen);
+            vars.push(match &self.training {
+                Some(t) if tape.recording() && trained => tape.leaf(value, t.grad.view(offset, &g.shape)?, filled),
+                _ => tape.constant(value),
+            });
+        }
+        Ok(Bound { vars })
+    }
+    /// The names of the parameters behind variables of a tape.
+    pub fn names(&self, bound: &Bound, vars: &[Var]) -> Vec<String> {
+        let groups = self.layout.groups.iter().zip(&bound.vars).filter(|(_, v)| vars.contains(v));
+        groups
+            .flat_map(|(g, _)| &self.layout.list[g.first..g.first + g.count])
+            .filter(|p| !p.frozen)
+            .map(|p| p.name.clone())
+            .collect()
+    }
+    /// Zeroes the gradients of frozen parameters that share a group with trained ones, so that they do not count in the
+    /// norm.
+    pub fn silence_frozen(&self, device: &Device) -> Result<()> {
+        let Some(t) = &self.training else { return Ok(()) };
+        for g in &self.layout.groups {
+            let members = &self.layout.list[g.first..g.first + g.count];
+            if members.iter().any(|p| p.frozen) && members.iter().any(|p| !p.frozen) {
+                for p in members.iter().filter(|p| p.frozen) {
+                    device.zero(&self.view(&t.grad, p)?)?;
+                }
+            }
+        }
+        Ok(())
+    }
+    /// The elements of an arena's specs: how many parameters there are, and how many of them are trained.
+    pub fn count(&self) -> (usize, usize) {
+        let sum = |trained: bool| self.layout.list.iter().filter(|p| !(trained && p.frozen)).map(Param::len).sum();
+        (sum(false), sum(true))
+    }
+    /// The spec of an arena.
+    pub fn spec(&self) -> &Spec {
+        &self.value.spec
+    }
+}

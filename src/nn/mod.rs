@@ -1,1 +1,72 @@
-//! To be written.
+//! Blocks built from ops. A block declares its parameters once and then runs on any tape; choices live in its config.
+
+pub mod encoder;
+pub mod head;
+
+pub use encoder::{Encoder, EncoderConfig};
+pub use head::{Head, HeadConfig, Pooling};
+
+use crate::device::Tensor;
+use crate::error::Result;
+use crate::ops::dropout::{Dropout, Rows};
+use crate::ops::linear::{Activation, Linear};
+use crate::params::{Bound, Group, Layout};
+use crate::tape::{Tape, Var};
+
+/// A packed batch on a tape.
+#[derive(Clone, Copy)]
+pub struct Inputs {
+    /// Token ids u32 (tokens).
+    pub ids: Var,
+    /// Positions u32 (tokens).
+    pub positions: Var,
+    /// Token types u32 (tokens).
+    pub types: Var,
+    /// Where each sequence begins, u32 (sequences + 1).
+    pub cu_seqlens: Var,
+    /// The random key u32 (5) in training; without it nothing is dropped.
+    pub key: Option<Var>,
+}
+
+impl Inputs {
+    /// Puts a batch's tensors on a tape.
+    pub fn new(tape: &mut Tape, [ids, positions, types, cu_seqlens]: [Tensor; 4], key: Option<Tensor>) -> Self {
+        let mut put = |t| tape.constant(t);
+        let (ids, positions, types, cu_seqlens) = (put(ids), put(positions), put(types), put(cu_seqlens));
+        Inputs { ids, positions, types, cu_seqlens, key: key.map(put) }
+    }
+    /// A dropout's setting and its key, if this run drops at all.
+    fn dropout(&self, p: f32, site: u32, rows: Rows) -> Option<(Dropout, Var)> {
+        let d = Dropout { p, site, rows };
+        self.key.filter(|_| d.active()).map(|key| (d, key))
+    }
+}
+
+/// Numbers the dropouts of a model in the order they are declared, so that no two share a mask.
+#[derive(Default)]
+pub struct Sites(u32);
+
+impl Sites {
+    fn next(&mut self) -> u32 {
+        self.0 += 1;
+        self.0
+    }
+}
+
+/// A weight and a bias.
+struct Affine {
+    w: Group,
+    b: Group,
+    act: Activation,
+}
+
+impl Affine {
+    /// Declares `{name}.weight` (out, in) and `{name}.bias` (out).
+    fn declare(layout: &mut Layout, name: &str, [out, input]: [usize; 2], act: Activation) -> Affine {
+        let w = layout.add(format!("{name}.weight"), &[out, input]);
+        Affine { w, b: layout.add(format!("{name}.bias"), &[out]), act }
+    }
+    fn run(&self, tape: &mut Tape, p: &Bound, x: Var) -> Result<Var> {
+        tape.apply(Linear { act: self.act }, &[x, p.var(self.w), p.var(self.b)])
+    }
+}
