@@ -1,3 +1,7 @@
 //! Every test but the op harness, in one binary: one file of `tests/all/` a subject.
+#[path = "all/metrics.rs"]
+mod metrics;
 #[path = "all/rules.rs"]
 mod rules;
+#[path = "all/schedule.rs"]
+mod schedule;
