@@ -183,6 +183,13 @@ fn scores_keep_order_and_never_hide_nan() {
     );
     assert_eq!(back.iter().map(|s| s.0).collect::<Vec<_>>(), ["loss", "accuracy", "mse"]);
     assert!(serde_json::from_str::<Scores>(r#"{"loss":"low"}"#).is_err());
+    // A resumed run compares with the best score so far: it has to come back to the bit.
+    for i in 0..1000 {
+        let score = 1.0 / (3.0 + f64::from(i) * 0.7);
+        let json = serde_json::to_string(&Scores::from_iter([("mse", score)])).expect("json");
+        let back: Scores = serde_json::from_str(&json).expect("scores");
+        assert_eq!(back.get("mse").map(f64::to_bits), Some(score.to_bits()));
+    }
 }
 
 #[test]

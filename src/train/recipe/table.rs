@@ -176,8 +176,16 @@ impl<'a> Reader<'a> {
             (read, _) => read,
         };
         let found = match read {
-            Ok(value) if value.numbers().iter().all(|x| rule.allows(*x)) => return value,
-            Ok(_) => node.value.describe(),
+            Ok(value) => match value.numbers().iter().position(|x| !rule.allows(*x)) {
+                None => return value,
+                Some(i) => match &node.value {
+                    Value::List(list) => {
+                        let item = list.get(i).map_or_else(String::new, |n| n.value.describe());
+                        format!("{item} as item {}", i + 1)
+                    }
+                    other => other.describe(),
+                },
+            },
             Err(found) => found,
         };
         self.push(Some(&node.at), &format!("{key} cannot be that"), |e| {
