@@ -55,7 +55,7 @@ impl Classification {
         Ok(())
     }
     /// Counts an example by its logits (classes): the prediction is the first greatest one (a NaN counts as greatest, as
-    /// in NumPy), the loss is the cross-entropy −log softmax(logits)[target] in f64.
+    /// in NumPy), the loss is the cross-entropy −log softmax(logits) at the target, in f64.
     pub fn add_logits(&mut self, logits: &[f32], target: u32) -> Result<()> {
         if logits.len() != self.classes {
             let e = Error::shape("a row of logits does not fit the classes");
@@ -116,7 +116,7 @@ impl Classification {
     pub fn pairs(&self) -> impl Iterator<Item = (usize, usize, u64)> {
         self.counts.iter().map(|(&(t, p), &n)| (t as usize, p as usize, n))
     }
-    /// The confusion matrix [target][prediction].
+    /// The confusion matrix, a row a target class, a column a prediction.
     pub fn confusion(&self) -> Vec<Vec<u64>> {
         let row = |t| (0..self.classes).map(|p| self.count(t, p)).collect();
         (0..self.classes).map(row).collect()

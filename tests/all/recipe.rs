@@ -422,6 +422,10 @@ fn the_written_recipe_explains_itself() {
     let wanted = "# Peak learning rate (HF `learning_rate`).\nlr = 0.001  # default: 5e-5\n";
     assert!(text.contains(wanted), "{text}");
     assert!(text.contains("left out: by epochs.\n# max_steps =\n"), "{text}");
+    assert!(
+        text.contains("\noutput = \"runs/mood\"\n"),
+        "a default that follows from other keys is not restated"
+    );
     // Plain TOML to any other reader.
     let table: toml::Table = text.parse().expect("TOML");
     assert_eq!(table["optim"]["lr"].as_float(), Some(0.001));

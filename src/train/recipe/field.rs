@@ -25,6 +25,8 @@ pub(super) enum Rule {
     Any,
     /// It has to be given, and not empty.
     Required,
+    /// Left out, it follows from other keys, as its text says.
+    Derived,
     /// Its numbers are at least (or above) one bound and at most (or below) another.
     Within {
         low: f64,

@@ -35,7 +35,7 @@ section! {
         /// CPU threads; 0 takes every core.
         threads: usize = 0, from_to(0.0, 4096.0);
         /// Folder of the run (HF `output_dir`), relative to the current folder. Left out: runs/ and the recipe's name.
-        output: PathBuf = PathBuf::from("runs/run"), Rule::Any;
+        output: PathBuf = PathBuf::from("runs/run"), Rule::Derived;
     } with {
         /// Which pretrained model.
         model: Model,
@@ -129,9 +129,10 @@ section! {
         /// Stop after so many validations without improvement (HF `early_stopping_patience`); left out: never.
         early_stopping: Option<u64> = None, at_least(1.0);
         /// Metric that names the best checkpoint (HF `metric_for_best_model`); left out: accuracy, or mse of numbers.
-        best_metric: String = "accuracy".to_owned(), Rule::Any;
+        best_metric: String = "accuracy".to_owned(), Rule::Derived;
         /// Whether the run ends with the best checkpoint instead of the last (HF `load_best_model_at_end`).
-        load_best: bool = true, Rule::Any;
+        /// Left out: true if there are validation examples.
+        load_best: bool = true, Rule::Derived;
         /// Steps in a row with a NaN or infinite gradient, each skipped, before the run stops.
         max_nonfinite_steps: u64 = 10, Rule::Any;
         /// Optimiser steps between two lines of the log (HF `logging_steps`).

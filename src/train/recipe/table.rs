@@ -16,7 +16,7 @@ pub struct Key {
     pub name: &'static str,
     /// What it may be, in words.
     pub accepts: String,
-    /// Its default as TOML; `None` if it is not set by default.
+    /// Its default as TOML; `None` if it is not set by default or follows from other keys.
     pub default: Option<String>,
     /// What it means, with units and Hugging Face's name for it.
     pub doc: String,
@@ -63,7 +63,8 @@ pub(super) fn item<T: Field>(
     default: &T,
 ) -> Item {
     let required = matches!(rule, Rule::Required);
-    let default = if required { None } else { default.write() };
+    let fixed = !matches!(rule, Rule::Required | Rule::Derived);
+    let default = if fixed { default.write() } else { None };
     let accepts = T::kind() + &rule.to_string();
     let key = Key { section: names[0], name: names[1], accepts, default, doc: doc(lines), required };
     Item { key, value: value.write() }
