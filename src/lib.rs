@@ -6,6 +6,7 @@
 pub mod error;
 pub mod rng;
 pub mod shape;
+pub mod suggest;
 // Where: memory and launches.
 pub mod device;
 // What, and how it is differentiated.

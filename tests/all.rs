@@ -1,3 +1,9 @@
 //! Every test but the op harness, in one binary: one file of `tests/all/` a subject.
+#[path = "all/metrics.rs"]
+mod metrics;
+#[path = "all/recipe.rs"]
+mod recipe;
 #[path = "all/rules.rs"]
 mod rules;
+#[path = "all/schedule.rs"]
+mod schedule;

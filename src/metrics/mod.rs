@@ -1,1 +1,75 @@
-//! To be written.
+//! Mergeable accumulators: a prediction at a time in, scores out.
+//!
+//! Accumulators of several workers or batches are merged; every count is exact, so the order matters to no score by more than
+//! the rounding of a sum. Memory does not grow with the number of examples, but for Spearman's rank correlation,
+//! which needs them all. The definitions are scikit-learn's and SciPy's.
+
+mod classification;
+mod confusion;
+mod labels;
+mod regression;
+mod scores;
+
+pub use classification::{ClassScores, Classification};
+pub use confusion::ConfusionTable;
+pub use labels::MultiLabel;
+pub use regression::Regression;
+pub use scores::Scores;
+
+/// A metric that a recipe can choose the best checkpoint by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Metric {
+    /// The name in recipes, logs and [`Scores`].
+    pub name: &'static str,
+    /// Whether more is better.
+    pub higher_is_better: bool,
+    /// The tasks it is defined for.
+    pub tasks: &'static [&'static str],
+    /// One line of help.
+    pub doc: &'static str,
+}
+
+const CLASSES: &[&str] = &["classify", "multilabel"];
+
+/// Every metric there is; help, recipe validation and the choice of the best checkpoint walk this list.
+#[rustfmt::skip]
+pub const METRICS: &[Metric] = &[
+    Metric { name: "accuracy", higher_is_better: true, tasks: CLASSES, doc: "share of right predictions (multi-label: of rows with every label right)" },
+    Metric { name: "f1_macro", higher_is_better: true, tasks: CLASSES, doc: "F1 averaged over the classes that occur" },
+    Metric { name: "f1_micro", higher_is_better: true, tasks: CLASSES, doc: "F1 of all decisions together" },
+    Metric { name: "f1_weighted", higher_is_better: true, tasks: CLASSES, doc: "F1 averaged over classes by their number of targets" },
+    Metric { name: "mcc", higher_is_better: true, tasks: &["classify"], doc: "Matthews correlation coefficient, -1 to 1; 0 when undefined" },
+    Metric { name: "pearson", higher_is_better: true, tasks: &["regress"], doc: "Pearson's linear correlation, -1 to 1; NaN for constant input" },
+    Metric { name: "spearman", higher_is_better: true, tasks: &["regress"], doc: "Spearman's rank correlation, -1 to 1; NaN for constant input" },
+    Metric { name: "mse", higher_is_better: false, tasks: &["regress"], doc: "mean squared error" },
+    Metric { name: "mae", higher_is_better: false, tasks: &["regress"], doc: "mean absolute error" },
+    Metric { name: "loss", higher_is_better: false, tasks: &["classify", "multilabel", "regress"], doc: "mean loss of an example" },
+];
+
+/// The metric of that name.
+pub fn find(name: &str) -> Option<&'static Metric> {
+    METRICS.iter().find(|m| m.name == name)
+}
+
+impl Metric {
+    /// Whether `new` is an improvement on `best`. NaN never is; anything else improves on NaN.
+    pub fn improves(&self, new: f64, best: f64) -> bool {
+        let better = if self.higher_is_better { new > best } else { new < best };
+        better || (best.is_nan() && !new.is_nan())
+    }
+}
+
+/// `a / b`, and 0 where that is undefined, as scikit-learn's `zero_division` default does; the caller counts these.
+fn ratio(a: u64, b: u64) -> f64 {
+    if b == 0 { 0.0 } else { a as f64 / b as f64 }
+}
+
+/// 2 TP / (2 TP + FP + FN), where `targets` = TP + FN and `predictions` = TP + FP.
+fn f1(hits: u64, targets: u64, predictions: u64) -> f64 {
+    ratio(2 * hits, targets + predictions)
+}
+
+/// Mean of a sum over n; NaN over nothing.
+fn mean(sum: f64, n: u64) -> f64 {
+    if n == 0 { f64::NAN } else { sum / n as f64 }
+}

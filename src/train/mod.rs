@@ -1,1 +1,4 @@
-//! To be written.
+//! The training loop and what configures it.
+
+pub mod recipe;
+pub mod schedule;

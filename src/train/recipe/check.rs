@@ -1,0 +1,236 @@
+//! What is resolved from other keys, and what two keys cannot say together.
+
+use super::field::{Field, Task, expanded};
+use super::source::Origin;
+use super::table::{Item, Reader, Section};
+use super::{ClassWeights, Optim, Recipe};
+use crate::metrics::METRICS;
+use crate::suggest::nearest;
+use crate::train::schedule::Kind;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+/// Fills in the defaults that depend on other keys, and makes the paths of files independent of the current folder.
+pub(super) fn resolve(recipe: &mut Recipe, reader: &mut Reader<'_>, path: &Path) {
+    if reader.given("output").is_none() {
+        recipe.output = Path::new("runs").join(path.file_stem().unwrap_or("run".as_ref()));
+    }
+    if reader.given("train.best_metric").is_none() && recipe.task == Task::Regress {
+        recipe.train.best_metric = "mse".to_owned();
+    }
+    if reader.given("train.load_best").is_none() {
+        recipe.train.load_best = recipe.data.validates();
+    }
+    let base = path.parent().unwrap_or(Path::new(""));
+    let Recipe { data, model, .. } = recipe;
+    let files = [("data.validation", &mut data.validation), ("data.test", &mut data.test)];
+    let files = files.into_iter().filter_map(|(key, file)| Some((key, file.as_mut()?)));
+    for (key, file) in files.chain([("data.train", &mut data.train)]) {
+        if let Some(at) = reader.given(key).filter(|_| !file.as_os_str().is_empty()) {
+            match whole(base, at, file) {
+                Some(path) => *file = path,
+                None => reader.complain(&[key], "a path that is not UTF-8", |e| e.hint("rename the folder")),
+            }
+        }
+    }
+    let Some(at) = reader.given("model.path") else { return };
+    match expanded(&model.path) {
+        Err(found) => reader.complain(&["model.path"], "model.path cannot be that", |e| e.found(found)),
+        Ok(text) if text.trim().is_empty() => {
+            let hint = "name a model folder, or org/name of a model in the local cache";
+            reader.complain(&["model.path"], "model.path is empty", |e| e.hint(hint));
+        }
+        // org/name looks like a relative path; a folder that is there wins.
+        Ok(text) => {
+            let folder =
+                whole(base, at, Path::new(&text)).filter(|f| text.starts_with(['.', '/']) || f.is_dir());
+            model.path = folder.and_then(|f| f.to_str().map(str::to_owned)).unwrap_or(text);
+        }
+    }
+}
+
+/// The absolute path of a file: below the recipe's folder, or the current one for a flag. `None` if not UTF-8.
+fn whole(base: &Path, at: &Origin, file: &Path) -> Option<PathBuf> {
+    let joined = if let Origin::Flag(_) = at { file.to_path_buf() } else { base.join(file) };
+    let path = std::path::absolute(&joined).unwrap_or(joined);
+    path.to_str().map(PathBuf::from)
+}
+
+/// Which schedules read which of their settings.
+const SETTINGS: &[(&str, &[Kind])] = &[
+    ("num_cycles", &[Kind::Cosine, Kind::CosineWithRestarts, Kind::WarmupStableDecay]),
+    ("power", &[Kind::Polynomial]),
+    ("lr_end", &[Kind::Polynomial]),
+    ("timescale", &[Kind::InverseSqrt]),
+    ("decay_steps", &[Kind::WarmupStableDecay]),
+    ("min_lr_ratio", &[Kind::Cosine, Kind::WarmupStableDecay]),
+    ("warmup_type", &[Kind::WarmupStableDecay]),
+    ("decay_type", &[Kind::WarmupStableDecay]),
+];
+
+/// Complains about what does not go together.
+pub(super) fn check(recipe: &Recipe, r: &mut Reader<'_>) {
+    let distinct: BTreeSet<_> = recipe.seeds.iter().collect();
+    if distinct.len() < recipe.seeds.len() {
+        r.complain(&["seeds"], "a seed stands twice in seeds", |e| {
+            e.hint("a second run of a seed gives the same result")
+        });
+    }
+    if recipe.model.freeze.iter().any(String::is_empty) {
+        r.complain(&["model.freeze"], "an empty prefix in model.freeze", |e| {
+            e.hint("it would freeze every parameter")
+        });
+    }
+    data(recipe, r);
+    train(recipe, r);
+    schedule(&recipe.optim, recipe.train.max_steps, r);
+    loss(recipe, r);
+}
+
+fn data(recipe: &Recipe, r: &mut Reader<'_>) {
+    let d = &recipe.data;
+    if d.validation_fraction + d.test_fraction >= 1.0 {
+        let sum = format!("{} + {}", d.validation_fraction, d.test_fraction);
+        r.complain(
+            &["data.validation_fraction", "data.test_fraction"],
+            "validation and test leave nothing to train on",
+            |e| e.expected("fractions whose sum is below 1").found(sum),
+        );
+    }
+    let columns =
+        [("data.text", Some(&d.text)), ("data.pair", d.pair.as_ref()), ("data.label", Some(&d.label))];
+    for (i, (key, column)) in columns.iter().enumerate() {
+        if column.is_some_and(String::is_empty) {
+            r.complain(&[key], &format!("{key} is empty"), |e| e.hint("name a column"));
+        }
+        for (other, same) in columns.iter().skip(i + 1).filter(|(_, c)| c.is_some() && c == column) {
+            let what = format!("{key} and {other} name the same column");
+            r.complain(&[other, key], &what, |e| e.found(format!("{:?}", same.map_or("", |s| s))));
+        }
+    }
+    let classes: BTreeSet<_> = d.classes.iter().collect();
+    if let Some(twice) =
+        d.classes.iter().enumerate().find(|(i, c)| d.classes.iter().take(*i).any(|b| b == *c))
+    {
+        let what = format!("the class {:?} stands twice in data.classes", twice.1);
+        r.complain(&["data.classes"], &what, |e| e.hint("name each class once"));
+    } else if classes.len() == 1 {
+        r.complain(&["data.classes"], "one class leaves nothing to learn", |e| {
+            e.expected("two classes or more")
+        });
+    }
+    if recipe.task == Task::Regress && !d.classes.is_empty() {
+        r.complain(&["data.classes", "task"], "numbers have no classes", |e| {
+            e.hint("leave out data.classes, or set task = \"classify\"")
+        });
+    }
+}
+
+fn train(recipe: &Recipe, r: &mut Reader<'_>) {
+    let t = &recipe.train;
+    if t.batch_tokens.is_none() && t.accumulation > t.batch_size {
+        let most = format!("at most batch_size = {}, the sequences of one optimiser step", t.batch_size);
+        r.complain(&["train.accumulation", "train.batch_size"], "more portions than sequences", |e| {
+            e.expected(most).found(t.accumulation.to_string())
+        });
+    }
+    if t.max_tokens < recipe.data.max_length {
+        let least = format!("at least data.max_length = {}", recipe.data.max_length);
+        r.complain(
+            &["train.max_tokens", "data.max_length"],
+            "the longest sequence does not fit one pass",
+            |e| e.expected(least).found(format!("max_tokens = {}", t.max_tokens)),
+        );
+    }
+    let task = recipe.task.name();
+    let known = METRICS.iter().filter(|m| m.tasks.contains(&task)).map(|m| m.name);
+    if !known.clone().any(|m| m == t.best_metric) {
+        let hint = nearest(&t.best_metric, known.clone()).map(|m| format!("did you mean {m:?}?"));
+        let names = known.collect::<Vec<_>>().join(", ");
+        r.complain(&["train.best_metric", "task"], &format!("no metric to {task} by"), |e| {
+            let e = e.expected(names).found(format!("{:?}", t.best_metric));
+            match hint {
+                Some(hint) => e.hint(hint),
+                None => e,
+            }
+        });
+    }
+    if !recipe.data.validates() {
+        let asks = [("train.early_stopping", t.early_stopping.is_some()), ("train.load_best", t.load_best)];
+        for (key, _) in asks.into_iter().filter(|(_, asked)| *asked) {
+            r.complain(&[key], &format!("{key} needs validation examples"), |e| {
+                e.hint("give data.validation, or a data.validation_fraction above 0")
+            });
+        }
+    }
+}
+
+fn schedule(o: &Optim, max_steps: Option<u64>, r: &mut Reader<'_>) {
+    if o.warmup_ratio > 0.0 && o.warmup_steps.is_some() {
+        r.complain(&["optim.warmup_steps", "optim.warmup_ratio"], "warm-up is given twice", |e| {
+            e.hint("keep warmup_steps or warmup_ratio")
+        });
+    }
+    let name = o.schedule.write().unwrap_or_default();
+    let mut changed = BTreeSet::new();
+    o.walk(&mut |Item { key, value }| {
+        if value != key.default {
+            changed.insert(key.name);
+        }
+    });
+    for (key, kinds) in
+        SETTINGS.iter().filter(|(key, kinds)| changed.contains(key) && !kinds.contains(&o.schedule))
+    {
+        let readers = kinds.iter().filter_map(Field::write).collect::<Vec<_>>().join(" or ");
+        let what = format!("optim.{key} means nothing to the schedule {name}");
+        let hint = format!("leave it out, or set optim.schedule = {readers}");
+        r.complain(&[&format!("optim.{key}"), "optim.schedule"], &what, |e| e.hint(hint));
+    }
+    if o.schedule == Kind::Polynomial && o.lr_end >= o.lr {
+        r.complain(&["optim.lr_end", "optim.lr"], "the learning rate ends above its peak", |e| {
+            e.expected(format!("lr_end below lr = {:?}", o.lr)).found(format!("{:?}", o.lr_end))
+        });
+    }
+    if o.schedule == Kind::CosineWithRestarts && o.num_cycles.is_some_and(|n| n.fract() != 0.0) {
+        r.complain(&["optim.num_cycles"], "part of a restart", |e| {
+            e.expected("a whole number with cosine_with_restarts")
+                .found(format!("{:?}", o.num_cycles.unwrap_or(1.0)))
+        });
+    }
+    let Some(total) = max_steps else { return };
+    let warmup = o.schedule(total).warmup_steps;
+    let decay = o.decay_steps.filter(|_| o.schedule == Kind::WarmupStableDecay).unwrap_or(0);
+    if warmup.saturating_add(decay) > total {
+        let keys = ["optim.decay_steps", "optim.warmup_steps", "optim.warmup_ratio", "train.max_steps"];
+        r.complain(&keys, "warm-up and decay are longer than the run", |e| {
+            let e = e.expected(format!("at most train.max_steps = {total} steps together"));
+            e.found(format!("{warmup} + {decay}"))
+        });
+    }
+}
+
+fn loss(recipe: &Recipe, r: &mut Reader<'_>) {
+    let l = &recipe.loss;
+    if recipe.task == Task::Regress {
+        let asks = [
+            ("loss.label_smoothing", l.label_smoothing > 0.0),
+            ("loss.class_weights", l.class_weights.is_some()),
+        ];
+        for (key, _) in asks.into_iter().filter(|(_, asked)| *asked) {
+            r.complain(&[key, "task"], &format!("{key} needs classes"), |e| {
+                e.hint("leave it out, or set task = \"classify\"")
+            });
+        }
+    }
+    let Some(ClassWeights::Values(weights)) = &l.class_weights else { return };
+    if weights.iter().all(|w| *w == 0.0) {
+        r.complain(&["loss.class_weights"], "no class has a weight", |e| e.expected("a weight above 0"));
+    }
+    let classes = recipe.data.classes.len();
+    if classes > 0 && weights.len() != classes {
+        r.complain(&["loss.class_weights", "data.classes"], "weights and classes differ in number", |e| {
+            e.expected(format!("{classes} weights, one for each of data.classes"))
+                .found(weights.len().to_string())
+        });
+    }
+}

@@ -1,0 +1,313 @@
+//! The recipe: everything a training run is told, in one TOML (or JSON) file with visible defaults.
+//!
+//! Each key is declared once below, with its type, default, bounds and meaning; reading, writing, help and
+//! documentation walk that table. A recipe is resolved before anything runs: every mistake in it is reported at once,
+//! with line and column, and [`Recipe::to_toml`] writes it with every default, reading back as the same recipe.
+
+#[macro_use]
+mod table;
+#[macro_use]
+mod field;
+mod check;
+mod source;
+
+pub use field::{ClassWeights, DeviceName, Every, OnBadRow, Pooling, Task};
+pub use table::Key;
+
+use super::schedule::{Curve, Kind, Schedule, warmup_steps};
+use crate::error::{Error, Kind as ErrorKind, Result};
+use field::{Rule, above, above_up_to, at_least, from_to, from_to_below};
+use source::Entry;
+use std::path::{Path, PathBuf};
+use table::{Item, Reader, Section, item};
+
+section! {
+    /// A training run.
+    Recipe "" {
+        /// What is learnt: a class of several, or a number.
+        task: Task = Task::Classify, Rule::Required;
+        /// Seed of everything random in the run (HF `seed`): the head's first values, the order of examples, dropout.
+        seed: u64 = 42, Rule::Any;
+        /// Several runs, one a seed, in place of `seed`; an empty list is one run.
+        seeds: Vec<u64> = Vec::new(), Rule::Any;
+        /// Which device computes: "auto" takes CUDA, else wgpu, else the CPU; "wgpu:1" is the second adapter.
+        device: DeviceName = DeviceName::Auto, Rule::Any;
+        /// CPU threads; 0 takes every core.
+        threads: usize = 0, from_to(0.0, 4096.0);
+        /// Folder of the run (HF `output_dir`), relative to the current folder. Left out: runs/ and the recipe's name.
+        output: PathBuf = PathBuf::from("runs/run"), Rule::Derived;
+    } with {
+        /// Which pretrained model.
+        model: Model,
+        /// Which examples.
+        data: Data,
+        /// How long, in what portions, and what is kept.
+        train: Train,
+        /// How a gradient becomes a step.
+        optim: Optim,
+        /// What is minimised.
+        loss: Loss,
+    }
+}
+
+section! {
+    /// `[model]`: which pretrained model, and what is changed about it.
+    Model "model" {
+        /// Folder in the Hugging Face layout, relative to the recipe (HF `model_name_or_path`); or org/name of a
+        /// model in the local cache.
+        path: String = String::new(), Rule::Required;
+        /// How the tokens' vectors become one: "auto" as the model was pretrained, "cls" the first, "mean" all.
+        pooling: Pooling = Pooling::Auto, Rule::Any;
+        /// Dropout of hidden states (HF `hidden_dropout_prob`); left out: the model's config.
+        dropout: Option<f32> = None, from_to_below(0.0, 1.0);
+        /// Dropout of attention weights (HF `attention_probs_dropout_prob`); left out: the model's config.
+        attention_dropout: Option<f32> = None, from_to_below(0.0, 1.0);
+        /// Dropout before the head (HF `classifier_dropout`); left out: the model's config.
+        classifier_dropout: Option<f32> = None, from_to_below(0.0, 1.0);
+        /// Parameters whose names start so are not trained.
+        freeze: Vec<String> = Vec::new(), Rule::Any;
+    }
+}
+
+section! {
+    /// `[data]`: the files, their columns, and how text becomes tokens.
+    Data "data" {
+        /// File of training examples (HF `train_file`), relative to the recipe. In every path ~/ and ${NAME} are
+        /// replaced from the environment; a path given by --set is relative to the current folder.
+        train: PathBuf = PathBuf::new(), Rule::Required;
+        /// File of validation examples (HF `validation_file`); left out: a share of the training file.
+        validation: Option<PathBuf> = None, Rule::Any;
+        /// File of test examples (HF `test_file`), scored once at the end; left out: a share of the training file.
+        test: Option<PathBuf> = None, Rule::Any;
+        /// Column of the text.
+        text: String = "text".to_owned(), Rule::Any;
+        /// Column of the second text of a pair; left out: there is none.
+        pair: Option<String> = None, Rule::Any;
+        /// Column of the class or number.
+        label: String = "label".to_owned(), Rule::Any;
+        /// Names of the classes in the order of the head's outputs; an empty list takes them from the training file.
+        classes: Vec<String> = Vec::new(), Rule::Any;
+        /// Share of the training file that validates where no validation file is given.
+        validation_fraction: f64 = 0.1, from_to_below(0.0, 1.0);
+        /// Share of the training file that tests where no test file is given.
+        test_fraction: f64 = 0.0, from_to_below(0.0, 1.0);
+        /// Seed of that split; apart from `seed`, so that runs of several seeds share it.
+        split_seed: u64 = 0, Rule::Any;
+        /// Longest sequence, in tokens with the special ones; longer ones are cut (HF `max_seq_length`).
+        max_length: usize = 128, at_least(3.0);
+        /// What a row that cannot be read does: "stop" the run, or "skip" it and count it.
+        on_bad_row: OnBadRow = OnBadRow::Stop, Rule::Any;
+        /// Whether tokenized data is kept on disk for the next run.
+        cache: bool = true, Rule::Any;
+    }
+}
+
+section! {
+    /// `[train]`: how long, in what portions, and what is kept.
+    Train "train" {
+        /// Passes over the training data (HF `num_train_epochs`).
+        epochs: f64 = 3.0, above(0.0);
+        /// Optimiser steps of the run, in place of epochs (HF `max_steps`); left out: by epochs.
+        max_steps: Option<u64> = None, at_least(1.0);
+        /// Sequences of one optimiser step (HF `per_device_train_batch_size` times `gradient_accumulation_steps`).
+        batch_size: usize = 16, at_least(1.0);
+        /// Tokens of one optimiser step, in place of batch_size; left out: by sequences.
+        batch_tokens: Option<usize> = None, at_least(1.0);
+        /// Least number of forward passes an optimiser step is cut into (HF `gradient_accumulation_steps`); the
+        /// result does not depend on it.
+        accumulation: usize = 1, at_least(1.0);
+        /// Tokens in one forward pass at most; what does not fit is cut into several passes.
+        max_tokens: usize = 8192, at_least(1.0);
+        /// Whether sequences of like length share a batch (HF `group_by_length`).
+        group_by_length: bool = false, Rule::Any;
+        /// When to validate (HF `eval_steps`): "epoch", or optimiser steps.
+        eval_every: Every = Every::Epoch, at_least(1.0);
+        /// When to write a checkpoint (HF `save_steps`): "epoch", or optimiser steps.
+        save_every: Every = Every::Epoch, at_least(1.0);
+        /// Checkpoints kept besides the best one (HF `save_total_limit`).
+        keep_checkpoints: usize = 2, at_least(1.0);
+        /// Stop after so many validations without improvement (HF `early_stopping_patience`); left out: never.
+        early_stopping: Option<u64> = None, at_least(1.0);
+        /// Metric that names the best checkpoint (HF `metric_for_best_model`); left out: accuracy, or mse of numbers.
+        best_metric: String = "accuracy".to_owned(), Rule::Derived;
+        /// Whether the run ends with the best checkpoint instead of the last (HF `load_best_model_at_end`).
+        /// Left out: true if there are validation examples.
+        load_best: bool = true, Rule::Derived;
+        /// Steps in a row with a NaN or infinite gradient, each skipped, before the run stops.
+        max_nonfinite_steps: u64 = 10, Rule::Any;
+        /// Optimiser steps between two lines of the log (HF `logging_steps`).
+        log_every: u64 = 10, at_least(1.0);
+    }
+}
+
+section! {
+    /// `[optim]`: AdamW, clipping and the learning-rate schedule.
+    Optim "optim" {
+        /// Peak learning rate (HF `learning_rate`).
+        lr: f64 = 5e-5, above(0.0);
+        /// Decoupled weight decay (HF `weight_decay`); biases and normalisations have none.
+        weight_decay: f64 = 0.0, at_least(0.0);
+        /// Decay of the first moment (HF `adam_beta1`).
+        beta1: f64 = 0.9, from_to_below(0.0, 1.0);
+        /// Decay of the second moment (HF `adam_beta2`).
+        beta2: f64 = 0.999, from_to_below(0.0, 1.0);
+        /// Added to the root of the second moment (HF `adam_epsilon`).
+        eps: f64 = 1e-8, above(0.0);
+        /// Norm to which the gradient of all parameters together is cut (HF `max_grad_norm`); 0 leaves it.
+        max_grad_norm: f64 = 1.0, at_least(0.0);
+        /// Curve of the learning rate (HF `lr_scheduler_type`).
+        schedule: Kind = Kind::Linear, Rule::Any;
+        /// Share of the steps in which the learning rate rises (HF `warmup_ratio`), rounded up.
+        warmup_ratio: f64 = 0.0, from_to_below(0.0, 1.0);
+        /// Steps in which the learning rate rises (HF `warmup_steps`), in place of warmup_ratio.
+        warmup_steps: Option<u64> = None, at_least(0.0);
+        /// cosine, cosine_with_restarts, warmup_stable_decay: waves (HF `num_cycles`); left out: 0.5, with restarts 1.
+        num_cycles: Option<f64> = None, above(0.0);
+        /// polynomial: its exponent (HF `power`).
+        power: f64 = 1.0, above(0.0);
+        /// polynomial: the last learning rate (HF `lr_end`).
+        lr_end: f64 = 1e-7, at_least(0.0);
+        /// inverse_sqrt: its timescale in steps (HF `timescale`); left out: the warm-up, or 10000 without one.
+        timescale: Option<u64> = None, at_least(1.0);
+        /// warmup_stable_decay: steps of the decay (HF `num_decay_steps`); left out: a tenth of all, rounded up.
+        decay_steps: Option<u64> = None, at_least(1.0);
+        /// cosine, warmup_stable_decay: least learning rate over the peak (HF `min_lr_rate`, `min_lr_ratio`).
+        min_lr_ratio: f64 = 0.0, from_to_below(0.0, 1.0);
+        /// warmup_stable_decay: shape of the warm-up (HF `warmup_type`).
+        warmup_type: Curve = Curve::Linear, Rule::Any;
+        /// warmup_stable_decay: shape of the decay (HF `decay_type`).
+        decay_type: Curve = Curve::Cosine, Rule::Any;
+        /// Factor on the learning rate from each layer to the one below it; 1 is the same rate everywhere.
+        layer_lr_decay: f64 = 1.0, above_up_to(0.0, 1.0);
+    }
+}
+
+section! {
+    /// `[loss]`: what is minimised.
+    Loss "loss" {
+        /// Share of the target spread over all classes (HF `label_smoothing_factor`).
+        label_smoothing: f64 = 0.0, from_to_below(0.0, 1.0);
+        /// Weight of each class in the order of the head's outputs, or "balanced"; left out: all alike.
+        class_weights: Option<ClassWeights> = None, at_least(0.0);
+    }
+}
+
+impl Recipe {
+    /// Reads a recipe, JSON if its name ends in .json, with `--set` flags (`section.key`, value) on top of it.
+    pub fn load(path: &Path, sets: &[(String, String)]) -> Result<Self> {
+        let bytes = std::fs::read(path).map_err(|e| {
+            let hint = "name a recipe file that exists; `tempra help recipe` lists the keys";
+            Error::io(ErrorKind::Usage, "the recipe cannot be read", path, &e).hint(hint)
+        })?;
+        let text = std::str::from_utf8(&bytes).map_err(|e| {
+            let good = bytes.get(..e.valid_up_to()).unwrap_or_default();
+            let line = good.iter().filter(|b| **b == b'\n').count() as u64 + 1;
+            let e = Error::usage("the recipe is not UTF-8").at(path).line(line).byte(good.len() as u64);
+            e.hint("save it as UTF-8")
+        })?;
+        let json = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("json"));
+        if json { Self::from_json(text, path, sets) } else { Self::from_toml(text, path, sets) }
+    }
+    /// Reads a recipe from TOML text; `path` is what errors name and paths are relative to. Every mistake is reported.
+    pub fn from_toml(text: &str, path: &Path, sets: &[(String, String)]) -> Result<Self> {
+        let text = text.trim_start_matches('\u{feff}');
+        Self::resolved(source::toml_tree(text, path)?, text, path, sets)
+    }
+    /// Reads a recipe from JSON text: the same keys; null leaves a key out.
+    pub fn from_json(text: &str, path: &Path, sets: &[(String, String)]) -> Result<Self> {
+        let text = text.trim_start_matches('\u{feff}');
+        Self::resolved(source::json_tree(text, path)?, text, path, sets)
+    }
+    fn resolved(mut root: Vec<Entry>, text: &str, path: &Path, sets: &[(String, String)]) -> Result<Self> {
+        sets.iter().for_each(|(name, value)| table::set(&mut root, name, value));
+        let keys = Self::keys();
+        let mut reader = Reader::new(text, path, keys.clone());
+        let mut recipe = Self::read(root, &mut reader);
+        for key in keys.iter().filter(|k| k.required) {
+            reader.need(key);
+        }
+        check::resolve(&mut recipe, &mut reader, path);
+        check::check(&recipe, &mut reader);
+        reader.finish().map_or(Ok(recipe), Err)
+    }
+    /// Every key in declared order, for help and documentation.
+    pub fn keys() -> Vec<Key> {
+        let mut keys = Vec::new();
+        Self::default().walk(&mut |item| keys.push(item.key));
+        keys
+    }
+    /// The resolved recipe with every default, as TOML that reads back as the same recipe; with `comments` every key
+    /// is explained, and keys that are not set are shown commented out.
+    pub fn to_toml(&self, comments: bool) -> String {
+        let mut out = String::new();
+        let mut section = "";
+        self.walk(&mut |Item { key, value }| {
+            if key.section != section {
+                section = key.section;
+                out += &format!("\n[{section}]\n");
+            }
+            if comments {
+                key.doc.lines().for_each(|line| out += &format!("# {line}\n"));
+            }
+            match value {
+                Some(value) => {
+                    out += &format!("{} = {value}", key.name);
+                    match key.default {
+                        Some(default) if comments && default != value => {
+                            out += &format!("  # default: {default}\n")
+                        }
+                        _ => out.push('\n'),
+                    }
+                }
+                None if comments => out += &format!("# {} =\n", key.name),
+                None => {}
+            }
+        });
+        out
+    }
+    /// The resolved recipe as JSON, with the same keys as [`to_toml`](Self::to_toml).
+    pub fn to_json(&self) -> serde_json::Value {
+        toml::from_str(&self.to_toml(false)).unwrap_or_default()
+    }
+    /// BLAKE3 of the resolved recipe without what cannot change its result: output, device and threads. In hex.
+    pub fn hash(&self) -> String {
+        let Self { output, device, threads, .. } = Self::default();
+        let same = Self { output, device, threads, ..self.clone() };
+        blake3::hash(same.to_toml(false).as_bytes()).to_hex().to_string()
+    }
+    /// The runs it asks for: itself, or one for each of `seeds` in a folder seed-N below `output`.
+    pub fn runs(&self) -> Vec<Self> {
+        let one = |seed: &u64| {
+            let output = self.output.join(format!("seed-{seed}"));
+            Self { seed: *seed, seeds: Vec::new(), output, ..self.clone() }
+        };
+        if self.seeds.is_empty() { vec![self.clone()] } else { self.seeds.iter().map(one).collect() }
+    }
+}
+
+impl Data {
+    /// Whether there are validation examples, from a file or a share of the training file.
+    pub fn validates(&self) -> bool {
+        self.validation.is_some() || self.validation_fraction > 0.0
+    }
+}
+
+impl Optim {
+    /// The schedule of a run of so many optimiser steps.
+    pub fn schedule(&self, total_steps: u64) -> Schedule {
+        let by_ratio = || warmup_steps(total_steps, self.warmup_ratio);
+        Schedule {
+            kind: self.schedule,
+            warmup_steps: self.warmup_steps.unwrap_or_else(by_ratio),
+            total_steps,
+            num_cycles: self.num_cycles,
+            power: self.power,
+            lr_end_ratio: self.lr_end / self.lr,
+            timescale: self.timescale,
+            decay_steps: self.decay_steps,
+            min_lr_ratio: self.min_lr_ratio,
+            warmup_type: self.warmup_type,
+            decay_type: self.decay_type,
+        }
+    }
+}
