@@ -1,3 +1,7 @@
 //! Every test but the op harness, in one binary: one file of `tests/all/` a subject.
+#[path = "all/checkpoint.rs"]
+mod checkpoint;
 #[path = "all/rules.rs"]
 mod rules;
+#[path = "all/weights.rs"]
+mod weights;
