@@ -1,4 +1,6 @@
 //! Every test but the op harness, in one binary: one file of `tests/all/` a subject.
+#[path = "all/checkpoint.rs"]
+mod checkpoint;
 #[path = "all/metrics.rs"]
 mod metrics;
 #[path = "all/recipe.rs"]
@@ -7,3 +9,5 @@ mod recipe;
 mod rules;
 #[path = "all/schedule.rs"]
 mod schedule;
+#[path = "all/weights.rs"]
+mod weights;

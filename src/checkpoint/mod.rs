@@ -1,1 +1,23 @@
-//! To be written.
+//! Bytes on disk: weights in, checkpoints out, and a run folder that survives being killed at any moment.
+//!
+//! Nothing here knows a device. Weights come as HF safetensors ([`Weights`]); pickles are refused, since reading one
+//! runs code. A run folder ([`RunDir`]) publishes a checkpoint by one `rename`, after every byte of it was hashed and
+//! synced. All writing goes through [`Fs`], so that the tests can fail or kill every single operation of a save.
+
+mod convert;
+pub mod fs;
+pub mod journal;
+pub mod json;
+mod manifest;
+pub mod run;
+pub mod tensors;
+mod write;
+
+pub use fs::{Fs, RealFs, Sink};
+pub use journal::{Journal, number};
+pub use json::read_json;
+pub use manifest::{CheckpointReport, VerifyReport, verify};
+pub use run::{Newest, RunDir, Saved};
+pub use safetensors::Dtype;
+pub use tensors::{View, Weights};
+pub use write::{Body, NamedFile, TensorOut, Written, write_dir, write_safetensors};

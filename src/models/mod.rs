@@ -1,1 +1,3 @@
-//! To be written.
+//! Architectures.
+
+pub mod source;

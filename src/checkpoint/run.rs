@@ -1,0 +1,299 @@
+//! A run folder: its lock, and checkpoints that are there whole or not at all.
+//!
+//! A save writes `checkpoint-<step>.tmp-<pid>/`, syncs each file, writes the manifest last, syncs the folder, renames it
+//! to `checkpoint-<step>` and syncs the parent; then `latest` is replaced, and only then are old checkpoints pruned.
+//! Killed between any two of these operations, the folder still holds the previous checkpoint, and what is half-written
+//! bears a name that is never chosen and is swept away at the next start.
+
+use super::fs::{Fs, parent, remove_any, replace_file, sibling};
+use super::manifest::{self, CheckpointReport, MANIFEST};
+use super::write::{NamedFile, publish, restore, unwritable, write_files};
+use crate::error::{Error, Kind, Result};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+const LOCK: &str = "run.lock";
+const LATEST: &str = "latest";
+
+/// A run folder held by this process; the lock goes when it is dropped or the process ends, however it ends.
+pub struct RunDir {
+    path: PathBuf,
+    fs: Arc<dyn Fs>,
+    _lock: File,
+    keep_last: usize,
+    /// Steps whose checkpoint this process wrote or verified.
+    verified: BTreeSet<u64>,
+}
+
+/// A checkpoint that was saved.
+#[derive(Debug)]
+pub struct Saved {
+    /// Its folder.
+    pub path: PathBuf,
+    /// The bytes of its files, without the manifest.
+    pub bytes: u64,
+    /// Old checkpoints that were removed.
+    pub pruned: Vec<PathBuf>,
+    /// What failed after the checkpoint was safe: the pointer `latest`, or the pruning.
+    pub warnings: Vec<Error>,
+}
+
+/// What a run can be resumed from.
+#[derive(Clone, Debug, Default)]
+pub struct Newest {
+    /// Step and folder of the newest checkpoint that verifies.
+    pub found: Option<(u64, PathBuf)>,
+    /// Newer ones that do not, and why.
+    pub skipped: Vec<(PathBuf, String)>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Owner {
+    pid: u32,
+    host: String,
+    started: String,
+}
+
+impl RunDir {
+    /// Takes a run folder, making it if need be, and clears away what a killed process left half-done.
+    ///
+    /// Fails with `Locked`, naming the holder, when another process has it, and with `Disk` when it cannot be written.
+    pub fn open(path: impl AsRef<Path>, fs: Arc<dyn Fs>) -> Result<RunDir> {
+        let path = path.as_ref().to_path_buf();
+        fs.mkdir(&path).map_err(|e| unwritable(&path, &e))?;
+        let lock = path.join(LOCK);
+        let me = Owner { pid: std::process::id(), host: host(), started: utc(SystemTime::now()) };
+        let me = serde_json::to_string(&me).unwrap_or_default() + "\n";
+        let held = fs.lock(&lock, &me).map_err(|e| match e.kind() {
+            std::io::ErrorKind::WouldBlock => locked(&lock),
+            std::io::ErrorKind::Unsupported => Error::io(Kind::Disk, "cannot be locked", &lock, &e)
+                .hint("this file system has no locks; put the run folder on another one"),
+            _ => unwritable(&lock, &e),
+        })?;
+        let run = RunDir { path, fs, _lock: held, keep_last: 2, verified: BTreeSet::new() };
+        run.sweep()?;
+        Ok(run)
+    }
+
+    /// How many verified checkpoints stay (at least 2, so that one of them may turn out damaged).
+    pub fn keep_last(mut self, n: usize) -> Self {
+        self.keep_last = n.max(2);
+        self
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Removes what bears `.tmp-<pid>` and puts back what bears `.old-<pid>` and was not replaced. The lock is held, so
+    /// nobody is at work on them.
+    fn sweep(&self) -> Result<()> {
+        for name in names(&self.path)? {
+            let path = self.path.join(&name);
+            let done = match leftover(&name) {
+                Some((_, "tmp")) => remove_any(&*self.fs, &path),
+                Some((target, _)) => restore(&*self.fs, &path, &self.path.join(target)),
+                None => Ok(()),
+            };
+            done.map_err(|e| {
+                Error::io(Kind::Disk, "a leftover of a killed run cannot be cleared away", &path, &e)
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Saves `checkpoint-<step>`: all files or none. One of that step is replaced as a whole.
+    ///
+    /// Then prunes: the newest [`RunDir::keep_last`] that verify stay, and the steps of `keep` (the best one). On an
+    /// error (`Disk`, or `Diverged` for a tensor that is not finite) all earlier checkpoints are as they were.
+    pub fn save(&mut self, step: u64, files: Vec<NamedFile<'_>>, keep: &[u64]) -> Result<Saved> {
+        let fs = Arc::clone(&self.fs);
+        let path = self.checkpoint(step);
+        let temp = sibling(&path, "tmp");
+        let write = || {
+            if temp.symlink_metadata().is_ok() {
+                remove_any(&*fs, &temp).map_err(|e| unwritable(&temp, &e))?;
+            }
+            if let Some(f) = files.iter().find(|f| f.name == MANIFEST) {
+                return Err(Error::shape(format!("{} is the manifest's own name", f.name)).at(&temp));
+            }
+            let written = write_files(&*fs, &temp, &files)?;
+            let list = temp.join(MANIFEST);
+            let text = manifest::render(&written)?;
+            let put = || {
+                let mut sink = fs.create(&list)?;
+                sink.write_all(&text)?;
+                sink.sync()
+            };
+            put().map_err(|e| unwritable(&list, &e))?;
+            fs.sync_dir(&temp).map_err(|e| unwritable(&temp, &e))?;
+            publish(&*fs, &temp, &path)?;
+            Ok(written.values().map(|w| w.bytes).sum())
+        };
+        let bytes = write().inspect_err(|_| {
+            let _ = remove_any(&*fs, &temp);
+        })?;
+        self.verified.insert(step);
+
+        let mut saved = Saved { path, bytes, pruned: Vec::new(), warnings: Vec::new() };
+        let latest = self.path.join(LATEST);
+        if let Err(e) = replace_file(&*fs, &latest, format!("checkpoint-{step}\n").as_bytes()) {
+            saved.warnings.push(unwritable(&latest, &e));
+        }
+        if let Err(e) = self.prune(step, keep, &mut saved) {
+            saved.warnings.push(e);
+        }
+        Ok(saved)
+    }
+
+    fn prune(&mut self, saved_step: u64, keep: &[u64], saved: &mut Saved) -> Result<()> {
+        let mut good = 0;
+        for (step, path) in checkpoints(&self.path)?.into_iter().rev() {
+            if good < self.keep_last {
+                let known = self.verified.contains(&step);
+                if known || CheckpointReport::of(&path).ok() {
+                    self.verified.insert(step);
+                    good += 1;
+                }
+            } else if step != saved_step && !keep.contains(&step) {
+                // Renamed first: a checkpoint half removed must not look like one.
+                let gone = sibling(&path, "tmp");
+                let remove = || {
+                    self.fs.rename(&path, &gone)?;
+                    remove_any(&*self.fs, &gone)
+                };
+                remove().map_err(|e| Error::io(Kind::Disk, "cannot be removed", &path, &e))?;
+                self.verified.remove(&step);
+                saved.pruned.push(path);
+            }
+        }
+        Ok(())
+    }
+
+    /// The newest checkpoint whose every file is as it was written, and those that were passed over, with the reason.
+    pub fn newest_verified(&mut self) -> Result<Newest> {
+        let mut newest = Newest::default();
+        for (step, path) in checkpoints(&self.path)?.into_iter().rev() {
+            let report = CheckpointReport::of(&path);
+            if report.ok() {
+                self.verified.insert(step);
+                newest.found = Some((step, path));
+                break;
+            }
+            self.verified.remove(&step);
+            newest.skipped.push((path, report.problems.join("; ")));
+        }
+        Ok(newest)
+    }
+
+    /// The folder of a step's checkpoint, whether it is there or not.
+    pub fn checkpoint(&self, step: u64) -> PathBuf {
+        self.path.join(format!("checkpoint-{step}"))
+    }
+}
+
+/// `checkpoint-<step>`, written just so.
+pub(super) fn step_of(name: &str) -> Option<u64> {
+    let digits = name.strip_prefix("checkpoint-")?;
+    let step: u64 = digits.parse().ok()?;
+    (step.to_string() == digits).then_some(step)
+}
+
+/// `<target>.tmp-<pid>` or `<target>.old-<pid>`: the target and the tag.
+fn leftover(name: &str) -> Option<(&str, &'static str)> {
+    let (head, pid) = name.rsplit_once('-')?;
+    pid.parse::<u32>().ok()?;
+    let tag = |tag: &'static str| Some((head.strip_suffix(tag)?.strip_suffix('.')?, tag));
+    tag("tmp").or_else(|| tag("old")).filter(|(target, _)| !target.is_empty())
+}
+
+/// The names in a folder that are text, sorted.
+fn names(dir: &Path) -> Result<Vec<String>> {
+    let list = || -> std::io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in std::fs::read_dir(dir)? {
+            names.extend(entry?.file_name().into_string().ok());
+        }
+        Ok(names)
+    };
+    let mut names = list().map_err(|e| Error::io(Kind::Model, "cannot be read", dir, &e))?;
+    names.sort_unstable();
+    Ok(names)
+}
+
+/// The checkpoints of a run folder by step, oldest first, damaged or not.
+pub(super) fn checkpoints(dir: &Path) -> Result<Vec<(u64, PathBuf)>> {
+    let step = |name: String| step_of(&name).map(|step| (step, dir.join(name)));
+    let mut found: Vec<_> = names(dir)?.into_iter().filter_map(step).collect();
+    found.sort_unstable();
+    Ok(found)
+}
+
+fn locked(lock: &Path) -> Error {
+    // The holder writes its name right after it has the lock; the moment between is waited out.
+    let owner = (0..20).find_map(|_| {
+        let owner: Option<Owner> = std::fs::read(lock).ok().and_then(|b| serde_json::from_slice(&b).ok());
+        if owner.is_none() {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        owner
+    });
+    let found = owner.map_or("a holder that has not written its name".into(), |o| {
+        format!("process {} on host {}, started {}", o.pid, o.host, o.started)
+    });
+    Error::locked("the run folder is held by another process")
+        .at(parent(lock))
+        .found(found)
+        .hint("wait for it, stop it, or give another run folder")
+}
+
+fn host() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
+    let name = name.or_else(|| ["HOSTNAME", "COMPUTERNAME"].iter().find_map(|v| std::env::var(v).ok()));
+    name.map(|n| n.trim().to_string()).filter(|n| !n.is_empty()).unwrap_or("unknown".into())
+}
+
+/// `2026-11-23T18:57:15Z`. Civil date from a day count: Hinnant, "chrono-Compatible Low-Level Date Algorithms".
+fn utc(time: SystemTime) -> String {
+    let t = time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let (days, s) = (t / 86_400 + 719_468, t % 86_400);
+    let (era, doe) = (days / 146_097, days % 146_097);
+    let yoe = (doe - doe / 1460 + doe / 36_524 - doe / 146_096) / 365;
+    let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
+    let mp = (5 * doy + 2) / 153;
+    let (day, month) = (doy - (153 * mp + 2) / 5 + 1, if mp < 10 { mp + 3 } else { mp - 9 });
+    let year = yoe + era * 400 + (month <= 2) as u64;
+    format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", s / 3600, s / 60 % 60, s % 60)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Seconds from `date -u -d <date> +%s`.
+    #[test]
+    fn dates() {
+        let at = |s| utc(UNIX_EPOCH + Duration::from_secs(s));
+        assert_eq!(at(0), "1970-01-01T00:00:00Z");
+        assert_eq!(at(951_827_696), "2000-02-29T12:34:56Z");
+        assert_eq!(at(1_767_225_599), "2025-12-31T23:59:59Z");
+    }
+
+    #[test]
+    fn names_of_leftovers() {
+        assert_eq!(leftover("checkpoint-5.tmp-12"), Some(("checkpoint-5", "tmp")));
+        assert_eq!(leftover("model.old-7"), Some(("model", "old")));
+        for name in ["checkpoint-5", "checkpoint-5.tmp", "notes.tmp-x", ".tmp-3", "atmp-3", "run.lock"] {
+            assert_eq!(leftover(name), None, "{name}");
+        }
+        assert_eq!(step_of("checkpoint-007"), None);
+        assert_eq!(step_of("checkpoint-+7"), None);
+        assert_eq!(step_of("checkpoint-70"), Some(70));
+    }
+}

@@ -1,0 +1,242 @@
+//! Writes files and whole folders of them: safetensors streamed tensor by tensor, hashed on the way.
+
+use super::fs::{Fs, Sink, parent, remove_any, sibling};
+use super::{Dtype, convert};
+use crate::error::{Error, Kind, Result};
+use crate::shape::DType;
+use safetensors::tensor::TensorInfo;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
+use std::path::Path;
+
+/// A tensor to be written. `bytes` are row-major and little-endian, and need not be copied for it.
+#[derive(Clone, Debug)]
+pub struct TensorOut<'a> {
+    /// Its name, the model's own: `bert.pooler.dense.weight`.
+    pub name: String,
+    /// The type of one element; `DType::F32.into()` for ours.
+    pub dtype: Dtype,
+    /// Extents, slowest first.
+    pub shape: Vec<usize>,
+    /// The elements.
+    pub bytes: Cow<'a, [u8]>,
+}
+
+/// A file to be written into a folder.
+#[derive(Clone, Debug)]
+pub struct NamedFile<'a> {
+    /// A plain file name.
+    pub name: String,
+    /// What is in it.
+    pub body: Body<'a>,
+}
+
+/// The contents of a file.
+#[derive(Clone, Debug)]
+pub enum Body<'a> {
+    /// Bytes as they are.
+    Bytes(Cow<'a, [u8]>),
+    /// A safetensors file: tensors, and metadata beside `format = pt`.
+    Tensors(Vec<TensorOut<'a>>, Vec<(String, String)>),
+}
+
+impl<'a> NamedFile<'a> {
+    /// A file of bytes.
+    pub fn bytes(name: impl Into<String>, bytes: impl Into<Cow<'a, [u8]>>) -> Self {
+        Self { name: name.into(), body: Body::Bytes(bytes.into()) }
+    }
+    /// A safetensors file.
+    pub fn tensors(name: impl Into<String>, tensors: Vec<TensorOut<'a>>) -> Self {
+        Self { name: name.into(), body: Body::Tensors(tensors, Vec::new()) }
+    }
+}
+
+/// What was written: enough to know it again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Written {
+    /// The file's length.
+    pub bytes: u64,
+    /// Its BLAKE3 hash.
+    pub blake3: blake3::Hash,
+}
+
+impl From<DType> for Dtype {
+    fn from(d: DType) -> Self {
+        match d {
+            DType::F64 => Dtype::F64,
+            DType::F32 => Dtype::F32,
+            DType::BF16 => Dtype::BF16,
+            DType::F16 => Dtype::F16,
+            DType::U32 => Dtype::U32,
+        }
+    }
+}
+
+/// Counts and hashes what passes through.
+struct Hashing {
+    sink: Box<dyn Sink>,
+    hasher: blake3::Hasher,
+    bytes: u64,
+}
+
+impl Hashing {
+    fn put(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        // By pieces, so that they are hashed while they are in the cache.
+        for piece in bytes.chunks(1 << 20) {
+            self.hasher.update(piece);
+            self.sink.write_all(piece)?;
+            self.bytes += piece.len() as u64;
+        }
+        Ok(())
+    }
+}
+
+/// Writes a safetensors file at `path` and syncs it: the same tensors give the same bytes, in whatever order they come.
+///
+/// As the `safetensors` crate does it: wide types first, then by name, so that every tensor is aligned; the header is
+/// padded with spaces to 8 bytes. `metadata` goes beside `format = pt`, which `transformers` asks for. Refuses names
+/// given twice, bytes that do not fit the shape, and (kind `Diverged`) values that are not finite.
+pub fn write_safetensors(
+    fs: &dyn Fs,
+    path: &Path,
+    tensors: &[TensorOut<'_>],
+    metadata: &[(String, String)],
+) -> Result<Written> {
+    let bad = |what: String| Error::shape(what).at(path);
+    let mut order: Vec<&TensorOut> = tensors.iter().collect();
+    order.sort_by(|a, b| b.dtype.cmp(&a.dtype).then_with(|| a.name.cmp(&b.name)));
+    let mut meta = BTreeMap::from([("format", "pt")]);
+    meta.extend(metadata.iter().map(|(k, v)| (k.as_str(), v.as_str())));
+    let json =
+        |v: serde_json::Result<String>| v.map_err(|e| bad(format!("the header cannot be written: {e}")));
+
+    let mut header = format!("{{\"__metadata__\":{}", json(serde_json::to_string(&meta))?);
+    let (mut offset, mut names) = (0, BTreeSet::new());
+    for t in &order {
+        if !names.insert(&t.name) || t.name == "__metadata__" {
+            return Err(bad(format!("tensor `{}` is given twice", t.name)));
+        }
+        let bits = t.shape.iter().try_fold(t.dtype.bitsize(), |n, &d| n.checked_mul(d));
+        if bits.map(|b| b.div_ceil(8)) != Some(t.bytes.len()) {
+            return Err(bad(format!("tensor `{}` has not the bytes of its shape", t.name))
+                .expected(format!("{:?} of {}", t.shape, t.dtype))
+                .found(format!("{} bytes", t.bytes.len())));
+        }
+        if let Some(at) = convert::find_nonfinite(t.dtype, &t.bytes) {
+            return Err(Error::diverged(format!("tensor `{}` is not finite and is not saved", t.name))
+                .at(path)
+                .found(format!("an infinity or NaN at element {at}, shape {:?}", t.shape)));
+        }
+        let data_offsets = (offset, offset + t.bytes.len());
+        offset = data_offsets.1;
+        let info = TensorInfo { dtype: t.dtype, shape: t.shape.clone(), data_offsets };
+        let (name, info) = (json(serde_json::to_string(&t.name))?, json(serde_json::to_string(&info))?);
+        header.push_str(&format!(",{name}:{info}"));
+    }
+    header.push('}');
+    while !header.len().is_multiple_of(8) {
+        header.push(' ');
+    }
+    write_hashed(fs, path, |out| {
+        out.put(&(header.len() as u64).to_le_bytes())?;
+        out.put(header.as_bytes())?;
+        order.iter().try_for_each(|t| out.put(&t.bytes))
+    })
+}
+
+fn write_hashed(
+    fs: &dyn Fs,
+    path: &Path,
+    body: impl FnOnce(&mut Hashing) -> std::io::Result<()>,
+) -> Result<Written> {
+    let run = || {
+        let mut out = Hashing { sink: fs.create(path)?, hasher: blake3::Hasher::new(), bytes: 0 };
+        body(&mut out)?;
+        out.sink.sync()?;
+        Ok(Written { bytes: out.bytes, blake3: out.hasher.finalize() })
+    };
+    run().map_err(|e| unwritable(path, &e))
+}
+
+pub(super) fn unwritable(path: &Path, e: &std::io::Error) -> Error {
+    Error::io(Kind::Disk, "cannot be written", path, e)
+}
+
+/// Whether a name is that of a file in the folder at hand, and of no other.
+pub(super) fn plain(name: &str) -> bool {
+    !name.is_empty() && name != "." && name != ".." && !name.contains(['/', '\\', ':', '\0'])
+}
+
+/// Writes the files into the new folder `dir`, each synced, and says what was written, sorted by name.
+pub(super) fn write_files(
+    fs: &dyn Fs,
+    dir: &Path,
+    files: &[NamedFile<'_>],
+) -> Result<BTreeMap<String, Written>> {
+    fs.mkdir(dir).map_err(|e| unwritable(dir, &e))?;
+    let mut written = BTreeMap::new();
+    for file in files {
+        let path = dir.join(&file.name);
+        if !plain(&file.name) || written.contains_key(&file.name) {
+            return Err(
+                Error::shape(format!("the file name {:?} is not plain, or given twice", file.name)).at(dir)
+            );
+        }
+        let w = match &file.body {
+            Body::Bytes(bytes) => write_hashed(fs, &path, |out| out.put(bytes))?,
+            Body::Tensors(tensors, metadata) => write_safetensors(fs, &path, tensors, metadata)?,
+        };
+        written.insert(file.name.clone(), w);
+    }
+    Ok(written)
+}
+
+/// Puts the complete folder `temp` in the place of `target`, which may be there.
+///
+/// A folder cannot be renamed over another, so the old one is moved to `target.old-<pid>` first, and moved back if the
+/// new one does not come; killed between the two, `target.old-<pid>` is left, whole, for [`restore`].
+pub(super) fn publish(fs: &dyn Fs, temp: &Path, target: &Path) -> Result<()> {
+    let fail = |e: std::io::Error| unwritable(target, &e);
+    let old = sibling(target, "old");
+    let there = target.symlink_metadata().is_ok();
+    if there {
+        fs.rename(target, &old).map_err(fail)?;
+    }
+    fs.rename(temp, target).map_err(|e| {
+        if there {
+            let _ = fs.rename(&old, target);
+        }
+        fail(e)
+    })?;
+    fs.sync_dir(parent(target)).map_err(fail)?;
+    if there {
+        // It is out of the way already; what cannot be removed now is removed at the next start.
+        let _ = remove_any(fs, &old);
+    }
+    Ok(())
+}
+
+/// After a kill in the midst of [`publish`]: the old folder goes back if nothing took its place, else away.
+pub(super) fn restore(fs: &dyn Fs, old: &Path, target: &Path) -> std::io::Result<()> {
+    if target.symlink_metadata().is_ok() { remove_any(fs, old) } else { fs.rename(old, target) }
+}
+
+/// Writes a model folder: all of it or nothing. The files go to `<path>.tmp-<pid>`, are synced, and take the place of
+/// `path` by a rename; a folder that was there is removed afterwards. On an error `path` is as it was.
+pub fn write_dir(fs: &dyn Fs, path: &Path, files: &[NamedFile<'_>]) -> Result<()> {
+    let temp = sibling(path, "tmp");
+    let run = || {
+        let above = parent(path);
+        fs.mkdir(above).map_err(|e| unwritable(above, &e))?;
+        if temp.symlink_metadata().is_ok() {
+            remove_any(fs, &temp).map_err(|e| unwritable(&temp, &e))?;
+        }
+        write_files(fs, &temp, files)?;
+        fs.sync_dir(&temp).map_err(|e| unwritable(&temp, &e))?;
+        publish(fs, &temp, path)
+    };
+    run().inspect_err(|_| {
+        let _ = remove_any(fs, &temp);
+    })
+}

@@ -1,0 +1,123 @@
+//! Downloads a model into the Hub's cache: the only code of the library that goes to the network.
+
+use super::{Env, Id, is_commit};
+use crate::checkpoint::Weights;
+use crate::checkpoint::json::{ORDINARY, check, located};
+use crate::checkpoint::tensors::{INDEX, SINGLE};
+use crate::error::{Error, Kind, Result};
+use serde_json::Value;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// What a model folder is made of, besides weights and `tokenizer*.json`.
+const FILES: &[&str] = &["config.json", "vocab.txt", "vocab.json", "merges.txt", "special_tokens_map.json"];
+
+/// Fetches the files of a model, weights last, each to a temporary name and then renamed; the reference comes at the
+/// very end. So an interrupted download is an incomplete copy, never one that looks whole.
+pub(super) fn download(id: &Id, cache: &Path, env: &Env) -> Result<PathBuf> {
+    let agent: ureq::Agent = ureq::Agent::config_builder()
+        .timeout_connect(Some(Duration::from_secs(20)))
+        .timeout_recv_response(Some(Duration::from_secs(60)))
+        .build()
+        .into();
+    let get = |url: &str| {
+        let mut request = agent.get(url);
+        if let Some(token) = &env.token {
+            request = request.header("Authorization", format!("Bearer {token}"));
+        }
+        request.call().map_err(|e| failed(id, url, &e.to_string()))
+    };
+
+    let rev = id.rev.replace('/', "%2F");
+    let url = format!("{}/api/models/{}/revision/{rev}", env.endpoint, id.name);
+    let mut text = Vec::new();
+    let body = get(&url)?.into_body();
+    body.into_reader()
+        .take(16_000_000)
+        .read_to_end(&mut text)
+        .map_err(|e| failed(id, &url, &e.to_string()))?;
+    check(&text, ORDINARY).map_err(|e| located(Path::new(&url), &e))?;
+    let info: Value = serde_json::from_slice(&text).map_err(|e| located(Path::new(&url), &e))?;
+    let commit = info.get("sha").and_then(Value::as_str).filter(|s| is_commit(s));
+    let commit = commit.ok_or_else(|| failed(id, &url, "the answer names no commit"))?;
+    let names = info.get("siblings").and_then(Value::as_array).into_iter().flatten();
+    let names: Vec<&str> = names.filter_map(|f| f.get("rfilename").and_then(Value::as_str)).collect();
+
+    let repo = cache.join(id.folder());
+    let dir = repo.join("snapshots").join(commit);
+    let mkdir = |dir: &Path| std::fs::create_dir_all(dir).map_err(|e| disk(dir, &e));
+    mkdir(&dir)?;
+    for name in wanted(&names).ok_or_else(|| {
+        Error::model(format!("the model `{}` has no weights that can be read", id.name))
+            .expected(format!("config.json and {SINGLE}"))
+            .found(names.join(", "))
+            .hint("convert it to safetensors, or choose another revision")
+    })? {
+        let path = dir.join(name);
+        if path.exists() {
+            continue;
+        }
+        let url = format!("{}/{}/resolve/{commit}/{name}", env.endpoint, id.name);
+        eprintln!("downloading {url}");
+        let response = get(&url)?;
+        let length = response.body().content_length();
+        let temp = dir.join(format!("{name}.tmp-{}", std::process::id()));
+        let write = || -> std::io::Result<u64> {
+            let mut file = File::create(&temp)?;
+            let n = std::io::copy(&mut response.into_body().into_reader(), &mut file)?;
+            file.sync_all()?;
+            Ok(n)
+        };
+        let wrote = write().map_err(|e| failed(id, &url, &e.to_string())).and_then(|n| {
+            let whole = length.is_none_or(|want| want == n);
+            if !whole {
+                return Err(failed(id, &url, "the connection ended too soon"));
+            }
+            if name.ends_with(".safetensors") {
+                Weights::check(&temp)?;
+            }
+            std::fs::rename(&temp, &path).map_err(|e| disk(&path, &e))
+        });
+        wrote.inspect_err(|_| {
+            let _ = std::fs::remove_file(&temp);
+        })?;
+    }
+    if id.rev != commit {
+        let reference = repo.join("refs").join(&id.rev);
+        if let Some(above) = reference.parent() {
+            mkdir(above)?;
+        }
+        std::fs::write(&reference, commit).map_err(|e| disk(&reference, &e))?;
+    }
+    Ok(dir)
+}
+
+/// The files to fetch, in order; `None` if they would not make a model.
+fn wanted<'a>(names: &[&'a str]) -> Option<Vec<&'a str>> {
+    let plain = |n: &str| !n.contains(['/', '\\', ':', '\0']) && !n.starts_with('.');
+    let small = |n: &str| FILES.contains(&n) || (n.starts_with("tokenizer") && n.ends_with(".json"));
+    let shard = |n: &str| n.starts_with("model-") && n.ends_with(".safetensors");
+    let has = |n: &str| names.contains(&n);
+    let mut list: Vec<&str> = names.iter().copied().filter(|n| plain(n) && small(n)).collect();
+    if has(SINGLE) {
+        list.push(SINGLE);
+    } else if has(INDEX) {
+        list.extend(names.iter().copied().filter(|n| plain(n) && shard(n)));
+        list.push(INDEX);
+    } else {
+        return None;
+    }
+    has("config.json").then_some(list)
+}
+
+fn failed(id: &Id, url: &str, why: &str) -> Error {
+    Error::model(format!("the model `{}` cannot be downloaded", id.name))
+        .found(format!("{why} ({url})"))
+        .hint("check the name and the network; a private model needs HF_TOKEN")
+}
+
+fn disk(path: &Path, e: &std::io::Error) -> Error {
+    Error::io(Kind::Disk, "cannot be written", path, e)
+}
