@@ -409,11 +409,11 @@ pub(super) fn list<'a>(names: impl Iterator<Item = &'a str>) -> String {
     }
 }
 
-/// The name that was probably meant: equal but for case and spaces, else within an edit distance of a third of its length.
+/// The name that was probably meant: equal but for case and spaces, else within an edit distance of a third of its length, rounded up.
 pub(super) fn nearest<'a>(name: &str, there: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let plain = |s: &str| s.trim().to_lowercase();
     let wanted = plain(name);
-    let limit = (wanted.chars().count() / 3).max(1);
+    let limit = wanted.chars().count().div_ceil(3);
     there
         .map(|other| (edit_distance(&wanted, &plain(other)), other))
         .filter(|(distance, _)| *distance <= limit)

@@ -23,8 +23,9 @@ pub fn split(
     seed: u64,
 ) -> Result<Vec<Vec<usize>>> {
     let sum: f64 = fractions.iter().sum();
-    // Written so that NaN fails too.
-    if !fractions.iter().all(|f| *f > 0.0) || !((sum - 1.0).abs() <= 1e-6) {
+    // A NaN fails both tests.
+    let (positive, whole) = (fractions.iter().all(|f| *f > 0.0), (sum - 1.0).abs() <= 1e-6);
+    if !positive || !whole {
         return Err(Error::usage("the fractions of a split must be positive and sum to 1")
             .found(format!("{fractions:?}")));
     }
