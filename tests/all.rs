@@ -1,6 +1,8 @@
 //! Every test but the op harness, in one binary: one file of `tests/all/` a subject.
 #[path = "all/checkpoint.rs"]
 mod checkpoint;
+#[path = "all/data.rs"]
+mod data;
 #[path = "all/metrics.rs"]
 mod metrics;
 #[path = "all/recipe.rs"]
@@ -9,5 +11,7 @@ mod recipe;
 mod rules;
 #[path = "all/schedule.rs"]
 mod schedule;
+#[path = "all/text.rs"]
+mod text;
 #[path = "all/weights.rs"]
 mod weights;

@@ -1,1 +1,29 @@
-//! To be written.
+//! Files -> rows -> tokens -> packed batches. No device here.
+//!
+//! [`read`] turns a CSV, TSV, JSON Lines or Parquet file into a [`Table`]; [`Target`] turns its labels into classes or
+//! values; [`split`] cuts one table in several; [`TokenSet`] holds the tokens; [`epoch`], [`micro_batches`] and
+//! [`eval_batches`] pack them; [`check`] reports what a person should know before training.
+
+mod batch;
+mod check;
+mod encoded;
+mod format;
+mod jsonl;
+mod labels;
+mod lines;
+// Parquet is left out by `--no-default-features`; its stand-in says so.
+#[cfg_attr(not(feature = "parquet"), path = "parquet_absent.rs")]
+mod parquet;
+mod read;
+mod report;
+mod separated;
+mod split;
+
+pub use batch::{Batch, BatchOptions, BatchSize, epoch, eval_batches, micro_batches};
+pub use check::check;
+pub use encoded::{Cache, TokenSet};
+pub use format::Format;
+pub use labels::{Label, Target};
+pub use read::{BadRow, Columns, OnBadRow, Records, Row, Table, read, read_texts};
+pub use report::{Conflict, FileReport, Leak, Lengths, Report, Typo};
+pub use split::split;

@@ -1,1 +1,154 @@
-//! To be written.
+//! Strings -> token ids with byte offsets. The `tokenizers` crate does the splitting; what stands here is the part that
+//! decides: which files are read, what is refused, how a text that is too long is cut, and what is said about it.
+
+mod guard;
+mod load;
+
+use std::path::{Path, PathBuf};
+
+use rayon::prelude::*;
+use tokenizers::PostProcessor;
+use tokenizers::processors::PostProcessorWrapper;
+use tokenizers::utils::truncation::{
+    TruncationDirection, TruncationParams, TruncationStrategy, truncate_encodings,
+};
+
+use crate::error::{Error, Kind, Result};
+pub(crate) use guard::guarded;
+
+/// A tokenizer loaded from a model folder. It truncates but never pads, whatever its files say.
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    /// Adds `[CLS]`, `[SEP]` and the like. Kept apart, so that a text is cut before they are added and not twice processed.
+    template: PostProcessorWrapper,
+    unknown: Option<u32>,
+    direction: TruncationDirection,
+    model_max_length: Option<usize>,
+    path: PathBuf,
+    /// The files as they were read, in the order of their names; `save` writes them back byte for byte.
+    files: Vec<(&'static str, Vec<u8>)>,
+    hash: String,
+}
+
+/// One text, or a pair of texts, as a model reads it. `ids`, `types` and `offsets` have one entry a token.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Encoding {
+    /// Token ids, special tokens included.
+    pub ids: Vec<u32>,
+    /// Segment ids: for BERT 0 for the text and 1 for the pair.
+    pub types: Vec<u32>,
+    /// Start and end of each token in *bytes* of the text it comes from (of the pair, for tokens of the pair);
+    /// (0, 0) for special tokens.
+    pub offsets: Vec<(u32, u32)>,
+    /// Tokens of text and pair that were cut off.
+    pub lost: u32,
+    /// Tokens among those kept that the vocabulary does not know.
+    pub unknown: u32,
+}
+
+impl Tokenizer {
+    /// Encodes a text, or a text and its pair, in at most `max_length` tokens including special tokens.
+    ///
+    /// What is too long is cut as Hugging Face's `longest_first` cuts it: the longer of the two sequences loses tokens
+    /// until both are equally long, then both do. An empty text gives the special tokens alone.
+    ///
+    /// # Errors
+    /// [`Kind::Usage`] if `max_length` does not even hold the special tokens; [`Kind::Data`] if the tokenizer fails on the text.
+    pub fn encode(&self, text: &str, pair: Option<&str>, max_length: usize) -> Result<Encoding> {
+        let special = self.template.added_tokens(pair.is_some());
+        if max_length < special {
+            return Err(Error::usage("max_length does not hold the special tokens")
+                .expected(format!("at least {special}"))
+                .found(max_length.to_string()));
+        }
+        if text.len().max(pair.map_or(0, str::len)) > u32::MAX as usize {
+            return Err(Error::data("a text of 4 GiB or more").hint("split it"));
+        }
+        let run = || -> tokenizers::Result<Encoding> {
+            let a = self.inner.encode(text, false)?;
+            let b = pair.map(|p| self.inner.encode(p, false)).transpose()?;
+            let count = |a: &tokenizers::Encoding, b: &Option<tokenizers::Encoding>| {
+                a.len() + b.as_ref().map_or(0, tokenizers::Encoding::len)
+            };
+            let whole = count(&a, &b);
+            let params = TruncationParams {
+                max_length: max_length - special,
+                strategy: TruncationStrategy::LongestFirst,
+                stride: 0,
+                direction: self.direction,
+            };
+            let (mut a, mut b) = truncate_encodings(a, b, &params)?;
+            // The pieces cut off come along as further encodings; the template would multiply them out.
+            a.take_overflowing();
+            if let Some(b) = &mut b {
+                b.take_overflowing();
+            }
+            let lost = whole - count(&a, &b);
+            let known = |id: &&u32| Some(**id) == self.unknown;
+            let unknown = a.get_ids().iter().filter(known).count()
+                + b.as_ref().map_or(0, |b| b.get_ids().iter().filter(known).count());
+            let e = self.template.process(a, b, true)?;
+            Ok(Encoding {
+                ids: e.get_ids().to_vec(),
+                types: e.get_type_ids().to_vec(),
+                offsets: e.get_offsets().iter().map(|&(s, t)| (s as u32, t as u32)).collect(),
+                lost: lost as u32,
+                unknown: unknown as u32,
+            })
+        };
+        guarded(run).unwrap_or_else(|panic| Err(panic.into())).map_err(|e| {
+            let start: String = text.chars().take(60).collect();
+            Error::data(format!("the tokenizer failed on a text that starts {start:?}"))
+                .found(e.to_string())
+                .hint(format!("check {}", self.path.display()))
+        })
+    }
+
+    /// Encodes many items on all cores; the result is that of [`Tokenizer::encode`] item by item, in order.
+    ///
+    /// # Errors
+    /// The error of the first item that fails.
+    pub fn encode_batch(&self, items: &[(&str, Option<&str>)], max_length: usize) -> Result<Vec<Encoding>> {
+        let encodings: Vec<Result<Encoding>> =
+            items.par_iter().map(|&(text, pair)| self.encode(text, pair, max_length)).collect();
+        encodings.into_iter().collect()
+    }
+
+    /// Special tokens that are added to a text, or to a text and its pair.
+    pub fn special_tokens(&self, pair: bool) -> usize {
+        self.template.added_tokens(pair)
+    }
+
+    /// The id of a token as it is written in the vocabulary.
+    pub fn id(&self, token: &str) -> Option<u32> {
+        self.inner.token_to_id(token)
+    }
+
+    /// The token of an id as it is written in the vocabulary.
+    pub fn token(&self, id: u32) -> Option<String> {
+        self.inner.id_to_token(id)
+    }
+
+    /// The longest input the tokenizer's configuration names, in tokens; the model's own limit may be smaller.
+    pub fn model_max_length(&self) -> Option<usize> {
+        self.model_max_length
+    }
+
+    /// BLAKE3 over the names and bytes of the tokenizer's files, in hexadecimal.
+    pub fn hash(&self) -> &str {
+        &self.hash
+    }
+
+    /// Writes the tokenizer's files into a folder, byte for byte as they were read, so that stock `transformers` opens it.
+    /// A tokenizer that came from `vocab.txt` alone also gets its `tokenizer.json`.
+    ///
+    /// # Errors
+    /// [`Kind::Disk`] if a file cannot be written.
+    pub fn save(&self, dir: &Path) -> Result<()> {
+        std::fs::create_dir_all(dir).map_err(|e| Error::io(Kind::Disk, "cannot make the folder", dir, &e))?;
+        self.files.iter().try_for_each(|(name, bytes)| {
+            let path = dir.join(name);
+            std::fs::write(&path, bytes).map_err(|e| Error::io(Kind::Disk, "cannot write", &path, &e))
+        })
+    }
+}

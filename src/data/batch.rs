@@ -1,0 +1,244 @@
+//! Packed batches: sequences end to end, no padding. Which examples make a step is a function of (seed, epoch) alone.
+
+use std::ops::Range;
+
+use super::encoded::TokenSet;
+use super::labels::Label;
+use crate::error::{Error, Result};
+use crate::rng::Stream;
+
+/// Sequences packed end to end, ready for the device. One optimiser step sums over one or several of these.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Batch {
+    /// Token ids, `[tokens]`.
+    pub ids: Vec<u32>,
+    /// Segment ids, `[tokens]`.
+    pub types: Vec<u32>,
+    /// Positions within the sequence, `[tokens]`, counted from the position offset.
+    pub positions: Vec<u32>,
+    /// Where each sequence starts, and the number of tokens: `[sequences + 1]`, from 0.
+    pub cu_seqlens: Vec<u32>,
+    /// Class numbers, `[sequences]`; empty for a regression or where there are no labels.
+    pub classes: Vec<u32>,
+    /// Values, `[sequences]`; empty for a classification or where there are no labels.
+    pub values: Vec<f32>,
+    /// Which example of the set each sequence is, `[sequences]`.
+    pub examples: Vec<u32>,
+    /// Tokens of the same step that stand in the micro-batches before this one. Dropout counts from here, so that a
+    /// step draws the same masks however it is cut.
+    pub first_token: u32,
+    /// Examples of the same step that stand in the micro-batches before this one.
+    pub first_example: u32,
+}
+
+impl Batch {
+    /// Number of sequences.
+    pub fn len(&self) -> usize {
+        self.examples.len()
+    }
+    /// Whether it holds no sequence.
+    pub fn is_empty(&self) -> bool {
+        self.examples.is_empty()
+    }
+    /// The longest sequence, in tokens.
+    pub fn max_seqlen(&self) -> usize {
+        self.cu_seqlens.windows(2).map(|w| (w[1] - w[0]) as usize).max().unwrap_or(0)
+    }
+}
+
+/// What one optimiser step is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BatchSize {
+    /// So many sequences.
+    Sequences(usize),
+    /// As many sequences as fit in so many tokens; a longer one makes a step of its own.
+    Tokens(usize),
+}
+
+/// How an epoch is cut into steps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BatchOptions {
+    /// What one step is made of.
+    pub batch: BatchSize,
+    /// Put sequences of like length into one step, as Hugging Face's `group_by_length` does.
+    pub group_by_length: bool,
+    /// Leave out the last step if it is not full.
+    pub drop_last: bool,
+}
+
+/// The examples of every optimiser step of one epoch, each example once.
+///
+/// With `group_by_length` the shuffled examples are taken 50 batches at a time (fewer if that makes less than four such
+/// portions), each portion is sorted by length, longest first, cut into steps, and the full steps are shuffled.
+/// A step that is not full comes last.
+///
+/// # Errors
+/// [`Kind::Usage`](crate::error::Kind::Usage) for a batch of size 0; [`Kind::Data`](crate::error::Kind::Data) if nothing is left.
+pub fn epoch(lengths: &[u32], seed: u64, epoch: u64, opts: &BatchOptions) -> Result<Vec<Vec<u32>>> {
+    let (BatchSize::Sequences(size) | BatchSize::Tokens(size)) = opts.batch;
+    if size == 0 {
+        return Err(Error::usage("a batch of size 0").expected("at least 1"));
+    }
+    let n = u32::try_from(lengths.len()).map_err(|_| Error::data("more than 4 billion examples"))?;
+    let mut order: Vec<u32> = (0..n).collect();
+    Stream::new(seed, "epoch", epoch).shuffle(&mut order);
+    let length = |i: u32| lengths[i as usize];
+    if opts.group_by_length {
+        let sequences = match opts.batch {
+            BatchSize::Sequences(n) => n,
+            BatchSize::Tokens(budget) => {
+                let all: u64 = lengths.iter().map(|l| u64::from(*l)).sum();
+                (budget as u64 * u64::from(n) / all.max(1)).max(1) as usize
+            }
+        };
+        // The multiple of transformers' get_length_grouped_indices.
+        let portion = sequences.saturating_mul((order.len() / sequences.saturating_mul(4)).clamp(1, 50));
+        order.chunks_mut(portion).for_each(|chunk| chunk.sort_by_key(|i| std::cmp::Reverse(length(*i))));
+    }
+    let mut steps: Vec<Vec<u32>> = Vec::new();
+    let full;
+    match opts.batch {
+        BatchSize::Sequences(size) => {
+            steps.extend(order.chunks(size).map(<[u32]>::to_vec));
+            full = steps.last().is_none_or(|last| last.len() == size);
+        }
+        BatchSize::Tokens(budget) => {
+            let mut tokens = 0;
+            for i in order {
+                let len = length(i) as usize;
+                match steps.last_mut() {
+                    Some(step) if tokens + len <= budget => step.push(i),
+                    _ => {
+                        steps.push(vec![i]);
+                        tokens = 0;
+                    }
+                }
+                tokens += len;
+            }
+            full = tokens >= budget;
+        }
+    }
+    let last = if full { None } else { steps.pop() };
+    if opts.group_by_length {
+        Stream::new(seed, "steps", epoch).shuffle(&mut steps);
+    }
+    if !opts.drop_last {
+        steps.extend(last);
+    }
+    if steps.is_empty() {
+        return Err(Error::data("an epoch without a step")
+            .expected("at least one full batch")
+            .found(format!("{n} examples"))
+            .hint("a smaller batch, or drop_last = false"));
+    }
+    Ok(steps)
+}
+
+/// Cuts one step into micro-batches: `accumulation` parts of nearly equal count in the order of `step`, none of which
+/// holds more than `max_tokens` tokens (a longer sequence stands alone). Put together they are the step.
+///
+/// `position_offset` is the position of a sequence's first token: 0 for BERT, `padding_idx + 1` = 2 for RoBERTa.
+///
+/// # Errors
+/// [`Kind::Usage`](crate::error::Kind::Usage) if `accumulation` or `max_tokens` is 0 or an example does not exist.
+pub fn micro_batches(
+    set: &TokenSet,
+    step: &[u32],
+    accumulation: usize,
+    max_tokens: Option<usize>,
+    position_offset: u32,
+) -> Result<Vec<Batch>> {
+    if accumulation == 0 || max_tokens == Some(0) {
+        return Err(Error::usage("accumulation and max_tokens must be at least 1"));
+    }
+    check_indices(set, step)?;
+    let mut batches = Vec::new();
+    let mut first = Place::default();
+    for part in 0..accumulation {
+        let range = |k: usize| (step.len() as u128 * k as u128 / accumulation as u128) as usize;
+        for cut in cuts(set, &step[range(part)..range(part + 1)], max_tokens.unwrap_or(usize::MAX)) {
+            batches.push(pack(set, &step[range(part)..range(part + 1)][cut], &mut first, position_offset)?);
+        }
+    }
+    Ok(batches)
+}
+
+/// All examples for evaluation, longest first, packed into batches of at most `max_tokens` tokens (a longer sequence
+/// stands alone). `examples` of a batch says where each result belongs.
+///
+/// # Errors
+/// [`Kind::Usage`](crate::error::Kind::Usage) if `max_tokens` is 0.
+pub fn eval_batches(set: &TokenSet, max_tokens: usize, position_offset: u32) -> Result<Vec<Batch>> {
+    if max_tokens == 0 {
+        return Err(Error::usage("max_tokens must be at least 1"));
+    }
+    let mut order: Vec<u32> = (0..set.len() as u32).collect();
+    order.sort_by_key(|i| std::cmp::Reverse(set.length(*i as usize)));
+    let mut batches = Vec::new();
+    for cut in cuts(set, &order, max_tokens) {
+        batches.push(pack(set, &order[cut], &mut Place::default(), position_offset)?);
+    }
+    Ok(batches)
+}
+
+/// Where a micro-batch starts in its step.
+#[derive(Default)]
+struct Place {
+    token: u32,
+    example: u32,
+}
+
+fn check_indices(set: &TokenSet, examples: &[u32]) -> Result<()> {
+    match examples.iter().find(|i| **i as usize >= set.len()) {
+        Some(i) => Err(Error::usage("an example that the set does not have")
+            .expected(format!("below {}", set.len()))
+            .found(i.to_string())),
+        None => Ok(()),
+    }
+}
+
+/// Contiguous runs of examples with at most `max_tokens` tokens each.
+fn cuts(set: &TokenSet, examples: &[u32], max_tokens: usize) -> Vec<Range<usize>> {
+    let mut cuts: Vec<Range<usize>> = Vec::new();
+    let mut tokens = 0;
+    for (i, example) in examples.iter().enumerate() {
+        let len = set.length(*example as usize);
+        match cuts.last_mut() {
+            Some(cut) if tokens + len <= max_tokens => cut.end = i + 1,
+            _ => {
+                cuts.push(i..i + 1);
+                tokens = 0;
+            }
+        }
+        tokens += len;
+    }
+    cuts
+}
+
+fn pack(set: &TokenSet, examples: &[u32], first: &mut Place, position_offset: u32) -> Result<Batch> {
+    let mut batch = Batch {
+        cu_seqlens: vec![0],
+        examples: examples.to_vec(),
+        first_token: first.token,
+        first_example: first.example,
+        ..Batch::default()
+    };
+    for &example in examples {
+        let range = set.range(example as usize);
+        let len = range.len() as u32;
+        batch.ids.extend_from_slice(&set.ids[range.clone()]);
+        batch.types.extend_from_slice(&set.types[range]);
+        batch.positions.extend(position_offset..position_offset + len);
+        batch.cu_seqlens.push(batch.ids.len() as u32);
+        match set.labels.get(example as usize) {
+            Some(Label::Class(class)) => batch.classes.push(*class),
+            Some(Label::Value(value)) => batch.values.push(*value),
+            None => {}
+        }
+    }
+    let tokens = u32::try_from(batch.ids.len()).ok().and_then(|n| first.token.checked_add(n));
+    first.token =
+        tokens.ok_or_else(|| Error::usage("a step of more than 4 billion tokens").hint("a smaller batch"))?;
+    first.example += examples.len() as u32;
+    Ok(batch)
+}

@@ -1,0 +1,131 @@
+//! Labels as they are written -> class numbers or values. The train split decides which classes there are.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::read::{Row, Table, list, nearest};
+use crate::error::{Error, Result};
+
+/// What a model is to predict.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Target {
+    /// One of several classes; a class's number is its place here.
+    Classify {
+        /// The names, at least two, none twice.
+        classes: Vec<String>,
+    },
+    /// A number.
+    Regress,
+}
+
+/// A label as a loss takes it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Label {
+    /// The number of a class.
+    Class(u32),
+    /// A value; finite.
+    Value(f32),
+}
+
+/// So many distinct labels that are most of the rows are no classes: a wrong column, or a regression.
+const MANY: usize = 100;
+
+impl Target {
+    /// The classes of the train split: those given, else all that occur, in numeric order if all are whole numbers, else
+    /// in the order of their bytes.
+    ///
+    /// # Errors
+    /// [`Kind::Data`](crate::error::Kind::Data) if there are fewer than two, if a name is given twice, if a label is not
+    /// among those given, or if the column looks like anything but classes.
+    pub fn classes(train: &Table, given: Option<&[String]>) -> Result<Self> {
+        let fail = |what: String| Error::data(what).at(&train.path);
+        if let Some(given) = given {
+            let mut seen = HashSet::new();
+            if let Some(twice) = given.iter().find(|name| !seen.insert(name.as_str())) {
+                return Err(Error::usage(format!("the class {twice:?} is given twice")));
+            }
+            if given.len() < 2 {
+                return Err(Error::usage("a classification needs two classes")
+                    .found(list(given.iter().map(String::as_str))));
+            }
+            let target = Self::Classify { classes: given.to_vec() };
+            target.labels(train)?;
+            return Ok(target);
+        }
+        let mut names = BTreeSet::new();
+        for row in &train.rows {
+            names.insert(written(row, &train.path)?);
+        }
+        let mut classes: Vec<String> = names.into_iter().map(str::to_string).collect();
+        if classes.len() < 2 {
+            return Err(fail("all rows have one label: there is nothing to learn".into())
+                .expected("at least two classes")
+                .found(list(classes.iter().map(String::as_str)))
+                .hint("is it the right label column, and the whole file?"));
+        }
+        if classes.len() > MANY && classes.len() * 2 > train.rows.len() {
+            let e = fail(format!(
+                "{} different labels in {} rows are no classes",
+                classes.len(),
+                train.rows.len()
+            ))
+            .found(list(classes.iter().map(String::as_str)));
+            let numbers = classes.iter().all(|c| c.trim().parse::<f64>().is_ok());
+            return Err(e.hint(if numbers {
+                "numbers are predicted by a regression"
+            } else {
+                "name another label column, or list the classes in the recipe"
+            }));
+        }
+        let numbers: Option<Vec<i64>> = classes.iter().map(|c| c.parse().ok()).collect();
+        if let Some(numbers) = numbers {
+            let mut both: Vec<(i64, String)> = numbers.into_iter().zip(classes).collect();
+            both.sort();
+            classes = both.into_iter().map(|(_, name)| name).collect();
+        }
+        Ok(Self::Classify { classes })
+    }
+
+    /// The label of every row of a table.
+    ///
+    /// # Errors
+    /// [`Kind::Data`](crate::error::Kind::Data) with file and line for a label that is no known class or no finite number.
+    pub fn labels(&self, table: &Table) -> Result<Vec<Label>> {
+        let classes = match self {
+            Self::Classify { classes } => classes.as_slice(),
+            Self::Regress => &[],
+        };
+        let places: HashMap<&str, u32> = classes.iter().map(String::as_str).zip(0..).collect();
+        let label = |row: &Row| {
+            let label = written(row, &table.path)?;
+            let at = |what: &str| Error::data(what).at(&table.path).line(row.line);
+            match self {
+                Self::Classify { .. } => places.get(label).map(|i| Label::Class(*i)).ok_or_else(|| {
+                    let names = || classes.iter().map(String::as_str);
+                    let e = at(&format!("the label {label:?} is none of the classes"))
+                        .expected(list(names()))
+                        .found(format!("{label:?}"));
+                    match nearest(label, names()) {
+                        Some(near) => e.hint(format!("did you mean {near:?}? Else add it to the train split, or to the recipe's classes")),
+                        None => e.hint("a class must occur in the train split or stand in the recipe's classes"),
+                    }
+                }),
+                Self::Regress => {
+                    let value = label.trim().parse::<f64>().ok().map(|x| x as f32).filter(|x| x.is_finite());
+                    value.map(Label::Value).ok_or_else(|| {
+                        at("the label is not a finite number").expected("a number such as 3.25").found(format!("{label:?}"))
+                    })
+                }
+            }
+        };
+        table.rows.iter().map(label).collect()
+    }
+}
+
+fn written<'a>(row: &'a Row, path: &Path) -> Result<&'a str> {
+    row.label
+        .as_deref()
+        .ok_or_else(|| Error::usage("the table was read without a label column").at(path).line(row.line))
+}

@@ -1,0 +1,12 @@
+//! The stand-in where Parquet was left out.
+
+use std::path::Path;
+
+use super::format::Rows;
+use crate::error::{Error, Result};
+
+pub(super) fn open(path: &Path, _columns: Option<&[&str]>) -> Result<Box<dyn Rows>> {
+    Err(Error::data("this build reads no Parquet")
+        .at(path)
+        .hint("build with --features parquet, or convert the file to CSV or JSON Lines"))
+}

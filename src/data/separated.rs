@@ -1,0 +1,216 @@
+//! CSV and TSV: RFC 4180 with exact places. A general reader forgives stray quotes, and so joins rows without a word;
+//! here that is an error with its byte.
+
+use std::collections::HashSet;
+use std::io::BufRead;
+use std::path::{Path, PathBuf};
+
+use super::format::{Cells, Found, Record, Rows};
+use super::lines::{At, Lines, MAX_LINE, trim_end};
+use super::read::BadRow;
+use crate::error::{Error, Kind, Result};
+
+pub(super) struct SeparatedRows<R> {
+    lines: Lines<R>,
+    path: PathBuf,
+    delimiter: u8,
+    quotes: bool,
+    header: Vec<String>,
+    /// The raw bytes of the record being read.
+    raw: Vec<u8>,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum State {
+    Start,
+    Plain,
+    Quoted,
+    /// A quote inside a quoted field: its end, or the first of two that stand for one.
+    Quote,
+}
+
+impl<R: BufRead> SeparatedRows<R> {
+    /// `first` is the header line, found at `at`, without a byte order mark.
+    pub fn new(lines: Lines<R>, first: Vec<u8>, at: At, path: &Path, delimiter: u8) -> Result<Self> {
+        let quotes = delimiter == b',' || all_quoted(trim_end(&first), delimiter);
+        let mut rows =
+            Self { lines, path: path.to_path_buf(), delimiter, quotes, header: Vec::new(), raw: first };
+        let header = match rows.record(Some(at))? {
+            Some(Ok(Record { cells: Cells::List(header), .. })) => header,
+            Some(Err(bad)) => return Err(bad.error(path)),
+            _ => {
+                return Err(Error::data("the header line is blank")
+                    .at(path)
+                    .line(1)
+                    .expected("the names of the columns"));
+            }
+        };
+        if header.iter().any(|name| name.contains('\r')) {
+            return Err(Error::data("line ends of old Macs (a carriage return alone)")
+                .at(path)
+                .line(1)
+                .hint("convert the file: tr '\\r' '\\n' < FILE > NEW"));
+        }
+        let mut seen = HashSet::new();
+        if let Some(twice) = header.iter().find(|name| !seen.insert(name.as_str())) {
+            return Err(Error::data(format!("two columns are named {twice:?}"))
+                .at(path)
+                .line(1)
+                .byte(at.byte)
+                .hint("rename one of them, or write the header line if the file has none"));
+        }
+        rows.header = header;
+        Ok(rows)
+    }
+
+    /// Reads one record, which may span lines. `first` says that its first line stands in `raw` already.
+    fn record(&mut self, first: Option<At>) -> Result<Option<Found>> {
+        let mut start: Option<At> = None;
+        let mut given = first;
+        let mut fields: Vec<Vec<u8>> = Vec::new();
+        let mut field = Vec::new();
+        let mut state = State::Start;
+        loop {
+            let (from, at) = match given.take() {
+                Some(at) => (0, at),
+                None => {
+                    if start.is_none() {
+                        self.raw.clear();
+                    }
+                    let from = self.raw.len();
+                    let next = self.lines.next(&mut self.raw);
+                    match next.map_err(|e| Error::io(Kind::Data, "cannot read", &self.path, &e))? {
+                        Some(at) => (from, at),
+                        None => return start.map_or(Ok(None), |s| Err(self.unclosed(s))),
+                    }
+                }
+            };
+            let place = *start.get_or_insert(at);
+            if at.too_long {
+                let bad = BadRow::new(place.line, Some(place.byte), "a row is too long")
+                    .expected(format!("at most {} MB", MAX_LINE >> 20));
+                return self.lost_unless_one_line(place, at, bad);
+            }
+            let line = &self.raw[from..];
+            let body = trim_end(line);
+            if body.is_empty() && state == State::Start && fields.is_empty() {
+                // A blank line is no row.
+                start = None;
+                continue;
+            }
+            for (i, &b) in body.iter().enumerate() {
+                state = match state {
+                    State::Start if b == b'"' && self.quotes => State::Quoted,
+                    State::Start | State::Plain | State::Quote if b == self.delimiter => {
+                        fields.push(std::mem::take(&mut field));
+                        State::Start
+                    }
+                    State::Start | State::Plain => {
+                        field.push(b);
+                        State::Plain
+                    }
+                    State::Quoted if b == b'"' => State::Quote,
+                    State::Quote if b == b'"' => {
+                        field.push(b);
+                        State::Quoted
+                    }
+                    State::Quoted => {
+                        field.push(b);
+                        State::Quoted
+                    }
+                    State::Quote => {
+                        let byte = at.byte + i as u64;
+                        let bad = BadRow::new(at.line, Some(byte), "text after a closing quote")
+                            .expected("a comma or the end of the line")
+                            .found(String::from_utf8_lossy(&body[i..]).chars().take(20).collect::<String>())
+                            .hint("inside a quoted field write a quote twice: \"\"");
+                        return self.lost_unless_one_line(place, at, bad);
+                    }
+                };
+            }
+            if state == State::Quoted {
+                field.extend_from_slice(&line[body.len()..]);
+                continue;
+            }
+            fields.push(field);
+            return Ok(Some(self.finish(place, fields)));
+        }
+    }
+
+    /// Checks the bytes and the number of fields of a whole record.
+    fn finish(&self, place: At, fields: Vec<Vec<u8>>) -> Found {
+        if let Some(bad) = bad_bytes(&self.raw, place) {
+            return Err(bad);
+        }
+        if !self.header.is_empty() && fields.len() != self.header.len() {
+            let (n, m) = (fields.len(), self.header.len());
+            let word = if n == 1 { "field" } else { "fields" };
+            return Err(BadRow::new(place.line, Some(place.byte), format!("a row has {n} {word}"))
+                .expected(format!("{m} ({})", super::read::list(self.header.iter().map(String::as_str))))
+                .found(n.to_string())
+                .hint(if self.quotes {
+                    "put a field that holds a comma between quotes"
+                } else {
+                    "a field must not hold a tab"
+                }));
+        }
+        // The whole record is valid UTF-8 and is cut at ASCII bytes, so nothing is replaced here.
+        let cells = fields.into_iter().map(|f| String::from_utf8_lossy(&f).into_owned()).collect();
+        Ok(Record { line: place.line, byte: Some(place.byte), cells: Cells::List(cells) })
+    }
+
+    /// A bad record of one line can be skipped. One that has run over lines has eaten rows: nobody knows how many.
+    fn lost_unless_one_line(&self, start: At, at: At, bad: BadRow) -> Result<Option<Found>> {
+        if start.line == at.line {
+            return Ok(Some(Err(bad)));
+        }
+        let hint = format!(
+            "the row began at line {}; a quote that opens a field there is not closed where it should be",
+            start.line
+        );
+        Err(bad.hint(hint).error(&self.path))
+    }
+
+    fn unclosed(&self, start: At) -> Error {
+        Error::data("a quoted field is not closed before the end of the file")
+            .at(&self.path)
+            .line(start.line)
+            .byte(start.byte)
+            .hint("close the quote in this row; a quote inside a quoted field is written twice")
+    }
+}
+
+impl<R: BufRead> Rows for SeparatedRows<R> {
+    fn header(&self) -> Option<&[String]> {
+        Some(&self.header)
+    }
+    fn next(&mut self) -> Result<Option<Found>> {
+        self.record(None)
+    }
+    fn hash(&self) -> String {
+        self.lines.hash()
+    }
+}
+
+/// The first byte that is NUL or not UTF-8, with the line it is in.
+pub(super) fn bad_bytes(raw: &[u8], place: At) -> Option<BadRow> {
+    let (at, what) = match (raw.iter().position(|b| *b == 0), std::str::from_utf8(raw)) {
+        (Some(nul), Err(e)) if e.valid_up_to() < nul => (e.valid_up_to(), "not UTF-8"),
+        (Some(nul), _) => (nul, "a NUL byte"),
+        (None, Err(e)) => (e.valid_up_to(), "not UTF-8"),
+        (None, Ok(_)) => return None,
+    };
+    let line = place.line + raw[..at].iter().filter(|b| **b == b'\n').count() as u64;
+    let bad = BadRow::new(line, Some(place.byte + at as u64), what);
+    Some(if what == "not UTF-8" {
+        bad.found(format!("byte 0x{:02X}", raw[at]))
+            .hint("convert the file: iconv -f WINDOWS-1252 -t UTF-8 FILE > NEW")
+    } else {
+        bad.hint("remove it: tr -d '\\000' < FILE > NEW")
+    })
+}
+
+/// Whether every field of a line stands between quotes.
+fn all_quoted(line: &[u8], delimiter: u8) -> bool {
+    line.split(|b| *b == delimiter).all(|f| f.len() >= 2 && f.starts_with(b"\"") && f.ends_with(b"\""))
+}

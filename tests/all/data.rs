@@ -1,0 +1,725 @@
+//! Data files, labels, splits, token sets, batches and the report. Places (line, byte) are counted by hand.
+
+use std::collections::HashSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use tempfile::TempDir;
+use tempra::data::*;
+use tempra::error::{Kind, Result};
+use tempra::rng::Stream;
+use tempra::text::Tokenizer;
+
+fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/data").join(name)
+}
+
+fn columns() -> Columns {
+    Columns { text: "text".into(), pair: None, label: Some("label".into()) }
+}
+
+fn file(name: &str, bytes: impl AsRef<[u8]>) -> (TempDir, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join(name);
+    fs::write(&path, bytes).unwrap();
+    (dir, path)
+}
+
+fn read_as(name: &str, bytes: impl AsRef<[u8]>, on_bad: OnBadRow) -> Result<Table> {
+    let (_dir, path) = file(name, bytes);
+    read(&path, &columns(), on_bad)
+}
+
+/// (text, label, line) of each row.
+fn rows(name: &str, bytes: impl AsRef<[u8]>) -> Vec<(String, String, u64)> {
+    let table = read_as(name, bytes, OnBadRow::Stop).unwrap_or_else(|e| panic!("{e}"));
+    table.rows.into_iter().map(|r| (r.text, r.label.unwrap(), r.line)).collect()
+}
+
+fn row(text: &str, label: &str, line: u64) -> (String, String, u64) {
+    (text.into(), label.into(), line)
+}
+
+/// The message of the data error, without the folder.
+fn refused(name: &str, bytes: impl AsRef<[u8]>) -> String {
+    let e = read_as(name, bytes, OnBadRow::Stop).expect_err("accepted");
+    assert_eq!(e.kind(), Kind::Data, "{e}");
+    let message = e.to_string();
+    message[message.find(name).expect("the file is named")..].to_string()
+}
+
+#[test]
+fn separated_files_are_read() {
+    let two = vec![row("a", "x", 2), row("b", "y", 3)];
+    assert_eq!(rows("d.csv", "text,label\na,x\nb,y\n"), two);
+    assert_eq!(rows("d.csv", "text,label\r\na,x\r\nb,y"), two);
+    assert_eq!(rows("d.csv", "\u{feff}text,label\na,x\nb,y\n"), two);
+    assert_eq!(rows("D.TSV", "label\ttext\nx\ta\ny\tb\n"), two);
+    assert_eq!(rows("d.csv", "id,\"text\",label\n1,\"a\",x\n2,b,\"y\"\n"), two);
+    // RFC 4180: quoted commas, quotes and line ends; a quote inside a plain field is a character.
+    assert_eq!(
+        rows("d.csv", "text,label\n\"a, \"\"b\"\"\r\nc\",x\n\n5\" pipe,y\n,x\n\"\",y\n"),
+        [row("a, \"b\"\r\nc", "x", 2), row("5\" pipe", "y", 5), row("", "x", 6), row("", "y", 7)]
+    );
+    // TSV knows no quotes (GLUE's files open fields with them), unless its header has them.
+    assert_eq!(rows("d.tsv", "text\tlabel\n\"Stop\tx\n"), [row("\"Stop", "x", 2)]);
+    assert_eq!(rows("d.tsv", "\"text\"\t\"label\"\n\"a\tb\"\t\"x\"\n"), [row("a\tb", "x", 2)]);
+    let columns = Columns { text: "b".into(), pair: Some("a".into()), label: None };
+    let (_dir, path) = file("d.csv", "a,b,c\n1,2,3\n");
+    let table = read(&path, &columns, OnBadRow::Stop).unwrap();
+    assert_eq!(table.rows, [Row { text: "2".into(), pair: Some("1".into()), label: None, line: 2 }]);
+    assert_eq!(table.hash, blake3::hash(b"a,b,c\n1,2,3\n").to_hex().to_string());
+}
+
+/// Random fields, written by the csv crate, come back as they were.
+#[test]
+fn what_another_program_writes_is_read() {
+    let mut random = Stream::new(7, "csv", 0);
+    for _ in 0..200 {
+        let field = |random: &mut Stream| -> String {
+            (0..random.below(6))
+                .map(|_| ['a', ',', '"', '\n', '\r', ' ', 'é', '\t'][random.below(8) as usize])
+                .collect()
+        };
+        let expected: Vec<[String; 2]> = (0..1 + random.below(4))
+            .map(|_| [field(&mut random), format!("l{}", field(&mut random))])
+            .collect();
+        let mut writer =
+            csv::WriterBuilder::new().quote_style(csv::QuoteStyle::Necessary).from_writer(Vec::new());
+        writer.write_record(["text", "label"]).unwrap();
+        expected.iter().for_each(|r| writer.write_record(r).unwrap());
+        let bytes = writer.into_inner().unwrap();
+        let got: Vec<[String; 2]> =
+            rows("d.csv", &bytes).into_iter().map(|(text, label, _)| [text, label]).collect();
+        assert_eq!(got, expected, "{}", String::from_utf8_lossy(&bytes));
+    }
+}
+
+#[test]
+fn json_lines_are_read() {
+    let text = "{\"text\": \"a\", \"label\": 1, \"more\": [1, {}]}\n\n{\"label\": true, \"text\": \"\\ud83d\\ude00\"}\r\n{\"text\":\"c\",\"label\":\"1.50\"}";
+    let expected = [row("a", "1", 1), row("😀", "true", 3), row("c", "1.50", 4)];
+    assert_eq!(rows("d.jsonl", text), expected);
+    assert_eq!(rows("d.ndjson", format!("\u{feff}{text}")), expected);
+}
+
+#[test]
+fn bad_csv_is_placed() {
+    // "text,label\n" has 11 bytes, "a,x\n" 4.
+    let ragged = refused("d.csv", "text,label\na,x\nb,y,z\n");
+    assert!(ragged.starts_with("d.csv:3 (byte 15): a row has 3 fields"), "{ragged}");
+    assert!(ragged.contains("expected: 2 (text, label)"), "{ragged}");
+    assert!(
+        refused("d.csv", "text,label\r\na,x\r\nb\r\n").starts_with("d.csv:3 (byte 17): a row has 1 field\n")
+    );
+    assert!(
+        refused("d.csv", "\u{feff}text,label\nb\n").starts_with("d.csv:2 (byte 14): a row has 1 field\n")
+    );
+    // é in Latin-1: after "text,label\na,x\n" and "caf".
+    assert!(refused("d.csv", b"text,label\na,x\ncaf\xE9,y\n").starts_with("d.csv:3 (byte 18): not UTF-8"));
+    // In a field of several lines the line is that of the byte, not of the row.
+    assert!(refused("d.csv", b"text,label\n\"a\nb\xFF\",x\n").starts_with("d.csv:3 (byte 15): not UTF-8"));
+    assert!(refused("d.csv", b"text,label\na\0b,x\n").starts_with("d.csv:2 (byte 12): a NUL byte"));
+    let after = refused("d.csv", "text,label\n\"a\" b,x\n");
+    assert!(
+        after.starts_with("d.csv:2 (byte 14): text after a closing quote") && after.contains("found:  b,x"),
+        "{after}"
+    );
+    let open = refused("d.csv", "text,label\na,x\n\"b,y\nc,z\n");
+    assert!(open.starts_with("d.csv:3 (byte 15): a quoted field is not closed"), "{open}");
+    assert!(refused("d.csv", "text,label\na, \n").starts_with("d.csv:2 (byte 11): the label is empty"));
+    let long = format!("text,label\n{},x\n", "a".repeat(9 << 20));
+    assert!(refused("d.csv", &long).starts_with("d.csv:2 (byte 11): a row is too long"));
+}
+
+#[test]
+fn bad_headers_are_explained() {
+    let near = refused("d.csv", "Text,lable\na,x\n");
+    assert!(near.contains("no column \"text\"") && near.contains("did you mean \"Text\"?"), "{near}");
+    assert!(refused("d.csv", "text,lable\na,x\n").contains("did you mean \"lable\"?"));
+    let far = refused("d.csv", "sentence,sentiment\na,x\n");
+    assert!(far.contains("found: sentence, sentiment") && !far.contains("did you mean"), "{far}");
+    assert!(refused("d.csv", "phrase;mood\na;x\n").contains("semicolons"));
+    assert!(refused("d.csv", "phrase\tmood\na\tx\n").contains("name the file .tsv"));
+    assert!(refused("d.csv", "text,label,text\na,x,b\n").contains("two columns are named \"text\""));
+    assert!(refused("d.csv", "text,label\ra,x\rb,y\r").contains("old Macs"));
+    assert!(refused("d.csv", "").contains("the file is empty"));
+    assert!(refused("d.csv", "\n\n").contains("header line is blank"));
+    assert!(refused("d.csv", "text,label\n").contains("the file has no rows"));
+    assert!(refused("d.jsonl", "\n").contains("the file has no rows"));
+    let many: Vec<String> = (0..100_000).map(|i| format!("c{i}")).collect();
+    assert!(refused("d.csv", many.join(",") + "\n").contains("and 99980 more"));
+}
+
+#[test]
+fn other_encodings_are_named() {
+    let utf16 = |text: &str, little: bool| -> Vec<u8> {
+        text.encode_utf16().flat_map(|u| if little { u.to_le_bytes() } else { u.to_be_bytes() }).collect()
+    };
+    for (bytes, name, remedy) in [
+        (utf16("\u{feff}text,label\na,x\n", true), "UTF-16", "iconv -f UTF-16 "),
+        (utf16("\u{feff}text,label\na,x\n", false), "UTF-16", "iconv -f UTF-16 "),
+        (utf16("text,label\na,x\n", true), "UTF-16", "iconv -f UTF-16LE "),
+        (utf16("text,label\na,x\n", false), "UTF-16", "iconv -f UTF-16BE "),
+        (b"\xFF\xFE\0\0t\0\0\0".to_vec(), "UTF-32", "iconv -f UTF-32 "),
+        (b"\x1F\x8B\x08\0".to_vec(), "gzip", "gunzip"),
+        (b"PK\x03\x04abc".to_vec(), "zip", "unzip"),
+    ] {
+        for file in ["d.csv", "d.jsonl"] {
+            let message = refused(file, &bytes);
+            assert!(message.contains(name) && message.contains(remedy), "{message}");
+        }
+    }
+    let (_dir, path) = file("d.csv.gz", "x");
+    let e = read(&path, &columns(), OnBadRow::Stop).unwrap_err().to_string();
+    assert!(e.contains(".jsonl") && e.contains("decompress"), "{e}");
+}
+
+#[test]
+fn bad_json_is_placed() {
+    // The first line has 28 bytes with its line end.
+    let good = "{\"text\":\"a\", \"label\":\"xyz\"}\n";
+    assert_eq!(good.len(), 28);
+    let second = |line: &str| refused("d.jsonl", format!("{good}{line}\n"));
+    // The "}" where a value should stand is the 22nd byte of its line.
+    let bad = second("{\"text\":\"a\", \"label\":}");
+    assert!(bad.starts_with("d.jsonl:2 (byte 49): not valid JSON\n  found: expected value"), "{bad}");
+    assert!(second("{\"text\":\"a\"}").starts_with("d.jsonl:2 (byte 28): no key \"label\""));
+    let near = second("{\"text\":\"a\",\"lebel\":1}");
+    assert!(near.contains("found: text, lebel") && near.contains("did you mean \"lebel\"?"), "{near}");
+    let null = second("{\"text\":null,\"label\":1}");
+    assert!(
+        null.starts_with("d.jsonl:2 (byte 28): \"text\" is no text") && null.contains("found: null"),
+        "{null}"
+    );
+    assert!(second("{\"text\":5,\"label\":1}").contains("found: a number"));
+    assert!(second("{\"text\":\"a\",\"label\":null}").contains("\"label\" is no label"));
+    assert!(second("{\"text\":\"a\",\"label\":[1]}").contains("found: an array"));
+    assert!(
+        second("{\"text\":\"a\",\"label\":1,\"text\":\"b\"}").contains("the key \"text\" is given twice")
+    );
+    assert!(second("[1]").contains("one object a line"));
+    assert!(second("{\"text\":\"\\ud800\",\"label\":1}").contains("not valid JSON"));
+    assert!(second("{\"text\":\"\\u0000\",\"label\":1}").contains("NUL"));
+    assert!(second(&"[".repeat(100_000)).contains("d.jsonl:2"));
+    let latin = [good.as_bytes(), b"{\"text\":\"caf\xE9\",\"label\":1}\n"].concat();
+    assert!(refused("d.jsonl", latin).starts_with("d.jsonl:2 (byte 40): not UTF-8"));
+    let long = format!("{{\"text\":\"{}\"}}", "a".repeat(9 << 20));
+    assert!(second(&long).starts_with("d.jsonl:2 (byte 28): a line is too long"));
+}
+
+#[test]
+fn bad_rows_are_skipped_up_to_one_percent() {
+    let csv = |n: usize, bad: &[usize]| {
+        let line =
+            |i| if bad.contains(&i) { "only one field\n".to_string() } else { format!("text {i},x\n") };
+        "text,label\n".to_string() + &(0..n).map(line).collect::<String>()
+    };
+    let table = read_as("d.csv", csv(1000, &[3, 500, 999]), OnBadRow::Skip).unwrap();
+    assert_eq!((table.rows.len(), table.bad_count), (997, 3));
+    assert_eq!(table.bad.iter().map(|b| b.line).collect::<Vec<_>>(), [5, 502, 1001]);
+    assert!(table.bad[0].what.contains("1 field"));
+    // One is always allowed, 10 of 1,000 are one percent, 11 are more.
+    assert_eq!(read_as("d.csv", csv(5, &[2]), OnBadRow::Skip).unwrap().rows.len(), 4);
+    assert_eq!(
+        read_as("d.csv", csv(1000, &(0..10).collect::<Vec<_>>()), OnBadRow::Skip).unwrap().bad_count,
+        10
+    );
+    let e =
+        read_as("d.csv", csv(1000, &(0..11).collect::<Vec<_>>()), OnBadRow::Skip).unwrap_err().to_string();
+    assert!(e.contains("d.csv:2 (byte 11): 11 of 1000 rows are bad"), "{e}");
+    assert!(read_as("d.csv", csv(1, &[0]), OnBadRow::Skip).unwrap_err().to_string().contains("no rows"));
+    // A quote left open has eaten rows: it is never skipped.
+    let eaten = csv(1000, &[]).replace("text 500,", "\"text 500,");
+    assert!(read_as("d.csv", eaten, OnBadRow::Skip).unwrap_err().to_string().contains("not closed"));
+    let eaten = csv(1000, &[]).replace("text 500,", "\"text 500,").replace("text 600,", "a \" b");
+    assert!(
+        read_as("d.csv", eaten, OnBadRow::Skip)
+            .unwrap_err()
+            .to_string()
+            .contains("the row began at line 502")
+    );
+    let long =
+        format!("{{\"text\":\"a\",\"label\":1}}\n{}\n{{\"text\":\"b\",\"label\":1}}\n", "x".repeat(9 << 20));
+    let table = read_as("d.jsonl", long, OnBadRow::Skip).unwrap();
+    assert_eq!((table.rows.len(), table.rows[1].line, table.bad_count), (2, 3, 1));
+}
+
+#[test]
+fn parquet_is_read() {
+    // Written by pyarrow: tests/golden/make_parquet.py.
+    let read = |name: &str, text: &str, label: &str| {
+        let columns = Columns { text: text.into(), pair: None, label: Some(label.into()) };
+        read(&golden(name), &columns, OnBadRow::Stop)
+    };
+    let table = read("good.parquet", "text", "label").unwrap();
+    assert_eq!(table.rows.len(), 2500);
+    for (i, row) in table.rows.iter().enumerate() {
+        let expected = Row {
+            text: format!("text {i} é"),
+            pair: None,
+            label: Some((i % 3).to_string()),
+            line: i as u64 + 1,
+        };
+        assert_eq!(row, &expected);
+    }
+    assert_eq!(table.hash, blake3::hash(&fs::read(golden("good.parquet")).unwrap()).to_hex().to_string());
+    let scores = read("good.parquet", "text", "score").unwrap();
+    let label = |i: usize| scores.rows[i].label.as_ref().unwrap().parse::<f64>().unwrap();
+    assert!((0..2500).all(|i| label(i) == i as f64 / 8.0));
+    assert_eq!(read("good.parquet", "text", "flag").unwrap().rows[1].label.as_deref(), Some("false"));
+    for (name, text, label, part) in [
+        ("good.parquet", "words", "label", "holds lists"),
+        ("good.parquet", "txt", "label", "did you mean \"text\"?"),
+        ("good.parquet", "id", "label", "parquet:1: \"id\" is no text"),
+        ("null.parquet", "text", "label", "parquet:2: \"label\" is no label"),
+        ("date.parquet", "text", "label", "date"),
+    ] {
+        let e = read(name, text, label).unwrap_err();
+        assert!(e.kind() == Kind::Data && e.to_string().contains(part), "{e}");
+    }
+    let records = read_texts(golden("good.parquet").to_str().unwrap(), None, &columns()).unwrap();
+    assert_eq!(records.header, ["id", "text", "label", "score", "flag"]);
+    assert_eq!(records.rows[2499], ["2499", "text 2499 é", "0", "312.375", "false"]);
+}
+
+#[test]
+fn damaged_parquet_never_panics() {
+    let whole = fs::read(golden("good.parquet")).unwrap();
+    let mut random = Stream::new(3, "damage", 0);
+    let mut errors = 0;
+    for i in 0..300 {
+        let mut bytes = whole.clone();
+        if i % 3 == 0 {
+            bytes.truncate(random.below(whole.len() as u32) as usize);
+        } else {
+            (0..=random.below(4))
+                .for_each(|_| bytes[random.below(whole.len() as u32) as usize] ^= 1 << random.below(8));
+        }
+        match read_as("d.parquet", &bytes, OnBadRow::Skip) {
+            Ok(_) => {}
+            Err(e) => {
+                assert_eq!(e.kind(), Kind::Data, "{e}");
+                errors += 1;
+            }
+        }
+    }
+    // A third were cut short, and none of those can be read.
+    assert!(errors >= 100);
+}
+
+#[test]
+fn all_columns_are_kept_for_predictions() {
+    let columns = Columns { text: "text".into(), pair: None, label: Some("label".into()) };
+    let from = |bytes: &str, format| {
+        Records::from_reader(bytes.as_bytes(), Path::new("standard input"), format, &columns)
+    };
+    let csv = from("id,text\n1,\"a,b\"\n2,c\n", Format::Csv).unwrap();
+    assert_eq!((csv.header.clone(), csv.lines.clone()), (vec!["id".to_string(), "text".into()], vec![2, 3]));
+    assert_eq!(csv.rows, [["1", "a,b"], ["2", "c"]]);
+    assert_eq!(csv.inputs(), [("a,b", None), ("c", None)]);
+    let json =
+        from("{\"text\":\"a\",\"n\":1}\n{\"z\":null,\"text\":\"b\",\"m\":[1]}\n", Format::Jsonl).unwrap();
+    assert_eq!(json.header, ["text", "n", "z", "m"]);
+    assert_eq!(json.rows, [["a", "1", "", ""], ["b", "", "", "[1]"]]);
+    assert_eq!(json.inputs(), [("a", None), ("b", None)]);
+    let e = from("id,txt\n1,a\n", Format::Csv).unwrap_err().to_string();
+    assert!(e.starts_with("standard input") && e.contains("did you mean \"txt\"?"), "{e}");
+    assert!(from("{\"text\":null}\n", Format::Jsonl).unwrap_err().to_string().contains("found: null"));
+    let (_dir, path) = file("d.tsv", "text\tpair\na\tb\n");
+    let columns = Columns { pair: Some("pair".into()), ..columns };
+    let tsv = read_texts(path.to_str().unwrap(), None, &columns).unwrap();
+    assert_eq!(tsv.inputs(), [("a", Some("b"))]);
+}
+
+fn table(labels: &[&str]) -> Table {
+    let row = |(i, l): (usize, &&str)| Row {
+        text: format!("text {i}"),
+        pair: None,
+        label: Some(l.to_string()),
+        line: i as u64 + 2,
+    };
+    Table {
+        path: "t.csv".into(),
+        rows: labels.iter().enumerate().map(row).collect(),
+        bad: vec![],
+        bad_count: 0,
+        hash: String::new(),
+    }
+}
+
+#[test]
+fn labels_become_classes_or_values() {
+    let classes = |labels: &[&str]| match Target::classes(&table(labels), None).unwrap() {
+        Target::Classify { classes } => classes,
+        Target::Regress => unreachable!("classes were asked for"),
+    };
+    assert_eq!(classes(&["10", "9", "-1", "9"]), ["-1", "9", "10"]);
+    assert_eq!(classes(&["10", "9", "x", "9"]), ["10", "9", "x"]);
+    let target = Target::classes(&table(&["pos", "neg"]), None).unwrap();
+    assert_eq!(target.labels(&table(&["neg", "pos"])).unwrap(), [Label::Class(0), Label::Class(1)]);
+    let e = target.labels(&table(&["neg", "Pos"])).unwrap_err().to_string();
+    for part in ["t.csv:3", "\"Pos\"", "expected: neg, pos", "did you mean \"pos\"?"] {
+        assert!(e.contains(part), "{e}");
+    }
+    let given = |names: &[&str], labels: &[&str]| {
+        Target::classes(&table(labels), Some(&names.iter().map(|s| s.to_string()).collect::<Vec<_>>()))
+    };
+    let order = given(&["pos", "neg", "none"], &["neg", "pos"]).unwrap();
+    assert_eq!(order.labels(&table(&["neg"])).unwrap(), [Label::Class(1)]);
+    assert!(given(&["pos", "neg"], &["neg", "other"]).unwrap_err().to_string().contains("t.csv:3"));
+    assert!(given(&["a", "a"], &["a"]).is_err() && given(&["a"], &["a"]).is_err());
+    let one = Target::classes(&table(&["a", "a"]), None).unwrap_err();
+    assert!(one.kind() == Kind::Data && one.to_string().contains("one label"), "{one}");
+    let floats: Vec<String> = (0..300).map(|i| format!("{}.5", i)).collect();
+    let e =
+        Target::classes(&table(&floats.iter().map(String::as_str).collect::<Vec<_>>()), None).unwrap_err();
+    assert!(e.to_string().contains("regression"), "{e}");
+
+    let values = Target::Regress.labels(&table(&["1.5", " -2e3 "])).unwrap();
+    assert_eq!(values, [Label::Value(1.5), Label::Value(-2000.0)]);
+    for bad in ["NaN", "inf", "1,5", "good", "1e39"] {
+        let e = Target::Regress.labels(&table(&["1", bad])).unwrap_err();
+        assert!(
+            e.kind() == Kind::Data && e.to_string().contains("t.csv:3: the label is not a finite number"),
+            "{e}"
+        );
+    }
+}
+
+#[test]
+fn a_split_is_stratified_and_keeps_duplicates_together() {
+    for seed in 0..20 {
+        let mut random = Stream::new(seed, "rows", 0);
+        let n = 400 + random.below(200) as usize;
+        let mut rows: Vec<Row> = (0..n)
+            .map(|i| Row {
+                text: format!("text {i}"),
+                pair: Some(format!("{}", i % 2)),
+                label: None,
+                line: 0,
+            })
+            .collect();
+        let mut labels: Vec<Label> = (0..n)
+            .map(|_| Label::Class(if random.below(10) == 0 { 1 } else { random.below(2) * 2 }))
+            .collect();
+        // One in ten repeats an earlier row but for white space at its ends.
+        for i in 1..n {
+            if random.below(10) == 0 {
+                let j = random.below(i as u32) as usize;
+                (rows[i].text, rows[i].pair) = (format!(" {}\n", rows[j].text), rows[j].pair.clone());
+                labels[i] = labels[j];
+            }
+        }
+        let fractions = [0.7, 0.2, 0.1];
+        let parts = split(&rows, &fractions, Some(&labels), seed).unwrap();
+        assert_eq!(parts, split(&rows, &fractions, Some(&labels), seed).unwrap());
+        assert_ne!(parts, split(&rows, &fractions, Some(&labels), seed + 1).unwrap());
+        let mut all: Vec<usize> = parts.concat();
+        all.sort_unstable();
+        assert_eq!(all, (0..n).collect::<Vec<_>>());
+        let mut seen = HashSet::new();
+        for (part, fraction) in parts.iter().zip(fractions) {
+            let keys: HashSet<(&str, Option<&str>)> =
+                part.iter().map(|i| (rows[*i].text.trim(), rows[*i].pair.as_deref())).collect();
+            assert!(keys.iter().all(|k| seen.insert(*k)), "a duplicate on two sides");
+            assert!((part.len() as f64 - fraction * n as f64).abs() < 3.0);
+            for class in 0..3 {
+                let count = |rows: &mut dyn Iterator<Item = usize>| {
+                    rows.filter(|i| labels[*i] == Label::Class(class)).count() as f64
+                };
+                let (here, there) = (count(&mut part.iter().copied()), count(&mut (0..n)));
+                assert!(
+                    (here - fraction * there).abs() < 4.0,
+                    "class {class}: {here} of {there} for {fraction}"
+                );
+            }
+        }
+    }
+    let rows = table(&["a"; 10]).rows;
+    for bad in [vec![0.5, 0.4], vec![1.5, -0.5], vec![f64::NAN, 1.0], vec![]] {
+        assert_eq!(split(&rows, &bad, None, 0).unwrap_err().kind(), Kind::Usage);
+    }
+    assert_eq!(split(&rows[..1], &[0.5, 0.5], None, 0).unwrap_err().kind(), Kind::Data);
+}
+
+fn bert() -> Tokenizer {
+    Tokenizer::from_dir(&golden("bert"), 1000).unwrap()
+}
+
+/// Rows of 1 to 40 words and their classes.
+fn some_rows(n: usize) -> (Vec<Row>, Vec<Label>) {
+    let mut random = Stream::new(5, "some rows", 0);
+    let row = |_| Row {
+        text: "the movie was good ".repeat(random.below(10) as usize) + "dog",
+        pair: None,
+        label: None,
+        line: 0,
+    };
+    ((0..n).map(row).collect(), (0..n).map(|i| Label::Class(i as u32 % 3)).collect())
+}
+
+#[test]
+fn a_token_set_holds_what_the_tokenizer_gives() {
+    let (tokenizer, (mut rows, _)) = (bert(), some_rows(50));
+    rows[7].pair = Some("a zyx 東亜".into());
+    let set = TokenSet::build(&tokenizer, &rows, vec![], 16, None).unwrap();
+    assert_eq!((set.len(), set.cache.clone(), set.lengths().len()), (50, Cache::Off, 50));
+    for (i, row) in rows.iter().enumerate() {
+        let e = tokenizer.encode(&row.text, row.pair.as_deref(), 16).unwrap();
+        assert_eq!(
+            (&set.ids[set.range(i)], &set.types[set.range(i)]),
+            (e.ids.as_slice(), e.types.as_slice())
+        );
+        assert_eq!((set.lost[i], set.unknown[i], set.length(i)), (e.lost, e.unknown, e.ids.len()));
+    }
+    assert!(set.lost.iter().any(|l| *l > 0) && set.unknown[7] > 0);
+    let wrong = TokenSet::build(&tokenizer, &rows, vec![Label::Class(0)], 16, None);
+    assert_eq!(wrong.unwrap_err().kind(), Kind::Usage);
+}
+
+#[test]
+fn the_token_cache_is_used_and_never_trusted() {
+    let dir = tempfile::tempdir().unwrap();
+    let (tokenizer, (rows, labels)) = (bert(), some_rows(40));
+    let build = |rows: &[Row], max_length| {
+        TokenSet::build(&tokenizer, rows, labels[..rows.len()].to_vec(), max_length, Some(dir.path()))
+            .unwrap()
+    };
+    let plain = TokenSet::build(&tokenizer, &rows, labels.clone(), 16, None).unwrap();
+    let first = build(&rows, 16);
+    let Cache::Written(path) = first.cache.clone() else { panic!("{:?}", first.cache) };
+    let second = build(&rows, 16);
+    assert_eq!(second.cache, Cache::Read(path.clone()));
+    for set in [first, second] {
+        assert_eq!(TokenSet { cache: Cache::Off, ..set }, plain);
+    }
+    // Other rows, another length and another tokenizer have files of their own.
+    let mut other = rows.clone();
+    other[0].pair = Some(String::new());
+    for cache in [build(&rows[1..], 16).cache, build(&rows, 17).cache, build(&other, 16).cache] {
+        assert!(matches!(&cache, Cache::Written(p) if *p != path), "{cache:?}");
+    }
+    let cased = Tokenizer::from_dir(&golden("bert-cased"), 1000).unwrap();
+    let cache = TokenSet::build(&cased, &rows, vec![], 16, Some(dir.path())).unwrap().cache;
+    assert!(matches!(cache, Cache::Written(_)), "{cache:?}");
+    // Any damage shows: every byte of the head and trailer, and some between.
+    let whole = fs::read(&path).unwrap();
+    let damage = (0..80).chain(whole.len() - 40..whole.len()).chain((80..whole.len()).step_by(501));
+    for at in damage {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 1;
+        fs::write(&path, bytes).unwrap();
+        let set = build(&rows, 16);
+        assert_eq!(set.cache, Cache::Written(path.clone()), "byte {at}");
+        assert_eq!(set.ids, plain.ids);
+    }
+    for len in [0, 10, 31, 32, 33, 100, whole.len() - 1] {
+        fs::write(&path, &whole[..len]).unwrap();
+        assert_eq!(build(&rows, 16).cache, Cache::Written(path.clone()), "{len} bytes");
+    }
+    assert_eq!(fs::read(&path).unwrap(), whole);
+    assert!(fs::read_dir(dir.path()).unwrap().all(|f| f.unwrap().path().extension().unwrap() == "tokens"));
+    // A folder that cannot be made is said, and nothing else.
+    let blocked = TokenSet::build(&tokenizer, &rows, labels.clone(), 16, Some(&path.join("x"))).unwrap();
+    assert!(matches!(blocked.cache, Cache::Failed(_)) && blocked.ids == plain.ids);
+}
+
+#[test]
+fn an_epoch_has_each_example_once() {
+    let mut random = Stream::new(11, "lengths", 0);
+    for n in [1, 7, 100, 1003] {
+        let lengths: Vec<u32> = (0..n).map(|_| 3 + random.below(60)).collect();
+        for batch in [BatchSize::Sequences(8), BatchSize::Tokens(130), BatchSize::Tokens(20)] {
+            for group_by_length in [false, true] {
+                let opts = BatchOptions { batch, group_by_length, drop_last: false };
+                let steps = epoch(&lengths, 1, 0, &opts).unwrap();
+                let mut all = steps.concat();
+                all.sort_unstable();
+                assert_eq!(all, (0..n).collect::<Vec<u32>>(), "{opts:?}");
+                assert_eq!(steps, epoch(&lengths, 1, 0, &opts).unwrap());
+                if n > 100 {
+                    assert_ne!(steps, epoch(&lengths, 1, 1, &opts).unwrap());
+                    assert_ne!(steps, epoch(&lengths, 2, 0, &opts).unwrap());
+                }
+                let tokens =
+                    |step: &Vec<u32>| step.iter().map(|i| lengths[*i as usize]).sum::<u32>() as usize;
+                match batch {
+                    BatchSize::Sequences(size) => {
+                        assert!(steps[..steps.len() - 1].iter().all(|s| s.len() == size));
+                        assert_eq!(steps.last().unwrap().len(), (n as usize - 1) % size + 1);
+                    }
+                    BatchSize::Tokens(budget) => {
+                        assert!(steps.iter().all(|s| s.len() == 1 || tokens(s) <= budget))
+                    }
+                }
+                if n == 1003 {
+                    let dropped = epoch(&lengths, 1, 0, &BatchOptions { drop_last: true, ..opts }).unwrap();
+                    assert!(steps.starts_with(&dropped) && dropped.len() + 1 >= steps.len());
+                }
+            }
+        }
+    }
+    let opts = BatchOptions { batch: BatchSize::Sequences(0), group_by_length: false, drop_last: false };
+    assert_eq!(epoch(&[3], 0, 0, &opts).unwrap_err().kind(), Kind::Usage);
+    let opts = BatchOptions { batch: BatchSize::Sequences(2), drop_last: true, ..opts };
+    assert_eq!(epoch(&[3], 0, 0, &opts).unwrap_err().kind(), Kind::Data);
+}
+
+#[test]
+fn grouping_by_length_saves_padding() {
+    let mut random = Stream::new(2, "lengths", 0);
+    let lengths: Vec<u32> = (0..2000).map(|_| 3 + random.below(125)).collect();
+    let spread = |group_by_length| -> u32 {
+        let opts = BatchOptions { batch: BatchSize::Sequences(16), group_by_length, drop_last: false };
+        let steps = epoch(&lengths, 1, 0, &opts).unwrap();
+        let len = |i: &u32| lengths[*i as usize];
+        let range = |s: &Vec<u32>| s.iter().map(len).max().unwrap() - s.iter().map(len).min().unwrap();
+        steps.iter().map(range).sum()
+    };
+    assert!(spread(true) * 10 < spread(false));
+    // Not sorted from long to short over the epoch.
+    let opts = BatchOptions { batch: BatchSize::Sequences(16), group_by_length: true, drop_last: true };
+    let firsts: Vec<u32> =
+        epoch(&lengths, 1, 0, &opts).unwrap().iter().map(|s| lengths[s[0] as usize]).collect();
+    assert!(!firsts.is_sorted() && !firsts.iter().rev().is_sorted());
+}
+
+fn joined(batches: &[Batch]) -> Batch {
+    let mut all = Batch { cu_seqlens: vec![0], ..Batch::default() };
+    for b in batches {
+        assert_eq!((b.first_token as usize, b.first_example as usize), (all.ids.len(), all.examples.len()));
+        assert_eq!(b.cu_seqlens[0], 0);
+        let base = all.ids.len() as u32;
+        all.ids.extend(&b.ids);
+        all.types.extend(&b.types);
+        all.positions.extend(&b.positions);
+        all.cu_seqlens.extend(b.cu_seqlens[1..].iter().map(|c| c + base));
+        all.classes.extend(&b.classes);
+        all.values.extend(&b.values);
+        all.examples.extend(&b.examples);
+    }
+    all
+}
+
+#[test]
+fn parts_of_a_step_are_the_step() {
+    let (rows, labels) = some_rows(60);
+    let set = TokenSet::build(&bert(), &rows, labels, 64, None).unwrap();
+    let step: Vec<u32> = (0..37).map(|i| i * 53 % 60).collect();
+    let whole = micro_batches(&set, &step, 1, None, 0).unwrap();
+    assert_eq!(whole.len(), 1);
+    let whole = &whole[0];
+    assert_eq!((whole.len(), whole.examples.as_slice(), whole.values.len()), (37, step.as_slice(), 0));
+    for (k, i) in step.iter().enumerate() {
+        let span = whole.cu_seqlens[k] as usize..whole.cu_seqlens[k + 1] as usize;
+        assert_eq!(whole.ids[span.clone()], set.ids[set.range(*i as usize)]);
+        assert_eq!(whole.positions[span.clone()], (0..span.len() as u32).collect::<Vec<_>>());
+        assert_eq!(whole.classes[k], i % 3);
+    }
+    assert_eq!(*whole.cu_seqlens.last().unwrap() as usize, whole.ids.len());
+    let longest = (0..37).map(|k| set.length(step[k] as usize)).max().unwrap();
+    assert_eq!(whole.max_seqlen(), longest);
+    for accumulation in [1, 2, 3, 8, 37, 50] {
+        for max_tokens in [None, Some(1), Some(30), Some(100), Some(10_000)] {
+            let parts = micro_batches(&set, &step, accumulation, max_tokens, 0).unwrap();
+            assert_eq!(&joined(&parts), whole, "{accumulation} {max_tokens:?}");
+            if let Some(max) = max_tokens {
+                assert!(parts.iter().all(|b| b.len() == 1 || b.ids.len() <= max));
+            } else {
+                assert_eq!(parts.len(), accumulation.min(37));
+                let counts: Vec<usize> = parts.iter().map(Batch::len).collect();
+                assert!(counts.iter().max().unwrap() - counts.iter().min().unwrap() <= 1, "{counts:?}");
+            }
+        }
+    }
+    let roberta = &micro_batches(&set, &step, 1, None, 2).unwrap()[0];
+    assert!(roberta.positions.iter().zip(&whole.positions).all(|(r, b)| *r == b + 2));
+    for e in [
+        micro_batches(&set, &[60], 1, None, 0),
+        micro_batches(&set, &[0], 0, None, 0),
+        micro_batches(&set, &[0], 1, Some(0), 0),
+    ] {
+        assert_eq!(e.unwrap_err().kind(), Kind::Usage);
+    }
+}
+
+#[test]
+fn evaluation_covers_the_set() {
+    let (rows, _) = some_rows(60);
+    let labels = (0..60).map(|i| Label::Value(i as f32)).collect();
+    let set = TokenSet::build(&bert(), &rows, labels, 64, None).unwrap();
+    let batches = eval_batches(&set, 50, 0).unwrap();
+    let mut all: Vec<u32> = batches.iter().flat_map(|b| b.examples.clone()).collect();
+    let lengths: Vec<usize> = all.iter().map(|i| set.length(*i as usize)).collect();
+    assert!(lengths.iter().rev().is_sorted());
+    all.sort_unstable();
+    assert_eq!(all, (0..60).collect::<Vec<u32>>());
+    for b in &batches {
+        assert!(b.ids.len() <= 50 || b.len() == 1);
+        assert_eq!(b.values, b.examples.iter().map(|i| *i as f32).collect::<Vec<_>>());
+        for (k, i) in b.examples.iter().enumerate() {
+            assert_eq!(
+                b.ids[b.cu_seqlens[k] as usize..b.cu_seqlens[k + 1] as usize],
+                set.ids[set.range(*i as usize)]
+            );
+        }
+    }
+    assert_eq!(eval_batches(&set, 0, 0).unwrap_err().kind(), Kind::Usage);
+}
+
+#[test]
+fn the_report_says_what_is_wrong() {
+    let dir = tempfile::tempdir().unwrap();
+    let (train, test) = (dir.path().join("train.csv"), dir.path().join("test.csv"));
+    // Line 4 repeats line 2; lines 3 and 5 disagree; line 6 is empty; line 8 has one field; 9 has another spelling.
+    let text = "text,label\ngood movie,pos\nbad movie,neg\n good movie,pos\nbad movie,pos\n,neg\nzyx dog,pos\nbroken\nthe a of,Pos\n";
+    fs::write(&train, text).unwrap();
+    fs::write(&test, "text,label\nGOOD  Movie,pos\nnew film,neutral\nfox,neg\n").unwrap();
+    let tokenizer = bert();
+    let report = check(&[("train", &train), ("test", &test)], &columns(), Some((&tokenizer, 4))).unwrap();
+    let [a, b] = report.files.as_slice() else { panic!("two files") };
+    assert_eq!((a.rows, a.bad_rows, a.empty_texts, a.duplicates, a.conflicts), (7, 1, 1, 2, 1));
+    let bad = a.first_bad.as_ref().unwrap();
+    // The lines before have 11, 15, 14, 16, 14, 5 and 12 bytes.
+    assert_eq!((bad.line, bad.byte), (8, Some(87)));
+    assert_eq!(a.labels, [("pos".to_string(), 4), ("neg".into(), 2), ("Pos".into(), 1)]);
+    assert_eq!(a.first_duplicate, Some((2, 4)));
+    assert_eq!(
+        (a.first_conflicts[0].lines.as_slice(), a.first_conflicts[0].labels.as_slice()),
+        (&[3, 5][..], &["neg".to_string(), "pos".into()][..])
+    );
+    assert_eq!((b.rows, b.bad_rows, b.unseen_labels.as_slice()), (3, 0, &["neutral".to_string()][..]));
+    let [leak] = report.leaks.as_slice() else { panic!("one leak") };
+    assert_eq!(
+        (leak.earlier.as_str(), leak.later.as_str(), leak.rows, leak.lines.as_slice()),
+        ("train", "test", 1, &[(2, 2)][..])
+    );
+    assert_eq!(report.typos[0].spellings, [("Pos".to_string(), 1), ("pos".into(), 5)]);
+    // Lengths with [CLS] and [SEP]: 4 4 4 4 2 ? 5; "zyx" is spelt out in letters: z ##y ##x dog.
+    let l = a.lengths.as_ref().unwrap();
+    assert_eq!((l.p50, l.p90, l.max, l.tokens), (4, 6, 6, 4 * 4 + 2 + 6 + 5));
+    assert_eq!((l.rows_cut, l.tokens_cut, l.unknown), (2, 3, 0));
+    assert!(report.has_errors());
+    let shown = report.to_string();
+    for part in [
+        "train.csv (7 rows)",
+        "(byte 87)",
+        "pos 4 (57.1 %)",
+        "at 4: 3 tokens",
+        "neutral",
+        "leak: 1 rows of test",
+    ] {
+        assert!(shown.contains(part), "{part}: {shown}");
+    }
+    assert!(serde_json::to_string(&report).unwrap().contains("\"tokens_cut\":3"));
+
+    let clean = check(&[("test", &test)], &columns(), None).unwrap();
+    assert!(!clean.has_errors() && clean.files[0].lengths.is_none());
+    let wrong = Columns { label: Some("lebel".into()), ..columns() };
+    assert_eq!(check(&[("test", &test)], &wrong, None).unwrap_err().kind(), Kind::Data);
+    // What cannot be read to its end is reported with what was read.
+    fs::write(&test, "text,label\na,x\n\"b,y\n").unwrap();
+    let open = check(&[("test", &test)], &columns(), None).unwrap();
+    assert!(open.files[0].rows == 1 && open.files[0].stopped.as_ref().unwrap().contains("not closed"));
+}
