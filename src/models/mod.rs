@@ -1,3 +1,229 @@
-//! Architectures.
+//! Architectures: a Hugging Face `config.json` and weight names in, an encoder with a head out. No kernels here.
 
+mod bert;
+mod config;
 pub mod source;
+mod weights;
+
+pub use weights::LoadReport;
+
+use crate::checkpoint::{NamedFile, TensorOut, Weights};
+use crate::device::Device;
+use crate::error::{Error, Result};
+use crate::nn::{Encoder, EncoderConfig, Head, HeadConfig, Inputs, Pooling, Sites};
+use crate::params::{Bound, Layout, Params};
+use crate::shape::DType;
+use crate::tape::{Tape, Var};
+use config::Config;
+use serde_json::{Value, json};
+use std::path::Path;
+
+/// An architecture that a `model_type` names.
+pub struct Architecture {
+    /// The `model_type` of `config.json`.
+    pub model_type: &'static str,
+    /// The prefix of the encoder's tensors in models with a head.
+    prefix: &'static str,
+    /// The class that `transformers` opens a classifier with.
+    classifier: &'static str,
+    /// Reads the settings.
+    read: fn(&Config) -> Result<EncoderConfig>,
+}
+
+/// Every architecture there is; loading, help and docs walk this list.
+pub const ARCHITECTURES: &[Architecture] = &[bert::BERT];
+
+/// What a model's outputs mean; kept in `config.json` as `transformers` expects it.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Outputs {
+    /// One logit a class, with the classes' names.
+    Classes(Vec<String>),
+    /// One number.
+    Number,
+}
+
+impl Outputs {
+    /// How many numbers the head gives.
+    pub fn len(&self) -> usize {
+        match self {
+            Outputs::Classes(names) => names.len(),
+            Outputs::Number => 1,
+        }
+    }
+    /// Whether there are none, which no model has.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// How to open a model.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// What the head gives; `None` takes it from the model, whose head must then be there.
+    pub outputs: Option<Outputs>,
+    /// How a sequence becomes one vector; `None` is what the model's config says, else the first token.
+    pub pooling: Option<Pooling>,
+    /// Overrides the config's dropout of hidden states.
+    pub dropout: Option<f32>,
+    /// Overrides the config's dropout of attention probabilities.
+    pub attention_dropout: Option<f32>,
+    /// Overrides the config's dropout before the head.
+    pub classifier_dropout: Option<f32>,
+    /// Parameters whose names begin so are not trained.
+    pub freeze: Vec<String>,
+    /// Factor on the learning rate from each layer to the one below it.
+    pub layer_lr_decay: f32,
+    /// Seed of what the files do not hold.
+    pub seed: u64,
+    /// Whether gradients and moments get memory.
+    pub training: bool,
+    /// The element type; f64 is for proofs.
+    pub dtype: DType,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            outputs: None,
+            pooling: None,
+            dropout: None,
+            attention_dropout: None,
+            classifier_dropout: None,
+            freeze: Vec::new(),
+            layer_lr_decay: 1.0,
+            seed: 0,
+            training: false,
+            dtype: DType::F32,
+        }
+    }
+}
+
+/// An encoder with a head, and their parameters on a device.
+pub struct Model {
+    /// The parameters.
+    pub params: Params,
+    /// What the outputs mean.
+    pub outputs: Outputs,
+    architecture: &'static Architecture,
+    config: Value,
+    shape: EncoderConfig,
+    pooling: Pooling,
+    encoder: Encoder,
+    head: Head,
+}
+
+impl Model {
+    /// Opens a folder in the Hugging Face layout.
+    ///
+    /// Errors are of kind `Model`: a config out of range, an unknown `model_type`, tensors that are missing from the
+    /// encoder or have another shape than the config says, weights that are not finite. Names and shapes are checked
+    /// before anything is allocated.
+    pub fn open(device: &Device, dir: &Path, options: &Options) -> Result<(Model, LoadReport)> {
+        let config = Config::read(&dir.join("config.json"))?;
+        let kind = config.text("model_type")?;
+        let known = || ARCHITECTURES.iter().map(|a| a.model_type);
+        let Some(architecture) = ARCHITECTURES.iter().find(|a| a.model_type == kind) else {
+            return Err(config
+                .error(format!("model_type `{kind}` is not one that tempra reads"))
+                .expected(known().collect::<Vec<_>>().join(", ")));
+        };
+        let mut shape = (architecture.read)(&config)?;
+        shape.hidden_dropout = options.dropout.unwrap_or(shape.hidden_dropout);
+        shape.attention_dropout = options.attention_dropout.unwrap_or(shape.attention_dropout);
+        let head_dropout = match options.classifier_dropout {
+            Some(p) => p,
+            None => config.optional_probability("classifier_dropout")?.unwrap_or(shape.hidden_dropout),
+        };
+        let outputs = match &options.outputs {
+            Some(o) => o.clone(),
+            None => config.outputs()?,
+        };
+        let pooling = options.pooling.unwrap_or(match config.value.get("tempra_pooling").and_then(Value::as_str) {
+            Some("mean") => Pooling::Mean,
+            _ => Pooling::Cls,
+        });
+
+        let (mut layout, mut sites) = (Layout::default(), Sites::default());
+        let encoder = Encoder::declare(&mut layout, &mut sites, architecture.prefix, &shape);
+        let head_config =
+            HeadConfig { pooling, hidden: shape.hidden, outputs: outputs.len(), dropout: head_dropout };
+        let head = Head::declare(&mut layout, &mut sites, architecture.prefix, &head_config);
+        layout.freeze(&options.freeze)?;
+        scale_rates(&mut layout, shape.layers, options.layer_lr_decay);
+
+        let files = Weights::open(dir)?;
+        let plan = weights::match_names(&files, &layout, architecture.prefix, options.outputs.is_none(), dir)?;
+        let params = Params::new(device, layout, options.dtype, options.training)?;
+        let std = config.optional_number("initializer_range")?.unwrap_or(0.02);
+        let report = weights::fill(device, &params, &files, plan, options.seed, std)?;
+        let config = config.value;
+        let model = Model { params, outputs, architecture, config, shape, pooling, encoder, head };
+        Ok((model, report))
+    }
+
+    /// The encoder's shape and settings.
+    pub fn shape(&self) -> &EncoderConfig {
+        &self.shape
+    }
+    /// How a sequence becomes one vector.
+    pub fn pooling(&self) -> Pooling {
+        self.pooling
+    }
+
+    /// Logits (sequences, outputs) of a packed batch.
+    pub fn logits(&self, tape: &mut Tape, bound: &Bound, batch: &Inputs) -> Result<Var> {
+        let hidden = self.encoder.run(tape, bound, batch)?;
+        self.head.run(tape, bound, batch, hidden)
+    }
+
+    /// `config.json` and `model.safetensors` as `transformers` opens them.
+    pub fn files(&self, device: &Device) -> Result<Vec<NamedFile<'static>>> {
+        let mut tensors = Vec::with_capacity(self.params.layout().list.len());
+        for p in &self.params.layout().list {
+            let values = device.read::<f32>(&self.params.view(&self.params.value, p)?)?;
+            let bytes: Vec<u8> = bytemuck::cast_slice(&values).to_vec();
+            let dtype = DType::F32.into();
+            tensors.push(TensorOut { name: p.name.clone(), dtype, shape: p.shape.clone(), bytes: bytes.into() });
+        }
+        let mut text = serde_json::to_vec_pretty(&self.config())
+            .map_err(|e| Error::model("config.json cannot be written").found(e.to_string()))?;
+        text.push(b'\n');
+        Ok(vec![NamedFile::bytes("config.json", text), NamedFile::tensors("model.safetensors", tensors)])
+    }
+
+    /// The config it was opened with, its head described as `transformers` does.
+    fn config(&self) -> Value {
+        let mut config = self.config.clone();
+        let Some(map) = config.as_object_mut() else { return config };
+        for stale in ["torch_dtype", "num_labels", "_name_or_path", "tempra_pooling"] {
+            map.remove(stale);
+        }
+        map.insert("dtype".into(), "float32".into());
+        map.insert("architectures".into(), json!([self.architecture.classifier]));
+        if self.pooling == Pooling::Mean {
+            map.insert("tempra_pooling".into(), "mean".into());
+        }
+        let (names, problem) = match &self.outputs {
+            Outputs::Classes(names) => (names.clone(), "single_label_classification"),
+            Outputs::Number => (vec!["LABEL_0".to_owned()], "regression"),
+        };
+        let ids = names.iter().enumerate();
+        map.insert("id2label".into(), ids.clone().map(|(i, n)| (i.to_string(), Value::from(n.as_str()))).collect());
+        map.insert("label2id".into(), ids.map(|(i, n)| (n.clone(), Value::from(i))).collect());
+        map.insert("problem_type".into(), problem.into());
+        config
+    }
+}
+
+/// Layer-wise learning rates: 1 for the head, one factor more for each layer down, and one for the embeddings.
+fn scale_rates(layout: &mut Layout, layers: usize, decay: f32) {
+    for p in &mut layout.list {
+        let layer = p.name.split("encoder.layer.").nth(1).and_then(|rest| rest.split('.').next()?.parse::<usize>().ok());
+        let depth = match layer {
+            Some(i) => layers.saturating_sub(i),
+            None if p.name.contains("embeddings.") => layers + 1,
+            None => 0,
+        };
+        p.lr_scale = decay.powi(depth as i32);
+    }
+}

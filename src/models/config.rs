@@ -1,0 +1,96 @@
+//! `config.json`, read with a range for every number, so that an absurd model is refused before anything is allocated.
+
+use super::Outputs;
+use crate::checkpoint::read_json;
+use crate::error::{Error, Result};
+use crate::ops::linear::Activation;
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+
+/// The activations that configs name. The erf and the tanh form of GELU are different functions and stay so.
+const ACTIVATIONS: &[(&str, Activation)] = &[
+    ("gelu", Activation::GeluErf),
+    ("gelu_python", Activation::GeluErf),
+    ("gelu_new", Activation::GeluTanh),
+    ("gelu_pytorch_tanh", Activation::GeluTanh),
+    ("gelu_fast", Activation::GeluTanh),
+    ("relu", Activation::Relu),
+    ("tanh", Activation::Tanh),
+];
+
+/// A `config.json` and where it is.
+pub(super) struct Config {
+    pub value: Value,
+    path: PathBuf,
+}
+
+impl Config {
+    pub fn read(path: &Path) -> Result<Config> {
+        let value = read_json(path, 16 << 20)?;
+        if !value.is_object() {
+            return Err(Error::model("a model's config is a JSON object").at(path));
+        }
+        Ok(Config { value, path: path.to_path_buf() })
+    }
+    /// An error about this file.
+    pub fn error(&self, what: impl Into<String>) -> Error {
+        Error::model(what).at(&self.path)
+    }
+    fn wrong(&self, key: &str, expected: String) -> Error {
+        let found = self.value.get(key).map_or("nothing".to_owned(), Value::to_string);
+        let found: String = found.chars().take(80).collect();
+        self.error(format!("`{key}` is out of range")).expected(expected).found(found)
+    }
+    fn get(&self, key: &str) -> Option<&Value> {
+        self.value.get(key).filter(|v| !v.is_null())
+    }
+    /// A required word.
+    pub fn text(&self, key: &str) -> Result<&str> {
+        self.get(key).and_then(Value::as_str).ok_or_else(|| self.wrong(key, "a string".into()))
+    }
+    /// A required whole number from 1 to `most`.
+    pub fn count(&self, key: &str, most: usize) -> Result<usize> {
+        let n = self.get(key).and_then(Value::as_u64).filter(|&n| n >= 1 && n <= most as u64);
+        n.map(|n| n as usize).ok_or_else(|| self.wrong(key, format!("a whole number from 1 to {most}")))
+    }
+    /// A positive finite number, if given.
+    pub fn optional_number(&self, key: &str) -> Result<Option<f64>> {
+        let Some(v) = self.get(key) else { return Ok(None) };
+        let n = v.as_f64().filter(|n| n.is_finite() && *n > 0.0);
+        n.map(Some).ok_or_else(|| self.wrong(key, "a positive number".into()))
+    }
+    /// A probability below 1, if given.
+    pub fn optional_probability(&self, key: &str) -> Result<Option<f32>> {
+        let Some(v) = self.get(key) else { return Ok(None) };
+        let p = v.as_f64().filter(|p| (0.0..1.0).contains(p));
+        p.map(|p| Some(p as f32)).ok_or_else(|| self.wrong(key, "at least 0 and below 1".into()))
+    }
+    /// An activation by its name.
+    pub fn activation(&self, key: &str) -> Result<Activation> {
+        let name = self.text(key)?;
+        let known = || ACTIVATIONS.iter().map(|a| a.0).collect::<Vec<_>>().join(", ");
+        let found = ACTIVATIONS.iter().find(|a| a.0 == name).map(|a| a.1);
+        found.ok_or_else(|| self.wrong(key, format!("one of {}", known())))
+    }
+    /// Refuses a setting that would change what the model computes.
+    pub fn refuse(&self, key: &str, is: impl Fn(&Value) -> bool, what: &str) -> Result<()> {
+        match self.get(key) {
+            Some(v) if is(v) => Err(self.error(format!("`{key}` is {v}: {what}"))),
+            _ => Ok(()),
+        }
+    }
+    /// What the head of a fine-tuned model gives, by `id2label` and `problem_type`.
+    pub fn outputs(&self) -> Result<Outputs> {
+        if self.get("problem_type").and_then(Value::as_str) == Some("regression") {
+            return Ok(Outputs::Number);
+        }
+        let missing = || {
+            self.wrong("id2label", "{\"0\": name, \"1\": name, ...} without gaps".into())
+                .hint("this is no fine-tuned classifier; run `tempra train` first")
+        };
+        let map = self.get("id2label").and_then(Value::as_object).ok_or_else(missing)?;
+        let name = |i: usize| map.get(&i.to_string()).and_then(Value::as_str).map(str::to_owned);
+        let names: Option<Vec<String>> = (0..map.len()).map(name).collect();
+        names.filter(|n| !n.is_empty()).map(Outputs::Classes).ok_or_else(missing)
+    }
+}

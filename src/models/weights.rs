@@ -1,0 +1,127 @@
+//! Which tensor of a model's files goes into which parameter, and what was left over on either side.
+
+use crate::checkpoint::Weights;
+use crate::device::Device;
+use crate::error::{Error, Result};
+use crate::params::{Layout, Param, Params};
+use crate::rng::Stream;
+use crate::shape::DType;
+use std::collections::HashSet;
+use std::fmt;
+use std::path::Path;
+
+/// What became of the tensors of a model's files.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LoadReport {
+    /// Parameters that were loaded.
+    pub loaded: usize,
+    /// Parameters that the files do not hold, or hold for another number of outputs; they start from random values.
+    pub initialised: Vec<String>,
+    /// Tensors of the files that the model has no use for.
+    pub unused: Vec<String>,
+}
+
+impl fmt::Display for LoadReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let list = |names: &[String]| if names.is_empty() { "none".into() } else { names.join(", ") };
+        write!(f, "{} tensors loaded; new: {}; not used: {}", self.loaded, list(&self.initialised), list(&self.unused))
+    }
+}
+
+/// For each parameter, the name of its tensor, if there is one.
+pub(super) struct Plan {
+    sources: Vec<Option<String>>,
+    unused: Vec<String>,
+}
+
+/// The names a parameter may have in a file: its own, without the encoder's prefix (a bare encoder), and each with
+/// the layer norm's old gamma and beta.
+fn candidates(name: &str, prefix: &str) -> Vec<String> {
+    let mut names = vec![name.to_owned()];
+    names.extend(name.strip_prefix(prefix).map(str::to_owned));
+    if name.contains("LayerNorm.") {
+        let old = |n: &String| n.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta");
+        names.extend(names.iter().map(old).collect::<Vec<_>>());
+    }
+    names
+}
+
+/// Matches parameters and tensors by name and shape. The encoder must be there in full; the head only if `whole`.
+pub(super) fn match_names(files: &Weights, layout: &Layout, prefix: &str, whole: bool, dir: &Path) -> Result<Plan> {
+    let mut used = HashSet::new();
+    let (mut sources, mut missing, mut errors) = (Vec::new(), Vec::new(), Vec::new());
+    for p in &layout.list {
+        let head = is_head(p, prefix);
+        let found = candidates(&p.name, prefix).into_iter().find(|n| files.get(n).is_some());
+        let shape = found.as_deref().and_then(|n| files.get(n)).map(|v| v.shape.to_vec());
+        let fits = shape.as_ref() == Some(&p.shape);
+        if let (Some(shape), false) = (&shape, fits || (head && !whole)) {
+            let file = found.as_deref().and_then(|n| files.file(n)).unwrap_or(dir);
+            let e = Error::model(format!("tensor `{}` has another shape than config.json says", p.name));
+            errors.push(e.at(file).expected(format!("{:?}", p.shape)).found(format!("{shape:?}")));
+        } else if shape.is_none() && (whole || !head) {
+            missing.push(p.name.as_str());
+        }
+        used.extend(found.iter().cloned());
+        sources.push(found.filter(|_| fits));
+    }
+    if !missing.is_empty() {
+        let shown = missing.iter().take(8).copied().collect::<Vec<_>>().join(", ");
+        let what = format!("{} of {} tensors are missing", missing.len(), layout.list.len());
+        errors.push(Error::model(what).at(dir).expected(shown).hint(if whole {
+            "this model has no trained head: fine-tune it with `tempra train` first"
+        } else {
+            "these are not the weights of the model that config.json describes"
+        }));
+    }
+    if let Some(e) = Error::many(errors) {
+        return Err(e);
+    }
+    // A buffer of 0, 1, 2, ... that old versions of transformers saved.
+    let ignored = |n: &str| n.ends_with("embeddings.position_ids") || n.ends_with("embeddings.token_type_ids");
+    let unused = files.names().filter(|n| !used.contains(*n) && !ignored(n)).map(str::to_owned).collect();
+    Ok(Plan { sources, unused })
+}
+
+/// Whether a parameter belongs to the head, which a pretrained model need not have.
+fn is_head(p: &Param, prefix: &str) -> bool {
+    let inner = p.name.strip_prefix(prefix).unwrap_or(&p.name);
+    !(inner.starts_with("embeddings.") || inner.starts_with("encoder."))
+}
+
+/// Copies the tensors into the parameters; what has none starts as in transformers: weights from a normal distribution
+/// with the config's `initializer_range`, biases zero.
+pub(super) fn fill(
+    device: &Device,
+    params: &Params,
+    files: &Weights,
+    plan: Plan,
+    seed: u64,
+    std: f64,
+) -> Result<LoadReport> {
+    let mut report = LoadReport { unused: plan.unused, ..LoadReport::default() };
+    let mut buffer: Vec<f32> = Vec::new();
+    for (p, source) in params.layout().list.iter().zip(&plan.sources) {
+        buffer.clear();
+        buffer.resize(p.len(), 0.0);
+        match source {
+            Some(name) => {
+                files.f32_into(name, &mut buffer)?;
+                report.loaded += 1;
+            }
+            None => {
+                if p.decay {
+                    let mut stream = Stream::new(seed, &p.name, 0);
+                    buffer.iter_mut().for_each(|v| *v = (stream.normal() * std) as f32);
+                }
+                report.initialised.push(p.name.clone());
+            }
+        }
+        let view = params.view(&params.value, p)?;
+        match view.spec.dtype {
+            DType::F64 => device.write(&view, &buffer.iter().map(|&v| v as f64).collect::<Vec<_>>())?,
+            _ => device.write(&view, &buffer)?,
+        }
+    }
+    Ok(report)
+}
