@@ -245,6 +245,7 @@ fn bad_rows_are_skipped_up_to_one_percent() {
     assert_eq!((table.rows.len(), table.rows[1].line, table.bad_count), (2, 3, 1));
 }
 
+#[cfg(feature = "parquet")]
 #[test]
 fn parquet_is_read() {
     // Written by pyarrow: tests/golden/make_parquet.py.
@@ -283,6 +284,7 @@ fn parquet_is_read() {
     assert_eq!(records.rows[2499], ["2499", "text 2499 é", "0", "312.375", "false"]);
 }
 
+#[cfg(feature = "parquet")]
 #[test]
 fn damaged_parquet_never_panics() {
     let whole = fs::read(golden("good.parquet")).unwrap();
@@ -722,4 +724,15 @@ fn the_report_says_what_is_wrong() {
     fs::write(&test, "text,label\na,x\n\"b,y\n").unwrap();
     let open = check(&[("test", &test)], &columns(), None).unwrap();
     assert!(open.files[0].rows == 1 && open.files[0].stopped.as_ref().unwrap().contains("not closed"));
+}
+
+/// The data set of the examples: counted by its script (2,979 different sentences), and clean.
+#[test]
+fn the_example_data_is_clean() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/data/sentiment");
+    let (train, validation) = (folder.join("train.csv"), folder.join("validation.csv"));
+    let report = check(&[("train", &train), ("validation", &validation)], &columns(), None).unwrap();
+    assert!(!report.has_errors() && report.typos.is_empty(), "{report}");
+    assert!(report.files.iter().all(|f| f.duplicates + f.empty_texts + f.conflicts == 0), "{report}");
+    assert_eq!(report.files[1].rows, 600);
 }
