@@ -1,4 +1,6 @@
 //! Every test but the op harness, in one binary: one file of `tests/all/` a subject.
+#[path = "all/batches.rs"]
+mod batches;
 #[path = "all/checkpoint.rs"]
 mod checkpoint;
 #[path = "all/data.rs"]

@@ -46,6 +46,15 @@ pub struct Encoding {
     pub unknown: u32,
 }
 
+impl std::fmt::Debug for Tokenizer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tokenizer")
+            .field("path", &self.path)
+            .field("hash", &self.hash)
+            .finish_non_exhaustive()
+    }
+}
+
 impl Tokenizer {
     /// Encodes a text, or a text and its pair, in at most `max_length` tokens including special tokens.
     ///
