@@ -12,17 +12,17 @@ pub mod device;
 pub mod ops;
 pub mod tape;
 // What is learnt.
+pub mod params;
 pub mod checkpoint;
 pub mod optim;
-pub mod params;
 // Architectures.
-pub mod models;
 pub mod nn;
+pub mod models;
 // Problems.
+pub mod text;
 pub mod data;
 pub mod metrics;
 pub mod tasks;
-pub mod text;
 // The loop.
 pub mod train;
 // The program.
