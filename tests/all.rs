@@ -5,6 +5,9 @@ mod batches;
 mod checkpoint;
 #[path = "all/data.rs"]
 mod data;
+#[cfg(feature = "hub")]
+#[path = "all/hub.rs"]
+mod hub;
 #[path = "all/metrics.rs"]
 mod metrics;
 #[path = "all/recipe.rs"]

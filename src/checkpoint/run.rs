@@ -66,6 +66,8 @@ impl RunDir {
     pub fn open(path: impl AsRef<Path>, fs: Arc<dyn Fs>) -> Result<RunDir> {
         let path = path.as_ref().to_path_buf();
         fs.mkdir(&path).map_err(|e| unwritable(&path, &e))?;
+        // The folder's own entry must outlive a power loss too; a parent that may not be read is the user's to choose.
+        let _ = fs.sync_dir(parent(&path));
         let lock = path.join(LOCK);
         let me = Owner { pid: std::process::id(), host: host(), started: utc(SystemTime::now()) };
         let me = serde_json::to_string(&me).unwrap_or_default() + "\n";

@@ -345,13 +345,13 @@ impl Header {
 
     fn read_data(self, path: &Path) -> Result<Shard> {
         let len = self.metadata.data_len();
-        let mut data = Vec::new();
-        if data.try_reserve_exact(len).is_err() {
+        // Asked for first, since the next line would abort; and not `resize`, which touches every page on one thread.
+        if Vec::<u8>::new().try_reserve_exact(len).is_err() {
             return Err(Error::memory("there is no room for the weights")
                 .at(path)
                 .found(format!("{len} bytes")));
         }
-        data.resize(len, 0);
+        let mut data = vec![0; len];
         fill(&self.file, self.start, &mut data).map_err(|e| unreadable(path, &e))?;
         let metadata = self.metadata.metadata().clone().unwrap_or_default().into_iter().collect();
         Ok(Shard { path: path.to_path_buf(), start: self.start, data, metadata })

@@ -23,7 +23,8 @@ pub(super) fn download(id: &Id, cache: &Path, env: &Env) -> Result<PathBuf> {
         .build()
         .into();
     let get = |url: &str| {
-        let mut request = agent.get(url);
+        // As it is: lengths are compared, and weights do not shrink.
+        let mut request = agent.get(url).header("Accept-Encoding", "identity");
         if let Some(token) = &env.token {
             request = request.header("Authorization", format!("Bearer {token}"));
         }
@@ -76,7 +77,7 @@ pub(super) fn download(id: &Id, cache: &Path, env: &Env) -> Result<PathBuf> {
                 return Err(failed(id, &url, "the connection ended too soon"));
             }
             if name.ends_with(".safetensors") {
-                Weights::check(&temp)?;
+                Weights::check(&temp).map_err(|e| failed(id, &url, &e.to_string()))?;
             }
             std::fs::rename(&temp, &path).map_err(|e| disk(&path, &e))
         });
