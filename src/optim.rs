@@ -43,7 +43,12 @@ impl Optimizer {
         let dtype = params.spec().dtype;
         let segments = params.layout().segments(s.weight_decay).into();
         let step = AdamW { beta1: s.beta1, beta2: s.beta2, eps: s.eps, max_norm: s.max_grad_norm, segments };
-        Ok(Optimizer { step, hyper: device.zeros(dtype, &[3])?, norm: device.zeros(dtype, &[1])?, updates: 0 })
+        Ok(Optimizer {
+            step,
+            hyper: device.zeros(dtype, &[3])?,
+            norm: device.zeros(dtype, &[1])?,
+            updates: 0,
+        })
     }
     /// Measures the norm of all gradients, before clipping.
     pub fn measure(&mut self, device: &Device, params: &Params) -> Result<f64> {

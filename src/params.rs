@@ -93,8 +93,10 @@ impl Layout {
             }
             if fits == 0 {
                 let some: Vec<&str> = self.list.iter().take(3).map(|p| p.name.as_str()).collect();
-                return Err(Error::usage(format!("model.freeze: no parameter's name begins with `{prefix}`"))
-                    .expected(format!("the beginning of a name such as {}", some.join(", "))));
+                return Err(Error::usage(format!(
+                    "model.freeze: no parameter's name begins with `{prefix}`"
+                ))
+                .expected(format!("the beginning of a name such as {}", some.join(", "))));
             }
         }
         Ok(())
@@ -155,7 +157,8 @@ impl Params {
     pub fn new(device: &Device, layout: Layout, dtype: DType, training: bool) -> Result<Params> {
         let zeros = || device.zeros(dtype, &[layout.len()]);
         let value = zeros()?;
-        let training = if training { Some(Training { grad: zeros()?, m: zeros()?, v: zeros()? }) } else { None };
+        let training =
+            if training { Some(Training { grad: zeros()?, m: zeros()?, v: zeros()? }) } else { None };
         Ok(Params { layout, value, training })
     }
     /// Names, shapes and places.
@@ -180,7 +183,9 @@ impl Params {
             let value = self.value.view(offset, &g.shape)?;
             let trained = members.iter().any(|p| !p.frozen);
             vars.push(match &self.training {
-                Some(t) if tape.recording() && trained => tape.leaf(value, t.grad.view(offset, &g.shape)?, filled),
+                Some(t) if tape.recording() && trained => {
+                    tape.leaf(value, t.grad.view(offset, &g.shape)?, filled)
+                }
                 _ => tape.constant(value),
             });
         }
@@ -211,7 +216,8 @@ impl Params {
     }
     /// The elements of an arena's specs: how many parameters there are, and how many of them are trained.
     pub fn count(&self) -> (usize, usize) {
-        let sum = |trained: bool| self.layout.list.iter().filter(|p| !(trained && p.frozen)).map(Param::len).sum();
+        let sum =
+            |trained: bool| self.layout.list.iter().filter(|p| !(trained && p.frozen)).map(Param::len).sum();
         (sum(false), sum(true))
     }
     /// The spec of an arena.

@@ -60,7 +60,10 @@ impl<'d> Tape<'d> {
     }
     /// A value computed so far.
     pub fn value(&self, v: Var) -> Result<&Tensor> {
-        self.slots.get(v.0).and_then(|s| s.value.as_ref()).ok_or_else(|| Error::shape("a value that the tape has freed"))
+        self.slots
+            .get(v.0)
+            .and_then(|s| s.value.as_ref())
+            .ok_or_else(|| Error::shape("a value that the tape has freed"))
     }
     fn push(&mut self, value: Tensor, grad: Option<Tensor>, filled: bool) -> Var {
         self.slots.push(Slot { value: Some(value), wants_grad: grad.is_some(), grad, filled });
@@ -111,7 +114,8 @@ impl<'d> Tape<'d> {
     /// Fills the gradient of every leaf that `root` depends on, given d(loss)/d(root). Leaves that it does not depend on
     /// are left untouched and returned by index, in the order they were made.
     pub fn backward(mut self, root: Var, seed: Tensor) -> Result<Vec<Var>> {
-        let leaves: Vec<Var> = (0..self.slots.len()).filter(|&i| self.slots[i].grad.is_some()).map(Var).collect();
+        let leaves: Vec<Var> =
+            (0..self.slots.len()).filter(|&i| self.slots[i].grad.is_some()).map(Var).collect();
         let mut reached = vec![false; self.slots.len()];
         let slot = &mut self.slots[root.0];
         (slot.grad, slot.filled, reached[root.0]) = (Some(seed), true, true);
@@ -128,7 +132,8 @@ impl<'d> Tape<'d> {
                 let s = &self.slots;
                 let values = |vs: &[Var]| vs.iter().map(|v| self.value(*v)).collect::<Result<Vec<_>>>();
                 let (x, y) = (values(&node.x)?, values(&node.y)?);
-                let dy: Vec<_> = outputs.iter().map(|v| s[v.0].grad.as_ref().filter(|_| reached[v.0])).collect();
+                let dy: Vec<_> =
+                    outputs.iter().map(|v| s[v.0].grad.as_ref().filter(|_| reached[v.0])).collect();
                 let grad = |v: &Var| s[v.0].grad.as_ref().map(|t| Grad { t, add: s[v.0].filled });
                 let dx: Vec<_> = node.x.iter().map(grad).collect();
                 self.device.backward(&*node.op, Backward { x: &x, y: &y, dy: &dy, dx: &dx })?;

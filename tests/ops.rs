@@ -27,7 +27,10 @@ fn main() {
     let required = std::env::var("TEMPRA_REQUIRE").unwrap_or_default();
     for absent in ["cuda", "wgpu"].iter().filter(|name| Device::open(name, 0).is_err()) {
         let needed = required.split(',').any(|r| r.trim() == *absent);
-        println!("{} {absent}: this build cannot drive it; nothing was run on it", if needed { "FAIL" } else { "note" });
+        println!(
+            "{} {absent}: this build cannot drive it; nothing was run on it",
+            if needed { "FAIL" } else { "note" }
+        );
         if needed {
             count(false);
         }
@@ -40,7 +43,8 @@ fn main() {
         for case in cases() {
             let verdicts = bench.judge(&case);
             let worst = |what: &str| {
-                let v = verdicts.iter().filter(|v| v.what.starts_with(what)).map(|v| v.error).fold(0.0, f64::max);
+                let v =
+                    verdicts.iter().filter(|v| v.what.starts_with(what)).map(|v| v.error).fold(0.0, f64::max);
                 format!("{what} {v:.0e}")
             };
             let bad: Vec<&Verdict> = verdicts.iter().filter(|v| !v.ok()).collect();

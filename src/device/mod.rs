@@ -110,7 +110,10 @@ impl Tensor {
     pub fn view(&self, offset: usize, shape: &[usize]) -> Result<Tensor> {
         let spec = Spec::new(self.spec.dtype, shape);
         if offset.checked_add(spec.len()).is_none_or(|end| end > self.spec.len()) {
-            return Err(Error::shape(format!("a view of {shape:?} at {offset} does not fit into {:?}", self.spec)));
+            return Err(Error::shape(format!(
+                "a view of {shape:?} at {offset} does not fit into {:?}",
+                self.spec
+            )));
         }
         Ok(Tensor { spec, storage: self.storage.clone(), offset: self.offset + offset })
     }

@@ -138,10 +138,11 @@ impl Model {
             Some(o) => o.clone(),
             None => config.outputs()?,
         };
-        let pooling = options.pooling.unwrap_or(match config.value.get("tempra_pooling").and_then(Value::as_str) {
-            Some("mean") => Pooling::Mean,
-            _ => Pooling::Cls,
-        });
+        let pooling =
+            options.pooling.unwrap_or(match config.value.get("tempra_pooling").and_then(Value::as_str) {
+                Some("mean") => Pooling::Mean,
+                _ => Pooling::Cls,
+            });
 
         let (mut layout, mut sites) = (Layout::default(), Sites::default());
         let encoder = Encoder::declare(&mut layout, &mut sites, architecture.prefix, &shape);
@@ -152,7 +153,8 @@ impl Model {
         scale_rates(&mut layout, shape.layers, options.layer_lr_decay);
 
         let files = Weights::open(dir)?;
-        let plan = weights::match_names(&files, &layout, architecture.prefix, options.outputs.is_none(), dir)?;
+        let plan =
+            weights::match_names(&files, &layout, architecture.prefix, options.outputs.is_none(), dir)?;
         let params = Params::new(device, layout, options.dtype, options.training)?;
         let std = config.optional_number("initializer_range")?.unwrap_or(0.02);
         let report = weights::fill(device, &params, &files, plan, options.seed, std)?;
@@ -183,7 +185,12 @@ impl Model {
             let values = device.read::<f32>(&self.params.view(&self.params.value, p)?)?;
             let bytes: Vec<u8> = bytemuck::cast_slice(&values).to_vec();
             let dtype = DType::F32.into();
-            tensors.push(TensorOut { name: p.name.clone(), dtype, shape: p.shape.clone(), bytes: bytes.into() });
+            tensors.push(TensorOut {
+                name: p.name.clone(),
+                dtype,
+                shape: p.shape.clone(),
+                bytes: bytes.into(),
+            });
         }
         let mut text = serde_json::to_vec_pretty(&self.config())
             .map_err(|e| Error::model("config.json cannot be written").found(e.to_string()))?;
@@ -208,7 +215,10 @@ impl Model {
             Outputs::Number => (vec!["LABEL_0".to_owned()], "regression"),
         };
         let ids = names.iter().enumerate();
-        map.insert("id2label".into(), ids.clone().map(|(i, n)| (i.to_string(), Value::from(n.as_str()))).collect());
+        map.insert(
+            "id2label".into(),
+            ids.clone().map(|(i, n)| (i.to_string(), Value::from(n.as_str()))).collect(),
+        );
         map.insert("label2id".into(), ids.map(|(i, n)| (n.clone(), Value::from(i))).collect());
         map.insert("problem_type".into(), problem.into());
         config
@@ -218,7 +228,11 @@ impl Model {
 /// Layer-wise learning rates: 1 for the head, one factor more for each layer down, and one for the embeddings.
 fn scale_rates(layout: &mut Layout, layers: usize, decay: f32) {
     for p in &mut layout.list {
-        let layer = p.name.split("encoder.layer.").nth(1).and_then(|rest| rest.split('.').next()?.parse::<usize>().ok());
+        let layer = p
+            .name
+            .split("encoder.layer.")
+            .nth(1)
+            .and_then(|rest| rest.split('.').next()?.parse::<usize>().ok());
         let depth = match layer {
             Some(i) => layers.saturating_sub(i),
             None if p.name.contains("embeddings.") => layers + 1,

@@ -24,7 +24,13 @@ pub struct LoadReport {
 impl fmt::Display for LoadReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let list = |names: &[String]| if names.is_empty() { "none".into() } else { names.join(", ") };
-        write!(f, "{} tensors loaded; new: {}; not used: {}", self.loaded, list(&self.initialised), list(&self.unused))
+        write!(
+            f,
+            "{} tensors loaded; new: {}; not used: {}",
+            self.loaded,
+            list(&self.initialised),
+            list(&self.unused)
+        )
     }
 }
 
@@ -40,14 +46,22 @@ fn candidates(name: &str, prefix: &str) -> Vec<String> {
     let mut names = vec![name.to_owned()];
     names.extend(name.strip_prefix(prefix).map(str::to_owned));
     if name.contains("LayerNorm.") {
-        let old = |n: &String| n.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta");
+        let old = |n: &String| {
+            n.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
+        };
         names.extend(names.iter().map(old).collect::<Vec<_>>());
     }
     names
 }
 
 /// Matches parameters and tensors by name and shape. The encoder must be there in full; the head only if `whole`.
-pub(super) fn match_names(files: &Weights, layout: &Layout, prefix: &str, whole: bool, dir: &Path) -> Result<Plan> {
+pub(super) fn match_names(
+    files: &Weights,
+    layout: &Layout,
+    prefix: &str,
+    whole: bool,
+    dir: &Path,
+) -> Result<Plan> {
     let mut used = HashSet::new();
     let (mut sources, mut missing, mut errors) = (Vec::new(), Vec::new(), Vec::new());
     for p in &layout.list {
@@ -78,7 +92,8 @@ pub(super) fn match_names(files: &Weights, layout: &Layout, prefix: &str, whole:
         return Err(e);
     }
     // A buffer of 0, 1, 2, ... that old versions of transformers saved.
-    let ignored = |n: &str| n.ends_with("embeddings.position_ids") || n.ends_with("embeddings.token_type_ids");
+    let ignored =
+        |n: &str| n.ends_with("embeddings.position_ids") || n.ends_with("embeddings.token_type_ids");
     let unused = files.names().filter(|n| !used.contains(*n) && !ignored(n)).map(str::to_owned).collect();
     Ok(Plan { sources, unused })
 }

@@ -78,15 +78,17 @@ impl Encoder {
     /// Declares the parameters under `prefix`, such as `bert.`.
     pub fn declare(layout: &mut Layout, sites: &mut Sites, prefix: &str, config: &EncoderConfig) -> Encoder {
         let c = config;
-        let mut table = |name: &str, rows| layout.add(format!("{prefix}embeddings.{name}.weight"), &[rows, c.hidden]);
+        let mut table =
+            |name: &str, rows| layout.add(format!("{prefix}embeddings.{name}.weight"), &[rows, c.hidden]);
         let word = table("word_embeddings", c.vocab);
         let position = table("position_embeddings", c.positions);
         let kind = table("token_type_embeddings", c.types);
         let norm = Norm::declare(layout, sites, &format!("{prefix}embeddings.LayerNorm"), c.hidden);
         let layer = |i: usize| {
             let at = |name: &str| format!("{prefix}encoder.layer.{i}.{name}");
-            let three =
-                |end: &str| ["query", "key", "value"].map(|q| at(&format!("attention.self.{q}.{end}"))).to_vec();
+            let three = |end: &str| {
+                ["query", "key", "value"].map(|q| at(&format!("attention.self.{q}.{end}"))).to_vec()
+            };
             let (h, f) = (c.hidden, c.intermediate);
             Layer {
                 qkv: layout.join(three("weight"), &[h, h], &[3 * h, h]),
@@ -107,7 +109,8 @@ impl Encoder {
     pub fn run(&self, tape: &mut Tape, p: &Bound, batch: &Inputs) -> Result<Var> {
         let c = &self.config;
         let tables = [p.var(self.word), p.var(self.position), p.var(self.kind)];
-        let sum = tape.apply(Embed, &[batch.ids, batch.positions, batch.types, tables[0], tables[1], tables[2]])?;
+        let sum =
+            tape.apply(Embed, &[batch.ids, batch.positions, batch.types, tables[0], tables[1], tables[2]])?;
         let after = batch.dropout(c.hidden_dropout, self.norm.site, Rows::Tokens);
         let op = AddNorm { eps: c.eps, residual: false, before: None, after: after.map(|d| d.0) };
         let mut x = vec![sum, p.var(self.norm.gamma), p.var(self.norm.beta)];
@@ -140,7 +143,15 @@ impl Encoder {
     }
 
     /// Layer norm of dropout(x) + residual; both are released.
-    fn add_norm(&self, tape: &mut Tape, p: &Bound, batch: &Inputs, norm: &Norm, x: Var, residual: Var) -> Result<Var> {
+    fn add_norm(
+        &self,
+        tape: &mut Tape,
+        p: &Bound,
+        batch: &Inputs,
+        norm: &Norm,
+        x: Var,
+        residual: Var,
+    ) -> Result<Var> {
         let drop = batch.dropout(self.config.hidden_dropout, norm.site, Rows::Tokens);
         let op = AddNorm { eps: self.config.eps, residual: true, before: drop.map(|d| d.0), after: None };
         let mut inputs = vec![x, p.var(norm.gamma), p.var(norm.beta), residual];

@@ -30,7 +30,11 @@ pub struct Inputs {
 
 impl Inputs {
     /// Puts a batch's tensors on a tape.
-    pub fn new(tape: &mut Tape, [ids, positions, types, cu_seqlens]: [Tensor; 4], key: Option<Tensor>) -> Self {
+    pub fn new(
+        tape: &mut Tape,
+        [ids, positions, types, cu_seqlens]: [Tensor; 4],
+        key: Option<Tensor>,
+    ) -> Self {
         let mut put = |t| tape.constant(t);
         let (ids, positions, types, cu_seqlens) = (put(ids), put(positions), put(types), put(cu_seqlens));
         Inputs { ids, positions, types, cu_seqlens, key: key.map(put) }

@@ -75,7 +75,8 @@ impl StepOn<Cpu> for AdamW {
 type Piece<'a, T> = (Segment, ((&'a mut [T], &'a [T]), (&'a mut [T], &'a mut [T])));
 
 fn run<T: Real>(op: &AdamW, cpu: &Cpu, x: &[&Tensor]) -> Result<()> {
-    let (mut p, g, mut m, mut v) = (x[0].cpu_mut::<T>()?, x[1].cpu::<T>()?, x[2].cpu_mut::<T>()?, x[3].cpu_mut::<T>()?);
+    let (mut p, g, mut m, mut v) =
+        (x[0].cpu_mut::<T>()?, x[1].cpu::<T>()?, x[2].cpu_mut::<T>()?, x[3].cpu_mut::<T>()?);
     let (hyper, norm) = (x[4].cpu::<T>()?, x[5].cpu::<T>()?[0]);
     let (lr, c1, root_c2) = (hyper[0], hyper[1], hyper[2].sqrt());
     let (b1, b2, eps) = (T::of(op.beta1 as f64), T::of(op.beta2 as f64), T::of(op.eps as f64));

@@ -38,7 +38,8 @@ impl Op for AddNorm {
         "add_norm"
     }
     fn plan(&self, caps: &Caps, x: &[&Spec]) -> Result<Plan> {
-        let wrong = || refuse("add_norm", "x (rows, cols), gamma, beta (cols), residual like x, key (5) as set", x);
+        let wrong =
+            || refuse("add_norm", "x (rows, cols), gamma, beta (cols), residual like x, key (5) as set", x);
         let inputs = 3 + self.residual as usize + self.key().is_some() as usize;
         if x.len() != inputs || (self.residual && x[3].shape != x[0].shape) {
             return Err(wrong());
@@ -49,7 +50,12 @@ impl Op for AddNorm {
         }
         let dtype = compute_dtype("add_norm", caps, x)?;
         let n = (rows * cols) as f64;
-        Ok(Plan::new(x, vec![x[0].clone()], vec![x[0].clone(), Spec::new(dtype, &[rows])], [8.0 * n, 14.0 * n]))
+        Ok(Plan::new(
+            x,
+            vec![x[0].clone()],
+            vec![x[0].clone(), Spec::new(dtype, &[rows])],
+            [8.0 * n, 14.0 * n],
+        ))
     }
 }
 
@@ -67,9 +73,11 @@ fn forward<T: Real>(op: &AddNorm, cpu: &Cpu, io: Forward) -> Result<()> {
     let (x, gamma, beta) = (io.x[0].cpu::<T>()?, io.x[1].cpu::<T>()?, io.x[2].cpu::<T>()?);
     let residual = op.residual.then(|| io.x[3].cpu::<T>()).transpose()?;
     let key = op.key().map(|k| io.x[k].cpu::<u32>()).transpose()?;
-    let mask = |d: Option<Dropout>| d.filter(Dropout::active).zip(key.as_deref()).map(|(d, k)| d.mask::<T>(k));
+    let mask =
+        |d: Option<Dropout>| d.filter(Dropout::active).zip(key.as_deref()).map(|(d, k)| d.mask::<T>(k));
     let (before, after) = (mask(op.before), mask(op.after));
-    let (mut y, mut xhat, mut rstd) = (io.y[0].cpu_mut::<T>()?, io.y[1].cpu_mut::<T>()?, io.y[2].cpu_mut::<T>()?);
+    let (mut y, mut xhat, mut rstd) =
+        (io.y[0].cpu_mut::<T>()?, io.y[1].cpu_mut::<T>()?, io.y[2].cpu_mut::<T>()?);
     let (n, eps) = (T::of(cols as f64), T::of(op.eps as f64));
     let task = |(b, ((y, xhat), rstd)): (usize, ((&mut [T], &mut [T]), &mut [T]))| {
         vectorised(|| {
@@ -113,7 +121,8 @@ fn backward<T: Real>(op: &AddNorm, cpu: &Cpu, io: Backward) -> Result<()> {
     let (gamma, xhat, rstd, dy) =
         (io.x[1].cpu::<T>()?, io.y[1].cpu::<T>()?, io.y[2].cpu::<T>()?, io.dy()?.cpu::<T>()?);
     let key = op.key().map(|k| io.x[k].cpu::<u32>()).transpose()?;
-    let mask = |d: Option<Dropout>| d.filter(Dropout::active).zip(key.as_deref()).map(|(d, k)| d.mask::<T>(k));
+    let mask =
+        |d: Option<Dropout>| d.filter(Dropout::active).zip(key.as_deref()).map(|(d, k)| d.mask::<T>(k));
     let (before, after) = (mask(op.before), mask(op.after));
     // drop_after(dy), which both the rows and the column sums need.
     let size = if after.is_some() { rows * cols } else { 0 };

@@ -94,7 +94,14 @@ fn parts<'a, T>(
 
 /// Runs `copy(row, column, piece)` for the rows of `to` (tokens, planes heads d), where `piece` is the run of `from`
 /// that belongs there; `from` is laid out (sequence, head, plane, token, d).
-fn gather<T: Real>(cpu: &Cpu, seqs: &[Range<usize>], [heads, planes, d]: [usize; 3], from: &[T], to: &mut [T], add: bool) {
+fn gather<T: Real>(
+    cpu: &Cpu,
+    seqs: &[Range<usize>],
+    [heads, planes, d]: [usize; 3],
+    from: &[T],
+    to: &mut [T],
+    add: bool,
+) {
     let width = planes * heads * d;
     let mut rows: Vec<(Range<usize>, &mut [T])> = Vec::with_capacity(seqs.len());
     let mut rest = to;
@@ -133,14 +140,22 @@ fn forward<T: Real>(op: &Attention, cpu: &Cpu, io: Forward) -> Result<()> {
     let scale = T::of(op.scale as f64);
     let task = |part: Part<T>| -> Result<()> {
         let len = part.tokens.len();
-        let at = |plane: usize, t: usize| {
-            Mat { data: &qkv[(part.tokens.start + t) * cols + plane * hidden + part.head * d..], row: cols, col: 1 }
+        let at = |plane: usize, t: usize| Mat {
+            data: &qkv[(part.tokens.start + t) * cols + plane * hidden + part.head * d..],
+            row: cols,
+            col: 1,
         };
         let scratch = cpu.scratch(QUERIES.min(len) * len * size_of::<T>())?;
         for q0 in (0..len).step_by(QUERIES) {
             let rows = QUERIES.min(len - q0);
             let mut p = scratch.write::<T>(0, rows * len)?;
-            product_serial(cpu, [rows, len, d], at(0, q0), at(1, 0).t(), Out { data: &mut p, row: len, add: false })?;
+            product_serial(
+                cpu,
+                [rows, len, d],
+                at(0, q0),
+                at(1, 0).t(),
+                Out { data: &mut p, row: len, add: false },
+            )?;
             vectorised(|| {
                 for (r, p) in p.chunks_exact_mut(len).enumerate() {
                     let max = p.iter().fold(T::of(f64::NEG_INFINITY), |m, &s| s.larger(m)) * scale;
@@ -149,7 +164,9 @@ fn forward<T: Real>(op: &Attention, cpu: &Cpu, io: Forward) -> Result<()> {
                     part.lse[q0 + r] = max + sum.ln();
                     let norm = T::ONE / sum;
                     match &mask {
-                        Some(m) => m.row(part.tokens.start + q0 + r, part.head as u32, len, |j, m| p[j] *= norm * m),
+                        Some(m) => {
+                            m.row(part.tokens.start + q0 + r, part.head as u32, len, |j, m| p[j] *= norm * m)
+                        }
                         None => p.iter_mut().for_each(|p| *p *= norm),
                     }
                 }
@@ -180,8 +197,10 @@ fn backward<T: Real>(op: &Attention, cpu: &Cpu, io: Backward) -> Result<()> {
     let scale = T::of(op.scale as f64);
     let task = |part: Part<T>| -> Result<()> {
         let (len, start) = (part.tokens.len(), part.tokens.start);
-        let at = |plane: usize, t: usize| {
-            Mat { data: &qkv[(start + t) * cols + plane * hidden + part.head * d..], row: cols, col: 1 }
+        let at = |plane: usize, t: usize| Mat {
+            data: &qkv[(start + t) * cols + plane * hidden + part.head * d..],
+            row: cols,
+            col: 1,
         };
         let lse = &lse[start * op.heads + part.head * len..][..len];
         let size = QUERIES.min(len) * len;
@@ -193,8 +212,20 @@ fn backward<T: Real>(op: &Attention, cpu: &Cpu, io: Backward) -> Result<()> {
             let (mut p, mut ds) = (scratch.write::<T>(0, rows * len)?, scratch.write::<T>(size, rows * len)?);
             let from = (start + q0) * hidden + part.head * d;
             let dout = Mat { data: &dy[from..], row: hidden, col: 1 };
-            product_serial(cpu, [rows, len, d], at(0, q0), at(1, 0).t(), Out { data: &mut p, row: len, add: false })?;
-            product_serial(cpu, [rows, len, d], dout, at(2, 0).t(), Out { data: &mut ds, row: len, add: false })?;
+            product_serial(
+                cpu,
+                [rows, len, d],
+                at(0, q0),
+                at(1, 0).t(),
+                Out { data: &mut p, row: len, add: false },
+            )?;
+            product_serial(
+                cpu,
+                [rows, len, d],
+                dout,
+                at(2, 0).t(),
+                Out { data: &mut ds, row: len, add: false },
+            )?;
             vectorised(|| {
                 for (r, (p, ds)) in p.chunks_exact_mut(len).zip(ds.chunks_exact_mut(len)).enumerate() {
                     let row = from + r * hidden;

@@ -33,7 +33,13 @@ impl Op for CrossEntropy {
         "cross_entropy"
     }
     fn plan(&self, caps: &Caps, x: &[&Spec]) -> Result<Plan> {
-        let wrong = || refuse("cross_entropy", "logits (rows, C), target (rows) or (rows, C), scale (1), weights (C) as set", x);
+        let wrong = || {
+            refuse(
+                "cross_entropy",
+                "logits (rows, C), target (rows) or (rows, C), scale (1), weights (C) as set",
+                x,
+            )
+        };
         if x.len() != 3 + self.weighted as usize {
             return Err(wrong());
         }
@@ -72,8 +78,12 @@ impl<'a, T: Real> Targets<'a, T> {
     fn new(op: &CrossEntropy, x: &[&'a Tensor]) -> Result<Self> {
         let classes = x[0].spec.rows_cols().1;
         let hard = (x[1].spec.dtype == DType::U32).then(|| x[1].cpu::<u32>()).transpose()?;
-        if let Some(bad) = hard.iter().flat_map(|h| h.iter()).find(|&&t| t != op.ignore_index && t as usize >= classes) {
-            return Err(Error::data(format!("a label is {bad}")).expected(format!("below the {classes} classes")));
+        if let Some(bad) =
+            hard.iter().flat_map(|h| h.iter()).find(|&&t| t != op.ignore_index && t as usize >= classes)
+        {
+            return Err(
+                Error::data(format!("a label is {bad}")).expected(format!("below the {classes} classes"))
+            );
         }
         Ok(Targets {
             soft: if hard.is_none() { Some(x[1].cpu::<T>()?) } else { None },

@@ -124,7 +124,12 @@ impl On<Cpu> for Dropout {
 }
 
 /// out = in * mask, or out += in * mask: the op is its own backward pass.
-fn apply<T: Real>(op: &Dropout, cpu: &Cpu, [from, key, to]: [&crate::device::Tensor; 3], add: bool) -> Result<()> {
+fn apply<T: Real>(
+    op: &Dropout,
+    cpu: &Cpu,
+    [from, key, to]: [&crate::device::Tensor; 3],
+    add: bool,
+) -> Result<()> {
     let (_, cols) = from.spec.rows_cols();
     let mask = op.mask::<T>(&key.cpu::<u32>()?);
     let (from, mut to) = (from.cpu::<T>()?, to.cpu_mut::<T>()?);
@@ -137,7 +142,9 @@ fn apply<T: Real>(op: &Dropout, cpu: &Cpu, [from, key, to]: [&crate::device::Ten
             }
         })
     };
-    cpu.install(|| to.par_chunks_mut(BLOCK * cols).zip(from.par_chunks(BLOCK * cols)).enumerate().for_each(task));
+    cpu.install(|| {
+        to.par_chunks_mut(BLOCK * cols).zip(from.par_chunks(BLOCK * cols)).enumerate().for_each(task)
+    });
     Ok(())
 }
 

@@ -22,7 +22,9 @@ impl Op for Embed {
     }
     fn plan(&self, caps: &Caps, x: &[&Spec]) -> Result<Plan> {
         let expected = "ids, positions, types (tokens), word, position, kind (rows, cols)";
-        let [ids, positions, types, word, position, kind] = x else { return Err(refuse("embed", expected, x)) };
+        let [ids, positions, types, word, position, kind] = x else {
+            return Err(refuse("embed", expected, x));
+        };
         let cols = word.rows_cols().1;
         let integers = [ids, positions, types].iter().all(|s| s.dtype == DType::U32 && s.len() == ids.len());
         if !integers || [position, kind].iter().any(|s| s.rows_cols().1 != cols) {
@@ -69,8 +71,10 @@ fn forward<T: Real>(cpu: &Cpu, io: Forward) -> Result<()> {
         vectorised(|| {
             for (r, y) in y.chunks_exact_mut(cols).enumerate() {
                 let t = block * BLOCK + r;
-                let row = |table, index: u32| -> &[T] { &<[T]>::as_ref(table)[index as usize * cols..][..cols] };
-                let (a, b, c) = (row(&word[..], ids[t]), row(&position[..], positions[t]), row(&kind[..], types[t]));
+                let row =
+                    |table, index: u32| -> &[T] { &<[T]>::as_ref(table)[index as usize * cols..][..cols] };
+                let (a, b, c) =
+                    (row(&word[..], ids[t]), row(&position[..], positions[t]), row(&kind[..], types[t]));
                 for (((y, &a), &b), &c) in y.iter_mut().zip(a).zip(b).zip(c) {
                     *y = a + b + c;
                 }

@@ -178,7 +178,14 @@ fn backward<T: Real>(act: Activation, cpu: &Cpu, io: Backward) -> Result<()> {
     let dz: &[T] = if identity { &dy } else { &dz };
     if let Some(g) = io.dx(0) {
         let mut dx = g.t.cpu_mut::<T>()?;
-        product(cpu, [rows, k, n], Mat::new(dz, n), Mat::new(&w, k), Out { data: &mut dx, row: k, add: g.add }, None)?;
+        product(
+            cpu,
+            [rows, k, n],
+            Mat::new(dz, n),
+            Mat::new(&w, k),
+            Out { data: &mut dx, row: k, add: g.add },
+            None,
+        )?;
     }
     if let Some(g) = io.dx(1) {
         let mut dw = g.t.cpu_mut::<T>()?;

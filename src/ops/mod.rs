@@ -144,7 +144,11 @@ pub struct Backward<'a> {
 impl<'a> Backward<'a> {
     /// The gradient of the only output.
     pub(crate) fn dy(&self) -> Result<&'a Tensor> {
-        self.dy.first().copied().flatten().ok_or_else(|| Error::shape("a backward pass without an output gradient"))
+        self.dy
+            .first()
+            .copied()
+            .flatten()
+            .ok_or_else(|| Error::shape("a backward pass without an output gradient"))
     }
     /// Where the gradient by input `i` goes, if it is wanted.
     pub(crate) fn dx(&self, i: usize) -> Option<Grad<'a>> {

@@ -57,5 +57,10 @@ pub fn cases() -> Vec<Case> {
         let t: Vec<f64> = (0..shape[0] * shape[1]).map(|i| i as f64 * 0.3 - 1.0).collect();
         Case::new(label, Mse, vec![Input::real(&shape), Input::fixed(&shape, &t), Input::fixed(&[1], &[0.7])])
     };
-    vec![case("small", [2, 3]), case("one", [1, 1]), case("more than the lanes", [37, 1]), case("no rows", [0, 2])]
+    vec![
+        case("small", [2, 3]),
+        case("one", [1, 1]),
+        case("more than the lanes", [37, 1]),
+        case("no rows", [0, 2]),
+    ]
 }

@@ -1,1 +1,96 @@
-//! To be written.
+//! Problems: how labels become a loss, how logits become a prediction and a score.
+
+mod classify;
+mod regress;
+
+pub use classify::Classify;
+pub use regress::Regress;
+
+use crate::data::{Batch, TokenSet};
+use crate::device::{Device, Tensor};
+use crate::error::{Error, Result};
+use crate::metrics::Scores;
+use crate::models::{Model, Outputs};
+use crate::nn::Inputs;
+use crate::shape::{DType, Spec};
+use crate::tape::{Tape, Var};
+
+/// A problem: an example's label, the loss, the prediction, the metrics.
+pub trait Task: Send {
+    /// What the head gives.
+    fn outputs(&self) -> Outputs;
+    /// How much these examples count in the loss: what the sum over an optimizer step is divided by.
+    fn weight(&self, set: &TokenSet, examples: &[u32]) -> f64;
+    /// Records the loss of a batch, its sum times `scale`, from logits (sequences, outputs).
+    fn loss(&self, tape: &mut Tape, logits: Var, batch: &Batch, scale: f64) -> Result<Var>;
+    /// A meter for one evaluation.
+    fn meter(&self) -> Box<dyn Meter>;
+}
+
+/// Takes logits, gives scores.
+pub trait Meter {
+    /// Adds a batch with its logits (sequences, outputs).
+    fn add(&mut self, logits: &[f32], batch: &Batch) -> Result<()>;
+    /// The scores so far.
+    fn scores(&self) -> Scores;
+    /// What a person reads at the end: a confusion table, correlations.
+    fn report(&self) -> String;
+}
+
+/// A batch's tensors on a device, on a tape; with `key` (seed, step) in training.
+pub fn inputs(tape: &mut Tape, batch: &Batch, key: Option<(u64, u64)>) -> Result<Inputs> {
+    let device = tape.device();
+    let put = |v: &[u32]| device.upload(DType::U32, &[v.len()], v);
+    let tensors = [put(&batch.ids)?, put(&batch.positions)?, put(&batch.types)?, put(&batch.cu_seqlens)?];
+    let words = |(seed, step): (u64, u64)| {
+        [seed as u32, (seed >> 32) as u32, step as u32, batch.first_token, batch.first_example]
+    };
+    let key = key.map(|k| put(&words(k))).transpose()?;
+    Ok(Inputs::new(tape, tensors, key))
+}
+
+/// Runs a model over batches without recording, and hands each batch's logits (sequences, outputs) to `each`.
+pub fn for_each_logits(
+    device: &Device,
+    model: &Model,
+    batches: &[Batch],
+    mut each: impl FnMut(&Batch, &[f32]) -> Result<()>,
+) -> Result<()> {
+    for batch in batches {
+        let mut tape = Tape::evaluate(device);
+        let bound = model.params.bind(&mut tape, false)?;
+        let x = inputs(&mut tape, batch, None)?;
+        let logits = model.logits(&mut tape, &bound, &x)?;
+        each(batch, &device.read::<f32>(tape.value(logits)?)?)?;
+    }
+    Ok(())
+}
+
+/// Scores a model over batches.
+pub fn evaluate(
+    device: &Device,
+    model: &Model,
+    task: &dyn Task,
+    batches: &[Batch],
+) -> Result<Box<dyn Meter>> {
+    let mut meter = task.meter();
+    for_each_logits(device, model, batches, |batch, logits| meter.add(logits, batch))?;
+    Ok(meter)
+}
+
+/// The element type of a value on a tape, and reals in it: for constants of a loss.
+fn reals(tape: &mut Tape, like: Var, shape: &[usize], v: &[f64]) -> Result<Var> {
+    let device = tape.device();
+    let dtype = tape.value(like)?.spec.dtype;
+    let t: Tensor = device.alloc(Spec::new(dtype, shape))?;
+    match dtype {
+        DType::F64 => device.write(&t, v)?,
+        _ => device.write(&t, &v.iter().map(|&v| v as f32).collect::<Vec<_>>())?,
+    }
+    Ok(tape.constant(t))
+}
+
+/// The error of a batch whose examples have no label of the kind a task needs.
+fn unlabelled() -> Error {
+    Error::data("examples without labels cannot be scored").hint("name the label column with data.label")
+}

@@ -140,12 +140,26 @@ impl Bench {
             Subject::Step(..) => self.judge_step(case, &mut verdicts),
         };
         if let Err(e) = outcome {
-            verdicts.push(Verdict { what: "run".into(), error: f64::INFINITY, bound: 0.0, note: e.to_string() });
+            verdicts.push(Verdict {
+                what: "run".into(),
+                error: f64::INFINITY,
+                bound: 0.0,
+                note: e.to_string(),
+            });
         }
         verdicts
     }
 
-    fn run(&self, dev: &Device, dtype: DType, op: &dyn Op, case: &Case, x: &[Vec<f64>], dy: &[f64], want: Want) -> Result<Outcome> {
+    fn run(
+        &self,
+        dev: &Device,
+        dtype: DType,
+        op: &dyn Op,
+        case: &Case,
+        x: &[Vec<f64>],
+        dy: &[f64],
+        want: Want,
+    ) -> Result<Outcome> {
         let specs = specs(case, dtype);
         let put = |spec: &Spec, v: &[f64]| Guarded::new(dev, spec, v);
         let blank = |spec: &Spec| put(spec, &vec![f64::NAN; spec.len()]);
@@ -173,7 +187,8 @@ impl Bench {
             // An input that changed counts as one written outside its bounds.
             broken += g.read(dev)?.iter().zip(v).filter(|(a, b)| a != b).count();
         }
-        let dx = grads.iter().map(|g| g.as_ref().map_or(Ok(vec![]), |g| g.read(dev))).collect::<Result<_>>()?;
+        let dx =
+            grads.iter().map(|g| g.as_ref().map_or(Ok(vec![]), |g| g.read(dev))).collect::<Result<_>>()?;
         Ok(Outcome { y: y[0].read(dev)?, dx, broken })
     }
 
@@ -199,8 +214,11 @@ impl Bench {
         let mut single = 0f64;
         for i in (0..x.len()).filter(|&i| matches!(case.inputs[i].fill, Fill::Real(..)) && !x[i].is_empty()) {
             let n = x[i].len();
-            let picks: Vec<usize> =
-                if n <= 24 { (0..n).collect() } else { (0..24).map(|_| rng.below(n as u32) as usize).collect() };
+            let picks: Vec<usize> = if n <= 24 {
+                (0..n).collect()
+            } else {
+                (0..24).map(|_| rng.below(n as u32) as usize).collect()
+            };
             for j in picks {
                 let at = |h: f64| {
                     let mut x = x.to_vec();

@@ -110,7 +110,11 @@ impl MeanExp {
                 let from = if border { (s + 1).min(bounds.len() - 2) } else { s };
                 for c in 0..cols {
                     let column = if self.mistake == Mistake::WrongIndex && c < 2 { 1 - c } else { c };
-                    let dy = if self.mistake == Mistake::IgnoresCotangent { T::ONE } else { dy[from * cols + column] };
+                    let dy = if self.mistake == Mistake::IgnoresCotangent {
+                        T::ONE
+                    } else {
+                        dy[from * cols + column]
+                    };
                     let mut d = dy * T::of(factor) * x[t * cols + c].exp();
                     if self.mistake == Mistake::Frozen {
                         d = T::ZERO;
@@ -149,6 +153,9 @@ pub fn all(bench: &Bench) -> Vec<(String, Option<String>)> {
     .map(|m| (format!("{m:?}"), complaint(m)))
     .into();
     let clean = complaint(None);
-    seen.push(("no mistake, no complaint".into(), if clean.is_none() { Some("nobody".into()) } else { Option::None }));
+    seen.push((
+        "no mistake, no complaint".into(),
+        if clean.is_none() { Some("nobody".into()) } else { Option::None },
+    ));
     seen
 }

@@ -155,13 +155,13 @@ impl Buffer {
     fn claim<T>(&self, start: usize, len: usize, writes: bool) -> Result<(NonNull<T>, Range<usize>)> {
         let size = size_of::<T>();
         let range = start * size..(start + len) * size;
-        let Some(block) = self.block.as_ref().filter(|_| range.end <= self.bytes && align_of::<T>() <= ALIGN) else {
+        let Some(block) = self.block.as_ref().filter(|_| range.end <= self.bytes && align_of::<T>() <= ALIGN)
+        else {
             return Err(Error::shape(format!("bytes {range:?} of a buffer of {}", self.bytes)));
         };
         let mut borrows = lock(&self.borrows);
-        let clash = |b: &&Borrow| {
-            (writes || b.writes) && b.range.start < range.end && range.start < b.range.end
-        };
+        let clash =
+            |b: &&Borrow| (writes || b.writes) && b.range.start < range.end && range.start < b.range.end;
         if let Some(b) = borrows.iter().find(clash) {
             return Err(Error::shape(format!("bytes {range:?} are in use: {:?} is borrowed", b.range)));
         }

@@ -3,7 +3,10 @@
 //! Blocked as in Goto and van de Geijn, "Anatomy of High-Performance Matrix Multiplication" (2008): B is packed once
 //! into panels as wide as the register tile, A is read where it lies when its rows are contiguous and packed otherwise.
 //! The partition into tiles and the order of the sums depend on the shape alone, never on the number of threads.
-#![allow(unsafe_code, reason = "register tiles in vector instructions; disjoint tiles of C written by several threads")]
+#![allow(
+    unsafe_code,
+    reason = "register tiles in vector instructions; disjoint tiles of C written by several threads"
+)]
 
 use super::real::Level;
 use super::{Cpu, Real};
@@ -126,12 +129,20 @@ fn run<T: Real>(
     if k == 0 {
         // An empty sum is zero; only the shape of the loops below needs the exception.
         let zeros = vec![T::ZERO; n * nr.max(mr)];
-        return run(cpu, [m, n, 1], Mat { data: &zeros, row: 0, col: 1 }, Mat { data: &zeros, row: 0, col: 0 }, Out {
-            // SAFETY: the exclusive borrow of `c.data` is passed on; `shared` is not used any more.
-            data: unsafe { std::slice::from_raw_parts_mut(c.0.0, (m - 1) * c.1 + n) },
-            row: c.1,
-            add: c.2,
-        }, done, parallel);
+        return run(
+            cpu,
+            [m, n, 1],
+            Mat { data: &zeros, row: 0, col: 1 },
+            Mat { data: &zeros, row: 0, col: 0 },
+            Out {
+                // SAFETY: the exclusive borrow of `c.data` is passed on; `shared` is not used any more.
+                data: unsafe { std::slice::from_raw_parts_mut(c.0.0, (m - 1) * c.1 + n) },
+                row: c.1,
+                add: c.2,
+            },
+            done,
+            parallel,
+        );
     }
     if parallel {
         cpu.install(|| {
@@ -149,7 +160,8 @@ fn run<T: Real>(
         if let Some(done) = done {
             for r in rows {
                 // SAFETY: this task alone owns these rows and columns of C, and they lie inside it (checked above).
-                let piece = unsafe { std::slice::from_raw_parts_mut(c.0.0.add(r * c.1 + cols.start), cols.len()) };
+                let piece =
+                    unsafe { std::slice::from_raw_parts_mut(c.0.0.add(r * c.1 + cols.start), cols.len()) };
                 done(r, cols.start, piece);
             }
         }
@@ -194,7 +206,10 @@ fn pack<T: Real>(panel: &mut [T], width: usize, k: usize, a: Mat<T>, first: usiz
 }
 
 /// One task: a block of C, depth by depth, register tile by register tile.
-#[expect(clippy::too_many_arguments, reason = "the coordinates of one block; a struct would only rename them")]
+#[expect(
+    clippy::too_many_arguments,
+    reason = "the coordinates of one block; a struct would only rename them"
+)]
 fn block<T: Real>(
     kernel: &Kernel<T>,
     k: usize,

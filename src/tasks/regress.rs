@@ -1,0 +1,55 @@
+//! One number: mean squared error, as `transformers` trains `num_labels` 1.
+
+use super::{Meter, Task, reals, unlabelled};
+use crate::data::{Batch, TokenSet};
+use crate::error::Result;
+use crate::metrics::{Regression, Scores};
+use crate::models::Outputs;
+use crate::ops::mse::Mse;
+use crate::tape::{Tape, Var};
+
+/// The task; see the module.
+#[derive(Clone, Copy, Debug)]
+pub struct Regress;
+
+impl Task for Regress {
+    fn outputs(&self) -> Outputs {
+        Outputs::Number
+    }
+    fn weight(&self, _: &TokenSet, examples: &[u32]) -> f64 {
+        examples.len() as f64
+    }
+    fn loss(&self, tape: &mut Tape, logits: Var, batch: &Batch, scale: f64) -> Result<Var> {
+        if batch.values.len() != batch.len() {
+            return Err(unlabelled());
+        }
+        let values: Vec<f64> = batch.values.iter().map(|&v| v as f64).collect();
+        let x =
+            [logits, reals(tape, logits, &[batch.len(), 1], &values)?, reals(tape, logits, &[1], &[scale])?];
+        tape.apply(Mse, &x)
+    }
+    fn meter(&self) -> Box<dyn Meter> {
+        Box::new(Measured(Regression::new()))
+    }
+}
+
+struct Measured(Regression);
+
+impl Meter for Measured {
+    fn add(&mut self, logits: &[f32], batch: &Batch) -> Result<()> {
+        if batch.values.len() != batch.len() {
+            return Err(unlabelled());
+        }
+        for (&p, &t) in logits.iter().zip(&batch.values) {
+            let (p, t) = (p as f64, t as f64);
+            self.0.add(p, t, (p - t) * (p - t));
+        }
+        Ok(())
+    }
+    fn scores(&self) -> Scores {
+        self.0.scores()
+    }
+    fn report(&self) -> String {
+        format!("{} examples: {}", self.0.len(), self.0.scores())
+    }
+}
