@@ -1,2 +1,6 @@
-//! The program.
-fn main() {}
+//! The program: everything is in the library.
+
+fn main() {
+    tempra::train::started();
+    std::process::exit(tempra::cli::main())
+}

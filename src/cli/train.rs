@@ -1,10 +1,233 @@
-//! `tempra train`: to be written.
-use crate::error::Result;
-use clap::{ArgMatches, Command};
+//! `tempra train`: fine-tunes a model as a recipe says.
 
+use super::{set_arg, sets};
+use crate::checkpoint::RealFs;
+use crate::error::{Error, Result};
+use crate::train::{self, Event, Observer, Outcome, Recipe, Signals, StepLog};
+use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::{Value, json};
+use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Words and options.
 pub fn define() -> Command {
     Command::new("train")
+        .about("Fine-tune a model as a recipe says; run it again to go on where it stopped")
+        .long_about(
+            "Fine-tunes a pretrained encoder on the data that a recipe names, and writes into the run folder:\n\
+             checkpoints, metrics.jsonl, metrics.json, the resolved recipe.toml, and model/, which `transformers` opens.\n\n\
+             A run that was stopped, killed or lost goes on from its newest whole checkpoint when the same command is\n\
+             given again, and ends with the same bits. SIGINT and SIGTERM stop after the step, with a checkpoint; SIGUSR1\n\
+             writes one and goes on.",
+        )
+        .after_help(
+            "Examples:\n  tempra init reviews.csv -o recipe.toml\n  tempra train recipe.toml\n  \
+             tempra train recipe.toml --set optim.lr=3e-5 --set train.epochs=5 --set output=runs/b\n  \
+             tempra train recipe.toml --set seeds=[0,1,2]\n\n`tempra help recipe` lists every key.",
+        )
+        .arg(Arg::new("recipe").required(true).value_parser(value_parser!(PathBuf)).help("The recipe, TOML or JSON"))
+        .arg(set_arg())
+        .arg(Arg::new("device").long("device").value_name("NAME").help("auto, cpu, cuda, wgpu or wgpu:N; over the recipe's"))
+        .arg(Arg::new("seed").long("seed").value_name("N").help("Seed; over the recipe's"))
+        .arg(Arg::new("threads").long("threads").value_name("N").help("CPU threads, 0 for all; over the recipe's"))
+        .arg(Arg::new("fresh").long("fresh").action(ArgAction::SetTrue).help("Start over: remove what an earlier run left in the run folder"))
+        .arg(Arg::new("json").long("json").action(ArgAction::SetTrue).help("One JSON object a line on standard output, for programs"))
+        .arg(Arg::new("quiet").long("quiet").short('q').action(ArgAction::SetTrue).help("Print only the result"))
 }
-pub fn run(_: &ArgMatches) -> Result<i32> {
+
+/// Runs it.
+pub fn run(args: &ArgMatches) -> Result<i32> {
+    let path = args.get_one::<PathBuf>("recipe").ok_or_else(|| Error::usage("a recipe is needed"))?;
+    let mut set = sets(args)?;
+    for key in ["device", "seed", "threads"] {
+        if let Some(value) = args.get_one::<String>(key) {
+            set.push((key.to_owned(), value.clone()));
+        }
+    }
+    let recipe = Recipe::load(path, &set)?;
+    let signals = Signals::install()?;
+    let (fresh, as_json) = (args.get_flag("fresh"), args.get_flag("json"));
+    let runs = recipe.runs();
+    let mut outcomes = Vec::with_capacity(runs.len());
+    for one in &runs {
+        let mut watch: Box<dyn Observer> = match (as_json, args.get_flag("quiet")) {
+            (true, _) => Box::new(Lines),
+            (_, true) => Box::new(train::Silent),
+            _ => Box::new(Screen::new(one)),
+        };
+        let outcome = train::train(one, fresh, Arc::new(RealFs), &signals, watch.as_mut())?;
+        drop(watch);
+        if as_json {
+            say(&json!({ "event": "done", "seed": one.seed, "model": outcome.model, "result": outcome.to_json() }));
+        } else {
+            conclude(one, &outcome);
+        }
+        outcomes.push(outcome);
+    }
+    if outcomes.len() > 1 {
+        let table = summary(&runs, &outcomes);
+        if as_json {
+            say(&json!({ "event": "summary", "result": table }));
+        } else {
+            println!("\nOver {} seeds, mean and standard deviation:", outcomes.len());
+            for (name, v) in table.as_object().into_iter().flatten() {
+                println!("  {name:<12} {:.4} +- {:.4}", v["mean"].as_f64().unwrap_or(f64::NAN), v["std"].as_f64().unwrap_or(f64::NAN));
+            }
+        }
+        let file = recipe.output.join("summary.json");
+        let text = serde_json::to_string_pretty(&table).unwrap_or_default();
+        std::fs::write(&file, text + "\n").map_err(|e| Error::io(crate::error::Kind::Disk, "cannot be written", &file, &e))?;
+    }
     Ok(0)
+}
+
+/// Mean and sample standard deviation of every score over several runs.
+fn summary(runs: &[Recipe], outcomes: &[Outcome]) -> Value {
+    let mut table = json!({});
+    let scores = |o: &Outcome| o.test.clone().or_else(|| o.best.as_ref().map(|b| b.scores.clone())).unwrap_or_default();
+    for (name, _) in scores(&outcomes[0]).iter() {
+        let values: Vec<f64> = outcomes.iter().map(|o| scores(o).get(name).unwrap_or(f64::NAN)).collect();
+        let n = values.len() as f64;
+        let mean = values.iter().sum::<f64>() / n;
+        let var = values.iter().map(|v| (v - mean) * (v - mean)).sum::<f64>() / (n - 1.0);
+        let seeds: Vec<u64> = runs.iter().map(|r| r.seed).collect();
+        table[name] = json!({ "mean": mean, "std": var.sqrt(), "values": values, "seeds": seeds });
+    }
+    table
+}
+
+/// The last words of a run.
+fn conclude(recipe: &Recipe, o: &Outcome) {
+    println!();
+    if let Some(best) = &o.best {
+        println!("best validation, step {}: {}", best.step, best.scores);
+    }
+    if let Some(test) = &o.test {
+        println!("test: {test}");
+    }
+    if !o.report.is_empty() {
+        println!("\n{}", o.report.trim_end());
+    }
+    let early = if o.stopped_early { ", stopped early" } else { "" };
+    println!("\n{} steps{early} in {:.1} s, {:.0} tokens/s", o.steps, o.train_seconds, o.tokens_per_second);
+    println!("model: {}", o.model.display());
+    let (model, text) = (o.model.display(), &recipe.data.text);
+    println!("use it: tempra predict {model} FILE.csv   (a file with a column `{text}`)");
+}
+
+fn say(value: &Value) {
+    let _ = writeln!(std::io::stdout(), "{value}");
+}
+
+/// Events as JSON lines.
+struct Lines;
+
+impl Observer for Lines {
+    fn event(&mut self, event: &Event) {
+        use crate::checkpoint::number;
+        let value = match event {
+            Event::Prepared(p) => json!({
+                "event": "prepared", "device": p.device, "parameters": p.parameters.0, "trainable": p.parameters.1,
+                "parameter_bytes": p.parameter_bytes, "steps": p.steps, "classes": p.classes,
+                "loaded": p.weights.loaded, "initialised": p.weights.initialised, "unused": p.weights.unused,
+                "skipped_rows": p.skipped_rows,
+            }),
+            Event::Resumed(step, skipped) => json!({
+                "event": "resumed", "step": step,
+                "skipped": skipped.iter().map(|(p, why)| json!({ "path": p, "why": why })).collect::<Vec<_>>(),
+            }),
+            Event::Step(_) => return,
+            Event::Log(l) => json!({
+                "event": "log", "step": l.step, "total": l.total, "epoch": l.epoch, "loss": number(l.loss),
+                "learning_rate": l.lr, "grad_norm": number(l.grad_norm), "tokens_per_second": number(l.tokens_per_second),
+            }),
+            Event::Skipped { step, loss, tensor, examples } => json!({
+                "event": "skipped", "step": step, "loss": number(*loss), "tensor": tensor, "examples": examples,
+            }),
+            Event::Evaluated { step, split, scores, best } => {
+                json!({ "event": "evaluated", "step": step, "split": split, "scores": scores, "best": best })
+            }
+            Event::Saved(step, path) => json!({ "event": "saved", "step": step, "path": path }),
+            Event::Warning(e) => json!({ "event": "warning", "message": e.to_string() }),
+        };
+        say(&value);
+    }
+}
+
+/// Events for a person: a bar on standard error where that is a terminal, and lines worth keeping.
+struct Screen {
+    bar: ProgressBar,
+    terminal: bool,
+}
+
+impl Screen {
+    fn new(recipe: &Recipe) -> Screen {
+        let terminal = std::io::stderr().is_terminal();
+        let bar = ProgressBar::with_draw_target(None, if terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() });
+        if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos}/{len} {msg}") {
+            bar.set_style(style);
+        }
+        let screen = Screen { bar, terminal };
+        screen.line(&format!("run {} (seed {})", recipe.output.display(), recipe.seed));
+        screen
+    }
+    fn line(&self, text: &str) {
+        self.bar.suspend(|| eprintln!("{text}"));
+    }
+    fn numbers(l: &StepLog) -> String {
+        let left = l.seconds_left.max(0.0);
+        let time = if left < 90.0 { format!("{left:.0} s") } else { format!("{:.0} min", left / 60.0) };
+        format!("loss {:.4}  lr {:.2e}  norm {:.2}  {:.0} tokens/s  {time} left", l.loss, l.lr, l.grad_norm, l.tokens_per_second)
+    }
+}
+
+impl Drop for Screen {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+impl Observer for Screen {
+    fn event(&mut self, event: &Event) {
+        match event {
+            Event::Prepared(p) => {
+                let (all, trained) = p.parameters;
+                let mib = p.parameter_bytes as f64 / (1 << 20) as f64;
+                self.line(&format!("device: {}", p.device));
+                self.line(&format!("model: {:.1} M parameters, {:.1} M trained; with gradients and moments {mib:.0} MiB", all as f64 / 1e6, trained as f64 / 1e6));
+                self.line(&format!("weights: {}", p.weights));
+                for (name, examples, tokens, lost) in &p.splits {
+                    let cut = if *lost > 0 { format!(", {lost} cut off") } else { String::new() };
+                    self.line(&format!("{name}: {examples} examples, {tokens} tokens{cut}"));
+                }
+                if !p.classes.is_empty() {
+                    self.line(&format!("classes: {}", p.classes.join(", ")));
+                }
+                if p.skipped_rows > 0 {
+                    self.line(&format!("skipped: {} rows that could not be read", p.skipped_rows));
+                }
+                self.bar.set_length(p.steps);
+            }
+            Event::Resumed(step, skipped) => {
+                skipped.iter().for_each(|(path, why)| self.line(&format!("skipped {}: {why}", path.display())));
+                self.line(&format!("going on from step {step}"));
+            }
+            Event::Step(l) => {
+                self.bar.set_position(l.step);
+                self.bar.set_message(Self::numbers(l));
+            }
+            Event::Log(l) if !self.terminal => eprintln!("step {}/{}  {}", l.step, l.total, Self::numbers(l)),
+            Event::Log(_) => {}
+            Event::Skipped { step, loss, tensor, examples } => {
+                self.line(&format!("step {step} skipped: loss {loss}, first in the {tensor}, examples {examples:?}"));
+            }
+            Event::Evaluated { step, split, scores, best } => {
+                self.line(&format!("step {step} {split}: {scores}{}", if *best { "  (best)" } else { "" }));
+            }
+            Event::Saved(step, path) => self.line(&format!("step {step} saved: {}", path.display())),
+            Event::Warning(e) => self.line(&format!("warning: {e}")),
+        }
+    }
 }

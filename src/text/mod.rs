@@ -148,6 +148,11 @@ impl Tokenizer {
         &self.hash
     }
 
+    /// The tokenizer's files as they were read, by name; one that came from `vocab.txt` alone has a `tokenizer.json` too.
+    pub fn files(&self) -> &[(&'static str, Vec<u8>)] {
+        &self.files
+    }
+
     /// Writes the tokenizer's files into a folder, byte for byte as they were read, so that stock `transformers` opens it.
     /// A tokenizer that came from `vocab.txt` alone also gets its `tokenizer.json`.
     ///

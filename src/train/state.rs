@@ -1,0 +1,170 @@
+//! The state of a run: what a checkpoint holds beside the weights, so that going on is bit for bit as if never stopped.
+//!
+//! Random numbers are functions of (seed, step, place), so no generator needs saving; the order of examples is a
+//! function of (seed, epoch).
+
+use super::prepare::Run;
+use super::recipe::Recipe;
+use crate::checkpoint::{NamedFile, TensorOut, Weights, read_json};
+use crate::error::{Error, Result};
+use crate::metrics::Scores;
+use crate::optim::Optimizer;
+use crate::params::Training;
+use crate::shape::DType;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use std::path::Path;
+
+/// The best validation so far.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Best {
+    /// The step it was scored at.
+    pub step: u64,
+    /// All its scores.
+    pub scores: Scores,
+}
+
+/// What a checkpoint's `state.json` holds.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct State {
+    /// The version of tempra that wrote it.
+    pub version: String,
+    /// Steps done, skipped ones included.
+    pub step: u64,
+    /// Updates made by the optimizer.
+    pub updates: u64,
+    /// The best validation so far.
+    pub best: Option<Best>,
+    /// Validations since then.
+    pub without_improvement: u64,
+    /// Steps skipped in a row because something was not finite.
+    pub nonfinite_in_a_row: u64,
+    /// Steps skipped in all.
+    pub nonfinite: u64,
+    /// Training ended by early stopping.
+    pub stopped_early: bool,
+    /// Sum of the losses since the last line of the log, as the bits of an f64 (it may be a NaN, which JSON cannot
+    /// say), and how many they are.
+    pub window: (u64, u64),
+    /// Hash of the recipe.
+    pub recipe_hash: String,
+    /// Hash of what the examples are made from.
+    pub data_hash: String,
+    /// The kind of device it was written on.
+    pub backend: String,
+    /// Lines of the log, as transformers' `trainer_state.json` has them.
+    pub log_history: Vec<Value>,
+}
+
+impl State {
+    /// The state before the first step.
+    pub fn new(recipe: &Recipe, run: &Run) -> State {
+        State {
+            version: env!("CARGO_PKG_VERSION").into(),
+            recipe_hash: recipe.hash(),
+            data_hash: run.data_hash.clone(),
+            backend: backend(run).into(),
+            ..State::default()
+        }
+    }
+
+    /// The files of a checkpoint: the model folder, the optimizer's moments, this state.
+    pub fn files(&self, recipe: &Recipe, run: &Run, total: u64, epoch: f64) -> Result<Vec<NamedFile<'static>>> {
+        let mut files = model_files(recipe, run)?;
+        if let Some(t) = &run.model.params.training {
+            let tensor = |name: &str, t| -> Result<TensorOut<'static>> {
+                let values = run.device.read::<f32>(t)?;
+                let bytes: Vec<u8> = bytemuck::cast_slice(&values).to_vec();
+                Ok(TensorOut { name: name.into(), dtype: DType::F32.into(), shape: vec![values.len()], bytes: bytes.into() })
+            };
+            let moments = vec![tensor("exp_avg", &t.m)?, tensor("exp_avg_sq", &t.v)?];
+            files.push(NamedFile::tensors("optimizer.safetensors", moments));
+        }
+        files.push(NamedFile::bytes("state.json", pretty(&serde_json::to_value(self).unwrap_or_default())));
+        // What scripts that plot transformers' runs read.
+        let metric = recipe.train.best_metric.as_str();
+        let trainer = json!({
+            "epoch": epoch,
+            "global_step": self.step,
+            "max_steps": total,
+            "num_train_epochs": recipe.train.epochs,
+            "train_batch_size": recipe.train.batch_size,
+            "best_metric": self.best.as_ref().and_then(|b| b.scores.get(metric)),
+            "best_global_step": self.best.as_ref().map(|b| b.step),
+            "best_model_checkpoint": self.best.as_ref().map(|b| format!("checkpoint-{}", b.step)),
+            "is_world_process_zero": true,
+            "log_history": self.log_history,
+        });
+        files.push(NamedFile::bytes("trainer_state.json", pretty(&trainer)));
+        Ok(files)
+    }
+
+    /// Goes back to a checkpoint that has been verified: weights, moments, and the state, which is returned.
+    ///
+    /// A checkpoint of another recipe or of other data is refused: going on would be neither the one run nor the other.
+    pub fn restore(dir: &Path, recipe: &Recipe, run: &Run, optimizer: &mut Optimizer) -> Result<State> {
+        let path = dir.join("state.json");
+        let value = read_json(&path, 64 << 20)?;
+        let state: State = serde_json::from_value(value)
+            .map_err(|e| Error::model("is not the state of a run").at(&path).found(e.to_string()))?;
+        let fresh = State::new(recipe, run);
+        let other = |what: &str| {
+            Error::usage(format!("this run folder holds a run with {what}"))
+                .at(dir)
+                .hint("give another output folder, or --fresh to start over in this one")
+        };
+        if state.recipe_hash != fresh.recipe_hash {
+            return Err(other("another recipe"));
+        }
+        if state.data_hash != fresh.data_hash {
+            return Err(other("other data or another tokenizer"));
+        }
+        load_weights(dir, run)?;
+        if let Some(Training { m, v, .. }) = &run.model.params.training {
+            let moments = Weights::open(dir.join("optimizer.safetensors"))?;
+            for (name, t) in [("exp_avg", m), ("exp_avg_sq", v)] {
+                let mut values = vec![0f32; t.spec.len()];
+                moments.f32_into(name, &mut values)?;
+                run.device.write(t, &values)?;
+            }
+        }
+        optimizer.updates = state.updates;
+        Ok(state)
+    }
+}
+
+/// Overwrites a run's weights with those of a checkpoint.
+pub fn load_weights(dir: &Path, run: &Run) -> Result<()> {
+    let weights = Weights::open(dir.join("model.safetensors"))?;
+    let params = &run.model.params;
+    for p in &params.layout().list {
+        let mut values = vec![0f32; p.len()];
+        weights.f32_into(&p.name, &mut values)?;
+        run.device.write(&params.view(&params.value, p)?, &values)?;
+    }
+    Ok(())
+}
+
+/// A folder that stock `transformers` opens, with what `tempra predict` needs to know besides.
+pub fn model_files(recipe: &Recipe, run: &Run) -> Result<Vec<NamedFile<'static>>> {
+    let mut files = run.model.files(&run.device)?;
+    files.extend(run.tokenizer.files().iter().map(|(name, bytes)| NamedFile::bytes(*name, bytes.clone())));
+    let d = &recipe.data;
+    let how = json!({ "max_length": d.max_length, "text": d.text, "pair": d.pair, "label": d.label });
+    files.push(NamedFile::bytes("tempra.json", pretty(&how)));
+    Ok(files)
+}
+
+pub(super) fn pretty(value: &Value) -> Vec<u8> {
+    let mut text = serde_json::to_vec_pretty(value).unwrap_or_default();
+    text.push(b'\n');
+    text
+}
+
+fn backend(run: &Run) -> &'static str {
+    match run.device {
+        crate::device::Device::Cpu(_) => "cpu",
+        crate::device::Device::Cuda(_) => "cuda",
+        crate::device::Device::Wgpu(_) => "wgpu",
+    }
+}
