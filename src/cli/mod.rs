@@ -18,7 +18,11 @@ pub const COMMANDS: &[Entry] = &[Entry { define: train::define, run: train::run 
 
 /// `--set section.key=value`.
 pub fn set_arg() -> Arg {
-    Arg::new("set").long("set").value_name("KEY=VALUE").action(ArgAction::Append).help("Override a key of the recipe")
+    Arg::new("set")
+        .long("set")
+        .value_name("KEY=VALUE")
+        .action(ArgAction::Append)
+        .help("Override a key of the recipe")
 }
 
 /// The pairs that `--set` gave.

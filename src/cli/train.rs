@@ -60,7 +60,9 @@ pub fn run(args: &ArgMatches) -> Result<i32> {
         let outcome = train::train(one, fresh, Arc::new(RealFs), &signals, watch.as_mut())?;
         drop(watch);
         if as_json {
-            say(&json!({ "event": "done", "seed": one.seed, "model": outcome.model, "result": outcome.to_json() }));
+            say(
+                &json!({ "event": "done", "seed": one.seed, "model": outcome.model, "result": outcome.to_json() }),
+            );
         } else {
             conclude(one, &outcome);
         }
@@ -73,12 +75,17 @@ pub fn run(args: &ArgMatches) -> Result<i32> {
         } else {
             println!("\nOver {} seeds, mean and standard deviation:", outcomes.len());
             for (name, v) in table.as_object().into_iter().flatten() {
-                println!("  {name:<12} {:.4} +- {:.4}", v["mean"].as_f64().unwrap_or(f64::NAN), v["std"].as_f64().unwrap_or(f64::NAN));
+                println!(
+                    "  {name:<12} {:.4} +- {:.4}",
+                    v["mean"].as_f64().unwrap_or(f64::NAN),
+                    v["std"].as_f64().unwrap_or(f64::NAN)
+                );
             }
         }
         let file = recipe.output.join("summary.json");
         let text = serde_json::to_string_pretty(&table).unwrap_or_default();
-        std::fs::write(&file, text + "\n").map_err(|e| Error::io(crate::error::Kind::Disk, "cannot be written", &file, &e))?;
+        std::fs::write(&file, text + "\n")
+            .map_err(|e| Error::io(crate::error::Kind::Disk, "cannot be written", &file, &e))?;
     }
     Ok(0)
 }
@@ -86,7 +93,9 @@ pub fn run(args: &ArgMatches) -> Result<i32> {
 /// Mean and sample standard deviation of every score over several runs.
 fn summary(runs: &[Recipe], outcomes: &[Outcome]) -> Value {
     let mut table = json!({});
-    let scores = |o: &Outcome| o.test.clone().or_else(|| o.best.as_ref().map(|b| b.scores.clone())).unwrap_or_default();
+    let scores = |o: &Outcome| {
+        o.test.clone().or_else(|| o.best.as_ref().map(|b| b.scores.clone())).unwrap_or_default()
+    };
     for (name, _) in scores(&outcomes[0]).iter() {
         let values: Vec<f64> = outcomes.iter().map(|o| scores(o).get(name).unwrap_or(f64::NAN)).collect();
         let n = values.len() as f64;
@@ -165,7 +174,10 @@ struct Screen {
 impl Screen {
     fn new(recipe: &Recipe) -> Screen {
         let terminal = std::io::stderr().is_terminal();
-        let bar = ProgressBar::with_draw_target(None, if terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() });
+        let bar = ProgressBar::with_draw_target(
+            None,
+            if terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() },
+        );
         if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos}/{len} {msg}") {
             bar.set_style(style);
         }
@@ -179,7 +191,10 @@ impl Screen {
     fn numbers(l: &StepLog) -> String {
         let left = l.seconds_left.max(0.0);
         let time = if left < 90.0 { format!("{left:.0} s") } else { format!("{:.0} min", left / 60.0) };
-        format!("loss {:.4}  lr {:.2e}  norm {:.2}  {:.0} tokens/s  {time} left", l.loss, l.lr, l.grad_norm, l.tokens_per_second)
+        format!(
+            "loss {:.4}  lr {:.2e}  norm {:.2}  {:.0} tokens/s  {time} left",
+            l.loss, l.lr, l.grad_norm, l.tokens_per_second
+        )
     }
 }
 
@@ -196,7 +211,11 @@ impl Observer for Screen {
                 let (all, trained) = p.parameters;
                 let mib = p.parameter_bytes as f64 / (1 << 20) as f64;
                 self.line(&format!("device: {}", p.device));
-                self.line(&format!("model: {:.1} M parameters, {:.1} M trained; with gradients and moments {mib:.0} MiB", all as f64 / 1e6, trained as f64 / 1e6));
+                self.line(&format!(
+                    "model: {:.1} M parameters, {:.1} M trained; with gradients and moments {mib:.0} MiB",
+                    all as f64 / 1e6,
+                    trained as f64 / 1e6
+                ));
                 self.line(&format!("weights: {}", p.weights));
                 for (name, examples, tokens, lost) in &p.splits {
                     let cut = if *lost > 0 { format!(", {lost} cut off") } else { String::new() };
@@ -211,7 +230,9 @@ impl Observer for Screen {
                 self.bar.set_length(p.steps);
             }
             Event::Resumed(step, skipped) => {
-                skipped.iter().for_each(|(path, why)| self.line(&format!("skipped {}: {why}", path.display())));
+                skipped
+                    .iter()
+                    .for_each(|(path, why)| self.line(&format!("skipped {}: {why}", path.display())));
                 self.line(&format!("going on from step {step}"));
             }
             Event::Step(l) => {
@@ -221,7 +242,9 @@ impl Observer for Screen {
             Event::Log(l) if !self.terminal => eprintln!("step {}/{}  {}", l.step, l.total, Self::numbers(l)),
             Event::Log(_) => {}
             Event::Skipped { step, loss, tensor, examples } => {
-                self.line(&format!("step {step} skipped: loss {loss}, first in the {tensor}, examples {examples:?}"));
+                self.line(&format!(
+                    "step {step} skipped: loss {loss}, first in the {tensor}, examples {examples:?}"
+                ));
             }
             Event::Evaluated { step, split, scores, best } => {
                 self.line(&format!("step {step} {split}: {scores}{}", if *best { "  (best)" } else { "" }));

@@ -86,14 +86,17 @@ fn run<T: Real>(op: &AdamW, cpu: &Cpu, x: &[&Tensor]) -> Result<()> {
     let task = |(s, ((p, g), (m, v))): Piece<T>| {
         let (lr, keep) = (lr * T::of(s.lr_scale as f64), T::ONE - lr * T::of((s.lr_scale * s.decay) as f64));
         let rate = lr / c1;
-        vectorised(|| {
-            for (((p, &g), m), v) in p.iter_mut().zip(g).zip(m).zip(v) {
-                let g = g * clip;
-                *m += (T::ONE - b1) * (g - *m);
-                *v = b2 * *v + (T::ONE - b2) * g * g;
-                *p = *p * keep - rate * *m / ((*v).sqrt() / root_c2 + eps);
-            }
-        })
+        vectorised(
+            #[inline(always)]
+            || {
+                for (((p, &g), m), v) in p.iter_mut().zip(g).zip(m).zip(v) {
+                    let g = g * clip;
+                    *m += (T::ONE - b1) * (g - *m);
+                    *v = b2 * *v + (T::ONE - b2) * g * g;
+                    *p = *p * keep - rate * *m / ((*v).sqrt() / root_c2 + eps);
+                }
+            },
+        )
     };
     let mut pieces: Vec<Piece<T>> = Vec::with_capacity(g.len() / CHUNK + op.segments.len());
     let (mut p, mut g, mut m, mut v) = (&mut p[..], &g[..], &mut m[..], &mut v[..]);

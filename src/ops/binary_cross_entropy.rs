@@ -49,7 +49,11 @@ fn forward<T: Real>(io: Forward) -> Result<()> {
         let abs = if z < T::ZERO { -z } else { z };
         T::ZERO.larger(z) - z * t + (T::ONE + (-abs).exp()).ln()
     };
-    io.y[0].cpu_mut::<T>()?[0] = scale * vectorised(|| sum_lanes(z.len(), one));
+    io.y[0].cpu_mut::<T>()?[0] = scale
+        * vectorised(
+            #[inline(always)]
+            || sum_lanes(z.len(), one),
+        );
     Ok(())
 }
 

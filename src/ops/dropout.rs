@@ -134,13 +134,22 @@ fn apply<T: Real>(
     let mask = op.mask::<T>(&key.cpu::<u32>()?);
     let (from, mut to) = (from.cpu::<T>()?, to.cpu_mut::<T>()?);
     let task = |(b, (to, from)): (usize, (&mut [T], &[T]))| {
-        vectorised(|| {
-            for (r, (to, from)) in to.chunks_exact_mut(cols).zip(from.chunks_exact(cols)).enumerate() {
-                mask.row(b * BLOCK + r, 0, cols, |c, m| {
-                    to[c] = from[c].mul_add(m, if add { to[c] } else { T::ZERO });
-                });
-            }
-        })
+        vectorised(
+            #[inline(always)]
+            || {
+                for (r, (to, from)) in to.chunks_exact_mut(cols).zip(from.chunks_exact(cols)).enumerate() {
+                    mask.row(
+                        b * BLOCK + r,
+                        0,
+                        cols,
+                        #[inline(always)]
+                        |c, m| {
+                            to[c] = from[c].mul_add(m, if add { to[c] } else { T::ZERO });
+                        },
+                    );
+                }
+            },
+        )
     };
     cpu.install(|| {
         to.par_chunks_mut(BLOCK * cols).zip(from.par_chunks(BLOCK * cols)).enumerate().for_each(task)

@@ -30,47 +30,82 @@ impl Activation {
     fn needs_input(self) -> bool {
         matches!(self, Activation::GeluErf | Activation::GeluTanh)
     }
+    /// y = act(z), element by element. The choice is made outside of the loop, so that each loop is one vector loop.
     #[inline(always)]
-    fn apply<T: Real>(self, z: T) -> T {
-        let half = T::of(0.5);
-        match self {
-            Activation::None => z,
-            Activation::GeluErf => half * z * (T::ONE + (z * T::of(std::f64::consts::FRAC_1_SQRT_2)).erf()),
-            Activation::GeluTanh => half * z * (T::ONE + gelu_inner(z).tanh()),
-            // Keeps a NaN, which `max` would drop.
-            Activation::Relu => {
-                if z < T::ZERO {
-                    T::ZERO
-                } else {
-                    z
-                }
+    fn apply<T: Real>(self, y: &mut [T], z: impl Fn(&T, usize) -> T) {
+        #[inline(always)]
+        fn each<T: Real>(y: &mut [T], f: impl Fn(&T, usize) -> T) {
+            for (i, y) in y.iter_mut().enumerate() {
+                *y = f(y, i);
             }
-            Activation::Tanh => z.tanh(),
+        }
+        match self {
+            Activation::None => each(y, z),
+            Activation::GeluErf => each(
+                y,
+                #[inline(always)]
+                |y, i| gelu_erf(z(y, i)),
+            ),
+            Activation::GeluTanh => each(
+                y,
+                #[inline(always)]
+                |y, i| gelu_tanh(z(y, i)),
+            ),
+            Activation::Relu => each(
+                y,
+                #[inline(always)]
+                |y, i| {
+                    let z = z(y, i);
+                    // Keeps a NaN, which `max` would drop.
+                    if z < T::ZERO { T::ZERO } else { z }
+                },
+            ),
+            Activation::Tanh => each(
+                y,
+                #[inline(always)]
+                |y, i| z(y, i).tanh(),
+            ),
         }
     }
-    /// d act(z) / dz, from z or y = act(z), whichever is kept.
+    /// dz = dy act'(z), from z or from y = act(z), whichever was kept.
     #[inline(always)]
-    fn slope<T: Real>(self, z: T, y: T) -> T {
-        let half = T::of(0.5);
+    fn slope<T: Real>(self, dz: &mut [T], dy: &[T], kept: &[T]) {
+        #[inline(always)]
+        fn each<T: Real>(dz: &mut [T], dy: &[T], kept: &[T], f: impl Fn(T) -> T) {
+            for ((dz, &dy), &k) in dz.iter_mut().zip(dy).zip(kept) {
+                *dz = dy * f(k);
+            }
+        }
         match self {
-            Activation::None => T::ONE,
-            Activation::GeluErf => {
-                let phi = T::of(0.398_942_280_401_432_7) * (-half * z * z).exp();
-                z.mul_add(phi, half * (T::ONE + (z * T::of(std::f64::consts::FRAC_1_SQRT_2)).erf()))
-            }
-            Activation::GeluTanh => {
-                let t = gelu_inner(z).tanh();
-                let dt = T::of(SQRT_2_PI) * (T::ONE + T::of(3.0 * 0.044715) * z * z) * (T::ONE - t * t);
-                half * (T::ONE + t + z * dt)
-            }
-            Activation::Relu => {
-                if y > T::ZERO {
-                    T::ONE
-                } else {
-                    T::ZERO
-                }
-            }
-            Activation::Tanh => T::ONE - y * y,
+            Activation::None => dz.copy_from_slice(dy),
+            Activation::GeluErf => each(
+                dz,
+                dy,
+                kept,
+                #[inline(always)]
+                |z| gelu_erf_slope(z),
+            ),
+            Activation::GeluTanh => each(
+                dz,
+                dy,
+                kept,
+                #[inline(always)]
+                |z| gelu_tanh_slope(z),
+            ),
+            Activation::Relu => each(
+                dz,
+                dy,
+                kept,
+                #[inline(always)]
+                |y| if y > T::ZERO { T::ONE } else { T::ZERO },
+            ),
+            Activation::Tanh => each(
+                dz,
+                dy,
+                kept,
+                #[inline(always)]
+                |y| T::ONE - y * y,
+            ),
         }
     }
 }
@@ -78,9 +113,34 @@ impl Activation {
 /// sqrt(2 / pi).
 const SQRT_2_PI: f64 = 0.797_884_560_802_865_4;
 
+/// Phi(z), the standard normal distribution function.
+#[inline(always)]
+fn phi<T: Real>(z: T) -> T {
+    T::of(0.5) * (T::ONE + (z * T::of(std::f64::consts::FRAC_1_SQRT_2)).erf())
+}
+#[inline(always)]
+fn gelu_erf<T: Real>(z: T) -> T {
+    z * phi(z)
+}
+#[inline(always)]
+fn gelu_erf_slope<T: Real>(z: T) -> T {
+    // 1 / sqrt(2 pi).
+    let density = T::of(0.398_942_280_401_432_7) * (-T::of(0.5) * z * z).exp();
+    z.mul_add(density, phi(z))
+}
 #[inline(always)]
 fn gelu_inner<T: Real>(z: T) -> T {
     T::of(SQRT_2_PI) * (z + T::of(0.044715) * z * z * z)
+}
+#[inline(always)]
+fn gelu_tanh<T: Real>(z: T) -> T {
+    T::of(0.5) * z * (T::ONE + gelu_inner(z).tanh())
+}
+#[inline(always)]
+fn gelu_tanh_slope<T: Real>(z: T) -> T {
+    let t = gelu_inner(z).tanh();
+    let inner = T::of(SQRT_2_PI) * (T::ONE + T::of(3.0 * 0.044715) * z * z);
+    T::of(0.5) * (T::ONE + t + z * inner * (T::ONE - t * t))
 }
 
 /// The op; see the module.
@@ -122,30 +182,50 @@ fn forward<T: Real>(act: Activation, cpu: &Cpu, io: Forward) -> Result<()> {
     let ((rows, k), (n, _)) = (io.x[0].spec.rows_cols(), io.x[1].spec.rows_cols());
     let (x, w) = (io.x[0].cpu::<T>()?, io.x[1].cpu::<T>()?);
     let b = io.x.get(2).map(|b| b.cpu::<T>()).transpose()?;
-    let bias = |col: usize, z: &mut [T]| {
-        if let Some(b) = &b {
-            z.iter_mut().zip(&b[col..]).for_each(|(z, &b)| *z += b);
-        }
-    };
     let shape = [rows, n, k];
     let (x, w) = (Mat::new(&x, k), Mat::new(&w, k).t());
     let mut y = io.y[0].cpu_mut::<T>()?;
     if act.needs_input() {
         let mut z = io.y[1].cpu_mut::<T>()?;
-        product(cpu, shape, x, w, Out { data: &mut z, row: n, add: false }, Some(&|_, col, z| bias(col, z)))?;
+        let done = |_: usize, col: usize, z: &mut [T]| add_bias(b.as_deref(), col, z);
+        product(cpu, shape, x, w, Out { data: &mut z, row: n, add: false }, Some(&done))?;
         let rows = |(y, z): (&mut [T], &[T])| {
-            vectorised(|| y.iter_mut().zip(z).for_each(|(y, &z)| *y = act.apply(z)))
+            vectorised(
+                #[inline(always)]
+                || {
+                    act.apply(
+                        y,
+                        #[inline(always)]
+                        |_, i| z[i],
+                    )
+                },
+            )
         };
         cpu.install(|| y.par_chunks_mut(BLOCK * n).zip(z.par_chunks(BLOCK * n)).for_each(rows));
         return Ok(());
     }
     let done = |_: usize, col: usize, z: &mut [T]| {
-        bias(col, z);
+        add_bias(b.as_deref(), col, z);
         if act != Activation::None {
-            vectorised(|| z.iter_mut().for_each(|z| *z = act.apply(*z)));
+            vectorised(
+                #[inline(always)]
+                || {
+                    act.apply(
+                        z,
+                        #[inline(always)]
+                        |z, _| *z,
+                    )
+                },
+            );
         }
     };
     product(cpu, shape, x, w, Out { data: &mut y, row: n, add: false }, Some(&done))
+}
+
+fn add_bias<T: Real>(b: Option<&[T]>, col: usize, z: &mut [T]) {
+    if let Some(b) = b {
+        z.iter_mut().zip(&b[col..]).for_each(|(z, &b)| *z += b);
+    }
 }
 
 fn backward<T: Real>(act: Activation, cpu: &Cpu, io: Backward) -> Result<()> {
@@ -156,23 +236,16 @@ fn backward<T: Real>(act: Activation, cpu: &Cpu, io: Backward) -> Result<()> {
     let scratch = cpu.scratch(if identity { 0 } else { rows * n * size_of::<T>() })?;
     let mut dz = scratch.write::<T>(0, if identity { 0 } else { rows * n })?;
     if !identity {
-        let y = io.y[0].cpu::<T>()?;
-        let z = io.y.get(1).map(|z| z.cpu::<T>()).transpose()?;
-        let z = z.as_deref().unwrap_or(&y);
+        let kept = io.y[act.needs_input() as usize].cpu::<T>()?;
         let chunk = BLOCK * n;
-        let rows = |(((dz, dy), y), z): (((&mut [T], &[T]), &[T]), &[T])| {
-            vectorised(|| {
-                for (((dz, &dy), &y), &z) in dz.iter_mut().zip(dy).zip(y).zip(z) {
-                    *dz = dy * act.slope(z, y);
-                }
-            })
+        let rows = |((dz, dy), kept): ((&mut [T], &[T]), &[T])| {
+            vectorised(
+                #[inline(always)]
+                || act.slope(dz, dy, kept),
+            )
         };
         cpu.install(|| {
-            dz.par_chunks_mut(chunk)
-                .zip(dy.par_chunks(chunk))
-                .zip(y.par_chunks(chunk))
-                .zip(z.par_chunks(chunk))
-                .for_each(rows)
+            dz.par_chunks_mut(chunk).zip(dy.par_chunks(chunk)).zip(kept.par_chunks(chunk)).for_each(rows)
         });
     }
     let dz: &[T] = if identity { &dy } else { &dz };

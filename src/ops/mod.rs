@@ -307,15 +307,18 @@ fn sum_columns<T: crate::device::cpu::Real>(
     use rayon::prelude::*;
     const COLS: usize = 64;
     let task = |(c, out): (usize, &mut [T])| {
-        crate::device::cpu::vectorised(|| {
-            if !add {
-                out.fill(T::ZERO);
-            }
-            let cols = c * COLS..c * COLS + out.len();
-            for r in 0..rows {
-                f(r, cols.clone(), out);
-            }
-        })
+        crate::device::cpu::vectorised(
+            #[inline(always)]
+            || {
+                if !add {
+                    out.fill(T::ZERO);
+                }
+                let cols = c * COLS..c * COLS + out.len();
+                for r in 0..rows {
+                    f(r, cols.clone(), out);
+                }
+            },
+        )
     };
     cpu.install(|| out.par_chunks_mut(COLS).enumerate().for_each(task));
 }

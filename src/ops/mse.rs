@@ -34,7 +34,11 @@ impl On<Cpu> for Mse {
 
 fn forward<T: Real>(io: Forward) -> Result<()> {
     let (p, t, scale) = (io.x[0].cpu::<T>()?, io.x[1].cpu::<T>()?, io.x[2].cpu::<T>()?[0]);
-    io.y[0].cpu_mut::<T>()?[0] = scale * vectorised(|| sum_lanes(p.len(), |i| (p[i] - t[i]) * (p[i] - t[i])));
+    io.y[0].cpu_mut::<T>()?[0] = scale
+        * vectorised(
+            #[inline(always)]
+            || sum_lanes(p.len(), |i| (p[i] - t[i]) * (p[i] - t[i])),
+        );
     Ok(())
 }
 

@@ -33,7 +33,12 @@ impl Trainer<'_> {
             (None, _) => true,
             _ => false,
         };
-        self.observer.event(&Event::Evaluated { step: self.state.step, split: "validation", scores: &scores, best });
+        self.observer.event(&Event::Evaluated {
+            step: self.state.step,
+            split: "validation",
+            scores: &scores,
+            best,
+        });
         self.note("eval", &scores)?;
         if best {
             self.state.best = Some(Best { step: self.state.step, scores });
@@ -80,7 +85,9 @@ impl Trainer<'_> {
     /// Takes the best weights, scores the test set, writes the model.
     pub(super) fn finish(mut self, fs: &dyn Fs) -> Result<Outcome> {
         let train_seconds = self.begun.elapsed().as_secs_f64();
-        if let Some(best) = self.state.best.as_ref().filter(|b| self.recipe.train.load_best && b.step != self.state.step) {
+        if let Some(best) =
+            self.state.best.as_ref().filter(|b| self.recipe.train.load_best && b.step != self.state.step)
+        {
             let path = self.dir.checkpoint(best.step);
             load_weights(&path, &self.run)?;
         }

@@ -89,7 +89,8 @@ fn trained(run: &Run) -> Vec<usize> {
 }
 
 fn describe(run: &Run, steps: u64) -> Prepared {
-    let sets = [("train", Some(&run.train)), ("validation", run.validation.as_ref()), ("test", run.test.as_ref())];
+    let sets =
+        [("train", Some(&run.train)), ("validation", run.validation.as_ref()), ("test", run.test.as_ref())];
     let size = |(name, set): (&'static str, Option<&crate::data::TokenSet>)| {
         set.map(|s| (name, s.len(), s.ids.len(), s.lost.iter().map(|&n| n as u64).sum()))
     };
@@ -320,9 +321,12 @@ impl Trainer<'_> {
         self.journal.append(&line)?;
         let limit = self.recipe.train.max_nonfinite_steps;
         if self.state.nonfinite_in_a_row > limit {
-            return Err(Error::diverged(format!("{} steps in a row were not finite", self.state.nonfinite_in_a_row))
-                .found(format!("loss {loss} at step {step}, first in the {tensor}, examples {examples:?}"))
-                .hint("lower optim.lr or raise optim.warmup_ratio; the last finite checkpoint is kept"));
+            return Err(Error::diverged(format!(
+                "{} steps in a row were not finite",
+                self.state.nonfinite_in_a_row
+            ))
+            .found(format!("loss {loss} at step {step}, first in the {tensor}, examples {examples:?}"))
+            .hint("lower optim.lr or raise optim.warmup_ratio; the last finite checkpoint is kept"));
         }
         Ok(())
     }

@@ -2,7 +2,8 @@
 
 use super::recipe::{self, ClassWeights, Recipe};
 use crate::data::{
-    self, BatchOptions, BatchSize, Columns, Label, OnBadRow, Row, Table, Target, TokenSet, epoch, eval_batches,
+    self, BatchOptions, BatchSize, Columns, Label, OnBadRow, Row, Table, Target, TokenSet, epoch,
+    eval_batches,
 };
 use crate::device::Device;
 use crate::error::{Error, Result};
@@ -62,7 +63,9 @@ impl Run {
         let skipped_rows = tables.iter().flatten().map(|t| t.bad_count).sum();
 
         let target = match recipe.task {
-            recipe::Task::Classify => Target::classes(&table, Some(&d.classes[..]).filter(|c| !c.is_empty()))?,
+            recipe::Task::Classify => {
+                Target::classes(&table, Some(&d.classes[..]).filter(|c| !c.is_empty()))?
+            }
             recipe::Task::Regress => Target::Regress,
         };
         let labelled = |t: Table| -> Result<Split> { Ok(Split { labels: target.labels(&t)?, rows: t.rows }) };
@@ -101,15 +104,32 @@ impl Run {
         let tokenizer = Tokenizer::from_dir(&dir, shape.vocab)?;
         let types = if d.pair.is_some() { 2 } else { 1 };
         if shape.types < types {
-            return Err(Error::usage("data.pair: this model has one token type and cannot tell two texts apart"));
+            return Err(Error::usage(
+                "data.pair: this model has one token type and cannot tell two texts apart",
+            ));
         }
         let cache = if d.cache { cache_dir() } else { None };
-        let encode = |s: Split| TokenSet::build(&tokenizer, &s.rows, s.labels, d.max_length, cache.as_deref());
-        let (train, validation, test) = (encode(train)?, validation.map(encode).transpose()?, test.map(encode).transpose()?);
+        let encode =
+            |s: Split| TokenSet::build(&tokenizer, &s.rows, s.labels, d.max_length, cache.as_deref());
+        let (train, validation, test) =
+            (encode(train)?, validation.map(encode).transpose()?, test.map(encode).transpose()?);
 
-        let made_from = format!("{hashes:?} {} {:?}", tokenizer.hash(), (&classes, d.max_length, d.split_seed));
+        let made_from =
+            format!("{hashes:?} {} {:?}", tokenizer.hash(), (&classes, d.max_length, d.split_seed));
         let data_hash = blake3::hash(made_from.as_bytes()).to_hex().to_string();
-        Ok(Run { device, model, weights, tokenizer, task, classes, train, validation, test, skipped_rows, data_hash })
+        Ok(Run {
+            device,
+            model,
+            weights,
+            tokenizer,
+            task,
+            classes,
+            train,
+            validation,
+            test,
+            skipped_rows,
+            data_hash,
+        })
     }
 
     /// The examples of every optimizer step of an epoch.
@@ -153,10 +173,16 @@ impl Run {
 }
 
 /// Takes validation and test shares off the training rows where no files were given.
-fn share(recipe: &Recipe, train: Split, validation: Option<Split>, test: Option<Split>) -> Result<[Option<Split>; 3]> {
+fn share(
+    recipe: &Recipe,
+    train: Split,
+    validation: Option<Split>,
+    test: Option<Split>,
+) -> Result<[Option<Split>; 3]> {
     let d = &recipe.data;
     let fraction = |given: bool, share: f64| if given { 0.0 } else { share };
-    let (v, t) = (fraction(validation.is_some(), d.validation_fraction), fraction(test.is_some(), d.test_fraction));
+    let (v, t) =
+        (fraction(validation.is_some(), d.validation_fraction), fraction(test.is_some(), d.test_fraction));
     let mut parts = vec![1.0 - v - t];
     parts.extend([v, t].into_iter().filter(|&f| f > 0.0));
     if parts.len() == 1 {

@@ -69,13 +69,24 @@ impl State {
     }
 
     /// The files of a checkpoint: the model folder, the optimizer's moments, this state.
-    pub fn files(&self, recipe: &Recipe, run: &Run, total: u64, epoch: f64) -> Result<Vec<NamedFile<'static>>> {
+    pub fn files(
+        &self,
+        recipe: &Recipe,
+        run: &Run,
+        total: u64,
+        epoch: f64,
+    ) -> Result<Vec<NamedFile<'static>>> {
         let mut files = model_files(recipe, run)?;
         if let Some(t) = &run.model.params.training {
             let tensor = |name: &str, t| -> Result<TensorOut<'static>> {
                 let values = run.device.read::<f32>(t)?;
                 let bytes: Vec<u8> = bytemuck::cast_slice(&values).to_vec();
-                Ok(TensorOut { name: name.into(), dtype: DType::F32.into(), shape: vec![values.len()], bytes: bytes.into() })
+                Ok(TensorOut {
+                    name: name.into(),
+                    dtype: DType::F32.into(),
+                    shape: vec![values.len()],
+                    bytes: bytes.into(),
+                })
             };
             let moments = vec![tensor("exp_avg", &t.m)?, tensor("exp_avg_sq", &t.v)?];
             files.push(NamedFile::tensors("optimizer.safetensors", moments));

@@ -50,7 +50,8 @@ pub(super) fn features() -> &'static str {
     }
 }
 
-/// Runs `f` compiled for the widest vectors of this processor. Everything it calls must be inlined to gain from it.
+/// Runs `f` compiled for the widest vectors of this processor. Only what is inlined into `f` gains from it, so write
+/// `vectorised(#[inline(always)] || ...)`, and likewise for closures that `f` calls.
 #[inline]
 pub fn vectorised<R>(f: impl FnOnce() -> R) -> R {
     #[cfg(target_arch = "x86_64")]
@@ -62,6 +63,10 @@ pub fn vectorised<R>(f: impl FnOnce() -> R) -> R {
         Level::V1 => {}
     }
     f()
+}
+/// The same closure: an argument may carry `#[inline(always)]`, a `let` may not yet.
+pub fn inlined<F>(f: F) -> F {
+    f
 }
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma,bmi1,bmi2,lzcnt")]

@@ -1,0 +1,141 @@
+//! The speed of a training step on this machine: a dense batch, and ragged real text. Writes JSON beside the peers'.
+//!
+//! `TEMPRA_MODEL=DIR cargo bench --bench train`; `benches/peers/run` runs it beside PyTorch and draws the table.
+
+use serde_json::json;
+use std::time::Instant;
+use tempra::data::{
+    Batch, BatchOptions, BatchSize, Columns, OnBadRow, Target, TokenSet, epoch, micro_batches, read,
+};
+use tempra::device::Device;
+use tempra::models::{Model, Options, Outputs};
+use tempra::optim::{Optimizer, Settings};
+use tempra::rng::Stream;
+use tempra::shape::DType;
+use tempra::tape::Tape;
+use tempra::tasks::{self, Classify, Task};
+use tempra::text::Tokenizer;
+
+type Error = Box<dyn std::error::Error>;
+
+/// One model in training.
+struct Bench {
+    device: Device,
+    model: Model,
+    optimizer: Optimizer,
+    task: Classify,
+    step: u64,
+}
+
+impl Bench {
+    fn open(dir: &str, threads: usize) -> Result<Bench, Error> {
+        let classes = vec!["a".to_owned(), "b".to_owned()];
+        let device = Device::open("cpu", threads)?;
+        let options = Options {
+            outputs: Some(Outputs::Classes(classes.clone())),
+            training: true,
+            ..Options::default()
+        };
+        let (model, _) = Model::open(&device, dir.as_ref(), &options)?;
+        let optimizer =
+            Optimizer::new(&device, &model.params, Settings { weight_decay: 0.01, ..Settings::default() })?;
+        Ok(Bench {
+            device,
+            model,
+            optimizer,
+            task: Classify { classes, label_smoothing: 0.0, class_weights: None },
+            step: 0,
+        })
+    }
+    /// Forward, backward, clipping and AdamW, as `tempra train` does them.
+    fn step(&mut self, batch: &Batch) -> Result<f64, Error> {
+        let start = Instant::now();
+        let mut tape = Tape::new(&self.device);
+        let bound = self.model.params.bind(&mut tape, false)?;
+        let x = tasks::inputs(&mut tape, batch, Some((0, self.step)))?;
+        let logits = self.model.logits(&mut tape, &bound, &x)?;
+        let loss = self.task.loss(&mut tape, logits, batch, 1.0 / batch.len() as f64)?;
+        tape.backward(loss, self.device.upload(DType::F32, &[1], &[1f32])?)?;
+        self.optimizer.measure(&self.device, &self.model.params)?;
+        self.optimizer.update(&self.device, &self.model.params, 1e-5)?;
+        self.step += 1;
+        Ok(start.elapsed().as_secs_f64())
+    }
+}
+
+fn median(mut v: Vec<f64>) -> f64 {
+    v.sort_by(f64::total_cmp);
+    v[v.len() / 2]
+}
+
+/// The most memory this process has held, in MiB.
+fn peak_rss_mib() -> f64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:")).unwrap_or("0");
+    line.trim().trim_end_matches("kB").trim().parse::<f64>().unwrap_or(0.0) / 1024.0
+}
+
+fn dense(bench: &mut Bench, n: usize, len: usize, repeats: usize) -> Result<f64, Error> {
+    let mut rng = Stream::new(1, "dense", 0);
+    let tokens = n * len;
+    let batch = Batch {
+        ids: (0..tokens).map(|_| 1000 + rng.below(20000)).collect(),
+        types: vec![0; tokens],
+        positions: (0..tokens).map(|t| (t % len) as u32).collect(),
+        cu_seqlens: (0..=n).map(|s| (s * len) as u32).collect(),
+        classes: (0..n).map(|s| (s % 2) as u32).collect(),
+        examples: (0..n as u32).collect(),
+        ..Batch::default()
+    };
+    bench.step(&batch)?;
+    let times = (0..repeats).map(|_| bench.step(&batch)).collect::<Result<Vec<_>, _>>()?;
+    Ok(tokens as f64 / median(times))
+}
+
+fn ragged(bench: &mut Bench, dir: &str, steps: usize) -> Result<f64, Error> {
+    let columns = Columns { text: "text".into(), pair: None, label: Some("label".into()) };
+    let table = read("examples/sentiment/train.csv".as_ref(), &columns, OnBadRow::Stop)?;
+    let labels = Target::classes(&table, None)?.labels(&table)?;
+    let tokenizer = Tokenizer::from_dir(dir.as_ref(), bench.model.shape().vocab)?;
+    let set = TokenSet::build(&tokenizer, &table.rows, labels, 64, None)?;
+    let options = BatchOptions { batch: BatchSize::Sequences(16), group_by_length: false, drop_last: true };
+    let mut batches = Vec::new();
+    for step in epoch(&set.lengths(), 0, 0, &options)?.iter().take(steps + 3) {
+        batches.extend(micro_batches(&set, step, 1, None, 0)?);
+    }
+    let (mut tokens, mut seconds) = (0, 0.0);
+    for (i, batch) in batches.iter().enumerate() {
+        let time = bench.step(batch)?;
+        if i >= 3 {
+            (tokens, seconds) = (tokens + batch.ids.len(), seconds + time);
+        }
+    }
+    Ok(tokens as f64 / seconds)
+}
+
+fn main() -> Result<(), Error> {
+    // `cargo test` builds benches too; there is nothing to test here.
+    if std::env::args().any(|a| a == "--test") {
+        return Ok(());
+    }
+    let Ok(dir) = std::env::var("TEMPRA_MODEL") else {
+        println!(
+            "TEMPRA_MODEL is not set: name a model folder (examples/quickstart --fetch-only prints one)"
+        );
+        return Ok(());
+    };
+    let number =
+        |name: &str, default: usize| std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(default);
+    let mut bench = Bench::open(&dir, number("TEMPRA_THREADS", 2))?;
+    let dense = dense(&mut bench, 16, 128, number("TEMPRA_REPEATS", 15))?;
+    let dense = json!({ "tokens_per_s": dense, "peak_rss_mib": peak_rss_mib() });
+    let mut bench = Bench::open(&dir, number("TEMPRA_THREADS", 2))?;
+    let ragged = ragged(&mut bench, &dir, number("TEMPRA_STEPS", 60))?;
+    let ragged = json!({ "real_tokens_per_s": ragged, "peak_rss_mib": peak_rss_mib() });
+    let result = json!({ "dense": dense, "ragged": ragged, "device": bench.device.caps().name });
+    println!("{result:#}");
+    if let Ok(path) = std::env::var("TEMPRA_BENCH_JSON") {
+        std::fs::write(path, result.to_string())?;
+    }
+    Ok(())
+}
