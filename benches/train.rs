@@ -50,12 +50,16 @@ impl Bench {
     /// Forward, backward, clipping and AdamW, as `tempra train` does them.
     fn step(&mut self, batch: &Batch) -> Result<f64, Error> {
         let start = Instant::now();
-        let mut tape = Tape::new(&self.device);
-        let bound = self.model.params.bind(&mut tape, false)?;
-        let x = tasks::inputs(&mut tape, batch, Some((0, self.step)))?;
-        let logits = self.model.logits(&mut tape, &bound, &x)?;
-        let loss = self.task.loss(&mut tape, logits, batch, 1.0 / batch.len() as f64)?;
-        tape.backward(loss, self.device.upload(DType::F32, &[1], &[1f32])?)?;
+        let Bench { device, model, task, step, .. } = &*self;
+        device.run(|| -> tempra::error::Result<()> {
+            let mut tape = Tape::new(device);
+            let bound = model.params.bind(&mut tape, false)?;
+            let x = tasks::inputs(&mut tape, batch, Some((0, *step)))?;
+            let logits = model.logits(&mut tape, &bound, &x)?;
+            let loss = task.loss(&mut tape, logits, batch, 1.0 / batch.len() as f64)?;
+            tape.backward(loss, device.upload(DType::F32, &[1], &[1f32])?)?;
+            Ok(())
+        })?;
         self.optimizer.measure(&self.device, &self.model.params)?;
         self.optimizer.update(&self.device, &self.model.params, 1e-5)?;
         self.step += 1;

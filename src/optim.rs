@@ -2,10 +2,11 @@
 
 use crate::device::{Device, Tensor};
 use crate::error::{Error, Result};
-use crate::ops::adamw::AdamW;
+use crate::ops::adamw::{AdamW, Segment};
 use crate::ops::global_norm::GlobalNorm;
 use crate::params::Params;
 use crate::shape::DType;
+use std::sync::Arc;
 
 /// AdamW's settings; the defaults are those of Hugging Face's `TrainingArguments`.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -33,6 +34,8 @@ pub struct Optimizer {
     step: AdamW,
     hyper: Tensor,
     norm: Tensor,
+    /// Which parts of the arena have ever had a gradient.
+    live: Tensor,
     /// Updates made so far; the bias corrections depend on it.
     pub updates: u64,
 }
@@ -41,12 +44,14 @@ impl Optimizer {
     /// An optimizer for these parameters, with no update made.
     pub fn new(device: &Device, params: &Params, s: Settings) -> Result<Optimizer> {
         let dtype = params.spec().dtype;
-        let segments = params.layout().segments(s.weight_decay).into();
+        let segments: Arc<[Segment]> = params.layout().segments(s.weight_decay).into();
+        let live = device.zeros(DType::U32, &[AdamW::live_words(&segments)])?;
         let step = AdamW { beta1: s.beta1, beta2: s.beta2, eps: s.eps, max_norm: s.max_grad_norm, segments };
         Ok(Optimizer {
             step,
             hyper: device.zeros(dtype, &[3])?,
             norm: device.zeros(dtype, &[1])?,
+            live,
             updates: 0,
         })
     }
@@ -70,7 +75,12 @@ impl Optimizer {
             DType::F64 => device.write(&self.hyper, &hyper)?,
             _ => device.write(&self.hyper, &hyper.map(|h| h as f32))?,
         }
-        device.step(&self.step, &[&params.value, &t.grad, &t.m, &t.v, &self.hyper, &self.norm])
+        device.step(&self.step, &[&params.value, &t.grad, &t.m, &t.v, &self.hyper, &self.norm, &self.live])
+    }
+    /// Goes on after `updates` updates whose moments were put back into the arenas.
+    pub fn resume(&mut self, device: &Device, updates: u64) -> Result<()> {
+        self.updates = updates;
+        device.write(&self.live, &vec![!0u32; self.live.spec.len()])
     }
 }
 

@@ -160,6 +160,13 @@ impl Device {
             _ => Err(Error::usage("unknown device").expected("auto, cpu, cuda, wgpu or wgpu:N").found(name)),
         }
     }
+    /// Runs `f` where the device's work is cheapest to start: on the CPU, on one of its own threads.
+    pub fn run<R: Send>(&self, f: impl FnOnce() -> R + Send) -> R {
+        match self {
+            Device::Cpu(cpu) => cpu.install(f),
+            Device::Cuda(_) | Device::Wgpu(_) => f(),
+        }
+    }
     /// What the device can do.
     pub fn caps(&self) -> Caps {
         dispatch!(self, d => d.caps())

@@ -16,7 +16,7 @@ use crate::shape::{DType, Spec};
 use crate::tape::{Tape, Var};
 
 /// A problem: an example's label, the loss, the prediction, the metrics.
-pub trait Task: Send {
+pub trait Task: Send + Sync {
     /// What the head gives.
     fn outputs(&self) -> Outputs;
     /// How much these examples count in the loss: what the sum over an optimizer step is divided by.
@@ -57,11 +57,14 @@ pub fn for_each_logits(
     mut each: impl FnMut(&Batch, &[f32]) -> Result<()>,
 ) -> Result<()> {
     for batch in batches {
-        let mut tape = Tape::evaluate(device);
-        let bound = model.params.bind(&mut tape, false)?;
-        let x = inputs(&mut tape, batch, None)?;
-        let logits = model.logits(&mut tape, &bound, &x)?;
-        each(batch, &device.read::<f32>(tape.value(logits)?)?)?;
+        let logits = device.run(|| -> Result<Vec<f32>> {
+            let mut tape = Tape::evaluate(device);
+            let bound = model.params.bind(&mut tape, false)?;
+            let x = inputs(&mut tape, batch, None)?;
+            let logits = model.logits(&mut tape, &bound, &x)?;
+            device.read::<f32>(tape.value(logits)?)
+        })?;
+        each(batch, &logits)?;
     }
     Ok(())
 }

@@ -112,6 +112,21 @@ struct Step {
     norm: f64,
 }
 
+/// Forward and backward of one micro-batch, its gradients added to those there or not; its part of the loss, and the
+/// parameters it did not reach. `key` is seed and step.
+fn pass(run: &Run, batch: &Batch, key: (u64, u64), scale: f64, add: bool) -> Result<(f64, Vec<String>)> {
+    let Run { device, model, task, .. } = run;
+    let mut tape = Tape::new(device);
+    let bound = model.params.bind(&mut tape, add)?;
+    let inputs = tasks::inputs(&mut tape, batch, Some(key))?;
+    let logits = model.logits(&mut tape, &bound, &inputs)?;
+    let loss = task.loss(&mut tape, logits, batch, scale)?;
+    let value = device.read::<f32>(tape.value(loss)?)?[0] as f64;
+    let one = device.upload(DType::F32, &[1], &[1f32])?;
+    let unreached = tape.backward(loss, one)?;
+    Ok((value, model.params.names(&bound, &unreached)))
+}
+
 /// Trains as a recipe says, or goes on with it where its run folder left off.
 ///
 /// `fresh` starts over. Errors: see [`Kind`]; [`Kind::Interrupted`] comes after a clean checkpoint.
@@ -243,7 +258,8 @@ impl Trainer<'_> {
         let mut loss = 0.0;
         let mut unreached = Vec::new();
         for (i, batch) in batches.iter().enumerate() {
-            let (part, missed) = self.pass(batch, scale, i > 0)?;
+            let key = (self.recipe.seed, self.state.step);
+            let (part, missed) = self.run.device.run(|| pass(&self.run, batch, key, scale, i > 0))?;
             loss += part;
             unreached = missed;
             self.tokens += batch.ids.len() as u64;
@@ -261,20 +277,6 @@ impl Trainer<'_> {
             self.first_step_seconds = started().elapsed().as_secs_f64();
         }
         Ok(Step { loss, norm })
-    }
-
-    /// Forward and backward of one micro-batch; its part of the loss, and the parameters it did not reach.
-    fn pass(&self, batch: &Batch, scale: f64, add: bool) -> Result<(f64, Vec<String>)> {
-        let Run { device, model, task, .. } = &self.run;
-        let mut tape = Tape::new(device);
-        let bound = model.params.bind(&mut tape, add)?;
-        let inputs = tasks::inputs(&mut tape, batch, Some((self.recipe.seed, self.state.step)))?;
-        let logits = model.logits(&mut tape, &bound, &inputs)?;
-        let loss = task.loss(&mut tape, logits, batch, scale)?;
-        let value = device.read::<f32>(tape.value(loss)?)?[0] as f64;
-        let one = device.upload(DType::F32, &[1], &[1f32])?;
-        let unreached = tape.backward(loss, one)?;
-        Ok((value, model.params.names(&bound, &unreached)))
     }
 
     /// Every trainable parameter must have had a gradient other than zero within the first two steps.

@@ -139,7 +139,7 @@ impl State {
                 run.device.write(t, &values)?;
             }
         }
-        optimizer.updates = state.updates;
+        optimizer.resume(&run.device, state.updates)?;
         Ok(state)
     }
 }

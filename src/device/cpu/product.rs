@@ -59,14 +59,18 @@ pub struct Out<'a, T> {
 /// A piece of a row of C that is finished: first element's row and column, and the elements.
 pub type Epilogue<'a, T> = &'a (dyn Fn(usize, usize, &mut [T]) + Sync);
 
-/// A register tile: `mr` rows of A times a panel of B, `nr` wide, into `out` (mr, nr). A is strided, B packed (k, nr).
+/// A register tile: `mr` rows of A times a panel of B, `nr` wide, into or onto C. A and C are strided, B packed (k, nr).
 pub struct Kernel<T> {
     pub(super) mr: usize,
     pub(super) nr: usize,
-    /// SAFETY for callers: A readable at `i * row + p * col` for i < mr, p < k; B at k * nr; `out` holds mr * nr; the
-    /// processor has the instructions it was chosen for.
-    pub(super) run: unsafe fn(k: usize, a: *const T, row: usize, col: usize, b: *const T, out: *mut T),
+    pub(super) run: Run<T>,
 }
+
+/// How a tile is computed: (k, A, its row and column distance, B, C, its row distance, whether to add to C).
+///
+/// SAFETY for callers: A is readable at `i * row + p * col` for i < mr, p < k; B at k * nr; C is writable, and readable
+/// if it is added to, at `i * c_row + j` for i < mr, j < nr; the processor has the instructions it was chosen for.
+type Run<T> = unsafe fn(usize, (*const T, usize, usize), *const T, (*mut T, usize), bool);
 
 /// C (m, n) = A (m, k) B (k, n), on all threads of the device; `done` sees every piece of a row of C once.
 pub fn product<T: Real>(
@@ -120,8 +124,9 @@ fn run<T: Real>(
     // A with contiguous rows is read in place.
     let in_place = a.col == 1;
     let a_len = if in_place { 0 } else { m.div_ceil(mr) * mr * k };
-    let packed_a = cpu.scratch(a_len * size_of::<T>())?;
-    let mut pa = packed_a.write::<T>(0, a_len)?;
+    let packed_a = if in_place { None } else { Some(cpu.scratch(a_len * size_of::<T>())?) };
+    let mut pa = packed_a.as_ref().map(|a| a.write::<T>(0, a_len)).transpose()?;
+    let pa: &mut [T] = pa.as_deref_mut().unwrap_or_default();
     let pack_a = |(i, panel): (usize, &mut [T])| pack(panel, mr, k, a, i * mr, m);
     let grid = (m.div_ceil(ROWS), n.div_ceil(COLS));
     let shared = Shared(c.data.as_mut_ptr());
@@ -156,7 +161,7 @@ fn run<T: Real>(
     let task = |t: usize| {
         let (i, j) = (t / grid.1 * ROWS, t % grid.1 * COLS);
         let (rows, cols) = (i..m.min(i + ROWS), j..n.min(j + COLS));
-        block(&kernel, k, in_place.then_some(a), &pa, &pb, rows.clone(), cols.clone(), c);
+        block(&kernel, k, in_place.then_some(a), pa, &pb, rows.clone(), cols.clone(), c);
         if let Some(done) = done {
             for r in rows {
                 // SAFETY: this task alone owns these rows and columns of C, and they lie inside it (checked above).
@@ -182,8 +187,15 @@ fn pack<T: Real>(panel: &mut [T], width: usize, k: usize, a: Mat<T>, first: usiz
     }
     if a.row == 1 {
         for (p, out) in panel.chunks_exact_mut(width).enumerate().take(k) {
-            let at = first + p * a.col;
-            out[..here].copy_from_slice(&a.data[at..at + here]);
+            let from = &a.data[first + p * a.col..];
+            // Whole rows of the common widths as fixed-size copies: a call of memmove costs more than the copy.
+            match (width, here == width) {
+                (6, true) => fixed::<T, 6>(out, from),
+                (12, true) => fixed::<T, 12>(out, from),
+                (16, true) => fixed::<T, 16>(out, from),
+                (32, true) => fixed::<T, 32>(out, from),
+                _ => out[..here].copy_from_slice(&from[..here]),
+            }
         }
         return;
     }
@@ -202,6 +214,13 @@ fn pack<T: Real>(panel: &mut [T], width: usize, k: usize, a: Mat<T>, first: usiz
                 }
             }
         }
+    }
+}
+
+#[inline(always)]
+fn fixed<T: Copy, const N: usize>(to: &mut [T], from: &[T]) {
+    if let (Some(to), Some(from)) = (to.first_chunk_mut::<N>(), from.first_chunk::<N>()) {
+        *to = *from;
     }
 }
 
@@ -240,13 +259,21 @@ fn block<T: Real>(
                     }
                     None => (&pa[(i / mr * k + p0) * mr..], 1, mr),
                 };
-                // SAFETY: a row of A has `kc` elements from here on (`covers`), packed panels have kc * mr; B's panel
-                // is sliced to size; the tile holds the largest mr * nr; `kernel` was chosen for this processor.
-                unsafe { (kernel.run)(kc, a.as_ptr(), row, col, b.as_ptr(), tile.as_mut_ptr()) };
                 let width = nr.min(cols.end - j);
+                // SAFETY: rows and columns of this block lie inside C, and only this task touches them.
+                let here_c = unsafe { c.0.add(i * c_row + j) };
+                let a = (a.as_ptr(), row, col);
+                if here == mr && width == nr {
+                    // SAFETY: a row of A has `kc` elements from here on (`covers`), packed panels have kc * mr; B's
+                    // panel is sliced to size; the tile lies inside C; `kernel` was chosen for this processor.
+                    unsafe { (kernel.run)(kc, a, b.as_ptr(), (here_c, c_row), !fresh) };
+                    continue;
+                }
+                // SAFETY: as above; the local tile holds the largest mr * nr.
+                unsafe { (kernel.run)(kc, a, b.as_ptr(), (tile.as_mut_ptr(), nr), false) };
                 for r in 0..here {
-                    // SAFETY: rows and columns of this block lie inside C, and only this task touches them.
-                    let out = unsafe { std::slice::from_raw_parts_mut(c.0.add((i + r) * c_row + j), width) };
+                    // SAFETY: as for `here_c`.
+                    let out = unsafe { std::slice::from_raw_parts_mut(here_c.add(r * c_row), width) };
                     let sum = &tile[r * nr..][..width];
                     if fresh {
                         out.copy_from_slice(sum);
@@ -262,14 +289,13 @@ fn block<T: Real>(
 /// A tile in plain Rust, for element types and processors without one of their own.
 ///
 /// # Safety
-/// See [`Kernel::run`].
+/// See [`Run`].
 unsafe fn plain<T: Real, const MR: usize, const NR: usize>(
     k: usize,
-    a: *const T,
-    row: usize,
-    col: usize,
+    (a, row, col): (*const T, usize, usize),
     b: *const T,
-    out: *mut T,
+    (c, c_row): (*mut T, usize),
+    add: bool,
 ) {
     let mut acc = [[T::ZERO; NR]; MR];
     for p in 0..k {
@@ -283,8 +309,13 @@ unsafe fn plain<T: Real, const MR: usize, const NR: usize>(
             }
         }
     }
-    // SAFETY: `out` holds MR * NR elements.
-    unsafe { *out.cast::<[[T; NR]; MR]>() = acc };
+    for (i, acc) in acc.iter().enumerate() {
+        // SAFETY: as the caller promises.
+        let c = unsafe { &mut *c.add(i * c_row).cast::<[T; NR]>() };
+        for (c, &acc) in c.iter_mut().zip(acc) {
+            *c = if add { *c + acc } else { acc };
+        }
+    }
 }
 
 pub(super) fn kernel_f64(_: Level) -> Kernel<f64> {
@@ -309,73 +340,107 @@ pub(super) fn kernel_f32(level: Level) -> Kernel<f32> {
 mod x86 {
     use std::arch::x86_64::*;
 
+    /// The body of the two tiles below: `$m` rows of A by two vectors of B, `$w` wide each.
+    macro_rules! tile {
+        ($k:ident, $a:ident, $b:ident, $c:ident, $add:ident, $m:literal, $w:literal,
+         $zero:ident, $load:ident, $set:ident, $fma:ident, $sum:ident, $store:ident) => {
+            let (mut a, row, col) = $a;
+            let (mut b, (c, c_row)) = ($b, $c);
+            let mut acc = [[$zero(); 2]; $m];
+            for _ in 0..$k {
+                // SAFETY: as the caller promises.
+                unsafe {
+                    let (b0, b1) = ($load(b), $load(b.add($w)));
+                    for i in 0..$m {
+                        let x = $set(*a.add(i * row));
+                        acc[i] = [$fma(x, b0, acc[i][0]), $fma(x, b1, acc[i][1])];
+                    }
+                    (a, b) = (a.add(col), b.add(2 * $w));
+                }
+            }
+            for (i, acc) in acc.iter().enumerate() {
+                for (j, &acc) in acc.iter().enumerate() {
+                    // SAFETY: as the caller promises.
+                    unsafe {
+                        let at = c.add(i * c_row + j * $w);
+                        $store(at, if $add { $sum($load(at), acc) } else { acc });
+                    }
+                }
+            }
+        };
+    }
+
     /// Twelve 8-wide accumulators, two of B, one broadcast: all sixteen registers of AVX2.
     ///
     /// # Safety
-    /// See [`super::Kernel::run`]; needs AVX2 and FMA.
+    /// See [`super::Run`]; needs AVX2 and FMA.
     #[target_feature(enable = "avx2,fma")]
-    pub unsafe fn f32_v3(k: usize, a: *const f32, row: usize, col: usize, b: *const f32, out: *mut f32) {
-        let mut acc = [[_mm256_setzero_ps(); 2]; 6];
-        let (mut a, mut b) = (a, b);
-        for _ in 0..k {
-            // SAFETY: as the caller promises.
-            unsafe {
-                let (b0, b1) = (_mm256_loadu_ps(b), _mm256_loadu_ps(b.add(8)));
-                for (i, acc) in acc.iter_mut().enumerate() {
-                    let x = _mm256_broadcast_ss(&*a.add(i * row));
-                    acc[0] = _mm256_fmadd_ps(x, b0, acc[0]);
-                    acc[1] = _mm256_fmadd_ps(x, b1, acc[1]);
-                }
-                a = a.add(col);
-                b = b.add(16);
-            }
-        }
-        for (i, acc) in acc.iter().enumerate() {
-            // SAFETY: `out` holds 6 * 16 elements.
-            unsafe {
-                _mm256_storeu_ps(out.add(i * 16), acc[0]);
-                _mm256_storeu_ps(out.add(i * 16 + 8), acc[1]);
-            }
-        }
+    pub unsafe fn f32_v3(
+        k: usize,
+        a: (*const f32, usize, usize),
+        b: *const f32,
+        c: (*mut f32, usize),
+        add: bool,
+    ) {
+        tile!(
+            k,
+            a,
+            b,
+            c,
+            add,
+            6,
+            8,
+            _mm256_setzero_ps,
+            _mm256_loadu_ps,
+            _mm256_set1_ps,
+            _mm256_fmadd_ps,
+            _mm256_add_ps,
+            _mm256_storeu_ps
+        );
     }
 
     /// Twenty-four 16-wide accumulators of AVX-512's thirty-two registers.
     ///
     /// # Safety
-    /// See [`super::Kernel::run`]; needs AVX-512F.
+    /// See [`super::Run`]; needs AVX-512F.
     #[target_feature(enable = "avx512f")]
-    pub unsafe fn f32_v4(k: usize, a: *const f32, row: usize, col: usize, b: *const f32, out: *mut f32) {
-        let mut acc = [[_mm512_setzero_ps(); 2]; 12];
-        let (mut a, mut b) = (a, b);
-        for _ in 0..k {
-            // SAFETY: as the caller promises.
-            unsafe {
-                let (b0, b1) = (_mm512_loadu_ps(b), _mm512_loadu_ps(b.add(16)));
-                for (i, acc) in acc.iter_mut().enumerate() {
-                    let x = _mm512_set1_ps(*a.add(i * row));
-                    acc[0] = _mm512_fmadd_ps(x, b0, acc[0]);
-                    acc[1] = _mm512_fmadd_ps(x, b1, acc[1]);
-                }
-                a = a.add(col);
-                b = b.add(32);
-            }
-        }
-        for (i, acc) in acc.iter().enumerate() {
-            // SAFETY: `out` holds 12 * 32 elements.
-            unsafe {
-                _mm512_storeu_ps(out.add(i * 32), acc[0]);
-                _mm512_storeu_ps(out.add(i * 32 + 16), acc[1]);
-            }
-        }
+    pub unsafe fn f32_v4(
+        k: usize,
+        a: (*const f32, usize, usize),
+        b: *const f32,
+        c: (*mut f32, usize),
+        add: bool,
+    ) {
+        tile!(
+            k,
+            a,
+            b,
+            c,
+            add,
+            12,
+            16,
+            _mm512_setzero_ps,
+            _mm512_loadu_ps,
+            _mm512_set1_ps,
+            _mm512_fmadd_ps,
+            _mm512_add_ps,
+            _mm512_storeu_ps
+        );
     }
 
     /// The plain tile, compiled for AVX2 and FMA.
     ///
     /// # Safety
-    /// See [`super::Kernel::run`]; needs AVX2 and FMA.
+    /// See [`super::Run`]; needs AVX2 and FMA.
     #[target_feature(enable = "avx2,fma")]
-    pub unsafe fn f64_v3(k: usize, a: *const f64, row: usize, col: usize, b: *const f64, out: *mut f64) {
+    pub unsafe fn f64_v3(
+        k: usize,
+        a: (*const f64, usize, usize),
+        b: *const f64,
+        c: (*mut f64, usize),
+        add: bool,
+    ) {
         // SAFETY: as the caller promises.
-        unsafe { super::plain::<f64, 4, 8>(k, a, row, col, b, out) }
+        unsafe { super::plain::<f64, 4, 8>(k, a, b, c, add) }
     }
 }
