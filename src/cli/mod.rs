@@ -1,9 +1,24 @@
 //! The program: a table of commands, each in a file of its own.
 
+mod checkpoint;
+mod columns;
+mod completions;
+mod data;
+mod devices;
+mod eval;
+mod help;
+mod init;
+mod model;
+mod options;
+mod output;
+mod predict;
+pub mod style;
 mod train;
 
-use crate::error::Result;
-use clap::{ArgMatches, Command};
+pub use options::{device_arg, json_arg, open_device, set_arg, sets, threads_arg};
+
+use crate::error::{Error, Result};
+use clap::{Arg, ArgAction, ArgMatches, Command};
 
 /// A command of the program.
 pub struct Entry {
@@ -14,4 +29,54 @@ pub struct Entry {
 }
 
 /// Every command there is; parsing, help and completions walk this list.
-pub const COMMANDS: &[Entry] = &[Entry { define: train::define, run: train::run }];
+pub const COMMANDS: &[Entry] = &[
+    Entry { define: init::define, run: init::run },
+    Entry { define: data::define, run: data::run },
+    Entry { define: train::define, run: train::run },
+    Entry { define: eval::define, run: eval::run },
+    Entry { define: predict::define, run: predict::run },
+    Entry { define: checkpoint::define, run: checkpoint::run },
+    Entry { define: devices::define, run: devices::run },
+    Entry { define: completions::define, run: completions::run },
+    Entry { define: help::define, run: help::run },
+];
+
+/// The command line: every command, and the options that all of them take.
+pub fn command() -> Command {
+    let everywhere = |id: &'static str, help: &'static str| {
+        let arg = Arg::new(id).long(id).action(ArgAction::SetTrue).global(true).help(help);
+        arg.help_heading("Everywhere")
+    };
+    Command::new("tempra")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about("Fine-tunes pretrained text encoders, and uses what came out")
+        .after_help(
+            "Example: from a table of labelled texts to predictions\n  \
+             tempra init reviews.csv --model models/all-MiniLM-L6-v2\n  \
+             tempra train recipe.toml\n  \
+             tempra predict runs/reviews/model new.csv -o predicted.csv\n\n\
+             More: `tempra help COMMAND`, `tempra help recipe`, `tempra help metrics`, `tempra help exit-codes`.",
+        )
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .disable_help_subcommand(true)
+        .arg(everywhere("quiet", "Only results, warnings and errors: no notes, no progress").short('q'))
+        .arg(everywhere("no-color", "No colours (as the environment variable NO_COLOR)"))
+        .subcommands(COMMANDS.iter().map(|entry| (entry.define)()))
+}
+
+/// Runs the command that was asked for; the exit code, or an error.
+///
+/// # Errors
+/// Those of the command.
+pub fn run(matches: &ArgMatches) -> Result<i32> {
+    let asked = matches.subcommand();
+    let found = asked.and_then(|(name, of)| {
+        let entry = COMMANDS.iter().find(|entry| (entry.define)().get_name() == name)?;
+        Some((entry, of))
+    });
+    match found {
+        Some((entry, of)) => (entry.run)(of),
+        None => Err(Error::usage("no command").hint("`tempra help` lists them")),
+    }
+}
