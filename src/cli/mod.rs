@@ -1,6 +1,21 @@
 //! The program: a table of commands, each in a file of its own.
 
+mod checkpoint;
+mod columns;
+mod completions;
+mod data;
+mod devices;
+mod eval;
+mod help;
+mod init;
+mod model;
+mod options;
+mod output;
+mod predict;
+pub mod style;
 mod train;
+
+pub use options::{device_arg, json_arg, open_device, set_arg, sets, threads_arg};
 
 use crate::error::{Error, Result};
 use clap::{Arg, ArgAction, ArgMatches, Command};
@@ -14,41 +29,54 @@ pub struct Entry {
 }
 
 /// Every command there is; parsing, help and completions walk this list.
-pub const COMMANDS: &[Entry] = &[Entry { define: train::define, run: train::run }];
+pub const COMMANDS: &[Entry] = &[
+    Entry { define: init::define, run: init::run },
+    Entry { define: data::define, run: data::run },
+    Entry { define: train::define, run: train::run },
+    Entry { define: eval::define, run: eval::run },
+    Entry { define: predict::define, run: predict::run },
+    Entry { define: checkpoint::define, run: checkpoint::run },
+    Entry { define: devices::define, run: devices::run },
+    Entry { define: completions::define, run: completions::run },
+    Entry { define: help::define, run: help::run },
+];
 
-/// `--set section.key=value`.
-pub fn set_arg() -> Arg {
-    Arg::new("set")
-        .long("set")
-        .value_name("KEY=VALUE")
-        .action(ArgAction::Append)
-        .help("Override a key of the recipe")
-}
-
-/// The pairs that `--set` gave.
-pub fn sets(args: &ArgMatches) -> Result<Vec<(String, String)>> {
-    let one = |s: &String| match s.split_once('=') {
-        Some((key, value)) => Ok((key.trim().to_owned(), value.to_owned())),
-        None => Err(Error::usage(format!("--set {s}: no `=`")).expected("--set section.key=value")),
+/// The command line: every command, and the options that all of them take.
+pub fn command() -> Command {
+    let everywhere = |id: &'static str, help: &'static str| {
+        let arg = Arg::new(id).long(id).action(ArgAction::SetTrue).global(true).help(help);
+        arg.help_heading("Everywhere")
     };
-    args.get_many::<String>("set").into_iter().flatten().map(one).collect()
+    Command::new("tempra")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about("Fine-tunes pretrained text encoders, and uses what came out")
+        .after_help(
+            "Example: from a table of labelled texts to predictions\n  \
+             tempra init reviews.csv --model models/all-MiniLM-L6-v2\n  \
+             tempra train recipe.toml\n  \
+             tempra predict runs/reviews/model new.csv -o predicted.csv\n\n\
+             More: `tempra help COMMAND`, `tempra help recipe`, `tempra help metrics`, `tempra help exit-codes`.",
+        )
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .disable_help_subcommand(true)
+        .arg(everywhere("quiet", "Only results, warnings and errors: no notes, no progress").short('q'))
+        .arg(everywhere("no-color", "No colours (as the environment variable NO_COLOR)"))
+        .subcommands(COMMANDS.iter().map(|entry| (entry.define)()))
 }
 
-/// Parses the command line and runs what it names; the exit code.
-pub fn main() -> i32 {
-    let mut program = Command::new("tempra").version(env!("CARGO_PKG_VERSION")).subcommand_required(true);
-    for entry in COMMANDS {
-        program = program.subcommand((entry.define)());
-    }
-    let matches = program.get_matches();
-    let Some((name, args)) = matches.subcommand() else { return 2 };
-    let run = COMMANDS.iter().find(|e| (e.define)().get_name() == name).map(|e| (e.run)(args));
-    match run {
-        Some(Ok(code)) => code,
-        Some(Err(e)) => {
-            eprintln!("error: {e}");
-            e.exit_code()
-        }
-        None => 2,
+/// Runs the command that was asked for; the exit code, or an error.
+///
+/// # Errors
+/// Those of the command.
+pub fn run(matches: &ArgMatches) -> Result<i32> {
+    let asked = matches.subcommand();
+    let found = asked.and_then(|(name, of)| {
+        let entry = COMMANDS.iter().find(|entry| (entry.define)().get_name() == name)?;
+        Some((entry, of))
+    });
+    match found {
+        Some((entry, of)) => (entry.run)(of),
+        None => Err(Error::usage("no command").hint("`tempra help` lists them")),
     }
 }

@@ -1,6 +1,7 @@
 //! `tempra train`: fine-tunes a model as a recipe says.
 
-use super::{set_arg, sets};
+use super::options::flag;
+use super::{device_arg, set_arg, sets, threads_arg};
 use crate::checkpoint::RealFs;
 use crate::error::{Error, Result};
 use crate::train::{self, Event, Observer, Outcome, Recipe, Signals, StepLog};
@@ -29,30 +30,28 @@ pub fn define() -> Command {
         )
         .arg(Arg::new("recipe").required(true).value_parser(value_parser!(PathBuf)).help("The recipe, TOML or JSON"))
         .arg(set_arg())
-        .arg(Arg::new("device").long("device").value_name("NAME").help("auto, cpu, cuda, wgpu or wgpu:N; over the recipe's"))
+        .arg(device_arg().help("Which device computes: auto, cpu, cuda, wgpu or wgpu:N; over the recipe's"))
         .arg(Arg::new("seed").long("seed").value_name("N").help("Seed; over the recipe's"))
-        .arg(Arg::new("threads").long("threads").value_name("N").help("CPU threads, 0 for all; over the recipe's"))
+        .arg(threads_arg().help("CPU threads, 0 for all; over the recipe's"))
         .arg(Arg::new("fresh").long("fresh").action(ArgAction::SetTrue).help("Start over: remove what an earlier run left in the run folder"))
         .arg(Arg::new("json").long("json").action(ArgAction::SetTrue).help("One JSON object a line on standard output, for programs"))
-        .arg(Arg::new("quiet").long("quiet").short('q').action(ArgAction::SetTrue).help("Print only the result"))
 }
 
 /// Runs it.
 pub fn run(args: &ArgMatches) -> Result<i32> {
     let path = args.get_one::<PathBuf>("recipe").ok_or_else(|| Error::usage("a recipe is needed"))?;
     let mut set = sets(args)?;
-    for key in ["device", "seed", "threads"] {
-        if let Some(value) = args.get_one::<String>(key) {
-            set.push((key.to_owned(), value.clone()));
-        }
+    for key in ["device", "seed"] {
+        set.extend(args.get_one::<String>(key).map(|value| (key.to_owned(), value.clone())));
     }
+    set.extend(args.get_one::<usize>("threads").map(|n| ("threads".to_owned(), n.to_string())));
     let recipe = Recipe::load(path, &set)?;
     let signals = Signals::install()?;
     let (fresh, as_json) = (args.get_flag("fresh"), args.get_flag("json"));
     let runs = recipe.runs();
     let mut outcomes = Vec::with_capacity(runs.len());
     for one in &runs {
-        let mut watch: Box<dyn Observer> = match (as_json, args.get_flag("quiet")) {
+        let mut watch: Box<dyn Observer> = match (as_json, flag(args, "quiet")) {
             (true, _) => Box::new(Lines),
             (_, true) => Box::new(train::Silent),
             _ => Box::new(Screen::new(one)),

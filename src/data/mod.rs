@@ -24,6 +24,6 @@ pub use check::check;
 pub use encoded::{Cache, TokenSet};
 pub use format::Format;
 pub use labels::{Label, Target};
-pub use read::{BadRow, Columns, OnBadRow, Records, Row, Table, read, read_texts};
+pub use read::{BadRow, Columns, OnBadRow, Records, Row, Table, columns, read, read_texts};
 pub use report::{Conflict, FileReport, Leak, Lengths, Report, Typo};
 pub use split::split;

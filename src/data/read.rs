@@ -197,7 +197,7 @@ pub struct Records {
 /// The label column is not looked for.
 ///
 /// # Errors
-/// [`Kind::Data`](crate::error::Kind::Data) as for [`read`]; the first bad row stops.
+/// [`Kind::Data`](crate::error::Kind::Data) as for [`read`]; the first bad row stops. A header line without rows is no error.
 pub fn read_texts(path: &str, format: Option<Format>, columns: &Columns) -> Result<Records> {
     if path == "-" {
         let name = Path::new("standard input");
@@ -205,6 +205,25 @@ pub fn read_texts(path: &str, format: Option<Format>, columns: &Columns) -> Resu
     }
     let path = Path::new(path);
     Records::gather(format::open(path, None)?, path, columns)
+}
+
+/// The names of a file's columns; of JSON Lines the keys of its first row.
+///
+/// # Errors
+/// [`Kind::Data`](crate::error::Kind::Data) if the file cannot be opened or has neither a header line nor a row.
+pub fn columns(path: &Path) -> Result<Vec<String>> {
+    let mut source = format::open(path, None)?;
+    if let Some(header) = source.header() {
+        return Ok(header.to_vec());
+    }
+    match source.next()? {
+        Some(Ok(Record { cells: Cells::Object(pairs), .. })) => {
+            Ok(pairs.into_iter().map(|(key, _)| key).collect())
+        }
+        Some(Ok(Record { cells: Cells::List(fields), .. })) => Ok(fields),
+        Some(Err(bad)) => Err(bad.error(path)),
+        None => Err(Error::data("the file has no rows").at(path).expected("at least one row")),
+    }
 }
 
 impl Records {
@@ -258,7 +277,8 @@ impl Records {
             });
         }
         rows.iter_mut().for_each(|row| row.resize(header.len(), String::new()));
-        if rows.is_empty() {
+        // A header line alone is a table without rows; JSON Lines without a row has no columns either.
+        if header.is_empty() {
             return Err(Error::data("the file has no rows").at(path).expected("at least one row"));
         }
         let place = |name: &str| header.iter().position(|h| h == name);

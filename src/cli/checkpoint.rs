@@ -1,0 +1,65 @@
+//! `tempra checkpoint verify`: whether checkpoints are, byte for byte, what was written.
+
+use super::options::{flag, json_arg};
+use super::output::{say, say_json};
+use crate::checkpoint::verify;
+use crate::error::{Error, Result};
+use clap::{Arg, ArgMatches, Command, value_parser};
+use serde_json::{Value, json};
+use std::path::PathBuf;
+
+/// The exit code where a checkpoint is damaged: that of a model that cannot be used.
+const DAMAGED: i32 = 4;
+
+pub fn define() -> Command {
+    let verify = Command::new("verify")
+        .about("Says whether checkpoints are what was written")
+        .long_about(
+            "Says whether checkpoints are, byte for byte, what was written.\n\n\
+             Every file is read and its BLAKE3 hash compared with the manifest that was written beside it. Nothing \
+             is changed, and a run that is writing the folder is not disturbed.\n\n\
+             Exit code 4 if a checkpoint is damaged or there is none, else 0.",
+        )
+        .after_help(
+            "Examples:\n  tempra checkpoint verify runs/reviews\n  \
+             tempra checkpoint verify runs/reviews/checkpoint-300 --json",
+        )
+        .arg(
+            Arg::new("path")
+                .value_name("PATH")
+                .required(true)
+                .value_parser(value_parser!(PathBuf))
+                .help("A checkpoint's folder, or the folder of a run with its checkpoints"),
+        )
+        .arg(json_arg());
+    Command::new("checkpoint")
+        .about("Looks at checkpoints")
+        .after_help("Example:\n  tempra checkpoint verify runs/reviews")
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .subcommand(verify)
+}
+
+pub fn run(matches: &ArgMatches) -> Result<i32> {
+    let Some(("verify", matches)) = matches.subcommand() else {
+        return Err(Error::usage("nothing to do").expected("tempra checkpoint verify PATH"));
+    };
+    let path = matches.get_one::<PathBuf>("path").cloned().unwrap_or_default();
+    let report = verify(&path)?;
+    if flag(matches, "json") {
+        let one = |c: &crate::checkpoint::CheckpointReport| -> Value {
+            json!({
+                "path": c.path.to_string_lossy(),
+                "ok": c.ok(),
+                "files": c.files,
+                "bytes": c.bytes,
+                "problems": c.problems,
+            })
+        };
+        let all: Vec<Value> = report.checkpoints.iter().map(one).collect();
+        say_json(&json!({ "ok": report.ok(), "checkpoints": all }))?;
+    } else {
+        say(report.to_string().trim_end())?;
+    }
+    Ok(if report.ok() { 0 } else { DAMAGED })
+}

@@ -1,0 +1,124 @@
+//! `tempra data check`: what a person should know about data before training on it.
+
+use super::columns;
+use super::model::tokenizer;
+use super::options::{column, count, flag, json_arg, text};
+use super::output::{say, say_json};
+use super::style::Voice;
+use crate::data;
+use crate::error::{Error, Result};
+use crate::models::source;
+use clap::{Arg, ArgGroup, ArgMatches, Command, value_parser};
+use serde_json::json;
+use std::path::{Path, PathBuf};
+
+/// The exit code where something is surely wrong with the data.
+const WRONG: i32 = 3;
+
+pub fn define() -> Command {
+    let split = |id: &'static str, help: &'static str| {
+        let arg = Arg::new(id).long(id).value_name("FILE").value_parser(value_parser!(PathBuf));
+        arg.help(help)
+    };
+    let check = Command::new("check")
+        .about("Reports what is wrong or odd about data files")
+        .long_about(
+            "Reports what is wrong or odd about data files.\n\n\
+             Rows that cannot be read, labels and how often each occurs, labels in several spellings, labels that the \
+             training file lacks, texts that are empty, that come twice, or twice with different labels, and texts of \
+             one file that stand in another (leaks). With --model also how long the texts are in tokens, what \
+             truncation would cut, and how much of them the vocabulary does not know.\n\n\
+             Exit code 3 if something is surely wrong (bad rows, labels that the training file lacks, leaks), else 0.",
+        )
+        .after_help(
+            "Examples:\n  \
+             tempra data check train.csv validation.csv test.csv\n  \
+             tempra data check --train a.jsonl --test b.jsonl --text review --model models/all-MiniLM-L6-v2",
+        )
+        .arg(
+            Arg::new("files")
+                .value_name("FILE")
+                .num_args(0..)
+                .value_parser(value_parser!(PathBuf))
+                .help("Files, the training file first"),
+        )
+        .arg(split("train", "The training file"))
+        .arg(split("validation", "The validation file"))
+        .arg(split("test", "The test file"))
+        .group(
+            ArgGroup::new("any").args(["files", "train", "validation", "test"]).required(true).multiple(true),
+        )
+        .arg(column("text", "Column of the text [default: by its name]"))
+        .arg(column("pair", "Column of the second text of a pair; \"\" for none [default: by its name]"))
+        .arg(column("label", "Column of the label; \"\" for none [default: by its name]"))
+        .arg(column("model", "Folder of a model, or org/name: counts its tokens").value_name("MODEL"))
+        .arg(count("max-length", "Longest sequence in tokens, with --model [default: 128]").requires("model"))
+        .arg(json_arg());
+    Command::new("data")
+        .about("Looks at data files")
+        .after_help("Example:\n  tempra data check train.csv test.csv")
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .subcommand(check)
+}
+
+pub fn run(matches: &ArgMatches) -> Result<i32> {
+    match matches.subcommand() {
+        Some(("check", matches)) => check(matches),
+        _ => Err(Error::usage("nothing to do").expected("tempra data check FILE")),
+    }
+}
+
+fn check(matches: &ArgMatches) -> Result<i32> {
+    let voice = Voice::of(matches);
+    let files = files(matches);
+    let Some((_, first)) = files.first() else { return Err(Error::usage("no file").expected("a data file")) };
+    let found = columns::by_name(matches, &data::columns(first)?);
+    for (what, why) in &found.why {
+        let column = match *what {
+            "text" => Some(&found.columns.text),
+            "pair" => found.columns.pair.as_ref(),
+            _ => found.columns.label.as_ref(),
+        };
+        column.into_iter().for_each(|name| voice.note(format!("{what}: the column {name:?} ({why})")));
+    }
+    let tokenizer = match text(matches, "model") {
+        Some(model) => Some(tokenizer(&source::resolve(model)?)?.0),
+        None => None,
+    };
+    let max_length = matches.get_one::<usize>("max-length").copied().unwrap_or(128);
+    let named: Vec<(&str, &Path)> = files.iter().map(|(n, p)| (n.as_str(), p.as_path())).collect();
+    let report = data::check(&named, &found.columns, tokenizer.as_ref().map(|t| (t, max_length)))?;
+
+    let wrong = report.has_errors();
+    if flag(matches, "json") {
+        let mut all = json!(report);
+        if let Some(all) = all.as_object_mut() {
+            all.insert("ok".to_owned(), (!wrong).into());
+            let columns = &found.columns;
+            let columns = json!({ "text": columns.text, "pair": columns.pair, "label": columns.label });
+            all.insert("columns".to_owned(), columns);
+        }
+        say_json(&all)?;
+    } else {
+        let verdict = if wrong { "something is wrong: see above" } else { "nothing is surely wrong" };
+        say(format!("{}{verdict}", super::style::clean(&report.to_string())))?;
+    }
+    Ok(if wrong { WRONG } else { 0 })
+}
+
+/// The files with the names of their splits, the training file first. A file without a split's name has its own.
+fn files(matches: &ArgMatches) -> Vec<(String, PathBuf)> {
+    let given = |id: &str| Some((id.to_owned(), matches.get_one::<PathBuf>(id)?.clone()));
+    let mut files: Vec<_> = given("train").into_iter().collect();
+    for path in matches.get_many::<PathBuf>("files").into_iter().flatten() {
+        let name = if files.is_empty() {
+            "train".to_owned()
+        } else {
+            path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+        };
+        files.push((name, path.clone()));
+    }
+    files.extend(["validation", "test"].into_iter().filter_map(given));
+    files
+}

@@ -1,0 +1,149 @@
+//! Results: to standard output, or to a file that is there whole or not at all.
+
+use crate::error::{Error, Kind, Result};
+use std::fmt::Display;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+/// Standard output. When its reader has gone, as `head` goes, what follows is dropped: that is no error.
+struct Stdout {
+    inner: io::Stdout,
+    gone: bool,
+}
+
+impl Stdout {
+    fn pass<T>(&mut self, result: io::Result<T>, instead: T) -> io::Result<T> {
+        match result {
+            Err(e) if e.kind() == io::ErrorKind::BrokenPipe => {
+                self.gone = true;
+                Ok(instead)
+            }
+            other => other,
+        }
+    }
+}
+
+impl Write for Stdout {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.gone {
+            return Ok(bytes.len());
+        }
+        let written = self.inner.write(bytes);
+        self.pass(written, bytes.len())
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        if self.gone {
+            return Ok(());
+        }
+        let flushed = self.inner.flush();
+        self.pass(flushed, ())
+    }
+}
+
+/// Writes to standard output through `f`.
+///
+/// # Errors
+/// [`Kind::Disk`] if it cannot be written, as when it is a file on a full disk; not if its reader has gone.
+pub fn to_stdout(f: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
+    let mut out = BufWriter::new(Stdout { inner: io::stdout(), gone: false });
+    let done = f(&mut out).and_then(|()| out.flush());
+    done.map_err(|e| Error::io(Kind::Disk, "cannot be written", Path::new("standard output"), &e))
+}
+
+/// Prints text and the end of a line.
+pub fn say(text: impl Display) -> Result<()> {
+    to_stdout(|out| writeln!(out, "{text}"))
+}
+
+/// Prints a value as JSON over several lines.
+pub fn say_json(value: &serde_json::Value) -> Result<()> {
+    say(format!("{value:#}"))
+}
+
+/// Where a result goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Destination {
+    /// Standard output.
+    Stdout,
+    /// A file, which is replaced at once when everything is written.
+    File(PathBuf),
+    /// What cannot be replaced: a device, a named pipe.
+    Special(PathBuf),
+}
+
+impl Destination {
+    /// The destination that `-o` names: none and `-` are standard output. Found out before the work, not after it.
+    ///
+    /// # Errors
+    /// [`Kind::Usage`] for a folder, or a file in a folder that does not exist.
+    pub fn of(named: Option<&str>) -> Result<Self> {
+        let path = match named {
+            None | Some("-") => return Ok(Self::Stdout),
+            Some(path) => Path::new(path),
+        };
+        match fs::metadata(path) {
+            Ok(meta) if meta.is_dir() => {
+                Err(Error::usage("is a folder").at(path).expected("the name of a file to write"))
+            }
+            // A link stays; what it leads to is replaced.
+            Ok(meta) if meta.is_file() => {
+                Ok(Self::File(fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf())))
+            }
+            Ok(_) => Ok(Self::Special(path.to_path_buf())),
+            Err(_) => {
+                let folder = path.parent().filter(|p| !p.as_os_str().is_empty());
+                match folder.filter(|p| !p.is_dir()) {
+                    Some(missing) => Err(Error::usage("there is no such folder").at(missing).hint("make it")),
+                    None => Ok(Self::File(path.to_path_buf())),
+                }
+            }
+        }
+    }
+
+    /// Whether it is the file at `path`, which is about to be read.
+    pub fn is(&self, path: &str) -> bool {
+        let (Self::File(mine) | Self::Special(mine)) = self else { return false };
+        fs::canonicalize(mine).ok().zip(fs::canonicalize(path).ok()).is_some_and(|(a, b)| a == b)
+    }
+
+    /// Writes through `f`. A file gets its name when it is complete and on the disk; before that it is not touched.
+    ///
+    /// # Errors
+    /// [`Kind::Disk`] if it cannot be written.
+    pub fn write(&self, f: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
+        match self {
+            Self::Stdout => to_stdout(f),
+            Self::File(path) => replace(path, f),
+            Self::Special(path) => {
+                let file = OpenOptions::new().write(true).open(path);
+                let written = file.and_then(|file| {
+                    let mut out = BufWriter::new(file);
+                    f(&mut out)?;
+                    out.flush()
+                });
+                written.map_err(|e| Error::io(Kind::Disk, "cannot be written", path, &e))
+            }
+        }
+    }
+}
+
+fn replace(path: &Path, f: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let temporary = path.with_file_name(format!(".{name}.tmp-{}", std::process::id()));
+    let write = || {
+        let mut out = BufWriter::new(File::create(&temporary)?);
+        f(&mut out)?;
+        out.flush()?;
+        if let Ok(before) = fs::metadata(path) {
+            fs::set_permissions(&temporary, before.permissions())?;
+        }
+        out.get_ref().sync_all()?;
+        fs::rename(&temporary, path)
+    };
+    write().map_err(|e| {
+        // Nothing more can be done about it.
+        let _ = fs::remove_file(&temporary);
+        Error::io(Kind::Disk, "cannot be written", path, &e)
+    })
+}

@@ -1,0 +1,76 @@
+//! What a person sees beside the results: notes, warnings, progress and errors, on standard error.
+
+use super::options::flag;
+use clap::ArgMatches;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::fmt::Display;
+use std::io::{IsTerminal, Write};
+
+/// Whether colours are refused by the environment: `NO_COLOR` with any value but the empty one (no-color.org), or a
+/// terminal that says it has none.
+pub fn refused() -> bool {
+    let no_color = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty());
+    no_color || std::env::var_os("TERM").is_some_and(|t| t == "dumb")
+}
+
+/// How a command talks.
+#[derive(Clone, Copy, Debug)]
+pub struct Voice {
+    quiet: bool,
+    colour: bool,
+}
+
+const RED: &str = "\x1b[1;31m";
+const YELLOW: &str = "\x1b[1;33m";
+const RESET: &str = "\x1b[0m";
+
+impl Voice {
+    /// As the options `--quiet` and `--no-color` ask for.
+    pub fn of(matches: &ArgMatches) -> Self {
+        Self::new(flag(matches, "quiet"), !flag(matches, "no-color"))
+    }
+    /// `colour` is what is wished; colours appear only on a terminal that has them.
+    pub fn new(quiet: bool, colour: bool) -> Self {
+        Self { quiet, colour: colour && !refused() && std::io::stderr().is_terminal() }
+    }
+    /// Something worth knowing; not said when quiet.
+    pub fn note(&self, text: impl Display) {
+        if !self.quiet {
+            put(&clean(&text.to_string()));
+        }
+    }
+    /// Something that may be wrong.
+    pub fn warn(&self, text: impl Display) {
+        self.marked("warning", YELLOW, &text);
+    }
+    /// What ended the program.
+    pub fn error(&self, text: impl Display) {
+        self.marked("error", RED, &text);
+    }
+    fn marked(&self, word: &str, colour: &str, text: &dyn Display) {
+        let text = clean(&text.to_string());
+        if self.colour {
+            put(&format!("{colour}{word}:{RESET} {text}"));
+        } else {
+            put(&format!("{word}: {text}"));
+        }
+    }
+    /// A bar on standard error, where that is a terminal and nobody asked for quiet.
+    pub fn bar(&self, length: u64, what: &'static str) -> ProgressBar {
+        let target = if self.quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
+        let bar = ProgressBar::with_draw_target(Some(length), target);
+        let style = ProgressStyle::with_template("{msg} {bar:30} {pos}/{len}  {per_sec}  {eta} left");
+        bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar())).with_message(what)
+    }
+}
+
+/// A line on standard error. That nobody reads it is no reason to stop.
+fn put(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+/// Text with its control characters, which could steer a terminal, made visible; line ends and tabs stay.
+pub fn clean(text: &str) -> String {
+    let visible = |c: char| if c.is_control() && c != '\n' && c != '\t' { '\u{fffd}' } else { c };
+    text.chars().map(visible).collect()
+}
