@@ -148,6 +148,9 @@ fn forward<T: Real>(act: Activation, cpu: &Cpu, io: Forward) -> Result<()> {
     product(cpu, shape, x, w, Out { data: &mut y, row: n, add: false }, Some(&done))
 }
 
+/// Rows of dz to fill, and the same rows of dy, y and z.
+type Rows<'a, T> = (((&'a mut [T], &'a [T]), &'a [T]), &'a [T]);
+
 fn backward<T: Real>(act: Activation, cpu: &Cpu, io: Backward) -> Result<()> {
     let ((rows, k), (n, _)) = (io.x[0].spec.rows_cols(), io.x[1].spec.rows_cols());
     let (x, w, dy) = (io.x[0].cpu::<T>()?, io.x[1].cpu::<T>()?, io.dy()?.cpu::<T>()?);
@@ -160,7 +163,7 @@ fn backward<T: Real>(act: Activation, cpu: &Cpu, io: Backward) -> Result<()> {
         let z = io.y.get(1).map(|z| z.cpu::<T>()).transpose()?;
         let z = z.as_deref().unwrap_or(&y);
         let chunk = BLOCK * n;
-        let rows = |(((dz, dy), y), z): (((&mut [T], &[T]), &[T]), &[T])| {
+        let rows = |(((dz, dy), y), z): Rows<T>| {
             vectorised(|| {
                 for (((dz, &dy), &y), &z) in dz.iter_mut().zip(dy).zip(y).zip(z) {
                     *dz = dy * act.slope(z, y);
