@@ -212,9 +212,12 @@ impl Real for f32 {
         const LN2_LO: f32 = -2.121_944_4e-4;
         // Adding and taking away 1.5 * 2^23 rounds to the nearest integer.
         const ROUND: f32 = 12_582_912.0;
+        // ln of the largest f32 and of the least normal one, to the f32 inside.
+        const MOST: f32 = 88.722_83;
+        const LEAST: f32 = -87.336_54;
         // Comparisons that keep a NaN: `min` and `max` would drop it.
         let x = if self > 88.8 { 88.8 } else { self };
-        let x = if x < -87.3 { -87.3 } else { x };
+        let x = if x < -87.4 { -87.4 } else { x };
         let shifted = f32::mul_add(x, LOG2_E, ROUND);
         let n = shifted - ROUND;
         let r = f32::mul_add(n, -LN2_HI, x);
@@ -226,8 +229,8 @@ impl Real for f32 {
         let (half, rest) = (bits >> 1, bits.wrapping_sub(bits >> 1));
         let power = |n: i32| f32::from_bits((n.wrapping_add(127) as u32) << 23);
         let y = e * power(half) * power(rest);
-        let y = if self > 88.722_84 { f32::INFINITY } else { y };
-        if self < -87.3 { 0.0 } else { y }
+        let y = if self > MOST { f32::INFINITY } else { y };
+        if self < LEAST { 0.0 } else { y }
     }
     fn ln(self) -> f32 {
         f32::ln(self)
@@ -250,8 +253,9 @@ impl Real for f32 {
         let s = self * self;
         let near = f32::mul_add(self * s, poly(s, TANH_NEAR), self);
         let c = if t > 10.0 { 10.0 } else { t };
-        let far = (1.0 - 2.0 / (Real::exp(2.0 * c) + 1.0)).copysign(self);
-        if t > 0.6 { far } else { near }
+        let far = 1.0 - 2.0 / (Real::exp(2.0 * c) + 1.0);
+        // Near -0 the terms of `near` have opposite signs, and 0 - 0 is +0.
+        (if t > 0.6 { far } else { near }).copysign(self)
     }
     fn kernel(level: Level) -> Kernel<f32> {
         kernel_f32(level)
