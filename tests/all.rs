@@ -8,14 +8,24 @@ mod data;
 #[cfg(feature = "hub")]
 #[path = "all/hub.rs"]
 mod hub;
+#[path = "all/invariance.rs"]
+mod invariance;
+#[path = "all/math.rs"]
+mod math;
 #[path = "all/metrics.rs"]
 mod metrics;
+#[path = "all/models.rs"]
+mod models;
+#[path = "all/optim.rs"]
+mod optim;
 #[path = "all/recipe.rs"]
 mod recipe;
 #[path = "all/rules.rs"]
 mod rules;
 #[path = "all/schedule.rs"]
 mod schedule;
+#[path = "all/support.rs"]
+mod support;
 #[path = "all/text.rs"]
 mod text;
 #[path = "all/weights.rs"]

@@ -26,7 +26,7 @@ fn read(c: &Config) -> Result<EncoderConfig> {
         hidden_dropout: c.optional_probability("hidden_dropout_prob")?.unwrap_or(0.1),
         attention_dropout: c.optional_probability("attention_probs_dropout_prob")?.unwrap_or(0.1),
     };
-    if config.hidden % config.heads != 0 {
+    if !config.hidden.is_multiple_of(config.heads) {
         return Err(c
             .error("num_attention_heads does not divide hidden_size")
             .found(format!("{} heads, width {}", config.heads, config.hidden)));

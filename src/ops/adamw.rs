@@ -10,7 +10,7 @@
 //! occur in a fine-tuning set. All bits set is always right.
 
 use super::{Case, Cost, Input, Step, StepOn, Subject, by_dtype, compute_dtype, refuse};
-use crate::device::cpu::{Real, vectorised};
+use crate::device::cpu::{Real, vectorise};
 use crate::device::{Caps, Cpu, Tensor};
 use crate::error::{Error, Result};
 use crate::shape::{DType, Spec};
@@ -110,31 +110,26 @@ fn run<T: Real>(op: &AdamW, cpu: &Cpu, x: &[&Tensor]) -> Result<()> {
         let Piece { segment: s, p, g, m, v, live } = piece;
         let keep = T::ONE - lr * T::of((s.lr_scale * s.decay) as f64);
         let rate = lr * T::of(s.lr_scale as f64) / c1;
-        vectorised(
-            #[inline(always)]
-            || {
-                let moments = m.chunks_mut(LIVE).zip(v.chunks_mut(LIVE));
-                for (block, ((p, g), (m, v))) in
-                    p.chunks_mut(LIVE).zip(g.chunks(LIVE)).zip(moments).enumerate()
-                {
-                    if *live >> block & 1 == 0 {
-                        if g.iter().all(|&g| g == T::ZERO) {
-                            if keep != T::ONE {
-                                p.iter_mut().for_each(|p| *p *= keep);
-                            }
-                            continue;
+        vectorise!({
+            let moments = m.chunks_mut(LIVE).zip(v.chunks_mut(LIVE));
+            for (block, ((p, g), (m, v))) in p.chunks_mut(LIVE).zip(g.chunks(LIVE)).zip(moments).enumerate() {
+                if *live >> block & 1 == 0 {
+                    if g.iter().all(|&g| g == T::ZERO) {
+                        if keep != T::ONE {
+                            p.iter_mut().for_each(|p| *p *= keep);
                         }
-                        *live |= 1 << block;
+                        continue;
                     }
-                    for (((p, &g), m), v) in p.iter_mut().zip(g).zip(m).zip(v) {
-                        let g = g * clip;
-                        *m += (T::ONE - b1) * (g - *m);
-                        *v = b2 * *v + (T::ONE - b2) * g * g;
-                        *p = *p * keep - rate * *m / ((*v).sqrt() / root_c2 + eps);
-                    }
+                    *live |= 1 << block;
                 }
-            },
-        )
+                for (((p, &g), m), v) in p.iter_mut().zip(g).zip(m).zip(v) {
+                    let g = g * clip;
+                    *m += (T::ONE - b1) * (g - *m);
+                    *v = b2 * *v + (T::ONE - b2) * g * g;
+                    *p = *p * keep - rate * *m / ((*v).sqrt() / root_c2 + eps);
+                }
+            }
+        })
     };
     let mut pieces: Vec<Piece<T>> = Vec::with_capacity(live.len());
     let (mut p, mut g, mut m, mut v) = (&mut p[..], &g[..], &mut m[..], &mut v[..]);

@@ -8,7 +8,7 @@ use super::dropout::{Dropout, Rows};
 use super::{
     Backward, Case, Forward, Input, On, Op, Plan, blocks_mut, by_dtype, compute_dtype, refuse, sum_columns,
 };
-use crate::device::cpu::{BLOCK, Real, inlined, sum_lanes, vectorised};
+use crate::device::cpu::{BLOCK, Real, inlined, sum_lanes, vectorise};
 use crate::device::{Caps, Cpu};
 use crate::error::Result;
 use crate::shape::Spec;
@@ -80,45 +80,30 @@ fn forward<T: Real>(op: &AddNorm, cpu: &Cpu, io: Forward) -> Result<()> {
         (io.y[0].cpu_mut::<T>()?, io.y[1].cpu_mut::<T>()?, io.y[2].cpu_mut::<T>()?);
     let (n, eps) = (T::of(cols as f64), T::of(op.eps as f64));
     let task = |(b, ((y, xhat), rstd)): (usize, ((&mut [T], &mut [T]), &mut [T]))| {
-        vectorised(
-            #[inline(always)]
-            || {
-                for (r, rstd) in rstd.iter_mut().enumerate() {
-                    let row = b * BLOCK + r;
-                    let (y, z) = (&mut y[r * cols..][..cols], &mut xhat[r * cols..][..cols]);
-                    let x = &x[row * cols..][..cols];
-                    match &before {
-                        Some(m) => m.row(
-                            row,
-                            0,
-                            cols,
-                            #[inline(always)]
-                            |c, m| z[c] = x[c] * m,
-                        ),
-                        None => z.copy_from_slice(x),
-                    }
-                    if let Some(residual) = &residual {
-                        z.iter_mut().zip(&residual[row * cols..][..cols]).for_each(|(z, &r)| *z += r);
-                    }
-                    let mean = sum_lanes(cols, |c| z[c]) / n;
-                    let var = sum_lanes(cols, |c| (z[c] - mean) * (z[c] - mean)) / n;
-                    *rstd = T::ONE / (var + eps).sqrt();
-                    for (((y, z), &g), &b) in y.iter_mut().zip(&mut *z).zip(&gamma[..]).zip(&beta[..]) {
-                        *z = (*z - mean) * *rstd;
-                        *y = g.mul_add(*z, b);
-                    }
-                    if let Some(m) = &after {
-                        m.row(
-                            row,
-                            0,
-                            cols,
-                            #[inline(always)]
-                            |c, m| y[c] *= m,
-                        );
-                    }
+        vectorise!({
+            for (r, rstd) in rstd.iter_mut().enumerate() {
+                let row = b * BLOCK + r;
+                let (y, z) = (&mut y[r * cols..][..cols], &mut xhat[r * cols..][..cols]);
+                let x = &x[row * cols..][..cols];
+                match &before {
+                    Some(m) => m.row(row, 0, cols, inlined!(|c, m| z[c] = x[c] * m)),
+                    None => z.copy_from_slice(x),
                 }
-            },
-        )
+                if let Some(residual) = &residual {
+                    z.iter_mut().zip(&residual[row * cols..][..cols]).for_each(|(z, &r)| *z += r);
+                }
+                let mean = sum_lanes(cols, |c| z[c]) / n;
+                let var = sum_lanes(cols, |c| (z[c] - mean) * (z[c] - mean)) / n;
+                *rstd = T::ONE / (var + eps).sqrt();
+                for (((y, z), &g), &b) in y.iter_mut().zip(&mut *z).zip(&gamma[..]).zip(&beta[..]) {
+                    *z = (*z - mean) * *rstd;
+                    *y = g.mul_add(*z, b);
+                }
+                if let Some(m) = &after {
+                    m.row(row, 0, cols, inlined!(|c, m| y[c] *= m));
+                }
+            }
+        })
     };
     cpu.install(|| {
         y.par_chunks_mut(BLOCK * cols)
@@ -145,21 +130,11 @@ fn backward<T: Real>(op: &AddNorm, cpu: &Cpu, io: Backward) -> Result<()> {
     let mut dropped = scratch.write::<T>(0, size)?;
     if let Some(m) = &after {
         let task = |(b, (to, from)): (usize, (&mut [T], &[T]))| {
-            vectorised(
-                #[inline(always)]
-                || {
-                    for (r, (to, from)) in to.chunks_exact_mut(cols).zip(from.chunks_exact(cols)).enumerate()
-                    {
-                        m.row(
-                            b * BLOCK + r,
-                            0,
-                            cols,
-                            #[inline(always)]
-                            |c, m| to[c] = from[c] * m,
-                        );
-                    }
-                },
-            )
+            vectorise!({
+                for (r, (to, from)) in to.chunks_exact_mut(cols).zip(from.chunks_exact(cols)).enumerate() {
+                    m.row(b * BLOCK + r, 0, cols, inlined!(|c, m| to[c] = from[c] * m));
+                }
+            })
         };
         cpu.install(|| {
             dropped.par_chunks_mut(BLOCK * cols).zip(dy.par_chunks(BLOCK * cols)).enumerate().for_each(task)
@@ -177,42 +152,30 @@ fn backward<T: Real>(op: &AddNorm, cpu: &Cpu, io: Backward) -> Result<()> {
         let dres = blocks_mut(dres.as_deref_mut(), BLOCK * cols, blocks);
         let n = T::of(cols as f64);
         let task = |(b, (mut dx, mut dres)): (usize, (Option<&mut [T]>, Option<&mut [T]>))| {
-            vectorised(
-                #[inline(always)]
-                || {
-                    for r in 0..BLOCK.min(rows - b * BLOCK) {
-                        let row = b * BLOCK + r;
-                        let (dy, xhat) = (&dy[row * cols..][..cols], &xhat[row * cols..][..cols]);
-                        let g = inlined(
-                            #[inline(always)]
-                            |c: usize| dy[c] * gamma[c],
-                        );
-                        let mean = sum_lanes(cols, g) / n;
-                        let along = sum_lanes(cols, |c| g(c) * xhat[c]) / n;
-                        let dz = inlined(
-                            #[inline(always)]
-                            |c: usize| (g(c) - mean - xhat[c] * along) * rstd[row],
-                        );
-                        if let Some(dres) = &mut dres {
-                            for (c, d) in dres[r * cols..][..cols].iter_mut().enumerate() {
-                                *d = if add_r { *d + dz(c) } else { dz(c) };
-                            }
-                        }
-                        let Some(dx) = &mut dx else { continue };
-                        let dx = &mut dx[r * cols..][..cols];
-                        let mut put = inlined(
-                            #[inline(always)]
-                            |c: usize, m: T| {
-                                dx[c] = dz(c).mul_add(m, if add_x { dx[c] } else { T::ZERO });
-                            },
-                        );
-                        match &before {
-                            Some(m) => m.row(row, 0, cols, put),
-                            None => (0..cols).for_each(|c| put(c, T::ONE)),
+            vectorise!({
+                for r in 0..BLOCK.min(rows - b * BLOCK) {
+                    let row = b * BLOCK + r;
+                    let (dy, xhat) = (&dy[row * cols..][..cols], &xhat[row * cols..][..cols]);
+                    let g = inlined!(|c: usize| dy[c] * gamma[c]);
+                    let mean = sum_lanes(cols, g) / n;
+                    let along = sum_lanes(cols, |c| g(c) * xhat[c]) / n;
+                    let dz = inlined!(|c: usize| (g(c) - mean - xhat[c] * along) * rstd[row]);
+                    if let Some(dres) = &mut dres {
+                        for (c, d) in dres[r * cols..][..cols].iter_mut().enumerate() {
+                            *d = if add_r { *d + dz(c) } else { dz(c) };
                         }
                     }
-                },
-            )
+                    let Some(dx) = &mut dx else { continue };
+                    let dx = &mut dx[r * cols..][..cols];
+                    let mut put = inlined!(|c: usize, m: T| {
+                        dx[c] = dz(c).mul_add(m, if add_x { dx[c] } else { T::ZERO });
+                    });
+                    match &before {
+                        Some(m) => m.row(row, 0, cols, put),
+                        None => (0..cols).for_each(|c| put(c, T::ONE)),
+                    }
+                }
+            })
         };
         cpu.install(|| dx.into_par_iter().zip(dres).enumerate().for_each(task));
     }

@@ -10,7 +10,7 @@
 
 use super::dropout::{Dropout, Rows};
 use super::{Backward, Case, Forward, Input, On, Op, Plan, by_dtype, compute_dtype, refuse, sequences};
-use crate::device::cpu::{Mat, Out, Real, inlined, product_serial, sum_lanes, vectorised};
+use crate::device::cpu::{Mat, Out, Real, inlined, product_serial, sum_lanes, vectorise};
 use crate::device::{Caps, Cpu};
 use crate::error::Result;
 use crate::shape::{DType, Spec};
@@ -156,28 +156,24 @@ fn forward<T: Real>(op: &Attention, cpu: &Cpu, io: Forward) -> Result<()> {
                 at(1, 0).t(),
                 Out { data: &mut p, row: len, add: false },
             )?;
-            vectorised(
-                #[inline(always)]
-                || {
-                    for (r, p) in p.chunks_exact_mut(len).enumerate() {
-                        let max = p.iter().fold(T::of(f64::NEG_INFINITY), |m, &s| s.larger(m)) * scale;
-                        p.iter_mut().for_each(|p| *p = p.mul_add(scale, -max).exp());
-                        let sum = sum_lanes(len, |j| p[j]);
-                        part.lse[q0 + r] = max + sum.ln();
-                        let norm = T::ONE / sum;
-                        match &mask {
-                            Some(m) => m.row(
-                                part.tokens.start + q0 + r,
-                                part.head as u32,
-                                len,
-                                #[inline(always)]
-                                |j, m| p[j] *= norm * m,
-                            ),
-                            None => p.iter_mut().for_each(|p| *p *= norm),
-                        }
+            vectorise!({
+                for (r, p) in p.chunks_exact_mut(len).enumerate() {
+                    let max = p.iter().fold(T::of(f64::NEG_INFINITY), |m, &s| s.larger(m)) * scale;
+                    p.iter_mut().for_each(|p| *p = p.mul_add(scale, -max).exp());
+                    let sum = sum_lanes(len, |j| p[j]);
+                    part.lse[q0 + r] = max + sum.ln();
+                    let norm = T::ONE / sum;
+                    match &mask {
+                        Some(m) => m.row(
+                            part.tokens.start + q0 + r,
+                            part.head as u32,
+                            len,
+                            inlined!(|j, m| p[j] *= norm * m),
+                        ),
+                        None => p.iter_mut().for_each(|p| *p *= norm),
                     }
-                },
-            );
+                }
+            });
             let o = Out { data: &mut part.out[q0 * d..][..rows * d], row: d, add: false };
             product_serial(cpu, [rows, d, len], Mat::new(&p, len), at(2, 0), o)?;
         }
@@ -233,29 +229,23 @@ fn backward<T: Real>(op: &Attention, cpu: &Cpu, io: Backward) -> Result<()> {
                 at(2, 0).t(),
                 Out { data: &mut ds, row: len, add: false },
             )?;
-            vectorised(
-                #[inline(always)]
-                || {
-                    for (r, (p, ds)) in p.chunks_exact_mut(len).zip(ds.chunks_exact_mut(len)).enumerate() {
-                        let row = from + r * hidden;
-                        let (o, dy) = (&o[row..][..d], &dy[row..][..d]);
-                        let delta = sum_lanes(d, |c| o[c] * dy[c]);
-                        let lse = lse[q0 + r];
-                        p.iter_mut().for_each(|p| *p = p.mul_add(scale, -lse).exp());
-                        let mut put = inlined(
-                            #[inline(always)]
-                            |j: usize, m: T| {
-                                ds[j] = p[j] * (ds[j] * m - delta) * scale;
-                                p[j] *= m;
-                            },
-                        );
-                        match &mask {
-                            Some(m) => m.row(start + q0 + r, part.head as u32, len, put),
-                            None => (0..len).for_each(|j| put(j, T::ONE)),
-                        }
+            vectorise!({
+                for (r, (p, ds)) in p.chunks_exact_mut(len).zip(ds.chunks_exact_mut(len)).enumerate() {
+                    let row = from + r * hidden;
+                    let (o, dy) = (&o[row..][..d], &dy[row..][..d]);
+                    let delta = sum_lanes(d, |c| o[c] * dy[c]);
+                    let lse = lse[q0 + r];
+                    p.iter_mut().for_each(|p| *p = p.mul_add(scale, -lse).exp());
+                    let mut put = inlined!(|j: usize, m: T| {
+                        ds[j] = p[j] * (ds[j] * m - delta) * scale;
+                        p[j] *= m;
+                    });
+                    match &mask {
+                        Some(m) => m.row(start + q0 + r, part.head as u32, len, put),
+                        None => (0..len).for_each(|j| put(j, T::ONE)),
                     }
-                },
-            );
+                }
+            });
             let (p, ds) = (Mat::new(&p, len), Mat::new(&ds, len));
             let put = |data, add| Out { data, row: d, add };
             product_serial(cpu, [rows, d, len], ds, at(1, 0), put(&mut dq[q0 * d..][..rows * d], false))?;

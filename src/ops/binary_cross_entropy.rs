@@ -4,7 +4,7 @@
 //! scale = 1 / (rows C) its reduction "mean". Nothing is saved.
 
 use super::{Backward, Case, Forward, Input, On, Op, Plan, by_dtype, compute_dtype, refuse};
-use crate::device::cpu::{Real, sum_lanes, vectorised};
+use crate::device::cpu::{Real, sum_lanes, vectorise};
 use crate::device::{Caps, Cpu};
 use crate::error::Result;
 use crate::shape::Spec;
@@ -49,11 +49,7 @@ fn forward<T: Real>(io: Forward) -> Result<()> {
         let abs = if z < T::ZERO { -z } else { z };
         T::ZERO.larger(z) - z * t + (T::ONE + (-abs).exp()).ln()
     };
-    io.y[0].cpu_mut::<T>()?[0] = scale
-        * vectorised(
-            #[inline(always)]
-            || sum_lanes(z.len(), one),
-        );
+    io.y[0].cpu_mut::<T>()?[0] = scale * vectorise!(sum_lanes(z.len(), one));
     Ok(())
 }
 

@@ -8,7 +8,7 @@
 //! Saves lse_i = log sum exp(logits_i) (rows).
 
 use super::{Backward, Case, Forward, Input, On, Op, Plan, by_dtype, compute_dtype, refuse};
-use crate::device::cpu::{BLOCK, Real, sum_lanes, vectorised};
+use crate::device::cpu::{BLOCK, Real, sum_lanes, vectorise};
 use crate::device::{Caps, Cpu, Tensor};
 use crate::error::{Error, Result};
 use crate::shape::{DType, Spec};
@@ -116,22 +116,19 @@ fn forward<T: Real>(op: &CrossEntropy, cpu: &Cpu, io: Forward) -> Result<()> {
     let scratch = cpu.scratch(rows * size_of::<T>())?;
     let mut losses = scratch.write::<T>(0, rows)?;
     let task = |(b, (lse, losses)): (usize, (&mut [T], &mut [T]))| {
-        vectorised(
-            #[inline(always)]
-            || {
-                for (r, (lse, loss)) in lse.iter_mut().zip(losses).enumerate() {
-                    let i = b * BLOCK + r;
-                    let z = &logits[i * classes..][..classes];
-                    let max = z.iter().fold(T::of(f64::NEG_INFINITY), |m, &z| z.larger(m));
-                    *lse = max + sum_lanes(classes, |c| (z[c] - max).exp()).ln();
-                    *loss = sum_lanes(classes, |c| {
-                        let q = targets.q(i, c);
-                        // An infinite logit of a class that does not count is no NaN.
-                        if q == T::ZERO { T::ZERO } else { q * (*lse - z[c]) }
-                    });
-                }
-            },
-        )
+        vectorise!({
+            for (r, (lse, loss)) in lse.iter_mut().zip(losses).enumerate() {
+                let i = b * BLOCK + r;
+                let z = &logits[i * classes..][..classes];
+                let max = z.iter().fold(T::of(f64::NEG_INFINITY), |m, &z| z.larger(m));
+                *lse = max + sum_lanes(classes, |c| (z[c] - max).exp()).ln();
+                *loss = sum_lanes(classes, |c| {
+                    let q = targets.q(i, c);
+                    // An infinite logit of a class that does not count is no NaN.
+                    if q == T::ZERO { T::ZERO } else { q * (*lse - z[c]) }
+                });
+            }
+        })
     };
     cpu.install(|| lse.par_chunks_mut(BLOCK).zip(losses.par_chunks_mut(BLOCK)).enumerate().for_each(task));
     io.y[0].cpu_mut::<T>()?[0] = scale * losses.iter().copied().sum::<T>();
@@ -147,17 +144,14 @@ fn backward<T: Real>(op: &CrossEntropy, cpu: &Cpu, io: Backward) -> Result<()> {
     let scale = io.x[2].cpu::<T>()?[0] * io.dy()?.cpu::<T>()?[0];
     let mut dx = g.t.cpu_mut::<T>()?;
     let task = |(i, dx): (usize, &mut [T])| {
-        vectorised(
-            #[inline(always)]
-            || {
-                let z = &logits[i * classes..][..classes];
-                let total = sum_lanes(classes, |c| targets.q(i, c));
-                for (c, dx) in dx.iter_mut().enumerate() {
-                    let d = scale * ((z[c] - lse[i]).exp() * total - targets.q(i, c));
-                    *dx = if g.add { *dx + d } else { d };
-                }
-            },
-        )
+        vectorise!({
+            let z = &logits[i * classes..][..classes];
+            let total = sum_lanes(classes, |c| targets.q(i, c));
+            for (c, dx) in dx.iter_mut().enumerate() {
+                let d = scale * ((z[c] - lse[i]).exp() * total - targets.q(i, c));
+                *dx = if g.add { *dx + d } else { d };
+            }
+        })
     };
     cpu.install(|| dx.par_chunks_mut(classes).with_min_len(BLOCK).enumerate().for_each(task));
     Ok(())

@@ -7,7 +7,7 @@
 //! step, so the mask does not depend on how a step is cut into micro-batches, nor on the backend.
 
 use super::{Backward, Case, Forward, Input, On, Op, Plan, by_dtype, compute_dtype, refuse};
-use crate::device::cpu::{BLOCK, Real, vectorised};
+use crate::device::cpu::{BLOCK, Real, inlined, vectorise};
 use crate::device::{Caps, Cpu};
 use crate::error::Result;
 use crate::rng;
@@ -134,22 +134,18 @@ fn apply<T: Real>(
     let mask = op.mask::<T>(&key.cpu::<u32>()?);
     let (from, mut to) = (from.cpu::<T>()?, to.cpu_mut::<T>()?);
     let task = |(b, (to, from)): (usize, (&mut [T], &[T]))| {
-        vectorised(
-            #[inline(always)]
-            || {
-                for (r, (to, from)) in to.chunks_exact_mut(cols).zip(from.chunks_exact(cols)).enumerate() {
-                    mask.row(
-                        b * BLOCK + r,
-                        0,
-                        cols,
-                        #[inline(always)]
-                        |c, m| {
-                            to[c] = from[c].mul_add(m, if add { to[c] } else { T::ZERO });
-                        },
-                    );
-                }
-            },
-        )
+        vectorise!({
+            for (r, (to, from)) in to.chunks_exact_mut(cols).zip(from.chunks_exact(cols)).enumerate() {
+                mask.row(
+                    b * BLOCK + r,
+                    0,
+                    cols,
+                    inlined!(|c: usize, m: T| {
+                        to[c] = from[c].mul_add(m, if add { to[c] } else { T::ZERO });
+                    }),
+                );
+            }
+        })
     };
     cpu.install(|| {
         to.par_chunks_mut(BLOCK * cols).zip(from.par_chunks(BLOCK * cols)).enumerate().for_each(task)

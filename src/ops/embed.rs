@@ -6,7 +6,7 @@
 //! The backward pass sorts the tokens by row and adds each row's gradients in token order: no atomics, one order.
 
 use super::{Backward, Case, Forward, Input, On, Op, Plan, by_dtype, compute_dtype, refuse};
-use crate::device::cpu::{BLOCK, Real, Slice, vectorised};
+use crate::device::cpu::{BLOCK, Real, Slice, vectorise};
 use crate::device::{Caps, Cpu, Tensor};
 use crate::error::{Error, Result};
 use crate::shape::{DType, Spec};
@@ -68,22 +68,18 @@ fn forward<T: Real>(cpu: &Cpu, io: Forward) -> Result<()> {
     let (word, position, kind) = (io.x[3].cpu::<T>()?, io.x[4].cpu::<T>()?, io.x[5].cpu::<T>()?);
     let mut y = io.y[0].cpu_mut::<T>()?;
     let task = |(block, y): (usize, &mut [T])| {
-        vectorised(
-            #[inline(always)]
-            || {
-                for (r, y) in y.chunks_exact_mut(cols).enumerate() {
-                    let t = block * BLOCK + r;
-                    let row = |table, index: u32| -> &[T] {
-                        &<[T]>::as_ref(table)[index as usize * cols..][..cols]
-                    };
-                    let (a, b, c) =
-                        (row(&word[..], ids[t]), row(&position[..], positions[t]), row(&kind[..], types[t]));
-                    for (((y, &a), &b), &c) in y.iter_mut().zip(a).zip(b).zip(c) {
-                        *y = a + b + c;
-                    }
+        vectorise!({
+            for (r, y) in y.chunks_exact_mut(cols).enumerate() {
+                let t = block * BLOCK + r;
+                let row =
+                    |table, index: u32| -> &[T] { &<[T]>::as_ref(table)[index as usize * cols..][..cols] };
+                let (a, b, c) =
+                    (row(&word[..], ids[t]), row(&position[..], positions[t]), row(&kind[..], types[t]));
+                for (((y, &a), &b), &c) in y.iter_mut().zip(a).zip(b).zip(c) {
+                    *y = a + b + c;
                 }
-            },
-        )
+            }
+        })
     };
     cpu.install(|| y.par_chunks_mut(BLOCK * cols).enumerate().for_each(task));
     Ok(())
@@ -114,14 +110,11 @@ fn backward<T: Real>(cpu: &Cpu, io: Backward) -> Result<()> {
         }
         cpu.install(|| {
             rows.into_par_iter().with_min_len(8).for_each(|(row, tokens)| {
-                vectorised(
-                    #[inline(always)]
-                    || {
-                        for &t in tokens {
-                            row.iter_mut().zip(&dy[t as usize * cols..][..cols]).for_each(|(r, &d)| *r += d);
-                        }
-                    },
-                )
+                vectorise!({
+                    for &t in tokens {
+                        row.iter_mut().zip(&dy[t as usize * cols..][..cols]).for_each(|(r, &d)| *r += d);
+                    }
+                })
             })
         });
     }

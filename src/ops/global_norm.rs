@@ -4,7 +4,7 @@
 //! of a fixed size and added in order.
 
 use super::{Case, Cost, Input, Step, StepOn, Subject, by_dtype, compute_dtype, refuse};
-use crate::device::cpu::{Real, vectorised};
+use crate::device::cpu::{Real, vectorise};
 use crate::device::{Caps, Cpu, Tensor};
 use crate::error::Result;
 use crate::shape::Spec;
@@ -41,17 +41,14 @@ impl StepOn<Cpu> for GlobalNorm {
 fn run<T: Real>(cpu: &Cpu, x: &[&Tensor]) -> Result<()> {
     let grad = x[0].cpu::<T>()?;
     let chunk = |g: &[T]| {
-        vectorised(
-            #[inline(always)]
-            || {
-                let mut lanes = [0f64; 16];
-                let (whole, tail) = g.as_chunks::<16>();
-                for g in whole {
-                    lanes.iter_mut().zip(g).for_each(|(l, g)| *l += g.f64() * g.f64());
-                }
-                lanes.iter().sum::<f64>() + tail.iter().map(|g| g.f64() * g.f64()).sum::<f64>()
-            },
-        )
+        vectorise!({
+            let mut lanes = [0f64; 16];
+            let (whole, tail) = g.as_chunks::<16>();
+            for g in whole {
+                lanes.iter_mut().zip(g).for_each(|(l, g)| *l += g.f64() * g.f64());
+            }
+            lanes.iter().sum::<f64>() + tail.iter().map(|g| g.f64() * g.f64()).sum::<f64>()
+        })
     };
     let sums: Vec<f64> = cpu.install(|| grad.par_chunks(CHUNK).map(chunk).collect());
     x[1].cpu_mut::<T>()?[0] = T::of(sums.iter().sum::<f64>().sqrt());

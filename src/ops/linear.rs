@@ -4,7 +4,7 @@
 //! Saves z = x w^T + b (tokens, out) where the derivative of the activation needs it.
 
 use super::{Backward, Case, Forward, Input, On, Op, Plan, by_dtype, compute_dtype, refuse, sum_columns};
-use crate::device::cpu::{BLOCK, Mat, Out, Real, product, vectorised};
+use crate::device::cpu::{BLOCK, Mat, Out, Real, inlined, product, vectorise};
 use crate::device::{Caps, Cpu};
 use crate::error::Result;
 use crate::shape::Spec;
@@ -32,39 +32,26 @@ impl Activation {
     }
     /// y = act(z), element by element. The choice is made outside of the loop, so that each loop is one vector loop.
     #[inline(always)]
-    fn apply<T: Real>(self, y: &mut [T], z: impl Fn(&T, usize) -> T) {
+    fn apply<T: Real>(self, y: &mut [T], z: impl Fn(T, usize) -> T) {
         #[inline(always)]
-        fn each<T: Real>(y: &mut [T], f: impl Fn(&T, usize) -> T) {
+        fn each<T: Real>(y: &mut [T], f: impl Fn(T, usize) -> T) {
             for (i, y) in y.iter_mut().enumerate() {
-                *y = f(y, i);
+                *y = f(*y, i);
             }
         }
         match self {
             Activation::None => each(y, z),
-            Activation::GeluErf => each(
-                y,
-                #[inline(always)]
-                |y, i| gelu_erf(z(y, i)),
-            ),
-            Activation::GeluTanh => each(
-                y,
-                #[inline(always)]
-                |y, i| gelu_tanh(z(y, i)),
-            ),
+            Activation::GeluErf => each(y, inlined!(|y: T, i: usize| gelu_erf(z(y, i)))),
+            Activation::GeluTanh => each(y, inlined!(|y: T, i: usize| gelu_tanh(z(y, i)))),
             Activation::Relu => each(
                 y,
-                #[inline(always)]
-                |y, i| {
+                inlined!(|y: T, i: usize| {
                     let z = z(y, i);
                     // Keeps a NaN, which `max` would drop.
                     if z < T::ZERO { T::ZERO } else { z }
-                },
+                }),
             ),
-            Activation::Tanh => each(
-                y,
-                #[inline(always)]
-                |y, i| z(y, i).tanh(),
-            ),
+            Activation::Tanh => each(y, inlined!(|y: T, i: usize| z(y, i).tanh())),
         }
     }
     /// dz = dy act'(z), from z or from y = act(z), whichever was kept.
@@ -78,34 +65,12 @@ impl Activation {
         }
         match self {
             Activation::None => dz.copy_from_slice(dy),
-            Activation::GeluErf => each(
-                dz,
-                dy,
-                kept,
-                #[inline(always)]
-                |z| gelu_erf_slope(z),
-            ),
-            Activation::GeluTanh => each(
-                dz,
-                dy,
-                kept,
-                #[inline(always)]
-                |z| gelu_tanh_slope(z),
-            ),
-            Activation::Relu => each(
-                dz,
-                dy,
-                kept,
-                #[inline(always)]
-                |y| if y > T::ZERO { T::ONE } else { T::ZERO },
-            ),
-            Activation::Tanh => each(
-                dz,
-                dy,
-                kept,
-                #[inline(always)]
-                |y| T::ONE - y * y,
-            ),
+            Activation::GeluErf => each(dz, dy, kept, inlined!(|z: T| gelu_erf_slope(z))),
+            Activation::GeluTanh => each(dz, dy, kept, inlined!(|z: T| gelu_tanh_slope(z))),
+            Activation::Relu => {
+                each(dz, dy, kept, inlined!(|y: T| if y > T::ZERO { T::ONE } else { T::ZERO }))
+            }
+            Activation::Tanh => each(dz, dy, kept, inlined!(|y: T| T::ONE - y * y)),
         }
     }
 }
@@ -189,34 +154,14 @@ fn forward<T: Real>(act: Activation, cpu: &Cpu, io: Forward) -> Result<()> {
         let mut z = io.y[1].cpu_mut::<T>()?;
         let done = |_: usize, col: usize, z: &mut [T]| add_bias(b.as_deref(), col, z);
         product(cpu, shape, x, w, Out { data: &mut z, row: n, add: false }, Some(&done))?;
-        let rows = |(y, z): (&mut [T], &[T])| {
-            vectorised(
-                #[inline(always)]
-                || {
-                    act.apply(
-                        y,
-                        #[inline(always)]
-                        |_, i| z[i],
-                    )
-                },
-            )
-        };
+        let rows = |(y, z): (&mut [T], &[T])| vectorise!({ act.apply(y, inlined!(|_: T, i: usize| z[i]),) });
         cpu.install(|| y.par_chunks_mut(BLOCK * n).zip(z.par_chunks(BLOCK * n)).for_each(rows));
         return Ok(());
     }
     let done = |_: usize, col: usize, z: &mut [T]| {
         add_bias(b.as_deref(), col, z);
         if act != Activation::None {
-            vectorised(
-                #[inline(always)]
-                || {
-                    act.apply(
-                        z,
-                        #[inline(always)]
-                        |z, _| *z,
-                    )
-                },
-            );
+            vectorise!({ act.apply(z, inlined!(|z: T, _| z)) });
         }
     };
     product(cpu, shape, x, w, Out { data: &mut y, row: n, add: false }, Some(&done))
@@ -238,12 +183,7 @@ fn backward<T: Real>(act: Activation, cpu: &Cpu, io: Backward) -> Result<()> {
     if !identity {
         let kept = io.y[act.needs_input() as usize].cpu::<T>()?;
         let chunk = BLOCK * n;
-        let rows = |((dz, dy), kept): ((&mut [T], &[T]), &[T])| {
-            vectorised(
-                #[inline(always)]
-                || act.slope(dz, dy, kept),
-            )
-        };
+        let rows = |((dz, dy), kept): ((&mut [T], &[T]), &[T])| vectorise!(act.slope(dz, dy, kept));
         cpu.install(|| {
             dz.par_chunks_mut(chunk).zip(dy.par_chunks(chunk)).zip(kept.par_chunks(chunk)).for_each(rows)
         });

@@ -15,13 +15,17 @@ pub mod linear;
 pub mod mse;
 pub mod pool;
 
+use crate::device::cpu::vectorise;
 use crate::device::{Backend, Caps, Cpu, Cuda, Device, Tensor, Wgpu, dispatch};
 use crate::error::{Error, Result};
 use crate::shape::{DType, Spec};
 use std::fmt::Debug;
 
+/// What gives an op's cases.
+pub type Cases = fn() -> Vec<Case>;
+
 /// Every op there is. Tests, benchmarks and the docs table walk this list.
-pub const OPS: &[(&str, fn() -> Vec<Case>)] = &[
+pub const OPS: &[(&str, Cases)] = &[
     ("embed", embed::cases),
     ("linear", linear::cases),
     ("add_norm", add_norm::cases),
@@ -193,12 +197,15 @@ pub struct Case {
     pub slack: f64,
 }
 
+/// A step's formula in f64, given the step and its tensors before: the tensors after.
+pub type Textbook = fn(&dyn Debug, &[Vec<f64>]) -> Vec<Vec<f64>>;
+
 /// What a case runs.
 pub enum Subject {
     /// An op, proved by finite differences.
     Op(Box<dyn Op>),
     /// A step, held against the textbook formula in f64: tensors before in, tensors after out.
-    Step(Box<dyn Step>, fn(&dyn Debug, &[Vec<f64>]) -> Vec<Vec<f64>>),
+    Step(Box<dyn Step>, Textbook),
 }
 
 /// One input of a case.
@@ -307,18 +314,15 @@ fn sum_columns<T: crate::device::cpu::Real>(
     use rayon::prelude::*;
     const COLS: usize = 64;
     let task = |(c, out): (usize, &mut [T])| {
-        crate::device::cpu::vectorised(
-            #[inline(always)]
-            || {
-                if !add {
-                    out.fill(T::ZERO);
-                }
-                let cols = c * COLS..c * COLS + out.len();
-                for r in 0..rows {
-                    f(r, cols.clone(), out);
-                }
-            },
-        )
+        vectorise!({
+            if !add {
+                out.fill(T::ZERO);
+            }
+            let cols = c * COLS..c * COLS + out.len();
+            for r in 0..rows {
+                f(r, cols.clone(), out);
+            }
+        })
     };
     cpu.install(|| out.par_chunks_mut(COLS).enumerate().for_each(task));
 }

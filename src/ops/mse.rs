@@ -5,7 +5,7 @@
 
 use super::binary_cross_entropy::plan_pair;
 use super::{Backward, Case, Forward, Input, On, Op, Plan, by_dtype};
-use crate::device::cpu::{Real, sum_lanes, vectorised};
+use crate::device::cpu::{Real, sum_lanes, vectorise};
 use crate::device::{Caps, Cpu};
 use crate::error::Result;
 use crate::shape::Spec;
@@ -34,11 +34,7 @@ impl On<Cpu> for Mse {
 
 fn forward<T: Real>(io: Forward) -> Result<()> {
     let (p, t, scale) = (io.x[0].cpu::<T>()?, io.x[1].cpu::<T>()?, io.x[2].cpu::<T>()?[0]);
-    io.y[0].cpu_mut::<T>()?[0] = scale
-        * vectorised(
-            #[inline(always)]
-            || sum_lanes(p.len(), |i| (p[i] - t[i]) * (p[i] - t[i])),
-        );
+    io.y[0].cpu_mut::<T>()?[0] = scale * vectorise!(sum_lanes(p.len(), |i| (p[i] - t[i]) * (p[i] - t[i])));
     Ok(())
 }
 

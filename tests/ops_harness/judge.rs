@@ -150,6 +150,10 @@ impl Bench {
         verdicts
     }
 
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "one question, all its parts; a struct would only rename them"
+    )]
     fn run(
         &self,
         dev: &Device,

@@ -154,11 +154,16 @@ impl Buffer {
     }
     fn claim<T>(&self, start: usize, len: usize, writes: bool) -> Result<(NonNull<T>, Range<usize>)> {
         let size = size_of::<T>();
-        let range = start * size..(start + len) * size;
-        let Some(block) = self.block.as_ref().filter(|_| range.end <= self.bytes && align_of::<T>() <= ALIGN)
-        else {
-            return Err(Error::shape(format!("bytes {range:?} of a buffer of {}", self.bytes)));
+        let end = start.checked_add(len).and_then(|end| end.checked_mul(size));
+        // A multiple of the size, and a size is a multiple of the alignment: what begins here is aligned if the block is.
+        let inside = end.filter(|&end| end <= self.bytes && align_of::<T>() <= ALIGN);
+        let (Some(block), Some(end)) = (&self.block, inside) else {
+            return Err(Error::shape(format!(
+                "{len} elements at {start} of a buffer of {} bytes",
+                self.bytes
+            )));
         };
+        let range = start * size..end;
         let mut borrows = lock(&self.borrows);
         let clash =
             |b: &&Borrow| (writes || b.writes) && b.range.start < range.end && range.start < b.range.end;

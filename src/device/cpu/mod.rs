@@ -10,7 +10,8 @@ mod real;
 
 pub use memory::{Buffer, MemoryStats, Slice, SliceMut};
 pub use product::{Kernel, Mat, Out, product, product_serial};
-pub use real::{Level, Real, inlined, sum_lanes, vectorised};
+pub use real::{Level, Real, always, sum_lanes, vectorised};
+pub(crate) use real::{inlined, vectorise};
 
 use super::{Backend, Caps, Storage, Tensor};
 use crate::error::{Error, Result};

@@ -42,7 +42,9 @@ impl<'a, T> Mat<'a, T> {
         Self { data: self.data, row: self.col, col: self.row }
     }
     fn covers(&self, rows: usize, cols: usize) -> bool {
-        rows == 0 || cols == 0 || (rows - 1) * self.row + (cols - 1) * self.col < self.data.len()
+        let last = |n: usize, stride: usize| (n - 1).checked_mul(stride);
+        let end = || last(rows, self.row)?.checked_add(last(cols, self.col)?);
+        rows == 0 || cols == 0 || end().is_some_and(|end| end < self.data.len())
     }
 }
 
@@ -81,7 +83,7 @@ pub fn product<T: Real>(
     c: Out<T>,
     done: Option<Epilogue<T>>,
 ) -> Result<()> {
-    run(cpu, [m, n, k], a, b, c, done, m * n * k > 1 << 16)
+    run(cpu, [m, n, k], a, b, c, done, m.saturating_mul(n).saturating_mul(k) > 1 << 16)
 }
 
 /// The same on the calling thread: for the many small products inside a parallel op.
@@ -109,8 +111,11 @@ fn run<T: Real>(
     done: Option<Epilogue<T>>,
     parallel: bool,
 ) -> Result<()> {
-    let c_fits = m == 0 || n == 0 || (m - 1) * c.row + n <= c.data.len();
-    if !a.covers(m, k) || !b.covers(k, n) || !c_fits || (n > c.row && m > 1) {
+    let c_end = m.saturating_sub(1).checked_mul(c.row).and_then(|start| start.checked_add(n));
+    let c_fits = m == 0 || n == 0 || (c_end.is_some_and(|end| end <= c.data.len()) && (n <= c.row || m == 1));
+    // Packed panels are rounded up to whole tiles.
+    let packed = m.max(n).checked_add(TILE).and_then(|n| n.checked_mul(k)?.checked_mul(size_of::<T>()));
+    if !a.covers(m, k) || !b.covers(k, n) || !c_fits || packed.is_none() {
         return Err(Error::shape(format!("a product of ({m}, {k}) and ({k}, {n}) does not fit its slices")));
     }
     if m == 0 || n == 0 {
