@@ -28,5 +28,7 @@ mod schedule;
 mod support;
 #[path = "all/text.rs"]
 mod text;
+#[path = "all/train.rs"]
+mod train;
 #[path = "all/weights.rs"]
 mod weights;

@@ -1,0 +1,208 @@
+//! Runs of the program itself: learns, resumes bit for bit after any kill, stops as documented.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
+use tempra::rng::Stream;
+
+/// A small labelled data set that a tiny model can learn: the class is told by one word.
+fn data(dir: &Path, rows: u32) -> PathBuf {
+    let mut rng = Stream::new(3, "train test", 0);
+    let words = ["the", "film", "was", "a", "story", "of", "time"];
+    let mut text = String::from("text,label\n");
+    for _ in 0..rows {
+        let n = 2 + rng.below(9);
+        let good = rng.below(2) == 1;
+        let mut sentence: Vec<&str> = (0..n).map(|_| words[rng.below(words.len() as u32) as usize]).collect();
+        sentence.insert(rng.below(n) as usize, if good { "good" } else { "bad" });
+        text += &format!("{},{}\n", sentence.join(" "), if good { "yes" } else { "no" });
+    }
+    let path = dir.join("data.csv");
+    std::fs::write(&path, text).unwrap();
+    path
+}
+
+/// A folder with data and a recipe; `more` are further lines of `[train]`.
+fn setting(rows: u32, more: &str) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    data(dir.path(), rows);
+    let model = std::env::current_dir().unwrap().join("tests/golden/bert/a");
+    let recipe = format!(
+        "task = \"classify\"\nseed = 5\nthreads = 2\n[model]\npath = {model:?}\n[data]\ntrain = \"data.csv\"\n\
+         max_length = 16\nvalidation_fraction = 0.2\ncache = false\n[optim]\nlr = 2e-3\nwarmup_ratio = 0.1\n[train]\n{more}\n"
+    );
+    std::fs::write(dir.path().join("recipe.toml"), recipe).unwrap();
+    dir
+}
+
+fn tempra(dir: &Path, output: &str, args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tempra"));
+    command.current_dir(dir).args(["train", "recipe.toml", "--set", &format!("output={output}")]).args(args);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+fn finish(dir: &Path, output: &str, args: &[&str]) -> Output {
+    tempra(dir, output, args).output().unwrap()
+}
+
+fn ok(out: Output) -> String {
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    String::from_utf8_lossy(&out.stdout).into_owned()
+}
+
+fn weights(dir: &Path, output: &str) -> Vec<u8> {
+    std::fs::read(dir.join(output).join("model/model.safetensors")).unwrap()
+}
+
+fn metric(dir: &Path, output: &str, name: &str) -> f64 {
+    let text = std::fs::read_to_string(dir.join(output).join("metrics.json")).unwrap();
+    serde_json::from_str::<serde_json::Value>(&text).unwrap()[name].as_f64().unwrap()
+}
+
+#[test]
+fn learns_a_task_and_leaves_a_model_that_predicts() {
+    let dir = setting(300, "epochs = 6\nbatch_size = 16");
+    let said = ok(finish(dir.path(), "run", &[]));
+    assert!(said.contains("tempra predict"), "{said}");
+    let accuracy = metric(dir.path(), "run", "accuracy");
+    // The word decides, so a model that learns is right nearly always, and one that does not half of the time.
+    assert!(accuracy > 0.95, "accuracy {accuracy}");
+    let journal = std::fs::read_to_string(dir.path().join("run/metrics.jsonl")).unwrap();
+    assert!(journal.lines().any(|l| l.contains("eval_accuracy")));
+}
+
+#[test]
+fn two_runs_are_bit_equal_and_another_seed_is_not() {
+    let dir = setting(80, "epochs = 2\nbatch_size = 8");
+    for (output, args) in [("a", &[][..]), ("b", &["--threads", "1"]), ("c", &["--seed", "6"])] {
+        ok(finish(dir.path(), output, args));
+    }
+    assert!(weights(dir.path(), "a") == weights(dir.path(), "b"), "the number of threads shows in the weights");
+    assert!(weights(dir.path(), "a") != weights(dir.path(), "c"), "the seed does not show in the weights");
+}
+
+/// `TEMPRA_KILLS` says how many runs; each is killed at random moments until one comes through.
+#[test]
+fn killed_at_random_and_run_again_ends_with_the_same_bits() {
+    let kills: u64 = std::env::var("TEMPRA_KILLS").ok().and_then(|v| v.parse().ok()).unwrap_or(4);
+    let dir = setting(120, "epochs = 4\nbatch_size = 4\nsave_every = 7\neval_every = 10");
+    let begun = std::time::Instant::now();
+    ok(finish(dir.path(), "whole", &[]));
+    let length = begun.elapsed().as_millis() as u32;
+    let expected = weights(dir.path(), "whole");
+    let (mut equal, mut killed) = (0, 0);
+    for k in 0..kills {
+        let mut rng = Stream::new(k, "kills", 0);
+        let output = format!("run-{k}");
+        loop {
+            let mut child: Child = tempra(dir.path(), &output, &[]).stderr(Stdio::null()).spawn().unwrap();
+            std::thread::sleep(Duration::from_millis(rng.below(length + length / 2) as u64));
+            match child.try_wait().unwrap() {
+                Some(status) => {
+                    assert!(status.success(), "run {k} ended with {status}");
+                    break;
+                }
+                None => {
+                    child.kill().unwrap();
+                    child.wait().unwrap();
+                    killed += 1;
+                }
+            }
+        }
+        equal += (weights(dir.path(), &output) == expected) as u64;
+    }
+    println!("{equal} of {kills} runs, killed {killed} times, ended with the weights of the run that was not");
+    assert_eq!(equal, kills);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_signal_stops_after_a_checkpoint_and_the_run_goes_on() {
+    let dir = setting(400, "epochs = 30\nbatch_size = 4\nsave_every = 100000\neval_every = 100000");
+    let child = tempra(dir.path(), "run", &["--json"]).spawn().unwrap();
+    // Until the run is under way: its journal has a line.
+    let journal = dir.path().join("run/metrics.jsonl");
+    while std::fs::metadata(&journal).map_or(0, |m| m.len()) == 0 {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
+    let out = child.wait_with_output().unwrap();
+    assert_eq!(out.status.code(), Some(143), "{}", String::from_utf8_lossy(&out.stderr));
+    let said = ok(finish(dir.path(), "run", &["--json"]));
+    assert!(said.contains("\"resumed\""), "{said}");
+}
+
+#[test]
+fn a_run_folder_is_held_by_one_process() {
+    let dir = setting(400, "epochs = 60\nbatch_size = 4");
+    let mut first = tempra(dir.path(), "run", &[]).stderr(Stdio::null()).spawn().unwrap();
+    while !dir.path().join("run/metrics.jsonl").exists() {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let second = finish(dir.path(), "run", &[]);
+    first.kill().unwrap();
+    first.wait().unwrap();
+    let said = String::from_utf8_lossy(&second.stderr).into_owned();
+    assert_eq!(second.status.code(), Some(9), "{said}");
+    assert!(said.contains(&first.id().to_string()), "{said}");
+}
+
+#[test]
+fn a_diverged_run_says_where_and_keeps_nothing_broken() {
+    let dir = setting(80, "epochs = 3\nbatch_size = 4\nmax_nonfinite_steps = 2");
+    let out = finish(dir.path(), "run", &["--set", "optim.lr=1e30", "--set", "optim.warmup_ratio=0"]);
+    let said = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert_eq!(out.status.code(), Some(7), "{said}");
+    assert!(said.contains("examples [") && said.contains("step"), "{said}");
+    let journal = std::fs::read_to_string(dir.path().join("run/metrics.jsonl")).unwrap();
+    assert!(journal.contains("\"NaN\"") || journal.contains("Infinity"), "a step that was not finite is not shown");
+    assert!(!dir.path().join("run/model").exists());
+}
+
+#[test]
+fn another_recipe_or_other_data_is_not_gone_on_with() {
+    let dir = setting(80, "epochs = 2\nbatch_size = 8");
+    ok(finish(dir.path(), "run", &[]));
+    let out = finish(dir.path(), "run", &["--set", "optim.lr=1e-3"]);
+    assert_eq!(out.status.code(), Some(2), "{}", String::from_utf8_lossy(&out.stderr));
+    data(dir.path(), 81);
+    let out = finish(dir.path(), "run", &[]);
+    assert_eq!(out.status.code(), Some(2), "{}", String::from_utf8_lossy(&out.stderr));
+    assert!(String::from_utf8_lossy(&out.stderr).contains("--fresh"));
+    ok(finish(dir.path(), "run", &["--fresh"]));
+}
+
+#[test]
+fn accumulation_and_token_limits_do_not_change_a_run() {
+    let dir = setting(64, "epochs = 1\nbatch_size = 8\nlog_every = 1");
+    ok(finish(dir.path(), "one", &[]));
+    for (output, set) in [("two", "train.accumulation=2"), ("eight", "train.accumulation=8"), ("few", "train.max_tokens=20")] {
+        ok(finish(dir.path(), output, &["--set", set]));
+        let (a, b) = (losses(dir.path(), "one"), losses(dir.path(), output));
+        assert_eq!(a.len(), b.len());
+        let worst = a.iter().zip(&b).map(|(a, b)| (a - b).abs() / a.abs()).fold(0.0, f64::max);
+        println!("{set}: losses differ by {worst:.1e}, dropout on");
+        // The first losses agree to rounding; later ones follow the weights, which Adam's root amplifies.
+        assert!(worst < 1e-3, "{set}: {worst}");
+        assert!((a[0] - b[0]).abs() / a[0].abs() < 1e-5, "{set}");
+    }
+}
+
+fn losses(dir: &Path, output: &str) -> Vec<f64> {
+    let text = std::fs::read_to_string(dir.join(output).join("metrics.jsonl")).unwrap();
+    let lines = text.lines().map(|l| serde_json::from_str::<serde_json::Value>(l).unwrap());
+    lines.filter_map(|l| l["loss"].as_f64()).collect()
+}
+
+#[test]
+fn several_seeds_give_mean_and_deviation() {
+    let dir = setting(60, "epochs = 1\nbatch_size = 8");
+    let said = ok(finish(dir.path(), "runs", &["--set", "seeds=[1,2]"]));
+    assert!(said.contains("Over 2 seeds"), "{said}");
+    let summary = std::fs::read_to_string(dir.path().join("runs/summary.json")).unwrap();
+    let summary: serde_json::Value = serde_json::from_str(&summary).unwrap();
+    let v: Vec<f64> = summary["accuracy"]["values"].as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect();
+    assert!((summary["accuracy"]["mean"].as_f64().unwrap() - (v[0] + v[1]) / 2.0).abs() < 1e-12);
+    assert!((summary["accuracy"]["std"].as_f64().unwrap() - (v[0] - v[1]).abs() / 2f64.sqrt()).abs() < 1e-12);
+}
