@@ -3,6 +3,8 @@
 mod batches;
 #[path = "all/checkpoint.rs"]
 mod checkpoint;
+#[path = "all/cli.rs"]
+mod cli;
 #[path = "all/data.rs"]
 mod data;
 #[cfg(feature = "hub")]
