@@ -10,6 +10,8 @@ mod data;
 #[cfg(feature = "hub")]
 #[path = "all/hub.rs"]
 mod hub;
+#[path = "all/init.rs"]
+mod init;
 #[path = "all/metrics.rs"]
 mod metrics;
 #[path = "all/recipe.rs"]
