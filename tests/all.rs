@@ -3,11 +3,15 @@
 mod batches;
 #[path = "all/checkpoint.rs"]
 mod checkpoint;
+#[path = "all/cli.rs"]
+mod cli;
 #[path = "all/data.rs"]
 mod data;
 #[cfg(feature = "hub")]
 #[path = "all/hub.rs"]
 mod hub;
+#[path = "all/init.rs"]
+mod init;
 #[path = "all/invariance.rs"]
 mod invariance;
 #[path = "all/math.rs"]

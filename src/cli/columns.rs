@@ -120,6 +120,10 @@ pub fn by_name(matches: &ArgMatches, header: &[String]) -> Found {
 /// [`Kind::Data`](crate::error::Kind::Data) if that tells nothing either, or the file cannot be read.
 pub fn by_content(matches: &ArgMatches, header: &[String], path: &Path) -> Result<Found> {
     let mut found = by_name(matches, header);
+    if ["text", "pair"].iter().any(|id| text(matches, id).is_some_and(|name| !name.is_empty())) {
+        // A column that was named and is not there is the mistake to tell, not what follows from it.
+        read(path, &Columns { label: None, ..found.columns.clone() }, OnBadRow::Skip)?;
+    }
     if !header.contains(&found.columns.text) && text(matches, "text").is_none() {
         let prose = header.iter().filter(|name| Some(*name) != found.columns.label.as_ref());
         let words = |name: &String| Some((mean_words(path, name)?, name.clone()));

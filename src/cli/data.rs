@@ -14,6 +14,8 @@ use std::path::{Path, PathBuf};
 
 /// The exit code where something is surely wrong with the data.
 const WRONG: i32 = 3;
+/// Where texts are cut if nothing else is asked for; as `data.max_length` of a recipe.
+const LENGTH: usize = 128;
 
 pub fn define() -> Command {
     let split = |id: &'static str, help: &'static str| {
@@ -52,7 +54,7 @@ pub fn define() -> Command {
         .arg(column("pair", "Column of the second text of a pair; \"\" for none [default: by its name]"))
         .arg(column("label", "Column of the label; \"\" for none [default: by its name]"))
         .arg(column("model", "Folder of a model, or org/name: counts its tokens").value_name("MODEL"))
-        .arg(count("max-length", "Longest sequence in tokens, with --model [default: 128]").requires("model"))
+        .arg(count("max-length", "Longest sequence in tokens, with --model [default: 128, or the model's positions]").requires("model"))
         .arg(json_arg());
     Command::new("data")
         .about("Looks at data files")
@@ -83,12 +85,13 @@ fn check(matches: &ArgMatches) -> Result<i32> {
         column.into_iter().for_each(|name| voice.note(format!("{what}: the column {name:?} ({why})")));
     }
     let tokenizer = match text(matches, "model") {
-        Some(model) => Some(tokenizer(&source::resolve(model)?)?.0),
+        Some(model) => Some(tokenizer(&source::resolve(model)?)?),
         None => None,
     };
-    let max_length = matches.get_one::<usize>("max-length").copied().unwrap_or(128);
+    let positions = tokenizer.as_ref().map_or(usize::MAX, |(_, positions)| *positions);
+    let max_length = matches.get_one::<usize>("max-length").copied().unwrap_or(LENGTH.min(positions));
     let named: Vec<(&str, &Path)> = files.iter().map(|(n, p)| (n.as_str(), p.as_path())).collect();
-    let report = data::check(&named, &found.columns, tokenizer.as_ref().map(|t| (t, max_length)))?;
+    let report = data::check(&named, &found.columns, tokenizer.as_ref().map(|(t, _)| (t, max_length)))?;
 
     let wrong = report.has_errors();
     if flag(matches, "json") {
@@ -107,17 +110,19 @@ fn check(matches: &ArgMatches) -> Result<i32> {
     Ok(if wrong { WRONG } else { 0 })
 }
 
-/// The files with the names of their splits, the training file first. A file without a split's name has its own.
+/// The files with the names of their splits, the training file first: the one that is told, or named so, or stands first.
+/// A file of no told split has its own name.
 fn files(matches: &ArgMatches) -> Vec<(String, PathBuf)> {
     let given = |id: &str| Some((id.to_owned(), matches.get_one::<PathBuf>(id)?.clone()));
     let mut files: Vec<_> = given("train").into_iter().collect();
-    for path in matches.get_many::<PathBuf>("files").into_iter().flatten() {
-        let name = if files.is_empty() {
-            "train".to_owned()
-        } else {
-            path.file_name().unwrap_or_default().to_string_lossy().into_owned()
-        };
-        files.push((name, path.clone()));
+    let mut others: Vec<&PathBuf> = matches.get_many("files").into_iter().flatten().collect();
+    let named = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    // Stable: without such a name the order is as given.
+    others.sort_by_key(|path| !named(path).to_lowercase().contains("train"));
+    for path in others {
+        let name = if files.is_empty() { "train".to_owned() } else { named(path) };
+        let taken = files.iter().any(|(n, _)| *n == name);
+        files.push((if taken { path.to_string_lossy().into_owned() } else { name }, path.clone()));
     }
     files.extend(["validation", "test"].into_iter().filter_map(given));
     files

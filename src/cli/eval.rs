@@ -70,7 +70,8 @@ pub fn run(matches: &ArgMatches) -> Result<i32> {
         }
         say_json(&all)?;
     } else {
-        say(format!("{} examples: {}\n{}", set.len(), found.scores(), found.table()))?;
+        let all = format!("{} examples: {}\n{}", set.len(), found.scores(), found.table());
+        say(all.trim_end())?;
     }
     prepared.cut(&set).into_iter().for_each(|cut| voice.warn(cut));
     Ok(0)
@@ -145,7 +146,7 @@ impl Found<'_> {
                     0 => {}
                     n => text += &format!("{n} precisions or recalls are undefined and count as 0\n"),
                 }
-                text.trim_end().to_owned()
+                text
             }
             Self::Number(_) => String::new(),
         }

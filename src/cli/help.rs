@@ -70,24 +70,27 @@ pub fn run(matches: &ArgMatches) -> Result<i32> {
     Ok(0)
 }
 
-/// The long help of a command, named by its words; of the program without any.
+/// What `--help` prints of a command, named by its words; of the program without any.
 fn command_help(words: &[&str]) -> Result<String> {
-    let mut command = super::command();
-    // Fills in what subcommands take over: the options of all, the name of the program in the usage line.
-    command.build();
+    let root = super::command();
+    let mut command = &root;
     for (i, word) in words.iter().enumerate() {
-        let Some(found) = command.find_subcommand(word).cloned() else {
+        command = command.find_subcommand(word).ok_or_else(|| {
             let topics = TOPICS.iter().map(|t| t.name).filter(|_| i == 0);
             let there: Vec<&str> = command.get_subcommands().map(Command::get_name).chain(topics).collect();
             let e = Error::usage(format!("no help on {word:?}")).expected(there.join(", "));
-            return Err(match nearest(word, there) {
+            match nearest(word, there) {
                 Some(near) => e.hint(format!("did you mean {near:?}?")),
                 None => e,
-            });
-        };
-        command = found;
+            }
+        })?;
     }
-    Ok(command.render_long_help().to_string())
+    // Asked as on a command line, so that the two are the same to the letter.
+    let line = ["tempra"].iter().chain(words).chain(&["--help"]);
+    match root.clone().try_get_matches_from(line) {
+        Err(help) => Ok(help.to_string()),
+        Ok(_) => Err(Error::usage("no help on that")),
+    }
 }
 
 /// The keys of a recipe; only those of a table or the one key that `only` names.

@@ -433,7 +433,12 @@ fn length(matches: &ArgMatches, rows: &[Row], recipe: &Path) -> Result<(Chosen, 
                 lengths.extend(encoded.iter().map(|e| e.ids.len()));
             }
             let local = Path::new(name).is_dir();
-            let path = if local { written(Path::new(name), recipe) } else { name.to_owned() };
+            // With a dot in front it cannot be taken for org/name.
+            let path = match written(Path::new(name), recipe) {
+                _ if !local => name.to_owned(),
+                whole if Path::new(&whole).is_absolute() => whole,
+                below => format!("./{below}"),
+            };
             let model = Chosen { path, why: format!("{name}, as told; {positions} positions") };
             (model, lengths, LONGEST.min(positions), "counted with the model's tokenizer")
         }
