@@ -93,7 +93,13 @@ fn backward<T: Real>(cpu: &Cpu, io: Backward) -> Result<()> {
         let index = indices(which, io.x[i], io.x[3 + i])?;
         let mut table = g.t.cpu_mut::<T>()?;
         if !g.add {
-            cpu.install(|| table.par_chunks_mut(1 << 16).for_each(|part| part.fill(T::ZERO)));
+            // Most rows of a vocabulary are zero from the last step; looking is cheaper than writing.
+            let clear = |row: &mut [T]| {
+                vectorise!(if row.iter().any(|&v| v != T::ZERO) {
+                    row.fill(T::ZERO);
+                })
+            };
+            cpu.install(|| table.par_chunks_mut(cols).with_min_len(256).for_each(clear));
         }
         // Tokens sorted by row, and within a row by position.
         let mut order: Vec<u32> = (0..index.len() as u32).collect();

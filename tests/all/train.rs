@@ -78,7 +78,10 @@ fn two_runs_are_bit_equal_and_another_seed_is_not() {
     for (output, args) in [("a", &[][..]), ("b", &["--threads", "1"]), ("c", &["--seed", "6"])] {
         ok(finish(dir.path(), output, args));
     }
-    assert!(weights(dir.path(), "a") == weights(dir.path(), "b"), "the number of threads shows in the weights");
+    assert!(
+        weights(dir.path(), "a") == weights(dir.path(), "b"),
+        "the number of threads shows in the weights"
+    );
     assert!(weights(dir.path(), "a") != weights(dir.path(), "c"), "the seed does not show in the weights");
 }
 
@@ -112,7 +115,9 @@ fn killed_at_random_and_run_again_ends_with_the_same_bits() {
         }
         equal += (weights(dir.path(), &output) == expected) as u64;
     }
-    println!("{equal} of {kills} runs, killed {killed} times, ended with the weights of the run that was not");
+    println!(
+        "{equal} of {kills} runs, killed {killed} times, ended with the weights of the run that was not"
+    );
     assert_eq!(equal, kills);
 }
 
@@ -156,7 +161,10 @@ fn a_diverged_run_says_where_and_keeps_nothing_broken() {
     assert_eq!(out.status.code(), Some(7), "{said}");
     assert!(said.contains("examples [") && said.contains("step"), "{said}");
     let journal = std::fs::read_to_string(dir.path().join("run/metrics.jsonl")).unwrap();
-    assert!(journal.contains("\"NaN\"") || journal.contains("Infinity"), "a step that was not finite is not shown");
+    assert!(
+        journal.contains("\"NaN\"") || journal.contains("Infinity"),
+        "a step that was not finite is not shown"
+    );
     assert!(!dir.path().join("run/model").exists());
 }
 
@@ -177,7 +185,9 @@ fn another_recipe_or_other_data_is_not_gone_on_with() {
 fn accumulation_and_token_limits_do_not_change_a_run() {
     let dir = setting(64, "epochs = 1\nbatch_size = 8\nlog_every = 1");
     ok(finish(dir.path(), "one", &[]));
-    for (output, set) in [("two", "train.accumulation=2"), ("eight", "train.accumulation=8"), ("few", "train.max_tokens=20")] {
+    for (output, set) in
+        [("two", "train.accumulation=2"), ("eight", "train.accumulation=8"), ("few", "train.max_tokens=20")]
+    {
         ok(finish(dir.path(), output, &["--set", set]));
         let (a, b) = (losses(dir.path(), "one"), losses(dir.path(), output));
         assert_eq!(a.len(), b.len());
@@ -202,7 +212,8 @@ fn several_seeds_give_mean_and_deviation() {
     assert!(said.contains("Over 2 seeds"), "{said}");
     let summary = std::fs::read_to_string(dir.path().join("runs/summary.json")).unwrap();
     let summary: serde_json::Value = serde_json::from_str(&summary).unwrap();
-    let v: Vec<f64> = summary["accuracy"]["values"].as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect();
+    let v: Vec<f64> =
+        summary["accuracy"]["values"].as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect();
     assert!((summary["accuracy"]["mean"].as_f64().unwrap() - (v[0] + v[1]) / 2.0).abs() < 1e-12);
     assert!((summary["accuracy"]["std"].as_f64().unwrap() - (v[0] - v[1]).abs() / 2f64.sqrt()).abs() < 1e-12);
 }

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut, Range};
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Alignment of every buffer: a cache line, and the widest vector register.
@@ -36,10 +37,11 @@ struct Shelves {
     stats: MemoryStats,
 }
 
-/// Owned memory of `size` bytes, never zero.
+/// Owned memory of `size` bytes, never zero, aligned to `ALIGN`.
 struct Block {
     ptr: NonNull<u8>,
     size: usize,
+    base: NonNull<u8>,
 }
 
 // SAFETY: a block is plain owned memory; it is not tied to a thread.
@@ -48,14 +50,17 @@ unsafe impl Send for Block {}
 unsafe impl Sync for Block {}
 
 impl Block {
+    /// With room to align inside: asked for more than its own alignment, the allocator would clear the memory by hand,
+    /// and so make every page of it at once.
     fn layout(size: usize) -> Option<Layout> {
-        Layout::from_size_align(size, ALIGN).ok()
+        Layout::from_size_align(size.checked_add(ALIGN)?, 16).ok()
     }
     fn new(size: usize) -> Option<Block> {
-        let layout = Self::layout(size)?;
-        // SAFETY: `size` is not zero (see `Pool::take`). Zeroed, so that no byte is ever uninitialised.
-        let ptr = NonNull::new(unsafe { std::alloc::alloc_zeroed(layout) })?;
-        Some(Block { ptr, size })
+        // SAFETY: the size is not zero. Zeroed, so that no byte is ever uninitialised.
+        let base = NonNull::new(unsafe { std::alloc::alloc_zeroed(Self::layout(size)?) })?;
+        // SAFETY: the offset is less than `ALIGN`, and there are `size + ALIGN` bytes.
+        let ptr = unsafe { base.add(base.as_ptr().align_offset(ALIGN)) };
+        Some(Block { ptr, size, base })
     }
 }
 
@@ -63,7 +68,7 @@ impl Drop for Block {
     fn drop(&mut self) {
         if let Some(layout) = Self::layout(self.size) {
             // SAFETY: allocated in `new` with the same layout.
-            unsafe { std::alloc::dealloc(self.ptr.as_ptr(), layout) }
+            unsafe { std::alloc::dealloc(self.base.as_ptr(), layout) }
         }
     }
 }
@@ -90,21 +95,28 @@ impl Pool {
             shelves.stats.free -= size;
             block
         });
-        let block = match found {
-            Some(block) if block.size >= need => block,
+        let (block, pristine) = match found {
+            Some(block) if block.size >= need => (block, false),
             outgrown => {
                 drop(outgrown);
                 shelves.stats.allocations += 1;
                 let live = shelves.stats.live;
-                Block::new(need).ok_or_else(|| {
+                let block = Block::new(need).ok_or_else(|| {
                     Error::memory(format!("the system gave no {need} bytes, with {live} in use"))
                         .hint("lower train.max_tokens (the tokens of one forward pass) or data.max_length")
-                })?
+                })?;
+                (block, true)
             }
         };
         shelves.stats.live += block.size;
         shelves.stats.peak = shelves.stats.peak.max(shelves.stats.live);
-        Ok(Buffer { block: Some(block), bytes, pool: pool.clone(), borrows: Mutex::default() })
+        Ok(Buffer {
+            block: Some(block),
+            bytes,
+            pool: pool.clone(),
+            borrows: Mutex::default(),
+            pristine: pristine.into(),
+        })
     }
     pub(super) fn stats(&self) -> MemoryStats {
         lock(&self.0).stats
@@ -117,6 +129,8 @@ pub struct Buffer {
     bytes: usize,
     pool: Arc<Pool>,
     borrows: Mutex<Vec<Borrow>>,
+    /// Fresh from the system and never written: every byte is zero, and most pages do not exist yet.
+    pristine: AtomicBool,
 }
 
 struct Borrow {
@@ -147,9 +161,14 @@ impl Buffer {
         let (ptr, range) = self.claim::<T>(start, len, false)?;
         Ok(Slice { buffer: self, ptr, len, range, _of: PhantomData })
     }
+    /// Whether nothing was ever written, so that all bytes are zero.
+    pub fn pristine(&self) -> bool {
+        self.pristine.load(Ordering::Relaxed)
+    }
     /// `len` elements from element `start` on, to write.
     pub fn write<T: bytemuck::Pod>(&self, start: usize, len: usize) -> Result<SliceMut<'_, T>> {
         let (ptr, range) = self.claim::<T>(start, len, true)?;
+        self.pristine.store(false, Ordering::Relaxed);
         Ok(SliceMut(Slice { buffer: self, ptr, len, range, _of: PhantomData }))
     }
     fn claim<T>(&self, start: usize, len: usize, writes: bool) -> Result<(NonNull<T>, Range<usize>)> {

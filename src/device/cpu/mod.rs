@@ -77,7 +77,10 @@ impl Backend for Cpu {
         Ok(())
     }
     fn zero(&self, dst: &Tensor) -> Result<()> {
-        dst.cpu_bytes_mut()?.fill(0);
+        // Memory that was never written is zero already; touching it would only make its pages.
+        if !dst.host()?.pristine() {
+            dst.cpu_bytes_mut()?.fill(0);
+        }
         Ok(())
     }
 }

@@ -54,13 +54,11 @@ pub(super) fn features() -> &'static str {
 /// `vectorised(#[inline(always)] || ...)`, and likewise for closures that `f` calls.
 #[inline]
 pub fn vectorised<R>(f: impl FnOnce() -> R) -> R {
+    // One copy of the code for both levels: what runs here waits for memory, and wider vectors would not help it.
     #[cfg(target_arch = "x86_64")]
-    match level() {
+    if level() != Level::V1 {
         // SAFETY: `level` found these instructions.
-        Level::V4 => return unsafe { v4(f) },
-        // SAFETY: as above.
-        Level::V3 => return unsafe { v3(f) },
-        Level::V1 => {}
+        return unsafe { v3(f) };
     }
     f()
 }
@@ -89,12 +87,6 @@ pub(crate) use {inlined, vectorise};
 fn v3<R>(f: impl FnOnce() -> R) -> R {
     f()
 }
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,bmi1,bmi2,lzcnt")]
-fn v4<R>(f: impl FnOnce() -> R) -> R {
-    f()
-}
-
 /// An element type that the CPU computes in.
 pub trait Real:
     bytemuck::Pod
