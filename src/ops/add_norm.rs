@@ -68,6 +68,11 @@ impl On<Cpu> for AddNorm {
     }
 }
 
+/// What one task of the forward pass fills: its block's number; y, xhat and rstd of the block.
+type Filled<'a, T> = (usize, ((&'a mut [T], &'a mut [T]), &'a mut [T]));
+/// What one task of the backward pass fills: its block's number; dx and dresidual of the block, where wanted.
+type Wanted<'a, T> = (usize, (Option<&'a mut [T]>, Option<&'a mut [T]>));
+
 fn forward<T: Real>(op: &AddNorm, cpu: &Cpu, io: Forward) -> Result<()> {
     let (_, cols) = io.x[0].spec.rows_cols();
     let (x, gamma, beta) = (io.x[0].cpu::<T>()?, io.x[1].cpu::<T>()?, io.x[2].cpu::<T>()?);
@@ -79,7 +84,7 @@ fn forward<T: Real>(op: &AddNorm, cpu: &Cpu, io: Forward) -> Result<()> {
     let (mut y, mut xhat, mut rstd) =
         (io.y[0].cpu_mut::<T>()?, io.y[1].cpu_mut::<T>()?, io.y[2].cpu_mut::<T>()?);
     let (n, eps) = (T::of(cols as f64), T::of(op.eps as f64));
-    let task = |(b, ((y, xhat), rstd)): (usize, ((&mut [T], &mut [T]), &mut [T]))| {
+    let task = |(b, ((y, xhat), rstd)): Filled<T>| {
         vectorise!({
             for (r, rstd) in rstd.iter_mut().enumerate() {
                 let row = b * BLOCK + r;
@@ -151,7 +156,7 @@ fn backward<T: Real>(op: &AddNorm, cpu: &Cpu, io: Backward) -> Result<()> {
         let dx = blocks_mut(dx.as_deref_mut(), BLOCK * cols, blocks);
         let dres = blocks_mut(dres.as_deref_mut(), BLOCK * cols, blocks);
         let n = T::of(cols as f64);
-        let task = |(b, (mut dx, mut dres)): (usize, (Option<&mut [T]>, Option<&mut [T]>))| {
+        let task = |(b, (mut dx, mut dres)): Wanted<T>| {
             vectorise!({
                 for r in 0..BLOCK.min(rows - b * BLOCK) {
                     let row = b * BLOCK + r;

@@ -1,1 +1,256 @@
-//! To be written.
+//! Gradient norm, clipping and AdamW over parameter arenas against PyTorch (tests/golden/make_adamw.py); what is frozen
+//! stays; learning rates by layer.
+
+use crate::support::*;
+use serde_json::Value;
+use tempra::device::{Device, Tensor};
+use tempra::models::Options;
+use tempra::optim::{Optimizer, Settings};
+use tempra::params::{Layout, Params, Training};
+use tempra::rng::Stream;
+use tempra::shape::DType;
+
+fn settings(v: &Value) -> Settings {
+    let f = |key: &str| number(&v[key]) as f32;
+    Settings {
+        beta1: f("beta1"),
+        beta2: f("beta2"),
+        eps: f("eps"),
+        weight_decay: f("weight_decay"),
+        max_grad_norm: f("max_grad_norm"),
+    }
+}
+
+fn training(params: &Params) -> &Training {
+    params.training.as_ref().expect("parameters that are trained")
+}
+
+/// One parameter's part of an arena.
+fn part(device: &Device, params: &Params, arena: &Tensor, name: &str) -> Vec<f64> {
+    let p = params.layout().list.iter().find(|p| p.name == name).unwrap_or_else(|| panic!("no {name}"));
+    floats(device, &params.view(arena, p).expect("inside"))
+}
+
+fn fill(device: &Device, params: &Params, arena: &Tensor, of: &Value, skip: impl Fn(&str) -> bool) {
+    for p in params.layout().list.iter().filter(|p| !skip(&p.name)) {
+        put(device, &params.view(arena, p).expect("inside"), &numbers(&of[&p.name]));
+    }
+}
+
+/// The parameters of the golden file; moments zero.
+fn params(device: &Device, golden: &Value, dtype: DType) -> Params {
+    let mut layout = Layout::default();
+    for p in golden["params"].as_array().expect("parameters") {
+        let shape: Vec<usize> = numbers(&p["shape"]).iter().map(|&n| n as usize).collect();
+        layout.add(p["name"].as_str().expect("a name"), &shape);
+        let last = layout.list.last_mut().expect("just added");
+        assert_eq!(Value::from(last.decay), p["decays"], "matrices decay: {}", last.name);
+        last.lr_scale = number(&p["factor"]) as f32;
+    }
+    layout.freeze(&["pooler.".into()]).expect("there is one");
+    Params::new(device, layout, dtype, true).expect("memory")
+}
+
+/// Runs a case; the greatest differences from PyTorch: of norms (relative), of values, of moments (relative to the largest).
+fn run(case: &Value, golden: &Value, dtype: DType) -> [f64; 3] {
+    let device = cpu(2);
+    let params = params(&device, golden, dtype);
+    let frozen = |name: &str| name.starts_with("pooler.");
+    fill(&device, &params, &params.value, &case["start"], |_| false);
+    let mut optimizer = Optimizer::new(&device, &params, settings(&case["settings"])).expect("an optimizer");
+    let mut off = [0f64; 3];
+    for step in case["steps"].as_array().expect("steps") {
+        // A frozen parameter is no leaf of a tape: nothing writes its gradient.
+        fill(&device, &params, &training(&params).grad, &step["grads"], frozen);
+        let (norm, expected) = (optimizer.measure(&device, &params).expect("a norm"), number(&step["norm"]));
+        off[0] = off[0].max((norm - expected).abs() / expected.max(1e-300));
+        optimizer.update(&device, &params, number(&step["lr"])).expect("an update");
+        for p in &params.layout().list {
+            let value = part(&device, &params, &params.value, &p.name);
+            off[1] = off[1].max(apart(&value, &numbers(&step["values"][&p.name])));
+        }
+    }
+    for p in params.layout().list.iter().filter(|p| !p.frozen) {
+        for (arena, of) in [(&training(&params).m, "m"), (&training(&params).v, "v")] {
+            let expected = numbers(&case[of][&p.name]);
+            let largest = expected.iter().fold(0f64, |m, v| m.max(v.abs()));
+            off[2] = off[2].max(apart(&part(&device, &params, arena, &p.name), &expected) / largest);
+        }
+    }
+    let value = part(&device, &params, &params.value, "pooler.weight");
+    assert_eq!(bits(&value), bits(&numbers(&case["start"]["pooler.weight"])), "frozen");
+    off
+}
+
+#[test]
+fn ten_updates_are_those_of_pytorch() {
+    let golden = json(&golden("adamw.json"));
+    let bound = |case: &str, dtype| match (case, dtype) {
+        // Nothing but the order of roundings differs.
+        ("exact", DType::F64) => [1e-14, 1e-12, 1e-12],
+        // Betas and the like are f32 in tempra: 0.999 is off by 1.3e-8, its complement by 1.3e-5, in v and in its
+        // correction alike.
+        ("defaults", DType::F64) => [1e-14, 1e-8, 2e-5],
+        (_, DType::F32) => [1e-6, 1e-6, 2e-5],
+        other => panic!("{other:?}"),
+    };
+    let cases = golden["cases"].as_array().expect("cases");
+    assert_eq!(cases.len(), 2);
+    for case in cases {
+        let name = case["name"].as_str().expect("a name");
+        for dtype in [DType::F64, DType::F32] {
+            let off = run(case, &golden, dtype);
+            println!("{name} {dtype:?}: norms {:.1e}, values {:.1e}, moments {:.1e}", off[0], off[1], off[2]);
+            let bound = bound(name, dtype);
+            assert!((0..3).all(|i| off[i] <= bound[i]), "{name} {dtype:?}: {off:?}, bounds {bound:?}");
+        }
+    }
+}
+
+/// AdamW skips blocks of the arena that never had a gradient. Which ones those are must not show.
+#[test]
+fn words_that_come_late_are_updated_as_all_others() {
+    const N: usize = 3 * 512 + 100;
+    let device = cpu(2);
+    let s =
+        Settings { beta1: 0.875, beta2: 0.96875, eps: 1.0 / 1024.0, weight_decay: 0.125, max_grad_norm: 0.0 };
+    let mut layout = Layout::default();
+    layout.add("words", &[N, 1]);
+    let params = Params::new(&device, layout, DType::F64, true).expect("memory");
+    let mut optimizer = Optimizer::new(&device, &params, s).expect("an optimizer");
+    let mut stream = Stream::new(1, "late", 0);
+    let mut p: Vec<f64> = (0..N).map(|_| stream.normal()).collect();
+    put(&device, &params.value.view(0, &[N]).expect("inside"), &p);
+    let (mut m, mut v) = (vec![0f64; N], vec![0f64; N]);
+    for t in 1..=6 {
+        if t == 4 {
+            // As after a restart, with the moments in place.
+            optimizer = Optimizer::new(&device, &params, s).expect("an optimizer");
+            optimizer.resume(&device, 3).expect("resumed");
+        }
+        // Words come and go: in step 2 the second half, in step 4 a single one, in step 5 none.
+        let mut g = vec![0f64; N];
+        match t {
+            2 => g[N / 2..].fill_with(|| stream.normal()),
+            4 => g[511] = 1.0,
+            6 => g[..1030].fill_with(|| stream.normal()),
+            _ => {}
+        }
+        put(&device, &training(&params).grad.view(0, &[N]).expect("inside"), &g);
+        optimizer.measure(&device, &params).expect("a norm");
+        optimizer.update(&device, &params, 0.25).expect("an update");
+        // Loshchilov and Hutter 2019, algorithm 2, in PyTorch's form.
+        let (c1, c2) = (1.0 - 0.875f64.powi(t), 1.0 - 0.96875f64.powi(t));
+        for i in 0..N {
+            m[i] = 0.875 * m[i] + 0.125 * g[i];
+            v[i] = 0.96875 * v[i] + 0.03125 * g[i] * g[i];
+            p[i] -= 0.25 * 0.125 * p[i] + 0.25 * (m[i] / c1) / ((v[i] / c2).sqrt() + 1.0 / 1024.0);
+        }
+        for (found, expected, what) in
+            [(&params.value, &p, "p"), (&training(&params).m, &m, "m"), (&training(&params).v, &v, "v")]
+        {
+            let off = apart(&floats(&device, &found.view(0, &[N]).expect("inside")), expected);
+            assert!(off <= 1e-12, "{what} in step {t}: {off:e}");
+        }
+    }
+}
+
+/// Frozen parameters beside trained ones in one tensor (queries, keys, values): no bit of them moves, their gradient does
+/// not count in the norm, and what lies between parameters stays zero.
+#[test]
+fn what_is_frozen_does_not_move() {
+    for dtype in [DType::F32, DType::F64] {
+        let device = cpu(2);
+        let names = ["a.query", "a.key", "a.value"].map(String::from).to_vec();
+        let mut layout = Layout::default();
+        layout.add("odd", &[3, 1]);
+        layout.join(names, &[2, 5], &[6, 5]);
+        layout.add("whole.weight", &[7, 2]);
+        layout.freeze(&["a.key".into(), "whole.".into()]).expect("both are there");
+        let params = Params::new(&device, layout, dtype, true).expect("memory");
+        let mut stream = Stream::new(4, "frozen", 0);
+        let mut draw = |n: usize| (0..n).map(|_| stream.normal()).collect::<Vec<f64>>();
+        for p in &params.layout().list {
+            put(&device, &params.view(&params.value, p).expect("inside"), &draw(p.len()));
+            let wholly = p.name.starts_with("whole.");
+            let g = if wholly { vec![0.0; p.len()] } else { draw(p.len()) };
+            put(&device, &params.view(&training(&params).grad, p).expect("inside"), &g);
+        }
+        let of = |arena: &Tensor, name: &str| part(&device, &params, arena, name);
+        let trained = ["odd", "a.query", "a.value"].map(|n| of(&training(&params).grad, n)).concat();
+        let before: Vec<Vec<f64>> = params.layout().list.iter().map(|p| of(&params.value, &p.name)).collect();
+        let all = || floats(&device, &params.value);
+        let gaps: Vec<usize> = (0..all().len())
+            .filter(|i| !params.layout().list.iter().any(|p| (p.offset..p.offset + p.len()).contains(i)))
+            .collect();
+        assert!(!gaps.is_empty(), "the test needs a gap");
+        let s = Settings { weight_decay: 0.5, ..Settings::default() };
+        let mut optimizer = Optimizer::new(&device, &params, s).expect("an optimizer");
+        for _ in 0..3 {
+            let norm = optimizer.measure(&device, &params).expect("a norm");
+            assert!((norm - l2(&trained)).abs() <= 1e-6 * norm, "{norm}, of the trained {}", l2(&trained));
+            optimizer.update(&device, &params, 0.1).expect("an update");
+        }
+        for (p, before) in params.layout().list.iter().zip(&before) {
+            let after = of(&params.value, &p.name);
+            assert_eq!(bits(&after) == bits(before), p.frozen, "{}", p.name);
+            let moments = [of(&training(&params).m, &p.name), of(&training(&params).v, &p.name)].concat();
+            assert_eq!(moments.iter().all(|&m| m == 0.0), p.frozen, "{}", p.name);
+        }
+        assert!(gaps.iter().all(|&i| all()[i].to_bits() == 0), "between the parameters");
+        assert_eq!(params.count(), (3 + 30 + 14, 3 + 20));
+    }
+}
+
+#[test]
+fn freezing_what_is_not_there_is_refused() {
+    let mut layout = Layout::default();
+    layout.add("bert.pooler.dense.weight", &[2, 2]);
+    let e = layout.freeze(&["bert.pooler.".into(), "bert.encodr.".into()]).expect_err("no such name");
+    assert!(
+        e.to_string().contains("`bert.encodr.`") && e.to_string().contains("bert.pooler.dense.weight"),
+        "{e}"
+    );
+}
+
+/// Three layers at half the rate a layer: by hand 1 for the head, 1/2, 1/4, 1/8, and 1/16 for the embeddings.
+#[test]
+fn learning_rates_fall_by_layer() {
+    let device = cpu(1);
+    let (dir, fixture) = (golden("bert/a"), json(&golden("bert/a/fixture.json")));
+    let options = Options { training: true, layer_lr_decay: 0.5, dtype: DType::F64, ..Options::default() };
+    let (model, _) = open(&device, &dir, &options);
+    let scale = |name: &str| match name {
+        n if n.starts_with("classifier.") || n.starts_with("bert.pooler.") => 1.0,
+        n if n.starts_with("bert.encoder.layer.2.") => 0.5,
+        n if n.starts_with("bert.encoder.layer.1.") => 0.25,
+        n if n.starts_with("bert.encoder.layer.0.") => 0.125,
+        n if n.starts_with("bert.embeddings.") => 0.0625,
+        n => panic!("{n}"),
+    };
+    for p in &model.params.layout().list {
+        assert_eq!(p.lr_scale, scale(&p.name), "{}", p.name);
+    }
+    // AdamW's first step without decay moves by lr * scale * g / (|g| + eps), bias corrections being those of one step.
+    let (set, task) = problem(&fixture);
+    let before = values(&device, &model);
+    pass(&device, &model, &*task, &set, &whole(&set), None);
+    let s = Settings {
+        max_grad_norm: 0.0,
+        beta1: 0.875,
+        beta2: 0.96875,
+        eps: 1.0 / 1024.0,
+        ..Settings::default()
+    };
+    let mut optimizer = Optimizer::new(&device, &model.params, s).expect("an optimizer");
+    optimizer.measure(&device, &model.params).expect("a norm");
+    optimizer.update(&device, &model.params, 0.25).expect("an update");
+    for (((name, old), (_, new)), (_, g)) in
+        before.iter().zip(values(&device, &model)).zip(gradients(&device, &model))
+    {
+        let expected: Vec<f64> = (old.iter().zip(&g))
+            .map(|(p, g)| p - 0.25 * scale(name) as f64 * g / (g.abs() + 1.0 / 1024.0))
+            .collect();
+        assert!(apart(&new, &expected) <= 1e-12, "{name}");
+    }
+}
