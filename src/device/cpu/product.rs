@@ -295,6 +295,7 @@ fn block<T: Real>(
 ///
 /// # Safety
 /// See [`Run`].
+#[inline(always)]
 unsafe fn plain<T: Real, const MR: usize, const NR: usize>(
     k: usize,
     (a, row, col): (*const T, usize, usize),
