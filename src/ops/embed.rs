@@ -1,4 +1,4 @@
-//! y[t] = word[ids[t]] + position[positions[t]] + kind[types[t]].
+//! `y[t] = word[ids[t]] + position[positions[t]] + kind[types[t]]`.
 //!
 //! ids, positions, types u32 (tokens); word (vocabulary, cols), position (positions, cols), kind (types, cols)
 //! -> y (tokens, cols). The sum of BERT's three embeddings (Devlin et al. 2019, fig. 2), before its layer norm.

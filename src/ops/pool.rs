@@ -1,7 +1,7 @@
-//! y[s] = x[first token of s], or the mean of x over the tokens of s.
+//! `y[s] = x[first token of s]`, or the mean of x over the tokens of s.
 //!
 //! x (tokens, cols), cu_seqlens u32 (sequences + 1) -> y (sequences, cols). An empty sequence gives zeros. The first
-//! token is BERT's [CLS] (Devlin et al. 2019, sec. 3); the mean is sentence-transformers' `pooling_mode_mean_tokens`.
+//! token is BERT's `[CLS]` (Devlin et al. 2019, sec. 3); the mean is sentence-transformers' `pooling_mode_mean_tokens`.
 
 use super::{Backward, Case, Forward, Input, On, Op, Plan, by_dtype, compute_dtype, refuse, sequences};
 use crate::device::cpu::Real;
