@@ -91,7 +91,10 @@ impl State {
             let moments = vec![tensor("exp_avg", &t.m)?, tensor("exp_avg_sq", &t.v)?];
             files.push(NamedFile::tensors("optimizer.safetensors", moments));
         }
-        files.push(NamedFile::bytes("state.json", pretty(&serde_json::to_value(self).unwrap_or_default())));
+        let state = serde_json::to_value(self).map_err(|e| {
+            Error::disk("the state of the run cannot be written as JSON").found(e.to_string())
+        })?;
+        files.push(NamedFile::bytes("state.json", pretty(&state)));
         // What scripts that plot transformers' runs read.
         let metric = recipe.train.best_metric.as_str();
         let trainer = json!({
