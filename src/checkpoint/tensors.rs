@@ -351,7 +351,8 @@ impl Header {
                 .at(path)
                 .found(format!("{len} bytes")));
         }
-        let mut data = vec![0; len];
+        let mut data: Vec<u8> = vec![0; len];
+        crate::device::cpu::prefer_huge(data.as_ptr(), len);
         fill(&self.file, self.start, &mut data).map_err(|e| unreadable(path, &e))?;
         let metadata = self.metadata.metadata().clone().unwrap_or_default().into_iter().collect();
         Ok(Shard { path: path.to_path_buf(), start: self.start, data, metadata })

@@ -194,6 +194,19 @@ impl Device {
         }
         dispatch!(self, d => d.write(t, bytes))
     }
+    /// Lets `fill` write all elements of a tensor: in their place on the CPU, else by way of the host.
+    pub fn write_with<T: bytemuck::Pod>(
+        &self,
+        t: &Tensor,
+        fill: impl FnOnce(&mut [T]) -> Result<()>,
+    ) -> Result<()> {
+        if let Device::Cpu(_) = self {
+            return fill(&mut t.cpu_mut::<T>()?);
+        }
+        let mut host = vec![T::zeroed(); t.spec.len()];
+        fill(&mut host)?;
+        self.write(t, &host)
+    }
     /// A new tensor with these host elements.
     pub fn upload<T: bytemuck::NoUninit>(&self, dtype: DType, shape: &[usize], src: &[T]) -> Result<Tensor> {
         let t = self.alloc(Spec::new(dtype, shape))?;

@@ -98,6 +98,24 @@ impl Default for Options {
     }
 }
 
+/// The shape of the encoder in a folder, from its `config.json` alone.
+pub fn encoder_shape(dir: &Path) -> Result<EncoderConfig> {
+    Ok(read_config(dir)?.2)
+}
+
+fn read_config(dir: &Path) -> Result<(Config, &'static Architecture, EncoderConfig)> {
+    let config = Config::read(&dir.join("config.json"))?;
+    let kind = config.text("model_type")?;
+    let known = || ARCHITECTURES.iter().map(|a| a.model_type);
+    let Some(architecture) = ARCHITECTURES.iter().find(|a| a.model_type == kind) else {
+        return Err(config
+            .error(format!("model_type `{kind}` is not one that tempra reads"))
+            .expected(known().collect::<Vec<_>>().join(", ")));
+    };
+    let shape = (architecture.read)(&config)?;
+    Ok((config, architecture, shape))
+}
+
 /// An encoder with a head, and their parameters on a device.
 pub struct Model {
     /// The parameters.
@@ -119,15 +137,7 @@ impl Model {
     /// encoder or have another shape than the config says, weights that are not finite. Names and shapes are checked
     /// before anything is allocated.
     pub fn open(device: &Device, dir: &Path, options: &Options) -> Result<(Model, LoadReport)> {
-        let config = Config::read(&dir.join("config.json"))?;
-        let kind = config.text("model_type")?;
-        let known = || ARCHITECTURES.iter().map(|a| a.model_type);
-        let Some(architecture) = ARCHITECTURES.iter().find(|a| a.model_type == kind) else {
-            return Err(config
-                .error(format!("model_type `{kind}` is not one that tempra reads"))
-                .expected(known().collect::<Vec<_>>().join(", ")));
-        };
-        let mut shape = (architecture.read)(&config)?;
+        let (config, architecture, mut shape) = read_config(dir)?;
         shape.hidden_dropout = options.dropout.unwrap_or(shape.hidden_dropout);
         shape.attention_dropout = options.attention_dropout.unwrap_or(shape.attention_dropout);
         let head_dropout = match options.classifier_dropout {

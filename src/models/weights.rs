@@ -115,27 +115,29 @@ pub(super) fn fill(
     std: f64,
 ) -> Result<LoadReport> {
     let mut report = LoadReport { unused: plan.unused, ..LoadReport::default() };
-    let mut buffer: Vec<f32> = Vec::new();
     for (p, source) in params.layout().list.iter().zip(&plan.sources) {
-        buffer.clear();
-        buffer.resize(p.len(), 0.0);
-        match source {
-            Some(name) => {
-                files.f32_into(name, &mut buffer)?;
-                report.loaded += 1;
-            }
+        let values = |out: &mut [f32]| match source {
+            Some(name) => files.f32_into(name, out),
             None => {
-                if p.decay {
-                    let mut stream = Stream::new(seed, &p.name, 0);
-                    buffer.iter_mut().for_each(|v| *v = (stream.normal() * std) as f32);
-                }
-                report.initialised.push(p.name.clone());
+                let mut stream = Stream::new(seed, &p.name, 0);
+                let mut value = || if p.decay { (stream.normal() * std) as f32 } else { 0.0 };
+                out.iter_mut().for_each(|v| *v = value());
+                Ok(())
             }
-        }
+        };
         let view = params.view(&params.value, p)?;
         match view.spec.dtype {
-            DType::F64 => device.write(&view, &buffer.iter().map(|&v| v as f64).collect::<Vec<_>>())?,
-            _ => device.write(&view, &buffer)?,
+            DType::F64 => device.write_with::<f64>(&view, |out| {
+                let mut exact = vec![0.0; out.len()];
+                values(&mut exact)?;
+                out.iter_mut().zip(exact).for_each(|(o, v)| *o = v as f64);
+                Ok(())
+            })?,
+            _ => device.write_with(&view, values)?,
+        }
+        match source {
+            Some(_) => report.loaded += 1,
+            None => report.initialised.push(p.name.clone()),
         }
     }
     Ok(report)

@@ -121,6 +121,10 @@ fn run<T: Real>(op: &AdamW, cpu: &Cpu, x: &[&Tensor]) -> Result<()> {
                         continue;
                     }
                     *live |= 1 << block;
+                    // They are zero. Written before they are read, their pages are made once; read first, the system
+                    // would map its page of zeros and exchange it at the write, which stops all threads each time.
+                    m.fill(T::ZERO);
+                    v.fill(T::ZERO);
                 }
                 for (((p, &g), m), v) in p.iter_mut().zip(g).zip(m).zip(v) {
                     let g = g * clip;

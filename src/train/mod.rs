@@ -214,6 +214,9 @@ impl Trainer<'_> {
             } else {
                 self.skip(step.loss, examples)?;
             }
+            if self.first_step_seconds.is_nan() {
+                self.first_step_seconds = started().elapsed().as_secs_f64();
+            }
             self.log(&step, lr, total)?;
             let end_of_epoch = self.ends.contains(&self.state.step);
             let due = |every| match every {
@@ -273,9 +276,6 @@ impl Trainer<'_> {
         if !self.waiting.is_empty() && norm.is_finite() {
             self.check_coverage()?;
         }
-        if self.first_step_seconds.is_nan() {
-            self.first_step_seconds = started().elapsed().as_secs_f64();
-        }
         Ok(Step { loss, norm })
     }
 
@@ -284,10 +284,18 @@ impl Trainer<'_> {
         let params = &self.run.model.params;
         let Some(t) = &params.training else { return Ok(()) };
         let list = &params.layout().list;
+        const PIECE: usize = 1 << 16;
         let mut zero = Vec::new();
         for &i in &self.waiting {
-            let g = self.run.device.read::<f32>(&params.view(&t.grad, &list[i])?)?;
-            if g.iter().all(|&g| g == 0.0) {
+            // Piece by piece: mostly the first tells.
+            let p = &list[i];
+            let (mut at, mut found) = (0, false);
+            while at < p.len() && !found {
+                let piece = t.grad.view(p.offset + at, &[PIECE.min(p.len() - at)])?;
+                found = self.run.device.read::<f32>(&piece)?.iter().any(|&g| g != 0.0);
+                at += PIECE;
+            }
+            if !found {
                 zero.push(i);
             }
         }

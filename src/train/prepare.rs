@@ -7,7 +7,7 @@ use crate::data::{
 };
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::models::{LoadReport, Model, Options, source};
+use crate::models::{LoadReport, Model, Options, encoder_shape, source};
 use crate::nn::Pooling;
 use crate::tasks::{Classify, Regress, Task};
 use crate::text::Tokenizer;
@@ -94,14 +94,12 @@ impl Run {
 
         let dir = source::resolve(&recipe.model.path)?;
         let options = options(recipe, task.as_ref());
-        let (model, weights) = Model::open(&device, &dir, &options)?;
-        let shape = model.shape();
+        let shape = encoder_shape(&dir)?;
         if d.max_length > shape.positions {
             return Err(Error::usage("data.max_length is more than the model can read")
                 .expected(format!("at most {}", shape.positions))
                 .found(d.max_length.to_string()));
         }
-        let tokenizer = Tokenizer::from_dir(&dir, shape.vocab)?;
         let types = if d.pair.is_some() { 2 } else { 1 };
         if shape.types < types {
             return Err(Error::usage(
@@ -109,10 +107,20 @@ impl Run {
             ));
         }
         let cache = if d.cache { cache_dir() } else { None };
-        let encode =
-            |s: Split| TokenSet::build(&tokenizer, &s.rows, s.labels, d.max_length, cache.as_deref());
-        let (train, validation, test) =
-            (encode(train)?, validation.map(encode).transpose()?, test.map(encode).transpose()?);
+        let tokens = || -> Result<_> {
+            let tokenizer = Tokenizer::from_dir(&dir, shape.vocab)?;
+            let encode =
+                |s: Split| TokenSet::build(&tokenizer, &s.rows, s.labels, d.max_length, cache.as_deref());
+            let sets = (encode(train)?, validation.map(encode).transpose()?, test.map(encode).transpose()?);
+            Ok((tokenizer, sets))
+        };
+        // Texts and weights are read side by side: each takes as long as the other.
+        let (opened, made) = std::thread::scope(|scope| {
+            let made = scope.spawn(tokens);
+            let opened = Model::open(&device, &dir, &options);
+            (opened, made.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+        });
+        let ((model, weights), (tokenizer, (train, validation, test))) = (opened?, made?);
 
         let made_from =
             format!("{hashes:?} {} {:?}", tokenizer.hash(), (&classes, d.max_length, d.split_seed));

@@ -3,6 +3,7 @@
 //! One allocation holds many parameters, so a borrow is a range of bytes, not a whole buffer.
 #![allow(unsafe_code, reason = "hands out typed slices of pooled memory; the range table keeps them apart")]
 
+use super::pages::{HUGE, prefer_huge};
 use crate::error::{Error, Result};
 use std::alloc::Layout;
 use std::collections::BTreeMap;
@@ -14,6 +15,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Alignment of every buffer: a cache line, and the widest vector register.
 const ALIGN: usize = 64;
+/// Blocks that are put on huge pages: activations, which are written whole. Larger ones are arenas, of which training
+/// touches only a part: the rows of a vocabulary that occur. Whole pages there would be memory for nothing.
+const ON_HUGE: Range<usize> = HUGE..32 << 20;
 
 /// What the pool holds and what it has asked the system for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -53,13 +57,19 @@ impl Block {
     /// With room to align inside: asked for more than its own alignment, the allocator would clear the memory by hand,
     /// and so make every page of it at once.
     fn layout(size: usize) -> Option<Layout> {
-        Layout::from_size_align(size.checked_add(ALIGN)?, 16).ok()
+        Layout::from_size_align(size.checked_add(Self::align(size))?, 16).ok()
+    }
+    fn align(size: usize) -> usize {
+        if ON_HUGE.contains(&size) { HUGE } else { ALIGN }
     }
     fn new(size: usize) -> Option<Block> {
         // SAFETY: the size is not zero. Zeroed, so that no byte is ever uninitialised.
         let base = NonNull::new(unsafe { std::alloc::alloc_zeroed(Self::layout(size)?) })?;
-        // SAFETY: the offset is less than `ALIGN`, and there are `size + ALIGN` bytes.
-        let ptr = unsafe { base.add(base.as_ptr().align_offset(ALIGN)) };
+        // SAFETY: the offset is less than the alignment, and there are that many bytes more than `size`.
+        let ptr = unsafe { base.add(base.as_ptr().align_offset(Self::align(size))) };
+        if ON_HUGE.contains(&size) {
+            prefer_huge(ptr.as_ptr(), size);
+        }
         Some(Block { ptr, size, base })
     }
 }

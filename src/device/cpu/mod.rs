@@ -5,10 +5,12 @@
 //! threads, and partial sums are added in the order of the blocks.
 
 mod memory;
+mod pages;
 mod product;
 mod real;
 
 pub use memory::{Buffer, MemoryStats, Slice, SliceMut};
+pub(crate) use pages::prefer_huge;
 pub use product::{Kernel, Mat, Out, product, product_serial};
 pub use real::{Level, Real, always, sum_lanes, vectorised};
 pub(crate) use real::{inlined, vectorise};
