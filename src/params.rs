@@ -6,8 +6,8 @@ use crate::ops::adamw::Segment;
 use crate::shape::{DType, Spec};
 use crate::tape::{Tape, Var};
 
-/// Elements that a group of parameters is aligned to: a cache line of f32.
-const ALIGN: usize = 16;
+/// Elements that a group of parameters is aligned to: 256 bytes of f32, the most that a GPU asks of a buffer's beginning.
+const ALIGN: usize = 64;
 
 /// One parameter: its name in the model's files, and how it is trained.
 #[derive(Clone, Debug)]

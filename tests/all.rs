@@ -36,3 +36,5 @@ mod text;
 mod train;
 #[path = "all/weights.rs"]
 mod weights;
+#[path = "all/wgpu.rs"]
+mod wgpu;

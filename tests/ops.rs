@@ -27,10 +27,7 @@ fn main() {
     let required = std::env::var("TEMPRA_REQUIRE").unwrap_or_default();
     for absent in ["cuda", "wgpu"].iter().filter(|name| Device::open(name, 0).is_err()) {
         let needed = required.split(',').any(|r| r.trim() == *absent);
-        println!(
-            "{} {absent}: this build cannot drive it; nothing was run on it",
-            if needed { "FAIL" } else { "note" }
-        );
+        println!("{} {absent}: not here; nothing was run on it", if needed { "FAIL" } else { "note" });
         if needed {
             count(false);
         }

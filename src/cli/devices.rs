@@ -2,13 +2,18 @@
 
 use super::options::{flag, json_arg};
 use super::output::{say, say_json};
-use crate::device::Device;
+use crate::device::{Caps, Device, Wgpu};
 use crate::error::Result;
 use clap::{ArgMatches, Command};
 use serde_json::{Value, json};
 
-/// What `--device` names, in the order of its help; `auto` is one of these.
-const NAMES: &[&str] = &["cpu", "cuda", "wgpu"];
+/// What `--device` names, in the order of its help; `auto` is one of these. Each adapter of wgpu has a number.
+fn names() -> Vec<String> {
+    let adapters = Wgpu::list().len();
+    let numbered = (0..adapters).map(|i| format!("wgpu:{i}"));
+    let wgpu = if adapters == 0 { vec!["wgpu".to_owned()] } else { numbered.collect() };
+    ["cpu", "cuda"].map(str::to_owned).into_iter().chain(wgpu).collect()
+}
 
 pub fn define() -> Command {
     Command::new("devices")
@@ -22,11 +27,14 @@ pub fn define() -> Command {
 }
 
 pub fn run(matches: &ArgMatches) -> Result<i32> {
-    let found = NAMES.iter().map(|&name| (name, Device::open(name, 0).map(|device| device.caps())));
-    let found: Vec<_> = found.collect();
+    let open = |name: String| {
+        let caps = Device::open(&name, 0).map(|device| device.caps());
+        (name, caps)
+    };
+    let found: Vec<(String, Result<Caps>)> = names().into_iter().map(open).collect();
     let auto = Device::open("auto", 0)?.caps().name;
     if flag(matches, "json") {
-        let one = |(name, caps): &(&str, Result<crate::device::Caps>)| -> Value {
+        let one = |(name, caps): &(String, Result<Caps>)| -> Value {
             match caps {
                 Ok(caps) => json!({
                     "name": name,
@@ -50,13 +58,13 @@ pub fn run(matches: &ArgMatches) -> Result<i32> {
                     caps.dtypes.iter().map(|t| format!("{t:?}").to_lowercase()).collect();
                 let memory = caps.memory_bytes.map(|b| format!(", {:.1} GiB", b as f64 / f64::from(1 << 30)));
                 format!(
-                    "{name:<5} yes  {}, computes in {}{}\n",
+                    "{name:<6} yes  {}, computes in {}{}\n",
                     caps.name,
                     types.join(" and "),
                     memory.unwrap_or_default()
                 )
             }
-            Err(e) => format!("{name:<5} no   {}\n", first_line(&e.to_string())),
+            Err(e) => format!("{name:<6} no   {}\n", first_line(&e.to_string())),
         };
     }
     say(format!("{text}auto is {auto}"))?;

@@ -6,9 +6,6 @@ use crate::{error::Result, shape::Spec};
 /// CUDA, which this build does not contain.
 #[derive(Debug)]
 pub enum Cuda {}
-/// wgpu, which this build does not contain.
-#[derive(Debug)]
-pub enum Wgpu {}
 
 macro_rules! absent { ($($t:ident),*) => { $(
     impl Backend for $t {
@@ -20,4 +17,4 @@ macro_rules! absent { ($($t:ident),*) => { $(
     }
     impl Gpu for $t { fn launch(&self, _: Launch) -> Result<()> { match *self {} } }
 )* } }
-absent!(Cuda, Wgpu);
+absent!(Cuda);

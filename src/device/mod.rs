@@ -4,10 +4,12 @@
 
 pub mod absent;
 pub mod cpu;
+pub mod wgpu;
 
+pub use self::wgpu::{Wgpu, fold};
 use crate::error::{Error, Result};
 use crate::shape::{DType, Spec};
-pub use absent::{Cuda, Wgpu};
+pub use absent::Cuda;
 pub use cpu::Cpu;
 use std::fmt;
 use std::sync::Arc;
@@ -93,7 +95,7 @@ pub enum Storage {
     /// CUDA device memory.
     Cuda(Cuda),
     /// A wgpu buffer.
-    Wgpu(Wgpu),
+    Wgpu(wgpu::Memory),
 }
 
 /// A contiguous, row-major run of elements on one device. Cloning shares the memory.
@@ -149,15 +151,20 @@ pub(crate) use dispatch;
 
 impl Device {
     /// Opens a device by the name that `--device` takes: `auto`, `cpu`, `cuda`, `wgpu` or `wgpu:N`; `threads` is the
-    /// CPU's, 0 for one a core. `auto` takes the best device this build can drive.
+    /// CPU's, 0 for one a core. `auto` is the CPU: a GPU is taken when it is asked for.
     pub fn open(name: &str, threads: usize) -> Result<Device> {
         match name {
             "cpu" | "auto" => Ok(Device::Cpu(Cpu::new(threads)?)),
-            "cuda" | "wgpu" => Err(Error::device(format!("this build cannot drive `{name}`"))
-                .expected("cpu or auto")
-                .hint("run with --device cpu; the CUDA and Vulkan/Metal paths are not part of this build")),
-            _ if name.starts_with("wgpu:") => Device::open("wgpu", threads),
-            _ => Err(Error::usage("unknown device").expected("auto, cpu, cuda, wgpu or wgpu:N").found(name)),
+            "wgpu" => Ok(Device::Wgpu(Wgpu::new(0)?)),
+            "cuda" => Err(Error::device("this build cannot drive `cuda`")
+                .expected("auto, cpu or wgpu")
+                .hint("run with --device cpu, or --device wgpu (Vulkan, Metal, DX12); CUDA is not part of this build")),
+            _ => match name.strip_prefix("wgpu:").and_then(|n| n.parse().ok()) {
+                Some(index) => Ok(Device::Wgpu(Wgpu::new(index)?)),
+                None => Err(Error::usage("unknown device")
+                    .expected("auto, cpu, cuda, wgpu or wgpu:N")
+                    .found(name)),
+            },
         }
     }
     /// Runs `f` where the device's work is cheapest to start: on the CPU, on one of its own threads.

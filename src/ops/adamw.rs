@@ -9,9 +9,9 @@
 //! zero, so the formula leaves them and only decays p; the CPU then skips reading them. Most rows of a vocabulary never
 //! occur in a fine-tuning set. All bits set is always right.
 
-use super::{Case, Cost, Input, Step, StepOn, Subject, by_dtype, compute_dtype, refuse};
+use super::{Case, Cost, Input, Step, StepOn, Subject, by_dtype, compute_dtype, launch, refuse};
 use crate::device::cpu::{Real, vectorise};
-use crate::device::{Caps, Cpu, Tensor};
+use crate::device::{Caps, Cpu, Tensor, Wgpu, fold};
 use crate::error::{Error, Result};
 use crate::shape::{DType, Spec};
 use rayon::prelude::*;
@@ -199,6 +199,33 @@ fn setting() -> AdamW {
             segment(1, 0.01, 2.0, false),
         ]
         .into(),
+    }
+}
+
+const SHADER: &str = include_str!("../../shaders/adamw.wgsl");
+
+impl AdamW {
+    /// The kernel's table: for each word of `live` where its elements begin, how many there are (none if frozen), weight
+    /// decay and factor on the learning rate.
+    fn table(&self) -> Vec<u32> {
+        let (mut table, mut at) = (Vec::new(), 0);
+        for s in self.segments.iter() {
+            for start in (0..s.len).step_by(CHUNK) {
+                let len = if s.frozen { 0 } else { CHUNK.min(s.len - start) };
+                table.extend([(at + start) as u32, len as u32, s.decay.to_bits(), s.lr_scale.to_bits()]);
+            }
+            at += s.len;
+        }
+        table
+    }
+}
+
+impl StepOn<Wgpu> for AdamW {
+    fn run(&self, device: &Wgpu, x: &[&Tensor]) -> Result<()> {
+        let table = device.constants(&self.table())?;
+        let params = [self.beta1, self.beta2, self.eps, self.max_norm].map(f32::to_bits);
+        let buffers = [x[0], x[1], x[2], x[3], x[4], x[5], x[6], &table];
+        launch(device, (SHADER, "update"), &[], fold(x[6].spec.len()), &buffers, &params)
     }
 }
 

@@ -6,10 +6,11 @@
 
 use super::dropout::{Dropout, Rows};
 use super::{
-    Backward, Case, Forward, Input, On, Op, Plan, blocks_mut, by_dtype, compute_dtype, refuse, sum_columns,
+    Backward, Case, Forward, Input, On, Op, Plan, blocks_mut, by_dtype, compute_dtype, groups_for, launch,
+    refuse, sum_columns,
 };
 use crate::device::cpu::{BLOCK, Real, inlined, sum_lanes, vectorise};
-use crate::device::{Caps, Cpu};
+use crate::device::{Caps, Cpu, Tensor, Wgpu, fold};
 use crate::error::Result;
 use crate::shape::Spec;
 use rayon::prelude::*;
@@ -196,6 +197,58 @@ fn backward<T: Real>(op: &AddNorm, cpu: &Cpu, io: Backward) -> Result<()> {
         });
     }
     Ok(())
+}
+
+const SHADER: &str = include_str!("../../shaders/add_norm.wgsl");
+
+impl On<Wgpu> for AddNorm {
+    fn forward(&self, device: &Wgpu, io: Forward) -> Result<()> {
+        let (rows, _) = io.x[0].spec.rows_cols();
+        let (x, y) = (io.x, io.y);
+        let residual = if self.residual { x[3] } else { x[0] };
+        let key = self.key().map_or(x[0], |k| x[k]);
+        let buffers = [x[0], x[1], x[2], residual, key, y[0], y[1], y[2]];
+        let consts = [("RESIDUAL", self.residual as u32), ("DX", 0), ("DRES", 0)];
+        launch(device, (SHADER, "forward"), &consts, fold(rows), &buffers, &self.params(x[0], [false; 4]))
+    }
+    fn backward(&self, device: &Wgpu, io: Backward) -> Result<()> {
+        let (rows, cols) = io.x[0].spec.rows_cols();
+        let (x, y, dy) = (io.x, io.y, io.dy()?);
+        let key = self.key().map_or(x[0], |k| x[k]);
+        let (gx, gr) = (io.dx(0), io.dx(3).filter(|_| self.residual));
+        let (gg, gb) = (io.dx(1), io.dx(2));
+        let params = self.params(x[0], [gx, gr, gg, gb].map(|g| g.is_some_and(|g| g.add)));
+        let consts = |a: bool, b: bool| [("RESIDUAL", 0), ("DX", a as u32), ("DRES", b as u32)];
+        // What is not wanted is bound as something that is only read.
+        let or = |g: Option<super::Grad<'_>>, other: &'_ Tensor| g.map_or(other.clone(), |g| g.t.clone());
+        if gx.is_some() || gr.is_some() {
+            let (dx, dres) = (or(gx, dy), or(gr, dy));
+            let buffers = [&dx, x[1], x[2], &dres, key, dy, y[1], y[2]];
+            let consts = consts(gx.is_some(), gr.is_some());
+            launch(device, (SHADER, "backward"), &consts, fold(rows), &buffers, &params)?;
+        }
+        if gg.is_some() || gb.is_some() {
+            let blocks = rows.div_ceil(64);
+            let parts = device.scratch(dy.spec.dtype, &[blocks, 2 * cols])?;
+            let (dgamma, dbeta) = (or(gg, x[1]), or(gb, x[2]));
+            let buffers = [&parts, &dgamma, &dbeta, dy, key, dy, y[1], y[2]];
+            let consts = consts(gg.is_some(), gb.is_some());
+            let by_block = [groups_for(cols.div_ceil(8))[0], blocks as u32, 1];
+            launch(device, (SHADER, "sum_rows"), &consts, by_block, &buffers, &params)?;
+            launch(device, (SHADER, "sum_parts"), &consts, groups_for(cols), &buffers, &params)?;
+        }
+        Ok(())
+    }
+}
+
+impl AddNorm {
+    /// The words of the kernels' `Params`; `add` is for x, residual, gamma, beta.
+    fn params(&self, x: &Tensor, add: [bool; 4]) -> [u32; 15] {
+        let (rows, cols) = x.spec.rows_cols();
+        let ([a, b, c, d], [e, f, g, h]) = (Dropout::words(self.before), Dropout::words(self.after));
+        let [i, j, k, l] = add.map(u32::from);
+        [a, b, c, d, e, f, g, h, rows as u32, cols as u32, self.eps.to_bits(), i, j, k, l]
+    }
 }
 
 /// Cases chosen to hurt: one row, odd columns, more columns than a task sums, every combination of the settings.

@@ -9,9 +9,12 @@
 //! the probabilities again (Dao et al. 2022, alg. 4), a block of queries at a time, so memory is linear in the length.
 
 use super::dropout::{Dropout, Rows};
-use super::{Backward, Case, Forward, Input, On, Op, Plan, by_dtype, compute_dtype, refuse, sequences};
+use super::{
+    Backward, Case, Forward, Input, On, Op, Plan, by_dtype, compute_dtype, groups_for, launch, refuse,
+    sequences,
+};
 use crate::device::cpu::{Mat, Out, Real, inlined, product_serial, sum_lanes, vectorise};
-use crate::device::{Caps, Cpu};
+use crate::device::{Caps, Cpu, Tensor, Wgpu};
 use crate::error::Result;
 use crate::shape::{DType, Spec};
 use rayon::prelude::*;
@@ -258,6 +261,35 @@ fn backward<T: Real>(op: &Attention, cpu: &Cpu, io: Backward) -> Result<()> {
     cpu.install(|| parts.into_par_iter().filter(|p| !p.tokens.is_empty()).try_for_each(task))?;
     gather(cpu, &seqs, [op.heads, 3, d], &out, &mut g.t.cpu_mut::<T>()?, g.add);
     Ok(())
+}
+
+const SHADER: &str = include_str!("../../shaders/attention.wgsl");
+
+impl Attention {
+    fn launch(&self, device: &Wgpu, entry: &'static str, buffers: &[&Tensor], add: bool) -> Result<()> {
+        let (tokens, cols) = buffers[0].spec.rows_cols();
+        let [a, b, c, d] = Dropout::words(self.dropout);
+        let seqs = buffers[1].spec.len() as u32 - 1;
+        let params = [a, b, c, d, tokens as u32, self.heads as u32, seqs, self.scale.to_bits(), add as u32];
+        let groups = [groups_for(tokens)[0], self.heads as u32, 1];
+        let consts = [("D", (cols / 3 / self.heads) as u32)];
+        launch(device, (SHADER, entry), &consts, groups, buffers, &params)
+    }
+}
+
+impl On<Wgpu> for Attention {
+    fn forward(&self, device: &Wgpu, io: Forward) -> Result<()> {
+        let key: &Tensor = io.x.get(2).unwrap_or(&io.x[1]);
+        self.launch(device, "forward", &[io.x[0], io.x[1], key, io.y[0], io.y[1]], false)
+    }
+    fn backward(&self, device: &Wgpu, io: Backward) -> Result<()> {
+        let Some(g) = io.dx(0) else { return Ok(()) };
+        let key: &Tensor = io.x.get(2).unwrap_or(&io.x[1]);
+        let delta = device.scratch(g.t.spec.dtype, &io.y[1].spec.shape)?;
+        let buffers = [io.x[0], io.x[1], key, io.y[0], io.y[1], io.dy()?, g.t, &delta];
+        self.launch(device, "backward_q", &buffers, g.add)?;
+        self.launch(device, "backward_kv", &buffers, g.add)
+    }
 }
 
 /// Cases chosen to hurt: one token, an empty sequence at each place, lengths at and around a block of queries.

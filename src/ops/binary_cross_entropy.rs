@@ -3,9 +3,11 @@
 //! logits z (rows, C), targets t (rows, C), scale (1) -> loss (1). PyTorch's `binary_cross_entropy_with_logits`; with
 //! scale = 1 / (rows C) its reduction "mean". Nothing is saved.
 
-use super::{Backward, Case, Forward, Input, On, Op, Plan, by_dtype, compute_dtype, refuse};
+use super::{
+    Backward, Case, Forward, Input, On, Op, Plan, by_dtype, compute_dtype, groups_for, launch, refuse,
+};
 use crate::device::cpu::{Real, sum_lanes, vectorise};
-use crate::device::{Caps, Cpu};
+use crate::device::{Caps, Cpu, Wgpu};
 use crate::error::Result;
 use crate::shape::Spec;
 
@@ -64,6 +66,32 @@ fn backward<T: Real>(io: Backward) -> Result<()> {
         *dx = if g.add { *dx + d } else { d };
     }
     Ok(())
+}
+
+const SHADER: &str = include_str!("../../shaders/binary_cross_entropy.wgsl");
+
+impl On<Wgpu> for BinaryCrossEntropy {
+    fn forward(&self, device: &Wgpu, io: Forward) -> Result<()> {
+        pair_forward(device, SHADER, io)
+    }
+    fn backward(&self, device: &Wgpu, io: Backward) -> Result<()> {
+        pair_backward(device, SHADER, io)
+    }
+}
+
+/// The forward pass of a loss over pairs of elements.
+pub(super) fn pair_forward(device: &Wgpu, shader: &'static str, io: Forward) -> Result<()> {
+    let x = io.x;
+    let params = [x[0].spec.len() as u32, 0];
+    launch(device, (shader, "forward"), &[], [1; 3], &[x[0], x[1], x[2], io.y[0], x[0]], &params)
+}
+
+/// Its backward pass.
+pub(super) fn pair_backward(device: &Wgpu, shader: &'static str, io: Backward) -> Result<()> {
+    let (Some(g), x) = (io.dx(0), io.x) else { return Ok(()) };
+    let n = x[0].spec.len();
+    let buffers = [x[0], x[1], x[2], io.dy()?, g.t];
+    launch(device, (shader, "backward"), &[], groups_for(n), &buffers, &[n as u32, g.add as u32])
 }
 
 /// Cases chosen to hurt: large logits of both signs, soft targets, more elements than lanes, no rows.

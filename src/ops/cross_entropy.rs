@@ -7,9 +7,11 @@
 //!
 //! Saves lse_i = log sum exp(logits_i) (rows).
 
-use super::{Backward, Case, Forward, Input, On, Op, Plan, by_dtype, compute_dtype, refuse};
+use super::{
+    Backward, Case, Forward, Input, On, Op, Plan, by_dtype, compute_dtype, groups_for, launch, refuse,
+};
 use crate::device::cpu::{BLOCK, Real, sum_lanes, vectorise};
-use crate::device::{Caps, Cpu, Tensor};
+use crate::device::{Caps, Cpu, Tensor, Wgpu};
 use crate::error::{Error, Result};
 use crate::shape::{DType, Spec};
 use rayon::prelude::*;
@@ -155,6 +157,42 @@ fn backward<T: Real>(op: &CrossEntropy, cpu: &Cpu, io: Backward) -> Result<()> {
     };
     cpu.install(|| dx.par_chunks_mut(classes).with_min_len(BLOCK).enumerate().for_each(task));
     Ok(())
+}
+
+const SHADER: &str = include_str!("../../shaders/cross_entropy.wgsl");
+
+impl CrossEntropy {
+    fn launch(
+        &self,
+        device: &Wgpu,
+        entry: &'static str,
+        io: &[&Tensor],
+        rest: [&Tensor; 3],
+        add: bool,
+    ) -> Result<()> {
+        let (rows, classes) = io[0].spec.rows_cols();
+        let consts = [("HARD", (io[1].spec.dtype == DType::U32) as u32), ("WEIGHTED", self.weighted as u32)];
+        let [lse, loss, each] = rest;
+        let weights: &Tensor = io.get(3).unwrap_or(&io[2]);
+        let buffers = [io[0], io[1], io[2], weights, lse, loss, each];
+        let params =
+            [rows as u32, classes as u32, self.ignore_index, self.label_smoothing.to_bits(), add as u32];
+        let groups = if entry == "sum_rows" { [1; 3] } else { groups_for(rows) };
+        launch(device, (SHADER, entry), &consts, groups, &buffers, &params)
+    }
+}
+
+impl On<Wgpu> for CrossEntropy {
+    fn forward(&self, device: &Wgpu, io: Forward) -> Result<()> {
+        let losses = device.scratch(io.y[1].spec.dtype, &io.y[1].spec.shape)?;
+        let rest = [io.y[1], io.y[0], &losses];
+        self.launch(device, "forward", io.x, rest, false)?;
+        self.launch(device, "sum_rows", io.x, rest, false)
+    }
+    fn backward(&self, device: &Wgpu, io: Backward) -> Result<()> {
+        let Some(g) = io.dx(0) else { return Ok(()) };
+        self.launch(device, "backward", io.x, [io.y[1], io.dy()?, g.t], g.add)
+    }
 }
 
 /// Cases chosen to hurt: ignored rows, one class, odd counts, every setting.

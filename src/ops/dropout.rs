@@ -6,9 +6,11 @@
 //! [seed low, seed high]: half-word c % 8, low half first. `first` is where the batch's rows begin in the optimizer
 //! step, so the mask does not depend on how a step is cut into micro-batches, nor on the backend.
 
-use super::{Backward, Case, Forward, Input, On, Op, Plan, by_dtype, compute_dtype, refuse};
+use super::{
+    Backward, Case, Forward, Input, On, Op, Plan, by_dtype, compute_dtype, groups_for, launch, refuse,
+};
 use crate::device::cpu::{BLOCK, Real, inlined, vectorise};
-use crate::device::{Caps, Cpu};
+use crate::device::{Caps, Cpu, Tensor, Wgpu};
 use crate::error::Result;
 use crate::rng;
 use crate::shape::{DType, Spec};
@@ -124,12 +126,7 @@ impl On<Cpu> for Dropout {
 }
 
 /// out = in * mask, or out += in * mask: the op is its own backward pass.
-fn apply<T: Real>(
-    op: &Dropout,
-    cpu: &Cpu,
-    [from, key, to]: [&crate::device::Tensor; 3],
-    add: bool,
-) -> Result<()> {
+fn apply<T: Real>(op: &Dropout, cpu: &Cpu, [from, key, to]: [&Tensor; 3], add: bool) -> Result<()> {
     let (_, cols) = from.spec.rows_cols();
     let mask = op.mask::<T>(&key.cpu::<u32>()?);
     let (from, mut to) = (from.cpu::<T>()?, to.cpu_mut::<T>()?);
@@ -151,6 +148,38 @@ fn apply<T: Real>(
         to.par_chunks_mut(BLOCK * cols).zip(from.par_chunks(BLOCK * cols)).enumerate().for_each(task)
     });
     Ok(())
+}
+
+const SHADER: &str = include_str!("../../shaders/dropout.wgsl");
+
+impl Dropout {
+    /// The words of a kernel's `Drop`; `None` drops nothing.
+    pub(super) fn words(of: Option<Dropout>) -> [u32; 4] {
+        let Some(d) = of.filter(Dropout::active) else { return [0, 0, 3, 1f32.to_bits()] };
+        let row = match d.rows {
+            Rows::Tokens => 3,
+            Rows::Sequences => 4,
+        };
+        let scale = 1.0 / (1.0 - d.threshold() as f64 / 65536.0);
+        [d.threshold() as u32, d.site, row, (scale as f32).to_bits()]
+    }
+}
+
+fn apply_gpu(op: &Dropout, device: &Wgpu, buffers: [&Tensor; 3], add: bool) -> Result<()> {
+    let (rows, cols) = buffers[0].spec.rows_cols();
+    let [a, b, c, d] = Dropout::words(Some(*op));
+    let params = [a, b, c, d, rows as u32, cols as u32, add as u32];
+    launch(device, (SHADER, "apply"), &[], groups_for(rows * cols.div_ceil(8)), &buffers, &params)
+}
+
+impl On<Wgpu> for Dropout {
+    fn forward(&self, device: &Wgpu, io: Forward) -> Result<()> {
+        apply_gpu(self, device, [io.x[0], io.x[1], io.y[0]], false)
+    }
+    fn backward(&self, device: &Wgpu, io: Backward) -> Result<()> {
+        let Some(g) = io.dx(0) else { return Ok(()) };
+        apply_gpu(self, device, [io.dy()?, io.x[1], g.t], g.add)
+    }
 }
 
 /// Cases chosen to hurt: fewer columns than a block of the generator, more than its width, nothing dropped, no rows.

@@ -5,9 +5,11 @@
 //!
 //! The backward pass sorts the tokens by row and adds each row's gradients in token order: no atomics, one order.
 
-use super::{Backward, Case, Forward, Input, On, Op, Plan, by_dtype, compute_dtype, refuse};
+use super::{
+    Backward, Case, Forward, Input, On, Op, Plan, by_dtype, compute_dtype, groups_for, launch, refuse,
+};
 use crate::device::cpu::{BLOCK, Real, Slice, vectorise};
-use crate::device::{Caps, Cpu, Tensor};
+use crate::device::{Backend, Caps, Cpu, Tensor, Wgpu, fold};
 use crate::error::{Error, Result};
 use crate::shape::{DType, Spec};
 use rayon::prelude::*;
@@ -125,6 +127,32 @@ fn backward<T: Real>(cpu: &Cpu, io: Backward) -> Result<()> {
         });
     }
     Ok(())
+}
+
+const SHADER: &str = include_str!("../../shaders/embed.wgsl");
+
+impl On<Wgpu> for Embed {
+    fn forward(&self, device: &Wgpu, io: Forward) -> Result<()> {
+        let (tokens, cols) = io.y[0].spec.rows_cols();
+        let buffers = [io.x[0], io.x[1], io.x[2], io.x[3], io.x[4], io.x[5], io.y[0]];
+        let params = [tokens as u32, cols as u32, 0];
+        launch(device, (SHADER, "forward"), &[], groups_for(tokens * cols), &buffers, &params)
+    }
+    fn backward(&self, device: &Wgpu, io: Backward) -> Result<()> {
+        let (tokens, cols) = io.y[0].spec.rows_cols();
+        let dy = io.dy()?;
+        for i in 0..3 {
+            let Some(g) = io.dx(3 + i) else { continue };
+            if !g.add {
+                device.zero(g.t)?;
+            }
+            let index = io.x[i];
+            let buffers = [index, index, index, g.t, dy, dy, dy];
+            let params = [tokens as u32, cols as u32, g.t.spec.rows_cols().0 as u32];
+            launch(device, (SHADER, "backward"), &[], fold(tokens), &buffers, &params)?;
+        }
+        Ok(())
+    }
 }
 
 /// Cases chosen to hurt: a row used many times, the first and the last row, tables of one row, no tokens.

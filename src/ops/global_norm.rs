@@ -3,9 +3,9 @@
 //! grad (n), norm (1): the norm is written. What PyTorch's `clip_grad_norm_` measures. Sums are formed in f64 by blocks
 //! of a fixed size and added in order.
 
-use super::{Case, Cost, Input, Step, StepOn, Subject, by_dtype, compute_dtype, refuse};
+use super::{Case, Cost, Input, Step, StepOn, Subject, by_dtype, compute_dtype, launch, refuse};
 use crate::device::cpu::{Real, vectorise};
-use crate::device::{Caps, Cpu, Tensor};
+use crate::device::{Caps, Cpu, Tensor, Wgpu};
 use crate::error::Result;
 use crate::shape::Spec;
 use rayon::prelude::*;
@@ -57,6 +57,29 @@ fn run<T: Real>(cpu: &Cpu, x: &[&Tensor]) -> Result<()> {
 
 fn textbook(_: &dyn Debug, x: &[Vec<f64>]) -> Vec<Vec<f64>> {
     vec![x[0].clone(), vec![x[0].iter().map(|g| g * g).sum::<f64>().sqrt()]]
+}
+
+const SHADER: &str = include_str!("../../shaders/global_norm.wgsl");
+/// Elements of one sum on a GPU; the shader's `CHUNK`.
+const GPU_CHUNK: usize = 8192;
+
+impl StepOn<Wgpu> for GlobalNorm {
+    fn run(&self, device: &Wgpu, x: &[&Tensor]) -> Result<()> {
+        let n = x[0].spec.len();
+        let chunks = n.div_ceil(GPU_CHUNK);
+        let sums = device.scratch(x[0].spec.dtype, &[chunks])?;
+        // Launch by launch, as many elements as one buffer may bind and one dimension may count.
+        let most = (device.binding_bytes() / 4).min(65535 * GPU_CHUNK) / GPU_CHUNK * GPU_CHUNK;
+        for start in (0..n).step_by(most) {
+            let part = x[0].view(start, &[most.min(n - start)])?;
+            let here = part.spec.len().div_ceil(GPU_CHUNK);
+            let params = [part.spec.len() as u32, (start / GPU_CHUNK) as u32, here as u32];
+            let groups = [here as u32, 1, 1];
+            launch(device, (SHADER, "sum_chunk"), &[], groups, &[&part, &sums, x[1]], &params)?;
+        }
+        let params = [0, 0, chunks as u32];
+        launch(device, (SHADER, "finish"), &[], [1; 3], &[x[1], &sums, x[1]], &params)
+    }
 }
 
 /// Cases chosen to hurt: one element, fewer and more than the lanes, more than a chunk.

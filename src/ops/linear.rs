@@ -3,9 +3,12 @@
 //! x (tokens, in), w (out, in), b (out) -> y (tokens, out); `b` may be left out. Weights as in PyTorch's `nn.Linear`.
 //! Saves z = x w^T + b (tokens, out) where the derivative of the activation needs it.
 
-use super::{Backward, Case, Forward, Input, On, Op, Plan, by_dtype, compute_dtype, refuse, sum_columns};
+use super::{
+    Backward, Case, Forward, Input, On, Op, Plan, by_dtype, compute_dtype, groups_for, launch, refuse,
+    sum_columns,
+};
 use crate::device::cpu::{BLOCK, Mat, Out, Real, inlined, product, vectorise};
-use crate::device::{Caps, Cpu};
+use crate::device::{Caps, Cpu, Tensor, Wgpu};
 use crate::error::Result;
 use crate::shape::Spec;
 use rayon::prelude::*;
@@ -212,6 +215,103 @@ fn backward<T: Real>(act: Activation, cpu: &Cpu, io: Backward) -> Result<()> {
         });
     }
     Ok(())
+}
+
+const SHADER: &str = include_str!("../../shaders/linear.wgsl");
+/// Rows and columns of a tile of the product, and the rows that one partial sum of a bias gradient covers.
+const TILE: usize = 64;
+
+impl Activation {
+    fn code(self) -> u32 {
+        match self {
+            Activation::None => 0,
+            Activation::GeluErf => 1,
+            Activation::GeluTanh => 2,
+            Activation::Relu => 3,
+            Activation::Tanh => 4,
+        }
+    }
+}
+
+/// A matrix of a kernel: element (i, j) is at `i * row + j * col`.
+struct Strided<'a> {
+    t: &'a Tensor,
+    row: usize,
+    col: usize,
+}
+
+/// What happens to the sums of a product: bias, activation, where the sums themselves go, whether C is added to.
+struct After<'a> {
+    bias: Option<&'a Tensor>,
+    act: Activation,
+    keep: Option<&'a Tensor>,
+    add: bool,
+}
+
+fn product_gpu(
+    device: &Wgpu,
+    [m, n, k]: [usize; 3],
+    a: Strided,
+    b: Strided,
+    c: &Tensor,
+    after: After,
+) -> Result<()> {
+    let consts = [
+        ("BIAS", after.bias.is_some() as u32),
+        ("KEEP", after.keep.is_some() as u32),
+        ("ACT", after.act.code()),
+        ("A_DOWN", (a.col == 1) as u32),
+        ("B_DOWN", (b.row == 1) as u32),
+    ];
+    let params = [m, n, k, a.row, a.col, b.row, b.col, after.add as usize].map(|v| v as u32);
+    let groups = [n.div_ceil(TILE) as u32, m.div_ceil(TILE) as u32, 1];
+    let buffers = [a.t, b.t, c, after.bias.unwrap_or(c), after.keep.unwrap_or(c)];
+    launch(device, (SHADER, "product"), &consts, groups, &buffers, &params)
+}
+
+impl On<Wgpu> for Linear {
+    fn forward(&self, device: &Wgpu, io: Forward) -> Result<()> {
+        let ((rows, k), (n, _)) = (io.x[0].spec.rows_cols(), io.x[1].spec.rows_cols());
+        let x = Strided { t: io.x[0], row: k, col: 1 };
+        let w = Strided { t: io.x[1], row: 1, col: k };
+        let keep = self.act.needs_input().then(|| io.y[1]);
+        let after = After { bias: io.x.get(2).copied(), act: self.act, keep, add: false };
+        product_gpu(device, [rows, n, k], x, w, io.y[0], after)
+    }
+    fn backward(&self, device: &Wgpu, io: Backward) -> Result<()> {
+        let ((rows, k), (n, _)) = (io.x[0].spec.rows_cols(), io.x[1].spec.rows_cols());
+        let (x, w, dy) = (io.x[0], io.x[1], io.dy()?);
+        let consts = [("BIAS", 0), ("KEEP", 0), ("ACT", self.act.code()), ("A_DOWN", 0), ("B_DOWN", 0)];
+        let sizes = |add: bool| [rows, n, 0, 0, 0, 0, 0, add as usize].map(|v| v as u32);
+        let scratch;
+        let dz = if self.act == Activation::None {
+            dy
+        } else {
+            scratch = device.scratch(dy.spec.dtype, &[rows, n])?;
+            let kept = io.y[self.act.needs_input() as usize];
+            let buffers = [dy, kept, &scratch];
+            launch(device, (SHADER, "derive"), &consts, groups_for(rows * n), &buffers, &sizes(false))?;
+            &scratch
+        };
+        let plain = |add| After { bias: None, act: Activation::None, keep: None, add };
+        if let Some(g) = io.dx(0) {
+            let (a, b) = (Strided { t: dz, row: n, col: 1 }, Strided { t: w, row: k, col: 1 });
+            product_gpu(device, [rows, k, n], a, b, g.t, plain(g.add))?;
+        }
+        if let Some(g) = io.dx(1) {
+            let (a, b) = (Strided { t: dz, row: 1, col: n }, Strided { t: x, row: k, col: 1 });
+            product_gpu(device, [n, k, rows], a, b, g.t, plain(g.add))?;
+        }
+        if let Some(g) = io.dx(2) {
+            let parts = device.scratch(dy.spec.dtype, &[rows.div_ceil(TILE), n])?;
+            let columns = groups_for(n)[0];
+            let buffers = [dz, &parts, g.t];
+            let by_block = [columns, rows.div_ceil(TILE) as u32, 1];
+            launch(device, (SHADER, "sum_rows"), &consts, by_block, &buffers, &sizes(g.add))?;
+            launch(device, (SHADER, "sum_parts"), &consts, [columns, 1, 1], &buffers, &sizes(g.add))?;
+        }
+        Ok(())
+    }
 }
 
 /// Cases chosen to hurt: one row, one column, prime sizes, more rows and columns than a task, a depth of two passes.

@@ -16,7 +16,7 @@ pub mod mse;
 pub mod pool;
 
 use crate::device::cpu::vectorise;
-use crate::device::{Backend, Caps, Cpu, Cuda, Device, Tensor, Wgpu, dispatch};
+use crate::device::{Backend, Caps, Const, Cpu, Cuda, Device, Gpu, Launch, Tensor, Wgpu, dispatch};
 use crate::error::{Error, Result};
 use crate::shape::{DType, Spec};
 use std::fmt::Debug;
@@ -80,7 +80,7 @@ macro_rules! absent { ($($b:ty),*) => { $(
         fn run(&self, device: &$b, _: &[&Tensor]) -> Result<()> { match *device {} }
     }
 )* } }
-absent!(Cuda, Wgpu);
+absent!(Cuda);
 
 /// What an op needs to run and what running it costs.
 #[derive(Clone, Debug)]
@@ -282,6 +282,36 @@ macro_rules! by_dtype {
     };
 }
 use by_dtype;
+
+/// Threads of a group in kernels that do not say otherwise.
+const THREADS: u32 = 64;
+
+/// Queues a kernel of [`THREADS`] threads a group. `params` are the words of its `Params`, floats by their bits.
+fn launch(
+    device: &impl Gpu,
+    (source, entry): (&'static str, &'static str),
+    consts: &[(&'static str, u32)],
+    groups: [u32; 3],
+    buffers: &[&Tensor],
+    params: &[u32],
+) -> Result<()> {
+    let consts: Vec<_> = consts.iter().map(|&(name, v)| (name, Const::U32(v))).collect();
+    device.launch(Launch {
+        source,
+        entry,
+        consts: &consts,
+        groups,
+        threads: THREADS,
+        shared_bytes: 0,
+        buffers,
+        params: bytemuck::cast_slice(params),
+    })
+}
+
+/// Groups of a launch with one thread an item.
+fn groups_for(items: usize) -> [u32; 3] {
+    crate::device::fold(items.div_ceil(THREADS as usize))
+}
 
 /// Cuts an optional tensor into `count` blocks, so that it can go through a parallel loop beside others.
 fn blocks_mut<T>(all: Option<&mut [T]>, size: usize, count: usize) -> Vec<Option<&mut [T]>> {

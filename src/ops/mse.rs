@@ -3,10 +3,10 @@
 //! predictions p (rows, C), targets t (rows, C), scale (1) -> loss (1). With scale = 1 / (rows C) it is PyTorch's
 //! `mse_loss` with reduction "mean". Nothing is saved.
 
-use super::binary_cross_entropy::plan_pair;
+use super::binary_cross_entropy::{pair_backward, pair_forward, plan_pair};
 use super::{Backward, Case, Forward, Input, On, Op, Plan, by_dtype};
 use crate::device::cpu::{Real, sum_lanes, vectorise};
-use crate::device::{Caps, Cpu};
+use crate::device::{Caps, Cpu, Wgpu};
 use crate::error::Result;
 use crate::shape::Spec;
 
@@ -49,6 +49,17 @@ fn backward<T: Real>(io: Backward) -> Result<()> {
         *dx = if g.add { *dx + d } else { d };
     }
     Ok(())
+}
+
+const SHADER: &str = include_str!("../../shaders/mse.wgsl");
+
+impl On<Wgpu> for Mse {
+    fn forward(&self, device: &Wgpu, io: Forward) -> Result<()> {
+        pair_forward(device, SHADER, io)
+    }
+    fn backward(&self, device: &Wgpu, io: Backward) -> Result<()> {
+        pair_backward(device, SHADER, io)
+    }
 }
 
 /// Cases chosen to hurt: one element, more than the lanes of a sum, no rows.

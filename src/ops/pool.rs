@@ -3,9 +3,12 @@
 //! x (tokens, cols), cu_seqlens u32 (sequences + 1) -> y (sequences, cols). An empty sequence gives zeros. The first
 //! token is BERT's `[CLS]` (Devlin et al. 2019, sec. 3); the mean is sentence-transformers' `pooling_mode_mean_tokens`.
 
-use super::{Backward, Case, Forward, Input, On, Op, Plan, by_dtype, compute_dtype, refuse, sequences};
+use super::{
+    Backward, Case, Forward, Input, On, Op, Plan, by_dtype, compute_dtype, groups_for, launch, refuse,
+    sequences,
+};
 use crate::device::cpu::Real;
-use crate::device::{Caps, Cpu};
+use crate::device::{Caps, Cpu, Tensor, Wgpu};
 use crate::error::Result;
 use crate::shape::{DType, Spec};
 
@@ -75,6 +78,29 @@ fn backward<T: Real>(op: Pool, io: Backward) -> Result<()> {
         }
     }
     Ok(())
+}
+
+const SHADER: &str = include_str!("../../shaders/pool.wgsl");
+
+impl Pool {
+    fn launch(self, device: &Wgpu, entry: &'static str, buffers: [&Tensor; 3], add: bool) -> Result<()> {
+        let (tokens, cols) = buffers[0].spec.rows_cols();
+        let seqs = buffers[2].spec.rows_cols().0;
+        let items = if entry == "forward" { seqs } else { tokens } * cols;
+        let params = [tokens, cols, seqs, add as usize].map(|v| v as u32);
+        let consts = [("MEAN", (self == Pool::Mean) as u32)];
+        launch(device, (SHADER, entry), &consts, groups_for(items), &buffers, &params)
+    }
+}
+
+impl On<Wgpu> for Pool {
+    fn forward(&self, device: &Wgpu, io: Forward) -> Result<()> {
+        self.launch(device, "forward", [io.x[0], io.x[1], io.y[0]], false)
+    }
+    fn backward(&self, device: &Wgpu, io: Backward) -> Result<()> {
+        let Some(g) = io.dx(0) else { return Ok(()) };
+        self.launch(device, "backward", [g.t, io.x[1], io.dy()?], g.add)
+    }
 }
 
 /// Cases chosen to hurt: empty sequences at each place, one token, odd columns.

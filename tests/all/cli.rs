@@ -342,7 +342,7 @@ fn every_mistake_has_its_exit_code_and_a_remedy() {
         let e = refused(&tempra(args), *code);
         assert!(e.contains(part), "{args:?}: {e}");
     }
-    for name in ["cuda", "wgpu", "wgpu:1"] {
+    for name in ["cuda", "wgpu", "wgpu:9"] {
         // A build that can drive it, on a machine that has it, has nothing to refuse.
         let out = tempra(&["predict", model, csv, "--device", name]);
         if out.status.code() != Some(0) {
@@ -469,10 +469,12 @@ fn devices_lists_the_processor() {
     let found = json(&tempra(&["devices", "--json"]));
     let devices = found["devices"].as_array().unwrap();
     let names: Vec<_> = devices.iter().map(|d| d["name"].as_str().unwrap()).collect();
-    assert_eq!((names, devices[0]["available"].as_bool()), (vec!["cpu", "cuda", "wgpu"], Some(true)));
+    let (names, wgpu) = (names[..2].to_vec(), &names[2..]);
+    assert_eq!((names, devices[0]["available"].as_bool()), (vec!["cpu", "cuda"], Some(true)));
+    assert!(!wgpu.is_empty() && wgpu.iter().all(|n| n.starts_with("wgpu")), "{wgpu:?}");
     assert!(devices[0]["description"].as_str().unwrap().contains("threads"));
     let text = fine(&tempra(&["devices"]));
-    assert!(["cpu   yes", "cuda  ", "wgpu  ", "auto is "].iter().all(|s| text.contains(s)), "{text}");
+    assert!(["cpu    yes", "cuda   ", "wgpu", "auto is "].iter().all(|s| text.contains(s)), "{text}");
 }
 
 #[test]

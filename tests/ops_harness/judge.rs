@@ -32,10 +32,12 @@ impl Verdict {
 pub struct Bench {
     truth: Device,
     threads: Device,
+    /// The other backends that are here, by name.
+    others: Vec<(&'static str, Device)>,
 }
 
-/// Elements of guard on each side of a buffer.
-const GUARD: usize = 24;
+/// Elements of guard on each side of a buffer; a GPU binds from multiples of 256 bytes only.
+const GUARD: usize = 64;
 const MARK: f64 = 12345.0;
 
 /// A tensor in the middle of a larger one whose rest must not change.
@@ -130,7 +132,14 @@ struct Outcome {
 impl Bench {
     pub fn open() -> Bench {
         let open = |threads| Device::open("cpu", threads).expect("the CPU opens");
-        Bench { truth: open(1), threads: open(3) }
+        let others =
+            ["cuda", "wgpu"].into_iter().filter_map(|n| Some((n, Device::open(n, 0).ok()?))).collect();
+        Bench { truth: open(1), threads: open(3), others }
+    }
+
+    /// The names of the backends besides the CPU that are here.
+    pub fn others(&self) -> impl Iterator<Item = &'static str> {
+        self.others.iter().map(|(name, _)| *name)
     }
 
     pub fn judge(&self, case: &Case) -> Vec<Verdict> {
@@ -264,6 +273,21 @@ impl Bench {
             let differ = single.y != other.y || single.dx != other.dx;
             say(what, differ as u8 as f64, 0.0);
         }
+        for (name, device) in &self.others {
+            let run = |want| self.run(device, DType::F32, op, case, &x, &dy, want);
+            let there = run(Want::Overwrite)?;
+            say(&format!("agree: {name} f32 forward"), worst(&there.y, &truth.y), 3e-5 * case.slack);
+            say(&format!("agree: {name} f32 backward"), all_worst(&there.dx, &truth.dx), 5e-5 * case.slack);
+            let added = run(Want::AddTo(0.5))?;
+            say(&format!("accumulate: {name} adds"), all_worst(&added.dx, &expected), 5e-5 * case.slack);
+            say(&format!("bounds: {name}"), (there.broken + added.broken) as f64, 0.0);
+            for i in (0..x.len()).filter(|&i| !truth.dx[i].is_empty()) {
+                let only = run(Want::Only(i))?;
+                say(&format!("alone: {name} gradient {i}"), worst(&only.dx[i], &there.dx[i]), 0.0);
+            }
+            let again = run(Want::Overwrite)?;
+            say(&format!("repeat: {name}"), (there.y != again.y || there.dx != again.dx) as u8 as f64, 0.0);
+        }
         Ok(())
     }
 
@@ -291,6 +315,13 @@ impl Bench {
         say("agree: cpu f32", all_worst(&single, &expected), 1e-6 * case.slack);
         say("bounds: f32", broken as f64, 0.0);
         say("repeat: other threads", (run(&self.threads, DType::F32)?.0 != single) as u8 as f64, 0.0);
+        for (name, device) in &self.others {
+            let (there, broken) = run(device, DType::F32)?;
+            say(&format!("agree: {name} f32"), all_worst(&there, &expected), 2e-6 * case.slack);
+            say(&format!("bounds: {name}"), broken as f64, 0.0);
+            let again = run(device, DType::F32)?.0;
+            say(&format!("repeat: {name}"), (again != there) as u8 as f64, 0.0);
+        }
         Ok(())
     }
 }

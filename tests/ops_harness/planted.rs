@@ -3,7 +3,7 @@
 
 use crate::judge::{Bench, Verdict};
 use std::sync::atomic::{AtomicU32, Ordering};
-use tempra::device::{Caps, Cpu};
+use tempra::device::{Caps, Const, Cpu, Gpu, Launch, Tensor, Wgpu};
 use tempra::error::Result;
 use tempra::ops::{Backward, Case, Forward, Input, On, Op, Plan};
 use tempra::shape::Spec;
@@ -41,7 +41,10 @@ enum Mistake {
 /// y[s] = mean of exp(x) over sequence s.
 #[derive(Debug)]
 struct MeanExp {
+    /// On the CPU.
     mistake: Mistake,
+    /// In the kernels.
+    kernel: Mistake,
     runs: AtomicU32,
 }
 
@@ -61,6 +64,37 @@ impl On<Cpu> for MeanExp {
     }
     fn backward(&self, _: &Cpu, io: Backward) -> Result<()> {
         if io.x[0].spec.dtype.size() == 8 { self.backward_as::<f64>(io) } else { self.backward_as::<f32>(io) }
+    }
+}
+
+/// The same op with the same mistakes as a kernel.
+const SHADER: &str = include_str!("planted.wgsl");
+
+impl MeanExp {
+    fn launch(&self, device: &Wgpu, entry: &'static str, buffers: &[&Tensor], add: bool) -> Result<()> {
+        let (rows, cols) = buffers[0].spec.rows_cols();
+        let runs = self.runs.fetch_add(1, Ordering::Relaxed);
+        let params = [rows as u32, cols as u32, buffers[1].spec.len() as u32 - 1, add as u32, runs];
+        device.launch(Launch {
+            source: SHADER,
+            entry,
+            consts: &[("MISTAKE", Const::U32(self.kernel as u32))],
+            groups: [1, 1, 1],
+            threads: 64,
+            shared_bytes: 0,
+            buffers,
+            params: bytemuck::cast_slice(&params),
+        })
+    }
+}
+
+impl On<Wgpu> for MeanExp {
+    fn forward(&self, device: &Wgpu, io: Forward) -> Result<()> {
+        self.launch(device, "forward", &[io.x[0], io.x[1], io.y[0]], false)
+    }
+    fn backward(&self, device: &Wgpu, io: Backward) -> Result<()> {
+        let (Some(dy), Some(Some(g))) = (io.dy[0], io.dx.first()) else { return Ok(()) };
+        self.launch(device, "backward", &[io.x[0], io.x[1], g.t, dy], g.add)
     }
 }
 
@@ -131,10 +165,19 @@ impl MeanExp {
 /// Every mistake, and the question that caught it; the correct op counts as caught if nothing complains.
 pub fn all(bench: &Bench) -> Vec<(String, Option<String>)> {
     use Mistake::*;
-    let complaint = |mistake| {
-        let op = MeanExp { mistake, runs: AtomicU32::new(0) };
+    let complaints = |mistake, kernel| {
+        let op = MeanExp { mistake, kernel, runs: AtomicU32::new(0) };
         let case = Case::new("planted", op, vec![Input::real(&[9, 4]), Input::ints(&[0, 3, 4, 9])]);
-        bench.judge(&case).into_iter().find(|v: &Verdict| !v.ok()).map(|v| v.what)
+        bench.judge(&case).into_iter().filter(|v: &Verdict| !v.ok()).map(|v| v.what).collect::<Vec<_>>()
+    };
+    // Each backend has to be caught by itself, with all others right.
+    let caught = |mistake| -> Option<String> {
+        let mut by = vec![complaints(mistake, None).first()?.clone()];
+        for name in bench.others() {
+            let about = |c: &&String| c.split([' ', ':']).any(|word| word == name);
+            by.push(complaints(None, mistake).iter().find(about)?.clone());
+        }
+        Some(by.join("; "))
     };
     let mut seen: Vec<(String, Option<String>)> = [
         BorderOffByOne,
@@ -150,12 +193,12 @@ pub fn all(bench: &Bench) -> Vec<(String, Option<String>)> {
         WritesInput,
         Nan,
     ]
-    .map(|m| (format!("{m:?}"), complaint(m)))
+    .map(|m| (format!("{m:?}"), caught(m)))
     .into();
-    let clean = complaint(None);
+    let clean = complaints(None, None);
     seen.push((
         "no mistake, no complaint".into(),
-        if clean.is_none() { Some("nobody".into()) } else { Option::None },
+        if clean.is_empty() { Some("nobody".into()) } else { Option::None },
     ));
     seen
 }

@@ -30,7 +30,7 @@ section! {
         seed: u64 = 42, Rule::Any;
         /// Several runs, one a seed, in place of `seed`; an empty list is one run.
         seeds: Vec<u64> = Vec::new(), Rule::Any;
-        /// Which device computes: "auto" takes CUDA, else wgpu, else the CPU; "wgpu:1" is the second adapter.
+        /// Which device computes: "auto" takes the CPU; "wgpu" is a GPU through Vulkan, Metal or DX12, "wgpu:1" the second one.
         device: DeviceName = DeviceName::Auto, Rule::Any;
         /// CPU threads; 0 takes every core.
         threads: usize = 0, from_to(0.0, 4096.0);

@@ -1,0 +1,184 @@
+// y = act(x w^T + b) and its gradients: see src/ops/linear.rs.
+// Constants: BIAS and KEEP (0 or 1), ACT (0 none, 1 erf, 2 tanh form of GELU, 3 relu, 4 tanh), A_DOWN and B_DOWN (whether
+// neighbours in memory are neighbours along the summed dimension), THREADS.
+
+const TILE = 64u;
+const DEPTH = 16u;
+const SQRT_2_PI = 0.7978845608028654;
+
+struct Params {
+    m: u32,
+    n: u32,
+    k: u32,
+    a_row: u32,
+    a_col: u32,
+    b_row: u32,
+    b_col: u32,
+    add: u32,
+}
+var<immediate> p: Params;
+
+@group(0) @binding(0) var<storage, read_write> a: array<f32>;
+@group(0) @binding(1) var<storage, read_write> b: array<f32>;
+@group(0) @binding(2) var<storage, read_write> c: array<f32>;
+@group(0) @binding(3) var<storage, read_write> bias: array<f32>;
+// What the backward pass needs: the sum before the activation.
+@group(0) @binding(4) var<storage, read_write> kept: array<f32>;
+
+fn activate(z: f32) -> f32 {
+    switch ACT {
+        case 1u: { return 0.5 * z * (1.0 + erf(z * 0.7071067811865476)); }
+        case 2u: { return 0.5 * z * (1.0 + tanh_safe(SQRT_2_PI * (z + 0.044715 * z * z * z))); }
+        case 3u: { return select(z, 0.0, z < 0.0); }
+        case 4u: { return tanh_safe(z); }
+        default: { return z; }
+    }
+}
+
+// From the sum before the activation (GELU) or the result (relu, tanh).
+fn slope(v: f32) -> f32 {
+    switch ACT {
+        case 1u: { return 0.5 * (1.0 + erf(v * 0.7071067811865476)) + v * 0.3989422804014327 * exp(-0.5 * v * v); }
+        case 2u: {
+            let t = tanh_safe(SQRT_2_PI * (v + 0.044715 * v * v * v));
+            return 0.5 * (1.0 + t + v * SQRT_2_PI * (1.0 + 0.134145 * v * v) * (1.0 - t * t));
+        }
+        case 3u: { return select(0.0, 1.0, v > 0.0); }
+        case 4u: { return 1.0 - v * v; }
+        default: { return 1.0; }
+    }
+}
+
+fn put(row: u32, col: u32, v: vec4<f32>) {
+    if (row >= p.m) {
+        return;
+    }
+    for (var i = 0u; i < 4u; i++) {
+        let at = col + i;
+        if (at < p.n) {
+            var z = v[i];
+            if (BIAS == 1u) {
+                z += bias[at];
+            }
+            let to = row * p.n + at;
+            if (KEEP == 1u) {
+                kept[to] = z;
+            }
+            z = activate(z);
+            if (p.add == 1u) {
+                z += c[to];
+            }
+            c[to] = z;
+        }
+    }
+}
+
+var<workgroup> sa: array<f32, 1024>;
+var<workgroup> sb: array<f32, 1024>;
+
+fn columns(at: u32) -> vec4<f32> {
+    return vec4<f32>(sb[at], sb[at + 1u], sb[at + 2u], sb[at + 3u]);
+}
+
+// A tile of 64 x 64 by 64 invocations, each with eight rows and two times four columns; the sum goes on in steps of 16.
+@compute @workgroup_size(64)
+fn product(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) li: u32) {
+    let row0 = group.y * TILE;
+    let col0 = group.x * TILE;
+    let tx = (li & 7u) * 4u;
+    let ty = (li >> 3u) * 8u;
+    var l0 = vec4<f32>(); var l1 = vec4<f32>(); var l2 = vec4<f32>(); var l3 = vec4<f32>();
+    var l4 = vec4<f32>(); var l5 = vec4<f32>(); var l6 = vec4<f32>(); var l7 = vec4<f32>();
+    var h0 = vec4<f32>(); var h1 = vec4<f32>(); var h2 = vec4<f32>(); var h3 = vec4<f32>();
+    var h4 = vec4<f32>(); var h5 = vec4<f32>(); var h6 = vec4<f32>(); var h7 = vec4<f32>();
+    for (var k0 = 0u; k0 < p.k; k0 += DEPTH) {
+        for (var i = 0u; i < 16u; i++) {
+            let e = li + i * 64u;
+            var r = e & 63u;
+            var q = e >> 6u;
+            if (A_DOWN == 1u) {
+                r = e >> 4u;
+                q = e & 15u;
+            }
+            var v = 0.0;
+            if (row0 + r < p.m && k0 + q < p.k) {
+                v = a[(row0 + r) * p.a_row + (k0 + q) * p.a_col];
+            }
+            sa[q * TILE + r] = v;
+            r = e & 63u;
+            q = e >> 6u;
+            if (B_DOWN == 1u) {
+                r = e >> 4u;
+                q = e & 15u;
+            }
+            v = 0.0;
+            if (col0 + r < p.n && k0 + q < p.k) {
+                v = b[(k0 + q) * p.b_row + (col0 + r) * p.b_col];
+            }
+            sb[q * TILE + r] = v;
+        }
+        workgroupBarrier();
+        for (var q = 0u; q < DEPTH; q++) {
+            let at = q * TILE + ty;
+            let low = columns(q * TILE + tx);
+            let high = columns(q * TILE + 32u + tx);
+            let a0 = vec4<f32>(sa[at]); l0 = fma(a0, low, l0); h0 = fma(a0, high, h0);
+            let a1 = vec4<f32>(sa[at + 1u]); l1 = fma(a1, low, l1); h1 = fma(a1, high, h1);
+            let a2 = vec4<f32>(sa[at + 2u]); l2 = fma(a2, low, l2); h2 = fma(a2, high, h2);
+            let a3 = vec4<f32>(sa[at + 3u]); l3 = fma(a3, low, l3); h3 = fma(a3, high, h3);
+            let a4 = vec4<f32>(sa[at + 4u]); l4 = fma(a4, low, l4); h4 = fma(a4, high, h4);
+            let a5 = vec4<f32>(sa[at + 5u]); l5 = fma(a5, low, l5); h5 = fma(a5, high, h5);
+            let a6 = vec4<f32>(sa[at + 6u]); l6 = fma(a6, low, l6); h6 = fma(a6, high, h6);
+            let a7 = vec4<f32>(sa[at + 7u]); l7 = fma(a7, low, l7); h7 = fma(a7, high, h7);
+        }
+        workgroupBarrier();
+    }
+    let row = row0 + ty;
+    let col = col0 + tx;
+    put(row, col, l0); put(row, col + 32u, h0);
+    put(row + 1u, col, l1); put(row + 1u, col + 32u, h1);
+    put(row + 2u, col, l2); put(row + 2u, col + 32u, h2);
+    put(row + 3u, col, l3); put(row + 3u, col + 32u, h3);
+    put(row + 4u, col, l4); put(row + 4u, col + 32u, h4);
+    put(row + 5u, col, l5); put(row + 5u, col + 32u, h5);
+    put(row + 6u, col, l6); put(row + 6u, col + 32u, h6);
+    put(row + 7u, col, l7); put(row + 7u, col + 32u, h7);
+}
+
+// dz = dy act'(z): a is dy, b what was kept, c dz; m n elements.
+@compute @workgroup_size(THREADS)
+fn derive(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) count: vec3<u32>,
+          @builtin(local_invocation_index) li: u32) {
+    let i = flat(group, count, li);
+    if (i < p.m * p.n) {
+        c[i] = a[i] * slope(b[i]);
+    }
+}
+
+// db = column sums of dz: a is dz (m, n), c is db (n), b holds the partial sums (ceil(m / 64), n) in between.
+@compute @workgroup_size(THREADS)
+fn sum_rows(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) li: u32) {
+    let col = group.x * THREADS + li;
+    if (col < p.n) {
+        let end = min(p.m, (group.y + 1u) * 64u);
+        var sum = 0.0;
+        for (var r = group.y * 64u; r < end; r++) {
+            sum += a[r * p.n + col];
+        }
+        b[group.y * p.n + col] = sum;
+    }
+}
+@compute @workgroup_size(THREADS)
+fn sum_parts(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) li: u32) {
+    let col = group.x * THREADS + li;
+    if (col < p.n) {
+        var sum = 0.0;
+        for (var r = 0u; r < (p.m + 63u) / 64u; r++) {
+            sum += b[r * p.n + col];
+        }
+        if (p.add == 1u) {
+            sum += c[col];
+        }
+        c[col] = sum;
+    }
+}

@@ -1,0 +1,63 @@
+// What every shader may use. The host puts this before a shader's own source, and the constants before both.
+
+// High word of the 64-bit product.
+fn mul_hi(a: u32, b: u32) -> u32 {
+    let a0 = a & 0xffffu;
+    let a1 = a >> 16u;
+    let b0 = b & 0xffffu;
+    let b1 = b >> 16u;
+    let low = a0 * b0;
+    let one = a0 * b1;
+    let two = a1 * b0;
+    let middle = (low >> 16u) + (one & 0xffffu) + (two & 0xffffu);
+    return a1 * b1 + (one >> 16u) + (two >> 16u) + (middle >> 16u);
+}
+
+// Philox4x32-10 (Salmon et al. 2011), the CPU's bits.
+fn philox(counter: vec4<u32>, seed: vec2<u32>) -> vec4<u32> {
+    var c = counter;
+    var k = seed;
+    for (var i = 0u; i < 10u; i++) {
+        let p = 0xD2511F53u * c.x;
+        let q = 0xCD9E8D57u * c.z;
+        c = vec4<u32>(mul_hi(0xCD9E8D57u, c.z) ^ c.y ^ k.x, q, mul_hi(0xD2511F53u, c.x) ^ c.w ^ k.y, p);
+        k += vec2<u32>(0x9E3779B9u, 0xBB67AE85u);
+    }
+    return c;
+}
+
+// One dropout: what the kernel's Params say of it. `row` is the key's entry that rows are counted from.
+struct Drop {
+    threshold: u32,
+    site: u32,
+    row: u32,
+    scale: f32,
+}
+
+// 0 or 1 / (1 - p) for column c, from the sixteen bits of its block of eight columns.
+fn factor(d: Drop, words: vec4<u32>, c: u32) -> f32 {
+    let bits = (words[(c & 7u) >> 1u] >> ((c & 1u) * 16u)) & 0xffffu;
+    return select(d.scale, 0.0, bits < d.threshold);
+}
+
+// The error function, as device/cpu/real.rs computes it.
+fn erf(x: f32) -> f32 {
+    let t = abs(x);
+    let s = x * x;
+    let near = x * (1.0 + (0.12837915 + s * (-0.3761248 + s * (0.11281684 + s * (-0.026761752
+        + s * (0.004985977 + s * -0.0005953897))))));
+    let c = min(t, 4.0);
+    let far = 1.0 - exp(-c * (1.0 + (0.12865219 + c * (0.6351358 + c * (0.106263295 + c * (-0.023785464
+        + c * (0.0036538133 + c * (-0.0003256631 + c * 1.1523134e-5))))))));
+    return select(near, select(far, -far, x < 0.0), t > 0.92);
+}
+
+// The driver's tanh gives NaN for large arguments on some adapters.
+fn tanh_safe(x: f32) -> f32 {
+    return tanh(clamp(x, -15.0, 15.0));
+}
+
+// Where this invocation stands in a folded one-dimensional launch.
+fn flat(group: vec3<u32>, count: vec3<u32>, local: u32) -> u32 {
+    return (group.x + group.y * count.x) * THREADS + local;
+}
