@@ -2,7 +2,7 @@
 //! submitted in batches. Nothing is read back unless [`Backend::read`] asks for it.
 
 use super::{Backend, Caps, Const, Gpu, Launch, Storage, Tensor};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::shape::{DType, Spec};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -276,7 +276,7 @@ impl Wgpu {
         match &*lock(&self.inner.fault) {
             None => Ok(()),
             Some(Fault::Lost(text)) => {
-                Err(Error::device("the device was lost").at(&self.caps.name).found(text.clone()).hint(
+                Err(Error::new(Kind::Lost, "the device was lost").at(&self.caps.name).found(text.clone()).hint(
                     "the last checkpoint is complete: the same command goes on from there, once the driver is well",
                 ))
             }
