@@ -9,7 +9,8 @@ use super::fs::{Fs, parent, remove_any, replace_file, sibling};
 use super::manifest::{self, CheckpointReport, MANIFEST};
 use super::write::{NamedFile, publish, restore, unwritable, write_files};
 use crate::error::{Error, Kind, Result};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
+use serde_json::json;
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Write;
@@ -52,7 +53,7 @@ pub struct Newest {
     pub skipped: Vec<(PathBuf, String)>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Deserialize)]
 struct Owner {
     pid: u32,
     host: String,
@@ -69,8 +70,8 @@ impl RunDir {
         // The folder's own entry must outlive a power loss too; a parent that may not be read is the user's to choose.
         let _ = fs.sync_dir(parent(&path));
         let lock = path.join(LOCK);
-        let me = Owner { pid: std::process::id(), host: host(), started: utc(SystemTime::now()) };
-        let me = serde_json::to_string(&me).unwrap_or_default() + "\n";
+        let (pid, started) = (std::process::id(), utc(SystemTime::now()));
+        let me = format!("{}\n", json!({ "pid": pid, "host": host(), "started": started }));
         let held = fs.lock(&lock, &me).map_err(|e| match e.kind() {
             std::io::ErrorKind::WouldBlock => locked(&lock),
             std::io::ErrorKind::Unsupported => Error::io(Kind::Disk, "cannot be locked", &lock, &e)

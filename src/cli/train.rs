@@ -82,8 +82,7 @@ pub fn run(args: &ArgMatches) -> Result<i32> {
             }
         }
         let file = recipe.output.join("summary.json");
-        let text = serde_json::to_string_pretty(&table).unwrap_or_default();
-        std::fs::write(&file, text + "\n")
+        std::fs::write(&file, format!("{table:#}\n"))
             .map_err(|e| Error::io(crate::error::Kind::Disk, "cannot be written", &file, &e))?;
     }
     Ok(0)

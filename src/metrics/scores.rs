@@ -3,6 +3,7 @@
 use serde::de::{MapAccess, Visitor};
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::Value;
 use std::fmt;
 
 /// Named scores in the order they were pushed. In JSON an object; NaN and the infinities, which JSON cannot say, become
@@ -30,6 +31,11 @@ impl Scores {
     /// All of them, in order.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, f64)> {
         self.0.iter().map(|(n, v)| (n.as_str(), *v))
+    }
+    /// As the object that serialising gives.
+    pub fn to_json(&self) -> Value {
+        let value = |v: f64| word(v).map_or_else(|| v.into(), Value::from);
+        self.iter().map(|(name, v)| (name.to_owned(), value(v))).collect()
     }
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {

@@ -75,6 +75,11 @@ struct Part<'a, T> {
     lse: &'a mut [T],
 }
 
+/// Elements of the largest block of scores that a task holds at once.
+fn block_of(seqs: &[Range<usize>]) -> usize {
+    seqs.iter().map(|s| QUERIES.min(s.len()) * s.len()).max().unwrap_or(0)
+}
+
 /// Cuts the outputs into the parts that tasks compute, sequence by sequence, head by head.
 fn parts<'a, T>(
     seqs: &[Range<usize>],
@@ -140,6 +145,7 @@ fn forward<T: Real>(op: &Attention, cpu: &Cpu, io: Forward) -> Result<()> {
     let (mut o, mut lse) = (io.y[0].cpu_mut::<T>()?, io.y[1].cpu_mut::<T>()?);
     let scratch = cpu.scratch(tokens * hidden * size_of::<T>())?;
     let mut out = scratch.write::<T>(0, tokens * hidden)?;
+    let blocks = cpu.scratch_per_thread(size_of::<T>() * block_of(&seqs))?;
     let scale = T::of(op.scale as f64);
     let task = |part: Part<T>| -> Result<()> {
         let len = part.tokens.len();
@@ -148,10 +154,9 @@ fn forward<T: Real>(op: &Attention, cpu: &Cpu, io: Forward) -> Result<()> {
             row: cols,
             col: 1,
         };
-        let scratch = cpu.scratch(QUERIES.min(len) * len * size_of::<T>())?;
         for q0 in (0..len).step_by(QUERIES) {
             let rows = QUERIES.min(len - q0);
-            let mut p = scratch.write::<T>(0, rows * len)?;
+            let mut p = blocks.mine::<T>(0, rows * len)?;
             product_serial(
                 cpu,
                 [rows, len, d],
@@ -200,6 +205,8 @@ fn backward<T: Real>(op: &Attention, cpu: &Cpu, io: Backward) -> Result<()> {
     let (o, lse, dy) = (io.y[0].cpu::<T>()?, io.y[1].cpu::<T>()?, io.dy()?.cpu::<T>()?);
     let scratch = cpu.scratch(tokens * cols * size_of::<T>())?;
     let mut out = scratch.write::<T>(0, tokens * cols)?;
+    let block = block_of(&seqs);
+    let blocks = cpu.scratch_per_thread(size_of::<T>() * 2 * block)?;
     let scale = T::of(op.scale as f64);
     let task = |part: Part<T>| -> Result<()> {
         let (len, start) = (part.tokens.len(), part.tokens.start);
@@ -209,13 +216,11 @@ fn backward<T: Real>(op: &Attention, cpu: &Cpu, io: Backward) -> Result<()> {
             col: 1,
         };
         let lse = &lse[start * op.heads + part.head * len..][..len];
-        let size = QUERIES.min(len) * len;
-        let scratch = cpu.scratch(2 * size * size_of::<T>())?;
         let (dq, rest) = part.out.split_at_mut(len * d);
         let (dk, dv) = rest.split_at_mut(len * d);
         for q0 in (0..len).step_by(QUERIES) {
             let rows = QUERIES.min(len - q0);
-            let (mut p, mut ds) = (scratch.write::<T>(0, rows * len)?, scratch.write::<T>(size, rows * len)?);
+            let (mut p, mut ds) = (blocks.mine::<T>(0, rows * len)?, blocks.mine::<T>(block, rows * len)?);
             let from = (start + q0) * hidden + part.head * d;
             let dout = Mat { data: &dy[from..], row: hidden, col: 1 };
             product_serial(

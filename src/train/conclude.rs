@@ -122,10 +122,9 @@ impl Trainer<'_> {
 impl Outcome {
     /// What stands in `metrics.json`: the test scores, or the best validation's, at the top.
     pub fn to_json(&self) -> Value {
-        let scores = |s: &Scores| serde_json::to_value(s).unwrap_or_default();
         let mut all = match (&self.test, &self.best) {
-            (Some(s), _) => scores(s),
-            (None, Some(b)) => scores(&b.scores),
+            (Some(s), _) => s.to_json(),
+            (None, Some(b)) => b.scores.to_json(),
             (None, None) => json!({}),
         };
         all["steps"] = self.steps.into();

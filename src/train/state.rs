@@ -170,9 +170,7 @@ pub fn model_files(recipe: &Recipe, run: &Run) -> Result<Vec<NamedFile<'static>>
 }
 
 pub(super) fn pretty(value: &Value) -> Vec<u8> {
-    let mut text = serde_json::to_vec_pretty(value).unwrap_or_default();
-    text.push(b'\n');
-    text
+    format!("{value:#}\n").into_bytes()
 }
 
 fn backend(run: &Run) -> &'static str {

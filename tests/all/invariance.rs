@@ -138,11 +138,11 @@ fn threads_and_repetition_change_no_bit() {
     }
 }
 
-/// A step of a known shape asks the system for nothing, once the pool has met the shape a few times (a block may serve a
-/// smaller request at first). On one thread, where who takes what first is not up to chance.
+/// A step of a known shape asks the system for nothing from the third on: in the second a few blocks that served a smaller
+/// request in the first are missed where they are due. Who takes what does not depend on the number of threads.
 #[test]
 fn a_step_of_a_known_shape_asks_for_no_memory() {
-    let device = Device::Cpu(Cpu::new(1).expect("threads"));
+    let device = Device::Cpu(Cpu::new(3).expect("threads"));
     let Device::Cpu(host) = &device else { unreachable!() };
     let (model, set, task) = setup(&device, DType::F32);
     let mut optimizer = Optimizer::new(&device, &model.params, Settings::default()).expect("an optimizer");
@@ -157,12 +157,14 @@ fn a_step_of_a_known_shape_asks_for_no_memory() {
     let first = step(0, &batches);
     assert!(first.allocations > opened.allocations && first.peak > opened.peak, "{first:?}");
     assert_eq!(first.live, opened.live, "what a step takes it gives back");
-    let warm = (1..4).map(|i| step(i, &batches)).last().expect("steps");
+    let warm = step(1, &batches);
     println!("first step: {first:?}; warm: {warm:?}");
     // What the pool keeps is not much more than what a step has in use at once.
     assert!(warm.peak <= first.peak + first.peak / 10, "{first:?} {warm:?}");
     assert!(warm.live + warm.free <= warm.peak + warm.peak / 4, "{warm:?}");
-    for i in 4..10 {
+    // A few of them.
+    assert!(warm.allocations - first.allocations <= first.allocations / 8, "{first:?} {warm:?}");
+    for i in 2..10 {
         assert_eq!(step(i, &batches), warm, "step {i}");
     }
     // Where shapes take turns a block may still be exchanged for a larger one, ever more rarely, and what is kept is

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Alignment of every buffer: a cache line, and the widest vector register.
-const ALIGN: usize = 64;
+pub(super) const ALIGN: usize = 64;
 /// Blocks that are put on huge pages: activations, which are written whole. Larger ones are arenas, of which training
 /// touches only a part: the rows of a vocabulary that occur. Whole pages there would be memory for nothing.
 const ON_HUGE: Range<usize> = HUGE..32 << 20;

@@ -56,6 +56,28 @@ impl Cpu {
     pub fn scratch(&self, bytes: usize) -> Result<Buffer> {
         Pool::take(&self.pool, bytes)
     }
+    /// Scratch memory of `bytes` for each thread, taken at once: what the tasks of one op need one after the other.
+    pub fn scratch_per_thread(&self, bytes: usize) -> Result<PerThread> {
+        let bytes = bytes.next_multiple_of(memory::ALIGN);
+        Ok(PerThread { all: self.scratch(bytes * self.threads())?, bytes })
+    }
+}
+
+/// See [`Cpu::scratch_per_thread`].
+pub struct PerThread {
+    all: Buffer,
+    bytes: usize,
+}
+
+impl PerThread {
+    /// `len` elements from `start` on of the calling thread's part; refused while it is in use.
+    pub fn mine<T: bytemuck::Pod>(&self, start: usize, len: usize) -> Result<SliceMut<'_, T>> {
+        let part = self.bytes / size_of::<T>();
+        if start.checked_add(len).is_none_or(|end| end > part) {
+            return Err(Error::shape(format!("{len} elements at {start} of a thread's {part}")));
+        }
+        self.all.write(rayon::current_thread_index().unwrap_or(0) * part + start, len)
+    }
 }
 
 impl Backend for Cpu {
