@@ -11,10 +11,9 @@ use tempra::device::Device;
 use tempra::models::{Model, Options, Outputs};
 use tempra::optim::{Optimizer, Settings};
 use tempra::rng::Stream;
-use tempra::shape::DType;
-use tempra::tape::Tape;
-use tempra::tasks::{self, Classify, Task};
+use tempra::tasks::Classify;
 use tempra::text::Tokenizer;
+use tempra::train::pass;
 
 type Error = Box<dyn std::error::Error>;
 
@@ -51,17 +50,10 @@ impl Bench {
     fn step(&mut self, batch: &Batch) -> Result<f64, Error> {
         let start = Instant::now();
         let Bench { device, model, task, step, .. } = &*self;
-        device.run(|| -> tempra::error::Result<()> {
-            let mut tape = Tape::new(device);
-            let bound = model.params.bind(&mut tape, false)?;
-            let x = tasks::inputs(&mut tape, batch, Some((0, *step)))?;
-            let logits = model.logits(&mut tape, &bound, &x)?;
-            let loss = task.loss(&mut tape, logits, batch, 1.0 / batch.len() as f64)?;
-            tape.backward(loss, device.upload(DType::F32, &[1], &[1f32])?)?;
-            Ok(())
-        })?;
-        self.optimizer.measure(&self.device, &self.model.params)?;
-        self.optimizer.update(&self.device, &self.model.params, 1e-5)?;
+        let scale = 1.0 / batch.len() as f64;
+        let passed = device.run(|| pass(device, model, task, batch, Some((0, *step)), scale, false))?;
+        self.optimizer.step(&self.device, &self.model.params, &[passed.loss], 1e-5)?;
+        self.optimizer.settle(&self.device)?;
         self.step += 1;
         Ok(start.elapsed().as_secs_f64())
     }

@@ -30,7 +30,7 @@ struct Task {
 fn update(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) count: vec3<u32>,
         @builtin(local_invocation_index) li: u32) {
     let index = group.x + group.y * count.x;
-    if (index >= arrayLength(&table)) {
+    if (index >= arrayLength(&table) || !finite(bitcast<u32>(norm[0]))) {
         return;
     }
     let task = table[index];

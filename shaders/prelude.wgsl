@@ -57,6 +57,11 @@ fn tanh_safe(x: f32) -> f32 {
     return tanh(clamp(x, -15.0, 15.0));
 }
 
+// Whether the bits are those of a finite number; drivers may compile `x != x` away.
+fn finite(bits: u32) -> bool {
+    return (bits & 0x7f800000u) != 0x7f800000u;
+}
+
 // Where this invocation stands in a folded one-dimensional launch.
 fn flat(group: vec3<u32>, count: vec3<u32>, local: u32) -> u32 {
     return (group.x + group.y * count.x) * THREADS + local;

@@ -3,6 +3,7 @@
 use crate::device::{Device, Tensor};
 use crate::error::{Error, Result};
 use crate::ops::adamw::{AdamW, Segment};
+use crate::ops::gate::Gate;
 use crate::ops::global_norm::GlobalNorm;
 use crate::params::Params;
 use crate::shape::DType;
@@ -29,53 +30,125 @@ impl Default for Settings {
     }
 }
 
+/// What a step was found to be.
+#[derive(Clone, Copy, Debug)]
+pub struct Made {
+    /// The loss, summed over the passes of the step.
+    pub loss: f64,
+    /// The norm of all gradients before clipping; NaN if the step was skipped.
+    pub norm: f64,
+    /// Something was not finite, and nothing was updated.
+    pub skipped: bool,
+}
+
+/// Elements between the numbers of `history`: a GPU binds from multiples of 256 bytes only.
+const APART: usize = 64;
+
 /// AdamW with the buffers it needs.
+///
+/// Steps are queued; the host looks at their losses and norms when it settles them, one by one or several at once, so
+/// that a GPU need not wait for it.
 pub struct Optimizer {
     step: AdamW,
     hyper: Tensor,
-    norm: Tensor,
+    /// Learning rate and bias corrections, by how many steps of this window were skipped.
+    rates: Tensor,
+    /// Loss and norm of each step of the window.
+    history: Tensor,
+    skips: Tensor,
+    none: Tensor,
     /// Which parts of the arena have ever had a gradient.
     live: Tensor,
-    /// Updates made so far; the bias corrections depend on it.
+    /// Steps that may be queued before they are settled.
+    window: usize,
+    queued: usize,
+    /// Updates that are known to have been made; the bias corrections depend on it.
     pub updates: u64,
 }
 
 impl Optimizer {
-    /// An optimizer for these parameters, with no update made.
+    /// An optimizer for these parameters, with no update made, of which each step is settled before the next one.
     pub fn new(device: &Device, params: &Params, s: Settings) -> Result<Optimizer> {
+        Self::with_window(device, params, s, 1)
+    }
+    /// As [`Optimizer::new`], with up to `window` steps queued before they are settled.
+    pub fn with_window(device: &Device, params: &Params, s: Settings, window: usize) -> Result<Optimizer> {
         let dtype = params.spec().dtype;
+        let window = window.max(1);
         let segments: Arc<[Segment]> = params.layout().segments(s.weight_decay).into();
         let live = device.zeros(DType::U32, &[AdamW::live_words(&segments)])?;
         let step = AdamW { beta1: s.beta1, beta2: s.beta2, eps: s.eps, max_norm: s.max_grad_norm, segments };
         Ok(Optimizer {
             step,
             hyper: device.zeros(dtype, &[3])?,
-            norm: device.zeros(dtype, &[1])?,
+            rates: device.zeros(dtype, &[1 + 2 * window])?,
+            history: device.zeros(dtype, &[window * 2 * APART])?,
+            skips: device.zeros(DType::U32, &[1])?,
+            none: device.zeros(dtype, &[1])?,
             live,
+            window,
+            queued: 0,
             updates: 0,
         })
     }
-    /// Measures the norm of all gradients, before clipping.
-    pub fn measure(&mut self, device: &Device, params: &Params) -> Result<f64> {
-        let t = params.training.as_ref().ok_or_else(untrained)?;
-        params.silence_frozen(device)?;
-        device.step(&GlobalNorm, &[&t.grad, &self.norm])?;
-        Ok(match self.norm.spec.dtype {
-            DType::F64 => device.read::<f64>(&self.norm)?[0],
-            _ => device.read::<f32>(&self.norm)?[0] as f64,
-        })
+    /// Steps that may be queued before they are settled.
+    pub fn window(&self) -> usize {
+        self.window
     }
-    /// Updates the values with the gradients that were measured last, at a learning rate.
-    pub fn update(&mut self, device: &Device, params: &Params, lr: f64) -> Result<()> {
+    /// Whether no further step can be queued before [`Optimizer::settle`].
+    pub fn full(&self) -> bool {
+        self.queued == self.window
+    }
+    /// Clips the gradients and updates the values at a learning rate, unless the norm or one of the losses is not
+    /// finite: then nothing changes. Queued; see [`Optimizer::settle`].
+    pub fn step(&mut self, device: &Device, params: &Params, losses: &[Tensor], lr: f64) -> Result<()> {
         let t = params.training.as_ref().ok_or_else(untrained)?;
-        self.updates += 1;
-        let correction = |beta: f32| 1.0 - (beta as f64).powi(self.updates.min(i32::MAX as u64) as i32);
-        let hyper = [lr, correction(self.step.beta1), correction(self.step.beta2)];
-        match self.hyper.spec.dtype {
-            DType::F64 => device.write(&self.hyper, &hyper)?,
-            _ => device.write(&self.hyper, &hyper.map(|h| h as f32))?,
+        if self.full() {
+            return Err(Error::shape(format!("{} steps are queued and not settled", self.queued)));
         }
-        device.step(&self.step, &[&params.value, &t.grad, &t.m, &t.v, &self.hyper, &self.norm, &self.live])
+        let newest = self.updates + self.queued as u64 + 1;
+        let correction = |beta: f32, t: u64| 1.0 - f64::from(beta).powi(t.min(i32::MAX as u64) as i32);
+        let mut rates = vec![lr];
+        for skipped in 0..self.window as u64 {
+            let t = newest.saturating_sub(skipped).max(1);
+            rates.extend([correction(self.step.beta1, t), correction(self.step.beta2, t)]);
+        }
+        match self.rates.spec.dtype {
+            DType::F64 => device.write(&self.rates, &rates)?,
+            _ => device.write(&self.rates, &rates.iter().map(|&r| r as f32).collect::<Vec<_>>())?,
+        }
+        params.silence_frozen(device)?;
+        let at = self.queued * 2 * APART;
+        let (total, norm) = (self.history.view(at, &[1])?, self.history.view(at + APART, &[1])?);
+        device.step(&GlobalNorm, &[&t.grad, &norm])?;
+        let losses = if losses.is_empty() { std::slice::from_ref(&self.none) } else { losses };
+        for (i, loss) in losses.iter().enumerate() {
+            let gate = Gate { first: i == 0, last: i + 1 == losses.len() };
+            device.step(&gate, &[loss, &total, &norm, &self.skips, &self.rates, &self.hyper])?;
+        }
+        device.step(&self.step, &[&params.value, &t.grad, &t.m, &t.v, &self.hyper, &norm, &self.live])?;
+        self.queued += 1;
+        Ok(())
+    }
+    /// Waits for the queued steps and says what each of them was.
+    pub fn settle(&mut self, device: &Device) -> Result<Vec<Made>> {
+        if self.queued == 0 {
+            return Ok(Vec::new());
+        }
+        let used = self.history.view(0, &[self.queued * 2 * APART])?;
+        let numbers: Vec<f64> = match used.spec.dtype {
+            DType::F64 => device.read::<f64>(&used)?,
+            _ => device.read::<f32>(&used)?.into_iter().map(f64::from).collect(),
+        };
+        let one = |slot: &[f64]| Made { loss: slot[0], norm: slot[APART], skipped: slot[APART].is_nan() };
+        let made: Vec<Made> = numbers.chunks_exact(2 * APART).map(one).collect();
+        let skipped = made.iter().filter(|m| m.skipped).count();
+        if skipped > 0 {
+            device.zero(&self.skips)?;
+        }
+        self.updates += (made.len() - skipped) as u64;
+        self.queued = 0;
+        Ok(made)
     }
     /// Goes on after `updates` updates whose moments were put back into the arenas.
     pub fn resume(&mut self, device: &Device, updates: u64) -> Result<()> {

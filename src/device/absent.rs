@@ -1,6 +1,6 @@
 //! Stands in for a backend that was not compiled in. No value of it can exist, so nothing here runs.
 
-use super::{Backend, Caps, Gpu, Launch, Storage, Tensor};
+use super::{Backend, Caps, Gpu, Launch, Profile, Storage, Tensor};
 use crate::{error::Result, shape::Spec};
 
 /// CUDA, which this build does not contain.
@@ -14,6 +14,9 @@ macro_rules! absent { ($($t:ident),*) => { $(
         fn write(&self, _: &Tensor, _: &[u8]) -> Result<()> { match *self {} }
         fn read(&self, _: &Tensor, _: &mut [u8]) -> Result<()> { match *self {} }
         fn zero(&self, _: &Tensor) -> Result<()> { match *self {} }
+        fn time(&self, _: &mut dyn FnMut() -> Result<()>) -> Result<f64> { match *self {} }
+        fn trim(&self) -> Result<()> { match *self {} }
+        fn profile(&self) -> &Profile { match *self {} }
     }
     impl Gpu for $t { fn launch(&self, _: Launch) -> Result<()> { match *self {} } }
 )* } }

@@ -4,6 +4,7 @@
 
 pub mod absent;
 pub mod cpu;
+mod profile;
 pub mod wgpu;
 
 pub use self::wgpu::{Wgpu, fold};
@@ -11,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::shape::{DType, Spec};
 pub use absent::Cuda;
 pub use cpu::Cpu;
+pub use profile::{Pass, Profile, Timed};
 use std::fmt;
 use std::sync::Arc;
 
@@ -25,6 +27,8 @@ pub struct Caps {
     pub shared_bytes: usize,
     /// Bytes of memory on the device, where it tells.
     pub memory_bytes: Option<u64>,
+    /// Bytes of one tensor that a kernel can reach.
+    pub binding_bytes: u64,
 }
 
 impl Caps {
@@ -50,6 +54,12 @@ pub trait Backend: 'static {
     fn read(&self, src: &Tensor, dst: &mut [u8]) -> Result<()>;
     /// Sets every byte of a tensor to zero.
     fn zero(&self, dst: &Tensor) -> Result<()>;
+    /// Seconds that the device was at what `work` gave it to do.
+    fn time(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<f64>;
+    /// Gives memory that the pool keeps back to the system.
+    fn trim(&self) -> Result<()>;
+    /// Where the times of ops are noted while somebody asks for them.
+    fn profile(&self) -> &Profile;
 }
 
 /// A constant that is put before a kernel's source.
@@ -228,5 +238,17 @@ impl Device {
         let mut out = vec![T::zeroed(); t.spec.len()];
         dispatch!(self, d => d.read(t, bytemuck::cast_slice_mut(&mut out)))?;
         Ok(out)
+    }
+    /// Gives memory that the pool keeps back to the system.
+    pub fn trim(&self) -> Result<()> {
+        dispatch!(self, d => d.trim())
+    }
+    /// Notes the time of every op that `work` runs here, one after another, in order.
+    pub fn profiled<R>(&self, work: impl FnOnce() -> Result<R>) -> Result<(R, Vec<Timed>)> {
+        let profile = dispatch!(self, d => d.profile());
+        profile.begin();
+        let done = work();
+        let timed = profile.end();
+        Ok((done?, timed))
     }
 }

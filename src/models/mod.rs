@@ -154,14 +154,8 @@ impl Model {
                 _ => Pooling::Cls,
             });
 
-        let (mut layout, mut sites) = (Layout::default(), Sites::default());
-        let encoder = Encoder::declare(&mut layout, &mut sites, architecture.prefix, &shape);
-        let head_config =
-            HeadConfig { pooling, hidden: shape.hidden, outputs: outputs.len(), dropout: head_dropout };
-        let head = Head::declare(&mut layout, &mut sites, architecture.prefix, &head_config);
-        layout.freeze(&options.freeze)?;
-        scale_rates(&mut layout, shape.layers, options.layer_lr_decay);
-
+        let (layout, encoder, head) =
+            declare(architecture, &shape, pooling, outputs.len(), head_dropout, options)?;
         let files = Weights::open(dir)?;
         let plan =
             weights::match_names(&files, &layout, architecture.prefix, options.outputs.is_none(), dir)?;
@@ -171,6 +165,19 @@ impl Model {
         let config = config.value;
         let model = Model { params, outputs, architecture, config, shape, pooling, encoder, head };
         Ok((model, report))
+    }
+
+    /// A BERT of this shape with random weights, f32: for measuring, not for training.
+    pub fn random(device: &Device, shape: &EncoderConfig, options: &Options) -> Result<Model> {
+        let architecture = &bert::BERT;
+        let outputs = options.outputs.clone().unwrap_or(Outputs::Number);
+        let (pooling, config) = (Pooling::Mean, Value::Null);
+        let (layout, encoder, head) =
+            declare(architecture, shape, pooling, outputs.len(), shape.hidden_dropout, options)?;
+        let params = Params::new(device, layout, DType::F32, options.training)?;
+        weights::randomise(device, &params, options.seed)?;
+        let shape = shape.clone();
+        Ok(Model { params, outputs, architecture, config, shape, pooling, encoder, head })
     }
 
     /// The encoder's shape and settings.
@@ -233,6 +240,24 @@ impl Model {
         map.insert("problem_type".into(), problem.into());
         config
     }
+}
+
+/// The parameters of an encoder with a head, and the two that use them.
+fn declare(
+    architecture: &Architecture,
+    shape: &EncoderConfig,
+    pooling: Pooling,
+    outputs: usize,
+    dropout: f32,
+    options: &Options,
+) -> Result<(Layout, Encoder, Head)> {
+    let (mut layout, mut sites) = (Layout::default(), Sites::default());
+    let encoder = Encoder::declare(&mut layout, &mut sites, architecture.prefix, shape);
+    let head = HeadConfig { pooling, hidden: shape.hidden, outputs, dropout };
+    let head = Head::declare(&mut layout, &mut sites, architecture.prefix, &head);
+    layout.freeze(&options.freeze)?;
+    scale_rates(&mut layout, shape.layers, options.layer_lr_decay);
+    Ok((layout, encoder, head))
 }
 
 /// Layer-wise learning rates: 1 for the head, one factor more for each layer down, and one for the embeddings.

@@ -104,6 +104,27 @@ fn is_head(p: &Param, prefix: &str) -> bool {
     !(inner.starts_with("embeddings.") || inner.starts_with("encoder."))
 }
 
+/// How a parameter starts that no file holds: a matrix from a normal distribution, anything else zero.
+fn start(p: &Param, seed: u64, std: f64, out: &mut [f32]) {
+    let mut stream = Stream::new(seed, &p.name, 0);
+    let mut value = || if p.decay { (stream.normal() * std) as f32 } else { 0.0 };
+    out.iter_mut().for_each(|v| *v = value());
+}
+
+/// Gives every parameter a random start; the factors of layer norms are one.
+pub(super) fn randomise(device: &Device, params: &Params, seed: u64) -> Result<()> {
+    for p in &params.layout().list {
+        device.write_with(&params.view(&params.value, p)?, |out| {
+            start(p, seed, 0.02, out);
+            if p.name.ends_with("LayerNorm.weight") {
+                out.fill(1.0);
+            }
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
 /// Copies the tensors into the parameters; what has none starts as in transformers: weights from a normal distribution
 /// with the config's `initializer_range`, biases zero.
 pub(super) fn fill(
@@ -119,9 +140,7 @@ pub(super) fn fill(
         let values = |out: &mut [f32]| match source {
             Some(name) => files.f32_into(name, out),
             None => {
-                let mut stream = Stream::new(seed, &p.name, 0);
-                let mut value = || if p.decay { (stream.normal() * std) as f32 } else { 0.0 };
-                out.iter_mut().for_each(|v| *v = value());
+                start(p, seed, std, out);
                 Ok(())
             }
         };

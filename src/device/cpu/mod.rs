@@ -15,11 +15,12 @@ pub use product::{Kernel, Mat, Out, product, product_serial};
 pub use real::{Level, Real, always, sum_lanes, vectorised};
 pub(crate) use real::{inlined, vectorise};
 
-use super::{Backend, Caps, Storage, Tensor};
+use super::{Backend, Caps, Profile, Storage, Tensor};
 use crate::error::{Error, Result};
 use crate::shape::{DType, Spec};
 use memory::Pool;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// Rows of one unit of parallel work in row-wise ops: small enough to spread, large enough to hide the hand-over.
 pub const BLOCK: usize = 32;
@@ -28,6 +29,7 @@ pub const BLOCK: usize = 32;
 pub struct Cpu {
     pool: Arc<Pool>,
     threads: rayon::ThreadPool,
+    profile: Profile,
 }
 
 impl Cpu {
@@ -38,7 +40,7 @@ impl Cpu {
             .thread_name(|i| format!("tempra-{i}"))
             .build()
             .map_err(|e| Error::device("the worker threads could not be started").found(e.to_string()))?;
-        Ok(Cpu { pool: Arc::default(), threads })
+        Ok(Cpu { pool: Arc::default(), threads, profile: Profile::default() })
     }
     /// Runs `f` where rayon's parallel iterators use this device's threads.
     pub fn install<R: Send>(&self, f: impl FnOnce() -> R + Send) -> R {
@@ -87,6 +89,7 @@ impl Backend for Cpu {
             dtypes: &[DType::F64, DType::F32],
             shared_bytes: usize::MAX,
             memory_bytes: None,
+            binding_bytes: u64::MAX,
         }
     }
     fn alloc(&self, spec: &Spec) -> Result<Storage> {
@@ -106,6 +109,18 @@ impl Backend for Cpu {
             dst.cpu_bytes_mut()?.fill(0);
         }
         Ok(())
+    }
+    fn time(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<f64> {
+        let begun = Instant::now();
+        work()?;
+        Ok(begun.elapsed().as_secs_f64())
+    }
+    fn trim(&self) -> Result<()> {
+        self.pool.trim();
+        Ok(())
+    }
+    fn profile(&self) -> &Profile {
+        &self.profile
     }
 }
 

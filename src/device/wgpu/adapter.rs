@@ -1,0 +1,124 @@
+//! Which adapters there are, what they can do, and how one is opened.
+#![allow(unsafe_code, reason = "asks Vulkan for the size of its memory, which wgpu does not tell")]
+
+use super::MAX_BUFFERS;
+use crate::error::{Error, Result};
+use wgpu::Features;
+
+/// What an adapter can do beyond the least that tempra asks for.
+#[derive(Clone, Debug, Default)]
+pub struct Abilities {
+    /// Invocations of a subgroup, where the adapter has subgroup operations and one size only.
+    pub subgroup: Option<u32>,
+    /// Whether kernels can measure their own time.
+    pub timestamps: bool,
+    /// Whether it is a software driver.
+    pub software: bool,
+    /// Bytes that one binding of a buffer may span.
+    pub binding_bytes: u64,
+    /// Bytes of workgroup memory.
+    pub shared_bytes: u32,
+    /// Bytes of memory on the device, where the driver tells.
+    pub memory_bytes: Option<u64>,
+}
+
+/// All adapters, real ones first.
+fn adapters() -> Vec<wgpu::Adapter> {
+    let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
+    descriptor.backends = wgpu::Backends::VULKAN | wgpu::Backends::METAL | wgpu::Backends::DX12;
+    descriptor.flags = wgpu::InstanceFlags::empty();
+    let backends = descriptor.backends;
+    let mut found = pollster::block_on(wgpu::Instance::new(descriptor).enumerate_adapters(backends));
+    found.sort_by_key(|a| match a.get_info().device_type {
+        wgpu::DeviceType::DiscreteGpu => 0,
+        wgpu::DeviceType::IntegratedGpu => 1,
+        wgpu::DeviceType::VirtualGpu => 2,
+        wgpu::DeviceType::Other => 3,
+        wgpu::DeviceType::Cpu => 4,
+    });
+    found
+}
+
+fn describe(adapter: &wgpu::Adapter) -> String {
+    let info = adapter.get_info();
+    let software = if info.device_type == wgpu::DeviceType::Cpu { ", a software driver: no GPU" } else { "" };
+    format!("{} ({:?}{software})", info.name, info.backend)
+}
+
+/// The adapters there are, by the number that `wgpu:N` takes.
+pub(super) fn names() -> Vec<String> {
+    adapters().iter().map(describe).collect()
+}
+
+fn abilities(adapter: &wgpu::Adapter) -> Abilities {
+    let (info, limits, features) = (adapter.get_info(), adapter.limits(), adapter.features());
+    let one_size = info.subgroup_min_size == info.subgroup_max_size;
+    Abilities {
+        subgroup: (features.contains(Features::SUBGROUP) && one_size).then_some(info.subgroup_max_size),
+        timestamps: features.contains(Features::TIMESTAMP_QUERY),
+        software: info.device_type == wgpu::DeviceType::Cpu,
+        binding_bytes: limits.max_storage_buffer_binding_size,
+        shared_bytes: limits.max_compute_workgroup_storage_size,
+        memory_bytes: memory(adapter),
+    }
+}
+
+/// The device's own memory, from Vulkan.
+#[cfg(not(target_vendor = "apple"))]
+fn memory(adapter: &wgpu::Adapter) -> Option<u64> {
+    // SAFETY: the handles live as long as the adapter, and only a property is read through them.
+    let found = unsafe {
+        let vulkan = adapter.as_hal::<wgpu::hal::api::Vulkan>()?;
+        let instance = vulkan.shared_instance().raw_instance();
+        instance.get_physical_device_memory_properties(vulkan.raw_physical_device())
+    };
+    let heaps = found.memory_heaps.iter().take(found.memory_heap_count as usize);
+    // Bit 0 of a heap's flags: local to the device.
+    let local = heaps.filter(|h| h.flags.as_raw() & 1 == 1).map(|h| h.size).max();
+    local.filter(|&bytes| bytes > 0)
+}
+/// Metal shares the machine's memory and does not say how much of it there is.
+#[cfg(target_vendor = "apple")]
+fn memory(_: &wgpu::Adapter) -> Option<u64> {
+    None
+}
+
+/// An adapter that was opened.
+pub(super) struct Opened {
+    pub name: String,
+    pub device: wgpu::Device,
+    pub queue: wgpu::Queue,
+    pub abilities: Abilities,
+}
+
+/// Opens an adapter by its number.
+pub(super) fn open(index: usize) -> Result<Opened> {
+    let found = adapters();
+    let Some(adapter) = found.get(index) else {
+        let names: Vec<String> = found.iter().map(describe).collect();
+        return Err(match names.is_empty() {
+            true => Error::device("no Vulkan, Metal or DX12 adapter was found")
+                .hint("install the GPU's Vulkan driver (Linux: also libvulkan1), or run with --device cpu"),
+            false => Error::device(format!("there is no adapter wgpu:{index}")).expected(names.join("; ")),
+        });
+    };
+    let (name, limits) = (describe(adapter), adapter.limits());
+    if !adapter.features().contains(Features::IMMEDIATES)
+        || (limits.max_storage_buffers_per_shader_stage as usize) < MAX_BUFFERS
+    {
+        return Err(Error::device(format!("{name} cannot run tempra's kernels"))
+            .expected("push constants, and eight storage buffers a shader stage")
+            .hint("update its driver, or run with --device cpu"));
+    }
+    let optional = Features::SUBGROUP | Features::TIMESTAMP_QUERY;
+    let descriptor = wgpu::DeviceDescriptor {
+        label: Some("tempra"),
+        required_features: Features::IMMEDIATES | (adapter.features() & optional),
+        required_limits: limits,
+        memory_hints: wgpu::MemoryHints::Performance,
+        ..Default::default()
+    };
+    let (device, queue) = pollster::block_on(adapter.request_device(&descriptor))
+        .map_err(|e| Error::device(format!("{name} could not be opened")).found(e.to_string()))?;
+    Ok(Opened { name, device, queue, abilities: abilities(adapter) })
+}

@@ -1,0 +1,275 @@
+//! Kernels: compiled once for each specialised text, queued, and submitted in batches.
+
+use super::{ALIGN, Fault, Wgpu, lock};
+use crate::device::{Const, Launch, Tensor};
+use crate::error::{Error, Kind, Result};
+use crate::shape::DType;
+
+/// What every shader may use; put before its own source.
+const PRELUDE: &str = include_str!("../../../shaders/prelude.wgsl");
+/// Work that is queued before it is submitted: enough to spare the driver, few enough for it to begin early.
+const BATCH: usize = 96;
+/// Passes whose times are taken at once.
+const TIMED: u32 = 128;
+/// Bind groups that are kept.
+const GROUPS: usize = 8192;
+
+#[derive(PartialEq, Eq, Hash)]
+pub(super) struct Key {
+    source: usize,
+    entry: &'static str,
+    consts: Vec<(&'static str, Const)>,
+    threads: u32,
+    buffers: usize,
+}
+
+pub(super) enum Command {
+    Dispatch { pipeline: wgpu::ComputePipeline, group: wgpu::BindGroup, params: Vec<u8>, groups: [u32; 3] },
+    Clear { buffer: wgpu::Buffer, offset: u64, size: u64 },
+}
+
+impl Wgpu {
+    /// Submits what is queued.
+    pub(super) fn flush(&self) -> Result<()> {
+        self.submit(None).map(drop)
+    }
+
+    /// Submits what is queued; with a query set, the passes write the times of their beginning and end there. Returns how
+    /// many passes there were.
+    fn submit(&self, times: Option<&wgpu::QuerySet>) -> Result<u32> {
+        let inner = &self.inner;
+        let mut passes = 0;
+        let mut state = lock(&inner.state);
+        if !state.queued.is_empty() {
+            let mut encoder = inner.device.create_command_encoder(&Default::default());
+            let mut queued = state.queued.drain(..).peekable();
+            while let Some(first) = queued.peek() {
+                if let Command::Clear { buffer, offset, size } = first {
+                    encoder.clear_buffer(buffer, *offset, Some(*size));
+                    queued.next();
+                    continue;
+                }
+                let timestamp_writes = times.filter(|_| passes < TIMED).map(|query_set| {
+                    let (begin, end) = (Some(2 * passes), Some(2 * passes + 1));
+                    wgpu::ComputePassTimestampWrites {
+                        query_set,
+                        beginning_of_pass_write_index: begin,
+                        end_of_pass_write_index: end,
+                    }
+                });
+                passes += 1;
+                let mut pass = encoder
+                    .begin_compute_pass(&wgpu::ComputePassDescriptor { label: None, timestamp_writes });
+                while let Some(Command::Dispatch { pipeline, group, params, groups: [x, y, z] }) =
+                    queued.next_if(|c| matches!(c, Command::Dispatch { .. }))
+                {
+                    pass.set_pipeline(&pipeline);
+                    pass.set_bind_group(0, &group, &[]);
+                    if !params.is_empty() {
+                        pass.set_immediates(0, &params);
+                    }
+                    pass.dispatch_workgroups(x, y, z);
+                }
+            }
+            drop(queued);
+            inner.queue.submit([encoder.finish()]);
+            state.stats.submissions += 1;
+        }
+        drop(state);
+        self.check()?;
+        Ok(passes)
+    }
+
+    /// Whatever the driver has reported since.
+    pub(super) fn check(&self) -> Result<()> {
+        match &*lock(&self.inner.fault) {
+            None => Ok(()),
+            Some(Fault::Lost(text)) => {
+                Err(Error::new(Kind::Lost, "the device was lost").at(&self.caps.name).found(text.clone()).hint(
+                    "the last checkpoint is complete: the same command goes on from there, once the driver is well",
+                ))
+            }
+            Some(Fault::Failed(text)) => {
+                Err(Error::device("the device refused a command").at(&self.caps.name).found(text.clone()))
+            }
+        }
+    }
+
+    pub(super) fn queue(&self, command: Command) -> Result<()> {
+        let mut state = lock(&self.inner.state);
+        state.queued.push(command);
+        // What is timed is submitted as one.
+        let full = state.queued.len() >= BATCH && !state.timing;
+        drop(state);
+        if full { self.flush() } else { Ok(()) }
+    }
+
+    /// Seconds that the device was at `work`: by its own clock where it has one, else until it was idle again.
+    pub(super) fn time(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<f64> {
+        self.flush()?;
+        self.wait()?;
+        lock(&self.inner.state).timing = true;
+        let begun = std::time::Instant::now();
+        let done = work();
+        lock(&self.inner.state).timing = false;
+        done?;
+        let device = &self.inner.device;
+        if !self.abilities.timestamps {
+            self.flush()?;
+            self.wait()?;
+            return Ok(begun.elapsed().as_secs_f64());
+        }
+        let set = device.create_query_set(&wgpu::QuerySetDescriptor {
+            label: None,
+            ty: wgpu::QueryType::Timestamp,
+            count: 2 * TIMED,
+        });
+        let passes = self.submit(Some(&set))?.min(TIMED);
+        if passes == 0 {
+            return Ok(0.0);
+        }
+        let size = u64::from(2 * TIMED) * 8;
+        let buffer = |usage| {
+            device.create_buffer(&wgpu::BufferDescriptor {
+                label: None,
+                size,
+                usage,
+                mapped_at_creation: false,
+            })
+        };
+        let resolved = buffer(wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC);
+        let staging = buffer(wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST);
+        let mut encoder = device.create_command_encoder(&Default::default());
+        encoder.resolve_query_set(&set, 0..2 * passes, &resolved, 0);
+        encoder.copy_buffer_to_buffer(&resolved, 0, &staging, 0, size);
+        self.inner.queue.submit([encoder.finish()]);
+        staging.slice(..).map_async(wgpu::MapMode::Read, |_| ());
+        self.wait()?;
+        let mapped = staging.slice(..).get_mapped_range().map_err(|e| {
+            Error::device("times could not be read back").at(&self.caps.name).found(e.to_string())
+        })?;
+        let ticks: Vec<u64> = mapped[..16 * passes as usize]
+            .chunks_exact(8)
+            .map(|b| b.iter().rev().fold(0, |n, &b| n << 8 | u64::from(b)))
+            .collect();
+        let (first, last) = (ticks.iter().min().copied(), ticks.iter().max().copied());
+        let span = last.unwrap_or(0) - first.unwrap_or(0);
+        Ok(span as f64 * f64::from(self.inner.queue.get_timestamp_period()) * 1e-9)
+    }
+
+    pub(super) fn pipeline(&self, launch: &Launch) -> Result<wgpu::ComputePipeline> {
+        let key = Key {
+            source: launch.source.as_ptr() as usize,
+            entry: launch.entry,
+            consts: launch.consts.to_vec(),
+            threads: launch.threads,
+            buffers: launch.buffers.len(),
+        };
+        let mut state = lock(&self.inner.state);
+        if let Some(p) = state.pipelines.get(&key) {
+            return Ok(p.clone());
+        }
+        let mut text = format!("const THREADS: u32 = {}u;\n", launch.threads);
+        for (name, value) in launch.consts {
+            text += &match value {
+                Const::U32(v) => format!("const {name}: u32 = {v}u;\n"),
+                Const::Type(DType::U32) => format!("alias {name} = u32;\n"),
+                Const::Type(_) => format!("alias {name} = f32;\n"),
+            };
+        }
+        text += PRELUDE;
+        text += launch.source;
+        let device = &self.inner.device;
+        let scope = device.push_error_scope(wgpu::ErrorFilter::Validation);
+        let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
+            label: Some(launch.entry),
+            source: wgpu::ShaderSource::Wgsl(text.into()),
+        });
+        let layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+            label: None,
+            bind_group_layouts: &[self.inner.layouts.get(launch.buffers.len())],
+            immediate_size: launch.params.len() as u32,
+        });
+        let pipeline = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+            label: Some(launch.entry),
+            layout: Some(&layout),
+            module: &module,
+            entry_point: Some(launch.entry),
+            compilation_options: Default::default(),
+            cache: None,
+        });
+        if let Some(e) = pollster::block_on(scope.pop()) {
+            return Err(Error::device(format!("kernel {} does not compile", launch.entry))
+                .at(&self.caps.name)
+                .found(e.to_string()));
+        }
+        state.pipelines.insert(key, pipeline.clone());
+        Ok(pipeline)
+    }
+
+    /// The bind group of these tensors; the same ones give the same group again.
+    pub(super) fn group(&self, buffers: &[&Tensor]) -> Result<wgpu::BindGroup> {
+        let mut key = Vec::with_capacity(buffers.len());
+        let most = self.abilities.binding_bytes;
+        for t in buffers {
+            let (m, bytes) = (self.memory(t)?, t.spec.bytes().max(4).next_multiple_of(4) as u64);
+            let offset = t.offset * t.spec.dtype.size();
+            if !offset.is_multiple_of(ALIGN) {
+                return Err(Error::shape(format!("{t:?} does not begin at a multiple of {ALIGN} bytes")));
+            }
+            if bytes > most {
+                return Err(Error::memory(format!(
+                    "{:?} is more than {} binds at once",
+                    t.spec, self.caps.name
+                ))
+                .expected(format!("at most {most} bytes"))
+                .hint("lower train.max_tokens or data.max_length, or take a smaller model"));
+            }
+            key.push([m.id, offset as u64, bytes]);
+        }
+        let mut state = lock(&self.inner.state);
+        if let Some(g) = state.groups.get(&key) {
+            return Ok(g.clone());
+        }
+        let mut entries = Vec::with_capacity(buffers.len());
+        for (i, (t, [_, offset, size])) in buffers.iter().zip(&key).enumerate() {
+            let binding = wgpu::BufferBinding {
+                buffer: &self.memory(t)?.buffer,
+                offset: *offset,
+                size: std::num::NonZero::new(*size),
+            };
+            entries.push(wgpu::BindGroupEntry {
+                binding: i as u32,
+                resource: wgpu::BindingResource::Buffer(binding),
+            });
+        }
+        let group = self.inner.device.create_bind_group(&wgpu::BindGroupDescriptor {
+            label: None,
+            layout: &self.inner.layouts[buffers.len()],
+            entries: &entries,
+        });
+        // Ragged batches need ever new sizes: forgotten all at once, the ones in use come back with the next step.
+        if state.groups.len() >= GROUPS {
+            state.groups.clear();
+        }
+        state.groups.insert(key, group.clone());
+        Ok(group)
+    }
+}
+
+/// `n` storage buffers, all writable: parts of one arena are inputs and outputs of one kernel, and a buffer that is bound
+/// both ways is refused.
+pub(super) fn layout(device: &wgpu::Device, n: u32) -> wgpu::BindGroupLayout {
+    let entry = |binding| wgpu::BindGroupLayoutEntry {
+        binding,
+        visibility: wgpu::ShaderStages::COMPUTE,
+        ty: wgpu::BindingType::Buffer {
+            ty: wgpu::BufferBindingType::Storage { read_only: false },
+            has_dynamic_offset: false,
+            min_binding_size: None,
+        },
+        count: None,
+    };
+    let entries: Vec<_> = (0..n).map(entry).collect();
+    device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: None, entries: &entries })
+}

@@ -1,0 +1,106 @@
+//! Whether an update may happen, decided where the numbers are: total += loss; a step whose loss or norm is not finite is
+//! counted and keeps AdamW from touching anything.
+//!
+//! loss (1), total (1), norm (1), skips u32 (1), rates (1 + 2 w) = [lr, then c1 and c2 for no, one, ... skipped step],
+//! hyper (3): total, norm, skips and hyper are written. The bias corrections count updates, and with up to w steps under
+//! way the host does not know yet how many of them were skipped; so it gives the corrections for every count.
+
+use super::{Case, Cost, Input, Step, StepOn, Subject, by_dtype, compute_dtype, launch, refuse};
+use crate::device::cpu::Real;
+use crate::device::{Caps, Cpu, Tensor, Wgpu};
+use crate::error::Result;
+use crate::shape::{DType, Spec};
+use std::fmt::Debug;
+
+/// The step; see the module.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gate {
+    /// Begins the total with this loss instead of adding to it.
+    pub first: bool,
+    /// All losses and the norm are there: decides.
+    pub last: bool,
+}
+
+impl Step for Gate {
+    fn name(&self) -> &'static str {
+        "gate"
+    }
+    fn check(&self, caps: &Caps, x: &[&Spec]) -> Result<Cost> {
+        let wrong = || refuse("gate", "loss, total, norm (1), skips (1), rates (1 + 2 w), hyper (3)", x);
+        let [loss, total, norm, skips, rates, hyper] = x else { return Err(wrong()) };
+        let scalars = [loss, total, norm, skips].iter().all(|s| s.shape == [1]);
+        let table = rates.len() >= 3 && rates.len() % 2 == 1 && hyper.shape == [3];
+        if !scalars || !table || skips.dtype != DType::U32 {
+            return Err(wrong());
+        }
+        compute_dtype("gate", caps, x)?;
+        Ok(Cost::default())
+    }
+}
+
+impl StepOn<Cpu> for Gate {
+    fn run(&self, _: &Cpu, x: &[&Tensor]) -> Result<()> {
+        by_dtype!(x[0].spec.dtype, run(self, x))
+    }
+}
+
+fn run<T: Real>(op: &Gate, x: &[&Tensor]) -> Result<()> {
+    let loss = x[0].cpu::<T>()?[0];
+    let (mut total, mut norm, mut skips) =
+        (x[1].cpu_mut::<T>()?, x[2].cpu_mut::<T>()?, x[3].cpu_mut::<u32>()?);
+    total[0] = if op.first { loss } else { total[0] + loss };
+    if op.last {
+        let (rates, mut hyper) = (x[4].cpu::<T>()?, x[5].cpu_mut::<T>()?);
+        if !total[0].f64().is_finite() || !norm[0].f64().is_finite() {
+            norm[0] = T::of(f64::NAN);
+            skips[0] += 1;
+        }
+        let at = 2 * (skips[0] as usize).min(rates.len() / 2 - 1);
+        hyper.copy_from_slice(&[rates[0], rates[at + 1], rates[at + 2]]);
+    }
+    Ok(())
+}
+
+const SHADER: &str = include_str!("../../shaders/gate.wgsl");
+
+impl StepOn<Wgpu> for Gate {
+    fn run(&self, device: &Wgpu, x: &[&Tensor]) -> Result<()> {
+        let params = [self.first as u32, self.last as u32, x[4].spec.len() as u32];
+        launch(device, (SHADER, "decide"), &[], [1; 3], x, &params)
+    }
+}
+
+fn textbook(op: &dyn Debug, x: &[Vec<f64>]) -> Vec<Vec<f64>> {
+    let (first, last) = (format!("{op:?}").contains("first: true"), format!("{op:?}").contains("last: true"));
+    let mut y = x.to_vec();
+    y[1][0] = x[0][0] + if first { 0.0 } else { x[1][0] };
+    if last {
+        let k = x[3][0] as usize;
+        y[5] = vec![x[4][0], x[4][1 + 2 * k], x[4][2 + 2 * k]];
+    }
+    y
+}
+
+/// The first of several losses, one in the middle, the last, with no step and with two steps skipped before. Numbers that
+/// are not finite are tried in `tests/all/optim.rs`: a case must have finite results.
+pub fn cases() -> Vec<Case> {
+    let case = |label, first, last, skips: u32| Case {
+        label,
+        subject: Subject::Step(Box::new(Gate { first, last }), textbook),
+        inputs: vec![
+            Input::real(&[1]),
+            Input::real(&[1]),
+            Input::fixed(&[1], &[2.5]),
+            Input::ints(&[skips]),
+            Input::fixed(&[7], &[0.5, 0.25, 0.125, 0.75, 0.0625, 0.875, 0.375]),
+            Input::real(&[3]),
+        ],
+        slack: 1.0,
+    };
+    vec![
+        case("first of several", true, false, 0),
+        case("one of several", false, false, 0),
+        case("the only one", true, true, 0),
+        case("last, after two skipped steps", false, true, 2),
+    ]
+}
