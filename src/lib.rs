@@ -12,6 +12,7 @@ pub mod device;
 // What, and how it is differentiated.
 pub mod ops;
 pub mod tape;
+pub mod parity;
 // What is learnt.
 pub mod params;
 pub mod checkpoint;
@@ -26,5 +27,7 @@ pub mod metrics;
 pub mod tasks;
 // The loop.
 pub mod train;
+// Outputs.
+pub mod bench;
 // The program.
 pub mod cli;

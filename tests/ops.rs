@@ -84,7 +84,7 @@ fn support() -> String {
     for (name, cases) in OPS {
         let case = &cases()[0];
         let accepted = [DType::F64, DType::F32, DType::BF16, DType::F16].map(|dtype| {
-            let specs = judge::specs(case, dtype);
+            let specs = case.specs(dtype);
             let specs: Vec<&Spec> = specs.iter().collect();
             let ok = match &case.subject {
                 Subject::Op(op) => op.plan(&cpu, &specs).is_ok(),

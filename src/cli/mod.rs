@@ -1,5 +1,6 @@
 //! The program: a table of commands, each in a file of its own.
 
+mod bench;
 mod checkpoint;
 mod columns;
 mod completions;
@@ -14,6 +15,7 @@ mod output;
 mod predict;
 pub mod style;
 mod train;
+mod verify;
 
 pub use options::{device_arg, json_arg, open_device, set_arg, sets, threads_arg};
 
@@ -37,6 +39,8 @@ pub const COMMANDS: &[Entry] = &[
     Entry { define: predict::define, run: predict::run },
     Entry { define: checkpoint::define, run: checkpoint::run },
     Entry { define: devices::define, run: devices::run },
+    Entry { define: verify::define, run: verify::run },
+    Entry { define: bench::define, run: bench::run },
     Entry { define: completions::define, run: completions::run },
     Entry { define: help::define, run: help::run },
 ];

@@ -139,7 +139,7 @@ impl Observer for Lines {
                 "event": "prepared", "device": p.device, "parameters": p.parameters.0, "trainable": p.parameters.1,
                 "parameter_bytes": p.parameter_bytes, "steps": p.steps, "classes": p.classes,
                 "loaded": p.weights.loaded, "initialised": p.weights.initialised, "unused": p.weights.unused,
-                "skipped_rows": p.skipped_rows,
+                "skipped_rows": p.skipped_rows, "verified": p.verified,
             }),
             Event::Resumed(step, skipped) => json!({
                 "event": "resumed", "step": step,
@@ -208,7 +208,8 @@ impl Observer for Screen {
             Event::Prepared(p) => {
                 let (all, trained) = p.parameters;
                 let mib = p.parameter_bytes as f64 / (1 << 20) as f64;
-                self.line(&format!("device: {}", p.device));
+                let verified = p.verified.as_ref().map(|d| format!(", verified ({})", &d[..12]));
+                self.line(&format!("device: {}{}", p.device, verified.unwrap_or_default()));
                 self.line(&format!(
                     "model: {:.1} M parameters, {:.1} M trained; with gradients and moments {mib:.0} MiB",
                     all as f64 / 1e6,

@@ -205,7 +205,7 @@ fn setting() -> AdamW {
     }
 }
 
-const SHADER: &str = include_str!("../../shaders/adamw.wgsl");
+pub(super) const SHADER: &str = include_str!("../../shaders/adamw.wgsl");
 
 impl AdamW {
     /// The kernel's table: for each word of `live` where its elements begin, how many there are (none if frozen), weight

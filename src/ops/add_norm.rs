@@ -199,7 +199,7 @@ fn backward<T: Real>(op: &AddNorm, cpu: &Cpu, io: Backward) -> Result<()> {
     Ok(())
 }
 
-const SHADER: &str = include_str!("../../shaders/add_norm.wgsl");
+pub(super) const SHADER: &str = include_str!("../../shaders/add_norm.wgsl");
 
 impl On<Wgpu> for AddNorm {
     fn forward(&self, device: &Wgpu, io: Forward) -> Result<()> {

@@ -268,7 +268,7 @@ fn backward<T: Real>(op: &Attention, cpu: &Cpu, io: Backward) -> Result<()> {
     Ok(())
 }
 
-const SHADER: &str = include_str!("../../shaders/attention.wgsl");
+pub(super) const SHADER: &str = include_str!("../../shaders/attention.wgsl");
 
 impl Attention {
     fn launch(&self, device: &Wgpu, entry: &'static str, buffers: &[&Tensor], add: bool) -> Result<()> {

@@ -68,7 +68,7 @@ fn backward<T: Real>(io: Backward) -> Result<()> {
     Ok(())
 }
 
-const SHADER: &str = include_str!("../../shaders/binary_cross_entropy.wgsl");
+pub(super) const SHADER: &str = include_str!("../../shaders/binary_cross_entropy.wgsl");
 
 impl On<Wgpu> for BinaryCrossEntropy {
     fn forward(&self, device: &Wgpu, io: Forward) -> Result<()> {

@@ -159,7 +159,7 @@ fn backward<T: Real>(op: &CrossEntropy, cpu: &Cpu, io: Backward) -> Result<()> {
     Ok(())
 }
 
-const SHADER: &str = include_str!("../../shaders/cross_entropy.wgsl");
+pub(super) const SHADER: &str = include_str!("../../shaders/cross_entropy.wgsl");
 
 impl CrossEntropy {
     fn launch(

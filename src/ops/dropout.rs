@@ -150,7 +150,7 @@ fn apply<T: Real>(op: &Dropout, cpu: &Cpu, [from, key, to]: [&Tensor; 3], add: b
     Ok(())
 }
 
-const SHADER: &str = include_str!("../../shaders/dropout.wgsl");
+pub(super) const SHADER: &str = include_str!("../../shaders/dropout.wgsl");
 
 impl Dropout {
     /// The words of a kernel's `Drop`; `None` drops nothing.

@@ -129,7 +129,7 @@ fn backward<T: Real>(cpu: &Cpu, io: Backward) -> Result<()> {
     Ok(())
 }
 
-const SHADER: &str = include_str!("../../shaders/embed.wgsl");
+pub(super) const SHADER: &str = include_str!("../../shaders/embed.wgsl");
 
 impl On<Wgpu> for Embed {
     fn forward(&self, device: &Wgpu, io: Forward) -> Result<()> {

@@ -61,7 +61,7 @@ fn run<T: Real>(op: &Gate, x: &[&Tensor]) -> Result<()> {
     Ok(())
 }
 
-const SHADER: &str = include_str!("../../shaders/gate.wgsl");
+pub(super) const SHADER: &str = include_str!("../../shaders/gate.wgsl");
 
 impl StepOn<Wgpu> for Gate {
     fn run(&self, device: &Wgpu, x: &[&Tensor]) -> Result<()> {

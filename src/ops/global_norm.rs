@@ -59,7 +59,7 @@ fn textbook(_: &dyn Debug, x: &[Vec<f64>]) -> Vec<Vec<f64>> {
     vec![x[0].clone(), vec![x[0].iter().map(|g| g * g).sum::<f64>().sqrt()]]
 }
 
-const SHADER: &str = include_str!("../../shaders/global_norm.wgsl");
+pub(super) const SHADER: &str = include_str!("../../shaders/global_norm.wgsl");
 /// Elements of one sum on a GPU; the shader's `CHUNK`.
 const GPU_CHUNK: usize = 8192;
 

@@ -217,7 +217,7 @@ fn backward<T: Real>(act: Activation, cpu: &Cpu, io: Backward) -> Result<()> {
     Ok(())
 }
 
-const SHADER: &str = include_str!("../../shaders/linear.wgsl");
+pub(super) const SHADER: &str = include_str!("../../shaders/linear.wgsl");
 /// Rows and columns of a tile of the product, and the rows that one partial sum of a bias gradient covers.
 const TILE: usize = 64;
 

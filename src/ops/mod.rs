@@ -19,6 +19,7 @@ pub mod pool;
 use crate::device::cpu::vectorise;
 use crate::device::{Backend, Caps, Const, Cpu, Cuda, Device, Gpu, Launch, Pass, Tensor, Wgpu, dispatch};
 use crate::error::{Error, Result};
+use crate::rng::Stream;
 use crate::shape::{DType, Spec};
 use std::fmt::Debug;
 
@@ -39,6 +40,22 @@ pub const OPS: &[(&str, Cases)] = &[
     ("adamw", adamw::cases),
     ("global_norm", global_norm::cases),
     ("gate", gate::cases),
+];
+
+/// The source of every kernel in WGSL.
+pub const SHADERS: &[&str] = &[
+    embed::SHADER,
+    linear::SHADER,
+    add_norm::SHADER,
+    attention::SHADER,
+    dropout::SHADER,
+    pool::SHADER,
+    cross_entropy::SHADER,
+    binary_cross_entropy::SHADER,
+    mse::SHADER,
+    adamw::SHADER,
+    global_norm::SHADER,
+    gate::SHADER,
 ];
 
 /// A differentiable op: what it is called, what it allocates, and (through [`On`]) how each backend computes it.
@@ -252,7 +269,42 @@ impl Case {
     pub fn new(label: &'static str, op: impl Op, inputs: Vec<Input>) -> Case {
         Case { label, subject: Subject::Op(Box::new(op)), inputs, slack: 1.0 }
     }
+    /// The specs of the inputs in an element type.
+    pub fn specs(&self, dtype: DType) -> Vec<Spec> {
+        let of = |fill: &Fill| if matches!(fill, Fill::Ints(_)) { DType::U32 } else { dtype };
+        self.inputs.iter().map(|i| Spec::new(of(&i.fill), &i.shape)).collect()
+    }
+    /// What the inputs hold: values that f32 holds exactly, so that every element type sees the same.
+    pub fn values(&self, rng: &mut Stream) -> Vec<Vec<f64>> {
+        let one = |input: &Input| match &input.fill {
+            Fill::Ints(v) => v.iter().map(|&v| v as f64).collect(),
+            Fill::Fixed(v) => v.iter().map(|&v| v as f32 as f64).collect(),
+            Fill::Real(lo, hi) => reals(rng, input.shape.iter().product(), *lo, *hi),
+        };
+        self.inputs.iter().map(one).collect()
+    }
 }
+
+/// Random reals of a range that f32 holds exactly.
+pub fn reals(rng: &mut Stream, n: usize, lo: f64, hi: f64) -> Vec<f64> {
+    (0..n).map(|_| (lo + rng.uniform() * (hi - lo)) as f32 as f64).collect()
+}
+
+/// The largest difference between computed and true values, relative above 1; infinite where one is not finite.
+pub fn worst(found: &[f64], truth: &[f64]) -> f64 {
+    let one = |(a, b): (&f64, &f64)| {
+        if a.is_finite() && b.is_finite() { (a - b).abs() / (1.0 + b.abs()) } else { f64::INFINITY }
+    };
+    if found.len() == truth.len() {
+        found.iter().zip(truth).map(one).fold(0.0, f64::max)
+    } else {
+        f64::INFINITY
+    }
+}
+
+/// The largest errors of f32 that a case passes with: of a forward pass, of a backward pass, of a step. To be multiplied by
+/// its `slack`.
+pub const BOUNDS: [f64; 3] = [3e-5, 5e-5, 2e-6];
 
 impl Input {
     /// Random reals in (-1, 1).

@@ -51,7 +51,7 @@ fn backward<T: Real>(io: Backward) -> Result<()> {
     Ok(())
 }
 
-const SHADER: &str = include_str!("../../shaders/mse.wgsl");
+pub(super) const SHADER: &str = include_str!("../../shaders/mse.wgsl");
 
 impl On<Wgpu> for Mse {
     fn forward(&self, device: &Wgpu, io: Forward) -> Result<()> {

@@ -80,7 +80,7 @@ fn backward<T: Real>(op: Pool, io: Backward) -> Result<()> {
     Ok(())
 }
 
-const SHADER: &str = include_str!("../../shaders/pool.wgsl");
+pub(super) const SHADER: &str = include_str!("../../shaders/pool.wgsl");
 
 impl Pool {
     fn launch(self, device: &Wgpu, entry: &'static str, buffers: [&Tensor; 3], add: bool) -> Result<()> {

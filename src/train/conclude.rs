@@ -113,6 +113,8 @@ impl Trainer<'_> {
             train_seconds,
             first_step_seconds: self.first_step_seconds,
             tokens_per_second: self.tokens as f64 / train_seconds,
+            device: self.run.device.caps().name,
+            verified: self.run.verified(),
         };
         write_text(fs, &self.dir.path().join("metrics.json"), &pretty(&outcome.to_json()))?;
         Ok(outcome)
@@ -127,6 +129,8 @@ impl Outcome {
             (None, Some(b)) => b.scores.to_json(),
             (None, None) => json!({}),
         };
+        all["device"] = self.device.as_str().into();
+        all["certificate"] = self.verified.clone().into();
         all["steps"] = self.steps.into();
         all["best_step"] = self.best.as_ref().map(|b| b.step).into();
         all["stopped_early"] = self.stopped_early.into();

@@ -45,6 +45,8 @@ pub struct Prepared {
     pub steps: u64,
     /// Rows that were skipped because they could not be read.
     pub skipped_rows: u64,
+    /// Digest of the certificate that `tempra verify` issued for this device, if it passed.
+    pub verified: Option<String>,
 }
 
 /// Something that happened.

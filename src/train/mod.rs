@@ -59,6 +59,10 @@ pub struct Outcome {
     pub first_step_seconds: f64,
     /// Real tokens trained on a second in this process.
     pub tokens_per_second: f64,
+    /// The device's name.
+    pub device: String,
+    /// Digest of the device's certificate (`tempra verify`), if there is one.
+    pub verified: Option<String>,
 }
 
 /// A run in progress.
@@ -106,6 +110,7 @@ fn describe(run: &Run, steps: u64) -> Prepared {
         classes: run.classes.clone(),
         steps,
         skipped_rows: run.skipped_rows,
+        verified: run.verified(),
     }
 }
 

@@ -9,6 +9,7 @@ use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::models::{LoadReport, Model, Options, encoder_shape, source};
 use crate::nn::Pooling;
+use crate::parity::Certificate;
 use crate::tasks::{Classify, Regress, Task};
 use crate::text::Tokenizer;
 use std::path::{Path, PathBuf};
@@ -46,6 +47,11 @@ struct Split {
 }
 
 impl Run {
+    /// The digest of the certificate that `tempra verify` issued for the device with these kernels, if all was right.
+    pub fn verified(&self) -> Option<String> {
+        let found = Certificate::kept(&cache_dir()?, &self.device)?;
+        found.passed().then(|| found.digest())
+    }
     /// Reads the data, opens the model, makes tokens.
     pub fn prepare(recipe: &Recipe) -> Result<Run> {
         let device = Device::open(&recipe.device.to_string(), recipe.threads)?;
@@ -106,7 +112,7 @@ impl Run {
                 "data.pair: this model has one token type and cannot tell two texts apart",
             ));
         }
-        let cache = if d.cache { cache_dir() } else { None };
+        let cache = if d.cache { cache_dir().map(|dir| dir.join("tokens")) } else { None };
         let tokens = || -> Result<_> {
             let tokenizer = Tokenizer::from_dir(&dir, shape.vocab)?;
             let encode =
@@ -230,11 +236,10 @@ fn options(recipe: &Recipe, task: &dyn Task) -> Options {
     }
 }
 
-/// Where tokens are kept between runs: `TEMPRA_CACHE`, else `XDG_CACHE_HOME/tempra`, else `~/.cache/tempra`.
-fn cache_dir() -> Option<PathBuf> {
+/// Where tokens and certificates are kept between runs: `TEMPRA_CACHE`, else `XDG_CACHE_HOME/tempra`, else `~/.cache/tempra`.
+pub fn cache_dir() -> Option<PathBuf> {
     let var = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
-    let base = var("TEMPRA_CACHE")
+    var("TEMPRA_CACHE")
         .or_else(|| var("XDG_CACHE_HOME").map(|d| d.join("tempra")))
-        .or_else(|| var("HOME").map(|d| d.join(".cache/tempra")))?;
-    Some(base.join("tokens"))
+        .or_else(|| var("HOME").map(|d| d.join(".cache/tempra")))
 }

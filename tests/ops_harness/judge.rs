@@ -9,7 +9,7 @@
 
 use tempra::device::{Device, Tensor};
 use tempra::error::Result;
-use tempra::ops::{Backward, Case, Fill, Forward, Grad, Op, Subject};
+use tempra::ops::{BOUNDS, Backward, Case, Fill, Forward, Grad, Op, Subject, reals, worst};
 use tempra::rng::Stream;
 use tempra::shape::{DType, Spec};
 
@@ -82,34 +82,6 @@ fn read(dev: &Device, t: &Tensor) -> Result<Vec<f64>> {
     })
 }
 
-/// The specs of a case's inputs in an element type.
-pub fn specs(case: &Case, dtype: DType) -> Vec<Spec> {
-    let of = |fill: &Fill| if matches!(fill, Fill::Ints(_)) { DType::U32 } else { dtype };
-    case.inputs.iter().map(|i| Spec::new(of(&i.fill), &i.shape)).collect()
-}
-
-/// Values that f32 holds exactly, so that every dtype sees the same input.
-fn values(case: &Case, rng: &mut Stream) -> Vec<Vec<f64>> {
-    let one = |input: &tempra::ops::Input| match &input.fill {
-        Fill::Ints(v) => v.iter().map(|&v| v as f64).collect(),
-        Fill::Fixed(v) => v.iter().map(|&v| v as f32 as f64).collect(),
-        Fill::Real(lo, hi) => reals(rng, input.shape.iter().product(), *lo, *hi),
-    };
-    case.inputs.iter().map(one).collect()
-}
-
-fn reals(rng: &mut Stream, n: usize, lo: f64, hi: f64) -> Vec<f64> {
-    (0..n).map(|_| (lo + rng.uniform() * (hi - lo)) as f32 as f64).collect()
-}
-
-/// The largest difference, relative above 1; infinite where either is not finite.
-fn worst(a: &[f64], b: &[f64]) -> f64 {
-    let one = |(a, b): (&f64, &f64)| {
-        if a.is_finite() && b.is_finite() { (a - b).abs() / (1.0 + b.abs()) } else { f64::INFINITY }
-    };
-    if a.len() == b.len() { a.iter().zip(b).map(one).fold(0.0, f64::max) } else { f64::INFINITY }
-}
-
 fn all_worst(a: &[Vec<f64>], b: &[Vec<f64>]) -> f64 {
     a.iter().zip(b).map(|(a, b)| worst(a, b)).fold(0.0, f64::max)
 }
@@ -173,7 +145,7 @@ impl Bench {
         dy: &[f64],
         want: Want,
     ) -> Result<Outcome> {
-        let specs = specs(case, dtype);
+        let specs = case.specs(dtype);
         let put = |spec: &Spec, v: &[f64]| Guarded::new(dev, spec, v);
         let blank = |spec: &Spec| put(spec, &vec![f64::NAN; spec.len()]);
         let xt = specs.iter().zip(x).map(|(s, v)| put(s, v)).collect::<Result<Vec<_>>>()?;
@@ -210,8 +182,8 @@ impl Bench {
             verdicts.push(Verdict { what: what.into(), error, bound, note: String::new() });
         };
         let mut rng = Stream::new(7, "ops", 0);
-        let x = values(case, &mut rng);
-        let specs = specs(case, DType::F64);
+        let x = case.values(&mut rng);
+        let specs = case.specs(DType::F64);
         let plan = op.plan(&self.truth.caps(), &specs.iter().collect::<Vec<_>>())?;
         // A random cotangent: a plain sum is constant for a softmax, and would pass a backward that returns zero.
         let dy = reals(&mut rng, plan.outputs[0].len(), -1.0, 1.0);
@@ -264,8 +236,8 @@ impl Bench {
         say("bounds", (truth.broken + added.broken) as f64, 0.0);
 
         let single = run(&self.truth, DType::F32, Want::Overwrite)?;
-        say("agree: cpu f32 forward", worst(&single.y, &truth.y), 3e-5 * case.slack);
-        say("agree: cpu f32 backward", all_worst(&single.dx, &truth.dx), 5e-5 * case.slack);
+        say("agree: cpu f32 forward", worst(&single.y, &truth.y), BOUNDS[0] * case.slack);
+        say("agree: cpu f32 backward", all_worst(&single.dx, &truth.dx), BOUNDS[1] * case.slack);
         say("bounds: f32", single.broken as f64, 0.0);
         let again = run(&self.truth, DType::F32, Want::Overwrite)?;
         let threads = run(&self.threads, DType::F32, Want::Overwrite)?;
@@ -276,10 +248,14 @@ impl Bench {
         for (name, device) in &self.others {
             let run = |want| self.run(device, DType::F32, op, case, &x, &dy, want);
             let there = run(Want::Overwrite)?;
-            say(&format!("agree: {name} f32 forward"), worst(&there.y, &truth.y), 3e-5 * case.slack);
-            say(&format!("agree: {name} f32 backward"), all_worst(&there.dx, &truth.dx), 5e-5 * case.slack);
+            say(&format!("agree: {name} f32 forward"), worst(&there.y, &truth.y), BOUNDS[0] * case.slack);
+            say(
+                &format!("agree: {name} f32 backward"),
+                all_worst(&there.dx, &truth.dx),
+                BOUNDS[1] * case.slack,
+            );
             let added = run(Want::AddTo(0.5))?;
-            say(&format!("accumulate: {name} adds"), all_worst(&added.dx, &expected), 5e-5 * case.slack);
+            say(&format!("accumulate: {name} adds"), all_worst(&added.dx, &expected), BOUNDS[1] * case.slack);
             say(&format!("bounds: {name}"), (there.broken + added.broken) as f64, 0.0);
             for i in (0..x.len()).filter(|&i| !truth.dx[i].is_empty()) {
                 let only = run(Want::Only(i))?;
@@ -293,11 +269,11 @@ impl Bench {
 
     fn judge_step(&self, case: &Case, verdicts: &mut Vec<Verdict>) -> Result<()> {
         let Subject::Step(step, textbook) = &case.subject else { return Ok(()) };
-        let x = values(case, &mut Stream::new(7, "ops", 0));
+        let x = case.values(&mut Stream::new(7, "ops", 0));
         let expected = textbook(step, &x);
         let run = |dev: &Device, dtype| -> Result<(Vec<Vec<f64>>, usize)> {
             let put = |(s, v): (&Spec, &Vec<f64>)| Guarded::new(dev, s, v);
-            let tensors = specs(case, dtype).iter().zip(&x).map(put).collect::<Result<Vec<_>>>()?;
+            let tensors = case.specs(dtype).iter().zip(&x).map(put).collect::<Result<Vec<_>>>()?;
             dev.step(&**step, &tensors.iter().map(|g| &g.inner).collect::<Vec<_>>())?;
             let mut broken = 0;
             for g in &tensors {
@@ -317,7 +293,7 @@ impl Bench {
         say("repeat: other threads", (run(&self.threads, DType::F32)?.0 != single) as u8 as f64, 0.0);
         for (name, device) in &self.others {
             let (there, broken) = run(device, DType::F32)?;
-            say(&format!("agree: {name} f32"), all_worst(&there, &expected), 2e-6 * case.slack);
+            say(&format!("agree: {name} f32"), all_worst(&there, &expected), BOUNDS[2] * case.slack);
             say(&format!("bounds: {name}"), broken as f64, 0.0);
             let again = run(device, DType::F32)?.0;
             say(&format!("repeat: {name}"), (again != there) as u8 as f64, 0.0);

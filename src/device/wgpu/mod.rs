@@ -7,6 +7,7 @@ mod queue;
 
 pub use adapter::Abilities;
 pub use memory::Memory;
+pub use queue::PRELUDE;
 
 use super::{Backend, Caps, Gpu, Launch, Profile, Storage, Tensor};
 use crate::error::{Error, Result};

@@ -6,7 +6,7 @@ use crate::error::{Error, Kind, Result};
 use crate::shape::DType;
 
 /// What every shader may use; put before its own source.
-const PRELUDE: &str = include_str!("../../../shaders/prelude.wgsl");
+pub const PRELUDE: &str = include_str!("../../../shaders/prelude.wgsl");
 /// Work that is queued before it is submitted: enough to spare the driver, few enough for it to begin early.
 const BATCH: usize = 96;
 /// Passes whose times are taken at once.

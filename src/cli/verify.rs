@@ -1,0 +1,85 @@
+//! `tempra verify`: proves that a device computes what it should.
+
+use super::options::{device_arg, flag, json_arg, open_device, text, threads_arg};
+use super::output::{Destination, say, say_json};
+use crate::error::Result;
+use crate::parity::{Certificate, Row};
+use crate::train::prepare::cache_dir;
+use clap::{Arg, ArgMatches, Command};
+
+pub fn define() -> Command {
+    Command::new("verify")
+        .about("Proves that a device computes what it should")
+        .long_about(
+            "Runs every op, forward and backward, every hard case, on a device and compares with the CPU in f64, whose \
+             gradients the tests prove by finite differences. Prints a table; exits with 1 if anything is off.\n\n\
+             The result is kept as a certificate. `tempra train` on the same device with the same kernels writes its \
+             digest into the run folder.",
+        )
+        .after_help("Examples:\n  tempra verify --device wgpu\n  tempra verify --device wgpu:1 -o certificate.json")
+        .arg(device_arg())
+        .arg(threads_arg())
+        .arg(Arg::new("output").short('o').long("output").value_name("FILE").help("Also writes the certificate here"))
+        .arg(json_arg())
+}
+
+fn line(r: &Row) -> String {
+    let number = |e: Option<f64>| e.map_or("-".to_owned(), |e| format!("{e:.1e}"));
+    let what = match &r.failure {
+        Some(why) => format!("  {}", why.lines().next().unwrap_or(why)),
+        None => String::new(),
+    };
+    format!(
+        "{:<4} {:<20} {:<44} {:<5} {:>8} {:>8} {:>8.0e}{what}",
+        if r.passed { "ok" } else { "MISS" },
+        r.op,
+        r.case,
+        r.dtype,
+        number(r.forward),
+        number(r.backward),
+        r.bounds[1],
+    )
+}
+
+pub fn run(matches: &ArgMatches) -> Result<i32> {
+    let json = flag(matches, "json");
+    let output = text(matches, "output").map(|name| Destination::of(Some(name))).transpose()?;
+    let device = open_device(matches)?;
+    if !json {
+        say(format!("device: {}\n", device.caps().name))?;
+        say(format!(
+            "     {:<20} {:<44} {:<5} {:>8} {:>8} {:>8}",
+            "op", "case", "dtype", "forward", "backward", "bound"
+        ))?;
+    }
+    let begun = std::time::Instant::now();
+    let mut failed = Ok(());
+    let certificate = Certificate::issue(&device, |row| {
+        if !json && failed.is_ok() {
+            failed = say(line(row));
+        }
+    })?;
+    failed?;
+    if let Some(output) = output {
+        output.write(|out| writeln!(out, "{:#}", certificate.to_json()))?;
+    }
+    let kept = cache_dir().map(|cache| certificate.keep(&cache)).transpose()?;
+    if json {
+        say_json(&certificate.to_json())?;
+    } else {
+        let missed = certificate.rows.iter().filter(|r| !r.passed).count();
+        let verdict = match missed {
+            0 => format!("all {} cases are right", certificate.rows.len()),
+            n => format!("{n} of {} cases are WRONG", certificate.rows.len()),
+        };
+        say(format!(
+            "\n{verdict} ({:.1} s); digest {}",
+            begun.elapsed().as_secs_f64(),
+            certificate.digest()
+        ))?;
+        if let Some(path) = kept {
+            say(format!("certificate: {}", path.display()))?;
+        }
+    }
+    Ok(if certificate.passed() { 0 } else { 1 })
+}

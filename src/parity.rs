@@ -1,0 +1,209 @@
+//! The proof that a device computes what it should: every case of [`OPS`] on it, against the CPU in f64.
+
+use crate::device::wgpu::PRELUDE;
+use crate::device::{Device, Tensor};
+use crate::error::{Error, Kind, Result};
+use crate::ops::{BOUNDS, Backward, Case, Forward, Grad, OPS, Op, SHADERS, Subject, reals, worst};
+use crate::rng::Stream;
+use crate::shape::{DType, Spec};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+
+/// One case on one device.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Row {
+    /// The op's stem.
+    pub op: String,
+    /// What is special about the case.
+    pub case: String,
+    /// What the device computed in.
+    pub dtype: String,
+    /// Largest error of the forward pass, relative above 1; of a step, its only one. `None` where it is not a number.
+    pub forward: Option<f64>,
+    /// Largest error of the gradients; `None` for a step, or where it is not a number.
+    pub backward: Option<f64>,
+    /// What they may be at most.
+    pub bounds: [f64; 2],
+    /// Why it could not be run, if it could not.
+    pub failure: Option<String>,
+    /// Whether it is right.
+    pub passed: bool,
+}
+
+/// All cases on one device.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Certificate {
+    /// The version of tempra.
+    pub tempra: String,
+    /// Hash of the kernels' source.
+    pub kernels: String,
+    /// The device's own name.
+    pub device: String,
+    /// Every case of every op.
+    pub rows: Vec<Row>,
+}
+
+impl Certificate {
+    /// Runs every case on a device, telling `each` of one after another.
+    pub fn issue(device: &Device, mut each: impl FnMut(&Row)) -> Result<Certificate> {
+        // The truth is the CPU's f64, whose gradients the tests prove by finite differences.
+        let truth = Device::open("cpu", 1)?;
+        let mut rows = Vec::new();
+        for (name, cases) in OPS {
+            for case in cases() {
+                let row = judge(name, &case, &truth, device);
+                each(&row);
+                rows.push(row);
+            }
+        }
+        let tempra = env!("CARGO_PKG_VERSION").to_owned();
+        Ok(Certificate { tempra, kernels: kernels(), device: device.caps().name, rows })
+    }
+    /// Whether all rows are right.
+    pub fn passed(&self) -> bool {
+        self.rows.iter().all(|r| r.passed)
+    }
+    /// What a run folder says it was computed with: a hash of everything in here.
+    pub fn digest(&self) -> String {
+        blake3::hash(json!(self).to_string().as_bytes()).to_hex().to_string()
+    }
+    /// As it is written to a file.
+    pub fn to_json(&self) -> Value {
+        let mut all = json!(self);
+        all["passed"] = self.passed().into();
+        all["digest"] = self.digest().into();
+        all
+    }
+    /// Keeps it for the runs that follow on this device.
+    pub fn keep(&self, cache: &Path) -> Result<PathBuf> {
+        let path = place(cache, &self.device);
+        let folder = cache.join("certificates");
+        let write = || {
+            std::fs::create_dir_all(&folder)?;
+            let temporary = path.with_extension(format!("tmp-{}", std::process::id()));
+            std::fs::write(&temporary, format!("{:#}\n", self.to_json()))?;
+            std::fs::rename(&temporary, &path)
+        };
+        write().map_err(|e| Error::io(Kind::Disk, "cannot be written", &path, &e))?;
+        Ok(path)
+    }
+    /// The one that was kept for a device, if it is of these kernels and whole.
+    pub fn kept(cache: &Path, device: &Device) -> Option<Certificate> {
+        let name = device.caps().name;
+        let value: Value = serde_json::from_slice(&std::fs::read(place(cache, &name)).ok()?).ok()?;
+        let digest = value["digest"].as_str()?.to_owned();
+        let found: Certificate = serde_json::from_value(value).ok()?;
+        (found.digest() == digest && found.kernels == kernels() && found.device == name).then_some(found)
+    }
+}
+
+/// Where the certificate of a device is kept: one for each set of kernels.
+fn place(cache: &Path, device: &str) -> PathBuf {
+    let key = blake3::hash(format!("{device}\0{}", kernels()).as_bytes()).to_hex();
+    cache.join("certificates").join(format!("{}.json", &key[..16]))
+}
+
+fn kernels() -> String {
+    let mut hash = blake3::Hasher::new();
+    hash.update(env!("CARGO_PKG_VERSION").as_bytes());
+    for text in SHADERS.iter().chain([&PRELUDE]) {
+        hash.update(&(text.len() as u64).to_le_bytes()).update(text.as_bytes());
+    }
+    hash.finalize().to_hex()[..16].to_owned()
+}
+
+fn judge(op: &str, case: &Case, truth: &Device, device: &Device) -> Row {
+    let slack = case.slack;
+    let found = match &case.subject {
+        Subject::Op(op) => compare(&**op, case, truth, device).map(|(f, b)| (f, Some(b))),
+        Subject::Step(..) => compare_step(case, device).map(|e| (e, None)),
+    };
+    let bounds = match case.subject {
+        Subject::Op(_) => [BOUNDS[0] * slack, BOUNDS[1] * slack],
+        Subject::Step(..) => [BOUNDS[2] * slack; 2],
+    };
+    let (failure, forward, backward) = match found {
+        Ok((f, b)) => (None, f, b),
+        Err(e) => (Some(e.to_string()), f64::INFINITY, None),
+    };
+    Row {
+        op: op.to_owned(),
+        case: case.label.to_owned(),
+        dtype: "f32".to_owned(),
+        passed: forward <= bounds[0] && backward.is_none_or(|b| b <= bounds[1]),
+        forward: Some(forward).filter(|e| e.is_finite()),
+        backward: backward.filter(|e| e.is_finite()),
+        bounds,
+        failure,
+    }
+}
+
+fn put(device: &Device, spec: &Spec, v: &[f64]) -> Result<Tensor> {
+    let t = device.alloc(spec.clone())?;
+    match spec.dtype {
+        DType::F64 => device.write(&t, v)?,
+        DType::U32 => device.write(&t, &v.iter().map(|&v| v as u32).collect::<Vec<_>>())?,
+        _ => device.write(&t, &v.iter().map(|&v| v as f32).collect::<Vec<_>>())?,
+    }
+    Ok(t)
+}
+
+fn get(device: &Device, t: &Tensor) -> Result<Vec<f64>> {
+    Ok(match t.spec.dtype {
+        DType::F64 => device.read::<f64>(t)?,
+        DType::U32 => device.read::<u32>(t)?.into_iter().map(f64::from).collect(),
+        _ => device.read::<f32>(t)?.into_iter().map(f64::from).collect(),
+    })
+}
+
+/// The first output, and the gradients of all inputs that have one.
+fn both_passes(
+    op: &dyn Op,
+    case: &Case,
+    device: &Device,
+    dtype: DType,
+    x: &[Vec<f64>],
+    dy: &[f64],
+) -> Result<(Vec<f64>, Vec<Vec<f64>>)> {
+    let specs = case.specs(dtype);
+    let plan = op.plan(&device.caps(), &specs.iter().collect::<Vec<_>>())?;
+    let tensors = specs.iter().zip(x).map(|(s, v)| put(device, s, v)).collect::<Result<Vec<_>>>()?;
+    let blank = |s: &Spec| put(device, s, &vec![f64::NAN; s.len()]);
+    let y = plan.outputs.iter().chain(&plan.saved).map(blank).collect::<Result<Vec<_>>>()?;
+    let (xr, yr): (Vec<&Tensor>, Vec<&Tensor>) = (tensors.iter().collect(), y.iter().collect());
+    device.forward(op, Forward { x: &xr, y: &yr })?;
+    let dy = put(device, &plan.outputs[0], dy)?;
+    let real = |i: usize| matches!(case.inputs[i].fill, crate::ops::Fill::Real(..));
+    let blank = |(i, s): (usize, &Spec)| if real(i) { blank(s).map(Some) } else { Ok(None) };
+    let grads = specs.iter().enumerate().map(blank).collect::<Result<Vec<_>>>()?;
+    let dx: Vec<_> = grads.iter().map(|g| g.as_ref().map(|t| Grad { t, add: false })).collect();
+    device.backward(op, Backward { x: &xr, y: &yr, dy: &[Some(&dy)], dx: &dx })?;
+    let dx = grads.iter().flatten().map(|g| get(device, g)).collect::<Result<_>>()?;
+    Ok((get(device, &y[0])?, dx))
+}
+
+fn compare(op: &dyn Op, case: &Case, truth: &Device, device: &Device) -> Result<(f64, f64)> {
+    let mut rng = Stream::new(7, "ops", 0);
+    let x = case.values(&mut rng);
+    let specs = case.specs(DType::F64);
+    let plan = op.plan(&truth.caps(), &specs.iter().collect::<Vec<_>>())?;
+    let dy = reals(&mut rng, plan.outputs[0].len(), -1.0, 1.0);
+    let (y, dx) = both_passes(op, case, truth, DType::F64, &x, &dy)?;
+    let (found, grads) = both_passes(op, case, device, DType::F32, &x, &dy)?;
+    let backward = grads.iter().zip(&dx).map(|(a, b)| worst(a, b)).fold(0.0, f64::max);
+    Ok((worst(&found, &y), backward))
+}
+
+fn compare_step(case: &Case, device: &Device) -> Result<f64> {
+    let Subject::Step(step, textbook) = &case.subject else { return Ok(0.0) };
+    let x = case.values(&mut Stream::new(7, "ops", 0));
+    let specs = case.specs(DType::F32);
+    let tensors = specs.iter().zip(&x).map(|(s, v)| put(device, s, v)).collect::<Result<Vec<_>>>()?;
+    device.step(&**step, &tensors.iter().collect::<Vec<_>>())?;
+    let mut error = 0f64;
+    for (t, expected) in tensors.iter().zip(textbook(step, &x)) {
+        error = error.max(worst(&get(device, t)?, &expected));
+    }
+    Ok(error)
+}
