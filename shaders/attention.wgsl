@@ -1,6 +1,7 @@
 // o = drop(softmax(scale q k^T)) v over packed sequences: see src/ops/attention.rs.
-// Constants: D (head_dim), THREADS. One invocation a token and head; keys go by one after another, with the softmax
-// kept up to date (Milakov and Gimelshein 2018), so nothing of the size of the scores is stored.
+// Constants: D (head_dim), THREADS. A group has THREADS tokens of one sequence and one head, an invocation one of them; the
+// tokens of the other side go by, the same for the whole group, with the softmax kept up to date (Milakov and Gimelshein
+// 2018), so nothing of the size of the scores is stored.
 
 struct Params {
     drop: Drop,
@@ -21,20 +22,20 @@ var<immediate> p: Params;
 @group(0) @binding(6) var<storage, read_write> dqkv: array<f32>;
 @group(0) @binding(7) var<storage, read_write> delta: array<f32>;
 
-// First token of the sequence that token t is in, and the one after its last.
-fn sequence(t: u32) -> vec2<u32> {
-    var low = 0u;
-    var high = p.seqs;
-    // bounds[low] <= t < bounds[high].
-    while (high - low > 1u) {
-        let middle = (low + high) / 2u;
-        if (bounds[middle] <= t) {
-            low = middle;
-        } else {
-            high = middle;
+// Where the sequence of this group begins and ends, and the first of the group's tokens; all the same for the group. Groups
+// are numbered through the sequences; those beyond the last have nothing to do.
+fn place(group: u32) -> vec3<u32> {
+    var left = group;
+    for (var s = 0u; s < p.seqs; s++) {
+        let first = bounds[s];
+        let end = bounds[s + 1u];
+        let blocks = (end - first + THREADS - 1u) / THREADS;
+        if (left < blocks) {
+            return vec3<u32>(first, end, first + left * THREADS);
         }
+        left -= blocks;
     }
-    return vec2<u32>(bounds[low], bounds[high]);
+    return vec3<u32>();
 }
 
 fn mask_words(row: u32, head: u32, block: u32) -> vec4<u32> {
@@ -42,14 +43,17 @@ fn mask_words(row: u32, head: u32, block: u32) -> vec4<u32> {
     return philox(vec4<u32>(key[p.drop.row] + row, block, site, key[2]), vec2<u32>(key[0], key[1]));
 }
 
+// Keys that are taken together, so that the sums are rescaled once for all of them.
+const KEYS = 4u;
+
 @compute @workgroup_size(THREADS)
 fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) li: u32) {
-    let t = group.x * THREADS + li;
+    let seq = place(group.x);
     let head = group.y;
-    if (t >= p.tokens) {
+    let t = seq.z + li;
+    if (t >= seq.y) {
         return;
     }
-    let seq = sequence(t);
     let hidden = p.heads * D;
     let base = t * 3u * hidden + head * D;
     var q: array<f32, D>;
@@ -60,31 +64,38 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_in
     var most = -3.0e38;
     var sum = 0.0;
     var words = vec4<u32>();
-    for (var j = seq.x; j < seq.y; j++) {
-        let at = j * 3u * hidden + hidden + head * D;
-        var s = 0.0;
-        for (var i = 0u; i < D; i++) {
-            s = fma(q[i], qkv[at + i], s);
-        }
-        if (s > most) {
-            let shrink = exp(most - s);
-            sum *= shrink;
+    for (var j = seq.x; j < seq.y; j += KEYS) {
+        var scores: array<f32, KEYS>;
+        var top = most;
+        for (var b = 0u; b < KEYS; b++) {
+            let at = min(j + b, seq.y - 1u) * 3u * hidden + hidden + head * D;
+            var s = 0.0;
             for (var i = 0u; i < D; i++) {
-                sum_v[i] *= shrink;
+                s = fma(q[i], qkv[at + i], s);
             }
-            most = s;
+            scores[b] = select(-3.0e38, s, j + b < seq.y);
+            top = max(top, scores[b]);
         }
-        var e = exp(s - most);
-        sum += e;
-        if (p.drop.threshold > 0u) {
-            let c = j - seq.x;
-            if ((c & 7u) == 0u) {
-                words = mask_words(t, head, c / 8u);
-            }
-            e *= factor(p.drop, words, c);
-        }
+        let shrink = exp(most - top);
+        most = top;
+        sum *= shrink;
         for (var i = 0u; i < D; i++) {
-            sum_v[i] = fma(e, qkv[at + hidden + i], sum_v[i]);
+            sum_v[i] *= shrink;
+        }
+        let c = j - seq.x;
+        if (p.drop.threshold > 0u && (c & 7u) == 0u) {
+            words = mask_words(t, head, c / 8u);
+        }
+        for (var b = 0u; b < KEYS; b++) {
+            var e = exp(scores[b] - top);
+            sum += e;
+            if (p.drop.threshold > 0u) {
+                e *= factor(p.drop, words, c + b);
+            }
+            let at = min(j + b, seq.y - 1u) * 3u * hidden + 2u * hidden + head * D;
+            for (var i = 0u; i < D; i++) {
+                sum_v[i] = fma(e, qkv[at + i], sum_v[i]);
+            }
         }
     }
     for (var i = 0u; i < D; i++) {
@@ -96,12 +107,12 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_in
 // dq of one query, and delta = do o, which the keys need.
 @compute @workgroup_size(THREADS)
 fn backward_q(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) li: u32) {
-    let t = group.x * THREADS + li;
+    let seq = place(group.x);
     let head = group.y;
-    if (t >= p.tokens) {
+    let t = seq.z + li;
+    if (t >= seq.y) {
         return;
     }
-    let seq = sequence(t);
     let hidden = p.heads * D;
     let base = t * 3u * hidden + head * D;
     let out = t * hidden + head * D;
@@ -146,12 +157,12 @@ fn backward_q(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation
 // dk and dv of one key.
 @compute @workgroup_size(THREADS)
 fn backward_kv(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) li: u32) {
-    let t = group.x * THREADS + li;
+    let seq = place(group.x);
     let head = group.y;
-    if (t >= p.tokens) {
+    let t = seq.z + li;
+    if (t >= seq.y) {
         return;
     }
-    let seq = sequence(t);
     let hidden = p.heads * D;
     let base = t * 3u * hidden + hidden + head * D;
     let row = seq.x * p.heads + head * (seq.y - seq.x);
@@ -164,6 +175,11 @@ fn backward_kv(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocatio
         v[i] = qkv[base + hidden + i];
     }
     let c = t - seq.x;
+    // The block of eight keys whose mask bits are drawn together; said so that a group of eight sees one for all.
+    var block = (seq.z - seq.x) / 8u;
+    if (THREADS > 8u) {
+        block = c / 8u;
+    }
     for (var r = seq.x; r < seq.y; r++) {
         let at = r * 3u * hidden + head * D;
         let out = r * hidden + head * D;
@@ -176,7 +192,7 @@ fn backward_kv(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocatio
         let prob = exp(s * p.scale - lse[row + r - seq.x]);
         var m = 1.0;
         if (p.drop.threshold > 0u) {
-            m = factor(p.drop, mask_words(r, head, c / 8u), c);
+            m = factor(p.drop, mask_words(r, head, block), c);
         }
         let ds = prob * (dp * m - delta[row + r - seq.x]) * p.scale;
         for (var i = 0u; i < D; i++) {

@@ -49,27 +49,26 @@ fn slope(v: f32) -> f32 {
     }
 }
 
-fn put(row: u32, col: u32, v: vec4<f32>) {
-    if (row >= p.m) {
-        return;
-    }
-    for (var i = 0u; i < 4u; i++) {
-        let at = col + i;
-        if (at < p.n) {
-            var z = v[i];
-            if (BIAS == 1u) {
-                z += bias[at];
-            }
-            let to = row * p.n + at;
-            if (KEEP == 1u) {
-                kept[to] = z;
-            }
-            z = activate(z);
-            if (p.add == 1u) {
-                z += c[to];
-            }
-            c[to] = z;
+fn put(row: u32, col: u32, sum: f32) {
+    if (row < p.m && col < p.n) {
+        var z = sum;
+        if (BIAS == 1u) {
+            z += bias[col];
         }
+        let to = row * p.n + col;
+        if (KEEP == 1u) {
+            kept[to] = z;
+        }
+        z = activate(z);
+        if (p.add == 1u) {
+            z += c[to];
+        }
+        c[to] = z;
+    }
+}
+fn put4(row: u32, col: u32, v: vec4<f32>) {
+    for (var i = 0u; i < 4u; i++) {
+        put(row, col + i, v[i]);
     }
 }
 
@@ -135,14 +134,76 @@ fn product(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_in
     }
     let row = row0 + ty;
     let col = col0 + tx;
-    put(row, col, l0); put(row, col + 32u, h0);
-    put(row + 1u, col, l1); put(row + 1u, col + 32u, h1);
-    put(row + 2u, col, l2); put(row + 2u, col + 32u, h2);
-    put(row + 3u, col, l3); put(row + 3u, col + 32u, h3);
-    put(row + 4u, col, l4); put(row + 4u, col + 32u, h4);
-    put(row + 5u, col, l5); put(row + 5u, col + 32u, h5);
-    put(row + 6u, col, l6); put(row + 6u, col + 32u, h6);
-    put(row + 7u, col, l7); put(row + 7u, col + 32u, h7);
+    put4(row, col, l0); put4(row, col + 32u, h0);
+    put4(row + 1u, col, l1); put4(row + 1u, col + 32u, h1);
+    put4(row + 2u, col, l2); put4(row + 2u, col + 32u, h2);
+    put4(row + 3u, col, l3); put4(row + 3u, col + 32u, h3);
+    put4(row + 4u, col, l4); put4(row + 4u, col + 32u, h4);
+    put4(row + 5u, col, l5); put4(row + 5u, col + 32u, h5);
+    put4(row + 6u, col, l6); put4(row + 6u, col + 32u, h6);
+    put4(row + 7u, col, l7); put4(row + 7u, col + 32u, h7);
+}
+
+// The same without workgroup memory, for software drivers, where that is slow and a load that is the same for the whole
+// group is cheap: each invocation has 16 rows, and of the columns every THREADS-th, two in all. Groups that follow each
+// other share columns. b's columns lie side by side (b_col is 1).
+const ROWS = 16u;
+const COLS = 2u;
+const STEP = 4u;
+
+@compute @workgroup_size(THREADS)
+fn product_rows(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) li: u32) {
+    let row0 = group.x * ROWS;
+    let col0 = group.y * THREADS * COLS + li;
+    var rows: array<u32, ROWS>;
+    var cols: array<u32, COLS>;
+    var sums: array<f32, ROWS * COLS>;
+    for (var r = 0u; r < ROWS; r++) {
+        rows[r] = min(row0 + r, p.m - 1u) * p.a_row;
+    }
+    for (var i = 0u; i < COLS; i++) {
+        cols[i] = min(col0 + i * THREADS, p.n - 1u);
+    }
+    let whole = p.k - p.k % STEP;
+    for (var k0 = 0u; k0 < whole; k0 += STEP) {
+        for (var u = 0u; u < STEP; u++) {
+            let k = k0 + u;
+            var x: array<f32, COLS>;
+            for (var i = 0u; i < COLS; i++) {
+                x[i] = b[k * p.b_row + cols[i]];
+            }
+            for (var r = 0u; r < ROWS; r++) {
+                let y = a[rows[r] + k * p.a_col];
+                for (var i = 0u; i < COLS; i++) {
+                    sums[r * COLS + i] = fma(y, x[i], sums[r * COLS + i]);
+                }
+            }
+        }
+    }
+    for (var k = whole; k < p.k; k++) {
+        for (var r = 0u; r < ROWS; r++) {
+            let y = a[rows[r] + k * p.a_col];
+            for (var i = 0u; i < COLS; i++) {
+                sums[r * COLS + i] = fma(y, b[k * p.b_row + cols[i]], sums[r * COLS + i]);
+            }
+        }
+    }
+    for (var r = 0u; r < ROWS; r++) {
+        for (var i = 0u; i < COLS; i++) {
+            put(row0 + r, col0 + i * THREADS, sums[r * COLS + i]);
+        }
+    }
+}
+
+// c (k, n) = b, with the columns side by side; a row of groups a row of c.
+@compute @workgroup_size(THREADS)
+fn transpose(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) li: u32) {
+    let col = group.x * THREADS + li;
+    if (col < p.n) {
+        for (var k = group.y; k < p.k; k += 65535u) {
+            c[k * p.n + col] = b[k * p.b_row + col * p.b_col];
+        }
+    }
 }
 
 // dz = dy act'(z): a is dy, b what was kept, c dz; m n elements.

@@ -65,7 +65,7 @@ fn main() {
         count(same);
     }
     if filter.is_empty() || filter == "planted" {
-        for (label, caught) in planted::all(&bench) {
+        for (label, caught) in planted::all(&Bench::open_checked()) {
             match &caught {
                 Some(by) => println!("ok   planted: {label}: caught by {by}"),
                 None => println!("FAIL planted: {label}: nobody noticed"),

@@ -10,10 +10,10 @@
 
 use super::dropout::{Dropout, Rows};
 use super::{
-    Backward, Case, Forward, Input, On, Op, Plan, by_dtype, compute_dtype, groups_for, launch, refuse,
-    sequences,
+    Backward, Case, Forward, Input, On, Op, Plan, by_dtype, compute_dtype, launch_with, refuse, sequences,
 };
 use crate::device::cpu::{Mat, Out, Real, inlined, product_serial, sum_lanes, vectorise};
+use crate::device::wgpu::Tiles;
 use crate::device::{Caps, Cpu, Tensor, Wgpu};
 use crate::error::Result;
 use crate::shape::{DType, Spec};
@@ -276,9 +276,12 @@ impl Attention {
         let [a, b, c, d] = Dropout::words(self.dropout);
         let seqs = buffers[1].spec.len() as u32 - 1;
         let params = [a, b, c, d, tokens as u32, self.heads as u32, seqs, self.scale.to_bits(), add as u32];
-        let groups = [groups_for(tokens)[0], self.heads as u32, 1];
+        // A multiple of eight, the mask's block; a sequence's last group may be partly idle, so not too many.
+        let threads = if device.tiles() == Tiles::Rows { 8 } else { 32 };
+        let blocks = tokens.div_ceil(threads) + seqs as usize;
+        let groups = [blocks as u32, self.heads as u32, 1];
         let consts = [("D", (cols / 3 / self.heads) as u32)];
-        launch(device, (SHADER, entry), &consts, groups, buffers, &params)
+        launch_with(device, threads as u32, (SHADER, entry), &consts, groups, buffers, &params)
     }
 }
 

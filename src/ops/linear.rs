@@ -4,10 +4,11 @@
 //! Saves z = x w^T + b (tokens, out) where the derivative of the activation needs it.
 
 use super::{
-    Backward, Case, Forward, Input, On, Op, Plan, by_dtype, compute_dtype, groups_for, launch, refuse,
-    sum_columns,
+    Backward, Case, Forward, Input, On, Op, Plan, THREADS, by_dtype, compute_dtype, groups_for, launch,
+    launch_with, refuse, sum_columns,
 };
 use crate::device::cpu::{BLOCK, Mat, Out, Real, inlined, product, vectorise};
+use crate::device::wgpu::Tiles;
 use crate::device::{Caps, Cpu, Tensor, Wgpu};
 use crate::error::Result;
 use crate::shape::Spec;
@@ -263,10 +264,35 @@ fn product_gpu(
         ("A_DOWN", (a.col == 1) as u32),
         ("B_DOWN", (b.row == 1) as u32),
     ];
-    let params = [m, n, k, a.row, a.col, b.row, b.col, after.add as usize].map(|v| v as u32);
-    let groups = [n.div_ceil(TILE) as u32, m.div_ceil(TILE) as u32, 1];
-    let buffers = [a.t, b.t, c, after.bias.unwrap_or(c), after.keep.unwrap_or(c)];
-    launch(device, (SHADER, "product"), &consts, groups, &buffers, &params)
+    let params = |b: &Strided| [m, n, k, a.row, a.col, b.row, b.col, after.add as usize].map(|v| v as u32);
+    let buffers =
+        |b: &Strided| [a.t, b.t, c, after.bias.unwrap_or(c), after.keep.unwrap_or(c)].map(Tensor::clone);
+    if device.tiles() == Tiles::Workgroup {
+        let groups = [n.div_ceil(TILE) as u32, m.div_ceil(TILE) as u32, 1];
+        let buffers = buffers(&b);
+        return launch(device, (SHADER, "product"), &consts, groups, &buffers.each_ref(), &params(&b));
+    }
+    // Columns side by side: a transposed B is copied first, which costs one part in m of the product.
+    let scratch;
+    let b = if b.col == 1 {
+        b
+    } else {
+        scratch = device.scratch(c.spec.dtype, &[k, n])?;
+        let groups = [n.div_ceil(THREADS as usize) as u32, k.min(65535) as u32, 1];
+        launch(device, (SHADER, "transpose"), &consts, groups, &[b.t, b.t, &scratch, c, c], &params(&b))?;
+        Strided { t: &scratch, row: n, col: 1 }
+    };
+    let lanes = device.lanes();
+    let groups = [m.div_ceil(16) as u32, n.div_ceil(2 * lanes as usize) as u32, 1];
+    launch_with(
+        device,
+        lanes,
+        (SHADER, "product_rows"),
+        &consts,
+        groups,
+        &buffers(&b).each_ref(),
+        &params(&b),
+    )
 }
 
 impl On<Wgpu> for Linear {

@@ -361,6 +361,19 @@ const THREADS: u32 = 64;
 /// Queues a kernel of [`THREADS`] threads a group. `params` are the words of its `Params`, floats by their bits.
 fn launch(
     device: &impl Gpu,
+    kernel: (&'static str, &'static str),
+    consts: &[(&'static str, u32)],
+    groups: [u32; 3],
+    buffers: &[&Tensor],
+    params: &[u32],
+) -> Result<()> {
+    launch_with(device, THREADS, kernel, consts, groups, buffers, params)
+}
+
+/// Queues a kernel of so many threads a group.
+fn launch_with(
+    device: &impl Gpu,
+    threads: u32,
     (source, entry): (&'static str, &'static str),
     consts: &[(&'static str, u32)],
     groups: [u32; 3],
@@ -373,7 +386,7 @@ fn launch(
         entry,
         consts: &consts,
         groups,
-        threads: THREADS,
+        threads,
         shared_bytes: 0,
         buffers,
         params: bytemuck::cast_slice(params),

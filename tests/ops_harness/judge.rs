@@ -7,7 +7,8 @@
 //!   bounds      the bytes around every buffer are untouched
 //!   repeat      the same bits again, also with another number of threads
 
-use tempra::device::{Device, Tensor};
+use tempra::device::wgpu::Tiles;
+use tempra::device::{Device, Tensor, Wgpu};
 use tempra::error::Result;
 use tempra::ops::{BOUNDS, Backward, Case, Fill, Forward, Grad, Op, Subject, reals, worst};
 use tempra::rng::Stream;
@@ -102,10 +103,29 @@ struct Outcome {
 }
 
 impl Bench {
+    /// With bounds checks in the kernels: for those that are wrong on purpose, lest they bring the driver down.
+    pub fn open_checked() -> Bench {
+        let mut bench = Bench::open();
+        for (_, device) in &mut bench.others {
+            if let Device::Wgpu(gpu) = device {
+                *device = Device::Wgpu(
+                    Wgpu::new(0).expect("it opened before").with_tiles(gpu.tiles()).with_checks(),
+                );
+            }
+        }
+        bench
+    }
+
     pub fn open() -> Bench {
         let open = |threads| Device::open("cpu", threads).expect("the CPU opens");
-        let others =
+        let mut others: Vec<(&'static str, Device)> =
             ["cuda", "wgpu"].into_iter().filter_map(|n| Some((n, Device::open(n, 0).ok()?))).collect();
+        // The kernels for GPUs on a software driver, and the other way round.
+        if let Some((_, Device::Wgpu(gpu))) = others.last() {
+            let tiles = if gpu.tiles() == Tiles::Rows { Tiles::Workgroup } else { Tiles::Rows };
+            let other = Wgpu::new(0).expect("it opened before").with_tiles(tiles);
+            others.push(("wgpu-other-tiles", Device::Wgpu(other)));
+        }
         Bench { truth: open(1), threads: open(3), others }
     }
 

@@ -46,8 +46,10 @@ fn backward(@builtin(local_invocation_index) li: u32) {
             continue;
         }
         var s = 0u;
-        while (bounds[s + 1u] <= t) {
-            s++;
+        for (var q = 0u; q < p.seqs; q++) {
+            if (bounds[q + 1u] <= t) {
+                s = q + 1u;
+            }
         }
         let len = f32(bounds[s + 1u] - bounds[s]);
         if (MISTAKE == 1u && t + 1u == bounds[s + 1u]) {

@@ -43,9 +43,21 @@ pub struct Wgpu {
     caps: Caps,
     abilities: Abilities,
     constants: Mutex<HashMap<Vec<u8>, Tensor>>,
+    tiles: Tiles,
+    /// Whether wgpu's own bounds checks go into every kernel: `TEMPRA_WGPU_CHECKED=1`, to hunt a fault.
+    checked: bool,
     /// Bytes that may be asked of the driver, where somebody set a limit.
     budget: Option<u64>,
     profile: Profile,
+}
+
+/// How kernels share out their work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tiles {
+    /// Large groups that meet in workgroup memory: for GPUs.
+    Workgroup,
+    /// Groups of as many threads as the processor has lanes, without workgroup memory: for software drivers.
+    Rows,
 }
 
 struct Inner {
@@ -113,6 +125,7 @@ impl Wgpu {
             memory_bytes: abilities.memory_bytes,
             binding_bytes: abilities.binding_bytes,
         };
+        let tiles = if abilities.software { Tiles::Rows } else { Tiles::Workgroup };
         let next = AtomicU64::new(0);
         let inner = Inner { device, queue, layouts, state: Mutex::default(), fault, next };
         Ok(Wgpu {
@@ -120,6 +133,8 @@ impl Wgpu {
             caps,
             abilities,
             constants: Mutex::default(),
+            tiles,
+            checked: std::env::var_os("TEMPRA_WGPU_CHECKED").is_some_and(|v| v == "1"),
             budget: None,
             profile: Profile::default(),
         })
@@ -139,6 +154,28 @@ impl Wgpu {
     /// What was done so far.
     pub fn stats(&self) -> WgpuStats {
         lock(&self.inner.state).stats
+    }
+
+    /// With the kernels for another sort of adapter, so that they can be tried here.
+    pub fn with_tiles(mut self, tiles: Tiles) -> Wgpu {
+        self.tiles = tiles;
+        self
+    }
+
+    /// With wgpu's own bounds checks in every kernel, which `TEMPRA_WGPU_CHECKED=1` brings as well.
+    pub fn with_checks(mut self) -> Wgpu {
+        self.checked = true;
+        self
+    }
+
+    /// Which kernels suit the adapter.
+    pub fn tiles(&self) -> Tiles {
+        self.tiles
+    }
+
+    /// Threads of a group that run side by side.
+    pub fn lanes(&self) -> u32 {
+        self.abilities.subgroup.unwrap_or(8)
     }
 
     /// What the adapter can do beyond the least.
