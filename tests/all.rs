@@ -16,6 +16,8 @@ mod init;
 mod invariance;
 #[path = "all/math.rs"]
 mod math;
+#[path = "all/memory.rs"]
+mod memory;
 #[path = "all/metrics.rs"]
 mod metrics;
 #[path = "all/models.rs"]

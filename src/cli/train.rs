@@ -140,6 +140,9 @@ impl Observer for Lines {
                 "parameter_bytes": p.parameter_bytes, "steps": p.steps, "classes": p.classes,
                 "loaded": p.weights.loaded, "initialised": p.weights.initialised, "unused": p.weights.unused,
                 "skipped_rows": p.skipped_rows, "verified": p.verified,
+                "memory": {
+                    "parameters": p.memory.parameters, "total": p.memory.total, "tokens": p.memory.tokens,
+                },
             }),
             Event::Resumed(step, skipped) => json!({
                 "event": "resumed", "step": step,
@@ -207,13 +210,19 @@ impl Observer for Screen {
         match event {
             Event::Prepared(p) => {
                 let (all, trained) = p.parameters;
-                let mib = p.parameter_bytes as f64 / (1 << 20) as f64;
+                let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
                 let verified = p.verified.as_ref().map(|d| format!(", verified ({})", &d[..12]));
                 self.line(&format!("device: {}{}", p.device, verified.unwrap_or_default()));
                 self.line(&format!(
-                    "model: {:.1} M parameters, {:.1} M trained; with gradients and moments {mib:.0} MiB",
+                    "model: {:.1} M parameters, {:.1} M trained",
                     all as f64 / 1e6,
                     trained as f64 / 1e6
+                ));
+                self.line(&format!(
+                    "memory: {:.0} MiB planned, {:.0} for parameters, gradients and moments, the rest for passes of up to {} tokens",
+                    mib(p.memory.total),
+                    mib(p.memory.parameters),
+                    p.memory.tokens
                 ));
                 self.line(&format!("weights: {}", p.weights));
                 for (name, examples, tokens, lost) in &p.splits {

@@ -4,6 +4,7 @@
 
 pub mod absent;
 pub mod cpu;
+mod dry;
 mod profile;
 pub mod wgpu;
 
@@ -12,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::shape::{DType, Spec};
 pub use absent::Cuda;
 pub use cpu::Cpu;
+pub use dry::{Dry, Ghost, Taken};
 pub use profile::{Pass, Profile, Timed};
 use std::fmt;
 use std::sync::Arc;
@@ -29,6 +31,10 @@ pub struct Caps {
     pub memory_bytes: Option<u64>,
     /// Bytes of one tensor that a kernel can reach.
     pub binding_bytes: u64,
+    /// Whether it has memory of its own and work is queued on it.
+    pub gpu: bool,
+    /// Whether products copy an operand first.
+    pub packs: bool,
 }
 
 impl Caps {
@@ -106,6 +112,8 @@ pub enum Storage {
     Cuda(Cuda),
     /// A wgpu buffer.
     Wgpu(wgpu::Memory),
+    /// Memory that is only counted.
+    Dry(Ghost),
 }
 
 /// A contiguous, row-major run of elements on one device. Cloning shares the memory.
@@ -145,6 +153,8 @@ pub enum Device {
     Cuda(Cuda),
     /// Any card through Vulkan, Metal or DX12.
     Wgpu(Wgpu),
+    /// None: counts what a run would take.
+    Dry(Dry),
 }
 
 /// Runs an expression on whichever backend this is: the only place where they are told apart.
@@ -154,6 +164,7 @@ macro_rules! dispatch {
             $crate::device::Device::Cpu($d) => $e,
             $crate::device::Device::Cuda($d) => $e,
             $crate::device::Device::Wgpu($d) => $e,
+            $crate::device::Device::Dry($d) => $e,
         }
     };
 }
@@ -181,7 +192,7 @@ impl Device {
     pub fn run<R: Send>(&self, f: impl FnOnce() -> R + Send) -> R {
         match self {
             Device::Cpu(cpu) => cpu.install(f),
-            Device::Cuda(_) | Device::Wgpu(_) => f(),
+            Device::Cuda(_) | Device::Wgpu(_) | Device::Dry(_) => f(),
         }
     }
     /// What the device can do.
@@ -217,8 +228,10 @@ impl Device {
         t: &Tensor,
         fill: impl FnOnce(&mut [T]) -> Result<()>,
     ) -> Result<()> {
-        if let Device::Cpu(_) = self {
-            return fill(&mut t.cpu_mut::<T>()?);
+        match self {
+            Device::Cpu(_) => return fill(&mut t.cpu_mut::<T>()?),
+            Device::Dry(_) => return Ok(()),
+            Device::Cuda(_) | Device::Wgpu(_) => {}
         }
         let mut host = vec![T::zeroed(); t.spec.len()];
         fill(&mut host)?;

@@ -16,6 +16,7 @@ use crate::error::{Error, Result};
 use crate::shape::{DType, Spec};
 use rayon::prelude::*;
 use std::fmt::Debug;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// The step; see the module.
@@ -207,28 +208,58 @@ fn setting() -> AdamW {
 
 pub(super) const SHADER: &str = include_str!("../../shaders/adamw.wgsl");
 
+/// A run of tasks that one launch updates: the elements of the arena it spans, and what each of its tasks does.
+struct Launched {
+    words: Range<usize>,
+    span: Range<usize>,
+    /// For each task where it begins in the span, how many elements it has (none if frozen), weight decay and factor on the
+    /// learning rate.
+    table: Vec<u32>,
+}
+
 impl AdamW {
-    /// The kernel's table: for each word of `live` where its elements begin, how many there are (none if frozen), weight
-    /// decay and factor on the learning rate.
-    fn table(&self) -> Vec<u32> {
-        let (mut table, mut at) = (Vec::new(), 0);
+    /// Cuts the update into launches that bind no more than `most` elements of the arena each.
+    fn launches(&self, most: usize) -> Vec<Launched> {
+        // Views begin at multiples of 64 elements, so launches have multiples of 64 tasks.
+        let tasks = (most / CHUNK / GROUP * GROUP).max(GROUP);
+        let mut list = Vec::new();
+        let mut at = 0;
         for s in self.segments.iter() {
             for start in (0..s.len).step_by(CHUNK) {
-                let len = if s.frozen { 0 } else { CHUNK.min(s.len - start) };
-                table.extend([(at + start) as u32, len as u32, s.decay.to_bits(), s.lr_scale.to_bits()]);
+                list.push((at + start, CHUNK.min(s.len - start), s));
             }
             at += s.len;
         }
-        table
+        let mut launches = Vec::new();
+        for (i, part) in list.chunks(tasks).enumerate() {
+            let (Some(first), Some(last)) = (part.first(), part.last()) else { continue };
+            let span = first.0 / GROUP * GROUP..last.0 + last.1;
+            let row = |&(at, len, s): &(usize, usize, &Segment)| {
+                let len = if s.frozen { 0 } else { len };
+                [(at - span.start) as u32, len as u32, s.decay.to_bits(), s.lr_scale.to_bits()]
+            };
+            let table = part.iter().flat_map(row).collect();
+            launches.push(Launched { words: i * tasks..i * tasks + part.len(), span, table });
+        }
+        launches
     }
 }
 
+/// Elements that a view's beginning is a multiple of.
+const GROUP: usize = 64;
+
 impl StepOn<Wgpu> for AdamW {
     fn run(&self, device: &Wgpu, x: &[&Tensor]) -> Result<()> {
-        let table = device.constants(&self.table())?;
         let params = [self.beta1, self.beta2, self.eps, self.max_norm].map(f32::to_bits);
-        let buffers = [x[0], x[1], x[2], x[3], x[4], x[5], x[6], &table];
-        launch(device, (SHADER, "update"), &[], fold(x[6].spec.len()), &buffers, &params)
+        for part in self.launches(device.binding_bytes() / size_of::<f32>()) {
+            let table = device.constants(&part.table)?;
+            let arena = |i: usize| x[i].view(part.span.start, &[part.span.len()]);
+            let (value, grad, m, v) = (arena(0)?, arena(1)?, arena(2)?, arena(3)?);
+            let live = x[6].view(part.words.start, &[part.words.len()])?;
+            let buffers = [&value, &grad, &m, &v, x[4], x[5], &live, &table];
+            launch(device, (SHADER, "update"), &[], fold(part.words.len()), &buffers, &params)?;
+        }
+        Ok(())
     }
 }
 

@@ -52,7 +52,10 @@ impl Op for Attention {
         // Lengths are not known here: counted as if all sequences were equally long.
         let len = tokens as f64 / (bounds.len() - 1).max(1) as f64;
         let flops = 4.0 * tokens as f64 * len * (cols / 3) as f64;
-        Ok(Plan::new(x, vec![y], vec![Spec::new(dtype, &[self.heads, tokens])], [flops, 2.5 * flops]))
+        // The CPU computes head by head and puts the heads in order afterwards; a GPU keeps rowsum(do o).
+        let scratch = if caps.gpu { [0, self.heads * tokens] } else { [tokens * cols / 3, tokens * cols] };
+        let plan = Plan::new(x, vec![y], vec![Spec::new(dtype, &[self.heads, tokens])], [flops, 2.5 * flops]);
+        Ok(plan.with_scratch(scratch.map(|elements| elements * dtype.size())))
     }
 }
 

@@ -134,7 +134,13 @@ impl Op for Linear {
         let y = Spec::new(dtype, &[rows, n]);
         let saved = if self.act.needs_input() { vec![y.clone()] } else { vec![] };
         let flops = 2.0 * rows as f64 * n as f64 * k as f64;
-        Ok(Plan::new(x, vec![y], saved, [flops, 2.0 * flops]))
+        // The copied operand; the gradient before the activation; partial sums of the bias's gradient.
+        let packed = if caps.packs { n * k } else { 0 };
+        let dz = if self.act == Activation::None { 0 } else { rows * n };
+        let operand = if caps.packs && !caps.gpu { k * n.max(rows) } else { 0 };
+        let parts = if caps.gpu { rows.div_ceil(TILE) * n } else { 0 };
+        let scratch = [packed, dz + operand + parts].map(|elements| elements * dtype.size());
+        Ok(Plan::new(x, vec![y], saved, [flops, 2.0 * flops]).with_scratch(scratch))
     }
 }
 

@@ -17,7 +17,9 @@ pub mod mse;
 pub mod pool;
 
 use crate::device::cpu::vectorise;
-use crate::device::{Backend, Caps, Const, Cpu, Cuda, Device, Gpu, Launch, Pass, Tensor, Wgpu, dispatch};
+use crate::device::{
+    Backend, Caps, Const, Cpu, Cuda, Device, Dry, Gpu, Launch, Pass, Tensor, Wgpu, dispatch,
+};
 use crate::error::{Error, Result};
 use crate::rng::Stream;
 use crate::shape::{DType, Spec};
@@ -59,7 +61,7 @@ pub const SHADERS: &[&str] = &[
 ];
 
 /// A differentiable op: what it is called, what it allocates, and (through [`On`]) how each backend computes it.
-pub trait Op: On<Cpu> + On<Cuda> + On<Wgpu> + Debug + Send + 'static {
+pub trait Op: On<Cpu> + On<Cuda> + On<Wgpu> + On<Dry> + Debug + Send + 'static {
     /// The op's stem: its file's name, and its kernels'.
     fn name(&self) -> &'static str;
     /// Checks the inputs against the op and the device, and says what to allocate.
@@ -75,7 +77,7 @@ pub trait On<B: Backend> {
 }
 
 /// Something done to tensors in place that is never differentiated: an optimizer's update, a norm.
-pub trait Step: StepOn<Cpu> + StepOn<Cuda> + StepOn<Wgpu> + Debug + Send + 'static {
+pub trait Step: StepOn<Cpu> + StepOn<Cuda> + StepOn<Wgpu> + StepOn<Dry> + Debug + Send + 'static {
     /// The step's stem: its file's name, and its kernels'.
     fn name(&self) -> &'static str;
     /// Checks the tensors against the step and the device.
@@ -101,6 +103,20 @@ macro_rules! absent { ($($b:ty),*) => { $(
 )* } }
 absent!(Cuda);
 
+impl<T: Debug> On<Dry> for T {
+    fn forward(&self, _: &Dry, _: Forward) -> Result<()> {
+        Ok(())
+    }
+    fn backward(&self, _: &Dry, _: Backward) -> Result<()> {
+        Ok(())
+    }
+}
+impl<T: Debug> StepOn<Dry> for T {
+    fn run(&self, _: &Dry, _: &[&Tensor]) -> Result<()> {
+        Ok(())
+    }
+}
+
 /// What an op needs to run and what running it costs.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -110,6 +126,8 @@ pub struct Plan {
     pub saved: Vec<Spec>,
     /// Work and traffic of each pass.
     pub cost: Cost,
+    /// Bytes that each pass needs only while it runs.
+    pub scratch: [u64; 2],
 }
 
 /// Floating-point operations and bytes moved at least, by pass. A step has only a forward pass.
@@ -138,7 +156,12 @@ impl Plan {
             backward_flops: flops[1],
             backward_bytes: read + bytes(&outputs) + bytes(&saved) + wanted,
         };
-        Plan { outputs, saved, cost }
+        Plan { outputs, saved, cost, scratch: [0; 2] }
+    }
+    /// With so many bytes that each pass needs only while it runs.
+    pub fn with_scratch(mut self, bytes: [usize; 2]) -> Plan {
+        self.scratch = bytes.map(|b| b as u64);
+        self
     }
 }
 
@@ -195,6 +218,9 @@ fn specs<'a>(x: &[&'a Tensor]) -> Vec<&'a Spec> {
 impl Device {
     /// Runs an op's forward pass here.
     pub fn forward(&self, op: &dyn Op, io: Forward) -> Result<()> {
+        if let Device::Dry(dry) = self {
+            dry.note(&[io.x, io.y], op.plan(&dry.caps(), &specs(io.x))?.scratch[0]);
+        }
         dispatch!(self, d => {
             d.profile().note(d, op.name(), Pass::Forward, io.x, &mut || op.forward(d, io), || {
                 let cost = op.plan(&d.caps(), &specs(io.x))?.cost;
@@ -204,6 +230,9 @@ impl Device {
     }
     /// Runs an op's backward pass here.
     pub fn backward(&self, op: &dyn Op, io: Backward) -> Result<()> {
+        if let Device::Dry(dry) = self {
+            dry.note(&[io.x, io.y], op.plan(&dry.caps(), &specs(io.x))?.scratch[1]);
+        }
         dispatch!(self, d => {
             d.profile().note(d, op.name(), Pass::Backward, io.x, &mut || op.backward(d, io), || {
                 let cost = op.plan(&d.caps(), &specs(io.x))?.cost;

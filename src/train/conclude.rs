@@ -4,7 +4,7 @@ use super::events::Event;
 use super::state::{Best, load_weights, model_files, pretty};
 use super::{FAILED_SAVES, Outcome, Trainer};
 use crate::checkpoint::{Fs, number, write_dir};
-use crate::data::TokenSet;
+use crate::data::{TokenSet, eval_batches};
 use crate::error::{Error, Kind, Result};
 use crate::metrics::{self, Scores};
 use crate::tasks;
@@ -13,7 +13,7 @@ use std::path::Path;
 
 impl Trainer<'_> {
     fn score(&mut self, set: &TokenSet) -> Result<Scores> {
-        let batches = self.run.eval_batches(set, self.recipe)?;
+        let batches = eval_batches(set, self.max_tokens, 0)?;
         let meter = tasks::evaluate(&self.run.device, &self.run.model, self.run.task.as_ref(), &batches)?;
         self.report = meter.report();
         Ok(meter.scores())

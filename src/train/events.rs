@@ -1,5 +1,6 @@
 //! What a run tells whoever watches it, while it goes on.
 
+use super::memory::MemoryPlan;
 use crate::error::Error;
 use crate::metrics::Scores;
 use crate::models::LoadReport;
@@ -47,6 +48,8 @@ pub struct Prepared {
     pub skipped_rows: u64,
     /// Digest of the certificate that `tempra verify` issued for this device, if it passed.
     pub verified: Option<String>,
+    /// What the run takes of the device's memory, planned before anything was allocated.
+    pub memory: MemoryPlan,
 }
 
 /// Something that happened.

@@ -2,6 +2,7 @@
 
 mod conclude;
 pub mod events;
+pub mod memory;
 pub mod pass;
 pub mod prepare;
 pub mod recipe;
@@ -10,6 +11,7 @@ pub mod signals;
 pub mod state;
 
 pub use events::{Event, Observer, Prepared, Silent, StepLog};
+pub use memory::MemoryPlan;
 pub use pass::{Passed, pass};
 pub use prepare::Run;
 pub use recipe::Recipe;
@@ -17,7 +19,7 @@ pub use signals::Signals;
 pub use state::State;
 
 use crate::checkpoint::{Fs, Journal, RunDir, number};
-use crate::data::micro_batches;
+use crate::data::{Batch, micro_batches};
 use crate::device::{Device, Tensor};
 use crate::error::{Error, Kind, Result};
 use crate::metrics::Scores;
@@ -37,6 +39,11 @@ pub fn started() -> Instant {
 
 /// Failed saves in a row before a run stops.
 const FAILED_SAVES: u32 = 3;
+
+/// How many steps may be under way on a device.
+fn window(device: &Device) -> usize {
+    if device.caps().gpu { WINDOW } else { 1 }
+}
 
 /// How a finished run ended.
 #[derive(Clone, Debug)]
@@ -85,6 +92,8 @@ struct Trainer<'a> {
     /// Parameters that no gradient has reached yet, as indices into the layout; empty once all have one.
     waiting: Vec<usize>,
     queued: Vec<Queued>,
+    /// Tokens of a pass at most: the recipe's, or fewer once the device had no more memory.
+    max_tokens: usize,
     /// A step was not finite: from now on each is looked at by itself, while its gradients are still there.
     careful: bool,
 }
@@ -111,6 +120,7 @@ fn describe(run: &Run, steps: u64) -> Prepared {
         steps,
         skipped_rows: run.skipped_rows,
         verified: run.verified(),
+        memory: run.memory,
     }
 }
 
@@ -152,7 +162,7 @@ pub fn train(
         weight_decay: o.weight_decay as f32,
         max_grad_norm: o.max_grad_norm as f32,
     };
-    let window = if let Device::Cpu(_) = run.device { 1 } else { WINDOW };
+    let window = window(&run.device);
     let mut optimizer = Optimizer::with_window(&run.device, &run.model.params, settings, window)?;
     observer.event(&Event::Prepared(&describe(&run, ends.last().copied().unwrap_or(0))));
     let state = match &newest.found {
@@ -184,6 +194,7 @@ pub fn train(
         report: String::new(),
         waiting,
         queued: Vec::new(),
+        max_tokens: recipe.train.max_tokens,
         careful: false,
     };
     trainer.run(signals, &*fs)
@@ -253,10 +264,34 @@ impl Trainer<'_> {
     }
 
     /// Gradients of one optimizer step: the loss of its examples over the weight of all of them, in as many passes as
-    /// memory asks for. The sum does not depend on how it is cut. Returns the losses of the passes, and how many tokens.
+    /// memory asks for: where the device has none left, passes of half as many tokens. The sum does not depend on how it
+    /// is cut. Returns the losses of the passes, and how many tokens.
     fn gradients(&mut self, examples: &[u32]) -> Result<(Vec<Tensor>, u64)> {
-        let t = &self.recipe.train;
-        let batches = micro_batches(&self.run.train, examples, t.accumulation, Some(t.max_tokens), 0)?;
+        loop {
+            let accumulation = self.recipe.train.accumulation;
+            let batches = micro_batches(&self.run.train, examples, accumulation, Some(self.max_tokens), 0)?;
+            let e = match self.passes(&batches, examples) {
+                Err(e) if e.kind() == Kind::Memory => e,
+                done => return done,
+            };
+            let largest = batches.iter().max_by_key(|b| b.ids.len());
+            let Some(largest) = largest.filter(|b| b.len() > 1) else {
+                return Err(e);
+            };
+            self.max_tokens = largest.ids.len().div_ceil(2);
+            self.run.device.trim()?;
+            let halved = Error::memory(format!(
+                "out of memory in a pass of {} tokens: from now on at most {} tokens a pass, the same steps in more passes",
+                largest.ids.len(),
+                self.max_tokens
+            ))
+            .found(e.to_string().lines().next().unwrap_or_default().to_owned())
+            .hint(format!("--set train.max_tokens={} does so from the start", self.max_tokens));
+            self.observer.event(&Event::Warning(&halved));
+        }
+    }
+
+    fn passes(&self, batches: &[Batch], examples: &[u32]) -> Result<(Vec<Tensor>, u64)> {
         let weight = self.run.task.weight(&self.run.train, examples);
         let scale = if weight > 0.0 { 1.0 / weight } else { 0.0 };
         let (mut losses, mut tokens) = (Vec::with_capacity(batches.len()), 0);

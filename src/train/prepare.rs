@@ -1,9 +1,10 @@
 //! From a recipe to everything a run needs: data as tokens, a model on a device, the steps of every epoch.
 
+use super::memory::{Job, MemoryPlan};
 use super::recipe::{self, ClassWeights, Recipe};
+use super::window;
 use crate::data::{
     self, BatchOptions, BatchSize, Columns, Label, OnBadRow, Row, Table, Target, TokenSet, epoch,
-    eval_batches,
 };
 use crate::device::Device;
 use crate::error::{Error, Result};
@@ -38,6 +39,8 @@ pub struct Run {
     pub skipped_rows: u64,
     /// Hash of everything the examples are made from.
     pub data_hash: String,
+    /// What training takes of the device's memory.
+    pub memory: MemoryPlan,
 }
 
 /// A split before it becomes tokens.
@@ -120,13 +123,36 @@ impl Run {
             let sets = (encode(train)?, validation.map(encode).transpose()?, test.map(encode).transpose()?);
             Ok((tokenizer, sets))
         };
-        // Texts and weights are read side by side: each takes as long as the other.
-        let (opened, made) = std::thread::scope(|scope| {
-            let made = scope.spawn(tokens);
-            let opened = Model::open(&device, &dir, &options);
-            (opened, made.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-        });
+        let plan = |set: &TokenSet| {
+            let t = &recipe.train;
+            let job = Job {
+                shape: &shape,
+                options: &options,
+                task: &*task,
+                set,
+                batch: t.batch_tokens.map_or(BatchSize::Sequences(t.batch_size), BatchSize::Tokens),
+                accumulation: t.accumulation,
+                max_tokens: t.max_tokens,
+                window: window(&device),
+            };
+            job.check(&device.caps())
+        };
+        let (opened, made, memory) = if device.caps().gpu {
+            // What does not fit is refused before anything is put there.
+            let made = tokens()?;
+            let memory = plan(&made.1.0)?;
+            (Model::open(&device, &dir, &options), Ok(made), Some(memory))
+        } else {
+            // Texts and weights are read side by side: each takes as long as the other.
+            std::thread::scope(|scope| {
+                let made = scope.spawn(tokens);
+                let opened = Model::open(&device, &dir, &options);
+                let made = made.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+                (opened, made, None)
+            })
+        };
         let ((model, weights), (tokenizer, (train, validation, test))) = (opened?, made?);
+        let memory = memory.map_or_else(|| plan(&train), Ok)?;
 
         let made_from =
             format!("{hashes:?} {} {:?}", tokenizer.hash(), (&classes, d.max_length, d.split_seed));
@@ -143,6 +169,7 @@ impl Run {
             test,
             skipped_rows,
             data_hash,
+            memory,
         })
     }
 
@@ -178,11 +205,6 @@ impl Run {
             ends.push(whole);
             steps = whole;
         }
-    }
-
-    /// The batches that a split is scored in.
-    pub fn eval_batches(&self, set: &TokenSet, recipe: &Recipe) -> Result<Vec<data::Batch>> {
-        eval_batches(set, recipe.train.max_tokens, 0)
     }
 }
 

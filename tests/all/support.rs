@@ -211,3 +211,16 @@ pub fn update(optimizer: &mut Optimizer, device: &Device, params: &Params, lr: f
     optimizer.step(device, params, &[], lr).expect("a step");
     optimizer.settle(device).expect("settled")[0].norm
 }
+
+/// The adapter, or `None` said aloud.
+pub fn adapter() -> Option<Device> {
+    let required = std::env::var("TEMPRA_REQUIRE").unwrap_or_default();
+    match Device::open("wgpu", 0) {
+        Ok(device) => Some(device),
+        Err(e) if required.split(',').any(|r| r.trim() == "wgpu") => panic!("{e}"),
+        Err(e) => {
+            aloud(&format!("no adapter, so training through wgpu was not tried: {e}"));
+            None
+        }
+    }
+}

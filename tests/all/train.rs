@@ -1,5 +1,6 @@
 //! Runs of the program itself: learns, resumes bit for bit after any kill, stops as documented.
 
+use crate::support::adapter;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
@@ -216,4 +217,70 @@ fn several_seeds_give_mean_and_deviation() {
         summary["accuracy"]["values"].as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect();
     assert!((summary["accuracy"]["mean"].as_f64().unwrap() - (v[0] + v[1]) / 2.0).abs() < 1e-12);
     assert!((summary["accuracy"]["std"].as_f64().unwrap() - (v[0] - v[1]).abs() / 2f64.sqrt()).abs() < 1e-12);
+}
+
+/// The program under the loader of the software driver, where tests run under one.
+fn on_gpu(dir: &Path, output: &str, args: &[&str]) -> Option<Command> {
+    adapter()?;
+    let plain = tempra(dir, output, args);
+    let mut command = match std::env::var_os("TEMPRA_RUNNER") {
+        None => Command::new(plain.get_program()),
+        Some(runner) => {
+            let mut command = Command::new(runner);
+            command.arg(plain.get_program());
+            command
+        }
+    };
+    command.args(plain.get_args()).args(["--device", "wgpu"]).current_dir(dir);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    Some(command)
+}
+
+fn furthest(a: &[f64], b: &[f64]) -> f64 {
+    assert_eq!(a.len(), b.len(), "{a:?}\n{b:?}");
+    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max)
+}
+
+const FIFTY: &str = "max_steps = 50\nbatch_size = 8\nlog_every = 5\nsave_every = 10";
+
+#[test]
+fn wgpu_runs_the_recipe_as_the_cpu_does_and_resumes_bit_for_bit() {
+    let dir = setting(200, FIFTY);
+    let Some(mut whole) = on_gpu(dir.path(), "whole", &[]) else { return };
+    ok(whole.output().unwrap());
+    ok(finish(dir.path(), "cpu", &[]));
+    let apart = furthest(&losses(dir.path(), "whole"), &losses(dir.path(), "cpu"));
+    println!("fifty steps by recipe: losses differ by at most {apart:.1e}");
+    assert!(apart <= 1e-3, "{apart}");
+    // The device is lost in the middle; the same command goes on from the last checkpoint.
+    let mut lost = on_gpu(dir.path(), "lost", &[]).unwrap();
+    let out = lost.env("TEMPRA_WGPU_LOSE_AFTER", "120").output().unwrap();
+    let said = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert_eq!(out.status.code(), Some(75), "{said}");
+    assert!(said.contains("the device was lost") && said.contains("goes on from there"), "{said}");
+    let kept: Vec<_> = std::fs::read_dir(dir.path().join("lost")).unwrap().flatten().collect();
+    assert!(kept.iter().any(|e| e.file_name().to_string_lossy().starts_with("checkpoint-")), "{kept:?}");
+    let said = ok(on_gpu(dir.path(), "lost", &[]).unwrap().output().unwrap());
+    assert!(weights(dir.path(), "whole") == weights(dir.path(), "lost"), "{said}");
+}
+
+#[test]
+fn wgpu_out_of_memory_makes_smaller_passes_of_the_same_steps() {
+    let dir = setting(400, "max_steps = 20\nbatch_size = 256\nlog_every = 1");
+    let Some(mut whole) = on_gpu(dir.path(), "whole", &["--json"]) else { return };
+    let said = ok(whole.output().unwrap());
+    let prepared: serde_json::Value = serde_json::from_str(said.lines().next().unwrap()).unwrap();
+    let bytes = |key: &str| prepared["memory"][key].as_u64().unwrap();
+    let enough = bytes("parameters") + (bytes("total") - bytes("parameters")) * 6 / 10;
+    let mut tight = on_gpu(dir.path(), "tight", &[]).unwrap();
+    let out = tight.env("TEMPRA_WGPU_MEMORY", enough.to_string()).output().unwrap();
+    let said = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert!(out.status.success() && said.contains("out of memory in a pass of"), "{said}");
+    let apart = furthest(&losses(dir.path(), "whole"), &losses(dir.path(), "tight"));
+    println!("with {enough} of {} bytes: losses differ by at most {apart:.1e}", bytes("total"));
+    assert!(apart <= 1e-4, "{apart}");
+    let mut none = on_gpu(dir.path(), "none", &[]).unwrap();
+    let out = none.env("TEMPRA_WGPU_MEMORY", (bytes("parameters") / 2).to_string()).output().unwrap();
+    let said = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert_eq!(out.status.code(), Some(6), "{said}");
 }

@@ -1,12 +1,14 @@
 //! Training through Vulkan, Metal or DX12 against training on the CPU. Needs an adapter; `tests/software-vulkan` brings one.
 
-use crate::support::{aloud, cpu, golden, open};
+use crate::support::{adapter, cpu, golden, open};
 use tempra::data::Batch;
 use tempra::device::Device;
 use tempra::error::Kind;
 use tempra::models::{Model, Options, Outputs};
 use tempra::optim::{Optimizer, Settings};
+use tempra::params::{Layout, Params};
 use tempra::rng::Stream;
+use tempra::shape::DType;
 use tempra::tasks::Classify;
 use tempra::train::pass;
 
@@ -75,19 +77,6 @@ fn losses(device: &Device, window: usize) -> Vec<f64> {
     losses
 }
 
-/// The adapter, or `None` said aloud.
-fn adapter() -> Option<Device> {
-    let required = std::env::var("TEMPRA_REQUIRE").unwrap_or_default();
-    match Device::open("wgpu", 0) {
-        Ok(device) => Some(device),
-        Err(e) if required.split(',').any(|r| r.trim() == "wgpu") => panic!("{e}"),
-        Err(e) => {
-            aloud(&format!("no adapter, so training through wgpu was not tried: {e}"));
-            None
-        }
-    }
-}
-
 #[test]
 fn wgpu_trains_as_the_cpu_does() {
     let Some(device) = adapter() else { return };
@@ -127,4 +116,39 @@ fn a_lost_device_is_an_error_that_says_so() {
     assert_eq!((e.kind(), e.exit_code()), (Kind::Lost, 75), "{e}");
     let e = device.zero(values).and_then(|()| device.read::<f32>(values)).expect_err("it stays lost");
     assert_eq!(e.kind(), Kind::Lost, "{e}");
+}
+
+/// AdamW over arenas that are larger than one binding may be, cut into several launches, is AdamW.
+#[test]
+fn wgpu_adamw_in_several_launches_is_the_same() {
+    if adapter().is_none() {
+        return;
+    }
+    let update = |device: Device| {
+        let mut layout = Layout::default();
+        layout.add("embeddings", &[3000, 701]);
+        layout.add("bias", &[77]);
+        layout.add("frozen", &[90, 301]);
+        layout.add("last", &[1000, 11]);
+        layout.freeze(&["frozen".into()]).unwrap();
+        let params = Params::new(&device, layout, DType::F32, true).unwrap();
+        let mut rng = Stream::new(5, "adamw", 0);
+        let n = params.spec().len();
+        let g: Vec<f32> = (0..n).map(|i| if i % 3000 < 2000 { rng.normal() as f32 } else { 0.0 }).collect();
+        device.write(&params.training.as_ref().unwrap().grad, &g).unwrap();
+        device.write(&params.value, &g).unwrap();
+        let settings = Settings { weight_decay: 0.1, max_grad_norm: 0.0, ..Settings::default() };
+        let mut optimizer = Optimizer::new(&device, &params, settings).unwrap();
+        for _ in 0..2 {
+            optimizer.step(&device, &params, &[], 0.01).unwrap();
+            optimizer.settle(&device).unwrap();
+        }
+        let launches = if let Device::Wgpu(gpu) = &device { gpu.stats().launches } else { 0 };
+        (device.read::<f32>(&params.value).unwrap(), launches)
+    };
+    let open = || tempra::device::Wgpu::new(0).unwrap();
+    let (whole, one) = update(Device::Wgpu(open()));
+    let (cut, several) = update(Device::Wgpu(open().with_bindings(5 << 20)));
+    assert!(several > one, "{several} launches, {one} with larger bindings");
+    assert!(whole == cut, "the values differ");
 }

@@ -90,6 +90,8 @@ impl Backend for Cpu {
             shared_bytes: usize::MAX,
             memory_bytes: None,
             binding_bytes: u64::MAX,
+            gpu: false,
+            packs: true,
         }
     }
     fn alloc(&self, spec: &Spec) -> Result<Storage> {

@@ -32,7 +32,7 @@ impl Drop for Memory {
 
 /// The size of the buffer that `bytes` are put into: in steps of an eighth, so that batches of nearly the same size share
 /// buffers.
-pub(super) fn size_class(bytes: usize) -> u64 {
+pub fn size_class(bytes: usize) -> u64 {
     let need = bytes.max(ALIGN).next_multiple_of(ALIGN) as u64;
     need.next_multiple_of((need.next_power_of_two() / 16).max(ALIGN as u64))
 }

@@ -6,7 +6,7 @@ mod memory;
 mod queue;
 
 pub use adapter::Abilities;
-pub use memory::Memory;
+pub use memory::{Memory, size_class};
 pub use queue::PRELUDE;
 
 use super::{Backend, Caps, Gpu, Launch, Profile, Storage, Tensor};
@@ -46,9 +46,11 @@ pub struct Wgpu {
     tiles: Tiles,
     /// Whether wgpu's own bounds checks go into every kernel: `TEMPRA_WGPU_CHECKED=1`, to hunt a fault.
     checked: bool,
-    /// Bytes that may be asked of the driver, where somebody set a limit.
+    /// Bytes that may be asked of the driver, where somebody set a limit: `TEMPRA_WGPU_MEMORY`.
     budget: Option<u64>,
     profile: Profile,
+    /// Fault injection: `TEMPRA_WGPU_LOSE_AFTER` submissions the device is lost, as with a crashed driver.
+    lose_after: Option<u64>,
 }
 
 /// How kernels share out their work.
@@ -90,6 +92,11 @@ fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
     m.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// A number in an environment variable.
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
 /// Groups of a one-dimensional launch; more than a dimension allows go on in the second one.
 pub fn fold(groups: usize) -> [u32; 3] {
     const MOST: usize = 65535;
@@ -124,6 +131,8 @@ impl Wgpu {
             shared_bytes: abilities.shared_bytes as usize,
             memory_bytes: abilities.memory_bytes,
             binding_bytes: abilities.binding_bytes,
+            gpu: true,
+            packs: abilities.software,
         };
         let tiles = if abilities.software { Tiles::Rows } else { Tiles::Workgroup };
         let next = AtomicU64::new(0);
@@ -135,14 +144,15 @@ impl Wgpu {
             constants: Mutex::default(),
             tiles,
             checked: std::env::var_os("TEMPRA_WGPU_CHECKED").is_some_and(|v| v == "1"),
-            budget: None,
+            budget: number("TEMPRA_WGPU_MEMORY"),
+            lose_after: number("TEMPRA_WGPU_LOSE_AFTER"),
             profile: Profile::default(),
         })
     }
 
-    /// Asks the driver for no more than `bytes`, as a smaller adapter would have.
-    pub fn limit(mut self, bytes: u64) -> Wgpu {
-        self.budget = Some(bytes);
+    /// With no more than so many bytes in one binding, as smaller adapters have it.
+    pub fn with_bindings(mut self, bytes: u64) -> Wgpu {
+        self.abilities.binding_bytes = bytes;
         self
     }
 

@@ -75,6 +75,9 @@ impl Wgpu {
             drop(queued);
             inner.queue.submit([encoder.finish()]);
             state.stats.submissions += 1;
+            if self.lose_after.is_some_and(|n| state.stats.submissions == n) {
+                self.lose();
+            }
         }
         drop(state);
         self.check()?;

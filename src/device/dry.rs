@@ -1,0 +1,126 @@
+//! A device that computes nothing and counts bytes: a run on it says, before it starts, what it will take elsewhere.
+
+use super::{Backend, Caps, Profile, Storage, Tensor, wgpu};
+use crate::error::Result;
+use crate::shape::Spec;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Stands in for the device whose capabilities it was given.
+pub struct Dry {
+    caps: Caps,
+    meter: Arc<Mutex<Meter>>,
+    profile: Profile,
+}
+
+#[derive(Default)]
+struct Meter {
+    live: u64,
+    peak: u64,
+    /// Free buffers by size, where only a buffer of the same size serves again.
+    free: BTreeMap<u64, u64>,
+    taken: u64,
+    largest: u64,
+}
+
+/// What was taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Taken {
+    /// The most bytes in use at once.
+    pub peak: u64,
+    /// Bytes asked of the driver or system, with what the pool keeps for reuse.
+    pub reserved: u64,
+    /// The largest tensor that an op read or wrote.
+    pub largest: u64,
+}
+
+/// Memory that is only counted.
+pub struct Ghost {
+    bytes: u64,
+    meter: Arc<Mutex<Meter>>,
+}
+
+impl std::fmt::Debug for Ghost {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Ghost({} bytes)", self.bytes)
+    }
+}
+
+impl Drop for Ghost {
+    fn drop(&mut self) {
+        let mut meter = lock(&self.meter);
+        meter.live -= self.bytes;
+        *meter.free.entry(self.bytes).or_default() += 1;
+    }
+}
+
+fn lock(m: &Mutex<Meter>) -> MutexGuard<'_, Meter> {
+    m.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Dry {
+    /// A stand-in for a device with these capabilities.
+    pub fn new(caps: Caps) -> Dry {
+        Dry { caps, meter: Arc::default(), profile: Profile::default() }
+    }
+    /// Another handle on the same count.
+    pub fn share(&self) -> Dry {
+        Dry { meter: self.meter.clone(), ..Dry::new(self.caps.clone()) }
+    }
+    /// What was taken so far.
+    pub fn taken(&self) -> Taken {
+        let meter = lock(&self.meter);
+        // The CPU's pool lets larger blocks serve smaller requests, so it holds hardly more than was in use at once.
+        let reserved = if self.caps.gpu { meter.taken } else { meter.peak };
+        Taken { peak: meter.peak, reserved, largest: meter.largest }
+    }
+    /// Notes what an op needs: tensors that it reads or writes, and memory only while it runs.
+    pub(crate) fn note(&self, tensors: &[&[&Tensor]], scratch: u64) {
+        let largest = tensors.concat().iter().map(|t| t.spec.bytes()).max().unwrap_or(0) as u64;
+        let mut meter = lock(&self.meter);
+        meter.largest = meter.largest.max(largest);
+        drop(meter);
+        if scratch > 0 {
+            drop(self.take(scratch as usize));
+        }
+    }
+    fn take(&self, bytes: usize) -> Ghost {
+        let size = if self.caps.gpu { wgpu::size_class(bytes) } else { bytes as u64 };
+        let mut meter = lock(&self.meter);
+        match meter.free.get_mut(&size).filter(|n| **n > 0) {
+            Some(n) => *n -= 1,
+            None => meter.taken += size,
+        }
+        meter.live += size;
+        meter.peak = meter.peak.max(meter.live);
+        Ghost { bytes: size, meter: self.meter.clone() }
+    }
+}
+
+impl Backend for Dry {
+    fn caps(&self) -> Caps {
+        self.caps.clone()
+    }
+    fn alloc(&self, spec: &Spec) -> Result<Storage> {
+        Ok(Storage::Dry(self.take(spec.bytes())))
+    }
+    fn write(&self, _: &Tensor, _: &[u8]) -> Result<()> {
+        Ok(())
+    }
+    fn read(&self, _: &Tensor, dst: &mut [u8]) -> Result<()> {
+        dst.fill(0);
+        Ok(())
+    }
+    fn zero(&self, _: &Tensor) -> Result<()> {
+        Ok(())
+    }
+    fn time(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<f64> {
+        work().map(|()| 0.0)
+    }
+    fn trim(&self) -> Result<()> {
+        Ok(())
+    }
+    fn profile(&self) -> &Profile {
+        &self.profile
+    }
+}

@@ -1,0 +1,126 @@
+//! What a run takes of a device's memory, found out before anything is allocated there: the training step is run on a
+//! device that computes nothing and counts.
+
+use super::pass::pass;
+use crate::data::{Batch, BatchSize, TokenSet, micro_batches};
+use crate::device::{Caps, Device, Dry};
+use crate::error::{Error, Result};
+use crate::models::{Model, Options};
+use crate::nn::EncoderConfig;
+use crate::optim::{Optimizer, Settings};
+use crate::tasks::Task;
+
+/// What a run takes, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemoryPlan {
+    /// Parameters, gradients, moments.
+    pub parameters: u64,
+    /// All of it, with the activations of the largest pass.
+    pub total: u64,
+    /// The largest tensor that an op reads or writes.
+    pub largest: u64,
+    /// Tokens of the largest pass.
+    pub tokens: usize,
+}
+
+/// How a run trains: what the plan needs to know of it.
+pub struct Job<'a> {
+    /// The encoder.
+    pub shape: &'a EncoderConfig,
+    /// How the model is opened.
+    pub options: &'a Options,
+    /// Labels to loss.
+    pub task: &'a dyn Task,
+    /// The training examples.
+    pub set: &'a TokenSet,
+    /// What a step is made of.
+    pub batch: BatchSize,
+    /// Passes of a step at least.
+    pub accumulation: usize,
+    /// Tokens of a pass at most.
+    pub max_tokens: usize,
+    /// Steps that may be queued.
+    pub window: usize,
+}
+
+impl Job<'_> {
+    /// The largest pass that can come up: of the longest examples.
+    fn largest(&self, max_tokens: usize) -> Result<Batch> {
+        let mut order: Vec<u32> = (0..self.set.len() as u32).collect();
+        order.sort_by_key(|&i| std::cmp::Reverse(self.set.length(i as usize)));
+        let step = match self.batch {
+            BatchSize::Sequences(n) => &order[..n.min(order.len())],
+            BatchSize::Tokens(most) => {
+                let mut sum = 0;
+                let fits = order.iter().take_while(|&&i| {
+                    sum += self.set.length(i as usize);
+                    sum <= most
+                });
+                &order[..fits.count().max(1).min(order.len())]
+            }
+        };
+        let batches = micro_batches(self.set, step, self.accumulation, Some(max_tokens), 0)?;
+        Ok(batches.into_iter().max_by_key(|b| b.ids.len()).unwrap_or_default())
+    }
+
+    /// What the run takes on a device with these capabilities, with passes of at most `max_tokens` tokens.
+    pub fn plan(&self, caps: &Caps, max_tokens: usize) -> Result<MemoryPlan> {
+        let batch = self.largest(max_tokens)?;
+        let dry = Dry::new(caps.clone());
+        let device = Device::Dry(dry.share());
+        let options = Options { outputs: Some(self.task.outputs()), training: true, ..self.options.clone() };
+        let model = Model::random(&device, self.shape, &options)?;
+        let mut optimizer = Optimizer::with_window(&device, &model.params, Settings::default(), self.window)?;
+        let parameters = dry.taken().reserved;
+        for step in 0..2 {
+            let passed = pass(&device, &model, self.task, &batch, Some((0, step)), 1.0, step > 0)?;
+            if step == 1 {
+                optimizer.step(&device, &model.params, &[passed.loss], 0.0)?;
+            }
+        }
+        let all = dry.taken();
+        Ok(MemoryPlan { parameters, total: all.reserved, largest: all.largest, tokens: batch.ids.len() })
+    }
+
+    /// The plan for a device, refused if it tells how much memory it has and that is too little.
+    ///
+    /// Errors are of kind `Memory` and say what would fit.
+    pub fn check(&self, caps: &Caps) -> Result<MemoryPlan> {
+        let plan = self.plan(caps, self.max_tokens)?;
+        if plan.largest > caps.binding_bytes {
+            return Err(Error::memory(format!("{} cannot run a kernel of this training step", caps.name))
+                .expected(format!("tensors of at most {} MiB, the adapter's limit", mib(caps.binding_bytes)))
+                .found(format!("one of {} MiB, in passes of {} tokens", mib(plan.largest), plan.tokens))
+                .hint("lower train.max_tokens or data.max_length; if that is not enough, a smaller model or --device cpu"));
+        }
+        let Some(there) = caps.memory_bytes.filter(|&bytes| plan.total > bytes) else { return Ok(plan) };
+        let refused = Error::memory(format!("{} is too small for this run", caps.name))
+            .expected(format!(
+                "{} MiB: {} for parameters, gradients and moments, the rest for passes of up to {} tokens",
+                mib(plan.total),
+                mib(plan.parameters),
+                plan.tokens
+            ))
+            .found(format!("{} MiB", mib(there)));
+        // Half as many tokens a pass, and again, until it fits or a pass is one example.
+        let mut tokens = plan.tokens;
+        while tokens > 1 {
+            tokens /= 2;
+            let smaller = self.plan(caps, tokens)?;
+            if smaller.total <= there {
+                return Err(refused.hint(format!(
+                    "--set train.max_tokens={tokens} fits ({} MiB): the same steps in more passes",
+                    mib(smaller.total)
+                )));
+            }
+            if smaller.tokens > tokens {
+                break;
+            }
+        }
+        Err(refused.hint("take a smaller model, lower data.max_length, or run with --device cpu"))
+    }
+}
+
+fn mib(bytes: u64) -> u64 {
+    bytes.div_ceil(1 << 20)
+}

@@ -1,0 +1,122 @@
+//! The memory plan: what it says, and whether that is what happens.
+
+use crate::support::{adapter, cpu, golden};
+use tempra::data::{BatchSize, Label, TokenSet, micro_batches};
+use tempra::device::{Caps, Device};
+use tempra::models::{Model, Options, Outputs, encoder_shape};
+use tempra::nn::EncoderConfig;
+use tempra::optim::{Optimizer, Settings};
+use tempra::shape::DType;
+use tempra::tasks::Classify;
+use tempra::train::memory::Job;
+use tempra::train::pass;
+
+/// Examples of these lengths, of two classes in turn.
+fn examples(lengths: &[u32]) -> TokenSet {
+    let mut set = TokenSet { offsets: vec![0], ..TokenSet::default() };
+    for (i, &length) in lengths.iter().enumerate() {
+        set.ids.extend((0..length).map(|t| 50 + t));
+        set.types.extend((0..length).map(|_| 0));
+        set.offsets.push(set.ids.len() as u32);
+        set.labels.push(Label::Class(i as u32 % 2));
+        set.lost.push(0);
+        set.unknown.push(0);
+    }
+    set
+}
+
+/// What is planned is what is taken: on the device that is asked of the driver, on the CPU what is in use at once.
+#[test]
+fn wgpu_and_cpu_take_the_memory_that_is_planned() {
+    let rows: Vec<u32> = (0..24u32).map(|i| 3 + i % 14).collect();
+    let set = examples(&rows);
+    let classes = vec!["a".to_owned(), "b".to_owned()];
+    let task = Classify { classes: classes.clone(), label_smoothing: 0.0, class_weights: None };
+    let outputs = Some(Outputs::Classes(classes));
+    let shape = EncoderConfig {
+        hidden: 96,
+        intermediate: 384,
+        heads: 4,
+        ..encoder_shape(&golden("bert/a")).unwrap()
+    };
+    let options = Options { outputs, training: true, ..Options::default() };
+    let plan = |device: &Device| {
+        let (batch, window) = (BatchSize::Sequences(24), 1);
+        let job = Job {
+            shape: &shape,
+            options: &options,
+            task: &task,
+            set: &set,
+            batch,
+            accumulation: 1,
+            max_tokens: 4096,
+            window,
+        };
+        (job.check(&device.caps()).unwrap(), job.plan(&device.caps(), 60).unwrap())
+    };
+    let train = |device: &Device| {
+        let model = Model::random(device, &shape, &options).unwrap();
+        let mut optimizer = Optimizer::new(device, &model.params, Settings::default()).unwrap();
+        let all: Vec<u32> = (0..24).collect();
+        for step in 0..4 {
+            for (i, batch) in micro_batches(&set, &all, 1, None, 0).unwrap().iter().enumerate() {
+                let passed = pass(device, &model, &task, batch, Some((0, step)), 1.0, i > 0).unwrap();
+                optimizer.step(device, &model.params, &[passed.loss], 1e-3).unwrap();
+            }
+            optimizer.settle(device).unwrap();
+        }
+    };
+    let close = |planned: u64, taken: u64, within: f64, what: &str| {
+        println!("{what}: planned {planned}, taken {taken}");
+        let ratio = planned as f64 / taken as f64;
+        assert!((1.0 - within..=1.0 + within).contains(&ratio), "{what}: planned {planned}, taken {taken}");
+    };
+    let host = cpu(2);
+    train(&host);
+    let (whole, smaller) = plan(&host);
+    assert!(smaller.total < whole.total && smaller.parameters == whole.parameters && smaller.tokens <= 60);
+    let Device::Cpu(cpu) = &host else { panic!("another device") };
+    close(whole.total, cpu.memory().peak as u64, 0.1, "cpu");
+    let Some(device) = adapter() else { return };
+    train(&device);
+    let Device::Wgpu(gpu) = &device else { panic!("another device") };
+    close(plan(&device).0.total, gpu.stats().bytes, 0.03, "wgpu");
+}
+
+/// An adapter that is too small is refused from the plan, with what would fit.
+#[test]
+fn a_plan_that_does_not_fit_says_what_would() {
+    let set = examples(&[16; 64]);
+    let classes = vec!["a".to_owned(), "b".to_owned()];
+    let task = Classify { classes: classes.clone(), label_smoothing: 0.0, class_weights: None };
+    let options = Options { outputs: Some(Outputs::Classes(classes)), training: true, ..Options::default() };
+    let shape = encoder_shape(&golden("bert/a")).unwrap();
+    let (batch, window) = (BatchSize::Sequences(64), 16);
+    let job = Job {
+        shape: &shape,
+        options: &options,
+        task: &task,
+        set: &set,
+        batch,
+        accumulation: 1,
+        max_tokens: 4096,
+        window,
+    };
+    let caps = |memory: u64, binding: u64| Caps {
+        name: "a card".into(),
+        dtypes: &[DType::F32],
+        shared_bytes: 1 << 14,
+        memory_bytes: Some(memory),
+        binding_bytes: binding,
+        gpu: true,
+        packs: false,
+    };
+    let whole = job.check(&caps(1 << 40, 1 << 40)).unwrap();
+    assert_eq!(whole.tokens, 1024);
+    let e = job.check(&caps(whole.total - 1, 1 << 40)).expect_err("one byte short").to_string();
+    assert!(e.contains("a card is too small") && e.contains("--set train.max_tokens=512 fits"), "{e}");
+    let e = job.check(&caps(whole.parameters, 1 << 40)).expect_err("no room for activations").to_string();
+    assert!(e.contains("smaller model"), "{e}");
+    let e = job.check(&caps(1 << 40, whole.largest - 1)).expect_err("bound at once").to_string();
+    assert!(e.contains("cannot run a kernel") && e.contains("lower train.max_tokens"), "{e}");
+}
