@@ -64,6 +64,9 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) cou
             sum += v * (norm - logits[at + c]);
         }
     }
+    if (HARD == 1u && target_bits[row] >= p.classes && target_bits[row] != p.ignore) {
+        sum = nan(row);
+    }
     each[row] = sum;
 }
 

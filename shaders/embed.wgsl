@@ -22,7 +22,15 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) cou
     let t = i / p.cols;
     let c = i % p.cols;
     if (t < p.tokens) {
-        y[i] = word[ids[t] * p.cols + c] + position[positions[t] * p.cols + c] + kind[types[t] * p.cols + c];
+        let rows = vec3<u32>(ids[t], positions[t], types[t]);
+        let most = vec3<u32>(arrayLength(&word), arrayLength(&position), arrayLength(&kind)) / p.cols;
+        // An index without a row shows: it makes the loss no number, and the step is skipped and reported.
+        if (any(rows >= most)) {
+            y[i] = nan(t);
+        } else {
+            let at = rows * p.cols + c;
+            y[i] = word[at.x] + position[at.y] + kind[at.z];
+        }
     }
 }
 

@@ -62,6 +62,11 @@ fn finite(bits: u32) -> bool {
     return (bits & 0x7f800000u) != 0x7f800000u;
 }
 
+// Not a number, for what must not pass as a result; `any` keeps the compiler from seeing a constant.
+fn nan(any: u32) -> f32 {
+    return bitcast<f32>(0x7fc00000u | (any & 1u));
+}
+
 // Where this invocation stands in a folded one-dimensional launch.
 fn flat(group: vec3<u32>, count: vec3<u32>, local: u32) -> u32 {
     return (group.x + group.y * count.x) * THREADS + local;

@@ -2,13 +2,17 @@
 
 use crate::support::{adapter, cpu, golden, open};
 use tempra::data::Batch;
-use tempra::device::Device;
+use tempra::device::{Device, Tensor};
 use tempra::error::Kind;
 use tempra::models::{Model, Options, Outputs};
+use tempra::ops::Forward;
+use tempra::ops::cross_entropy::{CrossEntropy, IGNORE};
+use tempra::ops::embed::Embed;
 use tempra::optim::{Optimizer, Settings};
 use tempra::params::{Layout, Params};
 use tempra::rng::Stream;
-use tempra::shape::DType;
+use tempra::shape::{DType, Spec};
+use tempra::tape::Tape;
 use tempra::tasks::Classify;
 use tempra::train::pass;
 
@@ -151,4 +155,34 @@ fn wgpu_adamw_in_several_launches_is_the_same() {
     let (cut, several) = update(Device::Wgpu(open().with_bindings(5 << 20)));
     assert!(several > one, "{several} launches, {one} with larger bindings");
     assert!(whole == cut, "the values differ");
+}
+
+/// The CPU refuses indices that no table has; a kernel cannot, so they make the result no number and touch nothing else.
+#[test]
+fn wgpu_indices_out_of_range_show() {
+    let Some(device) = adapter() else { return };
+    let ints = |v: &[u32]| device.upload(DType::U32, &[v.len()], v).unwrap();
+    let table = |rows: usize| device.upload(DType::F32, &[rows, 4], &vec![0.25f32; rows * 4]).unwrap();
+    let embed = |ids: &[u32]| {
+        let x = [ints(ids), ints(&[0, 1]), ints(&[0, 0]), table(5), table(2), table(1)];
+        let y = device.alloc(Spec::new(DType::F32, &[2, 4])).unwrap();
+        let x: Vec<&Tensor> = x.iter().collect();
+        device.forward(&Embed, Forward { x: &x, y: &[&y] }).unwrap();
+        device.read::<f32>(&y).unwrap()
+    };
+    assert_eq!(embed(&[4, 0]), [0.75; 8]);
+    let found = embed(&[4, 5]);
+    assert!(found[..4] == [0.75; 4] && found[4..].iter().all(|v| v.is_nan()), "{found:?}");
+    assert!(embed(&[u32::MAX, 0])[..4].iter().all(|v| v.is_nan()));
+    let loss = |label: u32| {
+        let logits = device.upload(DType::F32, &[1, 3], &[0.0f32; 3]).unwrap();
+        let mut tape = Tape::new(&device);
+        let (logits, label) = (tape.constant(logits), tape.constant(ints(&[label])));
+        let op = CrossEntropy { label_smoothing: 0.0, ignore_index: IGNORE, weighted: false };
+        let scale = tape.constant(device.upload(DType::F32, &[1], &[1f32]).unwrap());
+        let y = tape.apply(op, &[logits, label, scale]).unwrap();
+        device.read::<f32>(tape.value(y).unwrap()).unwrap()[0]
+    };
+    assert!((loss(2) - 3f32.ln()).abs() < 1e-6);
+    assert!(loss(3).is_nan());
 }
