@@ -75,6 +75,8 @@ pub enum Const {
     U32(u32),
     /// The element type under this name.
     Type(DType),
+    /// Cooperative matrices of this size, f16 in and f32 out, as the types `MatA`, `MatB` and `MatC`; the name is not used.
+    Matrices(u32),
 }
 
 /// A kernel launch: one source file, one entry point; buffers in declared order, then one `Params`.

@@ -11,6 +11,7 @@
 use super::dropout::{Dropout, Rows};
 use super::{
     Backward, Case, Forward, Input, On, Op, Plan, by_dtype, compute_dtype, launch_with, refuse, sequences,
+    words,
 };
 use crate::device::cpu::{Mat, Out, Real, inlined, product_serial, sum_lanes, vectorise};
 use crate::device::wgpu::Tiles;
@@ -284,7 +285,7 @@ impl Attention {
         let blocks = tokens.div_ceil(threads) + seqs as usize;
         let groups = [blocks as u32, self.heads as u32, 1];
         let consts = [("D", (cols / 3 / self.heads) as u32)];
-        launch_with(device, threads as u32, (SHADER, entry), &consts, groups, buffers, &params)
+        launch_with(device, threads as u32, (SHADER, entry), &words(&consts), groups, buffers, &params)
     }
 }
 

@@ -5,11 +5,11 @@
 
 use super::{
     Backward, Case, Forward, Input, On, Op, Plan, THREADS, by_dtype, compute_dtype, groups_for, launch,
-    launch_with, refuse, sum_columns,
+    launch_with, refuse, sum_columns, words,
 };
 use crate::device::cpu::{BLOCK, Mat, Out, Real, inlined, product, vectorise};
 use crate::device::wgpu::Tiles;
-use crate::device::{Caps, Cpu, Tensor, Wgpu};
+use crate::device::{Caps, Const, Cpu, Tensor, Wgpu};
 use crate::error::Result;
 use crate::shape::Spec;
 use rayon::prelude::*;
@@ -226,6 +226,9 @@ fn backward<T: Real>(act: Activation, cpu: &Cpu, io: Backward) -> Result<()> {
 
 pub(super) const SHADER: &str = include_str!("../../shaders/linear.wgsl");
 /// Rows and columns of a tile of the product, and the rows that one partial sum of a bias gradient covers.
+/// The kernels of linear.wgsl, and the product on cooperative matrices, which not every adapter can compile.
+pub(super) const COOP: &str =
+    concat!(include_str!("../../shaders/linear.wgsl"), include_str!("../../shaders/linear.coop.wgsl"));
 const TILE: usize = 64;
 
 impl Activation {
@@ -273,6 +276,15 @@ fn product_gpu(
     let params = |b: &Strided| [m, n, k, a.row, a.col, b.row, b.col, after.add as usize].map(|v| v as u32);
     let buffers =
         |b: &Strided| [a.t, b.t, c, after.bias.unwrap_or(c), after.keep.unwrap_or(c)].map(Tensor::clone);
+    if let Some((size, subgroup)) = device.half() {
+        let mut consts = words(&consts);
+        consts.extend([("SUBGROUP", Const::U32(subgroup)), ("MATRICES", Const::Matrices(size))]);
+        let wide = 4 * size as usize;
+        let groups = [n.div_ceil(wide) as u32, m.div_ceil(wide) as u32, 1];
+        let buffers = buffers(&b);
+        let kernel = (COOP, "product_coop");
+        return launch_with(device, 4 * subgroup, kernel, &consts, groups, &buffers.each_ref(), &params(&b));
+    }
     if device.tiles() == Tiles::Workgroup {
         let groups = [n.div_ceil(TILE) as u32, m.div_ceil(TILE) as u32, 1];
         let buffers = buffers(&b);
@@ -294,7 +306,7 @@ fn product_gpu(
         device,
         lanes,
         (SHADER, "product_rows"),
-        &consts,
+        &words(&consts),
         groups,
         &buffers(&b).each_ref(),
         &params(&b),

@@ -47,7 +47,7 @@ pub const OPS: &[(&str, Cases)] = &[
 /// The source of every kernel in WGSL.
 pub const SHADERS: &[&str] = &[
     embed::SHADER,
-    linear::SHADER,
+    linear::COOP,
     add_norm::SHADER,
     attention::SHADER,
     dropout::SHADER,
@@ -396,7 +396,12 @@ fn launch(
     buffers: &[&Tensor],
     params: &[u32],
 ) -> Result<()> {
-    launch_with(device, THREADS, kernel, consts, groups, buffers, params)
+    launch_with(device, THREADS, kernel, &words(consts), groups, buffers, params)
+}
+
+/// Constants that are words.
+fn words(consts: &[(&'static str, u32)]) -> Vec<(&'static str, Const)> {
+    consts.iter().map(|&(name, v)| (name, Const::U32(v))).collect()
 }
 
 /// Queues a kernel of so many threads a group.
@@ -404,16 +409,15 @@ fn launch_with(
     device: &impl Gpu,
     threads: u32,
     (source, entry): (&'static str, &'static str),
-    consts: &[(&'static str, u32)],
+    consts: &[(&'static str, Const)],
     groups: [u32; 3],
     buffers: &[&Tensor],
     params: &[u32],
 ) -> Result<()> {
-    let consts: Vec<_> = consts.iter().map(|&(name, v)| (name, Const::U32(v))).collect();
     device.launch(Launch {
         source,
         entry,
-        consts: &consts,
+        consts,
         groups,
         threads,
         shared_bytes: 0,

@@ -35,6 +35,8 @@ pub struct Bench {
     threads: Device,
     /// The other backends that are here, by name.
     others: Vec<(&'static str, Device)>,
+    /// The adapter with products in f16, if it can.
+    half: Option<Device>,
 }
 
 /// Elements of guard on each side of a buffer; a GPU binds from multiples of 256 bytes only.
@@ -126,7 +128,8 @@ impl Bench {
             let other = Wgpu::new(0).expect("it opened before").with_tiles(tiles);
             others.push(("wgpu-other-tiles", Device::Wgpu(other)));
         }
-        Bench { truth: open(1), threads: open(3), others }
+        let half = Wgpu::new(0).and_then(Wgpu::with_half).ok().map(Device::Wgpu);
+        Bench { truth: open(1), threads: open(3), others, half }
     }
 
     /// The names of the backends besides the CPU that are here.
@@ -283,6 +286,15 @@ impl Bench {
             }
             let again = run(Want::Overwrite)?;
             say(&format!("repeat: {name}"), (there.y != again.y || there.dx != again.dx) as u8 as f64, 0.0);
+        }
+        if let Some(device) = self.half.as_ref().filter(|_| op.name() == "linear") {
+            let there = self.run(device, DType::F32, op, case, &x, &dy, Want::Overwrite)?;
+            // Operands rounded to 11 bits: the error of a sum of k products grows with the root of k, its size does not.
+            let deepest = case.inputs.iter().flat_map(|i| &i.shape).copied().max().unwrap_or(1);
+            let bound = 1e-3 * (1.0 + (deepest as f64).sqrt() / 4.0);
+            say("agree: wgpu f16 products, forward", worst(&there.y, &truth.y), bound);
+            say("agree: wgpu f16 products, backward", all_worst(&there.dx, &truth.dx), 2.0 * bound);
+            say("bounds: wgpu f16 products", there.broken as f64, 0.0);
         }
         Ok(())
     }

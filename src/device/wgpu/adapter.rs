@@ -1,5 +1,8 @@
 //! Which adapters there are, what they can do, and how one is opened.
-#![allow(unsafe_code, reason = "asks Vulkan for the size of its memory, which wgpu does not tell")]
+#![allow(
+    unsafe_code,
+    reason = "asks Vulkan for the size of its memory, which wgpu does not tell; enables cooperative matrices"
+)]
 
 use super::MAX_BUFFERS;
 use crate::error::{Error, Result};
@@ -12,6 +15,8 @@ pub struct Abilities {
     pub subgroup: Option<u32>,
     /// Whether kernels can measure their own time.
     pub timestamps: bool,
+    /// Rows, columns and depth of the cooperative matrices (f16 in, f32 out) that products are built from, if it has them.
+    pub coop: Option<u32>,
     /// Whether it is a software driver.
     pub software: bool,
     /// Bytes that one binding of a buffer may span.
@@ -55,12 +60,29 @@ fn abilities(adapter: &wgpu::Adapter) -> Abilities {
     let one_size = info.subgroup_min_size == info.subgroup_max_size;
     Abilities {
         subgroup: (features.contains(Features::SUBGROUP) && one_size).then_some(info.subgroup_max_size),
+        coop: coop(adapter).filter(|_| one_size),
         timestamps: features.contains(Features::TIMESTAMP_QUERY),
         software: info.device_type == wgpu::DeviceType::Cpu,
         binding_bytes: limits.max_storage_buffer_binding_size,
         shared_bytes: limits.max_compute_workgroup_storage_size,
         memory_bytes: memory(adapter),
     }
+}
+
+/// The largest cooperative matrix, square and as deep, with f16 operands and f32 sums.
+fn coop(adapter: &wgpu::Adapter) -> Option<u32> {
+    use wgpu::CooperativeScalarType::{F16, F32};
+    if !adapter
+        .features()
+        .contains(Features::SHADER_F16 | Features::SUBGROUP | Features::EXPERIMENTAL_COOPERATIVE_MATRIX)
+    {
+        return None;
+    }
+    let all = adapter.cooperative_matrix_properties();
+    let fits = |p: &&wgpu::CooperativeMatrixProperties| {
+        p.m_size == p.n_size && p.n_size == p.k_size && p.ab_type == F16 && p.cr_type == F32
+    };
+    all.iter().filter(fits).map(|p| p.m_size).filter(|size| [8, 16].contains(size)).max()
 }
 
 /// The device's own memory, from Vulkan.
@@ -110,15 +132,24 @@ pub(super) fn open(index: usize) -> Result<Opened> {
             .expected("push constants, and eight storage buffers a shader stage")
             .hint("update its driver, or run with --device cpu"));
     }
-    let optional = Features::SUBGROUP | Features::TIMESTAMP_QUERY;
+    let found = abilities(adapter);
+    let mut optional = Features::SUBGROUP | Features::TIMESTAMP_QUERY;
+    let mut experimental_features = wgpu::ExperimentalFeatures::disabled();
+    if found.coop.is_some() {
+        optional |= Features::SHADER_F16 | Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
+        // SAFETY: the only experimental feature that is used is cooperative matrices, and only by a kernel of ours that
+        // the tests run against the CPU.
+        experimental_features = unsafe { wgpu::ExperimentalFeatures::enabled() };
+    }
     let descriptor = wgpu::DeviceDescriptor {
         label: Some("tempra"),
         required_features: Features::IMMEDIATES | (adapter.features() & optional),
         required_limits: limits,
         memory_hints: wgpu::MemoryHints::Performance,
+        experimental_features,
         ..Default::default()
     };
     let (device, queue) = pollster::block_on(adapter.request_device(&descriptor))
         .map_err(|e| Error::device(format!("{name} could not be opened")).found(e.to_string()))?;
-    Ok(Opened { name, device, queue, abilities: abilities(adapter) })
+    Ok(Opened { name, device, queue, abilities: found })
 }

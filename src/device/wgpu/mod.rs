@@ -44,6 +44,7 @@ pub struct Wgpu {
     abilities: Abilities,
     constants: Mutex<HashMap<Vec<u8>, Tensor>>,
     tiles: Tiles,
+    half: bool,
     /// Whether wgpu's own bounds checks go into every kernel: `TEMPRA_WGPU_CHECKED=1`, to hunt a fault.
     checked: bool,
     /// Bytes that may be asked of the driver, where somebody set a limit: `TEMPRA_WGPU_MEMORY`.
@@ -143,6 +144,7 @@ impl Wgpu {
             abilities,
             constants: Mutex::default(),
             tiles,
+            half: false,
             checked: std::env::var_os("TEMPRA_WGPU_CHECKED").is_some_and(|v| v == "1"),
             budget: number("TEMPRA_WGPU_MEMORY"),
             lose_after: number("TEMPRA_WGPU_LOSE_AFTER"),
@@ -170,6 +172,24 @@ impl Wgpu {
     pub fn with_tiles(mut self, tiles: Tiles) -> Wgpu {
         self.tiles = tiles;
         self
+    }
+
+    /// With products that round their operands to f16 and add up in f32, on cooperative matrices.
+    ///
+    /// Fails with `Device` where the adapter has none of f16 in and f32 out.
+    pub fn with_half(mut self) -> Result<Wgpu> {
+        if self.abilities.coop.is_none() {
+            return Err(Error::device(format!("{} has no cooperative matrices for f16", self.caps.name))
+                .hint("without them f16 brings nothing here: take precision = \"f32\""));
+        }
+        self.half = true;
+        self.caps.name += ", products in f16";
+        Ok(self)
+    }
+
+    /// The size of the cooperative matrices and of a subgroup, if products are to be computed on them.
+    pub fn half(&self) -> Option<(u32, u32)> {
+        self.abilities.coop.filter(|_| self.half).zip(self.abilities.subgroup)
     }
 
     /// With wgpu's own bounds checks in every kernel, which `TEMPRA_WGPU_CHECKED=1` brings as well.

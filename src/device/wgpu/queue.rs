@@ -173,16 +173,23 @@ impl Wgpu {
         if let Some(p) = state.pipelines.get(&key) {
             return Ok(p.clone());
         }
-        let mut text = format!("const THREADS: u32 = {}u;\n", launch.threads);
+        // What a source enables has to stand before everything else.
+        let (enabled, source): (Vec<&str>, Vec<&str>) =
+            launch.source.lines().partition(|line| line.starts_with("enable "));
+        let mut text = enabled.join("\n") + &format!("\nconst THREADS: u32 = {}u;\n", launch.threads);
         for (name, value) in launch.consts {
             text += &match value {
                 Const::U32(v) => format!("const {name}: u32 = {v}u;\n"),
                 Const::Type(DType::U32) => format!("alias {name} = u32;\n"),
                 Const::Type(_) => format!("alias {name} = f32;\n"),
+                Const::Matrices(n) => format!(
+                    "const SZ: u32 = {n}u;\nalias MatA = coop_mat{n}x{n}<f16, A>;\n\
+                     alias MatB = coop_mat{n}x{n}<f16, B>;\nalias MatC = coop_mat{n}x{n}<f32, C>;\n"
+                ),
             };
         }
         text += PRELUDE;
-        text += launch.source;
+        text += &source.join("\n");
         let device = &self.inner.device;
         let scope = device.push_error_scope(wgpu::ErrorFilter::Validation);
         let descriptor = wgpu::ShaderModuleDescriptor {
