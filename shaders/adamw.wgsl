@@ -20,7 +20,7 @@ struct Task {
 @group(0) @binding(1) var<storage, read_write> grad: array<f32>;
 @group(0) @binding(2) var<storage, read_write> m: array<f32>;
 @group(0) @binding(3) var<storage, read_write> v: array<f32>;
-// lr, c1, c2.
+// lr, c1, c2, unscale.
 @group(0) @binding(4) var<storage, read_write> hyper: array<f32>;
 @group(0) @binding(5) var<storage, read_write> norm: array<f32>;
 @group(0) @binding(6) var<storage, read_write> live: array<atomic<u32>>;
@@ -38,6 +38,7 @@ fn update(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) coun
     if (p.max_norm > 0.0) {
         clip = min(1.0, p.max_norm / (norm[0] + 1e-6));
     }
+    clip *= hyper[3];
     let lr = hyper[0] * task.rate;
     let keep = 1.0 - lr * task.decay;
     let rate = lr / hyper[1];

@@ -10,7 +10,7 @@ var<immediate> p: Params;
 
 @group(0) @binding(0) var<storage, read_write> loss: array<f32>;
 @group(0) @binding(1) var<storage, read_write> sum: array<f32>;
-@group(0) @binding(2) var<storage, read_write> norm: array<u32>;
+@group(0) @binding(2) var<storage, read_write> norm: array<f32>;
 @group(0) @binding(3) var<storage, read_write> skips: array<u32>;
 @group(0) @binding(4) var<storage, read_write> rates: array<f32>;
 @group(0) @binding(5) var<storage, read_write> hyper: array<f32>;
@@ -23,13 +23,16 @@ fn decide(@builtin(local_invocation_index) li: u32) {
     let all = select(sum[0] + loss[0], loss[0], p.first == 1u);
     sum[0] = all;
     if (p.last == 1u) {
-        if (!finite(bitcast<u32>(all)) || !finite(norm[0])) {
-            norm[0] = 0x7fc00000u;
+        let length = norm[0] * rates[1];
+        norm[0] = length;
+        if (!finite(bitcast<u32>(all)) || !finite(bitcast<u32>(length))) {
+            norm[0] = nan(skips[0]);
             skips[0] += 1u;
         }
-        let at = 2u * min(skips[0], p.rates / 2u - 1u);
+        let at = 2u + 2u * min(skips[0], p.rates / 2u - 2u);
         hyper[0] = rates[0];
-        hyper[1] = rates[at + 1u];
-        hyper[2] = rates[at + 2u];
+        hyper[1] = rates[at];
+        hyper[2] = rates[at + 1u];
+        hyper[3] = rates[1];
     }
 }

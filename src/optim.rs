@@ -7,6 +7,7 @@ use crate::ops::gate::Gate;
 use crate::ops::global_norm::GlobalNorm;
 use crate::params::Params;
 use crate::shape::DType;
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 /// AdamW's settings; the defaults are those of Hugging Face's `TrainingArguments`.
@@ -30,6 +31,41 @@ impl Default for Settings {
     }
 }
 
+/// What a loss is multiplied by before gradients are taken of it, so that they do not vanish in f16.
+///
+/// Halved when a gradient overflows, doubled after 2000 steps without (Micikevicius et al. 2018; the figures are those of
+/// PyTorch's `GradScaler`).
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LossScale {
+    /// The factor, a power of two.
+    pub scale: f64,
+    /// Steps without overflow since it last changed.
+    pub good: u64,
+}
+
+impl Default for LossScale {
+    fn default() -> Self {
+        Self { scale: 65536.0, good: 0 }
+    }
+}
+
+impl LossScale {
+    const GROWTH: u64 = 2000;
+
+    fn settle(&mut self, made: &[Made]) {
+        for m in made {
+            self.good = if m.skipped { 0 } else { self.good + 1 };
+            if self.good == Self::GROWTH {
+                (self.scale, self.good) = (self.scale * 2.0, 0);
+            }
+        }
+        // Steps that were under way together had one scale: it is halved once for all of them.
+        if made.iter().any(|m| m.skipped) {
+            self.scale = (self.scale / 2.0).max(1.0);
+        }
+    }
+}
+
 /// What a step was found to be.
 #[derive(Clone, Copy, Debug)]
 pub struct Made {
@@ -39,6 +75,8 @@ pub struct Made {
     pub norm: f64,
     /// Something was not finite, and nothing was updated.
     pub skipped: bool,
+    /// A gradient was too large for its loss scale, which is halved: no fault of the training.
+    pub overflow: bool,
 }
 
 /// Elements between the numbers of `history`: a GPU binds from multiples of 256 bytes only.
@@ -62,6 +100,8 @@ pub struct Optimizer {
     /// Steps that may be queued before they are settled.
     window: usize,
     queued: usize,
+    /// What losses are multiplied by; `None` for not at all.
+    pub loss_scale: Option<LossScale>,
     /// Updates that are known to have been made; the bias corrections depend on it.
     pub updates: u64,
 }
@@ -80,14 +120,15 @@ impl Optimizer {
         let step = AdamW { beta1: s.beta1, beta2: s.beta2, eps: s.eps, max_norm: s.max_grad_norm, segments };
         Ok(Optimizer {
             step,
-            hyper: device.zeros(dtype, &[3])?,
-            rates: device.zeros(dtype, &[1 + 2 * window])?,
+            hyper: device.zeros(dtype, &[4])?,
+            rates: device.zeros(dtype, &[2 + 2 * window])?,
             history: device.zeros(dtype, &[window * 2 * APART])?,
             skips: device.zeros(DType::U32, &[1])?,
             none: device.zeros(dtype, &[1])?,
             live,
             window,
             queued: 0,
+            loss_scale: None,
             updates: 0,
         })
     }
@@ -96,8 +137,15 @@ impl Optimizer {
         self.window
     }
     /// Whether no further step can be queued before [`Optimizer::settle`].
+    ///
+    /// Right after a loss scale was changed it is one step only: the next ones may need another.
     pub fn full(&self) -> bool {
-        self.queued == self.window
+        let unsure = self.loss_scale.is_some_and(|s| s.good < self.window as u64);
+        self.queued >= if unsure { 1 } else { self.window }
+    }
+    /// What the gradients of a loss have to be multiplied by.
+    pub fn scale(&self) -> f64 {
+        self.loss_scale.map_or(1.0, |s| s.scale)
     }
     /// Clips the gradients and updates the values at a learning rate, unless the norm or one of the losses is not
     /// finite: then nothing changes. Queued; see [`Optimizer::settle`].
@@ -108,7 +156,7 @@ impl Optimizer {
         }
         let newest = self.updates + self.queued as u64 + 1;
         let correction = |beta: f32, t: u64| 1.0 - f64::from(beta).powi(t.min(i32::MAX as u64) as i32);
-        let mut rates = vec![lr];
+        let mut rates = vec![lr, 1.0 / self.scale()];
         for skipped in 0..self.window as u64 {
             let t = newest.saturating_sub(skipped).max(1);
             rates.extend([correction(self.step.beta1, t), correction(self.step.beta2, t)]);
@@ -140,8 +188,16 @@ impl Optimizer {
             DType::F64 => device.read::<f64>(&used)?,
             _ => device.read::<f32>(&used)?.into_iter().map(f64::from).collect(),
         };
-        let one = |slot: &[f64]| Made { loss: slot[0], norm: slot[APART], skipped: slot[APART].is_nan() };
+        let can_fall = self.loss_scale.is_some_and(|s| s.scale > 1.0);
+        let one = |slot: &[f64]| {
+            let (loss, norm) = (slot[0], slot[APART]);
+            let skipped = norm.is_nan();
+            Made { loss, norm, skipped, overflow: skipped && loss.is_finite() && can_fall }
+        };
         let made: Vec<Made> = numbers.chunks_exact(2 * APART).map(one).collect();
+        if let Some(s) = &mut self.loss_scale {
+            s.settle(&made);
+        }
         let skipped = made.iter().filter(|m| m.skipped).count();
         if skipped > 0 {
             device.zero(&self.skips)?;

@@ -153,6 +153,9 @@ impl Observer for Lines {
                 "event": "log", "step": l.step, "total": l.total, "epoch": l.epoch, "loss": number(l.loss),
                 "learning_rate": l.lr, "grad_norm": number(l.grad_norm), "tokens_per_second": number(l.tokens_per_second),
             }),
+            Event::Rescaled { step, scale } => {
+                json!({ "event": "rescaled", "step": step, "loss_scale": scale })
+            }
             Event::Skipped { step, loss, tensor, examples } => json!({
                 "event": "skipped", "step": step, "loss": number(*loss), "tensor": tensor, "examples": examples,
             }),
@@ -249,6 +252,11 @@ impl Observer for Screen {
             }
             Event::Log(l) if !self.terminal => eprintln!("step {}/{}  {}", l.step, l.total, Self::numbers(l)),
             Event::Log(_) => {}
+            Event::Rescaled { step, scale } => {
+                self.line(&format!(
+                    "step {step} skipped: a gradient overflowed in f16; the loss scale is now {scale}"
+                ));
+            }
             Event::Skipped { step, loss, tensor, examples } => {
                 self.line(&format!(
                     "step {step} skipped: loss {loss}, first in the {tensor}, examples {examples:?}"

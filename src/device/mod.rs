@@ -190,6 +190,14 @@ impl Device {
             },
         }
     }
+    /// With products that round their operands to f16 and add up in f32; refused where that cannot be.
+    pub fn with_half(self) -> Result<Device> {
+        match self {
+            Device::Wgpu(gpu) => Ok(Device::Wgpu(gpu.with_half()?)),
+            other => Err(Error::device(format!("{} computes products in f32 only", other.caps().name))
+                .hint("take precision = \"f32\", or --device wgpu")),
+        }
+    }
     /// Runs `f` where the device's work is cheapest to start: on the CPU, on one of its own threads.
     pub fn run<R: Send>(&self, f: impl FnOnce() -> R + Send) -> R {
         match self {

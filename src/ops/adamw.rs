@@ -1,9 +1,9 @@
 //! AdamW over a flat arena: p -= lr wd p; m += (1 - b1)(g - m); v = b2 v + (1 - b2) g^2;
 //! p -= lr / c1 * m / (sqrt(v / c2) + eps), with c1 = 1 - b1^t, c2 = 1 - b2^t.
 //!
-//! value, grad, m, v (n), hyper (3) = [lr, c1, c2], norm (1), live u32 (tasks): value, m, v and live are written. Loshchilov and Hutter 2019,
-//! alg. 2, in the form of PyTorch's `torch.optim.AdamW`. Gradients are first scaled by min(1, max_norm / (norm + 1e-6)),
-//! PyTorch's `clip_grad_norm_`. A norm that is not finite changes nothing. Segments carry weight decay, a factor on the learning rate, and freezing.
+//! value, grad, m, v (n), hyper (4) = [lr, c1, c2, unscale], norm (1), live u32 (tasks): value, m, v and live are written. Loshchilov and Hutter 2019,
+//! alg. 2, in the form of PyTorch's `torch.optim.AdamW`. Gradients are first scaled by unscale, which
+//! takes a loss scale back, and by min(1, max_norm / (norm + 1e-6)), PyTorch's `clip_grad_norm_` (norm is the unscaled one). A norm that is not finite changes nothing. Segments carry weight decay, a factor on the learning rate, and freezing.
 //!
 //! `live` has a bit for each block of 512 elements that has ever had a gradient. In a block that is not live, m and v are
 //! zero, so the formula leaves them and only decays p; the CPU then skips reading them. Most rows of a vocabulary never
@@ -64,9 +64,9 @@ impl Step for AdamW {
         "adamw"
     }
     fn check(&self, caps: &Caps, x: &[&Spec]) -> Result<Cost> {
-        let wrong = || refuse("adamw", "value, grad, m, v (n), hyper (3), norm (1), live (tasks)", x);
+        let wrong = || refuse("adamw", "value, grad, m, v (n), hyper (4), norm (1), live (tasks)", x);
         let [value, rest @ .., hyper, norm, live] = x else { return Err(wrong()) };
-        if rest.len() != 3 || rest.iter().any(|s| s != value) || hyper.shape != [3] || norm.shape != [1] {
+        if rest.len() != 3 || rest.iter().any(|s| s != value) || hyper.shape != [4] || norm.shape != [1] {
             return Err(wrong());
         }
         if live.dtype != DType::U32 || live.len() != Self::live_words(&self.segments) {
@@ -109,7 +109,7 @@ fn run<T: Real>(op: &AdamW, cpu: &Cpu, x: &[&Tensor]) -> Result<()> {
     let (b1, b2, eps) = (T::of(op.beta1 as f64), T::of(op.beta2 as f64), T::of(op.eps as f64));
     let max = T::of(op.max_norm as f64);
     let ratio = max / (norm + T::of(1e-6));
-    let clip = if max > T::ZERO && ratio < T::ONE { ratio } else { T::ONE };
+    let clip = hyper[3] * if max > T::ZERO && ratio < T::ONE { ratio } else { T::ONE };
     let task = |piece: Piece<T>| {
         let Piece { segment: s, p, g, m, v, live } = piece;
         let keep = T::ONE - lr * T::of((s.lr_scale * s.decay) as f64);
@@ -166,7 +166,7 @@ fn textbook(op: &dyn Debug, x: &[Vec<f64>]) -> Vec<Vec<f64>> {
     let AdamW { beta1, beta2, eps, max_norm, segments } = setting();
     debug_assert!(format!("{op:?}").starts_with("AdamW"));
     let (b1, b2) = (beta1 as f64, beta2 as f64);
-    let clip = (max_norm as f64 / (norm[0] + 1e-6)).min(1.0);
+    let clip = hyper[3] * (max_norm as f64 / (norm[0] + 1e-6)).min(1.0);
     let (mut i, mut words) = (0, 0);
     for s in segments.iter() {
         for e in 0..s.len {
@@ -270,7 +270,7 @@ pub fn cases() -> Vec<Case> {
     let words = AdamW::live_words(&setting().segments);
     let case = |label, inputs: [Input; 4], live: u32| {
         let mut inputs: Vec<Input> = inputs.into();
-        inputs.push(Input::fixed(&[3], &[0.01, 0.19, 0.002]));
+        inputs.push(Input::fixed(&[4], &[0.01, 0.19, 0.002, 0.25]));
         inputs.push(Input::fixed(&[1], &[2.5]));
         inputs.push(Input::ints(&vec![live; words]));
         Case { label, inputs, subject: Subject::Step(Box::new(setting()), textbook), slack: 1.0 }

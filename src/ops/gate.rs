@@ -1,8 +1,8 @@
-//! Whether an update may happen, decided where the numbers are: total += loss; a step whose loss or norm is not finite is
-//! counted and keeps AdamW from touching anything.
+//! Whether an update may happen, decided where the numbers are: total += loss; norm *= unscale; a step whose loss or norm is
+//! not finite is counted and keeps AdamW from touching anything.
 //!
-//! loss (1), total (1), norm (1), skips u32 (1), rates (1 + 2 w) = [lr, then c1 and c2 for no, one, ... skipped step],
-//! hyper (3): total, norm, skips and hyper are written. The bias corrections count updates, and with up to w steps under
+//! loss (1), total (1), norm (1), skips u32 (1), rates (2 + 2 w) = [lr, unscale, then c1 and c2 for no, one, ... skipped
+//! step], hyper (4) = [lr, c1, c2, unscale]: total, norm, skips and hyper are written. The bias corrections count updates, and with up to w steps under
 //! way the host does not know yet how many of them were skipped; so it gives the corrections for every count.
 
 use super::{Case, Cost, Input, Step, StepOn, Subject, by_dtype, compute_dtype, launch, refuse};
@@ -26,10 +26,10 @@ impl Step for Gate {
         "gate"
     }
     fn check(&self, caps: &Caps, x: &[&Spec]) -> Result<Cost> {
-        let wrong = || refuse("gate", "loss, total, norm (1), skips (1), rates (1 + 2 w), hyper (3)", x);
+        let wrong = || refuse("gate", "loss, total, norm (1), skips (1), rates (2 + 2 w), hyper (4)", x);
         let [loss, total, norm, skips, rates, hyper] = x else { return Err(wrong()) };
         let scalars = [loss, total, norm, skips].iter().all(|s| s.shape == [1]);
-        let table = rates.len() >= 3 && rates.len() % 2 == 1 && hyper.shape == [3];
+        let table = rates.len() >= 4 && rates.len() % 2 == 0 && hyper.shape == [4];
         if !scalars || !table || skips.dtype != DType::U32 {
             return Err(wrong());
         }
@@ -51,12 +51,13 @@ fn run<T: Real>(op: &Gate, x: &[&Tensor]) -> Result<()> {
     total[0] = if op.first { loss } else { total[0] + loss };
     if op.last {
         let (rates, mut hyper) = (x[4].cpu::<T>()?, x[5].cpu_mut::<T>()?);
+        norm[0] *= rates[1];
         if !total[0].f64().is_finite() || !norm[0].f64().is_finite() {
             norm[0] = T::of(f64::NAN);
             skips[0] += 1;
         }
-        let at = 2 * (skips[0] as usize).min(rates.len() / 2 - 1);
-        hyper.copy_from_slice(&[rates[0], rates[at + 1], rates[at + 2]]);
+        let at = 2 + 2 * (skips[0] as usize).min(rates.len() / 2 - 2);
+        hyper.copy_from_slice(&[rates[0], rates[at], rates[at + 1], rates[1]]);
     }
     Ok(())
 }
@@ -76,7 +77,8 @@ fn textbook(op: &dyn Debug, x: &[Vec<f64>]) -> Vec<Vec<f64>> {
     y[1][0] = x[0][0] + if first { 0.0 } else { x[1][0] };
     if last {
         let k = x[3][0] as usize;
-        y[5] = vec![x[4][0], x[4][1 + 2 * k], x[4][2 + 2 * k]];
+        y[2][0] *= x[4][1];
+        y[5] = vec![x[4][0], x[4][2 + 2 * k], x[4][3 + 2 * k], x[4][1]];
     }
     y
 }
@@ -92,8 +94,8 @@ pub fn cases() -> Vec<Case> {
             Input::real(&[1]),
             Input::fixed(&[1], &[2.5]),
             Input::ints(&[skips]),
-            Input::fixed(&[7], &[0.5, 0.25, 0.125, 0.75, 0.0625, 0.875, 0.375]),
-            Input::real(&[3]),
+            Input::fixed(&[8], &[0.5, 0.03125, 0.25, 0.125, 0.75, 0.0625, 0.875, 0.375]),
+            Input::real(&[4]),
         ],
         slack: 1.0,
     };

@@ -63,6 +63,13 @@ pub enum Event<'a> {
     Step(&'a StepLog),
     /// A line of the log (every `log_every` steps).
     Log(&'a StepLog),
+    /// A gradient was too large for its loss scale: the step was skipped, and the scale is now this.
+    Rescaled {
+        /// The step.
+        step: u64,
+        /// The new loss scale.
+        scale: f64,
+    },
     /// A step was skipped because something was not finite.
     Skipped {
         /// The step.

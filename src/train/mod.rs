@@ -12,7 +12,7 @@ pub mod state;
 
 pub use events::{Event, Observer, Prepared, Silent, StepLog};
 pub use memory::MemoryPlan;
-pub use pass::{Passed, pass};
+pub use pass::{Passed, Scale, pass};
 pub use prepare::Run;
 pub use recipe::Recipe;
 pub use signals::Signals;
@@ -23,7 +23,7 @@ use crate::data::{Batch, micro_batches};
 use crate::device::{Device, Tensor};
 use crate::error::{Error, Kind, Result};
 use crate::metrics::Scores;
-use crate::optim::{Made, Optimizer, Settings};
+use crate::optim::{LossScale, Made, Optimizer, Settings};
 use recipe::Every;
 use serde_json::json;
 use state::Best;
@@ -164,6 +164,7 @@ pub fn train(
     };
     let window = window(&run.device);
     let mut optimizer = Optimizer::with_window(&run.device, &run.model.params, settings, window)?;
+    optimizer.loss_scale = (recipe.precision == recipe::Precision::F16).then(LossScale::default);
     observer.event(&Event::Prepared(&describe(&run, ends.last().copied().unwrap_or(0))));
     let state = match &newest.found {
         None => State::new(recipe, &run),
@@ -293,7 +294,8 @@ impl Trainer<'_> {
 
     fn passes(&self, batches: &[Batch], examples: &[u32]) -> Result<(Vec<Tensor>, u64)> {
         let weight = self.run.task.weight(&self.run.train, examples);
-        let scale = if weight > 0.0 { 1.0 / weight } else { 0.0 };
+        let loss = if weight > 0.0 { 1.0 / weight } else { 0.0 };
+        let scale = Scale { loss, gradients: self.optimizer.scale() };
         let (mut losses, mut tokens) = (Vec::with_capacity(batches.len()), 0);
         let mut unreached = Vec::new();
         let Run { device, model, task, .. } = &self.run;
@@ -316,13 +318,16 @@ impl Trainer<'_> {
     fn settle(&mut self, total: u64) -> Result<()> {
         let made = self.optimizer.settle(&self.run.device)?;
         self.state.updates = self.optimizer.updates;
+        self.state.loss_scale = self.optimizer.loss_scale;
         if self.first_step_seconds.is_nan() && !made.is_empty() {
             self.first_step_seconds = started().elapsed().as_secs_f64();
         }
         let newest = self.queued.last().map(|q| q.step);
         for (queued, made) in std::mem::take(&mut self.queued).iter().zip(&made) {
             self.tokens += queued.tokens;
-            if made.skipped {
+            if made.overflow {
+                self.rescaled(queued)?;
+            } else if made.skipped {
                 self.skip(made.loss, queued, newest == Some(queued.step))?;
             } else {
                 self.state.nonfinite_in_a_row = 0;
@@ -363,6 +368,13 @@ impl Trainer<'_> {
                 .hint("freeze them with model.freeze if that is meant"));
         }
         Ok(())
+    }
+
+    /// Reports a step whose gradients were too large for f16 at its loss scale.
+    fn rescaled(&mut self, queued: &Queued) -> Result<()> {
+        let scale = self.optimizer.scale();
+        self.observer.event(&Event::Rescaled { step: queued.step, scale });
+        self.journal.append(&json!({ "step": queued.step, "skipped": true, "loss_scale": scale }))
     }
 
     /// Counts and reports a step that was not finite; ends the run when there were too many in a row. The tensor is

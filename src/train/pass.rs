@@ -16,7 +16,22 @@ pub struct Passed {
     pub unreached: Vec<String>,
 }
 
-/// Forward and backward of one micro-batch, its loss times `scale`; the gradients are added to those there (`add`) or
+/// What a loss and its gradients are multiplied by.
+#[derive(Clone, Copy, Debug)]
+pub struct Scale {
+    /// The loss, and with it the gradients.
+    pub loss: f64,
+    /// The gradients besides: a loss scale, which the optimizer takes back.
+    pub gradients: f64,
+}
+
+impl From<f64> for Scale {
+    fn from(loss: f64) -> Scale {
+        Scale { loss, gradients: 1.0 }
+    }
+}
+
+/// Forward and backward of one micro-batch, its loss and gradients times `scale`; the gradients are added to those there (`add`) or
 /// written over them. `key` is seed and step, the source of dropout; without one there is none.
 pub fn pass(
     device: &Device,
@@ -24,16 +39,17 @@ pub fn pass(
     task: &dyn Task,
     batch: &Batch,
     key: Option<(u64, u64)>,
-    scale: f64,
+    scale: impl Into<Scale>,
     add: bool,
 ) -> Result<Passed> {
     let mut tape = Tape::new(device);
     let bound = model.params.bind(&mut tape, add)?;
     let inputs = tasks::inputs(&mut tape, batch, key)?;
     let logits = model.logits(&mut tape, &bound, &inputs)?;
-    let root = task.loss(&mut tape, logits, batch, scale)?;
+    let scale = scale.into();
+    let root = task.loss(&mut tape, logits, batch, scale.loss)?;
     let loss = tape.value(root)?.clone();
-    let one = device.upload(DType::F32, &[1], &[1f32])?;
+    let one = device.upload(DType::F32, &[1], &[scale.gradients as f32])?;
     let unreached = tape.backward(root, one)?;
     Ok(Passed { loss, unreached: model.params.names(&bound, &unreached) })
 }

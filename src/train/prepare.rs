@@ -58,6 +58,7 @@ impl Run {
     /// Reads the data, opens the model, makes tokens.
     pub fn prepare(recipe: &Recipe) -> Result<Run> {
         let device = Device::open(&recipe.device.to_string(), recipe.threads)?;
+        let device = if recipe.precision == recipe::Precision::F16 { device.with_half()? } else { device };
         let d = &recipe.data;
         let columns = Columns { text: d.text.clone(), pair: d.pair.clone(), label: Some(d.label.clone()) };
         let on_bad = match d.on_bad_row {

@@ -8,7 +8,7 @@ use super::recipe::Recipe;
 use crate::checkpoint::{NamedFile, TensorOut, Weights, read_json};
 use crate::error::{Error, Result};
 use crate::metrics::Scores;
-use crate::optim::Optimizer;
+use crate::optim::{LossScale, Optimizer};
 use crate::params::Training;
 use crate::shape::DType;
 use serde::{Deserialize, Serialize};
@@ -33,6 +33,9 @@ pub struct State {
     pub step: u64,
     /// Updates made by the optimizer.
     pub updates: u64,
+    /// The loss scale, in f16.
+    #[serde(default)]
+    pub loss_scale: Option<LossScale>,
     /// The best validation so far.
     pub best: Option<Best>,
     /// Validations since then.
@@ -143,6 +146,7 @@ impl State {
             }
         }
         optimizer.resume(&run.device, state.updates)?;
+        optimizer.loss_scale = state.loss_scale.or(optimizer.loss_scale);
         Ok(state)
     }
 }

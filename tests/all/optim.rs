@@ -5,7 +5,7 @@ use crate::support::*;
 use serde_json::Value;
 use tempra::device::{Device, Tensor};
 use tempra::models::Options;
-use tempra::optim::{Optimizer, Settings};
+use tempra::optim::{LossScale, Made, Optimizer, Settings};
 use tempra::params::{Layout, Params, Training};
 use tempra::rng::Stream;
 use tempra::shape::DType;
@@ -296,4 +296,49 @@ fn steps_that_are_not_finite_change_nothing() {
         assert_eq!(skipped, [2, 3, 7], "window {window}");
         assert_eq!((made[0].loss, made[7].loss), (2.5, f64::NEG_INFINITY), "losses are shown as they are");
     }
+}
+
+/// A loss scale changes no bit of the update (it is a power of two), is halved by an overflow, which changes nothing, and
+/// doubled after 2000 steps without.
+#[test]
+fn a_loss_scale_is_taken_back_halved_and_doubled() {
+    const N: usize = 300;
+    let device = cpu(1);
+    let train = |scale: Option<f64>| {
+        let mut layout = Layout::default();
+        layout.add("w", &[3, 100]);
+        let params = Params::new(&device, layout, DType::F32, true).expect("memory");
+        let s = Settings { weight_decay: 0.1, ..Settings::default() };
+        let mut optimizer = Optimizer::new(&device, &params, s).expect("an optimizer");
+        optimizer.loss_scale = scale.map(|scale| LossScale { scale, good: 0 });
+        let mut stream = Stream::new(4, "scale", 0);
+        let mut made: Vec<Made> = Vec::new();
+        for _ in 0..2005 {
+            let g: Vec<f64> = (0..N).map(|_| stream.normal() as f32 as f64).collect();
+            // The same gradients again until they fit.
+            loop {
+                let scale = optimizer.scale();
+                // As a kernel in f16 has it: what is beyond its range is no number.
+                let fit = |g: &f64| if (g * scale).abs() > 65504.0 { f64::INFINITY } else { g * scale };
+                let scaled: Vec<f64> = g.iter().map(fit).collect();
+                put(&device, &training(&params).grad.view(0, &[N]).expect("inside"), &scaled);
+                optimizer.step(&device, &params, &[], 0.01).expect("a step");
+                made.extend(optimizer.settle(&device).expect("settled"));
+                if !made.last().is_some_and(|m| m.skipped) {
+                    break;
+                }
+            }
+        }
+        let t = training(&params);
+        let end = [&params.value, &t.m, &t.v].map(|a| floats(&device, a));
+        (made, end, optimizer.loss_scale)
+    };
+    let (_, expected, none) = train(None);
+    assert_eq!(none, None);
+    let (made, found, scale) = train(Some(f64::from(1 << 24)));
+    let skipped = made.iter().filter(|m| m.skipped).count();
+    assert!(skipped > 8 && made.iter().filter(|m| m.skipped).all(|m| m.overflow), "{skipped}");
+    assert!(made[..8].iter().all(|m| m.skipped), "at first each step halves it");
+    println!("{skipped} steps overflowed; at the end {scale:?}");
+    assert!(found == expected, "the updates differ");
 }

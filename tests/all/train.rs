@@ -1,6 +1,6 @@
 //! Runs of the program itself: learns, resumes bit for bit after any kill, stops as documented.
 
-use crate::support::adapter;
+use crate::support::{adapter, aloud};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
@@ -283,4 +283,34 @@ fn wgpu_out_of_memory_makes_smaller_passes_of_the_same_steps() {
     let out = none.env("TEMPRA_WGPU_MEMORY", (bytes("parameters") / 2).to_string()).output().unwrap();
     let said = String::from_utf8_lossy(&out.stderr).into_owned();
     assert_eq!(out.status.code(), Some(6), "{said}");
+}
+
+#[test]
+fn wgpu_f16_products_learn_as_f32_ones_do_and_resume_bit_for_bit() {
+    let dir = setting(300, "epochs = 6\nbatch_size = 16\nsave_every = 15\nlog_every = 5");
+    let half = &["--set", "precision=f16"];
+    let Some(mut whole) = on_gpu(dir.path(), "whole", half) else { return };
+    let out = whole.output().unwrap();
+    if out.status.code() == Some(5) {
+        let said = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert!(said.contains("no cooperative matrices"), "{said}");
+        return aloud(&format!("f16 was not tried: {said}"));
+    }
+    ok(out);
+    ok(finish(dir.path(), "cpu", &[]));
+    let (a, b) = (losses(dir.path(), "whole"), losses(dir.path(), "cpu"));
+    println!("f16 {a:?}\nf32 {b:?}");
+    // The first lines of the log agree to the rounding of f16.
+    assert!(furthest(&a[..3], &b[..3]) < 5e-3, "{a:?}\n{b:?}");
+    assert!(a.iter().all(|l| l.is_finite()));
+    assert!(metric(dir.path(), "whole", "accuracy") > 0.95);
+    let mut lost = on_gpu(dir.path(), "lost", half).unwrap();
+    let out = lost.env("TEMPRA_WGPU_LOSE_AFTER", "150").output().unwrap();
+    assert_eq!(out.status.code(), Some(75), "{}", String::from_utf8_lossy(&out.stderr));
+    ok(on_gpu(dir.path(), "lost", half).unwrap().output().unwrap());
+    assert!(weights(dir.path(), "whole") == weights(dir.path(), "lost"));
+    // Anywhere else it is refused, with what to do.
+    let out = finish(dir.path(), "refused", half);
+    let said = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert!(out.status.code() == Some(5) && said.contains("precision = \"f32\""), "{said}");
 }

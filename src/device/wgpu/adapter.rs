@@ -82,7 +82,12 @@ fn coop(adapter: &wgpu::Adapter) -> Option<u32> {
     let fits = |p: &&wgpu::CooperativeMatrixProperties| {
         p.m_size == p.n_size && p.n_size == p.k_size && p.ab_type == F16 && p.cr_type == F32
     };
-    all.iter().filter(fits).map(|p| p.m_size).filter(|size| [8, 16].contains(size)).max()
+    // The kernel's workgroup memory, and its four subgroups.
+    let (limits, lanes) = (adapter.limits(), adapter.get_info().subgroup_max_size);
+    let room = |size: &u32| 96 * size * size <= limits.max_compute_workgroup_storage_size;
+    let threads = 4 * lanes <= limits.max_compute_invocations_per_workgroup;
+    let sizes = all.iter().filter(fits).map(|p| p.m_size).filter(|size| [8, 16].contains(size));
+    sizes.filter(room).filter(|_| threads).max()
 }
 
 /// The device's own memory, from Vulkan.

@@ -352,6 +352,16 @@ impl Field for ClassWeights {
     }
 }
 
+choice! {
+    /// What products are computed in.
+    Precision {
+        /// Single precision.
+        F32 = "f32",
+        /// Operands in half precision, sums in single.
+        F16 = "f16",
+    }
+}
+
 /// Which device computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeviceName {

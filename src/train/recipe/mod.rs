@@ -11,7 +11,7 @@ mod field;
 mod check;
 mod source;
 
-pub use field::{ClassWeights, DeviceName, Every, OnBadRow, Pooling, Task};
+pub use field::{ClassWeights, DeviceName, Every, OnBadRow, Pooling, Precision, Task};
 pub use table::Key;
 
 use super::schedule::{Curve, Kind, Schedule, warmup_steps};
@@ -32,6 +32,9 @@ section! {
         seeds: Vec<u64> = Vec::new(), Rule::Any;
         /// Which device computes: "auto" takes the CPU; "wgpu" is a GPU through Vulkan, Metal or DX12, "wgpu:1" the second one.
         device: DeviceName = DeviceName::Auto, Rule::Any;
+        /// What products are computed in: "f32", or "f16" with f32 sums, weights and moments and a loss scale, on adapters of
+        /// wgpu that have cooperative matrices.
+        precision: Precision = Precision::F32, Rule::Any;
         /// CPU threads; 0 takes every core.
         threads: usize = 0, from_to(0.0, 4096.0);
         /// Folder of the run (HF `output_dir`), relative to the current folder. Left out: runs/ and the recipe's name.
