@@ -119,7 +119,10 @@ fn judge(op: &str, case: &Case, truth: &Device, device: &Device) -> Row {
         Subject::Op(op) => compare(&**op, case, truth, device).map(|(f, b)| (f, Some(b))),
         Subject::Step(..) => compare_step(case, device).map(|e| (e, None)),
     };
+    // Only products have a path in f16, and only where it was asked for.
+    let half = op == "linear" && matches!(device, Device::Wgpu(gpu) if gpu.half().is_some());
     let bounds = match case.subject {
+        _ if half => case.half_bounds(),
         Subject::Op(_) => [BOUNDS[0] * slack, BOUNDS[1] * slack],
         Subject::Step(..) => [BOUNDS[2] * slack; 2],
     };
@@ -130,7 +133,7 @@ fn judge(op: &str, case: &Case, truth: &Device, device: &Device) -> Row {
     Row {
         op: op.to_owned(),
         case: case.label.to_owned(),
-        dtype: "f32".to_owned(),
+        dtype: if half { "f16" } else { "f32" }.to_owned(),
         passed: forward <= bounds[0] && backward.is_none_or(|b| b <= bounds[1]),
         forward: Some(forward).filter(|e| e.is_finite()),
         backward: backward.filter(|e| e.is_finite()),

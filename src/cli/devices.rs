@@ -48,6 +48,7 @@ pub fn run(matches: &ArgMatches) -> Result<i32> {
                     "memory_bytes": caps.memory_bytes,
                     "software": more.as_ref().map(|m| m.software),
                     "subgroup": more.as_ref().and_then(|m| m.subgroup),
+                    "cooperative_matrix": more.as_ref().and_then(|m| m.coop),
                     "timestamps": more.as_ref().map(|m| m.timestamps),
                     "binding_bytes": more.as_ref().map(|m| m.binding_bytes),
                     "workgroup_bytes": more.as_ref().map(|m| m.shared_bytes),
@@ -92,9 +93,11 @@ fn abilities(device: &Device) -> Option<Abilities> {
 fn describe(a: &Abilities) -> String {
     let subgroups = a.subgroup.map_or("no subgroups of one size".to_owned(), |n| format!("subgroups of {n}"));
     let clock = if a.timestamps { "a clock of its own" } else { "no clock of its own" };
+    let products =
+        a.coop.map_or("no f16 products".to_owned(), |n| format!("f16 products on matrices of {n} x {n}"));
     let (binding, group) = (a.binding_bytes >> 20, a.shared_bytes >> 10);
     format!(
-        "            {subgroups}, {clock}; binds {binding} MiB at once, {group} KiB of workgroup memory\n"
+        "            {subgroups}, {products}, {clock}; binds {binding} MiB at once, {group} KiB of workgroup memory\n"
     )
 }
 

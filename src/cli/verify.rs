@@ -5,7 +5,7 @@ use super::output::{Destination, say, say_json};
 use crate::error::Result;
 use crate::parity::{Certificate, Row};
 use crate::train::prepare::cache_dir;
-use clap::{Arg, ArgMatches, Command};
+use clap::{Arg, ArgAction, ArgMatches, Command};
 
 pub fn define() -> Command {
     Command::new("verify")
@@ -19,6 +19,12 @@ pub fn define() -> Command {
         .after_help("Examples:\n  tempra verify --device wgpu\n  tempra verify --device wgpu:1 -o certificate.json")
         .arg(device_arg())
         .arg(threads_arg())
+        .arg(
+            Arg::new("half")
+                .long("half")
+                .action(ArgAction::SetTrue)
+                .help("With products in f16, as precision = \"f16\" trains with them"),
+        )
         .arg(Arg::new("output").short('o').long("output").value_name("FILE").help("Also writes the certificate here"))
         .arg(json_arg())
 }
@@ -45,6 +51,7 @@ pub fn run(matches: &ArgMatches) -> Result<i32> {
     let json = flag(matches, "json");
     let output = text(matches, "output").map(|name| Destination::of(Some(name))).transpose()?;
     let device = open_device(matches)?;
+    let device = if flag(matches, "half") { device.with_half()? } else { device };
     if !json {
         say(format!("device: {}\n", device.caps().name))?;
         say(format!(

@@ -298,6 +298,13 @@ impl Case {
     pub fn new(label: &'static str, op: impl Op, inputs: Vec<Input>) -> Case {
         Case { label, subject: Subject::Op(Box::new(op)), inputs, slack: 1.0 }
     }
+    /// The largest errors, of the forward pass and of the gradients, where products round their operands to f16 and add
+    /// up in f32: a relative 2^-11 an operand, whose sum over k products grows with the root of k.
+    pub fn half_bounds(&self) -> [f64; 2] {
+        let deepest = self.inputs.iter().flat_map(|i| &i.shape).copied().max().unwrap_or(1);
+        let bound = 1e-3 * (1.0 + (deepest as f64).sqrt() / 4.0);
+        [bound, 2.0 * bound]
+    }
     /// The specs of the inputs in an element type.
     pub fn specs(&self, dtype: DType) -> Vec<Spec> {
         let of = |fill: &Fill| if matches!(fill, Fill::Ints(_)) { DType::U32 } else { dtype };

@@ -10,6 +10,7 @@ use tempra::ops::cross_entropy::{CrossEntropy, IGNORE};
 use tempra::ops::embed::Embed;
 use tempra::optim::{Optimizer, Settings};
 use tempra::params::{Layout, Params};
+use tempra::parity::Certificate;
 use tempra::rng::Stream;
 use tempra::shape::{DType, Spec};
 use tempra::tape::Tape;
@@ -185,4 +186,20 @@ fn wgpu_indices_out_of_range_show() {
     };
     assert!((loss(2) - 3f32.ln()).abs() < 1e-6);
     assert!(loss(3).is_nan());
+}
+
+#[test]
+fn wgpu_products_in_f16_get_a_certificate_of_their_own() {
+    let Some(gpu) = adapter() else { return };
+    let Ok(half) = gpu.with_half() else { return };
+    let certificate = Certificate::issue(&half, |_| ()).unwrap();
+    assert!(certificate.passed(), "{:#}", certificate.to_json());
+    assert!(certificate.device.contains("f16"), "{}", certificate.device);
+    for row in &certificate.rows {
+        assert_eq!(row.dtype, if row.op == "linear" { "f16" } else { "f32" }, "{row:?}");
+    }
+    // Rounding to f16 shows: a path that quietly stayed in f32 would be nearer.
+    let worst =
+        certificate.rows.iter().filter(|r| r.op == "linear").filter_map(|r| r.forward).fold(0.0, f64::max);
+    assert!(worst > 1e-5, "{worst:e}");
 }

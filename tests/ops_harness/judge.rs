@@ -289,11 +289,9 @@ impl Bench {
         }
         if let Some(device) = self.half.as_ref().filter(|_| op.name() == "linear") {
             let there = self.run(device, DType::F32, op, case, &x, &dy, Want::Overwrite)?;
-            // Operands rounded to 11 bits: the error of a sum of k products grows with the root of k, its size does not.
-            let deepest = case.inputs.iter().flat_map(|i| &i.shape).copied().max().unwrap_or(1);
-            let bound = 1e-3 * (1.0 + (deepest as f64).sqrt() / 4.0);
-            say("agree: wgpu f16 products, forward", worst(&there.y, &truth.y), bound);
-            say("agree: wgpu f16 products, backward", all_worst(&there.dx, &truth.dx), 2.0 * bound);
+            let [forward, backward] = case.half_bounds();
+            say("agree: wgpu f16 products, forward", worst(&there.y, &truth.y), forward);
+            say("agree: wgpu f16 products, backward", all_worst(&there.dx, &truth.dx), backward);
             say("bounds: wgpu f16 products", there.broken as f64, 0.0);
         }
         Ok(())
