@@ -1,7 +1,7 @@
 //! A block: its warps, its shared memory, its barriers, and who runs when.
 
 use crate::exec::alu;
-use crate::exec::copy::{Flight, Mbar};
+use crate::exec::copy::{Flight, Mbar, Stores};
 use crate::finding::{Finding, Kind, Place};
 use crate::isa::{Instr, Kernel, Op, Operand, SINK, Vote};
 use crate::launch::{Options, Stats};
@@ -67,6 +67,9 @@ pub(crate) struct Block<'a> {
     pub flights: Flight,
     pub mbars: Vec<Mbar>,
     pub handed: HashMap<u64, Handed>,
+    pub stores: Stores,
+    /// Of each warp, up to which clock its writes were shown to the copy engine and to wgmma.
+    pub shown_to_engine: Vec<u32>,
     bars: Vec<Bar>,
     pub findings: Vec<Finding>,
     seen: HashSet<(u32, Kind)>,
@@ -106,6 +109,8 @@ impl<'a> Block<'a> {
             flights: Flight::default(),
             mbars: Vec::new(),
             handed: HashMap::new(),
+            stores: Stores::default(),
+            shown_to_engine: Vec::new(),
             bars: vec![Bar::default(); 16],
             findings: Vec::new(),
             seen: HashSet::new(),
@@ -237,9 +242,15 @@ impl<'a> Block<'a> {
             let op = &self.c.kernel.code[g.pc as usize].op;
             let barrier = matches!(op, Op::Bar { .. } | Op::BarRed { .. } | Op::BarWarp { .. });
             let (kind, what) = match g.wait {
-                Wait::Lanes if barrier => (Kind::Barrier, format!("lanes {mask:08x} of {live:08x} came; the others never do")),
-                Wait::Lanes => (Kind::Divergence, format!("lanes {mask:08x} of {live:08x} came; the others never do")),
-                Wait::Barrier(id) => (Kind::Deadlock, format!("barrier {id} waits for threads that never come")),
+                Wait::Lanes if barrier => {
+                    (Kind::Barrier, format!("lanes {mask:08x} of {live:08x} came; the others never do"))
+                }
+                Wait::Lanes => {
+                    (Kind::Divergence, format!("lanes {mask:08x} of {live:08x} came; the others never do"))
+                }
+                Wait::Barrier(id) => {
+                    (Kind::Deadlock, format!("barrier {id} waits for threads that never come"))
+                }
                 _ => (Kind::Deadlock, "an mbarrier waits for arrivals or bytes that never come".to_owned()),
             };
             self.note(kind, w, lane, g.pc, what, other);
@@ -310,7 +321,9 @@ impl<'a> Block<'a> {
                 self.stats.instructions += 1;
                 let m = match i.guard {
                     None => mask,
-                    Some((p, negated)) => mask & (self.warps[w].preds[p as usize] ^ if negated { u32::MAX } else { 0 }),
+                    Some((p, negated)) => {
+                        mask & (self.warps[w].preds[p as usize] ^ if negated { u32::MAX } else { 0 })
+                    }
                 };
                 self.stats.lanes += u64::from(m.count_ones());
                 if m == 0 {
@@ -369,7 +382,14 @@ impl<'a> Block<'a> {
                     return Ok(Some(*to));
                 }
                 if *uniform {
-                    self.note(Kind::Divergence, w, lane, pc, "a uniform branch that only some lanes take".to_owned(), None);
+                    self.note(
+                        Kind::Divergence,
+                        w,
+                        lane,
+                        pc,
+                        "a uniform branch that only some lanes take".to_owned(),
+                        None,
+                    );
                 }
                 self.split(w, gi, pc + 1, &[(*to, m)]);
                 Ok(None)
@@ -397,6 +417,10 @@ impl<'a> Block<'a> {
                 self.warps[w].live &= !m;
                 self.warps[w].groups.iter_mut().for_each(|g| g.mask &= !m);
                 self.warps[w].groups.retain(|g| g.mask != 0);
+                // Who waits for the lanes that are gone looks again.
+                for g in self.warps[w].groups.iter_mut().filter(|g| g.wait == Wait::Lanes) {
+                    g.wait = Wait::No;
+                }
                 self.release_bars();
                 Ok(None)
             }
@@ -525,7 +549,13 @@ impl<'a> Block<'a> {
         let id = one(warp, id) as usize;
         let count = count.map_or(0, |o| one(warp, o));
         if id >= 16 || count % 32 != 0 {
-            return self.stop(Kind::Barrier, w, lane, pc, format!("barrier {id} for {count} threads cannot be"));
+            return self.stop(
+                Kind::Barrier,
+                w,
+                lane,
+                pc,
+                format!("barrier {id} for {count} threads cannot be"),
+            );
         }
         let bar = &mut self.bars[id];
         if bar.arrived != 0 && bar.count != count {
@@ -536,9 +566,9 @@ impl<'a> Block<'a> {
         }
         // Threads of a block that meet at different __syncthreads: the hardware lets them, and then the next one is off.
         if count == 0
-            && let Some(&other) = bar.pcs.iter().find(|&&p| p != pc)
+            && let Some(&other) = self.bars[id].pcs.iter().find(|&&p| p != pc)
         {
-            let at = self.place(bar_warp(bar.arrived), 0, other);
+            let at = self.place(bar_warp(self.bars[id].arrived), 0, other);
             let what = format!("warp {w} is at another barrier {id} than the rest of the block");
             self.note(Kind::Barrier, w, lane, pc, what, Some(at));
             return Err(Stop);

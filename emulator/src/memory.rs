@@ -136,7 +136,12 @@ impl Memory {
         let next = ((address >> BITS) + 1).checked_sub(FIRST).and_then(|i| self.buffers.get(i as usize));
         next.and_then(Option::as_ref).map_or("nothing", |b| &b.name)
     }
-    fn walk(&self, address: u64, size: usize, mut f: impl FnMut(&mut Page, std::ops::Range<usize>, usize)) -> Result<(), BadAddress> {
+    fn walk(
+        &self,
+        address: u64,
+        size: usize,
+        mut f: impl FnMut(&mut Page, std::ops::Range<usize>, usize),
+    ) -> Result<(), BadAddress> {
         let (buffer, mut at) = self.find(address, size)?;
         let mut done = 0;
         while done < size {

@@ -151,7 +151,14 @@ impl Shadow {
     }
 
     /// Notes an access to `size` bytes from `at` on; gives the first conflict.
-    pub fn access(&mut self, at: usize, size: usize, me: Access, clock: &Clock, write: bool) -> Option<Conflict> {
+    pub fn access(
+        &mut self,
+        at: usize,
+        size: usize,
+        me: Access,
+        clock: &Clock,
+        write: bool,
+    ) -> Option<Conflict> {
         let mut found = None;
         let (mut byte, end) = (at, at + size);
         while byte < end {
@@ -215,12 +222,16 @@ impl Shadow {
         let hit = Self::clash(&cell.write, &me, clock);
         let found = hit.then_some(Conflict { before: cell.write, was_write: true });
         let more = (cell.more as usize).checked_sub(1);
-        let mut known = std::iter::once(&mut cell.read).chain(more.into_iter().flat_map(|i| pool[i].iter_mut()));
+        let further = more.and_then(|i| pool.get_mut(i)).map(|m| m.iter_mut());
+        let mut known = std::iter::once(&mut cell.read).chain(further.into_iter().flatten());
         // A reader that comes before this one in any case needs no mark of its own.
         let place = known.find(|r| !r.valid() || r.who == me.who || clock.knows(r));
         match place {
             Some(r) => {
-                let several = r.valid() && r.who == me.who && r.clock == me.clock && (r.lane() != me.lane() || r.info & SEVERAL != 0);
+                let several = r.valid()
+                    && r.who == me.who
+                    && r.clock == me.clock
+                    && (r.lane() != me.lane() || r.info & SEVERAL != 0);
                 let bytes = if r.who == me.who && r.clock == me.clock && r.valid() { r.bytes() } else { 0 };
                 *r = me.on(me.bytes() | bytes);
                 r.info |= if several { SEVERAL } else { 0 };

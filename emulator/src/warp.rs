@@ -1,5 +1,6 @@
 //! 32 lanes: their registers, and where they stand in the program.
 
+use crate::exec::matrix::Product;
 use crate::isa::{Kernel, Operand, SINK, Special};
 use crate::memory::variable;
 use crate::shadow::Clock;
@@ -74,19 +75,33 @@ pub(crate) struct Warp {
     pub seen: Clock,
     /// Copies that are not in a group yet, and groups.
     pub copies: Vec<Copy>,
-    pub groups_of_copies: Vec<Vec<Copy>>,
+    pub groups_of_copies: Vec<(u32, Vec<Copy>)>,
     /// Registers that an asynchronous product uses, with the instruction that began it.
     pub busy: Vec<(u32, u32)>,
     /// A register that was read before anybody wrote it, and the lanes.
     pub unready: Option<(u32, u32)>,
     /// A register in use by an asynchronous product.
     pub busy_hit: Option<(u32, u32)>,
+    /// When each register was written, and when the last wgmma.fence was.
+    pub touched: Vec<u64>,
+    pub fenced: u64,
+    /// Products under way, and how many groups of them there were.
+    pub products: Vec<Product>,
+    pub product_groups: u32,
     /// Instructions since the groups were last looked at for fairness.
     pub turns: u32,
 }
 
 impl Warp {
-    pub fn new(k: &Kernel, number: u32, count: u32, warps: usize, block: [u32; 3], first: u32, s: &Scene) -> Warp {
+    pub fn new(
+        k: &Kernel,
+        number: u32,
+        count: u32,
+        warps: usize,
+        block: [u32; 3],
+        first: u32,
+        s: &Scene,
+    ) -> Warp {
         let all = if count >= 32 { u32::MAX } else { (1 << count) - 1 };
         let id = |lane: usize, axis: usize| {
             let t = number * 32 + lane as u32;
@@ -116,6 +131,10 @@ impl Warp {
             busy: Vec::new(),
             unready: None,
             busy_hit: None,
+            touched: vec![0; k.registers.len()],
+            fenced: 0,
+            products: Vec::new(),
+            product_groups: 0,
             turns: 0,
         }
     }
@@ -192,6 +211,7 @@ impl Warp {
             self.note_busy(d);
         }
         self.written[d as usize] |= m;
+        self.touched[d as usize] = self.ticks;
         let place = &mut self.regs[d as usize];
         if m == u32::MAX {
             *place = *v;

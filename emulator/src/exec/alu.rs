@@ -43,7 +43,11 @@ fn halves<const N: usize>(t: Type, x: [u64; N], f: impl Fn([f64; N]) -> f64) -> 
             f64::from(if matches!(t, Type::F16 | Type::F16x2) { from_f16(h) } else { from_bf16(h) })
         };
         let y = f(x.map(of));
-        let bits = if matches!(t, Type::F16 | Type::F16x2) { to_f16(y, Round::Near) } else { to_bf16(y, Round::Near) };
+        let bits = if matches!(t, Type::F16 | Type::F16x2) {
+            to_f16(y, Round::Near)
+        } else {
+            to_bf16(y, Round::Near)
+        };
         u64::from(bits) << shift
     };
     if t.bits() == 16 { one(0) } else { one(0) | one(16) }
@@ -353,7 +357,9 @@ pub(crate) fn run(w: &mut Warp, k: &Kernel, s: &Scene, seed: u64, op: &Op, m: u3
         }
         Op::Unary { f, t, mode, d, a } => x.map1(d, a, |v| unary(f, t, mode, seed, v)),
         // The commonest ones have loops of their own.
-        Op::Binary { f: Binary::Add, t: Type::S(32) | Type::U(32) | Type::B(32), mode, d, a, b } if !mode.sat => {
+        Op::Binary { f: Binary::Add, t: Type::S(32) | Type::U(32) | Type::B(32), mode, d, a, b }
+            if !mode.sat =>
+        {
             x.map2(d, a, b, |a, b| u64::from((a as u32).wrapping_add(b as u32)));
         }
         Op::Binary { f: Binary::Add, t: Type::S(64) | Type::U(64) | Type::B(64), d, a, b, .. } => {
@@ -454,7 +460,8 @@ pub(crate) fn run(w: &mut Warp, k: &Kernel, s: &Scene, seed: u64, op: &Op, m: u3
             }
         }
         Op::Slct { t, by, d, a, b, c } => {
-            let negative = |v: u64| if by == Type::F32 { !(f32_of(v, false) >= 0.0) } else { signed(v, 32) < 0 };
+            let negative =
+                |v: u64| if by == Type::F32 { !(f32_of(v, false) >= 0.0) } else { signed(v, 32) < 0 };
             x.map3(d, a, b, c, |a, b, c| masked(if negative(c) { b } else { a }, t.bits()));
         }
         Op::Cvt { to, from, mode, d, a, b: Some(b) } => {

@@ -1,0 +1,284 @@
+//! A launch: blocks, one after another or at once.
+
+use crate::block::{Block, Common, Turn};
+use crate::finding::{Finding, Kind, Place};
+use crate::isa::{Kernel, Module};
+use crate::memory::Memory;
+use crate::warp::Scene;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+/// How to run.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Chooses a schedule: which warp and which block goes on, and for how long. 0 is the plainest.
+    pub seed: u64,
+    /// Seed of the errors of approximate functions (`ex2.approx` and the like), which are exact with 0.
+    pub blur: u64,
+    /// Instructions that may follow one another without any change that others could see.
+    pub patience: u64,
+    /// Blocks that are on the device at once, where blocks may speak to each other.
+    pub resident: usize,
+    /// CPU threads for blocks that cannot speak to each other; 0 for as many as there are cores.
+    pub threads: usize,
+    /// Shared memory that a block may have.
+    pub shared_limit: usize,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options { seed: 0, blur: 0, patience: 2_000_000, resident: 4, threads: 0, shared_limit: 227 << 10 }
+    }
+}
+
+/// What a launch did.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Stats {
+    /// Instructions, each counted once for a warp.
+    pub instructions: u64,
+    /// Instructions, counted for each lane that took part.
+    pub lanes: u64,
+    /// Accesses of warps to shared memory, in parts of at most 128 bytes.
+    pub shared_requests: u64,
+    /// What the banks needed for them: as many if nothing conflicts.
+    pub shared_wavefronts: u64,
+    /// Accesses of warps to global memory.
+    pub global_requests: u64,
+    /// Sectors of 32 bytes that they touched.
+    pub global_sectors: u64,
+    /// How often each instruction of the kernel was begun by a warp.
+    pub mix: Vec<u64>,
+}
+
+impl Stats {
+    fn add(&mut self, other: &Stats) {
+        self.instructions += other.instructions;
+        self.lanes += other.lanes;
+        self.shared_requests += other.shared_requests;
+        self.shared_wavefronts += other.shared_wavefronts;
+        self.global_requests += other.global_requests;
+        self.global_sectors += other.global_sectors;
+    }
+    /// Wavefronts beyond one a request: 0 says that there are no bank conflicts.
+    pub fn bank_conflicts(&self) -> u64 {
+        self.shared_wavefronts - self.shared_requests
+    }
+}
+
+/// The outcome of a launch.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// What was found wrong, in the order of blocks.
+    pub findings: Vec<Finding>,
+    /// What was done.
+    pub stats: Stats,
+}
+
+/// A module on a device: its variables have addresses.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// The module.
+    pub module: Module,
+    /// Addresses of its variables.
+    pub variables: Vec<u64>,
+}
+
+impl Loaded {
+    /// Puts a module's variables into memory.
+    pub fn new(module: Module, memory: &mut Memory) -> Loaded {
+        let put = |v: &crate::isa::Variable, memory: &mut Memory| {
+            let at = memory.upload(&v.name, &v.data);
+            memory.set_read_only(at, v.constant);
+            at
+        };
+        let variables = module.variables.iter().map(|v| put(v, memory)).collect();
+        Loaded { module, variables }
+    }
+    /// A kernel by its name.
+    pub fn kernel(&self, name: &str) -> Option<&Kernel> {
+        self.module.kernels.iter().find(|k| k.name == name)
+    }
+}
+
+/// A launch's shape.
+#[derive(Clone, Copy, Debug)]
+pub struct Grid {
+    /// Blocks.
+    pub grid: [u32; 3],
+    /// Threads of a block.
+    pub block: [u32; 3],
+    /// Bytes of dynamic shared memory.
+    pub shared: usize,
+}
+
+static LAUNCHES: AtomicU64 = AtomicU64::new(1);
+
+fn refused(kernel: &Kernel, what: String) -> Report {
+    let place = Place { file: String::new(), line: 0, ptx: 0, block: [0; 3], thread: 0 };
+    let kernel = kernel.name.clone();
+    Report {
+        findings: vec![Finding { kind: Kind::Invalid, kernel, place, what, other: None }],
+        ..Report::default()
+    }
+}
+
+/// Runs a kernel. `params` are the bytes of its parameters, each where the kernel's list says.
+pub fn launch(
+    memory: &Memory,
+    loaded: &Loaded,
+    kernel: &Kernel,
+    grid: Grid,
+    params: &[u8],
+    options: &Options,
+) -> Report {
+    let threads = grid.block.iter().fold(1u64, |n, &b| n.saturating_mul(b.into()));
+    let blocks = grid.grid.iter().fold(1u64, |n, &b| n.saturating_mul(b.into()));
+    let most = if kernel.max_threads > 0 { kernel.max_threads } else { 1024 };
+    if threads == 0 || threads > most.into() || blocks == 0 || blocks * threads.div_ceil(32) >= 1 << 31 {
+        return refused(kernel, format!("{blocks} blocks of {threads} threads; a block has 1 to {most}"));
+    }
+    if kernel.static_shared + grid.shared > options.shared_limit {
+        let wanted = kernel.static_shared + grid.shared;
+        return refused(
+            kernel,
+            format!("{wanted} bytes of shared memory; a block has {}", options.shared_limit),
+        );
+    }
+    if params.len() != kernel.param_bytes {
+        return refused(kernel, format!("{} bytes of parameters for {}", params.len(), kernel.param_bytes));
+    }
+    let scene = Scene {
+        grid: grid.grid,
+        block: grid.block,
+        dynamic: grid.shared,
+        params: params.to_vec(),
+        variables: loaded.variables.clone(),
+    };
+    let common = Common {
+        memory,
+        kernel,
+        files: &loaded.module.files,
+        scene: &scene,
+        options,
+        launch: LAUNCHES.fetch_add(1, Ordering::Relaxed),
+        handed: Mutex::new(HashMap::new()),
+    };
+    let mut order: Vec<u32> = (0..blocks as u32).collect();
+    if options.seed != 0 {
+        let mut rng = options.seed | 1;
+        for i in (1..order.len()).rev() {
+            rng = rng.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
+            order.swap(i, ((rng >> 33) % (i as u64 + 1)) as usize);
+        }
+    }
+    let mut results = if kernel.hand_over { together(&common, &order) } else { apart(&common, &order) };
+    results.sort_by_key(|r| r.0);
+    let mut report = Report::default();
+    report.stats.mix = vec![0; kernel.code.len()];
+    for (_, findings, stats) in results {
+        report.stats.add(&stats);
+        for (sum, n) in report.stats.mix.iter_mut().zip(&stats.mix) {
+            *sum += n;
+        }
+        for f in findings {
+            let known = report.findings.iter().any(|k| k.kind == f.kind && k.place.ptx == f.place.ptx);
+            if !known && report.findings.len() < 64 {
+                report.findings.push(f);
+            }
+        }
+    }
+    report
+}
+
+type Outcome = (u32, Vec<Finding>, Stats);
+
+fn id(number: u32, grid: [u32; 3]) -> [u32; 3] {
+    [number % grid[0], number / grid[0] % grid[1], number / grid[0] / grid[1]]
+}
+
+fn end(block: Block) -> Outcome {
+    (block.number, block.findings, block.stats)
+}
+
+/// Blocks that cannot speak to each other, on several CPU threads.
+fn apart(common: &Common, order: &[u32]) -> Vec<Outcome> {
+    let cores = || std::thread::available_parallelism().map_or(1, |n| n.get());
+    let threads = if common.options.threads > 0 { common.options.threads } else { cores() }.min(order.len());
+    let next = AtomicU32::new(0);
+    let results = Mutex::new(Vec::new());
+    // The first block that stops: those that come later in the grid are not of interest.
+    let stopped = AtomicU32::new(u32::MAX);
+    let work = || {
+        loop {
+            let i = next.fetch_add(1, Ordering::Relaxed);
+            let Some(&number) = order.get(i as usize) else { return };
+            if i > stopped.load(Ordering::Relaxed) {
+                return;
+            }
+            let mut block = Block::new(common, id(number, common.scene.grid));
+            loop {
+                match block.turn() {
+                    Ok(Turn::Done) => break,
+                    Ok(Turn::Ran) => {}
+                    Ok(Turn::Stuck) => {
+                        block.deadlock();
+                        stopped.fetch_min(i, Ordering::Relaxed);
+                        break;
+                    }
+                    Err(_) => {
+                        stopped.fetch_min(i, Ordering::Relaxed);
+                        break;
+                    }
+                }
+            }
+            results.lock().unwrap_or_else(PoisonError::into_inner).push(end(block));
+        }
+    };
+    if threads <= 1 {
+        work();
+    } else {
+        std::thread::scope(|s| (0..threads).for_each(|_| drop(s.spawn(work))));
+    }
+    results.into_inner().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Blocks that may wait for each other: some at once, in turns.
+fn together(common: &Common, order: &[u32]) -> Vec<Outcome> {
+    let mut waiting = order.iter();
+    let mut here: Vec<Block> = Vec::new();
+    let mut results = Vec::new();
+    let mut stuck = 0;
+    loop {
+        while here.len() < common.options.resident.max(1) {
+            let Some(&number) = waiting.next() else { break };
+            here.push(Block::new(common, id(number, common.scene.grid)));
+        }
+        if here.is_empty() {
+            return results;
+        }
+        let mut i = 0;
+        while i < here.len() {
+            match here[i].turn() {
+                Ok(Turn::Done) => {
+                    results.push(end(here.remove(i)));
+                    stuck = 0;
+                    continue;
+                }
+                Ok(Turn::Ran) => stuck = 0,
+                Ok(Turn::Stuck) => stuck += 1,
+                Err(_) => {
+                    results.extend(here.drain(..).map(end));
+                    return results;
+                }
+            }
+            // Nothing of one block's shared memory can be changed by another: it is stuck for good.
+            if stuck > 2 * here.len() {
+                here[i].deadlock();
+                results.extend(here.drain(..).map(end));
+                return results;
+            }
+            i += 1;
+        }
+    }
+}
