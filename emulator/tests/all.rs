@@ -1,0 +1,8 @@
+//! Tests of the emulator on kernels that NVRTC compiles.
+
+#[path = "all/collection.rs"]
+mod collection;
+#[path = "all/gpu.rs"]
+mod gpu;
+#[path = "all/nvrtc.rs"]
+mod nvrtc;
