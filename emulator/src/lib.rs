@@ -12,8 +12,8 @@ mod shadow;
 mod tensor_map;
 mod warp;
 
-pub use isa::{Kernel, Module};
 pub use finding::{Finding, Kind, Place};
+pub use isa::{Kernel, Module};
 pub use launch::{Grid, Loaded, Options, Report, Stats, launch};
 pub use memory::{BadAddress, Memory};
 pub use parse::{ParseError, parse};

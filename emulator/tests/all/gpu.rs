@@ -11,7 +11,6 @@ pub struct Gpu {
 pub enum Arg {
     P(u64),
     I(i32),
-    L(i64),
     F(f32),
     Map(Box<[u8; 128]>),
 }
@@ -33,7 +32,15 @@ impl Gpu {
     pub fn zeros(&mut self, name: &str, bytes: usize) -> u64 {
         self.memory.upload(name, &vec![0; bytes])
     }
-    pub fn run(&self, m: &Loaded, kernel: &str, grid: [u32; 3], block: u32, shared: usize, args: &[Arg]) -> Report {
+    pub fn run(
+        &self,
+        m: &Loaded,
+        kernel: &str,
+        grid: [u32; 3],
+        block: u32,
+        shared: usize,
+        args: &[Arg],
+    ) -> Report {
         let k: &Kernel = m.kernel(kernel).unwrap_or_else(|| panic!("no kernel {kernel}"));
         let mut params = vec![0; k.param_bytes];
         assert_eq!(k.params.len(), args.len(), "{kernel}");
@@ -41,7 +48,6 @@ impl Gpu {
             let bytes = match a {
                 Arg::P(v) => v.to_le_bytes().to_vec(),
                 Arg::I(v) => v.to_le_bytes().to_vec(),
-                Arg::L(v) => v.to_le_bytes().to_vec(),
                 Arg::F(v) => v.to_le_bytes().to_vec(),
                 Arg::Map(v) => v.to_vec(),
             };

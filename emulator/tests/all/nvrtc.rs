@@ -40,7 +40,9 @@ fn open(path: &Path) -> *mut c_void {
 
 fn find(folder: &Path, stem: &str) -> Option<PathBuf> {
     let all = std::fs::read_dir(folder).ok()?.filter_map(|e| Some(e.ok()?.path()));
-    let named = |p: &PathBuf| p.file_name().and_then(|n| n.to_str()).is_some_and(|n| n.starts_with(stem) && !n.contains("alt"));
+    let named = |p: &PathBuf| {
+        p.file_name().and_then(|n| n.to_str()).is_some_and(|n| n.starts_with(stem) && !n.contains("alt"))
+    };
     all.filter(named).min()
 }
 
@@ -89,7 +91,13 @@ impl Nvrtc {
     }
 
     /// PTX (for `compute_..`) or a CUBIN (for `sm_..`), and the log.
-    pub fn build(&self, name: &str, source: &str, arch: &str, options: &[&str]) -> Result<(Vec<u8>, String), String> {
+    pub fn build(
+        &self,
+        name: &str,
+        source: &str,
+        arch: &str,
+        options: &[&str],
+    ) -> Result<(Vec<u8>, String), String> {
         let c = |s: &str| CString::new(s).unwrap();
         let header = (c(include_str!("../kernels/common.cuh")), c("common.cuh"));
         let mut all = vec![c(&format!("--gpu-architecture={arch}")), c("-lineinfo"), c("--std=c++17")];
@@ -102,7 +110,8 @@ impl Nvrtc {
             let (text, file) = ([header.0.as_ptr()], [header.1.as_ptr()]);
             (self.create)(&mut program, source.as_ptr(), name.as_ptr(), 1, text.as_ptr(), file.as_ptr());
             let failed = (self.compile)(program, pointers.len() as c_int, pointers.as_ptr()) != 0;
-            let log = String::from_utf8_lossy(&Self::text(program, self.log)).trim_end_matches('\0').to_owned();
+            let log =
+                String::from_utf8_lossy(&Self::text(program, self.log)).trim_end_matches('\0').to_owned();
             let out = Self::text(program, if arch.starts_with("sm_") { self.cubin } else { self.ptx });
             (self.destroy)(&mut program);
             if failed { Err(log) } else { Ok((out, log)) }
