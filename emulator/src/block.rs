@@ -141,6 +141,7 @@ impl<'a> Block<'a> {
         Place {
             file: file.cloned().unwrap_or_default(),
             line: i.map_or(0, |i| i.source),
+            called: i.and_then(|i| i.called).and_then(|(f, line)| Some((self.c.files.get(f as usize)?.clone(), line))),
             ptx: i.map_or(0, |i| i.line),
             block,
             thread,

@@ -82,6 +82,8 @@ pub struct Place {
     pub file: String,
     /// Its line; 0 if the PTX does not say (compile with `-lineinfo`).
     pub line: u32,
+    /// File and line where the function of that line was called, if the compiler put it in there.
+    pub called: Option<(String, u32)>,
     /// Line of the PTX.
     pub ptx: u32,
     /// The block.
@@ -95,6 +97,9 @@ impl fmt::Display for Place {
         match self.line {
             0 => write!(f, "PTX line {}", self.ptx)?,
             line => write!(f, "{}:{line} (PTX {})", self.file, self.ptx)?,
+        }
+        if let Some((file, line)) = &self.called {
+            write!(f, ", called at {file}:{line}")?;
         }
         write!(f, ", block {:?} thread {}", self.block, self.thread)
     }

@@ -749,6 +749,8 @@ pub struct Instr {
     pub source: u32,
     /// File of the source, an index into the module's names.
     pub file: u32,
+    /// File and line where the function of that line was called, if the compiler put it in there.
+    pub called: Option<(u32, u32)>,
 }
 
 /// A named range of bytes.

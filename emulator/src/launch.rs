@@ -115,7 +115,7 @@ pub struct Grid {
 static LAUNCHES: AtomicU64 = AtomicU64::new(1);
 
 fn refused(kernel: &Kernel, what: String) -> Report {
-    let place = Place { file: String::new(), line: 0, ptx: 0, block: [0; 3], thread: 0 };
+    let place = Place { file: String::new(), line: 0, called: None, ptx: 0, block: [0; 3], thread: 0 };
     let kernel = kernel.name.clone();
     Report {
         findings: vec![Finding { kind: Kind::Invalid, kernel, place, what, other: None }],

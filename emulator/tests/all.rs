@@ -6,3 +6,5 @@ mod collection;
 mod gpu;
 #[path = "all/nvrtc.rs"]
 mod nvrtc;
+#[path = "all/planted.rs"]
+mod planted;

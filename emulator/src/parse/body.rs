@@ -54,6 +54,8 @@ pub(super) struct Builder<'t, 's> {
     calls: Vec<(&'t str, Vec<usize>)>,
     /// File and line of the source.
     source: (u32, u32),
+    /// Where its function was called.
+    called: Option<(u32, u32)>,
 }
 
 impl<'t, 's> Builder<'t, 's> {
@@ -96,6 +98,7 @@ impl<'t, 's> Builder<'t, 's> {
             fixes: Vec::new(),
             calls: Vec::new(),
             source: (0, 0),
+            called: None,
         };
         builder.block()?;
         let line = builder.c.line();
@@ -138,7 +141,7 @@ impl<'t, 's> Builder<'t, 's> {
             return Err(ParseError { line, what: "the kernel is too long".to_owned() });
         }
         let (file, source) = self.source;
-        self.kernel.code.push(Instr { guard, op, line, source, file });
+        self.kernel.code.push(Instr { guard, op, line, source, file, called: self.called });
         Ok(at)
     }
 
@@ -210,12 +213,23 @@ impl<'t, 's> Builder<'t, 's> {
                 };
                 let line = self.c.number()? as u32;
                 self.c.number()?;
+                let mut called = None;
+                if self.c.eat(',') {
+                    let here = self.c.line();
+                    while self.c.peek().is_some() && self.c.line() == here {
+                        if self.c.eat_word("inlined_at") {
+                            let number = self.c.number()?;
+                            let outer = self.scene.files.get(&number).copied();
+                            called = outer.zip(Some(self.c.number()? as u32));
+                        } else {
+                            self.c.at += 1;
+                        }
+                    }
+                }
                 // Line 0 says "compiler made": the line before is nearer to the truth.
                 if line > 0 {
                     self.source = (file, line);
-                }
-                if self.c.eat(',') {
-                    self.c.skip_line();
+                    self.called = called;
                 }
             }
             ".pragma" => {
@@ -554,13 +568,13 @@ impl<'t, 's> Builder<'t, 's> {
             }
             None => None,
         };
-        let back = (self.c.at, self.scope, self.source);
+        let back = (self.c.at, self.scope, self.source, self.called);
         self.calls.push((name, Vec::new()));
         self.open(None);
         self.scopes[self.scope].names = names;
         self.c.at = body;
         self.block()?;
-        (self.c.at, self.scope, self.source) = back;
+        (self.c.at, self.scope, self.source, self.called) = back;
         let leaving = self.calls.pop().map(|c| c.1).unwrap_or_default();
         let here = self.kernel.code.len() as u32;
         for at in leaving.into_iter().chain(over) {

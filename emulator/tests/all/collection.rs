@@ -111,7 +111,7 @@ fn dots(a: &[f64], b: &[f64], rows: usize, cols: usize, deep: usize) -> Vec<f64>
 fn attention(g: &mut Gpu, m: &Loaded) -> Outcome {
     let mut out = Outcome::default();
     let (heads, width) = (2usize, 64usize);
-    let starts = [0i32, 64, 141, 146];
+    let starts = [0i32, 64, 131, 136];
     let tokens = starts[3] as usize;
     let n = tokens * heads * width;
     let [(q, qb), (k, kb), (v, vb), (dy, dyb)] = [1, 2, 3, 4].map(|s| halves(&reals(s, n)));
