@@ -141,7 +141,9 @@ impl<'a> Block<'a> {
         Place {
             file: file.cloned().unwrap_or_default(),
             line: i.map_or(0, |i| i.source),
-            called: i.and_then(|i| i.called).and_then(|(f, line)| Some((self.c.files.get(f as usize)?.clone(), line))),
+            called: i
+                .and_then(|i| i.called)
+                .and_then(|(f, line)| Some((self.c.files.get(f as usize)?.clone(), line))),
             ptx: i.map_or(0, |i| i.line),
             block,
             thread,
@@ -230,34 +232,36 @@ impl<'a> Block<'a> {
 
     /// Nobody can go on, and nobody else will change that: says why.
     pub fn deadlock(&mut self) -> Stop {
-        let waits: Vec<(usize, Group)> = (0..self.warps.len())
-            .flat_map(|w| self.warps[w].groups.iter().filter(|g| g.wait != Wait::No).map(move |g| (w, *g)))
-            .collect();
-        // The one that should not be where it is: rather lanes that others do not come to than those at a barrier.
-        let first = waits.iter().find(|g| g.1.wait == Wait::Lanes).or(waits.first()).copied();
-        if let Some((w, g)) = first {
-            let lane = g.mask.trailing_zeros() as usize;
-            let (live, mask) = (self.warps[w].live, g.mask);
-            let other = waits.iter().find(|o| (o.0, o.1.pc) != (w, g.pc)).copied();
-            let other = other.map(|(w, g)| self.place(w, g.mask.trailing_zeros() as usize, g.pc));
-            let op = &self.c.kernel.code[g.pc as usize].op;
-            let barrier = matches!(op, Op::Bar { .. } | Op::BarRed { .. } | Op::BarWarp { .. });
-            let (kind, what) = match g.wait {
-                Wait::Lanes if barrier => {
-                    (Kind::Barrier, format!("lanes {mask:08x} of {live:08x} came; the others never do"))
-                }
-                Wait::Lanes => {
-                    (Kind::Divergence, format!("lanes {mask:08x} of {live:08x} came; the others never do"))
-                }
-                Wait::Barrier(id) => {
-                    (Kind::Deadlock, format!("barrier {id} waits for threads that never come"))
-                }
-                _ => (Kind::Deadlock, "an mbarrier waits for arrivals or bytes that never come".to_owned()),
-            };
-            self.note(kind, w, lane, g.pc, what, other);
-        } else {
-            self.note(Kind::Deadlock, 0, 0, 0, "nobody can go on".to_owned(), None);
+        struct Waits(usize, usize, u32, Wait, u32);
+        let mut waits = Vec::new();
+        for (w, warp) in self.warps.iter().enumerate().filter(|w| w.1.live != 0) {
+            for g in warp.groups.iter().filter(|g| g.wait != Wait::No) {
+                // At a barrier the group stands behind it already.
+                let pc = if matches!(g.wait, Wait::Barrier(_)) { g.pc - 1 } else { g.pc };
+                waits.push(Waits(w, g.mask.trailing_zeros() as usize, pc, g.wait, g.mask));
+            }
+            waits.extend(warp.polled.map(|(pc, lane)| Waits(w, lane, pc, Wait::Poll, 0)));
         }
+        // Rather lanes that others of their warp do not come to than those at a barrier or an mbarrier.
+        let rank = |w: &Waits| [Wait::Lanes, Wait::Poll].iter().position(|k| *k == w.3).unwrap_or(2);
+        waits.sort_by_key(rank);
+        let Some(&Waits(w, lane, pc, wait, mask)) = waits.first() else {
+            self.note(Kind::Deadlock, 0, 0, 0, "nobody can go on".to_owned(), None);
+            return Stop;
+        };
+        let other = waits.iter().find(|o| (o.0, o.2) != (w, pc)).map(|o| self.place(o.0, o.1, o.2));
+        let op = &self.c.kernel.code[pc as usize].op;
+        let barrier = matches!(op, Op::Bar { .. } | Op::BarRed { .. } | Op::BarWarp { .. });
+        let (kind, what) = match wait {
+            Wait::Lanes => {
+                let what =
+                    format!("lanes {mask:08x} of {:08x} came; the others never do", self.warps[w].live);
+                (if barrier { Kind::Barrier } else { Kind::Divergence }, what)
+            }
+            Wait::Barrier(id) => (Kind::Deadlock, format!("barrier {id} waits for threads that never come")),
+            _ => (Kind::Deadlock, "the mbarrier waits for arrivals or bytes that never come".to_owned()),
+        };
+        self.note(kind, w, lane, pc, what, other);
         Stop
     }
 
@@ -456,6 +460,7 @@ impl<'a> Block<'a> {
                         Ok(None)
                     }
                     _ => Ok(self.act(w, op, m, pc)?.then_some(pc + 1).or_else(|| {
+                        self.warps[w].polled = Some((pc, lane));
                         let g = &mut self.warps[w].groups[gi];
                         g.pc = pc + 1;
                         g.wait = Wait::Poll;

@@ -88,6 +88,8 @@ pub(crate) struct Warp {
     /// Products under way, and how many groups of them there were.
     pub products: Vec<Product>,
     pub product_groups: u32,
+    /// Where it last asked for an mbarrier in vain.
+    pub polled: Option<(u32, usize)>,
     /// Instructions since the groups were last looked at for fairness.
     pub turns: u32,
 }
@@ -135,6 +137,7 @@ impl Warp {
             fenced: 0,
             products: Vec::new(),
             product_groups: 0,
+            polled: None,
             turns: 0,
         }
     }

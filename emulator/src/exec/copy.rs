@@ -375,6 +375,7 @@ impl Block<'_> {
         match f {
             Mbarrier::Wait { d, .. } => {
                 self.warps[w].set_pred(*d, m, ready);
+                self.warps[w].polled = None;
                 return Ok(ready & m == m);
             }
             Mbarrier::Arrive { d, .. } | Mbarrier::ArriveExpect { d, .. } if *d != SINK => {

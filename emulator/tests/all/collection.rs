@@ -463,3 +463,53 @@ fn the_collection_gives_what_f64_gives() {
 fn skipped(e: &Entry) -> bool {
     std::env::var("EMULATOR_ONLY").is_ok_and(|o| o != e.name)
 }
+
+/// Milliseconds of a launch: median of several.
+fn time(mut f: impl FnMut() -> Report) -> (f64, Report) {
+    let mut all: Vec<(f64, Report)> = (0..21)
+        .map(|_| {
+            let begun = std::time::Instant::now();
+            let report = f();
+            (begun.elapsed().as_secs_f64() * 1e3, report)
+        })
+        .collect();
+    all.sort_by(|a, b| a.0.total_cmp(&b.0));
+    all.swap_remove(10)
+}
+
+#[test]
+#[ignore = "tells how fast it is; `cargo test -p emulator --release speed -- --ignored --nocapture`"]
+fn speed() {
+    let Some(n) = nvrtc::all().first() else { return };
+    let find = |name: &str| COLLECTION.iter().find(|e| e.name == name).unwrap();
+    let tell = |what: &str, (ms, r): (f64, Report)| {
+        assert!(r.findings.is_empty());
+        let conflicts = r.stats.bank_conflicts();
+        println!("{what}: {ms:.2} ms, {} instructions of warps, {conflicts} bank conflicts", r.stats.instructions);
+    };
+    for threads in [1, 0] {
+        let mut g = Gpu::new(0);
+        g.options.threads = threads;
+        let e = find("product");
+        let m = g.load(&n.ptx(e.file, e.source, "compute_80"));
+        for size in [64usize, 128, 256] {
+            let bytes = halves(&reals(1, size * size)).1;
+            let (a, bias) = (g.input("A", &bytes), g.input("bias", &bytes_f32(&reals(2, size))));
+            let c = g.memory.alloc("C", 2 * size * size);
+            let s = size as i32;
+            let args = [Arg::P(a), Arg::P(a), Arg::P(bias), Arg::P(c), Arg::I(s), Arg::I(s), Arg::I(s)];
+            let blocks = size as u32 / 64;
+            tell(&format!("product {size}, {threads} threads"), time(|| g.run(&m, "product", [blocks, blocks, 1], 128, 0, &args)));
+        }
+        let e = find("attention");
+        let m = g.load(&n.ptx(e.file, e.source, "compute_80"));
+        for length in [64usize, 256] {
+            let bytes = halves(&reals(1, length * 64)).1;
+            let (q, starts) = (g.input("Q", &bytes), g.input("starts", &bytes_i32(&[0, length as i32])));
+            let (o, l) = (g.memory.alloc("O", 128 * length), g.memory.alloc("L", 4 * length));
+            let args = [Arg::P(q), Arg::P(q), Arg::P(q), Arg::P(starts), Arg::P(o), Arg::P(l), Arg::I(1), Arg::F(0.18)];
+            let grid = [length as u32 / 64, 1, 1];
+            tell(&format!("attention {length}, {threads} threads"), time(|| g.run(&m, "attention", grid, 128, 27648, &args)));
+        }
+    }
+}
