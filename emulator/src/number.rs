@@ -151,9 +151,12 @@ pub fn masked(x: u64, bits: u32) -> u64 {
 pub fn convert(x: u64, from: Type, to: Type, mode: Mode) -> u64 {
     let integer = from.integer();
     if integer && to.integer() {
-        let wide: i128 =
-            if from.signed() { signed(x, from.bits()).into() } else { masked(x, from.bits()).into() };
-        let wide = if mode.sat { clamp(wide, to) } else { wide };
+        let plain = if from.signed() { signed(x, from.bits()) as u64 } else { masked(x, from.bits()) };
+        if !mode.sat {
+            return masked(plain, to.bits());
+        }
+        let wide = if from.signed() { i128::from(plain as i64) } else { plain.into() };
+        let wide = clamp(wide, to);
         return masked(wide as u64, to.bits());
     }
     if to.integer() {

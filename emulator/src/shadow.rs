@@ -184,6 +184,7 @@ impl Shadow {
         found
     }
 
+    #[inline]
     fn clash(before: &Access, me: &Access, clock: &Clock) -> bool {
         if !before.valid() || before.bytes() & me.bytes() == 0 {
             return false;
@@ -197,6 +198,7 @@ impl Shadow {
         !clock.ordered(before, me)
     }
 
+    #[inline]
     fn write(cell: &mut Cell, pool: &mut [Vec<Access>], me: Access, clock: &Clock) -> Option<Conflict> {
         let mut found = None;
         if Self::clash(&cell.write, &me, clock) {
@@ -218,6 +220,7 @@ impl Shadow {
         found
     }
 
+    #[inline]
     fn read(cell: &mut Cell, pool: &mut Vec<Vec<Access>>, me: Access, clock: &Clock) -> Option<Conflict> {
         let hit = Self::clash(&cell.write, &me, clock);
         let found = hit.then_some(Conflict { before: cell.write, was_write: true });

@@ -105,6 +105,7 @@ fn unary(f: Unary, t: Type, mode: Mode, seed: u64, x: u64) -> u64 {
     }
 }
 
+#[inline(always)]
 fn binary(f: Binary, t: Type, mode: Mode, seed: u64, x: u64, y: u64) -> u64 {
     match t {
         Type::F32 if !matches!(f, Binary::And | Binary::Or | Binary::Xor) => {
@@ -149,6 +150,7 @@ fn binary(f: Binary, t: Type, mode: Mode, seed: u64, x: u64, y: u64) -> u64 {
     }
 }
 
+#[inline(always)]
 fn integer(f: Binary, t: Type, mode: Mode, x: u64, y: u64) -> u64 {
     let bits = t.bits();
     let (ux, uy) = (masked(x, bits), masked(y, bits));
@@ -198,6 +200,7 @@ fn integer(f: Binary, t: Type, mode: Mode, x: u64, y: u64) -> u64 {
     masked(z, bits)
 }
 
+#[inline(always)]
 fn ternary(f: Ternary, t: Type, mode: Mode, x: u64, y: u64, z: u64) -> u64 {
     let bits = t.bits();
     match f {
@@ -269,6 +272,7 @@ fn ternary(f: Ternary, t: Type, mode: Mode, x: u64, y: u64, z: u64) -> u64 {
     }
 }
 
+#[inline(always)]
 fn compare(cmp: Compare, t: Type, ftz: bool, x: u64, y: u64) -> bool {
     let (order, unordered) = if t.integer() {
         let order = match t.signed() {
@@ -342,6 +346,22 @@ impl Alu<'_> {
     }
 }
 
+/// Makes a loop of its own for each operation and each common type: matching in the loop costs more than the work.
+macro_rules! fan {
+    ($f:expr, $t:expr, $plain:expr, $kind:ident: $($name:ident)*, $body:ident, $other:expr) => {
+        match ($f, $t) {
+            $(
+                ($kind::$name, Type::F32) if $plain => $body!($kind::$name, Type::F32),
+                ($kind::$name, Type::S(32)) if $plain => $body!($kind::$name, Type::S(32)),
+                ($kind::$name, Type::U(32) | Type::B(32)) if $plain => $body!($kind::$name, Type::U(32)),
+                ($kind::$name, Type::U(64) | Type::B(64)) if $plain => $body!($kind::$name, Type::U(64)),
+                ($kind::$name, Type::S(64)) if $plain => $body!($kind::$name, Type::S(64)),
+            )*
+            _ => $other,
+        }
+    };
+}
+
 /// Carries out an instruction of registers for some lanes; false if it is of another sort.
 pub(crate) fn run(w: &mut Warp, k: &Kernel, s: &Scene, seed: u64, op: &Op, m: u32) -> bool {
     let mut x = Alu { w, k, s, m };
@@ -356,21 +376,26 @@ pub(crate) fn run(w: &mut Warp, k: &Kernel, s: &Scene, seed: u64, op: &Op, m: u3
             }
         }
         Op::Unary { f, t, mode, d, a } => x.map1(d, a, |v| unary(f, t, mode, seed, v)),
-        // The commonest ones have loops of their own.
-        Op::Binary { f: Binary::Add, t: Type::S(32) | Type::U(32) | Type::B(32), mode, d, a, b }
-            if !mode.sat =>
-        {
-            x.map2(d, a, b, |a, b| u64::from((a as u32).wrapping_add(b as u32)));
+        Op::Binary { f, t, mode, d, a, b } => {
+            let plain = mode == Mode::default();
+            macro_rules! body {
+                ($f:expr, $t:expr) => {
+                    x.map2(d, a, b, |a, b| binary($f, $t, Mode::default(), 0, a, b))
+                };
+            }
+            fan!(f, t, plain, Binary: Add Sub MulLo MulHi MulWide Min Max And Or Xor Shl Shr, body,
+                x.map2(d, a, b, |a, b| binary(f, t, mode, seed, a, b)));
         }
-        Op::Binary { f: Binary::Add, t: Type::S(64) | Type::U(64) | Type::B(64), d, a, b, .. } => {
-            x.map2(d, a, b, u64::wrapping_add);
+        Op::Ternary { f, t, mode, d, a, b, c } => {
+            let plain = mode == Mode::default();
+            macro_rules! body {
+                ($f:expr, $t:expr) => {
+                    x.map3(d, a, b, c, |a, b, c| ternary($f, $t, Mode::default(), a, b, c))
+                };
+            }
+            fan!(f, t, plain, Ternary: Fma MadLo MadWide, body,
+                x.map3(d, a, b, c, |a, b, c| ternary(f, t, mode, a, b, c)));
         }
-        Op::Binary { f, t, mode, d, a, b } => x.map2(d, a, b, |a, b| binary(f, t, mode, seed, a, b)),
-        Op::Ternary { f: Ternary::Fma, t: Type::F32, mode, d, a, b, c } if mode == Mode::default() => {
-            let of = |v: u64| f32::from_bits(v as u32);
-            x.map3(d, a, b, c, |a, b, c| f32_bits(of(a).mul_add(of(b), of(c)), mode));
-        }
-        Op::Ternary { f, t, mode, d, a, b, c } => x.map3(d, a, b, c, |a, b, c| ternary(f, t, mode, a, b, c)),
         Op::Carry { sub, t, take, give, d, a, b } => {
             let bits = t.bits();
             let carry = x.w.carry;
@@ -434,7 +459,12 @@ pub(crate) fn run(w: &mut Warp, k: &Kernel, s: &Scene, seed: u64, op: &Op, m: u3
             x.w.set_pred(d, m, bits);
         }
         Op::Setp { cmp, t, ftz, d, q, a, b, and } => {
-            let bits = x.test(a, b, |a, b| compare(cmp, t, ftz, a, b));
+            macro_rules! body {
+                ($f:expr, $t:expr) => {
+                    x.test(a, b, |a, b| compare($f, $t, false, a, b))
+                };
+            }
+            let bits = fan!(cmp, t, !ftz, Compare: Eq Ne Lt Le Gt Ge, body, x.test(a, b, |a, b| compare(cmp, t, ftz, a, b)));
             let with = |bits| and.map_or(bits, |(f, p)| logic(f, bits, x.w.pred(p)));
             let (p, not) = (with(bits), with(!bits));
             x.w.set_pred(d, m, p);

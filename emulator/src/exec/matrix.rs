@@ -61,6 +61,12 @@ fn pack(sum: f64, e: Element) -> u64 {
     }
 }
 
+/// Lane, register and bit of the sum in a row and a column.
+fn spot(row: usize, col: usize, packed: bool) -> (usize, usize, usize) {
+    let lane = row % 8 * 4 + col / 2;
+    if packed { (lane, row / 8, 16 * (col % 2)) } else { (lane, row / 8 * 2 + col % 2, 0) }
+}
+
 /// Descriptor of a matrix in shared memory (PTX ISA, "matrix descriptor format" of wgmma).
 struct Descriptor {
     start: u64,
@@ -147,18 +153,21 @@ impl Block<'_> {
                 let packed = shape.sum == Element::F16;
                 let c: Vec<Lanes> = c.iter().map(|&o| self.value(w, o, m)).collect();
                 let mut out = vec![[0u64; 32]; d.len()];
-                for l in 0..32 {
-                    for i in 0..shape.m / 8 {
-                        let row = l / 4 + 8 * i;
-                        for e in 0..2 {
-                            let col = l % 4 * 2 + e;
-                            let (reg, shift) = if packed { (i, 16 * e) } else { (2 * i + e, 0) };
-                            let start = value(c[reg][l] >> shift, shape.sum);
-                            let row = &a[row * shape.k..(row + 1) * shape.k];
-                            let col = &b[col * shape.k..(col + 1) * shape.k];
-                            let sum = row.iter().zip(col).fold(start, |sum, (x, y)| sum + x * y);
-                            out[reg][l] |= pack(sum, shape.sum) << shift;
+                for i in 0..shape.m {
+                    // A row of eight sums at once.
+                    let mut sums = [0f64; 8];
+                    for (col, sum) in sums.iter_mut().enumerate() {
+                        let (lane, reg, shift) = spot(i, col, packed);
+                        *sum = value(c[reg][lane] >> shift, shape.sum);
+                    }
+                    for (x, row) in a[i * shape.k..(i + 1) * shape.k].iter().zip(b.chunks_exact(8)) {
+                        for (sum, y) in sums.iter_mut().zip(row) {
+                            *sum += x * y;
                         }
+                    }
+                    for (col, sum) in sums.into_iter().enumerate() {
+                        let (lane, reg, shift) = spot(i, col, packed);
+                        out[reg][lane] |= pack(sum, shape.sum) << shift;
                     }
                 }
                 for (&r, v) in d.iter().zip(&out) {
@@ -218,16 +227,16 @@ impl Block<'_> {
         all
     }
 
-    /// Operand B, columns of k.
-    fn fragment_b(&mut self, w: usize, regs: &[Operand], s: Shape, m: u32) -> Vec<f64> {
-        let mut all = vec![0.0; s.n * s.k];
+    /// Operand B, rows of eight.
+    fn fragment_b(&mut self, w: usize, regs: &[Operand], s: Shape, m: u32) -> [f64; 8 * 32] {
+        let mut all = [0.0; 8 * 32];
         let each = 32 / s.b.bits();
         for (i, &o) in regs.iter().enumerate() {
             let v = self.value(w, o, m);
             for (l, &word) in v.iter().enumerate() {
                 let at = l % 4 * each + i * 4 * each;
                 for (j, x) in elements(word, s.b).enumerate() {
-                    all[l / 4 * s.k + at + j] = x;
+                    all[(at + j) * 8 + l / 4] = x;
                 }
             }
         }
@@ -350,8 +359,8 @@ impl Block<'_> {
             word[..bytes].copy_from_slice(&b.shared[at..at + bytes]);
             value(u64::from_le_bytes(word), e)
         };
-        let a = if g.a.len() == 4 {
-            self.fragment(w, &g.a, 16, s.k, s.a, m)
+        let a: Vec<f64> = if g.a.len() == 4 {
+            self.fragment(w, &g.a, 16, s.k, s.a, m).to_vec()
         } else {
             let first = 16 * (w % 4);
             (0..16 * s.k).map(|i| load(self, p.a, first + i / s.k, i % s.k, p.transposed[0], s.a)).collect()

@@ -262,7 +262,7 @@ impl Block<'_> {
                 let (each, n) = (t.bytes(), t.bytes() * d.len());
                 self.measure(*space, &at, m, n);
                 let touch = if *order == Order::Weak { Touch::Read } else { Touch::Strong };
-                let mut all: Vec<Bytes> = vec![[0; 32]; 32];
+                let mut all: [Bytes; 32] = [[0; 32]; 32];
                 for l in lanes.clone() {
                     let me = self.me(w, l, pc);
                     let place = &mut all[l];
@@ -423,35 +423,47 @@ impl Block<'_> {
                 // 128 bytes at a time: lanes whose accesses are wide take turns.
                 let together = (128 / n.max(4)).clamp(1, 32);
                 for from in (0..32).step_by(together) {
-                    let mut words: Vec<u64> = Vec::with_capacity(64);
+                    let (mut words, mut count) = ([0u64; 128], 0);
                     for l in (from..from + together).filter(|l| m >> l & 1 == 1) {
-                        words.extend((0..n.div_ceil(4) as u64).map(|q| at[l] / 4 + q));
+                        for q in 0..n.div_ceil(4) as u64 {
+                            words[count] = at[l] / 4 + q;
+                            count += 1;
+                        }
                     }
-                    if words.is_empty() {
+                    if count == 0 {
                         continue;
                     }
-                    words.sort_unstable();
-                    words.dedup();
                     let mut banks = [0u64; 32];
-                    words.iter().for_each(|w| banks[(w % 32) as usize] += 1);
+                    different(&mut words[..count], |w| banks[(w % 32) as usize] += 1);
                     self.stats.shared_requests += 1;
                     self.stats.shared_wavefronts += banks.iter().max().copied().unwrap_or(0);
                 }
             }
             Space::Global => {
-                let mut sectors: Vec<u64> = Vec::with_capacity(64);
+                let (mut sectors, mut count) = ([0u64; 64], 0);
                 for l in (0..32).filter(|l| m >> l & 1 == 1) {
-                    sectors.extend(at[l] / 32..=at[l].saturating_add(n.max(1) as u64 - 1) / 32);
-                    if sectors.len() > 256 {
-                        break;
-                    }
+                    sectors[count] = at[l] / 32;
+                    sectors[count + 1] = at[l].saturating_add(n.max(1) as u64 - 1) / 32;
+                    count += 2;
                 }
-                sectors.sort_unstable();
-                sectors.dedup();
                 self.stats.global_requests += 1;
-                self.stats.global_sectors += sectors.len() as u64;
+                different(&mut sectors[..count], |_| self.stats.global_sectors += 1);
             }
             _ => {}
+        }
+    }
+}
+
+/// Tells each value once. Lanes mostly go up, so that there is little to sort.
+fn different(values: &mut [u64], mut tell: impl FnMut(u64)) {
+    if !values.is_sorted() {
+        values.sort_unstable();
+    }
+    let mut last = None;
+    for &v in &*values {
+        if last != Some(v) {
+            tell(v);
+            last = Some(v);
         }
     }
 }

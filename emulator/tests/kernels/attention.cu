@@ -16,8 +16,9 @@ attention(const half_t* __restrict__ Q, const half_t* __restrict__ K, const half
   const int q0 = blockIdx.x * TILE;
   if (q0 >= length) return;
   auto fetch = [&](half_t* to, const half_t* from, int row0) {
-    for (int c = threadIdx.x; c < TILE * 8; c += 128) {
-      int row = c / 8, k = c % 8 * 8;
+#pragma unroll
+    for (int i = 0; i < TILE * 8 / 128; i++) {
+      int c = threadIdx.x + i * 128, row = c / 8, k = c % 8 * 8;
       bool in = row0 + row < length;
       copy16(to + row * ROW + k, in ? from + ((size_t)(first + row0 + row) * heads + head) * WIDTH + k : from, in ? 16 : 0);
     }

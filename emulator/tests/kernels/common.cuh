@@ -15,7 +15,15 @@ DEVICE half_t narrow(float x) {
   u32 u = __float_as_uint(x);
   return (half_t)((u + 0x7fffu + ((u >> 16) & 1u)) >> 16);
 }
-DEVICE u32 narrow2(float lo, float hi) { return (u32)narrow(lo) | ((u32)narrow(hi) << 16); }
+DEVICE u32 narrow2(float lo, float hi) {
+#if __CUDA_ARCH__ >= 800
+  u32 pair;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(hi), "f"(lo));
+  return pair;
+#else
+  return (u32)narrow(lo) | ((u32)narrow(hi) << 16);
+#endif
+}
 DEVICE u32 shared_address(const void* p) { return (u32)__cvta_generic_to_shared(p); }
 DEVICE float exp2_fast(float x) {
   float y;

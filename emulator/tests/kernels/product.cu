@@ -15,8 +15,9 @@ product(const half_t* __restrict__ A, const half_t* __restrict__ B, const float*
   const int steps = (K + TK - 1) / TK;
   auto fetch = [&](int step) {
     const int stage = step % STAGES;
-    for (int c = threadIdx.x; c < TM * TK / 8; c += 128) {
-      int row = c / (TK / 8), k = c % (TK / 8) * 8, at = step * TK + k;
+#pragma unroll
+    for (int i = 0; i < TM * TK / 8 / 128; i++) {
+      int c = threadIdx.x + i * 128, row = c / (TK / 8), k = c % (TK / 8) * 8, at = step * TK + k;
       bool in_a = m0 + row < M && at < K;
       bool in_b = n0 + row < N && at < K;
       copy16(&tile_a[stage][row * ROW + k], in_a ? A + (size_t)(m0 + row) * K + at : A, in_a ? 16 : 0);
