@@ -1,5 +1,7 @@
 //! Tests of the emulator on kernels that NVRTC compiles.
 
+#[path = "all/client.rs"]
+mod client;
 #[path = "all/collection.rs"]
 mod collection;
 #[path = "all/gpu.rs"]
@@ -8,3 +10,5 @@ mod gpu;
 mod nvrtc;
 #[path = "all/planted.rs"]
 mod planted;
+#[path = "all/program.rs"]
+mod program;
