@@ -219,11 +219,15 @@ impl<'a> Block<'a> {
         let quiet = self.events == self.last_events;
         self.last_events = self.events;
         self.quiet = if quiet { self.quiet + self.stats.instructions - before } else { 0 };
-        if self.quiet > self.c.options.patience {
+        let endless = self.stats.instructions > self.c.options.limit;
+        if endless || self.quiet > self.c.options.patience {
             let w = self.order.iter().copied().find(|&w| self.warps[w].live != 0).unwrap_or(0);
             let g = self.warps[w].groups.first().copied();
             let (pc, lane) = g.map_or((0, 0), |g| (g.pc, g.mask.trailing_zeros() as usize));
-            let what = format!("{} instructions of the block have changed nothing", self.quiet);
+            let what = match endless {
+                true => format!("the block has run {} instructions", self.stats.instructions),
+                false => format!("{} instructions of the block have changed nothing", self.quiet),
+            };
             return self.stop(Kind::EndlessSpin, w, lane.min(31), pc, what);
         }
         self.idle_turns = if ran || !quiet { 0 } else { self.idle_turns + 1 };

@@ -18,6 +18,8 @@ pub struct Options {
     pub blur: u64,
     /// Instructions that may follow one another without any change that others could see.
     pub patience: u64,
+    /// Instructions of a block, after which it counts as endless.
+    pub limit: u64,
     /// Blocks that are on the device at once, where blocks may speak to each other.
     pub resident: usize,
     /// CPU threads for blocks that cannot speak to each other; 0 for as many as there are cores.
@@ -28,7 +30,15 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Options {
-        Options { seed: 0, blur: 0, patience: 2_000_000, resident: 4, threads: 0, shared_limit: 227 << 10 }
+        Options {
+            seed: 0,
+            blur: 0,
+            patience: 2_000_000,
+            limit: 1 << 36,
+            resident: 4,
+            threads: 0,
+            shared_limit: 227 << 10,
+        }
     }
 }
 
@@ -144,6 +154,10 @@ pub fn launch(
             kernel,
             format!("{wanted} bytes of shared memory; a block has {}", options.shared_limit),
         );
+    }
+    if kernel.local_bytes > 512 << 10 || kernel.frame_bytes > 64 << 10 || kernel.registers.len() > 1 << 16 {
+        let (local, registers) = (kernel.local_bytes, kernel.registers.len());
+        return refused(kernel, format!("{local} bytes of local memory and {registers} registers a thread"));
     }
     if params.len() != kernel.param_bytes {
         return refused(kernel, format!("{} bytes of parameters for {}", params.len(), kernel.param_bytes));

@@ -4,6 +4,8 @@
 mod client;
 #[path = "all/collection.rs"]
 mod collection;
+#[path = "all/fuzz.rs"]
+mod fuzz;
 #[path = "all/gpu.rs"]
 mod gpu;
 #[path = "all/nvrtc.rs"]

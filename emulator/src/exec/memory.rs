@@ -189,8 +189,9 @@ impl Block<'_> {
             }
             Space::Local => {
                 let size = self.c.kernel.local_bytes;
-                let inside =
-                    |r: &&crate::isa::Range| r.at as u64 <= at && at + n as u64 <= (r.at + r.size) as u64;
+                let inside = |r: &&crate::isa::Range| {
+                    r.at as u64 <= at && at.saturating_add(n as u64) <= (r.at + r.size) as u64
+                };
                 if self.c.kernel.local.iter().find(inside).is_none() {
                     let near = self.c.kernel.local.iter().rev().find(|r| r.at as u64 <= at);
                     let near = near.map_or(String::new(), |r| {
@@ -216,15 +217,16 @@ impl Block<'_> {
             }
             Space::Frame => {
                 let size = self.c.kernel.frame_bytes;
-                if at + n as u64 > size as u64 {
+                if at.saturating_add(n as u64) > size as u64 {
                     return self.stop(Kind::OutOfBounds, w, lane, pc, format!("argument byte {at}"));
                 }
                 let at = lane * size + at as usize;
                 f(&mut self.warps[w].frame[at..at + n]);
             }
             Space::Param => {
-                let inside =
-                    |r: &crate::isa::Range| r.at as u64 <= at && at + n as u64 <= (r.at + r.size) as u64;
+                let inside = |r: &crate::isa::Range| {
+                    r.at as u64 <= at && at.saturating_add(n as u64) <= (r.at + r.size) as u64
+                };
                 if !self.c.kernel.params.iter().any(inside) {
                     return self.stop(
                         Kind::OutOfBounds,

@@ -68,6 +68,9 @@ impl<'t, 's> Builder<'t, 's> {
             names.insert(p.name, Name::Param(at));
             kernel.params.push(Range { name: p.name.to_owned(), at, size: p.size });
             kernel.param_bytes = at + p.size;
+            if kernel.param_bytes > 32764 {
+                return c.error("more than 32,764 bytes of parameters");
+            }
         }
         while !c.eat('{') {
             match c.word()? {
@@ -291,7 +294,7 @@ impl<'t, 's> Builder<'t, 's> {
             }
             let n = count.unwrap_or(1);
             let base = if pred { self.kernel.predicates } else { self.kernel.registers.len() };
-            if n > 1 << 16 || base + n > 1 << 18 {
+            if base + n > 1 << 16 {
                 return self.c.error("too many registers");
             }
             if pred {

@@ -152,7 +152,7 @@ impl<'t> Cursor<'t> {
                         self.want(']')?;
                     }
                     let align = align.unwrap_or(unit).max(1);
-                    if !align.is_power_of_two() || align > 4096 || size > 1 << 28 {
+                    if !align.is_power_of_two() || align > 4096 || size > 1 << 26 {
                         return self.error(format!("{name} has a size or an alignment that cannot be"));
                     }
                     return Ok(Declared { name, align, ty, size: if open { 0 } else { size }, open });
