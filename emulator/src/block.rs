@@ -114,7 +114,7 @@ impl<'a> Block<'a> {
             bars: vec![Bar::default(); 16],
             findings: Vec::new(),
             seen: HashSet::new(),
-            stats: Stats::default(),
+            stats: Stats { mix: vec![0; k.code.len()], ..Stats::default() },
             events: 0,
             rng: (c.options.seed ^ u64::from(number) << 32) | 1,
             order: (0..n).collect(),
@@ -328,6 +328,7 @@ impl<'a> Block<'a> {
                 let i = &code[pc as usize];
                 done += 1;
                 self.stats.instructions += 1;
+                self.stats.mix[pc as usize] += 1;
                 let m = match i.guard {
                     None => mask,
                     Some((p, negated)) => {
@@ -558,7 +559,7 @@ impl<'a> Block<'a> {
         let warp = &mut self.warps[w];
         let id = one(warp, id) as usize;
         let count = count.map_or(0, |o| one(warp, o));
-        if id >= 16 || count % 32 != 0 {
+        if id >= 16 || !count.is_multiple_of(32) {
             return self.stop(
                 Kind::Barrier,
                 w,

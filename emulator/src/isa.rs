@@ -211,6 +211,8 @@ pub enum Unary {
     Clz,
     Brev,
     Bfind,
+    /// `bfind.shiftamt`: how far the bit found is from the top.
+    BfindShift,
     Ex2,
     Lg2,
     Rcp,

@@ -70,6 +70,10 @@ impl Stats {
         self.global_requests += other.global_requests;
         self.global_sectors += other.global_sectors;
     }
+    /// How many of the kernel's instructions of a sort were run.
+    pub fn count(&self, kernel: &Kernel, sort: impl Fn(&crate::isa::Op) -> bool) -> u64 {
+        kernel.code.iter().zip(&self.mix).filter(|(i, _)| sort(&i.op)).map(|(_, n)| n).sum()
+    }
     /// Wavefronts beyond one a request: 0 says that there are no bank conflicts.
     pub fn bank_conflicts(&self) -> u64 {
         self.shared_wavefronts - self.shared_requests

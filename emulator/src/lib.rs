@@ -2,6 +2,7 @@
 
 pub mod isa;
 mod block;
+pub mod cubin;
 pub mod driver;
 mod exec;
 pub mod finding;

@@ -75,7 +75,7 @@ impl TensorMap {
             || self.tile.iter().any(|&t| t == 0 || t > 256)
         {
             Some("a side is zero or too long")
-        } else if inner % 16 != 0 || (self.swizzle > 0 && inner > self.swizzle) {
+        } else if !inner.is_multiple_of(16) || (self.swizzle > 0 && inner > self.swizzle) {
             Some("the box's inner side does not fit the swizzle or 16 bytes")
         } else {
             None
@@ -95,8 +95,8 @@ impl TensorMap {
         let row = |mut i: usize| {
             let mut address = self.base.wrapping_add_signed(at[0] * self.element as i64);
             let mut ok = true;
-            for axis in 1..self.dims.len() {
-                let x = at[axis] + (i % self.tile[axis] as usize) as i64;
+            for (axis, &start) in at.iter().enumerate().skip(1) {
+                let x = start + (i % self.tile[axis] as usize) as i64;
                 i /= self.tile[axis] as usize;
                 ok &= inside(axis, x);
                 address = address.wrapping_add_signed(x.wrapping_mul(self.strides[axis - 1] as i64));

@@ -1,9 +1,13 @@
 //! Tests of the emulator on kernels that NVRTC compiles.
 
+#[path = "all/checks.rs"]
+mod checks;
 #[path = "all/client.rs"]
 mod client;
 #[path = "all/collection.rs"]
 mod collection;
+#[path = "all/fixed.rs"]
+mod fixed;
 #[path = "all/fuzz.rs"]
 mod fuzz;
 #[path = "all/gpu.rs"]

@@ -76,9 +76,10 @@ fn unary(f: Unary, t: Type, mode: Mode, seed: u64, x: u64) -> u64 {
         (Unary::Popc, _) => masked(x, bits).count_ones().into(),
         (Unary::Clz, _) => u64::from(masked(x, bits).leading_zeros() - (64 - bits)),
         (Unary::Brev, _) => x.reverse_bits() >> (64 - bits),
-        (Unary::Bfind, _) => {
+        (Unary::Bfind | Unary::BfindShift, _) => {
             let x = if t.signed() && signed(x, bits) < 0 { !x } else { x };
-            masked(x, bits).checked_ilog2().map_or(0xffff_ffff, u64::from)
+            let found = masked(x, bits).checked_ilog2();
+            found.map_or(0xffff_ffff, |n| if f == Unary::Bfind { n } else { bits - 1 - n }.into())
         }
         (Unary::Ex2, t) if is_half(t) => halves(t, [x], |[x]| x.exp2()),
         (Unary::Tanh, t) if is_half(t) => halves(t, [x], |[x]| x.tanh()),
@@ -164,8 +165,8 @@ fn integer(f: Binary, t: Type, mode: Mode, x: u64, y: u64) -> u64 {
         Binary::Add => x.wrapping_add(y),
         Binary::Sub => x.wrapping_sub(y),
         Binary::MulLo => x.wrapping_mul(y),
-        Binary::MulHi if is_signed => (i128::from(sx) * i128::from(sy) >> bits) as u64,
-        Binary::MulHi => (u128::from(ux) * u128::from(uy) >> bits) as u64,
+        Binary::MulHi if is_signed => ((i128::from(sx) * i128::from(sy)) >> bits) as u64,
+        Binary::MulHi => ((u128::from(ux) * u128::from(uy)) >> bits) as u64,
         Binary::MulWide => {
             let z = if is_signed { sx.wrapping_mul(sy) as u64 } else { ux.wrapping_mul(uy) };
             return masked(z, 2 * bits);
@@ -490,8 +491,13 @@ pub(crate) fn run(w: &mut Warp, k: &Kernel, s: &Scene, seed: u64, op: &Op, m: u3
             }
         }
         Op::Slct { t, by, d, a, b, c } => {
-            let negative =
-                |v: u64| if by == Type::F32 { !(f32_of(v, false) >= 0.0) } else { signed(v, 32) < 0 };
+            let negative = |v: u64| {
+                if by == Type::F32 {
+                    f32_of(v, false) < 0.0 || f32_of(v, false).is_nan()
+                } else {
+                    signed(v, 32) < 0
+                }
+            };
             x.map3(d, a, b, c, |a, b, c| masked(if negative(c) { b } else { a }, t.bits()));
         }
         Op::Cvt { to, from, mode, d, a, b: Some(b) } => {

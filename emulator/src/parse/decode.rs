@@ -277,7 +277,7 @@ fn arithmetic(stem: &str, m: &mut Mods, a: &mut Args) -> Decoded<Option<Op>> {
         "popc" => unary(Unary::Popc),
         "clz" => unary(Unary::Clz),
         "brev" => unary(Unary::Brev),
-        "bfind" => unary(Unary::Bfind),
+        "bfind" => unary(if m.take("shiftamt") { Unary::BfindShift } else { Unary::Bfind }),
         "ex2" => unary(Unary::Ex2),
         "lg2" => unary(Unary::Lg2),
         "rcp" => unary(Unary::Rcp),

@@ -212,11 +212,10 @@ fn sizes(p: &str) -> Option<[usize; 3]> {
 /// The elements of a and b have to be of one kind, and the sum one that they can be added up in.
 fn paired(shape: &Shape) -> bool {
     use Element::{Bf16, F16, F32, S8, S32, Tf32, U8};
-    match (shape.a, shape.b, shape.sum) {
-        (F16, F16, F16 | F32) | (Bf16, Bf16, F32) | (Tf32, Tf32, F32) => true,
-        (S8 | U8, S8 | U8, S32) => true,
-        _ => false,
-    }
+    matches!(
+        (shape.a, shape.b, shape.sum),
+        (F16, F16, F16 | F32) | (Bf16, Bf16, F32) | (Tf32, Tf32, F32) | (S8 | U8, S8 | U8, S32)
+    )
 }
 
 fn mma(m: &mut Mods, a: &mut Args) -> Decoded<Op> {

@@ -115,7 +115,7 @@ fn attention(g: &mut Gpu, m: &Loaded) -> Outcome {
     let tokens = starts[3] as usize;
     let n = tokens * heads * width;
     let [(q, qb), (k, kb), (v, vb), (dy, dyb)] = [1, 2, 3, 4].map(|s| halves(&reals(s, n)));
-    let scale = 1.442_695_040_888_963_4 / (width as f64).sqrt();
+    let scale = std::f64::consts::LOG2_E / (width as f64).sqrt();
     let (pq, pk, pv) = (g.input("Q", &qb), g.input("K", &kb), g.input("V", &vb));
     let (ps, po, pl) = (
         g.input("starts", &bytes_i32(&starts)),

@@ -58,8 +58,8 @@ impl Nvrtc {
                 // SAFETY: the name ends with a zero, and the library stays loaded.
                 let f = unsafe { dlsym(library, concat!($name, "\0").as_ptr().cast()) };
                 assert!(!f.is_null(), concat!($name, " is missing"));
-                // SAFETY: the types are those of nvrtc.h.
-                unsafe { std::mem::transmute(f) }
+                // SAFETY: the types are those of nvrtc.h, and a pointer is as large as a function.
+                unsafe { std::mem::transmute_copy(&f) }
             }};
         }
         let mut n = Nvrtc {
