@@ -160,14 +160,12 @@ impl Shadow {
         write: bool,
     ) -> Option<Conflict> {
         let mut found = None;
-        let (mut byte, end) = (at, at + size);
-        while byte < end {
-            let cell = byte / GRAIN;
-            let next = ((cell + 1) * GRAIN).min(end);
-            let mask = ((1u32 << (next - byte)) - 1) << (byte % GRAIN);
-            byte = next;
+        let (first, end) = (at / GRAIN, at + size);
+        let Some(cells) = self.cells.get_mut(first..end.div_ceil(GRAIN)) else { return None };
+        for (i, cell) in cells.iter_mut().enumerate() {
+            let start = (first + i) * GRAIN;
+            let mask = (3 & 3 << at.saturating_sub(start)) & (3 >> (start + GRAIN).saturating_sub(end));
             let me = me.on(mask);
-            let Some(cell) = self.cells.get_mut(cell) else { return found };
             // The same again: nothing new can be learnt.
             if !write && cell.read == me || write && cell.write == me && cell.read.info == 0 {
                 continue;
@@ -189,11 +187,12 @@ impl Shadow {
         if !before.valid() || before.bytes() & me.bytes() == 0 {
             return false;
         }
-        let both = before.info & me.info & ATOMIC != 0;
-        let warps = clock.own.len() as u32;
-        let near = before.who / warps.max(1) == me.who / warps.max(1);
-        if both && (near || (before.info | me.info) & SCOPED == 0) {
-            return false;
+        if before.info & me.info & ATOMIC != 0 {
+            let warps = (clock.own.len() as u32).max(1);
+            let near = before.who / warps == me.who / warps;
+            if near || (before.info | me.info) & SCOPED == 0 {
+                return false;
+            }
         }
         !clock.ordered(before, me)
     }

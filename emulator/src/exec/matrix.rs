@@ -44,10 +44,18 @@ fn value(bits: u64, e: Element) -> f64 {
     }
 }
 
-/// Elements of a fragment register.
-fn elements(word: u64, e: Element) -> impl Iterator<Item = f64> {
+/// Gives the elements of a fragment register to `put`, with their numbers.
+#[inline]
+fn elements(word: u64, e: Element, mut put: impl FnMut(usize, f64)) {
     let each = e.bits();
-    (0..32 / each).map(move |i| value(masked(word >> (i * each), each as u32), e))
+    if e == Element::Bf16 {
+        put(0, f32::from_bits((word as u32) << 16).into());
+        put(1, f32::from_bits(word as u32 & 0xffff_0000).into());
+        return;
+    }
+    for i in 0..32 / each {
+        put(i, value(masked(word >> (i * each), each as u32), e));
+    }
 }
 
 fn pack(sum: f64, e: Element) -> u64 {
@@ -219,9 +227,7 @@ impl Block<'_> {
             let v = self.value(w, o, m);
             for (l, &word) in v.iter().enumerate() {
                 let (row, col) = (l / 4 + 8 * (i % halves), l % 4 * each + i / halves * 4 * each);
-                for (j, x) in elements(word, e).enumerate() {
-                    all[row * k + col + j] = x;
-                }
+                elements(word, e, |j, x| all[row * k + col + j] = x);
             }
         }
         all
@@ -235,9 +241,7 @@ impl Block<'_> {
             let v = self.value(w, o, m);
             for (l, &word) in v.iter().enumerate() {
                 let at = l % 4 * each + i * 4 * each;
-                for (j, x) in elements(word, s.b).enumerate() {
-                    all[(at + j) * 8 + l / 4] = x;
-                }
+                elements(word, s.b, |j, x| all[(at + j) * 8 + l / 4] = x);
             }
         }
         all
