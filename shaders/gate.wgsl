@@ -3,8 +3,9 @@
 struct Params {
     first: u32,
     last: u32,
-    // Elements of rates.
+    // Elements of rates, and of history.
     rates: u32,
+    history: u32,
 }
 var<immediate> p: Params;
 
@@ -14,6 +15,7 @@ var<immediate> p: Params;
 @group(0) @binding(3) var<storage, read_write> skips: array<u32>;
 @group(0) @binding(4) var<storage, read_write> rates: array<f32>;
 @group(0) @binding(5) var<storage, read_write> hyper: array<f32>;
+@group(0) @binding(6) var<storage, read_write> history: array<f32>;
 
 @compute @workgroup_size(THREADS)
 fn decide(@builtin(local_invocation_index) li: u32) {
@@ -29,10 +31,15 @@ fn decide(@builtin(local_invocation_index) li: u32) {
             norm[0] = nan(skips[0]);
             skips[0] += 1u;
         }
-        let at = 2u + 2u * min(skips[0], p.rates / 2u - 2u);
+        let at = 3u + 2u * min(skips[0], (p.rates - 3u) / 2u - 1u);
         hyper[0] = rates[0];
         hyper[1] = rates[at];
         hyper[2] = rates[at + 1u];
         hyper[3] = rates[1];
+        let slot = 2u * u32(rates[2]);
+        if (slot + 1u < p.history) {
+            history[slot] = all;
+            history[slot + 1u] = norm[0];
+        }
     }
 }

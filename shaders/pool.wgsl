@@ -49,7 +49,7 @@ fn backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) co
         }
     }
     var d = 0.0;
-    if (MEAN == 1u || t == bounds[low]) {
+    if (t < bounds[high] && (MEAN == 1u || t == bounds[low])) {
         d = y[low * p.cols + i % p.cols];
         if (MEAN == 1u) {
             d /= f32(bounds[high] - bounds[low]);

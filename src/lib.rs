@@ -3,6 +3,7 @@
 //! The modules stand in dependency order: a module uses only modules above it (`tests/all/rules.rs` holds this).
 
 // What needs no device.
+pub mod cache;
 pub mod error;
 pub mod rng;
 pub mod shape;

@@ -79,9 +79,6 @@ pub struct Made {
     pub overflow: bool,
 }
 
-/// Elements between the numbers of `history`: a GPU binds from multiples of 256 bytes only.
-const APART: usize = 64;
-
 /// AdamW with the buffers it needs.
 ///
 /// Steps are queued; the host looks at their losses and norms when it settles them, one by one or several at once, so
@@ -91,7 +88,9 @@ pub struct Optimizer {
     hyper: Tensor,
     /// Learning rate and bias corrections, by how many steps of this window were skipped.
     rates: Tensor,
-    /// Loss and norm of each step of the window.
+    /// Loss and norm of the newest step, and of each step of the window.
+    total: Tensor,
+    norm: Tensor,
     history: Tensor,
     skips: Tensor,
     none: Tensor,
@@ -121,8 +120,10 @@ impl Optimizer {
         Ok(Optimizer {
             step,
             hyper: device.zeros(dtype, &[4])?,
-            rates: device.zeros(dtype, &[2 + 2 * window])?,
-            history: device.zeros(dtype, &[window * 2 * APART])?,
+            rates: device.zeros(dtype, &[3 + 2 * window])?,
+            total: device.zeros(dtype, &[1])?,
+            norm: device.zeros(dtype, &[1])?,
+            history: device.zeros(dtype, &[2 * window])?,
             skips: device.zeros(DType::U32, &[1])?,
             none: device.zeros(dtype, &[1])?,
             live,
@@ -156,7 +157,7 @@ impl Optimizer {
         }
         let newest = self.updates + self.queued as u64 + 1;
         let correction = |beta: f32, t: u64| 1.0 - f64::from(beta).powi(t.min(i32::MAX as u64) as i32);
-        let mut rates = vec![lr, 1.0 / self.scale()];
+        let mut rates = vec![lr, 1.0 / self.scale(), self.queued as f64];
         for skipped in 0..self.window as u64 {
             let t = newest.saturating_sub(skipped).max(1);
             rates.extend([correction(self.step.beta1, t), correction(self.step.beta2, t)]);
@@ -166,15 +167,17 @@ impl Optimizer {
             _ => device.write(&self.rates, &rates.iter().map(|&r| r as f32).collect::<Vec<_>>())?,
         }
         params.silence_frozen(device)?;
-        let at = self.queued * 2 * APART;
-        let (total, norm) = (self.history.view(at, &[1])?, self.history.view(at + APART, &[1])?);
-        device.step(&GlobalNorm, &[&t.grad, &norm])?;
+        let (total, norm) = (&self.total, &self.norm);
+        device.step(&GlobalNorm, &[&t.grad, norm])?;
         let losses = if losses.is_empty() { std::slice::from_ref(&self.none) } else { losses };
         for (i, loss) in losses.iter().enumerate() {
             let gate = Gate { first: i == 0, last: i + 1 == losses.len() };
-            device.step(&gate, &[loss, &total, &norm, &self.skips, &self.rates, &self.hyper])?;
+            let x = [loss, total, norm, &self.skips, &self.rates, &self.hyper, &self.history];
+            device.step(&gate, &x)?;
         }
-        device.step(&self.step, &[&params.value, &t.grad, &t.m, &t.v, &self.hyper, &norm, &self.live])?;
+        let mut x = vec![&params.value, &t.grad, &t.m, &t.v, &self.hyper, norm, &self.live];
+        x.extend(&params.copy);
+        device.step(&self.step, &x)?;
         self.queued += 1;
         Ok(())
     }
@@ -183,18 +186,14 @@ impl Optimizer {
         if self.queued == 0 {
             return Ok(Vec::new());
         }
-        let used = self.history.view(0, &[self.queued * 2 * APART])?;
-        let numbers: Vec<f64> = match used.spec.dtype {
-            DType::F64 => device.read::<f64>(&used)?,
-            _ => device.read::<f32>(&used)?.into_iter().map(f64::from).collect(),
-        };
+        let numbers = device.read_reals(&self.history.view(0, &[2 * self.queued])?)?;
         let can_fall = self.loss_scale.is_some_and(|s| s.scale > 1.0);
         let one = |slot: &[f64]| {
-            let (loss, norm) = (slot[0], slot[APART]);
+            let (loss, norm) = (slot[0], slot[1]);
             let skipped = norm.is_nan();
             Made { loss, norm, skipped, overflow: skipped && loss.is_finite() && can_fall }
         };
-        let made: Vec<Made> = numbers.chunks_exact(2 * APART).map(one).collect();
+        let made: Vec<Made> = numbers.chunks_exact(2).map(one).collect();
         if let Some(s) = &mut self.loss_scale {
             s.settle(&made);
         }

@@ -3,6 +3,7 @@
 use crate::device::{Device, Tensor};
 use crate::error::{Error, Result};
 use crate::ops::adamw::Segment;
+use crate::ops::round::Round;
 use crate::shape::{DType, Spec};
 use crate::tape::{Tape, Var};
 
@@ -124,8 +125,10 @@ impl Layout {
 /// Parameters with memory on a device.
 pub struct Params {
     layout: Layout,
-    /// What kernels read, f32 (arena).
+    /// The weights, f32 (arena).
     pub value: Tensor,
+    /// What kernels read instead, where the device computes in another type: the same rounded to it.
+    pub copy: Option<Tensor>,
     /// What training needs besides; absent for evaluation.
     pub training: Option<Training>,
 }
@@ -153,13 +156,27 @@ impl Bound {
 }
 
 impl Params {
-    /// Allocates the arenas, in `dtype` (f32; f64 for proofs), all zero.
+    /// Allocates the arenas, in `dtype` (f32; f64 for proofs), all zero; with a copy in the type that the device computes in
+    /// if it is a smaller one.
     pub fn new(device: &Device, layout: Layout, dtype: DType, training: bool) -> Result<Params> {
         let zeros = || device.zeros(dtype, &[layout.len()]);
         let value = zeros()?;
         let training =
             if training { Some(Training { grad: zeros()?, m: zeros()?, v: zeros()? }) } else { None };
-        Ok(Params { layout, value, training })
+        let compute = device.caps().compute;
+        let copy = if compute.size() < dtype.size() && dtype == DType::F32 {
+            Some(device.zeros(compute, &[layout.len()])?)
+        } else {
+            None
+        };
+        Ok(Params { layout, value, copy, training })
+    }
+    /// Brings what kernels read up to date with the weights: to be called whenever the host has written some.
+    pub fn refresh(&self, device: &Device) -> Result<()> {
+        match &self.copy {
+            Some(copy) => device.step(&Round, &[&self.value, copy]),
+            None => Ok(()),
+        }
     }
     /// Names, shapes and places.
     pub fn layout(&self) -> &Layout {
@@ -171,7 +188,8 @@ impl Params {
     }
     /// Bytes of all arenas.
     pub fn bytes(&self) -> usize {
-        self.value.spec.bytes() * if self.training.is_some() { 4 } else { 1 }
+        let copy = self.copy.as_ref().map_or(0, |c| c.spec.bytes());
+        self.value.spec.bytes() * if self.training.is_some() { 4 } else { 1 } + copy
     }
     /// Puts every group on a tape: as leaves with their gradients if the tape records, frozen ones as constants. `filled`
     /// says that gradients of earlier micro-batches are there to be added to.
@@ -180,7 +198,7 @@ impl Params {
         for g in &self.layout.groups {
             let members = &self.layout.list[g.first..g.first + g.count];
             let offset = members.first().map_or(0, |p| p.offset);
-            let value = self.value.view(offset, &g.shape)?;
+            let value = self.copy.as_ref().unwrap_or(&self.value).view(offset, &g.shape)?;
             let trained = members.iter().any(|p| !p.frozen);
             vars.push(match &self.training {
                 Some(t) if tape.recording() && trained => {

@@ -1,9 +1,12 @@
 //! The proof that a device computes what it should: every case of [`OPS`] on it, against the CPU in f64.
 
-use crate::device::wgpu::PRELUDE;
 use crate::device::{Device, Tensor};
+use crate::device::{cuda, wgpu};
 use crate::error::{Error, Kind, Result};
-use crate::ops::{BOUNDS, Backward, Case, Forward, Grad, OPS, Op, SHADERS, Subject, reals, worst};
+use crate::ops::{
+    BOUNDS, Backward, Case, Forward, Grad, HALF_BOUNDS, KERNELS, OPS, Op, SHADERS, Subject, apart, reals,
+    rounded, unit_roundoff, worst,
+};
 use crate::rng::Stream;
 use crate::shape::{DType, Spec};
 use serde::{Deserialize, Serialize};
@@ -107,7 +110,8 @@ fn place(cache: &Path, device: &str) -> PathBuf {
 fn kernels() -> String {
     let mut hash = blake3::Hasher::new();
     hash.update(env!("CARGO_PKG_VERSION").as_bytes());
-    for text in SHADERS.iter().chain([&PRELUDE]) {
+    let cuda = KERNELS.iter().map(|(_, text)| text).chain([&cuda::PRELUDE]);
+    for text in SHADERS.iter().chain([&wgpu::PRELUDE]).chain(cuda) {
         hash.update(&(text.len() as u64).to_le_bytes()).update(text.as_bytes());
     }
     hash.finalize().to_hex()[..16].to_owned()
@@ -119,10 +123,18 @@ fn judge(op: &str, case: &Case, truth: &Device, device: &Device) -> Row {
         Subject::Op(op) => compare(&**op, case, truth, device).map(|(f, b)| (f, Some(b))),
         Subject::Step(..) => compare_step(case, device).map(|e| (e, None)),
     };
-    // Only products have a path in f16, and only where it was asked for.
-    let half = op == "linear" && matches!(device, Device::Wgpu(gpu) if gpu.half().is_some());
+    // On wgpu only products have a path in f16, and only where it was asked for.
+    let products = op == "linear" && matches!(device, Device::Wgpu(gpu) if gpu.half().is_some());
+    let dtype = match case.subject {
+        Subject::Op(_) if products => DType::F16,
+        Subject::Op(_) => device.caps().compute,
+        Subject::Step(..) => DType::F32,
+    };
     let bounds = match case.subject {
-        _ if half => case.half_bounds(),
+        _ if products => case.product_bounds(),
+        Subject::Op(_) if dtype.size() == 2 => {
+            HALF_BOUNDS.map(|b| b * slack * case.half_slack * unit_roundoff(dtype))
+        }
         Subject::Op(_) => [BOUNDS[0] * slack, BOUNDS[1] * slack],
         Subject::Step(..) => [BOUNDS[2] * slack; 2],
     };
@@ -133,7 +145,7 @@ fn judge(op: &str, case: &Case, truth: &Device, device: &Device) -> Row {
     Row {
         op: op.to_owned(),
         case: case.label.to_owned(),
-        dtype: if half { "f16" } else { "f32" }.to_owned(),
+        dtype: format!("{dtype:?}").to_lowercase(),
         passed: forward <= bounds[0] && backward.is_none_or(|b| b <= bounds[1]),
         forward: Some(forward).filter(|e| e.is_finite()),
         backward: backward.filter(|e| e.is_finite()),
@@ -143,21 +155,7 @@ fn judge(op: &str, case: &Case, truth: &Device, device: &Device) -> Row {
 }
 
 fn put(device: &Device, spec: &Spec, v: &[f64]) -> Result<Tensor> {
-    let t = device.alloc(spec.clone())?;
-    match spec.dtype {
-        DType::F64 => device.write(&t, v)?,
-        DType::U32 => device.write(&t, &v.iter().map(|&v| v as u32).collect::<Vec<_>>())?,
-        _ => device.write(&t, &v.iter().map(|&v| v as f32).collect::<Vec<_>>())?,
-    }
-    Ok(t)
-}
-
-fn get(device: &Device, t: &Tensor) -> Result<Vec<f64>> {
-    Ok(match t.spec.dtype {
-        DType::F64 => device.read::<f64>(t)?,
-        DType::U32 => device.read::<u32>(t)?.into_iter().map(f64::from).collect(),
-        _ => device.read::<f32>(t)?.into_iter().map(f64::from).collect(),
-    })
+    device.upload_reals(spec.dtype, &spec.shape, v)
 }
 
 /// The first output, and the gradients of all inputs that have one.
@@ -182,20 +180,23 @@ fn both_passes(
     let grads = specs.iter().enumerate().map(blank).collect::<Result<Vec<_>>>()?;
     let dx: Vec<_> = grads.iter().map(|g| g.as_ref().map(|t| Grad { t, add: false })).collect();
     device.backward(op, Backward { x: &xr, y: &yr, dy: &[Some(&dy)], dx: &dx })?;
-    let dx = grads.iter().flatten().map(|g| get(device, g)).collect::<Result<_>>()?;
-    Ok((get(device, &y[0])?, dx))
+    let dx = grads.iter().flatten().map(|g| device.read_reals(g)).collect::<Result<_>>()?;
+    Ok((device.read_reals(&y[0])?, dx))
 }
 
 fn compare(op: &dyn Op, case: &Case, truth: &Device, device: &Device) -> Result<(f64, f64)> {
     let mut rng = Stream::new(7, "ops", 0);
-    let x = case.values(&mut rng);
+    let dtype = device.caps().compute;
+    let x = case.values_in(dtype, &mut rng);
     let specs = case.specs(DType::F64);
     let plan = op.plan(&truth.caps(), &specs.iter().collect::<Vec<_>>())?;
-    let dy = reals(&mut rng, plan.outputs[0].len(), -1.0, 1.0);
+    let mut dy = reals(&mut rng, plan.outputs[0].len(), -1.0, 1.0);
+    dy.iter_mut().for_each(|v| *v = rounded(dtype, *v));
     let (y, dx) = both_passes(op, case, truth, DType::F64, &x, &dy)?;
-    let (found, grads) = both_passes(op, case, device, DType::F32, &x, &dy)?;
-    let backward = grads.iter().zip(&dx).map(|(a, b)| worst(a, b)).fold(0.0, f64::max);
-    Ok((worst(&found, &y), backward))
+    let (found, grads) = both_passes(op, case, device, dtype, &x, &dy)?;
+    let error = if dtype.size() == 2 { apart } else { worst };
+    let backward = grads.iter().zip(&dx).map(|(a, b)| error(a, b)).fold(0.0, f64::max);
+    Ok((error(&found, &y), backward))
 }
 
 fn compare_step(case: &Case, device: &Device) -> Result<f64> {
@@ -206,7 +207,7 @@ fn compare_step(case: &Case, device: &Device) -> Result<f64> {
     device.step(&**step, &tensors.iter().collect::<Vec<_>>())?;
     let mut error = 0f64;
     for (t, expected) in tensors.iter().zip(textbook(step, &x)) {
-        error = error.max(worst(&get(device, t)?, &expected));
+        error = error.max(worst(&device.read_reals(t)?, &expected));
     }
     Ok(error)
 }

@@ -5,6 +5,8 @@ mod batches;
 mod checkpoint;
 #[path = "all/cli.rs"]
 mod cli;
+#[path = "all/cuda.rs"]
+mod cuda;
 #[path = "all/data.rs"]
 mod data;
 #[cfg(feature = "hub")]
@@ -14,6 +16,8 @@ mod hub;
 mod init;
 #[path = "all/invariance.rs"]
 mod invariance;
+#[path = "all/learner.rs"]
+mod learner;
 #[path = "all/math.rs"]
 mod math;
 #[path = "all/memory.rs"]

@@ -1,13 +1,15 @@
 //! A launch: blocks, one after another or at once.
 
-use crate::block::{Block, Common, Turn};
+use crate::block::{Block, Common};
 use crate::finding::{Finding, Kind, Place};
 use crate::isa::{Kernel, Module};
 use crate::memory::Memory;
+use crate::schedule::Turn;
 use crate::warp::Scene;
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 /// How to run.
 #[derive(Clone, Debug)]
@@ -69,6 +71,9 @@ impl Stats {
         self.shared_wavefronts += other.shared_wavefronts;
         self.global_requests += other.global_requests;
         self.global_sectors += other.global_sectors;
+        for (sum, n) in self.mix.iter_mut().zip(&other.mix) {
+            *sum += n;
+        }
     }
     /// How many of the kernel's instructions of a sort were run.
     pub fn count(&self, kernel: &Kernel, sort: impl Fn(&crate::isa::Op) -> bool) -> u64 {
@@ -190,113 +195,137 @@ pub fn launch(
             order.swap(i, ((rng >> 33) % (i as u64 + 1)) as usize);
         }
     }
-    let mut results = if kernel.hand_over { together(&common, &order) } else { apart(&common, &order) };
-    results.sort_by_key(|r| r.0);
-    let mut report = Report::default();
-    report.stats.mix = vec![0; kernel.code.len()];
-    for (_, findings, stats) in results {
-        report.stats.add(&stats);
-        for (sum, n) in report.stats.mix.iter_mut().zip(&stats.mix) {
-            *sum += n;
-        }
-        for f in findings {
-            let known = report.findings.iter().any(|k| k.kind == f.kind && k.place.ptx == f.place.ptx);
-            if !known && report.findings.len() < 64 {
-                report.findings.push(f);
-            }
+    let mut done = if kernel.hand_over { together(&common, &order) } else { apart(&common, &order) };
+    done.findings.sort_by_key(|f| f.0);
+    let mut report = Report { stats: done.stats, ..Report::default() };
+    for f in done.findings.into_iter().flat_map(|f| f.1) {
+        let known = report.findings.iter().any(|k| k.kind == f.kind && k.place.ptx == f.place.ptx);
+        if !known && report.findings.len() < 64 {
+            report.findings.push(f);
         }
     }
     report
 }
 
-type Outcome = (u32, Vec<Finding>, Stats);
-
-fn id(number: u32, grid: [u32; 3]) -> [u32; 3] {
-    [number % grid[0], number / grid[0] % grid[1], number / grid[0] / grid[1]]
+/// What blocks have done, and what was found in each.
+struct Outcome {
+    stats: Stats,
+    findings: Vec<(u32, Vec<Finding>)>,
 }
 
-fn end(block: Block) -> Outcome {
-    (block.number, block.findings, block.stats)
+impl Outcome {
+    fn new(kernel: &Kernel) -> Outcome {
+        let stats = Stats { mix: vec![0; kernel.code.len()], ..Stats::default() };
+        Outcome { stats, findings: Vec::new() }
+    }
+    fn end(&mut self, block: &mut Block) {
+        if !block.findings.is_empty() {
+            self.findings.push((block.number, std::mem::take(&mut block.findings)));
+        }
+    }
 }
+
+/// How long a launch goes on alone before others help: longer than it takes to start them.
+const ALONE: Duration = Duration::from_micros(150);
 
 /// Blocks that cannot speak to each other, on several CPU threads.
-fn apart(common: &Common, order: &[u32]) -> Vec<Outcome> {
-    let cores = || std::thread::available_parallelism().map_or(1, |n| n.get());
-    let threads = if common.options.threads > 0 { common.options.threads } else { cores() }.min(order.len());
-    let next = AtomicU32::new(0);
-    let results = Mutex::new(Vec::new());
-    // The first block that stops: those that come later in the grid are not of interest.
-    let stopped = AtomicU32::new(u32::MAX);
-    let work = || {
+fn apart(common: &Common, order: &[u32]) -> Outcome {
+    let next = AtomicUsize::new(0);
+    // The first block that stops: those that come later are not of interest.
+    let stopped = AtomicUsize::new(usize::MAX);
+    let all = Mutex::new(Outcome::new(common.kernel));
+    let work = |help: &mut dyn FnMut()| {
+        let mut block = Block::new(common);
+        let mut mine = Outcome::new(common.kernel);
         loop {
             let i = next.fetch_add(1, Ordering::Relaxed);
-            let Some(&number) = order.get(i as usize) else { return };
-            if i > stopped.load(Ordering::Relaxed) {
-                return;
-            }
-            let mut block = Block::new(common, id(number, common.scene.grid));
-            loop {
+            let Some(&number) = order.get(i).filter(|_| i <= stopped.load(Ordering::Relaxed)) else { break };
+            block.begin(number);
+            let good = loop {
                 match block.turn() {
-                    Ok(Turn::Done) => break,
-                    Ok(Turn::Ran) => {}
+                    Ok(Turn::Done) => break true,
+                    Ok(Turn::Ran) => help(),
                     Ok(Turn::Stuck) => {
                         block.deadlock();
-                        stopped.fetch_min(i, Ordering::Relaxed);
-                        break;
+                        break false;
                     }
-                    Err(_) => {
-                        stopped.fetch_min(i, Ordering::Relaxed);
-                        break;
-                    }
+                    Err(_) => break false,
                 }
+            };
+            if !good {
+                stopped.fetch_min(i, Ordering::Relaxed);
             }
-            results.lock().unwrap_or_else(PoisonError::into_inner).push(end(block));
+            mine.end(&mut block);
+            help();
         }
+        let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
+        all.stats.add(&block.stats);
+        all.findings.append(&mut mine.findings);
     };
-    if threads <= 1 {
-        work();
+    // Asking for it takes longer than a small launch.
+    static CORES: OnceLock<usize> = OnceLock::new();
+    let cores = || *CORES.get_or_init(|| std::thread::available_parallelism().map_or(1, |n| n.get()));
+    let threads = if common.options.threads > 0 { common.options.threads } else { cores() };
+    if threads.min(order.len()) <= 1 {
+        work(&mut || {});
     } else {
-        std::thread::scope(|s| (0..threads).for_each(|_| drop(s.spawn(work))));
+        std::thread::scope(|s| {
+            let begun = Instant::now();
+            let mut helped = false;
+            work(&mut || {
+                let left = order.len().saturating_sub(next.load(Ordering::Relaxed));
+                if !helped && left > 0 && begun.elapsed() > ALONE {
+                    helped = true;
+                    (0..left.min(threads - 1)).for_each(|_| drop(s.spawn(|| work(&mut || {}))));
+                }
+            });
+        });
     }
-    results.into_inner().unwrap_or_else(PoisonError::into_inner)
+    all.into_inner().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Blocks that may wait for each other: some at once, in turns.
-fn together(common: &Common, order: &[u32]) -> Vec<Outcome> {
+fn together(common: &Common, order: &[u32]) -> Outcome {
     let mut waiting = order.iter();
     let mut here: Vec<Block> = Vec::new();
-    let mut results = Vec::new();
+    let mut free: Vec<Block> = Vec::new();
+    let mut done = Outcome::new(common.kernel);
     let mut stuck = 0;
-    loop {
+    'run: loop {
         while here.len() < common.options.resident.max(1) {
             let Some(&number) = waiting.next() else { break };
-            here.push(Block::new(common, id(number, common.scene.grid)));
+            let mut block = free.pop().unwrap_or_else(|| Block::new(common));
+            block.begin(number);
+            here.push(block);
         }
         if here.is_empty() {
-            return results;
+            break;
         }
         let mut i = 0;
         while i < here.len() {
             match here[i].turn() {
                 Ok(Turn::Done) => {
-                    results.push(end(here.remove(i)));
+                    let mut block = here.remove(i);
+                    done.end(&mut block);
+                    free.push(block);
                     stuck = 0;
                     continue;
                 }
                 Ok(Turn::Ran) => stuck = 0,
                 Ok(Turn::Stuck) => stuck += 1,
-                Err(_) => {
-                    results.extend(here.drain(..).map(end));
-                    return results;
-                }
+                Err(_) => break 'run,
             }
             // Nothing of one block's shared memory can be changed by another: it is stuck for good.
             if stuck > 2 * here.len() {
                 here[i].deadlock();
-                results.extend(here.drain(..).map(end));
-                return results;
+                break 'run;
             }
             i += 1;
         }
     }
+    for mut block in here.into_iter().chain(free) {
+        done.end(&mut block);
+        done.stats.add(&block.stats);
+    }
+    done
 }

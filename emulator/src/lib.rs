@@ -10,6 +10,7 @@ mod launch;
 mod memory;
 pub mod number;
 mod parse;
+mod schedule;
 mod shadow;
 mod tensor_map;
 mod warp;

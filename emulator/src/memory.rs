@@ -22,7 +22,8 @@ pub(crate) const PAGE: usize = 4096;
 #[derive(Default)]
 pub(crate) struct Page {
     pub data: Vec<u8>,
-    pub written: Vec<bool>,
+    /// Of each byte, whether it was written: bits of words.
+    written: Vec<u64>,
     shadow: Shadow,
     launch: u64,
 }
@@ -31,12 +32,43 @@ impl Page {
     fn ready(&mut self) {
         if self.data.is_empty() {
             self.data = vec![0xcd; PAGE];
-            self.written = vec![false; PAGE];
+            self.written = vec![0; PAGE / 64];
         }
+    }
+    /// Does something to the words that hold the marks of some bytes; stops when told to.
+    fn words(
+        &mut self,
+        range: std::ops::Range<usize>,
+        mut f: impl FnMut(usize, &mut u64, u64) -> Option<usize>,
+    ) -> Option<usize> {
+        let mut at = range.start;
+        while at < range.end {
+            let n = (64 - at % 64).min(range.end - at);
+            let bits = (u64::MAX >> (64 - n)) << (at % 64);
+            if let Some(found) = f(at / 64 * 64, &mut self.written[at / 64], bits) {
+                return Some(found);
+            }
+            at += n;
+        }
+        None
+    }
+    /// Bytes were written, or are as if nobody had.
+    pub fn mark(&mut self, range: std::ops::Range<usize>, written: bool) {
+        self.words(range, |_, word, bits| {
+            *word = if written { *word | bits } else { *word & !bits };
+            None
+        });
+    }
+    /// The first byte that nobody has written.
+    pub fn hole(&mut self, range: std::ops::Range<usize>) -> Option<usize> {
+        self.words(range, |at, word, bits| {
+            let missing = !*word & bits;
+            (missing != 0).then(|| at + missing.trailing_zeros() as usize)
+        })
     }
     /// Who touched it in this launch.
     pub fn shadow(&mut self, launch: u64) -> &mut Shadow {
-        if self.shadow.cells.is_empty() {
+        if self.shadow.is_empty() {
             self.shadow = Shadow::new(PAGE);
         } else if self.launch != launch {
             self.shadow.clear();
@@ -156,7 +188,7 @@ impl Memory {
     /// Writes from outside.
     pub fn write(&self, address: u64, bytes: &[u8]) -> Result<(), BadAddress> {
         self.walk(address, bytes.len(), |page, range, done| {
-            page.written[range.clone()].fill(true);
+            page.mark(range.clone(), true);
             page.data[range.clone()].copy_from_slice(&bytes[done..done + range.len()]);
         })
     }
@@ -164,7 +196,7 @@ impl Memory {
     pub fn fill(&self, address: u64, pattern: &[u8], count: usize) -> Result<(), BadAddress> {
         let mut i = 0;
         self.walk(address, pattern.len() * count, |page, range, _| {
-            page.written[range.clone()].fill(true);
+            page.mark(range.clone(), true);
             for byte in &mut page.data[range] {
                 *byte = pattern[i % pattern.len()];
                 i += 1;
@@ -180,20 +212,33 @@ impl Memory {
     /// How many of some bytes nobody has written.
     pub fn unwritten(&self, address: u64, size: usize) -> Result<usize, BadAddress> {
         let mut n = 0;
-        self.walk(address, size, |page, range, _| n += page.written[range].iter().filter(|w| !**w).count())?;
+        self.walk(address, size, |page, range, _| {
+            page.words(range, |_, word, bits| {
+                n += (!*word & bits).count_ones() as usize;
+                None
+            });
+        })?;
         Ok(n)
     }
     /// Copies, what was not written included.
     pub fn copy(&self, to: u64, from: u64, size: usize) -> Result<(), BadAddress> {
-        let (mut bytes, mut marks) = (Vec::new(), Vec::new());
-        self.walk(from, size, |page, range, _| {
+        let (mut bytes, mut holes) = (Vec::with_capacity(size), Vec::new());
+        self.walk(from, size, |page, mut range, done| {
             bytes.extend_from_slice(&page.data[range.clone()]);
-            marks.extend_from_slice(&page.written[range]);
+            let first = range.start;
+            while let Some(at) = page.hole(range.clone()) {
+                holes.push(done + at - first);
+                range.start = at + 1;
+            }
         })?;
         self.walk(to, size, |page, range, done| {
             let n = range.len();
             page.data[range.clone()].copy_from_slice(&bytes[done..done + n]);
-            page.written[range].copy_from_slice(&marks[done..done + n]);
+            page.mark(range.clone(), true);
+            let here = holes.partition_point(|&h| h < done)..holes.partition_point(|&h| h < done + n);
+            for at in holes[here].iter().map(|h| range.start + h - done) {
+                page.mark(at..at + 1, false);
+            }
         })
     }
     /// The buffer of an address, in words.
@@ -206,6 +251,10 @@ impl Memory {
 }
 
 impl Buffer {
+    /// Whether an access that begins in this buffer ends in it.
+    pub fn holds(&self, address: u64, n: usize) -> bool {
+        (address & ((1 << BITS) - 1)) as usize + n <= self.size
+    }
     /// The page that a byte is in.
     pub fn page(&self, at: usize) -> MutexGuard<'_, Page> {
         let mut page = self.pages[at / PAGE].lock().unwrap_or_else(PoisonError::into_inner);

@@ -4,14 +4,15 @@ use crate::isa::{Mode, Round, Type};
 
 /// binary16 to binary32, exactly.
 pub fn from_f16(h: u16) -> f32 {
-    let sign = if h >> 15 == 1 { -1.0 } else { 1.0 };
-    let (exponent, fraction) = (i32::from(h >> 10 & 31), f32::from(h & 1023));
-    sign * match exponent {
-        0 => fraction * 2f32.powi(-24),
-        31 if fraction == 0.0 => f32::INFINITY,
-        31 => f32::NAN,
-        e => (1.0 + fraction / 1024.0) * 2f32.powi(e - 15),
-    }
+    const LEAST: f32 = 1.0 / (1 << 24) as f32;
+    let (exponent, fraction) = (u32::from(h >> 10 & 31), u32::from(h & 1023));
+    let bits = match exponent {
+        0 => (fraction as f32 * LEAST).to_bits(),
+        31 if fraction == 0 => f32::INFINITY.to_bits(),
+        31 => f32::NAN.to_bits(),
+        e => (e + 112) << 23 | fraction << 13,
+    };
+    f32::from_bits(bits | u32::from(h & 0x8000) << 16)
 }
 
 /// bf16 to binary32, exactly.

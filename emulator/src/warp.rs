@@ -95,38 +95,30 @@ pub(crate) struct Warp {
 }
 
 impl Warp {
-    pub fn new(
-        k: &Kernel,
-        number: u32,
-        count: u32,
-        warps: usize,
-        block: [u32; 3],
-        first: u32,
-        s: &Scene,
-    ) -> Warp {
+    pub fn new(k: &Kernel, number: u32, count: u32, warps: usize, s: &Scene) -> Warp {
         let all = if count >= 32 { u32::MAX } else { (1 << count) - 1 };
         let id = |lane: usize, axis: usize| {
             let t = number * 32 + lane as u32;
             u64::from([t % s.block[0], t / s.block[0] % s.block[1], t / s.block[0] / s.block[1]][axis])
         };
-        let clock = Clock::new(first, warps, number as usize);
+        let clock = Clock { own: vec![0; warps], ..Clock::default() };
         Warp {
-            regs: vec![[0xdead_beef; 32]; k.registers.len()],
+            regs: vec![[0; 32]; k.registers.len()],
             written: vec![0; k.registers.len()],
             preds: vec![0; k.predicates],
             carry: 0,
-            groups: vec![Group { pc: 0, mask: all, wait: Wait::No }],
-            live: all,
+            groups: Vec::new(),
+            live: 0,
             all,
             number,
             ids: [0, 1, 2].map(|axis| std::array::from_fn(|lane| id(lane, axis))),
-            block,
+            block: [0; 3],
             ticks: 0,
             local: vec![0; k.local_bytes * 32],
             local_written: vec![false; k.local_bytes * 32],
             frame: vec![0; k.frame_bytes * 32],
-            shown: Clock { first, own: vec![0; warps], foreign: Default::default() },
-            seen: Clock { first, own: vec![0; warps], foreign: Default::default() },
+            shown: clock.clone(),
+            seen: clock.clone(),
             clock,
             copies: Vec::new(),
             groups_of_copies: Vec::new(),
@@ -140,6 +132,39 @@ impl Warp {
             polled: None,
             turns: 0,
         }
+    }
+
+    /// The warp of a block, from its start; `first` is the number of the block's first warp in the grid.
+    pub fn begin(&mut self, block: [u32; 3], first: u32) {
+        self.regs.fill([0xdead_beef; 32]);
+        self.written.fill(0);
+        self.preds.fill(0);
+        self.carry = 0;
+        self.groups.clear();
+        self.groups.push(Group { pc: 0, mask: self.all, wait: Wait::No });
+        self.live = self.all;
+        self.block = block;
+        self.ticks = 0;
+        self.local.fill(0);
+        self.local_written.fill(false);
+        self.frame.fill(0);
+        for clock in [&mut self.clock, &mut self.shown, &mut self.seen] {
+            clock.first = first;
+            clock.own.fill(0);
+            clock.foreign.clear();
+        }
+        self.clock.own[self.number as usize] = 1;
+        self.copies.clear();
+        self.groups_of_copies.clear();
+        self.busy.clear();
+        self.unready = None;
+        self.busy_hit = None;
+        self.touched.fill(0);
+        self.fenced = 0;
+        self.products.clear();
+        self.product_groups = 0;
+        self.polled = None;
+        self.turns = 0;
     }
 
     /// The warp releases what it has done: what follows is later.

@@ -18,3 +18,5 @@ mod nvrtc;
 mod planted;
 #[path = "all/program.rs"]
 mod program;
+#[path = "all/speed.rs"]
+mod speed;

@@ -54,8 +54,8 @@ pub struct StepReport {
     pub seconds: f64,
     /// Tokens of a step.
     pub tokens: usize,
-    /// Of the warm steps together: memory asked of the system or driver, read-backs, kernels, command buffers; only for
-    /// GPUs.
+    /// Of the warm steps together: memory asked of the system or driver, read-backs, kernels launched one by one, and command
+    /// buffers (wgpu) or recorded steps (CUDA); only for GPUs.
     pub counts: Option<[u64; 4]>,
 }
 
@@ -73,8 +73,10 @@ impl Job<'_> {
     fn queue(&mut self) -> Result<()> {
         let Job { device, model, optimizer, task, batch, step } = self;
         let scale = 1.0 / batch.len() as f64;
-        let passed = device.run(|| pass(device, model, task, batch, Some((0, *step)), scale, false))?;
-        optimizer.step(device, &model.params, &[passed.loss], 1e-5)?;
+        device.replayed(0, || {
+            let passed = device.run(|| pass(device, model, task, batch, Some((0, *step)), scale, false))?;
+            optimizer.step(device, &model.params, &[passed.loss], 1e-5)
+        })?;
         *step += 1;
         Ok(())
     }
@@ -118,6 +120,9 @@ pub fn step(device: &Device, setting: &Setting) -> Result<StepReport> {
         runs.push(timed);
     }
     let work = summarise(&runs);
+    // The first step is recorded where the device does that.
+    job.queue()?;
+    job.settle()?;
     let before = counts(device);
     let mut seconds = Vec::new();
     let begun = Instant::now();
@@ -144,6 +149,10 @@ fn counts(device: &Device) -> Option<[u64; 4]> {
         Device::Wgpu(gpu) => {
             let s = gpu.stats();
             Some([s.allocations, s.reads, s.launches, s.submissions])
+        }
+        Device::Cuda(card) => {
+            let s = card.stats();
+            Some([s.allocations, s.reads, s.launches, s.graphs])
         }
         _ => None,
     }

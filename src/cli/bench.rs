@@ -1,6 +1,6 @@
 //! `tempra bench`: how fast the kernels are here.
 
-use super::options::{count, device_arg, flag, json_arg, open_device, text, threads_arg};
+use super::options::{count, device_arg, flag, json_arg, open_device, precision_arg, text, threads_arg};
 use super::output::{say, say_json};
 use crate::bench::{self, Product, Setting, StepReport, Work};
 use crate::device::{Device, Pass};
@@ -30,7 +30,7 @@ pub fn define() -> Command {
         .arg(whole("length", "Tokens of each sequence", "64"))
         .arg(whole("repeats", "Steps and products that are measured", "5"))
         .arg(Arg::new("no-step").long("no-step").action(ArgAction::SetTrue).help("Only the matrix product"))
-        .arg(Arg::new("half").long("half").action(ArgAction::SetTrue).help("Products in f16 with f32 sums"))
+        .arg(precision_arg())
         .arg(json_arg())
 }
 
@@ -64,7 +64,6 @@ pub fn run(matches: &ArgMatches) -> Result<i32> {
         shape,
     };
     let device = open_device(matches)?;
-    let device = if flag(matches, "half") { device.with_half()? } else { device };
     let json = flag(matches, "json");
     if !json {
         say(format!("device: {}", device.caps().name))?;

@@ -3,20 +3,33 @@
 use super::options::{flag, json_arg};
 use super::output::{say, say_json};
 use crate::device::wgpu::Abilities;
-use crate::device::{Caps, Device, Wgpu};
+use crate::device::{Caps, Cuda, Device, Wgpu};
 use crate::error::Result;
 use clap::{ArgMatches, Command};
 use serde_json::{Value, json};
 
+/// What a device can do beyond the least.
+enum More {
+    /// A processor: nothing to tell.
+    Nothing,
+    /// An adapter of wgpu.
+    Adapter(Abilities),
+    /// A card: compute capability, multiprocessors.
+    Card(u32, u32),
+}
+
 /// A device that opened, or why it did not.
-type Found = Result<(Caps, Option<Abilities>)>;
+type Found = Result<(Caps, More)>;
 
 /// What `--device` names, in the order of its help; `auto` is one of these. Each adapter of wgpu has a number.
 fn names() -> Vec<String> {
-    let adapters = Wgpu::list().len();
-    let numbered = (0..adapters).map(|i| format!("wgpu:{i}"));
-    let wgpu = if adapters == 0 { vec!["wgpu".to_owned()] } else { numbered.collect() };
-    ["cpu", "cuda"].map(str::to_owned).into_iter().chain(wgpu).collect()
+    let numbered = |kind: &str, count: usize| -> Vec<String> {
+        let all = (0..count).map(|i| format!("{kind}:{i}"));
+        if count == 0 { vec![kind.to_owned()] } else { all.collect() }
+    };
+    let cards = numbered("cuda", Cuda::count().unwrap_or(0));
+    let adapters = numbered("wgpu", Wgpu::list().len());
+    ["cpu".to_owned()].into_iter().chain(cards).chain(adapters).collect()
 }
 
 pub fn define() -> Command {
@@ -32,7 +45,7 @@ pub fn define() -> Command {
 
 pub fn run(matches: &ArgMatches) -> Result<i32> {
     let open = |name: String| {
-        let found = Device::open(&name, 0).map(|device| (device.caps(), abilities(&device)));
+        let found = Device::open(&name, 0).map(|device| (device.caps(), more(&device)));
         (name, found)
     };
     let found: Vec<(String, Found)> = names().into_iter().map(open).collect();
@@ -40,19 +53,28 @@ pub fn run(matches: &ArgMatches) -> Result<i32> {
     if flag(matches, "json") {
         let one = |(name, found): &(String, Found)| -> Value {
             match found {
-                Ok((caps, more)) => json!({
-                    "name": name,
-                    "available": true,
-                    "description": caps.name,
-                    "dtypes": caps.dtypes.iter().map(|t| format!("{t:?}").to_lowercase()).collect::<Vec<_>>(),
-                    "memory_bytes": caps.memory_bytes,
-                    "software": more.as_ref().map(|m| m.software),
-                    "subgroup": more.as_ref().and_then(|m| m.subgroup),
-                    "cooperative_matrix": more.as_ref().and_then(|m| m.coop),
-                    "timestamps": more.as_ref().map(|m| m.timestamps),
-                    "binding_bytes": more.as_ref().map(|m| m.binding_bytes),
-                    "workgroup_bytes": more.as_ref().map(|m| m.shared_bytes),
-                }),
+                Ok((caps, more)) => {
+                    let (a, card) = match more {
+                        More::Adapter(a) => (Some(a), None),
+                        More::Card(capability, sms) => (None, Some((capability, sms))),
+                        More::Nothing => (None, None),
+                    };
+                    json!({
+                        "name": name,
+                        "available": true,
+                        "description": caps.name,
+                        "dtypes": caps.dtypes.iter().map(|t| format!("{t:?}").to_lowercase()).collect::<Vec<_>>(),
+                        "memory_bytes": caps.memory_bytes,
+                        "software": a.map(|m| m.software),
+                        "subgroup": a.and_then(|m| m.subgroup),
+                        "cooperative_matrix": a.and_then(|m| m.coop),
+                        "timestamps": a.map(|m| m.timestamps),
+                        "binding_bytes": a.map(|m| m.binding_bytes),
+                        "workgroup_bytes": a.map(|m| m.shared_bytes),
+                        "compute_capability": card.map(|(c, _)| format!("{}.{}", c / 10, c % 10)),
+                        "multiprocessors": card.map(|(_, sms)| sms),
+                    })
+                }
                 Err(e) => json!({ "name": name, "available": false, "reason": first_line(&e.to_string()) }),
             }
         };
@@ -72,7 +94,7 @@ pub fn run(matches: &ArgMatches) -> Result<i32> {
                     caps.name,
                     types.join(" and "),
                     memory.unwrap_or_default(),
-                    more.as_ref().map(describe).unwrap_or_default()
+                    describe(more, caps)
                 )
             }
             Err(e) => format!("{name:<6} no   {}\n", first_line(&e.to_string())),
@@ -82,15 +104,26 @@ pub fn run(matches: &ArgMatches) -> Result<i32> {
     Ok(0)
 }
 
-fn abilities(device: &Device) -> Option<Abilities> {
+fn more(device: &Device) -> More {
     match device {
-        Device::Wgpu(gpu) => Some(gpu.abilities().clone()),
-        _ => None,
+        Device::Wgpu(gpu) => More::Adapter(gpu.abilities().clone()),
+        Device::Cuda(card) => More::Card(card.capability(), card.sms()),
+        Device::Cpu(_) | Device::Dry(_) => More::Nothing,
     }
 }
 
-/// What an adapter can do beyond the least, and its limits.
-fn describe(a: &Abilities) -> String {
+/// What a device can do beyond the least, and its limits.
+fn describe(more: &More, caps: &Caps) -> String {
+    let a = match more {
+        More::Nothing => return String::new(),
+        More::Card(capability, sms) => {
+            let (major, minor, shared) = (capability / 10, capability % 10, caps.shared_bytes >> 10);
+            return format!(
+                "            compute capability {major}.{minor}, {sms} multiprocessors with {shared} KiB for a block\n"
+            );
+        }
+        More::Adapter(a) => a,
+    };
     let subgroups = a.subgroup.map_or("no subgroups of one size".to_owned(), |n| format!("subgroups of {n}"));
     let clock = if a.timestamps { "a clock of its own" } else { "no clock of its own" };
     let products =

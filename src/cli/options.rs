@@ -2,6 +2,7 @@
 
 use crate::device::Device;
 use crate::error::{Error, Result};
+use crate::shape::DType;
 use clap::builder::RangedU64ValueParser;
 use clap::{Arg, ArgAction, ArgMatches};
 
@@ -10,7 +11,7 @@ const THREADS: u64 = 4096;
 
 /// `--device`.
 pub fn device_arg() -> Arg {
-    let help = "Which device computes: auto, cpu, cuda, wgpu or wgpu:N [default: auto]";
+    let help = "Which device computes: auto, cpu, cuda, cuda:N, wgpu or wgpu:N [default: auto]";
     Arg::new("device").long("device").value_name("NAME").help(help)
 }
 
@@ -19,6 +20,12 @@ pub fn threads_arg() -> Arg {
     let help = "CPU threads; 0 takes every core [default: 0]";
     let number = RangedU64ValueParser::<usize>::new().range(0..=THREADS);
     Arg::new("threads").long("threads").value_name("N").value_parser(number).help(help)
+}
+
+/// `--precision`.
+pub fn precision_arg() -> Arg {
+    let help = "What is computed in, as the recipe's key of this name: f32, f16 or bf16 [default: f32]";
+    Arg::new("precision").long("precision").value_name("TYPE").value_parser(["f32", "f16", "bf16"]).help(help)
 }
 
 /// `--json`, where a command has a result that programs read.
@@ -48,14 +55,19 @@ pub(super) fn column(id: &'static str, help: &'static str) -> Arg {
     Arg::new(id).long(id).value_name("COLUMN").help(help)
 }
 
-/// Opens the device that `--device` and `--threads` ask for; the threads also split texts into tokens.
+/// Opens the device that `--device`, `--precision` and `--threads` ask for; the threads also split texts into tokens.
 ///
 /// # Errors
 /// [`Kind::Usage`](crate::error::Kind::Usage) for a name that is none, [`Kind::Device`](crate::error::Kind::Device) for a
 /// device that this build or machine lacks.
 pub fn open_device(matches: &ArgMatches) -> Result<Device> {
     let threads = matches.try_get_one::<usize>("threads").ok().flatten().copied().unwrap_or(0);
-    let device = Device::open(text(matches, "device").unwrap_or("auto"), threads)?;
+    let dtype = match text(matches, "precision") {
+        Some("f16") => DType::F16,
+        Some("bf16") => DType::BF16,
+        _ => DType::F32,
+    };
+    let device = Device::open(text(matches, "device").unwrap_or("auto"), threads)?.with_compute(dtype)?;
     if threads > 0 {
         // Fails only where the pool is there already, as in a program that calls this twice: it stays as it is.
         let _ = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();

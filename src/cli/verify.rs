@@ -1,11 +1,10 @@
 //! `tempra verify`: proves that a device computes what it should.
 
-use super::options::{device_arg, flag, json_arg, open_device, text, threads_arg};
+use super::options::{device_arg, flag, json_arg, open_device, precision_arg, text, threads_arg};
 use super::output::{Destination, say, say_json};
 use crate::error::Result;
 use crate::parity::{Certificate, Row};
-use crate::train::prepare::cache_dir;
-use clap::{Arg, ArgAction, ArgMatches, Command};
+use clap::{Arg, ArgMatches, Command};
 
 pub fn define() -> Command {
     Command::new("verify")
@@ -19,12 +18,7 @@ pub fn define() -> Command {
         .after_help("Examples:\n  tempra verify --device wgpu\n  tempra verify --device wgpu:1 -o certificate.json")
         .arg(device_arg())
         .arg(threads_arg())
-        .arg(
-            Arg::new("half")
-                .long("half")
-                .action(ArgAction::SetTrue)
-                .help("With products in f16, as precision = \"f16\" trains with them"),
-        )
+        .arg(precision_arg())
         .arg(Arg::new("output").short('o').long("output").value_name("FILE").help("Also writes the certificate here"))
         .arg(json_arg())
 }
@@ -51,7 +45,6 @@ pub fn run(matches: &ArgMatches) -> Result<i32> {
     let json = flag(matches, "json");
     let output = text(matches, "output").map(|name| Destination::of(Some(name))).transpose()?;
     let device = open_device(matches)?;
-    let device = if flag(matches, "half") { device.with_half()? } else { device };
     if !json {
         say(format!("device: {}\n", device.caps().name))?;
         say(format!(
@@ -70,7 +63,7 @@ pub fn run(matches: &ArgMatches) -> Result<i32> {
     if let Some(output) = output {
         output.write(|out| writeln!(out, "{:#}", certificate.to_json()))?;
     }
-    let kept = cache_dir().map(|cache| certificate.keep(&cache)).transpose()?;
+    let kept = crate::cache::dir().map(|cache| certificate.keep(&cache)).transpose()?;
     if json {
         say_json(&certificate.to_json())?;
     } else {

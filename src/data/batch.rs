@@ -40,6 +40,17 @@ impl Batch {
     pub fn is_empty(&self) -> bool {
         self.examples.is_empty()
     }
+    /// Fills it up with tokens that nobody asks about, a sequence of their own, to one of few sizes: so that steps recur which
+    /// a device has recorded. It grows by at most a sixteenth, or to a multiple of 64.
+    pub fn fill_up(&mut self) {
+        let tokens = self.ids.len();
+        let step = (tokens.next_power_of_two() / 16).max(64);
+        let full = tokens.next_multiple_of(step);
+        for list in [&mut self.ids, &mut self.types, &mut self.positions] {
+            list.resize(full, 0);
+        }
+        self.cu_seqlens.push(full as u32);
+    }
     /// The longest sequence, in tokens.
     pub fn max_seqlen(&self) -> usize {
         self.cu_seqlens.windows(2).map(|w| (w[1] - w[0]) as usize).max().unwrap_or(0)

@@ -2,8 +2,8 @@
 //!
 //! Tensors are contiguous and row-major; there are no strides and no general tensor operations.
 
-pub mod absent;
 pub mod cpu;
+pub mod cuda;
 mod dry;
 mod profile;
 pub mod wgpu;
@@ -11,8 +11,8 @@ pub mod wgpu;
 pub use self::wgpu::{Wgpu, fold};
 use crate::error::{Error, Result};
 use crate::shape::{DType, Spec};
-pub use absent::Cuda;
 pub use cpu::Cpu;
+pub use cuda::Cuda;
 pub use dry::{Dry, Ghost, Taken};
 pub use profile::{Pass, Profile, Timed};
 use std::fmt;
@@ -25,6 +25,9 @@ pub struct Caps {
     pub name: String,
     /// Element types that kernels can compute in.
     pub dtypes: &'static [DType],
+    /// What activations are kept in, and the copies of the weights that kernels read; if it is not f32, the weights
+    /// themselves are kept in f32 beside them.
+    pub compute: DType,
     /// Bytes of memory that one group of threads can share.
     pub shared_bytes: usize,
     /// Bytes of memory on the device, where it tells.
@@ -54,6 +57,10 @@ pub trait Backend: 'static {
     fn caps(&self) -> Caps;
     /// Memory for a tensor, from a pool; its content is whatever was there.
     fn alloc(&self, spec: &Spec) -> Result<Storage>;
+    /// The same for a tensor that the host is going to fill.
+    fn alloc_input(&self, spec: &Spec) -> Result<Storage> {
+        self.alloc(spec)
+    }
     /// Copies host bytes into a tensor.
     fn write(&self, dst: &Tensor, src: &[u8]) -> Result<()>;
     /// Copies a tensor to the host.
@@ -111,7 +118,7 @@ pub enum Storage {
     /// Host memory.
     Cpu(cpu::Buffer),
     /// CUDA device memory.
-    Cuda(Cuda),
+    Cuda(cuda::Memory),
     /// A wgpu buffer.
     Wgpu(wgpu::Memory),
     /// Memory that is only counted.
@@ -173,29 +180,48 @@ macro_rules! dispatch {
 pub(crate) use dispatch;
 
 impl Device {
-    /// Opens a device by the name that `--device` takes: `auto`, `cpu`, `cuda`, `wgpu` or `wgpu:N`; `threads` is the
-    /// CPU's, 0 for one a core. `auto` is the CPU: a GPU is taken when it is asked for.
+    /// Opens a device by the name that `--device` takes: `auto`, `cpu`, `cuda`, `cuda:N`, `wgpu` or `wgpu:N`; `threads` is
+    /// the CPU's, 0 for one a core. `auto` is the CPU: a GPU is taken when it is asked for.
     pub fn open(name: &str, threads: usize) -> Result<Device> {
-        match name {
-            "cpu" | "auto" => Ok(Device::Cpu(Cpu::new(threads)?)),
-            "wgpu" => Ok(Device::Wgpu(Wgpu::new(0)?)),
-            "cuda" => Err(Error::device("this build cannot drive `cuda`")
-                .expected("auto, cpu or wgpu")
-                .hint("run with --device cpu, or --device wgpu (Vulkan, Metal, DX12); CUDA is not part of this build")),
-            _ => match name.strip_prefix("wgpu:").and_then(|n| n.parse().ok()) {
-                Some(index) => Ok(Device::Wgpu(Wgpu::new(index)?)),
-                None => Err(Error::usage("unknown device")
-                    .expected("auto, cpu, cuda, wgpu or wgpu:N")
-                    .found(name)),
-            },
+        let (kind, index) = name.split_once(':').unwrap_or((name, "0"));
+        match (kind, index.parse()) {
+            ("cpu" | "auto", _) if kind == name => Ok(Device::Cpu(Cpu::new(threads)?)),
+            ("cuda", Ok(index)) => Ok(Device::Cuda(Cuda::new(index)?)),
+            ("wgpu", Ok(index)) => Ok(Device::Wgpu(Wgpu::new(index)?)),
+            _ => Err(Error::usage("unknown device")
+                .expected("auto, cpu, cuda, cuda:N, wgpu or wgpu:N")
+                .found(name)),
         }
     }
-    /// With products that round their operands to f16 and add up in f32; refused where that cannot be.
-    pub fn with_half(self) -> Result<Device> {
+    /// Computing in a 16-bit type; refused where that cannot be. On wgpu that is products which round their operands to
+    /// f16; on CUDA all activations and what kernels read of the weights. Sums are formed in f32 on both.
+    pub fn with_compute(self, dtype: DType) -> Result<Device> {
+        match (self, dtype) {
+            (device, DType::F32) => Ok(device),
+            (Device::Cuda(card), _) => Ok(Device::Cuda(card.with_compute(dtype)?)),
+            (Device::Wgpu(gpu), DType::F16) => Ok(Device::Wgpu(gpu.with_half()?)),
+            (other, _) => Err(Error::device(format!("{} cannot compute in {dtype:?}", other.caps().name))
+                .expected("f32 on a CPU; f32 or f16 on wgpu; f32, f16 or bf16 on CUDA")
+                .hint("take precision = \"f32\", or another --device")),
+        }
+    }
+    /// Runs what is given where the device's work is cheapest to start, with memory for tensors that are gone at the end.
+    pub fn scoped<R: Send>(&self, f: impl FnOnce() -> R + Send) -> R {
         match self {
-            Device::Wgpu(gpu) => Ok(Device::Wgpu(gpu.with_half()?)),
-            other => Err(Error::device(format!("{} computes products in f32 only", other.caps().name))
-                .hint("take precision = \"f32\", or --device wgpu")),
+            Device::Cuda(card) => card.scoped(f),
+            _ => self.run(f),
+        }
+    }
+    /// Whether steps that recur are worth recording.
+    pub fn replays(&self) -> bool {
+        matches!(self, Device::Cuda(card) if card.replays())
+    }
+    /// Runs a step that is the same for every `key` but for what the host writes into tensors: where the device can, it is
+    /// recorded and from then on launched as one. Nothing may be read back inside, and no tensor made inside used after.
+    pub fn replayed<R>(&self, key: u64, work: impl FnOnce() -> Result<R>) -> Result<R> {
+        match self {
+            Device::Cuda(card) => card.replayed(key, work),
+            _ => work(),
         }
     }
     /// Runs `f` where the device's work is cheapest to start: on the CPU, on one of its own threads.
@@ -249,9 +275,32 @@ impl Device {
     }
     /// A new tensor with these host elements.
     pub fn upload<T: bytemuck::NoUninit>(&self, dtype: DType, shape: &[usize], src: &[T]) -> Result<Tensor> {
-        let t = self.alloc(Spec::new(dtype, shape))?;
+        let spec = Spec::new(dtype, shape);
+        let storage = Arc::new(dispatch!(self, d => d.alloc_input(&spec))?);
+        let t = Tensor { spec, storage, offset: 0 };
         self.write(&t, src)?;
         Ok(t)
+    }
+    /// A new tensor of a floating-point type with these numbers, rounded to it.
+    pub fn upload_reals(&self, dtype: DType, shape: &[usize], src: &[f64]) -> Result<Tensor> {
+        let single = || src.iter().map(|&v| v as f32);
+        match dtype {
+            DType::F64 => self.upload(dtype, shape, src),
+            DType::U32 => self.upload(dtype, shape, &src.iter().map(|&v| v as u32).collect::<Vec<_>>()),
+            DType::F32 => self.upload(dtype, shape, &single().collect::<Vec<_>>()),
+            DType::BF16 => self.upload(dtype, shape, &single().map(half::bf16::from_f32).collect::<Vec<_>>()),
+            DType::F16 => self.upload(dtype, shape, &single().map(half::f16::from_f32).collect::<Vec<_>>()),
+        }
+    }
+    /// A tensor of any type as numbers on the host.
+    pub fn read_reals(&self, t: &Tensor) -> Result<Vec<f64>> {
+        Ok(match t.spec.dtype {
+            DType::F64 => self.read::<f64>(t)?,
+            DType::U32 => self.read::<u32>(t)?.into_iter().map(f64::from).collect(),
+            DType::F32 => self.read::<f32>(t)?.into_iter().map(f64::from).collect(),
+            DType::BF16 => self.read::<half::bf16>(t)?.into_iter().map(f64::from).collect(),
+            DType::F16 => self.read::<half::f16>(t)?.into_iter().map(f64::from).collect(),
+        })
     }
     /// Copies a tensor to the host; `T` must have the element type's size.
     pub fn read<T: bytemuck::Pod>(&self, t: &Tensor) -> Result<Vec<T>> {

@@ -40,6 +40,10 @@ impl Profile {
     fn lock(&self) -> MutexGuard<'_, Option<Vec<Timed>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+    /// Whether somebody asks.
+    pub(super) fn active(&self) -> bool {
+        self.lock().is_some()
+    }
     pub(super) fn begin(&self) {
         *self.lock() = Some(Vec::new());
     }

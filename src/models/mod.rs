@@ -162,6 +162,7 @@ impl Model {
         let params = Params::new(device, layout, options.dtype, options.training)?;
         let std = config.optional_number("initializer_range")?.unwrap_or(0.02);
         let report = weights::fill(device, &params, &files, plan, options.seed, std)?;
+        params.refresh(device)?;
         let config = config.value;
         let model = Model { params, outputs, architecture, config, shape, pooling, encoder, head };
         Ok((model, report))
@@ -176,6 +177,7 @@ impl Model {
             declare(architecture, shape, pooling, outputs.len(), shape.hidden_dropout, options)?;
         let params = Params::new(device, layout, DType::F32, options.training)?;
         weights::randomise(device, &params, options.seed)?;
+        params.refresh(device)?;
         let shape = shape.clone();
         Ok(Model { params, outputs, architecture, config, shape, pooling, encoder, head })
     }

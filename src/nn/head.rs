@@ -50,7 +50,7 @@ impl Head {
     /// Logits (sequences, outputs) from hidden states (tokens, hidden).
     pub fn run(&self, tape: &mut Tape, p: &Bound, batch: &Inputs, hidden: Var) -> Result<Var> {
         let pool = if self.pooler.is_some() { Pool::First } else { Pool::Mean };
-        let mut x = tape.apply(pool, &[hidden, batch.cu_seqlens])?;
+        let mut x = tape.apply(pool, &[hidden, batch.sequences])?;
         tape.release(hidden);
         if let Some(pooler) = &self.pooler {
             x = pooler.run(tape, p, x)?;

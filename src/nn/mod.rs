@@ -22,8 +22,10 @@ pub struct Inputs {
     pub positions: Var,
     /// Token types u32 (tokens).
     pub types: Var,
-    /// Where each sequence begins, u32 (sequences + 1).
+    /// Where each sequence begins, u32 (sequences + 1); with one more of tokens that only fill up the batch, if there are any.
     pub cu_seqlens: Var,
+    /// The same without those: of the sequences that are asked about.
+    pub sequences: Var,
     /// The random key u32 (5) in training; without it nothing is dropped.
     pub key: Option<Var>,
 }
@@ -32,12 +34,13 @@ impl Inputs {
     /// Puts a batch's tensors on a tape.
     pub fn new(
         tape: &mut Tape,
-        [ids, positions, types, cu_seqlens]: [Tensor; 4],
+        [ids, positions, types, cu_seqlens, sequences]: [Tensor; 5],
         key: Option<Tensor>,
     ) -> Self {
         let mut put = |t| tape.constant(t);
-        let (ids, positions, types, cu_seqlens) = (put(ids), put(positions), put(types), put(cu_seqlens));
-        Inputs { ids, positions, types, cu_seqlens, key: key.map(put) }
+        let (ids, positions, types) = (put(ids), put(positions), put(types));
+        let (cu_seqlens, sequences) = (put(cu_seqlens), put(sequences));
+        Inputs { ids, positions, types, cu_seqlens, sequences, key: key.map(put) }
     }
     /// A dropout's setting and its key, if this run drops at all.
     fn dropout(&self, p: f32, site: u32, rows: Rows) -> Option<(Dropout, Var)> {

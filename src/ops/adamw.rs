@@ -1,7 +1,8 @@
 //! AdamW over a flat arena: p -= lr wd p; m += (1 - b1)(g - m); v = b2 v + (1 - b2) g^2;
 //! p -= lr / c1 * m / (sqrt(v / c2) + eps), with c1 = 1 - b1^t, c2 = 1 - b2^t.
 //!
-//! value, grad, m, v (n), hyper (4) = [lr, c1, c2, unscale], norm (1), live u32 (tasks): value, m, v and live are written. Loshchilov and Hutter 2019,
+//! value, grad, m, v (n), hyper (4) = [lr, c1, c2, unscale], norm (1), live u32 (tasks), and maybe copy (n) of a 16-bit type:
+//! value, m, v and live are written, and the copy is the value rounded to it. Loshchilov and Hutter 2019,
 //! alg. 2, in the form of PyTorch's `torch.optim.AdamW`. Gradients are first scaled by unscale, which
 //! takes a loss scale back, and by min(1, max_norm / (norm + 1e-6)), PyTorch's `clip_grad_norm_` (norm is the unscaled one). A norm that is not finite changes nothing. Segments carry weight decay, a factor on the learning rate, and freezing.
 //!
@@ -9,9 +10,9 @@
 //! zero, so the formula leaves them and only decays p; the CPU then skips reading them. Most rows of a vocabulary never
 //! occur in a fine-tuning set. All bits set is always right.
 
-use super::{Case, Cost, Input, Step, StepOn, Subject, by_dtype, compute_dtype, launch, refuse};
+use super::{Case, Cost, Input, Step, StepOn, Subject, by_dtype, launch, launch_cuda, refuse, step_dtype};
 use crate::device::cpu::{Real, vectorise};
-use crate::device::{Caps, Cpu, Tensor, Wgpu, fold};
+use crate::device::{Caps, Const, Cpu, Cuda, Tensor, Wgpu, fold};
 use crate::error::{Error, Result};
 use crate::shape::{DType, Spec};
 use rayon::prelude::*;
@@ -64,8 +65,16 @@ impl Step for AdamW {
         "adamw"
     }
     fn check(&self, caps: &Caps, x: &[&Spec]) -> Result<Cost> {
-        let wrong = || refuse("adamw", "value, grad, m, v (n), hyper (4), norm (1), live (tasks)", x);
-        let [value, rest @ .., hyper, norm, live] = x else { return Err(wrong()) };
+        let wrong =
+            || refuse("adamw", "value, grad, m, v (n), hyper (4), norm (1), live (tasks), maybe copy (n)", x);
+        let (own, copy) = x.split_at_checked(7).ok_or_else(wrong)?;
+        let [value, rest @ .., hyper, norm, live] = own else { return Err(wrong()) };
+        if copy.len() > 1 || copy.iter().any(|c| c.shape != value.shape) {
+            return Err(wrong());
+        }
+        if let Some(copy) = copy.first() {
+            caps.require("adamw", copy.dtype)?;
+        }
         if rest.len() != 3 || rest.iter().any(|s| s != value) || hyper.shape != [4] || norm.shape != [1] {
             return Err(wrong());
         }
@@ -76,9 +85,10 @@ impl Step for AdamW {
         if covered != value.len() {
             return Err(Error::shape(format!("the segments cover {covered} of {} parameters", value.len())));
         }
-        compute_dtype("adamw", caps, x)?;
+        step_dtype("adamw", caps, own)?;
         let n = value.len() as f64;
-        Ok(Cost { forward_flops: 14.0 * n, forward_bytes: 7.0 * value.bytes() as f64, ..Cost::default() })
+        let bytes = 7 * value.bytes() + copy.iter().map(|c| c.bytes()).sum::<usize>();
+        Ok(Cost { forward_flops: 14.0 * n, forward_bytes: bytes as f64, ..Cost::default() })
     }
 }
 
@@ -263,6 +273,27 @@ impl StepOn<Wgpu> for AdamW {
     }
 }
 
+pub(super) const KERNEL: &str = include_str!("../../kernels/adamw.cu");
+
+impl StepOn<Cuda> for AdamW {
+    fn run(&self, device: &Cuda, x: &[&Tensor]) -> Result<()> {
+        let params = [self.beta1, self.beta2, self.eps, self.max_norm].map(f32::to_bits);
+        for part in self.launches(u32::MAX as usize) {
+            let table = device.constants(&part.table)?;
+            let arena = |t: &Tensor| t.view(part.span.start, &[part.span.len()]);
+            let (value, grad, m, v) = (arena(x[0])?, arena(x[1])?, arena(x[2])?, arena(x[3])?);
+            let live = x[6].view(part.words.start, &[part.words.len()])?;
+            let copy = x.get(7).map(|t| arena(t)).transpose()?;
+            let dtype = copy.as_ref().map_or(value.spec.dtype, |c| c.spec.dtype);
+            let consts = [("COPY", Const::U32(copy.is_some() as u32)), ("C", Const::Type(dtype))];
+            let buffers = [&value, &grad, &m, &v, x[4], x[5], &live, &table, copy.as_ref().unwrap_or(&value)];
+            let groups = [part.words.len() as u32, 1, 1];
+            launch_cuda(device, (KERNEL, "adamw_update"), &consts, groups, &buffers, &params)?;
+        }
+        Ok(())
+    }
+}
+
 /// Every kind of segment, with all blocks live, and with blocks that never had a gradient; PyTorch's own numbers are
 /// held in `tests/all/optim.rs`.
 pub fn cases() -> Vec<Case> {
@@ -273,7 +304,13 @@ pub fn cases() -> Vec<Case> {
         inputs.push(Input::fixed(&[4], &[0.01, 0.19, 0.002, 0.25]));
         inputs.push(Input::fixed(&[1], &[2.5]));
         inputs.push(Input::ints(&vec![live; words]));
-        Case { label, inputs, subject: Subject::Step(Box::new(setting()), textbook), slack: 1.0 }
+        Case {
+            label,
+            inputs,
+            subject: Subject::Step(Box::new(setting()), textbook),
+            slack: 1.0,
+            half_slack: 1.0,
+        }
     };
     let positive = Input { shape: vec![n], fill: super::Fill::Real(0.01, 1.0) };
     let zeros = || Input::fixed(&[n], &vec![0.0; n]);

@@ -6,13 +6,13 @@
 
 use super::dropout::{Dropout, Rows};
 use super::{
-    Backward, Case, Forward, Input, On, Op, Plan, blocks_mut, by_dtype, compute_dtype, groups_for, launch,
-    refuse, sum_columns,
+    Backward, Case, Forward, Grad, Input, On, Op, Plan, accumulator, blocks_mut, by_dtype, compute_dtype,
+    groups_for, launch, launch_with, refuse, sum_columns, vector,
 };
 use crate::device::cpu::{BLOCK, Real, inlined, sum_lanes, vectorise};
-use crate::device::{Caps, Cpu, Tensor, Wgpu, fold};
+use crate::device::{Caps, Const, Cpu, Cuda, Gpu, Launch, Tensor, Wgpu, fold};
 use crate::error::Result;
-use crate::shape::Spec;
+use crate::shape::{DType, Spec};
 use rayon::prelude::*;
 
 /// The op; see the module.
@@ -51,12 +51,14 @@ impl Op for AddNorm {
         }
         let dtype = compute_dtype("add_norm", caps, x)?;
         let n = (rows * cols) as f64;
-        Ok(Plan::new(
+        let parts = if caps.gpu { rows.div_ceil(64).max(4 * 256) * 2 * cols * size_of::<f32>() } else { 0 };
+        let plan = Plan::new(
             x,
             vec![x[0].clone()],
-            vec![x[0].clone(), Spec::new(dtype, &[rows])],
+            vec![x[0].clone(), Spec::new(accumulator(dtype), &[rows])],
             [8.0 * n, 14.0 * n],
-        ))
+        );
+        Ok(plan.with_scratch([0, parts]))
     }
 }
 
@@ -241,6 +243,99 @@ impl On<Wgpu> for AddNorm {
     }
 }
 
+pub(super) const KERNEL: &str = include_str!("../../kernels/add_norm.cu");
+
+/// How a CUDA block shares out rows of so many columns: its threads, those of one row, elements of an access, and accesses
+/// of a thread. A row stays in registers, so wide rows need more threads.
+fn shares(cols: usize) -> [u32; 4] {
+    let vec = vector(cols);
+    let (threads, team) = match cols.div_ceil(vec as usize) {
+        0..=64 => (128, 32),
+        65..=512 => (128, 128),
+        _ => (512, 512),
+    };
+    [threads, team, vec, cols.div_ceil((team * vec) as usize) as u32]
+}
+
+impl AddNorm {
+    fn consts(
+        &self,
+        dtype: DType,
+        [_, team, vec, per]: [u32; 4],
+        g: [Option<Grad>; 4],
+    ) -> Vec<(&'static str, Const)> {
+        let to = |a: Option<Grad>, b: Option<Grad>| Const::Type(a.or(b).map_or(dtype, |g| g.t.spec.dtype));
+        let flag = |b: bool| Const::U32(b as u32);
+        let drops = |d: Option<Dropout>| flag(d.is_some_and(|d| d.active()));
+        vec![
+            ("T", Const::Type(dtype)),
+            ("G", to(g[0], g[1])),
+            ("P", to(g[2], g[3])),
+            ("TEAM", Const::U32(team)),
+            ("VEC", Const::U32(vec)),
+            ("PER", Const::U32(per)),
+            ("RESIDUAL", flag(self.residual)),
+            ("BEFORE", drops(self.before)),
+            ("AFTER", drops(self.after)),
+            ("DX", flag(g[0].is_some())),
+            ("DRES", flag(g[1].is_some())),
+            ("DGAMMA", flag(g[2].is_some())),
+            ("DBETA", flag(g[3].is_some())),
+        ]
+    }
+}
+
+impl On<Cuda> for AddNorm {
+    fn forward(&self, device: &Cuda, io: Forward) -> Result<()> {
+        let (rows, cols) = io.x[0].spec.rows_cols();
+        let (x, y) = (io.x, io.y);
+        let residual = if self.residual { x[3] } else { x[0] };
+        let key = self.key().map_or(x[0], |k| x[k]);
+        let buffers = [x[0], x[1], x[2], residual, key, y[0], y[1], y[2]];
+        let shares = shares(cols);
+        let consts = self.consts(x[0].spec.dtype, shares, [None; 4]);
+        let groups = [rows.div_ceil((shares[0] / shares[1]) as usize) as u32, 1, 1];
+        let kernel = (KERNEL, "add_norm_forward");
+        launch_with(device, shares[0], kernel, &consts, groups, &buffers, &self.params(x[0], [false; 4]))
+    }
+    fn backward(&self, device: &Cuda, io: Backward) -> Result<()> {
+        let (rows, cols) = io.x[0].spec.rows_cols();
+        let (x, y, dy) = (io.x, io.y, io.dy()?);
+        let key = self.key().map_or(x[0], |k| x[k]);
+        let grads = [io.dx(0), io.dx(3).filter(|_| self.residual), io.dx(1), io.dx(2)];
+        let [gx, gr, gg, gb] = grads;
+        let shares = shares(cols);
+        let [threads, team, ..] = shares;
+        let teams = threads / team;
+        let consts = self.consts(dy.spec.dtype, shares, grads);
+        let mut params = self.params(x[0], grads.map(|g| g.is_some_and(|g| g.add)));
+        // As many blocks as run at once; each keeps one part of the sums over rows.
+        let blocks = rows.div_ceil(teams as usize).min((device.sms() * (1024 / threads)) as usize);
+        let sums = gg.is_some() || gb.is_some();
+        let parts = device.scratch(DType::F32, &[if sums { blocks } else { 0 }, 2, cols])?;
+        let or = |g: Option<Grad>, other: &Tensor| g.map_or(other.clone(), |g| g.t.clone());
+        let (dx, dres) = (or(gx, dy), or(gr, dy));
+        device.launch(Launch {
+            source: KERNEL,
+            entry: "add_norm_backward",
+            consts: &consts,
+            groups: [blocks as u32, 1, 1],
+            threads,
+            shared_bytes: if teams > 1 && sums { teams * cols as u32 * 4 } else { 0 },
+            buffers: &[x[1], key, dy, y[1], y[2], &dx, &dres, &parts],
+            params: bytemuck::cast_slice(&params),
+        })?;
+        if !sums {
+            return Ok(());
+        }
+        params[8] = blocks as u32;
+        let (dgamma, dbeta) = (or(gg, &parts), or(gb, &parts));
+        let groups = [cols.div_ceil(32) as u32, 1, 1];
+        let kernel = (KERNEL, "add_norm_sum");
+        launch_with(device, threads, kernel, &consts, groups, &[&parts, &dgamma, &dbeta], &params)
+    }
+}
+
 impl AddNorm {
     /// The words of the kernels' `Params`; `add` is for x, residual, gamma, beta.
     fn params(&self, x: &Tensor, add: [bool; 4]) -> [u32; 15] {
@@ -272,7 +367,8 @@ pub fn cases() -> Vec<Case> {
         case("residual and dropout", [34, 24], true, 0.2, 0.0),
         case("dropout after", [9, 40], false, 0.0, 0.1),
         case("everything, wide", [3, 768], true, 0.3, 0.3),
-        case("two columns", [4, 2], true, 0.0, 0.0),
+        // The normalised values are 1 and -1, and the gradient is the small difference of what was rounded.
+        Case { half_slack: 20.0, ..case("two columns", [4, 2], true, 0.0, 0.0) },
         case("no rows", [0, 8], true, 0.1, 0.0),
     ]
 }

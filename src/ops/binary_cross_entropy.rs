@@ -4,10 +4,11 @@
 //! scale = 1 / (rows C) its reduction "mean". Nothing is saved.
 
 use super::{
-    Backward, Case, Forward, Input, On, Op, Plan, by_dtype, compute_dtype, groups_for, launch, refuse,
+    Backward, Case, Forward, Input, On, Op, Plan, accumulator, blocks_for, by_dtype, compute_dtype_beside,
+    groups_for, launch, launch_cuda, refuse,
 };
 use crate::device::cpu::{Real, sum_lanes, vectorise};
-use crate::device::{Caps, Cpu, Wgpu};
+use crate::device::{Caps, Const, Cpu, Cuda, Wgpu};
 use crate::error::Result;
 use crate::shape::Spec;
 
@@ -29,7 +30,8 @@ pub(super) fn plan_pair(op: &'static str, caps: &Caps, x: &[&Spec], flops: f64) 
     match x {
         [a, b, scale] if a.shape == b.shape && scale.shape == [1] => {
             let n = a.len() as f64 * flops;
-            Ok(Plan::new(x, vec![Spec::new(compute_dtype(op, caps, x)?, &[1])], vec![], [n, n]))
+            let sums = accumulator(compute_dtype_beside(op, caps, x, &[1, 2])?);
+            Ok(Plan::new(x, vec![Spec::new(sums, &[1])], vec![], [n, n]))
         }
         _ => Err(refuse(op, "outputs (rows, C), targets (rows, C), scale (1)", x)),
     }
@@ -92,6 +94,42 @@ pub(super) fn pair_backward(device: &Wgpu, shader: &'static str, io: Backward) -
     let n = x[0].spec.len();
     let buffers = [x[0], x[1], x[2], io.dy()?, g.t];
     launch(device, (shader, "backward"), &[], groups_for(n), &buffers, &[n as u32, g.add as u32])
+}
+
+pub(super) const KERNEL: &str = include_str!("../../kernels/binary_cross_entropy.cu");
+
+impl On<Cuda> for BinaryCrossEntropy {
+    fn forward(&self, device: &Cuda, io: Forward) -> Result<()> {
+        pair_forward_cuda(device, (KERNEL, "binary_cross_entropy_forward"), io)
+    }
+    fn backward(&self, device: &Cuda, io: Backward) -> Result<()> {
+        pair_backward_cuda(device, (KERNEL, "binary_cross_entropy_backward"), io)
+    }
+}
+
+/// The forward pass of a loss over pairs of elements, on CUDA.
+pub(super) fn pair_forward_cuda(
+    device: &Cuda,
+    kernel: (&'static str, &'static str),
+    io: Forward,
+) -> Result<()> {
+    let (x, dtype) = (io.x, Const::Type(io.x[0].spec.dtype));
+    let params = [x[0].spec.len() as u32, 0];
+    let buffers = [x[0], x[1], x[2], io.y[0]];
+    launch_cuda(device, kernel, &[("T", dtype), ("G", dtype)], [1; 3], &buffers, &params)
+}
+
+/// Its backward pass.
+pub(super) fn pair_backward_cuda(
+    device: &Cuda,
+    kernel: (&'static str, &'static str),
+    io: Backward,
+) -> Result<()> {
+    let (Some(g), x) = (io.dx(0), io.x) else { return Ok(()) };
+    let n = x[0].spec.len();
+    let consts = [("T", Const::Type(x[0].spec.dtype)), ("G", Const::Type(g.t.spec.dtype))];
+    let buffers = [x[0], x[1], x[2], io.dy()?, g.t];
+    launch_cuda(device, kernel, &consts, blocks_for(n), &buffers, &[n as u32, g.add as u32])
 }
 
 /// Cases chosen to hurt: large logits of both signs, soft targets, more elements than lanes, no rows.

@@ -8,10 +8,11 @@
 //! Saves lse_i = log sum exp(logits_i) (rows).
 
 use super::{
-    Backward, Case, Forward, Input, On, Op, Plan, by_dtype, compute_dtype, groups_for, launch, refuse,
+    Backward, CUDA_THREADS, Case, Forward, Input, On, Op, Plan, accumulator, by_dtype, compute_dtype_beside,
+    groups_for, launch, launch_cuda, refuse,
 };
 use crate::device::cpu::{BLOCK, Real, sum_lanes, vectorise};
-use crate::device::{Caps, Cpu, Tensor, Wgpu};
+use crate::device::{Caps, Const, Cpu, Cuda, Tensor, Wgpu};
 use crate::error::{Error, Result};
 use crate::shape::{DType, Spec};
 use rayon::prelude::*;
@@ -51,9 +52,11 @@ impl Op for CrossEntropy {
         if !(hard || soft) || x[2].shape != [1] || (self.weighted && x[3].shape != [classes]) {
             return Err(wrong());
         }
-        let dtype = compute_dtype("cross_entropy", caps, x)?;
+        let sums = accumulator(compute_dtype_beside("cross_entropy", caps, x, &[1, 2, 3])?);
         let n = x[0].len() as f64;
-        Ok(Plan::new(x, vec![Spec::new(dtype, &[1])], vec![Spec::new(dtype, &[rows])], [5.0 * n, 4.0 * n]))
+        let plan =
+            Plan::new(x, vec![Spec::new(sums, &[1])], vec![Spec::new(sums, &[rows])], [5.0 * n, 4.0 * n]);
+        Ok(plan.with_scratch([if caps.gpu { rows * sums.size() } else { 0 }, 0]))
     }
 }
 
@@ -192,6 +195,49 @@ impl On<Wgpu> for CrossEntropy {
     fn backward(&self, device: &Wgpu, io: Backward) -> Result<()> {
         let Some(g) = io.dx(0) else { return Ok(()) };
         self.launch(device, "backward", io.x, [io.y[1], io.dy()?, g.t], g.add)
+    }
+}
+
+pub(super) const KERNEL: &str = include_str!("../../kernels/cross_entropy.cu");
+
+impl CrossEntropy {
+    fn launch_cuda(
+        &self,
+        device: &Cuda,
+        entry: &'static str,
+        [logits, target, to]: [&Tensor; 3],
+        buffers: &[&Tensor],
+        add: bool,
+    ) -> Result<()> {
+        let (rows, classes) = logits.spec.rows_cols();
+        let consts = [
+            ("T", Const::Type(logits.spec.dtype)),
+            ("G", Const::Type(to.spec.dtype)),
+            ("HARD", Const::U32((target.spec.dtype == DType::U32) as u32)),
+            ("WEIGHTED", Const::U32(self.weighted as u32)),
+        ];
+        let params =
+            [rows as u32, classes as u32, self.ignore_index, self.label_smoothing.to_bits(), add as u32];
+        let one = entry == "cross_entropy_sum";
+        let groups = if one { [1; 3] } else { [rows.div_ceil(CUDA_THREADS as usize / 32) as u32, 1, 1] };
+        launch_cuda(device, (KERNEL, entry), &consts, groups, buffers, &params)
+    }
+}
+
+impl On<Cuda> for CrossEntropy {
+    fn forward(&self, device: &Cuda, io: Forward) -> Result<()> {
+        let (x, lse) = (io.x, io.y[1]);
+        let each = device.scratch(lse.spec.dtype, &lse.spec.shape)?;
+        let weights: &Tensor = x.get(3).unwrap_or(&x[2]);
+        let (like, entry) = ([x[0], x[1], x[0]], "cross_entropy_forward");
+        self.launch_cuda(device, entry, like, &[x[0], x[1], weights, lse, &each], false)?;
+        self.launch_cuda(device, "cross_entropy_sum", like, &[&each, x[2], io.y[0]], false)
+    }
+    fn backward(&self, device: &Cuda, io: Backward) -> Result<()> {
+        let (Some(g), x) = (io.dx(0), io.x) else { return Ok(()) };
+        let weights: &Tensor = x.get(3).unwrap_or(&x[2]);
+        let buffers = [x[0], x[1], weights, x[2], io.dy()?, io.y[1], g.t];
+        self.launch_cuda(device, "cross_entropy_backward", [x[0], x[1], g.t], &buffers, g.add)
     }
 }
 

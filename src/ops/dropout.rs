@@ -7,10 +7,11 @@
 //! step, so the mask does not depend on how a step is cut into micro-batches, nor on the backend.
 
 use super::{
-    Backward, Case, Forward, Input, On, Op, Plan, by_dtype, compute_dtype, groups_for, launch, refuse,
+    Backward, Case, Forward, Input, On, Op, Plan, blocks_for, by_dtype, compute_dtype, groups_for, launch,
+    launch_cuda, refuse, vector,
 };
 use crate::device::cpu::{BLOCK, Real, inlined, vectorise};
-use crate::device::{Caps, Cpu, Tensor, Wgpu};
+use crate::device::{Caps, Const, Cpu, Cuda, Tensor, Wgpu};
 use crate::error::Result;
 use crate::rng;
 use crate::shape::{DType, Spec};
@@ -179,6 +180,28 @@ impl On<Wgpu> for Dropout {
     fn backward(&self, device: &Wgpu, io: Backward) -> Result<()> {
         let Some(g) = io.dx(0) else { return Ok(()) };
         apply_gpu(self, device, [io.dy()?, io.x[1], g.t], g.add)
+    }
+}
+
+pub(super) const KERNEL: &str = include_str!("../../kernels/dropout.cu");
+
+fn apply_cuda(op: &Dropout, device: &Cuda, buffers: [&Tensor; 3], add: bool) -> Result<()> {
+    let (rows, cols) = buffers[0].spec.rows_cols();
+    let [a, b, c, d] = Dropout::words(Some(*op));
+    let params = [a, b, c, d, rows as u32, cols as u32, add as u32];
+    let [from, _, to] = buffers.map(|t| Const::Type(t.spec.dtype));
+    let consts = [("T", from), ("G", to), ("VEC", Const::U32(vector(cols)))];
+    let groups = blocks_for(rows * cols.div_ceil(8));
+    launch_cuda(device, (KERNEL, "dropout_apply"), &consts, groups, &buffers, &params)
+}
+
+impl On<Cuda> for Dropout {
+    fn forward(&self, device: &Cuda, io: Forward) -> Result<()> {
+        apply_cuda(self, device, [io.x[0], io.x[1], io.y[0]], false)
+    }
+    fn backward(&self, device: &Cuda, io: Backward) -> Result<()> {
+        let Some(g) = io.dx(0) else { return Ok(()) };
+        apply_cuda(self, device, [io.dy()?, io.x[1], g.t], g.add)
     }
 }
 

@@ -6,10 +6,11 @@
 //! The backward pass sorts the tokens by row and adds each row's gradients in token order: no atomics, one order.
 
 use super::{
-    Backward, Case, Forward, Input, On, Op, Plan, by_dtype, compute_dtype, groups_for, launch, refuse,
+    Backward, CUDA_THREADS, Case, Forward, Input, On, Op, Plan, blocks_for, by_dtype, compute_dtype,
+    groups_for, launch, launch_cuda, refuse, vector,
 };
 use crate::device::cpu::{BLOCK, Real, Slice, vectorise};
-use crate::device::{Backend, Caps, Cpu, Tensor, Wgpu, fold};
+use crate::device::{Backend, Caps, Const, Cpu, Cuda, Tensor, Wgpu, fold};
 use crate::error::{Error, Result};
 use crate::shape::{DType, Spec};
 use rayon::prelude::*;
@@ -34,6 +35,10 @@ impl Op for Embed {
         }
         let y = Spec::new(compute_dtype("embed", caps, x)?, &[ids.len(), cols]);
         let mut plan = Plan::new(x, vec![y.clone()], vec![], [2.0 * y.len() as f64, 3.0 * y.len() as f64]);
+        if caps.gpu {
+            let parts = ids.len().div_ceil(CHUNK) * 2 * cols;
+            plan = plan.with_scratch([0, (ids.len() + parts) * size_of::<f32>()]);
+        }
         // Only the rows that are looked up move, not the whole tables.
         plan.cost.forward_bytes = 4.0 * y.bytes() as f64;
         plan.cost.backward_bytes = 7.0 * y.bytes() as f64;
@@ -155,6 +160,50 @@ impl On<Wgpu> for Embed {
     }
 }
 
+pub(super) const KERNEL: &str = include_str!("../../kernels/embed.cu");
+/// Sorted tokens that one block adds up; the kernel's `CHUNK`.
+const CHUNK: usize = 32;
+
+impl On<Cuda> for Embed {
+    fn forward(&self, device: &Cuda, io: Forward) -> Result<()> {
+        let (tokens, cols) = io.y[0].spec.rows_cols();
+        let vec = vector(cols);
+        let buffers = [io.x[0], io.x[1], io.x[2], io.x[3], io.x[4], io.x[5], io.y[0]];
+        let rows = |i: usize| io.x[i].spec.rows_cols().0 as u32;
+        let params = [tokens as u32, cols as u32, rows(3), rows(4), rows(5), 0];
+        let dtype = Const::Type(io.y[0].spec.dtype);
+        let consts = [("T", dtype), ("G", dtype), ("VEC", Const::U32(vec))];
+        let groups = blocks_for(tokens * cols / vec as usize);
+        launch_cuda(device, (KERNEL, "embed_forward"), &consts, groups, &buffers, &params)
+    }
+    fn backward(&self, device: &Cuda, io: Backward) -> Result<()> {
+        let (tokens, cols) = io.y[0].spec.rows_cols();
+        let (dy, vec) = (io.dy()?, vector(cols));
+        let chunks = tokens.div_ceil(CHUNK);
+        let order = device.scratch(DType::U32, &[tokens])?;
+        let parts = device.scratch(DType::F32, &[chunks, 2, cols])?;
+        for i in 0..3 {
+            let Some(g) = io.dx(3 + i) else { continue };
+            if !g.add {
+                device.zero(g.t)?;
+            }
+            let ids = io.x[i];
+            let params = [tokens as u32, cols as u32, g.t.spec.rows_cols().0 as u32, 0, 0, g.add as u32];
+            let (t, to) = (Const::Type(dy.spec.dtype), Const::Type(g.t.spec.dtype));
+            let consts = [("T", t), ("G", to), ("VEC", Const::U32(vec))];
+            let go = |entry, groups, buffers: &[&Tensor]| {
+                launch_cuda(device, (KERNEL, entry), &consts, groups, buffers, &params)
+            };
+            go("embed_rank", blocks_for(tokens), &[ids, &order])?;
+            let across = cols.div_ceil((vec * CUDA_THREADS) as usize) as u32;
+            let groups = [chunks as u32, across, 1];
+            go("embed_sum", groups, &[ids, &order, dy, g.t, &parts])?;
+            go("embed_carry", groups, &[ids, &order, g.t, &parts])?;
+        }
+        Ok(())
+    }
+}
+
 /// Cases chosen to hurt: a row used many times, the first and the last row, tables of one row, no tokens.
 pub fn cases() -> Vec<Case> {
     let case = |label, ids: &[u32], positions: &[u32], types: &[u32], [v, p, k]: [usize; 3], cols| {
@@ -164,9 +213,11 @@ pub fn cases() -> Vec<Case> {
         Case::new(label, Embed, inputs)
     };
     let long: Vec<u32> = (0..130).map(|i| i * 7 % 11).collect();
+    let halves: Vec<u32> = (0..130).map(|i| (i >= 64) as u32).collect();
     vec![
         case("repeated ids", &[4, 0, 4, 4, 9], &[0, 1, 2, 0, 1], &[0, 0, 1, 1, 0], [10, 3, 2], 8),
         case("one token, one row", &[0], &[0], &[0], [1, 1, 1], 1),
+        case("rows beyond a chunk", &long, &vec![0; 130], &halves, [13, 1, 2], 16),
         case("prime sizes", &long, &long, &vec![0; 130], [13, 11, 1], 37),
         case("no tokens", &[], &[], &[], [3, 2, 1], 5),
     ]

@@ -1,13 +1,14 @@
 //! Whether an update may happen, decided where the numbers are: total += loss; norm *= unscale; a step whose loss or norm is
 //! not finite is counted and keeps AdamW from touching anything.
 //!
-//! loss (1), total (1), norm (1), skips u32 (1), rates (2 + 2 w) = [lr, unscale, then c1 and c2 for no, one, ... skipped
-//! step], hyper (4) = [lr, c1, c2, unscale]: total, norm, skips and hyper are written. The bias corrections count updates, and with up to w steps under
+//! loss (1), total (1), norm (1), skips u32 (1), rates (3 + 2 w) = [lr, unscale, slot, then c1 and c2 for no, one, ...
+//! skipped step], hyper (4) = [lr, c1, c2, unscale], history (2 w): total, norm, skips and hyper are written, and total and norm once more
+//! into the slot's place of the history, which the host reads later. The bias corrections count updates, and with up to w steps under
 //! way the host does not know yet how many of them were skipped; so it gives the corrections for every count.
 
-use super::{Case, Cost, Input, Step, StepOn, Subject, by_dtype, compute_dtype, launch, refuse};
+use super::{Case, Cost, Input, Step, StepOn, Subject, by_dtype, launch, launch_with, refuse, step_dtype};
 use crate::device::cpu::Real;
-use crate::device::{Caps, Cpu, Tensor, Wgpu};
+use crate::device::{Caps, Cpu, Cuda, Tensor, Wgpu};
 use crate::error::Result;
 use crate::shape::{DType, Spec};
 use std::fmt::Debug;
@@ -26,14 +27,16 @@ impl Step for Gate {
         "gate"
     }
     fn check(&self, caps: &Caps, x: &[&Spec]) -> Result<Cost> {
-        let wrong = || refuse("gate", "loss, total, norm (1), skips (1), rates (2 + 2 w), hyper (4)", x);
-        let [loss, total, norm, skips, rates, hyper] = x else { return Err(wrong()) };
+        let wrong = || {
+            refuse("gate", "loss, total, norm (1), skips (1), rates (3 + 2 w), hyper (4), history (2 w)", x)
+        };
+        let [loss, total, norm, skips, rates, hyper, history] = x else { return Err(wrong()) };
         let scalars = [loss, total, norm, skips].iter().all(|s| s.shape == [1]);
-        let table = rates.len() >= 4 && rates.len() % 2 == 0 && hyper.shape == [4];
+        let table = rates.len() >= 5 && history.len() + 3 == rates.len() && hyper.shape == [4];
         if !scalars || !table || skips.dtype != DType::U32 {
             return Err(wrong());
         }
-        compute_dtype("gate", caps, x)?;
+        step_dtype("gate", caps, x)?;
         Ok(Cost::default())
     }
 }
@@ -56,8 +59,12 @@ fn run<T: Real>(op: &Gate, x: &[&Tensor]) -> Result<()> {
             norm[0] = T::of(f64::NAN);
             skips[0] += 1;
         }
-        let at = 2 + 2 * (skips[0] as usize).min(rates.len() / 2 - 2);
+        let at = 3 + 2 * (skips[0] as usize).min((rates.len() - 3) / 2 - 1);
         hyper.copy_from_slice(&[rates[0], rates[at], rates[at + 1], rates[1]]);
+        let slot = 2 * rates[2].f64() as usize;
+        if let Some(slot) = x[6].cpu_mut::<T>()?.get_mut(slot..slot + 2) {
+            slot.copy_from_slice(&[total[0], norm[0]]);
+        }
     }
     Ok(())
 }
@@ -66,8 +73,21 @@ pub(super) const SHADER: &str = include_str!("../../shaders/gate.wgsl");
 
 impl StepOn<Wgpu> for Gate {
     fn run(&self, device: &Wgpu, x: &[&Tensor]) -> Result<()> {
-        let params = [self.first as u32, self.last as u32, x[4].spec.len() as u32];
-        launch(device, (SHADER, "decide"), &[], [1; 3], x, &params)
+        launch(device, (SHADER, "decide"), &[], [1; 3], x, &self.params(x))
+    }
+}
+
+pub(super) const KERNEL: &str = include_str!("../../kernels/gate.cu");
+
+impl StepOn<Cuda> for Gate {
+    fn run(&self, device: &Cuda, x: &[&Tensor]) -> Result<()> {
+        launch_with(device, 32, (KERNEL, "gate_decide"), &[], [1; 3], x, &self.params(x))
+    }
+}
+
+impl Gate {
+    fn params(&self, x: &[&Tensor]) -> [u32; 4] {
+        [self.first as u32, self.last as u32, x[4].spec.len() as u32, x[6].spec.len() as u32]
     }
 }
 
@@ -78,7 +98,9 @@ fn textbook(op: &dyn Debug, x: &[Vec<f64>]) -> Vec<Vec<f64>> {
     if last {
         let k = x[3][0] as usize;
         y[2][0] *= x[4][1];
-        y[5] = vec![x[4][0], x[4][2 + 2 * k], x[4][3 + 2 * k], x[4][1]];
+        y[5] = vec![x[4][0], x[4][3 + 2 * k], x[4][4 + 2 * k], x[4][1]];
+        let slot = 2 * x[4][2] as usize;
+        (y[6][slot], y[6][slot + 1]) = (y[1][0], y[2][0]);
     }
     y
 }
@@ -94,10 +116,12 @@ pub fn cases() -> Vec<Case> {
             Input::real(&[1]),
             Input::fixed(&[1], &[2.5]),
             Input::ints(&[skips]),
-            Input::fixed(&[8], &[0.5, 0.03125, 0.25, 0.125, 0.75, 0.0625, 0.875, 0.375]),
+            Input::fixed(&[9], &[0.5, 0.03125, 2.0, 0.25, 0.125, 0.75, 0.0625, 0.875, 0.375]),
             Input::real(&[4]),
+            Input::real(&[6]),
         ],
         slack: 1.0,
+        half_slack: 1.0,
     };
     vec![
         case("first of several", true, false, 0),

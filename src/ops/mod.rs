@@ -15,6 +15,7 @@ pub mod global_norm;
 pub mod linear;
 pub mod mse;
 pub mod pool;
+pub mod round;
 
 use crate::device::cpu::vectorise;
 use crate::device::{
@@ -42,6 +43,7 @@ pub const OPS: &[(&str, Cases)] = &[
     ("adamw", adamw::cases),
     ("global_norm", global_norm::cases),
     ("gate", gate::cases),
+    ("round", round::cases),
 ];
 
 /// The source of every kernel in WGSL.
@@ -58,6 +60,24 @@ pub const SHADERS: &[&str] = &[
     adamw::SHADER,
     global_norm::SHADER,
     gate::SHADER,
+    round::SHADER,
+];
+
+/// The source of every kernel in CUDA, by its op's stem.
+pub const KERNELS: &[(&str, &str)] = &[
+    ("embed", embed::KERNEL),
+    ("linear", linear::TENSOR),
+    ("linear", linear::PLAIN),
+    ("add_norm", add_norm::KERNEL),
+    ("dropout", dropout::KERNEL),
+    ("pool", pool::KERNEL),
+    ("cross_entropy", cross_entropy::KERNEL),
+    ("binary_cross_entropy", binary_cross_entropy::KERNEL),
+    ("mse", mse::KERNEL),
+    ("adamw", adamw::KERNEL),
+    ("global_norm", global_norm::KERNEL),
+    ("gate", gate::KERNEL),
+    ("round", round::KERNEL),
 ];
 
 /// A differentiable op: what it is called, what it allocates, and (through [`On`]) how each backend computes it.
@@ -89,19 +109,6 @@ pub trait StepOn<B: Backend> {
     /// Reads and writes `x`, in the order the step declares.
     fn run(&self, device: &B, x: &[&Tensor]) -> Result<()>;
 }
-
-// The backends that this build does not contain have no value, so there is nothing to run on them. When one of them
-// becomes real, its line here goes, and the compiler names every op that still lacks a kernel.
-macro_rules! absent { ($($b:ty),*) => { $(
-    impl<T: Debug> On<$b> for T {
-        fn forward(&self, device: &$b, _: Forward) -> Result<()> { match *device {} }
-        fn backward(&self, device: &$b, _: Backward) -> Result<()> { match *device {} }
-    }
-    impl<T: Debug> StepOn<$b> for T {
-        fn run(&self, device: &$b, _: &[&Tensor]) -> Result<()> { match *device {} }
-    }
-)* } }
-absent!(Cuda);
 
 impl<T: Debug> On<Dry> for T {
     fn forward(&self, _: &Dry, _: Forward) -> Result<()> {
@@ -261,6 +268,8 @@ pub struct Case {
     pub inputs: Vec<Input>,
     /// How much looser than the dtype's own tolerance agreement is judged; other than 1 needs a reason beside it.
     pub slack: f64,
+    /// The same besides, for 16-bit types.
+    pub half_slack: f64,
 }
 
 /// A step's formula in f64, given the step and its tensors before: the tensors after.
@@ -296,21 +305,34 @@ pub enum Fill {
 impl Case {
     /// A case of an op.
     pub fn new(label: &'static str, op: impl Op, inputs: Vec<Input>) -> Case {
-        Case { label, subject: Subject::Op(Box::new(op)), inputs, slack: 1.0 }
+        Case { label, subject: Subject::Op(Box::new(op)), inputs, slack: 1.0, half_slack: 1.0 }
     }
-    /// The largest errors, of the forward pass and of the gradients, where products round their operands to f16 and add
+    /// The largest errors, of the forward pass and of the gradients, where only products round, their operands to f16, and add
     /// up in f32: a relative 2^-11 an operand, whose sum over k products grows with the root of k.
-    pub fn half_bounds(&self) -> [f64; 2] {
+    pub fn product_bounds(&self) -> [f64; 2] {
         let deepest = self.inputs.iter().flat_map(|i| &i.shape).copied().max().unwrap_or(1);
         let bound = 1e-3 * (1.0 + (deepest as f64).sqrt() / 4.0);
         [bound, 2.0 * bound]
     }
-    /// The specs of the inputs in an element type.
+    /// The specs of the inputs where activations are of an element type.
     pub fn specs(&self, dtype: DType) -> Vec<Spec> {
-        let of = |fill: &Fill| if matches!(fill, Fill::Ints(_)) { DType::U32 } else { dtype };
+        let of = |fill: &Fill| match fill {
+            Fill::Real(..) => dtype,
+            Fill::Fixed(_) => accumulator(dtype),
+            Fill::Ints(_) => DType::U32,
+        };
         self.inputs.iter().map(|i| Spec::new(of(&i.fill), &i.shape)).collect()
     }
-    /// What the inputs hold: values that f32 holds exactly, so that every element type sees the same.
+    /// What the inputs hold where activations are of `dtype`: the same values, rounded to it, so that the truth is computed
+    /// from what the device sees.
+    pub fn values_in(&self, dtype: DType, rng: &mut Stream) -> Vec<Vec<f64>> {
+        let mut all = self.values(rng);
+        for (v, _) in all.iter_mut().zip(&self.inputs).filter(|(_, i)| matches!(i.fill, Fill::Real(..))) {
+            v.iter_mut().for_each(|v| *v = rounded(dtype, *v));
+        }
+        all
+    }
+    /// What the inputs hold: values that f32 holds exactly, so that every element type of at least its size sees the same.
     pub fn values(&self, rng: &mut Stream) -> Vec<Vec<f64>> {
         let one = |input: &Input| match &input.fill {
             Fill::Ints(v) => v.iter().map(|&v| v as f64).collect(),
@@ -325,6 +347,42 @@ impl Case {
 pub fn reals(rng: &mut Stream, n: usize, lo: f64, hi: f64) -> Vec<f64> {
     (0..n).map(|_| (lo + rng.uniform() * (hi - lo)) as f32 as f64).collect()
 }
+
+/// A number rounded to a floating-point type.
+pub fn rounded(dtype: DType, v: f64) -> f64 {
+    match dtype {
+        DType::BF16 => half::bf16::from_f32(v as f32).into(),
+        DType::F16 => half::f16::from_f32(v as f32).into(),
+        DType::F32 => v as f32 as f64,
+        DType::F64 | DType::U32 => v,
+    }
+}
+
+/// How far computed values are from the true ones as vectors, relative to the true one's length (or to one of elements of a
+/// quarter, if that is longer); infinite where one is not finite. What 16-bit types are judged by: a single element close to
+/// zero is the difference of rounded numbers and says nothing.
+pub fn apart(found: &[f64], truth: &[f64]) -> f64 {
+    if found.len() != truth.len() || found.iter().chain(truth).any(|v| !v.is_finite()) {
+        return f64::INFINITY;
+    }
+    let length = |v: &mut dyn Iterator<Item = f64>| v.map(|v| v * v).sum::<f64>().sqrt();
+    let error = length(&mut found.iter().zip(truth).map(|(a, b)| a - b));
+    error / length(&mut truth.iter().copied()).max(0.25 * (truth.len() as f64).sqrt()).max(f64::MIN_POSITIVE)
+}
+
+/// Half the distance of neighbouring numbers near 1.
+pub fn unit_roundoff(dtype: DType) -> f64 {
+    match dtype {
+        DType::BF16 => 2f64.powi(-9),
+        DType::F16 => 2f64.powi(-12) * 2.0,
+        DType::F32 => 2f64.powi(-24),
+        DType::F64 | DType::U32 => 2f64.powi(-53),
+    }
+}
+
+/// The largest errors in 16-bit types as [`apart`] measures them, of a forward and of a backward pass, in units of
+/// [`unit_roundoff`]: inputs are exact, so a forward pass has the rounding of its result and of what it keeps in between.
+pub const HALF_BOUNDS: [f64; 2] = [2.0, 3.0];
 
 /// The largest difference between computed and true values, relative above 1; infinite where one is not finite.
 pub fn worst(found: &[f64], truth: &[f64]) -> f64 {
@@ -391,8 +449,54 @@ macro_rules! by_dtype {
 }
 use by_dtype;
 
-/// Threads of a group in kernels that do not say otherwise.
+/// What sums, statistics, losses and their scales are kept in where activations are of a type.
+pub fn accumulator(dtype: DType) -> DType {
+    if dtype == DType::F64 { DType::F64 } else { DType::F32 }
+}
+
+/// As [`compute_dtype`] for an op of which some inputs are never rounded to the activations' type: they have the type of sums.
+fn compute_dtype_beside(op: &'static str, caps: &Caps, x: &[&Spec], exact: &[usize]) -> Result<DType> {
+    let (beside, own): (Vec<_>, Vec<_>) = x.iter().copied().enumerate().partition(|(i, _)| exact.contains(i));
+    let own: Vec<&Spec> = own.into_iter().map(|(_, s)| s).collect();
+    let dtype = compute_dtype(op, caps, &own)?;
+    let wrong = |s: &Spec| s.dtype != DType::U32 && s.dtype != accumulator(dtype);
+    if beside.iter().any(|(_, s)| wrong(s)) {
+        return Err(refuse(op, "scales, weights and targets in the type of sums", x));
+    }
+    Ok(dtype)
+}
+
+/// As [`compute_dtype`] for a step, which keeps what lasts from step to step: never in 16 bits.
+fn step_dtype(op: &'static str, caps: &Caps, x: &[&Spec]) -> Result<DType> {
+    let dtype = compute_dtype(op, caps, x)?;
+    if dtype == accumulator(dtype) { Ok(dtype) } else { Err(refuse(op, "tensors of f32 or f64", x)) }
+}
+
+/// Threads of a group in kernels that do not say otherwise; of a block of CUDA's.
 const THREADS: u32 = 64;
+const CUDA_THREADS: u32 = 128;
+
+/// Blocks of a one-dimensional CUDA launch with one thread an item.
+fn blocks_for(items: usize) -> [u32; 3] {
+    [items.div_ceil(CUDA_THREADS as usize) as u32, 1, 1]
+}
+
+/// Elements of one access of a CUDA kernel to rows of so many columns.
+fn vector(cols: usize) -> u32 {
+    if cols.is_multiple_of(8) { 8 } else { 1 }
+}
+
+/// Queues a CUDA kernel of [`CUDA_THREADS`] threads a block.
+fn launch_cuda(
+    device: &Cuda,
+    kernel: (&'static str, &'static str),
+    consts: &[(&'static str, Const)],
+    groups: [u32; 3],
+    buffers: &[&Tensor],
+    params: &[u32],
+) -> Result<()> {
+    launch_with(device, CUDA_THREADS, kernel, consts, groups, buffers, params)
+}
 
 /// Queues a kernel of [`THREADS`] threads a group. `params` are the words of its `Params`, floats by their bits.
 fn launch(
@@ -457,6 +561,12 @@ fn sequences(cu_seqlens: &[u32], tokens: usize) -> Result<Vec<std::ops::Range<us
     Ok(cu_seqlens.windows(2).map(|w| w[0] as usize..w[1] as usize).collect())
 }
 
+/// The same of a batch that may hold tokens beyond the last sequence.
+fn sequences_within(cu_seqlens: &[u32], tokens: usize) -> Result<Vec<std::ops::Range<usize>>> {
+    let end = cu_seqlens.last().map_or(0, |&end| end as usize);
+    sequences(cu_seqlens, end.min(tokens))
+}
+
 /// Column sums of `f(row, columns)` over all rows, into `out`: tasks own columns, each adds its rows in order, so the
 /// result does not depend on the number of threads.
 fn sum_columns<T: crate::device::cpu::Real>(
@@ -480,4 +590,14 @@ fn sum_columns<T: crate::device::cpu::Real>(
         })
     };
     cpu.install(|| out.par_chunks_mut(COLS).enumerate().for_each(task));
+}
+
+// TEMPORARY
+impl On<Cuda> for attention::Attention {
+    fn forward(&self, _: &Cuda, _: Forward) -> Result<()> {
+        Err(Error::device("attention on CUDA is on its way"))
+    }
+    fn backward(&self, _: &Cuda, _: Backward) -> Result<()> {
+        Err(Error::device("attention on CUDA is on its way"))
+    }
 }

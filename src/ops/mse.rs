@@ -3,10 +3,12 @@
 //! predictions p (rows, C), targets t (rows, C), scale (1) -> loss (1). With scale = 1 / (rows C) it is PyTorch's
 //! `mse_loss` with reduction "mean". Nothing is saved.
 
-use super::binary_cross_entropy::{pair_backward, pair_forward, plan_pair};
+use super::binary_cross_entropy::{
+    pair_backward, pair_backward_cuda, pair_forward, pair_forward_cuda, plan_pair,
+};
 use super::{Backward, Case, Forward, Input, On, Op, Plan, by_dtype};
 use crate::device::cpu::{Real, sum_lanes, vectorise};
-use crate::device::{Caps, Cpu, Wgpu};
+use crate::device::{Caps, Cpu, Cuda, Wgpu};
 use crate::error::Result;
 use crate::shape::Spec;
 
@@ -59,6 +61,17 @@ impl On<Wgpu> for Mse {
     }
     fn backward(&self, device: &Wgpu, io: Backward) -> Result<()> {
         pair_backward(device, SHADER, io)
+    }
+}
+
+pub(super) const KERNEL: &str = include_str!("../../kernels/mse.cu");
+
+impl On<Cuda> for Mse {
+    fn forward(&self, device: &Cuda, io: Forward) -> Result<()> {
+        pair_forward_cuda(device, (KERNEL, "mse_forward"), io)
+    }
+    fn backward(&self, device: &Cuda, io: Backward) -> Result<()> {
+        pair_backward_cuda(device, (KERNEL, "mse_backward"), io)
     }
 }
 

@@ -1,14 +1,15 @@
 //! `y[s] = x[first token of s]`, or the mean of x over the tokens of s.
 //!
-//! x (tokens, cols), cu_seqlens u32 (sequences + 1) -> y (sequences, cols). An empty sequence gives zeros. The first
+//! x (tokens, cols), cu_seqlens u32 (sequences + 1) -> y (sequences, cols). An empty sequence gives zeros; tokens beyond the
+//! last sequence, which only fill up a batch, have no part in it and no gradient. The first
 //! token is BERT's `[CLS]` (Devlin et al. 2019, sec. 3); the mean is sentence-transformers' `pooling_mode_mean_tokens`.
 
 use super::{
-    Backward, Case, Forward, Input, On, Op, Plan, by_dtype, compute_dtype, groups_for, launch, refuse,
-    sequences,
+    Backward, Case, Forward, Input, On, Op, Plan, blocks_for, by_dtype, compute_dtype, groups_for, launch,
+    launch_cuda, refuse, sequences_within,
 };
 use crate::device::cpu::Real;
-use crate::device::{Caps, Cpu, Tensor, Wgpu};
+use crate::device::{Caps, Const, Cpu, Cuda, Tensor, Wgpu};
 use crate::error::Result;
 use crate::shape::{DType, Spec};
 
@@ -48,7 +49,7 @@ impl On<Cpu> for Pool {
 
 fn forward<T: Real>(op: Pool, io: Forward) -> Result<()> {
     let (tokens, cols) = io.x[0].spec.rows_cols();
-    let seqs = sequences(&io.x[1].cpu::<u32>()?, tokens)?;
+    let seqs = sequences_within(&io.x[1].cpu::<u32>()?, tokens)?;
     let (x, mut y) = (io.x[0].cpu::<T>()?, io.y[0].cpu_mut::<T>()?);
     for (s, y) in seqs.into_iter().zip(y.chunks_exact_mut(cols)) {
         y.fill(T::ZERO);
@@ -65,7 +66,7 @@ fn forward<T: Real>(op: Pool, io: Forward) -> Result<()> {
 fn backward<T: Real>(op: Pool, io: Backward) -> Result<()> {
     let Some(g) = io.dx(0) else { return Ok(()) };
     let (tokens, cols) = io.x[0].spec.rows_cols();
-    let seqs = sequences(&io.x[1].cpu::<u32>()?, tokens)?;
+    let seqs = sequences_within(&io.x[1].cpu::<u32>()?, tokens)?;
     let (dy, mut dx) = (io.dy()?.cpu::<T>()?, g.t.cpu_mut::<T>()?);
     if !g.add {
         dx.fill(T::ZERO);
@@ -103,17 +104,45 @@ impl On<Wgpu> for Pool {
     }
 }
 
+pub(super) const KERNEL: &str = include_str!("../../kernels/pool.cu");
+
+impl Pool {
+    fn launch_cuda(self, device: &Cuda, entry: &'static str, buffers: [&Tensor; 3], add: bool) -> Result<()> {
+        let [from, bounds, to] = buffers;
+        let (tokens, seqs) = if entry == "pool_forward" { (from, to) } else { (to, from) };
+        let ((tokens, cols), (seqs, _)) = (tokens.spec.rows_cols(), seqs.spec.rows_cols());
+        let params = [tokens, cols, seqs, add as usize].map(|v| v as u32);
+        let types = [("T", Const::Type(from.spec.dtype)), ("G", Const::Type(to.spec.dtype))];
+        let consts = [types[0], types[1], ("MEAN", Const::U32((self == Pool::Mean) as u32))];
+        let groups = blocks_for(to.spec.len());
+        launch_cuda(device, (KERNEL, entry), &consts, groups, &[from, bounds, to], &params)
+    }
+}
+
+impl On<Cuda> for Pool {
+    fn forward(&self, device: &Cuda, io: Forward) -> Result<()> {
+        self.launch_cuda(device, "pool_forward", [io.x[0], io.x[1], io.y[0]], false)
+    }
+    fn backward(&self, device: &Cuda, io: Backward) -> Result<()> {
+        let Some(g) = io.dx(0) else { return Ok(()) };
+        self.launch_cuda(device, "pool_backward", [io.dy()?, io.x[1], g.t], g.add)
+    }
+}
+
 /// Cases chosen to hurt: empty sequences at each place, one token, odd columns.
 pub fn cases() -> Vec<Case> {
-    let case = |label, op, bounds: &[u32], cols| {
-        let tokens = bounds.last().copied().unwrap_or(0) as usize;
+    let filled = |label, op, bounds: &[u32], cols, more: usize| {
+        let tokens = bounds.last().copied().unwrap_or(0) as usize + more;
         Case::new(label, op, vec![Input::real(&[tokens, cols]), Input::ints(bounds)])
     };
+    let case = |label, op, bounds: &[u32], cols| filled(label, op, bounds, cols, 0);
     vec![
         case("first", Pool::First, &[0, 3, 4, 9], 7),
         case("mean", Pool::Mean, &[0, 3, 4, 9], 7),
         case("first, empty sequences", Pool::First, &[0, 0, 2, 2], 3),
         case("mean, empty sequences", Pool::Mean, &[0, 0, 2, 2], 3),
         case("one token", Pool::Mean, &[0, 1], 1),
+        filled("first, filled up", Pool::First, &[0, 2, 5], 3, 4),
+        filled("mean, filled up", Pool::Mean, &[0, 2, 5], 3, 4),
     ]
 }

@@ -7,12 +7,13 @@ pub use classify::Classify;
 pub use regress::Regress;
 
 use crate::data::{Batch, TokenSet};
-use crate::device::{Device, Tensor};
+use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::metrics::Scores;
 use crate::models::{Model, Outputs};
 use crate::nn::Inputs;
-use crate::shape::{DType, Spec};
+use crate::ops::accumulator;
+use crate::shape::DType;
 use crate::tape::{Tape, Var};
 
 /// A problem: an example's label, the loss, the prediction, the metrics.
@@ -41,7 +42,10 @@ pub trait Meter {
 pub fn inputs(tape: &mut Tape, batch: &Batch, key: Option<(u64, u64)>) -> Result<Inputs> {
     let device = tape.device();
     let put = |v: &[u32]| device.upload(DType::U32, &[v.len()], v);
-    let tensors = [put(&batch.ids)?, put(&batch.positions)?, put(&batch.types)?, put(&batch.cu_seqlens)?];
+    let (ids, positions, types) = (put(&batch.ids)?, put(&batch.positions)?, put(&batch.types)?);
+    let cu_seqlens = put(&batch.cu_seqlens)?;
+    let sequences = cu_seqlens.view(0, &[batch.cu_seqlens.len().min(batch.len() + 1)])?;
+    let tensors = [ids, positions, types, cu_seqlens, sequences];
     let words = |(seed, step): (u64, u64)| {
         [seed as u32, (seed >> 32) as u32, step as u32, batch.first_token, batch.first_example]
     };
@@ -57,12 +61,12 @@ pub fn for_each_logits(
     mut each: impl FnMut(&Batch, &[f32]) -> Result<()>,
 ) -> Result<()> {
     for batch in batches {
-        let logits = device.run(|| -> Result<Vec<f32>> {
+        let logits = device.scoped(|| -> Result<Vec<f32>> {
             let mut tape = Tape::evaluate(device);
             let bound = model.params.bind(&mut tape, false)?;
             let x = inputs(&mut tape, batch, None)?;
             let logits = model.logits(&mut tape, &bound, &x)?;
-            device.read::<f32>(tape.value(logits)?)
+            Ok(device.read_reals(tape.value(logits)?)?.into_iter().map(|v| v as f32).collect())
         })?;
         each(batch, &logits)?;
     }
@@ -81,15 +85,10 @@ pub fn evaluate(
     Ok(meter)
 }
 
-/// The element type of a value on a tape, and reals in it: for constants of a loss.
+/// Constants of a loss: in the type that sums have where `like` has its own.
 fn reals(tape: &mut Tape, like: Var, shape: &[usize], v: &[f64]) -> Result<Var> {
-    let device = tape.device();
-    let dtype = tape.value(like)?.spec.dtype;
-    let t: Tensor = device.alloc(Spec::new(dtype, shape))?;
-    match dtype {
-        DType::F64 => device.write(&t, v)?,
-        _ => device.write(&t, &v.iter().map(|&v| v as f32).collect::<Vec<_>>())?,
-    }
+    let dtype = accumulator(tape.value(like)?.spec.dtype);
+    let t = tape.device().upload_reals(dtype, shape, v)?;
     Ok(tape.constant(t))
 }
 

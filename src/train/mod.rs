@@ -27,6 +27,7 @@ use crate::optim::{LossScale, Made, Optimizer, Settings};
 use recipe::Every;
 use serde_json::json;
 use state::Best;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
@@ -136,6 +137,37 @@ struct Queued {
 /// Steps that a GPU may be given before the host looks at their losses; the CPU has nothing to gain from waiting.
 const WINDOW: usize = 16;
 
+/// The passes of a step.
+struct Passes<'a> {
+    run: &'a Run,
+    recipe: &'a Recipe,
+    step: u64,
+}
+
+impl Passes<'_> {
+    /// Gradients of the loss of the examples over the weight of all of them, times `scale`. Returns the losses of the passes.
+    fn run(&self, batches: &[Batch], examples: &[u32], scale: f64) -> Result<Vec<Tensor>> {
+        let weight = self.run.task.weight(&self.run.train, examples);
+        let loss = if weight > 0.0 { 1.0 / weight } else { 0.0 };
+        let scale = Scale { loss, gradients: scale };
+        let mut losses = Vec::with_capacity(batches.len());
+        let mut unreached = Vec::new();
+        let Run { device, model, task, .. } = self.run;
+        let key = Some((self.recipe.seed, self.step));
+        for (i, batch) in batches.iter().enumerate() {
+            let passed = device.run(|| pass(device, model, &**task, batch, key, scale, i > 0))?;
+            losses.push(passed.loss);
+            unreached = passed.unreached;
+        }
+        if self.step == 0 && !unreached.is_empty() {
+            return Err(Error::diverged("trainable parameters receive no gradient")
+                .found(unreached.join(", "))
+                .hint("freeze them with model.freeze, or choose another head"));
+        }
+        Ok(losses)
+    }
+}
+
 /// Trains as a recipe says, or goes on with it where its run folder left off.
 ///
 /// `fresh` starts over. Errors: see [`Kind`]; [`Kind::Interrupted`] comes after a clean checkpoint.
@@ -220,8 +252,7 @@ impl Trainer<'_> {
             }
             let examples = order.1.get(within as usize).cloned().unwrap_or_default();
             let lr = self.recipe.optim.lr * schedule.factor(self.state.step);
-            let (losses, tokens) = self.gradients(&examples)?;
-            self.optimizer.step(&self.run.device, &self.run.model.params, &losses, lr)?;
+            let tokens = self.step(&examples, lr)?;
             self.state.step += 1;
             self.queued.push(Queued { step: self.state.step, epoch: self.epochs(), lr, tokens, examples });
             let end_of_epoch = self.ends.contains(&self.state.step);
@@ -264,16 +295,30 @@ impl Trainer<'_> {
         }
     }
 
-    /// Gradients of one optimizer step: the loss of its examples over the weight of all of them, in as many passes as
-    /// memory asks for: where the device has none left, passes of half as many tokens. The sum does not depend on how it
-    /// is cut. Returns the losses of the passes, and how many tokens.
-    fn gradients(&mut self, examples: &[u32]) -> Result<(Vec<Tensor>, u64)> {
+    /// One optimizer step: gradients of the loss of its examples over the weight of all of them, in as many passes as memory
+    /// asks for, and the update. Where the device has no memory left, passes of half as many tokens; the sum does not depend
+    /// on how it is cut. Returns how many tokens.
+    fn step(&mut self, examples: &[u32], lr: f64) -> Result<u64> {
         loop {
             let accumulation = self.recipe.train.accumulation;
-            let batches = micro_batches(&self.run.train, examples, accumulation, Some(self.max_tokens), 0)?;
-            let e = match self.passes(&batches, examples) {
+            let mut batches =
+                micro_batches(&self.run.train, examples, accumulation, Some(self.max_tokens), 0)?;
+            let tokens = batches.iter().map(|b| b.ids.len() as u64).sum();
+            if self.run.device.replays() {
+                batches.iter_mut().for_each(Batch::fill_up);
+            }
+            // Steps whose passes have the same sizes launch the same kernels.
+            let mut key = DefaultHasher::new();
+            batches.iter().for_each(|b| (b.ids.len(), b.cu_seqlens.len()).hash(&mut key));
+            let passes = Passes { run: &self.run, recipe: self.recipe, step: self.state.step };
+            let optimizer = &mut self.optimizer;
+            let done = self.run.device.replayed(key.finish(), || {
+                let losses = passes.run(&batches, examples, optimizer.scale())?;
+                optimizer.step(&passes.run.device, &passes.run.model.params, &losses, lr)
+            });
+            let e = match done {
                 Err(e) if e.kind() == Kind::Memory => e,
-                done => return done,
+                done => return done.map(|()| tokens),
             };
             let largest = batches.iter().max_by_key(|b| b.ids.len());
             let Some(largest) = largest.filter(|b| b.len() > 1) else {
@@ -290,28 +335,6 @@ impl Trainer<'_> {
             .hint(format!("--set train.max_tokens={} does so from the start", self.max_tokens));
             self.observer.event(&Event::Warning(&halved));
         }
-    }
-
-    fn passes(&self, batches: &[Batch], examples: &[u32]) -> Result<(Vec<Tensor>, u64)> {
-        let weight = self.run.task.weight(&self.run.train, examples);
-        let loss = if weight > 0.0 { 1.0 / weight } else { 0.0 };
-        let scale = Scale { loss, gradients: self.optimizer.scale() };
-        let (mut losses, mut tokens) = (Vec::with_capacity(batches.len()), 0);
-        let mut unreached = Vec::new();
-        let Run { device, model, task, .. } = &self.run;
-        let key = Some((self.recipe.seed, self.state.step));
-        for (i, batch) in batches.iter().enumerate() {
-            let passed = device.run(|| pass(device, model, &**task, batch, key, scale, i > 0))?;
-            losses.push(passed.loss);
-            unreached = passed.unreached;
-            tokens += batch.ids.len() as u64;
-        }
-        if self.state.step == 0 && !unreached.is_empty() {
-            return Err(Error::diverged("trainable parameters receive no gradient")
-                .found(unreached.join(", "))
-                .hint("freeze them with model.freeze, or choose another head"));
-        }
-        Ok((losses, tokens))
     }
 
     /// Looks at the steps that were queued: counts and logs them.

@@ -3,6 +3,7 @@
 use super::memory::{Job, MemoryPlan};
 use super::recipe::{self, ClassWeights, Recipe};
 use super::window;
+use crate::cache;
 use crate::data::{
     self, BatchOptions, BatchSize, Columns, Label, OnBadRow, Row, Table, Target, TokenSet, epoch,
 };
@@ -13,7 +14,7 @@ use crate::nn::Pooling;
 use crate::parity::Certificate;
 use crate::tasks::{Classify, Regress, Task};
 use crate::text::Tokenizer;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Everything a run needs.
 pub struct Run {
@@ -52,13 +53,13 @@ struct Split {
 impl Run {
     /// The digest of the certificate that `tempra verify` issued for the device with these kernels, if all was right.
     pub fn verified(&self) -> Option<String> {
-        let found = Certificate::kept(&cache_dir()?, &self.device)?;
+        let found = Certificate::kept(&cache::dir()?, &self.device)?;
         found.passed().then(|| found.digest())
     }
     /// Reads the data, opens the model, makes tokens.
     pub fn prepare(recipe: &Recipe) -> Result<Run> {
         let device = Device::open(&recipe.device.to_string(), recipe.threads)?;
-        let device = if recipe.precision == recipe::Precision::F16 { device.with_half()? } else { device };
+        let device = device.with_compute(recipe.precision.dtype())?;
         let d = &recipe.data;
         let columns = Columns { text: d.text.clone(), pair: d.pair.clone(), label: Some(d.label.clone()) };
         let on_bad = match d.on_bad_row {
@@ -116,7 +117,7 @@ impl Run {
                 "data.pair: this model has one token type and cannot tell two texts apart",
             ));
         }
-        let cache = if d.cache { cache_dir().map(|dir| dir.join("tokens")) } else { None };
+        let cache = if d.cache { cache::dir().map(|dir| dir.join("tokens")) } else { None };
         let tokens = || -> Result<_> {
             let tokenizer = Tokenizer::from_dir(&dir, shape.vocab)?;
             let encode =
@@ -257,12 +258,4 @@ fn options(recipe: &Recipe, task: &dyn Task) -> Options {
         training: true,
         ..Options::default()
     }
-}
-
-/// Where tokens and certificates are kept between runs: `TEMPRA_CACHE`, else `XDG_CACHE_HOME/tempra`, else `~/.cache/tempra`.
-pub fn cache_dir() -> Option<PathBuf> {
-    let var = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
-    var("TEMPRA_CACHE")
-        .or_else(|| var("XDG_CACHE_HOME").map(|d| d.join("tempra")))
-        .or_else(|| var("HOME").map(|d| d.join(".cache/tempra")))
 }

@@ -160,7 +160,7 @@ pub fn load_weights(dir: &Path, run: &Run) -> Result<()> {
         weights.f32_into(&p.name, &mut values)?;
         run.device.write(&params.view(&params.value, p)?, &values)?;
     }
-    Ok(())
+    params.refresh(&run.device)
 }
 
 /// A folder that stock `transformers` opens, with what `tempra predict` needs to know besides.

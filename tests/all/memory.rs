@@ -105,6 +105,7 @@ fn a_plan_that_does_not_fit_says_what_would() {
     let caps = |memory: u64, binding: u64| Caps {
         name: "a card".into(),
         dtypes: &[DType::F32],
+        compute: DType::F32,
         shared_bytes: 1 << 14,
         memory_bytes: Some(memory),
         binding_bytes: binding,

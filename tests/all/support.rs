@@ -96,10 +96,7 @@ pub fn cut(set: &TokenSet, step: &[u32], parts: usize) -> Vec<Batch> {
 
 /// A tensor's elements, whatever its floating-point type.
 pub fn floats(device: &Device, t: &Tensor) -> Vec<f64> {
-    match t.spec.dtype {
-        DType::F64 => device.read::<f64>(t).expect("read"),
-        _ => device.read::<f32>(t).expect("read").into_iter().map(f64::from).collect(),
-    }
+    device.read_reals(t).expect("read")
 }
 
 pub fn upload(device: &Device, dtype: DType, v: &[f64]) -> Tensor {
@@ -212,15 +209,20 @@ pub fn update(optimizer: &mut Optimizer, device: &Device, params: &Params, lr: f
     optimizer.settle(device).expect("settled")[0].norm
 }
 
-/// The adapter, or `None` said aloud.
-pub fn adapter() -> Option<Device> {
+/// A device of a kind, or `None` said aloud.
+pub fn device(kind: &str) -> Option<Device> {
     let required = std::env::var("TEMPRA_REQUIRE").unwrap_or_default();
-    match Device::open("wgpu", 0) {
+    match Device::open(kind, 0) {
         Ok(device) => Some(device),
-        Err(e) if required.split(',').any(|r| r.trim() == "wgpu") => panic!("{e}"),
+        Err(e) if required.split(',').any(|r| r.trim() == kind) => panic!("{e}"),
         Err(e) => {
-            aloud(&format!("no adapter, so training through wgpu was not tried: {e}"));
+            aloud(&format!("no {kind}, so training through it was not tried: {e}"));
             None
         }
     }
+}
+
+/// The adapter of wgpu, or `None` said aloud.
+pub fn adapter() -> Option<Device> {
+    device("wgpu")
 }

@@ -1,6 +1,6 @@
 //! Runs of the program itself: learns, resumes bit for bit after any kill, stops as documented.
 
-use crate::support::{adapter, aloud};
+use crate::support::{aloud, device};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
@@ -220,8 +220,8 @@ fn several_seeds_give_mean_and_deviation() {
 }
 
 /// The program under the loader of the software driver, where tests run under one.
-fn on_gpu(dir: &Path, output: &str, args: &[&str]) -> Option<Command> {
-    adapter()?;
+fn on_gpu(kind: &str, dir: &Path, output: &str, args: &[&str]) -> Option<Command> {
+    device(kind)?;
     let plain = tempra(dir, output, args);
     let mut command = match std::env::var_os("TEMPRA_RUNNER") {
         None => Command::new(plain.get_program()),
@@ -231,7 +231,7 @@ fn on_gpu(dir: &Path, output: &str, args: &[&str]) -> Option<Command> {
             command
         }
     };
-    command.args(plain.get_args()).args(["--device", "wgpu"]).current_dir(dir);
+    command.args(plain.get_args()).args(["--device", kind]).current_dir(dir);
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     Some(command)
 }
@@ -243,53 +243,76 @@ fn furthest(a: &[f64], b: &[f64]) -> f64 {
 
 const FIFTY: &str = "max_steps = 50\nbatch_size = 8\nlog_every = 5\nsave_every = 10";
 
-#[test]
-fn wgpu_runs_the_recipe_as_the_cpu_does_and_resumes_bit_for_bit() {
+fn runs_the_recipe_as_the_cpu_does_and_resumes_bit_for_bit(kind: &str, lose_after: &str) {
     let dir = setting(200, FIFTY);
-    let Some(mut whole) = on_gpu(dir.path(), "whole", &[]) else { return };
+    let Some(mut whole) = on_gpu(kind, dir.path(), "whole", &[]) else { return };
     ok(whole.output().unwrap());
     ok(finish(dir.path(), "cpu", &[]));
     let apart = furthest(&losses(dir.path(), "whole"), &losses(dir.path(), "cpu"));
     println!("fifty steps by recipe: losses differ by at most {apart:.1e}");
     assert!(apart <= 1e-3, "{apart}");
     // The device is lost in the middle; the same command goes on from the last checkpoint.
-    let mut lost = on_gpu(dir.path(), "lost", &[]).unwrap();
-    let out = lost.env("TEMPRA_WGPU_LOSE_AFTER", "120").output().unwrap();
+    let mut lost = on_gpu(kind, dir.path(), "lost", &[]).unwrap();
+    let out = lost.env(format!("TEMPRA_{}_LOSE_AFTER", kind.to_uppercase()), lose_after).output().unwrap();
     let said = String::from_utf8_lossy(&out.stderr).into_owned();
     assert_eq!(out.status.code(), Some(75), "{said}");
     assert!(said.contains("the device was lost") && said.contains("goes on from there"), "{said}");
     let kept: Vec<_> = std::fs::read_dir(dir.path().join("lost")).unwrap().flatten().collect();
     assert!(kept.iter().any(|e| e.file_name().to_string_lossy().starts_with("checkpoint-")), "{kept:?}");
-    let said = ok(on_gpu(dir.path(), "lost", &[]).unwrap().output().unwrap());
+    let said = ok(on_gpu(kind, dir.path(), "lost", &[]).unwrap().output().unwrap());
     assert!(weights(dir.path(), "whole") == weights(dir.path(), "lost"), "{said}");
 }
 
 #[test]
-fn wgpu_out_of_memory_makes_smaller_passes_of_the_same_steps() {
+fn wgpu_runs_the_recipe_as_the_cpu_does() {
+    runs_the_recipe_as_the_cpu_does_and_resumes_bit_for_bit("wgpu", "120");
+}
+
+#[test]
+fn cuda_runs_the_recipe_as_the_cpu_does() {
+    runs_the_recipe_as_the_cpu_does_and_resumes_bit_for_bit("cuda", "900");
+}
+
+#[test]
+fn wgpu_out_of_memory_makes_smaller_passes() {
+    out_of_memory_makes_smaller_passes_of_the_same_steps("wgpu");
+}
+
+#[test]
+fn cuda_out_of_memory_makes_smaller_passes() {
+    out_of_memory_makes_smaller_passes_of_the_same_steps("cuda");
+}
+
+fn out_of_memory_makes_smaller_passes_of_the_same_steps(kind: &str) {
     let dir = setting(400, "max_steps = 20\nbatch_size = 256\nlog_every = 1");
-    let Some(mut whole) = on_gpu(dir.path(), "whole", &["--json"]) else { return };
+    let Some(mut whole) = on_gpu(kind, dir.path(), "whole", &["--json"]) else { return };
     let said = ok(whole.output().unwrap());
     let prepared: serde_json::Value = serde_json::from_str(said.lines().next().unwrap()).unwrap();
     let bytes = |key: &str| prepared["memory"][key].as_u64().unwrap();
     let enough = bytes("parameters") + (bytes("total") - bytes("parameters")) * 6 / 10;
-    let mut tight = on_gpu(dir.path(), "tight", &[]).unwrap();
-    let out = tight.env("TEMPRA_WGPU_MEMORY", enough.to_string()).output().unwrap();
+    let mut tight = on_gpu(kind, dir.path(), "tight", &[]).unwrap();
+    let out =
+        tight.env(format!("TEMPRA_{}_MEMORY", kind.to_uppercase()), enough.to_string()).output().unwrap();
     let said = String::from_utf8_lossy(&out.stderr).into_owned();
     assert!(out.status.success() && said.contains("out of memory in a pass of"), "{said}");
     let apart = furthest(&losses(dir.path(), "whole"), &losses(dir.path(), "tight"));
     println!("with {enough} of {} bytes: losses differ by at most {apart:.1e}", bytes("total"));
     assert!(apart <= 1e-4, "{apart}");
-    let mut none = on_gpu(dir.path(), "none", &[]).unwrap();
-    let out = none.env("TEMPRA_WGPU_MEMORY", (bytes("parameters") / 2).to_string()).output().unwrap();
+    let mut none = on_gpu(kind, dir.path(), "none", &[]).unwrap();
+    let out = none
+        .env(format!("TEMPRA_{}_MEMORY", kind.to_uppercase()), (bytes("parameters") / 2).to_string())
+        .output()
+        .unwrap();
     let said = String::from_utf8_lossy(&out.stderr).into_owned();
     assert_eq!(out.status.code(), Some(6), "{said}");
 }
 
 #[test]
 fn wgpu_f16_products_learn_as_f32_ones_do_and_resume_bit_for_bit() {
+    let kind = "wgpu";
     let dir = setting(300, "epochs = 6\nbatch_size = 16\nsave_every = 15\nlog_every = 5");
     let half = &["--set", "precision=f16"];
-    let Some(mut whole) = on_gpu(dir.path(), "whole", half) else { return };
+    let Some(mut whole) = on_gpu(kind, dir.path(), "whole", half) else { return };
     let out = whole.output().unwrap();
     if out.status.code() == Some(5) {
         let said = String::from_utf8_lossy(&out.stderr).into_owned();
@@ -304,10 +327,10 @@ fn wgpu_f16_products_learn_as_f32_ones_do_and_resume_bit_for_bit() {
     assert!(furthest(&a[..3], &b[..3]) < 5e-3, "{a:?}\n{b:?}");
     assert!(a.iter().all(|l| l.is_finite()));
     assert!(metric(dir.path(), "whole", "accuracy") > 0.95);
-    let mut lost = on_gpu(dir.path(), "lost", half).unwrap();
+    let mut lost = on_gpu(kind, dir.path(), "lost", half).unwrap();
     let out = lost.env("TEMPRA_WGPU_LOSE_AFTER", "150").output().unwrap();
     assert_eq!(out.status.code(), Some(75), "{}", String::from_utf8_lossy(&out.stderr));
-    ok(on_gpu(dir.path(), "lost", half).unwrap().output().unwrap());
+    ok(on_gpu(kind, dir.path(), "lost", half).unwrap().output().unwrap());
     assert!(weights(dir.path(), "whole") == weights(dir.path(), "lost"));
     // Anywhere else it is refused, with what to do.
     let out = finish(dir.path(), "refused", half);

@@ -1,10 +1,9 @@
 //! Training through Vulkan, Metal or DX12 against training on the CPU. Needs an adapter; `tests/software-vulkan` brings one.
 
-use crate::support::{adapter, cpu, golden, open};
-use tempra::data::Batch;
+use crate::learner::{Job, batch, losses};
+use crate::support::{adapter, cpu};
 use tempra::device::{Device, Tensor};
 use tempra::error::Kind;
-use tempra::models::{Model, Options, Outputs};
 use tempra::ops::Forward;
 use tempra::ops::cross_entropy::{CrossEntropy, IGNORE};
 use tempra::ops::embed::Embed;
@@ -14,73 +13,6 @@ use tempra::parity::Certificate;
 use tempra::rng::Stream;
 use tempra::shape::{DType, Spec};
 use tempra::tape::Tape;
-use tempra::tasks::Classify;
-use tempra::train::pass;
-
-/// A ragged batch of the tiny model; the class is told by one token.
-fn batch(step: u64) -> Batch {
-    let mut rng = Stream::new(9, "wgpu", step);
-    let mut batch = Batch { cu_seqlens: vec![0], ..Batch::default() };
-    for example in 0..6 {
-        let (length, class) = (3 + rng.below(14), rng.below(2));
-        for at in 0..length {
-            batch.ids.push(if at == 1 { 50 + class } else { 60 + rng.below(100) });
-            batch.positions.push(at);
-            batch.types.push(0);
-        }
-        batch.cu_seqlens.push(batch.ids.len() as u32);
-        batch.classes.push(class);
-        batch.examples.push(example);
-    }
-    batch
-}
-
-/// A model that learns, with up to `window` steps under way.
-struct Job<'d> {
-    device: &'d Device,
-    model: Model,
-    optimizer: Optimizer,
-    task: Classify,
-    step: u64,
-}
-
-impl Job<'_> {
-    fn new(device: &Device, window: usize) -> Job<'_> {
-        let classes = vec!["a".to_owned(), "b".to_owned()];
-        let options = Options {
-            outputs: Some(Outputs::Classes(classes.clone())),
-            training: true,
-            dropout: Some(0.1),
-            attention_dropout: Some(0.1),
-            ..Options::default()
-        };
-        let (model, _) = open(device, &golden("bert/a"), &options);
-        let settings = Settings { weight_decay: 0.01, ..Settings::default() };
-        let optimizer = Optimizer::with_window(device, &model.params, settings, window).unwrap();
-        let task = Classify { classes, label_smoothing: 0.0, class_weights: None };
-        Job { device, model, optimizer, task, step: 0 }
-    }
-    /// Queues a step on a batch, dropout on; the losses of all queued steps where no more may be queued.
-    fn step(&mut self, batch: &Batch) -> Vec<f64> {
-        let (params, scale) = (&self.model.params, 1.0 / batch.len() as f64);
-        let key = Some((1, self.step));
-        let passed = pass(self.device, &self.model, &self.task, batch, key, scale, false).unwrap();
-        self.optimizer.step(self.device, params, &[passed.loss], 1e-3).unwrap();
-        self.step += 1;
-        if self.optimizer.full() { self.settle() } else { Vec::new() }
-    }
-    fn settle(&mut self) -> Vec<f64> {
-        self.optimizer.settle(self.device).unwrap().iter().map(|m| m.loss).collect()
-    }
-}
-
-/// The losses of fifty steps of AdamW.
-fn losses(device: &Device, window: usize) -> Vec<f64> {
-    let mut job = Job::new(device, window);
-    let mut losses: Vec<f64> = (0..50).flat_map(|i| job.step(&batch(i))).collect();
-    losses.extend(job.settle());
-    losses
-}
 
 #[test]
 fn wgpu_trains_as_the_cpu_does() {
@@ -191,7 +123,7 @@ fn wgpu_indices_out_of_range_show() {
 #[test]
 fn wgpu_products_in_f16_get_a_certificate_of_their_own() {
     let Some(gpu) = adapter() else { return };
-    let Ok(half) = gpu.with_half() else { return };
+    let Ok(half) = gpu.with_compute(DType::F16) else { return };
     let certificate = Certificate::issue(&half, |_| ()).unwrap();
     assert!(certificate.passed(), "{:#}", certificate.to_json());
     assert!(certificate.device.contains("f16"), "{}", certificate.device);

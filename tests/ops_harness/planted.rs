@@ -3,7 +3,7 @@
 
 use crate::judge::{Bench, Verdict};
 use std::sync::atomic::{AtomicU32, Ordering};
-use tempra::device::{Caps, Const, Cpu, Gpu, Launch, Tensor, Wgpu};
+use tempra::device::{Caps, Const, Cpu, Cuda, Gpu, Launch, Tensor, Wgpu};
 use tempra::error::Result;
 use tempra::ops::{Backward, Case, Forward, Input, On, Op, Plan};
 use tempra::shape::Spec;
@@ -69,16 +69,27 @@ impl On<Cpu> for MeanExp {
 
 /// The same op with the same mistakes as a kernel.
 const SHADER: &str = include_str!("planted.wgsl");
+const KERNEL: &str = include_str!("planted.cu");
 
 impl MeanExp {
-    fn launch(&self, device: &Wgpu, entry: &'static str, buffers: &[&Tensor], add: bool) -> Result<()> {
+    fn launch(
+        &self,
+        device: &impl Gpu,
+        (source, entry): (&'static str, &'static str),
+        buffers: &[&Tensor],
+        add: bool,
+    ) -> Result<()> {
         let (rows, cols) = buffers[0].spec.rows_cols();
         let runs = self.runs.fetch_add(1, Ordering::Relaxed);
         let params = [rows as u32, cols as u32, buffers[1].spec.len() as u32 - 1, add as u32, runs];
         device.launch(Launch {
-            source: SHADER,
+            source,
             entry,
-            consts: &[("MISTAKE", Const::U32(self.kernel as u32))],
+            consts: &[
+                ("T", Const::Type(buffers[0].spec.dtype)),
+                ("G", Const::Type(buffers[2].spec.dtype)),
+                ("MISTAKE", Const::U32(self.kernel as u32)),
+            ],
             groups: [1, 1, 1],
             threads: 64,
             shared_bytes: 0,
@@ -90,11 +101,21 @@ impl MeanExp {
 
 impl On<Wgpu> for MeanExp {
     fn forward(&self, device: &Wgpu, io: Forward) -> Result<()> {
-        self.launch(device, "forward", &[io.x[0], io.x[1], io.y[0]], false)
+        self.launch(device, (SHADER, "forward"), &[io.x[0], io.x[1], io.y[0]], false)
     }
     fn backward(&self, device: &Wgpu, io: Backward) -> Result<()> {
         let (Some(dy), Some(Some(g))) = (io.dy[0], io.dx.first()) else { return Ok(()) };
-        self.launch(device, "backward", &[io.x[0], io.x[1], g.t, dy], g.add)
+        self.launch(device, (SHADER, "backward"), &[io.x[0], io.x[1], g.t, dy], g.add)
+    }
+}
+
+impl On<Cuda> for MeanExp {
+    fn forward(&self, device: &Cuda, io: Forward) -> Result<()> {
+        self.launch(device, (KERNEL, "planted_forward"), &[io.x[0], io.x[1], io.y[0]], false)
+    }
+    fn backward(&self, device: &Cuda, io: Backward) -> Result<()> {
+        let (Some(dy), Some(Some(g))) = (io.dy[0], io.dx.first()) else { return Ok(()) };
+        self.launch(device, (KERNEL, "planted_backward"), &[io.x[0], io.x[1], g.t, dy], g.add)
     }
 }
 

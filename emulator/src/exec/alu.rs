@@ -523,7 +523,7 @@ pub(crate) fn run(w: &mut Warp, k: &Kernel, s: &Scene, seed: u64, op: &Op, m: u3
             x.map1(d, a, |v| if to { v.wrapping_sub(window) } else { v.wrapping_add(window) });
         }
         Op::Isspacep { space, d, a } => {
-            let bits = x.test(a, Operand::Imm(0), |a, _| super::memory::space_of(a).0 == space);
+            let bits = x.test(a, Operand::Imm(0), |a, _| super::access::space_of(a).0 == space);
             x.w.set_pred(d, m, bits);
         }
         Op::Nop => {}

@@ -1,6 +1,6 @@
 //! Matrix products of a warp, and of four warps.
 
-use super::memory::Touch;
+use super::access::Touch;
 use crate::block::{Block, Run};
 use crate::finding::Kind;
 use crate::isa::{Element, Op, Operand, Round, Shape, Space, Wgmma};
@@ -190,7 +190,7 @@ impl Block<'_> {
     /// Addresses of the rows of ldmatrix: lanes 8 i to 8 i + 7 give those of matrix i.
     fn rows(&mut self, w: usize, a: crate::isa::Address, n: u32, m: u32, pc: u32) -> Run<Vec<u64>> {
         let used = if n == 4 { m } else { m & ((1 << (8 * n)) - 1) };
-        let at = self.addresses(w, a, used).map(|a| super::memory::space_of(a).1);
+        let at = self.addresses(w, a, used).map(|a| super::access::space_of(a).1);
         if m != u32::MAX {
             let lane = (!m).trailing_zeros() as usize;
             return self.stop(

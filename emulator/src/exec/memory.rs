@@ -1,278 +1,39 @@
 //! Loads, stores, atomics and fences.
 
+use super::access::{Held, Touch, space_of};
 use crate::block::{Block, Handed, Run};
-use crate::finding::Kind;
-use crate::isa::{Address, Atomic, Op, Operand, Order, SINK, Space, Type};
-use crate::memory::{LOCAL, PARAM, SHARED};
+use crate::isa::{Atomic, Op, Order, SINK, Space, Type};
 use crate::number::{from_bf16, from_f16, masked, signed, to_bf16, to_f16};
-use crate::shadow::Access;
 use crate::warp::Lanes;
 
-/// State space and offset of a generic address. Global addresses stay as they are.
-pub(crate) fn space_of(address: u64) -> (Space, u64) {
-    match address >> 36 << 36 {
-        SHARED => (Space::Shared, address - SHARED),
-        LOCAL => (Space::Local, address - LOCAL),
-        PARAM => (Space::Param, address - PARAM),
-        _ => (Space::Global, address),
-    }
-}
-
-/// What is done to memory.
-#[derive(Clone, Copy, PartialEq, Debug)]
-pub(crate) enum Touch {
-    Read,
-    Write,
-    /// Read, changed and written as one, or a strong access; of the block only if so flagged.
-    Atomic(bool),
-    /// A strong load.
-    Strong,
-}
-
-impl Touch {
-    fn writes(self) -> bool {
-        matches!(self, Touch::Write | Touch::Atomic(_))
-    }
-}
-
-/// Up to 32 bytes of one lane.
-pub(crate) type Bytes = [u8; 32];
-
 impl Block<'_> {
-    /// Addresses of all lanes.
-    pub(crate) fn addresses(&mut self, w: usize, a: Address, m: u32) -> Lanes {
-        let c = self.c;
-        self.warps[w].read(a.base, m, c.kernel, c.scene).map(|v| v.wrapping_add_signed(a.offset))
-    }
-
-    /// A value of all lanes.
-    pub(crate) fn value(&mut self, w: usize, o: Operand, m: u32) -> Lanes {
-        let c = self.c;
-        self.warps[w].read(o, m, c.kernel, c.scene)
-    }
-
-    /// Notes an access to shared memory, and what is wrong with it.
-    pub(crate) fn watch_shared(
-        &mut self,
-        at: usize,
-        n: usize,
-        me: Access,
-        touch: Touch,
-        place: (usize, usize, u32),
-    ) {
-        let (w, lane, pc) = place;
-        let write = touch.writes();
-        if let Some(began) = self.flights.hit(at, n, write) {
-            let other = Some(self.party(&began));
-            let what =
-                format!("shared bytes {} while an asynchronous operation uses them", self.shared_name(at));
-            self.note(Kind::AsyncInFlight, w, lane, pc, what, other);
-        }
-        let clock = std::mem::take(&mut self.warps[w].clock);
-        let me = match touch {
-            Touch::Atomic(_) | Touch::Strong => me.atomic(false),
-            _ => me,
-        };
-        let hit = self.shadow.access(at, n, me, &clock, write);
-        self.warps[w].clock = clock;
-        if let Some(hit) = hit {
-            let other = Some(self.party(&hit.before));
-            let (now, before) =
-                (if write { "write" } else { "read" }, if hit.was_write { "write" } else { "read" });
-            let what = format!("{now} of shared {} is not ordered after a {before}", self.shared_name(at));
-            self.note(Kind::Race, w, lane, pc, what, other);
-        }
-    }
-
-    pub(crate) fn shared_name(&self, at: usize) -> String {
-        let found = self.c.kernel.shared.iter().find(|r| (r.at..r.at + r.size).contains(&at));
-        match found {
-            Some(r) => format!("{}+{}", r.name, at - r.at),
-            None if at >= self.c.kernel.dynamic_at => format!("dynamic+{}", at - self.c.kernel.dynamic_at),
-            None => format!("byte {at}"),
-        }
-    }
-
-    /// Whether bytes of shared memory are there.
-    pub(crate) fn check_shared(&mut self, at: u64, n: usize, place: (usize, usize, u32)) -> Run<usize> {
-        let (w, lane, pc) = place;
-        // Short addresses wrap as the hardware's do: a negative one shows as a large one.
-        let end = at.saturating_add(n as u64);
-        if end > self.shared.len() as u64 || self.state[at as usize..end as usize].contains(&2) {
-            let near = self.c.kernel.shared.iter().rev().find(|r| r.at as u64 <= at);
-            let near = match near {
-                Some(r) if at < self.c.kernel.dynamic_at as u64 => {
-                    format!("{} bytes into {}, which has {}", at - r.at as u64, r.name, r.size)
-                }
-                _ => format!(
-                    "byte {} of dynamic shared memory, which has {}",
-                    at as i64 - self.c.kernel.dynamic_at as i64,
-                    self.c.scene.dynamic
-                ),
-            };
-            return self.stop(Kind::OutOfBounds, w, lane, pc, format!("{n} bytes at shared {at:#x}: {near}"));
-        }
-        Ok(at as usize)
-    }
-
-    /// Gives a lane's bytes of memory to `f`, after all checks.
-    #[allow(clippy::too_many_arguments, reason = "the parts of one access")]
-    pub(crate) fn with(
-        &mut self,
-        place: (usize, usize, u32),
-        space: Space,
-        address: u64,
-        n: usize,
-        touch: Touch,
-        me: Access,
-        f: impl FnOnce(&mut [u8]),
-    ) -> Run<()> {
-        let (w, lane, pc) = place;
-        let (space, at) = if space == Space::Generic { space_of(address) } else { (space, address) };
-        if !at.is_multiple_of(n as u64) {
-            return self.stop(Kind::Misaligned, w, lane, pc, format!("{n} bytes at {at:#x}"));
-        }
-        let write = touch.writes();
-        let mut unwritten = None;
-        match space {
-            Space::Shared => {
-                let at = self.check_shared(at, n, place)?;
-                self.watch_shared(at, n, me, touch, place);
-                if touch != Touch::Write {
-                    unwritten =
-                        self.state[at..at + n].iter().position(|&s| s == 0).map(|i| self.shared_name(at + i));
-                }
-                if write {
-                    self.state[at..at + n].fill(1);
-                }
-                f(&mut self.shared[at..at + n]);
-            }
-            Space::Global | Space::Generic => {
-                let memory = self.c.memory;
-                let (buffer, from) = match memory.find(at, n) {
-                    Ok(found) => found,
-                    Err(e) => return self.stop(e.kind, w, lane, pc, format!("{n} bytes: {}", e.what)),
-                };
-                if write && buffer.read_only {
-                    return self.stop(Kind::ReadOnly, w, lane, pc, memory.describe(at));
-                }
-                let mut page = buffer.page(from);
-                let off = from % crate::memory::PAGE;
-                if !buffer.read_only {
-                    let me = match touch {
-                        Touch::Atomic(block) => me.atomic(block),
-                        Touch::Strong => me.atomic(false),
-                        _ => me,
-                    };
-                    let hit = page.shadow(self.c.launch).access(off, n, me, &self.warps[w].clock, write);
-                    if let Some(hit) = hit {
-                        let other = Some(self.party(&hit.before));
-                        let (now, before) = (
-                            if write { "write" } else { "read" },
-                            if hit.was_write { "write" } else { "read" },
-                        );
-                        let what = format!(
-                            "{now} of global {} is not ordered after a {before}",
-                            memory.describe(at)
-                        );
-                        self.note(Kind::Race, w, lane, pc, what, other);
-                    }
-                }
-                if touch != Touch::Write {
-                    let hole = page.written[off..off + n].iter().position(|&s| !s);
-                    unwritten = hole.map(|i| format!("global {}", memory.describe(at + i as u64)));
-                }
-                if write {
-                    page.written[off..off + n].fill(true);
-                }
-                f(&mut page.data[off..off + n]);
-            }
-            Space::Local => {
-                let size = self.c.kernel.local_bytes;
-                let inside = |r: &&crate::isa::Range| {
-                    r.at as u64 <= at && at.saturating_add(n as u64) <= (r.at + r.size) as u64
-                };
-                if self.c.kernel.local.iter().find(inside).is_none() {
-                    let near = self.c.kernel.local.iter().rev().find(|r| r.at as u64 <= at);
-                    let near = near.map_or(String::new(), |r| {
-                        format!(": {} bytes into {}, which has {}", at - r.at as u64, r.name, r.size)
-                    });
-                    return self.stop(
-                        Kind::OutOfBounds,
-                        w,
-                        lane,
-                        pc,
-                        format!("{n} bytes of local memory at {at:#x}{near}"),
-                    );
-                }
-                let at = lane * size + at as usize;
-                let warp = &mut self.warps[w];
-                if touch != Touch::Write && warp.local_written[at..at + n].contains(&false) {
-                    unwritten = Some(format!("local {at:#x}"));
-                }
-                if write {
-                    warp.local_written[at..at + n].fill(true);
-                }
-                f(&mut warp.local[at..at + n]);
-            }
-            Space::Frame => {
-                let size = self.c.kernel.frame_bytes;
-                if at.saturating_add(n as u64) > size as u64 {
-                    return self.stop(Kind::OutOfBounds, w, lane, pc, format!("argument byte {at}"));
-                }
-                let at = lane * size + at as usize;
-                f(&mut self.warps[w].frame[at..at + n]);
-            }
-            Space::Param => {
-                let inside = |r: &crate::isa::Range| {
-                    r.at as u64 <= at && at.saturating_add(n as u64) <= (r.at + r.size) as u64
-                };
-                if !self.c.kernel.params.iter().any(inside) {
-                    return self.stop(
-                        Kind::OutOfBounds,
-                        w,
-                        lane,
-                        pc,
-                        format!("{n} bytes of the parameters at {at}"),
-                    );
-                }
-                if write {
-                    return self.stop(Kind::ReadOnly, w, lane, pc, "a parameter".to_owned());
-                }
-                let mut copy = [0; 32];
-                copy[..n].copy_from_slice(&self.c.scene.params[at as usize..at as usize + n]);
-                f(&mut copy[..n]);
-            }
-        }
-        if let Some(name) = unwritten {
-            self.note(Kind::Uninitialised, w, lane, pc, format!("nobody has written {name}"), None);
-        }
-        Ok(())
-    }
-
-    /// An access by a lane, now.
-    pub(crate) fn me(&self, w: usize, lane: usize, pc: u32) -> Access {
-        let warp = &self.warps[w];
-        Access::new(warp.clock.first.wrapping_add(w as u32), warp.own_clock(), lane, pc)
-    }
-
     pub(crate) fn memory(&mut self, w: usize, op: &Op, m: u32, pc: u32) -> Run<()> {
         let lanes = (0..32usize).filter(|l| m >> l & 1 == 1);
+        let mut held = Held::default();
         match op {
             Op::Ld { space, t, d, a, order, .. } => {
                 let at = self.addresses(w, *a, m);
                 let (each, n) = (t.bytes(), t.bytes() * d.len());
                 self.measure(*space, &at, m, n);
                 let touch = if *order == Order::Weak { Touch::Read } else { Touch::Strong };
-                let mut all: [Bytes; 32] = [[0; 32]; 32];
-                for l in lanes.clone() {
+                // Up to 32 bytes of each lane; behind them is place to read a whole word.
+                let mut all = [[0u8; 40]; 32];
+                // A parameter is the same for all lanes.
+                let one = *space == Space::Param && at.iter().all(|x| *x == at[0]);
+                let least = m.trailing_zeros() as usize;
+                for l in lanes.clone().filter(|l| !one || *l == least) {
                     let me = self.me(w, l, pc);
                     let place = &mut all[l];
                     // Of 32 bytes the hardware makes two, each aligned to what it is.
-                    self.with((w, l, pc), *space, at[l], n, touch, me, |b| place[..n].copy_from_slice(b))?;
+                    let put = |b: &mut [u8]| place[..n].copy_from_slice(b);
+                    self.with_held(&mut held, (w, l, pc), *space, at[l], n, touch, me, put)?;
                     if *order != Order::Weak {
+                        held.release();
                         self.take_over(w, at[l], *space, *order);
                     }
+                }
+                if one {
+                    all = [all[least]; 32];
                 }
                 for (i, &r) in d.iter().enumerate() {
                     if r == SINK {
@@ -280,9 +41,8 @@ impl Block<'_> {
                     }
                     let wide = u32::from(self.c.kernel.registers[r as usize]);
                     let v = std::array::from_fn(|l| {
-                        let mut word = [0; 8];
-                        word[..each].copy_from_slice(&all[l][i * each..(i + 1) * each]);
-                        let v = u64::from_le_bytes(word);
+                        let word = all[l][i * each..].first_chunk().map_or(0, |w| u64::from_le_bytes(*w));
+                        let v = masked(word, t.bits());
                         if t.signed() { masked(signed(v, t.bits()) as u64, wide) } else { v }
                     });
                     self.warps[w].write(r, m, &v);
@@ -299,11 +59,16 @@ impl Block<'_> {
                 for l in lanes.clone() {
                     let me = self.me(w, l, pc);
                     if *order != Order::Weak {
+                        held.release();
                         self.hand_on(w, at[l], *space, *order, false);
                     }
-                    self.with((w, l, pc), *space, at[l], n, touch, me, |b| {
+                    self.with_held(&mut held, (w, l, pc), *space, at[l], n, touch, me, |b| {
                         for (place, v) in b.chunks_exact_mut(each).zip(&values) {
-                            place.copy_from_slice(&v[l].to_le_bytes()[..each]);
+                            match each {
+                                4 => place.copy_from_slice(&(v[l] as u32).to_le_bytes()),
+                                2 => place.copy_from_slice(&(v[l] as u16).to_le_bytes()),
+                                _ => place.copy_from_slice(&v[l].to_le_bytes()[..each]),
+                            }
                         }
                     })?;
                 }

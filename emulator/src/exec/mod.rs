@@ -1,10 +1,15 @@
 //! What instructions do.
 
+mod access;
 pub(crate) mod alu;
+pub(crate) mod barrier;
+pub(crate) mod bulk;
 pub(crate) mod collective;
+mod control;
 pub(crate) mod copy;
 pub(crate) mod matrix;
-pub(crate) mod memory;
+pub(crate) mod mbarrier;
+mod memory;
 
 use crate::block::{Block, Run};
 use crate::isa::Op;

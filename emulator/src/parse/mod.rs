@@ -3,6 +3,8 @@
 mod body;
 mod decode;
 mod lex;
+mod operand;
+mod parts;
 mod tensor;
 
 use crate::isa::{Module, Type, Variable};

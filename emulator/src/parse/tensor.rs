@@ -1,6 +1,6 @@
 //! Opcodes of asynchronous copies, mbarriers and matrices.
 
-use super::decode::{Args, Decoded, Mods};
+use super::parts::{Args, Decoded, Mods};
 use crate::isa::{Bulk, Element, Mbarrier, Op, Operand, SINK, Shape, Wgmma};
 
 pub(super) fn decode(stem: &str, m: &mut Mods, a: &mut Args) -> Decoded<Option<Op>> {

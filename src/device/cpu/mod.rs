@@ -87,6 +87,7 @@ impl Backend for Cpu {
         Caps {
             name: format!("cpu ({} threads, {})", self.threads(), real::features()),
             dtypes: &[DType::F64, DType::F32],
+            compute: DType::F32,
             shared_bytes: usize::MAX,
             memory_bytes: None,
             binding_bytes: u64::MAX,

@@ -129,6 +129,7 @@ impl Wgpu {
         let caps = Caps {
             name,
             dtypes: &[DType::F32],
+            compute: DType::F32,
             shared_bytes: abilities.shared_bytes as usize,
             memory_bytes: abilities.memory_bytes,
             binding_bytes: abilities.binding_bytes,

@@ -1,6 +1,7 @@
 //! What a recipe's value can be: how each type is read, written, described and bounded.
 
 use super::source::{Node, Value};
+use crate::shape::DType;
 use crate::train::schedule::{Curve, Kind};
 use std::fmt;
 use std::path::PathBuf;
@@ -353,12 +354,25 @@ impl Field for ClassWeights {
 }
 
 choice! {
-    /// What products are computed in.
+    /// What is computed in; sums, weights and moments are f32 with each.
     Precision {
         /// Single precision.
         F32 = "f32",
-        /// Operands in half precision, sums in single.
+        /// IEEE half precision, with a loss scale.
         F16 = "f16",
+        /// bfloat16.
+        BF16 = "bf16",
+    }
+}
+
+impl Precision {
+    /// The element type.
+    pub fn dtype(self) -> DType {
+        match self {
+            Self::F32 => DType::F32,
+            Self::F16 => DType::F16,
+            Self::BF16 => DType::BF16,
+        }
     }
 }
 
@@ -369,8 +383,8 @@ pub enum DeviceName {
     Auto,
     /// The processor.
     Cpu,
-    /// The first NVIDIA GPU.
-    Cuda,
+    /// An NVIDIA GPU; by number if there are several.
+    Cuda(Option<usize>),
     /// A GPU through Vulkan, Metal or DX12; by number if there are several.
     Wgpu(Option<usize>),
 }
@@ -380,7 +394,8 @@ impl fmt::Display for DeviceName {
         match self {
             Self::Auto => write!(f, "auto"),
             Self::Cpu => write!(f, "cpu"),
-            Self::Cuda => write!(f, "cuda"),
+            Self::Cuda(None) => write!(f, "cuda"),
+            Self::Cuda(Some(n)) => write!(f, "cuda:{n}"),
             Self::Wgpu(None) => write!(f, "wgpu"),
             Self::Wgpu(Some(n)) => write!(f, "wgpu:{n}"),
         }
@@ -389,16 +404,18 @@ impl fmt::Display for DeviceName {
 
 impl Field for DeviceName {
     fn kind() -> String {
-        "\"auto\", \"cpu\", \"cuda\", \"wgpu\" or \"wgpu:N\"".to_owned()
+        "\"auto\", \"cpu\", \"cuda\", \"cuda:N\", \"wgpu\" or \"wgpu:N\"".to_owned()
     }
     fn read(value: &Value) -> Result<Self, String> {
         let text = String::read(value)?;
-        match (text.as_str(), text.strip_prefix("wgpu:").and_then(|n| n.parse().ok())) {
+        let numbered = text.split_once(':').and_then(|(kind, n)| Some((kind, n.parse().ok()?)));
+        match (text.as_str(), numbered) {
             ("auto", _) => Ok(Self::Auto),
             ("cpu", _) => Ok(Self::Cpu),
-            ("cuda", _) => Ok(Self::Cuda),
+            ("cuda", _) => Ok(Self::Cuda(None)),
             ("wgpu", _) => Ok(Self::Wgpu(None)),
-            (_, Some(n)) => Ok(Self::Wgpu(Some(n))),
+            (_, Some(("cuda", n))) => Ok(Self::Cuda(Some(n))),
+            (_, Some(("wgpu", n))) => Ok(Self::Wgpu(Some(n))),
             _ => Err(value.describe()),
         }
     }

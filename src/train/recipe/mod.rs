@@ -30,10 +30,11 @@ section! {
         seed: u64 = 42, Rule::Any;
         /// Several runs, one a seed, in place of `seed`; an empty list is one run.
         seeds: Vec<u64> = Vec::new(), Rule::Any;
-        /// Which device computes: "auto" takes the CPU; "wgpu" is a GPU through Vulkan, Metal or DX12, "wgpu:1" the second one.
+        /// Which device computes: "auto" takes the CPU; "cuda" is an NVIDIA GPU, "cuda:1" the second one; "wgpu" is a GPU through
+        /// Vulkan, Metal or DX12.
         device: DeviceName = DeviceName::Auto, Rule::Any;
-        /// What products are computed in: "f32", or "f16" with f32 sums, weights and moments and a loss scale, on adapters of
-        /// wgpu that have cooperative matrices.
+        /// What is computed in: "f32"; "bf16" on CUDA from Ampere on; "f16", with a loss scale, on CUDA and, for products only, on
+        /// adapters of wgpu that have cooperative matrices. Sums, weights and moments are f32 with each.
         precision: Precision = Precision::F32, Rule::Any;
         /// CPU threads; 0 takes every core.
         threads: usize = 0, from_to(0.0, 4096.0);

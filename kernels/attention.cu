@@ -1,0 +1,258 @@
+// o = drop(softmax(scale q k^T)) v over packed sequences: see src/ops/attention. For 16-bit elements, on tensor cores.
+// Stands behind attention.common.cu. Constants: those, T, TILE, PASS (0 here; the backward pass uses this file with others).
+//
+// A block owns OWN tokens (queries, or keys), sixteen a warp; the tokens of the other side go by, TILE at a time. Fragments
+// of one product are operands of the next without going through shared memory, except dS for dQ.
+
+constexpr u32 OWN = 16 * WARPS;
+constexpr u32 DEPTH = (D + 15) / 16, DP = 16 * DEPTH;  // sixteenths of a row, padded with zeros
+constexpr u32 ROW = DP + 8;                            // rows of a tile in shared memory: no bank is met twice
+constexpr u32 UNROLL = DEPTH > 4 ? 1 : 16;             // of what would take registers for addresses
+
+static_assert(TILE == 32 || TILE == 64, "the mask's words are shared for these");
+
+// ---- Tiles in shared memory.
+
+// ROWS rows of one head, of which `rows` exist; from's rows are `stride` apart. What does not exist becomes 0.
+template <u32 ROWS> DEVICE void fetch(T* to, const T* from, u32 stride, u32 rows) {
+  if constexpr (D % 8 == 0) {
+    constexpr u32 CHUNKS = DP / 8, COUNT = ROWS * CHUNKS;
+#pragma unroll UNROLL
+    for (u32 i = 0; i < ceil_div(COUNT, THREADS); i++) {
+      const u32 c = threadIdx.x + i * THREADS;
+      if (COUNT % THREADS != 0 && c >= COUNT) break;
+      // Along the rows if eight chunks are whole rows' parts, else down eight rows: no bank is met twice either way.
+      const u32 row = CHUNKS % 8 == 0 ? c / CHUNKS : c / (8 * CHUNKS) * 8 + c % 8;
+      const u32 chunk = CHUNKS % 8 == 0 ? c % CHUNKS : c / 8 % CHUNKS;
+      const bool in = row < rows && chunk * 8 < D;
+      copy16(to + row * ROW + chunk * 8, from + (in ? row * stride + chunk * 8 : 0), in ? 16 : 0);
+    }
+  } else {
+    for (u32 i = threadIdx.x; i < ROWS * DP; i += THREADS) {
+      const u32 row = i / DP, c = i % DP;
+      to[row * ROW + c] = row < rows && c < D ? from[row * stride + c] : T{0};
+    }
+  }
+}
+
+// ---- Products. Fragments (PTX manual, m16n8k16): of sums, lane 4 g + t has rows g and g + 8, columns 2 t and 2 t + 1.
+
+// Sixteen rows of a tile as the left operand.
+DEVICE void rows_operand(u32 (&a)[DEPTH][4], const T* tile) {
+  const u32 lane = threadIdx.x % 32;
+#pragma unroll
+  for (u32 k = 0; k < DEPTH; k++) load_matrices(a[k], tile + lane % 16 * ROW + k * 16 + lane / 16 * 8);
+}
+template <class A> constexpr bool HELD = false;
+template <> constexpr bool HELD<u32[DEPTH][4]> = true;
+// s (16, TILE) = a b^T, where b (TILE, DP) is a tile and a sixteen rows of one, there or already an operand.
+template <class A> DEVICE void scores(float (&s)[TILE / 8][4], const A& a, const T* b) {
+  const u32 lane = threadIdx.x % 32;
+#pragma unroll
+  for (u32 j = 0; j < TILE / 8; j++) s[j][0] = s[j][1] = s[j][2] = s[j][3] = 0.f;
+#pragma unroll HELD<A> ? DEPTH : UNROLL
+  for (u32 k = 0; k < DEPTH; k++) {
+    u32 fa[4];
+    if constexpr (HELD<A>) {
+#pragma unroll
+      for (u32 i = 0; i < 4; i++) fa[i] = a[k][i];
+    } else {
+      load_matrices(fa, a + lane % 16 * ROW + k * 16 + lane / 16 * 8);
+    }
+#pragma unroll
+    for (u32 j = 0; j < TILE / 16; j++) {
+      u32 fb[4];
+      load_matrices(fb, b + (j * 16 + lane / 16 * 8 + lane % 8) * ROW + k * 16 + lane / 8 % 2 * 8);
+      multiply_add<T>(s[2 * j], fa, fb[0], fb[1]);
+      multiply_add<T>(s[2 * j + 1], fa, fb[2], fb[3]);
+    }
+  }
+}
+// d (16, DP) += a b, where a (16, TILE) are narrowed sums and b (TILE, DP) is a tile.
+DEVICE void accumulate(float (&d)[2 * DEPTH][4], const u32 (&a)[TILE / 16][4], const T* b) {
+  const u32 lane = threadIdx.x % 32;
+#pragma unroll
+  for (u32 k = 0; k < TILE / 16; k++)
+#pragma unroll
+    for (u32 j = 0; j < DEPTH; j++) {
+      u32 fb[4];
+      load_matrices_transposed(fb, b + (k * 16 + lane % 16) * ROW + j * 16 + lane / 16 * 8);
+      multiply_add<T>(d[2 * j], a[k], fb[0], fb[1]);
+      multiply_add<T>(d[2 * j + 1], a[k], fb[2], fb[3]);
+    }
+}
+// Sums as the left operand of the next product.
+DEVICE void narrow_sums(u32 (&a)[TILE / 16][4], const float (&s)[TILE / 8][4]) {
+#pragma unroll
+  for (u32 j = 0; j < TILE / 8; j++)
+#pragma unroll
+    for (u32 h = 0; h < 2; h++) a[j / 2][j % 2 * 2 + h] = narrow2<T>(s[j][2 * h], s[j][2 * h + 1]);
+}
+
+// Columns col0 to col0 + 8 N of sixteen rows, of which `rows` exist, times a factor for rows g and one for rows g + 8.
+template <u32 N, class E>
+DEVICE void write(E* to, u32 stride, u32 rows, u32 col0, const float (&d)[N][4], float f0, float f1, bool add) {
+  const u32 lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+  const float factor[2] = {f0, f1};
+  if constexpr (sizeof(E) == 2 && D % 8 == 0 && N % 4 == 0) {
+    if (!add) {
+      // Four neighbouring lanes have two columns each of four groups of eight; each gets one group, sixteen bytes.
+#pragma unroll
+      for (u32 j = 0; j < N; j += 4)
+#pragma unroll
+        for (u32 h = 0; h < 2; h++) {
+          u32 w[4];
+#pragma unroll
+          for (u32 i = 0; i < 4; i++) w[i] = narrow2<E>(d[j + i][2 * h] * factor[h], d[j + i][2 * h + 1] * factor[h]);
+          const bool upper = t & 2, odd = t & 1;
+          const u32 a = __shfl_xor_sync(~0u, upper ? w[0] : w[2], 2), b = __shfl_xor_sync(~0u, upper ? w[1] : w[3], 2);
+          w[0] = upper ? a : w[0], w[1] = upper ? b : w[1], w[2] = upper ? w[2] : a, w[3] = upper ? w[3] : b;
+          const u32 c = __shfl_xor_sync(~0u, odd ? w[0] : w[1], 1), e = __shfl_xor_sync(~0u, odd ? w[2] : w[3], 1);
+          w[0] = odd ? c : w[0], w[1] = odd ? w[1] : c, w[2] = odd ? e : w[2], w[3] = odd ? w[3] : e;
+          const u32 row = g + 8 * h, col = col0 + (j + t) * 8;
+          if (row < rows && col < D) *(uint4*)(to + (size_t)row * stride + col) = make_uint4(w[0], w[1], w[2], w[3]);
+        }
+      return;
+    }
+  }
+#pragma unroll
+  for (u32 j = 0; j < N; j++)
+#pragma unroll
+    for (u32 h = 0; h < 2; h++) {
+      const u32 row = g + 8 * h, col = col0 + j * 8 + 2 * t;
+      const float v[2] = {d[j][2 * h] * factor[h], d[j][2 * h + 1] * factor[h]};
+      if (row >= rows || col >= D) continue;
+      E* at = to + (size_t)row * stride + col;
+      if constexpr (D % 2 == 0) {
+        put(at, v, add);
+      } else {
+        const float v0[1] = {v[0]}, v1[1] = {v[1]};
+        put(at, v0, add);
+        if (col + 1 < D) put(at + 1, v1, add);
+      }
+    }
+}
+
+// For sums with queries as rows: all that four neighbouring lanes need, each drawing a quarter of it. Of element
+// (j, 2 h + e) it is bit j % 2 * 16 + h * 8 + e of word j / 2.
+DEVICE void keys_kept(u32 (&bits)[TILE / 16], const Mask& m, u32 query, u32 block) {
+  const u32 lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+  u32 mine = 0;
+  if constexpr (TILE == 64) {
+#pragma unroll
+    for (u32 i = 0; i < 4; i++) mine |= kept(m, query + g + i % 2 * 8, block + 2 * t + i / 2) << 8 * i;
+  } else {
+#pragma unroll
+    for (u32 i = 0; i < 2; i++) mine |= kept(m, query + g + i * 8, block + t) << 8 * i;
+  }
+#pragma unroll
+  for (u32 i = 0; i < TILE / 16; i++) {
+    if constexpr (TILE == 64) {
+      bits[i] = __shfl_sync(~0u, mine, i, 4) >> 2 * t;
+    } else {
+      bits[i] = (__shfl_sync(~0u, mine, 2 * i, 4) | __shfl_sync(~0u, mine, 2 * i + 1, 4) << 16) >> 2 * t;
+    }
+  }
+}
+// ---- Forward: OWN queries, keys and values going by, the softmax kept up to date (Milakov and Gimelshein 2018).
+
+// qkv (tokens, 3, heads, D), bounds (seqs + 1), key (5) -> o (tokens, heads, D), lse (heads tokens).
+// Grid: (tokens / OWN + seqs, heads). Shared: (OWN + 2 TILE) ROW elements.
+ATTENTION attention_forward(const T* __restrict__ qkv, const u32* __restrict__ bounds, const u32* __restrict__ key,
+                         T* __restrict__ o, float* __restrict__ lse, Params p) {
+  if constexpr (PASS == 0) {
+    const Place at = place<OWN>(bounds, p.seqs, 0, blockIdx.x);
+    if (at.length == 0) return;
+    const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32, t = lane % 4, head = blockIdx.y;
+    const u32 hidden = p.heads * D, stride = 3 * hidden;
+    const u32 query = at.begin + warp * 16, length = at.length;  // the warp's first
+    const bool busy = query < length;
+    const T* q = qkv + (size_t)at.first * stride + head * D;
+    T* tile_q = (T*)shared;
+    T* tile_k = tile_q + OWN * ROW;
+    T* tile_v = tile_k + TILE * ROW;
+    fetch<OWN>(tile_q, q + (size_t)at.begin * stride, stride, length - at.begin);
+    fetch<TILE>(tile_k, q + hidden, stride, length);
+    copies_commit();
+    fetch<TILE>(tile_v, q + 2 * hidden, stride, length);
+    copies_commit();
+    const Mask mask = mask_of(p.drop, key, head, at.first);
+    const float scale = p.scale * LOG2E;
+    float out[2 * DEPTH][4] = {}, top[2] = {NEG_INF, NEG_INF}, total[2] = {0.f, 0.f};
+    u32 fq[DEPTH][4];
+    for (u32 k0 = 0; k0 < length; k0 += TILE) {
+      const bool more = k0 + TILE < length;
+      float s[TILE / 8][4];
+      copies_wait<1>();
+      __syncthreads();  // keys have landed
+      if (busy) {
+        if (k0 == 0) rows_operand(fq, tile_q + warp * 16 * ROW);
+        scores(s, fq, tile_k);
+      }
+      __syncthreads();  // keys are used up
+      if (more) fetch<TILE>(tile_k, q + hidden + (size_t)(k0 + TILE) * stride, stride, length - k0 - TILE);
+      copies_commit();
+      u32 fp[TILE / 16][4];
+      if (busy) {
+        if (!more) {
+#pragma unroll
+          for (u32 j = 0; j < TILE / 8; j++)
+#pragma unroll
+            for (u32 e = 0; e < 4; e++)
+              if (k0 + j * 8 + 2 * t + e % 2 >= length) s[j][e] = NEG_INF;
+        }
+#pragma unroll
+        for (u32 h = 0; h < 2; h++) {
+          float now = s[0][2 * h];
+#pragma unroll
+          for (u32 j = 0; j < TILE / 8; j++) now = fmaxf(now, fmaxf(s[j][2 * h], s[j][2 * h + 1]));
+          now = fmaxf(now, __shfl_xor_sync(~0u, now, 1));
+          now = fmaxf(now, __shfl_xor_sync(~0u, now, 2));
+          now = fmaxf(top[h], now * scale);
+          const float fade = exp2_fast(top[h] - now);
+          top[h] = now;
+          total[h] *= fade;
+#pragma unroll
+          for (u32 j = 0; j < 2 * DEPTH; j++) out[j][2 * h] *= fade, out[j][2 * h + 1] *= fade;
+#pragma unroll
+          for (u32 j = 0; j < TILE / 8; j++)
+#pragma unroll
+            for (u32 e = 2 * h; e < 2 * h + 2; e++) {
+              s[j][e] = exp2_fast(fmaf(s[j][e], scale, -now));
+              total[h] += s[j][e];
+            }
+        }
+        if constexpr (DROPOUT != 0) {
+          u32 bits[TILE / 16];
+          keys_kept(bits, mask, query, k0 / 8);
+#pragma unroll
+          for (u32 j = 0; j < TILE / 8; j++)
+#pragma unroll
+            for (u32 e = 0; e < 4; e++)
+              if ((bits[j / 2] >> (j % 2 * 16 + e / 2 * 8 + e % 2) & 1) == 0) s[j][e] = 0.f;
+        }
+        narrow_sums(fp, s);
+      }
+      copies_wait<1>();
+      __syncthreads();  // values have landed
+      if (busy) accumulate(out, fp, tile_v);
+      if (!more) break;
+      __syncthreads();  // values are used up
+      fetch<TILE>(tile_v, q + 2 * hidden + (size_t)(k0 + TILE) * stride, stride, length - k0 - TILE);
+      copies_commit();
+    }
+    copies_wait<0>();
+    if (!busy) return;
+#pragma unroll
+    for (u32 h = 0; h < 2; h++) {
+      total[h] += __shfl_xor_sync(~0u, total[h], 1);
+      total[h] += __shfl_xor_sync(~0u, total[h], 2);
+      const u32 row = query + lane / 4 + 8 * h;
+      if (t == 0 && row < length) {
+        lse[(size_t)at.first * p.heads + (size_t)head * length + row] = fmaf(top[h], LN2, logf(total[h]));
+      }
+    }
+    write(o + (size_t)(at.first + query) * hidden + head * D, hidden, length - query, 0, out, mask.scale / total[0],
+          mask.scale / total[1], false);
+  }
+}

@@ -1,0 +1,40 @@
+// y[s] = x[first token of s], or the mean over its tokens: see src/ops/pool.rs. Constants: T, G (dx), MEAN (0 or 1).
+
+struct Params {
+  u32 tokens, cols, seqs;
+  u32 add;
+};
+
+// x (tokens, cols), bounds (seqs + 1) -> y (seqs, cols)
+KERNEL pool_forward(const T* __restrict__ x, const u32* __restrict__ bounds, T* __restrict__ y, Params p) {
+  const u64 i = (u64)blockIdx.x * THREADS + threadIdx.x;
+  const u32 s = (u32)(i / p.cols), c = (u32)(i % p.cols);
+  if (s >= p.seqs) return;
+  const u32 start = bounds[s], end = MEAN ? bounds[s + 1] : min(bounds[s + 1], start + 1);
+  float sum = 0.f;
+  for (u32 t = start; t < end; t++) sum += widen(x[(u64)t * p.cols + c]);
+  y[i] = narrow<T>(sum / max(end - start, 1u));
+}
+
+// The sequence of a token is found by halving; a token beyond the last one has no gradient.
+// dy (seqs, cols), bounds (seqs + 1) -> dx (tokens, cols)
+KERNEL pool_backward(const T* __restrict__ dy, const u32* __restrict__ bounds, G* __restrict__ dx, Params p) {
+  const u64 i = (u64)blockIdx.x * THREADS + threadIdx.x;
+  const u32 t = (u32)(i / p.cols), c = (u32)(i % p.cols);
+  if (t >= p.tokens) return;
+  u32 low = 0, high = p.seqs;
+  while (high - low > 1) {
+    const u32 middle = (low + high) / 2;
+    if (bounds[middle] <= t) {
+      low = middle;
+    } else {
+      high = middle;
+    }
+  }
+  float d[1] = {0.f};
+  if (high > low && t < bounds[high] && (MEAN || t == bounds[low])) {
+    d[0] = widen(dy[(u64)low * p.cols + c]);
+    if (MEAN) d[0] /= bounds[high] - bounds[low];
+  }
+  put(dx + i, d, p.add);
+}

@@ -1,0 +1,288 @@
+// What every kernel may use: element types, loads and stores, sums, random numbers, and the wrappers of all inline PTX.
+// The host puts this before a kernel's own source, then the constants that specialise it. Includes nothing, so that NVRTC
+// needs no folder of headers.
+typedef unsigned char u8;
+typedef unsigned short u16;
+typedef unsigned int u32;
+typedef unsigned long long u64;
+
+#define DEVICE static __device__ __forceinline__
+// The first bound is the host's THREADS, which differs from launch to launch.
+#define KERNEL extern "C" __global__ void __launch_bounds__(THREADS)
+
+// ---- Elements. Arithmetic is done in f32; 16-bit types are for storage and for the operands of matrix instructions.
+
+struct __align__(2) bf16 {
+  u16 bits;
+};
+struct __align__(2) f16 {
+  u16 bits;
+};
+
+DEVICE float widen(float x) { return x; }
+DEVICE float widen(bf16 x) { return __uint_as_float((u32)x.bits << 16); }
+DEVICE float widen(f16 x) {
+  float y;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(y) : "h"(x.bits));
+  return y;
+}
+
+// The nearest value of the type, ties to even; what f16 cannot hold is infinite, and a NaN stays one.
+template <class E> DEVICE E narrow(float x);
+template <> __device__ __forceinline__ float narrow<float>(float x) { return x; }
+template <> __device__ __forceinline__ bf16 narrow<bf16>(float x) {
+#if __CUDA_ARCH__ >= 800
+  u16 bits;
+  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(x));
+  return bf16{bits};
+#else
+  u32 u = __float_as_uint(x);
+  if ((u & 0x7fffffffu) > 0x7f800000u) return bf16{0x7fff};
+  return bf16{(u16)((u + 0x7fffu + (u >> 16 & 1u)) >> 16)};
+#endif
+}
+template <> __device__ __forceinline__ f16 narrow<f16>(float x) {
+  u16 bits;
+  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(x));
+  return f16{bits};
+}
+// Two values in one word, the first in the low half.
+template <class E> DEVICE u32 narrow2(float low, float high);
+template <> __device__ __forceinline__ u32 narrow2<bf16>(float low, float high) {
+#if __CUDA_ARCH__ >= 800
+  u32 pair;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+  return pair;
+#else
+  return (u32)narrow<bf16>(low).bits | (u32)narrow<bf16>(high).bits << 16;
+#endif
+}
+template <> __device__ __forceinline__ u32 narrow2<f16>(float low, float high) {
+#if __CUDA_ARCH__ >= 800
+  u32 pair;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+  return pair;
+#else
+  return (u32)narrow<f16>(low).bits | (u32)narrow<f16>(high).bits << 16;
+#endif
+}
+template <class E> DEVICE void widen2(float& low, float& high, u32 pair);
+template <> __device__ __forceinline__ void widen2<bf16>(float& low, float& high, u32 pair) {
+  low = __uint_as_float(pair << 16);
+  high = __uint_as_float(pair & 0xffff0000u);
+}
+template <> __device__ __forceinline__ void widen2<f16>(float& low, float& high, u32 pair) {
+  low = widen(f16{(u16)pair});
+  high = widen(f16{(u16)(pair >> 16)});
+}
+
+// N elements at an address that is a multiple of their size: 1, or 2, 4, 8 in the widest accesses there are.
+template <u32 N, class E> DEVICE void load(float (&v)[N], const E* p) {
+  if constexpr (N == 1) {
+    v[0] = widen(*p);
+  } else if constexpr (sizeof(E) == 4 && N == 2) {
+    const float2 a = *(const float2*)p;
+    v[0] = a.x, v[1] = a.y;
+  } else if constexpr (sizeof(E) == 4) {
+#pragma unroll
+    for (u32 i = 0; i < N; i += 4) {
+      const float4 a = *(const float4*)(p + i);
+      v[i] = a.x, v[i + 1] = a.y, v[i + 2] = a.z, v[i + 3] = a.w;
+    }
+  } else if constexpr (N == 2) {
+    widen2<E>(v[0], v[1], *(const u32*)p);
+  } else if constexpr (N == 4) {
+    const uint2 a = *(const uint2*)p;
+    widen2<E>(v[0], v[1], a.x), widen2<E>(v[2], v[3], a.y);
+  } else {
+    static_assert(N == 8, "1, 2, 4 or 8 elements");
+    const uint4 a = *(const uint4*)p;
+    widen2<E>(v[0], v[1], a.x), widen2<E>(v[2], v[3], a.y), widen2<E>(v[4], v[5], a.z), widen2<E>(v[6], v[7], a.w);
+  }
+}
+template <u32 N, class E> DEVICE void store(E* p, const float (&v)[N]) {
+  if constexpr (N == 1) {
+    *p = narrow<E>(v[0]);
+  } else if constexpr (sizeof(E) == 4 && N == 2) {
+    *(float2*)p = make_float2(v[0], v[1]);
+  } else if constexpr (sizeof(E) == 4) {
+#pragma unroll
+    for (u32 i = 0; i < N; i += 4) *(float4*)(p + i) = make_float4(v[i], v[i + 1], v[i + 2], v[i + 3]);
+  } else if constexpr (N == 2) {
+    *(u32*)p = narrow2<E>(v[0], v[1]);
+  } else if constexpr (N == 4) {
+    *(uint2*)p = make_uint2(narrow2<E>(v[0], v[1]), narrow2<E>(v[2], v[3]));
+  } else {
+    static_assert(N == 8, "1, 2, 4 or 8 elements");
+    *(uint4*)p = make_uint4(narrow2<E>(v[0], v[1]), narrow2<E>(v[2], v[3]), narrow2<E>(v[4], v[5]), narrow2<E>(v[6], v[7]));
+  }
+}
+// Writes a gradient, or adds it to what is there.
+template <u32 N, class E> DEVICE void put(E* p, const float (&v)[N], bool add) {
+  if (add) {
+    float sum[N];
+    load(sum, p);
+#pragma unroll
+    for (u32 i = 0; i < N; i++) sum[i] += v[i];
+    store(p, sum);
+  } else {
+    store(p, v);
+  }
+}
+
+// ---- Numbers.
+
+#define NEG_INF __int_as_float(0xff800000)
+#define NOT_A_NUMBER __int_as_float(0x7fc00000)
+
+DEVICE bool finite(float x) { return (__float_as_uint(x) & 0x7f800000u) != 0x7f800000u; }
+// 2^x within 2 ulp; 0 of -infinity.
+DEVICE float exp2_fast(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+// The error function, by the CPU's polynomials (src/device/cpu/real.rs), within 2e-7. A NaN takes the near branch and stays one.
+DEVICE float erf_of(float x) {
+  const float t = fabsf(x), s = x * x, c = fminf(t, 4.f);
+  float near = fmaf(s, -0.0005953897f, 0.004985977f);
+  near = fmaf(s, fmaf(s, fmaf(s, fmaf(s, near, -0.026761752f), 0.11281684f), -0.3761248f), 0.12837915f);
+  float far = fmaf(c, 1.1523134e-5f, -0.0003256631f);
+  far = fmaf(c, fmaf(c, fmaf(c, fmaf(c, far, 0.0036538133f), -0.023785464f), 0.106263295f), 0.6351358f);
+  far = fmaf(c, fmaf(c, far, 0.12865219f), c);
+  // exp(-far), the base changed to 2: it is below 0.2 here, so that exp2's error hardly counts.
+  far = 1.f - exp2_fast(-1.4426950408889634f * far);
+  return t > 0.92f ? copysignf(far, x) : fmaf(x, near, x);
+}
+DEVICE u32 ceil_div(u32 a, u32 b) { return (a + b - 1) / b; }
+
+// ---- Sums over a warp and over a block, in one order.
+
+DEVICE float warp_sum(float v) {
+#pragma unroll
+  for (u32 d = 16; d > 0; d /= 2) v += __shfl_xor_sync(~0u, v, d);
+  return v;
+}
+DEVICE float warp_max(float v) {
+#pragma unroll
+  for (u32 d = 16; d > 0; d /= 2) v = fmaxf(v, __shfl_xor_sync(~0u, v, d));
+  return v;
+}
+// Every thread of the block gets the sum. `parts` has 32 places in shared memory, free again after the call.
+template <u32 WIDTH> DEVICE float block_sum(float v, float* parts) {
+  v = warp_sum(v);
+  if (threadIdx.x % 32 == 0) parts[threadIdx.x / 32] = v;
+  __syncthreads();
+  v = 0.f;
+#pragma unroll
+  for (u32 w = 0; w < WIDTH / 32; w++) v += parts[w];
+  __syncthreads();
+  return v;
+}
+
+// ---- Random numbers.
+
+// Philox4x32-10 (Salmon et al. 2011), the CPU's bits.
+DEVICE uint4 philox(uint4 c, u32 k0, u32 k1) {
+#pragma unroll
+  for (u32 round = 0; round < 10; round++) {
+    const u32 h0 = __umulhi(0xD2511F53u, c.x), l0 = 0xD2511F53u * c.x;
+    const u32 h1 = __umulhi(0xCD9E8D57u, c.z), l1 = 0xCD9E8D57u * c.z;
+    c = make_uint4(h1 ^ c.y ^ k0, l1, h0 ^ c.w ^ k1, l0);
+    k0 += 0x9E3779B9u;
+    k1 += 0xBB67AE85u;
+  }
+  return c;
+}
+
+// One dropout: what a kernel's Params say of it. `row` is the key's entry that rows are counted from.
+struct Drop {
+  u32 threshold, site, row;
+  float scale;
+};
+// The random words of a block of eight columns of a row. `key` is seed low, seed high, step, first token, first sequence.
+DEVICE uint4 drop_words(const Drop& d, const u32* key, u32 row, u32 block) {
+  return philox(make_uint4(key[d.row] + row, block, d.site, key[2]), key[0], key[1]);
+}
+// 0 or 1 / (1 - p) for column c of that block, from its sixteen bits.
+DEVICE float drop_factor(const Drop& d, const uint4& words, u32 c) {
+  const u32 word = (c & 4u) ? ((c & 2u) ? words.w : words.z) : ((c & 2u) ? words.y : words.x);
+  return (c & 1u ? word >> 16 : word & 0xffffu) < d.threshold ? 0.f : d.scale;
+}
+
+// ---- Shared memory and matrices.
+
+DEVICE u32 shared_address(const void* p) { return (u32)__cvta_generic_to_shared(p); }
+
+// Two neighbours in shared memory at once; the compiler tears a float2 apart now and then.
+DEVICE void store_shared(float* p, float low, float high) {
+  asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(shared_address(p)), "f"(low), "f"(high) : "memory");
+}
+// Sixteen bytes from global to shared memory; what is beyond the first `bytes` becomes zero. Asynchronous from sm_80 on.
+DEVICE void copy16(void* to, const void* from, u32 bytes) {
+#if __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from), "r"(bytes) : "memory");
+#else
+  *(uint4*)to = bytes == 16 ? *(const uint4*)from : make_uint4(0, 0, 0, 0);
+#endif
+}
+// Four bytes likewise: what begins at no multiple of sixteen.
+DEVICE void copy4(void* to, const void* from, u32 bytes) {
+#if __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(shared_address(to)), "l"(from), "r"(bytes) : "memory");
+#else
+  *(u32*)to = bytes == 4 ? *(const u32*)from : 0;
+#endif
+}
+DEVICE void copies_commit() {
+#if __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.commit_group;" ::: "memory");
+#endif
+}
+// Waits until at most LEFT groups of copies are under way.
+template <u32 LEFT> DEVICE void copies_wait() {
+#if __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.wait_group %0;" ::"n"(LEFT) : "memory");
+#endif
+}
+
+// Four 8 x 8 matrices of 16-bit elements; lanes 8 i to 8 i + 7 give the rows of matrix i.
+DEVICE void load_matrices(u32 (&r)[4], const void* p) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(shared_address(p))
+               : "memory");
+}
+DEVICE void load_matrices_transposed(u32 (&r)[4], const void* p) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(shared_address(p))
+               : "memory");
+}
+
+// d (16 x 8) += a (16 x 16) b (16 x 8): operands of type E, sums in f32. Fragments as in the PTX manual, m16n8k16.
+template <class E> DEVICE void multiply_add(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1);
+template <> __device__ __forceinline__ void multiply_add<bf16>(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
+#if __CUDA_ARCH__ >= 800
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+#endif
+}
+template <> __device__ __forceinline__ void multiply_add<f16>(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
+#if __CUDA_ARCH__ >= 800
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+#else
+  // Turing has half the depth.
+  asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
+               : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+               : "r"(a[0]), "r"(a[1]), "r"(b0));
+  asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
+               : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+               : "r"(a[2]), "r"(a[3]), "r"(b1));
+#endif
+}

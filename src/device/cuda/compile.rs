@@ -1,0 +1,149 @@
+//! Kernels as text to kernels as machine code: NVRTC, and a cache of what it made.
+#![allow(unsafe_code, reason = "calls NVRTC")]
+
+use super::library;
+use crate::device::Const;
+use crate::error::{Error, Result};
+use crate::shape::DType;
+use cudarc::nvrtc::{result, sys};
+use std::ffi::{CString, c_char};
+use std::path::PathBuf;
+
+/// What every kernel may use; put before its own source.
+pub const PRELUDE: &str = include_str!("../../../kernels/prelude.cuh");
+
+/// Compiles for one architecture.
+pub struct Compiler {
+    /// 75, 80, 90 and so on.
+    capability: u32,
+    /// NVRTC's version.
+    pub version: (i32, i32),
+    /// Makes PTX instead of machine code: for the emulator, which runs that.
+    pub ptx: bool,
+    /// Where machine code is kept between runs.
+    cache: Option<PathBuf>,
+}
+
+/// What a kernel's text becomes before it is compiled: the prelude, what specialises it, its own source.
+pub fn specialised(name: &str, source: &str, consts: &[(&str, Const)], threads: u32) -> String {
+    let mut text = format!(
+        "#line 1 \"prelude.cuh\"\n{PRELUDE}\n#line 1 \"constants\"\nconstexpr u32 THREADS = {threads}u;\n"
+    );
+    for (name, value) in consts {
+        text += &match value {
+            Const::U32(v) => format!("constexpr u32 {name} = {v}u;\n"),
+            Const::Type(DType::U32) => format!("using {name} = u32;\n"),
+            Const::Type(DType::F32) => format!("using {name} = float;\n"),
+            Const::Type(DType::BF16) => format!("using {name} = bf16;\n"),
+            Const::Type(DType::F16) => format!("using {name} = f16;\n"),
+            Const::Type(DType::F64) => format!("using {name} = double;\n"),
+            Const::Matrices(n) => format!("constexpr u32 {name} = {n}u;\n"),
+        };
+    }
+    text + &format!("#line 1 \"{name}.cu\"\n{source}")
+}
+
+impl Compiler {
+    /// For a card of this compute capability. Fails with `Device` where NVRTC is missing.
+    pub fn new(capability: u32, ptx: bool, cache: Option<PathBuf>) -> Result<Compiler> {
+        library::nvrtc()?;
+        let (mut major, mut minor) = (0, 0);
+        // SAFETY: the library is there, and both point to integers.
+        unsafe { sys::nvrtcVersion(&mut major, &mut minor) };
+        Ok(Compiler { capability, version: (major, minor), ptx, cache })
+    }
+
+    /// The architecture as NVRTC names it; Hopper's and later ones with what only they have.
+    fn architecture(&self) -> String {
+        let kind = if self.ptx { "compute" } else { "sm" };
+        let own = if self.capability == 90 { "a" } else { "" };
+        format!("{kind}_{}{own}", self.capability)
+    }
+
+    /// A module's image: a CUBIN, or PTX with a zero at its end.
+    pub fn image(
+        &self,
+        name: &str,
+        source: &str,
+        consts: &[(&'static str, Const)],
+        threads: u32,
+    ) -> Result<Vec<u8>> {
+        let text = specialised(name, source, consts, threads);
+        let options =
+            [format!("--gpu-architecture={}", self.architecture()), "--std=c++17".into(), "-lineinfo".into()];
+        let key =
+            blake3::hash(format!("{:?}\0{}\0{text}", self.version, options.join("\0")).as_bytes()).to_hex();
+        let path = self.cache.as_ref().map(|dir| dir.join(format!("{}.bin", &key[..32])));
+        if let Some(found) = path.as_ref().and_then(|p| std::fs::read(p).ok()).and_then(unsealed) {
+            return Ok(found);
+        }
+        let image = self.compile(name, &text, &options)?;
+        if let Some(path) = path {
+            // A cache that cannot be written only costs time.
+            let _ = keep(&path, &image);
+        }
+        Ok(image)
+    }
+
+    fn compile(&self, name: &str, text: &str, options: &[String]) -> Result<Vec<u8>> {
+        let refused = |what: &str, log: String| {
+            Error::device(format!("kernel {name} {what} for {}", self.architecture()))
+                .expected(format!("NVRTC {}.{} to compile it", self.version.0, self.version.1))
+                .found(format!("{log}\n--- the source as it was compiled\n{text}"))
+        };
+        let (Ok(source), Ok(file)) = (CString::new(text), CString::new(format!("{name}.cu"))) else {
+            return Err(refused("has a zero in its text", String::new()));
+        };
+        let program = result::create_program(&source, Some(&file))
+            .map_err(|e| refused("is no program", e.to_string()))?;
+        // SAFETY: the program was just made, and is destroyed once, at the end.
+        unsafe {
+            let compiled = result::compile_program(program, options);
+            let log = || {
+                let log = result::get_program_log(program).unwrap_or_default();
+                String::from_utf8_lossy(&log.iter().map(|&c| c as u8).collect::<Vec<_>>())
+                    .trim_end_matches('\0')
+                    .to_owned()
+            };
+            let image = match compiled {
+                Err(_) => Err(refused("does not compile", log())),
+                Ok(()) if self.ptx => result::get_ptx(program)
+                    .map(|text| text.iter().map(|&c| c as u8).collect())
+                    .map_err(|e| refused("gave no PTX", e.to_string())),
+                Ok(()) => cubin(program).map_err(|e| refused("gave no machine code", e.to_string())),
+            };
+            let _ = result::destroy_program(program);
+            image
+        }
+    }
+}
+
+/// The machine code of a compiled program.
+///
+/// # Safety
+/// The program was compiled and not destroyed.
+unsafe fn cubin(program: sys::nvrtcProgram) -> std::result::Result<Vec<u8>, result::NvrtcError> {
+    let mut size = 0;
+    // SAFETY: the caller's word; the buffer is as large as NVRTC says.
+    unsafe {
+        sys::nvrtcGetCUBINSize(program, &mut size).result()?;
+        let mut image = vec![0u8; size];
+        sys::nvrtcGetCUBIN(program, image.as_mut_ptr().cast::<c_char>()).result()?;
+        Ok(image)
+    }
+}
+
+/// The content of a cached file, if it is whole: the hash of the rest stands first.
+fn unsealed(bytes: Vec<u8>) -> Option<Vec<u8>> {
+    let (hash, image) = bytes.split_at_checked(32)?;
+    (blake3::hash(image).as_bytes() == hash).then(|| image.to_vec())
+}
+
+fn keep(path: &std::path::Path, image: &[u8]) -> std::io::Result<()> {
+    if let Some(dir) = path.parent() {
+        std::fs::create_dir_all(dir)?;
+    }
+    let temporary = path.with_extension(format!("tmp-{}", std::process::id()));
+    std::fs::write(&temporary, [blake3::hash(image).as_bytes().as_slice(), image].concat())?;
+    std::fs::rename(&temporary, path)
+}

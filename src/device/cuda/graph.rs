@@ -1,0 +1,359 @@
+//! Steps that are recorded once and launched as one graph from then on.
+//!
+//! A step is named by a key: steps of one key launch the same kernels on tensors of the same shapes. The first one runs as
+//! it comes; the second one is recorded; from then on the host goes through the same motions (it plans, allocates and
+//! launches) but nothing of it reaches the driver: memory is what it was in the recording, launches are only compared with
+//! it, and what the host writes is gathered. At the end one copy brings what was written, and one launch runs the step.
+#![allow(unsafe_code, reason = "calls the CUDA driver")]
+
+use super::arena::Arena;
+use super::{Cuda, lock};
+use crate::error::{Error, Result};
+use cudarc::driver::{result, sys};
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+/// Bytes that the host can write in one step.
+const INPUTS: usize = 8 << 20;
+/// Alignment of what it writes.
+const ALIGN: usize = 256;
+/// Recorded steps that are kept.
+const KEPT: usize = 64;
+
+/// Something that a step does, as far as it has to be the same every time.
+#[derive(Hash)]
+pub(super) enum Event<'a> {
+    Launch { function: usize, groups: [u32; 3], places: &'a [u64], params: &'a [u32] },
+    Zero { place: u64, bytes: usize },
+    Write { place: u64, bytes: usize },
+    Take { bytes: usize, input: bool },
+}
+
+/// A recorded step.
+struct Recording {
+    exec: sys::CUgraphExec,
+    /// The memory that it took, in order.
+    places: Vec<u64>,
+    /// A digest of all its events.
+    digest: u64,
+    last_used: u64,
+}
+
+enum Known {
+    /// Ran once, as it came.
+    Seen,
+    Recorded(Recording),
+}
+
+#[derive(Default)]
+enum Mode {
+    #[default]
+    Direct,
+    /// As it comes, with the memory of recorded steps.
+    Scoped,
+    /// The stream is being recorded.
+    Recording(Track),
+    /// The host goes through the motions of a recorded step.
+    Replaying(Track, usize),
+}
+
+/// What has happened so far in a step that is recorded or replayed.
+#[derive(Default)]
+struct Track {
+    places: Vec<u64>,
+    events: DefaultHasher,
+    /// What the host wrote: at these offsets of the inputs on the device.
+    written: Vec<u8>,
+    /// Places in the inputs that were handed out, up to here.
+    used: usize,
+}
+
+/// All recorded steps.
+#[derive(Default)]
+pub(super) struct Graphs {
+    known: HashMap<u64, Known>,
+    mode: Mode,
+    /// Memory of recorded steps while they run; all of them use the same, for only one runs at a time.
+    arena: Arena,
+    /// Where the host's writes of a step go: one place for all of them.
+    inputs: u64,
+    clock: u64,
+    /// In an exact arena: what was given back while recording, which the recorded step goes on using.
+    held: Vec<u64>,
+}
+
+// SAFETY: the driver's handles may be used from any thread.
+unsafe impl Send for Graphs {}
+
+impl Graphs {
+    pub fn new(exact: bool) -> Graphs {
+        Graphs { arena: Arena::new(exact), ..Graphs::default() }
+    }
+    /// Bytes asked of the driver.
+    pub fn reserved(&self) -> u64 {
+        self.arena.reserved()
+    }
+    /// The arena that memory has to come from, if it is not that of what lasts.
+    pub fn arena(&mut self) -> Option<&mut Arena> {
+        let own = match self.mode {
+            Mode::Recording(_) => true,
+            // An exact arena would keep what is given back, for recorded steps.
+            Mode::Scoped => !self.arena.exact,
+            Mode::Direct | Mode::Replaying(..) => false,
+        };
+        own.then_some(&mut self.arena)
+    }
+    /// Notes memory that was taken while recording.
+    pub fn took(&mut self, place: u64) {
+        if let Mode::Recording(track) = &mut self.mode {
+            track.places.push(place);
+        }
+    }
+    /// Takes memory back that a recorded step had.
+    pub fn give(&mut self, place: u64, size: u64) {
+        if self.arena.exact {
+            self.held.push(place);
+        } else {
+            self.arena.give(place, size);
+        }
+    }
+    /// Memory that needs not be taken from an arena: a replayed step's own, or a place in the inputs.
+    pub fn again(&mut self, bytes: usize, input: bool) -> Result<Option<u64>> {
+        let (inputs, exact) = (self.inputs, self.arena.exact);
+        let (track, next) = match &mut self.mode {
+            Mode::Direct | Mode::Scoped => return Ok(None),
+            Mode::Recording(track) => (track, None),
+            Mode::Replaying(track, next) => (track, Some(next)),
+        };
+        Event::Take { bytes, input }.hash(&mut track.events);
+        // In an exact arena inputs are allocations of their own, too.
+        if input && !exact {
+            let at = track.used;
+            track.used = (at + bytes.max(4)).next_multiple_of(ALIGN);
+            if track.used > INPUTS {
+                return Err(Error::memory("a step writes more than can be recorded")
+                    .expected(format!("at most {INPUTS} bytes"))
+                    .hint("lower train.max_tokens, or set TEMPRA_CUDA_GRAPHS=0"));
+            }
+            return Ok(Some(inputs + at as u64));
+        }
+        let Some(next) = next else { return Ok(None) };
+        let place = track.places.get(*next).copied();
+        *next += 1;
+        place.map(Some).ok_or_else(changed)
+    }
+    /// Takes what the host writes, if the step is recorded or replayed: then it needs a copy on the device from there (if it
+    /// is recorded), or none.
+    pub fn write(&mut self, place: u64, src: &[u8]) -> Result<Option<Option<u64>>> {
+        let inputs = self.inputs;
+        let (track, recording) = match &mut self.mode {
+            Mode::Direct | Mode::Scoped => return Ok(None),
+            Mode::Recording(track) => (track, true),
+            Mode::Replaying(track, _) => (track, false),
+        };
+        Event::Write { place, bytes: src.len() }.hash(&mut track.events);
+        let own = (inputs..inputs + INPUTS as u64).contains(&place);
+        let at = if own {
+            (place - inputs) as usize
+        } else {
+            let at = track.used;
+            track.used = (at + src.len()).next_multiple_of(ALIGN);
+            at
+        };
+        if at + src.len() > INPUTS {
+            return Err(Error::memory("a step writes more than can be recorded")
+                .hint("lower train.max_tokens, or set TEMPRA_CUDA_GRAPHS=0"));
+        }
+        if track.written.len() < at + src.len() {
+            track.written.resize(at + src.len(), 0);
+        }
+        track.written[at..at + src.len()].copy_from_slice(src);
+        Ok(Some((recording && !own).then_some(inputs + at as u64)))
+    }
+    /// Notes an event; says whether that was all that has to be done for it.
+    pub fn note(&mut self, event: &Event) -> bool {
+        match &mut self.mode {
+            Mode::Direct | Mode::Scoped => false,
+            Mode::Recording(track) => {
+                event.hash(&mut track.events);
+                false
+            }
+            Mode::Replaying(track, _) => {
+                event.hash(&mut track.events);
+                true
+            }
+        }
+    }
+    /// Forgets all recorded steps.
+    ///
+    /// # Safety
+    /// None of them is under way, and the context is bound.
+    pub unsafe fn destroy(&mut self) {
+        for (_, known) in self.known.drain() {
+            if let Known::Recorded(r) = known {
+                // SAFETY: made once, destroyed once.
+                let _ = unsafe { result::graph::exec_destroy(r.exec) };
+            }
+        }
+    }
+    /// Memory that is wholly unused, for the driver.
+    pub fn trim(&mut self) -> Vec<u64> {
+        let mut free = self.arena.trim();
+        for place in std::mem::take(&mut self.held) {
+            self.arena.give(place, 0);
+            free.push(place);
+        }
+        free
+    }
+    /// Forgets the recorded step that was not used for the longest time, if there are too many.
+    fn make_room(&mut self) {
+        let recorded = |k: &Known| if let Known::Recorded(r) = k { Some(r.last_used) } else { None };
+        if self.known.values().filter_map(recorded).count() < KEPT {
+            return;
+        }
+        let oldest = self.known.iter().filter_map(|(&key, k)| Some((recorded(k)?, key))).min();
+        if let Some(Known::Recorded(r)) = oldest.and_then(|(_, key)| self.known.remove(&key)) {
+            // SAFETY: the driver keeps what is under way until it is done.
+            let _ = unsafe { result::graph::exec_destroy(r.exec) };
+        }
+    }
+}
+
+fn changed() -> Error {
+    Error::shape("a step that was to be replayed is not the one that was recorded").hint(
+        "this is a fault of tempra: please report it; TEMPRA_CUDA_GRAPHS=0 goes on without recorded steps",
+    )
+}
+
+impl Cuda {
+    /// Whether a step is being recorded or replayed.
+    pub(super) fn recording(&self) -> bool {
+        matches!(lock(&self.inner.state).graphs.mode, Mode::Recording(_) | Mode::Replaying(..))
+    }
+
+    /// Whether steps are recorded.
+    pub(in crate::device) fn replays(&self) -> bool {
+        self.graphs && !self.profile.active()
+    }
+
+    /// Runs something with the memory of recorded steps: what it allocates has to be gone at its end.
+    pub(in crate::device) fn scoped<R>(&self, work: impl FnOnce() -> R) -> R {
+        let before = {
+            let mut state = lock(&self.inner.state);
+            match state.graphs.mode {
+                Mode::Direct => Some(std::mem::replace(&mut state.graphs.mode, Mode::Scoped)),
+                _ => None,
+            }
+        };
+        let done = work();
+        if let Some(mode) = before {
+            lock(&self.inner.state).graphs.mode = mode;
+        }
+        done
+    }
+
+    /// Runs a step that is the same for every `key` but for what the host writes: as it comes the first time, recorded the
+    /// second time, as one graph from then on. Nothing may be read back inside, and no tensor made inside may be used after.
+    pub fn replayed<R>(&self, key: u64, work: impl FnOnce() -> Result<R>) -> Result<R> {
+        if !self.replays() {
+            return self.scoped(work);
+        }
+        let mut state = lock(&self.inner.state);
+        state.graphs.clock += 1;
+        let known = state.graphs.known.remove(&key);
+        match known {
+            None => {
+                state.graphs.known.insert(key, Known::Seen);
+                drop(state);
+                self.scoped(work)
+            }
+            Some(Known::Seen) => {
+                drop(state);
+                self.record(key, work)
+            }
+            Some(Known::Recorded(recording)) => {
+                drop(state);
+                self.replay(key, recording, work)
+            }
+        }
+    }
+
+    fn record<R>(&self, key: u64, work: impl FnOnce() -> Result<R>) -> Result<R> {
+        let inner = &self.inner;
+        inner.bind()?;
+        let call = |e| inner.failed("recording a step", e);
+        {
+            let mut state = lock(&inner.state);
+            let state = &mut *state;
+            if state.graphs.inputs == 0 {
+                state.graphs.inputs = inner.ask(INPUTS as u64, &mut state.stats)?;
+            }
+            state.graphs.make_room();
+            state.graphs.mode = Mode::Recording(Track::default());
+        }
+        // Relaxed: another recording or an allocation of this thread is none of the stream's business.
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
+        // SAFETY: the stream is ours, and recorded by nobody else.
+        let begun = unsafe { result::stream::begin_capture(inner.stream, mode) }.map_err(call);
+        let done = begun.and_then(|()| work());
+        // SAFETY: as above.
+        let graph = unsafe { result::stream::end_capture(inner.stream) };
+        let mode = std::mem::take(&mut lock(&inner.state).graphs.mode);
+        let Mode::Recording(track) = mode else { return Err(changed()) };
+        let value = match done {
+            Ok(value) => value,
+            Err(e) => {
+                if let Ok(graph) = graph {
+                    // SAFETY: made above, of no use.
+                    let _ = unsafe { result::graph::destroy(graph) };
+                }
+                return Err(e);
+            }
+        };
+        let graph = graph.map_err(call)?;
+        // SAFETY: the graph was just made.
+        let exec = unsafe {
+            let exec = result::graph::instantiate(graph, sys::CUgraphInstantiate_flags(0));
+            let _ = result::graph::destroy(graph);
+            exec.map_err(call)?
+        };
+        let recording = Recording { exec, places: track.places, digest: track.events.finish(), last_used: 0 };
+        self.start(key, recording, &track.written)?;
+        Ok(value)
+    }
+
+    fn replay<R>(&self, key: u64, mut recording: Recording, work: impl FnOnce() -> Result<R>) -> Result<R> {
+        let track = Track { places: std::mem::take(&mut recording.places), ..Track::default() };
+        lock(&self.inner.state).graphs.mode = Mode::Replaying(track, 0);
+        let done = work();
+        let mode = std::mem::take(&mut lock(&self.inner.state).graphs.mode);
+        let Mode::Replaying(track, next) = mode else { return Err(changed()) };
+        recording.places = track.places;
+        let value = match done {
+            Ok(value) => value,
+            Err(e) => {
+                lock(&self.inner.state).graphs.known.insert(key, Known::Recorded(recording));
+                return Err(e);
+            }
+        };
+        if track.events.finish() != recording.digest || next != recording.places.len() {
+            return Err(changed());
+        }
+        self.start(key, recording, &track.written)?;
+        Ok(value)
+    }
+
+    /// Brings what the host wrote, and launches the step.
+    fn start(&self, key: u64, mut recording: Recording, written: &[u8]) -> Result<()> {
+        let inner = &self.inner;
+        let inputs = lock(&inner.state).graphs.inputs;
+        inner.upload(inputs, written)?;
+        // SAFETY: the graph is whole, and its memory is kept for it.
+        let launched = unsafe { result::graph::launch(recording.exec, inner.stream) };
+        let mut state = lock(&inner.state);
+        state.stats.graphs += 1;
+        recording.last_used = state.graphs.clock;
+        state.graphs.known.insert(key, Known::Recorded(recording));
+        launched.map_err(|e| inner.failed("launching a recorded step", e))
+    }
+}

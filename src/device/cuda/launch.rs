@@ -1,0 +1,150 @@
+//! Kernels: compiled and loaded once for each specialised text, and launched.
+#![allow(unsafe_code, reason = "calls the CUDA driver")]
+
+use super::graph::Event;
+use super::{Cuda, failed, lock};
+use crate::device::{Const, Launch};
+use crate::error::{Error, Result};
+use cudarc::driver::{result, sys};
+use std::collections::HashMap;
+use std::ffi::{CString, c_void};
+
+/// What is loaded.
+#[derive(Default)]
+pub(super) struct Kernels {
+    modules: HashMap<ModuleKey, sys::CUmodule>,
+    functions: HashMap<(ModuleKey, &'static str), Function>,
+}
+
+// SAFETY: the driver's handles may be used from any thread.
+unsafe impl Send for Kernels {}
+
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct ModuleKey {
+    source: usize,
+    consts: Vec<(&'static str, Const)>,
+    threads: u32,
+}
+
+#[derive(Clone, Copy)]
+struct Function {
+    handle: sys::CUfunction,
+    /// Dynamic shared memory that it was allowed.
+    shared: u32,
+}
+
+impl Kernels {
+    /// # Safety
+    /// Nothing is under way any more, and the context is bound.
+    pub unsafe fn unload(&mut self) {
+        self.functions.clear();
+        for (_, module) in self.modules.drain() {
+            // SAFETY: loaded once, unloaded once.
+            let _ = unsafe { result::module::unload(module) };
+        }
+    }
+}
+
+/// Dynamic shared memory that every kernel may have.
+const FREE_SHARED: u32 = 32 << 10;
+
+impl Cuda {
+    fn function(&self, launch: &Launch) -> Result<sys::CUfunction> {
+        let key = ModuleKey {
+            source: launch.source.as_ptr() as usize,
+            consts: launch.consts.to_vec(),
+            threads: launch.threads,
+        };
+        let mut state = lock(&self.inner.state);
+        let kernels = &mut state.kernels;
+        let entry = (key, launch.entry);
+        let call = |what: &str, e| failed(&self.inner.name, &format!("{what} kernel {}", launch.entry), e);
+        let mut found = match kernels.functions.get(&entry) {
+            Some(found) => *found,
+            None => {
+                let module = match kernels.modules.get(&entry.0) {
+                    Some(module) => *module,
+                    None => {
+                        let image = self.compiler.image(
+                            launch.entry,
+                            launch.source,
+                            launch.consts,
+                            launch.threads,
+                        )?;
+                        // SAFETY: an image that NVRTC made; PTX ends with a zero.
+                        let module = unsafe { result::module::load_data(image.as_ptr().cast()) }
+                            .map_err(|e| call("loading", e))?;
+                        kernels.modules.insert(entry.0.clone(), module);
+                        module
+                    }
+                };
+                let name = CString::new(launch.entry)
+                    .map_err(|_| Error::shape(format!("a kernel named {:?}", launch.entry)))?;
+                // SAFETY: the module is loaded.
+                let handle =
+                    unsafe { result::module::get_function(module, name) }.map_err(|e| call("finding", e))?;
+                Function { handle, shared: FREE_SHARED }
+            }
+        };
+        if launch.shared_bytes > found.shared {
+            let what = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            // SAFETY: the function is loaded.
+            unsafe {
+                result::function::set_function_attribute(found.handle, what, launch.shared_bytes as i32)
+            }
+            .map_err(|e| call("giving shared memory to", e))?;
+            found.shared = launch.shared_bytes;
+        }
+        kernels.functions.insert(entry, found);
+        Ok(found.handle)
+    }
+
+    pub(super) fn launch_kernel(&self, launch: &Launch) -> Result<()> {
+        let inner = &self.inner;
+        inner.bind()?;
+        if launch.groups[1] > 65535 || launch.groups[2] > 65535 {
+            return Err(Error::device(format!("kernel {} is too large to launch", launch.entry))
+                .expected("at most 65535 groups in the second and third dimension")
+                .found(format!("{:?}", launch.groups)));
+        }
+        let function = self.function(launch)?;
+        let mut places = launch.buffers.iter().map(|t| self.place(t)).collect::<Result<Vec<u64>>>()?;
+        // Words, so that the driver finds them aligned.
+        let mut params: Vec<u32> = bytemuck::pod_collect_to_vec(launch.params);
+        let event = Event::Launch {
+            function: function as usize,
+            groups: launch.groups,
+            places: &places,
+            params: &params,
+        };
+        {
+            let mut state = lock(&inner.state);
+            if state.graphs.note(&event) {
+                return Ok(());
+            }
+            state.stats.launches += 1;
+            if inner.lose_after == Some(state.stats.launches) {
+                let e = cudarc::driver::DriverError(sys::CUresult::CUDA_ERROR_LAUNCH_FAILED);
+                return Err(inner.failed("as TEMPRA_CUDA_LOSE_AFTER asks for", e));
+            }
+        }
+        let mut arguments: Vec<*mut c_void> =
+            places.iter_mut().map(|p| std::ptr::from_mut(p).cast::<c_void>()).collect();
+        if !params.is_empty() {
+            arguments.push(params.as_mut_ptr().cast());
+        }
+        let [x, y, z] = launch.groups;
+        // SAFETY: our own kernel, which takes these buffers and these words; the tests run it under every check.
+        unsafe {
+            result::launch_kernel(
+                function,
+                (x, y, z),
+                (launch.threads, 1, 1),
+                launch.shared_bytes,
+                inner.stream,
+                &mut arguments,
+            )
+        }
+        .map_err(|e| failed(&inner.name, &format!("launching kernel {}", launch.entry), e))
+    }
+}

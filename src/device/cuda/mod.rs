@@ -1,0 +1,408 @@
+//! NVIDIA cards through CUDA: memory from one arena, kernels compiled for the card's own architecture, one stream, and steps
+//! that are recorded once and launched as one graph from then on.
+//!
+//! Settings, for hunting faults: `TEMPRA_CUDA_EXACT=1` gives each tensor an allocation of its own, so that a checker
+//! (compute-sanitizer, the emulator) sees where it ends; `TEMPRA_CUDA_PTX=1` loads PTX instead of machine code, which the
+//! emulator needs; `TEMPRA_CUDA_GRAPHS=0` launches kernel by kernel; `TEMPRA_CUDA_MEMORY` limits the bytes asked of the
+//! driver; `TEMPRA_CUDA_LOSE_AFTER` launches the device is lost, as with a crashed driver.
+#![allow(unsafe_code, reason = "calls the CUDA driver")]
+
+mod arena;
+mod compile;
+mod graph;
+mod launch;
+mod library;
+mod memory;
+
+pub use compile::{Compiler, PRELUDE, specialised};
+pub use memory::Memory;
+
+use super::{Backend, Caps, Gpu, Launch, Profile, Storage, Tensor};
+use crate::error::{Error, Kind, Result};
+use crate::shape::{DType, Spec};
+use arena::Arena;
+use cudarc::driver::{DriverError, result, sys};
+use std::cell::Cell;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// The oldest driver that has all that is called: CUDA 12.0.
+const OLDEST_DRIVER: i32 = 12000;
+/// Compute capabilities that the kernels are written for begin here: Turing.
+const OLDEST_CARD: u32 = 75;
+
+/// What the device has done so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CudaStats {
+    /// Allocations asked of the driver.
+    pub allocations: u64,
+    /// Bytes in them.
+    pub bytes: u64,
+    /// Tensors copied back to the host.
+    pub reads: u64,
+    /// Kernels launched one by one.
+    pub launches: u64,
+    /// Recorded steps launched as a whole.
+    pub graphs: u64,
+    /// Copies from the host.
+    pub writes: u64,
+    /// Waits for the device.
+    pub waits: u64,
+}
+
+/// One card.
+pub struct Cuda {
+    inner: Arc<Inner>,
+    caps: Caps,
+    compiler: Compiler,
+    constants: Mutex<HashMap<Vec<u8>, Tensor>>,
+    profile: Profile,
+    graphs: bool,
+}
+
+struct Inner {
+    device: sys::CUdevice,
+    context: sys::CUcontext,
+    stream: sys::CUstream,
+    name: String,
+    capability: u32,
+    sms: u32,
+    shared_limit: usize,
+    /// Whether the driver knows the call that cudarc makes for the time between events.
+    timestamps: bool,
+    budget: Option<u64>,
+    lose_after: Option<u64>,
+    state: Mutex<State>,
+}
+
+// SAFETY: the driver's handles may be used from any thread to which the context is bound, which `bind` does first.
+unsafe impl Send for Inner {}
+// SAFETY: the same; what the host keeps of them is behind a lock.
+unsafe impl Sync for Inner {}
+
+#[derive(Default)]
+struct State {
+    arena: Arena,
+    kernels: launch::Kernels,
+    graphs: graph::Graphs,
+    staging: memory::Staging,
+    stats: CudaStats,
+}
+
+fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
+    m.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+fn set(name: &str) -> bool {
+    std::env::var_os(name).is_some_and(|v| v == "1")
+}
+
+/// A failed call of the driver as an error of ours.
+fn failed(device: &str, what: &str, e: DriverError) -> Error {
+    use sys::CUresult as C;
+    let text = || {
+        let name = e.error_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+        let explained = e.error_string().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+        if name == explained || explained.is_empty() { name } else { format!("{name}: {explained}") }
+    };
+    match e.0 {
+        C::CUDA_ERROR_OUT_OF_MEMORY => Error::memory(format!("{device} has not enough memory")).found(text()),
+        // After these a context is of no more use.
+        C::CUDA_ERROR_ILLEGAL_ADDRESS
+        | C::CUDA_ERROR_MISALIGNED_ADDRESS
+        | C::CUDA_ERROR_ILLEGAL_INSTRUCTION
+        | C::CUDA_ERROR_INVALID_PC
+        | C::CUDA_ERROR_HARDWARE_STACK_ERROR
+        | C::CUDA_ERROR_LAUNCH_FAILED
+        | C::CUDA_ERROR_LAUNCH_TIMEOUT
+        | C::CUDA_ERROR_ASSERT
+        | C::CUDA_ERROR_ECC_UNCORRECTABLE
+        | C::CUDA_ERROR_NVLINK_UNCORRECTABLE
+        | C::CUDA_ERROR_CONTEXT_IS_DESTROYED
+        | C::CUDA_ERROR_DEVICE_UNAVAILABLE
+        | C::CUDA_ERROR_UNKNOWN => Error::new(Kind::Lost, format!("the device was lost: {what}")).at(device).found(text()).hint(
+            "the last checkpoint is complete: the same command goes on from there, once the driver is well",
+        ),
+        _ => Error::device(format!("{what} failed")).at(device).found(text()),
+    }
+}
+
+impl Inner {
+    /// Makes the context the one of this thread.
+    fn bind(&self) -> Result<()> {
+        thread_local! { static CURRENT: Cell<usize> = const { Cell::new(0) } }
+        if CURRENT.get() != self.context as usize {
+            // SAFETY: the context is retained as long as this lives.
+            unsafe { result::ctx::set_current(self.context) }
+                .map_err(|e| self.failed("binding the context", e))?;
+            CURRENT.set(self.context as usize);
+        }
+        Ok(())
+    }
+    fn failed(&self, what: &str, e: DriverError) -> Error {
+        failed(&self.name, what, e)
+    }
+    /// Waits until everything that was queued is done.
+    fn wait(&self) -> Result<()> {
+        self.bind()?;
+        lock(&self.state).stats.waits += 1;
+        // SAFETY: the stream lives as long as this.
+        unsafe { result::stream::synchronize(self.stream) }
+            .map_err(|e| self.failed("waiting for the kernels", e))
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // What fails here has failed before and was reported then.
+        if self.bind().is_err() {
+            return;
+        }
+        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        // SAFETY: nothing uses these any more: every tensor holds this alive.
+        unsafe {
+            let _ = result::stream::synchronize(self.stream);
+            state.graphs.destroy();
+            state.kernels.unload();
+            state.staging.free();
+            for place in state.arena.clear() {
+                let _ = result::free_sync(place);
+            }
+            let _ = result::stream::destroy(self.stream);
+            let _ = result::primary_ctx::release(self.device);
+        }
+    }
+}
+
+impl Cuda {
+    /// How many cards there are. Fails with `Device` where there is no driver.
+    pub fn count() -> Result<usize> {
+        library::driver()?;
+        let call = |what: &'static str| move |e| failed("CUDA", what, e);
+        result::init().map_err(call("starting the driver"))?;
+        Ok(result::device::get_count().map_err(call("counting the cards"))?.max(0) as usize)
+    }
+
+    /// Opens a card by its number.
+    ///
+    /// Errors are of kind `Device`: no driver or one that is too old, no such card or one before Turing, no NVRTC.
+    pub fn new(index: usize) -> Result<Cuda> {
+        let count = Self::count()?;
+        if index >= count {
+            let hint =
+                "`nvidia-smi` lists the cards; CUDA_VISIBLE_DEVICES may hide some; or run with --device cpu";
+            return Err(Error::device(format!("there is no card cuda:{index}"))
+                .expected(format!("one of {count}"))
+                .hint(hint));
+        }
+        let call = |what: &'static str| move |e| failed("CUDA", what, e);
+        let mut version = 0;
+        // SAFETY: the library is there; the pointer is to an integer.
+        unsafe { sys::cuDriverGetVersion(&mut version) }
+            .result()
+            .map_err(call("asking for the driver's version"))?;
+        let spoken = |v: i32| format!("CUDA {}.{}", v / 1000, v % 1000 / 10);
+        if version < OLDEST_DRIVER {
+            return Err(Error::device("the NVIDIA driver is too old")
+                .expected(format!("one for {} or later", spoken(OLDEST_DRIVER)))
+                .found(spoken(version))
+                .hint("update the driver, or run with --device wgpu"));
+        }
+        let device = result::device::get(index as i32).map_err(call("finding the card"))?;
+        let name = result::device::get_name(device).map_err(call("asking for the card's name"))?;
+        use sys::CUdevice_attribute as A;
+        // SAFETY: the device is one of the driver's.
+        let ask = |a| {
+            unsafe { result::device::get_attribute(device, a) }
+                .map_err(|e| failed(&name, "asking the card", e))
+        };
+        let capability = (ask(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)? * 10
+            + ask(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?) as u32;
+        if capability < OLDEST_CARD {
+            return Err(Error::device(format!("{name} is too old for the CUDA kernels"))
+                .expected("compute capability 7.5 (Turing) or later")
+                .found(format!("{}.{}", capability / 10, capability % 10))
+                .hint("run with --device wgpu, which uses it through Vulkan"));
+        }
+        let ptx = set("TEMPRA_CUDA_PTX");
+        let cache = crate::cache::dir().map(|d| d.join("kernels"));
+        let compiler = Compiler::new(capability, ptx, cache)?;
+        if !ptx && compiler.version.0 > version / 1000 {
+            return Err(Error::device("NVRTC is newer than the driver, which cannot load what it makes")
+                .expected(format!("NVRTC {}", version / 1000))
+                .found(format!(
+                    "NVRTC {}.{}, a driver for {}",
+                    compiler.version.0,
+                    compiler.version.1,
+                    spoken(version)
+                ))
+                .hint("update the driver, or install the older NVRTC: pip install nvidia-cuda-nvrtc-cu12"));
+        }
+        let sms = ask(A::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?.max(1) as u32;
+        let shared_limit =
+            ask(A::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?.max(48 << 10) as usize;
+        // SAFETY: the device is one of the driver's.
+        let memory =
+            unsafe { result::device::total_mem(device) }.map_err(|e| failed(&name, "asking the card", e))?;
+        // SAFETY: released once, when `Inner` is dropped.
+        let context = unsafe { result::primary_ctx::retain(device) }
+            .map_err(|e| failed(&name, "opening the card", e))?;
+        // SAFETY: just retained.
+        unsafe { result::ctx::set_current(context) }.map_err(|e| failed(&name, "opening the card", e))?;
+        let stream = result::stream::create(result::stream::StreamKind::NonBlocking)
+            .map_err(|e| failed(&name, "making a stream", e))?;
+        let exact = set("TEMPRA_CUDA_EXACT");
+        let budget = number("TEMPRA_CUDA_MEMORY");
+        let state = State { arena: Arena::new(exact), graphs: graph::Graphs::new(exact), ..State::default() };
+        let caps = Caps {
+            name: name.clone(),
+            dtypes: if capability >= 80 {
+                &[DType::F32, DType::BF16, DType::F16]
+            } else {
+                &[DType::F32, DType::F16]
+            },
+            compute: DType::F32,
+            shared_bytes: shared_limit,
+            memory_bytes: Some(budget.unwrap_or(memory as u64)),
+            binding_bytes: u64::MAX,
+            gpu: true,
+            packs: false,
+        };
+        let inner = Inner {
+            device,
+            context,
+            stream,
+            name,
+            capability,
+            sms,
+            shared_limit,
+            timestamps: version >= 12080,
+            budget,
+            lose_after: number("TEMPRA_CUDA_LOSE_AFTER"),
+            state: Mutex::new(state),
+        };
+        let graphs = std::env::var_os("TEMPRA_CUDA_GRAPHS").is_none_or(|v| v != "0");
+        Ok(Cuda {
+            inner: Arc::new(inner),
+            caps,
+            compiler,
+            constants: Mutex::default(),
+            profile: Profile::default(),
+            graphs,
+        })
+    }
+
+    /// With activations and copies of the weights in a 16-bit type; sums, statistics and the weights themselves stay f32.
+    ///
+    /// Fails with `Device` where the card cannot compute in it.
+    pub fn with_compute(mut self, dtype: DType) -> Result<Cuda> {
+        if !self.caps.dtypes.contains(&dtype) {
+            return Err(Error::device(format!("{} cannot compute in {dtype:?}", self.caps.name))
+                .expected("bf16 needs compute capability 8.0 (Ampere) or later")
+                .hint("take precision = \"f16\", which has a loss scale, or \"f32\""));
+        }
+        self.caps.compute = dtype;
+        self.caps.name += match dtype {
+            DType::BF16 => ", computing in bf16",
+            DType::F16 => ", computing in f16",
+            _ => "",
+        };
+        Ok(self)
+    }
+
+    /// Whether steps are recorded and launched as one.
+    pub fn with_graphs(mut self, graphs: bool) -> Cuda {
+        self.graphs = graphs;
+        self
+    }
+
+    /// What was done so far.
+    pub fn stats(&self) -> CudaStats {
+        lock(&self.inner.state).stats
+    }
+
+    /// Compute capability: 75, 80, 90 and so on.
+    pub fn capability(&self) -> u32 {
+        self.inner.capability
+    }
+
+    /// Multiprocessors.
+    pub fn sms(&self) -> u32 {
+        self.inner.sms
+    }
+
+    /// Bytes of shared memory that one block may have.
+    pub fn shared_limit(&self) -> usize {
+        self.inner.shared_limit
+    }
+
+    /// Scratch memory of one op.
+    pub fn scratch(&self, dtype: DType, shape: &[usize]) -> Result<Tensor> {
+        let spec = Spec::new(dtype, shape);
+        Ok(Tensor { storage: Arc::new(self.alloc(&spec)?), spec, offset: 0 })
+    }
+
+    /// A tensor of constants, uploaded once.
+    pub fn constants(&self, values: &[u32]) -> Result<Tensor> {
+        let bytes: &[u8] = bytemuck::cast_slice(values);
+        if let Some(t) = lock(&self.constants).get(bytes) {
+            return Ok(t.clone());
+        }
+        if self.recording() {
+            return Err(Error::shape("constants were first asked for inside of a recorded step"));
+        }
+        let storage = Arc::new(Storage::Cuda(self.take_lasting(bytes.len())?));
+        let t = Tensor { storage, spec: Spec::new(DType::U32, &[values.len()]), offset: 0 };
+        self.write(&t, bytes)?;
+        lock(&self.constants).insert(bytes.to_vec(), t.clone());
+        Ok(t)
+    }
+
+    fn place(&self, t: &Tensor) -> Result<u64> {
+        match &*t.storage {
+            Storage::Cuda(m) => Ok(m.place + (t.offset * t.spec.dtype.size()) as u64),
+            _ => Err(Error::shape("a tensor of another device was given to CUDA")),
+        }
+    }
+}
+
+impl Backend for Cuda {
+    fn caps(&self) -> Caps {
+        self.caps.clone()
+    }
+    fn alloc(&self, spec: &Spec) -> Result<Storage> {
+        Ok(Storage::Cuda(self.take(spec.bytes(), false)?))
+    }
+    fn alloc_input(&self, spec: &Spec) -> Result<Storage> {
+        Ok(Storage::Cuda(self.take(spec.bytes(), true)?))
+    }
+    fn write(&self, dst: &Tensor, src: &[u8]) -> Result<()> {
+        if src.is_empty() { Ok(()) } else { self.write_bytes(self.place(dst)?, src) }
+    }
+    fn read(&self, src: &Tensor, dst: &mut [u8]) -> Result<()> {
+        if dst.is_empty() { Ok(()) } else { self.read_bytes(self.place(src)?, dst) }
+    }
+    fn zero(&self, dst: &Tensor) -> Result<()> {
+        let bytes = dst.spec.bytes();
+        if bytes == 0 { Ok(()) } else { self.zero_bytes(self.place(dst)?, bytes) }
+    }
+    fn time(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<f64> {
+        self.time(work)
+    }
+    fn trim(&self) -> Result<()> {
+        self.trim()
+    }
+    fn profile(&self) -> &Profile {
+        &self.profile
+    }
+}
+
+impl Gpu for Cuda {
+    fn launch(&self, launch: Launch) -> Result<()> {
+        if launch.groups.contains(&0) { Ok(()) } else { self.launch_kernel(&launch) }
+    }
+}

@@ -1,0 +1,196 @@
+//! Which tiles the CUDA kernels of attention take: from what a block may have of shared memory and what the batch is like.
+//! Lengths are not known on the host, only their mean; whatever they are, the result is right.
+
+/// What the choice depends on.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ask {
+    /// Bytes of shared memory that a block may have.
+    pub shared: usize,
+    /// Multiprocessors.
+    pub sms: u32,
+    /// Compute capability, such as 80.
+    pub capability: u32,
+    /// Tokens, sequences and heads of the batch.
+    pub batch: [usize; 3],
+    /// Elements of a head's row, 1 to 128.
+    pub dim: usize,
+}
+
+/// The constants of a kernel on tensor cores and what its block takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Tiles {
+    /// Threads of a block, which owns half as many tokens.
+    pub threads: u32,
+    /// Tokens that go by at once.
+    pub tile: u32,
+    /// Buffers for them.
+    pub stages: u32,
+    /// Blocks that a multiprocessor should hold.
+    pub blocks: u32,
+    /// Length up to which one block does the backward pass of a sequence.
+    pub limit: u32,
+    /// Bytes of shared memory; of the backward pass of tiles, that for the keys and that for the queries.
+    pub shared: [usize; 2],
+}
+
+/// What a pass launches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Choice {
+    /// The forward pass.
+    pub forward: Tiles,
+    /// The backward pass of sequences that one block can have, if there may be any.
+    pub whole: Option<Tiles>,
+    /// That of longer ones, if there may be any.
+    pub tiles: Option<Tiles>,
+}
+
+/// Elements of a row of a tile in shared memory.
+fn row(dim: usize) -> usize {
+    dim.next_multiple_of(16) + 8
+}
+
+impl Tiles {
+    fn own(self) -> usize {
+        self.threads as usize / 2
+    }
+    fn forward(mut self, dim: usize) -> Tiles {
+        self.shared = [2 * (self.own() + 2 * self.tile as usize) * row(dim); 2];
+        self
+    }
+    fn tiles(mut self, dim: usize) -> Tiles {
+        let by = 2 * self.stages as usize * self.tile as usize;
+        let both = 2 * (2 * self.own() + by) * row(dim);
+        self.shared = [both + 4 * by, both + 4 * self.own()];
+        self
+    }
+    /// For sequences of at most `limit` tokens.
+    fn whole(mut self, dim: usize, limit: usize) -> Tiles {
+        let (own, tile) = (self.own(), self.tile as usize);
+        let halves = (2 * own + 2 * self.stages as usize * tile) * row(dim) + own * (tile + 8);
+        let held = limit.next_multiple_of(tile);
+        let dq = if limit > own { held * dim.next_multiple_of(16) } else { 0 };
+        self.limit = limit as u32;
+        self.shared = [2 * halves + 4 * (2 * held + dq); 2];
+        self
+    }
+}
+
+/// The longest sequence that one block does: beyond it, a block would be at it for too long.
+const LONGEST: usize = 512;
+
+fn of([threads, tile, stages, blocks]: [u32; 4]) -> Tiles {
+    Tiles { threads, tile, stages, blocks, limit: 0, shared: [0; 2] }
+}
+
+fn forward(ask: &Ask, mean: usize) -> Tiles {
+    // With more queries a block, keys and values are read less often, if a sequence has so many.
+    let (narrow, long) = (ask.dim <= 32, mean > 128);
+    // Where the machine code needs a few registers more, a third block would make it spill.
+    let most = if ask.capability >= 120 { 2 } else { 3 };
+    let list: &[[u32; 4]] = match (ask.dim <= 64, long) {
+        (true, true) if narrow => &[[256, 64, 1, 2], [64, 32, 1, 4]],
+        (true, true) => &[[256, 32, 1, 2], [64, 32, 1, 4]],
+        (true, false) => &[[128, 64, 1, if narrow { 4 } else { most }], [64, 32, 1, 4]],
+        (false, _) => &[[128, 32, 1, 2], [64, 32, 1, 2]],
+    };
+    first(list, ask, |t| t.forward(ask.dim)).unwrap_or(of([64, 32, 1, 2]).forward(ask.dim))
+}
+
+/// The first that fits.
+fn first(list: &[[u32; 4]], ask: &Ask, size: impl Fn(Tiles) -> Tiles) -> Option<Tiles> {
+    list.iter().map(|&c| size(of(c))).find(|t| t.shared[0].max(t.shared[1]) <= ask.shared)
+}
+
+fn whole(ask: &Ask, mean: usize) -> Option<Tiles> {
+    let list: &[[u32; 4]] = match (ask.dim <= 64, mean > 64) {
+        (true, true) => &[[256, 64, 2, 1], [256, 64, 1, 1], [256, 32, 1, 1], [128, 32, 1, 1]],
+        (true, false) => &[[128, 64, 1, 2], [128, 32, 1, 2]],
+        (false, true) => &[[256, 32, 2, 1], [256, 32, 1, 1], [128, 32, 1, 1]],
+        (false, false) => &[[128, 32, 1, 1]],
+    };
+    let t = first(list, ask, |t| t.whole(ask.dim, t.own()))?;
+    // Two of the smaller blocks should fit a multiprocessor, which has a little more than a block may have.
+    let room = if t.blocks > 1 { (ask.shared - 1024) / 2 } else { ask.shared };
+    // Few sequences leave multiprocessors idle, where tiles of long ones do not.
+    let few = ask.batch[1] * ask.batch[2] < ask.sms as usize;
+    let most = if few { t.own() } else { LONGEST };
+    let tile = t.tile as usize;
+    let limits = (t.own()..=most).step_by(tile).map(|limit| t.whole(ask.dim, limit));
+    Some(limits.take_while(|w| w.shared[0] <= room).last().unwrap_or(t))
+}
+
+fn tiles(ask: &Ask) -> Tiles {
+    let list: &[[u32; 4]] = if ask.dim <= 64 {
+        &[[256, 64, 2, 1], [256, 64, 1, 1], [128, 64, 1, 1], [128, 32, 1, 1]]
+    } else {
+        &[[256, 32, 2, 1], [256, 32, 1, 1], [128, 32, 1, 1]]
+    };
+    first(list, ask, |t| t.tiles(ask.dim)).unwrap_or(of([64, 32, 1, 1]).tiles(ask.dim))
+}
+
+/// The tiles of both passes for 16-bit elements.
+pub(super) fn choose(ask: &Ask) -> Choice {
+    let [tokens, seqs, _] = ask.batch;
+    let mean = tokens.div_ceil(seqs.max(1));
+    let whole = whole(ask, mean);
+    let limit = whole.map_or(0, |w| w.limit);
+    // No sequence is longer than all together; the mean is not longer than the longest.
+    let long = tokens > limit as usize;
+    let tiles = long.then(|| Tiles { limit, ..tiles(ask) });
+    let short = !(seqs == 1 && long);
+    Choice { forward: forward(ask, mean), whole: whole.filter(|_| short), tiles }
+}
+
+/// Rows of a warp and bytes of shared memory, of the forward and the backward pass in f32.
+pub(super) fn plain(shared: usize, dim: usize) -> [(u32, usize); 2] {
+    let (line, probs) = (dim.next_multiple_of(32) + 4, 36);
+    let size = |own: usize| [(own + 64) * line + own * probs, (2 * own + 64) * line + 2 * own * probs];
+    // Sixteen accumulators a lane and pass are enough.
+    let most = if dim <= 64 { 8 } else { 4 };
+    [0, 1].map(|pass| {
+        let of = |each: u32| (each, 4 * size(PLAIN_THREADS as usize / 32 * each as usize)[pass]);
+        [most, 4].map(of).into_iter().find(|&(_, bytes)| bytes <= shared).unwrap_or(of(2))
+    })
+}
+
+/// Threads of a block in f32.
+pub(super) const PLAIN_THREADS: u32 = 128;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// 48, 64, 99, 163 and 227 KiB: every limit there is.
+    const LIMITS: [usize; 5] = [48 << 10, 64 << 10, 99 << 10, 163 << 10, 227 << 10];
+
+    #[test]
+    fn everything_fits_and_every_length_is_done() {
+        for shared in LIMITS {
+            for dim in 1..=128 {
+                for batch in [[1, 1, 1], [60, 3, 12], [4096, 32, 12], [16384, 32, 16], [20000, 1000, 12], [512, 0, 1]] {
+                    let ask = Ask { shared, sms: 132, capability: 90, batch, dim };
+                    let c = choose(&ask);
+                    for t in [Some(c.forward), c.whole, c.tiles].into_iter().flatten() {
+                        assert!(t.shared[0].max(t.shared[1]) <= shared, "{ask:?}: {c:?}");
+                        assert!(t.own() >= t.tile as usize, "{ask:?}: {c:?}");
+                    }
+                    let limit = c.whole.map_or(0, |w| w.limit as usize);
+                    assert!(c.tiles.is_some() || batch[0] <= limit, "{ask:?}: {c:?}");
+                    assert!(c.tiles.is_none_or(|t| c.whole.is_none_or(|w| w.limit == t.limit)), "{ask:?}: {c:?}");
+                    assert!(c.whole.is_none_or(|w| w.limit as usize >= w.own()), "{ask:?}: {c:?}");
+                    assert!(plain(shared, dim).iter().all(|p| p.1 <= shared), "{ask:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn common_models_have_one_block_a_sequence() {
+        for (shared, dim, mean, limit) in
+            [(227 << 10, 64, 128, 512), (227 << 10, 32, 256, 512), (99 << 10, 64, 128, 128), (64 << 10, 64, 128, 128)]
+        {
+            let ask = Ask { shared, sms: 132, capability: 90, batch: [32 * mean, 32, 12], dim };
+            assert_eq!(choose(&ask).whole.map(|w| w.limit), Some(limit), "{ask:?}");
+        }
+    }
+}

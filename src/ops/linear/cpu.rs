@@ -1,0 +1,167 @@
+//! On the CPU.
+
+use super::{Activation, Linear};
+use crate::device::Cpu;
+use crate::device::cpu::{BLOCK, Mat, Out, Real, inlined, product, vectorise};
+use crate::error::Result;
+use crate::ops::{Backward, Forward, On, by_dtype, sum_columns};
+use rayon::prelude::*;
+
+impl Activation {
+    /// y = act(z), element by element. The choice is made outside of the loop, so that each loop is one vector loop.
+    #[inline(always)]
+    fn apply<T: Real>(self, y: &mut [T], z: impl Fn(T, usize) -> T) {
+        #[inline(always)]
+        fn each<T: Real>(y: &mut [T], f: impl Fn(T, usize) -> T) {
+            for (i, y) in y.iter_mut().enumerate() {
+                *y = f(*y, i);
+            }
+        }
+        match self {
+            Activation::None => each(y, z),
+            Activation::GeluErf => each(y, inlined!(|y: T, i: usize| gelu_erf(z(y, i)))),
+            Activation::GeluTanh => each(y, inlined!(|y: T, i: usize| gelu_tanh(z(y, i)))),
+            Activation::Relu => each(
+                y,
+                inlined!(|y: T, i: usize| {
+                    let z = z(y, i);
+                    // Keeps a NaN, which `max` would drop.
+                    if z < T::ZERO { T::ZERO } else { z }
+                }),
+            ),
+            Activation::Tanh => each(y, inlined!(|y: T, i: usize| z(y, i).tanh())),
+        }
+    }
+    /// dz = dy act'(z), from z or from y = act(z), whichever was kept.
+    #[inline(always)]
+    fn slope<T: Real>(self, dz: &mut [T], dy: &[T], kept: &[T]) {
+        #[inline(always)]
+        fn each<T: Real>(dz: &mut [T], dy: &[T], kept: &[T], f: impl Fn(T) -> T) {
+            for ((dz, &dy), &k) in dz.iter_mut().zip(dy).zip(kept) {
+                *dz = dy * f(k);
+            }
+        }
+        match self {
+            Activation::None => dz.copy_from_slice(dy),
+            Activation::GeluErf => each(dz, dy, kept, inlined!(|z: T| gelu_erf_slope(z))),
+            Activation::GeluTanh => each(dz, dy, kept, inlined!(|z: T| gelu_tanh_slope(z))),
+            Activation::Relu => {
+                each(dz, dy, kept, inlined!(|y: T| if y > T::ZERO { T::ONE } else { T::ZERO }))
+            }
+            Activation::Tanh => each(dz, dy, kept, inlined!(|y: T| T::ONE - y * y)),
+        }
+    }
+}
+
+/// sqrt(2 / pi).
+const SQRT_2_PI: f64 = 0.797_884_560_802_865_4;
+
+/// Phi(z), the standard normal distribution function.
+#[inline(always)]
+fn phi<T: Real>(z: T) -> T {
+    T::of(0.5) * (T::ONE + (z * T::of(std::f64::consts::FRAC_1_SQRT_2)).erf())
+}
+#[inline(always)]
+fn gelu_erf<T: Real>(z: T) -> T {
+    z * phi(z)
+}
+#[inline(always)]
+fn gelu_erf_slope<T: Real>(z: T) -> T {
+    // 1 / sqrt(2 pi).
+    let density = T::of(0.398_942_280_401_432_7) * (-T::of(0.5) * z * z).exp();
+    z.mul_add(density, phi(z))
+}
+#[inline(always)]
+fn gelu_inner<T: Real>(z: T) -> T {
+    T::of(SQRT_2_PI) * (z + T::of(0.044715) * z * z * z)
+}
+#[inline(always)]
+fn gelu_tanh<T: Real>(z: T) -> T {
+    T::of(0.5) * z * (T::ONE + gelu_inner(z).tanh())
+}
+#[inline(always)]
+fn gelu_tanh_slope<T: Real>(z: T) -> T {
+    let t = gelu_inner(z).tanh();
+    let inner = T::of(SQRT_2_PI) * (T::ONE + T::of(3.0 * 0.044715) * z * z);
+    T::of(0.5) * (T::ONE + t + z * inner * (T::ONE - t * t))
+}
+
+impl On<Cpu> for Linear {
+    fn forward(&self, cpu: &Cpu, io: Forward) -> Result<()> {
+        by_dtype!(io.x[0].spec.dtype, forward(self.act, cpu, io))
+    }
+    fn backward(&self, cpu: &Cpu, io: Backward) -> Result<()> {
+        by_dtype!(io.x[0].spec.dtype, backward(self.act, cpu, io))
+    }
+}
+
+fn forward<T: Real>(act: Activation, cpu: &Cpu, io: Forward) -> Result<()> {
+    let ((rows, k), (n, _)) = (io.x[0].spec.rows_cols(), io.x[1].spec.rows_cols());
+    let (x, w) = (io.x[0].cpu::<T>()?, io.x[1].cpu::<T>()?);
+    let b = io.x.get(2).map(|b| b.cpu::<T>()).transpose()?;
+    let shape = [rows, n, k];
+    let (x, w) = (Mat::new(&x, k), Mat::new(&w, k).t());
+    let mut y = io.y[0].cpu_mut::<T>()?;
+    if act.needs_input() {
+        let mut z = io.y[1].cpu_mut::<T>()?;
+        let done = |_: usize, col: usize, z: &mut [T]| add_bias(b.as_deref(), col, z);
+        product(cpu, shape, x, w, Out { data: &mut z, row: n, add: false }, Some(&done))?;
+        let rows = |(y, z): (&mut [T], &[T])| vectorise!({ act.apply(y, inlined!(|_: T, i: usize| z[i]),) });
+        cpu.install(|| y.par_chunks_mut(BLOCK * n).zip(z.par_chunks(BLOCK * n)).for_each(rows));
+        return Ok(());
+    }
+    let done = |_: usize, col: usize, z: &mut [T]| {
+        add_bias(b.as_deref(), col, z);
+        if act != Activation::None {
+            vectorise!({ act.apply(z, inlined!(|z: T, _| z)) });
+        }
+    };
+    product(cpu, shape, x, w, Out { data: &mut y, row: n, add: false }, Some(&done))
+}
+
+fn add_bias<T: Real>(b: Option<&[T]>, col: usize, z: &mut [T]) {
+    if let Some(b) = b {
+        z.iter_mut().zip(&b[col..]).for_each(|(z, &b)| *z += b);
+    }
+}
+
+fn backward<T: Real>(act: Activation, cpu: &Cpu, io: Backward) -> Result<()> {
+    let ((rows, k), (n, _)) = (io.x[0].spec.rows_cols(), io.x[1].spec.rows_cols());
+    let (x, w, dy) = (io.x[0].cpu::<T>()?, io.x[1].cpu::<T>()?, io.dy()?.cpu::<T>()?);
+    // dz = dy * act'(z), in scratch unless the activation is the identity.
+    let identity = act == Activation::None;
+    let scratch = cpu.scratch(if identity { 0 } else { rows * n * size_of::<T>() })?;
+    let mut dz = scratch.write::<T>(0, if identity { 0 } else { rows * n })?;
+    if !identity {
+        let kept = io.y[act.needs_input() as usize].cpu::<T>()?;
+        let chunk = BLOCK * n;
+        let rows = |((dz, dy), kept): ((&mut [T], &[T]), &[T])| vectorise!(act.slope(dz, dy, kept));
+        cpu.install(|| {
+            dz.par_chunks_mut(chunk).zip(dy.par_chunks(chunk)).zip(kept.par_chunks(chunk)).for_each(rows)
+        });
+    }
+    let dz: &[T] = if identity { &dy } else { &dz };
+    if let Some(g) = io.dx(0) {
+        let mut dx = g.t.cpu_mut::<T>()?;
+        product(
+            cpu,
+            [rows, k, n],
+            Mat::new(dz, n),
+            Mat::new(&w, k),
+            Out { data: &mut dx, row: k, add: g.add },
+            None,
+        )?;
+    }
+    if let Some(g) = io.dx(1) {
+        let mut dw = g.t.cpu_mut::<T>()?;
+        let c = Out { data: &mut dw[..], row: k, add: g.add };
+        product(cpu, [n, k, rows], Mat::new(dz, n).t(), Mat::new(&x, k), c, None)?;
+    }
+    if let Some(g) = io.dx(2) {
+        let mut db = g.t.cpu_mut::<T>()?;
+        sum_columns(cpu, &mut db, g.add, rows, |r, cols, out| {
+            out.iter_mut().zip(&dz[r * n..][cols]).for_each(|(o, &d)| *o += d);
+        });
+    }
+    Ok(())
+}

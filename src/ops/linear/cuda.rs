@@ -1,0 +1,389 @@
+//! The launches of kernels/linear*.cu, and how a product is cut up for the card.
+
+use super::{Activation, Linear};
+use crate::device::{Const, Cuda, Gpu, Launch, Tensor};
+use crate::error::Result;
+use crate::ops::{Backward, Forward, Grad, On};
+use crate::shape::DType;
+
+/// What all products share, and the kernels around them.
+pub(in crate::ops) const KERNEL: &str = include_str!("../../../kernels/linear.cu");
+/// With the product on tensor cores.
+pub(in crate::ops) const TENSOR: &str =
+    concat!(include_str!("../../../kernels/linear.cu"), include_str!("../../../kernels/linear.tensor.cu"));
+/// With the product in f32 arithmetic.
+pub(in crate::ops) const PLAIN: &str =
+    concat!(include_str!("../../../kernels/linear.cu"), include_str!("../../../kernels/linear.plain.cu"));
+
+/// What is asked of the card before a product is cut up.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::ops) struct Card {
+    pub sms: u32,
+    pub shared_limit: usize,
+    pub capability: u32,
+}
+
+/// How the operands get to the multipliers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::ops) enum Route {
+    /// Asynchronous copies and tensor cores.
+    Async,
+    /// Through registers, to tensor cores: Turing, or rows of odd length.
+    Held,
+    /// f32 arithmetic.
+    Plain,
+}
+
+/// What a block computes, and in how many parts the sums come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::ops) struct Tile {
+    /// Rows, columns and depth of a block's tile.
+    pub block: [usize; 3],
+    /// Rows and columns of a warp's.
+    pub warp: [usize; 2],
+    /// Tiles of operands in shared memory.
+    pub stages: usize,
+    /// Parts of the sums; more than one are added up afterwards.
+    pub parts: usize,
+}
+
+impl Tile {
+    pub fn threads(&self) -> u32 {
+        (32 * self.block[0] * self.block[1] / (self.warp[0] * self.warp[1])) as u32
+    }
+    /// Bytes of dynamic shared memory on tensor cores.
+    pub fn shared(&self) -> usize {
+        self.stages * (self.block[0] + self.block[1]) * self.block[2] * 2
+    }
+    /// Depths of `block[2]` that one part takes.
+    fn steps(&self, k: usize) -> usize {
+        k.div_ceil(self.block[2]).div_ceil(self.parts)
+    }
+}
+
+/// A tile to choose, and the share of a multiprocessor's rate that it reaches: with several blocks there, and alone. Guesses
+/// from the traffic to shared memory and the warps that hide latency.
+type Choice = ([usize; 3], [usize; 2], f64, f64);
+const ASYNC: &[Choice] = &[
+    ([128, 128, 32], [64, 64], 1.0, 0.75),
+    ([128, 64, 32], [64, 32], 0.85, 0.6),
+    ([64, 128, 32], [32, 64], 0.85, 0.6),
+    ([64, 64, 64], [32, 32], 0.65, 0.4),
+];
+const HELD: &[Choice] = &[
+    ([128, 128, 32], [64, 32], 1.0, 0.8),
+    ([128, 64, 32], [32, 32], 0.8, 0.6),
+    ([64, 64, 32], [32, 32], 0.7, 0.4),
+];
+const FLAT: &[Choice] = &[([128, 128, 8], [32, 64], 1.0, 0.9), ([64, 64, 8], [32, 64], 0.9, 0.3)];
+
+/// The tile and the parts that make an (m, n) product of depth k fastest, by a model of the card: what its busiest
+/// multiprocessor has to multiply, what a block takes to begin and end, and what adding up parts costs.
+pub(in crate::ops) fn tile([m, n, k]: [usize; 3], route: Route, card: Card) -> Tile {
+    // In products of one multiprocessor: a block's begin and end, another launch, a byte of a partial sum.
+    let (choices, start, launch, byte) = match route {
+        Route::Async => (ASYNC, 1e6, 4e6, 50.0),
+        Route::Held => (HELD, 1e6, 3e6, 30.0),
+        Route::Plain => (FLAT, 1e5, 5e5, 7.0),
+    };
+    let sms = card.sms.max(1) as usize;
+    let mut best: Option<(f64, Tile)> = None;
+    for &(block, warp, rate, alone) in choices {
+        let [tm, tn, tk] = block;
+        // As many stages as let two blocks stay on a multiprocessor, each with 1 KiB that the system takes.
+        let stage = (tm + tn) * tk * 2;
+        let room = (card.shared_limit.saturating_sub(1 << 10) / 2) / stage;
+        let stages = if route == Route::Async { room.clamp(2, 4) } else { 2 };
+        let steps = k.div_ceil(tk);
+        // A part is at least 256 deep.
+        for parts in 1..=(k / 256).clamp(1, 64) {
+            let each = steps.div_ceil(parts);
+            if parts > 1 && steps.div_ceil(each) != parts {
+                continue;
+            }
+            let blocks = m.div_ceil(tm) * n.div_ceil(tn) * parts;
+            let work = (tm * tn * each * tk) as f64 + start;
+            let mut cost = (blocks.div_ceil(sms) as f64 * work / rate).max(work / alone);
+            if parts > 1 {
+                cost += launch + (parts * m * n * 8) as f64 / sms as f64 * byte;
+            }
+            if best.is_none_or(|(least, _)| cost < least) {
+                best = Some((cost, Tile { block, warp, stages, parts }));
+            }
+        }
+    }
+    // There are choices, each with at least one part.
+    best.map_or(Tile { block: [64, 64, 32], warp: [32, 32], stages: 2, parts: 1 }, |(_, tile)| tile)
+}
+
+/// A matrix as it is stored, in rows of `row` elements; `down` if neighbours in memory are neighbours along k.
+struct Operand<'a> {
+    t: &'a Tensor,
+    row: usize,
+    down: bool,
+}
+
+/// What happens to the sums of a product: bias, activation, where the sums themselves go, whether C is added to; and
+/// where the row sums of A go.
+struct After<'a> {
+    bias: Option<&'a Tensor>,
+    act: Activation,
+    keep: Option<&'a Tensor>,
+    add: bool,
+    sums: Option<Grad<'a>>,
+}
+
+/// The constants of linear.cu.
+fn consts(t: DType, [c, d]: [DType; 2], after: &After, n: usize) -> Vec<(&'static str, Const)> {
+    vec![
+        ("T", Const::Type(t)),
+        ("C", Const::Type(c)),
+        ("D", Const::Type(d)),
+        ("BIAS", Const::U32(after.bias.is_some() as u32)),
+        ("KEEP", Const::U32(after.keep.is_some() as u32)),
+        ("ACT", Const::U32(after.act.code())),
+        ("DB", Const::U32(after.sums.is_some() as u32)),
+        ("WIDE", Const::U32(if n.is_multiple_of(4) { 4 } else { 1 })),
+        ("VEC", Const::U32(if n.is_multiple_of(8) { 8 } else { 1 })),
+    ]
+}
+
+/// c (m, n) = A B, with what comes after.
+fn product(
+    device: &Cuda,
+    [m, n, k]: [usize; 3],
+    a: Operand,
+    b: Operand,
+    c: &Tensor,
+    after: After,
+) -> Result<()> {
+    let t = a.t.spec.dtype;
+    let card =
+        Card { sms: device.sms(), shared_limit: device.shared_limit(), capability: device.capability() };
+    let flat = t == DType::F32 || (t == DType::BF16 && card.capability < 80);
+    // Rows that are read sixteen bytes at a time; four elements in f32 arithmetic.
+    let run = if flat { 4 } else { 8 };
+    let aligned = [a.row.is_multiple_of(run), b.row.is_multiple_of(run)];
+    let route = match (flat, card.capability >= 80 && aligned == [true; 2]) {
+        (true, _) => Route::Plain,
+        (_, true) => Route::Async,
+        (_, false) => Route::Held,
+    };
+    let tile = tile([m, n, k], route, card);
+    let (source, entry) = if flat { (PLAIN, "linear_product_plain") } else { (TENSOR, "linear_product") };
+    let params = |add: bool, add_sums: bool| {
+        [m, n, k, a.row, b.row, tile.steps(k), tile.parts, add as usize, add_sums as usize].map(|v| v as u32)
+    };
+    let [tm, tn, tk] = tile.block;
+    let sized = |mut all: Vec<(&'static str, Const)>| {
+        let number = |name, v: usize| (name, Const::U32(v as u32));
+        all.extend([
+            number("A_DOWN", a.down as usize),
+            number("B_DOWN", b.down as usize),
+            number("A_ALIGNED", aligned[0] as usize),
+            number("B_ALIGNED", aligned[1] as usize),
+            number("TILE_M", tm),
+            number("TILE_N", tn),
+        ]);
+        if !flat {
+            all.extend([
+                number("TILE_K", tk),
+                number("WARP_M", tile.warp[0]),
+                number("WARP_N", tile.warp[1]),
+                number("STAGES", tile.stages),
+            ]);
+        }
+        all
+    };
+    let multiply = |after: &After, c: &Tensor, db: Option<&Tensor>, add_sums: bool| {
+        device.launch(Launch {
+            source,
+            entry,
+            consts: &sized(consts(t, [c.spec.dtype, db.unwrap_or(c).spec.dtype], after, n)),
+            groups: [(m.div_ceil(tm) * n.div_ceil(tn)) as u32, tile.parts as u32, 1],
+            threads: tile.threads(),
+            shared_bytes: if flat { 0 } else { tile.shared() as u32 },
+            buffers: &[a.t, b.t, after.bias.unwrap_or(a.t), c, after.keep.unwrap_or(c), db.unwrap_or(c)],
+            params: bytemuck::cast_slice(&params(after.add, add_sums)),
+        })
+    };
+    let sums = after.sums;
+    if tile.parts == 1 {
+        return multiply(&after, c, sums.map(|g| g.t), sums.is_some_and(|g| g.add));
+    }
+    let (cells, rows) = (tile.parts * m * n, if sums.is_some() { tile.parts * m } else { 0 });
+    let parts = device.scratch(DType::F32, &[cells + rows])?;
+    let partly = After { bias: None, act: Activation::None, keep: None, add: false, sums };
+    let db = parts.view(cells, &[rows])?;
+    multiply(&partly, &parts, Some(&db), false)?;
+    let wide = if n.is_multiple_of(4) { 4 } else { 1 };
+    finish(
+        device,
+        t,
+        &parts,
+        c,
+        &after,
+        params(after.add, sums.is_some_and(|g| g.add)),
+        m * n / wide + rows / tile.parts,
+    )
+}
+
+/// Threads of the kernels in linear.cu itself.
+const THREADS: usize = 256;
+
+/// Adds up parts of sums, with one thread for each of so many items.
+fn finish(
+    device: &Cuda,
+    t: DType,
+    parts: &Tensor,
+    c: &Tensor,
+    after: &After,
+    params: [u32; 9],
+    items: usize,
+) -> Result<()> {
+    let db = after.sums.map_or(c, |g| g.t);
+    device.launch(Launch {
+        source: KERNEL,
+        entry: "linear_finish",
+        consts: &consts(t, [c.spec.dtype, db.spec.dtype], after, params[1] as usize),
+        groups: [items.div_ceil(THREADS) as u32, 1, 1],
+        threads: THREADS as u32,
+        shared_bytes: 0,
+        buffers: &[parts, after.bias.unwrap_or(parts), c, after.keep.unwrap_or(c), db],
+        params: bytemuck::cast_slice(&params),
+    })
+}
+
+/// db = column sums of dz, by themselves.
+fn sum_columns(device: &Cuda, dz: &Tensor, [rows, n]: [usize; 2], g: Grad) -> Result<()> {
+    let t = dz.spec.dtype;
+    let plain = After { bias: None, act: Activation::None, keep: None, add: g.add, sums: None };
+    let wide = 32 * if n.is_multiple_of(8) { 8 } else { 1 };
+    // Parts of at least 32 rows, as many as keep the card busy.
+    let parts = rows.div_ceil(32).min((4 * device.sms() as usize).div_ceil(n.div_ceil(wide))).max(1);
+    let sums = device.scratch(DType::F32, &[parts, n])?;
+    let params = |m: usize| [m, n, 0, 0, 0, 0, parts, g.add as usize, 0].map(|v| v as u32);
+    device.launch(Launch {
+        source: KERNEL,
+        entry: "linear_columns",
+        consts: &consts(t, [DType::F32; 2], &plain, n),
+        groups: [n.div_ceil(wide) as u32, parts as u32, 1],
+        threads: THREADS as u32,
+        shared_bytes: 0,
+        buffers: &[dz, &sums],
+        params: bytemuck::cast_slice(&params(rows)),
+    })?;
+    finish(device, t, &sums, g.t, &plain, params(1), n)
+}
+
+impl On<Cuda> for Linear {
+    fn forward(&self, device: &Cuda, io: Forward) -> Result<()> {
+        let ((rows, k), (n, _)) = (io.x[0].spec.rows_cols(), io.x[1].spec.rows_cols());
+        let x = Operand { t: io.x[0], row: k, down: true };
+        let w = Operand { t: io.x[1], row: k, down: true };
+        let keep = self.act.needs_input().then(|| io.y[1]);
+        let after = After { bias: io.x.get(2).copied(), act: self.act, keep, add: false, sums: None };
+        product(device, [rows, n, k], x, w, io.y[0], after)
+    }
+    fn backward(&self, device: &Cuda, io: Backward) -> Result<()> {
+        let ((rows, k), (n, _)) = (io.x[0].spec.rows_cols(), io.x[1].spec.rows_cols());
+        let (x, w, dy) = (io.x[0], io.x[1], io.dy()?);
+        let plain = |add, sums| After { bias: None, act: Activation::None, keep: None, add, sums };
+        let scratch;
+        let dz = if self.act == Activation::None {
+            dy
+        } else {
+            scratch = device.scratch(dy.spec.dtype, &[rows, n])?;
+            let derive = After { act: self.act, ..plain(false, None) };
+            device.launch(Launch {
+                source: KERNEL,
+                entry: "linear_derive",
+                consts: &consts(dy.spec.dtype, [dy.spec.dtype; 2], &derive, n),
+                groups: [(rows * n).div_ceil(8 * THREADS) as u32, 1, 1],
+                threads: THREADS as u32,
+                shared_bytes: 0,
+                buffers: &[dy, io.y[self.act.needs_input() as usize], &scratch],
+                params: bytemuck::cast_slice(&[rows, n, 0, 0, 0, 0, 0, 0, 0].map(|v| v as u32)),
+            })?;
+            &scratch
+        };
+        if let Some(g) = io.dx(0) {
+            let (a, b) = (Operand { t: dz, row: n, down: true }, Operand { t: w, row: k, down: false });
+            product(device, [rows, k, n], a, b, g.t, plain(g.add, None))?;
+        }
+        match (io.dx(1), io.dx(2)) {
+            (Some(g), sums) => {
+                let (a, b) = (Operand { t: dz, row: n, down: false }, Operand { t: x, row: k, down: false });
+                product(device, [n, k, rows], a, b, g.t, plain(g.add, sums))
+            }
+            (None, Some(g)) => sum_columns(device, dz, [rows, n], g),
+            (None, None) => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CARDS: [Card; 5] = [
+        Card { sms: 40, shared_limit: 64 << 10, capability: 75 },
+        Card { sms: 108, shared_limit: 163 << 10, capability: 80 },
+        Card { sms: 20, shared_limit: 99 << 10, capability: 86 },
+        Card { sms: 132, shared_limit: 227 << 10, capability: 90 },
+        Card { sms: 170, shared_limit: 99 << 10, capability: 120 },
+    ];
+
+    fn routes(card: Card) -> &'static [Route] {
+        if card.capability >= 80 {
+            &[Route::Async, Route::Held, Route::Plain]
+        } else {
+            &[Route::Held, Route::Plain]
+        }
+    }
+
+    #[test]
+    fn every_tile_can_run_and_parts_cover_the_depth() {
+        let sides = [1, 2, 7, 64, 384, 768, 3072, 30522];
+        for card in CARDS {
+            for &route in routes(card) {
+                for (m, n) in sides.iter().flat_map(|&m| sides.map(|n| (m, n))) {
+                    for k in [0, 1, 521, 768, 4096, 65536] {
+                        let t = tile([m, n, k], route, card);
+                        let [tm, tn, tk] = t.block;
+                        assert!(tm % t.warp[0] == 0 && tn % t.warp[1] == 0 && t.threads() <= 256, "{t:?}");
+                        assert!((1..=64).contains(&t.parts) && t.steps(k) * t.parts * tk >= k, "{t:?}");
+                        assert!(
+                            t.parts == 1 || t.steps(k) * (t.parts - 1) * tk < k,
+                            "no part is empty: {t:?}"
+                        );
+                        if route != Route::Plain {
+                            let epilogue = t.threads() as usize / 32 * 16 * t.warp[1] * 4;
+                            assert!(
+                                t.shared() <= card.shared_limit && epilogue <= t.shared(),
+                                "{t:?} {card:?}"
+                            );
+                        }
+                        if route == Route::Async {
+                            assert!(t.stages >= 3 && 2 * t.shared() < card.shared_limit, "{t:?} {card:?}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn large_products_take_large_tiles_and_long_sums_are_cut() {
+        let [_, a100, ..] = CARDS;
+        let large = tile([32768, 3072, 768], Route::Async, a100);
+        assert_eq!((large.block, large.parts), ([128, 128, 32], 1));
+        // 48 tiles of 128 x 128 would leave more than half of the card idle.
+        assert_eq!(tile([1024, 768, 768], Route::Async, a100).block, [128, 64, 32]);
+        // A weight gradient: 36 tiles, and a long sum.
+        let weight = tile([768, 768, 32768], Route::Async, a100);
+        assert!(weight.parts > 1, "{weight:?}");
+        assert!(tile([32, 768, 768], Route::Plain, a100).parts > 1);
+        assert_eq!(tile([1, 1, 8], Route::Async, a100).parts, 1);
+    }
+}

@@ -1,0 +1,106 @@
+//! y = act(x w^T + b).
+//!
+//! x (tokens, in), w (out, in), b (out) -> y (tokens, out); `b` may be left out. Weights as in PyTorch's `nn.Linear`.
+//! Saves z = x w^T + b (tokens, out) where the derivative of the activation needs it.
+
+mod cpu;
+mod cuda;
+mod wgpu;
+
+pub(super) use cuda::{PLAIN, TENSOR};
+
+use super::{Case, Input, Op, Plan, compute_dtype, refuse};
+use crate::device::Caps;
+use crate::error::Result;
+use crate::shape::Spec;
+pub(super) use wgpu::COOP;
+
+/// Rows that one partial sum of a bias gradient covers on GPUs.
+const TILE: usize = 64;
+
+/// What is applied to every element of the product. The two forms of GELU differ by up to 5e-4 and are never exchanged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// Nothing.
+    None,
+    /// x Phi(x), Phi by the error function: `gelu` (Hendrycks and Gimpel 2016, eq. 1).
+    GeluErf,
+    /// The tanh approximation: `gelu_new`, `gelu_pytorch_tanh` (ibid., eq. 2).
+    GeluTanh,
+    /// max(x, 0).
+    Relu,
+    /// tanh(x).
+    Tanh,
+}
+
+impl Activation {
+    /// Whether the derivative needs the product itself, not just the result.
+    fn needs_input(self) -> bool {
+        matches!(self, Activation::GeluErf | Activation::GeluTanh)
+    }
+    /// The constant ACT of the kernels.
+    fn code(self) -> u32 {
+        match self {
+            Activation::None => 0,
+            Activation::GeluErf => 1,
+            Activation::GeluTanh => 2,
+            Activation::Relu => 3,
+            Activation::Tanh => 4,
+        }
+    }
+}
+
+/// The op; see the module.
+#[derive(Clone, Copy, Debug)]
+pub struct Linear {
+    /// The epilogue.
+    pub act: Activation,
+}
+
+impl Op for Linear {
+    fn name(&self) -> &'static str {
+        "linear"
+    }
+    fn plan(&self, caps: &Caps, x: &[&Spec]) -> Result<Plan> {
+        let wrong = || refuse("linear", "x (tokens, in), w (out, in) and maybe b (out)", x);
+        let [input, w, b @ ..] = x else { return Err(wrong()) };
+        let ((rows, k), (n, wk)) = (input.rows_cols(), w.rows_cols());
+        if wk != k || b.len() > 1 || b.iter().any(|b| b.shape != [n]) {
+            return Err(wrong());
+        }
+        let dtype = compute_dtype("linear", caps, x)?;
+        let y = Spec::new(dtype, &[rows, n]);
+        let saved = if self.act.needs_input() { vec![y.clone()] } else { vec![] };
+        let flops = 2.0 * rows as f64 * n as f64 * k as f64;
+        // The copied operand; the gradient before the activation; partial sums of the bias's gradient.
+        let packed = if caps.packs { n * k } else { 0 };
+        let dz = if self.act == Activation::None { 0 } else { rows * n };
+        let operand = if caps.packs && !caps.gpu { k * n.max(rows) } else { 0 };
+        let parts = if caps.gpu { rows.div_ceil(TILE) * n } else { 0 };
+        let scratch = [packed, dz + operand + parts].map(|elements| elements * dtype.size());
+        Ok(Plan::new(x, vec![y], saved, [flops, 2.0 * flops]).with_scratch(scratch))
+    }
+}
+
+/// Cases chosen to hurt: one row, one column, prime sizes, more rows and columns than a task, a depth of two passes.
+pub fn cases() -> Vec<Case> {
+    let case = |label, act, [rows, k, n]: [usize; 3], bias: bool| {
+        let mut inputs = vec![Input::real(&[rows, k]), Input::real(&[n, k])];
+        if bias {
+            inputs.push(Input::real(&[n]));
+        }
+        Case::new(label, Linear { act }, inputs)
+    };
+    vec![
+        case("bias", Activation::None, [5, 8, 3], true),
+        case("no bias, odd", Activation::None, [2, 7, 9], false),
+        case("one of each", Activation::None, [1, 1, 1], true),
+        case("gelu erf, prime sizes", Activation::GeluErf, [13, 17, 19], true),
+        case("gelu tanh", Activation::GeluTanh, [7, 12, 33], true),
+        case("relu", Activation::Relu, [3, 5, 65], true),
+        case("tanh, one row", Activation::Tanh, [1, 31, 6], true),
+        case("no rows", Activation::GeluErf, [0, 4, 5], true),
+        case("several tasks", Activation::None, [131, 37, 201], true),
+        case("deep", Activation::GeluErf, [9, 521, 11], true),
+    ]
+}

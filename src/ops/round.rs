@@ -1,0 +1,82 @@
+//! copy = value, rounded to the type of the copy: what kernels read of the weights where they compute in 16 bits.
+//!
+//! value (n), copy (n) of any floating-point type: the copy is written. To the nearest, ties to even.
+
+use super::{Case, Cost, Input, Step, StepOn, Subject, by_dtype, launch, launch_with, refuse, step_dtype};
+use crate::device::cpu::Real;
+use crate::device::{Caps, Const, Cpu, Cuda, Tensor, Wgpu, fold};
+use crate::error::{Error, Result};
+use crate::shape::Spec;
+use std::fmt::Debug;
+
+/// The step; see the module.
+#[derive(Clone, Copy, Debug)]
+pub struct Round;
+
+impl Step for Round {
+    fn name(&self) -> &'static str {
+        "round"
+    }
+    fn check(&self, caps: &Caps, x: &[&Spec]) -> Result<Cost> {
+        let [value, copy] = x else { return Err(refuse("round", "value (n), copy (n)", x)) };
+        if value.shape != copy.shape {
+            return Err(refuse("round", "value (n), copy (n)", x));
+        }
+        step_dtype("round", caps, &[value])?;
+        caps.require("round", copy.dtype)?;
+        Ok(Cost { forward_bytes: (value.bytes() + copy.bytes()) as f64, ..Cost::default() })
+    }
+}
+
+impl StepOn<Cpu> for Round {
+    fn run(&self, _: &Cpu, x: &[&Tensor]) -> Result<()> {
+        by_dtype!(x[0].spec.dtype, run(x))
+    }
+}
+
+fn run<T: Real>(x: &[&Tensor]) -> Result<()> {
+    x[1].cpu_mut::<T>()?.copy_from_slice(&x[0].cpu::<T>()?);
+    Ok(())
+}
+
+pub(super) const SHADER: &str = include_str!("../../shaders/round.wgsl");
+
+impl StepOn<Wgpu> for Round {
+    fn run(&self, device: &Wgpu, x: &[&Tensor]) -> Result<()> {
+        if x[0].spec.bytes() > device.binding_bytes() {
+            return Err(Error::memory("a copy of the weights is more than the adapter binds at once"));
+        }
+        let n = x[0].spec.len();
+        launch(device, (SHADER, "copy"), &[], fold(n.div_ceil(64)), x, &[n as u32])
+    }
+}
+
+pub(super) const KERNEL: &str = include_str!("../../kernels/round.cu");
+
+impl StepOn<Cuda> for Round {
+    fn run(&self, device: &Cuda, x: &[&Tensor]) -> Result<()> {
+        const THREADS: u32 = 256;
+        let n = x[0].spec.len() as u64;
+        let groups = [n.div_ceil(8 * u64::from(THREADS)) as u32, 1, 1];
+        let consts = [("C", Const::Type(x[1].spec.dtype))];
+        let params = [n as u32, (n >> 32) as u32];
+        launch_with(device, THREADS, (KERNEL, "round_copy"), &consts, groups, x, &params)
+    }
+}
+
+fn textbook(_: &dyn Debug, x: &[Vec<f64>]) -> Vec<Vec<f64>> {
+    vec![x[0].clone(), x[0].clone()]
+}
+
+/// Cases chosen to hurt: one element, an odd number, more than a group.
+pub fn cases() -> Vec<Case> {
+    [("one", 1), ("odd", 37), ("more than a group", 5003)]
+        .map(|(label, n)| Case {
+            label,
+            subject: Subject::Step(Box::new(Round), textbook),
+            inputs: vec![Input::real(&[n]), Input::real(&[n])],
+            slack: 1.0,
+            half_slack: 1.0,
+        })
+        .into()
+}

@@ -1,0 +1,87 @@
+//! A tiny model that learns, and the losses of its steps: what the tests of every GPU hold against the CPU's.
+
+use crate::support::{golden, open};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use tempra::data::Batch;
+use tempra::device::Device;
+use tempra::models::{Model, Options, Outputs};
+use tempra::optim::{Optimizer, Settings};
+use tempra::rng::Stream;
+use tempra::tasks::Classify;
+use tempra::train::pass;
+
+/// A ragged batch of the tiny model; the class is told by one token.
+pub fn batch(step: u64) -> Batch {
+    let mut rng = Stream::new(9, "wgpu", step);
+    let mut batch = Batch { cu_seqlens: vec![0], ..Batch::default() };
+    for example in 0..6 {
+        let (length, class) = (3 + rng.below(14), rng.below(2));
+        for at in 0..length {
+            batch.ids.push(if at == 1 { 50 + class } else { 60 + rng.below(100) });
+            batch.positions.push(at);
+            batch.types.push(0);
+        }
+        batch.cu_seqlens.push(batch.ids.len() as u32);
+        batch.classes.push(class);
+        batch.examples.push(example);
+    }
+    batch
+}
+
+/// A model that learns, with up to `window` steps under way.
+pub struct Job<'d> {
+    pub device: &'d Device,
+    pub model: Model,
+    pub optimizer: Optimizer,
+    task: Classify,
+    step: u64,
+}
+
+impl Job<'_> {
+    pub fn new(device: &Device, window: usize) -> Job<'_> {
+        let classes = vec!["a".to_owned(), "b".to_owned()];
+        let options = Options {
+            outputs: Some(Outputs::Classes(classes.clone())),
+            training: true,
+            dropout: Some(0.1),
+            attention_dropout: Some(0.1),
+            ..Options::default()
+        };
+        let (model, _) = open(device, &golden("bert/a"), &options);
+        let settings = Settings { weight_decay: 0.01, ..Settings::default() };
+        let optimizer = Optimizer::with_window(device, &model.params, settings, window).unwrap();
+        let task = Classify { classes, label_smoothing: 0.0, class_weights: None };
+        Job { device, model, optimizer, task, step: 0 }
+    }
+    /// Queues a step on a batch, dropout on; the losses of all queued steps where no more may be queued. A step is recorded and
+    /// replayed where the device does that, as training does it.
+    pub fn step(&mut self, batch: &Batch) -> Vec<f64> {
+        let (device, scale) = (self.device, 1.0 / batch.len() as f64);
+        let mut batch = batch.clone();
+        if device.replays() {
+            batch.fill_up();
+        }
+        let mut size = DefaultHasher::new();
+        (batch.ids.len(), batch.len()).hash(&mut size);
+        let key = Some((1, self.step));
+        device
+            .replayed(size.finish(), || {
+                let passed = pass(device, &self.model, &self.task, &batch, key, scale, false)?;
+                self.optimizer.step(device, &self.model.params, &[passed.loss], 1e-3)
+            })
+            .unwrap();
+        self.step += 1;
+        if self.optimizer.full() { self.settle() } else { Vec::new() }
+    }
+    pub fn settle(&mut self) -> Vec<f64> {
+        self.optimizer.settle(self.device).unwrap().iter().map(|m| m.loss).collect()
+    }
+}
+
+/// The losses of fifty steps of AdamW.
+pub fn losses(device: &Device, window: usize) -> Vec<f64> {
+    let mut job = Job::new(device, window);
+    let mut losses: Vec<f64> = (0..50).flat_map(|i| job.step(&batch(i))).collect();
+    losses.extend(job.settle());
+    losses
+}
