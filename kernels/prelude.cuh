@@ -286,3 +286,108 @@ template <> __device__ __forceinline__ void multiply_add<f16>(float (&d)[4], con
                : "r"(a[2]), "r"(a[3]), "r"(b1));
 #endif
 }
+
+// ---- Hopper (sm_90a): copies of boxes that tell a barrier when they are there, and products of a warpgroup, whose operands
+// are in shared memory. On other architectures these do nothing.
+
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+#define HOPPER(...) asm volatile(__VA_ARGS__)
+#else
+#define HOPPER(...)
+#endif
+
+// What cuTensorMapEncodeTiled makes; a kernel takes it as a __grid_constant__.
+struct __align__(64) TensorMap {
+  u64 words[16];
+};
+
+DEVICE void barrier_init(u64* b, u32 arrivals) {
+  HOPPER("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(b)), "r"(arrivals) : "memory");
+}
+// To be called by the thread that initialised barriers, before a barrier of the block.
+DEVICE void barriers_ready() { HOPPER("fence.mbarrier_init.release.cluster;" ::: "memory"); }
+DEVICE void barrier_arrive(u64* b) {
+  HOPPER("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(b)) : "memory");
+}
+// Arrives, and makes the phase wait for so many bytes of copies.
+DEVICE void barrier_expect(u64* b, u32 bytes) {
+  HOPPER("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(b)), "r"(bytes) : "memory");
+}
+// Waits for the end of a phase: the first has parity 0, the next 1, and so on in turn.
+DEVICE void barrier_wait(u64* b, u32 parity) {
+  HOPPER("{\n.reg .pred done;\nAGAIN:\nmbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n@!done bra AGAIN;\n}" ::"r"(
+             shared_address(b)),
+         "r"(parity)
+         : "memory");
+}
+// A barrier of the first `threads` threads of the block, by number.
+DEVICE void barrier_part(u32 number, u32 threads) {
+  HOPPER("bar.sync %0, %1;" ::"r"(number), "r"(threads) : "memory");
+}
+// Brings the box at column x and row y; what is beyond the matrix becomes zero, and counts as brought.
+DEVICE void load_box(void* to, const TensorMap& map, u64* b, u32 x, u32 y) {
+  HOPPER("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4}], [%2];" ::"r"(
+             shared_address(to)),
+         "l"(&map), "r"(shared_address(b)), "r"(x), "r"(y)
+         : "memory");
+}
+// Makes what this thread wrote to shared memory visible to the products below, after a barrier.
+DEVICE void products_see() { HOPPER("fence.proxy.async.shared::cta;" ::: "memory"); }
+DEVICE void products_fence() { HOPPER("wgmma.fence.sync.aligned;" ::: "memory"); }
+DEVICE void products_commit() { HOPPER("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+template <u32 LEFT> DEVICE void products_wait() { HOPPER("wgmma.wait_group.sync.aligned %0;" ::"n"(LEFT) : "memory"); }
+// Keeps the compiler from reading a sum before the wait that this follows.
+DEVICE void hold(float& x) { HOPPER("" : "+f"(x)::"memory"); }
+
+template <class E> constexpr bool BRAIN = false;
+template <> constexpr bool BRAIN<bf16> = true;
+
+#define SUMS_0 \
+  "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15," \
+  "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31"
+#define SUMS_32 \
+  "%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47," \
+  "%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63"
+#define SUMS_64 \
+  "%64,%65,%66,%67,%68,%69,%70,%71,%72,%73,%74,%75,%76,%77,%78,%79," \
+  "%80,%81,%82,%83,%84,%85,%86,%87,%88,%89,%90,%91,%92,%93,%94,%95"
+#define SUMS_96 \
+  "%96,%97,%98,%99,%100,%101,%102,%103,%104,%105,%106,%107,%108,%109,%110,%111," \
+  "%112,%113,%114,%115,%116,%117,%118,%119,%120,%121,%122,%123,%124,%125,%126,%127"
+#define SUM_4(d) "+f"((d)[0]), "+f"((d)[1]), "+f"((d)[2]), "+f"((d)[3])
+#define SUM_32(d) \
+  SUM_4((d)[0]), SUM_4((d)[1]), SUM_4((d)[2]), SUM_4((d)[3]), SUM_4((d)[4]), SUM_4((d)[5]), SUM_4((d)[6]), SUM_4((d)[7])
+#define PRODUCT(N, TYPE, SUMS, REST) \
+  "wgmma.mma_async.sync.aligned.m64n" N "k16.f32." TYPE "." TYPE " {" SUMS "}, " REST ";"
+
+// d (64 x 8, 128 or 256) += a (64 x 16) b, as accumulators of 8 x 8 columns; a and b are described as in the PTX manual,
+// "matrix descriptor". A_ACROSS, B_ACROSS: 1 if neighbours in memory are neighbours across k. Ends with `products_wait`.
+template <class E, u32 A_ACROSS, u32 B_ACROSS> DEVICE void multiply_async(float (&d)[4], u64 a, u64 b) {
+  if constexpr (BRAIN<E>) {
+    HOPPER(PRODUCT("8", "bf16", "%0,%1,%2,%3", "%4, %5, 1, 1, 1, %6, %7") : SUM_4(d) : "l"(a), "l"(b), "n"(A_ACROSS), "n"(B_ACROSS));
+  } else {
+    HOPPER(PRODUCT("8", "f16", "%0,%1,%2,%3", "%4, %5, 1, 1, 1, %6, %7") : SUM_4(d) : "l"(a), "l"(b), "n"(A_ACROSS), "n"(B_ACROSS));
+  }
+}
+template <class E, u32 A_ACROSS, u32 B_ACROSS> DEVICE void multiply_async(float (&d)[2][8][4], u64 a, u64 b) {
+  if constexpr (BRAIN<E>) {
+    HOPPER(PRODUCT("128", "bf16", SUMS_0 "," SUMS_32, "%64, %65, 1, 1, 1, %66, %67")
+           : SUM_32(d[0]), SUM_32(d[1])
+           : "l"(a), "l"(b), "n"(A_ACROSS), "n"(B_ACROSS));
+  } else {
+    HOPPER(PRODUCT("128", "f16", SUMS_0 "," SUMS_32, "%64, %65, 1, 1, 1, %66, %67")
+           : SUM_32(d[0]), SUM_32(d[1])
+           : "l"(a), "l"(b), "n"(A_ACROSS), "n"(B_ACROSS));
+  }
+}
+template <class E, u32 A_ACROSS, u32 B_ACROSS> DEVICE void multiply_async(float (&d)[4][8][4], u64 a, u64 b) {
+  if constexpr (BRAIN<E>) {
+    HOPPER(PRODUCT("256", "bf16", SUMS_0 "," SUMS_32 "," SUMS_64 "," SUMS_96, "%128, %129, 1, 1, 1, %130, %131")
+           : SUM_32(d[0]), SUM_32(d[1]), SUM_32(d[2]), SUM_32(d[3])
+           : "l"(a), "l"(b), "n"(A_ACROSS), "n"(B_ACROSS));
+  } else {
+    HOPPER(PRODUCT("256", "f16", SUMS_0 "," SUMS_32 "," SUMS_64 "," SUMS_96, "%128, %129, 1, 1, 1, %130, %131")
+           : SUM_32(d[0]), SUM_32(d[1]), SUM_32(d[2]), SUM_32(d[3])
+           : "l"(a), "l"(b), "n"(A_ACROSS), "n"(B_ACROSS));
+  }
+}

@@ -69,6 +69,8 @@ pub const KERNELS: &[(&str, &str)] = &[
     ("linear", linear::TENSOR),
     ("linear", linear::PLAIN),
     ("add_norm", add_norm::KERNEL),
+    ("attention", attention::BACKWARD),
+    ("attention", attention::PLAIN),
     ("dropout", dropout::KERNEL),
     ("pool", pool::KERNEL),
     ("cross_entropy", cross_entropy::KERNEL),
@@ -590,14 +592,4 @@ fn sum_columns<T: crate::device::cpu::Real>(
         })
     };
     cpu.install(|| out.par_chunks_mut(COLS).enumerate().for_each(task));
-}
-
-// TEMPORARY
-impl On<Cuda> for attention::Attention {
-    fn forward(&self, _: &Cuda, _: Forward) -> Result<()> {
-        Err(Error::device("attention on CUDA is on its way"))
-    }
-    fn backward(&self, _: &Cuda, _: Backward) -> Result<()> {
-        Err(Error::device("attention on CUDA is on its way"))
-    }
 }

@@ -21,7 +21,8 @@ unsafe impl Send for Kernels {}
 
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct ModuleKey {
-    source: usize,
+    /// Where the text is, and how long.
+    source: (usize, usize),
     consts: Vec<(&'static str, Const)>,
     threads: u32,
 }
@@ -51,7 +52,7 @@ const FREE_SHARED: u32 = 32 << 10;
 impl Cuda {
     fn function(&self, launch: &Launch) -> Result<sys::CUfunction> {
         let key = ModuleKey {
-            source: launch.source.as_ptr() as usize,
+            source: (launch.source.as_ptr() as usize, launch.source.len()),
             consts: launch.consts.to_vec(),
             threads: launch.threads,
         };

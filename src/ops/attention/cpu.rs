@@ -1,0 +1,224 @@
+//! Both passes on the CPU: tasks of one head of one sequence.
+
+use super::{Attention, Dropout};
+use crate::device::Cpu;
+use crate::device::cpu::{Mat, Out, Real, inlined, product_serial, sum_lanes, vectorise};
+use crate::error::Result;
+use crate::ops::{Backward, Forward, On, by_dtype, sequences};
+use rayon::prelude::*;
+use std::ops::Range;
+
+/// Queries that one pass of a task handles.
+const QUERIES: usize = 64;
+
+impl On<Cpu> for Attention {
+    fn forward(&self, cpu: &Cpu, io: Forward) -> Result<()> {
+        by_dtype!(io.x[0].spec.dtype, forward(self, cpu, io))
+    }
+    fn backward(&self, cpu: &Cpu, io: Backward) -> Result<()> {
+        by_dtype!(io.x[0].spec.dtype, backward(self, cpu, io))
+    }
+}
+
+/// One head of one sequence.
+struct Part<'a, T> {
+    tokens: Range<usize>,
+    head: usize,
+    /// What this part computes, contiguous: (planes, length, head_dim).
+    out: &'a mut [T],
+    /// Its run of lse; empty in the backward pass.
+    lse: &'a mut [T],
+}
+
+/// Elements of the largest block of scores that a task holds at once.
+fn block_of(seqs: &[Range<usize>]) -> usize {
+    seqs.iter().map(|s| QUERIES.min(s.len()) * s.len()).max().unwrap_or(0)
+}
+
+/// Cuts the outputs into the parts that tasks compute, sequence by sequence, head by head.
+fn parts<'a, T>(
+    seqs: &[Range<usize>],
+    heads: usize,
+    width: usize,
+    mut out: &'a mut [T],
+    mut lse: &'a mut [T],
+) -> Vec<Part<'a, T>> {
+    let mut parts = Vec::with_capacity(seqs.len() * heads);
+    for tokens in seqs {
+        for head in 0..heads {
+            let (here, rest) = out.split_at_mut(tokens.len() * width);
+            let (l, l_rest) = lse.split_at_mut(if lse.is_empty() { 0 } else { tokens.len() });
+            parts.push(Part { tokens: tokens.clone(), head, out: here, lse: l });
+            (out, lse) = (rest, l_rest);
+        }
+    }
+    parts
+}
+
+/// Runs `copy(row, column, piece)` for the rows of `to` (tokens, planes heads d), where `piece` is the run of `from`
+/// that belongs there; `from` is laid out (sequence, head, plane, token, d).
+fn gather<T: Real>(
+    cpu: &Cpu,
+    seqs: &[Range<usize>],
+    [heads, planes, d]: [usize; 3],
+    from: &[T],
+    to: &mut [T],
+    add: bool,
+) {
+    let width = planes * heads * d;
+    let mut rows: Vec<(Range<usize>, &mut [T])> = Vec::with_capacity(seqs.len());
+    let mut rest = to;
+    for s in seqs {
+        let (here, after) = rest.split_at_mut(s.len() * width);
+        rows.push((s.clone(), here));
+        rest = after;
+    }
+    cpu.install(|| {
+        rows.into_par_iter().for_each(|(s, to)| {
+            let from = &from[s.start * width..][..s.len() * width];
+            for (t, to) in to.chunks_exact_mut(width).enumerate() {
+                for (i, to) in to.chunks_exact_mut(d).enumerate() {
+                    let (plane, head) = (i / heads, i % heads);
+                    let piece = &from[((head * planes + plane) * s.len() + t) * d..][..d];
+                    if add {
+                        to.iter_mut().zip(piece).for_each(|(t, &p)| *t += p);
+                    } else {
+                        to.copy_from_slice(piece);
+                    }
+                }
+            }
+        })
+    });
+}
+
+fn forward<T: Real>(op: &Attention, cpu: &Cpu, io: Forward) -> Result<()> {
+    let (tokens, cols) = io.x[0].spec.rows_cols();
+    let (hidden, d) = (cols / 3, cols / 3 / op.heads);
+    let (qkv, seqs) = (io.x[0].cpu::<T>()?, sequences(&io.x[1].cpu::<u32>()?, tokens)?);
+    let key = io.x.get(2).map(|k| k.cpu::<u32>()).transpose()?;
+    let mask = op.dropout.filter(Dropout::active).zip(key.as_deref()).map(|(d, k)| d.mask::<T>(k));
+    let (mut o, mut lse) = (io.y[0].cpu_mut::<T>()?, io.y[1].cpu_mut::<T>()?);
+    let scratch = cpu.scratch(tokens * hidden * size_of::<T>())?;
+    let mut out = scratch.write::<T>(0, tokens * hidden)?;
+    let blocks = cpu.scratch_per_thread(size_of::<T>() * block_of(&seqs))?;
+    let scale = T::of(op.scale as f64);
+    let task = |part: Part<T>| -> Result<()> {
+        let len = part.tokens.len();
+        let at = |plane: usize, t: usize| Mat {
+            data: &qkv[(part.tokens.start + t) * cols + plane * hidden + part.head * d..],
+            row: cols,
+            col: 1,
+        };
+        for q0 in (0..len).step_by(QUERIES) {
+            let rows = QUERIES.min(len - q0);
+            let mut p = blocks.mine::<T>(0, rows * len)?;
+            product_serial(
+                cpu,
+                [rows, len, d],
+                at(0, q0),
+                at(1, 0).t(),
+                Out { data: &mut p, row: len, add: false },
+            )?;
+            vectorise!({
+                for (r, p) in p.chunks_exact_mut(len).enumerate() {
+                    let max = p.iter().fold(T::of(f64::NEG_INFINITY), |m, &s| s.larger(m)) * scale;
+                    p.iter_mut().for_each(|p| *p = p.mul_add(scale, -max).exp());
+                    let sum = sum_lanes(len, |j| p[j]);
+                    part.lse[q0 + r] = max + sum.ln();
+                    let norm = T::ONE / sum;
+                    match &mask {
+                        Some(m) => m.row(
+                            part.tokens.start + q0 + r,
+                            part.head as u32,
+                            len,
+                            inlined!(|j, m| p[j] *= norm * m),
+                        ),
+                        None => p.iter_mut().for_each(|p| *p *= norm),
+                    }
+                }
+            });
+            let o = Out { data: &mut part.out[q0 * d..][..rows * d], row: d, add: false };
+            product_serial(cpu, [rows, d, len], Mat::new(&p, len), at(2, 0), o)?;
+        }
+        Ok(())
+    };
+    let parts = parts(&seqs, op.heads, d, &mut out, &mut lse);
+    cpu.install(|| parts.into_par_iter().filter(|p| !p.tokens.is_empty()).try_for_each(task))?;
+    gather(cpu, &seqs, [op.heads, 1, d], &out, &mut o, false);
+    Ok(())
+}
+
+/// With P the probabilities, m the mask, D = rowsum(do o): dV = (P m)^T do; dS = P (m (do V^T) - D); dQ = scale dS K;
+/// dK = scale dS^T Q.
+fn backward<T: Real>(op: &Attention, cpu: &Cpu, io: Backward) -> Result<()> {
+    let Some(g) = io.dx(0) else { return Ok(()) };
+    let (tokens, cols) = io.x[0].spec.rows_cols();
+    let (hidden, d) = (cols / 3, cols / 3 / op.heads);
+    let (qkv, seqs) = (io.x[0].cpu::<T>()?, sequences(&io.x[1].cpu::<u32>()?, tokens)?);
+    let key = io.x.get(2).map(|k| k.cpu::<u32>()).transpose()?;
+    let mask = op.dropout.filter(Dropout::active).zip(key.as_deref()).map(|(d, k)| d.mask::<T>(k));
+    let (o, lse, dy) = (io.y[0].cpu::<T>()?, io.y[1].cpu::<T>()?, io.dy()?.cpu::<T>()?);
+    let scratch = cpu.scratch(tokens * cols * size_of::<T>())?;
+    let mut out = scratch.write::<T>(0, tokens * cols)?;
+    let block = block_of(&seqs);
+    let blocks = cpu.scratch_per_thread(size_of::<T>() * 2 * block)?;
+    let scale = T::of(op.scale as f64);
+    let task = |part: Part<T>| -> Result<()> {
+        let (len, start) = (part.tokens.len(), part.tokens.start);
+        let at = |plane: usize, t: usize| Mat {
+            data: &qkv[(start + t) * cols + plane * hidden + part.head * d..],
+            row: cols,
+            col: 1,
+        };
+        let lse = &lse[start * op.heads + part.head * len..][..len];
+        let (dq, rest) = part.out.split_at_mut(len * d);
+        let (dk, dv) = rest.split_at_mut(len * d);
+        for q0 in (0..len).step_by(QUERIES) {
+            let rows = QUERIES.min(len - q0);
+            let (mut p, mut ds) = (blocks.mine::<T>(0, rows * len)?, blocks.mine::<T>(block, rows * len)?);
+            let from = (start + q0) * hidden + part.head * d;
+            let dout = Mat { data: &dy[from..], row: hidden, col: 1 };
+            product_serial(
+                cpu,
+                [rows, len, d],
+                at(0, q0),
+                at(1, 0).t(),
+                Out { data: &mut p, row: len, add: false },
+            )?;
+            product_serial(
+                cpu,
+                [rows, len, d],
+                dout,
+                at(2, 0).t(),
+                Out { data: &mut ds, row: len, add: false },
+            )?;
+            vectorise!({
+                for (r, (p, ds)) in p.chunks_exact_mut(len).zip(ds.chunks_exact_mut(len)).enumerate() {
+                    let row = from + r * hidden;
+                    let (o, dy) = (&o[row..][..d], &dy[row..][..d]);
+                    let delta = sum_lanes(d, |c| o[c] * dy[c]);
+                    let lse = lse[q0 + r];
+                    p.iter_mut().for_each(|p| *p = p.mul_add(scale, -lse).exp());
+                    let mut put = inlined!(|j: usize, m: T| {
+                        ds[j] = p[j] * (ds[j] * m - delta) * scale;
+                        p[j] *= m;
+                    });
+                    match &mask {
+                        Some(m) => m.row(start + q0 + r, part.head as u32, len, put),
+                        None => (0..len).for_each(|j| put(j, T::ONE)),
+                    }
+                }
+            });
+            let (p, ds) = (Mat::new(&p, len), Mat::new(&ds, len));
+            let put = |data, add| Out { data, row: d, add };
+            product_serial(cpu, [rows, d, len], ds, at(1, 0), put(&mut dq[q0 * d..][..rows * d], false))?;
+            product_serial(cpu, [len, d, rows], ds.t(), at(0, q0), put(dk, q0 > 0))?;
+            product_serial(cpu, [len, d, rows], p.t(), dout, put(dv, q0 > 0))?;
+        }
+        Ok(())
+    };
+    let parts = parts(&seqs, op.heads, 3 * d, &mut out, &mut []);
+    cpu.install(|| parts.into_par_iter().filter(|p| !p.tokens.is_empty()).try_for_each(task))?;
+    gather(cpu, &seqs, [op.heads, 3, d], &out, &mut g.t.cpu_mut::<T>()?, g.add);
+    Ok(())
+}

@@ -1,0 +1,154 @@
+//! The launches of kernels/attention*.cu.
+
+use super::tiles::{Ask, Choice, PLAIN_THREADS, Tiles, choose, plain};
+use super::{Attention, Dropout};
+use crate::device::{Const, Cuda, Gpu, Launch, Tensor};
+use crate::error::{Error, Result};
+use crate::ops::{Backward, Forward, On};
+use crate::shape::DType;
+
+/// The forward pass on tensor cores.
+pub(in crate::ops) const FORWARD: &str =
+    concat!(include_str!("../../../kernels/attention.common.cu"), include_str!("../../../kernels/attention.cu"));
+/// The backward pass on tensor cores.
+pub(in crate::ops) const BACKWARD: &str = concat!(
+    include_str!("../../../kernels/attention.common.cu"),
+    include_str!("../../../kernels/attention.cu"),
+    include_str!("../../../kernels/attention.backward.cu")
+);
+/// Both passes in f32 arithmetic.
+pub(in crate::ops) const PLAIN: &str =
+    concat!(include_str!("../../../kernels/attention.common.cu"), include_str!("../../../kernels/attention.plain.cu"));
+
+/// The widest head that the kernels have registers for.
+const WIDEST: usize = 128;
+
+/// One pass of the op: what all its launches have in common.
+struct Run<'a> {
+    op: &'a Attention,
+    device: &'a Cuda,
+    buffers: &'a [&'a Tensor],
+    add: bool,
+    tokens: usize,
+    seqs: usize,
+    dim: usize,
+}
+
+impl<'a> Run<'a> {
+    /// `buffers` begin with qkv and the bounds of the sequences.
+    fn new(op: &'a Attention, device: &'a Cuda, buffers: &'a [&'a Tensor], add: bool) -> Result<Run<'a>> {
+        let (tokens, cols) = buffers[0].spec.rows_cols();
+        let dim = cols / 3 / op.heads;
+        if dim > WIDEST {
+            return Err(Error::device("attention on CUDA has no kernel for heads as wide as these")
+                .expected(format!("head_dim of at most {WIDEST}"))
+                .found(format!("{dim}")));
+        }
+        Ok(Run { op, device, buffers, add, tokens, seqs: buffers[1].spec.len() - 1, dim })
+    }
+    fn flat(&self) -> bool {
+        self.buffers[0].spec.dtype == DType::F32
+    }
+    fn choice(&self) -> Choice {
+        choose(&Ask {
+            shared: self.device.shared_limit(),
+            sms: self.device.sms(),
+            capability: self.device.capability(),
+            batch: [self.tokens, self.seqs, self.op.heads],
+            dim: self.dim,
+        })
+    }
+    /// Queues a kernel whose blocks own so many tokens of a sequence; 0 for a whole one.
+    fn launch(
+        &self,
+        (source, entry): (&'static str, &'static str),
+        consts: &[(&'static str, u32)],
+        own: usize,
+        [threads, shared_bytes]: [u32; 2],
+        buffers: &[&Tensor],
+    ) -> Result<()> {
+        let [a, b, c, d] = Dropout::words(self.op.dropout);
+        let sizes = [self.tokens, self.op.heads, self.seqs].map(|v| v as u32);
+        let params = [a, b, c, d, sizes[0], sizes[1], sizes[2], self.op.scale.to_bits(), self.add as u32];
+        let blocks = if own == 0 { self.seqs } else { self.tokens.div_ceil(own) + self.seqs };
+        let dropped = self.op.dropout.is_some_and(|d| d.active());
+        let mut all = vec![("D", Const::U32(self.dim as u32)), ("DROPOUT", Const::U32(dropped as u32))];
+        all.extend(consts.iter().map(|&(name, v)| (name, Const::U32(v))));
+        if !self.flat() {
+            all.push(("T", Const::Type(self.buffers[0].spec.dtype)));
+            // Only the backward pass has a gradient.
+            if let Some(g) = self.buffers.get(6) {
+                all.push(("G", Const::Type(g.spec.dtype)));
+            }
+        }
+        self.device.launch(Launch {
+            source,
+            entry,
+            consts: &all,
+            groups: [blocks as u32, sizes[1], 1],
+            threads,
+            shared_bytes,
+            buffers,
+            params: bytemuck::cast_slice(&params),
+        })
+    }
+    /// A kernel on tensor cores; `which` of the tiles' two sizes of shared memory it takes.
+    fn tiled(&self, pass: u32, entry: &'static str, t: Tiles, which: usize, buffers: &[&Tensor]) -> Result<()> {
+        let own = if pass == WHOLE { 0 } else { t.threads as usize / 2 };
+        let mut consts = vec![("TILE", t.tile), ("BLOCKS", t.blocks), ("PASS", pass)];
+        if pass != 0 {
+            consts.extend([("STAGES", t.stages), ("LIMIT", t.limit)]);
+        }
+        let source = if pass == 0 { FORWARD } else { BACKWARD };
+        self.launch((source, entry), &consts, own, [t.threads, t.shared[which] as u32], buffers)
+    }
+    /// A kernel in f32.
+    fn plain(&self, pass: u32, entry: &'static str, buffers: &[&Tensor]) -> Result<()> {
+        let (each, shared) = plain(self.device.shared_limit(), self.dim)[pass as usize];
+        let own = (PLAIN_THREADS / 32 * each) as usize;
+        let consts = [("EACH", each), ("BLOCKS", 1), ("PASS", pass)];
+        self.launch((PLAIN, entry), &consts, own, [PLAIN_THREADS, shared as u32], buffers)
+    }
+}
+
+/// The constant PASS of kernels/attention.backward.cu.
+const WHOLE: u32 = 1;
+const TILED: u32 = 2;
+
+impl On<Cuda> for Attention {
+    fn forward(&self, device: &Cuda, io: Forward) -> Result<()> {
+        let key: &Tensor = io.x.get(2).unwrap_or(&io.x[1]);
+        let buffers = [io.x[0], io.x[1], key, io.y[0], io.y[1]];
+        let run = Run::new(self, device, &buffers, false)?;
+        if run.flat() {
+            return run.plain(0, "attention_plain_forward", &buffers);
+        }
+        run.tiled(0, "attention_forward", run.choice().forward, 0, &buffers)
+    }
+    fn backward(&self, device: &Cuda, io: Backward) -> Result<()> {
+        let Some(g) = io.dx(0) else { return Ok(()) };
+        let key: &Tensor = io.x.get(2).unwrap_or(&io.x[1]);
+        let buffers = [io.x[0], io.x[1], key, io.y[0], io.y[1], io.dy()?, g.t];
+        let run = Run::new(self, device, &buffers, g.add)?;
+        let with_delta = |f: &dyn Fn(&[&Tensor]) -> Result<()>| {
+            let delta = device.scratch(DType::F32, &io.y[1].spec.shape)?;
+            let [a, b, c, d, e, dy, to] = buffers;
+            f(&[a, b, c, d, e, dy, to, &delta])
+        };
+        if run.flat() {
+            return with_delta(&|buffers| {
+                run.plain(1, "attention_plain_backward_q", buffers)?;
+                run.plain(1, "attention_plain_backward_kv", buffers)
+            });
+        }
+        let choice = run.choice();
+        if let Some(t) = choice.whole {
+            run.tiled(WHOLE, "attention_backward", t, 0, &buffers)?;
+        }
+        let Some(t) = choice.tiles else { return Ok(()) };
+        with_delta(&|buffers| {
+            run.tiled(TILED, "attention_backward_q", t, 1, buffers)?;
+            run.tiled(TILED, "attention_backward_kv", t, 0, buffers)
+        })
+    }
+}
