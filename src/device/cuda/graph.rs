@@ -346,7 +346,14 @@ impl Cuda {
     /// Brings what the host wrote, and launches the step.
     fn start(&self, key: u64, mut recording: Recording, written: &[u8]) -> Result<()> {
         let inner = &self.inner;
-        let inputs = lock(&inner.state).graphs.inputs;
+        let (inputs, done) = {
+            let state = lock(&inner.state);
+            (state.graphs.inputs, state.stats.graphs)
+        };
+        if inner.lose_after.is_some_and(|n| done >= n) {
+            let e = cudarc::driver::DriverError(sys::CUresult::CUDA_ERROR_LAUNCH_FAILED);
+            return Err(inner.failed("as TEMPRA_CUDA_LOSE_AFTER asks for", e));
+        }
         inner.upload(inputs, written)?;
         // SAFETY: the graph is whole, and its memory is kept for it.
         let launched = unsafe { result::graph::launch(recording.exec, inner.stream) };

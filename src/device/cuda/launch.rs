@@ -124,10 +124,6 @@ impl Cuda {
                 return Ok(());
             }
             state.stats.launches += 1;
-            if inner.lose_after == Some(state.stats.launches) {
-                let e = cudarc::driver::DriverError(sys::CUresult::CUDA_ERROR_LAUNCH_FAILED);
-                return Err(inner.failed("as TEMPRA_CUDA_LOSE_AFTER asks for", e));
-            }
         }
         let mut arguments: Vec<*mut c_void> =
             places.iter_mut().map(|p| std::ptr::from_mut(p).cast::<c_void>()).collect();

@@ -4,7 +4,7 @@
 //! Settings, for hunting faults: `TEMPRA_CUDA_EXACT=1` gives each tensor an allocation of its own, so that a checker
 //! (compute-sanitizer, the emulator) sees where it ends; `TEMPRA_CUDA_PTX=1` loads PTX instead of machine code, which the
 //! emulator needs; `TEMPRA_CUDA_GRAPHS=0` launches kernel by kernel; `TEMPRA_CUDA_MEMORY` limits the bytes asked of the
-//! driver; `TEMPRA_CUDA_LOSE_AFTER` launches the device is lost, as with a crashed driver.
+//! driver; after `TEMPRA_CUDA_LOSE_AFTER` recorded steps the device is lost, as with a crashed driver.
 #![allow(unsafe_code, reason = "calls the CUDA driver")]
 
 mod arena;
@@ -267,7 +267,7 @@ impl Cuda {
             },
             compute: DType::F32,
             shared_bytes: shared_limit,
-            memory_bytes: Some(budget.unwrap_or(memory as u64)),
+            memory_bytes: Some(memory as u64),
             binding_bytes: u64::MAX,
             gpu: true,
             packs: false,

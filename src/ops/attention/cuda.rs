@@ -8,8 +8,10 @@ use crate::ops::{Backward, Forward, On};
 use crate::shape::DType;
 
 /// The forward pass on tensor cores.
-pub(in crate::ops) const FORWARD: &str =
-    concat!(include_str!("../../../kernels/attention.common.cu"), include_str!("../../../kernels/attention.cu"));
+pub(in crate::ops) const FORWARD: &str = concat!(
+    include_str!("../../../kernels/attention.common.cu"),
+    include_str!("../../../kernels/attention.cu")
+);
 /// The backward pass on tensor cores.
 pub(in crate::ops) const BACKWARD: &str = concat!(
     include_str!("../../../kernels/attention.common.cu"),
@@ -17,8 +19,10 @@ pub(in crate::ops) const BACKWARD: &str = concat!(
     include_str!("../../../kernels/attention.backward.cu")
 );
 /// Both passes in f32 arithmetic.
-pub(in crate::ops) const PLAIN: &str =
-    concat!(include_str!("../../../kernels/attention.common.cu"), include_str!("../../../kernels/attention.plain.cu"));
+pub(in crate::ops) const PLAIN: &str = concat!(
+    include_str!("../../../kernels/attention.common.cu"),
+    include_str!("../../../kernels/attention.plain.cu")
+);
 
 /// The widest head that the kernels have registers for.
 const WIDEST: usize = 128;
@@ -93,7 +97,14 @@ impl<'a> Run<'a> {
         })
     }
     /// A kernel on tensor cores; `which` of the tiles' two sizes of shared memory it takes.
-    fn tiled(&self, pass: u32, entry: &'static str, t: Tiles, which: usize, buffers: &[&Tensor]) -> Result<()> {
+    fn tiled(
+        &self,
+        pass: u32,
+        entry: &'static str,
+        t: Tiles,
+        which: usize,
+        buffers: &[&Tensor],
+    ) -> Result<()> {
         let own = if pass == WHOLE { 0 } else { t.threads as usize / 2 };
         let mut consts = vec![("TILE", t.tile), ("BLOCKS", t.blocks), ("PASS", pass)];
         if pass != 0 {

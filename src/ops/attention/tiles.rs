@@ -167,7 +167,9 @@ mod tests {
     fn everything_fits_and_every_length_is_done() {
         for shared in LIMITS {
             for dim in 1..=128 {
-                for batch in [[1, 1, 1], [60, 3, 12], [4096, 32, 12], [16384, 32, 16], [20000, 1000, 12], [512, 0, 1]] {
+                for batch in
+                    [[1, 1, 1], [60, 3, 12], [4096, 32, 12], [16384, 32, 16], [20000, 1000, 12], [512, 0, 1]]
+                {
                     let ask = Ask { shared, sms: 132, capability: 90, batch, dim };
                     let c = choose(&ask);
                     for t in [Some(c.forward), c.whole, c.tiles].into_iter().flatten() {
@@ -176,7 +178,10 @@ mod tests {
                     }
                     let limit = c.whole.map_or(0, |w| w.limit as usize);
                     assert!(c.tiles.is_some() || batch[0] <= limit, "{ask:?}: {c:?}");
-                    assert!(c.tiles.is_none_or(|t| c.whole.is_none_or(|w| w.limit == t.limit)), "{ask:?}: {c:?}");
+                    assert!(
+                        c.tiles.is_none_or(|t| c.whole.is_none_or(|w| w.limit == t.limit)),
+                        "{ask:?}: {c:?}"
+                    );
                     assert!(c.whole.is_none_or(|w| w.limit as usize >= w.own()), "{ask:?}: {c:?}");
                     assert!(plain(shared, dim).iter().all(|p| p.1 <= shared), "{ask:?}");
                 }
@@ -186,9 +191,12 @@ mod tests {
 
     #[test]
     fn common_models_have_one_block_a_sequence() {
-        for (shared, dim, mean, limit) in
-            [(227 << 10, 64, 128, 512), (227 << 10, 32, 256, 512), (99 << 10, 64, 128, 128), (64 << 10, 64, 128, 128)]
-        {
+        for (shared, dim, mean, limit) in [
+            (227 << 10, 64, 128, 512),
+            (227 << 10, 32, 256, 512),
+            (99 << 10, 64, 128, 128),
+            (64 << 10, 64, 128, 128),
+        ] {
             let ask = Ask { shared, sms: 132, capability: 90, batch: [32 * mean, 32, 12], dim };
             assert_eq!(choose(&ask).whole.map(|w| w.limit), Some(limit), "{ask:?}");
         }
