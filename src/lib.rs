@@ -3,11 +3,11 @@
 //! The modules stand in dependency order: a module uses only modules above it (`tests/all/rules.rs` holds this).
 
 // What needs no device.
-pub mod cache;
 pub mod error;
 pub mod rng;
 pub mod shape;
 pub mod suggest;
+pub mod cache;
 // Where: memory and launches.
 pub mod device;
 // What, and how it is differentiated.

@@ -30,7 +30,7 @@ pub fn define() -> Command {
         )
         .arg(Arg::new("recipe").required(true).value_parser(value_parser!(PathBuf)).help("The recipe, TOML or JSON"))
         .arg(set_arg())
-        .arg(device_arg().help("Which device computes: auto, cpu, cuda, wgpu or wgpu:N; over the recipe's"))
+        .arg(device_arg().help("Which device computes: auto, cpu, cuda, cuda:N, wgpu or wgpu:N; over the recipe's"))
         .arg(Arg::new("seed").long("seed").value_name("N").help("Seed; over the recipe's"))
         .arg(threads_arg().help("CPU threads, 0 for all; over the recipe's"))
         .arg(Arg::new("fresh").long("fresh").action(ArgAction::SetTrue).help("Start over: remove what an earlier run left in the run folder"))

@@ -215,8 +215,8 @@ impl Cuda {
         let device = result::device::get(index as i32).map_err(call("finding the card"))?;
         let name = result::device::get_name(device).map_err(call("asking for the card's name"))?;
         use sys::CUdevice_attribute as A;
-        // SAFETY: the device is one of the driver's.
         let ask = |a| {
+            // SAFETY: the device is one of the driver's.
             unsafe { result::device::get_attribute(device, a) }
                 .map_err(|e| failed(&name, "asking the card", e))
         };
