@@ -15,14 +15,15 @@ struct Task {
 constexpr u32 LIVE = 512, VEC = 4, TURNS = LIVE / (32 * VEC);
 
 struct Rates {
-  float keep, rate, root, clip;
+  // `scale` is the reciprocal of the root of the second moment's correction.
+  float keep, rate, scale, clip;
 };
 
 DEVICE float update(float& m, float& v, float value, float grad, const Rates& r, const Params& p) {
   const float g = grad * r.clip;
   m += (1.f - p.beta1) * (g - m);
   v = p.beta2 * v + (1.f - p.beta2) * g * g;
-  return value * r.keep - r.rate * m / (sqrtf(v) / r.root + p.eps);
+  return value * r.keep - r.rate * m / (sqrtf(v) * r.scale + p.eps);
 }
 
 // value, grad, m, v (n), hyper (4) = [lr, c1, c2, unscale], norm (1), live (tasks), table (tasks) -> value, m, v, live, copy (n)
@@ -42,27 +43,28 @@ KERNEL adamw_update(float* __restrict__ value, const float* __restrict__ grad, f
   const float lr = hyper[0] * task.rate;
   r.keep = 1.f - lr * task.decay;
   r.rate = lr / hyper[1];
-  r.root = sqrtf(hyper[2]);
+  r.scale = 1.f / sqrtf(hyper[2]);
   const u32 lane = threadIdx.x % 32;
   const bool aligned = task.start % VEC == 0;
   for (u32 block = threadIdx.x / 32; block * LIVE < task.len; block += THREADS / 32) {
     const u32 first = block * LIVE, count = min(LIVE, task.len - first);
     const u64 at = (u64)task.start + first;
     if (aligned && count == LIVE) {
-      float g[TURNS][VEC];
       bool some = false;
 #pragma unroll
       for (u32 i = 0; i < TURNS; i++) {
-        load(g[i], grad + at + (i * 32 + lane) * VEC);
+        float g[VEC];
+        load(g, grad + at + (i * 32 + lane) * VEC);
 #pragma unroll
-        for (u32 e = 0; e < VEC; e++) some |= g[i][e] != 0.f;
+        for (u32 e = 0; e < VEC; e++) some |= g[e] != 0.f;
       }
       some = __any_sync(~0u, some);
       // Without any gradient ever, m and v are zero and stay so: they need not be read. Most rows of a vocabulary are like that.
       const bool dead = !some && !(before >> block & 1);
       if (dead && r.keep == 1.f) continue;
       if (some && lane == 0) atomicOr(&touched, 1u << block);
-#pragma unroll
+      // Turn by turn, with the gradients from the cache: kept all at once they would not fit the registers.
+#pragma unroll 1
       for (u32 i = 0; i < TURNS; i++) {
         const u64 here = at + (i * 32 + lane) * VEC;
         float w[VEC];
@@ -71,11 +73,12 @@ KERNEL adamw_update(float* __restrict__ value, const float* __restrict__ grad, f
 #pragma unroll
           for (u32 e = 0; e < VEC; e++) w[e] *= r.keep;
         } else {
-          float a[VEC], b[VEC];
+          float g[VEC], a[VEC], b[VEC];
+          load(g, grad + here);
           load(a, m + here);
           load(b, v + here);
 #pragma unroll
-          for (u32 e = 0; e < VEC; e++) w[e] = update(a[e], b[e], w[e], g[i][e], r, p);
+          for (u32 e = 0; e < VEC; e++) w[e] = update(a[e], b[e], w[e], g[e], r, p);
           store(m + here, a);
           store(v + here, b);
         }

@@ -2,13 +2,20 @@
 
 use crate::learner::{Job, batch, losses};
 use crate::support::{cpu, device};
+use std::fmt::Write;
+use tempra::data::Batch;
 use tempra::device::{Cuda, Device};
+use tempra::models::{Model, Options, Outputs};
+use tempra::nn::EncoderConfig;
+use tempra::ops::linear::Activation;
 use tempra::ops::round::Round;
 use tempra::ops::rounded;
 use tempra::optim::{Optimizer, Settings};
 use tempra::params::{Layout, Params};
 use tempra::rng::Stream;
 use tempra::shape::{DType, Spec};
+use tempra::tasks::Classify;
+use tempra::train::pass;
 
 /// How many of the fifty steps are run: the emulator needs a tenth of a second for each.
 fn some(losses: Vec<f64>) -> Vec<f64> {
@@ -94,17 +101,12 @@ fn cuda_copies_of_the_weights_are_the_weights_rounded() {
         let mut v: Vec<f32> = (0..4099).map(|_| (rng.normal() * 3.0) as f32).collect();
         // Halfway between two numbers of each type, the largest numbers, what is too small and too large for f16.
         v.extend([
-            1.00390625,
-            1.01171875,
-            1.00048828125,
-            1.00146484375,
-            65504.0,
-            65520.0,
-            1e-7,
-            -1e-9,
-            3e38,
-            0.0,
+            1.0 + 2f32.powi(-8),
+            1.0 + 3.0 * 2f32.powi(-8),
+            1.0 + 2f32.powi(-11),
+            1.0 + 3.0 * 2f32.powi(-11),
         ]);
+        v.extend([65504.0, 65520.0, 1e-7, -1e-9, 3e38, 0.0]);
         let value = device.upload(DType::F32, &[v.len()], &v).unwrap();
         let copy = device.alloc(Spec::new(dtype, &[v.len()])).unwrap();
         device.step(&Round, &[&value, &copy]).unwrap();
@@ -142,4 +144,80 @@ fn cuda_copies_of_the_weights_are_the_weights_rounded() {
         }
         assert!(updated[0] == updated[1], "the copy changes the update");
     }
+}
+
+const RESOURCES: &str = "tests/golden/cuda-resources.txt";
+
+/// Every kernel of a training step at the widths of MiniLM and BERT-base, compiled for the card that the device is: no spills
+/// and no stack, and as many registers as the table says. `TEMPRA_WRITE_RESOURCES=1` writes the card's lines of the table.
+#[test]
+fn cuda_kernels_take_what_the_table_says() {
+    if device("cuda").is_none() {
+        return;
+    }
+    let capability = Cuda::new(0).unwrap().capability();
+    let half = if capability < 80 { DType::F16 } else { DType::BF16 };
+    let mut found = String::new();
+    for (dtype, [hidden, heads, intermediate]) in
+        [(half, [384, 12, 1536]), (half, [768, 12, 3072]), (DType::F32, [384, 12, 1536])]
+    {
+        let card = Cuda::new(0).unwrap().with_compute(dtype).unwrap().inspecting();
+        let device = Device::Cuda(card);
+        let shape = EncoderConfig {
+            vocab: 100,
+            positions: 128,
+            types: 2,
+            hidden,
+            layers: 1,
+            heads,
+            intermediate,
+            act: Activation::GeluErf,
+            eps: 1e-12,
+            hidden_dropout: 0.1,
+            attention_dropout: 0.1,
+        };
+        let classes = vec!["a".to_owned(), "b".to_owned()];
+        let outputs = Some(Outputs::Classes(classes.clone()));
+        let options = Options { outputs, training: true, ..Options::default() };
+        let model = Model::random(&device, &shape, &options).unwrap();
+        let mut optimizer = Optimizer::new(&device, &model.params, Settings::default()).unwrap();
+        let task = Classify { classes, label_smoothing: 0.0, class_weights: None };
+        let (sequences, length) = (8u32, 128u32);
+        let batch = Batch {
+            ids: vec![1; (sequences * length) as usize],
+            types: vec![0; (sequences * length) as usize],
+            positions: (0..sequences * length).map(|t| t % length).collect(),
+            cu_seqlens: (0..=sequences).map(|s| s * length).collect(),
+            classes: vec![0; sequences as usize],
+            examples: (0..sequences).collect(),
+            ..Batch::default()
+        };
+        let passed = pass(&device, &model, &task, &batch, Some((1, 0)), 1.0, false).unwrap();
+        optimizer.step(&device, &model.params, &[passed.loss], 1e-3).unwrap();
+        let Device::Cuda(card) = &device else { panic!("another device") };
+        for (kernel, r) in card.inspected() {
+            assert_eq!((r.stack, r.spills), (0, 0), "sm_{capability} {kernel}: a stack or spills");
+            let line = format!(
+                "sm_{capability} {hidden:>4} {:>3} registers {:>6} bytes  {kernel}",
+                r.registers, r.shared
+            );
+            writeln!(found, "{line}").unwrap();
+        }
+    }
+    assert!(found.lines().count() > 40, "{found}");
+    let table = std::fs::read_to_string(RESOURCES).unwrap_or_default();
+    let mine = |line: &&str| line.starts_with(&format!("sm_{capability} "));
+    if std::env::var_os("TEMPRA_WRITE_RESOURCES").is_some() {
+        let mut all: Vec<&str> = table.lines().filter(|l| !mine(l)).chain(found.lines()).collect();
+        all.sort_by_key(|l| l.split(' ').next().and_then(|sm| sm[3..].parse::<u32>().ok()));
+        std::fs::write(RESOURCES, all.join("\n") + "\n").unwrap();
+        return;
+    }
+    let expected: Vec<&str> = table.lines().filter(mine).collect();
+    let found: Vec<&str> = found.lines().collect();
+    let differ = |a: &[&str], b: &[&str]| {
+        a.iter().filter(|l| !b.contains(l)).map(|l| l.to_string()).collect::<Vec<_>>()
+    };
+    let (new, gone) = (differ(&found, &expected), differ(&expected, &found));
+    assert!(new.is_empty() && gone.is_empty(), "{RESOURCES} differs; new: {new:#?}\ngone: {gone:#?}");
 }

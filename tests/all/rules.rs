@@ -1,7 +1,6 @@
 //! The fences of the house, held over the source text: who may use whom, where `unsafe` and features may stand, what a
 //! library never does. Every fence is a function of text, and a test feeds it a text that it must refuse.
 
-use crate::support::aloud;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -12,6 +12,19 @@ use std::path::PathBuf;
 /// What every kernel may use; put before its own source.
 pub const PRELUDE: &str = include_str!("../../../kernels/prelude.cuh");
 
+/// What a kernel takes of a multiprocessor, as the assembler says it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resources {
+    /// Registers of a thread.
+    pub registers: u32,
+    /// Bytes of static shared memory of a block.
+    pub shared: u32,
+    /// Bytes of a thread's stack: local memory, which is slow.
+    pub stack: u32,
+    /// Bytes that are spilled there for want of registers, stored and loaded.
+    pub spills: u32,
+}
+
 /// Compiles for one architecture.
 pub struct Compiler {
     /// 75, 80, 90 and so on.
@@ -77,7 +90,7 @@ impl Compiler {
         if let Some(found) = path.as_ref().and_then(|p| std::fs::read(p).ok()).and_then(unsealed) {
             return Ok(found);
         }
-        let image = self.compile(name, &text, &options)?;
+        let (image, _) = self.compile(name, &text, &options)?;
         if let Some(path) = path {
             // A cache that cannot be written only costs time.
             let _ = keep(&path, &image);
@@ -85,7 +98,27 @@ impl Compiler {
         Ok(image)
     }
 
-    fn compile(&self, name: &str, text: &str, options: &[String]) -> Result<Vec<u8>> {
+    /// What a kernel takes when it is compiled to machine code.
+    pub fn resources(
+        &self,
+        name: &str,
+        source: &str,
+        consts: &[(&'static str, Const)],
+        threads: u32,
+    ) -> Result<Resources> {
+        let text = specialised(name, source, consts, threads);
+        let machine = Compiler { ptx: false, cache: None, ..*self };
+        let options = [
+            format!("--gpu-architecture={}", machine.architecture()),
+            "--std=c++17".into(),
+            "--ptxas-options=-v".into(),
+        ];
+        let (_, log) = machine.compile(name, &text, &options)?;
+        told(&log, name)
+            .ok_or_else(|| Error::device(format!("the assembler says nothing of kernel {name}")).found(log))
+    }
+
+    fn compile(&self, name: &str, text: &str, options: &[String]) -> Result<(Vec<u8>, String)> {
         let refused = |what: &str, log: String| {
             Error::device(format!("kernel {name} {what} for {}", self.architecture()))
                 .expected(format!("NVRTC {}.{} to compile it", self.version.0, self.version.1))
@@ -112,10 +145,31 @@ impl Compiler {
                     .map_err(|e| refused("gave no PTX", e.to_string())),
                 Ok(()) => cubin(program).map_err(|e| refused("gave no machine code", e.to_string())),
             };
+            let log = log();
             let _ = result::destroy_program(program);
-            image
+            Ok((image?, log))
         }
     }
+}
+
+/// What the assembler's report says of a kernel.
+fn told(log: &str, name: &str) -> Option<Resources> {
+    let (_, about) = log.split_once(&format!("entry function '{name}'"))?;
+    let about = about.split("Compiling entry function").next()?;
+    // The number that stands before some words.
+    let before = |words: &str| -> u32 {
+        let number =
+            about.split_once(words).and_then(|(b, _)| b.split_whitespace().next_back()?.parse().ok());
+        number.unwrap_or(0)
+    };
+    let used = about.split_once("Used ")?.1.split_whitespace().next()?.parse().ok()?;
+    let spills = before(" bytes spill stores") + before(" bytes spill loads");
+    Some(Resources {
+        registers: used,
+        shared: before(" bytes smem"),
+        stack: before(" bytes stack frame"),
+        spills,
+    })
 }
 
 /// The machine code of a compiled program.

@@ -2,12 +2,13 @@
 #![allow(unsafe_code, reason = "calls the CUDA driver")]
 
 use super::graph::Event;
-use super::{Cuda, failed, lock};
+use super::{Cuda, Resources, failed, lock};
 use crate::device::{Const, Launch};
 use crate::error::{Error, Result};
 use cudarc::driver::{result, sys};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ffi::{CString, c_void};
+use std::sync::Mutex;
 
 /// What is loaded.
 #[derive(Default)]
@@ -98,6 +99,24 @@ impl Cuda {
         }
         kernels.functions.insert(entry, found);
         Ok(found.handle)
+    }
+
+    /// Compiles a kernel and notes what it takes.
+    pub(super) fn inspect(&self, launch: &Launch, all: &Mutex<BTreeMap<String, Resources>>) -> Result<()> {
+        let mut label = launch.entry.to_owned();
+        for (name, value) in launch.consts {
+            label += &match value {
+                Const::U32(v) | Const::Matrices(v) => format!(" {name}={v}"),
+                Const::Type(t) => format!(" {name}={t:?}"),
+            };
+        }
+        label += &format!(" THREADS={}", launch.threads);
+        if lock(all).contains_key(&label) {
+            return Ok(());
+        }
+        let found = self.compiler.resources(launch.entry, launch.source, launch.consts, launch.threads)?;
+        lock(all).insert(label, found);
+        Ok(())
     }
 
     pub(super) fn launch_kernel(&self, launch: &Launch) -> Result<()> {

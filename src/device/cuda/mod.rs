@@ -14,7 +14,7 @@ mod launch;
 mod library;
 mod memory;
 
-pub use compile::{Compiler, PRELUDE, specialised};
+pub use compile::{Compiler, PRELUDE, Resources, specialised};
 pub use memory::Memory;
 
 use super::{Backend, Caps, Gpu, Launch, Profile, Storage, Tensor};
@@ -23,7 +23,7 @@ use crate::shape::{DType, Spec};
 use arena::Arena;
 use cudarc::driver::{DriverError, result, sys};
 use std::cell::Cell;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The oldest driver that has all that is called: CUDA 12.0.
@@ -58,6 +58,8 @@ pub struct Cuda {
     constants: Mutex<HashMap<Vec<u8>, Tensor>>,
     profile: Profile,
     graphs: bool,
+    /// Kernels that were compiled instead of launched, and what they take.
+    inspected: Option<Mutex<BTreeMap<String, Resources>>>,
 }
 
 struct Inner {
@@ -293,6 +295,7 @@ impl Cuda {
             constants: Mutex::default(),
             profile: Profile::default(),
             graphs,
+            inspected: None,
         })
     }
 
@@ -318,6 +321,17 @@ impl Cuda {
     pub fn with_graphs(mut self, graphs: bool) -> Cuda {
         self.graphs = graphs;
         self
+    }
+
+    /// A device that compiles kernels to machine code instead of launching them: tensors hold nothing of meaning.
+    pub fn inspecting(mut self) -> Cuda {
+        (self.inspected, self.graphs) = (Some(Mutex::default()), false);
+        self
+    }
+
+    /// What the kernels take that would have been launched since [`Cuda::inspecting`]: by entry point and constants.
+    pub fn inspected(&self) -> BTreeMap<String, Resources> {
+        self.inspected.as_ref().map(|all| lock(all).clone()).unwrap_or_default()
     }
 
     /// What was done so far.
@@ -403,6 +417,10 @@ impl Backend for Cuda {
 
 impl Gpu for Cuda {
     fn launch(&self, launch: Launch) -> Result<()> {
-        if launch.groups.contains(&0) { Ok(()) } else { self.launch_kernel(&launch) }
+        match &self.inspected {
+            _ if launch.groups.contains(&0) => Ok(()),
+            Some(all) => self.inspect(&launch, all),
+            None => self.launch_kernel(&launch),
+        }
     }
 }
