@@ -36,6 +36,8 @@ pub struct Caps {
     pub binding_bytes: u64,
     /// Whether it has memory of its own and work is queued on it.
     pub gpu: bool,
+    /// CUDA blocks that run at once, which share out sums over rows; 0 elsewhere.
+    pub blocks: usize,
     /// Whether products copy an operand first.
     pub packs: bool,
 }
@@ -86,6 +88,15 @@ pub enum Const {
     Matrices(u32),
 }
 
+/// A matrix of 16-bit elements that a kernel reads in boxes of 64 x 64, swizzled over 128 bytes, with zeros beyond the edges.
+#[derive(Clone, Copy)]
+pub struct Boxes<'a> {
+    /// The matrix, row by row.
+    pub t: &'a Tensor,
+    /// Elements of a row: a multiple of eight.
+    pub row: usize,
+}
+
 /// A kernel launch: one source file, one entry point; buffers in declared order, then one `Params`.
 pub struct Launch<'a> {
     /// The source, as in `kernels/` or `shaders/`.
@@ -100,6 +111,8 @@ pub struct Launch<'a> {
     pub threads: u32,
     /// Dynamic shared memory of a group, in bytes.
     pub shared_bytes: u32,
+    /// Matrices that the kernel reads in boxes (CUDA from Hopper on): parameters before all others.
+    pub boxes: &'a [Boxes<'a>],
     /// The buffers the kernel reads and writes.
     pub buffers: &'a [&'a Tensor],
     /// The bytes of one `Params` struct of 4-byte fields.

@@ -51,7 +51,11 @@ impl Op for AddNorm {
         }
         let dtype = compute_dtype("add_norm", caps, x)?;
         let n = (rows * cols) as f64;
-        let parts = if caps.gpu { rows.div_ceil(64).max(4 * 256) * 2 * cols * size_of::<f32>() } else { 0 };
+        let parts = match caps.blocks {
+            0 if caps.gpu => rows.div_ceil(64),
+            blocks => rows.div_ceil(4).min(blocks),
+        };
+        let parts = parts * 2 * cols * size_of::<f32>();
         let plan = Plan::new(
             x,
             vec![x[0].clone()],
@@ -322,6 +326,7 @@ impl On<Cuda> for AddNorm {
             groups: [blocks as u32, 1, 1],
             threads,
             shared_bytes: if teams > 1 && sums { teams * cols as u32 * 4 } else { 0 },
+            boxes: &[],
             buffers: &[x[1], key, dy, y[1], y[2], &dx, &dres, &parts],
             params: bytemuck::cast_slice(&params),
         })?;

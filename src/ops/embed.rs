@@ -35,7 +35,7 @@ impl Op for Embed {
         }
         let y = Spec::new(compute_dtype("embed", caps, x)?, &[ids.len(), cols]);
         let mut plan = Plan::new(x, vec![y.clone()], vec![], [2.0 * y.len() as f64, 3.0 * y.len() as f64]);
-        if caps.gpu {
+        if caps.blocks > 0 {
             let parts = ids.len().div_ceil(CHUNK) * 2 * cols;
             plan = plan.with_scratch([0, (ids.len() + parts) * size_of::<f32>()]);
         }

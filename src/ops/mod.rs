@@ -68,6 +68,7 @@ pub const KERNELS: &[(&str, &str)] = &[
     ("embed", embed::KERNEL),
     ("linear", linear::TENSOR),
     ("linear", linear::PLAIN),
+    ("linear", linear::HOPPER),
     ("add_norm", add_norm::KERNEL),
     ("attention", attention::BACKWARD),
     ("attention", attention::PLAIN),
@@ -534,6 +535,7 @@ fn launch_with(
         groups,
         threads,
         shared_bytes: 0,
+        boxes: &[],
         buffers,
         params: bytemuck::cast_slice(params),
     })

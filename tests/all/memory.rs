@@ -110,6 +110,7 @@ fn a_plan_that_does_not_fit_says_what_would() {
         memory_bytes: Some(memory),
         binding_bytes: binding,
         gpu: true,
+        blocks: 0,
         packs: false,
     };
     let whole = job.check(&caps(1 << 40, 1 << 40)).unwrap();

@@ -93,6 +93,7 @@ impl MeanExp {
             groups: [1, 1, 1],
             threads: 64,
             shared_bytes: 0,
+            boxes: &[],
             buffers,
             params: bytemuck::cast_slice(&params),
         })

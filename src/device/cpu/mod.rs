@@ -92,6 +92,7 @@ impl Backend for Cpu {
             memory_bytes: None,
             binding_bytes: u64::MAX,
             gpu: false,
+            blocks: 0,
             packs: true,
         }
     }

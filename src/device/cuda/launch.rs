@@ -3,8 +3,9 @@
 
 use super::graph::Event;
 use super::{Cuda, Resources, failed, lock};
-use crate::device::{Const, Launch};
+use crate::device::{Boxes, Const, Launch};
 use crate::error::{Error, Result};
+use crate::shape::DType;
 use cudarc::driver::{result, sys};
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::{CString, c_void};
@@ -119,6 +120,36 @@ impl Cuda {
         Ok(())
     }
 
+    /// What the card has to know of a matrix to bring boxes of it.
+    fn map(&self, place: u64, b: &Boxes) -> Result<sys::CUtensorMap> {
+        let rows = b.t.spec.len() / b.row.max(1);
+        let dtype = match b.t.spec.dtype {
+            DType::BF16 => sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+            _ => sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
+        };
+        let mut map = sys::CUtensorMap { opaque: [0; 16] };
+        let (sizes, stride) = ([b.row as u64, rows as u64], [b.row as u64 * 2]);
+        // SAFETY: two sizes, one stride, two sides of the box, two steps, as the rank of 2 says.
+        let made = unsafe {
+            sys::cuTensorMapEncodeTiled(
+                &mut map,
+                dtype,
+                2,
+                place as *mut c_void,
+                sizes.as_ptr(),
+                stride.as_ptr(),
+                [64u32, 64].as_ptr(),
+                [1u32, 1].as_ptr(),
+                sys::CUtensorMapInterleave::CU_TENSOR_MAP_INTERLEAVE_NONE,
+                sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B,
+                sys::CUtensorMapL2promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+                sys::CUtensorMapFloatOOBfill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
+            )
+        };
+        made.result().map_err(|e| self.inner.failed("describing a matrix", e))?;
+        Ok(map)
+    }
+
     pub(super) fn launch_kernel(&self, launch: &Launch) -> Result<()> {
         let inner = &self.inner;
         inner.bind()?;
@@ -128,7 +159,11 @@ impl Cuda {
                 .found(format!("{:?}", launch.groups)));
         }
         let function = self.function(launch)?;
-        let mut places = launch.buffers.iter().map(|t| self.place(t)).collect::<Result<Vec<u64>>>()?;
+        let boxed = launch.boxes.iter().map(|b| b.t);
+        let mut places = boxed
+            .chain(launch.buffers.iter().copied())
+            .map(|t| self.place(t))
+            .collect::<Result<Vec<u64>>>()?;
         // Words, so that the driver finds them aligned.
         let mut params: Vec<u32> = bytemuck::pod_collect_to_vec(launch.params);
         let event = Event::Launch {
@@ -144,8 +179,11 @@ impl Cuda {
             }
             state.stats.launches += 1;
         }
-        let mut arguments: Vec<*mut c_void> =
-            places.iter_mut().map(|p| std::ptr::from_mut(p).cast::<c_void>()).collect();
+        let (boxed, buffers) = places.split_at_mut(launch.boxes.len());
+        let mut maps =
+            boxed.iter().zip(launch.boxes).map(|(&p, b)| self.map(p, b)).collect::<Result<Vec<_>>>()?;
+        let mut arguments: Vec<*mut c_void> = maps.iter_mut().map(|m| std::ptr::from_mut(m).cast()).collect();
+        arguments.extend(buffers.iter_mut().map(|p| std::ptr::from_mut(p).cast::<c_void>()));
         if !params.is_empty() {
             arguments.push(params.as_mut_ptr().cast());
         }

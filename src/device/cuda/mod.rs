@@ -3,7 +3,7 @@
 //!
 //! Settings, for hunting faults: `TEMPRA_CUDA_EXACT=1` gives each tensor an allocation of its own, so that a checker
 //! (compute-sanitizer, the emulator) sees where it ends; `TEMPRA_CUDA_PTX=1` loads PTX instead of machine code, which the
-//! emulator needs; `TEMPRA_CUDA_GRAPHS=0` launches kernel by kernel; `TEMPRA_CUDA_MEMORY` limits the bytes asked of the
+//! emulator needs; `TEMPRA_CUDA_GRAPHS=0` launches kernel by kernel; `TEMPRA_CUDA_PRODUCT=mma` or `wgmma` chooses among the matrix products; `TEMPRA_CUDA_MEMORY` limits the bytes asked of the
 //! driver; after `TEMPRA_CUDA_LOSE_AFTER` recorded steps the device is lost, as with a crashed driver.
 #![allow(unsafe_code, reason = "calls the CUDA driver")]
 
@@ -60,6 +60,7 @@ pub struct Cuda {
     graphs: bool,
     /// Kernels that were compiled instead of launched, and what they take.
     inspected: Option<Mutex<BTreeMap<String, Resources>>>,
+    product: Option<String>,
 }
 
 struct Inner {
@@ -272,6 +273,7 @@ impl Cuda {
             memory_bytes: Some(memory as u64),
             binding_bytes: u64::MAX,
             gpu: true,
+            blocks: 8 * sms as usize,
             packs: false,
         };
         let inner = Inner {
@@ -296,6 +298,7 @@ impl Cuda {
             profile: Profile::default(),
             graphs,
             inspected: None,
+            product: std::env::var("TEMPRA_CUDA_PRODUCT").ok().filter(|v| !v.is_empty()),
         })
     }
 
@@ -337,6 +340,11 @@ impl Cuda {
     /// What was done so far.
     pub fn stats(&self) -> CudaStats {
         lock(&self.inner.state).stats
+    }
+
+    /// The products that somebody asks for, to compare them: `TEMPRA_CUDA_PRODUCT` is `mma` or `wgmma`.
+    pub fn product(&self) -> Option<&str> {
+        self.product.as_deref()
     }
 
     /// Compute capability: 75, 80, 90 and so on.

@@ -134,6 +134,7 @@ impl Wgpu {
             memory_bytes: abilities.memory_bytes,
             binding_bytes: abilities.binding_bytes,
             gpu: true,
+            blocks: 0,
             packs: abilities.software,
         };
         let tiles = if abilities.software { Tiles::Rows } else { Tiles::Workgroup };

@@ -92,6 +92,7 @@ impl<'a> Run<'a> {
             groups: [blocks as u32, sizes[1], 1],
             threads,
             shared_bytes,
+            boxes: &[],
             buffers,
             params: bytemuck::cast_slice(&params),
         })

@@ -1,7 +1,7 @@
 //! The launches of kernels/linear*.cu, and how a product is cut up for the card.
 
 use super::{Activation, Linear};
-use crate::device::{Const, Cuda, Gpu, Launch, Tensor};
+use crate::device::{Boxes, Const, Cuda, Gpu, Launch, Tensor};
 use crate::error::Result;
 use crate::ops::{Backward, Forward, Grad, On};
 use crate::shape::DType;
@@ -11,6 +11,9 @@ pub(in crate::ops) const KERNEL: &str = include_str!("../../../kernels/linear.cu
 /// With the product on tensor cores.
 pub(in crate::ops) const TENSOR: &str =
     concat!(include_str!("../../../kernels/linear.cu"), include_str!("../../../kernels/linear.tensor.cu"));
+/// With the product on Hopper's tensor cores.
+pub(in crate::ops) const HOPPER: &str =
+    concat!(include_str!("../../../kernels/linear.cu"), include_str!("../../../kernels/linear.hopper.cu"));
 /// With the product in f32 arithmetic.
 pub(in crate::ops) const PLAIN: &str =
     concat!(include_str!("../../../kernels/linear.cu"), include_str!("../../../kernels/linear.plain.cu"));
@@ -26,6 +29,8 @@ pub(in crate::ops) struct Card {
 /// How the operands get to the multipliers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::ops) enum Route {
+    /// Boxes that come by themselves, and products of whole warpgroups: Hopper.
+    Boxed,
     /// Asynchronous copies and tensor cores.
     Async,
     /// Through registers, to tensor cores: Turing, or rows of odd length.
@@ -48,12 +53,17 @@ pub(in crate::ops) struct Tile {
 }
 
 impl Tile {
-    pub fn threads(&self) -> u32 {
+    pub fn threads(&self, route: Route) -> u32 {
+        if route == Route::Boxed {
+            // Two warpgroups that multiply, and a warp that asks for boxes.
+            return 288;
+        }
         (32 * self.block[0] * self.block[1] / (self.warp[0] * self.warp[1])) as u32
     }
     /// Bytes of dynamic shared memory on tensor cores.
-    pub fn shared(&self) -> usize {
-        self.stages * (self.block[0] + self.block[1]) * self.block[2] * 2
+    pub fn shared(&self, route: Route) -> usize {
+        let more = if route == Route::Boxed { 2048 } else { 0 };
+        self.stages * (self.block[0] + self.block[1]) * self.block[2] * 2 + more
     }
     /// Depths of `block[2]` that one part takes.
     fn steps(&self, k: usize) -> usize {
@@ -64,6 +74,8 @@ impl Tile {
 /// A tile to choose, and the share of a multiprocessor's rate that it reaches: with several blocks there, and alone. Guesses
 /// from the traffic to shared memory and the warps that hide latency.
 type Choice = ([usize; 3], [usize; 2], f64, f64);
+/// mma.sync reaches little more than half of what Hopper's own instructions do: rates are shares of the latter there.
+const BOXED: &[Choice] = &[([128, 128, 64], [64, 128], 1.5, 1.5), ([128, 256, 64], [64, 256], 1.7, 1.7)];
 const ASYNC: &[Choice] = &[
     ([128, 128, 32], [64, 64], 1.0, 0.75),
     ([128, 64, 32], [64, 32], 0.85, 0.6),
@@ -79,9 +91,15 @@ const FLAT: &[Choice] = &[([128, 128, 8], [32, 64], 1.0, 0.9), ([64, 64, 8], [32
 
 /// The tile and the parts that make an (m, n) product of depth k fastest, by a model of the card: what its busiest
 /// multiprocessor has to multiply, what a block takes to begin and end, and what adding up parts costs.
-pub(in crate::ops) fn tile([m, n, k]: [usize; 3], route: Route, card: Card) -> Tile {
+pub(in crate::ops) fn tile(shape: [usize; 3], route: Route, card: Card) -> Tile {
+    costed(shape, route, card).1
+}
+
+/// The same, with what it costs, to be compared with another route on the same card.
+fn costed([m, n, k]: [usize; 3], route: Route, card: Card) -> (f64, Tile) {
     // In products of one multiprocessor: a block's begin and end, another launch, a byte of a partial sum.
     let (choices, start, launch, byte) = match route {
+        Route::Boxed => (BOXED, 2e6, 4e6, 50.0),
         Route::Async => (ASYNC, 1e6, 4e6, 50.0),
         Route::Held => (HELD, 1e6, 3e6, 30.0),
         Route::Plain => (FLAT, 1e5, 5e5, 7.0),
@@ -93,7 +111,12 @@ pub(in crate::ops) fn tile([m, n, k]: [usize; 3], route: Route, card: Card) -> T
         // As many stages as let two blocks stay on a multiprocessor, each with 1 KiB that the system takes.
         let stage = (tm + tn) * tk * 2;
         let room = (card.shared_limit.saturating_sub(1 << 10) / 2) / stage;
-        let stages = if route == Route::Async { room.clamp(2, 4) } else { 2 };
+        let stages = match route {
+            // One block has the multiprocessor to itself.
+            Route::Boxed => ((card.shared_limit.saturating_sub(4 << 10)) / stage).min(4),
+            Route::Async => room.clamp(2, 4),
+            Route::Held | Route::Plain => 2,
+        };
         let steps = k.div_ceil(tk);
         // A part is at least 256 deep.
         for parts in 1..=(k / 256).clamp(1, 64) {
@@ -113,7 +136,7 @@ pub(in crate::ops) fn tile([m, n, k]: [usize; 3], route: Route, card: Card) -> T
         }
     }
     // There are choices, each with at least one part.
-    best.map_or(Tile { block: [64, 64, 32], warp: [32, 32], stages: 2, parts: 1 }, |(_, tile)| tile)
+    best.unwrap_or((f64::INFINITY, Tile { block: [64, 64, 32], warp: [32, 32], stages: 2, parts: 1 }))
 }
 
 /// A matrix as it is stored, in rows of `row` elements; `down` if neighbours in memory are neighbours along k.
@@ -164,22 +187,36 @@ fn product(
     // Rows that are read sixteen bytes at a time; four elements in f32 arithmetic.
     let run = if flat { 4 } else { 8 };
     let aligned = [a.row.is_multiple_of(run), b.row.is_multiple_of(run)];
-    let route = match (flat, card.capability >= 80 && aligned == [true; 2]) {
+    let mut route = match (flat, card.capability >= 80 && aligned == [true; 2]) {
         (true, _) => Route::Plain,
         (_, true) => Route::Async,
         (_, false) => Route::Held,
     };
-    let tile = tile([m, n, k], route, card);
-    let (source, entry) = if flat { (PLAIN, "linear_product_plain") } else { (TENSOR, "linear_product") };
+    let mut tile = tile([m, n, k], route, card);
+    if route == Route::Async && card.capability == 90 && k > 0 {
+        let (cost, boxed) = costed([m, n, k], Route::Boxed, card);
+        let better = cost < costed([m, n, k], Route::Async, card).0;
+        if device.product().map_or(better, |name| name == "wgmma") {
+            (route, tile) = (Route::Boxed, boxed);
+        }
+    }
+    let (source, entry) = match route {
+        Route::Boxed => (HOPPER, "linear_product_hopper"),
+        Route::Async | Route::Held => (TENSOR, "linear_product"),
+        Route::Plain => (PLAIN, "linear_product_plain"),
+    };
     let params = |add: bool, add_sums: bool| {
         [m, n, k, a.row, b.row, tile.steps(k), tile.parts, add as usize, add_sums as usize].map(|v| v as u32)
     };
     let [tm, tn, tk] = tile.block;
     let sized = |mut all: Vec<(&'static str, Const)>| {
         let number = |name, v: usize| (name, Const::U32(v as u32));
+        all.extend([number("A_DOWN", a.down as usize), number("B_DOWN", b.down as usize)]);
+        if route == Route::Boxed {
+            all.extend([number("TILE_N", tn), number("STAGES", tile.stages), number("BLOCKS", 1)]);
+            return all;
+        }
         all.extend([
-            number("A_DOWN", a.down as usize),
-            number("B_DOWN", b.down as usize),
             number("A_ALIGNED", aligned[0] as usize),
             number("B_ALIGNED", aligned[1] as usize),
             number("TILE_M", tm),
@@ -196,14 +233,19 @@ fn product(
         all
     };
     let multiply = |after: &After, c: &Tensor, db: Option<&Tensor>, add_sums: bool| {
+        let boxes = [Boxes { t: a.t, row: a.row }, Boxes { t: b.t, row: b.row }];
+        let rest = [after.bias.unwrap_or(a.t), c, after.keep.unwrap_or(c), db.unwrap_or(c)];
+        let all = [&[a.t, b.t], &rest[..]].concat();
+        let boxed = route == Route::Boxed;
         device.launch(Launch {
             source,
             entry,
             consts: &sized(consts(t, [c.spec.dtype, db.unwrap_or(c).spec.dtype], after, n)),
             groups: [(m.div_ceil(tm) * n.div_ceil(tn)) as u32, tile.parts as u32, 1],
-            threads: tile.threads(),
-            shared_bytes: if flat { 0 } else { tile.shared() as u32 },
-            buffers: &[a.t, b.t, after.bias.unwrap_or(a.t), c, after.keep.unwrap_or(c), db.unwrap_or(c)],
+            threads: tile.threads(route),
+            shared_bytes: if flat { 0 } else { tile.shared(route) as u32 },
+            boxes: if boxed { &boxes } else { &[] },
+            buffers: if boxed { &rest } else { &all },
             params: bytemuck::cast_slice(&params(after.add, add_sums)),
         })
     };
@@ -249,6 +291,7 @@ fn finish(
         groups: [items.div_ceil(THREADS) as u32, 1, 1],
         threads: THREADS as u32,
         shared_bytes: 0,
+        boxes: &[],
         buffers: &[parts, after.bias.unwrap_or(parts), c, after.keep.unwrap_or(c), db],
         params: bytemuck::cast_slice(&params),
     })
@@ -270,6 +313,7 @@ fn sum_columns(device: &Cuda, dz: &Tensor, [rows, n]: [usize; 2], g: Grad) -> Re
         groups: [n.div_ceil(wide) as u32, parts as u32, 1],
         threads: THREADS as u32,
         shared_bytes: 0,
+        boxes: &[],
         buffers: &[dz, &sums],
         params: bytemuck::cast_slice(&params(rows)),
     })?;
@@ -302,6 +346,7 @@ impl On<Cuda> for Linear {
                 groups: [(rows * n).div_ceil(8 * THREADS) as u32, 1, 1],
                 threads: THREADS as u32,
                 shared_bytes: 0,
+                boxes: &[],
                 buffers: &[dy, io.y[self.act.needs_input() as usize], &scratch],
                 params: bytemuck::cast_slice(&[rows, n, 0, 0, 0, 0, 0, 0, 0].map(|v| v as u32)),
             })?;
@@ -335,7 +380,9 @@ mod tests {
     ];
 
     fn routes(card: Card) -> &'static [Route] {
-        if card.capability >= 80 {
+        if card.capability == 90 {
+            &[Route::Boxed, Route::Async, Route::Held, Route::Plain]
+        } else if card.capability >= 80 {
             &[Route::Async, Route::Held, Route::Plain]
         } else {
             &[Route::Held, Route::Plain]
@@ -351,21 +398,29 @@ mod tests {
                     for k in [0, 1, 521, 768, 4096, 65536] {
                         let t = tile([m, n, k], route, card);
                         let [tm, tn, tk] = t.block;
-                        assert!(tm % t.warp[0] == 0 && tn % t.warp[1] == 0 && t.threads() <= 256, "{t:?}");
+                        assert!(
+                            tm % t.warp[0] == 0 && tn % t.warp[1] == 0 && t.threads(route) <= 288,
+                            "{t:?}"
+                        );
                         assert!((1..=64).contains(&t.parts) && t.steps(k) * t.parts * tk >= k, "{t:?}");
                         assert!(
                             t.parts == 1 || t.steps(k) * (t.parts - 1) * tk < k,
                             "no part is empty: {t:?}"
                         );
                         if route != Route::Plain {
-                            let epilogue = t.threads() as usize / 32 * 16 * t.warp[1] * 4;
+                            // Slabs of 16 rows a warp; on Hopper 64 columns at a time.
+                            let columns = if route == Route::Boxed { 64 } else { t.warp[1] };
+                            let epilogue = t.threads(route) as usize / 32 * 16 * columns * 4;
                             assert!(
-                                t.shared() <= card.shared_limit && epilogue <= t.shared(),
+                                t.shared(route) <= card.shared_limit && epilogue <= t.shared(route),
                                 "{t:?} {card:?}"
                             );
                         }
                         if route == Route::Async {
-                            assert!(t.stages >= 3 && 2 * t.shared() < card.shared_limit, "{t:?} {card:?}");
+                            assert!(
+                                t.stages >= 3 && 2 * t.shared(route) < card.shared_limit,
+                                "{t:?} {card:?}"
+                            );
                         }
                     }
                 }

@@ -7,7 +7,7 @@ mod cpu;
 mod cuda;
 mod wgpu;
 
-pub(super) use cuda::{PLAIN, TENSOR};
+pub(super) use cuda::{HOPPER, PLAIN, TENSOR};
 
 use super::{Case, Input, Op, Plan, compute_dtype, refuse};
 use crate::device::Caps;
@@ -102,5 +102,9 @@ pub fn cases() -> Vec<Case> {
         case("no rows", Activation::GeluErf, [0, 4, 5], true),
         case("several tasks", Activation::None, [131, 37, 201], true),
         case("deep", Activation::GeluErf, [9, 521, 11], true),
+        // Rows of whole sixteen bytes: other ways to the multipliers on CUDA.
+        case("multiples of eight", Activation::GeluErf, [70, 72, 136], true),
+        case("multiples of eight, several tiles", Activation::Relu, [200, 64, 264], true),
+        case("multiples of eight, deep", Activation::None, [584, 776, 24], true),
     ]
 }
