@@ -6,7 +6,7 @@
 //! The backward pass sorts the tokens by row and adds each row's gradients in token order: no atomics, one order.
 
 use super::{
-    Backward, CUDA_THREADS, Case, Forward, Input, On, Op, Plan, blocks_for, by_dtype, compute_dtype,
+    Backward, CUDA_THREADS, Case, Forward, Input, On, Op, Plan, THREADS, blocks_for, by_dtype, compute_dtype,
     groups_for, launch, launch_cuda, refuse, vector,
 };
 use crate::device::cpu::{BLOCK, Real, Slice, vectorise};
@@ -35,7 +35,7 @@ impl Op for Embed {
         }
         let y = Spec::new(compute_dtype("embed", caps, x)?, &[ids.len(), cols]);
         let mut plan = Plan::new(x, vec![y.clone()], vec![], [2.0 * y.len() as f64, 3.0 * y.len() as f64]);
-        if caps.blocks > 0 {
+        if caps.gpu {
             let parts = ids.len().div_ceil(CHUNK) * 2 * cols;
             plan = plan.with_scratch([0, (ids.len() + parts) * size_of::<f32>()]);
         }
@@ -146,15 +146,24 @@ impl On<Wgpu> for Embed {
     fn backward(&self, device: &Wgpu, io: Backward) -> Result<()> {
         let (tokens, cols) = io.y[0].spec.rows_cols();
         let dy = io.dy()?;
+        let chunks = tokens.div_ceil(CHUNK);
+        let order = device.scratch(DType::U32, &[tokens])?;
+        let parts = device.scratch(DType::F32, &[chunks, 2, cols])?;
         for i in 0..3 {
             let Some(g) = io.dx(3 + i) else { continue };
             if !g.add {
                 device.zero(g.t)?;
             }
-            let index = io.x[i];
-            let buffers = [index, index, index, g.t, dy, dy, dy];
+            if tokens == 0 {
+                continue;
+            }
+            let buffers = [io.x[i], &order, io.x[i], g.t, dy, &parts, dy];
             let params = [tokens as u32, cols as u32, g.t.spec.rows_cols().0 as u32];
-            launch(device, (SHADER, "backward"), &[], fold(tokens), &buffers, &params)?;
+            launch(device, (SHADER, "rank"), &[], groups_for(tokens), &buffers, &params)?;
+            let [x, y, _] = fold(chunks);
+            let groups = [x, y, cols.div_ceil(THREADS as usize) as u32];
+            launch(device, (SHADER, "sum_runs"), &[], groups, &buffers, &params)?;
+            launch(device, (SHADER, "carry_runs"), &[], groups, &buffers, &params)?;
         }
         Ok(())
     }

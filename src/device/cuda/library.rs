@@ -36,7 +36,10 @@ pub(super) fn nvrtc() -> Result<()> {
     let searched: Vec<String> = folders().iter().map(|(dir, _)| dir.display().to_string()).collect();
     Err(Error::device("NVRTC, which compiles the CUDA kernels, was not found")
         .expected("libnvrtc.so.13 or libnvrtc.so.12")
-        .found(format!("none on the loader's path, nor in {}", searched.join(", ")))
+        .found(match searched.len() {
+            0 => "none on the loader's path, and neither a toolkit nor Python's packages in the usual places".to_owned(),
+            _ => format!("none on the loader's path, nor in {}", searched.join(", ")),
+        })
         .hint("pip install nvidia-cuda-nvrtc (PyTorch's environments have it already), or install a CUDA toolkit; TEMPRA_CUDA_LIB names another folder"))
 }
 
