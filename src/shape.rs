@@ -66,3 +66,15 @@ impl fmt::Debug for Spec {
         write!(f, "{:?}{:?}", self.dtype, self.shape)
     }
 }
+
+/// How far computed values are from the true ones as vectors, relative to the true one's length (or to one of elements of a
+/// quarter, if that is longer); infinite where one is not finite. What 16-bit types are judged by: a single element close to
+/// zero is the difference of rounded numbers and says nothing.
+pub fn apart(found: &[f64], truth: &[f64]) -> f64 {
+    if found.len() != truth.len() || found.iter().chain(truth).any(|v| !v.is_finite()) {
+        return f64::INFINITY;
+    }
+    let length = |v: &mut dyn Iterator<Item = f64>| v.map(|v| v * v).sum::<f64>().sqrt();
+    let error = length(&mut found.iter().zip(truth).map(|(a, b)| a - b));
+    error / length(&mut truth.iter().copied()).max(0.25 * (truth.len() as f64).sqrt()).max(f64::MIN_POSITIVE)
+}

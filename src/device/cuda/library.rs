@@ -43,6 +43,21 @@ pub(super) fn nvrtc() -> Result<()> {
         .hint("pip install nvidia-cuda-nvrtc (PyTorch's environments have it already), or install a CUDA toolkit; TEMPRA_CUDA_LIB names another folder"))
 }
 
+/// Whether cuBLASLt is there, which products can be left to. Asked for once; the answer stays.
+pub(super) fn cublaslt() -> bool {
+    static FOUND: OnceLock<bool> = OnceLock::new();
+    *FOUND.get_or_init(|| {
+        // SAFETY: opens and closes the library; its initialisers are the vendor's.
+        let present = || unsafe { cudarc::cublaslt::sys::is_culib_present() };
+        let load = |(dir, _): (PathBuf, bool)| {
+            let all =
+                entries(&dir).into_iter().filter(|p| named(p, "libcublasLt.so.") || named(p, "cublasLt64"));
+            all.fold(false, |found, path| open(&path) || found) && present()
+        };
+        present() || folders().into_iter().any(load)
+    })
+}
+
 /// Folders that may hold NVRTC, and whether somebody named them for this.
 fn folders() -> Vec<(PathBuf, bool)> {
     let var = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty());
@@ -71,7 +86,9 @@ fn folders() -> Vec<(PathBuf, bool)> {
             sites.extend([lib.join("site-packages"), lib.join("dist-packages")]);
         }
         for site in sites {
-            for place in ["cu13/lib", "cuda_nvrtc/lib", "cu13/bin", "cuda_nvrtc/bin"] {
+            for place in
+                ["cu13/lib", "cuda_nvrtc/lib", "cublas/lib", "cu13/bin", "cuda_nvrtc/bin", "cublas/bin"]
+            {
                 all.push((site.join("nvidia").join(place), false));
             }
         }

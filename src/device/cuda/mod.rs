@@ -3,17 +3,19 @@
 //!
 //! Settings, for hunting faults: `TEMPRA_CUDA_EXACT=1` gives each tensor an allocation of its own, so that a checker
 //! (compute-sanitizer, the emulator) sees where it ends; `TEMPRA_CUDA_PTX=1` loads PTX instead of machine code, which the
-//! emulator needs; `TEMPRA_CUDA_GRAPHS=0` launches kernel by kernel; `TEMPRA_CUDA_PRODUCT=mma` or `wgmma` chooses among the matrix products; `TEMPRA_CUDA_MEMORY` limits the bytes asked of the
+//! emulator needs; `TEMPRA_CUDA_GRAPHS=0` launches kernel by kernel; `TEMPRA_CUDA_PRODUCT` chooses among the matrix products (see [`Cuda::product`]); `TEMPRA_CUDA_MEMORY` limits the bytes asked of the
 //! driver; after `TEMPRA_CUDA_LOSE_AFTER` recorded steps the device is lost, as with a crashed driver.
 #![allow(unsafe_code, reason = "calls the CUDA driver")]
 
 mod arena;
+mod blas;
 mod compile;
 mod graph;
 mod launch;
 mod library;
 mod memory;
 
+pub use blas::Product;
 pub use compile::{Compiler, PRELUDE, Resources, specialised};
 pub use memory::Memory;
 
@@ -61,6 +63,7 @@ pub struct Cuda {
     /// Kernels that were compiled instead of launched, and what they take.
     inspected: Option<Mutex<BTreeMap<String, Resources>>>,
     product: Option<String>,
+    blas: Mutex<Option<blas::Blas>>,
 }
 
 struct Inner {
@@ -298,6 +301,7 @@ impl Cuda {
             profile: Profile::default(),
             graphs,
             inspected: None,
+            blas: Mutex::default(),
             product: std::env::var("TEMPRA_CUDA_PRODUCT").ok().filter(|v| !v.is_empty()),
         })
     }
@@ -342,7 +346,8 @@ impl Cuda {
         lock(&self.inner.state).stats
     }
 
-    /// The products that somebody asks for, to compare them: `TEMPRA_CUDA_PRODUCT` is `mma` or `wgmma`.
+    /// The products that somebody asks for, to compare them: `TEMPRA_CUDA_PRODUCT` is `mma`, `wgmma`,
+    /// `own` (the better of these) or `cublaslt`; without it the fastest that is there.
     pub fn product(&self) -> Option<&str> {
         self.product.as_deref()
     }

@@ -1,7 +1,7 @@
 //! The launches of kernels/linear*.cu, and how a product is cut up for the card.
 
 use super::{Activation, Linear};
-use crate::device::{Boxes, Const, Cuda, Gpu, Launch, Tensor};
+use crate::device::{Boxes, Const, Cuda, Gpu, Launch, Tensor, cuda};
 use crate::error::Result;
 use crate::ops::{Backward, Forward, Grad, On};
 use crate::shape::DType;
@@ -148,6 +148,7 @@ struct Operand<'a> {
 
 /// What happens to the sums of a product: bias, activation, where the sums themselves go, whether C is added to; and
 /// where the row sums of A go.
+#[derive(Clone, Copy)]
 struct After<'a> {
     bias: Option<&'a Tensor>,
     act: Activation,
@@ -171,14 +172,36 @@ fn consts(t: DType, [c, d]: [DType; 2], after: &After, n: usize) -> Vec<(&'stati
     ]
 }
 
-/// c (m, n) = A B, with what comes after.
-fn product(
+/// c (m, n) = A B, with what comes after: by cuBLASLt if it is there and faster, else by a kernel of our own. Of activations
+/// it knows the tanh form of GELU only; row sums of A are taken by themselves then.
+fn product(device: &Cuda, shape: [usize; 3], a: Operand, b: Operand, c: &Tensor, after: After) -> Result<()> {
+    let gelu = match (after.act, after.keep) {
+        (Activation::None, None) => Some(None),
+        (Activation::GeluTanh, Some(kept)) => Some(Some(kept)),
+        _ => None,
+    };
+    if let Some(gelu) = gelu {
+        let (x, y) = ((a.t, a.row, a.down), (b.t, b.row, b.down));
+        let by = cuda::Product { shape, a: x, b: y, c, add: after.add, bias: after.bias, gelu };
+        let own = |to: &Tensor| own_product(device, shape, &a, &b, to, &After { sums: None, ..after });
+        if device.by_blas(&by, &own)? {
+            return match after.sums {
+                Some(g) => sum_columns(device, a.t, [shape[2], shape[0]], g),
+                None => Ok(()),
+            };
+        }
+    }
+    own_product(device, shape, &a, &b, c, &after)
+}
+
+/// The same by one of our own kernels.
+fn own_product(
     device: &Cuda,
     [m, n, k]: [usize; 3],
-    a: Operand,
-    b: Operand,
+    a: &Operand,
+    b: &Operand,
     c: &Tensor,
-    after: After,
+    after: &After,
 ) -> Result<()> {
     let t = a.t.spec.dtype;
     let card =
@@ -251,7 +274,7 @@ fn product(
     };
     let sums = after.sums;
     if tile.parts == 1 {
-        return multiply(&after, c, sums.map(|g| g.t), sums.is_some_and(|g| g.add));
+        return multiply(after, c, sums.map(|g| g.t), sums.is_some_and(|g| g.add));
     }
     let (cells, rows) = (tile.parts * m * n, if sums.is_some() { tile.parts * m } else { 0 });
     let parts = device.scratch(DType::F32, &[cells + rows])?;
@@ -264,7 +287,7 @@ fn product(
         t,
         &parts,
         c,
-        &after,
+        after,
         params(after.add, sums.is_some_and(|g| g.add)),
         m * n / wide + rows / tile.parts,
     )
