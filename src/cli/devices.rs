@@ -14,8 +14,8 @@ enum More {
     Nothing,
     /// An adapter of wgpu.
     Adapter(Abilities),
-    /// A card: compute capability, multiprocessors.
-    Card(u32, u32),
+    /// A card: compute capability, multiprocessors, whether cuBLASLt is there.
+    Card(u32, u32, bool),
 }
 
 /// A device that opened, or why it did not.
@@ -56,7 +56,7 @@ pub fn run(matches: &ArgMatches) -> Result<i32> {
                 Ok((caps, more)) => {
                     let (a, card) = match more {
                         More::Adapter(a) => (Some(a), None),
-                        More::Card(capability, sms) => (None, Some((capability, sms))),
+                        More::Card(capability, sms, blas) => (None, Some((capability, sms, blas))),
                         More::Nothing => (None, None),
                     };
                     json!({
@@ -71,8 +71,9 @@ pub fn run(matches: &ArgMatches) -> Result<i32> {
                         "timestamps": a.map(|m| m.timestamps),
                         "binding_bytes": a.map(|m| m.binding_bytes),
                         "workgroup_bytes": a.map(|m| m.shared_bytes),
-                        "compute_capability": card.map(|(c, _)| format!("{}.{}", c / 10, c % 10)),
-                        "multiprocessors": card.map(|(_, sms)| sms),
+                        "compute_capability": card.map(|(c, ..)| format!("{}.{}", c / 10, c % 10)),
+                        "multiprocessors": card.map(|(_, sms, _)| sms),
+                        "cublaslt": card.map(|(.., blas)| blas),
                     })
                 }
                 Err(e) => json!({ "name": name, "available": false, "reason": first_line(&e.to_string()) }),
@@ -107,7 +108,7 @@ pub fn run(matches: &ArgMatches) -> Result<i32> {
 fn more(device: &Device) -> More {
     match device {
         Device::Wgpu(gpu) => More::Adapter(gpu.abilities().clone()),
-        Device::Cuda(card) => More::Card(card.capability(), card.sms()),
+        Device::Cuda(card) => More::Card(card.capability(), card.sms(), card.blas_version().is_some()),
         Device::Cpu(_) | Device::Dry(_) => More::Nothing,
     }
 }
@@ -116,10 +117,11 @@ fn more(device: &Device) -> More {
 fn describe(more: &More, caps: &Caps) -> String {
     let a = match more {
         More::Nothing => return String::new(),
-        More::Card(capability, sms) => {
+        More::Card(capability, sms, blas) => {
             let (major, minor, shared) = (capability / 10, capability % 10, caps.shared_bytes >> 10);
+            let products = if *blas { "own kernels or cuBLASLt, whichever is faster" } else { "own kernels" };
             return format!(
-                "            compute capability {major}.{minor}, {sms} multiprocessors with {shared} KiB for a block\n"
+                "            compute capability {major}.{minor}, {sms} multiprocessors with {shared} KiB for a block; products: {products}\n"
             );
         }
         More::Adapter(a) => a,

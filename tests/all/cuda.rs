@@ -54,6 +54,28 @@ fn cuda_trains_as_the_cpu_does() {
     }
 }
 
+/// Products may be left to cuBLASLt: on the emulator to what stands for it, which holds its calls to their rules.
+#[test]
+fn cuda_products_by_cublaslt_train_as_well() {
+    if device("cuda").is_none() {
+        return;
+    }
+    let here = some(losses(&cpu(2), 1));
+    for (dtype, bound) in [(DType::F32, 1e-4), (DType::BF16, 0.02)] {
+        let Ok(card) = Cuda::new(0).unwrap().with_product("cublaslt").with_compute(dtype) else { continue };
+        if card.blas_version().is_none() {
+            return crate::support::aloud("no cuBLASLt, so products by it were not tried");
+        }
+        let device = Device::Cuda(card);
+        let there = steps(&device, 12, 8);
+        let Device::Cuda(card) = &device else { panic!("another device") };
+        let stats = card.stats();
+        println!("cuBLASLt {dtype:?}: largest difference {:.1e}, {stats:?}", furthest(&here, &there));
+        assert!(furthest(&here, &there) <= bound, "cpu {here:?}\ncublaslt {there:?}");
+        assert!(stats.library > 50 && stats.graphs > 0, "{stats:?}");
+    }
+}
+
 /// Steps that recur are launched as one, to the same bits; the host asks for nothing and waits for nothing.
 #[test]
 fn cuda_steps_are_recorded_and_replayed() {

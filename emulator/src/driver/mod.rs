@@ -8,6 +8,7 @@
 #![allow(missing_docs, reason = "named and documented as in the CUDA driver API")]
 #![allow(clippy::missing_safety_doc, reason = "the callers are C programs, bound by the CUDA driver API")]
 
+mod blas;
 mod device;
 mod memory;
 mod module;
@@ -44,6 +45,7 @@ pub(crate) enum Work {
     ToHost { to: usize, from: u64, bytes: usize },
     Copy { to: u64, from: u64, bytes: usize },
     Fill { to: u64, pattern: Vec<u8>, count: usize },
+    Product(Box<blas::Product>),
 }
 
 pub(crate) struct Function {
@@ -143,6 +145,7 @@ impl Driver {
             }),
             Work::Copy { to, from, bytes } => self.memory.copy(*to, *from, *bytes),
             Work::Fill { to, pattern, count } => self.memory.fill(*to, pattern, *count),
+            Work::Product(product) => product.perform(&self.memory),
         };
         match done {
             Ok(()) => SUCCESS,

@@ -246,6 +246,7 @@ impl Cuda {
                 return Ok(());
             }
             state.stats.launches += 1;
+            state.stats.library += 1;
         }
         let d = self.describe(p)?;
         let (one, beta) = (1f32, if p.add { 1f32 } else { 0.0 });

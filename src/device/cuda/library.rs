@@ -50,9 +50,11 @@ pub(super) fn cublaslt() -> bool {
         // SAFETY: opens and closes the library; its initialisers are the vendor's.
         let present = || unsafe { cudarc::cublaslt::sys::is_culib_present() };
         let load = |(dir, _): (PathBuf, bool)| {
-            let all =
-                entries(&dir).into_iter().filter(|p| named(p, "libcublasLt.so.") || named(p, "cublasLt64"));
-            all.fold(false, |found, path| open(&path) || found) && present()
+            let mut found = false;
+            for path in entries(&dir) {
+                found |= (named(&path, "libcublasLt.so.") || named(&path, "cublasLt64")) && open(&path);
+            }
+            found && present()
         };
         present() || folders().into_iter().any(load)
     })

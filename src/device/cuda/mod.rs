@@ -50,6 +50,8 @@ pub struct CudaStats {
     pub writes: u64,
     /// Waits for the device.
     pub waits: u64,
+    /// Products that were left to cuBLASLt.
+    pub library: u64,
 }
 
 /// One card.
@@ -322,6 +324,12 @@ impl Cuda {
             _ => "",
         };
         Ok(self)
+    }
+
+    /// With the products that are asked for, as [`Cuda::product`] names them.
+    pub fn with_product(mut self, name: &str) -> Cuda {
+        self.product = Some(name.to_owned());
+        self
     }
 
     /// Whether steps are recorded and launched as one.

@@ -105,6 +105,7 @@ pub fn cases() -> Vec<Case> {
         // Rows of whole sixteen bytes: other ways to the multipliers on CUDA.
         case("multiples of eight", Activation::GeluErf, [70, 72, 136], true),
         case("multiples of eight, several tiles", Activation::Tanh, [200, 64, 264], true),
+        case("multiples of eight, gelu tanh", Activation::GeluTanh, [24, 40, 48], true),
         case("multiples of eight, deep", Activation::None, [584, 776, 24], true),
     ]
 }
