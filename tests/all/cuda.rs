@@ -243,3 +243,73 @@ fn cuda_kernels_take_what_the_table_says() {
     let (new, gone) = (differ(&found, &expected), differ(&expected, &found));
     assert!(new.is_empty() && gone.is_empty(), "{RESOURCES} differs; new: {new:#?}\ngone: {gone:#?}");
 }
+
+/// An op and its further inputs for a case of `tests/golden/make_half.py`.
+fn op_of(case: &str) -> (Box<dyn tempra::ops::Op>, Vec<Vec<u32>>) {
+    use tempra::ops::{add_norm::AddNorm, attention::Attention, linear::Linear};
+    let attention = |heads, d: f32| Attention { heads, scale: 1.0 / d.sqrt(), dropout: None };
+    match case {
+        "linear" | "linear_deep" => (Box::new(Linear { act: Activation::None }), vec![]),
+        "linear_gelu" => (Box::new(Linear { act: Activation::GeluErf }), vec![]),
+        "linear_gelu_tanh" => (Box::new(Linear { act: Activation::GeluTanh }), vec![]),
+        "add_norm" => (Box::new(AddNorm { eps: 1e-5, residual: true, before: None, after: None }), vec![]),
+        "attention" => (Box::new(attention(2, 32.0)), vec![vec![0, 33, 97, 102]]),
+        "attention_wide" => (Box::new(attention(1, 64.0)), vec![vec![0, 130]]),
+        _ => panic!("no op for {case}"),
+    }
+}
+
+/// In 16 bits no output and no gradient is further from f64 than twice what plain PyTorch in the same type is from it.
+#[test]
+fn cuda_halves_are_as_near_as_pytorch_or_twice_as_far() {
+    use tempra::ops::{Backward, Forward, Grad};
+    if device("cuda").is_none() {
+        return;
+    }
+    let folder = crate::support::golden("half");
+    let table = crate::support::json(&folder.join("errors.json"));
+    let (mut seen, mut worst) = (0, (0.0, String::new()));
+    for (name, theirs) in table["cases"].as_object().unwrap() {
+        let (case, kind) = name.rsplit_once('-').unwrap();
+        let dtype = if kind == "bf16" { DType::BF16 } else { DType::F16 };
+        let Ok(half) = Device::open("cuda", 0).and_then(|d| d.with_compute(dtype)) else { continue };
+        let (op, ints) = op_of(case);
+        let file = tempra::checkpoint::Weights::open(folder.join(format!("{name}.safetensors"))).unwrap();
+        let count = theirs["dx"].as_array().unwrap().len();
+        let shapes: Vec<Vec<usize>> =
+            (0..count).map(|i| file.get(&format!("x{i}")).unwrap().shape.to_vec()).collect();
+        let run = |device: &Device, dtype: DType| {
+            let put = |name: &str, shape: &[usize]| {
+                device.upload_reals(dtype, shape, &crate::support::tensor(&file, name)).unwrap()
+            };
+            let mut x: Vec<_> = shapes.iter().enumerate().map(|(i, s)| put(&format!("x{i}"), s)).collect();
+            x.extend(ints.iter().map(|v| device.upload(DType::U32, &[v.len()], v).unwrap()));
+            let specs: Vec<&Spec> = x.iter().map(|t| &t.spec).collect();
+            let plan = op.plan(&device.caps(), &specs).unwrap();
+            let y: Vec<_> =
+                plan.outputs.iter().chain(&plan.saved).map(|s| device.alloc(s.clone()).unwrap()).collect();
+            let (xr, yr): (Vec<_>, Vec<_>) = (x.iter().collect(), y.iter().collect());
+            device.forward(&*op, Forward { x: &xr, y: &yr }).unwrap();
+            let dy = put("dy", &plan.outputs[0].shape);
+            let grads: Vec<_> = shapes.iter().map(|s| device.alloc(Spec::new(dtype, s)).unwrap()).collect();
+            let mut dx: Vec<_> = grads.iter().map(|t| Some(Grad { t, add: false })).collect();
+            dx.extend(ints.iter().map(|_| None));
+            device.backward(&*op, Backward { x: &xr, y: &yr, dy: &[Some(&dy)], dx: &dx }).unwrap();
+            let mut all = vec![device.read_reals(&y[0]).unwrap()];
+            all.extend(grads.iter().map(|g| device.read_reals(g).unwrap()));
+            all
+        };
+        let (truth, ours) = (run(&cpu(1), DType::F64), run(&half, dtype));
+        let theirs = [vec![theirs["y"].clone()], theirs["dx"].as_array().unwrap().clone()].concat();
+        for (i, (truth, ours)) in truth.iter().zip(&ours).enumerate() {
+            let (error, bound) = (crate::support::relative(ours, truth), 2.0 * theirs[i].as_f64().unwrap());
+            assert!(error <= bound, "{name}, result {i}: {error:.2e}, PyTorch {:.2e}", bound / 2.0);
+            seen += 1;
+            if error / bound > worst.0 {
+                worst = (error / bound, format!("{name}, result {i}"));
+            }
+        }
+    }
+    println!("{seen} results; furthest at {:.2} of PyTorch's error: {}", 2.0 * worst.0, worst.1);
+    assert!(seen >= 15, "{seen}");
+}
