@@ -2,6 +2,7 @@
 
 mod conclude;
 pub mod events;
+mod loader;
 pub mod memory;
 pub mod pass;
 pub mod prepare;
@@ -24,6 +25,7 @@ use crate::device::{Device, Tensor};
 use crate::error::{Error, Kind, Result};
 use crate::metrics::Scores;
 use crate::optim::{LossScale, Made, Optimizer, Settings};
+use loader::{Loaded, Loader};
 use recipe::Every;
 use serde_json::json;
 use state::Best;
@@ -107,7 +109,7 @@ fn trained(run: &Run) -> Vec<usize> {
 
 fn describe(run: &Run, steps: u64) -> Prepared {
     let sets =
-        [("train", Some(&run.train)), ("validation", run.validation.as_ref()), ("test", run.test.as_ref())];
+        [("train", Some(&*run.train)), ("validation", run.validation.as_ref()), ("test", run.test.as_ref())];
     let size = |(name, set): (&'static str, Option<&crate::data::TokenSet>)| {
         set.map(|s| (name, s.len(), s.ids.len(), s.lost.iter().map(|&n| n as u64).sum()))
     };
@@ -238,7 +240,7 @@ impl Trainer<'_> {
     fn run(mut self, signals: &Signals, fs: &dyn Fs) -> Result<Outcome> {
         let total = self.ends.last().copied().unwrap_or(0);
         let schedule = self.recipe.optim.schedule(total);
-        let mut order: (u64, Vec<Vec<u32>>) = (u64::MAX, Vec::new());
+        let loader = Loader::start(self.run.train.clone(), self.recipe, &self.ends, self.state.step)?;
         while self.state.step < total && !self.state.stopped_early {
             if let Some(signal) = signals.stop() {
                 self.settle(total)?;
@@ -246,13 +248,9 @@ impl Trainer<'_> {
                 return Err(Error::new(Kind::Interrupted(signal), format!("stopped by signal {signal}"))
                     .hint("the same command goes on from here"));
             }
-            let (epoch, within) = self.place(self.state.step);
-            if order.0 != epoch {
-                order = (epoch, self.run.epoch(self.recipe, epoch)?);
-            }
-            let examples = order.1.get(within as usize).cloned().unwrap_or_default();
+            let Loaded { examples, batches } = loader.next()?;
             let lr = self.recipe.optim.lr * schedule.factor(self.state.step);
-            let tokens = self.step(&examples, lr)?;
+            let tokens = self.step(&examples, batches, lr)?;
             self.state.step += 1;
             self.queued.push(Queued { step: self.state.step, epoch: self.epochs(), lr, tokens, examples });
             let end_of_epoch = self.ends.contains(&self.state.step);
@@ -298,11 +296,13 @@ impl Trainer<'_> {
     /// One optimizer step: gradients of the loss of its examples over the weight of all of them, in as many passes as memory
     /// asks for, and the update. Where the device has no memory left, passes of half as many tokens; the sum does not depend
     /// on how it is cut. Returns how many tokens.
-    fn step(&mut self, examples: &[u32], lr: f64) -> Result<u64> {
+    fn step(&mut self, examples: &[u32], mut batches: Vec<Batch>, lr: f64) -> Result<u64> {
         loop {
-            let accumulation = self.recipe.train.accumulation;
-            let mut batches =
-                micro_batches(&self.run.train, examples, accumulation, Some(self.max_tokens), 0)?;
+            // The loader cuts as the recipe says; the device may have had less memory than that.
+            if self.max_tokens != self.recipe.train.max_tokens {
+                let parts = self.recipe.train.accumulation;
+                batches = micro_batches(&self.run.train, examples, parts, Some(self.max_tokens), 0)?;
+            }
             let tokens = batches.iter().map(|b| b.ids.len() as u64).sum();
             if self.run.device.replays() {
                 batches.iter_mut().for_each(Batch::fill_up);

@@ -15,6 +15,7 @@ use crate::parity::Certificate;
 use crate::tasks::{Classify, Regress, Task};
 use crate::text::Tokenizer;
 use std::path::Path;
+use std::sync::Arc;
 
 /// Everything a run needs.
 pub struct Run {
@@ -30,8 +31,8 @@ pub struct Run {
     pub task: Box<dyn Task>,
     /// The classes, if it is a classification.
     pub classes: Vec<String>,
-    /// The training examples.
-    pub train: TokenSet,
+    /// The training examples, which the loader reads beside the loop.
+    pub train: Arc<TokenSet>,
     /// The validation examples, if there are any.
     pub validation: Option<TokenSet>,
     /// The test examples, if there are any.
@@ -166,7 +167,7 @@ impl Run {
             tokenizer,
             task,
             classes,
-            train,
+            train: Arc::new(train),
             validation,
             test,
             skipped_rows,
@@ -175,21 +176,13 @@ impl Run {
         })
     }
 
-    /// The examples of every optimizer step of an epoch.
-    pub fn epoch(&self, recipe: &Recipe, index: u64) -> Result<Vec<Vec<u32>>> {
-        let t = &recipe.train;
-        let batch = t.batch_tokens.map_or(BatchSize::Sequences(t.batch_size), BatchSize::Tokens);
-        let options = BatchOptions { batch, group_by_length: t.group_by_length, drop_last: false };
-        epoch(&self.train.lengths(), recipe.seed, index, &options)
-    }
-
     /// The optimizer steps up to the end of each epoch; the last entry is the length of the run.
     pub fn plan(&self, recipe: &Recipe) -> Result<Vec<u64>> {
         let (mut ends, mut steps) = (Vec::new(), 0u64);
         let epochs = recipe.train.epochs;
         loop {
             let index = ends.len() as u64;
-            let here = self.epoch(recipe, index)?.len() as u64;
+            let here = epoch_of(&self.train, recipe, index)?.len() as u64;
             let whole = steps + here;
             match recipe.train.max_steps {
                 Some(max) if whole >= max => {
@@ -208,6 +201,14 @@ impl Run {
             steps = whole;
         }
     }
+}
+
+/// The examples of every optimizer step of an epoch.
+pub(super) fn epoch_of(set: &TokenSet, recipe: &Recipe, index: u64) -> Result<Vec<Vec<u32>>> {
+    let t = &recipe.train;
+    let batch = t.batch_tokens.map_or(BatchSize::Sequences(t.batch_size), BatchSize::Tokens);
+    let options = BatchOptions { batch, group_by_length: t.group_by_length, drop_last: false };
+    epoch(&set.lengths(), recipe.seed, index, &options)
 }
 
 /// Takes validation and test shares off the training rows where no files were given.

@@ -58,7 +58,8 @@ impl Job<'_> {
     pub fn step(&mut self, batch: &Batch) -> Vec<f64> {
         let (device, scale) = (self.device, 1.0 / batch.len() as f64);
         let mut batch = batch.clone();
-        if device.replays() {
+        // Also where nothing is recorded: with as many rows, sums over rows are cut up in the same way.
+        if matches!(device, Device::Cuda(_)) {
             batch.fill_up();
         }
         let mut size = DefaultHasher::new();
