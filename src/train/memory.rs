@@ -65,7 +65,12 @@ impl Job<'_> {
 
     /// What the run takes on a device with these capabilities, with passes of at most `max_tokens` tokens.
     pub fn plan(&self, caps: &Caps, max_tokens: usize) -> Result<MemoryPlan> {
-        let batch = self.largest(max_tokens)?;
+        let mut batch = self.largest(max_tokens)?;
+        let tokens = batch.ids.len();
+        if caps.blocks > 0 {
+            // Steps that are recorded are filled up to few sizes.
+            batch.fill_up();
+        }
         let dry = Dry::new(caps.clone());
         let device = Device::Dry(dry.share());
         let options = Options { outputs: Some(self.task.outputs()), training: true, ..self.options.clone() };
@@ -79,7 +84,7 @@ impl Job<'_> {
             }
         }
         let all = dry.taken();
-        Ok(MemoryPlan { parameters, total: all.reserved, largest: all.largest, tokens: batch.ids.len() })
+        Ok(MemoryPlan { parameters, total: all.reserved, largest: all.largest, tokens })
     }
 
     /// The plan for a device, refused if it tells how much memory it has and that is too little.
