@@ -18,6 +18,7 @@ mod read;
 mod report;
 mod separated;
 mod split;
+mod tags;
 
 pub use batch::{Batch, BatchOptions, BatchSize, epoch, eval_batches, micro_batches};
 pub use check::check;
@@ -27,3 +28,4 @@ pub use labels::{Label, Target};
 pub use read::{BadRow, Columns, OnBadRow, Records, Row, Table, columns, read, read_texts};
 pub use report::{Conflict, FileReport, Leak, Lengths, Report, Typo};
 pub use split::split;
+pub use tags::{BrokenTag, Scheme, Span, iob2, spans};

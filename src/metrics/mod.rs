@@ -4,17 +4,25 @@
 //! the rounding of a sum. Memory does not grow with the number of examples, but for Spearman's rank correlation,
 //! which needs them all. The definitions are scikit-learn's and SciPy's.
 
+mod answers;
 mod classification;
 mod confusion;
+mod curves;
+mod entities;
 mod labels;
 mod regression;
 mod scores;
 
+pub use answers::{Answers, BestThreshold, Squad, normalize_answer};
 pub use classification::{ClassScores, Classification};
 pub use confusion::ConfusionTable;
-pub use labels::MultiLabel;
+pub use curves::{Curve, Curves, softmax};
+pub use entities::Entities;
+pub use labels::{LabelTable, MultiLabel, sigmoids};
 pub use regression::Regression;
 pub use scores::Scores;
+
+use std::fmt;
 
 /// A metric that a recipe can choose the best checkpoint by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,4 +80,20 @@ fn f1(hits: u64, targets: u64, predictions: u64) -> f64 {
 /// Mean of a sum over n; NaN over nothing.
 fn mean(sum: f64, n: u64) -> f64 {
     if n == 0 { f64::NAN } else { sum / n as f64 }
+}
+
+/// Precision, recall, F1 and support of named rows, for a terminal; control characters, which could steer it, become `?`.
+fn write_rows<'a>(
+    f: &mut fmt::Formatter<'_>,
+    head: &str,
+    rows: impl Iterator<Item = (&'a str, ClassScores)>,
+) -> fmt::Result {
+    let clean = |name: &str| name.chars().map(|c| if c.is_control() { '?' } else { c }).collect::<String>();
+    let rows: Vec<(String, ClassScores)> = rows.map(|(name, c)| (clean(name), c)).collect();
+    let width = rows.iter().map(|(n, _)| n.chars().count()).max().unwrap_or(0).max(head.chars().count());
+    writeln!(f, "{head:<width$}  precision  recall      f1  support")?;
+    for (name, c) in rows {
+        writeln!(f, "{name:<width$}  {:>9.4}  {:>6.4}  {:>6.4}  {:>7}", c.precision, c.recall, c.f1, c.support)?;
+    }
+    Ok(())
 }
