@@ -36,6 +36,8 @@ mod rules;
 mod schedule;
 #[path = "all/support.rs"]
 mod support;
+#[path = "all/task_metrics.rs"]
+mod task_metrics;
 #[path = "all/text.rs"]
 mod text;
 #[path = "all/train.rs"]

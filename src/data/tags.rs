@@ -105,7 +105,9 @@ pub fn iob2(words: usize, spans: &[Span]) -> Result<Vec<String>> {
             let e = Error::data(format!("{what}: {:?}, words {} to {}", span.label, span.start, span.end));
             Err(e.expected(format!("spans apart from each other within {words} words")))
         };
-        let Some(part) = tags.get_mut(span.start..span.end) else { return bad("a span does not fit its words") };
+        let Some(part) = tags.get_mut(span.start..span.end) else {
+            return bad("a span does not fit its words");
+        };
         if part.is_empty() {
             return bad("a span holds no word");
         }
@@ -237,10 +239,17 @@ impl Scheme {
         for word in 0..=tags.len() {
             let tag = tags.get(word).map_or("O", AsRef::as_ref);
             let broken = |what: &str, expected: String, found: String| {
-                Err(BrokenTag { word: word.min(tags.len().saturating_sub(1)), what: what.to_owned(), expected, found })
+                Err(BrokenTag {
+                    word: word.min(tags.len().saturating_sub(1)),
+                    what: what.to_owned(),
+                    expected,
+                    found,
+                })
             };
             let (prefix, label) = match tag.split_once('-') {
-                Some((p, label)) if p.len() == 1 && p != "O" && self.prefixes().contains(p) && !label.is_empty() => {
+                Some((p, label))
+                    if p.len() == 1 && p != "O" && self.prefixes().contains(p) && !label.is_empty() =>
+                {
                     (p.chars().next().unwrap_or('O'), label)
                 }
                 None if tag == "O" => ('O', ""),
@@ -253,7 +262,11 @@ impl Scheme {
             // A span is open if the scheme says that another word of it must follow.
             let open = marks.is_some() && matches!(was, 'B' | 'I');
             let goes_on = prefix == 'I' || marks.is_some_and(|(last, _)| prefix == last);
-            let at = if word < tags.len() { format!("{tag:?} after {old:?}") } else { format!("the end after {old:?}") };
+            let at = if word < tags.len() {
+                format!("{tag:?} after {old:?}")
+            } else {
+                format!("the end after {old:?}")
+            };
             if open && (!goes_on || label != kind) {
                 let last = marks.map_or('E', |(last, _)| last);
                 return broken("a span is not closed", format!("I-{kind} or {last}-{kind}"), at);

@@ -109,7 +109,10 @@ impl Answers {
     }
     /// (exact, F1) of an answer; no `golds`: the question has no answer and "" is right.
     pub fn score<S: AsRef<str>>(version: Squad, prediction: &str, golds: &[S]) -> (f64, f64) {
-        let kept = golds.iter().map(AsRef::as_ref).filter(|g| version == Squad::V1 || !normalize_answer(g).is_empty());
+        let kept = golds
+            .iter()
+            .map(AsRef::as_ref)
+            .filter(|g| version == Squad::V1 || !normalize_answer(g).is_empty());
         let all = kept.map(|g| pair(version, prediction, g));
         let best = all.reduce(|a, b| (a.0.max(b.0), a.1.max(b.1)));
         best.unwrap_or_else(|| pair(version, prediction, ""))
@@ -161,10 +164,13 @@ impl Answers {
     /// Adds what another accumulator counted. Refuses one of the other version.
     pub fn merge(&mut self, other: &Self) -> crate::error::Result<()> {
         if self.version != other.version {
-            let e = crate::error::Error::shape("accumulators of different versions of SQuAD cannot be merged");
+            let e =
+                crate::error::Error::shape("accumulators of different versions of SQuAD cannot be merged");
             return Err(e.expected(format!("{:?}", self.version)).found(format!("{:?}", other.version)));
         }
-        for (mine, theirs) in [(&mut self.has_answer, &other.has_answer), (&mut self.no_answer, &other.no_answer)] {
+        for (mine, theirs) in
+            [(&mut self.has_answer, &other.has_answer), (&mut self.no_answer, &other.no_answer)]
+        {
             mine.n += theirs.n;
             mine.exact += theirs.exact;
             mine.f1 += theirs.f1;
@@ -242,7 +248,9 @@ impl Answers {
 impl fmt::Display for Answers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "questions    exact      f1   number")?;
-        let mut row = |name: &str, exact: f64, f1: f64, n: u64| writeln!(f, "{name:<10}  {exact:>6.4}  {f1:>6.4}  {n:>7}");
+        let mut row = |name: &str, exact: f64, f1: f64, n: u64| {
+            writeln!(f, "{name:<10}  {exact:>6.4}  {f1:>6.4}  {n:>7}")
+        };
         if self.version == Squad::V2 {
             for (name, s) in [("answered", &self.has_answer), ("no answer", &self.no_answer)] {
                 row(name, mean(s.exact, s.n), mean(s.f1, s.n), s.n)?;
@@ -250,7 +258,11 @@ impl fmt::Display for Answers {
         }
         row("all", self.exact(), self.f1(), self.len())?;
         if let Some((exact, f1)) = self.best_thresholds() {
-            writeln!(f, "best: exact {:.4} at null odds {:.4}, F1 {:.4} at {:.4}", exact.score, exact.threshold, f1.score, f1.threshold)?;
+            writeln!(
+                f,
+                "best: exact {:.4} at null odds {:.4}, F1 {:.4} at {:.4}",
+                exact.score, exact.threshold, f1.score, f1.threshold
+            )?;
         }
         Ok(())
     }

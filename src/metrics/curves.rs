@@ -73,7 +73,7 @@ impl Curve {
         if p == 0 && !self.is_empty() { 0.0 } else { mean(sum, p) }
     }
     /// The threshold with the greatest F1 and that F1, where a score above the threshold is a yes. It lies half way between two
-    /// scores (or between 0 and the lowest); of equally good ones it is the nearest to 0.5. (0.5, 0) without a positive.
+    /// scores (below the lowest, half way to 0, or to 1 less if that is not positive); of equally good ones it is the nearest to 0.5. (0.5, 0) without a positive.
     pub fn best_threshold(&self) -> (f64, f64) {
         let p = self.positives();
         let mut best = (0.5, 0.0);
@@ -82,7 +82,8 @@ impl Curve {
         for (i, (score, positives, negatives)) in steps.iter().enumerate() {
             hits += positives;
             seen += positives + negatives;
-            let below = steps.get(i + 1).map_or(0.0, |s| s.0);
+            let end = if *score > 0.0 { 0.0 } else { score - 1.0 };
+            let below = steps.get(i + 1).map_or(end, |s| s.0);
             let half = below + (score - below) / 2.0;
             // Of neighbouring numbers the half may round up to the score itself.
             let threshold = if half < *score { half } else { below };

@@ -77,7 +77,8 @@ impl Entities {
     }
     /// Counts a text by its spans alone, each counted once; the accuracy of words is then about the other sentences.
     pub fn add_spans(&mut self, predictions: &[Span], targets: &[Span]) {
-        let (p, t): (HashSet<&Span>, HashSet<&Span>) = (predictions.iter().collect(), targets.iter().collect());
+        let (p, t): (HashSet<&Span>, HashSet<&Span>) =
+            (predictions.iter().collect(), targets.iter().collect());
         for span in &p {
             let counts = self.types.entry(span.label.clone()).or_default();
             counts.predictions += 1;
@@ -134,13 +135,9 @@ impl Entities {
         self.types.values().for_each(|c| sum.add(c));
         sum.scores()
     }
-    /// F1 averaged over the types that occur; 0 if none does, NaN for no sentences.
+    /// F1 averaged over the types that occur; NaN if none does, as in seqeval.
     pub fn f1_macro(&self) -> f64 {
-        match self.types.len() as u64 {
-            0 if self.is_empty() => f64::NAN,
-            0 => 0.0,
-            n => self.types.values().map(|c| c.scores().f1).sum::<f64>() / n as f64,
-        }
+        mean(self.types.values().map(|c| c.scores().f1).sum(), self.types.len() as u64)
     }
     /// F1 averaged over types by their number of targets; 0 without any, NaN for no sentences.
     pub fn f1_weighted(&self) -> f64 {

@@ -1,8 +1,9 @@
 //! Mergeable accumulators: a prediction at a time in, scores out.
 //!
 //! Accumulators of several workers or batches are merged; every count is exact, so the order matters to no score by more than
-//! the rounding of a sum. Memory does not grow with the number of examples, but for Spearman's rank correlation,
-//! which needs them all. The definitions are scikit-learn's and SciPy's.
+//! the rounding of a sum. Memory does not grow with the number of examples, but for what is about their order
+//! and needs them all: Spearman's rank correlation, AUROC and average precision, the best threshold. The definitions are
+//! those of scikit-learn, SciPy, seqeval and SQuAD's scripts.
 
 mod answers;
 mod classification;
@@ -38,20 +39,27 @@ pub struct Metric {
 }
 
 const CLASSES: &[&str] = &["classify", "multilabel"];
+const F1: &[&str] = &["classify", "multilabel", "tag"];
 
 /// Every metric there is; help, recipe validation and the choice of the best checkpoint walk this list.
 #[rustfmt::skip]
 pub const METRICS: &[Metric] = &[
-    Metric { name: "accuracy", higher_is_better: true, tasks: CLASSES, doc: "share of right predictions (multi-label: of rows with every label right)" },
-    Metric { name: "f1_macro", higher_is_better: true, tasks: CLASSES, doc: "F1 averaged over the classes that occur" },
+    Metric { name: "accuracy", higher_is_better: true, tasks: F1, doc: "share of right predictions (multi-label: of rows with every label right; tag: of words)" },
+    Metric { name: "f1", higher_is_better: true, tasks: &["tag", "answer"], doc: "tag: F1 of spans with the right type and both ends; answer: F1 of words" },
+    Metric { name: "exact", higher_is_better: true, tasks: &["answer"], doc: "share of answers that equal a right one but for case, articles and punctuation" },
+    Metric { name: "precision", higher_is_better: true, tasks: &["tag"], doc: "share of the predicted spans that are right" },
+    Metric { name: "recall", higher_is_better: true, tasks: &["tag"], doc: "share of the spans that are found" },
+    Metric { name: "f1_macro", higher_is_better: true, tasks: F1, doc: "F1 averaged over the classes or types that occur" },
     Metric { name: "f1_micro", higher_is_better: true, tasks: CLASSES, doc: "F1 of all decisions together" },
-    Metric { name: "f1_weighted", higher_is_better: true, tasks: CLASSES, doc: "F1 averaged over classes by their number of targets" },
+    Metric { name: "f1_weighted", higher_is_better: true, tasks: F1, doc: "F1 averaged over classes by their number of targets" },
+    Metric { name: "f1_samples", higher_is_better: true, tasks: &["multilabel"], doc: "F1 of each row's labels, averaged over rows" },
+    Metric { name: "hamming", higher_is_better: false, tasks: &["multilabel"], doc: "share of wrong decisions" },
     Metric { name: "mcc", higher_is_better: true, tasks: &["classify"], doc: "Matthews correlation coefficient, -1 to 1; 0 when undefined" },
     Metric { name: "pearson", higher_is_better: true, tasks: &["regress"], doc: "Pearson's linear correlation, -1 to 1; NaN for constant input" },
     Metric { name: "spearman", higher_is_better: true, tasks: &["regress"], doc: "Spearman's rank correlation, -1 to 1; NaN for constant input" },
     Metric { name: "mse", higher_is_better: false, tasks: &["regress"], doc: "mean squared error" },
     Metric { name: "mae", higher_is_better: false, tasks: &["regress"], doc: "mean absolute error" },
-    Metric { name: "loss", higher_is_better: false, tasks: &["classify", "multilabel", "regress"], doc: "mean loss of an example" },
+    Metric { name: "loss", higher_is_better: false, tasks: &["classify", "multilabel", "regress", "tag", "answer"], doc: "mean loss of an example" },
 ];
 
 /// The metric of that name.
@@ -93,7 +101,11 @@ fn write_rows<'a>(
     let width = rows.iter().map(|(n, _)| n.chars().count()).max().unwrap_or(0).max(head.chars().count());
     writeln!(f, "{head:<width$}  precision  recall      f1  support")?;
     for (name, c) in rows {
-        writeln!(f, "{name:<width$}  {:>9.4}  {:>6.4}  {:>6.4}  {:>7}", c.precision, c.recall, c.f1, c.support)?;
+        writeln!(
+            f,
+            "{name:<width$}  {:>9.4}  {:>6.4}  {:>6.4}  {:>7}",
+            c.precision, c.recall, c.f1, c.support
+        )?;
     }
     Ok(())
 }

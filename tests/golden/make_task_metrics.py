@@ -37,7 +37,7 @@ def scores(true, predicted, **how):
     for average, suffix in [("micro", ""), ("macro", "_macro"), ("weighted", "_weighted")]:
         module = sq.v1 if how else sq.sequence_labeling
         p, r, f, _ = module.precision_recall_fscore_support(true, predicted, average=average, **how)
-        out["f1" + suffix] = float(f)
+        out["f1" + suffix] = num(f)
         if average == "micro":
             out["precision"], out["recall"] = float(p), float(r)
     return out
@@ -114,7 +114,7 @@ for i in range(60):
     k = int(rng.integers(0, 4))
     golds = [texts[j] for j in rng.integers(0, len(texts), k)]
     prediction = texts[rng.integers(len(texts))] if rng.random() < 0.6 or not golds else golds[0].upper()
-    questions.append({"id": str(i), "golds": golds, "prediction": prediction, "odds": float(np.round(rng.normal(), 1))})
+    questions.append({"id": str(i), "golds": golds, "prediction": prediction, "odds": float(np.round(rng.normal() + (0.8 if not golds else -0.8), 1))})
 
 
 def v2(qs, threshold):
