@@ -34,6 +34,8 @@ mod recipe;
 mod rules;
 #[path = "all/schedule.rs"]
 mod schedule;
+#[path = "all/spans.rs"]
+mod spans;
 #[path = "all/support.rs"]
 mod support;
 #[path = "all/task_metrics.rs"]

@@ -6,7 +6,9 @@
 
 mod batch;
 mod check;
+mod conll;
 mod encoded;
+mod examples;
 mod format;
 mod jsonl;
 mod labels;
@@ -17,15 +19,21 @@ mod parquet;
 mod read;
 mod report;
 mod separated;
+mod spans;
 mod split;
+mod squad;
 mod tags;
 
 pub use batch::{Batch, BatchOptions, BatchSize, epoch, eval_batches, micro_batches};
 pub use check::check;
+pub use conll::{Sentence, TagColumns, read_sentences};
 pub use encoded::{Cache, TokenSet};
+pub use examples::Examples;
 pub use format::Format;
 pub use labels::{Label, Target};
 pub use read::{BadRow, Columns, OnBadRow, Records, Row, Table, columns, read, read_texts};
 pub use report::{Conflict, FileReport, Leak, Lengths, Report, Typo};
+pub use spans::{SpanText, TextSpan, read_spans, words};
 pub use split::split;
+pub use squad::{Answer, Question, read_questions};
 pub use tags::{BrokenTag, Scheme, Span, iob2, spans};

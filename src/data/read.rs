@@ -129,19 +129,24 @@ pub fn read(path: &Path, columns: &Columns, on_bad: OnBadRow) -> Result<Table> {
     if let Some(e) = fatal {
         return Err(e);
     }
-    let all = table.rows.len() as u64 + table.bad_count;
-    if let Some(first) = table.bad.first().filter(|_| table.bad_count > (all / 100).max(1)) {
-        let what =
-            format!("{} of {all} rows are bad, more than 1 %; the first: {}", table.bad_count, first.what);
+    judge(path, table.rows.len() as u64, table.bad_count, table.bad.first())?;
+    Ok(table)
+}
+
+/// Refuses a file with no row that is good, or with more bad ones than [`OnBadRow::Skip`] allows.
+pub(super) fn judge(path: &Path, good: u64, bad: u64, first: Option<&BadRow>) -> Result<()> {
+    let all = good + bad;
+    if let Some(first) = first.filter(|_| bad > (all / 100).max(1)) {
+        let what = format!("{bad} of {all} rows are bad, more than 1 %; the first: {}", first.what);
         return Err(BadRow { what, ..first.clone() }.error(path));
     }
-    if table.rows.is_empty() {
+    if good == 0 {
         return Err(Error::data("the file has no rows")
             .at(path)
             .expected("at least one row")
-            .found(if table.bad_count > 0 { "bad rows alone" } else { "none" }));
+            .found(if bad > 0 { "bad rows alone" } else { "none" }));
     }
-    Ok(table)
+    Ok(())
 }
 
 /// Reads as far as it can: the rows, and the error after which nothing can be read. `stop`: at the first bad row.
@@ -394,7 +399,7 @@ impl Record {
     fn bad(&self, what: impl Into<String>) -> BadRow {
         BadRow::new(self.line, self.byte, what)
     }
-    fn lacks<'k>(&self, name: &str, there: impl Iterator<Item = &'k str> + Clone) -> BadRow {
+    pub(super) fn lacks<'k>(&self, name: &str, there: impl Iterator<Item = &'k str> + Clone) -> BadRow {
         let bad = self
             .bad(format!("no key {name:?}"))
             .expected(format!("the key {name:?}"))
@@ -406,7 +411,7 @@ impl Record {
     }
 }
 
-fn kind(value: &Value) -> &'static str {
+pub(super) fn kind(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
         Value::Bool(_) => "true or false",

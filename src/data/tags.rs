@@ -167,14 +167,17 @@ impl Scheme {
     /// # Errors
     /// [`Kind::Data`](crate::error::Kind::Data) for a prefix that the scheme does not have.
     pub fn spans<S: AsRef<str>>(self, tags: &[S]) -> Result<Vec<Span>> {
-        let cuts: Vec<(char, &str)> = tags.iter().map(|t| cut_strict(t.as_ref())).collect();
-        for (i, (tag, (prefix, _))) in tags.iter().zip(&cuts).enumerate() {
-            if tag.as_ref().is_empty() || !self.prefixes().contains(*prefix) {
+        for (i, tag) in tags.iter().map(AsRef::as_ref).enumerate() {
+            if !tag.starts_with(|c| self.prefixes().contains(c)) {
                 return Err(Error::data(format!("the tag of word {} is not of {}", i + 1, self.name()))
                     .expected(self.allowed())
-                    .found(format!("{:?}", tag.as_ref())));
+                    .found(format!("{tag:?}")));
             }
         }
+        Ok(self.strict(tags))
+    }
+    fn strict<S: AsRef<str>>(self, tags: &[S]) -> Vec<Span> {
+        let cuts: Vec<(char, &str)> = tags.iter().map(|t| cut_strict(t.as_ref())).collect();
         let at = |i: usize| cuts.get(i).copied().unwrap_or(('O', "_"));
         let (mut found, mut i, mut before) = (Vec::new(), 0, ('O', "_"));
         while i < cuts.len() {
@@ -193,7 +196,7 @@ impl Scheme {
             }
             before = at(i - 1);
         }
-        Ok(found)
+        found
     }
     fn starts(self, (p, was): (char, &str), (c, is): (char, &str)) -> bool {
         let same = was == is;
@@ -277,6 +280,13 @@ impl Scheme {
             before = (tag, prefix, label);
         }
         Ok(())
+    }
+
+    /// The spans of tags that must follow the scheme.
+    pub fn read<S: AsRef<str>>(self, tags: &[S]) -> std::result::Result<Vec<Span>, BrokenTag> {
+        self.check(tags)?;
+        // seqeval's strict IOB1 passes over a `B-` after `O`; its lenient reading has it.
+        Ok(if self == Self::Iob1 { spans(tags) } else { self.strict(tags) })
     }
 
     /// The first scheme that all sequences follow, of IOB2, IOB1, IOBES and BILOU; none if each is broken somewhere.
