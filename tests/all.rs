@@ -36,6 +36,8 @@ mod rules;
 mod schedule;
 #[path = "all/spans.rs"]
 mod spans;
+#[path = "all/summary_metrics.rs"]
+mod summary_metrics;
 #[path = "all/support.rs"]
 mod support;
 #[path = "all/task_metrics.rs"]

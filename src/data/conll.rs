@@ -121,8 +121,9 @@ impl<'a> Blocks<'a> {
             (number, at, raw.trim_end_matches(['\n', '\r']))
         });
         let words = || content.lines().filter(|l| !l.trim().is_empty() && !l.starts_with("-DOCSTART-"));
-        // The first line that can be no comment says how the others are written.
-        let first = words().find(|l| !l.starts_with('#')).or_else(|| words().next()).unwrap_or_default();
+        // The first line that can be no comment says how the others are written; hashtags alone may be words.
+        let first = words().find(|l| !l.starts_with('#')).or_else(|| words().find(|l| l.contains('\t')));
+        let first = first.or_else(|| words().next()).unwrap_or_default();
         let tabs = first.contains('\t');
         let width = fields(first, tabs).len();
         let needed = columns.word.max(columns.tag.unwrap_or(usize::from(columns.tagged))) + 1;

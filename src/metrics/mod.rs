@@ -3,24 +3,33 @@
 //! Accumulators of several workers or batches are merged; every count is exact, so the order matters to no score by more than
 //! the rounding of a sum. Memory does not grow with the number of examples, but for what is about their order
 //! and needs them all: Spearman's rank correlation, AUROC and average precision, the best threshold. The definitions are
-//! those of scikit-learn, SciPy, seqeval and SQuAD's scripts.
+//! those of scikit-learn, SciPy, seqeval, SQuAD's scripts and rouge-score; [`Bootstrap`] gives an interval with any of them.
 
 mod answers;
+mod bootstrap;
 mod classification;
 mod confusion;
 mod curves;
 mod entities;
 mod labels;
+mod perplexity;
+mod porter;
+mod ranking;
 mod regression;
+mod rouge;
 mod scores;
 
 pub use answers::{Answers, BestThreshold, Squad, normalize_answer};
+pub use bootstrap::{Bootstrap, Interval, Paired};
 pub use classification::{ClassScores, Classification};
 pub use confusion::ConfusionTable;
 pub use curves::{Curve, Curves, softmax};
 pub use entities::Entities;
 pub use labels::{LabelTable, MultiLabel, sigmoids};
+pub use perplexity::Perplexity;
+pub use ranking::{Ranking, realistic_rank};
 pub use regression::Regression;
+pub use rouge::{ROUGE, Rouge, RougeScore};
 pub use scores::Scores;
 
 use std::fmt;
@@ -44,7 +53,7 @@ const F1: &[&str] = &["classify", "multilabel", "tag"];
 /// Every metric there is; help, recipe validation and the choice of the best checkpoint walk this list.
 #[rustfmt::skip]
 pub const METRICS: &[Metric] = &[
-    Metric { name: "accuracy", higher_is_better: true, tasks: F1, doc: "share of right predictions (multi-label: of rows with every label right; tag: of words)" },
+    Metric { name: "accuracy", higher_is_better: true, tasks: &["classify", "multilabel", "tag", "mask"], doc: "share of right predictions (multi-label: of rows with every label right; tag: of words; mask: of tokens)" },
     Metric { name: "f1", higher_is_better: true, tasks: &["tag", "answer"], doc: "tag: F1 of spans with the right type and both ends; answer: F1 of words" },
     Metric { name: "exact", higher_is_better: true, tasks: &["answer"], doc: "share of answers that equal a right one but for case, articles and punctuation" },
     Metric { name: "precision", higher_is_better: true, tasks: &["tag"], doc: "share of the predicted spans that are right" },
@@ -57,9 +66,10 @@ pub const METRICS: &[Metric] = &[
     Metric { name: "mcc", higher_is_better: true, tasks: &["classify"], doc: "Matthews correlation coefficient, -1 to 1; 0 when undefined" },
     Metric { name: "pearson", higher_is_better: true, tasks: &["regress"], doc: "Pearson's linear correlation, -1 to 1; NaN for constant input" },
     Metric { name: "spearman", higher_is_better: true, tasks: &["regress"], doc: "Spearman's rank correlation, -1 to 1; NaN for constant input" },
+    Metric { name: "perplexity", higher_is_better: false, tasks: &["mask"], doc: "exp of the mean loss of the tokens to be guessed" },
     Metric { name: "mse", higher_is_better: false, tasks: &["regress"], doc: "mean squared error" },
     Metric { name: "mae", higher_is_better: false, tasks: &["regress"], doc: "mean absolute error" },
-    Metric { name: "loss", higher_is_better: false, tasks: &["classify", "multilabel", "regress", "tag", "answer"], doc: "mean loss of an example" },
+    Metric { name: "loss", higher_is_better: false, tasks: &["classify", "multilabel", "regress", "tag", "answer", "mask"], doc: "mean loss of an example (tag: of a word, mask: of a token)" },
 ];
 
 /// The metric of that name.

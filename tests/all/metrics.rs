@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 use tempra::metrics::{
-    Answers, Classification, Entities, METRICS, MultiLabel, Regression, Scores, Squad, find,
+    Answers, Classification, Entities, METRICS, MultiLabel, Perplexity, Regression, Scores, Squad, find,
 };
 
 fn golden() -> Value {
@@ -208,6 +208,7 @@ fn every_metric_in_the_table_is_computed() {
         ("regress", numbers.scores()),
         ("tag", Entities::new().scores()),
         ("answer", Answers::new(Squad::V1).scores()),
+        ("mask", Perplexity::new().scores()),
     ];
     for (task, scores) in &of {
         let table: Vec<_> = METRICS.iter().filter(|m| m.tasks.contains(task)).map(|m| m.name).collect();

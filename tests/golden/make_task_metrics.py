@@ -1,8 +1,8 @@
-"""Writes task_metrics.json: entities, answers, labels and curves, and what their reference implementations say of them.
+"""Writes task_metrics.json: entities, answers, labels, curves and summaries, and what their reference implementations say of them.
 
     python tests/golden/make_task_metrics.py SQUAD_METRICS
 
-seqeval 1.2.2, scikit-learn 1.9, torchmetrics 1.9 (SQuAD 1.1). SQUAD_METRICS is transformers/data/metrics/squad_metrics.py of
+seqeval 1.2.2, scikit-learn 1.9, torchmetrics 1.9 (SQuAD 1.1), rouge-score 0.1.2, NLTK 3.10. SQUAD_METRICS is transformers/data/metrics/squad_metrics.py of
 transformers 4.44.2, which holds the functions of the official script evaluate-v2.0. NaN is written as null.
 """
 import json
@@ -14,6 +14,8 @@ import types
 import warnings
 
 import numpy as np
+import nltk
+import rouge_score.rouge_scorer
 import seqeval.metrics as sq
 import sklearn
 import sklearn.metrics as m
@@ -184,7 +186,40 @@ classes = {"logits": logits.tolist(), "target": k.tolist(), "auroc": m.roc_auc_s
            "binary_target": (k % 2).tolist(), "binary_auroc": m.roc_auc_score(k % 2, p[:, 1]),
            "binary_average_precision": float(m.average_precision_score(k % 2, p[:, 1]))}
 
-out = {"scikit-learn": sklearn.__version__, "torchmetrics": torchmetrics.__version__, "entities": cases, "answers": answers,
-       "multilabel": multilabel, "classes": classes}
+# ROUGE and the stemmer.
+SUFFIXES = """s es ies sses ss eed ed ing ied y al ally alli ational tional enci anci izer bli abli entli eli ousli ization ation ator
+alism iveness fulness ousness aliti iviti biliti fulli logi icate ative alize iciti ical ful ness ance ence er ic able ible ant ement
+ment ent sion tion ion ou ism ate iti ous ive ize e ll le lles ating bling izing hopping filling hissed fizzing""".split()
+BASES = ["", "a", "b", "ab", "tr", "ty", "sky", "toy", "hop", "fil", "contr", "rel", "oper", "gener", "syzyg", "yy", "x9", "adopt", "ol", "geo"]
+extra = """skies dying lying tying news innings inning outings outing cannings canning howe proceed exceed succeed die dies died ties tied
+agreed feed plastered bled motoring sing conflated troubled sized falling failing filing happy enjoy spy flies relational
+vietnamization hopefulness callousness triplicate formative replacement adjustment dependent adoption homologous cease controll roll
+generally apologi analogy oxen yes 2001st abc123s""".split()
+words = sorted({b + x for b in BASES for x in SUFFIXES} | set(extra))
+words = [w for w in words if len(w) > 1]
+stems = [[w, nltk.stem.PorterStemmer().stem(w)] for w in words]
+
+passages = ["The police killed the gunman.", "Police kill the gunman", "the gunman police killed",
+            "Agreed: the committees were dying\nand happily proceeding\nto generalisations", "committees agreed, they die\nhappy generalisation proceeds",
+            "", "\n\n", "...", "São Paulo naïve café", "sao paulo na ve caf", "a b c d e f g\na b\nc c c", "c c a b\n\ng f e d c\nb a", "İstanbul K 10,000",
+            "the the the the", "the cat the"]
+
+
+def rouge(stem):
+    kinds = ["rouge1", "rouge2", "rougeL", "rougeLsum"]
+    scorer = rouge_score.rouge_scorer.RougeScorer(kinds, use_stemmer=stem)
+    flat = lambda r: [[float(x) for x in r[k]] for k in kinds]
+    cases = [{"references": [a], "prediction": b, "scores": flat(scorer.score(a, b))} for a in passages for b in passages]
+    for _ in range(30):
+        text = lambda: " ".join(rng.choice(["a", "b", "cats", "cat", "running", "run", "\n"], rng.integers(0, 14)))
+        golds, prediction = [text() for _ in range(rng.integers(1, 4))], text()
+        cases.append({"references": golds, "prediction": prediction, "scores": flat(scorer.score_multi(golds, prediction))})
+    return cases
+
+
+rouges = {"plain": rouge(False), "stemmed": rouge(True)}
+
+out = {"nltk": nltk.__version__, "scikit-learn": sklearn.__version__, "torchmetrics": torchmetrics.__version__, "entities": cases, "answers": answers,
+       "multilabel": multilabel, "classes": classes, "rouge": rouges, "stems": stems}
 path = pathlib.Path(__file__).with_name("task_metrics.json")
 path.write_text(json.dumps(out, ensure_ascii=False).replace('{"name"', '\n{"name"') + "\n")
