@@ -7,6 +7,8 @@ constexpr u32 OWN = EACH * WARPS, TILE = 32;
 constexpr u32 COLS = (D + 31) / 32, WIDTH = 32 * COLS;  // columns of a lane; a row, padded with zeros
 constexpr u32 LINE = WIDTH + 4, PROBS = TILE + 4;       // rows in shared memory: no bank is met twice
 
+DEVICE u32 own_tiles(u32 length) { return ceil_div(length, OWN); }
+
 // Rows of one head, of which `rows` exist, `stride` apart; what does not exist becomes 0.
 template <u32 ROWS> DEVICE void fetch(float* to, const float* from, u32 stride, u32 rows) {
   for (u32 i = threadIdx.x; i < ROWS * WIDTH; i += THREADS) {
@@ -72,10 +74,10 @@ DEVICE void write(float* to, u32 stride, u32 rows, const float (&v)[EACH][COLS],
 ATTENTION attention_plain_forward(const float* __restrict__ qkv, const u32* __restrict__ bounds,
                                   const u32* __restrict__ key, float* __restrict__ o, float* __restrict__ lse, Params p) {
   if constexpr (PASS == 0) {
-    const Place at = place<OWN>(bounds, p.seqs, 0, blockIdx.x);
+    const Place at = place(bounds, p.seqs, blockIdx.x, own_tiles);
     if (at.length == 0) return;
-    const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32, head = blockIdx.y, length = at.length;
-    const u32 hidden = p.heads * D, stride = 3 * hidden, query = at.begin + warp * EACH;
+    const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32, head = blockIdx.y, length = at.length, begin = at.tile * OWN;
+    const u32 hidden = p.heads * D, stride = 3 * hidden, query = begin + warp * EACH;
     const bool busy = query < length;
     const float* q = qkv + (size_t)at.first * stride + head * D;
     float* tile_q = (float*)shared;
@@ -87,7 +89,7 @@ ATTENTION attention_plain_forward(const float* __restrict__ qkv, const u32* __re
     float out[EACH][COLS] = {}, top[EACH], total[EACH] = {};
 #pragma unroll
     for (u32 r = 0; r < EACH; r++) top[r] = NEG_INF;
-    fetch<OWN>(tile_q, q + (size_t)at.begin * stride, stride, length - at.begin);
+    fetch<OWN>(tile_q, q + (size_t)begin * stride, stride, length - begin);
     for (u32 k0 = 0; k0 < length; k0 += TILE) {
       if (k0 > 0) __syncthreads();  // keys and values are used up
       fetch<TILE>(tile_k, q + hidden + (size_t)k0 * stride, stride, length - k0);
@@ -129,10 +131,10 @@ ATTENTION attention_plain_forward(const float* __restrict__ qkv, const u32* __re
 template <bool KV>
 DEVICE void backward_rows(const float* qkv, const u32* bounds, const u32* key, const float* o, const float* lse,
                           const float* dy, float* dqkv, float* delta, const Params& p) {
-  const Place at = place<OWN>(bounds, p.seqs, 0, blockIdx.x);
+  const Place at = place(bounds, p.seqs, blockIdx.x, own_tiles);
   if (at.length == 0) return;
-  const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32, head = blockIdx.y, length = at.length;
-  const u32 hidden = p.heads * D, stride = 3 * hidden, mine = at.begin + warp * EACH;
+  const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32, head = blockIdx.y, length = at.length, begin = at.tile * OWN;
+  const u32 hidden = p.heads * D, stride = 3 * hidden, mine = begin + warp * EACH;
   const bool busy = mine < length;
   const float* q = qkv + (size_t)at.first * stride + head * D;
   const float* dout = dy + (size_t)at.first * hidden + head * D;
@@ -144,11 +146,11 @@ DEVICE void backward_rows(const float* qkv, const u32* bounds, const u32* key, c
   float* ds = other1 + TILE * LINE + warp * EACH * PROBS;
   float* pm = ds + OWN * PROBS;
   if constexpr (KV) {
-    fetch<OWN>(own0, q + hidden + (size_t)at.begin * stride, stride, length - at.begin);
-    fetch<OWN>(own1, q + 2 * hidden + (size_t)at.begin * stride, stride, length - at.begin);
+    fetch<OWN>(own0, q + hidden + (size_t)begin * stride, stride, length - begin);
+    fetch<OWN>(own1, q + 2 * hidden + (size_t)begin * stride, stride, length - begin);
   } else {
-    fetch<OWN>(own0, q + (size_t)at.begin * stride, stride, length - at.begin);
-    fetch<OWN>(own1, dout + (size_t)at.begin * hidden, hidden, length - at.begin);
+    fetch<OWN>(own0, q + (size_t)begin * stride, stride, length - begin);
+    fetch<OWN>(own1, dout + (size_t)begin * hidden, hidden, length - begin);
   }
   own0 += warp * EACH * LINE, own1 += warp * EACH * LINE;
   const Mask mask = mask_of(p.drop, key, head, at.first);
