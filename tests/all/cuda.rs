@@ -324,6 +324,33 @@ fn cuda_attention_of_a_sequence_is_the_same_in_any_company() {
     }
 }
 
+/// In f32 heads may be up to 256 wide, where shared memory has room for them; no kernel spills for it.
+#[test]
+fn cuda_attention_has_wide_heads_in_f32() {
+    if device("cuda").is_none() {
+        return;
+    }
+    let card = Cuda::new(0).unwrap();
+    if card.capability() < 80 {
+        return;
+    }
+    let sequences = [(0, 5), (1, 33), (2, 1)];
+    let floats = |bits: Vec<Vec<u32>>| bits.into_iter().flatten().map(|b| f64::from(f32::from_bits(b)));
+    for dim in [129, 256] {
+        let truth: Vec<f64> = floats(attended(&cpu(1), DType::F64, dim, &sequences, 0)).collect();
+        let ours: Vec<f64> =
+            floats(attended(&Device::Cuda(Cuda::new(0).unwrap()), DType::F32, dim, &sequences, 0)).collect();
+        let error = crate::support::relative(&ours, &truth);
+        assert!(error < 1e-5, "{dim}: {error:.1e}");
+        let inspecting = Device::Cuda(Cuda::new(0).unwrap().inspecting());
+        attended(&inspecting, DType::F32, dim, &sequences, 0);
+        let Device::Cuda(card) = &inspecting else { panic!("another device") };
+        for (kernel, r) in card.inspected() {
+            assert_eq!((r.stack, r.spills), (0, 0), "{kernel}: {} registers", r.registers);
+        }
+    }
+}
+
 /// An op and its further inputs for a case of `tests/golden/make_half.py`.
 fn op_of(case: &str) -> (Box<dyn tempra::ops::Op>, Vec<Vec<u32>>) {
     use tempra::ops::{add_norm::AddNorm, attention::Attention, linear::Linear};

@@ -24,8 +24,10 @@ pub(in crate::ops) const PLAIN: &str = concat!(
     include_str!("../../../kernels/attention.plain.cu")
 );
 
-/// The widest head that the kernels have registers for.
+/// The widest head that the kernels on tensor cores have registers for.
 const WIDEST: usize = 128;
+/// The widest in f32, if shared memory has room.
+const WIDEST_PLAIN: usize = 256;
 
 /// One pass of the op: what all its launches have in common.
 struct Run<'a> {
@@ -43,10 +45,20 @@ impl<'a> Run<'a> {
     fn new(op: &'a Attention, device: &'a Cuda, buffers: &'a [&'a Tensor], add: bool) -> Result<Run<'a>> {
         let (tokens, cols) = buffers[0].spec.rows_cols();
         let dim = cols / 3 / op.heads;
-        if dim > WIDEST {
-            return Err(Error::device("attention on CUDA has no kernel for heads as wide as these")
-                .expected(format!("head_dim of at most {WIDEST}"))
-                .found(format!("{dim}")));
+        let f32 = buffers[0].spec.dtype == DType::F32;
+        let widest = if f32
+            && plain(device.shared_limit(), WIDEST_PLAIN).iter().all(|p| p.1 <= device.shared_limit())
+        {
+            WIDEST_PLAIN
+        } else {
+            WIDEST
+        };
+        if dim > widest {
+            let wider = "up to 256 wide they are computed in precision = \"f32\", by Ampere and later";
+            let e = Error::device("attention on CUDA has no kernel for heads as wide as these")
+                .expected(format!("head_dim of at most {widest}"))
+                .found(format!("{dim}"));
+            return Err(if f32 || dim > WIDEST_PLAIN { e } else { e.hint(wider) });
         }
         Ok(Run { op, device, buffers, add, tokens, seqs: buffers[1].spec.len() - 1, dim })
     }
