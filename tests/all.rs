@@ -28,6 +28,8 @@ mod metrics;
 mod models;
 #[path = "all/optim.rs"]
 mod optim;
+#[path = "all/performer.rs"]
+mod performer;
 #[path = "all/recipe.rs"]
 mod recipe;
 #[path = "all/rules.rs"]

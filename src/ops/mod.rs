@@ -10,6 +10,7 @@ pub mod binary_cross_entropy;
 pub mod cross_entropy;
 pub mod dropout;
 pub mod embed;
+pub mod favor;
 pub mod gate;
 pub mod global_norm;
 pub mod linear;
@@ -36,6 +37,7 @@ pub const OPS: &[(&str, Cases)] = &[
     ("linear", linear::cases),
     ("add_norm", add_norm::cases),
     ("attention", attention::cases),
+    ("favor", favor::cases),
     ("dropout", dropout::cases),
     ("pool", pool::cases),
     ("cross_entropy", cross_entropy::cases),
@@ -53,6 +55,7 @@ pub const SHADERS: &[&str] = &[
     linear::COOP,
     add_norm::SHADER,
     attention::SHADER,
+    favor::SHADER,
     dropout::SHADER,
     pool::SHADER,
     cross_entropy::SHADER,
@@ -73,6 +76,7 @@ pub const KERNELS: &[(&str, &str)] = &[
     ("add_norm", add_norm::KERNEL),
     ("attention", attention::BACKWARD),
     ("attention", attention::PLAIN),
+    ("favor", favor::KERNEL),
     ("dropout", dropout::KERNEL),
     ("pool", pool::KERNEL),
     ("cross_entropy", cross_entropy::KERNEL),

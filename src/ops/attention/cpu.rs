@@ -21,13 +21,13 @@ impl On<Cpu> for Attention {
 }
 
 /// One head of one sequence.
-struct Part<'a, T> {
-    tokens: Range<usize>,
-    head: usize,
+pub(in crate::ops) struct Part<'a, T> {
+    pub tokens: Range<usize>,
+    pub head: usize,
     /// What this part computes, contiguous: (planes, length, head_dim).
-    out: &'a mut [T],
+    pub out: &'a mut [T],
     /// Its run of lse; empty in the backward pass.
-    lse: &'a mut [T],
+    pub lse: &'a mut [T],
 }
 
 /// Elements of the largest block of scores that a task holds at once.
@@ -36,7 +36,7 @@ fn block_of(seqs: &[Range<usize>]) -> usize {
 }
 
 /// Cuts the outputs into the parts that tasks compute, sequence by sequence, head by head.
-fn parts<'a, T>(
+pub(in crate::ops) fn parts<'a, T>(
     seqs: &[Range<usize>],
     heads: usize,
     width: usize,
@@ -57,7 +57,7 @@ fn parts<'a, T>(
 
 /// Runs `copy(row, column, piece)` for the rows of `to` (tokens, planes heads d), where `piece` is the run of `from`
 /// that belongs there; `from` is laid out (sequence, head, plane, token, d).
-fn gather<T: Real>(
+pub(in crate::ops) fn gather<T: Real>(
     cpu: &Cpu,
     seqs: &[Range<usize>],
     [heads, planes, d]: [usize; 3],

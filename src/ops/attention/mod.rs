@@ -8,7 +8,7 @@
 //! Saves lse = log sum exp(scale q k^T), (heads tokens) with each sequence's heads together; the backward pass computes
 //! the probabilities again (Dao et al. 2022, alg. 4), a block of queries at a time, so memory is linear in the length.
 
-mod cpu;
+pub(super) mod cpu;
 mod cuda;
 mod tiles;
 mod wgpu;
@@ -19,6 +19,7 @@ use crate::device::Caps;
 use crate::error::Result;
 use crate::shape::{DType, Spec};
 pub(super) use cuda::{BACKWARD, PLAIN};
+pub(super) use tiles::{PLAIN_THREADS, plain as plain_tiles};
 pub(super) use wgpu::SHADER;
 
 /// The op; see the module.

@@ -144,7 +144,7 @@ pub(super) fn choose(ask: &Ask) -> Choice {
 }
 
 /// Rows of a warp and bytes of shared memory, of the forward and the backward pass in f32.
-pub(super) fn plain(shared: usize, dim: usize) -> [(u32, usize); 2] {
+pub(in crate::ops) fn plain(shared: usize, dim: usize) -> [(u32, usize); 2] {
     let (line, probs) = (dim.next_multiple_of(32) + 4, 36);
     let size = |own: usize| [(own + 64) * line + own * probs, (2 * own + 64) * line + 2 * own * probs];
     // Sixteen accumulators a lane and pass are enough.
@@ -156,7 +156,7 @@ pub(super) fn plain(shared: usize, dim: usize) -> [(u32, usize); 2] {
 }
 
 /// Threads of a block in f32.
-pub(super) const PLAIN_THREADS: u32 = 128;
+pub(in crate::ops) const PLAIN_THREADS: u32 = 128;
 
 #[cfg(test)]
 mod tests {
