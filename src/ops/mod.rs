@@ -16,6 +16,7 @@ pub mod global_norm;
 pub mod linear;
 pub mod mse;
 pub mod pool;
+pub mod relative_attention;
 pub mod round;
 
 use crate::device::cpu::vectorise;
@@ -38,6 +39,7 @@ pub const OPS: &[(&str, Cases)] = &[
     ("add_norm", add_norm::cases),
     ("attention", attention::cases),
     ("favor", favor::cases),
+    ("relative_attention", relative_attention::cases),
     ("dropout", dropout::cases),
     ("pool", pool::cases),
     ("cross_entropy", cross_entropy::cases),
@@ -56,6 +58,7 @@ pub const SHADERS: &[&str] = &[
     add_norm::SHADER,
     attention::SHADER,
     favor::SHADER,
+    relative_attention::SHADER,
     dropout::SHADER,
     pool::SHADER,
     cross_entropy::SHADER,
@@ -77,6 +80,7 @@ pub const KERNELS: &[(&str, &str)] = &[
     ("attention", attention::BACKWARD),
     ("attention", attention::PLAIN),
     ("favor", favor::KERNEL),
+    ("relative_attention", relative_attention::KERNEL),
     ("dropout", dropout::KERNEL),
     ("pool", pool::KERNEL),
     ("cross_entropy", cross_entropy::KERNEL),

@@ -182,7 +182,7 @@ fn backward<T: Real>(op: &Favor, cpu: &Cpu, io: Backward) -> Result<()> {
             product_serial(cpu, [m, d, rows], Mat::new(p, m).t(), dout, put(&mut dc, d, true))?;
         }
         for ((e, dc), c) in e.iter_mut().zip(dc.chunks_exact(d)).zip(c.chunks_exact(d)) {
-            *e = *e - sum_lanes(d, |i| dc[i] * c[i]);
+            *e -= sum_lanes(d, |i| dc[i] * c[i]);
         }
         let dc = Mat::new(&dc[..], d);
         for k0 in (0..len).step_by(ROWS) {
