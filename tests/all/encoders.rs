@@ -47,7 +47,7 @@ fn parity(device: &Device, name: &str, dtype: DType, logits_bound: f64, bound: f
             true => apart(gradient, &vec![0.0; gradient.len()]) / norm,
             false => relative(gradient, &expected),
         };
-        if !(off <= worst) {
+        if off.is_nan() || off > worst {
             (worst, worst_name) = (off, parameter);
         }
     }
