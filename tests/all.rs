@@ -9,6 +9,8 @@ mod cli;
 mod cuda;
 #[path = "all/data.rs"]
 mod data;
+#[path = "all/encoders.rs"]
+mod encoders;
 #[cfg(feature = "hub")]
 #[path = "all/hub.rs"]
 mod hub;

@@ -45,9 +45,7 @@ fn minilm() -> EncoderConfig {
         heads: 12,
         intermediate: 1536,
         act: Activation::GeluErf,
-        eps: 1e-12,
-        hidden_dropout: 0.1,
-        attention_dropout: 0.1,
+        ..EncoderConfig::default()
     }
 }
 

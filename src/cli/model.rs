@@ -6,7 +6,7 @@ use crate::checkpoint::read_json;
 use crate::data::{Columns, Label, Row, TokenSet, eval_batches};
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::models::{Model, Options, source};
+use crate::models::{Model, Options, encoder_shape, source};
 use crate::tasks::for_each_logits;
 use crate::text::Tokenizer;
 use clap::{Arg, ArgMatches, Command};
@@ -75,17 +75,10 @@ pub fn with_model(command: Command) -> Command {
 /// A tokenizer, and the longest sequence its model has positions for.
 ///
 /// # Errors
-/// Of kind [`Model`](crate::error::Kind::Model): no config, a config without these sizes, no tokenizer.
+/// Of kind [`Model`](crate::error::Kind::Model): no config, one that tempra does not read, no tokenizer.
 pub fn tokenizer(dir: &Path) -> Result<(Tokenizer, usize)> {
-    let path = dir.join("config.json");
-    let config = read_json(&path, 16 << 20)?;
-    let size = |key: &str| {
-        let n = config.get(key).and_then(Value::as_u64).and_then(|n| usize::try_from(n).ok());
-        n.filter(|n| *n > 0).ok_or_else(|| {
-            Error::model(format!("`{key}` is missing or out of range")).at(&path).expected("a whole number")
-        })
-    };
-    Ok((Tokenizer::from_dir(dir, size("vocab_size")?)?, size("max_position_embeddings")?))
+    let shape = encoder_shape(dir)?;
+    Ok((Tokenizer::from_dir(dir, shape.vocab)?, shape.positions))
 }
 
 /// Everything but the weights, which are read last since they take longest.
@@ -119,7 +112,7 @@ impl Prepared {
         let max_length = match number("max-length") {
             Some(n) if n > positions => {
                 return Err(Error::usage("--max-length is beyond the model's positions")
-                    .expected(format!("at most {positions}, max_position_embeddings of its config.json"))
+                    .expected(format!("at most {positions}, what its config.json has positions for"))
                     .found(n.to_string()));
             }
             Some(n) => n,

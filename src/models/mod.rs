@@ -1,37 +1,28 @@
 //! Architectures: a Hugging Face `config.json` and weight names in, an encoder with a head out. No kernels here.
 
+mod albert;
+pub mod architecture;
 mod bert;
 mod config;
+mod distilbert;
+mod electra;
+mod roberta;
 pub mod source;
 mod weights;
 
+pub use architecture::{ARCHITECTURES, Architecture};
 pub use weights::LoadReport;
 
 use crate::checkpoint::{NamedFile, TensorOut, Weights};
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::nn::{Encoder, EncoderConfig, Head, HeadConfig, Inputs, Pooling, Sites};
+use crate::nn::{Encoder, EncoderConfig, Head, Inputs, Pooling, Sites};
 use crate::params::{Bound, Layout, Params};
 use crate::shape::DType;
 use crate::tape::{Tape, Var};
 use config::Config;
 use serde_json::{Value, json};
 use std::path::Path;
-
-/// An architecture that a `model_type` names.
-pub struct Architecture {
-    /// The `model_type` of `config.json`.
-    pub model_type: &'static str,
-    /// The prefix of the encoder's tensors in models with a head.
-    prefix: &'static str,
-    /// The class that `transformers` opens a classifier with.
-    classifier: &'static str,
-    /// Reads the settings.
-    read: fn(&Config) -> Result<EncoderConfig>,
-}
-
-/// Every architecture there is; loading, help and docs walk this list.
-pub const ARCHITECTURES: &[Architecture] = &[bert::BERT];
 
 /// What a model's outputs mean; kept in `config.json` as `transformers` expects it.
 #[derive(Clone, Debug, PartialEq)]
@@ -142,7 +133,7 @@ impl Model {
         shape.attention_dropout = options.attention_dropout.unwrap_or(shape.attention_dropout);
         let head_dropout = match options.classifier_dropout {
             Some(p) => p,
-            None => config.optional_probability("classifier_dropout")?.unwrap_or(shape.hidden_dropout),
+            None => architecture.head_dropout(&config, &shape)?,
         };
         let outputs = match &options.outputs {
             Some(o) => o.clone(),
@@ -154,11 +145,11 @@ impl Model {
                 _ => Pooling::Cls,
             });
 
-        let (layout, encoder, head) =
-            declare(architecture, &shape, pooling, outputs.len(), head_dropout, options)?;
+        let declared = declare(architecture, &shape, pooling, outputs.len(), head_dropout, options)?;
+        let Declared { layout, body, encoder, head } = declared;
         let files = Weights::open(dir)?;
-        let plan =
-            weights::match_names(&files, &layout, architecture.prefix, options.outputs.is_none(), dir)?;
+        let names = weights::Names { prefix: architecture.prefix, body, whole: options.outputs.is_none() };
+        let plan = weights::match_names(&files, &layout, &names, dir)?;
         let params = Params::new(device, layout, options.dtype, options.training)?;
         let std = config.optional_number("initializer_range")?.unwrap_or(0.02);
         let report = weights::fill(device, &params, &files, plan, options.seed, std)?;
@@ -173,7 +164,7 @@ impl Model {
         let architecture = &bert::BERT;
         let outputs = options.outputs.clone().unwrap_or(Outputs::Number);
         let (pooling, config) = (Pooling::Mean, Value::Null);
-        let (layout, encoder, head) =
+        let Declared { layout, encoder, head, .. } =
             declare(architecture, shape, pooling, outputs.len(), shape.hidden_dropout, options)?;
         let params = Params::new(device, layout, DType::F32, options.training)?;
         weights::randomise(device, &params, options.seed)?;
@@ -182,6 +173,10 @@ impl Model {
         Ok(Model { params, outputs, architecture, config, shape, pooling, encoder, head })
     }
 
+    /// What `model_type` named.
+    pub fn architecture(&self) -> &'static Architecture {
+        self.architecture
+    }
     /// The encoder's shape and settings.
     pub fn shape(&self) -> &EncoderConfig {
         &self.shape
@@ -225,7 +220,7 @@ impl Model {
             map.remove(stale);
         }
         map.insert("dtype".into(), "float32".into());
-        map.insert("architectures".into(), json!([self.architecture.classifier]));
+        map.insert("architectures".into(), json!([self.architecture.classes.sequence]));
         if self.pooling == Pooling::Mean {
             map.insert("tempra_pooling".into(), "mean".into());
         }
@@ -245,6 +240,15 @@ impl Model {
 }
 
 /// The parameters of an encoder with a head, and the two that use them.
+struct Declared {
+    layout: Layout,
+    /// How many of the parameters are the encoder's; the head's come after them.
+    body: usize,
+    encoder: Encoder,
+    head: Head,
+}
+
+/// Declares an encoder under BERT's names and gives its parameters those that the architecture has for them; then the head.
 fn declare(
     architecture: &Architecture,
     shape: &EncoderConfig,
@@ -252,29 +256,29 @@ fn declare(
     outputs: usize,
     dropout: f32,
     options: &Options,
-) -> Result<(Layout, Encoder, Head)> {
+) -> Result<Declared> {
     let (mut layout, mut sites) = (Layout::default(), Sites::default());
-    let encoder = Encoder::declare(&mut layout, &mut sites, architecture.prefix, shape);
-    let head = HeadConfig { pooling, hidden: shape.hidden, outputs, dropout };
-    let head = Head::declare(&mut layout, &mut sites, architecture.prefix, &head);
+    let encoder = Encoder::declare(&mut layout, &mut sites, shape);
+    let body = layout.list.len();
+    for p in &mut layout.list {
+        p.lr_scale = rate(&p.name, shape.own_layers(), options.layer_lr_decay);
+        p.name = architecture.tensor(&p.name);
+    }
+    let head = architecture.head(shape, pooling, outputs, dropout);
+    let head = Head::declare(&mut layout, &mut sites, &head);
     layout.freeze(&options.freeze)?;
-    scale_rates(&mut layout, shape.layers, options.layer_lr_decay);
-    Ok((layout, encoder, head))
+    Ok(Declared { layout, body, encoder, head })
 }
 
-/// Layer-wise learning rates: 1 for the head, one factor more for each layer down, and one for the embeddings.
-fn scale_rates(layout: &mut Layout, layers: usize, decay: f32) {
-    for p in &mut layout.list {
-        let layer = p
-            .name
-            .split("encoder.layer.")
-            .nth(1)
-            .and_then(|rest| rest.split('.').next()?.parse::<usize>().ok());
-        let depth = match layer {
-            Some(i) => layers.saturating_sub(i),
-            None if p.name.contains("embeddings.") => layers + 1,
-            None => 0,
-        };
-        p.lr_scale = decay.powi(depth as i32);
-    }
+/// Layer-wise learning rates: 1 for the head and what else stands above the layers, one factor more for each layer down,
+/// and one for the embeddings.
+fn rate(name: &str, layers: usize, decay: f32) -> f32 {
+    let layer =
+        name.strip_prefix("encoder.layer.").and_then(|rest| rest.split('.').next()?.parse::<usize>().ok());
+    let depth = match layer {
+        Some(i) => layers.saturating_sub(i),
+        None if name.starts_with("embeddings") => layers + 1,
+        None => 0,
+    };
+    decay.powi(depth as i32)
 }

@@ -54,18 +54,23 @@ fn candidates(name: &str, prefix: &str) -> Vec<String> {
     names
 }
 
+/// What must be in the files.
+pub(super) struct Names<'a> {
+    /// The prefix of the encoder's tensors, which a bare encoder lacks.
+    pub prefix: &'a str,
+    /// How many parameters are the encoder's; those after them are the head's.
+    pub body: usize,
+    /// Whether the head must be there too.
+    pub whole: bool,
+}
+
 /// Matches parameters and tensors by name and shape. The encoder must be there in full; the head only if `whole`.
-pub(super) fn match_names(
-    files: &Weights,
-    layout: &Layout,
-    prefix: &str,
-    whole: bool,
-    dir: &Path,
-) -> Result<Plan> {
+pub(super) fn match_names(files: &Weights, layout: &Layout, names: &Names, dir: &Path) -> Result<Plan> {
+    let Names { prefix, body, whole } = *names;
     let mut used = HashSet::new();
     let (mut sources, mut missing, mut errors) = (Vec::new(), Vec::new(), Vec::new());
-    for p in &layout.list {
-        let head = is_head(p, prefix);
+    for (i, p) in layout.list.iter().enumerate() {
+        let head = i >= body;
         let found = candidates(&p.name, prefix).into_iter().find(|n| files.get(n).is_some());
         let shape = found.as_deref().and_then(|n| files.get(n)).map(|v| v.shape.to_vec());
         let fits = shape.as_ref() == Some(&p.shape);
@@ -96,12 +101,6 @@ pub(super) fn match_names(
         |n: &str| n.ends_with("embeddings.position_ids") || n.ends_with("embeddings.token_type_ids");
     let unused = files.names().filter(|n| !used.contains(*n) && !ignored(n)).map(str::to_owned).collect();
     Ok(Plan { sources, unused })
-}
-
-/// Whether a parameter belongs to the head, which a pretrained model need not have.
-fn is_head(p: &Param, prefix: &str) -> bool {
-    let inner = p.name.strip_prefix(prefix).unwrap_or(&p.name);
-    !(inner.starts_with("embeddings.") || inner.starts_with("encoder."))
 }
 
 /// How a parameter starts that no file holds: a matrix from a normal distribution, anything else zero.

@@ -1,30 +1,39 @@
-//! The encoder: embeddings, then layers of attention and a feed-forward block, each closed by a layer norm.
+//! The encoder: embeddings, then layers of attention and a feed-forward block.
 //!
-//! Post-norm, as in Vaswani et al. 2017 and Devlin et al. 2019. Names are those of Hugging Face's BERT.
+//! One encoder for every architecture: what differs between them is a choice in [`EncoderConfig`]. Parameters are declared
+//! under the names of Hugging Face's BERT without a prefix, such as `encoder.layer.0.attention.self.query.weight`;
+//! `models/` knows what each architecture calls them.
 
-use super::{Affine, Inputs, Sites};
+use super::layer::Layer;
+use super::{Affine, Inputs, Norm, Sites};
 use crate::error::Result;
 use crate::ops::add_norm::AddNorm;
-use crate::ops::attention::Attention;
 use crate::ops::dropout::Rows;
 use crate::ops::embed::Embed;
-use crate::ops::linear::{Activation, Linear};
+use crate::ops::linear::Activation;
 use crate::params::{Bound, Group, Layout};
 use crate::tape::{Tape, Var};
 
-/// The shape and the settings of an encoder.
+/// The shape and the settings of an encoder. The default is BERT-base (Devlin et al. 2019).
 #[derive(Clone, Debug, PartialEq)]
 pub struct EncoderConfig {
     /// Rows of the token table.
     pub vocab: usize,
-    /// Rows of the position table: the longest sequence.
+    /// Width of the embedding tables where a linear map leads from there to `hidden` (ALBERT, ELECTRA); `None`: no map.
+    pub embedding: Option<usize>,
+    /// The longest sequence.
     pub positions: usize,
-    /// Rows of the token-type table.
+    /// Row of the position table for the first token: 0, or `pad_token_id` + 1 (RoBERTa). The table has so many rows more.
+    pub first_position: usize,
+    /// Rows of the token-type table; 0: there is none (DistilBERT).
     pub types: usize,
     /// Width.
     pub hidden: usize,
-    /// Number of layers.
+    /// Number of layers that are run.
     pub layers: usize,
+    /// So many sets of weights for all layers, layer i running with set i * sets / layers (ALBERT, Lan et al. 2020, section
+    /// 3.1); `None`: each layer has its own.
+    pub shared: Option<usize>,
     /// Attention heads; divides the width.
     pub heads: usize,
     /// Width of the feed-forward block.
@@ -35,33 +44,44 @@ pub struct EncoderConfig {
     pub eps: f32,
     /// Dropout on embeddings and on the output of each block.
     pub hidden_dropout: f32,
+    /// Which blocks' outputs that is: attention's, the feed-forward block's.
+    pub dropped: [bool; 2],
     /// Dropout on attention probabilities.
     pub attention_dropout: f32,
 }
 
-/// Gamma and beta of a layer norm, and the dropouts fused with it.
-struct Norm {
-    gamma: Group,
-    beta: Group,
-    site: u32,
-}
-
-impl Norm {
-    fn declare(layout: &mut Layout, sites: &mut Sites, name: &str, cols: usize) -> Norm {
-        let gamma = layout.add(format!("{name}.weight"), &[cols]);
-        Norm { gamma, beta: layout.add(format!("{name}.bias"), &[cols]), site: sites.next() }
+impl Default for EncoderConfig {
+    fn default() -> Self {
+        Self {
+            vocab: 30522,
+            embedding: None,
+            positions: 512,
+            first_position: 0,
+            types: 2,
+            hidden: 768,
+            layers: 12,
+            shared: None,
+            heads: 12,
+            intermediate: 3072,
+            act: Activation::GeluErf,
+            eps: 1e-12,
+            hidden_dropout: 0.1,
+            dropped: [true; 2],
+            attention_dropout: 0.1,
+        }
     }
 }
 
-struct Layer {
-    qkv: Group,
-    qkv_bias: Group,
-    attention_site: u32,
-    out: Affine,
-    norm: Norm,
-    up: Affine,
-    down: Affine,
-    norm2: Norm,
+impl EncoderConfig {
+    /// How many layers have weights of their own.
+    pub fn own_layers(&self) -> usize {
+        self.shared.unwrap_or(self.layers)
+    }
+    /// Which of them the i-th layer runs with.
+    fn weights_of(&self, i: usize) -> usize {
+        // In floating point, as in transformers, whose rounding decides where sets are uneven.
+        (i as f64 / (self.layers as f64 / self.own_layers() as f64)) as usize
+    }
 }
 
 /// An encoder's parameters and how to run it.
@@ -69,96 +89,62 @@ pub struct Encoder {
     config: EncoderConfig,
     word: Group,
     position: Group,
-    kind: Group,
+    kind: Option<Group>,
     norm: Norm,
+    norm_site: u32,
+    project: Option<Affine>,
+    /// Those with weights of their own.
     layers: Vec<Layer>,
+    /// The dropouts of every layer that is run: attention, its output, the feed-forward block's output.
+    sites: Vec<[u32; 3]>,
 }
 
 impl Encoder {
-    /// Declares the parameters under `prefix`, such as `bert.`.
-    pub fn declare(layout: &mut Layout, sites: &mut Sites, prefix: &str, config: &EncoderConfig) -> Encoder {
+    /// Declares the parameters under BERT's names.
+    pub fn declare(layout: &mut Layout, sites: &mut Sites, config: &EncoderConfig) -> Encoder {
         let c = config;
-        let mut table =
-            |name: &str, rows| layout.add(format!("{prefix}embeddings.{name}.weight"), &[rows, c.hidden]);
+        let width = c.embedding.unwrap_or(c.hidden);
+        let mut table = |name: &str, rows| layout.add(format!("embeddings.{name}.weight"), &[rows, width]);
         let word = table("word_embeddings", c.vocab);
-        let position = table("position_embeddings", c.positions);
-        let kind = table("token_type_embeddings", c.types);
-        let norm = Norm::declare(layout, sites, &format!("{prefix}embeddings.LayerNorm"), c.hidden);
-        let layer = |i: usize| {
-            let at = |name: &str| format!("{prefix}encoder.layer.{i}.{name}");
-            let three = |end: &str| {
-                ["query", "key", "value"].map(|q| at(&format!("attention.self.{q}.{end}"))).to_vec()
-            };
-            let (h, f) = (c.hidden, c.intermediate);
-            Layer {
-                qkv: layout.join(three("weight"), &[h, h], &[3 * h, h]),
-                qkv_bias: layout.join(three("bias"), &[h], &[3 * h]),
-                attention_site: sites.next(),
-                out: Affine::declare(layout, &at("attention.output.dense"), [h, h], Activation::None),
-                norm: Norm::declare(layout, sites, &at("attention.output.LayerNorm"), h),
-                up: Affine::declare(layout, &at("intermediate.dense"), [f, h], c.act),
-                down: Affine::declare(layout, &at("output.dense"), [h, f], Activation::None),
-                norm2: Norm::declare(layout, sites, &at("output.LayerNorm"), h),
-            }
-        };
-        let layers = (0..c.layers).map(layer).collect();
-        Encoder { config: c.clone(), word, position, kind, norm, layers }
+        let position = table("position_embeddings", c.positions + c.first_position);
+        let kind = (c.types > 0).then(|| table("token_type_embeddings", c.types));
+        let norm = Norm::declare(layout, "embeddings.LayerNorm", width);
+        let norm_site = sites.next();
+        let project = c
+            .embedding
+            .map(|width| Affine::declare(layout, "embeddings_project", [c.hidden, width], Activation::None));
+        let layers =
+            (0..c.own_layers()).map(|i| Layer::declare(layout, &format!("encoder.layer.{i}"), c)).collect();
+        let sites = (0..c.layers).map(|_| [sites.next(), sites.next(), sites.next()]).collect();
+        Encoder { config: c.clone(), word, position, kind, norm, norm_site, project, layers, sites }
     }
 
     /// The hidden states of the last layer, (tokens, hidden).
     pub fn run(&self, tape: &mut Tape, p: &Bound, batch: &Inputs) -> Result<Var> {
-        let c = &self.config;
-        let tables = [p.var(self.word), p.var(self.position), p.var(self.kind)];
-        let sum =
-            tape.apply(Embed, &[batch.ids, batch.positions, batch.types, tables[0], tables[1], tables[2]])?;
-        let after = batch.dropout(c.hidden_dropout, self.norm.site, Rows::Tokens);
-        let op = AddNorm { eps: c.eps, residual: false, before: None, after: after.map(|d| d.0) };
-        let mut x = vec![sum, p.var(self.norm.gamma), p.var(self.norm.beta)];
-        x.extend(after.map(|d| d.1));
-        let mut hidden = tape.apply(op, &x)?;
-        tape.release(sum);
-        for layer in &self.layers {
-            hidden = self.layer(tape, p, batch, layer, hidden)?;
+        let mut hidden = self.embed(tape, p, batch)?;
+        for (i, sites) in self.sites.iter().enumerate() {
+            let layer = &self.layers[self.config.weights_of(i)];
+            hidden = layer.run(tape, p, batch, &self.config, *sites, hidden)?;
         }
         Ok(hidden)
     }
 
-    fn layer(&self, tape: &mut Tape, p: &Bound, batch: &Inputs, l: &Layer, x: Var) -> Result<Var> {
+    fn embed(&self, tape: &mut Tape, p: &Bound, batch: &Inputs) -> Result<Var> {
         let c = &self.config;
-        let qkv = tape.apply(Linear { act: Activation::None }, &[x, p.var(l.qkv), p.var(l.qkv_bias)])?;
-        let drop = batch.dropout(c.attention_dropout, l.attention_site, Rows::Tokens);
-        let scale = 1.0 / ((c.hidden / c.heads) as f32).sqrt();
-        let op = Attention { heads: c.heads, scale, dropout: drop.map(|d| d.0) };
-        let mut inputs = vec![qkv, batch.cu_seqlens];
-        inputs.extend(drop.map(|d| d.1));
-        let mixed = tape.apply(op, &inputs)?;
-        tape.release(qkv);
-        let out = l.out.run(tape, p, mixed)?;
-        tape.release(mixed);
-        let x = self.add_norm(tape, p, batch, &l.norm, out, x)?;
-        let up = l.up.run(tape, p, x)?;
-        let down = l.down.run(tape, p, up)?;
-        tape.release(up);
-        self.add_norm(tape, p, batch, &l.norm2, down, x)
-    }
-
-    /// Layer norm of dropout(x) + residual; both are released.
-    fn add_norm(
-        &self,
-        tape: &mut Tape,
-        p: &Bound,
-        batch: &Inputs,
-        norm: &Norm,
-        x: Var,
-        residual: Var,
-    ) -> Result<Var> {
-        let drop = batch.dropout(self.config.hidden_dropout, norm.site, Rows::Tokens);
-        let op = AddNorm { eps: self.config.eps, residual: true, before: drop.map(|d| d.0), after: None };
-        let mut inputs = vec![x, p.var(norm.gamma), p.var(norm.beta), residual];
-        inputs.extend(drop.map(|d| d.1));
-        let y = tape.apply(op, &inputs)?;
-        tape.release(x);
-        tape.release(residual);
-        Ok(y)
+        let mut x = vec![batch.ids, batch.positions];
+        x.extend(self.kind.map(|_| batch.types));
+        x.extend([p.var(self.word), p.var(self.position)]);
+        x.extend(self.kind.map(|kind| p.var(kind)));
+        let sum = tape.apply(Embed { first_position: c.first_position as u32 }, &x)?;
+        let after = batch.dropout(c.hidden_dropout, self.norm_site, Rows::Tokens);
+        let op = AddNorm { eps: c.eps, residual: false, before: None, after: after.map(|d| d.0) };
+        let mut x = vec![sum, p.var(self.norm.gamma), p.var(self.norm.beta)];
+        x.extend(after.map(|d| d.1));
+        let normed = tape.apply(op, &x)?;
+        tape.release(sum);
+        let Some(project) = &self.project else { return Ok(normed) };
+        let hidden = project.run(tape, p, normed)?;
+        tape.release(normed);
+        Ok(hidden)
     }
 }

@@ -2,9 +2,10 @@
 
 pub mod encoder;
 pub mod head;
+mod layer;
 
 pub use encoder::{Encoder, EncoderConfig};
-pub use head::{Head, HeadConfig, Pooling};
+pub use head::{Dense, Head, HeadConfig, Pooling};
 
 use crate::device::Tensor;
 use crate::error::Result;
@@ -57,6 +58,20 @@ impl Sites {
     fn next(&mut self) -> u32 {
         self.0 += 1;
         self.0
+    }
+}
+
+/// Gamma and beta of a layer norm.
+struct Norm {
+    gamma: Group,
+    beta: Group,
+}
+
+impl Norm {
+    /// Declares `{name}.weight` and `{name}.bias` (cols).
+    fn declare(layout: &mut Layout, name: &str, cols: usize) -> Norm {
+        let gamma = layout.add(format!("{name}.weight"), &[cols]);
+        Norm { gamma, beta: layout.add(format!("{name}.bias"), &[cols]) }
     }
 }
 

@@ -10,7 +10,7 @@ use crate::data::{
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::models::{LoadReport, Model, Options, encoder_shape, source};
-use crate::nn::Pooling;
+use crate::nn::{EncoderConfig, Pooling};
 use crate::parity::Certificate;
 use crate::tasks::{Classify, Regress, Task};
 use crate::text::Tokenizer;
@@ -112,15 +112,10 @@ impl Run {
                 .expected(format!("at most {}", shape.positions))
                 .found(d.max_length.to_string()));
         }
-        let types = if d.pair.is_some() { 2 } else { 1 };
-        if shape.types < types {
-            return Err(Error::usage(
-                "data.pair: this model has one token type and cannot tell two texts apart",
-            ));
-        }
         let cache = if d.cache { cache::dir().map(|dir| dir.join("tokens")) } else { None };
         let tokens = || -> Result<_> {
             let tokenizer = Tokenizer::from_dir(&dir, shape.vocab)?;
+            fits_types(&tokenizer, &shape, d.pair.is_some())?;
             let encode =
                 |s: Split| TokenSet::build(&tokenizer, &s.rows, s.labels, d.max_length, cache.as_deref());
             let sets = (encode(train)?, validation.map(encode).transpose()?, test.map(encode).transpose()?);
@@ -259,4 +254,19 @@ fn options(recipe: &Recipe, task: &dyn Task) -> Options {
         training: true,
         ..Options::default()
     }
+}
+
+/// Refuses a tokenizer that numbers the texts of a pair differently where the model has one type for both. RoBERTa's
+/// separates them by tokens alone; a model without types (DistilBERT) does not look.
+fn fits_types(tokenizer: &Tokenizer, shape: &EncoderConfig, pair: bool) -> Result<()> {
+    let types = tokenizer.encode("", pair.then_some(""), tokenizer.special_tokens(pair))?.types;
+    let most = types.into_iter().max().unwrap_or(0) as usize;
+    if shape.types == 0 || most < shape.types {
+        return Ok(());
+    }
+    Err(Error::model(
+        "the tokenizer does not belong to this model, which cannot tell two texts apart by type",
+    )
+    .expected(format!("token types below {}, type_vocab_size of the model's config.json", shape.types))
+    .found(format!("type {most}")))
 }

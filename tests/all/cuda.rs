@@ -194,9 +194,7 @@ fn cuda_kernels_take_what_the_table_says() {
             heads,
             intermediate,
             act: Activation::GeluErf,
-            eps: 1e-12,
-            hidden_dropout: 0.1,
-            attention_dropout: 0.1,
+            ..EncoderConfig::default()
         };
         let classes = vec!["a".to_owned(), "b".to_owned()];
         let outputs = Some(Outputs::Classes(classes.clone()));

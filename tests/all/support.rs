@@ -13,8 +13,13 @@ use tempra::shape::DType;
 use tempra::tape::Tape;
 use tempra::tasks::{Classify, Regress, Task, inputs};
 
-/// Parameters whose true gradient is 0 (`tests/golden/README.md`): what is computed is rounding.
-pub const ZERO_GRADIENT: &str = "attention.self.key.bias";
+/// Whether a parameter's true gradient is 0 (`tests/golden/README.md`): what is computed is rounding. Key biases, by the
+/// names of every architecture.
+pub fn zero_gradient(name: &str) -> bool {
+    ["attention.self.key.bias", "attention.k_lin.bias", "attention.key.bias"]
+        .iter()
+        .any(|end| name.ends_with(end))
+}
 
 /// A file of `tests/golden`.
 pub fn golden(name: &str) -> PathBuf {
@@ -225,4 +230,19 @@ pub fn device(kind: &str) -> Option<Device> {
 /// The adapter of wgpu, or `None` said aloud.
 pub fn adapter() -> Option<Device> {
     device("wgpu")
+}
+
+/// Has transformers open a saved folder and compare logits (`check_saved.py`), where there is a python that has it.
+pub fn check_saved(dir: &Path, fixture: &Value) {
+    let Some(python) = std::env::var_os("TEMPRA_PYTHON").filter(|p| !p.is_empty()) else {
+        aloud("not run: check_saved.py; TEMPRA_PYTHON names no python with torch and transformers");
+        return;
+    };
+    let path = dir.with_extension("json");
+    std::fs::write(&path, fixture.to_string()).expect("written");
+    let script = golden("check_saved.py");
+    let run = std::process::Command::new(python).arg(script).args([dir, &path]).output().expect("python");
+    let said = String::from_utf8_lossy(&[run.stdout, run.stderr].concat()).into_owned();
+    assert!(run.status.success(), "check_saved.py: {}\n{said}", run.status);
+    println!("transformers: {}", said.trim_end());
 }

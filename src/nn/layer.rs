@@ -1,0 +1,98 @@
+//! A layer of the encoder: attention, then a feed-forward block, each closed by a layer norm (post-norm, as in Vaswani
+//! et al. 2017 and Devlin et al. 2019).
+
+use super::encoder::EncoderConfig;
+use super::{Affine, Inputs, Norm};
+use crate::error::Result;
+use crate::ops::add_norm::AddNorm;
+use crate::ops::attention::Attention;
+use crate::ops::dropout::Rows;
+use crate::ops::linear::{Activation, Linear};
+use crate::params::{Bound, Group, Layout};
+use crate::tape::{Tape, Var};
+
+/// A layer's parameters and how to run it.
+pub(super) struct Layer {
+    qkv: Group,
+    qkv_bias: Group,
+    out: Affine,
+    norm: Norm,
+    up: Affine,
+    down: Affine,
+    norm2: Norm,
+}
+
+impl Layer {
+    /// Declares the parameters under `name`, such as `encoder.layer.0`.
+    pub fn declare(layout: &mut Layout, name: &str, c: &EncoderConfig) -> Layer {
+        let at = |part: &str| format!("{name}.{part}");
+        let three =
+            |end: &str| ["query", "key", "value"].map(|q| at(&format!("attention.self.{q}.{end}"))).to_vec();
+        let (h, f) = (c.hidden, c.intermediate);
+        Layer {
+            qkv: layout.join(three("weight"), &[h, h], &[3 * h, h]),
+            qkv_bias: layout.join(three("bias"), &[h], &[3 * h]),
+            out: Affine::declare(layout, &at("attention.output.dense"), [h, h], Activation::None),
+            norm: Norm::declare(layout, &at("attention.output.LayerNorm"), h),
+            up: Affine::declare(layout, &at("intermediate.dense"), [f, h], c.act),
+            down: Affine::declare(layout, &at("output.dense"), [h, f], Activation::None),
+            norm2: Norm::declare(layout, &at("output.LayerNorm"), h),
+        }
+    }
+
+    /// Hidden states to hidden states, (tokens, hidden); `x` is released. `sites`: of the dropouts on attention, on its
+    /// output, on the feed-forward block's output.
+    pub fn run(
+        &self,
+        tape: &mut Tape,
+        p: &Bound,
+        batch: &Inputs,
+        c: &EncoderConfig,
+        sites: [u32; 3],
+        x: Var,
+    ) -> Result<Var> {
+        let rate = |block: usize| if c.dropped[block] { c.hidden_dropout } else { 0.0 };
+        let qkv =
+            tape.apply(Linear { act: Activation::None }, &[x, p.var(self.qkv), p.var(self.qkv_bias)])?;
+        let mixed = mix(tape, batch, c, sites[0], qkv)?;
+        let out = self.out.run(tape, p, mixed)?;
+        tape.release(mixed);
+        let x = add_norm(tape, p, batch, (c.eps, rate(0), sites[1]), &self.norm, out, x)?;
+        let up = self.up.run(tape, p, x)?;
+        let down = self.down.run(tape, p, up)?;
+        tape.release(up);
+        add_norm(tape, p, batch, (c.eps, rate(1), sites[2]), &self.norm2, down, x)
+    }
+}
+
+/// Attention over (tokens, 3 hidden) -> (tokens, hidden); `qkv` is released.
+fn mix(tape: &mut Tape, batch: &Inputs, c: &EncoderConfig, site: u32, qkv: Var) -> Result<Var> {
+    let drop = batch.dropout(c.attention_dropout, site, Rows::Tokens);
+    let scale = 1.0 / ((c.hidden / c.heads) as f32).sqrt();
+    let op = Attention { heads: c.heads, scale, dropout: drop.map(|d| d.0) };
+    let mut inputs = vec![qkv, batch.cu_seqlens];
+    inputs.extend(drop.map(|d| d.1));
+    let mixed = tape.apply(op, &inputs)?;
+    tape.release(qkv);
+    Ok(mixed)
+}
+
+/// Layer norm of dropout(x) + residual; both are released.
+fn add_norm(
+    tape: &mut Tape,
+    p: &Bound,
+    batch: &Inputs,
+    (eps, rate, site): (f32, f32, u32),
+    norm: &Norm,
+    x: Var,
+    residual: Var,
+) -> Result<Var> {
+    let drop = batch.dropout(rate, site, Rows::Tokens);
+    let op = AddNorm { eps, residual: true, before: drop.map(|d| d.0), after: None };
+    let mut inputs = vec![x, p.var(norm.gamma), p.var(norm.beta), residual];
+    inputs.extend(drop.map(|d| d.1));
+    let y = tape.apply(op, &inputs)?;
+    tape.release(x);
+    tape.release(residual);
+    Ok(y)
+}

@@ -1,0 +1,156 @@
+//! Cases of an op: what the op harness runs on every backend, what benchmarks walk, and how far results may be apart.
+
+use super::{Op, Step, accumulator};
+use crate::rng::Stream;
+use crate::shape::{DType, Spec};
+use std::fmt::Debug;
+
+/// One test and benchmark of an op: it runs on every backend, in every dtype, both passes.
+pub struct Case {
+    /// What is special about it.
+    pub label: &'static str,
+    /// What runs.
+    pub subject: Subject,
+    /// The inputs, in the op's order.
+    pub inputs: Vec<Input>,
+    /// How much looser than the dtype's own tolerance agreement is judged; other than 1 needs a reason beside it.
+    pub slack: f64,
+    /// The same besides, for 16-bit types.
+    pub half_slack: f64,
+}
+
+/// A step's formula in f64, given the step and its tensors before: the tensors after.
+pub type Textbook = fn(&dyn Debug, &[Vec<f64>]) -> Vec<Vec<f64>>;
+
+/// What a case runs.
+pub enum Subject {
+    /// An op, proved by finite differences.
+    Op(Box<dyn Op>),
+    /// A step, held against the textbook formula in f64: tensors before in, tensors after out.
+    Step(Box<dyn Step>, Textbook),
+}
+
+/// One input of a case.
+pub struct Input {
+    /// Its shape.
+    pub shape: Vec<usize>,
+    /// What it holds.
+    pub fill: Fill,
+}
+
+/// What an input of a case holds.
+#[derive(Clone, Debug)]
+pub enum Fill {
+    /// Random reals in a range, by which the op is differentiated.
+    Real(f64, f64),
+    /// Given reals, by which it is not.
+    Fixed(Vec<f64>),
+    /// Given integers.
+    Ints(Vec<u32>),
+}
+
+impl Case {
+    /// A case of an op.
+    pub fn new(label: &'static str, op: impl Op, inputs: Vec<Input>) -> Case {
+        Case { label, subject: Subject::Op(Box::new(op)), inputs, slack: 1.0, half_slack: 1.0 }
+    }
+    /// The largest errors, of the forward pass and of the gradients, where only products round, their operands to f16, and add
+    /// up in f32: a relative 2^-11 an operand, whose sum over k products grows with the root of k; the largest error of
+    /// thousands of sums is some four deviations out.
+    pub fn product_bounds(&self) -> [f64; 2] {
+        let deepest = self.inputs.iter().flat_map(|i| &i.shape).copied().max().unwrap_or(1);
+        let bound = 1e-3 * (1.0 + (deepest as f64).sqrt() / 3.0);
+        [bound, 2.0 * bound]
+    }
+    /// The specs of the inputs where activations are of an element type.
+    pub fn specs(&self, dtype: DType) -> Vec<Spec> {
+        let of = |fill: &Fill| match fill {
+            Fill::Real(..) => dtype,
+            Fill::Fixed(_) => accumulator(dtype),
+            Fill::Ints(_) => DType::U32,
+        };
+        self.inputs.iter().map(|i| Spec::new(of(&i.fill), &i.shape)).collect()
+    }
+    /// What the inputs hold where activations are of `dtype`: the same values, rounded to it, so that the truth is computed
+    /// from what the device sees.
+    pub fn values_in(&self, dtype: DType, rng: &mut Stream) -> Vec<Vec<f64>> {
+        let mut all = self.values(rng);
+        for (v, _) in all.iter_mut().zip(&self.inputs).filter(|(_, i)| matches!(i.fill, Fill::Real(..))) {
+            v.iter_mut().for_each(|v| *v = rounded(dtype, *v));
+        }
+        all
+    }
+    /// What the inputs hold: values that f32 holds exactly, so that every element type of at least its size sees the same.
+    pub fn values(&self, rng: &mut Stream) -> Vec<Vec<f64>> {
+        let one = |input: &Input| match &input.fill {
+            Fill::Ints(v) => v.iter().map(|&v| v as f64).collect(),
+            Fill::Fixed(v) => v.iter().map(|&v| v as f32 as f64).collect(),
+            Fill::Real(lo, hi) => reals(rng, input.shape.iter().product(), *lo, *hi),
+        };
+        self.inputs.iter().map(one).collect()
+    }
+}
+
+/// Random reals of a range that f32 holds exactly.
+pub fn reals(rng: &mut Stream, n: usize, lo: f64, hi: f64) -> Vec<f64> {
+    (0..n).map(|_| (lo + rng.uniform() * (hi - lo)) as f32 as f64).collect()
+}
+
+/// A number rounded to a floating-point type.
+pub fn rounded(dtype: DType, v: f64) -> f64 {
+    match dtype {
+        DType::BF16 => half::bf16::from_f32(v as f32).into(),
+        DType::F16 => half::f16::from_f32(v as f32).into(),
+        DType::F32 => v as f32 as f64,
+        DType::F64 | DType::U32 => v,
+    }
+}
+
+/// Half the distance of neighbouring numbers near 1.
+pub fn unit_roundoff(dtype: DType) -> f64 {
+    match dtype {
+        DType::BF16 => 2f64.powi(-9),
+        DType::F16 => 2f64.powi(-12) * 2.0,
+        DType::F32 => 2f64.powi(-24),
+        DType::F64 | DType::U32 => 2f64.powi(-53),
+    }
+}
+
+/// The largest errors in 16-bit types as [`apart`] measures them, of a forward and of a backward pass, in units of
+/// [`unit_roundoff`]: inputs are exact, so a forward pass has the rounding of its result and of what it keeps in between.
+pub const HALF_BOUNDS: [f64; 2] = [2.0, 3.0];
+
+/// The largest difference between computed and true values, relative above 1; infinite where one is not finite.
+pub fn worst(found: &[f64], truth: &[f64]) -> f64 {
+    let one = |(a, b): (&f64, &f64)| {
+        if a.is_finite() && b.is_finite() { (a - b).abs() / (1.0 + b.abs()) } else { f64::INFINITY }
+    };
+    if found.len() == truth.len() {
+        found.iter().zip(truth).map(one).fold(0.0, f64::max)
+    } else {
+        f64::INFINITY
+    }
+}
+
+/// The largest errors of f32 that a case passes with: of a forward pass, of a backward pass, of a step. To be multiplied by
+/// its `slack`.
+pub const BOUNDS: [f64; 3] = [3e-5, 5e-5, 2e-6];
+
+impl Input {
+    /// Random reals in (-1, 1).
+    pub fn real(shape: &[usize]) -> Input {
+        Input { shape: shape.to_vec(), fill: Fill::Real(-1.0, 1.0) }
+    }
+    /// Reals that are not differentiated by.
+    pub fn fixed(shape: &[usize], v: &[f64]) -> Input {
+        Input { shape: shape.to_vec(), fill: Fill::Fixed(v.to_vec()) }
+    }
+    /// Integers.
+    pub fn ints(v: &[u32]) -> Input {
+        Input { shape: vec![v.len()], fill: Fill::Ints(v.to_vec()) }
+    }
+    /// The key of the random numbers: seed, step, first token and first sequence of the batch.
+    pub fn key() -> Input {
+        Input::ints(&[0x1234_5678, 0x9ABC_DEF0, 7, 3, 2])
+    }
+}

@@ -1,0 +1,88 @@
+#!/usr/bin/env python3
+"""Writes tests/golden/encoders: a small classifier of each architecture saved by transformers, and what it must compute.
+
+    python3 -m pip install torch==2.15.0 transformers==5.23.0
+    python3 tests/golden/make_encoders.py [NAME...]
+
+Weights are random, but not small: standard deviation 0.2, no bias 0, no layer norm's weight 1, so that a wrong sign,
+epsilon, activation, name or transpose shows in every number. Two layers, hidden 24, 3 heads; fixture.json has the keys
+of make_bert.py's (README.md here), without the ten AdamW steps.
+"""
+import shutil
+import sys
+from pathlib import Path
+
+import torch
+import transformers
+from safetensors.torch import save_file
+from transformers import AutoModelForSequenceClassification
+
+import common
+
+OUT = Path(__file__).resolve().parent / "encoders"
+VOCAB, LONGEST, BATCH = 90, 24, 16
+SIZES = dict(vocab_size=VOCAB, hidden_size=24, num_hidden_layers=2, num_attention_heads=3, intermediate_size=40,
+             max_position_embeddings=LONGEST, type_vocab_size=2)
+# A padding id of 1 takes two rows from the positions; RoBERTa's eps is 1e-5 in its published files.
+ROBERTA = dict(SIZES, max_position_embeddings=LONGEST + 2, type_vocab_size=1, pad_token_id=1, layer_norm_eps=1e-5)
+MODELS = {
+    "roberta": ("Roberta", ROBERTA),
+    "xlm-roberta": ("XLMRoberta", dict(ROBERTA, hidden_act="gelu_new")),
+    "distilbert": ("DistilBert", dict(vocab_size=VOCAB, dim=24, n_layers=2, n_heads=3, hidden_dim=40,
+                                      max_position_embeddings=LONGEST)),
+    "electra": ("Electra", dict(SIZES, embedding_size=16)),
+    # ELECTRA-base has no map between the two widths.
+    "electra-wide": ("Electra", dict(SIZES, embedding_size=24)),
+    # Three layers of two sets of weights: the first set runs twice, so its gradients are sums.
+    "albert": ("Albert", dict(SIZES, embedding_size=16, num_hidden_layers=3, num_hidden_groups=2)),
+}
+
+
+def build(kind, seed, settings):
+    labels = {0: "negative", 1: "neutral", 2: "positive"}
+    config = getattr(transformers, kind + "Config")(
+        id2label=labels, label2id={v: k for k, v in labels.items()}, problem_type="single_label_classification", **settings)
+    model = getattr(transformers, kind + "ForSequenceClassification")(config)
+    rng = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            noise = 0.2 * torch.randn(p.shape, generator=rng)
+            p.copy_(1 + noise if common.is_norm(name) else noise)
+    return model.eval()
+
+
+def batch(seed, types, pad):
+    """16 ragged sequences, lengths 1 to 24 with both ends; no id is the padding's, whose row transformers gives no gradient."""
+    rng = torch.Generator().manual_seed(seed)
+    draw = lambda low, high, n: torch.randint(low, high, (n,), generator=rng).tolist()
+    lengths = [1, LONGEST, 2, LONGEST - 1] + draw(1, LONGEST + 1, BATCH - 4)
+    rows = [draw(pad + 1, VOCAB, n) for n in lengths]
+    firsts = [draw(0, n + 1, 1)[0] if types > 1 else n for n in lengths]
+    return rows, [[0] * f + [1] * (n - f) for f, n in zip(firsts, lengths)]
+
+
+def main():
+    common.fixed()
+    for seed, (name, (kind, settings)) in enumerate(MODELS.items()):
+        if sys.argv[1:] and name not in sys.argv[1:]:
+            continue
+        folder = OUT / name
+        shutil.rmtree(folder, ignore_errors=True)
+        build(kind, seed + 300, settings).save_pretrained(folder)
+        load = lambda dtype: AutoModelForSequenceClassification.from_pretrained(folder, dtype=dtype).eval()
+        config = load(torch.float32).config
+        pad = config.pad_token_id
+        types = getattr(config, "type_vocab_size", 0)
+        rows, kinds = batch(seed + 400, types, pad)
+        rng = torch.Generator().manual_seed(seed + 500)
+        labels = torch.randint(0, 3, (BATCH,), generator=rng)
+        fixture, grads = common.one_pass(load, rows, kinds if types > 0 else None, labels, pad)
+        common.dump(folder / "fixture.json", {"problem_type": "single_label_classification", **fixture})
+        save_file({n: g.float().contiguous() for n, g in grads.items()}, folder / "grads.safetensors")
+        print(name, {k: fixture[k] for k in ("loss", "grad_norm")}, fixture["f32"], sep="\n  ")
+    size = sum(f.stat().st_size for f in OUT.rglob("*") if f.is_file())
+    print(f"{size / 1e6:.2f} MB in {OUT}")
+
+
+if __name__ == "__main__":
+    main()
