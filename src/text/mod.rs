@@ -3,6 +3,7 @@
 
 mod guard;
 mod load;
+mod subwords;
 
 use std::path::{Path, PathBuf};
 
