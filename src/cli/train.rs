@@ -144,6 +144,7 @@ impl Observer for Lines {
                     "parameters": p.memory.parameters, "total": p.memory.total, "tokens": p.memory.tokens,
                 },
             }),
+            Event::Approximated(errors) => json!({ "event": "approximated", "layers": errors }),
             Event::Resumed(step, skipped) => json!({
                 "event": "resumed", "step": step,
                 "skipped": skipped.iter().map(|(p, why)| json!({ "path": p, "why": why })).collect::<Vec<_>>(),
@@ -239,6 +240,13 @@ impl Observer for Screen {
                     self.line(&format!("skipped: {} rows that could not be read", p.skipped_rows));
                 }
                 self.bar.set_length(p.steps);
+            }
+            Event::Approximated(errors) => {
+                let all: Vec<String> = errors.iter().map(|e| format!("{:.1} %", 100.0 * e)).collect();
+                self.line(&format!(
+                    "attention approximated; error of the layers before training: {}",
+                    all.join(", ")
+                ));
             }
             Event::Resumed(step, skipped) => {
                 skipped

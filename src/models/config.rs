@@ -3,9 +3,9 @@
 use super::Outputs;
 use crate::checkpoint::read_json;
 use crate::error::{Error, Result};
-use crate::nn::EncoderConfig;
+use crate::nn::{EncoderConfig, PerformerConfig};
 use crate::ops::linear::Activation;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
 /// The activations that configs name. The erf and the tanh form of GELU are different functions and stay so.
@@ -18,6 +18,16 @@ const ACTIVATIONS: &[(&str, Activation)] = &[
     ("relu", Activation::Relu),
     ("tanh", Activation::Tanh),
 ];
+
+/// The key that says that attention is approximated, and how; transformers keeps it and does not look at it.
+pub(super) const ATTENTION: &str = "tempra_attention";
+
+/// What stands there.
+pub(super) fn performer_value(p: &PerformerConfig) -> Value {
+    let PerformerConfig { features, redraw, seed, draw } = p;
+    // A seed of 64 bits is more than a JSON number holds for sure.
+    json!({ "kind": "performer", "features": features, "redraw": redraw, "seed": seed.to_string(), "draw": draw })
+}
 
 /// A `config.json` and where it is.
 pub(super) struct Config {
@@ -108,6 +118,20 @@ impl Config {
         };
         self.divides(&shape, "num_attention_heads", "hidden_size")?;
         Ok(shape)
+    }
+    /// How attention is approximated, if the model was trained so.
+    pub fn performer(&self) -> Result<Option<PerformerConfig>> {
+        let Some(v) = self.get(ATTENTION) else { return Ok(None) };
+        let number = |key: &str| v.get(key).and_then(Value::as_u64);
+        let seed = v.get("seed").and_then(Value::as_str).and_then(|s| s.parse().ok());
+        let features = number("features").filter(|n| (1..=1 << 16).contains(n));
+        let kind = v.get("kind").and_then(Value::as_str) == Some("performer");
+        match (features, number("redraw"), seed, number("draw")) {
+            (Some(features), Some(redraw), Some(seed), Some(draw)) if kind => {
+                Ok(Some(PerformerConfig { features: features as usize, redraw, seed, draw }))
+            }
+            _ => Err(self.wrong(ATTENTION, "kind `performer` with features, redraw, seed and draw".into())),
+        }
     }
     /// Refuses a width that the heads do not divide.
     pub fn divides(&self, shape: &EncoderConfig, heads: &str, width: &str) -> Result<()> {

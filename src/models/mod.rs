@@ -16,7 +16,7 @@ pub use weights::LoadReport;
 use crate::checkpoint::{NamedFile, TensorOut, Weights};
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::nn::{Encoder, EncoderConfig, Head, Inputs, Pooling, Sites};
+use crate::nn::{Distance, Encoder, EncoderConfig, Head, Inputs, PerformerConfig, Pooling, Sites};
 use crate::params::{Bound, Layout, Params};
 use crate::shape::DType;
 use crate::tape::{Tape, Var};
@@ -54,6 +54,8 @@ pub struct Options {
     pub outputs: Option<Outputs>,
     /// How a sequence becomes one vector; `None` is what the model's config says, else the first token.
     pub pooling: Option<Pooling>,
+    /// How tokens attend to each other; `None` is what the model's config says, else exactly.
+    pub attention: Option<Attention>,
     /// Overrides the config's dropout of hidden states.
     pub dropout: Option<f32>,
     /// Overrides the config's dropout of attention probabilities.
@@ -77,6 +79,7 @@ impl Default for Options {
         Self {
             outputs: None,
             pooling: None,
+            attention: None,
             dropout: None,
             attention_dropout: None,
             classifier_dropout: None,
@@ -86,6 +89,42 @@ impl Default for Options {
             training: false,
             dtype: DType::F32,
         }
+    }
+}
+
+/// How tokens attend to each other.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Attention {
+    /// By the softmax of all scores.
+    Exact,
+    /// By FAVOR+, an approximation that is linear in the length: random features (d ln d of them if not given), drawn anew every
+    /// so many steps of training (0: never).
+    Performer {
+        /// How many features.
+        features: Option<usize>,
+        /// Steps.
+        redraw: u64,
+    },
+}
+
+impl Options {
+    /// The shape with what the options override.
+    fn over(&self, mut shape: EncoderConfig) -> EncoderConfig {
+        shape.hidden_dropout = self.dropout.unwrap_or(shape.hidden_dropout);
+        shape.attention_dropout = self.attention_dropout.unwrap_or(shape.attention_dropout);
+        match self.attention {
+            None => {}
+            Some(Attention::Exact) => shape.performer = None,
+            Some(Attention::Performer { features, redraw }) => {
+                let fresh = PerformerConfig::of(shape.hidden / shape.heads, self.seed);
+                // A model that was trained so goes on with its own features.
+                let saved = shape.performer.filter(|p| features.is_none_or(|n| n == p.features));
+                let features = features.unwrap_or(fresh.features);
+                let chosen = saved.unwrap_or(PerformerConfig { features, ..fresh });
+                shape.performer = Some(PerformerConfig { redraw, ..chosen });
+            }
+        }
+        shape
     }
 }
 
@@ -103,7 +142,8 @@ fn read_config(dir: &Path) -> Result<(Config, &'static Architecture, EncoderConf
             .error(format!("model_type `{kind}` is not one that tempra reads"))
             .expected(known().collect::<Vec<_>>().join(", ")));
     };
-    let shape = (architecture.read)(&config)?;
+    let mut shape = (architecture.read)(&config)?;
+    shape.performer = config.performer()?;
     Ok((config, architecture, shape))
 }
 
@@ -128,9 +168,8 @@ impl Model {
     /// encoder or have another shape than the config says, weights that are not finite. Names and shapes are checked
     /// before anything is allocated.
     pub fn open(device: &Device, dir: &Path, options: &Options) -> Result<(Model, LoadReport)> {
-        let (config, architecture, mut shape) = read_config(dir)?;
-        shape.hidden_dropout = options.dropout.unwrap_or(shape.hidden_dropout);
-        shape.attention_dropout = options.attention_dropout.unwrap_or(shape.attention_dropout);
+        let (config, architecture, shape) = read_config(dir)?;
+        let shape = options.over(shape);
         let head_dropout = match options.classifier_dropout {
             Some(p) => p,
             None => architecture.head_dropout(&config, &shape)?,
@@ -146,7 +185,7 @@ impl Model {
             });
 
         let declared = declare(architecture, &shape, pooling, outputs.len(), head_dropout, options)?;
-        let Declared { layout, body, encoder, head } = declared;
+        let Declared { layout, body, mut encoder, head } = declared;
         let files = Weights::open(dir)?;
         let names = weights::Names { prefix: architecture.prefix, body, whole: options.outputs.is_none() };
         let plan = weights::match_names(&files, &layout, &names, dir)?;
@@ -154,6 +193,7 @@ impl Model {
         let std = config.optional_number("initializer_range")?.unwrap_or(0.02);
         let report = weights::fill(device, &params, &files, plan, options.seed, std)?;
         params.refresh(device)?;
+        encoder.prepare(device, options.dtype)?;
         let config = config.value;
         let model = Model { params, outputs, architecture, config, shape, pooling, encoder, head };
         Ok((model, report))
@@ -164,11 +204,13 @@ impl Model {
         let architecture = &bert::BERT;
         let outputs = options.outputs.clone().unwrap_or(Outputs::Number);
         let (pooling, config) = (Pooling::Mean, Value::Null);
-        let Declared { layout, encoder, head, .. } =
+        let shape = &options.over(shape.clone());
+        let Declared { layout, mut encoder, head, .. } =
             declare(architecture, shape, pooling, outputs.len(), shape.hidden_dropout, options)?;
         let params = Params::new(device, layout, DType::F32, options.training)?;
         weights::randomise(device, &params, options.seed)?;
         params.refresh(device)?;
+        encoder.prepare(device, options.dtype)?;
         let shape = shape.clone();
         Ok(Model { params, outputs, architecture, config, shape, pooling, encoder, head })
     }
@@ -184,6 +226,28 @@ impl Model {
     /// How a sequence becomes one vector.
     pub fn pooling(&self) -> Pooling {
         self.pooling
+    }
+
+    /// Random features and their draw, where attention is approximated.
+    pub fn performer(&self) -> Option<PerformerConfig> {
+        self.encoder.performer()
+    }
+    /// To be called before a step of training: takes the random features that it has, where attention is approximated.
+    pub fn begin_step(&self, device: &Device, step: u64) -> Result<()> {
+        self.encoder.begin_step(device, step)
+    }
+    /// Goes back to what a saved folder's `config.json` says beside the weights: the draw of the random features.
+    pub fn restore(&self, device: &Device, dir: &Path) -> Result<()> {
+        if self.performer().is_none() {
+            return Ok(());
+        }
+        let saved = Config::read(&dir.join("config.json"))?.performer()?;
+        saved.map_or(Ok(()), |p| self.encoder.take_draw(device, p.draw))
+    }
+    /// How far approximated attention is from exact attention, layer by layer, over what `run` runs with this model; nothing if
+    /// its attention is exact. What goes into a layer is what the approximated layers below it give.
+    pub fn approximation(&self, run: impl FnOnce() -> Result<()>) -> Result<Vec<Distance>> {
+        self.encoder.compared(run)
     }
 
     /// Logits (sequences, outputs) of a packed batch.
@@ -216,13 +280,16 @@ impl Model {
     fn config(&self) -> Value {
         let mut config = self.config.clone();
         let Some(map) = config.as_object_mut() else { return config };
-        for stale in ["torch_dtype", "num_labels", "_name_or_path", "tempra_pooling"] {
+        for stale in ["torch_dtype", "num_labels", "_name_or_path", "tempra_pooling", config::ATTENTION] {
             map.remove(stale);
         }
         map.insert("dtype".into(), "float32".into());
         map.insert("architectures".into(), json!([self.architecture.classes.sequence]));
         if self.pooling == Pooling::Mean {
             map.insert("tempra_pooling".into(), "mean".into());
+        }
+        if let Some(p) = self.performer() {
+            map.insert(config::ATTENTION.into(), config::performer_value(&p));
         }
         let (names, problem) = match &self.outputs {
             Outputs::Classes(names) => (names.clone(), "single_label_classification"),

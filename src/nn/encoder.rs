@@ -4,14 +4,17 @@
 //! under the names of Hugging Face's BERT without a prefix, such as `encoder.layer.0.attention.self.query.weight`;
 //! `models/` knows what each architecture calls them.
 
-use super::layer::Layer;
+use super::layer::{Layer, Place};
+use super::performer::{Distance, Performer, PerformerConfig};
 use super::{Affine, Inputs, Norm, Sites};
+use crate::device::Device;
 use crate::error::Result;
 use crate::ops::add_norm::AddNorm;
 use crate::ops::dropout::Rows;
 use crate::ops::embed::Embed;
 use crate::ops::linear::Activation;
 use crate::params::{Bound, Group, Layout};
+use crate::shape::DType;
 use crate::tape::{Tape, Var};
 
 /// The shape and the settings of an encoder. The default is BERT-base (Devlin et al. 2019).
@@ -46,8 +49,10 @@ pub struct EncoderConfig {
     pub hidden_dropout: f32,
     /// Which blocks' outputs that is: attention's, the feed-forward block's.
     pub dropped: [bool; 2],
-    /// Dropout on attention probabilities.
+    /// Dropout on attention probabilities; an approximation has none.
     pub attention_dropout: f32,
+    /// Attention approximated by random features; `None`: exact.
+    pub performer: Option<PerformerConfig>,
 }
 
 impl Default for EncoderConfig {
@@ -68,6 +73,7 @@ impl Default for EncoderConfig {
             hidden_dropout: 0.1,
             dropped: [true; 2],
             attention_dropout: 0.1,
+            performer: None,
         }
     }
 }
@@ -97,6 +103,7 @@ pub struct Encoder {
     layers: Vec<Layer>,
     /// The dropouts of every layer that is run: attention, its output, the feed-forward block's output.
     sites: Vec<[u32; 3]>,
+    performer: Option<Performer>,
 }
 
 impl Encoder {
@@ -116,7 +123,8 @@ impl Encoder {
         let layers =
             (0..c.own_layers()).map(|i| Layer::declare(layout, &format!("encoder.layer.{i}"), c)).collect();
         let sites = (0..c.layers).map(|_| [sites.next(), sites.next(), sites.next()]).collect();
-        Encoder { config: c.clone(), word, position, kind, norm, norm_site, project, layers, sites }
+        let config = c.clone();
+        Encoder { config, word, position, kind, norm, norm_site, project, layers, sites, performer: None }
     }
 
     /// The hidden states of the last layer, (tokens, hidden).
@@ -124,9 +132,35 @@ impl Encoder {
         let mut hidden = self.embed(tape, p, batch)?;
         for (i, sites) in self.sites.iter().enumerate() {
             let layer = &self.layers[self.config.weights_of(i)];
-            hidden = layer.run(tape, p, batch, &self.config, *sites, hidden)?;
+            let place = Place { layer: i, sites: *sites, performer: self.performer.as_ref() };
+            hidden = layer.run(tape, p, batch, &self.config, place, hidden)?;
         }
         Ok(hidden)
+    }
+
+    /// Puts on the device what is no parameter: the random features, where attention is approximated. To be called once, before
+    /// anything runs.
+    pub fn prepare(&mut self, device: &Device, dtype: DType) -> Result<()> {
+        let c = &self.config;
+        let make = |p| Performer::new(device, p, c.layers, c.hidden / c.heads, dtype);
+        self.performer = c.performer.map(make).transpose()?;
+        Ok(())
+    }
+    /// The random features' setting and the draw in use, where attention is approximated.
+    pub fn performer(&self) -> Option<PerformerConfig> {
+        self.performer.as_ref().map(Performer::config)
+    }
+    /// Takes the random features that a step of training has: they are drawn anew every so many steps.
+    pub fn begin_step(&self, device: &Device, step: u64) -> Result<()> {
+        self.performer.as_ref().map_or(Ok(()), |p| p.begin_step(device, step))
+    }
+    /// Takes the random features of a draw, as a saved model names it.
+    pub fn take_draw(&self, device: &Device, draw: u64) -> Result<()> {
+        self.performer.as_ref().map_or(Ok(()), |p| p.take(device, draw))
+    }
+    /// How far approximated attention is from exact attention, layer by layer, over what `run` runs; nothing if it is exact.
+    pub fn compared(&self, run: impl FnOnce() -> Result<()>) -> Result<Vec<Distance>> {
+        self.performer.as_ref().map_or(Ok(Vec::new()), |p| p.compared(run))
     }
 
     fn embed(&self, tape: &mut Tape, p: &Bound, batch: &Inputs) -> Result<Var> {

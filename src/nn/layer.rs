@@ -2,6 +2,7 @@
 //! et al. 2017 and Devlin et al. 2019).
 
 use super::encoder::EncoderConfig;
+use super::performer::Performer;
 use super::{Affine, Inputs, Norm};
 use crate::error::Result;
 use crate::ops::add_norm::AddNorm;
@@ -10,6 +11,17 @@ use crate::ops::dropout::Rows;
 use crate::ops::linear::{Activation, Linear};
 use crate::params::{Bound, Group, Layout};
 use crate::tape::{Tape, Var};
+
+/// Which layer of the encoder runs: layers that share weights differ in what is here.
+#[derive(Clone, Copy)]
+pub(super) struct Place<'a> {
+    /// Its number.
+    pub layer: usize,
+    /// Of the dropouts on attention, on its output, on the feed-forward block's output.
+    pub sites: [u32; 3],
+    /// What approximates attention, if it is not exact.
+    pub performer: Option<&'a Performer>,
+}
 
 /// A layer's parameters and how to run it.
 pub(super) struct Layer {
@@ -40,35 +52,39 @@ impl Layer {
         }
     }
 
-    /// Hidden states to hidden states, (tokens, hidden); `x` is released. `sites`: of the dropouts on attention, on its
-    /// output, on the feed-forward block's output.
+    /// Hidden states to hidden states, (tokens, hidden); `x` is released.
     pub fn run(
         &self,
         tape: &mut Tape,
         p: &Bound,
         batch: &Inputs,
         c: &EncoderConfig,
-        sites: [u32; 3],
+        place: Place,
         x: Var,
     ) -> Result<Var> {
         let rate = |block: usize| if c.dropped[block] { c.hidden_dropout } else { 0.0 };
         let qkv =
             tape.apply(Linear { act: Activation::None }, &[x, p.var(self.qkv), p.var(self.qkv_bias)])?;
-        let mixed = mix(tape, batch, c, sites[0], qkv)?;
+        let mixed = mix(tape, batch, c, place, qkv)?;
         let out = self.out.run(tape, p, mixed)?;
         tape.release(mixed);
-        let x = add_norm(tape, p, batch, (c.eps, rate(0), sites[1]), &self.norm, out, x)?;
+        let x = add_norm(tape, p, batch, (c.eps, rate(0), place.sites[1]), &self.norm, out, x)?;
         let up = self.up.run(tape, p, x)?;
         let down = self.down.run(tape, p, up)?;
         tape.release(up);
-        add_norm(tape, p, batch, (c.eps, rate(1), sites[2]), &self.norm2, down, x)
+        add_norm(tape, p, batch, (c.eps, rate(1), place.sites[2]), &self.norm2, down, x)
     }
 }
 
 /// Attention over (tokens, 3 hidden) -> (tokens, hidden); `qkv` is released.
-fn mix(tape: &mut Tape, batch: &Inputs, c: &EncoderConfig, site: u32, qkv: Var) -> Result<Var> {
-    let drop = batch.dropout(c.attention_dropout, site, Rows::Tokens);
+fn mix(tape: &mut Tape, batch: &Inputs, c: &EncoderConfig, place: Place, qkv: Var) -> Result<Var> {
     let scale = 1.0 / ((c.hidden / c.heads) as f32).sqrt();
+    if let Some(performer) = place.performer {
+        let mixed = performer.mix(tape, batch, place.layer, c.heads, scale, qkv)?;
+        tape.release(qkv);
+        return Ok(mixed);
+    }
+    let drop = batch.dropout(c.attention_dropout, place.sites[0], Rows::Tokens);
     let op = Attention { heads: c.heads, scale, dropout: drop.map(|d| d.0) };
     let mut inputs = vec![qkv, batch.cu_seqlens];
     inputs.extend(drop.map(|d| d.1));

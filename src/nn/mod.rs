@@ -3,9 +3,11 @@
 pub mod encoder;
 pub mod head;
 mod layer;
+mod performer;
 
 pub use encoder::{Encoder, EncoderConfig};
 pub use head::{Dense, Head, HeadConfig, Pooling};
+pub use performer::{Distance, PerformerConfig};
 
 use crate::device::Tensor;
 use crate::error::Result;

@@ -57,6 +57,9 @@ pub struct Prepared {
 pub enum Event<'a> {
     /// Data and model are there.
     Prepared(&'a Prepared),
+    /// Attention is approximated: the relative error of its outputs in L2, layer by layer, on the first training examples before
+    /// the first step.
+    Approximated(&'a [f64]),
     /// The run goes on from a checkpoint; newer ones that did not verify, and why.
     Resumed(u64, &'a [(PathBuf, String)]),
     /// A step was made (every one of them).

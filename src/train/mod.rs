@@ -24,7 +24,10 @@ use crate::data::{Batch, micro_batches};
 use crate::device::{Device, Tensor};
 use crate::error::{Error, Kind, Result};
 use crate::metrics::Scores;
+use crate::nn::Distance;
 use crate::optim::{LossScale, Made, Optimizer, Settings};
+use crate::rng::Stream;
+use crate::tasks;
 use loader::{Loaded, Loader};
 use recipe::Every;
 use serde_json::json;
@@ -105,6 +108,20 @@ struct Trainer<'a> {
 fn trained(run: &Run) -> Vec<usize> {
     let list = &run.model.params.layout().list;
     (0..list.len()).filter(|&i| !list[i].frozen).collect()
+}
+
+/// Batches that approximated attention is compared with exact attention on.
+const COMPARED: usize = 4;
+
+/// The relative error of approximated attention, layer by layer, on some training examples.
+fn approximation(run: &Run, max_tokens: usize) -> Result<Vec<f64>> {
+    let mut examples: Vec<u32> = (0..run.train.len() as u32).collect();
+    Stream::new(0, "approximation", 0).shuffle(&mut examples);
+    examples.truncate(COMPARED * 16);
+    let batches = micro_batches(&run.train, &examples, COMPARED, Some(max_tokens), 0)?;
+    let (device, model) = (&run.device, &run.model);
+    let run = || tasks::for_each_logits(device, model, &batches, |_, _| Ok(()));
+    Ok(model.approximation(run)?.iter().map(Distance::relative).collect())
 }
 
 fn describe(run: &Run, steps: u64) -> Prepared {
@@ -209,7 +226,12 @@ pub fn train(
         }
     };
     conclude::write_text(&*fs, &dir.path().join("recipe.toml"), recipe.to_toml(true).as_bytes())?;
-    let journal = Journal::open(&*fs, &dir.path().join("metrics.jsonl"), Some(state.step))?;
+    let mut journal = Journal::open(&*fs, &dir.path().join("metrics.jsonl"), Some(state.step))?;
+    if state.step == 0 && run.model.performer().is_some() {
+        let errors = approximation(&run, recipe.train.max_tokens)?;
+        observer.event(&Event::Approximated(&errors));
+        journal.append(&json!({ "step": 0, "attention_error": errors }))?;
+    }
     let waiting = if state.step == 0 { trained(&run) } else { Vec::new() };
     let resumed_from = state.step;
     let trainer = Trainer {
@@ -307,6 +329,7 @@ impl Trainer<'_> {
             if self.run.device.replays() {
                 batches.iter_mut().for_each(Batch::fill_up);
             }
+            self.run.model.begin_step(&self.run.device, self.state.step)?;
             // Steps whose passes have the same sizes launch the same kernels.
             let mut key = DefaultHasher::new();
             batches.iter().for_each(|b| (b.ids.len(), b.cu_seqlens.len()).hash(&mut key));

@@ -9,7 +9,7 @@ use crate::data::{
 };
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::models::{LoadReport, Model, Options, encoder_shape, source};
+use crate::models::{Attention, LoadReport, Model, Options, encoder_shape, source};
 use crate::nn::{EncoderConfig, Pooling};
 use crate::parity::Certificate;
 use crate::tasks::{Classify, Regress, Task};
@@ -244,6 +244,13 @@ fn options(recipe: &Recipe, task: &dyn Task) -> Options {
             recipe::Pooling::Auto => None,
             recipe::Pooling::Cls => Some(Pooling::Cls),
             recipe::Pooling::Mean => Some(Pooling::Mean),
+        },
+        attention: match m.attention {
+            recipe::Attention::Auto => None,
+            recipe::Attention::Exact => Some(Attention::Exact),
+            recipe::Attention::Performer => {
+                Some(Attention::Performer { features: m.attention_features, redraw: m.attention_redraw })
+            }
         },
         dropout: m.dropout,
         attention_dropout: m.attention_dropout,

@@ -160,7 +160,8 @@ pub fn load_weights(dir: &Path, run: &Run) -> Result<()> {
         weights.f32_into(&p.name, &mut values)?;
         run.device.write(&params.view(&params.value, p)?, &values)?;
     }
-    params.refresh(&run.device)
+    params.refresh(&run.device)?;
+    run.model.restore(&run.device, dir)
 }
 
 /// A folder that stock `transformers` opens, with what `tempra predict` needs to know besides.

@@ -316,9 +316,7 @@ fn backward<T: Real>(op: &RelativeAttention, cpu: &Cpu, io: Backward) -> Result<
                 dq.iter_mut().zip(&*pull).for_each(|(q, &p)| *q += p);
                 x.queries(&b, 2, q);
                 for which in [0, 1] {
-                    for (pull, (q, kinds)) in
-                        pull.chunks_exact_mut(d).zip(q.chunks_exact(d).zip(&kinds))
-                    {
+                    for (pull, (q, kinds)) in pull.chunks_exact_mut(d).zip(q.chunks_exact(d).zip(&kinds)) {
                         pull.iter_mut().zip(q).for_each(|(p, &q)| *p = q * kinds[which]);
                     }
                     sum(3 + which, pull);

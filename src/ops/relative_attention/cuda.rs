@@ -64,8 +64,7 @@ impl<'a> Run<'a> {
         let sizes = [self.s.tokens, self.s.heads, self.s.seqs, self.s.distances].map(|v| v as u32);
         let (to, add) = gradient.unwrap_or((self.dtype, false));
         let scale = self.op.scale.to_bits();
-        let params =
-            [a, b, c, d, sizes[0], sizes[1], sizes[2], scale, add as u32, sizes[3], wanted as u32];
+        let params = [a, b, c, d, sizes[0], sizes[1], sizes[2], scale, add as u32, sizes[3], wanted as u32];
         let dropped = self.op.dropout.is_some_and(|d| d.active());
         let consts = [
             ("D", Const::U32(self.s.dim as u32)),

@@ -145,7 +145,8 @@ pub fn cases() -> Vec<Case> {
         if dropout.is_some() {
             inputs.push(Input::key());
         }
-        let op = RelativeAttention { heads, scale: 1.0 / (d as f32).sqrt(), ordered: order.is_some(), dropout };
+        let op =
+            RelativeAttention { heads, scale: 1.0 / (d as f32).sqrt(), ordered: order.is_some(), dropout };
         Case::new(label, op, inputs)
     };
     let sweep: Vec<u32> = (0..=9).map(|n: u32| n * (n + 1) / 2).collect();

@@ -23,13 +23,7 @@ impl<'a> Run<'a> {
         let threads = if device.tiles() == Tiles::Rows { 8 } else { 32 };
         Run { op, device, s, threads }
     }
-    fn launch(
-        &self,
-        entry: &'static str,
-        groups: [usize; 2],
-        buffers: &[&Tensor],
-        add: bool,
-    ) -> Result<()> {
+    fn launch(&self, entry: &'static str, groups: [usize; 2], buffers: &[&Tensor], add: bool) -> Result<()> {
         let Sizes { tokens, seqs, heads, dim, distances } = self.s;
         let [a, b, c, d] = Dropout::words(self.op.dropout);
         let [tokens, heads, seqs, distances] = [tokens, heads, seqs, distances].map(|v| v as u32);

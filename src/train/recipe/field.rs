@@ -280,6 +280,17 @@ choice! {
     }
 }
 choice! {
+    /// How tokens attend to each other.
+    Attention {
+        /// As the model was trained.
+        Auto = "auto",
+        /// By the softmax of all scores.
+        Exact = "exact",
+        /// By FAVOR+, which approximates that by random features.
+        Performer = "performer",
+    }
+}
+choice! {
     /// What a row that cannot be read does.
     OnBadRow {
         /// Stops the run.

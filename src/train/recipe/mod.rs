@@ -11,7 +11,7 @@ mod field;
 mod check;
 mod source;
 
-pub use field::{ClassWeights, DeviceName, Every, OnBadRow, Pooling, Precision, Task};
+pub use field::{Attention, ClassWeights, DeviceName, Every, OnBadRow, Pooling, Precision, Task};
 pub use table::Key;
 
 use super::schedule::{Curve, Kind, Schedule, warmup_steps};
@@ -62,6 +62,13 @@ section! {
         path: String = String::new(), Rule::Required;
         /// How the tokens' vectors become one: "auto" as the model was pretrained, "cls" the first, "mean" all.
         pooling: Pooling = Pooling::Auto, Rule::Any;
+        /// How tokens attend to each other: "auto" as the model was trained, "exact", or "performer": FAVOR+, an approximation
+        /// whose time and memory grow with the length, not with its square.
+        attention: Attention = Attention::Auto, Rule::Any;
+        /// performer: random features of a head; left out: d ln d for heads of width d.
+        attention_features: Option<usize> = None, from_to(1.0, 65536.0);
+        /// performer: optimiser steps after which the random features are drawn anew; 0 never does.
+        attention_redraw: u64 = 1000, Rule::Any;
         /// Dropout of hidden states (HF `hidden_dropout_prob`); left out: the model's config.
         dropout: Option<f32> = None, from_to_below(0.0, 1.0);
         /// Dropout of attention weights (HF `attention_probs_dropout_prob`); left out: the model's config.
