@@ -1,7 +1,7 @@
 //! What an architecture is: how its config is read, and what its tensors and its classes in `transformers` are called.
 
 use super::config::Config;
-use super::{albert, bert, distilbert, electra, roberta};
+use super::{albert, bert, distilbert, electra, roberta, xlnet};
 use crate::error::Result;
 use crate::nn::{Dense, EncoderConfig, HeadConfig, Pooling};
 use crate::ops::linear::Activation;
@@ -32,6 +32,7 @@ pub const ARCHITECTURES: &[Architecture] = &[
     distilbert::DISTILBERT,
     electra::ELECTRA,
     albert::ALBERT,
+    xlnet::XLNET,
 ];
 
 /// Names of classes of `transformers`, for `architectures` in `config.json`.
@@ -99,8 +100,9 @@ impl Architecture {
     ) -> HeadConfig {
         let h = &self.head;
         let dense = || Dense { name: h.dense.to_owned(), act: h.act, drop_before: h.drop_before };
+        let last = c.cls_last && pooling == Pooling::Cls;
         HeadConfig {
-            pooling,
+            pooling: if last { Pooling::Last } else { pooling },
             dense: (!h.pooler || pooling == Pooling::Cls).then(dense),
             classifier: h.classifier.to_owned(),
             hidden: c.hidden,

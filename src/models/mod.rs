@@ -9,6 +9,7 @@ mod electra;
 mod roberta;
 pub mod source;
 mod weights;
+mod xlnet;
 
 pub use architecture::{ARCHITECTURES, Architecture};
 pub use weights::LoadReport;
@@ -170,6 +171,11 @@ impl Model {
     pub fn open(device: &Device, dir: &Path, options: &Options) -> Result<(Model, LoadReport)> {
         let (config, architecture, shape) = read_config(dir)?;
         let shape = options.over(shape);
+        if shape.relative.is_some() && shape.performer.is_some() {
+            return Err(config
+                .error("attention = \"performer\" does not fit this model, whose scores depend on distances")
+                .expected("attention = \"exact\" or \"auto\" for an XLNet"));
+        }
         let head_dropout = match options.classifier_dropout {
             Some(p) => p,
             None => architecture.head_dropout(&config, &shape)?,
@@ -260,7 +266,7 @@ impl Model {
     pub fn files(&self, device: &Device) -> Result<Vec<NamedFile<'static>>> {
         let mut tensors = Vec::with_capacity(self.params.layout().list.len());
         for p in &self.params.layout().list {
-            let values = device.read::<f32>(&self.params.view(&self.params.value, p)?)?;
+            let values = p.to_file(device.read::<f32>(&self.params.view(&self.params.value, p)?)?);
             let bytes: Vec<u8> = bytemuck::cast_slice(&values).to_vec();
             let dtype = DType::F32.into();
             tensors.push(TensorOut {

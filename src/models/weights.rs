@@ -137,6 +137,12 @@ pub(super) fn fill(
     let mut report = LoadReport { unused: plan.unused, ..LoadReport::default() };
     for (p, source) in params.layout().list.iter().zip(&plan.sources) {
         let values = |out: &mut [f32]| match source {
+            Some(name) if p.transposed => {
+                let mut values = vec![0.0; out.len()];
+                files.f32_into(name, &mut values)?;
+                out.copy_from_slice(&p.from_file(values));
+                Ok(())
+            }
             Some(name) => files.f32_into(name, out),
             None => {
                 start(p, seed, std, out);

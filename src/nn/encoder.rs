@@ -6,6 +6,7 @@
 
 use super::layer::{Layer, Place};
 use super::performer::{Distance, Performer, PerformerConfig};
+use super::relative::{RelativeConfig, Sinusoids};
 use super::{Affine, Inputs, Norm, Sites};
 use crate::device::Device;
 use crate::error::Result;
@@ -51,6 +52,11 @@ pub struct EncoderConfig {
     pub dropped: [bool; 2],
     /// Dropout on attention probabilities; an approximation has none.
     pub attention_dropout: f32,
+    /// Positions that are relative (XLNet): no table of them, and layers without biases of queries, keys, values and their
+    /// output; `None`: they are a table's rows.
+    pub relative: Option<RelativeConfig>,
+    /// Whether the token that stands for the whole sequence is the last one, not the first.
+    pub cls_last: bool,
     /// Attention approximated by random features; `None`: exact.
     pub performer: Option<PerformerConfig>,
 }
@@ -73,6 +79,8 @@ impl Default for EncoderConfig {
             hidden_dropout: 0.1,
             dropped: [true; 2],
             attention_dropout: 0.1,
+            relative: None,
+            cls_last: false,
             performer: None,
         }
     }
@@ -94,15 +102,18 @@ impl EncoderConfig {
 pub struct Encoder {
     config: EncoderConfig,
     word: Group,
-    position: Group,
+    /// None of these where positions are relative.
+    position: Option<Group>,
     kind: Option<Group>,
-    norm: Norm,
+    norm: Option<Norm>,
     norm_site: u32,
     project: Option<Affine>,
     /// Those with weights of their own.
     layers: Vec<Layer>,
-    /// The dropouts of every layer that is run: attention, its output, the feed-forward block's output.
-    sites: Vec<[u32; 3]>,
+    /// The dropouts of every layer that is run: attention, its output, the feed-forward block's output, inside of that.
+    sites: Vec<[u32; 4]>,
+    final_site: u32,
+    sinusoids: Option<Sinusoids>,
     performer: Option<Performer>,
 }
 
@@ -113,35 +124,77 @@ impl Encoder {
         let width = c.embedding.unwrap_or(c.hidden);
         let mut table = |name: &str, rows| layout.add(format!("embeddings.{name}.weight"), &[rows, width]);
         let word = table("word_embeddings", c.vocab);
-        let position = table("position_embeddings", c.positions + c.first_position);
+        let absolute = c.relative.is_none();
+        let position = absolute.then(|| table("position_embeddings", c.positions + c.first_position));
         let kind = (c.types > 0).then(|| table("token_type_embeddings", c.types));
-        let norm = Norm::declare(layout, "embeddings.LayerNorm", width);
+        let norm = absolute.then(|| Norm::declare(layout, "embeddings.LayerNorm", width));
+        if !absolute {
+            // The content of a query without content, which only permutation language modelling has.
+            let mask = layout.add("embeddings.mask_emb", &[1, 1, width]);
+            layout.keep(mask);
+        }
         let norm_site = sites.next();
         let project = c
             .embedding
             .map(|width| Affine::declare(layout, "embeddings_project", [c.hidden, width], Activation::None));
         let layers =
             (0..c.own_layers()).map(|i| Layer::declare(layout, &format!("encoder.layer.{i}"), c)).collect();
-        let sites = (0..c.layers).map(|_| [sites.next(), sites.next(), sites.next()]).collect();
+        let mut layer_sites: Vec<[u32; 4]> =
+            (0..c.layers).map(|_| [sites.next(), sites.next(), sites.next(), 0]).collect();
+        // After all others, whose numbers stay as they are without these.
+        layer_sites.iter_mut().for_each(|s| s[3] = if absolute { 0 } else { sites.next() });
+        let final_site = if absolute { 0 } else { sites.next() };
+        let sites = layer_sites;
         let config = c.clone();
-        Encoder { config, word, position, kind, norm, norm_site, project, layers, sites, performer: None }
+        let (sinusoids, performer) = (None, None);
+        Encoder {
+            config,
+            word,
+            position,
+            kind,
+            norm,
+            norm_site,
+            project,
+            layers,
+            sites,
+            final_site,
+            sinusoids,
+            performer,
+        }
     }
 
     /// The hidden states of the last layer, (tokens, hidden).
     pub fn run(&self, tape: &mut Tape, p: &Bound, batch: &Inputs) -> Result<Var> {
         let mut hidden = self.embed(tape, p, batch)?;
+        let sinusoids = self.sinusoids.as_ref().map(|s| s.of(tape, batch.longest)).transpose()?;
         for (i, sites) in self.sites.iter().enumerate() {
             let layer = &self.layers[self.config.weights_of(i)];
-            let place = Place { layer: i, sites: *sites, performer: self.performer.as_ref() };
+            let place = Place { layer: i, sites: *sites, performer: self.performer.as_ref(), sinusoids };
             hidden = layer.run(tape, p, batch, &self.config, place, hidden)?;
         }
-        Ok(hidden)
+        if self.config.relative.is_some() {
+            self.drop(tape, batch, self.final_site, hidden)
+        } else {
+            Ok(hidden)
+        }
+    }
+    /// Drops hidden states; `x` is released.
+    fn drop(&self, tape: &mut Tape, batch: &Inputs, site: u32, x: Var) -> Result<Var> {
+        let Some((drop, key)) = batch.dropout(self.config.hidden_dropout, site, Rows::Tokens) else {
+            return Ok(x);
+        };
+        let y = tape.apply(drop, &[x, key])?;
+        tape.release(x);
+        Ok(y)
     }
 
-    /// Puts on the device what is no parameter: the random features, where attention is approximated. To be called once, before
+    /// Puts on the device what is no parameter: sinusoids of relative positions, the random features of approximated attention. To be called once, before
     /// anything runs.
     pub fn prepare(&mut self, device: &Device, dtype: DType) -> Result<()> {
         let c = &self.config;
+        let compute = device.caps().compute;
+        let activations = if compute.size() < dtype.size() && dtype == DType::F32 { compute } else { dtype };
+        self.sinusoids = c.relative.map(|r| Sinusoids::new(device, c, r, activations)).transpose()?;
         let make = |p| Performer::new(device, p, c.layers, c.hidden / c.heads, dtype);
         self.performer = c.performer.map(make).transpose()?;
         Ok(())
@@ -165,14 +218,16 @@ impl Encoder {
 
     fn embed(&self, tape: &mut Tape, p: &Bound, batch: &Inputs) -> Result<Var> {
         let c = &self.config;
-        let mut x = vec![batch.ids, batch.positions];
+        let mut x = vec![batch.ids];
+        x.extend(self.position.map(|_| batch.positions));
         x.extend(self.kind.map(|_| batch.types));
-        x.extend([p.var(self.word), p.var(self.position)]);
-        x.extend(self.kind.map(|kind| p.var(kind)));
+        x.push(p.var(self.word));
+        x.extend([self.position, self.kind].into_iter().flatten().map(|table| p.var(table)));
         let sum = tape.apply(Embed { first_position: c.first_position as u32 }, &x)?;
+        let Some(norm) = &self.norm else { return self.drop(tape, batch, self.norm_site, sum) };
         let after = batch.dropout(c.hidden_dropout, self.norm_site, Rows::Tokens);
         let op = AddNorm { eps: c.eps, residual: false, before: None, after: after.map(|d| d.0) };
-        let mut x = vec![sum, p.var(self.norm.gamma), p.var(self.norm.beta)];
+        let mut x = vec![sum, p.var(norm.gamma), p.var(norm.beta)];
         x.extend(after.map(|d| d.1));
         let normed = tape.apply(op, &x)?;
         tape.release(sum);

@@ -13,6 +13,8 @@ use crate::tape::{Tape, Var};
 pub enum Pooling {
     /// The first token: what the sequence classifiers of transformers do.
     Cls,
+    /// The last token, where that is the one for the whole sequence (XLNet).
+    Last,
     /// The mean over all tokens.
     Mean,
 }
@@ -66,6 +68,7 @@ impl Head {
         let c = &self.config;
         let pool = match c.pooling {
             Pooling::Cls => Pool::First,
+            Pooling::Last => Pool::Last,
             Pooling::Mean => Pool::Mean,
         };
         let mut x = tape.apply(pool, &[hidden, batch.sequences])?;

@@ -3,6 +3,7 @@
 
 use super::encoder::EncoderConfig;
 use super::performer::Performer;
+use super::relative::RelativeParts;
 use super::{Affine, Inputs, Norm};
 use crate::error::Result;
 use crate::ops::add_norm::AddNorm;
@@ -17,17 +18,21 @@ use crate::tape::{Tape, Var};
 pub(super) struct Place<'a> {
     /// Its number.
     pub layer: usize,
-    /// Of the dropouts on attention, on its output, on the feed-forward block's output.
-    pub sites: [u32; 3],
+    /// Of the dropouts on attention, on its output, on the feed-forward block's output, and inside of that (relative positions).
+    pub sites: [u32; 4],
     /// What approximates attention, if it is not exact.
     pub performer: Option<&'a Performer>,
+    /// Of the distances, where positions are relative.
+    pub sinusoids: Option<Var>,
 }
 
 /// A layer's parameters and how to run it.
 pub(super) struct Layer {
     qkv: Group,
-    qkv_bias: Group,
-    out: Affine,
+    out: Group,
+    /// The biases of both, where positions are not relative.
+    biases: Option<[Group; 2]>,
+    relative: Option<RelativeParts>,
     norm: Norm,
     up: Affine,
     down: Affine,
@@ -41,10 +46,22 @@ impl Layer {
         let three =
             |end: &str| ["query", "key", "value"].map(|q| at(&format!("attention.self.{q}.{end}"))).to_vec();
         let (h, f) = (c.hidden, c.intermediate);
+        let out_of = |end: &str| vec![at(&format!("attention.output.dense.{end}"))];
+        // XLNet's matrices have a dimension for heads, and stand the other way round but for that of the output.
+        let each = if c.relative.is_some() { vec![h, c.heads, h / c.heads] } else { vec![h, h] };
+        let qkv = layout.join(three("weight"), &each, &[3 * h, h]);
+        let biased = c.relative.is_none();
+        let qkv_bias = biased.then(|| layout.join(three("bias"), &[h], &[3 * h]));
+        let out = layout.join(out_of("weight"), &each, &[h, h]);
+        let out_bias = biased.then(|| layout.join(out_of("bias"), &[h], &[h]));
+        if !biased {
+            layout.transpose(qkv);
+        }
         Layer {
-            qkv: layout.join(three("weight"), &[h, h], &[3 * h, h]),
-            qkv_bias: layout.join(three("bias"), &[h], &[3 * h]),
-            out: Affine::declare(layout, &at("attention.output.dense"), [h, h], Activation::None),
+            qkv,
+            out,
+            biases: qkv_bias.zip(out_bias).map(|(a, b)| [a, b]),
+            relative: c.relative.map(|_| RelativeParts::declare(layout, name, c)),
             norm: Norm::declare(layout, &at("attention.output.LayerNorm"), h),
             up: Affine::declare(layout, &at("intermediate.dense"), [f, h], c.act),
             down: Affine::declare(layout, &at("output.dense"), [h, f], Activation::None),
@@ -63,13 +80,31 @@ impl Layer {
         x: Var,
     ) -> Result<Var> {
         let rate = |block: usize| if c.dropped[block] { c.hidden_dropout } else { 0.0 };
-        let qkv =
-            tape.apply(Linear { act: Activation::None }, &[x, p.var(self.qkv), p.var(self.qkv_bias)])?;
-        let mixed = mix(tape, batch, c, place, qkv)?;
-        let out = self.out.run(tape, p, mixed)?;
+        let linear = |tape: &mut Tape, x, w, bias: usize| {
+            let bias = self.biases.map(|b| p.var(b[bias]));
+            let inputs: Vec<Var> = [x, p.var(w)].into_iter().chain(bias).collect();
+            tape.apply(Linear { act: Activation::None }, &inputs)
+        };
+        let qkv = linear(tape, x, self.qkv, 0)?;
+        let mixed = match self.relative.as_ref().zip(place.sinusoids) {
+            Some((parts, sinusoids)) => {
+                let mixed = parts.mix(tape, p, batch, c, (place.sites[0], sinusoids), qkv)?;
+                tape.release(qkv);
+                mixed
+            }
+            None => mix(tape, batch, c, place, qkv)?,
+        };
+        let out = linear(tape, mixed, self.out, 1)?;
         tape.release(mixed);
         let x = add_norm(tape, p, batch, (c.eps, rate(0), place.sites[1]), &self.norm, out, x)?;
-        let up = self.up.run(tape, p, x)?;
+        let mut up = self.up.run(tape, p, x)?;
+        let inside =
+            self.relative.as_ref().and(batch.dropout(c.hidden_dropout, place.sites[3], Rows::Tokens));
+        if let Some((drop, key)) = inside {
+            let dropped = tape.apply(drop, &[up, key])?;
+            tape.release(up);
+            up = dropped;
+        }
         let down = self.down.run(tape, p, up)?;
         tape.release(up);
         add_norm(tape, p, batch, (c.eps, rate(1), place.sites[2]), &self.norm2, down, x)

@@ -4,10 +4,12 @@ pub mod encoder;
 pub mod head;
 mod layer;
 mod performer;
+mod relative;
 
 pub use encoder::{Encoder, EncoderConfig};
 pub use head::{Dense, Head, HeadConfig, Pooling};
 pub use performer::{Distance, PerformerConfig};
+pub use relative::RelativeConfig;
 
 use crate::device::Tensor;
 use crate::error::Result;
@@ -29,6 +31,11 @@ pub struct Inputs {
     pub cu_seqlens: Var,
     /// The same without those: of the sequences that are asked about.
     pub sequences: Var,
+    /// No sequence that is asked about is longer than this.
+    pub longest: usize,
+    /// Who sees whom, u32 (tokens, 3), where that is not everybody; see
+    /// [`RelativeAttention`](crate::ops::relative_attention::RelativeAttention).
+    pub order: Option<Var>,
     /// The random key u32 (5) in training; without it nothing is dropped.
     pub key: Option<Var>,
 }
@@ -40,10 +47,16 @@ impl Inputs {
         [ids, positions, types, cu_seqlens, sequences]: [Tensor; 5],
         key: Option<Tensor>,
     ) -> Self {
+        let longest = ids.spec.len();
         let mut put = |t| tape.constant(t);
         let (ids, positions, types) = (put(ids), put(positions), put(types));
         let (cu_seqlens, sequences) = (put(cu_seqlens), put(sequences));
-        Inputs { ids, positions, types, cu_seqlens, sequences, key: key.map(put) }
+        let (order, key) = (None, key.map(put));
+        Inputs { ids, positions, types, cu_seqlens, sequences, longest, order, key }
+    }
+    /// Of sequences that are at most so long.
+    pub fn of_length(self, longest: usize) -> Self {
+        Inputs { longest, ..self }
     }
     /// A dropout's setting and its key, if this run drops at all.
     fn dropout(&self, p: f32, site: u32, rows: Rows) -> Option<(Dropout, Var)> {

@@ -50,7 +50,10 @@ pub fn inputs(tape: &mut Tape, batch: &Batch, key: Option<(u64, u64)>) -> Result
         [seed as u32, (seed >> 32) as u32, step as u32, batch.first_token, batch.first_example]
     };
     let key = key.map(|k| put(&words(k))).transpose()?;
-    Ok(Inputs::new(tape, tensors, key))
+    // What only fills up a batch is not asked about.
+    let asked = batch.cu_seqlens.windows(2).take(batch.len());
+    let longest = asked.map(|w| (w[1] - w[0]) as usize).max().unwrap_or(0);
+    Ok(Inputs::new(tape, tensors, key).of_length(longest))
 }
 
 /// Runs a model over batches without recording, and hands each batch's logits (sequences, outputs) to `each`.

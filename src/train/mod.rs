@@ -332,7 +332,9 @@ impl Trainer<'_> {
             self.run.model.begin_step(&self.run.device, self.state.step)?;
             // Steps whose passes have the same sizes launch the same kernels.
             let mut key = DefaultHasher::new();
-            batches.iter().for_each(|b| (b.ids.len(), b.cu_seqlens.len()).hash(&mut key));
+            // Distances are counted up to the longest sequence, in steps of 64.
+            let sizes = |b: &Batch| (b.ids.len(), b.cu_seqlens.len(), b.max_seqlen().div_ceil(64));
+            batches.iter().for_each(|b| sizes(b).hash(&mut key));
             let passes = Passes { run: &self.run, recipe: self.recipe, step: self.state.step };
             let optimizer = &mut self.optimizer;
             let done = self.run.device.replayed(key.finish(), || {

@@ -158,7 +158,7 @@ pub fn load_weights(dir: &Path, run: &Run) -> Result<()> {
     for p in &params.layout().list {
         let mut values = vec![0f32; p.len()];
         weights.f32_into(&p.name, &mut values)?;
-        run.device.write(&params.view(&params.value, p)?, &values)?;
+        run.device.write(&params.view(&params.value, p)?, &p.from_file(values))?;
     }
     params.refresh(&run.device)?;
     run.model.restore(&run.device, dir)

@@ -16,7 +16,7 @@ use tempra::tasks::{Classify, Regress, Task, inputs};
 /// Whether a parameter's true gradient is 0 (`tests/golden/README.md`): what is computed is rounding. Key biases, by the
 /// names of every architecture.
 pub fn zero_gradient(name: &str) -> bool {
-    ["attention.self.key.bias", "attention.k_lin.bias", "attention.key.bias"]
+    ["attention.self.key.bias", "attention.k_lin.bias", "attention.key.bias", "mask_emb"]
         .iter()
         .any(|end| name.ends_with(end))
 }
@@ -168,15 +168,18 @@ pub fn gradients(device: &Device, model: &Model) -> Vec<(String, Vec<f64>)> {
     let training = model.params.training.as_ref().expect("a model that is trained");
     let one = |p: &tempra::params::Param| {
         let view = model.params.view(&training.grad, p).expect("inside");
-        (p.name.clone(), floats(device, &view))
+        (p.name.clone(), p.to_file(floats(device, &view)))
     };
     model.params.layout().list.iter().map(one).collect()
 }
 
 /// The value of every parameter by its name.
 pub fn values(device: &Device, model: &Model) -> Vec<(String, Vec<f64>)> {
-    let view = |p| model.params.view(&model.params.value, p).expect("inside");
-    model.params.layout().list.iter().map(|p| (p.name.clone(), floats(device, &view(p)))).collect()
+    let one = |p: &tempra::params::Param| {
+        let view = model.params.view(&model.params.value, p).expect("inside");
+        (p.name.clone(), p.to_file(floats(device, &view)))
+    };
+    model.params.layout().list.iter().map(one).collect()
 }
 
 /// A tensor of a safetensors file, as f64.

@@ -39,8 +39,8 @@ def logits(model, tok, texts, max_length):
 def logits_of_ids(model, rows, types):
     with torch.no_grad():
         parts = [slice(i, i + BATCH) for i in range(0, len(rows), BATCH)]
-        id = model.config.pad_token_id
-        return torch.cat([model(**common.pad(rows[p], types and types[p], id=id)).logits for p in parts])
+        id, left = model.config.pad_token_id, model.config.model_type == "xlnet"
+        return torch.cat([model(**common.pad(rows[p], types and types[p], id=id, left=left)).logits for p in parts])
 
 
 def main():

@@ -11,8 +11,8 @@ import transformers
 # Name endings of parameters without weight decay, as the HF Trainer groups them (checked against it below).
 NO_DECAY = ("bias", "LayerNorm.weight")
 # A key bias adds the same number to every score of a query, and softmax does not see it: its gradient is 0 but for
-# rounding. Relative comparisons leave it out.
-ZERO_GRAD = ("attention.self.key.bias", "attention.k_lin.bias", "attention.key.bias")
+# rounding. Relative comparisons leave it out. XLNet's mask_emb has no part in fine-tuning.
+ZERO_GRAD = ("attention.self.key.bias", "attention.k_lin.bias", "attention.key.bias", "mask_emb")
 # Weights of layer norms, by the names of all architectures.
 NORMS = ("LayerNorm", "layer_norm", "norm")
 
@@ -23,10 +23,11 @@ def is_norm(name):
     return parts[-1] == "weight" and parts[-2].endswith(NORMS)
 
 
-def pad(rows, types, dtype=torch.long, id=0):
-    """Pads ragged ids with `id` and token types with 0 on the right, as a HF collator does. Without types: none."""
+def pad(rows, types, dtype=torch.long, id=0, left=False):
+    """Pads ragged ids with `id` and token types with 0 on the right (or left), as a HF collator does. Without types: none."""
     width = max(map(len, rows))
-    grid = lambda seqs, fill: torch.tensor([list(s) + [fill] * (width - len(s)) for s in seqs], dtype=dtype)
+    filled = lambda s, fill: [fill] * (width - len(s)) + list(s) if left else list(s) + [fill] * (width - len(s))
+    grid = lambda seqs, fill: torch.tensor([filled(s, fill) for s in seqs], dtype=dtype)
     batch = {"input_ids": grid(rows, id), "attention_mask": grid([[1] * len(r) for r in rows], 0)}
     return batch if types is None else {**batch, "token_type_ids": grid(types, 0)}
 
@@ -36,7 +37,8 @@ def forward_backward(model, batch, labels):
     model.zero_grad(set_to_none=True)
     out = model(**batch, labels=labels)
     out.loss.backward()
-    grads = {name: p.grad.detach().clone() for name, p in model.named_parameters()}
+    none = lambda p: torch.zeros_like(p) if p.grad is None else p.grad
+    grads = {name: none(p).detach().clone() for name, p in model.named_parameters()}
     return out.logits.detach(), out.loss.detach(), grads
 
 
@@ -76,11 +78,13 @@ def train(model, batch, labels, *, lr, warmup_steps, steps, weight_decay=0.01, m
 
 def one_pass(load, rows, types, labels, id=0):
     """Logits, loss and gradients of one batch from f64, and how far f32 is from them: what a fixture without training holds."""
-    batch = pad(rows, types, id=id)
     model = load(torch.float64)
+    # XLNet classifies by the last token.
+    left = model.config.model_type == "xlnet"
+    batch = pad(rows, types, id=id, left=left)
     logits, loss, grads = forward_backward(model, batch, labels)
     with torch.no_grad():
-        one = lambda i: pad([rows[i]], None if types is None else [types[i]], id=id)
+        one = lambda i: pad([rows[i]], None if types is None else [types[i]], id=id, left=left)
         alone = torch.cat([model(**one(i)).logits for i in range(len(rows))])
     assert (alone - logits).abs().max() < 1e-12, "padding changed the logits"
     logits32, loss32, grads32 = forward_backward(load(torch.float32), batch, labels)

@@ -35,6 +35,10 @@ MODELS = {
     "electra-wide": ("Electra", dict(SIZES, embedding_size=24)),
     # Three layers of two sets of weights: the first set runs twice, so its gradients are sums.
     "albert": ("Albert", dict(SIZES, embedding_size=16, num_hidden_layers=3, num_hidden_groups=2)),
+    # Types 0, 1 and, for the last token, 2; distances beyond seven are one, so that the sinusoids' ends show.
+    "xlnet": ("XLNet", dict(vocab_size=VOCAB, d_model=24, n_layer=2, n_head=3, d_inner=40, pad_token_id=0)),
+    "xlnet-clamped": ("XLNet", dict(vocab_size=VOCAB, d_model=24, n_layer=2, n_head=3, d_inner=40, pad_token_id=0, clamp_len=7,
+                                   ff_activation="relu")),
 }
 
 
@@ -69,11 +73,13 @@ def main():
         folder = OUT / name
         shutil.rmtree(folder, ignore_errors=True)
         build(kind, seed + 300, settings).save_pretrained(folder)
-        load = lambda dtype: AutoModelForSequenceClassification.from_pretrained(folder, dtype=dtype).eval()
+        load = lambda dtype: AutoModelForSequenceClassification.from_pretrained(folder, dtype=dtype).eval().to(dtype)
         config = load(torch.float32).config
         pad = config.pad_token_id
-        types = getattr(config, "type_vocab_size", 0)
+        types = getattr(config, "type_vocab_size", 2 if kind == "XLNet" else 0)
         rows, kinds = batch(seed + 400, types, pad)
+        if kind == "XLNet":
+            kinds = [k[:-1] + [2] for k in kinds]
         rng = torch.Generator().manual_seed(seed + 500)
         labels = torch.randint(0, 3, (BATCH,), generator=rng)
         fixture, grads = common.one_pass(load, rows, kinds if types > 0 else None, labels, pad)
