@@ -48,3 +48,5 @@ mod train;
 mod weights;
 #[path = "all/wgpu.rs"]
 mod wgpu;
+#[path = "all/xlnet.rs"]
+mod xlnet;

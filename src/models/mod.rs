@@ -262,6 +262,23 @@ impl Model {
         self.head.run(tape, bound, batch, hidden)
     }
 
+    /// The `tokenizer_config.json` of a folder with this model, from the one that the tokenizer came with: it must ask
+    /// transformers for all that the model reads.
+    pub fn tokenizer_config(&self, bytes: Option<&[u8]>) -> Result<Option<Vec<u8>>> {
+        if self.shape.relative.is_none() {
+            return Ok(bytes.map(<[u8]>::to_vec));
+        }
+        let wrong = |e: serde_json::Error| {
+            Error::model("tokenizer_config.json is not a JSON object").found(e.to_string())
+        };
+        let mut config: serde_json::Map<String, Value> =
+            serde_json::from_slice(bytes.unwrap_or(b"{}")).map_err(wrong)?;
+        // XLNet's tokenizer gives no segments unless it is told to, and without them the model computes something else.
+        config.insert("model_input_names".into(), json!(["input_ids", "token_type_ids", "attention_mask"]));
+        config.entry("tokenizer_class").or_insert("XLNetTokenizer".into());
+        serde_json::to_vec_pretty(&config).map(Some).map_err(wrong)
+    }
+
     /// `config.json` and `model.safetensors` as `transformers` opens them.
     pub fn files(&self, device: &Device) -> Result<Vec<NamedFile<'static>>> {
         let mut tensors = Vec::with_capacity(self.params.layout().list.len());

@@ -164,10 +164,16 @@ pub fn load_weights(dir: &Path, run: &Run) -> Result<()> {
     run.model.restore(&run.device, dir)
 }
 
+/// What a tokenizer is set to, besides `tokenizer.json`.
+const CONFIG: &str = "tokenizer_config.json";
+
 /// A folder that stock `transformers` opens, with what `tempra predict` needs to know besides.
 pub fn model_files(recipe: &Recipe, run: &Run) -> Result<Vec<NamedFile<'static>>> {
     let mut files = run.model.files(&run.device)?;
-    files.extend(run.tokenizer.files().iter().map(|(name, bytes)| NamedFile::bytes(*name, bytes.clone())));
+    let tokenizer = run.tokenizer.files().iter();
+    files.extend(tokenizer.clone().filter(|f| f.0 != CONFIG).map(|(n, b)| NamedFile::bytes(*n, b.clone())));
+    let config = tokenizer.clone().find(|f| f.0 == CONFIG).map(|f| &f.1[..]);
+    files.extend(run.model.tokenizer_config(config)?.map(|bytes| NamedFile::bytes(CONFIG, bytes)));
     let d = &recipe.data;
     let how = json!({ "max_length": d.max_length, "text": d.text, "pair": d.pair, "label": d.label });
     files.push(NamedFile::bytes("tempra.json", pretty(&how)));

@@ -6,7 +6,7 @@ use std::fmt::Write;
 use tempra::data::Batch;
 use tempra::device::{Cuda, Device};
 use tempra::models::{Model, Options, Outputs};
-use tempra::nn::EncoderConfig;
+use tempra::nn::{EncoderConfig, PerformerConfig, RelativeConfig};
 use tempra::ops::linear::Activation;
 use tempra::ops::round::Round;
 use tempra::ops::rounded;
@@ -180,20 +180,25 @@ fn cuda_kernels_take_what_the_table_says() {
     let capability = Cuda::new(0).unwrap().capability();
     let half = if capability < 80 { DType::F16 } else { DType::BF16 };
     let mut found = String::new();
-    for (dtype, [hidden, heads, intermediate]) in
-        [(half, [384, 12, 1536]), (half, [768, 12, 3072]), (DType::F32, [384, 12, 1536])]
+    let sizes = [(half, [384, 12, 1536]), (half, [768, 12, 3072]), (DType::F32, [384, 12, 1536])];
+    // Attention exact, approximated, by relative positions: of the latter two only what they have to themselves is listed.
+    let variants = ["", "favor", "relative_attention"];
+    for ((dtype, [hidden, heads, intermediate]), variant) in
+        sizes.into_iter().flat_map(|size| variants.map(|v| (size, v)))
     {
         let card = Cuda::new(0).unwrap().with_compute(dtype).unwrap().inspecting();
         let device = Device::Cuda(card);
         let shape = EncoderConfig {
             vocab: 100,
             positions: 128,
-            types: 2,
+            types: if variant == "relative_attention" { 0 } else { 2 },
             hidden,
             layers: 1,
             heads,
             intermediate,
             act: Activation::GeluErf,
+            performer: (variant == "favor").then(|| PerformerConfig::of(hidden / heads, 0)),
+            relative: (variant == "relative_attention").then_some(RelativeConfig { clamp: None }),
             ..EncoderConfig::default()
         };
         let classes = vec!["a".to_owned(), "b".to_owned()];
@@ -217,6 +222,9 @@ fn cuda_kernels_take_what_the_table_says() {
         let Device::Cuda(card) = &device else { panic!("another device") };
         for (kernel, r) in card.inspected() {
             assert_eq!((r.stack, r.spills), (0, 0), "sm_{capability} {kernel}: a stack or spills");
+            if !kernel.starts_with(variant) {
+                continue;
+            }
             let line = format!(
                 "sm_{capability} {hidden:>4} {:>3} registers {:>6} bytes  {kernel}",
                 r.registers, r.shared
