@@ -104,10 +104,9 @@ impl Layout {
         let Members { first, count, .. } = self.groups[group.0];
         self.list[first..first + count].iter_mut().for_each(|p| p.transposed = true);
     }
-    /// Leaves a group's parameters as they are.
-    pub fn keep(&mut self, group: Group) {
-        let Members { first, count, .. } = self.groups[group.0];
-        self.list[first..first + count].iter_mut().for_each(|p| p.frozen = true);
+    /// Leaves the parameter that was declared last as it is.
+    pub fn keep_last(&mut self) {
+        self.list.iter_mut().next_back().into_iter().for_each(|p| p.frozen = true);
     }
     /// Elements of the arena.
     pub fn len(&self) -> usize {

@@ -256,6 +256,10 @@ impl Model {
         self.encoder.compared(run)
     }
 
+    /// The encoder's hidden states (tokens, hidden) of a packed batch.
+    pub fn hidden(&self, tape: &mut Tape, bound: &Bound, batch: &Inputs) -> Result<Var> {
+        self.encoder.run(tape, bound, batch)
+    }
     /// Logits (sequences, outputs) of a packed batch.
     pub fn logits(&self, tape: &mut Tape, bound: &Bound, batch: &Inputs) -> Result<Var> {
         let hidden = self.encoder.run(tape, bound, batch)?;

@@ -122,17 +122,20 @@ impl Encoder {
     pub fn declare(layout: &mut Layout, sites: &mut Sites, config: &EncoderConfig) -> Encoder {
         let c = config;
         let width = c.embedding.unwrap_or(c.hidden);
-        let mut table = |name: &str, rows| layout.add(format!("embeddings.{name}.weight"), &[rows, width]);
-        let word = table("word_embeddings", c.vocab);
         let absolute = c.relative.is_none();
+        let mut words = vec![("embeddings.word_embeddings.weight".to_owned(), vec![c.vocab, width])];
+        if !absolute {
+            // One row more: the content of a query without content, which only permutation language modelling has.
+            words.push(("embeddings.mask_emb".to_owned(), vec![1, 1, width]));
+        }
+        let word = layout.join_of(words, &[c.vocab + !absolute as usize, width]);
+        if !absolute {
+            layout.keep_last();
+        }
+        let mut table = |name: &str, rows| layout.add(format!("embeddings.{name}.weight"), &[rows, width]);
         let position = absolute.then(|| table("position_embeddings", c.positions + c.first_position));
         let kind = (c.types > 0).then(|| table("token_type_embeddings", c.types));
         let norm = absolute.then(|| Norm::declare(layout, "embeddings.LayerNorm", width));
-        if !absolute {
-            // The content of a query without content, which only permutation language modelling has.
-            let mask = layout.add("embeddings.mask_emb", &[1, 1, width]);
-            layout.keep(mask);
-        }
         let norm_site = sites.next();
         let project = c
             .embedding

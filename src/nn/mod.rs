@@ -4,6 +4,7 @@ pub mod encoder;
 pub mod head;
 mod layer;
 mod performer;
+pub mod permutation;
 mod relative;
 
 pub use encoder::{Encoder, EncoderConfig};

@@ -2,14 +2,18 @@
 //! tokenizer that belongs to it; two streams.
 
 use crate::support::*;
+use serde_json::Value;
 use std::process::Command;
 use tempfile::tempdir;
 use tempra::checkpoint::{NamedFile, RealFs, TensorOut, write_dir};
 use tempra::device::{Device, Tensor};
+use tempra::models::{Model, Options};
+use tempra::nn::permutation::{GIVEN, TwoStreams, draw_ranks};
 use tempra::ops::relative_attention::RelativeAttention;
 use tempra::ops::{Forward, Op};
 use tempra::rng::Stream;
 use tempra::shape::{DType, Spec};
+use tempra::tape::Tape;
 
 /// The inputs of one sequence.
 struct Case {
@@ -214,4 +218,103 @@ fn xlnet_is_trained_from_text_to_text() {
         "tolerance": 1e-5,
     });
     check_saved(&place.path().join("run/model"), &fixture);
+}
+
+/// The sequences of the fixture as two streams.
+fn streams(fixture: &Value) -> TwoStreams {
+    let words = |v: &Value| -> Vec<u32> { numbers(v).iter().map(|&n| n as u32).collect() };
+    let mut streams = TwoStreams::new(90);
+    for s in fixture["sequences"].as_array().expect("sequences") {
+        let rows = ["input_ids", "token_type_ids", "ranks"].map(|key| words(&s[key]));
+        streams.push(&rows[0], &rows[1], &rows[2]).unwrap_or_else(|e| panic!("{e}"));
+    }
+    streams
+}
+
+/// The hidden states of the queries; with gradients, of their sum times weights.
+fn predicted(device: &Device, model: &Model, streams: &TwoStreams, weights: Option<&[f64]>) -> Vec<f64> {
+    let mut tape = Tape::new(device);
+    let bound = model.params.bind(&mut tape, false).expect("parameters");
+    let inputs = streams.inputs(&mut tape, None).expect("inputs");
+    let hidden = model.hidden(&mut tape, &bound, &inputs).unwrap_or_else(|e| panic!("{e}"));
+    let all = floats(device, tape.value(hidden).expect("hidden states"));
+    let width = all.len() / streams.ids.len();
+    if let Some(weights) = weights {
+        let mut seed = vec![0.0; all.len()];
+        for (q, w) in streams.queries.iter().zip(weights.chunks(width)) {
+            seed[*q as usize * width..][..width].copy_from_slice(w);
+        }
+        let seed = device.upload_reals(DType::F64, &[streams.ids.len(), width], &seed).expect("memory");
+        tape.backward(hidden, seed).expect("backward");
+    }
+    streams.queries.iter().flat_map(|q| all[*q as usize * width..][..width].to_vec()).collect()
+}
+
+#[test]
+fn two_streams_predict_what_transformers_does() {
+    let device = cpu(2);
+    let fixture = json(&golden("xlnet-plm.json"));
+    let options = Options { training: true, dtype: DType::F64, ..Options::default() };
+    let (model, _) = open(&device, &golden("encoders/xlnet"), &options);
+    let streams = streams(&fixture);
+    let sequences = fixture["sequences"].as_array().expect("sequences");
+    let truth: Vec<f64> = sequences.iter().flat_map(|s| numbers(&s["outputs"])).collect();
+    let weights: Vec<f64> = (1..=truth.len()).map(|n| (n % 7) as f64 - 3.0).collect();
+    let found = predicted(&device, &model, &streams, Some(&weights));
+    let off = apart(&found, &truth);
+    println!("outputs {off:.1e}");
+    assert!(off < 1e-5, "{off:e}");
+    let gradients = gradients(&device, &model);
+    for (name, truth) in fixture["gradients"].as_object().expect("gradients") {
+        let found = &gradients.iter().find(|(n, _)| n == name).expect("a parameter").1;
+        let off = relative(found, &numbers(truth));
+        println!("{name} {off:.1e}");
+        assert!(off < 1e-5, "{name}: {off:e}");
+    }
+}
+
+/// A query must not see its own token, nor those that are predicted after it; it must see those before.
+#[test]
+fn a_query_sees_what_is_predicted_before_it_and_nothing_else() {
+    let device = cpu(1);
+    let (model, _) =
+        open(&device, &golden("encoders/xlnet"), &Options { dtype: DType::F64, ..Options::default() });
+    let (ids, types) = ([5u32, 9, 31, 7, 60, 3], [0u32, 0, 0, 1, 1, 2]);
+    let ranks = [0, 3, 1, 0, 2, 0];
+    let outputs = |ids: &[u32]| -> Vec<Vec<f64>> {
+        let mut streams = TwoStreams::new(90);
+        streams.push(ids, &types, &ranks).unwrap_or_else(|e| panic!("{e}"));
+        let all = predicted(&device, &model, &streams, None);
+        all.chunks(all.len() / 3).map(<[f64]>::to_vec).collect()
+    };
+    let before = outputs(&ids);
+    let places = [1, 2, 4];
+    for changed in 0..ids.len() {
+        let mut other = ids;
+        other[changed] = 77;
+        for (query, (a, b)) in before.iter().zip(&outputs(&other)).enumerate() {
+            let sees = ranks[changed] == 0 || ranks[changed] < ranks[places[query]];
+            assert_eq!(bits(a) != bits(b), sees, "token {changed} and the query of token {}", places[query]);
+        }
+    }
+}
+
+#[test]
+fn ranks_are_a_permutation_of_the_tokens_that_are_predicted() {
+    let mut stream = Stream::new(1, "ranks", 0);
+    let mut predicted = 0;
+    for n in 1..200 {
+        let special: Vec<bool> = (0..n).map(|t| t % 11 == 10 || t == 0).collect();
+        let ranks = draw_ranks(&special, 1.0 / 6.0, 5, &mut stream);
+        let mut used: Vec<u32> = ranks.iter().copied().filter(|&r| r != GIVEN).collect();
+        used.sort_unstable();
+        assert_eq!(used, (1..=used.len() as u32).collect::<Vec<_>>());
+        assert!(special.iter().zip(&ranks).all(|(special, &rank)| !special || rank == GIVEN));
+        predicted += used.len();
+    }
+    let share = predicted as f64 / (1..200).sum::<usize>() as f64;
+    assert!((0.12..0.17).contains(&share), "{share}, a sixth less the special tokens");
+    let mut streams = TwoStreams::new(90);
+    assert!(streams.push(&[1, 2], &[0, 0], &[1, 2]).is_err(), "nothing is given");
+    assert!(streams.push(&[1, 2], &[0], &[0, 0]).is_err());
 }
