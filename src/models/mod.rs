@@ -6,6 +6,7 @@ mod bert;
 mod config;
 mod distilbert;
 mod electra;
+mod modernbert;
 mod roberta;
 pub mod source;
 mod weights;
@@ -139,11 +140,9 @@ impl Model {
             Some(o) => o.clone(),
             None => config.outputs()?,
         };
-        let pooling =
-            options.pooling.unwrap_or(match config.value.get("tempra_pooling").and_then(Value::as_str) {
-                Some("mean") => Pooling::Mean,
-                _ => Pooling::Cls,
-            });
+        let says = |key: &str| config.value.get(key).and_then(Value::as_str) == Some("mean");
+        let mean = says("tempra_pooling") || architecture.head.pooling.is_some_and(says);
+        let pooling = options.pooling.unwrap_or(if mean { Pooling::Mean } else { Pooling::Cls });
 
         let declared = declare(architecture, &shape, pooling, outputs.len(), head_dropout, options)?;
         let Declared { layout, body, encoder, head } = declared;
@@ -221,8 +220,11 @@ impl Model {
         }
         map.insert("dtype".into(), "float32".into());
         map.insert("architectures".into(), json!([self.architecture.classes.sequence]));
-        if self.pooling == Pooling::Mean {
-            map.insert("tempra_pooling".into(), "mean".into());
+        let mean = self.pooling == Pooling::Mean;
+        match self.architecture.head.pooling {
+            Some(key) => drop(map.insert(key.into(), if mean { "mean" } else { "cls" }.into())),
+            None if mean => drop(map.insert("tempra_pooling".into(), "mean".into())),
+            None => {}
         }
         let (names, problem) = match &self.outputs {
             Outputs::Classes(names) => (names.clone(), "single_label_classification"),

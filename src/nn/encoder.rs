@@ -14,6 +14,42 @@ use crate::ops::linear::Activation;
 use crate::params::{Bound, Group, Layout};
 use crate::tape::{Tape, Var};
 
+/// Where the layer norms stand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// Behind each block, over its output and the residual (Vaswani et al. 2017).
+    Post,
+    /// Before each block but the first, whose input is normal already, and behind the last layer (ModernBERT, Warner et al. 2024).
+    Pre,
+}
+
+/// How positions come in.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Positions {
+    /// A table that is added to the tokens'.
+    Table,
+    /// Queries and keys are turned: the base of the angles in layers that see everything, and in those that see a window.
+    Rotary {
+        /// The base where all tokens are seen.
+        global: f32,
+        /// The base where a window is seen.
+        local: f32,
+    },
+}
+
+/// Which maps have biases.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Biases {
+    /// Queries, keys, values and attention's output.
+    pub attention: bool,
+    /// The feed-forward block.
+    pub feed_forward: bool,
+    /// Layer norms.
+    pub norm: bool,
+    /// The dense layer of the head.
+    pub head: bool,
+}
+
 /// The shape and the settings of an encoder. The default is BERT-base (Devlin et al. 2019).
 #[derive(Clone, Debug, PartialEq)]
 pub struct EncoderConfig {
@@ -42,12 +78,25 @@ pub struct EncoderConfig {
     pub act: Activation,
     /// Layer norm's epsilon.
     pub eps: f32,
-    /// Dropout on embeddings and on the output of each block.
+    /// Dropout on embeddings and on the output of each block. With pre-norm: on what the gate lets through instead of the
+    /// feed-forward block's output.
     pub hidden_dropout: f32,
     /// Which blocks' outputs that is: attention's, the feed-forward block's.
     pub dropped: [bool; 2],
-    /// Dropout on attention probabilities.
+    /// Dropout on attention probabilities; with pre-norm on attention's output as well.
     pub attention_dropout: f32,
+    /// Where the layer norms stand.
+    pub order: Order,
+    /// How positions come in.
+    pub encoding: Positions,
+    /// Which maps have biases.
+    pub biases: Biases,
+    /// Whether queries, keys and values come from one matrix in the files.
+    pub fused: bool,
+    /// Whether the feed-forward block is gated: its first map is twice as wide, act(a) b goes on.
+    pub gated: bool,
+    /// Layers that see only tokens at most so far away: the distance, and for each layer whether it is one. `None`: none is.
+    pub windows: Option<(usize, Vec<bool>)>,
 }
 
 impl Default for EncoderConfig {
@@ -68,6 +117,12 @@ impl Default for EncoderConfig {
             hidden_dropout: 0.1,
             dropped: [true; 2],
             attention_dropout: 0.1,
+            order: Order::Post,
+            encoding: Positions::Table,
+            biases: Biases { attention: true, feed_forward: true, norm: true, head: true },
+            fused: false,
+            gated: false,
+            windows: None,
         }
     }
 }
@@ -88,7 +143,7 @@ impl EncoderConfig {
 pub struct Encoder {
     config: EncoderConfig,
     word: Group,
-    position: Group,
+    position: Option<Group>,
     kind: Option<Group>,
     norm: Norm,
     norm_site: u32,
@@ -97,6 +152,8 @@ pub struct Encoder {
     layers: Vec<Layer>,
     /// The dropouts of every layer that is run: attention, its output, the feed-forward block's output.
     sites: Vec<[u32; 3]>,
+    /// Behind the last layer.
+    last: Option<Norm>,
 }
 
 impl Encoder {
@@ -106,17 +163,19 @@ impl Encoder {
         let width = c.embedding.unwrap_or(c.hidden);
         let mut table = |name: &str, rows| layout.add(format!("embeddings.{name}.weight"), &[rows, width]);
         let word = table("word_embeddings", c.vocab);
-        let position = table("position_embeddings", c.positions + c.first_position);
+        let position = (c.encoding == Positions::Table)
+            .then(|| table("position_embeddings", c.positions + c.first_position));
         let kind = (c.types > 0).then(|| table("token_type_embeddings", c.types));
-        let norm = Norm::declare(layout, "embeddings.LayerNorm", width);
+        let norm = Norm::declare(layout, "embeddings.LayerNorm", width, c.biases.norm);
         let norm_site = sites.next();
         let project = c
             .embedding
             .map(|width| Affine::declare(layout, "embeddings_project", [c.hidden, width], Activation::None));
-        let layers =
-            (0..c.own_layers()).map(|i| Layer::declare(layout, &format!("encoder.layer.{i}"), c)).collect();
+        let layers = (0..c.own_layers()).map(|i| Layer::declare(layout, i, c)).collect();
         let sites = (0..c.layers).map(|_| [sites.next(), sites.next(), sites.next()]).collect();
-        Encoder { config: c.clone(), word, position, kind, norm, norm_site, project, layers, sites }
+        let last = (c.order == Order::Pre)
+            .then(|| Norm::declare(layout, "encoder.LayerNorm", c.hidden, c.biases.norm));
+        Encoder { config: c.clone(), word, position, kind, norm, norm_site, project, layers, sites, last }
     }
 
     /// The hidden states of the last layer, (tokens, hidden).
@@ -124,23 +183,28 @@ impl Encoder {
         let mut hidden = self.embed(tape, p, batch)?;
         for (i, sites) in self.sites.iter().enumerate() {
             let layer = &self.layers[self.config.weights_of(i)];
-            hidden = layer.run(tape, p, batch, &self.config, *sites, hidden)?;
+            hidden = layer.run(tape, p, batch, &self.config, (i, *sites), hidden)?;
         }
-        Ok(hidden)
+        let Some(last) = &self.last else { return Ok(hidden) };
+        let op = AddNorm { eps: self.config.eps, residual: false, before: None, after: None };
+        let normed = last.run(tape, p, op, hidden, &[])?;
+        tape.release(hidden);
+        Ok(normed)
     }
 
     fn embed(&self, tape: &mut Tape, p: &Bound, batch: &Inputs) -> Result<Var> {
         let c = &self.config;
-        let mut x = vec![batch.ids, batch.positions];
-        x.extend(self.kind.map(|_| batch.types));
-        x.extend([p.var(self.word), p.var(self.position)]);
-        x.extend(self.kind.map(|kind| p.var(kind)));
+        let tables = [(batch.positions, self.position), (batch.types, self.kind)];
+        let more: Vec<(Var, Var)> =
+            tables.into_iter().filter_map(|(index, table)| Some((index, p.var(table?)))).collect();
+        let mut x = vec![batch.ids];
+        x.extend(more.iter().map(|m| m.0));
+        x.push(p.var(self.word));
+        x.extend(more.iter().map(|m| m.1));
         let sum = tape.apply(Embed { first_position: c.first_position as u32 }, &x)?;
         let after = batch.dropout(c.hidden_dropout, self.norm_site, Rows::Tokens);
         let op = AddNorm { eps: c.eps, residual: false, before: None, after: after.map(|d| d.0) };
-        let mut x = vec![sum, p.var(self.norm.gamma), p.var(self.norm.beta)];
-        x.extend(after.map(|d| d.1));
-        let normed = tape.apply(op, &x)?;
+        let normed = self.norm.run(tape, p, op, sum, &[after.map(|d| d.1)])?;
         tape.release(sum);
         let Some(project) = &self.project else { return Ok(normed) };
         let hidden = project.run(tape, p, normed)?;

@@ -12,10 +12,13 @@ pub mod cross_entropy;
 pub mod dropout;
 pub mod embed;
 pub mod gate;
+pub mod gated;
 pub mod global_norm;
 pub mod linear;
 pub mod mse;
 pub mod pool;
+pub mod residual;
+pub mod rotary;
 pub mod round;
 
 use crate::device::cpu::vectorise;
@@ -41,6 +44,9 @@ pub const OPS: &[(&str, Cases)] = &[
     ("attention", attention::cases),
     ("dropout", dropout::cases),
     ("pool", pool::cases),
+    ("rotary", rotary::cases),
+    ("gated", gated::cases),
+    ("residual", residual::cases),
     ("cross_entropy", cross_entropy::cases),
     ("binary_cross_entropy", binary_cross_entropy::cases),
     ("mse", mse::cases),
@@ -58,6 +64,9 @@ pub const SHADERS: &[&str] = &[
     attention::SHADER,
     dropout::SHADER,
     pool::SHADER,
+    rotary::SHADER,
+    gated::SHADER,
+    residual::SHADER,
     cross_entropy::SHADER,
     binary_cross_entropy::SHADER,
     mse::SHADER,
@@ -78,6 +87,9 @@ pub const KERNELS: &[(&str, &str)] = &[
     ("attention", attention::PLAIN),
     ("dropout", dropout::KERNEL),
     ("pool", pool::KERNEL),
+    ("rotary", rotary::KERNEL),
+    ("gated", gated::KERNEL),
+    ("residual", residual::KERNEL),
     ("cross_entropy", cross_entropy::KERNEL),
     ("binary_cross_entropy", binary_cross_entropy::KERNEL),
     ("mse", mse::KERNEL),
