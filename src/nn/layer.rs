@@ -136,7 +136,7 @@ fn mix(
     }
     let drop = batch.dropout(c.attention_dropout, site, Rows::Tokens);
     let scale = 1.0 / ((c.hidden / c.heads) as f32).sqrt();
-    let op = Attention { heads: c.heads, scale, dropout: drop.map(|d| d.0) };
+    let op = Attention { heads: c.heads, scale, dropout: drop.map(|d| d.0), window };
     let mut inputs = vec![qkv, batch.cu_seqlens];
     inputs.extend(drop.map(|d| d.1));
     let mixed = tape.apply(op, &inputs)?;

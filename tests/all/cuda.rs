@@ -245,7 +245,7 @@ fn cuda_kernels_take_what_the_table_says() {
 /// An op and its further inputs for a case of `tests/golden/make_half.py`.
 fn op_of(case: &str) -> (Box<dyn tempra::ops::Op>, Vec<Vec<u32>>) {
     use tempra::ops::{add_norm::AddNorm, attention::Attention, linear::Linear};
-    let attention = |heads, d: f32| Attention { heads, scale: 1.0 / d.sqrt(), dropout: None };
+    let attention = |heads, d: f32| Attention { heads, scale: 1.0 / d.sqrt(), dropout: None, window: None };
     match case {
         "linear" | "linear_deep" => (Box::new(Linear { act: Activation::None }), vec![]),
         "linear_gelu" => (Box::new(Linear { act: Activation::GeluErf }), vec![]),
