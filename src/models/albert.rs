@@ -29,6 +29,8 @@ pub(super) const ALBERT: Architecture = Architecture {
         act: Activation::Tanh,
         pooler: true,
         drop_before: false,
+        norm: None,
+        pooling: None,
         classifier: "classifier",
         dropout: Drop { key: "classifier_dropout_prob", default: Some(0.1) },
     },

@@ -1,7 +1,7 @@
 //! What an architecture is: how its config is read, and what its tensors and its classes in `transformers` are called.
 
 use super::config::Config;
-use super::{albert, bert, distilbert, electra, roberta, xlnet};
+use super::{albert, bert, distilbert, electra, modernbert, roberta, xlnet};
 use crate::error::Result;
 use crate::nn::{Dense, EncoderConfig, HeadConfig, Pooling};
 use crate::ops::linear::Activation;
@@ -32,6 +32,7 @@ pub const ARCHITECTURES: &[Architecture] = &[
     distilbert::DISTILBERT,
     electra::ELECTRA,
     albert::ALBERT,
+    modernbert::MODERNBERT,
     xlnet::XLNET,
 ];
 
@@ -69,6 +70,10 @@ pub(super) struct SequenceHead {
     pub pooler: bool,
     /// Whether there is dropout before the dense layer too.
     pub drop_before: bool,
+    /// The tensors of a layer norm behind the dense layer, if there is one.
+    pub norm: Option<&'static str>,
+    /// The config's key for the pooling, `cls` or `mean`, where there is one.
+    pub pooling: Option<&'static str>,
     /// The last map's tensors are `{classifier}.weight` and `{classifier}.bias`.
     pub classifier: &'static str,
     /// The dropout of the head.
@@ -99,7 +104,13 @@ impl Architecture {
         dropout: f32,
     ) -> HeadConfig {
         let h = &self.head;
-        let dense = || Dense { name: h.dense.to_owned(), act: h.act, drop_before: h.drop_before };
+        let dense = || Dense {
+            name: h.dense.to_owned(),
+            act: h.act,
+            drop_before: h.drop_before,
+            bias: c.biases.head,
+            norm: h.norm.map(|name| (name.to_owned(), c.eps, c.biases.norm)),
+        };
         let last = c.cls_last && pooling == Pooling::Cls;
         HeadConfig {
             pooling: if last { Pooling::Last } else { pooling },

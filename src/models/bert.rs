@@ -18,6 +18,8 @@ pub(super) const BERT: Architecture = Architecture {
         act: Activation::Tanh,
         pooler: true,
         drop_before: false,
+        norm: None,
+        pooling: None,
         classifier: "classifier",
         dropout: Drop { key: "classifier_dropout", default: None },
     },

@@ -64,6 +64,11 @@ impl Config {
         let n = self.get(key).and_then(Value::as_u64).filter(|&n| n >= 1 && n <= most as u64);
         n.map(|n| n as usize).ok_or_else(|| self.wrong(key, format!("a whole number from 1 to {most}")))
     }
+    /// Yes or no, if given.
+    pub fn optional_flag(&self, key: &str) -> Result<Option<bool>> {
+        let Some(v) = self.get(key) else { return Ok(None) };
+        v.as_bool().map(Some).ok_or_else(|| self.wrong(key, "true or false".into()))
+    }
     /// A whole number from 0 to `most`, if given.
     pub fn optional_index(&self, key: &str, most: usize) -> Result<Option<usize>> {
         let Some(v) = self.get(key) else { return Ok(None) };

@@ -31,6 +31,8 @@ pub(super) const DISTILBERT: Architecture = Architecture {
         act: Activation::Relu,
         pooler: false,
         drop_before: false,
+        norm: None,
+        pooling: None,
         classifier: "classifier",
         dropout: Drop { key: "seq_classif_dropout", default: Some(0.2) },
     },

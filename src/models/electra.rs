@@ -22,6 +22,8 @@ pub(super) const ELECTRA: Architecture = Architecture {
         act: Activation::GeluErf,
         pooler: false,
         drop_before: true,
+        norm: None,
+        pooling: None,
         classifier: "classifier.out_proj",
         dropout: Drop { key: "classifier_dropout", default: None },
     },

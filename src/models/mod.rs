@@ -6,6 +6,7 @@ mod bert;
 mod config;
 mod distilbert;
 mod electra;
+mod modernbert;
 mod roberta;
 pub mod source;
 mod weights;
@@ -171,7 +172,7 @@ impl Model {
     pub fn open(device: &Device, dir: &Path, options: &Options) -> Result<(Model, LoadReport)> {
         let (config, architecture, shape) = read_config(dir)?;
         let shape = options.over(shape);
-        if shape.relative.is_some() && shape.performer.is_some() {
+        if shape.relative() && shape.performer.is_some() {
             return Err(config
                 .error("attention = \"performer\" does not fit this model, whose scores depend on distances")
                 .expected("attention = \"exact\" or \"auto\" for an XLNet"));
@@ -184,11 +185,9 @@ impl Model {
             Some(o) => o.clone(),
             None => config.outputs()?,
         };
-        let pooling =
-            options.pooling.unwrap_or(match config.value.get("tempra_pooling").and_then(Value::as_str) {
-                Some("mean") => Pooling::Mean,
-                _ => Pooling::Cls,
-            });
+        let says = |key: &str| config.value.get(key).and_then(Value::as_str) == Some("mean");
+        let mean = says("tempra_pooling") || architecture.head.pooling.is_some_and(says);
+        let pooling = options.pooling.unwrap_or(if mean { Pooling::Mean } else { Pooling::Cls });
 
         let declared = declare(architecture, &shape, pooling, outputs.len(), head_dropout, options)?;
         let Declared { layout, body, mut encoder, head } = declared;
@@ -269,7 +268,7 @@ impl Model {
     /// The `tokenizer_config.json` of a folder with this model, from the one that the tokenizer came with: it must ask
     /// transformers for all that the model reads.
     pub fn tokenizer_config(&self, bytes: Option<&[u8]>) -> Result<Option<Vec<u8>>> {
-        if self.shape.relative.is_none() {
+        if !self.shape.relative() {
             return Ok(bytes.map(<[u8]>::to_vec));
         }
         let wrong = |e: serde_json::Error| {
@@ -312,8 +311,11 @@ impl Model {
         }
         map.insert("dtype".into(), "float32".into());
         map.insert("architectures".into(), json!([self.architecture.classes.sequence]));
-        if self.pooling == Pooling::Mean {
-            map.insert("tempra_pooling".into(), "mean".into());
+        let mean = self.pooling == Pooling::Mean;
+        match self.architecture.head.pooling {
+            Some(key) => drop(map.insert(key.into(), if mean { "mean" } else { "cls" }.into())),
+            None if mean => drop(map.insert("tempra_pooling".into(), "mean".into())),
+            None => {}
         }
         if let Some(p) = self.performer() {
             map.insert(config::ATTENTION.into(), config::performer_value(&p));

@@ -12,6 +12,8 @@ const HEAD: SequenceHead = SequenceHead {
     act: Activation::Tanh,
     pooler: false,
     drop_before: true,
+    norm: None,
+    pooling: None,
     classifier: "classifier.out_proj",
     dropout: Drop { key: "classifier_dropout", default: None },
 };

@@ -4,7 +4,7 @@
 use super::architecture::{Architecture, Classes, Drop, SequenceHead};
 use super::config::Config;
 use crate::error::Result;
-use crate::nn::{EncoderConfig, RelativeConfig};
+use crate::nn::{Biases, EncoderConfig, Positions};
 use crate::ops::linear::Activation;
 use serde_json::Value;
 
@@ -41,6 +41,8 @@ pub(super) const XLNET: Architecture = Architecture {
         act: Activation::Tanh,
         pooler: false,
         drop_before: false,
+        norm: None,
+        pooling: None,
         classifier: "logits_proj",
         dropout: Drop { key: "summary_last_dropout", default: Some(0.1) },
     },
@@ -73,7 +75,8 @@ fn read(c: &Config) -> Result<EncoderConfig> {
         eps: c.optional_number("layer_norm_eps")?.unwrap_or(1e-12) as f32,
         hidden_dropout: dropout,
         attention_dropout: dropout,
-        relative: Some(RelativeConfig { clamp: clamp.map(|n| n as usize) }),
+        encoding: Positions::Relative { clamp: clamp.map(|n| n as usize) },
+        biases: Biases { attention: false, feed_forward: true, norm: true, head: true },
         cls_last: true,
         ..EncoderConfig::default()
     };

@@ -6,7 +6,7 @@
 
 use super::layer::{Layer, Place};
 use super::performer::{Distance, Performer, PerformerConfig};
-use super::relative::{RelativeConfig, Sinusoids};
+use super::relative::Sinusoids;
 use super::{Affine, Inputs, Norm, Sites};
 use crate::device::Device;
 use crate::error::Result;
@@ -17,6 +17,48 @@ use crate::ops::linear::Activation;
 use crate::params::{Bound, Group, Layout};
 use crate::shape::DType;
 use crate::tape::{Tape, Var};
+
+/// Where the layer norms stand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// Behind each block, over its output and the residual (Vaswani et al. 2017).
+    Post,
+    /// Before each block but the first, whose input is normal already, and behind the last layer (ModernBERT, Warner et al. 2024).
+    Pre,
+}
+
+/// How positions come in.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Positions {
+    /// A table that is added to the tokens'.
+    Table,
+    /// Queries and keys are turned: the base of the angles in layers that see everything, and in those that see a window.
+    Rotary {
+        /// The base where all tokens are seen.
+        global: f32,
+        /// The base where a window is seen.
+        local: f32,
+    },
+    /// Scores depend on the distance of two tokens and on whether they are of one segment (XLNet). Embeddings have no layer norm
+    /// then, the feed-forward block has dropout inside, and so have the last hidden states.
+    Relative {
+        /// Distances beyond this count as this (`clamp_len`); `None`: each has its own.
+        clamp: Option<usize>,
+    },
+}
+
+/// Which maps have biases.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Biases {
+    /// Queries, keys, values and attention's output.
+    pub attention: bool,
+    /// The feed-forward block.
+    pub feed_forward: bool,
+    /// Layer norms.
+    pub norm: bool,
+    /// The dense layer of the head.
+    pub head: bool,
+}
 
 /// The shape and the settings of an encoder. The default is BERT-base (Devlin et al. 2019).
 #[derive(Clone, Debug, PartialEq)]
@@ -46,18 +88,28 @@ pub struct EncoderConfig {
     pub act: Activation,
     /// Layer norm's epsilon.
     pub eps: f32,
-    /// Dropout on embeddings and on the output of each block.
+    /// Dropout on embeddings and on the output of each block. With pre-norm: on what the gate lets through instead of the
+    /// feed-forward block's output.
     pub hidden_dropout: f32,
     /// Which blocks' outputs that is: attention's, the feed-forward block's.
     pub dropped: [bool; 2],
-    /// Dropout on attention probabilities; an approximation has none.
+    /// Dropout on attention probabilities; with pre-norm on attention's output as well.
     pub attention_dropout: f32,
-    /// Positions that are relative (XLNet): no table of them, and layers without biases of queries, keys, values and their
-    /// output; `None`: they are a table's rows.
-    pub relative: Option<RelativeConfig>,
+    /// Where the layer norms stand.
+    pub order: Order,
+    /// How positions come in.
+    pub encoding: Positions,
+    /// Which maps have biases.
+    pub biases: Biases,
+    /// Whether queries, keys and values come from one matrix in the files.
+    pub fused: bool,
+    /// Whether the feed-forward block is gated: its first map is twice as wide, act(a) b goes on.
+    pub gated: bool,
+    /// Layers that see only tokens at most so far away: the distance, and for each layer whether it is one. `None`: none is.
+    pub windows: Option<(usize, Vec<bool>)>,
     /// Whether the token that stands for the whole sequence is the last one, not the first.
     pub cls_last: bool,
-    /// Attention approximated by random features; `None`: exact.
+    /// Attention approximated by random features, in layers without a window; `None`: exact. It has no dropout.
     pub performer: Option<PerformerConfig>,
 }
 
@@ -79,7 +131,12 @@ impl Default for EncoderConfig {
             hidden_dropout: 0.1,
             dropped: [true; 2],
             attention_dropout: 0.1,
-            relative: None,
+            order: Order::Post,
+            encoding: Positions::Table,
+            biases: Biases { attention: true, feed_forward: true, norm: true, head: true },
+            fused: false,
+            gated: false,
+            windows: None,
             cls_last: false,
             performer: None,
         }
@@ -87,6 +144,10 @@ impl Default for EncoderConfig {
 }
 
 impl EncoderConfig {
+    /// Whether scores depend on distances.
+    pub fn relative(&self) -> bool {
+        matches!(self.encoding, Positions::Relative { .. })
+    }
     /// How many layers have weights of their own.
     pub fn own_layers(&self) -> usize {
         self.shared.unwrap_or(self.layers)
@@ -102,7 +163,6 @@ impl EncoderConfig {
 pub struct Encoder {
     config: EncoderConfig,
     word: Group,
-    /// None of these where positions are relative.
     position: Option<Group>,
     kind: Option<Group>,
     norm: Option<Norm>,
@@ -112,6 +172,8 @@ pub struct Encoder {
     layers: Vec<Layer>,
     /// The dropouts of every layer that is run: attention, its output, the feed-forward block's output, inside of that.
     sites: Vec<[u32; 4]>,
+    /// Behind the last layer.
+    last: Option<Norm>,
     final_site: u32,
     sinusoids: Option<Sinusoids>,
     performer: Option<Performer>,
@@ -122,34 +184,35 @@ impl Encoder {
     pub fn declare(layout: &mut Layout, sites: &mut Sites, config: &EncoderConfig) -> Encoder {
         let c = config;
         let width = c.embedding.unwrap_or(c.hidden);
-        let absolute = c.relative.is_none();
+        let relative = c.relative();
         let mut words = vec![("embeddings.word_embeddings.weight".to_owned(), vec![c.vocab, width])];
-        if !absolute {
+        if relative {
             // One row more: the content of a query without content, which only permutation language modelling has.
             words.push(("embeddings.mask_emb".to_owned(), vec![1, 1, width]));
         }
-        let word = layout.join_of(words, &[c.vocab + !absolute as usize, width]);
-        if !absolute {
+        let word = layout.join_of(words, &[c.vocab + relative as usize, width]);
+        if relative {
             layout.keep_last();
         }
         let mut table = |name: &str, rows| layout.add(format!("embeddings.{name}.weight"), &[rows, width]);
-        let position = absolute.then(|| table("position_embeddings", c.positions + c.first_position));
+        let position = (c.encoding == Positions::Table)
+            .then(|| table("position_embeddings", c.positions + c.first_position));
         let kind = (c.types > 0).then(|| table("token_type_embeddings", c.types));
-        let norm = absolute.then(|| Norm::declare(layout, "embeddings.LayerNorm", width));
+        let norm = (!relative).then(|| Norm::declare(layout, "embeddings.LayerNorm", width, c.biases.norm));
         let norm_site = sites.next();
         let project = c
             .embedding
             .map(|width| Affine::declare(layout, "embeddings_project", [c.hidden, width], Activation::None));
-        let layers =
-            (0..c.own_layers()).map(|i| Layer::declare(layout, &format!("encoder.layer.{i}"), c)).collect();
+        let layers = (0..c.own_layers()).map(|i| Layer::declare(layout, i, c)).collect();
         let mut layer_sites: Vec<[u32; 4]> =
             (0..c.layers).map(|_| [sites.next(), sites.next(), sites.next(), 0]).collect();
         // After all others, whose numbers stay as they are without these.
-        layer_sites.iter_mut().for_each(|s| s[3] = if absolute { 0 } else { sites.next() });
-        let final_site = if absolute { 0 } else { sites.next() };
-        let sites = layer_sites;
-        let config = c.clone();
-        let (sinusoids, performer) = (None, None);
+        let mut more = || if relative { sites.next() } else { 0 };
+        layer_sites.iter_mut().for_each(|s| s[3] = more());
+        let (final_site, sites) = (more(), layer_sites);
+        let last = (c.order == Order::Pre)
+            .then(|| Norm::declare(layout, "encoder.LayerNorm", c.hidden, c.biases.norm));
+        let (config, sinusoids, performer) = (c.clone(), None, None);
         Encoder {
             config,
             word,
@@ -160,6 +223,7 @@ impl Encoder {
             project,
             layers,
             sites,
+            last,
             final_site,
             sinusoids,
             performer,
@@ -175,12 +239,16 @@ impl Encoder {
             let place = Place { layer: i, sites: *sites, performer: self.performer.as_ref(), sinusoids };
             hidden = layer.run(tape, p, batch, &self.config, place, hidden)?;
         }
-        if self.config.relative.is_some() {
-            self.drop(tape, batch, self.final_site, hidden)
-        } else {
-            Ok(hidden)
+        if self.config.relative() {
+            return self.drop(tape, batch, self.final_site, hidden);
         }
+        let Some(last) = &self.last else { return Ok(hidden) };
+        let op = AddNorm { eps: self.config.eps, residual: false, before: None, after: None };
+        let normed = last.run(tape, p, op, hidden, &[])?;
+        tape.release(hidden);
+        Ok(normed)
     }
+
     /// Drops hidden states; `x` is released.
     fn drop(&self, tape: &mut Tape, batch: &Inputs, site: u32, x: Var) -> Result<Var> {
         let Some((drop, key)) = batch.dropout(self.config.hidden_dropout, site, Rows::Tokens) else {
@@ -191,13 +259,15 @@ impl Encoder {
         Ok(y)
     }
 
-    /// Puts on the device what is no parameter: sinusoids of relative positions, the random features of approximated attention. To be called once, before
-    /// anything runs.
+    /// Puts on the device what is no parameter: sinusoids of relative positions, the random features of approximated attention.
+    /// To be called once, before anything runs.
     pub fn prepare(&mut self, device: &Device, dtype: DType) -> Result<()> {
         let c = &self.config;
         let compute = device.caps().compute;
         let activations = if compute.size() < dtype.size() && dtype == DType::F32 { compute } else { dtype };
-        self.sinusoids = c.relative.map(|r| Sinusoids::new(device, c, r, activations)).transpose()?;
+        if let Positions::Relative { clamp } = c.encoding {
+            self.sinusoids = Some(Sinusoids::new(device, c, clamp, activations)?);
+        }
         let make = |p| Performer::new(device, p, c.layers, c.hidden / c.heads, dtype);
         self.performer = c.performer.map(make).transpose()?;
         Ok(())
@@ -221,18 +291,18 @@ impl Encoder {
 
     fn embed(&self, tape: &mut Tape, p: &Bound, batch: &Inputs) -> Result<Var> {
         let c = &self.config;
+        let tables = [(batch.positions, self.position), (batch.types, self.kind)];
+        let more: Vec<(Var, Var)> =
+            tables.into_iter().filter_map(|(index, table)| Some((index, p.var(table?)))).collect();
         let mut x = vec![batch.ids];
-        x.extend(self.position.map(|_| batch.positions));
-        x.extend(self.kind.map(|_| batch.types));
+        x.extend(more.iter().map(|m| m.0));
         x.push(p.var(self.word));
-        x.extend([self.position, self.kind].into_iter().flatten().map(|table| p.var(table)));
+        x.extend(more.iter().map(|m| m.1));
         let sum = tape.apply(Embed { first_position: c.first_position as u32 }, &x)?;
         let Some(norm) = &self.norm else { return self.drop(tape, batch, self.norm_site, sum) };
         let after = batch.dropout(c.hidden_dropout, self.norm_site, Rows::Tokens);
         let op = AddNorm { eps: c.eps, residual: false, before: None, after: after.map(|d| d.0) };
-        let mut x = vec![sum, p.var(norm.gamma), p.var(norm.beta)];
-        x.extend(after.map(|d| d.1));
-        let normed = tape.apply(op, &x)?;
+        let normed = norm.run(tape, p, op, sum, &[after.map(|d| d.1)])?;
         tape.release(sum);
         let Some(project) = &self.project else { return Ok(normed) };
         let hidden = project.run(tape, p, normed)?;

@@ -1,7 +1,8 @@
 //! The head of a sequence classifier or regressor: pooling, mostly a dense layer, dropout, a linear map.
 
-use super::{Affine, Inputs, Sites};
+use super::{Affine, Inputs, Norm, Sites};
 use crate::error::Result;
+use crate::ops::add_norm::AddNorm;
 use crate::ops::dropout::Rows;
 use crate::ops::linear::Activation;
 use crate::ops::pool::Pool;
@@ -28,6 +29,10 @@ pub struct Dense {
     pub act: Activation,
     /// Whether there is dropout before it too.
     pub drop_before: bool,
+    /// Whether it has a bias.
+    pub bias: bool,
+    /// A layer norm behind it: the name of its tensors, epsilon, whether it has a bias.
+    pub norm: Option<(String, f32, bool)>,
 }
 
 /// The shape and the settings of a head.
@@ -50,7 +55,7 @@ pub struct HeadConfig {
 /// A head's parameters and how to run it.
 pub struct Head {
     config: HeadConfig,
-    dense: Option<Affine>,
+    dense: Option<(Affine, Option<Norm>)>,
     classifier: Affine,
     sites: [u32; 2],
 }
@@ -59,7 +64,11 @@ impl Head {
     /// Declares the parameters under the config's names.
     pub fn declare(layout: &mut Layout, sites: &mut Sites, c: &HeadConfig) -> Head {
         let h = c.hidden;
-        let dense = c.dense.as_ref().map(|d| Affine::declare(layout, &d.name, [h, h], d.act));
+        let dense = c.dense.as_ref().map(|d| {
+            let map = Affine::declare_with(layout, &d.name, [h, h], d.act, d.bias);
+            let norm = d.norm.as_ref().map(|(name, _, bias)| Norm::declare(layout, name, h, *bias));
+            (map, norm)
+        });
         let classifier = Affine::declare(layout, &c.classifier, [c.outputs, h], Activation::None);
         Head { config: c.clone(), dense, classifier, sites: [sites.next(), sites.next()] }
     }
@@ -77,11 +86,14 @@ impl Head {
             Some((drop, key)) => tape.apply(drop, &[x, key]),
             None => Ok(x),
         };
-        if let Some(dense) = &self.dense {
-            if c.dense.as_ref().is_some_and(|d| d.drop_before) {
+        if let (Some((dense, norm)), Some(of)) = (&self.dense, &c.dense) {
+            if of.drop_before {
                 x = drop(tape, x, self.sites[1])?;
             }
             x = dense.run(tape, p, x)?;
+            if let (Some(norm), &Some((_, eps, _))) = (norm, &of.norm) {
+                x = norm.run(tape, p, AddNorm { eps, residual: false, before: None, after: None }, x, &[])?;
+            }
         }
         x = drop(tape, x, self.sites[0])?;
         self.classifier.run(tape, p, x)

@@ -1,7 +1,7 @@
-//! A layer of the encoder: attention, then a feed-forward block, each closed by a layer norm (post-norm, as in Vaswani
-//! et al. 2017 and Devlin et al. 2019).
+//! A layer of the encoder: attention, then a feed-forward block, with their layer norms behind them (Vaswani et al. 2017,
+//! Devlin et al. 2019) or before them.
 
-use super::encoder::EncoderConfig;
+use super::encoder::{EncoderConfig, Order, Positions};
 use super::performer::Performer;
 use super::relative::RelativeParts;
 use super::{Affine, Inputs, Norm};
@@ -9,7 +9,10 @@ use crate::error::Result;
 use crate::ops::add_norm::AddNorm;
 use crate::ops::attention::Attention;
 use crate::ops::dropout::Rows;
+use crate::ops::gated::Gated;
 use crate::ops::linear::{Activation, Linear};
+use crate::ops::residual::Residual;
+use crate::ops::rotary::Rotary;
 use crate::params::{Bound, Group, Layout};
 use crate::tape::{Tape, Var};
 
@@ -28,45 +31,54 @@ pub(super) struct Place<'a> {
 
 /// A layer's parameters and how to run it.
 pub(super) struct Layer {
+    /// Before attention (pre-norm).
+    before: Option<Norm>,
     qkv: Group,
-    out: Group,
-    /// The biases of both, where positions are not relative.
-    biases: Option<[Group; 2]>,
+    qkv_bias: Option<Group>,
     relative: Option<RelativeParts>,
-    norm: Norm,
+    out: Affine,
+    /// Behind attention (post-norm).
+    norm: Option<Norm>,
     up: Affine,
     down: Affine,
+    /// Behind the feed-forward block, or before it (pre-norm).
     norm2: Norm,
 }
 
 impl Layer {
-    /// Declares the parameters under `name`, such as `encoder.layer.0`.
-    pub fn declare(layout: &mut Layout, name: &str, c: &EncoderConfig) -> Layer {
-        let at = |part: &str| format!("{name}.{part}");
+    /// Declares the parameters of layer `i` under `encoder.layer.{i}`.
+    pub fn declare(layout: &mut Layout, i: usize, c: &EncoderConfig) -> Layer {
+        let at = |part: &str| format!("encoder.layer.{i}.{part}");
         let three =
             |end: &str| ["query", "key", "value"].map(|q| at(&format!("attention.self.{q}.{end}"))).to_vec();
-        let (h, f) = (c.hidden, c.intermediate);
-        let out_of = |end: &str| vec![at(&format!("attention.output.dense.{end}"))];
+        let (h, f, b, none) = (c.hidden, c.intermediate, c.biases, Activation::None);
+        let pre = c.order == Order::Pre;
+        let (wide, act) = if c.gated { (2 * f, none) } else { (f, c.act) };
+        // The embeddings' norm stands right before the first layer.
+        let before = (pre && i > 0).then(|| Norm::declare(layout, &at("attention.LayerNorm"), h, b.norm));
+        let mut qkv = |end: &str, each: &[usize], joined: &[usize]| match c.fused {
+            true => layout.add(at(&format!("attention.self.qkv.{end}")), joined),
+            false => layout.join(three(end), each, joined),
+        };
         // XLNet's matrices have a dimension for heads, and stand the other way round but for that of the output.
-        let each = if c.relative.is_some() { vec![h, c.heads, h / c.heads] } else { vec![h, h] };
-        let qkv = layout.join(three("weight"), &each, &[3 * h, h]);
-        let biased = c.relative.is_none();
-        let qkv_bias = biased.then(|| layout.join(three("bias"), &[h], &[3 * h]));
-        let out = layout.join(out_of("weight"), &each, &[h, h]);
-        let out_bias = biased.then(|| layout.join(out_of("bias"), &[h], &[h]));
-        if !biased {
+        let each = if c.relative() { vec![h, c.heads, h / c.heads] } else { vec![h, h] };
+        let (qkv, qkv_bias) =
+            (qkv("weight", &each, &[3 * h, h]), b.attention.then(|| qkv("bias", &[h], &[3 * h])));
+        if c.relative() {
             layout.transpose(qkv);
         }
-        Layer {
-            qkv,
-            out,
-            biases: qkv_bias.zip(out_bias).map(|(a, b)| [a, b]),
-            relative: c.relative.map(|_| RelativeParts::declare(layout, name, c)),
-            norm: Norm::declare(layout, &at("attention.output.LayerNorm"), h),
-            up: Affine::declare(layout, &at("intermediate.dense"), [f, h], c.act),
-            down: Affine::declare(layout, &at("output.dense"), [h, f], Activation::None),
-            norm2: Norm::declare(layout, &at("output.LayerNorm"), h),
-        }
+        let relative = c.relative().then(|| RelativeParts::declare(layout, &format!("encoder.layer.{i}"), c));
+        let out_weight = vec![(at("attention.output.dense.weight"), each)];
+        let out = Affine {
+            w: layout.join_of(out_weight, &[h, h]),
+            b: b.attention.then(|| layout.add(at("attention.output.dense.bias"), &[h])),
+            act: none,
+        };
+        let norm = (!pre).then(|| Norm::declare(layout, &at("attention.output.LayerNorm"), h, b.norm));
+        let up = Affine::declare_with(layout, &at("intermediate.dense"), [wide, h], act, b.feed_forward);
+        let down = Affine::declare_with(layout, &at("output.dense"), [h, f], none, b.feed_forward);
+        let norm2 = Norm::declare(layout, &at("output.LayerNorm"), h, b.norm);
+        Layer { before, qkv, qkv_bias, relative, out, norm, up, down, norm2 }
     }
 
     /// Hidden states to hidden states, (tokens, hidden); `x` is released.
@@ -79,48 +91,84 @@ impl Layer {
         place: Place,
         x: Var,
     ) -> Result<Var> {
-        let rate = |block: usize| if c.dropped[block] { c.hidden_dropout } else { 0.0 };
-        let linear = |tape: &mut Tape, x, w, bias: usize| {
-            let bias = self.biases.map(|b| p.var(b[bias]));
-            let inputs: Vec<Var> = [x, p.var(w)].into_iter().chain(bias).collect();
-            tape.apply(Linear { act: Activation::None }, &inputs)
+        let sites = place.sites;
+        let plain = AddNorm { eps: c.eps, residual: false, before: None, after: None };
+        let seen = match &self.before {
+            Some(norm) => norm.run(tape, p, plain, x, &[])?,
+            None => x,
         };
-        let qkv = linear(tape, x, self.qkv, 0)?;
+        let mut inputs = vec![seen, p.var(self.qkv)];
+        inputs.extend(self.qkv_bias.map(|b| p.var(b)));
+        let qkv = tape.apply(Linear { act: Activation::None }, &inputs)?;
+        if seen != x {
+            tape.release(seen);
+        }
         let mixed = match self.relative.as_ref().zip(place.sinusoids) {
-            Some((parts, sinusoids)) => {
-                let mixed = parts.mix(tape, p, batch, c, (place.sites[0], sinusoids), qkv)?;
-                tape.release(qkv);
-                mixed
-            }
+            Some((parts, sinusoids)) => parts.mix(tape, p, batch, c, (sites[0], sinusoids), qkv)?,
             None => mix(tape, batch, c, place, qkv)?,
         };
-        let out = linear(tape, mixed, self.out, 1)?;
+        let out = self.out.run(tape, p, mixed)?;
         tape.release(mixed);
-        let x = add_norm(tape, p, batch, (c.eps, rate(0), place.sites[1]), &self.norm, out, x)?;
+        let rate = |block: usize| if c.dropped[block] { c.hidden_dropout } else { 0.0 };
+        if let Some(norm) = &self.norm {
+            let x = add_norm(tape, p, batch, (c.eps, rate(0), sites[1]), norm, out, x)?;
+            let inside = if c.relative() { c.hidden_dropout } else { 0.0 };
+            let down = self.feed_forward(tape, p, batch, c, (inside, sites[3]), x)?;
+            return add_norm(tape, p, batch, (c.eps, rate(1), sites[2]), &self.norm2, down, x);
+        }
+        let x = add(tape, batch, (c.attention_dropout, sites[1]), out, x)?;
+        let seen = self.norm2.run(tape, p, plain, x, &[])?;
+        let down = self.feed_forward(tape, p, batch, c, (rate(1), sites[2]), seen)?;
+        tape.release(seen);
+        add(tape, batch, (0.0, sites[2]), down, x)
+    }
+
+    /// The feed-forward block, with dropout between its two maps.
+    fn feed_forward(
+        &self,
+        tape: &mut Tape,
+        p: &Bound,
+        batch: &Inputs,
+        c: &EncoderConfig,
+        (rate, site): (f32, u32),
+        x: Var,
+    ) -> Result<Var> {
         let mut up = self.up.run(tape, p, x)?;
-        let inside =
-            self.relative.as_ref().and(batch.dropout(c.hidden_dropout, place.sites[3], Rows::Tokens));
-        if let Some((drop, key)) = inside {
+        if c.gated {
+            let gated = tape.apply(Gated { act: c.act }, &[up])?;
+            tape.release(up);
+            up = gated;
+        }
+        if let Some((drop, key)) = batch.dropout(rate, site, Rows::Tokens) {
             let dropped = tape.apply(drop, &[up, key])?;
             tape.release(up);
             up = dropped;
         }
         let down = self.down.run(tape, p, up)?;
         tape.release(up);
-        add_norm(tape, p, batch, (c.eps, rate(1), place.sites[2]), &self.norm2, down, x)
+        Ok(down)
     }
 }
 
 /// Attention over (tokens, 3 hidden) -> (tokens, hidden); `qkv` is released.
-fn mix(tape: &mut Tape, batch: &Inputs, c: &EncoderConfig, place: Place, qkv: Var) -> Result<Var> {
+fn mix(tape: &mut Tape, batch: &Inputs, c: &EncoderConfig, place: Place, mut qkv: Var) -> Result<Var> {
+    let is_local = |local: &[bool]| local.get(place.layer).copied().unwrap_or(false);
+    let window = c.windows.as_ref().filter(|(_, local)| is_local(local)).map(|(window, _)| *window);
+    if let Positions::Rotary { global, local } = c.encoding {
+        let theta = if window.is_some() { local } else { global };
+        let turned = tape.apply(Rotary { heads: c.heads, theta }, &[qkv, batch.positions])?;
+        tape.release(qkv);
+        qkv = turned;
+    }
     let scale = 1.0 / ((c.hidden / c.heads) as f32).sqrt();
-    if let Some(performer) = place.performer {
+    // What sees a window only is linear in the length already.
+    if let Some(performer) = place.performer.filter(|_| window.is_none()) {
         let mixed = performer.mix(tape, batch, place.layer, c.heads, scale, qkv)?;
         tape.release(qkv);
         return Ok(mixed);
     }
     let drop = batch.dropout(c.attention_dropout, place.sites[0], Rows::Tokens);
-    let op = Attention { heads: c.heads, scale, dropout: drop.map(|d| d.0) };
+    let op = Attention { heads: c.heads, scale, dropout: drop.map(|d| d.0), window };
     let mut inputs = vec![qkv, batch.cu_seqlens];
     inputs.extend(drop.map(|d| d.1));
     let mixed = tape.apply(op, &inputs)?;
@@ -140,9 +188,18 @@ fn add_norm(
 ) -> Result<Var> {
     let drop = batch.dropout(rate, site, Rows::Tokens);
     let op = AddNorm { eps, residual: true, before: drop.map(|d| d.0), after: None };
-    let mut inputs = vec![x, p.var(norm.gamma), p.var(norm.beta), residual];
+    let y = norm.run(tape, p, op, x, &[Some(residual), drop.map(|d| d.1)])?;
+    tape.release(x);
+    tape.release(residual);
+    Ok(y)
+}
+
+/// dropout(x) + residual; both are released.
+fn add(tape: &mut Tape, batch: &Inputs, (rate, site): (f32, u32), x: Var, residual: Var) -> Result<Var> {
+    let drop = batch.dropout(rate, site, Rows::Tokens);
+    let mut inputs = vec![x, residual];
     inputs.extend(drop.map(|d| d.1));
-    let y = tape.apply(op, &inputs)?;
+    let y = tape.apply(Residual { dropout: drop.map(|d| d.0) }, &inputs)?;
     tape.release(x);
     tape.release(residual);
     Ok(y)

@@ -7,13 +7,13 @@ mod performer;
 pub mod permutation;
 mod relative;
 
-pub use encoder::{Encoder, EncoderConfig};
+pub use encoder::{Biases, Encoder, EncoderConfig, Order, Positions};
 pub use head::{Dense, Head, HeadConfig, Pooling};
 pub use performer::{Distance, PerformerConfig};
-pub use relative::RelativeConfig;
 
 use crate::device::Tensor;
 use crate::error::Result;
+use crate::ops::add_norm::AddNorm;
 use crate::ops::dropout::{Dropout, Rows};
 use crate::ops::linear::{Activation, Linear};
 use crate::params::{Bound, Group, Layout};
@@ -77,34 +77,53 @@ impl Sites {
     }
 }
 
-/// Gamma and beta of a layer norm.
+/// Gamma of a layer norm, and beta if it has one.
 struct Norm {
     gamma: Group,
-    beta: Group,
+    beta: Option<Group>,
 }
 
 impl Norm {
-    /// Declares `{name}.weight` and `{name}.bias` (cols).
-    fn declare(layout: &mut Layout, name: &str, cols: usize) -> Norm {
+    /// Declares `{name}.weight` and, with `bias`, `{name}.bias` (cols).
+    fn declare(layout: &mut Layout, name: &str, cols: usize, bias: bool) -> Norm {
         let gamma = layout.add(format!("{name}.weight"), &[cols]);
-        Norm { gamma, beta: layout.add(format!("{name}.bias"), &[cols]) }
+        Norm { gamma, beta: bias.then(|| layout.add(format!("{name}.bias"), &[cols])) }
+    }
+    /// The op on x, gamma, beta and what else there is.
+    fn run(&self, tape: &mut Tape, p: &Bound, op: AddNorm, x: Var, more: &[Option<Var>]) -> Result<Var> {
+        let mut inputs = vec![x, p.var(self.gamma)];
+        inputs.extend(self.beta.map(|beta| p.var(beta)));
+        inputs.extend(more.iter().flatten());
+        tape.apply(op, &inputs)
     }
 }
 
-/// A weight and a bias.
+/// A weight and, if there is one, a bias.
 struct Affine {
     w: Group,
-    b: Group,
+    b: Option<Group>,
     act: Activation,
 }
 
 impl Affine {
     /// Declares `{name}.weight` (out, in) and `{name}.bias` (out).
     fn declare(layout: &mut Layout, name: &str, [out, input]: [usize; 2], act: Activation) -> Affine {
+        Affine::declare_with(layout, name, [out, input], act, true)
+    }
+    /// The same, with or without the bias.
+    fn declare_with(
+        layout: &mut Layout,
+        name: &str,
+        [out, input]: [usize; 2],
+        act: Activation,
+        bias: bool,
+    ) -> Affine {
         let w = layout.add(format!("{name}.weight"), &[out, input]);
-        Affine { w, b: layout.add(format!("{name}.bias"), &[out]), act }
+        Affine { w, b: bias.then(|| layout.add(format!("{name}.bias"), &[out])), act }
     }
     fn run(&self, tape: &mut Tape, p: &Bound, x: Var) -> Result<Var> {
-        tape.apply(Linear { act: self.act }, &[x, p.var(self.w), p.var(self.b)])
+        let mut inputs = vec![x, p.var(self.w)];
+        inputs.extend(self.b.map(|b| p.var(b)));
+        tape.apply(Linear { act: self.act }, &inputs)
     }
 }

@@ -122,7 +122,8 @@ impl Performer {
         let w = tape.constant(w);
         let mixed = tape.apply(Favor { heads, scale }, &[qkv, batch.cu_seqlens, w])?;
         if self.state().distances.is_some() {
-            let exact = tape.apply(Attention { heads, scale, dropout: None }, &[qkv, batch.cu_seqlens])?;
+            let exact = tape
+                .apply(Attention { heads, scale, dropout: None, window: None }, &[qkv, batch.cu_seqlens])?;
             let read = |v| tape.device().read_reals(tape.value(v)?);
             let (found, truth) = (read(mixed)?, read(exact)?);
             tape.release(exact);

@@ -11,13 +11,6 @@ use crate::params::{Bound, Group, Layout};
 use crate::shape::DType;
 use crate::tape::{Tape, Var};
 
-/// The setting of an encoder whose positions are relative.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RelativeConfig {
-    /// Distances beyond this count as this (`clamp_len`); `None`: each has its own.
-    pub clamp: Option<usize>,
-}
-
 /// Distances that are computed at once: a table's part begins where a GPU can bind it, and steps recur.
 const STEP: usize = 64;
 
@@ -32,8 +25,8 @@ pub(super) struct Sinusoids {
 
 impl Sinusoids {
     /// In `dtype`, for sequences as long as the config says.
-    pub fn new(device: &Device, c: &EncoderConfig, r: RelativeConfig, dtype: DType) -> Result<Sinusoids> {
-        let most = r.clamp.map_or(c.positions.next_multiple_of(STEP), |clamp| clamp + 1);
+    pub fn new(device: &Device, c: &EncoderConfig, clamp: Option<usize>, dtype: DType) -> Result<Sinusoids> {
+        let most = clamp.map_or(c.positions.next_multiple_of(STEP), |clamp| clamp + 1);
         let half = c.hidden / 2;
         let mut values = Vec::with_capacity((2 * most - 1) * c.hidden);
         for row in 0..2 * most - 1 {
@@ -43,7 +36,7 @@ impl Sinusoids {
             values.extend((0..half).map(|i| angle(i).cos()));
         }
         let table = device.upload_reals(dtype, &[2 * most - 1, c.hidden], &values)?;
-        Ok(Sinusoids { table, most, clamped: r.clamp.is_some() })
+        Ok(Sinusoids { table, most, clamped: clamp.is_some() })
     }
     /// Those of the distances within sequences of a length, (distances, hidden).
     pub fn of(&self, tape: &mut Tape, longest: usize) -> Result<Var> {
@@ -74,7 +67,7 @@ impl RelativeParts {
         let all = three.into_iter().chain([(at("seg_embed"), vec![2, c.heads, dim])]);
         RelativeParts { distance, bias: layout.join_of(all.collect(), &[5, c.hidden]) }
     }
-    /// Attention over qkv (tokens, 3 hidden) -> (tokens, hidden), with sinusoids (distances, hidden).
+    /// Attention over qkv (tokens, 3 hidden) -> (tokens, hidden), with sinusoids (distances, hidden); `qkv` is released.
     pub fn mix(
         &self,
         tape: &mut Tape,
@@ -97,6 +90,7 @@ impl RelativeParts {
         inputs.extend(drop.map(|d| d.1));
         let mixed = tape.apply(op, &inputs)?;
         tape.release(r);
+        tape.release(qkv);
         Ok(mixed)
     }
 }

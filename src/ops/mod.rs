@@ -13,11 +13,14 @@ pub mod dropout;
 pub mod embed;
 pub mod favor;
 pub mod gate;
+pub mod gated;
 pub mod global_norm;
 pub mod linear;
 pub mod mse;
 pub mod pool;
 pub mod relative_attention;
+pub mod residual;
+pub mod rotary;
 pub mod round;
 
 use crate::device::cpu::vectorise;
@@ -45,6 +48,9 @@ pub const OPS: &[(&str, Cases)] = &[
     ("relative_attention", relative_attention::cases),
     ("dropout", dropout::cases),
     ("pool", pool::cases),
+    ("rotary", rotary::cases),
+    ("gated", gated::cases),
+    ("residual", residual::cases),
     ("cross_entropy", cross_entropy::cases),
     ("binary_cross_entropy", binary_cross_entropy::cases),
     ("mse", mse::cases),
@@ -64,6 +70,9 @@ pub const SHADERS: &[&str] = &[
     relative_attention::SHADER,
     dropout::SHADER,
     pool::SHADER,
+    rotary::SHADER,
+    gated::SHADER,
+    residual::SHADER,
     cross_entropy::SHADER,
     binary_cross_entropy::SHADER,
     mse::SHADER,
@@ -86,6 +95,9 @@ pub const KERNELS: &[(&str, &str)] = &[
     ("relative_attention", relative_attention::KERNEL),
     ("dropout", dropout::KERNEL),
     ("pool", pool::KERNEL),
+    ("rotary", rotary::KERNEL),
+    ("gated", gated::KERNEL),
+    ("residual", residual::KERNEL),
     ("cross_entropy", cross_entropy::KERNEL),
     ("binary_cross_entropy", binary_cross_entropy::KERNEL),
     ("mse", mse::KERNEL),

@@ -14,8 +14,18 @@ use tempra::rng::Stream;
 use tempra::shape::DType;
 
 /// The folders of `tests/golden/encoders`; `electra-wide` is of the architecture `electra`.
-const NAMES: &[&str] =
-    &["roberta", "xlm-roberta", "distilbert", "electra", "electra-wide", "albert", "xlnet", "xlnet-clamped"];
+const NAMES: &[&str] = &[
+    "roberta",
+    "xlm-roberta",
+    "distilbert",
+    "electra",
+    "electra-wide",
+    "albert",
+    "modernbert",
+    "modernbert-mean",
+    "xlnet",
+    "xlnet-clamped",
+];
 
 fn fixture(name: &str) -> Value {
     json(&golden("encoders").join(name).join("fixture.json"))

@@ -205,7 +205,7 @@ fn the_output_approaches_exact_attention_with_the_root_of_the_number_of_features
         floats(&device, &y[0])
     };
     let scale = 1.0 / (dim as f32).sqrt();
-    let exact = run(&ExactAttention { heads, scale, dropout: None }, &[&qkv, &bounds]);
+    let exact = run(&ExactAttention { heads, scale, dropout: None, window: None }, &[&qkv, &bounds]);
     let error = |m: usize| {
         let draws = 40;
         let one = |i| {
@@ -327,7 +327,7 @@ fn crossover_with_exact_attention() {
             1e3 * best
         };
         let scale = 1.0 / (dim as f32).sqrt();
-        let exact = time(&ExactAttention { heads, scale, dropout: None }, &[&qkv, &bounds]);
+        let exact = time(&ExactAttention { heads, scale, dropout: None, window: None }, &[&qkv, &bounds]);
         let linear = time(&Favor { heads, scale }, &[&qkv, &bounds, &w]);
         println!("{len:>5}: exact {exact:>8.1}, FAVOR+ {linear:>8.1}");
     }

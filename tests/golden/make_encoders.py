@@ -25,6 +25,8 @@ SIZES = dict(vocab_size=VOCAB, hidden_size=24, num_hidden_layers=2, num_attentio
              max_position_embeddings=LONGEST, type_vocab_size=2)
 # A padding id of 1 takes two rows from the positions; RoBERTa's eps is 1e-5 in its published files.
 ROBERTA = dict(SIZES, max_position_embeddings=LONGEST + 2, type_vocab_size=1, pad_token_id=1, layer_norm_eps=1e-5)
+MODERN = dict({k: v for k, v in SIZES.items() if k != "type_vocab_size"}, num_hidden_layers=4, pad_token_id=0, bos_token_id=1, attention_dropout=0.1, embedding_dropout=0.1, mlp_dropout=0.1,
+              eos_token_id=2, cls_token_id=1, sep_token_id=2)
 MODELS = {
     "roberta": ("Roberta", ROBERTA),
     "xlm-roberta": ("XLMRoberta", dict(ROBERTA, hidden_act="gelu_new")),
@@ -39,7 +41,46 @@ MODELS = {
     "xlnet": ("XLNet", dict(vocab_size=VOCAB, d_model=24, n_layer=2, n_head=3, d_inner=40, pad_token_id=0)),
     "xlnet-clamped": ("XLNet", dict(vocab_size=VOCAB, d_model=24, n_layer=2, n_head=3, d_inner=40, pad_token_id=0, clamp_len=7,
                                    ff_activation="relu")),
+    # Windows of four tokens to each side in the second and the third layer.
+    "modernbert": ("ModernBert", dict(MODERN, local_attention=8)),
+    # Every bias there is, the mean over tokens, each layer another kind by name, windows wider than any text.
+    "modernbert-mean": ("ModernBert", dict(MODERN, attention_bias=True, mlp_bias=True, norm_bias=True, classifier_bias=True,
+                                           classifier_pooling="mean", hidden_activation="gelu_pytorch_tanh",
+                                           layer_types=["sliding_attention", "full_attention"] * 2)),
 }
+
+
+def turned(q, k, cos, sin, unsqueeze_dim=1):
+    """ModernBERT's rotary positions; transformers rounds queries and keys to f32 first, which a reference in f64 must not."""
+    half = q.shape[-1] // 2
+    cos, sin = cos.unsqueeze(unsqueeze_dim), sin.unsqueeze(unsqueeze_dim)
+    turn = lambda x: x * cos + torch.cat((-x[..., half:], x[..., :half]), dim=-1) * sin
+    return turn(q), turn(k)
+
+
+def exact_angles(modeling):
+    """Has ModernBERT compute in f64 what it computes in f32, and checks that in f32 it is the same."""
+    theirs, rng = modeling.apply_rotary_pos_emb, torch.Generator().manual_seed(1)
+    q, k = torch.randn(2, 3, 5, 8, generator=rng), torch.randn(2, 3, 5, 8, generator=rng)
+    angle = torch.randn(2, 5, 8, generator=rng)
+    for a, b in zip(theirs(q, k, angle.cos(), angle.sin()), turned(q, k, angle.cos(), angle.sin())):
+        assert torch.equal(a, b)
+    modeling.apply_rotary_pos_emb = turned
+
+    def forward(self, x, position_ids, layer_type):
+        base = self.config.rope_parameters[layer_type]["rope_theta"]
+        dim = self.config.hidden_size // self.config.num_attention_heads
+        angles = position_ids[..., None].double() / base ** (torch.arange(0, dim, 2, dtype=torch.float64) / dim)
+        angles = torch.cat((angles, angles), dim=-1)
+        return angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+
+    emb = modeling.ModernBertRotaryEmbedding
+    config = transformers.ModernBertConfig(**MODERN)
+    x, at = torch.zeros(1), torch.arange(LONGEST)[None]
+    for kind in ("full_attention", "sliding_attention"):
+        for a, b in zip(emb(config)(x, at, kind), forward(emb(config), x, at, kind)):
+            assert (a - b).abs().max() < 1e-5
+    emb.forward = forward
 
 
 def build(kind, seed, settings):
@@ -67,6 +108,7 @@ def batch(seed, types, pad):
 
 def main():
     common.fixed()
+    exact_angles(transformers.models.modernbert.modeling_modernbert)
     for seed, (name, (kind, settings)) in enumerate(MODELS.items()):
         if sys.argv[1:] and name not in sys.argv[1:]:
             continue

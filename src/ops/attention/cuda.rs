@@ -50,8 +50,9 @@ impl<'a> Run<'a> {
         }
         Ok(Run { op, device, buffers, add, tokens, seqs: buffers[1].spec.len() - 1, dim })
     }
+    /// Whether the kernels in f32 arithmetic take it: the others know neither f32 nor windows.
     fn flat(&self) -> bool {
-        self.buffers[0].spec.dtype == DType::F32
+        self.buffers[0].spec.dtype == DType::F32 || self.op.window.is_some()
     }
     fn choice(&self) -> Choice {
         choose(&Ask {
@@ -78,12 +79,12 @@ impl<'a> Run<'a> {
         let dropped = self.op.dropout.is_some_and(|d| d.active());
         let mut all = vec![("D", Const::U32(self.dim as u32)), ("DROPOUT", Const::U32(dropped as u32))];
         all.extend(consts.iter().map(|&(name, v)| (name, Const::U32(v))));
-        if !self.flat() {
-            all.push(("T", Const::Type(self.buffers[0].spec.dtype)));
-            // Only the backward pass has a gradient.
-            if let Some(g) = self.buffers.get(6) {
-                all.push(("G", Const::Type(g.spec.dtype)));
-            }
+        // Only the backward pass has a gradient.
+        let t = self.buffers[0].spec.dtype;
+        let g = self.buffers.get(6).map(|g| g.spec.dtype);
+        all.push(("T", Const::Type(t)));
+        if g.is_some() || source == PLAIN {
+            all.push(("G", Const::Type(g.unwrap_or(t))));
         }
         self.device.launch(Launch {
             source,
@@ -118,7 +119,7 @@ impl<'a> Run<'a> {
     fn plain(&self, pass: u32, entry: &'static str, buffers: &[&Tensor]) -> Result<()> {
         let (each, shared) = plain(self.device.shared_limit(), self.dim)[pass as usize];
         let own = (PLAIN_THREADS / 32 * each) as usize;
-        let consts = [("EACH", each), ("BLOCKS", 1), ("PASS", pass)];
+        let consts = [("EACH", each), ("BLOCKS", 1), ("PASS", pass), ("WINDOW", self.op.reach())];
         self.launch((PLAIN, entry), &consts, own, [PLAIN_THREADS, shared as u32], buffers)
     }
 }

@@ -35,11 +35,11 @@ pub enum Activation {
 
 impl Activation {
     /// Whether the derivative needs the product itself, not just the result.
-    fn needs_input(self) -> bool {
+    pub(super) fn needs_input(self) -> bool {
         matches!(self, Activation::GeluErf | Activation::GeluTanh)
     }
     /// The constant ACT of the kernels.
-    fn code(self) -> u32 {
+    pub(super) fn code(self) -> u32 {
         match self {
             Activation::None => 0,
             Activation::GeluErf => 1,
