@@ -1,5 +1,6 @@
 //! FAVOR+: what its random features estimate, how well, and that they are a function of the seed.
 
+use crate::learner;
 use crate::support::*;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -420,4 +421,27 @@ fn a_run_that_goes_on_between_redraws_ends_with_the_same_bits() {
     tempra(dir, "parts", &sets);
     assert!(weights("parts") == expected, "the weights of the run that went on differ");
     assert_eq!(json(&dir.join("parts/model/config.json"))["tempra_attention"]["draw"], last);
+}
+
+/// Training on a GPU, where steps are recorded and replayed and features are redrawn in between: the CPU's losses.
+fn trains_as_on_the_cpu(gpu: &Device) {
+    let steps = 20;
+    let [truth, found] = [&cpu(2), gpu].map(|device| learner::other_losses(device, steps));
+    for (what, (truth, found)) in ["performer", "xlnet"].iter().zip(truth.iter().zip(&found)) {
+        assert_eq!(truth.len() as u64, steps);
+        println!("{what}: losses {:?} to {:?}", truth.first(), truth.last());
+        assert!(apart(found, truth) < 1e-4, "{what}: {truth:?} {found:?}");
+    }
+}
+
+#[test]
+fn cuda_trains_performers_and_xlnets() {
+    let Some(device) = device("cuda") else { return };
+    trains_as_on_the_cpu(&device);
+}
+
+#[test]
+fn wgpu_trains_performers_and_xlnets() {
+    let Some(device) = adapter() else { return };
+    trains_as_on_the_cpu(&device);
 }
