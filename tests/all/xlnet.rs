@@ -6,14 +6,17 @@ use serde_json::Value;
 use std::process::Command;
 use tempfile::tempdir;
 use tempra::checkpoint::{NamedFile, RealFs, TensorOut, write_dir};
+use tempra::data::Batch;
 use tempra::device::{Device, Tensor};
 use tempra::models::{Model, Options};
 use tempra::nn::permutation::{GIVEN, TwoStreams, draw_ranks};
+use tempra::nn::{Biases, EncoderConfig, Positions};
 use tempra::ops::relative_attention::RelativeAttention;
 use tempra::ops::{Forward, Op};
 use tempra::rng::Stream;
 use tempra::shape::{DType, Spec};
 use tempra::tape::Tape;
+use tempra::tasks::Regress;
 
 /// The inputs of one sequence.
 struct Case {
@@ -317,4 +320,45 @@ fn ranks_are_a_permutation_of_the_tokens_that_are_predicted() {
     let mut streams = TwoStreams::new(90);
     assert!(streams.push(&[1, 2], &[0, 0], &[1, 2]).is_err(), "nothing is given");
     assert!(streams.push(&[1, 2], &[0], &[0, 0]).is_err());
+}
+
+/// Training passes of an XLNet-base of six layers on this CPU. `cargo test --test all -- --ignored xlnet_passes --nocapture`; beside
+/// it `benches/peers/xlnet_torch.py`.
+#[test]
+#[ignore = "a measurement"]
+fn xlnet_passes_a_second() {
+    let device = cpu(2);
+    let shape = EncoderConfig {
+        vocab: 32000,
+        types: 0,
+        layers: 6,
+        encoding: Positions::Relative { clamp: None },
+        biases: Biases { attention: false, ..EncoderConfig::default().biases },
+        cls_last: true,
+        ..EncoderConfig::default()
+    };
+    let options = Options { training: true, ..Options::default() };
+    let model = Model::random(&device, &shape, &options).unwrap_or_else(|e| panic!("{e}"));
+    let mut stream = Stream::new(1, "passes", 0);
+    for (sequences, length) in [(16, 32), (8, 128), (2, 512)] {
+        let mut batch = Batch { cu_seqlens: vec![0], ..Batch::default() };
+        for example in 0..sequences {
+            for at in 0..length {
+                batch.ids.push(stream.below(32000));
+                batch.types.push(u32::from(at + 1 == length) * 2);
+                batch.positions.push(at);
+            }
+            batch.cu_seqlens.push(batch.ids.len() as u32);
+            batch.values.push(0.5);
+            batch.examples.push(example);
+        }
+        let mut best = f64::INFINITY;
+        for step in 0..4 {
+            let begun = std::time::Instant::now();
+            tempra::train::pass(&device, &model, &Regress, &batch, Some((1, step)), 1.0, false)
+                .expect("a pass");
+            best = best.min(begun.elapsed().as_secs_f64());
+        }
+        println!("{sequences} x {length}: {:.0} tokens/s", batch.ids.len() as f64 / best);
+    }
 }
