@@ -1,6 +1,6 @@
 //! What is resolved from other keys, and what two keys cannot say together.
 
-use super::field::{Field, Task, expanded};
+use super::field::{Attention, Field, Task, expanded};
 use super::source::Origin;
 use super::table::{Item, Reader, Section};
 use super::{ClassWeights, Optim, Recipe};
@@ -79,6 +79,12 @@ pub(super) fn check(recipe: &Recipe, r: &mut Reader<'_>) {
     if recipe.model.freeze.iter().any(String::is_empty) {
         r.complain(&["model.freeze"], "an empty prefix in model.freeze", |e| {
             e.hint("it would freeze every parameter")
+        });
+    }
+    if recipe.model.attention != Attention::Performer && recipe.model.attention_features.is_some() {
+        let keys = ["model.attention_features", "model.attention"];
+        r.complain(&keys, "model.attention_features is for approximated attention", |e| {
+            e.hint("set attention = \"performer\", or leave it out")
         });
     }
     data(recipe, r);
