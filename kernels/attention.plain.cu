@@ -12,6 +12,7 @@ constexpr u32 LINE = WIDTH + 4, PROBS = TILE + 4;       // rows in shared memory
 DEVICE u32 others_from(u32 begin) { return WINDOW == 0 || begin < WINDOW ? 0 : (begin - WINDOW + 1) / TILE * TILE; }
 DEVICE u32 others_to(u32 begin, u32 length) { return WINDOW == 0 ? length : min(length, begin + OWN + WINDOW - 1); }
 DEVICE bool sees(u32 a, u32 b) { return WINDOW == 0 || max(a, b) - min(a, b) < WINDOW; }
+DEVICE u32 own_tiles(u32 length) { return ceil_div(length, OWN); }
 
 // Rows of one head, of which `rows` exist, `stride` apart; what does not exist becomes 0.
 template <u32 ROWS> DEVICE void fetch(float* to, const T* from, u32 stride, u32 rows) {
@@ -78,10 +79,10 @@ template <class E> DEVICE void write(E* to, u32 stride, u32 rows, const float (&
 ATTENTION attention_plain_forward(const T* __restrict__ qkv, const u32* __restrict__ bounds, const u32* __restrict__ key,
                                   T* __restrict__ o, float* __restrict__ lse, Params p) {
   if constexpr (PASS == 0) {
-    const Place at = place<OWN>(bounds, p.seqs, 0, blockIdx.x);
+    const Place at = place(bounds, p.seqs, blockIdx.x, own_tiles);
     if (at.length == 0) return;
-    const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32, head = blockIdx.y, length = at.length;
-    const u32 hidden = p.heads * D, stride = 3 * hidden, query = at.begin + warp * EACH;
+    const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32, head = blockIdx.y, length = at.length, begin = at.tile * OWN;
+    const u32 hidden = p.heads * D, stride = 3 * hidden, query = begin + warp * EACH;
     const bool busy = query < length;
     const T* q = qkv + (size_t)at.first * stride + head * D;
     float* tile_q = (float*)shared;
@@ -93,8 +94,8 @@ ATTENTION attention_plain_forward(const T* __restrict__ qkv, const u32* __restri
     float out[EACH][COLS] = {}, top[EACH], total[EACH] = {};
 #pragma unroll
     for (u32 r = 0; r < EACH; r++) top[r] = NEG_INF;
-    fetch<OWN>(tile_q, q + (size_t)at.begin * stride, stride, length - at.begin);
-    const u32 from = others_from(at.begin), upto = others_to(at.begin, length);
+    fetch<OWN>(tile_q, q + (size_t)begin * stride, stride, length - begin);
+    const u32 from = others_from(begin), upto = others_to(begin, length);
     for (u32 k0 = from; k0 < upto; k0 += TILE) {
       if (k0 > from) __syncthreads();  // keys and values are used up
       fetch<TILE>(tile_k, q + hidden + (size_t)k0 * stride, stride, length - k0);
@@ -139,10 +140,10 @@ ATTENTION attention_plain_forward(const T* __restrict__ qkv, const u32* __restri
 template <bool KV>
 DEVICE void backward_rows(const T* qkv, const u32* bounds, const u32* key, const T* o, const float* lse, const T* dy, G* dqkv,
                           float* delta, const Params& p) {
-  const Place at = place<OWN>(bounds, p.seqs, 0, blockIdx.x);
+  const Place at = place(bounds, p.seqs, blockIdx.x, own_tiles);
   if (at.length == 0) return;
-  const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32, head = blockIdx.y, length = at.length;
-  const u32 hidden = p.heads * D, stride = 3 * hidden, mine = at.begin + warp * EACH;
+  const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32, head = blockIdx.y, length = at.length, begin = at.tile * OWN;
+  const u32 hidden = p.heads * D, stride = 3 * hidden, mine = begin + warp * EACH;
   const bool busy = mine < length;
   const T* q = qkv + (size_t)at.first * stride + head * D;
   const T* dout = dy + (size_t)at.first * hidden + head * D;
@@ -154,11 +155,11 @@ DEVICE void backward_rows(const T* qkv, const u32* bounds, const u32* key, const
   float* ds = other1 + TILE * LINE + warp * EACH * PROBS;
   float* pm = ds + OWN * PROBS;
   if constexpr (KV) {
-    fetch<OWN>(own0, q + hidden + (size_t)at.begin * stride, stride, length - at.begin);
-    fetch<OWN>(own1, q + 2 * hidden + (size_t)at.begin * stride, stride, length - at.begin);
+    fetch<OWN>(own0, q + hidden + (size_t)begin * stride, stride, length - begin);
+    fetch<OWN>(own1, q + 2 * hidden + (size_t)begin * stride, stride, length - begin);
   } else {
-    fetch<OWN>(own0, q + (size_t)at.begin * stride, stride, length - at.begin);
-    fetch<OWN>(own1, dout + (size_t)at.begin * hidden, hidden, length - at.begin);
+    fetch<OWN>(own0, q + (size_t)begin * stride, stride, length - begin);
+    fetch<OWN>(own1, dout + (size_t)begin * hidden, hidden, length - begin);
   }
   own0 += warp * EACH * LINE, own1 += warp * EACH * LINE;
   const Mask mask = mask_of(p.drop, key, head, at.first);
@@ -181,7 +182,7 @@ DEVICE void backward_rows(const T* qkv, const u32* bounds, const u32* key, const
       if (in && lane == 0) delta[stats + mine + r] = sums[r];
     }
   }
-  const u32 from = others_from(at.begin), upto = others_to(at.begin, length);
+  const u32 from = others_from(begin), upto = others_to(begin, length);
   for (u32 j0 = from; j0 < upto; j0 += TILE) {
     if (j0 > from) __syncthreads();  // the other side is used up
     if constexpr (KV) {

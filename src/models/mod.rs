@@ -255,13 +255,14 @@ impl Model {
         self.encoder.compared(run)
     }
 
-    /// The encoder's hidden states (tokens, hidden) of a packed batch.
+    /// The hidden states of the last layer, (tokens, hidden).
     pub fn hidden(&self, tape: &mut Tape, bound: &Bound, batch: &Inputs) -> Result<Var> {
         self.encoder.run(tape, bound, batch)
     }
+
     /// Logits (sequences, outputs) of a packed batch.
     pub fn logits(&self, tape: &mut Tape, bound: &Bound, batch: &Inputs) -> Result<Var> {
-        let hidden = self.encoder.run(tape, bound, batch)?;
+        let hidden = self.hidden(tape, bound, batch)?;
         self.head.run(tape, bound, batch, hidden)
     }
 

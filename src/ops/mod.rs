@@ -9,19 +9,23 @@ pub mod attention;
 pub mod binary_cross_entropy;
 mod case;
 pub mod cross_entropy;
+pub mod dot;
 pub mod dropout;
 pub mod embed;
 pub mod favor;
 pub mod gate;
 pub mod gated;
+pub mod gather;
 pub mod global_norm;
 pub mod linear;
 pub mod mse;
+pub mod normalize;
 pub mod pool;
 pub mod relative_attention;
 pub mod residual;
 pub mod rotary;
 pub mod round;
+pub mod span_cross_entropy;
 
 use crate::device::cpu::vectorise;
 use crate::device::{
@@ -51,8 +55,12 @@ pub const OPS: &[(&str, Cases)] = &[
     ("rotary", rotary::cases),
     ("gated", gated::cases),
     ("residual", residual::cases),
+    ("gather", gather::cases),
+    ("normalize", normalize::cases),
+    ("dot", dot::cases),
     ("cross_entropy", cross_entropy::cases),
     ("binary_cross_entropy", binary_cross_entropy::cases),
+    ("span_cross_entropy", span_cross_entropy::cases),
     ("mse", mse::cases),
     ("adamw", adamw::cases),
     ("global_norm", global_norm::cases),
@@ -73,8 +81,12 @@ pub const SHADERS: &[&str] = &[
     rotary::SHADER,
     gated::SHADER,
     residual::SHADER,
+    gather::SHADER,
+    normalize::SHADER,
+    dot::SHADER,
     cross_entropy::SHADER,
     binary_cross_entropy::SHADER,
+    span_cross_entropy::SHADER,
     mse::SHADER,
     adamw::SHADER,
     global_norm::SHADER,
@@ -98,8 +110,12 @@ pub const KERNELS: &[(&str, &str)] = &[
     ("rotary", rotary::KERNEL),
     ("gated", gated::KERNEL),
     ("residual", residual::KERNEL),
+    ("gather", gather::KERNEL),
+    ("normalize", normalize::KERNEL),
+    ("dot", dot::KERNEL),
     ("cross_entropy", cross_entropy::KERNEL),
     ("binary_cross_entropy", binary_cross_entropy::KERNEL),
+    ("span_cross_entropy", span_cross_entropy::KERNEL),
     ("mse", mse::KERNEL),
     ("adamw", adamw::KERNEL),
     ("global_norm", global_norm::KERNEL),

@@ -2,12 +2,12 @@
 //!
 //! qkv (tokens, 3 heads head_dim): a token's queries of all heads, then its keys, then its values; positions u32 (tokens)
 //! -> y like qkv. Elements i and i + head_dim/2 of each query and key are a point in the plane, turned by
-//! positions[t] theta^(-2 i / head_dim); values are copied (Su et al. 2021, eq. 34, with the halves paired as in GPT-NeoX and
+//! `positions[t] theta^(-2 i / head_dim)`; values are copied (Su et al. 2021, eq. 34, with the halves paired as in GPT-NeoX and
 //! in ModernBERT of transformers). Nothing is saved: the backward pass turns back.
 //!
-//! Angles are exact on every backend. On a GPU they are fractions of a turn in 32-bit integers: a position times a fraction,
-//! with whole turns falling off by themselves, is off by 2e-5 of a turn at position 8,192, where f32 (transformers) loses
-//! more than ten times as much.
+//! The CPU computes angles in f64. On a GPU they are fractions of a turn in 32-bit integers, a position times a fraction, with
+//! whole turns falling off by themselves: off by at most 2e-5 of a turn at position 8,192, where f32, as transformers has
+//! it, may be off by 1e-4.
 
 use super::{
     Backward, Case, Forward, Input, On, Op, Plan, blocks_for, by_dtype, compute_dtype, groups_for, launch,

@@ -228,18 +228,21 @@ fn cuda_kernels_take_what_the_table_says() {
         let model = Model::random(&device, &shape, &options).unwrap();
         let mut optimizer = Optimizer::new(&device, &model.params, Settings::default()).unwrap();
         let task = Classify { classes, label_smoothing: 0.0, class_weights: None };
-        let (sequences, length) = (8u32, 128u32);
-        let batch = Batch {
-            ids: vec![1; (sequences * length) as usize],
-            types: vec![0; (sequences * length) as usize],
-            positions: (0..sequences * length).map(|t| t % length).collect(),
-            cu_seqlens: (0..=sequences).map(|s| s * length).collect(),
-            classes: vec![0; sequences as usize],
-            examples: (0..sequences).collect(),
-            ..Batch::default()
-        };
-        let passed = pass(&device, &model, &task, &batch, Some((1, 0)), 1.0, false).unwrap();
-        optimizer.step(&device, &model.params, &[passed.loss], 1e-3).unwrap();
+        // As many tokens in long sequences and in short ones.
+        let mut losses = Vec::new();
+        for (sequences, length) in [(8u32, 128u32), (64, 16)] {
+            let batch = Batch {
+                ids: vec![1; (sequences * length) as usize],
+                types: vec![0; (sequences * length) as usize],
+                positions: (0..sequences * length).map(|t| t % length).collect(),
+                cu_seqlens: (0..=sequences).map(|s| s * length).collect(),
+                classes: vec![0; sequences as usize],
+                examples: (0..sequences).collect(),
+                ..Batch::default()
+            };
+            losses.push(pass(&device, &model, &task, &batch, Some((1, 0)), 1.0, false).unwrap().loss);
+        }
+        optimizer.step(&device, &model.params, &losses, 1e-3).unwrap();
         let Device::Cuda(card) = &device else { panic!("another device") };
         for (kernel, r) in card.inspected() {
             assert_eq!((r.stack, r.spills), (0, 0), "sm_{capability} {kernel}: a stack or spills");
@@ -271,6 +274,83 @@ fn cuda_kernels_take_what_the_table_says() {
     };
     let (new, gone) = (differ(&found, &expected), differ(&expected, &found));
     assert!(new.is_empty() && gone.is_empty(), "{RESOURCES} differs; new: {new:#?}\ngone: {gone:#?}");
+}
+
+/// Both passes of attention over sequences of such lengths: the bits of output and gradient, sequence by sequence. What is in
+/// a sequence depends on its name alone; its dropout on where it is said to begin.
+fn attended(
+    device: &Device,
+    dtype: DType,
+    dim: usize,
+    sequences: &[(u32, usize)],
+    begin: u32,
+) -> Vec<Vec<u32>> {
+    use tempra::ops::{Backward, Forward, Grad, Op, attention::Attention, dropout::*};
+    let heads = 2;
+    let dropout = Some(Dropout { p: 0.1, site: 3, rows: Rows::Tokens });
+    let op = Attention { heads, scale: 1.0 / (dim as f32).sqrt(), dropout, window: None };
+    let mut bounds = vec![0u32];
+    bounds.extend(sequences.iter().scan(0, |at, s| {
+        *at += s.1 as u32;
+        Some(*at)
+    }));
+    let tokens = *bounds.last().unwrap() as usize;
+    let fill = |what: &str, cols: usize| {
+        let part = |&(name, n): &(u32, usize)| {
+            let mut stream = Stream::new(7, what, name as u64);
+            (0..n * cols).map(|_| stream.normal()).collect::<Vec<_>>()
+        };
+        device
+            .upload_reals(dtype, &[tokens, cols], &sequences.iter().flat_map(part).collect::<Vec<_>>())
+            .unwrap()
+    };
+    let (qkv, dy) = (fill("qkv", 3 * heads * dim), fill("dy", heads * dim));
+    let at = device.upload(DType::U32, &[bounds.len()], &bounds).unwrap();
+    let key = device.upload(DType::U32, &[5], &[1u32, 2, 3, begin, 0]).unwrap();
+    let specs = [&qkv.spec, &at.spec, &key.spec];
+    let plan = op.plan(&device.caps(), &specs).unwrap();
+    let y: Vec<_> =
+        plan.outputs.iter().chain(&plan.saved).map(|s| device.alloc(s.clone()).unwrap()).collect();
+    let (x, y) = ([&qkv, &at, &key], y.iter().collect::<Vec<_>>());
+    device.forward(&op, Forward { x: &x, y: &y }).unwrap();
+    let g = device.alloc(qkv.spec.clone()).unwrap();
+    let dx = [Some(Grad { t: &g, add: false }), None, None];
+    device.backward(&op, Backward { x: &x, y: &y, dy: &[Some(&dy)], dx: &dx }).unwrap();
+    let (o, g) = (device.read_reals(y[0]).unwrap(), device.read_reals(&g).unwrap());
+    let bits = |w: &[u32]| {
+        let of = |v: &[f64], cols| v[w[0] as usize * cols..w[1] as usize * cols].to_vec();
+        let all = [of(&o, heads * dim), of(&g, 3 * heads * dim)].concat();
+        all.iter().map(|v| (*v as f32).to_bits()).collect()
+    };
+    bounds.windows(2).map(bits).collect()
+}
+
+/// Short sequences share blocks, if the batch is of such; each has the same bits alone, among others, and beside long ones, which
+/// leave it a block of its own.
+#[test]
+fn cuda_attention_of_a_sequence_is_the_same_in_any_company() {
+    if device("cuda").is_none() {
+        return;
+    }
+    for (dtype, dim) in [(DType::BF16, 32), (DType::F16, 64), (DType::F16, 5), (DType::F16, 128)] {
+        let Ok(card) = Device::open("cuda", 0).and_then(|d| d.with_compute(dtype)) else { continue };
+        let lengths = [16, 7, 17, 1, 32, 33, 12, 16, 29, 15, 3, 64, 16];
+        let short: Vec<(u32, usize)> = (0..).zip(lengths).collect();
+        let together = attended(&card, dtype, dim, &short, 0);
+        let long: Vec<(u32, usize)> = short.iter().copied().chain((100..107).map(|i| (i, 200))).collect();
+        assert!(long.iter().map(|s| s.1).sum::<usize>() > 64 * long.len());
+        for (i, beside) in
+            together.iter().zip(&attended(&card, dtype, dim, &long, 0)).map(|(a, b)| a == b).enumerate()
+        {
+            assert!(beside, "{dtype:?} {dim}: sequence {i} beside long ones");
+        }
+        let mut begin = 0;
+        for (i, one) in short.iter().enumerate() {
+            let alone = attended(&card, dtype, dim, &[*one], begin);
+            assert!(alone[0] == together[i], "{dtype:?} {dim}: sequence {i} alone");
+            begin += one.1 as u32;
+        }
+    }
 }
 
 /// An op and its further inputs for a case of `tests/golden/make_half.py`.

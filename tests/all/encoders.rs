@@ -12,6 +12,8 @@ use tempra::models::{ARCHITECTURES, Model, Options, Outputs};
 use tempra::nn::Pooling;
 use tempra::rng::Stream;
 use tempra::shape::DType;
+use tempra::tape::Tape;
+use tempra::tasks::inputs;
 
 /// The folders of `tests/golden/encoders`; `electra-wide` is of the architecture `electra`.
 const NAMES: &[&str] = &[
@@ -219,6 +221,54 @@ fn steps_in_parts_are_the_step_for_every_encoder() {
         for ((parameter, a), (_, b)) in full.iter().zip(&run(4)).filter(|((n, _), _)| !zero_gradient(n)) {
             let off = relative(b, a);
             assert!(off <= 1e-11, "{name}: {parameter} {off:e}");
+        }
+    }
+}
+
+/// Trained encoders (`make_real.py` fetches them): the last hidden states are transformers'; and of the BERT of reactions the
+/// first token's are those that its package prints in its README.
+#[test]
+fn real_encoders_compute_what_transformers_does() {
+    let Some(place) = std::env::var_os("TEMPRA_TEST_MODELS").filter(|d| !d.is_empty()) else {
+        aloud("not here: the folder of tests/golden/make_real.py, which TEMPRA_TEST_MODELS would name");
+        return;
+    };
+    let device = cpu(2);
+    for name in ["bert-tiny", "rxnfp", "rxnmapper", "sapiens"] {
+        let dir = Path::new(&place).join(name);
+        let fixture = json(&dir.join("fixture.json"));
+        let options = Options { outputs: Some(Outputs::Number), ..Options::default() };
+        let (model, report) = open(&device, &dir, &options);
+        let set = token_set(&fixture["input_ids"], &Value::Null, vec![]);
+        let batch = &whole(&set)[0];
+        let mut tape = Tape::evaluate(&device);
+        let bound = model.params.bind(&mut tape, false).expect("bound");
+        let x = inputs(&mut tape, batch, None).expect("inputs");
+        let hidden = model.hidden(&mut tape, &bound, &x).unwrap_or_else(|e| panic!("{e}"));
+        let hidden = floats(&device, tape.value(hidden).expect("hidden states"));
+        let cols = model.shape().hidden;
+        let mut worst = 0f64;
+        for (i, at) in batch.cu_seqlens.windows(2).enumerate() {
+            let rows: Vec<&[f64]> =
+                hidden[at[0] as usize * cols..at[1] as usize * cols].chunks(cols).collect();
+            let mean: Vec<f64> =
+                (0..cols).map(|c| rows.iter().map(|r| r[c]).sum::<f64>() / rows.len() as f64).collect();
+            worst = worst.max(relative(rows[0], &numbers(&fixture["first"][i])));
+            worst = worst.max(relative(&mean, &numbers(&fixture["mean"][i])));
+        }
+        println!("{name}: hidden states off by {worst:.1e}; {report}");
+        assert!(worst <= 1e-5, "{name}: {worst:e}");
+        if name == "rxnfp" {
+            let printed = [
+                -2.0174953937530518,
+                1.7602033615112305,
+                -1.3323537111282349,
+                -1.1095019578933716,
+                1.2254549264907837,
+            ];
+            let off = apart(&hidden[..5], &printed);
+            println!("{name}: off the README's fingerprint by {off:.1e}");
+            assert!(off <= 1e-5, "{off:e}");
         }
     }
 }

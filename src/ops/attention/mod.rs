@@ -85,7 +85,19 @@ pub fn cases() -> Vec<Case> {
         Case::new(label, Attention { heads, scale: 1.0 / (d as f32).sqrt(), dropout, window }, inputs)
     };
     let case = |label, heads, d, bounds: &[u32], p| seen(label, None, heads, d, bounds, p);
+    let bounds = |lengths: &[u32]| -> Vec<u32> {
+        let mut at = 0;
+        std::iter::once(0)
+            .chain(lengths.iter().map(|n| {
+                at += n;
+                at
+            }))
+            .collect()
+    };
     let sweep: Vec<u32> = (0..=16).map(|n: u32| n * (n + 1) / 2).collect();
+    // Of each kind of block several, some not full, and the last tile of a long one: 150 sequences, empty ones among them.
+    let mixed = [16, 1, 33, 17, 0, 32, 8, 15, 31, 64, 2, 65, 0, 16, 9, 18, 1, 30, 40, 7].repeat(7);
+    let mixed = bounds(&[&mixed[..], &[3, 17, 1, 0, 70, 16, 32, 2, 5, 29]].concat());
     vec![
         case("one token", 1, 4, &[0, 1], 0.0),
         case("two sequences, dropout", 2, 8, &[0, 5, 9], 0.3),
@@ -103,5 +115,16 @@ pub fn cases() -> Vec<Case> {
         seen("a window in heads of 32, dropout", Some(17), 1, 32, &[0, 130, 140], 0.1),
         seen("a window in heads of 64", Some(40), 2, 64, &[0, 5, 100], 0.0),
         seen("a window wider than any sequence, dropout", Some(1000), 1, 6, &[0, 20, 33], 0.2),
+        case("heads of 32, many short sequences, dropout", 2, 32, &bounds(&[16, 16, 16, 16, 12, 16, 3]), 0.1),
+        case(
+            "heads of 64, short sequences at the ends of tiles, dropout",
+            1,
+            64,
+            &bounds(&[16, 17, 1, 32, 33, 15]),
+            0.2,
+        ),
+        case("heads of 128, one token and two warps", 1, 128, &bounds(&[1, 20, 1, 32]), 0.0),
+        case("sequences of one token", 2, 8, &bounds(&[1; 9]), 0.1),
+        case("short and long sequences mixed", 1, 4, &mixed, 0.1),
     ]
 }
