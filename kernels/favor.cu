@@ -9,6 +9,15 @@ constexpr u32 COLS = (D + 31) / 32, WIDTH = 32 * COLS;  // columns of a lane; a 
 constexpr u32 LINE = WIDTH + 4, PROBS = TILE + 4;       // rows in shared memory: no bank is met twice
 constexpr u32 BLOCKS_OF_FEATURES = (M + OWN - 1) / OWN;
 
+// The block's tile of OWN tokens: where its sequence begins in the batch, its length, and the first token of the tile in it.
+struct Tile {
+  u32 first, length, begin;
+};
+DEVICE Tile own_tile(const u32* bounds, u32 seqs) {
+  const Place at = place(bounds, seqs, blockIdx.x, [](u32 length) { return ceil_div(length, OWN); });
+  return Tile{at.first, at.length, at.tile * OWN};
+}
+
 // Rows of one head, of which `rows` exist, `stride` apart; what does not exist becomes 0.
 template <u32 ROWS, class E> DEVICE void fetch(float* to, const E* from, u32 stride, u32 rows) {
   for (u32 i = threadIdx.x; i < ROWS * WIDTH; i += THREADS) {
@@ -208,7 +217,7 @@ ATTENTION favor_keys(const T* __restrict__ qkv, const u32* __restrict__ bounds, 
 ATTENTION favor_queries(const T* __restrict__ qkv, const u32* __restrict__ bounds, const float* __restrict__ w,
                         const float* __restrict__ table, T* __restrict__ o, float* __restrict__ lse, Params p) {
   if constexpr (PASS == 0) {
-    const Place at = place<OWN>(bounds, p.seqs, 0, blockIdx.x);
+    const Tile at = own_tile(bounds, p.seqs);
     if (at.length == 0) return;
     const u32 head = blockIdx.y, hidden = p.heads * D, stride = 3 * hidden, mine = at.begin + threadIdx.x / 32 * EACH;
     const size_t row = row_of(p, number_of(bounds, p.seqs, at.first), head);
@@ -233,7 +242,7 @@ ATTENTION favor_backward_q(const T* __restrict__ qkv, const u32* __restrict__ bo
                            const float* __restrict__ table, const T* __restrict__ o, const float* __restrict__ lse,
                            const T* __restrict__ dy, G* __restrict__ dqkv, float* __restrict__ delta, Params p) {
   if constexpr (PASS == 1) {
-    const Place at = place<OWN>(bounds, p.seqs, 0, blockIdx.x);
+    const Tile at = own_tile(bounds, p.seqs);
     if (at.length == 0) return;
     const u32 lane = threadIdx.x % 32, head = blockIdx.y, hidden = p.heads * D, stride = 3 * hidden;
     const u32 mine = at.begin + threadIdx.x / 32 * EACH, rows = mine < at.length ? min(at.length - mine, EACH) : 0;
@@ -313,7 +322,7 @@ ATTENTION favor_backward_features(const T* __restrict__ qkv, const u32* __restri
 ATTENTION favor_backward_kv(const T* __restrict__ qkv, const u32* __restrict__ bounds, const float* __restrict__ w,
                             const float* __restrict__ table, const float* __restrict__ dtable, G* __restrict__ dqkv, Params p) {
   if constexpr (PASS == 1) {
-    const Place at = place<OWN>(bounds, p.seqs, 0, blockIdx.x);
+    const Tile at = own_tile(bounds, p.seqs);
     if (at.length == 0) return;
     const u32 lane = threadIdx.x % 32, head = blockIdx.y, hidden = p.heads * D, stride = 3 * hidden;
     const u32 mine = at.begin + threadIdx.x / 32 * EACH, rows = mine < at.length ? min(at.length - mine, EACH) : 0;

@@ -21,6 +21,15 @@ struct Inputs {
   const u32* order;
 };
 
+// The block's tile of OWN tokens: where its sequence begins in the batch, its length, and the first token of the tile in it.
+struct Tile {
+  u32 first, length, begin;
+};
+DEVICE Tile own_tile(const u32* bounds, u32 seqs) {
+  const Place at = place(bounds, seqs, blockIdx.x, [](u32 length) { return ceil_div(length, OWN); });
+  return Tile{at.first, at.length, at.tile * OWN};
+}
+
 // Rows of one head, of which `rows` exist, `stride` apart, plus a bias if there is one; what does not exist becomes 0.
 template <u32 ROWS> DEVICE void fetch(float* to, const T* from, u32 stride, u32 rows, const T* plus = nullptr) {
   for (u32 i = threadIdx.x; i < ROWS * WIDTH; i += THREADS) {
@@ -119,7 +128,7 @@ ATTENTION relative_attention_forward(const T* __restrict__ qkv, const u32* __res
                                      const u32* __restrict__ key, T* __restrict__ o, float* __restrict__ lse, Relative p) {
   if constexpr (PASS == 0) {
     const Inputs in{qkv, segments, r, bias, order};
-    const Place at = place<OWN>(bounds, p.seqs, 0, blockIdx.x);
+    const Tile at = own_tile(bounds, p.seqs);
     if (at.length == 0) return;
     const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32, head = blockIdx.y, length = at.length;
     const u32 hidden = p.heads * D, stride = 3 * hidden, query = at.begin + warp * EACH;
@@ -196,7 +205,7 @@ ATTENTION relative_attention_backward_q(const T* __restrict__ qkv, const u32* __
                                         float* __restrict__ parts, float* __restrict__ sums, Relative p) {
   if constexpr (PASS == 1) {
     const Inputs in{qkv, segments, r, bias, order};
-    const Place at = place<OWN>(bounds, p.seqs, 0, blockIdx.x);
+    const Tile at = own_tile(bounds, p.seqs);
     if (at.length == 0) return;
     const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32, head = blockIdx.y, length = at.length;
     const u32 hidden = p.heads * D, stride = 3 * hidden, query = at.begin + warp * EACH;
@@ -298,7 +307,7 @@ ATTENTION relative_attention_backward_kv(const T* __restrict__ qkv, const u32* _
                                          const T* __restrict__ dy, const float* __restrict__ sums, G* __restrict__ dqkv, Relative p) {
   if constexpr (PASS == 1) {
     const Inputs in{qkv, segments, r, bias, order};
-    const Place at = place<OWN>(bounds, p.seqs, 0, blockIdx.x);
+    const Tile at = own_tile(bounds, p.seqs);
     if (at.length == 0) return;
     const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32, head = blockIdx.y, length = at.length;
     const u32 hidden = p.heads * D, stride = 3 * hidden, mine = at.begin + warp * EACH;
