@@ -349,6 +349,10 @@ impl Cuda {
         self.inspected.as_ref().map(|all| lock(all).clone()).unwrap_or_default()
     }
 
+    /// Whether the driver's events tell times.
+    pub fn timestamps(&self) -> bool {
+        self.inner.timestamps
+    }
     /// What was done so far.
     pub fn stats(&self) -> CudaStats {
         lock(&self.inner.state).stats
