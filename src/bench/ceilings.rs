@@ -9,7 +9,8 @@ fn place(description: &str, dtype: &str) -> Option<PathBuf> {
 }
 
 /// Keeps ceilings for later. A cache that cannot be written is none.
-pub fn keep(entry: &DeviceEntry, ceilings: &Ceilings) {
+pub fn keep(entry: &DeviceEntry) {
+    let Some(ceilings) = &entry.ceilings else { return };
     let Some(path) = place(&entry.description, &entry.dtype) else { return };
     let Ok(text) = serde_json::to_string(ceilings) else { return };
     let written = path.parent().map_or(Ok(()), std::fs::create_dir_all).and_then(|()| {

@@ -44,7 +44,7 @@ pub fn run(
             Ok(passes) => passes,
         };
         for (pass, timing, [flops, bytes]) in passes {
-            let mut row = OpRow {
+            report.ops.push(OpRow {
                 device: bench.id.clone(),
                 op: job.op.to_owned(),
                 role: job.role.to_owned(),
@@ -61,11 +61,7 @@ pub fn run(
                 bytes,
                 launches: timing.launches,
                 ..OpRow::default()
-            };
-            if let Some(ceilings) = report.ceilings(&bench.id) {
-                row.judge(ceilings);
-            }
-            report.ops.push(row);
+            });
         }
     }
     Ok(())

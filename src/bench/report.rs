@@ -151,8 +151,11 @@ impl OpRow {
     pub fn key(&self) -> (String, String, String, usize, Phase) {
         (self.op.clone(), self.role.clone(), self.model.clone(), self.tokens, self.pass)
     }
-    /// Notes how near it comes to what the ceilings allow.
-    pub fn judge(&mut self, ceilings: &Ceilings) {
+    /// Notes how near it comes to what the ceilings allow. What stays in a cache has nothing to do with a copy's rate.
+    fn judge(&mut self, ceilings: &Ceilings) {
+        if !self.beyond_cache {
+            return;
+        }
         let product = self.flops / ceilings.product_flops_per_s;
         let copy = self.bytes / ceilings.copy_bytes_per_s;
         let floor = product.max(copy);
@@ -336,9 +339,23 @@ impl Report {
         }
         all
     }
-    /// What the rows of a device are measured against.
-    pub fn ceilings(&self, device: &str) -> Option<&Ceilings> {
-        self.devices.iter().find(|d| d.id == device)?.ceilings.as_ref()
+    /// Notes the ceilings of a device, and how near its rows come to them: the better of what was measured before and after
+    /// them, for something else may have slowed one of the two down.
+    pub fn judge(&mut self, device: &str, before: Ceilings, after: Option<Ceilings>) {
+        let mut best = before.clone();
+        if let Some(after) = after {
+            let (copy, product) = (after.copy_bytes_per_s, after.product_flops_per_s);
+            best.drift = Some([copy / before.copy_bytes_per_s, product / before.product_flops_per_s]);
+            best.copy_bytes_per_s = copy.max(before.copy_bytes_per_s);
+            best.product_flops_per_s = product.max(before.product_flops_per_s);
+        }
+        self.ops.iter_mut().filter(|r| r.device == device).for_each(|r| r.judge(&best));
+        for row in self.steps.iter_mut().filter(|r| r.device == device) {
+            row.share_of_peak = Some(row.flops / row.seconds.median / best.product_flops_per_s);
+        }
+        if let Some(entry) = self.devices.iter_mut().find(|d| d.id == device) {
+            entry.ceilings = Some(best);
+        }
     }
 }
 

@@ -89,6 +89,8 @@ pub struct Job {
     pub inputs: Vec<Input>,
     /// Which inputs are weights: their gradients are kept in f32.
     pub weights: &'static [usize],
+    /// Rows that integers of the first input choose from, in tables which all sets of operands share: each set chooses others.
+    pub choices: Option<usize>,
 }
 
 impl Job {
@@ -120,7 +122,7 @@ pub fn jobs(op: &str, m: &ModelShape, tokens: usize) -> Vec<Job> {
     let drop = |rows| Dropout { p: 0.1, site: 3, rows };
     let count = m.parameters();
     let scale = || Input::fixed(&[1], &[1.0 / sequences as f64]);
-    let job = |op, role, runs, inputs, weights| Job { op, role, model: m.name.clone(), tokens, runs, inputs, weights };
+    let job = |op, role, runs, inputs, weights| Job { op, role, model: m.name.clone(), tokens, runs, inputs, weights, choices: None };
     let once = |op, role, step: Box<dyn Step + Sync>, inputs| Job {
         tokens: 0,
         ..job(op, role, Runs::Step(step), inputs, &[])
@@ -149,7 +151,8 @@ pub fn jobs(op: &str, m: &ModelShape, tokens: usize) -> Vec<Job> {
             let positions = Input::ints(&(0..tokens).map(|i| (i % length) as u32).collect::<Vec<_>>());
             let mut inputs = vec![below(tokens, m.vocab), positions, below(tokens, 2)];
             inputs.extend(tables);
-            vec![job("embed", "tables", Runs::Op(Box::new(Embed)), inputs, &[3, 4, 5])]
+            let job = job("embed", "tables", Runs::Op(Box::new(Embed)), inputs, &[3, 4, 5]);
+            vec![Job { choices: Some(m.vocab), ..job }]
         }
         "linear" => vec![
             linear("qkv", Activation::None, h, 3 * h),

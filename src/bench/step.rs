@@ -39,8 +39,9 @@ impl Setting {
 }
 
 /// A step by itself; the same lengths as texts have them, with and without padding; and, if asked for, sweeps over the
-/// number of sequences and over their length.
-pub fn settings(sequences: usize, length: usize, sweeps: bool, most: usize) -> Vec<Setting> {
+/// number of sequences and over their length. On a slow device sweeps are short and coarse.
+pub fn settings(sequences: usize, length: usize, sweeps: bool, slow: bool) -> Vec<Setting> {
+    let (most, stride) = if slow { (1024, 2) } else { (65536, 1) };
     let ragged = ragged(sequences, length);
     let mut all = vec![
         Setting::dense("base", sequences, length),
@@ -48,7 +49,7 @@ pub fn settings(sequences: usize, length: usize, sweeps: bool, most: usize) -> V
         Setting { part: "padded", lengths: ragged, padded: true },
     ];
     if sweeps {
-        let powers = |from: u32, to: u32| (from..=to).map(|p| 1usize << p);
+        let powers = |from: u32, to: u32| (from..=to).step_by(stride).map(|p| 1usize << p);
         let fits = |s: &Setting| s.lengths.iter().sum::<usize>() <= most;
         all.extend(powers(0, 8).map(|n| Setting::dense("batch", n, length)).filter(fits));
         all.extend(powers(4, 9).map(|l| Setting::dense("length", sequences, l)).filter(fits));
@@ -165,12 +166,7 @@ pub fn run(
         }
         progress(setting);
         match one(bench, &mut training, key as u64, &store, setting, steps) {
-            Ok(row) => {
-                let peak = report.ceilings(&bench.id).map(|c| c.product_flops_per_s);
-                let share = peak.map(|p| row.flops / row.seconds.median / p);
-                let row = StepRow { model: name.to_owned(), share_of_peak: share, ..row };
-                report.steps.push(row);
-            }
+            Ok(row) => report.steps.push(StepRow { model: name.to_owned(), ..row }),
             Err(e) if is_gone(&e) => return Err(e),
             Err(e) => report.skipped.push(Skipped {
                 device: bench.id.clone(),
@@ -213,8 +209,8 @@ fn one(
     let (phases, work) = (phases(&runs, data), summarise(&runs));
     // The first step is recorded where the device does that.
     let warm = training.one(key, &batch)?;
-    let on_host = matches!(device, Device::Cpu(_));
-    let group = if on_host { 1 } else { steps };
+    // A GPU is given all steps at once: waiting for each would leave it idle.
+    let group = if bench.is_slow() { 1 } else { steps };
     let least = if warm * group as f64 > bench.effort.seconds { 3.min(bench.effort.samples) } else { bench.effort.samples };
     let begun = Instant::now();
     let mut seconds = Vec::new();

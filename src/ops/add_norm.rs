@@ -56,12 +56,14 @@ impl Op for AddNorm {
             blocks => rows.div_ceil(4).min(blocks),
         };
         let parts = parts * 2 * cols * size_of::<f32>();
-        let plan = Plan::new(
+        let mut plan = Plan::new(
             x,
             vec![x[0].clone()],
             vec![x[0].clone(), Spec::new(accumulator(dtype), &[rows])],
             [8.0 * n, 14.0 * n],
         );
+        // Backward reads dy and what was saved in place of x and the residual.
+        plan.cost.backward_bytes -= ((1 + self.residual as usize) * x[0].bytes() + x[2].bytes()) as f64;
         Ok(plan.with_scratch([0, parts]))
     }
 }

@@ -39,9 +39,11 @@ impl Op for Embed {
             let parts = ids.len().div_ceil(CHUNK) * 2 * cols;
             plan = plan.with_scratch([0, (ids.len() + parts) * size_of::<f32>()]);
         }
-        // Only the rows that are looked up move, not the whole tables.
-        plan.cost.forward_bytes = 4.0 * y.bytes() as f64;
-        plan.cost.backward_bytes = 7.0 * y.bytes() as f64;
+        // Only the rows that are looked up are read; the gradients of the tables are written whole, zeros and all.
+        let read: usize = [ids, positions, types].iter().map(|s| s.bytes()).sum();
+        let tables: usize = [word, position, kind].iter().map(|s| s.bytes()).sum();
+        plan.cost.forward_bytes = (read + 4 * y.bytes()) as f64;
+        plan.cost.backward_bytes = (read + y.bytes() + tables) as f64;
         Ok(plan)
     }
 }

@@ -34,7 +34,14 @@ impl Op for Pool {
         }
         let y = Spec::new(compute_dtype("pool", caps, x)?, &[bounds.len() - 1, input.rows_cols().1]);
         let flops = if *self == Pool::Mean { input.len() as f64 } else { 0.0 };
-        Ok(Plan::new(x, vec![y], vec![], [flops, flops]))
+        let few = (2 * y.bytes() + bounds.bytes()) as f64;
+        let mut plan = Plan::new(x, vec![y], vec![], [flops, flops]);
+        // Backward does not read x; of the first tokens forward does not read the others.
+        plan.cost.backward_bytes -= input.bytes() as f64;
+        if *self == Pool::First {
+            plan.cost.forward_bytes = few;
+        }
+        Ok(plan)
     }
 }
 

@@ -179,19 +179,14 @@ fn on_device(
     }
     report.devices.push(entry);
     let jobs = if ops { bench::ops::plan(&shapes, &tokens, &|op| asked.wants(op)) } else { Vec::new() };
-    let most = if bench.is_slow() { 4096 } else { 65536 };
     let settings = if steps {
         let (sequences, length, sweeps) = asked.step;
-        bench::step::settings(sequences, length, sweeps, most)
+        bench::step::settings(sequences, length, sweeps, bench.is_slow())
     } else {
         Vec::new()
     };
     let bar = voice.bar((jobs.len() + settings.len() * models.len() + 1) as u64, "measured");
     let before = bench.ceilings()?;
-    bench::ceilings::keep(&bench.entry(), &before);
-    if let Some(entry) = report.devices.last_mut() {
-        entry.ceilings = Some(before.clone());
-    }
     bar.inc(1);
     let measured = bench::ops::run(bench, &jobs, report, &stop, &mut |job| {
         bar.set_message(job.label());
@@ -209,19 +204,15 @@ fn on_device(
         })
     });
     bar.finish_and_clear();
-    measured?;
-    if !stop() {
-        let after = bench.ceilings()?;
-        let drift = [
-            after.copy_bytes_per_s / before.copy_bytes_per_s,
-            after.product_flops_per_s / before.product_flops_per_s,
-        ];
-        let entry = report.devices.last_mut().and_then(|d| d.ceilings.as_mut());
-        if let Some(ceilings) = entry {
-            ceilings.drift = Some(drift);
-        }
+    let after = match (&measured, stop()) {
+        (Ok(()), false) => Some(bench.ceilings()?),
+        _ => None,
+    };
+    report.judge(&bench.id, before, after);
+    if let Some(entry) = report.devices.last() {
+        bench::ceilings::keep(entry);
     }
-    Ok(())
+    measured
 }
 
 /// What is asked of the environment beside the options: `TEMPRA_BENCH_PLANT=op:N` runs an op N times as if it were once, to

@@ -57,7 +57,10 @@ impl Op for Attention {
         } else {
             [tokens * cols / 3, tokens * cols].map(|elements| elements * dtype.size())
         };
-        Ok(Plan::new(x, vec![y], vec![lse], [flops, 2.5 * flops]).with_scratch(scratch))
+        let mut plan = Plan::new(x, vec![y.clone()], vec![lse], [flops, 2.5 * flops]);
+        // Backward reads o beside its gradient.
+        plan.cost.backward_bytes += y.bytes() as f64;
+        Ok(plan.with_scratch(scratch))
     }
 }
 
