@@ -1,6 +1,8 @@
 //! Every test but the op harness, in one binary: one file of `tests/all/` a subject.
 #[path = "all/batches.rs"]
 mod batches;
+#[path = "all/bench.rs"]
+mod bench;
 #[path = "all/checkpoint.rs"]
 mod checkpoint;
 #[path = "all/cli.rs"]
