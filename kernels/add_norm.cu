@@ -1,6 +1,6 @@
 // y = drop_after(gamma (z - mean) rstd + beta), z = drop_before(x) + residual: see src/ops/add_norm.rs.
 // Constants: T, G (gradients of x and residual), P (gradients of gamma and beta), VEC (elements of an access), TEAM (threads of
-// a row: 32 or THREADS), PER (accesses of a thread for a row), RESIDUAL, BEFORE, AFTER (is there such a dropout), DX, DRES,
+// a row: 32 or THREADS), PER (accesses of a thread for a row), BIAS (is there a beta), RESIDUAL, BEFORE, AFTER (is there such a dropout), DX, DRES,
 // DGAMMA, DBETA (which gradients are wanted). A row is read once and kept in registers.
 
 struct Params {
@@ -71,9 +71,9 @@ KERNEL add_norm_forward(const T* __restrict__ x, const T* __restrict__ gamma, co
   for (u32 i = 0; i < PER; i++) {
     const u32 c = (i * TEAM + lane) * VEC;
     if (c >= p.cols) continue;
-    float g[VEC], b[VEC];
+    float g[VEC], b[VEC] = {};
     load(g, gamma + c);
-    load(b, beta + c);
+    if constexpr (BIAS) load(b, beta + c);
 #pragma unroll
     for (u32 e = 0; e < VEC; e++) z[i][e] = (z[i][e] - mean) * r;
     store(xhat + start + c, z[i]);

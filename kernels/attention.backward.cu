@@ -6,13 +6,14 @@
 // dK = scale dS^T Q.
 
 constexpr u32 DS_ROW = TILE + 8;
+DEVICE u32 long_tiles(u32 length) { return length > LIMIT ? own_tiles(length) : 0; }
 
-// sums[r] = do_r o_r for `count` rows of one head, of which `rows` exist; the rest becomes 0.
-DEVICE void rowsums(float* sums, const T* dy, const T* o, u32 stride, u32 rows, u32 count) {
+// sums[r] = do_r o_r for `count` rows of one head, of which `rows` exist; the rest becomes 0. By the block or a warp.
+template <u32 BY = THREADS> DEVICE void rowsums(float* sums, const T* dy, const T* o, u32 stride, u32 rows, u32 count) {
   constexpr u32 N = D % 8 == 0 ? 8 : 1, LANES = D > 32 ? 8 : 4;
   const u32 lane = threadIdx.x % LANES;
-  for (u32 r0 = 0; r0 < count; r0 += THREADS / LANES) {
-    const u32 row = r0 + threadIdx.x / LANES;
+  for (u32 r0 = 0; r0 < count; r0 += BY / LANES) {
+    const u32 row = r0 + threadIdx.x % BY / LANES;
     float sum = 0.f;
     if (row < rows) {
 #pragma unroll
@@ -30,25 +31,149 @@ DEVICE void rowsums(float* sums, const T* dy, const T* o, u32 stride, u32 rows, 
   }
 }
 
-// For sums with keys as rows: of element (j, 2 h + e) it is bit h * 16 + e * 8 of word j.
-DEVICE void queries_kept(u32 (&bits)[TILE / 8], const Mask& m, u32 query, u32 block) {
+// For sums with keys as rows and 8 N queries: of element (j, 2 h + e) it is bit h * 16 + e * 8 of word j.
+template <u32 N> DEVICE void queries_kept(u32 (&bits)[N], const Mask& m, u32 query, u32 block) {
   const u32 lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
   u32 mine = 0;
-  if constexpr (TILE == 64) {
+  if constexpr (N == 8) {
 #pragma unroll
     for (u32 i = 0; i < 4; i++) mine |= kept(m, query + g * 8 + 2 * t + i % 2, block + i / 2) << 8 * i;
-  } else {
+  } else if constexpr (N == 4) {
 #pragma unroll
     for (u32 i = 0; i < 2; i++) mine |= kept(m, query + g % 4 * 8 + 2 * t + i, block + g / 4) << 8 * i;
+  } else {
+    static_assert(N == 2, "16, 32 or 64 queries");
+    mine = kept(m, query + lane % 16, block + lane / 16);
+    mine |= __shfl_down_sync(~0u, mine, 1) << 8;
   }
 #pragma unroll
-  for (u32 j = 0; j < TILE / 8; j++) {
-    if constexpr (TILE == 64) {
+  for (u32 j = 0; j < N; j++) {
+    if constexpr (N == 8) {
       bits[j] = __shfl_sync(~0u, mine, j * 4 + t) >> g;
     } else {
-      bits[j] = (__shfl_sync(~0u, mine, j * 4 + t) | __shfl_sync(~0u, mine, 16 + j * 4 + t) << 16) >> g;
+      const u32 from = N == 4 ? j * 4 + t : j * 8 + 2 * t;
+      bits[j] = (__shfl_sync(~0u, mine, from) | __shfl_sync(~0u, mine, 16 + from) << 16) >> g;
     }
   }
+}
+
+// What 8 N queries do to the gradients of sixteen keys, of which key0 is the first; fs becomes dS. The tiles of keys begin at
+// these, `norms` and `sums` (log of the softmax's sum and D) at the queries, which are counted from q0.
+template <u32 N, class Keep>
+DEVICE void keys_step(float (&dk)[2 * DEPTH][4], float (&dv)[2 * DEPTH][4], u32 (&fs)[N / 2][4], const T* tile_k,
+                      const T* tile_v, const T* tile_q, const T* tile_do, const float* norms, const float* sums,
+                      const Mask& mask, float scale, u32 q0, u32 key0, u32 length, Keep keep) {
+  const u32 lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+  float s[N][4], dp[N][4];
+  scores(s, tile_k, tile_q);
+#pragma unroll
+  for (u32 j = 0; j < N; j++) {
+    const float2 norm = *(const float2*)(norms + 2 * t + j * 8);
+#pragma unroll
+    for (u32 e = 0; e < 4; e++) s[j][e] = exp2_fast(fmaf(s[j][e], scale, -LOG2E * (e % 2 ? norm.y : norm.x)));
+  }
+  if (key0 + 16 > length) {  // what is beyond the end has no probability
+#pragma unroll
+    for (u32 j = 0; j < N; j++)
+#pragma unroll
+      for (u32 e = 0; e < 4; e++)
+        if (key0 + g + e / 2 * 8 >= length) s[j][e] = 0.f;
+  }
+  u32 bits[N] = {};
+  if constexpr (DROPOUT != 0) queries_kept(bits, mask, q0, key0 / 8);
+  auto keeps = [&](u32 j, u32 e) { return DROPOUT == 0 || (bits[j] >> (e / 2 * 16 + e % 2 * 8) & 1) != 0; };
+#pragma unroll
+  for (u32 j = 0; j < N; j++)
+#pragma unroll
+    for (u32 h = 0; h < 2; h++) {
+      const float low = keeps(j, 2 * h) ? s[j][2 * h] : 0.f, high = keeps(j, 2 * h + 1) ? s[j][2 * h + 1] : 0.f;
+      fs[j / 2][j % 2 * 2 + h] = narrow2<T>(low, high);
+    }
+  accumulate(dv, fs, tile_do);
+  scores(dp, tile_v, tile_do);
+#pragma unroll
+  for (u32 j = 0; j < N; j++) {
+    const float2 sum = *(const float2*)(sums + 2 * t + j * 8);
+#pragma unroll
+    for (u32 e = 0; e < 4; e++) {
+      const float through = keeps(j, e) ? dp[j][e] * mask.scale : 0.f;
+      s[j][e] *= through - (e % 2 ? sum.y : sum.x);
+    }
+  }
+  narrow_sums(fs, s);
+  keep(fs);
+  accumulate(dk, fs, tile_q);
+}
+// Leaves dS of sixteen keys (16 N queries) in shared memory.
+template <u32 N> DEVICE void leave(T* tile_ds, const u32 (&fs)[N][4]) {
+  const u32 lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+#pragma unroll
+  for (u32 j = 0; j < 2 * N; j++)
+#pragma unroll
+    for (u32 h = 0; h < 2; h++) *(u32*)(tile_ds + (g + 8 * h) * DS_ROW + j * 8 + 2 * t) = fs[j / 2][j % 2 * 2 + h];
+}
+// Adds to dQ of sixteen queries what sixteen keys give, in columns 16 n to 16 COLS.
+template <u32 COLS> DEVICE void queries_step(float (&sum)[2 * COLS][4], const T* tile_ds, const T* tile_k, u32 part) {
+  const u32 lane = threadIdx.x % 32;
+  u32 fs[4], fk[4];
+  load_matrices_transposed(fs, tile_ds + (lane / 16 * 8 + lane % 8) * DS_ROW + lane / 8 % 2 * 8);
+#pragma unroll
+  for (u32 n = 0; n < COLS; n++)
+    if (DEPTH % COLS == 0 || part + n < DEPTH) {
+      load_matrices_transposed(fk, tile_k + lane % 16 * ROW + (part + n) * 16 + lane / 16 * 8);
+      multiply_add<T>(sum[2 * n], fs, fk[0], fk[1]);
+      multiply_add<T>(sum[2 * n + 1], fs, fk[2], fk[3]);
+    }
+}
+
+// Sequences of SPAN warps at most. Shared: 4 OWN ROW elements, OWN DS_ROW; f32: 2 OWN.
+template <u32 SPAN>
+DEVICE void backward_short(const T* qkv, const u32* key, const T* o, const float* lse, const T* dy, G* dqkv, const Params& p,
+                           const Place& at) {
+  const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32, head = blockIdx.y, hidden = p.heads * D, stride = 3 * hidden;
+  // The warp has sixteen tokens, as queries and as keys.
+  const u32 mine = warp % SPAN * 16, rows = at.length > mine ? at.length - mine : 0, begin = warp * 16 - mine;
+  T* tile_k = (T*)shared;
+  T* tile_v = tile_k + OWN * ROW;
+  T* tile_q = tile_v + OWN * ROW;
+  T* tile_do = tile_q + OWN * ROW;
+  T* tile_ds = tile_do + OWN * ROW;
+  float* held_lse = (float*)(tile_ds + OWN * DS_ROW);
+  float* held_delta = held_lse + OWN;
+  const size_t token = at.first + (rows > 0 ? mine : 0), to = warp * 16 * ROW;
+  const T* q = qkv + token * stride + head * D;
+  fetch<16, 32>(tile_k + to, q + hidden, stride, rows);
+  fetch<16, 32>(tile_v + to, q + 2 * hidden, stride, rows);
+  fetch<16, 32>(tile_q + to, q, stride, rows);
+  fetch<16, 32>(tile_do + to, dy + token * hidden + head * D, hidden, rows);
+  copies_commit();
+  if (lane < 16) {
+    const size_t stats = (size_t)at.first * p.heads + (size_t)head * at.length + mine + lane;
+    held_lse[warp * 16 + lane] = lane < rows ? lse[stats] : 0.f;
+  }
+  rowsums<32>(held_delta + warp * 16, dy + token * hidden + head * D, o + token * hidden + head * D, hidden, rows, 16);
+  copies_wait<0>();
+  SPAN == 1 ? __syncwarp() : __syncthreads();  // all have landed
+  // From here on the sequence's.
+  tile_k += begin * ROW, tile_q += begin * ROW, tile_do += begin * ROW;
+  const Mask mask = mask_of(p.drop, key, head, at.first);
+  G* dq = dqkv + token * stride + head * D;
+  if (rows > 0) {
+    float dk[2 * DEPTH][4] = {}, dv[2 * DEPTH][4] = {};
+    u32 fs[SPAN][4];
+    keys_step<2 * SPAN>(dk, dv, fs, tile_k + mine * ROW, tile_v + to, tile_q, tile_do, held_lse + begin, held_delta + begin,
+                        mask, p.scale * LOG2E, 0, mine, at.length,
+                        [&](const u32(&fs)[SPAN][4]) { leave(tile_ds + warp * 16 * DS_ROW, fs); });
+    write(dq + hidden, stride, rows, 0, dk, p.scale, p.scale, p.add != 0);
+    write(dq + 2 * hidden, stride, rows, 0, dv, mask.scale, mask.scale, p.add != 0);
+  }
+  SPAN == 1 ? __syncwarp() : __syncthreads();  // dS is complete
+  if (rows == 0) return;
+  float sum[2 * DEPTH][4] = {};
+#pragma unroll
+  for (u32 k = 0; k < SPAN; k++)
+    if (k * 16 < at.length) queries_step<DEPTH>(sum, tile_ds + (begin + k * 16) * DS_ROW + mine, tile_k + k * 16 * ROW, 0);
+  write(dq, stride, rows, 0, sum, p.scale, p.scale, p.add != 0);
 }
 
 // dK and dV of OWN keys, queries going by; and dQ, if the block has the WHOLE sequence, its keys OWN at a time: then dQ of
@@ -59,7 +184,7 @@ template <bool WHOLE>
 DEVICE void keys_backward(const T* qkv, const u32* key, const T* o, const float* lse, const T* dy, G* dqkv,
                           const float* delta, const Params& p, u32 first, u32 length, u32 begin) {
   constexpr u32 HELD = WHOLE ? (LIMIT + TILE - 1) / TILE * TILE : STAGES * TILE;
-  const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4, head = blockIdx.y;
+  const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32, head = blockIdx.y;
   const u32 hidden = p.heads * D, stride = 3 * hidden;
   const T* q = qkv + (size_t)first * stride + head * D;
   const T* dout = dy + (size_t)first * hidden + head * D;
@@ -88,7 +213,6 @@ DEVICE void keys_backward(const T* qkv, const u32* key, const T* o, const float*
   };
 
   const Mask mask = mask_of(p.drop, key, head, first);
-  const float scale = p.scale * LOG2E;
   const u32 tiles = ceil_div(length, TILE);
   for (u32 k0 = begin; k0 < (WHOLE ? length : begin + 1); k0 += OWN) {
     if (k0 != begin) __syncthreads();  // keys are used up
@@ -114,52 +238,12 @@ DEVICE void keys_backward(const T* qkv, const u32* key, const T* o, const float*
       if (busy) {
         const T* tile_q = tiles_q + stage * TILE * ROW;
         const T* tile_do = tiles_do + stage * TILE * ROW;
-        float s[TILE / 8][4], dp[TILE / 8][4];
-        scores(s, (const T*)tile_k + warp * 16 * ROW, tile_q);
-        const u32 held = (WHOLE ? q0 : stage * TILE) + 2 * t;
-#pragma unroll
-        for (u32 j = 0; j < TILE / 8; j++) {
-          const float2 norm = *(const float2*)(held_lse + held + j * 8);
-#pragma unroll
-          for (u32 e = 0; e < 4; e++) s[j][e] = exp2_fast(fmaf(s[j][e], scale, -LOG2E * (e % 2 ? norm.y : norm.x)));
-        }
-        if (mine + 16 > length) {  // what is beyond the end has no probability
-#pragma unroll
-          for (u32 j = 0; j < TILE / 8; j++)
-#pragma unroll
-            for (u32 e = 0; e < 4; e++)
-              if (mine + g + e / 2 * 8 >= length) s[j][e] = 0.f;
-        }
-        u32 bits[TILE / 8] = {}, fp[TILE / 16][4];
-        if constexpr (DROPOUT != 0) queries_kept(bits, mask, q0, mine / 8);
-        auto keeps = [&](u32 j, u32 e) { return DROPOUT == 0 || (bits[j] >> (e / 2 * 16 + e % 2 * 8) & 1) != 0; };
-#pragma unroll
-        for (u32 j = 0; j < TILE / 8; j++)
-#pragma unroll
-          for (u32 h = 0; h < 2; h++) {
-            const float low = keeps(j, 2 * h) ? s[j][2 * h] : 0.f, high = keeps(j, 2 * h + 1) ? s[j][2 * h + 1] : 0.f;
-            fp[j / 2][j % 2 * 2 + h] = narrow2<T>(low, high);
-          }
-        accumulate(dv, fp, tile_do);
-        scores(dp, (const T*)tile_v + warp * 16 * ROW, tile_do);
-#pragma unroll
-        for (u32 j = 0; j < TILE / 8; j++) {
-          const float2 sum = *(const float2*)(held_delta + held + j * 8);
-#pragma unroll
-          for (u32 e = 0; e < 4; e++) {
-            const float through = keeps(j, e) ? dp[j][e] * mask.scale : 0.f;
-            s[j][e] *= through - (e % 2 ? sum.y : sum.x);
-          }
-        }
-        narrow_sums(fp, s);
-        if constexpr (WHOLE) {  // (keys, queries)
-#pragma unroll
-          for (u32 j = 0; j < TILE / 8; j++)
-#pragma unroll
-            for (u32 h = 0; h < 2; h++)
-              *(u32*)(tile_ds + (warp * 16 + g + 8 * h) * DS_ROW + j * 8 + 2 * t) = fp[j / 2][j % 2 * 2 + h];
-        }
-        accumulate(dk, fp, tile_q);
+        const u32 held = WHOLE ? q0 : stage * TILE;
+        u32 fs[TILE / 16][4];
+        keys_step<TILE / 8>(dk, dv, fs, tile_k + warp * 16 * ROW, tile_v + warp * 16 * ROW, tile_q, tile_do, held_lse + held,
+                            held_delta + held, mask, p.scale * LOG2E, q0, mine, length, [&](const u32(&fs)[TILE / 16][4]) {
+                              if constexpr (WHOLE) leave(tile_ds + warp * 16 * DS_ROW, fs);
+                            });
       }
       if (WHOLE || STAGES == 1) __syncthreads();  // dS is complete, queries are used up
       if (STAGES == 1 && i + 1 < tiles) fetch_queries(i + 1);
@@ -182,16 +266,7 @@ DEVICE void keys_backward(const T* qkv, const u32* key, const T* o, const float*
 #pragma unroll
           for (u32 k = 0; k < WARPS; k++)
             if (k0 + k * 16 < length) {
-              u32 fs[4], fk[4];
-              const T* ds = tile_ds + (k * 16 + lane / 16 * 8 + lane % 8) * DS_ROW + (row - q0) + lane / 8 % 2 * 8;
-              load_matrices_transposed(fs, ds);
-#pragma unroll
-              for (u32 n = 0; n < COLS; n++)
-                if (DEPTH % COLS == 0 || part + n < DEPTH) {
-                  load_matrices_transposed(fk, tile_k + (k * 16 + lane % 16) * ROW + (part + n) * 16 + lane / 16 * 8);
-                  multiply_add<T>(sum[2 * n], fs, fk[0], fk[1]);
-                  multiply_add<T>(sum[2 * n + 1], fs, fk[2], fk[3]);
-                }
+              queries_step<COLS>(sum, tile_ds + k * 16 * DS_ROW + (row - q0), tile_k + k * 16 * ROW, part);
             }
           if (k0 + OWN >= length) {
             write(dq + (size_t)row * stride, stride, length - row, part * 16, sum, p.scale, p.scale, p.add != 0);
@@ -213,14 +288,22 @@ DEVICE void keys_backward(const T* qkv, const u32* key, const T* o, const float*
   }
 }
 
-// Sequences of at most LIMIT tokens; grid: (seqs, heads).
+// Sequences of at most LIMIT tokens; grid: (seqs, heads), or enough blocks if they share them.
 ATTENTION attention_backward(const T* __restrict__ qkv, const u32* __restrict__ bounds, const u32* __restrict__ key,
                           const T* __restrict__ o, const float* __restrict__ lse, const T* __restrict__ dy,
                           G* __restrict__ dqkv, Params p) {
   if constexpr (PASS == 1) {
-    const u32 first = bounds[blockIdx.x], length = bounds[blockIdx.x + 1] - first;
-    if (length == 0 || length > LIMIT) return;
-    keys_backward<true>(qkv, key, o, lse, dy, dqkv, nullptr, p, first, length, 0);
+    if constexpr (SHARE != 0) {
+      const Place at = place_shared(bounds, p.seqs, blockIdx.x, [](u32 length) { return length <= LIMIT ? 1u : 0u; });
+      if (at.span == 1) return backward_short<1>(qkv, key, o, lse, dy, dqkv, p, at);
+      if (at.span == 2) return backward_short<2>(qkv, key, o, lse, dy, dqkv, p, at);
+      if (at.length == 0) return;
+      keys_backward<true>(qkv, key, o, lse, dy, dqkv, nullptr, p, at.first, at.length, 0);
+    } else {
+      const u32 first = bounds[blockIdx.x], length = bounds[blockIdx.x + 1] - first;
+      if (length == 0 || length > LIMIT) return;
+      keys_backward<true>(qkv, key, o, lse, dy, dqkv, nullptr, p, first, length, 0);
+    }
   }
 }
 
@@ -229,9 +312,9 @@ ATTENTION attention_backward_kv(const T* __restrict__ qkv, const u32* __restrict
                              const T* __restrict__ o, const float* __restrict__ lse, const T* __restrict__ dy,
                              G* __restrict__ dqkv, const float* __restrict__ delta, Params p) {
   if constexpr (PASS == 2) {
-    const Place at = place<OWN>(bounds, p.seqs, LIMIT, blockIdx.x);
+    const Place at = place(bounds, p.seqs, blockIdx.x, long_tiles);
     if (at.length == 0) return;
-    keys_backward<false>(qkv, key, o, lse, dy, dqkv, delta, p, at.first, at.length, at.begin);
+    keys_backward<false>(qkv, key, o, lse, dy, dqkv, delta, p, at.first, at.length, at.tile * OWN);
   }
 }
 
@@ -241,14 +324,15 @@ ATTENTION attention_backward_q(const T* __restrict__ qkv, const u32* __restrict_
                             const T* __restrict__ o, const float* __restrict__ lse, const T* __restrict__ dy,
                             G* __restrict__ dqkv, float* __restrict__ delta, Params p) {
   if constexpr (PASS == 2) {
-    const Place at = place<OWN>(bounds, p.seqs, LIMIT, blockIdx.x);
+    const Place at = place(bounds, p.seqs, blockIdx.x, long_tiles);
     if (at.length == 0) return;
     const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4, head = blockIdx.y;
-    const u32 hidden = p.heads * D, stride = 3 * hidden, length = at.length, query = at.begin + warp * 16;
+    const u32 hidden = p.heads * D, stride = 3 * hidden, length = at.length, begin = at.tile * OWN;
+    const u32 query = begin + warp * 16;
     const bool busy = query < length;
     const T* q = qkv + (size_t)at.first * stride + head * D;
-    const size_t from = (size_t)(at.first + at.begin) * hidden + head * D;
-    const size_t stats = (size_t)at.first * p.heads + (size_t)head * length + at.begin;
+    const size_t from = (size_t)(at.first + begin) * hidden + head * D;
+    const size_t stats = (size_t)at.first * p.heads + (size_t)head * length + begin;
     T* tile_q = (T*)shared;
     T* tile_do = tile_q + OWN * ROW;
     T* tiles_k = tile_do + OWN * ROW;
@@ -260,10 +344,10 @@ ATTENTION attention_backward_q(const T* __restrict__ qkv, const u32* __restrict_
       fetch<TILE>(tiles_v + stage * TILE * ROW, q + 2 * hidden + (size_t)k0 * stride, stride, length - k0);
       copies_commit();
     };
-    fetch<OWN>(tile_q, q + (size_t)at.begin * stride, stride, length - at.begin);
-    fetch<OWN>(tile_do, dy + from, hidden, length - at.begin);
+    fetch<OWN>(tile_q, q + (size_t)begin * stride, stride, length - begin);
+    fetch<OWN>(tile_do, dy + from, hidden, length - begin);
     fetch_keys(0);
-    rowsums(held_delta, dy + from, o + from, hidden, length - at.begin, OWN);
+    rowsums(held_delta, dy + from, o + from, hidden, length - begin, OWN);
     const Mask mask = mask_of(p.drop, key, head, at.first);
     const float scale = p.scale * LOG2E;
     const u32 tiles = ceil_div(length, TILE);
@@ -281,7 +365,7 @@ ATTENTION attention_backward_q(const T* __restrict__ qkv, const u32* __restrict_
 #pragma unroll
         for (u32 h = 0; h < 2; h++) {
           const u32 row = warp * 16 + g + 8 * h;
-          const bool in = at.begin + row < length;
+          const bool in = begin + row < length;
           norm[h] = in ? LOG2E * lse[stats + row] : 0.f;
           sums[h] = held_delta[row];
           if (in && t == 0) delta[stats + row] = sums[h];

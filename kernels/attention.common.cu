@@ -17,45 +17,81 @@ extern __shared__ __align__(16) u8 shared[];
 
 // ---- Which tokens.
 
-// A tile of one sequence: where the sequence begins in the batch, its length, and the first token of the tile in it.
+// A tile of one sequence: where the sequence begins in the batch, its length, and which of its tiles it is. SPAN is for short
+// sequences, several of which share a block: it says for how many warps one has room, 1 or 2; 0 is the block alone with one.
 struct Place {
-  u32 first, length, begin;
+  u32 first, length, tile, span;
 };
-// Tiles of OWN tokens are numbered through the sequences longer than `over`; beyond the last the length is 0. All warps
-// find the same. A lane looks at four sequences, a warp at 128.
-template <u32 OWN> DEVICE Place place(const u32* bounds, u32 seqs, u32 over, u32 tile) {
+// Bounds of 128 sequences from s0 on, four a lane.
+DEVICE void bounds_of(u32 (&at)[5], const u32* bounds, u32 seqs, u32 s0) {
+#pragma unroll
+  for (u32 i = 0; i < 5; i++) at[i] = bounds[min(s0 + threadIdx.x % 32 * 4 + i, seqs)];
+}
+// Tiles are numbered through these sequences, of each so many as COUNT says of its length. True if the one of this number is
+// among them; if not, `number` becomes how many there are.
+template <class Count> DEVICE bool find(Place& to, const u32 (&at)[5], u32& number, Count tiles_of) {
   const u32 lane = threadIdx.x % 32;
-  for (u32 s0 = 0; s0 < seqs; s0 += 128) {
-    u32 at[5], count[4], upto = 0;
+  u32 count[4], upto = 0;
 #pragma unroll
-    for (u32 i = 0; i < 5; i++) at[i] = bounds[min(s0 + 4 * lane + i, seqs)];
+  for (u32 i = 0; i < 4; i++) upto += count[i] = tiles_of(at[i + 1] - at[i]);
+  const u32 mine = upto;
 #pragma unroll
-    for (u32 i = 0; i < 4; i++) {
-      const u32 length = at[i + 1] - at[i];
-      count[i] = length > over ? ceil_div(length, OWN) : 0;
-      upto += count[i];
-    }
-    const u32 mine = upto;
-#pragma unroll
-    for (u32 d = 1; d < 32; d *= 2) {
-      const u32 before = __shfl_up_sync(~0u, upto, d);
-      if (lane >= d) upto += before;
-    }
-    const u32 found = __ballot_sync(~0u, tile < upto);
-    if (found != 0) {
-      u32 left = tile - (upto - mine), first = 0, length = 0, begin = 0;
-      bool open = true;
-#pragma unroll
-      for (u32 i = 0; i < 4; i++) {
-        if (open && left < count[i]) first = at[i], length = at[i + 1] - at[i], begin = left * OWN, open = false;
-        left -= count[i];
-      }
-      const u32 from = __ffs(found) - 1;
-      return Place{__shfl_sync(~0u, first, from), __shfl_sync(~0u, length, from), __shfl_sync(~0u, begin, from)};
-    }
-    tile -= __shfl_sync(~0u, upto, 31);
+  for (u32 d = 1; d < 32; d *= 2) {
+    const u32 before = __shfl_up_sync(~0u, upto, d);
+    if (lane >= d) upto += before;
   }
-  return Place{0, 0, 0};
+  const u32 found = __ballot_sync(~0u, number < upto);
+  if (found == 0) {
+    number = __shfl_sync(~0u, upto, 31);
+    return false;
+  }
+  u32 left = number - (upto - mine), first = 0, length = 0, tile = 0;
+  bool open = true;
+#pragma unroll
+  for (u32 i = 0; i < 4; i++) {
+    if (open && left < count[i]) first = at[i], length = at[i + 1] - at[i], tile = left, open = false;
+    left -= count[i];
+  }
+  const u32 from = __ffs(found) - 1;
+  to.first = __shfl_sync(~0u, first, from), to.length = __shfl_sync(~0u, length, from);
+  to.tile = __shfl_sync(~0u, tile, from);
+  return true;
+}
+// The block's tile, all numbered as above; beyond the last the length is 0. All warps find the same.
+template <class Count> DEVICE Place place(const u32* bounds, u32 seqs, u32 block, Count tiles_of) {
+  Place to{};
+  for (u32 s0 = 0; s0 < seqs; s0 += 128) {
+    u32 at[5], number = block;
+    bounds_of(at, bounds, seqs, s0);
+    if (find(to, at, number, tiles_of)) break;
+    block -= number;
+  }
+  return to;
+}
+// The same where short sequences share blocks: of each 128 sequences first those that a warp has alone, WARPS a block, then
+// those of two warps, then the tiles of longer ones. Warps of a block find the same span; a length of 0 leaves a warp idle.
+template <class Count> DEVICE Place place_shared(const u32* bounds, u32 seqs, u32 block, Count tiles_of) {
+  const u32 warp = threadIdx.x / 32;
+  Place to{};
+  for (u32 s0 = 0; s0 < seqs; s0 += 128) {
+    u32 at[5];
+    bounds_of(at, bounds, seqs, s0);
+#pragma unroll
+    for (u32 span = 1; span <= 2; span++) {
+      u32 number = block * (WARPS / span) + warp / span;
+      const bool here = find(to, at, number, [span](u32 n) { return n > 16 * (span - 1) && n <= 16 * span ? 1u : 0u; });
+      const u32 blocks = here ? ~0u : ceil_div(number, WARPS / span);
+      if (block < blocks) {
+        to.span = span;
+        return to;
+      }
+      block -= blocks;
+    }
+    u32 number = block;
+    if (find(to, at, number, [tiles_of](u32 n) { return n > 32 ? tiles_of(n) : 0; })) break;
+    block -= number;
+  }
+  return to;
 }
 
 // ---- The mask: sixteen bits for each element, of counter [first token of the step + token, key / 8, site and head, step].

@@ -1,5 +1,6 @@
-// o = drop(softmax(scale q k^T)) v over packed sequences, in f32: see src/ops/attention. Stands behind attention.common.cu.
-// Constants: those, EACH (2, 4 or 8 rows a warp), PASS (0 forward, 1 backward).
+// o = drop(softmax(scale q k^T)) v over packed sequences, in f32 arithmetic: see src/ops/attention. Stands behind
+// attention.common.cu. Constants: those, T (elements), G (those of the gradient), EACH (2, 4 or 8 rows a warp), PASS (0 forward,
+// 1 backward), WINDOW (keys nearer than this are seen; 0: all).
 //
 // A block owns OWN tokens (queries, or keys), EACH a warp; the tokens of the other side go by, 32 at a time, one a lane.
 
@@ -7,11 +8,17 @@ constexpr u32 OWN = EACH * WARPS, TILE = 32;
 constexpr u32 COLS = (D + 31) / 32, WIDTH = 32 * COLS;  // columns of a lane; a row, padded with zeros
 constexpr u32 LINE = WIDTH + 4, PROBS = TILE + 4;       // rows in shared memory: no bank is met twice
 
+// Which of the other side's tokens those from `begin` to `begin` + OWN may see, or be seen by: whole tiles of them.
+DEVICE u32 others_from(u32 begin) { return WINDOW == 0 || begin < WINDOW ? 0 : (begin - WINDOW + 1) / TILE * TILE; }
+DEVICE u32 others_to(u32 begin, u32 length) { return WINDOW == 0 ? length : min(length, begin + OWN + WINDOW - 1); }
+DEVICE bool sees(u32 a, u32 b) { return WINDOW == 0 || max(a, b) - min(a, b) < WINDOW; }
+DEVICE u32 own_tiles(u32 length) { return ceil_div(length, OWN); }
+
 // Rows of one head, of which `rows` exist, `stride` apart; what does not exist becomes 0.
-template <u32 ROWS> DEVICE void fetch(float* to, const float* from, u32 stride, u32 rows) {
+template <u32 ROWS> DEVICE void fetch(float* to, const T* from, u32 stride, u32 rows) {
   for (u32 i = threadIdx.x; i < ROWS * WIDTH; i += THREADS) {
     const u32 row = i / WIDTH, c = i % WIDTH;
-    to[row * LINE + c] = row < rows && c < D ? from[row * stride + c] : 0.f;
+    to[row * LINE + c] = row < rows && c < D ? widen(from[row * stride + c]) : 0.f;
   }
 }
 // s[r] = row r of a, by the lane's row of b.
@@ -56,7 +63,7 @@ DEVICE u32 queries_keep(const Mask& m, u32 query, u32 block) {
   return bits;
 }
 // Writes the rows of a warp, of which `rows` exist.
-DEVICE void write(float* to, u32 stride, u32 rows, const float (&v)[EACH][COLS], float factor, bool add) {
+template <class E> DEVICE void write(E* to, u32 stride, u32 rows, const float (&v)[EACH][COLS], float factor, bool add) {
 #pragma unroll
   for (u32 r = 0; r < EACH; r++)
 #pragma unroll
@@ -69,15 +76,15 @@ DEVICE void write(float* to, u32 stride, u32 rows, const float (&v)[EACH][COLS],
 
 // qkv (tokens, 3, heads, D), bounds (seqs + 1), key (5) -> o (tokens, heads, D), lse (heads tokens).
 // Grid: (tokens / OWN + seqs, heads). Shared: f32, (OWN + 64) LINE + OWN PROBS.
-ATTENTION attention_plain_forward(const float* __restrict__ qkv, const u32* __restrict__ bounds,
-                                  const u32* __restrict__ key, float* __restrict__ o, float* __restrict__ lse, Params p) {
+ATTENTION attention_plain_forward(const T* __restrict__ qkv, const u32* __restrict__ bounds, const u32* __restrict__ key,
+                                  T* __restrict__ o, float* __restrict__ lse, Params p) {
   if constexpr (PASS == 0) {
-    const Place at = place<OWN>(bounds, p.seqs, 0, blockIdx.x);
+    const Place at = place(bounds, p.seqs, blockIdx.x, own_tiles);
     if (at.length == 0) return;
-    const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32, head = blockIdx.y, length = at.length;
-    const u32 hidden = p.heads * D, stride = 3 * hidden, query = at.begin + warp * EACH;
+    const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32, head = blockIdx.y, length = at.length, begin = at.tile * OWN;
+    const u32 hidden = p.heads * D, stride = 3 * hidden, query = begin + warp * EACH;
     const bool busy = query < length;
-    const float* q = qkv + (size_t)at.first * stride + head * D;
+    const T* q = qkv + (size_t)at.first * stride + head * D;
     float* tile_q = (float*)shared;
     float* tile_k = tile_q + OWN * LINE;
     float* tile_v = tile_k + TILE * LINE;
@@ -87,9 +94,10 @@ ATTENTION attention_plain_forward(const float* __restrict__ qkv, const u32* __re
     float out[EACH][COLS] = {}, top[EACH], total[EACH] = {};
 #pragma unroll
     for (u32 r = 0; r < EACH; r++) top[r] = NEG_INF;
-    fetch<OWN>(tile_q, q + (size_t)at.begin * stride, stride, length - at.begin);
-    for (u32 k0 = 0; k0 < length; k0 += TILE) {
-      if (k0 > 0) __syncthreads();  // keys and values are used up
+    fetch<OWN>(tile_q, q + (size_t)begin * stride, stride, length - begin);
+    const u32 from = others_from(begin), upto = others_to(begin, length);
+    for (u32 k0 = from; k0 < upto; k0 += TILE) {
+      if (k0 > from) __syncthreads();  // keys and values are used up
       fetch<TILE>(tile_k, q + hidden + (size_t)k0 * stride, stride, length - k0);
       fetch<TILE>(tile_v, q + 2 * hidden + (size_t)k0 * stride, stride, length - k0);
       __syncthreads();
@@ -99,8 +107,11 @@ ATTENTION attention_plain_forward(const float* __restrict__ qkv, const u32* __re
       const u32 bits = DROPOUT == 0 ? ~0u : queries_keep(mask, query, k0 / 8);
 #pragma unroll
       for (u32 r = 0; r < EACH; r++) {
-        const float x = k0 + lane < length ? s[r] * scale : NEG_INF;
-        const float now = fmaxf(top[r], warp_max(x)), fade = exp2_fast(top[r] - now), e = exp2_fast(x - now);
+        const float x = k0 + lane < length && sees(query + r, k0 + lane) ? s[r] * scale : NEG_INF;
+        const float now = fmaxf(top[r], warp_max(x));
+        // Nothing may be in sight yet; infinity less infinity is no number.
+        const float base = WINDOW != 0 && now == NEG_INF ? 0.f : now;
+        const float fade = exp2_fast(top[r] - base), e = exp2_fast(x - base);
         top[r] = now;
         total[r] = fmaf(total[r], fade, warp_sum(e));
 #pragma unroll
@@ -127,15 +138,15 @@ ATTENTION attention_plain_forward(const float* __restrict__ qkv, const u32* __re
 // dV = (P m)^T do, dK = scale dS^T Q. Both products of scores take the own tokens' rows by the other side's.
 // Shared: f32, (2 OWN + 64) LINE + 2 OWN PROBS.
 template <bool KV>
-DEVICE void backward_rows(const float* qkv, const u32* bounds, const u32* key, const float* o, const float* lse,
-                          const float* dy, float* dqkv, float* delta, const Params& p) {
-  const Place at = place<OWN>(bounds, p.seqs, 0, blockIdx.x);
+DEVICE void backward_rows(const T* qkv, const u32* bounds, const u32* key, const T* o, const float* lse, const T* dy, G* dqkv,
+                          float* delta, const Params& p) {
+  const Place at = place(bounds, p.seqs, blockIdx.x, own_tiles);
   if (at.length == 0) return;
-  const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32, head = blockIdx.y, length = at.length;
-  const u32 hidden = p.heads * D, stride = 3 * hidden, mine = at.begin + warp * EACH;
+  const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32, head = blockIdx.y, length = at.length, begin = at.tile * OWN;
+  const u32 hidden = p.heads * D, stride = 3 * hidden, mine = begin + warp * EACH;
   const bool busy = mine < length;
-  const float* q = qkv + (size_t)at.first * stride + head * D;
-  const float* dout = dy + (size_t)at.first * hidden + head * D;
+  const T* q = qkv + (size_t)at.first * stride + head * D;
+  const T* dout = dy + (size_t)at.first * hidden + head * D;
   const size_t stats = (size_t)at.first * p.heads + (size_t)head * length;
   float* own0 = (float*)shared;
   float* own1 = own0 + OWN * LINE;
@@ -144,11 +155,11 @@ DEVICE void backward_rows(const float* qkv, const u32* bounds, const u32* key, c
   float* ds = other1 + TILE * LINE + warp * EACH * PROBS;
   float* pm = ds + OWN * PROBS;
   if constexpr (KV) {
-    fetch<OWN>(own0, q + hidden + (size_t)at.begin * stride, stride, length - at.begin);
-    fetch<OWN>(own1, q + 2 * hidden + (size_t)at.begin * stride, stride, length - at.begin);
+    fetch<OWN>(own0, q + hidden + (size_t)begin * stride, stride, length - begin);
+    fetch<OWN>(own1, q + 2 * hidden + (size_t)begin * stride, stride, length - begin);
   } else {
-    fetch<OWN>(own0, q + (size_t)at.begin * stride, stride, length - at.begin);
-    fetch<OWN>(own1, dout + (size_t)at.begin * hidden, hidden, length - at.begin);
+    fetch<OWN>(own0, q + (size_t)begin * stride, stride, length - begin);
+    fetch<OWN>(own1, dout + (size_t)begin * hidden, hidden, length - begin);
   }
   own0 += warp * EACH * LINE, own1 += warp * EACH * LINE;
   const Mask mask = mask_of(p.drop, key, head, at.first);
@@ -163,14 +174,17 @@ DEVICE void backward_rows(const float* qkv, const u32* bounds, const u32* key, c
       float sum = 0.f;
 #pragma unroll
       for (u32 c = 0; c < COLS; c++)
-        if (in && lane + 32 * c < D) sum = fmaf(dout[from + 32 * c], o[(size_t)at.first * hidden + head * D + from + 32 * c], sum);
+        if (in && lane + 32 * c < D) {
+          sum = fmaf(widen(dout[from + 32 * c]), widen(o[(size_t)at.first * hidden + head * D + from + 32 * c]), sum);
+        }
       sums[r] = warp_sum(sum);
       norm[r] = in ? lse[stats + mine + r] * LOG2E : 0.f;
       if (in && lane == 0) delta[stats + mine + r] = sums[r];
     }
   }
-  for (u32 j0 = 0; j0 < length; j0 += TILE) {
-    if (j0 > 0) __syncthreads();  // the other side is used up
+  const u32 from = others_from(begin), upto = others_to(begin, length);
+  for (u32 j0 = from; j0 < upto; j0 += TILE) {
+    if (j0 > from) __syncthreads();  // the other side is used up
     if constexpr (KV) {
       fetch<TILE>(other0, q + (size_t)j0 * stride, stride, length - j0);
       fetch<TILE>(other1, dout + (size_t)j0 * hidden, hidden, length - j0);
@@ -196,7 +210,7 @@ DEVICE void backward_rows(const float* qkv, const u32* bounds, const u32* key, c
 #pragma unroll
     for (u32 r = 0; r < EACH; r++) {
       const bool keeps = (bits >> r & 1) != 0;
-      const float e = in && mine + r < length ? exp2_fast(fmaf(s[r], scale, -(KV ? norm_lane : norm[r]))) : 0.f;
+      const float e = in && mine + r < length && sees(mine + r, j0 + lane) ? exp2_fast(fmaf(s[r], scale, -(KV ? norm_lane : norm[r]))) : 0.f;
       ds[r * PROBS + lane] = e * ((keeps ? dp[r] * mask.scale : 0.f) - (KV ? sum_lane : sums[r]));
       if (KV) pm[r * PROBS + lane] = keeps ? e : 0.f;
     }
@@ -205,21 +219,19 @@ DEVICE void backward_rows(const float* qkv, const u32* bounds, const u32* key, c
     if (KV) accumulate(out1, pm, other1);
   }
   if (!busy) return;
-  float* to = dqkv + (size_t)(at.first + mine) * stride + head * D;
+  G* to = dqkv + (size_t)(at.first + mine) * stride + head * D;
   write(KV ? to + hidden : to, stride, length - mine, out0, p.scale, p.add != 0);
   if (KV) write(to + 2 * hidden, stride, length - mine, out1, mask.scale, p.add != 0);
 }
 
 // The same grid. dy (tokens, heads, D) -> dqkv (tokens, 3, heads, D); delta = rowsum(do o) (heads tokens) for the next.
-ATTENTION attention_plain_backward_q(const float* __restrict__ qkv, const u32* __restrict__ bounds,
-                                     const u32* __restrict__ key, const float* __restrict__ o,
-                                     const float* __restrict__ lse, const float* __restrict__ dy,
-                                     float* __restrict__ dqkv, float* __restrict__ delta, Params p) {
+ATTENTION attention_plain_backward_q(const T* __restrict__ qkv, const u32* __restrict__ bounds,
+                                     const u32* __restrict__ key, const T* __restrict__ o, const float* __restrict__ lse,
+                                     const T* __restrict__ dy, G* __restrict__ dqkv, float* __restrict__ delta, Params p) {
   if constexpr (PASS == 1) backward_rows<false>(qkv, bounds, key, o, lse, dy, dqkv, delta, p);
 }
-ATTENTION attention_plain_backward_kv(const float* __restrict__ qkv, const u32* __restrict__ bounds,
-                                      const u32* __restrict__ key, const float* __restrict__ o,
-                                      const float* __restrict__ lse, const float* __restrict__ dy,
-                                      float* __restrict__ dqkv, float* __restrict__ delta, Params p) {
+ATTENTION attention_plain_backward_kv(const T* __restrict__ qkv, const u32* __restrict__ bounds,
+                                     const u32* __restrict__ key, const T* __restrict__ o, const float* __restrict__ lse,
+                                     const T* __restrict__ dy, G* __restrict__ dqkv, float* __restrict__ delta, Params p) {
   if constexpr (PASS == 1) backward_rows<true>(qkv, bounds, key, o, lse, dy, dqkv, delta, p);
 }

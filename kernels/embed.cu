@@ -1,11 +1,13 @@
-// y[t] = word[ids[t]] + position[positions[t]] + kind[types[t]]: see src/ops/embed.rs.
-// Constants: T (tables and y), G (a table's gradient), VEC (elements of an access).
+// y[t] = word[ids[t]] + position[positions[t] + first] + kind[types[t]]: see src/ops/embed.rs.
+// Constants: T (tables and y), G (a table's gradient), VEC (elements of an access), TABLES (how many of the three there are).
 
 struct Params {
   u32 tokens, cols;
   // Rows of the three tables; in the backward pass the first is that of the table at hand.
   u32 rows, positions, kinds;
   u32 add;
+  // Row of the position table for position 0; in the backward pass what is added to the indices into the table at hand.
+  u32 first;
 };
 
 // ids, positions, types (tokens); word, position, kind (rows, cols) -> y (tokens, cols)
@@ -16,17 +18,23 @@ KERNEL embed_forward(const u32* __restrict__ ids, const u32* __restrict__ positi
   const u64 i = (u64)blockIdx.x * THREADS + threadIdx.x;
   const u32 t = (u32)(i / wide), c = (u32)(i % wide) * VEC;
   if (t >= p.tokens) return;
-  const u32 a = ids[t], b = positions[t], k = types[t];
+  const u32 a = ids[t], b = TABLES > 1 ? positions[t] : 0, k = TABLES > 2 ? types[t] : 0;
   float sum[VEC];
-  if (a < p.rows && b < p.positions && k < p.kinds) {
+  // Of the position, not of its row: a sum that overflows must not pass.
+  const bool fits = (TABLES < 2 || (p.first < p.positions && b < p.positions - p.first)) && (TABLES < 3 || k < p.kinds);
+  if (a < p.rows && fits) {
     float other[VEC];
     load(sum, word + (u64)a * p.cols + c);
-    load(other, position + (u64)b * p.cols + c);
+    if (TABLES > 1) {
+      load(other, position + (u64)(b + p.first) * p.cols + c);
 #pragma unroll
-    for (u32 e = 0; e < VEC; e++) sum[e] += other[e];
-    load(other, kind + (u64)k * p.cols + c);
+      for (u32 e = 0; e < VEC; e++) sum[e] += other[e];
+    }
+    if (TABLES > 2) {
+      load(other, kind + (u64)k * p.cols + c);
 #pragma unroll
-    for (u32 e = 0; e < VEC; e++) sum[e] += other[e];
+      for (u32 e = 0; e < VEC; e++) sum[e] += other[e];
+    }
   } else {
     // An index without a row shows: it makes the loss no number, and the step is skipped and reported.
 #pragma unroll
@@ -82,8 +90,8 @@ KERNEL embed_sum(const u32* __restrict__ ids, const u32* __restrict__ order, con
       store(mine, sum);
     } else if (goes_on) {
       store(mine + p.cols, sum);
-    } else if (row < p.rows) {
-      put(table + (u64)row * p.cols + c, sum, p.add);
+    } else if (row < p.rows - p.first) {
+      put(table + (u64)(row + p.first) * p.cols + c, sum, p.add);
     }
     began_before = false;
 #pragma unroll
@@ -100,7 +108,7 @@ KERNEL embed_carry(const u32* __restrict__ ids, const u32* __restrict__ order, G
   if (end == p.tokens) return;
   const u32 row = ids[order[end - 1]];
   const bool begins_here = first == 0 || ids[order[first - 1]] != row;
-  if (ids[order[end]] != row || !begins_here || row >= p.rows) return;
+  if (ids[order[end]] != row || !begins_here || row >= p.rows - p.first) return;
   float sum[VEC];
   load(sum, parts + ((u64)blockIdx.x * 2 + 1) * p.cols + c);
   for (u32 chunk = blockIdx.x + 1; chunk * CHUNK < p.tokens && ids[order[chunk * CHUNK]] == row; chunk++) {
@@ -111,5 +119,5 @@ KERNEL embed_carry(const u32* __restrict__ ids, const u32* __restrict__ order, G
     // A run that ends within the chunk is not that of the next one.
     if (chunk * CHUNK + CHUNK < p.tokens && ids[order[chunk * CHUNK + CHUNK - 1]] != row) break;
   }
-  put(table + (u64)row * p.cols + c, sum, p.add);
+  put(table + (u64)(row + p.first) * p.cols + c, sum, p.add);
 }

@@ -15,26 +15,17 @@ struct Params {
   u32 add, add_db;   // whether the result, and the row sums, are added to what is there
 };
 
-#define SQRT_2_PI 0.7978845608028654f
-
 DEVICE float activate(float z) {
-  if constexpr (ACT == 1) return 0.5f * z * (1.f + erf_of(z * 0.7071067811865476f));
-  if constexpr (ACT == 2) return 0.5f * z * (1.f + tanhf(SQRT_2_PI * (z + 0.044715f * z * z * z)));
+  if constexpr (ACT == 1) return gelu_erf(z);
+  if constexpr (ACT == 2) return gelu_tanh(z);
   if constexpr (ACT == 3) return z < 0.f ? 0.f : z;  // keeps a NaN
   if constexpr (ACT == 4) return tanhf(z);
   return z;
 }
 // The derivative, from the sum before the activation (GELU) or from the result (relu, tanh).
 DEVICE float slope(float v) {
-  if constexpr (ACT == 1) {
-    // exp(-v^2 / 2) / sqrt(2 pi), the base changed to 2.
-    const float density = 0.3989422804014327f * exp2_fast(-0.7213475204444817f * v * v);
-    return 0.5f * (1.f + erf_of(v * 0.7071067811865476f)) + v * density;
-  }
-  if constexpr (ACT == 2) {
-    const float t = tanhf(SQRT_2_PI * (v + 0.044715f * v * v * v));
-    return 0.5f * (1.f + t + v * SQRT_2_PI * (1.f + 0.134145f * v * v) * (1.f - t * t));
-  }
+  if constexpr (ACT == 1) return gelu_erf_slope(v);
+  if constexpr (ACT == 2) return gelu_tanh_slope(v);
   if constexpr (ACT == 3) return v > 0.f ? 1.f : 0.f;
   if constexpr (ACT == 4) return 1.f - v * v;
   return 1.f;

@@ -1,4 +1,4 @@
-// y[s] = x[first token of s], or the mean over its tokens: see src/ops/pool.rs. Constants: T, G (dx), MEAN (0 or 1).
+// y[s] = x[first token of s], or the last, or the mean over its tokens: see src/ops/pool.rs. Constants: T, G (dx), KIND (0 first, 1 mean, 2 last).
 
 struct Params {
   u32 tokens, cols, seqs;
@@ -10,7 +10,8 @@ KERNEL pool_forward(const T* __restrict__ x, const u32* __restrict__ bounds, T* 
   const u64 i = (u64)blockIdx.x * THREADS + threadIdx.x;
   const u32 s = (u32)(i / p.cols), c = (u32)(i % p.cols);
   if (s >= p.seqs) return;
-  const u32 start = bounds[s], end = MEAN ? bounds[s + 1] : min(bounds[s + 1], start + 1);
+  const u32 from = bounds[s], upto = bounds[s + 1];
+  const u32 start = KIND == 2 && upto > from ? upto - 1 : from, end = KIND == 0 ? min(upto, start + 1) : upto;
   float sum = 0.f;
   for (u32 t = start; t < end; t++) sum += widen(x[(u64)t * p.cols + c]);
   y[i] = narrow<T>(sum / max(end - start, 1u));
@@ -32,9 +33,9 @@ KERNEL pool_backward(const T* __restrict__ dy, const u32* __restrict__ bounds, G
     }
   }
   float d[1] = {0.f};
-  if (high > low && t < bounds[high] && (MEAN || t == bounds[low])) {
+  if (high > low && t < bounds[high] && (KIND == 1 || t == (KIND == 0 ? bounds[low] : bounds[high] - 1))) {
     d[0] = widen(dy[(u64)low * p.cols + c]);
-    if (MEAN) d[0] /= bounds[high] - bounds[low];
+    if (KIND == 1) d[0] /= bounds[high] - bounds[low];
   }
   put(dx + i, d, p.add);
 }

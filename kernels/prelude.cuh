@@ -154,6 +154,26 @@ DEVICE float erf_of(float x) {
   far = 1.f - exp2_fast(-1.4426950408889634f * far);
   return t > 0.92f ? copysignf(far, x) : fmaf(x, near, x);
 }
+// Both forms of GELU and their derivatives: see src/ops/linear.rs.
+DEVICE float gelu_erf(float z) { return 0.5f * z * (1.f + erf_of(z * 0.7071067811865476f)); }
+DEVICE float gelu_erf_slope(float z) {
+  // exp(-z^2 / 2) / sqrt(2 pi), the base changed to 2.
+  const float density = 0.3989422804014327f * exp2_fast(-0.7213475204444817f * z * z);
+  return 0.5f * (1.f + erf_of(z * 0.7071067811865476f)) + z * density;
+}
+#define SQRT_2_PI 0.7978845608028654f
+DEVICE float gelu_tanh(float z) { return 0.5f * z * (1.f + tanhf(SQRT_2_PI * (z + 0.044715f * z * z * z))); }
+DEVICE float gelu_tanh_slope(float z) {
+  const float t = tanhf(SQRT_2_PI * (z + 0.044715f * z * z * z));
+  return 0.5f * (1.f + t + z * SQRT_2_PI * (1.f + 0.134145f * z * z) * (1.f - t * t));
+}
+// threadIdx.x % 32, but the compiler does not know how large it can be: where it does, it may make dp2a of a product of small
+// numbers, with bytes that nobody has given a value and that do not count, which no checker can tell from a mistake.
+DEVICE u32 lane_unknown() {
+  u32 lane;
+  asm("mov.u32 %0, %%laneid;" : "=r"(lane));
+  return lane;
+}
 DEVICE u32 ceil_div(u32 a, u32 b) { return (a + b - 1) / b; }
 
 // ---- Sums over a warp and over a block, in one order.

@@ -1,5 +1,5 @@
 // y = drop_after(gamma (z - mean) rstd + beta), z = drop_before(x) + residual: see src/ops/add_norm.rs.
-// Constants: RESIDUAL, DX, DRES (0 or 1), THREADS. One group a row; an invocation owns blocks of eight columns.
+// Constants: RESIDUAL, BIAS (is there a beta), DX, DRES (0 or 1), THREADS. One group a row; an invocation owns blocks of eight columns.
 
 struct Params {
     before: Drop,
@@ -89,7 +89,10 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) cou
         for (var c = b * 8u; c < min(p.cols, b * 8u + 8u); c++) {
             let z = (xhat[start + c] - mean) * r;
             xhat[start + c] = z;
-            var v = fma(gamma[c], z, beta[c]);
+            var v = gamma[c] * z;
+            if (BIAS == 1u) {
+                v = fma(gamma[c], z, beta[c]);
+            }
             if (p.after.threshold > 0u) {
                 v *= factor(p.after, w, c);
             }

@@ -10,6 +10,8 @@ struct Params {
     seqs: u32,
     scale: f32,
     add: u32,
+    // Keys nearer than this are seen; 0: all.
+    window: u32,
 }
 var<immediate> p: Params;
 
@@ -38,6 +40,19 @@ fn place(group: u32) -> vec3<u32> {
     return vec3<u32>();
 }
 
+// The tokens that this group's tokens may see, or be seen by; from a multiple of eight of the sequence on, which the mask needs.
+fn others(seq: vec3<u32>) -> vec2<u32> {
+    if (p.window == 0u) {
+        return seq.xy;
+    }
+    let far = p.window - 1u;
+    return vec2<u32>(seq.x + ((max(seq.z - seq.x, far) - far) & ~7u), min(seq.y, seq.z + THREADS + far));
+}
+
+fn sees(query: u32, other: u32) -> bool {
+    return p.window == 0u || max(query, other) - min(query, other) < p.window;
+}
+
 fn mask_words(row: u32, head: u32, block: u32) -> vec4<u32> {
     let site = p.drop.site ^ (head << 16u);
     return philox(vec4<u32>(key[p.drop.row] + row, block, site, key[2]), vec2<u32>(key[0], key[1]));
@@ -64,16 +79,18 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_in
     var most = -3.0e38;
     var sum = 0.0;
     var words = vec4<u32>();
-    for (var j = seq.x; j < seq.y; j += KEYS) {
+    let range = others(seq);
+    for (var j = range.x; j < range.y; j += KEYS) {
         var scores: array<f32, KEYS>;
         var top = most;
         for (var b = 0u; b < KEYS; b++) {
-            let at = min(j + b, seq.y - 1u) * 3u * hidden + hidden + head * D;
+            let at = min(j + b, range.y - 1u) * 3u * hidden + hidden + head * D;
             var s = 0.0;
             for (var i = 0u; i < D; i++) {
                 s = fma(q[i], qkv[at + i], s);
             }
-            scores[b] = select(-3.0e38, s, j + b < seq.y);
+            // Should the first keys all be out of sight, what they leave in the sums shrinks to nothing.
+            scores[b] = select(-3.0e38, s, j + b < range.y && sees(t, j + b));
             top = max(top, scores[b]);
         }
         let shrink = exp(most - top);
@@ -92,7 +109,7 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_in
             if (p.drop.threshold > 0u) {
                 e *= factor(p.drop, words, c + b);
             }
-            let at = min(j + b, seq.y - 1u) * 3u * hidden + 2u * hidden + head * D;
+            let at = min(j + b, range.y - 1u) * 3u * hidden + 2u * hidden + head * D;
             for (var i = 0u; i < D; i++) {
                 sum_v[i] = fma(e, qkv[at + i], sum_v[i]);
             }
@@ -129,7 +146,8 @@ fn backward_q(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation
     delta[mine] = d;
     let norm = lse[mine];
     var words = vec4<u32>();
-    for (var j = seq.x; j < seq.y; j++) {
+    let range = others(seq);
+    for (var j = range.x; j < range.y; j++) {
         let at = j * 3u * hidden + hidden + head * D;
         var s = 0.0;
         var dp = 0.0;
@@ -144,7 +162,7 @@ fn backward_q(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation
             }
             dp *= factor(p.drop, words, c);
         }
-        let ds = exp(s - norm) * (dp - d) * p.scale;
+        let ds = select(0.0, exp(s - norm) * (dp - d) * p.scale, sees(t, j));
         for (var i = 0u; i < D; i++) {
             dq[i] = fma(ds, qkv[at + i], dq[i]);
         }
@@ -180,7 +198,8 @@ fn backward_kv(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocatio
     if (THREADS > 8u) {
         block = c / 8u;
     }
-    for (var r = seq.x; r < seq.y; r++) {
+    let range = others(seq);
+    for (var r = range.x; r < range.y; r++) {
         let at = r * 3u * hidden + head * D;
         let out = r * hidden + head * D;
         var s = 0.0;
@@ -189,7 +208,7 @@ fn backward_kv(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocatio
             s = fma(qkv[at + i], k[i], s);
             dp = fma(dy[out + i], v[i], dp);
         }
-        let prob = exp(s * p.scale - lse[row + r - seq.x]);
+        let prob = select(0.0, exp(s * p.scale - lse[row + r - seq.x]), sees(r, t));
         var m = 1.0;
         if (p.drop.threshold > 0u) {
             m = factor(p.drop, mask_words(r, head, block), c);

@@ -1,9 +1,12 @@
-// y[t] = word[ids[t]] + position[positions[t]] + kind[types[t]]: see src/ops/embed.rs.
+// y[t] = word[ids[t]] + position[positions[t] + first] + kind[types[t]]: see src/ops/embed.rs.
+// Constant: TABLES (how many of the three there are; the rest of the bindings stands for nothing).
 
 struct Params {
     tokens: u32,
     cols: u32,
     rows: u32,
+    // Row of the position table for position 0; in the backward pass what is added to the indices into the table at hand.
+    first: u32,
 }
 var<immediate> p: Params;
 
@@ -22,14 +25,27 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) cou
     let t = i / p.cols;
     let c = i % p.cols;
     if (t < p.tokens) {
-        let rows = vec3<u32>(ids[t], positions[t], types[t]);
-        let most = vec3<u32>(arrayLength(&word), arrayLength(&position), arrayLength(&kind)) / p.cols;
         // An index without a row shows: it makes the loss no number, and the step is skipped and reported.
-        if (any(rows >= most)) {
+        let most = vec3<u32>(arrayLength(&word), arrayLength(&position), arrayLength(&kind)) / p.cols;
+        var fits = ids[t] < most.x;
+        if (TABLES > 1u) {
+            // Of the position, not of its row: a sum that overflows must not pass.
+            fits = fits && p.first < most.y && positions[t] < most.y - p.first;
+        }
+        if (TABLES > 2u) {
+            fits = fits && types[t] < most.z;
+        }
+        if (!fits) {
             y[i] = nan(t);
         } else {
-            let at = rows * p.cols + c;
-            y[i] = word[at.x] + position[at.y] + kind[at.z];
+            var sum = word[ids[t] * p.cols + c];
+            if (TABLES > 1u) {
+                sum += position[(positions[t] + p.first) * p.cols + c];
+            }
+            if (TABLES > 2u) {
+                sum += kind[types[t] * p.cols + c];
+            }
+            y[i] = sum;
         }
     }
 }
@@ -59,8 +75,8 @@ fn row_at(place: u32) -> u32 {
 
 fn put_row(row: u32, c: u32, sum: f32) {
     // The table was cleared, or is added to.
-    if (row < p.rows) {
-        word[row * p.cols + c] += sum;
+    if (row < p.rows - p.first) {
+        word[(row + p.first) * p.cols + c] += sum;
     }
 }
 

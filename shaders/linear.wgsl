@@ -4,7 +4,6 @@
 
 const TILE = 64u;
 const DEPTH = 16u;
-const SQRT_2_PI = 0.7978845608028654;
 
 struct Params {
     m: u32,
@@ -27,8 +26,8 @@ var<immediate> p: Params;
 
 fn activate(z: f32) -> f32 {
     switch ACT {
-        case 1u: { return 0.5 * z * (1.0 + erf(z * 0.7071067811865476)); }
-        case 2u: { return 0.5 * z * (1.0 + tanh_safe(SQRT_2_PI * (z + 0.044715 * z * z * z))); }
+        case 1u: { return gelu_erf(z); }
+        case 2u: { return gelu_tanh(z); }
         case 3u: { return select(z, 0.0, z < 0.0); }
         case 4u: { return tanh_safe(z); }
         default: { return z; }
@@ -38,11 +37,8 @@ fn activate(z: f32) -> f32 {
 // From the sum before the activation (GELU) or the result (relu, tanh).
 fn slope(v: f32) -> f32 {
     switch ACT {
-        case 1u: { return 0.5 * (1.0 + erf(v * 0.7071067811865476)) + v * 0.3989422804014327 * exp(-0.5 * v * v); }
-        case 2u: {
-            let t = tanh_safe(SQRT_2_PI * (v + 0.044715 * v * v * v));
-            return 0.5 * (1.0 + t + v * SQRT_2_PI * (1.0 + 0.134145 * v * v) * (1.0 - t * t));
-        }
+        case 1u: { return gelu_erf_slope(v); }
+        case 2u: { return gelu_tanh_slope(v); }
         case 3u: { return select(0.0, 1.0, v > 0.0); }
         case 4u: { return 1.0 - v * v; }
         default: { return 1.0; }

@@ -1,4 +1,4 @@
-// y[s] = x[first token of s], or the mean over its tokens: see src/ops/pool.rs. Constant: MEAN (0 or 1).
+// y[s] = x[first token of s], or the last, or the mean over its tokens: see src/ops/pool.rs. Constant: KIND (0 first, 1 mean, 2 last).
 
 struct Params {
     tokens: u32,
@@ -20,8 +20,9 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) cou
     if (s >= p.seqs) {
         return;
     }
-    let start = bounds[s];
-    let end = select(min(bounds[s + 1u], start + 1u), bounds[s + 1u], MEAN == 1u);
+    let upto = bounds[s + 1u];
+    let start = select(bounds[s], upto - 1u, KIND == 2u && upto > bounds[s]);
+    let end = select(upto, min(upto, start + 1u), KIND == 0u);
     var sum = 0.0;
     for (var t = start; t < end; t++) {
         sum += x[t * p.cols + i % p.cols];
@@ -49,9 +50,9 @@ fn backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) co
         }
     }
     var d = 0.0;
-    if (t < bounds[high] && (MEAN == 1u || t == bounds[low])) {
+    if (t < bounds[high] && (KIND == 1u || t == select(bounds[high] - 1u, bounds[low], KIND == 0u))) {
         d = y[low * p.cols + i % p.cols];
-        if (MEAN == 1u) {
+        if (KIND == 1u) {
             d /= f32(bounds[high] - bounds[low]);
         }
     }

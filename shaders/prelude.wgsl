@@ -57,6 +57,22 @@ fn tanh_safe(x: f32) -> f32 {
     return tanh(clamp(x, -15.0, 15.0));
 }
 
+// Both forms of GELU and their derivatives: see src/ops/linear.rs.
+const SQRT_2_PI = 0.7978845608028654;
+fn gelu_erf(z: f32) -> f32 {
+    return 0.5 * z * (1.0 + erf(z * 0.7071067811865476));
+}
+fn gelu_erf_slope(z: f32) -> f32 {
+    return 0.5 * (1.0 + erf(z * 0.7071067811865476)) + z * 0.3989422804014327 * exp(-0.5 * z * z);
+}
+fn gelu_tanh(z: f32) -> f32 {
+    return 0.5 * z * (1.0 + tanh_safe(SQRT_2_PI * (z + 0.044715 * z * z * z)));
+}
+fn gelu_tanh_slope(z: f32) -> f32 {
+    let t = tanh_safe(SQRT_2_PI * (z + 0.044715 * z * z * z));
+    return 0.5 * (1.0 + t + z * SQRT_2_PI * (1.0 + 0.134145 * z * z) * (1.0 - t * t));
+}
+
 // Whether the bits are those of a finite number; drivers may compile `x != x` away.
 fn finite(bits: u32) -> bool {
     return (bits & 0x7f800000u) != 0x7f800000u;

@@ -17,6 +17,8 @@ pub struct Param {
     pub name: String,
     /// Its shape.
     pub shape: Vec<usize>,
+    /// It is the transpose of what files hold under that shape, its first dimension against all others.
+    pub transposed: bool,
     /// Where it begins in the arena, in elements.
     pub offset: usize,
     /// Whether weight decay applies: to matrices, not to biases and norms.
@@ -36,6 +38,21 @@ impl Param {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+    /// Its elements in the order that files have them.
+    pub fn to_file<T: Copy>(&self, values: Vec<T>) -> Vec<T> {
+        let first = self.shape.first().copied().unwrap_or(1).max(1);
+        if self.transposed { transpose(&values, values.len() / first, first) } else { values }
+    }
+    /// Its elements, from the order that files have them in.
+    pub fn from_file<T: Copy>(&self, values: Vec<T>) -> Vec<T> {
+        let first = self.shape.first().copied().unwrap_or(1).max(1);
+        if self.transposed { transpose(&values, first, values.len() / first) } else { values }
+    }
+}
+
+/// The transpose of a matrix (rows, cols).
+fn transpose<T: Copy>(m: &[T], rows: usize, cols: usize) -> Vec<T> {
+    (0..cols).flat_map(|c| (0..rows).map(move |r| m[r * cols + c])).collect()
 }
 
 /// Parameters that lie side by side and are used as one tensor, such as the weights of queries, keys and values.
@@ -65,16 +82,31 @@ impl Layout {
     }
     /// Declares parameters of one shape that are used as one tensor of shape `joined`.
     pub fn join(&mut self, names: Vec<String>, each: &[usize], joined: &[usize]) -> Group {
+        self.join_of(names.into_iter().map(|name| (name, each.to_vec())).collect(), joined)
+    }
+    /// Declares parameters of several shapes that are used as one tensor of shape `joined`. What is called a bias does not
+    /// decay.
+    pub fn join_of(&mut self, members: Vec<(String, Vec<usize>)>, joined: &[usize]) -> Group {
         self.len = self.len.next_multiple_of(ALIGN);
-        let (first, count) = (self.list.len(), names.len());
-        for name in names {
-            let offset = self.len;
-            let decay = each.len() > 1;
-            self.list.push(Param { name, shape: each.to_vec(), offset, decay, lr_scale: 1.0, frozen: false });
-            self.len += each.iter().product::<usize>();
+        let (first, count) = (self.list.len(), members.len());
+        for (name, shape) in members {
+            let (offset, elements) = (self.len, shape.iter().product::<usize>());
+            let decay = shape.len() > 1 && !name.ends_with("bias");
+            let (transposed, lr_scale, frozen) = (false, 1.0, false);
+            self.list.push(Param { name, shape, transposed, offset, decay, lr_scale, frozen });
+            self.len += elements;
         }
         self.groups.push(Members { first, count, shape: joined.to_vec() });
         Group(self.groups.len() - 1)
+    }
+    /// Says that files hold the transposes of a group's parameters.
+    pub fn transpose(&mut self, group: Group) {
+        let Members { first, count, .. } = self.groups[group.0];
+        self.list[first..first + count].iter_mut().for_each(|p| p.transposed = true);
+    }
+    /// Leaves the parameter that was declared last as it is.
+    pub fn keep_last(&mut self) {
+        self.list.iter_mut().next_back().into_iter().for_each(|p| p.frozen = true);
     }
     /// Elements of the arena.
     pub fn len(&self) -> usize {

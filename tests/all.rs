@@ -1,6 +1,8 @@
 //! Every test but the op harness, in one binary: one file of `tests/all/` a subject.
 #[path = "all/batches.rs"]
 mod batches;
+#[path = "all/bench.rs"]
+mod bench;
 #[path = "all/checkpoint.rs"]
 mod checkpoint;
 #[path = "all/cli.rs"]
@@ -9,6 +11,8 @@ mod cli;
 mod cuda;
 #[path = "all/data.rs"]
 mod data;
+#[path = "all/encoders.rs"]
+mod encoders;
 #[cfg(feature = "hub")]
 #[path = "all/hub.rs"]
 mod hub;
@@ -28,14 +32,24 @@ mod metrics;
 mod models;
 #[path = "all/optim.rs"]
 mod optim;
+#[path = "all/performer.rs"]
+mod performer;
 #[path = "all/recipe.rs"]
 mod recipe;
 #[path = "all/rules.rs"]
 mod rules;
 #[path = "all/schedule.rs"]
 mod schedule;
+#[path = "all/spans.rs"]
+mod spans;
+#[path = "all/summary_metrics.rs"]
+mod summary_metrics;
 #[path = "all/support.rs"]
 mod support;
+#[path = "all/tasks.rs"]
+mod tasks;
+#[path = "all/task_metrics.rs"]
+mod task_metrics;
 #[path = "all/text.rs"]
 mod text;
 #[path = "all/train.rs"]
@@ -44,3 +58,5 @@ mod train;
 mod weights;
 #[path = "all/wgpu.rs"]
 mod wgpu;
+#[path = "all/xlnet.rs"]
+mod xlnet;

@@ -1,13 +1,18 @@
-//! How fast the kernels are here: a training step op by op, and the matrix product by itself.
+//! How fast the kernels are: every op at the shapes of real models, whole training steps, and results side by side.
+//!
+//! [`ops`] and [`step`] measure and fill a [`Report`]; [`compare`] reads reports; [`page`] and [`markdown`] draw them.
 
-mod product;
-mod step;
+pub mod ceilings;
+pub mod compare;
+pub mod markdown;
+pub mod measure;
+pub mod ops;
+pub mod page;
+pub mod report;
+pub mod shapes;
+pub mod step;
 
-pub use product::{Product, SHAPES, product};
-pub use step::{Setting, StepReport, Work, step};
-
-/// The value in the middle; NaN of none.
-fn median(mut v: Vec<f64>) -> f64 {
-    v.sort_by(f64::total_cmp);
-    v.get(v.len() / 2).copied().unwrap_or(f64::NAN)
-}
+pub use compare::{Comparison, Verdict, compare};
+pub use measure::{Effort, Quartiles, Workbench};
+pub use report::Report;
+pub use shapes::{Job, ModelShape, jobs};

@@ -1,11 +1,14 @@
-//! A training step, op by op.
+//! A whole training step: where its time goes, what padding costs, how it grows with the batch and the length.
 
-use super::median;
+use super::measure::{Quartiles, Workbench, is_gone, reason};
+use super::report::{Counts, Phase, Phases, Report, Skipped, StepRow, Work};
+use super::shapes::ModelShape;
 use crate::data::Batch;
 use crate::device::{Device, Pass, Timed};
 use crate::error::Result;
 use crate::models::{Model, Options, Outputs};
 use crate::nn::EncoderConfig;
+use crate::ops::linear::Activation;
 use crate::optim::{Optimizer, Settings};
 use crate::rng::Stream;
 use crate::tasks::Classify;
@@ -13,67 +16,86 @@ use crate::train::pass;
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-/// What is measured.
+/// One measurement of a step.
 #[derive(Clone, Debug)]
 pub struct Setting {
-    /// The encoder.
-    pub shape: EncoderConfig,
-    /// Sequences of a batch.
-    pub sequences: usize,
-    /// Tokens of each.
-    pub length: usize,
-    /// Steps that count.
-    pub repeats: usize,
+    /// Which of them it is: see [`StepRow::part`].
+    pub part: &'static str,
+    /// Tokens of each sequence that are no padding.
+    pub lengths: Vec<usize>,
+    /// Whether all sequences are made as long as the longest.
+    pub padded: bool,
 }
 
-/// All calls of one pass of one op on tensors of one shape, in one step.
-#[derive(Clone, Debug)]
-pub struct Work {
-    /// The op's stem.
-    pub op: &'static str,
-    /// Which pass.
-    pub pass: Pass,
-    /// Shapes of its inputs.
-    pub shapes: Vec<Vec<usize>>,
-    /// How often it runs in a step.
-    pub calls: usize,
-    /// Seconds of all calls together; the median over steps.
-    pub seconds: f64,
-    /// Floating-point operations of all calls.
-    pub flops: f64,
-    /// Bytes that all calls must move at least.
-    pub bytes: f64,
+impl Setting {
+    fn dense(part: &'static str, sequences: usize, length: usize) -> Setting {
+        Setting { part, lengths: vec![length; sequences], padded: false }
+    }
+    /// What a person calls it.
+    pub fn label(&self) -> String {
+        let longest = self.lengths.iter().max().unwrap_or(&0);
+        format!("{} step, {} sequences up to {longest} tokens", self.part, self.lengths.len())
+    }
 }
 
-/// What a step costs.
-#[derive(Clone, Debug)]
-pub struct StepReport {
-    /// Every op of the step, the longest first.
-    pub work: Vec<Work>,
-    /// Seconds of a step that runs as in training; the median.
-    pub seconds: f64,
-    /// Tokens of a step.
-    pub tokens: usize,
-    /// Of the warm steps together: memory asked of the system or driver, read-backs, kernels launched one by one, and command
-    /// buffers (wgpu) or recorded steps (CUDA); only for GPUs.
-    pub counts: Option<[u64; 4]>,
+/// A step by itself; the same lengths as texts have them, with and without padding; and, if asked for, sweeps over the
+/// number of sequences and over their length. On a slow device sweeps are short and coarse.
+pub fn settings(sequences: usize, length: usize, sweeps: bool, slow: bool) -> Vec<Setting> {
+    let (most, stride) = if slow { (1024, 2) } else { (65536, 1) };
+    let ragged = ragged(sequences, length);
+    let mut all = vec![
+        Setting::dense("base", sequences, length),
+        Setting { part: "packed", lengths: ragged.clone(), padded: false },
+        Setting { part: "padded", lengths: ragged, padded: true },
+    ];
+    if sweeps {
+        let powers = |from: u32, to: u32| (from..=to).step_by(stride).map(|p| 1usize << p);
+        let fits = |s: &Setting| s.lengths.iter().sum::<usize>() <= most;
+        all.extend(powers(0, 8).map(|n| Setting::dense("batch", n, length)).filter(fits));
+        all.extend(powers(4, 9).map(|l| Setting::dense("length", sequences, l)).filter(fits));
+    }
+    all
 }
 
-/// A model in training on a batch that stays the same.
-struct Job<'a> {
+/// Lengths spread as those of sentences are: the logarithm is normal, the longest is `length`.
+fn ragged(sequences: usize, length: usize) -> Vec<usize> {
+    let mut rng = Stream::new(4, "bench lengths", 0);
+    let mut one = |i: usize| {
+        let l = length as f64 * (0.6 * rng.normal() - 1.2).exp();
+        if i == 0 { length } else { (l.round() as usize).clamp(length.min(3), length) }
+    };
+    (0..sequences).map(&mut one).collect()
+}
+
+/// The encoder of a shape, as BERT has it.
+pub fn encoder(m: &ModelShape) -> EncoderConfig {
+    EncoderConfig {
+        vocab: m.vocab,
+        positions: m.positions,
+        types: 2,
+        hidden: m.hidden,
+        layers: m.layers,
+        heads: m.heads,
+        intermediate: m.intermediate,
+        act: Activation::GeluErf,
+        ..EncoderConfig::default()
+    }
+}
+
+/// A model in training.
+struct Training<'a> {
     device: &'a Device,
     model: Model,
     optimizer: Optimizer,
     task: Classify,
-    batch: Batch,
     step: u64,
 }
 
-impl Job<'_> {
-    fn queue(&mut self) -> Result<()> {
-        let Job { device, model, optimizer, task, batch, step } = self;
+impl Training<'_> {
+    fn queue(&mut self, key: u64, batch: &Batch) -> Result<()> {
+        let Training { device, model, optimizer, task, step } = self;
         let scale = 1.0 / batch.len() as f64;
-        device.replayed(0, || {
+        device.replayed(key, || {
             let passed = device.run(|| pass(device, model, task, batch, Some((0, *step)), scale, false))?;
             optimizer.step(device, &model.params, &[passed.loss], 1e-5)
         })?;
@@ -83,78 +105,210 @@ impl Job<'_> {
     fn settle(&mut self) -> Result<()> {
         self.optimizer.settle(self.device).map(drop)
     }
-}
-
-fn batch(vocab: usize, sequences: usize, length: usize) -> Batch {
-    let mut rng = Stream::new(1, "bench", 0);
-    let tokens = sequences * length;
-    Batch {
-        ids: (0..tokens).map(|_| rng.below(vocab as u32)).collect(),
-        types: vec![0; tokens],
-        positions: (0..tokens).map(|t| (t % length) as u32).collect(),
-        cu_seqlens: (0..=sequences).map(|s| (s * length) as u32).collect(),
-        classes: (0..sequences).map(|s| (s % 2) as u32).collect(),
-        examples: (0..sequences as u32).collect(),
-        ..Batch::default()
-    }
-}
-
-/// Measures training steps of a model with random weights: op by op, then as they run in training.
-pub fn step(device: &Device, setting: &Setting) -> Result<StepReport> {
-    let classes = vec!["a".to_owned(), "b".to_owned()];
-    let outputs = Some(Outputs::Classes(classes.clone()));
-    let options = Options { outputs, training: true, ..Options::default() };
-    let model = Model::random(device, &setting.shape, &options)?;
-    let settings = Settings { weight_decay: 0.01, ..Settings::default() };
-    let optimizer = Optimizer::with_window(device, &model.params, settings, setting.repeats)?;
-    let task = Classify { classes, label_smoothing: 0.0, class_weights: None };
-    let batch = batch(setting.shape.vocab, setting.sequences, setting.length);
-    let mut job = Job { device, model, optimizer, task, batch, step: 0 };
-    // Kernels are compiled, memory is taken.
-    job.queue()?;
-    job.settle()?;
-    let mut runs = Vec::new();
-    for _ in 0..setting.repeats {
-        let ((), timed) = device.profiled(|| job.queue())?;
-        job.settle()?;
-        runs.push(timed);
-    }
-    let work = summarise(&runs);
-    // The first step is recorded where the device does that.
-    job.queue()?;
-    job.settle()?;
-    let before = counts(device);
-    let mut seconds = Vec::new();
-    let begun = Instant::now();
-    for _ in 0..setting.repeats {
+    fn one(&mut self, key: u64, batch: &Batch) -> Result<f64> {
         let begun = Instant::now();
-        job.queue()?;
-        if let Device::Cpu(_) = device {
-            job.settle()?;
-            seconds.push(begun.elapsed().as_secs_f64());
+        self.queue(key, batch)?;
+        self.settle()?;
+        Ok(begun.elapsed().as_secs_f64())
+    }
+}
+
+/// A batch of random tokens: each sequence copied from a store of ids, as training does it from an epoch's.
+fn batch(store: &[u32], lengths: &[usize]) -> Batch {
+    let mut b = Batch { cu_seqlens: vec![0], ..Batch::default() };
+    for (s, &length) in lengths.iter().enumerate() {
+        let from = 977 * s % (store.len() - length);
+        b.ids.extend_from_slice(&store[from..from + length]);
+        b.positions.extend(0..length as u32);
+        b.cu_seqlens.push(b.ids.len() as u32);
+        b.classes.push((s % 2) as u32);
+        b.examples.push(s as u32);
+    }
+    b.types = vec![0; b.ids.len()];
+    b
+}
+
+/// Measures steps of a model with random weights and notes them in the report, until `stop` says to stop. `steps` of them
+/// are one measurement on a GPU, which is given them all at once.
+///
+/// # Errors
+/// That the device is gone or holds no such model; what was measured before is in the report.
+pub fn run(
+    bench: &Workbench,
+    model: (&str, &EncoderConfig),
+    settings: &[Setting],
+    steps: usize,
+    report: &mut Report,
+    stop: &dyn Fn() -> bool,
+    progress: &mut dyn FnMut(&Setting),
+) -> Result<()> {
+    let (device, (name, shape)) = (bench.device, model);
+    let classes = vec!["a".to_owned(), "b".to_owned()];
+    let options =
+        Options { outputs: Some(Outputs::Classes(classes.clone())), training: true, ..Options::default() };
+    let model = Model::random(device, shape, &options)?;
+    let optimizer = Optimizer::with_window(
+        device,
+        &model.params,
+        Settings { weight_decay: 0.01, ..Settings::default() },
+        steps.max(2),
+    )?;
+    let task = Classify { classes, label_smoothing: 0.0, class_weights: None };
+    let mut training = Training { device, model, optimizer, task, step: 0 };
+    let mut rng = Stream::new(1, "bench", 0);
+    let longest = settings.iter().flat_map(|s| &s.lengths).max().copied().unwrap_or(1);
+    let store: Vec<u32> = (0..longest + 4099).map(|_| rng.below(shape.vocab as u32)).collect();
+    for (key, setting) in settings.iter().enumerate() {
+        if stop() {
+            break;
+        }
+        progress(setting);
+        match one(bench, &mut training, key as u64, &store, setting, steps) {
+            Ok(row) => report.steps.push(StepRow { model: name.to_owned(), ..row }),
+            Err(e) if is_gone(&e) => return Err(e),
+            Err(e) => report.skipped.push(Skipped {
+                device: bench.id.clone(),
+                what: format!("{name}: {}", setting.label()),
+                why: reason(&e),
+            }),
         }
     }
-    let after = counts(device);
-    job.settle()?;
-    if seconds.is_empty() {
-        // A GPU is given all steps at once: only their sum has a meaning.
-        seconds.push(begun.elapsed().as_secs_f64() / setting.repeats as f64);
-    }
-    let counts = before.zip(after).map(|(b, a)| std::array::from_fn(|i| a[i] - b[i]));
-    Ok(StepReport { work, seconds: median(seconds), tokens: setting.sequences * setting.length, counts })
+    Ok(())
 }
 
-fn counts(device: &Device) -> Option<[u64; 4]> {
+fn one(
+    bench: &Workbench,
+    training: &mut Training,
+    key: u64,
+    store: &[u32],
+    setting: &Setting,
+    steps: usize,
+) -> Result<StepRow> {
+    let device = bench.device;
+    let length = setting.lengths.iter().max().copied().unwrap_or(0);
+    let computed = if setting.padded { vec![length; setting.lengths.len()] } else { setting.lengths.clone() };
+    let build = |_| {
+        let begun = Instant::now();
+        let made = batch(store, &computed);
+        (begun.elapsed().as_secs_f64(), made)
+    };
+    let (data, mut batches): (Vec<f64>, Vec<Batch>) = (0..9).map(build).unzip();
+    let Some(batch) = batches.pop() else { return Ok(StepRow::default()) };
+    device.trim()?;
+    forget_peak();
+    // Kernels are compiled, memory is taken.
+    training.one(key, &batch)?;
+    let mut runs = Vec::new();
+    for _ in 0..3 {
+        let ((), timed) = device.profiled(|| training.queue(key, &batch))?;
+        training.settle()?;
+        runs.push(timed);
+    }
+    let (phases, work) = (phases(&runs, data), summarise(&runs));
+    // The first step is recorded where the device does that.
+    let warm = training.one(key, &batch)?;
+    // A GPU is given all steps at once: waiting for each would leave it idle.
+    let group = if bench.is_slow() { 1 } else { steps };
+    let least = if warm * group as f64 > bench.effort.seconds {
+        3.min(bench.effort.samples)
+    } else {
+        bench.effort.samples
+    };
+    let begun = Instant::now();
+    let mut seconds = Vec::new();
+    let mut warm = None;
+    while seconds.len() < least || begun.elapsed().as_secs_f64() < bench.effort.seconds {
+        let (begun, before) = (Instant::now(), counts(device, group));
+        (0..group).try_for_each(|_| training.queue(key, &batch))?;
+        warm = counts(device, group).zip(before).map(|(a, b)| Counts {
+            steps: group,
+            allocations: a.allocations - b.allocations,
+            reads: a.reads - b.reads,
+            kernels: a.kernels - b.kernels,
+            command_buffers: a.command_buffers - b.command_buffers,
+        });
+        training.settle()?;
+        seconds.push(begun.elapsed().as_secs_f64() / group as f64);
+    }
+    let samples = seconds.len();
+    let seconds = Quartiles::of(seconds);
+    let (tokens, sequences) = (setting.lengths.iter().sum::<usize>(), setting.lengths.len());
+    let busy = phases.forward + phases.backward + phases.optimizer;
+    Ok(StepRow {
+        device: bench.id.clone(),
+        part: setting.part.to_owned(),
+        sequences,
+        length,
+        tokens,
+        computed_tokens: computed.iter().sum(),
+        tokens_per_s: tokens as f64 / seconds.median,
+        samples_per_s: sequences as f64 / seconds.median,
+        flops: work.iter().map(|w| w.flops).sum(),
+        peak_bytes: peak(device),
+        phases: Phases { idle: (seconds.median - busy).max(0.0), ..phases },
+        work: if matches!(setting.part, "batch" | "length") { Vec::new() } else { work },
+        seconds,
+        samples,
+        warm,
+        ..StepRow::default()
+    })
+}
+
+fn counts(device: &Device, steps: usize) -> Option<Counts> {
+    let of = |[allocations, reads, kernels, command_buffers]: [u64; 4]| Counts {
+        steps,
+        allocations,
+        reads,
+        kernels,
+        command_buffers,
+    };
     match device {
         Device::Wgpu(gpu) => {
             let s = gpu.stats();
-            Some([s.allocations, s.reads, s.launches, s.submissions])
+            Some(of([s.allocations, s.reads, s.launches, s.submissions]))
         }
         Device::Cuda(card) => {
             let s = card.stats();
-            Some([s.allocations, s.reads, s.launches, s.graphs])
+            Some(of([s.allocations, s.reads, s.launches, s.graphs]))
         }
         _ => None,
+    }
+}
+
+/// Bytes asked of the driver by now; of a CPU, the most that the process has held since [`forget_peak`].
+fn peak(device: &Device) -> Option<u64> {
+    match device {
+        Device::Wgpu(gpu) => Some(gpu.stats().bytes),
+        Device::Cuda(card) => Some(card.stats().bytes),
+        _ => {
+            let status = std::fs::read_to_string("/proc/self/status").ok()?;
+            let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"))?;
+            Some(line.trim().trim_end_matches("kB").trim().parse::<u64>().ok()? << 10)
+        }
+    }
+}
+
+/// Linux counts the most memory of a process anew from now on. Elsewhere there is nothing to forget.
+fn forget_peak() {
+    let _ = std::fs::write("/proc/self/clear_refs", "5");
+}
+
+fn phases(runs: &[Vec<Timed>], data: Vec<f64>) -> Phases {
+    let of = |pass: Pass| {
+        let sum = |timed: &Vec<Timed>| timed.iter().filter(|t| t.pass == pass).map(|t| t.seconds).sum();
+        Quartiles::of(runs.iter().map(sum).collect()).median
+    };
+    let [forward, backward, optimizer] = [Pass::Forward, Pass::Backward, Pass::Step].map(of);
+    Phases { data: Quartiles::of(data).median, forward, backward, optimizer, idle: 0.0 }
+}
+
+impl From<Pass> for Phase {
+    fn from(pass: Pass) -> Phase {
+        match pass {
+            Pass::Forward => Phase::Forward,
+            Pass::Backward => Phase::Backward,
+            Pass::Step => Phase::Step,
+        }
     }
 }
 
@@ -167,13 +321,10 @@ fn summarise(runs: &[Vec<Timed>]) -> Vec<Work> {
         for t in timed {
             let key = (t.op, t.pass, t.shapes.clone());
             let work = sums.entry(key).or_insert_with(|| Work {
-                op: t.op,
-                pass: t.pass,
+                op: t.op.to_owned(),
+                pass: t.pass.into(),
                 shapes: t.shapes.clone(),
-                calls: 0,
-                seconds: 0.0,
-                flops: 0.0,
-                bytes: 0.0,
+                ..Work::default()
             });
             work.calls += 1;
             work.seconds += t.seconds;
@@ -185,7 +336,7 @@ fn summarise(runs: &[Vec<Timed>]) -> Vec<Work> {
             all.entry(key).or_insert_with(|| (work, Vec::new())).1.push(seconds);
         }
     }
-    let one = |(work, seconds): (Work, Vec<f64>)| Work { seconds: median(seconds), ..work };
+    let one = |(work, seconds): (Work, Vec<f64>)| Work { seconds: Quartiles::of(seconds).median, ..work };
     let mut work: Vec<Work> = all.into_values().map(one).collect();
     work.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
     work

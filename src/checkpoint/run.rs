@@ -19,6 +19,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 const LOCK: &str = "run.lock";
+/// How often a lock that is held is tried again, 20 ms apart.
+const PATIENCE: usize = 25;
 const LATEST: &str = "latest";
 
 /// A run folder held by this process; the lock goes when it is dropped or the process ends, however it ends.
@@ -72,7 +74,16 @@ impl RunDir {
         let lock = path.join(LOCK);
         let (pid, started) = (std::process::id(), utc(SystemTime::now()));
         let me = format!("{}\n", json!({ "pid": pid, "host": host(), "started": started }));
-        let held = fs.lock(&lock, &me).map_err(|e| match e.kind() {
+        let mut held = fs.lock(&lock, &me);
+        // A process that is just being started has its parent's files until it runs a program of its own, locks among them.
+        for _ in 0..PATIENCE {
+            if !matches!(&held, Err(e) if e.kind() == std::io::ErrorKind::WouldBlock) {
+                break;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            held = fs.lock(&lock, &me);
+        }
+        let held = held.map_err(|e| match e.kind() {
             std::io::ErrorKind::WouldBlock => locked(&lock),
             std::io::ErrorKind::Unsupported => Error::io(Kind::Disk, "cannot be locked", &lock, &e)
                 .hint("this file system has no locks; put the run folder on another one"),

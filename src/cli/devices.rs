@@ -2,11 +2,14 @@
 
 use super::options::{flag, json_arg};
 use super::output::{say, say_json};
+use crate::bench::ceilings::kept;
+use crate::bench::report::Ceilings;
 use crate::device::wgpu::Abilities;
 use crate::device::{Caps, Cuda, Device, Wgpu};
 use crate::error::Result;
 use clap::{ArgMatches, Command};
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 
 /// What a device can do beyond the least.
 enum More {
@@ -36,7 +39,8 @@ pub fn define() -> Command {
     Command::new("devices")
         .about("Lists the devices that this build can drive")
         .long_about(
-            "Lists the devices that this build can drive, and why it cannot drive the others.\n\n\
+            "Lists the devices that this build can drive, with what `tempra bench` has measured of them, and why it cannot drive \
+             the others.\n\n\
              The names are those that --device takes, and the key `device` of a recipe.",
         )
         .after_help("Examples:\n  tempra devices\n  tempra devices --json")
@@ -65,6 +69,7 @@ pub fn run(matches: &ArgMatches) -> Result<i32> {
                         "description": caps.name,
                         "dtypes": caps.dtypes.iter().map(|t| format!("{t:?}").to_lowercase()).collect::<Vec<_>>(),
                         "memory_bytes": caps.memory_bytes,
+                        "driver": a.map(|m| m.driver.clone()).filter(|d| !d.is_empty()),
                         "software": a.map(|m| m.software),
                         "subgroup": a.and_then(|m| m.subgroup),
                         "cooperative_matrix": a.and_then(|m| m.coop),
@@ -74,9 +79,12 @@ pub fn run(matches: &ArgMatches) -> Result<i32> {
                         "compute_capability": card.map(|(c, ..)| format!("{}.{}", c / 10, c % 10)),
                         "multiprocessors": card.map(|(_, sms, _)| sms),
                         "cublaslt": card.map(|(.., blas)| blas),
+                        "ceilings": ceilings(caps),
                     })
                 }
-                Err(e) => json!({ "name": name, "available": false, "reason": first_line(&e.to_string()) }),
+                Err(e) => json!({
+                    "name": name, "available": false, "reason": first_line(&e.to_string()), "do": remedy(name),
+                }),
             }
         };
         let devices: Vec<Value> = found.iter().map(one).collect();
@@ -91,14 +99,17 @@ pub fn run(matches: &ArgMatches) -> Result<i32> {
                     caps.dtypes.iter().map(|t| format!("{t:?}").to_lowercase()).collect();
                 let memory = caps.memory_bytes.map(|b| format!(", {:.1} GiB", b as f64 / f64::from(1 << 30)));
                 format!(
-                    "{name:<6} yes  {}, computes in {}{}\n{}",
+                    "{name:<6} yes  {}, computes in {}{}\n{}{}",
                     caps.name,
                     types.join(" and "),
                     memory.unwrap_or_default(),
-                    describe(more, caps)
+                    describe(more, caps),
+                    measured(caps, name)
                 )
             }
-            Err(e) => format!("{name:<6} no   {}\n", first_line(&e.to_string())),
+            Err(e) => {
+                format!("{name:<6} no   {}\n            needs {}\n", first_line(&e.to_string()), remedy(name))
+            }
         };
     }
     say(format!("{text}auto is {auto}"))?;
@@ -126,14 +137,42 @@ fn describe(more: &More, caps: &Caps) -> String {
         }
         More::Adapter(a) => a,
     };
+    let driver = if a.driver.is_empty() { "its name is not told" } else { &a.driver };
     let subgroups = a.subgroup.map_or("no subgroups of one size".to_owned(), |n| format!("subgroups of {n}"));
     let clock = if a.timestamps { "a clock of its own" } else { "no clock of its own" };
     let products =
         a.coop.map_or("no f16 products".to_owned(), |n| format!("f16 products on matrices of {n} x {n}"));
     let (binding, group) = (a.binding_bytes >> 20, a.shared_bytes >> 10);
     format!(
-        "            {subgroups}, {products}, {clock}; binds {binding} MiB at once, {group} KiB of workgroup memory\n"
+        "            driver: {driver}\n            {subgroups}, {products}, {clock}; binds {binding} MiB at once, {group} KiB of workgroup memory\n"
     )
+}
+
+/// What a device did at best, by the types that it was measured in.
+fn ceilings(caps: &Caps) -> BTreeMap<&'static str, Ceilings> {
+    let measured = |dtype: &'static str| Some((dtype, kept(&caps.name, dtype)?));
+    ["f32", "f16", "bf16"].into_iter().filter_map(measured).collect()
+}
+
+fn measured(caps: &Caps, name: &str) -> String {
+    let all = ceilings(caps);
+    if all.is_empty() {
+        return format!("            not measured: tempra bench ops --device {name}\n");
+    }
+    let one = |(dtype, c): (&&str, &Ceilings)| {
+        let (copy, product) = (c.copy_bytes_per_s / 1e9, c.product_flops_per_s / 1e12);
+        format!("            measured in {dtype}: copy {copy:.1} GB/s, product {product:.3} TFLOP/s\n")
+    };
+    all.iter().map(one).collect()
+}
+
+/// How to get a device that is not there.
+fn remedy(name: &str) -> &'static str {
+    if name.starts_with("cuda") {
+        "an NVIDIA card from Turing on, its driver, and NVRTC: pip install nvidia-cuda-nvrtc, or the CUDA toolkit"
+    } else {
+        "a driver for Vulkan (Linux: mesa-vulkan-drivers or the card's own), Metal (macOS) or DX12 (Windows)"
+    }
 }
 
 fn first_line(text: &str) -> &str {

@@ -4,11 +4,12 @@ use super::model::{Prepared, with_model};
 use super::options::{column, flag, json_arg, text};
 use super::output::{say, say_json};
 use super::style::Voice;
-use crate::data::{Label, OnBadRow, Table, Target, TokenSet, read};
+use crate::data::{Columns, Format, Label, OnBadRow, Table, Target, TokenSet, read};
 use crate::error::{Error, Result};
 use crate::metrics::{Classification, Regression, Scores};
 use crate::models::{Model, Outputs};
 use crate::suggest::nearest;
+use crate::tasks::EVALUATION;
 use clap::{Arg, ArgMatches, Command};
 use serde_json::{Map, Value, json};
 use std::collections::HashSet;
@@ -24,7 +25,9 @@ pub fn define() -> Command {
             "Scores a fine-tuned model on labelled data.\n\n\
              Of a classifier: loss, accuracy, F1 (macro, micro, weighted), Matthews correlation, and a table of \
              confusions with precision, recall and F1 of each class. Of a regression: mean squared and absolute error, \
-             Pearson's and Spearman's correlation. `tempra help metrics` says what each means.\n\n\
+             Pearson's and Spearman's correlation. Of tags: F1 of entities; of answers: exact match and F1; of vectors: \
+             correlation of cosine and label; of a masked language model: perplexity. `tempra help metrics` says what each \
+             means.\n\n\
              Labels are compared with the model's class names as they are written; one that the model does not know \
              is an error that names its line.",
         )
@@ -49,13 +52,20 @@ pub fn run(matches: &ArgMatches) -> Result<i32> {
     let path = matches.get_one::<PathBuf>("data").map(PathBuf::as_path).unwrap_or(Path::new(""));
     let mut prepared = Prepared::new(matches, &voice)?;
     let label = text(matches, "label").or(prepared.noted.label.as_deref()).unwrap_or("label").to_owned();
-    prepared.columns.label = Some(label);
-    let table = read(path, &prepared.columns, OnBadRow::Stop)?;
+    prepared.noted.label = Some(label.clone());
+    let columns = Columns { label: Some(label), ..prepared.columns.clone() };
+    // A table is read before the model, which takes longer; whether it is one shows by its name.
+    let table = Format::of(path).is_ok().then(|| read(path, &columns, OnBadRow::Stop));
     let model = prepared.model()?;
-    let labels = labels(&table, &model.outputs)?;
+    let (head, outputs) = prepared.head(&model)?;
+    if !matches!(outputs, Outputs::Classes(_) | Outputs::Number) {
+        return other(matches, &prepared, (&model, head, outputs), path);
+    }
+    let table = table.unwrap_or_else(|| read(path, &columns, OnBadRow::Stop))?;
+    let labels = labels(&table, outputs)?;
     let set = prepared.tokens(&table.rows, labels)?;
 
-    let found = score(&prepared, &model, &set, &voice)?;
+    let found = score(&prepared, &model, outputs, &set, &voice)?;
     if flag(matches, "json") {
         let mut all = json!({
             "model": prepared.dir.to_string_lossy(),
@@ -74,6 +84,33 @@ pub fn run(matches: &ArgMatches) -> Result<i32> {
         say(all.trim_end())?;
     }
     prepared.cut(&set).into_iter().for_each(|cut| voice.warn(cut));
+    Ok(0)
+}
+
+/// Scores every other kind of head.
+fn other(
+    matches: &ArgMatches,
+    prepared: &Prepared,
+    (model, head, outputs): (&Model, usize, &Outputs),
+    path: &Path,
+) -> Result<i32> {
+    let (task, set) = prepared.labelled(outputs, path)?;
+    let mut meter = task.meter(&set);
+    let mut batches = prepared.batches(&set, head)?;
+    batches.iter_mut().for_each(|batch| task.prepare(batch, EVALUATION));
+    prepared.outputs(model, &batches, &Voice::of(matches), |batch, outputs| meter.add(outputs, batch))?;
+    if flag(matches, "json") {
+        say_json(&json!({
+            "model": prepared.dir.to_string_lossy(),
+            "data": path.to_string_lossy(),
+            "device": prepared.device.caps().name,
+            "examples": set.len(),
+            "max_length": prepared.max_length,
+            "scores": meter.scores(),
+        }))?;
+    } else {
+        say(format!("{} examples: {}\n{}", set.len(), meter.scores(), meter.report()).trim_end())?;
+    }
     Ok(0)
 }
 
@@ -109,10 +146,16 @@ enum Found<'a> {
     Number(Regression),
 }
 
-fn score<'m>(prepared: &Prepared, model: &'m Model, set: &TokenSet, voice: &Voice) -> Result<Found<'m>> {
-    let mut found = match &model.outputs {
+fn score<'m>(
+    prepared: &Prepared,
+    model: &'m Model,
+    outputs: &'m Outputs,
+    set: &TokenSet,
+    voice: &Voice,
+) -> Result<Found<'m>> {
+    let mut found = match outputs {
         Outputs::Classes(names) => Found::Classes(names, Classification::new(names.len())),
-        Outputs::Number => Found::Number(Regression::new()),
+        _ => Found::Number(Regression::new()),
     };
     prepared.logits(model, set, voice, |example, logits| {
         match (&mut found, set.labels.get(example), logits) {

@@ -1,18 +1,23 @@
 //! The program: a table of commands, each in a file of its own.
 
+mod adapt;
 mod bench;
 mod checkpoint;
 mod columns;
 mod completions;
 mod data;
 mod devices;
+mod embed;
 mod eval;
+mod fill;
+mod found;
 mod help;
 mod init;
 mod model;
 mod options;
 mod output;
 mod predict;
+mod problem;
 pub mod style;
 mod train;
 mod verify;
@@ -35,8 +40,10 @@ pub const COMMANDS: &[Entry] = &[
     Entry { define: init::define, run: init::run },
     Entry { define: data::define, run: data::run },
     Entry { define: train::define, run: train::run },
+    Entry { define: adapt::define, run: adapt::run },
     Entry { define: eval::define, run: eval::run },
     Entry { define: predict::define, run: predict::run },
+    Entry { define: embed::define, run: embed::run },
     Entry { define: checkpoint::define, run: checkpoint::run },
     Entry { define: devices::define, run: devices::run },
     Entry { define: verify::define, run: verify::run },

@@ -3,11 +3,11 @@
 use super::options::{column, count, device_arg, open_device, text, threads_arg};
 use super::style::Voice;
 use crate::checkpoint::read_json;
-use crate::data::{Columns, Label, Row, TokenSet, eval_batches};
+use crate::data::{Batch, Columns, Label, Row, TokenSet, eval_batches};
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::models::{Model, Options, source};
-use crate::tasks::for_each_logits;
+use crate::models::{Model, Options, Outputs, encoder_shape, source};
+use crate::tasks::for_each_output;
 use crate::text::Tokenizer;
 use clap::{Arg, ArgMatches, Command};
 use serde_json::Value;
@@ -21,7 +21,7 @@ const LONGEST: usize = 512;
 const MAX_TOKENS: usize = 8192;
 
 /// How a model was fed in training, as far as its folder tells. What is not there or makes no sense is `None`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Noted {
     /// The longest sequence, in tokens.
     pub max_length: Option<usize>,
@@ -31,27 +31,59 @@ pub struct Noted {
     pub pair: Option<String>,
     /// The column of the label.
     pub label: Option<String>,
+    /// All that is noted.
+    all: Value,
 }
 
 impl Noted {
     /// Reads `tempra.json` of a model folder; a file that cannot be read is warned of and counts as none.
-    fn read(dir: &Path, voice: &Voice) -> Self {
+    fn read(dir: &Path, head: Option<&str>, voice: &Voice) -> Result<Self> {
         let path = dir.join(NOTED);
         if !path.exists() {
-            return Self::default();
+            return Ok(Self::default());
         }
-        let value = read_json(&path, 1 << 20).unwrap_or_else(|e| {
+        let mut value = read_json(&path, 1 << 20).unwrap_or_else(|e| {
             voice.warn(format!("{e}\n  the defaults are used instead of what it says"));
             Value::Null
         });
+        if let Some(heads) = value.get("heads").and_then(Value::as_object) {
+            let names = heads.keys().cloned().collect::<Vec<_>>().join(", ");
+            let Some(found) = head.and_then(|name| heads.get(name)).cloned() else {
+                let e = Error::usage("this model has several heads")
+                    .at(dir)
+                    .expected(format!("--head, one of {names}"));
+                return Err(match head {
+                    Some(name) => e.found(name.to_owned()),
+                    None => e.hint("say which one with --head"),
+                });
+            };
+            value = found;
+        }
         let name = |key: &str| value.get(key)?.as_str().filter(|s| !s.is_empty()).map(str::to_owned);
         let length = value.get("max_length").and_then(Value::as_u64).and_then(|n| usize::try_from(n).ok());
-        Self {
+        Ok(Self {
             max_length: length.filter(|n| *n > 0),
             text: name("text"),
             pair: name("pair"),
             label: name("label"),
-        }
+            all: value,
+        })
+    }
+    /// A whole number that is noted.
+    pub fn count(&self, key: &str) -> Option<usize> {
+        self.all.get(key)?.as_u64().and_then(|n| usize::try_from(n).ok())
+    }
+    /// A number that is noted.
+    pub fn number(&self, key: &str) -> Option<f64> {
+        self.all.get(key)?.as_f64()
+    }
+    /// Whether something is noted to be so.
+    pub fn flag(&self, key: &str) -> bool {
+        self.all.get(key).and_then(Value::as_bool).unwrap_or(false)
+    }
+    /// A word that is noted.
+    pub fn word(&self, key: &str) -> Option<String> {
+        self.all.get(key)?.as_str().map(str::to_owned)
     }
 }
 
@@ -66,6 +98,12 @@ pub fn with_model(command: Command) -> Command {
         )
         .arg(column("text", "Column of the text [default: as in training, else text]"))
         .arg(column("pair", "Column of the second text of a pair; \"\" for none [default: as in training]"))
+        .arg(
+            Arg::new("head")
+                .long("head")
+                .value_name("NAME")
+                .help("Which head of a model with several: the name of its task"),
+        )
         .arg(count("max-length", "Longest sequence in tokens [default: as in training, else 512]"))
         .arg(count("max-tokens", "Tokens of one forward pass at most [default: 8192]"))
         .arg(device_arg())
@@ -75,17 +113,10 @@ pub fn with_model(command: Command) -> Command {
 /// A tokenizer, and the longest sequence its model has positions for.
 ///
 /// # Errors
-/// Of kind [`Model`](crate::error::Kind::Model): no config, a config without these sizes, no tokenizer.
+/// Of kind [`Model`](crate::error::Kind::Model): no config, one that tempra does not read, no tokenizer.
 pub fn tokenizer(dir: &Path) -> Result<(Tokenizer, usize)> {
-    let path = dir.join("config.json");
-    let config = read_json(&path, 16 << 20)?;
-    let size = |key: &str| {
-        let n = config.get(key).and_then(Value::as_u64).and_then(|n| usize::try_from(n).ok());
-        n.filter(|n| *n > 0).ok_or_else(|| {
-            Error::model(format!("`{key}` is missing or out of range")).at(&path).expected("a whole number")
-        })
-    };
-    Ok((Tokenizer::from_dir(dir, size("vocab_size")?)?, size("max_position_embeddings")?))
+    let shape = encoder_shape(dir)?;
+    Ok((Tokenizer::from_dir(dir, shape.vocab)?, shape.positions))
 }
 
 /// Everything but the weights, which are read last since they take longest.
@@ -100,8 +131,11 @@ pub struct Prepared {
     pub columns: Columns,
     /// The longest sequence, in tokens.
     pub max_length: usize,
+    /// Tokens that the model knows.
+    pub vocab: usize,
     tokenizer: Tokenizer,
     max_tokens: usize,
+    head: Option<String>,
 }
 
 impl Prepared {
@@ -114,12 +148,14 @@ impl Prepared {
         let device = open_device(matches)?;
         let dir = source::resolve(text(matches, "model").unwrap_or_default())?;
         let (tokenizer, positions) = tokenizer(&dir)?;
-        let noted = Noted::read(&dir, voice);
+        let vocab = encoder_shape(&dir)?.vocab;
+        let head = text(matches, "head").map(str::to_owned);
+        let noted = Noted::read(&dir, head.as_deref(), voice)?;
         let number = |id| matches.get_one::<usize>(id).copied();
         let max_length = match number("max-length") {
             Some(n) if n > positions => {
                 return Err(Error::usage("--max-length is beyond the model's positions")
-                    .expected(format!("at most {positions}, max_position_embeddings of its config.json"))
+                    .expected(format!("at most {positions}, what its config.json has positions for"))
                     .found(n.to_string()));
             }
             Some(n) => n,
@@ -136,7 +172,7 @@ impl Prepared {
             label: None,
         };
         let max_tokens = number("max-tokens").unwrap_or(MAX_TOKENS);
-        Ok(Self { device, dir, noted, columns, max_length, tokenizer, max_tokens })
+        Ok(Self { device, dir, noted, columns, max_length, vocab, tokenizer, max_tokens, head })
     }
 
     /// Reads the weights.
@@ -155,35 +191,103 @@ impl Prepared {
         TokenSet::build(&self.tokenizer, rows, labels, self.max_length, None)
     }
 
-    /// Runs the model over examples and hands the logits (outputs) of each to `each`, with the example's number; the
-    /// order is that of the batches. Logits that are not finite are an error of kind `Model` and reach nobody.
+    /// The tokenizer.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    /// Which of the model's heads is asked, and what it gives.
+    ///
+    /// # Errors
+    /// [`Kind::Usage`](crate::error::Kind::Usage) for a name that no head has.
+    pub fn head<'m>(&self, model: &'m Model) -> Result<(usize, &'m Outputs)> {
+        let heads = model.heads();
+        let wanted = self.head.as_deref();
+        let found = heads.iter().position(|h| wanted.is_none_or(|name| h.name == name));
+        found.map(|i| (i, &heads[i].outputs)).ok_or_else(|| {
+            let names = heads.iter().map(|h| h.name.as_str()).filter(|n| !n.is_empty()).collect::<Vec<_>>();
+            let there =
+                if names.is_empty() { "no --head: the model has one".to_owned() } else { names.join(", ") };
+            Error::usage("no head of that name")
+                .at(&self.dir)
+                .expected(there)
+                .found(wanted.unwrap_or("").to_owned())
+        })
+    }
+
+    /// The batches of a set, for a head.
+    ///
+    /// # Errors
+    /// Those of [`eval_batches`].
+    pub fn batches(&self, set: &TokenSet, head: usize) -> Result<Vec<Batch>> {
+        let mut batches = eval_batches(set, self.max_tokens, 0)?;
+        batches.iter_mut().for_each(|b| b.head = head);
+        Ok(batches)
+    }
+
+    /// Runs the model over batches and hands what it gives for each to `each`. Results that are not finite are an error of kind
+    /// `Model` and reach nobody.
     ///
     /// # Errors
     /// Those of the model and of `each`.
-    pub fn logits(
+    pub fn outputs(
         &self,
         model: &Model,
-        set: &TokenSet,
+        batches: &[Batch],
         voice: &Voice,
-        mut each: impl FnMut(usize, &[f32]) -> Result<()>,
+        mut each: impl FnMut(&Batch, &[Vec<f32>]) -> Result<()>,
     ) -> Result<()> {
-        let bar = voice.bar(set.len() as u64, "examples");
-        let batches = eval_batches(set, self.max_tokens, 0)?;
-        let done = for_each_logits(&self.device, model, &batches, |batch, logits| {
-            for (row, &example) in logits.chunks_exact(model.outputs.len()).zip(&batch.examples) {
-                if row.iter().any(|x| !x.is_finite()) {
-                    return Err(Error::model("the model's result is not a finite number")
-                        .at(&self.dir)
-                        .found(format!("{row:?} for row {} of the data", example + 1))
-                        .hint("the weights are broken: take an earlier checkpoint"));
-                }
-                each(example as usize, row)?;
+        let bar = voice.bar(batches.iter().map(|b| b.len() as u64).sum(), "examples");
+        let done = for_each_output(&self.device, model, batches, |batch, outputs| {
+            if outputs.iter().flatten().any(|x| !x.is_finite()) {
+                let example = batch.examples.first().map_or(0, |e| e + 1);
+                return Err(Error::model("the model's result is not a finite number")
+                    .at(&self.dir)
+                    .found(format!("in a batch that begins with example {example} of the data"))
+                    .hint("the weights are broken: take an earlier checkpoint"));
             }
+            each(batch, outputs)?;
             bar.inc(batch.len() as u64);
             Ok(())
         });
         bar.finish_and_clear();
         done
+    }
+
+    /// Runs the model over examples and hands the logits (outputs) of each to `each`, with the example's number; the
+    /// order is that of the batches.
+    ///
+    /// # Errors
+    /// Those of [`Prepared::outputs`].
+    pub fn logits(
+        &self,
+        model: &Model,
+        set: &TokenSet,
+        voice: &Voice,
+        each: impl FnMut(usize, &[f32]) -> Result<()>,
+    ) -> Result<()> {
+        self.rows(model, set, 0, voice, each)
+    }
+
+    /// The same with the result of that number of a head that gives several.
+    ///
+    /// # Errors
+    /// Those of [`Prepared::outputs`].
+    pub fn rows(
+        &self,
+        model: &Model,
+        set: &TokenSet,
+        which: usize,
+        voice: &Voice,
+        mut each: impl FnMut(usize, &[f32]) -> Result<()>,
+    ) -> Result<()> {
+        let (head, _) = self.head(model)?;
+        self.outputs(model, &self.batches(set, head)?, voice, |batch, outputs| {
+            let logits = outputs.get(which).map(Vec::as_slice).unwrap_or_default();
+            let width = logits.len() / batch.len().max(1);
+            let mut rows = logits.chunks_exact(width.max(1)).zip(&batch.examples);
+            rows.try_for_each(|(row, &example)| each(example as usize, row))
+        })
     }
 
     /// How many examples lost tokens to `max_length`, in words; `None` if none did.

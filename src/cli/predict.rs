@@ -4,9 +4,12 @@ use super::model::{Prepared, with_model};
 use super::options::text;
 use super::output::Destination;
 use super::style::Voice;
+use super::{fill, found};
 use crate::data::{Format, Records, Row, read_texts};
 use crate::error::{Error, Kind, Result};
+use crate::metrics::{sigmoids, softmax};
 use crate::models::Outputs;
+use crate::text::Tokenizer;
 use clap::{Arg, ArgMatches, Command};
 use std::collections::HashSet;
 use std::fs::File;
@@ -24,8 +27,13 @@ pub fn define() -> Command {
             "Adds a fine-tuned model's predictions to a table.\n\n\
              Reads CSV, TSV, JSON Lines or Parquet and writes CSV or JSON Lines: every column as it was, in the order it \
              was, and behind them what the model says. Of a classifier: `label`, `probability` (of that label) and \
-             one column `p_CLASS` for each class, which sum to 1. Of a regression: `prediction`. Where the table has \
-             a column of that name already, ours is called `predicted_...`.\n\n\
+             one column `p_CLASS` for each class, which sum to 1. Of a regression: `prediction`. Of a classifier of \
+             any number of classes: `labels`, and `p_CLASS` of each. Of a masked language model: `filled`, the best token \
+             for each mask token of the text. Where the table has a column of that name already, ours is called \
+             `predicted_...`.\n\n\
+             A tagger reads sentences of words as in training and writes a tag for each word (CoNLL columns, or JSON Lines \
+             with the entities); a finder of answers reads SQuAD's JSON and writes predictions.json, \
+             nbest_predictions.json and null_odds.json into the folder that -o names.\n\n\
              A text that is longer than --max-length is cut, and that is said. The result of a text does not \
              depend on the other rows. In JSON Lines the table's own values are written as strings.",
         )
@@ -64,6 +72,26 @@ pub fn run(matches: &ArgMatches) -> Result<i32> {
         return Err(Error::usage("the output is the input").at(input).hint("give -o another name"));
     }
     let prepared = Prepared::new(matches, &voice)?;
+    let model = prepared.model()?;
+    let (head, outputs) = prepared.head(&model)?;
+    let done = match outputs {
+        Outputs::Tags(names) => Some(found::tags(matches, &prepared, &model, names, json)?),
+        Outputs::Span => Some(found::answers(matches, &prepared, &model)?),
+        Outputs::Embedding => {
+            return Err(Error::usage("this model gives vectors, not predictions")
+                .at(&prepared.dir)
+                .hint("`tempra embed` writes them"));
+        }
+        _ => None,
+    };
+    if let Some(done) = done {
+        voice.note(format!(
+            "{done}, in {:.1} s on {}",
+            start.elapsed().as_secs_f64(),
+            prepared.device.caps().name
+        ));
+        return Ok(0);
+    }
     let records = read(input, text(matches, "input-format"), &prepared)?;
     let row = |((text, pair), &line): ((&str, Option<&str>), &u64)| Row {
         text: text.to_owned(),
@@ -75,16 +103,20 @@ pub fn run(matches: &ArgMatches) -> Result<i32> {
     let set = prepared.tokens(&rows, Vec::new())?;
     drop(rows);
 
-    let model = prepared.model()?;
     let mut logits = vec![Vec::new(); set.len()];
-    prepared.logits(&model, &set, &voice, |example, row| {
-        if let Some(slot) = logits.get_mut(example) {
-            *slot = row.to_vec();
-        }
-        Ok(())
-    })?;
+    if *outputs == Outputs::Tokens {
+        logits = fill::fill(&prepared, &model, head, &set, &voice)?;
+    } else {
+        let which = if *outputs == Outputs::Pretraining { 1 } else { 0 };
+        prepared.rows(&model, &set, which, &voice, |example, row| {
+            if let Some(slot) = logits.get_mut(example) {
+                *slot = row.to_vec();
+            }
+            Ok(())
+        })?;
+    }
 
-    let added = Added { outputs: &model.outputs, names: names(&model.outputs, &records.header) };
+    let added = Added { outputs, tokenizer: prepared.tokenizer(), names: names(outputs, &records.header) };
     destination.write(|out| added.write(out, &records, &logits, json))?;
     voice.note(format!(
         "{} rows in {:.1} s on {}{}",
@@ -134,6 +166,12 @@ fn read(input: &str, format: Option<&str>, prepared: &Prepared) -> Result<Record
 fn names(outputs: &Outputs, header: &[String]) -> Vec<String> {
     let wanted: Vec<String> = match outputs {
         Outputs::Number => vec!["prediction".to_owned()],
+        Outputs::Labels(classes) => {
+            ["labels".to_owned()].into_iter().chain(classes.iter().map(|c| format!("p_{c}"))).collect()
+        }
+        Outputs::Tokens => vec!["filled".to_owned()],
+        Outputs::Pretraining => vec!["p_follows".to_owned()],
+        Outputs::Tags(_) | Outputs::Span | Outputs::Embedding => Vec::new(),
         Outputs::Classes(classes) => ["label".to_owned(), "probability".to_owned()]
             .into_iter()
             .chain(classes.iter().map(|class| format!("p_{class}")))
@@ -150,8 +188,8 @@ fn names(outputs: &Outputs, header: &[String]) -> Vec<String> {
     wanted.into_iter().map(&mut free).collect()
 }
 
-enum Cell<'a> {
-    Text(&'a str),
+enum Cell {
+    Text(String),
     Number(f64),
 }
 
@@ -164,21 +202,36 @@ fn shortest(x: f64) -> String {
 /// The columns that predictions add.
 struct Added<'a> {
     outputs: &'a Outputs,
+    tokenizer: &'a Tokenizer,
     names: Vec<String>,
 }
 
 impl Added<'_> {
-    fn cells(&self, logits: &[f32]) -> Vec<Cell<'_>> {
+    fn cells(&self, logits: &[f32]) -> Vec<Cell> {
         match self.outputs {
             Outputs::Number => logits.iter().map(|&x| Cell::Number(f64::from(x))).collect(),
             Outputs::Classes(classes) => {
                 let p = softmax(logits);
                 let best = first_greatest(logits);
-                let (class, top) = (classes.get(best).map_or("", String::as_str), p.get(best).copied());
+                let (class, top) = (classes.get(best).cloned().unwrap_or_default(), p.get(best).copied());
                 let mut cells = vec![Cell::Text(class), Cell::Number(top.unwrap_or(f64::NAN))];
                 cells.extend(p.into_iter().map(Cell::Number));
                 cells
             }
+            Outputs::Labels(classes) => {
+                let p = sigmoids(logits);
+                let given = classes.iter().zip(&p).filter(|(_, p)| **p > 0.5).map(|(c, _)| c.as_str());
+                let mut cells = vec![Cell::Text(given.collect::<Vec<_>>().join(","))];
+                cells.extend(p.into_iter().map(Cell::Number));
+                cells
+            }
+            Outputs::Tokens => {
+                let token = |&id: &f32| self.tokenizer.token(id as u32).unwrap_or_default();
+                vec![Cell::Text(logits.iter().map(token).collect::<Vec<_>>().join(" "))]
+            }
+            // The first class says that the second text follows.
+            Outputs::Pretraining => vec![Cell::Number(softmax(logits).first().copied().unwrap_or(f64::NAN))],
+            Outputs::Tags(_) | Outputs::Span | Outputs::Embedding => Vec::new(),
         }
     }
 
@@ -195,7 +248,7 @@ impl Added<'_> {
             for (row, logits) in rows {
                 let own = row.iter().map(serde_json::to_string);
                 let added = self.cells(logits).into_iter().map(|cell| match cell {
-                    Cell::Text(s) => serde_json::to_string(s),
+                    Cell::Text(s) => serde_json::to_string(&s),
                     Cell::Number(x) => Ok(shortest(x)),
                 });
                 let mut line = String::new();
@@ -211,7 +264,7 @@ impl Added<'_> {
         csv.write_record(records.header.iter().chain(&self.names))?;
         for (row, logits) in rows {
             let added = self.cells(logits).into_iter().map(|cell| match cell {
-                Cell::Text(s) => s.to_owned(),
+                Cell::Text(s) => s,
                 Cell::Number(x) => shortest(x),
             });
             csv.write_record(row.iter().cloned().chain(added))?;
@@ -234,14 +287,6 @@ impl Added<'_> {
         let more = if counts.len() > SHOWN { ", ..." } else { "" };
         format!(": {}{more}", shown.join(", "))
     }
-}
-
-/// exp(x_k - max) / sum of these, in f64.
-fn softmax(logits: &[f32]) -> Vec<f64> {
-    let top = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let powers: Vec<f64> = logits.iter().map(|&x| (f64::from(x) - f64::from(top)).exp()).collect();
-    let sum: f64 = powers.iter().sum();
-    powers.into_iter().map(|p| p / sum).collect()
 }
 
 /// The place of the first greatest; as the metrics count a prediction.

@@ -4,6 +4,7 @@ use super::options::flag;
 use super::{device_arg, set_arg, sets, threads_arg};
 use crate::checkpoint::RealFs;
 use crate::error::{Error, Result};
+use crate::train::recipe::Task;
 use crate::train::{self, Event, Observer, Outcome, Recipe, Signals, StepLog};
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -51,11 +52,7 @@ pub fn run(args: &ArgMatches) -> Result<i32> {
     let runs = recipe.runs();
     let mut outcomes = Vec::with_capacity(runs.len());
     for one in &runs {
-        let mut watch: Box<dyn Observer> = match (as_json, flag(args, "quiet")) {
-            (true, _) => Box::new(Lines),
-            (_, true) => Box::new(train::Silent),
-            _ => Box::new(Screen::new(one)),
-        };
+        let mut watch = watcher(one, as_json, flag(args, "quiet"));
         let outcome = train::train(one, fresh, Arc::new(RealFs), &signals, watch.as_mut())?;
         drop(watch);
         if as_json {
@@ -86,6 +83,15 @@ pub fn run(args: &ArgMatches) -> Result<i32> {
             .map_err(|e| Error::io(crate::error::Kind::Disk, "cannot be written", &file, &e))?;
     }
     Ok(0)
+}
+
+/// Who is told what a run does: a program, nobody, a person.
+pub fn watcher(recipe: &Recipe, as_json: bool, quiet: bool) -> Box<dyn Observer> {
+    match (as_json, quiet) {
+        (true, _) => Box::new(Lines),
+        (_, true) => Box::new(train::Silent),
+        _ => Box::new(Screen::new(recipe)),
+    }
 }
 
 /// Mean and sample standard deviation of every score over several runs.
@@ -121,7 +127,15 @@ fn conclude(recipe: &Recipe, o: &Outcome) {
     println!("\n{} steps{early} in {:.1} s, {:.0} tokens/s", o.steps, o.train_seconds, o.tokens_per_second);
     println!("model: {}", o.model.display());
     let (model, text) = (o.model.display(), &recipe.data.text);
-    println!("use it: tempra predict {model} FILE.csv   (a file with a column `{text}`)");
+    let (words, file) = match recipe.task {
+        Task::Tag => ("predict", "FILE.conll   (a word a line, an empty line between sentences)".to_owned()),
+        Task::Answer => ("predict", "FILE.json -o FOLDER   (questions as SQuAD has them)".to_owned()),
+        Task::Similar => ("embed", format!("FILE.csv -o vectors.npy   (a file with a column `{text}`)")),
+        Task::Multi => ("predict", "FILE --head NAME   (the name of a task)".to_owned()),
+        Task::Mask => ("predict", format!("FILE.csv   (texts with mask tokens in a column `{text}`)")),
+        _ => ("predict", format!("FILE.csv   (a file with a column `{text}`)")),
+    };
+    println!("use it: tempra {words} {model} {file}");
 }
 
 fn say(value: &Value) {
@@ -144,6 +158,7 @@ impl Observer for Lines {
                     "parameters": p.memory.parameters, "total": p.memory.total, "tokens": p.memory.tokens,
                 },
             }),
+            Event::Approximated(errors) => json!({ "event": "approximated", "layers": errors }),
             Event::Resumed(step, skipped) => json!({
                 "event": "resumed", "step": step,
                 "skipped": skipped.iter().map(|(p, why)| json!({ "path": p, "why": why })).collect::<Vec<_>>(),
@@ -239,6 +254,13 @@ impl Observer for Screen {
                     self.line(&format!("skipped: {} rows that could not be read", p.skipped_rows));
                 }
                 self.bar.set_length(p.steps);
+            }
+            Event::Approximated(errors) => {
+                let all: Vec<String> = errors.iter().map(|e| format!("{:.1} %", 100.0 * e)).collect();
+                self.line(&format!(
+                    "attention approximated; error of the layers before training: {}",
+                    all.join(", ")
+                ));
             }
             Event::Resumed(step, skipped) => {
                 skipped

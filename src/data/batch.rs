@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::encoded::TokenSet;
+use super::encoded::{IGNORED, TokenSet};
 use super::labels::Label;
 use crate::error::{Error, Result};
 use crate::rng::Stream;
@@ -22,8 +22,24 @@ pub struct Batch {
     pub classes: Vec<u32>,
     /// Values, `[sequences]`; empty for a classification or where there are no labels.
     pub values: Vec<f32>,
-    /// Which example of the set each sequence is, `[sequences]`.
+    /// The classes of each example where it may have several, `[examples]`; empty otherwise.
+    pub sets: Vec<Vec<u32>>,
+    /// Tags, `[tokens]`, [`IGNORED`] where none is asked; empty where there are none.
+    pub tags: Vec<u32>,
+    /// First and last token of each answer, counted from its sequence's first, `[sequences]`; empty where there are none.
+    pub spans: Vec<[u32; 2]>,
+    /// The word of its example that each token belongs to, `[tokens]`; empty if it does not matter.
+    pub words: Vec<u32>,
+    /// Tokens that are asked for by themselves, rising; with [`Batch::masked_ids`] those that a masked language model is to find.
+    pub masked: Vec<u32>,
+    /// The ids that these had.
+    pub masked_ids: Vec<u32>,
+    /// Which example of the set each sequence is, or each pair of sequences, `[examples]`.
     pub examples: Vec<u32>,
+    /// Which of a model's heads it is for.
+    pub head: usize,
+    /// Whether the last sequence is only there to fill up the batch.
+    pub filled: bool,
     /// Tokens of the same step that stand in the micro-batches before this one. Dropout counts from here, so that a
     /// step draws the same masks however it is cut.
     pub first_token: u32,
@@ -32,11 +48,15 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// Number of sequences.
+    /// Number of examples.
     pub fn len(&self) -> usize {
         self.examples.len()
     }
-    /// Whether it holds no sequence.
+    /// Number of sequences that are asked about: one or two an example.
+    pub fn sequences(&self) -> usize {
+        self.cu_seqlens.len().saturating_sub(1 + self.filled as usize)
+    }
+    /// Whether it holds no example.
     pub fn is_empty(&self) -> bool {
         self.examples.is_empty()
     }
@@ -50,12 +70,24 @@ impl Batch {
             list.resize(full, 0);
         }
         self.cu_seqlens.push(full as u32);
+        self.filled = true;
+        if !self.tags.is_empty() {
+            self.tags.resize(full, IGNORED);
+        }
+        if !self.masked.is_empty() {
+            let asked = self.masked.len().next_multiple_of(MASKED_STEP);
+            self.masked.resize(asked, IGNORED);
+            self.masked_ids.resize(asked, IGNORED);
+        }
     }
     /// The longest sequence, in tokens.
     pub fn max_seqlen(&self) -> usize {
         self.cu_seqlens.windows(2).map(|w| (w[1] - w[0]) as usize).max().unwrap_or(0)
     }
 }
+
+/// Masked tokens of a batch that is filled up come in multiples of so many.
+const MASKED_STEP: usize = 32;
 
 /// What one optimiser step is made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -237,10 +269,19 @@ fn pack(set: &TokenSet, examples: &[u32], first: &mut Place, position_offset: u3
     for &example in examples {
         let range = set.range(example as usize);
         let len = range.len() as u32;
+        for (to, from) in [(&mut batch.tags, &set.tags), (&mut batch.words, &set.words)] {
+            to.extend_from_slice(from.get(range.clone()).unwrap_or_default());
+        }
         batch.ids.extend_from_slice(&set.ids[range.clone()]);
         batch.types.extend_from_slice(&set.types[range]);
-        batch.positions.extend(position_offset..position_offset + len);
-        batch.cu_seqlens.push(batch.ids.len() as u32);
+        // A pair's second sequence starts over.
+        let cut = set.cuts.get(example as usize).copied();
+        for part in [cut.unwrap_or(0), len - cut.unwrap_or(0)].into_iter().skip(cut.is_none() as usize) {
+            batch.positions.extend(position_offset..position_offset + part);
+            batch.cu_seqlens.push(batch.positions.len() as u32);
+        }
+        batch.spans.extend(set.spans.get(example as usize));
+        batch.sets.extend(set.sets.get(example as usize).cloned());
         match set.labels.get(example as usize) {
             Some(Label::Class(class)) => batch.classes.push(*class),
             Some(Label::Value(value)) => batch.values.push(*value),

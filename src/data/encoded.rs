@@ -3,9 +3,12 @@
 use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use super::contexts::Contexts;
 use super::labels::Label;
 use super::read::Row;
+use super::words::Words;
 use crate::error::{Error, Result};
 use crate::text::{Encoding, Tokenizer};
 
@@ -30,8 +33,35 @@ pub struct TokenSet {
     pub unknown: Vec<u32>,
     /// The labels, one an example; empty if there are none.
     pub labels: Vec<Label>,
+    /// The classes of each example where it may have several; empty if that is not asked.
+    pub sets: Vec<Vec<u32>>,
+    /// The tag of each token, [`IGNORED`] where none is asked; empty if there are none.
+    pub tags: Vec<u32>,
+    /// First and last token of each example's answer, counted from its first token; empty if there are none.
+    pub spans: Vec<[u32; 2]>,
+    /// The word of its example that each token belongs to, [`IGNORED`] for special tokens; empty if it does not matter.
+    pub words: Vec<u32>,
+    /// Tokens of the first of an example's two sequences; empty if each example is one sequence.
+    pub cuts: Vec<u32>,
+    /// What the examples were cut from.
+    pub origin: Origin,
     /// What the cache did.
     pub cache: Cache,
+}
+
+/// A tag that does not count, and the word of a special token: PyTorch's -100.
+pub const IGNORED: u32 = -100i32 as u32;
+
+/// What the examples of a [`TokenSet`] were cut from.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum Origin {
+    /// Each is a row.
+    #[default]
+    Rows,
+    /// Windows of sentences of words.
+    Words(Arc<Words>),
+    /// Windows of contexts with questions.
+    Contexts(Arc<Contexts>),
 }
 
 /// What the cache on disk did for a [`TokenSet`].
@@ -85,6 +115,35 @@ impl TokenSet {
         Ok(Self { labels, cache, ..set })
     }
 
+    /// Encodes pairs of texts, each text a sequence of its own of at most `max_length` tokens.
+    ///
+    /// # Errors
+    /// Those of [`Tokenizer::encode`]; [`Kind::Data`](crate::error::Kind::Data) for a row without a second text.
+    pub fn of_pairs(
+        tokenizer: &Tokenizer,
+        rows: &[Row],
+        labels: Vec<Label>,
+        max_length: usize,
+    ) -> Result<Self> {
+        let mut set = Self { offsets: vec![0], labels, ..Self::default() };
+        for chunk in rows.chunks(CHUNK) {
+            let mut items = Vec::with_capacity(2 * chunk.len());
+            for row in chunk {
+                let Some(pair) = &row.pair else {
+                    return Err(Error::data("a row without a second text").line(row.line));
+                };
+                items.extend([(row.text.as_str(), None), (pair.as_str(), None)]);
+            }
+            for pair in tokenizer.encode_batch(&items, max_length)?.chunks_exact(2) {
+                set.cuts.push(pair[0].ids.len() as u32);
+                let both = |f: fn(&Encoding) -> &Vec<u32>| [f(&pair[0]).as_slice(), f(&pair[1])].concat();
+                let sum = |f: fn(&Encoding) -> u32| f(&pair[0]) + f(&pair[1]);
+                set.push(&both(|e| &e.ids), &both(|e| &e.types), sum(|e| e.lost), sum(|e| e.unknown))?;
+            }
+        }
+        Ok(set)
+    }
+
     /// Number of examples.
     pub fn len(&self) -> usize {
         self.offsets.len().saturating_sub(1)
@@ -110,18 +169,23 @@ impl TokenSet {
         self.offsets.windows(2).map(|w| w[1] - w[0]).collect()
     }
 
+    /// Puts an example at the end.
+    pub(super) fn push(&mut self, ids: &[u32], types: &[u32], lost: u32, unknown: u32) -> Result<()> {
+        self.ids.extend(ids);
+        self.types.extend(types);
+        self.lost.push(lost);
+        self.unknown.push(unknown);
+        let end = u32::try_from(self.ids.len());
+        self.offsets.push(end.map_err(|_| Error::data("more than 4 billion tokens").hint("split the file"))?);
+        Ok(())
+    }
+
     fn encode(tokenizer: &Tokenizer, rows: &[Row], max_length: usize) -> Result<Self> {
         let mut set = Self { offsets: vec![0], ..Self::default() };
         for chunk in rows.chunks(CHUNK) {
             let items: Vec<_> = chunk.iter().map(|r| (r.text.as_str(), r.pair.as_deref())).collect();
             for Encoding { ids, types, lost, unknown, .. } in tokenizer.encode_batch(&items, max_length)? {
-                set.ids.extend(ids);
-                set.types.extend(types);
-                set.lost.push(lost);
-                set.unknown.push(unknown);
-                let end = u32::try_from(set.ids.len());
-                set.offsets
-                    .push(end.map_err(|_| Error::data("more than 4 billion tokens").hint("split the file"))?);
+                set.push(&ids, &types, lost, unknown)?;
             }
         }
         Ok(set)

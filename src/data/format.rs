@@ -115,7 +115,7 @@ pub(super) fn from_reader<'r>(
 }
 
 /// What the first bytes betray: UTF-16, UTF-32, or something that is no text at all.
-fn refuse_other_encodings(first: &[u8], name: &Path) -> Result<()> {
+pub(super) fn refuse_other_encodings(first: &[u8], name: &Path) -> Result<()> {
     let iconv = |from: &str| format!("iconv -f {from} -t UTF-8 {} > utf8-file", name.display());
     let wide = |found: &str, from: &str| {
         Err(Error::data("not UTF-8").at(name).line(1).byte(0).found(found.to_string()).hint(iconv(from)))

@@ -124,6 +124,68 @@ impl Target {
     }
 }
 
+/// The classes of a label that names several.
+fn several<'a>(label: &'a str, separator: &'a str) -> impl Iterator<Item = &'a str> {
+    let whole = if separator.is_empty() { Some(label) } else { None };
+    let parts = if separator.is_empty() { None } else { Some(label.split(separator)) };
+    whole.into_iter().chain(parts.into_iter().flatten()).map(str::trim).filter(|c| !c.is_empty())
+}
+
+/// The classes of a train split whose labels name any number of them: those given, else all that occur, in the order of
+/// their bytes.
+///
+/// # Errors
+/// [`Kind::Data`](crate::error::Kind::Data) if none occurs, or one that is not among those given.
+pub fn class_sets(train: &Table, separator: &str, given: Option<&[String]>) -> Result<Vec<String>> {
+    if let Some(given) = given {
+        sets(train, separator, given)?;
+        return Ok(given.to_vec());
+    }
+    let mut names = BTreeSet::new();
+    for row in &train.rows {
+        names.extend(several(written(row, &train.path)?, separator).map(str::to_owned));
+    }
+    if names.is_empty() {
+        return Err(Error::data("no row has a class: there is nothing to learn")
+            .at(&train.path)
+            .hint("is it the right label column?"));
+    }
+    if names.len() > MANY && names.len() * 2 > train.rows.len() {
+        return Err(Error::data(format!("{} different classes in {} rows", names.len(), train.rows.len()))
+            .at(&train.path)
+            .found(list(names.iter().map(String::as_str)))
+            .hint("set data.separator to what stands between the classes of a row, or list them in data.classes"));
+    }
+    Ok(names.into_iter().collect())
+}
+
+/// The classes of every row of a table, as numbers, rising.
+///
+/// # Errors
+/// [`Kind::Data`](crate::error::Kind::Data) with file and line for one that is not known.
+pub fn sets(table: &Table, separator: &str, classes: &[String]) -> Result<Vec<Vec<u32>>> {
+    let places: HashMap<&str, u32> = classes.iter().map(String::as_str).zip(0..).collect();
+    let row = |row: &Row| -> Result<Vec<u32>> {
+        let mut set = BTreeSet::new();
+        for name in several(written(row, &table.path)?, separator) {
+            let Some(&place) = places.get(name) else {
+                let e = Error::data(format!("the class {name:?} is not known"))
+                    .at(&table.path)
+                    .line(row.line)
+                    .expected(list(classes.iter().map(String::as_str)))
+                    .found(format!("{name:?}"));
+                return Err(match nearest(name, classes.iter().map(String::as_str)) {
+                    Some(near) => e.hint(format!("did you mean {near:?}?")),
+                    None => e.hint("a class must occur in the train split or stand in the recipe's classes"),
+                });
+            };
+            set.insert(place);
+        }
+        Ok(set.into_iter().collect())
+    };
+    table.rows.iter().map(row).collect()
+}
+
 fn written<'a>(row: &'a Row, path: &Path) -> Result<&'a str> {
     row.label
         .as_deref()

@@ -125,28 +125,48 @@ impl Table {
 /// [`Kind::Data`](crate::error::Kind::Data) if the file cannot be read, holds no row, lacks a column, or holds a row
 /// that is bad (with [`OnBadRow::Skip`]: more than 1 % of them).
 pub fn read(path: &Path, columns: &Columns, on_bad: OnBadRow) -> Result<Table> {
-    let (table, fatal) = scan(path, columns, on_bad == OnBadRow::Stop)?;
+    finish(scan_with(path, Picker::new(columns)?, on_bad == OnBadRow::Stop)?, path)
+}
+
+/// The same where a label may be empty: rows that have any number of classes.
+///
+/// # Errors
+/// Those of [`read`].
+pub fn read_with_sets(path: &Path, columns: &Columns, on_bad: OnBadRow) -> Result<Table> {
+    let picker = Picker { empty_label: true, ..Picker::new(columns)? };
+    finish(scan_with(path, picker, on_bad == OnBadRow::Stop)?, path)
+}
+
+fn finish((table, fatal): (Table, Option<Error>), path: &Path) -> Result<Table> {
     if let Some(e) = fatal {
         return Err(e);
     }
-    let all = table.rows.len() as u64 + table.bad_count;
-    if let Some(first) = table.bad.first().filter(|_| table.bad_count > (all / 100).max(1)) {
-        let what =
-            format!("{} of {all} rows are bad, more than 1 %; the first: {}", table.bad_count, first.what);
+    judge(path, table.rows.len() as u64, table.bad_count, table.bad.first())?;
+    Ok(table)
+}
+
+/// Refuses a file with no row that is good, or with more bad ones than [`OnBadRow::Skip`] allows.
+pub(super) fn judge(path: &Path, good: u64, bad: u64, first: Option<&BadRow>) -> Result<()> {
+    let all = good + bad;
+    if let Some(first) = first.filter(|_| bad > (all / 100).max(1)) {
+        let what = format!("{bad} of {all} rows are bad, more than 1 %; the first: {}", first.what);
         return Err(BadRow { what, ..first.clone() }.error(path));
     }
-    if table.rows.is_empty() {
+    if good == 0 {
         return Err(Error::data("the file has no rows")
             .at(path)
             .expected("at least one row")
-            .found(if table.bad_count > 0 { "bad rows alone" } else { "none" }));
+            .found(if bad > 0 { "bad rows alone" } else { "none" }));
     }
-    Ok(table)
+    Ok(())
 }
 
 /// Reads as far as it can: the rows, and the error after which nothing can be read. `stop`: at the first bad row.
 pub(super) fn scan(path: &Path, columns: &Columns, stop: bool) -> Result<(Table, Option<Error>)> {
-    let picker = Picker::new(columns)?;
+    scan_with(path, Picker::new(columns)?, stop)
+}
+
+fn scan_with(path: &Path, picker: Picker, stop: bool) -> Result<(Table, Option<Error>)> {
     let mut source = format::open(path, Some(&picker.names))?;
     let index = picker.index(source.as_ref(), path)?;
     let mut table = Table {
@@ -293,6 +313,7 @@ struct Picker<'a> {
     names: Vec<&'a str>,
     has_pair: bool,
     has_label: bool,
+    empty_label: bool,
 }
 
 impl<'a> Picker<'a> {
@@ -306,7 +327,12 @@ impl<'a> Picker<'a> {
             return Err(Error::usage(format!("the column {:?} is named for two purposes", twice.1))
                 .expected("different columns for text, pair and label"));
         }
-        Ok(Self { names, has_pair: columns.pair.is_some(), has_label: columns.label.is_some() })
+        Ok(Self {
+            names,
+            has_pair: columns.pair.is_some(),
+            has_label: columns.label.is_some(),
+            empty_label: false,
+        })
     }
 
     /// Where the wanted columns stand in a header; empty where there is none (JSON Lines).
@@ -383,7 +409,7 @@ impl<'a> Picker<'a> {
         }
         let label = if self.has_label { taken.pop() } else { None };
         let pair = if self.has_pair { taken.pop() } else { None };
-        if label.as_ref().is_some_and(|l| l.trim().is_empty()) {
+        if !self.empty_label && label.as_ref().is_some_and(|l| l.trim().is_empty()) {
             return Err(record.bad("the label is empty").hint("label the row or remove it"));
         }
         Ok(Row { text: taken.pop().unwrap_or_default(), pair, label, line: record.line })
@@ -394,7 +420,7 @@ impl Record {
     fn bad(&self, what: impl Into<String>) -> BadRow {
         BadRow::new(self.line, self.byte, what)
     }
-    fn lacks<'k>(&self, name: &str, there: impl Iterator<Item = &'k str> + Clone) -> BadRow {
+    pub(super) fn lacks<'k>(&self, name: &str, there: impl Iterator<Item = &'k str> + Clone) -> BadRow {
         let bad = self
             .bad(format!("no key {name:?}"))
             .expected(format!("the key {name:?}"))
@@ -406,7 +432,7 @@ impl Record {
     }
 }
 
-fn kind(value: &Value) -> &'static str {
+pub(super) fn kind(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
         Value::Bool(_) => "true or false",

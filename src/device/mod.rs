@@ -11,6 +11,7 @@ pub mod wgpu;
 pub use self::wgpu::{Wgpu, fold};
 use crate::error::{Error, Result};
 use crate::shape::{DType, Spec};
+use crate::suggest::nearest;
 pub use cpu::Cpu;
 pub use cuda::Cuda;
 pub use dry::{Dry, Ghost, Taken};
@@ -201,9 +202,15 @@ impl Device {
             ("cpu" | "auto", _) if kind == name => Ok(Device::Cpu(Cpu::new(threads)?)),
             ("cuda", Ok(index)) => Ok(Device::Cuda(Cuda::new(index)?)),
             ("wgpu", Ok(index)) => Ok(Device::Wgpu(Wgpu::new(index)?)),
-            _ => Err(Error::usage("unknown device")
-                .expected("auto, cpu, cuda, cuda:N, wgpu or wgpu:N")
-                .found(name)),
+            _ => {
+                let e = Error::usage("unknown device")
+                    .expected("auto, cpu, cuda, cuda:N, wgpu or wgpu:N")
+                    .found(name);
+                Err(match nearest(kind, ["auto", "cpu", "cuda", "wgpu"]) {
+                    Some(near) if near != name => e.hint(format!("did you mean {near:?}?")),
+                    _ => e,
+                })
+            }
         }
     }
     /// Computing in a 16-bit type; refused where that cannot be. On wgpu that is products which round their operands to
@@ -327,6 +334,11 @@ impl Device {
     /// Gives memory that the pool keeps back to the system.
     pub fn trim(&self) -> Result<()> {
         dispatch!(self, d => d.trim())
+    }
+    /// Seconds that the device was at what `work` gave it to do: by its own clock where it has one, else the host's until the
+    /// device is idle.
+    pub fn time(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<f64> {
+        dispatch!(self, d => Backend::time(d, work))
     }
     /// Notes the time of every op that `work` runs here, one after another, in order.
     pub fn profiled<R>(&self, work: impl FnOnce() -> Result<R>) -> Result<(R, Vec<Timed>)> {

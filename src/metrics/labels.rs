@@ -1,17 +1,20 @@
 //! Scores of a multi-label classifier: each label is a decision of its own.
 
-use super::{Scores, f1, mean};
+use super::{ClassScores, Scores, f1, mean, ratio};
 use crate::error::{Error, Result};
+use std::fmt;
 
 /// Accumulates rows of `labels` decisions. Memory: three counts a label.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MultiLabel {
-    threshold: f64,
+    thresholds: Vec<f64>,
     hits: Vec<u64>,
     targets: Vec<u64>,
     predictions: Vec<u64>,
     rows: u64,
     right_rows: u64,
+    /// Σ over rows of the F1 of a row.
+    row_f1: f64,
     loss: f64,
 }
 
@@ -20,12 +23,25 @@ impl MultiLabel {
     pub fn new(labels: usize) -> Self {
         let none = vec![0; labels];
         let (hits, targets, predictions) = (none.clone(), none.clone(), none);
-        Self { threshold: 0.5, hits, targets, predictions, rows: 0, right_rows: 0, loss: 0.0 }
+        let thresholds = vec![0.5; labels];
+        Self { thresholds, hits, targets, predictions, rows: 0, right_rows: 0, row_f1: 0.0, loss: 0.0 }
     }
-    /// Another threshold, a probability.
+    /// Another threshold for every label, a probability.
     pub fn threshold(mut self, threshold: f64) -> Self {
-        self.threshold = threshold;
+        self.thresholds.fill(threshold);
         self
+    }
+    /// A threshold for each label, a probability; [`Curves`](super::Curves) finds them on a development set.
+    ///
+    /// # Errors
+    /// [`Kind::Shape`](crate::error::Kind::Shape) if they are not one a label.
+    pub fn thresholds(mut self, thresholds: &[f64]) -> Result<Self> {
+        if thresholds.len() != self.thresholds.len() {
+            let e = Error::shape("the thresholds do not fit the labels");
+            return Err(e.expected(self.thresholds.len().to_string()).found(thresholds.len().to_string()));
+        }
+        self.thresholds = thresholds.to_vec();
+        Ok(self)
     }
     /// Counts a row of decisions (labels) with its loss. Refuses rows of another length.
     pub fn add(&mut self, predictions: &[bool], targets: &[bool], loss: f64) -> Result<()> {
@@ -43,14 +59,21 @@ impl MultiLabel {
         }
         self.rows += 1;
         self.right_rows += u64::from(predictions == targets);
+        let count = |row: &[bool]| row.iter().filter(|x| **x).count() as u64;
+        let both = predictions.iter().zip(targets).filter(|(p, t)| **p && **t).count() as u64;
+        self.row_f1 += f1(both, count(targets), count(predictions));
         self.loss += loss;
         Ok(())
     }
     /// Counts a row by its logits (labels): predicted where sigmoid(logit) is above the threshold; the loss is the mean
     /// over labels of the binary cross-entropy max(z, 0) − z t + log(1 + exp(−|z|)).
     pub fn add_logits(&mut self, logits: &[f32], targets: &[bool]) -> Result<()> {
-        let above = |&z: &f32| 1.0 / (1.0 + (-f64::from(z)).exp()) > self.threshold;
-        let predictions: Vec<bool> = logits.iter().map(above).collect();
+        let above = |(&z, t): (&f32, &f64)| sigmoid(z) > *t;
+        if logits.len() != self.thresholds.len() {
+            let e = Error::shape("a row of logits does not fit the labels");
+            return Err(e.expected(self.thresholds.len().to_string()).found(logits.len().to_string()));
+        }
+        let predictions: Vec<bool> = logits.iter().zip(&self.thresholds).map(above).collect();
         let loss = |(&z, &t): (&f32, &bool)| {
             let (z, t) = (f64::from(z), f64::from(u8::from(t)));
             // `max` would turn a NaN into 0.
@@ -61,8 +84,8 @@ impl MultiLabel {
     }
     /// Adds what another accumulator counted. Refuses another number of labels or another threshold.
     pub fn merge(&mut self, other: &Self) -> Result<()> {
-        if self.hits.len() != other.hits.len() || self.threshold != other.threshold {
-            let say = |m: &Self| format!("{} labels above {}", m.hits.len(), m.threshold);
+        if self.hits.len() != other.hits.len() || self.thresholds != other.thresholds {
+            let say = |m: &Self| format!("{} labels above {:?}", m.hits.len(), m.thresholds);
             let e = Error::shape("accumulators of different labels cannot be merged");
             return Err(e.expected(say(self)).found(say(other)));
         }
@@ -72,6 +95,7 @@ impl MultiLabel {
         }
         self.rows += other.rows;
         self.right_rows += other.right_rows;
+        self.row_f1 += other.row_f1;
         self.loss += other.loss;
         Ok(())
     }
@@ -95,6 +119,29 @@ impl MultiLabel {
     pub fn per_label(&self) -> Vec<f64> {
         let counts = self.hits.iter().zip(&self.targets).zip(&self.predictions);
         counts.map(|((h, t), p)| f1(*h, *t, *p)).collect()
+    }
+    /// Precision, recall, F1 and counts of every label, in order.
+    pub fn label_scores(&self) -> Vec<ClassScores> {
+        let counts = self.hits.iter().zip(&self.targets).zip(&self.predictions);
+        let of = |((&h, &t), &p): ((&u64, &u64), &u64)| {
+            let (precision, recall) = (ratio(h, p), ratio(h, t));
+            ClassScores { precision, recall, f1: f1(h, t, p), support: t, predicted: p }
+        };
+        counts.map(of).collect()
+    }
+    /// Share of wrong decisions (Hamming loss); NaN for none.
+    pub fn hamming(&self) -> f64 {
+        let sum = |counts: &[u64]| counts.iter().sum::<u64>();
+        let wrong = sum(&self.targets) + sum(&self.predictions) - 2 * sum(&self.hits);
+        mean(wrong as f64, self.rows * self.hits.len() as u64)
+    }
+    /// Mean over rows of the F1 of a row, 0 for a row without labels on both sides; NaN for no rows.
+    pub fn f1_samples(&self) -> f64 {
+        mean(self.row_f1, self.rows)
+    }
+    /// Scores of every label as text for a terminal; a label without a name is called by its number.
+    pub fn table<'a>(&'a self, names: &'a [String]) -> LabelTable<'a> {
+        LabelTable { of: self, names }
     }
     /// F1 averaged over all labels, also those that do not occur, as scikit-learn does with indicator matrices.
     pub fn f1_macro(&self) -> f64 {
@@ -123,8 +170,35 @@ impl MultiLabel {
             ("f1_macro", self.f1_macro()),
             ("f1_micro", self.f1_micro()),
             ("f1_weighted", self.f1_weighted()),
+            ("f1_samples", self.f1_samples()),
+            ("hamming", self.hamming()),
         ]
         .into_iter()
         .collect()
     }
+}
+
+/// Shows a [`MultiLabel`]: a row a label.
+#[derive(Clone, Copy, Debug)]
+pub struct LabelTable<'a> {
+    of: &'a MultiLabel,
+    names: &'a [String],
+}
+
+impl fmt::Display for LabelTable<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scores = self.of.label_scores();
+        let name = |i: usize| self.names.get(i).cloned().unwrap_or_else(|| i.to_string());
+        let names: Vec<String> = (0..scores.len()).map(name).collect();
+        super::write_rows(f, "label", names.iter().map(String::as_str).zip(scores))
+    }
+}
+
+/// Probabilities of a row of logits, each label for itself; what [`Curves`](super::Curves) takes.
+pub fn sigmoids(logits: &[f32]) -> Vec<f64> {
+    logits.iter().map(|&z| sigmoid(z)).collect()
+}
+
+fn sigmoid(z: f32) -> f64 {
+    1.0 / (1.0 + (-f64::from(z)).exp())
 }

@@ -1,20 +1,38 @@
 //! Mergeable accumulators: a prediction at a time in, scores out.
 //!
 //! Accumulators of several workers or batches are merged; every count is exact, so the order matters to no score by more than
-//! the rounding of a sum. Memory does not grow with the number of examples, but for Spearman's rank correlation,
-//! which needs them all. The definitions are scikit-learn's and SciPy's.
+//! the rounding of a sum. Memory does not grow with the number of examples, but for what is about their order
+//! and needs them all: Spearman's rank correlation, AUROC and average precision, the best threshold. The definitions are
+//! those of scikit-learn, SciPy, seqeval, SQuAD's scripts and rouge-score; [`Bootstrap`] gives an interval with any of them.
 
+mod answers;
+mod bootstrap;
 mod classification;
 mod confusion;
+mod curves;
+mod entities;
 mod labels;
+mod perplexity;
+mod porter;
+mod ranking;
 mod regression;
+mod rouge;
 mod scores;
 
+pub use answers::{Answers, BestThreshold, Squad, normalize_answer};
+pub use bootstrap::{Bootstrap, Interval, Paired};
 pub use classification::{ClassScores, Classification};
 pub use confusion::ConfusionTable;
-pub use labels::MultiLabel;
+pub use curves::{Curve, Curves, softmax};
+pub use entities::Entities;
+pub use labels::{LabelTable, MultiLabel, sigmoids};
+pub use perplexity::Perplexity;
+pub use ranking::{Ranking, realistic_rank};
 pub use regression::Regression;
+pub use rouge::{ROUGE, Rouge, RougeScore};
 pub use scores::Scores;
+
+use std::fmt;
 
 /// A metric that a recipe can choose the best checkpoint by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,20 +48,33 @@ pub struct Metric {
 }
 
 const CLASSES: &[&str] = &["classify", "multilabel"];
+const VALUES: &[&str] = &["regress", "similar"];
+const MASKED: &[&str] = &["mask", "next"];
+const F1: &[&str] = &["classify", "multilabel", "tag"];
 
 /// Every metric there is; help, recipe validation and the choice of the best checkpoint walk this list.
 #[rustfmt::skip]
 pub const METRICS: &[Metric] = &[
-    Metric { name: "accuracy", higher_is_better: true, tasks: CLASSES, doc: "share of right predictions (multi-label: of rows with every label right)" },
-    Metric { name: "f1_macro", higher_is_better: true, tasks: CLASSES, doc: "F1 averaged over the classes that occur" },
+    Metric { name: "accuracy", higher_is_better: true, tasks: &["classify", "multilabel", "tag", "similar", "mask", "next"], doc: "share of right predictions (multi-label: of rows with every label right; tag: of words; contrastive: of texts whose partner is the nearest; mask, next: of hidden tokens)" },
+    Metric { name: "f1", higher_is_better: true, tasks: &["tag", "answer"], doc: "tag: F1 of spans with the right type and both ends; answer: F1 of words" },
+    Metric { name: "exact", higher_is_better: true, tasks: &["answer"], doc: "share of answers that equal a right one but for case, articles and punctuation" },
+    Metric { name: "precision", higher_is_better: true, tasks: &["tag"], doc: "share of the predicted spans that are right" },
+    Metric { name: "recall", higher_is_better: true, tasks: &["tag"], doc: "share of the spans that are found" },
+    Metric { name: "f1_macro", higher_is_better: true, tasks: F1, doc: "F1 averaged over the classes or types that occur" },
     Metric { name: "f1_micro", higher_is_better: true, tasks: CLASSES, doc: "F1 of all decisions together" },
-    Metric { name: "f1_weighted", higher_is_better: true, tasks: CLASSES, doc: "F1 averaged over classes by their number of targets" },
+    Metric { name: "f1_weighted", higher_is_better: true, tasks: F1, doc: "F1 averaged over classes by their number of targets" },
+    Metric { name: "f1_samples", higher_is_better: true, tasks: &["multilabel"], doc: "F1 of each row's labels, averaged over rows" },
+    Metric { name: "hamming", higher_is_better: false, tasks: &["multilabel"], doc: "share of wrong decisions" },
     Metric { name: "mcc", higher_is_better: true, tasks: &["classify"], doc: "Matthews correlation coefficient, -1 to 1; 0 when undefined" },
-    Metric { name: "pearson", higher_is_better: true, tasks: &["regress"], doc: "Pearson's linear correlation, -1 to 1; NaN for constant input" },
-    Metric { name: "spearman", higher_is_better: true, tasks: &["regress"], doc: "Spearman's rank correlation, -1 to 1; NaN for constant input" },
-    Metric { name: "mse", higher_is_better: false, tasks: &["regress"], doc: "mean squared error" },
-    Metric { name: "mae", higher_is_better: false, tasks: &["regress"], doc: "mean absolute error" },
-    Metric { name: "loss", higher_is_better: false, tasks: &["classify", "multilabel", "regress"], doc: "mean loss of an example" },
+    Metric { name: "pearson", higher_is_better: true, tasks: VALUES, doc: "Pearson's linear correlation, -1 to 1; NaN for constant input" },
+    Metric { name: "spearman", higher_is_better: true, tasks: VALUES, doc: "Spearman's rank correlation, -1 to 1; NaN for constant input" },
+    Metric { name: "mse", higher_is_better: false, tasks: VALUES, doc: "mean squared error" },
+    Metric { name: "mae", higher_is_better: false, tasks: VALUES, doc: "mean absolute error" },
+    Metric { name: "mrr", higher_is_better: true, tasks: &["similar"], doc: "contrastive: mean of 1 / the rank of the right partner among all" },
+    Metric { name: "hits_10", higher_is_better: true, tasks: &["similar"], doc: "contrastive: share of texts with the right partner among the nearest ten" },
+    Metric { name: "perplexity", higher_is_better: false, tasks: MASKED, doc: "exponential of the mean loss of a hidden token" },
+    Metric { name: "next_accuracy", higher_is_better: true, tasks: &["next"], doc: "share of pairs whose second text was rightly told to follow or not" },
+    Metric { name: "loss", higher_is_better: false, tasks: &["classify", "multilabel", "regress", "tag", "answer", "similar", "mask", "next"], doc: "mean loss of an example" },
 ];
 
 /// The metric of that name.
@@ -72,4 +103,24 @@ fn f1(hits: u64, targets: u64, predictions: u64) -> f64 {
 /// Mean of a sum over n; NaN over nothing.
 fn mean(sum: f64, n: u64) -> f64 {
     if n == 0 { f64::NAN } else { sum / n as f64 }
+}
+
+/// Precision, recall, F1 and support of named rows, for a terminal; control characters, which could steer it, become `?`.
+fn write_rows<'a>(
+    f: &mut fmt::Formatter<'_>,
+    head: &str,
+    rows: impl Iterator<Item = (&'a str, ClassScores)>,
+) -> fmt::Result {
+    let clean = |name: &str| name.chars().map(|c| if c.is_control() { '?' } else { c }).collect::<String>();
+    let rows: Vec<(String, ClassScores)> = rows.map(|(name, c)| (clean(name), c)).collect();
+    let width = rows.iter().map(|(n, _)| n.chars().count()).max().unwrap_or(0).max(head.chars().count());
+    writeln!(f, "{head:<width$}  precision  recall      f1  support")?;
+    for (name, c) in rows {
+        writeln!(
+            f,
+            "{name:<width$}  {:>9.4}  {:>6.4}  {:>6.4}  {:>7}",
+            c.precision, c.recall, c.f1, c.support
+        )?;
+    }
+    Ok(())
 }

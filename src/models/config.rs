@@ -3,8 +3,9 @@
 use super::Outputs;
 use crate::checkpoint::read_json;
 use crate::error::{Error, Result};
+use crate::nn::{EncoderConfig, PerformerConfig};
 use crate::ops::linear::Activation;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
 /// The activations that configs name. The erf and the tanh form of GELU are different functions and stay so.
@@ -17,6 +18,16 @@ const ACTIVATIONS: &[(&str, Activation)] = &[
     ("relu", Activation::Relu),
     ("tanh", Activation::Tanh),
 ];
+
+/// The key that says that attention is approximated, and how; transformers keeps it and does not look at it.
+pub(super) const ATTENTION: &str = "tempra_attention";
+
+/// What stands there.
+pub(super) fn performer_value(p: &PerformerConfig) -> Value {
+    let PerformerConfig { features, redraw, seed, draw } = p;
+    // A seed of 64 bits is more than a JSON number holds for sure.
+    json!({ "kind": "performer", "features": features, "redraw": redraw, "seed": seed.to_string(), "draw": draw })
+}
 
 /// A `config.json` and where it is.
 pub(super) struct Config {
@@ -53,6 +64,17 @@ impl Config {
         let n = self.get(key).and_then(Value::as_u64).filter(|&n| n >= 1 && n <= most as u64);
         n.map(|n| n as usize).ok_or_else(|| self.wrong(key, format!("a whole number from 1 to {most}")))
     }
+    /// Yes or no, if given.
+    pub fn optional_flag(&self, key: &str) -> Result<Option<bool>> {
+        let Some(v) = self.get(key) else { return Ok(None) };
+        v.as_bool().map(Some).ok_or_else(|| self.wrong(key, "true or false".into()))
+    }
+    /// A whole number from 0 to `most`, if given.
+    pub fn optional_index(&self, key: &str, most: usize) -> Result<Option<usize>> {
+        let Some(v) = self.get(key) else { return Ok(None) };
+        let n = v.as_u64().filter(|&n| n <= most as u64);
+        n.map(|n| Some(n as usize)).ok_or_else(|| self.wrong(key, format!("a whole number from 0 to {most}")))
+    }
     /// A positive finite number, if given.
     pub fn optional_number(&self, key: &str) -> Result<Option<f64>> {
         let Some(v) = self.get(key) else { return Ok(None) };
@@ -78,6 +100,52 @@ impl Config {
             Some(v) if is(v) => Err(self.error(format!("`{key}` is {v}: {what}"))),
             _ => Ok(()),
         }
+    }
+    /// The keys that BERT's config has, and those made after it. Sizes must be there; rates and epsilon may be left out.
+    pub fn bert_like(&self) -> Result<EncoderConfig> {
+        self.refuse("is_decoder", |v| v.as_bool() == Some(true), "a decoder; tempra trains encoders")?;
+        let relative = |v: &Value| v.as_str().is_some_and(|s| s != "absolute");
+        let what = "not absolute; these positions are not supported";
+        self.refuse("position_embedding_type", relative, what)?;
+        let shape = EncoderConfig {
+            vocab: self.count("vocab_size", 1 << 22)?,
+            positions: self.count("max_position_embeddings", 1 << 20)?,
+            types: self.count("type_vocab_size", 1 << 10)?,
+            hidden: self.count("hidden_size", 1 << 14)?,
+            layers: self.count("num_hidden_layers", 1 << 9)?,
+            heads: self.count("num_attention_heads", 1 << 10)?,
+            intermediate: self.count("intermediate_size", 1 << 17)?,
+            act: self.activation("hidden_act")?,
+            eps: self.optional_number("layer_norm_eps")?.unwrap_or(1e-12) as f32,
+            hidden_dropout: self.optional_probability("hidden_dropout_prob")?.unwrap_or(0.1),
+            attention_dropout: self.optional_probability("attention_probs_dropout_prob")?.unwrap_or(0.1),
+            ..EncoderConfig::default()
+        };
+        self.divides(&shape, "num_attention_heads", "hidden_size")?;
+        Ok(shape)
+    }
+    /// How attention is approximated, if the model was trained so.
+    pub fn performer(&self) -> Result<Option<PerformerConfig>> {
+        let Some(v) = self.get(ATTENTION) else { return Ok(None) };
+        let number = |key: &str| v.get(key).and_then(Value::as_u64);
+        let seed = v.get("seed").and_then(Value::as_str).and_then(|s| s.parse().ok());
+        let features = number("features").filter(|n| (1..=1 << 16).contains(n));
+        let kind = v.get("kind").and_then(Value::as_str) == Some("performer");
+        match (features, number("redraw"), seed, number("draw")) {
+            (Some(features), Some(redraw), Some(seed), Some(draw)) if kind => {
+                Ok(Some(PerformerConfig { features: features as usize, redraw, seed, draw }))
+            }
+            _ => Err(self.wrong(ATTENTION, "kind `performer` with features, redraw, seed and draw".into())),
+        }
+    }
+    /// Refuses a width that the heads do not divide.
+    pub fn divides(&self, shape: &EncoderConfig, heads: &str, width: &str) -> Result<()> {
+        if shape.hidden.is_multiple_of(shape.heads) {
+            return Ok(());
+        }
+        Err(self
+            .error(format!("{heads} does not divide {width}"))
+            .found(format!("{} heads, width {}", shape.heads, shape.hidden)))
     }
     /// What the head of a fine-tuned model gives, by `id2label` and `problem_type`.
     pub fn outputs(&self) -> Result<Outputs> {

@@ -1,37 +1,33 @@
 //! Architectures: a Hugging Face `config.json` and weight names in, an encoder with a head out. No kernels here.
 
+mod albert;
+pub mod architecture;
 mod bert;
 mod config;
+mod distilbert;
+mod electra;
+mod heads;
+mod modernbert;
+mod roberta;
 pub mod source;
 mod weights;
+mod xlnet;
 
+pub use architecture::{ARCHITECTURES, Architecture};
+pub use heads::NamedHead;
 pub use weights::LoadReport;
 
 use crate::checkpoint::{NamedFile, TensorOut, Weights};
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::nn::{Encoder, EncoderConfig, Head, HeadConfig, Inputs, Pooling, Sites};
+use crate::nn::{Distance, Encoder, EncoderConfig, Inputs, PerformerConfig, Pooling, Sites};
 use crate::params::{Bound, Layout, Params};
 use crate::shape::DType;
 use crate::tape::{Tape, Var};
 use config::Config;
+use heads::Setting;
 use serde_json::{Value, json};
 use std::path::Path;
-
-/// An architecture that a `model_type` names.
-pub struct Architecture {
-    /// The `model_type` of `config.json`.
-    pub model_type: &'static str,
-    /// The prefix of the encoder's tensors in models with a head.
-    prefix: &'static str,
-    /// The class that `transformers` opens a classifier with.
-    classifier: &'static str,
-    /// Reads the settings.
-    read: fn(&Config) -> Result<EncoderConfig>,
-}
-
-/// Every architecture there is; loading, help and docs walk this list.
-pub const ARCHITECTURES: &[Architecture] = &[bert::BERT];
 
 /// What a model's outputs mean; kept in `config.json` as `transformers` expects it.
 #[derive(Clone, Debug, PartialEq)]
@@ -40,17 +36,31 @@ pub enum Outputs {
     Classes(Vec<String>),
     /// One number.
     Number,
+    /// One logit a class, each a decision of its own, with the classes' names.
+    Labels(Vec<String>),
+    /// One logit a tag for each token, with the tags' names.
+    Tags(Vec<String>),
+    /// For each token how much it looks like the start and the end of an answer.
+    Span,
+    /// A vector for each sequence.
+    Embedding,
+    /// For each token that is asked for one logit a token of the vocabulary.
+    Tokens,
+    /// The same, and whether a second text follows the first: two logits a sequence.
+    Pretraining,
 }
 
 impl Outputs {
-    /// How many numbers the head gives.
+    /// How many numbers the head gives for each sequence or token; 0 where that is the model's width or vocabulary.
     pub fn len(&self) -> usize {
         match self {
-            Outputs::Classes(names) => names.len(),
+            Outputs::Classes(names) | Outputs::Labels(names) | Outputs::Tags(names) => names.len(),
             Outputs::Number => 1,
+            Outputs::Span => 2,
+            Outputs::Embedding | Outputs::Tokens | Outputs::Pretraining => 0,
         }
     }
-    /// Whether there are none, which no model has.
+    /// Whether that number is not its own.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -61,8 +71,12 @@ impl Outputs {
 pub struct Options {
     /// What the head gives; `None` takes it from the model, whose head must then be there.
     pub outputs: Option<Outputs>,
+    /// Several heads with their names, or one without, in place of `outputs`; mostly empty.
+    pub heads: Vec<(String, Outputs)>,
     /// How a sequence becomes one vector; `None` is what the model's config says, else the first token.
     pub pooling: Option<Pooling>,
+    /// How tokens attend to each other; `None` is what the model's config says, else exactly.
+    pub attention: Option<Attention>,
     /// Overrides the config's dropout of hidden states.
     pub dropout: Option<f32>,
     /// Overrides the config's dropout of attention probabilities.
@@ -85,7 +99,9 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             outputs: None,
+            heads: Vec::new(),
             pooling: None,
+            attention: None,
             dropout: None,
             attention_dropout: None,
             classifier_dropout: None,
@@ -95,6 +111,42 @@ impl Default for Options {
             training: false,
             dtype: DType::F32,
         }
+    }
+}
+
+/// How tokens attend to each other.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Attention {
+    /// By the softmax of all scores.
+    Exact,
+    /// By FAVOR+, an approximation that is linear in the length: random features (d ln d of them if not given), drawn anew every
+    /// so many steps of training (0: never).
+    Performer {
+        /// How many features.
+        features: Option<usize>,
+        /// Steps.
+        redraw: u64,
+    },
+}
+
+impl Options {
+    /// The shape with what the options override.
+    fn over(&self, mut shape: EncoderConfig) -> EncoderConfig {
+        shape.hidden_dropout = self.dropout.unwrap_or(shape.hidden_dropout);
+        shape.attention_dropout = self.attention_dropout.unwrap_or(shape.attention_dropout);
+        match self.attention {
+            None => {}
+            Some(Attention::Exact) => shape.performer = None,
+            Some(Attention::Performer { features, redraw }) => {
+                let fresh = PerformerConfig::of(shape.hidden / shape.heads, self.seed);
+                // A model that was trained so goes on with its own features.
+                let saved = shape.performer.filter(|p| features.is_none_or(|n| n == p.features));
+                let features = features.unwrap_or(fresh.features);
+                let chosen = saved.unwrap_or(PerformerConfig { features, ..fresh });
+                shape.performer = Some(PerformerConfig { redraw, ..chosen });
+            }
+        }
+        shape
     }
 }
 
@@ -112,7 +164,8 @@ fn read_config(dir: &Path) -> Result<(Config, &'static Architecture, EncoderConf
             .error(format!("model_type `{kind}` is not one that tempra reads"))
             .expected(known().collect::<Vec<_>>().join(", ")));
     };
-    let shape = (architecture.read)(&config)?;
+    let mut shape = (architecture.read)(&config)?;
+    shape.performer = config.performer()?;
     Ok((config, architecture, shape))
 }
 
@@ -120,14 +173,14 @@ fn read_config(dir: &Path) -> Result<(Config, &'static Architecture, EncoderConf
 pub struct Model {
     /// The parameters.
     pub params: Params,
-    /// What the outputs mean.
+    /// What the outputs of the first head mean.
     pub outputs: Outputs,
     architecture: &'static Architecture,
     config: Value,
     shape: EncoderConfig,
     pooling: Pooling,
     encoder: Encoder,
-    head: Head,
+    heads: Vec<NamedHead>,
 }
 
 impl Model {
@@ -137,51 +190,76 @@ impl Model {
     /// encoder or have another shape than the config says, weights that are not finite. Names and shapes are checked
     /// before anything is allocated.
     pub fn open(device: &Device, dir: &Path, options: &Options) -> Result<(Model, LoadReport)> {
-        let (config, architecture, mut shape) = read_config(dir)?;
-        shape.hidden_dropout = options.dropout.unwrap_or(shape.hidden_dropout);
-        shape.attention_dropout = options.attention_dropout.unwrap_or(shape.attention_dropout);
+        let (config, architecture, shape) = read_config(dir)?;
+        let shape = options.over(shape);
+        if shape.relative() && shape.performer.is_some() {
+            return Err(config
+                .error("attention = \"performer\" does not fit this model, whose scores depend on distances")
+                .expected("attention = \"exact\" or \"auto\" for an XLNet"));
+        }
         let head_dropout = match options.classifier_dropout {
             Some(p) => p,
-            None => config.optional_probability("classifier_dropout")?.unwrap_or(shape.hidden_dropout),
+            None => architecture.head_dropout(&config, &shape)?,
         };
-        let outputs = match &options.outputs {
-            Some(o) => o.clone(),
-            None => config.outputs()?,
+        let trained = options.heads.is_empty() && options.outputs.is_none();
+        let heads = match &options.outputs {
+            _ if !options.heads.is_empty() => options.heads.clone(),
+            Some(outputs) => vec![(String::new(), outputs.clone())],
+            None => heads::of_config(&config)?,
         };
-        let pooling =
-            options.pooling.unwrap_or(match config.value.get("tempra_pooling").and_then(Value::as_str) {
-                Some("mean") => Pooling::Mean,
-                _ => Pooling::Cls,
-            });
+        let vectors = heads.iter().any(|(_, o)| *o == Outputs::Embedding);
+        let says = |key: &str| config.value.get(key).and_then(Value::as_str);
+        let noted = says("tempra_pooling").or(architecture.head.pooling.filter(|_| !vectors).and_then(says));
+        let pooling = options.pooling.unwrap_or(match noted {
+            Some("mean") => Pooling::Mean,
+            // As sentence-transformers does where nothing is said.
+            None if vectors => Pooling::Mean,
+            _ => Pooling::Cls,
+        });
 
-        let (layout, encoder, head) =
-            declare(architecture, &shape, pooling, outputs.len(), head_dropout, options)?;
+        let span_dropout =
+            options.classifier_dropout.map_or_else(|| architecture.span_dropout(&config), Ok)?;
+        let setting = Setting { architecture, shape: &shape, pooling, dropout: head_dropout, span_dropout };
+        let Declared { layout, body, mut encoder, heads } = declare(&setting, &heads, options)?;
         let files = Weights::open(dir)?;
-        let plan =
-            weights::match_names(&files, &layout, architecture.prefix, options.outputs.is_none(), dir)?;
+        let names = weights::Names { prefix: architecture.prefix, body, whole: trained };
+        let plan = weights::match_names(&files, &layout, &names, dir)?;
         let params = Params::new(device, layout, options.dtype, options.training)?;
         let std = config.optional_number("initializer_range")?.unwrap_or(0.02);
         let report = weights::fill(device, &params, &files, plan, options.seed, std)?;
         params.refresh(device)?;
+        encoder.prepare(device, options.dtype)?;
         let config = config.value;
-        let model = Model { params, outputs, architecture, config, shape, pooling, encoder, head };
-        Ok((model, report))
+        Ok((Model::new(params, config, setting, encoder, heads), report))
+    }
+
+    fn new(params: Params, config: Value, s: Setting, encoder: Encoder, heads: Vec<NamedHead>) -> Model {
+        let outputs = heads.first().map_or(Outputs::Number, |h| h.outputs.clone());
+        let Setting { architecture, shape, pooling, .. } = s;
+        Model { params, outputs, architecture, config, shape: shape.clone(), pooling, encoder, heads }
     }
 
     /// A BERT of this shape with random weights, f32: for measuring, not for training.
     pub fn random(device: &Device, shape: &EncoderConfig, options: &Options) -> Result<Model> {
-        let architecture = &bert::BERT;
         let outputs = options.outputs.clone().unwrap_or(Outputs::Number);
-        let (pooling, config) = (Pooling::Mean, Value::Null);
-        let (layout, encoder, head) =
-            declare(architecture, shape, pooling, outputs.len(), shape.hidden_dropout, options)?;
+        let heads =
+            if options.heads.is_empty() { vec![(String::new(), outputs)] } else { options.heads.clone() };
+        let shape = &options.over(shape.clone());
+        let (architecture, dropout) = (&bert::BERT, shape.hidden_dropout);
+        let (pooling, span_dropout) = (Pooling::Mean, 0.0);
+        let setting = Setting { architecture, shape, pooling, dropout, span_dropout };
+        let Declared { layout, mut encoder, heads, .. } = declare(&setting, &heads, options)?;
         let params = Params::new(device, layout, DType::F32, options.training)?;
         weights::randomise(device, &params, options.seed)?;
         params.refresh(device)?;
-        let shape = shape.clone();
-        Ok(Model { params, outputs, architecture, config, shape, pooling, encoder, head })
+        encoder.prepare(device, options.dtype)?;
+        Ok(Model::new(params, Value::Null, setting, encoder, heads))
     }
 
+    /// What `model_type` named.
+    pub fn architecture(&self) -> &'static Architecture {
+        self.architecture
+    }
     /// The encoder's shape and settings.
     pub fn shape(&self) -> &EncoderConfig {
         &self.shape
@@ -191,17 +269,82 @@ impl Model {
         self.pooling
     }
 
-    /// Logits (sequences, outputs) of a packed batch.
-    pub fn logits(&self, tape: &mut Tape, bound: &Bound, batch: &Inputs) -> Result<Var> {
+    /// The heads, mostly one.
+    pub fn heads(&self) -> &[NamedHead] {
+        &self.heads
+    }
+
+    /// Which of several heads a parameter belongs to; `None` for the encoder's, and where there is one head.
+    pub fn head_of<'n>(&self, parameter: &'n str) -> Option<&'n str> {
+        heads::owner(parameter)
+    }
+
+    /// Random features and their draw, where attention is approximated.
+    pub fn performer(&self) -> Option<PerformerConfig> {
+        self.encoder.performer()
+    }
+    /// To be called before a step of training: takes the random features that it has, where attention is approximated.
+    pub fn begin_step(&self, device: &Device, step: u64) -> Result<()> {
+        self.encoder.begin_step(device, step)
+    }
+    /// Goes back to what a saved folder's `config.json` says beside the weights: the draw of the random features.
+    pub fn restore(&self, device: &Device, dir: &Path) -> Result<()> {
+        if self.performer().is_none() {
+            return Ok(());
+        }
+        let saved = Config::read(&dir.join("config.json"))?.performer()?;
+        saved.map_or(Ok(()), |p| self.encoder.take_draw(device, p.draw))
+    }
+    /// How far approximated attention is from exact attention, layer by layer, over what `run` runs with this model; nothing if
+    /// its attention is exact. What goes into a layer is what the approximated layers below it give.
+    pub fn approximation(&self, run: impl FnOnce() -> Result<()>) -> Result<Vec<Distance>> {
+        self.encoder.compared(run)
+    }
+
+    /// The encoder's hidden states (tokens, hidden) of a packed batch.
+    pub fn hidden(&self, tape: &mut Tape, bound: &Bound, batch: &Inputs) -> Result<Var> {
+        self.encoder.run(tape, bound, batch)
+    }
+
+    /// What the head that a packed batch is for gives: logits (sequences, outputs) of a classifier, logits (tokens, outputs) of
+    /// tags and spans, vectors (sequences, hidden), logits (asked tokens, vocab) of a masked language model, behind which
+    /// next-sentence prediction puts logits (sequences, 2).
+    pub fn forward(&self, tape: &mut Tape, bound: &Bound, batch: &Inputs) -> Result<Vec<Var>> {
         let hidden = self.encoder.run(tape, bound, batch)?;
-        self.head.run(tape, bound, batch, hidden)
+        let head = self.heads.get(batch.head).ok_or_else(|| {
+            Error::shape("a batch for a head that the model does not have").found(batch.head.to_string())
+        })?;
+        head.run(tape, bound, batch, hidden)
+    }
+
+    /// The first of what the head gives.
+    pub fn logits(&self, tape: &mut Tape, bound: &Bound, batch: &Inputs) -> Result<Var> {
+        let outputs = self.forward(tape, bound, batch)?;
+        outputs.first().copied().ok_or_else(|| Error::shape("a head without outputs"))
+    }
+
+    /// The `tokenizer_config.json` of a folder with this model, from the one that the tokenizer came with: it must ask
+    /// transformers for all that the model reads.
+    pub fn tokenizer_config(&self, bytes: Option<&[u8]>) -> Result<Option<Vec<u8>>> {
+        if !self.shape.relative() {
+            return Ok(bytes.map(<[u8]>::to_vec));
+        }
+        let wrong = |e: serde_json::Error| {
+            Error::model("tokenizer_config.json is not a JSON object").found(e.to_string())
+        };
+        let mut config: serde_json::Map<String, Value> =
+            serde_json::from_slice(bytes.unwrap_or(b"{}")).map_err(wrong)?;
+        // XLNet's tokenizer gives no segments unless it is told to, and without them the model computes something else.
+        config.insert("model_input_names".into(), json!(["input_ids", "token_type_ids", "attention_mask"]));
+        config.entry("tokenizer_class").or_insert("XLNetTokenizer".into());
+        serde_json::to_vec_pretty(&config).map(Some).map_err(wrong)
     }
 
     /// `config.json` and `model.safetensors` as `transformers` opens them.
     pub fn files(&self, device: &Device) -> Result<Vec<NamedFile<'static>>> {
         let mut tensors = Vec::with_capacity(self.params.layout().list.len());
         for p in &self.params.layout().list {
-            let values = device.read::<f32>(&self.params.view(&self.params.value, p)?)?;
+            let values = p.to_file(device.read::<f32>(&self.params.view(&self.params.value, p)?)?);
             let bytes: Vec<u8> = bytemuck::cast_slice(&values).to_vec();
             let dtype = DType::F32.into();
             tensors.push(TensorOut {
@@ -221,60 +364,62 @@ impl Model {
     fn config(&self) -> Value {
         let mut config = self.config.clone();
         let Some(map) = config.as_object_mut() else { return config };
-        for stale in ["torch_dtype", "num_labels", "_name_or_path", "tempra_pooling"] {
+        for stale in ["torch_dtype", "num_labels", "_name_or_path", "tempra_pooling", config::ATTENTION] {
             map.remove(stale);
         }
         map.insert("dtype".into(), "float32".into());
-        map.insert("architectures".into(), json!([self.architecture.classifier]));
-        if self.pooling == Pooling::Mean {
-            map.insert("tempra_pooling".into(), "mean".into());
+        let mean = self.pooling == Pooling::Mean;
+        let word = if mean { "mean" } else { "cls" };
+        match self.architecture.head.pooling {
+            _ if self.outputs == Outputs::Embedding => drop(map.insert("tempra_pooling".into(), word.into())),
+            Some(key) => drop(map.insert(key.into(), word.into())),
+            None if mean => drop(map.insert("tempra_pooling".into(), word.into())),
+            None => {}
         }
-        let (names, problem) = match &self.outputs {
-            Outputs::Classes(names) => (names.clone(), "single_label_classification"),
-            Outputs::Number => (vec!["LABEL_0".to_owned()], "regression"),
-        };
-        let ids = names.iter().enumerate();
-        map.insert(
-            "id2label".into(),
-            ids.clone().map(|(i, n)| (i.to_string(), Value::from(n.as_str()))).collect(),
-        );
-        map.insert("label2id".into(), ids.map(|(i, n)| (n.clone(), Value::from(i))).collect());
-        map.insert("problem_type".into(), problem.into());
+        heads::describe(&self.heads, self.architecture, map);
+        if let Some(p) = self.performer() {
+            map.insert(config::ATTENTION.into(), config::performer_value(&p));
+        }
         config
     }
 }
 
 /// The parameters of an encoder with a head, and the two that use them.
-fn declare(
-    architecture: &Architecture,
-    shape: &EncoderConfig,
-    pooling: Pooling,
-    outputs: usize,
-    dropout: f32,
-    options: &Options,
-) -> Result<(Layout, Encoder, Head)> {
-    let (mut layout, mut sites) = (Layout::default(), Sites::default());
-    let encoder = Encoder::declare(&mut layout, &mut sites, architecture.prefix, shape);
-    let head = HeadConfig { pooling, hidden: shape.hidden, outputs, dropout };
-    let head = Head::declare(&mut layout, &mut sites, architecture.prefix, &head);
-    layout.freeze(&options.freeze)?;
-    scale_rates(&mut layout, shape.layers, options.layer_lr_decay);
-    Ok((layout, encoder, head))
+struct Declared {
+    layout: Layout,
+    /// How many of the parameters are the encoder's; the head's come after them.
+    body: usize,
+    encoder: Encoder,
+    heads: Vec<NamedHead>,
 }
 
-/// Layer-wise learning rates: 1 for the head, one factor more for each layer down, and one for the embeddings.
-fn scale_rates(layout: &mut Layout, layers: usize, decay: f32) {
+/// Declares an encoder under BERT's names and gives its parameters those that the architecture has for them; then the heads.
+fn declare(setting: &Setting, heads: &[(String, Outputs)], options: &Options) -> Result<Declared> {
+    let (mut layout, mut sites) = (Layout::default(), Sites::default());
+    let shape = setting.shape;
+    let encoder = Encoder::declare(&mut layout, &mut sites, shape);
+    let body = layout.list.len();
     for p in &mut layout.list {
-        let layer = p
-            .name
-            .split("encoder.layer.")
-            .nth(1)
-            .and_then(|rest| rest.split('.').next()?.parse::<usize>().ok());
-        let depth = match layer {
-            Some(i) => layers.saturating_sub(i),
-            None if p.name.contains("embeddings.") => layers + 1,
-            None => 0,
-        };
-        p.lr_scale = decay.powi(depth as i32);
+        p.lr_scale = rate(&p.name, shape.own_layers(), options.layer_lr_decay);
+        p.name = setting.architecture.tensor(&p.name);
     }
+    let mut head = |(name, outputs): &(String, Outputs)| {
+        setting.declare(&mut layout, &mut sites, &encoder, name, outputs)
+    };
+    let heads = heads.iter().map(&mut head).collect::<Result<Vec<_>>>()?;
+    layout.freeze(&options.freeze)?;
+    Ok(Declared { layout, body, encoder, heads })
+}
+
+/// Layer-wise learning rates: 1 for the head and what else stands above the layers, one factor more for each layer down,
+/// and one for the embeddings.
+fn rate(name: &str, layers: usize, decay: f32) -> f32 {
+    let layer =
+        name.strip_prefix("encoder.layer.").and_then(|rest| rest.split('.').next()?.parse::<usize>().ok());
+    let depth = match layer {
+        Some(i) => layers.saturating_sub(i),
+        None if name.starts_with("embeddings") => layers + 1,
+        None => 0,
+    };
+    decay.powi(depth as i32)
 }

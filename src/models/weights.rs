@@ -44,7 +44,13 @@ pub(super) struct Plan {
 /// the layer norm's old gamma and beta.
 fn candidates(name: &str, prefix: &str) -> Vec<String> {
     let mut names = vec![name.to_owned()];
-    names.extend(name.strip_prefix(prefix).map(str::to_owned));
+    // One of several heads may start from what a model with that head alone was trained to.
+    let plain = super::heads::plain(name);
+    names.extend((plain != name).then(|| plain.to_owned()));
+    if let Some(stem) = plain.strip_suffix("cls.predictions.bias") {
+        names.push(format!("{stem}cls.predictions.decoder.bias"));
+    }
+    names.extend(plain.strip_prefix(prefix).map(str::to_owned));
     if name.contains("LayerNorm.") {
         let old = |n: &String| {
             n.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
@@ -54,18 +60,23 @@ fn candidates(name: &str, prefix: &str) -> Vec<String> {
     names
 }
 
+/// What must be in the files.
+pub(super) struct Names<'a> {
+    /// The prefix of the encoder's tensors, which a bare encoder lacks.
+    pub prefix: &'a str,
+    /// How many parameters are the encoder's; those after them are the head's.
+    pub body: usize,
+    /// Whether the head must be there too.
+    pub whole: bool,
+}
+
 /// Matches parameters and tensors by name and shape. The encoder must be there in full; the head only if `whole`.
-pub(super) fn match_names(
-    files: &Weights,
-    layout: &Layout,
-    prefix: &str,
-    whole: bool,
-    dir: &Path,
-) -> Result<Plan> {
+pub(super) fn match_names(files: &Weights, layout: &Layout, names: &Names, dir: &Path) -> Result<Plan> {
+    let Names { prefix, body, whole } = *names;
     let mut used = HashSet::new();
     let (mut sources, mut missing, mut errors) = (Vec::new(), Vec::new(), Vec::new());
-    for p in &layout.list {
-        let head = is_head(p, prefix);
+    for (i, p) in layout.list.iter().enumerate() {
+        let head = i >= body;
         let found = candidates(&p.name, prefix).into_iter().find(|n| files.get(n).is_some());
         let shape = found.as_deref().and_then(|n| files.get(n)).map(|v| v.shape.to_vec());
         let fits = shape.as_ref() == Some(&p.shape);
@@ -98,27 +109,22 @@ pub(super) fn match_names(
     Ok(Plan { sources, unused })
 }
 
-/// Whether a parameter belongs to the head, which a pretrained model need not have.
-fn is_head(p: &Param, prefix: &str) -> bool {
-    let inner = p.name.strip_prefix(prefix).unwrap_or(&p.name);
-    !(inner.starts_with("embeddings.") || inner.starts_with("encoder."))
-}
-
-/// How a parameter starts that no file holds: a matrix from a normal distribution, anything else zero.
+/// How a parameter starts that no file holds: a matrix from a normal distribution, the factors of a layer norm one, anything
+/// else zero.
 fn start(p: &Param, seed: u64, std: f64, out: &mut [f32]) {
+    if p.shape.len() == 1 && p.name.ends_with(".weight") {
+        return out.fill(1.0);
+    }
     let mut stream = Stream::new(seed, &p.name, 0);
     let mut value = || if p.decay { (stream.normal() * std) as f32 } else { 0.0 };
     out.iter_mut().for_each(|v| *v = value());
 }
 
-/// Gives every parameter a random start; the factors of layer norms are one.
+/// Gives every parameter a random start.
 pub(super) fn randomise(device: &Device, params: &Params, seed: u64) -> Result<()> {
     for p in &params.layout().list {
         device.write_with(&params.view(&params.value, p)?, |out| {
             start(p, seed, 0.02, out);
-            if p.name.ends_with("LayerNorm.weight") {
-                out.fill(1.0);
-            }
             Ok(())
         })?;
     }
@@ -138,6 +144,12 @@ pub(super) fn fill(
     let mut report = LoadReport { unused: plan.unused, ..LoadReport::default() };
     for (p, source) in params.layout().list.iter().zip(&plan.sources) {
         let values = |out: &mut [f32]| match source {
+            Some(name) if p.transposed => {
+                let mut values = vec![0.0; out.len()];
+                files.f32_into(name, &mut values)?;
+                out.copy_from_slice(&p.from_file(values));
+                Ok(())
+            }
             Some(name) => files.f32_into(name, out),
             None => {
                 start(p, seed, std, out);

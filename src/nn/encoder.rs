@@ -1,30 +1,85 @@
-//! The encoder: embeddings, then layers of attention and a feed-forward block, each closed by a layer norm.
+//! The encoder: embeddings, then layers of attention and a feed-forward block.
 //!
-//! Post-norm, as in Vaswani et al. 2017 and Devlin et al. 2019. Names are those of Hugging Face's BERT.
+//! One encoder for every architecture: what differs between them is a choice in [`EncoderConfig`]. Parameters are declared
+//! under the names of Hugging Face's BERT without a prefix, such as `encoder.layer.0.attention.self.query.weight`;
+//! `models/` knows what each architecture calls them.
 
-use super::{Affine, Inputs, Sites};
+use super::layer::{Layer, Place};
+use super::performer::{Distance, Performer, PerformerConfig};
+use super::relative::Sinusoids;
+use super::{Affine, Inputs, Norm, Sites};
+use crate::device::Device;
 use crate::error::Result;
 use crate::ops::add_norm::AddNorm;
-use crate::ops::attention::Attention;
 use crate::ops::dropout::Rows;
 use crate::ops::embed::Embed;
-use crate::ops::linear::{Activation, Linear};
+use crate::ops::linear::Activation;
 use crate::params::{Bound, Group, Layout};
+use crate::shape::DType;
 use crate::tape::{Tape, Var};
 
-/// The shape and the settings of an encoder.
+/// Where the layer norms stand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// Behind each block, over its output and the residual (Vaswani et al. 2017).
+    Post,
+    /// Before each block but the first, whose input is normal already, and behind the last layer (ModernBERT, Warner et al. 2024).
+    Pre,
+}
+
+/// How positions come in.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Positions {
+    /// A table that is added to the tokens'.
+    Table,
+    /// Queries and keys are turned: the base of the angles in layers that see everything, and in those that see a window.
+    Rotary {
+        /// The base where all tokens are seen.
+        global: f32,
+        /// The base where a window is seen.
+        local: f32,
+    },
+    /// Scores depend on the distance of two tokens and on whether they are of one segment (XLNet). Embeddings have no layer norm
+    /// then, the feed-forward block has dropout inside, and so have the last hidden states.
+    Relative {
+        /// Distances beyond this count as this (`clamp_len`); `None`: each has its own.
+        clamp: Option<usize>,
+    },
+}
+
+/// Which maps have biases.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Biases {
+    /// Queries, keys, values and attention's output.
+    pub attention: bool,
+    /// The feed-forward block.
+    pub feed_forward: bool,
+    /// Layer norms.
+    pub norm: bool,
+    /// The dense layer of the head.
+    pub head: bool,
+}
+
+/// The shape and the settings of an encoder. The default is BERT-base (Devlin et al. 2019).
 #[derive(Clone, Debug, PartialEq)]
 pub struct EncoderConfig {
     /// Rows of the token table.
     pub vocab: usize,
-    /// Rows of the position table: the longest sequence.
+    /// Width of the embedding tables where a linear map leads from there to `hidden` (ALBERT, ELECTRA); `None`: no map.
+    pub embedding: Option<usize>,
+    /// The longest sequence.
     pub positions: usize,
-    /// Rows of the token-type table.
+    /// Row of the position table for the first token: 0, or `pad_token_id` + 1 (RoBERTa). The table has so many rows more.
+    pub first_position: usize,
+    /// Rows of the token-type table; 0: there is none (DistilBERT).
     pub types: usize,
     /// Width.
     pub hidden: usize,
-    /// Number of layers.
+    /// Number of layers that are run.
     pub layers: usize,
+    /// So many sets of weights for all layers, layer i running with set i * sets / layers (ALBERT, Lan et al. 2020, section
+    /// 3.1); `None`: each layer has its own.
+    pub shared: Option<usize>,
     /// Attention heads; divides the width.
     pub heads: usize,
     /// Width of the feed-forward block.
@@ -33,132 +88,230 @@ pub struct EncoderConfig {
     pub act: Activation,
     /// Layer norm's epsilon.
     pub eps: f32,
-    /// Dropout on embeddings and on the output of each block.
+    /// Dropout on embeddings and on the output of each block. With pre-norm: on what the gate lets through instead of the
+    /// feed-forward block's output.
     pub hidden_dropout: f32,
-    /// Dropout on attention probabilities.
+    /// Which blocks' outputs that is: attention's, the feed-forward block's.
+    pub dropped: [bool; 2],
+    /// Dropout on attention probabilities; with pre-norm on attention's output as well.
     pub attention_dropout: f32,
+    /// Where the layer norms stand.
+    pub order: Order,
+    /// How positions come in.
+    pub encoding: Positions,
+    /// Which maps have biases.
+    pub biases: Biases,
+    /// Whether queries, keys and values come from one matrix in the files.
+    pub fused: bool,
+    /// Whether the feed-forward block is gated: its first map is twice as wide, act(a) b goes on.
+    pub gated: bool,
+    /// Layers that see only tokens at most so far away: the distance, and for each layer whether it is one. `None`: none is.
+    pub windows: Option<(usize, Vec<bool>)>,
+    /// Whether the token that stands for the whole sequence is the last one, not the first.
+    pub cls_last: bool,
+    /// Attention approximated by random features, in layers without a window; `None`: exact. It has no dropout.
+    pub performer: Option<PerformerConfig>,
 }
 
-/// Gamma and beta of a layer norm, and the dropouts fused with it.
-struct Norm {
-    gamma: Group,
-    beta: Group,
-    site: u32,
-}
-
-impl Norm {
-    fn declare(layout: &mut Layout, sites: &mut Sites, name: &str, cols: usize) -> Norm {
-        let gamma = layout.add(format!("{name}.weight"), &[cols]);
-        Norm { gamma, beta: layout.add(format!("{name}.bias"), &[cols]), site: sites.next() }
+impl Default for EncoderConfig {
+    fn default() -> Self {
+        Self {
+            vocab: 30522,
+            embedding: None,
+            positions: 512,
+            first_position: 0,
+            types: 2,
+            hidden: 768,
+            layers: 12,
+            shared: None,
+            heads: 12,
+            intermediate: 3072,
+            act: Activation::GeluErf,
+            eps: 1e-12,
+            hidden_dropout: 0.1,
+            dropped: [true; 2],
+            attention_dropout: 0.1,
+            order: Order::Post,
+            encoding: Positions::Table,
+            biases: Biases { attention: true, feed_forward: true, norm: true, head: true },
+            fused: false,
+            gated: false,
+            windows: None,
+            cls_last: false,
+            performer: None,
+        }
     }
 }
 
-struct Layer {
-    qkv: Group,
-    qkv_bias: Group,
-    attention_site: u32,
-    out: Affine,
-    norm: Norm,
-    up: Affine,
-    down: Affine,
-    norm2: Norm,
+impl EncoderConfig {
+    /// Whether scores depend on distances.
+    pub fn relative(&self) -> bool {
+        matches!(self.encoding, Positions::Relative { .. })
+    }
+    /// How many layers have weights of their own.
+    pub fn own_layers(&self) -> usize {
+        self.shared.unwrap_or(self.layers)
+    }
+    /// Which of them the i-th layer runs with.
+    fn weights_of(&self, i: usize) -> usize {
+        // In floating point, as in transformers, whose rounding decides where sets are uneven.
+        (i as f64 / (self.layers as f64 / self.own_layers() as f64)) as usize
+    }
 }
 
 /// An encoder's parameters and how to run it.
 pub struct Encoder {
     config: EncoderConfig,
     word: Group,
-    position: Group,
-    kind: Group,
-    norm: Norm,
+    position: Option<Group>,
+    kind: Option<Group>,
+    norm: Option<Norm>,
+    norm_site: u32,
+    project: Option<Affine>,
+    /// Those with weights of their own.
     layers: Vec<Layer>,
+    /// The dropouts of every layer that is run: attention, its output, the feed-forward block's output, inside of that.
+    sites: Vec<[u32; 4]>,
+    /// Behind the last layer.
+    last: Option<Norm>,
+    final_site: u32,
+    sinusoids: Option<Sinusoids>,
+    performer: Option<Performer>,
 }
 
 impl Encoder {
-    /// Declares the parameters under `prefix`, such as `bert.`.
-    pub fn declare(layout: &mut Layout, sites: &mut Sites, prefix: &str, config: &EncoderConfig) -> Encoder {
+    /// Declares the parameters under BERT's names.
+    pub fn declare(layout: &mut Layout, sites: &mut Sites, config: &EncoderConfig) -> Encoder {
         let c = config;
-        let mut table =
-            |name: &str, rows| layout.add(format!("{prefix}embeddings.{name}.weight"), &[rows, c.hidden]);
-        let word = table("word_embeddings", c.vocab);
-        let position = table("position_embeddings", c.positions);
-        let kind = table("token_type_embeddings", c.types);
-        let norm = Norm::declare(layout, sites, &format!("{prefix}embeddings.LayerNorm"), c.hidden);
-        let layer = |i: usize| {
-            let at = |name: &str| format!("{prefix}encoder.layer.{i}.{name}");
-            let three = |end: &str| {
-                ["query", "key", "value"].map(|q| at(&format!("attention.self.{q}.{end}"))).to_vec()
-            };
-            let (h, f) = (c.hidden, c.intermediate);
-            Layer {
-                qkv: layout.join(three("weight"), &[h, h], &[3 * h, h]),
-                qkv_bias: layout.join(three("bias"), &[h], &[3 * h]),
-                attention_site: sites.next(),
-                out: Affine::declare(layout, &at("attention.output.dense"), [h, h], Activation::None),
-                norm: Norm::declare(layout, sites, &at("attention.output.LayerNorm"), h),
-                up: Affine::declare(layout, &at("intermediate.dense"), [f, h], c.act),
-                down: Affine::declare(layout, &at("output.dense"), [h, f], Activation::None),
-                norm2: Norm::declare(layout, sites, &at("output.LayerNorm"), h),
-            }
-        };
-        let layers = (0..c.layers).map(layer).collect();
-        Encoder { config: c.clone(), word, position, kind, norm, layers }
+        let width = c.embedding.unwrap_or(c.hidden);
+        let relative = c.relative();
+        let mut words = vec![("embeddings.word_embeddings.weight".to_owned(), vec![c.vocab, width])];
+        if relative {
+            // One row more: the content of a query without content, which only permutation language modelling has.
+            words.push(("embeddings.mask_emb".to_owned(), vec![1, 1, width]));
+        }
+        let word = layout.join_of(words, &[c.vocab + relative as usize, width]);
+        if relative {
+            layout.keep_last();
+        }
+        let mut table = |name: &str, rows| layout.add(format!("embeddings.{name}.weight"), &[rows, width]);
+        let position = (c.encoding == Positions::Table)
+            .then(|| table("position_embeddings", c.positions + c.first_position));
+        let kind = (c.types > 0).then(|| table("token_type_embeddings", c.types));
+        let norm = (!relative).then(|| Norm::declare(layout, "embeddings.LayerNorm", width, c.biases.norm));
+        let norm_site = sites.next();
+        let project = c
+            .embedding
+            .map(|width| Affine::declare(layout, "embeddings_project", [c.hidden, width], Activation::None));
+        let layers = (0..c.own_layers()).map(|i| Layer::declare(layout, i, c)).collect();
+        let mut layer_sites: Vec<[u32; 4]> =
+            (0..c.layers).map(|_| [sites.next(), sites.next(), sites.next(), 0]).collect();
+        // After all others, whose numbers stay as they are without these.
+        let mut more = || if relative { sites.next() } else { 0 };
+        layer_sites.iter_mut().for_each(|s| s[3] = more());
+        let (final_site, sites) = (more(), layer_sites);
+        let last = (c.order == Order::Pre)
+            .then(|| Norm::declare(layout, "encoder.LayerNorm", c.hidden, c.biases.norm));
+        let (config, sinusoids, performer) = (c.clone(), None, None);
+        Encoder {
+            config,
+            word,
+            position,
+            kind,
+            norm,
+            norm_site,
+            project,
+            layers,
+            sites,
+            last,
+            final_site,
+            sinusoids,
+            performer,
+        }
+    }
+
+    /// The token table (vocab, embedding).
+    pub fn words(&self) -> Group {
+        self.word
     }
 
     /// The hidden states of the last layer, (tokens, hidden).
     pub fn run(&self, tape: &mut Tape, p: &Bound, batch: &Inputs) -> Result<Var> {
-        let c = &self.config;
-        let tables = [p.var(self.word), p.var(self.position), p.var(self.kind)];
-        let sum =
-            tape.apply(Embed, &[batch.ids, batch.positions, batch.types, tables[0], tables[1], tables[2]])?;
-        let after = batch.dropout(c.hidden_dropout, self.norm.site, Rows::Tokens);
-        let op = AddNorm { eps: c.eps, residual: false, before: None, after: after.map(|d| d.0) };
-        let mut x = vec![sum, p.var(self.norm.gamma), p.var(self.norm.beta)];
-        x.extend(after.map(|d| d.1));
-        let mut hidden = tape.apply(op, &x)?;
-        tape.release(sum);
-        for layer in &self.layers {
-            hidden = self.layer(tape, p, batch, layer, hidden)?;
+        let mut hidden = self.embed(tape, p, batch)?;
+        let sinusoids = self.sinusoids.as_ref().map(|s| s.of(tape, batch.longest)).transpose()?;
+        for (i, sites) in self.sites.iter().enumerate() {
+            let layer = &self.layers[self.config.weights_of(i)];
+            let place = Place { layer: i, sites: *sites, performer: self.performer.as_ref(), sinusoids };
+            hidden = layer.run(tape, p, batch, &self.config, place, hidden)?;
         }
-        Ok(hidden)
+        if self.config.relative() {
+            return self.drop(tape, batch, self.final_site, hidden);
+        }
+        let Some(last) = &self.last else { return Ok(hidden) };
+        let op = AddNorm { eps: self.config.eps, residual: false, before: None, after: None };
+        let normed = last.run(tape, p, op, hidden, &[])?;
+        tape.release(hidden);
+        Ok(normed)
     }
 
-    fn layer(&self, tape: &mut Tape, p: &Bound, batch: &Inputs, l: &Layer, x: Var) -> Result<Var> {
-        let c = &self.config;
-        let qkv = tape.apply(Linear { act: Activation::None }, &[x, p.var(l.qkv), p.var(l.qkv_bias)])?;
-        let drop = batch.dropout(c.attention_dropout, l.attention_site, Rows::Tokens);
-        let scale = 1.0 / ((c.hidden / c.heads) as f32).sqrt();
-        let op = Attention { heads: c.heads, scale, dropout: drop.map(|d| d.0) };
-        let mut inputs = vec![qkv, batch.cu_seqlens];
-        inputs.extend(drop.map(|d| d.1));
-        let mixed = tape.apply(op, &inputs)?;
-        tape.release(qkv);
-        let out = l.out.run(tape, p, mixed)?;
-        tape.release(mixed);
-        let x = self.add_norm(tape, p, batch, &l.norm, out, x)?;
-        let up = l.up.run(tape, p, x)?;
-        let down = l.down.run(tape, p, up)?;
-        tape.release(up);
-        self.add_norm(tape, p, batch, &l.norm2, down, x)
-    }
-
-    /// Layer norm of dropout(x) + residual; both are released.
-    fn add_norm(
-        &self,
-        tape: &mut Tape,
-        p: &Bound,
-        batch: &Inputs,
-        norm: &Norm,
-        x: Var,
-        residual: Var,
-    ) -> Result<Var> {
-        let drop = batch.dropout(self.config.hidden_dropout, norm.site, Rows::Tokens);
-        let op = AddNorm { eps: self.config.eps, residual: true, before: drop.map(|d| d.0), after: None };
-        let mut inputs = vec![x, p.var(norm.gamma), p.var(norm.beta), residual];
-        inputs.extend(drop.map(|d| d.1));
-        let y = tape.apply(op, &inputs)?;
+    /// Drops hidden states; `x` is released.
+    fn drop(&self, tape: &mut Tape, batch: &Inputs, site: u32, x: Var) -> Result<Var> {
+        let Some((drop, key)) = batch.dropout(self.config.hidden_dropout, site, Rows::Tokens) else {
+            return Ok(x);
+        };
+        let y = tape.apply(drop, &[x, key])?;
         tape.release(x);
-        tape.release(residual);
         Ok(y)
+    }
+
+    /// Puts on the device what is no parameter: sinusoids of relative positions, the random features of approximated attention.
+    /// To be called once, before anything runs.
+    pub fn prepare(&mut self, device: &Device, dtype: DType) -> Result<()> {
+        let c = &self.config;
+        let compute = device.caps().compute;
+        let activations = if compute.size() < dtype.size() && dtype == DType::F32 { compute } else { dtype };
+        if let Positions::Relative { clamp } = c.encoding {
+            self.sinusoids = Some(Sinusoids::new(device, c, clamp, activations)?);
+        }
+        let make = |p| Performer::new(device, p, c.layers, c.hidden / c.heads, dtype);
+        self.performer = c.performer.map(make).transpose()?;
+        Ok(())
+    }
+    /// The random features' setting and the draw in use, where attention is approximated.
+    pub fn performer(&self) -> Option<PerformerConfig> {
+        self.performer.as_ref().map(Performer::config)
+    }
+    /// Takes the random features that a step of training has: they are drawn anew every so many steps.
+    pub fn begin_step(&self, device: &Device, step: u64) -> Result<()> {
+        self.performer.as_ref().map_or(Ok(()), |p| p.begin_step(device, step))
+    }
+    /// Takes the random features of a draw, as a saved model names it.
+    pub fn take_draw(&self, device: &Device, draw: u64) -> Result<()> {
+        self.performer.as_ref().map_or(Ok(()), |p| p.take(device, draw))
+    }
+    /// How far approximated attention is from exact attention, layer by layer, over what `run` runs; nothing if it is exact.
+    pub fn compared(&self, run: impl FnOnce() -> Result<()>) -> Result<Vec<Distance>> {
+        self.performer.as_ref().map_or(Ok(Vec::new()), |p| p.compared(run))
+    }
+
+    fn embed(&self, tape: &mut Tape, p: &Bound, batch: &Inputs) -> Result<Var> {
+        let c = &self.config;
+        let tables = [(batch.positions, self.position), (batch.types, self.kind)];
+        let more: Vec<(Var, Var)> =
+            tables.into_iter().filter_map(|(index, table)| Some((index, p.var(table?)))).collect();
+        let mut x = vec![batch.ids];
+        x.extend(more.iter().map(|m| m.0));
+        x.push(p.var(self.word));
+        x.extend(more.iter().map(|m| m.1));
+        let sum = tape.apply(Embed { first_position: c.first_position as u32 }, &x)?;
+        let Some(norm) = &self.norm else { return self.drop(tape, batch, self.norm_site, sum) };
+        let after = batch.dropout(c.hidden_dropout, self.norm_site, Rows::Tokens);
+        let op = AddNorm { eps: c.eps, residual: false, before: None, after: after.map(|d| d.0) };
+        let normed = norm.run(tape, p, op, sum, &[after.map(|d| d.1)])?;
+        tape.release(sum);
+        let Some(project) = &self.project else { return Ok(normed) };
+        let hidden = project.run(tape, p, normed)?;
+        tape.release(normed);
+        Ok(hidden)
     }
 }

@@ -1,7 +1,8 @@
-//! The head of a sequence classifier or regressor: pooling, dropout, a linear map.
+//! The head of a sequence classifier or regressor: pooling, mostly a dense layer, dropout, a linear map.
 
-use super::{Affine, Inputs, Sites};
+use super::{Affine, Inputs, Norm, Sites};
 use crate::error::Result;
+use crate::ops::add_norm::AddNorm;
 use crate::ops::dropout::Rows;
 use crate::ops::linear::Activation;
 use crate::ops::pool::Pool;
@@ -11,10 +12,27 @@ use crate::tape::{Tape, Var};
 /// How a sequence becomes one vector.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pooling {
-    /// The first token through a dense layer with tanh: BERT's pooler, what `BertForSequenceClassification` does.
+    /// The first token: what the sequence classifiers of transformers do.
     Cls,
+    /// The last token, where that is the one for the whole sequence (XLNet).
+    Last,
     /// The mean over all tokens.
     Mean,
+}
+
+/// A dense layer between pooling and the last map.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Dense {
+    /// Its tensors are `{name}.weight` and `{name}.bias`.
+    pub name: String,
+    /// Its activation.
+    pub act: Activation,
+    /// Whether there is dropout before it too.
+    pub drop_before: bool,
+    /// Whether it has a bias.
+    pub bias: bool,
+    /// A layer norm behind it: the name of its tensors, epsilon, whether it has a bias.
+    pub norm: Option<(String, f32, bool)>,
 }
 
 /// The shape and the settings of a head.
@@ -22,6 +40,10 @@ pub enum Pooling {
 pub struct HeadConfig {
     /// How a sequence becomes one vector.
     pub pooling: Pooling,
+    /// The dense layer, if there is one.
+    pub dense: Option<Dense>,
+    /// The tensors of the last map are `{name}.weight` and `{name}.bias`.
+    pub classifier: String,
     /// Width of the encoder.
     pub hidden: usize,
     /// Classes, or 1 for regression.
@@ -32,32 +54,48 @@ pub struct HeadConfig {
 
 /// A head's parameters and how to run it.
 pub struct Head {
-    pooler: Option<Affine>,
+    config: HeadConfig,
+    dense: Option<(Affine, Option<Norm>)>,
     classifier: Affine,
-    dropout: f32,
-    site: u32,
+    sites: [u32; 2],
 }
 
 impl Head {
-    /// Declares `{prefix}pooler.dense` (for [`Pooling::Cls`]) and `classifier`.
-    pub fn declare(layout: &mut Layout, sites: &mut Sites, prefix: &str, c: &HeadConfig) -> Head {
+    /// Declares the parameters under the config's names.
+    pub fn declare(layout: &mut Layout, sites: &mut Sites, c: &HeadConfig) -> Head {
         let h = c.hidden;
-        let pooler = (c.pooling == Pooling::Cls)
-            .then(|| Affine::declare(layout, &format!("{prefix}pooler.dense"), [h, h], Activation::Tanh));
-        let classifier = Affine::declare(layout, "classifier", [c.outputs, h], Activation::None);
-        Head { pooler, classifier, dropout: c.dropout, site: sites.next() }
+        let dense = c.dense.as_ref().map(|d| {
+            let map = Affine::declare_with(layout, &d.name, [h, h], d.act, d.bias);
+            let norm = d.norm.as_ref().map(|(name, _, bias)| Norm::declare(layout, name, h, *bias));
+            (map, norm)
+        });
+        let classifier = Affine::declare(layout, &c.classifier, [c.outputs, h], Activation::None);
+        Head { config: c.clone(), dense, classifier, sites: [sites.next(), sites.next()] }
     }
     /// Logits (sequences, outputs) from hidden states (tokens, hidden).
     pub fn run(&self, tape: &mut Tape, p: &Bound, batch: &Inputs, hidden: Var) -> Result<Var> {
-        let pool = if self.pooler.is_some() { Pool::First } else { Pool::Mean };
+        let c = &self.config;
+        let pool = match c.pooling {
+            Pooling::Cls => Pool::First,
+            Pooling::Last => Pool::Last,
+            Pooling::Mean => Pool::Mean,
+        };
         let mut x = tape.apply(pool, &[hidden, batch.sequences])?;
         tape.release(hidden);
-        if let Some(pooler) = &self.pooler {
-            x = pooler.run(tape, p, x)?;
+        let drop = |tape: &mut Tape, x, site| match batch.dropout(c.dropout, site, Rows::Sequences) {
+            Some((drop, key)) => tape.apply(drop, &[x, key]),
+            None => Ok(x),
+        };
+        if let (Some((dense, norm)), Some(of)) = (&self.dense, &c.dense) {
+            if of.drop_before {
+                x = drop(tape, x, self.sites[1])?;
+            }
+            x = dense.run(tape, p, x)?;
+            if let (Some(norm), &Some((_, eps, _))) = (norm, &of.norm) {
+                x = norm.run(tape, p, AddNorm { eps, residual: false, before: None, after: None }, x, &[])?;
+            }
         }
-        if let Some((drop, key)) = batch.dropout(self.dropout, self.site, Rows::Sequences) {
-            x = tape.apply(drop, &[x, key])?;
-        }
+        x = drop(tape, x, self.sites[0])?;
         self.classifier.run(tape, p, x)
     }
 }

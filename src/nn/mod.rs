@@ -2,12 +2,22 @@
 
 pub mod encoder;
 pub mod head;
+mod layer;
+pub mod masked_head;
+mod performer;
+pub mod permutation;
+mod relative;
+pub mod token_head;
 
-pub use encoder::{Encoder, EncoderConfig};
-pub use head::{Head, HeadConfig, Pooling};
+pub use encoder::{Biases, Encoder, EncoderConfig, Order, Positions};
+pub use head::{Dense, Head, HeadConfig, Pooling};
+pub use masked_head::{MaskedConfig, MaskedHead};
+pub use performer::{Distance, PerformerConfig};
+pub use token_head::TokenHead;
 
 use crate::device::Tensor;
 use crate::error::Result;
+use crate::ops::add_norm::AddNorm;
 use crate::ops::dropout::{Dropout, Rows};
 use crate::ops::linear::{Activation, Linear};
 use crate::params::{Bound, Group, Layout};
@@ -26,6 +36,15 @@ pub struct Inputs {
     pub cu_seqlens: Var,
     /// The same without those: of the sequences that are asked about.
     pub sequences: Var,
+    /// Tokens that are asked for by themselves, u32, rising; see [`Gather`](crate::ops::gather::Gather).
+    pub asked: Option<Var>,
+    /// Which of the model's heads is asked.
+    pub head: usize,
+    /// No sequence that is asked about is longer than this.
+    pub longest: usize,
+    /// Who sees whom, u32 (tokens, 3), where that is not everybody; see
+    /// [`RelativeAttention`](crate::ops::relative_attention::RelativeAttention).
+    pub order: Option<Var>,
     /// The random key u32 (5) in training; without it nothing is dropped.
     pub key: Option<Var>,
 }
@@ -37,10 +56,16 @@ impl Inputs {
         [ids, positions, types, cu_seqlens, sequences]: [Tensor; 5],
         key: Option<Tensor>,
     ) -> Self {
+        let longest = ids.spec.len();
         let mut put = |t| tape.constant(t);
         let (ids, positions, types) = (put(ids), put(positions), put(types));
         let (cu_seqlens, sequences) = (put(cu_seqlens), put(sequences));
-        Inputs { ids, positions, types, cu_seqlens, sequences, key: key.map(put) }
+        let (order, key) = (None, key.map(put));
+        Inputs { ids, positions, types, cu_seqlens, sequences, asked: None, head: 0, longest, order, key }
+    }
+    /// Of sequences that are at most so long.
+    pub fn of_length(self, longest: usize) -> Self {
+        Inputs { longest, ..self }
     }
     /// A dropout's setting and its key, if this run drops at all.
     fn dropout(&self, p: f32, site: u32, rows: Rows) -> Option<(Dropout, Var)> {
@@ -60,20 +85,53 @@ impl Sites {
     }
 }
 
-/// A weight and a bias.
+/// Gamma of a layer norm, and beta if it has one.
+struct Norm {
+    gamma: Group,
+    beta: Option<Group>,
+}
+
+impl Norm {
+    /// Declares `{name}.weight` and, with `bias`, `{name}.bias` (cols).
+    fn declare(layout: &mut Layout, name: &str, cols: usize, bias: bool) -> Norm {
+        let gamma = layout.add(format!("{name}.weight"), &[cols]);
+        Norm { gamma, beta: bias.then(|| layout.add(format!("{name}.bias"), &[cols])) }
+    }
+    /// The op on x, gamma, beta and what else there is.
+    fn run(&self, tape: &mut Tape, p: &Bound, op: AddNorm, x: Var, more: &[Option<Var>]) -> Result<Var> {
+        let mut inputs = vec![x, p.var(self.gamma)];
+        inputs.extend(self.beta.map(|beta| p.var(beta)));
+        inputs.extend(more.iter().flatten());
+        tape.apply(op, &inputs)
+    }
+}
+
+/// A weight and, if there is one, a bias.
 struct Affine {
     w: Group,
-    b: Group,
+    b: Option<Group>,
     act: Activation,
 }
 
 impl Affine {
     /// Declares `{name}.weight` (out, in) and `{name}.bias` (out).
     fn declare(layout: &mut Layout, name: &str, [out, input]: [usize; 2], act: Activation) -> Affine {
+        Affine::declare_with(layout, name, [out, input], act, true)
+    }
+    /// The same, with or without the bias.
+    fn declare_with(
+        layout: &mut Layout,
+        name: &str,
+        [out, input]: [usize; 2],
+        act: Activation,
+        bias: bool,
+    ) -> Affine {
         let w = layout.add(format!("{name}.weight"), &[out, input]);
-        Affine { w, b: layout.add(format!("{name}.bias"), &[out]), act }
+        Affine { w, b: bias.then(|| layout.add(format!("{name}.bias"), &[out])), act }
     }
     fn run(&self, tape: &mut Tape, p: &Bound, x: Var) -> Result<Var> {
-        tape.apply(Linear { act: self.act }, &[x, p.var(self.w), p.var(self.b)])
+        let mut inputs = vec![x, p.var(self.w)];
+        inputs.extend(self.b.map(|b| p.var(b)));
+        tape.apply(Linear { act: self.act }, &inputs)
     }
 }

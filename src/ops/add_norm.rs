@@ -1,6 +1,7 @@
 //! y = drop_after(gamma * (z - mean) * rstd + beta), z = drop_before(x) + residual; mean and rstd over the last dimension.
 //!
-//! x (rows, cols), gamma (cols), beta (cols), then as set: residual (rows, cols), key u32 (5) -> y (rows, cols).
+//! x (rows, cols), gamma (cols), beta (cols), then as set: residual (rows, cols), key u32 (5) -> y (rows, cols). `beta` may be
+//! left out (ModernBERT).
 //! Layer norm of Ba et al. 2016, eq. 4, with the biased variance and eps inside the root, as PyTorch's. Saves
 //! xhat = (z - mean) rstd (rows, cols) and rstd (rows).
 
@@ -29,8 +30,13 @@ pub struct AddNorm {
 }
 
 impl AddNorm {
-    fn key(&self) -> Option<usize> {
-        (self.before.is_some() || self.after.is_some()).then_some(3 + self.residual as usize)
+    /// Which of so many inputs are beta, the residual, the key.
+    fn places(&self, inputs: usize) -> [Option<usize>; 3] {
+        let (residual, key) =
+            (self.residual as usize, (self.before.is_some() || self.after.is_some()) as usize);
+        let beta = inputs.saturating_sub(2 + residual + key);
+        let place = |there: usize, at: usize| (there > 0).then_some(at);
+        [place(beta, 2), place(residual, 2 + beta), place(key, 2 + beta + residual)]
     }
 }
 
@@ -41,12 +47,16 @@ impl Op for AddNorm {
     fn plan(&self, caps: &Caps, x: &[&Spec]) -> Result<Plan> {
         let wrong =
             || refuse("add_norm", "x (rows, cols), gamma, beta (cols), residual like x, key (5) as set", x);
-        let inputs = 3 + self.residual as usize + self.key().is_some() as usize;
-        if x.len() != inputs || (self.residual && x[3].shape != x[0].shape) {
+        let places = self.places(x.len());
+        if x.len() != 2 + places.iter().flatten().count() {
             return Err(wrong());
         }
-        let (rows, cols) = x[0].rows_cols();
-        if x[1].shape != [cols] || x[2].shape != [cols] || self.key().is_some_and(|k| x[k].shape != [5]) {
+        let ((rows, cols), [beta, residual, key]) = (x[0].rows_cols(), places.map(|p| p.map(|p| x[p])));
+        let fits = x[1].shape == [cols]
+            && beta.is_none_or(|b| b.shape == [cols])
+            && residual.is_none_or(|r| r.shape == x[0].shape)
+            && key.is_none_or(|k| k.shape == [5]);
+        if !fits {
             return Err(wrong());
         }
         let dtype = compute_dtype("add_norm", caps, x)?;
@@ -56,12 +66,15 @@ impl Op for AddNorm {
             blocks => rows.div_ceil(4).min(blocks),
         };
         let parts = parts * 2 * cols * size_of::<f32>();
-        let plan = Plan::new(
+        let mut plan = Plan::new(
             x,
             vec![x[0].clone()],
             vec![x[0].clone(), Spec::new(accumulator(dtype), &[rows])],
             [8.0 * n, 14.0 * n],
         );
+        // Backward reads dy and what was saved in place of x and the residual.
+        let beta = beta.map_or(0, |b| b.bytes());
+        plan.cost.backward_bytes -= ((1 + self.residual as usize) * x[0].bytes() + beta) as f64;
         Ok(plan.with_scratch([0, parts]))
     }
 }
@@ -82,9 +95,11 @@ type Wanted<'a, T> = (usize, (Option<&'a mut [T]>, Option<&'a mut [T]>));
 
 fn forward<T: Real>(op: &AddNorm, cpu: &Cpu, io: Forward) -> Result<()> {
     let (_, cols) = io.x[0].spec.rows_cols();
-    let (x, gamma, beta) = (io.x[0].cpu::<T>()?, io.x[1].cpu::<T>()?, io.x[2].cpu::<T>()?);
-    let residual = op.residual.then(|| io.x[3].cpu::<T>()).transpose()?;
-    let key = op.key().map(|k| io.x[k].cpu::<u32>()).transpose()?;
+    let (x, gamma) = (io.x[0].cpu::<T>()?, io.x[1].cpu::<T>()?);
+    let [beta, residual, key] = op.places(io.x.len());
+    let beta = beta.map(|b| io.x[b].cpu::<T>()).transpose()?;
+    let residual = residual.map(|r| io.x[r].cpu::<T>()).transpose()?;
+    let key = key.map(|k| io.x[k].cpu::<u32>()).transpose()?;
     let mask =
         |d: Option<Dropout>| d.filter(Dropout::active).zip(key.as_deref()).map(|(d, k)| d.mask::<T>(k));
     let (before, after) = (mask(op.before), mask(op.after));
@@ -107,9 +122,14 @@ fn forward<T: Real>(op: &AddNorm, cpu: &Cpu, io: Forward) -> Result<()> {
                 let mean = sum_lanes(cols, |c| z[c]) / n;
                 let var = sum_lanes(cols, |c| (z[c] - mean) * (z[c] - mean)) / n;
                 *rstd = T::ONE / (var + eps).sqrt();
-                for (((y, z), &g), &b) in y.iter_mut().zip(&mut *z).zip(&gamma[..]).zip(&beta[..]) {
-                    *z = (*z - mean) * *rstd;
-                    *y = g.mul_add(*z, b);
+                z.iter_mut().for_each(|z| *z = (*z - mean) * *rstd);
+                match &beta {
+                    Some(beta) => {
+                        for (((y, &z), &g), &b) in y.iter_mut().zip(&*z).zip(&gamma[..]).zip(&beta[..]) {
+                            *y = g.mul_add(z, b);
+                        }
+                    }
+                    None => y.iter_mut().zip(&*z).zip(&gamma[..]).for_each(|((y, &z), &g)| *y = g * z),
                 }
                 if let Some(m) = &after {
                     m.row(row, 0, cols, inlined!(|c, m| y[c] *= m));
@@ -132,7 +152,8 @@ fn backward<T: Real>(op: &AddNorm, cpu: &Cpu, io: Backward) -> Result<()> {
     let (rows, cols) = io.x[0].spec.rows_cols();
     let (gamma, xhat, rstd, dy) =
         (io.x[1].cpu::<T>()?, io.y[1].cpu::<T>()?, io.y[2].cpu::<T>()?, io.dy()?.cpu::<T>()?);
-    let key = op.key().map(|k| io.x[k].cpu::<u32>()).transpose()?;
+    let [beta, residual, key] = op.places(io.x.len());
+    let key = key.map(|k| io.x[k].cpu::<u32>()).transpose()?;
     let mask =
         |d: Option<Dropout>| d.filter(Dropout::active).zip(key.as_deref()).map(|(d, k)| d.mask::<T>(k));
     let (before, after) = (mask(op.before), mask(op.after));
@@ -154,7 +175,7 @@ fn backward<T: Real>(op: &AddNorm, cpu: &Cpu, io: Backward) -> Result<()> {
     }
     let dy: &[T] = if after.is_some() { &dropped } else { &dy };
 
-    let (gx, gr) = (io.dx(0), io.dx(3).filter(|_| op.residual));
+    let (gx, gr) = (io.dx(0), residual.and_then(|r| io.dx(r)));
     if gx.is_some() || gr.is_some() {
         let mut dx = gx.map(|g| g.t.cpu_mut::<T>()).transpose()?;
         let mut dres = gr.map(|g| g.t.cpu_mut::<T>()).transpose()?;
@@ -197,7 +218,7 @@ fn backward<T: Real>(op: &AddNorm, cpu: &Cpu, io: Backward) -> Result<()> {
             out.iter_mut().zip(dy).zip(xhat).for_each(|((o, &d), &x)| *o += d * x);
         });
     }
-    if let Some(g) = io.dx(2) {
+    if let Some(g) = beta.and_then(|b| io.dx(b)) {
         sum_columns(cpu, &mut g.t.cpu_mut::<T>()?, g.add, rows, |r, at, out| {
             out.iter_mut().zip(&dy[r * cols..][at]).for_each(|(o, &d)| *o += d);
         });
@@ -211,32 +232,34 @@ impl On<Wgpu> for AddNorm {
     fn forward(&self, device: &Wgpu, io: Forward) -> Result<()> {
         let (rows, _) = io.x[0].spec.rows_cols();
         let (x, y) = (io.x, io.y);
-        let residual = if self.residual { x[3] } else { x[0] };
-        let key = self.key().map_or(x[0], |k| x[k]);
-        let buffers = [x[0], x[1], x[2], residual, key, y[0], y[1], y[2]];
-        let consts = [("RESIDUAL", self.residual as u32), ("DX", 0), ("DRES", 0)];
+        let places = self.places(x.len());
+        let [beta, residual, key] = places.map(|p| p.map_or(x[0], |p| x[p]));
+        let buffers = [x[0], x[1], beta, residual, key, y[0], y[1], y[2]];
+        let bias = places[0].is_some();
+        let consts = [("RESIDUAL", self.residual as u32), ("BIAS", bias as u32), ("DX", 0), ("DRES", 0)];
         launch(device, (SHADER, "forward"), &consts, fold(rows), &buffers, &self.params(x[0], [false; 4]))
     }
     fn backward(&self, device: &Wgpu, io: Backward) -> Result<()> {
         let (rows, cols) = io.x[0].spec.rows_cols();
         let (x, y, dy) = (io.x, io.y, io.dy()?);
-        let key = self.key().map_or(x[0], |k| x[k]);
-        let (gx, gr) = (io.dx(0), io.dx(3).filter(|_| self.residual));
-        let (gg, gb) = (io.dx(1), io.dx(2));
+        let [beta, residual, key] = self.places(x.len());
+        let key = key.map_or(x[0], |k| x[k]);
+        let (gx, gr) = (io.dx(0), residual.and_then(|r| io.dx(r)));
+        let (gg, gb) = (io.dx(1), beta.and_then(|b| io.dx(b)));
         let params = self.params(x[0], [gx, gr, gg, gb].map(|g| g.is_some_and(|g| g.add)));
-        let consts = |a: bool, b: bool| [("RESIDUAL", 0), ("DX", a as u32), ("DRES", b as u32)];
+        let consts = |a: bool, b: bool| [("RESIDUAL", 0), ("BIAS", 0), ("DX", a as u32), ("DRES", b as u32)];
         // What is not wanted is bound as something that is only read.
         let or = |g: Option<super::Grad<'_>>, other: &'_ Tensor| g.map_or(other.clone(), |g| g.t.clone());
         if gx.is_some() || gr.is_some() {
             let (dx, dres) = (or(gx, dy), or(gr, dy));
-            let buffers = [&dx, x[1], x[2], &dres, key, dy, y[1], y[2]];
+            let buffers = [&dx, x[1], x[1], &dres, key, dy, y[1], y[2]];
             let consts = consts(gx.is_some(), gr.is_some());
             launch(device, (SHADER, "backward"), &consts, fold(rows), &buffers, &params)?;
         }
         if gg.is_some() || gb.is_some() {
             let blocks = rows.div_ceil(64);
             let parts = device.scratch(dy.spec.dtype, &[blocks, 2 * cols])?;
-            let (dgamma, dbeta) = (or(gg, x[1]), or(gb, x[2]));
+            let (dgamma, dbeta) = (or(gg, x[1]), or(gb, x[1]));
             let buffers = [&parts, &dgamma, &dbeta, dy, key, dy, y[1], y[2]];
             let consts = consts(gg.is_some(), gb.is_some());
             let by_block = [groups_for(cols.div_ceil(8))[0], blocks as u32, 1];
@@ -293,11 +316,13 @@ impl On<Cuda> for AddNorm {
     fn forward(&self, device: &Cuda, io: Forward) -> Result<()> {
         let (rows, cols) = io.x[0].spec.rows_cols();
         let (x, y) = (io.x, io.y);
-        let residual = if self.residual { x[3] } else { x[0] };
-        let key = self.key().map_or(x[0], |k| x[k]);
-        let buffers = [x[0], x[1], x[2], residual, key, y[0], y[1], y[2]];
+        let places = self.places(x.len());
+        let [beta, residual, key] = places.map(|p| p.map_or(x[0], |p| x[p]));
+        let buffers = [x[0], x[1], beta, residual, key, y[0], y[1], y[2]];
+        let bias = places[0].is_some();
         let shares = shares(cols);
-        let consts = self.consts(x[0].spec.dtype, shares, [None; 4]);
+        let mut consts = self.consts(x[0].spec.dtype, shares, [None; 4]);
+        consts.push(("BIAS", Const::U32(bias as u32)));
         let groups = [rows.div_ceil((shares[0] / shares[1]) as usize) as u32, 1, 1];
         let kernel = (KERNEL, "add_norm_forward");
         launch_with(device, shares[0], kernel, &consts, groups, &buffers, &self.params(x[0], [false; 4]))
@@ -305,13 +330,15 @@ impl On<Cuda> for AddNorm {
     fn backward(&self, device: &Cuda, io: Backward) -> Result<()> {
         let (rows, cols) = io.x[0].spec.rows_cols();
         let (x, y, dy) = (io.x, io.y, io.dy()?);
-        let key = self.key().map_or(x[0], |k| x[k]);
-        let grads = [io.dx(0), io.dx(3).filter(|_| self.residual), io.dx(1), io.dx(2)];
+        let [beta, residual, key] = self.places(x.len());
+        let key = key.map_or(x[0], |k| x[k]);
+        let grads = [io.dx(0), residual.and_then(|r| io.dx(r)), io.dx(1), beta.and_then(|b| io.dx(b))];
         let [gx, gr, gg, gb] = grads;
         let shares = shares(cols);
         let [threads, team, ..] = shares;
         let teams = threads / team;
-        let consts = self.consts(dy.spec.dtype, shares, grads);
+        let mut consts = self.consts(dy.spec.dtype, shares, grads);
+        consts.push(("BIAS", Const::U32(0)));
         let mut params = self.params(x[0], grads.map(|g| g.is_some_and(|g| g.add)));
         // As many blocks as run at once; each keeps one part of the sums over rows.
         let blocks = rows.div_ceil(teams as usize).min((device.sms() * (1024 / threads)) as usize);
@@ -353,18 +380,22 @@ impl AddNorm {
 
 /// Cases chosen to hurt: one row, odd columns, more columns than a task sums, every combination of the settings.
 pub fn cases() -> Vec<Case> {
-    let case = |label, [rows, cols]: [usize; 2], residual: bool, before: f32, after: f32| {
+    let some = |label, [rows, cols]: [usize; 2], beta: bool, residual: bool, before: f32, after: f32| {
         let drop = |p, site| (p > 0.0).then_some(Dropout { p, site, rows: Rows::Tokens });
         let op = AddNorm { eps: 1e-5, residual, before: drop(before, 1), after: drop(after, 2) };
-        let mut inputs = vec![Input::real(&[rows, cols]), Input::real(&[cols]), Input::real(&[cols])];
+        let mut inputs = vec![Input::real(&[rows, cols]), Input::real(&[cols])];
+        if beta {
+            inputs.push(Input::real(&[cols]));
+        }
         if residual {
             inputs.push(Input::real(&[rows, cols]));
         }
-        if op.key().is_some() {
+        if op.before.or(op.after).is_some() {
             inputs.push(Input::key());
         }
         Case::new(label, op, inputs)
     };
+    let case = |label, shape, residual, before, after| some(label, shape, true, residual, before, after);
     vec![
         case("plain, one row", [1, 64], false, 0.0, 0.0),
         case("plain, odd columns", [7, 33], false, 0.0, 0.0),
@@ -375,5 +406,7 @@ pub fn cases() -> Vec<Case> {
         // The normalised values are 1 and -1, and the gradient is the small difference of what was rounded.
         Case { half_slack: 20.0, ..case("two columns", [4, 2], true, 0.0, 0.0) },
         case("no rows", [0, 8], true, 0.1, 0.0),
+        some("no beta", [6, 40], false, false, 0.0, 0.0),
+        some("no beta, everything else, odd columns", [70, 33], false, true, 0.2, 0.1),
     ]
 }

@@ -31,7 +31,10 @@ pub(super) fn plan_pair(op: &'static str, caps: &Caps, x: &[&Spec], flops: f64) 
         [a, b, scale] if a.shape == b.shape && scale.shape == [1] => {
             let n = a.len() as f64 * flops;
             let sums = accumulator(compute_dtype_beside(op, caps, x, &[1, 2])?);
-            Ok(Plan::new(x, vec![Spec::new(sums, &[1])], vec![], [n, n]))
+            let mut plan = Plan::new(x, vec![Spec::new(sums, &[1])], vec![], [n, n]);
+            // Targets and scale have no gradient.
+            plan.cost.backward_bytes -= (b.bytes() + scale.bytes()) as f64;
+            Ok(plan)
         }
         _ => Err(refuse(op, "outputs (rows, C), targets (rows, C), scale (1)", x)),
     }

@@ -116,7 +116,7 @@ pub fn unit_roundoff(dtype: DType) -> f64 {
     }
 }
 
-/// The largest errors in 16-bit types as [`apart`] measures them, of a forward and of a backward pass, in units of
+/// The largest errors in 16-bit types as [`apart`](crate::shape::apart) measures them, of a forward and of a backward pass, in units of
 /// [`unit_roundoff`]: inputs are exact, so a forward pass has the rounding of its result and of what it keeps in between.
 pub const HALF_BOUNDS: [f64; 2] = [2.0, 3.0];
 

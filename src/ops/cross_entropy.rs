@@ -54,8 +54,12 @@ impl Op for CrossEntropy {
         }
         let sums = accumulator(compute_dtype_beside("cross_entropy", caps, x, &[1, 2, 3])?);
         let n = x[0].len() as f64;
-        let plan =
+        let mut plan =
             Plan::new(x, vec![Spec::new(sums, &[1])], vec![Spec::new(sums, &[rows])], [5.0 * n, 4.0 * n]);
+        // Only the logits have a gradient.
+        let others =
+            x[1..].iter().filter(|s| s.dtype != crate::shape::DType::U32).map(|s| s.bytes()).sum::<usize>();
+        plan.cost.backward_bytes -= others as f64;
         Ok(plan.with_scratch([if caps.gpu { rows * sums.size() } else { 0 }, 0]))
     }
 }

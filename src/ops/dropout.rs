@@ -112,7 +112,10 @@ impl Op for Dropout {
         }
         compute_dtype("dropout", caps, x)?;
         let flops = input.len() as f64;
-        Ok(Plan::new(x, vec![(*input).clone()], vec![], [flops, flops]))
+        let mut plan = Plan::new(x, vec![(*input).clone()], vec![], [flops, flops]);
+        // The mask is computed again: x is not read.
+        plan.cost.backward_bytes -= input.bytes() as f64;
+        Ok(plan)
     }
 }
 

@@ -1,7 +1,8 @@
-//! `y[t] = word[ids[t]] + position[positions[t]] + kind[types[t]]`.
+//! `y[t] = word[ids[t]] + position[positions[t] + first_position] + kind[types[t]]`.
 //!
 //! ids, positions, types u32 (tokens); word (vocabulary, cols), position (positions, cols), kind (types, cols)
-//! -> y (tokens, cols). The sum of BERT's three embeddings (Devlin et al. 2019, fig. 2), before its layer norm.
+//! -> y (tokens, cols). The sum of BERT's three embeddings (Devlin et al. 2019, fig. 2), before its layer norm. Without types
+//! and kind: two of them (DistilBERT); without positions and position too: one.
 //!
 //! The backward pass sorts the tokens by row and adds each row's gradients in token order: no atomics, one order.
 
@@ -17,73 +18,99 @@ use rayon::prelude::*;
 
 /// The op; see the module.
 #[derive(Clone, Copy, Debug)]
-pub struct Embed;
+pub struct Embed {
+    /// Row of the position table for position 0.
+    pub first_position: u32,
+}
+
+impl Embed {
+    /// What is added to the indices into table i.
+    fn first(self, i: usize) -> u32 {
+        if i == 1 { self.first_position } else { 0 }
+    }
+}
 
 impl Op for Embed {
     fn name(&self) -> &'static str {
         "embed"
     }
     fn plan(&self, caps: &Caps, x: &[&Spec]) -> Result<Plan> {
-        let expected = "ids, positions, types (tokens), word, position, kind (rows, cols)";
-        let [ids, positions, types, word, position, kind] = x else {
-            return Err(refuse("embed", expected, x));
-        };
-        let cols = word.rows_cols().1;
-        let integers = [ids, positions, types].iter().all(|s| s.dtype == DType::U32 && s.len() == ids.len());
-        if !integers || [position, kind].iter().any(|s| s.rows_cols().1 != cols) {
-            return Err(refuse("embed", expected, x));
+        let wrong =
+            || refuse("embed", "ids, positions, types (tokens), word, position, kind (rows, cols)", x);
+        if !matches!(x.len(), 2 | 4 | 6) {
+            return Err(wrong());
         }
-        let y = Spec::new(compute_dtype("embed", caps, x)?, &[ids.len(), cols]);
-        let mut plan = Plan::new(x, vec![y.clone()], vec![], [2.0 * y.len() as f64, 3.0 * y.len() as f64]);
+        let (indices, tables) = x.split_at(x.len() / 2);
+        let (tokens, cols) = (indices[0].len(), tables[0].rows_cols().1);
+        let integers = indices.iter().all(|s| s.dtype == DType::U32 && s.len() == tokens);
+        if !integers || tables.iter().any(|s| s.rows_cols().1 != cols) {
+            return Err(wrong());
+        }
+        let y = Spec::new(compute_dtype("embed", caps, x)?, &[tokens, cols]);
+        let (n, size) = (tables.len() as f64, y.len() as f64);
+        let mut plan = Plan::new(x, vec![y.clone()], vec![], [(n - 1.0) * size, n * size]);
         if caps.gpu {
-            let parts = ids.len().div_ceil(CHUNK) * 2 * cols;
-            plan = plan.with_scratch([0, (ids.len() + parts) * size_of::<f32>()]);
+            let parts = tokens.div_ceil(CHUNK) * 2 * cols;
+            plan = plan.with_scratch([0, (tokens + parts) * size_of::<f32>()]);
         }
-        // Only the rows that are looked up move, not the whole tables.
-        plan.cost.forward_bytes = 4.0 * y.bytes() as f64;
-        plan.cost.backward_bytes = 7.0 * y.bytes() as f64;
+        // Only the rows that are looked up are read; the gradients of the tables are written whole, zeros and all.
+        let read: usize = indices.iter().map(|s| s.bytes()).sum();
+        let whole: usize = tables.iter().map(|s| s.bytes()).sum();
+        plan.cost.forward_bytes = read as f64 + (n + 1.0) * y.bytes() as f64;
+        plan.cost.backward_bytes = (read + y.bytes() + whole) as f64;
         Ok(plan)
     }
 }
 
 impl On<Cpu> for Embed {
     fn forward(&self, cpu: &Cpu, io: Forward) -> Result<()> {
-        by_dtype!(io.y[0].spec.dtype, forward(cpu, io))
+        by_dtype!(io.y[0].spec.dtype, forward(*self, cpu, io))
     }
     fn backward(&self, cpu: &Cpu, io: Backward) -> Result<()> {
-        by_dtype!(io.y[0].spec.dtype, backward(cpu, io))
+        by_dtype!(io.y[0].spec.dtype, backward(*self, cpu, io))
     }
 }
 
-/// The indices into a table, each checked against it.
-fn indices<'a>(which: &str, index: &'a Tensor, table: &Tensor) -> Result<Slice<'a, u32>> {
-    let rows = table.spec.rows_cols().0;
-    let index = index.cpu::<u32>()?;
-    match index.iter().position(|&i| i as usize >= rows) {
+/// What the indices are called, table by table.
+const WHICH: [&str; 3] = ["id", "position", "token type"];
+
+/// The indices into table i of n, each checked against it.
+fn indices<'a>(op: Embed, x: &[&'a Tensor], i: usize) -> Result<Slice<'a, u32>> {
+    let rows = x[x.len() / 2 + i].spec.rows_cols().0 as u64;
+    let index = x[i].cpu::<u32>()?;
+    let first = op.first(i);
+    match index.iter().position(|&at| u64::from(at) + u64::from(first) >= rows) {
         None => Ok(index),
-        Some(at) => Err(Error::data(format!("token {at} of the batch has {which} {}", index[at]))
-            .expected(format!("below {rows}, the rows of the model's {which} table"))
-            .hint("check that tokenizer and model belong together, and that max_length fits the model")),
+        Some(at) => {
+            let which = WHICH[i];
+            Err(Error::data(format!("token {at} of the batch has {which} {}", index[at]))
+                .expected(format!(
+                    "below {}, the rows of the model's {which} table",
+                    rows.saturating_sub(first.into())
+                ))
+                .hint("check that tokenizer and model belong together, and that max_length fits the model"))
+        }
     }
 }
 
-fn forward<T: Real>(cpu: &Cpu, io: Forward) -> Result<()> {
+fn forward<T: Real>(op: Embed, cpu: &Cpu, io: Forward) -> Result<()> {
     let (_, cols) = io.y[0].spec.rows_cols();
-    let ids = indices("id", io.x[0], io.x[3])?;
-    let positions = indices("position", io.x[1], io.x[4])?;
-    let types = indices("token type", io.x[2], io.x[5])?;
-    let (word, position, kind) = (io.x[3].cpu::<T>()?, io.x[4].cpu::<T>()?, io.x[5].cpu::<T>()?);
+    let n = io.x.len() / 2;
+    let index = (0..n).map(|i| indices(op, io.x, i)).collect::<Result<Vec<_>>>()?;
+    let tables = io.x[n..].iter().map(|t| t.cpu::<T>()).collect::<Result<Vec<_>>>()?;
     let mut y = io.y[0].cpu_mut::<T>()?;
+    let row = |i: usize, t: usize| &tables[i][(index[i][t] + op.first(i)) as usize * cols..][..cols];
     let task = |(block, y): (usize, &mut [T])| {
         vectorise!({
             for (r, y) in y.chunks_exact_mut(cols).enumerate() {
                 let t = block * BLOCK + r;
-                let row =
-                    |table, index: u32| -> &[T] { &<[T]>::as_ref(table)[index as usize * cols..][..cols] };
-                let (a, b, c) =
-                    (row(&word[..], ids[t]), row(&position[..], positions[t]), row(&kind[..], types[t]));
-                for (((y, &a), &b), &c) in y.iter_mut().zip(a).zip(b).zip(c) {
-                    *y = a + b + c;
+                match n {
+                    1 => y.copy_from_slice(row(0, t)),
+                    2 => y.iter_mut().zip(row(0, t)).zip(row(1, t)).for_each(|((y, &a), &b)| *y = a + b),
+                    _ => {
+                        let rows = row(0, t).iter().zip(row(1, t)).zip(row(2, t));
+                        y.iter_mut().zip(rows).for_each(|(y, ((&a, &b), &c))| *y = a + b + c);
+                    }
                 }
             }
         })
@@ -92,12 +119,13 @@ fn forward<T: Real>(cpu: &Cpu, io: Forward) -> Result<()> {
     Ok(())
 }
 
-fn backward<T: Real>(cpu: &Cpu, io: Backward) -> Result<()> {
+fn backward<T: Real>(op: Embed, cpu: &Cpu, io: Backward) -> Result<()> {
     let dy = io.dy()?.cpu::<T>()?;
     let (_, cols) = io.y[0].spec.rows_cols();
-    for (i, which) in ["id", "position", "token type"].iter().enumerate() {
-        let Some(g) = io.dx(3 + i) else { continue };
-        let index = indices(which, io.x[i], io.x[3 + i])?;
+    let n = io.x.len() / 2;
+    for i in 0..n {
+        let Some(g) = io.dx(n + i) else { continue };
+        let index = indices(op, io.x, i)?;
         let mut table = g.t.cpu_mut::<T>()?;
         if !g.add {
             // Most rows of a vocabulary are zero from the last step; looking is cheaper than writing.
@@ -115,7 +143,7 @@ fn backward<T: Real>(cpu: &Cpu, io: Backward) -> Result<()> {
         let mut rows: Vec<(&mut [T], &[u32])> = Vec::new();
         let (mut rest, mut below) = (&mut table[..], 0);
         for tokens in order.chunk_by(|&a, &b| index[a as usize] == index[b as usize]) {
-            let row = index[tokens[0] as usize] as usize;
+            let row = (index[tokens[0] as usize] + op.first(i)) as usize;
             let (_, after) = rest.split_at_mut((row - below) * cols);
             let (here, after) = after.split_at_mut(cols);
             rows.push((here, tokens));
@@ -136,21 +164,30 @@ fn backward<T: Real>(cpu: &Cpu, io: Backward) -> Result<()> {
 
 pub(super) const SHADER: &str = include_str!("../../shaders/embed.wgsl");
 
+/// Every binding of a kernel that reads three tables: what is not there is stood for by what is, and not read.
+fn bindings<'a>(x: &[&'a Tensor], y: &'a Tensor) -> [&'a Tensor; 7] {
+    let n = x.len() / 2;
+    let at = |i: usize| if i < n { i } else { 0 };
+    let (index, table) = (|i| x[at(i)], |i| x[n + at(i)]);
+    [index(0), index(1), index(2), table(0), table(1), table(2), y]
+}
+
 impl On<Wgpu> for Embed {
     fn forward(&self, device: &Wgpu, io: Forward) -> Result<()> {
         let (tokens, cols) = io.y[0].spec.rows_cols();
-        let buffers = [io.x[0], io.x[1], io.x[2], io.x[3], io.x[4], io.x[5], io.y[0]];
-        let params = [tokens as u32, cols as u32, 0];
-        launch(device, (SHADER, "forward"), &[], groups_for(tokens * cols), &buffers, &params)
+        let buffers = bindings(io.x, io.y[0]);
+        let params = [tokens as u32, cols as u32, 0, self.first_position];
+        let consts = [("TABLES", io.x.len() as u32 / 2)];
+        launch(device, (SHADER, "forward"), &consts, groups_for(tokens * cols), &buffers, &params)
     }
     fn backward(&self, device: &Wgpu, io: Backward) -> Result<()> {
         let (tokens, cols) = io.y[0].spec.rows_cols();
-        let dy = io.dy()?;
+        let (dy, n) = (io.dy()?, io.x.len() / 2);
         let chunks = tokens.div_ceil(CHUNK);
         let order = device.scratch(DType::U32, &[tokens])?;
         let parts = device.scratch(DType::F32, &[chunks, 2, cols])?;
-        for i in 0..3 {
-            let Some(g) = io.dx(3 + i) else { continue };
+        for i in 0..n {
+            let Some(g) = io.dx(n + i) else { continue };
             if !g.add {
                 device.zero(g.t)?;
             }
@@ -158,12 +195,13 @@ impl On<Wgpu> for Embed {
                 continue;
             }
             let buffers = [io.x[i], &order, io.x[i], g.t, dy, &parts, dy];
-            let params = [tokens as u32, cols as u32, g.t.spec.rows_cols().0 as u32];
-            launch(device, (SHADER, "rank"), &[], groups_for(tokens), &buffers, &params)?;
+            let params = [tokens as u32, cols as u32, g.t.spec.rows_cols().0 as u32, self.first(i)];
+            let consts = [("TABLES", 1)];
+            launch(device, (SHADER, "rank"), &consts, groups_for(tokens), &buffers, &params)?;
             let [x, y, _] = fold(chunks);
             let groups = [x, y, cols.div_ceil(THREADS as usize) as u32];
-            launch(device, (SHADER, "sum_runs"), &[], groups, &buffers, &params)?;
-            launch(device, (SHADER, "carry_runs"), &[], groups, &buffers, &params)?;
+            launch(device, (SHADER, "sum_runs"), &consts, groups, &buffers, &params)?;
+            launch(device, (SHADER, "carry_runs"), &consts, groups, &buffers, &params)?;
         }
         Ok(())
     }
@@ -177,29 +215,31 @@ impl On<Cuda> for Embed {
     fn forward(&self, device: &Cuda, io: Forward) -> Result<()> {
         let (tokens, cols) = io.y[0].spec.rows_cols();
         let vec = vector(cols);
-        let buffers = [io.x[0], io.x[1], io.x[2], io.x[3], io.x[4], io.x[5], io.y[0]];
-        let rows = |i: usize| io.x[i].spec.rows_cols().0 as u32;
-        let params = [tokens as u32, cols as u32, rows(3), rows(4), rows(5), 0];
+        let buffers = bindings(io.x, io.y[0]);
+        let rows = |i: usize| buffers[i].spec.rows_cols().0 as u32;
+        let params = [tokens as u32, cols as u32, rows(3), rows(4), rows(5), 0, self.first_position];
         let dtype = Const::Type(io.y[0].spec.dtype);
-        let consts = [("T", dtype), ("G", dtype), ("VEC", Const::U32(vec))];
+        let tables = Const::U32(io.x.len() as u32 / 2);
+        let consts = [("T", dtype), ("G", dtype), ("VEC", Const::U32(vec)), ("TABLES", tables)];
         let groups = blocks_for(tokens * cols / vec as usize);
         launch_cuda(device, (KERNEL, "embed_forward"), &consts, groups, &buffers, &params)
     }
     fn backward(&self, device: &Cuda, io: Backward) -> Result<()> {
         let (tokens, cols) = io.y[0].spec.rows_cols();
-        let (dy, vec) = (io.dy()?, vector(cols));
+        let (dy, vec, n) = (io.dy()?, vector(cols), io.x.len() / 2);
         let chunks = tokens.div_ceil(CHUNK);
         let order = device.scratch(DType::U32, &[tokens])?;
         let parts = device.scratch(DType::F32, &[chunks, 2, cols])?;
-        for i in 0..3 {
-            let Some(g) = io.dx(3 + i) else { continue };
+        for i in 0..n {
+            let Some(g) = io.dx(n + i) else { continue };
             if !g.add {
                 device.zero(g.t)?;
             }
             let ids = io.x[i];
-            let params = [tokens as u32, cols as u32, g.t.spec.rows_cols().0 as u32, 0, 0, g.add as u32];
+            let rows = g.t.spec.rows_cols().0 as u32;
+            let params = [tokens as u32, cols as u32, rows, 0, 0, g.add as u32, self.first(i)];
             let (t, to) = (Const::Type(dy.spec.dtype), Const::Type(g.t.spec.dtype));
-            let consts = [("T", t), ("G", to), ("VEC", Const::U32(vec))];
+            let consts = [("T", t), ("G", to), ("VEC", Const::U32(vec)), ("TABLES", Const::U32(1))];
             let go = |entry, groups, buffers: &[&Tensor]| {
                 launch_cuda(device, (KERNEL, entry), &consts, groups, buffers, &params)
             };
@@ -215,19 +255,27 @@ impl On<Cuda> for Embed {
 
 /// Cases chosen to hurt: a row used many times, the first and the last row, tables of one row, no tokens.
 pub fn cases() -> Vec<Case> {
-    let case = |label, ids: &[u32], positions: &[u32], types: &[u32], [v, p, k]: [usize; 3], cols| {
-        let tables = [v, p, k].map(|rows| Input::real(&[rows, cols]));
-        let mut inputs = vec![Input::ints(ids), Input::ints(positions), Input::ints(types)];
-        inputs.extend(tables);
-        Case::new(label, Embed, inputs)
+    let some = |label, op, index: &[&[u32]], rows: &[usize], cols| {
+        let mut inputs: Vec<Input> = index.iter().map(|i| Input::ints(i)).collect();
+        inputs.extend(rows.iter().map(|&rows| Input::real(&[rows, cols])));
+        Case::new(label, op, inputs)
+    };
+    let op = Embed { first_position: 0 };
+    let case = |label, ids: &[u32], positions: &[u32], types: &[u32], rows: [usize; 3], cols| {
+        some(label, op, &[ids, positions, types], &rows, cols)
     };
     let long: Vec<u32> = (0..130).map(|i| i * 7 % 11).collect();
     let halves: Vec<u32> = (0..130).map(|i| (i >= 64) as u32).collect();
+    let shifted = Embed { first_position: 2 };
     vec![
         case("repeated ids", &[4, 0, 4, 4, 9], &[0, 1, 2, 0, 1], &[0, 0, 1, 1, 0], [10, 3, 2], 8),
         case("one token, one row", &[0], &[0], &[0], [1, 1, 1], 1),
         case("rows beyond a chunk", &long, &vec![0; 130], &halves, [13, 1, 2], 16),
         case("prime sizes", &long, &long, &vec![0; 130], [13, 11, 1], 37),
         case("no tokens", &[], &[], &[], [3, 2, 1], 5),
+        some("no types", op, &[&long, &halves], &[13, 2], 19),
+        some("ids alone", op, &[&long], &[11], 24),
+        some("positions from 2", shifted, &[&long, &long, &halves], &[13, 13, 2], 12),
+        some("no types, positions from 2", shifted, &[&[1, 1, 0], &[0, 1, 0]], &[2, 5], 3),
     ]
 }

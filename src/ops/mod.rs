@@ -12,13 +12,18 @@ pub mod cross_entropy;
 pub mod dot;
 pub mod dropout;
 pub mod embed;
+pub mod favor;
 pub mod gate;
 pub mod gather;
+pub mod gated;
 pub mod global_norm;
 pub mod linear;
 pub mod mse;
 pub mod normalize;
 pub mod pool;
+pub mod relative_attention;
+pub mod residual;
+pub mod rotary;
 pub mod round;
 pub mod span_cross_entropy;
 
@@ -43,11 +48,16 @@ pub const OPS: &[(&str, Cases)] = &[
     ("linear", linear::cases),
     ("add_norm", add_norm::cases),
     ("attention", attention::cases),
+    ("favor", favor::cases),
+    ("relative_attention", relative_attention::cases),
     ("dropout", dropout::cases),
     ("pool", pool::cases),
     ("gather", gather::cases),
     ("normalize", normalize::cases),
     ("dot", dot::cases),
+    ("rotary", rotary::cases),
+    ("gated", gated::cases),
+    ("residual", residual::cases),
     ("cross_entropy", cross_entropy::cases),
     ("binary_cross_entropy", binary_cross_entropy::cases),
     ("span_cross_entropy", span_cross_entropy::cases),
@@ -64,11 +74,16 @@ pub const SHADERS: &[&str] = &[
     linear::COOP,
     add_norm::SHADER,
     attention::SHADER,
+    favor::SHADER,
+    relative_attention::SHADER,
     dropout::SHADER,
     pool::SHADER,
     gather::SHADER,
     normalize::SHADER,
     dot::SHADER,
+    rotary::SHADER,
+    gated::SHADER,
+    residual::SHADER,
     cross_entropy::SHADER,
     binary_cross_entropy::SHADER,
     span_cross_entropy::SHADER,
@@ -88,11 +103,16 @@ pub const KERNELS: &[(&str, &str)] = &[
     ("add_norm", add_norm::KERNEL),
     ("attention", attention::BACKWARD),
     ("attention", attention::PLAIN),
+    ("favor", favor::KERNEL),
+    ("relative_attention", relative_attention::KERNEL),
     ("dropout", dropout::KERNEL),
     ("pool", pool::KERNEL),
     ("gather", gather::KERNEL),
     ("normalize", normalize::KERNEL),
     ("dot", dot::KERNEL),
+    ("rotary", rotary::KERNEL),
+    ("gated", gated::KERNEL),
+    ("residual", residual::KERNEL),
     ("cross_entropy", cross_entropy::KERNEL),
     ("binary_cross_entropy", binary_cross_entropy::KERNEL),
     ("span_cross_entropy", span_cross_entropy::KERNEL),

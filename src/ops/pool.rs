@@ -1,4 +1,4 @@
-//! `y[s] = x[first token of s]`, or the mean of x over the tokens of s.
+//! `y[s] = x[first token of s]`, or x[last token of s], or the mean of x over the tokens of s.
 //!
 //! x (tokens, cols), cu_seqlens u32 (sequences + 1) -> y (sequences, cols). An empty sequence gives zeros; tokens beyond the
 //! last sequence, which only fill up a batch, have no part in it and no gradient. The first
@@ -18,6 +18,8 @@ use crate::shape::{DType, Spec};
 pub enum Pool {
     /// The first token.
     First,
+    /// The last token.
+    Last,
     /// The mean over all tokens.
     Mean,
 }
@@ -34,7 +36,33 @@ impl Op for Pool {
         }
         let y = Spec::new(compute_dtype("pool", caps, x)?, &[bounds.len() - 1, input.rows_cols().1]);
         let flops = if *self == Pool::Mean { input.len() as f64 } else { 0.0 };
-        Ok(Plan::new(x, vec![y], vec![], [flops, flops]))
+        let few = (2 * y.bytes() + bounds.bytes()) as f64;
+        let mut plan = Plan::new(x, vec![y], vec![], [flops, flops]);
+        // Backward does not read x; of the first tokens forward does not read the others.
+        plan.cost.backward_bytes -= input.bytes() as f64;
+        if *self == Pool::First {
+            plan.cost.forward_bytes = few;
+        }
+        Ok(plan)
+    }
+}
+
+impl Pool {
+    /// Which tokens of a sequence count.
+    fn used(self, s: std::ops::Range<usize>) -> std::ops::Range<usize> {
+        match self {
+            Pool::First => s.start..s.end.min(s.start + 1),
+            Pool::Last => s.start.max(s.end.saturating_sub(1))..s.end,
+            Pool::Mean => s,
+        }
+    }
+    /// The constant KIND of the kernels.
+    fn code(self) -> u32 {
+        match self {
+            Pool::First => 0,
+            Pool::Mean => 1,
+            Pool::Last => 2,
+        }
     }
 }
 
@@ -53,7 +81,7 @@ fn forward<T: Real>(op: Pool, io: Forward) -> Result<()> {
     let (x, mut y) = (io.x[0].cpu::<T>()?, io.y[0].cpu_mut::<T>()?);
     for (s, y) in seqs.into_iter().zip(y.chunks_exact_mut(cols)) {
         y.fill(T::ZERO);
-        let used = if op == Pool::First { s.start..s.end.min(s.start + 1) } else { s };
+        let used = op.used(s);
         let weight = T::ONE / T::of(used.len().max(1) as f64);
         for x in x[used.start * cols..used.end * cols].chunks_exact(cols) {
             y.iter_mut().zip(x).for_each(|(y, &x)| *y += x);
@@ -72,7 +100,7 @@ fn backward<T: Real>(op: Pool, io: Backward) -> Result<()> {
         dx.fill(T::ZERO);
     }
     for (s, dy) in seqs.into_iter().zip(dy.chunks_exact(cols)) {
-        let used = if op == Pool::First { s.start..s.end.min(s.start + 1) } else { s };
+        let used = op.used(s);
         let weight = T::ONE / T::of(used.len().max(1) as f64);
         for dx in dx[used.start * cols..used.end * cols].chunks_exact_mut(cols) {
             dx.iter_mut().zip(dy).for_each(|(dx, &dy)| *dx = dy.mul_add(weight, *dx));
@@ -89,7 +117,7 @@ impl Pool {
         let seqs = buffers[2].spec.rows_cols().0;
         let items = if entry == "forward" { seqs } else { tokens } * cols;
         let params = [tokens, cols, seqs, add as usize].map(|v| v as u32);
-        let consts = [("MEAN", (self == Pool::Mean) as u32)];
+        let consts = [("KIND", self.code())];
         launch(device, (SHADER, entry), &consts, groups_for(items), &buffers, &params)
     }
 }
@@ -113,7 +141,7 @@ impl Pool {
         let ((tokens, cols), (seqs, _)) = (tokens.spec.rows_cols(), seqs.spec.rows_cols());
         let params = [tokens, cols, seqs, add as usize].map(|v| v as u32);
         let types = [("T", Const::Type(from.spec.dtype)), ("G", Const::Type(to.spec.dtype))];
-        let consts = [types[0], types[1], ("MEAN", Const::U32((self == Pool::Mean) as u32))];
+        let consts = [types[0], types[1], ("KIND", Const::U32(self.code()))];
         let groups = blocks_for(to.spec.len());
         launch_cuda(device, (KERNEL, entry), &consts, groups, &[from, bounds, to], &params)
     }
@@ -141,6 +169,9 @@ pub fn cases() -> Vec<Case> {
         case("mean", Pool::Mean, &[0, 3, 4, 9], 7),
         case("first, empty sequences", Pool::First, &[0, 0, 2, 2], 3),
         case("mean, empty sequences", Pool::Mean, &[0, 0, 2, 2], 3),
+        case("last", Pool::Last, &[0, 3, 4, 9], 7),
+        case("last, empty sequences", Pool::Last, &[0, 0, 2, 2], 3),
+        filled("last, filled up", Pool::Last, &[0, 2, 5], 3, 4),
         case("one token", Pool::Mean, &[0, 1], 1),
         filled("first, filled up", Pool::First, &[0, 2, 5], 3, 4),
         filled("mean, filled up", Pool::Mean, &[0, 2, 5], 3, 4),

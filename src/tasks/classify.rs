@@ -1,6 +1,6 @@
 //! One class of several: cross-entropy, class weights, label smoothing.
 
-use super::{Meter, Task, reals, unlabelled};
+use super::{Meter, Task, only, reals, unlabelled};
 use crate::data::{Batch, Label, TokenSet};
 use crate::error::Result;
 use crate::metrics::{Classification, Scores};
@@ -40,15 +40,15 @@ impl Task for Classify {
         Outputs::Classes(self.classes.clone())
     }
     /// The sum of the labels' weights: PyTorch's denominator of a weighted mean.
-    fn weight(&self, set: &TokenSet, examples: &[u32]) -> f64 {
-        let one = |&i: &u32| match (set.labels.get(i as usize), &self.class_weights) {
-            (Some(Label::Class(c)), Some(w)) => w.get(*c as usize).map_or(0.0, |&w| w as f64),
-            (Some(_), _) => 1.0,
-            (None, _) => 0.0,
+    fn weights(&self, batch: &Batch) -> [f64; 2] {
+        let one = |&c: &u32| match &self.class_weights {
+            Some(w) => w.get(c as usize).map_or(0.0, |&w| w as f64),
+            None => 1.0,
         };
-        examples.iter().map(one).sum()
+        [batch.classes.iter().map(one).sum(), 0.0]
     }
-    fn loss(&self, tape: &mut Tape, logits: Var, batch: &Batch, scale: f64) -> Result<Var> {
+    fn loss(&self, tape: &mut Tape, outputs: &[Var], batch: &Batch, [scale, _]: [f64; 2]) -> Result<Var> {
+        let logits = *only(outputs)?;
         if batch.classes.len() != batch.len() {
             return Err(unlabelled());
         }
@@ -61,7 +61,7 @@ impl Task for Classify {
         let (label_smoothing, weighted) = (self.label_smoothing, self.class_weights.is_some());
         tape.apply(CrossEntropy { label_smoothing, ignore_index: IGNORE, weighted }, &x)
     }
-    fn meter(&self) -> Box<dyn Meter> {
+    fn meter(&self, _: &TokenSet) -> Box<dyn Meter> {
         Box::new(Counted { names: self.classes.clone(), counts: Classification::new(self.classes.len()) })
     }
 }
@@ -72,11 +72,11 @@ struct Counted {
 }
 
 impl Meter for Counted {
-    fn add(&mut self, logits: &[f32], batch: &Batch) -> Result<()> {
+    fn add(&mut self, outputs: &[Vec<f32>], batch: &Batch) -> Result<()> {
         if batch.classes.len() != batch.len() {
             return Err(unlabelled());
         }
-        let rows = logits.chunks_exact(self.names.len());
+        let rows = only(outputs)?.chunks_exact(self.names.len());
         rows.zip(&batch.classes).try_for_each(|(row, &label)| self.counts.add_logits(row, label))
     }
     fn scores(&self) -> Scores {

@@ -1,10 +1,22 @@
 //! Problems: how labels become a loss, how logits become a prediction and a score.
 
+mod answer;
 mod classify;
+mod mask;
+mod multilabel;
+mod next;
 mod regress;
+mod similar;
+mod tag;
 
+pub use answer::{Answer, Candidate, Finding, Found, Search};
 pub use classify::Classify;
+pub use mask::Mask;
+pub use multilabel::Multilabel;
+pub use next::Next;
 pub use regress::Regress;
+pub use similar::{Likeness, Similar, unit};
+pub use tag::{Tag, Tagged};
 
 use crate::data::{Batch, TokenSet};
 use crate::device::Device;
@@ -20,18 +32,22 @@ use crate::tape::{Tape, Var};
 pub trait Task: Send + Sync {
     /// What the head gives.
     fn outputs(&self) -> Outputs;
-    /// How much these examples count in the loss: what the sum over an optimizer step is divided by.
-    fn weight(&self, set: &TokenSet, examples: &[u32]) -> f64;
-    /// Records the loss of a batch, its sum times `scale`, from logits (sequences, outputs).
-    fn loss(&self, tape: &mut Tape, logits: Var, batch: &Batch, scale: f64) -> Result<Var>;
-    /// A meter for one evaluation.
-    fn meter(&self) -> Box<dyn Meter>;
+    /// What is done to a batch before it runs, such as masking; random by `key`, seed and step, and by the examples alone, so
+    /// that it does not depend on how a step is cut.
+    fn prepare(&self, _: &mut Batch, _key: (u64, u64)) {}
+    /// How much a batch counts in the loss: what the sum over an optimizer step is divided by is the sum of these over its
+    /// batches. The second is for a task whose loss is a sum of two means, 0 for others.
+    fn weights(&self, batch: &Batch) -> [f64; 2];
+    /// Records the loss of a batch, its sum times the first of `scales`, from what the model gives; see [`Model::forward`].
+    fn loss(&self, tape: &mut Tape, outputs: &[Var], batch: &Batch, scales: [f64; 2]) -> Result<Var>;
+    /// A meter for one evaluation of a set.
+    fn meter(&self, set: &TokenSet) -> Box<dyn Meter>;
 }
 
-/// Takes logits, gives scores.
+/// Takes what a model gives, gives scores.
 pub trait Meter {
-    /// Adds a batch with its logits (sequences, outputs).
-    fn add(&mut self, logits: &[f32], batch: &Batch) -> Result<()>;
+    /// Adds a batch with what the model gives for it, as in [`Task::loss`].
+    fn add(&mut self, outputs: &[Vec<f32>], batch: &Batch) -> Result<()>;
     /// The scores so far.
     fn scores(&self) -> Scores;
     /// What a person reads at the end: a confusion table, correlations.
@@ -44,45 +60,63 @@ pub fn inputs(tape: &mut Tape, batch: &Batch, key: Option<(u64, u64)>) -> Result
     let put = |v: &[u32]| device.upload(DType::U32, &[v.len()], v);
     let (ids, positions, types) = (put(&batch.ids)?, put(&batch.positions)?, put(&batch.types)?);
     let cu_seqlens = put(&batch.cu_seqlens)?;
-    let sequences = cu_seqlens.view(0, &[batch.cu_seqlens.len().min(batch.len() + 1)])?;
+    let sequences = cu_seqlens.view(0, &[batch.sequences() + 1])?;
     let tensors = [ids, positions, types, cu_seqlens, sequences];
     let words = |(seed, step): (u64, u64)| {
         [seed as u32, (seed >> 32) as u32, step as u32, batch.first_token, batch.first_example]
     };
     let key = key.map(|k| put(&words(k))).transpose()?;
-    Ok(Inputs::new(tape, tensors, key))
+    let asked = if batch.masked.is_empty() { None } else { Some(put(&batch.masked)?) };
+    // What only fills up a batch is not asked about.
+    let bounds = batch.cu_seqlens.windows(2).take(batch.sequences());
+    let longest = bounds.map(|w| (w[1] - w[0]) as usize).max().unwrap_or(0);
+    let inputs = Inputs::new(tape, tensors, key).of_length(longest);
+    let asked = asked.map(|asked| tape.constant(asked));
+    Ok(Inputs { asked, head: batch.head, ..inputs })
 }
 
-/// Runs a model over batches without recording, and hands each batch's logits (sequences, outputs) to `each`.
-pub fn for_each_logits(
+/// Runs a model over batches without recording, and hands what it gives for each batch to `each`.
+pub fn for_each_output(
     device: &Device,
     model: &Model,
     batches: &[Batch],
-    mut each: impl FnMut(&Batch, &[f32]) -> Result<()>,
+    mut each: impl FnMut(&Batch, &[Vec<f32>]) -> Result<()>,
 ) -> Result<()> {
     for batch in batches {
-        let logits = device.scoped(|| -> Result<Vec<f32>> {
+        let outputs = device.scoped(|| -> Result<Vec<Vec<f32>>> {
             let mut tape = Tape::evaluate(device);
             let bound = model.params.bind(&mut tape, false)?;
             let x = inputs(&mut tape, batch, None)?;
-            let logits = model.logits(&mut tape, &bound, &x)?;
-            Ok(device.read_reals(tape.value(logits)?)?.into_iter().map(|v| v as f32).collect())
+            let outputs = model.forward(&mut tape, &bound, &x)?;
+            let read =
+                |v: Var| Ok(device.read_reals(tape.value(v)?)?.into_iter().map(|v| v as f32).collect());
+            outputs.into_iter().map(read).collect()
         })?;
-        each(batch, &logits)?;
+        each(batch, &outputs)?;
     }
     Ok(())
 }
 
-/// Scores a model over batches.
+/// Seed and step of what [`Task::prepare`] does for an evaluation: the same each time.
+pub const EVALUATION: (u64, u64) = (0, u64::MAX);
+
+/// Scores a model over the batches of a set.
 pub fn evaluate(
     device: &Device,
     model: &Model,
     task: &dyn Task,
-    batches: &[Batch],
+    set: &TokenSet,
+    mut batches: Vec<Batch>,
 ) -> Result<Box<dyn Meter>> {
-    let mut meter = task.meter();
-    for_each_logits(device, model, batches, |batch, logits| meter.add(logits, batch))?;
+    let mut meter = task.meter(set);
+    batches.iter_mut().for_each(|batch| task.prepare(batch, EVALUATION));
+    for_each_output(device, model, &batches, |batch, outputs| meter.add(outputs, batch))?;
     Ok(meter)
+}
+
+/// The only output of a model with one head.
+fn only<T>(outputs: &[T]) -> Result<&T> {
+    outputs.first().ok_or_else(|| Error::shape("a model without outputs"))
 }
 
 /// Constants of a loss: in the type that sums have where `like` has its own.

@@ -1,6 +1,6 @@
 //! One number: mean squared error, as `transformers` trains `num_labels` 1.
 
-use super::{Meter, Task, reals, unlabelled};
+use super::{Meter, Task, only, reals, unlabelled};
 use crate::data::{Batch, TokenSet};
 use crate::error::Result;
 use crate::metrics::{Regression, Scores};
@@ -16,10 +16,11 @@ impl Task for Regress {
     fn outputs(&self) -> Outputs {
         Outputs::Number
     }
-    fn weight(&self, _: &TokenSet, examples: &[u32]) -> f64 {
-        examples.len() as f64
+    fn weights(&self, batch: &Batch) -> [f64; 2] {
+        [batch.len() as f64, 0.0]
     }
-    fn loss(&self, tape: &mut Tape, logits: Var, batch: &Batch, scale: f64) -> Result<Var> {
+    fn loss(&self, tape: &mut Tape, outputs: &[Var], batch: &Batch, [scale, _]: [f64; 2]) -> Result<Var> {
+        let logits = *only(outputs)?;
         if batch.values.len() != batch.len() {
             return Err(unlabelled());
         }
@@ -28,7 +29,7 @@ impl Task for Regress {
             [logits, reals(tape, logits, &[batch.len(), 1], &values)?, reals(tape, logits, &[1], &[scale])?];
         tape.apply(Mse, &x)
     }
-    fn meter(&self) -> Box<dyn Meter> {
+    fn meter(&self, _: &TokenSet) -> Box<dyn Meter> {
         Box::new(Measured(Regression::new()))
     }
 }
@@ -36,11 +37,11 @@ impl Task for Regress {
 struct Measured(Regression);
 
 impl Meter for Measured {
-    fn add(&mut self, logits: &[f32], batch: &Batch) -> Result<()> {
+    fn add(&mut self, outputs: &[Vec<f32>], batch: &Batch) -> Result<()> {
         if batch.values.len() != batch.len() {
             return Err(unlabelled());
         }
-        for (&p, &t) in logits.iter().zip(&batch.values) {
+        for (&p, &t) in only(outputs)?.iter().zip(&batch.values) {
             let (p, t) = (p as f64, t as f64);
             self.0.add(p, t, (p - t) * (p - t));
         }

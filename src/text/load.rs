@@ -13,7 +13,7 @@ use tokenizers::processors::template::TemplateProcessing;
 use tokenizers::utils::truncation::TruncationDirection;
 use tokenizers::{AddedToken, PostProcessor};
 
-use super::{Tokenizer, guarded};
+use super::{Tokenizer, guarded, subwords};
 use crate::error::{Error, Kind, Result};
 
 /// The files a tokenizer may consist of. All that exist are kept and written back on save.
@@ -48,7 +48,9 @@ struct ModelHead {
 
 impl Tokenizer {
     /// Reads the tokenizer of a model folder: `tokenizer.json`, else `vocab.txt` (BERT's WordPiece, with `do_lower_case`,
-    /// `strip_accents` and `tokenize_chinese_chars` of `tokenizer_config.json`; lower case if it does not say).
+    /// `strip_accents` and `tokenize_chinese_chars` of `tokenizer_config.json`; lower case if it does not say), else
+    /// `vocab.json` with `merges.txt` (RoBERTa's), `spiece.model` (XLNet's, ALBERT's) or `sentencepiece.bpe.model`
+    /// (XLM-RoBERTa's).
     ///
     /// `vocab_size` is the number of rows of the model's token embedding; a tokenizer that could give a larger id is refused.
     ///
@@ -70,20 +72,24 @@ impl Tokenizer {
             Some(bytes) => json(bytes, &dir.join("special_tokens_map.json"))?,
             None => Value::Null,
         };
-        let path = dir.join("tokenizer.json");
-        let (path, bytes) = match (find("tokenizer.json"), find("vocab.txt")) {
-            (Some(bytes), _) => (path, bytes.to_vec()),
-            (None, Some(vocab)) => {
-                let path = dir.join("vocab.txt");
-                (path.clone(), from_vocab(vocab, &path, &config, &map)?)
-            }
-            (None, None) => {
-                return Err(Error::model("no tokenizer in the model folder")
-                    .at(dir)
-                    .expected("tokenizer.json or vocab.txt")
-                    .found(if files.is_empty() { "neither".into() } else { names(&files) })
-                    .hint("save the tokenizer beside the model: tokenizer.save_pretrained(folder)"));
-            }
+        let (path, bytes) = if let Some(bytes) = find("tokenizer.json") {
+            (dir.join("tokenizer.json"), bytes.to_vec())
+        } else if let Some(vocab) = find("vocab.txt") {
+            let path = dir.join("vocab.txt");
+            (path.clone(), from_vocab(vocab, &path, &config, &map)?)
+        } else if let (Some(vocab), Some(merges)) = (find("vocab.json"), find("merges.txt")) {
+            (dir.join("vocab.json"), subwords::from_merges(vocab, merges, dir, &config)?)
+        } else if let Some((name, model)) =
+            ["spiece.model", "sentencepiece.bpe.model"].into_iter().find_map(|n| Some((n, find(n)?)))
+        {
+            let path = dir.join(name);
+            (path.clone(), subwords::from_sentencepiece(model, &path, &config)?)
+        } else {
+            return Err(Error::model("no tokenizer in the model folder")
+                .at(dir)
+                .expected("tokenizer.json, vocab.txt, vocab.json with merges.txt, or spiece.model")
+                .found(if files.is_empty() { "none of them".into() } else { names(&files) })
+                .hint("save the tokenizer beside the model: tokenizer.save_pretrained(folder)"));
         };
         if find("tokenizer.json").is_none() {
             files.push(("tokenizer.json", bytes.clone()));
@@ -127,6 +133,7 @@ impl Tokenizer {
             hash: hash(&files),
             inner,
             template,
+            spaced: Default::default(),
             unknown,
             path,
             files,

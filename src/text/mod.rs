@@ -3,6 +3,8 @@
 
 mod guard;
 mod load;
+mod subwords;
+mod windows;
 
 use std::path::{Path, PathBuf};
 
@@ -15,12 +17,15 @@ use tokenizers::utils::truncation::{
 
 use crate::error::{Error, Kind, Result};
 pub(crate) use guard::guarded;
+pub use windows::Window;
 
 /// A tokenizer loaded from a model folder. It truncates but never pads, whatever its files say.
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     /// Adds `[CLS]`, `[SEP]` and the like. Kept apart, so that a text is cut before they are added and not twice processed.
     template: PostProcessorWrapper,
+    /// For words that come split already.
+    spaced: windows::Spaced,
     unknown: Option<u32>,
     direction: TruncationDirection,
     model_max_length: Option<usize>,
@@ -105,12 +110,7 @@ impl Tokenizer {
                 unknown: unknown as u32,
             })
         };
-        guarded(run).unwrap_or_else(|panic| Err(panic.into())).map_err(|e| {
-            let start: String = text.chars().take(60).collect();
-            Error::data(format!("the tokenizer failed on a text that starts {start:?}"))
-                .found(e.to_string())
-                .hint(format!("check {}", self.path.display()))
-        })
+        self.try_on(text, run)
     }
 
     /// Encodes many items on all cores; the result is that of [`Tokenizer::encode`] item by item, in order.
@@ -121,6 +121,22 @@ impl Tokenizer {
         let encodings: Vec<Result<Encoding>> =
             items.par_iter().map(|&(text, pair)| self.encode(text, pair, max_length)).collect();
         encodings.into_iter().collect()
+    }
+
+    /// How many of these ids stand for what the vocabulary does not know.
+    pub fn unknowns(&self, ids: &[u32]) -> u32 {
+        ids.iter().filter(|&&id| Some(id) == self.unknown).count() as u32
+    }
+
+    /// The id of the mask token, if there is one.
+    pub fn mask(&self) -> Option<u32> {
+        ["[MASK]", "<mask>"].into_iter().find_map(|token| self.id(token))
+    }
+
+    /// Where the classification token stands in an input: first for BERT and RoBERTa, last for XLNet.
+    pub fn cls_in(&self, ids: &[u32]) -> usize {
+        let known = ["[CLS]", "<cls>", "<s>"].into_iter().filter_map(|token| self.inner.token_to_id(token));
+        known.filter_map(|cls| ids.iter().position(|&id| id == cls)).next().unwrap_or(0)
     }
 
     /// Special tokens that are added to a text, or to a text and its pair.

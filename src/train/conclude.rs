@@ -1,6 +1,7 @@
 //! What a run leaves behind: validations, checkpoints, the trained model and its scores.
 
 use super::events::Event;
+use super::prepare::{Part, Run};
 use super::state::{Best, load_weights, model_files, pretty};
 use super::{FAILED_SAVES, Outcome, Trainer};
 use crate::checkpoint::{Fs, number, write_dir};
@@ -10,28 +11,56 @@ use crate::metrics::{self, Scores};
 use crate::tasks;
 use serde_json::{Value, json};
 use std::path::Path;
+use std::sync::Arc;
 
 impl Trainer<'_> {
-    fn score(&mut self, set: &TokenSet) -> Result<Scores> {
-        let batches = eval_batches(set, self.max_tokens, 0)?;
-        let meter = tasks::evaluate(&self.run.device, &self.run.model, self.run.task.as_ref(), &batches)?;
-        self.report = meter.report();
-        Ok(meter.scores())
+    /// The scores of the sets that `of` picks; of several tasks each has the task's name before those of its metrics, and
+    /// `mean` is that of what each is chosen by. `None` if there is no such set.
+    fn score(&mut self, of: impl Fn(&Part) -> Option<Arc<TokenSet>>) -> Result<Option<Scores>> {
+        let (parts, several) = (self.run.parts.clone(), self.run.parts.len() > 1);
+        let (mut all, mut mean, mut count) = (Scores::new(), 0.0, 0);
+        self.report.clear();
+        for (head, part) in parts.iter().enumerate() {
+            let Some(set) = of(part) else { continue };
+            let mut batches = eval_batches(&set, self.max_tokens, 0)?;
+            batches.iter_mut().for_each(|b| b.head = head);
+            let Run { device, model, .. } = &self.run;
+            let meter = tasks::evaluate(device, model, &*part.task, &set, batches)?;
+            let scores = meter.scores();
+            if several {
+                self.report += &format!("{}:\n", part.name);
+            }
+            self.report += &meter.report();
+            count += 1;
+            mean += scores.get(&part.best_metric).unwrap_or(f64::NAN);
+            for (name, value) in scores.iter() {
+                let name = if several { format!("{}_{name}", part.name) } else { name.to_owned() };
+                all.set(name, value);
+            }
+        }
+        if several && count > 0 {
+            all.set("mean", mean / count as f64);
+        }
+        Ok((count > 0).then_some(all))
     }
 
-    /// Scores the validation set, if there is one; whether it is the best so far.
+    /// Whether more is better of the metric that the best checkpoint is chosen by.
+    fn improves(&self, new: f64, best: f64) -> bool {
+        let name = self.recipe.train.best_metric.as_str();
+        let of_part = self.run.parts.iter().find_map(|p| name.strip_prefix(&p.name)?.strip_prefix('_'));
+        let higher = metrics::find(of_part.unwrap_or(name)).is_none_or(|m| m.higher_is_better);
+        let better = if higher { new > best } else { new < best };
+        better || (best.is_nan() && !new.is_nan())
+    }
+
+    /// Scores the validation sets, if there are any; whether they are the best so far.
     pub(super) fn validate(&mut self) -> Result<bool> {
-        let Some(set) = self.run.validation.take() else { return Ok(false) };
-        let scores = self.score(&set);
-        self.run.validation = Some(set);
-        let scores = scores?;
+        let Some(scores) = self.score(|part| part.validation.clone())? else { return Ok(false) };
         let t = &self.recipe.train;
-        let metric = metrics::find(&t.best_metric);
         let value = |s: &Scores| s.get(&t.best_metric).unwrap_or(f64::NAN);
-        let best = match (&self.state.best, metric) {
-            (Some(b), Some(m)) => m.improves(value(&scores), value(&b.scores)),
-            (None, _) => true,
-            _ => false,
+        let best = match &self.state.best {
+            Some(b) => self.improves(value(&scores), value(&b.scores)),
+            None => true,
         };
         self.observer.event(&Event::Evaluated {
             step: self.state.step,
@@ -91,16 +120,12 @@ impl Trainer<'_> {
             let path = self.dir.checkpoint(best.step);
             load_weights(&path, &self.run)?;
         }
-        let test = match self.run.test.take() {
-            None => None,
-            Some(set) => {
-                let scores = self.score(&set)?;
-                let step = self.state.step;
-                self.observer.event(&Event::Evaluated { step, split: "test", scores: &scores, best: false });
-                self.note("test", &scores)?;
-                Some(scores)
-            }
-        };
+        let test = self.score(|part| part.test.clone())?;
+        if let Some(scores) = &test {
+            let step = self.state.step;
+            self.observer.event(&Event::Evaluated { step, split: "test", scores, best: false });
+            self.note("test", scores)?;
+        }
         let model = self.dir.path().join("model");
         write_dir(fs, &model, &model_files(self.recipe, &self.run)?)?;
         let outcome = Outcome {

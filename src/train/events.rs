@@ -39,7 +39,7 @@ pub struct Prepared {
     /// Bytes of parameters, gradients and moments.
     pub parameter_bytes: usize,
     /// Name, examples and tokens of each split, and how many tokens were cut off.
-    pub splits: Vec<(&'static str, usize, usize, u64)>,
+    pub splits: Vec<(String, usize, usize, u64)>,
     /// The classes, if it is a classification.
     pub classes: Vec<String>,
     /// Optimizer steps of the run.
@@ -57,6 +57,9 @@ pub struct Prepared {
 pub enum Event<'a> {
     /// Data and model are there.
     Prepared(&'a Prepared),
+    /// Attention is approximated: the relative error of its outputs in L2, layer by layer, on the first training examples before
+    /// the first step.
+    Approximated(&'a [f64]),
     /// The run goes on from a checkpoint; newer ones that did not verify, and why.
     Resumed(u64, &'a [(PathBuf, String)]),
     /// A step was made (every one of them).

@@ -1,8 +1,8 @@
 //! The batches of the steps to come, built by a thread of its own while the device computes: two steps ahead.
 
-use super::prepare;
+use super::prepare::{self, Part, Step};
 use super::recipe::Recipe;
-use crate::data::{Batch, TokenSet, micro_batches};
+use crate::data::Batch;
 use crate::error::{Error, Result};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
@@ -12,7 +12,7 @@ const AHEAD: usize = 2;
 
 /// One step's examples and its batches, cut as the recipe says.
 pub(super) struct Loaded {
-    pub examples: Vec<u32>,
+    pub step: Step,
     pub batches: Vec<Batch>,
 }
 
@@ -21,7 +21,7 @@ pub(super) struct Loader(Receiver<Result<Loaded>>);
 
 impl Loader {
     /// From step `from` on; `ends` are the steps up to the end of each epoch.
-    pub fn start(set: Arc<TokenSet>, recipe: &Recipe, ends: &[u64], from: u64) -> Result<Loader> {
+    pub fn start(parts: Arc<Vec<Part>>, recipe: &Recipe, ends: &[u64], from: u64) -> Result<Loader> {
         let (send, receive) = sync_channel(AHEAD);
         let (recipe, ends) = (recipe.clone(), ends.to_vec());
         let work = move || {
@@ -30,19 +30,18 @@ impl Loader {
                 if end <= from {
                     continue;
                 }
-                let steps = match prepare::epoch_of(&set, &recipe, index as u64) {
+                let steps = match prepare::epoch_of(&parts, &recipe, index as u64) {
                     Ok(steps) => steps,
                     Err(e) => {
                         let _ = send.send(Err(e));
                         return;
                     }
                 };
-                for step in from.max(start)..end {
-                    let examples = steps.get((step - start) as usize).cloned().unwrap_or_default();
-                    let t = &recipe.train;
-                    let batches = micro_batches(&set, &examples, t.accumulation, Some(t.max_tokens), 0);
+                for number in from.max(start)..end {
+                    let step = steps.get((number - start) as usize).cloned().unwrap_or_default();
+                    let batches = prepare::batches(&parts, &recipe, &step, number, recipe.train.max_tokens);
                     // Nobody asks any more: the run has ended.
-                    if send.send(batches.map(|batches| Loaded { examples, batches })).is_err() {
+                    if send.send(batches.map(|batches| Loaded { step, batches })).is_err() {
                         return;
                     }
                 }

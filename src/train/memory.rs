@@ -31,6 +31,8 @@ pub struct Job<'a> {
     pub options: &'a Options,
     /// Labels to loss.
     pub task: &'a dyn Task,
+    /// Which of the model's heads it trains.
+    pub head: usize,
     /// The training examples.
     pub set: &'a TokenSet,
     /// What a step is made of.
@@ -67,13 +69,15 @@ impl Job<'_> {
     pub fn plan(&self, caps: &Caps, max_tokens: usize) -> Result<MemoryPlan> {
         let mut batch = self.largest(max_tokens)?;
         let tokens = batch.ids.len();
+        batch.head = self.head;
+        self.task.prepare(&mut batch, (0, 0));
         if caps.blocks > 0 {
             // Steps that are recorded are filled up to few sizes.
             batch.fill_up();
         }
         let dry = Dry::new(caps.clone());
         let device = Device::Dry(dry.share());
-        let options = Options { outputs: Some(self.task.outputs()), training: true, ..self.options.clone() };
+        let options = Options { training: true, ..self.options.clone() };
         let model = Model::random(&device, self.shape, &options)?;
         let mut optimizer = Optimizer::with_window(&device, &model.params, Settings::default(), self.window)?;
         let parameters = dry.taken().reserved;

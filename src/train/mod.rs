@@ -20,11 +20,14 @@ pub use signals::Signals;
 pub use state::State;
 
 use crate::checkpoint::{Fs, Journal, RunDir, number};
-use crate::data::{Batch, micro_batches};
+use crate::data::{Batch, TokenSet, micro_batches};
 use crate::device::{Device, Tensor};
 use crate::error::{Error, Kind, Result};
 use crate::metrics::Scores;
+use crate::nn::Distance;
 use crate::optim::{LossScale, Made, Optimizer, Settings};
+use crate::rng::Stream;
+use crate::tasks;
 use loader::{Loaded, Loader};
 use recipe::Every;
 use serde_json::json;
@@ -101,25 +104,50 @@ struct Trainer<'a> {
     careful: bool,
 }
 
-/// The indices of all trainable parameters.
+/// The indices of all trainable parameters that the first steps must reach: of several heads, none.
 fn trained(run: &Run) -> Vec<usize> {
     let list = &run.model.params.layout().list;
-    (0..list.len()).filter(|&i| !list[i].frozen).collect()
+    (0..list.len()).filter(|&i| !list[i].frozen && run.model.head_of(&list[i].name).is_none()).collect()
+}
+
+/// Batches that approximated attention is compared with exact attention on.
+const COMPARED: usize = 4;
+
+/// The relative error of approximated attention, layer by layer, on some training examples.
+fn approximation(run: &Run, max_tokens: usize) -> Result<Vec<f64>> {
+    let Some(part) = run.parts.first() else { return Ok(Vec::new()) };
+    let mut examples: Vec<u32> = (0..part.train.len() as u32).collect();
+    Stream::new(0, "approximation", 0).shuffle(&mut examples);
+    examples.truncate(COMPARED * 16);
+    let mut batches = micro_batches(&part.train, &examples, COMPARED, Some(max_tokens), 0)?;
+    batches.iter_mut().for_each(|batch| part.task.prepare(batch, tasks::EVALUATION));
+    let (device, model) = (&run.device, &run.model);
+    let run = || tasks::for_each_output(device, model, &batches, |_, _| Ok(()));
+    Ok(model.approximation(run)?.iter().map(Distance::relative).collect())
 }
 
 fn describe(run: &Run, steps: u64) -> Prepared {
-    let sets =
-        [("train", Some(&*run.train)), ("validation", run.validation.as_ref()), ("test", run.test.as_ref())];
-    let size = |(name, set): (&'static str, Option<&crate::data::TokenSet>)| {
-        set.map(|s| (name, s.len(), s.ids.len(), s.lost.iter().map(|&n| n as u64).sum()))
+    let size = |name: String, set: &TokenSet| {
+        (name, set.len(), set.ids.len(), set.lost.iter().map(|&n| n as u64).sum())
+    };
+    let of = |part: &prepare::Part| {
+        let sets = [
+            ("train", Some(&part.train)),
+            ("validation", part.validation.as_ref()),
+            ("test", part.test.as_ref()),
+        ];
+        let named = |split: &str| {
+            if part.name.is_empty() { split.to_owned() } else { format!("{} {split}", part.name) }
+        };
+        sets.into_iter().filter_map(|(split, set)| Some(size(named(split), set?))).collect::<Vec<_>>()
     };
     Prepared {
         device: run.device.caps().name,
         weights: run.weights.clone(),
         parameters: run.model.params.count(),
         parameter_bytes: run.model.params.bytes(),
-        splits: sets.into_iter().filter_map(size).collect(),
-        classes: run.classes.clone(),
+        splits: run.parts.iter().flat_map(of).collect(),
+        classes: run.parts.iter().flat_map(|p| p.classes.clone()).collect(),
         steps,
         skipped_rows: run.skipped_rows,
         verified: run.verified(),
@@ -143,25 +171,44 @@ const WINDOW: usize = 16;
 struct Passes<'a> {
     run: &'a Run,
     recipe: &'a Recipe,
+    part: usize,
     step: u64,
 }
 
 impl Passes<'_> {
+    /// The heads of the other tasks have no gradient in this step, not that of their last one.
+    fn silence_others(&self) -> Result<()> {
+        let Run { device, model, parts, .. } = self.run;
+        let Some(training) = model.params.training.as_ref().filter(|_| parts.len() > 1) else {
+            return Ok(());
+        };
+        for (_, part) in parts.iter().enumerate().filter(|(i, _)| *i != self.part) {
+            let own = |p: &&crate::params::Param| model.head_of(&p.name) == Some(part.name.as_str());
+            for p in model.params.layout().list.iter().filter(own) {
+                device.zero(&model.params.view(&training.grad, p)?)?;
+            }
+        }
+        Ok(())
+    }
     /// Gradients of the loss of the examples over the weight of all of them, times `scale`. Returns the losses of the passes.
-    fn run(&self, batches: &[Batch], examples: &[u32], scale: f64) -> Result<Vec<Tensor>> {
-        let weight = self.run.task.weight(&self.run.train, examples);
-        let loss = if weight > 0.0 { 1.0 / weight } else { 0.0 };
+    fn run(&self, batches: &[Batch], scale: f64) -> Result<Vec<Tensor>> {
+        let part = &self.run.parts[self.part];
+        let weights = batches.iter().map(|b| part.task.weights(b));
+        let loss = weights.fold([0.0; 2], |sum, w| [sum[0] + w[0], sum[1] + w[1]]);
+        let loss = loss.map(|weight| if weight > 0.0 { part.weight / weight } else { 0.0 });
         let scale = Scale { loss, gradients: scale };
+        self.silence_others()?;
         let mut losses = Vec::with_capacity(batches.len());
         let mut unreached = Vec::new();
-        let Run { device, model, task, .. } = self.run;
+        let Run { device, model, .. } = self.run;
         let key = Some((self.recipe.seed, self.step));
         for (i, batch) in batches.iter().enumerate() {
-            let passed = device.run(|| pass(device, model, &**task, batch, key, scale, i > 0))?;
+            let passed = device.run(|| pass(device, model, &*part.task, batch, key, scale, i > 0))?;
             losses.push(passed.loss);
             unreached = passed.unreached;
         }
-        if self.step == 0 && !unreached.is_empty() {
+        // With several tasks the heads of the others are not reached.
+        if self.step == 0 && self.run.parts.len() == 1 && !unreached.is_empty() {
             return Err(Error::diverged("trainable parameters receive no gradient")
                 .found(unreached.join(", "))
                 .hint("freeze them with model.freeze, or choose another head"));
@@ -209,7 +256,12 @@ pub fn train(
         }
     };
     conclude::write_text(&*fs, &dir.path().join("recipe.toml"), recipe.to_toml(true).as_bytes())?;
-    let journal = Journal::open(&*fs, &dir.path().join("metrics.jsonl"), Some(state.step))?;
+    let mut journal = Journal::open(&*fs, &dir.path().join("metrics.jsonl"), Some(state.step))?;
+    if state.step == 0 && run.model.performer().is_some() {
+        let errors = approximation(&run, recipe.train.max_tokens)?;
+        observer.event(&Event::Approximated(&errors));
+        journal.append(&json!({ "step": 0, "attention_error": errors }))?;
+    }
     let waiting = if state.step == 0 { trained(&run) } else { Vec::new() };
     let resumed_from = state.step;
     let trainer = Trainer {
@@ -240,7 +292,7 @@ impl Trainer<'_> {
     fn run(mut self, signals: &Signals, fs: &dyn Fs) -> Result<Outcome> {
         let total = self.ends.last().copied().unwrap_or(0);
         let schedule = self.recipe.optim.schedule(total);
-        let loader = Loader::start(self.run.train.clone(), self.recipe, &self.ends, self.state.step)?;
+        let loader = Loader::start(self.run.parts.clone(), self.recipe, &self.ends, self.state.step)?;
         while self.state.step < total && !self.state.stopped_early {
             if let Some(signal) = signals.stop() {
                 self.settle(total)?;
@@ -248,11 +300,17 @@ impl Trainer<'_> {
                 return Err(Error::new(Kind::Interrupted(signal), format!("stopped by signal {signal}"))
                     .hint("the same command goes on from here"));
             }
-            let Loaded { examples, batches } = loader.next()?;
+            let Loaded { step, batches } = loader.next()?;
             let lr = self.recipe.optim.lr * schedule.factor(self.state.step);
-            let tokens = self.step(&examples, batches, lr)?;
+            let tokens = self.step(&step, batches, lr)?;
             self.state.step += 1;
-            self.queued.push(Queued { step: self.state.step, epoch: self.epochs(), lr, tokens, examples });
+            self.queued.push(Queued {
+                step: self.state.step,
+                epoch: self.epochs(),
+                lr,
+                tokens,
+                examples: step.examples,
+            });
             let end_of_epoch = self.ends.contains(&self.state.step);
             let due = |every| match every {
                 Every::Epoch => end_of_epoch,
@@ -296,24 +354,30 @@ impl Trainer<'_> {
     /// One optimizer step: gradients of the loss of its examples over the weight of all of them, in as many passes as memory
     /// asks for, and the update. Where the device has no memory left, passes of half as many tokens; the sum does not depend
     /// on how it is cut. Returns how many tokens.
-    fn step(&mut self, examples: &[u32], mut batches: Vec<Batch>, lr: f64) -> Result<u64> {
+    fn step(&mut self, step: &prepare::Step, mut batches: Vec<Batch>, lr: f64) -> Result<u64> {
         loop {
             // The loader cuts as the recipe says; the device may have had less memory than that.
             if self.max_tokens != self.recipe.train.max_tokens {
-                let parts = self.recipe.train.accumulation;
-                batches = micro_batches(&self.run.train, examples, parts, Some(self.max_tokens), 0)?;
+                let (parts, number) = (&self.run.parts, self.state.step);
+                batches = prepare::batches(parts, self.recipe, step, number, self.max_tokens)?;
             }
             let tokens = batches.iter().map(|b| b.ids.len() as u64).sum();
             if self.run.device.replays() {
                 batches.iter_mut().for_each(Batch::fill_up);
             }
+            self.run.model.begin_step(&self.run.device, self.state.step)?;
             // Steps whose passes have the same sizes launch the same kernels.
             let mut key = DefaultHasher::new();
-            batches.iter().for_each(|b| (b.ids.len(), b.cu_seqlens.len()).hash(&mut key));
-            let passes = Passes { run: &self.run, recipe: self.recipe, step: self.state.step };
+            // Distances are counted up to the longest sequence, in steps of 64.
+            let sizes = |b: &Batch| {
+                (b.head, b.ids.len(), b.cu_seqlens.len(), b.masked.len(), b.max_seqlen().div_ceil(64))
+            };
+            batches.iter().for_each(|b| sizes(b).hash(&mut key));
+            let part = step.part;
+            let passes = Passes { run: &self.run, recipe: self.recipe, part, step: self.state.step };
             let optimizer = &mut self.optimizer;
             let done = self.run.device.replayed(key.finish(), || {
-                let losses = passes.run(&batches, examples, optimizer.scale())?;
+                let losses = passes.run(&batches, optimizer.scale())?;
                 optimizer.step(&passes.run.device, &passes.run.model.params, &losses, lr)
             });
             let e = match done {

@@ -19,15 +19,15 @@ pub struct Passed {
 /// What a loss and its gradients are multiplied by.
 #[derive(Clone, Copy, Debug)]
 pub struct Scale {
-    /// The loss, and with it the gradients.
-    pub loss: f64,
+    /// The loss, and with it the gradients; the second is for the second part of a loss that is a sum of two.
+    pub loss: [f64; 2],
     /// The gradients besides: a loss scale, which the optimizer takes back.
     pub gradients: f64,
 }
 
 impl From<f64> for Scale {
     fn from(loss: f64) -> Scale {
-        Scale { loss, gradients: 1.0 }
+        Scale { loss: [loss; 2], gradients: 1.0 }
     }
 }
 
@@ -45,9 +45,9 @@ pub fn pass(
     let mut tape = Tape::new(device);
     let bound = model.params.bind(&mut tape, add)?;
     let inputs = tasks::inputs(&mut tape, batch, key)?;
-    let logits = model.logits(&mut tape, &bound, &inputs)?;
+    let outputs = model.forward(&mut tape, &bound, &inputs)?;
     let scale = scale.into();
-    let root = task.loss(&mut tape, logits, batch, scale.loss)?;
+    let root = task.loss(&mut tape, &outputs, batch, scale.loss)?;
     let loss = tape.value(root)?.clone();
     let one = device.upload(DType::F32, &[1], &[scale.gradients as f32])?;
     let unreached = tape.backward(root, one)?;

@@ -158,17 +158,30 @@ pub fn load_weights(dir: &Path, run: &Run) -> Result<()> {
     for p in &params.layout().list {
         let mut values = vec![0f32; p.len()];
         weights.f32_into(&p.name, &mut values)?;
-        run.device.write(&params.view(&params.value, p)?, &values)?;
+        run.device.write(&params.view(&params.value, p)?, &p.from_file(values))?;
     }
-    params.refresh(&run.device)
+    params.refresh(&run.device)?;
+    run.model.restore(&run.device, dir)
 }
+
+/// What a tokenizer is set to, besides `tokenizer.json`.
+const CONFIG: &str = "tokenizer_config.json";
 
 /// A folder that stock `transformers` opens, with what `tempra predict` needs to know besides.
 pub fn model_files(recipe: &Recipe, run: &Run) -> Result<Vec<NamedFile<'static>>> {
     let mut files = run.model.files(&run.device)?;
-    files.extend(run.tokenizer.files().iter().map(|(name, bytes)| NamedFile::bytes(*name, bytes.clone())));
-    let d = &recipe.data;
-    let how = json!({ "max_length": d.max_length, "text": d.text, "pair": d.pair, "label": d.label });
+    let tokenizer = run.tokenizer.files().iter();
+    files.extend(tokenizer.clone().filter(|f| f.0 != CONFIG).map(|(n, b)| NamedFile::bytes(*n, b.clone())));
+    let config = tokenizer.clone().find(|f| f.0 == CONFIG).map(|f| &f.1[..]);
+    files.extend(run.model.tokenizer_config(config)?.map(|bytes| NamedFile::bytes(CONFIG, bytes)));
+    let how = match &run.parts[..] {
+        [part] => part.noted.clone(),
+        parts => {
+            let heads: serde_json::Map<String, Value> =
+                parts.iter().map(|p| (p.name.clone(), p.noted.clone())).collect();
+            json!({ "task": recipe.task.name(), "heads": heads })
+        }
+    };
     files.push(NamedFile::bytes("tempra.json", pretty(&how)));
     Ok(files)
 }

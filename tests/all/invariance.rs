@@ -23,7 +23,7 @@ fn setup(device: &Device, dtype: DType) -> (Model, TokenSet, Box<dyn Task>) {
 
 /// The largest relative distance of a parameter's gradients; key biases are left out, their gradient is rounding.
 fn off(a: &[(String, Vec<f64>)], b: &[(String, Vec<f64>)]) -> f64 {
-    let pairs = a.iter().zip(b).filter(|((name, _), _)| !name.ends_with(ZERO_GRADIENT));
+    let pairs = a.iter().zip(b).filter(|((name, _), _)| !zero_gradient(name));
     pairs.map(|((_, a), (_, b))| relative(a, b)).fold(0.0, |m, d| if d <= m { m } else { d })
 }
 

@@ -4,7 +4,7 @@ use crate::support::{golden, open};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use tempra::data::Batch;
 use tempra::device::Device;
-use tempra::models::{Model, Options, Outputs};
+use tempra::models::{Attention, Model, Options, Outputs};
 use tempra::optim::{Optimizer, Settings};
 use tempra::rng::Stream;
 use tempra::tasks::Classify;
@@ -39,15 +39,20 @@ pub struct Job<'d> {
 
 impl Job<'_> {
     pub fn new(device: &Device, window: usize) -> Job<'_> {
+        Job::open(device, window, "bert/a", None)
+    }
+    /// A model of `tests/golden`, with its attention chosen.
+    pub fn open<'d>(device: &'d Device, window: usize, dir: &str, attention: Option<Attention>) -> Job<'d> {
         let classes = vec!["a".to_owned(), "b".to_owned()];
         let options = Options {
             outputs: Some(Outputs::Classes(classes.clone())),
             training: true,
             dropout: Some(0.1),
             attention_dropout: Some(0.1),
+            attention,
             ..Options::default()
         };
-        let (model, _) = open(device, &golden("bert/a"), &options);
+        let (model, _) = open(device, &golden(dir), &options);
         let settings = Settings { weight_decay: 0.01, ..Settings::default() };
         let optimizer = Optimizer::with_window(device, &model.params, settings, window).unwrap();
         let task = Classify { classes, label_smoothing: 0.0, class_weights: None };
@@ -63,7 +68,10 @@ impl Job<'_> {
             batch.fill_up();
         }
         let mut size = DefaultHasher::new();
-        (batch.ids.len(), batch.len()).hash(&mut size);
+        (batch.ids.len(), batch.len(), batch.max_seqlen().div_ceil(64)).hash(&mut size);
+        // Steps of another model on this device are others.
+        self.model.params.layout().len().hash(&mut size);
+        self.model.begin_step(device, self.step).unwrap();
         let key = Some((1, self.step));
         device
             .replayed(size.finish(), || {
@@ -77,6 +85,23 @@ impl Job<'_> {
     pub fn settle(&mut self) -> Vec<f64> {
         self.optimizer.settle(self.device).unwrap().iter().map(|m| m.loss).collect()
     }
+}
+
+/// The losses of steps of AdamW with approximated attention, features redrawn every four steps, and of those of an XLNet; ids as
+/// the smallest model has them.
+pub fn other_losses(device: &Device, steps: u64) -> [Vec<f64>; 2] {
+    let performer = Attention::Performer { features: Some(6), redraw: 4 };
+    [("bert/a", Some(performer)), ("encoders/xlnet", None)].map(|(dir, attention)| {
+        let mut job = Job::open(device, 16, dir, attention);
+        let small = |mut batch: Batch| {
+            batch.ids.iter_mut().for_each(|id| *id %= 90);
+            batch
+        };
+        // Batches recur, as steps that are recorded do.
+        let mut losses: Vec<f64> = (0..steps).flat_map(|i| job.step(&small(batch(i % 3)))).collect();
+        losses.extend(job.settle());
+        losses
+    })
 }
 
 /// The losses of fifty steps of AdamW.

@@ -43,6 +43,7 @@ fn wgpu_and_cpu_take_the_memory_that_is_planned() {
     let plan = |device: &Device| {
         let (batch, window) = (BatchSize::Sequences(24), 1);
         let job = Job {
+            head: 0,
             shape: &shape,
             options: &options,
             task: &task,
@@ -93,6 +94,7 @@ fn a_plan_that_does_not_fit_says_what_would() {
     let shape = encoder_shape(&golden("bert/a")).unwrap();
     let (batch, window) = (BatchSize::Sequences(64), 16);
     let job = Job {
+        head: 0,
         shape: &shape,
         options: &options,
         task: &task,

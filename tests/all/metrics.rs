@@ -1,7 +1,9 @@
 //! Metrics against scikit-learn and SciPy (tests/golden/make_metrics.py), and merging.
 
 use serde_json::Value;
-use tempra::metrics::{Classification, METRICS, MultiLabel, Regression, Scores, find};
+use tempra::metrics::{
+    Answers, Classification, Entities, METRICS, MultiLabel, Perplexity, Regression, Scores, Squad, find,
+};
 
 fn golden() -> Value {
     serde_json::from_str(include_str!("../golden/metrics.json")).expect("golden file")
@@ -200,7 +202,14 @@ fn every_metric_in_the_table_is_computed() {
     classes.add(0, 0, 0.0).expect("a class");
     labels.add(&[true], &[true], 0.0).expect("fits");
     numbers.add(0.0, 0.0, 0.0);
-    let of = [("classify", classes.scores()), ("multilabel", labels.scores()), ("regress", numbers.scores())];
+    let of = [
+        ("classify", classes.scores()),
+        ("multilabel", labels.scores()),
+        ("regress", numbers.scores()),
+        ("tag", Entities::new().scores()),
+        ("answer", Answers::new(Squad::V1).scores()),
+        ("mask", Perplexity::new().scores()),
+    ];
     for (task, scores) in &of {
         let table: Vec<_> = METRICS.iter().filter(|m| m.tasks.contains(task)).map(|m| m.name).collect();
         assert!(table.iter().all(|name| scores.get(name).is_some()), "{task}");

@@ -5,7 +5,6 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 use tempfile::{TempDir, tempdir};
 use tempra::checkpoint::{RealFs, Weights, write_dir};
 use tempra::data::{Cache, TokenSet};
@@ -63,7 +62,7 @@ fn parity(
     let (mut worst, mut worst_name, mut key_bias) = (0f64, String::new(), 0f64);
     let norm = number(&fixture["grad_norm"]);
     for (name, gradient) in gradients(device, model) {
-        if name.ends_with(ZERO_GRADIENT) {
+        if zero_gradient(&name) {
             key_bias = key_bias.max(apart(&gradient, &vec![0.0; gradient.len()]) / norm);
             assert!(key_bias <= b.key_bias, "{:?}: {name}: {key_bias:e}", b.dtype);
             continue;
@@ -108,7 +107,7 @@ fn parity(
     assert!(after_off <= b.after, "{:?}: final logits off by {after_off:e}", b.dtype);
     let mut moved_off = 0f64;
     for ((name, old), (_, new)) in before.iter().zip(values(device, model)) {
-        if !name.ends_with(ZERO_GRADIENT) {
+        if !zero_gradient(name) {
             let moved = l2(&old.iter().zip(&new).map(|(a, b)| b - a).collect::<Vec<_>>());
             let expected = number(&train["update_l2"][name]);
             moved_off = moved_off.max((moved - expected).abs() / expected);
@@ -219,21 +218,11 @@ fn save(device: &Device, model: &Model, tokenizer: &Tokenizer, dir: &Path) -> Mo
     again
 }
 
-/// Has transformers open a saved folder, where there is a python that has it.
+/// Has transformers open a saved folder and read texts.
 fn ask_transformers(dir: &Path, texts: &[&str], logits: &[f64], max_length: &Value) {
-    let Some(python) = std::env::var_os("TEMPRA_PYTHON").filter(|p| !p.is_empty()) else {
-        aloud("not run: check_saved.py; TEMPRA_PYTHON names no python with torch and transformers");
-        return;
-    };
     let rows: Vec<&[f64]> = logits.chunks(logits.len() / texts.len()).collect();
-    let fixture =
-        json!({"texts": texts, "logits": rows, "max_length": max_length, "tolerance": 1e-5}).to_string();
-    let path = dir.with_extension("json");
-    fs::write(&path, fixture).expect("written");
-    let run = Command::new(python).arg(golden("check_saved.py")).args([dir, &path]).output().expect("python");
-    let said = String::from_utf8_lossy(&[run.stdout, run.stderr].concat()).into_owned();
-    assert!(run.status.success(), "check_saved.py: {}\n{said}", run.status);
-    println!("transformers: {}", said.trim_end());
+    let fixture = json!({"texts": texts, "logits": rows, "max_length": max_length, "tolerance": 1e-5});
+    check_saved(dir, &fixture);
 }
 
 #[test]
@@ -265,6 +254,7 @@ fn a_saved_model_is_the_model() {
         let (names, problem) = match &model.outputs {
             Outputs::Classes(names) => (names.clone(), "single_label_classification"),
             Outputs::Number => (vec!["LABEL_0".into()], "regression"),
+            other => panic!("{other:?}"),
         };
         let forward: BTreeMap<String, &str> =
             names.iter().enumerate().map(|(i, n)| (i.to_string(), n.as_str())).collect();

@@ -102,7 +102,7 @@ lr = 1e-3
     ];
     assert_eq!(heads(&e), expected, "{e}");
     for part in [
-        "expected: \"classify\" or \"regress\"\n  found: \"classfy\" (did you mean \"classify\"?)",
+        "or \"mask\" or \"next\" or \"multi\"\n  found: \"classfy\" (did you mean \"classify\"?)",
         "do: did you mean seed?",
         "expected: a text\n  found: 3",
         "expected: a number from 0 and below 1\n  found: 1.0",
@@ -337,6 +337,9 @@ output = "out put/\"x\""
 [model]
 path = "/m/bert"
 pooling = "mean"
+attention = "performer"
+attention_features = 64
+attention_redraw = 500
 dropout = 0.1
 attention_dropout = 0.30000001
 classifier_dropout = 0
@@ -414,6 +417,14 @@ fn what_is_written_reads_back_as_the_same() {
         let back = Recipe::from_json(&json, Path::new("/elsewhere/resolved.json"), &[]);
         assert_eq!(back.unwrap_or_else(|e| panic!("{e}\n{json}")), recipe, "{json}");
     }
+}
+
+#[test]
+fn features_without_what_has_them_are_refused() {
+    let said = refused(LEAST, &[("model.attention_features", "8")]);
+    assert!(said.contains("model.attention_features"), "{said}");
+    let flags = [("model.attention", "performer"), ("model.attention_features", "8")];
+    assert_eq!(read(LEAST, &flags).model.attention_features, Some(8));
 }
 
 #[test]

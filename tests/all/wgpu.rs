@@ -100,7 +100,7 @@ fn wgpu_indices_out_of_range_show() {
         let x = [ints(ids), ints(&[0, 1]), ints(&[0, 0]), table(5), table(2), table(1)];
         let y = device.alloc(Spec::new(DType::F32, &[2, 4])).unwrap();
         let x: Vec<&Tensor> = x.iter().collect();
-        device.forward(&Embed, Forward { x: &x, y: &[&y] }).unwrap();
+        device.forward(&Embed { first_position: 0 }, Forward { x: &x, y: &[&y] }).unwrap();
         device.read::<f32>(&y).unwrap()
     };
     assert_eq!(embed(&[4, 0]), [0.75; 8]);

@@ -4,7 +4,7 @@
     python3 tests/golden/check_saved.py DIR FIXTURE.json
 
 FIXTURE.json, written by tempra from its own model in memory: {"texts": [...], "logits": [[...], ...]}. A text is a string, or a pair
-of them as a list. Optional: "max_length" (default: what the model and its tokenizer allow), "tolerance" (default 1e-4).
+of them as a list. Instead of texts: "input_ids", and "token_type_ids" if the model has types, for a folder without a tokenizer. Optional: "max_length" (default: what the model and its tokenizer allow), "tolerance" (default 1e-4).
 Exit status 0: every weight was found, none was left over, and no logit differs by more than the tolerance, in f32,
 in batches of 16 padded sequences. 1: otherwise, with the worst difference. 2: the fixture cannot be used.
 """
@@ -16,6 +16,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
 import transformers
+
+import common
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 BATCH = 16
@@ -34,6 +36,13 @@ def logits(model, tok, texts, max_length):
     return torch.cat(out)
 
 
+def logits_of_ids(model, rows, types):
+    with torch.no_grad():
+        parts = [slice(i, i + BATCH) for i in range(0, len(rows), BATCH)]
+        id, left = model.config.pad_token_id, model.config.model_type == "xlnet"
+        return torch.cat([model(**common.pad(rows[p], types and types[p], id=id, left=left)).logits for p in parts])
+
+
 def main():
     if len(sys.argv) != 3:
         print("usage: check_saved.py DIR FIXTURE.json", file=sys.stderr)
@@ -41,7 +50,8 @@ def main():
     folder, path = sys.argv[1:]
     with open(path, encoding="utf-8") as f:
         fixture = json.load(f)
-    texts, wanted = fixture["texts"], torch.tensor(fixture["logits"], dtype=torch.float64)
+    ids = fixture.get("input_ids")
+    texts, wanted = ids or fixture["texts"], torch.tensor(fixture["logits"], dtype=torch.float64)
     if not texts or wanted.ndim != 2 or len(texts) != len(wanted):
         print(f"{path}: expected as many rows of logits as texts, found {tuple(wanted.shape)} for {len(texts)}", file=sys.stderr)
         return 2
@@ -54,9 +64,12 @@ def main():
     if bad:
         print(f"{folder}: transformers did not read the weights as they are: {bad}", file=sys.stderr)
         return 1
-    tok = AutoTokenizer.from_pretrained(folder)
-    allowed = min(tok.model_max_length, getattr(model.config, "max_position_embeddings", tok.model_max_length))
-    found = logits(model, tok, texts, fixture.get("max_length", allowed)).double()
+    if ids:
+        found = logits_of_ids(model, ids, fixture.get("token_type_ids")).double()
+    else:
+        tok = AutoTokenizer.from_pretrained(folder)
+        allowed = min(tok.model_max_length, getattr(model.config, "max_position_embeddings", tok.model_max_length))
+        found = logits(model, tok, texts, fixture.get("max_length", allowed)).double()
     if found.shape != wanted.shape:
         print(f"{folder}: transformers gives logits {tuple(found.shape)}, the fixture has {tuple(wanted.shape)}", file=sys.stderr)
         return 1

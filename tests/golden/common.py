@@ -11,15 +11,25 @@ import transformers
 # Name endings of parameters without weight decay, as the HF Trainer groups them (checked against it below).
 NO_DECAY = ("bias", "LayerNorm.weight")
 # A key bias adds the same number to every score of a query, and softmax does not see it: its gradient is 0 but for
-# rounding. Relative comparisons leave it out.
-ZERO_GRAD = "attention.self.key.bias"
+# rounding. Relative comparisons leave it out. XLNet's mask_emb has no part in fine-tuning.
+ZERO_GRAD = ("attention.self.key.bias", "attention.k_lin.bias", "attention.key.bias", "mask_emb")
+# Weights of layer norms, by the names of all architectures.
+NORMS = ("LayerNorm", "layer_norm", "norm")
 
 
-def pad(rows, types, dtype=torch.long):
-    """Pads ragged ids and token types with 0 on the right, as a HF collator does."""
+def is_norm(name):
+    """Whether a parameter is the factor of a layer norm, which starts as 1."""
+    parts = name.split(".")
+    return parts[-1] == "weight" and parts[-2].endswith(NORMS)
+
+
+def pad(rows, types, dtype=torch.long, id=0, left=False):
+    """Pads ragged ids with `id` and token types with 0 on the right (or left), as a HF collator does. Without types: none."""
     width = max(map(len, rows))
-    grid = lambda seqs: torch.tensor([list(s) + [0] * (width - len(s)) for s in seqs], dtype=dtype)
-    return {"input_ids": grid(rows), "token_type_ids": grid(types), "attention_mask": grid([[1] * len(r) for r in rows])}
+    filled = lambda s, fill: [fill] * (width - len(s)) + list(s) if left else list(s) + [fill] * (width - len(s))
+    grid = lambda seqs, fill: torch.tensor([filled(s, fill) for s in seqs], dtype=dtype)
+    batch = {"input_ids": grid(rows, id), "attention_mask": grid([[1] * len(r) for r in rows], 0)}
+    return batch if types is None else {**batch, "token_type_ids": grid(types, 0)}
 
 
 def forward_backward(model, batch, labels):
@@ -27,7 +37,8 @@ def forward_backward(model, batch, labels):
     model.zero_grad(set_to_none=True)
     out = model(**batch, labels=labels)
     out.loss.backward()
-    grads = {name: p.grad.detach().clone() for name, p in model.named_parameters()}
+    none = lambda p: torch.zeros_like(p) if p.grad is None else p.grad
+    grads = {name: none(p).detach().clone() for name, p in model.named_parameters()}
     return out.logits.detach(), out.loss.detach(), grads
 
 
@@ -63,6 +74,39 @@ def train(model, batch, labels, *, lr, warmup_steps, steps, weight_decay=0.01, m
     with torch.no_grad():
         out = model(**batch, labels=labels)
     return {"lrs": lrs, "losses": losses, "grad_norms": norms, "final_loss": out.loss.item(), "final_logits": out.logits}
+
+
+def one_pass(load, rows, types, labels, id=0):
+    """Logits, loss and gradients of one batch from f64, and how far f32 is from them: what a fixture without training holds."""
+    model = load(torch.float64)
+    # XLNet classifies by the last token.
+    left = model.config.model_type == "xlnet"
+    batch = pad(rows, types, id=id, left=left)
+    logits, loss, grads = forward_backward(model, batch, labels)
+    with torch.no_grad():
+        one = lambda i: pad([rows[i]], None if types is None else [types[i]], id=id, left=left)
+        alone = torch.cat([model(**one(i)).logits for i in range(len(rows))])
+    assert (alone - logits).abs().max() < 1e-12, "padding changed the logits"
+    logits32, loss32, grads32 = forward_backward(load(torch.float32), batch, labels)
+    rel = {n: ((grads32[n].double() - g).norm() / g.norm()).item() for n, g in grads.items() if not n.endswith(ZERO_GRAD)}
+    fixture = {
+        "versions": {"torch": torch.__version__.split("+")[0], "transformers": transformers.__version__},
+        "lengths": [len(r) for r in rows],
+        "input_ids": rows,
+        **({} if types is None else {"token_type_ids": types}),
+        "labels": labels.tolist(),
+        "logits": round9(logits.tolist()),
+        "loss": round9(loss.item()),
+        "grad_norm": round9(total_norm(grads)),
+        "f32": {
+            "logits_max_abs_diff": (logits32.double() - logits).abs().max().item(),
+            "loss_abs_diff": abs(loss32.item() - loss.item()),
+            "grad_max_rel_l2_diff": max(rel.values()),
+            "grad_max_rel_l2_name": max(rel, key=rel.get),
+            "key_bias_grad_max_abs": max([g.abs().max().item() for n, g in grads32.items() if n.endswith(ZERO_GRAD)], default=0.0),
+        },
+    }
+    return fixture, grads
 
 
 def reference(load, rows, types, labels, **recipe):

@@ -106,13 +106,14 @@ def roberta():
     return cases(tok)
 
 
-HERE.mkdir(parents=True, exist_ok=True)
-golden = {
-    "bert": bert("bert", VOCAB),
-    "bert-cased": bert("bert-cased", VOCAB + CASED, do_lower_case=False, strip_accents=False),
-    "roberta": roberta(),
-}
-with open(HERE / "tokens.json", "w", encoding="utf-8") as f:
-    json.dump(golden, f, ensure_ascii=True, separators=(",", ":"))
-    f.write("\n")
-print({k: len(v) for k, v in golden.items()})
+if __name__ == "__main__":
+    HERE.mkdir(parents=True, exist_ok=True)
+    golden = {
+        "bert": bert("bert", VOCAB),
+        "bert-cased": bert("bert-cased", VOCAB + CASED, do_lower_case=False, strip_accents=False),
+        "roberta": roberta(),
+    }
+    with open(HERE / "tokens.json", "w", encoding="utf-8") as f:
+        json.dump(golden, f, ensure_ascii=True, separators=(",", ":"))
+        f.write("\n")
+    print({k: len(v) for k, v in golden.items()})

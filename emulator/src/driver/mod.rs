@@ -3,7 +3,7 @@
 //!
 //! Settings: `EMULATOR_DEVICE` (name), `EMULATOR_MEMORY` (bytes), `EMULATOR_SM` (as 80 or 90), `EMULATOR_FAIL_ALLOC` (the n-th
 //! allocation fails), `EMULATOR_SEED` (schedule), `EMULATOR_BLUR` (seed of the errors of approximate functions),
-//! `EMULATOR_THREADS`.
+//! `EMULATOR_THREADS`, `EMULATOR_STATS` (1: says what each launch did).
 #![allow(unsafe_code, non_snake_case, reason = "a C interface, whose names are given")]
 #![allow(missing_docs, reason = "named and documented as in the CUDA driver API")]
 #![allow(clippy::missing_safety_doc, reason = "the callers are C programs, bound by the CUDA driver API")]
@@ -188,6 +188,17 @@ impl Driver {
             params,
             &options,
         );
+        if setting("EMULATOR_STATS", 0) != 0 {
+            let (s, [x, y, z]) = (&report.stats, grid);
+            eprintln!(
+                "emulator: {} ({x}, {y}, {z}) {}: {} instructions of warps, {} matrix products, {} KiB of global memory",
+                f.name,
+                block[0],
+                s.instructions,
+                s.count(kernel, |op| matches!(op, crate::isa::Op::Mma { .. } | crate::isa::Op::Wgmma(_))),
+                s.global_sectors * 32 / 1024,
+            );
+        }
         for finding in &report.findings {
             eprintln!("emulator: {finding}");
         }

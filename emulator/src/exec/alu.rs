@@ -270,6 +270,15 @@ fn ternary(f: Ternary, t: Type, mode: Mode, x: u64, y: u64, z: u64) -> u64 {
             let sum: i64 = (0..4).map(|i| byte(x, i, a) * byte(y, i, b)).sum();
             masked(z.wrapping_add(sum as u64), 32)
         }
+        Ternary::Dp2a(a, b, upper) => {
+            let part = |v: u64, i: u32, bits: u32, s: bool| {
+                let v = v >> (bits * i) & ((1 << bits) - 1);
+                if s { signed(v, bits) } else { v as i64 }
+            };
+            let from = if upper { 2 } else { 0 };
+            let sum: i64 = (0..2).map(|i| part(x, i, 16, a) * part(y, from + i, 8, b)).sum();
+            masked(z.wrapping_add(sum as u64), 32)
+        }
     }
 }
 

@@ -61,6 +61,8 @@ pub enum Ternary {
     Lop3(u8),
     Sad,
     Dp4a(bool, bool),
+    /// Which operands are signed, and whether it takes the upper bytes.
+    Dp2a(bool, bool, bool),
 }
 
 /// Comparisons; the second half is true of NaN as well.

@@ -125,13 +125,18 @@ fn arithmetic(stem: &str, m: &mut Mods, a: &mut Args) -> Decoded<Option<Op>> {
             let clamp = m.pick(&[("clamp", true), ("wrap", false)]).ok_or("expected .wrap or .clamp")?;
             ternary(Ternary::Shf(left, clamp))
         }
-        "dp4a" => {
+        "dp4a" | "dp2a" => {
+            let upper = match stem {
+                "dp2a" => Some(m.pick(&[("lo", false), ("hi", true)]).ok_or("expected .lo or .hi")?),
+                _ => None,
+            };
             let signed = |m: &mut Mods| Ok::<_, String>(m.ty()?.signed());
             let (x, y) = (signed(m)?, signed(m)?);
             let mode = Mode::default();
             let (d, va, b, c) = (a.taker()?, a.value()?, a.value()?, a.value()?);
             let t = if x || y { Type::S(32) } else { Type::U(32) };
-            return Ok(Some(Op::Ternary { f: Ternary::Dp4a(x, y), t, mode, d, a: va, b, c }));
+            let f = upper.map_or(Ternary::Dp4a(x, y), |upper| Ternary::Dp2a(x, y, upper));
+            return Ok(Some(Op::Ternary { f, t, mode, d, a: va, b, c }));
         }
         "lop3" => {
             let t = m.ty()?;

@@ -91,12 +91,12 @@ fn lanes_exchange_what_they_should() {
     for arch in ["compute_80", "compute_100"] {
         let mut g = Gpu::new(0);
         let m = g.load(&n.ptx("matrices.cu", SOURCE, arch));
-        let (px, py) = (g.input("x", &bytes_i32(&x)), g.memory.alloc("y", 4 * 384));
+        let (px, py) = (g.input("x", &bytes_i32(&x)), g.memory.alloc("y", 4 * 448));
         let r = g.run(&m, "lanes", [1, 1, 1], 32, 0, &[Arg::P(px), Arg::P(py)]);
         assert!(r.findings.is_empty(), "{}", tell(&r.findings));
         let y: Vec<i32> = g
             .memory
-            .read(py, 4 * 384)
+            .read(py, 4 * 448)
             .unwrap()
             .chunks_exact(4)
             .map(|b| i32::from_le_bytes(b.try_into().unwrap()))
@@ -111,6 +111,10 @@ fn lanes_exchange_what_they_should() {
                     i32::from(v.to_le_bytes()[i] as i8) * i32::from(0x01fe_0380u32.to_le_bytes()[i] as i8)
                 })
                 .sum();
+            let wider = v.wrapping_mul(70001);
+            let (low, high) = (wider as i16, (wider >> 16) as i16);
+            let signed = i32::from(low) * -128 + i32::from(high) * 3;
+            let unsigned = u32::from(low as u16) * 0xfe + u32::from(high as u16) * 0x81;
             let expected = [
                 x.iter().sum(),
                 *x.iter().min().unwrap(),
@@ -124,6 +128,8 @@ fn lanes_exchange_what_they_should() {
                 i32::from_le_bytes([bytes[1], bytes[4], bytes[3], bytes[7]]),
                 dp + l as i32,
                 v.reverse_bits() ^ (v | 1).leading_zeros() as i32 ^ ((v | 256).trailing_zeros() as i32 + 1),
+                signed + l as i32,
+                unsigned as i32 + l as i32,
             ];
             for (i, e) in expected.into_iter().enumerate() {
                 assert_eq!(y[32 * i + l], e, "{arch}: word {i} of lane {l}");

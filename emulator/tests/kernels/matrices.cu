@@ -40,4 +40,6 @@ extern "C" __global__ void lanes(const int* __restrict__ x, int* __restrict__ y)
   y[288 + lane] = __byte_perm(v, 0x89abcdef, 0x7341);
   y[320 + lane] = __dp4a(v, 0x01fe0380, lane);
   y[352 + lane] = __brev(v) ^ __clz(v | 1) ^ __ffs(v | 256);
+  y[384 + lane] = __dp2a_lo(v * 70001, 0x01fe0380, lane);
+  y[416 + lane] = __dp2a_hi((unsigned)(v * 70001), 0x81fe0380u, (unsigned)lane);
 }

@@ -27,8 +27,11 @@ pub struct Resources {
 
 /// Compiles for one architecture.
 pub struct Compiler {
-    /// 75, 80, 90 and so on.
-    capability: u32,
+    /// The architecture that is compiled for: 75, 80, 90 and so on.
+    target: u32,
+    /// NVRTC does not know the card, which is newer: what it makes is PTX of the newest architecture before, and the driver
+    /// compiles that.
+    pub older: bool,
     /// NVRTC's version.
     pub version: (i32, i32),
     /// Makes PTX instead of machine code: for the emulator, which runs that.
@@ -63,14 +66,24 @@ impl Compiler {
         let (mut major, mut minor) = (0, 0);
         // SAFETY: the library is there, and both point to integers.
         unsafe { sys::nvrtcVersion(&mut major, &mut minor) };
-        Ok(Compiler { capability, version: (major, minor), ptx, cache })
+        let (target, older) = target(capability, &known());
+        Ok(Compiler { target, older, version: (major, minor), ptx, cache })
+    }
+    /// The architecture that is compiled for, such as 90.
+    pub fn target(&self) -> u32 {
+        self.target
+    }
+    /// Whether the image is PTX.
+    fn makes_ptx(&self) -> bool {
+        self.ptx || self.older
     }
 
-    /// The architecture as NVRTC names it; Hopper's and later ones with what only they have.
+    /// The architecture as NVRTC names it; Hopper with what only it has.
     fn architecture(&self) -> String {
-        let kind = if self.ptx { "compute" } else { "sm" };
-        let own = if self.capability == 90 { "a" } else { "" };
-        format!("{kind}_{}{own}", self.capability)
+        let kind = if self.makes_ptx() { "compute" } else { "sm" };
+        // PTX with it would run on no other card.
+        let own = if self.target == 90 && !self.older { "a" } else { "" };
+        format!("{kind}_{}{own}", self.target)
     }
 
     /// A module's image: a CUBIN, or PTX with a zero at its end.
@@ -107,7 +120,7 @@ impl Compiler {
         threads: u32,
     ) -> Result<Resources> {
         let text = specialised(name, source, consts, threads);
-        let machine = Compiler { ptx: false, cache: None, ..*self };
+        let machine = Compiler { ptx: false, older: false, cache: None, ..*self };
         let options = [
             format!("--gpu-architecture={}", machine.architecture()),
             "--std=c++17".into(),
@@ -140,7 +153,7 @@ impl Compiler {
             };
             let image = match compiled {
                 Err(_) => Err(refused("does not compile", log())),
-                Ok(()) if self.ptx => result::get_ptx(program)
+                Ok(()) if self.makes_ptx() => result::get_ptx(program)
                     .map(|text| text.iter().map(|&c| c as u8).collect())
                     .map_err(|e| refused("gave no PTX", e.to_string())),
                 Ok(()) => cubin(program).map_err(|e| refused("gave no machine code", e.to_string())),
@@ -149,6 +162,30 @@ impl Compiler {
             let _ = result::destroy_program(program);
             Ok((image?, log))
         }
+    }
+}
+
+/// The architectures that NVRTC knows, in order; none if it does not say.
+fn known() -> Vec<u32> {
+    let mut count = 0;
+    // SAFETY: the library is there; it fills as many integers as it said that there are.
+    unsafe {
+        if sys::nvrtcGetNumSupportedArchs(&mut count).result().is_err() {
+            return Vec::new();
+        }
+        let mut list = vec![0; count.max(0) as usize];
+        match sys::nvrtcGetSupportedArchs(list.as_mut_ptr()).result() {
+            Ok(()) => list.into_iter().map(|a| a as u32).collect(),
+            Err(_) => Vec::new(),
+        }
+    }
+}
+
+/// What to compile for where these architectures are known, and whether it is an older one than the card's.
+fn target(capability: u32, known: &[u32]) -> (u32, bool) {
+    match known.iter().copied().filter(|&a| a <= capability).max() {
+        Some(a) => (a, a != capability),
+        None => (capability, false),
     }
 }
 
@@ -200,4 +237,28 @@ fn keep(path: &std::path::Path, image: &[u8]) -> std::io::Result<()> {
     let temporary = path.with_extension(format!("tmp-{}", std::process::id()));
     std::fs::write(&temporary, [blake3::hash(image).as_bytes().as_slice(), image].concat())?;
     std::fs::rename(&temporary, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cards_that_nvrtc_does_not_know_get_the_newest_that_it_knows() {
+        let known_to_it = [75, 80, 86, 89, 90, 100, 120];
+        assert_eq!(target(90, &known_to_it), (90, false));
+        assert_eq!(target(110, &known_to_it), (100, true));
+        assert_eq!(target(130, &known_to_it), (120, true));
+        // An architecture that was dropped, and an NVRTC that does not say: it is asked for what the card is.
+        assert_eq!(target(70, &known_to_it), (70, false));
+        assert_eq!(target(80, &[]), (80, false));
+        // The name has the letter of what only Hopper has for Hopper alone.
+        let name = |target, older| {
+            Compiler { target, older, version: (13, 0), ptx: false, cache: None }.architecture()
+        };
+        assert_eq!(
+            [name(90, false), name(90, true), name(120, false), name(120, true)],
+            ["sm_90a", "compute_90", "sm_120", "compute_120"]
+        );
+    }
 }

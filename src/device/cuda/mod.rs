@@ -250,6 +250,20 @@ impl Cuda {
                 ))
                 .hint("update the driver, or install the older NVRTC: pip install nvidia-cuda-nvrtc-cu12"));
         }
+        if compiler.older {
+            static SAID: std::sync::Once = std::sync::Once::new();
+            SAID.call_once(|| {
+                eprintln!(
+                    "note: NVRTC {}.{} does not know compute capability {}.{}: kernels are compiled for {}.{}, and by the driver for the card; a newer NVRTC does better",
+                    compiler.version.0,
+                    compiler.version.1,
+                    capability / 10,
+                    capability % 10,
+                    compiler.target() / 10,
+                    compiler.target() % 10,
+                );
+            });
+        }
         let sms = ask(A::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?.max(1) as u32;
         let shared_limit =
             ask(A::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?.max(48 << 10) as usize;
@@ -349,6 +363,10 @@ impl Cuda {
         self.inspected.as_ref().map(|all| lock(all).clone()).unwrap_or_default()
     }
 
+    /// Whether the driver's events tell times.
+    pub fn timestamps(&self) -> bool {
+        self.inner.timestamps
+    }
     /// What was done so far.
     pub fn stats(&self) -> CudaStats {
         lock(&self.inner.state).stats

@@ -17,6 +17,8 @@ pub struct Abilities {
     pub timestamps: bool,
     /// Rows, columns and depth of the cooperative matrices (f16 in, f32 out) that products are built from, if it has them.
     pub coop: Option<u32>,
+    /// The driver's name and version, as it tells them.
+    pub driver: String,
     /// Whether it is a software driver.
     pub software: bool,
     /// Bytes that one binding of a buffer may span.
@@ -61,6 +63,7 @@ fn abilities(adapter: &wgpu::Adapter) -> Abilities {
     Abilities {
         subgroup: (features.contains(Features::SUBGROUP) && one_size).then_some(info.subgroup_max_size),
         coop: coop(adapter).filter(|_| one_size),
+        driver: format!("{} {}", info.driver, info.driver_info).trim().to_owned(),
         timestamps: features.contains(Features::TIMESTAMP_QUERY),
         software: info.device_type == wgpu::DeviceType::Cpu,
         binding_bytes: limits.max_storage_buffer_binding_size,

@@ -21,13 +21,13 @@ impl On<Cpu> for Attention {
 }
 
 /// One head of one sequence.
-struct Part<'a, T> {
-    tokens: Range<usize>,
-    head: usize,
+pub(in crate::ops) struct Part<'a, T> {
+    pub tokens: Range<usize>,
+    pub head: usize,
     /// What this part computes, contiguous: (planes, length, head_dim).
-    out: &'a mut [T],
+    pub out: &'a mut [T],
     /// Its run of lse; empty in the backward pass.
-    lse: &'a mut [T],
+    pub lse: &'a mut [T],
 }
 
 /// Elements of the largest block of scores that a task holds at once.
@@ -35,8 +35,14 @@ fn block_of(seqs: &[Range<usize>]) -> usize {
     seqs.iter().map(|s| QUERIES.min(s.len()) * s.len()).max().unwrap_or(0)
 }
 
+/// The keys that queries of a sequence of `len` tokens may see, and those that one of them does.
+fn keys(window: Option<usize>, queries: Range<usize>, len: usize) -> Range<usize> {
+    let w = window.unwrap_or(len);
+    queries.start.saturating_sub(w)..queries.end.saturating_add(w).min(len)
+}
+
 /// Cuts the outputs into the parts that tasks compute, sequence by sequence, head by head.
-fn parts<'a, T>(
+pub(in crate::ops) fn parts<'a, T>(
     seqs: &[Range<usize>],
     heads: usize,
     width: usize,
@@ -57,7 +63,7 @@ fn parts<'a, T>(
 
 /// Runs `copy(row, column, piece)` for the rows of `to` (tokens, planes heads d), where `piece` is the run of `from`
 /// that belongs there; `from` is laid out (sequence, head, plane, token, d).
-fn gather<T: Real>(
+pub(in crate::ops) fn gather<T: Real>(
     cpu: &Cpu,
     seqs: &[Range<usize>],
     [heads, planes, d]: [usize; 3],
@@ -111,34 +117,46 @@ fn forward<T: Real>(op: &Attention, cpu: &Cpu, io: Forward) -> Result<()> {
         };
         for q0 in (0..len).step_by(QUERIES) {
             let rows = QUERIES.min(len - q0);
-            let mut p = blocks.mine::<T>(0, rows * len)?;
+            let block = keys(op.window, q0..q0 + rows, len);
+            let (k0, n) = (block.start, block.len());
+            let mut p = blocks.mine::<T>(0, rows * n)?;
             product_serial(
                 cpu,
-                [rows, len, d],
+                [rows, n, d],
                 at(0, q0),
-                at(1, 0).t(),
-                Out { data: &mut p, row: len, add: false },
+                at(1, k0).t(),
+                Out { data: &mut p, row: n, add: false },
             )?;
             vectorise!({
-                for (r, p) in p.chunks_exact_mut(len).enumerate() {
+                for (r, p) in p.chunks_exact_mut(n).enumerate() {
+                    let seen = keys(op.window, q0 + r..q0 + r + 1, len);
+                    let (before, rest) = p.split_at_mut(seen.start - k0);
+                    let (p, after) = rest.split_at_mut(seen.len());
+                    before.fill(T::ZERO);
+                    after.fill(T::ZERO);
                     let max = p.iter().fold(T::of(f64::NEG_INFINITY), |m, &s| s.larger(m)) * scale;
                     p.iter_mut().for_each(|p| *p = p.mul_add(scale, -max).exp());
-                    let sum = sum_lanes(len, |j| p[j]);
+                    let sum = sum_lanes(p.len(), |j| p[j]);
                     part.lse[q0 + r] = max + sum.ln();
                     let norm = T::ONE / sum;
+                    let first = seen.start;
                     match &mask {
                         Some(m) => m.row(
                             part.tokens.start + q0 + r,
                             part.head as u32,
-                            len,
-                            inlined!(|j, m| p[j] *= norm * m),
+                            seen.end,
+                            inlined!(|j: usize, m: T| {
+                                if j >= first {
+                                    p[j - first] *= norm * m;
+                                }
+                            }),
                         ),
                         None => p.iter_mut().for_each(|p| *p *= norm),
                     }
                 }
             });
             let o = Out { data: &mut part.out[q0 * d..][..rows * d], row: d, add: false };
-            product_serial(cpu, [rows, d, len], Mat::new(&p, len), at(2, 0), o)?;
+            product_serial(cpu, [rows, d, n], Mat::new(&p, n), at(2, k0), o)?;
         }
         Ok(())
     };
@@ -173,27 +191,29 @@ fn backward<T: Real>(op: &Attention, cpu: &Cpu, io: Backward) -> Result<()> {
         let lse = &lse[start * op.heads + part.head * len..][..len];
         let (dq, rest) = part.out.split_at_mut(len * d);
         let (dk, dv) = rest.split_at_mut(len * d);
+        if op.window.is_some() {
+            dk.fill(T::ZERO);
+            dv.fill(T::ZERO);
+        }
         for q0 in (0..len).step_by(QUERIES) {
             let rows = QUERIES.min(len - q0);
-            let (mut p, mut ds) = (blocks.mine::<T>(0, rows * len)?, blocks.mine::<T>(block, rows * len)?);
+            let seen_by_any = keys(op.window, q0..q0 + rows, len);
+            let (k0, n) = (seen_by_any.start, seen_by_any.len());
+            let (mut p, mut ds) = (blocks.mine::<T>(0, rows * n)?, blocks.mine::<T>(block, rows * n)?);
             let from = (start + q0) * hidden + part.head * d;
             let dout = Mat { data: &dy[from..], row: hidden, col: 1 };
-            product_serial(
-                cpu,
-                [rows, len, d],
-                at(0, q0),
-                at(1, 0).t(),
-                Out { data: &mut p, row: len, add: false },
-            )?;
-            product_serial(
-                cpu,
-                [rows, len, d],
-                dout,
-                at(2, 0).t(),
-                Out { data: &mut ds, row: len, add: false },
-            )?;
+            let scores = |data| Out { data, row: n, add: false };
+            product_serial(cpu, [rows, n, d], at(0, q0), at(1, k0).t(), scores(&mut p))?;
+            product_serial(cpu, [rows, n, d], dout, at(2, k0).t(), scores(&mut ds))?;
             vectorise!({
-                for (r, (p, ds)) in p.chunks_exact_mut(len).zip(ds.chunks_exact_mut(len)).enumerate() {
+                for (r, (p, ds)) in p.chunks_exact_mut(n).zip(ds.chunks_exact_mut(n)).enumerate() {
+                    let seen = keys(op.window, q0 + r..q0 + r + 1, len);
+                    let (first, inner) = (seen.start, seen.start - k0..seen.end - k0);
+                    for v in [&mut *p, &mut *ds] {
+                        v[..inner.start].fill(T::ZERO);
+                        v[inner.end..].fill(T::ZERO);
+                    }
+                    let (p, ds) = (&mut p[inner.clone()], &mut ds[inner]);
                     let row = from + r * hidden;
                     let (o, dy) = (&o[row..][..d], &dy[row..][..d]);
                     let delta = sum_lanes(d, |c| o[c] * dy[c]);
@@ -204,16 +224,28 @@ fn backward<T: Real>(op: &Attention, cpu: &Cpu, io: Backward) -> Result<()> {
                         p[j] *= m;
                     });
                     match &mask {
-                        Some(m) => m.row(start + q0 + r, part.head as u32, len, put),
-                        None => (0..len).for_each(|j| put(j, T::ONE)),
+                        Some(m) => m.row(
+                            start + q0 + r,
+                            part.head as u32,
+                            seen.end,
+                            inlined!(|j: usize, m: T| {
+                                if j >= first {
+                                    put(j - first, m);
+                                }
+                            }),
+                        ),
+                        None => (0..seen.len()).for_each(|j| put(j, T::ONE)),
                     }
                 }
             });
-            let (p, ds) = (Mat::new(&p, len), Mat::new(&ds, len));
+            let (p, ds) = (Mat::new(&p, n), Mat::new(&ds, n));
             let put = |data, add| Out { data, row: d, add };
-            product_serial(cpu, [rows, d, len], ds, at(1, 0), put(&mut dq[q0 * d..][..rows * d], false))?;
-            product_serial(cpu, [len, d, rows], ds.t(), at(0, q0), put(dk, q0 > 0))?;
-            product_serial(cpu, [len, d, rows], p.t(), dout, put(dv, q0 > 0))?;
+            // Blocks of queries see the same keys, with a window some of them.
+            let add = q0 > 0 || op.window.is_some();
+            let (dk, dv) = (&mut dk[k0 * d..][..n * d], &mut dv[k0 * d..][..n * d]);
+            product_serial(cpu, [rows, d, n], ds, at(1, k0), put(&mut dq[q0 * d..][..rows * d], false))?;
+            product_serial(cpu, [n, d, rows], ds.t(), at(0, q0), put(dk, add))?;
+            product_serial(cpu, [n, d, rows], p.t(), dout, put(dv, add))?;
         }
         Ok(())
     };

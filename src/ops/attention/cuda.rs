@@ -1,6 +1,6 @@
 //! The launches of kernels/attention*.cu.
 
-use super::tiles::{Ask, Choice, PLAIN_THREADS, Tiles, choose, plain};
+use super::tiles::{Ask, Choice, PLAIN_THREADS, Tiles, choose, plain, shared_blocks};
 use super::{Attention, Dropout};
 use crate::device::{Const, Cuda, Gpu, Launch, Tensor};
 use crate::error::{Error, Result};
@@ -24,8 +24,10 @@ pub(in crate::ops) const PLAIN: &str = concat!(
     include_str!("../../../kernels/attention.plain.cu")
 );
 
-/// The widest head that the kernels have registers for.
+/// The widest head that the kernels on tensor cores have registers for.
 const WIDEST: usize = 128;
+/// The widest in f32, if shared memory has room.
+const WIDEST_PLAIN: usize = 256;
 
 /// One pass of the op: what all its launches have in common.
 struct Run<'a> {
@@ -43,15 +45,26 @@ impl<'a> Run<'a> {
     fn new(op: &'a Attention, device: &'a Cuda, buffers: &'a [&'a Tensor], add: bool) -> Result<Run<'a>> {
         let (tokens, cols) = buffers[0].spec.rows_cols();
         let dim = cols / 3 / op.heads;
-        if dim > WIDEST {
-            return Err(Error::device("attention on CUDA has no kernel for heads as wide as these")
-                .expected(format!("head_dim of at most {WIDEST}"))
-                .found(format!("{dim}")));
+        let f32 = buffers[0].spec.dtype == DType::F32;
+        let widest = if f32
+            && plain(device.shared_limit(), WIDEST_PLAIN).iter().all(|p| p.1 <= device.shared_limit())
+        {
+            WIDEST_PLAIN
+        } else {
+            WIDEST
+        };
+        if dim > widest {
+            let wider = "up to 256 wide they are computed in precision = \"f32\", by Ampere and later";
+            let e = Error::device("attention on CUDA has no kernel for heads as wide as these")
+                .expected(format!("head_dim of at most {widest}"))
+                .found(format!("{dim}"));
+            return Err(if f32 || dim > WIDEST_PLAIN { e } else { e.hint(wider) });
         }
         Ok(Run { op, device, buffers, add, tokens, seqs: buffers[1].spec.len() - 1, dim })
     }
+    /// Whether the kernels in f32 arithmetic take it: the others know neither f32 nor windows.
     fn flat(&self) -> bool {
-        self.buffers[0].spec.dtype == DType::F32
+        self.buffers[0].spec.dtype == DType::F32 || self.op.window.is_some()
     }
     fn choice(&self) -> Choice {
         choose(&Ask {
@@ -62,28 +75,27 @@ impl<'a> Run<'a> {
             dim: self.dim,
         })
     }
-    /// Queues a kernel whose blocks own so many tokens of a sequence; 0 for a whole one.
+    /// Queues a kernel of so many blocks a head.
     fn launch(
         &self,
         (source, entry): (&'static str, &'static str),
         consts: &[(&'static str, u32)],
-        own: usize,
+        blocks: usize,
         [threads, shared_bytes]: [u32; 2],
         buffers: &[&Tensor],
     ) -> Result<()> {
         let [a, b, c, d] = Dropout::words(self.op.dropout);
         let sizes = [self.tokens, self.op.heads, self.seqs].map(|v| v as u32);
         let params = [a, b, c, d, sizes[0], sizes[1], sizes[2], self.op.scale.to_bits(), self.add as u32];
-        let blocks = if own == 0 { self.seqs } else { self.tokens.div_ceil(own) + self.seqs };
         let dropped = self.op.dropout.is_some_and(|d| d.active());
         let mut all = vec![("D", Const::U32(self.dim as u32)), ("DROPOUT", Const::U32(dropped as u32))];
         all.extend(consts.iter().map(|&(name, v)| (name, Const::U32(v))));
-        if !self.flat() {
-            all.push(("T", Const::Type(self.buffers[0].spec.dtype)));
-            // Only the backward pass has a gradient.
-            if let Some(g) = self.buffers.get(6) {
-                all.push(("G", Const::Type(g.spec.dtype)));
-            }
+        // Only the backward pass has a gradient.
+        let t = self.buffers[0].spec.dtype;
+        let g = self.buffers.get(6).map(|g| g.spec.dtype);
+        all.push(("T", Const::Type(t)));
+        if g.is_some() || source == PLAIN {
+            all.push(("G", Const::Type(g.unwrap_or(t))));
         }
         self.device.launch(Launch {
             source,
@@ -97,6 +109,10 @@ impl<'a> Run<'a> {
             params: bytemuck::cast_slice(&params),
         })
     }
+    /// Tiles of so many tokens of the sequences that are longer than `over`, at most.
+    fn tiles_of(&self, own: usize, over: usize) -> usize {
+        self.tokens.div_ceil(own) + self.seqs.min(self.tokens / (over + 1))
+    }
     /// A kernel on tensor cores; `which` of the tiles' two sizes of shared memory it takes.
     fn tiled(
         &self,
@@ -106,20 +122,26 @@ impl<'a> Run<'a> {
         which: usize,
         buffers: &[&Tensor],
     ) -> Result<()> {
-        let own = if pass == WHOLE { 0 } else { t.threads as usize / 2 };
-        let mut consts = vec![("TILE", t.tile), ("BLOCKS", t.blocks), ("PASS", pass)];
+        let (own, whole) = (t.threads as usize / 2, pass == WHOLE);
+        let blocks = match (t.share, whole) {
+            (true, _) => shared_blocks(self.tokens, self.seqs, own, whole),
+            (_, true) => self.seqs,
+            _ => self.tiles_of(own, t.limit as usize),
+        };
+        let share = ("SHARE", t.share as u32);
+        let mut consts = vec![("TILE", t.tile), ("BLOCKS", t.blocks), share, ("PASS", pass)];
         if pass != 0 {
             consts.extend([("STAGES", t.stages), ("LIMIT", t.limit)]);
         }
         let source = if pass == 0 { FORWARD } else { BACKWARD };
-        self.launch((source, entry), &consts, own, [t.threads, t.shared[which] as u32], buffers)
+        self.launch((source, entry), &consts, blocks, [t.threads, t.shared[which] as u32], buffers)
     }
     /// A kernel in f32.
     fn plain(&self, pass: u32, entry: &'static str, buffers: &[&Tensor]) -> Result<()> {
         let (each, shared) = plain(self.device.shared_limit(), self.dim)[pass as usize];
         let own = (PLAIN_THREADS / 32 * each) as usize;
-        let consts = [("EACH", each), ("BLOCKS", 1), ("PASS", pass)];
-        self.launch((PLAIN, entry), &consts, own, [PLAIN_THREADS, shared as u32], buffers)
+        let consts = [("EACH", each), ("BLOCKS", 1), ("PASS", pass), ("WINDOW", self.op.reach())];
+        self.launch((PLAIN, entry), &consts, self.tiles_of(own, 0), [PLAIN_THREADS, shared as u32], buffers)
     }
 }
 

@@ -3,12 +3,13 @@
 //! qkv (tokens, 3 heads head_dim): a token's queries of all heads, then its keys, then its values; cu_seqlens u32
 //! (sequences + 1): where each sequence begins in the packed batch; key u32 (5) if there is dropout
 //! -> o (tokens, heads head_dim). Scaled dot-product attention (Vaswani et al. 2017, eq. 1). Sequences stand end to
-//! end: there is no padding and no mask.
+//! end: there is no padding and no mask. With a window a query sees only keys at most so many tokens away, on both sides
+//! (Beltagy et al. 2020, section 3.1), and the work is linear in the length.
 //!
 //! Saves lse = log sum exp(scale q k^T), (heads tokens) with each sequence's heads together; the backward pass computes
 //! the probabilities again (Dao et al. 2022, alg. 4), a block of queries at a time, so memory is linear in the length.
 
-mod cpu;
+pub(super) mod cpu;
 mod cuda;
 mod tiles;
 mod wgpu;
@@ -19,6 +20,7 @@ use crate::device::Caps;
 use crate::error::Result;
 use crate::shape::{DType, Spec};
 pub(super) use cuda::{BACKWARD, PLAIN};
+pub(super) use tiles::{PLAIN_THREADS, plain as plain_tiles};
 pub(super) use wgpu::SHADER;
 
 /// The op; see the module.
@@ -30,6 +32,15 @@ pub struct Attention {
     pub scale: f32,
     /// Dropout on the probabilities.
     pub dropout: Option<Dropout>,
+    /// The farthest key that a query sees, in tokens; `None`: all.
+    pub window: Option<usize>,
+}
+
+impl Attention {
+    /// The kernels' WINDOW: keys nearer than this are seen; 0: all.
+    fn reach(&self) -> u32 {
+        self.window.map_or(0, |w| w.min(1 << 30) as u32 + 1)
+    }
 }
 
 impl Op for Attention {
@@ -49,7 +60,8 @@ impl Op for Attention {
         let y = Spec::new(dtype, &[tokens, cols / 3]);
         // Lengths are not known here: counted as if all sequences were equally long.
         let len = tokens as f64 / (bounds.len() - 1).max(1) as f64;
-        let flops = 4.0 * tokens as f64 * len * (cols / 3) as f64;
+        let seen = self.window.map_or(len, |w| len.min(2.0 * w as f64 + 1.0));
+        let flops = 4.0 * tokens as f64 * seen * (cols / 3) as f64;
         let lse = Spec::new(accumulator(dtype), &[self.heads, tokens]);
         // The CPU computes head by head and puts the heads in order afterwards; a GPU keeps rowsum(do o).
         let scratch = if caps.gpu {
@@ -57,22 +69,38 @@ impl Op for Attention {
         } else {
             [tokens * cols / 3, tokens * cols].map(|elements| elements * dtype.size())
         };
-        Ok(Plan::new(x, vec![y], vec![lse], [flops, 2.5 * flops]).with_scratch(scratch))
+        let mut plan = Plan::new(x, vec![y.clone()], vec![lse], [flops, 2.5 * flops]);
+        // Backward reads o beside its gradient.
+        plan.cost.backward_bytes += y.bytes() as f64;
+        Ok(plan.with_scratch(scratch))
     }
 }
 
 /// Cases chosen to hurt: one token, an empty sequence at each place, lengths at and around a block of queries.
 pub fn cases() -> Vec<Case> {
-    let case = |label, heads: usize, d: usize, bounds: &[u32], p: f32| {
+    let seen = |label, window, heads: usize, d: usize, bounds: &[u32], p: f32| {
         let dropout = (p > 0.0).then_some(Dropout { p, site: 3, rows: Rows::Tokens });
         let tokens = bounds.last().copied().unwrap_or(0) as usize;
         let mut inputs = vec![Input::real(&[tokens, 3 * heads * d]), Input::ints(bounds)];
         if dropout.is_some() {
             inputs.push(Input::key());
         }
-        Case::new(label, Attention { heads, scale: 1.0 / (d as f32).sqrt(), dropout }, inputs)
+        Case::new(label, Attention { heads, scale: 1.0 / (d as f32).sqrt(), dropout, window }, inputs)
+    };
+    let case = |label, heads, d, bounds: &[u32], p| seen(label, None, heads, d, bounds, p);
+    let bounds = |lengths: &[u32]| -> Vec<u32> {
+        let mut at = 0;
+        std::iter::once(0)
+            .chain(lengths.iter().map(|n| {
+                at += n;
+                at
+            }))
+            .collect()
     };
     let sweep: Vec<u32> = (0..=16).map(|n: u32| n * (n + 1) / 2).collect();
+    // Of each kind of block several, some not full, and the last tile of a long one: 150 sequences, empty ones among them.
+    let mixed = [16, 1, 33, 17, 0, 32, 8, 15, 31, 64, 2, 65, 0, 16, 9, 18, 1, 30, 40, 7].repeat(7);
+    let mixed = bounds(&[&mixed[..], &[3, 17, 1, 0, 70, 16, 32, 2, 5, 29]].concat());
     vec![
         case("one token", 1, 4, &[0, 1], 0.0),
         case("two sequences, dropout", 2, 8, &[0, 5, 9], 0.3),
@@ -84,5 +112,22 @@ pub fn cases() -> Vec<Case> {
         case("heads of 32, tiles and their neighbours", 1, 32, &[0, 63, 127], 0.0),
         case("heads of 64, a token more than a tile, dropout", 1, 64, &[0, 65], 0.1),
         case("heads of 32, tiles of one sequence, dropout", 1, 32, &[0, 130], 0.1),
+        seen("a window of one token", Some(0), 1, 4, &[0, 3, 70], 0.0),
+        seen("a window, lengths around it, dropout", Some(4), 2, 8, &[0, 1, 1, 5, 10, 27], 0.3),
+        seen("a window over several blocks", Some(9), 1, 3, &[0, 63, 190], 0.0),
+        seen("a window in heads of 32, dropout", Some(17), 1, 32, &[0, 130, 140], 0.1),
+        seen("a window in heads of 64", Some(40), 2, 64, &[0, 5, 100], 0.0),
+        seen("a window wider than any sequence, dropout", Some(1000), 1, 6, &[0, 20, 33], 0.2),
+        case("heads of 32, many short sequences, dropout", 2, 32, &bounds(&[16, 16, 16, 16, 12, 16, 3]), 0.1),
+        case(
+            "heads of 64, short sequences at the ends of tiles, dropout",
+            1,
+            64,
+            &bounds(&[16, 17, 1, 32, 33, 15]),
+            0.2,
+        ),
+        case("heads of 128, one token and two warps", 1, 128, &bounds(&[1, 20, 1, 32]), 0.0),
+        case("sequences of one token", 2, 8, &bounds(&[1; 9]), 0.1),
+        case("short and long sequences mixed", 1, 4, &mixed, 0.1),
     ]
 }

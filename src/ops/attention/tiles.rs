@@ -29,6 +29,8 @@ pub(super) struct Tiles {
     pub blocks: u32,
     /// Length up to which one block does the backward pass of a sequence.
     pub limit: u32,
+    /// Whether short sequences share blocks.
+    pub share: bool,
     /// Bytes of shared memory; of the backward pass of tiles, that for the keys and that for the queries.
     pub shared: [usize; 2],
 }
@@ -54,7 +56,8 @@ impl Tiles {
         self.threads as usize / 2
     }
     fn forward(mut self, dim: usize) -> Tiles {
-        self.shared = [2 * (self.own() + 2 * self.tile as usize) * row(dim); 2];
+        let keys = if self.share { self.own() } else { 0 }.max(self.tile as usize);
+        self.shared = [2 * (self.own() + 2 * keys) * row(dim); 2];
         self
     }
     fn tiles(mut self, dim: usize) -> Tiles {
@@ -66,7 +69,8 @@ impl Tiles {
     /// For sequences of at most `limit` tokens.
     fn whole(mut self, dim: usize, limit: usize) -> Tiles {
         let (own, tile) = (self.own(), self.tile as usize);
-        let halves = (2 * own + 2 * self.stages as usize * tile) * row(dim) + own * (tile + 8);
+        let queries = if self.share { own } else { 0 }.max(self.stages as usize * tile);
+        let halves = 2 * (own + queries) * row(dim) + own * (tile + 8);
         let held = limit.next_multiple_of(tile);
         let dq = if limit > own { held * dim.next_multiple_of(16) } else { 0 };
         self.limit = limit as u32;
@@ -79,7 +83,32 @@ impl Tiles {
 const LONGEST: usize = 512;
 
 fn of([threads, tile, stages, blocks]: [u32; 4]) -> Tiles {
-    Tiles { threads, tile, stages, blocks, limit: 0, shared: [0; 2] }
+    Tiles { threads, tile, stages, blocks, limit: 0, share: false, shared: [0; 2] }
+}
+
+/// Mean length up to which blocks are shared, where they have room for it. The result does not depend on it.
+const SHARED_UP_TO: usize = 64;
+
+/// These tiles with shared blocks, if sequences are short and it fits.
+fn share(t: Tiles, ask: &Ask, mean: usize, size: impl Fn(Tiles) -> Tiles) -> Tiles {
+    let shared = size(Tiles { share: true, ..t });
+    if mean <= SHARED_UP_TO && shared.shared[0] <= ask.shared { shared } else { t }
+}
+
+/// Blocks that are enough for whatever lengths so many tokens and sequences have, where blocks are shared: kernels/attention
+/// .common.cu, `place_shared`. `whole` if a long sequence has one block, else it has one for each `own` tokens.
+pub(super) fn shared_blocks(tokens: usize, seqs: usize, own: usize, whole: bool) -> usize {
+    let (warps, some) = (own / 16, seqs.min(tokens));
+    let alone = if whole { seqs } else { tokens.div_ceil(own) + seqs };
+    // In warps: a sequence has one, and at most so many more for each token that it has more than one: as a second warp begins
+    // at 17 tokens, a whole block at 33, and a second one a token after the first is full.
+    let [more, per] = [[1, 16], [warps - 1, 32], [if whole { 0 } else { 2 * warps - 1 }, own.max(32)]]
+        .into_iter()
+        .max_by(|a, b| (a[0] * b[1]).cmp(&(b[0] * a[1])))
+        .unwrap_or([1, 1]);
+    // Of each 128 sequences, two blocks may not be full.
+    let shared = (some + ((tokens - some) * more).div_ceil(per)).div_ceil(warps) + 2 * seqs.div_ceil(128);
+    shared.min(alone)
 }
 
 fn forward(ask: &Ask, mean: usize) -> Tiles {
@@ -93,7 +122,8 @@ fn forward(ask: &Ask, mean: usize) -> Tiles {
         (true, false) => &[[128, 64, 1, if narrow { 4 } else { most }], [64, 32, 1, 4]],
         (false, _) => &[[128, 32, 1, 2], [64, 32, 1, 2]],
     };
-    first(list, ask, |t| t.forward(ask.dim)).unwrap_or(of([64, 32, 1, 2]).forward(ask.dim))
+    let t = first(list, ask, |t| t.forward(ask.dim)).unwrap_or(of([64, 32, 1, 2]).forward(ask.dim));
+    share(t, ask, mean, |t| t.forward(ask.dim))
 }
 
 /// The first that fits.
@@ -111,6 +141,12 @@ fn whole(ask: &Ask, mean: usize) -> Option<Tiles> {
         (false, false) => &[[128, 32, 1, 1]],
     };
     let t = first(list, ask, |t| t.whole(ask.dim, t.own()))?;
+    // The machine code for Turing would spill where it has both ways for the widest heads.
+    let t = if ask.capability < 80 && ask.dim > 112 {
+        t
+    } else {
+        share(t, ask, mean, |t| t.whole(ask.dim, t.own()))
+    };
     // Two of the smaller blocks should fit a multiprocessor, which has a little more than a block may have.
     let room = if t.blocks > 1 { (ask.shared - 1024) / 2 } else { ask.shared };
     // Few sequences leave multiprocessors idle, where tiles of long ones do not.
@@ -144,7 +180,7 @@ pub(super) fn choose(ask: &Ask) -> Choice {
 }
 
 /// Rows of a warp and bytes of shared memory, of the forward and the backward pass in f32.
-pub(super) fn plain(shared: usize, dim: usize) -> [(u32, usize); 2] {
+pub(in crate::ops) fn plain(shared: usize, dim: usize) -> [(u32, usize); 2] {
     let (line, probs) = (dim.next_multiple_of(32) + 4, 36);
     let size = |own: usize| [(own + 64) * line + own * probs, (2 * own + 64) * line + 2 * own * probs];
     // Sixteen accumulators a lane and pass are enough.
@@ -156,7 +192,7 @@ pub(super) fn plain(shared: usize, dim: usize) -> [(u32, usize); 2] {
 }
 
 /// Threads of a block in f32.
-pub(super) const PLAIN_THREADS: u32 = 128;
+pub(in crate::ops) const PLAIN_THREADS: u32 = 128;
 
 #[cfg(test)]
 mod tests {
@@ -185,10 +221,50 @@ mod tests {
                         "{ask:?}: {c:?}"
                     );
                     assert!(c.whole.is_none_or(|w| w.limit as usize >= w.own()), "{ask:?}: {c:?}");
+                    assert!(c.whole.is_none_or(|w| !w.share || w.limit >= 32), "{ask:?}: {c:?}");
                     assert!(plain(shared, dim).iter().all(|p| p.1 <= shared), "{ask:?}");
                 }
             }
         }
+    }
+
+    /// As the kernel counts, for lengths that need most.
+    #[test]
+    fn shared_blocks_are_enough() {
+        let mut rng = crate::rng::Stream::new(5, "lengths", 0);
+        for own in [32, 64] {
+            let warps = own / 16;
+            for whole in [false, true] {
+                let needed = |lengths: &[usize]| -> usize {
+                    let of = |part: &[usize]| {
+                        let count = |from, to| part.iter().filter(|&&n| n > from && n <= to).count();
+                        let long = part.iter().filter(|&&n| n > 32);
+                        let long: usize = long.map(|n| if whole { 1 } else { n.div_ceil(own) }).sum();
+                        count(0, 16).div_ceil(warps) + count(16, 32).div_ceil(warps / 2) + long
+                    };
+                    lengths.chunks(128).map(of).sum()
+                };
+                let check = |lengths: &[usize]| {
+                    let (tokens, seqs) = (lengths.iter().sum(), lengths.len());
+                    let blocks = shared_blocks(tokens, seqs, own, whole);
+                    assert!(needed(lengths) <= blocks, "{own} {whole} {lengths:?}: {blocks}");
+                };
+                for n in 0..300 {
+                    check(&vec![n; n % 7]);
+                    check(&vec![n % 70; n]);
+                }
+                let worst = [0, 1, 16, 17, 32, 33, 64, 65, 97, 129];
+                for _ in 0..2000 {
+                    let some = 1 + rng.below(worst.len() as u32) as usize;
+                    let n = rng.below(300) as usize;
+                    let lengths: Vec<usize> =
+                        (0..n).map(|_| worst[rng.below(some as u32) as usize]).collect();
+                    check(&lengths);
+                }
+            }
+        }
+        // Sixty-four sequences of sixteen tokens are sixteen blocks; the worst of equal sizes takes no more than there were.
+        assert!(shared_blocks(1024, 64, 64, false) <= 46 && shared_blocks(1024, 64, 64, true) <= 42);
     }
 
     #[test]

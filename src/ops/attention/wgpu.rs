@@ -13,7 +13,9 @@ impl Attention {
         let (tokens, cols) = buffers[0].spec.rows_cols();
         let [a, b, c, d] = Dropout::words(self.dropout);
         let seqs = buffers[1].spec.len() as u32 - 1;
-        let params = [a, b, c, d, tokens as u32, self.heads as u32, seqs, self.scale.to_bits(), add as u32];
+        let sizes = [tokens as u32, self.heads as u32, seqs];
+        let scale = self.scale.to_bits();
+        let params = [a, b, c, d, sizes[0], sizes[1], sizes[2], scale, add as u32, self.reach()];
         // A multiple of eight, the mask's block; a sequence's last group may be partly idle, so not too many.
         let threads = if device.tiles() == Tiles::Rows { 8 } else { 32 };
         let blocks = tokens.div_ceil(threads) + seqs as usize;

@@ -10,7 +10,7 @@ use rayon::prelude::*;
 impl Activation {
     /// y = act(z), element by element. The choice is made outside of the loop, so that each loop is one vector loop.
     #[inline(always)]
-    fn apply<T: Real>(self, y: &mut [T], z: impl Fn(T, usize) -> T) {
+    pub(in crate::ops) fn apply<T: Real>(self, y: &mut [T], z: impl Fn(T, usize) -> T) {
         #[inline(always)]
         fn each<T: Real>(y: &mut [T], f: impl Fn(T, usize) -> T) {
             for (i, y) in y.iter_mut().enumerate() {
@@ -34,7 +34,7 @@ impl Activation {
     }
     /// dz = dy act'(z), from z or from y = act(z), whichever was kept.
     #[inline(always)]
-    fn slope<T: Real>(self, dz: &mut [T], dy: &[T], kept: &[T]) {
+    pub(in crate::ops) fn slope<T: Real>(self, dz: &mut [T], dy: &[T], kept: &[T]) {
         #[inline(always)]
         fn each<T: Real>(dz: &mut [T], dy: &[T], kept: &[T], f: impl Fn(T) -> T) {
             for ((dz, &dy), &k) in dz.iter_mut().zip(dy).zip(kept) {

@@ -35,11 +35,11 @@ pub enum Activation {
 
 impl Activation {
     /// Whether the derivative needs the product itself, not just the result.
-    fn needs_input(self) -> bool {
+    pub(super) fn needs_input(self) -> bool {
         matches!(self, Activation::GeluErf | Activation::GeluTanh)
     }
     /// The constant ACT of the kernels.
-    fn code(self) -> u32 {
+    pub(super) fn code(self) -> u32 {
         match self {
             Activation::None => 0,
             Activation::GeluErf => 1,
@@ -78,7 +78,13 @@ impl Op for Linear {
         let operand = if caps.packs && !caps.gpu { k * n.max(rows) } else { 0 };
         let parts = if caps.gpu { rows.div_ceil(TILE) * n } else { 0 };
         let scratch = [packed, dz + operand + parts].map(|elements| elements * dtype.size());
-        Ok(Plan::new(x, vec![y], saved, [flops, 2.0 * flops]).with_scratch(scratch))
+        let mut plan = Plan::new(x, vec![y.clone()], saved, [flops, 2.0 * flops]);
+        if matches!(self.act, Activation::Relu | Activation::Tanh) {
+            // Their derivatives read y beside its gradient.
+            plan.cost.backward_bytes += y.bytes() as f64;
+        }
+        plan.cost.backward_bytes -= b.iter().map(|b| b.bytes()).sum::<usize>() as f64;
+        Ok(plan.with_scratch(scratch))
     }
 }
 

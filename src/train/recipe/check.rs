@@ -1,6 +1,6 @@
 //! What is resolved from other keys, and what two keys cannot say together.
 
-use super::field::{Field, Task, expanded};
+use super::field::{Attention, Field, Likeness, Task, expanded};
 use super::source::Origin;
 use super::table::{Item, Reader, Section};
 use super::{ClassWeights, Optim, Recipe};
@@ -15,8 +15,18 @@ pub(super) fn resolve(recipe: &mut Recipe, reader: &mut Reader<'_>, path: &Path)
     if reader.given("output").is_none() {
         recipe.output = Path::new("runs").join(path.file_stem().unwrap_or("run".as_ref()));
     }
-    if reader.given("train.best_metric").is_none() && recipe.task == Task::Regress {
-        recipe.train.best_metric = "mse".to_owned();
+    if reader.given("train.best_metric").is_none() {
+        recipe.train.best_metric = match recipe.task {
+            Task::Classify => "accuracy",
+            Task::Multilabel => "f1_micro",
+            Task::Regress => "mse",
+            Task::Tag | Task::Answer => "f1",
+            Task::Similar if recipe.similar.loss == Likeness::Contrastive => "mrr",
+            Task::Similar => "spearman",
+            Task::Mask | Task::Next => "perplexity",
+            Task::Multi => "mean",
+        }
+        .to_owned();
     }
     if reader.given("train.load_best").is_none() {
         recipe.train.load_best = recipe.data.validates();
@@ -30,6 +40,16 @@ pub(super) fn resolve(recipe: &mut Recipe, reader: &mut Reader<'_>, path: &Path)
             match whole(base, at, file) {
                 Some(path) => *file = path,
                 None => reader.complain(&[key], "a path that is not UTF-8", |e| e.hint("rename the folder")),
+            }
+        }
+    }
+    if let Some(at) = reader.given("multi.recipes").cloned() {
+        for file in &mut recipe.multi.recipes {
+            match whole(base, &at, Path::new(&*file)).and_then(|p| p.to_str().map(str::to_owned)) {
+                Some(path) => *file = path,
+                None => {
+                    reader.complain(&["multi.recipes"], "a path that is not UTF-8", |e| e.hint("rename it"))
+                }
             }
         }
     }
@@ -81,10 +101,37 @@ pub(super) fn check(recipe: &Recipe, r: &mut Reader<'_>) {
             e.hint("it would freeze every parameter")
         });
     }
+    if recipe.model.attention != Attention::Performer && recipe.model.attention_features.is_some() {
+        let keys = ["model.attention_features", "model.attention"];
+        r.complain(&keys, "model.attention_features is for approximated attention", |e| {
+            e.hint("set attention = \"performer\", or leave it out")
+        });
+    }
     data(recipe, r);
     train(recipe, r);
     schedule(&recipe.optim, recipe.train.max_steps, r);
     loss(recipe, r);
+    multi(recipe, r);
+}
+
+fn multi(recipe: &Recipe, r: &mut Reader<'_>) {
+    let m = &recipe.multi;
+    match (recipe.task == Task::Multi, m.recipes.len()) {
+        (true, 0..2) => r.complain(&["multi.recipes", "task"], "several tasks need several recipes", |e| {
+            e.expected("two recipes or more in multi.recipes").found(m.recipes.len().to_string())
+        }),
+        (false, 1..) => {
+            r.complain(&["multi.recipes", "task"], "multi.recipes is for task = \"multi\"", |e| {
+                e.hint("set task = \"multi\", or leave [multi] out")
+            })
+        }
+        _ => {}
+    }
+    if !m.weights.is_empty() && m.weights.len() != m.recipes.len() {
+        r.complain(&["multi.weights", "multi.recipes"], "weights and recipes differ in number", |e| {
+            e.expected(format!("{} weights, or none", m.recipes.len())).found(m.weights.len().to_string())
+        });
+    }
 }
 
 fn data(recipe: &Recipe, r: &mut Reader<'_>) {
@@ -119,7 +166,8 @@ fn data(recipe: &Recipe, r: &mut Reader<'_>) {
             e.expected("two classes or more")
         });
     }
-    if recipe.task == Task::Regress && !d.classes.is_empty() {
+    let classes = [Task::Classify, Task::Multilabel, Task::Tag].contains(&recipe.task);
+    if !classes && !d.classes.is_empty() {
         r.complain(&["data.classes", "task"], "numbers have no classes", |e| {
             e.hint("leave out data.classes, or set task = \"classify\"")
         });
@@ -144,7 +192,8 @@ fn train(recipe: &Recipe, r: &mut Reader<'_>) {
     }
     let task = recipe.task.name();
     let known = METRICS.iter().filter(|m| m.tasks.contains(&task)).map(|m| m.name);
-    if !known.clone().any(|m| m == t.best_metric) {
+    // Of several tasks: their mean, or TASK_METRIC; which there are is known once their recipes are read.
+    if recipe.task != Task::Multi && !known.clone().any(|m| m == t.best_metric) {
         let hint = nearest(&t.best_metric, known.clone()).map(|m| format!("did you mean {m:?}?"));
         let names = known.collect::<Vec<_>>().join(", ");
         r.complain(&["train.best_metric", "task"], &format!("no metric to {task} by"), |e| {
@@ -211,7 +260,7 @@ fn schedule(o: &Optim, max_steps: Option<u64>, r: &mut Reader<'_>) {
 
 fn loss(recipe: &Recipe, r: &mut Reader<'_>) {
     let l = &recipe.loss;
-    if recipe.task == Task::Regress {
+    if ![Task::Classify, Task::Tag].contains(&recipe.task) {
         let asks = [
             ("loss.label_smoothing", l.label_smoothing > 0.0),
             ("loss.class_weights", l.class_weights.is_some()),

@@ -1,6 +1,7 @@
 //! What a recipe's value can be: how each type is read, written, described and bounded.
 
 use super::source::{Node, Value};
+use crate::data::{Scheme, TagRule};
 use crate::shape::DType;
 use crate::train::schedule::{Curve, Kind};
 use std::fmt;
@@ -264,8 +265,79 @@ choice! {
     Task {
         /// One class of several.
         Classify = "classify",
+        /// Any number of several classes.
+        Multilabel = "multilabel",
         /// A number.
         Regress = "regress",
+        /// A tag for each word: named entities, parts of speech.
+        Tag = "tag",
+        /// Where in a text the answer to a question stands.
+        Answer = "answer",
+        /// How alike two texts are, by the vectors of each.
+        Similar = "similar",
+        /// Masked language modelling.
+        Mask = "mask",
+        /// Next-sentence prediction beside masked language modelling.
+        Next = "next",
+        /// Several of these at once on one encoder.
+        Multi = "multi",
+    }
+}
+choice! {
+    /// How the tags of a file say where an entity begins and ends.
+    TagScheme {
+        /// Whichever fits, if they say that at all.
+        Auto = "auto",
+        /// `B-` only between neighbours of one type.
+        Iob1 = "iob1",
+        /// `B-` at the first word of each.
+        Iob2 = "iob2",
+        /// `S-` for one word, `E-` for the last of several.
+        Iobes = "iobes",
+        /// `U-` for one word, `L-` for the last of several.
+        Bilou = "bilou",
+        /// They do not: parts of speech.
+        None = "none",
+    }
+}
+
+impl TagScheme {
+    /// What tags must be.
+    pub fn rule(self) -> TagRule {
+        match self {
+            Self::Auto => TagRule::Auto,
+            Self::None => TagRule::Free,
+            _ => TagRule::Scheme(self.scheme()),
+        }
+    }
+    /// The scheme; IOB2 where none is named.
+    pub fn scheme(self) -> Scheme {
+        match self {
+            Self::Iob1 => Scheme::Iob1,
+            Self::Iobes => Scheme::Iobes,
+            Self::Bilou => Scheme::Bilou,
+            Self::Iob2 | Self::Auto | Self::None => Scheme::Iob2,
+        }
+    }
+}
+choice! {
+    /// What is minimised where texts are to be told alike.
+    Likeness {
+        /// The squared difference of cosine similarity and label.
+        Cosine = "cosine",
+        /// Cross-entropy of the right partner among those of all pairs in the batch.
+        Contrastive = "contrastive",
+    }
+}
+choice! {
+    /// Which of several tasks a step is of.
+    Sampling {
+        /// As often as the task has steps in its data.
+        Proportional = "proportional",
+        /// As often as the root of that, of degree `temperature`.
+        Temperature = "temperature",
+        /// One after the other.
+        RoundRobin = "round_robin",
     }
 }
 choice! {
@@ -277,6 +349,17 @@ choice! {
         Cls = "cls",
         /// The mean of all tokens'.
         Mean = "mean",
+    }
+}
+choice! {
+    /// How tokens attend to each other.
+    Attention {
+        /// As the model was trained.
+        Auto = "auto",
+        /// By the softmax of all scores.
+        Exact = "exact",
+        /// By FAVOR+, which approximates that by random features.
+        Performer = "performer",
     }
 }
 choice! {

@@ -11,7 +11,10 @@ mod field;
 mod check;
 mod source;
 
-pub use field::{ClassWeights, DeviceName, Every, OnBadRow, Pooling, Precision, Task};
+pub use field::{
+    Attention, ClassWeights, DeviceName, Every, Likeness, OnBadRow, Pooling, Precision, Sampling, TagScheme,
+    Task,
+};
 pub use table::Key;
 
 use super::schedule::{Curve, Kind, Schedule, warmup_steps};
@@ -24,7 +27,9 @@ use table::{Item, Reader, Section, item};
 section! {
     /// A training run.
     Recipe "" {
-        /// What is learnt: a class of several, or a number.
+        /// What is learnt: "classify" one class of several, "multilabel" any number of them, "regress" a number, "tag" a tag for
+        /// each word, "answer" where the answer to a question stands, "similar" vectors of texts, "mask" masked language
+        /// modelling, "next" that with next-sentence prediction, "multi" several of these at once.
         task: Task = Task::Classify, Rule::Required;
         /// Seed of everything random in the run (HF `seed`): the head's first values, the order of examples, dropout.
         seed: u64 = 42, Rule::Any;
@@ -51,6 +56,16 @@ section! {
         optim: Optim,
         /// What is minimised.
         loss: Loss,
+        /// Tags of words.
+        tag: Tag,
+        /// Answers to questions.
+        answer: Answer,
+        /// Masked language modelling.
+        mask: Mask,
+        /// Vectors of texts.
+        similar: Similar,
+        /// Several tasks on one encoder.
+        multi: Multi,
     }
 }
 
@@ -62,6 +77,13 @@ section! {
         path: String = String::new(), Rule::Required;
         /// How the tokens' vectors become one: "auto" as the model was pretrained, "cls" the first, "mean" all.
         pooling: Pooling = Pooling::Auto, Rule::Any;
+        /// How tokens attend to each other: "auto" as the model was trained, "exact", or "performer": FAVOR+, an approximation
+        /// whose time and memory grow with the length, not with its square.
+        attention: Attention = Attention::Auto, Rule::Any;
+        /// performer: random features of a head; left out: d ln d for heads of width d.
+        attention_features: Option<usize> = None, from_to(1.0, 65536.0);
+        /// performer: optimiser steps after which the random features are drawn anew; 0 never does.
+        attention_redraw: u64 = 1000, Rule::Any;
         /// Dropout of hidden states (HF `hidden_dropout_prob`); left out: the model's config.
         dropout: Option<f32> = None, from_to_below(0.0, 1.0);
         /// Dropout of attention weights (HF `attention_probs_dropout_prob`); left out: the model's config.
@@ -87,8 +109,10 @@ section! {
         text: String = "text".to_owned(), Rule::Any;
         /// Column of the second text of a pair; left out: there is none.
         pair: Option<String> = None, Rule::Any;
-        /// Column of the class or number.
+        /// Column of the class or number; of the tag, where words stand in columns. "similar" with a contrastive loss needs none.
         label: String = "label".to_owned(), Rule::Any;
+        /// What stands between the classes of a row where it may have several.
+        separator: String = ",".to_owned(), Rule::Any;
         /// Names of the classes in the order of the head's outputs; an empty list takes them from the training file.
         classes: Vec<String> = Vec::new(), Rule::Any;
         /// Share of the training file that validates where no validation file is given.
@@ -99,6 +123,8 @@ section! {
         split_seed: u64 = 0, Rule::Any;
         /// Longest sequence, in tokens with the special ones; longer ones are cut (HF `max_seq_length`).
         max_length: usize = 128, at_least(3.0);
+        /// Tokens that neighbouring windows share where a text is longer than max_length and is cut in windows (HF `doc_stride`).
+        stride: usize = 32, at_least(0.0);
         /// What a row that cannot be read does: "stop" the run, or "skip" it and count it.
         on_bad_row: OnBadRow = OnBadRow::Stop, Rule::Any;
         /// Whether tokenized data is kept on disk for the next run.
@@ -196,6 +222,70 @@ section! {
     }
 }
 
+section! {
+    /// `[tag]`: what tags mean.
+    Tag "tag" {
+        /// How tags say where an entity begins and ends; a file that breaks it is refused with the line. "auto" is whichever of
+        /// "iob1", "iob2", "iobes", "bilou" fits; "none" is for tags that are no spans.
+        scheme: TagScheme = TagScheme::Auto, Rule::Any;
+        /// Whether predicted tags that break the scheme count as no entity (seqeval's mode="strict"), instead of being read as
+        /// the CoNLL script does.
+        strict: bool = false, Rule::Any;
+    }
+}
+
+section! {
+    /// `[answer]`: how answers are found.
+    Answer "answer" {
+        /// Most likely starts and ends that are combined (HF `n_best_size`), and answers kept of each question.
+        n_best: usize = 20, from_to(1.0, 1000.0);
+        /// Longest answer, in tokens (HF `max_answer_length`).
+        max_length: usize = 30, at_least(1.0);
+        /// How much better than the best answer "no answer" must be to be given (HF `null_score_diff_threshold`).
+        null_threshold: f64 = 0.0, Rule::Any;
+    }
+}
+
+section! {
+    /// `[mask]`: which tokens a masked language model is to find.
+    Mask "mask" {
+        /// Share of the tokens (HF `mlm_probability`).
+        probability: f64 = 0.15, above_up_to(0.0, 0.9);
+        /// Whether whole words are masked, instead of tokens.
+        whole_word: bool = false, Rule::Any;
+        /// Whether each row of the file is an example, instead of pieces of max_length tokens of all rows together.
+        by_row: bool = false, Rule::Any;
+    }
+}
+
+section! {
+    /// `[similar]`: what makes two texts alike.
+    Similar "similar" {
+        /// "cosine": cosine similarity is to be the label; "contrastive": each text's pair is to be nearer than those of the
+        /// other texts of the same pass (van den Oord et al. 2018).
+        loss: Likeness = Likeness::Cosine, Rule::Any;
+        /// Contrastive: what similarities are divided by.
+        temperature: f64 = 0.05, above(0.0);
+        /// Cosine: the label that means "the same"; labels are divided by it, such as 5 for STS-B.
+        label_scale: f64 = 1.0, above(0.0);
+    }
+}
+
+section! {
+    /// `[multi]`: several tasks on one encoder.
+    Multi "multi" {
+        /// A recipe for each task, of which task, data, loss and the task's own section count; relative to this recipe. A
+        /// task is named as its file.
+        recipes: Vec<String> = Vec::new(), Rule::Any;
+        /// Which task a step is of.
+        sampling: Sampling = Sampling::Proportional, Rule::Any;
+        /// Temperature sampling: the degree of the root; 1 is proportional.
+        temperature: f64 = 2.0, at_least(1.0);
+        /// Factor on the loss of each task; an empty list is 1 for all.
+        weights: Vec<f32> = Vec::new(), at_least(0.0);
+    }
+}
+
 impl Recipe {
     /// Reads a recipe, JSON if its name ends in .json, with `--set` flags (`section.key`, value) on top of it.
     pub fn load(path: &Path, sets: &[(String, String)]) -> Result<Self> {
@@ -227,7 +317,9 @@ impl Recipe {
         let keys = Self::keys();
         let mut reader = Reader::new(text, path, keys.clone());
         let mut recipe = Self::read(root, &mut reader);
-        for key in keys.iter().filter(|k| k.required) {
+        // Of several tasks each has data of its own.
+        let needs = |key: &Key| key.required && !(recipe.task == Task::Multi && key.path() == "data.train");
+        for key in keys.iter().filter(|k| needs(k)) {
             reader.need(key);
         }
         check::resolve(&mut recipe, &mut reader, path);

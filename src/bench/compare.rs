@@ -1,0 +1,210 @@
+//! Results side by side, op by op: how much faster, and whether that can be told.
+
+use super::measure::Quartiles;
+use super::report::{OpRow, Phase, Report, StepRow};
+use crate::error::{Error, Result};
+use serde::Serialize;
+
+/// What a ratio of two times says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// Faster than the base by more than the spread.
+    Faster,
+    /// Slower than the base by more than the spread.
+    Slower,
+    /// Within 3 %, and the spread is not larger than that.
+    Same,
+    /// The spread is larger than the difference.
+    CannotTell,
+}
+
+impl Verdict {
+    /// In words.
+    pub fn name(self) -> &'static str {
+        match self {
+            Verdict::Faster => "faster",
+            Verdict::Slower => "slower",
+            Verdict::Same => "same",
+            Verdict::CannotTell => "cannot tell",
+        }
+    }
+}
+
+/// A difference below this is none.
+pub const SAME: f64 = 0.03;
+
+/// One measurement of the base beside another device's.
+#[derive(Clone, Debug, Serialize)]
+pub struct Pair {
+    /// What was measured.
+    pub what: String,
+    /// The op's stem; `step` for a training step.
+    pub op: String,
+    /// The pass of the op.
+    pub pass: Option<Phase>,
+    /// Seconds of the base and of the other.
+    pub seconds: [f64; 2],
+    /// How many times as fast as the base the other is.
+    pub ratio: f64,
+    /// The ratio may be off by this factor minus one, as the spreads say.
+    pub uncertainty: f64,
+    /// What that says.
+    pub verdict: Verdict,
+}
+
+/// A device beside the base.
+#[derive(Clone, Debug, Serialize)]
+pub struct Comparison {
+    /// The base's name.
+    pub base: String,
+    /// The other's.
+    pub other: String,
+    /// What both measured, the most time that the other needs more first.
+    pub pairs: Vec<Pair>,
+    /// The ratio in the middle, and an interval that holds the true middle in about 95 of 100 cases.
+    pub median: [f64; 3],
+    /// What the middle says.
+    pub verdict: Verdict,
+    /// Why the two should not be compared, if so: the machine itself has changed between or during them.
+    pub doubt: Option<String>,
+    /// What only one of them has.
+    pub unmatched: usize,
+}
+
+/// How far a median of measurements may be from the true one, relative: 1.57 quartile distances over the root of their number
+/// (McGill, Tukey and Larsen 1978, "Variations of Box Plots").
+fn uncertainty(q: &Quartiles, samples: usize) -> f64 {
+    1.57 * q.spread() / (samples.max(1) as f64).sqrt()
+}
+
+fn pair(what: String, op: &str, pass: Option<Phase>, a: (&Quartiles, usize), b: (&Quartiles, usize)) -> Pair {
+    let ratio = a.0.median / b.0.median;
+    let uncertainty = uncertainty(a.0, a.1).hypot(uncertainty(b.0, b.1));
+    let off = ratio.ln().abs();
+    let verdict = match (off <= uncertainty, off <= SAME) {
+        (true, _) if uncertainty > SAME => Verdict::CannotTell,
+        (true, _) | (_, true) => Verdict::Same,
+        _ if ratio > 1.0 => Verdict::Faster,
+        _ => Verdict::Slower,
+    };
+    Pair { what, op: op.to_owned(), pass, seconds: [a.0.median, b.0.median], ratio, uncertainty, verdict }
+}
+
+fn op_label(r: &OpRow) -> String {
+    let tokens = if r.tokens > 0 { format!(" {}", r.tokens) } else { String::new() };
+    format!("{} {} {} {}{tokens}", r.op, r.role, r.pass.name(), r.model)
+}
+
+fn step_key(r: &StepRow) -> (&str, &str, usize, usize, usize) {
+    (&r.model, &r.part, r.sequences, r.length, r.tokens)
+}
+
+/// Every device of a report beside its first one.
+///
+/// # Errors
+/// [`Kind::Data`](crate::error::Kind::Data) for a report of fewer than two devices, and for devices that have nothing in
+/// common.
+pub fn compare(report: &Report) -> Result<Vec<Comparison>> {
+    let [base, others @ ..] = report.devices.as_slice() else {
+        return Err(Error::data("there is nothing to compare").found("a result of no device"));
+    };
+    if others.is_empty() {
+        return Err(Error::data("there is nothing to compare")
+            .expected("results of two devices, or two results")
+            .found(format!("{} alone", base.id))
+            .hint("name another file, or two devices: --device cpu,wgpu"));
+    }
+    others.iter().map(|other| one(report, &base.id, &other.id)).collect()
+}
+
+fn one(report: &Report, base: &str, other: &str) -> Result<Comparison> {
+    let ops = |id: &str| report.ops.iter().filter(move |r| r.device == id).collect::<Vec<_>>();
+    let steps = |id: &str| report.steps.iter().filter(move |r| r.device == id).collect::<Vec<_>>();
+    let mut pairs = Vec::new();
+    let (mine, theirs) = (ops(base), ops(other));
+    for a in &mine {
+        if let Some(b) = theirs.iter().find(|b| b.key() == a.key()) {
+            let (qa, qb) = ((&a.seconds, a.samples), (&b.seconds, b.samples));
+            pairs.push(pair(op_label(a), &a.op, Some(a.pass), qa, qb));
+        }
+    }
+    let (my_steps, their_steps) = (steps(base), steps(other));
+    for a in &my_steps {
+        if let Some(b) = their_steps.iter().find(|b| step_key(b) == step_key(a)) {
+            let what =
+                format!("{} step of {}, {} sequences of up to {}", a.part, a.model, a.sequences, a.length);
+            let (qa, qb) = ((&a.seconds, a.samples), (&b.seconds, b.samples));
+            pairs.push(pair(what, "step", None, qa, qb));
+        }
+    }
+    if pairs.is_empty() {
+        return Err(Error::data(format!("{base} and {other} have no measurement in common"))
+            .hint("measure both with the same --op, --shape-of and --tokens"));
+    }
+    let unmatched = mine.len() + theirs.len() + my_steps.len() + their_steps.len() - 2 * pairs.len();
+    pairs.sort_by(|a, b| (b.seconds[1] - b.seconds[0]).total_cmp(&(a.seconds[1] - a.seconds[0])));
+    let median = middle(pairs.iter().map(|p| p.ratio).collect());
+    let doubt = doubt(report, base, other);
+    let ([m, low, high], known) = (median, doubt.is_none());
+    let verdict = match m {
+        _ if (m.ln()).abs() <= SAME => Verdict::Same,
+        _ if !known || (low <= 1.0 && high >= 1.0) => Verdict::CannotTell,
+        m if m > 1.0 => Verdict::Faster,
+        _ => Verdict::Slower,
+    };
+    Ok(Comparison {
+        base: base.to_owned(),
+        other: other.to_owned(),
+        pairs,
+        median,
+        verdict,
+        doubt,
+        unmatched,
+    })
+}
+
+/// The middle of ratios and the order statistics that enclose the true one with a probability of about 0.95: those half the
+/// root of n, times 1.96, away from the middle.
+fn middle(mut v: Vec<f64>) -> [f64; 3] {
+    v.sort_by(f64::total_cmp);
+    let n = v.len() as f64;
+    let half = 0.98 * n.sqrt();
+    let at = |place: f64| v[(place.max(0.0) as usize).min(v.len() - 1)];
+    [Quartiles::of(v.clone()).median, at(n / 2.0 - half), at((n / 2.0 + half).ceil())]
+}
+
+/// The same program on the same device should find the same ceilings; where it does not, the machine is another one now.
+fn doubt(report: &Report, base: &str, other: &str) -> Option<String> {
+    let entry = |id: &str| report.devices.iter().find(|d| d.id == id);
+    let (a, b) = (entry(base)?, entry(other)?);
+    let (ca, cb) = (a.ceilings.as_ref()?, b.ceilings.as_ref()?);
+    for (id, c) in [(base, ca), (other, cb)] {
+        if let Some(worst) = c.drift.into_iter().flatten().find(|d| d.ln().abs() > 0.15) {
+            return Some(format!(
+                "the ceilings of {id} changed by {:.0} % while it ran",
+                100.0 * (worst - 1.0)
+            ));
+        }
+    }
+    let same = a.description == b.description && a.dtype == b.dtype && a.tool == b.tool;
+    let change = cb.product_flops_per_s / ca.product_flops_per_s;
+    (same && change.ln().abs() > 0.1)
+        .then(|| format!("the product's ceiling differs by {:.0} % between the two", 100.0 * (change - 1.0)))
+}
+
+impl Comparison {
+    /// What is slower than `fail_under` times the base by more than its uncertainty, and the middle of all if it is.
+    pub fn failures(&self, fail_under: f64) -> Vec<String> {
+        let [m, _, high] = self.median;
+        let mut all = Vec::new();
+        if high < fail_under {
+            all.push(format!("{} beside {}: the middle ratio is {m:.3}", self.other, self.base));
+        }
+        let slow = self.pairs.iter().filter(|p| p.ratio * (1.0 + p.uncertainty) < fail_under);
+        all.extend(
+            slow.map(|p| format!("{} beside {}: {} at {:.3}", self.other, self.base, p.what, p.ratio)),
+        );
+        all
+    }
+}

@@ -1,0 +1,68 @@
+//! Every op of `OPS` at the shapes of models, forward and backward.
+
+use super::measure::{Workbench, is_gone, reason};
+use super::report::{OpRow, Report, Skipped};
+use super::shapes::{Job, ModelShape, jobs};
+use crate::error::Result;
+use crate::ops::OPS;
+
+/// The jobs of the ops that `wanted` keeps, model by model; what does not depend on the number of tokens comes once.
+pub fn plan(models: &[ModelShape], tokens: &[usize], wanted: &dyn Fn(&str) -> bool) -> Vec<Job> {
+    let mut all = Vec::new();
+    for model in models {
+        for (i, &tokens) in tokens.iter().enumerate() {
+            for (op, _) in OPS.iter().filter(|(op, _)| wanted(op)) {
+                all.extend(jobs(op, model, tokens).into_iter().filter(|job| i == 0 || job.tokens > 0));
+            }
+        }
+    }
+    all
+}
+
+/// Measures the jobs and notes them in the report, until `stop` says to stop. What a device refuses is noted as skipped.
+///
+/// # Errors
+/// That the device is gone; what was measured before is in the report.
+pub fn run(
+    bench: &Workbench,
+    jobs: &[Job],
+    report: &mut Report,
+    stop: &dyn Fn() -> bool,
+    progress: &mut dyn FnMut(&Job),
+) -> Result<()> {
+    for job in jobs {
+        if stop() {
+            break;
+        }
+        progress(job);
+        let passes = match bench.measure(job) {
+            Err(e) if is_gone(&e) => return Err(e),
+            Err(e) => {
+                report.skipped.push(Skipped { device: bench.id.clone(), what: job.label(), why: reason(&e) });
+                continue;
+            }
+            Ok(passes) => passes,
+        };
+        for (pass, timing, [flops, bytes]) in passes {
+            report.ops.push(OpRow {
+                device: bench.id.clone(),
+                op: job.op.to_owned(),
+                role: job.role.to_owned(),
+                model: job.model.clone(),
+                tokens: job.tokens,
+                pass,
+                shapes: job.inputs.iter().map(|i| i.shape.clone()).collect(),
+                seconds: timing.seconds,
+                samples: timing.samples,
+                repeats: timing.repeats,
+                sets: timing.sets,
+                beyond_cache: timing.beyond_cache,
+                flops,
+                bytes,
+                launches: timing.launches,
+                ..OpRow::default()
+            });
+        }
+    }
+    Ok(())
+}

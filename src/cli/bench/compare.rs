@@ -1,0 +1,78 @@
+//! `tempra bench compare`: devices or results side by side.
+
+use super::{Asked, draw, measured};
+use crate::bench::{self, Comparison, Report, markdown};
+use crate::cli::options::{flag, text};
+use crate::cli::output::{Destination, say, say_json};
+use crate::cli::style::Voice;
+use crate::error::{Error, Result};
+use clap::{Arg, ArgAction, ArgMatches, Command};
+use serde_json::json;
+use std::path::Path;
+
+pub fn define() -> Command {
+    super::options(Command::new("compare").about("Devices, or results of earlier runs, side by side"))
+        .long_about(
+            "Puts every device of the given results beside the first one, op by op: the ratio of their times (above 1: faster \
+             than the first), how far off it may be, and whether the difference can be told from the spread. Without \
+             results the ops are measured on the devices that --device names.",
+        )
+        .after_help(
+            "Examples:\n  tempra bench compare last-week.json today.json --fail-under 0.95\n  \
+             tempra bench compare --device cuda,wgpu --html cards.html",
+        )
+        .arg(Arg::new("results").value_name("RESULT").num_args(0..).action(ArgAction::Append).help("JSON files of tempra bench or of a peer"))
+        .arg(
+            Arg::new("fail-under")
+                .long("fail-under")
+                .value_name("RATIO")
+                .value_parser(clap::value_parser!(f64))
+                .help("Exits with 1 when something is slower than this ratio, by more than its spread"),
+        )
+}
+
+pub fn run(matches: &ArgMatches) -> Result<i32> {
+    let html = text(matches, "html").map(|path| Destination::of(Some(path))).transpose()?;
+    let files: Vec<&String> = matches.get_many("results").into_iter().flatten().collect();
+    let (report, code) = if files.is_empty() {
+        if matches.get_many::<String>("device").map_or(0, Iterator::count) < 2 {
+            return Err(Error::usage("there is nothing to compare")
+                .expected("two results, or two devices")
+                .hint("tempra bench compare a.json b.json, or tempra bench compare --device cpu,wgpu"));
+        }
+        measured(&Asked::of(matches)?, true, false, &Voice::of(matches))?
+    } else {
+        let name = |path: &str| {
+            let stem = Path::new(path).file_stem().map(|s| s.to_string_lossy().into_owned());
+            stem.unwrap_or_else(|| path.to_owned())
+        };
+        let mut parts: Vec<(String, Report)> = Vec::new();
+        for path in files {
+            let report = Report::read(path.as_ref())?;
+            let alike = parts.iter().filter(|(other, _)| other.starts_with(&name(path))).count();
+            let name = if alike == 0 { name(path) } else { format!("{} {}", name(path), alike + 1) };
+            parts.push((name, report));
+        }
+        (Report::merge(parts), 0)
+    };
+    let comparisons = bench::compare(&report)?;
+    if let Some(html) = html {
+        draw(&html, &report, &comparisons)?;
+    }
+    let fail_under = matches.get_one::<f64>("fail-under").copied();
+    let failures: Vec<String> =
+        fail_under.into_iter().flat_map(|f| comparisons.iter().flat_map(move |c| c.failures(f))).collect();
+    if flag(matches, "json") {
+        say_json(
+            &json!({ "schema": bench::report::SCHEMA, "comparisons": comparisons, "failures": failures }),
+        )?;
+    } else {
+        let all: Vec<String> = comparisons.iter().map(|c: &Comparison| markdown::comparison(c)).collect();
+        say(all.join("\n"))?;
+    }
+    let voice = Voice::of(matches);
+    for failure in &failures {
+        voice.warn(format!("below {}: {failure}", fail_under.unwrap_or_default()));
+    }
+    Ok(if failures.is_empty() { code } else { 1 })
+}

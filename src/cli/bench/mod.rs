@@ -1,0 +1,235 @@
+//! `tempra bench`: how fast the kernels are here.
+
+mod asked;
+mod compare;
+
+use super::options::{flag, json_arg, text, threads_arg};
+use super::output::{Destination, say, say_json};
+use super::style::Voice;
+use crate::bench::report::{Report, Skipped};
+use crate::bench::{self, Comparison, Effort, ModelShape, Workbench, markdown, page};
+use crate::device::Device;
+use crate::error::{Error, Kind, Result};
+use crate::nn::EncoderConfig;
+use crate::train::Signals;
+use asked::Asked;
+use clap::{Arg, ArgAction, ArgMatches, Command};
+
+const METHOD: &str = "Operands are random and lie in more sets than a cache holds, which are used in turn. Every set runs once before \
+    anything counts, so that compiling kernels does not. Times are medians, the spread is the distance of the quartiles; \
+    they are taken with the device's own clock where it has one. Operations and bytes are what the formula asks for, so \
+    the rates are not those of some counter. The ceilings are a large copy and the best large product, measured in the \
+    same run before everything else and again after it.";
+
+pub fn define() -> Command {
+    let measures = |name: &'static str, about: &'static str| options(Command::new(name).about(about));
+    let ops = measures("ops", "Every op at the shapes of real models, forward and backward").long_about(format!(
+        "Every op at the shapes of real models, forward and backward: time, GB/s, TFLOP/s, percent of the device's own \
+         ceilings, launches.\n\n{METHOD}"
+    ))
+    .after_help("Example:\n  tempra bench ops --device cpu,wgpu --op 'attention*' --html ops.html");
+    let step = measures("step", "A training step: where its time goes, what padding costs, sweeps").long_about(
+        "A training step (forward, backward, clipping, AdamW) of a model with random weights: by op and by phase, \
+         tokens/s, samples/s, share of peak, peak memory; the same lengths packed and padded; sweeps over the number of \
+         sequences and their length.",
+    )
+    .after_help("Example:\n  tempra bench step --device cuda --dtype bf16 --html step.html");
+    options(Command::new("bench").about("Measures the kernels of a device, and compares results"))
+        .long_about(format!(
+            "Measures every op at the shapes of real models, then training steps; `ops` and `step` do one of the two, \
+             `compare` puts devices or results side by side.\n\n{METHOD}"
+        ))
+        .after_help(
+            "Examples:\n  tempra bench ops --device cpu,wgpu --html ops.html\n  tempra bench step --device cuda --dtype bf16\n  \
+             tempra bench --json > today.json\n  tempra bench compare last-week.json today.json --fail-under 0.95",
+        )
+        .args_conflicts_with_subcommands(true)
+        .subcommand(ops)
+        .subcommand(step)
+        .subcommand(compare::define())
+}
+
+/// What all that measure are told.
+fn options(command: Command) -> Command {
+    let list = |id: &'static str, name, help| {
+        Arg::new(id).long(id).value_name(name).value_delimiter(',').action(ArgAction::Append).help(help)
+    };
+    let number = |id, help, default: &'static str| super::options::count(id, help).default_value(default);
+    command
+        .arg(list("device", "NAMES", "Devices: auto, cpu, cuda, cuda:N, wgpu or wgpu:N [default: auto]"))
+        .arg(threads_arg())
+        .arg(list("op", "PATTERN", "Only these ops; * stands for anything"))
+        .arg(
+            list("dtype", "TYPES", "What is computed in: f32, f16, bf16 [default: f32]")
+                .alias("precision")
+                .value_parser(["f32", "f16", "bf16"]),
+        )
+        .arg(
+            list("shape-of", "MODELS", "minilm-l6, bert-base, bert-large, or a model's folder or name [default: all; on a CPU minilm-l6]")
+                .alias("model"),
+        )
+        .arg(
+            list("tokens", "N", "Tokens of a batch, for ops [default: 256 to 32768; on a CPU 256 and 1024]")
+                .value_parser(clap::value_parser!(u32).range(1..=1 << 20)),
+        )
+        .arg(number("sequences", "Sequences of a step's batch", "8"))
+        .arg(number("length", "Tokens of each", "64"))
+        .arg(number("repeats", "Steps that a GPU is given at once", "10"))
+        .arg(Arg::new("no-sweep").long("no-sweep").action(ArgAction::SetTrue).help("No sweeps over sequences and lengths"))
+        .arg(
+            Arg::new("seconds")
+                .long("seconds")
+                .value_name("S")
+                .default_value("0.3")
+                .value_parser(clap::value_parser!(f64))
+                .help("Seconds that one pass of one op is measured, about"),
+        )
+        .arg(number("samples", "Measurements at least", "5"))
+        .arg(json_arg())
+        .arg(Arg::new("html").long("html").value_name("FILE").help("Draws a page as well"))
+}
+
+pub fn run(matches: &ArgMatches) -> Result<i32> {
+    match matches.subcommand() {
+        Some(("compare", of)) => compare::run(of),
+        Some((name, of)) => measure(of, name == "ops", name == "step"),
+        None => measure(matches, true, true),
+    }
+}
+
+/// Measures, prints, draws.
+fn measure(matches: &ArgMatches, ops: bool, steps: bool) -> Result<i32> {
+    let html = text(matches, "html").map(|path| Destination::of(Some(path))).transpose()?;
+    let asked = Asked::of(matches)?;
+    let (report, code) = measured(&asked, ops, steps, &Voice::of(matches))?;
+    let comparisons = match report.devices.len() {
+        0 | 1 => Vec::new(),
+        _ => bench::compare(&report).unwrap_or_default(),
+    };
+    if let Some(html) = html {
+        draw(&html, &report, &comparisons)?;
+    }
+    if flag(matches, "json") {
+        say_json(&as_json(&report)?)?;
+    } else {
+        say(markdown::report(&report))?;
+    }
+    Ok(code)
+}
+
+fn as_json(report: &Report) -> Result<serde_json::Value> {
+    serde_json::to_value(report).map_err(|e| Error::data("a result is no JSON").found(e.to_string()))
+}
+
+fn draw(to: &Destination, report: &Report, comparisons: &[Comparison]) -> Result<()> {
+    to.write(|out| out.write_all(page::page(report, comparisons).as_bytes()))
+}
+
+/// Measures on every device that was asked for. Cut short, it says what it has, and an exit code other than 0.
+fn measured(asked: &Asked, ops: bool, steps: bool, voice: &Voice) -> Result<(Report, i32)> {
+    let signals = Signals::install()?;
+    let mut report = Report::begin();
+    let mut code = 0;
+    for (id, device) in &asked.devices {
+        if signals.stop().is_some() {
+            break;
+        }
+        let bench = Workbench::new(device, id.clone(), asked.effort.clone());
+        if let Err(e) = on_device(&bench, asked, (ops, steps), &mut report, &signals, voice) {
+            code = e.exit_code();
+            voice.error(format!("{id}: {e}"));
+            report.complete = false;
+            report.stopped = Some(format!("{id}: {}", bench::measure::reason(&e)));
+            report.skipped.push(Skipped {
+                device: id.clone(),
+                what: "everything after this".to_owned(),
+                why: bench::measure::reason(&e),
+            });
+        }
+    }
+    if let Some(signal) = signals.stop() {
+        report.complete = false;
+        report.stopped = Some(format!("stopped by signal {signal}"));
+        code = Error::new(Kind::Interrupted(signal), "stopped").exit_code();
+    }
+    Ok((report, code))
+}
+
+fn on_device(
+    bench: &Workbench,
+    asked: &Asked,
+    (ops, steps): (bool, bool),
+    report: &mut Report,
+    signals: &Signals,
+    voice: &Voice,
+) -> Result<()> {
+    let stop = || signals.stop().is_some();
+    let models = asked.models(bench)?;
+    let shapes: Vec<ModelShape> = models.iter().map(|(shape, _)| shape.clone()).collect();
+    let tokens = asked.tokens(bench);
+    if bench.is_slow() && (asked.models.is_empty() || asked.tokens.is_empty()) {
+        voice.note(format!(
+            "{}: a processor computes here, so smaller shapes are measured by default: {}, {} tokens",
+            bench.id,
+            shapes.iter().map(|s| s.name.as_str()).collect::<Vec<_>>().join(", "),
+            tokens.iter().map(usize::to_string).collect::<Vec<_>>().join(", ")
+        ));
+    }
+    let mut entry = bench.entry();
+    if let Some((op, times)) = &bench.effort.planted {
+        entry.tool += &format!(", {op} runs {times} times");
+    }
+    report.devices.push(entry);
+    let jobs = if ops { bench::ops::plan(&shapes, &tokens, &|op| asked.wants(op)) } else { Vec::new() };
+    let settings = if steps {
+        let (sequences, length, sweeps) = asked.step;
+        bench::step::settings(sequences, length, sweeps, bench.is_slow())
+    } else {
+        Vec::new()
+    };
+    let bar = voice.bar((jobs.len() + settings.len() * models.len() + 1) as u64, "measured");
+    let before = bench.ceilings()?;
+    bar.inc(1);
+    let measured = bench::ops::run(bench, &jobs, report, &stop, &mut |job| {
+        bar.set_message(job.label());
+        bar.inc(1);
+    })
+    .and_then(|()| {
+        models.iter().filter(|_| steps).try_for_each(|(shape, config): &(ModelShape, EncoderConfig)| {
+            let fit = settings.iter().filter(|s| s.lengths.iter().all(|&l| l <= config.positions));
+            let fit: Vec<_> = fit.cloned().collect();
+            let mut say = |s: &bench::step::Setting| {
+                bar.set_message(s.label());
+                bar.inc(1);
+            };
+            bench::step::run(bench, (&shape.name, config), &fit, asked.repeats, report, &stop, &mut say)
+        })
+    });
+    bar.finish_and_clear();
+    let after = match (&measured, stop()) {
+        (Ok(()), false) => Some(bench.ceilings()?),
+        _ => None,
+    };
+    report.judge(&bench.id, before, after);
+    if let Some(entry) = report.devices.last() {
+        bench::ceilings::keep(entry);
+    }
+    measured
+}
+
+/// What is asked of the environment beside the options: `TEMPRA_BENCH_PLANT=op:N` runs an op N times as if it were once, to
+/// see that a slower kernel shows. The report says so.
+fn planted() -> Option<(String, usize)> {
+    let text = std::env::var("TEMPRA_BENCH_PLANT").ok()?;
+    let (op, times) = text.split_once(':')?;
+    Some((op.to_owned(), times.parse().ok()?))
+}
+
+fn effort(matches: &ArgMatches) -> Effort {
+    let seconds = matches.get_one::<f64>("seconds").copied().unwrap_or(0.3);
+    let samples = matches.get_one::<usize>("samples").copied().unwrap_or(5);
+    Effort { seconds: seconds.clamp(0.0, 3600.0), samples, planted: planted() }
+}
+
+/// A device opened for one type.
+type Opened = (String, Device);

@@ -1,0 +1,115 @@
+//! `tempra embed`: a vector for each text.
+
+use super::model::{Prepared, with_model};
+use super::options::{flag, text};
+use super::output::Destination;
+use super::problem::unlabelled;
+use super::style::Voice;
+use crate::data::{Columns, read_texts};
+use crate::error::{Error, Result};
+use crate::models::{Model, Options, Outputs};
+use crate::nn::Pooling;
+use crate::tasks::unit;
+use clap::{Arg, ArgAction, ArgMatches, Command};
+use std::time::Instant;
+
+pub fn define() -> Command {
+    with_model(Command::new("embed"))
+        .about("Writes a vector for each text of a table")
+        .long_about(
+            "Writes a vector for each text of a table.\n\n\
+             Any encoder will do; one trained with task \"similar\" gives vectors whose cosine says how alike two texts are. \
+             A text becomes one vector as the model was trained to, else by the mean over its tokens (--pooling cls: its \
+             first token), divided by its length (--raw: not).\n\n\
+             JSON Lines have a list `embedding` a row; a name that ends in .npy gives NumPy's format, f32 (rows, width).",
+        )
+        .after_help(
+            "Examples:\n  \
+             tempra embed models/all-MiniLM-L6-v2 texts.csv -o vectors.npy\n  \
+             tempra embed runs/alike/model --text title papers.jsonl -o vectors.jsonl",
+        )
+        .arg(Arg::new("input").value_name("INPUT").required(true).help("The table; - is CSV on standard input"))
+        .arg(
+            Arg::new("output")
+                .short('o')
+                .long("output")
+                .value_name("FILE")
+                .help("File to write, .jsonl or .npy [default: JSON Lines to standard output]"),
+        )
+        .arg(Arg::new("pooling").long("pooling").value_name("HOW").value_parser(["mean", "cls"]).help(
+            "How the tokens' vectors become one [default: as in training, else mean]",
+        ))
+        .arg(
+            Arg::new("raw")
+                .long("raw")
+                .action(ArgAction::SetTrue)
+                .help("Leave the vectors as they are, instead of dividing them by their length"),
+        )
+}
+
+pub fn run(matches: &ArgMatches) -> Result<i32> {
+    let (voice, start) = (Voice::of(matches), Instant::now());
+    let input = text(matches, "input").unwrap_or_default();
+    let output = text(matches, "output");
+    let destination = Destination::of(output)?;
+    if input != "-" && destination.is(input) {
+        return Err(Error::usage("the output is the input").at(input).hint("give -o another name"));
+    }
+    let prepared = Prepared::new(matches, &voice)?;
+    let columns = Columns { pair: None, label: None, ..prepared.columns.clone() };
+    let records = read_texts(input, None, &columns)?;
+    let rows: Vec<_> = records
+        .inputs()
+        .iter()
+        .zip(&records.lines)
+        .map(|((t, _), &line)| unlabelled(t, None, line))
+        .collect();
+    let set = prepared.tokens(&rows, Vec::new())?;
+    let options = Options {
+        outputs: Some(Outputs::Embedding),
+        pooling: text(matches, "pooling").map(|p| if p == "cls" { Pooling::Cls } else { Pooling::Mean }),
+        ..Options::default()
+    };
+    let model = Model::open(&prepared.device, &prepared.dir, &options)?.0;
+    let mut vectors = vec![Vec::new(); set.len()];
+    let raw = flag(matches, "raw");
+    prepared.outputs(&model, &prepared.batches(&set, 0)?, &voice, |batch, outputs| {
+        let all = outputs.first().map(Vec::as_slice).unwrap_or_default();
+        let width = all.len() / batch.len().max(1);
+        for (row, &example) in all.chunks_exact(width.max(1)).zip(&batch.examples) {
+            if let Some(slot) = vectors.get_mut(example as usize) {
+                *slot = if raw { row.to_vec() } else { unit(row) };
+            }
+        }
+        Ok(())
+    })?;
+    let width = model.shape().hidden;
+    let numpy = output.is_some_and(|o| o.to_ascii_lowercase().ends_with(".npy"));
+    destination.write(|out| {
+        if numpy {
+            out.write_all(&npy_header(vectors.len(), width))?;
+            return vectors.iter().flatten().try_for_each(|x| out.write_all(&x.to_le_bytes()));
+        }
+        vectors.iter().try_for_each(|v| writeln!(out, "{}", serde_json::json!({ "embedding": v })))
+    })?;
+    voice.note(format!(
+        "{} vectors of {width} in {:.1} s on {}",
+        vectors.len(),
+        start.elapsed().as_secs_f64(),
+        prepared.device.caps().name
+    ));
+    prepared.cut(&set).into_iter().for_each(|cut| voice.warn(cut));
+    Ok(0)
+}
+
+/// The head of a file of NumPy's format 1.0: f32, little endian, row after row. A multiple of 64 bytes.
+fn npy_header(rows: usize, width: usize) -> Vec<u8> {
+    let mut text = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({rows}, {width}), }}");
+    let length = (10 + text.len() + 1).next_multiple_of(64) - 10;
+    text += &" ".repeat(length - text.len() - 1);
+    text.push('\n');
+    let mut head = b"\x93NUMPY\x01\x00".to_vec();
+    head.extend((length as u16).to_le_bytes());
+    head.extend(text.into_bytes());
+    head
+}

@@ -1,0 +1,141 @@
+//! Predictions that are no columns of a table: tags of words, answers to questions.
+
+use super::model::Prepared;
+use super::options::text;
+use super::output::Destination;
+use super::style::Voice;
+use crate::checkpoint::{NamedFile, RealFs, write_dir};
+use crate::data::{Contexts, OnBadRow, Question, TaggedText, Words, read_questions, spans};
+use crate::error::{Error, Result};
+use crate::models::Model;
+use crate::tasks::{Finding, Found, Meter, Tagged};
+use clap::ArgMatches;
+use serde_json::{Map, Value, json};
+use std::path::Path;
+
+fn file(input: &str) -> Result<&Path> {
+    if input == "-" {
+        return Err(Error::usage("this task reads a file, not standard input").hint("name a file"));
+    }
+    Ok(Path::new(input))
+}
+
+/// Tags every word of every sentence, also beyond the longest input: long sentences are read in windows.
+pub fn tags(
+    matches: &ArgMatches,
+    prepared: &Prepared,
+    model: &Model,
+    names: &[String],
+    json: bool,
+) -> Result<String> {
+    let path = file(text(matches, "input").unwrap_or_default())?;
+    let destination = Destination::of(text(matches, "output"))?;
+    let sentences = prepared.sentences(path, None)?;
+    let words: Vec<Vec<String>> = sentences.iter().map(|s| s.sentence.words.clone()).collect();
+    let set = Words::build(prepared.tokenizer(), &words, None, prepared.max_length, prepared.stride())?;
+    let (head, _) = prepared.head(model)?;
+    let mut tagged = Tagged::new(names, &set);
+    let batches = prepared.batches(&set, head)?;
+    prepared.outputs(model, &batches, &Voice::of(matches), |batch, outputs| tagged.add(outputs, batch))?;
+    let name = |c: u32| names.get(c as usize).map_or("O", String::as_str);
+    destination.write(|out| {
+        for (sentence, tags) in sentences.iter().zip(&tagged.tags) {
+            if json {
+                let tags: Vec<(&str, f32)> = tags.iter().map(|&(c, p)| (name(c), p)).collect();
+                writeln!(out, "{}", of_sentence(sentence, &tags))?;
+                continue;
+            }
+            for (word, &(c, _)) in sentence.sentence.words.iter().zip(tags) {
+                writeln!(out, "{word}\t{}", name(c))?;
+            }
+            writeln!(out)?;
+        }
+        Ok(())
+    })?;
+    let found: usize = tagged
+        .tags
+        .iter()
+        .map(|tags| spans(&tags.iter().map(|&(c, _)| name(c)).collect::<Vec<_>>()).len())
+        .sum();
+    Ok(format!("{} sentences: {found} entities", sentences.len()))
+}
+
+/// A sentence as a line: words, tags and entities, these in words and, of a text, in characters.
+fn of_sentence(tagged: &TaggedText, tags: &[(&str, f32)]) -> Value {
+    let plain: Vec<&str> = tags.iter().map(|t| t.0).collect();
+    let words = &tagged.sentence.words;
+    let one = |s: crate::data::Span| {
+        let inside = words.get(s.start..s.end).unwrap_or_default().join(" ");
+        let least = tags.get(s.start..s.end).unwrap_or_default().iter().map(|t| t.1).fold(1.0, f32::min);
+        let mut entity =
+            json!({ "type": s.label, "words": [s.start, s.end], "text": inside, "probability": least });
+        if let Some((text, ranges)) = &tagged.text
+            && let (Some(first), Some(last)) = (ranges.get(s.start), ranges.get(s.end - 1))
+        {
+            let chars = |byte: usize| text.get(..byte).map_or(0, |t| t.chars().count());
+            entity["text"] = text.get(first.start..last.end).unwrap_or_default().into();
+            entity["start"] = chars(first.start).into();
+            entity["end"] = chars(last.end).into();
+        }
+        entity
+    };
+    let entities: Vec<Value> = spans(&plain).into_iter().map(one).collect();
+    match &tagged.text {
+        Some((text, _)) => json!({ "text": text, "entities": entities }),
+        None => json!({ "words": words, "tags": plain, "entities": entities }),
+    }
+}
+
+/// Finds the answer to every question. With `-o FOLDER` writes `predictions.json`, `nbest_predictions.json` and
+/// `null_odds.json` there, as SQuAD's scripts read them; otherwise the first of them to standard output.
+pub fn answers(matches: &ArgMatches, prepared: &Prepared, model: &Model) -> Result<String> {
+    let path = file(text(matches, "input").unwrap_or_default())?;
+    let questions = read_questions(path, false, OnBadRow::Stop)?.items;
+    let search = prepared.search(
+        questions.iter().any(|q| q.impossible)
+            || prepared.noted.number("null_threshold").is_some_and(|t| t != 0.0),
+    );
+    let set = Contexts::build(
+        prepared.tokenizer(),
+        questions.clone(),
+        prepared.max_length,
+        prepared.stride(),
+        false,
+    )?;
+    let (head, _) = prepared.head(model)?;
+    let mut found = Found::new(search, &set);
+    let batches = prepared.batches(&set, head)?;
+    prepared.outputs(model, &batches, &Voice::of(matches), |batch, outputs| found.add(outputs, batch))?;
+    let findings = found.findings();
+    let [best, n_best, odds] = files(&questions, &findings);
+    match text(matches, "output").filter(|o| *o != "-") {
+        None => Destination::Stdout.write(|out| writeln!(out, "{best:#}"))?,
+        Some(folder) => {
+            let bytes = |v: &Value| format!("{v:#}\n").into_bytes();
+            let files = [
+                NamedFile::bytes("predictions.json", bytes(&best)),
+                NamedFile::bytes("nbest_predictions.json", bytes(&n_best)),
+                NamedFile::bytes("null_odds.json", bytes(&odds)),
+            ];
+            write_dir(&RealFs, Path::new(folder), &files)?;
+        }
+    }
+    let none = findings.iter().filter(|f| f.answer.is_empty()).count();
+    Ok(format!("{} questions: {none} without an answer", questions.len()))
+}
+
+fn files(questions: &[Question], findings: &[Finding]) -> [Value; 3] {
+    let mut all = [Map::new(), Map::new(), Map::new()];
+    for (q, f) in questions.iter().zip(findings) {
+        all[0].insert(q.id.clone(), f.answer.as_str().into());
+        let one = |c: &crate::tasks::Candidate| {
+            json!({ "text": c.text, "probability": c.probability, "start_logit": c.start_logit, "end_logit": c.end_logit,
+                "start": c.bytes.start, "end": c.bytes.end })
+        };
+        all[1].insert(q.id.clone(), f.candidates.iter().map(one).collect());
+        if let Some(odds) = f.null_odds.filter(|o| o.is_finite()) {
+            all[2].insert(q.id.clone(), odds.into());
+        }
+    }
+    all.map(Value::Object)
+}

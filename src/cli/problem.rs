@@ -1,0 +1,128 @@
+//! Labelled data as the head of a model wants it, and the task that scores it.
+
+use super::model::Prepared;
+use crate::data::{
+    self, Contexts, OnBadRow, Row, Scheme, TagRule, TagSource, TaggedText, TokenSet, Words, read_documents,
+    read_questions, read_tagged, tag_numbers,
+};
+use crate::error::{Error, Result};
+use crate::models::Outputs;
+use crate::tasks::{Answer, Likeness, Mask, Multilabel, Next, Search, Similar, Tag, Task};
+use std::path::Path;
+
+/// The seed of the pairs of next-sentence prediction: they are the same each time.
+const PAIRS: u64 = 0;
+
+impl Prepared {
+    /// How answers are searched for, as in training.
+    pub fn search(&self, impossible: bool) -> Search {
+        let d = Search::default();
+        let number = |key: &str, or: usize| self.noted.count(key).unwrap_or(or);
+        Search {
+            n_best: number("n_best", d.n_best),
+            max_length: number("max_answer_length", d.max_length),
+            impossible,
+            null_threshold: self.noted.number("null_threshold").unwrap_or(d.null_threshold),
+        }
+    }
+
+    /// The tokens that neighbouring windows share, as in training.
+    pub fn stride(&self) -> usize {
+        self.noted.count("stride").unwrap_or(32)
+    }
+
+    fn scheme(&self) -> Scheme {
+        let named = self.noted.word("scheme");
+        named.and_then(|name| Scheme::find(&name)).unwrap_or_default()
+    }
+
+    /// The sentences of a file, with tags if `label` names them.
+    ///
+    /// # Errors
+    /// Those of [`read_tagged`].
+    pub fn sentences(&self, path: &Path, label: Option<&str>) -> Result<Vec<TaggedText>> {
+        let rule = match self.noted.word("scheme").as_deref() {
+            Some("none") => TagRule::Free,
+            Some(name) if name != "auto" => TagRule::Scheme(self.scheme()),
+            _ => TagRule::Auto,
+        };
+        let source = TagSource { text: &self.columns.text, label, rule };
+        Ok(read_tagged(path, &source, OnBadRow::Stop)?.items)
+    }
+
+    /// The task of everything but one class of several and one number, with the examples of a file.
+    ///
+    /// # Errors
+    /// Those of reading the file, and of its labels.
+    pub fn labelled(&self, outputs: &Outputs, path: &Path) -> Result<(Box<dyn Task>, TokenSet)> {
+        let (tokenizer, longest, stop) = (self.tokenizer(), self.max_length, OnBadRow::Stop);
+        let table = |label: bool| {
+            let mut columns = self.columns.clone();
+            if label {
+                columns.label = Some(self.noted.label.clone().unwrap_or_else(|| "label".to_owned()));
+            }
+            match outputs {
+                Outputs::Labels(_) => data::read_with_sets(path, &columns, stop),
+                _ => data::read(path, &columns, stop),
+            }
+        };
+        Ok(match outputs {
+            Outputs::Labels(classes) => {
+                let table = table(true)?;
+                let separator = self.noted.word("separator").unwrap_or_else(|| ",".to_owned());
+                let sets = data::sets(&table, &separator, classes)?;
+                let set = TokenSet { sets, ..self.tokens(&table.rows, Vec::new())? };
+                (Box::new(Multilabel { classes: classes.clone() }), set)
+            }
+            Outputs::Tags(classes) => {
+                let label = self.noted.label.as_deref().unwrap_or("label");
+                let sentences = self.sentences(path, Some(label))?;
+                let tags = tag_numbers(path, sentences.iter().map(|s| &s.sentence), classes)?;
+                let words: Vec<Vec<String>> = sentences.into_iter().map(|s| s.sentence.words).collect();
+                let set = Words::build(tokenizer, &words, Some(tags), longest, self.stride())?;
+                let strict = self.noted.flag("strict").then(|| self.scheme());
+                let classes = classes.clone();
+                (Box::new(Tag { classes, label_smoothing: 0.0, class_weights: None, strict }), set)
+            }
+            Outputs::Span => {
+                let questions = read_questions(path, true, stop)?.items;
+                let search = self.search(questions.iter().any(|q| q.impossible));
+                let set = Contexts::build(tokenizer, questions, longest, self.stride(), true)?;
+                (Box::new(Answer { search }), set)
+            }
+            Outputs::Embedding => {
+                let table = table(true)?;
+                let labels = data::Target::Regress.labels(&table)?;
+                let label_scale = self.noted.number("label_scale").unwrap_or(1.0);
+                let set = TokenSet::of_pairs(tokenizer, &table.rows, labels, longest)?;
+                (Box::new(Similar { loss: Likeness::Cosine { label_scale } }), set)
+            }
+            Outputs::Tokens => {
+                let documents = read_documents(path, &self.columns.text, false, stop)?;
+                (Box::new(self.masking()?), documents.windows(tokenizer, longest)?)
+            }
+            Outputs::Pretraining => {
+                let documents = read_documents(path, &self.columns.text, false, stop)?;
+                let mask = self.masking()?;
+                (Box::new(Next { mask }), documents.pairs(tokenizer, longest, PAIRS)?)
+            }
+            Outputs::Classes(_) | Outputs::Number => {
+                return Err(Error::shape("classes and numbers are scored in rows"));
+            }
+        })
+    }
+
+    fn masking(&self) -> Result<Mask> {
+        let Some(mask) = self.tokenizer().mask() else {
+            return Err(Error::model("the tokenizer has no mask token")
+                .at(&self.dir)
+                .expected("[MASK] or <mask>"));
+        };
+        Ok(Mask { probability: 0.15, whole_word: false, mask, vocab: self.vocab as u32 })
+    }
+}
+
+/// A row without labels.
+pub fn unlabelled(text: &str, pair: Option<&str>, line: u64) -> Row {
+    Row { text: text.to_owned(), pair: pair.map(str::to_owned), label: None, line }
+}

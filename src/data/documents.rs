@@ -1,0 +1,201 @@
+//! Raw text -> windows of tokens for masked language modelling, and pairs for next-sentence prediction.
+
+use std::path::{Path, PathBuf};
+
+use super::encoded::{IGNORED, TokenSet};
+use super::labels::Label;
+use super::read::{Columns, OnBadRow, read};
+use crate::error::{Error, Kind, Result};
+use crate::rng::Stream;
+use crate::text::{Tokenizer, Window};
+
+/// Texts without labels.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Documents {
+    /// The file.
+    pub path: PathBuf,
+    /// The lines of each document, none of them empty.
+    pub documents: Vec<Vec<String>>,
+    /// BLAKE3 of the file's bytes.
+    pub hash: String,
+    /// Rows that were skipped because they could not be read.
+    pub skipped: u64,
+}
+
+/// Reads a `.txt` file, in which an empty line ends a document (with `by_row` each line is one), or a column of a table, of
+/// which each row is a document.
+///
+/// # Errors
+/// Those of [`read`](super::read()); [`Kind::Data`] with the byte for a file that is not UTF-8, and for one without text.
+pub fn read_documents(path: &Path, column: &str, by_row: bool, on_bad: OnBadRow) -> Result<Documents> {
+    let plain =
+        path.extension().is_some_and(|e| e.eq_ignore_ascii_case("txt") || e.eq_ignore_ascii_case("text"));
+    let mut found = Documents { path: path.to_path_buf(), ..Documents::default() };
+    if plain {
+        let bytes = std::fs::read(path).map_err(|e| Error::io(Kind::Data, "cannot read", path, &e))?;
+        found.hash = blake3::hash(&bytes).to_hex().to_string();
+        let text = std::str::from_utf8(&bytes).map_err(|e| {
+            let at = e.valid_up_to();
+            let line = 1 + bytes[..at].iter().filter(|b| **b == b'\n').count() as u64;
+            let e = Error::data("the text is not UTF-8").at(path).line(line).byte(at as u64);
+            e.hint("save it as UTF-8, for example with iconv")
+        })?;
+        let mut document = Vec::new();
+        for line in text.trim_start_matches('\u{feff}').lines().map(str::trim) {
+            if !line.is_empty() {
+                document.push(line.to_owned());
+            }
+            if (line.is_empty() || by_row) && !document.is_empty() {
+                found.documents.push(std::mem::take(&mut document));
+            }
+        }
+        found.documents.extend(Some(document).filter(|d| !d.is_empty()));
+    } else {
+        let columns = Columns { text: column.to_owned(), pair: None, label: None };
+        let table = read(path, &columns, on_bad)?;
+        (found.hash, found.skipped) = (table.hash, table.bad_count);
+        for row in table.rows {
+            let lines = row.text.lines().map(str::trim).filter(|l| !l.is_empty()).map(str::to_owned);
+            let lines: Vec<String> = lines.collect();
+            found.documents.extend(Some(lines).filter(|l| !l.is_empty()));
+        }
+    }
+    if found.documents.is_empty() {
+        return Err(Error::data("a file without text")
+            .at(path)
+            .expected("at least one line that is not empty"));
+    }
+    Ok(found)
+}
+
+fn push(set: &mut TokenSet, tokenizer: &Tokenizer, window: &Window) -> Result<()> {
+    // A special token has a word of its own in some tokenizers.
+    let word = |(word, part): (&Option<u32>, &Option<u8>)| part.and(*word).unwrap_or(IGNORED);
+    set.words.extend(window.words.iter().zip(&window.part).map(word));
+    set.push(&window.ids, &window.types, 0, tokenizer.unknowns(&window.ids))
+}
+
+impl Documents {
+    /// Every document in windows of at most `max_length` tokens, one after the other.
+    ///
+    /// # Errors
+    /// Those of [`Tokenizer::windows`].
+    pub fn windows(&self, tokenizer: &Tokenizer, max_length: usize) -> Result<TokenSet> {
+        let mut set = TokenSet { offsets: vec![0], ..TokenSet::default() };
+        for document in &self.documents {
+            for window in tokenizer.windows(&document.join("\n"), None, max_length, 0)? {
+                push(&mut set, tokenizer, &window)?;
+            }
+        }
+        Ok(set)
+    }
+
+    /// Pairs of neighbouring and of random stretches, each a line or more, as BERT's `create_pretraining_data.py` builds them:
+    /// a stretch is filled with lines up to the target length (a random shorter one in one of ten), cut at a random line;
+    /// half of the second parts are replaced by lines of another document, and what was not used of the first is put back;
+    /// what is too long loses tokens at a random end of the longer part. The class is 0 if the second follows the first, else 1.
+    ///
+    /// # Errors
+    /// Those of the tokenizer; [`Kind::Data`] if there are not two documents.
+    pub fn pairs(&self, tokenizer: &Tokenizer, max_length: usize, seed: u64) -> Result<TokenSet> {
+        if self.documents.len() < 2 {
+            return Err(Error::data(
+                "next-sentence prediction needs two documents: random sentences come from another one",
+            )
+            .at(&self.path)
+            .found(format!("{} document", self.documents.len()))
+            .hint("put an empty line between documents, one sentence a line"));
+        }
+        let special = tokenizer.special_tokens(true);
+        let most = max_length.saturating_sub(special);
+        if most < 2 {
+            return Err(Error::usage("data.max_length does not hold a pair").found(max_length.to_string()));
+        }
+        let pieces = |lines: &Vec<String>| -> Result<Vec<Vec<(u32, u32)>>> {
+            let lines: Result<Vec<_>> = lines.iter().map(|line| tokenizer.pieces(line)).collect();
+            Ok(lines?.into_iter().filter(|l| !l.is_empty()).collect())
+        };
+        let documents: Vec<_> = self.documents.iter().map(pieces).collect::<Result<_>>()?;
+        let documents: Vec<_> = documents.into_iter().filter(|d| !d.is_empty()).collect();
+        let mut set = TokenSet { offsets: vec![0], ..TokenSet::default() };
+        let mut stream = Stream::new(seed, "pairs", 0);
+        let below = |stream: &mut Stream, n: usize| stream.below(n as u32) as usize;
+        for (index, document) in documents.iter().enumerate() {
+            let mut target = target_length(&mut stream, most);
+            let (mut chunk, mut length, mut i): (Vec<&Vec<(u32, u32)>>, _, _) = (Vec::new(), 0, 0);
+            while i < document.len() {
+                chunk.push(&document[i]);
+                length += document[i].len();
+                if i + 1 == document.len() || length >= target {
+                    let end = if chunk.len() >= 2 { 1 + below(&mut stream, chunk.len() - 1) } else { 1 };
+                    let mut first: Vec<(u32, u32)> = numbered(&chunk[..end], 0);
+                    let random = documents.len() > 1 && (chunk.len() == 1 || stream.uniform() < 0.5);
+                    let mut second = Vec::new();
+                    if random {
+                        let wanted = target.saturating_sub(first.len()).max(1);
+                        let mut other = index;
+                        // As there: ten tries for another document.
+                        for _ in 0..10 {
+                            other = below(&mut stream, documents.len());
+                            if other != index {
+                                break;
+                            }
+                        }
+                        let lines = &documents[other];
+                        let start = below(&mut stream, lines.len());
+                        let mut count = 0;
+                        let taken: Vec<_> = lines[start..]
+                            .iter()
+                            .take_while(|line| {
+                                let more = count < wanted;
+                                count += line.len();
+                                more
+                            })
+                            .collect();
+                        second = numbered(&taken, first.len() as u32);
+                        // What was not used goes back.
+                        i -= chunk.len() - end;
+                    } else if chunk.len() > 1 {
+                        second = numbered(&chunk[end..], first.len() as u32);
+                    }
+                    if !second.is_empty() {
+                        shorten(&mut stream, &mut first, &mut second, most);
+                        push(&mut set, tokenizer, &tokenizer.joined(&first, &second)?)?;
+                        set.labels.push(Label::Class(random as u32));
+                    }
+                    (chunk, length) = (Vec::new(), 0);
+                    target = target_length(&mut stream, most);
+                }
+                i += 1;
+            }
+        }
+        Ok(set)
+    }
+}
+
+/// All of the room, or in one of ten a random part of it.
+fn target_length(stream: &mut Stream, most: usize) -> usize {
+    if stream.uniform() < 0.1 { 2 + stream.below(most as u32 - 1) as usize } else { most }
+}
+
+/// Lines end to end, with words numbered on from `first`.
+fn numbered(lines: &[&Vec<(u32, u32)>], first: u32) -> Vec<(u32, u32)> {
+    let mut all: Vec<(u32, u32)> = Vec::new();
+    let mut base = first;
+    for line in lines {
+        all.extend(line.iter().map(|&(id, word)| (id, base + word)));
+        base = all.last().map_or(base, |last| last.1 + 1);
+    }
+    all
+}
+
+fn shorten(stream: &mut Stream, a: &mut Vec<(u32, u32)>, b: &mut Vec<(u32, u32)>, most: usize) {
+    while a.len() + b.len() > most {
+        let longer = if a.len() > b.len() { &mut *a } else { &mut *b };
+        if stream.uniform() < 0.5 {
+            longer.remove(0);
+        } else {
+            longer.pop();
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! Questions about contexts: SQuAD's JSON, versions 1.1 and 2.0 (Rajpurkar et al. 2016, 2018).
+
+use std::collections::HashSet;
+use std::path::Path;
+use std::sync::Arc;
+
+use serde::Deserialize;
+
+use super::examples::{Examples, char_starts, text};
+use super::read::{BadRow, OnBadRow};
+use crate::error::{Error, Result};
+
+/// A question, the text that answers it, and where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Question {
+    /// The name that predictions are written under; no other question of the file has it.
+    pub id: String,
+    /// The title of the article; empty if there is none.
+    pub title: String,
+    /// The text; the questions of a paragraph share it.
+    pub context: Arc<str>,
+    /// The question.
+    pub question: String,
+    /// The right answers; none if it has none or if they are not known.
+    pub answers: Vec<Answer>,
+    /// Whether the file says that the context does not answer it (2.0).
+    pub impossible: bool,
+    /// The line it stands in, counted from 1.
+    pub line: u64,
+}
+
+/// A part of a context that answers a question.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// Its text, which stands in the context at its offset.
+    pub text: String,
+    /// Where it begins: in characters (Unicode scalar values, as Python counts), counted from 0.
+    pub start: usize,
+    /// Where it begins in bytes of the context.
+    pub byte: usize,
+}
+
+#[derive(Deserialize)]
+struct Raw {
+    data: Vec<RawArticle>,
+    #[serde(default)]
+    version: serde_json::Value,
+}
+#[derive(Deserialize)]
+struct RawArticle {
+    #[serde(default)]
+    title: String,
+    paragraphs: Vec<RawParagraph>,
+}
+#[derive(Deserialize)]
+struct RawParagraph {
+    context: String,
+    qas: Vec<RawQuestion>,
+}
+#[derive(Deserialize)]
+struct RawQuestion {
+    id: String,
+    question: String,
+    #[serde(default)]
+    answers: Option<Vec<RawAnswer>>,
+    #[serde(default)]
+    is_impossible: Option<bool>,
+}
+#[derive(Deserialize)]
+struct RawAnswer {
+    text: String,
+    answer_start: i64,
+}
+
+/// Reads the questions of a SQuAD file. `answered`: whether every question must have an answer or be said to have none
+/// (`is_impossible`, or version 2.0 and an empty list); to predict they need not.
+///
+/// # Errors
+/// [`Kind::Data`](crate::error::Kind::Data) with the line if the file cannot be read or is no SQuAD JSON, holds no
+/// question, or holds one that is bad: an answer that does not stand at its offset, an id given twice, an empty text (with
+/// [`OnBadRow::Skip`]: more than 1 % of the questions).
+pub fn read_questions(path: &Path, answered: bool, on_bad: OnBadRow) -> Result<Examples<Question>> {
+    let (content, hash) = text(path)?;
+    let raw: Raw = serde_json::from_str(&content).map_err(|e| {
+        let why = e.to_string();
+        let what = if e.is_data() { "not the JSON of SQuAD" } else { "not valid JSON" };
+        let error = Error::data(what).at(path).line(e.line() as u64).column(e.column() as u64);
+        error
+            .expected("{\"data\": [{\"paragraphs\": [{\"context\", \"qas\": [{\"id\", \"question\", \"answers\": [{\"text\", \"answer_start\"}]}]}]}]}")
+            .found(why.split(" at line ").next().unwrap_or_default())
+    })?;
+    let version = raw.version.as_str().map_or_else(|| raw.version.to_string(), str::to_owned);
+    let source = Source { answered, v2: version.trim_start_matches('v').starts_with('2') };
+    let mut all = Examples::new(path);
+    let mut seen = HashSet::new();
+    let mut place = Place::default();
+    for article in raw.data {
+        for paragraph in article.paragraphs {
+            let context: Arc<str> = paragraph.context.into();
+            let starts = char_starts(&context);
+            for q in paragraph.qas {
+                let at = place.of(&content, &q.id);
+                let twice = !seen.insert(q.id.clone());
+                all.push(source.question(q, &article.title, &context, &starts, at, twice), on_bad)?;
+            }
+        }
+    }
+    all.finish(hash)
+}
+
+/// Finds the lines of ids, which parsing loses: each is looked for behind the one before it.
+#[derive(Default)]
+struct Place {
+    byte: usize,
+    line: u64,
+}
+
+impl Place {
+    /// (line, byte) of an id as a JSON string; of the last id that was found if it is written in another way.
+    fn of(&mut self, content: &str, id: &str) -> (u64, u64) {
+        let written = serde_json::Value::from(id).to_string();
+        let rest = content.get(self.byte..).unwrap_or_default();
+        if let Some(i) = rest.find(&written) {
+            let passed = rest.get(..i).unwrap_or_default();
+            self.line += passed.matches('\n').count() as u64;
+            // On to the end of the id, so that the same one given twice is found twice.
+            self.byte += i + written.len();
+            return (self.line + 1, (self.byte - written.len()) as u64);
+        }
+        (self.line + 1, self.byte as u64)
+    }
+}
+
+/// What holds for every question of a file.
+struct Source {
+    answered: bool,
+    v2: bool,
+}
+
+impl Source {
+    fn question(
+        &self,
+        q: RawQuestion,
+        title: &str,
+        context: &Arc<str>,
+        starts: &[usize],
+        (line, byte): (u64, u64),
+        twice: bool,
+    ) -> std::result::Result<Question, BadRow> {
+        let bad = |what: String| BadRow::new(line, Some(byte), format!("question {:?}: {what}", q.id));
+        if twice {
+            return Err(
+                bad("its id is given twice".into()).hint("predictions are written by id: give each its own")
+            );
+        }
+        for (what, text) in [("question", q.question.as_str()), ("context", context)] {
+            if text.trim().is_empty() {
+                return Err(bad(format!("the {what} is empty")));
+            }
+        }
+        let known = q.answers.is_some();
+        let raw = q.answers.unwrap_or_default();
+        let impossible = q.is_impossible.unwrap_or(self.v2 && known && raw.is_empty());
+        if impossible && !raw.is_empty() {
+            return Err(bad("it has an answer and is said to have none".into())
+                .hint("remove the answers or is_impossible; plausible_answers are not read"));
+        }
+        if self.answered && !impossible && raw.is_empty() {
+            return Err(bad("it has no answer".into())
+                .expected("answers, or \"is_impossible\": true")
+                .found(if known { "an empty list" } else { "no key \"answers\"" }));
+        }
+        let mut answers = Vec::with_capacity(raw.len());
+        for a in raw {
+            if a.text.trim().is_empty() {
+                return Err(
+                    bad("an answer is empty".into()).hint("a question without an answer has \"answers\": []")
+                );
+            }
+            let start = usize::try_from(a.answer_start).ok();
+            let at = start.and_then(|s| Some((s, *starts.get(s)?)));
+            match at.filter(|(_, byte)| context.get(*byte..).is_some_and(|rest| rest.starts_with(&a.text))) {
+                Some((start, byte)) => answers.push(Answer { text: a.text, start, byte }),
+                None => {
+                    return Err(misplaced(bad("an answer is not at its offset".into()), &a, context, starts));
+                }
+            }
+        }
+        let (title, context) = (title.to_owned(), context.clone());
+        Ok(Question { id: q.id, title, context, question: q.question, answers, impossible, line })
+    }
+}
+
+/// Says what stands at the offset instead, and where the answer is.
+fn misplaced(bad: BadRow, a: &RawAnswer, context: &str, starts: &[usize]) -> BadRow {
+    let length = a.text.chars().count();
+    let there = usize::try_from(a.answer_start).ok().and_then(|s| {
+        let from = *starts.get(s)?;
+        let to = starts.get(s + length).copied().unwrap_or(context.len());
+        context.get(from..to)
+    });
+    let found = match there {
+        Some(there) => format!("{there:?} at {}", a.answer_start),
+        None => format!("{}, of {} characters", a.answer_start, starts.len() - 1),
+    };
+    let places = context.match_indices(&a.text).filter_map(|(byte, _)| starts.binary_search(&byte).ok());
+    let nearest = places.min_by_key(|p| (*p as i64 - a.answer_start).abs());
+    bad.expected(format!("{:?}", a.text)).found(found).hint(match nearest {
+        Some(p) => format!(
+            "the nearest such text begins at {p}; offsets count characters, not bytes or UTF-16 units"
+        ),
+        None => "the context does not hold this text at all".to_owned(),
+    })
+}

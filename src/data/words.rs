@@ -1,0 +1,86 @@
+//! Sentences of words -> windows of tokens, one prediction a word: for tagging.
+
+use std::sync::Arc;
+
+use super::encoded::{IGNORED, Origin, TokenSet};
+use crate::error::{Error, Result};
+use crate::text::Tokenizer;
+
+/// What the windows of a token set stand for: sentences of words.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Words {
+    /// Number of words of each sentence.
+    pub lengths: Vec<u32>,
+    /// The tag of each word of each sentence, as a class number; empty where there are none.
+    pub tags: Vec<Vec<u32>>,
+    /// The sentence of each window.
+    pub sentence: Vec<u32>,
+    /// The words whose prediction a window gives, by window: the token within the window, and the word. Each word has one
+    /// window, that in which it has most context on both sides, and in it its first token (Devlin et al. 2019, sec. 5.3);
+    /// a word of which the tokenizer leaves nothing has none.
+    pub heads: Vec<Vec<(u32, u32)>>,
+}
+
+impl Words {
+    /// Cuts sentences into windows of at most `max_length` tokens that share `stride` tokens. With `tags`, the head of a word
+    /// bears its tag and all other tokens are ignored.
+    ///
+    /// # Errors
+    /// Those of [`Tokenizer::word_windows`]; [`Kind::Usage`](crate::error::Kind::Usage) if there are not as many tags as words.
+    pub fn build(
+        tokenizer: &Tokenizer,
+        sentences: &[Vec<String>],
+        tags: Option<Vec<Vec<u32>>>,
+        max_length: usize,
+        stride: usize,
+    ) -> Result<TokenSet> {
+        let tags = tags.unwrap_or_default();
+        let fits = |(words, tags): (&Vec<String>, &Vec<u32>)| words.len() == tags.len();
+        let all_fit = tags.len() == sentences.len() && sentences.iter().zip(&tags).all(fits);
+        if !(tags.is_empty() || all_fit) {
+            return Err(Error::usage("tagging needs a tag for every word"));
+        }
+        let mut set = TokenSet { offsets: vec![0], ..TokenSet::default() };
+        let mut all = Words::default();
+        for (i, words) in sentences.iter().enumerate() {
+            all.lengths.push(words.len() as u32);
+            let windows = tokenizer.word_windows(words, max_length, stride)?;
+            // The window with most context of each word, and its first token there.
+            let mut best: Vec<Option<(u32, usize, u32)>> = vec![None; words.len()];
+            for (w, window) in windows.iter().enumerate() {
+                let mut before = None;
+                for (t, word) in window.words.iter().enumerate() {
+                    let first = word.is_some() && *word != before;
+                    before = *word;
+                    let (Some(word), true) = (word, first) else { continue };
+                    let context = t.min(window.len() - 1 - t) as u32;
+                    let Some(slot) = best.get_mut(*word as usize) else { continue };
+                    if slot.is_none_or(|(c, ..)| context > c) {
+                        *slot = Some((context, w, t as u32));
+                    }
+                }
+            }
+            let first = all.heads.len();
+            all.heads.resize(first + windows.len(), Vec::new());
+            for (word, best) in best.into_iter().enumerate() {
+                if let Some((_, w, t)) = best {
+                    all.heads[first + w].push((t, word as u32));
+                }
+            }
+            for (w, window) in windows.into_iter().enumerate() {
+                let start = set.ids.len();
+                all.sentence.push(i as u32);
+                set.push(&window.ids, &window.types, 0, tokenizer.unknowns(&window.ids))?;
+                if let Some(tags) = tags.get(i) {
+                    set.tags.resize(set.ids.len(), IGNORED);
+                    for &(t, word) in &all.heads[first + w] {
+                        set.tags[start + t as usize] = tags[word as usize];
+                    }
+                }
+            }
+        }
+        all.tags = tags;
+        set.origin = Origin::Words(Arc::new(all));
+        Ok(set)
+    }
+}

@@ -1,0 +1,70 @@
+//! ALBERT (Lan et al. 2020): factorised embeddings, and layers that share their weights.
+
+use super::architecture::{Architecture, Classes, Drop, Masked, NO_DROP, SequenceHead};
+use super::config::Config;
+use crate::error::Result;
+use crate::nn::EncoderConfig;
+use crate::ops::linear::Activation;
+
+pub(super) const ALBERT: Architecture = Architecture {
+    model_type: "albert",
+    prefix: "albert.",
+    names: &[
+        ("embeddings_project.", "encoder.embedding_hidden_mapping_in."),
+        ("encoder.layer.", "encoder.albert_layer_groups."),
+        (".attention.self.", ".albert_layers.0.attention."),
+        (".attention.output.", ".albert_layers.0.attention."),
+        (".intermediate.dense.", ".albert_layers.0.ffn."),
+        (".output.dense.", ".albert_layers.0.ffn_output."),
+        (".output.LayerNorm.", ".albert_layers.0.full_layer_layer_norm."),
+    ],
+    classes: Classes {
+        sequence: "AlbertForSequenceClassification",
+        token: "AlbertForTokenClassification",
+        question: "AlbertForQuestionAnswering",
+        masked: Some("AlbertForMaskedLM"),
+    },
+    head: SequenceHead {
+        dense: "albert.pooler",
+        act: Activation::Tanh,
+        pooler: true,
+        drop_before: false,
+        norm: None,
+        pooling: None,
+        classifier: "classifier",
+        dropout: Drop { key: "classifier_dropout_prob", default: Some(0.1) },
+    },
+    masked: Some(Masked {
+        dense: "predictions.dense",
+        norm: "predictions.LayerNorm",
+        bias: "predictions.bias",
+        act: None,
+    }),
+    dense_tokens: false,
+    span_dropout: NO_DROP,
+    pretraining: None,
+    read,
+};
+
+/// The keys and defaults of transformers' `AlbertConfig`.
+fn read(c: &Config) -> Result<EncoderConfig> {
+    let shape = c.bert_like()?;
+    let several = |v: &serde_json::Value| v.as_u64() != Some(1);
+    c.refuse("inner_group_num", several, "more than one layer in a group; tempra reads groups of one")?;
+    let groups = c.optional_index("num_hidden_groups", 1 << 9)?.unwrap_or(1);
+    if groups == 0 || groups > shape.layers {
+        return Err(c
+            .error("`num_hidden_groups` is out of range")
+            .expected(format!("1 to num_hidden_layers, {}", shape.layers))
+            .found(groups.to_string()));
+    }
+    Ok(EncoderConfig {
+        embedding: Some(c.count("embedding_size", 1 << 14)?),
+        shared: Some(groups),
+        hidden_dropout: c.optional_probability("hidden_dropout_prob")?.unwrap_or(0.0),
+        attention_dropout: c.optional_probability("attention_probs_dropout_prob")?.unwrap_or(0.0),
+        // The feed-forward block's output is not dropped (`AlbertLayer` in transformers).
+        dropped: [true, false],
+        ..shape
+    })
+}

@@ -1,0 +1,146 @@
+//! What an architecture is: how its config is read, and what its tensors and its classes in `transformers` are called.
+
+use super::config::Config;
+use super::{albert, bert, distilbert, electra, modernbert, roberta, xlnet};
+use crate::error::Result;
+use crate::nn::{Dense, EncoderConfig, HeadConfig, Pooling};
+use crate::ops::linear::Activation;
+
+/// An architecture that a `model_type` names.
+pub struct Architecture {
+    /// The `model_type` of `config.json`.
+    pub model_type: &'static str,
+    /// The prefix of the encoder's tensors in models with a head.
+    pub prefix: &'static str,
+    /// From BERT's names to this architecture's: parts of a name that are replaced, in this order.
+    pub(super) names: &'static [(&'static str, &'static str)],
+    /// The classes that `transformers` opens it with.
+    pub classes: Classes,
+    /// The head of a sequence classifier.
+    pub(super) head: SequenceHead,
+    /// The tensors of a masked-LM head.
+    pub masked: Option<Masked>,
+    /// Whether heads of tokens have the dense layer of the head of sequences too.
+    pub(super) dense_tokens: bool,
+    /// The dropout before a head that finds answers; mostly there is none.
+    pub(super) span_dropout: Drop,
+    /// Where it was pretrained on next sentences as well: the class that has both heads, and the tensors of the second.
+    pub pretraining: Option<(&'static str, &'static str)>,
+    /// Reads the settings.
+    pub(super) read: fn(&Config) -> Result<EncoderConfig>,
+}
+
+/// Every architecture there is; loading, help and docs walk this list.
+pub const ARCHITECTURES: &[Architecture] = &[
+    bert::BERT,
+    roberta::ROBERTA,
+    roberta::XLM_ROBERTA,
+    distilbert::DISTILBERT,
+    electra::ELECTRA,
+    albert::ALBERT,
+    modernbert::MODERNBERT,
+    xlnet::XLNET,
+];
+
+/// Names of classes of `transformers`, for `architectures` in `config.json`.
+pub struct Classes {
+    /// A label or a number for a text.
+    pub sequence: &'static str,
+    /// A label for a token: `classifier.weight`, `classifier.bias`.
+    pub token: &'static str,
+    /// Start and end of an answer: `qa_outputs.weight`, `qa_outputs.bias`.
+    pub question: &'static str,
+    /// Masked language model, where there is one.
+    pub masked: Option<&'static str>,
+}
+
+/// The tensors of a masked-LM head: dense, activation, layer norm, then the token table (not stored again) and a bias.
+pub struct Masked {
+    /// `{dense}.weight` (embedding, hidden) and `{dense}.bias`.
+    pub dense: &'static str,
+    /// `{norm}.weight` and `{norm}.bias`.
+    pub norm: &'static str,
+    /// The bias of the vocabulary, its whole name.
+    pub bias: &'static str,
+    /// The activation; `None`: the encoder's.
+    pub act: Option<Activation>,
+}
+
+/// The head of a sequence classifier.
+pub(super) struct SequenceHead {
+    /// The dense layer's tensors are `{dense}.weight` and `{dense}.bias`.
+    pub dense: &'static str,
+    /// Its activation.
+    pub act: Activation,
+    /// Whether it belongs to the encoder, which was pretrained with it for the first token: a mean over tokens does without.
+    pub pooler: bool,
+    /// Whether there is dropout before the dense layer too.
+    pub drop_before: bool,
+    /// The tensors of a layer norm behind the dense layer, if there is one.
+    pub norm: Option<&'static str>,
+    /// The config's key for the pooling, `cls` or `mean`, where there is one.
+    pub pooling: Option<&'static str>,
+    /// The last map's tensors are `{classifier}.weight` and `{classifier}.bias`.
+    pub classifier: &'static str,
+    /// The dropout of the head.
+    pub dropout: Drop,
+}
+
+/// Where a rate is set; without a default it is the encoder's.
+pub(super) struct Drop {
+    pub key: &'static str,
+    pub default: Option<f32>,
+}
+
+/// No dropout before a head that finds answers, whatever the config says: as in most classes of transformers.
+pub(super) const NO_DROP: Drop = Drop { key: "", default: None };
+
+/// For architectures that are called as BERT is.
+pub(super) const BERT_NAMES: &[(&str, &str)] = &[];
+
+impl Architecture {
+    /// The name in the files of a model with a head, from BERT's without a prefix.
+    pub fn tensor(&self, bert: &str) -> String {
+        let renamed =
+            self.names.iter().fold(bert.to_owned(), |name, (theirs, ours)| name.replace(theirs, ours));
+        format!("{}{renamed}", self.prefix)
+    }
+    pub(super) fn head(
+        &self,
+        c: &EncoderConfig,
+        pooling: Pooling,
+        outputs: usize,
+        dropout: f32,
+    ) -> HeadConfig {
+        let h = &self.head;
+        let dense = || Dense {
+            name: h.dense.to_owned(),
+            act: h.act,
+            drop_before: h.drop_before,
+            bias: c.biases.head,
+            norm: h.norm.map(|name| (name.to_owned(), c.eps, c.biases.norm)),
+        };
+        let last = c.cls_last && pooling == Pooling::Cls;
+        HeadConfig {
+            pooling: if last { Pooling::Last } else { pooling },
+            dense: (!h.pooler || pooling == Pooling::Cls).then(dense),
+            classifier: h.classifier.to_owned(),
+            hidden: c.hidden,
+            outputs,
+            dropout,
+        }
+    }
+    pub(super) fn head_dropout(&self, c: &Config, shape: &EncoderConfig) -> Result<f32> {
+        let Drop { key, default } = self.head.dropout;
+        Ok(c.optional_probability(key)?.or(default).unwrap_or(shape.hidden_dropout))
+    }
+    /// What the last map of a head that finds answers is called: where heads share their dense layer, as that of the others.
+    pub(super) fn span_head(&self) -> &'static str {
+        if self.dense_tokens { "classifier" } else { "qa_outputs" }
+    }
+    pub(super) fn span_dropout(&self, c: &Config) -> Result<f32> {
+        let Drop { key, default } = self.span_dropout;
+        let default = default.unwrap_or(0.0);
+        if key.is_empty() { Ok(default) } else { Ok(c.optional_probability(key)?.unwrap_or(default)) }
+    }
+}

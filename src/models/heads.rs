@@ -1,0 +1,247 @@
+//! What stands on an encoder: a head for each kind of outputs, called as `transformers` calls it, and what `config.json`
+//! says of it.
+
+use super::Outputs;
+use super::architecture::Architecture;
+use super::config::Config;
+use crate::error::{Error, Result};
+use crate::nn::{Encoder, EncoderConfig, Head, Inputs, MaskedConfig, MaskedHead, Pooling, Sites, TokenHead};
+use crate::ops::pool::Pool;
+use crate::params::{Bound, Layout};
+use crate::tape::{Tape, Var};
+use serde_json::{Map, Value, json};
+
+/// A head of a model.
+pub struct NamedHead {
+    /// Its name among several; empty if it is the only one.
+    pub name: String,
+    /// What it gives.
+    pub outputs: Outputs,
+    kind: Kind,
+}
+
+enum Kind {
+    Sequence(Head),
+    Tokens(TokenHead),
+    Vectors(Pooling),
+    Masked(MaskedHead),
+    Pretraining(MaskedHead, Head),
+}
+
+/// How heads are declared.
+pub(super) struct Setting<'a> {
+    pub architecture: &'static Architecture,
+    pub shape: &'a EncoderConfig,
+    pub pooling: Pooling,
+    pub dropout: f32,
+    /// The dropout of a head that finds answers.
+    pub span_dropout: f32,
+}
+
+impl Setting<'_> {
+    /// Declares a head's parameters; of several each has its name before those of its tensors.
+    pub fn declare(
+        &self,
+        layout: &mut Layout,
+        sites: &mut Sites,
+        encoder: &Encoder,
+        name: &str,
+        outputs: &Outputs,
+    ) -> Result<NamedHead> {
+        let first = layout.list.len();
+        let (a, c) = (self.architecture, self.shape);
+        let sequence = |outputs| a.head(c, self.pooling, outputs, self.dropout);
+        let dense = a.head(c, self.pooling, 1, 0.0).dense.filter(|_| a.dense_tokens);
+        let tokens = |layout: &mut Layout, sites: &mut Sites, name, outputs, dropout| {
+            TokenHead::declare(layout, sites, (name, dense.as_ref()), [outputs, c.hidden], dropout)
+        };
+        let kind = match outputs {
+            Outputs::Classes(names) | Outputs::Labels(names) => {
+                Kind::Sequence(Head::declare(layout, sites, &sequence(names.len())))
+            }
+            Outputs::Number => Kind::Sequence(Head::declare(layout, sites, &sequence(1))),
+            Outputs::Tags(names) => {
+                Kind::Tokens(tokens(layout, sites, "classifier", names.len(), self.dropout))
+            }
+            Outputs::Span => Kind::Tokens(tokens(layout, sites, a.span_head(), 2, self.span_dropout)),
+            Outputs::Embedding => Kind::Vectors(a.head(c, self.pooling, 1, 0.0).pooling),
+            Outputs::Tokens => Kind::Masked(self.masked(layout, encoder)?),
+            Outputs::Pretraining => {
+                let Some((_, classifier)) = a.pretraining else {
+                    return Err(self.lacks("was not pretrained on next sentences"));
+                };
+                let masked = self.masked(layout, encoder)?;
+                // BertForPreTraining has no dropout there.
+                let mut next = a.head(c, Pooling::Cls, 2, 0.0);
+                next.classifier = classifier.to_owned();
+                Kind::Pretraining(masked, Head::declare(layout, sites, &next))
+            }
+        };
+        if !name.is_empty() {
+            for p in &mut layout.list[first..] {
+                p.name = format!("{PREFIX}{name}.{}", p.name);
+            }
+        }
+        Ok(NamedHead { name: name.to_owned(), outputs: outputs.clone(), kind })
+    }
+
+    fn masked(&self, layout: &mut Layout, encoder: &Encoder) -> Result<MaskedHead> {
+        let (a, c) = (self.architecture, self.shape);
+        let Some(m) = &a.masked else { return Err(self.lacks("has no head for masked language modelling")) };
+        let config = MaskedConfig {
+            dense: m.dense.to_owned(),
+            norm: m.norm.to_owned(),
+            bias: m.bias.to_owned(),
+            act: m.act.unwrap_or(c.act),
+            vocab: c.vocab,
+            embedding: c.embedding.unwrap_or(c.hidden),
+            hidden: c.hidden,
+            eps: c.eps,
+            biases: [c.biases.head, c.biases.norm],
+        };
+        Ok(MaskedHead::declare(layout, &config, encoder.words()))
+    }
+
+    fn lacks(&self, what: &str) -> Error {
+        Error::usage(format!("model_type `{}` {what}", self.architecture.model_type))
+            .hint("take another task or model")
+    }
+}
+
+/// Before the tensors of one of several heads, with its name.
+const PREFIX: &str = "heads.";
+
+/// The name of the head that a tensor belongs to among several.
+pub(super) fn owner(name: &str) -> Option<&str> {
+    Some(name.strip_prefix(PREFIX)?.split_once('.')?.0)
+}
+
+/// The name of a tensor without the name of the head that it belongs to among several.
+pub(super) fn plain(name: &str) -> &str {
+    name.strip_prefix(PREFIX).and_then(|rest| rest.split_once('.')).map_or(name, |(_, rest)| rest)
+}
+
+impl NamedHead {
+    /// What the head gives: see [`Outputs`].
+    pub(super) fn run(&self, tape: &mut Tape, p: &Bound, batch: &Inputs, hidden: Var) -> Result<Vec<Var>> {
+        Ok(vec![match &self.kind {
+            Kind::Sequence(head) => head.run(tape, p, batch, hidden)?,
+            Kind::Tokens(head) => head.run(tape, p, batch, hidden)?,
+            Kind::Masked(head) => head.run(tape, p, batch, hidden)?,
+            Kind::Vectors(pooling) => {
+                let pool = match pooling {
+                    Pooling::Mean => Pool::Mean,
+                    Pooling::Last => Pool::Last,
+                    Pooling::Cls => Pool::First,
+                };
+                tape.apply(pool, &[hidden, batch.sequences])?
+            }
+            Kind::Pretraining(masked, next) => {
+                let tokens = masked.run(tape, p, batch, hidden)?;
+                return Ok(vec![tokens, next.run(tape, p, batch, hidden)?]);
+            }
+        }])
+    }
+}
+
+/// The heads that a model's config tells of.
+pub(super) fn of_config(c: &Config) -> Result<Vec<(String, Outputs)>> {
+    let Some(list) = c.value.get("tempra_heads").and_then(Value::as_array) else {
+        return Ok(vec![(String::new(), of_class(c)?)]);
+    };
+    let wrong = || c.error("`tempra_heads` is not what tempra writes").hint("train the model anew");
+    let one = |v: &Value| {
+        let text = |key: &str| v.get(key).and_then(Value::as_str);
+        let labels = || {
+            let labels = v.get("labels")?.as_array()?.iter().map(|l| l.as_str().map(str::to_owned));
+            labels.collect::<Option<Vec<String>>>().filter(|l| !l.is_empty())
+        };
+        let outputs = match text("kind")? {
+            "classes" => Outputs::Classes(labels()?),
+            "labels" => Outputs::Labels(labels()?),
+            "tags" => Outputs::Tags(labels()?),
+            "number" => Outputs::Number,
+            "span" => Outputs::Span,
+            "embedding" => Outputs::Embedding,
+            "tokens" => Outputs::Tokens,
+            "pretraining" => Outputs::Pretraining,
+            _ => return None,
+        };
+        Some((text("name")?.to_owned(), outputs))
+    };
+    let heads: Option<Vec<_>> = list.iter().map(one).collect();
+    heads.filter(|h| !h.is_empty()).ok_or_else(wrong)
+}
+
+/// What a model gives by the class that `transformers` opens it with.
+fn of_class(c: &Config) -> Result<Outputs> {
+    let class = c.value.get("architectures").and_then(|a| a.get(0)).and_then(Value::as_str).unwrap_or("");
+    let ends = |end: &str| class.ends_with(end);
+    Ok(match () {
+        _ if ends("ForTokenClassification") => match c.outputs()? {
+            Outputs::Classes(names) | Outputs::Labels(names) => Outputs::Tags(names),
+            other => other,
+        },
+        _ if ends("ForQuestionAnswering") || ends("ForQuestionAnsweringSimple") => Outputs::Span,
+        _ if ends("ForMaskedLM") => Outputs::Tokens,
+        _ if ends("ForPreTraining") => Outputs::Pretraining,
+        _ if c.value.get("problem_type").and_then(Value::as_str) == Some("multi_label_classification") => {
+            match c.outputs()? {
+                Outputs::Classes(names) => Outputs::Labels(names),
+                other => other,
+            }
+        }
+        _ if ends("Model") && c.value.get("tempra_pooling").is_some() => Outputs::Embedding,
+        _ => c.outputs()?,
+    })
+}
+
+/// Writes into a config what `transformers` and tempra need to know of the heads.
+pub(super) fn describe(heads: &[NamedHead], a: &Architecture, map: &mut Map<String, Value>) {
+    for stale in ["tempra_heads", "id2label", "label2id", "problem_type", "num_labels"] {
+        map.remove(stale);
+    }
+    let base = || a.classes.sequence.replace("ForSequenceClassification", "Model");
+    let [head] = heads else {
+        let one = |h: &NamedHead| {
+            let (kind, labels) = match &h.outputs {
+                Outputs::Classes(names) => ("classes", Some(names)),
+                Outputs::Labels(names) => ("labels", Some(names)),
+                Outputs::Tags(names) => ("tags", Some(names)),
+                Outputs::Number => ("number", None),
+                Outputs::Span => ("span", None),
+                Outputs::Embedding => ("embedding", None),
+                Outputs::Tokens => ("tokens", None),
+                Outputs::Pretraining => ("pretraining", None),
+            };
+            json!({ "name": h.name, "kind": kind, "labels": labels })
+        };
+        map.insert("tempra_heads".into(), heads.iter().map(one).collect());
+        map.insert("architectures".into(), json!([base()]));
+        return;
+    };
+    let masked = || a.classes.masked.map(str::to_owned).unwrap_or_else(base);
+    let class = match &head.outputs {
+        Outputs::Classes(_) | Outputs::Labels(_) | Outputs::Number => a.classes.sequence.to_owned(),
+        Outputs::Tags(_) => a.classes.token.to_owned(),
+        Outputs::Span => a.classes.question.to_owned(),
+        Outputs::Embedding => base(),
+        Outputs::Tokens => masked(),
+        Outputs::Pretraining => a.pretraining.map_or_else(base, |(class, _)| class.to_owned()),
+    };
+    map.insert("architectures".into(), json!([class]));
+    let one = vec!["LABEL_0".to_owned()];
+    let (names, problem) = match &head.outputs {
+        Outputs::Classes(names) => (names, Some("single_label_classification")),
+        Outputs::Labels(names) => (names, Some("multi_label_classification")),
+        Outputs::Number => (&one, Some("regression")),
+        Outputs::Tags(names) => (names, None),
+        _ => return,
+    };
+    let ids = || names.iter().enumerate();
+    map.insert("id2label".into(), ids().map(|(i, n)| (i.to_string(), Value::from(n.as_str()))).collect());
+    map.insert("label2id".into(), ids().map(|(i, n)| (n.clone(), Value::from(i))).collect());
+    if let Some(problem) = problem {
+        map.insert("problem_type".into(), problem.into());
+    }
+}

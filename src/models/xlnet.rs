@@ -1,0 +1,94 @@
+//! XLNet (Yang et al. 2019), fine-tuned as an encoder: positions are relative, the classification token is the last one, and
+//! a token's type tells which tokens are of its own segment.
+
+use super::architecture::{Architecture, Classes, Drop, NO_DROP, SequenceHead};
+use super::config::Config;
+use crate::error::Result;
+use crate::nn::{Biases, EncoderConfig, Positions};
+use crate::ops::linear::Activation;
+use serde_json::Value;
+
+/// The longest sequence that sinusoids are made for; the model itself has no limit.
+const LONGEST: usize = 4096;
+
+pub(super) const XLNET: Architecture = Architecture {
+    model_type: "xlnet",
+    prefix: "transformer.",
+    names: &[
+        ("embeddings.word_embeddings.", "word_embedding."),
+        ("embeddings.mask_emb", "mask_emb"),
+        ("encoder.layer.", "layer."),
+        (".attention.self.query.weight", ".rel_attn.q"),
+        (".attention.self.key.weight", ".rel_attn.k"),
+        (".attention.self.value.weight", ".rel_attn.v"),
+        (".attention.self.distance.weight", ".rel_attn.r"),
+        (".attention.self.", ".rel_attn."),
+        (".attention.output.dense.weight", ".rel_attn.o"),
+        (".attention.output.LayerNorm.", ".rel_attn.layer_norm."),
+        (".intermediate.dense.", ".ff.layer_1."),
+        (".output.dense.", ".ff.layer_2."),
+        (".output.LayerNorm.", ".ff.layer_norm."),
+    ],
+    classes: Classes {
+        sequence: "XLNetForSequenceClassification",
+        token: "XLNetForTokenClassification",
+        question: "XLNetForQuestionAnsweringSimple",
+        // It is pretrained by permutations, not by masks.
+        masked: None,
+    },
+    head: SequenceHead {
+        dense: "sequence_summary.summary",
+        act: Activation::Tanh,
+        pooler: false,
+        drop_before: false,
+        norm: None,
+        pooling: None,
+        classifier: "logits_proj",
+        dropout: Drop { key: "summary_last_dropout", default: Some(0.1) },
+    },
+    masked: None,
+    dense_tokens: false,
+    span_dropout: NO_DROP,
+    pretraining: None,
+    read,
+};
+
+/// The keys and defaults of transformers' `XLNetConfig`.
+fn read(c: &Config) -> Result<EncoderConfig> {
+    let is_not = |word: &'static str| move |v: &Value| v.as_str() != Some(word);
+    let yes = |v: &Value| v.as_bool() == Some(true);
+    let no = |v: &Value| v.as_bool() == Some(false);
+    c.refuse("attn_type", is_not("bi"), "not bidirectional; tempra trains encoders")?;
+    c.refuse("bi_data", yes, "batches of two directions, which fine-tuning does not have")?;
+    c.refuse("untie_r", no, "layers that share their biases, which transformers does not read either")?;
+    c.refuse("summary_type", is_not("last"), "not the last token; other summaries are not supported")?;
+    c.refuse("summary_use_proj", no, "a head without its dense layer, which is not supported")?;
+    c.refuse("summary_activation", is_not("tanh"), "not tanh; other activations are not supported")?;
+    let dropout = c.optional_probability("dropout")?.unwrap_or(0.1);
+    let clamp = c.value.get("clamp_len").and_then(Value::as_u64).filter(|&n| n > 0 && n < LONGEST as u64);
+    let shape = EncoderConfig {
+        vocab: c.count("vocab_size", 1 << 22)?,
+        positions: LONGEST,
+        types: 0,
+        hidden: c.count("d_model", 1 << 14)?,
+        layers: c.count("n_layer", 1 << 9)?,
+        heads: c.count("n_head", 1 << 10)?,
+        intermediate: c.count("d_inner", 1 << 17)?,
+        act: c.activation("ff_activation")?,
+        eps: c.optional_number("layer_norm_eps")?.unwrap_or(1e-12) as f32,
+        hidden_dropout: dropout,
+        attention_dropout: dropout,
+        encoding: Positions::Relative { clamp: clamp.map(|n| n as usize) },
+        biases: Biases { attention: false, feed_forward: true, norm: true, head: true },
+        cls_last: true,
+        ..EncoderConfig::default()
+    };
+    c.divides(&shape, "n_head", "d_model")?;
+    if !shape.hidden.is_multiple_of(2) {
+        return Err(c.error("`d_model` is odd, and positions are pairs of sines and cosines"));
+    }
+    let dim = (shape.hidden / shape.heads) as u64;
+    let other = |v: &Value| v.as_u64() != Some(dim);
+    c.refuse("d_head", other, "not d_model over n_head; other widths of heads are not supported")?;
+    Ok(shape)
+}

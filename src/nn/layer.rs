@@ -1,0 +1,206 @@
+//! A layer of the encoder: attention, then a feed-forward block, with their layer norms behind them (Vaswani et al. 2017,
+//! Devlin et al. 2019) or before them.
+
+use super::encoder::{EncoderConfig, Order, Positions};
+use super::performer::Performer;
+use super::relative::RelativeParts;
+use super::{Affine, Inputs, Norm};
+use crate::error::Result;
+use crate::ops::add_norm::AddNorm;
+use crate::ops::attention::Attention;
+use crate::ops::dropout::Rows;
+use crate::ops::gated::Gated;
+use crate::ops::linear::{Activation, Linear};
+use crate::ops::residual::Residual;
+use crate::ops::rotary::Rotary;
+use crate::params::{Bound, Group, Layout};
+use crate::tape::{Tape, Var};
+
+/// Which layer of the encoder runs: layers that share weights differ in what is here.
+#[derive(Clone, Copy)]
+pub(super) struct Place<'a> {
+    /// Its number.
+    pub layer: usize,
+    /// Of the dropouts on attention, on its output, on the feed-forward block's output, and inside of that (relative positions).
+    pub sites: [u32; 4],
+    /// What approximates attention, if it is not exact.
+    pub performer: Option<&'a Performer>,
+    /// Of the distances, where positions are relative.
+    pub sinusoids: Option<Var>,
+}
+
+/// A layer's parameters and how to run it.
+pub(super) struct Layer {
+    /// Before attention (pre-norm).
+    before: Option<Norm>,
+    qkv: Group,
+    qkv_bias: Option<Group>,
+    relative: Option<RelativeParts>,
+    out: Affine,
+    /// Behind attention (post-norm).
+    norm: Option<Norm>,
+    up: Affine,
+    down: Affine,
+    /// Behind the feed-forward block, or before it (pre-norm).
+    norm2: Norm,
+}
+
+impl Layer {
+    /// Declares the parameters of layer `i` under `encoder.layer.{i}`.
+    pub fn declare(layout: &mut Layout, i: usize, c: &EncoderConfig) -> Layer {
+        let at = |part: &str| format!("encoder.layer.{i}.{part}");
+        let three =
+            |end: &str| ["query", "key", "value"].map(|q| at(&format!("attention.self.{q}.{end}"))).to_vec();
+        let (h, f, b, none) = (c.hidden, c.intermediate, c.biases, Activation::None);
+        let pre = c.order == Order::Pre;
+        let (wide, act) = if c.gated { (2 * f, none) } else { (f, c.act) };
+        // The embeddings' norm stands right before the first layer.
+        let before = (pre && i > 0).then(|| Norm::declare(layout, &at("attention.LayerNorm"), h, b.norm));
+        let mut qkv = |end: &str, each: &[usize], joined: &[usize]| match c.fused {
+            true => layout.add(at(&format!("attention.self.qkv.{end}")), joined),
+            false => layout.join(three(end), each, joined),
+        };
+        // XLNet's matrices have a dimension for heads, and stand the other way round but for that of the output.
+        let each = if c.relative() { vec![h, c.heads, h / c.heads] } else { vec![h, h] };
+        let (qkv, qkv_bias) =
+            (qkv("weight", &each, &[3 * h, h]), b.attention.then(|| qkv("bias", &[h], &[3 * h])));
+        if c.relative() {
+            layout.transpose(qkv);
+        }
+        let relative = c.relative().then(|| RelativeParts::declare(layout, &format!("encoder.layer.{i}"), c));
+        let out_weight = vec![(at("attention.output.dense.weight"), each)];
+        let out = Affine {
+            w: layout.join_of(out_weight, &[h, h]),
+            b: b.attention.then(|| layout.add(at("attention.output.dense.bias"), &[h])),
+            act: none,
+        };
+        let norm = (!pre).then(|| Norm::declare(layout, &at("attention.output.LayerNorm"), h, b.norm));
+        let up = Affine::declare_with(layout, &at("intermediate.dense"), [wide, h], act, b.feed_forward);
+        let down = Affine::declare_with(layout, &at("output.dense"), [h, f], none, b.feed_forward);
+        let norm2 = Norm::declare(layout, &at("output.LayerNorm"), h, b.norm);
+        Layer { before, qkv, qkv_bias, relative, out, norm, up, down, norm2 }
+    }
+
+    /// Hidden states to hidden states, (tokens, hidden); `x` is released.
+    pub fn run(
+        &self,
+        tape: &mut Tape,
+        p: &Bound,
+        batch: &Inputs,
+        c: &EncoderConfig,
+        place: Place,
+        x: Var,
+    ) -> Result<Var> {
+        let sites = place.sites;
+        let plain = AddNorm { eps: c.eps, residual: false, before: None, after: None };
+        let seen = match &self.before {
+            Some(norm) => norm.run(tape, p, plain, x, &[])?,
+            None => x,
+        };
+        let mut inputs = vec![seen, p.var(self.qkv)];
+        inputs.extend(self.qkv_bias.map(|b| p.var(b)));
+        let qkv = tape.apply(Linear { act: Activation::None }, &inputs)?;
+        if seen != x {
+            tape.release(seen);
+        }
+        let mixed = match self.relative.as_ref().zip(place.sinusoids) {
+            Some((parts, sinusoids)) => parts.mix(tape, p, batch, c, (sites[0], sinusoids), qkv)?,
+            None => mix(tape, batch, c, place, qkv)?,
+        };
+        let out = self.out.run(tape, p, mixed)?;
+        tape.release(mixed);
+        let rate = |block: usize| if c.dropped[block] { c.hidden_dropout } else { 0.0 };
+        if let Some(norm) = &self.norm {
+            let x = add_norm(tape, p, batch, (c.eps, rate(0), sites[1]), norm, out, x)?;
+            let inside = if c.relative() { c.hidden_dropout } else { 0.0 };
+            let down = self.feed_forward(tape, p, batch, c, (inside, sites[3]), x)?;
+            return add_norm(tape, p, batch, (c.eps, rate(1), sites[2]), &self.norm2, down, x);
+        }
+        let x = add(tape, batch, (c.attention_dropout, sites[1]), out, x)?;
+        let seen = self.norm2.run(tape, p, plain, x, &[])?;
+        let down = self.feed_forward(tape, p, batch, c, (rate(1), sites[2]), seen)?;
+        tape.release(seen);
+        add(tape, batch, (0.0, sites[2]), down, x)
+    }
+
+    /// The feed-forward block, with dropout between its two maps.
+    fn feed_forward(
+        &self,
+        tape: &mut Tape,
+        p: &Bound,
+        batch: &Inputs,
+        c: &EncoderConfig,
+        (rate, site): (f32, u32),
+        x: Var,
+    ) -> Result<Var> {
+        let mut up = self.up.run(tape, p, x)?;
+        if c.gated {
+            let gated = tape.apply(Gated { act: c.act }, &[up])?;
+            tape.release(up);
+            up = gated;
+        }
+        if let Some((drop, key)) = batch.dropout(rate, site, Rows::Tokens) {
+            let dropped = tape.apply(drop, &[up, key])?;
+            tape.release(up);
+            up = dropped;
+        }
+        let down = self.down.run(tape, p, up)?;
+        tape.release(up);
+        Ok(down)
+    }
+}
+
+/// Attention over (tokens, 3 hidden) -> (tokens, hidden); `qkv` is released.
+fn mix(tape: &mut Tape, batch: &Inputs, c: &EncoderConfig, place: Place, mut qkv: Var) -> Result<Var> {
+    let is_local = |local: &[bool]| local.get(place.layer).copied().unwrap_or(false);
+    let window = c.windows.as_ref().filter(|(_, local)| is_local(local)).map(|(window, _)| *window);
+    if let Positions::Rotary { global, local } = c.encoding {
+        let theta = if window.is_some() { local } else { global };
+        let turned = tape.apply(Rotary { heads: c.heads, theta }, &[qkv, batch.positions])?;
+        tape.release(qkv);
+        qkv = turned;
+    }
+    let scale = 1.0 / ((c.hidden / c.heads) as f32).sqrt();
+    // What sees a window only is linear in the length already.
+    if let Some(performer) = place.performer.filter(|_| window.is_none()) {
+        let mixed = performer.mix(tape, batch, place.layer, c.heads, scale, qkv)?;
+        tape.release(qkv);
+        return Ok(mixed);
+    }
+    let drop = batch.dropout(c.attention_dropout, place.sites[0], Rows::Tokens);
+    let op = Attention { heads: c.heads, scale, dropout: drop.map(|d| d.0), window };
+    let mut inputs = vec![qkv, batch.cu_seqlens];
+    inputs.extend(drop.map(|d| d.1));
+    let mixed = tape.apply(op, &inputs)?;
+    tape.release(qkv);
+    Ok(mixed)
+}
+
+/// Layer norm of dropout(x) + residual; both are released.
+fn add_norm(
+    tape: &mut Tape,
+    p: &Bound,
+    batch: &Inputs,
+    (eps, rate, site): (f32, f32, u32),
+    norm: &Norm,
+    x: Var,
+    residual: Var,
+) -> Result<Var> {
+    let drop = batch.dropout(rate, site, Rows::Tokens);
+    let op = AddNorm { eps, residual: true, before: drop.map(|d| d.0), after: None };
+    let y = norm.run(tape, p, op, x, &[Some(residual), drop.map(|d| d.1)])?;
+    tape.release(x);
+    tape.release(residual);
+    Ok(y)
+}
+
+/// dropout(x) + residual; both are released.
+fn add(tape: &mut Tape, batch: &Inputs, (rate, site): (f32, u32), x: Var, residual: Var) -> Result<Var> {
+    let drop = batch.dropout(rate, site, Rows::Tokens);
+    let mut inputs = vec![x, residual];
+    inputs.extend(drop.map(|d| d.1));
+    let y = tape.apply(Residual { dropout: drop.map(|d| d.0) }, &inputs)?;
+    tape.release(x);
+    tape.release(residual);
+    Ok(y)
+}

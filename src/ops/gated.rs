@@ -1,0 +1,169 @@
+//! y = act(a) b, where x is a beside b.
+//!
+//! x (rows, 2 cols) -> y (rows, cols): a is the first half of each row, b the second. The gated linear unit (Dauphin et al.
+//! 2017) with GELU, GEGLU in Shazeer 2020, eq. 6; ModernBERT's order of the halves. Nothing is saved: the backward pass
+//! reads x.
+
+use super::linear::Activation;
+use super::{
+    Backward, Case, Forward, Grad, Input, On, Op, Plan, blocks_for, by_dtype, compute_dtype, groups_for,
+    launch, launch_cuda, refuse, vector,
+};
+use crate::device::cpu::{BLOCK, Real, inlined, vectorise};
+use crate::device::{Caps, Const, Cpu, Cuda, Wgpu};
+use crate::error::Result;
+use crate::shape::Spec;
+use rayon::prelude::*;
+
+/// The op; see the module.
+#[derive(Clone, Copy, Debug)]
+pub struct Gated {
+    /// What is applied to the first half.
+    pub act: Activation,
+}
+
+impl Op for Gated {
+    fn name(&self) -> &'static str {
+        "gated"
+    }
+    fn plan(&self, caps: &Caps, x: &[&Spec]) -> Result<Plan> {
+        let wrong = || refuse("gated", "x (rows, 2 cols)", x);
+        let [input] = x else { return Err(wrong()) };
+        let (rows, both) = input.rows_cols();
+        if !both.is_multiple_of(2) {
+            return Err(wrong());
+        }
+        let y = Spec::new(compute_dtype("gated", caps, x)?, &[rows, both / 2]);
+        let flops = y.len() as f64;
+        Ok(Plan::new(x, vec![y], vec![], [10.0 * flops, 25.0 * flops]))
+    }
+}
+
+impl On<Cpu> for Gated {
+    fn forward(&self, cpu: &Cpu, io: Forward) -> Result<()> {
+        by_dtype!(io.x[0].spec.dtype, forward(self.act, cpu, io))
+    }
+    fn backward(&self, cpu: &Cpu, io: Backward) -> Result<()> {
+        let Some(g) = io.dx(0) else { return Ok(()) };
+        by_dtype!(io.x[0].spec.dtype, backward(self.act, cpu, io, g))
+    }
+}
+
+fn forward<T: Real>(act: Activation, cpu: &Cpu, io: Forward) -> Result<()> {
+    let (_, cols) = io.y[0].spec.rows_cols();
+    let (x, mut y) = (io.x[0].cpu::<T>()?, io.y[0].cpu_mut::<T>()?);
+    let task = |(y, x): (&mut [T], &[T])| {
+        vectorise!({
+            for (y, x) in y.chunks_exact_mut(cols).zip(x.chunks_exact(2 * cols)) {
+                let (a, b) = x.split_at(cols);
+                act.apply(y, inlined!(|_: T, i: usize| a[i]));
+                y.iter_mut().zip(b).for_each(|(y, &b)| *y *= b);
+            }
+        })
+    };
+    cpu.install(|| y.par_chunks_mut(BLOCK * cols).zip(x.par_chunks(BLOCK * 2 * cols)).for_each(task));
+    Ok(())
+}
+
+/// da = dy b act'(a), db = dy act(a).
+fn backward<T: Real>(act: Activation, cpu: &Cpu, io: Backward, g: Grad) -> Result<()> {
+    let (_, cols) = io.y[0].spec.rows_cols();
+    let (x, dy, mut dx) = (io.x[0].cpu::<T>()?, io.dy()?.cpu::<T>()?, g.t.cpu_mut::<T>()?);
+    let task = |((dx, dy), x): ((&mut [T], &[T]), &[T])| {
+        let [mut acted, mut up, mut slope] = [(); 3].map(|()| vec![T::ZERO; cols]);
+        vectorise!({
+            for ((dx, dy), x) in
+                dx.chunks_exact_mut(2 * cols).zip(dy.chunks_exact(cols)).zip(x.chunks_exact(2 * cols))
+            {
+                let ((a, b), (da, db)) = (x.split_at(cols), dx.split_at_mut(cols));
+                act.apply(&mut acted, inlined!(|_: T, i: usize| a[i]));
+                up.iter_mut().zip(dy).zip(b).for_each(|((u, &dy), &b)| *u = dy * b);
+                act.slope(&mut slope, &up, if act.needs_input() { a } else { &acted });
+                for i in 0..cols {
+                    da[i] = slope[i] + if g.add { da[i] } else { T::ZERO };
+                    db[i] = dy[i].mul_add(acted[i], if g.add { db[i] } else { T::ZERO });
+                }
+            }
+        })
+    };
+    cpu.install(|| {
+        dx.par_chunks_mut(BLOCK * 2 * cols)
+            .zip(dy.par_chunks(BLOCK * cols))
+            .zip(x.par_chunks(BLOCK * 2 * cols))
+            .for_each(task)
+    });
+    Ok(())
+}
+
+pub(super) const SHADER: &str = include_str!("../../shaders/gated.wgsl");
+
+impl On<Wgpu> for Gated {
+    fn forward(&self, device: &Wgpu, io: Forward) -> Result<()> {
+        let (rows, cols) = io.y[0].spec.rows_cols();
+        let consts = [("ACT", self.act.code())];
+        let buffers = [io.x[0], io.y[0], io.y[0]];
+        launch(
+            device,
+            (SHADER, "forward"),
+            &consts,
+            groups_for(rows * cols),
+            &buffers,
+            &[rows as u32, cols as u32, 0],
+        )
+    }
+    fn backward(&self, device: &Wgpu, io: Backward) -> Result<()> {
+        let Some(g) = io.dx(0) else { return Ok(()) };
+        let (rows, cols) = io.y[0].spec.rows_cols();
+        let consts = [("ACT", self.act.code())];
+        let params = [rows as u32, cols as u32, g.add as u32];
+        launch(
+            device,
+            (SHADER, "backward"),
+            &consts,
+            groups_for(rows * cols),
+            &[io.x[0], io.dy()?, g.t],
+            &params,
+        )
+    }
+}
+
+pub(super) const KERNEL: &str = include_str!("../../kernels/gated.cu");
+
+impl On<Cuda> for Gated {
+    fn forward(&self, device: &Cuda, io: Forward) -> Result<()> {
+        let (rows, cols) = io.y[0].spec.rows_cols();
+        let (vec, dtype) = (vector(cols), Const::Type(io.x[0].spec.dtype));
+        let consts =
+            [("T", dtype), ("G", dtype), ("VEC", Const::U32(vec)), ("ACT", Const::U32(self.act.code()))];
+        let groups = blocks_for(rows * cols / vec as usize);
+        let params = [rows as u32, cols as u32, 0];
+        launch_cuda(device, (KERNEL, "gated_forward"), &consts, groups, &[io.x[0], io.y[0]], &params)
+    }
+    fn backward(&self, device: &Cuda, io: Backward) -> Result<()> {
+        let Some(g) = io.dx(0) else { return Ok(()) };
+        let (rows, cols) = io.y[0].spec.rows_cols();
+        let vec = vector(cols);
+        let (from, to) = (Const::Type(io.x[0].spec.dtype), Const::Type(g.t.spec.dtype));
+        let consts = [("T", from), ("G", to), ("VEC", Const::U32(vec)), ("ACT", Const::U32(self.act.code()))];
+        let groups = blocks_for(rows * cols / vec as usize);
+        let params = [rows as u32, cols as u32, g.add as u32];
+        launch_cuda(device, (KERNEL, "gated_backward"), &consts, groups, &[io.x[0], io.dy()?, g.t], &params)
+    }
+}
+
+/// Cases chosen to hurt: every activation, one column, odd columns, more rows than a task, no rows.
+pub fn cases() -> Vec<Case> {
+    let case = |label, act, [rows, cols]: [usize; 2]| {
+        Case::new(label, Gated { act }, vec![Input::real(&[rows, 2 * cols])])
+    };
+    vec![
+        case("gelu erf", Activation::GeluErf, [5, 16]),
+        case("gelu erf, odd columns, several tasks", Activation::GeluErf, [70, 13]),
+        case("gelu tanh", Activation::GeluTanh, [7, 24]),
+        case("one of each", Activation::GeluErf, [1, 1]),
+        case("no activation", Activation::None, [3, 9]),
+        case("relu", Activation::Relu, [4, 8]),
+        case("tanh", Activation::Tanh, [4, 11]),
+        case("no rows", Activation::GeluErf, [0, 6]),
+    ]
+}

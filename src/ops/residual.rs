@@ -1,0 +1,200 @@
+//! y = drop(x) + residual: the stream that pre-norm layers add to.
+//!
+//! x, residual (rows, cols), key u32 (5) if there is dropout -> y (rows, cols). Nothing is saved. Where a norm follows and the
+//! sum itself is not needed again, `add_norm` does both.
+
+use super::dropout::{Dropout, Rows};
+use super::{
+    Backward, Case, Forward, Input, On, Op, Plan, blocks_for, by_dtype, compute_dtype, groups_for, launch,
+    launch_cuda, refuse, vector,
+};
+use crate::device::cpu::{BLOCK, Real, inlined, vectorise};
+use crate::device::{Caps, Const, Cpu, Cuda, Tensor, Wgpu};
+use crate::error::Result;
+use crate::shape::{DType, Spec};
+use rayon::prelude::*;
+
+/// The op; see the module.
+#[derive(Clone, Copy, Debug)]
+pub struct Residual {
+    /// Dropout on x.
+    pub dropout: Option<Dropout>,
+}
+
+impl Op for Residual {
+    fn name(&self) -> &'static str {
+        "residual"
+    }
+    fn plan(&self, caps: &Caps, x: &[&Spec]) -> Result<Plan> {
+        let wrong = || refuse("residual", "x, residual (rows, cols), key u32 (5) as set", x);
+        let [input, residual, key @ ..] = x else { return Err(wrong()) };
+        let keyed = key.len() == self.dropout.is_some() as usize
+            && key.iter().all(|k| k.dtype == DType::U32 && k.shape == [5]);
+        if input.shape != residual.shape || !keyed {
+            return Err(wrong());
+        }
+        compute_dtype("residual", caps, x)?;
+        let flops = 2.0 * input.len() as f64;
+        Ok(Plan::new(x, vec![(*input).clone()], vec![], [flops, flops]))
+    }
+}
+
+impl On<Cpu> for Residual {
+    fn forward(&self, cpu: &Cpu, io: Forward) -> Result<()> {
+        by_dtype!(io.x[0].spec.dtype, forward(self, cpu, io))
+    }
+    fn backward(&self, cpu: &Cpu, io: Backward) -> Result<()> {
+        by_dtype!(io.x[0].spec.dtype, backward(self, cpu, io))
+    }
+}
+
+fn forward<T: Real>(op: &Residual, cpu: &Cpu, io: Forward) -> Result<()> {
+    let (x, residual, mut y) = (io.x[0].cpu::<T>()?, io.x[1].cpu::<T>()?, io.y[0].cpu_mut::<T>()?);
+    y.copy_from_slice(&residual);
+    add_dropped(op, cpu, io.x.get(2).copied(), io.x[0].spec.rows_cols().1, &x, &mut y)
+}
+
+/// to += drop(from).
+fn add_dropped<T: Real>(
+    op: &Residual,
+    cpu: &Cpu,
+    key: Option<&Tensor>,
+    cols: usize,
+    from: &[T],
+    to: &mut [T],
+) -> Result<()> {
+    let key = key.map(|k| k.cpu::<u32>()).transpose()?;
+    let mask = op.dropout.filter(Dropout::active).zip(key.as_deref()).map(|(d, k)| d.mask::<T>(k));
+    let task = |(b, (to, from)): (usize, (&mut [T], &[T]))| {
+        vectorise!({
+            for (r, (to, from)) in to.chunks_exact_mut(cols).zip(from.chunks_exact(cols)).enumerate() {
+                match &mask {
+                    Some(m) => m.row(
+                        b * BLOCK + r,
+                        0,
+                        cols,
+                        inlined!(|c: usize, m: T| to[c] = from[c].mul_add(m, to[c])),
+                    ),
+                    None => to.iter_mut().zip(from).for_each(|(t, &f)| *t += f),
+                }
+            }
+        })
+    };
+    cpu.install(|| {
+        to.par_chunks_mut(BLOCK * cols).zip(from.par_chunks(BLOCK * cols)).enumerate().for_each(task)
+    });
+    Ok(())
+}
+
+/// dx = drop(dy), dresidual = dy.
+fn backward<T: Real>(op: &Residual, cpu: &Cpu, io: Backward) -> Result<()> {
+    let (dy, cols) = (io.dy()?.cpu::<T>()?, io.x[0].spec.rows_cols().1);
+    let plain = Residual { dropout: None };
+    for (i, op) in [(0, op), (1, &plain)] {
+        let Some(g) = io.dx(i) else { continue };
+        let mut dx = g.t.cpu_mut::<T>()?;
+        if !g.add {
+            dx.fill(T::ZERO);
+        }
+        add_dropped(op, cpu, io.x.get(2).copied(), cols, &dy, &mut dx)?;
+    }
+    Ok(())
+}
+
+pub(super) const SHADER: &str = include_str!("../../shaders/residual.wgsl");
+
+impl Residual {
+    /// The words of the kernels' `Params`; `add` is for x and the residual.
+    fn params(&self, x: &Tensor, add: [bool; 2]) -> [u32; 8] {
+        let ((rows, cols), [a, b, c, d]) = (x.spec.rows_cols(), Dropout::words(self.dropout));
+        [a, b, c, d, rows as u32, cols as u32, add[0] as u32, add[1] as u32]
+    }
+}
+
+impl On<Wgpu> for Residual {
+    fn forward(&self, device: &Wgpu, io: Forward) -> Result<()> {
+        let (rows, cols) = io.x[0].spec.rows_cols();
+        let key = io.x.get(2).copied().unwrap_or(io.x[0]);
+        let params = self.params(io.x[0], [false; 2]);
+        let consts = [("DX", 1), ("DRES", 1)];
+        let groups = groups_for(rows * cols.div_ceil(8));
+        launch(device, (SHADER, "forward"), &consts, groups, &[io.x[0], io.x[1], key, io.y[0]], &params)
+    }
+    fn backward(&self, device: &Wgpu, io: Backward) -> Result<()> {
+        let (rows, cols) = io.x[0].spec.rows_cols();
+        let (dy, key) = (io.dy()?, io.x.get(2).copied().unwrap_or(io.x[0]));
+        let (gx, gr) = (io.dx(0), io.dx(1));
+        if gx.is_none() && gr.is_none() {
+            return Ok(());
+        }
+        let params = self.params(io.x[0], [gx, gr].map(|g| g.is_some_and(|g| g.add)));
+        let consts = [("DX", gx.is_some() as u32), ("DRES", gr.is_some() as u32)];
+        // What is not wanted is bound as something that is only read.
+        let buffers = [gx.map_or(dy, |g| g.t), gr.map_or(dy, |g| g.t), key, dy];
+        launch(device, (SHADER, "backward"), &consts, groups_for(rows * cols.div_ceil(8)), &buffers, &params)
+    }
+}
+
+pub(super) const KERNEL: &str = include_str!("../../kernels/residual.cu");
+
+impl On<Cuda> for Residual {
+    fn forward(&self, device: &Cuda, io: Forward) -> Result<()> {
+        let (rows, cols) = io.x[0].spec.rows_cols();
+        let key = io.x.get(2).copied().unwrap_or(io.x[0]);
+        let t = Const::Type(io.x[0].spec.dtype);
+        let flag = Const::U32(1);
+        let consts =
+            [("T", t), ("G", t), ("R", t), ("VEC", Const::U32(vector(cols))), ("DX", flag), ("DRES", flag)];
+        let groups = blocks_for(rows * cols.div_ceil(8));
+        let buffers = [io.x[0], io.x[1], key, io.y[0]];
+        launch_cuda(
+            device,
+            (KERNEL, "residual_forward"),
+            &consts,
+            groups,
+            &buffers,
+            &self.params(io.x[0], [false; 2]),
+        )
+    }
+    fn backward(&self, device: &Cuda, io: Backward) -> Result<()> {
+        let (rows, cols) = io.x[0].spec.rows_cols();
+        let (dy, key) = (io.dy()?, io.x.get(2).copied().unwrap_or(io.x[0]));
+        let grads = [io.dx(0), io.dx(1)];
+        if grads.iter().all(Option::is_none) {
+            return Ok(());
+        }
+        let [dx, dres] = grads.map(|g| g.map_or(dy, |g| g.t));
+        let flag = |i: usize| Const::U32(grads[i].is_some() as u32);
+        let consts = [
+            ("T", Const::Type(dy.spec.dtype)),
+            ("G", Const::Type(dx.spec.dtype)),
+            ("R", Const::Type(dres.spec.dtype)),
+            ("VEC", Const::U32(vector(cols))),
+            ("DX", flag(0)),
+            ("DRES", flag(1)),
+        ];
+        let params = self.params(io.x[0], grads.map(|g| g.is_some_and(|g| g.add)));
+        let groups = blocks_for(rows * cols.div_ceil(8));
+        launch_cuda(device, (KERNEL, "residual_backward"), &consts, groups, &[dy, key, dx, dres], &params)
+    }
+}
+
+/// Cases chosen to hurt: one element, odd columns, dropout or none, no rows.
+pub fn cases() -> Vec<Case> {
+    let case = |label, shape: &[usize], p: f32| {
+        let dropout = (p > 0.0).then_some(Dropout { p, site: 6, rows: Rows::Tokens });
+        let mut inputs = vec![Input::real(shape), Input::real(shape)];
+        if dropout.is_some() {
+            inputs.push(Input::key());
+        }
+        Case::new(label, Residual { dropout }, inputs)
+    };
+    vec![
+        case("plain", &[5, 16], 0.0),
+        case("odd columns, several tasks", &[70, 13], 0.0),
+        case("dropout", &[33, 24], 0.2),
+        case("dropout, odd columns", &[3, 77], 0.5),
+        case("one element", &[1, 1], 0.0),
+        case("no rows", &[0, 8], 0.1),
+    ]
+}

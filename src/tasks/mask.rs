@@ -1,0 +1,120 @@
+//! Masked language modelling (Devlin et al. 2019, sec. 3.1): tokens are hidden and to be found, others each time.
+
+use super::tag::best;
+use super::{Meter, Task, only, reals};
+use crate::data::{Batch, IGNORED, TokenSet};
+use crate::error::Result;
+use crate::metrics::{Perplexity, Scores};
+use crate::models::Outputs;
+use crate::ops::cross_entropy::CrossEntropy;
+use crate::rng::Stream;
+use crate::shape::DType;
+use crate::tape::{Tape, Var};
+
+/// The task; see the module.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Mask {
+    /// Share of the tokens, without special ones, that are to be found.
+    pub probability: f64,
+    /// Whether all tokens of a word are chosen together.
+    pub whole_word: bool,
+    /// The id of the mask token.
+    pub mask: u32,
+    /// Ids below this are what random tokens are drawn from.
+    pub vocab: u32,
+}
+
+impl Mask {
+    /// Chooses tokens and hides them: of ten, eight become the mask, one a random token, one stays. The same for an example
+    /// whatever else is in its batch.
+    pub fn hide(&self, batch: &mut Batch, (seed, step): (u64, u64)) {
+        batch.masked.clear();
+        batch.masked_ids.clear();
+        let Batch { ids, words, cu_seqlens, examples, masked, masked_ids, .. } = batch;
+        for (&example, bounds) in examples.iter().zip(cu_seqlens.windows(2)) {
+            let mut stream = Stream::new(seed, "mask", (step << 32) | u64::from(example));
+            let mut before = None;
+            let mut chosen = false;
+            let (from, to) = (bounds[0] as usize, bounds[1] as usize);
+            for (t, id) in ids.iter_mut().enumerate().take(to).skip(from) {
+                let word = words.get(t).copied().unwrap_or(IGNORED);
+                if word == IGNORED {
+                    before = None;
+                    continue;
+                }
+                if !(self.whole_word && before == Some(word)) {
+                    chosen = stream.uniform() < self.probability;
+                }
+                before = Some(word);
+                if !chosen {
+                    continue;
+                }
+                masked.push(t as u32);
+                masked_ids.push(*id);
+                let how = stream.uniform();
+                let random = stream.below(self.vocab);
+                if how < 0.8 {
+                    *id = self.mask;
+                } else if how < 0.9 {
+                    *id = random;
+                }
+            }
+        }
+    }
+
+    /// The cross-entropy of the hidden tokens, from logits (masked tokens, vocabulary).
+    pub(super) fn cross_entropy(tape: &mut Tape, logits: Var, batch: &Batch, scale: f64) -> Result<Var> {
+        let labels = tape.device().upload(DType::U32, &[batch.masked_ids.len()], &batch.masked_ids)?;
+        let x = [logits, tape.constant(labels), reals(tape, logits, &[1], &[scale])?];
+        tape.apply(CrossEntropy { label_smoothing: 0.0, ignore_index: IGNORED, weighted: false }, &x)
+    }
+
+    pub(super) fn count(batch: &Batch) -> f64 {
+        batch.masked_ids.iter().filter(|&&id| id != IGNORED).count() as f64
+    }
+}
+
+impl Task for Mask {
+    fn outputs(&self) -> Outputs {
+        Outputs::Tokens
+    }
+    fn prepare(&self, batch: &mut Batch, key: (u64, u64)) {
+        self.hide(batch, key);
+    }
+    /// The number of hidden tokens.
+    fn weights(&self, batch: &Batch) -> [f64; 2] {
+        [Self::count(batch), 0.0]
+    }
+    fn loss(&self, tape: &mut Tape, outputs: &[Var], batch: &Batch, [scale, _]: [f64; 2]) -> Result<Var> {
+        Self::cross_entropy(tape, *only(outputs)?, batch, scale)
+    }
+    fn meter(&self, _: &TokenSet) -> Box<dyn Meter> {
+        Box::new(Guessed::default())
+    }
+}
+
+/// How well hidden tokens were found.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Guessed(Perplexity);
+
+impl Meter for Guessed {
+    fn add(&mut self, outputs: &[Vec<f32>], batch: &Batch) -> Result<()> {
+        let logits = only(outputs)?;
+        let width = logits.len() / batch.masked_ids.len().max(1);
+        for (row, &id) in logits.chunks_exact(width.max(1)).zip(&batch.masked_ids) {
+            if id == IGNORED {
+                continue;
+            }
+            let (best, lse) = best(row);
+            let logit = row.get(id as usize).copied().unwrap_or(f32::NAN);
+            self.0.add(lse - f64::from(logit), 1, u64::from(best as u32 == id));
+        }
+        Ok(())
+    }
+    fn scores(&self) -> Scores {
+        self.0.scores()
+    }
+    fn report(&self) -> String {
+        format!("{} hidden tokens: {}", self.0.len(), self.scores())
+    }
+}

@@ -1,0 +1,144 @@
+//! How alike two texts are, by the vectors of each: what sentence-transformers trains (Reimers & Gurevych 2019).
+
+use super::{Meter, Task, only, reals, unlabelled};
+use crate::data::{Batch, TokenSet};
+use crate::error::Result;
+use crate::metrics::{Regression, Scores, realistic_rank};
+use crate::models::Outputs;
+use crate::ops::cross_entropy::{CrossEntropy, IGNORE};
+use crate::ops::dot::Dot;
+use crate::ops::gather::Gather;
+use crate::ops::linear::{Activation, Linear};
+use crate::ops::mse::Mse;
+use crate::ops::normalize::Normalize;
+use crate::shape::DType;
+use crate::tape::{Tape, Var};
+
+/// The task; see the module.
+#[derive(Clone, Copy, Debug)]
+pub struct Similar {
+    /// What is minimised.
+    pub loss: Likeness,
+}
+
+/// What is minimised.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Likeness {
+    /// The squared difference of cosine similarity and label over `label_scale`: sentence-transformers' `CosineSimilarityLoss`.
+    Cosine {
+        /// What labels are divided by.
+        label_scale: f64,
+    },
+    /// Cross-entropy of a text's own partner among the partners of all texts of the same pass, cosine similarities over
+    /// `temperature` being the logits: `MultipleNegativesRankingLoss`, van den Oord et al. 2018, eq. 4. It depends on how a
+    /// step is cut in passes.
+    Contrastive {
+        /// What similarities are divided by.
+        temperature: f64,
+    },
+}
+
+impl Task for Similar {
+    fn outputs(&self) -> Outputs {
+        Outputs::Embedding
+    }
+    fn weights(&self, batch: &Batch) -> [f64; 2] {
+        [batch.len() as f64, 0.0]
+    }
+    fn loss(&self, tape: &mut Tape, outputs: &[Var], batch: &Batch, [scale, _]: [f64; 2]) -> Result<Var> {
+        let (vectors, n) = (*only(outputs)?, batch.len());
+        let mut side = |first: u32, scale: f64| -> Result<Var> {
+            let index: Vec<u32> = (0..n as u32).map(|i| 2 * i + first).collect();
+            let index = tape.device().upload(DType::U32, &[n], &index)?;
+            let index = tape.constant(index);
+            let rows = tape.apply(Gather, &[vectors, index])?;
+            tape.apply(Normalize { scale: scale as f32 }, &[rows])
+        };
+        match self.loss {
+            Likeness::Cosine { label_scale } => {
+                if batch.values.len() != n {
+                    return Err(unlabelled());
+                }
+                let (u, v) = (side(0, 1.0)?, side(1, 1.0)?);
+                let cosine = tape.apply(Dot, &[u, v])?;
+                let labels: Vec<f64> = batch.values.iter().map(|&v| v as f64 / label_scale).collect();
+                let x =
+                    [cosine, reals(tape, cosine, &[n, 1], &labels)?, reals(tape, cosine, &[1], &[scale])?];
+                tape.apply(Mse, &x)
+            }
+            Likeness::Contrastive { temperature } => {
+                let (u, v) = (side(0, 1.0 / temperature)?, side(1, 1.0)?);
+                let logits = tape.apply(Linear { act: Activation::None }, &[u, v])?;
+                let own: Vec<u32> = (0..n as u32).collect();
+                let own = tape.device().upload(DType::U32, &[n], &own)?;
+                let x = [logits, tape.constant(own), reals(tape, logits, &[1], &[scale])?];
+                tape.apply(CrossEntropy { label_smoothing: 0.0, ignore_index: IGNORE, weighted: false }, &x)
+            }
+        }
+    }
+    fn meter(&self, _: &TokenSet) -> Box<dyn Meter> {
+        Box::new(Compared { loss: self.loss, sums: Regression::new(), sides: [Vec::new(), Vec::new()] })
+    }
+}
+
+/// A vector of length 1; one of zeros stays.
+pub fn unit(v: &[f32]) -> Vec<f32> {
+    let norm = v.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt().max(1e-12);
+    v.iter().map(|&x| (f64::from(x) / norm) as f32).collect()
+}
+
+fn dot(a: &[f32], b: &[f32]) -> f64 {
+    a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum()
+}
+
+struct Compared {
+    loss: Likeness,
+    sums: Regression,
+    /// The vectors of all pairs, of length 1, where partners are searched for.
+    sides: [Vec<Vec<f32>>; 2],
+}
+
+impl Meter for Compared {
+    fn add(&mut self, outputs: &[Vec<f32>], batch: &Batch) -> Result<()> {
+        let vectors = only(outputs)?;
+        let width = vectors.len() / (2 * batch.len()).max(1);
+        for (i, pair) in vectors.chunks_exact((2 * width).max(1)).take(batch.len()).enumerate() {
+            let (u, v) = pair.split_at(width);
+            let (u, v) = (unit(u), unit(v));
+            match self.loss {
+                Likeness::Cosine { label_scale } => {
+                    let Some(&label) = batch.values.get(i) else { return Err(unlabelled()) };
+                    let (p, t) = (dot(&u, &v), f64::from(label) / label_scale);
+                    self.sums.add(p, t, (p - t) * (p - t));
+                }
+                Likeness::Contrastive { .. } => {
+                    self.sides[0].push(u);
+                    self.sides[1].push(v);
+                }
+            }
+        }
+        Ok(())
+    }
+    fn scores(&self) -> Scores {
+        let Likeness::Contrastive { .. } = self.loss else { return self.sums.scores() };
+        // The rank of a text's own partner among those of all; with ties the mean of the best and the worst.
+        let [us, vs] = &self.sides;
+        let mut ranks = Vec::with_capacity(us.len());
+        for (i, u) in us.iter().enumerate() {
+            let others = vs.iter().enumerate().filter(|(j, _)| *j != i).map(|(_, v)| dot(u, v) as f32);
+            ranks.push(realistic_rank(dot(u, &vs[i]) as f32, others));
+        }
+        let mean = |f: &dyn Fn(f64) -> f64| ranks.iter().map(|&r| f(r)).sum::<f64>() / ranks.len() as f64;
+        [
+            ("accuracy", mean(&|r| f64::from(u8::from(r < 2.0)))),
+            ("mrr", mean(&|r| 1.0 / r)),
+            ("hits_10", mean(&|r| f64::from(u8::from(r <= 10.0)))),
+        ]
+        .into_iter()
+        .collect()
+    }
+    fn report(&self) -> String {
+        let n = self.sums.len().max(self.sides[0].len() as u64);
+        format!("{n} pairs: {}", self.scores())
+    }
+}

@@ -1,0 +1,136 @@
+//! A tag for each word: cross-entropy on the first token of each word, as `transformers` trains token classification.
+
+use super::{Meter, Task, only, reals, unlabelled};
+use crate::data::{Batch, IGNORED, Origin, Scheme, TokenSet, Words};
+use crate::error::{Error, Result};
+use crate::metrics::{Entities, Scores};
+use crate::models::Outputs;
+use crate::ops::cross_entropy::CrossEntropy;
+use crate::shape::DType;
+use crate::tape::{Tape, Var};
+use std::sync::Arc;
+
+/// The task; see the module.
+#[derive(Clone, Debug)]
+pub struct Tag {
+    /// The tags' names, in the order of the outputs.
+    pub classes: Vec<String>,
+    /// Share of the target spread over all tags.
+    pub label_smoothing: f32,
+    /// Weight of each tag in the loss.
+    pub class_weights: Option<Vec<f32>>,
+    /// The scheme that predictions must follow to count; `None` reads them leniently.
+    pub strict: Option<Scheme>,
+}
+
+impl Task for Tag {
+    fn outputs(&self) -> Outputs {
+        Outputs::Tags(self.classes.clone())
+    }
+    /// The sum of the weights of the words' tags.
+    fn weights(&self, batch: &Batch) -> [f64; 2] {
+        let one = |&c: &u32| match &self.class_weights {
+            Some(w) => w.get(c as usize).map_or(0.0, |&w| w as f64),
+            None => 1.0,
+        };
+        [batch.tags.iter().filter(|&&c| c != IGNORED).map(one).sum(), 0.0]
+    }
+    fn loss(&self, tape: &mut Tape, outputs: &[Var], batch: &Batch, [scale, _]: [f64; 2]) -> Result<Var> {
+        if batch.tags.len() != batch.ids.len() {
+            return Err(unlabelled());
+        }
+        let logits = *only(outputs)?;
+        let labels = tape.device().upload(DType::U32, &[batch.tags.len()], &batch.tags)?;
+        let mut x = vec![logits, tape.constant(labels), reals(tape, logits, &[1], &[scale])?];
+        if let Some(w) = &self.class_weights {
+            let w: Vec<f64> = w.iter().map(|&w| w as f64).collect();
+            x.push(reals(tape, logits, &[w.len()], &w)?);
+        }
+        let (label_smoothing, weighted) = (self.label_smoothing, self.class_weights.is_some());
+        tape.apply(CrossEntropy { label_smoothing, ignore_index: IGNORED, weighted }, &x)
+    }
+    fn meter(&self, set: &TokenSet) -> Box<dyn Meter> {
+        Box::new(Tagged { strict: self.strict, ..Tagged::new(&self.classes, set) })
+    }
+}
+
+/// The tags that a model gives to the words of a set of windows.
+pub struct Tagged {
+    names: Vec<String>,
+    words: Arc<Words>,
+    /// The tag of each word of each sentence, with its probability. A word of which the tokenizer leaves nothing has tag O, if
+    /// there is one, with probability 1.
+    pub tags: Vec<Vec<(u32, f32)>>,
+    strict: Option<Scheme>,
+    loss: f64,
+    counted: u64,
+}
+
+impl Tagged {
+    /// Nothing predicted yet.
+    pub fn new(names: &[String], set: &TokenSet) -> Self {
+        let words = match &set.origin {
+            Origin::Words(words) => words.clone(),
+            _ => Arc::default(),
+        };
+        let outside = names.iter().position(|n| n == "O").unwrap_or(0) as u32;
+        let tags = words.lengths.iter().map(|&n| vec![(outside, 1.0); n as usize]).collect();
+        Self { names: names.to_vec(), words, tags, strict: None, loss: 0.0, counted: 0 }
+    }
+}
+
+impl Meter for Tagged {
+    fn add(&mut self, outputs: &[Vec<f32>], batch: &Batch) -> Result<()> {
+        let logits = only(outputs)?;
+        let classes = self.names.len();
+        for (&example, start) in batch.examples.iter().zip(&batch.cu_seqlens) {
+            let window = example as usize;
+            let (Some(&sentence), Some(heads)) =
+                (self.words.sentence.get(window), self.words.heads.get(window))
+            else {
+                return Err(Error::shape("a window that the set does not have").found(window.to_string()));
+            };
+            for &(token, word) in heads {
+                let at = (start + token) as usize * classes;
+                let row = logits.get(at..at + classes).unwrap_or_default();
+                let (best, lse) = best(row);
+                let probability = (row.get(best).copied().unwrap_or(f32::NAN) as f64 - lse).exp();
+                self.tags[sentence as usize][word as usize] = (best as u32, probability as f32);
+                if let Some(&gold) = self.words.tags.get(sentence as usize).and_then(|t| t.get(word as usize))
+                {
+                    self.loss += lse - row.get(gold as usize).copied().unwrap_or(f32::NAN) as f64;
+                    self.counted += 1;
+                }
+            }
+        }
+        Ok(())
+    }
+    fn scores(&self) -> Scores {
+        self.entities().scores()
+    }
+    fn report(&self) -> String {
+        self.entities().to_string()
+    }
+}
+
+impl Tagged {
+    fn entities(&self) -> Entities {
+        let mut entities = self.strict.map_or_else(Entities::new, Entities::strict);
+        let name = |&c: &u32| self.names.get(c as usize).map_or("O", String::as_str);
+        for (gold, found) in self.words.tags.iter().zip(&self.tags) {
+            let gold: Vec<&str> = gold.iter().map(name).collect();
+            let found: Vec<&str> = found.iter().map(|(c, _)| name(c)).collect();
+            // Both have a tag for each word.
+            let _ = entities.add(&found, &gold);
+        }
+        entities.add_loss(self.loss, self.counted);
+        entities
+    }
+}
+
+/// The first greatest of some logits, and the logarithm of the sum of their exponentials.
+pub(super) fn best(row: &[f32]) -> (usize, f64) {
+    let best = (0..row.len()).fold(0, |b, i| if row[i] > row[b] { i } else { b });
+    let most = row.get(best).copied().unwrap_or(0.0) as f64;
+    (best, most + row.iter().map(|&z| (z as f64 - most).exp()).sum::<f64>().ln())
+}

@@ -1,0 +1,223 @@
+//! From a recipe to everything a run needs: data as tokens, a model on a device, the steps of every epoch.
+
+mod parts;
+mod steps;
+
+pub use parts::Part;
+pub(super) use steps::{Step, batches, epoch_of};
+
+use super::memory::{Job, MemoryPlan};
+use super::recipe::{self, Recipe};
+use super::window;
+use crate::cache;
+use crate::data::BatchSize;
+use crate::device::Device;
+use crate::error::{Error, Result};
+use crate::models::{Attention, LoadReport, Model, Options, Outputs, encoder_shape, source};
+use crate::nn::{EncoderConfig, Pooling};
+use crate::parity::Certificate;
+use crate::text::Tokenizer;
+use parts::{Encoder, Source};
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Everything a run needs.
+pub struct Run {
+    /// Where it computes.
+    pub device: Device,
+    /// What is trained.
+    pub model: Model,
+    /// What became of the model's tensors.
+    pub weights: LoadReport,
+    /// Strings to ids.
+    pub tokenizer: Tokenizer,
+    /// The tasks, mostly one, with their examples, which the loader reads beside the loop.
+    pub parts: Arc<Vec<Part>>,
+    /// Rows that were skipped because they could not be read.
+    pub skipped_rows: u64,
+    /// Hash of everything the examples are made from.
+    pub data_hash: String,
+    /// What training takes of the device's memory.
+    pub memory: MemoryPlan,
+}
+
+/// The recipe of each task of a run by its name: the recipe itself, or those that it names.
+fn recipes(recipe: &Recipe) -> Result<Vec<(String, Recipe)>> {
+    if recipe.task != recipe::Task::Multi {
+        return Ok(vec![(String::new(), recipe.clone())]);
+    }
+    let mut all = Vec::new();
+    let mut names = BTreeSet::new();
+    for path in &recipe.multi.recipes {
+        let path = Path::new(path);
+        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+        if name.is_empty() || !name.chars().all(plain) || !names.insert(name.clone()) {
+            return Err(Error::usage("a task is named as its recipe's file")
+                .at(path)
+                .expected("a name of its own, of letters, digits, - and _")
+                .found(name));
+        }
+        all.push((name, Recipe::load(path, &[])?));
+    }
+    Ok(all)
+}
+
+impl Run {
+    /// The digest of the certificate that `tempra verify` issued for the device with these kernels, if all was right.
+    pub fn verified(&self) -> Option<String> {
+        let found = Certificate::kept(&cache::dir()?, &self.device)?;
+        found.passed().then(|| found.digest())
+    }
+    /// Reads the data, opens the model, makes tokens.
+    pub fn prepare(recipe: &Recipe) -> Result<Run> {
+        let device = Device::open(&recipe.device.to_string(), recipe.threads)?;
+        let device = device.with_compute(recipe.precision.dtype())?;
+        let recipes = recipes(recipe)?;
+        let sources: Vec<Source> = recipes.iter().map(|(_, r)| parts::read(r)).collect::<Result<_>>()?;
+        let hashes: Vec<Vec<String>> = sources.iter().map(|s| s.hashes.clone()).collect();
+        let skipped_rows = sources.iter().map(|s| s.skipped).sum();
+
+        let dir = source::resolve(&recipe.model.path)?;
+        let named = recipes.iter().zip(&sources).map(|((name, _), s)| (name.clone(), s.outputs.clone()));
+        let options = options(recipe, named.collect());
+        let shape = encoder_shape(&dir)?;
+        for (_, r) in &recipes {
+            if r.data.max_length > shape.positions {
+                return Err(Error::usage("data.max_length is more than the model can read")
+                    .expected(format!("at most {}", shape.positions))
+                    .found(r.data.max_length.to_string()));
+            }
+        }
+        let cache = if recipe.data.cache { cache::dir().map(|dir| dir.join("tokens")) } else { None };
+        let tokens = || -> Result<_> {
+            let tokenizer = Tokenizer::from_dir(&dir, shape.vocab)?;
+            let encoder = Encoder { tokenizer: &tokenizer, vocab: shape.vocab, cache: cache.as_deref() };
+            let pairs = sources.iter().any(|s| s.pairs);
+            fits_types(&tokenizer, &shape, pairs)?;
+            let part = |(i, ((name, r), source)): (usize, (&(String, Recipe), Source))| -> Result<Part> {
+                let part = source.encode(name, r, &encoder)?;
+                let weight = recipe.multi.weights.get(i).map_or(1.0, |&w| w as f64);
+                Ok(Part { weight, ..part })
+            };
+            let named = recipes.iter().zip(sources).enumerate();
+            let parts: Vec<Part> = named.map(part).collect::<Result<_>>()?;
+            Ok((tokenizer, parts))
+        };
+        let plan = |parts: &[Part]| -> Result<MemoryPlan> {
+            let t = &recipe.train;
+            let one = |(head, part): (usize, &Part)| {
+                let job = Job {
+                    shape: &shape,
+                    options: &options,
+                    task: &*part.task,
+                    head,
+                    set: &part.train,
+                    batch: t.batch_tokens.map_or(BatchSize::Sequences(t.batch_size), BatchSize::Tokens),
+                    accumulation: t.accumulation,
+                    max_tokens: t.max_tokens,
+                    window: window(&device),
+                };
+                job.check(&device.caps())
+            };
+            let plans: Vec<MemoryPlan> = parts.iter().enumerate().map(one).collect::<Result<_>>()?;
+            let largest = plans.into_iter().max_by_key(|p| p.total);
+            largest.ok_or_else(|| Error::usage("a run without a task").hint("name recipes in multi.recipes"))
+        };
+        let (opened, made, memory) = if device.caps().gpu {
+            // What does not fit is refused before anything is put there.
+            let made = tokens()?;
+            let memory = plan(&made.1)?;
+            (Model::open(&device, &dir, &options), Ok(made), Some(memory))
+        } else {
+            // Texts and weights are read side by side: each takes as long as the other.
+            std::thread::scope(|scope| {
+                let made = scope.spawn(tokens);
+                let opened = Model::open(&device, &dir, &options);
+                let made = made.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+                (opened, made, None)
+            })
+        };
+        let ((model, weights), (tokenizer, parts)) = (opened?, made?);
+        let memory = memory.map_or_else(|| plan(&parts), Ok)?;
+
+        let of = |((_, r), part): (&(String, Recipe), &Part)| {
+            format!("{:?} {} {} {:?}", part.classes, r.data.max_length, r.data.split_seed, part.noted)
+        };
+        let parts_of: Vec<String> = recipes.iter().zip(&parts).map(of).collect();
+        let made_from = format!("{hashes:?} {} {parts_of:?}", tokenizer.hash());
+        let data_hash = blake3::hash(made_from.as_bytes()).to_hex().to_string();
+        let parts = Arc::new(parts);
+        Ok(Run { device, model, weights, tokenizer, parts, skipped_rows, data_hash, memory })
+    }
+
+    /// The optimizer steps up to the end of each epoch; the last entry is the length of the run.
+    pub fn plan(&self, recipe: &Recipe) -> Result<Vec<u64>> {
+        let (mut ends, mut steps) = (Vec::new(), 0u64);
+        let epochs = recipe.train.epochs;
+        loop {
+            let index = ends.len() as u64;
+            let here = epoch_of(&self.parts, recipe, index)?.len() as u64;
+            let whole = steps + here;
+            match recipe.train.max_steps {
+                Some(max) if whole >= max => {
+                    ends.push(max);
+                    return Ok(ends);
+                }
+                Some(_) => {}
+                None if (index + 1) as f64 >= epochs => {
+                    let part = (epochs - index as f64).clamp(0.0, 1.0) * here as f64;
+                    ends.push(steps + part.ceil() as u64);
+                    return Ok(ends);
+                }
+                None => {}
+            }
+            ends.push(whole);
+            steps = whole;
+        }
+    }
+}
+
+fn options(recipe: &Recipe, heads: Vec<(String, Outputs)>) -> Options {
+    let m = &recipe.model;
+    Options {
+        outputs: None,
+        heads,
+        pooling: match m.pooling {
+            recipe::Pooling::Auto => None,
+            recipe::Pooling::Cls => Some(Pooling::Cls),
+            recipe::Pooling::Mean => Some(Pooling::Mean),
+        },
+        attention: match m.attention {
+            recipe::Attention::Auto => None,
+            recipe::Attention::Exact => Some(Attention::Exact),
+            recipe::Attention::Performer => {
+                Some(Attention::Performer { features: m.attention_features, redraw: m.attention_redraw })
+            }
+        },
+        dropout: m.dropout,
+        attention_dropout: m.attention_dropout,
+        classifier_dropout: m.classifier_dropout,
+        freeze: m.freeze.clone(),
+        layer_lr_decay: recipe.optim.layer_lr_decay as f32,
+        seed: recipe.seed,
+        training: true,
+        ..Options::default()
+    }
+}
+
+/// Refuses a tokenizer that numbers the texts of a pair differently where the model has one type for both. RoBERTa's
+/// separates them by tokens alone; a model without types (DistilBERT) does not look.
+fn fits_types(tokenizer: &Tokenizer, shape: &EncoderConfig, pair: bool) -> Result<()> {
+    let types = tokenizer.encode("", pair.then_some(""), tokenizer.special_tokens(pair))?.types;
+    let most = types.into_iter().max().unwrap_or(0) as usize;
+    if shape.types == 0 || most < shape.types {
+        return Ok(());
+    }
+    Err(Error::model(
+        "the tokenizer does not belong to this model, which cannot tell two texts apart by type",
+    )
+    .expected(format!("token types below {}, type_vocab_size of the model's config.json", shape.types))
+    .found(format!("type {most}")))
+}

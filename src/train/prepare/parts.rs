@@ -1,0 +1,461 @@
+//! From the data of a recipe to examples with a task: the part of a run that knows the formats and the labels.
+
+use super::super::recipe::{self, ClassWeights, Recipe};
+use crate::data::{
+    self, Columns, Contexts, Documents, Label, OnBadRow, Question, Row, Table, TagSource, TaggedText, Target,
+    TokenSet, Words,
+};
+use crate::error::{Error, Result};
+use crate::models::Outputs;
+use crate::tasks::{Answer, Classify, Likeness, Mask, Multilabel, Next, Regress, Search, Similar, Tag, Task};
+use crate::text::Tokenizer;
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+
+/// One task of a run, with its examples.
+pub struct Part {
+    /// Its name among several; empty if it is the only one.
+    pub name: String,
+    /// Labels to loss and scores.
+    pub task: Arc<dyn Task>,
+    /// The names of its classes or tags, if it has any.
+    pub classes: Vec<String>,
+    /// The training examples.
+    pub train: Arc<TokenSet>,
+    /// The validation examples, if there are any.
+    pub validation: Option<Arc<TokenSet>>,
+    /// The test examples, if there are any.
+    pub test: Option<Arc<TokenSet>>,
+    /// Factor on its loss.
+    pub weight: f64,
+    /// The recipe that says how it is scored.
+    pub best_metric: String,
+    /// How its examples were read, for whoever predicts with the model.
+    pub noted: serde_json::Value,
+}
+
+/// What a task and its examples are made of: read, not yet tokens.
+pub(super) struct Source {
+    /// What the head gives.
+    pub outputs: Outputs,
+    /// The names of classes or tags.
+    pub classes: Vec<String>,
+    /// Hashes of the files.
+    pub hashes: Vec<String>,
+    /// Rows that were skipped.
+    pub skipped: u64,
+    /// Whether inputs are two texts in one sequence.
+    pub pairs: bool,
+    raw: Raw,
+}
+
+/// What a tokenizer needs besides to make examples.
+pub(super) struct Encoder<'a> {
+    pub tokenizer: &'a Tokenizer,
+    /// Rows of the token table.
+    pub vocab: usize,
+    /// Where tokens are kept for the next run.
+    pub cache: Option<&'a Path>,
+}
+
+/// Training, validation and test examples.
+type Splits<T> = [Option<T>; 3];
+
+enum Raw {
+    Rows { splits: Splits<Rows>, kind: Kind },
+    Sentences(Splits<Vec<TaggedText>>),
+    Questions(Splits<Vec<Question>>),
+    Documents(Splits<Documents>),
+}
+
+/// What rows are for.
+#[derive(Clone, Copy, PartialEq)]
+enum Kind {
+    Classify,
+    Multilabel,
+    Regress,
+    Similar,
+}
+
+/// A row, its label, its classes where it may have several.
+type Labelled = (Row, Option<Label>, Vec<u32>);
+
+/// Rows with their labels.
+#[derive(Default)]
+struct Rows {
+    rows: Vec<Row>,
+    labels: Vec<Label>,
+    sets: Vec<Vec<u32>>,
+}
+
+/// What three files were, and how many of their rows were skipped.
+struct Files<T> {
+    splits: Splits<T>,
+    hashes: Vec<String>,
+    skipped: u64,
+}
+
+/// Reads the files that a recipe names; `read` gives what is in one, its hash and the number of rows skipped.
+fn files<T>(r: &Recipe, read: impl Fn(&Path) -> Result<(T, String, u64)>) -> Result<Files<T>> {
+    let d = &r.data;
+    let mut found = Files { splits: [None, None, None], hashes: Vec::new(), skipped: 0 };
+    let paths = [Some(d.train.as_path()), d.validation.as_deref(), d.test.as_deref()];
+    for (split, path) in found.splits.iter_mut().zip(paths) {
+        let Some(path) = path else { continue };
+        let (content, hash, skipped) = read(path)?;
+        *split = Some(content);
+        found.hashes.push(hash);
+        found.skipped += skipped;
+    }
+    Ok(found)
+}
+
+fn on_bad(r: &Recipe) -> OnBadRow {
+    match r.data.on_bad_row {
+        recipe::OnBadRow::Stop => OnBadRow::Stop,
+        recipe::OnBadRow::Skip => OnBadRow::Skip,
+    }
+}
+
+/// Takes validation and test shares off the training examples where no files were given. `key` is the text that examples must
+/// share to stay on one side; `classes` are what each side gets its share of.
+fn share<T>(
+    r: &Recipe,
+    splits: Splits<Vec<T>>,
+    key: impl Fn(&T) -> String,
+    classes: Option<&[Label]>,
+) -> Result<Splits<Vec<T>>> {
+    let d = &r.data;
+    let [Some(train), validation, test] = splits else { return Ok(splits) };
+    let fraction = |given: bool, share: f64| if given { 0.0 } else { share };
+    let (v, t) =
+        (fraction(validation.is_some(), d.validation_fraction), fraction(test.is_some(), d.test_fraction));
+    let mut parts = vec![1.0 - v - t];
+    parts.extend([v, t].into_iter().filter(|&f| f > 0.0));
+    if parts.len() == 1 {
+        return Ok([Some(train), validation, test]);
+    }
+    let row = |x: &T| Row { text: key(x), pair: None, label: None, line: 0 };
+    let rows: Vec<Row> = train.iter().map(row).collect();
+    let cut = data::split(&rows, &parts, classes, d.split_seed).map_err(|e| e.at(&d.train))?;
+    let mut side = vec![0; train.len()];
+    for (part, indices) in cut.iter().enumerate() {
+        indices.iter().for_each(|&i| side[i] = part);
+    }
+    let mut sides: Vec<Vec<T>> = cut.iter().map(|_| Vec::new()).collect();
+    for (x, part) in train.into_iter().zip(side) {
+        sides[part].push(x);
+    }
+    let mut sides = sides.into_iter();
+    let rest = sides.next();
+    let validation = if v > 0.0 { sides.next() } else { validation };
+    let test = if t > 0.0 { sides.next() } else { test };
+    Ok([rest, validation, test])
+}
+
+/// Reads what a recipe's task learns from.
+pub(super) fn read(r: &Recipe) -> Result<Source> {
+    match r.task {
+        recipe::Task::Classify => rows(r, Kind::Classify),
+        recipe::Task::Multilabel => rows(r, Kind::Multilabel),
+        recipe::Task::Regress => rows(r, Kind::Regress),
+        recipe::Task::Similar => rows(r, Kind::Similar),
+        recipe::Task::Tag => sentences(r),
+        recipe::Task::Answer => questions(r),
+        recipe::Task::Mask => documents(r, Outputs::Tokens),
+        recipe::Task::Next => documents(r, Outputs::Pretraining),
+        recipe::Task::Multi => Err(Error::usage("a task of several tasks")
+            .hint("each of multi.recipes must have a task of its own, other than \"multi\"")),
+    }
+}
+
+fn rows(r: &Recipe, kind: Kind) -> Result<Source> {
+    let d = &r.data;
+    let labelled = !(kind == Kind::Similar && r.similar.loss == recipe::Likeness::Contrastive);
+    let columns =
+        Columns { text: d.text.clone(), pair: d.pair.clone(), label: labelled.then(|| d.label.clone()) };
+    if kind == Kind::Similar && d.pair.is_none() {
+        return Err(Error::usage("task \"similar\" compares two texts")
+            .hint("name the column of the second with data.pair"));
+    }
+    let found = files(r, |path| {
+        let table = match kind {
+            Kind::Multilabel => data::read_with_sets(path, &columns, on_bad(r))?,
+            _ => data::read(path, &columns, on_bad(r))?,
+        };
+        let (hash, bad) = (table.hash.clone(), table.bad_count);
+        Ok((table, hash, bad))
+    })?;
+    let given = Some(&d.classes[..]).filter(|c| !c.is_empty());
+    let Some(train) = &found.splits[0] else { return Err(Error::data("no training examples").at(&d.train)) };
+    let target = match kind {
+        Kind::Classify => Target::classes(train, given)?,
+        Kind::Multilabel => Target::Classify { classes: data::class_sets(train, &d.separator, given)? },
+        Kind::Regress | Kind::Similar => Target::Regress,
+    };
+    let label = |t: Table| -> Result<Vec<Labelled>> {
+        let (labels, sets) = match (&target, kind) {
+            (Target::Classify { classes }, Kind::Multilabel) => {
+                (Vec::new(), data::sets(&t, &d.separator, classes)?)
+            }
+            _ if labelled => (target.labels(&t)?, Vec::new()),
+            _ => (Vec::new(), Vec::new()),
+        };
+        let mut sets = sets.into_iter();
+        let mut labels = labels.into_iter();
+        Ok(t.rows.into_iter().map(|row| (row, labels.next(), sets.next().unwrap_or_default())).collect())
+    };
+    let [train, validation, test] = found.splits;
+    let splits =
+        [train.map(&label).transpose()?, validation.map(&label).transpose()?, test.map(&label).transpose()?];
+    let strata: Option<Vec<Label>> = match &splits[0] {
+        Some(train) if kind == Kind::Classify => train.iter().map(|x| x.1).collect(),
+        _ => None,
+    };
+    let key = |(row, ..): &Labelled| match &row.pair {
+        // No text holds this character by chance.
+        Some(pair) => format!("{}\u{1F}{}", row.text.trim(), pair.trim()),
+        None => row.text.trim().to_owned(),
+    };
+    let splits = share(r, splits, key, strata.as_deref())?;
+    let gathered = splits.map(|split| {
+        let mut rows = Rows::default();
+        for (row, label, set) in split? {
+            rows.rows.push(row);
+            rows.labels.extend(label);
+            if kind == Kind::Multilabel {
+                rows.sets.push(set);
+            }
+        }
+        Some(rows)
+    });
+    let classes = match target {
+        Target::Classify { classes } => classes,
+        Target::Regress => Vec::new(),
+    };
+    let outputs = match kind {
+        Kind::Classify => Outputs::Classes(classes.clone()),
+        Kind::Multilabel => Outputs::Labels(classes.clone()),
+        Kind::Regress => Outputs::Number,
+        Kind::Similar => Outputs::Embedding,
+    };
+    let pairs = d.pair.is_some() && kind != Kind::Similar;
+    let raw = Raw::Rows { splits: gathered, kind };
+    Ok(Source { outputs, classes, hashes: found.hashes, skipped: found.skipped, pairs, raw })
+}
+
+fn sentences(r: &Recipe) -> Result<Source> {
+    let d = &r.data;
+    let source = TagSource { text: &d.text, label: Some(&d.label), rule: r.tag.scheme.rule() };
+    let found = files(r, |path| {
+        let found = data::read_tagged(path, &source, on_bad(r))?;
+        Ok((found.items, found.hash, found.bad_count))
+    })?;
+    let key = |s: &TaggedText| s.sentence.words.join(" ");
+    let splits = share(r, found.splits, key, None)?;
+    let Some(train) = splits[0].as_ref().filter(|s| !s.is_empty()) else {
+        return Err(Error::data("no training sentences").at(&d.train));
+    };
+    let classes = if d.classes.is_empty() {
+        let tags = train.iter().flat_map(|s| s.sentence.tags.iter().map(String::as_str));
+        let all: BTreeSet<&str> = tags.collect();
+        // "O" first, as it is in most models: it is what a word is that is nothing.
+        let outside = all.contains("O").then(|| "O".to_owned());
+        outside.into_iter().chain(all.into_iter().filter(|t| *t != "O").map(str::to_owned)).collect()
+    } else {
+        d.classes.clone()
+    };
+    let source = Source {
+        outputs: Outputs::Tags(classes.clone()),
+        classes,
+        hashes: found.hashes,
+        skipped: found.skipped,
+        pairs: false,
+        raw: Raw::Sentences(splits),
+    };
+    Ok(source)
+}
+
+fn questions(r: &Recipe) -> Result<Source> {
+    let found = files(r, |path| {
+        let found = data::read_questions(path, true, on_bad(r))?;
+        Ok((found.items, found.hash, found.bad_count))
+    })?;
+    // Questions about one text stay together: their windows are the same.
+    let splits = share(r, found.splits, |q: &Question| q.context.to_string(), None)?;
+    let source = Source {
+        outputs: Outputs::Span,
+        classes: Vec::new(),
+        hashes: found.hashes,
+        skipped: found.skipped,
+        pairs: true,
+        raw: Raw::Questions(splits),
+    };
+    Ok(source)
+}
+
+fn documents(r: &Recipe, outputs: Outputs) -> Result<Source> {
+    let d = &r.data;
+    let found = files(r, |path| {
+        let by_row = r.mask.by_row && outputs == Outputs::Tokens;
+        let found = data::read_documents(path, &d.text, by_row, on_bad(r))?;
+        let (hash, skipped) = (found.hash.clone(), found.skipped);
+        Ok((found, hash, skipped))
+    })?;
+    let path = d.train.clone();
+    let splits = share(r, found.splits.map(|s| Some(s?.documents)), |lines| lines.join("\n"), None)?;
+    let again = |documents| Documents { path: path.clone(), documents, ..Documents::default() };
+    let raw = Raw::Documents(splits.map(|s| s.map(&again)));
+    let pairs = outputs == Outputs::Pretraining;
+    Ok(Source { outputs, classes: Vec::new(), hashes: found.hashes, skipped: found.skipped, pairs, raw })
+}
+
+impl Source {
+    /// Makes tokens, and the task that learns from them.
+    pub fn encode(self, name: &str, r: &Recipe, e: &Encoder) -> Result<Part> {
+        let (d, classes) = (&r.data, self.classes);
+        let (tokenizer, longest) = (e.tokenizer, d.max_length);
+        let (sets, task): (Splits<TokenSet>, Arc<dyn Task>) = match self.raw {
+            Raw::Rows { splits, kind } => {
+                let task = rows_task(r, kind, &classes, &splits)?;
+                let sets = each(splits, |rows| {
+                    if kind == Kind::Similar {
+                        return TokenSet::of_pairs(tokenizer, &rows.rows, rows.labels, longest);
+                    }
+                    let set = TokenSet::build(tokenizer, &rows.rows, rows.labels, longest, e.cache)?;
+                    Ok(TokenSet { sets: rows.sets, ..set })
+                })?;
+                (sets, task)
+            }
+            Raw::Sentences(splits) => {
+                let sets = each(splits, |sentences| tagged(tokenizer, sentences, &classes, r))?;
+                let label_smoothing = r.loss.label_smoothing as f32;
+                let class_weights = match &r.loss.class_weights {
+                    None => None,
+                    Some(ClassWeights::Values(w)) => Some(fitting(w, &classes)?),
+                    Some(ClassWeights::Balanced) => {
+                        return Err(Error::usage("loss.class_weights = \"balanced\" is for classify")
+                            .hint("give a list, one weight for each tag"));
+                    }
+                };
+                let strict = r.tag.strict.then(|| r.tag.scheme.scheme());
+                let task = Tag { classes: classes.clone(), label_smoothing, class_weights, strict };
+                (sets, Arc::new(task))
+            }
+            Raw::Questions(splits) => {
+                let impossible = splits.iter().flatten().flatten().any(|q| q.impossible);
+                let sets = each(splits, |q| Contexts::build(tokenizer, q, longest, d.stride, true))?;
+                let a = &r.answer;
+                let search = Search {
+                    n_best: a.n_best,
+                    max_length: a.max_length,
+                    impossible,
+                    null_threshold: a.null_threshold,
+                };
+                (sets, Arc::new(Answer { search }))
+            }
+            Raw::Documents(splits) => {
+                let mask = masking(r, tokenizer, e.vocab)?;
+                let next = self.outputs == Outputs::Pretraining;
+                let sets = each(splits, |documents| match next {
+                    true => documents.pairs(tokenizer, longest, r.data.split_seed),
+                    false => documents.windows(tokenizer, longest),
+                })?;
+                let task: Arc<dyn Task> = if next { Arc::new(Next { mask }) } else { Arc::new(mask) };
+                (sets, task)
+            }
+        };
+        let [train, validation, test] = sets.map(|s| s.map(Arc::new));
+        let Some(train) = train.filter(|s| !s.is_empty()) else {
+            return Err(Error::data("no training examples").at(&d.train));
+        };
+        let noted = noted(r);
+        let best_metric = r.train.best_metric.clone();
+        let name = name.to_owned();
+        Ok(Part { name, task, classes, train, validation, test, weight: 1.0, best_metric, noted })
+    }
+}
+
+/// How a model was fed, for whoever predicts with it.
+fn noted(r: &Recipe) -> serde_json::Value {
+    let (d, a) = (&r.data, &r.answer);
+    let mut noted = serde_json::json!({
+        "task": r.task.name(), "max_length": d.max_length, "text": d.text, "pair": d.pair, "label": d.label,
+    });
+    match r.task {
+        recipe::Task::Tag => {
+            noted["stride"] = d.stride.into();
+            noted["scheme"] = r.tag.scheme.name().into();
+            noted["strict"] = r.tag.strict.into();
+        }
+        recipe::Task::Answer => {
+            noted["stride"] = d.stride.into();
+            noted["n_best"] = a.n_best.into();
+            noted["max_answer_length"] = a.max_length.into();
+            noted["null_threshold"] = a.null_threshold.into();
+        }
+        recipe::Task::Multilabel => noted["separator"] = d.separator.as_str().into(),
+        recipe::Task::Similar => noted["label_scale"] = r.similar.label_scale.into(),
+        _ => {}
+    }
+    noted
+}
+
+fn each<T, U>(splits: Splits<T>, mut f: impl FnMut(T) -> Result<U>) -> Result<Splits<U>> {
+    let [a, b, c] = splits;
+    Ok([a.map(&mut f).transpose()?, b.map(&mut f).transpose()?, c.map(&mut f).transpose()?])
+}
+
+fn tagged(
+    tokenizer: &Tokenizer,
+    sentences: Vec<TaggedText>,
+    classes: &[String],
+    r: &Recipe,
+) -> Result<TokenSet> {
+    let tags = data::tag_numbers(&r.data.train, sentences.iter().map(|s| &s.sentence), classes)?;
+    let words: Vec<Vec<String>> = sentences.into_iter().map(|s| s.sentence.words).collect();
+    Words::build(tokenizer, &words, Some(tags), r.data.max_length, r.data.stride)
+}
+
+fn fitting(weights: &[f32], classes: &[String]) -> Result<Vec<f32>> {
+    if weights.len() != classes.len() {
+        return Err(Error::usage("loss.class_weights has the wrong length")
+            .expected(format!("one for each of {}", classes.join(", ")))
+            .found(weights.len().to_string()));
+    }
+    Ok(weights.to_vec())
+}
+
+fn rows_task(r: &Recipe, kind: Kind, classes: &[String], splits: &Splits<Rows>) -> Result<Arc<dyn Task>> {
+    Ok(match kind {
+        Kind::Regress => Arc::new(Regress),
+        Kind::Multilabel => Arc::new(Multilabel { classes: classes.to_vec() }),
+        Kind::Similar => Arc::new(Similar {
+            loss: match r.similar.loss {
+                recipe::Likeness::Cosine => Likeness::Cosine { label_scale: r.similar.label_scale },
+                recipe::Likeness::Contrastive => Likeness::Contrastive { temperature: r.similar.temperature },
+            },
+        }),
+        Kind::Classify => {
+            let labels = splits[0].as_ref().map(|s| &s.labels[..]).unwrap_or_default();
+            let class_weights = match &r.loss.class_weights {
+                None => None,
+                Some(ClassWeights::Balanced) => Some(Classify::balanced(labels, classes.len())),
+                Some(ClassWeights::Values(w)) => Some(fitting(w, classes)?),
+            };
+            let label_smoothing = r.loss.label_smoothing as f32;
+            Arc::new(Classify { classes: classes.to_vec(), label_smoothing, class_weights })
+        }
+    })
+}
+
+fn masking(r: &Recipe, tokenizer: &Tokenizer, vocab: usize) -> Result<Mask> {
+    let mask = tokenizer.mask().ok_or_else(|| {
+        Error::model("the tokenizer has no mask token")
+            .expected("[MASK] or <mask>")
+            .hint("take a model that was pretrained with one")
+    })?;
+    let m = &r.mask;
+    Ok(Mask { probability: m.probability, whole_word: m.whole_word, mask, vocab: vocab as u32 })
+}

@@ -1,0 +1,389 @@
+//! `tempra bench`: what ops cost against a hand count, what results say, and what they refuse.
+
+use serde_json::Value;
+use std::path::Path;
+use std::process::Command;
+use tempra::bench::compare::Pair;
+use tempra::bench::report::{Ceilings, DeviceEntry, OpRow, Phase, Report, SCHEMA_JSON};
+use tempra::bench::shapes::Runs;
+use tempra::bench::{Effort, ModelShape, Quartiles, Verdict, Workbench, compare, jobs, ops, page};
+use tempra::device::Device;
+use tempra::error::Kind;
+use tempra::ops::{Cost, OPS};
+use tempra::shape::{DType, Spec};
+
+const T: usize = 256;
+
+/// What a run of the program left. Its cache is a folder of its own.
+struct Run {
+    code: i32,
+    out: String,
+    err: String,
+}
+
+fn run(args: &[&str]) -> Run {
+    let cache = tempfile::tempdir().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tempra"));
+    command
+        .args(args)
+        .env("TEMPRA_CACHE", cache.path())
+        .env("HF_HUB_CACHE", cache.path())
+        .env("HF_HUB_OFFLINE", "1");
+    let output = command.output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    Run { code: output.status.code().unwrap_or(-1), out: text(output.stdout), err: text(output.stderr) }
+}
+
+/// What an op counts for a role of MiniLM on 256 tokens, in f32.
+fn cost(op: &str, role: &str) -> Cost {
+    let caps = Device::open("cpu", 1).unwrap().caps();
+    let all = jobs(op, &ModelShape::known()[0], T);
+    let job = all.iter().find(|j| j.role == role).unwrap();
+    let specs: Vec<Spec> = job
+        .inputs
+        .iter()
+        .map(|i| {
+            let integers = matches!(i.fill, tempra::ops::Fill::Ints(_));
+            Spec::new(if integers { DType::U32 } else { DType::F32 }, &i.shape)
+        })
+        .collect();
+    let refs: Vec<&Spec> = specs.iter().collect();
+    match &job.runs {
+        Runs::Op(op) => op.plan(&caps, &refs).unwrap().cost,
+        Runs::Step(step) => step.check(&caps, &refs).unwrap(),
+    }
+}
+
+/// Written down tensor by tensor, in elements of four bytes: what each pass has to read and to write.
+#[test]
+fn operations_and_bytes_are_those_counted_by_hand() {
+    let count = |flops: [usize; 2], elements: [usize; 2]| Cost {
+        forward_flops: flops[0] as f64,
+        backward_flops: flops[1] as f64,
+        forward_bytes: 4.0 * elements[0] as f64,
+        backward_bytes: 4.0 * elements[1] as f64,
+    };
+    // 256 x 384 by 1536: x, w, b in, y and z out; then dy, z, x, w in, dx, dw, db out.
+    let (x, w, b, y) = (256 * 384, 1536 * 384, 1536, 256 * 1536);
+    let product = 2 * 256 * 384 * 1536;
+    let linear = count([product, 2 * product], [x + w + b + y + y, y + y + x + w + x + w + b]);
+    assert_eq!(cost("linear", "up, gelu"), linear);
+    // Two sequences of 128: qkv, bounds, key in, o and lse out; then do, o, lse, qkv, bounds, key in, dqkv out. Scores and
+    // their product with v take 4 x 128 x 384 a token; backward computes the scores again and has four products more.
+    let (qkv, o, lse, small) = (256 * 3 * 384, 256 * 384, 256 * 12, 3 + 5);
+    let scores = 4 * 256 * 128 * 384;
+    let attention = count([scores, scores / 2 * 5], [qkv + small + o + lse, o + o + lse + qkv + small + qkv]);
+    assert_eq!(cost("attention", "length 128"), attention);
+    // x, residual, gamma, beta, key in, y, xhat, rstd out; then dy, xhat, rstd, gamma, key in, dx, dresidual, dgamma, dbeta out.
+    let n = 256 * 384;
+    let norm =
+        count([8 * n, 14 * n], [2 * n + 2 * 384 + 5 + 2 * n + 256, 2 * n + 256 + 384 + 5 + 2 * n + 2 * 384]);
+    assert_eq!(cost("add_norm", "block"), norm);
+    // x and bounds in, one row a sequence out; then dy and bounds in, dx out.
+    assert_eq!(cost("pool", "mean"), count([n, n], [n + 3 + 2 * 384, 2 * 384 + 3 + n]));
+    // Every parameter, both moments and the gradient are read, all but the gradient written.
+    let parameters = ModelShape::known()[0].parameters();
+    let adamw = count([14 * parameters, 0], [7 * parameters, 0]);
+    assert_eq!(cost("adamw", "all parameters"), adamw);
+    // x and key in, y out; dy and key in, dx out.
+    assert_eq!(cost("dropout", "head"), count([2 * 384; 2], [2 * 2 * 384 + 5; 2]));
+    // 32 rows of the vocabulary: logits, targets, scale in, loss and lse out; then these and dloss in, dlogits out.
+    let logits = 32 * 30522;
+    let entropy =
+        count([5 * logits, 4 * logits], [logits + 32 + 1 + 1 + 32, logits + 32 + 1 + 1 + 32 + logits]);
+    assert_eq!(cost("cross_entropy", "vocabulary"), entropy);
+}
+
+/// all-MiniLM-L6-v2 has 22,713,216 parameters with its pooler, BERT-base 109,482,240 and BERT-large 335,141,888 (their model
+/// cards and `model.num_parameters()`); the pooler is a square matrix and a bias.
+#[test]
+fn shapes_have_the_parameters_of_their_models() {
+    let truth = [22_713_216, 109_482_240, 335_141_888];
+    for (m, truth) in ModelShape::known().iter().zip(truth) {
+        assert_eq!(m.parameters() + m.hidden * m.hidden + m.hidden, truth, "{}", m.name);
+    }
+}
+
+#[test]
+fn every_op_has_shapes_of_real_models() {
+    for m in ModelShape::known() {
+        for (op, _) in OPS {
+            assert!(!jobs(op, &m, T).is_empty(), "{op} has no job in src/bench/shapes.rs");
+            for tokens in [1, 100, 32768] {
+                assert!(jobs(op, &m, tokens).iter().all(|j| j.op == *op), "{op}");
+            }
+        }
+    }
+}
+
+/// A model small enough to be measured in a test.
+fn tiny() -> ModelShape {
+    let name = "tiny".to_owned();
+    ModelShape { name, hidden: 64, layers: 1, heads: 2, intermediate: 128, vocab: 512, positions: 128 }
+}
+
+fn entry(id: &str) -> DeviceEntry {
+    DeviceEntry { id: id.to_owned(), tool: "t".into(), description: "d".into(), ..DeviceEntry::default() }
+}
+
+fn measured(id: &str, wanted: &str, planted: Option<(String, usize)>) -> Report {
+    let device = Device::open("cpu", 1).unwrap();
+    let bench = Workbench::new(&device, id.to_owned(), Effort { seconds: 0.05, samples: 5, planted });
+    let mut report = Report::begin();
+    report.devices.push(bench.entry());
+    let jobs = ops::plan(&[tiny()], &[T], &|op| wanted == "*" || op == wanted);
+    ops::run(&bench, &jobs, &mut report, &|| false, &mut |_| ()).unwrap();
+    report
+}
+
+#[test]
+fn every_op_is_measured_and_the_result_reads_back() {
+    let report = measured("cpu", "*", None);
+    assert_eq!(report.skipped, []);
+    for (op, _) in OPS {
+        let rows: Vec<&OpRow> = report.ops.iter().filter(|r| r.op == *op).collect();
+        assert!(!rows.is_empty(), "{op}");
+        for r in rows {
+            let q = r.seconds;
+            assert!(q.q1 > 0.0 && q.q1 <= q.median && q.median <= q.q3 && r.samples >= 3, "{op}: {q:?}");
+            assert!(r.flops >= 0.0 && r.bytes >= 0.0, "{op}");
+        }
+    }
+    let text = serde_json::to_string(&report).unwrap();
+    assert_eq!(Report::parse(&text).unwrap(), report);
+    obeys(&serde_json::from_str(&text).unwrap());
+    let page = page::page(&report, &[]);
+    assert!(page.contains("\"schema\":1") && !page.contains("/*DATA*/null"));
+    assert!(!page.contains("http://") || page.matches("http://").count() == 1, "only the name of SVG");
+    assert!(!page.contains("https://"));
+}
+
+/// A kernel three times as slow shows as three times as slow, also while other programs run; a quarter is left for them.
+#[test]
+fn a_kernel_made_slower_by_a_known_factor_shows_that_factor() {
+    let factor = || {
+        let base = measured("base", "add_norm", None);
+        let slow = measured("slow", "add_norm", Some(("add_norm".into(), 3)));
+        let both = Report::merge(vec![("a".into(), base), ("b".into(), slow)]);
+        let found = compare(&both).unwrap();
+        assert_eq!(found[0].pairs.len(), 4);
+        1.0 / found[0].median[0]
+    };
+    let found: Vec<f64> = (0..5).map(|_| factor()).collect();
+    let near = Quartiles::of(found.clone()).median;
+    assert!((near / 3.0 - 1.0).abs() < 0.25, "{found:?}");
+}
+
+/// Rows of two devices whose times stand in a ratio, each with a relative spread.
+fn pair_of(ratios: &[f64], spread: f64) -> Report {
+    let mut report =
+        Report { schema: 1, complete: true, devices: vec![entry("a"), entry("b")], ..Report::default() };
+    for (i, ratio) in ratios.iter().enumerate() {
+        for (id, median) in [("a", 1e-3), ("b", 1e-3 / ratio)] {
+            let seconds =
+                Quartiles { q1: median * (1.0 - spread / 2.0), median, q3: median * (1.0 + spread / 2.0) };
+            report.ops.push(OpRow {
+                device: id.into(),
+                op: format!("op{i}"),
+                pass: Phase::Forward,
+                seconds,
+                samples: 25,
+                ..OpRow::default()
+            });
+        }
+    }
+    report
+}
+
+#[test]
+fn verdicts_know_when_they_cannot_tell() {
+    let verdicts = |ratio: f64, spread: f64| -> Verdict {
+        let all = compare(&pair_of(&[ratio], spread)).unwrap();
+        let p: &Pair = &all[0].pairs[0];
+        assert!((p.ratio / ratio - 1.0).abs() < 1e-12);
+        p.verdict
+    };
+    assert_eq!(verdicts(1.01, 0.02), Verdict::Same);
+    assert_eq!(verdicts(1.2, 0.02), Verdict::Faster);
+    assert_eq!(verdicts(0.8, 0.02), Verdict::Slower);
+    // 1.57 x 0.5 / 5, twice: 0.22.
+    assert_eq!(verdicts(0.85, 0.5), Verdict::CannotTell);
+    assert_eq!(verdicts(0.5, 0.5), Verdict::Slower);
+    // Of many the middle counts; scattered on both sides of 1, nothing can be told.
+    let scattered: Vec<f64> = (0..9).map(|i| 0.7 + 0.09 * i as f64).collect();
+    assert_eq!(compare(&pair_of(&scattered, 0.01)).unwrap()[0].verdict, Verdict::CannotTell);
+    assert_eq!(compare(&pair_of(&[1.01; 20], 0.01)).unwrap()[0].verdict, Verdict::Same);
+    assert_eq!(compare(&pair_of(&[0.9; 20], 0.01)).unwrap()[0].verdict, Verdict::Slower);
+    // The machine itself became slower: what looks like a result is none.
+    let mut moved = pair_of(&[0.8; 20], 0.01);
+    for (d, rate) in moved.devices.iter_mut().zip([1e12, 0.8e12]) {
+        let c = Ceilings { copy_bytes_per_s: 1e10, product_flops_per_s: rate, ..Ceilings::default() };
+        d.ceilings = Some(c);
+    }
+    let found = &compare(&moved).unwrap()[0];
+    assert_eq!(found.verdict, Verdict::CannotTell);
+    assert!(found.doubt.as_deref().is_some_and(|d| d.contains("-20 %")), "{:?}", found.doubt);
+}
+
+#[test]
+fn percent_is_of_the_lower_ceiling() {
+    let mut report = pair_of(&[1.0], 0.0);
+    for (r, beyond) in report.ops.iter_mut().zip([true, false]) {
+        (r.flops, r.bytes, r.beyond_cache) = (4e8, 1e6, beyond);
+    }
+    let ceilings = |scale: f64| Ceilings {
+        copy_bytes_per_s: 1e10 * scale,
+        product_flops_per_s: 1e12 * scale,
+        ..Ceilings::default()
+    };
+    report.judge("a", ceilings(0.5), Some(ceilings(1.0)));
+    report.judge("b", ceilings(1.0), None);
+    // A millisecond, of which the product needs 0.4 and the copy 0.1.
+    assert_eq!(report.ops[0].bound.as_deref(), Some("product"));
+    assert!((report.ops[0].percent.unwrap() - 40.0).abs() < 1e-9);
+    assert_eq!(report.devices[0].ceilings.as_ref().unwrap().drift, Some([2.0, 2.0]));
+    assert_eq!(report.ops[1].percent, None);
+}
+
+#[test]
+fn results_of_another_kind_are_refused() {
+    let refused = |text: &str, word: &str| {
+        let e = Report::parse(text).unwrap_err();
+        assert_eq!(e.kind(), Kind::Data);
+        assert!(e.to_string().contains(word), "{e}");
+    };
+    refused("{}", "no key `schema`");
+    refused("{\"schema\": 2}", "\"schema\": 2");
+    refused("{\"schema\": 1}", "missing field");
+    refused("[1", "line 1");
+    let mut lost = pair_of(&[1.0], 0.0);
+    lost.ops[0].device = "elsewhere".into();
+    refused(&serde_json::to_string(&lost).unwrap(), "elsewhere");
+    let alone = measured("cpu", "mse", None);
+    assert_eq!(compare(&alone).unwrap_err().kind(), Kind::Data);
+}
+
+fn save(dir: &Path, name: &str, report: &Report) -> String {
+    let path = dir.join(name);
+    std::fs::write(&path, serde_json::to_string(report).unwrap()).unwrap();
+    path.to_string_lossy().into_owned()
+}
+
+#[test]
+fn the_program_compares_and_fails_under_a_ratio() {
+    let dir = tempfile::tempdir().unwrap();
+    let one = |times: f64| {
+        let mut r = pair_of(&[1.0; 8], 0.01);
+        r.devices.truncate(1);
+        r.ops.retain(|o| o.device == "a");
+        r.ops.iter_mut().for_each(|o| {
+            let q = o.seconds;
+            o.seconds = Quartiles { q1: q.q1 * times, median: q.median * times, q3: q.q3 * times };
+        });
+        r
+    };
+    let (base, slow) =
+        (save(dir.path(), "monday.json", &one(1.0)), save(dir.path(), "today.json", &one(1.25)));
+    let Run { code, out, err } = run(&["bench", "compare", &base, &slow, "--fail-under", "0.9"]);
+    assert_eq!(code, 1, "{err}");
+    assert!(out.contains("a (today) beside a (monday)") && out.contains("0.800"), "{out}");
+    assert!(err.contains("below 0.9"), "{err}");
+    assert_eq!(run(&["bench", "compare", &base, &slow, "--fail-under", "0.75"]).code, 0);
+    let page = dir.path().join("page.html");
+    let Run { code, out, .. } =
+        run(&["bench", "compare", &base, &base, "--json", "--html", &page.to_string_lossy()]);
+    assert_eq!(code, 0);
+    let value: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(value["comparisons"][0]["verdict"], "same");
+    assert!(page.is_file());
+}
+
+#[test]
+fn what_cannot_be_measured_is_refused_before_anything_is() {
+    for (args, code, words) in [
+        (vec!["ops", "--op", "atention"], 2, "did you mean \"attention\""),
+        (vec!["ops", "--device", "cdua"], 2, "did you mean \"cuda\""),
+        (vec!["ops", "--device", "cpu,cpu"], 2, "named twice"),
+        (vec!["ops", "--shape-of", "bert-bsae"], 2, "did you mean \"bert-base\""),
+        (vec!["ops", "--dtype", "f16"], 5, "cannot compute in F16"),
+        (vec!["step", "--length", "0"], 2, "length"),
+        (vec!["compare"], 2, "nothing to compare"),
+        (vec!["compare", "/nowhere.json", "/there.json"], 3, "cannot be read"),
+    ] {
+        let run = run(&[&["bench"], args.as_slice()].concat());
+        assert_eq!(run.code, code, "{args:?}: {}", run.err);
+        assert!(run.err.contains(words), "{args:?}: {}", run.err);
+    }
+}
+
+#[test]
+fn the_program_measures_ops() {
+    let Run { code, out, err } = run(&[
+        "bench",
+        "ops",
+        "--op",
+        "m*",
+        "--tokens",
+        "256",
+        "--seconds",
+        "0.01",
+        "--json",
+        "--threads",
+        "1",
+    ]);
+    assert_eq!(code, 0, "{err}");
+    let value: Value = serde_json::from_str(&out).unwrap();
+    obeys(&value);
+    let report = Report::parse(&out).unwrap();
+    assert!(report.complete && report.ops.iter().all(|o| o.op == "mse") && report.ops.len() == 2);
+    assert!(report.devices[0].ceilings.as_ref().is_some_and(|c| c.drift.is_some()));
+}
+
+/// Checks a result against the schema: what of JSON Schema it uses.
+fn obeys(value: &Value) {
+    let schema: Value = serde_json::from_str(SCHEMA_JSON).unwrap();
+    check(&schema, &schema, value, "result");
+    let mut wrong = value.clone();
+    wrong["ops"][0]["seconds"]["median"] = "fast".into();
+    assert!(std::panic::catch_unwind(|| check(&schema, &schema, &wrong, "wrong")).is_err());
+}
+
+fn check(root: &Value, schema: &Value, value: &Value, at: &str) {
+    if let Some(name) = schema["$ref"].as_str() {
+        return check(root, root.pointer(name.trim_start_matches('#')).unwrap(), value, at);
+    }
+    let is = |kind: &str| match kind {
+        "object" => value.is_object(),
+        "array" => value.is_array(),
+        "string" => value.is_string(),
+        "integer" => value.is_u64(),
+        "number" => value.is_number(),
+        "boolean" => value.is_boolean(),
+        "null" => value.is_null(),
+        other => panic!("type {other}"),
+    };
+    let kinds: Vec<&str> = match &schema["type"] {
+        Value::String(one) => vec![one],
+        Value::Array(all) => all.iter().filter_map(Value::as_str).collect(),
+        _ => vec![],
+    };
+    assert!(kinds.is_empty() || kinds.iter().any(|k| is(k)), "{at}: {value} is none of {kinds:?}");
+    assert!(schema.get("const").is_none_or(|c| c == value), "{at}: {value}");
+    assert!(schema["enum"].as_array().is_none_or(|all| all.contains(value)), "{at}: {value}");
+    if let Some(object) = value.as_object() {
+        for name in schema["required"].as_array().into_iter().flatten() {
+            assert!(object.contains_key(name.as_str().unwrap()), "{at}: no {name}");
+        }
+        for (name, value) in object {
+            match schema["properties"].get(name) {
+                Some(of) => check(root, of, value, &format!("{at}.{name}")),
+                None => {
+                    assert_ne!(schema["additionalProperties"], false, "{at}: {name} is not in the schema")
+                }
+            }
+        }
+    }
+    for item in value.as_array().into_iter().flatten().filter(|_| schema.get("items").is_some()) {
+        check(root, &schema["items"], item, &format!("{at}[]"));
+    }
+}
