@@ -1,6 +1,6 @@
 //! How fast the kernels are: every op at the shapes of real models, whole training steps, and results side by side.
 //!
-//! [`ops`] and [`step`] measure and fill a [`Report`]; [`compare`] reads reports; [`page`] and [`markdown`] draw them.
+//! [`ops`] and [`step`] measure and fill a [`Report`]; [`compare()`] reads reports; [`page`] and [`markdown`] draw them.
 
 pub mod ceilings;
 pub mod compare;

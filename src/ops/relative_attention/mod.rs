@@ -3,7 +3,7 @@
 //!
 //! qkv (tokens, 3 heads head_dim) and cu_seqlens u32 (sequences + 1) as [`super::attention`] takes them; segments u32 (tokens);
 //! r (2 n - 1, heads head_dim): the keys of the distances 1 - n to n - 1 in this order, larger ones taken for the outermost
-//! (`clamp_len`); bias (5, heads head_dim): w, u, g, e[same], e[different], which are `r_w_bias`, `r_r_bias`, `r_s_bias` and
+//! (`clamp_len`); bias (5, heads head_dim): w, u, g, `e[same]`, `e[different]`, which are `r_w_bias`, `r_r_bias`, `r_s_bias` and
 //! `seg_embed`; order u32 (tokens, 3) if `ordered`; key u32 (5) if there is dropout -> o (tokens, heads head_dim).
 //! Yang et al. 2019 with the relative encoding of Dai et al. 2019, section 3.3; as `XLNetRelativeAttention.rel_attn_core`
 //! computes it, whose shift of a matrix is an index here.
@@ -15,7 +15,7 @@
 //!
 //! Saves lse, (heads tokens) with each sequence's heads together. Backward, P the probabilities, m the mask, D = rowsum(do o):
 //! dS = scale P (m (do V^T) - D); dq_i = sum_j dS_ij (k_j + r[i - j] + e); dk_j = sum_i dS_ij (q_i + w); dV = (P m)^T do;
-//! dr[t] = sum of dS_ij (q_i + u) over i - j = t, of all sequences; dw, du, dg: each part of dq summed over the tokens;
+//! `dr[t]` = sum of dS_ij (q_i + u) over i - j = t, of all sequences; dw, du, dg: each part of dq summed over the tokens;
 //! de = sum of dS_ij (q_i + g) over the pairs of either kind. Memory is linear in the length.
 
 mod cpu;
