@@ -106,25 +106,30 @@ impl Meter for Tagged {
         Ok(())
     }
     fn scores(&self) -> Scores {
-        self.entities().scores()
+        self.entities().0.scores()
     }
     fn report(&self) -> String {
-        self.entities().to_string()
+        let (entities, left_out) = self.entities();
+        match left_out {
+            0 => entities.to_string(),
+            n => format!("{entities}{n} sentences have tags that are not of the scheme and count nowhere\n"),
+        }
     }
 }
 
 impl Tagged {
-    fn entities(&self) -> Entities {
+    /// What was counted, and how many sentences could not be: strictly read, a tag may be of no scheme.
+    fn entities(&self) -> (Entities, usize) {
+        let mut left_out = 0;
         let mut entities = self.strict.map_or_else(Entities::new, Entities::strict);
         let name = |&c: &u32| self.names.get(c as usize).map_or("O", String::as_str);
         for (gold, found) in self.words.tags.iter().zip(&self.tags) {
             let gold: Vec<&str> = gold.iter().map(name).collect();
             let found: Vec<&str> = found.iter().map(|(c, _)| name(c)).collect();
-            // Both have a tag for each word.
-            let _ = entities.add(&found, &gold);
+            left_out += entities.add(&found, &gold).is_err() as usize;
         }
         entities.add_loss(self.loss, self.counted);
-        entities
+        (entities, left_out)
     }
 }
 
