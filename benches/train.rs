@@ -1,9 +1,11 @@
-//! The speed of a training step on this machine: a dense batch, and ragged real text. Writes JSON beside the peers'.
+//! The speed of a training step on this machine, by criterion: a dense batch, and ragged real text.
 //!
-//! `TEMPRA_MODEL=DIR cargo bench --bench train`; `benches/peers/run` runs it beside PyTorch and draws the table.
+//! `TEMPRA_MODEL=DIR cargo bench --bench train`. Where `TEMPRA_BENCH_JSON` names a file, medians and peak memory are measured as the
+//! peers measure them, each in turn, and written there: `benches/peers/run` draws the table.
 
+use criterion::{Criterion, Throughput};
 use serde_json::json;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tempra::data::{
     Batch, BatchOptions, BatchSize, Columns, OnBadRow, Target, TokenSet, epoch, micro_batches, read,
 };
@@ -71,10 +73,11 @@ fn peak_rss_mib() -> f64 {
     line.trim().trim_end_matches("kB").trim().parse::<f64>().unwrap_or(0.0) / 1024.0
 }
 
-fn dense(bench: &mut Bench, n: usize, len: usize, repeats: usize) -> Result<f64, Error> {
+/// A batch of random tokens.
+fn dense(n: usize, len: usize) -> Batch {
     let mut rng = Stream::new(1, "dense", 0);
     let tokens = n * len;
-    let batch = Batch {
+    Batch {
         ids: (0..tokens).map(|_| 1000 + rng.below(20000)).collect(),
         types: vec![0; tokens],
         positions: (0..tokens).map(|t| (t % len) as u32).collect(),
@@ -82,13 +85,11 @@ fn dense(bench: &mut Bench, n: usize, len: usize, repeats: usize) -> Result<f64,
         classes: (0..n).map(|s| (s % 2) as u32).collect(),
         examples: (0..n as u32).collect(),
         ..Batch::default()
-    };
-    bench.step(&batch)?;
-    let times = (0..repeats).map(|_| bench.step(&batch)).collect::<Result<Vec<_>, _>>()?;
-    Ok(tokens as f64 / median(times))
+    }
 }
 
-fn ragged(bench: &mut Bench, dir: &str, steps: usize) -> Result<f64, Error> {
+/// Batches of the example's sentences.
+fn ragged(bench: &Bench, dir: &str, steps: usize) -> Result<Vec<Batch>, Error> {
     let columns = Columns { text: "text".into(), pair: None, label: Some("label".into()) };
     let table = read("examples/sentiment/train.csv".as_ref(), &columns, OnBadRow::Stop)?;
     let labels = Target::classes(&table, None)?.labels(&table)?;
@@ -96,9 +97,23 @@ fn ragged(bench: &mut Bench, dir: &str, steps: usize) -> Result<f64, Error> {
     let set = TokenSet::build(&tokenizer, &table.rows, labels, 64, None)?;
     let options = BatchOptions { batch: BatchSize::Sequences(16), group_by_length: false, drop_last: true };
     let mut batches = Vec::new();
-    for step in epoch(&set.lengths(), 0, 0, &options)?.iter().take(steps + 3) {
+    for step in epoch(&set.lengths(), 0, 0, &options)?.iter().take(steps) {
         batches.extend(micro_batches(&set, step, 1, None, 0)?);
     }
+    Ok(batches)
+}
+
+/// Medians and memory, as JSON.
+fn json(dir: &str, threads: usize) -> Result<serde_json::Value, Error> {
+    let mut bench = Bench::open(dir, threads)?;
+    let batch = dense(16, 128);
+    bench.step(&batch)?;
+    let repeats = number("TEMPRA_REPEATS", 15);
+    let times = (0..repeats).map(|_| bench.step(&batch)).collect::<Result<Vec<_>, _>>()?;
+    let dense =
+        json!({ "tokens_per_s": batch.ids.len() as f64 / median(times), "peak_rss_mib": peak_rss_mib() });
+    let mut bench = Bench::open(dir, threads)?;
+    let batches = ragged(&bench, dir, number("TEMPRA_STEPS", 60) + 3)?;
     let (mut tokens, mut seconds) = (0, 0.0);
     for (i, batch) in batches.iter().enumerate() {
         let time = bench.step(batch)?;
@@ -106,7 +121,37 @@ fn ragged(bench: &mut Bench, dir: &str, steps: usize) -> Result<f64, Error> {
             (tokens, seconds) = (tokens + batch.ids.len(), seconds + time);
         }
     }
-    Ok(tokens as f64 / seconds)
+    let ragged = json!({ "real_tokens_per_s": tokens as f64 / seconds, "peak_rss_mib": peak_rss_mib() });
+    Ok(json!({ "dense": dense, "ragged": ragged, "device": bench.device.caps().name }))
+}
+
+/// One step after another, over batches in turn.
+fn measured(
+    criterion: &mut Criterion,
+    name: &str,
+    bench: &mut Bench,
+    batches: &[Batch],
+) -> Result<(), Error> {
+    for batch in batches.iter().take(2) {
+        bench.step(batch)?;
+    }
+    let tokens: usize = batches.iter().map(|b| b.ids.len()).sum();
+    let mut group = criterion.benchmark_group("train");
+    group.throughput(Throughput::Elements((tokens / batches.len().max(1)) as u64));
+    let mut failed = None;
+    let mut next = batches.iter().cycle();
+    group.bench_function(name, |b| {
+        b.iter_custom(|steps| {
+            let each = |_| bench.step(next.next()?).map_err(|e| failed = Some(e)).ok();
+            Duration::from_secs_f64((0..steps).filter_map(each).sum::<f64>().max(1e-9))
+        });
+    });
+    group.finish();
+    failed.map_or(Ok(()), Err)
+}
+
+fn number(name: &str, default: usize) -> usize {
+    std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(default)
 }
 
 fn main() -> Result<(), Error> {
@@ -120,18 +165,19 @@ fn main() -> Result<(), Error> {
         );
         return Ok(());
     };
-    let number =
-        |name: &str, default: usize| std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(default);
-    let mut bench = Bench::open(&dir, number("TEMPRA_THREADS", 2))?;
-    let dense = dense(&mut bench, 16, 128, number("TEMPRA_REPEATS", 15))?;
-    let dense = json!({ "tokens_per_s": dense, "peak_rss_mib": peak_rss_mib() });
-    let mut bench = Bench::open(&dir, number("TEMPRA_THREADS", 2))?;
-    let ragged = ragged(&mut bench, &dir, number("TEMPRA_STEPS", 60))?;
-    let ragged = json!({ "real_tokens_per_s": ragged, "peak_rss_mib": peak_rss_mib() });
-    let result = json!({ "dense": dense, "ragged": ragged, "device": bench.device.caps().name });
-    println!("{result:#}");
+    let threads = number("TEMPRA_THREADS", 2);
     if let Ok(path) = std::env::var("TEMPRA_BENCH_JSON") {
+        let result = json(&dir, threads)?;
+        println!("{result:#}");
         std::fs::write(path, result.to_string())?;
+        return Ok(());
     }
+    let mut criterion =
+        Criterion::default().measurement_time(Duration::from_secs(20)).sample_size(10).configure_from_args();
+    let mut bench = Bench::open(&dir, threads)?;
+    measured(&mut criterion, "dense, 16 x 128 tokens", &mut bench, &[dense(16, 128)])?;
+    let batches = ragged(&bench, &dir, 64)?;
+    measured(&mut criterion, "ragged, 16 sentences", &mut bench, &batches)?;
+    criterion.final_summary();
     Ok(())
 }

@@ -27,6 +27,7 @@ CONFIGS = {
     "distilbert": ("DistilBert", dict(vocab_size=30522, dim=384, n_layers=6, n_heads=12, hidden_dim=1536)),
     "electra": ("Electra", dict(SIZE, embedding_size=128)),
     "albert": ("Albert", dict(SIZE, embedding_size=128)),
+    "xlnet": ("XLNet", dict(vocab_size=30522, d_model=384, n_layer=6, n_head=12, d_inner=1536)),
     "modernbert": ("ModernBert", dict(SIZE, intermediate_size=1024, local_attention=32, pad_token_id=0, bos_token_id=1, eos_token_id=2,
                                       cls_token_id=1, sep_token_id=2)),
 }
@@ -48,9 +49,11 @@ def torch_step(config, repeats):
     return statistics.median(took[1:])
 
 
-def tempra_step(binary, folder, threads, repeats):
-    run = [binary, "bench", "--model", folder, "--sequences", SEQUENCES, "--length", LENGTH, "--repeats", repeats, "--threads", threads, "--json"]
-    return json.loads(subprocess.run(list(map(str, run)), check=True, capture_output=True).stdout)
+def tempra_step(binary, folder, threads):
+    run = [binary, "bench", "step", "--shape-of", folder, "--sequences", SEQUENCES, "--length", LENGTH, "--seconds", 2, "--threads", threads,
+           "--no-sweep", "--json"]
+    report = json.loads(subprocess.run(list(map(str, run)), check=True, capture_output=True).stdout)
+    return next(s["seconds"]["median"] for s in report["steps"] if s["part"] == "base")
 
 
 def main():
@@ -72,7 +75,7 @@ def main():
         with tempfile.TemporaryDirectory() as folder:
             config.save_pretrained(folder)
             for _ in range(args.rounds):
-                ours.append(tempra_step(args.tempra, folder, args.threads, args.repeats)["step"]["seconds"])
+                ours.append(tempra_step(args.tempra, folder, args.threads))
                 theirs.append(torch_step(config, args.repeats))
         speed = lambda seconds: SEQUENCES * LENGTH / seconds
         rounds = ", ".join(f"{speed(a):.0f}/{speed(b):.0f}" for a, b in zip(ours, theirs))

@@ -5,16 +5,18 @@
 //! clock, and measurements until the time that was granted is over; the median and the quartiles of these are reported.
 //! The clock is the device's own where it has one, else the host's around work that has been waited for.
 
+use super::operands::{POOL, Ready};
 use super::report::{Ceilings, DeviceEntry, Phase};
-use super::shapes::{Job, Runs};
-use crate::device::{Device, Tensor};
+use super::shapes::Job;
+use crate::device::Device;
 use crate::error::{Error, Kind, Result};
+use crate::ops::Forward;
 use crate::ops::linear::{Activation, Linear};
 use crate::ops::round::Round;
-use crate::ops::{Backward, Fill, Forward, Grad, Input, Op, accumulator};
 use crate::rng::Stream;
 use crate::shape::{DType, Spec};
 use serde::{Deserialize, Serialize};
+use std::ops::Range;
 
 /// How long and how often.
 #[derive(Clone, Debug)]
@@ -81,10 +83,6 @@ pub struct Timing {
     pub launches: Option<f64>,
 }
 
-/// Random numbers that fill operands: as many as would take long to make are the same again from elsewhere.
-const POOL: usize = (1 << 20) + 13;
-/// Sets of operands at most.
-const SETS: u64 = 64;
 /// What a measurement lasts at least, in seconds: a hundred times what clocks and launches cost.
 const LONG_ENOUGH: f64 = 2e-3;
 /// Runs of one measurement at most: a command buffer's time stamps are not endless.
@@ -98,16 +96,9 @@ pub struct Workbench<'a> {
     pub id: String,
     /// How long and how often.
     pub effort: Effort,
-    cache: u64,
-    budget: u64,
-    pool: Vec<f32>,
-}
-
-struct Set {
-    x: Vec<Tensor>,
-    y: Vec<Tensor>,
-    dy: Vec<Tensor>,
-    dx: Vec<Option<Tensor>>,
+    pub(super) cache: u64,
+    pub(super) budget: u64,
+    pub(super) pool: Vec<f32>,
 }
 
 impl<'a> Workbench<'a> {
@@ -145,154 +136,40 @@ impl<'a> Workbench<'a> {
         }
     }
 
-    fn put(&self, input: &Input, spec: &Spec, at: usize) -> Result<Tensor> {
-        let (lo, hi) = match &input.fill {
-            Fill::Ints(v) => return self.device.upload(DType::U32, &spec.shape, v),
-            Fill::Fixed(v) => return self.device.upload_reals(spec.dtype, &spec.shape, v),
-            Fill::Real(lo, hi) => (*lo as f32, *hi as f32),
-        };
-        self.random(spec, lo, hi, at)
-    }
-    /// Random numbers from place `at` of the pool on.
-    fn random(&self, spec: &Spec, lo: f32, hi: f32, at: usize) -> Result<Tensor> {
-        let at = at.wrapping_mul(7919) % POOL;
-        let numbers = self.pool.iter().cycle().skip(at).take(spec.len()).map(|u| lo + u * (hi - lo));
-        let shape = &spec.shape;
-        match spec.dtype {
-            DType::BF16 => {
-                let v: Vec<half::bf16> = numbers.map(half::bf16::from_f32).collect();
-                self.device.upload(spec.dtype, shape, &v)
-            }
-            DType::F16 => {
-                let v: Vec<half::f16> = numbers.map(half::f16::from_f32).collect();
-                self.device.upload(spec.dtype, shape, &v)
-            }
-            _ => self.device.upload(DType::F32, shape, &numbers.collect::<Vec<_>>()),
-        }
-    }
-
-    /// The specs of a job's inputs here.
-    fn specs(&self, job: &Job) -> Vec<Spec> {
-        let real = if let Runs::Op(_) = job.runs { self.dtype() } else { DType::F32 };
-        let one = |input: &Input| {
-            let dtype = match input.fill {
-                Fill::Real(..) => real,
-                Fill::Fixed(_) => DType::F32,
-                Fill::Ints(_) => DType::U32,
-            };
-            Spec::new(dtype, &input.shape)
-        };
-        job.inputs.iter().map(one).collect()
-    }
-
     /// Measures the passes of a job: which, how long, and the operations and bytes as the op counts them.
     ///
     /// # Errors
     /// [`Kind::Memory`] for one that does not fit, and what the device says.
     pub fn measure(&self, job: &Job) -> Result<Vec<(Phase, Timing, [f64; 2])>> {
-        let caps = self.device.caps();
-        let specs = self.specs(job);
-        let refs: Vec<&Spec> = specs.iter().collect();
-        let (outputs, cost) = match &job.runs {
-            Runs::Op(op) => {
-                let plan = op.plan(&caps, &refs)?;
-                (plan.outputs.len(), (plan.outputs, plan.saved, plan.cost))
-            }
-            Runs::Step(step) => (0, (vec![], vec![], step.check(&caps, &refs)?)),
+        let ready = self.ready(job)?;
+        let one = |&pass: &Phase| {
+            let timing = self.time(job.op, ready.sets(), &|i| ready.run(pass, i))?;
+            let timing = Timing { sets: ready.sets(), beyond_cache: ready.beyond_cache(), ..timing };
+            Ok((pass, timing, ready.cost(pass)))
         };
-        let (first, saved, cost) = cost;
-        let y: Vec<Spec> = first.into_iter().chain(saved).collect();
-        let is_op = matches!(job.runs, Runs::Op(_));
-        let gradient = |i: usize, s: &Spec| {
-            let wanted = is_op && matches!(job.inputs[i].fill, Fill::Real(..));
-            let dtype = if job.weights.contains(&i) { accumulator(s.dtype) } else { s.dtype };
-            wanted.then(|| Spec::new(dtype, &s.shape))
-        };
-        let dx: Vec<Option<Spec>> = specs.iter().enumerate().map(|(i, s)| gradient(i, s)).collect();
-        let all = specs.iter().chain(&y).chain(&y[..outputs]).chain(dx.iter().flatten());
-        let bytes: u64 = all.clone().map(|s| s.bytes() as u64).sum();
-        let largest = all.map(|s| s.bytes() as u64).max().unwrap_or(0);
-        // What a run touches, and what each further set takes: tables are shared.
-        let touched = bytes.min(cost.forward_bytes as u64).max(1);
-        let is_shared = |i: usize| job.choices.is_some() && job.weights.contains(&i);
-        let table = |i: usize| specs[i].bytes() + dx[i].as_ref().map_or(0, Spec::bytes);
-        let shared: u64 = (0..specs.len()).filter(|&i| is_shared(i)).map(|i| table(i) as u64).sum();
-        if bytes > self.budget || largest > caps.binding_bytes {
-            return Err(Error::memory("does not fit")
-                .expected(format!(
-                    "at most {} MiB, {} MiB a tensor",
-                    self.budget >> 20,
-                    caps.binding_bytes >> 20
-                ))
-                .found(format!("{} MiB, {} MiB in one tensor", bytes >> 20, largest >> 20)));
+        ready.passes().iter().map(one).collect()
+    }
+
+    /// Runs every pass on every set once: kernels are compiled, memory is touched, and none finds unwritten what it reads.
+    ///
+    /// # Errors
+    /// What the device says.
+    pub fn warm(&self, ready: &Ready) -> Result<()> {
+        let one =
+            |&pass: &Phase| (0..ready.sets()).try_for_each(|i| self.timed(ready, pass, i..i + 1).map(drop));
+        ready.passes().iter().try_for_each(one)
+    }
+    /// Seconds that runs of a pass take, set after set, by the device's own clock where it has one.
+    ///
+    /// # Errors
+    /// What the device says.
+    pub fn timed(&self, ready: &Ready, pass: Phase, runs: Range<usize>) -> Result<f64> {
+        let mut seconds = 0.0;
+        for from in runs.clone().step_by(RUNS) {
+            let mut work = || (from..runs.end.min(from + RUNS)).try_for_each(|i| ready.run(pass, i));
+            seconds += self.device.run(|| self.device.time(&mut work))?;
         }
-        let sets = (2 * self.cache).div_ceil(touched).max(2);
-        let sets = sets.min(SETS).min((self.budget - shared) / (bytes - shared).max(1)).max(1) as usize;
-        let mut all: Vec<Set> = Vec::new();
-        for n in 0..sets {
-            let make = |spec: &Spec| self.device.alloc(spec.clone());
-            let input = |(i, (input, spec)): (usize, (&Input, &Spec))| match (
-                all.first(),
-                job.choices,
-                &input.fill,
-            ) {
-                (Some(first), ..) if is_shared(i) => Ok(first.x[i].clone()),
-                (_, Some(rows), Fill::Ints(v)) if i == 0 => {
-                    let others: Vec<u32> =
-                        v.iter().map(|&v| ((v as usize + 7919 * n) % rows) as u32).collect();
-                    self.device.upload(DType::U32, &spec.shape, &others)
-                }
-                _ => self.put(input, spec, 31 * n + i),
-            };
-            let gradient = |(i, spec): (usize, &Option<Spec>)| match (all.first(), spec) {
-                (Some(first), _) if is_shared(i) => Ok(first.dx[i].clone()),
-                (_, spec) => spec.as_ref().map(make).transpose(),
-            };
-            let set = Set {
-                x: job.inputs.iter().zip(&specs).enumerate().map(input).collect::<Result<_>>()?,
-                y: y.iter().map(make).collect::<Result<_>>()?,
-                dy: y[..outputs]
-                    .iter()
-                    .map(|s| self.random(s, -1.0, 1.0, 31 * n + 17))
-                    .collect::<Result<_>>()?,
-                dx: dx.iter().enumerate().map(gradient).collect::<Result<_>>()?,
-            };
-            all.push(set);
-        }
-        let beyond_cache = touched * sets as u64 > self.cache;
-        let finish = |t: Timing| Timing { sets, beyond_cache, ..t };
-        match &job.runs {
-            Runs::Step(step) => {
-                let run = |i: usize| {
-                    let x: Vec<&Tensor> = all[i % sets].x.iter().collect();
-                    self.device.step(&**step, &x)
-                };
-                let timing = finish(self.time(job.op, sets, &run)?);
-                Ok(vec![(Phase::Step, timing, [cost.forward_flops, cost.forward_bytes])])
-            }
-            Runs::Op(op) => {
-                let op: &(dyn Op + Sync) = &**op;
-                let forward = |i: usize| {
-                    let s = &all[i % sets];
-                    let (x, y): (Vec<&Tensor>, Vec<&Tensor>) = (s.x.iter().collect(), s.y.iter().collect());
-                    self.device.forward(op, Forward { x: &x, y: &y })
-                };
-                let backward = |i: usize| {
-                    let s = &all[i % sets];
-                    let (x, y): (Vec<&Tensor>, Vec<&Tensor>) = (s.x.iter().collect(), s.y.iter().collect());
-                    let dy: Vec<Option<&Tensor>> = s.dy.iter().map(Some).collect();
-                    let dx: Vec<Option<Grad>> =
-                        s.dx.iter().map(|t| t.as_ref().map(|t| Grad { t, add: false })).collect();
-                    self.device.backward(op, Backward { x: &x, y: &y, dy: &dy, dx: &dx })
-                };
-                let there = finish(self.time(job.op, sets, &forward)?);
-                let back = finish(self.time(job.op, sets, &backward)?);
-                Ok(vec![
-                    (Phase::Forward, there, [cost.forward_flops, cost.forward_bytes]),
-                    (Phase::Backward, back, [cost.backward_flops, cost.backward_bytes]),
-                ])
-            }
-        }
+        Ok(seconds)
     }
 
     /// Times `run(i)`, i the number of the run.

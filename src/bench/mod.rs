@@ -6,6 +6,7 @@ pub mod ceilings;
 pub mod compare;
 pub mod markdown;
 pub mod measure;
+pub mod operands;
 pub mod ops;
 pub mod page;
 pub mod report;

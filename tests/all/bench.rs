@@ -1,5 +1,6 @@
 //! `tempra bench`: what ops cost against a hand count, what results say, and what they refuse.
 
+use crate::support::{device, golden};
 use serde_json::Value;
 use std::path::Path;
 use std::process::Command;
@@ -22,10 +23,23 @@ struct Run {
 }
 
 fn run(args: &[&str]) -> Run {
+    run_with(args, None)
+}
+
+/// With `env`, also an empty one, under the loader of the software driver or of the emulator, where tests run under one.
+fn run_with(args: &[&str], env: Option<&[(&str, &str)]>) -> Run {
     let cache = tempfile::tempdir().unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tempra"));
+    let program = env!("CARGO_BIN_EXE_tempra");
+    let mut command = match std::env::var_os("TEMPRA_RUNNER").filter(|_| env.is_some()) {
+        Some(runner) => Command::new(runner),
+        None => Command::new(program),
+    };
+    if command.get_program() != program {
+        command.arg(program);
+    }
     command
         .args(args)
+        .envs(env.into_iter().flatten().copied())
         .env("TEMPRA_CACHE", cache.path())
         .env("HF_HUB_CACHE", cache.path())
         .env("HF_HUB_OFFLINE", "1");
@@ -337,6 +351,62 @@ fn the_program_measures_ops() {
     let report = Report::parse(&out).unwrap();
     assert!(report.complete && report.ops.iter().all(|o| o.op == "mse") && report.ops.len() == 2);
     assert!(report.devices[0].ceilings.as_ref().is_some_and(|c| c.drift.is_some()));
+}
+
+/// A device that is lost while it is measured: what was measured before is said, as a result that says that it is not whole.
+fn lost_in_the_middle(kind: &str, variable: &str, after: &str) {
+    if device(kind).is_none() {
+        return;
+    }
+    let model = golden("bert/a");
+    let args = [
+        "bench",
+        "--device",
+        kind,
+        "--shape-of",
+        model.to_str().unwrap(),
+        "--op",
+        "dropout",
+        "--tokens",
+        "16",
+        "--length",
+        "16",
+        "--sequences",
+        "2",
+        "--repeats",
+        "2",
+        "--no-sweep",
+        "--seconds",
+        "0",
+        "--samples",
+        "3",
+        "--json",
+    ];
+    let Run { code, out, err } = run_with(&args, Some(&[(variable, after)]));
+    assert_eq!(code, 75, "{err}");
+    assert!(err.contains("lost"), "{err}");
+    let report = Report::parse(&out).unwrap();
+    obeys(&serde_json::from_str(&out).unwrap());
+    assert!(!report.complete && report.stopped.as_deref().is_some_and(|s| s.starts_with(kind)), "{report:?}");
+    assert_eq!(report.ops.len(), 2, "both passes were measured before: {err}");
+    assert!(report.skipped.iter().any(|s| s.device == kind && s.what == "everything after this"));
+    let parts: Vec<&str> = report.steps.iter().map(|s| s.part.as_str()).collect();
+    assert!(parts.len() < 3, "{parts:?}");
+    // Without the fault the same command ends well.
+    let whole = run_with(&args, Some(&[]));
+    assert_eq!(whole.code, 0, "{}", whole.err);
+    let report = Report::parse(&whole.out).unwrap();
+    assert!(report.complete && report.steps.len() == 3 && report.stopped.is_none());
+}
+
+#[test]
+fn cuda_lost_in_the_middle_leaves_what_was_measured() {
+    lost_in_the_middle("cuda", "TEMPRA_CUDA_LOSE_AFTER", "3");
+}
+
+#[test]
+fn wgpu_lost_in_the_middle_leaves_what_was_measured() {
+    lost_in_the_middle("wgpu", "TEMPRA_WGPU_LOSE_AFTER", "60");
 }
 
 /// Checks a result against the schema: what of JSON Schema it uses.

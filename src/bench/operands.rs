@@ -1,0 +1,193 @@
+//! The operands of a job on a device: random numbers in as many sets as exceed the cache.
+
+use super::measure::Workbench;
+use super::report::Phase;
+use super::shapes::{Job, Runs};
+use crate::device::{Device, Tensor};
+use crate::error::{Error, Result};
+use crate::ops::{Backward, Cost, Fill, Forward, Grad, Input, accumulator};
+use crate::shape::{DType, Spec};
+
+/// Random numbers that fill operands: as many as would take long to make are the same again from elsewhere.
+pub(super) const POOL: usize = (1 << 20) + 13;
+/// Sets of operands at most.
+const SETS: u64 = 64;
+
+struct Set {
+    x: Vec<Tensor>,
+    y: Vec<Tensor>,
+    dy: Vec<Tensor>,
+    dx: Vec<Option<Tensor>>,
+}
+
+/// A job with its operands: what runs.
+pub struct Ready<'a> {
+    device: &'a Device,
+    job: &'a Job,
+    all: Vec<Set>,
+    cost: Cost,
+    beyond_cache: bool,
+}
+
+impl Ready<'_> {
+    /// The passes that it has, in an order in which each finds what it reads.
+    pub fn passes(&self) -> &'static [Phase] {
+        match self.job.runs {
+            Runs::Op(_) => &[Phase::Forward, Phase::Backward],
+            Runs::Step(_) => &[Phase::Step],
+        }
+    }
+    /// Sets of operands.
+    pub fn sets(&self) -> usize {
+        self.all.len()
+    }
+    /// Whether the sets together are larger than the cache.
+    pub fn beyond_cache(&self) -> bool {
+        self.beyond_cache
+    }
+    /// Operations and bytes of a pass, as the op counts them.
+    pub fn cost(&self, pass: Phase) -> [f64; 2] {
+        match pass {
+            Phase::Backward => [self.cost.backward_flops, self.cost.backward_bytes],
+            _ => [self.cost.forward_flops, self.cost.forward_bytes],
+        }
+    }
+    /// Queues one pass on set `i`, counted round.
+    ///
+    /// # Errors
+    /// What the device says.
+    pub fn run(&self, pass: Phase, i: usize) -> Result<()> {
+        let set = &self.all[i % self.all.len()];
+        let (x, y): (Vec<&Tensor>, Vec<&Tensor>) = (set.x.iter().collect(), set.y.iter().collect());
+        match (&self.job.runs, pass) {
+            (Runs::Step(step), _) => self.device.step(&**step, &x),
+            (Runs::Op(op), Phase::Backward) => {
+                let dy: Vec<Option<&Tensor>> = set.dy.iter().map(Some).collect();
+                let dx: Vec<Option<Grad>> =
+                    set.dx.iter().map(|t| t.as_ref().map(|t| Grad { t, add: false })).collect();
+                self.device.backward(&**op, Backward { x: &x, y: &y, dy: &dy, dx: &dx })
+            }
+            (Runs::Op(op), _) => self.device.forward(&**op, Forward { x: &x, y: &y }),
+        }
+    }
+}
+
+impl Workbench<'_> {
+    fn put(&self, input: &Input, spec: &Spec, at: usize) -> Result<Tensor> {
+        let (lo, hi) = match &input.fill {
+            Fill::Ints(v) => return self.device.upload(DType::U32, &spec.shape, v),
+            Fill::Fixed(v) => return self.device.upload_reals(spec.dtype, &spec.shape, v),
+            Fill::Real(lo, hi) => (*lo as f32, *hi as f32),
+        };
+        self.random(spec, lo, hi, at)
+    }
+    /// Random numbers from place `at` of the pool on.
+    pub(super) fn random(&self, spec: &Spec, lo: f32, hi: f32, at: usize) -> Result<Tensor> {
+        let at = at.wrapping_mul(7919) % POOL;
+        let numbers = self.pool.iter().cycle().skip(at).take(spec.len()).map(|u| lo + u * (hi - lo));
+        let shape = &spec.shape;
+        match spec.dtype {
+            DType::BF16 => {
+                let v: Vec<half::bf16> = numbers.map(half::bf16::from_f32).collect();
+                self.device.upload(spec.dtype, shape, &v)
+            }
+            DType::F16 => {
+                let v: Vec<half::f16> = numbers.map(half::f16::from_f32).collect();
+                self.device.upload(spec.dtype, shape, &v)
+            }
+            _ => self.device.upload(DType::F32, shape, &numbers.collect::<Vec<_>>()),
+        }
+    }
+
+    /// The specs of a job's inputs here.
+    fn specs(&self, job: &Job) -> Vec<Spec> {
+        let real = if let Runs::Op(_) = job.runs { self.dtype() } else { DType::F32 };
+        let one = |input: &Input| {
+            let dtype = match input.fill {
+                Fill::Real(..) => real,
+                Fill::Fixed(_) => DType::F32,
+                Fill::Ints(_) => DType::U32,
+            };
+            Spec::new(dtype, &input.shape)
+        };
+        job.inputs.iter().map(one).collect()
+    }
+
+    /// A job with its operands here.
+    ///
+    /// # Errors
+    /// [`crate::error::Kind::Memory`] for one that does not fit, and what the device says.
+    pub fn ready<'j>(&'j self, job: &'j Job) -> Result<Ready<'j>> {
+        let caps = self.device.caps();
+        let specs = self.specs(job);
+        let refs: Vec<&Spec> = specs.iter().collect();
+        let (outputs, cost) = match &job.runs {
+            Runs::Op(op) => {
+                let plan = op.plan(&caps, &refs)?;
+                (plan.outputs.len(), (plan.outputs, plan.saved, plan.cost))
+            }
+            Runs::Step(step) => (0, (vec![], vec![], step.check(&caps, &refs)?)),
+        };
+        let (first, saved, cost) = cost;
+        let y: Vec<Spec> = first.into_iter().chain(saved).collect();
+        let is_op = matches!(job.runs, Runs::Op(_));
+        let gradient = |i: usize, s: &Spec| {
+            let wanted = is_op && matches!(job.inputs[i].fill, Fill::Real(..));
+            let dtype = if job.weights.contains(&i) { accumulator(s.dtype) } else { s.dtype };
+            wanted.then(|| Spec::new(dtype, &s.shape))
+        };
+        let dx: Vec<Option<Spec>> = specs.iter().enumerate().map(|(i, s)| gradient(i, s)).collect();
+        let all = specs.iter().chain(&y).chain(&y[..outputs]).chain(dx.iter().flatten());
+        let bytes: u64 = all.clone().map(|s| s.bytes() as u64).sum();
+        let largest = all.map(|s| s.bytes() as u64).max().unwrap_or(0);
+        // What a run touches, and what each further set takes: tables are shared.
+        let touched = bytes.min(cost.forward_bytes as u64).max(1);
+        let is_shared = |i: usize| job.choices.is_some() && job.weights.contains(&i);
+        let table = |i: usize| specs[i].bytes() + dx[i].as_ref().map_or(0, Spec::bytes);
+        let shared: u64 = (0..specs.len()).filter(|&i| is_shared(i)).map(|i| table(i) as u64).sum();
+        if bytes > self.budget || largest > caps.binding_bytes {
+            return Err(Error::memory("does not fit")
+                .expected(format!(
+                    "at most {} MiB, {} MiB a tensor",
+                    self.budget >> 20,
+                    caps.binding_bytes >> 20
+                ))
+                .found(format!("{} MiB, {} MiB in one tensor", bytes >> 20, largest >> 20)));
+        }
+        let sets = (2 * self.cache).div_ceil(touched).max(2);
+        let sets = sets.min(SETS).min((self.budget - shared) / (bytes - shared).max(1)).max(1) as usize;
+        let mut all: Vec<Set> = Vec::new();
+        for n in 0..sets {
+            let make = |spec: &Spec| self.device.alloc(spec.clone());
+            let input = |(i, (input, spec)): (usize, (&Input, &Spec))| match (
+                all.first(),
+                job.choices,
+                &input.fill,
+            ) {
+                (Some(first), ..) if is_shared(i) => Ok(first.x[i].clone()),
+                (_, Some(rows), Fill::Ints(v)) if i == 0 => {
+                    let others: Vec<u32> =
+                        v.iter().map(|&v| ((v as usize + 7919 * n) % rows) as u32).collect();
+                    self.device.upload(DType::U32, &spec.shape, &others)
+                }
+                _ => self.put(input, spec, 31 * n + i),
+            };
+            let gradient = |(i, spec): (usize, &Option<Spec>)| match (all.first(), spec) {
+                (Some(first), _) if is_shared(i) => Ok(first.dx[i].clone()),
+                (_, spec) => spec.as_ref().map(make).transpose(),
+            };
+            let set = Set {
+                x: job.inputs.iter().zip(&specs).enumerate().map(input).collect::<Result<_>>()?,
+                y: y.iter().map(make).collect::<Result<_>>()?,
+                dy: y[..outputs]
+                    .iter()
+                    .map(|s| self.random(s, -1.0, 1.0, 31 * n + 17))
+                    .collect::<Result<_>>()?,
+                dx: dx.iter().enumerate().map(gradient).collect::<Result<_>>()?,
+            };
+            all.push(set);
+        }
+        let beyond_cache = touched * sets as u64 > self.cache;
+        Ok(Ready { device: self.device, job, all, cost, beyond_cache })
+    }
+}
