@@ -32,6 +32,10 @@ import tomllib
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
+# The scores of each: what they are called by tempra and by this script, the first that is there.
+SCORES = [("sentiment", "accuracy", ("accuracy",)), ("ner", "entity F1", ("f1",)), ("sts", "Spearman", ("spearman",)), ("qa", "F1", ("f1",)),
+          ("qa", "exact match", ("exact_match", "exact")), ("text", "perplexity", ("perplexity",)),
+          ("both", "accuracy of sentiment", ("sentiment/accuracy",)), ("both", "entity F1", ("ner/f1",))]
 TASKS = ("sentiment", "ner", "sts", "qa", "text", "both")
 
 
@@ -313,7 +317,22 @@ def run(args):
 
 
 def table(args):
-    pass
+    found = {}
+    for file in sorted(args.results.glob("*.json")):
+        task, side, _ = file.stem.rsplit("-", 2)
+        found.setdefault((task, side), []).append(json.loads(file.read_text(encoding="utf-8")))
+
+    def cell(task, side, keys, scale=1):
+        for key in keys:
+            values = [scale * r[key] for r in found.get((task, side), []) if key in r]
+            if values:
+                spread = f" ± {statistics.stdev(values):.4g}" if len(values) > 1 else ""
+                return f"{statistics.mean(values):.4g}{spread} ({len(values)})"
+        return "-"
+
+    print("| task | score | tempra | Trainer |\n|---|---|---|---|")
+    for task, name, keys in SCORES:
+        print(f"| {task} | {name} | {cell(task, 'tempra', keys)} | {cell(task, 'trainer', keys)} |")
 
 
 def main():

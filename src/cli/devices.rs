@@ -17,8 +17,17 @@ enum More {
     Nothing,
     /// An adapter of wgpu.
     Adapter(Abilities),
-    /// A card: compute capability, multiprocessors, whether cuBLASLt is there.
-    Card(u32, u32, bool),
+    /// An NVIDIA card.
+    Card(Card),
+}
+
+/// What is told of a card.
+struct Card {
+    capability: String,
+    sms: u32,
+    cublaslt: bool,
+    driver: String,
+    nvrtc: String,
 }
 
 /// A device that opened, or why it did not.
@@ -60,7 +69,7 @@ pub fn run(matches: &ArgMatches) -> Result<i32> {
                 Ok((caps, more)) => {
                     let (a, card) = match more {
                         More::Adapter(a) => (Some(a), None),
-                        More::Card(capability, sms, blas) => (None, Some((capability, sms, blas))),
+                        More::Card(card) => (None, Some(card)),
                         More::Nothing => (None, None),
                     };
                     json!({
@@ -69,16 +78,17 @@ pub fn run(matches: &ArgMatches) -> Result<i32> {
                         "description": caps.name,
                         "dtypes": caps.dtypes.iter().map(|t| format!("{t:?}").to_lowercase()).collect::<Vec<_>>(),
                         "memory_bytes": caps.memory_bytes,
-                        "driver": a.map(|m| m.driver.clone()).filter(|d| !d.is_empty()),
+                        "driver": a.map(|m| m.driver.clone()).filter(|d| !d.is_empty()).or(card.map(|c| format!("CUDA {}", c.driver))),
+                        "nvrtc": card.map(|c| &c.nvrtc),
                         "software": a.map(|m| m.software),
                         "subgroup": a.and_then(|m| m.subgroup),
                         "cooperative_matrix": a.and_then(|m| m.coop),
                         "timestamps": a.map(|m| m.timestamps),
                         "binding_bytes": a.map(|m| m.binding_bytes),
                         "workgroup_bytes": a.map(|m| m.shared_bytes),
-                        "compute_capability": card.map(|(c, ..)| format!("{}.{}", c / 10, c % 10)),
-                        "multiprocessors": card.map(|(_, sms, _)| sms),
-                        "cublaslt": card.map(|(.., blas)| blas),
+                        "compute_capability": card.map(|c| &c.capability),
+                        "multiprocessors": card.map(|c| c.sms),
+                        "cublaslt": card.map(|c| c.cublaslt),
                         "ceilings": ceilings(caps),
                     })
                 }
@@ -119,7 +129,12 @@ pub fn run(matches: &ArgMatches) -> Result<i32> {
 fn more(device: &Device) -> More {
     match device {
         Device::Wgpu(gpu) => More::Adapter(gpu.abilities().clone()),
-        Device::Cuda(card) => More::Card(card.capability(), card.sms(), card.blas_version().is_some()),
+        Device::Cuda(card) => {
+            let (capability, [driver, nvrtc]) = (card.capability(), card.versions());
+            let capability = format!("{}.{}", capability / 10, capability % 10);
+            let cublaslt = card.blas_version().is_some();
+            More::Card(Card { capability, sms: card.sms(), cublaslt, driver, nvrtc })
+        }
         Device::Cpu(_) | Device::Dry(_) => More::Nothing,
     }
 }
@@ -128,11 +143,13 @@ fn more(device: &Device) -> More {
 fn describe(more: &More, caps: &Caps) -> String {
     let a = match more {
         More::Nothing => return String::new(),
-        More::Card(capability, sms, blas) => {
-            let (major, minor, shared) = (capability / 10, capability % 10, caps.shared_bytes >> 10);
-            let products = if *blas { "own kernels or cuBLASLt, whichever is faster" } else { "own kernels" };
+        More::Card(Card { capability, sms, cublaslt, driver, nvrtc }) => {
+            let shared = caps.shared_bytes >> 10;
+            let products =
+                if *cublaslt { "own kernels or cuBLASLt, whichever is faster" } else { "own kernels" };
             return format!(
-                "            compute capability {major}.{minor}, {sms} multiprocessors with {shared} KiB for a block; products: {products}\n"
+                "            driver for CUDA {driver}, NVRTC {nvrtc}\n            compute capability {capability}, {sms} multiprocessors \
+                 with {shared} KiB for a block; products: {products}\n"
             );
         }
         More::Adapter(a) => a,

@@ -136,6 +136,13 @@ fn measured(asked: &Asked, ops: bool, steps: bool, voice: &Voice) -> Result<(Rep
         }
         let bench = Workbench::new(device, id.clone(), asked.effort.clone());
         if let Err(e) = on_device(&bench, asked, (ops, steps), &mut report, &signals, voice) {
+            // What a device says of training does not hold here.
+            let e = match bench::measure::is_gone(&e) {
+                true => e.hint(
+                    "what was measured before is in the result; run this again once the driver is well",
+                ),
+                false => e,
+            };
             code = e.exit_code();
             voice.error(format!("{id}: {e}"));
             report.complete = false;

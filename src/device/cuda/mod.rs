@@ -367,6 +367,16 @@ impl Cuda {
     pub fn timestamps(&self) -> bool {
         self.inner.timestamps
     }
+    /// The versions of CUDA that the driver speaks and of NVRTC.
+    pub fn versions(&self) -> [String; 2] {
+        let mut version = 0;
+        // SAFETY: the library is there, or there were no device; the pointer is to an integer.
+        let asked = unsafe { sys::cuDriverGetVersion(&mut version) }.result();
+        let driver =
+            asked.map_or("unknown".to_owned(), |()| format!("{}.{}", version / 1000, version % 1000 / 10));
+        let (major, minor) = self.compiler.version;
+        [driver, format!("{major}.{minor}")]
+    }
     /// What was done so far.
     pub fn stats(&self) -> CudaStats {
         lock(&self.inner.state).stats

@@ -122,7 +122,8 @@ impl Wgpu {
             lock(&report).get_or_insert(Fault::Failed(e.to_string()));
         }));
         let report = fault.clone();
-        device.set_device_lost_callback(move |_, text| {
+        device.set_device_lost_callback(move |why, text| {
+            let text = if text.is_empty() { format!("no message, reason {why:?}") } else { text };
             *lock(&report) = Some(Fault::Lost(text));
         });
         let layouts = (0..=MAX_BUFFERS as u32).map(|n| queue::layout(&device, n)).collect();
