@@ -44,7 +44,7 @@ impl Bench {
             device,
             model,
             optimizer,
-            task: Classify { classes, label_smoothing: 0.0, class_weights: None },
+            task: Classify { classes, label_smoothing: 0.0, class_weights: None, gamma: 0.0 },
             step: 0,
         })
     }

@@ -1,9 +1,9 @@
-// loss = scale sum_i sum_c q_ic (lse_i - logits_ic): see src/ops/cross_entropy.rs.
-// Constants: T (logits), G (dlogits), HARD, WEIGHTED (0 or 1). One warp a row.
+// loss = scale sum_i sum_c q_ic (1 - p_ic)^gamma (lse_i - logits_ic): see src/ops/cross_entropy.rs.
+// Constants: T (logits), G (dlogits), HARD, WEIGHTED, FOCAL (0 or 1). One warp a row.
 
 struct Params {
   u32 rows, classes, ignore;
-  float smoothing;
+  float smoothing, gamma;
   u32 add;
 };
 
@@ -30,6 +30,21 @@ DEVICE Targets targets_of(const u32* target, const float* weights) {
   return Targets{target, (const float*)target, weights};
 }
 
+// (1 - p)^gamma of a class with p and rest = 1 - p; rounding may put p above 1, of which there is no power.
+DEVICE float focus(float rest, float gamma) { return rest <= 0.f ? 0.f : expf(gamma * logf(rest)); }
+
+// -p dloss/dp of a class with -ln p = l: q, with a focus q (1 - p)^gamma (1 + gamma p l / (1 - p)).
+DEVICE float pull(const Targets& targets, const Params& p, u32 row, u32 c, float l) {
+  const float v = q(targets, p, row, c);
+  if constexpr (FOCAL) {
+    if (v == 0.f) return v;
+    const float prob = expf(-l), rest = 1.f - prob, power = focus(rest, p.gamma);
+    // The second factor has its limits where it is 0 / 0 or 0 times infinity.
+    return power == 0.f || prob == 0.f ? v * power : v * power * (1.f + p.gamma * prob * l / rest);
+  }
+  return v;
+}
+
 // logits (rows, classes), target u32 (rows) or f32 (rows, classes), weights (classes) f32 -> lse, each (rows) f32
 KERNEL cross_entropy_forward(const T* __restrict__ logits, const u32* __restrict__ target, const float* __restrict__ weights,
                              float* __restrict__ lse, float* __restrict__ each, Params p) {
@@ -53,7 +68,10 @@ KERNEL cross_entropy_forward(const T* __restrict__ logits, const u32* __restrict
   for (u32 c = lane; c < p.classes; c += 32) {
     const float v = q(targets, p, row, c);
     // An infinite logit of a class that does not count is no NaN.
-    if (v != 0.f) sum += v * (norm - widen(z[c]));
+    if (v != 0.f) {
+      const float l = norm - widen(z[c]);
+      sum += FOCAL ? v * focus(1.f - expf(-l), p.gamma) * l : v * l;
+    }
   }
   sum = warp_sum(sum);
   if (lane == 0) {
@@ -72,7 +90,7 @@ KERNEL cross_entropy_sum(const float* __restrict__ each, const float* __restrict
   if (threadIdx.x == 0) loss[0] = scale[0] * sum;
 }
 
-// dlogits_ic = dloss scale (softmax_ic sum_k q_ik - q_ic).
+// dlogits_ic = dloss scale (p_ic sum_k h_ik - h_ic), h what a class pulls with.
 // logits (rows, classes), target, weights, scale, dloss (1) f32, lse (rows) f32 -> dlogits (rows, classes)
 KERNEL cross_entropy_backward(const T* __restrict__ logits, const u32* __restrict__ target, const float* __restrict__ weights,
                               const float* __restrict__ scale, const float* __restrict__ dloss, const float* __restrict__ lse,
@@ -81,12 +99,13 @@ KERNEL cross_entropy_backward(const T* __restrict__ logits, const u32* __restric
   if (row >= p.rows) return;
   const Targets targets = targets_of(target, weights);
   const u64 start = (u64)row * p.classes;
-  float sum = 0.f;
-  for (u32 c = lane; c < p.classes; c += 32) sum += q(targets, p, row, c);
-  sum = warp_sum(sum);
   const float rate = scale[0] * dloss[0], norm = lse[row];
+  float sum = 0.f;
+  for (u32 c = lane; c < p.classes; c += 32) sum += pull(targets, p, row, c, FOCAL ? norm - widen(logits[start + c]) : 0.f);
+  sum = warp_sum(sum);
   for (u32 c = lane; c < p.classes; c += 32) {
-    const float d[1] = {rate * (expf(widen(logits[start + c]) - norm) * sum - q(targets, p, row, c))};
+    const float l = norm - widen(logits[start + c]);
+    const float d[1] = {rate * (expf(-l) * sum - pull(targets, p, row, c, l))};
     put(dlogits + start + c, d, p.add);
   }
 }

@@ -1,10 +1,12 @@
-// loss = scale sum_i sum_c q_ic (lse_i - logits_ic): see src/ops/cross_entropy.rs. Constants: HARD, WEIGHTED (0 or 1).
+// loss = scale sum_i sum_c q_ic (1 - p_ic)^gamma (lse_i - logits_ic): see src/ops/cross_entropy.rs.
+// Constants: HARD, WEIGHTED, FOCAL (0 or 1).
 
 struct Params {
     rows: u32,
     classes: u32,
     ignore: u32,
     smoothing: f32,
+    gamma: f32,
     add: u32,
 }
 var<immediate> p: Params;
@@ -38,6 +40,31 @@ fn q(row: u32, c: u32) -> f32 {
     return v;
 }
 
+// (1 - p)^gamma, p and 1 - p of a class with -ln p = l; rounding may put p above 1, of which there is no power.
+fn focus(l: f32) -> vec3<f32> {
+    let prob = exp(-l);
+    let rest = 1.0 - prob;
+    var power = 0.0;
+    if (!(rest <= 0.0)) {
+        power = exp(p.gamma * log(rest));
+    }
+    return vec3<f32>(power, prob, rest);
+}
+
+// -p dloss/dp of a class: q, with a focus q (1 - p)^gamma (1 + gamma p l / (1 - p)).
+fn pull(row: u32, c: u32, l: f32) -> f32 {
+    let v = q(row, c);
+    if (FOCAL == 0u || v == 0.0) {
+        return v;
+    }
+    let f = focus(l);
+    // The second factor has its limits where it is 0 / 0 or 0 times infinity.
+    if (f.x == 0.0 || f.y == 0.0) {
+        return v * f.x;
+    }
+    return v * f.x * (1.0 + p.gamma * f.y * l / f.z);
+}
+
 @compute @workgroup_size(THREADS)
 fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) count: vec3<u32>,
            @builtin(local_invocation_index) li: u32) {
@@ -61,7 +88,12 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) cou
         let v = q(row, c);
         // An infinite logit of a class that does not count is no NaN.
         if (v != 0.0) {
-            sum += v * (norm - logits[at + c]);
+            let l = norm - logits[at + c];
+            if (FOCAL == 1u) {
+                sum += v * focus(l).x * l;
+            } else {
+                sum += v * l;
+            }
         }
     }
     if (HARD == 1u && target_bits[row] >= p.classes && target_bits[row] != p.ignore) {
@@ -89,7 +121,7 @@ fn sum_rows(@builtin(local_invocation_index) li: u32) {
     }
 }
 
-// dlogits_ic = dloss scale (softmax_ic sum_k q_ik - q_ic).
+// dlogits_ic = dloss scale (p_ic sum_k h_ik - h_ic), h what a class pulls with.
 @compute @workgroup_size(THREADS)
 fn backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) count: vec3<u32>,
             @builtin(local_invocation_index) li: u32) {
@@ -101,10 +133,11 @@ fn backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) co
     let rate = scale[0] * loss[0];
     var sum = 0.0;
     for (var c = 0u; c < p.classes; c++) {
-        sum += q(row, c);
+        sum += pull(row, c, lse[row] - logits[at + c]);
     }
     for (var c = 0u; c < p.classes; c++) {
-        let d = rate * (exp(logits[at + c] - lse[row]) * sum - q(row, c));
+        let l = lse[row] - logits[at + c];
+        let d = rate * (exp(-l) * sum - pull(row, c, l));
         each[at + c] = select(d, each[at + c] + d, p.add == 1u);
     }
 }

@@ -1,4 +1,6 @@
 //! Every test but the op harness, in one binary: one file of `tests/all/` a subject.
+#[path = "all/bad.rs"]
+mod bad;
 #[path = "all/batches.rs"]
 mod batches;
 #[path = "all/bench.rs"]
@@ -22,6 +24,8 @@ mod init;
 mod invariance;
 #[path = "all/learner.rs"]
 mod learner;
+#[path = "all/losses.rs"]
+mod losses;
 #[path = "all/math.rs"]
 mod math;
 #[path = "all/memory.rs"]
@@ -40,6 +44,12 @@ mod recipe;
 mod rules;
 #[path = "all/schedule.rs"]
 mod schedule;
+#[path = "all/scoring.rs"]
+mod scoring;
+#[path = "all/sentence.rs"]
+mod sentence;
+#[path = "all/several.rs"]
+mod several;
 #[path = "all/spans.rs"]
 mod spans;
 #[path = "all/summary_metrics.rs"]

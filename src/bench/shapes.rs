@@ -274,6 +274,7 @@ pub fn jobs(op: &str, m: &ModelShape, tokens: usize) -> Vec<Job> {
                     label_smoothing: 0.0,
                     ignore_index: crate::ops::cross_entropy::IGNORE,
                     weighted: false,
+                    gamma: 0.0,
                 };
                 let inputs = vec![Input::real(&[rows, classes]), below(rows, classes), scale()];
                 job("cross_entropy", role, Runs::Op(Box::new(op)), inputs, &[])

@@ -153,7 +153,7 @@ pub fn run(
         Settings { weight_decay: 0.01, ..Settings::default() },
         steps.max(2),
     )?;
-    let task = Classify { classes, label_smoothing: 0.0, class_weights: None };
+    let task = Classify { classes, label_smoothing: 0.0, class_weights: None, gamma: 0.0 };
     let mut training = Training { device, model, optimizer, task, step: 0 };
     let mut rng = Stream::new(1, "bench", 0);
     let longest = settings.iter().flat_map(|s| &s.lengths).max().copied().unwrap_or(1);

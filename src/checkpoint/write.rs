@@ -222,7 +222,7 @@ pub(super) fn restore(fs: &dyn Fs, old: &Path, target: &Path) -> std::io::Result
     if target.symlink_metadata().is_ok() { remove_any(fs, old) } else { fs.rename(old, target) }
 }
 
-/// Writes a model folder: all of it or nothing. The files go to `<path>.tmp-<pid>`, are synced, and take the place of
+/// Writes a model folder: all of it or nothing. A name may be of a file in a folder of its own, `1_Pooling/config.json`. The files go to `<path>.tmp-<pid>`, are synced, and take the place of
 /// `path` by a rename; a folder that was there is removed afterwards. On an error `path` is as it was.
 pub fn write_dir(fs: &dyn Fs, path: &Path, files: &[NamedFile<'_>]) -> Result<()> {
     let temp = sibling(path, "tmp");
@@ -232,7 +232,24 @@ pub fn write_dir(fs: &dyn Fs, path: &Path, files: &[NamedFile<'_>]) -> Result<()
         if temp.symlink_metadata().is_ok() {
             remove_any(fs, &temp).map_err(|e| unwritable(&temp, &e))?;
         }
-        write_files(fs, &temp, files)?;
+        let (below, here): (Vec<_>, Vec<_>) = files.iter().cloned().partition(|f| f.name.contains('/'));
+        write_files(fs, &temp, &here)?;
+        let mut folders: BTreeMap<String, Vec<NamedFile>> = BTreeMap::new();
+        for file in below {
+            let (folder, name) = file.name.split_once('/').unwrap_or_default();
+            let (folder, name) = (folder.to_owned(), name.to_owned());
+            folders.entry(folder).or_default().push(NamedFile { name, ..file });
+        }
+        for (folder, files) in &folders {
+            let path = temp.join(folder);
+            if !plain(folder) || path.symlink_metadata().is_ok() {
+                return Err(
+                    Error::shape(format!("the folder's name {folder:?} is not plain, or a file's")).at(&temp)
+                );
+            }
+            write_files(fs, &path, files)?;
+            fs.sync_dir(&path).map_err(|e| unwritable(&path, &e))?;
+        }
         fs.sync_dir(&temp).map_err(|e| unwritable(&temp, &e))?;
         publish(fs, &temp, path)
     };

@@ -6,7 +6,7 @@ use crate::checkpoint::read_json;
 use crate::data::{Batch, Columns, Label, Row, TokenSet, eval_batches};
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::models::{Model, Options, Outputs, encoder_shape, source};
+use crate::models::{Model, Options, Outputs, encoder_shape, sentence, source};
 use crate::tasks::for_each_output;
 use crate::text::Tokenizer;
 use clap::{Arg, ArgMatches, Command};
@@ -76,6 +76,11 @@ impl Noted {
     /// A number that is noted.
     pub fn number(&self, key: &str) -> Option<f64> {
         self.all.get(key)?.as_f64()
+    }
+    /// The probability of each class above which it is predicted; `None` if not all of them are noted.
+    pub fn thresholds(&self, classes: &[String]) -> Option<Vec<f64>> {
+        let noted = self.all.get("thresholds")?;
+        classes.iter().map(|class| noted.get(class)?.as_f64()).collect()
     }
     /// Whether something is noted to be so.
     pub fn flag(&self, key: &str) -> bool {
@@ -159,7 +164,10 @@ impl Prepared {
                     .found(n.to_string()));
             }
             Some(n) => n,
-            None => noted.max_length.unwrap_or(LONGEST).min(positions),
+            None => {
+                let longest = noted.max_length.or_else(|| sentence::longest(&dir));
+                longest.unwrap_or(LONGEST).min(positions)
+            }
         };
         // An empty name says that there is none, even if training had one.
         let name = |id, noted: &Option<String>| match text(matches, id) {
@@ -254,22 +262,8 @@ impl Prepared {
         done
     }
 
-    /// Runs the model over examples and hands the logits (outputs) of each to `each`, with the example's number; the
-    /// order is that of the batches.
-    ///
-    /// # Errors
-    /// Those of [`Prepared::outputs`].
-    pub fn logits(
-        &self,
-        model: &Model,
-        set: &TokenSet,
-        voice: &Voice,
-        each: impl FnMut(usize, &[f32]) -> Result<()>,
-    ) -> Result<()> {
-        self.rows(model, set, 0, voice, each)
-    }
-
-    /// The same with the result of that number of a head that gives several.
+    /// Runs the model over examples and hands the result of each to `each`, with the example's number, in the order of the
+    /// batches; of a head that gives several results that of number `which`.
     ///
     /// # Errors
     /// Those of [`Prepared::outputs`].

@@ -28,7 +28,8 @@ pub fn define() -> Command {
              Reads CSV, TSV, JSON Lines or Parquet and writes CSV or JSON Lines: every column as it was, in the order it \
              was, and behind them what the model says. Of a classifier: `label`, `probability` (of that label) and \
              one column `p_CLASS` for each class, which sum to 1. Of a regression: `prediction`. Of a classifier of \
-             any number of classes: `labels`, and `p_CLASS` of each. Of a masked language model: `filled`, the best token \
+             any number of classes: `labels`, those whose probability is above what training found best for each (else 0.5), and \
+             `p_CLASS` of each. Of a masked language model: `filled`, the best token \
              for each mask token of the text. Where the table has a column of that name already, ours is called \
              `predicted_...`.\n\n\
              A tagger reads sentences of words as in training and writes a tag for each word (CoNLL columns, or JSON Lines \
@@ -116,7 +117,14 @@ pub fn run(matches: &ArgMatches) -> Result<i32> {
         })?;
     }
 
-    let added = Added { outputs, tokenizer: prepared.tokenizer(), names: names(outputs, &records.header) };
+    let thresholds = match outputs {
+        Outputs::Labels(classes) => {
+            prepared.noted.thresholds(classes).unwrap_or_else(|| vec![0.5; classes.len()])
+        }
+        _ => Vec::new(),
+    };
+    let names = names(outputs, &records.header);
+    let added = Added { outputs, tokenizer: prepared.tokenizer(), names, thresholds };
     destination.write(|out| added.write(out, &records, &logits, json))?;
     voice.note(format!(
         "{} rows in {:.1} s on {}{}",
@@ -204,6 +212,8 @@ struct Added<'a> {
     outputs: &'a Outputs,
     tokenizer: &'a Tokenizer,
     names: Vec<String>,
+    /// Of classes of which a row may have several: the probability of each above which it is given.
+    thresholds: Vec<f64>,
 }
 
 impl Added<'_> {
@@ -220,7 +230,8 @@ impl Added<'_> {
             }
             Outputs::Labels(classes) => {
                 let p = sigmoids(logits);
-                let given = classes.iter().zip(&p).filter(|(_, p)| **p > 0.5).map(|(c, _)| c.as_str());
+                let above = classes.iter().zip(p.iter().zip(&self.thresholds)).filter(|(_, (p, t))| p > t);
+                let given = above.map(|(c, _)| c.as_str());
                 let mut cells = vec![Cell::Text(given.collect::<Vec<_>>().join(","))];
                 cells.extend(p.into_iter().map(Cell::Number));
                 cells

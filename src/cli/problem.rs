@@ -2,12 +2,14 @@
 
 use super::model::Prepared;
 use crate::data::{
-    self, Contexts, OnBadRow, Row, Scheme, TagRule, TagSource, TaggedText, TokenSet, Words, read_documents,
-    read_questions, read_tagged, tag_numbers,
+    self, Columns, Contexts, Label, OnBadRow, Row, Scheme, Table, TagRule, TagSource, TaggedText, TokenSet,
+    Words, read_documents, read_questions, read_tagged, tag_numbers,
 };
 use crate::error::{Error, Result};
 use crate::models::Outputs;
-use crate::tasks::{Answer, Likeness, Mask, Multilabel, Next, Search, Similar, Tag, Task};
+use crate::suggest::nearest;
+use crate::tasks::{Answer, Classify, Likeness, Mask, Multilabel, Next, Regress, Search, Similar, Tag, Task};
+use std::collections::HashSet;
 use std::path::Path;
 
 /// The seed of the pairs of next-sentence prediction: they are the same each time.
@@ -50,29 +52,40 @@ impl Prepared {
         Ok(read_tagged(path, &source, OnBadRow::Stop)?.items)
     }
 
-    /// The task of everything but one class of several and one number, with the examples of a file.
+    /// The task of a head, with the examples of a file.
     ///
     /// # Errors
     /// Those of reading the file, and of its labels.
     pub fn labelled(&self, outputs: &Outputs, path: &Path) -> Result<(Box<dyn Task>, TokenSet)> {
         let (tokenizer, longest, stop) = (self.tokenizer(), self.max_length, OnBadRow::Stop);
-        let table = |label: bool| {
-            let mut columns = self.columns.clone();
-            if label {
-                columns.label = Some(self.noted.label.clone().unwrap_or_else(|| "label".to_owned()));
-            }
+        let table = || {
+            let label = Some(self.noted.label.clone().unwrap_or_else(|| "label".to_owned()));
+            let columns = Columns { label, ..self.columns.clone() };
             match outputs {
                 Outputs::Labels(_) => data::read_with_sets(path, &columns, stop),
                 _ => data::read(path, &columns, stop),
             }
         };
         Ok(match outputs {
+            Outputs::Classes(classes) => {
+                let table = table()?;
+                let labels = known(&table, classes)?;
+                let classes = classes.clone();
+                let task = Classify { classes, label_smoothing: 0.0, class_weights: None, gamma: 0.0 };
+                (Box::new(task), self.tokens(&table.rows, labels)?)
+            }
+            Outputs::Number => {
+                let table = table()?;
+                let labels = data::Target::Regress.labels(&table)?;
+                (Box::new(Regress), self.tokens(&table.rows, labels)?)
+            }
             Outputs::Labels(classes) => {
-                let table = table(true)?;
+                let table = table()?;
                 let separator = self.noted.word("separator").unwrap_or_else(|| ",".to_owned());
                 let sets = data::sets(&table, &separator, classes)?;
                 let set = TokenSet { sets, ..self.tokens(&table.rows, Vec::new())? };
-                (Box::new(Multilabel { classes: classes.clone() }), set)
+                let thresholds = self.noted.thresholds(classes);
+                (Box::new(Multilabel { classes: classes.clone(), thresholds, tune: false }), set)
             }
             Outputs::Tags(classes) => {
                 let label = self.noted.label.as_deref().unwrap_or("label");
@@ -82,7 +95,10 @@ impl Prepared {
                 let set = Words::build(tokenizer, &words, Some(tags), longest, self.stride())?;
                 let strict = self.noted.flag("strict").then(|| self.scheme());
                 let classes = classes.clone();
-                (Box::new(Tag { classes, label_smoothing: 0.0, class_weights: None, strict }), set)
+                (
+                    Box::new(Tag { classes, label_smoothing: 0.0, class_weights: None, gamma: 0.0, strict }),
+                    set,
+                )
             }
             Outputs::Span => {
                 let questions = read_questions(path, true, stop)?.items;
@@ -91,7 +107,7 @@ impl Prepared {
                 (Box::new(Answer { search }), set)
             }
             Outputs::Embedding => {
-                let table = table(true)?;
+                let table = table()?;
                 let labels = data::Target::Regress.labels(&table)?;
                 let label_scale = self.noted.number("label_scale").unwrap_or(1.0);
                 let set = TokenSet::of_pairs(tokenizer, &table.rows, labels, longest)?;
@@ -106,9 +122,6 @@ impl Prepared {
                 let mask = self.masking()?;
                 (Box::new(Next { mask }), documents.pairs(tokenizer, longest, PAIRS)?)
             }
-            Outputs::Classes(_) | Outputs::Number => {
-                return Err(Error::shape("classes and numbers are scored in rows"));
-            }
         })
     }
 
@@ -120,6 +133,32 @@ impl Prepared {
         };
         Ok(Mask { probability: 0.15, whole_word: false, mask, vocab: self.vocab as u32 })
     }
+}
+
+/// The labels as the model numbers them.
+fn known(table: &Table, classes: &[String]) -> Result<Vec<Label>> {
+    let known: HashSet<&str> = classes.iter().map(String::as_str).collect();
+    let unknown = |label: &&str| !known.contains(label);
+    let first = table.rows.iter().find_map(|row| Some((row.label.as_deref().filter(unknown)?, row.line)));
+    let Some((label, line)) = first else {
+        return data::Target::Classify { classes: classes.to_vec() }.labels(table);
+    };
+    let strange = table.rows.iter().filter(|r| r.label.as_deref().as_ref().is_some_and(unknown)).count();
+    let e = Error::data(format!("the label {label:?} is none of the model's classes"))
+        .at(&table.path)
+        .line(line)
+        .expected(listed(classes))
+        .found(format!("{label:?}; {strange} of {} rows have such labels", table.rows.len()));
+    Err(match nearest(label, classes.iter().map(String::as_str)) {
+        Some(near) => e.hint(format!("write {near:?}, if that is meant")),
+        None => e.hint("name the right column with --label, or leave out these rows"),
+    })
+}
+
+fn listed(names: &[String]) -> String {
+    const SHOWN: usize = 20;
+    let shown = names.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(", ");
+    if names.len() > SHOWN { format!("{shown} and {} more", names.len() - SHOWN) } else { shown }
 }
 
 /// A row without labels.

@@ -4,6 +4,7 @@ use super::options::flag;
 use super::{device_arg, set_arg, sets, threads_arg};
 use crate::checkpoint::RealFs;
 use crate::error::{Error, Result};
+use crate::metrics::Scores;
 use crate::train::recipe::Task;
 use crate::train::{self, Event, Observer, Outcome, Recipe, Signals, StepLog};
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
@@ -117,6 +118,11 @@ fn conclude(recipe: &Recipe, o: &Outcome) {
     if let Some(best) = &o.best {
         println!("best validation, step {}: {}", best.step, best.scores);
     }
+    for b in &o.best_of {
+        let value = b.best.scores.get(&b.metric).unwrap_or(f64::NAN);
+        let folder = b.model.as_ref().map_or(": the model".to_owned(), |m| format!(": {}", m.display()));
+        println!("best of {}, step {}: {} {value:.4}{folder}", b.task, b.best.step, b.metric);
+    }
     if let Some(test) = &o.test {
         println!("test: {test}");
     }
@@ -177,6 +183,11 @@ impl Observer for Lines {
             Event::Evaluated { step, split, scores, best } => {
                 json!({ "event": "evaluated", "step": step, "split": split, "scores": scores, "best": best })
             }
+            Event::Tuned { task, thresholds, scores } => json!({
+                "event": "tuned", "task": task,
+                "thresholds": thresholds.iter().map(|(name, t)| (name.clone(), json!(t))).collect::<serde_json::Map<_, _>>(),
+                "at_0.5": scores[0], "scores": scores[1],
+            }),
             Event::Saved(step, path) => json!({ "event": "saved", "step": step, "path": path }),
             Event::Warning(e) => json!({ "event": "warning", "message": e.to_string() }),
         };
@@ -286,6 +297,17 @@ impl Observer for Screen {
             }
             Event::Evaluated { step, split, scores, best } => {
                 self.line(&format!("step {step} {split}: {scores}{}", if *best { "  (best)" } else { "" }));
+            }
+            Event::Tuned { task, thresholds, scores } => {
+                let all: Vec<String> = thresholds.iter().map(|(name, t)| format!("{name} {t:.3}")).collect();
+                let of = if task.is_empty() { String::new() } else { format!(" of {task}") };
+                let f1 = |s: &Scores| s.get("f1_macro").unwrap_or(f64::NAN);
+                self.line(&format!(
+                    "thresholds{of} by the validation examples: {}  (f1_macro {:.4}, at 0.5 {:.4})",
+                    all.join(", "),
+                    f1(scores[1]),
+                    f1(scores[0])
+                ));
             }
             Event::Saved(step, path) => self.line(&format!("step {step} saved: {}", path.display())),
             Event::Warning(e) => self.line(&format!("warning: {e}")),

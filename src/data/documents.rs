@@ -3,9 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use super::encoded::{IGNORED, TokenSet};
+use super::examples::text;
 use super::labels::Label;
 use super::read::{Columns, OnBadRow, read};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 use crate::rng::Stream;
 use crate::text::{Tokenizer, Window};
 
@@ -26,22 +27,16 @@ pub struct Documents {
 /// which each row is a document.
 ///
 /// # Errors
-/// Those of [`read`](super::read()); [`Kind::Data`] with the byte for a file that is not UTF-8, and for one without text.
+/// Those of [`read`](super::read()); [`Kind::Data`](crate::error::Kind::Data) with the byte for a file that is not UTF-8, and for one without text.
 pub fn read_documents(path: &Path, column: &str, by_row: bool, on_bad: OnBadRow) -> Result<Documents> {
     let plain =
         path.extension().is_some_and(|e| e.eq_ignore_ascii_case("txt") || e.eq_ignore_ascii_case("text"));
     let mut found = Documents { path: path.to_path_buf(), ..Documents::default() };
     if plain {
-        let bytes = std::fs::read(path).map_err(|e| Error::io(Kind::Data, "cannot read", path, &e))?;
-        found.hash = blake3::hash(&bytes).to_hex().to_string();
-        let text = std::str::from_utf8(&bytes).map_err(|e| {
-            let at = e.valid_up_to();
-            let line = 1 + bytes[..at].iter().filter(|b| **b == b'\n').count() as u64;
-            let e = Error::data("the text is not UTF-8").at(path).line(line).byte(at as u64);
-            e.hint("save it as UTF-8, for example with iconv")
-        })?;
+        let (content, hash) = text(path)?;
+        found.hash = hash;
         let mut document = Vec::new();
-        for line in text.trim_start_matches('\u{feff}').lines().map(str::trim) {
+        for line in content.lines().map(str::trim) {
             if !line.is_empty() {
                 document.push(line.to_owned());
             }
@@ -96,7 +91,7 @@ impl Documents {
     /// what is too long loses tokens at a random end of the longer part. The class is 0 if the second follows the first, else 1.
     ///
     /// # Errors
-    /// Those of the tokenizer; [`Kind::Data`] if there are not two documents.
+    /// Those of the tokenizer; [`Kind::Data`](crate::error::Kind::Data) if there are not two documents.
     pub fn pairs(&self, tokenizer: &Tokenizer, max_length: usize, seed: u64) -> Result<TokenSet> {
         if self.documents.len() < 2 {
             return Err(Error::data(

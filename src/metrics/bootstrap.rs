@@ -1,5 +1,6 @@
 //! How sure a score is: percentile intervals by resampling examples with replacement (Efron 1979).
 
+use super::Scores;
 use crate::rng::Stream;
 use std::fmt;
 
@@ -55,6 +56,22 @@ impl Bootstrap {
     pub fn interval(&self, examples: usize, score: impl Fn(&[usize]) -> f64) -> Interval {
         self.resample(examples, score).0
     }
+    /// The interval of every score of `examples` examples, in the order of the scores; as [`Bootstrap::interval`], with the same
+    /// draws for all.
+    pub fn intervals(&self, examples: usize, score: impl Fn(&[usize]) -> Scores) -> Vec<(String, Interval)> {
+        let mut drawn: Vec<usize> = (0..examples).collect();
+        let whole = score(&drawn);
+        let mut all: Vec<Vec<f64>> = vec![Vec::with_capacity(self.samples); whole.iter().len()];
+        for i in 0..if examples == 0 { 0 } else { self.samples } {
+            self.draw(i, &mut drawn);
+            let scores = score(&drawn);
+            // A score that a draw does not have is undefined there.
+            let of = |name| scores.get(name).unwrap_or(f64::NAN);
+            all.iter_mut().zip(whole.iter()).for_each(|(all, (name, _))| all.push(of(name)));
+        }
+        let each = whole.iter().zip(all);
+        each.map(|((name, value), all)| (name.to_owned(), self.ends(value, all).0)).collect()
+    }
     /// The interval of a mean.
     pub fn mean(&self, values: &[f64]) -> Interval {
         self.interval(values.len(), |drawn| {
@@ -79,12 +96,19 @@ impl Bootstrap {
         let mut drawn: Vec<usize> = (0..examples).collect();
         let value = score(&drawn);
         let mut scores = Vec::with_capacity(self.samples);
-        let n = u32::try_from(examples).unwrap_or(u32::MAX);
-        for i in 0..if n == 0 { 0 } else { self.samples } {
-            let mut stream = Stream::new(self.seed, "bootstrap", i as u64);
-            drawn.iter_mut().for_each(|d| *d = stream.below(n) as usize);
+        for i in 0..if examples == 0 { 0 } else { self.samples } {
+            self.draw(i, &mut drawn);
             scores.push(score(&drawn));
         }
+        self.ends(value, scores)
+    }
+    /// The draw of that number.
+    fn draw(&self, i: usize, drawn: &mut [usize]) {
+        let n = u32::try_from(drawn.len()).unwrap_or(u32::MAX);
+        let mut stream = Stream::new(self.seed, "bootstrap", i as u64);
+        drawn.iter_mut().for_each(|d| *d = stream.below(n) as usize);
+    }
+    fn ends(&self, value: f64, mut scores: Vec<f64>) -> (Interval, Vec<f64>) {
         let all = scores.len();
         scores.retain(|s| !s.is_nan());
         scores.sort_by(f64::total_cmp);

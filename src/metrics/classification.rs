@@ -55,8 +55,8 @@ impl Classification {
         Ok(())
     }
     /// Counts an example by its logits (classes): the prediction is the first greatest one (a NaN counts as greatest, as
-    /// in NumPy), the loss is the cross-entropy −log softmax(logits) at the target, in f64.
-    pub fn add_logits(&mut self, logits: &[f32], target: u32) -> Result<()> {
+    /// in NumPy), the loss is the cross-entropy −log softmax(logits) at the target, in f64. Returns the two.
+    pub fn add_logits(&mut self, logits: &[f32], target: u32) -> Result<(u32, f64)> {
         if logits.len() != self.classes {
             let e = Error::shape("a row of logits does not fit the classes");
             return Err(e.expected(format!("{} logits", self.classes)).found(logits.len().to_string()));
@@ -73,7 +73,9 @@ impl Classification {
         let top = logits.get(best).copied().map_or(f64::NAN, f64::from);
         let sum: f64 = logits.iter().map(|&x| (f64::from(x) - top).exp()).sum();
         let chosen = logits.get(target as usize).copied().map_or(f64::NAN, f64::from);
-        self.add(best as u32, target, top + sum.ln() - chosen)
+        let loss = top + sum.ln() - chosen;
+        self.add(best as u32, target, loss)?;
+        Ok((best as u32, loss))
     }
     /// Adds what another accumulator counted. Refuses one of another number of classes.
     pub fn merge(&mut self, other: &Self) -> Result<()> {

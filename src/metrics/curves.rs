@@ -51,26 +51,11 @@ impl Curve {
     }
     /// Area under the ROC curve; NaN without both classes or if a score is NaN.
     pub fn auroc(&self) -> f64 {
-        let (Some(steps), p) = (self.steps(), self.positives()) else { return f64::NAN };
-        let n = self.len() as u64 - p;
-        // Twice the number of pairs in the right order, as a whole number.
-        let (mut above, mut twice) = (0u128, 0u128);
-        for (_, positives, negatives) in steps {
-            twice += u128::from(negatives) * (2 * above + u128::from(positives));
-            above += u128::from(positives);
-        }
-        if p == 0 || n == 0 { f64::NAN } else { twice as f64 / (2.0 * p as f64 * n as f64) }
+        self.steps().map_or(f64::NAN, |steps| auroc(steps.into_iter().map(|(_, p, n)| (p, n))))
     }
     /// Average precision; 0 without a positive, NaN if a score is NaN or for no examples.
     pub fn average_precision(&self) -> f64 {
-        let (Some(steps), p) = (self.steps(), self.positives()) else { return f64::NAN };
-        let (mut hits, mut seen, mut sum) = (0, 0, 0.0);
-        for (_, positives, negatives) in steps {
-            hits += positives;
-            seen += positives + negatives;
-            sum += positives as f64 * hits as f64 / seen as f64;
-        }
-        if p == 0 && !self.is_empty() { 0.0 } else { mean(sum, p) }
+        self.steps().map_or(f64::NAN, |steps| average_precision(steps.into_iter().map(|(_, p, n)| (p, n))))
     }
     /// The threshold with the greatest F1 and that F1, where a score above the threshold is a yes. It lies half way between two
     /// scores (below the lowest, half way to 0, or to 1 less if that is not positive); of equally good ones it is the nearest to 0.5. (0.5, 0) without a positive.
@@ -95,6 +80,31 @@ impl Curve {
         }
         best
     }
+}
+
+/// AUROC from the positives and negatives of every distinct score, from the highest down.
+fn auroc(steps: impl Iterator<Item = (u64, u64)>) -> f64 {
+    // Twice the number of pairs in the right order, as a whole number.
+    let (mut above, mut below, mut twice) = (0u64, 0u64, 0u128);
+    for (positives, negatives) in steps {
+        twice += u128::from(negatives) * u128::from(2 * above + positives);
+        above += positives;
+        below += negatives;
+    }
+    if above == 0 || below == 0 { f64::NAN } else { twice as f64 / (2.0 * above as f64 * below as f64) }
+}
+
+/// Average precision from the same.
+fn average_precision(steps: impl Iterator<Item = (u64, u64)>) -> f64 {
+    let (mut hits, mut seen, mut sum) = (0, 0, 0.0);
+    for (positives, negatives) in steps {
+        hits += positives;
+        seen += positives + negatives;
+        if positives > 0 {
+            sum += positives as f64 * hits as f64 / seen as f64;
+        }
+    }
+    if hits == 0 && seen > 0 { 0.0 } else { mean(sum, hits) }
 }
 
 /// A [`Curve`] for every label or, one against the rest, every class.
@@ -151,11 +161,53 @@ impl Curves {
     /// `auroc` and `average_precision`. Of two classes it is that of class 1, else the mean over labels or classes; `classes`:
     /// whether each row has exactly one of them.
     pub fn scores(&self, classes: bool) -> Scores {
-        let (auroc, ap) = match self.0.as_slice() {
-            [_, second] if classes => (second.auroc(), second.average_precision()),
-            _ => (self.auroc_macro(), self.average_precision_macro()),
+        let each = self.0.iter().map(|c| (c.auroc(), c.average_precision()));
+        summary(each.collect(), classes)
+    }
+    /// The examples in the order of their scores, for the scores of many draws of them.
+    pub fn ranked(&self) -> Ranked {
+        let one = |c: &Curve| {
+            let mut order: Vec<usize> = (0..c.len()).collect();
+            order.sort_by(|&a, &b| c.0[b].0.partial_cmp(&c.0[a].0).unwrap_or(std::cmp::Ordering::Equal));
+            let ties = order.chunk_by(|&a, &b| c.0[a].0 == c.0[b].0);
+            let step = |tied: &[usize]| tied.iter().map(|&i| (i, c.0[i].1)).collect();
+            (!c.0.iter().any(|(s, _)| s.is_nan())).then(|| ties.map(step).collect())
         };
-        [("auroc", auroc), ("average_precision", ap)].into_iter().collect()
+        Ranked(self.0.iter().map(one).collect())
+    }
+}
+
+/// The scores of every label or class as one; see [`Curves::scores`].
+fn summary(each: Vec<(f64, f64)>, classes: bool) -> Scores {
+    let of = |f: fn(&(f64, f64)) -> f64| match each.as_slice() {
+        [_, second] if classes => f(second),
+        all => mean(all.iter().map(f).sum(), all.len() as u64),
+    };
+    [("auroc", of(|e| e.0)), ("average_precision", of(|e| e.1))].into_iter().collect()
+}
+
+/// The examples of [`Curves`] in order: draws of them are scored without sorting again.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Ranked(Vec<Option<Steps>>);
+
+/// Examples, and whether each is a positive, from the highest score down; those of one score together.
+type Steps = Vec<Vec<(usize, bool)>>;
+
+impl Ranked {
+    /// [`Curves::scores`] of a draw, `times` saying how often each example is in it.
+    pub fn scores(&self, times: &[u32], classes: bool) -> Scores {
+        let count = |step: &Vec<(usize, bool)>| {
+            step.iter().fold((0, 0), |(p, n), &(i, positive)| {
+                let times = u64::from(times.get(i).copied().unwrap_or(0));
+                if positive { (p + times, n) } else { (p, n + times) }
+            })
+        };
+        let one = |curve: &Option<Steps>| {
+            curve.as_ref().map_or((f64::NAN, f64::NAN), |steps| {
+                (auroc(steps.iter().map(count)), average_precision(steps.iter().map(count)))
+            })
+        };
+        summary(self.0.iter().map(one).collect(), classes)
     }
 }
 

@@ -43,6 +43,10 @@ impl MultiLabel {
         self.thresholds = thresholds.to_vec();
         Ok(self)
     }
+    /// The probability of each label above which it is predicted.
+    pub fn decides_above(&self) -> &[f64] {
+        &self.thresholds
+    }
     /// Counts a row of decisions (labels) with its loss. Refuses rows of another length.
     pub fn add(&mut self, predictions: &[bool], targets: &[bool], loss: f64) -> Result<()> {
         for row in [predictions, targets] {
@@ -66,8 +70,8 @@ impl MultiLabel {
         Ok(())
     }
     /// Counts a row by its logits (labels): predicted where sigmoid(logit) is above the threshold; the loss is the mean
-    /// over labels of the binary cross-entropy max(z, 0) − z t + log(1 + exp(−|z|)).
-    pub fn add_logits(&mut self, logits: &[f32], targets: &[bool]) -> Result<()> {
+    /// over labels of the binary cross-entropy max(z, 0) − z t + log(1 + exp(−|z|)). Returns what was counted.
+    pub fn add_logits(&mut self, logits: &[f32], targets: &[bool]) -> Result<(Vec<bool>, f64)> {
         let above = |(&z, t): (&f32, &f64)| sigmoid(z) > *t;
         if logits.len() != self.thresholds.len() {
             let e = Error::shape("a row of logits does not fit the labels");
@@ -80,7 +84,9 @@ impl MultiLabel {
             (if z < 0.0 { 0.0 } else { z }) - z * t + (-z.abs()).exp().ln_1p()
         };
         let sum: f64 = logits.iter().zip(targets).map(loss).sum();
-        self.add(&predictions, targets, mean(sum, targets.len() as u64))
+        let loss = mean(sum, targets.len() as u64);
+        self.add(&predictions, targets, loss)?;
+        Ok((predictions, loss))
     }
     /// Adds what another accumulator counted. Refuses another number of labels or another threshold.
     pub fn merge(&mut self, other: &Self) -> Result<()> {

@@ -23,7 +23,7 @@ pub use answers::{Answers, BestThreshold, Squad, normalize_answer};
 pub use bootstrap::{Bootstrap, Interval, Paired};
 pub use classification::{ClassScores, Classification};
 pub use confusion::ConfusionTable;
-pub use curves::{Curve, Curves, softmax};
+pub use curves::{Curve, Curves, Ranked, softmax};
 pub use entities::Entities;
 pub use labels::{LabelTable, MultiLabel, sigmoids};
 pub use perplexity::Perplexity;
@@ -66,6 +66,8 @@ pub const METRICS: &[Metric] = &[
     Metric { name: "f1_samples", higher_is_better: true, tasks: &["multilabel"], doc: "F1 of each row's labels, averaged over rows" },
     Metric { name: "hamming", higher_is_better: false, tasks: &["multilabel"], doc: "share of wrong decisions" },
     Metric { name: "mcc", higher_is_better: true, tasks: &["classify"], doc: "Matthews correlation coefficient, -1 to 1; 0 when undefined" },
+    Metric { name: "auroc", higher_is_better: true, tasks: CLASSES, doc: "area under the ROC curve: of two classes that of the second; else the mean over labels, or over classes against the rest (up to 100); NaN without both kinds" },
+    Metric { name: "average_precision", higher_is_better: true, tasks: CLASSES, doc: "area under precision over recall, in steps; means as for auroc" },
     Metric { name: "pearson", higher_is_better: true, tasks: VALUES, doc: "Pearson's linear correlation, -1 to 1; NaN for constant input" },
     Metric { name: "spearman", higher_is_better: true, tasks: VALUES, doc: "Spearman's rank correlation, -1 to 1; NaN for constant input" },
     Metric { name: "mse", higher_is_better: false, tasks: VALUES, doc: "mean squared error" },

@@ -78,6 +78,10 @@ impl Regression {
         self.loss += other.loss;
         self.pairs.extend_from_slice(&other.pairs);
     }
+    /// The pairs of prediction and target, in the order in which they were counted.
+    pub fn pairs(&self) -> &[(f64, f64)] {
+        &self.pairs
+    }
     /// Number of examples.
     pub fn len(&self) -> u64 {
         self.pairs.len() as u64

@@ -122,6 +122,13 @@ pub(super) fn plain(name: &str) -> &str {
 }
 
 impl NamedHead {
+    /// How the vectors of tokens become one, if that is all it does.
+    pub(super) fn vectors(&self) -> Option<Pooling> {
+        match self.kind {
+            Kind::Vectors(pooling) => Some(pooling),
+            _ => None,
+        }
+    }
     /// What the head gives: see [`Outputs`].
     pub(super) fn run(&self, tape: &mut Tape, p: &Bound, batch: &Inputs, hidden: Var) -> Result<Vec<Var>> {
         Ok(vec![match &self.kind {

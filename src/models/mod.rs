@@ -9,6 +9,7 @@ mod electra;
 mod heads;
 mod modernbert;
 mod roberta;
+pub mod sentence;
 pub mod source;
 mod weights;
 mod xlnet;
@@ -210,12 +211,13 @@ impl Model {
         let vectors = heads.iter().any(|(_, o)| *o == Outputs::Embedding);
         let says = |key: &str| config.value.get(key).and_then(Value::as_str);
         let noted = says("tempra_pooling").or(architecture.head.pooling.filter(|_| !vectors).and_then(says));
-        let pooling = options.pooling.unwrap_or(match noted {
-            Some("mean") => Pooling::Mean,
-            // As sentence-transformers does where nothing is said.
-            None if vectors => Pooling::Mean,
+        let pooling = match (options.pooling, noted) {
+            (Some(pooling), _) => pooling,
+            (None, Some("mean")) => Pooling::Mean,
+            // As sentence-transformers does, also where nothing is said.
+            (None, None) if vectors => sentence::pooling(dir, shape.cls_last)?.unwrap_or(Pooling::Mean),
             _ => Pooling::Cls,
-        });
+        };
 
         let span_dropout =
             options.classifier_dropout.map_or_else(|| architecture.span_dropout(&config), Ok)?;
@@ -358,6 +360,16 @@ impl Model {
             .map_err(|e| Error::model("config.json cannot be written").found(e.to_string()))?;
         text.push(b'\n');
         Ok(vec![NamedFile::bytes("config.json", text), NamedFile::tensors("model.safetensors", tensors)])
+    }
+
+    /// The files by which sentence-transformers opens a folder with this model; none if it gives no vectors, or others than
+    /// sentence-transformers would: it does not approximate attention. `longest`: of a text, in tokens.
+    pub fn sentence_files(&self, longest: usize) -> Vec<NamedFile<'static>> {
+        let vectors = self.heads.iter().find_map(NamedHead::vectors);
+        match vectors.filter(|_| self.performer().is_none()) {
+            Some(pooling) => sentence::files(pooling, self.shape.hidden, longest),
+            None => Vec::new(),
+        }
     }
 
     /// The config it was opened with, its head described as `transformers` does.

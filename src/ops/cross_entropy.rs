@@ -1,9 +1,11 @@
-//! loss = scale * sum_i sum_c q_ic (lse_i - logits_ic), q_ic = w_c ((1 - e) t_ic + e / C).
+//! loss = scale * sum_i sum_c q_ic (1 - p_ic)^gamma (lse_i - logits_ic), q_ic = w_c ((1 - e) t_ic + e / C).
 //!
 //! logits (rows, C), target u32 (rows) or soft (rows, C), scale (1), and as set weights w (C) -> loss (1). t is one-hot
-//! for hard labels; e is label smoothing (Szegedy et al. 2016, sec. 7); rows with the ignored label count nothing. With
-//! scale = 1 / sum of w over the labels this is PyTorch's `cross_entropy` with reduction "mean"; the caller gives the
-//! scale because the denominator belongs to the whole optimizer step, not to one micro-batch.
+//! for hard labels; e is label smoothing (Szegedy et al. 2016, sec. 7); rows with the ignored label count nothing. p is the
+//! softmax of the logits and gamma the focus on what is not known yet (focal loss, Lin et al. 2017, eq. 4; of several classes
+//! as of two); 0 is plain cross-entropy. With gamma = 0 and scale = 1 / sum of w over the labels this is PyTorch's
+//! `cross_entropy` with reduction "mean"; the caller gives the scale because the denominator belongs to the whole optimizer
+//! step, not to one micro-batch.
 //!
 //! Saves lse_i = log sum exp(logits_i) (rows).
 
@@ -26,6 +28,8 @@ pub struct CrossEntropy {
     pub ignore_index: u32,
     /// Whether class weights are given.
     pub weighted: bool,
+    /// gamma: how much less what is known well counts; 0 counts all alike.
+    pub gamma: f32,
 }
 
 /// The label that PyTorch ignores by default, -100, as a u32.
@@ -66,10 +70,18 @@ impl Op for CrossEntropy {
 
 impl On<Cpu> for CrossEntropy {
     fn forward(&self, cpu: &Cpu, io: Forward) -> Result<()> {
-        by_dtype!(io.x[0].spec.dtype, forward(self, cpu, io))
+        if self.gamma == 0.0 {
+            by_dtype!(io.x[0].spec.dtype, plain_forward(self, cpu, io))
+        } else {
+            by_dtype!(io.x[0].spec.dtype, focal_forward(self, cpu, io))
+        }
     }
     fn backward(&self, cpu: &Cpu, io: Backward) -> Result<()> {
-        by_dtype!(io.x[0].spec.dtype, backward(self, cpu, io))
+        if self.gamma == 0.0 {
+            by_dtype!(io.x[0].spec.dtype, plain_backward(self, cpu, io))
+        } else {
+            by_dtype!(io.x[0].spec.dtype, focal_backward(self, cpu, io))
+        }
     }
 }
 
@@ -81,6 +93,7 @@ struct Targets<'a, T> {
     classes: usize,
     smooth: T,
     ignore: u32,
+    gamma: T,
 }
 
 impl<'a, T: Real> Targets<'a, T> {
@@ -101,6 +114,7 @@ impl<'a, T: Real> Targets<'a, T> {
             classes,
             smooth: T::of(op.label_smoothing as f64),
             ignore: op.ignore_index,
+            gamma: T::of(op.gamma as f64),
         })
     }
     /// q of class c in row i.
@@ -115,9 +129,44 @@ impl<'a, T: Real> Targets<'a, T> {
         let w = self.weights.as_ref().map_or(T::ONE, |w| w[c]);
         w * ((T::ONE - self.smooth) * t + self.smooth / T::of(self.classes as f64))
     }
+    /// (1 - p)^gamma of a class with -ln p = l, and p and 1 - p; rounding may put p above 1, of which there is no power.
+    #[inline(always)]
+    fn focus(&self, l: T) -> (T, T, T) {
+        let p = (-l).exp();
+        let rest = T::ONE - p;
+        let power = if rest <= T::ZERO { T::ZERO } else { (self.gamma * rest.ln()).exp() };
+        (power, p, rest)
+    }
+    /// -p dloss/dp of class c in row i, the share with which it pulls at the logits: q, with a focus
+    /// q (1 - p)^gamma (1 + gamma p l / (1 - p)), where -ln p = l.
+    #[inline(always)]
+    fn pull<const FOCAL: bool>(&self, i: usize, c: usize, l: T) -> T {
+        let q = self.q(i, c);
+        if !FOCAL || q == T::ZERO {
+            return q;
+        }
+        let (power, p, rest) = self.focus(l);
+        // The second factor has its limits where it is 0 / 0 or 0 times infinity.
+        let slope =
+            if power == T::ZERO || p == T::ZERO { T::ONE } else { T::ONE + self.gamma * p * l / rest };
+        q * power * slope
+    }
 }
 
-fn forward<T: Real>(op: &CrossEntropy, cpu: &Cpu, io: Forward) -> Result<()> {
+fn plain_forward<T: Real>(op: &CrossEntropy, cpu: &Cpu, io: Forward) -> Result<()> {
+    forward::<T, false>(op, cpu, io)
+}
+fn focal_forward<T: Real>(op: &CrossEntropy, cpu: &Cpu, io: Forward) -> Result<()> {
+    forward::<T, true>(op, cpu, io)
+}
+fn plain_backward<T: Real>(op: &CrossEntropy, cpu: &Cpu, io: Backward) -> Result<()> {
+    backward::<T, false>(op, cpu, io)
+}
+fn focal_backward<T: Real>(op: &CrossEntropy, cpu: &Cpu, io: Backward) -> Result<()> {
+    backward::<T, true>(op, cpu, io)
+}
+
+fn forward<T: Real, const FOCAL: bool>(op: &CrossEntropy, cpu: &Cpu, io: Forward) -> Result<()> {
     let (rows, classes) = io.x[0].spec.rows_cols();
     let targets = Targets::<T>::new(op, io.x)?;
     let (logits, scale) = (io.x[0].cpu::<T>()?, io.x[2].cpu::<T>()?[0]);
@@ -133,8 +182,13 @@ fn forward<T: Real>(op: &CrossEntropy, cpu: &Cpu, io: Forward) -> Result<()> {
                 *lse = max + sum_lanes(classes, |c| (z[c] - max).exp()).ln();
                 *loss = sum_lanes(classes, |c| {
                     let q = targets.q(i, c);
+                    let l = *lse - z[c];
                     // An infinite logit of a class that does not count is no NaN.
-                    if q == T::ZERO { T::ZERO } else { q * (*lse - z[c]) }
+                    match q == T::ZERO {
+                        true => T::ZERO,
+                        false if FOCAL => q * targets.focus(l).0 * l,
+                        false => q * l,
+                    }
                 });
             }
         })
@@ -144,8 +198,8 @@ fn forward<T: Real>(op: &CrossEntropy, cpu: &Cpu, io: Forward) -> Result<()> {
     Ok(())
 }
 
-/// dlogits_ic = dloss scale (softmax(logits_i)_c sum_k q_ik - q_ic).
-fn backward<T: Real>(op: &CrossEntropy, cpu: &Cpu, io: Backward) -> Result<()> {
+/// dlogits_ic = dloss scale (p_ic sum_k h_ik - h_ic), h = -p dloss/dp, which is q without a focus.
+fn backward<T: Real, const FOCAL: bool>(op: &CrossEntropy, cpu: &Cpu, io: Backward) -> Result<()> {
     let Some(g) = io.dx(0) else { return Ok(()) };
     let (_, classes) = io.x[0].spec.rows_cols();
     let targets = Targets::<T>::new(op, io.x)?;
@@ -155,9 +209,9 @@ fn backward<T: Real>(op: &CrossEntropy, cpu: &Cpu, io: Backward) -> Result<()> {
     let task = |(i, dx): (usize, &mut [T])| {
         vectorise!({
             let z = &logits[i * classes..][..classes];
-            let total = sum_lanes(classes, |c| targets.q(i, c));
+            let total = sum_lanes(classes, |c| targets.pull::<FOCAL>(i, c, lse[i] - z[c]));
             for (c, dx) in dx.iter_mut().enumerate() {
-                let d = scale * ((z[c] - lse[i]).exp() * total - targets.q(i, c));
+                let d = scale * ((z[c] - lse[i]).exp() * total - targets.pull::<FOCAL>(i, c, lse[i] - z[c]));
                 *dx = if g.add { *dx + d } else { d };
             }
         })
@@ -178,12 +232,16 @@ impl CrossEntropy {
         add: bool,
     ) -> Result<()> {
         let (rows, classes) = io[0].spec.rows_cols();
-        let consts = [("HARD", (io[1].spec.dtype == DType::U32) as u32), ("WEIGHTED", self.weighted as u32)];
+        let consts = [
+            ("HARD", (io[1].spec.dtype == DType::U32) as u32),
+            ("WEIGHTED", self.weighted as u32),
+            ("FOCAL", (self.gamma != 0.0) as u32),
+        ];
         let [lse, loss, each] = rest;
         let weights: &Tensor = io.get(3).unwrap_or(&io[2]);
         let buffers = [io[0], io[1], io[2], weights, lse, loss, each];
-        let params =
-            [rows as u32, classes as u32, self.ignore_index, self.label_smoothing.to_bits(), add as u32];
+        let [smoothing, gamma] = [self.label_smoothing, self.gamma].map(f32::to_bits);
+        let params = [rows as u32, classes as u32, self.ignore_index, smoothing, gamma, add as u32];
         let groups = if entry == "sum_rows" { [1; 3] } else { groups_for(rows) };
         launch(device, (SHADER, entry), &consts, groups, &buffers, &params)
     }
@@ -219,9 +277,10 @@ impl CrossEntropy {
             ("G", Const::Type(to.spec.dtype)),
             ("HARD", Const::U32((target.spec.dtype == DType::U32) as u32)),
             ("WEIGHTED", Const::U32(self.weighted as u32)),
+            ("FOCAL", Const::U32((self.gamma != 0.0) as u32)),
         ];
-        let params =
-            [rows as u32, classes as u32, self.ignore_index, self.label_smoothing.to_bits(), add as u32];
+        let [smoothing, gamma] = [self.label_smoothing, self.gamma].map(f32::to_bits);
+        let params = [rows as u32, classes as u32, self.ignore_index, smoothing, gamma, add as u32];
         let one = entry == "cross_entropy_sum";
         let groups = if one { [1; 3] } else { [rows.div_ceil(CUDA_THREADS as usize / 32) as u32, 1, 1] };
         launch_cuda(device, (KERNEL, entry), &consts, groups, buffers, &params)
@@ -247,8 +306,8 @@ impl On<Cuda> for CrossEntropy {
 
 /// Cases chosen to hurt: ignored rows, one class, odd counts, every setting.
 pub fn cases() -> Vec<Case> {
-    let case = |label, classes: usize, target: &[u32], smoothing, weighted| {
-        let op = CrossEntropy { label_smoothing: smoothing, ignore_index: IGNORE, weighted };
+    let focal = |label, classes: usize, target: &[u32], smoothing, weighted, gamma| {
+        let op = CrossEntropy { label_smoothing: smoothing, ignore_index: IGNORE, weighted, gamma };
         let rows = target.len();
         let mut inputs = vec![
             Input { shape: vec![rows, classes], fill: super::Fill::Real(-4.0, 4.0) },
@@ -260,6 +319,9 @@ pub fn cases() -> Vec<Case> {
         }
         Case::new(label, op, inputs)
     };
+    let case = |label, classes, target: &[u32], smoothing, weighted| {
+        focal(label, classes, target, smoothing, weighted, 0.0)
+    };
     let many: Vec<u32> = (0..67).map(|i| i * 5 % 33).collect();
     let mut cases = vec![
         case("hard", 3, &[0, 2, 1, 1], 0.0, false),
@@ -269,10 +331,15 @@ pub fn cases() -> Vec<Case> {
         case("one class", 1, &[0], 0.0, false),
         case("more rows than a block", 33, &many, 0.1, true),
         case("no rows", 3, &[], 0.0, false),
+        focal("focal", 3, &[0, 2, 1, 1], 0.0, false, 2.0),
+        focal("focal, a root", 5, &[4, IGNORE, 0], 0.0, false, 0.5),
+        focal("focal, weighted and smoothed", 33, &many, 0.1, true, 2.0),
+        focal("focal, one class", 1, &[0], 0.0, true, 1.0),
     ];
     let soft = [0.2, 0.5, 0.3, 1.0, 0.0, 0.0, 0.1, 0.1, 0.8];
-    let op = CrossEntropy { label_smoothing: 0.1, ignore_index: IGNORE, weighted: false };
-    let inputs = vec![Input::real(&[3, 3]), Input::fixed(&[3, 3], &soft), Input::fixed(&[1], &[1.5])];
-    cases.push(Case::new("soft labels", op, inputs));
+    let op = CrossEntropy { label_smoothing: 0.1, ignore_index: IGNORE, weighted: false, gamma: 0.0 };
+    let inputs = || vec![Input::real(&[3, 3]), Input::fixed(&[3, 3], &soft), Input::fixed(&[1], &[1.5])];
+    cases.push(Case::new("soft labels", op, inputs()));
+    cases.push(Case::new("soft labels, focal", CrossEntropy { gamma: 3.0, ..op }, inputs()));
     cases
 }

@@ -1,13 +1,14 @@
 //! Where in a text the answer to a question stands: extractive question answering (Devlin et al. 2019, sec. 4.2 and 4.3).
 
 use super::{Meter, Task, only, reals, unlabelled};
-use crate::data::{Batch, Contexts, Origin, TokenSet};
+use crate::data::{Batch, Contexts, Origin, Question, TokenSet};
 use crate::error::{Error, Result};
 use crate::metrics::{Answers, Scores, Squad};
 use crate::models::Outputs;
 use crate::ops::span_cross_entropy::SpanCrossEntropy;
 use crate::shape::DType;
 use crate::tape::{Tape, Var};
+use std::cell::OnceCell;
 use std::sync::Arc;
 
 /// The task; see the module.
@@ -99,8 +100,9 @@ pub struct Found {
     candidates: Vec<Vec<Candidate>>,
     /// Start and end logit of the classification token in the window where their sum is least.
     null: Vec<Option<(f32, f32)>>,
-    loss: f64,
-    windows: u64,
+    /// The sum of the losses of each question's windows, and how many they are.
+    losses: Vec<(f64, u64)>,
+    each: OnceCell<Vec<Answers>>,
 }
 
 impl Found {
@@ -112,7 +114,7 @@ impl Found {
         };
         let n = contexts.questions.len();
         let (candidates, null) = (vec![Vec::new(); n], vec![None; n]);
-        Self { search, contexts, candidates, null, loss: 0.0, windows: 0 }
+        Self { search, contexts, candidates, null, losses: vec![(0.0, 0); n], each: OnceCell::new() }
     }
 
     /// What was found for each question, in order.
@@ -162,6 +164,7 @@ fn greatest(logits: impl Iterator<Item = (u32, f32)>, n: usize) -> Vec<(u32, f32
 impl Meter for Found {
     fn add(&mut self, outputs: &[Vec<f32>], batch: &Batch) -> Result<()> {
         let logits = only(outputs)?;
+        self.each.take();
         for (k, (&example, bounds)) in batch.examples.iter().zip(batch.cu_seqlens.windows(2)).enumerate() {
             let Some(window) = self.contexts.windows.get(example as usize) else {
                 return Err(Error::shape("a window that the set does not have").found(example.to_string()));
@@ -169,15 +172,16 @@ impl Meter for Found {
             let rows = logits.get(bounds[0] as usize * 2..bounds[1] as usize * 2).unwrap_or_default();
             let at = |t: u32, k: usize| rows.get(t as usize * 2 + k).copied().unwrap_or(f32::NAN);
             let n = rows.len() as u32 / 2;
+            let q = window.question as usize;
             if let Some(span) = batch.spans.get(k) {
+                let (loss, windows) = &mut self.losses[q];
                 for (k, &target) in span.iter().enumerate() {
                     let most = (0..n).map(|t| at(t, k)).fold(f32::NEG_INFINITY, f32::max) as f64;
                     let sum: f64 = (0..n).map(|t| (at(t, k) as f64 - most).exp()).sum();
-                    self.loss += 0.5 * (most + sum.ln() - at(target, k) as f64);
+                    *loss += 0.5 * (most + sum.ln() - at(target, k) as f64);
                 }
-                self.windows += 1;
+                *windows += 1;
             }
-            let q = window.question as usize;
             let null = (at(window.cls, 0), at(window.cls, 1));
             if self.null[q].is_none_or(|(s, e)| null.0 + null.1 < s + e) {
                 self.null[q] = Some(null);
@@ -209,26 +213,45 @@ impl Meter for Found {
         Ok(())
     }
     fn scores(&self) -> Scores {
-        self.answers().scores()
+        self.answers(0..self.losses.len()).scores()
     }
     fn report(&self) -> String {
         format!("{} questions in {} windows\n", self.contexts.questions.len(), self.contexts.windows.len())
     }
+    fn units(&self) -> usize {
+        self.losses.len()
+    }
+    fn scores_of(&self, drawn: &[usize]) -> Scores {
+        self.answers(drawn.iter().copied()).scores()
+    }
 }
 
 impl Found {
-    fn answers(&self) -> Answers {
+    /// What was counted of these questions.
+    fn answers(&self, questions: impl Iterator<Item = usize>) -> Answers {
         let v2 = self.search.impossible;
-        let mut answers = Answers::new(if v2 { Squad::V2 } else { Squad::V1 });
-        for (question, found) in self.contexts.questions.iter().zip(self.findings()) {
-            let gold: Vec<&str> = question.answers.iter().map(|a| a.text.as_str()).collect();
-            let best = found.candidates.iter().map(|c| c.text.as_str()).find(|t| !t.is_empty()).unwrap_or("");
-            match found.null_odds.filter(|_| v2) {
-                Some(odds) => answers.add_with_odds(best, &gold, odds, self.search.null_threshold),
-                None => answers.add(&found.answer, &gold),
+        let none = || Answers::new(if v2 { Squad::V2 } else { Squad::V1 });
+        let each = self.each.get_or_init(|| {
+            let all = self.contexts.questions.iter().zip(self.findings()).zip(&self.losses);
+            let one = |((question, found), &(loss, windows)): ((&Question, Finding), &(f64, u64))| {
+                let mut answers = none();
+                let gold: Vec<&str> = question.answers.iter().map(|a| a.text.as_str()).collect();
+                let mut texts = found.candidates.iter().map(|c| c.text.as_str());
+                let best = texts.find(|t| !t.is_empty()).unwrap_or("");
+                match found.null_odds.filter(|_| v2) {
+                    Some(odds) => answers.add_with_odds(best, &gold, odds, self.search.null_threshold),
+                    None => answers.add(&found.answer, &gold),
+                };
+                answers.add_loss(loss, windows);
+                answers
             };
+            all.map(one).collect()
+        });
+        let mut sum = none();
+        for one in questions.filter_map(|i| each.get(i)) {
+            // All are of the same version.
+            let _ = sum.merge(one);
         }
-        answers.add_loss(self.loss, self.windows);
-        answers
+        sum
     }
 }

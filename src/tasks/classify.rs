@@ -3,11 +3,13 @@
 use super::{Meter, Task, only, reals, unlabelled};
 use crate::data::{Batch, Label, TokenSet};
 use crate::error::Result;
-use crate::metrics::{Classification, Scores};
+use crate::metrics::{Classification, Curves, Ranked, Scores, softmax};
 use crate::models::Outputs;
 use crate::ops::cross_entropy::{CrossEntropy, IGNORE};
 use crate::shape::DType;
 use crate::tape::{Tape, Var};
+use serde_json::{Map, Value, json};
+use std::cell::OnceCell;
 
 /// The task; see the module.
 #[derive(Clone, Debug)]
@@ -18,6 +20,8 @@ pub struct Classify {
     pub label_smoothing: f32,
     /// Weight of each class in the loss.
     pub class_weights: Option<Vec<f32>>,
+    /// How much less what is known well counts in the loss (Lin et al. 2017); 0 counts all alike.
+    pub gamma: f32,
 }
 
 impl Classify {
@@ -59,16 +63,32 @@ impl Task for Classify {
             x.push(reals(tape, logits, &[w.len()], &w)?);
         }
         let (label_smoothing, weighted) = (self.label_smoothing, self.class_weights.is_some());
-        tape.apply(CrossEntropy { label_smoothing, ignore_index: IGNORE, weighted }, &x)
+        tape.apply(CrossEntropy { label_smoothing, ignore_index: IGNORE, weighted, gamma: self.gamma }, &x)
     }
     fn meter(&self, _: &TokenSet) -> Box<dyn Meter> {
-        Box::new(Counted { names: self.classes.clone(), counts: Classification::new(self.classes.len()) })
+        let n = self.classes.len();
+        Box::new(Counted {
+            names: self.classes.clone(),
+            counts: Classification::new(n),
+            rows: Vec::new(),
+            curves: (2..=CURVES).contains(&n).then(|| Curves::new(n)),
+            ranked: OnceCell::new(),
+        })
     }
 }
+
+/// With more classes there is no AUROC: each example would need a number for each of them.
+const CURVES: usize = 100;
+/// Up to this many classes the confusion matrix stands among the details: it has the square of so many numbers.
+const MATRIX: usize = 256;
 
 struct Counted {
     names: Vec<String>,
     counts: Classification,
+    /// Prediction, target and loss of each example.
+    rows: Vec<(u32, u32, f64)>,
+    curves: Option<Curves>,
+    ranked: OnceCell<Ranked>,
 }
 
 impl Meter for Counted {
@@ -76,13 +96,64 @@ impl Meter for Counted {
         if batch.classes.len() != batch.len() {
             return Err(unlabelled());
         }
-        let rows = only(outputs)?.chunks_exact(self.names.len());
-        rows.zip(&batch.classes).try_for_each(|(row, &label)| self.counts.add_logits(row, label))
+        self.ranked.take();
+        for (row, &label) in only(outputs)?.chunks_exact(self.names.len()).zip(&batch.classes) {
+            let (prediction, loss) = self.counts.add_logits(row, label)?;
+            self.rows.push((prediction, label, loss));
+            if let Some(curves) = &mut self.curves {
+                curves.add_class(&softmax(row), label)?;
+            }
+        }
+        Ok(())
     }
     fn scores(&self) -> Scores {
-        self.counts.scores()
+        let mut scores = self.counts.scores();
+        if let Some(curves) = &self.curves {
+            curves.scores(true).iter().for_each(|(name, value)| scores.set(name, value));
+        }
+        scores
     }
     fn report(&self) -> String {
-        self.counts.table(&self.names).to_string()
+        let mut text = self.counts.table(&self.names).to_string();
+        match self.counts.undefined() {
+            0 => {}
+            n => text += &format!("{n} precisions or recalls are undefined and count as 0\n"),
+        }
+        text
     }
+    fn details(&self) -> Map<String, Value> {
+        let mut all = Map::new();
+        all.insert("classes".to_owned(), json!(self.names));
+        all.insert("per_class".to_owned(), json!(self.counts.per_class()));
+        if self.names.len() <= MATRIX {
+            all.insert("confusion".to_owned(), json!(self.counts.confusion()));
+        }
+        all
+    }
+    fn units(&self) -> usize {
+        self.rows.len()
+    }
+    fn scores_of(&self, drawn: &[usize]) -> Scores {
+        let mut counts = Classification::new(self.names.len());
+        for &(prediction, target, loss) in drawn.iter().filter_map(|&i| self.rows.get(i)) {
+            // They were counted once: they are classes that are there.
+            let _ = counts.add(prediction, target, loss);
+        }
+        let mut scores = counts.scores();
+        if let Some(curves) = &self.curves {
+            let ranked = self.ranked.get_or_init(|| curves.ranked());
+            let of = ranked.scores(&times(drawn, self.rows.len()), true);
+            of.iter().for_each(|(name, value)| scores.set(name, value));
+        }
+        scores
+    }
+}
+
+/// How often each of `n` examples was drawn.
+pub(super) fn times(drawn: &[usize], n: usize) -> Vec<u32> {
+    let mut times = vec![0; n];
+    for &i in drawn {
+        times.get_mut(i).into_iter().for_each(|t| *t += 1);
+    }
+    times
 }

@@ -66,7 +66,10 @@ impl Mask {
     pub(super) fn cross_entropy(tape: &mut Tape, logits: Var, batch: &Batch, scale: f64) -> Result<Var> {
         let labels = tape.device().upload(DType::U32, &[batch.masked_ids.len()], &batch.masked_ids)?;
         let x = [logits, tape.constant(labels), reals(tape, logits, &[1], &[scale])?];
-        tape.apply(CrossEntropy { label_smoothing: 0.0, ignore_index: IGNORED, weighted: false }, &x)
+        tape.apply(
+            CrossEntropy { label_smoothing: 0.0, ignore_index: IGNORED, weighted: false, gamma: 0.0 },
+            &x,
+        )
     }
 
     pub(super) fn count(batch: &Batch) -> f64 {
@@ -95,26 +98,46 @@ impl Task for Mask {
 
 /// How well hidden tokens were found.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Guessed(Perplexity);
+pub(super) struct Guessed {
+    all: Perplexity,
+    /// The same of each example.
+    each: Vec<Perplexity>,
+}
 
 impl Meter for Guessed {
     fn add(&mut self, outputs: &[Vec<f32>], batch: &Batch) -> Result<()> {
         let logits = only(outputs)?;
         let width = logits.len() / batch.masked_ids.len().max(1);
-        for (row, &id) in logits.chunks_exact(width.max(1)).zip(&batch.masked_ids) {
+        let before = self.each.len();
+        self.each.resize(before + batch.len(), Perplexity::new());
+        let hidden = batch.masked_ids.iter().zip(&batch.masked);
+        for (row, (&id, token)) in logits.chunks_exact(width.max(1)).zip(hidden) {
             if id == IGNORED {
                 continue;
             }
             let (best, lse) = best(row);
             let logit = row.get(id as usize).copied().unwrap_or(f32::NAN);
-            self.0.add(lse - f64::from(logit), 1, u64::from(best as u32 == id));
+            let mut one = Perplexity::new();
+            one.add(lse - f64::from(logit), 1, u64::from(best as u32 == id));
+            self.all.merge(&one);
+            let example = batch.cu_seqlens.partition_point(|bound| bound <= token);
+            let own = self.each.get_mut(before + example.saturating_sub(1));
+            own.into_iter().for_each(|own| own.merge(&one));
         }
         Ok(())
     }
     fn scores(&self) -> Scores {
-        self.0.scores()
+        self.all.scores()
     }
     fn report(&self) -> String {
-        format!("{} hidden tokens: {}", self.0.len(), self.scores())
+        format!("{} hidden tokens: {}", self.all.len(), self.scores())
+    }
+    fn units(&self) -> usize {
+        self.each.len()
+    }
+    fn scores_of(&self, drawn: &[usize]) -> Scores {
+        let mut all = Perplexity::new();
+        drawn.iter().filter_map(|&i| self.each.get(i)).for_each(|one| all.merge(one));
+        all.scores()
     }
 }

@@ -27,6 +27,8 @@ use crate::nn::Inputs;
 use crate::ops::accumulator;
 use crate::shape::DType;
 use crate::tape::{Tape, Var};
+use serde_json::{Map, Value};
+use std::sync::Arc;
 
 /// A problem: an example's label, the loss, the prediction, the metrics.
 pub trait Task: Send + Sync {
@@ -42,7 +44,19 @@ pub trait Task: Send + Sync {
     fn loss(&self, tape: &mut Tape, outputs: &[Var], batch: &Batch, scales: [f64; 2]) -> Result<Var>;
     /// A meter for one evaluation of a set.
     fn meter(&self, set: &TokenSet) -> Box<dyn Meter>;
+    /// Whether it has thresholds to choose on a development set.
+    fn tunes(&self) -> bool {
+        false
+    }
+    /// The thresholds that decide best what `meter` saw, a development set, by the names of the labels, and the task with them;
+    /// `None` for a task that has none to choose.
+    fn tuned(&self, _: &dyn Meter) -> Option<Tuned> {
+        None
+    }
 }
+
+/// The threshold of each label by its name, and the task that decides by them.
+pub type Tuned = (Vec<(String, f64)>, Arc<dyn Task>);
 
 /// Takes what a model gives, gives scores.
 pub trait Meter {
@@ -52,6 +66,18 @@ pub trait Meter {
     fn scores(&self) -> Scores;
     /// What a person reads at the end: a confusion table, correlations.
     fn report(&self) -> String;
+    /// What a program reads besides the scores.
+    fn details(&self) -> Map<String, Value> {
+        Map::new()
+    }
+    /// How many rows, sentences, questions or windows were scored: what is drawn anew for an interval.
+    fn units(&self) -> usize;
+    /// The scores of these alone, each counted as often as it is named.
+    fn scores_of(&self, drawn: &[usize]) -> Scores;
+    /// For each label the threshold with the best F1 on what was scored, where thresholds decide.
+    fn best_thresholds(&self) -> Option<Vec<f64>> {
+        None
+    }
 }
 
 /// A batch's tensors on a device, on a tape; with `key` (seed, step) in training.

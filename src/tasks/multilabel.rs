@@ -1,19 +1,27 @@
 //! Any number of several classes: each a decision of its own, binary cross-entropy, as `transformers` trains
-//! `problem_type` "multi_label_classification".
+//! `problem_type` "multi_label_classification"; and above which probability each is a yes.
 
-use super::{Meter, Task, only, reals, unlabelled};
+use super::classify::times;
+use super::{Meter, Task, Tuned, only, reals, unlabelled};
 use crate::data::{Batch, TokenSet};
 use crate::error::Result;
-use crate::metrics::{MultiLabel, Scores};
+use crate::metrics::{Curves, MultiLabel, Ranked, Scores, sigmoids};
 use crate::models::Outputs;
 use crate::ops::binary_cross_entropy::BinaryCrossEntropy;
 use crate::tape::{Tape, Var};
+use serde_json::{Map, Value, json};
+use std::cell::OnceCell;
+use std::sync::Arc;
 
 /// The task; see the module.
 #[derive(Clone, Debug)]
 pub struct Multilabel {
     /// The classes' names, in the order of the outputs.
     pub classes: Vec<String>,
+    /// The probability of each class above which it is predicted; none: 0.5 for all.
+    pub thresholds: Option<Vec<f64>>,
+    /// Whether thresholds are chosen on the development set.
+    pub tune: bool,
 }
 
 impl Task for Multilabel {
@@ -36,7 +44,32 @@ impl Task for Multilabel {
         tape.apply(BinaryCrossEntropy, &x)
     }
     fn meter(&self, _: &TokenSet) -> Box<dyn Meter> {
-        Box::new(Decided { names: self.classes.clone(), counts: MultiLabel::new(self.classes.len()) })
+        let n = self.classes.len();
+        Box::new(Decided {
+            names: self.classes.clone(),
+            counts: self.counts(),
+            none: self.counts(),
+            rows: Vec::new(),
+            curves: Curves::new(n),
+            ranked: OnceCell::new(),
+        })
+    }
+    fn tunes(&self) -> bool {
+        self.tune
+    }
+    fn tuned(&self, meter: &dyn Meter) -> Option<Tuned> {
+        let found = meter.best_thresholds()?;
+        let named = self.classes.iter().cloned().zip(found.iter().copied()).collect();
+        Some((named, Arc::new(Self { thresholds: Some(found), ..self.clone() })))
+    }
+}
+
+impl Multilabel {
+    fn counts(&self) -> MultiLabel {
+        let none = MultiLabel::new(self.classes.len());
+        // Thresholds of another number of classes count as none.
+        let with = self.thresholds.as_ref().and_then(|t| none.clone().thresholds(t).ok());
+        with.unwrap_or(none)
     }
 }
 
@@ -48,6 +81,12 @@ fn hot(set: &[u32], classes: usize) -> Vec<bool> {
 struct Decided {
     names: Vec<String>,
     counts: MultiLabel,
+    /// The same with nothing counted.
+    none: MultiLabel,
+    /// Decisions, truths and loss of each example.
+    rows: Vec<(Vec<bool>, Vec<bool>, f64)>,
+    curves: Curves,
+    ranked: OnceCell<Ranked>,
 }
 
 impl Meter for Decided {
@@ -55,14 +94,47 @@ impl Meter for Decided {
         if batch.sets.len() != batch.len() {
             return Err(unlabelled());
         }
-        let rows = only(outputs)?.chunks_exact(self.names.len());
-        rows.zip(&batch.sets).try_for_each(|(row, set)| self.counts.add_logits(row, &hot(set, row.len())))
+        self.ranked.take();
+        for (row, set) in only(outputs)?.chunks_exact(self.names.len()).zip(&batch.sets) {
+            let targets = hot(set, row.len());
+            let (decisions, loss) = self.counts.add_logits(row, &targets)?;
+            self.curves.add(&sigmoids(row), &targets)?;
+            self.rows.push((decisions, targets, loss));
+        }
+        Ok(())
     }
     fn scores(&self) -> Scores {
-        self.counts.scores()
+        joined(self.counts.scores(), &self.curves.scores(false))
     }
     fn report(&self) -> String {
-        let rows = self.names.iter().zip(self.counts.per_label());
-        rows.map(|(name, f1)| format!("{name}: F1 {f1:.4}\n")).collect()
+        self.counts.table(&self.names).to_string()
     }
+    fn details(&self) -> Map<String, Value> {
+        let mut all = Map::new();
+        all.insert("classes".to_owned(), json!(self.names));
+        all.insert("per_class".to_owned(), json!(self.counts.label_scores()));
+        all.insert("thresholds".to_owned(), json!(self.counts.decides_above()));
+        all
+    }
+    fn units(&self) -> usize {
+        self.rows.len()
+    }
+    fn scores_of(&self, drawn: &[usize]) -> Scores {
+        let mut counts = self.none.clone();
+        for (decisions, targets, loss) in drawn.iter().filter_map(|&i| self.rows.get(i)) {
+            // They were counted once: they fit.
+            let _ = counts.add(decisions, targets, *loss);
+        }
+        let ranked = self.ranked.get_or_init(|| self.curves.ranked());
+        joined(counts.scores(), &ranked.scores(&times(drawn, self.rows.len()), false))
+    }
+    fn best_thresholds(&self) -> Option<Vec<f64>> {
+        Some(self.curves.best_thresholds())
+    }
+}
+
+/// The scores of both.
+fn joined(mut scores: Scores, more: &Scores) -> Scores {
+    more.iter().for_each(|(name, value)| scores.set(name, value));
+    scores
 }

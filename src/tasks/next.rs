@@ -47,35 +47,55 @@ impl Task for Next {
         let hidden = Mask::cross_entropy(tape, tokens, batch, scales[0])?;
         let labels = tape.device().upload(DType::U32, &[batch.len()], &batch.classes)?;
         let x = [next, tape.constant(labels), reals(tape, next, &[1], &scales[1..])?];
-        let op = CrossEntropy { label_smoothing: 0.0, ignore_index: IGNORE, weighted: false };
+        let op = CrossEntropy { label_smoothing: 0.0, ignore_index: IGNORE, weighted: false, gamma: 0.0 };
         let follows = tape.apply(op, &x)?;
         tape.apply(Residual { dropout: None }, &[hidden, follows])
     }
     fn meter(&self, _: &TokenSet) -> Box<dyn Meter> {
-        Box::new(Both { tokens: Guessed::default(), next: Classification::new(2) })
+        Box::new(Both { tokens: Guessed::default(), next: Classification::new(2), rows: Vec::new() })
     }
 }
 
 struct Both {
     tokens: Guessed,
     next: Classification,
+    /// Prediction, target and loss of each pair.
+    rows: Vec<(u32, u32, f64)>,
 }
 
 impl Meter for Both {
     fn add(&mut self, outputs: &[Vec<f32>], batch: &Batch) -> Result<()> {
         let [tokens, next] = both(outputs)?;
         self.tokens.add(std::slice::from_ref(tokens), batch)?;
-        let rows = next.chunks_exact(2).zip(&batch.classes);
-        rows.into_iter().try_for_each(|(row, &label)| self.next.add_logits(row, label))
+        for (row, &label) in next.chunks_exact(2).zip(&batch.classes) {
+            let (prediction, loss) = self.next.add_logits(row, label)?;
+            self.rows.push((prediction, label, loss));
+        }
+        Ok(())
     }
     fn scores(&self) -> Scores {
-        let mut scores = self.tokens.scores();
-        let (tokens, next) = (scores.get("loss").unwrap_or(f64::NAN), self.next.loss());
-        scores.set("loss", tokens + next);
-        scores.set("next_accuracy", self.next.accuracy());
-        scores
+        joined(self.tokens.scores(), &self.next)
     }
     fn report(&self) -> String {
         self.tokens.report()
     }
+    fn units(&self) -> usize {
+        self.rows.len()
+    }
+    fn scores_of(&self, drawn: &[usize]) -> Scores {
+        let mut next = Classification::new(2);
+        for &(prediction, target, loss) in drawn.iter().filter_map(|&i| self.rows.get(i)) {
+            // They were counted once: they are classes that are there.
+            let _ = next.add(prediction, target, loss);
+        }
+        joined(self.tokens.scores_of(drawn), &next)
+    }
+}
+
+/// The scores of hidden tokens, with those of pairs; the loss is the sum of the two.
+fn joined(mut scores: Scores, next: &Classification) -> Scores {
+    let tokens = scores.get("loss").unwrap_or(f64::NAN);
+    scores.set("loss", tokens + next.loss());
+    scores.set("next_accuracy", next.accuracy());
+    scores
 }

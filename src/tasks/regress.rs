@@ -50,7 +50,23 @@ impl Meter for Measured {
     fn scores(&self) -> Scores {
         self.0.scores()
     }
+    /// The scores are all there is to say.
     fn report(&self) -> String {
-        format!("{} examples: {}", self.0.len(), self.0.scores())
+        String::new()
     }
+    fn units(&self) -> usize {
+        self.0.pairs().len()
+    }
+    fn scores_of(&self, drawn: &[usize]) -> Scores {
+        measured(self.0.pairs(), drawn).scores()
+    }
+}
+
+/// The pairs of prediction and target that were drawn, with their squared differences as losses.
+pub(super) fn measured(pairs: &[(f64, f64)], drawn: &[usize]) -> Regression {
+    let mut sums = Regression::new();
+    for &(p, t) in drawn.iter().filter_map(|&i| pairs.get(i)) {
+        sums.add(p, t, (p - t) * (p - t));
+    }
+    sums
 }

@@ -1,5 +1,6 @@
 //! How alike two texts are, by the vectors of each: what sentence-transformers trains (Reimers & Gurevych 2019).
 
+use super::regress::measured;
 use super::{Meter, Task, only, reals, unlabelled};
 use crate::data::{Batch, TokenSet};
 use crate::error::Result;
@@ -13,6 +14,7 @@ use crate::ops::mse::Mse;
 use crate::ops::normalize::Normalize;
 use crate::shape::DType;
 use crate::tape::{Tape, Var};
+use std::cell::OnceCell;
 
 /// The task; see the module.
 #[derive(Clone, Copy, Debug)]
@@ -72,12 +74,20 @@ impl Task for Similar {
                 let own: Vec<u32> = (0..n as u32).collect();
                 let own = tape.device().upload(DType::U32, &[n], &own)?;
                 let x = [logits, tape.constant(own), reals(tape, logits, &[1], &[scale])?];
-                tape.apply(CrossEntropy { label_smoothing: 0.0, ignore_index: IGNORE, weighted: false }, &x)
+                tape.apply(
+                    CrossEntropy { label_smoothing: 0.0, ignore_index: IGNORE, weighted: false, gamma: 0.0 },
+                    &x,
+                )
             }
         }
     }
     fn meter(&self, _: &TokenSet) -> Box<dyn Meter> {
-        Box::new(Compared { loss: self.loss, sums: Regression::new(), sides: [Vec::new(), Vec::new()] })
+        Box::new(Compared {
+            loss: self.loss,
+            sums: Regression::new(),
+            sides: [Vec::new(), Vec::new()],
+            ranks: OnceCell::new(),
+        })
     }
 }
 
@@ -96,6 +106,34 @@ struct Compared {
     sums: Regression,
     /// The vectors of all pairs, of length 1, where partners are searched for.
     sides: [Vec<Vec<f32>>; 2],
+    ranks: OnceCell<Vec<f64>>,
+}
+
+impl Compared {
+    /// The rank of each text's own partner among those of all; with ties the mean of the best and the worst.
+    fn ranks(&self) -> &[f64] {
+        self.ranks.get_or_init(|| {
+            let [us, vs] = &self.sides;
+            let one = |(i, u): (usize, &Vec<f32>)| {
+                let others = vs.iter().enumerate().filter(|(j, _)| *j != i).map(|(_, v)| dot(u, v) as f32);
+                realistic_rank(dot(u, &vs[i]) as f32, others)
+            };
+            us.iter().enumerate().map(one).collect()
+        })
+    }
+}
+
+/// The scores of ranks.
+fn of_ranks(ranks: impl Iterator<Item = f64> + Clone) -> Scores {
+    let n = ranks.clone().count() as f64;
+    let mean = |f: &dyn Fn(f64) -> f64| ranks.clone().map(f).sum::<f64>() / n;
+    [
+        ("accuracy", mean(&|r| f64::from(u8::from(r < 2.0)))),
+        ("mrr", mean(&|r| 1.0 / r)),
+        ("hits_10", mean(&|r| f64::from(u8::from(r <= 10.0)))),
+    ]
+    .into_iter()
+    .collect()
 }
 
 impl Meter for Compared {
@@ -120,25 +158,25 @@ impl Meter for Compared {
         Ok(())
     }
     fn scores(&self) -> Scores {
-        let Likeness::Contrastive { .. } = self.loss else { return self.sums.scores() };
-        // The rank of a text's own partner among those of all; with ties the mean of the best and the worst.
-        let [us, vs] = &self.sides;
-        let mut ranks = Vec::with_capacity(us.len());
-        for (i, u) in us.iter().enumerate() {
-            let others = vs.iter().enumerate().filter(|(j, _)| *j != i).map(|(_, v)| dot(u, v) as f32);
-            ranks.push(realistic_rank(dot(u, &vs[i]) as f32, others));
+        match self.loss {
+            Likeness::Cosine { .. } => self.sums.scores(),
+            Likeness::Contrastive { .. } => of_ranks(self.ranks().iter().copied()),
         }
-        let mean = |f: &dyn Fn(f64) -> f64| ranks.iter().map(|&r| f(r)).sum::<f64>() / ranks.len() as f64;
-        [
-            ("accuracy", mean(&|r| f64::from(u8::from(r < 2.0)))),
-            ("mrr", mean(&|r| 1.0 / r)),
-            ("hits_10", mean(&|r| f64::from(u8::from(r <= 10.0)))),
-        ]
-        .into_iter()
-        .collect()
     }
     fn report(&self) -> String {
         let n = self.sums.len().max(self.sides[0].len() as u64);
         format!("{n} pairs: {}", self.scores())
+    }
+    fn units(&self) -> usize {
+        self.sums.pairs().len().max(self.sides[0].len())
+    }
+    /// Of texts that look for their partner, the ranks among all are drawn.
+    fn scores_of(&self, drawn: &[usize]) -> Scores {
+        match self.loss {
+            Likeness::Cosine { .. } => measured(self.sums.pairs(), drawn).scores(),
+            Likeness::Contrastive { .. } => {
+                of_ranks(drawn.iter().filter_map(|&i| self.ranks().get(i).copied()))
+            }
+        }
     }
 }

@@ -8,6 +8,7 @@ use crate::models::Outputs;
 use crate::ops::cross_entropy::CrossEntropy;
 use crate::shape::DType;
 use crate::tape::{Tape, Var};
+use std::cell::OnceCell;
 use std::sync::Arc;
 
 /// The task; see the module.
@@ -19,6 +20,8 @@ pub struct Tag {
     pub label_smoothing: f32,
     /// Weight of each tag in the loss.
     pub class_weights: Option<Vec<f32>>,
+    /// How much less what is known well counts in the loss (Lin et al. 2017); 0 counts all alike.
+    pub gamma: f32,
     /// The scheme that predictions must follow to count; `None` reads them leniently.
     pub strict: Option<Scheme>,
 }
@@ -47,7 +50,7 @@ impl Task for Tag {
             x.push(reals(tape, logits, &[w.len()], &w)?);
         }
         let (label_smoothing, weighted) = (self.label_smoothing, self.class_weights.is_some());
-        tape.apply(CrossEntropy { label_smoothing, ignore_index: IGNORED, weighted }, &x)
+        tape.apply(CrossEntropy { label_smoothing, ignore_index: IGNORED, weighted, gamma: self.gamma }, &x)
     }
     fn meter(&self, set: &TokenSet) -> Box<dyn Meter> {
         Box::new(Tagged { strict: self.strict, ..Tagged::new(&self.classes, set) })
@@ -62,8 +65,10 @@ pub struct Tagged {
     /// there is one, with probability 1.
     pub tags: Vec<Vec<(u32, f32)>>,
     strict: Option<Scheme>,
-    loss: f64,
-    counted: u64,
+    /// The sum of the losses of each sentence, and of how many words.
+    losses: Vec<(f64, u64)>,
+    /// What each sentence counts, and whether its tags do.
+    each: OnceCell<Vec<(Entities, bool)>>,
 }
 
 impl Tagged {
@@ -74,14 +79,16 @@ impl Tagged {
             _ => Arc::default(),
         };
         let outside = names.iter().position(|n| n == "O").unwrap_or(0) as u32;
-        let tags = words.lengths.iter().map(|&n| vec![(outside, 1.0); n as usize]).collect();
-        Self { names: names.to_vec(), words, tags, strict: None, loss: 0.0, counted: 0 }
+        let tags: Vec<_> = words.lengths.iter().map(|&n| vec![(outside, 1.0); n as usize]).collect();
+        let (losses, each) = (vec![(0.0, 0); tags.len()], OnceCell::new());
+        Self { names: names.to_vec(), words, tags, strict: None, losses, each }
     }
 }
 
 impl Meter for Tagged {
     fn add(&mut self, outputs: &[Vec<f32>], batch: &Batch) -> Result<()> {
         let logits = only(outputs)?;
+        self.each.take();
         let classes = self.names.len();
         for (&example, start) in batch.examples.iter().zip(&batch.cu_seqlens) {
             let window = example as usize;
@@ -98,38 +105,55 @@ impl Meter for Tagged {
                 self.tags[sentence as usize][word as usize] = (best as u32, probability as f32);
                 if let Some(&gold) = self.words.tags.get(sentence as usize).and_then(|t| t.get(word as usize))
                 {
-                    self.loss += lse - row.get(gold as usize).copied().unwrap_or(f32::NAN) as f64;
-                    self.counted += 1;
+                    let (loss, counted) = &mut self.losses[sentence as usize];
+                    *loss += lse - row.get(gold as usize).copied().unwrap_or(f32::NAN) as f64;
+                    *counted += 1;
                 }
             }
         }
         Ok(())
     }
     fn scores(&self) -> Scores {
-        self.entities().0.scores()
+        self.entities(0..self.tags.len()).0.scores()
     }
     fn report(&self) -> String {
-        let (entities, left_out) = self.entities();
+        let (entities, left_out) = self.entities(0..self.tags.len());
         match left_out {
             0 => entities.to_string(),
             n => format!("{entities}{n} sentences have tags that are not of the scheme and count nowhere\n"),
         }
     }
+    fn units(&self) -> usize {
+        self.words.tags.len()
+    }
+    fn scores_of(&self, drawn: &[usize]) -> Scores {
+        self.entities(drawn.iter().copied()).0.scores()
+    }
 }
 
 impl Tagged {
-    /// What was counted, and how many sentences could not be: strictly read, a tag may be of no scheme.
-    fn entities(&self) -> (Entities, usize) {
-        let mut left_out = 0;
-        let mut entities = self.strict.map_or_else(Entities::new, Entities::strict);
+    /// What was counted of these sentences, and how many could not be: strictly read, a tag may be of no scheme.
+    fn entities(&self, sentences: impl Iterator<Item = usize>) -> (Entities, usize) {
+        let none = || self.strict.map_or_else(Entities::new, Entities::strict);
         let name = |&c: &u32| self.names.get(c as usize).map_or("O", String::as_str);
-        for (gold, found) in self.words.tags.iter().zip(&self.tags) {
+        type Found<'a> = (&'a Vec<u32>, &'a Vec<(u32, f32)>);
+        let one = |((gold, found), &(loss, counted)): (Found, &(f64, u64))| {
             let gold: Vec<&str> = gold.iter().map(name).collect();
             let found: Vec<&str> = found.iter().map(|(c, _)| name(c)).collect();
-            left_out += entities.add(&found, &gold).is_err() as usize;
+            let mut entities = none();
+            entities.add_loss(loss, counted);
+            let counts = entities.add(&found, &gold).is_ok();
+            (entities, counts)
+        };
+        let all = self.words.tags.iter().zip(&self.tags).zip(&self.losses);
+        let each = self.each.get_or_init(|| all.map(one).collect());
+        let (mut sum, mut left_out) = (none(), 0);
+        for (sentence, counts) in sentences.filter_map(|i| each.get(i)) {
+            // All are read in the same way.
+            let _ = sum.merge(sentence);
+            left_out += usize::from(!counts);
         }
-        entities.add_loss(self.loss, self.counted);
-        (entities, left_out)
+        (sum, left_out)
     }
 }
 

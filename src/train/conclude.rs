@@ -1,14 +1,15 @@
 //! What a run leaves behind: validations, checkpoints, the trained model and its scores.
 
 use super::events::Event;
-use super::prepare::{Part, Run};
+use super::prepare::Part;
 use super::state::{Best, load_weights, model_files, pretty};
-use super::{FAILED_SAVES, Outcome, Trainer};
-use crate::checkpoint::{Fs, number, write_dir};
+use super::{BestOf, FAILED_SAVES, Outcome, Trainer};
+use crate::checkpoint::{Fs, NamedFile, number, write_dir};
 use crate::data::{TokenSet, eval_batches};
 use crate::error::{Error, Kind, Result};
 use crate::metrics::{self, Scores};
-use crate::tasks;
+use crate::models::Outputs;
+use crate::tasks::{self, Meter, Task};
 use serde_json::{Value, json};
 use std::path::Path;
 use std::sync::Arc;
@@ -22,10 +23,7 @@ impl Trainer<'_> {
         self.report.clear();
         for (head, part) in parts.iter().enumerate() {
             let Some(set) = of(part) else { continue };
-            let mut batches = eval_batches(&set, self.max_tokens, 0)?;
-            batches.iter_mut().for_each(|b| b.head = head);
-            let Run { device, model, .. } = &self.run;
-            let meter = tasks::evaluate(device, model, &*part.task, &set, batches)?;
+            let meter = self.measure(head, &*part.task, &set)?;
             let scores = meter.scores();
             if several {
                 self.report += &format!("{}:\n", part.name);
@@ -53,7 +51,7 @@ impl Trainer<'_> {
         better || (best.is_nan() && !new.is_nan())
     }
 
-    /// Scores the validation sets, if there are any; whether they are the best so far.
+    /// Scores the validation sets, if there are any; whether they, or those of one of several tasks, are the best so far.
     pub(super) fn validate(&mut self) -> Result<bool> {
         let Some(scores) = self.score(|part| part.validation.clone())? else { return Ok(false) };
         let t = &self.recipe.train;
@@ -62,6 +60,7 @@ impl Trainer<'_> {
             Some(b) => self.improves(value(&scores), value(&b.scores)),
             None => true,
         };
+        let of_one = self.best_of(&scores);
         self.observer.event(&Event::Evaluated {
             step: self.state.step,
             split: "validation",
@@ -76,7 +75,28 @@ impl Trainer<'_> {
             self.state.without_improvement += 1;
             self.state.stopped_early = t.early_stopping.is_some_and(|n| self.state.without_improvement >= n);
         }
-        Ok(best)
+        Ok(best || of_one)
+    }
+
+    /// Keeps, of several tasks, the scores of those that are better than ever; whether there is one.
+    fn best_of(&mut self, scores: &Scores) -> bool {
+        let parts = self.run.parts.clone();
+        let mut any = false;
+        for part in parts.iter().filter(|p| parts.len() > 1 && p.validation.is_some()) {
+            let own = |(name, value): (&str, f64)| {
+                Some((name.strip_prefix(&part.name)?.strip_prefix('_')?.to_owned(), value))
+            };
+            let own: Scores = scores.iter().filter_map(own).collect();
+            let value = |s: &Scores| s.get(&part.best_metric).unwrap_or(f64::NAN);
+            let before = self.state.best_of.get(&part.name).map(|b| value(&b.scores));
+            let metric = metrics::find(&part.best_metric);
+            if before.is_none_or(|before| metric.is_some_and(|m| m.improves(value(&own), before))) {
+                let best = Best { step: self.state.step, scores: own };
+                self.state.best_of.insert(part.name.clone(), best);
+                any = true;
+            }
+        }
+        any
     }
 
     /// Writes scores into the journal and the log, named as transformers names them: `eval_accuracy`.
@@ -94,7 +114,8 @@ impl Trainer<'_> {
     pub(super) fn save(&mut self) -> Result<()> {
         let total = self.ends.last().copied().unwrap_or(0);
         let files = self.state.files(self.recipe, &self.run, total, self.epochs())?;
-        let keep: Vec<u64> = self.state.best.iter().map(|b| b.step).collect();
+        let keep: Vec<u64> =
+            self.state.best.iter().chain(self.state.best_of.values()).map(|b| b.step).collect();
         match self.dir.save(self.state.step, files, &keep) {
             Ok(saved) => {
                 self.failed_saves = 0;
@@ -111,15 +132,77 @@ impl Trainer<'_> {
         }
     }
 
+    /// Writes, of several tasks, the model at each one's best step into `best-NAME` where that is not the step `chosen`, and scores
+    /// its test set there. Whether the weights are others afterwards.
+    fn bests(&mut self, fs: &dyn Fs, chosen: u64) -> Result<(Vec<BestOf>, bool)> {
+        let (parts, mut all, mut moved) = (self.run.parts.clone(), Vec::new(), false);
+        for (head, part) in parts.iter().enumerate() {
+            let Some(best) = self.state.best_of.get(&part.name).cloned() else { continue };
+            let (task, metric) = (part.name.clone(), part.best_metric.clone());
+            let mut one = BestOf { task, best, metric, model: None, test: None };
+            if self.recipe.train.load_best && one.best.step != chosen {
+                load_weights(&self.dir.checkpoint(one.best.step), &self.run)?;
+                moved = true;
+                self.tune(&parts)?;
+                let task = self.run.parts[head].task.clone();
+                let test = part.test.as_ref().map(|set| self.measure(head, &*task, set));
+                one.test = test.transpose()?.map(|meter| meter.scores());
+                let folder = self.dir.path().join(format!("best-{}", part.name));
+                write_dir(fs, &folder, &self.model_files()?)?;
+                one.model = Some(folder);
+            }
+            all.push(one);
+        }
+        Ok((all, moved))
+    }
+
+    /// The files of a model's folder.
+    fn model_files(&self) -> Result<Vec<NamedFile<'static>>> {
+        let mut files = model_files(self.recipe, &self.run)?;
+        // Of several tasks the one of the vectors says how long their texts are.
+        let vectors = self.run.parts.iter().find(|p| p.task.outputs() == Outputs::Embedding);
+        let longest = vectors.and_then(|p| p.noted["max_length"].as_u64()).unwrap_or(0) as usize;
+        files.extend(self.run.model.sentence_files(longest));
+        Ok(files)
+    }
+
+    /// Chooses, for tasks that have them, the thresholds that decide best on the validation examples; from now on they are the
+    /// task's, and are kept with the model. `parts`: the tasks as they were in training. Checkpoints have none: they are of weights that may not be the best.
+    fn tune(&mut self, parts: &[Part]) -> Result<()> {
+        let mut parts = parts.to_vec();
+        for (head, part) in parts.iter_mut().enumerate() {
+            let Some(set) = part.validation.clone().filter(|_| part.task.tunes()) else { continue };
+            let meter = self.measure(head, &*part.task, &set)?;
+            let Some((thresholds, task)) = part.task.tuned(&*meter) else { continue };
+            let after = self.measure(head, &*task, &set)?.scores();
+            let scores = [&meter.scores(), &after];
+            self.observer.event(&Event::Tuned { task: &part.name, thresholds: &thresholds, scores });
+            let noted: serde_json::Map<String, Value> =
+                thresholds.into_iter().map(|(name, t)| (name, number(t))).collect();
+            part.noted["thresholds"] = noted.into();
+            part.task = task;
+        }
+        self.run.parts = Arc::new(parts);
+        Ok(())
+    }
+
+    /// Scores a set by a head.
+    fn measure(&self, head: usize, task: &dyn Task, set: &TokenSet) -> Result<Box<dyn Meter>> {
+        let mut batches = eval_batches(set, self.max_tokens, 0)?;
+        batches.iter_mut().for_each(|b| b.head = head);
+        tasks::evaluate(&self.run.device, &self.run.model, task, set, batches)
+    }
+
     /// Takes the best weights, scores the test set, writes the model.
     pub(super) fn finish(mut self, fs: &dyn Fs) -> Result<Outcome> {
         let train_seconds = self.begun.elapsed().as_secs_f64();
-        if let Some(best) =
-            self.state.best.as_ref().filter(|b| self.recipe.train.load_best && b.step != self.state.step)
-        {
-            let path = self.dir.checkpoint(best.step);
-            load_weights(&path, &self.run)?;
+        let (parts, keeps) = (self.run.parts.clone(), self.recipe.train.load_best);
+        let chosen = self.state.best.as_ref().map(|b| b.step).filter(|_| keeps).unwrap_or(self.state.step);
+        let (best_of, moved) = self.bests(fs, chosen)?;
+        if moved || chosen != self.state.step {
+            load_weights(&self.dir.checkpoint(chosen), &self.run)?;
         }
+        self.tune(&parts)?;
         let test = self.score(|part| part.test.clone())?;
         if let Some(scores) = &test {
             let step = self.state.step;
@@ -127,11 +210,12 @@ impl Trainer<'_> {
             self.note("test", scores)?;
         }
         let model = self.dir.path().join("model");
-        write_dir(fs, &model, &model_files(self.recipe, &self.run)?)?;
+        write_dir(fs, &model, &self.model_files()?)?;
         let outcome = Outcome {
             model,
             steps: self.state.step,
             best: self.state.best,
+            best_of,
             test,
             report: self.report,
             stopped_early: self.state.stopped_early,
@@ -158,6 +242,19 @@ impl Outcome {
         all["certificate"] = self.verified.clone().into();
         all["steps"] = self.steps.into();
         all["best_step"] = self.best.as_ref().map(|b| b.step).into();
+        let of = |b: &BestOf| {
+            let scores = b.test.as_ref().map(Scores::to_json);
+            let folder =
+                b.model.as_ref().and_then(|m| m.file_name()).map(|m| m.to_string_lossy().into_owned());
+            let value = number(b.best.scores.get(&b.metric).unwrap_or(f64::NAN));
+            let one = json!({
+                "step": b.best.step, "metric": b.metric, "value": value, "model": folder, "test": scores,
+            });
+            (b.task.clone(), one)
+        };
+        if !self.best_of.is_empty() {
+            all["best_of"] = self.best_of.iter().map(of).collect::<serde_json::Map<_, _>>().into();
+        }
         all["stopped_early"] = self.stopped_early.into();
         all["train_seconds"] = number(self.train_seconds);
         all["first_step_seconds"] = number(self.first_step_seconds);
@@ -185,7 +282,8 @@ pub(super) fn clear(dir: &Path) -> Result<()> {
     for entry in std::fs::read_dir(dir).map_err(|e| fail(dir, &e))?.flatten() {
         let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
         let ours = ["latest", "metrics.jsonl", "metrics.json", "recipe.toml"].contains(&name.as_str());
-        if name.starts_with("checkpoint-") || (name == "model" && path.join("tempra.json").exists()) {
+        let model = name == "model" || name.starts_with("best-");
+        if name.starts_with("checkpoint-") || (model && path.join("tempra.json").exists()) {
             std::fs::remove_dir_all(&path).map_err(|e| fail(&path, &e))?;
         } else if ours {
             std::fs::remove_file(&path).map_err(|e| fail(&path, &e))?;

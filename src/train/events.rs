@@ -95,6 +95,15 @@ pub enum Event<'a> {
         /// Whether they are the best so far.
         best: bool,
     },
+    /// Probabilities were chosen on the validation examples above which each class is predicted.
+    Tuned {
+        /// The task among several; empty if it is the only one.
+        task: &'a str,
+        /// The threshold of each class.
+        thresholds: &'a [(String, f64)],
+        /// The validation scores at 0.5 and at the thresholds.
+        scores: [&'a Scores; 2],
+    },
     /// A checkpoint was written.
     Saved(u64, PathBuf),
     /// Something that the run survives.

@@ -60,6 +60,8 @@ pub struct Outcome {
     pub steps: u64,
     /// The best validation.
     pub best: Option<Best>,
+    /// Of several tasks the best validation of each.
+    pub best_of: Vec<BestOf>,
     /// Scores on the test set.
     pub test: Option<Scores>,
     /// What a person reads of the last evaluation: a confusion table, correlations.
@@ -76,6 +78,21 @@ pub struct Outcome {
     pub device: String,
     /// Digest of the device's certificate (`tempra verify`), if there is one.
     pub verified: Option<String>,
+}
+
+/// The best that one of several tasks came to by itself.
+#[derive(Clone, Debug)]
+pub struct BestOf {
+    /// The task.
+    pub task: String,
+    /// The step, and the validation scores of this task there.
+    pub best: Best,
+    /// What it is chosen by.
+    pub metric: String,
+    /// The folder of the model as it was then, where that is not the model of the run.
+    pub model: Option<PathBuf>,
+    /// Its scores on the task's test set.
+    pub test: Option<Scores>,
 }
 
 /// A run in progress.

@@ -13,6 +13,7 @@ use crate::params::Training;
 use crate::shape::DType;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 /// The best validation so far.
@@ -38,6 +39,9 @@ pub struct State {
     pub loss_scale: Option<LossScale>,
     /// The best validation so far.
     pub best: Option<Best>,
+    /// Of several tasks the best validation of each by its own metric, by the task's name.
+    #[serde(default)]
+    pub best_of: BTreeMap<String, Best>,
     /// Validations since then.
     pub without_improvement: u64,
     /// Steps skipped in a row because something was not finite.

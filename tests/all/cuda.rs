@@ -227,7 +227,7 @@ fn cuda_kernels_take_what_the_table_says() {
         let options = Options { outputs, training: true, ..Options::default() };
         let model = Model::random(&device, &shape, &options).unwrap();
         let mut optimizer = Optimizer::new(&device, &model.params, Settings::default()).unwrap();
-        let task = Classify { classes, label_smoothing: 0.0, class_weights: None };
+        let task = Classify { classes, label_smoothing: 0.0, class_weights: None, gamma: 0.0 };
         // As many tokens in long sequences and in short ones.
         let mut losses = Vec::new();
         for (sequences, length) in [(8u32, 128u32), (64, 16)] {

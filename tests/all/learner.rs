@@ -55,7 +55,7 @@ impl Job<'_> {
         let (model, _) = open(device, &golden(dir), &options);
         let settings = Settings { weight_decay: 0.01, ..Settings::default() };
         let optimizer = Optimizer::with_window(device, &model.params, settings, window).unwrap();
-        let task = Classify { classes, label_smoothing: 0.0, class_weights: None };
+        let task = Classify { classes, label_smoothing: 0.0, class_weights: None, gamma: 0.0 };
         Job { device, model, optimizer, task, step: 0 }
     }
     /// Queues a step on a batch, dropout on; the losses of all queued steps where no more may be queued. A step is recorded and

@@ -31,7 +31,7 @@ fn wgpu_and_cpu_take_the_memory_that_is_planned() {
     let rows: Vec<u32> = (0..24u32).map(|i| 3 + i % 14).collect();
     let set = examples(&rows);
     let classes = vec!["a".to_owned(), "b".to_owned()];
-    let task = Classify { classes: classes.clone(), label_smoothing: 0.0, class_weights: None };
+    let task = Classify { classes: classes.clone(), label_smoothing: 0.0, class_weights: None, gamma: 0.0 };
     let outputs = Some(Outputs::Classes(classes));
     let shape = EncoderConfig {
         hidden: 96,
@@ -89,7 +89,7 @@ fn wgpu_and_cpu_take_the_memory_that_is_planned() {
 fn a_plan_that_does_not_fit_says_what_would() {
     let set = examples(&[16; 64]);
     let classes = vec!["a".to_owned(), "b".to_owned()];
-    let task = Classify { classes: classes.clone(), label_smoothing: 0.0, class_weights: None };
+    let task = Classify { classes: classes.clone(), label_smoothing: 0.0, class_weights: None, gamma: 0.0 };
     let options = Options { outputs: Some(Outputs::Classes(classes)), training: true, ..Options::default() };
     let shape = encoder_shape(&golden("bert/a")).unwrap();
     let (batch, window) = (BatchSize::Sequences(64), 16);

@@ -2,7 +2,8 @@
 
 use serde_json::Value;
 use tempra::metrics::{
-    Answers, Classification, Entities, METRICS, MultiLabel, Perplexity, Regression, Scores, Squad, find,
+    Answers, Classification, Curves, Entities, METRICS, MultiLabel, Perplexity, Regression, Scores, Squad,
+    find,
 };
 
 fn golden() -> Value {
@@ -202,9 +203,13 @@ fn every_metric_in_the_table_is_computed() {
     classes.add(0, 0, 0.0).expect("a class");
     labels.add(&[true], &[true], 0.0).expect("fits");
     numbers.add(0.0, 0.0, 0.0);
+    let with_curves = |scores: Scores| -> Scores {
+        let curves = Curves::new(2).scores(true);
+        scores.iter().chain(curves.iter()).map(|(name, v)| (name.to_owned(), v)).collect()
+    };
     let of = [
-        ("classify", classes.scores()),
-        ("multilabel", labels.scores()),
+        ("classify", with_curves(classes.scores())),
+        ("multilabel", with_curves(labels.scores())),
         ("regress", numbers.scores()),
         ("tag", Entities::new().scores()),
         ("answer", Answers::new(Squad::V1).scores()),

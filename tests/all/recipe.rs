@@ -172,6 +172,7 @@ fn bounds_are_held() {
         ("train", "accumulation = 0", 16, "an integer of 1 or more"),
         ("train", "log_every = 99999999999999999999", 13, "an integer of 1 or more"),
         ("loss", "label_smoothing = 1.0", 19, "a number from 0 and below 1"),
+        ("loss", "focal_gamma = -1", 15, "a number from 0 up to 100"),
         (
             "loss",
             "class_weights = [1.0, -1.0]",
@@ -234,6 +235,7 @@ fn options_that_contradict_each_other_are_refused() {
         ("classes = [\"a\", \"b\"]", "numbers have no classes"),
         ("[loss]\nlabel_smoothing = 0.1", "loss.label_smoothing needs classes"),
         ("[loss]\nclass_weights = \"balanced\"", "loss.class_weights needs classes"),
+        ("[loss]\nfocal_gamma = 2", "loss.focal_gamma needs classes"),
         ("[train]\nbest_metric = \"mea\"", "did you mean \"mae\"?"),
     ] {
         let e = refused(&format!("{number}{lines}"), &[]);

@@ -84,7 +84,7 @@ pub fn problem(fixture: &Value) -> (TokenSet, Box<dyn Task>) {
     let classes = (0..classes).map(|c| c.to_string()).collect();
     let task: Box<dyn Task> = match regression {
         true => Box::new(Regress),
-        false => Box::new(Classify { classes, label_smoothing: 0.0, class_weights: None }),
+        false => Box::new(Classify { classes, label_smoothing: 0.0, class_weights: None, gamma: 0.0 }),
     };
     (set, task)
 }

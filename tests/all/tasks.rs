@@ -57,7 +57,7 @@ fn models() -> Vec<(String, PathBuf)> {
 }
 
 /// A copy of a model's folder without a head's tensors being asked for, with the tokenizer.
-fn prepared(dir: &Path, model: &Path) -> Value {
+pub fn prepared(dir: &Path, model: &Path) -> Value {
     let to = dir.join("base");
     std::fs::create_dir_all(&to).unwrap();
     for name in ["config.json", "model.safetensors"] {
@@ -70,7 +70,7 @@ fn prepared(dir: &Path, model: &Path) -> Value {
 }
 
 /// Writes a file of each format; returns nothing, the names are known.
-fn data(dir: &Path) {
+pub fn data(dir: &Path) {
     let write = |name: &str, text: String| std::fs::write(dir.join(name), text).unwrap();
     let pick = |i: usize, from: &[&str]| from[i * 7 % from.len()].to_owned();
     let rows = |f: &dyn Fn(usize) -> String| (0..24).map(f).collect::<String>();
@@ -125,7 +125,7 @@ const TASKS: &[(&str, &str, &str)] = &[
     ("next", "text.txt", ""),
 ];
 
-fn recipe(task: &str, file: &str, more: &str, output: &str) -> String {
+pub fn recipe(task: &str, file: &str, more: &str, output: &str) -> String {
     format!(
         "task = \"{task}\"\nseed = 5\nthreads = 2\noutput = \"{output}\"\n[model]\npath = \"./base\"\n[data]\ntrain = \"{file}\"\n{more}\
          max_length = 14\nvalidation_fraction = 0.25\ncache = false\n[optim]\nlr = 1e-3\n[train]\nmax_steps = 3\nbatch_size = 4\n\
@@ -133,16 +133,16 @@ fn recipe(task: &str, file: &str, more: &str, output: &str) -> String {
     )
 }
 
-fn tempra(dir: &Path, args: &[&str]) -> Output {
+pub fn tempra(dir: &Path, args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_tempra")).current_dir(dir).args(args).output().unwrap()
 }
 
-fn ok(what: &str, out: Output) -> String {
+pub fn ok(what: &str, out: Output) -> String {
     assert!(out.status.success(), "{what}: {}", String::from_utf8_lossy(&out.stderr));
     String::from_utf8_lossy(&out.stdout).into_owned()
 }
 
-fn read(path: &Path) -> Value {
+pub fn read(path: &Path) -> Value {
     serde_json::from_slice(&std::fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display())))
         .unwrap()
 }
@@ -156,13 +156,28 @@ fn cell(dir: &Path, task: &str, file: &str, more: &str) -> Value {
     assert!(metrics["loss"].as_f64().is_some_and(f64::is_finite), "{task}: {metrics}");
     let model = format!("{task}/model");
     let eval = |name: &str| -> Value {
-        let out = ok(task, tempra(dir, &["eval", name, file, "--json", "-q"]));
-        serde_json::from_str::<Value>(&out).unwrap()["scores"].clone()
+        let out = ok(task, tempra(dir, &["eval", name, file, "--json", "-q", "--intervals=40"]));
+        let found: Value = serde_json::from_str(&out).unwrap();
+        assert_eq!(found["task"], task, "{found}");
+        // Every score has an interval; that of a mean over units holds it.
+        let (scores, intervals) = (&found["scores"], &found["intervals"]["scores"]);
+        let keys = |v: &Value| v.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+        assert_eq!(keys(scores), keys(intervals), "{task}");
+        if let Some(loss) = scores["loss"].as_f64() {
+            let [low, high] = ["low", "high"].map(|end| intervals["loss"][end].as_f64().unwrap());
+            assert!(low <= loss && loss <= high, "{task}: {loss} in {low} to {high}");
+        }
+        scores.clone()
     };
     let scores = eval(&model);
     assert!(scores["loss"].as_f64().is_some_and(f64::is_finite), "{task}: {scores}");
-    // What was written is what was trained: opened again, a checkpoint of the same step scores the same.
-    assert_eq!(eval(&format!("{task}/checkpoint-3")), scores, "{task}");
+    // What was written is what was trained: opened again, a checkpoint of the same step scores the same. It has no thresholds.
+    let same = |name: &str| {
+        !(task == "multilabel" && (name.starts_with("f1") || ["accuracy", "hamming"].contains(&name)))
+    };
+    for (name, value) in eval(&format!("{task}/checkpoint-3")).as_object().unwrap() {
+        assert!(*value == scores[name] || !same(name), "{task} {name}: {value}, {}", scores[name]);
+    }
     scores
 }
 

@@ -111,7 +111,7 @@ fn wgpu_indices_out_of_range_show() {
         let logits = device.upload(DType::F32, &[1, 3], &[0.0f32; 3]).unwrap();
         let mut tape = Tape::new(&device);
         let (logits, label) = (tape.constant(logits), tape.constant(ints(&[label])));
-        let op = CrossEntropy { label_smoothing: 0.0, ignore_index: IGNORE, weighted: false };
+        let op = CrossEntropy { label_smoothing: 0.0, ignore_index: IGNORE, weighted: false, gamma: 0.0 };
         let scale = tape.constant(device.upload(DType::F32, &[1], &[1f32]).unwrap());
         let y = tape.apply(op, &[logits, label, scale]).unwrap();
         device.read::<f32>(tape.value(y).unwrap()).unwrap()[0]

@@ -14,6 +14,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 /// One task of a run, with its examples.
+#[derive(Clone)]
 pub struct Part {
     /// Its name among several; empty if it is the only one.
     pub name: String,
@@ -329,7 +330,16 @@ impl Source {
                 (sets, task)
             }
             Raw::Sentences(splits) => {
-                let sets = each(splits, |sentences| tagged(tokenizer, sentences, &classes, r))?;
+                let [train, validation, test] = splits;
+                let of = |sentences: Option<Vec<TaggedText>>, path: Option<&Path>| {
+                    let path = path.unwrap_or(&d.train);
+                    sentences.map(|s| tagged(tokenizer, s, &classes, r, path)).transpose()
+                };
+                let sets = [
+                    of(train, None)?,
+                    of(validation, d.validation.as_deref())?,
+                    of(test, d.test.as_deref())?,
+                ];
                 let label_smoothing = r.loss.label_smoothing as f32;
                 let class_weights = match &r.loss.class_weights {
                     None => None,
@@ -340,7 +350,13 @@ impl Source {
                     }
                 };
                 let strict = r.tag.strict.then(|| r.tag.scheme.scheme());
-                let task = Tag { classes: classes.clone(), label_smoothing, class_weights, strict };
+                let task = Tag {
+                    classes: classes.clone(),
+                    label_smoothing,
+                    class_weights,
+                    gamma: r.loss.focal_gamma as f32,
+                    strict,
+                };
                 (sets, Arc::new(task))
             }
             Raw::Questions(splits) => {
@@ -412,8 +428,9 @@ fn tagged(
     sentences: Vec<TaggedText>,
     classes: &[String],
     r: &Recipe,
+    path: &Path,
 ) -> Result<TokenSet> {
-    let tags = data::tag_numbers(&r.data.train, sentences.iter().map(|s| &s.sentence), classes)?;
+    let tags = data::tag_numbers(path, sentences.iter().map(|s| &s.sentence), classes)?;
     let words: Vec<Vec<String>> = sentences.into_iter().map(|s| s.sentence.words).collect();
     Words::build(tokenizer, &words, Some(tags), r.data.max_length, r.data.stride)
 }
@@ -430,7 +447,11 @@ fn fitting(weights: &[f32], classes: &[String]) -> Result<Vec<f32>> {
 fn rows_task(r: &Recipe, kind: Kind, classes: &[String], splits: &Splits<Rows>) -> Result<Arc<dyn Task>> {
     Ok(match kind {
         Kind::Regress => Arc::new(Regress),
-        Kind::Multilabel => Arc::new(Multilabel { classes: classes.to_vec() }),
+        Kind::Multilabel => Arc::new(Multilabel {
+            classes: classes.to_vec(),
+            thresholds: None,
+            tune: r.multilabel.tune_thresholds,
+        }),
         Kind::Similar => Arc::new(Similar {
             loss: match r.similar.loss {
                 recipe::Likeness::Cosine => Likeness::Cosine { label_scale: r.similar.label_scale },
@@ -444,8 +465,8 @@ fn rows_task(r: &Recipe, kind: Kind, classes: &[String], splits: &Splits<Rows>) 
                 Some(ClassWeights::Balanced) => Some(Classify::balanced(labels, classes.len())),
                 Some(ClassWeights::Values(w)) => Some(fitting(w, classes)?),
             };
-            let label_smoothing = r.loss.label_smoothing as f32;
-            Arc::new(Classify { classes: classes.to_vec(), label_smoothing, class_weights })
+            let [label_smoothing, gamma] = [r.loss.label_smoothing, r.loss.focal_gamma].map(|v| v as f32);
+            Arc::new(Classify { classes: classes.to_vec(), label_smoothing, class_weights, gamma })
         }
     })
 }

@@ -264,6 +264,7 @@ fn loss(recipe: &Recipe, r: &mut Reader<'_>) {
         let asks = [
             ("loss.label_smoothing", l.label_smoothing > 0.0),
             ("loss.class_weights", l.class_weights.is_some()),
+            ("loss.focal_gamma", l.focal_gamma > 0.0),
         ];
         for (key, _) in asks.into_iter().filter(|(_, asked)| *asked) {
             r.complain(&[key, "task"], &format!("{key} needs classes"), |e| {

@@ -56,6 +56,8 @@ section! {
         optim: Optim,
         /// What is minimised.
         loss: Loss,
+        /// Any number of classes a row.
+        multilabel: Multilabel,
         /// Tags of words.
         tag: Tag,
         /// Answers to questions.
@@ -219,6 +221,18 @@ section! {
         label_smoothing: f64 = 0.0, from_to_below(0.0, 1.0);
         /// Weight of each class in the order of the head's outputs, or "balanced"; left out: all alike.
         class_weights: Option<ClassWeights> = None, at_least(0.0);
+        /// Focal loss (Lin et al. 2017): each target counts times (1 - its probability) to this power, 2 in the paper; 0 is plain
+        /// cross-entropy.
+        focal_gamma: f64 = 0.0, from_to(0.0, 100.0);
+    }
+}
+
+section! {
+    /// `[multilabel]`: when a class is predicted.
+    Multilabel "multilabel" {
+        /// Whether each class is predicted above the probability that gives it the best F1 on the validation examples, found at the
+        /// end of the run and kept with the model, instead of above 0.5.
+        tune_thresholds: bool = true, Rule::Any;
     }
 }
 
