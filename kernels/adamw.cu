@@ -1,7 +1,10 @@
-// AdamW over a flat arena: see src/ops/adamw.rs. Constants: COPY (is there a copy in type C), C. One block a task of the table.
+// AdamW over a flat arena: see src/ops/adamw.rs. Constants: COPY (is there a copy in type C), C, BLANK (is it there). One block a
+// task of the table.
 
 struct Params {
   float beta1, beta2, eps, max_norm;
+  // Where this part of the arena begins, in 64 elements.
+  u32 origin;
 };
 
 struct Task {
@@ -26,10 +29,17 @@ DEVICE float update(float& m, float& v, float value, float grad, const Rates& r,
   return value * r.keep - r.rate * m / (sqrtf(v) * r.scale + p.eps);
 }
 
-// value, grad, m, v (n), hyper (4) = [lr, c1, c2, unscale], norm (1), live (tasks), table (tasks) -> value, m, v, live, copy (n)
+// Whether the gradients of a block from element `at` of the arena on are known to be zero: those of two of its blocks at most.
+DEVICE bool is_blank(const u32* blank, u64 at, u32 count) {
+  const u64 a = at / LIVE, b = (at + count - 1) / LIVE;
+  return BLANK && blank[a / 32] >> (a % 32) & blank[b / 32] >> (b % 32) & 1;
+}
+
+// value, grad, m, v (n), hyper (4) = [lr, c1, c2, unscale], norm (1), live (tasks), table (tasks), blank (arena / 16384)
+// -> value, m, v, live, copy (n)
 KERNEL adamw_update(float* __restrict__ value, const float* __restrict__ grad, float* __restrict__ m, float* __restrict__ v,
                     const float* __restrict__ hyper, const float* __restrict__ norm, u32* __restrict__ live,
-                    const Task* __restrict__ table, C* __restrict__ copy, Params p) {
+                    const Task* __restrict__ table, C* __restrict__ copy, const u32* __restrict__ blank, Params p) {
   __shared__ u32 touched;
   const Task task = table[blockIdx.x];
   const float length = norm[0];
@@ -49,10 +59,12 @@ KERNEL adamw_update(float* __restrict__ value, const float* __restrict__ grad, f
   for (u32 block = threadIdx.x / 32; block * LIVE < task.len; block += THREADS / 32) {
     const u32 first = block * LIVE, count = min(LIVE, task.len - first);
     const u64 at = (u64)task.start + first;
+    const bool zeros = is_blank(blank, (u64)p.origin * 64 + at, count);
     if (aligned && count == LIVE) {
       bool some = false;
 #pragma unroll
       for (u32 i = 0; i < TURNS; i++) {
+        if (zeros) break;
         float g[VEC];
         load(g, grad + at + (i * 32 + lane) * VEC);
 #pragma unroll
@@ -73,8 +85,8 @@ KERNEL adamw_update(float* __restrict__ value, const float* __restrict__ grad, f
 #pragma unroll
           for (u32 e = 0; e < VEC; e++) w[e] *= r.keep;
         } else {
-          float g[VEC], a[VEC], b[VEC];
-          load(g, grad + here);
+          float g[VEC] = {}, a[VEC], b[VEC];
+          if (!zeros) load(g, grad + here);
           load(a, m + here);
           load(b, v + here);
 #pragma unroll
@@ -87,7 +99,7 @@ KERNEL adamw_update(float* __restrict__ value, const float* __restrict__ grad, f
       }
     } else {
       for (u32 e = lane; e < count; e += 32) {
-        const float g = grad[at + e];
+        const float g = zeros ? 0.f : grad[at + e];
         if (g != 0.f) atomicOr(&touched, 1u << block);
         float a = m[at + e], b = v[at + e];
         const float w = update(a, b, value[at + e], g, r, p);

@@ -1,6 +1,8 @@
-// norm = sqrt(sum g^2): see src/ops/global_norm.rs. Sums of chunks first, then their sum; one order.
+// norm = sqrt(sum g^2): see src/ops/global_norm.rs. Sums of chunks first, then their sum; one order. Constant: BLANK (is it there?).
 
 constexpr u32 CHUNK = 8192;
+// Elements of a bit of `blank`, which is set where they are all zero.
+constexpr u32 LIVE = 512;
 
 struct Params {
   // Elements of grad; low and high word.
@@ -8,21 +10,27 @@ struct Params {
   u32 chunks;
 };
 
-// grad (n) -> sums (chunks)
-KERNEL global_norm_chunks(const float* __restrict__ grad, float* __restrict__ sums, Params p) {
+// grad (n), blank (n / 16384) -> sums (chunks)
+KERNEL global_norm_chunks(const float* __restrict__ grad, float* __restrict__ sums, const u32* __restrict__ blank, Params p) {
   __shared__ float parts[32];
   const u64 n = p.n_low | (u64)p.n_high << 32, first = (u64)blockIdx.x * CHUNK;
   float sum = 0.f;
+  // A chunk is half a word's.
+  const u32 zeros = BLANK ? blank[blockIdx.x / 2] >> (blockIdx.x % 2 * 16) : 0;
   if (first + CHUNK <= n) {
 #pragma unroll 4
     for (u32 i = threadIdx.x * 4; i < CHUNK; i += THREADS * 4) {
+      // The same for a whole warp.
+      if (zeros >> (i / LIVE) & 1) continue;
       float g[4];
       load(g, grad + first + i);
 #pragma unroll
       for (u32 e = 0; e < 4; e++) sum = fmaf(g[e], g[e], sum);
     }
   } else {
-    for (u64 i = first + threadIdx.x; i < n; i += THREADS) sum = fmaf(grad[i], grad[i], sum);
+    for (u64 i = first + threadIdx.x; i < n; i += THREADS) {
+      if (!(zeros >> ((i - first) / LIVE) & 1)) sum = fmaf(grad[i], grad[i], sum);
+    }
   }
   sum = block_sum<THREADS>(sum, parts);
   if (threadIdx.x == 0) sums[blockIdx.x] = sum;

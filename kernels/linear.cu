@@ -121,10 +121,10 @@ KERNEL linear_finish(const float* __restrict__ sums,  // (parts, m, n), then (pa
   }
 }
 
-// dz = dy act'(kept), eight elements a thread.
-KERNEL linear_derive(const T* __restrict__ dy,    // (m, n)
+// dz = dy act'(kept), eight elements a thread; dz may be dy.
+KERNEL linear_derive(const T* dy,                 // (m, n)
                      const T* __restrict__ kept,  // (m, n), z or y
-                     T* __restrict__ dz,          // (m, n)
+                     T* dz,                       // (m, n)
                      Params p) {
   const u64 cells = (u64)p.m * p.n, at = ((u64)blockIdx.x * THREADS + threadIdx.x) * 8;
   if (at + 8 <= cells) {

@@ -1,5 +1,6 @@
 //! The optimizer: gradient norm, clipping and AdamW over the arenas of [`Params`].
 
+use crate::device::cuda::Fetched;
 use crate::device::{Device, Tensor};
 use crate::error::{Error, Result};
 use crate::ops::adamw::{AdamW, Segment};
@@ -8,6 +9,7 @@ use crate::ops::global_norm::GlobalNorm;
 use crate::params::Params;
 use crate::shape::DType;
 use serde::{Deserialize, Serialize};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 /// AdamW's settings; the defaults are those of Hugging Face's `TrainingArguments`.
@@ -82,7 +84,8 @@ pub struct Made {
 /// AdamW with the buffers it needs.
 ///
 /// Steps are queued; the host looks at their losses and norms when it settles them, one by one or several at once, so
-/// that a GPU need not wait for it.
+/// that a GPU need not wait for it. Where the device brings them by itself, the oldest is settled while newer ones run.
+/// Which steps are settled when depends on their number alone, never on how fast they were.
 pub struct Optimizer {
     step: AdamW,
     hyper: Tensor,
@@ -99,6 +102,10 @@ pub struct Optimizer {
     /// Steps that may be queued before they are settled.
     window: usize,
     queued: usize,
+    /// The slot of the oldest of them in the history.
+    oldest: usize,
+    /// Losses and norms on their way, of the oldest step first; of all queued steps or of none.
+    coming: VecDeque<Fetched>,
     /// What losses are multiplied by; `None` for not at all.
     pub loss_scale: Option<LossScale>,
     /// Updates that are known to have been made; the bias corrections depend on it.
@@ -129,6 +136,8 @@ impl Optimizer {
             live,
             window,
             queued: 0,
+            oldest: 0,
+            coming: VecDeque::new(),
             loss_scale: None,
             updates: 0,
         })
@@ -141,8 +150,10 @@ impl Optimizer {
     ///
     /// Right after a loss scale was changed it is one step only: the next ones may need another.
     pub fn full(&self) -> bool {
-        let unsure = self.loss_scale.is_some_and(|s| s.good < self.window as u64);
-        self.queued >= if unsure { 1 } else { self.window }
+        self.queued >= if self.unsure() { 1 } else { self.window }
+    }
+    fn unsure(&self) -> bool {
+        self.loss_scale.is_some_and(|s| s.good < self.window as u64)
     }
     /// What the gradients of a loss have to be multiplied by.
     pub fn scale(&self) -> f64 {
@@ -157,7 +168,8 @@ impl Optimizer {
         }
         let newest = self.updates + self.queued as u64 + 1;
         let correction = |beta: f32, t: u64| 1.0 - f64::from(beta).powi(t.min(i32::MAX as u64) as i32);
-        let mut rates = vec![lr, 1.0 / self.scale(), self.queued as f64];
+        let slot = (self.oldest + self.queued) % self.window;
+        let mut rates = vec![lr, 1.0 / self.scale(), slot as f64];
         for skipped in 0..self.window as u64 {
             let t = newest.saturating_sub(skipped).max(1);
             rates.extend([correction(self.step.beta1, t), correction(self.step.beta2, t)]);
@@ -168,7 +180,7 @@ impl Optimizer {
         }
         params.silence_frozen(device)?;
         let (total, norm) = (&self.total, &self.norm);
-        device.step(&GlobalNorm, &[&t.grad, norm])?;
+        device.step(&GlobalNorm, &[&t.grad, norm].into_iter().chain(&t.blank).collect::<Vec<_>>())?;
         let losses = if losses.is_empty() { std::slice::from_ref(&self.none) } else { losses };
         for (i, loss) in losses.iter().enumerate() {
             let gate = Gate { first: i == 0, last: i + 1 == losses.len() };
@@ -176,34 +188,82 @@ impl Optimizer {
             device.step(&gate, &x)?;
         }
         let mut x = vec![&params.value, &t.grad, &t.m, &t.v, &self.hyper, norm, &self.live];
-        x.extend(&params.copy);
+        x.extend(params.copy.iter().chain(&t.blank));
         device.step(&self.step, &x)?;
         self.queued += 1;
         Ok(())
+    }
+    /// Has the newest step's loss and norm brought to the host once they are there, where the device can: to be called after
+    /// each step, outside of what is recorded, for [`Optimizer::settle_oldest`].
+    pub fn fetch(&mut self, device: &Device) -> Result<()> {
+        if self.queued == self.coming.len() + 1 {
+            let slot = (self.oldest + self.queued - 1) % self.window;
+            self.coming.extend(device.fetch(&self.history.view(2 * slot, &[2])?)?);
+        }
+        Ok(())
+    }
+    /// Whether the queued steps' losses come by themselves.
+    pub fn brings(&self) -> bool {
+        !self.coming.is_empty()
+    }
+    /// Says what the oldest of the queued steps was, without waiting for the newer ones. All of them are settled where losses do
+    /// not come by themselves, right after a loss scale was changed, and if it was skipped: then the others may be, too.
+    pub fn settle_oldest(&mut self, device: &Device) -> Result<Vec<Made>> {
+        let Some(first) = self.coming.front().filter(|_| self.coming.len() == self.queued && !self.unsure())
+        else {
+            return self.settle(device);
+        };
+        let made = self.made(self.numbers(first)?);
+        if made.skipped {
+            return self.settle(device);
+        }
+        self.coming.pop_front();
+        self.accept(&[made]);
+        Ok(vec![made])
     }
     /// Waits for the queued steps and says what each of them was.
     pub fn settle(&mut self, device: &Device) -> Result<Vec<Made>> {
         if self.queued == 0 {
             return Ok(Vec::new());
         }
-        let numbers = device.read_reals(&self.history.view(0, &[2 * self.queued])?)?;
-        let can_fall = self.loss_scale.is_some_and(|s| s.scale > 1.0);
-        let one = |slot: &[f64]| {
-            let (loss, norm) = (slot[0], slot[1]);
-            let skipped = norm.is_nan();
-            Made { loss, norm, skipped, overflow: skipped && loss.is_finite() && can_fall }
+        let numbers: Vec<[f64; 2]> = if self.coming.len() == self.queued {
+            self.coming.iter().map(|f| self.numbers(f)).collect::<Result<_>>()?
+        } else {
+            let all = device.read_reals(&self.history)?;
+            let slots = (0..self.queued).map(|i| (self.oldest + i) % self.window);
+            slots.map(|slot| [all[2 * slot], all[2 * slot + 1]]).collect()
         };
-        let made: Vec<Made> = numbers.chunks_exact(2).map(one).collect();
-        if let Some(s) = &mut self.loss_scale {
-            s.settle(&made);
-        }
-        let skipped = made.iter().filter(|m| m.skipped).count();
-        if skipped > 0 {
+        let made: Vec<Made> = numbers.into_iter().map(|n| self.made(n)).collect();
+        if made.iter().any(|m| m.skipped) {
             device.zero(&self.skips)?;
         }
-        self.updates += (made.len() - skipped) as u64;
-        self.queued = 0;
+        self.coming.clear();
+        self.accept(&made);
         Ok(made)
+    }
+    /// Loss and norm that were fetched.
+    fn numbers(&self, fetched: &Fetched) -> Result<[f64; 2]> {
+        let bytes = fetched.wait()?;
+        let mut reals =
+            bytes.chunks_exact(4).filter_map(|b| Some(f64::from(f32::from_ne_bytes(b.try_into().ok()?))));
+        match (reals.next(), reals.next()) {
+            (Some(loss), Some(norm)) => Ok([loss, norm]),
+            _ => Err(Error::shape("a step's loss and norm did not come")),
+        }
+    }
+    fn made(&self, [loss, norm]: [f64; 2]) -> Made {
+        let can_fall = self.loss_scale.is_some_and(|s| s.scale > 1.0);
+        let skipped = norm.is_nan();
+        Made { loss, norm, skipped, overflow: skipped && loss.is_finite() && can_fall }
+    }
+    /// The oldest steps are known now.
+    fn accept(&mut self, made: &[Made]) {
+        if let Some(s) = &mut self.loss_scale {
+            s.settle(made);
+        }
+        self.updates += made.iter().filter(|m| !m.skipped).count() as u64;
+        self.queued -= made.len();
+        self.oldest = (self.oldest + made.len()) % self.window;
     }
     /// Goes on after `updates` updates whose moments were put back into the arenas.
     pub fn resume(&mut self, device: &Device, updates: u64) -> Result<()> {

@@ -2,6 +2,7 @@
 
 use crate::device::{Device, Tensor};
 use crate::error::{Error, Result};
+use crate::ops::Blank;
 use crate::ops::adamw::Segment;
 use crate::ops::round::Round;
 use crate::shape::{DType, Spec};
@@ -64,6 +65,8 @@ struct Members {
     first: usize,
     count: usize,
     shape: Vec<usize>,
+    /// Of which a batch has some rows only.
+    table: bool,
 }
 
 /// The parameters of a model before they have memory: names, shapes, places.
@@ -96,8 +99,12 @@ impl Layout {
             self.list.push(Param { name, shape, transposed, offset, decay, lr_scale, frozen });
             self.len += elements;
         }
-        self.groups.push(Members { first, count, shape: joined.to_vec() });
+        self.groups.push(Members { first, count, shape: joined.to_vec(), table: false });
         Group(self.groups.len() - 1)
+    }
+    /// Says that rows of a group are looked up: the gradient of most of them is zero.
+    pub fn table(&mut self, group: Group) {
+        self.groups[group.0].table = true;
     }
     /// Says that files hold the transposes of a group's parameters.
     pub fn transpose(&mut self, group: Group) {
@@ -173,6 +180,8 @@ pub struct Training {
     pub m: Tensor,
     /// Second moments.
     pub v: Tensor,
+    /// Where the gradients are known to be zero, u32, as [`Blank`] has it; without it they are read and zeroed whole.
+    pub blank: Option<Tensor>,
 }
 
 /// The variables of all groups on one tape.
@@ -193,8 +202,12 @@ impl Params {
     pub fn new(device: &Device, layout: Layout, dtype: DType, training: bool) -> Result<Params> {
         let zeros = || device.zeros(dtype, &[layout.len()]);
         let value = zeros()?;
-        let training =
-            if training { Some(Training { grad: zeros()?, m: zeros()?, v: zeros()? }) } else { None };
+        let training = if training {
+            let blank = Some(device.zeros(DType::U32, &[Blank::words(layout.len())])?);
+            Some(Training { grad: zeros()?, m: zeros()?, v: zeros()?, blank })
+        } else {
+            None
+        };
         let compute = device.caps().compute;
         let copy = if compute.size() < dtype.size() && dtype == DType::F32 {
             Some(device.zeros(compute, &[layout.len()])?)
@@ -234,7 +247,11 @@ impl Params {
             let trained = members.iter().any(|p| !p.frozen);
             vars.push(match &self.training {
                 Some(t) if tape.recording() && trained => {
-                    tape.leaf(value, t.grad.view(offset, &g.shape)?, filled)
+                    let grad = t.grad.view(offset, &g.shape)?;
+                    match t.blank.clone().filter(|_| g.table) {
+                        Some(bits) => tape.table(value, grad, filled, Blank { bits, first: offset }),
+                        None => tape.leaf(value, grad, filled),
+                    }
                 }
                 _ => tape.constant(value),
             });

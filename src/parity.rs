@@ -178,7 +178,7 @@ fn both_passes(
     let real = |i: usize| matches!(case.inputs[i].fill, crate::ops::Fill::Real(..));
     let blank = |(i, s): (usize, &Spec)| if real(i) { blank(s).map(Some) } else { Ok(None) };
     let grads = specs.iter().enumerate().map(blank).collect::<Result<Vec<_>>>()?;
-    let dx: Vec<_> = grads.iter().map(|g| g.as_ref().map(|t| Grad { t, add: false })).collect();
+    let dx: Vec<_> = grads.iter().map(|g| g.as_ref().map(|t| Grad::new(t, false))).collect();
     device.backward(op, Backward { x: &xr, y: &yr, dy: &[Some(&dy)], dx: &dx })?;
     let dx = grads.iter().flatten().map(|g| device.read_reals(g)).collect::<Result<_>>()?;
     Ok((device.read_reals(&y[0])?, dx))

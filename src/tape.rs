@@ -2,7 +2,8 @@
 
 use crate::device::{Device, Tensor};
 use crate::error::{Error, Result};
-use crate::ops::{Backward, Forward, Grad, Op};
+use crate::ops::linear::Activation;
+use crate::ops::{Backward, Blank, Forward, Grad, Op};
 
 /// A value on a tape.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,6 +16,8 @@ struct Slot {
     grad: Option<Tensor>,
     /// Whether the gradient holds something that further gradients are added to.
     filled: bool,
+    /// Where the gradient is known to be zero.
+    blank: Option<Blank>,
 }
 
 struct Node {
@@ -22,6 +25,19 @@ struct Node {
     x: Vec<Var>,
     y: Vec<Var>,
     outputs: usize,
+}
+
+/// An activation whose derivative another op takes care of.
+struct Fold {
+    /// The result of the activation.
+    of: Var,
+    /// The node that reads it.
+    by: usize,
+    act: Activation,
+    /// What the derivative is taken at.
+    at: Var,
+    /// The op without it.
+    rest: Box<dyn Op>,
 }
 
 /// One forward pass, and the means to differentiate it.
@@ -58,6 +74,12 @@ impl<'d> Tape<'d> {
     pub fn leaf(&mut self, value: Tensor, grad: Tensor, filled: bool) -> Var {
         self.push(value, Some(grad), filled)
     }
+    /// The same of which mostly some rows only have a gradient: where there is none is kept in `blank`.
+    pub fn table(&mut self, value: Tensor, grad: Tensor, filled: bool, blank: Blank) -> Var {
+        let v = self.push(value, Some(grad), filled);
+        self.slots[v.0].blank = Some(blank);
+        v
+    }
     /// A value computed so far.
     pub fn value(&self, v: Var) -> Result<&Tensor> {
         self.slots
@@ -66,7 +88,7 @@ impl<'d> Tape<'d> {
             .ok_or_else(|| Error::shape("a value that the tape has freed"))
     }
     fn push(&mut self, value: Tensor, grad: Option<Tensor>, filled: bool) -> Var {
-        self.slots.push(Slot { value: Some(value), wants_grad: grad.is_some(), grad, filled });
+        self.slots.push(Slot { value: Some(value), wants_grad: grad.is_some(), grad, filled, blank: None });
         Var(self.slots.len() - 1)
     }
     /// Plans, allocates, runs and records one op; returns its first output.
@@ -94,6 +116,7 @@ impl<'d> Tape<'d> {
                     wants_grad: wants_grad && i < outputs,
                     grad: None,
                     filled: false,
+                    blank: None,
                 });
             }
         }
@@ -111,6 +134,26 @@ impl<'d> Tape<'d> {
             slot.value = None;
         }
     }
+    /// The activations whose derivative goes into the op that comes after: where that is the only one that reads the result, which
+    /// gets no other gradient then.
+    fn fold(&self, root: Var) -> Vec<Fold> {
+        let caps = self.device.caps();
+        let mut readers: Vec<Option<(usize, usize)>> = vec![None; self.slots.len()];
+        let mut many = vec![false; self.slots.len()];
+        for (n, node) in self.nodes.iter().enumerate() {
+            for (i, v) in node.x.iter().enumerate() {
+                many[v.0] |= readers[v.0].replace((n, i)).is_some();
+            }
+        }
+        let fold = |node: &Node| {
+            let of = *node.y.first()?;
+            let (by, i) = readers[of.0].filter(|_| !many[of.0] && of != root)?;
+            let (act, at, rest) = node.op.ends_in()?;
+            let at = *node.y.get(at)?;
+            self.nodes[by].op.takes_slope(&caps, i).then_some(Fold { of, by, act, at, rest })
+        };
+        self.nodes.iter().filter_map(fold).collect()
+    }
     /// Fills the gradient of every leaf that `root` depends on, given d(loss)/d(root). Leaves that it does not depend on
     /// are left untouched and returned by index, in the order they were made.
     pub fn backward(mut self, root: Var, seed: Tensor) -> Result<Vec<Var>> {
@@ -119,7 +162,9 @@ impl<'d> Tape<'d> {
         let mut reached = vec![false; self.slots.len()];
         let slot = &mut self.slots[root.0];
         (slot.grad, slot.filled, reached[root.0]) = (Some(seed), true, true);
+        let folded = self.fold(root);
         while let Some(node) = self.nodes.pop() {
+            let at = self.nodes.len();
             let outputs = &node.y[..node.outputs];
             if outputs.iter().any(|v| reached[v.0]) {
                 for v in &node.x {
@@ -134,9 +179,24 @@ impl<'d> Tape<'d> {
                 let (x, y) = (values(&node.x)?, values(&node.y)?);
                 let dy: Vec<_> =
                     outputs.iter().map(|v| s[v.0].grad.as_ref().filter(|_| reached[v.0])).collect();
-                let grad = |v: &Var| s[v.0].grad.as_ref().map(|t| Grad { t, add: s[v.0].filled });
+                let keeps = node.op.keeps_blank();
+                for slot in node.x.iter().map(|v| &s[v.0]).filter(|_| !keeps) {
+                    if let (Some(blank), Some(grad)) = (&slot.blank, &slot.grad) {
+                        self.device.zero(&blank.part(grad.spec.len())?)?;
+                    }
+                }
+                let grad = |v: &Var| {
+                    let slot = &s[v.0];
+                    let blank = slot.blank.as_ref().filter(|_| keeps);
+                    let fold = folded.iter().find(|f| f.by == at && f.of == *v);
+                    let slope = fold.and_then(|f| Some((f.act, s[f.at.0].value.as_ref()?)));
+                    slot.grad.as_ref().map(|t| Grad { t, add: slot.filled, blank, slope })
+                };
                 let dx: Vec<_> = node.x.iter().map(grad).collect();
-                self.device.backward(&*node.op, Backward { x: &x, y: &y, dy: &dy, dx: &dx })?;
+                // If the gradient that comes is by what was before the activation, the rest of the op is played.
+                let rest =
+                    folded.iter().find(|f| node.y.first() == Some(&f.of)).map_or(&node.op, |f| &f.rest);
+                self.device.backward(&**rest, Backward { x: &x, y: &y, dy: &dy, dx: &dx })?;
                 for v in &node.x {
                     let slot = &mut self.slots[v.0];
                     (slot.filled, reached[v.0]) = (true, true);

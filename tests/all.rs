@@ -5,6 +5,8 @@ mod bad;
 mod batches;
 #[path = "all/bench.rs"]
 mod bench;
+#[path = "all/blank.rs"]
+mod blank;
 #[path = "all/checkpoint.rs"]
 mod checkpoint;
 #[path = "all/cli.rs"]
@@ -15,6 +17,8 @@ mod cuda;
 mod data;
 #[path = "all/encoders.rs"]
 mod encoders;
+#[path = "all/fold.rs"]
+mod fold;
 #[cfg(feature = "hub")]
 #[path = "all/hub.rs"]
 mod hub;

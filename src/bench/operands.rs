@@ -64,7 +64,7 @@ impl Ready<'_> {
             (Runs::Op(op), Phase::Backward) => {
                 let dy: Vec<Option<&Tensor>> = set.dy.iter().map(Some).collect();
                 let dx: Vec<Option<Grad>> =
-                    set.dx.iter().map(|t| t.as_ref().map(|t| Grad { t, add: false })).collect();
+                    set.dx.iter().map(|t| t.as_ref().map(|t| Grad::new(t, false))).collect();
                 self.device.backward(&**op, Backward { x: &x, y: &y, dy: &dy, dx: &dx })
             }
             (Runs::Op(op), _) => self.device.forward(&**op, Forward { x: &x, y: &y }),

@@ -331,6 +331,14 @@ impl Device {
         dispatch!(self, d => d.read(t, bytemuck::cast_slice_mut(&mut out)))?;
         Ok(out)
     }
+    /// Has a small tensor brought to the host behind what was queued before, without waiting for it; `None` where the device
+    /// cannot.
+    pub fn fetch(&self, t: &Tensor) -> Result<Option<cuda::Fetched>> {
+        match self {
+            Device::Cuda(card) => Ok(Some(card.fetch(t)?)),
+            Device::Cpu(_) | Device::Wgpu(_) | Device::Dry(_) => Ok(None),
+        }
+    }
     /// Gives memory that the pool keeps back to the system.
     pub fn trim(&self) -> Result<()> {
         dispatch!(self, d => d.trim())

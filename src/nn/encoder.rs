@@ -191,10 +191,15 @@ impl Encoder {
             words.push(("embeddings.mask_emb".to_owned(), vec![1, 1, width]));
         }
         let word = layout.join_of(words, &[c.vocab + relative as usize, width]);
+        layout.table(word);
         if relative {
             layout.keep_last();
         }
-        let mut table = |name: &str, rows| layout.add(format!("embeddings.{name}.weight"), &[rows, width]);
+        let mut table = |name: &str, rows| {
+            let group = layout.add(format!("embeddings.{name}.weight"), &[rows, width]);
+            layout.table(group);
+            group
+        };
         let position = (c.encoding == Positions::Table)
             .then(|| table("position_embeddings", c.positions + c.first_position));
         let kind = (c.types > 0).then(|| table("token_type_embeddings", c.types));

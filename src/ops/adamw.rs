@@ -1,16 +1,21 @@
 //! AdamW over a flat arena: p -= lr wd p; m += (1 - b1)(g - m); v = b2 v + (1 - b2) g^2;
 //! p -= lr / c1 * m / (sqrt(v / c2) + eps), with c1 = 1 - b1^t, c2 = 1 - b2^t.
 //!
-//! value, grad, m, v (n), hyper (4) = [lr, c1, c2, unscale], norm (1), live u32 (tasks), and maybe copy (n) of a 16-bit type:
-//! value, m, v and live are written, and the copy is the value rounded to it. Loshchilov and Hutter 2019,
+//! value, grad, m, v (n), hyper (4) = [lr, c1, c2, unscale], norm (1), live u32 (tasks), and maybe copy (n) of a 16-bit type
+//! and blank u32 (words): value, m, v and live are written, and the copy is the value rounded to it. Loshchilov and Hutter 2019,
 //! alg. 2, in the form of PyTorch's `torch.optim.AdamW`. Gradients are first scaled by unscale, which
 //! takes a loss scale back, and by min(1, max_norm / (norm + 1e-6)), PyTorch's `clip_grad_norm_` (norm is the unscaled one). A norm that is not finite changes nothing. Segments carry weight decay, a factor on the learning rate, and freezing.
 //!
 //! `live` has a bit for each block of 512 elements that has ever had a gradient. In a block that is not live, m and v are
 //! zero, so the formula leaves them and only decays p; the CPU then skips reading them. Most rows of a vocabulary never
 //! occur in a fine-tuning set. All bits set is always right.
+//!
+//! `blank` says where gradients are zero now (see [`Blank`]): there they are not read. WGSL reads them all the same: it has
+//! no binding left for it.
 
-use super::{Case, Cost, Input, Step, StepOn, Subject, by_dtype, launch, launch_cuda, refuse, step_dtype};
+use super::{
+    Blank, Case, Cost, Input, Step, StepOn, Subject, by_dtype, launch, launch_cuda, refuse, step_dtype,
+};
 use crate::device::cpu::{Real, vectorise};
 use crate::device::{Caps, Const, Cpu, Cuda, Tensor, Wgpu, fold};
 use crate::error::{Error, Result};
@@ -60,19 +65,35 @@ impl AdamW {
     }
 }
 
+/// What may come behind the tensors that are always there: the copy, and what is blank.
+fn more<S: Copy>(x: &[S], dtype: impl Fn(S) -> DType) -> (Option<S>, Option<S>) {
+    let find = |integers: bool| x.iter().skip(7).copied().find(|&s| (dtype(s) == DType::U32) == integers);
+    (find(false), find(true))
+}
+
 impl Step for AdamW {
     fn name(&self) -> &'static str {
         "adamw"
     }
     fn check(&self, caps: &Caps, x: &[&Spec]) -> Result<Cost> {
-        let wrong =
-            || refuse("adamw", "value, grad, m, v (n), hyper (4), norm (1), live (tasks), maybe copy (n)", x);
-        let (own, copy) = x.split_at_checked(7).ok_or_else(wrong)?;
+        let wrong = || {
+            refuse(
+                "adamw",
+                "value, grad, m, v (n), hyper (4), norm (1), live (tasks), maybe copy (n), blank (words)",
+                x,
+            )
+        };
+        let (own, others) = x.split_at_checked(7).ok_or_else(wrong)?;
         let [value, rest @ .., hyper, norm, live] = own else { return Err(wrong()) };
-        if copy.len() > 1 || copy.iter().any(|c| c.shape != value.shape) {
+        let (copy, blank) = more(x, |s| s.dtype);
+        let known = copy.is_some() as usize + blank.is_some() as usize;
+        if known != others.len() || copy.is_some_and(|c| c.shape != value.shape) {
             return Err(wrong());
         }
-        if let Some(copy) = copy.first() {
+        if blank.is_some_and(|b| b.len() != Blank::words(value.len())) {
+            return Err(wrong());
+        }
+        if let Some(copy) = copy {
             caps.require("adamw", copy.dtype)?;
         }
         if rest.len() != 3 || rest.iter().any(|s| s != value) || hyper.shape != [4] || norm.shape != [1] {
@@ -87,7 +108,7 @@ impl Step for AdamW {
         }
         step_dtype("adamw", caps, own)?;
         let n = value.len() as f64;
-        let bytes = 7 * value.bytes() + copy.iter().map(|c| c.bytes()).sum::<usize>();
+        let bytes = 7 * value.bytes() + copy.map_or(0, |c| c.bytes());
         Ok(Cost { forward_flops: 14.0 * n, forward_bytes: bytes as f64, ..Cost::default() })
     }
 }
@@ -101,6 +122,8 @@ impl StepOn<Cpu> for AdamW {
 /// A run of the arrays that one task updates.
 struct Piece<'a, T> {
     segment: Segment,
+    /// Where it begins in the arena.
+    at: usize,
     p: &'a mut [T],
     g: &'a [T],
     m: &'a mut [T],
@@ -112,6 +135,8 @@ fn run<T: Real>(op: &AdamW, cpu: &Cpu, x: &[&Tensor]) -> Result<()> {
     let (mut p, g, mut m, mut v) =
         (x[0].cpu_mut::<T>()?, x[1].cpu::<T>()?, x[2].cpu_mut::<T>()?, x[3].cpu_mut::<T>()?);
     let (hyper, norm, mut live) = (x[4].cpu::<T>()?, x[5].cpu::<T>()?[0], x[6].cpu_mut::<u32>()?);
+    let blank = more(x, |t| t.spec.dtype).1.map(|b| b.cpu::<u32>()).transpose()?;
+    let bits = blank.as_deref();
     if !norm.f64().is_finite() {
         return Ok(());
     }
@@ -121,14 +146,16 @@ fn run<T: Real>(op: &AdamW, cpu: &Cpu, x: &[&Tensor]) -> Result<()> {
     let ratio = max / (norm + T::of(1e-6));
     let clip = hyper[3] * if max > T::ZERO && ratio < T::ONE { ratio } else { T::ONE };
     let task = |piece: Piece<T>| {
-        let Piece { segment: s, p, g, m, v, live } = piece;
+        let Piece { segment: s, at, p, g, m, v, live } = piece;
+        let zeros = [T::ZERO; LIVE];
         let keep = T::ONE - lr * T::of((s.lr_scale * s.decay) as f64);
         let rate = lr * T::of(s.lr_scale as f64) / c1;
         vectorise!({
             let moments = m.chunks_mut(LIVE).zip(v.chunks_mut(LIVE));
             for (block, ((p, g), (m, v))) in p.chunks_mut(LIVE).zip(g.chunks(LIVE)).zip(moments).enumerate() {
+                let blank = Blank::covers(bits, at + block * LIVE, g.len());
                 if *live >> block & 1 == 0 {
-                    if g.iter().all(|&g| g == T::ZERO) {
+                    if blank || g.iter().all(|&g| g == T::ZERO) {
                         if keep != T::ONE {
                             p.iter_mut().for_each(|p| *p *= keep);
                         }
@@ -140,6 +167,7 @@ fn run<T: Real>(op: &AdamW, cpu: &Cpu, x: &[&Tensor]) -> Result<()> {
                     m.fill(T::ZERO);
                     v.fill(T::ZERO);
                 }
+                let g = if blank { &zeros[..g.len()] } else { g };
                 for (((p, &g), m), v) in p.iter_mut().zip(g).zip(m).zip(v) {
                     let g = g * clip;
                     *m += (T::ONE - b1) * (g - *m);
@@ -151,7 +179,7 @@ fn run<T: Real>(op: &AdamW, cpu: &Cpu, x: &[&Tensor]) -> Result<()> {
     };
     let mut pieces: Vec<Piece<T>> = Vec::with_capacity(live.len());
     let (mut p, mut g, mut m, mut v) = (&mut p[..], &g[..], &mut m[..], &mut v[..]);
-    let mut live = live.iter_mut();
+    let (mut live, mut at) = (live.iter_mut(), 0);
     for &segment in op.segments.iter() {
         let (p0, g0, m0, v0);
         ((p0, p), (g0, g)) = (p.split_at_mut(segment.len), g.split_at(segment.len));
@@ -160,8 +188,10 @@ fn run<T: Real>(op: &AdamW, cpu: &Cpu, x: &[&Tensor]) -> Result<()> {
         for (((p, g), (m, v)), live) in
             p0.chunks_mut(CHUNK).zip(g0.chunks(CHUNK)).zip(moments).zip(live.by_ref())
         {
+            let here = at;
+            at += p.len();
             if !segment.frozen {
-                pieces.push(Piece { segment, p, g, m, v, live });
+                pieces.push(Piece { segment, at: here, p, g, m, v, live });
             }
         }
     }
@@ -171,8 +201,9 @@ fn run<T: Real>(op: &AdamW, cpu: &Cpu, x: &[&Tensor]) -> Result<()> {
 
 /// The published algorithm, element by element.
 fn textbook(op: &dyn Debug, x: &[Vec<f64>]) -> Vec<Vec<f64>> {
+    let (own, more) = x.split_at(7);
     let [mut p, g, mut m, mut v, hyper, norm, mut live] =
-        <[Vec<f64>; 7]>::try_from(x.to_vec()).unwrap_or_default();
+        <[Vec<f64>; 7]>::try_from(own.to_vec()).unwrap_or_default();
     let AdamW { beta1, beta2, eps, max_norm, segments } = setting();
     debug_assert!(format!("{op:?}").starts_with("AdamW"));
     let (b1, b2) = (beta1 as f64, beta2 as f64);
@@ -195,7 +226,7 @@ fn textbook(op: &dyn Debug, x: &[Vec<f64>]) -> Vec<Vec<f64>> {
         }
         words += s.len.div_ceil(CHUNK);
     }
-    vec![p, g, m, v, hyper, norm, live]
+    [vec![p, g, m, v, hyper, norm, live], more.to_vec()].concat()
 }
 
 /// The setting of the test case: every kind of segment, and clipping that bites.
@@ -277,17 +308,23 @@ pub(super) const KERNEL: &str = include_str!("../../kernels/adamw.cu");
 
 impl StepOn<Cuda> for AdamW {
     fn run(&self, device: &Cuda, x: &[&Tensor]) -> Result<()> {
-        let params = [self.beta1, self.beta2, self.eps, self.max_norm].map(f32::to_bits);
+        let settings = [self.beta1, self.beta2, self.eps, self.max_norm].map(f32::to_bits);
+        let (copy, blank) = more(x, |t| t.spec.dtype);
         for part in self.launches(u32::MAX as usize) {
             let table = device.constants(&part.table)?;
             let arena = |t: &Tensor| t.view(part.span.start, &[part.span.len()]);
             let (value, grad, m, v) = (arena(x[0])?, arena(x[1])?, arena(x[2])?, arena(x[3])?);
             let live = x[6].view(part.words.start, &[part.words.len()])?;
-            let copy = x.get(7).map(|t| arena(t)).transpose()?;
+            let copy = copy.map(arena).transpose()?;
             let dtype = copy.as_ref().map_or(value.spec.dtype, |c| c.spec.dtype);
-            let consts = [("COPY", Const::U32(copy.is_some() as u32)), ("C", Const::Type(dtype))];
-            let buffers = [&value, &grad, &m, &v, x[4], x[5], &live, &table, copy.as_ref().unwrap_or(&value)];
+            let is = |there: bool| Const::U32(there as u32);
+            let consts =
+                [("COPY", is(copy.is_some())), ("C", Const::Type(dtype)), ("BLANK", is(blank.is_some()))];
+            let (to, bits) = (copy.as_ref().unwrap_or(&value), blank.unwrap_or(&live));
+            let buffers = [&value, &grad, &m, &v, x[4], x[5], &live, &table, to, bits];
             let groups = [part.words.len() as u32, 1, 1];
+            let [beta1, beta2, eps, most] = settings;
+            let params = [beta1, beta2, eps, most, (part.span.start / GROUP) as u32];
             launch_cuda(device, (KERNEL, "adamw_update"), &consts, groups, &buffers, &params)?;
         }
         Ok(())
@@ -299,11 +336,12 @@ impl StepOn<Cuda> for AdamW {
 pub fn cases() -> Vec<Case> {
     let n: usize = setting().segments.iter().map(|s| s.len).sum();
     let words = AdamW::live_words(&setting().segments);
-    let case = |label, inputs: [Input; 4], live: u32| {
+    let case = |label, inputs: [Input; 4], live: u32, blank: Option<Input>| {
         let mut inputs: Vec<Input> = inputs.into();
         inputs.push(Input::fixed(&[4], &[0.01, 0.19, 0.002, 0.25]));
         inputs.push(Input::fixed(&[1], &[2.5]));
         inputs.push(Input::ints(&vec![live; words]));
+        inputs.extend(blank);
         Case {
             label,
             inputs,
@@ -312,17 +350,17 @@ pub fn cases() -> Vec<Case> {
             half_slack: 1.0,
         }
     };
-    let positive = Input { shape: vec![n], fill: super::Fill::Real(0.01, 1.0) };
+    let positive = || Input { shape: vec![n], fill: super::Fill::Real(0.01, 1.0) };
     let zeros = || Input::fixed(&[n], &vec![0.0; n]);
     // A gradient in a few elements only, at the borders of blocks and of tasks.
     let at = [0, 1, 3 + LIVE - 1, 3 + 5 * LIVE, 3 + CHUNK - 1, 3 + CHUNK, n - 1];
-    let few: Vec<f64> = (0..n).map(|i| if at.contains(&i) { 0.5 } else { 0.0 }).collect();
+    let ((few, _), (rest, bits), (more, more_bits)) =
+        (Blank::case(n, &at), Blank::case(n, &at), Blank::case(n, &at));
+    let real = || Input::real(&[n]);
     vec![
-        case(
-            "every kind of segment",
-            [Input::real(&[n]), Input::real(&[n]), Input::real(&[n]), positive],
-            !0,
-        ),
-        case("most blocks never touched", [Input::real(&[n]), Input::fixed(&[n], &few), zeros(), zeros()], 0),
+        case("every kind of segment", [real(), real(), real(), positive()], !0, None),
+        case("most blocks never touched", [real(), few, zeros(), zeros()], 0, None),
+        case("blank blocks never touched", [real(), rest, zeros(), zeros()], 0, Some(bits)),
+        case("blank blocks with moments", [real(), more, real(), positive()], !0, Some(more_bits)),
     ]
 }

@@ -4,11 +4,13 @@
 //! -> y (tokens, cols). The sum of BERT's three embeddings (Devlin et al. 2019, fig. 2), before its layer norm. Without types
 //! and kind: two of them (DistilBERT); without positions and position too: one.
 //!
-//! The backward pass sorts the tokens by row and adds each row's gradients in token order: no atomics, one order.
+//! The backward pass sorts the tokens by row and adds each row's gradients in token order: no atomics, one order. Where the
+//! gradient says which of its blocks are zero ([`Blank`]), only the others are zeroed before, and those of the batch's rows are
+//! unmarked; WGSL zeroes the table whole and marks nothing.
 
 use super::{
-    Backward, CUDA_THREADS, Case, Forward, Input, On, Op, Plan, THREADS, blocks_for, by_dtype, compute_dtype,
-    groups_for, launch, launch_cuda, refuse, vector,
+    Backward, Blank, CUDA_THREADS, Case, Forward, Input, On, Op, Plan, THREADS, blocks_for, by_dtype,
+    compute_dtype, groups_for, launch, launch_cuda, refuse, vector,
 };
 use crate::device::cpu::{BLOCK, Real, Slice, vectorise};
 use crate::device::{Backend, Caps, Const, Cpu, Cuda, Tensor, Wgpu, fold};
@@ -53,12 +55,16 @@ impl Op for Embed {
             let parts = tokens.div_ceil(CHUNK) * 2 * cols;
             plan = plan.with_scratch([0, (tokens + parts) * size_of::<f32>()]);
         }
-        // Only the rows that are looked up are read; the gradients of the tables are written whole, zeros and all.
+        // Only the rows that are looked up are read; the gradients of the tables are written whole, zeros and all, where
+        // nobody knows what is zero already.
         let read: usize = indices.iter().map(|s| s.bytes()).sum();
         let whole: usize = tables.iter().map(|s| s.bytes()).sum();
         plan.cost.forward_bytes = read as f64 + (n + 1.0) * y.bytes() as f64;
         plan.cost.backward_bytes = (read + y.bytes() + whole) as f64;
         Ok(plan)
+    }
+    fn keeps_blank(&self) -> bool {
+        true
     }
 }
 
@@ -127,7 +133,10 @@ fn backward<T: Real>(op: Embed, cpu: &Cpu, io: Backward) -> Result<()> {
         let Some(g) = io.dx(n + i) else { continue };
         let index = indices(op, io.x, i)?;
         let mut table = g.t.cpu_mut::<T>()?;
-        if !g.add {
+        let mut blank = g.blank.map(|b| Ok((b.bits.cpu_mut::<u32>()?, b.first))).transpose()?;
+        if let (Some((bits, first)), false) = (&mut blank, g.add) {
+            clear(cpu, &mut table, bits, *first);
+        } else if !g.add {
             // Most rows of a vocabulary are zero from the last step; looking is cheaper than writing.
             let clear = |row: &mut [T]| {
                 vectorise!(if row.iter().any(|&v| v != T::ZERO) {
@@ -147,6 +156,12 @@ fn backward<T: Real>(op: Embed, cpu: &Cpu, io: Backward) -> Result<()> {
             let (_, after) = rest.split_at_mut((row - below) * cols);
             let (here, after) = after.split_at_mut(cols);
             rows.push((here, tokens));
+            if let Some((bits, first)) = &mut blank {
+                let at = *first + row * cols;
+                for block in at / Blank::BLOCK..(at + cols).div_ceil(Blank::BLOCK) {
+                    bits[block / 32] &= !(1 << (block % 32));
+                }
+            }
             (rest, below) = (after, row + 1);
         }
         cpu.install(|| {
@@ -160,6 +175,35 @@ fn backward<T: Real>(op: Embed, cpu: &Cpu, io: Backward) -> Result<()> {
         });
     }
     Ok(())
+}
+
+/// Zeroes the blocks of a table that are not known to be zero, and marks those that lie in it wholly. It begins at element
+/// `first` of the arena.
+fn clear<T: Real>(cpu: &Cpu, table: &mut [T], bits: &mut [u32], first: usize) {
+    let mut full: Vec<&mut [T]> = Vec::new();
+    let end = first + table.len();
+    let mut rest = table;
+    let mut at = first;
+    while at < end {
+        let block = at / Blank::BLOCK;
+        let next = ((block + 1) * Blank::BLOCK).min(end);
+        let (here, after) = rest.split_at_mut(next - at);
+        let (word, bit) = (&mut bits[block / 32], 1u32 << (block % 32));
+        if *word & bit == 0 {
+            if here.len() == Blank::BLOCK {
+                *word |= bit;
+            }
+            full.push(here);
+        }
+        (at, rest) = (next, after);
+    }
+    // The first time that is all of it, and nothing was written yet: looking does not make its pages.
+    let zero = |block: &mut [T]| {
+        vectorise!(if block.iter().any(|&v| v != T::ZERO) {
+            block.fill(T::ZERO);
+        })
+    };
+    cpu.install(|| full.into_par_iter().with_min_len(64).for_each(zero));
 }
 
 pub(super) const SHADER: &str = include_str!("../../shaders/embed.wgsl");
@@ -188,6 +232,9 @@ impl On<Wgpu> for Embed {
         let parts = device.scratch(DType::F32, &[chunks, 2, cols])?;
         for i in 0..n {
             let Some(g) = io.dx(n + i) else { continue };
+            if let Some(blank) = g.blank {
+                device.zero(&blank.part(g.t.spec.len())?)?;
+            }
             if !g.add {
                 device.zero(g.t)?;
             }
@@ -217,10 +264,11 @@ impl On<Cuda> for Embed {
         let vec = vector(cols);
         let buffers = bindings(io.x, io.y[0]);
         let rows = |i: usize| buffers[i].spec.rows_cols().0 as u32;
-        let params = [tokens as u32, cols as u32, rows(3), rows(4), rows(5), 0, self.first_position];
+        let params = [tokens as u32, cols as u32, rows(3), rows(4), rows(5), 0, self.first_position, 0];
         let dtype = Const::Type(io.y[0].spec.dtype);
         let tables = Const::U32(io.x.len() as u32 / 2);
-        let consts = [("T", dtype), ("G", dtype), ("VEC", Const::U32(vec)), ("TABLES", tables)];
+        let blank = ("BLANK", Const::U32(0));
+        let consts = [("T", dtype), ("G", dtype), ("VEC", Const::U32(vec)), ("TABLES", tables), blank];
         let groups = blocks_for(tokens * cols / vec as usize);
         launch_cuda(device, (KERNEL, "embed_forward"), &consts, groups, &buffers, &params)
     }
@@ -232,22 +280,35 @@ impl On<Cuda> for Embed {
         let parts = device.scratch(DType::F32, &[chunks, 2, cols])?;
         for i in 0..n {
             let Some(g) = io.dx(n + i) else { continue };
-            if !g.add {
-                device.zero(g.t)?;
-            }
             let ids = io.x[i];
             let rows = g.t.spec.rows_cols().0 as u32;
-            let params = [tokens as u32, cols as u32, rows, 0, 0, g.add as u32, self.first(i)];
-            let (t, to) = (Const::Type(dy.spec.dtype), Const::Type(g.t.spec.dtype));
-            let consts = [("T", t), ("G", to), ("VEC", Const::U32(vec)), ("TABLES", Const::U32(1))];
+            let origin = g.blank.map_or(0, |b| b.first / Blank::GRAIN) as u32;
+            let params = [tokens as u32, cols as u32, rows, 0, 0, g.add as u32, self.first(i), origin];
+            let number = |name, n| (name, Const::U32(n));
+            let consts = [
+                ("T", Const::Type(dy.spec.dtype)),
+                ("G", Const::Type(g.t.spec.dtype)),
+                number("VEC", vec),
+                number("TABLES", 1),
+                number("BLANK", g.blank.is_some() as u32),
+            ];
             let go = |entry, groups, buffers: &[&Tensor]| {
                 launch_cuda(device, (KERNEL, entry), &consts, groups, buffers, &params)
             };
+            let bits = g.blank.map_or(ids, |b| &b.bits);
+            match g.blank {
+                Some(b) if !g.add => {
+                    let words = b.part(g.t.spec.len())?.spec.len() as u32;
+                    go("embed_clear", [words, 1, 1], &[g.t, bits])?;
+                }
+                None if !g.add => device.zero(g.t)?,
+                _ => {}
+            }
             go("embed_rank", blocks_for(tokens), &[ids, &order])?;
             let across = cols.div_ceil((vec * CUDA_THREADS) as usize) as u32;
             let groups = [chunks as u32, across, 1];
-            go("embed_sum", groups, &[ids, &order, dy, g.t, &parts])?;
-            go("embed_carry", groups, &[ids, &order, g.t, &parts])?;
+            go("embed_sum", groups, &[ids, &order, dy, g.t, &parts, bits])?;
+            go("embed_carry", groups, &[ids, &order, g.t, &parts, bits])?;
         }
         Ok(())
     }

@@ -3,11 +3,13 @@
 //! grad (n), norm (1): the norm is written. What PyTorch's `clip_grad_norm_` measures. Sums are formed in f64 by blocks
 //! of a fixed size and added in order.
 
-use super::{Case, Cost, Input, Step, StepOn, Subject, by_dtype, launch, launch_with, refuse, step_dtype};
+use super::{
+    Blank, Case, Cost, Input, Step, StepOn, Subject, by_dtype, launch, launch_with, refuse, step_dtype,
+};
 use crate::device::cpu::{Real, vectorise};
-use crate::device::{Caps, Cpu, Cuda, Tensor, Wgpu};
+use crate::device::{Caps, Const, Cpu, Cuda, Tensor, Wgpu};
 use crate::error::Result;
-use crate::shape::Spec;
+use crate::shape::{DType, Spec};
 use rayon::prelude::*;
 use std::fmt::Debug;
 
@@ -22,11 +24,14 @@ impl Step for GlobalNorm {
         "global_norm"
     }
     fn check(&self, caps: &Caps, x: &[&Spec]) -> Result<Cost> {
-        let [grad, norm] = x else { return Err(refuse("global_norm", "grad (n), norm (1)", x)) };
-        if norm.shape != [1] {
-            return Err(refuse("global_norm", "grad (n), norm (1)", x));
+        let wrong = || refuse("global_norm", "grad (n), norm (1), maybe blank u32 (words)", x);
+        let (own, blank) = x.split_at_checked(2).ok_or_else(wrong)?;
+        let (grad, norm) = (own[0], own[1]);
+        let fits = |b: &&Spec| b.dtype == DType::U32 && b.len() == Blank::words(grad.len());
+        if norm.shape != [1] || blank.len() > 1 || !blank.iter().all(fits) {
+            return Err(wrong());
         }
-        step_dtype("global_norm", caps, x)?;
+        step_dtype("global_norm", caps, own)?;
         let n = grad.len() as f64;
         Ok(Cost { forward_flops: 2.0 * n, forward_bytes: grad.bytes() as f64, ..Cost::default() })
     }
@@ -40,23 +45,34 @@ impl StepOn<Cpu> for GlobalNorm {
 
 fn run<T: Real>(cpu: &Cpu, x: &[&Tensor]) -> Result<()> {
     let grad = x[0].cpu::<T>()?;
-    let chunk = |g: &[T]| {
+    let blank = x.get(2).map(|b| b.cpu::<u32>()).transpose()?;
+    let bits = blank.as_deref();
+    let chunk = |(i, g): (usize, &[T])| {
         vectorise!({
-            let mut lanes = [0f64; 16];
-            let (whole, tail) = g.as_chunks::<16>();
-            for g in whole {
-                lanes.iter_mut().zip(g).for_each(|(l, g)| *l += g.f64() * g.f64());
+            let (mut lanes, mut rest) = ([0f64; 16], 0.0);
+            for (block, g) in g.chunks(Blank::BLOCK).enumerate() {
+                if Blank::covers(bits, i * CHUNK + block * Blank::BLOCK, g.len()) {
+                    continue;
+                }
+                let (whole, tail) = g.as_chunks::<16>();
+                for g in whole {
+                    lanes.iter_mut().zip(g).for_each(|(l, g)| *l += g.f64() * g.f64());
+                }
+                // Only the last block has one.
+                rest += tail.iter().map(|g| g.f64() * g.f64()).sum::<f64>();
             }
-            lanes.iter().sum::<f64>() + tail.iter().map(|g| g.f64() * g.f64()).sum::<f64>()
+            lanes.iter().sum::<f64>() + rest
         })
     };
-    let sums: Vec<f64> = cpu.install(|| grad.par_chunks(CHUNK).map(chunk).collect());
+    let sums: Vec<f64> = cpu.install(|| grad.par_chunks(CHUNK).enumerate().map(chunk).collect());
     x[1].cpu_mut::<T>()?[0] = T::of(sums.iter().sum::<f64>().sqrt());
     Ok(())
 }
 
 fn textbook(_: &dyn Debug, x: &[Vec<f64>]) -> Vec<Vec<f64>> {
-    vec![x[0].clone(), vec![x[0].iter().map(|g| g * g).sum::<f64>().sqrt()]]
+    let mut y = x.to_vec();
+    y[1] = vec![x[0].iter().map(|g| g * g).sum::<f64>().sqrt()];
+    y
 }
 
 pub(super) const SHADER: &str = include_str!("../../shaders/global_norm.wgsl");
@@ -92,20 +108,28 @@ impl StepOn<Cuda> for GlobalNorm {
         let sums = device.scratch(x[0].spec.dtype, &[chunks])?;
         let params = [n as u32, (n as u64 >> 32) as u32, chunks as u32];
         let (all, finish) = ((KERNEL, "global_norm_chunks"), (KERNEL, "global_norm_finish"));
-        launch_with(device, THREADS, all, &[], [chunks as u32, 1, 1], &[x[0], &sums], &params)?;
-        launch_with(device, THREADS, finish, &[], [1; 3], &[&sums, x[1]], &params)
+        let consts = [("BLANK", Const::U32((x.len() > 2) as u32))];
+        let buffers = [x[0], &sums, *x.get(2).unwrap_or(&x[0])];
+        launch_with(device, THREADS, all, &consts, [chunks as u32, 1, 1], &buffers, &params)?;
+        launch_with(device, THREADS, finish, &consts, [1; 3], &[&sums, x[1]], &params)
     }
 }
 
-/// Cases chosen to hurt: one element, fewer and more than the lanes, more than a chunk.
+/// Cases chosen to hurt: one element, fewer and more than the lanes, more than a chunk, mostly zeros that are known.
 pub fn cases() -> Vec<Case> {
-    [("one", 1), ("odd", 37), ("more than a chunk", CHUNK + 17)]
-        .map(|(label, n)| Case {
-            label,
-            subject: Subject::Step(Box::new(GlobalNorm), textbook),
-            inputs: vec![Input::real(&[n]), Input::real(&[1])],
-            slack: 1.0,
-            half_slack: 1.0,
-        })
-        .into()
+    let case = |label, inputs| Case {
+        label,
+        subject: Subject::Step(Box::new(GlobalNorm), textbook),
+        inputs,
+        slack: 1.0,
+        half_slack: 1.0,
+    };
+    let mut all: Vec<Case> = [("one", 1), ("odd", 37), ("more than a chunk", CHUNK + 17)]
+        .map(|(label, n)| case(label, vec![Input::real(&[n]), Input::real(&[1])]))
+        .into();
+    let n = CHUNK + 3 * Blank::BLOCK + 17;
+    let at = [0, Blank::BLOCK, 9 * Blank::BLOCK - 1, CHUNK + 5, n - 1];
+    let (grad, bits) = Blank::case(n, &at);
+    all.push(case("mostly blank", vec![grad, Input::real(&[1]), bits]));
+    all
 }

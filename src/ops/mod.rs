@@ -37,6 +37,7 @@ use crate::shape::{DType, Spec};
 pub use case::{
     BOUNDS, Case, Fill, HALF_BOUNDS, Input, Subject, Textbook, reals, rounded, unit_roundoff, worst,
 };
+use linear::Activation;
 use std::fmt::Debug;
 
 /// What gives an op's cases.
@@ -129,6 +130,20 @@ pub trait Op: On<Cpu> + On<Cuda> + On<Wgpu> + On<Dry> + Debug + Send + 'static {
     fn name(&self) -> &'static str;
     /// Checks the inputs against the op and the device, and says what to allocate.
     fn plan(&self, caps: &Caps, x: &[&Spec]) -> Result<Plan>;
+    /// Where its last part is an activation: which one, the place among its outputs and saved tensors of what the derivative is
+    /// taken at, and the op without it.
+    fn ends_in(&self) -> Option<(Activation, usize, Box<dyn Op>)> {
+        None
+    }
+    /// Whether on such a device it writes the gradient by its input `i` times an activation's derivative, if asked to by
+    /// [`Grad::slope`].
+    fn takes_slope(&self, _: &Caps, _i: usize) -> bool {
+        false
+    }
+    /// Whether it keeps [`Grad::blank`] up to date. Of other ops it is taken that their gradients are zero nowhere.
+    fn keeps_blank(&self) -> bool {
+        false
+    }
 }
 
 /// Both passes of an op on one backend.
@@ -259,6 +274,64 @@ pub struct Grad<'a> {
     pub t: &'a Tensor,
     /// Adds to what is there.
     pub add: bool,
+    /// Where it is known to be zero, if somebody keeps that.
+    pub blank: Option<&'a Blank>,
+    /// What it is multiplied by: the derivative of an activation at a tensor of the same shape.
+    pub slope: Option<(Activation, &'a Tensor)>,
+}
+
+impl<'a> Grad<'a> {
+    /// One of which nothing is known.
+    pub fn new(t: &'a Tensor, add: bool) -> Grad<'a> {
+        Grad { t, add, blank: None, slope: None }
+    }
+}
+
+/// Where in an arena of gradients there is nothing but zeros: a bit for each block of [`Blank::BLOCK`] elements, u32 (words).
+/// A bit that is set is a promise about the memory, which readers may use to leave the block alone; one that is not says
+/// nothing. A vocabulary's gradient is zero but for the rows that a batch has, and is never swept as a whole that way.
+#[derive(Clone, Debug)]
+pub struct Blank {
+    /// The bits of the whole arena.
+    pub bits: Tensor,
+    /// Where the gradient at hand begins in the arena, a multiple of [`Blank::GRAIN`].
+    pub first: usize,
+}
+
+impl Blank {
+    /// Elements that a bit stands for.
+    pub const BLOCK: usize = 512;
+    /// Elements that a word stands for.
+    pub const WORD: usize = 32 * Blank::BLOCK;
+    /// What gradients begin at multiples of.
+    pub const GRAIN: usize = 64;
+
+    /// Words for an arena of so many elements.
+    pub fn words(elements: usize) -> usize {
+        elements.div_ceil(Blank::WORD)
+    }
+    /// For cases: gradients of `n` elements that are zero but at some, and the bits that say so.
+    fn case(n: usize, at: &[usize]) -> (Input, Input) {
+        let grad: Vec<f64> = (0..n).map(|i| if at.contains(&i) { 0.5 } else { 0.0 }).collect();
+        let full = |block: usize| at.iter().any(|i| i / Blank::BLOCK == block);
+        let bit = |word: usize, b: usize| (!full(32 * word + b) as u32) << b;
+        let bits: Vec<u32> = (0..Blank::words(n)).map(|w| (0..32).map(|b| bit(w, b)).sum()).collect();
+        (Input::fixed(&[n], &grad), Input::ints(&bits))
+    }
+    /// Whether none of the elements from `at` on, at most a block's, needs to be read.
+    fn covers(bits: Option<&[u32]>, at: usize, count: usize) -> bool {
+        let bit = |e: usize| {
+            let block = e / Blank::BLOCK;
+            bits.and_then(|bits| bits.get(block / 32)).is_some_and(|word| word >> (block % 32) & 1 == 1)
+        };
+        bit(at) && bit(at + count.saturating_sub(1))
+    }
+    /// The words that have a part of a gradient of so many elements. Zeroed, nothing is known of it any more, which is always
+    /// right; nor of its neighbours in the same words.
+    pub(crate) fn part(&self, elements: usize) -> Result<Tensor> {
+        let (from, to) = (self.first / Blank::WORD, Blank::words(self.first + elements));
+        self.bits.view(from, &[to - from])
+    }
 }
 
 fn specs<'a>(x: &[&'a Tensor]) -> Vec<&'a Spec> {

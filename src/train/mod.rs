@@ -48,7 +48,11 @@ const FAILED_SAVES: u32 = 3;
 
 /// How many steps may be under way on a device.
 fn window(device: &Device) -> usize {
-    if device.caps().gpu { WINDOW } else { 1 }
+    match device {
+        Device::Cuda(_) => BROUGHT,
+        _ if device.caps().gpu => WINDOW,
+        _ => 1,
+    }
 }
 
 /// How a finished run ended.
@@ -181,8 +185,12 @@ struct Queued {
     examples: Vec<u32>,
 }
 
-/// Steps that a GPU may be given before the host looks at their losses; the CPU has nothing to gain from waiting.
+/// Steps that a GPU may be given before the host looks at their losses, which makes it idle once for all of them; the CPU has
+/// nothing to gain from waiting.
 const WINDOW: usize = 16;
+/// The same where losses come by themselves: the oldest is looked at while the others run, so there are as many as the host may
+/// be late by, and no more, for what is reported is that old.
+const BROUGHT: usize = 8;
 
 /// The passes of a step.
 struct Passes<'a> {
@@ -312,7 +320,7 @@ impl Trainer<'_> {
         let loader = Loader::start(self.run.parts.clone(), self.recipe, &self.ends, self.state.step)?;
         while self.state.step < total && !self.state.stopped_early {
             if let Some(signal) = signals.stop() {
-                self.settle(total)?;
+                self.settle(total, true)?;
                 self.save()?;
                 return Err(Error::new(Kind::Interrupted(signal), format!("stopped by signal {signal}"))
                     .hint("the same command goes on from here"));
@@ -336,10 +344,13 @@ impl Trainer<'_> {
             let (evaluate, save) = (due(self.recipe.train.eval_every), due(self.recipe.train.save_every));
             let asked = signals.take_save();
             let ends = self.state.step == total || asked;
-            let logs = self.state.step.is_multiple_of(self.recipe.train.log_every);
-            let looks = self.optimizer.full() || self.careful || !self.waiting.is_empty();
-            if evaluate || save || ends || logs || looks {
-                self.settle(total)?;
+            // Everything has to be known now; else the oldest step only, while the device is at the newer ones.
+            let logs =
+                self.state.step.is_multiple_of(self.recipe.train.log_every) && !self.optimizer.brings();
+            if evaluate || save || ends || logs || self.careful || !self.waiting.is_empty() {
+                self.settle(total, true)?;
+            } else if self.optimizer.full() {
+                self.settle(total, false)?;
             }
             let improved = evaluate && self.validate()?;
             let last = self.state.step == total || self.state.stopped_early;
@@ -399,7 +410,11 @@ impl Trainer<'_> {
             });
             let e = match done {
                 Err(e) if e.kind() == Kind::Memory => e,
-                done => return done.map(|()| tokens),
+                done => {
+                    done?;
+                    self.optimizer.fetch(&self.run.device)?;
+                    return Ok(tokens);
+                }
             };
             let largest = batches.iter().max_by_key(|b| b.ids.len());
             let Some(largest) = largest.filter(|b| b.len() > 1) else {
@@ -418,16 +433,18 @@ impl Trainer<'_> {
         }
     }
 
-    /// Looks at the steps that were queued: counts and logs them.
-    fn settle(&mut self, total: u64) -> Result<()> {
-        let made = self.optimizer.settle(&self.run.device)?;
+    /// Looks at the steps that were queued, at all of them or at the oldest only: counts and logs them.
+    fn settle(&mut self, total: u64, all: bool) -> Result<()> {
+        let device = &self.run.device;
+        let made = if all { self.optimizer.settle(device)? } else { self.optimizer.settle_oldest(device)? };
         self.state.updates = self.optimizer.updates;
         self.state.loss_scale = self.optimizer.loss_scale;
         if self.first_step_seconds.is_nan() && !made.is_empty() {
             self.first_step_seconds = started().elapsed().as_secs_f64();
         }
         let newest = self.queued.last().map(|q| q.step);
-        for (queued, made) in std::mem::take(&mut self.queued).iter().zip(&made) {
+        let settled: Vec<Queued> = self.queued.drain(..made.len().min(self.queued.len())).collect();
+        for (queued, made) in settled.iter().zip(&made) {
             self.tokens += queued.tokens;
             if made.overflow {
                 self.rescaled(queued)?;

@@ -79,8 +79,12 @@ impl Job<'_> {
                 self.optimizer.step(device, &self.model.params, &[passed.loss], 1e-3)
             })
             .unwrap();
+        self.optimizer.fetch(device).unwrap();
         self.step += 1;
-        if self.optimizer.full() { self.settle() } else { Vec::new() }
+        if !self.optimizer.full() {
+            return Vec::new();
+        }
+        self.optimizer.settle_oldest(device).unwrap().iter().map(|m| m.loss).collect()
     }
     pub fn settle(&mut self) -> Vec<f64> {
         self.optimizer.settle(self.device).unwrap().iter().map(|m| m.loss).collect()

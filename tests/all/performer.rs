@@ -270,7 +270,7 @@ fn peak(op: &dyn Op, inputs: &[Spec]) -> usize {
     let (x, y): (Vec<_>, Vec<_>) = (x.iter().collect(), y.iter().collect());
     device.forward(op, Forward { x: &x, y: &y }).expect("forward");
     let mut wanted: Vec<Option<Grad>> = vec![None; x.len()];
-    wanted[0] = Some(Grad { t: &dx, add: false });
+    wanted[0] = Some(Grad::new(&dx, false));
     let backward = Backward { x: &x, y: &y, dy: &[Some(y[0])], dx: &wanted };
     device.backward(op, backward).expect("backward");
     let Device::Cpu(cpu) = &device else { panic!("another device") };
@@ -316,7 +316,7 @@ fn crossover_with_exact_attention() {
             let y: Vec<_> = plan.outputs.iter().chain(&plan.saved).map(make).collect();
             let (y, dx) = (y.iter().collect::<Vec<_>>(), make(&x[0].spec));
             let mut wanted: Vec<Option<Grad>> = vec![None; x.len()];
-            wanted[0] = Some(Grad { t: &dx, add: false });
+            wanted[0] = Some(Grad::new(&dx, false));
             let mut best = f64::INFINITY;
             for _ in 0..3 {
                 let begun = std::time::Instant::now();

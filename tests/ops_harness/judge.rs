@@ -187,7 +187,7 @@ impl Bench {
             grads.push(if wanted { Some(put(&spec, &vec![fill; spec.len()])?) } else { None });
         }
         let add = matches!(want, Want::AddTo(_) | Want::AddToSums(_));
-        let dx: Vec<_> = grads.iter().map(|g| g.as_ref().map(|g| Grad { t: &g.inner, add })).collect();
+        let dx: Vec<_> = grads.iter().map(|g| g.as_ref().map(|g| Grad::new(&g.inner, add))).collect();
         dev.backward(op, Backward { x: &xr, y: &yr, dy: &[Some(&dyt.inner)], dx: &dx })?;
         let mut broken = 0;
         for g in xt.iter().chain(&y).chain([&dyt]).chain(grads.iter().flatten()) {

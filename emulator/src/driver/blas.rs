@@ -80,12 +80,21 @@ pub(crate) struct Product {
     layouts: [Layout; 3],
     places: [u64; 3],
     scales: [f32; 2],
+    /// Of the algorithm that was proposed first.
+    first: bool,
 }
 
-/// Epilogues that are known: bits for a bias (4), GELU's tanh form (32), and the sums before it kept (128).
+/// Epilogues that are known: bits for a bias (4), GELU's tanh form (32), and the sums before it kept (128); the result times the
+/// derivative of that form at what was kept (192, DGELU: with a result of the operands' type, and not added to); by itself the
+/// sums of the second operand over the depth, a number for each column of the result, written over what is at the bias's place
+/// in the result's type (512, BGRADB). Over a depth of more than [`DEEP`] the first algorithm that is proposed for them leaves
+/// the last one out, so that who does not check what an algorithm computes is found out.
 const BIAS: u32 = 4;
 const GELU: u32 = 32;
 const KEPT: u32 = 128;
+const SLOPE: u32 = 64;
+const SUMS: u32 = 512;
+const DEEP: usize = 512;
 
 fn made<T>(place: *mut Handle, value: T) -> Code {
     give(place, Box::into_raw(Box::new(value)).cast())
@@ -260,9 +269,19 @@ fn fault(o: &Operation, [a, b, c]: &[Layout; 3]) -> Option<String> {
     if a.kind != b.kind || (c.kind != a.kind && c.kind != Kind::F32) {
         return Some(format!("{:?} by {:?} into {:?}", a.kind, b.kind, c.kind));
     }
-    let known = o.epilogue == 1 || o.epilogue & !(BIAS | GELU | KEPT) == 0;
-    if !known || (o.epilogue & KEPT != 0) != (o.epilogue & GELU != 0) {
+    const DERIVED: u32 = SLOPE | KEPT;
+    let known = matches!(o.epilogue, 1 | SUMS | DERIVED) || o.epilogue & !(BIAS | GELU | KEPT) == 0;
+    if !known || (o.epilogue & KEPT != 0) != (o.epilogue & (GELU | SLOPE) != 0) {
         return Some(format!("epilogue {}", o.epilogue));
+    }
+    if o.epilogue == DERIVED && c.kind != a.kind {
+        return Some(format!("a derivative of {:?} into {:?}", a.kind, c.kind));
+    }
+    if o.epilogue & (BIAS | SUMS) != 0
+        && o.epilogue != 1
+        && (o.bias == 0 || !o.bias.is_multiple_of(c.kind.size() as u64))
+    {
+        return Some(format!("a bias at {:#x}", o.bias));
     }
     // Tensor cores take columns of whole sixteen bytes.
     let run = |l: &Layout| !(l.stride as usize * l.kind.size()).is_multiple_of(16);
@@ -314,14 +333,15 @@ pub unsafe extern "C" fn cublasLtMatmul(
         );
         return INVALID_VALUE;
     }
-    let product = Product { operation, layouts, places: [a, b, c], scales };
+    let product = Product { operation, layouts, places: [a, b, c], scales, first: algorithm[0] == OURS };
     if driver().submit(stream, Work::Product(Box::new(product))) == 0 { SUCCESS } else { FAILED }
 }
 
 impl Product {
     /// Computes it; says what was wrong with the memory if something was.
     pub fn perform(&self, memory: &crate::Memory) -> Result<(), crate::BadAddress> {
-        let Product { operation: o, layouts: [la, lb, lc], places: [a, b, c], scales: [alpha, beta] } = self;
+        let Product { operation: o, layouts: [la, lb, lc], places: [a, b, c], scales: [alpha, beta], first } =
+            self;
         let numbers = |place: u64, l: &Layout| -> Result<Vec<f64>, crate::BadAddress> {
             let bytes = memory.read(place, l.span() * l.kind.size())?;
             Ok(bytes.chunks_exact(l.kind.size()).map(|b| l.kind.read(b)).collect())
@@ -338,6 +358,16 @@ impl Product {
             if t { j + i * l.stride as usize } else { i + j * l.stride as usize }
         };
         let size = lc.kind.size();
+        if epilogue & SUMS != 0 {
+            let mut sums = vec![0u8; n * size];
+            for (j, to) in sums.chunks_exact_mut(size).enumerate() {
+                let upto = if *first && depth > DEEP { depth - 1 } else { depth };
+                lc.kind.write((0..upto).map(|k| y[at(lb, k, j, o.transpose[1])]).sum(), to);
+            }
+            memory.write(o.bias, &sums)?;
+        }
+        let beside = Layout { rows: m as u64, cols: n as u64, stride: o.kept_stride, kind: la.kind };
+        let slopes = if epilogue & SLOPE == 0 { Vec::new() } else { numbers(o.kept, &beside)? };
         for j in 0..n {
             let mut out = vec![0u8; m * size];
             let mut kept = vec![0u8; m * la.kind.size()];
@@ -355,10 +385,17 @@ impl Product {
                     let inner = (2.0 / std::f64::consts::PI).sqrt() * (sum + 0.044715 * sum.powi(3));
                     sum = 0.5 * sum * (1.0 + inner.tanh());
                 }
+                if epilogue & SLOPE != 0 {
+                    // d/dz z (1 + tanh u) / 2, u = (2 / pi)^(1/2) (z + 0.044715 z^3)
+                    let (z, root) =
+                        (slopes[i + j * o.kept_stride as usize], (2.0 / std::f64::consts::PI).sqrt());
+                    let t = (root * (z + 0.044715 * z.powi(3))).tanh();
+                    sum *= 0.5 * (1.0 + t) + 0.5 * z * (1.0 - t * t) * root * (1.0 + 3.0 * 0.044715 * z * z);
+                }
                 lc.kind.write(sum, &mut out[i * size..][..size]);
             }
             memory.write(c + (j * lc.stride as usize * size) as u64, &out)?;
-            if epilogue & KEPT != 0 {
+            if epilogue & GELU != 0 && epilogue & KEPT != 0 {
                 memory.write(o.kept + (j * o.kept_stride as usize * la.kind.size()) as u64, &kept)?;
             }
         }

@@ -32,6 +32,32 @@ pub struct Product<'a> {
     pub bias: Option<&'a Tensor>,
     /// Where the sums before GELU go; `None` without GELU.
     pub gelu: Option<&'a Tensor>,
+    /// What is wanted besides.
+    pub more: More<'a>,
+}
+
+/// What a backward pass wants of a product besides the product.
+#[derive(Clone, Copy)]
+pub enum More<'a> {
+    /// Nothing.
+    Nothing,
+    /// The sums of A's rows (m), written over what was there: the gradient of a bias.
+    Sums,
+    /// The result times the derivative of an activation.
+    Slope {
+        /// The activation's name.
+        of: &'static str,
+        /// Where it is taken, if the library knows this activation, which is GELU's tanh form.
+        known: Option<&'a Tensor>,
+    },
+}
+
+/// The other ways to a product, which the library is measured against.
+pub struct Ways<'a> {
+    /// By our own kernel, all of it into other tensors: the product, and the sums if they are wanted.
+    pub own: &'a dyn Fn(&Tensor, Option<&Tensor>) -> Result<()>,
+    /// What is wanted besides, behind a product that is there.
+    pub rest: &'a dyn Fn(&Tensor, Option<&Tensor>) -> Result<()>,
 }
 
 impl Product<'_> {
@@ -41,7 +67,12 @@ impl Product<'_> {
         let name = |t: &Tensor| format!("{:?}", t.spec.dtype).to_lowercase();
         let down = |d: bool| if d { 'k' } else { 'x' };
         let more = [(self.add, " add"), (self.bias.is_some(), " bias"), (self.gelu.is_some(), " gelu")];
-        let more: String = more.iter().filter(|(is, _)| *is).map(|(_, s)| *s).collect();
+        let mut more: String = more.iter().filter(|(is, _)| *is).map(|(_, s)| *s).collect();
+        match self.more {
+            More::Nothing => {}
+            More::Sums => more += " sums",
+            More::Slope { of, .. } => more = format!("{more} slope of {of}"),
+        }
         let (a, b) = (name(self.a.0), name(self.c));
         format!("{m}x{n}x{k} {}{} {a} {b}{more}", down(self.a.2), down(self.b.2))
     }
@@ -55,11 +86,15 @@ impl Product<'_> {
     }
 }
 
-/// What was found to be fastest: an algorithm of cuBLASLt by its words, or our own kernel.
+/// What was found to be fastest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-enum Choice {
+pub(crate) enum Choice {
+    /// Our own kernel.
     Own,
+    /// An algorithm of cuBLASLt by its words; what is wanted besides is left to us.
     Library([u64; 8]),
+    /// An algorithm that does that as well.
+    Whole([u64; 8]),
 }
 
 /// The library with what it needs.
@@ -138,33 +173,37 @@ impl Cuda {
         }
     }
 
-    /// Computes a product by cuBLASLt if that is the faster way; says whether it did. `own` computes the same with our own
-    /// kernel into another tensor.
-    pub(crate) fn by_blas(&self, p: &Product, own: &dyn Fn(&Tensor) -> Result<()>) -> Result<bool> {
+    /// The fastest way to a product: measured the first time that one of its shape is asked for.
+    pub(crate) fn way(&self, p: &Product, ways: &Ways) -> Result<Choice> {
         if self.inspected.is_some() || !p.fits() || !self.may_use_blas() {
-            return Ok(false);
+            return Ok(Choice::Own);
         }
         self.inner.bind()?;
         let mut held = lock(&self.blas);
         if held.is_none() {
             *held = Some(self.open_blas()?);
         }
-        let Some(blas) = held.as_mut() else { return Ok(false) };
+        let Some(blas) = held.as_mut() else { return Ok(Choice::Own) };
         let key = p.key();
-        let choice = match blas.chosen.get(&key) {
-            Some(choice) => *choice,
+        match blas.chosen.get(&key) {
+            Some(choice) => Ok(*choice),
             // Nothing can be measured while a step is recorded; such a shape came up in the direct step before.
-            None if self.recording() => return Ok(false),
+            None if self.recording() => Ok(Choice::Own),
             None => {
-                let choice = self.choose(blas, p, own)?;
+                let choice = self.choose(blas, p, ways)?;
                 blas.chosen.insert(key, choice);
                 blas.keep();
-                choice
+                Ok(choice)
             }
-        };
-        match choice {
-            Choice::Own => Ok(false),
-            Choice::Library(algorithm) => self.multiply(blas, p, algorithm, p.c).map(|()| true),
+        }
+    }
+
+    /// Queues a product by an algorithm of the library that [`Cuda::way`] gave; one for the whole has where the sums go, or
+    /// where the derivative is taken.
+    pub(crate) fn by_blas(&self, p: &Product, algorithm: [u64; 8], with: Option<&Tensor>) -> Result<()> {
+        match &*lock(&self.blas) {
+            Some(blas) => self.multiply(blas, p, algorithm, p.c, with),
+            None => Err(Error::device("cuBLASLt was not started")),
         }
     }
 
@@ -186,8 +225,10 @@ impl Cuda {
         })
     }
 
-    /// Operands, layouts and what comes after the sums.
-    fn describe(&self, p: &Product) -> Result<Described> {
+    /// Operands, layouts and what comes after the sums. `with` is what more than the product needs: where the sums of A's rows
+    /// go (for the library A is the second operand, so that is its BGRADB, which writes over what was there, in the type of C), or
+    /// where the derivative of GELU is taken.
+    fn describe(&self, p: &Product, with: Option<&Tensor>) -> Result<Described> {
         let call = |what: &'static str| move |e| failed(what, e);
         let ([m, n, k], t, c) = (p.shape, p.a.0.spec.dtype, p.c.spec.dtype);
         let stored = |across: usize, down: bool| if down { [across, k] } else { [k, across] };
@@ -216,17 +257,20 @@ impl Cuda {
             set(attribute, &i32::from(transpose).to_ne_bytes())?;
         }
         use sys::cublasLtEpilogue_t as E;
-        let epilogue = match (p.bias, p.gelu) {
-            (None, None) => E::CUBLASLT_EPILOGUE_DEFAULT,
-            (Some(_), None) => E::CUBLASLT_EPILOGUE_BIAS,
-            (None, Some(_)) => E::CUBLASLT_EPILOGUE_GELU_AUX,
-            (Some(_), Some(_)) => E::CUBLASLT_EPILOGUE_GELU_AUX_BIAS,
+        let (epilogue, bias, beside) = match (p.bias, p.gelu, with, p.more) {
+            (None, None, None, _) => (E::CUBLASLT_EPILOGUE_DEFAULT, None, None),
+            (Some(_), None, None, _) => (E::CUBLASLT_EPILOGUE_BIAS, p.bias, None),
+            (None, Some(_), None, _) => (E::CUBLASLT_EPILOGUE_GELU_AUX, None, p.gelu),
+            (Some(_), Some(_), None, _) => (E::CUBLASLT_EPILOGUE_GELU_AUX_BIAS, p.bias, p.gelu),
+            (None, None, Some(_), More::Sums) => (E::CUBLASLT_EPILOGUE_BGRADB, with, None),
+            (None, None, Some(_), More::Slope { .. }) => (E::CUBLASLT_EPILOGUE_DGELU, None, with),
+            _ => return Err(Error::shape("cuBLASLt has no such product").found(p.key())),
         };
         set(A::CUBLASLT_MATMUL_DESC_EPILOGUE, &(epilogue as u32).to_ne_bytes())?;
-        if let Some(bias) = p.bias {
+        if let Some(bias) = bias {
             set(A::CUBLASLT_MATMUL_DESC_BIAS_POINTER, &self.place(bias)?.to_ne_bytes())?;
         }
-        if let Some(kept) = p.gelu {
+        if let Some(kept) = beside {
             set(A::CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, &self.place(kept)?.to_ne_bytes())?;
             set(A::CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, &(n as i64).to_ne_bytes())?;
         }
@@ -234,10 +278,18 @@ impl Cuda {
     }
 
     /// Queues a product by one of the library's algorithms.
-    fn multiply(&self, blas: &Blas, p: &Product, algorithm: [u64; 8], to: &Tensor) -> Result<()> {
-        let operands = [p.b.0, p.a.0, to, p.bias.unwrap_or(to), p.gelu.unwrap_or(to)];
+    fn multiply(
+        &self,
+        blas: &Blas,
+        p: &Product,
+        algorithm: [u64; 8],
+        to: &Tensor,
+        with: Option<&Tensor>,
+    ) -> Result<()> {
+        let operands = [p.b.0, p.a.0, to, p.bias.or(with).unwrap_or(to), p.gelu.unwrap_or(to)];
         let places = operands.map(|t| self.place(t)).into_iter().collect::<Result<Vec<u64>>>()?;
-        let params = [p.shape[0] as u32, p.shape[1] as u32, p.shape[2] as u32, p.add as u32];
+        let [m, n, k] = p.shape.map(|v| v as u32);
+        let params = [m, n, k, p.add as u32, with.is_some() as u32];
         // No function has an address as low as this.
         let event = Event::Launch { function: 1, groups: [1; 3], places: &places, params: &params };
         {
@@ -247,8 +299,9 @@ impl Cuda {
             }
             state.stats.launches += 1;
             state.stats.library += 1;
+            state.stats.whole += u64::from(with.is_some());
         }
-        let d = self.describe(p)?;
+        let d = self.describe(p, with)?;
         let (one, beta) = (1f32, if p.add { 1f32 } else { 0.0 });
         let algorithm = sys::cublasLtMatmulAlgo_t { data: algorithm };
         let [a, b, c] = d.layouts;
@@ -277,9 +330,9 @@ impl Cuda {
     }
 
     /// The library's proposals for a product, the one that it thinks best first.
-    fn proposals(&self, blas: &Blas, p: &Product) -> Result<Vec<[u64; 8]>> {
+    fn proposals(&self, blas: &Blas, p: &Product, with: Option<&Tensor>) -> Result<Vec<[u64; 8]>> {
         const MOST: usize = 8;
-        let d = self.describe(p)?;
+        let d = self.describe(p, with)?;
         let [a, b, c] = d.layouts;
         let wish = result::create_matmul_pref().map_err(|e| failed("asking", e))?;
         let most = sys::cublasLtMatmulPreferenceAttributes_t::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES;
@@ -320,9 +373,9 @@ impl Cuda {
         Ok(found[..count.clamp(0, MOST as i32) as usize].iter().filter(fine).map(|r| r.algo.data).collect())
     }
 
-    /// Measures our own kernel and what the library proposes; one that computes something else is left out, aloud.
-    fn choose(&self, blas: &Blas, p: &Product, own: &dyn Fn(&Tensor) -> Result<()>) -> Result<Choice> {
-        let proposals = self.proposals(blas, p)?;
+    /// Measures our own kernel and what the library proposes, each with what is wanted besides: by the library in the same call,
+    /// or by ours after it. One that computes something else is left out, aloud.
+    fn choose(&self, blas: &Blas, p: &Product, ways: &Ways) -> Result<Choice> {
         let scratch = |spec: &Spec| -> Result<Tensor> {
             let t = Tensor {
                 spec: spec.clone(),
@@ -333,10 +386,14 @@ impl Cuda {
             Ok(t)
         };
         let (mine, theirs) = (scratch(&p.c.spec)?, scratch(&p.c.spec)?);
+        let summed = matches!(p.more, More::Sums);
+        let row = Spec::new(p.c.spec.dtype, &[if summed { p.shape[0] } else { 1 }]);
+        let [my_sums, their_sums] = [scratch(&row)?, scratch(&row)?];
         // Sums before GELU go to the same place whoever computes them.
-        own(&mine)?;
+        let own = || (ways.own)(&mine, summed.then_some(&my_sums));
+        own()?;
         let some = [p.c.spec.len().min(1 << 20)];
-        let expected = self.reals(&mine.view(0, &some)?)?;
+        let (expected, expected_sums) = (self.reals(&mine.view(0, &some)?)?, self.reals(&my_sums)?);
         let forced = self.product() == Some("cublaslt");
         let seconds = |work: &dyn Fn() -> Result<()>| -> Result<f64> {
             let mut best = f64::INFINITY;
@@ -346,22 +403,41 @@ impl Cuda {
             }
             Ok(best)
         };
-        let mut best = (if forced { f64::INFINITY } else { seconds(&|| own(&mine))? }, Choice::Own);
-        for algorithm in proposals {
-            self.zero_bytes(self.place(&theirs)?, theirs.spec.bytes())?;
-            // One that fails is not taken.
-            if self.multiply(blas, p, algorithm, &theirs).and_then(|()| self.inner.wait()).is_err() {
-                continue;
-            }
-            let error = crate::shape::apart(&self.reals(&theirs.view(0, &some)?)?, &expected);
-            let bound = if p.c.spec.dtype.size() == 2 || p.a.0.spec.dtype.size() == 2 { 1e-2 } else { 1e-4 };
-            if error > bound {
-                eprintln!("note: cuBLASLt's {} differs by {error:.1e} and is not taken", p.key());
-                continue;
-            }
-            let took = if forced { 0.0 } else { seconds(&|| self.multiply(blas, p, algorithm, &theirs))? };
-            if took < best.0 {
-                best = (took, Choice::Library(algorithm));
+        let mut best = (if forced { f64::INFINITY } else { seconds(&own)? }, Choice::Own);
+        // Of several that are not measured the first one is taken.
+        let whole = match p.more {
+            More::Nothing => None,
+            More::Sums => Some(&their_sums),
+            More::Slope { known, .. } => known,
+        };
+        for with in whole.map(Some).into_iter().chain([None]) {
+            for algorithm in self.proposals(blas, p, with)? {
+                let work = || {
+                    self.multiply(blas, p, algorithm, &theirs, with)?;
+                    match (p.more, with) {
+                        (More::Nothing, _) | (_, Some(_)) => Ok(()),
+                        (_, None) => (ways.rest)(&theirs, summed.then_some(&their_sums)),
+                    }
+                };
+                for t in [&theirs, &their_sums] {
+                    self.zero_bytes(self.place(t)?, t.spec.bytes())?;
+                }
+                // One that fails is not taken.
+                if work().and_then(|()| self.inner.wait()).is_err() {
+                    continue;
+                }
+                let error = crate::shape::apart(&self.reals(&theirs.view(0, &some)?)?, &expected)
+                    .max(crate::shape::apart(&self.reals(&their_sums)?, &expected_sums));
+                let half = p.c.spec.dtype.size() == 2 || p.a.0.spec.dtype.size() == 2;
+                if error > if half { 1e-2 } else { 1e-4 } {
+                    eprintln!("note: cuBLASLt's {} differs by {error:.1e} and is not taken", p.key());
+                    continue;
+                }
+                let took = if forced { 0.0 } else { seconds(&work)? };
+                if took < best.0 {
+                    let choice = if with.is_some() { Choice::Whole } else { Choice::Library };
+                    best = (took, choice(algorithm));
+                }
             }
         }
         Ok(best.1)

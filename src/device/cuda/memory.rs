@@ -69,6 +69,8 @@ const PIECES: usize = 8;
 
 // SAFETY: the memory is only reached through the lock of the state that this is part of.
 unsafe impl Send for Staging {}
+// SAFETY: the memory belongs to whoever has the piece.
+unsafe impl Send for Piece {}
 
 impl Staging {
     /// Host memory for a copy of `bytes`, at most [`PIECE`] of them. The context is bound.
@@ -107,7 +109,78 @@ impl Staging {
     }
 }
 
+/// Numbers on their way to the host: copied behind what was queued before, while more is queued.
+pub struct Fetched {
+    piece: Option<Piece>,
+    bytes: usize,
+    inner: Arc<Inner>,
+}
+
+/// Bytes of one of these at most.
+const FETCHED: usize = 64;
+
+impl Fetched {
+    /// The bytes. Waits for them if need be, not for what was queued behind.
+    pub fn wait(&self) -> Result<Vec<u8>> {
+        let Some(piece) = &self.piece else { return Ok(Vec::new()) };
+        self.inner.bind()?;
+        let call = |e| self.inner.failed("waiting for a step", e);
+        // SAFETY: the event lives as long as the piece, and was recorded behind the copy; once it has passed nobody writes.
+        unsafe {
+            match result::event::query(piece.done) {
+                Ok(()) => {}
+                Err(DriverError(sys::CUresult::CUDA_ERROR_NOT_READY)) => {
+                    lock(&self.inner.state).stats.waits += 1;
+                    result::event::synchronize(piece.done).map_err(call)?;
+                }
+                Err(e) => return Err(call(e)),
+            }
+            Ok(std::slice::from_raw_parts(piece.host, self.bytes).to_vec())
+        }
+    }
+}
+
+impl Drop for Fetched {
+    fn drop(&mut self) {
+        // A copy that is still under way is done before one that is queued later.
+        lock(&self.inner.state).fetched.pieces.extend(self.piece.take());
+    }
+}
+
 impl Cuda {
+    /// Queues a copy of a small tensor to the host.
+    pub(in crate::device) fn fetch(&self, t: &crate::device::Tensor) -> Result<Fetched> {
+        let (place, bytes) = (self.place(t)?, t.spec.bytes());
+        if bytes > FETCHED || self.recording() {
+            return Err(Error::shape("a tensor is fetched that is large, or inside of a recorded step"));
+        }
+        let inner = &self.inner;
+        inner.bind()?;
+        let call = |e| inner.failed("fetching a tensor", e);
+        let mut state = lock(&inner.state);
+        state.stats.fetches += 1;
+        let piece = match state.fetched.pieces.pop() {
+            Some(piece) => piece,
+            // SAFETY: plain calls of the driver; what they make is freed with the staging memory.
+            None => unsafe {
+                let host = result::malloc_host(FETCHED, 0).map_err(call)?.cast::<u8>();
+                let done =
+                    result::event::create(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING).map_err(call)?;
+                Piece { host, done }
+            },
+        };
+        drop(state);
+        let fetched = Fetched { piece: Some(piece), bytes, inner: inner.clone() };
+        let Some(Piece { host, done }) = &fetched.piece else { return Ok(fetched) };
+        // SAFETY: the tensor is ours and as large; the piece has room, and stays until the event has passed.
+        unsafe {
+            let to = std::slice::from_raw_parts_mut(*host, bytes);
+            result::memcpy_dtoh_async(to, place, inner.stream).map_err(call)?;
+            result::event::record(*done, inner.stream).map_err(call)?;
+        }
+        Ok(fetched)
+    }
+
     /// Memory of at least `bytes` for what lasts, wherever it is asked for.
     pub(super) fn take_lasting(&self, bytes: usize) -> Result<Memory> {
         self.inner.bind()?;

@@ -15,9 +15,10 @@ mod launch;
 mod library;
 mod memory;
 
-pub use blas::Product;
+pub(crate) use blas::Choice;
+pub use blas::{More, Product, Ways};
 pub use compile::{Compiler, PRELUDE, Resources, specialised};
-pub use memory::Memory;
+pub use memory::{Fetched, Memory};
 
 use super::{Backend, Caps, Gpu, Launch, Profile, Storage, Tensor};
 use crate::error::{Error, Kind, Result};
@@ -42,6 +43,8 @@ pub struct CudaStats {
     pub bytes: u64,
     /// Tensors copied back to the host.
     pub reads: u64,
+    /// Small ones that come by themselves: see [`Fetched`].
+    pub fetches: u64,
     /// Kernels launched one by one.
     pub launches: u64,
     /// Recorded steps launched as a whole.
@@ -52,6 +55,8 @@ pub struct CudaStats {
     pub waits: u64,
     /// Products that were left to cuBLASLt.
     pub library: u64,
+    /// Those of them that did more than the product for a backward pass.
+    pub whole: u64,
 }
 
 /// One card.
@@ -94,6 +99,8 @@ struct State {
     kernels: launch::Kernels,
     graphs: graph::Graphs,
     staging: memory::Staging,
+    /// Pieces for [`Fetched`] that nobody has.
+    fetched: memory::Staging,
     stats: CudaStats,
 }
 
@@ -177,6 +184,7 @@ impl Drop for Inner {
             state.graphs.destroy();
             state.kernels.unload();
             state.staging.free();
+            state.fetched.free();
             for place in state.arena.clear() {
                 let _ = result::free_sync(place);
             }

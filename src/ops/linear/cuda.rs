@@ -1,6 +1,7 @@
 //! The launches of kernels/linear*.cu, and how a product is cut up for the card.
 
 use super::{Activation, Linear};
+use crate::device::cuda::Choice as Way;
 use crate::device::{Boxes, Const, Cuda, Gpu, Launch, Tensor, cuda};
 use crate::error::Result;
 use crate::ops::{Backward, Forward, Grad, On};
@@ -147,14 +148,21 @@ struct Operand<'a> {
 }
 
 /// What happens to the sums of a product: bias, activation, where the sums themselves go, whether C is added to; and
-/// where the row sums of A go.
+/// where the row sums of A go. With `slope` the result is multiplied by an activation's derivative there, by whoever computes it.
 #[derive(Clone, Copy)]
 struct After<'a> {
     bias: Option<&'a Tensor>,
     act: Activation,
     keep: Option<&'a Tensor>,
+    slope: Option<(Activation, &'a Tensor)>,
     add: bool,
     sums: Option<Grad<'a>>,
+}
+
+impl After<'_> {
+    fn nothing(add: bool) -> Self {
+        After { bias: None, act: Activation::None, keep: None, slope: None, add, sums: None }
+    }
 }
 
 /// The constants of linear.cu.
@@ -173,25 +181,58 @@ fn consts(t: DType, [c, d]: [DType; 2], after: &After, n: usize) -> Vec<(&'stati
 }
 
 /// c (m, n) = A B, with what comes after: by cuBLASLt if it is there and faster, else by a kernel of our own. Of activations
-/// it knows the tanh form of GELU only; row sums of A are taken by themselves then.
+/// it knows the tanh form of GELU only. Row sums of A and that form's derivative it does in the same call, or they are done by
+/// themselves after it, whichever is faster; it writes sums over what was there, so those that are added go by another place.
 fn product(device: &Cuda, shape: [usize; 3], a: Operand, b: Operand, c: &Tensor, after: After) -> Result<()> {
     let gelu = match (after.act, after.keep) {
         (Activation::None, None) => Some(None),
         (Activation::GeluTanh, Some(kept)) => Some(Some(kept)),
         _ => None,
     };
-    if let Some(gelu) = gelu {
-        let (x, y) = ((a.t, a.row, a.down), (b.t, b.row, b.down));
-        let by = cuda::Product { shape, a: x, b: y, c, add: after.add, bias: after.bias, gelu };
-        let own = |to: &Tensor| own_product(device, shape, &a, &b, to, &After { sums: None, ..after });
-        if device.by_blas(&by, &own)? {
-            return match after.sums {
-                Some(g) => sum_columns(device, a.t, [shape[2], shape[0]], g),
-                None => Ok(()),
-            };
+    let Some(gelu) = gelu else { return own_product(device, shape, &a, &b, c, &after) };
+    let (x, y) = ((a.t, a.row, a.down), (b.t, b.row, b.down));
+    let more = match (after.sums, after.slope) {
+        (None, None) => cuda::More::Nothing,
+        (Some(_), _) => cuda::More::Sums,
+        (None, Some((act, at))) => {
+            cuda::More::Slope { of: act.name(), known: (act == Activation::GeluTanh).then_some(at) }
         }
+    };
+    let by = cuda::Product { shape, a: x, b: y, c, add: after.add, bias: after.bias, gelu, more };
+    let [m, _, k] = shape;
+    fn over(t: &Tensor) -> Grad<'_> {
+        Grad::new(t, false)
     }
-    own_product(device, shape, &a, &b, c, &after)
+    let derived = |to: &Tensor| match after.slope {
+        Some((act, at)) => derive(device, act, [to, at, to]),
+        None => Ok(()),
+    };
+    let own = |to: &Tensor, sums: Option<Grad>| {
+        own_product(device, shape, &a, &b, to, &After { sums, ..after })?;
+        derived(to)
+    };
+    let rest = |to: &Tensor, sums: Option<Grad>| match sums {
+        Some(g) => sum_columns(device, a.t, [k, m], g),
+        None => derived(to),
+    };
+    let ways =
+        cuda::Ways { own: &|to, sums| own(to, sums.map(over)), rest: &|to, sums| rest(to, sums.map(over)) };
+    match device.way(&by, &ways)? {
+        Way::Own => own(c, after.sums),
+        Way::Library(algorithm) => {
+            device.by_blas(&by, algorithm, None)?;
+            rest(c, after.sums)
+        }
+        Way::Whole(algorithm) => match after.sums {
+            Some(g) if g.add || g.t.spec.dtype != c.spec.dtype => {
+                let fresh = device.scratch(c.spec.dtype, &[m])?;
+                device.by_blas(&by, algorithm, Some(&fresh))?;
+                sum_columns(device, &fresh, [1, m], g)
+            }
+            Some(g) => device.by_blas(&by, algorithm, Some(g.t)),
+            None => device.by_blas(&by, algorithm, after.slope.map(|s| s.1)),
+        },
+    }
 }
 
 /// The same by one of our own kernels.
@@ -278,7 +319,7 @@ fn own_product(
     }
     let (cells, rows) = (tile.parts * m * n, if sums.is_some() { tile.parts * m } else { 0 });
     let parts = device.scratch(DType::F32, &[cells + rows])?;
-    let partly = After { bias: None, act: Activation::None, keep: None, add: false, sums };
+    let partly = After { sums, ..After::nothing(false) };
     let db = parts.view(cells, &[rows])?;
     multiply(&partly, &parts, Some(&db), false)?;
     let wide = if n.is_multiple_of(4) { 4 } else { 1 };
@@ -320,10 +361,26 @@ fn finish(
     })
 }
 
+/// dz = dy act'(at): see linear_derive. dz may be dy.
+fn derive(device: &Cuda, act: Activation, [dy, at, dz]: [&Tensor; 3]) -> Result<()> {
+    let (t, (rows, n)) = (dy.spec.dtype, dy.spec.rows_cols());
+    device.launch(Launch {
+        source: KERNEL,
+        entry: "linear_derive",
+        consts: &consts(t, [t; 2], &After { act, ..After::nothing(false) }, n),
+        groups: [(rows * n).div_ceil(8 * THREADS) as u32, 1, 1],
+        threads: THREADS as u32,
+        shared_bytes: 0,
+        boxes: &[],
+        buffers: &[dy, at, dz],
+        params: bytemuck::cast_slice(&[rows, n, 0, 0, 0, 0, 0, 0, 0].map(|v| v as u32)),
+    })
+}
+
 /// db = column sums of dz, by themselves.
 fn sum_columns(device: &Cuda, dz: &Tensor, [rows, n]: [usize; 2], g: Grad) -> Result<()> {
     let t = dz.spec.dtype;
-    let plain = After { bias: None, act: Activation::None, keep: None, add: g.add, sums: None };
+    let plain = After::nothing(g.add);
     let wide = 32 * if n.is_multiple_of(8) { 8 } else { 1 };
     // Parts of at least 32 rows, as many as keep the card busy.
     let parts = rows.div_ceil(32).min((4 * device.sms() as usize).div_ceil(n.div_ceil(wide))).max(1);
@@ -349,40 +406,28 @@ impl On<Cuda> for Linear {
         let x = Operand { t: io.x[0], row: k, down: true };
         let w = Operand { t: io.x[1], row: k, down: true };
         let keep = self.act.needs_input().then(|| io.y[1]);
-        let after = After { bias: io.x.get(2).copied(), act: self.act, keep, add: false, sums: None };
+        let after = After { bias: io.x.get(2).copied(), act: self.act, keep, ..After::nothing(false) };
         product(device, [rows, n, k], x, w, io.y[0], after)
     }
     fn backward(&self, device: &Cuda, io: Backward) -> Result<()> {
         let ((rows, k), (n, _)) = (io.x[0].spec.rows_cols(), io.x[1].spec.rows_cols());
         let (x, w, dy) = (io.x[0], io.x[1], io.dy()?);
-        let plain = |add, sums| After { bias: None, act: Activation::None, keep: None, add, sums };
         let scratch;
         let dz = if self.act == Activation::None {
             dy
         } else {
             scratch = device.scratch(dy.spec.dtype, &[rows, n])?;
-            let derive = After { act: self.act, ..plain(false, None) };
-            device.launch(Launch {
-                source: KERNEL,
-                entry: "linear_derive",
-                consts: &consts(dy.spec.dtype, [dy.spec.dtype; 2], &derive, n),
-                groups: [(rows * n).div_ceil(8 * THREADS) as u32, 1, 1],
-                threads: THREADS as u32,
-                shared_bytes: 0,
-                boxes: &[],
-                buffers: &[dy, io.y[self.act.needs_input() as usize], &scratch],
-                params: bytemuck::cast_slice(&[rows, n, 0, 0, 0, 0, 0, 0, 0].map(|v| v as u32)),
-            })?;
+            derive(device, self.act, [dy, io.y[self.act.needs_input() as usize], &scratch])?;
             &scratch
         };
         if let Some(g) = io.dx(0) {
             let (a, b) = (Operand { t: dz, row: n, down: true }, Operand { t: w, row: k, down: false });
-            product(device, [rows, k, n], a, b, g.t, plain(g.add, None))?;
+            product(device, [rows, k, n], a, b, g.t, After { slope: g.slope, ..After::nothing(g.add) })?;
         }
         match (io.dx(1), io.dx(2)) {
             (Some(g), sums) => {
                 let (a, b) = (Operand { t: dz, row: n, down: false }, Operand { t: x, row: k, down: false });
-                product(device, [n, k, rows], a, b, g.t, plain(g.add, sums))
+                product(device, [n, k, rows], a, b, g.t, After { sums, ..After::nothing(g.add) })
             }
             (None, Some(g)) => sum_columns(device, dz, [rows, n], g),
             (None, None) => Ok(()),

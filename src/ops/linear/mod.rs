@@ -38,6 +38,15 @@ impl Activation {
     pub(super) fn needs_input(self) -> bool {
         matches!(self, Activation::GeluErf | Activation::GeluTanh)
     }
+    fn name(self) -> &'static str {
+        match self {
+            Activation::None => "nothing",
+            Activation::GeluErf => "gelu",
+            Activation::GeluTanh => "gelu tanh",
+            Activation::Relu => "relu",
+            Activation::Tanh => "tanh",
+        }
+    }
     /// The constant ACT of the kernels.
     pub(super) fn code(self) -> u32 {
         match self {
@@ -60,6 +69,15 @@ pub struct Linear {
 impl Op for Linear {
     fn name(&self) -> &'static str {
         "linear"
+    }
+    fn ends_in(&self) -> Option<(Activation, usize, Box<dyn Op>)> {
+        let rest = || Box::new(Linear { act: Activation::None });
+        (self.act != Activation::None)
+            .then(|| (self.act, self.act.needs_input() as usize, rest() as Box<dyn Op>))
+    }
+    fn takes_slope(&self, caps: &Caps, i: usize) -> bool {
+        // On CUDA cuBLASLt may do it in the same call, and without it nothing is lost.
+        i == 0 && caps.blocks > 0
     }
     fn plan(&self, caps: &Caps, x: &[&Spec]) -> Result<Plan> {
         let wrong = || refuse("linear", "x (tokens, in), w (out, in) and maybe b (out)", x);
