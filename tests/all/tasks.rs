@@ -114,7 +114,8 @@ pub fn data(dir: &Path) {
     );
 }
 
-const TASKS: &[(&str, &str, &str)] = &[
+/// A task, its file, and what its recipe says of it besides.
+pub const TASKS: &[(&str, &str, &str)] = &[
     ("classify", "classify.csv", ""),
     ("regress", "regress.csv", ""),
     ("multilabel", "multilabel.csv", ""),
