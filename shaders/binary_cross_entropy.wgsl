@@ -1,19 +1,35 @@
-// loss = scale sum (max(z, 0) - z t + log(1 + exp(-|z|))): see src/ops/binary_cross_entropy.rs.
+// loss = scale sum_rc w_c (t (1 - p)^gamma a + (1 - t) p^gamma b), a = -ln p, b = -ln (1 - p): see src/ops/binary_cross_entropy.rs.
+// Constants: WEIGHTED, FOCAL (0 or 1).
 
 struct Params {
     n: u32,
+    classes: u32,
     add: u32,
+    gamma: f32,
 }
 var<immediate> p: Params;
 
 @group(0) @binding(0) var<storage, read_write> x: array<f32>;
 @group(0) @binding(1) var<storage, read_write> goal: array<f32>;
 @group(0) @binding(2) var<storage, read_write> scale: array<f32>;
+@group(0) @binding(3) var<storage, read_write> weights: array<f32>;
 // In the backward pass: dloss.
-@group(0) @binding(3) var<storage, read_write> loss: array<f32>;
-@group(0) @binding(4) var<storage, read_write> dx: array<f32>;
+@group(0) @binding(4) var<storage, read_write> loss: array<f32>;
+@group(0) @binding(5) var<storage, read_write> dx: array<f32>;
 
 var<workgroup> parts: array<f32, THREADS>;
+
+fn weight(i: u32) -> f32 {
+    if (WEIGHTED == 1u) {
+        return weights[i % p.classes];
+    }
+    return 1.0;
+}
+
+// a and b.
+fn surprises(v: f32) -> vec2<f32> {
+    return max(vec2<f32>(-v, v), vec2<f32>(0.0)) + log(1.0 + exp(-abs(v)));
+}
 
 // One group.
 @compute @workgroup_size(THREADS)
@@ -22,7 +38,12 @@ fn forward(@builtin(local_invocation_index) li: u32) {
     for (var i = li; i < p.n; i += THREADS) {
         let v = x[i];
         let t = goal[i];
-        sum += max(v, 0.0) - v * t + log(1.0 + exp(-abs(v)));
+        if (FOCAL == 1u) {
+            let s = surprises(v);
+            sum += weight(i) * (t * exp(-p.gamma * s.y) * s.x + (1.0 - t) * exp(-p.gamma * s.x) * s.y);
+        } else {
+            sum += weight(i) * (max(v, 0.0) - v * t + log(1.0 + exp(-abs(v))));
+        }
     }
     parts[li] = sum;
     workgroupBarrier();
@@ -41,7 +62,15 @@ fn backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) co
     let i = flat(group, count, li);
     if (i < p.n) {
         let v = x[i];
-        let d = scale[0] * loss[0] * (1.0 / (1.0 + exp(-v)) - goal[i]);
+        let t = goal[i];
+        var slope = 1.0 / (1.0 + exp(-v)) - t;
+        if (FOCAL == 1u) {
+            let s = surprises(v);
+            let q = exp(-s);
+            slope = (1.0 - t) * exp(-p.gamma * s.x) * (q.x + p.gamma * q.y * s.y)
+                - t * exp(-p.gamma * s.y) * (q.y + p.gamma * q.x * s.x);
+        }
+        let d = scale[0] * loss[0] * weight(i) * slope;
         dx[i] = select(d, dx[i] + d, p.add == 1u);
     }
 }

@@ -115,6 +115,11 @@ impl Layout {
     pub fn keep_last(&mut self) {
         self.list.iter_mut().next_back().into_iter().for_each(|p| p.frozen = true);
     }
+    /// Trains all parameters of a group, also one that was left as it is.
+    pub fn train(&mut self, group: Group) {
+        let Members { first, count, .. } = self.groups[group.0];
+        self.list[first..first + count].iter_mut().for_each(|p| p.frozen = false);
+    }
     /// Elements of the arena.
     pub fn len(&self) -> usize {
         self.len.next_multiple_of(ALIGN)

@@ -18,6 +18,8 @@ struct Slot {
     filled: bool,
     /// Where the gradient is known to be zero.
     blank: Option<Blank>,
+    /// The leaf whose first rows these are; their gradients share memory.
+    part_of: Option<Var>,
 }
 
 struct Node {
@@ -80,6 +82,22 @@ impl<'d> Tape<'d> {
         self.slots[v.0].blank = Some(blank);
         v
     }
+    /// The first rows of a leaf or a constant, of a shape with as many elements. Their gradient is a part of the leaf's.
+    ///
+    /// # Errors
+    /// [`Kind::Shape`](crate::error::Kind::Shape) for more elements than there are, and for what an op gave.
+    pub fn part(&mut self, v: Var, shape: &[usize]) -> Result<Var> {
+        let value = self.value(v)?.view(0, shape)?;
+        let slot = &self.slots[v.0];
+        if slot.wants_grad && slot.grad.is_none() {
+            return Err(Error::shape("a part of what an op gave, whose gradient has no place of its own"));
+        }
+        let grad = slot.grad.as_ref().map(|g| g.view(0, shape)).transpose()?;
+        let blank = slot.blank.clone();
+        let part = self.push(value, grad, false);
+        (self.slots[part.0].blank, self.slots[part.0].part_of) = (blank, Some(v));
+        Ok(part)
+    }
     /// A value computed so far.
     pub fn value(&self, v: Var) -> Result<&Tensor> {
         self.slots
@@ -88,7 +106,14 @@ impl<'d> Tape<'d> {
             .ok_or_else(|| Error::shape("a value that the tape has freed"))
     }
     fn push(&mut self, value: Tensor, grad: Option<Tensor>, filled: bool) -> Var {
-        self.slots.push(Slot { value: Some(value), wants_grad: grad.is_some(), grad, filled, blank: None });
+        self.slots.push(Slot {
+            value: Some(value),
+            wants_grad: grad.is_some(),
+            grad,
+            filled,
+            blank: None,
+            part_of: None,
+        });
         Var(self.slots.len() - 1)
     }
     /// Plans, allocates, runs and records one op; returns its first output.
@@ -117,6 +142,7 @@ impl<'d> Tape<'d> {
                     grad: None,
                     filled: false,
                     blank: None,
+                    part_of: None,
                 });
             }
         }
@@ -154,11 +180,25 @@ impl<'d> Tape<'d> {
         };
         self.nodes.iter().filter_map(fold).collect()
     }
+    /// Before the gradient of a leaf's part is written: what is in the leaf's is added to; if nothing is, the rest is zeroed.
+    fn begin_part(&mut self, v: Var) -> Result<()> {
+        let Some(whole) = self.slots[v.0].part_of else { return Ok(()) };
+        let (part, whole) = (&self.slots[v.0], &self.slots[whole.0]);
+        let filled = whole.filled;
+        if let (false, Some(part), Some(whole)) = (filled, &part.grad, &whole.grad) {
+            let (from, len) = (part.spec.len(), whole.spec.len());
+            if from < len {
+                self.device.zero(&whole.view(from, &[len - from])?)?;
+            }
+        }
+        self.slots[v.0].filled = filled;
+        Ok(())
+    }
     /// Fills the gradient of every leaf that `root` depends on, given d(loss)/d(root). Leaves that it does not depend on
     /// are left untouched and returned by index, in the order they were made.
     pub fn backward(mut self, root: Var, seed: Tensor) -> Result<Vec<Var>> {
-        let leaves: Vec<Var> =
-            (0..self.slots.len()).filter(|&i| self.slots[i].grad.is_some()).map(Var).collect();
+        let is_leaf = |s: &Slot| s.grad.is_some() && s.part_of.is_none();
+        let leaves: Vec<Var> = (0..self.slots.len()).filter(|&i| is_leaf(&self.slots[i])).map(Var).collect();
         let mut reached = vec![false; self.slots.len()];
         let slot = &mut self.slots[root.0];
         (slot.grad, slot.filled, reached[root.0]) = (Some(seed), true, true);
@@ -173,6 +213,9 @@ impl<'d> Tape<'d> {
                         let spec = slot.value.as_ref().map(|t| t.spec.clone());
                         slot.grad = spec.map(|s| self.device.alloc(s)).transpose()?;
                     }
+                }
+                for v in &node.x {
+                    self.begin_part(*v)?;
                 }
                 let s = &self.slots;
                 let values = |vs: &[Var]| vs.iter().map(|v| self.value(*v)).collect::<Result<Vec<_>>>();
@@ -200,6 +243,9 @@ impl<'d> Tape<'d> {
                 for v in &node.x {
                     let slot = &mut self.slots[v.0];
                     (slot.filled, reached[v.0]) = (true, true);
+                    if let Some(whole) = slot.part_of {
+                        (self.slots[whole.0].filled, reached[whole.0]) = (true, true);
+                    }
                 }
             }
             // Everything that read these has been played already.

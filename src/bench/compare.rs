@@ -1,6 +1,6 @@
 //! Results side by side, op by op: how much faster, and whether that can be told.
 
-use super::measure::Quartiles;
+use super::measure::{Quartiles, medians};
 use super::report::{OpRow, Phase, Report, StepRow};
 use crate::error::{Error, Result};
 use serde::Serialize;
@@ -47,7 +47,9 @@ pub struct Pair {
     pub seconds: [f64; 2],
     /// How many times as fast as the base the other is.
     pub ratio: f64,
-    /// The ratio may be off by this factor minus one, as the spreads say.
+    /// How many times as fast as beside the base the machine itself was, for memory and for computing, where both noted that.
+    pub pace: Option<[f64; 2]>,
+    /// The ratio may be off by this factor minus one, as the spreads and the machine's pace say.
     pub uncertainty: f64,
     /// What that says.
     pub verdict: Verdict,
@@ -64,6 +66,8 @@ pub struct Comparison {
     pub pairs: Vec<Pair>,
     /// The ratio in the middle, and an interval that holds the true middle in about 95 of 100 cases.
     pub median: [f64; 3],
+    /// The pace in the middle, of memory or of computing: what has changed more.
+    pub pace: Option<f64>,
     /// What the middle says.
     pub verdict: Verdict,
     /// Why the two should not be compared, if so: the machine itself has changed between or during them.
@@ -78,9 +82,20 @@ fn uncertainty(q: &Quartiles, samples: usize) -> f64 {
     1.57 * q.spread() / (samples.max(1) as f64).sqrt()
 }
 
-fn pair(what: String, op: &str, pass: Option<Phase>, a: (&Quartiles, usize), b: (&Quartiles, usize)) -> Pair {
+/// One side of a pair: times, how many, and what fixed work took meanwhile.
+type Side<'a> = (&'a Quartiles, usize, Option<[f64; 2]>);
+
+/// The part that has changed more: what an op waits for is not known for sure.
+fn further([memory, computing]: [f64; 2]) -> f64 {
+    if memory.ln().abs() > computing.ln().abs() { memory } else { computing }
+}
+
+fn pair(what: String, op: &str, pass: Option<Phase>, a: Side, b: Side) -> Pair {
     let ratio = a.0.median / b.0.median;
-    let uncertainty = uncertainty(a.0, a.1).hypot(uncertainty(b.0, b.1));
+    let pace = a.2.zip(b.2).map(|(a, b)| [a[0] / b[0], a[1] / b[1]]);
+    // An op may feel twice what the fixed work does: it needs both of its parts.
+    let moved = pace.map_or(0.0, |p| (2.0 * further(p).ln().abs()).exp_m1());
+    let uncertainty = uncertainty(a.0, a.1).hypot(uncertainty(b.0, b.1)) + moved;
     let off = ratio.ln().abs();
     let verdict = match (off <= uncertainty, off <= SAME) {
         (true, _) if uncertainty > SAME => Verdict::CannotTell,
@@ -88,7 +103,16 @@ fn pair(what: String, op: &str, pass: Option<Phase>, a: (&Quartiles, usize), b: 
         _ if ratio > 1.0 => Verdict::Faster,
         _ => Verdict::Slower,
     };
-    Pair { what, op: op.to_owned(), pass, seconds: [a.0.median, b.0.median], ratio, uncertainty, verdict }
+    Pair {
+        what,
+        op: op.to_owned(),
+        pass,
+        seconds: [a.0.median, b.0.median],
+        ratio,
+        pace,
+        uncertainty,
+        verdict,
+    }
 }
 
 fn op_label(r: &OpRow) -> String {
@@ -121,11 +145,15 @@ pub fn compare(report: &Report) -> Result<Vec<Comparison>> {
 fn one(report: &Report, base: &str, other: &str) -> Result<Comparison> {
     let ops = |id: &str| report.ops.iter().filter(move |r| r.device == id).collect::<Vec<_>>();
     let steps = |id: &str| report.steps.iter().filter(move |r| r.device == id).collect::<Vec<_>>();
+    // Of different fixed work nothing can be told.
+    let work = |id: &str| report.devices.iter().find(|d| d.id == id).and_then(|d| d.pace.as_deref());
+    let known = work(base).is_some() && work(base) == work(other);
+    let pace = |noted: Option<[f64; 2]>| noted.filter(|_| known);
     let mut pairs = Vec::new();
     let (mine, theirs) = (ops(base), ops(other));
     for a in &mine {
         if let Some(b) = theirs.iter().find(|b| b.key() == a.key()) {
-            let (qa, qb) = ((&a.seconds, a.samples), (&b.seconds, b.samples));
+            let (qa, qb) = ((&a.seconds, a.samples, pace(a.pace)), (&b.seconds, b.samples, pace(b.pace)));
             pairs.push(pair(op_label(a), &a.op, Some(a.pass), qa, qb));
         }
     }
@@ -134,7 +162,7 @@ fn one(report: &Report, base: &str, other: &str) -> Result<Comparison> {
         if let Some(b) = their_steps.iter().find(|b| step_key(b) == step_key(a)) {
             let what =
                 format!("{} step of {}, {} sequences of up to {}", a.part, a.model, a.sequences, a.length);
-            let (qa, qb) = ((&a.seconds, a.samples), (&b.seconds, b.samples));
+            let (qa, qb) = ((&a.seconds, a.samples, pace(a.pace)), (&b.seconds, b.samples, pace(b.pace)));
             pairs.push(pair(what, "step", None, qa, qb));
         }
     }
@@ -145,11 +173,14 @@ fn one(report: &Report, base: &str, other: &str) -> Result<Comparison> {
     let unmatched = mine.len() + theirs.len() + my_steps.len() + their_steps.len() - 2 * pairs.len();
     pairs.sort_by(|a, b| (b.seconds[1] - b.seconds[0]).total_cmp(&(a.seconds[1] - a.seconds[0])));
     let median = middle(pairs.iter().map(|p| p.ratio).collect());
-    let doubt = doubt(report, base, other);
-    let ([m, low, high], known) = (median, doubt.is_none());
+    let paces: Vec<[f64; 2]> = pairs.iter().filter_map(|p| p.pace).collect();
+    let pace = (!paces.is_empty()).then(|| further(medians(&paces)));
+    let doubt = doubt(report, base, other, pace);
+    let ([m, low, high], moved) = (median, pace.map_or(0.0, |p| p.ln().abs()));
     let verdict = match m {
-        _ if (m.ln()).abs() <= SAME => Verdict::Same,
-        _ if !known || (low <= 1.0 && high >= 1.0) => Verdict::CannotTell,
+        _ if m.ln().abs() <= SAME && moved <= SAME => Verdict::Same,
+        _ if doubt.is_some() || m.ln().abs() <= moved + SAME => Verdict::CannotTell,
+        _ if low.ln() <= moved && high.ln() >= -moved => Verdict::CannotTell,
         m if m > 1.0 => Verdict::Faster,
         _ => Verdict::Slower,
     };
@@ -158,6 +189,7 @@ fn one(report: &Report, base: &str, other: &str) -> Result<Comparison> {
         other: other.to_owned(),
         pairs,
         median,
+        pace,
         verdict,
         doubt,
         unmatched,
@@ -174,8 +206,12 @@ fn middle(mut v: Vec<f64>) -> [f64; 3] {
     [Quartiles::of(v.clone()).median, at(n / 2.0 - half), at((n / 2.0 + half).ceil())]
 }
 
-/// The same program on the same device should find the same ceilings; where it does not, the machine is another one now.
-fn doubt(report: &Report, base: &str, other: &str) -> Option<String> {
+/// The same program on the same device should find the same ceilings; where it does not, the machine is another one now. Where
+/// its pace is known op by op, that is what counts.
+fn doubt(report: &Report, base: &str, other: &str, pace: Option<f64>) -> Option<String> {
+    if pace.is_some() {
+        return None;
+    }
     let entry = |id: &str| report.devices.iter().find(|d| d.id == id);
     let (a, b) = (entry(base)?, entry(other)?);
     let (ca, cb) = (a.ceilings.as_ref()?, b.ceilings.as_ref()?);
@@ -198,7 +234,7 @@ impl Comparison {
     pub fn failures(&self, fail_under: f64) -> Vec<String> {
         let [m, _, high] = self.median;
         let mut all = Vec::new();
-        if high < fail_under {
+        if high * self.pace.map_or(1.0, |p| p.ln().abs().exp()) < fail_under {
             all.push(format!("{} beside {}: the middle ratio is {m:.3}", self.other, self.base));
         }
         let slow = self.pairs.iter().filter(|p| p.ratio * (1.0 + p.uncertainty) < fail_under);

@@ -202,6 +202,14 @@ pub fn comparison(c: &Comparison) -> String {
             String::new()
         }
     );
+    if let Some(pace) = c.pace.filter(|p| p.ln().abs() > 0.01) {
+        let (percent, than) = (100.0 * (pace - 1.0), if pace > 1.0 { "faster" } else { "slower" });
+        text += &format!(
+            "fixed work says that the machine itself was {:.0} % {than} for {}: so much is no kernel's doing\n",
+            percent.abs(),
+            c.other
+        );
+    }
     if let Some(doubt) = &c.doubt {
         text += &format!("not to be trusted: {doubt}\n");
     }

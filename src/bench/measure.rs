@@ -3,9 +3,10 @@
 //! Operands are random, lie in as many sets as exceed the cache, and are used in turn. All sets run once before anything
 //! counts: kernels are compiled, memory is touched. Then runs are repeated until one measurement is long enough for the
 //! clock, and measurements until the time that was granted is over; the median and the quartiles of these are reported.
-//! The clock is the device's own where it has one, else the host's around work that has been waited for.
+//! Between them fixed work is timed, which tells how fast the machine itself was just then ([`super::pace`]). The clock is the device's own where it has one, else the host's around work that has been waited for.
 
 use super::operands::{POOL, Ready};
+use super::pace::Pace;
 use super::report::{Ceilings, DeviceEntry, Phase};
 use super::shapes::Job;
 use crate::device::Device;
@@ -17,6 +18,7 @@ use crate::rng::Stream;
 use crate::shape::{DType, Spec};
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
+use std::sync::OnceLock;
 
 /// How long and how often.
 #[derive(Clone, Debug)]
@@ -81,6 +83,8 @@ pub struct Timing {
     pub beyond_cache: bool,
     /// Kernels launched by one run.
     pub launches: Option<f64>,
+    /// Seconds of fixed work meanwhile, what waits for memory and what computes: medians.
+    pub pace: Option<[f64; 2]>,
 }
 
 /// What a measurement lasts at least, in seconds: a hundred times what clocks and launches cost.
@@ -99,6 +103,7 @@ pub struct Workbench<'a> {
     pub(super) cache: u64,
     pub(super) budget: u64,
     pub(super) pool: Vec<f32>,
+    pace: OnceLock<Pace>,
 }
 
 impl<'a> Workbench<'a> {
@@ -107,7 +112,7 @@ impl<'a> Workbench<'a> {
         let mut rng = Stream::new(3, "bench operands", 0);
         let pool = (0..POOL).map(|_| rng.uniform() as f32).collect();
         let (cache, budget) = (cache_bytes(device), budget(device));
-        Workbench { device, id, effort, cache, budget, pool }
+        Workbench { device, id, effort, cache, budget, pool, pace: OnceLock::new() }
     }
     /// What a report says of the device.
     pub fn entry(&self) -> DeviceEntry {
@@ -121,7 +126,21 @@ impl<'a> Workbench<'a> {
             timer: timer(self.device).to_owned(),
             cache_bytes: self.cache,
             ceilings: None,
+            pace: None,
         }
+    }
+    /// Fixed work that tells how fast the machine is at the moment.
+    ///
+    /// # Errors
+    /// [`Kind::Memory`], and what the device says.
+    pub fn pace(&self) -> Result<&Pace> {
+        if let Some(pace) = self.pace.get() {
+            return Ok(pace);
+        }
+        let pace = Pace::new(self)?;
+        // The first time compiles kernels and touches memory.
+        pace.measure(self.device)?;
+        Ok(self.pace.get_or_init(|| pace))
     }
     /// What activations are computed in.
     pub fn dtype(&self) -> DType {
@@ -143,7 +162,8 @@ impl<'a> Workbench<'a> {
     pub fn measure(&self, job: &Job) -> Result<Vec<(Phase, Timing, [f64; 2])>> {
         let ready = self.ready(job)?;
         let one = |&pass: &Phase| {
-            let timing = self.time(job.op, ready.sets(), &|i| ready.run(pass, i))?;
+            let pace = Some(self.pace()?);
+            let timing = self.time(job.op, pace, ready.sets(), &|i| ready.run(pass, i))?;
             let timing = Timing { sets: ready.sets(), beyond_cache: ready.beyond_cache(), ..timing };
             Ok((pass, timing, ready.cost(pass)))
         };
@@ -172,8 +192,14 @@ impl<'a> Workbench<'a> {
         Ok(seconds)
     }
 
-    /// Times `run(i)`, i the number of the run.
-    fn time(&self, op: &str, sets: usize, run: &(dyn Fn(usize) -> Result<()> + Sync)) -> Result<Timing> {
+    /// Times `run(i)`, i the number of the run, and fixed work between the measurements.
+    fn time(
+        &self,
+        op: &str,
+        pace: Option<&Pace>,
+        sets: usize,
+        run: &(dyn Fn(usize) -> Result<()> + Sync),
+    ) -> Result<Timing> {
         let times = match &self.effort.planted {
             Some((planted, times)) if planted == op => *times,
             _ => 1,
@@ -191,16 +217,22 @@ impl<'a> Workbench<'a> {
         let one = measure(1)?.min(measure(1)?);
         let repeats = (LONG_ENOUGH / one.max(1e-9)).ceil().clamp(1.0, RUNS as f64) as usize;
         let begun = std::time::Instant::now();
-        let mut seconds = Vec::new();
+        let (mut seconds, mut paces) = (Vec::new(), Vec::new());
         // What takes long is measured less often, but never so rarely that a median means nothing.
         let least = if one > self.effort.seconds { 3.min(self.effort.samples) } else { self.effort.samples };
         while seconds.len() < least || begun.elapsed().as_secs_f64() < self.effort.seconds {
+            if let Some(pace) = pace {
+                paces.push(pace.measure(self.device)?);
+                // What the fixed work took from the cache comes back before anything counts.
+                (repeats > 1).then(|| measure(1)).transpose()?;
+            }
             seconds.push(measure(repeats)?);
         }
         let samples = seconds.len();
         let fastest = seconds.iter().copied().fold(f64::INFINITY, f64::min);
         let seconds = Quartiles::of(seconds);
-        Ok(Timing { seconds, fastest, samples, repeats, launches: per_run, ..Timing::default() })
+        let pace = pace.map(|_| medians(&paces));
+        Ok(Timing { seconds, fastest, samples, repeats, launches: per_run, pace, ..Timing::default() })
     }
 
     /// What the device does at best.
@@ -241,7 +273,7 @@ impl<'a> Workbench<'a> {
             }
             _ => self.device.step(&Round, &[&from, &to]),
         };
-        let mut best = self.time("copy", 1, &run)?.fastest;
+        let mut best = self.time("copy", None, 1, &run)?.fastest;
         if let Device::Cpu(cpu) = self.device {
             // A store to what is not in the cache reads it first, unless it was read anyway.
             let run = |_: usize| {
@@ -251,7 +283,7 @@ impl<'a> Workbench<'a> {
                 to.par_chunks_mut(part).for_each(|t| t.iter_mut().for_each(|v| *v = -*v));
                 Ok(())
             };
-            best = best.min(self.time("copy", 1, &run)?.fastest);
+            best = best.min(self.time("copy", None, 1, &run)?.fastest);
         }
         Ok(2.0 * spec.bytes() as f64 / best)
     }
@@ -271,7 +303,7 @@ impl<'a> Workbench<'a> {
                 self.device.alloc(spec)?,
             );
             let run = |_: usize| self.device.forward(&op, Forward { x: &[&x, &w], y: &[&y] });
-            let timing = self.time("product", 1, &run)?;
+            let timing = self.time("product", None, 1, &run)?;
             let flops = 2.0 * (side as f64).powi(3);
             if flops / timing.fastest > best.0 {
                 best = (flops / timing.fastest, side);
@@ -283,6 +315,11 @@ impl<'a> Workbench<'a> {
         }
         Ok(best)
     }
+}
+
+/// The medians of both numbers.
+pub(super) fn medians(paces: &[[f64; 2]]) -> [f64; 2] {
+    [0, 1].map(|i| Quartiles::of(paces.iter().map(|p| p[i]).collect()).median)
 }
 
 /// What an error says in one line.

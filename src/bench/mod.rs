@@ -8,6 +8,7 @@ pub mod markdown;
 pub mod measure;
 pub mod operands;
 pub mod ops;
+pub mod pace;
 pub mod page;
 pub mod report;
 pub mod shapes;

@@ -60,6 +60,7 @@ pub fn run(
                 flops,
                 bytes,
                 launches: timing.launches,
+                pace: timing.pace,
                 ..OpRow::default()
             });
         }

@@ -68,6 +68,9 @@ pub struct DeviceEntry {
     pub cache_bytes: u64,
     /// What it can do at best, measured in the same run.
     pub ceilings: Option<Ceilings>,
+    /// The fixed work whose time the rows note ([`OpRow::pace`]); none of a program that notes none.
+    #[serde(default)]
+    pub pace: Option<String>,
 }
 
 /// The best that a device does, measured before everything else, and again after it.
@@ -144,6 +147,10 @@ pub struct OpRow {
     pub percent: Option<f64>,
     /// Which ceiling is the lower one here: `copy` or `product`.
     pub bound: Option<String>,
+    /// Seconds that fixed work took between the measurements, what waits for memory and what computes: how fast the machine
+    /// itself was.
+    #[serde(default)]
+    pub pace: Option<[f64; 2]>,
 }
 
 impl OpRow {
@@ -203,6 +210,9 @@ pub struct StepRow {
     pub work: Vec<Work>,
     /// In the steps that `seconds` is of.
     pub warm: Option<Counts>,
+    /// As [`OpRow::pace`].
+    #[serde(default)]
+    pub pace: Option<[f64; 2]>,
 }
 
 /// Seconds of a step by phase. Ops are timed one at a time for this, so they need not add up to the step.

@@ -1,6 +1,6 @@
 //! A whole training step: where its time goes, what padding costs, how it grows with the batch and the length.
 
-use super::measure::{Quartiles, Workbench, is_gone, reason};
+use super::measure::{Quartiles, Workbench, is_gone, medians, reason};
 use super::report::{Counts, Phase, Phases, Report, Skipped, StepRow, Work};
 use super::shapes::ModelShape;
 use crate::data::Batch;
@@ -215,9 +215,10 @@ fn one(
         bench.effort.samples
     };
     let begun = Instant::now();
-    let mut seconds = Vec::new();
+    let (mut seconds, mut paces) = (Vec::new(), Vec::new());
     let mut warm = None;
     while seconds.len() < least || begun.elapsed().as_secs_f64() < bench.effort.seconds {
+        paces.push(bench.pace()?.measure(device)?);
         let (begun, before) = (Instant::now(), counts(device, group));
         (0..group).try_for_each(|_| training.queue(key, &batch))?;
         warm = counts(device, group).zip(before).map(|(a, b)| Counts {
@@ -250,6 +251,7 @@ fn one(
         seconds,
         samples,
         warm,
+        pace: Some(medians(&paces)),
         ..StepRow::default()
     })
 }

@@ -1,4 +1,4 @@
-//! `tempra adapt`: a masked language model on a team's own text first, then the task; and whether that helped.
+//! `tempra adapt`: a language model on a team's own text first, then the task; and whether that helped.
 
 use super::options::flag;
 use super::output::{say, say_json};
@@ -27,13 +27,13 @@ pub fn define() -> Command {
         .long_about(
             "Adapts an encoder to a team's own text, trains a task with it and without, and says what that gained \
              (Gururangan et al. 2020).\n\n\
-             TEXT is a recipe with task \"mask\", TASK any other recipe of the same model. The encoder is trained on TEXT as a \
-             masked language model; then TASK is trained twice, from the model it names and from the adapted one, with the \
+             TEXT is a recipe with task \"mask\" (of an XLNet \"permute\"), TASK any other recipe of the same model. The encoder is \
+             trained on TEXT as a language model; then TASK is trained twice, from the model it names and from the adapted one, with the \
              same seeds and steps. Reported are the perplexity on held-out text before and after, and the task's scores \
              without and with. Every run goes on where it stopped when the command is given again.",
         )
         .after_help("Example:\n  tempra adapt own-text.toml reviews.toml --set optim.lr=5e-5")
-        .arg(recipe("text", "TEXT", "The recipe of the masked language model"))
+        .arg(recipe("text", "TEXT", "The recipe of the language model"))
         .arg(recipe("task", "TASK", "The recipe of the task"))
         .arg(super::set_arg().help("Overrides a key of both recipes: --set train.epochs=1"))
         .arg(threads_arg().help("CPU threads, 0 for all; over the recipes'"))
@@ -52,10 +52,10 @@ pub fn run(args: &ArgMatches) -> Result<i32> {
     let mut set = sets(args)?;
     set.extend(args.get_one::<usize>("threads").map(|n| ("threads".to_owned(), n.to_string())));
     let (text, task) = (Recipe::load(&path("text"), &set)?, Recipe::load(&path("task"), &set)?);
-    if text.task != Task::Mask {
-        return Err(Error::usage("the first recipe is that of a masked language model")
+    if ![Task::Mask, Task::Permute].contains(&text.task) {
+        return Err(Error::usage("the first recipe is that of a language model")
             .at(path("text"))
-            .expected("task = \"mask\"")
+            .expected("task = \"mask\" or task = \"permute\"")
             .found(format!("task = \"{}\"", text.task.name())));
     }
     if !text.data.validates() {

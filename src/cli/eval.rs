@@ -70,7 +70,7 @@ pub fn run(matches: &ArgMatches) -> Result<i32> {
     let (task, set) = prepared.labelled(outputs, path)?;
     let mut meter = task.meter(&set);
     let mut batches = prepared.batches(&set, head)?;
-    batches.iter_mut().for_each(|batch| task.prepare(batch, EVALUATION));
+    batches.iter_mut().try_for_each(|batch| task.prepare(batch, EVALUATION))?;
     prepared.outputs(&model, &batches, &voice, |batch, outputs| meter.add(outputs, batch))?;
 
     let bootstrap =
@@ -116,6 +116,7 @@ fn name(outputs: &Outputs) -> &'static str {
         Outputs::Span => "answer",
         Outputs::Embedding => "similar",
         Outputs::Tokens => "mask",
+        Outputs::Permuted => "permute",
         Outputs::Pretraining => "next",
     }
 }

@@ -1,16 +1,18 @@
-//! What a masked language model puts in place of mask tokens.
+//! What a language model puts in place of mask tokens.
 
 use super::model::Prepared;
 use super::style::Voice;
 use crate::data::TokenSet;
 use crate::error::{Error, Result};
-use crate::models::Model;
+use crate::models::{Model, Outputs};
+use crate::tasks::into_streams;
 
-/// The id of the best token for each mask token of each example, as numbers of a row.
+/// The id of the best token for each mask token of each example, as numbers of a row. A model of permutations finds each from all
+/// that is no mask token.
 pub fn fill(
     prepared: &Prepared,
     model: &Model,
-    head: usize,
+    (head, outputs): (usize, &Outputs),
     set: &TokenSet,
     voice: &Voice,
 ) -> Result<Vec<Vec<f32>>> {
@@ -21,7 +23,14 @@ pub fn fill(
     };
     let mut batches = prepared.batches(set, head)?;
     for batch in &mut batches {
-        batch.masked = (0..batch.ids.len() as u32).filter(|&t| batch.ids[t as usize] == mask).collect();
+        if *outputs == Outputs::Permuted {
+            let rank = |id: u32| (id == mask) as u32;
+            into_streams(batch, prepared.vocab, |b, _, tokens| {
+                b.ids[tokens].iter().map(|&id| rank(id)).collect()
+            })?;
+        } else {
+            batch.masked = (0..batch.ids.len() as u32).filter(|&t| batch.ids[t as usize] == mask).collect();
+        }
     }
     batches.retain(|b| !b.masked.is_empty());
     let mut found = vec![Vec::new(); set.len()];

@@ -105,8 +105,8 @@ pub fn run(matches: &ArgMatches) -> Result<i32> {
     drop(rows);
 
     let mut logits = vec![Vec::new(); set.len()];
-    if *outputs == Outputs::Tokens {
-        logits = fill::fill(&prepared, &model, head, &set, &voice)?;
+    if matches!(outputs, Outputs::Tokens | Outputs::Permuted) {
+        logits = fill::fill(&prepared, &model, (head, outputs), &set, &voice)?;
     } else {
         let which = if *outputs == Outputs::Pretraining { 1 } else { 0 };
         prepared.rows(&model, &set, which, &voice, |example, row| {
@@ -177,7 +177,7 @@ fn names(outputs: &Outputs, header: &[String]) -> Vec<String> {
         Outputs::Labels(classes) => {
             ["labels".to_owned()].into_iter().chain(classes.iter().map(|c| format!("p_{c}"))).collect()
         }
-        Outputs::Tokens => vec!["filled".to_owned()],
+        Outputs::Tokens | Outputs::Permuted => vec!["filled".to_owned()],
         Outputs::Pretraining => vec!["p_follows".to_owned()],
         Outputs::Tags(_) | Outputs::Span | Outputs::Embedding => Vec::new(),
         Outputs::Classes(classes) => ["label".to_owned(), "probability".to_owned()]
@@ -236,7 +236,7 @@ impl Added<'_> {
                 cells.extend(p.into_iter().map(Cell::Number));
                 cells
             }
-            Outputs::Tokens => {
+            Outputs::Tokens | Outputs::Permuted => {
                 let token = |&id: &f32| self.tokenizer.token(id as u32).unwrap_or_default();
                 vec![Cell::Text(logits.iter().map(token).collect::<Vec<_>>().join(" "))]
             }

@@ -8,7 +8,9 @@ use crate::data::{
 use crate::error::{Error, Result};
 use crate::models::Outputs;
 use crate::suggest::nearest;
-use crate::tasks::{Answer, Classify, Likeness, Mask, Multilabel, Next, Regress, Search, Similar, Tag, Task};
+use crate::tasks::{
+    Answer, Classify, Likeness, Mask, Multilabel, Next, Permute, Regress, Search, Similar, Tag, Task,
+};
 use std::collections::HashSet;
 use std::path::Path;
 
@@ -85,7 +87,7 @@ impl Prepared {
                 let sets = data::sets(&table, &separator, classes)?;
                 let set = TokenSet { sets, ..self.tokens(&table.rows, Vec::new())? };
                 let thresholds = self.noted.thresholds(classes);
-                (Box::new(Multilabel { classes: classes.clone(), thresholds, tune: false }), set)
+                (Box::new(Multilabel { thresholds, ..Multilabel::new(classes.clone()) }), set)
             }
             Outputs::Tags(classes) => {
                 let label = self.noted.label.as_deref().unwrap_or("label");
@@ -116,6 +118,11 @@ impl Prepared {
             Outputs::Tokens => {
                 let documents = read_documents(path, &self.columns.text, false, stop)?;
                 (Box::new(self.masking()?), documents.windows(tokenizer, longest)?)
+            }
+            Outputs::Permuted => {
+                let documents = read_documents(path, &self.columns.text, false, stop)?;
+                let (probability, max_span, vocab) = (Permute::PROBABILITY, Permute::MAX_SPAN, self.vocab);
+                (Box::new(Permute { probability, max_span, vocab }), documents.windows(tokenizer, longest)?)
             }
             Outputs::Pretraining => {
                 let documents = read_documents(path, &self.columns.text, false, stop)?;

@@ -138,7 +138,9 @@ fn conclude(recipe: &Recipe, o: &Outcome) {
         Task::Answer => ("predict", "FILE.json -o FOLDER   (questions as SQuAD has them)".to_owned()),
         Task::Similar => ("embed", format!("FILE.csv -o vectors.npy   (a file with a column `{text}`)")),
         Task::Multi => ("predict", "FILE --head NAME   (the name of a task)".to_owned()),
-        Task::Mask => ("predict", format!("FILE.csv   (texts with mask tokens in a column `{text}`)")),
+        Task::Mask | Task::Permute => {
+            ("predict", format!("FILE.csv   (texts with mask tokens in a column `{text}`)"))
+        }
         _ => ("predict", format!("FILE.csv   (a file with a column `{text}`)")),
     };
     println!("use it: tempra {words} {model} {file}");

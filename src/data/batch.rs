@@ -34,6 +34,9 @@ pub struct Batch {
     pub masked: Vec<u32>,
     /// The ids that these had.
     pub masked_ids: Vec<u32>,
+    /// Who sees whom where that is not everybody: place, rank as a key, bound as a query of each token, `[3 tokens]`; empty
+    /// otherwise. See [`RelativeAttention`](crate::ops::relative_attention::RelativeAttention).
+    pub order: Vec<u32>,
     /// Which example of the set each sequence is, or each pair of sequences, `[examples]`.
     pub examples: Vec<u32>,
     /// Which of a model's heads it is for.
@@ -69,6 +72,9 @@ impl Batch {
         for list in [&mut self.ids, &mut self.types, &mut self.positions] {
             list.resize(full, 0);
         }
+        if !self.order.is_empty() {
+            (tokens..full).for_each(|_| self.order.extend([0, 0, 1]));
+        }
         self.cu_seqlens.push(full as u32);
         self.filled = true;
         if !self.tags.is_empty() {
@@ -79,6 +85,10 @@ impl Batch {
             self.masked.resize(asked, IGNORED);
             self.masked_ids.resize(asked, IGNORED);
         }
+    }
+    /// How many tokens of text: without the queries of two streams.
+    pub fn tokens(&self) -> usize {
+        self.ids.len() - if self.order.is_empty() { 0 } else { self.masked.len() }
     }
     /// The longest sequence, in tokens.
     pub fn max_seqlen(&self) -> usize {

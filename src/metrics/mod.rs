@@ -49,13 +49,13 @@ pub struct Metric {
 
 const CLASSES: &[&str] = &["classify", "multilabel"];
 const VALUES: &[&str] = &["regress", "similar"];
-const MASKED: &[&str] = &["mask", "next"];
+const MASKED: &[&str] = &["mask", "permute", "next"];
 const F1: &[&str] = &["classify", "multilabel", "tag"];
 
 /// Every metric there is; help, recipe validation and the choice of the best checkpoint walk this list.
 #[rustfmt::skip]
 pub const METRICS: &[Metric] = &[
-    Metric { name: "accuracy", higher_is_better: true, tasks: &["classify", "multilabel", "tag", "similar", "mask", "next"], doc: "share of right predictions (multi-label: of rows with every label right; tag: of words; contrastive: of texts whose partner is the nearest; mask, next: of hidden tokens)" },
+    Metric { name: "accuracy", higher_is_better: true, tasks: &["classify", "multilabel", "tag", "similar", "mask", "permute", "next"], doc: "share of right predictions (multi-label: of rows with every label right; tag: of words; contrastive: of texts whose partner is the nearest; mask, permute, next: of hidden tokens)" },
     Metric { name: "f1", higher_is_better: true, tasks: &["tag", "answer"], doc: "tag: F1 of spans with the right type and both ends; answer: F1 of words" },
     Metric { name: "exact", higher_is_better: true, tasks: &["answer"], doc: "share of answers that equal a right one but for case, articles and punctuation" },
     Metric { name: "precision", higher_is_better: true, tasks: &["tag"], doc: "share of the predicted spans that are right" },
@@ -76,7 +76,7 @@ pub const METRICS: &[Metric] = &[
     Metric { name: "hits_10", higher_is_better: true, tasks: &["similar"], doc: "contrastive: share of texts with the right partner among the nearest ten" },
     Metric { name: "perplexity", higher_is_better: false, tasks: MASKED, doc: "exponential of the mean loss of a hidden token" },
     Metric { name: "next_accuracy", higher_is_better: true, tasks: &["next"], doc: "share of pairs whose second text was rightly told to follow or not" },
-    Metric { name: "loss", higher_is_better: false, tasks: &["classify", "multilabel", "regress", "tag", "answer", "similar", "mask", "next"], doc: "mean loss of an example" },
+    Metric { name: "loss", higher_is_better: false, tasks: &["classify", "multilabel", "regress", "tag", "answer", "similar", "mask", "permute", "next"], doc: "mean loss of an example" },
 ];
 
 /// The metric of that name.

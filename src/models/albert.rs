@@ -40,6 +40,7 @@ pub(super) const ALBERT: Architecture = Architecture {
         bias: "predictions.bias",
         act: None,
     }),
+    permuted: None,
     dense_tokens: false,
     span_dropout: NO_DROP,
     pretraining: None,

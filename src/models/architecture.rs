@@ -20,6 +20,9 @@ pub struct Architecture {
     pub(super) head: SequenceHead,
     /// The tensors of a masked-LM head.
     pub masked: Option<Masked>,
+    /// Where it was pretrained by permutations: the class of that, and the bias of the vocabulary, all that its head has besides
+    /// the token table.
+    pub permuted: Option<(&'static str, &'static str)>,
     /// Whether heads of tokens have the dense layer of the head of sequences too.
     pub(super) dense_tokens: bool,
     /// The dropout before a head that finds answers; mostly there is none.

@@ -29,6 +29,7 @@ pub(super) const BERT: Architecture = Architecture {
         bias: "cls.predictions.bias",
         act: None,
     }),
+    permuted: None,
     dense_tokens: false,
     span_dropout: NO_DROP,
     pretraining: Some(("BertForPreTraining", "cls.seq_relationship")),

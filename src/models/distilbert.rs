@@ -42,6 +42,7 @@ pub(super) const DISTILBERT: Architecture = Architecture {
         bias: "vocab_projector.bias",
         act: None,
     }),
+    permuted: None,
     dense_tokens: false,
     span_dropout: Drop { key: "qa_dropout", default: Some(0.1) },
     pretraining: None,

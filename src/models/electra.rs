@@ -28,6 +28,7 @@ pub(super) const ELECTRA: Architecture = Architecture {
         dropout: Drop { key: "classifier_dropout", default: None },
     },
     masked: None,
+    permuted: None,
     dense_tokens: false,
     span_dropout: NO_DROP,
     pretraining: None,

@@ -5,7 +5,9 @@ use super::Outputs;
 use super::architecture::Architecture;
 use super::config::Config;
 use crate::error::{Error, Result};
-use crate::nn::{Encoder, EncoderConfig, Head, Inputs, MaskedConfig, MaskedHead, Pooling, Sites, TokenHead};
+use crate::nn::{
+    Encoder, EncoderConfig, Head, Inputs, MaskedConfig, MaskedHead, Pooling, Sites, TokenHead, Transform,
+};
 use crate::ops::pool::Pool;
 use crate::params::{Bound, Layout};
 use crate::tape::{Tape, Var};
@@ -24,6 +26,7 @@ enum Kind {
     Sequence(Head),
     Tokens(TokenHead),
     Vectors(Pooling),
+    /// Of a masked language model, or one of permutations.
     Masked(MaskedHead),
     Pretraining(MaskedHead, Head),
 }
@@ -66,6 +69,7 @@ impl Setting<'_> {
             Outputs::Span => Kind::Tokens(tokens(layout, sites, a.span_head(), 2, self.span_dropout)),
             Outputs::Embedding => Kind::Vectors(a.head(c, self.pooling, 1, 0.0).pooling),
             Outputs::Tokens => Kind::Masked(self.masked(layout, encoder)?),
+            Outputs::Permuted => Kind::Masked(self.permuted(layout, encoder)?),
             Outputs::Pretraining => {
                 let Some((_, classifier)) = a.pretraining else {
                     return Err(self.lacks("was not pretrained on next sentences"));
@@ -87,18 +91,38 @@ impl Setting<'_> {
 
     fn masked(&self, layout: &mut Layout, encoder: &Encoder) -> Result<MaskedHead> {
         let (a, c) = (self.architecture, self.shape);
-        let Some(m) = &a.masked else { return Err(self.lacks("has no head for masked language modelling")) };
+        let Some(m) = &a.masked else {
+            let e = self.lacks("has no head for masked language modelling");
+            return Err(match a.permuted {
+                Some(_) => e.hint("it was pretrained by permutations: task = \"permute\""),
+                None => e,
+            });
+        };
         let config = MaskedConfig {
-            dense: m.dense.to_owned(),
-            norm: m.norm.to_owned(),
+            transform: Some(Transform {
+                dense: m.dense.to_owned(),
+                norm: m.norm.to_owned(),
+                act: m.act.unwrap_or(c.act),
+                hidden: c.hidden,
+                eps: c.eps,
+                biases: [c.biases.head, c.biases.norm],
+            }),
             bias: m.bias.to_owned(),
-            act: m.act.unwrap_or(c.act),
             vocab: c.vocab,
             embedding: c.embedding.unwrap_or(c.hidden),
-            hidden: c.hidden,
-            eps: c.eps,
-            biases: [c.biases.head, c.biases.norm],
         };
+        Ok(MaskedHead::declare(layout, &config, encoder.words()))
+    }
+
+    fn permuted(&self, layout: &mut Layout, encoder: &Encoder) -> Result<MaskedHead> {
+        let (a, c) = (self.architecture, self.shape);
+        let Some((_, bias)) = a.permuted else {
+            return Err(self.lacks("was not pretrained by permutations, and has no positions for them"));
+        };
+        let (bias, vocab, embedding) = (bias.to_owned(), c.vocab, c.embedding.unwrap_or(c.hidden));
+        let config = MaskedConfig { transform: None, bias, vocab, embedding };
+        // Here the content of queries is learnt as well.
+        layout.train(encoder.words());
         Ok(MaskedHead::declare(layout, &config, encoder.words()))
     }
 
@@ -171,6 +195,7 @@ pub(super) fn of_config(c: &Config) -> Result<Vec<(String, Outputs)>> {
             "span" => Outputs::Span,
             "embedding" => Outputs::Embedding,
             "tokens" => Outputs::Tokens,
+            "permuted" => Outputs::Permuted,
             "pretraining" => Outputs::Pretraining,
             _ => return None,
         };
@@ -191,6 +216,7 @@ fn of_class(c: &Config) -> Result<Outputs> {
         },
         _ if ends("ForQuestionAnswering") || ends("ForQuestionAnsweringSimple") => Outputs::Span,
         _ if ends("ForMaskedLM") => Outputs::Tokens,
+        _ if class == "XLNetLMHeadModel" => Outputs::Permuted,
         _ if ends("ForPreTraining") => Outputs::Pretraining,
         _ if c.value.get("problem_type").and_then(Value::as_str) == Some("multi_label_classification") => {
             match c.outputs()? {
@@ -219,6 +245,7 @@ pub(super) fn describe(heads: &[NamedHead], a: &Architecture, map: &mut Map<Stri
                 Outputs::Span => ("span", None),
                 Outputs::Embedding => ("embedding", None),
                 Outputs::Tokens => ("tokens", None),
+                Outputs::Permuted => ("permuted", None),
                 Outputs::Pretraining => ("pretraining", None),
             };
             json!({ "name": h.name, "kind": kind, "labels": labels })
@@ -234,6 +261,7 @@ pub(super) fn describe(heads: &[NamedHead], a: &Architecture, map: &mut Map<Stri
         Outputs::Span => a.classes.question.to_owned(),
         Outputs::Embedding => base(),
         Outputs::Tokens => masked(),
+        Outputs::Permuted => a.permuted.map_or_else(base, |(class, _)| class.to_owned()),
         Outputs::Pretraining => a.pretraining.map_or_else(base, |(class, _)| class.to_owned()),
     };
     map.insert("architectures".into(), json!([class]));

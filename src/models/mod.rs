@@ -47,7 +47,9 @@ pub enum Outputs {
     Embedding,
     /// For each token that is asked for one logit a token of the vocabulary.
     Tokens,
-    /// The same, and whether a second text follows the first: two logits a sequence.
+    /// For each query one logit a token of the vocabulary, of a model that was pretrained by permutations.
+    Permuted,
+    /// As [`Outputs::Tokens`], and whether a second text follows the first: two logits a sequence.
     Pretraining,
 }
 
@@ -58,7 +60,7 @@ impl Outputs {
             Outputs::Classes(names) | Outputs::Labels(names) | Outputs::Tags(names) => names.len(),
             Outputs::Number => 1,
             Outputs::Span => 2,
-            Outputs::Embedding | Outputs::Tokens | Outputs::Pretraining => 0,
+            Outputs::Embedding | Outputs::Tokens | Outputs::Permuted | Outputs::Pretraining => 0,
         }
     }
     /// Whether that number is not its own.
@@ -241,13 +243,14 @@ impl Model {
         Model { params, outputs, architecture, config, shape: shape.clone(), pooling, encoder, heads }
     }
 
-    /// A BERT of this shape with random weights, f32: for measuring, not for training.
+    /// A BERT of this shape, or an XLNet where positions are relative, with random weights, f32: for measuring, not for training.
     pub fn random(device: &Device, shape: &EncoderConfig, options: &Options) -> Result<Model> {
         let outputs = options.outputs.clone().unwrap_or(Outputs::Number);
         let heads =
             if options.heads.is_empty() { vec![(String::new(), outputs)] } else { options.heads.clone() };
         let shape = &options.over(shape.clone());
-        let (architecture, dropout) = (&bert::BERT, shape.hidden_dropout);
+        let architecture = if shape.relative() { &xlnet::XLNET } else { &bert::BERT };
+        let dropout = shape.hidden_dropout;
         let (pooling, span_dropout) = (Pooling::Mean, 0.0);
         let setting = Setting { architecture, shape, pooling, dropout, span_dropout };
         let Declared { layout, mut encoder, heads, .. } = declare(&setting, &heads, options)?;

@@ -44,6 +44,7 @@ pub(super) const MODERNBERT: Architecture = Architecture {
         bias: "decoder.bias",
         act: Some(Activation::GeluErf),
     }),
+    permuted: None,
     dense_tokens: true,
     span_dropout: Drop { key: "classifier_dropout", default: None },
     pretraining: None,

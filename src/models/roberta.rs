@@ -37,6 +37,7 @@ pub(super) const ROBERTA: Architecture = Architecture {
     },
     head: HEAD,
     masked: Some(MASKED),
+    permuted: None,
     dense_tokens: false,
     span_dropout: NO_DROP,
     pretraining: None,

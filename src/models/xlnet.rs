@@ -47,6 +47,7 @@ pub(super) const XLNET: Architecture = Architecture {
         dropout: Drop { key: "summary_last_dropout", default: Some(0.1) },
     },
     masked: None,
+    permuted: Some(("XLNetLMHeadModel", "lm_loss.bias")),
     dense_tokens: false,
     span_dropout: NO_DROP,
     pretraining: None,

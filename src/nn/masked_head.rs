@@ -1,5 +1,5 @@
 //! The head of a masked language model: a dense layer, layer norm, and the token table as the last map (Devlin et al. 2019,
-//! sec. 3.1). Only tokens that are asked for are looked at.
+//! sec. 3.1); that of XLNet is the table alone. Only tokens that are asked for are looked at.
 
 use super::{Affine, Inputs, Norm};
 use crate::error::Result;
@@ -13,18 +13,25 @@ use crate::tape::{Tape, Var};
 /// The shape and the names of the head.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MaskedConfig {
+    /// What stands before the token table, if anything.
+    pub transform: Option<Transform>,
+    /// The bias of the vocabulary.
+    pub bias: String,
+    /// Tokens: the first rows of the token table.
+    pub vocab: usize,
+    /// The table's width.
+    pub embedding: usize,
+}
+
+/// A dense layer and a layer norm.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Transform {
     /// The tensors of the dense layer are `{dense}.weight` (embedding, hidden) and `{dense}.bias`.
     pub dense: String,
     /// Those of the layer norm are `{norm}.weight` and `{norm}.bias`.
     pub norm: String,
-    /// The bias of the vocabulary.
-    pub bias: String,
     /// The dense layer's activation.
     pub act: Activation,
-    /// Rows of the token table.
-    pub vocab: usize,
-    /// Its width.
-    pub embedding: usize,
     /// Width of the encoder.
     pub hidden: usize,
     /// Layer norm's epsilon.
@@ -35,20 +42,22 @@ pub struct MaskedConfig {
 
 /// A head's parameters and how to run it.
 pub struct MaskedHead {
-    dense: Affine,
-    norm: Norm,
+    transform: Option<(Affine, Norm, f32)>,
     table: Group,
+    tokens: [usize; 2],
     bias: Group,
-    eps: f32,
 }
 
 impl MaskedHead {
     /// Declares the parameters under the config's names; `table` is the encoder's token table (vocab, embedding), of which
     /// there is only one.
     pub fn declare(layout: &mut Layout, c: &MaskedConfig, table: Group) -> MaskedHead {
-        let dense = Affine::declare_with(layout, &c.dense, [c.embedding, c.hidden], c.act, c.biases[0]);
-        let norm = Norm::declare(layout, &c.norm, c.embedding, c.biases[1]);
-        MaskedHead { dense, norm, table, bias: layout.add(c.bias.clone(), &[c.vocab]), eps: c.eps }
+        let transform = c.transform.as_ref().map(|t| {
+            let dense = Affine::declare_with(layout, &t.dense, [c.embedding, t.hidden], t.act, t.biases[0]);
+            (dense, Norm::declare(layout, &t.norm, c.embedding, t.biases[1]), t.eps)
+        });
+        let (tokens, bias) = ([c.vocab, c.embedding], layout.add(c.bias.clone(), &[c.vocab]));
+        MaskedHead { transform, table, tokens, bias }
     }
     /// Logits (asked tokens, vocab) from hidden states (tokens, hidden).
     pub fn run(&self, tape: &mut Tape, p: &Bound, batch: &Inputs, hidden: Var) -> Result<Var> {
@@ -60,10 +69,17 @@ impl MaskedHead {
                 tape.constant(none)
             }
         };
-        let x = tape.apply(Gather, &[hidden, asked])?;
-        let x = self.dense.run(tape, p, x)?;
-        let op = AddNorm { eps: self.eps, residual: false, before: None, after: None };
-        let x = self.norm.run(tape, p, op, x, &[])?;
-        tape.apply(Linear { act: Activation::None }, &[x, p.var(self.table), p.var(self.bias)])
+        let mut x = tape.apply(Gather, &[hidden, asked])?;
+        if let Some((dense, norm, eps)) = &self.transform {
+            x = dense.run(tape, p, x)?;
+            let op = AddNorm { eps: *eps, residual: false, before: None, after: None };
+            x = norm.run(tape, p, op, x, &[])?;
+        }
+        let mut table = p.var(self.table);
+        if tape.value(table)?.spec.shape != self.tokens {
+            // XLNet's table has a row that is no token.
+            table = tape.part(table, &self.tokens)?;
+        }
+        tape.apply(Linear { act: Activation::None }, &[x, table, p.var(self.bias)])
     }
 }

@@ -11,7 +11,7 @@ pub mod token_head;
 
 pub use encoder::{Biases, Encoder, EncoderConfig, Order, Positions};
 pub use head::{Dense, Head, HeadConfig, Pooling};
-pub use masked_head::{MaskedConfig, MaskedHead};
+pub use masked_head::{MaskedConfig, MaskedHead, Transform};
 pub use performer::{Distance, PerformerConfig};
 pub use token_head::TokenHead;
 

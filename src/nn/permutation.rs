@@ -82,7 +82,7 @@ impl TwoStreams {
                 .found(format!("{} tokens, {} types, ranks {ranks:?}", ids.len(), types.len())));
         }
         for (t, (&id, (&kind, &rank))) in ids.iter().zip(types.iter().zip(ranks)).enumerate() {
-            self.one(id, t, kind, [rank, rank + 1]);
+            self.one(id, t, kind, [rank, rank.saturating_add(1)]);
         }
         for (t, (&id, (&kind, &rank))) in ids.iter().zip(types.iter().zip(ranks)).enumerate() {
             if rank != GIVEN {

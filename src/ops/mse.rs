@@ -3,12 +3,12 @@
 //! predictions p (rows, C), targets t (rows, C), scale (1) -> loss (1). With scale = 1 / (rows C) it is PyTorch's
 //! `mse_loss` with reduction "mean". Nothing is saved.
 
-use super::binary_cross_entropy::{
-    pair_backward, pair_backward_cuda, pair_forward, pair_forward_cuda, plan_pair,
+use super::{
+    Backward, Case, Forward, Input, On, Op, Plan, accumulator, blocks_for, by_dtype, compute_dtype_beside,
+    groups_for, launch, launch_cuda, refuse,
 };
-use super::{Backward, Case, Forward, Input, On, Op, Plan, by_dtype};
 use crate::device::cpu::{Real, sum_lanes, vectorise};
-use crate::device::{Caps, Cpu, Cuda, Wgpu};
+use crate::device::{Caps, Const, Cpu, Cuda, Wgpu};
 use crate::error::Result;
 use crate::shape::Spec;
 
@@ -21,7 +21,17 @@ impl Op for Mse {
         "mse"
     }
     fn plan(&self, caps: &Caps, x: &[&Spec]) -> Result<Plan> {
-        plan_pair("mse", caps, x, 3.0)
+        match x {
+            [a, b, scale] if a.shape == b.shape && scale.shape == [1] => {
+                let n = a.len() as f64 * 3.0;
+                let sums = accumulator(compute_dtype_beside("mse", caps, x, &[1, 2])?);
+                let mut plan = Plan::new(x, vec![Spec::new(sums, &[1])], vec![], [n, n]);
+                // Targets and scale have no gradient.
+                plan.cost.backward_bytes -= (b.bytes() + scale.bytes()) as f64;
+                Ok(plan)
+            }
+            _ => Err(refuse("mse", "predictions (rows, C), targets (rows, C), scale (1)", x)),
+        }
     }
 }
 
@@ -57,10 +67,15 @@ pub(super) const SHADER: &str = include_str!("../../shaders/mse.wgsl");
 
 impl On<Wgpu> for Mse {
     fn forward(&self, device: &Wgpu, io: Forward) -> Result<()> {
-        pair_forward(device, SHADER, io)
+        let x = io.x;
+        let params = [x[0].spec.len() as u32, 0];
+        launch(device, (SHADER, "forward"), &[], [1; 3], &[x[0], x[1], x[2], io.y[0], x[0]], &params)
     }
     fn backward(&self, device: &Wgpu, io: Backward) -> Result<()> {
-        pair_backward(device, SHADER, io)
+        let (Some(g), x) = (io.dx(0), io.x) else { return Ok(()) };
+        let n = x[0].spec.len();
+        let buffers = [x[0], x[1], x[2], io.dy()?, g.t];
+        launch(device, (SHADER, "backward"), &[], groups_for(n), &buffers, &[n as u32, g.add as u32])
     }
 }
 
@@ -68,10 +83,17 @@ pub(super) const KERNEL: &str = include_str!("../../kernels/mse.cu");
 
 impl On<Cuda> for Mse {
     fn forward(&self, device: &Cuda, io: Forward) -> Result<()> {
-        pair_forward_cuda(device, (KERNEL, "mse_forward"), io)
+        let (x, dtype) = (io.x, Const::Type(io.x[0].spec.dtype));
+        let params = [x[0].spec.len() as u32, 0];
+        let (consts, buffers) = ([("T", dtype), ("G", dtype)], [x[0], x[1], x[2], io.y[0]]);
+        launch_cuda(device, (KERNEL, "mse_forward"), &consts, [1; 3], &buffers, &params)
     }
     fn backward(&self, device: &Cuda, io: Backward) -> Result<()> {
-        pair_backward_cuda(device, (KERNEL, "mse_backward"), io)
+        let (Some(g), x) = (io.dx(0), io.x) else { return Ok(()) };
+        let n = x[0].spec.len();
+        let consts = [("T", Const::Type(x[0].spec.dtype)), ("G", Const::Type(g.t.spec.dtype))];
+        let (buffers, params) = ([x[0], x[1], x[2], io.dy()?, g.t], [n as u32, g.add as u32]);
+        launch_cuda(device, (KERNEL, "mse_backward"), &consts, blocks_for(n), &buffers, &params)
     }
 }
 

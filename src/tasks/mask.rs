@@ -81,8 +81,9 @@ impl Task for Mask {
     fn outputs(&self) -> Outputs {
         Outputs::Tokens
     }
-    fn prepare(&self, batch: &mut Batch, key: (u64, u64)) {
+    fn prepare(&self, batch: &mut Batch, key: (u64, u64)) -> Result<()> {
         self.hide(batch, key);
+        Ok(())
     }
     /// The number of hidden tokens.
     fn weights(&self, batch: &Batch) -> [f64; 2] {

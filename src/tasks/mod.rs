@@ -5,6 +5,7 @@ mod classify;
 mod mask;
 mod multilabel;
 mod next;
+mod permute;
 mod regress;
 mod similar;
 mod tag;
@@ -14,6 +15,7 @@ pub use classify::Classify;
 pub use mask::Mask;
 pub use multilabel::Multilabel;
 pub use next::Next;
+pub use permute::{Permute, into_streams};
 pub use regress::Regress;
 pub use similar::{Likeness, Similar, unit};
 pub use tag::{Tag, Tagged};
@@ -36,7 +38,9 @@ pub trait Task: Send + Sync {
     fn outputs(&self) -> Outputs;
     /// What is done to a batch before it runs, such as masking; random by `key`, seed and step, and by the examples alone, so
     /// that it does not depend on how a step is cut.
-    fn prepare(&self, _: &mut Batch, _key: (u64, u64)) {}
+    fn prepare(&self, _: &mut Batch, _key: (u64, u64)) -> Result<()> {
+        Ok(())
+    }
     /// How much a batch counts in the loss: what the sum over an optimizer step is divided by is the sum of these over its
     /// batches. The second is for a task whose loss is a sum of two means, 0 for others.
     fn weights(&self, batch: &Batch) -> [f64; 2];
@@ -98,7 +102,13 @@ pub fn inputs(tape: &mut Tape, batch: &Batch, key: Option<(u64, u64)>) -> Result
     let longest = bounds.map(|w| (w[1] - w[0]) as usize).max().unwrap_or(0);
     let inputs = Inputs::new(tape, tensors, key).of_length(longest);
     let asked = asked.map(|asked| tape.constant(asked));
-    Ok(Inputs { asked, head: batch.head, ..inputs })
+    let order = if batch.order.is_empty() {
+        None
+    } else {
+        let order = device.upload(DType::U32, &[batch.ids.len(), 3], &batch.order)?;
+        Some(tape.constant(order))
+    };
+    Ok(Inputs { asked, order, head: batch.head, ..inputs })
 }
 
 /// Runs a model over batches without recording, and hands what it gives for each batch to `each`.
@@ -135,7 +145,7 @@ pub fn evaluate(
     mut batches: Vec<Batch>,
 ) -> Result<Box<dyn Meter>> {
     let mut meter = task.meter(set);
-    batches.iter_mut().for_each(|batch| task.prepare(batch, EVALUATION));
+    batches.iter_mut().try_for_each(|batch| task.prepare(batch, EVALUATION))?;
     for_each_output(device, model, &batches, |batch, outputs| meter.add(outputs, batch))?;
     Ok(meter)
 }

@@ -22,6 +22,12 @@ pub struct Multilabel {
     pub thresholds: Option<Vec<f64>>,
     /// Whether thresholds are chosen on the development set.
     pub tune: bool,
+    /// How much of each target is moved to the middle: t (1 - e) + e / 2.
+    pub label_smoothing: f32,
+    /// The weight of each class in the loss.
+    pub class_weights: Option<Vec<f32>>,
+    /// The focus of the loss, 0 for none; see [`BinaryCrossEntropy`].
+    pub gamma: f32,
 }
 
 impl Task for Multilabel {
@@ -38,10 +44,15 @@ impl Task for Multilabel {
         }
         let logits = *only(outputs)?;
         let hot = batch.sets.iter().flat_map(|set| hot(set, self.classes.len()));
-        let hot: Vec<f64> = hot.map(|h| h as u8 as f64).collect();
+        let e = f64::from(self.label_smoothing);
+        let hot: Vec<f64> = hot.map(|h| h as u8 as f64 * (1.0 - e) + e / 2.0).collect();
         let targets = reals(tape, logits, &[batch.len(), self.classes.len()], &hot)?;
-        let x = [logits, targets, reals(tape, logits, &[1], &[scale])?];
-        tape.apply(BinaryCrossEntropy, &x)
+        let mut x = vec![logits, targets, reals(tape, logits, &[1], &[scale])?];
+        if let Some(weights) = &self.class_weights {
+            let weights: Vec<f64> = weights.iter().map(|&w| f64::from(w)).collect();
+            x.push(reals(tape, logits, &[weights.len()], &weights)?);
+        }
+        tape.apply(BinaryCrossEntropy { weighted: self.class_weights.is_some(), gamma: self.gamma }, &x)
     }
     fn meter(&self, _: &TokenSet) -> Box<dyn Meter> {
         let n = self.classes.len();
@@ -65,6 +76,11 @@ impl Task for Multilabel {
 }
 
 impl Multilabel {
+    /// One that is trained without settings, and decides above 0.5.
+    pub fn new(classes: Vec<String>) -> Multilabel {
+        let (thresholds, class_weights) = (None, None);
+        Multilabel { classes, thresholds, tune: false, label_smoothing: 0.0, class_weights, gamma: 0.0 }
+    }
     fn counts(&self) -> MultiLabel {
         let none = MultiLabel::new(self.classes.len());
         // Thresholds of another number of classes count as none.

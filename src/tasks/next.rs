@@ -32,8 +32,9 @@ impl Task for Next {
     fn outputs(&self) -> Outputs {
         Outputs::Pretraining
     }
-    fn prepare(&self, batch: &mut Batch, key: (u64, u64)) {
+    fn prepare(&self, batch: &mut Batch, key: (u64, u64)) -> Result<()> {
         self.mask.hide(batch, key);
+        Ok(())
     }
     /// Hidden tokens and pairs: each of the two losses is a mean of its own.
     fn weights(&self, batch: &Batch) -> [f64; 2] {

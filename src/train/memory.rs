@@ -70,7 +70,7 @@ impl Job<'_> {
         let mut batch = self.largest(max_tokens)?;
         let tokens = batch.ids.len();
         batch.head = self.head;
-        self.task.prepare(&mut batch, (0, 0));
+        self.task.prepare(&mut batch, (0, 0))?;
         if caps.blocks > 0 {
             // Steps that are recorded are filled up to few sizes.
             batch.fill_up();

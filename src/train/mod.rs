@@ -141,7 +141,7 @@ fn approximation(run: &Run, max_tokens: usize) -> Result<Vec<f64>> {
     Stream::new(0, "approximation", 0).shuffle(&mut examples);
     examples.truncate(COMPARED * 16);
     let mut batches = micro_batches(&part.train, &examples, COMPARED, Some(max_tokens), 0)?;
-    batches.iter_mut().for_each(|batch| part.task.prepare(batch, tasks::EVALUATION));
+    batches.iter_mut().try_for_each(|batch| part.task.prepare(batch, tasks::EVALUATION))?;
     let (device, model) = (&run.device, &run.model);
     let run = || tasks::for_each_output(device, model, &batches, |_, _| Ok(()));
     Ok(model.approximation(run)?.iter().map(Distance::relative).collect())
@@ -389,7 +389,7 @@ impl Trainer<'_> {
                 let (parts, number) = (&self.run.parts, self.state.step);
                 batches = prepare::batches(parts, self.recipe, step, number, self.max_tokens)?;
             }
-            let tokens = batches.iter().map(|b| b.ids.len() as u64).sum();
+            let tokens = batches.iter().map(|b| b.tokens() as u64).sum();
             if self.run.device.replays() {
                 batches.iter_mut().for_each(Batch::fill_up);
             }

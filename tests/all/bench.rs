@@ -161,6 +161,7 @@ fn every_op_is_measured_and_the_result_reads_back() {
             let q = r.seconds;
             assert!(q.q1 > 0.0 && q.q1 <= q.median && q.median <= q.q3 && r.samples >= 3, "{op}: {q:?}");
             assert!(r.flops >= 0.0 && r.bytes >= 0.0, "{op}");
+            assert!(r.pace.is_some_and(|p| p[0] > 0.0 && p[1] > 0.0), "{op}: {:?}", r.pace);
         }
     }
     let text = serde_json::to_string(&report).unwrap();
@@ -228,6 +229,30 @@ fn verdicts_know_when_they_cannot_tell() {
     assert_eq!(compare(&pair_of(&scattered, 0.01)).unwrap()[0].verdict, Verdict::CannotTell);
     assert_eq!(compare(&pair_of(&[1.01; 20], 0.01)).unwrap()[0].verdict, Verdict::Same);
     assert_eq!(compare(&pair_of(&[0.9; 20], 0.01)).unwrap()[0].verdict, Verdict::Slower);
+    // Fixed work between the measurements: when it took a quarter longer as well, a ratio of 0.8 says nothing, nor does one of 1;
+    // two fifths of the speed is slower still.
+    let paced = |ratio: f64, pace: f64| {
+        let mut r = pair_of(&[ratio; 20], 0.01);
+        r.devices.iter_mut().for_each(|d| d.pace = Some("fixed".into()));
+        for row in &mut r.ops {
+            let by = if row.device == "a" { 1.0 } else { pace };
+            row.pace = Some([2e-4, 1e-4 / by]);
+        }
+        r
+    };
+    let verdict = |r: &Report| {
+        let found = compare(r).unwrap().remove(0);
+        (found.verdict, found.pairs[0].verdict)
+    };
+    assert_eq!(verdict(&paced(0.8, 1.0)), (Verdict::Slower, Verdict::Slower));
+    assert_eq!(verdict(&paced(0.8, 0.8)), (Verdict::CannotTell, Verdict::CannotTell));
+    assert_eq!(verdict(&paced(1.0, 0.8)), (Verdict::CannotTell, Verdict::CannotTell));
+    assert_eq!(verdict(&paced(0.4, 0.8)), (Verdict::Slower, Verdict::Slower));
+    assert!((compare(&paced(0.8, 0.8)).unwrap()[0].pace.unwrap() - 0.8).abs() < 1e-12);
+    // Of other fixed work nothing follows.
+    let mut other = paced(0.8, 0.8);
+    other.devices[1].pace = Some("something else".into());
+    assert_eq!(verdict(&other), (Verdict::Slower, Verdict::Slower));
     // The machine itself became slower: what looks like a result is none.
     let mut moved = pair_of(&[0.8; 20], 0.01);
     for (d, rate) in moved.devices.iter_mut().zip([1e12, 0.8e12]) {

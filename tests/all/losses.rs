@@ -2,6 +2,7 @@
 
 use crate::support::{cpu, upload};
 use tempra::device::Device;
+use tempra::ops::binary_cross_entropy::BinaryCrossEntropy;
 use tempra::ops::cross_entropy::{CrossEntropy, IGNORE};
 use tempra::shape::DType;
 use tempra::tape::Tape;
@@ -47,4 +48,31 @@ fn focal_loss_is_that_of_the_paper() {
     }
     let sum = found(&device, op, &logits, &[1, 0, IGNORE], &weights);
     assert!((sum - expected).abs() < 1e-12, "{sum}, expected {expected}");
+}
+
+/// Of two decisions, one right and one wrong: (1 - 3/4)^2 and (1 - 1/4)^2 of what each costs, times its class's weight.
+#[test]
+fn focal_loss_of_decisions_is_that_of_the_paper() {
+    let device = cpu(1);
+    let loss = |op: BinaryCrossEntropy, targets: &[f64]| -> f64 {
+        let mut tape = Tape::new(&device);
+        let logits = [3f64.ln(), -(3f64.ln())];
+        let put = |v: &[f64], shape: &[usize]| device.upload(DType::F64, shape, v).unwrap();
+        let mut x = vec![put(&logits, &[1, 2]), put(targets, &[1, 2]), put(&[1.0], &[1])];
+        if op.weighted {
+            x.push(put(&[0.5, 2.0], &[2]));
+        }
+        let x: Vec<_> = x.into_iter().map(|t| tape.constant(t)).collect();
+        let y = tape.apply(op, &x).unwrap();
+        device.read_reals(tape.value(y).unwrap()).unwrap()[0]
+    };
+    let (right, wrong) = ((4f64 / 3.0).ln(), 4f64.ln());
+    for (weighted, [a, b]) in [(false, [1.0, 1.0]), (true, [0.5, 2.0])] {
+        let focal = loss(BinaryCrossEntropy { weighted, gamma: 2.0 }, &[1.0, 1.0]);
+        assert!((focal - (a * 0.0625 * right + b * 0.5625 * wrong)).abs() < 1e-12, "{focal}");
+        let plain = loss(BinaryCrossEntropy { weighted, gamma: 0.0 }, &[1.0, 1.0]);
+        assert!((plain - (a * right + b * wrong)).abs() < 1e-12, "{plain}");
+        let negative = loss(BinaryCrossEntropy { weighted, gamma: 2.0 }, &[0.0, 0.0]);
+        assert!((negative - (a * 0.5625 * wrong + b * 0.0625 * right)).abs() < 1e-12, "{negative}");
+    }
 }

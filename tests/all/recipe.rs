@@ -102,7 +102,7 @@ lr = 1e-3
     ];
     assert_eq!(heads(&e), expected, "{e}");
     for part in [
-        "or \"mask\" or \"next\" or \"multi\"\n  found: \"classfy\" (did you mean \"classify\"?)",
+        "or \"mask\" or \"permute\" or \"next\" or \"multi\"\n  found: \"classfy\" (did you mean \"classify\"?)",
         "do: did you mean seed?",
         "expected: a text\n  found: 3",
         "expected: a number from 0 and below 1\n  found: 1.0",
@@ -346,6 +346,8 @@ dropout = 0.1
 attention_dropout = 0.30000001
 classifier_dropout = 0
 freeze = ["embeddings", 'enc\']
+[permute]
+probability = 0.2
 [data]
 train = "t.csv"
 validation = "../v.csv"

@@ -124,6 +124,7 @@ pub const TASKS: &[(&str, &str, &str)] = &[
     ("answer", "answer.json", "stride = 2\n"),
     ("mask", "text.txt", ""),
     ("next", "text.txt", ""),
+    ("permute", "text.txt", ""),
 ];
 
 pub fn recipe(task: &str, file: &str, more: &str, output: &str) -> String {
@@ -197,6 +198,7 @@ fn every_task_trains_and_opens_again_on_every_architecture() {
             let has = match *task {
                 "mask" => architecture.masked.is_some() && architecture.classes.masked.is_some(),
                 "next" => architecture.pretraining.is_some(),
+                "permute" => architecture.permuted.is_some(),
                 _ => true,
             };
             if !has {
@@ -287,7 +289,12 @@ fn predictions_of_every_kind() {
     data(dir.path());
     for (task, file, more) in TASKS {
         std::fs::write(dir.path().join(format!("{task}.toml")), recipe(task, file, more, task)).unwrap();
-        ok(task, tempra(dir.path(), &["train", &format!("{task}.toml"), "-q"]));
+        let trained = tempra(dir.path(), &["train", &format!("{task}.toml"), "-q"]);
+        if *task == "permute" {
+            assert_eq!(trained.status.code(), Some(2), "BERT was not pretrained by permutations");
+        } else {
+            ok(task, trained);
+        }
     }
     let predict = |task: &str, more: &[&str]| {
         let model = format!("{task}/model");
@@ -320,6 +327,20 @@ fn predictions_of_every_kind() {
     let row = filled.lines().nth(1).unwrap();
     assert_eq!(row.rsplit(',').next().unwrap().split(' ').count(), 2, "{filled}");
     std::fs::write(dir.path().join("pairs.csv"), "text,pair\nthe cat sat,on the mat\n").unwrap();
+    let xlnet = tempfile::tempdir().unwrap();
+    prepared(xlnet.path(), &golden("encoders/xlnet"));
+    std::fs::copy(dir.path().join("text.txt"), xlnet.path().join("text.txt")).unwrap();
+    std::fs::copy(dir.path().join("holes.csv"), xlnet.path().join("holes.csv")).unwrap();
+    for task in ["permute", "mask"] {
+        let file = xlnet.path().join(format!("{task}.toml"));
+        std::fs::write(file, recipe(task, "text.txt", "", task)).unwrap();
+    }
+    ok("permute", tempra(xlnet.path(), &["train", "permute.toml", "-q"]));
+    let filled = ok("permute", tempra(xlnet.path(), &["predict", "permute/model", "holes.csv", "-q"]));
+    assert_eq!(filled.lines().nth(1).unwrap().rsplit(',').next().unwrap().split(' ').count(), 2, "{filled}");
+    let refused = tempra(xlnet.path(), &["train", "mask.toml", "-q"]);
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("task = \"permute\""));
     let follows = predict("next", &["pairs.csv", "--pair", "pair"]);
     let p: f64 = follows.lines().nth(1).unwrap().rsplit(',').next().unwrap().parse().unwrap();
     assert!((0.0..=1.0).contains(&p), "{follows}");

@@ -8,7 +8,7 @@ use tempfile::tempdir;
 use tempra::checkpoint::{NamedFile, RealFs, TensorOut, write_dir};
 use tempra::data::Batch;
 use tempra::device::{Device, Tensor};
-use tempra::models::{Model, Options};
+use tempra::models::{Model, Options, Outputs};
 use tempra::nn::permutation::{GIVEN, TwoStreams, draw_ranks};
 use tempra::nn::{Biases, EncoderConfig, Positions};
 use tempra::ops::relative_attention::RelativeAttention;
@@ -16,7 +16,7 @@ use tempra::ops::{Forward, Op};
 use tempra::rng::Stream;
 use tempra::shape::{DType, Spec};
 use tempra::tape::Tape;
-use tempra::tasks::Regress;
+use tempra::tasks::{Permute, Regress, Task, inputs, into_streams};
 
 /// The inputs of one sequence.
 struct Case {
@@ -273,6 +273,89 @@ fn two_streams_predict_what_transformers_does() {
         let off = relative(found, &numbers(truth));
         println!("{name} {off:.1e}");
         assert!(off < 1e-5, "{name}: {off:e}");
+    }
+}
+
+/// The head on the two streams, through the task: its loss and its gradients, of which those of the token table come from
+/// both of its uses, are transformers'; a second micro-batch adds to them.
+#[test]
+fn a_permutation_language_model_has_the_loss_and_the_gradients_of_transformers() {
+    let device = cpu(2);
+    let fixture = json(&golden("xlnet-plm.json"));
+    let outputs = Some(Outputs::Permuted);
+    let options = Options { outputs, training: true, dtype: DType::F64, ..Options::default() };
+    let (model, _) = open(&device, &golden("encoders/xlnet"), &options);
+    let trained = model.params.layout().list.iter().find(|p| p.name.ends_with("mask_emb")).expect("queries");
+    assert!(!trained.frozen, "what queries know is learnt");
+    let numbers_of = |v: &Value| -> Vec<u32> { numbers(v).iter().map(|&n| n as u32).collect() };
+    let mut batch = Batch { cu_seqlens: vec![0], ..Batch::default() };
+    let mut all_ranks = Vec::new();
+    for (i, s) in fixture["sequences"].as_array().expect("sequences").iter().enumerate() {
+        batch.ids.extend(numbers_of(&s["input_ids"]));
+        batch.types.extend(numbers_of(&s["token_type_ids"]));
+        all_ranks.push(numbers_of(&s["ranks"]));
+        batch.cu_seqlens.push(batch.ids.len() as u32);
+        batch.examples.push(i as u32);
+    }
+    let plain = batch.ids.len();
+    into_streams(&mut batch, 90, |_, example, _| all_ranks[example as usize].clone()).expect("two streams");
+    assert_eq!((batch.tokens(), batch.masked.len()), (plain, 11));
+    let task = Permute { probability: 0.2, max_span: 3, vocab: 90 };
+    let scale = 1.0 / task.weights(&batch)[0];
+    for times in [1.0, 2.0] {
+        let mut tape = Tape::new(&device);
+        let bound = model.params.bind(&mut tape, times > 1.0).expect("parameters");
+        let x = inputs(&mut tape, &batch, None).expect("inputs");
+        let given = model.forward(&mut tape, &bound, &x).unwrap_or_else(|e| panic!("{e}"));
+        let root = task.loss(&mut tape, &given, &batch, [scale; 2]).expect("a loss");
+        let loss = floats(&device, tape.value(root).expect("a loss"))[0];
+        let truth = fixture["head"]["loss"].as_f64().expect("a loss");
+        assert!((loss - truth).abs() < 1e-7, "{loss}, transformers has {truth}");
+        let one = device.upload_reals(DType::F64, &[1], &[1.0]).expect("memory");
+        tape.backward(root, one).expect("backward");
+        let gradients = gradients(&device, &model);
+        for (name, truth) in fixture["head"]["gradients"].as_object().expect("gradients") {
+            let found = &gradients.iter().find(|(n, _)| n == name).expect("a parameter").1;
+            let truth: Vec<f64> = numbers(truth).iter().map(|g| times * g).collect();
+            let off = relative(found, &truth);
+            println!("{name} {off:.1e}");
+            assert!(off < 1e-5, "{name}: {off:e}");
+        }
+    }
+}
+
+/// What a step of training asks for: some tokens of each sequence, none of them special, the same however it is cut.
+#[test]
+fn tokens_to_be_found_are_drawn_example_by_example() {
+    let task = Permute { probability: 0.3, max_span: 2, vocab: 90 };
+    let sequence = |n: u32| -> (Vec<u32>, Vec<u32>) {
+        let words = (0..n).map(|t| if t + 2 < n { t } else { tempra::data::IGNORED }).collect();
+        ((5..5 + n).collect(), words)
+    };
+    let batch = |examples: &[u32]| {
+        let mut b = Batch { cu_seqlens: vec![0], examples: examples.to_vec(), ..Batch::default() };
+        for &e in examples {
+            let (ids, words) = sequence(12 + e);
+            b.ids.extend(ids);
+            b.words.extend(words);
+            b.cu_seqlens.push(b.ids.len() as u32);
+        }
+        b.types = vec![0; b.ids.len()];
+        b
+    };
+    let drawn = |examples: &[u32], step: u64| {
+        let mut b = batch(examples);
+        task.prepare(&mut b, (7, step)).expect("two streams");
+        assert_eq!(b.order.len(), 3 * b.ids.len());
+        b.masked_ids
+    };
+    let both = drawn(&[0, 1], 3);
+    assert!(!both.is_empty());
+    assert_eq!(both, [drawn(&[0], 3), drawn(&[1], 3)].concat());
+    assert_ne!((0..9).map(|s| drawn(&[0, 1], s)).collect::<Vec<_>>(), vec![both; 9], "others each step");
+    for step in 0..50 {
+        let special = |id: u32| id >= 5 + 12 - 2;
+        assert!(drawn(&[0], step).iter().all(|&id| !special(id)), "a special token is asked for");
     }
 }
 

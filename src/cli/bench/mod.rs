@@ -186,6 +186,7 @@ fn on_device(
     if let Some((op, times)) = &bench.effort.planted {
         entry.tool += &format!(", {op} runs {times} times");
     }
+    entry.pace = Some(bench.pace()?.how(bench.device));
     report.devices.push(entry);
     let jobs = if ops { bench::ops::plan(&shapes, &tokens, &|op| asked.wants(op)) } else { Vec::new() };
     let settings = if steps {

@@ -7,7 +7,9 @@ use crate::data::{
 };
 use crate::error::{Error, Result};
 use crate::models::Outputs;
-use crate::tasks::{Answer, Classify, Likeness, Mask, Multilabel, Next, Regress, Search, Similar, Tag, Task};
+use crate::tasks::{
+    Answer, Classify, Likeness, Mask, Multilabel, Next, Permute, Regress, Search, Similar, Tag, Task,
+};
 use crate::text::Tokenizer;
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -166,6 +168,7 @@ pub(super) fn read(r: &Recipe) -> Result<Source> {
         recipe::Task::Answer => questions(r),
         recipe::Task::Mask => documents(r, Outputs::Tokens),
         recipe::Task::Next => documents(r, Outputs::Pretraining),
+        recipe::Task::Permute => documents(r, Outputs::Permuted),
         recipe::Task::Multi => Err(Error::usage("a task of several tasks")
             .hint("each of multi.recipes must have a task of its own, other than \"multi\"")),
     }
@@ -299,7 +302,11 @@ fn questions(r: &Recipe) -> Result<Source> {
 fn documents(r: &Recipe, outputs: Outputs) -> Result<Source> {
     let d = &r.data;
     let found = files(r, |path| {
-        let by_row = r.mask.by_row && outputs == Outputs::Tokens;
+        let by_row = match outputs {
+            Outputs::Tokens => r.mask.by_row,
+            Outputs::Permuted => r.permute.by_row,
+            _ => false,
+        };
         let found = data::read_documents(path, &d.text, by_row, on_bad(r))?;
         let (hash, skipped) = (found.hash.clone(), found.skipped);
         Ok((found, hash, skipped))
@@ -341,14 +348,7 @@ impl Source {
                     of(test, d.test.as_deref())?,
                 ];
                 let label_smoothing = r.loss.label_smoothing as f32;
-                let class_weights = match &r.loss.class_weights {
-                    None => None,
-                    Some(ClassWeights::Values(w)) => Some(fitting(w, &classes)?),
-                    Some(ClassWeights::Balanced) => {
-                        return Err(Error::usage("loss.class_weights = \"balanced\" is for classify")
-                            .hint("give a list, one weight for each tag"));
-                    }
-                };
+                let class_weights = given_weights(r, &classes)?;
                 let strict = r.tag.strict.then(|| r.tag.scheme.scheme());
                 let task = Tag {
                     classes: classes.clone(),
@@ -372,13 +372,20 @@ impl Source {
                 (sets, Arc::new(Answer { search }))
             }
             Raw::Documents(splits) => {
-                let mask = masking(r, tokenizer, e.vocab)?;
                 let next = self.outputs == Outputs::Pretraining;
                 let sets = each(splits, |documents| match next {
                     true => documents.pairs(tokenizer, longest, r.data.split_seed),
                     false => documents.windows(tokenizer, longest),
                 })?;
-                let task: Arc<dyn Task> = if next { Arc::new(Next { mask }) } else { Arc::new(mask) };
+                let task: Arc<dyn Task> = match &self.outputs {
+                    Outputs::Permuted => Arc::new(Permute {
+                        probability: r.permute.probability.unwrap_or(Permute::PROBABILITY),
+                        max_span: r.permute.max_span as u32,
+                        vocab: e.vocab,
+                    }),
+                    Outputs::Pretraining => Arc::new(Next { mask: masking(r, tokenizer, e.vocab)? }),
+                    _ => Arc::new(masking(r, tokenizer, e.vocab)?),
+                };
                 (sets, task)
             }
         };
@@ -435,6 +442,18 @@ fn tagged(
     Words::build(tokenizer, &words, Some(tags), r.data.max_length, r.data.stride)
 }
 
+/// The weights of classes that a recipe lists.
+fn given_weights(r: &Recipe, classes: &[String]) -> Result<Option<Vec<f32>>> {
+    match &r.loss.class_weights {
+        None => Ok(None),
+        Some(ClassWeights::Values(w)) => fitting(w, classes).map(Some),
+        Some(ClassWeights::Balanced) => Err(Error::usage(
+            "loss.class_weights = \"balanced\" is for classify",
+        )
+        .hint(format!("give a list, a weight for each of {}", classes.join(", ")))),
+    }
+}
+
 fn fitting(weights: &[f32], classes: &[String]) -> Result<Vec<f32>> {
     if weights.len() != classes.len() {
         return Err(Error::usage("loss.class_weights has the wrong length")
@@ -448,9 +467,11 @@ fn rows_task(r: &Recipe, kind: Kind, classes: &[String], splits: &Splits<Rows>) 
     Ok(match kind {
         Kind::Regress => Arc::new(Regress),
         Kind::Multilabel => Arc::new(Multilabel {
-            classes: classes.to_vec(),
-            thresholds: None,
             tune: r.multilabel.tune_thresholds,
+            label_smoothing: r.loss.label_smoothing as f32,
+            class_weights: given_weights(r, classes)?,
+            gamma: r.loss.focal_gamma as f32,
+            ..Multilabel::new(classes.to_vec())
         }),
         Kind::Similar => Arc::new(Similar {
             loss: match r.similar.loss {

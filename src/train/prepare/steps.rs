@@ -83,9 +83,13 @@ pub(in crate::train) fn batches(
     let part = &parts[step.part];
     let mut batches =
         micro_batches(&part.train, &step.examples, recipe.train.accumulation, Some(max_tokens), 0)?;
+    let mut first = 0;
     for batch in &mut batches {
         batch.head = step.part;
-        part.task.prepare(batch, (recipe.seed, number));
+        part.task.prepare(batch, (recipe.seed, number))?;
+        // Preparing may add tokens.
+        batch.first_token = first;
+        first = first.saturating_add(batch.ids.len() as u32);
     }
     Ok(batches)
 }

@@ -23,7 +23,7 @@ pub(super) fn resolve(recipe: &mut Recipe, reader: &mut Reader<'_>, path: &Path)
             Task::Tag | Task::Answer => "f1",
             Task::Similar if recipe.similar.loss == Likeness::Contrastive => "mrr",
             Task::Similar => "spearman",
-            Task::Mask | Task::Next => "perplexity",
+            Task::Mask | Task::Permute | Task::Next => "perplexity",
             Task::Multi => "mean",
         }
         .to_owned();
@@ -260,7 +260,7 @@ fn schedule(o: &Optim, max_steps: Option<u64>, r: &mut Reader<'_>) {
 
 fn loss(recipe: &Recipe, r: &mut Reader<'_>) {
     let l = &recipe.loss;
-    if ![Task::Classify, Task::Tag].contains(&recipe.task) {
+    if ![Task::Classify, Task::Multilabel, Task::Tag].contains(&recipe.task) {
         let asks = [
             ("loss.label_smoothing", l.label_smoothing > 0.0),
             ("loss.class_weights", l.class_weights.is_some()),

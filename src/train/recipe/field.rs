@@ -277,6 +277,8 @@ choice! {
         Similar = "similar",
         /// Masked language modelling.
         Mask = "mask",
+        /// Permutation language modelling.
+        Permute = "permute",
         /// Next-sentence prediction beside masked language modelling.
         Next = "next",
         /// Several of these at once on one encoder.

@@ -29,7 +29,8 @@ section! {
     Recipe "" {
         /// What is learnt: "classify" one class of several, "multilabel" any number of them, "regress" a number, "tag" a tag for
         /// each word, "answer" where the answer to a question stands, "similar" vectors of texts, "mask" masked language
-        /// modelling, "next" that with next-sentence prediction, "multi" several of these at once.
+        /// modelling, "next" that with next-sentence prediction, "permute" permutation language modelling (XLNet), "multi"
+        /// several of these at once.
         task: Task = Task::Classify, Rule::Required;
         /// Seed of everything random in the run (HF `seed`): the head's first values, the order of examples, dropout.
         seed: u64 = 42, Rule::Any;
@@ -64,6 +65,8 @@ section! {
         answer: Answer,
         /// Masked language modelling.
         mask: Mask,
+        /// Permutation language modelling.
+        permute: Permute,
         /// Vectors of texts.
         similar: Similar,
         /// Several tasks on one encoder.
@@ -217,9 +220,9 @@ section! {
 section! {
     /// `[loss]`: what is minimised.
     Loss "loss" {
-        /// Share of the target spread over all classes (HF `label_smoothing_factor`).
+        /// Share of the target spread over all classes (HF `label_smoothing_factor`); of several labels, over yes and no.
         label_smoothing: f64 = 0.0, from_to_below(0.0, 1.0);
-        /// Weight of each class in the order of the head's outputs, or "balanced"; left out: all alike.
+        /// Weight of each class in the order of the head's outputs, or, of classify, "balanced"; left out: all alike.
         class_weights: Option<ClassWeights> = None, at_least(0.0);
         /// Focal loss (Lin et al. 2017): each target counts times (1 - its probability) to this power, 2 in the paper; 0 is plain
         /// cross-entropy.
@@ -267,6 +270,18 @@ section! {
         probability: f64 = 0.15, above_up_to(0.0, 0.9);
         /// Whether whole words are masked, instead of tokens.
         whole_word: bool = false, Rule::Any;
+        /// Whether each row of the file is an example, instead of pieces of max_length tokens of all rows together.
+        by_row: bool = false, Rule::Any;
+    }
+}
+
+section! {
+    /// `[permute]`: which tokens a permutation language model (Yang et al. 2019) is to find, in a random order.
+    Permute "permute" {
+        /// Share of the tokens, about (HF `plm_probability`); left out: a sixth.
+        probability: Option<f64> = None, above_up_to(0.0, 0.9);
+        /// Neighbours that are chosen together, at most (HF `max_span_length`).
+        max_span: u64 = 5, from_to(1.0, 1000.0);
         /// Whether each row of the file is an example, instead of pieces of max_length tokens of all rows together.
         by_row: bool = false, Rule::Any;
     }

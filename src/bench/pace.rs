@@ -1,0 +1,113 @@
+//! How fast the machine itself is while something is measured on it.
+//!
+//! A processor's clock, its neighbours on a shared machine and a card's temperature change from minute to minute, by more
+//! than the differences that are looked for. So a piece of work that no version of this program changes is timed between
+//! the measurements of each op: one part that waits for memory, one that computes. Where it took another time beside two
+//! results, [`compare()`](super::compare()) takes that off what it is sure of.
+
+use super::measure::Workbench;
+use crate::device::{Device, Tensor};
+use crate::error::Result;
+use crate::ops::round::Round;
+use crate::shape::{DType, Spec};
+use rayon::prelude::*;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+/// Numbers that the host copies at a time: 4 MiB, half a millisecond.
+const WINDOW: usize = 1 << 20;
+/// Rounds of the host's computing part: about a quarter of a millisecond.
+const ROUNDS: u32 = 1 << 16;
+/// Pairs of tensors that a GPU copies in turn.
+const PAIRS: u64 = 8;
+
+/// Fixed work, ready to run.
+pub struct Pace {
+    work: Fixed,
+    next: AtomicUsize,
+}
+
+enum Fixed {
+    /// Where a processor computes: parts of one array copied to another; sums and products in registers.
+    Host { from: Vec<f32>, to: Mutex<Vec<f32>>, threads: usize },
+    /// On a card: copies in memory, in turn; a copy small enough for its cache, again and again.
+    Card { far: Vec<[Tensor; 2]>, near: [Tensor; 2] },
+}
+
+impl Pace {
+    /// Fixed work for a device.
+    ///
+    /// # Errors
+    /// [`crate::error::Kind::Memory`], and what the device says.
+    pub(super) fn new(bench: &Workbench) -> Result<Pace> {
+        let next = AtomicUsize::new(0);
+        if bench.is_slow() {
+            let n = (bench.cache.max(32 << 20).min(bench.budget / 8) / 2).max(4 << 20) as usize;
+            let threads = match bench.device {
+                Device::Cpu(cpu) => cpu.threads(),
+                _ => std::thread::available_parallelism().map_or(1, usize::from),
+            };
+            let work = Fixed::Host { from: vec![1.0; n], to: Mutex::new(vec![0.0; n]), threads };
+            return Ok(Pace { work, next });
+        }
+        let tensor = |bytes: u64| bench.random(&Spec::new(DType::F32, &[(bytes / 4) as usize]), -1.0, 1.0, 1);
+        let pair = |bytes: u64| Ok([tensor(bytes)?, tensor(bytes)?]);
+        let far = (2 * bench.cache).min(bench.budget / 8) / PAIRS;
+        let far = (0..PAIRS).map(|_| pair(far)).collect::<Result<_>>()?;
+        Ok(Pace { work: Fixed::Card { far, near: pair(1 << 20)? }, next })
+    }
+
+    /// What it is, in words: only what says the same can be compared.
+    pub fn how(&self, device: &Device) -> String {
+        match &self.work {
+            Fixed::Host { threads, .. } => format!("host, {threads} threads: a copy, sums in registers"),
+            Fixed::Card { .. } => format!("{}: a copy in memory, a copy in the cache", device.caps().name),
+        }
+    }
+
+    /// Seconds that it takes now: what waits for memory, what computes.
+    ///
+    /// # Errors
+    /// What the device says.
+    pub(super) fn measure(&self, device: &Device) -> Result<[f64; 2]> {
+        let turn = self.next.fetch_add(1, Ordering::Relaxed);
+        match &self.work {
+            Fixed::Host { from, to, threads } => device.run(|| {
+                let mut to = to.lock().unwrap_or_else(PoisonError::into_inner);
+                let windows = (from.len() / WINDOW).max(1);
+                let at = turn % windows * WINDOW;
+                let until = from.len().min(at + WINDOW);
+                let part = (until - at).div_ceil(*threads).max(1);
+                let begun = Instant::now();
+                to[at..until]
+                    .par_chunks_mut(part)
+                    .zip(from[at..until].par_chunks(part))
+                    .for_each(|(to, from)| to.copy_from_slice(from));
+                let memory = begun.elapsed().as_secs_f64();
+                let begun = Instant::now();
+                let sum: f32 = (0..*threads).into_par_iter().map(|i| compute(i as f32)).sum();
+                std::hint::black_box(sum);
+                Ok([memory, begun.elapsed().as_secs_f64()])
+            }),
+            Fixed::Card { far, near } => {
+                let [from, to] = &far[turn % far.len()];
+                let once = || device.step(&Round, &[from, to]);
+                let often = || (0..16).try_for_each(|_| device.step(&Round, &[&near[0], &near[1]]));
+                let memory = device.run(|| device.time(&mut { once }))?;
+                Ok([memory, device.run(|| device.time(&mut { often }))?])
+            }
+        }
+    }
+}
+
+/// Sums and products in as many chains as keep a processor's units busy, all in registers.
+fn compute(start: f32) -> f32 {
+    let mut sums = [start; 32];
+    for i in 0..ROUNDS {
+        // Not a constant to the compiler, so that nothing is worked out beforehand.
+        let factor = std::hint::black_box(0.999 + 1e-9 * i as f32);
+        sums.iter_mut().for_each(|s| *s = *s * factor + 0.5);
+    }
+    sums.iter().sum()
+}
