@@ -283,7 +283,13 @@ pub fn jobs(op: &str, m: &ModelShape, tokens: usize) -> Vec<Job> {
         "binary_cross_entropy" => {
             let targets: Vec<f64> = (0..8 * sequences).map(|i| (i % 3 == 0) as u8 as f64).collect();
             let inputs = vec![Input::real(&[sequences, 8]), Input::fixed(&[sequences, 8], &targets), scale()];
-            vec![job("binary_cross_entropy", "8 labels", Runs::Op(Box::new(BinaryCrossEntropy::default())), inputs, &[])]
+            vec![job(
+                "binary_cross_entropy",
+                "8 labels",
+                Runs::Op(Box::new(BinaryCrossEntropy::default())),
+                inputs,
+                &[],
+            )]
         }
         "mse" => {
             let targets: Vec<f64> = (0..sequences).map(|i| i as f64 / sequences as f64).collect();

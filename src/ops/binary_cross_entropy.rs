@@ -34,7 +34,11 @@ impl Op for BinaryCrossEntropy {
             && x[2].shape == [1]
             && x.get(3).is_none_or(|w| w.shape == [x[0].rows_cols().1]);
         if !shaped {
-            return Err(refuse(NAME, "logits (rows, C), targets (rows, C), scale (1), weights (C) as set", x));
+            return Err(refuse(
+                NAME,
+                "logits (rows, C), targets (rows, C), scale (1), weights (C) as set",
+                x,
+            ));
         }
         let flops = x[0].len() as f64 * if self.gamma == 0.0 { 6.0 } else { 16.0 };
         let sums = accumulator(compute_dtype_beside(NAME, caps, x, &[1, 2, 3])?);

@@ -427,7 +427,9 @@ fn a_run_that_goes_on_between_redraws_ends_with_the_same_bits() {
 fn trains_as_on_the_cpu(gpu: &Device) {
     let steps = 20;
     let [truth, found] = [&cpu(2), gpu].map(|device| learner::other_losses(device, steps));
-    for (what, (truth, found)) in ["performer", "xlnet"].iter().zip(truth.iter().zip(&found)) {
+    for (what, (truth, found)) in
+        ["performer", "xlnet", "xlnet, permuted"].iter().zip(truth.iter().zip(&found))
+    {
         assert_eq!(truth.len() as u64, steps);
         println!("{what}: losses {:?} to {:?}", truth.first(), truth.last());
         assert!(apart(found, truth) < 1e-4, "{what}: {truth:?} {found:?}");

@@ -447,10 +447,10 @@ fn given_weights(r: &Recipe, classes: &[String]) -> Result<Option<Vec<f32>>> {
     match &r.loss.class_weights {
         None => Ok(None),
         Some(ClassWeights::Values(w)) => fitting(w, classes).map(Some),
-        Some(ClassWeights::Balanced) => Err(Error::usage(
-            "loss.class_weights = \"balanced\" is for classify",
-        )
-        .hint(format!("give a list, a weight for each of {}", classes.join(", ")))),
+        Some(ClassWeights::Balanced) => {
+            Err(Error::usage("loss.class_weights = \"balanced\" is for classify")
+                .hint(format!("give a list, a weight for each of {}", classes.join(", "))))
+        }
     }
 }
 
