@@ -113,7 +113,9 @@ fn forward<T: Real>(op: &AddNorm, cpu: &Cpu, io: Forward) -> Result<()> {
                 let (y, z) = (&mut y[r * cols..][..cols], &mut xhat[r * cols..][..cols]);
                 let x = &x[row * cols..][..cols];
                 match &before {
-                    Some(m) => m.row(row, 0, cols, inlined!(|c, m| z[c] = x[c] * m)),
+                    Some(m) => {
+                        m.row(row, 0, cols, inlined!(|c: usize, m: &[T]| times(&mut z[c..], &x[c..], m)))
+                    }
                     None => z.copy_from_slice(x),
                 }
                 if let Some(residual) = &residual {
@@ -132,7 +134,12 @@ fn forward<T: Real>(op: &AddNorm, cpu: &Cpu, io: Forward) -> Result<()> {
                     None => y.iter_mut().zip(&*z).zip(&gamma[..]).for_each(|((y, &z), &g)| *y = g * z),
                 }
                 if let Some(m) = &after {
-                    m.row(row, 0, cols, inlined!(|c, m| y[c] *= m));
+                    m.row(
+                        row,
+                        0,
+                        cols,
+                        inlined!(|c: usize, m: &[T]| y[c..].iter_mut().zip(m).for_each(|(y, &m)| *y *= m)),
+                    );
                 }
             }
         })
@@ -147,11 +154,18 @@ fn forward<T: Real>(op: &AddNorm, cpu: &Cpu, io: Forward) -> Result<()> {
     Ok(())
 }
 
+/// to = from m, as far as there are factors.
+#[inline(always)]
+fn times<T: Real>(to: &mut [T], from: &[T], m: &[T]) {
+    to.iter_mut().zip(from).zip(m).for_each(|((to, &from), &m)| *to = from * m);
+}
+
 /// With g = drop_after(dy) gamma: dz = rstd (g - mean(g) - xhat mean(g xhat)); dresidual = dz, dx = drop_before(dz).
 fn backward<T: Real>(op: &AddNorm, cpu: &Cpu, io: Backward) -> Result<()> {
     let (rows, cols) = io.x[0].spec.rows_cols();
     let (gamma, xhat, rstd, dy) =
         (io.x[1].cpu::<T>()?, io.y[1].cpu::<T>()?, io.y[2].cpu::<T>()?, io.dy()?.cpu::<T>()?);
+    let gamma = &gamma[..cols];
     let [beta, residual, key] = op.places(io.x.len());
     let key = key.map(|k| io.x[k].cpu::<u32>()).transpose()?;
     let mask =
@@ -165,7 +179,8 @@ fn backward<T: Real>(op: &AddNorm, cpu: &Cpu, io: Backward) -> Result<()> {
         let task = |(b, (to, from)): (usize, (&mut [T], &[T]))| {
             vectorise!({
                 for (r, (to, from)) in to.chunks_exact_mut(cols).zip(from.chunks_exact(cols)).enumerate() {
-                    m.row(b * BLOCK + r, 0, cols, inlined!(|c, m| to[c] = from[c] * m));
+                    let put = inlined!(|c: usize, m: &[T]| times(&mut to[c..], &from[c..], m));
+                    m.row(b * BLOCK + r, 0, cols, put);
                 }
             })
         };
@@ -192,20 +207,40 @@ fn backward<T: Real>(op: &AddNorm, cpu: &Cpu, io: Backward) -> Result<()> {
                     let g = inlined!(|c: usize| dy[c] * gamma[c]);
                     let mean = sum_lanes(cols, g) / n;
                     let along = sum_lanes(cols, |c| g(c) * xhat[c]) / n;
-                    let dz = inlined!(|c: usize| (g(c) - mean - xhat[c] * along) * rstd[row]);
+                    let rstd = rstd[row];
+                    let dz = inlined!(|((&dy, &gamma), &xhat): ((&T, &T), &T)| {
+                        (dy * gamma - mean - xhat * along) * rstd
+                    });
+                    let from = inlined!(|c: usize| dy[c..].iter().zip(&gamma[c..]).zip(&xhat[c..]));
                     if let Some(dres) = &mut dres {
-                        for (c, d) in dres[r * cols..][..cols].iter_mut().enumerate() {
-                            *d = if add_r { *d + dz(c) } else { dz(c) };
+                        let here = dres[r * cols..][..cols].iter_mut().zip(from(0));
+                        match add_r {
+                            true => here.for_each(|(d, x)| *d += dz(x)),
+                            false => here.for_each(|(d, x)| *d = dz(x)),
                         }
                     }
                     let Some(dx) = &mut dx else { continue };
                     let dx = &mut dx[r * cols..][..cols];
-                    let mut put = inlined!(|c: usize, m: T| {
-                        dx[c] = dz(c).mul_add(m, if add_x { dx[c] } else { T::ZERO });
-                    });
                     match &before {
-                        Some(m) => m.row(row, 0, cols, put),
-                        None => (0..cols).for_each(|c| put(c, T::ONE)),
+                        Some(m) => m.row(
+                            row,
+                            0,
+                            cols,
+                            inlined!(|c: usize, m: &[T]| {
+                                let here = dx[c..][..m.len()].iter_mut().zip(from(c)).zip(m);
+                                match add_x {
+                                    true => here.for_each(|((d, x), &m)| *d = dz(x).mul_add(m, *d)),
+                                    false => here.for_each(|((d, x), &m)| *d = dz(x).mul_add(m, T::ZERO)),
+                                }
+                            }),
+                        ),
+                        None => {
+                            let here = dx.iter_mut().zip(from(0));
+                            match add_x {
+                                true => here.for_each(|(d, x)| *d += dz(x)),
+                                false => here.for_each(|(d, x)| *d = dz(x)),
+                            }
+                        }
                     }
                 }
             })

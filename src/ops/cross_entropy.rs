@@ -13,7 +13,7 @@ use super::{
     Backward, CUDA_THREADS, Case, Forward, Input, On, Op, Plan, accumulator, by_dtype, compute_dtype_beside,
     groups_for, launch, launch_cuda, refuse,
 };
-use crate::device::cpu::{BLOCK, Real, sum_lanes, vectorise};
+use crate::device::cpu::{BLOCK, Real, max_lanes, sum_lanes, vectorise};
 use crate::device::{Caps, Const, Cpu, Cuda, Tensor, Wgpu};
 use crate::error::{Error, Result};
 use crate::shape::{DType, Spec};
@@ -129,6 +129,16 @@ impl<'a, T: Real> Targets<'a, T> {
         let w = self.weights.as_ref().map_or(T::ONE, |w| w[c]);
         w * ((T::ONE - self.smooth) * t + self.smooth / T::of(self.classes as f64))
     }
+    /// Where a row has one class that counts in full and all others alike: that class, its q, and that of the others.
+    #[inline(always)]
+    fn simple(&self, i: usize) -> Option<(usize, T, T)> {
+        let hard = self.hard.as_ref().filter(|_| self.weights.is_none() && self.gamma == T::ZERO)?;
+        if hard[i] == self.ignore {
+            return Some((0, T::ZERO, T::ZERO));
+        }
+        let rest = self.smooth / T::of(self.classes as f64);
+        Some((hard[i] as usize, (T::ONE - self.smooth) + rest, rest))
+    }
     /// (1 - p)^gamma of a class with -ln p = l, and p and 1 - p; rounding may put p above 1, of which there is no power.
     #[inline(always)]
     fn focus(&self, l: T) -> (T, T, T) {
@@ -151,6 +161,11 @@ impl<'a, T: Real> Targets<'a, T> {
             if power == T::ZERO || p == T::ZERO { T::ONE } else { T::ONE + self.gamma * p * l / rest };
         q * power * slope
     }
+}
+
+/// Rows of one unit of parallel work: few, where classes are a vocabulary.
+fn rows_at_once(classes: usize) -> usize {
+    (BLOCK * 128 / classes.max(1)).clamp(1, BLOCK)
 }
 
 fn plain_forward<T: Real>(op: &CrossEntropy, cpu: &Cpu, io: Forward) -> Result<()> {
@@ -176,10 +191,18 @@ fn forward<T: Real, const FOCAL: bool>(op: &CrossEntropy, cpu: &Cpu, io: Forward
     let task = |(b, (lse, losses)): (usize, (&mut [T], &mut [T]))| {
         vectorise!({
             for (r, (lse, loss)) in lse.iter_mut().zip(losses).enumerate() {
-                let i = b * BLOCK + r;
+                let i = b * rows_at_once(classes) + r;
                 let z = &logits[i * classes..][..classes];
-                let max = z.iter().fold(T::of(f64::NEG_INFINITY), |m, &z| z.larger(m));
+                let max = max_lanes(z);
                 *lse = max + sum_lanes(classes, |c| (z[c] - max).exp()).ln();
+                if let Some((label, hit, rest)) = targets.simple(i) {
+                    *loss = if hit == T::ZERO { T::ZERO } else { hit * (*lse - z[label]) };
+                    if rest != T::ZERO {
+                        let all = sum_lanes(classes, |c| *lse - z[c]);
+                        *loss += rest * (all - (*lse - z[label]));
+                    }
+                    continue;
+                }
                 *loss = sum_lanes(classes, |c| {
                     let q = targets.q(i, c);
                     let l = *lse - z[c];
@@ -193,7 +216,8 @@ fn forward<T: Real, const FOCAL: bool>(op: &CrossEntropy, cpu: &Cpu, io: Forward
             }
         })
     };
-    cpu.install(|| lse.par_chunks_mut(BLOCK).zip(losses.par_chunks_mut(BLOCK)).enumerate().for_each(task));
+    let block = rows_at_once(classes);
+    cpu.install(|| lse.par_chunks_mut(block).zip(losses.par_chunks_mut(block)).enumerate().for_each(task));
     io.y[0].cpu_mut::<T>()?[0] = scale * losses.iter().copied().sum::<T>();
     Ok(())
 }
@@ -209,6 +233,17 @@ fn backward<T: Real, const FOCAL: bool>(op: &CrossEntropy, cpu: &Cpu, io: Backwa
     let task = |(i, dx): (usize, &mut [T])| {
         vectorise!({
             let z = &logits[i * classes..][..classes];
+            if let Some((label, hit, rest)) = targets.simple(i) {
+                let (total, before) = (hit + rest * T::of((classes - 1) as f64), dx[label]);
+                let (lse, all) = (lse[i], dx.iter_mut().zip(z));
+                match g.add {
+                    true => all.for_each(|(dx, &z)| *dx += scale * ((z - lse).exp() * total - rest)),
+                    false => all.for_each(|(dx, &z)| *dx = scale * ((z - lse).exp() * total - rest)),
+                }
+                let d = scale * ((z[label] - lse).exp() * total - hit);
+                dx[label] = if g.add { before + d } else { d };
+                return;
+            }
             let total = sum_lanes(classes, |c| targets.pull::<FOCAL>(i, c, lse[i] - z[c]));
             for (c, dx) in dx.iter_mut().enumerate() {
                 let d = scale * ((z[c] - lse[i]).exp() * total - targets.pull::<FOCAL>(i, c, lse[i] - z[c]));
@@ -216,7 +251,8 @@ fn backward<T: Real, const FOCAL: bool>(op: &CrossEntropy, cpu: &Cpu, io: Backwa
             }
         })
     };
-    cpu.install(|| dx.par_chunks_mut(classes).with_min_len(BLOCK).enumerate().for_each(task));
+    let block = rows_at_once(classes);
+    cpu.install(|| dx.par_chunks_mut(classes).with_min_len(block).enumerate().for_each(task));
     Ok(())
 }
 

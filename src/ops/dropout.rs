@@ -76,10 +76,10 @@ impl Dropout {
 }
 
 impl<T: Real> Mask<T> {
-    /// Calls `f(c, factor)` for every column of a row; the factor is 0 or 1 / (1 - p). `lane` tells apart the rows that
-    /// share a number, such as the heads of attention.
+    /// Calls `f(c, factors)` for all columns of a row, some from c on at a time; a factor is 0 or 1 / (1 - p). `lane` tells apart
+    /// the rows that share a number, such as the heads of attention.
     #[inline(always)]
-    pub fn row(&self, row: usize, lane: u32, cols: usize, mut f: impl FnMut(usize, T)) {
+    pub fn row(&self, row: usize, lane: u32, cols: usize, mut f: impl FnMut(usize, &[T])) {
         // Eight blocks at a time, structure of arrays, so that the rounds become vector instructions.
         const WIDE: usize = 8;
         let row = self.first.wrapping_add(row as u32);
@@ -89,14 +89,13 @@ impl<T: Real> Mask<T> {
                 let block = (c0 / 8 + i) as u32;
                 *w = rng::philox([row, block, self.site ^ lane.wrapping_shl(16), self.step], self.key);
             }
+            // The lower half of a word comes first.
+            let halves: [u16; 8 * WIDE] = bytemuck::cast(words.map(|w| w.map(u32::to_le)));
             let mut factors = [T::ZERO; 8 * WIDE];
-            for (w, out) in words.iter().flatten().zip(factors.chunks_exact_mut(2)) {
-                out[0] = if (*w as u16) < self.threshold { T::ZERO } else { self.scale };
-                out[1] = if ((*w >> 16) as u16) < self.threshold { T::ZERO } else { self.scale };
+            for (factor, half) in factors.iter_mut().zip(halves) {
+                *factor = if u16::from_le(half) < self.threshold { T::ZERO } else { self.scale };
             }
-            for (i, &v) in factors[..(cols - c0).min(8 * WIDE)].iter().enumerate() {
-                f(c0 + i, v);
-            }
+            f(c0, &factors[..(cols - c0).min(8 * WIDE)]);
         }
     }
 }
@@ -141,8 +140,12 @@ fn apply<T: Real>(op: &Dropout, cpu: &Cpu, [from, key, to]: [&Tensor; 3], add: b
                     b * BLOCK + r,
                     0,
                     cols,
-                    inlined!(|c: usize, m: T| {
-                        to[c] = from[c].mul_add(m, if add { to[c] } else { T::ZERO });
+                    inlined!(|c: usize, m: &[T]| {
+                        let here = to[c..][..m.len()].iter_mut().zip(&from[c..][..m.len()]).zip(m);
+                        match add {
+                            true => here.for_each(|((to, &from), &m)| *to = from.mul_add(m, *to)),
+                            false => here.for_each(|((to, &from), &m)| *to = from.mul_add(m, T::ZERO)),
+                        }
                     }),
                 );
             }

@@ -8,7 +8,7 @@ use super::{
     Backward, Case, Forward, Input, On, Op, Plan, blocks_for, by_dtype, compute_dtype, groups_for, launch,
     launch_cuda, refuse, sequences_within,
 };
-use crate::device::cpu::Real;
+use crate::device::cpu::{Real, vectorise};
 use crate::device::{Caps, Const, Cpu, Cuda, Tensor, Wgpu};
 use crate::error::Result;
 use crate::shape::{DType, Spec};
@@ -99,13 +99,15 @@ fn backward<T: Real>(op: Pool, io: Backward) -> Result<()> {
     if !g.add {
         dx.fill(T::ZERO);
     }
-    for (s, dy) in seqs.into_iter().zip(dy.chunks_exact(cols)) {
-        let used = op.used(s);
-        let weight = T::ONE / T::of(used.len().max(1) as f64);
-        for dx in dx[used.start * cols..used.end * cols].chunks_exact_mut(cols) {
-            dx.iter_mut().zip(dy).for_each(|(dx, &dy)| *dx = dy.mul_add(weight, *dx));
+    vectorise!({
+        for (s, dy) in seqs.into_iter().zip(dy.chunks_exact(cols)) {
+            let used = op.used(s);
+            let weight = T::ONE / T::of(used.len().max(1) as f64);
+            for dx in dx[used.start * cols..used.end * cols].chunks_exact_mut(cols) {
+                dx.iter_mut().zip(dy).for_each(|(dx, &dy)| *dx = dy.mul_add(weight, *dx));
+            }
         }
-    }
+    });
     Ok(())
 }
 

@@ -73,7 +73,10 @@ fn add_dropped<T: Real>(
                         b * BLOCK + r,
                         0,
                         cols,
-                        inlined!(|c: usize, m: T| to[c] = from[c].mul_add(m, to[c])),
+                        inlined!(|c: usize, m: &[T]| {
+                            let here = to[c..][..m.len()].iter_mut().zip(&from[c..][..m.len()]);
+                            here.zip(m).for_each(|((to, &from), &m)| *to = from.mul_add(m, *to));
+                        }),
                     ),
                     None => to.iter_mut().zip(from).for_each(|(t, &f)| *t += f),
                 }

@@ -19,9 +19,14 @@ import transformers
 TOLERANCE = 1e-4
 
 
+def bare(name):
+    """Whether a class is an encoder without a head."""
+    return name.endswith("Model") and not name.endswith("LMHeadModel")
+
+
 def given(out, name):
     """What tempra gives for one sequence, in its order."""
-    if name.endswith("Model"):
+    if bare(name):
         return [out.last_hidden_state[0].mean(0)]
     if "QuestionAnswering" in name:
         return [torch.stack([out.start_logits[0], out.end_logits[0]], 1)]
@@ -38,7 +43,7 @@ def check(folder):
     name = config["architectures"][0]
     model, info = getattr(transformers, name).from_pretrained(folder, output_loading_info=True)
     # A bare encoder has a pooler in transformers, which a mean over tokens does without.
-    missing = [k for k in info["missing_keys"] if not (name.endswith("Model") and "pooler" in k)]
+    missing = [k for k in info["missing_keys"] if not (bare(name) and "pooler" in k)]
     wrong = {"missing": missing, "unexpected": list(info["unexpected_keys"]), "mismatched": list(info["mismatched_keys"])}
     if any(wrong.values()):
         print(f"{folder}: {name}: {wrong}")

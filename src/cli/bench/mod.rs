@@ -19,7 +19,8 @@ const METHOD: &str = "Operands are random and lie in more sets than a cache hold
     anything counts, so that compiling kernels does not. Times are medians, the spread is the distance of the quartiles; \
     they are taken with the device's own clock where it has one. Operations and bytes are what the formula asks for, so \
     the rates are not those of some counter. The ceilings are a large copy and the best large product, measured in the \
-    same run before everything else and again after it.";
+    same run before everything else and again after it. Between the measurements of each op a fixed piece of work is timed, \
+    which no version changes: it tells how fast the machine itself was, and `compare` takes that off what it is sure of.";
 
 pub fn define() -> Command {
     let measures = |name: &'static str, about: &'static str| options(Command::new(name).about(about));

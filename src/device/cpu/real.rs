@@ -275,6 +275,22 @@ impl Real for f32 {
     }
 }
 
+/// The greatest element, NaN if there is one, -infinity of none; in lanes that the compiler can vectorise.
+#[inline(always)]
+pub fn max_lanes<T: Real>(v: &[T]) -> T {
+    const LANES: usize = 16;
+    let none = T::of(f64::NEG_INFINITY);
+    let mut most = [none; LANES];
+    let whole = v.chunks_exact(LANES);
+    let rest = whole.remainder().iter().fold(none, |m, &v| v.larger(m));
+    for chunk in whole {
+        for (m, &v) in most.iter_mut().zip(chunk) {
+            *m = v.larger(*m);
+        }
+    }
+    most.iter().fold(rest, |m, &v| v.larger(m))
+}
+
 /// Sum over `f(i)`, i < n, in sixteen interleaved lanes that are added at the end: an order the compiler can vectorise
 /// and that is the same on every processor.
 #[inline(always)]

@@ -2,7 +2,7 @@
 
 use super::{Attention, Dropout};
 use crate::device::Cpu;
-use crate::device::cpu::{Mat, Out, Real, inlined, product_serial, sum_lanes, vectorise};
+use crate::device::cpu::{Mat, Out, Real, inlined, max_lanes, product_serial, sum_lanes, vectorise};
 use crate::error::Result;
 use crate::ops::{Backward, Forward, On, by_dtype, sequences};
 use rayon::prelude::*;
@@ -59,6 +59,22 @@ pub(in crate::ops) fn parts<'a, T>(
         }
     }
     parts
+}
+
+/// Of factors for keys from `j` on those of keys from `first` on, and where these begin, counted from there.
+#[inline(always)]
+fn within<T>(j: usize, m: &[T], first: usize) -> (usize, &[T]) {
+    let skipped = first.saturating_sub(j).min(m.len());
+    ((j + skipped).saturating_sub(first), &m[skipped..])
+}
+
+/// From dprobabilities to dscores, and the probabilities as they were mixed: ds = p (ds m - delta) scale, p = p m.
+#[inline(always)]
+pub(in crate::ops) fn slopes<T: Real>(p: &mut [T], ds: &mut [T], m: &[T], [delta, scale]: [T; 2]) {
+    for ((p, ds), &m) in p.iter_mut().zip(ds).zip(m) {
+        *ds = *p * (*ds * m - delta) * scale;
+        *p *= m;
+    }
 }
 
 /// Runs `copy(row, column, piece)` for the rows of `to` (tokens, planes heads d), where `piece` is the run of `from`
@@ -134,7 +150,7 @@ fn forward<T: Real>(op: &Attention, cpu: &Cpu, io: Forward) -> Result<()> {
                     let (p, after) = rest.split_at_mut(seen.len());
                     before.fill(T::ZERO);
                     after.fill(T::ZERO);
-                    let max = p.iter().fold(T::of(f64::NEG_INFINITY), |m, &s| s.larger(m)) * scale;
+                    let max = max_lanes(p) * scale;
                     p.iter_mut().for_each(|p| *p = p.mul_add(scale, -max).exp());
                     let sum = sum_lanes(p.len(), |j| p[j]);
                     part.lse[q0 + r] = max + sum.ln();
@@ -145,10 +161,9 @@ fn forward<T: Real>(op: &Attention, cpu: &Cpu, io: Forward) -> Result<()> {
                             part.tokens.start + q0 + r,
                             part.head as u32,
                             seen.end,
-                            inlined!(|j: usize, m: T| {
-                                if j >= first {
-                                    p[j - first] *= norm * m;
-                                }
+                            inlined!(|j: usize, m: &[T]| {
+                                let (at, m) = within(j, m, first);
+                                p[at..][..m.len()].iter_mut().zip(m).for_each(|(p, &m)| *p *= norm * m);
                             }),
                         ),
                         None => p.iter_mut().for_each(|p| *p *= norm),
@@ -219,22 +234,20 @@ fn backward<T: Real>(op: &Attention, cpu: &Cpu, io: Backward) -> Result<()> {
                     let delta = sum_lanes(d, |c| o[c] * dy[c]);
                     let lse = lse[q0 + r];
                     p.iter_mut().for_each(|p| *p = p.mul_add(scale, -lse).exp());
-                    let mut put = inlined!(|j: usize, m: T| {
-                        ds[j] = p[j] * (ds[j] * m - delta) * scale;
-                        p[j] *= m;
-                    });
                     match &mask {
                         Some(m) => m.row(
                             start + q0 + r,
                             part.head as u32,
                             seen.end,
-                            inlined!(|j: usize, m: T| {
-                                if j >= first {
-                                    put(j - first, m);
-                                }
+                            inlined!(|j: usize, m: &[T]| {
+                                let (at, m) = within(j, m, first);
+                                let (p, ds) = (&mut p[at..][..m.len()], &mut ds[at..][..m.len()]);
+                                slopes(p, ds, m, [delta, scale]);
                             }),
                         ),
-                        None => (0..seen.len()).for_each(|j| put(j, T::ONE)),
+                        None => {
+                            p.iter().zip(ds.iter_mut()).for_each(|(&p, ds)| *ds = p * (*ds - delta) * scale);
+                        }
                     }
                 }
             });

@@ -2,10 +2,10 @@
 //! since the gradients of r and of the biases are sums over all sequences.
 
 use super::{Dropout, RelativeAttention, Sizes};
-use crate::device::cpu::{Mat, Out, Real, Slice, inlined, product_serial, sum_lanes, vectorise};
+use crate::device::cpu::{Mat, Out, Real, Slice, inlined, max_lanes, product_serial, sum_lanes, vectorise};
 use crate::device::{Cpu, Tensor};
 use crate::error::Result;
-use crate::ops::attention::cpu::{Part, gather, parts};
+use crate::ops::attention::cpu::{Part, gather, parts, slopes};
 use crate::ops::dropout::Mask;
 use crate::ops::{Backward, Forward, Grad, On, by_dtype, sequences};
 use rayon::prelude::*;
@@ -191,7 +191,7 @@ fn forward<T: Real>(op: &RelativeAttention, cpu: &Cpu, io: Forward) -> Result<()
             x.scores(cpu, &b, p, &mut by_distance, &mut q)?;
             vectorise!({
                 for (r, p) in p.chunks_exact_mut(len).enumerate() {
-                    let max = p.iter().fold(T::of(f64::NEG_INFINITY), |m, &s| s.larger(m)) * scale;
+                    let max = max_lanes(p) * scale;
                     // A query that sees nothing has no probabilities.
                     let max = if max == T::of(f64::NEG_INFINITY) { T::ZERO } else { max };
                     p.iter_mut().for_each(|p| *p = p.mul_add(scale, -max).exp());
@@ -203,7 +203,9 @@ fn forward<T: Real>(op: &RelativeAttention, cpu: &Cpu, io: Forward) -> Result<()
                             part.tokens.start + q0 + r,
                             part.head as u32,
                             len,
-                            inlined!(|j, m| p[j] *= norm * m),
+                            inlined!(|j: usize, m: &[T]| {
+                                p[j..].iter_mut().zip(m).for_each(|(p, &m)| *p *= norm * m);
+                            }),
                         ),
                         None => p.iter_mut().for_each(|p| *p *= norm),
                     }
@@ -275,13 +277,21 @@ fn backward<T: Real>(op: &RelativeAttention, cpu: &Cpu, io: Backward) -> Result<
                         let delta = sum_lanes(d, |c| o[c] * dy[c]);
                         let lse = lse[q0 + r];
                         p.iter_mut().for_each(|p| *p = p.mul_add(scale, -lse).exp());
-                        let mut put = inlined!(|j: usize, m: T| {
-                            ds[j] = p[j] * (ds[j] * m - delta) * scale;
-                            p[j] *= m;
-                        });
                         match &x.mask {
-                            Some(m) => m.row(start + q0 + r, head as u32, len, put),
-                            None => (0..len).for_each(|j| put(j, T::ONE)),
+                            Some(m) => m.row(
+                                start + q0 + r,
+                                head as u32,
+                                len,
+                                inlined!(|j: usize, m: &[T]| {
+                                    let (p, ds) = (&mut p[j..][..m.len()], &mut ds[j..][..m.len()]);
+                                    slopes(p, ds, m, [delta, scale]);
+                                }),
+                            ),
+                            None => {
+                                p.iter()
+                                    .zip(ds.iter_mut())
+                                    .for_each(|(&p, ds)| *ds = p * (*ds - delta) * scale);
+                            }
                         }
                     }
                 });
