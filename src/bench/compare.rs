@@ -90,11 +90,16 @@ fn further([memory, computing]: [f64; 2]) -> f64 {
     if memory.ln().abs() > computing.ln().abs() { memory } else { computing }
 }
 
+/// How much of a change, as a logarithm, may come from the machine's: an op may feel twice what the fixed work does, for it needs
+/// both of its parts at once.
+fn felt(pace: Option<f64>) -> f64 {
+    pace.map_or(0.0, |p| 2.0 * p.ln().abs())
+}
+
 fn pair(what: String, op: &str, pass: Option<Phase>, a: Side, b: Side) -> Pair {
     let ratio = a.0.median / b.0.median;
     let pace = a.2.zip(b.2).map(|(a, b)| [a[0] / b[0], a[1] / b[1]]);
-    // An op may feel twice what the fixed work does: it needs both of its parts.
-    let moved = pace.map_or(0.0, |p| (2.0 * further(p).ln().abs()).exp_m1());
+    let moved = felt(pace.map(further)).exp_m1();
     let uncertainty = uncertainty(a.0, a.1).hypot(uncertainty(b.0, b.1)) + moved;
     let off = ratio.ln().abs();
     let verdict = match (off <= uncertainty, off <= SAME) {
@@ -176,7 +181,7 @@ fn one(report: &Report, base: &str, other: &str) -> Result<Comparison> {
     let paces: Vec<[f64; 2]> = pairs.iter().filter_map(|p| p.pace).collect();
     let pace = (!paces.is_empty()).then(|| further(medians(&paces)));
     let doubt = doubt(report, base, other, pace);
-    let ([m, low, high], moved) = (median, pace.map_or(0.0, |p| p.ln().abs()));
+    let ([m, low, high], moved) = (median, felt(pace));
     let verdict = match m {
         _ if m.ln().abs() <= SAME && moved <= SAME => Verdict::Same,
         _ if doubt.is_some() || m.ln().abs() <= moved + SAME => Verdict::CannotTell,
@@ -216,11 +221,11 @@ fn doubt(report: &Report, base: &str, other: &str, pace: Option<f64>) -> Option<
     let (a, b) = (entry(base)?, entry(other)?);
     let (ca, cb) = (a.ceilings.as_ref()?, b.ceilings.as_ref()?);
     for (id, c) in [(base, ca), (other, cb)] {
-        if let Some(worst) = c.drift.into_iter().flatten().find(|d| d.ln().abs() > 0.15) {
-            return Some(format!(
-                "the ceilings of {id} changed by {:.0} % while it ran",
-                100.0 * (worst - 1.0)
-            ));
+        // That of the copy depends on which pages the system gave, too.
+        let product = c.drift.map(|[_, product]| product);
+        if let Some(change) = product.filter(|d| d.ln().abs() > 0.15) {
+            let percent = 100.0 * (change - 1.0);
+            return Some(format!("the product's ceiling of {id} changed by {percent:.0} % while it ran"));
         }
     }
     let same = a.description == b.description && a.dtype == b.dtype && a.tool == b.tool;
@@ -234,7 +239,7 @@ impl Comparison {
     pub fn failures(&self, fail_under: f64) -> Vec<String> {
         let [m, _, high] = self.median;
         let mut all = Vec::new();
-        if high * self.pace.map_or(1.0, |p| p.ln().abs().exp()) < fail_under {
+        if high * felt(self.pace).exp() < fail_under {
             all.push(format!("{} beside {}: the middle ratio is {m:.3}", self.other, self.base));
         }
         let slow = self.pairs.iter().filter(|p| p.ratio * (1.0 + p.uncertainty) < fail_under);

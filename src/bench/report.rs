@@ -1,6 +1,6 @@
 //! What a measurement leaves: one JSON object, which `report.schema.json` describes and peers write as well.
 
-use super::measure::Quartiles;
+use super::measure::{Quartiles, medians};
 use crate::error::{Error, Kind, Result};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -351,6 +351,23 @@ impl Report {
             all.steps.extend(part.steps);
             all.skipped.extend(part.skipped);
         }
+        all
+    }
+    /// One report of several rounds of the same measurements: of each the median over the rounds, whose quartiles tell how much
+    /// rounds differ. What some rounds did not measure is of the others.
+    pub fn of_rounds(parts: &[Report]) -> Report {
+        let Some(first) = parts.first() else { return Report::begin() };
+        let mut all = first.clone();
+        for row in &mut all.ops {
+            let same = parts.iter().filter_map(|p| p.ops.iter().find(|r| r.key() == row.key()));
+            let same: Vec<&OpRow> = same.collect();
+            let paces: Option<Vec<[f64; 2]>> = same.iter().map(|r| r.pace).collect();
+            row.pace = paces.map(|p| medians(&p));
+            row.samples = same.len();
+            row.repeats = same.iter().map(|r| r.samples * r.repeats).min().unwrap_or(0);
+            row.seconds = Quartiles::of(same.iter().map(|r| r.seconds.median).collect());
+        }
+        all.complete = parts.iter().all(|p| p.complete);
         all
     }
     /// Notes the ceilings of a device, and how near its rows come to them: the better of what was measured before and after

@@ -483,3 +483,34 @@ fn check(root: &Value, schema: &Value, value: &Value, at: &str) {
         check(root, &schema["items"], item, &format!("{at}[]"));
     }
 }
+
+/// Another build, here this one with an op that runs three times, and this one, in turns.
+#[cfg(unix)]
+#[test]
+fn two_programs_measure_in_turns() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    let slow = dir.path().join("slow");
+    let script = format!(
+        "#!/bin/sh\nTEMPRA_BENCH_PLANT=cross_entropy:3 exec '{}' \"$@\"\n",
+        env!("CARGO_BIN_EXE_tempra")
+    );
+    std::fs::write(&slow, script).unwrap();
+    std::fs::set_permissions(&slow, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let against = |program: &str| {
+        let args = ["bench", "compare", "--against", program, "--op", "cross_entropy", "--tokens", "256"];
+        run(&[&args[..], &["--rounds", "3", "--seconds", "0.02", "--json", "-q"]].concat())
+    };
+    let Run { code, out, err } = against(&slow.to_string_lossy());
+    assert_eq!(code, 0, "{err}");
+    let found: Value = serde_json::from_str(&out).unwrap();
+    let found = &found["comparisons"][0];
+    assert_eq!(found["pairs"].as_array().unwrap().len(), 4);
+    let middle = found["median"][0].as_f64().unwrap();
+    assert!((2.0..4.5).contains(&middle), "{found}");
+    for (program, word) in [("/nowhere/tempra", "cannot be started"), ("/bin/false", "measured nothing")] {
+        let Run { code, err, .. } = against(program);
+        assert_eq!(code, 2, "{err}");
+        assert!(err.contains(word), "{err}");
+    }
+}

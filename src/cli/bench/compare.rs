@@ -1,6 +1,6 @@
 //! `tempra bench compare`: devices or results side by side.
 
-use super::{Asked, draw, measured};
+use super::{Asked, draw, measured, rounds};
 use crate::bench::{self, Comparison, Report, markdown};
 use crate::cli::options::{flag, text};
 use crate::cli::output::{Destination, say, say_json};
@@ -15,13 +15,24 @@ pub fn define() -> Command {
         .long_about(
             "Puts every device of the given results beside the first one, op by op: the ratio of their times (above 1: faster \
              than the first), how far off it may be, and whether the difference can be told from the spread. Without \
-             results the ops are measured on the devices that --device names.",
+             results the ops are measured on the devices that --device names; with --against by another build of this program \
+             and by this one, in turns, which is the only way to tell small differences on a machine that does other work.",
         )
         .after_help(
             "Examples:\n  tempra bench compare last-week.json today.json --fail-under 0.95\n  \
-             tempra bench compare --device cuda,wgpu --html cards.html",
+             tempra bench compare --device cuda,wgpu --html cards.html\n  \
+             tempra bench compare --against old/tempra --op 'attention*' --rounds 9",
         )
         .arg(Arg::new("results").value_name("RESULT").num_args(0..).action(ArgAction::Append).help("JSON files of tempra bench or of a peer"))
+        .arg(
+            Arg::new("against")
+                .long("against")
+                .value_name("PROGRAM")
+                .conflicts_with("results")
+                .value_parser(clap::value_parser!(std::path::PathBuf))
+                .help("Another build of tempra: it and this one measure the ops in turns"),
+        )
+        .arg(super::super::options::count("rounds", "How often each measures, with --against").default_value("5"))
         .arg(
             Arg::new("fail-under")
                 .long("fail-under")
@@ -34,7 +45,12 @@ pub fn define() -> Command {
 pub fn run(matches: &ArgMatches) -> Result<i32> {
     let html = text(matches, "html").map(|path| Destination::of(Some(path))).transpose()?;
     let files: Vec<&String> = matches.get_many("results").into_iter().flatten().collect();
-    let (report, code) = if files.is_empty() {
+    let (report, code) = if let Some(other) = matches.get_one::<std::path::PathBuf>("against") {
+        let rounds = matches.get_one::<usize>("rounds").copied().unwrap_or(5);
+        let [theirs, ours] = rounds::in_turns(other, rounds, matches, &Voice::of(matches))?;
+        let name = other.display().to_string();
+        (Report::merge(vec![(name, theirs), ("this".to_owned(), ours)]), 0)
+    } else if files.is_empty() {
         if matches.get_many::<String>("device").map_or(0, Iterator::count) < 2 {
             return Err(Error::usage("there is nothing to compare")
                 .expected("two results, or two devices")

@@ -2,6 +2,7 @@
 
 mod asked;
 mod compare;
+mod rounds;
 
 use super::options::{flag, json_arg, text, threads_arg};
 use super::output::{Destination, say, say_json};
