@@ -1,6 +1,6 @@
 //! Results side by side, op by op: how much faster, and whether that can be told.
 
-use super::measure::{Quartiles, medians};
+use super::measure::Quartiles;
 use super::report::{OpRow, Phase, Report, StepRow};
 use crate::error::{Error, Result};
 use serde::Serialize;
@@ -66,7 +66,8 @@ pub struct Comparison {
     pub pairs: Vec<Pair>,
     /// The ratio in the middle, and an interval that holds the true middle in about 95 of 100 cases.
     pub median: [f64; 3],
-    /// The pace in the middle, of memory or of computing: what has changed more.
+    /// How many times as fast the machine was, at least (or at most, where it was slower): the end that is nearer to 1 of the
+    /// interval around the middle of all paces, of memory or of computing, whichever has changed more.
     pub pace: Option<f64>,
     /// What the middle says.
     pub verdict: Verdict,
@@ -179,7 +180,8 @@ fn one(report: &Report, base: &str, other: &str) -> Result<Comparison> {
     pairs.sort_by(|a, b| (b.seconds[1] - b.seconds[0]).total_cmp(&(a.seconds[1] - a.seconds[0])));
     let median = middle(pairs.iter().map(|p| p.ratio).collect());
     let paces: Vec<[f64; 2]> = pairs.iter().filter_map(|p| p.pace).collect();
-    let pace = (!paces.is_empty()).then(|| further(medians(&paces)));
+    let pace =
+        (!paces.is_empty()).then(|| further([0, 1].map(|i| told(paces.iter().map(|p| p[i]).collect()))));
     let doubt = doubt(report, base, other, pace);
     let ([m, low, high], moved) = (median, felt(pace));
     let verdict = match m {
@@ -209,6 +211,12 @@ fn middle(mut v: Vec<f64>) -> [f64; 3] {
     let half = 0.98 * n.sqrt();
     let at = |place: f64| v[(place.max(0.0) as usize).min(v.len() - 1)];
     [Quartiles::of(v.clone()).median, at(n / 2.0 - half), at((n / 2.0 + half).ceil())]
+}
+
+/// The least change that many ratios tell of: 1 if their interval holds 1.
+fn told(ratios: Vec<f64>) -> f64 {
+    let [_, low, high] = middle(ratios);
+    if low > 1.0 { low } else { high.min(1.0) }
 }
 
 /// The same program on the same device should find the same ceilings; where it does not, the machine is another one now. Where
