@@ -24,6 +24,7 @@ import csv
 import json
 import math
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -35,7 +36,7 @@ HERE = Path(__file__).resolve().parent
 # The scores of each: what they are called by tempra and by this script, the first that is there.
 SCORES = [("sentiment", "accuracy", ("accuracy",)), ("ner", "entity F1", ("f1",)), ("sts", "Spearman", ("spearman",)), ("qa", "F1", ("f1",)),
           ("qa", "exact match", ("exact_match", "exact")), ("text", "perplexity", ("perplexity",)),
-          ("both", "accuracy of sentiment", ("sentiment/accuracy",)), ("both", "entity F1", ("ner/f1",))]
+          ("both", "accuracy of sentiment", ("sentiment_accuracy",)), ("both", "entity F1", ("ner_f1",))]
 TASKS = ("sentiment", "ner", "sts", "qa", "text", "both")
 
 
@@ -232,10 +233,13 @@ class Peer:
 
     def text(self):
         def encode(name):
-            lines = (self.args.data / "text" / f"{name}.txt").read_text(encoding="utf-8").split("\n")
-            ids = [i for line in lines for i in self.tok(line, add_special_tokens=False)["input_ids"]]
-            size = self.longest - 2
-            return [{"input_ids": [self.tok.cls_token_id, *ids[i : i + size], self.tok.sep_token_id]} for i in range(0, len(ids), size)]
+            # A paragraph is a document on both sides: pieces do not go beyond it.
+            paragraphs = re.split(r"\n\s*\n", (self.args.data / "text" / f"{name}.txt").read_text(encoding="utf-8"))
+            size, made = self.longest - 2, []
+            for paragraph in filter(str.strip, paragraphs):
+                ids = self.tok(paragraph, add_special_tokens=False)["input_ids"]
+                made += [{"input_ids": [self.tok.cls_token_id, *ids[i : i + size], self.tok.sep_token_id]} for i in range(0, len(ids), size)]
+            return made
 
         self.model, self.collate = self.pretrained("AutoModelForMaskedLM"), self.hf.DataCollatorForLanguageModeling(self.tok)
         self.train, self.test = encode("train"), encode("test")
@@ -269,7 +273,6 @@ class Peer:
 
 def words(text):
     """As the SQuAD script: lower case, no ASCII punctuation, no articles."""
-    import re
     import string
 
     text = "".join(c for c in text.lower() if c not in string.punctuation)

@@ -6,6 +6,7 @@
 //! results, [`compare()`](super::compare()) takes that off what it is sure of.
 
 use super::measure::Workbench;
+use super::report::Machine;
 use crate::device::{Device, Tensor};
 use crate::error::Result;
 use crate::ops::round::Round;
@@ -48,7 +49,8 @@ impl Pace {
                 Device::Cpu(cpu) => cpu.threads(),
                 _ => std::thread::available_parallelism().map_or(1, usize::from),
             };
-            let work = Fixed::Host { from: vec![1.0; n], to: Mutex::new(vec![0.0; n]), threads };
+            // Not zero, so that both have all their pages before anything counts.
+            let work = Fixed::Host { from: vec![1.0; n], to: Mutex::new(vec![2.0; n]), threads };
             return Ok(Pace { work, next });
         }
         let tensor = |bytes: u64| bench.random(&Spec::new(DType::F32, &[(bytes / 4) as usize]), -1.0, 1.0, 1);
@@ -61,7 +63,9 @@ impl Pace {
     /// What it is, in words: only what says the same can be compared.
     pub fn how(&self, device: &Device) -> String {
         match &self.work {
-            Fixed::Host { threads, .. } => format!("host, {threads} threads: a copy, sums in registers"),
+            Fixed::Host { threads, .. } => {
+                format!("{}, {threads} threads: a copy, sums in registers", Machine::here().cpu)
+            }
             Fixed::Card { .. } => format!("{}: a copy in memory, a copy in the cache", device.caps().name),
         }
     }

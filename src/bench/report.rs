@@ -1,6 +1,6 @@
 //! What a measurement leaves: one JSON object, which `report.schema.json` describes and peers write as well.
 
-use super::measure::{Quartiles, medians};
+use super::measure::Quartiles;
 use crate::error::{Error, Kind, Result};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -354,18 +354,31 @@ impl Report {
         all
     }
     /// One report of several rounds of the same measurements: of each the median over the rounds, whose quartiles tell how much
-    /// rounds differ. What some rounds did not measure is of the others.
+    /// rounds differ; the machine's pace is part of that. What the first round did not measure is left out.
     pub fn of_rounds(parts: &[Report]) -> Report {
         let Some(first) = parts.first() else { return Report::begin() };
         let mut all = first.clone();
         for row in &mut all.ops {
             let same = parts.iter().filter_map(|p| p.ops.iter().find(|r| r.key() == row.key()));
             let same: Vec<&OpRow> = same.collect();
-            let paces: Option<Vec<[f64; 2]>> = same.iter().map(|r| r.pace).collect();
-            row.pace = paces.map(|p| medians(&p));
+            row.pace = None;
             row.samples = same.len();
             row.repeats = same.iter().map(|r| r.samples * r.repeats).min().unwrap_or(0);
             row.seconds = Quartiles::of(same.iter().map(|r| r.seconds.median).collect());
+        }
+        for entry in &mut all.devices {
+            let others = parts.iter().flat_map(|p| &p.devices).filter(|d| d.id == entry.id);
+            let ceilings: Vec<&Ceilings> = others.filter_map(|d| d.ceilings.as_ref()).collect();
+            if let Some(best) = &mut entry.ceilings {
+                for c in ceilings {
+                    best.copy_bytes_per_s = best.copy_bytes_per_s.max(c.copy_bytes_per_s);
+                    best.product_flops_per_s = best.product_flops_per_s.max(c.product_flops_per_s);
+                }
+                // They stand for all rounds, not for a beginning and an end.
+                best.drift = None;
+                all.ops.iter_mut().filter(|r| r.device == entry.id).for_each(|r| r.judge(best));
+            }
+            entry.pace = None;
         }
         all.complete = parts.iter().all(|p| p.complete);
         all

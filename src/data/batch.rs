@@ -90,9 +90,13 @@ impl Batch {
     pub fn tokens(&self) -> usize {
         self.ids.len() - if self.order.is_empty() { 0 } else { self.masked.len() }
     }
-    /// The longest sequence, in tokens.
-    pub fn max_seqlen(&self) -> usize {
-        self.cu_seqlens.windows(2).map(|w| (w[1] - w[0]) as usize).max().unwrap_or(0)
+    /// The longest sequence that is asked about, in places: of two streams the queries stand where their tokens do.
+    pub fn longest(&self) -> usize {
+        if !self.order.is_empty() {
+            return self.order.chunks_exact(3).map(|o| o[0] as usize + 1).max().unwrap_or(0);
+        }
+        let bounds = self.cu_seqlens.windows(2).take(self.sequences());
+        bounds.map(|w| (w[1] - w[0]) as usize).max().unwrap_or(0)
     }
 }
 

@@ -247,17 +247,49 @@ fn backward<T: Real>(op: &AddNorm, cpu: &Cpu, io: Backward) -> Result<()> {
         };
         cpu.install(|| dx.into_par_iter().zip(dres).enumerate().for_each(task));
     }
-    if let Some(g) = io.dx(1) {
+    let (gg, gb) = (io.dx(1), beta.and_then(|b| io.dx(b)));
+    if let (Some(gg), Some(gb)) = (gg, gb) {
+        return sum_both(cpu, [gg, gb], dy, &xhat, rows);
+    }
+    if let Some(g) = gg {
         sum_columns(cpu, &mut g.t.cpu_mut::<T>()?, g.add, rows, |r, at, out| {
             let (dy, xhat) = (&dy[r * cols..][at.clone()], &xhat[r * cols..][at]);
             out.iter_mut().zip(dy).zip(xhat).for_each(|((o, &d), &x)| *o += d * x);
         });
     }
-    if let Some(g) = beta.and_then(|b| io.dx(b)) {
+    if let Some(g) = gb {
         sum_columns(cpu, &mut g.t.cpu_mut::<T>()?, g.add, rows, |r, at, out| {
             out.iter_mut().zip(&dy[r * cols..][at]).for_each(|(o, &d)| *o += d);
         });
     }
+    Ok(())
+}
+
+/// dgamma = column sums of dy xhat, dbeta = those of dy, in the order of [`sum_columns`]; dy is read once.
+fn sum_both<T: Real>(cpu: &Cpu, [gg, gb]: [Grad; 2], dy: &[T], xhat: &[T], rows: usize) -> Result<()> {
+    const COLS: usize = 64;
+    let (mut dgamma, mut dbeta) = (gg.t.cpu_mut::<T>()?, gb.t.cpu_mut::<T>()?);
+    let cols = dgamma.len();
+    let task = |(c, (dgamma, dbeta)): (usize, (&mut [T], &mut [T]))| {
+        vectorise!({
+            for (g, to) in [(gg, &mut *dgamma), (gb, &mut *dbeta)] {
+                if !g.add {
+                    to.fill(T::ZERO);
+                }
+            }
+            for r in 0..rows {
+                let at = r * cols + c * COLS;
+                let here = dy[at..].iter().zip(&xhat[at..]);
+                for ((dgamma, dbeta), (&d, &x)) in dgamma.iter_mut().zip(dbeta.iter_mut()).zip(here) {
+                    *dgamma += d * x;
+                    *dbeta += d;
+                }
+            }
+        })
+    };
+    cpu.install(|| {
+        dgamma.par_chunks_mut(COLS).zip(dbeta.par_chunks_mut(COLS)).enumerate().for_each(task);
+    });
     Ok(())
 }
 

@@ -13,7 +13,7 @@ use super::{
     Backward, CUDA_THREADS, Case, Forward, Input, On, Op, Plan, accumulator, by_dtype, compute_dtype_beside,
     groups_for, launch, launch_cuda, refuse,
 };
-use crate::device::cpu::{BLOCK, Real, max_lanes, sum_lanes, vectorise};
+use crate::device::cpu::{BLOCK, Real, max_lanes, sum_lanes, sum_over, vectorise};
 use crate::device::{Caps, Const, Cpu, Cuda, Tensor, Wgpu};
 use crate::error::{Error, Result};
 use crate::shape::{DType, Spec};
@@ -194,11 +194,11 @@ fn forward<T: Real, const FOCAL: bool>(op: &CrossEntropy, cpu: &Cpu, io: Forward
                 let i = b * rows_at_once(classes) + r;
                 let z = &logits[i * classes..][..classes];
                 let max = max_lanes(z);
-                *lse = max + sum_lanes(classes, |c| (z[c] - max).exp()).ln();
+                *lse = max + sum_over(z, |z| (z - max).exp()).ln();
                 if let Some((label, hit, rest)) = targets.simple(i) {
                     *loss = if hit == T::ZERO { T::ZERO } else { hit * (*lse - z[label]) };
                     if rest != T::ZERO {
-                        let all = sum_lanes(classes, |c| *lse - z[c]);
+                        let all = sum_over(z, |z| *lse - z);
                         *loss += rest * (all - (*lse - z[label]));
                     }
                     continue;

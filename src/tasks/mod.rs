@@ -97,10 +97,7 @@ pub fn inputs(tape: &mut Tape, batch: &Batch, key: Option<(u64, u64)>) -> Result
     };
     let key = key.map(|k| put(&words(k))).transpose()?;
     let asked = if batch.masked.is_empty() { None } else { Some(put(&batch.masked)?) };
-    // What only fills up a batch is not asked about.
-    let bounds = batch.cu_seqlens.windows(2).take(batch.sequences());
-    let longest = bounds.map(|w| (w[1] - w[0]) as usize).max().unwrap_or(0);
-    let inputs = Inputs::new(tape, tensors, key).of_length(longest);
+    let inputs = Inputs::new(tape, tensors, key).of_length(batch.longest());
     let asked = asked.map(|asked| tape.constant(asked));
     let order = if batch.order.is_empty() {
         None

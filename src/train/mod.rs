@@ -389,7 +389,9 @@ impl Trainer<'_> {
                 let (parts, number) = (&self.run.parts, self.state.step);
                 batches = prepare::batches(parts, self.recipe, step, number, self.max_tokens)?;
             }
-            let tokens = batches.iter().map(|b| b.tokens() as u64).sum();
+            // As they are cut: without what is added to them.
+            let sizes: Vec<usize> = batches.iter().map(Batch::tokens).collect();
+            let tokens = sizes.iter().map(|&n| n as u64).sum();
             if self.run.device.replays() {
                 batches.iter_mut().for_each(Batch::fill_up);
             }
@@ -397,10 +399,10 @@ impl Trainer<'_> {
             // Steps whose passes have the same sizes launch the same kernels.
             let mut key = DefaultHasher::new();
             // Distances are counted up to the longest sequence, in steps of 64.
-            let sizes = |b: &Batch| {
-                (b.head, b.ids.len(), b.cu_seqlens.len(), b.masked.len(), b.max_seqlen().div_ceil(64))
+            let shape = |b: &Batch| {
+                (b.head, b.ids.len(), b.cu_seqlens.len(), b.masked.len(), b.longest().div_ceil(64))
             };
-            batches.iter().for_each(|b| sizes(b).hash(&mut key));
+            batches.iter().for_each(|b| shape(b).hash(&mut key));
             let part = step.part;
             let passes = Passes { run: &self.run, recipe: self.recipe, part, step: self.state.step };
             let optimizer = &mut self.optimizer;
@@ -416,15 +418,15 @@ impl Trainer<'_> {
                     return Ok(tokens);
                 }
             };
-            let largest = batches.iter().max_by_key(|b| b.ids.len());
-            let Some(largest) = largest.filter(|b| b.len() > 1) else {
+            let largest = batches.iter().zip(&sizes).max_by_key(|(_, n)| **n);
+            let Some((_, &largest)) = largest.filter(|(b, _)| b.len() > 1) else {
                 return Err(e);
             };
-            self.max_tokens = largest.ids.len().div_ceil(2);
+            self.max_tokens = largest.div_ceil(2);
             self.run.device.trim()?;
             let halved = Error::memory(format!(
                 "out of memory in a pass of {} tokens: from now on at most {} tokens a pass, the same steps in more passes",
-                largest.ids.len(),
+                largest,
                 self.max_tokens
             ))
             .found(e.to_string().lines().next().unwrap_or_default().to_owned())

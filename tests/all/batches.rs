@@ -188,7 +188,7 @@ fn parts_of_a_step_are_the_step() {
     }
     assert_eq!(*whole.cu_seqlens.last().unwrap() as usize, whole.ids.len());
     let longest = (0..37).map(|k| set.length(step[k] as usize)).max().unwrap();
-    assert_eq!(whole.max_seqlen(), longest);
+    assert_eq!(whole.longest(), longest);
     for accumulation in [1, 2, 3, 8, 37, 50] {
         for max_tokens in [None, Some(1), Some(30), Some(100), Some(10_000)] {
             let parts = micro_batches(&set, &step, accumulation, max_tokens, 0).unwrap();
@@ -235,4 +235,40 @@ fn evaluation_covers_the_set() {
         }
     }
     assert_eq!(eval_batches(&set, 0, 0).unwrap_err().kind(), Kind::Usage);
+}
+
+/// The tokens that fill up a batch may be longer than its sequences: they ask for no distances, nor make steps of one size differ.
+#[test]
+fn what_fills_up_a_batch_is_not_its_longest_sequence() {
+    let mut batch = Batch { cu_seqlens: vec![0], ..Batch::default() };
+    for example in 0..62u32 {
+        batch.ids.extend([1; 17]);
+        batch.positions.extend(0..17);
+        batch.cu_seqlens.push(batch.ids.len() as u32);
+        batch.examples.push(example);
+    }
+    batch.types = vec![0; batch.ids.len()];
+    let mut streams = batch.clone();
+    batch.fill_up();
+    let bounds = batch.cu_seqlens.clone();
+    assert!(bounds[63] - bounds[62] > 64, "the filling is the longest: {bounds:?}");
+    assert_eq!(batch.longest(), 17);
+    // Two streams have as many places as tokens of text.
+    let every_third = |tokens: std::ops::Range<usize>| {
+        let mut rank = 0;
+        let mut next = |t: usize| {
+            rank += (t % 3 == 1) as u32;
+            if t % 3 == 1 { rank } else { 0 }
+        };
+        (0..tokens.len()).map(&mut next).collect::<Vec<u32>>()
+    };
+    tempra::tasks::into_streams(&mut streams, 90, |_, _, tokens| every_third(tokens)).unwrap();
+    assert_eq!((streams.longest(), streams.tokens()), (17, 62 * 17));
+    streams.fill_up();
+    assert_eq!((streams.longest(), streams.order.len()), (17, 3 * streams.ids.len()));
+    let device = tempra::device::Device::open("cpu", 1).unwrap();
+    for batch in [&batch, &streams] {
+        let mut tape = tempra::tape::Tape::evaluate(&device);
+        assert_eq!(tempra::tasks::inputs(&mut tape, batch, None).unwrap().longest, 17);
+    }
 }

@@ -221,7 +221,7 @@ fn verdicts_know_when_they_cannot_tell() {
     assert_eq!(verdicts(1.01, 0.02), Verdict::Same);
     assert_eq!(verdicts(1.2, 0.02), Verdict::Faster);
     assert_eq!(verdicts(0.8, 0.02), Verdict::Slower);
-    // 1.57 x 0.5 / 5, twice: 0.22.
+    // 1.57 x 0.5 / 5 x 1.16, twice: 0.26.
     assert_eq!(verdicts(0.85, 0.5), Verdict::CannotTell);
     assert_eq!(verdicts(0.5, 0.5), Verdict::Slower);
     // Of many the middle counts; scattered on both sides of 1, nothing can be told.
@@ -256,12 +256,32 @@ fn verdicts_know_when_they_cannot_tell() {
     // The machine itself became slower: what looks like a result is none.
     let mut moved = pair_of(&[0.8; 20], 0.01);
     for (d, rate) in moved.devices.iter_mut().zip([1e12, 0.8e12]) {
-        let c = Ceilings { copy_bytes_per_s: 1e10, product_flops_per_s: rate, ..Ceilings::default() };
+        let drift = Some([1.0; 2]);
+        let c = Ceilings { copy_bytes_per_s: 1e10, product_flops_per_s: rate, drift, ..Ceilings::default() };
         d.ceilings = Some(c);
     }
     let found = &compare(&moved).unwrap()[0];
     assert_eq!(found.verdict, Verdict::CannotTell);
     assert!(found.doubt.as_deref().is_some_and(|d| d.contains("-20 %")), "{:?}", found.doubt);
+}
+
+/// Of rounds the median counts; how much they differ is the spread, and the pace within each is no longer of interest.
+#[test]
+fn rounds_become_one_result() {
+    let round = |ratio: f64| {
+        let mut r = pair_of(&[ratio], 0.0);
+        r.ops.iter_mut().for_each(|o| o.pace = Some([1e-4; 2]));
+        r.devices.iter_mut().for_each(|d| d.pace = Some("fixed".into()));
+        r
+    };
+    let rounds: Vec<Report> = [0.5, 0.8, 1.0, 0.9, 2.0].map(round).to_vec();
+    let all = Report::of_rounds(&rounds);
+    let (same, other) = (&all.ops[0], &all.ops[1]);
+    assert_eq!((same.samples, same.pace, all.devices[0].pace.as_deref()), (5, None, None));
+    assert_eq!(same.seconds, Quartiles { q1: 1e-3, median: 1e-3, q3: 1e-3 });
+    let near = |a: f64, b: f64| (a / b - 1.0).abs() < 1e-12;
+    assert!(near(other.seconds.median, 1e-3 / 0.9), "{:?}", other.seconds);
+    assert!(near(other.seconds.q1, 1e-3) && near(other.seconds.q3, 1e-3 / 0.8), "{:?}", other.seconds);
 }
 
 #[test]

@@ -77,7 +77,7 @@ impl Job<'_> {
             batch.fill_up();
         }
         let mut size = DefaultHasher::new();
-        (batch.ids.len(), batch.len(), batch.masked.len(), batch.max_seqlen().div_ceil(64)).hash(&mut size);
+        (batch.ids.len(), batch.len(), batch.masked.len(), batch.longest().div_ceil(64)).hash(&mut size);
         // Steps of another model on this device are others.
         self.model.params.layout().len().hash(&mut size);
         self.model.begin_step(device, self.step).unwrap();

@@ -47,6 +47,11 @@ pub fn run(matches: &ArgMatches) -> Result<i32> {
     let files: Vec<&String> = matches.get_many("results").into_iter().flatten().collect();
     let (report, code) = if let Some(other) = matches.get_one::<std::path::PathBuf>("against") {
         let rounds = matches.get_one::<usize>("rounds").copied().unwrap_or(5);
+        if rounds < 3 {
+            return Err(Error::usage("too few rounds to tell how much they differ")
+                .expected("--rounds 3 or more")
+                .found(rounds.to_string()));
+        }
         let [theirs, ours] = rounds::in_turns(other, rounds, matches, &Voice::of(matches))?;
         let name = other.display().to_string();
         (Report::merge(vec![(name, theirs), ("this".to_owned(), ours)]), 0)

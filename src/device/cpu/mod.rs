@@ -12,7 +12,7 @@ mod real;
 pub use memory::{Buffer, MemoryStats, Slice, SliceMut};
 pub(crate) use pages::prefer_huge;
 pub use product::{Kernel, Mat, Out, product, product_serial};
-pub use real::{Level, Real, always, max_lanes, sum_lanes, vectorised};
+pub use real::{Level, Real, always, max_lanes, sum_lanes, sum_over, vectorised};
 pub(crate) use real::{inlined, vectorise};
 
 use super::{Backend, Caps, Profile, Storage, Tensor};

@@ -278,7 +278,6 @@ impl Real for f32 {
 /// The greatest element, NaN if there is one, -infinity of none; in lanes that the compiler can vectorise.
 #[inline(always)]
 pub fn max_lanes<T: Real>(v: &[T]) -> T {
-    const LANES: usize = 16;
     let none = T::of(f64::NEG_INFINITY);
     let mut most = [none; LANES];
     let whole = v.chunks_exact(LANES);
@@ -291,11 +290,13 @@ pub fn max_lanes<T: Real>(v: &[T]) -> T {
     most.iter().fold(rest, |m, &v| v.larger(m))
 }
 
+/// Lanes of sums: as many as two of the widest vectors have.
+const LANES: usize = 16;
+
 /// Sum over `f(i)`, i < n, in sixteen interleaved lanes that are added at the end: an order the compiler can vectorise
 /// and that is the same on every processor.
 #[inline(always)]
 pub fn sum_lanes<T: Real>(n: usize, f: impl Fn(usize) -> T) -> T {
-    const LANES: usize = 16;
     let mut acc = [T::ZERO; LANES];
     let whole = n / LANES * LANES;
     let mut i = 0;
@@ -309,6 +310,30 @@ pub fn sum_lanes<T: Real>(n: usize, f: impl Fn(usize) -> T) -> T {
     for i in whole..n {
         tail += f(i);
     }
+    together(acc, tail)
+}
+
+/// Sum over `f` of all elements, in the order of [`sum_lanes`]: for an `f` that is long, where checks of an index would stand in
+/// the way of vectors.
+#[inline(always)]
+pub fn sum_over<T: Real>(v: &[T], f: impl Fn(T) -> T) -> T {
+    let mut acc = [T::ZERO; LANES];
+    let whole = v.chunks_exact(LANES);
+    let rest = whole.remainder();
+    for chunk in whole {
+        for (acc, &v) in acc.iter_mut().zip(chunk) {
+            *acc += f(v);
+        }
+    }
+    let mut tail = T::ZERO;
+    for &v in rest {
+        tail += f(v);
+    }
+    together(acc, tail)
+}
+
+#[inline(always)]
+fn together<T: Real>(mut acc: [T; LANES], tail: T) -> T {
     let mut width = LANES;
     while width > 1 {
         width /= 2;

@@ -278,7 +278,7 @@ section! {
 section! {
     /// `[permute]`: which tokens a permutation language model (Yang et al. 2019) is to find, in a random order.
     Permute "permute" {
-        /// Share of the tokens, about (HF `plm_probability`); left out: a sixth.
+        /// Share of the tokens, about (HF `plm_probability`, rounded as there: from 0.7 on nearly all); left out: a sixth.
         probability: Option<f64> = None, above_up_to(0.0, 0.9);
         /// Neighbours that are chosen together, at most (HF `max_span_length`).
         max_span: u64 = 5, from_to(1.0, 1000.0);
