@@ -359,7 +359,9 @@ impl Report {
         let Some(first) = parts.first() else { return Report::begin() };
         let mut all = first.clone();
         for row in &mut all.ops {
-            let same = parts.iter().filter_map(|p| p.ops.iter().find(|r| r.key() == row.key()));
+            let same = parts
+                .iter()
+                .filter_map(|p| p.ops.iter().find(|r| r.device == row.device && r.key() == row.key()));
             let same: Vec<&OpRow> = same.collect();
             row.pace = None;
             row.samples = same.len();
