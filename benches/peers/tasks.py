@@ -2,7 +2,7 @@
 """Real tasks by tempra and by the Hugging Face Trainer: the same data, settings and seeds; the scores side by side.
 
     python3 benches/peers/tasks.py prepare --ner DIR --sts DIR --squad FILE --novel FILE --out DATA
-    python3 benches/peers/tasks.py run   --data DATA --model FOLDER [--tempra target/release/tempra] [--seeds 0 1 2] [--only ner]
+    python3 benches/peers/tasks.py run   --data DATA --model FOLDER [--tempra target/release/tempra] [--seeds 0 1 2] [--only ner] [--sides tempra]
     python3 benches/peers/tasks.py table [--results target/peers/tasks]
 
 prepare   writes the files that tasks/*.toml name. --ner: wnut17.{train,test}.conll (WNUT-17); --sts: stsb-{train,test}.csv, no header
@@ -302,7 +302,7 @@ def run(args):
     failed = 0
     for seed in args.seeds:
         for task in args.only or TASKS:
-            for side in ("tempra", "trainer"):
+            for side in args.sides:
                 file = args.results / f"{task}-{side}-{seed}.json"
                 if file.exists() or (side, task) == ("trainer", "both"):
                     continue
@@ -350,6 +350,7 @@ def main():
     c.add_argument("--tempra", type=Path, default=Path("target/release/tempra"))
     c.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     c.add_argument("--only", nargs="+", choices=TASKS)
+    c.add_argument("--sides", nargs="+", choices=("tempra", "trainer"), default=("tempra", "trainer"))
     c.add_argument("--threads", type=int, default=2)
     c.add_argument("--results", type=Path, default=Path("target/peers/tasks"))
     c = sub.add_parser("table")
