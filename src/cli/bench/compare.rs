@@ -52,9 +52,9 @@ pub fn run(matches: &ArgMatches) -> Result<i32> {
                 .expected("--rounds 3 or more")
                 .found(rounds.to_string()));
         }
-        let [theirs, ours] = rounds::in_turns(other, rounds, matches, &Voice::of(matches))?;
+        let ([theirs, ours], code) = rounds::in_turns(other, rounds, matches, &Voice::of(matches))?;
         let name = other.display().to_string();
-        (Report::merge(vec![(name, theirs), ("this".to_owned(), ours)]), 0)
+        (Report::merge(vec![(name, theirs), ("this".to_owned(), ours)]), code)
     } else if files.is_empty() {
         if matches.get_many::<String>("device").map_or(0, Iterator::count) < 2 {
             return Err(Error::usage("there is nothing to compare")

@@ -29,11 +29,17 @@ fn arguments(matches: &ArgMatches) -> Vec<String> {
     all
 }
 
-/// Measures with both programs, round by round, each first in every other one. Cut short, it returns the rounds that were whole.
+/// Measures with both programs, round by round, each first in every other one. Cut short, it returns the rounds that were whole,
+/// and the exit code of that.
 ///
 /// # Errors
 /// Of kind `Usage` for a program that cannot be started, and for several devices; what a program says when it fails.
-pub fn in_turns(other: &Path, rounds: usize, matches: &ArgMatches, voice: &Voice) -> Result<[Report; 2]> {
+pub fn in_turns(
+    other: &Path,
+    rounds: usize,
+    matches: &ArgMatches,
+    voice: &Voice,
+) -> Result<([Report; 2], i32)> {
     let device = matches.get_many::<String>("device").into_iter().flatten().count();
     if device > 1 || matches.get_many::<String>("dtype").into_iter().flatten().count() > 1 {
         return Err(Error::usage("two programs are compared on one device in one type")
@@ -62,13 +68,16 @@ pub fn in_turns(other: &Path, rounds: usize, matches: &ArgMatches, voice: &Voice
     }
     bar.finish_and_clear();
     let whole = found[0].len().min(found[1].len());
-    if let (Some(signal), 0) = (signals.stop(), whole) {
-        return Err(Error::new(Kind::Interrupted(signal), "stopped before a round was whole"));
-    }
-    if whole < rounds {
+    let mut code = 0;
+    if let Some(signal) = signals.stop() {
+        let e = Error::new(Kind::Interrupted(signal), "stopped before a round was whole");
+        if whole == 0 {
+            return Err(e);
+        }
+        code = e.exit_code();
         voice.warn(format!("stopped: {whole} of {rounds} rounds count"));
     }
-    Ok(found.map(|reports| Report::of_rounds(&reports[..whole])))
+    Ok((found.map(|reports| Report::of_rounds(&reports[..whole])), code))
 }
 
 fn measure(program: &Path, arguments: &[String]) -> Result<Report> {
