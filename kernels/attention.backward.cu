@@ -79,6 +79,13 @@ DEVICE void keys_step(float (&dk)[2 * DEPTH][4], float (&dv)[2 * DEPTH][4], u32 
       for (u32 e = 0; e < 4; e++)
         if (key0 + g + e / 2 * 8 >= length) s[j][e] = 0.f;
   }
+  if (!all_see(key0, 16, q0, 8 * N)) {
+#pragma unroll
+    for (u32 j = 0; j < N; j++)
+#pragma unroll
+      for (u32 e = 0; e < 4; e++)
+        if (!sees(key0 + g + e / 2 * 8, q0 + j * 8 + 2 * t + e % 2)) s[j][e] = 0.f;
+  }
   u32 bits[N] = {};
   if constexpr (DROPOUT != 0) queries_kept(bits, mask, q0, key0 / 8);
   auto keeps = [&](u32 j, u32 e) { return DROPOUT == 0 || (bits[j] >> (e / 2 * 16 + e % 2 * 8) & 1) != 0; };
@@ -213,23 +220,25 @@ DEVICE void keys_backward(const T* qkv, const u32* key, const T* o, const float*
   };
 
   const Mask mask = mask_of(p.drop, key, head, first);
-  const u32 tiles = ceil_div(length, TILE);
   for (u32 k0 = begin; k0 < (WHOLE ? length : begin + 1); k0 += OWN) {
+    // The tiles of queries that see these keys.
+    const u32 from = seen_from(k0, TILE) / TILE, tiles = ceil_div(seen_upto(k0 + OWN, length), TILE);
     if (k0 != begin) __syncthreads();  // keys are used up
     fetch<OWN>(tile_k, q + hidden + (size_t)k0 * stride, stride, length - k0);
     fetch<OWN>(tile_v, q + 2 * hidden + (size_t)k0 * stride, stride, length - k0);
-    fetch_queries(0);
+    fetch_queries(from);
     if (WHOLE && k0 == 0) {
-      rowsums(held_delta, dout, o + (size_t)first * hidden + head * D, hidden, length, tiles * TILE);
-      for (u32 i = threadIdx.x; i < tiles * TILE; i += THREADS) held_lse[i] = i < length ? lse[stats + i] : 0.f;
+      const u32 all = ceil_div(length, TILE) * TILE;
+      rowsums(held_delta, dout, o + (size_t)first * hidden + head * D, hidden, length, all);
+      for (u32 i = threadIdx.x; i < all; i += THREADS) held_lse[i] = i < length ? lse[stats + i] : 0.f;
     }
     copies_wait<0>();
     __syncthreads();  // all have landed
     const u32 mine = k0 + warp * 16;
     const bool busy = mine < length;
     float dk[2 * DEPTH][4] = {}, dv[2 * DEPTH][4] = {};
-    for (u32 i = 0; i < tiles; i++) {
-      if (i > 0) {
+    for (u32 i = from; i < tiles; i++) {
+      if (i > from) {
         copies_wait<0>();
         __syncthreads();  // queries have landed, dS is used up
       }
@@ -255,7 +264,8 @@ DEVICE void keys_backward(const T* qkv, const u32* key, const T* o, const float*
         if (row < length && part < DEPTH) {
           float sum[2 * COLS][4] = {};
           float4* place = held_dq + (row / 16 * 2 * DEPTH + 2 * part) * 32 + lane;
-          if (k0 > 0) {
+          // Unless these keys are the first, or the last, that a query of the tile sees.
+          if (k0 > 0 && q0 < seen_upto(k0, length)) {
 #pragma unroll
             for (u32 n = 0; n < 2 * COLS; n++)
               if (DEPTH % COLS == 0 || part + n / 2 < DEPTH) {
@@ -268,7 +278,7 @@ DEVICE void keys_backward(const T* qkv, const u32* key, const T* o, const float*
             if (k0 + k * 16 < length) {
               queries_step<COLS>(sum, tile_ds + k * 16 * DS_ROW + (row - q0), tile_k + k * 16 * ROW, part);
             }
-          if (k0 + OWN >= length) {
+          if (k0 + OWN >= length || q0 < seen_from(k0 + OWN, TILE)) {
             write(dq + (size_t)row * stride, stride, length - row, part * 16, sum, p.scale, p.scale, p.add != 0);
           } else {
 #pragma unroll
@@ -346,21 +356,21 @@ ATTENTION attention_backward_q(const T* __restrict__ qkv, const u32* __restrict_
     };
     fetch<OWN>(tile_q, q + (size_t)begin * stride, stride, length - begin);
     fetch<OWN>(tile_do, dy + from, hidden, length - begin);
-    fetch_keys(0);
+    const u32 seen = seen_from(begin, TILE) / TILE, tiles = ceil_div(seen_upto(begin + OWN, length), TILE);
+    fetch_keys(seen);
     rowsums(held_delta, dy + from, o + from, hidden, length - begin, OWN);
     const Mask mask = mask_of(p.drop, key, head, at.first);
     const float scale = p.scale * LOG2E;
-    const u32 tiles = ceil_div(length, TILE);
     float dq[2 * DEPTH][4] = {}, norm[2], sums[2];
     // The block's operands: in registers where there is room.
     constexpr bool HOLD = DEPTH <= 4;
     u32 fq[DEPTH][4], fdo[DEPTH][4];
-    for (u32 i = 0; i < tiles; i++) {
+    for (u32 i = seen; i < tiles; i++) {
       copies_wait<0>();
       __syncthreads();  // keys have landed
       if (STAGES > 1 && i + 1 < tiles) fetch_keys(i + 1);
       const u32 stage = STAGES == 1 ? 0 : i % STAGES, k0 = i * TILE;
-      if (i == 0) {
+      if (i == seen) {
         if constexpr (HOLD) rows_operand(fq, tile_q + warp * 16 * ROW), rows_operand(fdo, tile_do + warp * 16 * ROW);
 #pragma unroll
         for (u32 h = 0; h < 2; h++) {
@@ -397,6 +407,7 @@ ATTENTION attention_backward_q(const T* __restrict__ qkv, const u32* __restrict_
             for (u32 e = 0; e < 4; e++)
               if (k0 + j * 8 + 2 * t + e % 2 >= length) s[j][e] = 0.f;
         }
+        hide(s, query, k0, 0.f);
         narrow_sums(fs, s);
         accumulate(dq, fs, tiles_k + stage * TILE * ROW);
       }

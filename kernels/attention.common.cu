@@ -1,5 +1,5 @@
-// What the files of attention have in common; stands before them. Constants: D, DROPOUT (0 or 1), BLOCKS (that a multiprocessor
-// should hold: without a number, ptxas takes one for which it has to spill).
+// What the files of attention have in common; stands before them. Constants: D, DROPOUT (0 or 1), WINDOW (keys nearer than this
+// are seen; 0: all), BLOCKS (that a multiprocessor should hold: without a number, ptxas takes one for which it has to spill).
 
 #define ATTENTION extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
 
@@ -93,6 +93,15 @@ template <class Count> DEVICE Place place_shared(const u32* bounds, u32 seqs, u3
   }
   return to;
 }
+
+// ---- The window.
+
+DEVICE bool sees(u32 a, u32 b) { return WINDOW == 0 || max(a, b) - min(a, b) < WINDOW; }
+// Whether `n` tokens from a on and `m` from b on all see each other.
+DEVICE bool all_see(u32 a, u32 n, u32 b, u32 m) { return WINDOW == 0 || (sees(a, b + m - 1) && sees(a + n - 1, b)); }
+// What tokens from `begin` to `end` see, or are seen by: from the tile that the first of it is in, to behind the last.
+DEVICE u32 seen_from(u32 begin, u32 tile) { return WINDOW == 0 || begin < WINDOW ? 0 : (begin - WINDOW + 1) / tile * tile; }
+DEVICE u32 seen_upto(u32 end, u32 length) { return WINDOW == 0 ? length : min(length, end + WINDOW - 1); }
 
 // ---- The mask: sixteen bits for each element, of counter [first token of the step + token, key / 8, site and head, step].
 

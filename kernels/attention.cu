@@ -188,7 +188,8 @@ DEVICE void take(Softmax& to, float (&out)[2 * DEPTH][4], float (&s)[N][4], cons
     now = fmaxf(now, __shfl_xor_sync(~0u, now, 1));
     now = fmaxf(now, __shfl_xor_sync(~0u, now, 2));
     now = fmaxf(to.top[h], now * scale);
-    const float fade = exp2_fast(to.top[h] - now);
+    // With a window nothing may be in sight yet; infinity less infinity is no number.
+    const float base = WINDOW != 0 && now == NEG_INF ? 0.f : now, fade = exp2_fast(to.top[h] - base);
     to.top[h] = now;
     to.total[h] *= fade;
 #pragma unroll
@@ -197,7 +198,7 @@ DEVICE void take(Softmax& to, float (&out)[2 * DEPTH][4], float (&s)[N][4], cons
     for (u32 j = 0; j < N; j++)
 #pragma unroll
       for (u32 e = 2 * h; e < 2 * h + 2; e++) {
-        s[j][e] = exp2_fast(fmaf(s[j][e], scale, -now));
+        s[j][e] = exp2_fast(fmaf(s[j][e], scale, -base));
         to.total[h] += s[j][e];
       }
   }
@@ -218,6 +219,16 @@ template <u32 N> DEVICE void end_keys(float (&s)[N][4], u32 k0, u32 length) {
 #pragma unroll
     for (u32 e = 0; e < 4; e++)
       if (k0 + j * 8 + 2 * (threadIdx.x % 4) + e % 2 >= length) s[j][e] = NEG_INF;
+}
+// What a query does not see becomes `hidden`; sums with keys as columns.
+template <u32 N> DEVICE void hide(float (&s)[N][4], u32 query, u32 k0, float hidden) {
+  if (all_see(query, 16, k0, 8 * N)) return;
+  const u32 lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+#pragma unroll
+  for (u32 j = 0; j < N; j++)
+#pragma unroll
+    for (u32 e = 0; e < 4; e++)
+      if (!sees(query + g + e / 2 * 8, k0 + j * 8 + 2 * t + e % 2)) s[j][e] = hidden;
 }
 // Writes what sixteen queries found.
 DEVICE void conclude(T* o, float* lse, Softmax& softmax, const float (&out)[2 * DEPTH][4], const Mask& mask, const Params& p,
@@ -263,6 +274,7 @@ DEVICE void forward_short(const T* qkv, const u32* key, T* o, float* lse, const 
     rows_operand(fq, tile_q);
     scores(s, fq, tile_k);
     end_keys(s, 0, at.length);
+    hide(s, query, 0, NEG_INF);
     take(softmax, out, s, mask, p.scale * LOG2E, query, 0);
     narrow_sums(fp, s);
   }
@@ -287,26 +299,27 @@ ATTENTION attention_forward(const T* __restrict__ qkv, const u32* __restrict__ b
     const u32 warp = threadIdx.x / 32, head = blockIdx.y, hidden = p.heads * D, stride = 3 * hidden;
     const u32 begin = at.tile * OWN, query = begin + warp * 16, length = at.length;  // the warp's first
     const bool busy = query < length;
+    const u32 from = seen_from(begin, TILE), upto = seen_upto(begin + OWN, length);
     const T* q = qkv + (size_t)at.first * stride + head * D;
     T* tile_q = (T*)shared;
     T* tile_k = tile_q + OWN * ROW;
     T* tile_v = tile_k + TILE * ROW;
     fetch<OWN>(tile_q, q + (size_t)begin * stride, stride, length - begin);
-    fetch<TILE>(tile_k, q + hidden, stride, length);
+    fetch<TILE>(tile_k, q + hidden + (size_t)from * stride, stride, length - from);
     copies_commit();
-    fetch<TILE>(tile_v, q + 2 * hidden, stride, length);
+    fetch<TILE>(tile_v, q + 2 * hidden + (size_t)from * stride, stride, length - from);
     copies_commit();
     const Mask mask = mask_of(p.drop, key, head, at.first);
     Softmax softmax;
     float out[2 * DEPTH][4] = {};
     u32 fq[DEPTH][4];
-    for (u32 k0 = 0; k0 < length; k0 += TILE) {
-      const bool more = k0 + TILE < length;
+    for (u32 k0 = from; k0 < upto; k0 += TILE) {
+      const bool more = k0 + TILE < upto;
       float s[TILE / 8][4];
       copies_wait<1>();
       __syncthreads();  // keys have landed
       if (busy) {
-        if (k0 == 0) rows_operand(fq, tile_q + warp * 16 * ROW);
+        if (k0 == from) rows_operand(fq, tile_q + warp * 16 * ROW);
         scores(s, fq, tile_k);
       }
       __syncthreads();  // keys are used up
@@ -315,6 +328,7 @@ ATTENTION attention_forward(const T* __restrict__ qkv, const u32* __restrict__ b
       u32 fp[TILE / 16][4];
       if (busy) {
         if (!more) end_keys(s, k0, length);
+        hide(s, query, k0, NEG_INF);
         take(softmax, out, s, mask, p.scale * LOG2E, query, k0);
         narrow_sums(fp, s);
       }

@@ -1,6 +1,6 @@
 // o = drop(softmax(scale q k^T)) v over packed sequences, in f32 arithmetic: see src/ops/attention. Stands behind
 // attention.common.cu. Constants: those, T (elements), G (those of the gradient), EACH (2, 4 or 8 rows a warp), PASS (0 forward,
-// 1 backward), WINDOW (keys nearer than this are seen; 0: all).
+// 1 backward).
 //
 // A block owns OWN tokens (queries, or keys), EACH a warp; the tokens of the other side go by, 32 at a time, one a lane.
 
@@ -8,10 +8,6 @@ constexpr u32 OWN = EACH * WARPS, TILE = 32;
 constexpr u32 COLS = (D + 31) / 32, WIDTH = 32 * COLS;  // columns of a lane; a row, padded with zeros
 constexpr u32 LINE = WIDTH + 4, PROBS = TILE + 4;       // rows in shared memory: no bank is met twice
 
-// Which of the other side's tokens those from `begin` to `begin` + OWN may see, or be seen by: whole tiles of them.
-DEVICE u32 others_from(u32 begin) { return WINDOW == 0 || begin < WINDOW ? 0 : (begin - WINDOW + 1) / TILE * TILE; }
-DEVICE u32 others_to(u32 begin, u32 length) { return WINDOW == 0 ? length : min(length, begin + OWN + WINDOW - 1); }
-DEVICE bool sees(u32 a, u32 b) { return WINDOW == 0 || max(a, b) - min(a, b) < WINDOW; }
 DEVICE u32 own_tiles(u32 length) { return ceil_div(length, OWN); }
 
 // Rows of one head, of which `rows` exist, `stride` apart; what does not exist becomes 0.
@@ -95,7 +91,7 @@ ATTENTION attention_plain_forward(const T* __restrict__ qkv, const u32* __restri
 #pragma unroll
     for (u32 r = 0; r < EACH; r++) top[r] = NEG_INF;
     fetch<OWN>(tile_q, q + (size_t)begin * stride, stride, length - begin);
-    const u32 from = others_from(begin), upto = others_to(begin, length);
+    const u32 from = seen_from(begin, TILE), upto = seen_upto(begin + OWN, length);
     for (u32 k0 = from; k0 < upto; k0 += TILE) {
       if (k0 > from) __syncthreads();  // keys and values are used up
       fetch<TILE>(tile_k, q + hidden + (size_t)k0 * stride, stride, length - k0);
@@ -182,7 +178,7 @@ DEVICE void backward_rows(const T* qkv, const u32* bounds, const u32* key, const
       if (in && lane == 0) delta[stats + mine + r] = sums[r];
     }
   }
-  const u32 from = others_from(begin), upto = others_to(begin, length);
+  const u32 from = seen_from(begin, TILE), upto = seen_upto(begin + OWN, length);
   for (u32 j0 = from; j0 < upto; j0 += TILE) {
     if (j0 > from) __syncthreads();  // the other side is used up
     if constexpr (KV) {

@@ -61,8 +61,15 @@ fn cuda_products_by_cublaslt_train_as_well() {
         return;
     }
     let here = some(losses(&cpu(2), 1));
-    for (dtype, bound) in [(DType::F32, 1e-4), (DType::BF16, 0.02)] {
-        let Ok(card) = Cuda::new(0).unwrap().with_product("cublaslt").with_compute(dtype) else { continue };
+    // The first that is right, and the fastest, which is measured: as on a card that nobody asks anything of.
+    let cases = [
+        (DType::F32, "cublaslt", 1e-4),
+        (DType::BF16, "cublaslt", 0.02),
+        (DType::F32, "fastest", 1e-4),
+        (DType::BF16, "fastest", 0.02),
+    ];
+    for (dtype, product, bound) in cases {
+        let Ok(card) = Cuda::new(0).unwrap().with_product(product).with_compute(dtype) else { continue };
         if card.blas_version().is_none() {
             return crate::support::aloud("no cuBLASLt, so products by it were not tried");
         }
@@ -70,11 +77,11 @@ fn cuda_products_by_cublaslt_train_as_well() {
         let there = steps(&device, 12, 8);
         let Device::Cuda(card) = &device else { panic!("another device") };
         let stats = card.stats();
-        println!("cuBLASLt {dtype:?}: largest difference {:.1e}, {stats:?}", furthest(&here, &there));
+        println!("{product} {dtype:?}: largest difference {:.1e}, {stats:?}", furthest(&here, &there));
         assert!(furthest(&here, &there) <= bound, "cpu {here:?}\ncublaslt {there:?}");
-        assert!(stats.library > 50 && stats.graphs > 0, "{stats:?}");
+        assert!(stats.library > 50 && stats.graphs > 0, "{product}: {stats:?}");
         // The gradients of biases come with those of their weights, where that is no slower or is asked for.
-        assert!(stats.whole > 10 || !emulated(card), "{stats:?}");
+        assert!(stats.whole > 10 || !emulated(card) || product == "fastest", "{stats:?}");
     }
 }
 
@@ -288,6 +295,7 @@ fn cuda_kernels_take_what_the_table_says() {
         let Device::Cuda(card) = &device else { panic!("another device") };
         for (kernel, r) in card.inspected() {
             assert_eq!((r.stack, r.spills), (0, 0), "sm_{capability} {kernel}: a stack or spills");
+            assert!(!r.serialized, "sm_{capability} {kernel}: each wgmma is waited for");
             if !kernel.starts_with(only) {
                 continue;
             }
@@ -324,13 +332,14 @@ fn attended(
     device: &Device,
     dtype: DType,
     dim: usize,
+    window: Option<usize>,
     sequences: &[(u32, usize)],
     begin: u32,
 ) -> Vec<Vec<u32>> {
     use tempra::ops::{Backward, Forward, Grad, Op, attention::Attention, dropout::*};
     let heads = 2;
     let dropout = Some(Dropout { p: 0.1, site: 3, rows: Rows::Tokens });
-    let op = Attention { heads, scale: 1.0 / (dim as f32).sqrt(), dropout, window: None };
+    let op = Attention { heads, scale: 1.0 / (dim as f32).sqrt(), dropout, window };
     let mut bounds = vec![0u32];
     bounds.extend(sequences.iter().scan(0, |at, s| {
         *at += s.1 as u32;
@@ -374,30 +383,39 @@ fn cuda_attention_of_a_sequence_is_the_same_in_any_company() {
     if device("cuda").is_none() {
         return;
     }
-    for (dtype, dim) in [(DType::BF16, 32), (DType::F16, 64), (DType::F16, 5), (DType::F16, 128)] {
+    for (dtype, dim, window) in [
+        (DType::BF16, 32, None),
+        (DType::F16, 64, None),
+        (DType::F16, 5, None),
+        (DType::F16, 128, None),
+        (DType::F16, 64, Some(9)),
+    ] {
         let Ok(card) = Device::open("cuda", 0).and_then(|d| d.with_compute(dtype)) else { continue };
         let lengths = [16, 7, 17, 1, 32, 33, 12, 16, 29, 15, 3, 64, 16];
         let short: Vec<(u32, usize)> = (0..).zip(lengths).collect();
-        let together = attended(&card, dtype, dim, &short, 0);
+        let together = attended(&card, dtype, dim, window, &short, 0);
         let long: Vec<(u32, usize)> = short.iter().copied().chain((100..107).map(|i| (i, 200))).collect();
         assert!(long.iter().map(|s| s.1).sum::<usize>() > 64 * long.len());
-        for (i, beside) in
-            together.iter().zip(&attended(&card, dtype, dim, &long, 0)).map(|(a, b)| a == b).enumerate()
+        for (i, beside) in together
+            .iter()
+            .zip(&attended(&card, dtype, dim, window, &long, 0))
+            .map(|(a, b)| a == b)
+            .enumerate()
         {
             assert!(beside, "{dtype:?} {dim}: sequence {i} beside long ones");
         }
         let mut begin = 0;
         for (i, one) in short.iter().enumerate() {
-            let alone = attended(&card, dtype, dim, &[*one], begin);
+            let alone = attended(&card, dtype, dim, window, &[*one], begin);
             assert!(alone[0] == together[i], "{dtype:?} {dim}: sequence {i} alone");
             begin += one.1 as u32;
         }
     }
 }
 
-/// In f32 heads may be up to 256 wide, where shared memory has room for them; no kernel spills for it.
+/// Heads may be up to 256 wide, where shared memory has room for them: beyond 128 in f32 arithmetic, whatever the elements are.
 #[test]
-fn cuda_attention_has_wide_heads_in_f32() {
+fn cuda_attention_has_wide_heads() {
     if device("cuda").is_none() {
         return;
     }
@@ -407,14 +425,17 @@ fn cuda_attention_has_wide_heads_in_f32() {
     }
     let sequences = [(0, 5), (1, 33), (2, 1)];
     let floats = |bits: Vec<Vec<u32>>| bits.into_iter().flatten().map(|b| f64::from(f32::from_bits(b)));
-    for dim in [129, 256] {
-        let truth: Vec<f64> = floats(attended(&cpu(1), DType::F64, dim, &sequences, 0)).collect();
+    for (dtype, dim, bound) in
+        [(DType::F32, 129, 1e-5), (DType::F32, 256, 1e-5), (DType::BF16, 129, 0.02), (DType::F16, 256, 0.003)]
+    {
+        let card = || Cuda::new(0).unwrap().with_compute(dtype).unwrap();
+        let truth: Vec<f64> = floats(attended(&cpu(1), DType::F64, dim, None, &sequences, 0)).collect();
         let ours: Vec<f64> =
-            floats(attended(&Device::Cuda(Cuda::new(0).unwrap()), DType::F32, dim, &sequences, 0)).collect();
+            floats(attended(&Device::Cuda(card()), dtype, dim, None, &sequences, 0)).collect();
         let error = crate::support::relative(&ours, &truth);
-        assert!(error < 1e-5, "{dim}: {error:.1e}");
-        let inspecting = Device::Cuda(Cuda::new(0).unwrap().inspecting());
-        attended(&inspecting, DType::F32, dim, &sequences, 0);
+        assert!(error < bound, "{dtype:?} {dim}: {error:.1e}");
+        let inspecting = Device::Cuda(card().inspecting());
+        attended(&inspecting, dtype, dim, None, &sequences, 0);
         let Device::Cuda(card) = &inspecting else { panic!("another device") };
         for (kernel, r) in card.inspected() {
             assert_eq!((r.stack, r.spills), (0, 0), "{kernel}: {} registers", r.registers);

@@ -45,26 +45,20 @@ impl<'a> Run<'a> {
     fn new(op: &'a Attention, device: &'a Cuda, buffers: &'a [&'a Tensor], add: bool) -> Result<Run<'a>> {
         let (tokens, cols) = buffers[0].spec.rows_cols();
         let dim = cols / 3 / op.heads;
-        let f32 = buffers[0].spec.dtype == DType::F32;
-        let widest = if f32
-            && plain(device.shared_limit(), WIDEST_PLAIN).iter().all(|p| p.1 <= device.shared_limit())
-        {
-            WIDEST_PLAIN
-        } else {
-            WIDEST
-        };
+        let room = plain(device.shared_limit(), WIDEST_PLAIN).iter().all(|p| p.1 <= device.shared_limit());
+        let widest = if room { WIDEST_PLAIN } else { WIDEST };
         if dim > widest {
-            let wider = "up to 256 wide they are computed in precision = \"f32\", by Ampere and later";
             let e = Error::device("attention on CUDA has no kernel for heads as wide as these")
                 .expected(format!("head_dim of at most {widest}"))
                 .found(format!("{dim}"));
-            return Err(if f32 || dim > WIDEST_PLAIN { e } else { e.hint(wider) });
+            let wider = "up to 256 wide they are computed by Ampere and later";
+            return Err(if dim > WIDEST_PLAIN { e } else { e.hint(wider) });
         }
         Ok(Run { op, device, buffers, add, tokens, seqs: buffers[1].spec.len() - 1, dim })
     }
-    /// Whether the kernels in f32 arithmetic take it: the others know neither f32 nor windows.
+    /// Whether the kernels in f32 arithmetic take it.
     fn flat(&self) -> bool {
-        self.buffers[0].spec.dtype == DType::F32 || self.op.window.is_some()
+        self.buffers[0].spec.dtype == DType::F32 || self.dim > WIDEST
     }
     fn choice(&self) -> Choice {
         choose(&Ask {
@@ -73,6 +67,7 @@ impl<'a> Run<'a> {
             capability: self.device.capability(),
             batch: [self.tokens, self.seqs, self.op.heads],
             dim: self.dim,
+            reach: self.op.reach() as usize,
         })
     }
     /// Queues a kernel of so many blocks a head.
@@ -88,7 +83,11 @@ impl<'a> Run<'a> {
         let sizes = [self.tokens, self.op.heads, self.seqs].map(|v| v as u32);
         let params = [a, b, c, d, sizes[0], sizes[1], sizes[2], self.op.scale.to_bits(), self.add as u32];
         let dropped = self.op.dropout.is_some_and(|d| d.active());
-        let mut all = vec![("D", Const::U32(self.dim as u32)), ("DROPOUT", Const::U32(dropped as u32))];
+        let mut all = vec![
+            ("D", Const::U32(self.dim as u32)),
+            ("DROPOUT", Const::U32(dropped as u32)),
+            ("WINDOW", Const::U32(self.op.reach())),
+        ];
         all.extend(consts.iter().map(|&(name, v)| (name, Const::U32(v))));
         // Only the backward pass has a gradient.
         let t = self.buffers[0].spec.dtype;
@@ -140,7 +139,7 @@ impl<'a> Run<'a> {
     fn plain(&self, pass: u32, entry: &'static str, buffers: &[&Tensor]) -> Result<()> {
         let (each, shared) = plain(self.device.shared_limit(), self.dim)[pass as usize];
         let own = (PLAIN_THREADS / 32 * each) as usize;
-        let consts = [("EACH", each), ("BLOCKS", 1), ("PASS", pass), ("WINDOW", self.op.reach())];
+        let consts = [("EACH", each), ("BLOCKS", 1), ("PASS", pass)];
         self.launch((PLAIN, entry), &consts, self.tiles_of(own, 0), [PLAIN_THREADS, shared as u32], buffers)
     }
 }

@@ -117,6 +117,9 @@ pub fn cases() -> Vec<Case> {
         seen("a window over several blocks", Some(9), 1, 3, &[0, 63, 190], 0.0),
         seen("a window in heads of 32, dropout", Some(17), 1, 32, &[0, 130, 140], 0.1),
         seen("a window in heads of 64", Some(40), 2, 64, &[0, 5, 100], 0.0),
+        seen("a window over blocks of two sequences, dropout", Some(20), 1, 64, &[0, 30, 240], 0.1),
+        seen("a window over many blocks", Some(33), 1, 32, &[0, 150, 350], 0.0),
+        seen("a window over many blocks of one sequence, dropout", Some(70), 1, 16, &[0, 300], 0.1),
         seen("a window wider than any sequence, dropout", Some(1000), 1, 6, &[0, 20, 33], 0.2),
         case("heads of 32, many short sequences, dropout", 2, 32, &bounds(&[16, 16, 16, 16, 12, 16, 3]), 0.1),
         case(

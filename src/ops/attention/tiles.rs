@@ -14,6 +14,19 @@ pub(super) struct Ask {
     pub batch: [usize; 3],
     /// Elements of a head's row, 1 to 128.
     pub dim: usize,
+    /// Keys nearer than this are seen; 0: all.
+    pub reach: usize,
+}
+
+impl Ask {
+    /// Tokens of a sequence in the mean.
+    fn mean(&self) -> usize {
+        self.batch[0].div_ceil(self.batch[1].max(1))
+    }
+    /// How many of them a token sees on one side: with more own tokens than that, most that go by a block are seen by few.
+    fn sight(&self) -> usize {
+        if self.reach == 0 { self.mean() } else { self.mean().min(self.reach - 1) }
+    }
 }
 
 /// The constants of a kernel on tensor cores and what its block takes.
@@ -90,9 +103,9 @@ fn of([threads, tile, stages, blocks]: [u32; 4]) -> Tiles {
 const SHARED_UP_TO: usize = 64;
 
 /// These tiles with shared blocks, if sequences are short and it fits.
-fn share(t: Tiles, ask: &Ask, mean: usize, size: impl Fn(Tiles) -> Tiles) -> Tiles {
+fn share(t: Tiles, ask: &Ask, size: impl Fn(Tiles) -> Tiles) -> Tiles {
     let shared = size(Tiles { share: true, ..t });
-    if mean <= SHARED_UP_TO && shared.shared[0] <= ask.shared { shared } else { t }
+    if ask.mean() <= SHARED_UP_TO && shared.shared[0] <= ask.shared { shared } else { t }
 }
 
 /// Blocks that are enough for whatever lengths so many tokens and sequences have, where blocks are shared: kernels/attention
@@ -111,11 +124,11 @@ pub(super) fn shared_blocks(tokens: usize, seqs: usize, own: usize, whole: bool)
     shared.min(alone)
 }
 
-fn forward(ask: &Ask, mean: usize) -> Tiles {
+fn forward(ask: &Ask) -> Tiles {
     // With more queries a block, keys and values are read less often, if a sequence has so many.
-    let (narrow, long) = (ask.dim <= 32, mean > 128);
+    let (narrow, long) = (ask.dim <= 32, ask.sight() > 128);
     // Where the machine code needs a few registers more, a third block would make it spill.
-    let most = if ask.capability >= 120 { 2 } else { 3 };
+    let most = if ask.capability >= 120 || ask.reach > 0 && ask.capability >= 100 { 2 } else { 3 };
     let list: &[[u32; 4]] = match (ask.dim <= 64, long) {
         (true, true) if narrow => &[[256, 64, 1, 2], [64, 32, 1, 4]],
         (true, true) => &[[256, 32, 1, 2], [64, 32, 1, 4]],
@@ -123,7 +136,7 @@ fn forward(ask: &Ask, mean: usize) -> Tiles {
         (false, _) => &[[128, 32, 1, 2], [64, 32, 1, 2]],
     };
     let t = first(list, ask, |t| t.forward(ask.dim)).unwrap_or(of([64, 32, 1, 2]).forward(ask.dim));
-    share(t, ask, mean, |t| t.forward(ask.dim))
+    share(t, ask, |t| t.forward(ask.dim))
 }
 
 /// The first that fits.
@@ -131,8 +144,8 @@ fn first(list: &[[u32; 4]], ask: &Ask, size: impl Fn(Tiles) -> Tiles) -> Option<
     list.iter().map(|&c| size(of(c))).find(|t| t.shared[0].max(t.shared[1]) <= ask.shared)
 }
 
-fn whole(ask: &Ask, mean: usize) -> Option<Tiles> {
-    let list: &[[u32; 4]] = match (ask.dim <= 64, mean > 64) {
+fn whole(ask: &Ask) -> Option<Tiles> {
+    let list: &[[u32; 4]] = match (ask.dim <= 64, ask.sight() > 64) {
         // The machine code for sm_120 would spill with tiles of 64 here.
         (true, true) if ask.dim <= 16 => &[[256, 32, 2, 1], [256, 32, 1, 1], [128, 32, 1, 1]],
         (true, true) => &[[256, 64, 2, 1], [256, 64, 1, 1], [256, 32, 1, 1], [128, 32, 1, 1]],
@@ -142,11 +155,8 @@ fn whole(ask: &Ask, mean: usize) -> Option<Tiles> {
     };
     let t = first(list, ask, |t| t.whole(ask.dim, t.own()))?;
     // The machine code for Turing would spill where it has both ways for the widest heads.
-    let t = if ask.capability < 80 && ask.dim > 112 {
-        t
-    } else {
-        share(t, ask, mean, |t| t.whole(ask.dim, t.own()))
-    };
+    let t =
+        if ask.capability < 80 && ask.dim > 112 { t } else { share(t, ask, |t| t.whole(ask.dim, t.own())) };
     // Two of the smaller blocks should fit a multiprocessor, which has a little more than a block may have.
     let room = if t.blocks > 1 { (ask.shared - 1024) / 2 } else { ask.shared };
     // Few sequences leave multiprocessors idle, where tiles of long ones do not.
@@ -158,10 +168,10 @@ fn whole(ask: &Ask, mean: usize) -> Option<Tiles> {
 }
 
 fn tiles(ask: &Ask) -> Tiles {
-    let list: &[[u32; 4]] = if ask.dim <= 64 {
-        &[[256, 64, 2, 1], [256, 64, 1, 1], [128, 64, 1, 1], [128, 32, 1, 1]]
-    } else {
-        &[[256, 32, 2, 1], [256, 32, 1, 1], [128, 32, 1, 1]]
+    let list: &[[u32; 4]] = match (ask.dim <= 64, ask.reach == 0 || ask.sight() > 128) {
+        (true, true) => &[[256, 64, 2, 1], [256, 64, 1, 1], [128, 64, 1, 1], [128, 32, 1, 1]],
+        (true, false) => &[[128, 64, 2, 1], [128, 64, 1, 1], [128, 32, 1, 1]],
+        (false, _) => &[[256, 32, 2, 1], [256, 32, 1, 1], [128, 32, 1, 1]],
     };
     first(list, ask, |t| t.tiles(ask.dim)).unwrap_or(of([64, 32, 1, 1]).tiles(ask.dim))
 }
@@ -169,14 +179,13 @@ fn tiles(ask: &Ask) -> Tiles {
 /// The tiles of both passes for 16-bit elements.
 pub(super) fn choose(ask: &Ask) -> Choice {
     let [tokens, seqs, _] = ask.batch;
-    let mean = tokens.div_ceil(seqs.max(1));
-    let whole = whole(ask, mean);
+    let whole = whole(ask);
     let limit = whole.map_or(0, |w| w.limit);
     // No sequence is longer than all together; the mean is not longer than the longest.
     let long = tokens > limit as usize;
     let tiles = long.then(|| Tiles { limit, ..tiles(ask) });
     let short = !(seqs == 1 && long);
-    Choice { forward: forward(ask, mean), whole: whole.filter(|_| short), tiles }
+    Choice { forward: forward(ask), whole: whole.filter(|_| short), tiles }
 }
 
 /// Rows of a warp and bytes of shared memory, of the forward and the backward pass in f32.
@@ -204,11 +213,11 @@ mod tests {
     #[test]
     fn everything_fits_and_every_length_is_done() {
         for shared in LIMITS {
-            for dim in 1..=128 {
+            for (dim, reach) in (1..=128).flat_map(|dim| [0, 1, 65, 300].map(|reach| (dim, reach))) {
                 for batch in
                     [[1, 1, 1], [60, 3, 12], [4096, 32, 12], [16384, 32, 16], [20000, 1000, 12], [512, 0, 1]]
                 {
-                    let ask = Ask { shared, sms: 132, capability: 90, batch, dim };
+                    let ask = Ask { shared, sms: 132, capability: 90, batch, dim, reach };
                     let c = choose(&ask);
                     for t in [Some(c.forward), c.whole, c.tiles].into_iter().flatten() {
                         assert!(t.shared[0].max(t.shared[1]) <= shared, "{ask:?}: {c:?}");
@@ -275,7 +284,7 @@ mod tests {
             (99 << 10, 64, 128, 128),
             (64 << 10, 64, 128, 128),
         ] {
-            let ask = Ask { shared, sms: 132, capability: 90, batch: [32 * mean, 32, 12], dim };
+            let ask = Ask { shared, sms: 132, capability: 90, batch: [32 * mean, 32, 12], dim, reach: 0 };
             assert_eq!(choose(&ask).whole.map(|w| w.limit), Some(limit), "{ask:?}");
         }
     }

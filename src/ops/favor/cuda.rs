@@ -57,6 +57,7 @@ impl Run<'_> {
         let consts = [
             ("D", word(dim)),
             ("DROPOUT", word(0)),
+            ("WINDOW", word(0)),
             ("BLOCKS", word(1)),
             ("EACH", Const::U32(each)),
             ("M", word(features)),

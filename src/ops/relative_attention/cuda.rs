@@ -69,6 +69,7 @@ impl<'a> Run<'a> {
         let consts = [
             ("D", Const::U32(self.s.dim as u32)),
             ("DROPOUT", Const::U32(dropped as u32)),
+            ("WINDOW", Const::U32(0)),
             ("BLOCKS", Const::U32(1)),
             ("EACH", Const::U32(self.each as u32)),
             ("ORDERED", Const::U32(self.op.ordered as u32)),
