@@ -227,12 +227,16 @@ class Bench:
         self.note("add_norm", "embeddings", model, T, [[T, h], [h], [h]],
                   lambda: (embeddings, (r(T, h, grad=True), r(h, grad=True), r(h, grad=True)), r(T, h)),
                   (8 * T * h, 3 * y + 2 * h * e + 4 * T + 20, 14 * T * h, 3 * y + 3 * h * e + 4 * T + 20))
-        for role, n in [("length 128", length)] + ([("length 512", 512)] if T % 512 == 0 else []):
-            def attention(qkv, n=n):
-                q, k, v = qkv.view(T // n, n, 3, heads, h // heads).permute(2, 0, 3, 1, 4)
-                return F.scaled_dot_product_attention(q, k, v, dropout_p=0.1).transpose(1, 2).reshape(T, h)
+        roles = [("length 64", 64, 0), ("length 256", 256, 0), ("length 512", 512, 0), ("length 512, window 64", 512, 64)]
+        for role, n, window in [("length 128", length, 0)] + [r for r in roles if T % r[1] == 0]:
+            at = self.torch.arange(n, device=self.device)
+            mask = (at[:, None] - at[None, :]).abs() <= window if window else None
 
-            flops, lse = 4 * T * n * h, 4 * T * heads
+            def attention(qkv, n=n, mask=mask):
+                q, k, v = qkv.view(T // n, n, 3, heads, h // heads).permute(2, 0, 3, 1, 4)
+                return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=0.1).transpose(1, 2).reshape(T, h)
+
+            flops, lse = 4 * T * (min(n, 2 * window + 1) if window else n) * h, 4 * T * heads
             self.note("attention", role, model, T, [[T, 3 * h]], lambda: (attention, (r(T, 3 * h, grad=True),), r(T, h)),
                       (flops, 4 * y + lse, 2.5 * flops, 8 * y + lse))
         self.note("pool", "mean", model, T, [[T, h]], lambda: (lambda x: x.view(sequences, length, h).mean(1), (r(T, h, grad=True),), r(sequences, h)),

@@ -222,8 +222,10 @@ fn jobs(tokens: usize, once: bool) -> Vec<Job> {
         all.push(job("attention", role, Kind::Attention { length }, &[&[t, h], &[t, h], &[t, h]], cost));
     };
     attention("length 128", length);
-    if t.is_multiple_of(512) {
-        attention("length 512", 512);
+    for (role, length) in [("length 64", 64), ("length 256", 256), ("length 512", 512)] {
+        if t.is_multiple_of(length) {
+            attention(role, length);
+        }
     }
     let pooled = y + (sequences * h) as f64 * e;
     all.push(job("pool", "mean", Kind::Pool { length }, &[&[t, h]], [th, pooled, th, pooled]));

@@ -163,9 +163,9 @@ pub fn jobs(op: &str, m: &ModelShape, tokens: usize) -> Vec<Job> {
             &[1, 2],
         )
     };
-    let attention = |role, length: usize| {
+    let attention = |role, length: usize, window| {
         let scale = 1.0 / ((h / m.heads) as f32).sqrt();
-        let op = Attention { heads: m.heads, scale, dropout: Some(drop(Rows::Tokens)), window: None };
+        let op = Attention { heads: m.heads, scale, dropout: Some(drop(Rows::Tokens)), window };
         let inputs = vec![Input::real(&[tokens, 3 * h]), bounds(tokens, length), Input::key()];
         job("attention", role, Runs::Op(Box::new(op)), inputs, &[])
     };
@@ -187,11 +187,16 @@ pub fn jobs(op: &str, m: &ModelShape, tokens: usize) -> Vec<Job> {
         ],
         "add_norm" => vec![norm("block", true), norm("embeddings", false)],
         "attention" => {
-            let mut all = vec![attention("length 128", length)];
-            if tokens.is_multiple_of(512) {
-                all.push(attention("length 512", 512));
-            }
-            all
+            let longer = [
+                ("length 64", 64, None),
+                ("length 256", 256, None),
+                ("length 512", 512, None),
+                // As the local layers of ModernBERT see.
+                ("length 512, window 64", 512, Some(64)),
+            ];
+            let longer = longer.into_iter().filter(|l| tokens.is_multiple_of(l.1));
+            let first = attention("length 128", length, None);
+            std::iter::once(first).chain(longer.map(|(role, n, window)| attention(role, n, window))).collect()
         }
         "favor" => {
             let d = h / m.heads;
