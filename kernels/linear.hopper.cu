@@ -10,6 +10,7 @@
 constexpr u32 TILE_M = 128, TILE_K = 64;
 constexpr u32 BOX = 64 * 64;  // elements: 64 rows of 128 bytes
 constexpr u32 STAGE = (TILE_M + TILE_N) / 64 * BOX, CONSUMERS = 256;
+static_assert(STAGES >= 2, "a stage is free again one step late");
 static_assert(THREADS == CONSUMERS + 32 && STAGES * STAGE * 2 >= CONSUMERS / 32 * 16 * 64 * 4, "room for the epilogue");
 
 // The operand of a product at depth k of a tile of boxes: 16 deep, rows (of A) or columns (of B) from the start of a box.
@@ -28,6 +29,7 @@ linear_product_hopper(const __grid_constant__ TensorMap a,  // (m, k) or (k, m)
                       T* __restrict__ kept,                 // (m, n)
                       D* __restrict__ db,                   // (parts, m), the sums of A over k
                       Params p) {
+  hopper_only();
   extern __shared__ __align__(1024) u8 memory[];
   // Swizzled boxes begin at multiples of 1,024 bytes of shared memory, which the driver does not promise.
   u8* const start = memory + (1024 - shared_address(memory) % 1024) % 1024;

@@ -308,12 +308,14 @@ template <> __device__ __forceinline__ void multiply_add<f16>(float (&d)[4], con
 }
 
 // ---- Hopper (sm_90a): copies of boxes that tell a barrier when they are there, and products of a warpgroup, whose operands
-// are in shared memory. On other architectures these do nothing.
+// are in shared memory. On other architectures these do nothing, so that a kernel which uses them begins with hopper_only().
 
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
 #define HOPPER(...) asm volatile(__VA_ARGS__)
+DEVICE void hopper_only() {}
 #else
 #define HOPPER(...)
+DEVICE void hopper_only() { asm volatile("trap;"); }
 #endif
 
 // What cuTensorMapEncodeTiled makes; a kernel takes it as a __grid_constant__.

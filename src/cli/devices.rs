@@ -28,6 +28,8 @@ struct Card {
     cublaslt: bool,
     driver: String,
     nvrtc: String,
+    nvrtc_file: String,
+    free: u64,
 }
 
 /// A device that opened, or why it did not.
@@ -80,6 +82,8 @@ pub fn run(matches: &ArgMatches) -> Result<i32> {
                         "memory_bytes": caps.memory_bytes,
                         "driver": a.map(|m| m.driver.clone()).filter(|d| !d.is_empty()).or(card.map(|c| format!("CUDA {}", c.driver))),
                         "nvrtc": card.map(|c| &c.nvrtc),
+                        "nvrtc_file": card.map(|c| &c.nvrtc_file),
+                        "free_bytes": card.map(|c| c.free),
                         "software": a.map(|m| m.software),
                         "subgroup": a.and_then(|m| m.subgroup),
                         "cooperative_matrix": a.and_then(|m| m.coop),
@@ -133,7 +137,9 @@ fn more(device: &Device) -> More {
             let (capability, [driver, nvrtc]) = (card.capability(), card.versions());
             let capability = format!("{}.{}", capability / 10, capability % 10);
             let cublaslt = card.blas_version().is_some();
-            More::Card(Card { capability, sms: card.sms(), cublaslt, driver, nvrtc })
+            let (nvrtc_file, caps) = (card.nvrtc().display().to_string(), device.caps());
+            let free = caps.memory_bytes.unwrap_or(0).saturating_sub(caps.taken_bytes);
+            More::Card(Card { capability, sms: card.sms(), cublaslt, driver, nvrtc, nvrtc_file, free })
         }
         Device::Cpu(_) | Device::Dry(_) => More::Nothing,
     }
@@ -143,13 +149,14 @@ fn more(device: &Device) -> More {
 fn describe(more: &More, caps: &Caps) -> String {
     let a = match more {
         More::Nothing => return String::new(),
-        More::Card(Card { capability, sms, cublaslt, driver, nvrtc }) => {
+        More::Card(Card { capability, sms, cublaslt, driver, nvrtc, nvrtc_file, free }) => {
             let shared = caps.shared_bytes >> 10;
             let products =
                 if *cublaslt { "own kernels or cuBLASLt, whichever is faster" } else { "own kernels" };
             return format!(
-                "            driver for CUDA {driver}, NVRTC {nvrtc}\n            compute capability {capability}, {sms} multiprocessors \
-                 with {shared} KiB for a block; products: {products}\n"
+                "            driver for CUDA {driver}, NVRTC {nvrtc} ({nvrtc_file}), {:.1} GiB free\n            compute capability {capability}, {sms} multiprocessors \
+                 with {shared} KiB for a block; products: {products}\n",
+                *free as f64 / f64::from(1 << 30)
             );
         }
         More::Adapter(a) => a,

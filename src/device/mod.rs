@@ -33,6 +33,8 @@ pub struct Caps {
     pub shared_bytes: usize,
     /// Bytes of memory on the device, where it tells.
     pub memory_bytes: Option<u64>,
+    /// Bytes of it that were gone when the device was opened, or that it needs for itself, where it tells; else 0.
+    pub taken_bytes: u64,
     /// Bytes of one tensor that a kernel can reach.
     pub binding_bytes: u64,
     /// Whether it has memory of its own and work is queued on it.

@@ -102,7 +102,10 @@ impl Job<'_> {
                 .found(format!("one of {} MiB, in passes of {} tokens", mib(plan.largest), plan.tokens))
                 .hint("lower train.max_tokens or data.max_length; if that is not enough, a smaller model or --device cpu"));
         }
-        let Some(there) = caps.memory_bytes.filter(|&bytes| plan.total > bytes) else { return Ok(plan) };
+        let free = |bytes: u64| bytes.saturating_sub(caps.taken_bytes);
+        let Some((all, there)) = caps.memory_bytes.map(|m| (m, free(m))).filter(|m| plan.total > m.1) else {
+            return Ok(plan);
+        };
         let refused = Error::memory(format!("{} is too small for this run", caps.name))
             .expected(format!(
                 "{} MiB: {} for parameters, gradients and moments, the rest for passes of up to {} tokens",
@@ -110,7 +113,12 @@ impl Job<'_> {
                 mib(plan.parameters),
                 plan.tokens
             ))
-            .found(format!("{} MiB", mib(there)));
+            .found(match caps.taken_bytes {
+                0 => format!("{} MiB", mib(there)),
+                taken => {
+                    format!("{} MiB, the rest of {} being taken: {} MiB", mib(there), mib(all), mib(taken))
+                }
+            });
         // Half as many tokens a pass, and again, until it fits or a pass is one example.
         let mut tokens = plan.tokens;
         while tokens > 1 {

@@ -406,10 +406,19 @@ impl Trainer<'_> {
             let part = step.part;
             let passes = Passes { run: &self.run, recipe: self.recipe, part, step: self.state.step };
             let optimizer = &mut self.optimizer;
-            let done = self.run.device.replayed(key.finish(), || {
-                let losses = passes.run(&batches, optimizer.scale())?;
-                optimizer.step(&passes.run.device, &passes.run.model.params, &losses, lr)
-            });
+            let device = &self.run.device;
+            let mut attempt = || {
+                device.replayed(key.finish(), || {
+                    let losses = passes.run(&batches, optimizer.scale())?;
+                    optimizer.step(device, &passes.run.model.params, &losses, lr)
+                })
+            };
+            let mut done = attempt();
+            // Memory of passes of other sizes may be all that is in the way: it goes back, and is asked for in one piece.
+            if done.as_ref().is_err_and(|e| e.kind() == Kind::Memory) {
+                device.trim()?;
+                done = attempt();
+            }
             let e = match done {
                 Err(e) if e.kind() == Kind::Memory => e,
                 done => {

@@ -110,6 +110,7 @@ fn a_plan_that_does_not_fit_says_what_would() {
         compute: DType::F32,
         shared_bytes: 1 << 14,
         memory_bytes: Some(memory),
+        taken_bytes: 0,
         binding_bytes: binding,
         gpu: true,
         blocks: 0,
@@ -119,6 +120,11 @@ fn a_plan_that_does_not_fit_says_what_would() {
     assert_eq!(whole.tokens, 1024);
     let e = job.check(&caps(whole.total - 1, 1 << 40)).expect_err("one byte short").to_string();
     assert!(e.contains("a card is too small") && e.contains("--set train.max_tokens=512 fits"), "{e}");
+    // What others have taken does not count.
+    let shared = |taken_bytes| Caps { taken_bytes, ..caps(whole.total + 1000, 1 << 40) };
+    assert_eq!(job.check(&shared(1000)).unwrap().total, whole.total);
+    let e = job.check(&shared(1001)).expect_err("one byte short").to_string();
+    assert!(e.contains("fits") && e.contains("being taken"), "{e}");
     let e = job.check(&caps(whole.parameters, 1 << 40)).expect_err("no room for activations").to_string();
     assert!(e.contains("smaller model"), "{e}");
     let e = job.check(&caps(1 << 40, whole.largest - 1)).expect_err("bound at once").to_string();

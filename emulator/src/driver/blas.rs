@@ -208,10 +208,19 @@ pub unsafe extern "C" fn cublasLtMatmulPreferenceDestroy(wish: Handle) -> Code {
 pub extern "C" fn cublasLtMatmulPreferenceSetAttribute(
     _wish: Handle,
     attribute: u32,
-    _value: *const c_void,
+    value: *const c_void,
     size: usize,
 ) -> Code {
-    if (attribute, size) == (1, 8) { SUCCESS } else { NOT_SUPPORTED }
+    match (attribute, size) {
+        (1, 8) => SUCCESS,
+        // What A, B, C and D begin at multiples of.
+        (5..=8, 4) => {
+            // SAFETY: the caller gives four bytes.
+            let at = unsafe { value.cast::<u32>().read_unaligned() };
+            if at.is_power_of_two() && at >= 16 { SUCCESS } else { INVALID_VALUE }
+        }
+        _ => NOT_SUPPORTED,
+    }
 }
 
 /// An answer, as the library lays it out.
@@ -257,6 +266,35 @@ pub unsafe extern "C" fn cublasLtMatmulAlgoGetHeuristic(
         unsafe { answers.add(i as usize).write(answer) };
     }
     give(count, n)
+}
+
+#[unsafe(no_mangle)]
+#[allow(clippy::too_many_arguments, reason = "the interface has so many")]
+pub unsafe extern "C" fn cublasLtMatmulAlgoCheck(
+    _handle: Handle,
+    operation: Handle,
+    a: Handle,
+    b: Handle,
+    c: Handle,
+    _d: Handle,
+    algorithm: *const [u64; 8],
+    answer: *mut Answer,
+) -> Code {
+    // SAFETY: the interface's promise.
+    let all = unsafe { (of::<Operation>(operation), of::<Layout>(a), of::<Layout>(b), of::<Layout>(c)) };
+    let (Some(operation), Some(a), Some(b), Some(c)) = all else { return INVALID_VALUE };
+    if algorithm.is_null() || answer.is_null() {
+        return INVALID_VALUE;
+    }
+    // SAFETY: not null, the interface's promise.
+    let algorithm = unsafe { *algorithm };
+    if algorithm[0] & !1 != OURS || fault(&operation, &[a, b, c]).is_some() {
+        return NOT_SUPPORTED;
+    }
+    let found = Answer { algorithm, workspace: 0, state: SUCCESS, waves: 1.0, reserved: [0; 4] };
+    // SAFETY: not null; the caller has room for one.
+    unsafe { answer.write(found) };
+    SUCCESS
 }
 
 /// What is wrong with a product, if anything is.

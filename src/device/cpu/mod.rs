@@ -90,6 +90,7 @@ impl Backend for Cpu {
             compute: DType::F32,
             shared_bytes: usize::MAX,
             memory_bytes: None,
+            taken_bytes: 0,
             binding_bytes: u64::MAX,
             gpu: false,
             blocks: 0,

@@ -1,12 +1,11 @@
 //! Kernels as text to kernels as machine code: NVRTC, and a cache of what it made.
-#![allow(unsafe_code, reason = "calls NVRTC")]
 
 use super::library;
+use super::nvrtc::Nvrtc;
 use crate::device::Const;
 use crate::error::{Error, Result};
 use crate::shape::DType;
-use cudarc::nvrtc::{result, sys};
-use std::ffi::{CString, c_char};
+use std::ffi::CString;
 use std::path::PathBuf;
 
 /// What every kernel may use; put before its own source.
@@ -23,6 +22,8 @@ pub struct Resources {
     pub stack: u32,
     /// Bytes that are spilled there for want of registers, stored and loaded.
     pub spills: u32,
+    /// Whether the assembler made a Hopper product wait for each of its instructions, which is right but slow.
+    pub serialized: bool,
 }
 
 /// Compiles for one architecture.
@@ -36,6 +37,7 @@ pub struct Compiler {
     pub version: (i32, i32),
     /// Makes PTX instead of machine code: for the emulator, which runs that.
     pub ptx: bool,
+    nvrtc: &'static Nvrtc,
     /// Where machine code is kept between runs.
     cache: Option<PathBuf>,
 }
@@ -60,14 +62,20 @@ pub fn specialised(name: &str, source: &str, consts: &[(&str, Const)], threads: 
 }
 
 impl Compiler {
-    /// For a card of this compute capability. Fails with `Device` where NVRTC is missing.
-    pub fn new(capability: u32, ptx: bool, cache: Option<PathBuf>) -> Result<Compiler> {
-        library::nvrtc()?;
-        let (mut major, mut minor) = (0, 0);
-        // SAFETY: the library is there, and both point to integers.
-        unsafe { sys::nvrtcVersion(&mut major, &mut minor) };
-        let (target, older) = target(capability, &known());
-        Ok(Compiler { target, older, version: (major, minor), ptx, cache })
+    /// For a card of this compute capability, whose driver speaks this version of CUDA (13000 for 13.0). Fails with `Device` where
+    /// there is no NVRTC that goes with them.
+    pub fn new(capability: u32, driver: i32, ptx: bool, cache: Option<PathBuf>) -> Result<Compiler> {
+        let nvrtc = library::nvrtc(driver / 1000)?;
+        let (target, older) = target(capability, &nvrtc.architectures());
+        Ok(Compiler { target, older, version: nvrtc.version, ptx, nvrtc, cache })
+    }
+    /// The file that NVRTC was loaded from, or the name that the loader found it by.
+    pub fn library(&self) -> &std::path::Path {
+        &self.nvrtc.path
+    }
+    /// Whether kernels may have what only Hopper has.
+    pub fn hopper(&self) -> bool {
+        self.target == 90 && !self.older
     }
     /// The architecture that is compiled for, such as 90.
     pub fn target(&self) -> u32 {
@@ -81,9 +89,7 @@ impl Compiler {
     /// The architecture as NVRTC names it; Hopper with what only it has.
     fn architecture(&self) -> String {
         let kind = if self.makes_ptx() { "compute" } else { "sm" };
-        // PTX with it would run on no other card.
-        let own = if self.target == 90 && !self.older { "a" } else { "" };
-        format!("{kind}_{}{own}", self.target)
+        format!("{kind}_{}{}", self.target, suffix(self.target, self.older))
     }
 
     /// A module's image: a CUBIN, or PTX with a zero at its end.
@@ -140,45 +146,17 @@ impl Compiler {
         let (Ok(source), Ok(file)) = (CString::new(text), CString::new(format!("{name}.cu"))) else {
             return Err(refused("has a zero in its text", String::new()));
         };
-        let program = result::create_program(&source, Some(&file))
-            .map_err(|e| refused("is no program", e.to_string()))?;
-        // SAFETY: the program was just made, and is destroyed once, at the end.
-        unsafe {
-            let compiled = result::compile_program(program, options);
-            let log = || {
-                let log = result::get_program_log(program).unwrap_or_default();
-                String::from_utf8_lossy(&log.iter().map(|&c| c as u8).collect::<Vec<_>>())
-                    .trim_end_matches('\0')
-                    .to_owned()
-            };
-            let image = match compiled {
-                Err(_) => Err(refused("does not compile", log())),
-                Ok(()) if self.makes_ptx() => result::get_ptx(program)
-                    .map(|text| text.iter().map(|&c| c as u8).collect())
-                    .map_err(|e| refused("gave no PTX", e.to_string())),
-                Ok(()) => cubin(program).map_err(|e| refused("gave no machine code", e.to_string())),
-            };
-            let log = log();
-            let _ = result::destroy_program(program);
-            Ok((image?, log))
+        let compiled = self.nvrtc.compile(&source, &file, options, self.makes_ptx());
+        match compiled.image {
+            Ok(image) => Ok((image, compiled.log)),
+            Err(e) => Err(refused("does not compile", format!("{e}\n{}", compiled.log))),
         }
     }
 }
 
-/// The architectures that NVRTC knows, in order; none if it does not say.
-fn known() -> Vec<u32> {
-    let mut count = 0;
-    // SAFETY: the library is there; it fills as many integers as it said that there are.
-    unsafe {
-        if sys::nvrtcGetNumSupportedArchs(&mut count).result().is_err() {
-            return Vec::new();
-        }
-        let mut list = vec![0; count.max(0) as usize];
-        match sys::nvrtcGetSupportedArchs(list.as_mut_ptr()).result() {
-            Ok(()) => list.into_iter().map(|a| a as u32).collect(),
-            Err(_) => Vec::new(),
-        }
-    }
+/// What stands behind the number of an architecture: Hopper with what only it has. PTX with it would run on no other card.
+fn suffix(target: u32, older: bool) -> &'static str {
+    if target == 90 && !older { "a" } else { "" }
 }
 
 /// What to compile for where these architectures are known, and whether it is an older one than the card's.
@@ -206,22 +184,8 @@ fn told(log: &str, name: &str) -> Option<Resources> {
         shared: before(" bytes smem"),
         stack: before(" bytes stack frame"),
         spills,
+        serialized: log.contains("wgmma.mma_async instructions are serialized"),
     })
-}
-
-/// The machine code of a compiled program.
-///
-/// # Safety
-/// The program was compiled and not destroyed.
-unsafe fn cubin(program: sys::nvrtcProgram) -> std::result::Result<Vec<u8>, result::NvrtcError> {
-    let mut size = 0;
-    // SAFETY: the caller's word; the buffer is as large as NVRTC says.
-    unsafe {
-        sys::nvrtcGetCUBINSize(program, &mut size).result()?;
-        let mut image = vec![0u8; size];
-        sys::nvrtcGetCUBIN(program, image.as_mut_ptr().cast::<c_char>()).result()?;
-        Ok(image)
-    }
 }
 
 /// The content of a cached file, if it is whole: the hash of the rest stands first.
@@ -253,12 +217,6 @@ mod tests {
         assert_eq!(target(70, &known_to_it), (70, false));
         assert_eq!(target(80, &[]), (80, false));
         // The name has the letter of what only Hopper has for Hopper alone.
-        let name = |target, older| {
-            Compiler { target, older, version: (13, 0), ptx: false, cache: None }.architecture()
-        };
-        assert_eq!(
-            [name(90, false), name(90, true), name(120, false), name(120, true)],
-            ["sm_90a", "compute_90", "sm_120", "compute_120"]
-        );
+        assert_eq!([suffix(90, false), suffix(90, true), suffix(120, false)], ["a", "", ""]);
     }
 }

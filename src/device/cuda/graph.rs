@@ -29,9 +29,22 @@ pub(super) enum Event<'a> {
     Take { bytes: usize, input: bool },
 }
 
+/// A graph that can be launched, destroyed with this: the driver keeps what is under way until it is done.
+struct Graph(sys::CUgraphExec);
+
+// SAFETY: the driver's handles may be used from any thread.
+unsafe impl Send for Graph {}
+
+impl Drop for Graph {
+    fn drop(&mut self) {
+        // SAFETY: made once, destroyed once; the context is kept as long as the program runs.
+        let _ = unsafe { result::graph::exec_destroy(self.0) };
+    }
+}
+
 /// A recorded step.
 struct Recording {
-    exec: sys::CUgraphExec,
+    graph: Graph,
     /// The memory that it took, in order.
     places: Vec<u64>,
     /// A digest of all its events.
@@ -81,9 +94,6 @@ pub(super) struct Graphs {
     /// In an exact arena: what was given back while recording, which the recorded step goes on using.
     held: Vec<u64>,
 }
-
-// SAFETY: the driver's handles may be used from any thread.
-unsafe impl Send for Graphs {}
 
 impl Graphs {
     pub fn new(exact: bool) -> Graphs {
@@ -184,17 +194,16 @@ impl Graphs {
             }
         }
     }
-    /// Forgets all recorded steps.
-    ///
-    /// # Safety
-    /// None of them is under way, and the context is bound.
-    pub unsafe fn destroy(&mut self) {
-        for (_, known) in self.known.drain() {
-            if let Known::Recorded(r) = known {
-                // SAFETY: made once, destroyed once.
-                let _ = unsafe { result::graph::exec_destroy(r.exec) };
-            }
-        }
+    /// Forgets all recorded steps. The context is bound.
+    pub fn destroy(&mut self) {
+        self.known.clear();
+    }
+    /// All memory, for the driver; no step is recorded any more.
+    pub fn clear(&mut self) -> Vec<u64> {
+        let mut all = self.trim();
+        all.extend(self.arena.clear());
+        all.extend(Some(std::mem::take(&mut self.inputs)).filter(|&place| place != 0));
+        all
     }
     /// Memory that is wholly unused, for the driver.
     pub fn trim(&mut self) -> Vec<u64> {
@@ -212,9 +221,8 @@ impl Graphs {
             return;
         }
         let oldest = self.known.iter().filter_map(|(&key, k)| Some((recorded(k)?, key))).min();
-        if let Some(Known::Recorded(r)) = oldest.and_then(|(_, key)| self.known.remove(&key)) {
-            // SAFETY: the driver keeps what is under way until it is done.
-            let _ = unsafe { result::graph::exec_destroy(r.exec) };
+        if let Some((_, key)) = oldest {
+            self.known.remove(&key);
         }
     }
 }
@@ -278,19 +286,13 @@ impl Cuda {
         }
     }
 
-    fn record<R>(&self, key: u64, work: impl FnOnce() -> Result<R>) -> Result<R> {
+    /// Records what is launched as a graph, with memory of recorded steps. Not to be called while a step is recorded.
+    fn captured<R>(&self, work: impl FnOnce() -> Result<R>) -> Result<(R, Track, Graph)> {
         let inner = &self.inner;
         inner.bind()?;
         let call = |e| inner.failed("recording a step", e);
-        {
-            let mut state = lock(&inner.state);
-            let state = &mut *state;
-            if state.graphs.inputs == 0 {
-                state.graphs.inputs = inner.ask(INPUTS as u64, &mut state.stats)?;
-            }
-            state.graphs.make_room();
-            state.graphs.mode = Mode::Recording(Track::default());
-        }
+        let before =
+            std::mem::replace(&mut lock(&inner.state).graphs.mode, Mode::Recording(Track::default()));
         // Relaxed: another recording or an allocation of this thread is none of the stream's business.
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
         // SAFETY: the stream is ours, and recorded by nobody else.
@@ -298,7 +300,7 @@ impl Cuda {
         let done = begun.and_then(|()| work());
         // SAFETY: as above.
         let graph = unsafe { result::stream::end_capture(inner.stream) };
-        let mode = std::mem::take(&mut lock(&inner.state).graphs.mode);
+        let mode = std::mem::replace(&mut lock(&inner.state).graphs.mode, before);
         let Mode::Recording(track) = mode else { return Err(changed()) };
         let value = match done {
             Ok(value) => value,
@@ -317,7 +319,44 @@ impl Cuda {
             let _ = result::graph::destroy(graph);
             exec.map_err(call)?
         };
-        let recording = Recording { exec, places: track.places, digest: track.events.finish(), last_used: 0 };
+        Ok((value, track, Graph(exec)))
+    }
+
+    /// Seconds of one `work`, several of them launched as a graph, as they will be: what the host takes to launch them does not
+    /// count. They may not write from the host, nor read back.
+    pub(super) fn recorded_seconds(&self, work: &dyn Fn() -> Result<()>) -> Result<f64> {
+        const TIMES: usize = 8;
+        let ((), _, graph) = self.captured(|| (0..TIMES).try_for_each(|_| work()))?;
+        // SAFETY: the graph is whole, and nothing else is launched that would use its memory.
+        let mut launch = || unsafe {
+            result::graph::launch(graph.0, self.inner.stream)
+                .map_err(|e| self.inner.failed("timing kernels", e))
+        };
+        let timed = launch().and_then(|()| {
+            let mut best = f64::INFINITY;
+            for _ in 0..3 {
+                best = best.min(self.time(&mut launch)?);
+            }
+            Ok(best / TIMES as f64)
+        });
+        // It is to be done before its memory is anybody else's.
+        self.inner.wait().and(timed)
+    }
+
+    fn record<R>(&self, key: u64, work: impl FnOnce() -> Result<R>) -> Result<R> {
+        let inner = &self.inner;
+        inner.bind()?;
+        {
+            let mut state = lock(&inner.state);
+            let state = &mut *state;
+            if state.graphs.inputs == 0 {
+                state.graphs.inputs = inner.ask(INPUTS as u64, &mut state.stats)?;
+            }
+            state.graphs.make_room();
+        }
+        let (value, track, graph) = self.captured(work)?;
+        let recording =
+            Recording { graph, places: track.places, digest: track.events.finish(), last_used: 0 };
         self.start(key, recording, &track.written)?;
         Ok(value)
     }
@@ -356,7 +395,7 @@ impl Cuda {
         }
         inner.upload(inputs, written)?;
         // SAFETY: the graph is whole, and its memory is kept for it.
-        let launched = unsafe { result::graph::launch(recording.exec, inner.stream) };
+        let launched = unsafe { result::graph::launch(recording.graph.0, inner.stream) };
         let mut state = lock(&inner.state);
         state.stats.graphs += 1;
         recording.last_used = state.graphs.clock;

@@ -1,11 +1,13 @@
 //! The libraries that CUDA needs, found before the first call: `cudarc` panics where one is missing.
 //!
-//! The driver comes with the system. NVRTC comes with a toolkit, or as a wheel from PyPI, which PyTorch brings as well; a
-//! wheel's folder is not on the loader's path, so its libraries are loaded by their full names first, and `cudarc` then
-//! finds them by their short ones.
+//! The driver comes with the system. NVRTC comes with a toolkit, or as a wheel from PyPI, which PyTorch brings as well. There may be
+//! several, of versions that the driver does not know: the one is taken that suits it. cuBLASLt lies beside it; as a wheel's
+//! folder is not on the loader's path, it is loaded by its full name first, and `cudarc` then finds it by its short one.
 #![allow(unsafe_code, reason = "loads shared libraries")]
 
+use super::nvrtc::Nvrtc;
 use crate::error::{Error, Result};
+use cudarc::driver::sys::{CUevent, CUresult};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -20,27 +22,99 @@ pub(super) fn driver() -> Result<()> {
         .hint("install the NVIDIA driver and see that `nvidia-smi` lists the card; or run with --device cpu or --device wgpu"))
 }
 
-/// NVRTC, which compiles the kernels. Asked for once; the answer stays.
-pub(super) fn nvrtc() -> Result<()> {
-    static FOUND: OnceLock<bool> = OnceLock::new();
-    let there = *FOUND.get_or_init(|| {
-        // SAFETY: opens and closes the library; its initialisers are the vendor's.
-        let present = || unsafe { cudarc::nvrtc::sys::is_culib_present() };
+/// The time in milliseconds between two events.
+pub(super) type Elapsed = unsafe extern "C" fn(*mut f32, CUevent, CUevent) -> CUresult;
+
+/// The driver's call for it of old, which `cudarc` no longer binds.
+pub(super) fn elapsed() -> Option<Elapsed> {
+    ["libcuda.so.1", "libcuda.so", "nvcuda.dll"].into_iter().find_map(|name| {
+        // SAFETY: the driver is loaded already and stays so; the function has been of this type since the first CUDA.
+        unsafe { libloading::Library::new(name).ok()?.get(b"cuEventElapsedTime\0").ok().map(|f| *f) }
+    })
+}
+
+/// NVRTC, which compiles the kernels, for a driver of this major version of CUDA. Asked for once; the answer stays.
+pub(super) fn nvrtc(driver: i32) -> Result<&'static Nvrtc> {
+    static FOUND: OnceLock<Option<Nvrtc>> = OnceLock::new();
+    let found = FOUND.get_or_init(|| {
+        let folders = folders();
+        let of = |only_named: bool| -> Vec<PathBuf> {
+            folders
+                .iter()
+                .filter(|(_, named)| *named == only_named)
+                .flat_map(|(dir, _)| entries(dir))
+                .collect()
+        };
         // A folder that somebody named comes before what the system has.
-        let named = folders().into_iter().take_while(|(_, named)| *named).any(|(dir, _)| preload(&dir));
-        named || present() || folders().into_iter().any(|(dir, _)| preload(&dir) && present())
+        let loaders = ["libnvrtc.so.13", "libnvrtc.so.12", "nvrtc64_130_0.dll", "nvrtc64_120_0.dll"];
+        let rest = [loaders.map(PathBuf::from).to_vec(), of(false)].concat();
+        let candidates = [suitable(of(true), driver), suitable(rest, driver)].concat();
+        candidates.iter().find_map(|path| {
+            builtins(path);
+            Nvrtc::open(path).filter(|n| (OLDEST_NVRTC..=driver).contains(&n.version.0))
+        })
     });
-    if there {
-        return Ok(());
+    if let Some(found) = found {
+        return Ok(found);
     }
     let searched: Vec<String> = folders().iter().map(|(dir, _)| dir.display().to_string()).collect();
+    let there: Vec<String> = folders()
+        .iter()
+        .flat_map(|(dir, _)| entries(dir))
+        .filter(|path| major(path).is_some())
+        .map(|path| path.display().to_string())
+        .collect();
+    let wheel = if driver >= 13 { "nvidia-cuda-nvrtc" } else { "nvidia-cuda-nvrtc-cu12" };
     Err(Error::device("NVRTC, which compiles the CUDA kernels, was not found")
-        .expected("libnvrtc.so.13 or libnvrtc.so.12")
-        .found(match searched.len() {
-            0 => "none on the loader's path, and neither a toolkit nor Python's packages in the usual places".to_owned(),
+        .expected(match driver {
+            13.. => format!("libnvrtc.so.12 to libnvrtc.so.{driver}, whose machine code the driver loads"),
+            _ => format!("libnvrtc.so.{driver}, whose machine code the driver loads"),
+        })
+        .found(match (there.len(), searched.len()) {
+            (1.., _) => format!("only {}", there.join(", ")),
+            (_, 0) => "none on the loader's path, and neither a toolkit nor Python's packages in the usual places".to_owned(),
             _ => format!("none on the loader's path, nor in {}", searched.join(", ")),
         })
-        .hint("pip install nvidia-cuda-nvrtc (PyTorch's environments have it already), or install a CUDA toolkit; TEMPRA_CUDA_LIB names another folder"))
+        .hint(format!(
+            "pip install {wheel} (PyTorch's environments have it already), or install a CUDA toolkit; TEMPRA_CUDA_LIB names another folder"
+        )))
+}
+
+/// The oldest NVRTC that makes all that the kernels need: CUDA 12.
+const OLDEST_NVRTC: i32 = 12;
+
+/// The major version in the name of an NVRTC library: libnvrtc.so.13, libnvrtc.so.12.8.93, nvrtc64_120_0.dll.
+fn major(path: &Path) -> Option<i32> {
+    let name = path.file_name()?.to_str()?;
+    let digits = |s: &str| -> String { s.chars().take_while(char::is_ascii_digit).collect() };
+    if name.contains(".alt.") {
+        return None;
+    }
+    match (name.strip_prefix("libnvrtc.so."), name.strip_prefix("nvrtc64_")) {
+        (Some(rest), _) => digits(rest).parse().ok(),
+        // Major and minor without a point between them.
+        (_, Some(rest)) if name.ends_with(".dll") => Some(digits(rest).parse::<i32>().ok()? / 10),
+        _ => None,
+    }
+}
+
+/// Those that a driver of this version goes with by their names, the newest first, in order otherwise.
+fn suitable(paths: Vec<PathBuf>, driver: i32) -> Vec<PathBuf> {
+    let fits = |path: &PathBuf| major(path).filter(|m| (OLDEST_NVRTC..=driver).contains(m));
+    let mut all: Vec<(i32, PathBuf)> = paths.into_iter().filter_map(|p| Some((fits(&p)?, p))).collect();
+    all.sort_by_key(|(major, _)| -major);
+    all.into_iter().map(|(_, path)| path).collect()
+}
+
+/// Loads what an NVRTC opens by name itself, from the folder that it lies in.
+fn builtins(nvrtc: &Path) {
+    let beside = nvrtc.parent().map(entries).unwrap_or_default();
+    for path in beside {
+        let builtin = named(&path, "libnvrtc-builtins.so.") || named(&path, "nvrtc-builtins64");
+        if builtin && !path.to_string_lossy().contains(".alt.") {
+            open(&path);
+        }
+    }
 }
 
 /// Whether cuBLASLt is there, which products can be left to. Asked for once; the answer stays.
@@ -49,18 +123,20 @@ pub(super) fn cublaslt() -> bool {
     *FOUND.get_or_init(|| {
         // SAFETY: opens and closes the library; its initialisers are the vendor's.
         let present = || unsafe { cudarc::cublaslt::sys::is_culib_present() };
-        let load = |(dir, _): (PathBuf, bool)| {
+        let load = |(dir, _): &(PathBuf, bool)| {
             let mut found = false;
-            for path in entries(&dir) {
+            for path in entries(dir) {
                 found |= (named(&path, "libcublasLt.so.") || named(&path, "cublasLt64")) && open(&path);
             }
             found && present()
         };
-        present() || folders().into_iter().any(load)
+        let folders = folders();
+        // A folder that somebody named comes before what the system has.
+        folders.iter().filter(|f| f.1).any(load) || present() || folders.iter().any(load)
     })
 }
 
-/// Folders that may hold NVRTC, and whether somebody named them for this.
+/// Folders that may hold NVRTC or cuBLASLt, and whether somebody named them for this.
 fn folders() -> Vec<(PathBuf, bool)> {
     let var = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty());
     let mut all: Vec<(PathBuf, bool)> = Vec::new();
@@ -82,6 +158,9 @@ fn folders() -> Vec<(PathBuf, bool)> {
             python.then(|| bin.parent().map(Path::to_owned)).flatten()
         }));
     }
+    // Where pip installs to without an environment.
+    roots.push("/usr/local".into());
+    roots.extend(var("HOME").map(|home| PathBuf::from(home).join(".local")));
     for root in roots {
         let mut sites = vec![root.join("Lib/site-packages")];
         for lib in entries(&root.join("lib")).into_iter().filter(|p| named(p, "python3")) {
@@ -111,19 +190,6 @@ fn named(path: &Path, start: &str) -> bool {
     path.file_name().and_then(|n| n.to_str()).is_some_and(|n| n.starts_with(start))
 }
 
-/// Loads NVRTC from a folder, with the part that it opens by name itself. Says whether it was there.
-fn preload(dir: &Path) -> bool {
-    let mut found = false;
-    for start in ["libnvrtc-builtins.so.", "nvrtc-builtins64", "libnvrtc.so.", "nvrtc64"] {
-        for path in
-            entries(dir).into_iter().filter(|p| named(p, start) && !p.to_string_lossy().contains(".alt."))
-        {
-            found |= open(&path) && !start.contains("builtins");
-        }
-    }
-    found
-}
-
 #[cfg(unix)]
 fn open(path: &Path) -> bool {
     use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
@@ -135,4 +201,33 @@ fn open(path: &Path) -> bool {
 fn open(path: &Path) -> bool {
     // SAFETY: its initialisers are the vendor's; it stays loaded for good.
     unsafe { libloading::Library::new(path) }.map(std::mem::forget).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_that_the_driver_goes_with_comes_first() {
+        let paths = [
+            "a/libnvrtc.so.11.2",
+            "a/libnvrtc.so.12",
+            "a/libnvrtc.alt.so.13",
+            "b/libnvrtc.so.13",
+            "b/libnvrtc-builtins.so.13.0",
+            "c/libnvrtc.so.12.8.93",
+            "d/nvrtc64_130_0.dll",
+            "d/nvrtc64_130_0.alt.dll",
+            "e/libnvrtc.so",
+            "f/libnvrtc.so.14",
+        ];
+        let of = |driver| -> Vec<String> {
+            let all = suitable(paths.map(PathBuf::from).to_vec(), driver);
+            all.iter().map(|p| p.display().to_string()).collect()
+        };
+        let twelve = ["a/libnvrtc.so.12", "c/libnvrtc.so.12.8.93"];
+        assert_eq!(of(12), twelve);
+        assert_eq!(of(13), [&["b/libnvrtc.so.13", "d/nvrtc64_130_0.dll"], &twelve[..]].concat());
+        assert!(of(11).is_empty());
+    }
 }

@@ -255,8 +255,7 @@ impl Cuda {
     pub(super) fn trim(&self) -> Result<()> {
         self.inner.wait()?;
         let mut state = lock(&self.inner.state);
-        // SAFETY: nothing is under way.
-        unsafe { state.graphs.destroy() };
+        state.graphs.destroy();
         let graphs = state.graphs.trim();
         let free = state.arena.trim();
         for place in free.into_iter().chain(graphs) {
@@ -286,7 +285,7 @@ impl Cuda {
             let done = work();
             let passed = result::event::record(to, inner.stream)
                 .and_then(|()| result::event::synchronize(to))
-                .and_then(|()| result::event::elapsed(from, to))
+                .and_then(|()| inner.elapsed(from, to))
                 .map_err(call);
             let _ = (result::event::destroy(from), result::event::destroy(to));
             done?;
@@ -296,6 +295,22 @@ impl Cuda {
 }
 
 impl Inner {
+    /// Milliseconds between two events that have passed.
+    ///
+    /// # Safety
+    /// Both are events of this context.
+    unsafe fn elapsed(&self, from: sys::CUevent, to: sys::CUevent) -> std::result::Result<f32, DriverError> {
+        match self.elapsed_before {
+            // SAFETY: the caller's word.
+            None => unsafe { result::event::elapsed(from, to) },
+            Some(call) => {
+                let mut ms = 0f32;
+                // SAFETY: the caller's word; the pointer is to a number.
+                unsafe { call(&mut ms, from, to) }.result().map(|()| ms)
+            }
+        }
+    }
+
     /// Asks the driver for memory.
     pub(super) fn ask(&self, size: u64, stats: &mut super::CudaStats) -> Result<u64> {
         let hint = "lower train.max_tokens (the tokens of one forward pass) or data.max_length";

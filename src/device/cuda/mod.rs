@@ -9,11 +9,13 @@
 
 mod arena;
 mod blas;
+mod choose;
 mod compile;
 mod graph;
 mod launch;
 mod library;
 mod memory;
+mod nvrtc;
 
 pub(crate) use blas::Choice;
 pub use blas::{More, Product, Ways};
@@ -33,6 +35,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 const OLDEST_DRIVER: i32 = 12000;
 /// Compute capabilities that the kernels are written for begin here: Turing.
 const OLDEST_CARD: u32 = 75;
+
+/// Bytes that are no tensors: the code of kernels, what is written in recorded steps, cuBLASLt's workspace.
+const OWN_BYTES: u64 = 64 << 20;
 
 /// What the device has done so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -70,19 +75,22 @@ pub struct Cuda {
     /// Kernels that were compiled instead of launched, and what they take.
     inspected: Option<Mutex<BTreeMap<String, Resources>>>,
     product: Option<String>,
-    blas: Mutex<Option<blas::Blas>>,
+    blas: Mutex<blas::State>,
 }
 
 struct Inner {
-    device: sys::CUdevice,
     context: sys::CUcontext,
     stream: sys::CUstream,
     name: String,
     capability: u32,
     sms: u32,
     shared_limit: usize,
-    /// Whether the driver knows the call that cudarc makes for the time between events.
+    /// Whether the driver's events tell times.
     timestamps: bool,
+    /// The call for that before CUDA 12.8, whose own one cudarc makes.
+    elapsed_before: Option<library::Elapsed>,
+    /// The version of CUDA that the driver speaks: 13000 for 13.0.
+    driver: i32,
     budget: Option<u64>,
     lose_after: Option<u64>,
     state: Mutex<State>,
@@ -130,6 +138,7 @@ fn failed(device: &str, what: &str, e: DriverError) -> Error {
         C::CUDA_ERROR_ILLEGAL_ADDRESS
         | C::CUDA_ERROR_MISALIGNED_ADDRESS
         | C::CUDA_ERROR_ILLEGAL_INSTRUCTION
+        | C::CUDA_ERROR_INVALID_ADDRESS_SPACE
         | C::CUDA_ERROR_INVALID_PC
         | C::CUDA_ERROR_HARDWARE_STACK_ERROR
         | C::CUDA_ERROR_LAUNCH_FAILED
@@ -146,17 +155,25 @@ fn failed(device: &str, what: &str, e: DriverError) -> Error {
     }
 }
 
+/// Makes a context the one of this thread.
+///
+/// # Safety
+/// It is retained.
+unsafe fn make_current(context: sys::CUcontext) -> std::result::Result<(), DriverError> {
+    thread_local! { static CURRENT: Cell<usize> = const { Cell::new(0) } }
+    if CURRENT.get() != context as usize {
+        // SAFETY: the caller's word.
+        unsafe { result::ctx::set_current(context) }?;
+        CURRENT.set(context as usize);
+    }
+    Ok(())
+}
+
 impl Inner {
     /// Makes the context the one of this thread.
     fn bind(&self) -> Result<()> {
-        thread_local! { static CURRENT: Cell<usize> = const { Cell::new(0) } }
-        if CURRENT.get() != self.context as usize {
-            // SAFETY: the context is retained as long as this lives.
-            unsafe { result::ctx::set_current(self.context) }
-                .map_err(|e| self.failed("binding the context", e))?;
-            CURRENT.set(self.context as usize);
-        }
-        Ok(())
+        // SAFETY: the context is retained as long as this lives.
+        unsafe { make_current(self.context) }.map_err(|e| self.failed("binding the context", e))
     }
     fn failed(&self, what: &str, e: DriverError) -> Error {
         failed(&self.name, what, e)
@@ -185,11 +202,11 @@ impl Drop for Inner {
             state.kernels.unload();
             state.staging.free();
             state.fetched.free();
-            for place in state.arena.clear() {
+            for place in state.arena.clear().into_iter().chain(state.graphs.clear()) {
                 let _ = result::free_sync(place);
             }
+            // The primary context stays: what cuBLASLt keeps of it would not outlive it, and the next device has the same one.
             let _ = result::stream::destroy(self.stream);
-            let _ = result::primary_ctx::release(self.device);
         }
     }
 }
@@ -246,18 +263,7 @@ impl Cuda {
         }
         let ptx = set("TEMPRA_CUDA_PTX");
         let cache = crate::cache::dir().map(|d| d.join("kernels"));
-        let compiler = Compiler::new(capability, ptx, cache)?;
-        if !ptx && compiler.version.0 > version / 1000 {
-            return Err(Error::device("NVRTC is newer than the driver, which cannot load what it makes")
-                .expected(format!("NVRTC {}", version / 1000))
-                .found(format!(
-                    "NVRTC {}.{}, a driver for {}",
-                    compiler.version.0,
-                    compiler.version.1,
-                    spoken(version)
-                ))
-                .hint("update the driver, or install the older NVRTC: pip install nvidia-cuda-nvrtc-cu12"));
-        }
+        let compiler = Compiler::new(capability, version, ptx, cache)?;
         if compiler.older {
             static SAID: std::sync::Once = std::sync::Once::new();
             SAID.call_once(|| {
@@ -278,11 +284,19 @@ impl Cuda {
         // SAFETY: the device is one of the driver's.
         let memory =
             unsafe { result::device::total_mem(device) }.map_err(|e| failed(&name, "asking the card", e))?;
-        // SAFETY: released once, when `Inner` is dropped.
-        let context = unsafe { result::primary_ctx::retain(device) }
-            .map_err(|e| failed(&name, "opening the card", e))?;
+        // SAFETY: the device is one of the driver's; it is kept as long as the program runs.
+        let context = unsafe { result::primary_ctx::retain(device) }.map_err(|e| match e.0 {
+            // Nothing was lost: nothing had begun.
+            sys::CUresult::CUDA_ERROR_DEVICE_UNAVAILABLE => Error::device("the card is not to be had")
+                .at(&name)
+                .found("another program has it for itself, or it is being reset")
+                .hint("`nvidia-smi` lists its processes and its compute mode"),
+            _ => failed(&name, "opening the card", e),
+        })?;
         // SAFETY: just retained.
-        unsafe { result::ctx::set_current(context) }.map_err(|e| failed(&name, "opening the card", e))?;
+        unsafe { make_current(context) }.map_err(|e| failed(&name, "opening the card", e))?;
+        // Other programs have some of it, and so has the context by now.
+        let (free, _) = result::mem_get_info().map_err(|e| failed(&name, "asking for free memory", e))?;
         let stream = result::stream::create(result::stream::StreamKind::NonBlocking)
             .map_err(|e| failed(&name, "making a stream", e))?;
         let exact = set("TEMPRA_CUDA_EXACT");
@@ -298,20 +312,23 @@ impl Cuda {
             compute: DType::F32,
             shared_bytes: shared_limit,
             memory_bytes: Some(memory as u64),
+            taken_bytes: memory.saturating_sub(free) as u64 + OWN_BYTES,
             binding_bytes: u64::MAX,
             gpu: true,
             blocks: 8 * sms as usize,
             packs: false,
         };
+        let elapsed_before = (version < 12080).then(library::elapsed).flatten();
         let inner = Inner {
-            device,
             context,
             stream,
             name,
             capability,
             sms,
             shared_limit,
-            timestamps: version >= 12080,
+            timestamps: version >= 12080 || elapsed_before.is_some(),
+            elapsed_before,
+            driver: version,
             budget,
             lose_after: number("TEMPRA_CUDA_LOSE_AFTER"),
             state: Mutex::new(state),
@@ -377,13 +394,13 @@ impl Cuda {
     }
     /// The versions of CUDA that the driver speaks and of NVRTC.
     pub fn versions(&self) -> [String; 2] {
-        let mut version = 0;
-        // SAFETY: the library is there, or there were no device; the pointer is to an integer.
-        let asked = unsafe { sys::cuDriverGetVersion(&mut version) }.result();
-        let driver =
-            asked.map_or("unknown".to_owned(), |()| format!("{}.{}", version / 1000, version % 1000 / 10));
+        let driver = format!("{}.{}", self.inner.driver / 1000, self.inner.driver % 1000 / 10);
         let (major, minor) = self.compiler.version;
         [driver, format!("{major}.{minor}")]
+    }
+    /// The file that NVRTC was loaded from, or the name that the loader found it by.
+    pub fn nvrtc(&self) -> &std::path::Path {
+        self.compiler.library()
     }
     /// What was done so far.
     pub fn stats(&self) -> CudaStats {
@@ -391,7 +408,7 @@ impl Cuda {
     }
 
     /// The products that somebody asks for, to compare them: `TEMPRA_CUDA_PRODUCT` is `mma`, `wgmma`,
-    /// `own` (the better of these) or `cublaslt`; without it the fastest that is there.
+    /// `own` (the better of these), `cublaslt`, or `fastest`, which is measured; without it that, but for the emulator `own`.
     pub fn product(&self) -> Option<&str> {
         self.product.as_deref()
     }
@@ -399,6 +416,11 @@ impl Cuda {
     /// Compute capability: 75, 80, 90 and so on.
     pub fn capability(&self) -> u32 {
         self.inner.capability
+    }
+
+    /// Whether kernels are compiled for Hopper, with what only it has.
+    pub fn hopper(&self) -> bool {
+        self.compiler.hopper()
     }
 
     /// Multiprocessors.

@@ -133,6 +133,7 @@ impl Wgpu {
             compute: DType::F32,
             shared_bytes: abilities.shared_bytes as usize,
             memory_bytes: abilities.memory_bytes,
+            taken_bytes: 0,
             binding_bytes: abilities.binding_bytes,
             gpu: true,
             blocks: 0,

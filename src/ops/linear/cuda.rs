@@ -257,7 +257,7 @@ fn own_product(
         (_, false) => Route::Held,
     };
     let mut tile = tile([m, n, k], route, card);
-    if route == Route::Async && card.capability == 90 && k > 0 {
+    if route == Route::Async && device.hopper() && k > 0 {
         let (cost, boxed) = costed([m, n, k], Route::Boxed, card);
         let better = cost < costed([m, n, k], Route::Async, card).0;
         if device.product().map_or(better, |name| name == "wgmma") {

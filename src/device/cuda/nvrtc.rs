@@ -1,0 +1,156 @@
+//! NVRTC's functions, bound from one file: `cudarc` takes the first library that goes by the name, which on a machine with
+//! several need not be one whose machine code the driver can load.
+#![allow(unsafe_code, reason = "calls NVRTC")]
+
+use cudarc::nvrtc::sys::{nvrtcProgram, nvrtcResult};
+use std::ffi::{CStr, CString, c_char, c_int};
+use std::path::{Path, PathBuf};
+
+type Sized = unsafe extern "C" fn(nvrtcProgram, *mut usize) -> nvrtcResult;
+type Filled = unsafe extern "C" fn(nvrtcProgram, *mut c_char) -> nvrtcResult;
+
+/// The library, loaded for good.
+pub struct Nvrtc {
+    /// Its version.
+    pub version: (i32, i32),
+    /// The file, or the name that the loader found it by.
+    pub path: PathBuf,
+    create: unsafe extern "C" fn(
+        *mut nvrtcProgram,
+        *const c_char,
+        *const c_char,
+        c_int,
+        *const *const c_char,
+        *const *const c_char,
+    ) -> nvrtcResult,
+    compile: unsafe extern "C" fn(nvrtcProgram, c_int, *const *const c_char) -> nvrtcResult,
+    destroy: unsafe extern "C" fn(*mut nvrtcProgram) -> nvrtcResult,
+    log: (Sized, Filled),
+    ptx: (Sized, Filled),
+    cubin: (Sized, Filled),
+    architectures:
+        (unsafe extern "C" fn(*mut c_int) -> nvrtcResult, unsafe extern "C" fn(*mut c_int) -> nvrtcResult),
+    explain: unsafe extern "C" fn(nvrtcResult) -> *const c_char,
+}
+
+/// A program of NVRTC's, destroyed with this.
+struct Program<'a>(&'a Nvrtc, nvrtcProgram);
+
+impl Drop for Program<'_> {
+    fn drop(&mut self) {
+        // SAFETY: made in `Nvrtc::compile`, destroyed once.
+        unsafe { (self.0.destroy)(&mut self.1) };
+    }
+}
+
+/// What became of a text.
+pub struct Compiled {
+    /// Machine code, or PTX that ends with a zero; or what was wrong.
+    pub image: Result<Vec<u8>, String>,
+    /// What the compiler and the assembler say.
+    pub log: String,
+}
+
+impl Nvrtc {
+    /// Opens a library by its path, or by a name that the loader knows. `None` if there is none, or it lacks a function that every
+    /// NVRTC from CUDA 12.0 on has.
+    pub fn open(path: &Path) -> Option<Nvrtc> {
+        // SAFETY: its initialisers are the vendor's.
+        let library = unsafe { libloading::Library::new(path) }.ok()?;
+        macro_rules! bind {
+            ($name:literal) => {
+                // SAFETY: the types are those of nvrtc.h; the library stays loaded for good, see below.
+                *unsafe { library.get($name) }.ok()?
+            };
+        }
+        let version: unsafe extern "C" fn(*mut c_int, *mut c_int) -> nvrtcResult = bind!(b"nvrtcVersion\0");
+        let (mut major, mut minor) = (0, 0);
+        // SAFETY: both point to integers.
+        if unsafe { version(&mut major, &mut minor) } != nvrtcResult::NVRTC_SUCCESS {
+            return None;
+        }
+        let found = Nvrtc {
+            version: (major, minor),
+            path: path.to_owned(),
+            create: bind!(b"nvrtcCreateProgram\0"),
+            compile: bind!(b"nvrtcCompileProgram\0"),
+            destroy: bind!(b"nvrtcDestroyProgram\0"),
+            log: (bind!(b"nvrtcGetProgramLogSize\0"), bind!(b"nvrtcGetProgramLog\0")),
+            ptx: (bind!(b"nvrtcGetPTXSize\0"), bind!(b"nvrtcGetPTX\0")),
+            cubin: (bind!(b"nvrtcGetCUBINSize\0"), bind!(b"nvrtcGetCUBIN\0")),
+            architectures: (bind!(b"nvrtcGetNumSupportedArchs\0"), bind!(b"nvrtcGetSupportedArchs\0")),
+            explain: bind!(b"nvrtcGetErrorString\0"),
+        };
+        std::mem::forget(library);
+        Some(found)
+    }
+
+    /// The architectures that it knows, in order; none if it does not say.
+    pub fn architectures(&self) -> Vec<u32> {
+        let mut count = 0;
+        // SAFETY: it fills as many integers as it said that there are.
+        unsafe {
+            if (self.architectures.0)(&mut count) != nvrtcResult::NVRTC_SUCCESS {
+                return Vec::new();
+            }
+            let mut list = vec![0; count.max(0) as usize];
+            match (self.architectures.1)(list.as_mut_ptr()) {
+                nvrtcResult::NVRTC_SUCCESS => list.into_iter().map(|a| a as u32).collect(),
+                _ => Vec::new(),
+            }
+        }
+    }
+
+    /// Compiles a text to PTX or to machine code. `file` is what messages call it.
+    pub fn compile(&self, text: &CStr, file: &CStr, options: &[String], ptx: bool) -> Compiled {
+        let mut program = std::ptr::null_mut();
+        let none = std::ptr::null();
+        // SAFETY: both texts end with a zero, and there are no headers.
+        let made = unsafe { (self.create)(&mut program, text.as_ptr(), file.as_ptr(), 0, none, none) };
+        if made != nvrtcResult::NVRTC_SUCCESS {
+            return Compiled { image: Err(self.explained(made)), log: String::new() };
+        }
+        let program = Program(self, program);
+        let options: Vec<CString> =
+            options.iter().filter_map(|option| CString::new(option.as_str()).ok()).collect();
+        let places: Vec<*const c_char> = options.iter().map(|option| option.as_ptr()).collect();
+        // SAFETY: the program lives, and so do the options.
+        let done = unsafe { (self.compile)(program.1, places.len() as c_int, places.as_ptr()) };
+        let log = program.text(self.log).unwrap_or_default();
+        let log = String::from_utf8_lossy(&log).trim_end_matches('\0').to_owned();
+        let image = match done {
+            nvrtcResult::NVRTC_SUCCESS => program.text(if ptx { self.ptx } else { self.cubin }),
+            failed => Err(self.explained(failed)),
+        };
+        Compiled { image, log }
+    }
+
+    fn explained(&self, e: nvrtcResult) -> String {
+        // SAFETY: it returns a constant text for every code.
+        let text = unsafe { (self.explain)(e) };
+        if text.is_null() {
+            return format!("{e:?}");
+        }
+        // SAFETY: not null, and it ends with a zero.
+        unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned()
+    }
+}
+
+impl Program<'_> {
+    /// One of the texts that NVRTC has of a program.
+    fn text(&self, (size, fill): (Sized, Filled)) -> Result<Vec<u8>, String> {
+        let mut bytes = 0;
+        // SAFETY: the program lives; the buffer is as large as NVRTC says.
+        unsafe {
+            let asked = size(self.1, &mut bytes);
+            if asked != nvrtcResult::NVRTC_SUCCESS {
+                return Err(self.0.explained(asked));
+            }
+            let mut text = vec![0u8; bytes];
+            match fill(self.1, text.as_mut_ptr().cast::<c_char>()) {
+                nvrtcResult::NVRTC_SUCCESS => Ok(text),
+                failed => Err(self.0.explained(failed)),
+            }
+        }
+    }
+}
