@@ -18,6 +18,10 @@ pub struct Options {
     pub seed: u64,
     /// Seed of the errors of approximate functions (`ex2.approx` and the like), which are exact with 0.
     pub blur: u64,
+    /// Bits of a sum that matrix instructions keep, as tensor cores do: eight products and the sum so far are aligned to the largest
+    /// of them, and what is below so many bits is cut off, as is what the result has beyond f32. Volta keeps 24, later ones some
+    /// more (Fasi et al. 2021; Khattak and Mikaitis 2025). 0: all products of an instruction are added exactly, rounded once.
+    pub tensor_bits: u32,
     /// Instructions that may follow one another without any change that others could see.
     pub patience: u64,
     /// Instructions of a block, after which it counts as endless.
@@ -35,6 +39,7 @@ impl Default for Options {
         Options {
             seed: 0,
             blur: 0,
+            tensor_bits: 0,
             patience: 2_000_000,
             limit: 1 << 36,
             resident: 4,

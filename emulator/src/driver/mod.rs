@@ -2,7 +2,7 @@
 //! needs it. A fault arrives as on a GPU: the launch succeeds, and every later call gives the error.
 //!
 //! Settings: `EMULATOR_DEVICE` (name), `EMULATOR_MEMORY` (bytes), `EMULATOR_SM` (as 80 or 90), `EMULATOR_FAIL_ALLOC` (the n-th
-//! allocation fails), `EMULATOR_SEED` (schedule), `EMULATOR_BLUR` (seed of the errors of approximate functions),
+//! allocation fails), `EMULATOR_SEED` (schedule), `EMULATOR_BLUR` (seed of the errors of approximate functions), `EMULATOR_TENSOR_BITS` (24: matrix instructions cut off what tensor cores do),
 //! `EMULATOR_THREADS`, `EMULATOR_STATS` (1: says what each launch did).
 #![allow(unsafe_code, non_snake_case, reason = "a C interface, whose names are given")]
 #![allow(missing_docs, reason = "named and documented as in the CUDA driver API")]
@@ -177,6 +177,7 @@ impl Driver {
         let options = Options {
             seed: setting("EMULATOR_SEED", 0),
             blur: setting("EMULATOR_BLUR", 0),
+            tensor_bits: setting("EMULATOR_TENSOR_BITS", 0) as u32,
             threads: setting("EMULATOR_THREADS", 0) as usize,
             ..Options::default()
         };

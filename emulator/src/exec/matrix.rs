@@ -69,6 +69,29 @@ fn pack(sum: f64, e: Element) -> u64 {
     }
 }
 
+/// A sum as tensor cores form it: of eight products at a time and what there is so far, all aligned to the largest, each keeps so
+/// many bits and loses the rest, as does the result beyond the 24 of f32.
+fn cut_sum(start: f64, products: impl Iterator<Item = f64>, bits: u32) -> f64 {
+    let exponent = |x: f64| (x.to_bits() >> 52 & 0x7ff) as i32 - 1023;
+    let cut = |x: f64, place: i32| {
+        let unit = 2f64.powi(place);
+        (x / unit).trunc() * unit
+    };
+    let products: Vec<f64> = products.collect();
+    let mut sum = start;
+    for part in products.chunks(8) {
+        let largest = part.iter().fold(sum.abs(), |m, p| m.max(p.abs()));
+        if !(largest.is_normal() && part.iter().all(|p| p.is_finite())) {
+            sum += part.iter().sum::<f64>();
+            continue;
+        }
+        let place = exponent(largest) - bits as i32 + 1;
+        let all: f64 = part.iter().map(|&p| cut(p, place)).sum::<f64>() + cut(sum, place);
+        sum = if all == 0.0 { all } else { cut(all, exponent(all) - 23) };
+    }
+    sum
+}
+
 /// Lane, register and bit of the sum in a row and a column.
 fn spot(row: usize, col: usize, packed: bool) -> (usize, usize, usize) {
     let lane = row % 8 * 4 + col / 2;
@@ -168,9 +191,20 @@ impl Block<'_> {
                         let (lane, reg, shift) = spot(i, col, packed);
                         *sum = value(c[reg][lane] >> shift, shape.sum);
                     }
-                    for (x, row) in a[i * shape.k..(i + 1) * shape.k].iter().zip(b.chunks_exact(8)) {
-                        for (sum, y) in sums.iter_mut().zip(row) {
-                            *sum += x * y;
+                    let row = &a[i * shape.k..(i + 1) * shape.k];
+                    match self.c.options.tensor_bits {
+                        bits @ 1.. if shape.sum != Element::S32 => {
+                            for (col, sum) in sums.iter_mut().enumerate() {
+                                let products = row.iter().zip(b.chunks_exact(8)).map(|(x, y)| x * y[col]);
+                                *sum = cut_sum(*sum, products, bits);
+                            }
+                        }
+                        _ => {
+                            for (x, row) in row.iter().zip(b.chunks_exact(8)) {
+                                for (sum, y) in sums.iter_mut().zip(row) {
+                                    *sum += x * y;
+                                }
+                            }
                         }
                     }
                     for (col, sum) in sums.into_iter().enumerate() {
@@ -378,8 +412,12 @@ impl Block<'_> {
                 let start = if p.add { value(old[l], s.sum) } else { 0.0 };
                 let row = &a[row * s.k..(row + 1) * s.k];
                 let col = &b[col * s.k..(col + 1) * s.k];
-                let sum: f64 = row.iter().zip(col).map(|(x, y)| x * y).sum();
-                pack(start + p.sign[0] * p.sign[1] * sum, s.sum)
+                let products = row.iter().zip(col).map(|(x, y)| p.sign[0] * p.sign[1] * x * y);
+                let sum = match c.options.tensor_bits {
+                    0 => start + products.sum::<f64>(),
+                    bits => cut_sum(start, products, bits),
+                };
+                pack(sum, s.sum)
             });
             let before = self.warps[w].touched[r as usize];
             self.warps[w].write(r, m, &v);
@@ -388,5 +426,25 @@ impl Block<'_> {
         self.warps[w].busy = still;
         self.events += 1;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::cut_sum;
+
+    #[test]
+    fn what_tensor_cores_cut_off() {
+        let small = 2f64.powi(-24);
+        // Half a unit in the last place of the sum so far: a sum that is rounded once keeps eight of them.
+        assert_eq!(cut_sum(1.0, [small; 8].into_iter(), 24), 1.0);
+        assert_eq!(cut_sum(1.0, [small; 8].into_iter(), 25), 1.0 + 8.0 * small);
+        // Towards zero, whatever the sign.
+        assert_eq!(cut_sum(-1.0, [-1.75 * 2.0 * small].into_iter(), 24), -1.0 - 2.0 * small);
+        // Eight at a time: the second eight find a larger sum.
+        let sixteen = [1.0; 16].map(|x: f64| x + 2.0 * small);
+        assert!(cut_sum(0.0, sixteen.into_iter(), 24) < 16.0 * (1.0 + 2.0 * small));
+        assert_eq!(cut_sum(0.0, [3.0, -3.0].into_iter(), 24), 0.0);
+        assert!(cut_sum(0.0, [f64::INFINITY, 1.0].into_iter(), 24).is_infinite());
     }
 }
