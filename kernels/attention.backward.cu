@@ -304,7 +304,7 @@ ATTENTION attention_backward(const T* __restrict__ qkv, const u32* __restrict__ 
                           G* __restrict__ dqkv, Params p) {
   if constexpr (PASS == 1) {
     if constexpr (SHARE != 0) {
-      const Place at = place_shared(bounds, p.seqs, blockIdx.x, [](u32 length) { return length <= LIMIT ? 1u : 0u; });
+      const Place at = place_shared<16>(bounds, p.seqs, blockIdx.x, [](u32 length) { return length <= LIMIT ? 1u : 0u; });
       if (at.span == 1) return backward_short<1>(qkv, key, o, lse, dy, dqkv, p, at);
       if (at.span == 2) return backward_short<2>(qkv, key, o, lse, dy, dqkv, p, at);
       if (at.length == 0) return;

@@ -17,7 +17,7 @@ extern __shared__ __align__(16) u8 shared[];
 
 // ---- Which tokens.
 
-// A tile of one sequence: where the sequence begins in the batch, its length, and which of its tiles it is. SPAN is for short
+// A tile of one sequence: where the sequence begins in the batch, its length, and which of its tiles it is. The span is for short
 // sequences, several of which share a block: it says for how many warps one has room, 1 or 2; 0 is the block alone with one.
 struct Place {
   u32 first, length, tile, span;
@@ -68,9 +68,10 @@ template <class Count> DEVICE Place place(const u32* bounds, u32 seqs, u32 block
   }
   return to;
 }
-// The same where short sequences share blocks: of each 128 sequences first those that a warp has alone, WARPS a block, then
-// those of two warps, then the tiles of longer ones. Warps of a block find the same span; a length of 0 leaves a warp idle.
-template <class Count> DEVICE Place place_shared(const u32* bounds, u32 seqs, u32 block, Count tiles_of) {
+// The same where short sequences share blocks: of each 128 sequences first those that a warp has alone, of at most EACH_WARP
+// tokens, WARPS a block, then those of two warps, then the tiles of longer ones. Warps of a block find the same span; a length of
+// 0 leaves a warp idle.
+template <u32 EACH_WARP, class Count> DEVICE Place place_shared(const u32* bounds, u32 seqs, u32 block, Count tiles_of) {
   const u32 warp = threadIdx.x / 32;
   Place to{};
   for (u32 s0 = 0; s0 < seqs; s0 += 128) {
@@ -79,7 +80,7 @@ template <class Count> DEVICE Place place_shared(const u32* bounds, u32 seqs, u3
 #pragma unroll
     for (u32 span = 1; span <= 2; span++) {
       u32 number = block * (WARPS / span) + warp / span;
-      const bool here = find(to, at, number, [span](u32 n) { return n > 16 * (span - 1) && n <= 16 * span ? 1u : 0u; });
+      const bool here = find(to, at, number, [span](u32 n) { return n > EACH_WARP * (span - 1) && n <= EACH_WARP * span ? 1u : 0u; });
       const u32 blocks = here ? ~0u : ceil_div(number, WARPS / span);
       if (block < blocks) {
         to.span = span;
@@ -88,7 +89,7 @@ template <class Count> DEVICE Place place_shared(const u32* bounds, u32 seqs, u3
       block -= blocks;
     }
     u32 number = block;
-    if (find(to, at, number, [tiles_of](u32 n) { return n > 32 ? tiles_of(n) : 0; })) break;
+    if (find(to, at, number, [tiles_of](u32 n) { return n > 2 * EACH_WARP ? tiles_of(n) : 0; })) break;
     block -= number;
   }
   return to;

@@ -290,7 +290,7 @@ DEVICE void forward_short(const T* qkv, const u32* key, T* o, float* lse, const 
 ATTENTION attention_forward(const T* __restrict__ qkv, const u32* __restrict__ bounds, const u32* __restrict__ key,
                          T* __restrict__ o, float* __restrict__ lse, Params p) {
   if constexpr (PASS == 0) {
-    const Place at = SHARE != 0 ? place_shared(bounds, p.seqs, blockIdx.x, own_tiles) : place(bounds, p.seqs, blockIdx.x, own_tiles);
+    const Place at = SHARE != 0 ? place_shared<16>(bounds, p.seqs, blockIdx.x, own_tiles) : place(bounds, p.seqs, blockIdx.x, own_tiles);
     if constexpr (SHARE != 0) {
       if (at.span == 1) return forward_short<1>(qkv, key, o, lse, p, at);
       if (at.span == 2) return forward_short<2>(qkv, key, o, lse, p, at);

@@ -1,6 +1,6 @@
 //! The launches of kernels/attention*.cu.
 
-use super::tiles::{Ask, Choice, PLAIN_THREADS, Tiles, choose, plain, shared_blocks};
+use super::tiles::{Ask, Choice, PLAIN_THREADS, Tiles, choose, plain, plain_shares, shared_blocks};
 use super::{Attention, Dropout};
 use crate::device::{Const, Cuda, Gpu, Launch, Tensor};
 use crate::error::{Error, Result};
@@ -123,7 +123,7 @@ impl<'a> Run<'a> {
     ) -> Result<()> {
         let (own, whole) = (t.threads as usize / 2, pass == WHOLE);
         let blocks = match (t.share, whole) {
-            (true, _) => shared_blocks(self.tokens, self.seqs, own, whole),
+            (true, _) => shared_blocks(self.tokens, self.seqs, [own / 16, 16], whole),
             (_, true) => self.seqs,
             _ => self.tiles_of(own, t.limit as usize),
         };
@@ -138,9 +138,14 @@ impl<'a> Run<'a> {
     /// A kernel in f32.
     fn plain(&self, pass: u32, entry: &'static str, buffers: &[&Tensor]) -> Result<()> {
         let (each, shared) = plain(self.device.shared_limit(), self.dim)[pass as usize];
-        let own = (PLAIN_THREADS / 32 * each) as usize;
-        let consts = [("EACH", each), ("BLOCKS", 1), ("PASS", pass)];
-        self.launch((PLAIN, entry), &consts, self.tiles_of(own, 0), [PLAIN_THREADS, shared as u32], buffers)
+        let warps = PLAIN_THREADS as usize / 32;
+        let share = plain_shares(each, self.tokens, self.seqs);
+        let blocks = match share {
+            true => shared_blocks(self.tokens, self.seqs, [warps, each as usize], false),
+            false => self.tiles_of(warps * each as usize, 0),
+        };
+        let consts = [("EACH", each), ("BLOCKS", 1), ("SHARE", share as u32), ("PASS", pass)];
+        self.launch((PLAIN, entry), &consts, blocks, [PLAIN_THREADS, shared as u32], buffers)
     }
 }
 

@@ -108,17 +108,19 @@ fn share(t: Tiles, ask: &Ask, size: impl Fn(Tiles) -> Tiles) -> Tiles {
     if ask.mean() <= SHARED_UP_TO && shared.shared[0] <= ask.shared { shared } else { t }
 }
 
-/// Blocks that are enough for whatever lengths so many tokens and sequences have, where blocks are shared: kernels/attention
-/// .common.cu, `place_shared`. `whole` if a long sequence has one block, else it has one for each `own` tokens.
-pub(super) fn shared_blocks(tokens: usize, seqs: usize, own: usize, whole: bool) -> usize {
-    let (warps, some) = (own / 16, seqs.min(tokens));
+/// Blocks that are enough for whatever lengths so many tokens and sequences have, where blocks of so many warps, of `each` tokens,
+/// are shared: kernels/attention.common.cu, `place_shared`. `whole` if a long sequence has one block, else it has one for each that
+/// its tokens fill.
+pub(super) fn shared_blocks(tokens: usize, seqs: usize, [warps, each]: [usize; 2], whole: bool) -> usize {
+    let (own, some) = (warps * each, seqs.min(tokens));
     let alone = if whole { seqs } else { tokens.div_ceil(own) + seqs };
     // In warps: a sequence has one, and at most so many more for each token that it has more than one: as a second warp begins
-    // at 17 tokens, a whole block at 33, and a second one a token after the first is full.
-    let [more, per] = [[1, 16], [warps - 1, 32], [if whole { 0 } else { 2 * warps - 1 }, own.max(32)]]
-        .into_iter()
-        .max_by(|a, b| (a[0] * b[1]).cmp(&(b[0] * a[1])))
-        .unwrap_or([1, 1]);
+    // a token after the first is full, a whole block a token after two are, and a second one a token after that.
+    let [more, per] =
+        [[1, each], [warps - 1, 2 * each], [if whole { 0 } else { 2 * warps - 1 }, own.max(2 * each)]]
+            .into_iter()
+            .max_by(|a, b| (a[0] * b[1]).cmp(&(b[0] * a[1])))
+            .unwrap_or([1, 1]);
     // Of each 128 sequences, two blocks may not be full.
     let shared = (some + ((tokens - some) * more).div_ceil(per)).div_ceil(warps) + 2 * seqs.div_ceil(128);
     shared.min(alone)
@@ -200,6 +202,12 @@ pub(in crate::ops) fn plain(shared: usize, dim: usize) -> [(u32, usize); 2] {
     })
 }
 
+/// Whether blocks are shared in f32, with so many rows a warp. The result does not depend on it.
+pub(super) fn plain_shares(each: u32, tokens: usize, seqs: usize) -> bool {
+    // Up to a block's tokens in the mean.
+    each >= 4 && tokens <= seqs * (PLAIN_THREADS / 32 * each) as usize
+}
+
 /// Threads of a block in f32.
 pub(in crate::ops) const PLAIN_THREADS: u32 = 128;
 
@@ -241,28 +249,28 @@ mod tests {
     #[test]
     fn shared_blocks_are_enough() {
         let mut rng = crate::rng::Stream::new(5, "lengths", 0);
-        for own in [32, 64] {
-            let warps = own / 16;
+        for [warps, each] in [[2, 16], [4, 16], [4, 8], [4, 4]] {
+            let own = warps * each;
             for whole in [false, true] {
                 let needed = |lengths: &[usize]| -> usize {
                     let of = |part: &[usize]| {
                         let count = |from, to| part.iter().filter(|&&n| n > from && n <= to).count();
-                        let long = part.iter().filter(|&&n| n > 32);
+                        let long = part.iter().filter(|&&n| n > 2 * each);
                         let long: usize = long.map(|n| if whole { 1 } else { n.div_ceil(own) }).sum();
-                        count(0, 16).div_ceil(warps) + count(16, 32).div_ceil(warps / 2) + long
+                        count(0, each).div_ceil(warps) + count(each, 2 * each).div_ceil(warps / 2) + long
                     };
                     lengths.chunks(128).map(of).sum()
                 };
                 let check = |lengths: &[usize]| {
                     let (tokens, seqs) = (lengths.iter().sum(), lengths.len());
-                    let blocks = shared_blocks(tokens, seqs, own, whole);
+                    let blocks = shared_blocks(tokens, seqs, [warps, each], whole);
                     assert!(needed(lengths) <= blocks, "{own} {whole} {lengths:?}: {blocks}");
                 };
                 for n in 0..300 {
                     check(&vec![n; n % 7]);
                     check(&vec![n % 70; n]);
                 }
-                let worst = [0, 1, 16, 17, 32, 33, 64, 65, 97, 129];
+                let worst = [0, 1, each, each + 1, 2 * each, 2 * each + 1, own, own + 1, 97, 2 * own + 1];
                 for _ in 0..2000 {
                     let some = 1 + rng.below(worst.len() as u32) as usize;
                     let n = rng.below(300) as usize;
@@ -273,7 +281,9 @@ mod tests {
             }
         }
         // Sixty-four sequences of sixteen tokens are sixteen blocks; the worst of equal sizes takes no more than there were.
-        assert!(shared_blocks(1024, 64, 64, false) <= 46 && shared_blocks(1024, 64, 64, true) <= 42);
+        assert!(
+            shared_blocks(1024, 64, [4, 16], false) <= 46 && shared_blocks(1024, 64, [4, 16], true) <= 42
+        );
     }
 
     #[test]
