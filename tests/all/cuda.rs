@@ -2,9 +2,10 @@
 
 use crate::learner::{Job, batch, losses};
 use crate::support::{cpu, device};
+use std::collections::HashMap;
 use std::fmt::Write;
 use tempra::data::Batch;
-use tempra::device::{Cuda, Device};
+use tempra::device::{Cuda, Device, cuda::Resources};
 use tempra::models::{Model, Options, Outputs};
 use tempra::nn::{Biases, EncoderConfig, Order, PerformerConfig, Positions};
 use tempra::ops::linear::Activation;
@@ -219,8 +220,19 @@ fn cuda_copies_of_the_weights_are_the_weights_rounded() {
 
 const RESOURCES: &str = "tests/golden/cuda-resources.txt";
 
+/// A line of the table: no spills and no stack, or it would not be there.
+fn in_table(line: &str) -> Option<(String, Resources)> {
+    let (line, digest) = line.rsplit_once(" #")?;
+    let mut words = line.split_whitespace().skip(2);
+    let registers = words.next()?.parse().ok()?;
+    let shared = words.nth(1)?.parse().ok()?;
+    let found = Resources { registers, shared, stack: 0, spills: 0, serialized: false };
+    Some((digest.to_owned(), found))
+}
+
 /// Every kernel of a training step at the widths of MiniLM, BERT-base and ModernBERT-base (a layer with a window), compiled for the card that the device is: no spills
-/// and no stack, and as many registers as the table says. `TEMPRA_WRITE_RESOURCES=1` writes the card's lines of the table.
+/// and no stack, and as many registers as the table says. What was compiled by the same NVRTC from the same text when the table was
+/// written is not compiled again. `TEMPRA_WRITE_RESOURCES=1` compiles all, and writes the card's lines of the table.
 #[test]
 fn cuda_kernels_take_what_the_table_says() {
     if device("cuda").is_none() {
@@ -228,7 +240,11 @@ fn cuda_kernels_take_what_the_table_says() {
     }
     let capability = Cuda::new(0).unwrap().capability();
     let half = if capability < 80 { DType::F16 } else { DType::BF16 };
-    let mut found = String::new();
+    let table = std::fs::read_to_string(RESOURCES).unwrap_or_default();
+    let writes = std::env::var_os("TEMPRA_WRITE_RESOURCES").is_some();
+    let mut known: HashMap<String, Resources> =
+        table.lines().filter(|_| !writes).filter_map(in_table).collect();
+    let (mut found, mut compiled) = (String::new(), 0);
     let modern = EncoderConfig {
         types: 0,
         order: Order::Pre,
@@ -260,7 +276,7 @@ fn cuda_kernels_take_what_the_table_says() {
         (half, [768, 12, 3072], &xlnet, "relative_attention"),
         (DType::F32, [384, 12, 1536], &xlnet, "relative_attention"),
     ] {
-        let card = Cuda::new(0).unwrap().with_compute(dtype).unwrap().inspecting();
+        let card = Cuda::new(0).unwrap().with_compute(dtype).unwrap().inspecting(known.clone());
         let device = Device::Cuda(card);
         let shape = EncoderConfig {
             vocab: 100,
@@ -293,14 +309,15 @@ fn cuda_kernels_take_what_the_table_says() {
         }
         optimizer.step(&device, &model.params, &losses, 1e-3).unwrap();
         let Device::Cuda(card) = &device else { panic!("another device") };
-        for (kernel, r) in card.inspected() {
+        for (kernel, (r, digest)) in card.inspected() {
+            compiled += known.insert(digest.clone(), r.clone()).is_none() as usize;
             assert_eq!((r.stack, r.spills), (0, 0), "sm_{capability} {kernel}: a stack or spills");
             assert!(!r.serialized, "sm_{capability} {kernel}: each wgmma is waited for");
             if !kernel.starts_with(only) {
                 continue;
             }
             let line = format!(
-                "sm_{capability} {hidden:>4} {:>3} registers {:>6} bytes  {kernel}",
+                "sm_{capability} {hidden:>4} {:>3} registers {:>6} bytes  {kernel} #{digest}",
                 r.registers, r.shared
             );
             if !found.lines().any(|l| l == line) {
@@ -309,9 +326,9 @@ fn cuda_kernels_take_what_the_table_says() {
         }
     }
     assert!(found.lines().count() > 40, "{found}");
-    let table = std::fs::read_to_string(RESOURCES).unwrap_or_default();
+    println!("sm_{capability}: {compiled} kernels compiled, {} lines", found.lines().count());
     let mine = |line: &&str| line.starts_with(&format!("sm_{capability} "));
-    if std::env::var_os("TEMPRA_WRITE_RESOURCES").is_some() {
+    if writes {
         let mut all: Vec<&str> = table.lines().filter(|l| !mine(l)).chain(found.lines()).collect();
         all.sort_by_key(|l| l.split(' ').next().and_then(|sm| sm[3..].parse::<u32>().ok()));
         std::fs::write(RESOURCES, all.join("\n") + "\n").unwrap();
@@ -389,9 +406,14 @@ fn cuda_attention_of_a_sequence_is_the_same_in_any_company() {
         (DType::F16, 5, None),
         (DType::F16, 128, None),
         (DType::F16, 64, Some(9)),
+        (DType::F32, 32, None),
+        (DType::F32, 70, Some(5)),
     ] {
         let Ok(card) = Device::open("cuda", 0).and_then(|d| d.with_compute(dtype)) else { continue };
-        let lengths = [16, 7, 17, 1, 32, 33, 12, 16, 29, 15, 3, 64, 16];
+        let lengths = match dtype {
+            DType::F32 => [8, 7, 9, 1, 16, 17, 4, 5, 15, 13, 3, 40, 8],
+            _ => [16, 7, 17, 1, 32, 33, 12, 16, 29, 15, 3, 64, 16],
+        };
         let short: Vec<(u32, usize)> = (0..).zip(lengths).collect();
         let together = attended(&card, dtype, dim, window, &short, 0);
         let long: Vec<(u32, usize)> = short.iter().copied().chain((100..107).map(|i| (i, 200))).collect();
@@ -434,10 +456,10 @@ fn cuda_attention_has_wide_heads() {
             floats(attended(&Device::Cuda(card()), dtype, dim, None, &sequences, 0)).collect();
         let error = crate::support::relative(&ours, &truth);
         assert!(error < bound, "{dtype:?} {dim}: {error:.1e}");
-        let inspecting = Device::Cuda(card().inspecting());
+        let inspecting = Device::Cuda(card().inspecting(HashMap::new()));
         attended(&inspecting, dtype, dim, None, &sequences, 0);
         let Device::Cuda(card) = &inspecting else { panic!("another device") };
-        for (kernel, r) in card.inspected() {
+        for (kernel, (r, _)) in card.inspected() {
             assert_eq!((r.stack, r.spills), (0, 0), "{kernel}: {} registers", r.registers);
         }
     }

@@ -285,7 +285,11 @@ fn unexplained(text: &str) -> Vec<usize> {
     let lines: Vec<&str> = text.lines().collect();
     let bare = |&at: &usize| {
         // A type of functions does nothing; whoever calls one must explain.
-        let pointer = code[at..].strip_prefix("unsafe").is_some_and(|r| r.trim_start().starts_with("fn("));
+        let pointer = code[at..].strip_prefix("unsafe").is_some_and(|r| {
+            let r = r.trim_start();
+            let named = r.strip_prefix("extern").map(|r| r.trim_start_matches([' ', '"', 'C']));
+            named.unwrap_or(r).starts_with("fn(")
+        });
         let mut above = lines[..line_of(&code, at) - 1].iter().rev().map(|l| l.trim()).peekable();
         // Attributes, and the head of a statement that rustfmt broke.
         while above.peek().is_some_and(|l| l.starts_with("#[") || l.ends_with(['=', '('])) {
@@ -319,6 +323,8 @@ fn unsafe_is_fenced_and_explained() {
     assert!(seen > 10, "the fence found the unsafe code there is");
 
     assert_eq!(unexplained("fn f() {\n    unsafe { g() }\n}"), [2]);
+    assert!(unexplained("type F = unsafe extern \"C\" fn(u32);\ntype G = unsafe fn(u32);").is_empty());
+    assert_eq!(unexplained("unsafe extern \"C\" fn f() {}"), [1]);
     assert_eq!(unexplained("// Fast.\nunsafe impl Send for X {}"), [1 + 1]);
     assert_eq!(unexplained("// SAFETY: far away.\n\nunsafe impl Send for X {}"), [3]);
     assert_eq!(unexplained("/// Does it.\n#[inline]\npub unsafe fn f() {}"), [3]);

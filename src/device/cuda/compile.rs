@@ -5,6 +5,7 @@ use super::nvrtc::Nvrtc;
 use crate::device::Const;
 use crate::error::{Error, Result};
 use crate::shape::DType;
+use std::collections::HashMap;
 use std::ffi::CString;
 use std::path::PathBuf;
 
@@ -117,14 +118,16 @@ impl Compiler {
         Ok(image)
     }
 
-    /// What a kernel takes when it is compiled to machine code.
+    /// What a kernel takes when it is compiled to machine code, with a digest of all that this depends on. What is known by its
+    /// digest already is not compiled.
     pub fn resources(
         &self,
         name: &str,
         source: &str,
         consts: &[(&'static str, Const)],
         threads: u32,
-    ) -> Result<Resources> {
+        known: &HashMap<String, Resources>,
+    ) -> Result<(Resources, String)> {
         let text = specialised(name, source, consts, threads);
         let machine = Compiler { ptx: false, older: false, cache: None, ..*self };
         let options = [
@@ -132,9 +135,16 @@ impl Compiler {
             "--std=c++17".into(),
             "--ptxas-options=-v".into(),
         ];
+        let all = format!("{:?}\0{}\0{text}", self.version, options.join("\0"));
+        let digest = blake3::hash(all.as_bytes()).to_hex()[..16].to_owned();
+        if let Some(found) = known.get(&digest) {
+            return Ok((found.clone(), digest));
+        }
         let (_, log) = machine.compile(name, &text, &options)?;
-        told(&log, name)
-            .ok_or_else(|| Error::device(format!("the assembler says nothing of kernel {name}")).found(log))
+        let found = told(&log, name).ok_or_else(|| {
+            Error::device(format!("the assembler says nothing of kernel {name}")).found(log)
+        })?;
+        Ok((found, digest))
     }
 
     fn compile(&self, name: &str, text: &str, options: &[String]) -> Result<(Vec<u8>, String)> {

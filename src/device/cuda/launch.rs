@@ -2,14 +2,13 @@
 #![allow(unsafe_code, reason = "calls the CUDA driver")]
 
 use super::graph::Event;
-use super::{Cuda, Resources, failed, lock};
+use super::{Cuda, Inspected, failed, lock};
 use crate::device::{Boxes, Const, Launch};
 use crate::error::{Error, Result};
 use crate::shape::DType;
 use cudarc::driver::{result, sys};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::ffi::{CString, c_void};
-use std::sync::Mutex;
 
 /// What is loaded.
 #[derive(Default)]
@@ -103,7 +102,7 @@ impl Cuda {
     }
 
     /// Compiles a kernel and notes what it takes.
-    pub(super) fn inspect(&self, launch: &Launch, all: &Mutex<BTreeMap<String, Resources>>) -> Result<()> {
+    pub(super) fn inspect(&self, launch: &Launch, inspected: &Inspected) -> Result<()> {
         let mut label = launch.entry.to_owned();
         for (name, value) in launch.consts {
             label += &match value {
@@ -112,11 +111,12 @@ impl Cuda {
             };
         }
         label += &format!(" THREADS={}", launch.threads);
-        if lock(all).contains_key(&label) {
+        if lock(&inspected.found).contains_key(&label) {
             return Ok(());
         }
-        let found = self.compiler.resources(launch.entry, launch.source, launch.consts, launch.threads)?;
-        lock(all).insert(label, found);
+        let (consts, known) = (launch.consts, &inspected.known);
+        let found = self.compiler.resources(launch.entry, launch.source, consts, launch.threads, known)?;
+        lock(&inspected.found).insert(label, found);
         Ok(())
     }
 

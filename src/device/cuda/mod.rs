@@ -72,10 +72,18 @@ pub struct Cuda {
     constants: Mutex<HashMap<Vec<u8>, Tensor>>,
     profile: Profile,
     graphs: bool,
-    /// Kernels that were compiled instead of launched, and what they take.
-    inspected: Option<Mutex<BTreeMap<String, Resources>>>,
+    inspected: Option<Inspected>,
     product: Option<String>,
     blas: Mutex<blas::State>,
+}
+
+/// Kernels that were compiled instead of launched.
+#[derive(Default)]
+struct Inspected {
+    /// What is known of them, by digests of their texts.
+    known: HashMap<String, Resources>,
+    /// What they take, with those digests, by entry point and constants.
+    found: Mutex<BTreeMap<String, (Resources, String)>>,
 }
 
 struct Inner {
@@ -377,15 +385,18 @@ impl Cuda {
         self
     }
 
-    /// A device that compiles kernels to machine code instead of launching them: tensors hold nothing of meaning.
-    pub fn inspecting(mut self) -> Cuda {
-        (self.inspected, self.graphs) = (Some(Mutex::default()), false);
+    /// A device that compiles kernels to machine code instead of launching them, but for those that are known already, by the
+    /// digests that [`Cuda::inspected`] gave: tensors hold nothing of meaning.
+    pub fn inspecting(mut self, known: HashMap<String, Resources>) -> Cuda {
+        let inspected = Inspected { known, ..Inspected::default() };
+        (self.inspected, self.graphs) = (Some(inspected), false);
         self
     }
 
-    /// What the kernels take that would have been launched since [`Cuda::inspecting`]: by entry point and constants.
-    pub fn inspected(&self) -> BTreeMap<String, Resources> {
-        self.inspected.as_ref().map(|all| lock(all).clone()).unwrap_or_default()
+    /// What the kernels take that would have been launched since [`Cuda::inspecting`], and a digest of what that depends on: the
+    /// text, the architecture and NVRTC. By entry point and constants.
+    pub fn inspected(&self) -> BTreeMap<String, (Resources, String)> {
+        self.inspected.as_ref().map(|all| lock(&all.found).clone()).unwrap_or_default()
     }
 
     /// Whether the driver's events tell times.
