@@ -1,0 +1,98 @@
+#!/usr/bin/env python3
+"""The quickstart's job for some steps on several devices: losses side by side, in one plot, and the same run twice.
+
+    python3 curves.py --binary target/release/tempra --model FOLDER [--out FOLDER] [--steps 200]
+                      [--runs cpu:f32,cuda:f32,cuda:bf16,cuda:bf16] [RECIPE]
+
+A run is a device and a precision; where one stands twice, its losses and its trained weights have to be the same bits. Writes
+curves.json (losses of each run, the largest distance from the first one, whether repeated runs agree) and, where matplotlib is
+there, curves.png. Ends with 1 if a run failed or a repeated run is another.
+"""
+import argparse
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def digest(folder):
+    """One hash of all tensors that a run left."""
+    found = hashlib.sha256()
+    for file in sorted((folder / "model").glob("*.safetensors")):
+        found.update(file.read_bytes())
+    return found.hexdigest()
+
+
+def train(args, device, precision, folder):
+    command = [args.binary, "train", args.recipe, "--device", device, "--quiet"]
+    for key, value in {"model.path": args.model, "precision": precision, "output": folder, "train.max_steps": args.steps,
+                       "train.log_every": 1}.items():
+        command += ["--set", f"{key}={value}"]
+    print(" ".join(map(str, command)), file=sys.stderr)
+    done = subprocess.run(command, stdout=sys.stderr)
+    if done.returncode:
+        return {"failed": done.returncode}
+    lines = (json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines())
+    losses = {line["step"]: line["loss"] for line in lines if "loss" in line and "step" in line}
+    return {"losses": [losses[step] for step in sorted(losses)], "weights": digest(folder)}
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    p.add_argument("--binary", required=True)
+    p.add_argument("--model", required=True)
+    p.add_argument("--out", type=Path, default=Path("target/curves"))
+    p.add_argument("--steps", type=int, default=200)
+    p.add_argument("--runs", default="cpu:f32,cuda:f32,cuda:bf16,cuda:bf16")
+    p.add_argument("recipe", nargs="?", default=str(ROOT / "examples/sentiment/recipe.toml"))
+    args = p.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    runs = []
+    for i, name in enumerate(args.runs.split(",")):
+        device, precision = name.rsplit(":", 1)
+        folder = args.out / f"run-{i}"
+        if folder.exists():
+            sys.exit(f"curves.py: {folder} is there already: remove it, or give another --out")
+        runs.append({"name": name, **train(args, device, precision, folder)})
+    whole = [r for r in runs if "losses" in r]
+    if not whole:
+        sys.exit("curves.py: no run ended well")
+    for r in whole:
+        pairs = list(zip(r["losses"], whole[0]["losses"]))
+        r["furthest_from_first"] = max(abs(a - b) for a, b in pairs)
+    again = [(a, b) for j, b in enumerate(whole) for a in whole[:j] if a["name"] == b["name"]]
+    report = {"steps": args.steps, "runs": runs,
+              "same_bits": {a["name"]: (a["losses"], a["weights"]) == (b["losses"], b["weights"]) for a, b in again}}
+    (args.out / "curves.json").write_text(json.dumps(report, indent=1) + "\n")
+    for r in runs:
+        told = f"loss {r['losses'][0]:.4f} to {r['losses'][-1]:.4f}, at most {r['furthest_from_first']:.1e} from the first run's" \
+            if "losses" in r else f"failed with {r['failed']}"
+        print(f"{r['name']}: {told}")
+    for name, same in report["same_bits"].items():
+        print(f"{name} twice: {'the same bits' if same else 'NOT the same'}")
+    try:
+        import matplotlib
+
+        matplotlib.use("Agg")
+        from matplotlib import pyplot
+    except ImportError:
+        print("no matplotlib here: no plot", file=sys.stderr)
+    else:
+        figure, axes = pyplot.subplots(figsize=(8, 4.5))
+        drawn = set()
+        for r in whole:
+            if r["name"] not in drawn:
+                axes.plot(range(1, len(r["losses"]) + 1), r["losses"], label=r["name"], linewidth=1, alpha=0.8)
+            drawn.add(r["name"])
+        axes.set(xlabel="optimizer step", ylabel="training loss")
+        axes.legend()
+        figure.savefig(args.out / "curves.png", dpi=150, bbox_inches="tight")
+    if len(whole) < len(runs) or not all(report["same_bits"].values()):
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
