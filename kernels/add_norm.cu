@@ -96,7 +96,7 @@ KERNEL add_norm_backward(const T* __restrict__ gamma, const u32* __restrict__ ke
                          const T* __restrict__ xhat, const float* __restrict__ rstd, G* __restrict__ dx,
                          G* __restrict__ dresidual, float* __restrict__ sums, Params p) {
   __shared__ float parts[32];
-  extern __shared__ float gathered[];  // (TEAMS, cols) if TEAMS > 1
+  extern __shared__ __align__(16) float gathered[];  // (TEAMS, cols) if TEAMS > 1
   const u32 lane = threadIdx.x % TEAM, team = threadIdx.x / TEAM;
   float scaled[PER][VEC] = {}, plain[PER][VEC] = {};
   for (u32 row = blockIdx.x * TEAMS + team; row < p.rows; row += gridDim.x * TEAMS) {
@@ -157,8 +157,18 @@ KERNEL add_norm_backward(const T* __restrict__ gamma, const u32* __restrict__ ke
       for (u32 i = 0; i < PER; i++) {
         const u32 c = (i * TEAM + lane) * VEC;
         if (c >= p.cols) continue;
+        float* to = gathered + team * p.cols + c;
+        if constexpr (VEC % 4 == 0) {
 #pragma unroll
-        for (u32 e = 0; e < VEC; e++) gathered[team * p.cols + c + e] = which == 0 ? scaled[i][e] : plain[i][e];
+          for (u32 e = 0; e < VEC; e += 4) {
+            const float four[4] = {which == 0 ? scaled[i][e] : plain[i][e], which == 0 ? scaled[i][e + 1] : plain[i][e + 1],
+                                   which == 0 ? scaled[i][e + 2] : plain[i][e + 2], which == 0 ? scaled[i][e + 3] : plain[i][e + 3]};
+            store_shared(to + e, four);
+          }
+        } else {
+#pragma unroll
+          for (u32 e = 0; e < VEC; e++) to[e] = which == 0 ? scaled[i][e] : plain[i][e];
+        }
       }
       __syncthreads();
       for (u32 c = threadIdx.x; c < p.cols; c += THREADS) {

@@ -284,7 +284,7 @@ DEVICE void keys_backward(const T* qkv, const u32* key, const T* o, const float*
 #pragma unroll
             for (u32 n = 0; n < 2 * COLS; n++)
               if (DEPTH % COLS == 0 || part + n / 2 < DEPTH) {
-                place[n * 32] = make_float4(sum[n][0], sum[n][1], sum[n][2], sum[n][3]);
+                store_shared(place + n * 32, sum[n]);
               }
           }
         }

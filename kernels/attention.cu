@@ -118,7 +118,7 @@ DEVICE void write(E* to, u32 stride, u32 rows, u32 col0, const float (&d)[N][4],
           const u32 c = __shfl_xor_sync(~0u, odd ? w[0] : w[1], 1), e = __shfl_xor_sync(~0u, odd ? w[2] : w[3], 1);
           w[0] = odd ? c : w[0], w[1] = odd ? w[1] : c, w[2] = odd ? e : w[2], w[3] = odd ? w[3] : e;
           const u32 row = g + 8 * h, col = col0 + (j + t) * 8;
-          if (row < rows && col < D) *(uint4*)(to + (size_t)row * stride + col) = make_uint4(w[0], w[1], w[2], w[3]);
+          if (row < rows && col < D) store_words(to + (size_t)row * stride + col, w[0], w[1], w[2], w[3]);
         }
       return;
     }

@@ -46,7 +46,7 @@ template <u32 DOWN, u32 ALIGNED, u32 TILE> struct Share {
 #pragma unroll
         for (u32 j = 0; j < 4; j++) tile[(at.x + j) * LINE + at.y] = held[i][j];
       } else {
-        store(tile + at.x * LINE + at.y, held[i]);
+        store_shared(tile + at.x * LINE + at.y, held[i]);
       }
     }
   }

@@ -63,7 +63,7 @@ template <u32 DOWN, u32 ALIGNED, u32 TILE> struct Operand {
     if constexpr (!ASYNC) {
 #pragma unroll
       for (u32 i = 0; i < EACH; i++)
-        *(uint4*)(tile + place<WIDTH>(threadIdx.x / CHUNKS + i * STEP, threadIdx.x % CHUNKS)) = held[i];
+        store_shared(tile + place<WIDTH>(threadIdx.x / CHUNKS + i * STEP, threadIdx.x % CHUNKS), held[i]);
     }
   }
 };

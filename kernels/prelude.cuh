@@ -100,21 +100,33 @@ template <u32 N, class E> DEVICE void load(float (&v)[N], const E* p) {
     widen2<E>(v[0], v[1], a.x), widen2<E>(v[2], v[3], a.y), widen2<E>(v[4], v[5], a.z), widen2<E>(v[6], v[7], a.w);
   }
 }
+// Words at once to global memory, at a multiple of their size. The compiler tears most stores of a float4 or uint4 into words, each
+// an access of its own to as many sectors; loads it leaves whole.
+DEVICE void store_words(void* p, u32 a, u32 b) {
+  asm volatile("st.global.v2.u32 [%0], {%1, %2};" ::"l"(__cvta_generic_to_global(p)), "r"(a), "r"(b) : "memory");
+}
+DEVICE void store_words(void* p, u32 a, u32 b, u32 c, u32 d) {
+  asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(p)), "r"(a), "r"(b), "r"(c), "r"(d)
+               : "memory");
+}
+// To global memory.
 template <u32 N, class E> DEVICE void store(E* p, const float (&v)[N]) {
   if constexpr (N == 1) {
     *p = narrow<E>(v[0]);
   } else if constexpr (sizeof(E) == 4 && N == 2) {
-    *(float2*)p = make_float2(v[0], v[1]);
+    store_words(p, __float_as_uint(v[0]), __float_as_uint(v[1]));
   } else if constexpr (sizeof(E) == 4) {
 #pragma unroll
-    for (u32 i = 0; i < N; i += 4) *(float4*)(p + i) = make_float4(v[i], v[i + 1], v[i + 2], v[i + 3]);
+    for (u32 i = 0; i < N; i += 4) {
+      store_words(p + i, __float_as_uint(v[i]), __float_as_uint(v[i + 1]), __float_as_uint(v[i + 2]), __float_as_uint(v[i + 3]));
+    }
   } else if constexpr (N == 2) {
     *(u32*)p = narrow2<E>(v[0], v[1]);
   } else if constexpr (N == 4) {
-    *(uint2*)p = make_uint2(narrow2<E>(v[0], v[1]), narrow2<E>(v[2], v[3]));
+    store_words(p, narrow2<E>(v[0], v[1]), narrow2<E>(v[2], v[3]));
   } else {
     static_assert(N == 8, "1, 2, 4 or 8 elements");
-    *(uint4*)p = make_uint4(narrow2<E>(v[0], v[1]), narrow2<E>(v[2], v[3]), narrow2<E>(v[4], v[5]), narrow2<E>(v[6], v[7]));
+    store_words(p, narrow2<E>(v[0], v[1]), narrow2<E>(v[2], v[3]), narrow2<E>(v[4], v[5]), narrow2<E>(v[6], v[7]));
   }
 }
 // Writes a gradient, or adds it to what is there.
@@ -234,16 +246,23 @@ DEVICE float drop_factor(const Drop& d, const uint4& words, u32 c) {
 
 DEVICE u32 shared_address(const void* p) { return (u32)__cvta_generic_to_shared(p); }
 
-// Two neighbours in shared memory at once; the compiler tears a float2 apart now and then.
+// Neighbours in shared memory at once, for the reason above.
 DEVICE void store_shared(float* p, float low, float high) {
   asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(shared_address(p)), "f"(low), "f"(high) : "memory");
+}
+DEVICE void store_shared(void* p, uint4 v) {
+  asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(shared_address(p)), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w)
+               : "memory");
+}
+DEVICE void store_shared(void* p, const float (&v)[4]) {
+  store_shared(p, make_uint4(__float_as_uint(v[0]), __float_as_uint(v[1]), __float_as_uint(v[2]), __float_as_uint(v[3])));
 }
 // Sixteen bytes from global to shared memory; what is beyond the first `bytes` becomes zero. Asynchronous from sm_80 on.
 DEVICE void copy16(void* to, const void* from, u32 bytes) {
 #if __CUDA_ARCH__ >= 800
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from), "r"(bytes) : "memory");
 #else
-  *(uint4*)to = bytes == 16 ? *(const uint4*)from : make_uint4(0, 0, 0, 0);
+  store_shared(to, bytes == 16 ? *(const uint4*)from : make_uint4(0, 0, 0, 0));
 #endif
 }
 // Four bytes likewise: what begins at no multiple of sixteen.

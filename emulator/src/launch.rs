@@ -64,6 +64,8 @@ pub struct Stats {
     pub global_requests: u64,
     /// Sectors of 32 bytes that they touched.
     pub global_sectors: u64,
+    /// Bytes that they asked for, each counted once for an access.
+    pub global_bytes: u64,
     /// How often each instruction of the kernel was begun by a warp.
     pub mix: Vec<u64>,
 }
@@ -76,6 +78,7 @@ impl Stats {
         self.shared_wavefronts += other.shared_wavefronts;
         self.global_requests += other.global_requests;
         self.global_sectors += other.global_sectors;
+        self.global_bytes += other.global_bytes;
         for (sum, n) in self.mix.iter_mut().zip(&other.mix) {
             *sum += n;
         }

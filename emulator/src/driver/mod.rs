@@ -192,12 +192,13 @@ impl Driver {
         if setting("EMULATOR_STATS", 0) != 0 {
             let (s, [x, y, z]) = (&report.stats, grid);
             eprintln!(
-                "emulator: {} ({x}, {y}, {z}) {}: {} instructions of warps, {} matrix products, {} KiB of global memory in {} accesses, {} accesses to shared memory that take {}",
+                "emulator: {} ({x}, {y}, {z}) {}: {} instructions of warps, {} matrix products, {} KiB of global memory for {} KiB in {} accesses, {} accesses to shared memory that take {}",
                 f.name,
                 block[0],
                 s.instructions,
                 s.count(kernel, |op| matches!(op, crate::isa::Op::Mma { .. } | crate::isa::Op::Wgmma(_))),
                 s.global_sectors * 32 / 1024,
+                s.global_bytes / 1024,
                 s.global_requests,
                 s.shared_requests,
                 s.shared_wavefronts,

@@ -215,6 +215,12 @@ impl Block<'_> {
                 }
                 self.stats.global_requests += 1;
                 different(&mut sectors[..count], |_| self.stats.global_sectors += 1);
+                let (mut places, mut count) = ([0u64; 32], 0);
+                for l in (0..32).filter(|l| m >> l & 1 == 1) {
+                    places[count] = at[l];
+                    count += 1;
+                }
+                different(&mut places[..count], |_| self.stats.global_bytes += n as u64);
             }
             _ => {}
         }
