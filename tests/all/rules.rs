@@ -279,6 +279,36 @@ fn features_are_asked_for_in_few_places() {
     assert!(features("#[cfg(test)]\n#[target_feature(enable = \"avx2\")]\n// cfg(feature)").is_empty());
 }
 
+/// Lines of a kernel that store a vector as C++ does, which the compiler tears into words, or have PTX in them.
+fn torn(text: &str) -> Vec<usize> {
+    let stores = |line: &str| {
+        ["float2", "float4", "uint2", "uint4"].iter().any(|v| {
+            let rest = line.split_once(&format!("*({v}*)")).map(|(_, rest)| rest);
+            rest.is_some_and(|rest| rest.contains(" = "))
+        })
+    };
+    let code = |line: &str| line.split("//").next().unwrap_or_default().to_owned();
+    let bad = |line: &str| stores(line) || line.contains("asm(") || line.contains("asm volatile");
+    text.lines().enumerate().filter(|(_, line)| bad(&code(line))).map(|(i, _)| i + 1).collect()
+}
+
+#[test]
+fn kernels_store_vectors_whole_and_leave_ptx_to_the_prelude() {
+    let kernels = files();
+    let kernels = kernels.iter().filter(|(path, _)| path.starts_with("kernels/") && path.ends_with(".cu"));
+    let (mut wrong, mut seen) = (Vec::new(), 0);
+    for (path, text) in kernels {
+        seen += 1;
+        wrong.extend(torn(text).iter().map(|l| format!("{path}:{l}: say store, store_words or store_shared")));
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    assert!(seen > 20, "{seen} kernels");
+
+    assert_eq!(torn("f();\n*(float4*)(p + i) = make_float4(a, b, c, d);"), [2]);
+    assert_eq!(torn("if (in) *(uint4*)to = held[i];\nasm volatile(\"trap;\");"), [1, 2]);
+    assert!(torn("const float4 x = *(const float4*)(a + c);\n// *(uint4*)p = q;\ng(*(float4*)p);").is_empty());
+}
+
 /// Lines with an `unsafe` that no comment above it explains.
 fn unexplained(text: &str) -> Vec<usize> {
     let code = code(text);
