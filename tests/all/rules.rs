@@ -299,14 +299,17 @@ fn kernels_store_vectors_whole_and_leave_ptx_to_the_prelude() {
     let (mut wrong, mut seen) = (Vec::new(), 0);
     for (path, text) in kernels {
         seen += 1;
-        wrong.extend(torn(text).iter().map(|l| format!("{path}:{l}: say store, store_words or store_shared")));
+        wrong
+            .extend(torn(text).iter().map(|l| format!("{path}:{l}: say store, store_words or store_shared")));
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
     assert!(seen > 20, "{seen} kernels");
 
     assert_eq!(torn("f();\n*(float4*)(p + i) = make_float4(a, b, c, d);"), [2]);
     assert_eq!(torn("if (in) *(uint4*)to = held[i];\nasm volatile(\"trap;\");"), [1, 2]);
-    assert!(torn("const float4 x = *(const float4*)(a + c);\n// *(uint4*)p = q;\ng(*(float4*)p);").is_empty());
+    assert!(
+        torn("const float4 x = *(const float4*)(a + c);\n// *(uint4*)p = q;\ng(*(float4*)p);").is_empty()
+    );
 }
 
 /// Lines with an `unsafe` that no comment above it explains.
