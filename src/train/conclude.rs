@@ -186,11 +186,24 @@ impl Trainer<'_> {
         Ok(())
     }
 
-    /// Scores a set by a head.
+    /// Scores a set by a head. Where the device has no memory left, what nobody uses goes back first, then batches get smaller: scores
+    /// do not depend on what a text is batched with.
     fn measure(&self, head: usize, task: &dyn Task, set: &TokenSet) -> Result<Box<dyn Meter>> {
-        let mut batches = eval_batches(set, self.max_tokens, 0)?;
-        batches.iter_mut().for_each(|b| b.head = head);
-        tasks::evaluate(&self.run.device, &self.run.model, task, set, batches)
+        let device = &self.run.device;
+        let (mut most, mut trimmed) = (self.max_tokens, false);
+        loop {
+            let mut batches = eval_batches(set, most, 0)?;
+            batches.iter_mut().for_each(|b| b.head = head);
+            match tasks::evaluate(device, &self.run.model, task, set, batches) {
+                Err(e) if e.kind() == Kind::Memory && most > 1 => {
+                    if std::mem::replace(&mut trimmed, true) {
+                        most /= 2;
+                    }
+                    device.trim()?;
+                }
+                done => return done,
+            }
+        }
     }
 
     /// Takes the best weights, scores the test set, writes the model.
