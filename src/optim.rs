@@ -146,6 +146,16 @@ impl Optimizer {
     pub fn window(&self) -> usize {
         self.window
     }
+    /// Steps that are queued and not settled.
+    pub fn queued(&self) -> usize {
+        self.queued
+    }
+
+    /// Forgets steps queued beyond so many: the device did not take them.
+    pub fn forget_beyond(&mut self, queued: usize) {
+        self.queued = self.queued.min(queued);
+    }
+
     /// Whether no further step can be queued before [`Optimizer::settle`].
     ///
     /// Right after a loss scale was changed it is one step only: the next ones may need another.

@@ -407,11 +407,17 @@ impl Trainer<'_> {
             let passes = Passes { run: &self.run, recipe: self.recipe, part, step: self.state.step };
             let optimizer = &mut self.optimizer;
             let device = &self.run.device;
+            let queued = optimizer.queued();
             let mut attempt = || {
-                device.replayed(key.finish(), || {
+                let done = device.replayed(key.finish(), || {
                     let losses = passes.run(&batches, optimizer.scale())?;
                     optimizer.step(device, &passes.run.model.params, &losses, lr)
-                })
+                });
+                // A recorded step is launched at its end, which may fail when all else is done.
+                if done.is_err() {
+                    optimizer.forget_beyond(queued);
+                }
+                done
             };
             let mut done = attempt();
             // Memory of passes of other sizes may be all that is in the way: it goes back, and is asked for in one piece.

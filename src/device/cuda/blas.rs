@@ -219,6 +219,8 @@ impl Cuda {
                 Ok(blas) => State::Open(blas),
                 // Who asked for it wants to know; else our own kernels do as well.
                 Err(e) if self.product() == Some("cublaslt") || e.kind() == Kind::Lost => return Err(e),
+                // There may be room for its workspace later.
+                Err(e) if e.kind() == Kind::Memory => return Ok(Choice::Own),
                 Err(e) => {
                     let why = e.to_string();
                     eprintln!(
@@ -305,15 +307,18 @@ impl Cuda {
                 self.inner.driver / 1000
             )));
         }
-        let handle = result::create_handle().map_err(|e| failed("starting", e))?;
         let workspace_bytes = if self.capability() >= 90 { 32 << 20 } else { 8 << 20 };
+        let workspace = self.take_lasting(workspace_bytes)?;
+        let handle = result::create_handle().map_err(|e| failed("starting", e))?;
         let of = format!("{}\0{version}\0{:?}", self.inner.name, self.compiler.version);
         let name = format!("products-{}.json", &blake3::hash(of.as_bytes()).to_hex()[..16]);
-        let file = crate::cache::dir().filter(|_| !self.compiler.ptx).map(|d| d.join("kernels").join(name));
+        // What was taken because it was asked for is not what is fastest: such choices are not kept, nor others' taken.
+        let keeps = !self.compiler.ptx && self.product() != Some("cublaslt");
+        let file = crate::cache::dir().filter(|_| keeps).map(|d| d.join("kernels").join(name));
         let kept = file.as_ref().and_then(|f| serde_json::from_slice(&std::fs::read(f).ok()?).ok());
         Ok(Blas {
             handle,
-            workspace: self.take_lasting(workspace_bytes)?,
+            workspace,
             workspace_bytes,
             chosen: kept.unwrap_or_default(),
             exactly: HashMap::new(),

@@ -34,6 +34,13 @@ impl Cuda {
         ways: &Ways,
         aligned: u32,
     ) -> Result<Option<Choice>> {
+        match self.fastest(blas, p, ways, aligned) {
+            Err(e) if e.kind() == Kind::Memory => Ok(None),
+            done => done,
+        }
+    }
+
+    fn fastest(&self, blas: &Blas, p: &Product, ways: &Ways, aligned: u32) -> Result<Option<Choice>> {
         let scratch = |spec: &Spec| -> Result<Tensor> {
             let storage = Arc::new(Storage::Cuda(self.take_lasting(spec.bytes())?));
             let t = Tensor { spec: spec.clone(), storage, offset: 0 };
@@ -42,11 +49,8 @@ impl Cuda {
         };
         let summed = matches!(p.more, More::Sums);
         let row = Spec::new(p.c.spec.dtype, &[if summed { p.shape[0] } else { 1 }]);
-        let places = [&p.c.spec, &p.c.spec, &row, &row].map(scratch).into_iter().collect::<Result<Vec<_>>>();
-        let places = match places {
-            Err(e) if e.kind() == Kind::Memory => return Ok(None),
-            places => places?,
-        };
+        let places =
+            [&p.c.spec, &p.c.spec, &row, &row].map(scratch).into_iter().collect::<Result<Vec<_>>>()?;
         let [mine, theirs, my_sums, their_sums] = &places[..] else { return Ok(None) };
         // Sums before GELU go to the same place whoever computes them.
         let results = |c: &Tensor, sums: &Tensor| -> Result<Vec<Vec<f64>>> {

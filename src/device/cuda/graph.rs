@@ -10,7 +10,7 @@ use super::arena::Arena;
 use super::{Cuda, lock};
 use crate::error::{Error, Result};
 use cudarc::driver::{result, sys};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 /// Bytes that the host can write in one step.
@@ -91,6 +91,9 @@ pub(super) struct Graphs {
     /// Where the host's writes of a step go: one place for all of them.
     inputs: u64,
     clock: u64,
+    /// Whether the step that is recorded or replayed writes more than can be, and those that did: they are not tried again.
+    too_much: bool,
+    direct: HashSet<u64>,
     /// In an exact arena: what was given back while recording, which the recorded step goes on using.
     held: Vec<u64>,
 }
@@ -141,6 +144,7 @@ impl Graphs {
             let at = track.used;
             track.used = (at + bytes.max(4)).next_multiple_of(ALIGN);
             if track.used > INPUTS {
+                self.too_much = true;
                 return Err(Error::memory("a step writes more than can be recorded")
                     .expected(format!("at most {INPUTS} bytes"))
                     .hint("lower train.max_tokens, or set TEMPRA_CUDA_GRAPHS=0"));
@@ -171,6 +175,7 @@ impl Graphs {
             at
         };
         if at + src.len() > INPUTS {
+            self.too_much = true;
             return Err(Error::memory("a step writes more than can be recorded")
                 .hint("lower train.max_tokens, or set TEMPRA_CUDA_GRAPHS=0"));
         }
@@ -268,8 +273,13 @@ impl Cuda {
         }
         let mut state = lock(&self.inner.state);
         state.graphs.clock += 1;
+        if state.graphs.direct.contains(&key) {
+            drop(state);
+            return self.scoped(work);
+        }
+        state.graphs.too_much = false;
         let known = state.graphs.known.remove(&key);
-        match known {
+        let done = match known {
             None => {
                 state.graphs.known.insert(key, Known::Seen);
                 drop(state);
@@ -283,7 +293,12 @@ impl Cuda {
                 drop(state);
                 self.replay(key, recording, work)
             }
+        };
+        let mut state = lock(&self.inner.state);
+        if done.is_err() && std::mem::take(&mut state.graphs.too_much) {
+            state.graphs.direct.insert(key);
         }
+        done
     }
 
     /// Records what is launched as a graph, with memory of recorded steps. Not to be called while a step is recorded.

@@ -6,7 +6,7 @@ use cudarc::nvrtc::sys::{nvrtcProgram, nvrtcResult};
 use std::ffi::{CStr, CString, c_char, c_int};
 use std::path::{Path, PathBuf};
 
-type Sized = unsafe extern "C" fn(nvrtcProgram, *mut usize) -> nvrtcResult;
+type Measured = unsafe extern "C" fn(nvrtcProgram, *mut usize) -> nvrtcResult;
 type Filled = unsafe extern "C" fn(nvrtcProgram, *mut c_char) -> nvrtcResult;
 
 /// The library, loaded for good.
@@ -25,9 +25,9 @@ pub struct Nvrtc {
     ) -> nvrtcResult,
     compile: unsafe extern "C" fn(nvrtcProgram, c_int, *const *const c_char) -> nvrtcResult,
     destroy: unsafe extern "C" fn(*mut nvrtcProgram) -> nvrtcResult,
-    log: (Sized, Filled),
-    ptx: (Sized, Filled),
-    cubin: (Sized, Filled),
+    log: (Measured, Filled),
+    ptx: (Measured, Filled),
+    cubin: (Measured, Filled),
     architectures:
         (unsafe extern "C" fn(*mut c_int) -> nvrtcResult, unsafe extern "C" fn(*mut c_int) -> nvrtcResult),
     explain: unsafe extern "C" fn(nvrtcResult) -> *const c_char,
@@ -138,7 +138,7 @@ impl Nvrtc {
 
 impl Program<'_> {
     /// One of the texts that NVRTC has of a program.
-    fn text(&self, (size, fill): (Sized, Filled)) -> Result<Vec<u8>, String> {
+    fn text(&self, (size, fill): (Measured, Filled)) -> Result<Vec<u8>, String> {
         let mut bytes = 0;
         // SAFETY: the program lives; the buffer is as large as NVRTC says.
         unsafe {

@@ -260,7 +260,12 @@ fn own_product(
     if route == Route::Async && device.hopper() && k > 0 {
         let (cost, boxed) = costed([m, n, k], Route::Boxed, card);
         let better = cost < costed([m, n, k], Route::Async, card).0;
-        if device.product().map_or(better, |name| name == "wgmma") {
+        let taken = match device.product() {
+            Some("wgmma") => true,
+            Some("mma") => false,
+            _ => better,
+        };
+        if taken {
             (route, tile) = (Route::Boxed, boxed);
         }
     }
