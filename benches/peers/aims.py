@@ -5,7 +5,8 @@
 
 FOLDER is what `benches/gpu-all bench peers` leaves, all measured on one card: `bench/ops-bf16.json`, `bench/products-*.json` and
 `bench/step-MODEL-SEQUENCESxLENGTH.json` by `tempra bench`, `peers/kernels.json` and `peers/steps.json` by gpu_torch.py. Ratios are
-PyTorch's time over ours, so above 1 we are faster. What was not measured is said to be so, and nothing counts as reached by default.
+PyTorch's time over ours, so above 1 we are faster. PyTorch's kernels are timed as recorded graphs, ours one by one: where they are small, that is
+to our disadvantage, and brings our own products and cuBLASLt's closer together than they are. What was not measured is said to be so, and nothing counts as reached by default.
 """
 import json
 import sys
@@ -58,7 +59,10 @@ def seconds(row):
 
 
 def copy_rate(results):
-    return need(results.file("bench/ops-bf16.json")["devices"][0]["ceilings"], "ceilings")["copy_bytes_per_s"]
+    """The card's: by our own kernel or PyTorch's, whichever is faster."""
+    ours = need(results.file("bench/ops-bf16.json")["devices"][0]["ceilings"], "ceilings")["copy_bytes_per_s"]
+    theirs = next((row["gb_s"] * 1e9 for row in results.file("peers/kernels.json")["rows"] if row["what"] == "copy" and "gb_s" in row), 0)
+    return max(ours, theirs)
 
 
 def aims(r):

@@ -21,7 +21,10 @@ ROOT = Path(__file__).resolve().parents[2]
 def digest(folder):
     """One hash of all tensors that a run left."""
     found = hashlib.sha256()
-    for file in sorted((folder / "model").glob("*.safetensors")):
+    files = sorted((folder / "model").glob("*.safetensors"))
+    if not files:
+        sys.exit(f"curves.py: {folder} has no weights")
+    for file in files:
         found.update(file.read_bytes())
     return found.hexdigest()
 
@@ -36,7 +39,7 @@ def train(args, device, precision, folder):
     if done.returncode:
         return {"failed": done.returncode}
     lines = (json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines())
-    losses = {line["step"]: line["loss"] for line in lines if "loss" in line and "step" in line}
+    losses = {line["step"]: float(line["loss"]) for line in lines if "loss" in line and "step" in line}
     return {"losses": [losses[step] for step in sorted(losses)], "weights": digest(folder)}
 
 
@@ -65,7 +68,10 @@ def main():
         r["furthest_from_first"] = max(abs(a - b) for a, b in pairs)
     again = [(a, b) for j, b in enumerate(whole) for a in whole[:j] if a["name"] == b["name"]]
     report = {"steps": args.steps, "runs": runs,
-              "same_bits": {a["name"]: (a["losses"], a["weights"]) == (b["losses"], b["weights"]) for a, b in again}}
+              "same_bits": {}}
+    for a, b in again:
+        same = (list(map(repr, a["losses"])), a["weights"]) == (list(map(repr, b["losses"])), b["weights"])
+        report["same_bits"][a["name"]] = report["same_bits"].get(a["name"], True) and same
     (args.out / "curves.json").write_text(json.dumps(report, indent=1) + "\n")
     for r in runs:
         told = f"loss {r['losses'][0]:.4f} to {r['losses'][-1]:.4f}, at most {r['furthest_from_first']:.1e} from the first run's" \

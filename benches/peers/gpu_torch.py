@@ -14,6 +14,8 @@ under autocast in bf16, dropout 0.1, SDPA, eager and compiled, AdamW fused, clip
 """
 import argparse
 import json
+import os
+import signal
 import statistics
 import sys
 import time
@@ -36,8 +38,8 @@ def main():
     repeats, warm = (2, 1) if args.quick else (30, 5)
     scale = 16 if args.quick else 1
 
-    def seconds(work):
-        """Median seconds of work(i), i the set of operands."""
+    def seconds(work, together=1):
+        """Median seconds of work(i), i the set of operands, of which `together` are queued before the card is waited for."""
         for i in range(warm):
             work(i % SETS)
         if on_card:
@@ -47,10 +49,11 @@ def main():
             if on_card:
                 a, b = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
                 a.record()
-                work(i % SETS)
+                for j in range(together):
+                    work((i + j) % SETS)
                 b.record()
                 torch.cuda.synchronize()
-                times.append(a.elapsed_time(b) * 1e-3)
+                times.append(a.elapsed_time(b) * 1e-3 / together)
             else:
                 t = time.perf_counter()
                 work(i % SETS)
@@ -72,6 +75,19 @@ def main():
         return graph
 
     rows = []
+    main_stream = torch.cuda.current_stream() if on_card else None
+
+    def hand_over(*_):
+        name = torch.cuda.get_device_name() if on_card else "cpu"
+        json.dump({"torch": torch.__version__, "device": name, "rows": rows}, sys.stdout, indent=1)
+        print(flush=True)
+
+    def stopped(*_):
+        # What was measured until then counts: compiling can take longer than there is time.
+        hand_over()
+        os._exit(1)
+
+    signal.signal(signal.SIGTERM, stopped)
 
     def note(what, shape, work, flops=0.0, moved=0.0, record=True, **more):
         if time.time() - begun > args.minutes * 60:
@@ -82,9 +98,14 @@ def main():
                 try:
                     graph = recorded(work)
                 except Exception as e:
+                    torch.cuda.set_stream(main_stream)
                     torch.cuda.synchronize()
                     print(f"{what} {shape} {more}: not recorded: {e}", file=sys.stderr)
-            s = seconds(lambda i: graph.replay()) / SETS if graph else seconds(work)
+            if graph:
+                s = seconds(lambda i: graph.replay()) / SETS
+            else:
+                # As many at once as `tempra bench step` queues before it waits, so that launches overlap with the card's work.
+                s = seconds(work, 1 if record else 10)
             more["recorded"] = graph is not None
         except Exception as e:  # a backend that refuses a shape is a result, too
             rows.append({"what": what, "shape": shape, "refused": (str(e) or repr(e)).splitlines()[0], **more})
@@ -198,9 +219,7 @@ def main():
             del model, optimizer, run
             torch.compiler.reset()
 
-    name = torch.cuda.get_device_name() if on_card else "cpu"
-    json.dump({"torch": torch.__version__, "device": name, "rows": rows}, sys.stdout, indent=1)
-    print()
+    hand_over()
 
 
 if __name__ == "__main__":
