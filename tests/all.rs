@@ -40,6 +40,8 @@ mod metrics;
 mod models;
 #[path = "all/optim.rs"]
 mod optim;
+#[path = "all/pairs.rs"]
+mod pairs;
 #[path = "all/performer.rs"]
 mod performer;
 #[path = "all/recipe.rs"]

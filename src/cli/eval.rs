@@ -5,7 +5,7 @@ use super::options::{column, flag, json_arg, text};
 use super::output::{say, say_json};
 use super::style::Voice;
 use crate::checkpoint::number;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::metrics::{Bootstrap, Interval};
 use crate::models::Outputs;
 use crate::tasks::EVALUATION;
@@ -44,7 +44,14 @@ pub fn define() -> Command {
                 .value_parser(clap::value_parser!(PathBuf))
                 .help("The labelled table: .csv, .tsv, .jsonl or .parquet"),
         )
-        .arg(column("label", "Column of the label [default: as in training, else label]"))
+        .arg(column("label", "Column of the label; of pairs that belong together \"\" for none [default: as in training, else label]"))
+        .arg(
+            Arg::new("label-scale")
+                .long("label-scale")
+                .value_name("N")
+                .value_parser(positive)
+                .help("Of vectors: compare the cosine similarity of each pair with its label over N, such as 5 for STS-B [default: as in training]"),
+        )
         .arg(
             Arg::new("intervals")
                 .long("intervals")
@@ -63,10 +70,26 @@ pub fn run(matches: &ArgMatches) -> Result<i32> {
     let path = matches.get_one::<PathBuf>("data").map(PathBuf::as_path).unwrap_or(Path::new(""));
     let mut prepared = Prepared::new(matches, &voice)?;
     if let Some(label) = text(matches, "label") {
-        prepared.noted.label = Some(label.to_owned());
+        prepared.noted.label = Some(label.to_owned()).filter(|name| !name.is_empty());
+    }
+    let label_scale = matches.get_one::<f64>("label-scale").copied();
+    if let Some(scale) = label_scale {
+        prepared.noted.compare_with_labels(scale);
+    }
+    if text(matches, "label") == Some("") && prepared.noted.word("loss").as_deref() != Some("contrastive") {
+        return Err(Error::usage("--label \"\" leaves nothing to compare with")
+            .at(&prepared.dir)
+            .expected("the name of a column: only models of pairs that belong together need no label"));
     }
     let model = prepared.model()?;
     let (head, outputs) = prepared.head(&model)?;
+    if label_scale.is_some() && *outputs != Outputs::Embedding {
+        return Err(Error::usage("--label-scale has no effect on this model")
+            .at(&prepared.dir)
+            .expected("a model of vectors, of task \"similar\"")
+            .found(format!("task {:?}", name(outputs)))
+            .hint("leave out --label-scale"));
+    }
     let (task, set) = prepared.labelled(outputs, path)?;
     let mut meter = task.meter(&set);
     let mut batches = prepared.batches(&set, head)?;
@@ -104,6 +127,12 @@ pub fn run(matches: &ArgMatches) -> Result<i32> {
     }
     prepared.cut(&set).into_iter().for_each(|cut| voice.warn(cut));
     Ok(0)
+}
+
+/// A number above 0.
+fn positive(text: &str) -> std::result::Result<f64, String> {
+    let number = text.parse::<f64>().ok().filter(|x| x.is_finite() && *x > 0.0);
+    number.ok_or_else(|| "expected a number above 0".to_owned())
 }
 
 /// What the head's task is called in a recipe.

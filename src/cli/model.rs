@@ -86,6 +86,14 @@ impl Noted {
     pub fn flag(&self, key: &str) -> bool {
         self.all.get(key).and_then(Value::as_bool).unwrap_or(false)
     }
+    /// From now on pairs are scored by their labels over this, whatever the loss was.
+    pub fn compare_with_labels(&mut self, label_scale: f64) {
+        if !self.all.is_object() {
+            self.all = Value::Object(serde_json::Map::new());
+        }
+        self.all["loss"] = "cosine".into();
+        self.all["label_scale"] = label_scale.into();
+    }
     /// A word that is noted.
     pub fn word(&self, key: &str) -> Option<String> {
         self.all.get(key)?.as_str().map(str::to_owned)

@@ -17,6 +17,11 @@ use std::path::Path;
 /// The seed of the pairs of next-sentence prediction: they are the same each time.
 const PAIRS: u64 = 0;
 
+/// The label column where nothing says otherwise; as `data.label` of a recipe.
+const LABEL: &str = "label";
+/// What to do about pairs that do not belong together, where every pair is scored as if it did.
+const NOT_PARTNERS: &str = "remove such rows, or say --label \"\" if the column says something else, or --label COLUMN --label-scale N to correlate the labels with cosine similarities";
+
 impl Prepared {
     /// How answers are searched for, as in training.
     pub fn search(&self, impossible: bool) -> Search {
@@ -61,7 +66,7 @@ impl Prepared {
     pub fn labelled(&self, outputs: &Outputs, path: &Path) -> Result<(Box<dyn Task>, TokenSet)> {
         let (tokenizer, longest, stop) = (self.tokenizer(), self.max_length, OnBadRow::Stop);
         let table = || {
-            let label = Some(self.noted.label.clone().unwrap_or_else(|| "label".to_owned()));
+            let label = Some(self.noted.label.clone().unwrap_or_else(|| LABEL.to_owned()));
             let columns = Columns { label, ..self.columns.clone() };
             match outputs {
                 Outputs::Labels(_) => data::read_with_sets(path, &columns, stop),
@@ -90,7 +95,7 @@ impl Prepared {
                 (Box::new(Multilabel { thresholds, ..Multilabel::new(classes.clone()) }), set)
             }
             Outputs::Tags(classes) => {
-                let label = self.noted.label.as_deref().unwrap_or("label");
+                let label = self.noted.label.as_deref().unwrap_or(LABEL);
                 let sentences = self.sentences(path, Some(label))?;
                 let tags = tag_numbers(path, sentences.iter().map(|s| &s.sentence), classes)?;
                 let words: Vec<Vec<String>> = sentences.into_iter().map(|s| s.sentence.words).collect();
@@ -109,9 +114,13 @@ impl Prepared {
                 (Box::new(Answer { search }), set)
             }
             Outputs::Embedding => {
+                if self.noted.word("loss").as_deref() == Some("contrastive") {
+                    return self.partners(path);
+                }
                 let table = table()?;
                 let labels = data::Target::Regress.labels(&table)?;
                 let label_scale = self.noted.number("label_scale").unwrap_or(1.0);
+                data::check_similarities(&table, &labels, label_scale, "--label-scale")?;
                 let set = TokenSet::of_pairs(tokenizer, &table.rows, labels, longest)?;
                 (Box::new(Similar { loss: Likeness::Cosine { label_scale } }), set)
             }
@@ -130,6 +139,21 @@ impl Prepared {
                 (Box::new(Next { mask }), documents.pairs(tokenizer, longest, PAIRS)?)
             }
         })
+    }
+
+    /// The task of a model of pairs that belong together, with those of a file.
+    fn partners(&self, path: &Path) -> Result<(Box<dyn Task>, TokenSet)> {
+        let (label, stop) = (self.noted.label.clone(), OnBadRow::Stop);
+        let optional = label.as_deref() == Some(LABEL);
+        let columns = Columns { label, ..self.columns.clone() };
+        let table = match optional {
+            true => data::read_with_optional_label(path, &columns, stop)?,
+            false => data::read(path, &columns, stop)?,
+        };
+        data::check_partners(&table, NOT_PARTNERS)?;
+        let temperature = self.noted.number("temperature").unwrap_or(1.0);
+        let set = TokenSet::of_pairs(self.tokenizer(), &table.rows, Vec::new(), self.max_length)?;
+        Ok((Box::new(Similar { loss: Likeness::Contrastive { temperature } }), set))
     }
 
     fn masking(&self) -> Result<Mask> {

@@ -65,16 +65,22 @@ impl Target {
                 .found(list(classes.iter().map(String::as_str)))
                 .hint("is it the right label column, and the whole file?"));
         }
-        if classes.len() > MANY && classes.len() * 2 > train.rows.len() {
+        let number = |c: &str| c.trim().parse::<f64>().ok();
+        let fraction = |c: &String| number(c).is_some_and(|x| x.fract() != 0.0);
+        let amounts = classes.len() > 2
+            && classes.iter().all(|c| number(c).is_some())
+            && classes.iter().any(fraction)
+            && classes.len() * 2 > train.rows.len();
+        if amounts || classes.len() > MANY && classes.len() * 2 > train.rows.len() {
             let e = fail(format!(
                 "{} different labels in {} rows are no classes",
                 classes.len(),
                 train.rows.len()
             ))
             .found(list(classes.iter().map(String::as_str)));
-            let numbers = classes.iter().all(|c| c.trim().parse::<f64>().is_ok());
+            let numbers = classes.iter().all(|c| number(c).is_some());
             return Err(e.hint(if numbers {
-                "numbers are predicted by a regression"
+                "set task = \"regress\" to predict numbers, or list the classes in data.classes"
             } else {
                 "name another label column, or list the classes in the recipe"
             }));
@@ -113,15 +119,75 @@ impl Target {
                     }
                 }),
                 Self::Regress => {
-                    let value = label.trim().parse::<f64>().ok().map(|x| x as f32).filter(|x| x.is_finite());
-                    value.map(Label::Value).ok_or_else(|| {
+                    let value = label.trim().parse::<f64>().ok().filter(|x| x.is_finite());
+                    let value = value.ok_or_else(|| {
                         at("the label is not a finite number").expected("a number such as 3.25").found(format!("{label:?}"))
+                    })?;
+                    Some(value as f32).filter(|x| x.is_finite()).map(Label::Value).ok_or_else(|| {
+                        at("the label is too large for a 32-bit float")
+                            .expected(format!("a number from {:e} to {:e}", f32::MIN, f32::MAX))
+                            .found(format!("{label:?}"))
+                            .hint("divide the labels by a constant")
                     })
                 }
             }
         };
         table.rows.iter().map(label).collect()
     }
+}
+
+/// Checks that labels over `label_scale` can be cosine similarities. `key` is the recipe key or flag that the remedy names.
+///
+/// # Errors
+/// [`Kind::Data`](crate::error::Kind::Data) with file and line for the first label whose quotient is outside -1 to 1.
+pub fn check_similarities(table: &Table, labels: &[Label], label_scale: f64, key: &str) -> Result<()> {
+    let value = |label: &Label| match label {
+        Label::Value(v) => f64::from(*v),
+        Label::Class(c) => f64::from(*c),
+    };
+    // A scale such as 0.1 has no exact f32, in which labels are kept.
+    let outside = |label: &Label| value(label).abs() / label_scale > 1.0 + 1e-6;
+    let Some((row, label)) = table.rows.iter().zip(labels).find(|(_, label)| outside(label)) else {
+        return Ok(());
+    };
+    let count = labels.iter().filter(|label| outside(label)).count();
+    let largest = labels.iter().map(|label| value(label).abs()).fold(0.0, f64::max);
+    // Scales are whole numbers mostly, and the best label may be missing from a file.
+    let scale = if largest > 1.0 { largest.ceil() } else { largest };
+    let written = row.label.as_deref().unwrap_or_default().trim();
+    let set = |scale: f64| match key.starts_with("--") {
+        true => format!("{key} {scale}"),
+        false => format!("{key} = {scale}"),
+    };
+    Err(Error::data(format!("the label {written} over {} is no cosine similarity", set(label_scale)))
+        .at(&table.path)
+        .line(row.line)
+        .expected("a quotient from -1 to 1")
+        .found(format!("{}; {count} of {} rows are outside", value(label) / label_scale, table.rows.len()))
+        .hint(format!(
+            "set {} if the largest label, {largest}, means \"the same\"; else correct these rows",
+            set(scale)
+        )))
+}
+
+/// Checks that every row of a table is a pair of texts that belong together: its label, where it has one, is 1 or true.
+/// `remedy` says what to do about others.
+///
+/// # Errors
+/// [`Kind::Data`](crate::error::Kind::Data) with file and line for the first row with another label.
+pub fn check_partners(table: &Table, remedy: impl Into<String>) -> Result<()> {
+    let other = |row: &&Row| {
+        let label = row.label.as_deref().map(str::trim);
+        label.is_some_and(|l| !l.eq_ignore_ascii_case("true") && l.parse::<f64>().ok() != Some(1.0))
+    };
+    let Some(row) = table.rows.iter().find(other) else { return Ok(()) };
+    let (count, label) = (table.rows.iter().filter(other).count(), row.label.as_deref().unwrap_or_default());
+    Err(Error::data(format!("a pair labelled {label:?} does not belong together"))
+        .at(&table.path)
+        .line(row.line)
+        .expected("the label 1 or true: a contrastive loss takes the two texts of every row as partners")
+        .found(format!("{label:?}; {count} of {} rows have other labels", table.rows.len()))
+        .hint(remedy))
 }
 
 /// The classes of a label that names several.

@@ -36,8 +36,11 @@ pub use documents::{Documents, read_documents};
 pub use encoded::{Cache, IGNORED, Origin, TokenSet};
 pub use examples::Examples;
 pub use format::Format;
-pub use labels::{Label, Target, class_sets, sets};
-pub use read::{BadRow, Columns, OnBadRow, Records, Row, Table, columns, read, read_texts, read_with_sets};
+pub use labels::{Label, Target, check_partners, check_similarities, class_sets, sets};
+pub use read::{
+    BadRow, Columns, OnBadRow, Records, Row, Table, columns, read, read_texts, read_with_optional_label,
+    read_with_sets,
+};
 pub use report::{Conflict, FileReport, Leak, Lengths, Report, Typo};
 pub use spans::{SpanText, TextSpan, read_spans, words};
 pub use split::split;

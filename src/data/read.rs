@@ -137,6 +137,18 @@ pub fn read_with_sets(path: &Path, columns: &Columns, on_bad: OnBadRow) -> Resul
     finish(scan_with(path, picker, on_bad == OnBadRow::Stop)?, path)
 }
 
+/// The same where the label column may be missing: from a header, or from rows of JSON Lines.
+///
+/// # Errors
+/// Those of [`read`].
+pub fn read_with_optional_label(path: &Path, columns: &Columns, on_bad: OnBadRow) -> Result<Table> {
+    let header = format::open(path, None)?.header().map(<[String]>::to_vec);
+    let there = |name: &String| header.as_ref().is_none_or(|header| header.contains(name));
+    let columns = Columns { label: columns.label.clone().filter(there), ..columns.clone() };
+    let picker = Picker { optional_label: true, ..Picker::new(&columns)? };
+    finish(scan_with(path, picker, on_bad == OnBadRow::Stop)?, path)
+}
+
 fn finish((table, fatal): (Table, Option<Error>), path: &Path) -> Result<Table> {
     if let Some(e) = fatal {
         return Err(e);
@@ -314,6 +326,7 @@ struct Picker<'a> {
     has_pair: bool,
     has_label: bool,
     empty_label: bool,
+    optional_label: bool,
 }
 
 impl<'a> Picker<'a> {
@@ -332,6 +345,7 @@ impl<'a> Picker<'a> {
             has_pair: columns.pair.is_some(),
             has_label: columns.label.is_some(),
             empty_label: false,
+            optional_label: false,
         })
     }
 
@@ -367,21 +381,24 @@ impl<'a> Picker<'a> {
                 lacks.map_or(Ok(()), |(name, _)| Err(record.lacks(name, std::iter::empty())))
             }
             Cells::Object(pairs) => self.names.iter().enumerate().try_for_each(|(i, name)| {
+                let is_label = self.has_label && i + 1 == self.names.len();
                 let Some((_, value)) = pairs.iter().find(|(key, _)| key == name) else {
+                    if is_label && self.optional_label {
+                        return Ok(());
+                    }
                     return Err(record.lacks(name, pairs.iter().map(|(key, _)| key.as_str())));
                 };
-                let scalar = self.has_label && i + 1 == self.names.len();
                 let (expected, ok) = match value {
                     Value::String(_) => ("", true),
-                    Value::Number(_) | Value::Bool(_) => ("a string", scalar),
-                    _ if scalar => ("a string, a number or true/false", false),
+                    Value::Number(_) | Value::Bool(_) => ("a string", is_label),
+                    _ if is_label => ("a string, a number or true/false", false),
                     _ => ("a string", false),
                 };
                 if ok {
                     return Ok(());
                 }
                 Err(record
-                    .bad(format!("{name:?} is no {}", if scalar { "label" } else { "text" }))
+                    .bad(format!("{name:?} is no {}", if is_label { "label" } else { "text" }))
                     .expected(expected)
                     .found(kind(value)))
             }),
@@ -401,18 +418,17 @@ impl<'a> Picker<'a> {
                     })
                 }
             };
-            let cell = cell.unwrap_or_default();
-            if cell.contains('\0') {
+            if cell.as_ref().is_some_and(|cell| cell.contains('\0')) {
                 return Err(record.bad(format!("{name:?} holds a NUL character")).hint("remove it"));
             }
             taken.push(cell);
         }
-        let label = if self.has_label { taken.pop() } else { None };
-        let pair = if self.has_pair { taken.pop() } else { None };
+        let label = if self.has_label { taken.pop().flatten() } else { None };
+        let pair = if self.has_pair { taken.pop().flatten() } else { None };
         if !self.empty_label && label.as_ref().is_some_and(|l| l.trim().is_empty()) {
             return Err(record.bad("the label is empty").hint("label the row or remove it"));
         }
-        Ok(Row { text: taken.pop().unwrap_or_default(), pair, label, line: record.line })
+        Ok(Row { text: taken.pop().flatten().unwrap_or_default(), pair, label, line: record.line })
     }
 }
 

@@ -174,11 +174,16 @@ pub(super) fn read(r: &Recipe) -> Result<Source> {
     }
 }
 
+/// What to do about pairs that do not belong together, where every pair is trained as if it did.
+const NOT_PARTNERS: &str = "remove such rows, or set data.label = \"\" if the column says something else, or similar.loss = \"cosine\" to train towards the labels";
+
 fn rows(r: &Recipe, kind: Kind) -> Result<Source> {
     let d = &r.data;
-    let labelled = !(kind == Kind::Similar && r.similar.loss == recipe::Likeness::Contrastive);
-    let columns =
-        Columns { text: d.text.clone(), pair: d.pair.clone(), label: labelled.then(|| d.label.clone()) };
+    let contrastive = kind == Kind::Similar && r.similar.loss == recipe::Likeness::Contrastive;
+    let label = Some(d.label.clone()).filter(|name| !name.is_empty());
+    let columns = Columns { text: d.text.clone(), pair: d.pair.clone(), label };
+    // Pairs need no label; a column that was named must be there all the same.
+    let optional_label = contrastive && d.label == recipe::Recipe::default().data.label;
     if kind == Kind::Similar && d.pair.is_none() {
         return Err(Error::usage("task \"similar\" compares two texts")
             .hint("name the column of the second with data.pair"));
@@ -186,6 +191,7 @@ fn rows(r: &Recipe, kind: Kind) -> Result<Source> {
     let found = files(r, |path| {
         let table = match kind {
             Kind::Multilabel => data::read_with_sets(path, &columns, on_bad(r))?,
+            _ if optional_label => data::read_with_optional_label(path, &columns, on_bad(r))?,
             _ => data::read(path, &columns, on_bad(r))?,
         };
         let (hash, bad) = (table.hash.clone(), table.bad_count);
@@ -203,8 +209,17 @@ fn rows(r: &Recipe, kind: Kind) -> Result<Source> {
             (Target::Classify { classes }, Kind::Multilabel) => {
                 (Vec::new(), data::sets(&t, &d.separator, classes)?)
             }
-            _ if labelled => (target.labels(&t)?, Vec::new()),
-            _ => (Vec::new(), Vec::new()),
+            _ if contrastive => {
+                data::check_partners(&t, NOT_PARTNERS)?;
+                (Vec::new(), Vec::new())
+            }
+            _ => {
+                let labels = target.labels(&t)?;
+                if kind == Kind::Similar {
+                    data::check_similarities(&t, &labels, r.similar.label_scale, "similar.label_scale")?;
+                }
+                (labels, Vec::new())
+            }
         };
         let mut sets = sets.into_iter();
         let mut labels = labels.into_iter();
@@ -419,6 +434,10 @@ fn noted(r: &Recipe) -> serde_json::Value {
             noted["null_threshold"] = a.null_threshold.into();
         }
         recipe::Task::Multilabel => noted["separator"] = d.separator.as_str().into(),
+        recipe::Task::Similar if r.similar.loss == recipe::Likeness::Contrastive => {
+            noted["loss"] = r.similar.loss.name().into();
+            noted["temperature"] = r.similar.temperature.into();
+        }
         recipe::Task::Similar => noted["label_scale"] = r.similar.label_scale.into(),
         _ => {}
     }

@@ -127,6 +127,9 @@ fn multi(recipe: &Recipe, r: &mut Reader<'_>) {
         }
         _ => {}
     }
+    if !m.weights.is_empty() && m.weights.iter().all(|w| *w == 0.0) {
+        r.complain(&["multi.weights"], "no task has a weight", |e| e.expected("a weight above 0"));
+    }
     if !m.weights.is_empty() && m.weights.len() != m.recipes.len() {
         r.complain(&["multi.weights", "multi.recipes"], "weights and recipes differ in number", |e| {
             e.expected(format!("{} weights, or none", m.recipes.len())).found(m.weights.len().to_string())
@@ -146,8 +149,10 @@ fn data(recipe: &Recipe, r: &mut Reader<'_>) {
     }
     let columns =
         [("data.text", Some(&d.text)), ("data.pair", d.pair.as_ref()), ("data.label", Some(&d.label))];
+    // Pairs that belong together need no label: an empty name says that there is none.
+    let unlabelled = recipe.task == Task::Similar && recipe.similar.loss == Likeness::Contrastive;
     for (i, (key, column)) in columns.iter().enumerate() {
-        if column.is_some_and(String::is_empty) {
+        if column.is_some_and(String::is_empty) && !(unlabelled && *key == "data.label") {
             r.complain(&[key], &format!("{key} is empty"), |e| e.hint("name a column"));
         }
         for (other, same) in columns.iter().skip(i + 1).filter(|(_, c)| c.is_some() && c == column) {

@@ -114,7 +114,8 @@ section! {
         text: String = "text".to_owned(), Rule::Any;
         /// Column of the second text of a pair; left out: there is none.
         pair: Option<String> = None, Rule::Any;
-        /// Column of the class or number; of the tag, where words stand in columns. "similar" with a contrastive loss needs none.
+        /// Column of the class or number; of the tag, where words stand in columns. "similar" with a contrastive loss needs none; if
+        /// there is one, every row must be labelled 1 or true, and "" says that the column means something else.
         label: String = "label".to_owned(), Rule::Any;
         /// What stands between the classes of a row where it may have several.
         separator: String = ",".to_owned(), Rule::Any;
@@ -294,8 +295,9 @@ section! {
         /// other texts of the same pass (van den Oord et al. 2018).
         loss: Likeness = Likeness::Cosine, Rule::Any;
         /// Contrastive: what similarities are divided by.
-        temperature: f64 = 0.05, above(0.0);
-        /// Cosine: the label that means "the same"; labels are divided by it, such as 5 for STS-B.
+        temperature: f64 = 0.05, from_to(1e-4, 1e4);
+        /// Cosine: the label that means "the same"; labels are divided by it, such as 5 for STS-B. What comes out must be from
+        /// -1 to 1.
         label_scale: f64 = 1.0, above(0.0);
     }
 }
