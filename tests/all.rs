@@ -26,6 +26,8 @@ mod hub;
 mod init;
 #[path = "all/invariance.rs"]
 mod invariance;
+#[path = "all/label_order.rs"]
+mod label_order;
 #[path = "all/learner.rs"]
 mod learner;
 #[path = "all/losses.rs"]

@@ -7,7 +7,7 @@ use super::problem::unlabelled;
 use super::style::Voice;
 use crate::data::{Columns, read_texts};
 use crate::error::{Error, Result};
-use crate::models::{Model, Options, Outputs};
+use crate::models::{Options, Outputs};
 use crate::nn::Pooling;
 use crate::tasks::unit;
 use clap::{Arg, ArgAction, ArgMatches, Command};
@@ -70,7 +70,7 @@ pub fn run(matches: &ArgMatches) -> Result<i32> {
         pooling: text(matches, "pooling").map(|p| if p == "cls" { Pooling::Cls } else { Pooling::Mean }),
         ..Options::default()
     };
-    let model = Model::open(&prepared.device, &prepared.dir, &options)?.0;
+    let model = prepared.model(&options, &voice)?;
     let mut vectors = vec![Vec::new(); set.len()];
     let raw = flag(matches, "raw");
     prepared.outputs(&model, &prepared.batches(&set, 0)?, &voice, |batch, outputs| {

@@ -7,7 +7,7 @@ use super::style::Voice;
 use crate::checkpoint::number;
 use crate::error::{Error, Result};
 use crate::metrics::{Bootstrap, Interval};
-use crate::models::Outputs;
+use crate::models::{Options, Outputs};
 use crate::tasks::EVALUATION;
 use clap::builder::RangedU64ValueParser;
 use clap::{Arg, ArgMatches, Command};
@@ -81,7 +81,7 @@ pub fn run(matches: &ArgMatches) -> Result<i32> {
             .at(&prepared.dir)
             .expected("the name of a column: only models of pairs that belong together need no label"));
     }
-    let model = prepared.model()?;
+    let model = prepared.model(&Options::default(), &voice)?;
     let (head, outputs) = prepared.head(&model)?;
     if label_scale.is_some() && *outputs != Outputs::Embedding {
         return Err(Error::usage("--label-scale has no effect on this model")

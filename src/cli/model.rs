@@ -191,12 +191,14 @@ impl Prepared {
         Ok(Self { device, dir, noted, columns, max_length, vocab, tokenizer, max_tokens, head })
     }
 
-    /// Reads the weights.
+    /// Reads the weights, and says what is odd about them.
     ///
     /// # Errors
     /// Those of [`Model::open`]; a model without a fine-tuned head is one.
-    pub fn model(&self) -> Result<Model> {
-        Ok(Model::open(&self.device, &self.dir, &Options::default())?.0)
+    pub fn model(&self, options: &Options, voice: &Voice) -> Result<Model> {
+        let (model, report) = Model::open(&self.device, &self.dir, options)?;
+        report.warnings.iter().for_each(|w| voice.warn(format!("{}: {w}", self.dir.display())));
+        Ok(model)
     }
 
     /// The tokens of rows.

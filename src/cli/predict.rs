@@ -8,7 +8,7 @@ use super::{fill, found};
 use crate::data::{Format, Records, Row, read_texts};
 use crate::error::{Error, Kind, Result};
 use crate::metrics::{sigmoids, softmax};
-use crate::models::Outputs;
+use crate::models::{Options, Outputs};
 use crate::text::Tokenizer;
 use clap::{Arg, ArgMatches, Command};
 use std::collections::HashSet;
@@ -73,7 +73,7 @@ pub fn run(matches: &ArgMatches) -> Result<i32> {
         return Err(Error::usage("the output is the input").at(input).hint("give -o another name"));
     }
     let prepared = Prepared::new(matches, &voice)?;
-    let model = prepared.model()?;
+    let model = prepared.model(&Options::default(), &voice)?;
     let (head, outputs) = prepared.head(&model)?;
     let done = match outputs {
         Outputs::Tags(names) => Some(found::tags(matches, &prepared, &model, names, json)?),

@@ -1,6 +1,7 @@
 //! `tempra train`: fine-tunes a model as a recipe says.
 
 use super::options::flag;
+use super::style::Voice;
 use super::{device_arg, set_arg, sets, threads_arg};
 use crate::checkpoint::RealFs;
 use crate::error::{Error, Result};
@@ -90,7 +91,7 @@ pub fn run(args: &ArgMatches) -> Result<i32> {
 pub fn watcher(recipe: &Recipe, as_json: bool, quiet: bool) -> Box<dyn Observer> {
     match (as_json, quiet) {
         (true, _) => Box::new(Lines),
-        (_, true) => Box::new(train::Silent),
+        (_, true) => Box::new(Quiet),
         _ => Box::new(Screen::new(recipe)),
     }
 }
@@ -150,6 +151,17 @@ fn say(value: &Value) {
     let _ = writeln!(std::io::stdout(), "{value}");
 }
 
+/// Warnings alone.
+struct Quiet;
+
+impl Observer for Quiet {
+    fn event(&mut self, event: &Event) {
+        if let Event::Warning(e) = event {
+            Voice::new(true, false).warn(e);
+        }
+    }
+}
+
 /// Events as JSON lines.
 struct Lines;
 
@@ -161,6 +173,7 @@ impl Observer for Lines {
                 "event": "prepared", "device": p.device, "parameters": p.parameters.0, "trainable": p.parameters.1,
                 "parameter_bytes": p.parameter_bytes, "steps": p.steps, "classes": p.classes,
                 "loaded": p.weights.loaded, "initialised": p.weights.initialised, "unused": p.weights.unused,
+                "reordered": p.weights.reordered,
                 "skipped_rows": p.skipped_rows, "verified": p.verified,
                 "memory": {
                     "parameters": p.memory.parameters, "total": p.memory.total, "tokens": p.memory.tokens,

@@ -19,6 +19,8 @@ pub struct NamedHead {
     pub name: String,
     /// What it gives.
     pub outputs: Outputs,
+    /// Its last layer, which has one row per class: the tensors are `{last_layer}.weight` and `{last_layer}.bias`.
+    pub(super) last_layer: Option<String>,
     kind: Kind,
 }
 
@@ -81,12 +83,17 @@ impl Setting<'_> {
                 Kind::Pretraining(masked, Head::declare(layout, sites, &next))
             }
         };
-        if !name.is_empty() {
-            for p in &mut layout.list[first..] {
-                p.name = format!("{PREFIX}{name}.{}", p.name);
-            }
+        let full = |own: &str| if name.is_empty() { own.to_owned() } else { format!("{PREFIX}{name}.{own}") };
+        for p in &mut layout.list[first..] {
+            p.name = full(&p.name);
         }
-        Ok(NamedHead { name: name.to_owned(), outputs: outputs.clone(), kind })
+        let last_layer = match outputs {
+            Outputs::Classes(_) | Outputs::Labels(_) | Outputs::Number => Some(full(a.head.classifier)),
+            Outputs::Tags(_) => Some(full("classifier")),
+            Outputs::Span => Some(full(a.span_head())),
+            Outputs::Embedding | Outputs::Tokens | Outputs::Permuted | Outputs::Pretraining => None,
+        };
+        Ok(NamedHead { name: name.to_owned(), outputs: outputs.clone(), last_layer, kind })
     }
 
     fn masked(&self, layout: &mut Layout, encoder: &Encoder) -> Result<MaskedHead> {

@@ -9,6 +9,7 @@ mod electra;
 mod heads;
 mod modernbert;
 mod roberta;
+mod rows;
 pub mod sentence;
 pub mod source;
 mod weights;
@@ -27,6 +28,7 @@ use crate::shape::DType;
 use crate::tape::{Tape, Var};
 use config::Config;
 use heads::Setting;
+use rows::HeadRows;
 use serde_json::{Value, json};
 use std::path::Path;
 
@@ -226,7 +228,8 @@ impl Model {
         let setting = Setting { architecture, shape: &shape, pooling, dropout: head_dropout, span_dropout };
         let Declared { layout, body, mut encoder, heads } = declare(&setting, &heads, options)?;
         let files = Weights::open(dir)?;
-        let names = weights::Names { prefix: architecture.prefix, body, whole: trained };
+        let rows = HeadRows { saved: heads::of_config(&config).ok(), wanted: &heads };
+        let names = weights::Names { prefix: architecture.prefix, body, whole: trained, rows };
         let plan = weights::match_names(&files, &layout, &names, dir)?;
         let params = Params::new(device, layout, options.dtype, options.training)?;
         let std = config.optional_number("initializer_range")?.unwrap_or(0.02);

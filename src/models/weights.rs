@@ -1,5 +1,6 @@
 //! Which tensor of a model's files goes into which parameter, and what was left over on either side.
 
+use super::rows::{HeadRows, Rows};
 use crate::checkpoint::Weights;
 use crate::device::Device;
 use crate::error::{Error, Result};
@@ -17,8 +18,12 @@ pub struct LoadReport {
     pub loaded: usize,
     /// Parameters that the files do not hold, or hold for another number of outputs; they start from random values.
     pub initialised: Vec<String>,
+    /// Parameters whose rows were put in the order of the classes that the model is opened for.
+    pub reordered: Vec<String>,
     /// Tensors of the files that the model has no use for.
     pub unused: Vec<String>,
+    /// What a person should know of it, a sentence each.
+    pub warnings: Vec<String>,
 }
 
 impl fmt::Display for LoadReport {
@@ -30,14 +35,19 @@ impl fmt::Display for LoadReport {
             self.loaded,
             list(&self.initialised),
             list(&self.unused)
-        )
+        )?;
+        if self.reordered.is_empty() {
+            return Ok(());
+        }
+        write!(f, "; rows reordered by the names of the classes: {}", list(&self.reordered))
     }
 }
 
-/// For each parameter, the name of its tensor, if there is one.
+/// For each parameter, the name of its tensor, if there is one, and which of its rows is which.
 pub(super) struct Plan {
-    sources: Vec<Option<String>>,
+    sources: Vec<Option<(String, Rows)>>,
     unused: Vec<String>,
+    warnings: Vec<String>,
 }
 
 /// The names a parameter may have in a file: its own, without the encoder's prefix (a bare encoder), and each with
@@ -68,13 +78,16 @@ pub(super) struct Names<'a> {
     pub body: usize,
     /// Whether the head must be there too.
     pub whole: bool,
+    /// Which rows of the heads' last layers can be used.
+    pub rows: HeadRows<'a>,
 }
 
 /// Matches parameters and tensors by name and shape. The encoder must be there in full; the head only if `whole`.
 pub(super) fn match_names(files: &Weights, layout: &Layout, names: &Names, dir: &Path) -> Result<Plan> {
-    let Names { prefix, body, whole } = *names;
+    let &Names { prefix, body, whole, ref rows } = names;
     let mut used = HashSet::new();
     let (mut sources, mut missing, mut errors) = (Vec::new(), Vec::new(), Vec::new());
+    let mut warnings: Vec<String> = Vec::new();
     for (i, p) in layout.list.iter().enumerate() {
         let head = i >= body;
         let found = candidates(&p.name, prefix).into_iter().find(|n| files.get(n).is_some());
@@ -88,7 +101,22 @@ pub(super) fn match_names(files: &Weights, layout: &Layout, names: &Names, dir: 
             missing.push(p.name.as_str());
         }
         used.extend(found.iter().cloned());
-        sources.push(found.filter(|_| fits));
+        let carried = found.map(|tensor| {
+            let rows = if head && !whole { rows.of(&p.name, &tensor) } else { Rows::Same };
+            (tensor, rows)
+        });
+        match (&carried, &shape) {
+            (Some((tensor, Rows::New(why))), _) => {
+                let stem = tensor.strip_suffix(".weight");
+                warnings.extend(stem.map(|s| format!("the head `{s}` starts from random values: {why}")));
+            }
+            (Some((tensor, _)), Some(shape)) if !fits => warnings.push(format!(
+                "the head's tensor `{tensor}` starts from random values: it is {shape:?} in the file and {:?} here",
+                p.shape
+            )),
+            _ => {}
+        }
+        sources.push(carried.filter(|(_, rows)| fits && !matches!(rows, Rows::New(_))));
     }
     if !missing.is_empty() {
         let shown = missing.iter().take(8).copied().collect::<Vec<_>>().join(", ");
@@ -106,7 +134,7 @@ pub(super) fn match_names(files: &Weights, layout: &Layout, names: &Names, dir: 
     let ignored =
         |n: &str| n.ends_with("embeddings.position_ids") || n.ends_with("embeddings.token_type_ids");
     let unused = files.names().filter(|n| !used.contains(*n) && !ignored(n)).map(str::to_owned).collect();
-    Ok(Plan { sources, unused })
+    Ok(Plan { sources, unused, warnings })
 }
 
 /// How a parameter starts that no file holds: a matrix from a normal distribution, the factors of a layer norm one, anything
@@ -131,6 +159,12 @@ pub(super) fn randomise(device: &Device, params: &Params, seed: u64) -> Result<(
     Ok(())
 }
 
+/// A matrix, or a vector, whose row `i` is row `places[i]` of the one given.
+fn reordered(values: &[f32], places: &[usize]) -> Vec<f32> {
+    let width = values.len() / places.len().max(1);
+    places.iter().flat_map(|&row| values[row * width..(row + 1) * width].iter().copied()).collect()
+}
+
 /// Copies the tensors into the parameters; what has none starts as in transformers: weights from a normal distribution
 /// with the config's `initializer_range`, biases zero.
 pub(super) fn fill(
@@ -141,16 +175,22 @@ pub(super) fn fill(
     seed: u64,
     std: f64,
 ) -> Result<LoadReport> {
-    let mut report = LoadReport { unused: plan.unused, ..LoadReport::default() };
+    let mut report = LoadReport { unused: plan.unused, warnings: plan.warnings, ..LoadReport::default() };
     for (p, source) in params.layout().list.iter().zip(&plan.sources) {
         let values = |out: &mut [f32]| match source {
-            Some(name) if p.transposed => {
+            Some((name, Rows::Reordered(places))) => {
+                let mut values = vec![0.0; out.len()];
+                files.f32_into(name, &mut values)?;
+                out.copy_from_slice(&p.from_file(reordered(&values, places)));
+                Ok(())
+            }
+            Some((name, _)) if p.transposed => {
                 let mut values = vec![0.0; out.len()];
                 files.f32_into(name, &mut values)?;
                 out.copy_from_slice(&p.from_file(values));
                 Ok(())
             }
-            Some(name) => files.f32_into(name, out),
+            Some((name, _)) => files.f32_into(name, out),
             None => {
                 start(p, seed, std, out);
                 Ok(())
@@ -167,7 +207,10 @@ pub(super) fn fill(
             _ => device.write_with(&view, values)?,
         }
         match source {
-            Some(_) => report.loaded += 1,
+            Some((_, rows)) => {
+                report.loaded += 1;
+                report.reordered.extend(matches!(rows, Rows::Reordered(_)).then(|| p.name.clone()));
+            }
             None => report.initialised.push(p.name.clone()),
         }
     }

@@ -272,6 +272,9 @@ pub fn train(
     let mut optimizer = Optimizer::with_window(&run.device, &run.model.params, settings, window)?;
     optimizer.loss_scale = (recipe.precision == recipe::Precision::F16).then(LossScale::default);
     observer.event(&Event::Prepared(&describe(&run, ends.last().copied().unwrap_or(0))));
+    for warning in &run.weights.warnings {
+        observer.event(&Event::Warning(&Error::model(warning).at(&recipe.model.path)));
+    }
     let state = match &newest.found {
         None => State::new(recipe, &run),
         Some((step, path)) => {

@@ -1,0 +1,124 @@
+//! The last layer of a head has one row per class: which row of a saved head becomes which row of a new one.
+
+use super::Outputs;
+use super::heads::{self, NamedHead};
+use std::collections::HashSet;
+
+/// Where the rows of a head's last layer come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Rows {
+    /// Every row stays where it is.
+    Same,
+    /// Row `i` is row `[i]` of the saved head.
+    Reordered(Vec<usize>),
+    /// None can be used: the layer starts from random values. Why, for a person.
+    New(String),
+}
+
+/// The heads that a folder was saved with, and those that are wanted now.
+pub(super) struct HeadRows<'a> {
+    /// By name, as `config.json` describes them; `None` where it does not.
+    pub saved: Option<Vec<(String, Outputs)>>,
+    /// Those of the model that is opened.
+    pub wanted: &'a [NamedHead],
+}
+
+impl HeadRows<'_> {
+    /// The rows of a parameter that is found in the files under the name `tensor`.
+    pub fn of(&self, parameter: &str, tensor: &str) -> Rows {
+        let stem = parameter.rsplit_once('.').map_or(parameter, |(stem, _)| stem);
+        let Some(head) = self.wanted.iter().find(|h| h.last_layer.as_deref() == Some(stem)) else {
+            return Rows::Same;
+        };
+        let name = heads::owner(tensor).unwrap_or("");
+        match self.saved.iter().flatten().find(|(saved, _)| saved == name) {
+            Some((_, saved)) => carried(saved, &head.outputs),
+            None => Rows::New("config.json does not say which classes its rows stand for".into()),
+        }
+    }
+}
+
+/// Which rows of a head saved for `saved` serve a head for `wanted`.
+fn carried(saved: &Outputs, wanted: &Outputs) -> Rows {
+    if saved == wanted {
+        return Rows::Same;
+    }
+    let (old, new) = match (saved, wanted) {
+        (Outputs::Classes(a), Outputs::Classes(b))
+        | (Outputs::Labels(a), Outputs::Labels(b))
+        | (Outputs::Tags(a), Outputs::Tags(b)) => (numbered(a), numbered(b)),
+        _ => {
+            return Rows::New(format!(
+                "it was saved for {}, not for {}",
+                described(saved),
+                described(wanted)
+            ));
+        }
+    };
+    let unique = |names: &[String]| names.iter().collect::<HashSet<_>>().len() == names.len();
+    let places: Option<Vec<usize>> = new.iter().map(|n| old.iter().position(|o| o == n)).collect();
+    match places.filter(|_| old.len() == new.len() && unique(&new)) {
+        Some(places) if places.iter().enumerate().all(|(i, &p)| i == p) => Rows::Same,
+        Some(places) => Rows::Reordered(places),
+        None => {
+            Rows::New(format!("it was saved for {}, the data has {}", described(saved), described(wanted)))
+        }
+    }
+}
+
+/// Names as they are; the defaults of transformers, `LABEL_0`, `LABEL_1`, ..., as the numbers that they stand for.
+pub(super) fn numbered(names: &[String]) -> Vec<String> {
+    let default = names.iter().enumerate().all(|(i, name)| *name == format!("LABEL_{i}"));
+    if default { (0..names.len()).map(|i| i.to_string()).collect() } else { names.to_vec() }
+}
+
+/// What a head gives, in words.
+fn described(outputs: &Outputs) -> String {
+    const SHOWN: usize = 12;
+    let list = |what: &str, names: &[String]| {
+        let shown = names.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(", ");
+        let more = if names.len() > SHOWN { ", ..." } else { "" };
+        format!("the {} {what} {shown}{more}", names.len())
+    };
+    match outputs {
+        Outputs::Classes(names) => list("classes", names),
+        Outputs::Labels(names) => list("independent labels", names),
+        Outputs::Tags(names) => list("tags", names),
+        Outputs::Number => "one number".into(),
+        Outputs::Span => "start and end of an answer".into(),
+        Outputs::Embedding => "a vector".into(),
+        Outputs::Tokens | Outputs::Permuted | Outputs::Pretraining => "tokens of the vocabulary".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(names: &[&str]) -> Vec<String> {
+        names.iter().map(|n| (*n).to_owned()).collect()
+    }
+
+    #[test]
+    fn rows_follow_the_names() {
+        let classes = |names: &[&str]| Outputs::Classes(of(names));
+        let go = |a: &[&str], b: &[&str]| carried(&classes(a), &classes(b));
+        assert_eq!(go(&["a", "b"], &["a", "b"]), Rows::Same);
+        assert_eq!(go(&["a", "b", "c"], &["c", "a", "b"]), Rows::Reordered(vec![2, 0, 1]));
+        // A default name stands for its number; a number that is a name is just a name.
+        assert_eq!(go(&["LABEL_0", "LABEL_1"], &["0", "1"]), Rows::Same);
+        assert_eq!(go(&["LABEL_0", "LABEL_1"], &["1", "0"]), Rows::Reordered(vec![1, 0]));
+        assert_eq!(go(&["1", "0"], &["0", "1"]), Rows::Reordered(vec![1, 0]));
+        let new = |rows: Rows, words: &[&str]| match rows {
+            Rows::New(why) => words.iter().for_each(|w| assert!(why.contains(w), "{why}")),
+            other => panic!("{other:?}"),
+        };
+        new(go(&["LABEL_0", "LABEL_1"], &["neg", "pos"]), &["LABEL_0, LABEL_1", "neg, pos"]);
+        new(go(&["a", "b"], &["a", "b", "c"]), &["the 2 classes a, b", "the 3 classes a, b, c"]);
+        new(go(&["a", "b", "c"], &["a", "b"]), &["the 3 classes", "the 2 classes"]);
+        new(go(&["Neg", "pos"], &["neg", "pos"]), &["Neg", "neg"]);
+        new(go(&["a", "a"], &["a", "a", "b"]), &["a, a"]);
+        new(carried(&classes(&["a", "b"]), &Outputs::Labels(of(&["a", "b"]))), &["classes", "independent"]);
+        new(carried(&Outputs::Number, &classes(&["a"])), &["one number"]);
+    }
+}
