@@ -52,6 +52,8 @@ mod recipe;
 mod rules;
 #[path = "all/schedule.rs"]
 mod schedule;
+#[path = "all/schema.rs"]
+mod schema;
 #[path = "all/scoring.rs"]
 mod scoring;
 #[path = "all/sentence.rs"]

@@ -3,7 +3,9 @@
 //! Operands are random, lie in as many sets as exceed the cache, and are used in turn. All sets run once before anything
 //! counts: kernels are compiled, memory is touched. Then runs are repeated until one measurement is long enough for the
 //! clock, and measurements until the time that was granted is over; the median and the quartiles of these are reported.
-//! Between them fixed work is timed, which tells how fast the machine itself was just then ([`super::pace`]). The clock is the device's own where it has one, else the host's around work that has been waited for.
+//! Between them fixed work is timed, which tells how fast the machine itself was just then ([`super::pace`]). The clock is
+//! the device's own where it has one, else the host's around work that has been waited for ([`SystemClock`]). Tests inject
+//! another [`Clock`] that counts work, so that no test depends on the speed of the machine.
 
 use super::operands::{POOL, Ready};
 use super::pace::Pace;
@@ -19,6 +21,32 @@ use crate::shape::{DType, Spec};
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
 use std::sync::OnceLock;
+use std::time::Instant;
+
+/// Measures time for a [`Workbench`].
+pub trait Clock: Sync {
+    /// Seconds since an arbitrary moment. Never decreases.
+    fn now(&self) -> f64;
+    /// Runs `work` and returns how many seconds the device took for it.
+    ///
+    /// # Errors
+    /// What `work` returns.
+    fn time(&self, device: &Device, work: &mut (dyn FnMut() -> Result<()> + Send)) -> Result<f64>;
+}
+
+/// The host's monotonic clock, and the device's own timer where it has one.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    fn now(&self) -> f64 {
+        static START: OnceLock<Instant> = OnceLock::new();
+        START.get_or_init(Instant::now).elapsed().as_secs_f64()
+    }
+    fn time(&self, device: &Device, work: &mut (dyn FnMut() -> Result<()> + Send)) -> Result<f64> {
+        device.run(|| device.time(&mut || work()))
+    }
+}
 
 /// How long and how often.
 #[derive(Clone, Debug)]
@@ -104,6 +132,7 @@ pub struct Workbench<'a> {
     pub(super) budget: u64,
     pub(super) pool: Vec<f32>,
     pace: OnceLock<Pace>,
+    clock: &'a dyn Clock,
 }
 
 impl<'a> Workbench<'a> {
@@ -112,7 +141,16 @@ impl<'a> Workbench<'a> {
         let mut rng = Stream::new(3, "bench operands", 0);
         let pool = (0..POOL).map(|_| rng.uniform() as f32).collect();
         let (cache, budget) = (cache_bytes(device), budget(device));
-        Workbench { device, id, effort, cache, budget, pool, pace: OnceLock::new() }
+        Workbench { device, id, effort, cache, budget, pool, pace: OnceLock::new(), clock: &SystemClock }
+    }
+    /// The same bench with another clock.
+    #[must_use]
+    pub fn with_clock(self, clock: &'a dyn Clock) -> Workbench<'a> {
+        Workbench { clock, ..self }
+    }
+    /// What measures time here.
+    pub fn clock(&self) -> &'a dyn Clock {
+        self.clock
     }
     /// What a report says of the device.
     pub fn entry(&self) -> DeviceEntry {
@@ -139,7 +177,7 @@ impl<'a> Workbench<'a> {
         }
         let pace = Pace::new(self)?;
         // The first time compiles kernels and touches memory.
-        pace.measure(self.device)?;
+        pace.measure(self)?;
         Ok(self.pace.get_or_init(|| pace))
     }
     /// What activations are computed in.
@@ -187,7 +225,7 @@ impl<'a> Workbench<'a> {
         let mut seconds = 0.0;
         for from in runs.clone().step_by(RUNS) {
             let mut work = || (from..runs.end.min(from + RUNS)).try_for_each(|i| ready.run(pass, i));
-            seconds += self.device.run(|| self.device.time(&mut work))?;
+            seconds += self.clock.time(self.device, &mut work)?;
         }
         Ok(seconds)
     }
@@ -209,20 +247,20 @@ impl<'a> Workbench<'a> {
             let from = next;
             next += runs;
             let mut work = || (from..from + runs).try_for_each(|i| (0..times).try_for_each(|_| run(i)));
-            Ok(self.device.run(|| self.device.time(&mut work))? / runs as f64)
+            Ok(self.clock.time(self.device, &mut work)? / runs as f64)
         };
         let before = launches(self.device);
         (0..sets).try_for_each(|_| measure(1).map(drop))?;
         let per_run = launches(self.device).zip(before).map(|(now, then)| (now - then) as f64 / sets as f64);
         let one = measure(1)?.min(measure(1)?);
         let repeats = (LONG_ENOUGH / one.max(1e-9)).ceil().clamp(1.0, RUNS as f64) as usize;
-        let begun = std::time::Instant::now();
+        let begun = self.clock.now();
         let (mut seconds, mut paces) = (Vec::new(), Vec::new());
         // What takes long is measured less often, but never so rarely that a median means nothing.
         let least = if one > self.effort.seconds { 3.min(self.effort.samples) } else { self.effort.samples };
-        while seconds.len() < least || begun.elapsed().as_secs_f64() < self.effort.seconds {
+        while seconds.len() < least || self.clock.now() - begun < self.effort.seconds {
             if let Some(pace) = pace {
-                paces.push(pace.measure(self.device)?);
+                paces.push(pace.measure(self)?);
                 // What the fixed work took from the cache comes back before anything counts.
                 (repeats > 1).then(|| measure(1)).transpose()?;
             }

@@ -15,6 +15,6 @@ pub mod shapes;
 pub mod step;
 
 pub use compare::{Comparison, Verdict, compare};
-pub use measure::{Effort, Quartiles, Workbench};
+pub use measure::{Clock, Effort, Quartiles, SystemClock, Workbench};
 pub use report::Report;
 pub use shapes::{Job, ModelShape, jobs};

@@ -14,7 +14,6 @@ use crate::shape::{DType, Spec};
 use rayon::prelude::*;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::Instant;
 
 /// Numbers that the host copies at a time: 4 MiB, half a millisecond.
 const WINDOW: usize = 1 << 20;
@@ -74,32 +73,35 @@ impl Pace {
     ///
     /// # Errors
     /// What the device says.
-    pub(super) fn measure(&self, device: &Device) -> Result<[f64; 2]> {
+    pub(super) fn measure(&self, bench: &Workbench) -> Result<[f64; 2]> {
+        let (device, clock) = (bench.device, bench.clock());
         let turn = self.next.fetch_add(1, Ordering::Relaxed);
         match &self.work {
-            Fixed::Host { from, to, threads } => device.run(|| {
-                let mut to = to.lock().unwrap_or_else(PoisonError::into_inner);
+            Fixed::Host { from, to, threads } => {
                 let windows = (from.len() / WINDOW).max(1);
                 let at = turn % windows * WINDOW;
                 let until = from.len().min(at + WINDOW);
                 let part = (until - at).div_ceil(*threads).max(1);
-                let begun = Instant::now();
-                to[at..until]
-                    .par_chunks_mut(part)
-                    .zip(from[at..until].par_chunks(part))
-                    .for_each(|(to, from)| to.copy_from_slice(from));
-                let memory = begun.elapsed().as_secs_f64();
-                let begun = Instant::now();
-                let sum: f32 = (0..*threads).into_par_iter().map(|i| compute(i as f32)).sum();
-                std::hint::black_box(sum);
-                Ok([memory, begun.elapsed().as_secs_f64()])
-            }),
+                let memory = clock.time(device, &mut || {
+                    let mut to = to.lock().unwrap_or_else(PoisonError::into_inner);
+                    to[at..until]
+                        .par_chunks_mut(part)
+                        .zip(from[at..until].par_chunks(part))
+                        .for_each(|(to, from)| to.copy_from_slice(from));
+                    Ok(())
+                })?;
+                let computing = clock.time(device, &mut || {
+                    let sum: f32 = (0..*threads).into_par_iter().map(|i| compute(i as f32)).sum();
+                    std::hint::black_box(sum);
+                    Ok(())
+                })?;
+                Ok([memory, computing])
+            }
             Fixed::Card { far, near } => {
                 let [from, to] = &far[turn % far.len()];
-                let once = || device.step(&Round, &[from, to]);
-                let often = || (0..16).try_for_each(|_| device.step(&Round, &[&near[0], &near[1]]));
-                let memory = device.run(|| device.time(&mut { once }))?;
-                Ok([memory, device.run(|| device.time(&mut { often }))?])
+                let memory = clock.time(device, &mut || device.step(&Round, &[from, to]))?;
+                let mut often = || (0..16).try_for_each(|_| device.step(&Round, &[&near[0], &near[1]]));
+                Ok([memory, clock.time(device, &mut often)?])
             }
         }
     }

@@ -1,6 +1,6 @@
 //! A whole training step: where its time goes, what padding costs, how it grows with the batch and the length.
 
-use super::measure::{Quartiles, Workbench, is_gone, medians, reason};
+use super::measure::{Clock, Quartiles, Workbench, is_gone, medians, reason};
 use super::report::{Counts, Phase, Phases, Report, Skipped, StepRow, Work};
 use super::shapes::ModelShape;
 use crate::data::Batch;
@@ -14,7 +14,6 @@ use crate::rng::Stream;
 use crate::tasks::Classify;
 use crate::train::pass;
 use std::collections::BTreeMap;
-use std::time::Instant;
 
 /// One measurement of a step.
 #[derive(Clone, Debug)]
@@ -89,11 +88,12 @@ struct Training<'a> {
     optimizer: Optimizer,
     task: Classify,
     step: u64,
+    clock: &'a dyn Clock,
 }
 
 impl Training<'_> {
     fn queue(&mut self, key: u64, batch: &Batch) -> Result<()> {
-        let Training { device, model, optimizer, task, step } = self;
+        let Training { device, model, optimizer, task, step, .. } = self;
         let scale = 1.0 / batch.len() as f64;
         device.replayed(key, || {
             let passed = device.run(|| pass(device, model, task, batch, Some((0, *step)), scale, false))?;
@@ -106,10 +106,10 @@ impl Training<'_> {
         self.optimizer.settle(self.device).map(drop)
     }
     fn one(&mut self, key: u64, batch: &Batch) -> Result<f64> {
-        let begun = Instant::now();
+        let begun = self.clock.now();
         self.queue(key, batch)?;
         self.settle()?;
-        Ok(begun.elapsed().as_secs_f64())
+        Ok(self.clock.now() - begun)
     }
 }
 
@@ -154,7 +154,7 @@ pub fn run(
         steps.max(2),
     )?;
     let task = Classify { classes, label_smoothing: 0.0, class_weights: None, gamma: 0.0 };
-    let mut training = Training { device, model, optimizer, task, step: 0 };
+    let mut training = Training { device, model, optimizer, task, step: 0, clock: bench.clock() };
     let mut rng = Stream::new(1, "bench", 0);
     let longest = settings.iter().flat_map(|s| &s.lengths).max().copied().unwrap_or(1);
     let store: Vec<u32> = (0..longest + 4099).map(|_| rng.below(shape.vocab as u32)).collect();
@@ -184,13 +184,13 @@ fn one(
     setting: &Setting,
     steps: usize,
 ) -> Result<StepRow> {
-    let device = bench.device;
+    let (device, clock) = (bench.device, bench.clock());
     let length = setting.lengths.iter().max().copied().unwrap_or(0);
     let computed = if setting.padded { vec![length; setting.lengths.len()] } else { setting.lengths.clone() };
     let build = |_| {
-        let begun = Instant::now();
+        let begun = clock.now();
         let made = batch(store, &computed);
-        (begun.elapsed().as_secs_f64(), made)
+        (clock.now() - begun, made)
     };
     let (data, mut batches): (Vec<f64>, Vec<Batch>) = (0..9).map(build).unzip();
     let Some(batch) = batches.pop() else { return Ok(StepRow::default()) };
@@ -214,12 +214,12 @@ fn one(
     } else {
         bench.effort.samples
     };
-    let begun = Instant::now();
+    let begun = clock.now();
     let (mut seconds, mut paces) = (Vec::new(), Vec::new());
     let mut warm = None;
-    while seconds.len() < least || begun.elapsed().as_secs_f64() < bench.effort.seconds {
-        paces.push(bench.pace()?.measure(device)?);
-        let (begun, before) = (Instant::now(), counts(device, group));
+    while seconds.len() < least || clock.now() - begun < bench.effort.seconds {
+        paces.push(bench.pace()?.measure(bench)?);
+        let (begun, before) = (clock.now(), counts(device, group));
         (0..group).try_for_each(|_| training.queue(key, &batch))?;
         warm = counts(device, group).zip(before).map(|(a, b)| Counts {
             steps: group,
@@ -229,7 +229,7 @@ fn one(
             command_buffers: a.command_buffers - b.command_buffers,
         });
         training.settle()?;
-        seconds.push(begun.elapsed().as_secs_f64() / group as f64);
+        seconds.push((clock.now() - begun) / group as f64);
     }
     let samples = seconds.len();
     let seconds = Quartiles::of(seconds);

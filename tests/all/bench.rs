@@ -1,15 +1,19 @@
 //! `tempra bench`: what ops cost against a hand count, what results say, and what they refuse.
 
+use crate::schema::obeys;
 use crate::support::{device, golden};
 use serde_json::Value;
 use std::path::Path;
 use std::process::Command;
+use std::sync::Mutex;
 use tempra::bench::compare::Pair;
-use tempra::bench::report::{Ceilings, DeviceEntry, OpRow, Phase, Report, SCHEMA_JSON};
+use tempra::bench::report::{Ceilings, DeviceEntry, OpRow, Phase, Report};
 use tempra::bench::shapes::Runs;
-use tempra::bench::{Effort, ModelShape, Quartiles, Verdict, Workbench, compare, jobs, ops, page};
+use tempra::bench::{
+    Clock, Effort, ModelShape, Quartiles, SystemClock, Verdict, Workbench, compare, jobs, ops, page,
+};
 use tempra::device::Device;
-use tempra::error::Kind;
+use tempra::error::{Kind, Result};
 use tempra::ops::{Cost, OPS};
 use tempra::shape::{DType, Spec};
 
@@ -140,11 +144,49 @@ fn entry(id: &str) -> DeviceEntry {
     DeviceEntry { id: id.to_owned(), tool: "t".into(), description: "d".into(), ..DeviceEntry::default() }
 }
 
-fn measured(id: &str, wanted: &str, planted: Option<(String, usize)>) -> Report {
+/// A clock that counts work: a nanosecond for each operation and byte that the ops count, at a speed. The fixed work between
+/// the measurements has no ops and takes 0.1 ms at speed 1.
+struct CountedWork {
+    speed: f64,
+    now: Mutex<f64>,
+}
+
+impl CountedWork {
+    fn at_speed(speed: f64) -> CountedWork {
+        CountedWork { speed, now: Mutex::new(0.0) }
+    }
+}
+
+impl Clock for CountedWork {
+    fn now(&self) -> f64 {
+        *self.now.lock().unwrap()
+    }
+    fn time(&self, device: &Device, work: &mut (dyn FnMut() -> Result<()> + Send)) -> Result<f64> {
+        let ((), ops) = device.profiled(|| device.run(work))?;
+        let counted: f64 = ops.iter().map(|t| 1e-9 * (t.flops + t.bytes)).sum();
+        let seconds = if ops.is_empty() { 1e-4 } else { counted } / self.speed;
+        *self.now.lock().unwrap() += seconds;
+        Ok(seconds)
+    }
+}
+
+fn measured(id: &str, wanted: &str, clock: &dyn Clock) -> Report {
+    measured_for(0.0, id, wanted, None, clock)
+}
+
+fn measured_for(
+    seconds: f64,
+    id: &str,
+    wanted: &str,
+    planted: Option<(String, usize)>,
+    clock: &dyn Clock,
+) -> Report {
     let device = Device::open("cpu", 1).unwrap();
-    let bench = Workbench::new(&device, id.to_owned(), Effort { seconds: 0.05, samples: 5, planted });
+    let effort = Effort { seconds, samples: 5, planted };
+    let bench = Workbench::new(&device, id.to_owned(), effort).with_clock(clock);
     let mut report = Report::begin();
-    report.devices.push(bench.entry());
+    let pace = Some(bench.pace().unwrap().how(&device));
+    report.devices.push(DeviceEntry { pace, ..bench.entry() });
     let jobs = ops::plan(&[tiny()], &[T], &|op| wanted == "*" || op == wanted);
     ops::run(&bench, &jobs, &mut report, &|| false, &mut |_| ()).unwrap();
     report
@@ -152,7 +194,7 @@ fn measured(id: &str, wanted: &str, planted: Option<(String, usize)>) -> Report 
 
 #[test]
 fn every_op_is_measured_and_the_result_reads_back() {
-    let report = measured("cpu", "*", None);
+    let report = measured("cpu", "*", &SystemClock);
     assert_eq!(report.skipped, []);
     for (op, _) in OPS {
         let rows: Vec<&OpRow> = report.ops.iter().filter(|r| r.op == *op).collect();
@@ -173,20 +215,44 @@ fn every_op_is_measured_and_the_result_reads_back() {
     assert!(!page.contains("https://"));
 }
 
-/// A kernel three times as slow shows as three times as slow, also while other programs run; a quarter is left for them.
+/// A kernel that does three times the work shows as three times as slow, also on a machine that has become slower meanwhile;
+/// a slower machine alone shows as nothing. Time is counted work, so the factor is exact.
 #[test]
 fn a_kernel_made_slower_by_a_known_factor_shows_that_factor() {
-    let factor = || {
-        let base = measured("base", "add_norm", None);
-        let slow = measured("slow", "add_norm", Some(("add_norm".into(), 3)));
-        let both = Report::merge(vec![("a".into(), base), ("b".into(), slow)]);
-        let found = compare(&both).unwrap();
-        assert_eq!(found[0].pairs.len(), 4);
-        1.0 / found[0].median[0]
-    };
-    let found: Vec<f64> = (0..5).map(|_| factor()).collect();
-    let near = Quartiles::of(found.clone()).median;
-    assert!((near / 3.0 - 1.0).abs() < 0.25, "{found:?}");
+    for op in ["add_norm", "linear"] {
+        let compared = |times: usize, speed: f64| {
+            let base = measured("base", op, &CountedWork::at_speed(1.0));
+            let planted = (op.to_owned(), times);
+            let other = measured_for(0.0, "other", op, Some(planted), &CountedWork::at_speed(speed));
+            let both = Report::merge(vec![("a".into(), base), ("b".into(), other)]);
+            compare(&both).unwrap().remove(0)
+        };
+        for (times, speed, verdict) in [
+            (3, 1.0, Verdict::Slower),
+            (3, 0.8, Verdict::Slower),
+            (1, 1.0, Verdict::Same),
+            (1, 0.8, Verdict::CannotTell),
+        ] {
+            let found = compared(times, speed);
+            let ratio = speed / times as f64;
+            assert!((found.median[0] / ratio - 1.0).abs() < 1e-9, "{op} x {times}: {:?}", found.median);
+            assert!((found.pace.unwrap() - speed).abs() < 1e-9, "{op} x {times}: {:?}", found.pace);
+            assert!(found.pairs.iter().all(|p| (p.ratio / ratio - 1.0).abs() < 1e-9));
+            assert_eq!(found.verdict, verdict, "{op} x {times} at {speed}: {:?}", found.median);
+        }
+    }
+}
+
+/// Long work is measured at least three times, short work as often as the time allows; each op runs once on every set before.
+#[test]
+fn measurements_fill_the_time_that_was_granted() {
+    let slow = measured_for(0.05, "slow", "mse", None, &CountedWork::at_speed(1e-7));
+    assert!(slow.ops.iter().all(|r| r.samples == 3 && r.repeats == 1), "{:?}", slow.ops);
+    let fast = measured_for(0.05, "fast", "mse", None, &CountedWork::at_speed(1.0));
+    for row in &fast.ops {
+        let spent = row.samples as f64 * (row.repeats as f64 * row.seconds.median + 1e-4);
+        assert!(row.samples >= 5 && spent < 0.05 + 0.01, "{spent}: {row:?}");
+    }
 }
 
 /// Rows of two devices whose times stand in a ratio, each with a relative spread.
@@ -318,7 +384,7 @@ fn results_of_another_kind_are_refused() {
     let mut lost = pair_of(&[1.0], 0.0);
     lost.ops[0].device = "elsewhere".into();
     refused(&serde_json::to_string(&lost).unwrap(), "elsewhere");
-    let alone = measured("cpu", "mse", None);
+    let alone = measured("cpu", "mse", &CountedWork::at_speed(1.0));
     assert_eq!(compare(&alone).unwrap_err().kind(), Kind::Data);
 }
 
@@ -455,82 +521,69 @@ fn wgpu_lost_in_the_middle_leaves_what_was_measured() {
     assert!(report.complete && report.steps.len() == 3 && report.stopped.is_none());
 }
 
-/// Checks a result against the schema: what of JSON Schema it uses.
-fn obeys(value: &Value) {
-    let schema: Value = serde_json::from_str(SCHEMA_JSON).unwrap();
-    check(&schema, &schema, value, "result");
-    let mut wrong = value.clone();
-    wrong["ops"][0]["seconds"]["median"] = "fast".into();
-    assert!(std::panic::catch_unwind(|| check(&schema, &schema, &wrong, "wrong")).is_err());
-}
-
-fn check(root: &Value, schema: &Value, value: &Value, at: &str) {
-    if let Some(name) = schema["$ref"].as_str() {
-        return check(root, root.pointer(name.trim_start_matches('#')).unwrap(), value, at);
-    }
-    let is = |kind: &str| match kind {
-        "object" => value.is_object(),
-        "array" => value.is_array(),
-        "string" => value.is_string(),
-        "integer" => value.is_u64(),
-        "number" => value.is_number(),
-        "boolean" => value.is_boolean(),
-        "null" => value.is_null(),
-        other => panic!("type {other}"),
-    };
-    let kinds: Vec<&str> = match &schema["type"] {
-        Value::String(one) => vec![one],
-        Value::Array(all) => all.iter().filter_map(Value::as_str).collect(),
-        _ => vec![],
-    };
-    assert!(kinds.is_empty() || kinds.iter().any(|k| is(k)), "{at}: {value} is none of {kinds:?}");
-    assert!(schema.get("const").is_none_or(|c| c == value), "{at}: {value}");
-    assert!(schema["enum"].as_array().is_none_or(|all| all.contains(value)), "{at}: {value}");
-    if let Some(object) = value.as_object() {
-        for name in schema["required"].as_array().into_iter().flatten() {
-            assert!(object.contains_key(name.as_str().unwrap()), "{at}: no {name}");
-        }
-        for (name, value) in object {
-            match schema["properties"].get(name) {
-                Some(of) => check(root, of, value, &format!("{at}.{name}")),
-                None => {
-                    assert_ne!(schema["additionalProperties"], false, "{at}: {name} is not in the schema")
-                }
-            }
-        }
-    }
-    for item in value.as_array().into_iter().flatten().filter(|_| schema.get("items").is_some()) {
-        check(root, &schema["items"], item, &format!("{at}[]"));
-    }
-}
-
-/// Another build, here this one with an op that runs three times, and this one, in turns.
+/// Another program and this one, in turns. The other one counts its runs and reports a time that no machine needs, so the ratio
+/// is clear whatever else the machine does; which op is how much slower is tested with a counted clock above.
 #[cfg(unix)]
 #[test]
 fn two_programs_measure_in_turns() {
     use std::os::unix::fs::PermissionsExt;
     let dir = tempfile::tempdir().unwrap();
-    let slow = dir.path().join("slow");
-    let script = format!(
-        "#!/bin/sh\nTEMPRA_BENCH_PLANT=cross_entropy:3 exec '{}' \"$@\"\n",
-        env!("CARGO_BIN_EXE_tempra")
-    );
-    std::fs::write(&slow, script).unwrap();
-    std::fs::set_permissions(&slow, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let args = ["--op", "cross_entropy", "--tokens", "256", "--seconds", "0"];
+    let Run { code, out, err } =
+        run(&[&["bench", "ops", "--json", "-q", "--samples", "1"], &args[..]].concat());
+    assert_eq!(code, 0, "{err}");
+    let mut report = Report::parse(&out).unwrap();
+    for row in &mut report.ops {
+        row.seconds = Quartiles { q1: 1e6, median: 1e6, q3: 1e6 };
+    }
+    let report = save(dir.path(), "report.json", &report);
+    let (other, log) = (dir.path().join("other"), dir.path().join("log"));
+    let script = format!("#!/bin/sh\necho \"$@\" >> '{}'\ncat '{report}'\n", log.display());
+    std::fs::write(&other, script).unwrap();
+    std::fs::set_permissions(&other, std::fs::Permissions::from_mode(0o755)).unwrap();
     let against = |program: &str| {
-        let args = ["bench", "compare", "--against", program, "--op", "cross_entropy", "--tokens", "256"];
-        run(&[&args[..], &["--rounds", "3", "--seconds", "0.02", "--json", "-q"]].concat())
+        let all =
+            ["bench", "compare", "--against", program, "--rounds", "3", "--json", "-q", "--samples", "1"];
+        run(&[&all[..], &args[..]].concat())
     };
-    let Run { code, out, err } = against(&slow.to_string_lossy());
+    let Run { code, out, err } = against(&other.to_string_lossy());
     assert_eq!(code, 0, "{err}");
     let found: Value = serde_json::from_str(&out).unwrap();
     let found = &found["comparisons"][0];
     assert_eq!(found["pairs"].as_array().unwrap().len(), 4);
-    let middle = found["median"][0].as_f64().unwrap();
-    assert!((2.0..4.5).contains(&middle), "{found}");
+    assert!(found["pairs"].as_array().unwrap().iter().all(|p| p["seconds"][0] == 1e6), "{found}");
+    assert!(found["median"][0].as_f64().unwrap() > 1e3, "{found}");
+    let calls = std::fs::read_to_string(&log).unwrap();
+    assert_eq!(calls.lines().count(), 3, "{calls}");
+    assert!(
+        calls.lines().all(|l| l.starts_with("bench ops --json") && l.contains("cross_entropy")),
+        "{calls}"
+    );
     for (program, word) in [("/nowhere/tempra", "cannot be started"), ("/bin/false", "measured nothing")] {
         let Run { code, err, .. } = against(program);
         assert_eq!(code, 2, "{err}");
         assert!(err.contains(word), "{err}");
     }
+}
+
+/// An op that is planted to run three times does so: the program's report says it.
+#[test]
+fn a_planted_op_is_named_in_the_report() {
+    let args = [
+        "bench",
+        "ops",
+        "--op",
+        "cross_entropy",
+        "--tokens",
+        "256",
+        "--seconds",
+        "0",
+        "--samples",
+        "1",
+        "--json",
+    ];
+    let Run { code, out, err } = run_with(&args, Some(&[("TEMPRA_BENCH_PLANT", "cross_entropy:3")]));
+    assert_eq!(code, 0, "{err}");
+    let report = Report::parse(&out).unwrap();
+    assert!(report.devices[0].tool.ends_with("cross_entropy runs 3 times"), "{}", report.devices[0].tool);
 }

@@ -50,24 +50,17 @@ pub fn in_turns(
     let signals = Signals::install()?;
     let (programs, arguments) = ([other, &own], arguments(matches));
     let bar = voice.bar(2 * rounds as u64, "runs");
-    let mut found: [Vec<Report>; 2] = [Vec::new(), Vec::new()];
-    for round in 0..rounds {
-        let order = if round % 2 == 0 { [0, 1] } else { [1, 0] };
-        for side in order {
-            bar.set_message(format!("round {} of {rounds}, {}", round + 1, programs[side].display()));
-            let measured = measure(programs[side], &arguments);
-            if signals.stop().is_some() {
-                break;
-            }
-            found[side].push(measured?);
-            bar.inc(1);
-        }
+    let found = alternate(rounds, &mut |round, side| {
+        bar.set_message(format!("round {} of {rounds}, {}", round + 1, programs[side].display()));
+        let measured = measure(programs[side], &arguments);
         if signals.stop().is_some() {
-            break;
+            return Ok(None);
         }
-    }
+        bar.inc(1);
+        measured.map(Some)
+    });
     bar.finish_and_clear();
-    let whole = found[0].len().min(found[1].len());
+    let (found, whole) = found?;
     let mut code = 0;
     if let Some(signal) = signals.stop() {
         let e = Error::new(Kind::Interrupted(signal), "stopped before a round was whole");
@@ -77,7 +70,25 @@ pub fn in_turns(
         code = e.exit_code();
         voice.warn(format!("stopped: {whole} of {rounds} rounds count"));
     }
-    Ok((found.map(|reports| Report::of_rounds(&reports[..whole])), code))
+    Ok((found, code))
+}
+
+/// Calls `measure` with the round and the side (0 or 1), each side first in every other round, until it returns `None`.
+/// Returns the result of each side over the complete rounds, and how many these are.
+fn alternate(
+    rounds: usize,
+    measure: &mut dyn FnMut(usize, usize) -> Result<Option<Report>>,
+) -> Result<([Report; 2], usize)> {
+    let mut found: [Vec<Report>; 2] = [Vec::new(), Vec::new()];
+    'rounds: for round in 0..rounds {
+        let order = if round % 2 == 0 { [0, 1] } else { [1, 0] };
+        for side in order {
+            let Some(report) = measure(round, side)? else { break 'rounds };
+            found[side].push(report);
+        }
+    }
+    let complete = found[0].len().min(found[1].len());
+    Ok((found.map(|reports| Report::of_rounds(&reports[..complete])), complete))
 }
 
 fn measure(program: &Path, arguments: &[String]) -> Result<Report> {
@@ -94,4 +105,71 @@ fn measure(program: &Path, arguments: &[String]) -> Result<Report> {
             .hint("a tempra that has `bench ops --json` is wanted"));
     }
     Report::parse(&String::from_utf8_lossy(&out.stdout)).map_err(|e| e.at(program))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::report::{DeviceEntry, OpRow};
+    use crate::bench::{Quartiles, Verdict, compare};
+
+    /// One op, measured as `seconds` without any spread.
+    fn report(seconds: f64) -> Report {
+        let row = |op: &str| OpRow {
+            device: "cpu".to_owned(),
+            op: op.to_owned(),
+            seconds: Quartiles { q1: seconds, median: seconds, q3: seconds },
+            samples: 5,
+            ..OpRow::default()
+        };
+        let device = DeviceEntry { id: "cpu".to_owned(), ..DeviceEntry::default() };
+        Report { devices: vec![device], ops: ["a", "b", "c"].map(row).to_vec(), ..Report::begin() }
+    }
+
+    fn compared(found: [Report; 2]) -> crate::bench::Comparison {
+        let [theirs, ours] = found;
+        let both = Report::merge(vec![("other".to_owned(), theirs), ("this".to_owned(), ours)]);
+        compare(&both).unwrap().remove(0)
+    }
+
+    /// The machine becomes slower by 1 % with each run. Each program is first in every other round, so of five rounds the medians
+    /// are those of the third one, runs 5 and 6: a ratio of 3 / 1.01.
+    #[test]
+    fn programs_alternate_and_drift_does_not_become_a_result() {
+        let mut order = Vec::new();
+        let mut measured = |times: [f64; 2]| {
+            let mut machine = 1e-3;
+            order.clear();
+            let (found, complete) = alternate(5, &mut |round, side| {
+                order.push((round, side));
+                machine *= 1.01;
+                Ok(Some(report(machine * times[side])))
+            })
+            .unwrap();
+            assert_eq!(complete, 5);
+            compared(found)
+        };
+        let slow = measured([1.0, 3.0]);
+        assert!((1.0 / slow.median[0] / (3.0 * 1.01) - 1.0).abs() < 1e-9, "{:?}", slow.median);
+        assert_eq!(slow.verdict, Verdict::Slower);
+        assert!(slow.pairs.iter().all(|p| p.verdict == Verdict::Slower), "{:?}", slow.pairs);
+        let same = measured([1.0, 1.0]);
+        assert_eq!(same.verdict, Verdict::Same, "{:?}", same.median);
+        let sides = [(0, 0), (0, 1), (1, 1), (1, 0), (2, 0), (2, 1), (3, 1), (3, 0), (4, 0), (4, 1)];
+        assert_eq!(order, sides);
+    }
+
+    #[test]
+    fn only_complete_rounds_count() {
+        let run = |last: (usize, usize)| {
+            alternate(4, &mut |round, side| Ok(((round, side) != last).then(|| report(1.0 + round as f64))))
+        };
+        // Round 2 begins with side 0, whose report has no partner.
+        let (found, complete) = run((2, 1)).unwrap();
+        assert_eq!((complete, found[0].ops[0].samples, found[1].ops[0].samples), (2, 2, 2));
+        assert_eq!(found[0].ops[0].seconds.median, 1.5);
+        assert_eq!(run((0, 1)).unwrap().1, 0);
+        let failed = alternate(3, &mut |_, _| Err(Error::usage("no")));
+        assert_eq!(failed.unwrap_err().kind(), Kind::Usage);
+    }
 }
