@@ -1,11 +1,10 @@
 //! The best of each of several tasks: found, kept beside the model, and the same after kills.
 
-use crate::support::golden;
+use crate::support::{golden, killed_after, lines_of};
 use crate::tasks::{data, ok, prepared, read, recipe, tempra};
 use serde_json::Value;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
 use tempra::rng::Stream;
 
 const TASKS: [(&str, &str, &str); 3] =
@@ -52,9 +51,7 @@ fn highest(run: &Path, name: &str) -> (u64, f64) {
 fn the_best_of_each_task_is_kept_and_kills_change_nothing() {
     let dir = tempfile::tempdir().unwrap();
     setting(dir.path());
-    let begun = Instant::now();
     let said = ok("multi", train(dir.path(), "whole").output().unwrap());
-    let length = begun.elapsed().as_millis() as u32;
     let whole = dir.path().join("whole");
     let metrics = read(&whole.join("metrics.json"));
     let chosen = metrics["best_step"].as_u64().unwrap();
@@ -81,20 +78,18 @@ fn the_best_of_each_task_is_kept_and_kills_change_nothing() {
     }
     assert!(folders.len() > 1, "all tasks were best at the same step: nothing was tried: {metrics}");
 
+    let lines = ok("counted", train(dir.path(), "counted").arg("--json").output().unwrap());
+    let length = lines_of(&lines);
     let mut rng = Stream::new(1, "kills", 0);
     let mut killed = 0;
-    loop {
-        let mut child =
-            train(dir.path(), "killed").stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        std::thread::sleep(Duration::from_millis(u64::from(rng.below(length + length / 2))));
-        if let Some(status) = child.try_wait().unwrap() {
-            assert!(status.success(), "{status}");
-            break;
+    let status = loop {
+        let lines = rng.below(length + length / 2);
+        match killed_after(train(dir.path(), "killed").arg("--json"), lines) {
+            Some(status) => break status,
+            None => killed += 1,
         }
-        child.kill().unwrap();
-        child.wait().unwrap();
-        killed += 1;
-    }
+    };
+    assert!(status.success() && killed > 0, "{status}, killed {killed} times");
     println!("killed {killed} times; folders {folders:?}");
     let again = dir.path().join("killed");
     for folder in &folders {

@@ -1,8 +1,9 @@
 //! What the tests of whole models share: fixtures, one pass over a step, gradients by name, norms.
 
 use serde_json::Value;
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Stdio};
 use tempra::checkpoint::Weights;
 use tempra::data::{Batch, Label, TokenSet};
 use tempra::device::{Device, Tensor};
@@ -249,4 +250,22 @@ pub fn check_saved(dir: &Path, fixture: &Value) {
     let said = String::from_utf8_lossy(&[run.stdout, run.stderr].concat()).into_owned();
     assert!(run.status.success(), "check_saved.py: {}\n{said}", run.status);
     println!("transformers: {}", said.trim_end());
+}
+
+/// How many lines a run of the program wrote.
+pub fn lines_of(said: &str) -> u32 {
+    said.lines().count() as u32
+}
+
+/// Runs a program and kills it as soon as it has written so many lines to standard output; its status if it ended by itself.
+pub fn killed_after(command: &mut Command, lines: u32) -> Option<ExitStatus> {
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let said = BufReader::new(child.stdout.take().unwrap());
+    // The pipe stays open until the kill, or the program would end for want of a reader.
+    let mut said = said.lines();
+    if (0..lines).all(|_| said.next().is_some()) {
+        child.kill().unwrap();
+    }
+    let status = child.wait().unwrap();
+    status.code().map(|_| status)
 }

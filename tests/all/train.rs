@@ -1,9 +1,9 @@
 //! Runs of the program itself: learns, resumes bit for bit after any kill, stops as documented.
 
-use crate::support::{aloud, device};
+use crate::support::{aloud, device, killed_after, lines_of};
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::time::Duration;
+use std::process::{Command, Output, Stdio};
 use tempra::rng::Stream;
 
 /// A small labelled data set that a tiny model can learn: the class is told by one word.
@@ -86,32 +86,26 @@ fn two_runs_are_bit_equal_and_another_seed_is_not() {
     assert!(weights(dir.path(), "a") != weights(dir.path(), "c"), "the seed does not show in the weights");
 }
 
-/// `TEMPRA_KILLS` says how many runs; each is killed at random moments until one comes through.
+/// `TEMPRA_KILLS` says how many runs; each is killed at random moments until one comes through. Moments are lines of the run's
+/// output, not times, so the test does not depend on the speed of the machine.
 #[test]
 fn killed_at_random_and_run_again_ends_with_the_same_bits() {
     let kills: u64 = std::env::var("TEMPRA_KILLS").ok().and_then(|v| v.parse().ok()).unwrap_or(4);
-    let dir = setting(120, "epochs = 4\nbatch_size = 4\nsave_every = 7\neval_every = 10");
-    let begun = std::time::Instant::now();
-    ok(finish(dir.path(), "whole", &[]));
-    let length = begun.elapsed().as_millis() as u32;
+    let dir = setting(120, "epochs = 4\nbatch_size = 4\nsave_every = 7\neval_every = 10\nlog_every = 1");
+    let length = lines_of(&ok(finish(dir.path(), "whole", &["--json"])));
     let expected = weights(dir.path(), "whole");
     let (mut equal, mut killed) = (0, 0);
     for k in 0..kills {
         let mut rng = Stream::new(k, "kills", 0);
         let output = format!("run-{k}");
         loop {
-            let mut child: Child = tempra(dir.path(), &output, &[]).stderr(Stdio::null()).spawn().unwrap();
-            std::thread::sleep(Duration::from_millis(rng.below(length + length / 2) as u64));
-            match child.try_wait().unwrap() {
+            let lines = rng.below(length + length / 2);
+            match killed_after(&mut tempra(dir.path(), &output, &["--json"]), lines) {
                 Some(status) => {
                     assert!(status.success(), "run {k} ended with {status}");
                     break;
                 }
-                None => {
-                    child.kill().unwrap();
-                    child.wait().unwrap();
-                    killed += 1;
-                }
+                None => killed += 1,
             }
         }
         equal += (weights(dir.path(), &output) == expected) as u64;
@@ -120,32 +114,37 @@ fn killed_at_random_and_run_again_ends_with_the_same_bits() {
         "{equal} of {kills} runs, killed {killed} times, ended with the weights of the run that was not"
     );
     assert_eq!(equal, kills);
+    assert!(killed > 0);
 }
 
+/// The run cannot end before the signal: it writes more lines than a pipe holds, and nobody reads them until then.
 #[cfg(unix)]
 #[test]
 fn a_signal_stops_after_a_checkpoint_and_the_run_goes_on() {
-    let dir = setting(400, "epochs = 30\nbatch_size = 4\nsave_every = 100000\neval_every = 100000");
-    let child = tempra(dir.path(), "run", &["--json"]).spawn().unwrap();
-    // Until the run is under way: its journal has a line.
-    let journal = dir.path().join("run/metrics.jsonl");
-    while std::fs::metadata(&journal).map_or(0, |m| m.len()) == 0 {
-        std::thread::sleep(Duration::from_millis(5));
+    let more = "epochs = 30\nbatch_size = 4\nsave_every = 100000\neval_every = 100000\nlog_every = 1";
+    let dir = setting(400, more);
+    let mut child = tempra(dir.path(), "run", &["--json"]).stderr(Stdio::null()).spawn().unwrap();
+    let mut said = BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    while !line.contains("\"log\"") {
+        line.clear();
+        assert!(said.read_line(&mut line).unwrap() > 0, "the run ended without a step");
     }
     Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
-    let out = child.wait_with_output().unwrap();
-    assert_eq!(out.status.code(), Some(143), "{}", String::from_utf8_lossy(&out.stderr));
+    let mut rest = String::new();
+    said.read_to_string(&mut rest).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(143), "{rest}");
     let said = ok(finish(dir.path(), "run", &["--json"]));
     assert!(said.contains("\"resumed\""), "{said}");
 }
 
 #[test]
 fn a_run_folder_is_held_by_one_process() {
-    let dir = setting(400, "epochs = 60\nbatch_size = 4");
-    let mut first = tempra(dir.path(), "run", &[]).stderr(Stdio::null()).spawn().unwrap();
-    while !dir.path().join("run/metrics.jsonl").exists() {
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    // Longer than any test: it is killed.
+    let dir = setting(400, "epochs = 1000\nbatch_size = 4\nlog_every = 1");
+    let mut first = tempra(dir.path(), "run", &["--json"]).stderr(Stdio::null()).spawn().unwrap();
+    let mut said = BufReader::new(first.stdout.take().unwrap());
+    assert!(said.read_line(&mut String::new()).unwrap() > 0, "the run ended before it began");
     let second = finish(dir.path(), "run", &[]);
     first.kill().unwrap();
     first.wait().unwrap();

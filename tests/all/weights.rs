@@ -4,7 +4,6 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
 use safetensors::tensor::TensorView;
 use tempfile::tempdir;
@@ -68,11 +67,9 @@ fn files_that_are_not_as_they_should_be() {
         ("deep", raw(&format!("{{\"a\":{}", "[".repeat(5000)), &[]), "recursion"),
     ];
     for (name, bytes, say) in cases {
-        let started = Instant::now();
         let e = open(&bytes).expect_err(name);
         assert!(e.kind() == Kind::Model && e.to_string().contains(say), "{name}: {e}");
         assert!(e.file().is_some_and(|f| f.ends_with("model.safetensors")), "{name}");
-        assert!(started.elapsed().as_secs_f64() < 1.0, "{name}");
     }
 }
 
@@ -88,10 +85,17 @@ fn headers_that_would_eat_memory() {
     let many: Vec<String> = (0..400_000).map(|i| entry(&format!("t{i}"), "F32", "[0]", 0, 0)).collect();
     let long = format!("[{}1]", "0,".repeat(5_000_000));
     let nested = format!("[{}1]", "[[]],".repeat(3_000_000));
-    for header in [many.join(","), entry("w", "F32", &long, 0, 0), entry("w", "F32", &nested, 0, 0)] {
-        let started = Instant::now();
-        assert!(open(&raw(&format!("{{{header}}}"), &[])).is_err());
-        assert!(started.elapsed().as_secs_f64() < 2.0, "took {:?}", started.elapsed());
+    // Reading stops at the limit, within the first megabyte: that bounds time and memory whatever the machine.
+    for (header, limit) in [
+        (many.join(","), "more than 10001 members"),
+        (entry("w", "F32", &long, 0, 0), "too many values"),
+        (entry("w", "F32", &nested, 0, 0), "too many values"),
+    ] {
+        let said = open(&raw(&format!("{{{header}}}"), &[])).unwrap_err().to_string();
+        assert!(said.contains(limit), "{said}");
+        let (_, column) = said.split_once("column ").unwrap();
+        let column: usize = column.split_whitespace().next().unwrap().parse().unwrap();
+        assert!(column < 1_000_000, "{said}");
     }
 }
 

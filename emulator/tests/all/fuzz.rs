@@ -3,7 +3,6 @@
 use crate::collection::COLLECTION;
 use crate::nvrtc;
 use emulator::{Grid, Loaded, Memory, Options, launch, parse};
-use std::time::{Duration, Instant};
 
 struct Random(u64);
 
@@ -126,19 +125,16 @@ fn run(text: &str, seed: u64) -> usize {
     loaded.module.kernels.len()
 }
 
-fn fuzz(long: Duration) {
+/// Mutates and runs so many texts. What a kernel may do is limited in instructions, so a text cannot run for ever.
+fn fuzz(texts: u64) {
     let Some(n) = nvrtc::all().first() else { return };
     let corpus: Vec<String> = COLLECTION.iter().map(|e| n.ptx(e.file, e.source, e.archs[0])).collect();
     let seed = std::env::var("EMULATOR_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(1);
     let mut r = Random(seed);
-    let (begun, mut tried, mut ran, mut slowest) = (Instant::now(), 0, 0, Duration::ZERO);
-    while begun.elapsed() < long {
+    let mut ran = 0;
+    for tried in 1..=texts {
         let text = mutate(&corpus[r.below(corpus.len())], &corpus[r.below(corpus.len())], &mut r);
-        let once = Instant::now();
-        let result = std::panic::catch_unwind(|| run(&text, tried % 3));
-        slowest = slowest.max(once.elapsed());
-        tried += 1;
-        match result {
+        match std::panic::catch_unwind(|| run(&text, tried % 3)) {
             Ok(kernels) => ran += kernels,
             Err(_) => {
                 let path = std::env::temp_dir().join(format!("emulator-fuzz-{seed}-{tried}.ptx"));
@@ -147,17 +143,17 @@ fn fuzz(long: Duration) {
             }
         }
     }
-    println!("{tried} texts, {ran} kernels run, the slowest took {} ms", slowest.as_millis());
-    assert!(tried > 0 && ran > 0 && slowest < Duration::from_secs(20));
+    println!("{texts} texts, {ran} kernels run");
+    assert!(ran > 0);
 }
 
 #[test]
 fn mutated_ptx_is_survived() {
-    fuzz(Duration::from_secs(8));
+    fuzz(2_000);
 }
 
 #[test]
-#[ignore = "ten minutes; EMULATOR_SEED chooses the mutations"]
+#[ignore = "ten minutes or so; EMULATOR_SEED chooses the mutations"]
 fn mutated_ptx_is_survived_for_long() {
-    fuzz(Duration::from_secs(600));
+    fuzz(150_000);
 }
