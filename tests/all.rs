@@ -11,6 +11,8 @@ mod blank;
 mod checkpoint;
 #[path = "all/cli.rs"]
 mod cli;
+#[path = "all/contrastive.rs"]
+mod contrastive;
 #[path = "all/cuda.rs"]
 mod cuda;
 #[path = "all/data.rs"]

@@ -86,6 +86,32 @@ impl Batch {
             self.masked_ids.resize(asked, IGNORED);
         }
     }
+    /// The examples of several micro-batches as one batch, without what fills them up: what a loss over all of them reads.
+    /// Masked tokens and orders are left out.
+    pub fn joined(batches: &[Batch]) -> Batch {
+        let mut all = Batch { cu_seqlens: vec![0], ..Batch::default() };
+        for batch in batches {
+            all.head = batch.head;
+            let (start, end) = (all.ids.len() as u32, batch.cu_seqlens[batch.sequences()] as usize);
+            all.ids.extend_from_slice(&batch.ids[..end]);
+            all.types.extend_from_slice(&batch.types[..end]);
+            all.positions.extend_from_slice(&batch.positions[..end]);
+            all.cu_seqlens.extend(batch.cu_seqlens[1..=batch.sequences()].iter().map(|at| start + at));
+            all.classes.extend_from_slice(&batch.classes);
+            all.values.extend_from_slice(&batch.values);
+            all.sets.extend_from_slice(&batch.sets);
+            all.spans.extend_from_slice(&batch.spans);
+            all.examples.extend_from_slice(&batch.examples);
+        }
+        all
+    }
+    /// The ids of a sequence that is asked about; empty if there is no such sequence.
+    pub fn sequence(&self, i: usize) -> &[u32] {
+        match self.cu_seqlens.get(i..i + 2) {
+            Some(&[from, to]) => self.ids.get(from as usize..to as usize).unwrap_or_default(),
+            _ => &[],
+        }
+    }
     /// How many tokens of text: without the queries of two streams.
     pub fn tokens(&self) -> usize {
         self.ids.len() - if self.order.is_empty() { 0 } else { self.masked.len() }

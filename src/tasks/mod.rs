@@ -46,6 +46,15 @@ pub trait Task: Send + Sync {
     fn weights(&self, batch: &Batch) -> [f64; 2];
     /// Records the loss of a batch, its sum times the first of `scales`, from what the model gives; see [`Model::forward`].
     fn loss(&self, tape: &mut Tape, outputs: &[Var], batch: &Batch, scales: [f64; 2]) -> Result<Var>;
+    /// Whether the loss compares examples with each other, so that it is one of all examples of an optimizer step, not a sum over
+    /// its micro-batches. The model of such a task gives one output, a row for each sequence.
+    fn spans_step(&self) -> bool {
+        false
+    }
+    /// A number that differs between steps whose losses launch different kernels although their batches have the same sizes.
+    fn kernels(&self, _: &[Batch]) -> u64 {
+        0
+    }
     /// A meter for one evaluation of a set.
     fn meter(&self, set: &TokenSet) -> Box<dyn Meter>;
     /// Whether it has thresholds to choose on a development set.

@@ -12,9 +12,11 @@ use crate::ops::gather::Gather;
 use crate::ops::linear::{Activation, Linear};
 use crate::ops::mse::Mse;
 use crate::ops::normalize::Normalize;
+use crate::ops::residual::Residual;
 use crate::shape::DType;
 use crate::tape::{Tape, Var};
 use std::cell::OnceCell;
+use std::collections::{BTreeSet, HashMap};
 
 /// The task; see the module.
 #[derive(Clone, Copy, Debug)]
@@ -31,9 +33,9 @@ pub enum Likeness {
         /// What labels are divided by.
         label_scale: f64,
     },
-    /// Cross-entropy of a text's own partner among the partners of all texts of the same pass, cosine similarities over
-    /// `temperature` being the logits: `MultipleNegativesRankingLoss`, van den Oord et al. 2018, eq. 4. It depends on how a
-    /// step is cut in passes.
+    /// Cross-entropy of a text's own partner among the partners of all texts of the same optimizer step, cosine similarities
+    /// over `temperature` being the logits: `MultipleNegativesRankingLoss`, van den Oord et al. 2018, eq. 4. A partner that is the
+    /// text itself, the same text as its own partner, or the partner of the same text is left out: it is no negative.
     Contrastive {
         /// What similarities are divided by.
         temperature: f64,
@@ -70,7 +72,16 @@ impl Task for Similar {
             }
             Likeness::Contrastive { temperature } => {
                 let (u, v) = (side(0, 1.0 / temperature)?, side(1, 1.0)?);
-                let logits = tape.apply(Linear { act: Activation::None }, &[u, v])?;
+                let mut logits = tape.apply(Linear { act: Activation::None }, &[u, v])?;
+                let repeated = repeated(batch);
+                if !repeated.is_empty() {
+                    let mut mask = vec![0.0; n * n];
+                    // Below every other logit by so much that its exponential is 0 in f32; an infinity is not sure to be kept by a GPU.
+                    repeated.iter().for_each(|&(i, j)| mask[i * n + j] = -(2.0 / temperature + 200.0));
+                    let mask = tape.device().upload_reals(tape.value(logits)?.spec.dtype, &[n, n], &mask)?;
+                    let mask = tape.constant(mask);
+                    logits = tape.apply(Residual { dropout: None }, &[logits, mask])?;
+                }
                 let own: Vec<u32> = (0..n as u32).collect();
                 let own = tape.device().upload(DType::U32, &[n], &own)?;
                 let x = [logits, tape.constant(own), reals(tape, logits, &[1], &[scale])?];
@@ -81,6 +92,13 @@ impl Task for Similar {
             }
         }
     }
+    fn spans_step(&self) -> bool {
+        matches!(self.loss, Likeness::Contrastive { .. })
+    }
+    /// Steps with repeated texts add a mask.
+    fn kernels(&self, batches: &[Batch]) -> u64 {
+        u64::from(self.spans_step() && !repeated(&Batch::joined(batches)).is_empty())
+    }
     fn meter(&self, _: &TokenSet) -> Box<dyn Meter> {
         Box::new(Compared {
             loss: self.loss,
@@ -89,6 +107,24 @@ impl Task for Similar {
             ranks: OnceCell::new(),
         })
     }
+}
+
+/// Which partners (the second) are no negatives of which texts (the first) of other pairs, by the tokens.
+fn repeated(batch: &Batch) -> Vec<(usize, usize)> {
+    let mut places: HashMap<&[u32], [Vec<usize>; 2]> = HashMap::new();
+    for i in 0..batch.len() {
+        for side in 0..2 {
+            places.entry(batch.sequence(2 * i + side)).or_default()[side].push(i);
+        }
+    }
+    let mut found = BTreeSet::new();
+    for [texts, partners] in places.values() {
+        // Texts with one partner in common; one text with several partners; partners that are the text of another pair.
+        for (rows, columns) in [(partners, partners), (texts, texts), (texts, partners)] {
+            found.extend(rows.iter().flat_map(|&i| columns.iter().map(move |&j| (i, j))));
+        }
+    }
+    found.into_iter().filter(|(i, j)| i != j).collect()
 }
 
 /// A vector of length 1; one of zeros stays.

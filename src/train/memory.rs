@@ -1,7 +1,7 @@
 //! What a run takes of a device's memory, found out before anything is allocated there: the training step is run on a
 //! device that computes nothing and counts.
 
-use super::pass::pass;
+use super::pass;
 use crate::data::{Batch, BatchSize, TokenSet, micro_batches};
 use crate::device::{Caps, Device, Dry};
 use crate::error::{Error, Result};
@@ -46,8 +46,8 @@ pub struct Job<'a> {
 }
 
 impl Job<'_> {
-    /// The largest pass that can come up: of the longest examples.
-    fn largest(&self, max_tokens: usize) -> Result<Batch> {
+    /// The largest step that can come up, of the longest examples; where passes are independent, the largest pass of it.
+    fn largest(&self, max_tokens: usize) -> Result<Vec<Batch>> {
         let mut order: Vec<u32> = (0..self.set.len() as u32).collect();
         order.sort_by_key(|&i| std::cmp::Reverse(self.set.length(i as usize)));
         let step = match self.batch {
@@ -62,18 +62,23 @@ impl Job<'_> {
             }
         };
         let batches = micro_batches(self.set, step, self.accumulation, Some(max_tokens), 0)?;
-        Ok(batches.into_iter().max_by_key(|b| b.ids.len()).unwrap_or_default())
+        if self.task.spans_step() {
+            return Ok(batches);
+        }
+        Ok(batches.into_iter().max_by_key(|b| b.ids.len()).into_iter().collect())
     }
 
     /// What the run takes on a device with these capabilities, with passes of at most `max_tokens` tokens.
     pub fn plan(&self, caps: &Caps, max_tokens: usize) -> Result<MemoryPlan> {
-        let mut batch = self.largest(max_tokens)?;
-        let tokens = batch.ids.len();
-        batch.head = self.head;
-        self.task.prepare(&mut batch, (0, 0))?;
-        if caps.blocks > 0 {
-            // Steps that are recorded are filled up to few sizes.
-            batch.fill_up();
+        let mut batches = self.largest(max_tokens)?;
+        let tokens = batches.iter().map(|b| b.ids.len()).max().unwrap_or(0);
+        for batch in &mut batches {
+            batch.head = self.head;
+            self.task.prepare(batch, (0, 0))?;
+            if caps.blocks > 0 {
+                // Steps that are recorded are filled up to few sizes.
+                batch.fill_up();
+            }
         }
         let dry = Dry::new(caps.clone());
         let device = Device::Dry(dry.share());
@@ -82,9 +87,9 @@ impl Job<'_> {
         let mut optimizer = Optimizer::with_window(&device, &model.params, Settings::default(), self.window)?;
         let parameters = dry.taken().reserved;
         for step in 0..2 {
-            let passed = pass(&device, &model, self.task, &batch, Some((0, step)), 1.0, step > 0)?;
+            let (losses, _) = pass::step(&device, &model, self.task, &batches, Some((0, step)), 1.0)?;
             if step == 1 {
-                optimizer.step(&device, &model.params, &[passed.loss], 0.0)?;
+                optimizer.step(&device, &model.params, &losses, 0.0)?;
             }
         }
         let all = dry.taken();

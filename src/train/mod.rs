@@ -223,15 +223,9 @@ impl Passes<'_> {
         let loss = loss.map(|weight| if weight > 0.0 { part.weight / weight } else { 0.0 });
         let scale = Scale { loss, gradients: scale };
         self.silence_others()?;
-        let mut losses = Vec::with_capacity(batches.len());
-        let mut unreached = Vec::new();
         let Run { device, model, .. } = self.run;
         let key = Some((self.recipe.seed, self.step));
-        for (i, batch) in batches.iter().enumerate() {
-            let passed = device.run(|| pass(device, model, &*part.task, batch, key, scale, i > 0))?;
-            losses.push(passed.loss);
-            unreached = passed.unreached;
-        }
+        let (losses, unreached) = pass::step(device, model, &*part.task, batches, key, scale)?;
         // With several tasks the heads of the others are not reached.
         if self.step == 0 && self.run.parts.len() == 1 && !unreached.is_empty() {
             return Err(Error::diverged("trainable parameters receive no gradient")
@@ -407,6 +401,7 @@ impl Trainer<'_> {
             };
             batches.iter().for_each(|b| shape(b).hash(&mut key));
             let part = step.part;
+            self.run.parts[part].task.kernels(&batches).hash(&mut key);
             let passes = Passes { run: &self.run, recipe: self.recipe, part, step: self.state.step };
             let optimizer = &mut self.optimizer;
             let device = &self.run.device;

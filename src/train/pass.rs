@@ -1,11 +1,14 @@
-//! One pass over one micro-batch: what the loop, the benchmark and the tests all run.
+//! One pass over one micro-batch, and the passes of an optimizer step: what the loop, the benchmark and the tests all run.
 
 use crate::data::Batch;
 use crate::device::{Device, Tensor};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::models::Model;
-use crate::shape::DType;
-use crate::tape::Tape;
+use crate::ops::gather::Gather;
+use crate::ops::{Backward, Forward, Grad};
+use crate::params::Bound;
+use crate::shape::{DType, Spec};
+use crate::tape::{Tape, Var};
 use crate::tasks::{self, Task};
 
 /// What a pass leaves behind besides the gradients.
@@ -49,7 +52,130 @@ pub fn pass(
     let scale = scale.into();
     let root = task.loss(&mut tape, &outputs, batch, scale.loss)?;
     let loss = tape.value(root)?.clone();
-    let one = device.upload(DType::F32, &[1], &[scale.gradients as f32])?;
-    let unreached = tape.backward(root, one)?;
+    let seed = seed(&tape, root, scale)?;
+    let unreached = tape.backward(root, seed)?;
     Ok(Passed { loss, unreached: model.params.names(&bound, &unreached) })
+}
+
+/// The gradient that a loss starts from.
+fn seed(tape: &Tape, root: Var, scale: Scale) -> Result<Tensor> {
+    let dtype = match tape.value(root)?.spec.dtype {
+        DType::F64 => DType::F64,
+        _ => DType::F32,
+    };
+    tape.device().upload_reals(dtype, &[1], &[scale.gradients])
+}
+
+/// The gradients of one optimizer step in its micro-batches, which are written over those there. Returns the parts of the
+/// loss, on the device, and the parameters that the last pass did not reach.
+///
+/// Where the loss compares examples of the whole step with each other ([`Task::spans_step`]) and there are several
+/// micro-batches, this is gradient caching (Gao et al. 2021, "Scaling Deep Contrastive Learning Batch Size under Memory Limited
+/// Setup"): the vectors of all micro-batches without recording, the loss and its gradient by all vectors, then each
+/// micro-batch again, recorded, backwards from its rows of that gradient. The result is that of one pass, as dropout masks depend
+/// on the row within the step; the activations of one micro-batch are held at a time, for one more forward pass.
+///
+/// # Errors
+/// Those of the model, the task and the device.
+pub fn step(
+    device: &Device,
+    model: &Model,
+    task: &dyn Task,
+    batches: &[Batch],
+    key: Option<(u64, u64)>,
+    scale: impl Into<Scale>,
+) -> Result<(Vec<Tensor>, Vec<String>)> {
+    let scale = scale.into();
+    if task.spans_step() && batches.len() > 1 {
+        return cached(device, model, task, batches, key, scale);
+    }
+    let (mut losses, mut unreached) = (Vec::with_capacity(batches.len()), Vec::new());
+    for (i, batch) in batches.iter().enumerate() {
+        let passed = device.run(|| pass(device, model, task, batch, key, scale, i > 0))?;
+        losses.push(passed.loss);
+        unreached = passed.unreached;
+    }
+    Ok((losses, unreached))
+}
+
+/// The vectors that a model gives for a batch: its only output.
+fn vectors(
+    tape: &mut Tape,
+    model: &Model,
+    batch: &Batch,
+    bound: &Bound,
+    key: Option<(u64, u64)>,
+) -> Result<Var> {
+    let inputs = tasks::inputs(tape, batch, key)?;
+    match model.forward(tape, bound, &inputs)?[..] {
+        [vectors] => Ok(vectors),
+        _ => Err(Error::shape("a loss over a whole step needs a model with one output")),
+    }
+}
+
+/// See [`step`].
+fn cached(
+    device: &Device,
+    model: &Model,
+    task: &dyn Task,
+    batches: &[Batch],
+    key: Option<(u64, u64)>,
+    scale: Scale,
+) -> Result<(Vec<Tensor>, Vec<String>)> {
+    // The rows of each micro-batch among all vectors, as the index of a gather.
+    let rows = |i: usize| -> Result<Tensor> {
+        let first: usize = batches[..i].iter().map(Batch::sequences).sum();
+        let rows: Vec<u32> = (first..first + batches[i].sequences()).map(|row| row as u32).collect();
+        device.upload(DType::U32, &[rows.len()], &rows)
+    };
+    let count = batches.iter().map(Batch::sequences).sum();
+    let mut all: Option<Tensor> = None;
+    for (i, batch) in batches.iter().enumerate() {
+        let rows = rows(i)?;
+        all = Some(device.run(|| -> Result<Tensor> {
+            let mut tape = Tape::evaluate(device);
+            let bound = model.params.bind(&mut tape, false)?;
+            let part = vectors(&mut tape, model, batch, &bound, key)?;
+            let part = tape.value(part)?;
+            let all = match all.take() {
+                Some(all) => all,
+                None => device.alloc(Spec::new(part.spec.dtype, &[count, part.spec.rows_cols().1]))?,
+            };
+            // A gather played backwards puts rows where they were taken from; the first one zeroes the others.
+            let io = Backward {
+                x: &[&all, &rows],
+                y: &[part],
+                dy: &[Some(part)],
+                dx: &[Some(Grad::new(&all, i > 0)), None],
+            };
+            device.backward(&Gather, io)?;
+            Ok(all)
+        })?);
+    }
+    let all = all.ok_or_else(|| Error::shape("a step without micro-batches"))?;
+    let gradient = device.alloc(all.spec.clone())?;
+    let loss = device.run(|| -> Result<Tensor> {
+        let mut tape = Tape::new(device);
+        let leaf = tape.leaf(all, gradient.clone(), false);
+        let root = task.loss(&mut tape, &[leaf], &Batch::joined(batches), scale.loss)?;
+        let loss = tape.value(root)?.clone();
+        // In f16 the gradient by the vectors carries the loss scale already.
+        let seed = seed(&tape, root, scale)?;
+        tape.backward(root, seed)?;
+        Ok(loss)
+    })?;
+    let mut unreached = Vec::new();
+    for (i, batch) in batches.iter().enumerate() {
+        let rows = rows(i)?;
+        unreached = device.run(|| -> Result<Vec<String>> {
+            let mut tape = Tape::new(device);
+            let bound = model.params.bind(&mut tape, i > 0)?;
+            let part = vectors(&mut tape, model, batch, &bound, key)?;
+            let seed = device.alloc(tape.value(part)?.spec.clone())?;
+            device.forward(&Gather, Forward { x: &[&gradient, &rows], y: &[&seed] })?;
+            let unreached = tape.backward(part, seed)?;
+            Ok(model.params.names(&bound, &unreached))
+        })?;
+    }
+    Ok((vec![loss], unreached))
 }

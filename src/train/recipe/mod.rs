@@ -292,7 +292,8 @@ section! {
     /// `[similar]`: what makes two texts alike.
     Similar "similar" {
         /// "cosine": cosine similarity is to be the label; "contrastive": each text's pair is to be nearer than those of the
-        /// other texts of the same pass (van den Oord et al. 2018).
+        /// other texts of the same optimiser step (van den Oord et al. 2018); pairs that share a text are not set against each
+        /// other.
         loss: Likeness = Likeness::Cosine, Rule::Any;
         /// Contrastive: what similarities are divided by.
         temperature: f64 = 0.05, from_to(1e-4, 1e4);
