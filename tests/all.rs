@@ -22,6 +22,8 @@ mod encoders;
 #[path = "all/fold.rs"]
 mod fold;
 #[cfg(feature = "hub")]
+#[path = "all/heads.rs"]
+mod heads;
 #[path = "all/hub.rs"]
 mod hub;
 #[path = "all/init.rs"]

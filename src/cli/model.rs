@@ -6,6 +6,7 @@ use crate::checkpoint::read_json;
 use crate::data::{Batch, Columns, Label, Row, TokenSet, eval_batches};
 use crate::device::Device;
 use crate::error::{Error, Result};
+use crate::metrics::sigmoids;
 use crate::models::{Model, Options, Outputs, encoder_shape, sentence, source};
 use crate::tasks::for_each_output;
 use crate::text::Tokenizer;
@@ -256,6 +257,9 @@ impl Prepared {
         mut each: impl FnMut(&Batch, &[Vec<f32>]) -> Result<()>,
     ) -> Result<()> {
         let bar = voice.bar(batches.iter().map(|b| b.len() as u64).sum(), "examples");
+        let sigmoid = model.sigmoid();
+        let sigmoids =
+            |logits: &[f32]| -> Vec<f32> { sigmoids(logits).into_iter().map(|p| p as f32).collect() };
         let done = for_each_output(&self.device, model, batches, |batch, outputs| {
             if outputs.iter().flatten().any(|x| !x.is_finite()) {
                 let example = batch.examples.first().map_or(0, |e| e + 1);
@@ -264,7 +268,10 @@ impl Prepared {
                     .found(format!("in a batch that begins with example {example} of the data"))
                     .hint("the weights are broken: take an earlier checkpoint"));
             }
-            each(batch, outputs)?;
+            match sigmoid {
+                true => each(batch, &outputs.iter().map(|o| sigmoids(o)).collect::<Vec<_>>())?,
+                false => each(batch, outputs)?,
+            }
             bar.inc(batch.len() as u64);
             Ok(())
         });

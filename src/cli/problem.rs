@@ -6,7 +6,7 @@ use crate::data::{
     Words, read_documents, read_questions, read_tagged, tag_numbers,
 };
 use crate::error::{Error, Result};
-use crate::models::Outputs;
+use crate::models::{Outputs, numbered};
 use crate::suggest::nearest;
 use crate::tasks::{
     Answer, Classify, Likeness, Mask, Multilabel, Next, Permute, Regress, Search, Similar, Tag, Task,
@@ -76,7 +76,8 @@ impl Prepared {
         Ok(match outputs {
             Outputs::Classes(classes) => {
                 let table = table()?;
-                let labels = known(&table, classes)?;
+                let written = table.rows.iter().filter_map(|r| r.label.as_deref());
+                let labels = known(&table, &as_written(classes, written))?;
                 let classes = classes.clone();
                 let task = Classify { classes, label_smoothing: 0.0, class_weights: None, gamma: 0.0 };
                 (Box::new(task), self.tokens(&table.rows, labels)?)
@@ -89,7 +90,8 @@ impl Prepared {
             Outputs::Labels(classes) => {
                 let table = table()?;
                 let separator = self.noted.word("separator").unwrap_or_else(|| ",".to_owned());
-                let sets = data::sets(&table, &separator, classes)?;
+                let written = table.rows.iter().filter_map(|r| r.label.as_deref());
+                let sets = data::sets(&table, &separator, &as_written(classes, written))?;
                 let set = TokenSet { sets, ..self.tokens(&table.rows, Vec::new())? };
                 let thresholds = self.noted.thresholds(classes);
                 (Box::new(Multilabel { thresholds, ..Multilabel::new(classes.clone()) }), set)
@@ -97,7 +99,9 @@ impl Prepared {
             Outputs::Tags(classes) => {
                 let label = self.noted.label.as_deref().unwrap_or(LABEL);
                 let sentences = self.sentences(path, Some(label))?;
-                let tags = tag_numbers(path, sentences.iter().map(|s| &s.sentence), classes)?;
+                let written = sentences.iter().flat_map(|s| s.sentence.tags.iter().map(String::as_str));
+                let known = as_written(classes, written);
+                let tags = tag_numbers(path, sentences.iter().map(|s| &s.sentence), &known)?;
                 let words: Vec<Vec<String>> = sentences.into_iter().map(|s| s.sentence.words).collect();
                 let set = Words::build(tokenizer, &words, Some(tags), longest, self.stride())?;
                 let strict = self.noted.flag("strict").then(|| self.scheme());
@@ -164,6 +168,12 @@ impl Prepared {
         };
         Ok(Mask { probability: 0.15, whole_word: false, mask, vocab: self.vocab as u32 })
     }
+}
+
+/// The names of a model's classes as data writes them: transformers' defaults `LABEL_0`, `LABEL_1`, ... stand for numbers, and
+/// data that has no such name has the numbers themselves.
+fn as_written<'a>(classes: &[String], mut written: impl Iterator<Item = &'a str>) -> Vec<String> {
+    if written.any(|label| label.contains("LABEL_")) { classes.to_vec() } else { numbered(classes) }
 }
 
 /// The labels as the model numbers them.

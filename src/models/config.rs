@@ -147,18 +147,64 @@ impl Config {
             .error(format!("{heads} does not divide {width}"))
             .found(format!("{} heads, width {}", shape.heads, shape.hidden)))
     }
-    /// What the head of a fine-tuned model gives, by `id2label` and `problem_type`.
+    /// The names of a fine-tuned model's outputs, as `transformers` knows them: those of `id2label`, else `LABEL_0`, `LABEL_1`
+    /// and so on, as many as `num_labels` says, else two.
+    pub fn names(&self) -> Result<Vec<String>> {
+        let Some(map) = self.get("id2label") else {
+            let n = if self.get("num_labels").is_some() { self.count("num_labels", 1 << 20)? } else { 2 };
+            return Ok((0..n).map(|i| format!("LABEL_{i}")).collect());
+        };
+        let name = |i: usize| match map.get(i.to_string())? {
+            Value::String(name) => Some(name.clone()),
+            // Python's dictionaries may have numbers for names.
+            Value::Number(n) => Some(n.to_string()),
+            _ => None,
+        };
+        let count = map.as_object().map_or(0, |m| m.len());
+        let names: Option<Vec<String>> = (0..count).map(name).collect();
+        let whole = names.filter(|n| !n.is_empty());
+        whole.ok_or_else(|| self.wrong("id2label", "{\"0\": name, \"1\": name, ...} without gaps".into()))
+    }
+    /// Where `label2id` gives a name of `id2label` another number, in words.
+    pub fn contradiction(&self) -> Option<String> {
+        let ids = self.get("label2id")?;
+        let names = self.names().ok().filter(|_| self.get("id2label").is_some())?;
+        let other = |(i, name): (usize, &String)| {
+            let id = ids.get(name)?.as_u64().filter(|&id| id != i as u64)?;
+            Some(format!(
+                "config.json contradicts itself: {name:?} is {i} in id2label and {id} in label2id; id2label is used, as in transformers"
+            ))
+        };
+        names.iter().enumerate().find_map(other)
+    }
+    /// What the head of a model of texts gives, by `problem_type` and the number of labels, as in `transformers`.
     pub fn outputs(&self) -> Result<Outputs> {
-        if self.get("problem_type").and_then(Value::as_str) == Some("regression") {
+        const TYPES: [&str; 3] = ["regression", "single_label_classification", "multi_label_classification"];
+        let problem = match self.get("problem_type") {
+            None => None,
+            Some(v) => match v.as_str().filter(|p| TYPES.contains(p)) {
+                None => return Err(self.wrong("problem_type", format!("one of {}", TYPES.join(", ")))),
+                known => known,
+            },
+        };
+        let counted = self.get("id2label").is_some() || self.get("num_labels").is_some();
+        if problem == Some("regression") && !counted {
             return Ok(Outputs::Number);
         }
-        let missing = || {
-            self.wrong("id2label", "{\"0\": name, \"1\": name, ...} without gaps".into())
-                .hint("this is no fine-tuned classifier; run `tempra train` first")
-        };
-        let map = self.get("id2label").and_then(Value::as_object).ok_or_else(missing)?;
-        let name = |i: usize| map.get(&i.to_string()).and_then(Value::as_str).map(str::to_owned);
-        let names: Option<Vec<String>> = (0..map.len()).map(name).collect();
-        names.filter(|n| !n.is_empty()).map(Outputs::Classes).ok_or_else(missing)
+        let names = self.names()?;
+        match (problem, names.len()) {
+            (None | Some("regression"), 1) => Ok(Outputs::Number),
+            (Some("multi_label_classification"), _) => Ok(Outputs::Labels(names)),
+            (Some("single_label_classification"), 1) => Err(self
+                .error("a classifier with one class predicts nothing")
+                .expected("two labels or more for single_label_classification")
+                .found("one label in id2label or num_labels")
+                .hint("transformers refuses it too: problem_type is \"regression\" or \"multi_label_classification\"")),
+            (Some("regression"), n) => Err(self
+                .error("a regression of several numbers is not supported")
+                .expected("one label in id2label or num_labels")
+                .found(format!("{n}"))),
+            _ => Ok(Outputs::Classes(names)),
+        }
     }
 }

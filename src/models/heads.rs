@@ -4,6 +4,7 @@
 use super::Outputs;
 use super::architecture::Architecture;
 use super::config::Config;
+use crate::checkpoint::read_json;
 use crate::error::{Error, Result};
 use crate::nn::{
     Encoder, EncoderConfig, Head, Inputs, MaskedConfig, MaskedHead, Pooling, Sites, TokenHead, Transform,
@@ -12,6 +13,7 @@ use crate::ops::pool::Pool;
 use crate::params::{Bound, Layout};
 use crate::tape::{Tape, Var};
 use serde_json::{Map, Value, json};
+use std::path::Path;
 
 /// A head of a model.
 pub struct NamedHead {
@@ -212,33 +214,85 @@ pub(super) fn of_config(c: &Config) -> Result<Vec<(String, Outputs)>> {
     heads.filter(|h| !h.is_empty()).ok_or_else(wrong)
 }
 
+/// Ends of the names of classes in `transformers` that have a head which tempra does not have.
+const OTHER_HEADS: &[&str] = &[
+    "ForMultipleChoice",
+    "ForNextSentencePrediction",
+    "ForCausalLM",
+    "LMHeadModel",
+    "ForConditionalGeneration",
+];
+
 /// What a model gives by the class that `transformers` opens it with.
 fn of_class(c: &Config) -> Result<Outputs> {
     let class = c.value.get("architectures").and_then(|a| a.get(0)).and_then(Value::as_str).unwrap_or("");
     let ends = |end: &str| class.ends_with(end);
     Ok(match () {
-        _ if ends("ForTokenClassification") => match c.outputs()? {
-            Outputs::Classes(names) | Outputs::Labels(names) => Outputs::Tags(names),
-            other => other,
-        },
+        _ if ends("ForTokenClassification") => Outputs::Tags(c.names()?),
         _ if ends("ForQuestionAnswering") || ends("ForQuestionAnsweringSimple") => Outputs::Span,
         _ if ends("ForMaskedLM") => Outputs::Tokens,
         _ if class == "XLNetLMHeadModel" => Outputs::Permuted,
         _ if ends("ForPreTraining") => Outputs::Pretraining,
-        _ if c.value.get("problem_type").and_then(Value::as_str) == Some("multi_label_classification") => {
-            match c.outputs()? {
-                Outputs::Classes(names) => Outputs::Labels(names),
-                other => other,
-            }
-        }
         _ if ends("Model") && c.value.get("tempra_pooling").is_some() => Outputs::Embedding,
+        _ if OTHER_HEADS.iter().any(|end| ends(end)) => {
+            return Err(c
+                .error("`architectures` names a class whose head tempra does not have")
+                .expected(
+                    "a class for sequence or token classification, question answering or a language model",
+                )
+                .found(class.to_owned()));
+        }
         _ => c.outputs()?,
     })
 }
 
+/// What `sentence-transformers` puts behind the one output of a cross-encoder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum LastActivation {
+    /// Nothing, and it says so.
+    Identity,
+    Sigmoid,
+    /// Neither it nor `problem_type` says anything.
+    Unsaid,
+}
+
+/// Where a folder of sentence-transformers 6 keeps it; no such file is larger.
+const SENTENCE_CONFIG: (&str, u64) = ("config_sentence_transformers.json", 1 << 20);
+
+/// What belongs behind the one output of a model, by the files that `CrossEncoder` reads.
+///
+/// Its own default, where a cross-encoder says nothing, is a sigmoid; a model of transformers with `problem_type` "regression" has
+/// nothing there.
+pub(super) fn last_activation(c: &Config, dir: &Path) -> Result<LastActivation> {
+    let path = dir.join(SENTENCE_CONFIG.0);
+    let sentence = if path.exists() { read_json(&path, SENTENCE_CONFIG.1)? } else { Value::Null };
+    let cross = sentence.get("model_type").and_then(Value::as_str) == Some("CrossEncoder");
+    let new = c.value.get("sentence_transformers").and_then(|s| s.get("activation_fn"));
+    let said = sentence.get("activation_fn").filter(|_| cross).or(new).or(c.value.get(OLD_ACTIVATION));
+    match said.and_then(Value::as_str) {
+        Some(name) => match name.rsplit('.').next().unwrap_or_default() {
+            "Identity" => Ok(LastActivation::Identity),
+            "Sigmoid" => Ok(LastActivation::Sigmoid),
+            _ => Err(c
+                .error("sentence-transformers puts a function behind the output that tempra does not have")
+                .expected("Identity or Sigmoid")
+                .found(name.to_owned())),
+        },
+        None if c.value.get("problem_type").is_some_and(|p| p == "regression") => {
+            Ok(LastActivation::Identity)
+        }
+        None if cross => Ok(LastActivation::Sigmoid),
+        None => Ok(LastActivation::Unsaid),
+    }
+}
+
+/// Where sentence-transformers before 4 kept the activation.
+const OLD_ACTIVATION: &str = "sbert_ce_default_activation_function";
+
 /// Writes into a config what `transformers` and tempra need to know of the heads.
 pub(super) fn describe(heads: &[NamedHead], a: &Architecture, map: &mut Map<String, Value>) {
-    for stale in ["tempra_heads", "id2label", "label2id", "problem_type", "num_labels"] {
+    let stale = ["tempra_heads", "id2label", "label2id", "problem_type", "num_labels"];
+    for stale in stale.into_iter().chain(["sentence_transformers", OLD_ACTIVATION]) {
         map.remove(stale);
     }
     let base = || a.classes.sequence.replace("ForSequenceClassification", "Model");

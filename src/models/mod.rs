@@ -17,6 +17,7 @@ mod xlnet;
 
 pub use architecture::{ARCHITECTURES, Architecture};
 pub use heads::NamedHead;
+pub use rows::numbered;
 pub use weights::LoadReport;
 
 use crate::checkpoint::{NamedFile, TensorOut, Weights};
@@ -27,7 +28,7 @@ use crate::params::{Bound, Layout, Params};
 use crate::shape::DType;
 use crate::tape::{Tape, Var};
 use config::Config;
-use heads::Setting;
+use heads::{LastActivation, Setting};
 use rows::HeadRows;
 use serde_json::{Value, json};
 use std::path::Path;
@@ -186,6 +187,7 @@ pub struct Model {
     pooling: Pooling,
     encoder: Encoder,
     heads: Vec<NamedHead>,
+    sigmoid: bool,
 }
 
 impl Model {
@@ -228,22 +230,51 @@ impl Model {
         let setting = Setting { architecture, shape: &shape, pooling, dropout: head_dropout, span_dropout };
         let Declared { layout, body, mut encoder, heads } = declare(&setting, &heads, options)?;
         let files = Weights::open(dir)?;
-        let rows = HeadRows { saved: heads::of_config(&config).ok(), wanted: &heads };
+        let number = heads.first().is_some_and(|h| h.outputs == Outputs::Number);
+        let activation = match number && config.value.get("tempra_heads").is_none() {
+            true if trained => heads::last_activation(&config, dir)?,
+            // One that tempra does not have is no plain number either.
+            true => heads::last_activation(&config, dir).unwrap_or(LastActivation::Sigmoid),
+            false => LastActivation::Identity,
+        };
+        let mut saved = heads::of_config(&config).ok();
+        if activation == LastActivation::Sigmoid {
+            // What was trained behind a sigmoid is a decision, not a number.
+            saved.iter_mut().flatten().for_each(|(_, o)| *o = Outputs::Labels(vec!["LABEL_0".into()]));
+        }
+        let rows = HeadRows { saved, wanted: &heads };
         let names = weights::Names { prefix: architecture.prefix, body, whole: trained, rows };
         let plan = weights::match_names(&files, &layout, &names, dir)?;
         let params = Params::new(device, layout, options.dtype, options.training)?;
         let std = config.optional_number("initializer_range")?.unwrap_or(0.02);
-        let report = weights::fill(device, &params, &files, plan, options.seed, std)?;
+        let mut report = weights::fill(device, &params, &files, plan, options.seed, std)?;
+        report.warnings.extend(config.contradiction());
+        if trained && activation == LastActivation::Unsaid {
+            report.warnings.push(
+                "config.json does not say whether a sigmoid belongs behind its one output; the number is the model's own".into(),
+            );
+        }
         params.refresh(device)?;
         encoder.prepare(device, options.dtype)?;
         let config = config.value;
-        Ok((Model::new(params, config, setting, encoder, heads), report))
+        let sigmoid = trained && activation == LastActivation::Sigmoid;
+        Ok((Model { sigmoid, ..Model::new(params, config, setting, encoder, heads) }, report))
     }
 
     fn new(params: Params, config: Value, s: Setting, encoder: Encoder, heads: Vec<NamedHead>) -> Model {
         let outputs = heads.first().map_or(Outputs::Number, |h| h.outputs.clone());
         let Setting { architecture, shape, pooling, .. } = s;
-        Model { params, outputs, architecture, config, shape: shape.clone(), pooling, encoder, heads }
+        Model {
+            params,
+            outputs,
+            architecture,
+            config,
+            shape: shape.clone(),
+            pooling,
+            encoder,
+            heads,
+            sigmoid: false,
+        }
     }
 
     /// A BERT of this shape, or an XLNet where positions are relative, with random weights, f32: for measuring, not for training.
@@ -275,6 +306,11 @@ impl Model {
     /// How a sequence becomes one vector.
     pub fn pooling(&self) -> Pooling {
         self.pooling
+    }
+
+    /// Whether the model's number is the sigmoid of its output, as for most cross-encoders of `sentence-transformers`.
+    pub fn sigmoid(&self) -> bool {
+        self.sigmoid
     }
 
     /// The heads, mostly one.

@@ -67,7 +67,7 @@ fn carried(saved: &Outputs, wanted: &Outputs) -> Rows {
 }
 
 /// Names as they are; the defaults of transformers, `LABEL_0`, `LABEL_1`, ..., as the numbers that they stand for.
-pub(super) fn numbered(names: &[String]) -> Vec<String> {
+pub fn numbered(names: &[String]) -> Vec<String> {
     let default = names.iter().enumerate().all(|(i, name)| *name == format!("LABEL_{i}"));
     if default { (0..names.len()).map(|i| i.to_string()).collect() } else { names.to_vec() }
 }

@@ -370,8 +370,9 @@ fn configs_out_of_range_are_refused_by_key() {
         ("position_embedding_type", &[json!("relative_key")]),
         (
             "id2label",
-            &[json!({}), json!(null), json!([]), json!({"0": "a", "2": "b"}), json!({"0": 1}), json!("x")],
+            &[json!({}), json!([]), json!({"0": "a", "2": "b"}), json!({"0": true, "1": "b"}), json!("x")],
         ),
+        ("problem_type", &[json!("ranking"), json!(1)]),
     ];
     for (key, values) in wrong {
         for value in *values {
