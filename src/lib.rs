@@ -4,6 +4,7 @@
 
 // What needs no device.
 pub mod error;
+pub mod console;
 pub mod rng;
 pub mod shape;
 pub mod suggest;

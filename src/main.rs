@@ -3,6 +3,7 @@
 use clap::ColorChoice;
 use std::process::exit;
 use tempra::cli::{self, style::Voice};
+use tempra::error::Error;
 
 fn main() {
     tempra::train::started();
@@ -16,9 +17,12 @@ fn main() {
     let matches = match cli::command().color(choice).try_get_matches_from(args) {
         Ok(matches) => matches,
         Err(e) => {
-            // Help and version come this way too; that nobody reads them is no error.
-            let _ = e.print();
-            exit(e.exit_code());
+            // Help and version come this way too. That their reader went away is no error; that they cannot be written is.
+            let gone = |e: &std::io::Error| e.kind() == std::io::ErrorKind::BrokenPipe;
+            match e.print() {
+                Err(print) if e.exit_code() == 0 && !gone(&print) => exit(Error::disk("").exit_code()),
+                _ => exit(e.exit_code()),
+            }
         }
     };
     match cli::run(&matches) {
@@ -37,10 +41,6 @@ fn report_panics(voice: Voice) {
         let payload = info.payload();
         let text = payload.downcast_ref::<String>().map(String::as_str);
         let text = text.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("no message");
-        // `println!` panics when the reader of standard output has gone, as `head` goes: a quiet end.
-        if text.starts_with("failed printing to std") && text.contains("Broken pipe") {
-            exit(0);
-        }
         let place = info.location().map(|l| format!(" ({}:{})", l.file(), l.line())).unwrap_or_default();
         voice.error(format!(
             "this is a bug in tempra, not a mistake of yours: {text}{place}\n  \

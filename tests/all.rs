@@ -66,6 +66,8 @@ mod sentence;
 mod several;
 #[path = "all/spans.rs"]
 mod spans;
+#[path = "all/streams.rs"]
+mod streams;
 #[path = "all/summary_metrics.rs"]
 mod summary_metrics;
 #[path = "all/support.rs"]

@@ -56,6 +56,11 @@ pub fn say(text: impl Display) -> Result<()> {
     to_stdout(|out| writeln!(out, "{text}"))
 }
 
+/// Prints a line of progress. One that cannot be written is dropped: only results are worth an error.
+pub fn progress(text: impl Display) {
+    let _ = say(text);
+}
+
 /// Prints a value as JSON over several lines.
 pub fn say_json(value: &serde_json::Value) -> Result<()> {
     say(format!("{value:#}"))

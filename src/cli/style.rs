@@ -1,10 +1,11 @@
 //! What a person sees beside the results: notes, warnings, progress and errors, on standard error.
 
 use super::options::flag;
+use crate::console::line;
 use clap::ArgMatches;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::fmt::Display;
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 
 /// Whether colours are refused by the environment: `NO_COLOR` with any value but the empty one (no-color.org), or a
 /// terminal that says it has none.
@@ -36,7 +37,7 @@ impl Voice {
     /// Something worth knowing; not said when quiet.
     pub fn note(&self, text: impl Display) {
         if !self.quiet {
-            put(&clean(&text.to_string()));
+            line(clean(&text.to_string()));
         }
     }
     /// Something that may be wrong.
@@ -50,9 +51,9 @@ impl Voice {
     fn marked(&self, word: &str, colour: &str, text: &dyn Display) {
         let text = clean(&text.to_string());
         if self.colour {
-            put(&format!("{colour}{word}:{RESET} {text}"));
+            line(format!("{colour}{word}:{RESET} {text}"));
         } else {
-            put(&format!("{word}: {text}"));
+            line(format!("{word}: {text}"));
         }
     }
     /// A bar on standard error, where that is a terminal and nobody asked for quiet.
@@ -62,11 +63,6 @@ impl Voice {
         let style = ProgressStyle::with_template("{msg} {bar:30} {pos}/{len}  {per_sec}  {eta} left");
         bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar())).with_message(what)
     }
-}
-
-/// A line on standard error. That nobody reads it is no reason to stop.
-fn put(text: &str) {
-    let _ = writeln!(std::io::stderr(), "{text}");
 }
 
 /// Text with its control characters, which could steer a terminal, made visible; line ends and tabs stay.

@@ -1,9 +1,11 @@
 //! `tempra train`: fine-tunes a model as a recipe says.
 
 use super::options::flag;
+use super::output::{progress, say};
 use super::style::Voice;
 use super::{device_arg, set_arg, sets, threads_arg};
 use crate::checkpoint::RealFs;
+use crate::console::line;
 use crate::error::{Error, Result};
 use crate::metrics::Scores;
 use crate::train::recipe::Task;
@@ -11,7 +13,7 @@ use crate::train::{self, Event, Observer, Outcome, Recipe, Signals, StepLog};
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -52,39 +54,43 @@ pub fn run(args: &ArgMatches) -> Result<i32> {
     let signals = Signals::install()?;
     let (fresh, as_json) = (args.get_flag("fresh"), args.get_flag("json"));
     let runs = recipe.runs();
-    let mut outcomes = Vec::with_capacity(runs.len());
+    let (mut outcomes, mut written) = (Vec::with_capacity(runs.len()), Ok(()));
     for one in &runs {
         let mut watch = watcher(one, as_json, flag(args, "quiet"));
         let outcome = train::train(one, fresh, Arc::new(RealFs), &signals, watch.as_mut())?;
         drop(watch);
-        if as_json {
-            say(
-                &json!({ "event": "done", "seed": one.seed, "model": outcome.model, "result": outcome.to_json() }),
-            );
-        } else {
-            conclude(one, &outcome);
-        }
+        let told = match as_json {
+            true => say(
+                json!({ "event": "done", "seed": one.seed, "model": outcome.model, "result": outcome.to_json() }),
+            ),
+            false => say(conclusion(one, &outcome)),
+        };
+        // The files of the run are there; the other runs and the summary must be too before this is an error.
+        written = written.and(told);
         outcomes.push(outcome);
     }
     if outcomes.len() > 1 {
         let table = summary(&runs, &outcomes);
-        if as_json {
-            say(&json!({ "event": "summary", "result": table }));
-        } else {
-            println!("\nOver {} seeds, mean and standard deviation:", outcomes.len());
-            for (name, v) in table.as_object().into_iter().flatten() {
-                println!(
-                    "  {name:<12} {:.4} +- {:.4}",
-                    v["mean"].as_f64().unwrap_or(f64::NAN),
-                    v["std"].as_f64().unwrap_or(f64::NAN)
-                );
-            }
-        }
         let file = recipe.output.join("summary.json");
         std::fs::write(&file, format!("{table:#}\n"))
             .map_err(|e| Error::io(crate::error::Kind::Disk, "cannot be written", &file, &e))?;
+        let told = match as_json {
+            true => say(json!({ "event": "summary", "result": table })),
+            false => say(over_seeds(outcomes.len(), &table)),
+        };
+        written = written.and(told);
     }
-    Ok(0)
+    written.map(|()| 0)
+}
+
+/// The table of several seeds, for a person.
+fn over_seeds(seeds: usize, table: &Value) -> String {
+    let line = |(name, v): (&String, &Value)| {
+        let [mean, std] = ["mean", "std"].map(|key| v[key].as_f64().unwrap_or(f64::NAN));
+        format!("\n  {name:<12} {mean:.4} +- {std:.4}")
+    };
+    let lines: String = table.as_object().into_iter().flatten().map(line).collect();
+    format!("\nOver {seeds} seeds, mean and standard deviation:{lines}")
 }
 
 /// Who is told what a run does: a program, nobody, a person.
@@ -114,25 +120,28 @@ fn summary(runs: &[Recipe], outcomes: &[Outcome]) -> Value {
 }
 
 /// The last words of a run.
-fn conclude(recipe: &Recipe, o: &Outcome) {
-    println!();
+fn conclusion(recipe: &Recipe, o: &Outcome) -> String {
+    let mut lines = vec![String::new()];
     if let Some(best) = &o.best {
-        println!("best validation, step {}: {}", best.step, best.scores);
+        lines.push(format!("best validation, step {}: {}", best.step, best.scores));
     }
     for b in &o.best_of {
         let value = b.best.scores.get(&b.metric).unwrap_or(f64::NAN);
         let folder = b.model.as_ref().map_or(": the model".to_owned(), |m| format!(": {}", m.display()));
-        println!("best of {}, step {}: {} {value:.4}{folder}", b.task, b.best.step, b.metric);
+        lines.push(format!("best of {}, step {}: {} {value:.4}{folder}", b.task, b.best.step, b.metric));
     }
     if let Some(test) = &o.test {
-        println!("test: {test}");
+        lines.push(format!("test: {test}"));
     }
     if !o.report.is_empty() {
-        println!("\n{}", o.report.trim_end());
+        lines.push(format!("\n{}", o.report.trim_end()));
     }
     let early = if o.stopped_early { ", stopped early" } else { "" };
-    println!("\n{} steps{early} in {:.1} s, {:.0} tokens/s", o.steps, o.train_seconds, o.tokens_per_second);
-    println!("model: {}", o.model.display());
+    lines.push(format!(
+        "\n{} steps{early} in {:.1} s, {:.0} tokens/s",
+        o.steps, o.train_seconds, o.tokens_per_second
+    ));
+    lines.push(format!("model: {}", o.model.display()));
     let (model, text) = (o.model.display(), &recipe.data.text);
     let (words, file) = match recipe.task {
         Task::Tag => ("predict", "FILE.conll   (a word a line, an empty line between sentences)".to_owned()),
@@ -144,11 +153,8 @@ fn conclude(recipe: &Recipe, o: &Outcome) {
         }
         _ => ("predict", format!("FILE.csv   (a file with a column `{text}`)")),
     };
-    println!("use it: tempra {words} {model} {file}");
-}
-
-fn say(value: &Value) {
-    let _ = writeln!(std::io::stdout(), "{value}");
+    lines.push(format!("use it: tempra {words} {model} {file}"));
+    lines.join("\n")
 }
 
 /// Warnings alone.
@@ -206,7 +212,7 @@ impl Observer for Lines {
             Event::Saved(step, path) => json!({ "event": "saved", "step": step, "path": path }),
             Event::Warning(e) => json!({ "event": "warning", "message": e.to_string() }),
         };
-        say(&value);
+        progress(value);
     }
 }
 
@@ -231,7 +237,7 @@ impl Screen {
         screen
     }
     fn line(&self, text: &str) {
-        self.bar.suspend(|| eprintln!("{text}"));
+        self.bar.suspend(|| line(text));
     }
     fn numbers(l: &StepLog) -> String {
         let left = l.seconds_left.max(0.0);
@@ -298,7 +304,9 @@ impl Observer for Screen {
                 self.bar.set_position(l.step);
                 self.bar.set_message(Self::numbers(l));
             }
-            Event::Log(l) if !self.terminal => eprintln!("step {}/{}  {}", l.step, l.total, Self::numbers(l)),
+            Event::Log(l) if !self.terminal => {
+                line(format!("step {}/{}  {}", l.step, l.total, Self::numbers(l)))
+            }
             Event::Log(_) => {}
             Event::Rescaled { step, scale } => {
                 self.line(&format!(

@@ -45,25 +45,31 @@ pub fn run(matches: &ArgMatches) -> Result<i32> {
     let json = flag(matches, "json");
     let output = text(matches, "output").map(|name| Destination::of(Some(name))).transpose()?;
     let device = open_device(matches)?;
+    let mut told = Ok(());
     if !json {
-        say(format!("device: {}\n", device.caps().name))?;
-        say(format!(
-            "     {:<20} {:<44} {:<5} {:>8} {:>8} {:>8}",
-            "op", "case", "dtype", "forward", "backward", "bound"
-        ))?;
+        told = say(format!(
+            "device: {}\n\n     {:<20} {:<44} {:<5} {:>8} {:>8} {:>8}",
+            device.caps().name,
+            "op",
+            "case",
+            "dtype",
+            "forward",
+            "backward",
+            "bound"
+        ));
     }
     let begun = std::time::Instant::now();
-    let mut failed = Ok(());
     let certificate = Certificate::issue(&device, |row| {
-        if !json && failed.is_ok() {
-            failed = say(line(row));
+        if !json && told.is_ok() {
+            told = say(line(row));
         }
     })?;
-    failed?;
     if let Some(output) = output {
         output.write(|out| writeln!(out, "{:#}", certificate.to_json()))?;
     }
     let kept = crate::cache::dir().map(|cache| certificate.keep(&cache)).transpose()?;
+    // The certificate is kept before it is an error that the table could not be written.
+    told?;
     if json {
         say_json(&certificate.to_json())?;
     } else {

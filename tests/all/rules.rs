@@ -412,6 +412,8 @@ fn panics(text: &str) -> Vec<(usize, &str)> {
         method("unwrap").chain(method("expect")).chain(method("unwrap_err")).chain(method("expect_err"));
     let found = found.chain(macros("panic")).chain(macros("unreachable")).chain(macros("assert"));
     let found = found.chain(macros("assert_eq")).chain(macros("assert_ne"));
+    // These panic when the reader of the stream went away or its disk is full.
+    let found = found.chain(["print", "println", "eprint", "eprintln", "dbg"].into_iter().flat_map(macros));
     let lines: BTreeSet<usize> = found.map(|at| line_of(code, at)).collect();
     lines.into_iter().map(|l| (l, text.lines().nth(l - 1).unwrap_or(""))).collect()
 }
@@ -438,6 +440,7 @@ fn the_library_does_not_panic_by_intent() {
         lines("a.unwrap();\nb\n    .expect(\"x\");\npanic!(\"y\");\nassert!(z);\nunreachable!()"),
         [1, 3, 4, 5, 6]
     );
+    assert_eq!(lines("println!();\nwriteln!(f);\neprint!(\"x\");"), [1, 3]);
     assert!(
         lines("#[expect(x)]\na.unwrap_or(1); // .unwrap()\nlet s = \".unwrap()\"; debug_assert!(x);")
             .is_empty()

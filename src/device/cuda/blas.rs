@@ -223,10 +223,10 @@ impl Cuda {
                 Err(e) if e.kind() == Kind::Memory => return Ok(Choice::Own),
                 Err(e) => {
                     let why = e.to_string();
-                    eprintln!(
+                    crate::console::line(format!(
                         "note: cuBLASLt is left out, products are our own: {}",
                         why.lines().next().unwrap_or_default()
-                    );
+                    ));
                     State::Unusable
                 }
             };

@@ -91,7 +91,9 @@ impl Cuda {
                 let error = far(&results(theirs, their_sums)?, &expected);
                 if error > if half { 1e-2 } else { 1e-4 } {
                     let key = p.key(p.shape, aligned);
-                    eprintln!("note: cuBLASLt's {key} differs by {error:.1e} and is not taken");
+                    crate::console::line(format!(
+                        "note: cuBLASLt's {key} differs by {error:.1e} and is not taken"
+                    ));
                     continue;
                 }
                 // Of several that are not measured the first one is taken.

@@ -275,7 +275,7 @@ impl Cuda {
         if compiler.older {
             static SAID: std::sync::Once = std::sync::Once::new();
             SAID.call_once(|| {
-                eprintln!(
+                crate::console::line(format!(
                     "note: NVRTC {}.{} does not know compute capability {}.{}: kernels are compiled for {}.{}, and by the driver for the card; a newer NVRTC does better",
                     compiler.version.0,
                     compiler.version.1,
@@ -283,7 +283,7 @@ impl Cuda {
                     capability % 10,
                     compiler.target() / 10,
                     compiler.target() % 10,
-                );
+                ));
             });
         }
         let sms = ask(A::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?.max(1) as u32;

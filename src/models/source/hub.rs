@@ -61,7 +61,7 @@ pub(super) fn download(id: &Id, cache: &Path, env: &Env) -> Result<PathBuf> {
             continue;
         }
         let url = format!("{}/{}/resolve/{commit}/{name}", env.endpoint, id.name);
-        eprintln!("downloading {url}");
+        crate::console::line(format!("downloading {url}"));
         let response = get(&url)?;
         let length = response.body().content_length();
         let temp = dir.join(format!("{name}.tmp-{}", std::process::id()));
