@@ -15,15 +15,17 @@ mod cli;
 mod contrastive;
 #[path = "all/cuda.rs"]
 mod cuda;
+#[path = "all/damage.rs"]
+mod damage;
 #[path = "all/data.rs"]
 mod data;
 #[path = "all/encoders.rs"]
 mod encoders;
 #[path = "all/fold.rs"]
 mod fold;
-#[cfg(feature = "hub")]
 #[path = "all/heads.rs"]
 mod heads;
+#[cfg(feature = "hub")]
 #[path = "all/hub.rs"]
 mod hub;
 #[path = "all/init.rs"]

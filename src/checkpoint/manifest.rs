@@ -1,4 +1,4 @@
-//! `manifest.json`: the name, length and BLAKE3 hash of every file of a checkpoint, written last.
+//! `manifest.json`: the name, length and BLAKE3 hash of every file of a checkpoint or model folder, written last.
 //!
 //! There is one way to write a manifest, and a file that differs from it in one bit is damaged; so the list that
 //! vouches for the other files needs nobody to vouch for itself.
@@ -49,50 +49,90 @@ fn text(m: &Manifest) -> serde_json::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// What is wrong with a checkpoint; nothing, if every file is what it was. `bytes` is the sum of its files.
-fn examine(dir: &Path) -> (Vec<String>, usize, u64) {
+/// Files of a checkpoint that a model is not loaded from.
+const NOT_LOADED: [&str; 3] = ["optimizer.safetensors", STATE, "trainer_state.json"];
+/// The state of a run, which only checkpoints have.
+const STATE: &str = "state.json";
+
+/// Reads the manifest of a folder; or says what is wrong with it.
+fn read(dir: &Path) -> std::result::Result<Manifest, String> {
     let path = dir.join(MANIFEST);
-    let only = |what: String| (vec![what], 0, 0);
     if path.symlink_metadata().is_err() {
-        return only(format!("{MANIFEST} is missing: it was never finished"));
+        return Err(format!("{MANIFEST} is missing: it was never finished, or the file was deleted"));
     }
-    let bytes = match read_limited(&path, 16_000_000) {
-        Ok(bytes) => bytes,
-        Err(e) => return only(format!("{MANIFEST} cannot be read: {e}")),
-    };
-    let manifest: Manifest = match serde_json::from_slice(&bytes) {
-        Ok(m) => m,
-        Err(e) => return only(format!("{MANIFEST} is damaged: {e}")),
-    };
+    let bytes = read_limited(&path, 16_000_000).map_err(|e| format!("{MANIFEST} cannot be read: {e}"))?;
+    let manifest: Manifest =
+        serde_json::from_slice(&bytes).map_err(|e| format!("{MANIFEST} is damaged: {e}"))?;
     if manifest.format != FORMAT {
-        return only(format!("{MANIFEST} is of format {}, this program knows {FORMAT}", manifest.format));
+        return Err(format!("{MANIFEST} is of format {}, this program knows {FORMAT}", manifest.format));
     }
     if text(&manifest).ok().as_ref() != Some(&bytes) {
-        return only(format!("{MANIFEST} is damaged: it is not as it was written"));
+        return Err(format!("{MANIFEST} is damaged: it is not as it was written"));
     }
-    let mut wrong = Vec::new();
+    Ok(manifest)
+}
+
+/// What is wrong with a folder; nothing, if every file is what it was. `bytes` is the sum of its files.
+fn examine(dir: &Path) -> (Vec<String>, usize, u64) {
+    let manifest = match read(dir) {
+        Ok(manifest) => manifest,
+        Err(why) => return (vec![why], 0, 0),
+    };
     let mut total = 0;
+    let mut wrong = unlisted(dir, &manifest);
     for item in &manifest.files {
         match same(dir, item) {
             Ok(()) => total += item.bytes,
             Err(why) => wrong.push(format!("{} {why}", item.name)),
         }
     }
-    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
-        let name = entry.file_name();
-        // What begins with a dot is a file system's or a file manager's (.nfs0001, .DS_Store), not ours.
-        let hidden = name.as_encoded_bytes().starts_with(b".");
-        let known = hidden || name == MANIFEST || manifest.files.iter().any(|i| name == i.name.as_str());
-        if !known {
-            wrong.push(format!("{} is not in the manifest", name.to_string_lossy()));
-        }
-    }
     wrong.sort_unstable();
     (wrong, manifest.files.len(), total)
 }
 
+/// The files of a folder that its manifest does not list: of a checkpoint all, of a model those that loading would read. A
+/// model card beside a model harms nobody; a second vocabulary does.
+fn unlisted(dir: &Path, manifest: &Manifest) -> Vec<String> {
+    let checkpoint = manifest.files.iter().any(|i| i.name == STATE);
+    let listed = |name: &str| {
+        let inside = |i: &Item| i.name.split_once('/').is_some_and(|(folder, _)| folder == name);
+        name == MANIFEST || manifest.files.iter().any(|i| i.name == name || inside(i))
+    };
+    let loaded = |name: &str| {
+        let kind = name.rsplit_once('.').map_or("", |(_, kind)| kind);
+        ["json", "safetensors", "model"].contains(&kind) || ["vocab.txt", "merges.txt"].contains(&name)
+    };
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let names = entries.map(|e| e.file_name().to_string_lossy().into_owned());
+    // What begins with a dot is a file system's or a file manager's (.nfs0001, .DS_Store), not ours.
+    names
+        .filter(|n| !n.starts_with('.') && !listed(n) && (checkpoint || loaded(n)))
+        .map(|n| format!("{n} is not in the manifest"))
+        .collect()
+}
+
+/// What has changed in a model folder since tempra wrote it, one sentence per file; nothing for a folder without a manifest.
+///
+/// Reads and hashes every file that a model is loaded from.
+pub fn changes(dir: &Path) -> Vec<String> {
+    if dir.join(MANIFEST).symlink_metadata().is_err() {
+        return Vec::new();
+    }
+    let mut found = match read(dir) {
+        Err(why) => vec![why],
+        Ok(manifest) => {
+            let loaded = manifest.files.iter().filter(|i| !NOT_LOADED.contains(&i.name.as_str()));
+            let wrong = loaded.filter_map(|i| Some(format!("{} {}", i.name, same(dir, i).err()?)));
+            wrong.chain(unlisted(dir, &manifest)).collect()
+        }
+    };
+    found.sort_unstable();
+    found
+}
+
 fn same(dir: &Path, item: &Item) -> std::result::Result<(), String> {
-    if !plain(&item.name) {
+    let (folder, name) = item.name.split_once('/').unwrap_or((".", &item.name));
+    if !plain(name) || !(folder == "." || plain(folder)) {
         return Err("is not a plain file name".into());
     }
     let path = dir.join(&item.name);
@@ -122,7 +162,7 @@ fn same(dir: &Path, item: &Item) -> std::result::Result<(), String> {
     Ok(())
 }
 
-/// The state of one checkpoint folder.
+/// The state of one checkpoint or model folder.
 #[derive(Clone, Debug)]
 pub struct CheckpointReport {
     /// The folder.
@@ -136,7 +176,7 @@ pub struct CheckpointReport {
 }
 
 impl CheckpointReport {
-    /// Reads and hashes every file of a checkpoint folder.
+    /// Reads and hashes every file of a checkpoint or model folder.
     pub fn of(dir: &Path) -> Self {
         let (problems, files, bytes) = examine(dir);
         Self { path: dir.to_path_buf(), files, bytes, problems }
@@ -147,10 +187,10 @@ impl CheckpointReport {
     }
 }
 
-/// The state of the checkpoints at a path.
+/// The state of the checkpoints and models at a path.
 #[derive(Clone, Debug)]
 pub struct VerifyReport {
-    /// One entry a checkpoint, newest first.
+    /// One entry per checkpoint, newest first; then one per model.
     pub checkpoints: Vec<CheckpointReport>,
 }
 
@@ -175,9 +215,10 @@ impl fmt::Display for VerifyReport {
     }
 }
 
-/// Verifies a checkpoint folder, or every checkpoint of a run folder. Takes no lock and changes nothing.
+/// Verifies a checkpoint or model folder, or every checkpoint and model of a run folder. Takes no lock and changes nothing.
 ///
-/// An error (kind `Model`) means that there is no checkpoint at `path`; damage is told by the report.
+/// # Errors
+/// Of kind `Model` if there is none of them at `path`; damage is told by the report.
 pub fn verify(path: &Path) -> Result<VerifyReport> {
     let entries = super::run::checkpoints(path)?;
     let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -186,12 +227,15 @@ pub fn verify(path: &Path) -> Result<VerifyReport> {
     let reports: Vec<_> = if one {
         vec![CheckpointReport::of(path)]
     } else {
-        entries.iter().rev().map(|(_, dir)| CheckpointReport::of(dir)).collect()
+        let folders = entries.into_iter().rev().map(|(_, dir)| dir).chain(super::run::models(path)?);
+        folders.map(|dir| CheckpointReport::of(&dir)).collect()
     };
     if reports.is_empty() {
-        return Err(Error::model("holds no checkpoint").at(path).expected(format!(
-            "a folder checkpoint-<step> with its {MANIFEST}, or a run folder with such folders"
-        )));
+        return Err(Error::model("holds no checkpoint and no model that can be verified").at(path).expected(
+            format!(
+                "a folder checkpoint-<step> or model with its {MANIFEST}, or a run folder with such folders"
+            ),
+        ));
     }
     Ok(VerifyReport { checkpoints: reports })
 }

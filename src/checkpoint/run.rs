@@ -249,6 +249,13 @@ pub(super) fn checkpoints(dir: &Path) -> Result<Vec<(u64, PathBuf)>> {
     Ok(found)
 }
 
+/// The model folders of a run folder: `model`, and of several tasks `best-NAME`.
+pub(super) fn models(dir: &Path) -> Result<Vec<PathBuf>> {
+    let model = |name: &String| name == "model" || name.starts_with("best-");
+    let found = names(dir)?.into_iter().filter(model).map(|name| dir.join(name));
+    Ok(found.filter(|path| path.join("config.json").exists() || path.join(MANIFEST).exists()).collect())
+}
+
 fn locked(lock: &Path) -> Error {
     // The holder writes its name right after it has the lock; the moment between is waited out.
     let owner = (0..20).find_map(|_| {

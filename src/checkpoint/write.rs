@@ -1,6 +1,7 @@
 //! Writes files and whole folders of them: safetensors streamed tensor by tensor, hashed on the way.
 
 use super::fs::{Fs, Sink, parent, remove_any, sibling};
+use super::manifest::{MANIFEST, render};
 use super::{Dtype, convert};
 use crate::error::{Error, Kind, Result};
 use crate::shape::DType;
@@ -222,9 +223,26 @@ pub(super) fn restore(fs: &dyn Fs, old: &Path, target: &Path) -> std::io::Result
     if target.symlink_metadata().is_ok() { remove_any(fs, old) } else { fs.rename(old, target) }
 }
 
-/// Writes a model folder: all of it or nothing. A name may be of a file in a folder of its own, `1_Pooling/config.json`. The files go to `<path>.tmp-<pid>`, are synced, and take the place of
-/// `path` by a rename; a folder that was there is removed afterwards. On an error `path` is as it was.
+/// Writes a folder: all of it or nothing. A name may be of a file in a folder of its own, `1_Pooling/config.json`.
+///
+/// The files go to `<path>.tmp-<pid>`, are synced, and take the place of `path` by a rename; a folder that was there is removed
+/// afterwards.
+///
+/// # Errors
+/// [`Kind::Disk`] if a file cannot be written, [`Kind::Diverged`] for a tensor that is not finite. `path` is then as it was.
 pub fn write_dir(fs: &dyn Fs, path: &Path, files: &[NamedFile<'_>]) -> Result<()> {
+    write_whole(fs, path, files, false)
+}
+
+/// As [`write_dir`], with a manifest of what was written, by which damage is noticed ([`verify`](super::verify)).
+///
+/// # Errors
+/// Those of [`write_dir`].
+pub fn write_model(fs: &dyn Fs, path: &Path, files: &[NamedFile<'_>]) -> Result<()> {
+    write_whole(fs, path, files, true)
+}
+
+fn write_whole(fs: &dyn Fs, path: &Path, files: &[NamedFile<'_>], manifest: bool) -> Result<()> {
     let temp = sibling(path, "tmp");
     let run = || {
         let above = parent(path);
@@ -233,7 +251,7 @@ pub fn write_dir(fs: &dyn Fs, path: &Path, files: &[NamedFile<'_>]) -> Result<()
             remove_any(fs, &temp).map_err(|e| unwritable(&temp, &e))?;
         }
         let (below, here): (Vec<_>, Vec<_>) = files.iter().cloned().partition(|f| f.name.contains('/'));
-        write_files(fs, &temp, &here)?;
+        let mut written = write_files(fs, &temp, &here)?;
         let mut folders: BTreeMap<String, Vec<NamedFile>> = BTreeMap::new();
         for file in below {
             let (folder, name) = file.name.split_once('/').unwrap_or_default();
@@ -247,8 +265,13 @@ pub fn write_dir(fs: &dyn Fs, path: &Path, files: &[NamedFile<'_>]) -> Result<()
                     Error::shape(format!("the folder's name {folder:?} is not plain, or a file's")).at(&temp)
                 );
             }
-            write_files(fs, &path, files)?;
+            let inside = write_files(fs, &path, files)?;
+            written.extend(inside.into_iter().map(|(name, w)| (format!("{folder}/{name}"), w)));
             fs.sync_dir(&path).map_err(|e| unwritable(&path, &e))?;
+        }
+        if manifest {
+            let text = render(&written)?;
+            write_files(fs, &temp, &[NamedFile::bytes(MANIFEST, text)])?;
         }
         fs.sync_dir(&temp).map_err(|e| unwritable(&temp, &e))?;
         publish(fs, &temp, path)

@@ -1,4 +1,4 @@
-//! `tempra checkpoint verify`: whether checkpoints are, byte for byte, what was written.
+//! `tempra checkpoint verify`: whether checkpoints and models are, byte for byte, what was written.
 
 use super::options::{flag, json_arg};
 use super::output::{say, say_json};
@@ -8,28 +8,31 @@ use clap::{Arg, ArgMatches, Command, value_parser};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 
-/// The exit code where a checkpoint is damaged: that of a model that cannot be used.
+/// The exit code where a folder is damaged: that of a model that cannot be used.
 const DAMAGED: i32 = 4;
 
 pub fn define() -> Command {
     let verify = Command::new("verify")
-        .about("Says whether checkpoints are what was written")
+        .about("Says whether checkpoints and models are what was written")
         .long_about(
-            "Says whether checkpoints are, byte for byte, what was written.\n\n\
+            "Says whether checkpoints and models are, byte for byte, what was written.\n\n\
              Every file is read and its BLAKE3 hash compared with the manifest that was written beside it. Nothing \
              is changed, and a run that is writing the folder is not disturbed.\n\n\
-             Exit code 4 if a checkpoint is damaged or there is none, else 0.",
+             Of a run folder that is every checkpoint, model/ and best-NAME/. A model that was changed on purpose differs \
+             too: delete its manifest.json to say so.\n\n\
+             Exit code 4 if a folder is damaged or there is none, else 0.",
         )
         .after_help(
             "Examples:\n  tempra checkpoint verify runs/reviews\n  \
-             tempra checkpoint verify runs/reviews/checkpoint-300 --json",
+             tempra checkpoint verify runs/reviews/checkpoint-300 --json\n  \
+             tempra checkpoint verify runs/reviews/model",
         )
         .arg(
             Arg::new("path")
                 .value_name("PATH")
                 .required(true)
                 .value_parser(value_parser!(PathBuf))
-                .help("A checkpoint's folder, or the folder of a run with its checkpoints"),
+                .help("The folder of a checkpoint or a model, or of a run with all of them"),
         )
         .arg(json_arg());
     Command::new("checkpoint")

@@ -20,7 +20,7 @@ pub use heads::NamedHead;
 pub use rows::numbered;
 pub use weights::LoadReport;
 
-use crate::checkpoint::{NamedFile, TensorOut, Weights};
+use crate::checkpoint::{NamedFile, TensorOut, Weights, changes};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::nn::{Distance, Encoder, EncoderConfig, Inputs, PerformerConfig, Pooling, Sites};
@@ -229,6 +229,7 @@ impl Model {
             options.classifier_dropout.map_or_else(|| architecture.span_dropout(&config), Ok)?;
         let setting = Setting { architecture, shape: &shape, pooling, dropout: head_dropout, span_dropout };
         let Declared { layout, body, mut encoder, heads } = declare(&setting, &heads, options)?;
+        let layers = (architecture.tensor("encoder.layer."), shape.own_layers());
         let files = Weights::open(dir)?;
         let number = heads.first().is_some_and(|h| h.outputs == Outputs::Number);
         let activation = match number && config.value.get("tempra_heads").is_none() {
@@ -243,11 +244,13 @@ impl Model {
             saved.iter_mut().flatten().for_each(|(_, o)| *o = Outputs::Labels(vec!["LABEL_0".into()]));
         }
         let rows = HeadRows { saved, wanted: &heads };
-        let names = weights::Names { prefix: architecture.prefix, body, whole: trained, rows };
+        let names = weights::Names { prefix: architecture.prefix, body, whole: trained, layers, rows };
         let plan = weights::match_names(&files, &layout, &names, dir)?;
         let params = Params::new(device, layout, options.dtype, options.training)?;
         let std = config.optional_number("initializer_range")?.unwrap_or(0.02);
         let mut report = weights::fill(device, &params, &files, plan, options.seed, std)?;
+        let changed = |what| format!("{what}; if that was intended, delete manifest.json");
+        report.warnings.extend(changes(dir).into_iter().map(changed));
         report.warnings.extend(config.contradiction());
         if trained && activation == LastActivation::Unsaid {
             report.warnings.push(

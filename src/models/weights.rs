@@ -78,13 +78,15 @@ pub(super) struct Names<'a> {
     pub body: usize,
     /// Whether the head must be there too.
     pub whole: bool,
+    /// How the names of the layers' tensors begin, before the number of the layer; how many layers have tensors.
+    pub layers: (String, usize),
     /// Which rows of the heads' last layers can be used.
     pub rows: HeadRows<'a>,
 }
 
 /// Matches parameters and tensors by name and shape. The encoder must be there in full; the head only if `whole`.
 pub(super) fn match_names(files: &Weights, layout: &Layout, names: &Names, dir: &Path) -> Result<Plan> {
-    let &Names { prefix, body, whole, ref rows } = names;
+    let &Names { prefix, body, whole, ref layers, ref rows } = names;
     let mut used = HashSet::new();
     let (mut sources, mut missing, mut errors) = (Vec::new(), Vec::new(), Vec::new());
     let mut warnings: Vec<String> = Vec::new();
@@ -131,9 +133,32 @@ pub(super) fn match_names(files: &Weights, layout: &Layout, names: &Names, dir: 
         return Err(e);
     }
     // A buffer of 0, 1, 2, ... that old versions of transformers saved.
-    let ignored =
-        |n: &str| n.ends_with("embeddings.position_ids") || n.ends_with("embeddings.token_type_ids");
-    let unused = files.names().filter(|n| !used.contains(*n) && !ignored(n)).map(str::to_owned).collect();
+    let ignored = |n: &str| {
+        ["embeddings.position_ids", "embeddings.token_type_ids", "inv_freq"].iter().any(|e| n.ends_with(e))
+    };
+    let unused: Vec<String> =
+        files.names().filter(|n| !used.contains(*n) && !ignored(n)).map(str::to_owned).collect();
+    let stem = layers.0.as_str();
+    let stems = [Some(stem), stem.strip_prefix(prefix)];
+    let of_layer = |n: &&String| {
+        let rest = stems.into_iter().flatten().find_map(|stem| n.strip_prefix(stem))?;
+        rest.split('.').next()?.parse::<usize>().ok()
+    };
+    // A layer that is left out, or a tensor in a layer, would make another model of it.
+    let contradicting: Vec<&String> = unused.iter().filter(|n| of_layer(n).is_some()).collect();
+    if let Some(first) = contradicting.first() {
+        let e = Error::model("the weights have tensors in layers for which config.json has no place")
+            .at(files.file(first).unwrap_or(dir))
+            .expected(format!("{} layers with tensors, as config.json says", layers.1))
+            .found(format!(
+                "`{first}`{}",
+                match contradicting.len() {
+                    1 => String::new(),
+                    n => format!(" and {} more", n - 1),
+                }
+            ));
+        return Err(e.hint("these are not the weights of the model that config.json describes"));
+    }
     Ok(Plan { sources, unused, warnings })
 }
 

@@ -4,7 +4,7 @@ use super::events::Event;
 use super::prepare::Part;
 use super::state::{Best, load_weights, model_files, pretty};
 use super::{BestOf, FAILED_SAVES, Outcome, Trainer};
-use crate::checkpoint::{Fs, NamedFile, number, write_dir};
+use crate::checkpoint::{Fs, NamedFile, number, write_model};
 use crate::data::{TokenSet, eval_batches};
 use crate::error::{Error, Kind, Result};
 use crate::metrics::{self, Scores};
@@ -148,7 +148,7 @@ impl Trainer<'_> {
                 let test = part.test.as_ref().map(|set| self.measure(head, &*task, set));
                 one.test = test.transpose()?.map(|meter| meter.scores());
                 let folder = self.dir.path().join(format!("best-{}", part.name));
-                write_dir(fs, &folder, &self.model_files()?)?;
+                write_model(fs, &folder, &self.model_files()?)?;
                 one.model = Some(folder);
             }
             all.push(one);
@@ -223,7 +223,7 @@ impl Trainer<'_> {
             self.note("test", scores)?;
         }
         let model = self.dir.path().join("model");
-        write_dir(fs, &model, &self.model_files()?)?;
+        write_model(fs, &model, &self.model_files()?)?;
         let outcome = Outcome {
             model,
             steps: self.state.step,

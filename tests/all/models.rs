@@ -469,7 +469,8 @@ fn heads_are_new_where_the_files_hold_none() {
     assert_eq!((report.initialised.len(), report.unused), (0, vec!["cls.predictions.bias".to_owned()]));
     assert_eq!(values(&device, &model), values(&device, &whole_model));
     let shallow = with_config(|c| c["num_hidden_layers"] = json!(2));
-    let (_, report) = open(&device, shallow.path(), &Options::default());
-    assert_eq!(report.unused.len(), 16, "a layer has 16 tensors: {report}");
-    assert!(report.unused.iter().all(|n| n.starts_with("bert.encoder.layer.2.")), "{report}");
+    for outputs in [None, two_classes()] {
+        let e = refused(shallow.path(), &Options { outputs, ..Options::default() });
+        assert_says(&e, "model.safetensors", &["bert.encoder.layer.2.", "15 more", "2 layers"]);
+    }
 }
