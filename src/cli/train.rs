@@ -180,7 +180,7 @@ impl Observer for Lines {
                 "parameter_bytes": p.parameter_bytes, "steps": p.steps, "classes": p.classes,
                 "loaded": p.weights.loaded, "initialised": p.weights.initialised, "unused": p.weights.unused,
                 "reordered": p.weights.reordered,
-                "skipped_rows": p.skipped_rows, "verified": p.verified,
+                "best_model_by": p.selection, "skipped_rows": p.skipped_rows, "verified": p.verified,
                 "memory": {
                     "parameters": p.memory.parameters, "total": p.memory.total, "tokens": p.memory.tokens,
                 },
@@ -281,6 +281,9 @@ impl Observer for Screen {
                 }
                 if !p.classes.is_empty() {
                     self.line(&format!("classes: {}", p.classes.join(", ")));
+                }
+                if let Some(by) = &p.selection {
+                    self.line(&format!("best model by: {by}"));
                 }
                 if p.skipped_rows > 0 {
                     self.line(&format!("skipped: {} rows that could not be read", p.skipped_rows));

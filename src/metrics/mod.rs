@@ -39,7 +39,7 @@ use std::fmt;
 pub struct Metric {
     /// The name in recipes, logs and [`Scores`].
     pub name: &'static str,
-    /// Whether more is better.
+    /// Its direction: whether more is better.
     pub higher_is_better: bool,
     /// The tasks it is defined for.
     pub tasks: &'static [&'static str],
@@ -48,16 +48,27 @@ pub struct Metric {
 }
 
 const CLASSES: &[&str] = &["classify", "multilabel"];
-const VALUES: &[&str] = &["regress", "similar"];
+/// Tasks are named as in recipes; where a setting decides which metrics a task has, it stands in brackets.
+const VALUES: &[&str] = &["regress", COSINE];
+/// `similar` with the loss that has labels, and with the one that has none.
+pub const COSINE: &str = "similar (cosine)";
+/// See [`COSINE`].
+pub const CONTRASTIVE: &str = "similar (contrastive)";
 const MASKED: &[&str] = &["mask", "permute", "next"];
 const F1: &[&str] = &["classify", "multilabel", "tag"];
 
 /// Every metric there is; help, recipe validation and the choice of the best checkpoint walk this list.
 #[rustfmt::skip]
 pub const METRICS: &[Metric] = &[
-    Metric { name: "accuracy", higher_is_better: true, tasks: &["classify", "multilabel", "tag", "similar", "mask", "permute", "next"], doc: "share of right predictions (multi-label: of rows with every label right; tag: of words; contrastive: of texts whose partner is the nearest; mask, permute, next: of hidden tokens)" },
+    Metric { name: "accuracy", higher_is_better: true, tasks: &["classify", "multilabel", "tag", CONTRASTIVE, "mask", "permute", "next"], doc: "share of right predictions (multi-label: of rows with every label right; tag: of words; contrastive: of texts whose partner is the nearest; mask, permute, next: of hidden tokens)" },
     Metric { name: "f1", higher_is_better: true, tasks: &["tag", "answer"], doc: "tag: F1 of spans with the right type and both ends; answer: F1 of words" },
     Metric { name: "exact", higher_is_better: true, tasks: &["answer"], doc: "share of answers that equal a right one but for case, articles and punctuation" },
+    Metric { name: "HasAns_f1", higher_is_better: true, tasks: &["answer"], doc: "f1 of the questions that have an answer, where some have none (SQuAD 2.0)" },
+    Metric { name: "HasAns_exact", higher_is_better: true, tasks: &["answer"], doc: "exact of the questions that have an answer, where some have none" },
+    Metric { name: "NoAns_f1", higher_is_better: true, tasks: &["answer"], doc: "share of the questions without an answer that are given none" },
+    Metric { name: "NoAns_exact", higher_is_better: true, tasks: &["answer"], doc: "the same" },
+    Metric { name: "best_f1", higher_is_better: true, tasks: &["answer"], doc: "f1 with the best threshold for \"no answer\", where some questions have none" },
+    Metric { name: "best_exact", higher_is_better: true, tasks: &["answer"], doc: "exact with the best threshold for \"no answer\"" },
     Metric { name: "precision", higher_is_better: true, tasks: &["tag"], doc: "share of the predicted spans that are right" },
     Metric { name: "recall", higher_is_better: true, tasks: &["tag"], doc: "share of the spans that are found" },
     Metric { name: "f1_macro", higher_is_better: true, tasks: F1, doc: "F1 averaged over the classes or types that occur" },
@@ -72,11 +83,11 @@ pub const METRICS: &[Metric] = &[
     Metric { name: "spearman", higher_is_better: true, tasks: VALUES, doc: "Spearman's rank correlation, -1 to 1; NaN for constant input" },
     Metric { name: "mse", higher_is_better: false, tasks: VALUES, doc: "mean squared error" },
     Metric { name: "mae", higher_is_better: false, tasks: VALUES, doc: "mean absolute error" },
-    Metric { name: "mrr", higher_is_better: true, tasks: &["similar"], doc: "contrastive: mean of 1 / the rank of the right partner among all" },
-    Metric { name: "hits_10", higher_is_better: true, tasks: &["similar"], doc: "contrastive: share of texts with the right partner among the nearest ten" },
+    Metric { name: "mrr", higher_is_better: true, tasks: &[CONTRASTIVE], doc: "mean of 1 / the rank of the right partner among all" },
+    Metric { name: "hits_10", higher_is_better: true, tasks: &[CONTRASTIVE], doc: "share of texts with the right partner among the nearest ten" },
     Metric { name: "perplexity", higher_is_better: false, tasks: MASKED, doc: "exponential of the mean loss of a hidden token" },
     Metric { name: "next_accuracy", higher_is_better: true, tasks: &["next"], doc: "share of pairs whose second text was rightly told to follow or not" },
-    Metric { name: "loss", higher_is_better: false, tasks: &["classify", "multilabel", "regress", "tag", "answer", "similar", "mask", "permute", "next"], doc: "mean loss of an example" },
+    Metric { name: "loss", higher_is_better: false, tasks: &["classify", "multilabel", "regress", "tag", "answer", COSINE, "mask", "permute", "next"], doc: "mean loss of an example" },
 ];
 
 /// The metric of that name.
@@ -85,11 +96,46 @@ pub fn find(name: &str) -> Option<&'static Metric> {
 }
 
 impl Metric {
-    /// Whether `new` is an improvement on `best`. NaN never is; anything else improves on NaN.
+    /// Whether `new` is an improvement on `best`. NaN never is; every number improves on NaN.
     pub fn improves(&self, new: f64, best: f64) -> bool {
         let better = if self.higher_is_better { new > best } else { new < best };
         better || (best.is_nan() && !new.is_nan())
     }
+    /// By how much `new` is better than `old`: positive for an improvement, whatever the metric's direction.
+    pub fn gain(&self, old: f64, new: f64) -> f64 {
+        if self.higher_is_better { new - old } else { old - new }
+    }
+    /// The value as a number of which more is better and 1 is perfect, so that it can be averaged with those of other tasks.
+    /// `deviation` is the standard deviation of the training targets, the unit of the errors of numbers; an error as large as
+    /// that of always answering the mean counts as 1/2. A `loss` with a deviation is a squared error, one without a cross-entropy.
+    pub fn comparable(&self, value: f64, deviation: Option<f64>) -> f64 {
+        let unit = unit(deviation);
+        match self.name {
+            _ if self.higher_is_better => value,
+            "hamming" => 1.0 - value,
+            "perplexity" => 1.0 / value,
+            "loss" if deviation.is_none() => (-value).exp(),
+            "mae" => 1.0 / (1.0 + value / unit),
+            _ => 1.0 / (1.0 + value / (unit * unit)),
+        }
+    }
+    /// [`Metric::comparable`] as a formula over the score called `name`.
+    pub fn formula(&self, name: &str, deviation: Option<f64>) -> String {
+        let unit = unit(deviation);
+        match self.name {
+            _ if self.higher_is_better => name.to_owned(),
+            "hamming" => format!("1 - {name}"),
+            "perplexity" => format!("1 / {name}"),
+            "loss" if deviation.is_none() => format!("exp(-{name})"),
+            "mae" => format!("1 / (1 + {name} / {unit:.4})"),
+            _ => format!("1 / (1 + {name} / {:.4})", unit * unit),
+        }
+    }
+}
+
+/// The unit of errors: a deviation, or 1 for targets that are all alike.
+fn unit(deviation: Option<f64>) -> f64 {
+    deviation.filter(|d| *d > 0.0).unwrap_or(1.0)
 }
 
 /// `a / b`, and 0 where that is undefined, as scikit-learn's `zero_division` default does; the caller counts these.

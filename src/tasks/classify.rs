@@ -75,6 +75,26 @@ impl Task for Classify {
             ranked: OnceCell::new(),
         })
     }
+    fn uninformative(&self, metric: &str, set: &TokenSet) -> Result<Option<String>> {
+        let mut counts = vec![0usize; self.classes.len()];
+        for label in &set.labels {
+            if let Label::Class(c) = label
+                && let Some(n) = counts.get_mut(*c as usize)
+            {
+                *n += 1;
+            }
+        }
+        let one = counts.iter().position(|&n| n == set.labels.len());
+        let absent = counts.iter().position(|&n| n == 0).filter(|_| metric == "auroc");
+        let class = |i: usize| self.classes.get(i).map_or("", String::as_str);
+        Ok(match (metric, one, absent) {
+            ("auroc" | "average_precision" | "mcc", Some(one), _) => {
+                Some(format!("all examples are of class {:?}", class(one)))
+            }
+            (_, _, Some(absent)) => Some(format!("no example is of class {:?}", class(absent))),
+            _ => None,
+        })
+    }
 }
 
 /// With more classes there is no AUROC: each example would need a number for each of them.

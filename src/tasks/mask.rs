@@ -1,8 +1,8 @@
 //! Masked language modelling (Devlin et al. 2019, sec. 3.1): tokens are hidden and to be found, others each time.
 
 use super::tag::best;
-use super::{Meter, Task, only, reals};
-use crate::data::{Batch, IGNORED, TokenSet};
+use super::{EVALUATION, Meter, Task, only, reals};
+use crate::data::{Batch, IGNORED, TokenSet, eval_batches};
 use crate::error::Result;
 use crate::metrics::{Perplexity, Scores};
 use crate::models::Outputs;
@@ -72,6 +72,17 @@ impl Mask {
         )
     }
 
+    /// Why every score of hidden tokens is undefined on a set: an evaluation with `task` hides none.
+    pub(super) fn hides_nothing(task: &dyn Task, set: &TokenSet) -> Result<Option<String>> {
+        for mut batch in eval_batches(set, 1 << 13, 0)? {
+            task.prepare(&mut batch, EVALUATION)?;
+            if Self::count(&batch) > 0.0 {
+                return Ok(None);
+            }
+        }
+        Ok(Some("no token of them is hidden".to_owned()))
+    }
+
     pub(super) fn count(batch: &Batch) -> f64 {
         batch.masked_ids.iter().filter(|&&id| id != IGNORED).count() as f64
     }
@@ -91,6 +102,9 @@ impl Task for Mask {
     }
     fn loss(&self, tape: &mut Tape, outputs: &[Var], batch: &Batch, [scale, _]: [f64; 2]) -> Result<Var> {
         Self::cross_entropy(tape, *only(outputs)?, batch, scale)
+    }
+    fn uninformative(&self, _: &str, set: &TokenSet) -> Result<Option<String>> {
+        Self::hides_nothing(self, set)
     }
     fn meter(&self, _: &TokenSet) -> Box<dyn Meter> {
         Box::new(Guessed::default())

@@ -57,6 +57,13 @@ pub trait Task: Send + Sync {
     }
     /// A meter for one evaluation of a set.
     fn meter(&self, set: &TokenSet) -> Box<dyn Meter>;
+    /// Why a metric of its meter cannot tell models apart on a set: it is undefined there, or the same whatever is predicted.
+    ///
+    /// # Errors
+    /// Those of [`Task::prepare`].
+    fn uninformative(&self, _metric: &str, _: &TokenSet) -> Result<Option<String>> {
+        Ok(None)
+    }
     /// Whether it has thresholds to choose on a development set.
     fn tunes(&self) -> bool {
         false

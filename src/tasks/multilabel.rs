@@ -65,6 +65,26 @@ impl Task for Multilabel {
             ranked: OnceCell::new(),
         })
     }
+    fn uninformative(&self, metric: &str, set: &TokenSet) -> Result<Option<String>> {
+        let mut counts = vec![0usize; self.classes.len()];
+        for &class in set.sets.iter().flatten() {
+            counts.get_mut(class as usize).into_iter().for_each(|n| *n += 1);
+        }
+        let alike = |n: &usize| *n == 0 || *n == set.sets.len();
+        Ok(match metric {
+            "auroc" => counts.iter().position(alike).map(|i| {
+                let all = if counts.get(i) == Some(&0) { "no example has" } else { "all examples have" };
+                format!("{all} the label {:?}", self.classes.get(i).map_or("", String::as_str))
+            }),
+            "average_precision" if counts.iter().all(alike) => {
+                Some("all examples have the same labels".to_owned())
+            }
+            "f1_micro" | "f1_macro" | "f1_weighted" | "f1_samples" if counts.iter().all(|&n| n == 0) => {
+                Some("no example has a label".to_owned())
+            }
+            _ => None,
+        })
+    }
     fn tunes(&self) -> bool {
         self.tune
     }

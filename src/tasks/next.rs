@@ -52,6 +52,9 @@ impl Task for Next {
         let follows = tape.apply(op, &x)?;
         tape.apply(Residual { dropout: None }, &[hidden, follows])
     }
+    fn uninformative(&self, metric: &str, set: &TokenSet) -> Result<Option<String>> {
+        if metric == "next_accuracy" { Ok(None) } else { Mask::hides_nothing(self, set) }
+    }
     fn meter(&self, _: &TokenSet) -> Box<dyn Meter> {
         Box::new(Both { tokens: Guessed::default(), next: Classification::new(2), rows: Vec::new() })
     }

@@ -78,6 +78,9 @@ impl Task for Permute {
     fn loss(&self, tape: &mut Tape, outputs: &[Var], batch: &Batch, [scale, _]: [f64; 2]) -> Result<Var> {
         Mask::cross_entropy(tape, *only(outputs)?, batch, scale)
     }
+    fn uninformative(&self, _: &str, set: &TokenSet) -> Result<Option<String>> {
+        Mask::hides_nothing(self, set)
+    }
     fn meter(&self, _: &TokenSet) -> Box<dyn Meter> {
         Box::new(Guessed::default())
     }

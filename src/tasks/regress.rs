@@ -1,7 +1,7 @@
 //! One number: mean squared error, as `transformers` trains `num_labels` 1.
 
 use super::{Meter, Task, only, reals, unlabelled};
-use crate::data::{Batch, TokenSet};
+use crate::data::{Batch, Label, TokenSet};
 use crate::error::Result;
 use crate::metrics::{Regression, Scores};
 use crate::models::Outputs;
@@ -32,6 +32,9 @@ impl Task for Regress {
     fn meter(&self, _: &TokenSet) -> Box<dyn Meter> {
         Box::new(Measured(Regression::new()))
     }
+    fn uninformative(&self, metric: &str, set: &TokenSet) -> Result<Option<String>> {
+        Ok(uncorrelated(metric, &set.labels))
+    }
 }
 
 struct Measured(Regression);
@@ -60,6 +63,16 @@ impl Meter for Measured {
     fn scores_of(&self, drawn: &[usize]) -> Scores {
         measured(self.0.pairs(), drawn).scores()
     }
+}
+
+/// Why a correlation with these targets is undefined, if `metric` is one.
+pub(super) fn uncorrelated(metric: &str, labels: &[Label]) -> Option<String> {
+    let alike = labels.windows(2).all(|pair| pair[0] == pair[1]);
+    let asked = ["pearson", "spearman"].contains(&metric) && alike;
+    asked.then(|| match labels.len() {
+        0 | 1 => "there are fewer than two examples".to_owned(),
+        _ => "all targets are the same number".to_owned(),
+    })
 }
 
 /// The pairs of prediction and target that were drawn, with their squared differences as losses.

@@ -1,6 +1,6 @@
 //! How alike two texts are, by the vectors of each: what sentence-transformers trains (Reimers & Gurevych 2019).
 
-use super::regress::measured;
+use super::regress::{measured, uncorrelated};
 use super::{Meter, Task, only, reals, unlabelled};
 use crate::data::{Batch, TokenSet};
 use crate::error::Result;
@@ -98,6 +98,18 @@ impl Task for Similar {
     /// Steps with repeated texts add a mask.
     fn kernels(&self, batches: &[Batch]) -> u64 {
         u64::from(self.spans_step() && !repeated(&Batch::joined(batches)).is_empty())
+    }
+    fn uninformative(&self, metric: &str, set: &TokenSet) -> Result<Option<String>> {
+        let pairs = set.len();
+        Ok(match (self.loss, metric) {
+            (Likeness::Cosine { .. }, _) => uncorrelated(metric, &set.labels),
+            // Each text has its partner among the nearest ten of ten.
+            (Likeness::Contrastive { .. }, "hits_10") if pairs <= 10 => {
+                Some(format!("of {pairs} pairs every partner is among the nearest ten"))
+            }
+            (Likeness::Contrastive { .. }, _) if pairs < 2 => Some("there is one pair only".to_owned()),
+            _ => None,
+        })
     }
     fn meter(&self, _: &TokenSet) -> Box<dyn Meter> {
         Box::new(Compared {

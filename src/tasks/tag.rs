@@ -55,6 +55,14 @@ impl Task for Tag {
     fn meter(&self, set: &TokenSet) -> Box<dyn Meter> {
         Box::new(Tagged { strict: self.strict, ..Tagged::new(&self.classes, set) })
     }
+    /// What even perfect predictions score 0 in, or nothing.
+    fn uninformative(&self, metric: &str, set: &TokenSet) -> Result<Option<String>> {
+        let mut perfect = Tagged { strict: self.strict, ..Tagged::new(&self.classes, set) };
+        perfect.tags = perfect.words.tags.iter().map(|s| s.iter().map(|&tag| (tag, 1.0)).collect()).collect();
+        let score = perfect.scores().get(metric).filter(|_| metric != "loss");
+        let nothing = score.is_some_and(|s| s.is_nan() || s == 0.0);
+        Ok(nothing.then(|| "there is no entity in them".to_owned()))
+    }
 }
 
 /// The tags that a model gives to the words of a set of windows.

@@ -2,6 +2,7 @@
 
 use super::events::Event;
 use super::prepare::Part;
+use super::select::{combined, directions};
 use super::state::{Best, load_weights, model_files, pretty};
 use super::{BestOf, FAILED_SAVES, Outcome, Trainer};
 use crate::checkpoint::{Fs, NamedFile, number, write_model};
@@ -15,52 +16,32 @@ use std::path::Path;
 use std::sync::Arc;
 
 impl Trainer<'_> {
-    /// The scores of the sets that `of` picks; of several tasks each has the task's name before those of its metrics, and
-    /// `mean` is that of what each is chosen by. `None` if there is no such set.
-    fn score(&mut self, of: impl Fn(&Part) -> Option<Arc<TokenSet>>) -> Result<Option<Scores>> {
-        let (parts, several) = (self.run.parts.clone(), self.run.parts.len() > 1);
-        let (mut all, mut mean, mut count) = (Scores::new(), 0.0, 0);
+    /// The scores of the sets that `of` picks, by the place of each task; `None` if there is no such set.
+    fn score(&mut self, of: impl Fn(&Part) -> Option<Arc<TokenSet>>) -> Result<Option<Vec<(usize, Scores)>>> {
+        let parts = self.run.parts.clone();
+        let mut each = Vec::new();
         self.report.clear();
         for (head, part) in parts.iter().enumerate() {
             let Some(set) = of(part) else { continue };
             let meter = self.measure(head, &*part.task, &set)?;
-            let scores = meter.scores();
-            if several {
+            if parts.len() > 1 {
                 self.report += &format!("{}:\n", part.name);
             }
             self.report += &meter.report();
-            count += 1;
-            mean += scores.get(&part.best_metric).unwrap_or(f64::NAN);
-            for (name, value) in scores.iter() {
-                let name = if several { format!("{}_{name}", part.name) } else { name.to_owned() };
-                all.set(name, value);
-            }
+            each.push((head, meter.scores()));
         }
-        if several && count > 0 {
-            all.set("mean", mean / count as f64);
-        }
-        Ok((count > 0).then_some(all))
-    }
-
-    /// Whether more is better of the metric that the best checkpoint is chosen by.
-    fn improves(&self, new: f64, best: f64) -> bool {
-        let name = self.recipe.train.best_metric.as_str();
-        let of_part = self.run.parts.iter().find_map(|p| name.strip_prefix(&p.name)?.strip_prefix('_'));
-        let higher = metrics::find(of_part.unwrap_or(name)).is_none_or(|m| m.higher_is_better);
-        let better = if higher { new > best } else { new < best };
-        better || (best.is_nan() && !new.is_nan())
+        Ok((!each.is_empty()).then_some(each))
     }
 
     /// Scores the validation sets, if there are any; whether they, or those of one of several tasks, are the best so far.
     pub(super) fn validate(&mut self) -> Result<bool> {
-        let Some(scores) = self.score(|part| part.validation.clone())? else { return Ok(false) };
-        let t = &self.recipe.train;
-        let value = |s: &Scores| s.get(&t.best_metric).unwrap_or(f64::NAN);
-        let best = match &self.state.best {
-            Some(b) => self.improves(value(&scores), value(&b.scores)),
-            None => true,
-        };
-        let of_one = self.best_of(&scores);
+        let Some(each) = self.score(|part| part.validation.clone())? else { return Ok(false) };
+        let Some(selection) = self.run.selection.clone() else { return Ok(false) };
+        let scores = combined(&self.run.parts, &each);
+        let before = self.state.best.as_ref().map(|b| &b.scores);
+        let best = selection.improves(&scores, before);
+        let (undefined, none_yet) = (selection.value(&scores).is_nan(), before.is_none());
+        let of_one = self.best_of(each);
         self.observer.event(&Event::Evaluated {
             step: self.state.step,
             split: "validation",
@@ -68,31 +49,34 @@ impl Trainer<'_> {
             best,
         });
         self.note("eval", &scores)?;
+        if undefined && !std::mem::replace(&mut self.reported_nan, true) {
+            let e = Error::diverged(format!("{} is NaN at step {}", selection.name(), self.state.step));
+            self.observer.event(&Event::Warning(&e.expected("a number, to choose the best model by").hint(
+                "a validation with NaN is never the best; early stopping counts it only after one with a number",
+            )));
+        }
         if best {
             self.state.best = Some(Best { step: self.state.step, scores });
             self.state.without_improvement = 0;
-        } else {
+        } else if !(undefined && none_yet) {
+            let limit = self.recipe.train.early_stopping;
             self.state.without_improvement += 1;
-            self.state.stopped_early = t.early_stopping.is_some_and(|n| self.state.without_improvement >= n);
+            self.state.stopped_early = limit.is_some_and(|n| self.state.without_improvement >= n);
         }
         Ok(best || of_one)
     }
 
     /// Keeps, of several tasks, the scores of those that are better than ever; whether there is one.
-    fn best_of(&mut self, scores: &Scores) -> bool {
+    fn best_of(&mut self, each: Vec<(usize, Scores)>) -> bool {
         let parts = self.run.parts.clone();
         let mut any = false;
-        for part in parts.iter().filter(|p| parts.len() > 1 && p.validation.is_some()) {
-            let own = |(name, value): (&str, f64)| {
-                Some((name.strip_prefix(&part.name)?.strip_prefix('_')?.to_owned(), value))
-            };
-            let own: Scores = scores.iter().filter_map(own).collect();
-            let value = |s: &Scores| s.get(&part.best_metric).unwrap_or(f64::NAN);
-            let before = self.state.best_of.get(&part.name).map(|b| value(&b.scores));
-            let metric = metrics::find(&part.best_metric);
-            if before.is_none_or(|before| metric.is_some_and(|m| m.improves(value(&own), before))) {
-                let best = Best { step: self.state.step, scores: own };
-                self.state.best_of.insert(part.name.clone(), best);
+        for (i, scores) in each.into_iter().filter(|_| parts.len() > 1) {
+            let (Some(part), step) = (parts.get(i), self.state.step) else { continue };
+            let Some(metric) = metrics::find(&part.best_metric) else { continue };
+            let value = |s: &Scores| s.get(metric.name).unwrap_or(f64::NAN);
+            let before = self.state.best_of.get(&part.name).map_or(f64::NAN, |b| value(&b.scores));
+            if metric.improves(value(&scores), before) {
+                self.state.best_of.insert(part.name.clone(), Best { step, scores });
                 any = true;
             }
         }
@@ -210,13 +194,18 @@ impl Trainer<'_> {
     pub(super) fn finish(mut self, fs: &dyn Fs) -> Result<Outcome> {
         let train_seconds = self.begun.elapsed().as_secs_f64();
         let (parts, keeps) = (self.run.parts.clone(), self.recipe.train.load_best);
+        if let Some(selection) = self.run.selection.as_ref().filter(|_| keeps && self.state.best.is_none()) {
+            let what = format!("{} was NaN in every validation, so no step is the best", selection.name());
+            let e = Error::diverged(what).hint("the model is that of the last step; see train.best_metric");
+            self.observer.event(&Event::Warning(&e));
+        }
         let chosen = self.state.best.as_ref().map(|b| b.step).filter(|_| keeps).unwrap_or(self.state.step);
         let (best_of, moved) = self.bests(fs, chosen)?;
         if moved || chosen != self.state.step {
             load_weights(&self.dir.checkpoint(chosen), &self.run)?;
         }
         self.tune(&parts)?;
-        let test = self.score(|part| part.test.clone())?;
+        let test = self.score(|part| part.test.clone())?.map(|each| combined(&parts, &each));
         if let Some(scores) = &test {
             let step = self.state.step;
             self.observer.event(&Event::Evaluated { step, split: "test", scores, best: false });
@@ -230,6 +219,7 @@ impl Trainer<'_> {
             best: self.state.best,
             best_of,
             test,
+            higher_is_better: directions(&parts),
             report: self.report,
             stopped_early: self.state.stopped_early,
             train_seconds,
@@ -268,6 +258,7 @@ impl Outcome {
         if !self.best_of.is_empty() {
             all["best_of"] = self.best_of.iter().map(of).collect::<serde_json::Map<_, _>>().into();
         }
+        all["higher_is_better"] = json!(self.higher_is_better);
         all["stopped_early"] = self.stopped_early.into();
         all["train_seconds"] = number(self.train_seconds);
         all["first_step_seconds"] = number(self.first_step_seconds);

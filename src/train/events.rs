@@ -44,6 +44,8 @@ pub struct Prepared {
     pub classes: Vec<String>,
     /// Optimizer steps of the run.
     pub steps: u64,
+    /// How the best model is chosen: the metric with its direction; `None` if nothing is validated.
+    pub selection: Option<String>,
     /// Rows that were skipped because they could not be read.
     pub skipped_rows: u64,
     /// Digest of the certificate that `tempra verify` issued for this device, if it passed.

@@ -8,6 +8,7 @@ pub mod pass;
 pub mod prepare;
 pub mod recipe;
 pub mod schedule;
+pub mod select;
 pub mod signals;
 pub mod state;
 
@@ -32,6 +33,7 @@ use loader::{Loaded, Loader};
 use recipe::Every;
 use serde_json::json;
 use state::Best;
+use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
@@ -68,6 +70,8 @@ pub struct Outcome {
     pub best_of: Vec<BestOf>,
     /// Scores on the test set.
     pub test: Option<Scores>,
+    /// The direction of each score that has one.
+    pub higher_is_better: BTreeMap<String, bool>,
     /// What a person reads of the last evaluation: a confusion table, correlations.
     pub report: String,
     /// Whether early stopping ended it.
@@ -123,6 +127,8 @@ struct Trainer<'a> {
     max_tokens: usize,
     /// A step was not finite: from now on each is looked at by itself, while its gradients are still there.
     careful: bool,
+    /// A validation gave NaN, and that was reported.
+    reported_nan: bool,
 }
 
 /// The indices of all trainable parameters that the first steps must reach: of several heads, none.
@@ -170,6 +176,7 @@ fn describe(run: &Run, steps: u64) -> Prepared {
         splits: run.parts.iter().flat_map(of).collect(),
         classes: run.parts.iter().flat_map(|p| p.classes.clone()).collect(),
         steps,
+        selection: run.selection.as_ref().map(|s| s.formula().to_owned()),
         skipped_rows: run.skipped_rows,
         verified: run.verified(),
         memory: run.memory,
@@ -305,6 +312,7 @@ pub fn train(
         queued: Vec::new(),
         max_tokens: recipe.train.max_tokens,
         careful: false,
+        reported_nan: false,
     };
     trainer.run(signals, &*fs)
 }

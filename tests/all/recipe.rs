@@ -207,7 +207,7 @@ fn options_that_contradict_each_other_are_refused() {
         ("classes = [\"a\"]", ":6:11: one class leaves nothing to learn"),
         ("[train]\nbatch_size = 4\naccumulation = 5", ":8:16: more portions than sequences"),
         ("max_length = 512\n[train]\nmax_tokens = 511", ":8:14: the longest sequence does not fit one pass"),
-        ("[train]\nbest_metric = \"pearson\"", ":7:15: no metric to classify by"),
+        ("[train]\nbest_metric = \"pearson\"", ":7:15: train.best_metric is no metric of classify"),
         (
             "validation_fraction = 0\n[train]\nearly_stopping = 2",
             ":8:18: train.early_stopping needs validation",

@@ -8,6 +8,7 @@ pub(super) use steps::{Step, batches, epoch_of};
 
 use super::memory::{Job, MemoryPlan};
 use super::recipe::{self, Recipe};
+use super::select::Selection;
 use super::window;
 use crate::cache;
 use crate::data::BatchSize;
@@ -34,6 +35,8 @@ pub struct Run {
     pub tokenizer: Tokenizer,
     /// The tasks, mostly one, with their examples, which the loader reads beside the loop.
     pub parts: Arc<Vec<Part>>,
+    /// The score that chooses the best model; `None` if nothing is validated.
+    pub selection: Option<Selection>,
     /// Rows that were skipped because they could not be read.
     pub skipped_rows: u64,
     /// Hash of everything the examples are made from.
@@ -103,7 +106,8 @@ impl Run {
             };
             let named = recipes.iter().zip(sources).enumerate();
             let parts: Vec<Part> = named.map(part).collect::<Result<_>>()?;
-            Ok((tokenizer, parts))
+            let selection = Selection::of(recipe, &parts)?;
+            Ok((tokenizer, parts, selection))
         };
         let plan = |parts: &[Part]| -> Result<MemoryPlan> {
             let t = &recipe.train;
@@ -139,7 +143,7 @@ impl Run {
                 (opened, made, None)
             })
         };
-        let ((model, weights), (tokenizer, parts)) = (opened?, made?);
+        let ((model, weights), (tokenizer, parts, selection)) = (opened?, made?);
         let memory = memory.map_or_else(|| plan(&parts), Ok)?;
 
         let of = |((_, r), part): (&(String, Recipe), &Part)| {
@@ -149,7 +153,7 @@ impl Run {
         let made_from = format!("{hashes:?} {} {parts_of:?}", tokenizer.hash());
         let data_hash = blake3::hash(made_from.as_bytes()).to_hex().to_string();
         let parts = Arc::new(parts);
-        Ok(Run { device, model, weights, tokenizer, parts, skipped_rows, data_hash, memory })
+        Ok(Run { device, model, weights, tokenizer, parts, selection, skipped_rows, data_hash, memory })
     }
 
     /// The optimizer steps up to the end of each epoch; the last entry is the length of the run.

@@ -32,8 +32,10 @@ pub struct Part {
     pub test: Option<Arc<TokenSet>>,
     /// Factor on its loss.
     pub weight: f64,
-    /// The recipe that says how it is scored.
+    /// The metric that its best model is chosen by.
     pub best_metric: String,
+    /// The standard deviation of its training targets, where they are numbers: the unit of its errors.
+    pub deviation: Option<f64>,
     /// How its examples were read, for whoever predicts with the model.
     pub noted: serde_json::Value,
 }
@@ -408,11 +410,35 @@ impl Source {
         let Some(train) = train.filter(|s| !s.is_empty()) else {
             return Err(Error::data("no training examples").at(&d.train));
         };
+        for (split, set, file) in [("validation", &validation, &d.validation), ("test", &test, &d.test)] {
+            if set.as_ref().is_some_and(|s| s.is_empty()) {
+                return Err(Error::data(format!("no {split} examples"))
+                    .at(file.as_ref().unwrap_or(&d.train))
+                    .hint(format!(
+                        "give a data.{split} with examples, or leave it out and set data.{split}_fraction"
+                    )));
+            }
+        }
+        let deviation = deviation(r, &train.labels);
         let noted = noted(r);
         let best_metric = r.train.best_metric.clone();
         let name = name.to_owned();
-        Ok(Part { name, task, classes, train, validation, test, weight: 1.0, best_metric, noted })
+        let weight = 1.0;
+        Ok(Part { name, task, classes, train, validation, test, weight, best_metric, deviation, noted })
     }
+}
+
+/// The standard deviation of labels that are numbers, in the unit that metrics have.
+fn deviation(r: &Recipe, labels: &[Label]) -> Option<f64> {
+    let unit = if r.task == recipe::Task::Similar { r.similar.label_scale } else { 1.0 };
+    let value = |label: &Label| match label {
+        Label::Value(v) => Some(f64::from(*v) / unit),
+        Label::Class(_) => None,
+    };
+    let values: Option<Vec<f64>> = labels.iter().map(value).collect();
+    let values = values.filter(|v| !v.is_empty())?;
+    let mean = values.iter().sum::<f64>() / values.len() as f64;
+    Some((values.iter().map(|v| (v - mean) * (v - mean)).sum::<f64>() / values.len() as f64).sqrt())
 }
 
 /// How a model was fed, for whoever predicts with it.

@@ -4,7 +4,7 @@ use super::field::{Attention, Field, Likeness, Task, expanded};
 use super::source::Origin;
 use super::table::{Item, Reader, Section};
 use super::{ClassWeights, Optim, Recipe};
-use crate::metrics::METRICS;
+use crate::metrics::{CONTRASTIVE, COSINE, METRICS};
 use crate::suggest::nearest;
 use crate::train::schedule::Kind;
 use std::collections::BTreeSet;
@@ -195,19 +195,27 @@ fn train(recipe: &Recipe, r: &mut Reader<'_>) {
             |e| e.expected(least).found(format!("max_tokens = {}", t.max_tokens)),
         );
     }
-    let task = recipe.task.name();
+    let task = match (recipe.task, recipe.similar.loss) {
+        (Task::Similar, Likeness::Contrastive) => CONTRASTIVE,
+        (Task::Similar, Likeness::Cosine) => COSINE,
+        (task, _) => task.name(),
+    };
     let known = METRICS.iter().filter(|m| m.tasks.contains(&task)).map(|m| m.name);
-    // Of several tasks: their mean, or TASK_METRIC; which there are is known once their recipes are read.
+    // Of several tasks: their mean, or TASK_METRIC; which there are is known once their recipes and data are read.
     if recipe.task != Task::Multi && !known.clone().any(|m| m == t.best_metric) {
         let hint = nearest(&t.best_metric, known.clone()).map(|m| format!("did you mean {m:?}?"));
         let names = known.collect::<Vec<_>>().join(", ");
-        r.complain(&["train.best_metric", "task"], &format!("no metric to {task} by"), |e| {
-            let e = e.expected(names).found(format!("{:?}", t.best_metric));
-            match hint {
-                Some(hint) => e.hint(hint),
-                None => e,
-            }
-        });
+        r.complain(
+            &["train.best_metric", "task"],
+            &format!("train.best_metric is no metric of {task}"),
+            |e| {
+                let e = e.expected(names).found(format!("{:?}", t.best_metric));
+                match hint {
+                    Some(hint) => e.hint(hint),
+                    None => e,
+                }
+            },
+        );
     }
     if !recipe.data.validates() {
         let asks = [("train.early_stopping", t.early_stopping.is_some()), ("train.load_best", t.load_best)];

@@ -164,7 +164,8 @@ section! {
         keep_checkpoints: usize = 2, at_least(1.0);
         /// Stop after so many validations without improvement (HF `early_stopping_patience`); left out: never.
         early_stopping: Option<u64> = None, at_least(1.0);
-        /// Metric that names the best checkpoint (HF `metric_for_best_model`); left out: accuracy, or mse of numbers.
+        /// Metric that names the best checkpoint (HF `metric_for_best_model`), in its own direction (`tempra help metrics`); of
+        /// several tasks "mean" or TASK_METRIC. Left out: accuracy, mse of numbers, f1 of tags and answers, ...
         best_metric: String = "accuracy".to_owned(), Rule::Derived;
         /// Whether the run ends with the best checkpoint instead of the last (HF `load_best_model_at_end`).
         /// Left out: true if there are validation examples.
