@@ -56,6 +56,8 @@ mod performer;
 mod recipe;
 #[path = "all/rules.rs"]
 mod rules;
+#[path = "all/selection.rs"]
+mod selection;
 #[path = "all/schedule.rs"]
 mod schedule;
 #[path = "all/schema.rs"]

@@ -5,15 +5,17 @@ use super::output::{say, say_json};
 use super::style::Voice;
 use super::train::watcher;
 use super::{sets, threads_arg};
-use crate::checkpoint::RealFs;
+use crate::checkpoint::{RealFs, number};
 use crate::data::eval_batches;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::metrics::Scores;
+use crate::models::source;
 use crate::tasks;
 use crate::train::recipe::Task;
-use crate::train::{self, Recipe, Run, Signals};
+use crate::train::{self, Event, Observer, Recipe, Run, Signals};
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -29,8 +31,9 @@ pub fn define() -> Command {
              (Gururangan et al. 2020).\n\n\
              TEXT is a recipe with task \"mask\" (of an XLNet \"permute\"), TASK any other recipe of the same model. The encoder is \
              trained on TEXT as a language model; then TASK is trained twice, from the model it names and from the adapted one, with the \
-             same seeds and steps. Reported are the perplexity on held-out text before and after, and the task's scores \
-             without and with. Every run goes on where it stopped when the command is given again.",
+             same seeds and steps. Reported are the perplexity on held-out text before and after, the task's scores without \
+             and with, and the gain: how much better a score is with, a lower loss as a positive number. Every run goes on \
+             where it stopped when the command is given again.",
         )
         .after_help("Example:\n  tempra adapt own-text.toml reviews.toml --set optim.lr=5e-5")
         .arg(recipe("text", "TEXT", "The recipe of the language model"))
@@ -63,35 +66,60 @@ pub fn run(args: &ArgMatches) -> Result<i32> {
             .at(path("text"))
             .hint("give data.validation, or a data.validation_fraction above 0"));
     }
+    same_model(&text, &task)?;
     let signals = Signals::install()?;
     let voice = Voice::of(args);
     let go = |recipe: &Recipe| {
-        let mut watch = watcher(recipe, false, flag(args, "quiet") || flag(args, "json"));
-        train::train(recipe, args.get_flag("fresh"), Arc::new(RealFs), &signals, watch.as_mut())
+        let inner = watcher(recipe, false, flag(args, "quiet") || flag(args, "json"));
+        let mut watch = Watch { inner, initialised: Vec::new() };
+        let outcome = train::train(recipe, args.get_flag("fresh"), Arc::new(RealFs), &signals, &mut watch)?;
+        Ok::<_, Error>((outcome, watch.initialised))
     };
     voice.note("perplexity of the model as it is, on the held-out text");
     let before = held_out(&text)?;
-    let adapted = go(&text)?;
+    let (adapted, _) = go(&text)?;
     let after = adapted.best.as_ref().map(|b| b.scores.clone()).unwrap_or_default();
 
     let mut table = json!({ "perplexity": { "before": perplexity(&before), "after": perplexity(&after) } });
     for one in task.runs() {
+        let mut started = Vec::new();
         for (name, model) in [("without", None), ("with", Some(&adapted.model))] {
             let mut recipe = one.clone();
             recipe.output = recipe.output.join(name);
             if let Some(model) = model {
                 recipe.model.path = absolute(model)?;
             }
-            let outcome = go(&recipe)?;
+            let (outcome, initialised) = go(&recipe)?;
+            started.push(initialised);
             let scores = outcome.test.or(outcome.best.map(|b| b.scores)).unwrap_or_default();
             for (metric, value) in scores.iter() {
+                if let Some(higher) = outcome.higher_is_better.get(metric) {
+                    table["task"][metric]["higher_is_better"] = (*higher).into();
+                }
                 let list = &mut table["task"][metric][name];
                 match list.as_array_mut() {
-                    Some(list) => list.push(value.into()),
-                    None => *list = json!([value]),
+                    Some(list) => list.push(number(value)),
+                    None => *list = json!([number(value)]),
                 }
             }
         }
+        // A head that the model folder has and a language model has not.
+        if let [without, with] = &started[..] {
+            let new: Vec<&str> = with.iter().filter(|n| !without.contains(n)).map(String::as_str).collect();
+            if !new.is_empty() {
+                voice.warn(format!(
+                    "with the adapted encoder these parameters start anew, without it they come from the model: {}",
+                    new.join(", ")
+                ));
+            }
+        }
+    }
+    for both in table["task"].as_object_mut().into_iter().flat_map(|t| t.values_mut()) {
+        let (without, with) = (mean(&both["without"]), mean(&both["with"]));
+        let gain = both["higher_is_better"]
+            .as_bool()
+            .map(|higher| if higher { with - without } else { without - with });
+        both["gain"] = gain.filter(|g| !g.is_nan()).into();
     }
     if flag(args, "json") {
         say_json(&table)?;
@@ -105,6 +133,69 @@ fn absolute(path: &Path) -> Result<String> {
     let whole = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
     let text = whole.to_str().map(str::to_owned);
     text.ok_or_else(|| Error::usage("a path that is not UTF-8").at(path).hint("rename the folder"))
+}
+
+/// The mean of the numbers of a list; NaN if there is none, or one of them is no number.
+fn mean(list: &Value) -> f64 {
+    let list = list.as_array().map(Vec::as_slice).unwrap_or_default();
+    list.iter().map(|v| v.as_f64().unwrap_or(f64::NAN)).sum::<f64>() / list.len() as f64
+}
+
+/// Hands everything on, and keeps which parameters the run started anew.
+struct Watch {
+    inner: Box<dyn Observer>,
+    initialised: Vec<String>,
+}
+
+impl Observer for Watch {
+    fn event(&mut self, event: &Event) {
+        if let Event::Prepared(p) = event {
+            self.initialised.clone_from(&p.weights.initialised);
+        }
+        self.inner.event(event);
+    }
+}
+
+/// Refuses recipes that start from different models: what an encoder gains is only seen beside the same encoder.
+fn same_model(text: &Recipe, task: &Recipe) -> Result<()> {
+    let (a, b) = (source::resolve(&text.model.path)?, source::resolve(&task.model.path)?);
+    let whole = |dir: &Path| std::fs::canonicalize(dir).unwrap_or_else(|_| dir.to_path_buf());
+    if whole(&a) == whole(&b) {
+        return Ok(());
+    }
+    let (of_text, of_task) = (contents(&a)?, contents(&b)?);
+    if of_text == of_task {
+        return Ok(());
+    }
+    let names: BTreeSet<&String> = of_text.keys().chain(of_task.keys()).collect();
+    let other: Vec<&str> =
+        names.into_iter().filter(|n| of_text.get(*n) != of_task.get(*n)).map(String::as_str).collect();
+    Err(Error::usage("the two recipes start from different models, so nothing can be compared")
+        .expected(format!("model.path = {:?} in both", text.model.path))
+        .found(format!("model.path = {:?} in TASK, with another {}", task.model.path, other.join(", ")))
+        .hint("--set model.path=FOLDER sets it in both"))
+}
+
+/// Hashes of the files that make a model and its tokenizer, by name.
+fn contents(dir: &Path) -> Result<BTreeMap<String, blake3::Hash>> {
+    let fail = |path: &Path, e: &std::io::Error| Error::io(Kind::Model, "cannot be read", path, e);
+    let mut all = BTreeMap::new();
+    for entry in std::fs::read_dir(dir).map_err(|e| fail(dir, &e))? {
+        let path = entry.map_err(|e| fail(dir, &e))?.path();
+        let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+        let part = [".safetensors", ".bin", ".index.json", ".model", "vocab.txt", "merges.txt"];
+        let config = ["config.json", "vocab.json", "added_tokens.json", "special_tokens_map.json"];
+        if part.iter().any(|end| name.ends_with(end))
+            || config.contains(&name.as_str())
+            || name.starts_with("tokenizer")
+        {
+            let mut hasher = blake3::Hasher::new();
+            let hashed = std::fs::File::open(&path).and_then(|file| hasher.update_reader(file).map(|_| ()));
+            hashed.map_err(|e| fail(&path, &e))?;
+            all.insert(name, hasher.finalize());
+        }
+    }
+    Ok(all)
 }
 
 fn perplexity(scores: &Scores) -> Value {
@@ -122,21 +213,19 @@ fn held_out(recipe: &Recipe) -> Result<Scores> {
 }
 
 fn report(table: &Value) -> String {
-    let number = |v: &Value| v.as_f64().map_or("none".to_owned(), |x| format!("{x:.4}"));
+    let shown = |v: &Value| v.as_f64().map_or("none".to_owned(), |x| format!("{x:.4}"));
     let p = &table["perplexity"];
     let mut text = format!(
         "perplexity of held-out text: {} before, {} after\n\n",
-        number(&p["before"]),
-        number(&p["after"])
+        shown(&p["before"]),
+        shown(&p["after"])
     );
     text += &format!("{:<16} {:>10} {:>10} {:>10}\n", "the task", "without", "with", "gain");
     for (metric, both) in table["task"].as_object().into_iter().flatten() {
-        let mean = |name: &str| {
-            let list = both[name].as_array().map(Vec::as_slice).unwrap_or_default();
-            list.iter().filter_map(Value::as_f64).sum::<f64>() / list.len().max(1) as f64
-        };
-        let (without, with) = (mean("without"), mean("with"));
-        text += &format!("{metric:<16} {without:>10.4} {with:>10.4} {:>+10.4}\n", with - without);
+        let gain = both["gain"].as_f64().map_or("-".to_owned(), |g| format!("{g:+.4}"));
+        let lower = if both["higher_is_better"] == false { "  lower is better" } else { "" };
+        let (without, with) = (mean(&both["without"]), mean(&both["with"]));
+        text += &format!("{metric:<16} {without:>10.4} {with:>10.4} {gain:>10}{lower}\n");
     }
     text.trim_end().to_owned()
 }
