@@ -23,6 +23,8 @@ mod data;
 mod encoders;
 #[path = "all/fold.rs"]
 mod fold;
+#[path = "all/gradients.rs"]
+mod gradients;
 #[path = "all/heads.rs"]
 mod heads;
 #[cfg(feature = "hub")]

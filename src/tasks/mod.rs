@@ -44,6 +44,10 @@ pub trait Task: Send + Sync {
     /// How much a batch counts in the loss: what the sum over an optimizer step is divided by is the sum of these over its
     /// batches. The second is for a task whose loss is a sum of two means, 0 for others.
     fn weights(&self, batch: &Batch) -> [f64; 2];
+    /// Examples of an optimizer step below which the loss is constant: two where examples are told from each other.
+    fn least_examples(&self) -> usize {
+        1
+    }
     /// Records the loss of a batch, its sum times the first of `scales`, from what the model gives; see [`Model::forward`].
     fn loss(&self, tape: &mut Tape, outputs: &[Var], batch: &Batch, scales: [f64; 2]) -> Result<Var>;
     /// Whether the loss compares examples with each other, so that it is one of all examples of an optimizer step, not a sum over

@@ -49,6 +49,9 @@ impl Task for Similar {
     fn weights(&self, batch: &Batch) -> [f64; 2] {
         [batch.len() as f64, 0.0]
     }
+    fn least_examples(&self) -> usize {
+        if let Likeness::Contrastive { .. } = self.loss { 2 } else { 1 }
+    }
     fn loss(&self, tape: &mut Tape, outputs: &[Var], batch: &Batch, [scale, _]: [f64; 2]) -> Result<Var> {
         let (vectors, n) = (*only(outputs)?, batch.len());
         let mut side = |first: u32, scale: f64| -> Result<Var> {

@@ -1,6 +1,7 @@
 //! THE training loop, read downwards, and what configures it.
 
 mod conclude;
+mod coverage;
 pub mod events;
 mod loader;
 pub mod memory;
@@ -29,6 +30,7 @@ use crate::nn::Distance;
 use crate::optim::{LossScale, Made, Optimizer, Settings};
 use crate::rng::Stream;
 use crate::tasks;
+use coverage::{Coverage, Looked};
 use loader::{Loaded, Loader};
 use recipe::Every;
 use serde_json::json;
@@ -120,8 +122,7 @@ struct Trainer<'a> {
     begun: Instant,
     first_step_seconds: f64,
     report: String,
-    /// Parameters that no gradient has reached yet, as indices into the layout; empty once all have one.
-    waiting: Vec<usize>,
+    coverage: Coverage,
     queued: Vec<Queued>,
     /// Tokens of a pass at most: the recipe's, or fewer once the device had no more memory.
     max_tokens: usize,
@@ -129,12 +130,6 @@ struct Trainer<'a> {
     careful: bool,
     /// A validation gave NaN, and that was reported.
     reported_nan: bool,
-}
-
-/// The indices of all trainable parameters that the first steps must reach: of several heads, none.
-fn trained(run: &Run) -> Vec<usize> {
-    let list = &run.model.params.layout().list;
-    (0..list.len()).filter(|&i| !list[i].frozen && run.model.head_of(&list[i].name).is_none()).collect()
 }
 
 /// Batches that approximated attention is compared with exact attention on.
@@ -189,6 +184,9 @@ struct Queued {
     epoch: f64,
     lr: f64,
     tokens: u64,
+    /// Its task, and how much its targets count in the loss.
+    part: usize,
+    weight: f64,
     examples: Vec<u32>,
 }
 
@@ -291,7 +289,7 @@ pub fn train(
         observer.event(&Event::Approximated(&errors));
         journal.append(&json!({ "step": 0, "attention_error": errors }))?;
     }
-    let waiting = if state.step == 0 { trained(&run) } else { Vec::new() };
+    let coverage = if state.step == 0 { Coverage::of(&run) } else { Coverage::complete(&run) };
     let resumed_from = state.step;
     let trainer = Trainer {
         recipe,
@@ -308,7 +306,7 @@ pub fn train(
         begun: Instant::now(),
         first_step_seconds: f64::NAN,
         report: String::new(),
-        waiting,
+        coverage,
         queued: Vec::new(),
         max_tokens: recipe.train.max_tokens,
         careful: false,
@@ -332,6 +330,8 @@ impl Trainer<'_> {
             }
             let Loaded { step, batches } = loader.next()?;
             let lr = self.recipe.optim.lr * schedule.factor(self.state.step);
+            let task = &self.run.parts[step.part];
+            let weight = task.weight * batches.iter().map(|b| task.task.weights(b)[0]).sum::<f64>();
             let tokens = self.step(&step, batches, lr)?;
             self.state.step += 1;
             self.queued.push(Queued {
@@ -339,6 +339,8 @@ impl Trainer<'_> {
                 epoch: self.epochs(),
                 lr,
                 tokens,
+                part: step.part,
+                weight,
                 examples: step.examples,
             });
             let end_of_epoch = self.ends.contains(&self.state.step);
@@ -352,7 +354,7 @@ impl Trainer<'_> {
             // Everything has to be known now; else the oldest step only, while the device is at the newer ones.
             let logs =
                 self.state.step.is_multiple_of(self.recipe.train.log_every) && !self.optimizer.brings();
-            if evaluate || save || ends || logs || self.careful || !self.waiting.is_empty() {
+            if evaluate || save || ends || logs || self.careful || !self.coverage.is_complete() {
                 self.settle(total, true)?;
             } else if self.optimizer.full() {
                 self.settle(total, false)?;
@@ -362,6 +364,9 @@ impl Trainer<'_> {
             if save || last || (improved && self.recipe.train.load_best) || asked {
                 self.save()?;
             }
+        }
+        if let Some(unreached) = self.coverage.conclude(&self.run)? {
+            self.observer.event(&Event::Warning(&unreached));
         }
         self.finish(fs)
     }
@@ -478,38 +483,10 @@ impl Trainer<'_> {
             }
             self.log(made, queued, total)?;
         }
-        if !self.waiting.is_empty() && made.last().is_some_and(|m| !m.skipped) {
-            self.check_coverage()?;
-        }
-        Ok(())
-    }
-
-    /// Every trainable parameter must have had a gradient other than zero within the first two steps.
-    fn check_coverage(&mut self) -> Result<()> {
-        let params = &self.run.model.params;
-        let Some(t) = &params.training else { return Ok(()) };
-        let list = &params.layout().list;
-        const PIECE: usize = 1 << 16;
-        let mut zero = Vec::new();
-        for &i in &self.waiting {
-            // Piece by piece: mostly the first tells.
-            let p = &list[i];
-            let (mut at, mut found) = (0, false);
-            while at < p.len() && !found {
-                let piece = t.grad.view(p.offset + at, &[PIECE.min(p.len() - at)])?;
-                found = self.run.device.read::<f32>(&piece)?.iter().any(|&g| g != 0.0);
-                at += PIECE;
-            }
-            if !found {
-                zero.push(i);
-            }
-        }
-        self.waiting = zero;
-        if self.state.step >= 2 && !self.waiting.is_empty() {
-            let names: Vec<&str> = self.waiting.iter().map(|&i| list[i].name.as_str()).collect();
-            return Err(Error::diverged("trainable parameters have had no gradient but zero in two steps")
-                .found(names.join(", "))
-                .hint("freeze them with model.freeze if that is meant"));
+        // While parameters are waited for, each step is settled before the next one: its gradients are still there.
+        if let Some((queued, made)) = settled.last().zip(made.last()).filter(|(_, m)| !m.skipped) {
+            let Queued { part, weight, .. } = *queued;
+            self.coverage.look(&self.run, Looked { part, weight, norm: made.norm })?;
         }
         Ok(())
     }

@@ -121,7 +121,7 @@ fn killed_at_random_and_run_again_ends_with_the_same_bits() {
 #[cfg(unix)]
 #[test]
 fn a_signal_stops_after_a_checkpoint_and_the_run_goes_on() {
-    let more = "epochs = 30\nbatch_size = 4\nsave_every = 100000\neval_every = 100000\nlog_every = 1";
+    let more = "epochs = 10\nbatch_size = 4\nsave_every = 100000\neval_every = 100000\nlog_every = 1";
     let dir = setting(400, more);
     let mut child = tempra(dir.path(), "run", &["--json"]).stderr(Stdio::null()).spawn().unwrap();
     let mut said = BufReader::new(child.stdout.take().unwrap());

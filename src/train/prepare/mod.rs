@@ -157,7 +157,33 @@ impl Run {
     }
 
     /// The optimizer steps up to the end of each epoch; the last entry is the length of the run.
+    ///
+    /// # Errors
+    /// [`Kind::Usage`](crate::error::Kind::Usage) for steps that cannot train, or too few for the schedule.
     pub fn plan(&self, recipe: &Recipe) -> Result<Vec<u64>> {
+        self.check_steps(recipe)?;
+        let ends = self.ends(recipe)?;
+        recipe.optim.fits(ends.last().copied().unwrap_or(0))?;
+        Ok(ends)
+    }
+    /// Refuses steps of too few examples for the loss of their task.
+    fn check_steps(&self, recipe: &Recipe) -> Result<()> {
+        let steps = epoch_of(&self.parts, recipe, 0)?;
+        for (i, part) in self.parts.iter().enumerate() {
+            let least = part.task.least_examples();
+            if steps.iter().any(|s| s.part == i && s.examples.len() >= least) {
+                continue;
+            }
+            let of = if part.name.is_empty() { String::new() } else { format!(" of task {}", part.name) };
+            let largest = steps.iter().filter(|s| s.part == i).map(|s| s.examples.len()).max().unwrap_or(0);
+            return Err(Error::usage(format!("no step{of} has enough examples: its loss is constant"))
+                .expected(format!("{least} examples or more in a step"))
+                .found(format!("at most {largest}"))
+                .hint("raise train.batch_size (or train.batch_tokens), or give more training examples"));
+        }
+        Ok(())
+    }
+    fn ends(&self, recipe: &Recipe) -> Result<Vec<u64>> {
         let (mut ends, mut steps) = (Vec::new(), 0u64);
         let epochs = recipe.train.epochs;
         loop {

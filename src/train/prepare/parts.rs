@@ -278,7 +278,7 @@ fn sentences(r: &Recipe) -> Result<Source> {
     let Some(train) = splits[0].as_ref().filter(|s| !s.is_empty()) else {
         return Err(Error::data("no training sentences").at(&d.train));
     };
-    let classes = if d.classes.is_empty() {
+    let classes: Vec<String> = if d.classes.is_empty() {
         let tags = train.iter().flat_map(|s| s.sentence.tags.iter().map(String::as_str));
         let all: BTreeSet<&str> = tags.collect();
         // "O" first, as it is in most models: it is what a word is that is nothing.
@@ -287,6 +287,13 @@ fn sentences(r: &Recipe) -> Result<Source> {
     } else {
         d.classes.clone()
     };
+    if classes.len() < 2 {
+        return Err(Error::data("all words have one tag: there is nothing to learn")
+            .at(&d.train)
+            .expected("at least two tags in the training examples")
+            .found(classes.join(", "))
+            .hint("is it the right tag column (data.label), and the whole file?"));
+    }
     let source = Source {
         outputs: Outputs::Tags(classes.clone()),
         classes,
@@ -531,10 +538,26 @@ fn rows_task(r: &Recipe, kind: Kind, classes: &[String], splits: &Splits<Rows>) 
                 Some(ClassWeights::Balanced) => Some(Classify::balanced(labels, classes.len())),
                 Some(ClassWeights::Values(w)) => Some(fitting(w, classes)?),
             };
+            if let Some(weights) = &class_weights {
+                counted(r, labels, weights)?;
+            }
             let [label_smoothing, gamma] = [r.loss.label_smoothing, r.loss.focal_gamma].map(|v| v as f32);
             Arc::new(Classify { classes: classes.to_vec(), label_smoothing, class_weights, gamma })
         }
     })
+}
+
+/// Refuses training examples whose classes all have the weight 0.
+fn counted(r: &Recipe, labels: &[Label], weights: &[f32]) -> Result<()> {
+    let counts =
+        |l: &Label| matches!(l, Label::Class(c) if weights.get(*c as usize).is_some_and(|w| *w > 0.0));
+    if labels.iter().any(counts) {
+        return Ok(());
+    }
+    Err(Error::data("no training example counts in the loss: the weight of each one's class is 0")
+        .at(&r.data.train)
+        .found(format!("loss.class_weights = {weights:?}"))
+        .hint("give a class that occurs a weight above 0"))
 }
 
 fn masking(r: &Recipe, tokenizer: &Tokenizer, vocab: usize) -> Result<Mask> {

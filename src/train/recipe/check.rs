@@ -112,6 +112,7 @@ pub(super) fn check(recipe: &Recipe, r: &mut Reader<'_>) {
     schedule(&recipe.optim, recipe.train.max_steps, r);
     loss(recipe, r);
     multi(recipe, r);
+    similar(recipe, r);
 }
 
 fn multi(recipe: &Recipe, r: &mut Reader<'_>) {
@@ -134,6 +135,21 @@ fn multi(recipe: &Recipe, r: &mut Reader<'_>) {
         r.complain(&["multi.weights", "multi.recipes"], "weights and recipes differ in number", |e| {
             e.expected(format!("{} weights, or none", m.recipes.len())).found(m.weights.len().to_string())
         });
+    }
+}
+
+fn similar(recipe: &Recipe, r: &mut Reader<'_>) {
+    let contrastive = recipe.task == Task::Similar && recipe.similar.loss == Likeness::Contrastive;
+    if contrastive && recipe.train.batch_tokens.is_none() && recipe.train.batch_size < 2 {
+        r.complain(
+            &["train.batch_size", "similar.loss"],
+            "a batch of one pair has no other pairs to tell it from",
+            |e| {
+                e.expected("train.batch_size of 2 or more with similar.loss = \"contrastive\"")
+                    .found(format!("train.batch_size = {}", recipe.train.batch_size))
+                    .hint("raise train.batch_size: more pairs make a better loss, 32 is common")
+            },
+        );
     }
 }
 
@@ -260,9 +276,7 @@ fn schedule(o: &Optim, max_steps: Option<u64>, r: &mut Reader<'_>) {
         });
     }
     let Some(total) = max_steps else { return };
-    let warmup = o.schedule(total).warmup_steps;
-    let decay = o.decay_steps.filter(|_| o.schedule == Kind::WarmupStableDecay).unwrap_or(0);
-    if warmup.saturating_add(decay) > total {
+    if let Some([warmup, decay]) = o.longer_than(total) {
         let keys = ["optim.decay_steps", "optim.warmup_steps", "optim.warmup_ratio", "train.max_steps"];
         r.complain(&keys, "warm-up and decay are longer than the run", |e| {
             let e = e.expected(format!("at most train.max_steps = {total} steps together"));

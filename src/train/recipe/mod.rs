@@ -422,6 +422,25 @@ impl Data {
 }
 
 impl Optim {
+    /// Refuses a run of so many optimiser steps if warm-up and decay are longer than that.
+    ///
+    /// # Errors
+    /// [`Kind::Usage`](crate::error::Kind::Usage) with the steps of both.
+    pub fn fits(&self, total_steps: u64) -> Result<()> {
+        let Some([warmup, decay]) = self.longer_than(total_steps) else { return Ok(()) };
+        Err(Error::usage("warm-up and decay are longer than the run")
+            .expected(format!(
+                "at most {total_steps} steps together, as train.epochs and the examples give them"
+            ))
+            .found(format!("{warmup} + {decay}"))
+            .hint("lower optim.warmup_steps (and optim.decay_steps), or raise train.epochs"))
+    }
+    /// The steps of warm-up and decay if they are more than these.
+    fn longer_than(&self, total_steps: u64) -> Option<[u64; 2]> {
+        let warmup = self.schedule(total_steps).warmup_steps;
+        let decay = self.decay_steps.filter(|_| self.schedule == Kind::WarmupStableDecay).unwrap_or(0);
+        (warmup.saturating_add(decay) > total_steps).then_some([warmup, decay])
+    }
     /// The schedule of a run of so many optimiser steps.
     pub fn schedule(&self, total_steps: u64) -> Schedule {
         let by_ratio = || warmup_steps(total_steps, self.warmup_ratio);
