@@ -84,6 +84,8 @@ mod tasks;
 mod task_metrics;
 #[path = "all/text.rs"]
 mod text;
+#[path = "all/tokenizer_settings.rs"]
+mod tokenizer_settings;
 #[path = "all/train.rs"]
 mod train;
 #[path = "all/weights.rs"]

@@ -1,18 +1,19 @@
 //! From a model folder to a [`Tokenizer`]: which files are read, and what is refused before a model is fed with it.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use tokenizers::models::wordpiece::WordPiece;
-use tokenizers::normalizers::BertNormalizer;
-use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
-use tokenizers::processors::template::TemplateProcessing;
+use tokenizers::processors::PostProcessorWrapper;
 use tokenizers::utils::truncation::TruncationDirection;
-use tokenizers::{AddedToken, PostProcessor};
+use tokenizers::{AddedToken, ModelWrapper, NormalizerWrapper, PostProcessor, PreTokenizerWrapper};
 
+use super::build::{self, Built, Pieces};
+use super::class::Class;
+use super::special::{Sources, Tokens};
 use super::{Tokenizer, guarded, subwords};
 use crate::error::{Error, Kind, Result};
 
@@ -23,90 +24,49 @@ const FILES: [&str; 9] = [
     "sentencepiece.bpe.model",
     "special_tokens_map.json",
     "spiece.model",
-    "tokenizer.json",
-    "tokenizer_config.json",
+    FILE,
+    CONFIG,
     "vocab.json",
     "vocab.txt",
 ];
+const FILE: &str = "tokenizer.json";
+const CONFIG: &str = "tokenizer_config.json";
 /// The largest of the published tokenizers (250,000 pieces) has 17 MB.
 const MAX_BYTES: u64 = 64 << 20;
 /// Transformers writes 10^30 for "no limit".
 const MAX_MAX_LENGTH: f64 = 1e9;
 
-/// The part of `tokenizer.json` that says which token stands for the unknown.
-#[derive(Deserialize)]
-struct Head {
-    model: ModelHead,
-}
-#[derive(Deserialize)]
-struct ModelHead {
-    #[serde(rename = "type")]
-    kind: Option<String>,
-    unk_token: Option<String>,
-    unk_id: Option<u32>,
+/// The tokenizer's files and what is read of them.
+struct Folder<'a> {
+    dir: &'a Path,
+    files: Vec<(&'static str, Vec<u8>)>,
+    class: Class,
+    /// `tokenizer_config.json`, an object.
+    config: Value,
+    /// `special_tokens_map.json`; null if there is none, as for the others.
+    map: Value,
+    added: Value,
+    /// `tokenizer.json`.
+    file: Value,
 }
 
 impl Tokenizer {
-    /// Reads the tokenizer of a model folder: `tokenizer.json`, else `vocab.txt` (BERT's WordPiece, with `do_lower_case`,
-    /// `strip_accents` and `tokenize_chinese_chars` of `tokenizer_config.json`; lower case if it does not say), else
-    /// `vocab.json` with `merges.txt` (RoBERTa's), `spiece.model` (XLNet's, ALBERT's) or `sentencepiece.bpe.model`
-    /// (XLM-RoBERTa's).
+    /// Reads the tokenizer of a model folder, as `AutoTokenizer` of transformers 5 reads it: the class that
+    /// `tokenizer_config.json` names, or that of the model's type in `config.json`, with its settings and added tokens. They win
+    /// over what `tokenizer.json` says; without that file `vocab.txt` is read (BERT), `vocab.json` with `merges.txt` (RoBERTa),
+    /// `spiece.model` (XLNet, ALBERT) or `sentencepiece.bpe.model` (XLM-RoBERTa).
     ///
     /// `vocab_size` is the number of rows of the model's token embedding; a tokenizer that could give a larger id is refused.
     ///
     /// # Errors
-    /// [`Kind::Model`] if the files are missing, over 64 MB, malformed, name ids the model lacks, or lack special tokens.
+    /// [`Kind::Model`] if the files are missing, over 64 MB, malformed, of a class that tempra does not have, name ids the model
+    /// lacks, or lack special tokens.
     pub fn from_dir(dir: &Path, vocab_size: usize) -> Result<Self> {
-        let mut files = Vec::new();
-        for name in FILES {
-            if let Some(bytes) = read_file(&dir.join(name))? {
-                files.push((name, bytes));
-            }
-        }
-        let find = |name| files.iter().find(|(n, _)| *n == name).map(|(_, b)| b.as_slice());
-        let config = match find("tokenizer_config.json") {
-            Some(bytes) => json(bytes, &dir.join("tokenizer_config.json"))?,
-            None => Value::Null,
-        };
-        let map = match find("special_tokens_map.json") {
-            Some(bytes) => json(bytes, &dir.join("special_tokens_map.json"))?,
-            None => Value::Null,
-        };
-        let (path, bytes) = if let Some(bytes) = find("tokenizer.json") {
-            (dir.join("tokenizer.json"), bytes.to_vec())
-        } else if let Some(vocab) = find("vocab.txt") {
-            let path = dir.join("vocab.txt");
-            (path.clone(), from_vocab(vocab, &path, &config, &map)?)
-        } else if let (Some(vocab), Some(merges)) = (find("vocab.json"), find("merges.txt")) {
-            (dir.join("vocab.json"), subwords::from_merges(vocab, merges, dir, &config)?)
-        } else if let Some((name, model)) =
-            ["spiece.model", "sentencepiece.bpe.model"].into_iter().find_map(|n| Some((n, find(n)?)))
-        {
-            let path = dir.join(name);
-            (path.clone(), subwords::from_sentencepiece(model, &path, &config)?)
-        } else {
-            return Err(Error::model("no tokenizer in the model folder")
-                .at(dir)
-                .expected("tokenizer.json, vocab.txt, vocab.json with merges.txt, or spiece.model")
-                .found(if files.is_empty() { "none of them".into() } else { names(&files) })
-                .hint("save the tokenizer beside the model: tokenizer.save_pretrained(folder)"));
-        };
-        if find("tokenizer.json").is_none() {
-            files.push(("tokenizer.json", bytes.clone()));
-            files.sort_by_key(|(name, _)| *name);
-        }
-        let bad = |what: String| {
-            Error::model("not a tokenizer that can be used")
-                .at(&path)
-                .found(what)
-                .hint("write it anew with transformers: AutoTokenizer.from_pretrained(f).save_pretrained(f)")
-        };
-        let head: Head = serde_json::from_slice(&bytes).map_err(|e| bad(e.to_string()))?;
-        let mut inner = guarded(|| tokenizers::Tokenizer::from_bytes(&bytes))
-            .map_err(&bad)?
-            .map_err(|e| bad(e.to_string()))?;
-        inner.with_truncation(None).map_err(|e| bad(e.to_string()))?.with_padding(None);
-        let Some(template) = inner.get_post_processor().cloned() else {
+        let mut folder = Folder::read(dir)?;
+        let (built, tokens) = folder.build(vocab_size)?;
+        let path = folder.path();
+        let Built { inner, template, unknown } = built;
+        let Some(template) = template else {
             return Err(Error::model(
                 "the tokenizer adds no special tokens, which the model was trained with",
             )
@@ -114,29 +74,35 @@ impl Tokenizer {
             .expected("a post_processor that adds [CLS] and [SEP] or their like")
             .found("none"));
         };
-        inner.with_post_processor(None::<tokenizers::processors::PostProcessorWrapper>);
-
         let largest = inner.get_vocab(true).into_iter().max_by_key(|(_, id)| *id);
-        let Some((token, id)) = largest else { return Err(bad("an empty vocabulary".into())) };
+        let Some((token, id)) = largest else {
+            return Err(unusable(&path)("an empty vocabulary".into()));
+        };
         too_large(&token, id, vocab_size).map_or(Ok(()), |e| Err(e.at(&path)))?;
-        let unknown = unknown(&head.model, &inner).map_err(|e| e.at(&path))?;
+        let direction = folder.truncation()?;
+        folder.make_consistent(&inner, &template, &tokens, vocab_size)?;
 
+        let named = |key: &str, usual: &[&str]| match (tokens.name(key), folder.class) {
+            (Some(token), _) => inner.token_to_id(token),
+            (None, Class::File) => usual.iter().find_map(|token| inner.token_to_id(token)),
+            (None, _) => None,
+        };
+        let limit = ["model_max_length", "max_len"].into_iter().find_map(|key| folder.config.get(key));
         let tokenizer = Tokenizer {
-            direction: match config["truncation_side"].as_str() {
-                Some("left") => TruncationDirection::Left,
-                _ => TruncationDirection::Right,
-            },
-            model_max_length: config["model_max_length"]
-                .as_f64()
+            direction,
+            model_max_length: limit
+                .and_then(Value::as_f64)
                 .filter(|n| (1.0..MAX_MAX_LENGTH).contains(n))
                 .map(|n| n as usize),
-            hash: hash(&files),
+            hash: hash(&folder.files),
+            mask: named("mask_token", &["[MASK]", "<mask>"]),
+            cls: named("cls_token", &["[CLS]", "<cls>", "<s>"]),
             inner,
             template,
             spaced: Default::default(),
             unknown,
             path,
-            files,
+            files: folder.files,
         };
         tokenizer.try_templates(vocab_size)?;
         Ok(tokenizer)
@@ -170,6 +136,337 @@ impl Tokenizer {
     }
 }
 
+impl<'a> Folder<'a> {
+    fn read(dir: &'a Path) -> Result<Folder<'a>> {
+        let mut files = Vec::new();
+        for name in FILES {
+            if let Some(bytes) = read_file(&dir.join(name))? {
+                files.push((name, bytes));
+            }
+        }
+        let find = |name: &str| files.iter().find(|(n, _)| *n == name).map(|(_, b)| b.as_slice());
+        let object = |name: &str, bytes: Option<&[u8]>| -> Result<Value> {
+            let Some(bytes) = bytes else { return Ok(Value::Null) };
+            let path = dir.join(name);
+            let value = json(bytes, &path)?;
+            if value.is_object() { Ok(value) } else { Err(Error::model("not a JSON object").at(path)) }
+        };
+        let config = object(CONFIG, find(CONFIG))?;
+        let [map, added] =
+            ["special_tokens_map.json", "added_tokens.json"].map(|name| object(name, find(name)));
+        let model = object("config.json", read_file(&dir.join("config.json"))?.as_deref())?;
+        let file = match find(FILE) {
+            Some(bytes) => {
+                serde_json::from_slice(bytes).map_err(|e| unusable(&dir.join(FILE))(e.to_string()))?
+            }
+            None => Value::Null,
+        };
+        let versions = config.get("fast_tokenizer_files").and_then(Value::as_array);
+        if let Some(other) = versions.into_iter().flatten().find(|v| v.as_str() != Some(FILE)) {
+            return Err(Error::model("`fast_tokenizer_files` names a file that tempra does not read")
+                .at(dir.join(CONFIG))
+                .expected(FILE)
+                .found(other.to_string()));
+        }
+        let guess = || {
+            let has = |name| find(name).is_some();
+            let pieces = |token: &[u8]| {
+                find("spiece.model").is_some_and(|m| m.windows(token.len()).any(|w| w == token))
+            };
+            match () {
+                _ if has(FILE) => Some(Class::File),
+                _ if has("vocab.txt") => Some(Class::Bert),
+                _ if has("vocab.json") && has("merges.txt") => Some(Class::Roberta),
+                _ if pieces(b"<cls>") => Some(Class::Xlnet),
+                _ if pieces(b"[CLS]") => Some(Class::Albert),
+                _ if has("sentencepiece.bpe.model") => Some(Class::XlmRoberta),
+                _ => None,
+            }
+        };
+        let class = Class::named(&config, &model, dir)?;
+        let nothing = |expected: String| {
+            Error::model("no tokenizer in the model folder")
+                .at(dir)
+                .expected(expected)
+                .found(if files.is_empty() { "none of them".into() } else { names(&files) })
+                .hint("save the tokenizer beside the model: tokenizer.save_pretrained(folder)")
+        };
+        let Some(class) = class.or_else(guess) else {
+            return Err(nothing(
+                "tokenizer.json, vocab.txt, vocab.json with merges.txt, or spiece.model".into(),
+            ));
+        };
+        let older = class.older_files();
+        if find(FILE).is_none() && (older.is_empty() || older.iter().any(|name| find(name).is_none())) {
+            let or = if older.is_empty() { String::new() } else { format!(", or {}", older.join(" with ")) };
+            return Err(nothing(format!("{FILE}{or}, of which a {} is read", class.name())));
+        }
+        Ok(Folder { dir, class, config, map: map?, added: added?, file, files })
+    }
+
+    fn find(&self, name: &str) -> Option<&[u8]> {
+        self.files.iter().find(|(n, _)| *n == name).map(|(_, b)| b.as_slice())
+    }
+
+    /// The file with the vocabulary.
+    fn path(&self) -> std::path::PathBuf {
+        let older = self.class.older_files().first().copied().unwrap_or(FILE);
+        self.dir.join(if self.file.is_null() { older } else { FILE })
+    }
+
+    fn tokens(&self, control: Vec<(String, bool)>) -> Result<Tokens> {
+        let Folder { config, map, added, file, .. } = self;
+        Tokens::read(self.class, Sources { config, map, added, file, control }, self.dir)
+    }
+
+    fn build(&self, vocab_size: usize) -> Result<(Built, Tokens)> {
+        let path = self.path();
+        let bad = unusable(&path);
+        let tokens = self.tokens(Vec::new())?;
+        let (mut built, tokens) = if self.class == Class::File {
+            let bytes = self.find(FILE).unwrap_or_default();
+            let built = guarded(|| build::from_file(bytes, &self.file, &tokens, vocab_size, &path));
+            (built.map_err(&bad)??, tokens)
+        } else {
+            let (pieces, tokens) = match &self.file {
+                Value::Null => self.older(&path, tokens)?,
+                _ => (self.pieces().map_err(|e| bad(e).hint(AS_IT_IS))?, tokens),
+            };
+            let template = self.file.get("post_processor").filter(|v| !v.is_null());
+            let settings = (&self.config, template);
+            let run = || build::build(self.class, pieces, settings, &tokens, vocab_size, &path);
+            (guarded(run).map_err(&bad)??, tokens)
+        };
+        if self.flag("split_special_tokens") {
+            built.inner.set_encode_special_tokens(true);
+        }
+        Ok((built, tokens))
+    }
+
+    fn flag(&self, key: &str) -> bool {
+        self.config.get(key).and_then(Value::as_bool) == Some(true)
+    }
+
+    /// The vocabulary in `tokenizer.json`.
+    fn pieces(&self) -> std::result::Result<Pieces, String> {
+        let model = &self.file["model"];
+        let (name, expected) = (self.class.name(), self.class.model().unwrap_or_default());
+        let wrong = |found: &str| format!("{found}, where a {name} has a model of type {expected}");
+        match model.get("type").and_then(Value::as_str) {
+            Some(kind) if kind != expected => return Err(wrong(&format!("a model of type {kind}"))),
+            _ => {}
+        }
+        let vocab = &model["vocab"];
+        match (self.class, vocab) {
+            (Class::Bert, Value::Object(map)) => Ok(Pieces::Words(subwords::numbers(map.clone())?)),
+            (Class::Roberta, Value::Object(map)) => {
+                let pair = |v: &Value| match v {
+                    Value::String(line) => line.split_once(' ').map(|(a, b)| (a.to_owned(), b.to_owned())),
+                    v => Some((v.get(0)?.as_str()?.to_owned(), v.get(1)?.as_str()?.to_owned())),
+                };
+                let merges = model["merges"].as_array().ok_or_else(|| wrong("no merges"))?;
+                let merges = merges.iter().map(pair).collect::<Option<Vec<_>>>();
+                let merges = merges.ok_or_else(|| wrong("merges that are not two pieces"))?;
+                Ok(Pieces::Merges(subwords::numbers(map.clone())?, merges))
+            }
+            (_, Value::Array(list)) if expected == "Unigram" => {
+                let piece = |v: &Value| Some((v.get(0)?.as_str()?.to_owned(), v.get(1)?.as_f64()?));
+                let pieces = list.iter().map(piece).collect::<Option<Vec<_>>>();
+                let pieces = pieces.ok_or_else(|| wrong("pieces without a score"))?;
+                let unknown = match self.class {
+                    Class::XlmRoberta => 3,
+                    Class::Albert => 1,
+                    _ => self.config.get("unk_id").and_then(Value::as_u64).unwrap_or(0) as usize,
+                };
+                let list = match &self.file["normalizer"] {
+                    Value::Object(one) if one.get("type") != Some(&"Sequence".into()) => {
+                        vec![Value::Object(one.clone())]
+                    }
+                    several => several["normalizers"].as_array().cloned().unwrap_or_default(),
+                };
+                let table = |n: &Value| n.get("precompiled_charsmap").filter(|t| t.is_string()).cloned();
+                Ok(Pieces::Scores { pieces, unknown, characters: list.iter().find_map(table) })
+            }
+            _ => Err(wrong("another vocabulary")),
+        }
+    }
+
+    /// The vocabulary where there is no `tokenizer.json`, and the tokens with those that it brings.
+    fn older(&self, path: &Path, tokens: Tokens) -> Result<(Pieces, Tokens)> {
+        let file = |i: usize| self.class.older_files().get(i).and_then(|n| self.find(n)).unwrap_or_default();
+        match self.class {
+            Class::Bert => Ok((words(file(0), path)?, tokens)),
+            Class::Roberta => Ok((subwords::from_merges(file(0), file(1), self.dir)?, tokens)),
+            _ => {
+                let special = |key: &str| tokens.name(key).unwrap_or("None").to_owned();
+                let (pieces, control) = subwords::from_sentencepiece(file(0), self.class, path, special)?;
+                let Pieces::Scores { unknown, .. } = &pieces else { return Ok((pieces, tokens)) };
+                let other = self.config.get("unk_id").filter(|v| v.as_u64() != Some(*unknown as u64));
+                let bos = ["add_bos_token", "add_eos_token"].map(|key| (key, self.config.get(key)));
+                let bos = bos.into_iter().filter(|_| self.class == Class::Albert);
+                let found = bos.chain([("unk_id", other.filter(|_| self.class == Class::Xlnet))]);
+                if let Some((key, Some(v))) = found.into_iter().find(|(_, v)| v.is_some()) {
+                    let what =
+                        format!("`{key}` is set without tokenizer.json, with which it means something else");
+                    return Err(Error::model(what)
+                        .at(self.dir.join(CONFIG))
+                        .found(v.to_string())
+                        .hint("leave it out, or write tokenizer.json with transformers"));
+                }
+                Ok((pieces, self.tokens(control)?))
+            }
+        }
+    }
+
+    /// From which side texts are cut.
+    fn truncation(&self) -> Result<TruncationDirection> {
+        let file = self.file["truncation"]["direction"].as_str();
+        match self.config.get("truncation_side").filter(|v| !v.is_null()) {
+            None if file == Some("Left") => Ok(TruncationDirection::Left),
+            None => Ok(TruncationDirection::Right),
+            Some(v) if v == "left" => Ok(TruncationDirection::Left),
+            Some(v) if v == "right" => Ok(TruncationDirection::Right),
+            Some(v) => Err(Error::model("`truncation_side` is not a side")
+                .at(self.dir.join(CONFIG))
+                .expected("left or right")
+                .found(v.to_string())),
+        }
+    }
+
+    /// Makes the files to be saved say what the tokenizer does: those that do stay byte for byte as they were read.
+    fn make_consistent(
+        &mut self,
+        inner: &tokenizers::Tokenizer,
+        template: &PostProcessorWrapper,
+        tokens: &Tokens,
+        vocab_size: usize,
+    ) -> Result<()> {
+        if !self.file.is_null() && self.says(inner, template) {
+            return Ok(());
+        }
+        let write = |inner: &tokenizers::Tokenizer, template: &PostProcessorWrapper| {
+            let mut whole = inner.clone();
+            whole.with_post_processor(Some(template.clone()));
+            whole.to_string(true).map_err(|e| unusable(&self.path())(e.to_string()))
+        };
+        let bytes = write(inner, template)?.into_bytes();
+        let file = json(&bytes, &self.dir.join(FILE))?;
+        let files: Vec<_> = self.files.iter().filter(|f| f.0 != FILE).cloned().collect();
+        let Folder { dir, class, config, map, added, .. } = &*self;
+        let (config, map, added) = (config.clone(), map.clone(), added.clone());
+        let mut saved = Folder { dir, files, class: *class, config, map, added, file };
+        saved.files.push((FILE, bytes));
+        let again = match saved.build(vocab_size)? {
+            (Built { inner, template: Some(template), .. }, _) => write(&inner, &template)?.into_bytes(),
+            _ => Vec::new(),
+        };
+        if saved.find(FILE) != Some(&again) {
+            let mut config = match &saved.config {
+                Value::Object(map) => map.clone(),
+                _ => Map::new(),
+            };
+            let added: BTreeMap<u32, AddedToken> = inner.get_added_tokens_decoder().into_iter().collect();
+            tokens.write(&mut config, &added);
+            let bytes = format!("{:#}\n", Value::Object(config)).into_bytes();
+            saved.files.retain(|f| ![CONFIG, "added_tokens.json", "special_tokens_map.json"].contains(&f.0));
+            saved.files.push((CONFIG, bytes));
+        }
+        saved.files.sort_by_key(|(name, _)| *name);
+        self.files = saved.files;
+        Ok(())
+    }
+
+    /// Whether `tokenizer.json` by itself is this tokenizer.
+    fn says(&self, inner: &tokenizers::Tokenizer, template: &PostProcessorWrapper) -> bool {
+        let read = || -> Option<BTreeMap<u32, AddedToken>> {
+            let list = self.file.get("added_tokens").and_then(Value::as_array);
+            let one = |v: &Value| {
+                let id = v.get("id")?.as_u64().and_then(|id| u32::try_from(id).ok())?;
+                Some((id, serde_json::from_value(v.clone()).ok()?))
+            };
+            list.into_iter().flatten().map(one).collect()
+        };
+        let added: BTreeMap<u32, AddedToken> = inner.get_added_tokens_decoder().into_iter().collect();
+        if read() != Some(added) {
+            return false;
+        }
+        if self.class == Class::File {
+            return true;
+        }
+        let part = |key: &str| self.file.get(key).filter(|v| !v.is_null()).cloned();
+        let normalizer = part("normalizer").map(serde_json::from_value::<NormalizerWrapper>);
+        let words = part("pre_tokenizer").map(serde_json::from_value::<PreTokenizerWrapper>);
+        let end = part("post_processor").map(serde_json::from_value::<PostProcessorWrapper>);
+        let same = |a: Option<Value>, b: Option<Value>| a == b;
+        let value = |v: serde_json::Result<Value>| v.unwrap_or_default();
+        let model = &self.file["model"];
+        let is = |key: &str, usual: &[Value]| model.get(key).is_none_or(|v| v.is_null() || usual.contains(v));
+        let plain = is("dropout", &[])
+            && is("byte_fallback", &[false.into()])
+            && is("fuse_unk", &[false.into()])
+            && is("ignore_merges", &[false.into()])
+            && is("end_of_word_suffix", &["".into()]);
+        let as_built = match inner.get_model() {
+            ModelWrapper::WordPiece(m) => {
+                model.get("unk_token") == Some(&m.unk_token.as_str().into())
+                    && is("continuing_subword_prefix", &["##".into()])
+                    && is("max_input_chars_per_word", &[100.into()])
+            }
+            ModelWrapper::BPE(_) => is("unk_token", &[]) && is("continuing_subword_prefix", &["".into()]),
+            ModelWrapper::Unigram(_) => {
+                let usual = match self.class {
+                    Class::XlmRoberta => 3.into(),
+                    Class::Albert => 1.into(),
+                    _ => self.config.get("unk_id").cloned().unwrap_or_else(|| 0.into()),
+                };
+                model.get("unk_id") == Some(&usual)
+            }
+            _ => false,
+        };
+        plain
+            && as_built
+            && same(
+                normalizer.map(|n| value(n.and_then(serde_json::to_value))),
+                inner.get_normalizer().map(|n| value(serde_json::to_value(n))),
+            )
+            && same(
+                words.map(|w| value(w.and_then(serde_json::to_value))),
+                inner.get_pre_tokenizer().map(|w| value(serde_json::to_value(w))),
+            )
+            && same(
+                end.map(|e| value(e.and_then(serde_json::to_value))),
+                Some(value(serde_json::to_value(template))),
+            )
+    }
+}
+
+const AS_IT_IS: &str =
+    "for tokenizer.json as it is set tokenizer_class to PreTrainedTokenizerFast in tokenizer_config.json";
+
+/// The error of a tokenizer file that is none.
+fn unusable(path: &Path) -> impl Fn(String) -> Error {
+    let path = path.to_path_buf();
+    move |what| {
+        Error::model("not a tokenizer that can be used")
+            .at(&path)
+            .found(what)
+            .hint("write it anew with transformers: AutoTokenizer.from_pretrained(f).save_pretrained(f)")
+    }
+}
+
+/// BERT's `vocab.txt`: one token a line, its id is the line's number from 0.
+fn words(vocab: &[u8], path: &Path) -> Result<Pieces> {
+    if let Err(e) = std::str::from_utf8(vocab) {
+        let at = e.valid_up_to();
+        let line = 1 + vocab[..at].iter().filter(|b| **b == b'\n').count();
+        return Err(Error::model("not UTF-8").at(path).line(line as u64).byte(at as u64));
+    }
+    let ids = WordPiece::read_bytes(vocab).map_err(|e| {
+        Error::model("cannot make a tokenizer of the vocabulary").at(path).found(e.to_string())
+    })?;
+    Ok(Pieces::Words(ids))
+}
+
 fn names(files: &[(&str, Vec<u8>)]) -> String {
     files.iter().map(|(n, _)| *n).collect::<Vec<_>>().join(", ")
 }
@@ -183,20 +480,6 @@ fn too_large(token: &str, id: u32, vocab_size: usize) -> Option<Error> {
         .found(format!("id {id} for {token:?}"))
         .hint("use the tokenizer the model was trained with")
     })
-}
-
-/// The id of the unknown token; byte-level models have none.
-fn unknown(head: &ModelHead, inner: &tokenizers::Tokenizer) -> Result<Option<u32>> {
-    match (&head.unk_token, head.unk_id) {
-        (Some(token), _) => match inner.token_to_id(token) {
-            Some(id) => Ok(Some(id)),
-            None => Err(Error::model(format!("the unknown token {token:?} is not in the vocabulary"))),
-        },
-        (None, None) if head.kind.as_deref() == Some("WordPiece") => {
-            Err(Error::model("a WordPiece tokenizer without an unknown token").expected("model.unk_token"))
-        }
-        (None, id) => Ok(id),
-    }
 }
 
 /// A file's bytes; `None` if it is not there.
@@ -236,69 +519,4 @@ fn hash(files: &[(&str, Vec<u8>)]) -> String {
         }
     }
     hasher.finalize().to_hex().to_string()
-}
-
-/// The `tokenizer.json` that BERT's `vocab.txt` stands for: one token a line, its id is the line's number from 0.
-fn from_vocab(vocab: &[u8], path: &Path, config: &Value, map: &Value) -> Result<Vec<u8>> {
-    if let Err(e) = std::str::from_utf8(vocab) {
-        let at = e.valid_up_to();
-        let line = 1 + vocab[..at].iter().filter(|b| **b == b'\n').count();
-        return Err(Error::model("not UTF-8").at(path).line(line as u64).byte(at as u64));
-    }
-    // A special token may be renamed; it is a string, or an object with its `content`.
-    let name = |key: &str, default: &str| {
-        let named = [config, map].into_iter().find_map(|v| {
-            let v = &v[key];
-            v.as_str().or_else(|| v["content"].as_str()).map(str::to_string)
-        });
-        named.unwrap_or_else(|| default.to_string())
-    };
-    let flag = |key: &str| config[key].as_bool();
-    let fail = |e: String| Error::model("cannot make a tokenizer of the vocabulary").at(path).found(e);
-
-    let ids = WordPiece::read_bytes(vocab).map_err(|e| fail(e.to_string()))?;
-    let [cls, sep, unk] = [("cls_token", "[CLS]"), ("sep_token", "[SEP]"), ("unk_token", "[UNK]")]
-        .map(|(key, default)| name(key, default));
-    let mut missing = Vec::new();
-    let mut id = |token: &str| {
-        ids.get(token).copied().unwrap_or_else(|| {
-            missing.push(token.to_string());
-            0
-        })
-    };
-    let (cls_id, sep_id, _) = (id(&cls), id(&sep), id(&unk));
-    if !missing.is_empty() {
-        return Err(Error::model("the vocabulary lacks special tokens")
-            .at(path)
-            .expected(format!("{cls}, {sep} and {unk}, each on a line of its own"))
-            .found(format!("no {}", missing.join(", no "))));
-    }
-    let added: Vec<AddedToken> =
-        [&unk, &sep, &name("pad_token", "[PAD]"), &cls, &name("mask_token", "[MASK]")]
-            .into_iter()
-            .filter(|token| ids.contains_key(*token))
-            .map(|token| AddedToken::from(token.clone(), true))
-            .collect();
-    let model = WordPiece::builder().vocab(ids).unk_token(unk).build().map_err(|e| fail(e.to_string()))?;
-    let mut tokenizer = tokenizers::Tokenizer::new(model);
-    let normalizer = BertNormalizer::new(
-        true,
-        flag("tokenize_chinese_chars").unwrap_or(true),
-        flag("strip_accents"),
-        flag("do_lower_case").unwrap_or(true),
-    );
-    tokenizer.with_normalizer(Some(normalizer)).map_err(|e| fail(e.to_string()))?;
-    tokenizer.with_pre_tokenizer(Some(BertPreTokenizer));
-    let mut builder = TemplateProcessing::builder();
-    builder
-        .try_single(format!("{cls}:0 $A:0 {sep}:0"))
-        .map_err(&fail)?
-        .try_pair(format!("{cls}:0 $A:0 {sep}:0 $B:1 {sep}:1"))
-        .map_err(&fail)?
-        .special_tokens(vec![(cls, cls_id), (sep, sep_id)]);
-    let template = builder.build().map_err(|e| fail(e.to_string()))?;
-    tokenizer.with_post_processor(Some(template));
-    tokenizer.with_decoder(Some(tokenizers::decoders::wordpiece::WordPiece::default()));
-    tokenizer.add_special_tokens(added).map_err(|e| fail(e.to_string()))?;
-    tokenizer.to_string(true).map(String::into_bytes).map_err(|e| fail(e.to_string()))
 }

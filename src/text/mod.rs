@@ -1,8 +1,11 @@
 //! Strings -> token ids with byte offsets. The `tokenizers` crate does the splitting; what stands here is the part that
 //! decides: which files are read, what is refused, how a text that is too long is cut, and what is said about it.
 
+mod build;
+mod class;
 mod guard;
 mod load;
+mod special;
 mod subwords;
 mod windows;
 
@@ -27,6 +30,8 @@ pub struct Tokenizer {
     /// For words that come split already.
     spaced: windows::Spaced,
     unknown: Option<u32>,
+    mask: Option<u32>,
+    cls: Option<u32>,
     direction: TruncationDirection,
     model_max_length: Option<usize>,
     path: PathBuf,
@@ -58,6 +63,14 @@ impl std::fmt::Debug for Tokenizer {
             .field("hash", &self.hash)
             .finish_non_exhaustive()
     }
+}
+
+/// An offset in bytes, moved back to where a character begins: a byte-level tokenizer may cut one, and transformers then gives
+/// the character before.
+fn whole_chars((start, end): (usize, usize), text: &str) -> (u32, u32) {
+    let floor =
+        |i: usize| (0..=i.min(text.len())).rev().find(|&i| text.is_char_boundary(i)).unwrap_or(0) as u32;
+    (floor(start), floor(end))
 }
 
 impl Tokenizer {
@@ -102,10 +115,14 @@ impl Tokenizer {
             let unknown = a.get_ids().iter().filter(known).count()
                 + b.as_ref().map_or(0, |b| b.get_ids().iter().filter(known).count());
             let e = self.template.process(a, b, true)?;
+            let parts = e.get_sequence_ids();
+            let spans = e.get_offsets().iter().zip(parts);
             Ok(Encoding {
                 ids: e.get_ids().to_vec(),
                 types: e.get_type_ids().to_vec(),
-                offsets: e.get_offsets().iter().map(|&(s, t)| (s as u32, t as u32)).collect(),
+                offsets: spans
+                    .map(|(&o, part)| whole_chars(o, pair.filter(|_| part == Some(1)).unwrap_or(text)))
+                    .collect(),
                 lost: lost as u32,
                 unknown: unknown as u32,
             })
@@ -130,13 +147,12 @@ impl Tokenizer {
 
     /// The id of the mask token, if there is one.
     pub fn mask(&self) -> Option<u32> {
-        ["[MASK]", "<mask>"].into_iter().find_map(|token| self.id(token))
+        self.mask
     }
 
     /// Where the classification token stands in an input: first for BERT and RoBERTa, last for XLNet.
     pub fn cls_in(&self, ids: &[u32]) -> usize {
-        let known = ["[CLS]", "<cls>", "<s>"].into_iter().filter_map(|token| self.inner.token_to_id(token));
-        known.filter_map(|cls| ids.iter().position(|&id| id == cls)).next().unwrap_or(0)
+        self.cls.and_then(|cls| ids.iter().position(|&id| id == cls)).unwrap_or(0)
     }
 
     /// Special tokens that are added to a text, or to a text and its pair.

@@ -1,192 +1,132 @@
-//! The `tokenizer.json` that older files stand for: `vocab.json` with `merges.txt` (RoBERTa), and the models of SentencePiece
-//! (XLNet, ALBERT, XLM-RoBERTa). As transformers 5 builds them.
+//! The vocabularies of older files: `vocab.json` with `merges.txt` (RoBERTa), and the models of SentencePiece (XLNet, ALBERT,
+//! XLM-RoBERTa).
 
 use std::path::Path;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
+use tokenizers::models::bpe::Vocab;
 use tokenizers::normalizers::Precompiled;
 
+use super::build::Pieces;
+use super::class::Class;
 use crate::error::{Error, Result};
 
-/// RoBERTa's byte-level BPE: `vocab.json` maps pieces to ids, `merges.txt` has one pair of pieces a line, the first merge first.
-pub(super) fn from_merges(vocab: &[u8], merges: &[u8], dir: &Path, config: &Value) -> Result<Vec<u8>> {
+/// Byte-level BPE: `vocab.json` maps pieces to ids, `merges.txt` has one pair of pieces a line, the first merge first.
+pub(super) fn from_merges(vocab: &[u8], merges: &[u8], dir: &Path) -> Result<Pieces> {
     let at = dir.join("vocab.json");
     let bad = |what: String| Error::model("not a vocabulary of byte-level BPE").at(&at).found(what);
     let ids: Map<String, Value> = serde_json::from_slice(vocab).map_err(|e| bad(e.to_string()))?;
-    let id = |token: &str| ids.get(token).and_then(Value::as_u64);
-    let [Some(cls), Some(sep)] = ["<s>", "</s>"].map(id) else {
-        return Err(bad("no <s> or no </s>".into()).hint(
-            "RoBERTa's special tokens are expected; for others save tokenizer.json with transformers",
-        ));
-    };
+    let vocab = numbers(ids).map_err(bad)?;
     let path = dir.join("merges.txt");
     let text = std::str::from_utf8(merges)
         .map_err(|e| Error::model("not UTF-8").at(&path).byte(e.valid_up_to() as u64))?;
     let lines =
         text.lines().enumerate().filter(|(i, l)| !(l.is_empty() || *i == 0 && l.starts_with("#version")));
     let pair = |(i, line): (usize, &str)| match line.split_once(' ') {
-        Some((a, b)) if !b.contains(' ') => Ok(json!([a, b])),
+        Some((a, b)) if !b.contains(' ') => Ok((a.to_owned(), b.to_owned())),
         _ => Err(Error::model("not a merge").at(&path).line(i as u64 + 1).expected("two pieces and a space")),
     };
-    let merges = lines.map(pair).collect::<Result<Vec<Value>>>()?;
-    let added = special(["<s>", "<pad>", "</s>", "<unk>", "<mask>"], id);
-    let prefix = config["add_prefix_space"].as_bool().unwrap_or(false);
-    let bytes = |trim: bool| json!({"type": "ByteLevel", "add_prefix_space": prefix, "trim_offsets": trim, "use_regex": true});
-    write(json!({
-        "version": "1.0",
-        "added_tokens": added,
-        "normalizer": null,
-        "pre_tokenizer": bytes(false),
-        "post_processor": {"type": "RobertaProcessing", "sep": ["</s>", sep], "cls": ["<s>", cls],
-            "trim_offsets": true, "add_prefix_space": prefix},
-        "decoder": bytes(true),
-        "model": {"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": "",
-            "end_of_word_suffix": "", "fuse_unk": false, "byte_fallback": false, "ignore_merges": false,
-            "vocab": ids, "merges": merges},
-    }))
+    Ok(Pieces::Merges(vocab, lines.map(pair).collect::<Result<Vec<_>>>()?))
 }
 
-/// A unigram model of SentencePiece; which tokenizer it is for is seen by its special tokens.
-pub(super) fn from_sentencepiece(model: &[u8], path: &Path, config: &Value) -> Result<Vec<u8>> {
+/// A map of pieces to numbers.
+pub(super) fn numbers(map: Map<String, Value>) -> std::result::Result<Vocab, String> {
+    let number = |(piece, id): (String, Value)| match id.as_u64().and_then(|id| u32::try_from(id).ok()) {
+        Some(id) => Ok((piece, id)),
+        None => Err(format!("{id} as the number of {piece:?}")),
+    };
+    map.into_iter().map(number).collect()
+}
+
+/// A unigram model of SentencePiece, and its control and user-defined symbols with whether they are special.
+///
+/// `special` gives the contents of special tokens by their names.
+pub(super) fn from_sentencepiece(
+    model: &[u8],
+    class: Class,
+    path: &Path,
+    special: impl Fn(&str) -> String,
+) -> Result<(Pieces, Vec<(String, bool)>)> {
     let bad = |what: &str| Error::model("not a model of SentencePiece").at(path).found(what);
     let mut proto = Model::read(model).ok_or_else(|| bad("a damaged file"))?;
     if proto.kind != UNIGRAM {
         return Err(bad("another kind of model").expected("a unigram model"));
     }
-    let has = |name: &str| proto.pieces.iter().any(|(piece, _)| piece == name);
-    let flag = |key: &str, default| config[key].as_bool().unwrap_or(default);
-    let quotes = |(from, to)| json!({"type": "Replace", "pattern": {"String": from}, "content": to});
-    let mut normalizers: Vec<Value> = Vec::new();
-    let numbered = |c: &str| c.strip_suffix(',').is_some_and(|c| c.ends_with(|c: char| c.is_numeric()));
-    let (unk, names, [single, pair]): (usize, &[&str], [&[Part]; 2]);
-    if has("<cls>") || has("[CLS]") {
-        // XLNet and ALBERT: the same but for their special tokens and whether capitals stay.
-        let xlnet = has("<cls>");
-        normalizers.extend([("``", "\""), ("''", "\"")].map(quotes));
-        if xlnet || !flag("keep_accents", false) {
-            normalizers.extend([json!({"type": "NFKD"}), json!({"type": "StripAccents"})]);
-        }
-        if flag("do_lower_case", !xlnet) {
-            normalizers.push(json!({"type": "Lowercase"}));
-        }
-        // A digit with a comma is never one piece.
-        proto.pieces.iter_mut().filter(|(p, _)| numbered(p)).for_each(|(_, score)| *score -= 100.0);
-        if xlnet {
-            names = &["<unk>", "<s>", "</s>", "<cls>", "<sep>", "<pad>", "<mask>", "<eod>", "<eop>"];
-            (unk, single) = (0, &[A, Part("<sep>", 0), Part("<cls>", 2)]);
-            pair = &[A, Part("<sep>", 0), B, Part("<sep>", 1), Part("<cls>", 2)];
-        } else {
-            names = &["<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]"];
-            (unk, single) = (1, &[Part("[CLS]", 0), A, Part("[SEP]", 0)]);
-            pair = &[Part("[CLS]", 0), A, Part("[SEP]", 0), B, Part("[SEP]", 1)];
-        }
-    } else if proto
-        .pieces
-        .get(..3)
-        .is_some_and(|p| p.iter().map(|p| p.0.as_str()).eq(["<unk>", "<s>", "</s>"]))
-    {
-        // XLM-RoBERTa keeps fairseq's numbers: four special tokens, the pieces, the mask.
+    let mut unknown = proto.unknown;
+    if class == Class::XlmRoberta {
+        // It keeps fairseq's numbers: four special tokens, the pieces, the mask.
         let mut pieces: Vec<(String, f64)> =
-            ["<s>", "<pad>", "</s>", "<unk>"].map(|p| (p.to_owned(), 0.0)).into();
-        pieces.extend(proto.pieces.drain(3..));
-        pieces.push(("<mask>".into(), 0.0));
+            ["bos_token", "pad_token", "eos_token", "unk_token"].map(|key| (special(key), 0.0)).into();
+        pieces.extend(proto.pieces.drain(3.min(proto.pieces.len())..));
+        pieces.push((special("mask_token"), 0.0));
         proto.pieces = pieces;
-        names = &["<s>", "<pad>", "</s>", "<unk>", "<mask>"];
-        (unk, single) = (3, &[Part("<s>", 0), A0, Part("</s>", 0)]);
-        pair = &[Part("<s>", 0), A0, Part("</s>", 0), Part("</s>", 0), B0, Part("</s>", 0)];
-    } else {
-        return Err(bad("no special tokens of XLNet, ALBERT or XLM-RoBERTa").hint(
-            "save tokenizer.json with transformers: AutoTokenizer.from_pretrained(f).save_pretrained(f)",
-        ));
+        unknown = 3;
+    } else if class == Class::Albert {
+        unknown = 1;
     }
-    if !proto.charsmap.is_empty() {
+    let characters = if proto.charsmap.is_empty() {
+        None
+    } else {
         let map =
             Precompiled::from(&proto.charsmap).map_err(|e| bad(&format!("a table of characters: {e}")))?;
-        normalizers.push(serde_json::to_value(map).map_err(|e| bad(&e.to_string()))?);
-    }
-    let id = |token: &str| proto.pieces.iter().position(|p| p.0 == token).map(|i| i as u64);
-    let template = |parts: &[Part]| -> Vec<Value> {
-        let part = |p: &Part| match p.0 {
-            "A" | "B" => json!({"Sequence": {"id": p.0, "type_id": p.1}}),
-            token => json!({"SpecialToken": {"id": token, "type_id": p.1}}),
-        };
-        parts.iter().map(part).collect()
+        let map = serde_json::to_value(map).map_err(|e| bad(&e.to_string()))?;
+        map.get("precompiled_charsmap").cloned()
     };
-    let specials = pair.iter().map(|p| p.0).filter(|p| !["A", "B"].contains(p)).map(|token| {
-        let id = id(token).ok_or_else(|| bad(&format!("no {token}")))?;
-        Ok((token.to_owned(), json!({"id": token, "ids": [id], "tokens": [token]})))
-    });
-    let specials = specials.collect::<Result<Map<String, Value>>>()?;
-    let metaspace =
-        json!({"type": "Metaspace", "replacement": "\u{2581}", "prepend_scheme": "always", "split": true});
-    write(json!({
-        "version": "1.0",
-        "added_tokens": special(names.iter().copied(), id),
-        "normalizer": {"type": "Sequence", "normalizers": normalizers},
-        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "WhitespaceSplit"}, metaspace]},
-        "post_processor": {"type": "TemplateProcessing", "single": template(single), "pair": template(pair),
-            "special_tokens": specials},
-        "decoder": metaspace,
-        "model": {"type": "Unigram", "unk_id": unk, "vocab": proto.pieces, "byte_fallback": false},
-    }))
-}
-
-/// A text or a token of a template, and its type.
-struct Part(&'static str, u32);
-const A: Part = Part("A", 0);
-const B: Part = Part("B", 1);
-const A0: Part = Part("A", 0);
-const B0: Part = Part("B", 0);
-
-/// Those of the names that the vocabulary has, as special tokens; a mask takes the space before it.
-fn special<'a>(names: impl IntoIterator<Item = &'a str>, id: impl Fn(&str) -> Option<u64>) -> Vec<Value> {
-    let mut found: Vec<(u64, &str)> = names.into_iter().filter_map(|n| Some((id(n)?, n))).collect();
-    found.sort_unstable();
-    let token = |(id, name): (u64, &str)| {
-        json!({"id": id, "content": name, "single_word": false, "lstrip": name == "<mask>", "rstrip": false,
-            "normalized": false, "special": true})
-    };
-    found.into_iter().map(token).collect()
-}
-
-fn write(tokenizer: Value) -> Result<Vec<u8>> {
-    serde_json::to_vec(&tokenizer)
-        .map_err(|e| Error::model("a tokenizer cannot be written").found(e.to_string()))
+    Ok((Pieces::Scores { pieces: proto.pieces, unknown, characters }, proto.symbols))
 }
 
 /// `TrainerSpec.model_type` of a unigram model.
 const UNIGRAM: u64 = 1;
+/// `ModelProto.SentencePiece.Type`.
+const CONTROL: u64 = 3;
+const USER_DEFINED: u64 = 4;
 
 /// What is read of a `ModelProto` (sentencepiece_model.proto of the project SentencePiece).
 struct Model {
     /// Field 1, `pieces`: the piece (1) and its score (2).
     pieces: Vec<(String, f64)>,
+    /// Those of type (3) control or user-defined, and whether they are the former.
+    symbols: Vec<(String, bool)>,
     /// Field 2, `trainer_spec`: its field 3, `model_type`.
     kind: u64,
+    /// Its field 40, `unk_id`.
+    unknown: usize,
     /// Field 3, `normalizer_spec`: its field 2, `precompiled_charsmap`.
     charsmap: Vec<u8>,
 }
 
 impl Model {
     fn read(bytes: &[u8]) -> Option<Model> {
-        let mut model = Model { pieces: Vec::new(), kind: UNIGRAM, charsmap: Vec::new() };
+        let mut model = Model {
+            pieces: Vec::new(),
+            symbols: Vec::new(),
+            kind: UNIGRAM,
+            unknown: 0,
+            charsmap: Vec::new(),
+        };
         for field in Fields(bytes) {
             match field? {
                 (1, Wire::Bytes(piece)) => {
-                    let (mut text, mut score) = (String::new(), 0.0);
+                    let (mut text, mut score, mut kind) = (String::new(), 0.0, 1);
                     for field in Fields(piece) {
                         match field? {
                             (1, Wire::Bytes(b)) => text = std::str::from_utf8(b).ok()?.to_owned(),
                             (2, Wire::Four(b)) => score = f64::from(f32::from_le_bytes(b)),
+                            (3, Wire::Number(n)) => kind = n,
                             _ => {}
                         }
+                    }
+                    if kind == CONTROL || kind == USER_DEFINED {
+                        model.symbols.push((text.clone(), kind == CONTROL));
                     }
                     model.pieces.push((text, score));
                 }
                 (2, Wire::Bytes(spec)) => {
                     for field in Fields(spec) {
-                        if let (3, Wire::Number(n)) = field? {
-                            model.kind = n;
+                        match field? {
+                            (3, Wire::Number(n)) => model.kind = n,
+                            (40, Wire::Number(n)) => model.unknown = usize::try_from(n).ok()?,
+                            _ => {}
                         }
                     }
                 }

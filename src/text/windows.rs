@@ -8,7 +8,7 @@ use tokenizers::utils::truncation::{
 };
 use tokenizers::{InputSequence, PostProcessor};
 
-use super::{Tokenizer, guarded};
+use super::{Tokenizer, guarded, whole_chars};
 use crate::error::{Error, Result};
 
 /// A stretch of a text as a model reads it, special tokens included; every list but the first two has one entry a token.
@@ -27,12 +27,18 @@ pub struct Window {
 }
 
 impl Window {
-    fn new(e: &tokenizers::Encoding) -> Self {
+    /// `text` gives the text that a token's offsets count in, by its part and its word.
+    fn new<'t>(e: &tokenizers::Encoding, text: impl Fn(usize, Option<u32>) -> &'t str) -> Self {
+        let parts = e.get_sequence_ids();
+        let spans = e.get_offsets().iter().zip(parts.iter().zip(e.get_word_ids()));
+        let offset = |(&o, (part, &word)): (&(usize, usize), (&Option<usize>, &Option<u32>))| {
+            part.map_or((0, 0), |part| whole_chars(o, text(part, word)))
+        };
         Self {
             ids: e.get_ids().to_vec(),
             types: e.get_type_ids().to_vec(),
-            part: e.get_sequence_ids().into_iter().map(|s| s.map(|s| s as u8)).collect(),
-            offsets: e.get_offsets().iter().map(|&(s, t)| (s as u32, t as u32)).collect(),
+            offsets: spans.map(offset).collect(),
+            part: parts.into_iter().map(|s| s.map(|s| s as u8)).collect(),
             words: e.get_word_ids().to_vec(),
         }
     }
@@ -74,7 +80,8 @@ impl Tokenizer {
             Ok((a, pair.map(|p| self.inner.encode(p, false)).transpose()?))
         };
         let (a, b) = self.try_on(start, encode)?;
-        self.cut(a, b, max_length, stride, start)
+        let text = |part: usize, _| pair.filter(|_| part == 1).unwrap_or(text);
+        self.cut(a, b, [max_length, stride], start, text)
     }
 
     /// Encodes words that are split already, in windows of at most `max_length` tokens, special ones included, that share
@@ -90,7 +97,8 @@ impl Tokenizer {
         let split: Vec<&str> = words.iter().map(String::as_str).collect();
         let encode = || inner.encode(InputSequence::from(split.as_slice()), false);
         let a = self.try_on(start, encode)?;
-        self.cut(a, None, max_length, stride, start)
+        let word = |_, word: Option<u32>| word.and_then(|w| words.get(w as usize)).map_or("", String::as_str);
+        self.cut(a, None, [max_length, stride], start, word)
     }
 
     /// The tokens of a text without special ones: ids, and the word of the text that each belongs to.
@@ -122,16 +130,16 @@ impl Tokenizer {
             )
         };
         let process = || self.template.process(encoding(first, 0), Some(encoding(second, 1)), true);
-        Ok(Window::new(&self.try_on("", process)?))
+        Ok(Window::new(&self.try_on("", process)?, |_, _| ""))
     }
 
-    fn cut(
+    fn cut<'t>(
         &self,
         a: tokenizers::Encoding,
         b: Option<tokenizers::Encoding>,
-        max_length: usize,
-        stride: usize,
+        [max_length, stride]: [usize; 2],
         start: &str,
+        text: impl Fn(usize, Option<u32>) -> &'t str,
     ) -> Result<Vec<Window>> {
         let special = self.template.added_tokens(b.is_some());
         let fixed = special + if b.is_some() { a.len() } else { 0 };
@@ -164,7 +172,7 @@ impl Tokenizer {
             let pairs = b.is_some();
             let mut windows = Vec::with_capacity(1 + rest.len());
             let mut window = |a, b| -> tokenizers::Result<()> {
-                windows.push(Window::new(&self.template.process(a, b, true)?));
+                windows.push(Window::new(&self.template.process(a, b, true)?, &text));
                 Ok(())
             };
             window(a.clone(), b)?;

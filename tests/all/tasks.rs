@@ -66,6 +66,9 @@ pub fn prepared(dir: &Path, model: &Path) -> Value {
     let config: Value = serde_json::from_slice(&std::fs::read(to.join("config.json")).unwrap()).unwrap();
     let types = config["type_vocab_size"].as_u64().is_none_or(|n| n >= 2) as u32;
     std::fs::write(to.join("tokenizer.json"), tokenizer(types).to_string()).unwrap();
+    // No class of its own: tokenizer.json is taken as it is.
+    let class = r#"{"tokenizer_class": "PreTrainedTokenizerFast"}"#;
+    std::fs::write(to.join("tokenizer_config.json"), class).unwrap();
     config
 }
 

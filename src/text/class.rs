@@ -1,0 +1,172 @@
+//! Which tokenizer class a model folder names, as `AutoTokenizer` of transformers 5 finds it.
+//!
+//! Most classes rebuild the tokenizer from the vocabulary and the settings of `tokenizer_config.json`; of `tokenizer.json`
+//! they take the vocabulary alone. [`Class::File`] takes `tokenizer.json` as it is.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::error::{Error, Result};
+
+/// A tokenizer class of transformers that tempra reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Class {
+    /// `BertTokenizer`, and those that share its code: WordPiece.
+    Bert,
+    /// `RobertaTokenizer`: byte-level BPE.
+    Roberta,
+    /// `XLMRobertaTokenizer`: Unigram.
+    XlmRoberta,
+    /// `AlbertTokenizer`: Unigram.
+    Albert,
+    /// `XLNetTokenizer`: Unigram.
+    Xlnet,
+    /// `PreTrainedTokenizerFast`, since version 5 called `TokenizersBackend`.
+    File,
+}
+
+/// The names, without the `Fast` that those of version 4 end with.
+const NAMES: &[(&str, Class)] = &[
+    ("BertTokenizer", Class::Bert),
+    ("DistilBertTokenizer", Class::Bert),
+    ("ElectraTokenizer", Class::Bert),
+    ("MobileBertTokenizer", Class::Bert),
+    ("SqueezeBertTokenizer", Class::Bert),
+    ("RobertaTokenizer", Class::Roberta),
+    ("BartTokenizer", Class::Roberta),
+    ("XLMRobertaTokenizer", Class::XlmRoberta),
+    ("AlbertTokenizer", Class::Albert),
+    ("XLNetTokenizer", Class::Xlnet),
+    ("PreTrainedTokenizer", Class::File),
+    ("TokenizersBackend", Class::File),
+];
+
+/// The class that a `model_type` has where no file names one.
+const OF_MODELS: &[(&str, Class)] = &[
+    ("bert", Class::Bert),
+    ("distilbert", Class::Bert),
+    ("electra", Class::Bert),
+    ("roberta", Class::Roberta),
+    ("xlm-roberta", Class::XlmRoberta),
+    ("albert", Class::Albert),
+    ("xlnet", Class::Xlnet),
+    ("modernbert", Class::File),
+];
+
+impl Class {
+    /// The class that `tokenizer_config.json` names, else `config.json`, else that of the model's type; `None` if there is
+    /// nothing to go by. ModernBERT has [`Class::File`] whatever is named, as in transformers.
+    ///
+    /// # Errors
+    /// [`Kind::Model`](crate::error::Kind::Model) for a class that tempra does not have, and for code of the model's own.
+    pub(super) fn named(tokenizer: &Value, model: &Value, dir: &Path) -> Result<Option<Class>> {
+        let path = dir.join("tokenizer_config.json");
+        let code = tokenizer.get("auto_map").map(|map| map.get("AutoTokenizer").unwrap_or(map));
+        if let Some(code) = code.filter(|c| c.to_string().contains('.')) {
+            return Err(Error::model("the tokenizer is code of its own, which tempra does not run")
+                .at(&path)
+                .expected("no `auto_map` for AutoTokenizer")
+                .found(format!("`auto_map`: {code}"))
+                .hint(RESAVE));
+        }
+        let of_model = model.get("model_type").and_then(Value::as_str);
+        let of_model = OF_MODELS.iter().find(|(name, _)| Some(*name) == of_model).map(|m| m.1);
+        if of_model == Some(Class::File) {
+            return Ok(of_model);
+        }
+        let places = [(tokenizer, path), (model, dir.join("config.json"))];
+        let found = places.iter().find_map(|(v, path)| {
+            let name = v.get("tokenizer_class").filter(|v| !v.is_null() && v.as_str() != Some(""))?;
+            Some((name, path))
+        });
+        let Some((name, path)) = found else { return Ok(of_model) };
+        let word = name.as_str().unwrap_or_default();
+        let word = word.strip_suffix("Fast").unwrap_or(word);
+        match NAMES.iter().find(|(known, _)| *known == word) {
+            Some((_, class)) => Ok(Some(*class)),
+            None => Err(Error::model(format!("`tokenizer_class` is {name}, which tempra does not have"))
+                .at(path)
+                .expected(NAMES.iter().map(|n| n.0).collect::<Vec<_>>().join(", "))
+                .hint(RESAVE)),
+        }
+    }
+
+    /// The name in transformers.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Class::Bert => "BertTokenizer",
+            Class::Roberta => "RobertaTokenizer",
+            Class::XlmRoberta => "XLMRobertaTokenizer",
+            Class::Albert => "AlbertTokenizer",
+            Class::Xlnet => "XLNetTokenizer",
+            Class::File => "PreTrainedTokenizerFast",
+        }
+    }
+
+    /// The files that it is read from where there is no `tokenizer.json`.
+    pub(super) fn older_files(self) -> &'static [&'static str] {
+        match self {
+            Class::Bert => &["vocab.txt"],
+            Class::Roberta => &["vocab.json", "merges.txt"],
+            Class::XlmRoberta => &["sentencepiece.bpe.model"],
+            Class::Albert | Class::Xlnet => &["spiece.model"],
+            Class::File => &[],
+        }
+    }
+
+    /// The kind of model in its `tokenizer.json`; any for [`Class::File`].
+    pub(super) fn model(self) -> Option<&'static str> {
+        match self {
+            Class::Bert => Some("WordPiece"),
+            Class::Roberta => Some("BPE"),
+            Class::XlmRoberta | Class::Albert | Class::Xlnet => Some("Unigram"),
+            Class::File => None,
+        }
+    }
+
+    /// What special tokens are called where no file says so.
+    pub(super) fn special_tokens(self) -> &'static [(&'static str, &'static str)] {
+        match self {
+            Class::Bert => &[
+                ("unk_token", "[UNK]"),
+                ("sep_token", "[SEP]"),
+                ("pad_token", "[PAD]"),
+                ("cls_token", "[CLS]"),
+                ("mask_token", "[MASK]"),
+            ],
+            Class::Roberta | Class::XlmRoberta => &[
+                ("bos_token", "<s>"),
+                ("eos_token", "</s>"),
+                ("unk_token", "<unk>"),
+                ("sep_token", "</s>"),
+                ("pad_token", "<pad>"),
+                ("cls_token", "<s>"),
+                ("mask_token", "<mask>"),
+            ],
+            Class::Albert => &[
+                ("bos_token", "[CLS]"),
+                ("eos_token", "[SEP]"),
+                ("unk_token", "<unk>"),
+                ("sep_token", "[SEP]"),
+                ("pad_token", "<pad>"),
+                ("cls_token", "[CLS]"),
+                ("mask_token", "[MASK]"),
+            ],
+            Class::Xlnet => &[
+                ("bos_token", "<s>"),
+                ("eos_token", "</s>"),
+                ("unk_token", "<unk>"),
+                ("sep_token", "<sep>"),
+                ("pad_token", "<pad>"),
+                ("cls_token", "<cls>"),
+                ("mask_token", "<mask>"),
+            ],
+            Class::File => &[],
+        }
+    }
+}
+
+/// What makes a folder of any tokenizer one that tempra reads.
+const RESAVE: &str = "save it as a file that needs no class: set tokenizer_class to PreTrainedTokenizerFast and write \
+                      tokenizer.json with transformers";
