@@ -80,8 +80,9 @@ fn examine(dir: &Path) -> (Vec<String>, usize, u64) {
     };
     let mut total = 0;
     let mut wrong = unlisted(dir, &manifest);
+    let links = !of_checkpoint(&manifest);
     for item in &manifest.files {
-        match same(dir, item) {
+        match same(dir, item, links) {
             Ok(()) => total += item.bytes,
             Err(why) => wrong.push(format!("{} {why}", item.name)),
         }
@@ -90,10 +91,14 @@ fn examine(dir: &Path) -> (Vec<String>, usize, u64) {
     (wrong, manifest.files.len(), total)
 }
 
+fn of_checkpoint(manifest: &Manifest) -> bool {
+    manifest.files.iter().any(|i| i.name == STATE)
+}
+
 /// The files of a folder that its manifest does not list: of a checkpoint all, of a model those that loading would read. A
 /// model card beside a model harms nobody; a second vocabulary does.
 fn unlisted(dir: &Path, manifest: &Manifest) -> Vec<String> {
-    let checkpoint = manifest.files.iter().any(|i| i.name == STATE);
+    let checkpoint = of_checkpoint(manifest);
     let listed = |name: &str| {
         let inside = |i: &Item| i.name.split_once('/').is_some_and(|(folder, _)| folder == name);
         name == MANIFEST || manifest.files.iter().any(|i| i.name == name || inside(i))
@@ -122,7 +127,7 @@ pub fn changes(dir: &Path) -> Vec<String> {
         Err(why) => vec![why],
         Ok(manifest) => {
             let loaded = manifest.files.iter().filter(|i| !NOT_LOADED.contains(&i.name.as_str()));
-            let wrong = loaded.filter_map(|i| Some(format!("{} {}", i.name, same(dir, i).err()?)));
+            let wrong = loaded.filter_map(|i| Some(format!("{} {}", i.name, same(dir, i, true).err()?)));
             wrong.chain(unlisted(dir, &manifest)).collect()
         }
     };
@@ -130,13 +135,14 @@ pub fn changes(dir: &Path) -> Vec<String> {
     found
 }
 
-fn same(dir: &Path, item: &Item) -> std::result::Result<(), String> {
+/// Whether a file is what was written. `links`: whether one may be a link, as the files of a downloaded model are.
+fn same(dir: &Path, item: &Item, links: bool) -> std::result::Result<(), String> {
     let (folder, name) = item.name.split_once('/').unwrap_or((".", &item.name));
     if !plain(name) || !(folder == "." || plain(folder)) {
         return Err("is not a plain file name".into());
     }
     let path = dir.join(&item.name);
-    let meta = match path.symlink_metadata() {
+    let meta = match if links { path.metadata() } else { path.symlink_metadata() } {
         Ok(meta) if meta.is_file() => meta,
         Ok(_) => return Err("is not a file".into()),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Err("is missing".into()),

@@ -77,7 +77,7 @@ impl Prepared {
             Outputs::Classes(classes) => {
                 let table = table()?;
                 let written = table.rows.iter().filter_map(|r| r.label.as_deref());
-                let labels = known(&table, &as_written(classes, written))?;
+                let labels = known(&table, &as_written(classes, written)?)?;
                 let classes = classes.clone();
                 let task = Classify { classes, label_smoothing: 0.0, class_weights: None, gamma: 0.0 };
                 (Box::new(task), self.tokens(&table.rows, labels)?)
@@ -91,7 +91,7 @@ impl Prepared {
                 let table = table()?;
                 let separator = self.noted.word("separator").unwrap_or_else(|| ",".to_owned());
                 let written = table.rows.iter().filter_map(|r| r.label.as_deref());
-                let sets = data::sets(&table, &separator, &as_written(classes, written))?;
+                let sets = data::sets(&table, &separator, &as_written(classes, written)?)?;
                 let set = TokenSet { sets, ..self.tokens(&table.rows, Vec::new())? };
                 let thresholds = self.noted.thresholds(classes);
                 (Box::new(Multilabel { thresholds, ..Multilabel::new(classes.clone()) }), set)
@@ -100,7 +100,7 @@ impl Prepared {
                 let label = self.noted.label.as_deref().unwrap_or(LABEL);
                 let sentences = self.sentences(path, Some(label))?;
                 let written = sentences.iter().flat_map(|s| s.sentence.tags.iter().map(String::as_str));
-                let known = as_written(classes, written);
+                let known = as_written(classes, written)?;
                 let tags = tag_numbers(path, sentences.iter().map(|s| &s.sentence), &known)?;
                 let words: Vec<Vec<String>> = sentences.into_iter().map(|s| s.sentence.words).collect();
                 let set = Words::build(tokenizer, &words, Some(tags), longest, self.stride())?;
@@ -172,8 +172,14 @@ impl Prepared {
 
 /// The names of a model's classes as data writes them: transformers' defaults `LABEL_0`, `LABEL_1`, ... stand for numbers, and
 /// data that has no such name has the numbers themselves.
-fn as_written<'a>(classes: &[String], mut written: impl Iterator<Item = &'a str>) -> Vec<String> {
-    if written.any(|label| label.contains("LABEL_")) { classes.to_vec() } else { numbered(classes) }
+fn as_written<'a>(classes: &[String], mut written: impl Iterator<Item = &'a str>) -> Result<Vec<String>> {
+    let mut seen = HashSet::new();
+    if let Some(twice) = classes.iter().find(|name| !seen.insert(name.as_str())) {
+        return Err(Error::model(format!("two classes of the model are called {twice:?}"))
+            .expected("each name once in id2label of its config.json")
+            .hint("give them names of their own, or no label says which of them is right"));
+    }
+    Ok(if written.any(|label| label.contains("LABEL_")) { classes.to_vec() } else { numbered(classes) })
 }
 
 /// The labels as the model numbers them.

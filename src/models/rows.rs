@@ -61,7 +61,10 @@ fn carried(saved: &Outputs, wanted: &Outputs) -> Rows {
         Some(places) if places.iter().enumerate().all(|(i, &p)| i == p) => Rows::Same,
         Some(places) => Rows::Reordered(places),
         None => {
-            Rows::New(format!("it was saved for {}, the data has {}", described(saved), described(wanted)))
+            let what = format!("it was saved for {}, the data has {}", described(saved), described(wanted));
+            let fewer = new.len() < old.len() && new.iter().all(|n| old.contains(n));
+            let remedy = if fewer { "; to keep it, list all of the saved names in data.classes" } else { "" };
+            Rows::New(what + remedy)
         }
     }
 }
@@ -115,7 +118,7 @@ mod tests {
         };
         new(go(&["LABEL_0", "LABEL_1"], &["neg", "pos"]), &["LABEL_0, LABEL_1", "neg, pos"]);
         new(go(&["a", "b"], &["a", "b", "c"]), &["the 2 classes a, b", "the 3 classes a, b, c"]);
-        new(go(&["a", "b", "c"], &["a", "b"]), &["the 3 classes", "the 2 classes"]);
+        new(go(&["a", "b", "c"], &["a", "b"]), &["the 3 classes", "the 2 classes", "data.classes"]);
         new(go(&["Neg", "pos"], &["neg", "pos"]), &["Neg", "neg"]);
         new(go(&["a", "a"], &["a", "a", "b"]), &["a, a"]);
         new(carried(&classes(&["a", "b"]), &Outputs::Labels(of(&["a", "b"]))), &["classes", "independent"]);

@@ -144,20 +144,23 @@ pub(super) fn match_names(files: &Weights, layout: &Layout, names: &Names, dir: 
         let rest = stems.into_iter().flatten().find_map(|stem| n.strip_prefix(stem))?;
         rest.split('.').next()?.parse::<usize>().ok()
     };
-    // A layer that is left out, or a tensor in a layer, would make another model of it.
-    let contradicting: Vec<&String> = unused.iter().filter(|n| of_layer(n).is_some()).collect();
+    // A bias beside a weight that is used. A decoder's may be a second name of a bias that is used.
+    let of_map = |n: &&String| {
+        let stem = n.strip_suffix(".bias").filter(|stem| !stem.ends_with("decoder"));
+        stem.is_some_and(|stem| used.contains(&format!("{stem}.weight")))
+    };
+    // What is left out of a layer or a map would make another model of it.
+    let contradicting: Vec<&String> = unused.iter().filter(|n| of_layer(n).is_some() || of_map(n)).collect();
     if let Some(first) = contradicting.first() {
-        let e = Error::model("the weights have tensors in layers for which config.json has no place")
+        let more = match contradicting.len() {
+            1 => String::new(),
+            n => format!(" and {} more", n - 1),
+        };
+        return Err(Error::model("the weights have tensors for which config.json has no place")
             .at(files.file(first).unwrap_or(dir))
-            .expected(format!("{} layers with tensors, as config.json says", layers.1))
-            .found(format!(
-                "`{first}`{}",
-                match contradicting.len() {
-                    1 => String::new(),
-                    n => format!(" and {} more", n - 1),
-                }
-            ));
-        return Err(e.hint("these are not the weights of the model that config.json describes"));
+            .expected(format!("the tensors of {} layers, as config.json describes them", layers.1))
+            .found(format!("`{first}`{more}"))
+            .hint("these are not the weights of the model that config.json describes"));
     }
     Ok(Plan { sources, unused, warnings })
 }

@@ -254,3 +254,15 @@ fn numbers_are_labels_of_a_model_without_names() {
     std::fs::write(&file, "text,label\ngood,2\n").expect("written");
     assert!(refused(&eval(dir.path(), file), 3).contains("none of the model's classes"));
 }
+
+/// Two classes of one name: predictions have it, but no label says which of them is right.
+#[test]
+fn classes_of_one_name_cannot_be_scored() {
+    let twice = json!({ "0": "bad", "1": "good", "2": "good" });
+    let dir = copied("bert-named", |c| c["id2label"] = twice.clone());
+    assert_eq!(rows(&predict(dir.path(), "text\ngood\n", &["--format", "jsonl"])).len(), 1);
+    let file = dir.path().join("eval.csv");
+    std::fs::write(&file, "text,label\ngood,good\n").expect("written");
+    let out = program(dir.path(), &["eval", str(dir.path()), str(&file)]).output().expect("run");
+    assert!(refused(&out, 4).contains("two classes"));
+}

@@ -82,6 +82,10 @@ fn a_model_comes_once_and_its_token_goes_nowhere_else() {
     let files = [
         "README.md",
         "../evil.json",
+        "1_Pooling/config.json",
+        "added_tokens.json",
+        "config_sentence_transformers.json",
+        "onnx/config.json",
         "config.json",
         "model.safetensors",
         "pytorch_model.bin",
@@ -98,7 +102,18 @@ fn a_model_comes_once_and_its_token_goes_nowhere_else() {
     let mut names: Vec<_> =
         fs::read_dir(&model).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
-    assert_eq!(names, ["config.json", "model.safetensors", "tokenizer.json", "vocab.txt"]);
+    // All that changes what is computed, and nothing else.
+    let expected = [
+        "1_Pooling",
+        "added_tokens.json",
+        "config.json",
+        "config_sentence_transformers.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "vocab.txt",
+    ];
+    assert_eq!(names, expected);
+    assert_eq!(fs::read_to_string(model.join("1_Pooling/config.json")).unwrap(), "1_Pooling/config.json");
     assert_eq!(fs::read(model.join("model.safetensors")).unwrap(), weights());
     assert_eq!(fs::read_to_string(dir.path().join("models--org--name/refs/main")).unwrap(), COMMIT);
     for (path, token) in requests.lock().unwrap().drain(..) {

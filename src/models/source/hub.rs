@@ -11,8 +11,22 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// What a model folder is made of, besides weights and `tokenizer*.json`.
-const FILES: &[&str] = &["config.json", "vocab.txt", "vocab.json", "merges.txt", "special_tokens_map.json"];
+/// What a model folder is made of, besides weights, `tokenizer*.json` and the modules of sentence-transformers: every file that
+/// changes what is computed.
+const FILES: &[&str] = &[
+    "config.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "modules.json",
+    "sentence_bert_config.json",
+    "config_sentence_transformers.json",
+    "tempra.json",
+];
 
 /// Fetches the files of a model, weights last, each to a temporary name and then renamed; the reference comes at the
 /// very end. So an interrupted download is an incomplete copy, never one that looks whole.
@@ -60,6 +74,7 @@ pub(super) fn download(id: &Id, cache: &Path, env: &Env) -> Result<PathBuf> {
         if path.exists() {
             continue;
         }
+        mkdir(path.parent().unwrap_or(&dir))?;
         let url = format!("{}/{}/resolve/{commit}/{name}", env.endpoint, id.name);
         crate::console::line(format!("downloading {url}"));
         let response = get(&url)?;
@@ -101,7 +116,13 @@ fn wanted<'a>(names: &[&'a str]) -> Option<Vec<&'a str>> {
     let small = |n: &str| FILES.contains(&n) || (n.starts_with("tokenizer") && n.ends_with(".json"));
     let shard = |n: &str| n.starts_with("model-") && n.ends_with(".safetensors");
     let has = |n: &str| names.contains(&n);
-    let mut list: Vec<&str> = names.iter().copied().filter(|n| plain(n) && small(n)).collect();
+    // The settings of a module of sentence-transformers: `1_Pooling/config.json`.
+    let module = |n: &str| {
+        let inside = n.split_once('/').filter(|(folder, file)| plain(folder) && *file == "config.json");
+        inside.is_some_and(|(folder, _)| folder.starts_with(|c: char| c.is_ascii_digit()))
+    };
+    let of_model = |n: &&str| (plain(n) && small(n)) || module(n);
+    let mut list: Vec<&str> = names.iter().copied().filter(of_model).collect();
     if has(SINGLE) {
         list.push(SINGLE);
     } else if has(INDEX) {
