@@ -104,7 +104,10 @@ impl Coverage {
         if chances == 0 {
             return Err(Error::diverged(format!("nothing was trained: no gradient in {} steps", self.steps))
                 .expected("steps with a target that counts in the loss")
-                .hint("raise train.batch_size, and see that the examples have targets (masked tokens, classes whose weight is not 0)"));
+                .hint(
+                    "raise train.batch_size, and see that the examples have targets (masked tokens, classes whose weight is \
+                     not 0) and are not all the same",
+                ));
         }
         let few = Error::diverged(format!(
             "the gradient of trainable parameters was zero in each of the {chances} steps with a gradient"

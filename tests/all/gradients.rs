@@ -84,7 +84,9 @@ fn what_cannot_be_learnt_is_refused_before_training() {
     file("nouns.jsonl", "{\"tokens\": [\"the\", \"cat\"], \"ner_tags\": [\"NOUN\", \"NOUN\"]}\n");
     file("one.csv", "text,label\nthe cat,yes\na dog,yes\n");
     file("pair.csv", "text,pair\nthe cat,a cat\n");
-    let pairs: String = (0..24).map(|i| format!("the cat sat {i},a cat sat {i}\n")).collect();
+    let words = ["the", "a", "cat", "dog", "sat", "ran", "house", "Paris"];
+    let text = |i: usize| format!("{} {}", words[i % 8], words[(i / 8 + i) % 8]);
+    let pairs: String = (0..24).map(|i| format!("{0},in {0}\n", text(i))).collect();
     file("pairs.csv", &format!("text,pair\n{pairs}"));
     let steps = "max_steps = 3\nbatch_size = 1";
     write(dir.path(), "o", "tag", "outside.conll", "stride = 2\n", steps, "");
