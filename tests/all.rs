@@ -80,6 +80,8 @@ mod summary_metrics;
 mod support;
 #[path = "all/tasks.rs"]
 mod tasks;
+#[path = "all/tag_formats.rs"]
+mod tag_formats;
 #[path = "all/task_metrics.rs"]
 mod task_metrics;
 #[path = "all/text.rs"]

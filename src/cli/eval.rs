@@ -22,9 +22,9 @@ pub fn define() -> Command {
              Of a classifier: loss, accuracy, F1 (macro, micro, weighted), Matthews correlation, AUROC, average precision, \
              and a table of confusions with precision, recall and F1 of each class. Of one of any number of classes: F1 at \
              the thresholds that training chose (else 0.5), AUROC, average precision. Of a regression: mean squared and absolute error, \
-             Pearson's and Spearman's correlation. Of tags: F1 of entities; of answers: exact match and F1; of vectors: \
-             correlation of cosine and label; of a masked language model: perplexity. `tempra help metrics` says what each \
-             means.\n\n\
+             Pearson's and Spearman's correlation. Of tags: F1 of entities, or, where they are no spans, of the tags of all \
+             words; of answers: exact match and F1; of vectors: correlation of cosine and label; of a masked language model: \
+             perplexity. `tempra help metrics` says what each means.\n\n\
              Labels are compared with the model's class names as they are written; one that the model does not know \
              is an error that names its line.\n\n\
              --intervals says how sure the scores are: where 95 of 100 would lie on other data of the same kind and \

@@ -5,7 +5,7 @@ use super::options::text;
 use super::output::Destination;
 use super::style::Voice;
 use crate::checkpoint::{NamedFile, RealFs, write_dir};
-use crate::data::{Contexts, OnBadRow, Question, TaggedText, Words, read_questions, spans};
+use crate::data::{Contexts, OnBadRow, Question, Span, TagFormat, TaggedText, Words, read_questions};
 use crate::error::{Error, Result};
 use crate::models::Model;
 use crate::tasks::{Finding, Found, Meter, Tagged};
@@ -30,19 +30,26 @@ pub fn tags(
 ) -> Result<String> {
     let path = file(text(matches, "input").unwrap_or_default())?;
     let destination = Destination::of(text(matches, "output"))?;
-    let sentences = prepared.sentences(path, None)?;
+    let (format, strict, others) = prepared.tag_format(names);
+    let voice = Voice::of(matches);
+    if !others.is_empty() {
+        voice.warn(format!("labels without a letter of the tag scheme are read as O: {}", others.join(", ")));
+    }
+    let sentences = prepared.sentences(path, None, format)?;
     let words: Vec<Vec<String>> = sentences.iter().map(|s| s.sentence.words.clone()).collect();
     let set = Words::build(prepared.tokenizer(), &words, None, prepared.max_length, prepared.stride())?;
     let (head, _) = prepared.head(model)?;
-    let mut tagged = Tagged::new(names, &set);
+    let mut tagged = Tagged::new(names, format, strict, &set);
     let batches = prepared.batches(&set, head)?;
-    prepared.outputs(model, &batches, &Voice::of(matches), |batch, outputs| tagged.add(outputs, batch))?;
+    prepared.outputs(model, &batches, &voice, |batch, outputs| tagged.add(outputs, batch))?;
     let name = |c: u32| names.get(c as usize).map_or("O", String::as_str);
+    let read = |tags: &Vec<(u32, f32)>| tagged.spans(&tags.iter().map(|t| name(t.0)).collect::<Vec<_>>());
+    let spans: Vec<Vec<Span>> = tagged.tags.iter().map(read).collect::<Result<_>>()?;
     destination.write(|out| {
-        for (sentence, tags) in sentences.iter().zip(&tagged.tags) {
+        for ((sentence, tags), spans) in sentences.iter().zip(&tagged.tags).zip(&spans) {
             if json {
                 let tags: Vec<(&str, f32)> = tags.iter().map(|&(c, p)| (name(c), p)).collect();
-                writeln!(out, "{}", of_sentence(sentence, &tags))?;
+                writeln!(out, "{}", of_sentence(sentence, &tags, spans))?;
                 continue;
             }
             for (word, &(c, _)) in sentence.sentence.words.iter().zip(tags) {
@@ -52,19 +59,16 @@ pub fn tags(
         }
         Ok(())
     })?;
-    let found: usize = tagged
-        .tags
-        .iter()
-        .map(|tags| spans(&tags.iter().map(|&(c, _)| name(c)).collect::<Vec<_>>()).len())
-        .sum();
-    Ok(format!("{} sentences: {found} entities", sentences.len()))
+    let found: usize = spans.iter().map(Vec::len).sum();
+    let what = if format == TagFormat::Words { "words with a tag other than O" } else { "entities" };
+    Ok(format!("{} sentences: {found} {what}", sentences.len()))
 }
 
-/// A sentence as a line: words, tags and entities, these in words and, of a text, in characters.
-fn of_sentence(tagged: &TaggedText, tags: &[(&str, f32)]) -> Value {
-    let plain: Vec<&str> = tags.iter().map(|t| t.0).collect();
+/// A sentence as a line: words, tags and entities, these in words and, of a text, in characters (Unicode code points). Of tags
+/// that are no spans every word whose tag is not `O` is an entity.
+fn of_sentence(tagged: &TaggedText, tags: &[(&str, f32)], spans: &[Span]) -> Value {
     let words = &tagged.sentence.words;
-    let one = |s: crate::data::Span| {
+    let one = |s: &Span| {
         let inside = words.get(s.start..s.end).unwrap_or_default().join(" ");
         let least = tags.get(s.start..s.end).unwrap_or_default().iter().map(|t| t.1).fold(1.0, f32::min);
         let mut entity =
@@ -72,22 +76,29 @@ fn of_sentence(tagged: &TaggedText, tags: &[(&str, f32)]) -> Value {
         if let Some((text, ranges)) = &tagged.text
             && let (Some(first), Some(last)) = (ranges.get(s.start), ranges.get(s.end - 1))
         {
-            let chars = |byte: usize| text.get(..byte).map_or(0, |t| t.chars().count());
             entity["text"] = text.get(first.start..last.end).unwrap_or_default().into();
-            entity["start"] = chars(first.start).into();
-            entity["end"] = chars(last.end).into();
+            entity["start"] = code_points(text, first.start).into();
+            entity["end"] = code_points(text, last.end).into();
         }
         entity
     };
-    let entities: Vec<Value> = spans(&plain).into_iter().map(one).collect();
+    let entities: Vec<Value> = spans.iter().map(one).collect();
     match &tagged.text {
         Some((text, _)) => json!({ "text": text, "entities": entities }),
-        None => json!({ "words": words, "tags": plain, "entities": entities }),
+        None => {
+            let tags: Vec<&str> = tags.iter().map(|t| t.0).collect();
+            json!({ "words": words, "tags": tags, "entities": entities })
+        }
     }
 }
 
+/// How many Unicode code points stand before a byte of a text: the index in Python.
+fn code_points(text: &str, byte: usize) -> usize {
+    text.get(..byte).map_or(0, |t| t.chars().count())
+}
+
 /// Finds the answer to every question. With `-o FOLDER` writes `predictions.json`, `nbest_predictions.json` and
-/// `null_odds.json` there, as SQuAD's scripts read them; otherwise the first of them to standard output.
+/// `null_odds.json` there, as SQuAD's scripts read them (`start` and `end` in Unicode code points of the context); otherwise the first of them to standard output.
 pub fn answers(matches: &ArgMatches, prepared: &Prepared, model: &Model) -> Result<String> {
     let path = file(text(matches, "input").unwrap_or_default())?;
     let questions = read_questions(path, false, OnBadRow::Stop)?.items;

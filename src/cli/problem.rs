@@ -2,8 +2,8 @@
 
 use super::model::Prepared;
 use crate::data::{
-    self, Columns, Contexts, Label, OnBadRow, Row, Scheme, Table, TagRule, TagSource, TaggedText, TokenSet,
-    Words, read_documents, read_questions, read_tagged, tag_numbers,
+    self, Affix, Columns, Contexts, Label, OnBadRow, Row, Scheme, Table, TagFormat, TagRule, TagSource,
+    TaggedText, TokenSet, Words, read_documents, read_questions, read_tagged, tag_numbers,
 };
 use crate::error::{Error, Result};
 use crate::models::{Outputs, numbered};
@@ -40,23 +40,31 @@ impl Prepared {
         self.noted.count("stride").unwrap_or(32)
     }
 
-    fn scheme(&self) -> Scheme {
+    /// How the tags of the model are written, and whether only spans that follow the scheme count: as training noted, else
+    /// as the names of the labels tell. Never by the tags of the input. The labels that bear no letter of the scheme besides.
+    pub fn tag_format<'a>(&self, labels: &'a [String]) -> (TagFormat, bool, Vec<&'a str>) {
+        let strict = self.noted.flag("strict");
+        let affix = if self.noted.flag("suffix") { Affix::Suffix } else { Affix::Prefix };
         let named = self.noted.word("scheme");
-        named.and_then(|name| Scheme::find(&name)).unwrap_or_default()
+        match named.as_deref().and_then(Scheme::find) {
+            Some(scheme) => (TagFormat::Spans { scheme, affix }, strict, Vec::new()),
+            None if named.as_deref() == Some("none") => (TagFormat::Words, false, Vec::new()),
+            None => {
+                let (format, others) = TagFormat::of_labels(labels);
+                (format, strict, others)
+            }
+        }
     }
 
     /// The sentences of a file, with tags if `label` names them.
     ///
     /// # Errors
     /// Those of [`read_tagged`].
-    pub fn sentences(&self, path: &Path, label: Option<&str>) -> Result<Vec<TaggedText>> {
-        let rule = match self.noted.word("scheme").as_deref() {
-            Some("none") => TagRule::Free,
-            Some(name) if name != "auto" => TagRule::Scheme(self.scheme()),
-            _ => TagRule::Auto,
-        };
-        let source = TagSource { text: &self.columns.text, label, rule };
-        Ok(read_tagged(path, &source, OnBadRow::Stop)?.items)
+    pub fn sentences(&self, path: &Path, label: Option<&str>, format: TagFormat) -> Result<Vec<TaggedText>> {
+        let source =
+            TagSource { text: &self.columns.text, label, rule: TagRule::Format(format), classes: &[] };
+        let (files, _) = read_tagged(&[path], &source, OnBadRow::Stop)?;
+        Ok(files.into_iter().flat_map(|file| file.items).collect())
     }
 
     /// The task of a head, with the examples of a file.
@@ -98,18 +106,16 @@ impl Prepared {
             }
             Outputs::Tags(classes) => {
                 let label = self.noted.label.as_deref().unwrap_or(LABEL);
-                let sentences = self.sentences(path, Some(label))?;
+                let (format, strict, _) = self.tag_format(classes);
+                let sentences = self.sentences(path, Some(label), readable(format, strict))?;
                 let written = sentences.iter().flat_map(|s| s.sentence.tags.iter().map(String::as_str));
                 let known = as_written(classes, written)?;
                 let tags = tag_numbers(path, sentences.iter().map(|s| &s.sentence), &known)?;
                 let words: Vec<Vec<String>> = sentences.into_iter().map(|s| s.sentence.words).collect();
                 let set = Words::build(tokenizer, &words, Some(tags), longest, self.stride())?;
-                let strict = self.noted.flag("strict").then(|| self.scheme());
+                let (label_smoothing, class_weights, gamma) = (0.0, None, 0.0);
                 let classes = classes.clone();
-                (
-                    Box::new(Tag { classes, label_smoothing: 0.0, class_weights: None, gamma: 0.0, strict }),
-                    set,
-                )
+                (Box::new(Tag { classes, label_smoothing, class_weights, gamma, format, strict }), set)
             }
             Outputs::Span => {
                 let questions = read_questions(path, true, stop)?.items;
@@ -200,6 +206,16 @@ fn known(table: &Table, classes: &[String]) -> Result<Vec<Label>> {
         Some(near) => e.hint(format!("write {near:?}, if that is meant")),
         None => e.hint("name the right column with --label, or leave out these rows"),
     })
+/// How a file's tags may be written for a model's to be compared with them. IOB1 and IOB2 are read alike unless strictly.
+fn readable(format: TagFormat, strict: bool) -> TagFormat {
+    match format {
+        TagFormat::Spans { scheme: Scheme::Iob2, affix } if !strict => {
+            TagFormat::Spans { scheme: Scheme::Iob1, affix }
+        }
+        other => other,
+    }
+}
+
 }
 
 fn listed(names: &[String]) -> String {

@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::examples::{Examples, text};
 use super::format::{self, Cells, Format, Record};
 use super::read::{BadRow, OnBadRow, kind};
-use super::tags::Scheme;
+use super::tags::{Affix, Scheme};
 use crate::error::{Error, Result};
 
 /// A sentence and what its words are.
@@ -36,12 +36,15 @@ pub struct TagColumns {
     pub tagged: bool,
     /// The scheme that the tags must follow; `None` for tags that are no spans, such as parts of speech.
     pub scheme: Option<Scheme>,
+    /// Where the tags bear the letters of the scheme.
+    pub affix: Affix,
 }
 
 impl Default for TagColumns {
     fn default() -> Self {
         let (words_key, tags_key) = ("tokens".to_owned(), "tags".to_owned());
-        Self { word: 0, tag: None, words_key, tags_key, tagged: true, scheme: Some(Scheme::Iob2) }
+        let (scheme, affix) = (Some(Scheme::Iob2), Affix::Prefix);
+        Self { word: 0, tag: None, words_key, tags_key, tagged: true, scheme, affix }
     }
 }
 
@@ -76,15 +79,15 @@ pub fn read_sentences(path: &Path, columns: &TagColumns, on_bad: OnBadRow) -> Re
 }
 
 fn check(sentence: Sentence, columns: &TagColumns, at: impl Fn(usize) -> (u64, Option<u64>)) -> Found {
-    let Some(broken) = columns.scheme.and_then(|s| s.check(&sentence.tags).err()) else {
+    let Some(broken) = columns.scheme.and_then(|s| s.check_of(&sentence.tags, columns.affix).err()) else {
         return Ok(sentence);
     };
     let (line, byte) = at(broken.word);
     let name = columns.scheme.map_or("", Scheme::name);
-    let others: Vec<&str> =
-        Scheme::ALL.into_iter().filter(|s| s.check(&sentence.tags).is_ok()).map(Scheme::name).collect();
+    let fits = |s: &Scheme| s.check_of(&sentence.tags, columns.affix).is_ok();
+    let others: Vec<&str> = Scheme::ALL.into_iter().filter(fits).map(Scheme::name).collect();
     let hint = match others.as_slice() {
-        [] => "correct the tag".to_owned(),
+        [] => "correct the tag; if the tags are no spans, train with tag.scheme = \"none\"".to_owned(),
         _ => format!(
             "correct the tag, or name another scheme than {name}: this sentence is of {}",
             others.join(" and ")

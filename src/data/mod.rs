@@ -25,6 +25,7 @@ mod spans;
 mod split;
 mod squad;
 mod words;
+mod tag_format;
 mod tagged;
 mod tags;
 
@@ -45,6 +46,7 @@ pub use report::{Conflict, FileReport, Leak, Lengths, Report, Typo};
 pub use spans::{SpanText, TextSpan, read_spans, words};
 pub use split::split;
 pub use squad::{Answer, Question, read_questions};
+pub use tag_format::TagFormat;
 pub use tagged::{TagRule, TagSource, TaggedText, read_tagged, tag_numbers};
-pub use tags::{BrokenTag, Scheme, Span, iob2, spans};
+pub use tags::{Affix, BrokenTag, Scheme, Span, spans};
 pub use words::Words;

@@ -9,7 +9,8 @@ use super::conll::Sentence;
 use super::examples::{Examples, char_starts};
 use super::format::{self, Cells, Record};
 use super::read::{BadRow, OnBadRow, kind};
-use super::tags::{Span, iob2};
+use super::tag_format::TagFormat;
+use super::tags::Span;
 use crate::error::Result;
 
 /// A text and its labelled spans.
@@ -93,7 +94,7 @@ fn from_json(
                 return Err(bad("is empty or outside of its text")
                     .expected(format!("start < end <= {}", starts.len() - 1))
                     .found(format!("{start} to {end}"))
-                    .hint("offsets count characters, not bytes; the end is exclusive"));
+                    .hint("offsets count Unicode code points, not bytes; the end is exclusive"));
             };
             if text[from..to].trim().is_empty() {
                 return Err(bad("holds white space alone").found(format!("{start} to {end}")));
@@ -131,12 +132,12 @@ pub fn words(text: &str) -> Vec<Range<usize>> {
 }
 
 impl SpanText {
-    /// Its words with IOB2 tags, and each word's range of bytes in the text. A word that a span begins or ends in is cut
+    /// Its words with tags of a format, and each word's range of bytes in the text. A word that a span begins or ends in is cut
     /// there, so that every span is a whole number of words.
     ///
     /// # Errors
     /// [`Kind::Data`](crate::error::Kind::Data) if the spans do not fit the text, which [`read_spans`] never gives.
-    pub fn sentence(&self) -> Result<(Sentence, Vec<Range<usize>>)> {
+    pub fn sentence(&self, format: TagFormat) -> Result<(Sentence, Vec<Range<usize>>)> {
         let edges: Vec<usize> = self.spans.iter().flat_map(|s| [s.bytes.start, s.bytes.end]).collect();
         let mut ranges = Vec::new();
         for word in words(&self.text) {
@@ -155,7 +156,7 @@ impl SpanText {
             end: ranges.partition_point(|r| r.start < s.bytes.end),
         };
         let spans: Vec<Span> = self.spans.iter().map(span).collect();
-        let tags = iob2(ranges.len(), &spans)?;
+        let tags = format.encode(ranges.len(), &spans)?;
         let words = ranges.iter().map(|r| self.text.get(r.clone()).unwrap_or_default().to_owned()).collect();
         Ok((Sentence { words, tags, line: self.line }, ranges))
     }

@@ -10,7 +10,8 @@ use super::examples::Examples;
 use super::format::{self, Cells, Format};
 use super::read::{OnBadRow, list, nearest};
 use super::spans::{SpanText, read_spans};
-use super::tags::Scheme;
+use super::tag_format::TagFormat;
+use super::tags::{Scheme, only_inner_b};
 use crate::error::{Error, Result};
 
 /// A sentence of words, and where they stand in a text if it comes from one.
@@ -22,15 +23,19 @@ pub struct TaggedText {
     pub text: Option<(String, Vec<Range<usize>>)>,
 }
 
-/// What the tags of a file must be.
+/// How the tags of files are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TagRule {
-    /// If tags look like those of spans, one of the schemes, whichever fits; else anything.
-    Auto,
-    /// A scheme.
+    /// As the tags of all files together tell (see [`TagFormat::of_tags`]). `strict`: spans must follow a scheme from end to
+    /// end; otherwise tags of B and I alone need not.
+    Auto {
+        /// Whether only spans that follow the scheme count.
+        strict: bool,
+    },
+    /// Spans in a scheme.
     Scheme(Scheme),
-    /// Anything: tags that are no spans, such as parts of speech.
-    Free,
+    /// A format that is known, such as that of a model's labels.
+    Format(TagFormat),
 }
 
 /// Where tagged sentences stand in a file.
@@ -40,8 +45,10 @@ pub struct TagSource<'a> {
     pub text: &'a str,
     /// The key of the spans, or of the list of tags. `None` reads no tags.
     pub label: Option<&'a str>,
-    /// What the tags must be.
+    /// How they are read.
     pub rule: TagRule,
+    /// Tags that are known before any file is read: the classes of a recipe.
+    pub classes: &'a [String],
 }
 
 /// How a JSON Lines file writes sentences.
@@ -74,41 +81,80 @@ fn keys(path: &Path, source: &TagSource) -> Result<Keys> {
     Ok(Keys::Text)
 }
 
-/// Reads sentences with tags: JSON Lines with a text and spans of characters, or with a list of words and one of tags; CoNLL
-/// columns from a file of any other name.
+/// What a file holds, before it is known how its tags are written.
+enum Raw {
+    Sentences(Examples<Sentence>, TagColumns),
+    Texts(Examples<SpanText>),
+}
+
+/// Reads sentences with tags, and how the tags of all files together are written: JSON Lines with a text and spans of
+/// characters, or with a list of words and one of tags; CoNLL columns from a file of any other name. Spans of characters get
+/// tags in the format of the others, IOB2 if there are none.
 ///
 /// # Errors
 /// Those of [`read_sentences`] and [`read_spans`].
-pub fn read_tagged(path: &Path, source: &TagSource, on_bad: OnBadRow) -> Result<Examples<TaggedText>> {
+pub fn read_tagged(
+    paths: &[&Path],
+    source: &TagSource,
+    on_bad: OnBadRow,
+) -> Result<(Vec<Examples<TaggedText>>, TagFormat)> {
+    let files: Vec<Raw> = paths.iter().map(|path| raw(path, source, on_bad)).collect::<Result<_>>()?;
+    let format = format_of(&files, source);
+    let read = |(file, path): (Raw, &&Path)| match file {
+        Raw::Texts(found) => with(found, |s| {
+            let (sentence, ranges) = s.sentence(format)?;
+            Ok(TaggedText { sentence, text: Some((s.text, ranges)) })
+        }),
+        Raw::Sentences(mut found, mut columns) => {
+            if let (TagFormat::Spans { scheme, affix }, true) = (format, columns.tagged) {
+                let broken = |s: &Sentence| scheme.check_of(&s.tags, affix).is_err();
+                if found.items.iter().any(broken) {
+                    // Once more, so that an error names the line of the tag.
+                    (columns.scheme, columns.affix) = (Some(scheme), affix);
+                    found = read_sentences(path, &columns, on_bad)?;
+                }
+            }
+            with(found, |sentence| Ok(TaggedText { sentence, text: None }))
+        }
+    };
+    let all = files.into_iter().zip(paths).map(read).collect::<Result<Vec<_>>>()?;
+    Ok((all, format))
+}
+
+fn raw(path: &Path, source: &TagSource, on_bad: OnBadRow) -> Result<Raw> {
     let mut columns = TagColumns { tagged: source.label.is_some(), scheme: None, ..TagColumns::default() };
-    if let TagRule::Scheme(scheme) = source.rule {
-        columns.scheme = Some(scheme);
-    }
     if Format::of(path).is_ok_and(|f| f == Format::Jsonl) {
         match keys(path, source)? {
             Keys::Words(words, tags) => (columns.words_key, columns.tags_key) = (words, tags),
-            Keys::Text => {
-                let found = read_spans(path, source.text, source.label, on_bad)?;
-                let one = |s: SpanText| -> Result<TaggedText> {
-                    let (sentence, ranges) = s.sentence()?;
-                    Ok(TaggedText { sentence, text: Some((s.text, ranges)) })
-                };
-                return with(found, one);
-            }
+            Keys::Text => return Ok(Raw::Texts(read_spans(path, source.text, source.label, on_bad)?)),
         }
     }
-    let mut found = read_sentences(path, &columns, on_bad)?;
-    if source.rule == TagRule::Auto && columns.tagged {
-        let tags: Vec<&[String]> = found.items.iter().map(|s| s.tags.as_slice()).collect();
-        let of_span =
-            |t: &String| t.len() > 2 && t.as_bytes()[1] == b'-' && b"BIESLU".contains(&t.as_bytes()[0]);
-        if tags.iter().any(|s| s.iter().any(of_span)) && Scheme::detect(&tags).is_none() {
-            // Broken in each scheme: said as the most common one would have it.
-            columns.scheme = Some(Scheme::Iob2);
-            found = read_sentences(path, &columns, on_bad)?;
-        }
+    Ok(Raw::Sentences(read_sentences(path, &columns, on_bad)?, columns))
+}
+
+fn format_of(files: &[Raw], source: &TagSource) -> TagFormat {
+    let sentences = files.iter().filter_map(|file| match file {
+        Raw::Sentences(found, _) => Some(&found.items),
+        Raw::Texts(_) => None,
+    });
+    let sentences = || sentences.clone().flatten();
+    let tags = || {
+        let of_files = sentences().flat_map(|s| &s.tags);
+        of_files.chain(source.classes).map(String::as_str)
+    };
+    let strict = match source.rule {
+        TagRule::Format(format) => return format,
+        TagRule::Scheme(scheme) => return TagFormat::in_scheme(scheme, tags()),
+        TagRule::Auto { strict } => strict,
+    };
+    let found = TagFormat::of_tags(tags());
+    let TagFormat::Spans { scheme: Scheme::Iob2, affix } = found else { return found };
+    if sentences().all(|s| Scheme::Iob2.check_of(&s.tags, affix).is_ok()) {
+        return found;
     }
-    with(found, |sentence| Ok(TaggedText { sentence, text: None }))
+    // Where some spans begin with B and others with I, all readers but strict ones agree.
+    let iob1 = sentences().all(|s| only_inner_b(&s.tags, affix));
+    if strict && !iob1 { found } else { TagFormat::Spans { scheme: Scheme::Iob1, affix } }
 }
 
 fn with<T, U>(found: Examples<T>, f: impl Fn(T) -> Result<U>) -> Result<Examples<U>> {

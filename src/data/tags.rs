@@ -1,8 +1,9 @@
 //! Tags of words and the spans they mean: IOB1, IOB2, IOBES and BILOU.
 //!
-//! A tag is `O` or a prefix, a `-` and a type: `B-PER`. Ramshaw and Marcus 1995 (IOB1), Tjong Kim Sang and Veenstra 1999
-//! (IOB2); BILOU writes L for E and U for S of IOBES. Behaviour matched: seqeval 1.2.2, its default reading
-//! ([`spans`], that of the CoNLL script) and its strict schemes ([`Scheme::spans`]).
+//! A tag is `O`, or a letter and a type: `B-PER`, or with the letter behind the type `PER-B`; a letter alone has no type.
+//! Ramshaw and Marcus 1995 (IOB1), Tjong Kim Sang and Veenstra 1999 (IOB2); BILOU writes L for E and U for S of IOBES.
+//! Behaviour matched: seqeval 1.2.2, its default reading ([`spans`], that of the CoNLL script) and its strict schemes
+//! ([`Scheme::spans`]). seqeval's default reading does not know L and U; here they are read as E and S.
 
 use crate::error::{Error, Result};
 use std::fmt;
@@ -32,6 +33,50 @@ pub enum Scheme {
     Bilou,
 }
 
+/// On which side of its type a tag bears its letter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Affix {
+    /// `B-PER`.
+    #[default]
+    Prefix,
+    /// `PER-B`.
+    Suffix,
+}
+
+impl Affix {
+    /// The letter and the type of a tag, as seqeval's default reading cuts them; `_` for a tag without a type. `None` for a
+    /// tag that is neither `O` nor a letter of a scheme, alone or apart from its type by `-`.
+    pub(super) fn cut(self, tag: &str) -> Option<(char, &str)> {
+        if tag == "O" {
+            return Some(('O', "_"));
+        }
+        let mut chars = tag.chars();
+        let letter = match self {
+            Self::Prefix => chars.next(),
+            Self::Suffix => chars.next_back(),
+        };
+        let letter = letter.filter(|c| "BIESLU".contains(*c))?;
+        let rest = chars.as_str();
+        let label = match self {
+            _ if rest.is_empty() => rest,
+            Self::Prefix => rest.strip_prefix('-')?,
+            Self::Suffix => rest.strip_suffix('-')?,
+        };
+        Some((letter, if label.is_empty() { "_" } else { label }))
+    }
+    /// The tag of a letter and a type.
+    pub(super) fn join(self, letter: char, label: &str) -> String {
+        match self {
+            Self::Prefix => format!("{letter}-{label}"),
+            Self::Suffix => format!("{label}-{letter}"),
+        }
+    }
+    /// As [`Affix::join`]; the letter alone where there is no type.
+    pub(super) fn form(self, letter: char, label: &str) -> String {
+        if label == "_" { letter.to_string() } else { self.join(letter, label) }
+    }
+}
+
 /// Why a sequence of tags cannot be of a scheme.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BrokenTag {
@@ -51,37 +96,32 @@ impl fmt::Display for BrokenTag {
     }
 }
 
-/// The first letter and the type of a tag, as seqeval cuts them.
-fn cut(tag: &str) -> (char, &str) {
-    let mut chars = tag.chars();
-    let prefix = chars.next().unwrap_or('O');
-    let rest = chars.as_str();
-    let label = rest.split_once('-').map_or(rest, |(_, label)| label);
-    (prefix, if label.is_empty() { "_" } else { label })
-}
-
-/// The same as seqeval's schemes cut it: all `-` around the type go.
-fn cut_strict(tag: &str) -> (char, &str) {
-    let mut chars = tag.chars();
-    let prefix = chars.next().unwrap_or('O');
-    let label = chars.as_str().trim_matches('-');
-    (prefix, if label.is_empty() { "_" } else { label })
-}
-
 /// The spans of tags of any scheme, read as the CoNLL script and seqeval's default do: a change of type always begins a
-/// span, and an `I-` or `E-` after `O` does too. In order of their start; none twice.
+/// span, and an `I-` or `E-` after `O` does too. A tag that bears no letter of a scheme is read as `O`. In order of their
+/// start; none twice.
 pub fn spans<S: AsRef<str>>(tags: &[S]) -> Vec<Span> {
+    lenient(tags, Affix::Prefix)
+}
+
+pub(super) fn lenient<S: AsRef<str>>(tags: &[S], affix: Affix) -> Vec<Span> {
+    fn read(tag: &str, affix: Affix) -> (char, &str) {
+        match affix.cut(tag).unwrap_or(('O', "_")) {
+            ('L', label) => ('E', label),
+            ('U', label) => ('S', label),
+            other => other,
+        }
+    }
     let mut found = Vec::new();
     let (mut before, mut label, mut start) = ('O', "_", 0);
     for i in 0..=tags.len() {
-        let (tag, kind) = tags.get(i).map_or(('O', "_"), |t| cut(t.as_ref()));
+        let (tag, kind) = tags.get(i).map_or(('O', "_"), |t| read(t.as_ref(), affix));
         let other = label != kind;
         let ends = matches!(before, 'E' | 'S')
             || (matches!(before, 'B' | 'I') && matches!(tag, 'B' | 'S' | 'O'))
-            || (!matches!(before, 'O' | '.') && other);
+            || (before != 'O' && other);
         let starts = matches!(tag, 'B' | 'S')
             || (matches!(before, 'E' | 'S' | 'O') && matches!(tag, 'E' | 'I'))
-            || (!matches!(tag, 'O' | '.') && other);
+            || (tag != 'O' && other);
         if ends {
             found.push(Span { label: label.to_owned(), start, end: i });
         }
@@ -94,31 +134,13 @@ pub fn spans<S: AsRef<str>>(tags: &[S]) -> Vec<Span> {
     found
 }
 
-/// IOB2 tags of `words` words; what no span covers is `O`.
-///
-/// # Errors
-/// [`Kind::Data`](crate::error::Kind::Data) if a span is empty, ends beyond the words or overlaps another.
-pub fn iob2(words: usize, spans: &[Span]) -> Result<Vec<String>> {
-    let mut tags = vec!["O".to_owned(); words];
-    for span in spans {
-        let bad = |what: &str| {
-            let e = Error::data(format!("{what}: {:?}, words {} to {}", span.label, span.start, span.end));
-            Err(e.expected(format!("spans apart from each other within {words} words")))
-        };
-        let Some(part) = tags.get_mut(span.start..span.end) else {
-            return bad("a span does not fit its words");
-        };
-        if part.is_empty() {
-            return bad("a span holds no word");
-        }
-        if part.iter().any(|t| t != "O") {
-            return bad("a span overlaps another");
-        }
-        for (i, tag) in part.iter_mut().enumerate() {
-            *tag = format!("{}-{}", if i == 0 { 'B' } else { 'I' }, span.label);
-        }
-    }
-    Ok(tags)
+/// Whether each `B-` stands right behind a word of its type: as IOB1 has them, in which other spans begin with `I-`.
+pub(super) fn only_inner_b<S: AsRef<str>>(tags: &[S], affix: Affix) -> bool {
+    let cut = |i: usize| tags.get(i).and_then(|t| affix.cut(t.as_ref())).unwrap_or(('O', "_"));
+    (0..tags.len()).all(|i| {
+        let before = i.checked_sub(1).map_or(('O', "_"), cut);
+        cut(i).0 != 'B' || (before.0 != 'O' && before.1 == cut(i).1)
+    })
 }
 
 impl Scheme {
@@ -144,7 +166,7 @@ impl Scheme {
             _ => Self::ALL.into_iter().find(|s| s.name() == name),
         }
     }
-    fn prefixes(self) -> &'static str {
+    pub(super) fn letters(self) -> &'static str {
         match self {
             Self::Iob1 | Self::Iob2 => "BIO",
             Self::Iobes => "BIOES",
@@ -152,7 +174,7 @@ impl Scheme {
         }
     }
     /// The letters of the last of several words and of a single one, where the scheme marks them.
-    fn marks(self) -> Option<(char, char)> {
+    pub(super) fn marks(self) -> Option<(char, char)> {
         match self {
             Self::Iob1 | Self::Iob2 => None,
             Self::Iobes => Some(('E', 'S')),
@@ -167,17 +189,27 @@ impl Scheme {
     /// # Errors
     /// [`Kind::Data`](crate::error::Kind::Data) for a prefix that the scheme does not have.
     pub fn spans<S: AsRef<str>>(self, tags: &[S]) -> Result<Vec<Span>> {
+        self.spans_of(tags, Affix::Prefix)
+    }
+    pub(super) fn spans_of<S: AsRef<str>>(self, tags: &[S], affix: Affix) -> Result<Vec<Span>> {
+        let mut cuts = Vec::with_capacity(tags.len());
         for (i, tag) in tags.iter().map(AsRef::as_ref).enumerate() {
-            if !tag.starts_with(|c| self.prefixes().contains(c)) {
-                return Err(Error::data(format!("the tag of word {} is not of {}", i + 1, self.name()))
-                    .expected(self.allowed())
-                    .found(format!("{tag:?}")));
+            match affix.cut(tag).filter(|(letter, _)| self.letters().contains(*letter)) {
+                // As seqeval's schemes cut a tag: all `-` around the type go.
+                Some((letter, label)) => {
+                    let label = label.trim_matches('-');
+                    cuts.push((letter, if label.is_empty() { "_" } else { label }));
+                }
+                None => {
+                    return Err(Error::data(format!("the tag of word {} is not of {}", i + 1, self.name()))
+                        .expected(self.allowed(affix))
+                        .found(format!("{tag:?}")));
+                }
             }
         }
-        Ok(self.strict(tags))
+        Ok(self.strict(&cuts))
     }
-    fn strict<S: AsRef<str>>(self, tags: &[S]) -> Vec<Span> {
-        let cuts: Vec<(char, &str)> = tags.iter().map(|t| cut_strict(t.as_ref())).collect();
+    fn strict(self, cuts: &[(char, &str)]) -> Vec<Span> {
         let at = |i: usize| cuts.get(i).copied().unwrap_or(('O', "_"));
         let (mut found, mut i, mut before) = (Vec::new(), 0, ('O', "_"));
         while i < cuts.len() {
@@ -227,9 +259,9 @@ impl Scheme {
             _ => false,
         }
     }
-    fn allowed(self) -> String {
-        let letters = self.prefixes().chars().filter(|c| *c != 'O');
-        let forms: Vec<String> = letters.map(|c| format!("{c}-TYPE")).collect();
+    fn allowed(self, affix: Affix) -> String {
+        let letters = self.letters().chars().filter(|c| *c != 'O');
+        let forms: Vec<String> = letters.map(|c| affix.join(c, "TYPE")).collect();
         format!("O, {}", forms.join(", "))
     }
 
@@ -237,8 +269,15 @@ impl Scheme {
     ///
     /// IOB1 accepts a `B-` wherever IOB2 has one, since no reader takes it for anything else.
     pub fn check<S: AsRef<str>>(self, tags: &[S]) -> std::result::Result<(), BrokenTag> {
+        self.check_of(tags, Affix::Prefix)
+    }
+    pub(super) fn check_of<S: AsRef<str>>(
+        self,
+        tags: &[S],
+        affix: Affix,
+    ) -> std::result::Result<(), BrokenTag> {
         let marks = self.marks();
-        let mut before = ("O", 'O', "");
+        let mut before = ("O", 'O', "_");
         for word in 0..=tags.len() {
             let tag = tags.get(word).map_or("O", AsRef::as_ref);
             let broken = |what: &str, expected: String, found: String| {
@@ -249,17 +288,11 @@ impl Scheme {
                     found,
                 })
             };
-            let (prefix, label) = match tag.split_once('-') {
-                Some((p, label))
-                    if p.len() == 1 && p != "O" && self.prefixes().contains(p) && !label.is_empty() =>
-                {
-                    (p.chars().next().unwrap_or('O'), label)
-                }
-                None if tag == "O" => ('O', ""),
-                _ => {
-                    let what = format!("a tag is not of {}", self.name());
-                    return broken(&what, self.allowed(), format!("{tag:?}"));
-                }
+            // `B-` says that there is a type and names none.
+            let cut = affix.cut(tag).filter(|(c, _)| self.letters().contains(*c) && tag.chars().count() != 2);
+            let Some((prefix, label)) = cut else {
+                let what = format!("a tag is not of {}", self.name());
+                return broken(&what, self.allowed(affix), format!("{tag:?}"));
             };
             let (old, was, kind) = before;
             // A span is open if the scheme says that another word of it must follow.
@@ -272,26 +305,15 @@ impl Scheme {
             };
             if open && (!goes_on || label != kind) {
                 let last = marks.map_or('E', |(last, _)| last);
-                return broken("a span is not closed", format!("I-{kind} or {last}-{kind}"), at);
+                let expected = format!("{} or {}", affix.form('I', kind), affix.form(last, kind));
+                return broken("a span is not closed", expected, at);
             }
             if goes_on && self != Self::Iob1 && !(matches!(was, 'B' | 'I') && label == kind) {
-                return broken("a span goes on that did not begin", format!("B-{label} before {tag}"), at);
+                let expected = format!("{} before {tag}", affix.form('B', label));
+                return broken("a span goes on that did not begin", expected, at);
             }
             before = (tag, prefix, label);
         }
         Ok(())
-    }
-
-    /// The spans of tags that must follow the scheme.
-    pub fn read<S: AsRef<str>>(self, tags: &[S]) -> std::result::Result<Vec<Span>, BrokenTag> {
-        self.check(tags)?;
-        // seqeval's strict IOB1 passes over a `B-` after `O`; its lenient reading has it.
-        Ok(if self == Self::Iob1 { spans(tags) } else { self.strict(tags) })
-    }
-
-    /// The first scheme that all sequences follow, of IOB2, IOB1, IOBES and BILOU; none if each is broken somewhere.
-    pub fn detect<S: AsRef<str>, T: AsRef<[S]>>(sequences: &[T]) -> Option<Self> {
-        let fits = |s: &Self| sequences.iter().all(|tags| s.check(tags.as_ref()).is_ok());
-        [Self::Iob2, Self::Iob1, Self::Iobes, Self::Bilou].into_iter().find(fits)
     }
 }

@@ -5,7 +5,7 @@
 //! spans together (micro) or for each type.
 
 use super::{ClassScores, Scores, f1, mean, ratio};
-use crate::data::{Scheme, Span, spans};
+use crate::data::{Scheme, Span, TagFormat};
 use crate::error::{Error, Result};
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
@@ -13,7 +13,8 @@ use std::fmt;
 /// Accumulates sentences of tags. Memory: three counts a type.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Entities {
-    strict: Option<Scheme>,
+    format: TagFormat,
+    strict: bool,
     types: BTreeMap<String, Counts>,
     words: u64,
     right_words: u64,
@@ -53,7 +54,15 @@ impl Entities {
     }
     /// Nothing counted yet. Only what follows the scheme counts, as with seqeval's `mode="strict"`.
     pub fn strict(scheme: Scheme) -> Self {
-        Self { strict: Some(scheme), ..Self::default() }
+        Self::strict_of(TagFormat::in_scheme(scheme, []))
+    }
+    /// Nothing counted yet. Tags of a format are read leniently, as [`TagFormat::spans`] does.
+    pub fn of(format: TagFormat) -> Self {
+        Self { format, ..Self::default() }
+    }
+    /// Nothing counted yet. Only what follows the format's scheme counts, as [`TagFormat::strict_spans`] reads it.
+    pub fn strict_of(format: TagFormat) -> Self {
+        Self { strict: true, ..Self::of(format) }
     }
     /// Counts a sentence, a tag a word on both sides.
     ///
@@ -66,8 +75,8 @@ impl Entities {
             return Err(e.expected(targets.len().to_string()).found(predictions.len().to_string()));
         }
         let (p, t) = match self.strict {
-            None => (spans(predictions), spans(targets)),
-            Some(scheme) => (scheme.spans(predictions)?, scheme.spans(targets)?),
+            false => (self.format.spans(predictions), self.format.spans(targets)),
+            true => (self.format.strict_spans(predictions)?, self.format.strict_spans(targets)?),
         };
         self.add_spans(&p, &t);
         let same = predictions.iter().zip(targets).filter(|(p, t)| p.as_ref() == t.as_ref());
@@ -96,8 +105,8 @@ impl Entities {
     }
     /// Adds what another accumulator counted. Refuses one that reads tags in another way.
     pub fn merge(&mut self, other: &Self) -> Result<()> {
-        if self.strict != other.strict {
-            let say = |m: &Self| m.strict.map_or("lenient".to_owned(), |s| format!("strict {}", s.name()));
+        if (self.format, self.strict) != (other.format, other.strict) {
+            let say = |m: &Self| format!("{} {:?}", if m.strict { "strict" } else { "lenient" }, m.format);
             let e = Error::shape("accumulators that read tags in different ways cannot be merged");
             return Err(e.expected(say(self)).found(say(other)));
         }

@@ -18,6 +18,7 @@ mod ranking;
 mod regression;
 mod rouge;
 mod scores;
+mod word_tags;
 
 pub use answers::{Answers, BestThreshold, Squad, normalize_answer};
 pub use bootstrap::{Bootstrap, Interval, Paired};
@@ -31,6 +32,7 @@ pub use ranking::{Ranking, realistic_rank};
 pub use regression::Regression;
 pub use rouge::{ROUGE, Rouge, RougeScore};
 pub use scores::Scores;
+pub use word_tags::WordTags;
 
 use std::fmt;
 
@@ -61,7 +63,7 @@ const F1: &[&str] = &["classify", "multilabel", "tag"];
 #[rustfmt::skip]
 pub const METRICS: &[Metric] = &[
     Metric { name: "accuracy", higher_is_better: true, tasks: &["classify", "multilabel", "tag", CONTRASTIVE, "mask", "permute", "next"], doc: "share of right predictions (multi-label: of rows with every label right; tag: of words; contrastive: of texts whose partner is the nearest; mask, permute, next: of hidden tokens)" },
-    Metric { name: "f1", higher_is_better: true, tasks: &["tag", "answer"], doc: "tag: F1 of spans with the right type and both ends; answer: F1 of words" },
+    Metric { name: "f1", higher_is_better: true, tasks: &["tag", "answer"], doc: "tag: F1 of spans with the right type and both ends, of all together (micro); of tags that are no spans micro F1 over the tags of all words, as scikit-learn: their accuracy; answer: F1 of words" },
     Metric { name: "exact", higher_is_better: true, tasks: &["answer"], doc: "share of answers that equal a right one but for case, articles and punctuation" },
     Metric { name: "HasAns_f1", higher_is_better: true, tasks: &["answer"], doc: "f1 of the questions that have an answer, where some have none (SQuAD 2.0)" },
     Metric { name: "HasAns_exact", higher_is_better: true, tasks: &["answer"], doc: "exact of the questions that have an answer, where some have none" },
@@ -69,9 +71,9 @@ pub const METRICS: &[Metric] = &[
     Metric { name: "NoAns_exact", higher_is_better: true, tasks: &["answer"], doc: "the same" },
     Metric { name: "best_f1", higher_is_better: true, tasks: &["answer"], doc: "f1 with the best threshold for \"no answer\", where some questions have none" },
     Metric { name: "best_exact", higher_is_better: true, tasks: &["answer"], doc: "exact with the best threshold for \"no answer\"" },
-    Metric { name: "precision", higher_is_better: true, tasks: &["tag"], doc: "share of the predicted spans that are right" },
-    Metric { name: "recall", higher_is_better: true, tasks: &["tag"], doc: "share of the spans that are found" },
-    Metric { name: "f1_macro", higher_is_better: true, tasks: F1, doc: "F1 averaged over the classes or types that occur" },
+    Metric { name: "precision", higher_is_better: true, tasks: &["tag"], doc: "share of the predicted spans that are right; of tags that are no spans the accuracy, as scikit-learn's micro average" },
+    Metric { name: "recall", higher_is_better: true, tasks: &["tag"], doc: "share of the spans that are found; of tags that are no spans the accuracy, as scikit-learn's micro average" },
+    Metric { name: "f1_macro", higher_is_better: true, tasks: F1, doc: "F1 averaged over the classes, types of spans or tags that occur" },
     Metric { name: "f1_micro", higher_is_better: true, tasks: CLASSES, doc: "F1 of all decisions together" },
     Metric { name: "f1_weighted", higher_is_better: true, tasks: F1, doc: "F1 averaged over classes by their number of targets" },
     Metric { name: "f1_samples", higher_is_better: true, tasks: &["multilabel"], doc: "F1 of each row's labels, averaged over rows" },

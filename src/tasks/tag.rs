@@ -1,9 +1,9 @@
 //! A tag for each word: cross-entropy on the first token of each word, as `transformers` trains token classification.
 
 use super::{Meter, Task, only, reals, unlabelled};
-use crate::data::{Batch, IGNORED, Origin, Scheme, TokenSet, Words};
+use crate::data::{Batch, IGNORED, Origin, Span, TagFormat, TokenSet, Words};
 use crate::error::{Error, Result};
-use crate::metrics::{Entities, Scores};
+use crate::metrics::{Entities, Scores, WordTags};
 use crate::models::Outputs;
 use crate::ops::cross_entropy::CrossEntropy;
 use crate::shape::DType;
@@ -22,8 +22,10 @@ pub struct Tag {
     pub class_weights: Option<Vec<f32>>,
     /// How much less what is known well counts in the loss (Lin et al. 2017); 0 counts all alike.
     pub gamma: f32,
-    /// The scheme that predictions must follow to count; `None` reads them leniently.
-    pub strict: Option<Scheme>,
+    /// How the tags are written.
+    pub format: TagFormat,
+    /// Whether only spans that follow the scheme of the format count, instead of being read as the CoNLL script does.
+    pub strict: bool,
 }
 
 impl Task for Tag {
@@ -53,11 +55,11 @@ impl Task for Tag {
         tape.apply(CrossEntropy { label_smoothing, ignore_index: IGNORED, weighted, gamma: self.gamma }, &x)
     }
     fn meter(&self, set: &TokenSet) -> Box<dyn Meter> {
-        Box::new(Tagged { strict: self.strict, ..Tagged::new(&self.classes, set) })
+        Box::new(Tagged::new(&self.classes, self.format, self.strict, set))
     }
     /// What even perfect predictions score 0 in, or nothing.
     fn uninformative(&self, metric: &str, set: &TokenSet) -> Result<Option<String>> {
-        let mut perfect = Tagged { strict: self.strict, ..Tagged::new(&self.classes, set) };
+        let mut perfect = Tagged::new(&self.classes, self.format, self.strict, set);
         perfect.tags = perfect.words.tags.iter().map(|s| s.iter().map(|&tag| (tag, 1.0)).collect()).collect();
         let score = perfect.scores().get(metric).filter(|_| metric != "loss");
         let nothing = score.is_some_and(|s| s.is_nan() || s == 0.0);
@@ -72,16 +74,17 @@ pub struct Tagged {
     /// The tag of each word of each sentence, with its probability. A word of which the tokenizer leaves nothing has tag O, if
     /// there is one, with probability 1.
     pub tags: Vec<Vec<(u32, f32)>>,
-    strict: Option<Scheme>,
+    format: TagFormat,
+    strict: bool,
     /// The sum of the losses of each sentence, and of how many words.
     losses: Vec<(f64, u64)>,
     /// What each sentence counts, and whether its tags do.
-    each: OnceCell<Vec<(Entities, bool)>>,
+    each: OnceCell<Vec<(TagCounts, bool)>>,
 }
 
 impl Tagged {
-    /// Nothing predicted yet.
-    pub fn new(names: &[String], set: &TokenSet) -> Self {
+    /// Nothing predicted yet. `format`, `strict`: see [`Tag`].
+    pub fn new(names: &[String], format: TagFormat, strict: bool, set: &TokenSet) -> Self {
         let words = match &set.origin {
             Origin::Words(words) => words.clone(),
             _ => Arc::default(),
@@ -89,7 +92,15 @@ impl Tagged {
         let outside = names.iter().position(|n| n == "O").unwrap_or(0) as u32;
         let tags: Vec<_> = words.lengths.iter().map(|&n| vec![(outside, 1.0); n as usize]).collect();
         let (losses, each) = (vec![(0.0, 0); tags.len()], OnceCell::new());
-        Self { names: names.to_vec(), words, tags, strict: None, losses, each }
+        Self { names: names.to_vec(), words, tags, format, strict, losses, each }
+    }
+
+    /// The spans of a sentence's tags, as they are scored.
+    ///
+    /// # Errors
+    /// [`Kind::Data`](crate::error::Kind::Data) if they are read strictly and the scheme does not have a tag.
+    pub fn spans(&self, tags: &[&str]) -> Result<Vec<Span>> {
+        if self.strict { self.format.strict_spans(tags) } else { Ok(self.format.spans(tags)) }
     }
 }
 
@@ -122,46 +133,94 @@ impl Meter for Tagged {
         Ok(())
     }
     fn scores(&self) -> Scores {
-        self.entities(0..self.tags.len()).0.scores()
+        self.counts(0..self.tags.len()).0.scores()
     }
     fn report(&self) -> String {
-        let (entities, left_out) = self.entities(0..self.tags.len());
+        let (counts, left_out) = self.counts(0..self.tags.len());
+        let table = match counts {
+            TagCounts::Spans(entities) => entities.to_string(),
+            TagCounts::Words(words) => words.counts().table(&self.names).to_string(),
+        };
         match left_out {
-            0 => entities.to_string(),
-            n => format!("{entities}{n} sentences have tags that are not of the scheme and count nowhere\n"),
+            0 => table,
+            n => format!("{table}{n} sentences have tags that are not of the scheme and count nowhere\n"),
         }
     }
     fn units(&self) -> usize {
         self.words.tags.len()
     }
     fn scores_of(&self, drawn: &[usize]) -> Scores {
-        self.entities(drawn.iter().copied()).0.scores()
+        self.counts(drawn.iter().copied()).0.scores()
     }
 }
 
 impl Tagged {
     /// What was counted of these sentences, and how many could not be: strictly read, a tag may be of no scheme.
-    fn entities(&self, sentences: impl Iterator<Item = usize>) -> (Entities, usize) {
-        let none = || self.strict.map_or_else(Entities::new, Entities::strict);
-        let name = |&c: &u32| self.names.get(c as usize).map_or("O", String::as_str);
-        type Found<'a> = (&'a Vec<u32>, &'a Vec<(u32, f32)>);
-        let one = |((gold, found), &(loss, counted)): (Found, &(f64, u64))| {
-            let gold: Vec<&str> = gold.iter().map(name).collect();
-            let found: Vec<&str> = found.iter().map(|(c, _)| name(c)).collect();
-            let mut entities = none();
-            entities.add_loss(loss, counted);
-            let counts = entities.add(&found, &gold).is_ok();
-            (entities, counts)
+    fn counts(&self, sentences: impl Iterator<Item = usize>) -> (TagCounts, usize) {
+        let none = || match (self.format, self.strict) {
+            (TagFormat::Words, _) => TagCounts::Words(WordTags::new(self.names.len())),
+            (format, false) => TagCounts::Spans(Entities::of(format)),
+            (format, true) => TagCounts::Spans(Entities::strict_of(format)),
+        };
+        type Sentence<'a> = (&'a Vec<u32>, &'a Vec<(u32, f32)>);
+        let one = |((gold, found), &(loss, words)): (Sentence, &(f64, u64))| {
+            let found: Vec<u32> = found.iter().map(|t| t.0).collect();
+            let mut counts = none();
+            let fits = counts.add(&self.names, &found, gold, (loss, words)).is_ok();
+            (counts, fits)
         };
         let all = self.words.tags.iter().zip(&self.tags).zip(&self.losses);
         let each = self.each.get_or_init(|| all.map(one).collect());
         let (mut sum, mut left_out) = (none(), 0);
-        for (sentence, counts) in sentences.filter_map(|i| each.get(i)) {
-            // All are read in the same way.
-            let _ = sum.merge(sentence);
-            left_out += usize::from(!counts);
+        for (sentence, fits) in sentences.filter_map(|i| each.get(i)) {
+            sum.merge(sentence);
+            left_out += usize::from(!fits);
         }
         (sum, left_out)
+    }
+}
+
+/// What is counted of tags: spans, or words.
+enum TagCounts {
+    Spans(Entities),
+    Words(WordTags),
+}
+
+impl TagCounts {
+    /// Counts a sentence, with the sum of the losses of so many words.
+    fn add(
+        &mut self,
+        names: &[String],
+        found: &[u32],
+        gold: &[u32],
+        (loss, words): (f64, u64),
+    ) -> Result<()> {
+        match self {
+            Self::Spans(entities) => {
+                let name = |&c: &u32| names.get(c as usize).map_or("O", String::as_str);
+                entities.add_loss(loss, words);
+                let [found, gold] = [found, gold].map(|tags| tags.iter().map(name).collect::<Vec<_>>());
+                entities.add(&found, &gold)
+            }
+            Self::Words(tags) => {
+                tags.add_loss(loss, words);
+                tags.add(found, gold)
+            }
+        }
+    }
+    fn merge(&mut self, other: &Self) {
+        // All sentences of a meter are counted in the same way, so that no merge fails.
+        let _ = match (self, other) {
+            (Self::Spans(a), Self::Spans(b)) => a.merge(b),
+            (Self::Words(a), Self::Words(b)) => a.merge(b),
+            _ => Ok(()),
+        };
+    }
+    fn scores(&self) -> Scores {
+        match self {
+            Self::Spans(entities) => entities.scores(),
+            Self::Words(tags) => tags.scores(),
+        }
     }
 }
 

@@ -160,7 +160,7 @@ fn spans_of_characters_become_words() {
     let of = &all.items[0];
     let parts: Vec<_> = of.spans.iter().map(|s| (s.label.as_str(), &of.text[s.bytes.clone()])).collect();
     assert_eq!(parts, [("PER", "Zoë\u{301}"), ("LOC", "São Paulo"), ("D", "d"), ("E", "🎉")]);
-    let (sentence, ranges) = of.sentence().expect("spans that fit");
+    let (sentence, ranges) = of.sentence(TagFormat::default()).expect("spans that fit");
     assert_eq!(
         sentence.words,
         ["Zoë\u{301}", "lives", "in", "São", "Paulo", "-", "Sü", "d", ",", "🎉", "x", "."]
@@ -171,7 +171,7 @@ fn spans_of_characters_become_words() {
     // A span with white space at its edges covers its words.
     let (_dir, path) = file("d.jsonl", row("[[4, 11, \"X\"]]"));
     let all = read_spans(&path, "text", Some("spans"), OnBadRow::Stop).expect("a good span");
-    assert_eq!(all.items[0].sentence().expect("fits").0.tags[..3], ["O", "B-X", "O"]);
+    assert_eq!(all.items[0].sentence(TagFormat::default()).expect("fits").0.tags[..3], ["O", "B-X", "O"]);
     assert!(words("").is_empty() && words(" ").is_empty());
     for (spans, expected) in [
         ("[[3, 3, \"X\"]]", "start < end <= 32"),

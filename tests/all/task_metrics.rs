@@ -2,7 +2,7 @@
 //! (tests/golden/make_task_metrics.py), and merging.
 
 use serde_json::Value;
-use tempra::data::{Scheme, Span, iob2, spans};
+use tempra::data::{Scheme, Span, TagFormat, spans};
 use tempra::metrics::{
     Answers, Curve, Curves, Entities, MultiLabel, Scores, Squad, normalize_answer, sigmoids, softmax,
 };
@@ -46,7 +46,11 @@ fn entities_equal_seqeval() {
     let mut strict_cases = 0;
     for case in list(&golden()["entities"]) {
         let name = text(&case["name"]);
-        let mut readings = vec![(Entities::new(), &case["lenient"], &case["per_type"], &case["spans"], None)];
+        let mut readings = Vec::new();
+        // seqeval's default reading takes L and U for I: what they mean is in tags.json (tests/all/tag_formats.rs).
+        if name != "any BILU sequences" {
+            readings.push((Entities::new(), &case["lenient"], &case["per_type"], &case["spans"], None));
+        }
         for (scheme, expected) in case["strict"].as_object().expect("an object") {
             let scheme = Scheme::find(scheme).expect("a scheme");
             assert!(expected.get("refused").is_none(), "{expected}");
@@ -144,19 +148,14 @@ fn broken_sequences_name_the_word() {
         assert!(broken.word == word && broken.expected.contains(expected), "{scheme:?} {tags:?}: {broken}");
         assert!(broken.to_string().starts_with(&format!("word {}: ", word + 1)), "{broken}");
     }
-    let detect = |s: &[&[&str]]| Scheme::detect(s);
-    assert_eq!(detect(&[&["B-A", "I-A"], &["O"]]), Some(Scheme::Iob2));
-    assert_eq!(detect(&[&["I-A", "B-A"], &["O"]]), Some(Scheme::Iob1));
-    assert_eq!(detect(&[&["B-A", "E-A"]]), Some(Scheme::Iobes));
-    assert_eq!(detect(&[&["U-A", "O"]]), Some(Scheme::Bilou));
-    assert_eq!(detect(&[&["U-A", "S-A"]]), None);
 }
 
 #[test]
 fn spans_become_tags_and_come_back() {
     let span = |label: &str, start, end| Span { label: label.into(), start, end };
     let all = [span("A", 0, 2), span("A", 2, 3), span("B-b", 4, 6)];
-    let tags = iob2(6, &all).expect("they fit");
+    let encode = |spans: &[Span]| TagFormat::default().encode(6, spans);
+    let tags = encode(&all).expect("they fit");
     assert_eq!(tags, ["B-A", "I-A", "B-A", "O", "B-B-b", "I-B-b"]);
     assert_eq!((spans(&tags), Scheme::Iob2.spans(&tags).expect("IOB2")), (all.to_vec(), all.to_vec()));
     for bad in [
@@ -165,7 +164,7 @@ fn spans_become_tags_and_come_back() {
         vec![span("A", 3, 2)],
         vec![span("A", 0, 2), span("B", 1, 3)],
     ] {
-        assert!(iob2(6, &bad).is_err(), "{bad:?}");
+        assert!(encode(&bad).is_err(), "{bad:?}");
     }
 }
 

@@ -2,8 +2,8 @@
 
 use super::super::recipe::{self, ClassWeights, Recipe};
 use crate::data::{
-    self, Columns, Contexts, Documents, Label, OnBadRow, Question, Row, Table, TagSource, TaggedText, Target,
-    TokenSet, Words,
+    self, Affix, Columns, Contexts, Documents, Label, OnBadRow, Question, Row, Table, TagFormat, TagSource,
+    TaggedText, Target, TokenSet, Words,
 };
 use crate::error::{Error, Result};
 use crate::models::Outputs;
@@ -69,7 +69,7 @@ type Splits<T> = [Option<T>; 3];
 
 enum Raw {
     Rows { splits: Splits<Rows>, kind: Kind },
-    Sentences(Splits<Vec<TaggedText>>),
+    Sentences(Splits<Vec<TaggedText>>, TagFormat),
     Questions(Splits<Vec<Question>>),
     Documents(Splits<Documents>),
 }
@@ -101,12 +101,16 @@ struct Files<T> {
     skipped: u64,
 }
 
-/// Reads the files that a recipe names; `read` gives what is in one, its hash and the number of rows skipped.
-fn files<T>(r: &Recipe, read: impl Fn(&Path) -> Result<(T, String, u64)>) -> Result<Files<T>> {
+/// The files of the splits.
+fn split_paths(r: &Recipe) -> Splits<&Path> {
     let d = &r.data;
+    [Some(d.train.as_path()), d.validation.as_deref(), d.test.as_deref()]
+}
+
+/// Reads the files that a recipe names; `read` gives what is in one, its hash and the number of rows skipped.
+fn files<T>(r: &Recipe, mut read: impl FnMut(&Path) -> Result<(T, String, u64)>) -> Result<Files<T>> {
     let mut found = Files { splits: [None, None, None], hashes: Vec::new(), skipped: 0 };
-    let paths = [Some(d.train.as_path()), d.validation.as_deref(), d.test.as_deref()];
-    for (split, path) in found.splits.iter_mut().zip(paths) {
+    for (split, path) in found.splits.iter_mut().zip(split_paths(r)) {
         let Some(path) = path else { continue };
         let (content, hash, skipped) = read(path)?;
         *split = Some(content);
@@ -268,9 +272,20 @@ fn rows(r: &Recipe, kind: Kind) -> Result<Source> {
 
 fn sentences(r: &Recipe) -> Result<Source> {
     let d = &r.data;
-    let source = TagSource { text: &d.text, label: Some(&d.label), rule: r.tag.scheme.rule() };
+    let rule = r.tag.scheme.rule(r.tag.strict);
+    let source = TagSource { text: &d.text, label: Some(&d.label), rule, classes: &d.classes };
+    // How tags are written can be told from all files only: one may hold single words alone.
+    let paths: Vec<&Path> = split_paths(r).into_iter().flatten().collect();
+    let (read, format) = data::read_tagged(&paths, &source, on_bad(r))?;
+    if r.tag.strict && format == TagFormat::Words {
+        return Err(Error::usage("tag.strict is set, but the tags are no spans")
+            .at(&d.train)
+            .expected("tags such as B-PER, I-PER and O")
+            .hint("leave tag.strict out: tags that are no spans are scored word by word"));
+    }
+    let mut read = read.into_iter();
     let found = files(r, |path| {
-        let found = data::read_tagged(path, &source, on_bad(r))?;
+        let found = read.next().ok_or_else(|| Error::data("the file was not read").at(path))?;
         Ok((found.items, found.hash, found.bad_count))
     })?;
     let key = |s: &TaggedText| s.sentence.words.join(" ");
@@ -300,7 +315,7 @@ fn sentences(r: &Recipe) -> Result<Source> {
         hashes: found.hashes,
         skipped: found.skipped,
         pairs: false,
-        raw: Raw::Sentences(splits),
+        raw: Raw::Sentences(splits, format),
     };
     Ok(source)
 }
@@ -348,6 +363,7 @@ impl Source {
     pub fn encode(self, name: &str, r: &Recipe, e: &Encoder) -> Result<Part> {
         let (d, classes) = (&r.data, self.classes);
         let (tokenizer, longest) = (e.tokenizer, d.max_length);
+        let mut noted = noted(r);
         let (sets, task): (Splits<TokenSet>, Arc<dyn Task>) = match self.raw {
             Raw::Rows { splits, kind } => {
                 let task = rows_task(r, kind, &classes, &splits)?;
@@ -360,7 +376,9 @@ impl Source {
                 })?;
                 (sets, task)
             }
-            Raw::Sentences(splits) => {
+            Raw::Sentences(splits, format) => {
+                noted["scheme"] = format.name().into();
+                noted["suffix"] = matches!(format, TagFormat::Spans { affix: Affix::Suffix, .. }).into();
                 let [train, validation, test] = splits;
                 let of = |sentences: Option<Vec<TaggedText>>, path: Option<&Path>| {
                     let path = path.unwrap_or(&d.train);
@@ -373,13 +391,13 @@ impl Source {
                 ];
                 let label_smoothing = r.loss.label_smoothing as f32;
                 let class_weights = given_weights(r, &classes)?;
-                let strict = r.tag.strict.then(|| r.tag.scheme.scheme());
                 let task = Tag {
                     classes: classes.clone(),
                     label_smoothing,
                     class_weights,
                     gamma: r.loss.focal_gamma as f32,
-                    strict,
+                    format,
+                    strict: r.tag.strict,
                 };
                 (sets, Arc::new(task))
             }
@@ -427,7 +445,6 @@ impl Source {
             }
         }
         let deviation = deviation(r, &train.labels);
-        let noted = noted(r);
         let best_metric = r.train.best_metric.clone();
         let name = name.to_owned();
         let weight = 1.0;
@@ -457,7 +474,6 @@ fn noted(r: &Recipe) -> serde_json::Value {
     match r.task {
         recipe::Task::Tag => {
             noted["stride"] = d.stride.into();
-            noted["scheme"] = r.tag.scheme.name().into();
             noted["strict"] = r.tag.strict.into();
         }
         recipe::Task::Answer => {

@@ -1,6 +1,6 @@
 //! What is resolved from other keys, and what two keys cannot say together.
 
-use super::field::{Attention, Field, Likeness, Task, expanded};
+use super::field::{Attention, Field, Likeness, TagScheme, Task, expanded};
 use super::source::Origin;
 use super::table::{Item, Reader, Section};
 use super::{ClassWeights, Optim, Recipe};
@@ -105,6 +105,11 @@ pub(super) fn check(recipe: &Recipe, r: &mut Reader<'_>) {
         let keys = ["model.attention_features", "model.attention"];
         r.complain(&keys, "model.attention_features is for approximated attention", |e| {
             e.hint("set attention = \"performer\", or leave it out")
+        });
+    }
+    if recipe.tag.strict && recipe.tag.scheme == TagScheme::None {
+        r.complain(&["tag.strict", "tag.scheme"], "tag.strict needs a scheme", |e| {
+            e.hint("tags of scheme \"none\" are no spans: leave tag.strict out, or name their scheme")
         });
     }
     data(recipe, r);

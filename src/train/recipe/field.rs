@@ -1,7 +1,7 @@
 //! What a recipe's value can be: how each type is read, written, described and bounded.
 
 use super::source::{Node, Value};
-use crate::data::{Scheme, TagRule};
+use crate::data::{Scheme, TagFormat, TagRule};
 use crate::shape::DType;
 use crate::train::schedule::{Curve, Kind};
 use std::fmt;
@@ -298,27 +298,21 @@ choice! {
         Iobes = "iobes",
         /// `U-` for one word, `L-` for the last of several.
         Bilou = "bilou",
-        /// They do not: parts of speech.
+        /// They do not: each is a class of its word, such as a part of speech.
         None = "none",
     }
 }
 
 impl TagScheme {
-    /// What tags must be.
-    pub fn rule(self) -> TagRule {
+    /// How the tags of files are read; `strict` as in the recipe.
+    pub fn rule(self, strict: bool) -> TagRule {
         match self {
-            Self::Auto => TagRule::Auto,
-            Self::None => TagRule::Free,
-            _ => TagRule::Scheme(self.scheme()),
-        }
-    }
-    /// The scheme; IOB2 where none is named.
-    pub fn scheme(self) -> Scheme {
-        match self {
-            Self::Iob1 => Scheme::Iob1,
-            Self::Iobes => Scheme::Iobes,
-            Self::Bilou => Scheme::Bilou,
-            Self::Iob2 | Self::Auto | Self::None => Scheme::Iob2,
+            Self::Auto => TagRule::Auto { strict },
+            Self::None => TagRule::Format(TagFormat::Words),
+            Self::Iob1 => TagRule::Scheme(Scheme::Iob1),
+            Self::Iob2 => TagRule::Scheme(Scheme::Iob2),
+            Self::Iobes => TagRule::Scheme(Scheme::Iobes),
+            Self::Bilou => TagRule::Scheme(Scheme::Bilou),
         }
     }
 }

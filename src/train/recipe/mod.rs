@@ -244,8 +244,10 @@ section! {
 section! {
     /// `[tag]`: what tags mean.
     Tag "tag" {
-        /// How tags say where an entity begins and ends; a file that breaks it is refused with the line. "auto" is whichever of
-        /// "iob1", "iob2", "iobes", "bilou" fits; "none" is for tags that are no spans.
+        /// How tags say where an entity begins and ends; a file that breaks it is refused with the line. "auto" takes from the
+        /// tags of all files together which of "iob1", "iob2", "iobes", "bilou" or "none" they are, with the letter before the
+        /// type (B-PER) or behind it (PER-B); "none" is for tags that are no spans, such as parts of speech, which are scored
+        /// word by word. What training found is kept with the model.
         scheme: TagScheme = TagScheme::Auto, Rule::Any;
         /// Whether predicted tags that break the scheme count as no entity (seqeval's mode="strict"), instead of being read as
         /// the CoNLL script does.
