@@ -48,6 +48,8 @@ mod memory;
 mod metrics;
 #[path = "all/models.rs"]
 mod models;
+#[path = "all/no_answer.rs"]
+mod no_answer;
 #[path = "all/optim.rs"]
 mod optim;
 #[path = "all/pairs.rs"]
@@ -78,10 +80,10 @@ mod streams;
 mod summary_metrics;
 #[path = "all/support.rs"]
 mod support;
-#[path = "all/tasks.rs"]
-mod tasks;
 #[path = "all/tag_formats.rs"]
 mod tag_formats;
+#[path = "all/tasks.rs"]
+mod tasks;
 #[path = "all/task_metrics.rs"]
 mod task_metrics;
 #[path = "all/text.rs"]

@@ -1,6 +1,6 @@
 //! `tempra eval`: how good a fine-tuned model is on labelled data.
 
-use super::model::{Prepared, with_model};
+use super::model::{Prepared, no_answer_arg, with_model};
 use super::options::{column, flag, json_arg, text};
 use super::output::{say, say_json};
 use super::style::Voice;
@@ -62,6 +62,7 @@ pub fn define() -> Command {
                 .value_parser(RangedU64ValueParser::<usize>::new().range(1..=1_000_000))
                 .help("95 % interval of every score by N draws of the rows [default of N: 1000]"),
         )
+        .arg(no_answer_arg())
         .arg(json_arg())
 }
 
@@ -91,6 +92,9 @@ pub fn run(matches: &ArgMatches) -> Result<i32> {
             .hint("leave out --label-scale"));
     }
     let (task, set) = prepared.labelled(outputs, path)?;
+    if *outputs == Outputs::Span {
+        prepared.abstains().1.into_iter().for_each(|unsure| voice.note(unsure));
+    }
     let mut meter = task.meter(&set);
     let mut batches = prepared.batches(&set, head)?;
     batches.iter_mut().try_for_each(|batch| task.prepare(batch, EVALUATION))?;

@@ -102,10 +102,11 @@ fn code_points(text: &str, byte: usize) -> usize {
 pub fn answers(matches: &ArgMatches, prepared: &Prepared, model: &Model) -> Result<String> {
     let path = file(text(matches, "input").unwrap_or_default())?;
     let questions = read_questions(path, false, OnBadRow::Stop)?.items;
-    let search = prepared.search(
-        questions.iter().any(|q| q.impossible)
-            || prepared.noted.number("null_threshold").is_some_and(|t| t != 0.0),
-    );
+    let voice = Voice::of(matches);
+    if let Some(unsure) = prepared.abstains().1 {
+        voice.note(unsure);
+    }
+    let search = prepared.search();
     let set = Contexts::build(
         prepared.tokenizer(),
         questions.clone(),
@@ -116,7 +117,7 @@ pub fn answers(matches: &ArgMatches, prepared: &Prepared, model: &Model) -> Resu
     let (head, _) = prepared.head(model)?;
     let mut found = Found::new(search, &set);
     let batches = prepared.batches(&set, head)?;
-    prepared.outputs(model, &batches, &Voice::of(matches), |batch, outputs| found.add(outputs, batch))?;
+    prepared.outputs(model, &batches, &voice, |batch, outputs| found.add(outputs, batch))?;
     let findings = found.findings();
     let [best, n_best, odds] = files(&questions, &findings);
     match text(matches, "output").filter(|o| *o != "-") {

@@ -95,6 +95,10 @@ impl Noted {
         self.all["loss"] = "cosine".into();
         self.all["label_scale"] = label_scale.into();
     }
+    /// Whether something is noted to be so or not; `None` if nothing is noted of it.
+    pub fn said(&self, key: &str) -> Option<bool> {
+        self.all.get(key)?.as_bool()
+    }
     /// A word that is noted.
     pub fn word(&self, key: &str) -> Option<String> {
         self.all.get(key)?.as_str().map(str::to_owned)
@@ -124,6 +128,14 @@ pub fn with_model(command: Command) -> Command {
         .arg(threads_arg())
 }
 
+/// Whether a finder of answers may give none.
+pub fn no_answer_arg() -> Arg {
+    Arg::new("no-answer").long("no-answer").value_name("WHEN").value_parser(["auto", "allow", "never"]).help(
+        "Whether a question may be answered by \"no answer\" [default: auto, as in training; never if the model's folder \
+         does not say]",
+    )
+}
+
 /// A tokenizer, and the longest sequence its model has positions for.
 ///
 /// # Errors
@@ -150,6 +162,8 @@ pub struct Prepared {
     tokenizer: Tokenizer,
     max_tokens: usize,
     head: Option<String>,
+    /// `--no-answer`.
+    pub no_answer: Option<String>,
 }
 
 impl Prepared {
@@ -189,7 +203,8 @@ impl Prepared {
             label: None,
         };
         let max_tokens = number("max-tokens").unwrap_or(MAX_TOKENS);
-        Ok(Self { device, dir, noted, columns, max_length, vocab, tokenizer, max_tokens, head })
+        let no_answer = text(matches, "no-answer").map(str::to_owned);
+        Ok(Self { device, dir, noted, columns, max_length, vocab, tokenizer, max_tokens, head, no_answer })
     }
 
     /// Reads the weights, and says what is odd about them.
@@ -218,12 +233,18 @@ impl Prepared {
     /// Which of the model's heads is asked, and what it gives.
     ///
     /// # Errors
-    /// [`Kind::Usage`](crate::error::Kind::Usage) for a name that no head has.
+    /// [`Kind::Usage`](crate::error::Kind::Usage) for a name that no head has, and for an option that the head does not have.
     pub fn head<'m>(&self, model: &'m Model) -> Result<(usize, &'m Outputs)> {
         let heads = model.heads();
         let wanted = self.head.as_deref();
         let found = heads.iter().position(|h| wanted.is_none_or(|name| h.name == name));
-        found.map(|i| (i, &heads[i].outputs)).ok_or_else(|| {
+        let asked = found.map(|i| (i, &heads[i].outputs));
+        if self.no_answer.is_some() && asked.is_some_and(|(_, outputs)| *outputs != Outputs::Span) {
+            return Err(Error::usage("--no-answer is set, but the model does not answer questions")
+                .at(&self.dir)
+                .hint("leave it out"));
+        }
+        asked.ok_or_else(|| {
             let names = heads.iter().map(|h| h.name.as_str()).filter(|n| !n.is_empty()).collect::<Vec<_>>();
             let there =
                 if names.is_empty() { "no --head: the model has one".to_owned() } else { names.join(", ") };

@@ -1,6 +1,6 @@
 //! `tempra predict`: a table in, the same table with predictions out.
 
-use super::model::{Prepared, with_model};
+use super::model::{Prepared, no_answer_arg, with_model};
 use super::options::text;
 use super::output::Destination;
 use super::style::Voice;
@@ -34,7 +34,9 @@ pub fn define() -> Command {
              `predicted_...`.\n\n\
              A tagger reads sentences of words as in training and writes a tag for each word (CoNLL columns, or JSON Lines \
              with the entities); a finder of answers reads SQuAD's JSON and writes predictions.json, \
-             nbest_predictions.json and null_odds.json into the folder that -o names.\n\n\
+             nbest_predictions.json and null_odds.json into the folder that -o names. What training learnt decides, never the \
+             labels or other rows of the input. Offsets count Unicode code points, as Python indexes strings; the end is \
+             exclusive.\n\n\
              A text that is longer than --max-length is cut, and that is said. The result of a text does not \
              depend on the other rows. In JSON Lines the table's own values are written as strings.",
         )
@@ -56,6 +58,7 @@ pub fn define() -> Command {
                 .value_name("FILE")
                 .help("File to write; appears when it is complete [default: standard output]"),
         )
+        .arg(no_answer_arg())
         .arg(format("format", &["csv", "jsonl"], "What is written [default: by the name of FILE, else csv]"))
         .arg(format(
             "input-format",

@@ -23,14 +23,32 @@ const LABEL: &str = "label";
 const NOT_PARTNERS: &str = "remove such rows, or say --label \"\" if the column says something else, or --label COLUMN --label-scale N to correlate the labels with cosine similarities";
 
 impl Prepared {
+    /// Whether the model may answer a question with "no answer": as `--no-answer` says, else as training noted, else not. What
+    /// to say where nothing tells.
+    pub fn abstains(&self) -> (bool, Option<&'static str>) {
+        let noted = match self.no_answer.as_deref() {
+            Some("allow") => Some(true),
+            Some("never") => Some(false),
+            // Before it was noted, a threshold alone told of questions without an answer.
+            _ => self.noted.said("impossible").or(self
+                .noted
+                .number("null_threshold")
+                .filter(|t| *t != 0.0)
+                .map(|_| true)),
+        };
+        let unsure = "the model does not say whether a question may have no answer: every question is answered \
+                      (--no-answer allow lets it give none)";
+        (noted.unwrap_or(false), noted.is_none().then_some(unsure))
+    }
+
     /// How answers are searched for, as in training.
-    pub fn search(&self, impossible: bool) -> Search {
+    pub fn search(&self) -> Search {
         let d = Search::default();
         let number = |key: &str, or: usize| self.noted.count(key).unwrap_or(or);
         Search {
             n_best: number("n_best", d.n_best),
             max_length: number("max_answer_length", d.max_length),
-            impossible,
+            impossible: self.abstains().0,
             null_threshold: self.noted.number("null_threshold").unwrap_or(d.null_threshold),
         }
     }
@@ -119,7 +137,7 @@ impl Prepared {
             }
             Outputs::Span => {
                 let questions = read_questions(path, true, stop)?.items;
-                let search = self.search(questions.iter().any(|q| q.impossible));
+                let search = self.search();
                 let set = Contexts::build(tokenizer, questions, longest, self.stride(), true)?;
                 (Box::new(Answer { search }), set)
             }
@@ -188,6 +206,16 @@ fn as_written<'a>(classes: &[String], mut written: impl Iterator<Item = &'a str>
     Ok(if written.any(|label| label.contains("LABEL_")) { classes.to_vec() } else { numbered(classes) })
 }
 
+/// How a file's tags may be written for a model's to be compared with them. IOB1 and IOB2 are read alike unless strictly.
+fn readable(format: TagFormat, strict: bool) -> TagFormat {
+    match format {
+        TagFormat::Spans { scheme: Scheme::Iob2, affix } if !strict => {
+            TagFormat::Spans { scheme: Scheme::Iob1, affix }
+        }
+        other => other,
+    }
+}
+
 /// The labels as the model numbers them.
 fn known(table: &Table, classes: &[String]) -> Result<Vec<Label>> {
     let known: HashSet<&str> = classes.iter().map(String::as_str).collect();
@@ -206,16 +234,6 @@ fn known(table: &Table, classes: &[String]) -> Result<Vec<Label>> {
         Some(near) => e.hint(format!("write {near:?}, if that is meant")),
         None => e.hint("name the right column with --label, or leave out these rows"),
     })
-/// How a file's tags may be written for a model's to be compared with them. IOB1 and IOB2 are read alike unless strictly.
-fn readable(format: TagFormat, strict: bool) -> TagFormat {
-    match format {
-        TagFormat::Spans { scheme: Scheme::Iob2, affix } if !strict => {
-            TagFormat::Spans { scheme: Scheme::Iob1, affix }
-        }
-        other => other,
-    }
-}
-
 }
 
 fn listed(names: &[String]) -> String {

@@ -73,7 +73,7 @@ struct RawAnswer {
 }
 
 /// Reads the questions of a SQuAD file. `answered`: whether every question must have an answer or be said to have none
-/// (`is_impossible`, or version 2.0 and an empty list); to predict they need not.
+/// (`is_impossible`, or version 2.0 and an empty list). To predict they need not: their answers are not read.
 ///
 /// # Errors
 /// [`Kind::Data`](crate::error::Kind::Data) with the line if the file cannot be read or is no SQuAD JSON, holds no
@@ -159,8 +159,9 @@ impl Source {
             }
         }
         let known = q.answers.is_some();
-        let raw = q.answers.unwrap_or_default();
-        let impossible = q.is_impossible.unwrap_or(self.v2 && known && raw.is_empty());
+        let raw = q.answers.filter(|_| self.answered).unwrap_or_default();
+        let empty = self.v2 && known && raw.is_empty();
+        let impossible = self.answered && q.is_impossible.unwrap_or(empty);
         if impossible && !raw.is_empty() {
             return Err(bad("it has an answer and is said to have none".into())
                 .hint("remove the answers or is_impossible; plausible_answers are not read"));

@@ -25,7 +25,7 @@ pub struct Search {
     pub n_best: usize,
     /// Longest answer, in tokens.
     pub max_length: usize,
-    /// Whether a question may have no answer (SQuAD 2.0).
+    /// Whether "no answer" may be given (SQuAD 2.0): what training learnt, never what the questions at hand say.
     pub impossible: bool,
     /// How much better than the best answer "no answer" must be to be given.
     pub null_threshold: f64,
@@ -229,7 +229,8 @@ impl Meter for Found {
 impl Found {
     /// What was counted of these questions.
     fn answers(&self, questions: impl Iterator<Item = usize>) -> Answers {
-        let v2 = self.search.impossible;
+        // A file in which a question has no answer is one of SQuAD 2.0, also for a model that always gives one.
+        let v2 = self.search.impossible || self.contexts.questions.iter().any(|q| q.impossible);
         let none = || Answers::new(if v2 { Squad::V2 } else { Squad::V1 });
         let each = self.each.get_or_init(|| {
             let all = self.contexts.questions.iter().zip(self.findings()).zip(&self.losses);
@@ -238,7 +239,7 @@ impl Found {
                 let gold: Vec<&str> = question.answers.iter().map(|a| a.text.as_str()).collect();
                 let mut texts = found.candidates.iter().map(|c| c.text.as_str());
                 let best = texts.find(|t| !t.is_empty()).unwrap_or("");
-                match found.null_odds.filter(|_| v2) {
+                match found.null_odds.filter(|_| self.search.impossible) {
                     Some(odds) => answers.add_with_odds(best, &gold, odds, self.search.null_threshold),
                     None => answers.add(&found.answer, &gold),
                 };

@@ -402,7 +402,9 @@ impl Source {
                 (sets, Arc::new(task))
             }
             Raw::Questions(splits) => {
-                let impossible = splits.iter().flatten().flatten().any(|q| q.impossible);
+                // Only what is trained on teaches to give no answer.
+                let impossible = splits[0].iter().flatten().any(|q| q.impossible);
+                noted["impossible"] = impossible.into();
                 let sets = each(splits, |q| Contexts::build(tokenizer, q, longest, d.stride, true))?;
                 let a = &r.answer;
                 let search = Search {
