@@ -50,6 +50,8 @@ mod metrics;
 mod models;
 #[path = "all/no_answer.rs"]
 mod no_answer;
+#[path = "all/offsets.rs"]
+mod offsets;
 #[path = "all/optim.rs"]
 mod optim;
 #[path = "all/pairs.rs"]

@@ -142,7 +142,7 @@ fn files(questions: &[Question], findings: &[Finding]) -> [Value; 3] {
         all[0].insert(q.id.clone(), f.answer.as_str().into());
         let one = |c: &crate::tasks::Candidate| {
             json!({ "text": c.text, "probability": c.probability, "start_logit": c.start_logit, "end_logit": c.end_logit,
-                "start": c.bytes.start, "end": c.bytes.end })
+                "start": code_points(&q.context, c.bytes.start), "end": code_points(&q.context, c.bytes.end) })
         };
         all[1].insert(q.id.clone(), f.candidates.iter().map(one).collect());
         if let Some(odds) = f.null_odds.filter(|o| o.is_finite()) {

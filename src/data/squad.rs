@@ -84,7 +84,7 @@ pub fn read_questions(path: &Path, answered: bool, on_bad: OnBadRow) -> Result<E
     let raw: Raw = serde_json::from_str(&content).map_err(|e| {
         let why = e.to_string();
         let what = if e.is_data() { "not the JSON of SQuAD" } else { "not valid JSON" };
-        let error = Error::data(what).at(path).line(e.line() as u64).column(e.column() as u64);
+        let error = Error::data(what).at(path).line(e.line() as u64).column(column(&content, &e));
         error
             .expected("{\"data\": [{\"paragraphs\": [{\"context\", \"qas\": [{\"id\", \"question\", \"answers\": [{\"text\", \"answer_start\"}]}]}]}]}")
             .found(why.split(" at line ").next().unwrap_or_default())
@@ -106,6 +106,12 @@ pub fn read_questions(path: &Path, answered: bool, on_bad: OnBadRow) -> Result<E
         }
     }
     all.finish(hash)
+}
+
+/// The column of a parser's error in characters, counted from 1: serde_json counts bytes.
+fn column(content: &str, e: &serde_json::Error) -> u64 {
+    let line = content.lines().nth(e.line().saturating_sub(1)).unwrap_or_default();
+    line.get(..e.column().saturating_sub(1)).map_or(e.column(), |before| before.chars().count() + 1) as u64
 }
 
 /// Finds the lines of ids, which parsing loses: each is looked for behind the one before it.
@@ -208,7 +214,7 @@ fn misplaced(bad: BadRow, a: &RawAnswer, context: &str, starts: &[usize]) -> Bad
     let nearest = places.min_by_key(|p| (*p as i64 - a.answer_start).abs());
     bad.expected(format!("{:?}", a.text)).found(found).hint(match nearest {
         Some(p) => format!(
-            "the nearest such text begins at {p}; offsets count characters, not bytes or UTF-16 units"
+            "the nearest such text begins at {p}; offsets count Unicode code points, not bytes or UTF-16 units"
         ),
         None => "the context does not hold this text at all".to_owned(),
     })

@@ -130,8 +130,16 @@ pub(super) fn flag_node(flag: &str, value: &str) -> Node {
 pub(super) fn json_tree(text: &str, path: &Path) -> Result<Vec<Entry>> {
     let valid: std::result::Result<serde_json::Value, _> = serde_json::from_str(text);
     if let Err(e) = valid {
-        let (line, column) = (e.line() as u64, e.column() as u64);
-        return Err(Error::usage(format!("not JSON: {e}")).at(path).line(line).column(column));
+        // serde_json counts columns in bytes.
+        let start: usize = text.split_inclusive('\n').take(e.line().saturating_sub(1)).map(str::len).sum();
+        let mut byte = start + e.column().saturating_sub(1);
+        while !text.is_char_boundary(byte) {
+            byte -= 1;
+        }
+        let (line, column) = place(text, byte);
+        let said = e.to_string();
+        let what = format!("not JSON: {}", said.split(" at line ").next().unwrap_or_default());
+        return Err(Error::usage(what).at(path).line(line).column(column));
     }
     let mut scan = Scan { text, at: 0, twice: Vec::new() };
     let root = scan.node();
