@@ -21,8 +21,12 @@ mod damage;
 mod data;
 #[path = "all/encoders.rs"]
 mod encoders;
+#[path = "all/faults.rs"]
+mod faults;
 #[path = "all/fold.rs"]
 mod fold;
+#[path = "all/folders.rs"]
+mod folders;
 #[path = "all/gradients.rs"]
 mod gradients;
 #[path = "all/heads.rs"]

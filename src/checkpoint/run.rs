@@ -6,6 +6,7 @@
 //! bears a name that is never chosen and is swept away at the next start.
 
 use super::fs::{Fs, parent, remove_any, replace_file, sibling};
+use super::layout::{check_run_folder, is_checkpoint, is_leftover};
 use super::manifest::{self, CheckpointReport, MANIFEST};
 use super::write::{NamedFile, publish, restore, unwritable, write_files};
 use crate::error::{Error, Kind, Result};
@@ -18,19 +19,21 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-const LOCK: &str = "run.lock";
+pub(super) const LOCK: &str = "run.lock";
 /// How often a lock that is held is tried again, 20 ms apart.
 const PATIENCE: usize = 25;
 const LATEST: &str = "latest";
 
 /// A run folder held by this process; the lock goes when it is dropped or the process ends, however it ends.
 pub struct RunDir {
-    path: PathBuf,
-    fs: Arc<dyn Fs>,
+    pub(super) path: PathBuf,
+    pub(super) fs: Arc<dyn Fs>,
     _lock: File,
     keep_last: usize,
     /// Steps whose checkpoint this process wrote or verified.
-    verified: BTreeSet<u64>,
+    pub(super) verified: BTreeSet<u64>,
+    /// Whether a previous run is set aside, to come back if this one ends without a checkpoint.
+    pub(super) previous: bool,
 }
 
 /// A checkpoint that was saved.
@@ -56,7 +59,7 @@ pub struct Newest {
 }
 
 #[derive(Deserialize)]
-struct Owner {
+pub(super) struct Owner {
     pid: u32,
     host: String,
     started: String,
@@ -65,9 +68,12 @@ struct Owner {
 impl RunDir {
     /// Takes a run folder, making it if need be, and clears away what a killed process left half-done.
     ///
-    /// Fails with `Locked`, naming the holder, when another process has it, and with `Disk` when it cannot be written.
+    /// # Errors
+    /// `Usage` for a folder with files of others ([`check_run_folder`]), which is left untouched; `Locked`, naming the
+    /// holder, when another process has it; `Disk` when it cannot be written.
     pub fn open(path: impl AsRef<Path>, fs: Arc<dyn Fs>) -> Result<RunDir> {
         let path = path.as_ref().to_path_buf();
+        check_run_folder(&path)?;
         fs.mkdir(&path).map_err(|e| unwritable(&path, &e))?;
         // The folder's own entry must outlive a power loss too; a parent that may not be read is the user's to choose.
         let _ = fs.sync_dir(parent(&path));
@@ -89,8 +95,10 @@ impl RunDir {
                 .hint("this file system has no locks; put the run folder on another one"),
             _ => unwritable(&lock, &e),
         })?;
-        let run = RunDir { path, fs, _lock: held, keep_last: 2, verified: BTreeSet::new() };
+        let verified = BTreeSet::new();
+        let mut run = RunDir { path, fs, _lock: held, keep_last: 2, verified, previous: false };
         run.sweep()?;
+        run.settle_previous()?;
         Ok(run)
     }
 
@@ -108,7 +116,7 @@ impl RunDir {
     /// Removes what bears `.tmp-<pid>` and puts back what bears `.old-<pid>` and was not replaced. The lock is held, so
     /// nobody is at work on them.
     fn sweep(&self) -> Result<()> {
-        for name in names(&self.path)? {
+        for name in names(&self.path)?.into_iter().filter(|name| is_leftover(name)) {
             let path = self.path.join(&name);
             let done = match leftover(&name) {
                 Some((_, "tmp")) => remove_any(&*self.fs, &path),
@@ -163,12 +171,16 @@ impl RunDir {
         if let Err(e) = self.prune(step, keep, &mut saved) {
             saved.warnings.push(e);
         }
+        if let Err(e) = self.discard_previous() {
+            saved.warnings.push(e);
+        }
         Ok(saved)
     }
 
     fn prune(&mut self, saved_step: u64, keep: &[u64], saved: &mut Saved) -> Result<()> {
         let mut good = 0;
-        for (step, path) in checkpoints(&self.path)?.into_iter().rev() {
+        for (step, path) in checkpoints(&self.path)?.into_iter().rev().filter(|(_, path)| is_checkpoint(path))
+        {
             if good < self.keep_last {
                 let known = self.verified.contains(&step);
                 if known || CheckpointReport::of(&path).ok() {
@@ -220,7 +232,7 @@ pub(super) fn step_of(name: &str) -> Option<u64> {
 }
 
 /// `<target>.tmp-<pid>` or `<target>.old-<pid>`: the target and the tag.
-fn leftover(name: &str) -> Option<(&str, &'static str)> {
+pub(super) fn leftover(name: &str) -> Option<(&str, &'static str)> {
     let (head, pid) = name.rsplit_once('-')?;
     pid.parse::<u32>().ok()?;
     let tag = |tag: &'static str| Some((head.strip_suffix(tag)?.strip_suffix('.')?, tag));
@@ -228,7 +240,7 @@ fn leftover(name: &str) -> Option<(&str, &'static str)> {
 }
 
 /// The names in a folder that are text, sorted.
-fn names(dir: &Path) -> Result<Vec<String>> {
+pub(super) fn names(dir: &Path) -> Result<Vec<String>> {
     let list = || -> std::io::Result<Vec<String>> {
         let mut names = Vec::new();
         for entry in std::fs::read_dir(dir)? {

@@ -1,6 +1,6 @@
 //! Writes files and whole folders of them: safetensors streamed tensor by tensor, hashed on the way.
 
-use super::fs::{Fs, Sink, parent, remove_any, sibling};
+use super::fs::{Fs, Sink, parent, remove_any, replace_file, sibling};
 use super::manifest::{MANIFEST, render};
 use super::{Dtype, convert};
 use crate::error::{Error, Kind, Result};
@@ -160,6 +160,14 @@ fn write_hashed(
     run().map_err(|e| unwritable(path, &e))
 }
 
+/// Writes a small file: whole or not at all. One that was there is replaced.
+///
+/// # Errors
+/// [`Kind::Disk`] if it cannot be written; the file is then as it was.
+pub fn write_file(fs: &dyn Fs, path: &Path, bytes: &[u8]) -> Result<()> {
+    replace_file(fs, path, bytes).map_err(|e| unwritable(path, &e))
+}
+
 pub(super) fn unwritable(path: &Path, e: &std::io::Error) -> Error {
     Error::io(Kind::Disk, "cannot be written", path, e)
 }
@@ -202,6 +210,10 @@ pub(super) fn publish(fs: &dyn Fs, temp: &Path, target: &Path) -> Result<()> {
     let old = sibling(target, "old");
     let there = target.symlink_metadata().is_ok();
     if there {
+        if old.symlink_metadata().is_ok() {
+            // An attempt before this one failed after its rename; `target` is whole, so nobody needs what it replaced.
+            remove_any(fs, &old).map_err(fail)?;
+        }
         fs.rename(target, &old).map_err(fail)?;
     }
     fs.rename(temp, target).map_err(|e| {

@@ -5,14 +5,14 @@ use super::output::{say, say_json};
 use super::style::Voice;
 use super::train::watcher;
 use super::{sets, threads_arg};
-use crate::checkpoint::{RealFs, number};
+use crate::checkpoint::{RealFs, check_run_folder, number, real_path};
 use crate::data::eval_batches;
 use crate::error::{Error, Kind, Result};
 use crate::metrics::Scores;
 use crate::models::source;
 use crate::tasks;
 use crate::train::recipe::Task;
-use crate::train::{self, Event, Observer, Recipe, Run, Signals};
+use crate::train::{self, Event, Observer, Recipe, Run, Signals, protect_inputs};
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -44,7 +44,7 @@ pub fn define() -> Command {
             Arg::new("fresh")
                 .long("fresh")
                 .action(ArgAction::SetTrue)
-                .help("Start over: remove what earlier runs left in the run folders"),
+                .help("Start over; earlier runs in the run folders are removed once the new ones have a checkpoint"),
         )
         .arg(super::json_arg())
 }
@@ -67,6 +67,9 @@ pub fn run(args: &ArgMatches) -> Result<i32> {
             .hint("give data.validation, or a data.validation_fraction above 0"));
     }
     same_model(&text, &task)?;
+    // Whatever can be found wrong now is found now: the first of the runs may take hours.
+    check_folders((&text, &path("text")), (&task, &path("task")))?;
+    task.runs().first().map(Run::prepare).transpose()?;
     let signals = Signals::install()?;
     let voice = Voice::of(args);
     let go = |recipe: &Recipe| {
@@ -127,6 +130,29 @@ pub fn run(args: &ArgMatches) -> Result<i32> {
         say(report(&table))?;
     }
     Ok(0)
+}
+
+/// Refuses run folders that hold files of others, an input, or the run of the other recipe.
+fn check_folders((text, text_file): (&Recipe, &Path), (task, task_file): (&Recipe, &Path)) -> Result<()> {
+    let mut recipes = vec![text.clone()];
+    for one in task.runs() {
+        recipes
+            .extend(["without", "with"].map(|name| Recipe { output: one.output.join(name), ..one.clone() }));
+    }
+    let adapted = real_path(&text.output);
+    for (i, recipe) in recipes.iter().enumerate() {
+        protect_inputs(recipe, Some(text_file))?;
+        protect_inputs(recipe, Some(task_file))?;
+        check_run_folder(&recipe.output)?;
+        let output = real_path(&recipe.output);
+        if i > 0 && (adapted.starts_with(&output) || output.starts_with(adapted.join("model"))) {
+            return Err(Error::usage("both recipes write into the same folder")
+                .at(&recipe.output)
+                .found(format!("the output of the language model is {}", text.output.display()))
+                .hint("give the two recipes different outputs"));
+        }
+    }
+    Ok(())
 }
 
 fn absolute(path: &Path) -> Result<String> {

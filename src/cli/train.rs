@@ -4,7 +4,7 @@ use super::options::flag;
 use super::output::{progress, say};
 use super::style::Voice;
 use super::{device_arg, set_arg, sets, threads_arg};
-use crate::checkpoint::RealFs;
+use crate::checkpoint::{RealFs, check_run_folder, check_seeds_folder, write_file};
 use crate::console::line;
 use crate::error::{Error, Result};
 use crate::metrics::Scores;
@@ -38,7 +38,7 @@ pub fn define() -> Command {
         .arg(device_arg().help("Which device computes: auto, cpu, cuda, cuda:N, wgpu or wgpu:N; over the recipe's"))
         .arg(Arg::new("seed").long("seed").value_name("N").help("Seed; over the recipe's"))
         .arg(threads_arg().help("CPU threads, 0 for all; over the recipe's"))
-        .arg(Arg::new("fresh").long("fresh").action(ArgAction::SetTrue).help("Start over: remove what an earlier run left in the run folder"))
+        .arg(Arg::new("fresh").long("fresh").action(ArgAction::SetTrue).help("Start over; an earlier run in the run folder is removed once the new one has a checkpoint"))
         .arg(Arg::new("json").long("json").action(ArgAction::SetTrue).help("One JSON object a line on standard output, for programs"))
 }
 
@@ -54,6 +54,14 @@ pub fn run(args: &ArgMatches) -> Result<i32> {
     let signals = Signals::install()?;
     let (fresh, as_json) = (args.get_flag("fresh"), args.get_flag("json"));
     let runs = recipe.runs();
+    if runs.len() > 1 {
+        check_seeds_folder(&recipe.output)?;
+    }
+    // All of them before the first: a later one that cannot start would come hours too late.
+    for one in &runs {
+        train::protect_inputs(one, Some(path))?;
+        check_run_folder(&one.output)?;
+    }
     let (mut outcomes, mut written) = (Vec::with_capacity(runs.len()), Ok(()));
     for one in &runs {
         let mut watch = watcher(one, as_json, flag(args, "quiet"));
@@ -72,8 +80,7 @@ pub fn run(args: &ArgMatches) -> Result<i32> {
     if outcomes.len() > 1 {
         let table = summary(&runs, &outcomes);
         let file = recipe.output.join("summary.json");
-        std::fs::write(&file, format!("{table:#}\n"))
-            .map_err(|e| Error::io(crate::error::Kind::Disk, "cannot be written", &file, &e))?;
+        write_file(&RealFs, &file, format!("{table:#}\n").as_bytes())?;
         let told = match as_json {
             true => say(json!({ "event": "summary", "result": table })),
             false => say(over_seeds(outcomes.len(), &table)),

@@ -5,14 +5,13 @@ use super::prepare::Part;
 use super::select::{combined, directions};
 use super::state::{Best, load_weights, model_files, pretty};
 use super::{BestOf, FAILED_SAVES, Outcome, Trainer};
-use crate::checkpoint::{Fs, NamedFile, number, write_model};
+use crate::checkpoint::{Fs, NamedFile, number, write_file, write_model};
 use crate::data::{TokenSet, eval_batches};
 use crate::error::{Error, Kind, Result};
 use crate::metrics::{self, Scores};
 use crate::models::Outputs;
 use crate::tasks::{self, Meter, Task};
 use serde_json::{Value, json};
-use std::path::Path;
 use std::sync::Arc;
 
 impl Trainer<'_> {
@@ -228,7 +227,7 @@ impl Trainer<'_> {
             device: self.run.device.caps().name,
             verified: self.run.verified(),
         };
-        write_text(fs, &self.dir.path().join("metrics.json"), &pretty(&outcome.to_json()))?;
+        write_file(fs, &self.dir.path().join("metrics.json"), &pretty(&outcome.to_json()))?;
         Ok(outcome)
     }
 }
@@ -265,33 +264,4 @@ impl Outcome {
         all["real_tokens_per_s"] = number(self.tokens_per_second);
         all
     }
-}
-
-/// Writes a small file so that it is there in full or not at all.
-pub(super) fn write_text(fs: &dyn Fs, path: &Path, bytes: &[u8]) -> Result<()> {
-    let temp = path.with_extension("tmp");
-    let write = || {
-        let mut sink = fs.create(&temp)?;
-        sink.write_all(bytes)?;
-        sink.sync()?;
-        drop(sink);
-        fs.rename(&temp, path)
-    };
-    write().map_err(|e| Error::io(Kind::Disk, "cannot be written", path, &e))
-}
-
-/// Removes what an earlier run left in a folder whose lock is held: its checkpoints, journal and results.
-pub(super) fn clear(dir: &Path) -> Result<()> {
-    let fail = |path: &Path, e: &std::io::Error| Error::io(Kind::Disk, "cannot be removed", path, e);
-    for entry in std::fs::read_dir(dir).map_err(|e| fail(dir, &e))?.flatten() {
-        let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
-        let ours = ["latest", "metrics.jsonl", "metrics.json", "recipe.toml"].contains(&name.as_str());
-        let model = name == "model" || name.starts_with("best-");
-        if name.starts_with("checkpoint-") || (model && path.join("tempra.json").exists()) {
-            std::fs::remove_dir_all(&path).map_err(|e| fail(&path, &e))?;
-        } else if ours {
-            std::fs::remove_file(&path).map_err(|e| fail(&path, &e))?;
-        }
-    }
-    Ok(())
 }

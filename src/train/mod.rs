@@ -3,6 +3,7 @@
 mod conclude;
 mod coverage;
 pub mod events;
+pub mod inputs;
 mod loader;
 pub mod memory;
 pub mod pass;
@@ -14,6 +15,7 @@ pub mod signals;
 pub mod state;
 
 pub use events::{Event, Observer, Prepared, Silent, StepLog};
+pub use inputs::protect_inputs;
 pub use memory::MemoryPlan;
 pub use pass::{Passed, Scale, pass};
 pub use prepare::Run;
@@ -21,7 +23,7 @@ pub use recipe::Recipe;
 pub use signals::Signals;
 pub use state::State;
 
-use crate::checkpoint::{Fs, Journal, RunDir, number};
+use crate::checkpoint::{Fs, Journal, Newest, RunDir, number, write_file};
 use crate::data::{Batch, TokenSet, micro_batches};
 use crate::device::{Device, Tensor};
 use crate::error::{Error, Kind, Result};
@@ -243,7 +245,11 @@ impl Passes<'_> {
 
 /// Trains as a recipe says, or goes on with it where its run folder left off.
 ///
-/// `fresh` starts over. Errors: see [`Kind`]; [`Kind::Interrupted`] comes after a clean checkpoint.
+/// `fresh` starts over: an earlier run in the folder is moved aside once everything is prepared, and removed once the
+/// new run has a checkpoint; if it comes to none, the earlier run returns.
+///
+/// # Errors
+/// See [`Kind`]; [`Kind::Interrupted`] comes after a clean checkpoint.
 pub fn train(
     recipe: &Recipe,
     fresh: bool,
@@ -252,11 +258,9 @@ pub fn train(
     observer: &mut dyn Observer,
 ) -> Result<Outcome> {
     started();
+    protect_inputs(recipe, None)?;
     let mut dir = RunDir::open(&recipe.output, fs.clone())?.keep_last(recipe.train.keep_checkpoints);
-    if fresh {
-        conclude::clear(dir.path())?;
-    }
-    let newest = dir.newest_verified()?;
+    let newest = if fresh { Newest::default() } else { dir.newest_verified()? };
     let run = Run::prepare(recipe)?;
     let ends = run.plan(recipe)?;
     let o = &recipe.optim;
@@ -282,7 +286,14 @@ pub fn train(
             state
         }
     };
-    conclude::write_text(&*fs, &dir.path().join("recipe.toml"), recipe.to_toml(true).as_bytes())?;
+    let recipe_file = dir.path().join("recipe.toml");
+    let same = inputs::says_the_same(&recipe_file, recipe);
+    if fresh {
+        dir.set_aside(same)?;
+    }
+    if !same {
+        write_file(&*fs, &recipe_file, recipe.to_toml(true).as_bytes())?;
+    }
     let mut journal = Journal::open(&*fs, &dir.path().join("metrics.jsonl"), Some(state.step))?;
     if state.step == 0 && run.model.performer().is_some() {
         let errors = approximation(&run, recipe.train.max_tokens)?;
