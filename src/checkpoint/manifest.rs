@@ -58,7 +58,9 @@ const STATE: &str = "state.json";
 fn read(dir: &Path) -> std::result::Result<Manifest, String> {
     let path = dir.join(MANIFEST);
     if path.symlink_metadata().is_err() {
-        return Err(format!("{MANIFEST} is missing: it was never finished, or the file was deleted"));
+        return Err(format!(
+            "{MANIFEST} is missing: the folder was never finished, is of an older version, or the file was deleted"
+        ));
     }
     let bytes = read_limited(&path, 16_000_000).map_err(|e| format!("{MANIFEST} cannot be read: {e}"))?;
     let manifest: Manifest =

@@ -27,7 +27,7 @@ pub fn define() -> Command {
             "Adds a fine-tuned model's predictions to a table.\n\n\
              Reads CSV, TSV, JSON Lines or Parquet and writes CSV or JSON Lines: every column as it was, in the order it \
              was, and behind them what the model says. Of a classifier: `label`, `probability` (of that label) and \
-             one column `p_CLASS` for each class, which sum to 1. Of a regression: `prediction`. Of a classifier of \
+             one column `p_CLASS` for each class, which sum to 1. Of a regression, and of a cross-encoder with one output: `prediction`. Of a classifier of \
              any number of classes: `labels`, those whose probability is above what training found best for each (else 0.5), and \
              `p_CLASS` of each. Of a masked language model: `filled`, the best token \
              for each mask token of the text. Where the table has a column of that name already, ours is called \

@@ -16,6 +16,9 @@ fn copied(name: &str, change: impl FnOnce(&mut Value)) -> TempDir {
         std::fs::copy(entry.path(), to.path().join(entry.file_name())).expect("copied");
     }
     std::fs::copy(golden("heads/tokenizer.json"), to.path().join("tokenizer.json")).expect("copied");
+    // Whole words, which no class of tokenizers of its own has.
+    let class = json!({ "tokenizer_class": "PreTrainedTokenizerFast" });
+    std::fs::write(to.path().join("tokenizer_config.json"), class.to_string()).expect("written");
     let mut config = json(&from.join("config.json"));
     change(&mut config);
     std::fs::write(to.path().join("config.json"), config.to_string()).expect("written");
