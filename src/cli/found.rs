@@ -35,7 +35,7 @@ pub fn tags(
     if !others.is_empty() {
         voice.warn(format!("labels without a letter of the tag scheme are read as O: {}", others.join(", ")));
     }
-    let sentences = prepared.sentences(path, None, format)?;
+    let sentences = prepared.sentences(path, None, (format, strict))?;
     let words: Vec<Vec<String>> = sentences.iter().map(|s| s.sentence.words.clone()).collect();
     let set = Words::build(prepared.tokenizer(), &words, None, prepared.max_length, prepared.stride())?;
     let (head, _) = prepared.head(model)?;
@@ -76,6 +76,7 @@ fn of_sentence(tagged: &TaggedText, tags: &[(&str, f32)], spans: &[Span]) -> Val
         if let Some((text, ranges)) = &tagged.text
             && let (Some(first), Some(last)) = (ranges.get(s.start), ranges.get(s.end - 1))
         {
+            let text = &text.text;
             entity["text"] = text.get(first.start..last.end).unwrap_or_default().into();
             entity["start"] = code_points(text, first.start).into();
             entity["end"] = code_points(text, last.end).into();
@@ -84,7 +85,7 @@ fn of_sentence(tagged: &TaggedText, tags: &[(&str, f32)], spans: &[Span]) -> Val
     };
     let entities: Vec<Value> = spans.iter().map(one).collect();
     match &tagged.text {
-        Some((text, _)) => json!({ "text": text, "entities": entities }),
+        Some((text, _)) => json!({ "text": text.text, "entities": entities }),
         None => {
             let tags: Vec<&str> = tags.iter().map(|t| t.0).collect();
             json!({ "words": words, "tags": tags, "entities": entities })

@@ -78,11 +78,20 @@ impl Prepared {
     ///
     /// # Errors
     /// Those of [`read_tagged`].
-    pub fn sentences(&self, path: &Path, label: Option<&str>, format: TagFormat) -> Result<Vec<TaggedText>> {
-        let source =
-            TagSource { text: &self.columns.text, label, rule: TagRule::Format(format), classes: &[] };
+    pub fn sentences(
+        &self,
+        path: &Path,
+        label: Option<&str>,
+        (format, strict): (TagFormat, bool),
+    ) -> Result<Vec<TaggedText>> {
+        let source = TagSource {
+            text: &self.columns.text,
+            label,
+            rule: TagRule::Format { format, strict },
+            classes: &[],
+        };
         let (files, _) = read_tagged(&[path], &source, OnBadRow::Stop)?;
-        Ok(files.into_iter().flat_map(|file| file.items).collect())
+        files.into_iter().flat_map(|file| file.items).map(|s| s.whole_words(format)).collect()
     }
 
     /// The task of a head, with the examples of a file.
@@ -125,12 +134,11 @@ impl Prepared {
             Outputs::Tags(classes) => {
                 let label = self.noted.label.as_deref().unwrap_or(LABEL);
                 let (format, strict, _) = self.tag_format(classes);
-                let sentences = self.sentences(path, Some(label), readable(format, strict))?;
+                let sentences = self.sentences(path, Some(label), (format, strict))?;
                 let written = sentences.iter().flat_map(|s| s.sentence.tags.iter().map(String::as_str));
                 let known = as_written(classes, written)?;
                 let tags = tag_numbers(path, sentences.iter().map(|s| &s.sentence), &known)?;
-                let words: Vec<Vec<String>> = sentences.into_iter().map(|s| s.sentence.words).collect();
-                let set = Words::build(tokenizer, &words, Some(tags), longest, self.stride())?;
+                let set = Words::of_sentences(tokenizer, sentences, Some(tags), longest, self.stride())?;
                 let (label_smoothing, class_weights, gamma) = (0.0, None, 0.0);
                 let classes = classes.clone();
                 (Box::new(Tag { classes, label_smoothing, class_weights, gamma, format, strict }), set)
@@ -204,16 +212,6 @@ fn as_written<'a>(classes: &[String], mut written: impl Iterator<Item = &'a str>
             .hint("give them names of their own, or no label says which of them is right"));
     }
     Ok(if written.any(|label| label.contains("LABEL_")) { classes.to_vec() } else { numbered(classes) })
-}
-
-/// How a file's tags may be written for a model's to be compared with them. IOB1 and IOB2 are read alike unless strictly.
-fn readable(format: TagFormat, strict: bool) -> TagFormat {
-    match format {
-        TagFormat::Spans { scheme: Scheme::Iob2, affix } if !strict => {
-            TagFormat::Spans { scheme: Scheme::Iob1, affix }
-        }
-        other => other,
-    }
 }
 
 /// The labels as the model numbers them.

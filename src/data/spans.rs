@@ -113,10 +113,17 @@ fn from_json(
     Ok(SpanText { text: text.to_owned(), spans, line: record.line })
 }
 
-/// The words of a text as ranges of bytes: runs of letters and digits, and every other character but white space for itself.
+/// The words of a text as ranges of bytes: runs of letters and digits, and every other character but white space for itself;
+/// so too every Chinese character and Japanese kana, between which no spaces tell words apart.
 pub fn words(text: &str) -> Vec<Range<usize>> {
+    let alone = |c: char| {
+        matches!(c, '\u{3041}'..='\u{3096}' | '\u{30A1}'..='\u{30FF}' | '\u{31F0}'..='\u{31FF}' | '\u{3400}'..='\u{4DBF}'
+            | '\u{4E00}'..='\u{9FFF}' | '\u{F900}'..='\u{FAFF}' | '\u{20000}'..='\u{323AF}')
+    };
     // A combining mark belongs to the letter before it; it is neither a letter nor a digit, but no ASCII either.
-    let part = |c: char| c.is_alphanumeric() || ('\u{300}'..='\u{36F}').contains(&c) || c == '\u{200D}';
+    let part = |c: char| {
+        (c.is_alphanumeric() && !alone(c)) || ('\u{300}'..='\u{36F}').contains(&c) || c == '\u{200D}'
+    };
     let mut found: Vec<Range<usize>> = Vec::new();
     let mut open = false;
     for (i, c) in text.char_indices() {
@@ -150,14 +157,47 @@ impl SpanText {
                 }
             }
         }
-        let span = |s: &TextSpan| Span {
-            label: s.label.clone(),
-            start: ranges.partition_point(|r| r.end <= s.bytes.start),
-            end: ranges.partition_point(|r| r.start < s.bytes.end),
-        };
-        let spans: Vec<Span> = self.spans.iter().map(span).collect();
-        let tags = format.encode(ranges.len(), &spans)?;
+        let spans: Vec<Span> = self.spans.iter().map(|s| s.over(&ranges)).collect();
+        Ok((self.tagged(&ranges, &spans, format)?, ranges))
+    }
+    /// As [`SpanText::sentence`], with the words as `predict` has them, which knows no spans: none is cut. The labels of the spans
+    /// that begin or end inside a word besides: no run of words equals them, and their words have no tag of theirs.
+    ///
+    /// # Errors
+    /// As for [`SpanText::sentence`].
+    pub fn whole_words(&self, format: TagFormat) -> Result<(Sentence, Vec<Range<usize>>, Vec<String>)> {
+        let ranges = words(&self.text);
+        let (mut spans, mut missed) = (Vec::new(), Vec::new());
+        for span in &self.spans {
+            let over = span.over(&ranges);
+            let inside = ranges.get(over.start).is_some_and(|r| r.start >= span.bytes.start)
+                && over
+                    .end
+                    .checked_sub(1)
+                    .and_then(|i| ranges.get(i))
+                    .is_some_and(|r| r.end <= span.bytes.end);
+            if inside {
+                spans.push(over);
+            } else {
+                missed.push(over.label);
+            }
+        }
+        Ok((self.tagged(&ranges, &spans, format)?, ranges, missed))
+    }
+    fn tagged(&self, ranges: &[Range<usize>], spans: &[Span], format: TagFormat) -> Result<Sentence> {
+        let tags = format.encode(ranges.len(), spans)?;
         let words = ranges.iter().map(|r| self.text.get(r.clone()).unwrap_or_default().to_owned()).collect();
-        Ok((Sentence { words, tags, line: self.line }, ranges))
+        Ok(Sentence { words, tags, line: self.line })
+    }
+}
+
+impl TextSpan {
+    /// The words, given as ranges of bytes, that it shares a character with.
+    fn over(&self, words: &[Range<usize>]) -> Span {
+        Span {
+            label: self.label.clone(),
+            start: words.partition_point(|r| r.end <= self.bytes.start),
+            end: words.partition_point(|r| r.start < self.bytes.end),
+        }
     }
 }

@@ -19,8 +19,22 @@ use crate::error::{Error, Result};
 pub struct TaggedText {
     /// Its words and tags.
     pub sentence: Sentence,
-    /// The text, and the bytes of each word.
-    pub text: Option<(String, Vec<Range<usize>>)>,
+    /// The text with its spans, and the bytes of each word.
+    pub text: Option<(SpanText, Vec<Range<usize>>)>,
+    /// The labels of spans that no run of its words equals.
+    pub missed: Vec<String>,
+}
+
+impl TaggedText {
+    /// The same with the words of the text as `predict` has them, not cut where spans begin and end: for what is scored.
+    ///
+    /// # Errors
+    /// Those of [`SpanText::whole_words`].
+    pub fn whole_words(self, format: TagFormat) -> Result<Self> {
+        let Some((text, _)) = self.text else { return Ok(self) };
+        let (sentence, ranges, missed) = text.whole_words(format)?;
+        Ok(Self { sentence, text: Some((text, ranges)), missed })
+    }
 }
 
 /// How the tags of files are read.
@@ -35,7 +49,12 @@ pub enum TagRule {
     /// Spans in a scheme.
     Scheme(Scheme),
     /// A format that is known, such as that of a model's labels.
-    Format(TagFormat),
+    Format {
+        /// The format.
+        format: TagFormat,
+        /// Whether tags of IOB2 must follow it from end to end; otherwise spans may begin with I, as in IOB1.
+        strict: bool,
+    },
 }
 
 /// Where tagged sentences stand in a file.
@@ -103,10 +122,13 @@ pub fn read_tagged(
     let read = |(file, path): (Raw, &&Path)| match file {
         Raw::Texts(found) => with(found, |s| {
             let (sentence, ranges) = s.sentence(format)?;
-            Ok(TaggedText { sentence, text: Some((s.text, ranges)) })
+            Ok(TaggedText { sentence, text: Some((s, ranges)), missed: Vec::new() })
         }),
         Raw::Sentences(mut found, mut columns) => {
-            if let (TagFormat::Spans { scheme, affix }, true) = (format, columns.tagged) {
+            if let (TagFormat::Spans { mut scheme, affix }, true) = (format, columns.tagged) {
+                if scheme == Scheme::Iob2 && matches!(source.rule, TagRule::Format { strict: false, .. }) {
+                    scheme = Scheme::Iob1;
+                }
                 let broken = |s: &Sentence| scheme.check_of(&s.tags, affix).is_err();
                 if found.items.iter().any(broken) {
                     // Once more, so that an error names the line of the tag.
@@ -114,7 +136,7 @@ pub fn read_tagged(
                     found = read_sentences(path, &columns, on_bad)?;
                 }
             }
-            with(found, |sentence| Ok(TaggedText { sentence, text: None }))
+            with(found, |sentence| Ok(TaggedText { sentence, text: None, missed: Vec::new() }))
         }
     };
     let all = files.into_iter().zip(paths).map(read).collect::<Result<Vec<_>>>()?;
@@ -143,7 +165,7 @@ fn format_of(files: &[Raw], source: &TagSource) -> TagFormat {
         of_files.chain(source.classes).map(String::as_str)
     };
     let strict = match source.rule {
-        TagRule::Format(format) => return format,
+        TagRule::Format { format, .. } => return format,
         TagRule::Scheme(scheme) => return TagFormat::in_scheme(scheme, tags()),
         TagRule::Auto { strict } => strict,
     };

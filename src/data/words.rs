@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::encoded::{IGNORED, Origin, TokenSet};
+use super::tagged::TaggedText;
 use crate::error::{Error, Result};
 use crate::text::Tokenizer;
 
@@ -13,6 +14,8 @@ pub struct Words {
     pub lengths: Vec<u32>,
     /// The tag of each word of each sentence, as a class number; empty where there are none.
     pub tags: Vec<Vec<u32>>,
+    /// The labels of each sentence's spans that no run of its words equals: none can be found. Empty where there are none.
+    pub missed: Vec<Vec<String>>,
     /// The sentence of each window.
     pub sentence: Vec<u32>,
     /// The words whose prediction a window gives, by window: the token within the window, and the word. Each word has one
@@ -22,6 +25,26 @@ pub struct Words {
 }
 
 impl Words {
+    /// The windows of sentences, as [`Words::build`] makes them; `tags` as numbers, with the spans that no words equal.
+    ///
+    /// # Errors
+    /// Those of [`Words::build`].
+    pub fn of_sentences(
+        tokenizer: &Tokenizer,
+        sentences: Vec<TaggedText>,
+        tags: Option<Vec<Vec<u32>>>,
+        max_length: usize,
+        stride: usize,
+    ) -> Result<TokenSet> {
+        let (words, missed): (Vec<_>, Vec<_>) =
+            sentences.into_iter().map(|s| (s.sentence.words, s.missed)).unzip();
+        let mut set = Self::build(tokenizer, &words, tags, max_length, stride)?;
+        if let Origin::Words(words) = &mut set.origin {
+            Arc::make_mut(words).missed = missed;
+        }
+        Ok(set)
+    }
+
     /// Cuts sentences into windows of at most `max_length` tokens that share `stride` tokens. With `tags`, the head of a word
     /// bears its tag and all other tokens are ignored.
     ///

@@ -98,6 +98,12 @@ impl Entities {
         }
         self.sentences += 1;
     }
+    /// Counts spans of targets that cannot be found, such as those that end inside a word, by their types.
+    pub fn add_missed<S: AsRef<str>>(&mut self, types: &[S]) {
+        for name in types {
+            self.types.entry(name.as_ref().to_owned()).or_default().targets += 1;
+        }
+    }
     /// Adds the losses of `words` words, summed.
     pub fn add_loss(&mut self, sum: f64, words: u64) {
         self.loss += sum;

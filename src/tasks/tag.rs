@@ -163,14 +163,17 @@ impl Tagged {
             (format, true) => TagCounts::Spans(Entities::strict_of(format)),
         };
         type Sentence<'a> = (&'a Vec<u32>, &'a Vec<(u32, f32)>);
-        let one = |((gold, found), &(loss, words)): (Sentence, &(f64, u64))| {
+        let one = |(i, ((gold, found), &(loss, words))): (usize, (Sentence, &(f64, u64)))| {
             let found: Vec<u32> = found.iter().map(|t| t.0).collect();
             let mut counts = none();
+            if let (TagCounts::Spans(entities), Some(missed)) = (&mut counts, self.words.missed.get(i)) {
+                entities.add_missed(missed);
+            }
             let fits = counts.add(&self.names, &found, gold, (loss, words)).is_ok();
             (counts, fits)
         };
         let all = self.words.tags.iter().zip(&self.tags).zip(&self.losses);
-        let each = self.each.get_or_init(|| all.map(one).collect());
+        let each = self.each.get_or_init(|| all.enumerate().map(one).collect());
         let (mut sum, mut left_out) = (none(), 0);
         for (sentence, fits) in sentences.filter_map(|i| each.get(i)) {
             sum.merge(sentence);

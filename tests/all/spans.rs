@@ -168,6 +168,17 @@ fn spans_of_characters_become_words() {
     assert_eq!(sentence.tags, ["B-PER", "O", "O", "B-LOC", "I-LOC", "O", "O", "B-D", "O", "B-E", "O", "O"]);
     assert!(ranges.iter().zip(&sentence.words).all(|(r, w)| &of.text[r.clone()] == w));
     assert_eq!(Scheme::Iob2.check(&sentence.tags), Ok(()));
+    // To be scored, words are as `predict` has them: "Süd" is one, and the span "d" in it cannot be found.
+    let (sentence, ranges, missed) = of.whole_words(TagFormat::default()).expect("spans that fit");
+    assert_eq!(
+        (sentence.words.len(), &sentence.words[6], ranges.len(), missed),
+        (11, &"Süd".to_owned(), 11, vec!["D".to_owned()])
+    );
+    assert_eq!(sentence.tags, ["B-PER", "O", "O", "B-LOC", "I-LOC", "O", "O", "O", "B-E", "O", "O"]);
+    // Where no spaces are written every character is a word, whatever the spans.
+    let parts: Vec<&str> =
+        words("東京タワーへ go2行く").into_iter().map(|r| &"東京タワーへ go2行く"[r]).collect();
+    assert_eq!(parts, ["東", "京", "タ", "ワ", "ー", "へ", "go2", "行", "く"]);
     // A span with white space at its edges covers its words.
     let (_dir, path) = file("d.jsonl", row("[[4, 11, \"X\"]]"));
     let all = read_spans(&path, "text", Some("spans"), OnBadRow::Stop).expect("a good span");

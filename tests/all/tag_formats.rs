@@ -363,3 +363,63 @@ fn all_files_together_tell_the_scheme() {
     let said = String::from_utf8_lossy(&out.stderr).into_owned();
     assert!(out.status.code() == Some(3) && said.contains(".conll:"), "{said}");
 }
+
+/// Words are cut alike whatever spans a file has, so that a file of spans scores what `predict` gives.
+#[test]
+fn spans_of_characters_are_scored_as_predicted() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    prepared(dir, &golden("bert/a"));
+    let row = |i: usize, spans: Value| match i % 2 {
+        0 => json!({ "text": "Bob saw the house", "label": spans }),
+        _ => json!({ "text": "the cat ran to Paris", "label": spans }),
+    };
+    let gold = |i: usize| [json!([[0, 3, "PER"]]), json!([[15, 20, "LOC"]])][i % 2].clone();
+    let write = |name: &str, n: usize, spans: &dyn Fn(usize) -> Value| {
+        let text: String = (0..n).map(|i| row(i, spans(i)).to_string() + "\n").collect();
+        std::fs::write(dir.join(name), text).unwrap();
+    };
+    write("train.jsonl", 24, &gold);
+    // IOB2, the scheme of spans of characters: what is scored has the tags of what was trained.
+    let metrics = train(dir, "train.jsonl", "", "spans");
+    assert_eq!((&metrics["accuracy"], &metrics["f1"]), (&json!(1.0), &json!(1.0)), "{metrics}");
+    let scores = eval(dir, "spans/model", "train.jsonl");
+    assert_eq!(scores["accuracy"], json!(1.0));
+    assert_eq!(scores["loss"], metrics["loss"]);
+    // Half of the spans end inside a word. Predicted are "Bob" and "Paris": of two spans one is right, and one is missed.
+    write("inside.jsonl", 2, &|i| [json!([[0, 2, "PER"]]), gold(1)][i].clone());
+    let scores = eval(dir, "spans/model", "inside.jsonl");
+    let found: Vec<Value> = predict(dir, "spans/model", "inside.jsonl");
+    assert_eq!(
+        (&found[0]["entities"][0]["text"], &found[1]["entities"][0]["text"]),
+        (&json!("Bob"), &json!("Paris"))
+    );
+    for name in ["precision", "recall", "f1"] {
+        assert_eq!(scores[name], json!(0.5), "{scores}");
+    }
+}
+
+/// Without strict, IOB1 and IOB2 are read alike: spans of a test file that begin with I count as those that begin with B.
+#[test]
+fn a_test_file_of_iob1_is_scored_by_a_model_of_iob2() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    prepared(dir, &golden("bert/a"));
+    let iob2 = |w: &str| match w {
+        "Alice" | "Bob" | "big" => "B-X",
+        "house" => "I-X",
+        _ => "O",
+    };
+    tag_file(&dir.join("iob2.conll"), &iob2);
+    let text = std::fs::read_to_string(dir.join("iob2.conll"))
+        .unwrap()
+        .replace("big\tB-X\nred\tO", "red\tO\nbig\tB-X");
+    std::fs::write(dir.join("iob2.conll"), text.replace("red\tO\nbig\tB-X\nhouse", "red\tB-X\nhouse"))
+        .unwrap();
+    let metrics = train(dir, "iob2.conll", "", "iob2");
+    assert_eq!(metrics["f1"], json!(1.0), "{metrics}");
+    std::fs::write(dir.join("iob1.conll"), "Bob\tI-X\nsaw\tO\nthe\tO\nbig\tI-X\nhouse\tI-X\n").unwrap();
+    let scores = eval(dir, "iob2/model", "iob1.conll");
+    // Three of five tags differ in their letter; both spans are right.
+    assert_eq!((&scores["f1"], &scores["accuracy"]), (&json!(1.0), &json!(3.0 / 5.0)), "{scores}");
+}

@@ -289,7 +289,12 @@ fn sentences(r: &Recipe) -> Result<Source> {
         Ok((found.items, found.hash, found.bad_count))
     })?;
     let key = |s: &TaggedText| s.sentence.words.join(" ");
-    let splits = share(r, found.splits, key, None)?;
+    let [train, validation, test] = share(r, found.splits, key, None)?;
+    // Only to learn from are words cut where spans begin and end: what is scored must not depend on its labels.
+    let whole = |sentences: Vec<TaggedText>| -> Result<Vec<TaggedText>> {
+        sentences.into_iter().map(|s| s.whole_words(format)).collect()
+    };
+    let splits = [train, validation.map(whole).transpose()?, test.map(whole).transpose()?];
     let Some(train) = splits[0].as_ref().filter(|s| !s.is_empty()) else {
         return Err(Error::data("no training sentences").at(&d.train));
     };
@@ -508,8 +513,7 @@ fn tagged(
     path: &Path,
 ) -> Result<TokenSet> {
     let tags = data::tag_numbers(path, sentences.iter().map(|s| &s.sentence), classes)?;
-    let words: Vec<Vec<String>> = sentences.into_iter().map(|s| s.sentence.words).collect();
-    Words::build(tokenizer, &words, Some(tags), r.data.max_length, r.data.stride)
+    Words::of_sentences(tokenizer, sentences, Some(tags), r.data.max_length, r.data.stride)
 }
 
 /// The weights of classes that a recipe lists.

@@ -308,7 +308,7 @@ impl TagScheme {
     pub fn rule(self, strict: bool) -> TagRule {
         match self {
             Self::Auto => TagRule::Auto { strict },
-            Self::None => TagRule::Format(TagFormat::Words),
+            Self::None => TagRule::Format { format: TagFormat::Words, strict },
             Self::Iob1 => TagRule::Scheme(Scheme::Iob1),
             Self::Iob2 => TagRule::Scheme(Scheme::Iob2),
             Self::Iobes => TagRule::Scheme(Scheme::Iobes),
