@@ -164,7 +164,8 @@ fn a_metric_that_cannot_choose_a_model_is_refused_before_the_run() {
     }
     write(d, "mask", "mask", "text.txt", "", &by("next_accuracy"));
     refused(d, "mask", &[], &["no metric of mask"]);
-    write(d, "similar", "similar", "similar.csv", pair, &(by("hits_10") + contrastive));
+    let pairs = "pair = \"pair\"\nlabel = \"\"\n";
+    write(d, "similar", "similar", "similar.csv", pairs, &(by("hits_10") + contrastive));
     refused(d, "similar", &[], &["of 4 pairs", "nearest ten"]);
 
     // Examples decide what can be told.
