@@ -60,6 +60,8 @@ mod offsets;
 mod optim;
 #[path = "all/pairs.rs"]
 mod pairs;
+#[path = "all/outcome.rs"]
+mod outcome;
 #[path = "all/performer.rs"]
 mod performer;
 #[path = "all/recipe.rs"]

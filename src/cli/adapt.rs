@@ -81,7 +81,7 @@ pub fn run(args: &ArgMatches) -> Result<i32> {
     voice.note("perplexity of the model as it is, on the held-out text");
     let before = held_out(&text)?;
     let (adapted, _) = go(&text)?;
-    let after = adapted.best.as_ref().map(|b| b.scores.clone()).unwrap_or_default();
+    let after = adapted.validation.clone().unwrap_or_default();
 
     let mut table = json!({ "perplexity": { "before": perplexity(&before), "after": perplexity(&after) } });
     for one in task.runs() {
@@ -94,7 +94,7 @@ pub fn run(args: &ArgMatches) -> Result<i32> {
             }
             let (outcome, initialised) = go(&recipe)?;
             started.push(initialised);
-            let scores = outcome.test.or(outcome.best.map(|b| b.scores)).unwrap_or_default();
+            let scores = outcome.scores();
             for (metric, value) in scores.iter() {
                 if let Some(higher) = outcome.higher_is_better.get(metric) {
                     table["task"][metric]["higher_is_better"] = (*higher).into();

@@ -4,7 +4,7 @@ use super::options::flag;
 use super::output::{progress, say};
 use super::style::Voice;
 use super::{device_arg, set_arg, sets, threads_arg};
-use crate::checkpoint::{RealFs, check_run_folder, check_seeds_folder, write_file};
+use crate::checkpoint::{RealFs, check_run_folder, check_seeds_folder, number, write_file};
 use crate::console::line;
 use crate::error::{Error, Result};
 use crate::metrics::Scores;
@@ -26,7 +26,9 @@ pub fn define() -> Command {
              checkpoints, metrics.jsonl, metrics.json, the resolved recipe.toml, and model/, which `transformers` opens.\n\n\
              A run that was stopped, killed or lost goes on from its newest whole checkpoint when the same command is\n\
              given again, and ends with the same bits. SIGINT and SIGTERM stop after the step, with a checkpoint; SIGUSR1\n\
-             writes one and goes on.",
+             writes one and goes on. A finished run is reported again and nothing is changed.\n\n\
+             metrics.json has the scores of model/ (on the test set, else on the validation set, with the thresholds that it\n\
+             decides by), the step that model/ is of, and the best validation as it was scored in training.",
         )
         .after_help(
             "Examples:\n  tempra init reviews.csv -o recipe.toml\n  tempra train recipe.toml\n  \
@@ -112,16 +114,19 @@ pub fn watcher(recipe: &Recipe, as_json: bool, quiet: bool) -> Box<dyn Observer>
 /// Mean and sample standard deviation of every score over several runs.
 fn summary(runs: &[Recipe], outcomes: &[Outcome]) -> Value {
     let mut table = json!({});
-    let scores = |o: &Outcome| {
-        o.test.clone().or_else(|| o.best.as_ref().map(|b| b.scores.clone())).unwrap_or_default()
-    };
-    for (name, _) in scores(&outcomes[0]).iter() {
-        let values: Vec<f64> = outcomes.iter().map(|o| scores(o).get(name).unwrap_or(f64::NAN)).collect();
+    let set = if outcomes[0].test.is_some() { "test" } else { "validation" };
+    for (name, _) in outcomes[0].scores().iter() {
+        let values: Vec<f64> = outcomes.iter().map(|o| o.scores().get(name).unwrap_or(f64::NAN)).collect();
         let n = values.len() as f64;
         let mean = values.iter().sum::<f64>() / n;
         let var = values.iter().map(|v| (v - mean) * (v - mean)).sum::<f64>() / (n - 1.0);
         let seeds: Vec<u64> = runs.iter().map(|r| r.seed).collect();
-        table[name] = json!({ "mean": mean, "std": var.sqrt(), "values": values, "seeds": seeds });
+        let steps: Vec<u64> = outcomes.iter().map(|o| o.model_step).collect();
+        let values: Vec<Value> = values.into_iter().map(number).collect();
+        table[name] = json!({
+            "mean": number(mean), "std": number(var.sqrt()), "values": values, "seeds": seeds, "scored_on": set,
+            "model_steps": steps,
+        });
     }
     table
 }
@@ -132,22 +137,32 @@ fn conclusion(recipe: &Recipe, o: &Outcome) -> String {
     if let Some(best) = &o.best {
         lines.push(format!("best validation, step {}: {}", best.step, best.scores));
     }
+    let other = o.best.as_ref().is_none_or(|b| b.step != o.model_step || !o.thresholds.is_empty());
+    if let Some(scores) = o.validation.as_ref().filter(|_| other) {
+        let by = if o.thresholds.is_empty() { "" } else { " with its thresholds" };
+        lines.push(format!("validation of the model{by}, step {}: {scores}", o.model_step));
+    }
     for b in &o.best_of {
         let value = b.best.scores.get(&b.metric).unwrap_or(f64::NAN);
-        let folder = b.model.as_ref().map_or(": the model".to_owned(), |m| format!(": {}", m.display()));
+        let folder = match &b.model {
+            Some(model) if *model == o.model => ": the model".to_owned(),
+            Some(model) => format!(": {}", model.display()),
+            None => ", not kept".to_owned(),
+        };
         lines.push(format!("best of {}, step {}: {} {value:.4}{folder}", b.task, b.best.step, b.metric));
     }
     if let Some(test) = &o.test {
-        lines.push(format!("test: {test}"));
+        lines.push(format!("test of the model, step {}: {test}", o.model_step));
     }
     if !o.report.is_empty() {
         lines.push(format!("\n{}", o.report.trim_end()));
     }
     let early = if o.stopped_early { ", stopped early" } else { "" };
-    lines.push(format!(
-        "\n{} steps{early} in {:.1} s, {:.0} tokens/s",
-        o.steps, o.train_seconds, o.tokens_per_second
-    ));
+    let speed = match o.train_seconds.is_finite() {
+        true => format!(" in {:.1} s, {:.0} tokens/s", o.train_seconds, o.tokens_per_second),
+        false => String::new(),
+    };
+    lines.push(format!("\n{} steps{early}{speed}", o.steps));
     lines.push(format!("model: {}", o.model.display()));
     let (model, text) = (o.model.display(), &recipe.data.text);
     let (words, file) = match recipe.task {
@@ -180,7 +195,6 @@ struct Lines;
 
 impl Observer for Lines {
     fn event(&mut self, event: &Event) {
-        use crate::checkpoint::number;
         let value = match event {
             Event::Prepared(p) => json!({
                 "event": "prepared", "device": p.device, "parameters": p.parameters.0, "trainable": p.parameters.1,
@@ -216,6 +230,7 @@ impl Observer for Lines {
                 "thresholds": thresholds.iter().map(|(name, t)| (name.clone(), json!(t))).collect::<serde_json::Map<_, _>>(),
                 "at_0.5": scores[0], "scores": scores[1],
             }),
+            Event::Finished(step) => json!({ "event": "finished", "step": step }),
             Event::Saved(step, path) => json!({ "event": "saved", "step": step, "path": path }),
             Event::Warning(e) => json!({ "event": "warning", "message": e.to_string() }),
         };
@@ -340,6 +355,11 @@ impl Observer for Screen {
                     all.join(", "),
                     f1(scores[1]),
                     f1(scores[0])
+                ));
+            }
+            Event::Finished(step) => {
+                self.line(&format!(
+                    "the run was finished before, at step {step}: nothing is done (--fresh starts over)"
                 ));
             }
             Event::Saved(step, path) => self.line(&format!("step {step} saved: {}", path.display())),

@@ -1,6 +1,7 @@
 //! What a run leaves behind: validations, checkpoints, the trained model and its scores.
 
 use super::events::Event;
+use super::outcome::{METRICS, MODEL};
 use super::prepare::Part;
 use super::select::{combined, directions};
 use super::state::{Best, load_weights, model_files, pretty};
@@ -11,7 +12,7 @@ use crate::error::{Error, Kind, Result};
 use crate::metrics::{self, Scores};
 use crate::models::Outputs;
 use crate::tasks::{self, Meter, Task};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::sync::Arc;
 
 impl Trainer<'_> {
@@ -47,13 +48,14 @@ impl Trainer<'_> {
             scores: &scores,
             best,
         });
-        self.note("eval", &scores)?;
+        self.note("eval", &scores, json!({}))?;
         if undefined && !std::mem::replace(&mut self.reported_nan, true) {
             let e = Error::diverged(format!("{} is NaN at step {}", selection.name(), self.state.step));
             self.observer.event(&Event::Warning(&e.expected("a number, to choose the best model by").hint(
                 "a validation with NaN is never the best; early stopping counts it only after one with a number",
             )));
         }
+        self.state.last = Some(Best { step: self.state.step, scores: scores.clone() });
         if best {
             self.state.best = Some(Best { step: self.state.step, scores });
             self.state.without_improvement = 0;
@@ -82,11 +84,15 @@ impl Trainer<'_> {
         any
     }
 
-    /// Writes scores into the journal and the log, named as transformers names them: `eval_accuracy`.
-    fn note(&mut self, prefix: &str, scores: &Scores) -> Result<()> {
-        let mut entry = json!({ "step": self.state.step, "epoch": self.epochs() });
+    /// Writes scores into the journal and the log, named as transformers names them: `eval_accuracy`; with `more` about them.
+    fn note(&mut self, prefix: &str, scores: &Scores, more: Value) -> Result<()> {
+        let step = self.state.step;
+        let mut entry = json!({ "step": step, "epoch": self.epochs.passed(step) });
         for (name, v) in scores.iter() {
             entry[format!("{prefix}_{name}")] = number(v);
+        }
+        for (name, v) in more.as_object().into_iter().flatten() {
+            entry[name] = v.clone();
         }
         self.journal.append(&entry)?;
         self.state.log_history.push(entry);
@@ -95,8 +101,10 @@ impl Trainer<'_> {
 
     /// Saves a checkpoint. A failure is reported and tried again at the next one; too many in a row end the run.
     pub(super) fn save(&mut self) -> Result<()> {
-        let total = self.ends.last().copied().unwrap_or(0);
-        let files = self.state.files(self.recipe, &self.run, total, self.epochs())?;
+        let step = self.state.step;
+        let kept = |b: &Best| b.step == step || self.dir.checkpoint(b.step).is_dir();
+        let best_is_kept = self.state.best.as_ref().is_some_and(kept);
+        let files = self.state.files(self.recipe, &self.run, &self.epochs, best_is_kept)?;
         let keep: Vec<u64> =
             self.state.best.iter().chain(self.state.best_of.values()).map(|b| b.step).collect();
         match self.dir.save(self.state.step, files, &keep) {
@@ -122,7 +130,10 @@ impl Trainer<'_> {
         for (head, part) in parts.iter().enumerate() {
             let Some(best) = self.state.best_of.get(&part.name).cloned() else { continue };
             let (task, metric) = (part.name.clone(), part.best_metric.clone());
-            let mut one = BestOf { task, best, metric, model: None, test: None };
+            let mut one = BestOf { task, best, metric, model: None, thresholds: Map::new(), test: None };
+            if one.best.step == chosen {
+                one.model = Some(self.dir.path().join(MODEL));
+            }
             if self.recipe.train.load_best && one.best.step != chosen {
                 load_weights(&self.dir.checkpoint(one.best.step), &self.run)?;
                 moved = true;
@@ -130,6 +141,7 @@ impl Trainer<'_> {
                 let task = self.run.parts[head].task.clone();
                 let test = part.test.as_ref().map(|set| self.measure(head, &*task, set));
                 one.test = test.transpose()?.map(|meter| meter.scores());
+                one.thresholds = thresholds(&self.run.parts[head]);
                 let folder = self.dir.path().join(format!("best-{}", part.name));
                 write_model(fs, &folder, &self.model_files()?)?;
                 one.model = Some(folder);
@@ -151,8 +163,9 @@ impl Trainer<'_> {
 
     /// Chooses, for tasks that have them, the thresholds that decide best on the validation examples; from now on they are the
     /// task's, and are kept with the model. `parts`: the tasks as they were in training. Checkpoints have none: they are of weights that may not be the best.
-    fn tune(&mut self, parts: &[Part]) -> Result<()> {
-        let mut parts = parts.to_vec();
+    /// Returns whether there are any.
+    fn tune(&mut self, parts: &[Part]) -> Result<bool> {
+        let (mut parts, mut any) = (parts.to_vec(), false);
         for (head, part) in parts.iter_mut().enumerate() {
             let Some(set) = part.validation.clone().filter(|_| part.task.tunes()) else { continue };
             let meter = self.measure(head, &*part.task, &set)?;
@@ -164,9 +177,10 @@ impl Trainer<'_> {
                 thresholds.into_iter().map(|(name, t)| (name, number(t))).collect();
             part.noted["thresholds"] = noted.into();
             part.task = task;
+            any = true;
         }
         self.run.parts = Arc::new(parts);
-        Ok(())
+        Ok(any)
     }
 
     /// Scores a set by a head. Where the device has no memory left, what nobody uses goes back first, then batches get smaller: scores
@@ -203,65 +217,78 @@ impl Trainer<'_> {
         if moved || chosen != self.state.step {
             load_weights(&self.dir.checkpoint(chosen), &self.run)?;
         }
-        self.tune(&parts)?;
-        let test = self.score(|part| part.test.clone())?.map(|each| combined(&parts, &each));
-        if let Some(scores) = &test {
-            let step = self.state.step;
-            self.observer.event(&Event::Evaluated { step, split: "test", scores, best: false });
-            self.note("test", scores)?;
+        let tuned = self.tune(&parts)?;
+        let decided = match &self.run.parts[..] {
+            [part] => thresholds(part),
+            parts => {
+                let each = parts.iter().map(|p| (p.name.clone(), thresholds(p)));
+                each.filter(|(_, t)| !t.is_empty()).map(|(name, t)| (name, t.into())).collect()
+            }
+        };
+        // The validation of the chosen step holds for the model unless it decides by other thresholds since; what a person
+        // reads of it is not kept.
+        let of_model = |b: &&Best| b.step == chosen && !tuned;
+        let known = self.state.last.iter().chain(&self.state.best).find(of_model).map(|b| b.scores.clone());
+        let read = self.state.last.as_ref().is_some_and(|b| b.step == chosen) && !self.report.is_empty();
+        let tested = parts.iter().any(|p| p.test.is_some());
+        let validation = match known {
+            Some(scores) if tested || read => Some(scores),
+            _ => self.score(|part| part.validation.clone())?.map(|each| combined(&parts, &each)),
+        };
+        let scored = if tested { self.score(|part| part.test.clone())? } else { None };
+        let test = scored.map(|each| combined(&parts, &each));
+        if let Some(scores) = test.as_ref().filter(|_| !self.noted_test()) {
+            self.observer.event(&Event::Evaluated { step: chosen, split: "test", scores, best: false });
+            let mut more = json!({ "model_step": chosen });
+            if !decided.is_empty() {
+                more["thresholds"] = decided.clone().into();
+            }
+            self.note("test", scores, more)?;
         }
-        let model = self.dir.path().join("model");
+        let model = self.dir.path().join(MODEL);
         write_model(fs, &model, &self.model_files()?)?;
+        let trained = self.state.step > self.resumed_from;
+        let before = |f: fn(&Outcome) -> f64| self.before.as_ref().map_or(f64::NAN, f);
         let outcome = Outcome {
             model,
             steps: self.state.step,
+            model_step: chosen,
+            thresholds: decided,
+            best_metric: self.run.selection.as_ref().map(|s| s.name().to_owned()),
             best: self.state.best,
             best_of,
+            validation,
             test,
             higher_is_better: directions(&parts),
             report: self.report,
             stopped_early: self.state.stopped_early,
-            train_seconds,
-            first_step_seconds: self.first_step_seconds,
-            tokens_per_second: self.tokens as f64 / train_seconds,
+            train_seconds: if trained { train_seconds } else { before(|o| o.train_seconds) },
+            first_step_seconds: if trained {
+                self.first_step_seconds
+            } else {
+                before(|o| o.first_step_seconds)
+            },
+            tokens_per_second: if trained {
+                self.tokens as f64 / train_seconds
+            } else {
+                before(|o| o.tokens_per_second)
+            },
             device: self.run.device.caps().name,
             verified: self.run.verified(),
         };
-        write_file(fs, &self.dir.path().join("metrics.json"), &pretty(&outcome.to_json()))?;
+        write_file(fs, &self.dir.path().join(METRICS), &pretty(&outcome.to_json()))?;
         Ok(outcome)
+    }
+
+    /// Whether the test scores of this step stand in the journal already.
+    fn noted_test(&self) -> bool {
+        let text = std::fs::read_to_string(self.dir.path().join("metrics.jsonl")).unwrap_or_default();
+        let lines = text.lines().filter_map(|l| serde_json::from_str::<Value>(l).ok());
+        lines.into_iter().any(|l| l["step"] == self.state.step && l.get("model_step").is_some())
     }
 }
 
-impl Outcome {
-    /// What stands in `metrics.json`: the test scores, or the best validation's, at the top.
-    pub fn to_json(&self) -> Value {
-        let mut all = match (&self.test, &self.best) {
-            (Some(s), _) => s.to_json(),
-            (None, Some(b)) => b.scores.to_json(),
-            (None, None) => json!({}),
-        };
-        all["device"] = self.device.as_str().into();
-        all["certificate"] = self.verified.clone().into();
-        all["steps"] = self.steps.into();
-        all["best_step"] = self.best.as_ref().map(|b| b.step).into();
-        let of = |b: &BestOf| {
-            let scores = b.test.as_ref().map(Scores::to_json);
-            let folder =
-                b.model.as_ref().and_then(|m| m.file_name()).map(|m| m.to_string_lossy().into_owned());
-            let value = number(b.best.scores.get(&b.metric).unwrap_or(f64::NAN));
-            let one = json!({
-                "step": b.best.step, "metric": b.metric, "value": value, "model": folder, "test": scores,
-            });
-            (b.task.clone(), one)
-        };
-        if !self.best_of.is_empty() {
-            all["best_of"] = self.best_of.iter().map(of).collect::<serde_json::Map<_, _>>().into();
-        }
-        all["higher_is_better"] = json!(self.higher_is_better);
-        all["stopped_early"] = self.stopped_early.into();
-        all["train_seconds"] = number(self.train_seconds);
-        all["first_step_seconds"] = number(self.first_step_seconds);
-        all["real_tokens_per_s"] = number(self.tokens_per_second);
-        all
-    }
+/// The thresholds that a task was given, by label.
+fn thresholds(part: &Part) -> Map<String, Value> {
+    part.noted["thresholds"].as_object().cloned().unwrap_or_default()
 }

@@ -106,6 +106,8 @@ pub enum Event<'a> {
         /// The validation scores at 0.5 and at the thresholds.
         scores: [&'a Scores; 2],
     },
+    /// The run was finished before, after so many steps; nothing is done.
+    Finished(u64),
     /// A checkpoint was written.
     Saved(u64, PathBuf),
     /// Something that the run survives.

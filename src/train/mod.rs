@@ -2,10 +2,12 @@
 
 mod conclude;
 mod coverage;
+mod epochs;
 pub mod events;
 pub mod inputs;
 mod loader;
 pub mod memory;
+mod outcome;
 pub mod pass;
 pub mod prepare;
 pub mod recipe;
@@ -14,9 +16,11 @@ pub mod select;
 pub mod signals;
 pub mod state;
 
+pub use epochs::Epochs;
 pub use events::{Event, Observer, Prepared, Silent, StepLog};
 pub use inputs::protect_inputs;
 pub use memory::MemoryPlan;
+pub use outcome::{BestOf, Outcome};
 pub use pass::{Passed, Scale, pass};
 pub use prepare::Run;
 pub use recipe::Recipe;
@@ -27,7 +31,6 @@ use crate::checkpoint::{Fs, Journal, Newest, RunDir, number, write_file};
 use crate::data::{Batch, TokenSet, micro_batches};
 use crate::device::{Device, Tensor};
 use crate::error::{Error, Kind, Result};
-use crate::metrics::Scores;
 use crate::nn::Distance;
 use crate::optim::{LossScale, Made, Optimizer, Settings};
 use crate::rng::Stream;
@@ -36,10 +39,7 @@ use coverage::{Coverage, Looked};
 use loader::{Loaded, Loader};
 use recipe::Every;
 use serde_json::json;
-use state::Best;
-use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
@@ -61,52 +61,6 @@ fn window(device: &Device) -> usize {
     }
 }
 
-/// How a finished run ended.
-#[derive(Clone, Debug)]
-pub struct Outcome {
-    /// The folder with the trained model.
-    pub model: PathBuf,
-    /// Steps made.
-    pub steps: u64,
-    /// The best validation.
-    pub best: Option<Best>,
-    /// Of several tasks the best validation of each.
-    pub best_of: Vec<BestOf>,
-    /// Scores on the test set.
-    pub test: Option<Scores>,
-    /// The direction of each score that has one.
-    pub higher_is_better: BTreeMap<String, bool>,
-    /// What a person reads of the last evaluation: a confusion table, correlations.
-    pub report: String,
-    /// Whether early stopping ended it.
-    pub stopped_early: bool,
-    /// Seconds in the training loop of this process, evaluation and saving included.
-    pub train_seconds: f64,
-    /// Seconds from the start of the process to the end of the first step.
-    pub first_step_seconds: f64,
-    /// Real tokens trained on a second in this process.
-    pub tokens_per_second: f64,
-    /// The device's name.
-    pub device: String,
-    /// Digest of the device's certificate (`tempra verify`), if there is one.
-    pub verified: Option<String>,
-}
-
-/// The best that one of several tasks came to by itself.
-#[derive(Clone, Debug)]
-pub struct BestOf {
-    /// The task.
-    pub task: String,
-    /// The step, and the validation scores of this task there.
-    pub best: Best,
-    /// What it is chosen by.
-    pub metric: String,
-    /// The folder of the model as it was then, where that is not the model of the run.
-    pub model: Option<PathBuf>,
-    /// Its scores on the task's test set.
-    pub test: Option<Scores>,
-}
-
 /// A run in progress.
 struct Trainer<'a> {
     recipe: &'a Recipe,
@@ -115,8 +69,7 @@ struct Trainer<'a> {
     journal: Journal,
     optimizer: Optimizer,
     state: State,
-    /// Steps up to the end of each epoch.
-    ends: Vec<u64>,
+    epochs: Epochs,
     observer: &'a mut dyn Observer,
     failed_saves: u32,
     resumed_from: u64,
@@ -132,6 +85,8 @@ struct Trainer<'a> {
     careful: bool,
     /// A validation gave NaN, and that was reported.
     reported_nan: bool,
+    /// What a run that had made all its steps said of itself before.
+    before: Option<Outcome>,
 }
 
 /// Batches that approximated attention is compared with exact attention on.
@@ -262,7 +217,7 @@ pub fn train(
     let mut dir = RunDir::open(&recipe.output, fs.clone())?.keep_last(recipe.train.keep_checkpoints);
     let newest = if fresh { Newest::default() } else { dir.newest_verified()? };
     let run = Run::prepare(recipe)?;
-    let ends = run.plan(recipe)?;
+    let epochs = run.plan(recipe)?;
     let o = &recipe.optim;
     let settings = Settings {
         beta1: o.beta1 as f32,
@@ -274,14 +229,21 @@ pub fn train(
     let window = window(&run.device);
     let mut optimizer = Optimizer::with_window(&run.device, &run.model.params, settings, window)?;
     optimizer.loss_scale = (recipe.precision == recipe::Precision::F16).then(LossScale::default);
-    observer.event(&Event::Prepared(&describe(&run, ends.last().copied().unwrap_or(0))));
+    observer.event(&Event::Prepared(&describe(&run, epochs.total())));
     for warning in &run.weights.warnings {
         observer.event(&Event::Warning(&Error::model(warning).at(&recipe.model.path)));
     }
+    let mut finished = false;
     let state = match &newest.found {
         None => State::new(recipe, &run),
         Some((step, path)) => {
             let state = State::restore(path, recipe, &run, &mut optimizer)?;
+            finished = state.stopped_early || state.step >= epochs.total();
+            let whole = finished && newest.skipped.is_empty();
+            if let Some(done) = Outcome::read(dir.path(), *step).filter(|o| whole && o.models_are_whole()) {
+                observer.event(&Event::Finished(*step));
+                return Ok(done);
+            }
             observer.event(&Event::Resumed(*step, &newest.skipped));
             state
         }
@@ -300,6 +262,8 @@ pub fn train(
         observer.event(&Event::Approximated(&errors));
         journal.append(&json!({ "step": 0, "attention_error": errors }))?;
     }
+    // Of a run that lacks only its models: its times are not those of this process.
+    let before = if finished { Outcome::read(dir.path(), state.step) } else { None };
     let coverage = if state.step == 0 { Coverage::of(&run) } else { Coverage::complete(&run) };
     let resumed_from = state.step;
     let trainer = Trainer {
@@ -309,7 +273,7 @@ pub fn train(
         journal,
         optimizer,
         state,
-        ends,
+        epochs,
         observer,
         failed_saves: 0,
         resumed_from,
@@ -322,6 +286,7 @@ pub fn train(
         max_tokens: recipe.train.max_tokens,
         careful: false,
         reported_nan: false,
+        before,
     };
     trainer.run(signals, &*fs)
 }
@@ -329,9 +294,9 @@ pub fn train(
 impl Trainer<'_> {
     /// The loop.
     fn run(mut self, signals: &Signals, fs: &dyn Fs) -> Result<Outcome> {
-        let total = self.ends.last().copied().unwrap_or(0);
+        let total = self.epochs.total();
         let schedule = self.recipe.optim.schedule(total);
-        let loader = Loader::start(self.run.parts.clone(), self.recipe, &self.ends, self.state.step)?;
+        let loader = Loader::start(self.run.parts.clone(), self.recipe, &self.epochs.ends, self.state.step)?;
         while self.state.step < total && !self.state.stopped_early {
             if let Some(signal) = signals.stop() {
                 self.settle(total, true)?;
@@ -347,14 +312,14 @@ impl Trainer<'_> {
             self.state.step += 1;
             self.queued.push(Queued {
                 step: self.state.step,
-                epoch: self.epochs(),
+                epoch: self.epochs.passed(self.state.step),
                 lr,
                 tokens,
                 part: step.part,
                 weight,
                 examples: step.examples,
             });
-            let end_of_epoch = self.ends.contains(&self.state.step);
+            let end_of_epoch = self.epochs.ends.contains(&self.state.step);
             let due = |every| match every {
                 Every::Epoch => end_of_epoch,
                 Every::Steps(n) => self.state.step.is_multiple_of(n) || self.state.step == total,
@@ -380,24 +345,6 @@ impl Trainer<'_> {
             self.observer.event(&Event::Warning(&unreached));
         }
         self.finish(fs)
-    }
-
-    /// The epoch a step is in, and its place there.
-    fn place(&self, step: u64) -> (u64, u64) {
-        let epoch = self.ends.partition_point(|&end| end <= step);
-        let start = epoch.checked_sub(1).and_then(|e| self.ends.get(e)).copied().unwrap_or(0);
-        (epoch as u64, step - start)
-    }
-
-    /// Epochs passed, as a fraction.
-    fn epochs(&self) -> f64 {
-        let (epoch, within) = self.place(self.state.step);
-        let index = epoch as usize;
-        let start = if index == 0 { 0 } else { self.ends[index - 1] };
-        match self.ends.get(index) {
-            Some(end) => epoch as f64 + within as f64 / (end - start).max(1) as f64,
-            None => self.recipe.train.epochs.min(epoch as f64),
-        }
     }
 
     /// One optimizer step: gradients of the loss of its examples over the weight of all of them, in as many passes as memory

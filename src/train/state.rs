@@ -3,6 +3,7 @@
 //! Random numbers are functions of (seed, step, place), so no generator needs saving; the order of examples is a
 //! function of (seed, epoch).
 
+use super::epochs::Epochs;
 use super::prepare::Run;
 use super::recipe::Recipe;
 use crate::checkpoint::{NamedFile, TensorOut, Weights, read_json};
@@ -39,6 +40,9 @@ pub struct State {
     pub loss_scale: Option<LossScale>,
     /// The best validation so far.
     pub best: Option<Best>,
+    /// The last validation.
+    #[serde(default)]
+    pub last: Option<Best>,
     /// Of several tasks the best validation of each by its own metric, by the task's name.
     #[serde(default)]
     pub best_of: BTreeMap<String, Best>,
@@ -75,13 +79,14 @@ impl State {
         }
     }
 
-    /// The files of a checkpoint: the model folder, the optimizer's moments, this state.
+    /// The files of a checkpoint: the model folder, the optimizer's moments, this state. `best_is_kept`: the best step has a
+    /// checkpoint.
     pub fn files(
         &self,
         recipe: &Recipe,
         run: &Run,
-        total: u64,
-        epoch: f64,
+        epochs: &Epochs,
+        best_is_kept: bool,
     ) -> Result<Vec<NamedFile<'static>>> {
         let mut files = model_files(recipe, run)?;
         if let Some(t) = &run.model.params.training {
@@ -105,14 +110,14 @@ impl State {
         // What scripts that plot transformers' runs read.
         let metric = recipe.train.best_metric.as_str();
         let trainer = json!({
-            "epoch": epoch,
+            "epoch": epochs.passed(self.step),
             "global_step": self.step,
-            "max_steps": total,
-            "num_train_epochs": recipe.train.epochs,
+            "max_steps": epochs.total(),
+            "num_train_epochs": epochs.ends.len(),
             "train_batch_size": recipe.train.batch_size,
             "best_metric": self.best.as_ref().and_then(|b| b.scores.get(metric)),
             "best_global_step": self.best.as_ref().map(|b| b.step),
-            "best_model_checkpoint": self.best.as_ref().map(|b| format!("checkpoint-{}", b.step)),
+            "best_model_checkpoint": self.best.as_ref().filter(|_| best_is_kept).map(|b| format!("checkpoint-{}", b.step)),
             "is_world_process_zero": true,
             "log_history": self.log_history,
         });

@@ -6,6 +6,7 @@ mod steps;
 pub use parts::Part;
 pub(super) use steps::{Step, batches, epoch_of};
 
+use super::epochs::Epochs;
 use super::memory::{Job, MemoryPlan};
 use super::recipe::{self, Recipe};
 use super::select::Selection;
@@ -156,15 +157,15 @@ impl Run {
         Ok(Run { device, model, weights, tokenizer, parts, selection, skipped_rows, data_hash, memory })
     }
 
-    /// The optimizer steps up to the end of each epoch; the last entry is the length of the run.
+    /// The optimizer steps of the run by epoch.
     ///
     /// # Errors
     /// [`Kind::Usage`](crate::error::Kind::Usage) for steps that cannot train, or too few for the schedule.
-    pub fn plan(&self, recipe: &Recipe) -> Result<Vec<u64>> {
+    pub fn plan(&self, recipe: &Recipe) -> Result<Epochs> {
         self.check_steps(recipe)?;
-        let ends = self.ends(recipe)?;
-        recipe.optim.fits(ends.last().copied().unwrap_or(0))?;
-        Ok(ends)
+        let epochs = self.epochs(recipe)?;
+        recipe.optim.fits(epochs.total())?;
+        Ok(epochs)
     }
     /// Refuses steps of too few examples for the loss of their task.
     fn check_steps(&self, recipe: &Recipe) -> Result<()> {
@@ -183,7 +184,7 @@ impl Run {
         }
         Ok(())
     }
-    fn ends(&self, recipe: &Recipe) -> Result<Vec<u64>> {
+    fn epochs(&self, recipe: &Recipe) -> Result<Epochs> {
         let (mut ends, mut steps) = (Vec::new(), 0u64);
         let epochs = recipe.train.epochs;
         loop {
@@ -193,13 +194,14 @@ impl Run {
             match recipe.train.max_steps {
                 Some(max) if whole >= max => {
                     ends.push(max);
-                    return Ok(ends);
+                    return Ok(Epochs { ends, whole });
                 }
                 Some(_) => {}
                 None if (index + 1) as f64 >= epochs => {
-                    let part = (epochs - index as f64).clamp(0.0, 1.0) * here as f64;
-                    ends.push(steps + part.ceil() as u64);
-                    return Ok(ends);
+                    // As transformers rounds it: 2.1 epochs of 10 steps are 21.
+                    let part = (epochs * here as f64).ceil() - (index * here) as f64;
+                    ends.push(steps + part.clamp(0.0, here as f64) as u64);
+                    return Ok(Epochs { ends, whole });
                 }
                 None => {}
             }
