@@ -280,8 +280,8 @@ fn a_gain_of_adapting_has_the_direction_of_the_score() {
     // Another model: the same names, other weights. The same model under another name is none.
     let copy = |name: &str| {
         std::fs::create_dir_all(d.join(name)).unwrap();
-        for file in ["config.json", "model.safetensors", "tokenizer.json"] {
-            std::fs::copy(d.join("base").join(file), d.join(name).join(file)).unwrap();
+        for file in std::fs::read_dir(d.join("base")).unwrap().flatten() {
+            std::fs::copy(file.path(), d.join(name).join(file.file_name())).unwrap();
         }
     };
     copy("same");
