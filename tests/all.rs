@@ -19,6 +19,8 @@ mod cuda;
 mod damage;
 #[path = "all/data.rs"]
 mod data;
+#[path = "all/decoders.rs"]
+mod decoders;
 #[path = "all/encoders.rs"]
 mod encoders;
 #[path = "all/faults.rs"]

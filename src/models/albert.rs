@@ -38,6 +38,7 @@ pub(super) const ALBERT: Architecture = Architecture {
         dense: "predictions.dense",
         norm: "predictions.LayerNorm",
         bias: "predictions.bias",
+        decoder: "predictions.decoder",
         act: None,
     }),
     permuted: None,

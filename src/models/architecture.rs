@@ -65,6 +65,8 @@ pub struct Masked {
     pub norm: &'static str,
     /// The bias of the vocabulary, its whole name.
     pub bias: &'static str,
+    /// The last map's tensors, where it does not share the token table, are `{decoder}.weight` and `{decoder}.bias`.
+    pub decoder: &'static str,
     /// The activation; `None`: the encoder's.
     pub act: Option<Activation>,
 }
@@ -102,6 +104,15 @@ pub(super) const NO_DROP: Drop = Drop { key: "", default: None };
 pub(super) const BERT_NAMES: &[(&str, &str)] = &[];
 
 impl Architecture {
+    /// What the last map to the vocabulary is called, and the bias that it has where it shares the token table.
+    pub(super) fn decoder(&self) -> Option<(&'static str, &'static str)> {
+        let permuted = || self.permuted.and_then(|(_, bias)| Some((bias.strip_suffix(".bias")?, bias)));
+        self.masked.as_ref().map(|m| (m.decoder, m.bias)).or_else(permuted)
+    }
+    /// Whether the config says if that map has a bias.
+    pub(super) fn bias_is_optional(&self) -> bool {
+        self.model_type == "modernbert"
+    }
     /// The name in the files of a model with a head, from BERT's without a prefix.
     pub fn tensor(&self, bert: &str) -> String {
         let renamed =
@@ -118,7 +129,7 @@ impl Architecture {
         let h = &self.head;
         let dense = || Dense {
             name: h.dense.to_owned(),
-            act: h.act,
+            act: c.head_act.unwrap_or(h.act),
             drop_before: h.drop_before,
             bias: c.biases.head,
             norm: h.norm.map(|name| (name.to_owned(), c.eps, c.biases.norm)),

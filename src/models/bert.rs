@@ -27,6 +27,7 @@ pub(super) const BERT: Architecture = Architecture {
         dense: "cls.predictions.transform.dense",
         norm: "cls.predictions.transform.LayerNorm",
         bias: "cls.predictions.bias",
+        decoder: "cls.predictions.decoder",
         act: None,
     }),
     permuted: None,

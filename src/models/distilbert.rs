@@ -40,6 +40,7 @@ pub(super) const DISTILBERT: Architecture = Architecture {
         dense: "vocab_transform",
         norm: "vocab_layer_norm",
         bias: "vocab_projector.bias",
+        decoder: "vocab_projector",
         act: None,
     }),
     permuted: None,

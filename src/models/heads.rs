@@ -4,6 +4,7 @@
 use super::Outputs;
 use super::architecture::Architecture;
 use super::config::Config;
+use super::decoder::Decoder;
 use crate::checkpoint::read_json;
 use crate::error::{Error, Result};
 use crate::nn::{
@@ -43,6 +44,8 @@ pub(super) struct Setting<'a> {
     pub dropout: f32,
     /// The dropout of a head that finds answers.
     pub span_dropout: f32,
+    /// The last map of a masked-LM head.
+    pub decoder: &'a Decoder,
 }
 
 impl Setting<'_> {
@@ -111,12 +114,13 @@ impl Setting<'_> {
             transform: Some(Transform {
                 dense: m.dense.to_owned(),
                 norm: m.norm.to_owned(),
-                act: m.act.unwrap_or(c.act),
+                act: c.head_act.or(m.act).unwrap_or(c.act),
                 hidden: c.hidden,
                 eps: c.eps,
                 biases: [c.biases.head, c.biases.norm],
             }),
-            bias: m.bias.to_owned(),
+            weight: self.decoder.weight.clone(),
+            bias: self.decoder.bias.clone(),
             vocab: c.vocab,
             embedding: c.embedding.unwrap_or(c.hidden),
         };
@@ -125,11 +129,12 @@ impl Setting<'_> {
 
     fn permuted(&self, layout: &mut Layout, encoder: &Encoder) -> Result<MaskedHead> {
         let (a, c) = (self.architecture, self.shape);
-        let Some((_, bias)) = a.permuted else {
+        if a.permuted.is_none() {
             return Err(self.lacks("was not pretrained by permutations, and has no positions for them"));
-        };
-        let (bias, vocab, embedding) = (bias.to_owned(), c.vocab, c.embedding.unwrap_or(c.hidden));
-        let config = MaskedConfig { transform: None, bias, vocab, embedding };
+        }
+        let Decoder { weight, bias, .. } = self.decoder.clone();
+        let (vocab, embedding) = (c.vocab, c.embedding.unwrap_or(c.hidden));
+        let config = MaskedConfig { transform: None, weight, bias, vocab, embedding };
         // Here the content of queries is learnt as well.
         layout.train(encoder.words());
         Ok(MaskedHead::declare(layout, &config, encoder.words()))
@@ -155,6 +160,10 @@ pub(super) fn plain(name: &str) -> &str {
 }
 
 impl NamedHead {
+    /// Whether it gives logits of the vocabulary.
+    pub(super) fn predicts_tokens(&self) -> bool {
+        matches!(self.kind, Kind::Masked(_) | Kind::Pretraining(..))
+    }
     /// How the vectors of tokens become one, if that is all it does.
     pub(super) fn vectors(&self) -> Option<Pooling> {
         match self.kind {

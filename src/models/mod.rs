@@ -4,6 +4,7 @@ mod albert;
 pub mod architecture;
 mod bert;
 mod config;
+mod decoder;
 mod distilbert;
 mod electra;
 mod heads;
@@ -28,6 +29,7 @@ use crate::params::{Bound, Layout, Params};
 use crate::shape::DType;
 use crate::tape::{Tape, Var};
 use config::Config;
+use decoder::Decoder;
 use heads::{LastActivation, Setting};
 use rows::HeadRows;
 use serde_json::{Value, json};
@@ -187,6 +189,7 @@ pub struct Model {
     pooling: Pooling,
     encoder: Encoder,
     heads: Vec<NamedHead>,
+    decoder: Decoder,
     sigmoid: bool,
 }
 
@@ -227,10 +230,18 @@ impl Model {
 
         let span_dropout =
             options.classifier_dropout.map_or_else(|| architecture.span_dropout(&config), Ok)?;
-        let setting = Setting { architecture, shape: &shape, pooling, dropout: head_dropout, span_dropout };
+        let files = Weights::open(dir)?;
+        let decoder = Decoder::of(architecture, &config, &files)?;
+        let setting = Setting {
+            architecture,
+            shape: &shape,
+            pooling,
+            dropout: head_dropout,
+            span_dropout,
+            decoder: &decoder,
+        };
         let Declared { layout, body, mut encoder, heads } = declare(&setting, &heads, options)?;
         let layers = (architecture.tensor("encoder.layer."), shape.own_layers());
-        let files = Weights::open(dir)?;
         let number = heads.first().is_some_and(|h| h.outputs == Outputs::Number);
         let activation = match number && config.value.get("tempra_heads").is_none() {
             true if trained => heads::last_activation(&config, dir)?,
@@ -244,7 +255,10 @@ impl Model {
             saved.iter_mut().flatten().for_each(|(_, o)| *o = Outputs::Labels(vec!["LABEL_0".into()]));
         }
         let rows = HeadRows { saved, wanted: &heads };
-        let names = weights::Names { prefix: architecture.prefix, body, whole: trained, layers, rows };
+        let (none, predicts) = (Decoder::default(), heads.iter().any(NamedHead::predicts_tokens));
+        let used = if predicts { &decoder } else { &none };
+        let names =
+            weights::Names { prefix: architecture.prefix, body, whole: trained, layers, rows, decoder: used };
         let plan = weights::match_names(&files, &layout, &names, dir)?;
         let params = Params::new(device, layout, options.dtype, options.training)?;
         let std = config.optional_number("initializer_range")?.unwrap_or(0.02);
@@ -252,6 +266,7 @@ impl Model {
         let changed = |what| format!("{what}; if that was intended, delete manifest.json");
         report.warnings.extend(changes(dir).into_iter().map(changed));
         report.warnings.extend(config.contradiction());
+        report.warnings.extend(used.warning.clone());
         if trained && activation == LastActivation::Unsaid {
             report.warnings.push(
                 "config.json does not say whether a sigmoid belongs behind its one output; the number is the model's own".into(),
@@ -266,7 +281,7 @@ impl Model {
 
     fn new(params: Params, config: Value, s: Setting, encoder: Encoder, heads: Vec<NamedHead>) -> Model {
         let outputs = heads.first().map_or(Outputs::Number, |h| h.outputs.clone());
-        let Setting { architecture, shape, pooling, .. } = s;
+        let Setting { architecture, shape, pooling, decoder, .. } = s;
         Model {
             params,
             outputs,
@@ -276,6 +291,7 @@ impl Model {
             pooling,
             encoder,
             heads,
+            decoder: decoder.clone(),
             sigmoid: false,
         }
     }
@@ -289,7 +305,8 @@ impl Model {
         let architecture = if shape.relative() { &xlnet::XLNET } else { &bert::BERT };
         let dropout = shape.hidden_dropout;
         let (pooling, span_dropout) = (Pooling::Mean, 0.0);
-        let setting = Setting { architecture, shape, pooling, dropout, span_dropout };
+        let decoder = &Decoder::tied(architecture);
+        let setting = Setting { architecture, shape, pooling, dropout, span_dropout, decoder };
         let Declared { layout, mut encoder, heads, .. } = declare(&setting, &heads, options)?;
         let params = Params::new(device, layout, DType::F32, options.training)?;
         weights::randomise(device, &params, options.seed)?;
@@ -393,13 +410,14 @@ impl Model {
         for p in &self.params.layout().list {
             let values = p.to_file(device.read::<f32>(&self.params.view(&self.params.value, p)?)?);
             let bytes: Vec<u8> = bytemuck::cast_slice(&values).to_vec();
-            let dtype = DType::F32.into();
-            tensors.push(TensorOut {
-                name: p.name.clone(),
-                dtype,
-                shape: p.shape.clone(),
-                bytes: bytes.into(),
-            });
+            let mut put = |name: &str, bytes: Vec<u8>| {
+                let (dtype, shape) = (DType::F32.into(), p.shape.clone());
+                tensors.push(TensorOut { name: name.to_owned(), dtype, shape, bytes: bytes.into() });
+            };
+            if let Some(second) = self.decoder.written_twice(&p.name) {
+                put(second, bytes.clone());
+            }
+            put(&p.name, bytes);
         }
         let mut text = serde_json::to_vec_pretty(&self.config())
             .map_err(|e| Error::model("config.json cannot be written").found(e.to_string()))?;
@@ -425,6 +443,9 @@ impl Model {
             map.remove(stale);
         }
         map.insert("dtype".into(), "float32".into());
+        if self.decoder.weight.is_some() && self.heads.iter().any(NamedHead::predicts_tokens) {
+            map.insert("tie_word_embeddings".into(), false.into());
+        }
         let mean = self.pooling == Pooling::Mean;
         let word = if mean { "mean" } else { "cls" };
         match self.architecture.head.pooling {

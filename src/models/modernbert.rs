@@ -42,6 +42,7 @@ pub(super) const MODERNBERT: Architecture = Architecture {
         dense: "head.dense",
         norm: "head.norm",
         bias: "decoder.bias",
+        decoder: "decoder",
         act: Some(Activation::GeluErf),
     }),
     permuted: None,
@@ -62,8 +63,9 @@ fn read(c: &Config) -> Result<EncoderConfig> {
             .error("`embedding_dropout` and `mlp_dropout` differ")
             .expected("one rate, which tempra has for both"));
     }
-    let other = |v: &Value| v.as_str() != Some("gelu");
-    c.refuse("classifier_activation", other, "not gelu, which is the only one that tempra reads here")?;
+    let pooling = |v: &Value| !matches!(v.as_str(), Some("cls" | "mean"));
+    c.refuse("classifier_pooling", pooling, "neither cls nor mean")?;
+    let head_act = c.value.get("classifier_activation").map(|_| c.activation("classifier_activation"));
     let shape = EncoderConfig {
         vocab: c.count("vocab_size", 1 << 22)?,
         positions: c.count("max_position_embeddings", 1 << 20)?,
@@ -87,6 +89,7 @@ fn read(c: &Config) -> Result<EncoderConfig> {
             norm: flag("norm_bias")?,
             head: flag("classifier_bias")?,
         },
+        head_act: head_act.transpose()?,
         fused: true,
         gated: true,
         windows: Some((

@@ -22,6 +22,7 @@ const MASKED: Masked = Masked {
     dense: "lm_head.dense",
     norm: "lm_head.layer_norm",
     bias: "lm_head.bias",
+    decoder: "lm_head.decoder",
     act: Some(Activation::GeluErf),
 };
 

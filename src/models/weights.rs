@@ -1,5 +1,6 @@
 //! Which tensor of a model's files goes into which parameter, and what was left over on either side.
 
+use super::decoder::Decoder;
 use super::rows::{HeadRows, Rows};
 use crate::checkpoint::Weights;
 use crate::device::Device;
@@ -52,15 +53,16 @@ pub(super) struct Plan {
 
 /// The names a parameter may have in a file: its own, without the encoder's prefix (a bare encoder), and each with
 /// the layer norm's old gamma and beta.
-fn candidates(name: &str, prefix: &str) -> Vec<String> {
+fn candidates(name: &str, prefix: &str, decoder: &Decoder) -> Vec<String> {
     let mut names = vec![name.to_owned()];
     // One of several heads may start from what a model with that head alone was trained to.
     let plain = super::heads::plain(name);
     names.extend((plain != name).then(|| plain.to_owned()));
-    if let Some(stem) = plain.strip_suffix("cls.predictions.bias") {
-        names.push(format!("{stem}cls.predictions.decoder.bias"));
-    }
     names.extend(plain.strip_prefix(prefix).map(str::to_owned));
+    if let Some(alias) = decoder.alias(plain) {
+        names.extend(name.strip_suffix(plain).map(|owner| format!("{owner}{alias}")));
+        names.push(alias.to_owned());
+    }
     if name.contains("LayerNorm.") {
         let old = |n: &String| {
             n.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
@@ -82,17 +84,19 @@ pub(super) struct Names<'a> {
     pub layers: (String, usize),
     /// Which rows of the heads' last layers can be used.
     pub rows: HeadRows<'a>,
+    /// The last map of a masked-LM head; nothing where there is no such head.
+    pub decoder: &'a Decoder,
 }
 
 /// Matches parameters and tensors by name and shape. The encoder must be there in full; the head only if `whole`.
 pub(super) fn match_names(files: &Weights, layout: &Layout, names: &Names, dir: &Path) -> Result<Plan> {
-    let &Names { prefix, body, whole, ref layers, ref rows } = names;
+    let &Names { prefix, body, whole, ref layers, ref rows, decoder } = names;
     let mut used = HashSet::new();
     let (mut sources, mut missing, mut errors) = (Vec::new(), Vec::new(), Vec::new());
     let mut warnings: Vec<String> = Vec::new();
     for (i, p) in layout.list.iter().enumerate() {
         let head = i >= body;
-        let found = candidates(&p.name, prefix).into_iter().find(|n| files.get(n).is_some());
+        let found = candidates(&p.name, prefix, decoder).into_iter().find(|n| files.get(n).is_some());
         let shape = found.as_deref().and_then(|n| files.get(n)).map(|v| v.shape.to_vec());
         let fits = shape.as_ref() == Some(&p.shape);
         if let (Some(shape), false) = (&shape, fits || (head && !whole)) {
@@ -120,6 +124,9 @@ pub(super) fn match_names(files: &Weights, layout: &Layout, names: &Names, dir: 
         }
         sources.push(carried.filter(|(_, rows)| fits && !matches!(rows, Rows::New(_))));
     }
+    // The second of two names has the same values, or none that are used.
+    let second: Vec<&str> = decoder.aliases.iter().map(|(_, second)| second.as_str()).collect();
+    used.extend(files.names().filter(|n| second.contains(&super::heads::plain(n))).map(str::to_owned));
     if !missing.is_empty() {
         let shown = missing.iter().take(8).copied().collect::<Vec<_>>().join(", ");
         let what = format!("{} of {} tensors are missing", missing.len(), layout.list.len());

@@ -65,6 +65,18 @@ fn read(c: &Config) -> Result<EncoderConfig> {
     c.refuse("summary_type", is_not("last"), "not the last token; other summaries are not supported")?;
     c.refuse("summary_use_proj", no, "a head without its dense layer, which is not supported")?;
     c.refuse("summary_activation", is_not("tanh"), "not tanh; other activations are not supported")?;
+    if c.value.get("summary_activation").is_some_and(Value::is_null) {
+        return Err(c
+            .error("`summary_activation` is null: no activation, which is not supported")
+            .expected("tanh"));
+    }
+    let dropped = |v: &Value| v.as_f64() != Some(0.0);
+    c.refuse(
+        "summary_first_dropout",
+        dropped,
+        "a dropout before the head's dense layer, which is not supported",
+    )?;
+    c.refuse("summary_proj_to_labels", yes, "a head without its last layer, which is not supported")?;
     let dropout = c.optional_probability("dropout")?.unwrap_or(0.1);
     let clamp = c.value.get("clamp_len").and_then(Value::as_u64).filter(|&n| n > 0 && n < LONGEST as u64);
     let shape = EncoderConfig {

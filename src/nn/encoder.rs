@@ -86,6 +86,8 @@ pub struct EncoderConfig {
     pub intermediate: usize,
     /// Its activation.
     pub act: Activation,
+    /// The activation of the heads' dense layer, where the config names one (ModernBERT).
+    pub head_act: Option<Activation>,
     /// Layer norm's epsilon.
     pub eps: f32,
     /// Dropout on embeddings and on the output of each block. With pre-norm: on what the gate lets through instead of the
@@ -127,6 +129,7 @@ impl Default for EncoderConfig {
             heads: 12,
             intermediate: 3072,
             act: Activation::GeluErf,
+            head_act: None,
             eps: 1e-12,
             hidden_dropout: 0.1,
             dropped: [true; 2],

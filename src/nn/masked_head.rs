@@ -15,8 +15,10 @@ use crate::tape::{Tape, Var};
 pub struct MaskedConfig {
     /// What stands before the token table, if anything.
     pub transform: Option<Transform>,
-    /// The bias of the vocabulary.
-    pub bias: String,
+    /// The last map's own weight (vocab, embedding), where it is not the token table.
+    pub weight: Option<String>,
+    /// The bias of the vocabulary, if there is one.
+    pub bias: Option<String>,
     /// Tokens: the first rows of the token table.
     pub vocab: usize,
     /// The table's width.
@@ -45,18 +47,20 @@ pub struct MaskedHead {
     transform: Option<(Affine, Norm, f32)>,
     table: Group,
     tokens: [usize; 2],
-    bias: Group,
+    bias: Option<Group>,
 }
 
 impl MaskedHead {
-    /// Declares the parameters under the config's names; `table` is the encoder's token table (vocab, embedding), of which
-    /// there is only one.
+    /// Declares the parameters under the config's names; `table` is the encoder's token table (vocab, embedding), which is the
+    /// last map's weight where that has none of its own.
     pub fn declare(layout: &mut Layout, c: &MaskedConfig, table: Group) -> MaskedHead {
         let transform = c.transform.as_ref().map(|t| {
             let dense = Affine::declare_with(layout, &t.dense, [c.embedding, t.hidden], t.act, t.biases[0]);
             (dense, Norm::declare(layout, &t.norm, c.embedding, t.biases[1]), t.eps)
         });
-        let (tokens, bias) = ([c.vocab, c.embedding], layout.add(c.bias.clone(), &[c.vocab]));
+        let tokens = [c.vocab, c.embedding];
+        let table = c.weight.as_ref().map_or(table, |name| layout.add(name.clone(), &tokens));
+        let bias = c.bias.as_ref().map(|name| layout.add(name.clone(), &[c.vocab]));
         MaskedHead { transform, table, tokens, bias }
     }
     /// Logits (asked tokens, vocab) from hidden states (tokens, hidden).
@@ -80,6 +84,8 @@ impl MaskedHead {
             // XLNet's table has a row that is no token.
             table = tape.part(table, &self.tokens)?;
         }
-        tape.apply(Linear { act: Activation::None }, &[x, table, p.var(self.bias)])
+        let mut inputs = vec![x, table];
+        inputs.extend(self.bias.map(|bias| p.var(bias)));
+        tape.apply(Linear { act: Activation::None }, &inputs)
     }
 }

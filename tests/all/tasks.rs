@@ -220,7 +220,7 @@ fn every_task_trains_and_opens_again_on_every_architecture() {
 }
 
 /// Has transformers open folders with the class that the config of each names: every weight there, none left over.
-fn check_classes(folders: impl Iterator<Item = PathBuf>) {
+pub fn check_classes(folders: impl Iterator<Item = PathBuf>) {
     let Some(python) = std::env::var_os("TEMPRA_PYTHON").filter(|p| !p.is_empty()) else {
         aloud("not run: check_task.py; TEMPRA_PYTHON names no python with torch and transformers");
         return;
