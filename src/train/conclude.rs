@@ -48,7 +48,9 @@ impl Trainer<'_> {
             scores: &scores,
             best,
         });
-        self.note("eval", &scores, json!({}))?;
+        // Thresholds are tuned at the end of a run.
+        let decides = self.run.parts.iter().any(|p| matches!(p.task.outputs(), Outputs::Labels(_)));
+        self.note("eval", &scores, if decides { json!({ "thresholds": 0.5 }) } else { json!({}) })?;
         if undefined && !std::mem::replace(&mut self.reported_nan, true) {
             let e = Error::diverged(format!("{} is NaN at step {}", selection.name(), self.state.step));
             self.observer.event(&Event::Warning(&e.expected("a number, to choose the best model by").hint(

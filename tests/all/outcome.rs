@@ -74,6 +74,7 @@ fn scores_are_those_of_the_model_that_is_there() {
                 .into_iter()
                 .find(|l| l["step"] == step && l.get("eval_loss").is_some())
                 .unwrap();
+            assert_eq!(log.get("thresholds"), (task == "multilabel").then(|| json!(0.5)).as_ref());
             for (name, value) in metrics["best"]["scores"].as_object().unwrap() {
                 assert_eq!(&log[format!("eval_{name}")], value, "{output}: {name}");
             }
