@@ -30,14 +30,15 @@ impl Window {
     /// `text` gives the text that a token's offsets count in, by its part and its word.
     fn new<'t>(e: &tokenizers::Encoding, text: impl Fn(usize, Option<u32>) -> &'t str) -> Self {
         let parts = e.get_sequence_ids();
-        let spans = e.get_offsets().iter().zip(parts.iter().zip(e.get_word_ids()));
-        let offset = |(&o, (part, &word)): (&(usize, usize), (&Option<usize>, &Option<u32>))| {
-            part.map_or((0, 0), |part| whole_chars(o, text(part, word)))
+        let offset = |token: usize, part: Option<usize>| {
+            let word = e.get_word_ids().get(token).copied().flatten();
+            let bytes = e.get_offsets().get(token).copied().unwrap_or_default();
+            part.map_or((0, 0), |part| whole_chars(bytes, text(part, word)))
         };
         Self {
             ids: e.get_ids().to_vec(),
             types: e.get_type_ids().to_vec(),
-            offsets: spans.map(offset).collect(),
+            offsets: parts.iter().enumerate().map(|(token, &part)| offset(token, part)).collect(),
             part: parts.into_iter().map(|s| s.map(|s| s as u8)).collect(),
             words: e.get_word_ids().to_vec(),
         }

@@ -56,17 +56,16 @@ fn setting(dir: &Path) {
     let misplaced = json!({ "answers": [{ "text": "Mars", "answer_start": 4 }] });
     squad(&dir.join("wrong.json"), |_| true, |_, _| misplaced.clone());
     for name in ["both", "answered"] {
-        let text = recipe(
-            "answer",
-            &format!("{name}.json"),
-            &format!("stride = 2\nvalidation = \"both.json\"\n"),
-            name,
-        )
-        .replace("lr = 1e-3", "lr = 3e-3\nwarmup_steps = 10")
-        .replace("./base\"", "./base\"\ndropout = 0.0\nattention_dropout = 0.0\nclassifier_dropout = 0.0")
-        .replace("batch_size = 4", "batch_size = 8")
-        .replace("max_steps = 3", "max_steps = 120")
-        .replace("every = 3", "every = 120");
+        let text =
+            recipe("answer", &format!("{name}.json"), "stride = 2\nvalidation = \"both.json\"\n", name)
+                .replace("lr = 1e-3", "lr = 3e-3\nwarmup_steps = 10")
+                .replace(
+                    "./base\"",
+                    "./base\"\ndropout = 0.0\nattention_dropout = 0.0\nclassifier_dropout = 0.0",
+                )
+                .replace("batch_size = 4", "batch_size = 8")
+                .replace("max_steps = 3", "max_steps = 120")
+                .replace("every = 3", "every = 120");
         std::fs::write(dir.join("answer.toml"), text).unwrap();
         ok(name, tempra(dir, &["train", "answer.toml", "-q"]));
     }
@@ -155,7 +154,7 @@ fn training_decides_whether_a_question_may_have_no_answer() {
     }
     std::fs::write(
         dir.join("c.csv"),
-        "text,label\nthe cat,a\na dog,b\n".repeat(1) + &"the cat sat,a\na dog ran,b\n".repeat(12),
+        "text,label\nthe cat,a\na dog,b\n".to_owned() + &"the cat sat,a\na dog ran,b\n".repeat(12),
     )
     .unwrap();
     std::fs::write(dir.join("c.toml"), recipe("classify", "c.csv", "", "c")).unwrap();

@@ -287,7 +287,8 @@ fn tags_without_a_scheme_are_scored_and_given_by_word() {
         "house" => "OTHER",
         _ => "O",
     };
-    let kinds: [(&str, &dyn Fn(&str) -> &'static str, &str); 3] =
+    type TagOf = dyn Fn(&str) -> &'static str;
+    let kinds: [(&str, &TagOf, &str); 3] =
         [("pos", &pos, ""), ("ner", &ner, ""), ("named", &ner, "[tag]\nscheme = \"none\"\n")];
     for (name, tag, more) in kinds {
         let file = format!("{name}.conll");
