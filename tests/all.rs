@@ -21,6 +21,8 @@ mod damage;
 mod data;
 #[path = "all/decoders.rs"]
 mod decoders;
+#[path = "all/effects.rs"]
+mod effects;
 #[path = "all/encoders.rs"]
 mod encoders;
 #[path = "all/faults.rs"]

@@ -49,12 +49,22 @@ pub fn define() -> Command {
         .arg(super::json_arg())
 }
 
+/// Says what is odd about two recipes. A flag is for both, so it is warned about if it has no effect in either.
+fn warn(text: Vec<Error>, task: Vec<Error>, voice: &Voice) {
+    let flags: Vec<String> = text.iter().filter(|w| w.file().is_none()).map(|w| w.to_string()).collect();
+    let same = |w: &Error| flags.iter().any(|f| f.lines().next() == w.to_string().lines().next());
+    text.iter().filter(|w| w.file().is_some()).for_each(|w| voice.warn(w));
+    task.iter().filter(|w| w.file().is_some() || same(w)).for_each(|w| voice.warn(w));
+}
+
 /// Runs it.
 pub fn run(args: &ArgMatches) -> Result<i32> {
     let path = |id: &str| args.get_one::<PathBuf>(id).cloned().unwrap_or_default();
     let mut set = sets(args)?;
     set.extend(args.get_one::<usize>("threads").map(|n| ("threads".to_owned(), n.to_string())));
-    let (text, task) = (Recipe::load(&path("text"), &set)?, Recipe::load(&path("task"), &set)?);
+    let (text, odd) = Recipe::load_with_warnings(&path("text"), &set)?;
+    let (task, also) = Recipe::load_with_warnings(&path("task"), &set)?;
+    warn(odd, also, &Voice::of(args));
     if ![Task::Mask, Task::Permute].contains(&text.task) {
         return Err(Error::usage("the first recipe is that of a language model")
             .at(path("text"))

@@ -52,7 +52,8 @@ pub fn run(args: &ArgMatches) -> Result<i32> {
         set.extend(args.get_one::<String>(key).map(|value| (key.to_owned(), value.clone())));
     }
     set.extend(args.get_one::<usize>("threads").map(|n| ("threads".to_owned(), n.to_string())));
-    let recipe = Recipe::load(path, &set)?;
+    let (recipe, warnings) = Recipe::load_with_warnings(path, &set)?;
+    warn(&warnings, args);
     let signals = Signals::install()?;
     let (fresh, as_json) = (args.get_flag("fresh"), args.get_flag("json"));
     let runs = recipe.runs();
@@ -177,6 +178,17 @@ fn conclusion(recipe: &Recipe, o: &Outcome) -> String {
     };
     lines.push(format!("use it: tempra {words} {model} {file}"));
     lines.join("\n")
+}
+
+/// Says what is odd about a recipe, as a line of JSON where these are asked for.
+fn warn(warnings: &[Error], args: &ArgMatches) {
+    for warning in warnings {
+        if args.get_flag("json") {
+            progress(&json!({ "event": "warning", "message": warning.to_string() }));
+        } else {
+            Voice::of(args).warn(warning);
+        }
+    }
 }
 
 /// Warnings alone.

@@ -230,6 +230,7 @@ pub fn train(
     let mut optimizer = Optimizer::with_window(&run.device, &run.model.params, settings, window)?;
     optimizer.loss_scale = (recipe.precision == recipe::Precision::F16).then(LossScale::default);
     observer.event(&Event::Prepared(&describe(&run, epochs.total())));
+    run.warnings.iter().for_each(|w| observer.event(&Event::Warning(w)));
     for warning in &run.weights.warnings {
         observer.event(&Event::Warning(&Error::model(warning).at(&recipe.model.path)));
     }

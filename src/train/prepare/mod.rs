@@ -38,6 +38,8 @@ pub struct Run {
     pub parts: Arc<Vec<Part>>,
     /// The score that chooses the best model; `None` if nothing is validated.
     pub selection: Option<Selection>,
+    /// What is odd about the recipes of several tasks.
+    pub warnings: Vec<Error>,
     /// Rows that were skipped because they could not be read.
     pub skipped_rows: u64,
     /// Hash of everything the examples are made from.
@@ -46,11 +48,14 @@ pub struct Run {
     pub memory: MemoryPlan,
 }
 
-/// The recipe of each task of a run by its name: the recipe itself, or those that it names.
-fn recipes(recipe: &Recipe) -> Result<Vec<(String, Recipe)>> {
+/// The recipe of each task of a run by its name: the recipe itself, or those that it names, with warnings about these.
+type Recipes = (Vec<(String, Recipe)>, Vec<Error>);
+
+fn recipes(recipe: &Recipe) -> Result<Recipes> {
     if recipe.task != recipe::Task::Multi {
-        return Ok(vec![(String::new(), recipe.clone())]);
+        return Ok((vec![(String::new(), recipe.clone())], Vec::new()));
     }
+    let mut warnings = Vec::new();
     let mut all = Vec::new();
     let mut names = BTreeSet::new();
     for path in &recipe.multi.recipes {
@@ -63,9 +68,11 @@ fn recipes(recipe: &Recipe) -> Result<Vec<(String, Recipe)>> {
                 .expected("a name of its own, of letters, digits, - and _")
                 .found(name));
         }
-        all.push((name, Recipe::load(path, &[])?));
+        let (part, odd) = Recipe::load_part(path, recipe)?;
+        warnings.extend(odd);
+        all.push((name, part));
     }
-    Ok(all)
+    Ok((all, warnings))
 }
 
 impl Run {
@@ -78,7 +85,7 @@ impl Run {
     pub fn prepare(recipe: &Recipe) -> Result<Run> {
         let device = Device::open(&recipe.device.to_string(), recipe.threads)?;
         let device = device.with_compute(recipe.precision.dtype())?;
-        let recipes = recipes(recipe)?;
+        let (recipes, warnings) = recipes(recipe)?;
         let sources: Vec<Source> = recipes.iter().map(|(_, r)| parts::read(r)).collect::<Result<_>>()?;
         let hashes: Vec<Vec<String>> = sources.iter().map(|s| s.hashes.clone()).collect();
         let skipped_rows = sources.iter().map(|s| s.skipped).sum();
@@ -92,6 +99,11 @@ impl Run {
                 return Err(Error::usage("data.max_length is more than the model can read")
                     .expected(format!("at most {}", shape.positions))
                     .found(r.data.max_length.to_string()));
+            }
+            if r.data.max_length > recipe.train.max_tokens {
+                return Err(Error::usage("the longest sequence does not fit one pass")
+                    .expected(format!("train.max_tokens of data.max_length = {} or more", r.data.max_length))
+                    .found(format!("train.max_tokens = {}", recipe.train.max_tokens)));
             }
         }
         let cache = if recipe.data.cache { cache::dir().map(|dir| dir.join("tokens")) } else { None };
@@ -146,6 +158,12 @@ impl Run {
         };
         let ((model, weights), (tokenizer, parts, selection)) = (opened?, made?);
         let memory = memory.map_or_else(|| plan(&parts), Ok)?;
+        if model.params.count().1 == 0 {
+            return Err(Error::usage("every parameter is frozen: there is nothing to train")
+                .expected("a parameter whose name begins with none of model.freeze")
+                .found(format!("model.freeze = {:?}", recipe.model.freeze))
+                .hint("leave out a prefix of model.freeze, at least that of the head or of the last layer"));
+        }
 
         let of = |((_, r), part): (&(String, Recipe), &Part)| {
             format!("{:?} {} {} {:?}", part.classes, r.data.max_length, r.data.split_seed, part.noted)
@@ -154,7 +172,18 @@ impl Run {
         let made_from = format!("{hashes:?} {} {parts_of:?}", tokenizer.hash());
         let data_hash = blake3::hash(made_from.as_bytes()).to_hex().to_string();
         let parts = Arc::new(parts);
-        Ok(Run { device, model, weights, tokenizer, parts, selection, skipped_rows, data_hash, memory })
+        Ok(Run {
+            device,
+            model,
+            warnings,
+            weights,
+            tokenizer,
+            parts,
+            selection,
+            skipped_rows,
+            data_hash,
+            memory,
+        })
     }
 
     /// The optimizer steps of the run by epoch.

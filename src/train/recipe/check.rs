@@ -16,20 +16,10 @@ pub(super) fn resolve(recipe: &mut Recipe, reader: &mut Reader<'_>, path: &Path)
         recipe.output = Path::new("runs").join(path.file_stem().unwrap_or("run".as_ref()));
     }
     if reader.given("train.best_metric").is_none() {
-        recipe.train.best_metric = match recipe.task {
-            Task::Classify => "accuracy",
-            Task::Multilabel => "f1_micro",
-            Task::Regress => "mse",
-            Task::Tag | Task::Answer => "f1",
-            Task::Similar if recipe.similar.loss == Likeness::Contrastive => "mrr",
-            Task::Similar => "spearman",
-            Task::Mask | Task::Permute | Task::Next => "perplexity",
-            Task::Multi => "mean",
-        }
-        .to_owned();
+        recipe.train.best_metric = best_metric(recipe).to_owned();
     }
     if reader.given("train.load_best").is_none() {
-        recipe.train.load_best = recipe.data.validates();
+        recipe.train.load_best = load_best(recipe);
     }
     let base = path.parent().unwrap_or(Path::new(""));
     let Recipe { data, model, .. } = recipe;
@@ -67,6 +57,34 @@ pub(super) fn resolve(recipe: &mut Recipe, reader: &mut Reader<'_>, path: &Path)
             model.path = folder.and_then(|f| f.to_str().map(str::to_owned)).unwrap_or(text);
         }
     }
+}
+
+/// The metric that names the best checkpoint where the recipe does not.
+fn best_metric(recipe: &Recipe) -> &'static str {
+    match recipe.task {
+        Task::Classify => "accuracy",
+        Task::Multilabel => "f1_micro",
+        Task::Regress => "mse",
+        Task::Tag | Task::Answer => "f1",
+        Task::Similar if recipe.similar.loss == Likeness::Contrastive => "mrr",
+        Task::Similar => "spearman",
+        Task::Mask | Task::Permute | Task::Next => "perplexity",
+        Task::Multi => "mean",
+    }
+}
+
+/// Whether the run ends with the best checkpoint where the recipe does not say. Of several tasks each has validation examples of
+/// its own, or none.
+fn load_best(recipe: &Recipe) -> bool {
+    recipe.task == Task::Multi || recipe.data.validates()
+}
+
+/// Defaults that follow from other keys, as TOML.
+pub(super) fn derived(recipe: &Recipe) -> [(&'static str, Option<String>); 2] {
+    [
+        ("train.best_metric", best_metric(recipe).to_owned().write()),
+        ("train.load_best", load_best(recipe).write()),
+    ]
 }
 
 /// The absolute path of a file: below the recipe's folder, or the current one for a flag. `None` if not UTF-8.
@@ -208,7 +226,8 @@ fn train(recipe: &Recipe, r: &mut Reader<'_>) {
             e.expected(most).found(t.accumulation.to_string())
         });
     }
-    if t.max_tokens < recipe.data.max_length {
+    // Of several tasks each has a length of its own.
+    if recipe.task != Task::Multi && t.max_tokens < recipe.data.max_length {
         let least = format!("at least data.max_length = {}", recipe.data.max_length);
         r.complain(
             &["train.max_tokens", "data.max_length"],
@@ -238,7 +257,7 @@ fn train(recipe: &Recipe, r: &mut Reader<'_>) {
             },
         );
     }
-    if !recipe.data.validates() {
+    if recipe.task != Task::Multi && !recipe.data.validates() {
         let asks = [("train.early_stopping", t.early_stopping.is_some()), ("train.load_best", t.load_best)];
         for (key, _) in asks.into_iter().filter(|(_, asked)| *asked) {
             r.complain(&[key], &format!("{key} needs validation examples"), |e| {

@@ -9,6 +9,7 @@ mod table;
 #[macro_use]
 mod field;
 mod check;
+mod effect;
 mod source;
 
 pub use field::{
@@ -323,7 +324,24 @@ section! {
 
 impl Recipe {
     /// Reads a recipe, JSON if its name ends in .json, with `--set` flags (`section.key`, value) on top of it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] with every mistake in it.
     pub fn load(path: &Path, sets: &[(String, String)]) -> Result<Self> {
+        Ok(Self::load_with_warnings(path, sets)?.0)
+    }
+    /// As [`Recipe::load`], with a warning for each key that is set and has no effect.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] with every mistake in it.
+    pub fn load_with_warnings(path: &Path, sets: &[(String, String)]) -> Result<(Self, Vec<Error>)> {
+        Self::open(path, sets, None)
+    }
+    /// A recipe that stands in `multi.recipes` of another, with warnings for keys that have no effect there.
+    pub(super) fn load_part(path: &Path, top: &Recipe) -> Result<(Self, Vec<Error>)> {
+        Self::open(path, &[], Some(top))
+    }
+    fn open(path: &Path, sets: &[(String, String)], top: Option<&Recipe>) -> Result<(Self, Vec<Error>)> {
         let bytes = std::fs::read(path).map_err(|e| {
             let hint = "name a recipe file that exists; `tempra help recipe` lists the keys";
             Error::io(ErrorKind::Usage, "the recipe cannot be read", path, &e).hint(hint)
@@ -335,19 +353,27 @@ impl Recipe {
             e.hint("save it as UTF-8")
         })?;
         let json = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("json"));
-        if json { Self::from_json(text, path, sets) } else { Self::from_toml(text, path, sets) }
+        let text = text.trim_start_matches('\u{feff}');
+        let tree = if json { source::json_tree(text, path) } else { source::toml_tree(text, path) };
+        Self::resolved(tree?, text, path, sets, top)
     }
     /// Reads a recipe from TOML text; `path` is what errors name and paths are relative to. Every mistake is reported.
     pub fn from_toml(text: &str, path: &Path, sets: &[(String, String)]) -> Result<Self> {
         let text = text.trim_start_matches('\u{feff}');
-        Self::resolved(source::toml_tree(text, path)?, text, path, sets)
+        Ok(Self::resolved(source::toml_tree(text, path)?, text, path, sets, None)?.0)
     }
     /// Reads a recipe from JSON text: the same keys; null leaves a key out.
     pub fn from_json(text: &str, path: &Path, sets: &[(String, String)]) -> Result<Self> {
         let text = text.trim_start_matches('\u{feff}');
-        Self::resolved(source::json_tree(text, path)?, text, path, sets)
+        Ok(Self::resolved(source::json_tree(text, path)?, text, path, sets, None)?.0)
     }
-    fn resolved(mut root: Vec<Entry>, text: &str, path: &Path, sets: &[(String, String)]) -> Result<Self> {
+    fn resolved(
+        mut root: Vec<Entry>,
+        text: &str,
+        path: &Path,
+        sets: &[(String, String)],
+        top: Option<&Recipe>,
+    ) -> Result<(Self, Vec<Error>)> {
         sets.iter().for_each(|(name, value)| table::set(&mut root, name, value));
         let keys = Self::keys();
         let mut reader = Reader::new(text, path, keys.clone());
@@ -359,7 +385,9 @@ impl Recipe {
         }
         check::resolve(&mut recipe, &mut reader, path);
         check::check(&recipe, &mut reader);
-        reader.finish().map_or(Ok(recipe), Err)
+        let mut warnings = effect::warnings(&recipe, &reader, top.is_some());
+        warnings.extend(top.and_then(|top| effect::overruled(&recipe, &reader.all_given(), top, path)));
+        reader.finish().map_or(Ok((recipe, warnings)), Err)
     }
     /// Every key in declared order, for help and documentation.
     pub fn keys() -> Vec<Key> {

@@ -130,6 +130,17 @@ impl<'a> Reader<'a> {
     pub fn given(&self, key: &str) -> Option<&Origin> {
         self.given.get(key)
     }
+    /// The keys that were given.
+    pub fn all_given(&self) -> Vec<String> {
+        self.given.keys().cloned().collect()
+    }
+    /// A remark on a key, at its place.
+    pub fn remark(&self, key: &str, what: &str) -> Error {
+        match self.given.get(key) {
+            Some(at) => error_at(what, at, self.text, self.path),
+            None => Error::usage(what).at(self.path),
+        }
+    }
     /// An error at the first of `keys` that was given; none if one of them is already known to be bad.
     pub fn complain(&mut self, keys: &[&str], what: &str, finish: impl FnOnce(Error) -> Error) {
         if keys.iter().any(|k| self.bad.contains(*k)) {

@@ -1,0 +1,306 @@
+//! When a key of a recipe has an effect: one table for all keys. A key that is set to something and has no effect is warned about.
+//! (Keys that contradict each other are errors; see `check`.)
+
+use super::field::{Attention, Likeness, Sampling, TagScheme, Task};
+use super::table::{Item, Reader, Section};
+use super::{Recipe, check};
+use crate::error::Error;
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// When a key has an effect.
+struct Effect {
+    /// `section.name`, or `section.*` for the other keys of a section.
+    key: &'static str,
+    /// Whether it has one in this recipe.
+    has: fn(&Recipe) -> bool,
+    /// What it takes to have one, in words.
+    needs: &'static str,
+}
+
+const fn effect(key: &'static str, has: fn(&Recipe) -> bool, needs: &'static str) -> Effect {
+    Effect { key, has, needs }
+}
+
+/// Keys that always have an effect, or whose misuse is an error of its own.
+const ALWAYS: &[&str] = &[
+    "task",
+    "seeds",
+    "device",
+    "precision",
+    "threads",
+    "output",
+    "model.path",
+    "model.attention",
+    "model.attention_features",
+    "model.dropout",
+    "model.freeze",
+    "data.cache",
+    "train.max_steps",
+    "train.batch_tokens",
+    "train.accumulation",
+    "train.max_tokens",
+    "train.group_by_length",
+    "train.save_every",
+    "train.keep_checkpoints",
+    "train.early_stopping",
+    "train.load_best",
+    "train.max_nonfinite_steps",
+    "train.log_every",
+    "optim.*",
+    "multi.recipes",
+    "multi.weights",
+];
+
+const ROWS: &str = "task \"classify\", \"multilabel\", \"regress\" or \"similar\"";
+const ONE_TASK: &str = "one task: with \"multi\" each of multi.recipes says this for its own task";
+
+/// The rest, each with its condition. The first entry that fits a key counts.
+const EFFECTS: &[Effect] = &[
+    effect("seed", |r| r.seeds.is_empty(), "an empty list of seeds, which take its place"),
+    effect(
+        "model.attention_redraw",
+        |r| r.model.attention == Attention::Performer,
+        "model.attention = \"performer\"",
+    ),
+    effect(
+        "model.attention_dropout",
+        |r| r.model.attention != Attention::Performer,
+        "exact attention: approximated attention has no dropout",
+    ),
+    effect("model.pooling", |r| several(r) || rows(r), ROWS),
+    effect(
+        "model.classifier_dropout",
+        |r| several(r) || is(r, &[Task::Classify, Task::Multilabel, Task::Regress, Task::Tag, Task::Answer]),
+        "task \"classify\", \"multilabel\", \"regress\", \"tag\" or \"answer\"",
+    ),
+    effect(
+        "data.text",
+        |r| !several(r) && !is(r, &[Task::Answer]) && !plain_text(r),
+        "a file with columns: SQuAD's JSON and plain text have none",
+    ),
+    effect("data.pair", rows, ROWS),
+    effect(
+        "data.label",
+        |r| rows(r) || is(r, &[Task::Tag]),
+        "task \"classify\", \"multilabel\", \"regress\", \"similar\" or \"tag\"",
+    ),
+    effect("data.separator", |r| is(r, &[Task::Multilabel]), "task \"multilabel\""),
+    effect(
+        "data.validation_fraction",
+        |r| !several(r) && r.data.validation.is_none(),
+        "a recipe without data.validation, which takes its place",
+    ),
+    effect(
+        "data.test_fraction",
+        |r| !several(r) && r.data.test.is_none(),
+        "a recipe without data.test, which takes its place",
+    ),
+    effect(
+        "data.split_seed",
+        |r| is(r, &[Task::Next]) || splits(r),
+        "a share of the training file that validates or tests",
+    ),
+    effect(
+        "data.stride",
+        |r| is(r, &[Task::Tag, Task::Answer]),
+        "task \"tag\" or \"answer\": other tasks cut long texts",
+    ),
+    effect("data.*", |r| !several(r), ONE_TASK),
+    effect(
+        "train.epochs",
+        |r| r.train.max_steps.is_none(),
+        "a recipe without train.max_steps, which takes its place",
+    ),
+    effect(
+        "train.batch_size",
+        |r| r.train.batch_tokens.is_none(),
+        "a recipe without train.batch_tokens, which takes its place",
+    ),
+    effect("train.eval_every", validates, "validation examples"),
+    effect("train.best_metric", validates, "validation examples"),
+    effect("loss.*", |r| !several(r), ONE_TASK),
+    effect(
+        "multilabel.tune_thresholds",
+        |r| is(r, &[Task::Multilabel]) && validates(r),
+        "task \"multilabel\" with validation examples",
+    ),
+    effect(
+        "tag.strict",
+        |r| is(r, &[Task::Tag]) && r.tag.scheme != TagScheme::None,
+        "task \"tag\" with a scheme other than \"none\"",
+    ),
+    effect("tag.*", |r| is(r, &[Task::Tag]), "task \"tag\""),
+    effect("answer.*", |r| is(r, &[Task::Answer]), "task \"answer\""),
+    effect(
+        "mask.by_row",
+        |r| is(r, &[Task::Mask]) && plain_text(r),
+        "task \"mask\" with files of plain text (.txt): each row of other files is an example anyway",
+    ),
+    effect("mask.*", |r| is(r, &[Task::Mask, Task::Next]), "task \"mask\" or \"next\""),
+    effect(
+        "permute.by_row",
+        |r| is(r, &[Task::Permute]) && plain_text(r),
+        "task \"permute\" with files of plain text (.txt): each row of other files is an example anyway",
+    ),
+    effect("permute.*", |r| is(r, &[Task::Permute]), "task \"permute\""),
+    effect(
+        "similar.temperature",
+        |r| is(r, &[Task::Similar]) && r.similar.loss == Likeness::Contrastive,
+        "task \"similar\" with loss \"contrastive\"",
+    ),
+    effect(
+        "similar.label_scale",
+        |r| is(r, &[Task::Similar]) && r.similar.loss == Likeness::Cosine,
+        "task \"similar\" with loss \"cosine\"",
+    ),
+    effect("similar.*", |r| is(r, &[Task::Similar]), "task \"similar\""),
+    effect(
+        "multi.temperature",
+        |r| several(r) && r.multi.sampling == Sampling::Temperature,
+        "task \"multi\" with sampling \"temperature\"",
+    ),
+    effect("multi.*", several, "task \"multi\""),
+];
+
+/// Sections and keys of a recipe in `multi.recipes` that count there; of the others those of the top recipe count.
+const OF_A_PART: &[&str] = &[
+    "task",
+    "data.",
+    "train.best_metric",
+    "loss.",
+    "multilabel.",
+    "tag.",
+    "answer.",
+    "mask.",
+    "permute.",
+    "similar.",
+];
+
+fn is(r: &Recipe, tasks: &[Task]) -> bool {
+    tasks.contains(&r.task)
+}
+fn several(r: &Recipe) -> bool {
+    r.task == Task::Multi
+}
+fn rows(r: &Recipe) -> bool {
+    is(r, &[Task::Classify, Task::Multilabel, Task::Regress, Task::Similar])
+}
+/// Of several tasks it is not known before their recipes are read.
+fn validates(r: &Recipe) -> bool {
+    several(r) || r.data.validates()
+}
+fn splits(r: &Recipe) -> bool {
+    let d = &r.data;
+    let taken = |file: &Option<_>, share: f64| file.is_none() && share > 0.0;
+    !several(r) && (taken(&d.validation, d.validation_fraction) || taken(&d.test, d.test_fraction))
+}
+/// Whether a file is plain text, which has no columns.
+fn plain_text(r: &Recipe) -> bool {
+    let plain = |p: &Path| {
+        p.extension().is_some_and(|e| e.eq_ignore_ascii_case("txt") || e.eq_ignore_ascii_case("text"))
+    };
+    let d = &r.data;
+    is(r, &[Task::Mask, Task::Next, Task::Permute])
+        && [Some(&d.train), d.validation.as_ref(), d.test.as_ref()].into_iter().flatten().any(|p| plain(p))
+}
+
+/// Whether a key counts in a recipe of `multi.recipes`.
+fn counts_in_a_part(key: &str) -> bool {
+    key != "data.cache" && OF_A_PART.iter().any(|p| key == *p || (p.ends_with('.') && key.starts_with(p)))
+}
+
+fn matches(pattern: &str, key: &str) -> bool {
+    match pattern.strip_suffix('*') {
+        Some(section) => key.strip_prefix(section).is_some_and(|name| !name.contains('.')),
+        None => pattern == key,
+    }
+}
+
+/// The condition of a key; `None` if it always has an effect.
+fn condition(key: &str) -> Option<&'static Effect> {
+    if ALWAYS.iter().any(|pattern| matches(pattern, key)) {
+        return None;
+    }
+    EFFECTS.iter().find(|e| matches(e.key, key))
+}
+
+/// Keys that were given, with another value than the default: whether the key is set, by its path.
+fn changed(recipe: &Recipe, reader: &Reader<'_>) -> Vec<String> {
+    let derived = check::derived(recipe);
+    let mut all = Vec::new();
+    recipe.walk(&mut |Item { key, value }| {
+        let path = key.path();
+        let default = match derived.iter().find(|(k, _)| *k == path) {
+            Some((_, follows)) => follows.clone(),
+            None => key.default,
+        };
+        if reader.given(&path).is_some() && value != default {
+            all.push(path);
+        }
+    });
+    all
+}
+
+/// A warning for each key that is set and has no effect; of a recipe in `multi.recipes` (`part`) of the keys that count there.
+pub(super) fn warnings(recipe: &Recipe, reader: &Reader<'_>, part: bool) -> Vec<Error> {
+    let idle = |key: String| {
+        if part && !counts_in_a_part(&key) {
+            return None;
+        }
+        let effect = condition(&key).filter(|e| !(e.has)(recipe))?;
+        let of_a_task = several(recipe) && counts_in_a_part(&key);
+        let needs = if of_a_task { ONE_TASK } else { effect.needs };
+        Some(reader.remark(&key, &format!("{key} has no effect here")).expected(needs).hint("leave it out"))
+    };
+    changed(recipe, reader).into_iter().filter_map(idle).collect()
+}
+
+/// A warning that names the keys of a recipe in `multi.recipes` that do not count there, where they say another thing than the
+/// top recipe; the recipe stays one that can be run by itself.
+pub(super) fn overruled(part: &Recipe, given: &[String], top: &Recipe, path: &Path) -> Option<Error> {
+    let values = |r: &Recipe| {
+        let mut all = BTreeMap::new();
+        r.walk(&mut |Item { key, value }| drop(all.insert(key.path(), value)));
+        all
+    };
+    let (own, of_top) = (values(part), values(top));
+    let differ: Vec<&str> = given
+        .iter()
+        .map(String::as_str)
+        .filter(|k| !counts_in_a_part(k) && own.get(*k) != of_top.get(*k))
+        .collect();
+    (!differ.is_empty()).then(|| {
+        Error::usage(format!("keys without an effect in a recipe of multi.recipes: {}", differ.join(", ")))
+            .at(path)
+            .expected("task, data, loss and the task's own section; all else is as the recipe with task = \"multi\" says")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A new key has to be listed: as one that always has an effect, or with the condition of its effect.
+    #[test]
+    fn every_key_is_listed_once() {
+        let keys: Vec<String> = Recipe::keys().iter().map(super::super::Key::path).collect();
+        for key in &keys {
+            let always = ALWAYS.iter().filter(|p| matches(p, key)).count();
+            let conditions = EFFECTS.iter().filter(|e| matches(e.key, key)).count();
+            assert!(always + conditions > 0, "{key} is not listed in effect.rs");
+            assert!(
+                always == 0 || conditions == 0 || EFFECTS.iter().all(|e| e.key != key),
+                "{key} is listed twice"
+            );
+        }
+        // No entry is stale, and none is hidden by one before it.
+        for pattern in ALWAYS {
+            assert!(keys.iter().any(|k| matches(pattern, k)), "{pattern} fits no key");
+        }
+        for effect in EFFECTS {
+            let counts = |k: &&String| condition(k).is_some_and(|e| e.key == effect.key);
+            assert!(keys.iter().any(|k| counts(&k)), "{} fits no key", effect.key);
+        }
+    }
+}
