@@ -103,7 +103,6 @@ fn keys_that_others_replace_are_warned_about_with_their_place() {
             "9:15: similar.label_scale",
         ),
         ("similar", "pair = \"b\"\n[similar]\ntemperature = 0.5", "8:15: similar.temperature"),
-        ("tag", "[tag]\nscheme = \"none\"\nstrict = true", "8:10: tag.strict"),
         ("permute", "validation = \"v.csv\"\n[permute]\nby_row = true", "8:10: permute.by_row"),
     ] {
         let found = warned(dir.path(), &with(task, lines), &[]);

@@ -1,7 +1,7 @@
 //! When a key of a recipe has an effect: one table for all keys. A key that is set to something and has no effect is warned about.
 //! (Keys that contradict each other are errors; see `check`.)
 
-use super::field::{Attention, Likeness, Sampling, TagScheme, Task};
+use super::field::{Attention, Likeness, Sampling, Task};
 use super::table::{Item, Reader, Section};
 use super::{Recipe, check};
 use crate::error::Error;
@@ -124,11 +124,6 @@ const EFFECTS: &[Effect] = &[
         "multilabel.tune_thresholds",
         |r| is(r, &[Task::Multilabel]) && validates(r),
         "task \"multilabel\" with validation examples",
-    ),
-    effect(
-        "tag.strict",
-        |r| is(r, &[Task::Tag]) && r.tag.scheme != TagScheme::None,
-        "task \"tag\" with a scheme other than \"none\"",
     ),
     effect("tag.*", |r| is(r, &[Task::Tag]), "task \"tag\""),
     effect("answer.*", |r| is(r, &[Task::Answer]), "task \"answer\""),
