@@ -70,6 +70,8 @@ mod outcome;
 mod performer;
 #[path = "all/recipe.rs"]
 mod recipe;
+#[path = "all/regress.rs"]
+mod regress;
 #[path = "all/rules.rs"]
 mod rules;
 #[path = "all/selection.rs"]

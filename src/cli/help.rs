@@ -148,8 +148,8 @@ fn metrics(_: Option<&str>) -> Result<String> {
     text += "\nSeveral tasks (task = \"multi\"): a score is called TASK_METRIC, as in reviews_accuracy, and \"mean\" is the mean over\n\
              the tasks of the metric that each task's own recipe is chosen by. There every metric counts as a number of which more\n\
              is better and 1 is perfect: accuracies, F1, correlations and the like as they are; hamming as 1 - hamming, perplexity\n\
-             as 1 / perplexity, mse as 1 / (1 + mse / V), mae as 1 / (1 + mae / S), the loss of numbers as mse, any other loss\n\
-             as exp(-loss). V and S are the variance and standard deviation of the task's training targets.\n\n\
+             as 1 / perplexity, mse as 1 / (1 + mse / V), mae as 1 / (1 + mae / S), the loss of numbers as mse, or as\n\
+             1 / (1 + loss) of standardized targets, any other loss as exp(-loss). V and S are the variance and standard deviation of the task's training targets.\n\n\
              A metric that is undefined (NaN), or the same for every model, on the validation examples is refused before the run.\n\
              A validation that gives NaN is never the best.\n";
     Ok(text)

@@ -120,7 +120,9 @@ impl Prepared {
             Outputs::Number => {
                 let table = table()?;
                 let labels = data::Target::Regress.labels(&table)?;
-                (Box::new(Regress), self.tokens(&table.rows, labels)?)
+                // The model gives original units; the loss is that of training.
+                let unit = self.noted.number("target_std").filter(|std| *std > 0.0).unwrap_or(1.0);
+                (Box::new(Regress { unit, ..Regress::default() }), self.tokens(&table.rows, labels)?)
             }
             Outputs::Labels(classes) => {
                 let table = table()?;

@@ -89,7 +89,7 @@ pub const METRICS: &[Metric] = &[
     Metric { name: "hits_10", higher_is_better: true, tasks: &[CONTRASTIVE], doc: "share of texts with the right partner among the nearest ten" },
     Metric { name: "perplexity", higher_is_better: false, tasks: MASKED, doc: "exponential of the mean loss of a hidden token" },
     Metric { name: "next_accuracy", higher_is_better: true, tasks: &["next"], doc: "share of pairs whose second text was rightly told to follow or not" },
-    Metric { name: "loss", higher_is_better: false, tasks: &["classify", "multilabel", "regress", "tag", "answer", COSINE, "mask", "permute", "next"], doc: "mean loss of an example" },
+    Metric { name: "loss", higher_is_better: false, tasks: &["classify", "multilabel", "regress", "tag", "answer", COSINE, "mask", "permute", "next"], doc: "mean loss of an example; of a regression in units of the training targets' variance" },
 ];
 
 /// The metric of that name.

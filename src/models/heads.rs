@@ -24,7 +24,29 @@ pub struct NamedHead {
     pub outputs: Outputs,
     /// Its last layer, which has one row per class: the tensors are `{last_layer}.weight` and `{last_layer}.bias`.
     pub(super) last_layer: Option<String>,
+    /// What its output is in units of, from where: see [`Model::standardize`](super::Model::standardize).
+    pub(super) units: Option<Units>,
     kind: Kind,
+}
+
+/// An output y stands for `shift + scale y`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Units {
+    pub shift: f64,
+    pub scale: f64,
+}
+
+impl Units {
+    /// The weights or biases of a last layer that gives what the outputs of this one stand for.
+    pub fn folded(self, values: Vec<f32>, bias: bool) -> Vec<f32> {
+        let shift = if bias { self.shift } else { 0.0 };
+        values.into_iter().map(|v| (f64::from(v) * self.scale + shift) as f32).collect()
+    }
+    /// The weights or biases of a last layer whose outputs stand for what this one gives.
+    pub fn unfolded(self, values: Vec<f32>, bias: bool) -> Vec<f32> {
+        let shift = if bias { self.shift } else { 0.0 };
+        values.into_iter().map(|v| ((f64::from(v) - shift) / self.scale) as f32).collect()
+    }
 }
 
 enum Kind {
@@ -98,7 +120,7 @@ impl Setting<'_> {
             Outputs::Span => Some(full(a.span_head())),
             Outputs::Embedding | Outputs::Tokens | Outputs::Permuted | Outputs::Pretraining => None,
         };
-        Ok(NamedHead { name: name.to_owned(), outputs: outputs.clone(), last_layer, kind })
+        Ok(NamedHead { name: name.to_owned(), outputs: outputs.clone(), last_layer, units: None, kind })
     }
 
     fn masked(&self, layout: &mut Layout, encoder: &Encoder) -> Result<MaskedHead> {

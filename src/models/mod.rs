@@ -25,12 +25,12 @@ use crate::checkpoint::{NamedFile, TensorOut, Weights, changes};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::nn::{Distance, Encoder, EncoderConfig, Inputs, PerformerConfig, Pooling, Sites};
-use crate::params::{Bound, Layout, Params};
+use crate::params::{Bound, Layout, Param, Params};
 use crate::shape::DType;
 use crate::tape::{Tape, Var};
 use config::Config;
 use decoder::Decoder;
-use heads::{LastActivation, Setting};
+use heads::{LastActivation, Setting, Units};
 use rows::HeadRows;
 use serde_json::{Value, json};
 use std::path::Path;
@@ -365,6 +365,41 @@ impl Model {
         self.encoder.compared(run)
     }
 
+    /// Lets the outputs of a head be in units of `scale` from `shift` on: what it gives from now on is y where it stands for
+    /// `shift + scale y`. What was loaded of its last layer is converted: folders, those that [`Model::files`] writes too, are in
+    /// original units. `initialised` are the parameters that were not loaded, and stay.
+    ///
+    /// # Errors
+    /// [`Kind::Shape`](crate::error::Kind::Shape) if there is no such head; those of the device.
+    pub fn standardize(
+        &mut self,
+        device: &Device,
+        head: usize,
+        (shift, scale): (f64, f64),
+        initialised: &[String],
+    ) -> Result<()> {
+        let missing = || Error::shape("a head that the model does not have").found(head.to_string());
+        let units = Units { shift, scale };
+        self.heads.get_mut(head).ok_or_else(missing)?.units = Some(units);
+        let last = self.heads[head].last_layer.as_deref();
+        let own = |p: &&Param| last == p.name.rsplit_once('.').map(|(stem, _)| stem);
+        for p in self.params.layout().list.iter().filter(own).filter(|p| !initialised.contains(&p.name)) {
+            let view = self.params.view(&self.params.value, p)?;
+            let values = units.unfolded(device.read::<f32>(&view)?, p.name.ends_with(".bias"));
+            device.write(&view, &values)?;
+        }
+        self.params.refresh(device)
+    }
+    /// In which units the output is that a parameter of a last layer makes; `None` for other parameters and original units.
+    fn units(&self, parameter: &str) -> Option<Units> {
+        let (stem, _) = parameter.rsplit_once('.')?;
+        self.heads.iter().find(|h| h.last_layer.as_deref() == Some(stem))?.units
+    }
+    /// The parameters whose values in [`Model::files`] are others than those here: last layers in units of their own.
+    pub fn converted(&self) -> impl Iterator<Item = &Param> {
+        self.params.layout().list.iter().filter(|p| self.units(&p.name).is_some())
+    }
+
     /// The encoder's hidden states (tokens, hidden) of a packed batch.
     pub fn hidden(&self, tape: &mut Tape, bound: &Bound, batch: &Inputs) -> Result<Var> {
         self.encoder.run(tape, bound, batch)
@@ -404,11 +439,16 @@ impl Model {
         serde_json::to_vec_pretty(&config).map(Some).map_err(wrong)
     }
 
-    /// `config.json` and `model.safetensors` as `transformers` opens them.
+    /// `config.json` and `model.safetensors` as `transformers` opens them, outputs in original units.
     pub fn files(&self, device: &Device) -> Result<Vec<NamedFile<'static>>> {
         let mut tensors = Vec::with_capacity(self.params.layout().list.len());
         for p in &self.params.layout().list {
-            let values = p.to_file(device.read::<f32>(&self.params.view(&self.params.value, p)?)?);
+            let values = device.read::<f32>(&self.params.view(&self.params.value, p)?)?;
+            let values = match self.units(&p.name) {
+                Some(units) => units.folded(values, p.name.ends_with(".bias")),
+                None => values,
+            };
+            let values = p.to_file(values);
             let bytes: Vec<u8> = bytemuck::cast_slice(&values).to_vec();
             let mut put = |name: &str, bytes: Vec<u8>| {
                 let (dtype, shape) = (DType::F32.into(), p.shape.clone());

@@ -68,6 +68,11 @@ pub trait Task: Send + Sync {
     fn uninformative(&self, _metric: &str, _: &TokenSet) -> Result<Option<String>> {
         Ok(None)
     }
+    /// What outputs of 0 and of 1 more stand for, where they are not in original units: see
+    /// [`Model::standardize`](crate::models::Model::standardize).
+    fn units(&self) -> Option<(f64, f64)> {
+        None
+    }
     /// Whether it has thresholds to choose on a development set.
     fn tunes(&self) -> bool {
         false

@@ -1,16 +1,68 @@
-//! One number: mean squared error, as `transformers` trains `num_labels` 1.
+//! One number: mean squared error, as `transformers` trains `num_labels` 1, of targets in units of their standard deviation.
 
 use super::{Meter, Task, only, reals, unlabelled};
 use crate::data::{Batch, Label, TokenSet};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::metrics::{Regression, Scores};
 use crate::models::Outputs;
 use crate::ops::mse::Mse;
 use crate::tape::{Tape, Var};
 
-/// The task; see the module.
-#[derive(Clone, Copy, Debug)]
-pub struct Regress;
+/// The task; see the module. The loss, in training and among the scores, is the mean of ((prediction - target) / `unit`)^2;
+/// all other scores are in original units.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Regress {
+    /// What an output of 0 stands for.
+    pub shift: f64,
+    /// What an output of 1 stands for, less `shift`.
+    pub scale: f64,
+    /// What differences of prediction and target are divided by in the loss.
+    pub unit: f64,
+}
+
+impl Default for Regress {
+    /// Outputs and loss in original units.
+    fn default() -> Self {
+        Self { shift: 0.0, scale: 1.0, unit: 1.0 }
+    }
+}
+
+impl Regress {
+    /// Outputs that stand for standard deviations from the mean of these targets, a training set's.
+    ///
+    /// # Errors
+    /// [`Kind::Data`](crate::error::Kind::Data) for targets that are all the same, or differ by hardly more than an f32 can tell.
+    pub fn standardized(targets: impl Iterator<Item = f64> + Clone) -> Result<Self> {
+        let n = targets.clone().count().max(1) as f64;
+        let mean = targets.clone().sum::<f64>() / n;
+        let std = (targets.clone().map(|t| (t - mean) * (t - mean)).sum::<f64>() / n).sqrt();
+        let first = targets.clone().next().unwrap_or(0.0);
+        if targets.clone().all(|t| t == first) {
+            return Err(Error::data("all targets are the same: there is nothing to learn")
+                .expected("at least two different numbers in the training examples")
+                .found(format!("{first} in each of {n}"))
+                .hint("is it the right label column? With regress.standardize = false such targets are trained on all the same"));
+        }
+        if std < mean.abs() * LEAST_SPREAD {
+            return Err(Error::data("the targets differ by hardly more than a 32-bit float can tell")
+                .expected(format!("a standard deviation of at least {:.3e}", mean.abs() * LEAST_SPREAD))
+                .found(format!("a standard deviation of {std:.3e} around {mean}"))
+                .hint("subtract a constant from the labels"));
+        }
+        Ok(Self { shift: mean, scale: std, unit: std })
+    }
+    /// What an output stands for.
+    fn prediction(&self, output: f32) -> f64 {
+        self.shift + self.scale * f64::from(output)
+    }
+    fn add(&self, sums: &mut Regression, (prediction, target): (f64, f64)) {
+        let difference = (prediction - target) / self.unit;
+        sums.add(prediction, target, difference * difference);
+    }
+}
+
+/// The least standard deviation over the mean: about 8 times the distance of neighbours in f32, which hold targets and the last bias.
+const LEAST_SPREAD: f64 = 1e-6;
 
 impl Task for Regress {
     fn outputs(&self) -> Outputs {
@@ -24,20 +76,29 @@ impl Task for Regress {
         if batch.values.len() != batch.len() {
             return Err(unlabelled());
         }
-        let values: Vec<f64> = batch.values.iter().map(|&v| v as f64).collect();
+        let values: Vec<f64> =
+            batch.values.iter().map(|&v| (f64::from(v) - self.shift) / self.scale).collect();
+        // In units of `unit`, which are those of the outputs mostly.
+        let scale = scale * (self.scale / self.unit).powi(2);
         let x =
             [logits, reals(tape, logits, &[batch.len(), 1], &values)?, reals(tape, logits, &[1], &[scale])?];
         tape.apply(Mse, &x)
     }
+    fn units(&self) -> Option<(f64, f64)> {
+        (*self != Self { unit: self.unit, ..Self::default() }).then_some((self.shift, self.scale))
+    }
     fn meter(&self, _: &TokenSet) -> Box<dyn Meter> {
-        Box::new(Measured(Regression::new()))
+        Box::new(Measured { task: *self, sums: Regression::new() })
     }
     fn uninformative(&self, metric: &str, set: &TokenSet) -> Result<Option<String>> {
         Ok(uncorrelated(metric, &set.labels))
     }
 }
 
-struct Measured(Regression);
+struct Measured {
+    task: Regress,
+    sums: Regression,
+}
 
 impl Meter for Measured {
     fn add(&mut self, outputs: &[Vec<f32>], batch: &Batch) -> Result<()> {
@@ -45,23 +106,25 @@ impl Meter for Measured {
             return Err(unlabelled());
         }
         for (&p, &t) in only(outputs)?.iter().zip(&batch.values) {
-            let (p, t) = (p as f64, t as f64);
-            self.0.add(p, t, (p - t) * (p - t));
+            self.task.add(&mut self.sums, (self.task.prediction(p), f64::from(t)));
         }
         Ok(())
     }
     fn scores(&self) -> Scores {
-        self.0.scores()
+        self.sums.scores()
     }
     /// The scores are all there is to say.
     fn report(&self) -> String {
         String::new()
     }
     fn units(&self) -> usize {
-        self.0.pairs().len()
+        self.sums.pairs().len()
     }
     fn scores_of(&self, drawn: &[usize]) -> Scores {
-        measured(self.0.pairs(), drawn).scores()
+        let pairs = self.sums.pairs();
+        let mut sums = Regression::new();
+        drawn.iter().filter_map(|&i| pairs.get(i)).for_each(|&pair| self.task.add(&mut sums, pair));
+        sums.scores()
     }
 }
 

@@ -41,7 +41,7 @@ fn mean(parts: &[Part], each: &[(usize, Scores)]) -> f64 {
     let one = |(i, scores): &(usize, Scores)| {
         let part = parts.get(*i)?;
         let value = scores.get(&part.best_metric)?;
-        Some(metrics::find(&part.best_metric)?.comparable(value, part.deviation))
+        Some(metrics::find(&part.best_metric)?.comparable(value, part.unit(&part.best_metric)))
     };
     each.iter().map(|e| one(e).unwrap_or(f64::NAN)).sum::<f64>() / each.len() as f64
 }
@@ -102,7 +102,7 @@ impl Selection {
         if several && name == MEAN {
             let term = |part: &&Part| {
                 let metric = metrics::find(&part.best_metric)?;
-                Some(metric.formula(&score_name(parts, part, metric.name), part.deviation))
+                Some(metric.formula(&score_name(parts, part, metric.name), part.unit(metric.name)))
             };
             let terms: Vec<String> = validated.iter().filter_map(term).collect();
             let formula = format!("mean of {}", terms.join(", "));

@@ -7,6 +7,7 @@ use super::epochs::Epochs;
 use super::prepare::Run;
 use super::recipe::Recipe;
 use crate::checkpoint::{NamedFile, TensorOut, Weights, read_json};
+use crate::device::Tensor;
 use crate::error::{Error, Result};
 use crate::metrics::Scores;
 use crate::optim::{LossScale, Optimizer};
@@ -90,7 +91,7 @@ impl State {
     ) -> Result<Vec<NamedFile<'static>>> {
         let mut files = model_files(recipe, run)?;
         if let Some(t) = &run.model.params.training {
-            let tensor = |name: &str, t| -> Result<TensorOut<'static>> {
+            let tensor = |name: &str, t: &Tensor| -> Result<TensorOut<'static>> {
                 let values = run.device.read::<f32>(t)?;
                 let bytes: Vec<u8> = bytemuck::cast_slice(&values).to_vec();
                 Ok(TensorOut {
@@ -100,8 +101,13 @@ impl State {
                     bytes: bytes.into(),
                 })
             };
-            let moments = vec![tensor("exp_avg", &t.m)?, tensor("exp_avg_sq", &t.v)?];
-            files.push(NamedFile::tensors("optimizer.safetensors", moments));
+            let mut tensors = vec![tensor("exp_avg", &t.m)?, tensor("exp_avg_sq", &t.v)?];
+            // The model's folder has them in other units, rounded.
+            let params = &run.model.params;
+            for p in run.model.converted() {
+                tensors.push(tensor(&p.name, &params.view(&params.value, p)?)?);
+            }
+            files.push(NamedFile::tensors("optimizer.safetensors", tensors));
         }
         let state = serde_json::to_value(self).map_err(|e| {
             Error::disk("the state of the run cannot be written as JSON").found(e.to_string())
@@ -168,6 +174,17 @@ pub fn load_weights(dir: &Path, run: &Run) -> Result<()> {
         let mut values = vec![0f32; p.len()];
         weights.f32_into(&p.name, &mut values)?;
         run.device.write(&params.view(&params.value, p)?, &p.from_file(values))?;
+    }
+    // Layers that the folder has in other units, rounded, stand beside the moments as they were.
+    let mut exact = None;
+    for p in run.model.converted() {
+        let weights = match &exact {
+            Some(weights) => weights,
+            None => exact.insert(Weights::open(dir.join("optimizer.safetensors"))?),
+        };
+        let mut values = vec![0f32; p.len()];
+        weights.f32_into(&p.name, &mut values)?;
+        run.device.write(&params.view(&params.value, p)?, &values)?;
     }
     params.refresh(&run.device)?;
     run.model.restore(&run.device, dir)

@@ -33,6 +33,12 @@ fn journal(run: &Path) -> Vec<Value> {
 /// All of `tempra eval`'s scores stand in an object; equal weights give equal bits.
 fn same(what: &str, stated: &Value, evaluated: &Value) {
     for (name, value) in evaluated.as_object().unwrap() {
+        // A folder has the last layer of a regression in original units: rounded once more.
+        if what.starts_with("regress") {
+            let [a, b] = [&stated[name], value].map(|v| v.as_f64().unwrap());
+            assert!((a - b).abs() <= 1e-5 * b.abs().max(1e-3), "{what}: {name} in {stated}, {evaluated}");
+            continue;
+        }
         assert_eq!(&stated[name], value, "{what}: {name} in {stated}, {evaluated}");
     }
 }

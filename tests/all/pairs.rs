@@ -127,7 +127,10 @@ fn pairs_that_do_not_belong_together_are_not_trained_as_partners() {
     refused(&train(dir, "similar", "graded.csv", PAIR, &contrastive), 3, &["graded.csv:2", "\"4\""]);
     // A column that was named must be there; rows of JSON may have a label or none.
     refused(&train(dir, "similar", "good.csv", PAIR, &named), 3, &["no column \"same\""]);
-    let row = |i: usize| json!({ "text": format!("the cat {i}"), "pair": format!("a dog {i}") });
+    let row = |i: usize| {
+        let (a, b) = (["cat", "dog", "mat", "house"][i % 4], ["Alice", "Bob", "Paris"][i / 4]);
+        json!({ "text": format!("the {a} {b}"), "pair": format!("a {b} and {a}") })
+    };
     let mut rows: Vec<Value> = (0..12).map(row).collect();
     let text = |rows: &[Value]| rows.iter().map(|r| format!("{r}\n")).collect::<String>();
     write(dir, "pairs.jsonl", &text(&rows));

@@ -84,7 +84,7 @@ pub fn problem(fixture: &Value) -> (TokenSet, Box<dyn Task>) {
     let classes = fixture["logits"][0].as_array().expect("logits").len();
     let classes = (0..classes).map(|c| c.to_string()).collect();
     let task: Box<dyn Task> = match regression {
-        true => Box::new(Regress),
+        true => Box::new(Regress::default()),
         false => Box::new(Classify { classes, label_smoothing: 0.0, class_weights: None, gamma: 0.0 }),
     };
     (set, task)

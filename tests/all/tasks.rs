@@ -44,7 +44,7 @@ fn tokenizer(types: u32) -> Value {
 }
 
 /// The small models that transformers saved, a folder each with its architecture.
-fn models() -> Vec<(String, PathBuf)> {
+pub fn models() -> Vec<(String, PathBuf)> {
     let mut found: Vec<(String, PathBuf)> = Vec::new();
     for folder in std::fs::read_dir(golden("encoders")).unwrap().flatten().map(|f| f.path()) {
         if folder.join("model.safetensors").exists() {

@@ -2,6 +2,7 @@
 
 mod parts;
 mod steps;
+mod tasks;
 
 pub use parts::Part;
 pub(super) use steps::{Step, batches, epoch_of};
@@ -156,7 +157,12 @@ impl Run {
                 (opened, made, None)
             })
         };
-        let ((model, weights), (tokenizer, parts, selection)) = (opened?, made?);
+        let ((mut model, weights), (tokenizer, parts, selection)) = (opened?, made?);
+        for (head, part) in parts.iter().enumerate() {
+            if let Some(units) = part.task.units() {
+                model.standardize(&device, head, units, &weights.initialised)?;
+            }
+        }
         let memory = memory.map_or_else(|| plan(&parts), Ok)?;
         if model.params.count().1 == 0 {
             return Err(Error::usage("every parameter is frozen: there is nothing to train")

@@ -1,15 +1,14 @@
 //! From the data of a recipe to examples with a task: the part of a run that knows the formats and the labels.
 
-use super::super::recipe::{self, ClassWeights, Recipe};
+use super::super::recipe::{self, Recipe};
+use super::tasks::{given_weights, masking, rows_task};
 use crate::data::{
     self, Affix, Columns, Contexts, Documents, Label, OnBadRow, Question, Row, Table, TagFormat, TagSource,
     TaggedText, Target, TokenSet, Words,
 };
 use crate::error::{Error, Result};
 use crate::models::Outputs;
-use crate::tasks::{
-    Answer, Classify, Likeness, Mask, Multilabel, Next, Permute, Regress, Search, Similar, Tag, Task,
-};
+use crate::tasks::{Answer, Next, Permute, Search, Tag, Task};
 use crate::text::Tokenizer;
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -40,6 +39,16 @@ pub struct Part {
     pub noted: serde_json::Value,
 }
 
+impl Part {
+    /// The unit of a metric's errors; a loss of standardized targets is in units of their deviation already.
+    pub fn unit(&self, metric: &str) -> Option<f64> {
+        match self.task.units() {
+            Some(_) if metric == "loss" => Some(1.0),
+            _ => self.deviation,
+        }
+    }
+}
+
 /// What a task and its examples are made of: read, not yet tokens.
 pub(super) struct Source {
     /// What the head gives.
@@ -65,7 +74,7 @@ pub(super) struct Encoder<'a> {
 }
 
 /// Training, validation and test examples.
-type Splits<T> = [Option<T>; 3];
+pub(super) type Splits<T> = [Option<T>; 3];
 
 enum Raw {
     Rows { splits: Splits<Rows>, kind: Kind },
@@ -76,7 +85,7 @@ enum Raw {
 
 /// What rows are for.
 #[derive(Clone, Copy, PartialEq)]
-enum Kind {
+pub(super) enum Kind {
     Classify,
     Multilabel,
     Regress,
@@ -88,10 +97,10 @@ type Labelled = (Row, Option<Label>, Vec<u32>);
 
 /// Rows with their labels.
 #[derive(Default)]
-struct Rows {
-    rows: Vec<Row>,
-    labels: Vec<Label>,
-    sets: Vec<Vec<u32>>,
+pub(super) struct Rows {
+    pub rows: Vec<Row>,
+    pub labels: Vec<Label>,
+    pub sets: Vec<Vec<u32>>,
 }
 
 /// What three files were, and how many of their rows were skipped.
@@ -452,6 +461,9 @@ impl Source {
             }
         }
         let deviation = deviation(r, &train.labels);
+        if let Some((mean, std)) = task.units() {
+            (noted["target_mean"], noted["target_std"]) = (mean.into(), std.into());
+        }
         let best_metric = r.train.best_metric.clone();
         let name = name.to_owned();
         let weight = 1.0;
@@ -514,80 +526,4 @@ fn tagged(
 ) -> Result<TokenSet> {
     let tags = data::tag_numbers(path, sentences.iter().map(|s| &s.sentence), classes)?;
     Words::of_sentences(tokenizer, sentences, Some(tags), r.data.max_length, r.data.stride)
-}
-
-/// The weights of classes that a recipe lists.
-fn given_weights(r: &Recipe, classes: &[String]) -> Result<Option<Vec<f32>>> {
-    match &r.loss.class_weights {
-        None => Ok(None),
-        Some(ClassWeights::Values(w)) => fitting(w, classes).map(Some),
-        Some(ClassWeights::Balanced) => {
-            Err(Error::usage("loss.class_weights = \"balanced\" is for classify")
-                .hint(format!("give a list, a weight for each of {}", classes.join(", "))))
-        }
-    }
-}
-
-fn fitting(weights: &[f32], classes: &[String]) -> Result<Vec<f32>> {
-    if weights.len() != classes.len() {
-        return Err(Error::usage("loss.class_weights has the wrong length")
-            .expected(format!("one for each of {}", classes.join(", ")))
-            .found(weights.len().to_string()));
-    }
-    Ok(weights.to_vec())
-}
-
-fn rows_task(r: &Recipe, kind: Kind, classes: &[String], splits: &Splits<Rows>) -> Result<Arc<dyn Task>> {
-    Ok(match kind {
-        Kind::Regress => Arc::new(Regress),
-        Kind::Multilabel => Arc::new(Multilabel {
-            tune: r.multilabel.tune_thresholds,
-            label_smoothing: r.loss.label_smoothing as f32,
-            class_weights: given_weights(r, classes)?,
-            gamma: r.loss.focal_gamma as f32,
-            ..Multilabel::new(classes.to_vec())
-        }),
-        Kind::Similar => Arc::new(Similar {
-            loss: match r.similar.loss {
-                recipe::Likeness::Cosine => Likeness::Cosine { label_scale: r.similar.label_scale },
-                recipe::Likeness::Contrastive => Likeness::Contrastive { temperature: r.similar.temperature },
-            },
-        }),
-        Kind::Classify => {
-            let labels = splits[0].as_ref().map(|s| &s.labels[..]).unwrap_or_default();
-            let class_weights = match &r.loss.class_weights {
-                None => None,
-                Some(ClassWeights::Balanced) => Some(Classify::balanced(labels, classes.len())),
-                Some(ClassWeights::Values(w)) => Some(fitting(w, classes)?),
-            };
-            if let Some(weights) = &class_weights {
-                counted(r, labels, weights)?;
-            }
-            let [label_smoothing, gamma] = [r.loss.label_smoothing, r.loss.focal_gamma].map(|v| v as f32);
-            Arc::new(Classify { classes: classes.to_vec(), label_smoothing, class_weights, gamma })
-        }
-    })
-}
-
-/// Refuses training examples whose classes all have the weight 0.
-fn counted(r: &Recipe, labels: &[Label], weights: &[f32]) -> Result<()> {
-    let counts =
-        |l: &Label| matches!(l, Label::Class(c) if weights.get(*c as usize).is_some_and(|w| *w > 0.0));
-    if labels.iter().any(counts) {
-        return Ok(());
-    }
-    Err(Error::data("no training example counts in the loss: the weight of each one's class is 0")
-        .at(&r.data.train)
-        .found(format!("loss.class_weights = {weights:?}"))
-        .hint("give a class that occurs a weight above 0"))
-}
-
-fn masking(r: &Recipe, tokenizer: &Tokenizer, vocab: usize) -> Result<Mask> {
-    let mask = tokenizer.mask().ok_or_else(|| {
-        Error::model("the tokenizer has no mask token")
-            .expected("[MASK] or <mask>")
-            .hint("take a model that was pretrained with one")
-    })?;
-    let m = &r.mask;
-    Ok(Mask { probability: m.probability, whole_word: m.whole_word, mask, vocab: vocab as u32 })
 }

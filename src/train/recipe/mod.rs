@@ -60,6 +60,8 @@ section! {
         loss: Loss,
         /// Any number of classes a row.
         multilabel: Multilabel,
+        /// Numbers.
+        regress: Regress,
         /// Tags of words.
         tag: Tag,
         /// Answers to questions.
@@ -239,6 +241,15 @@ section! {
         /// Whether each class is predicted above the probability that gives it the best F1 on the validation examples, found at the
         /// end of the run and kept with the model, instead of above 0.5.
         tune_thresholds: bool = true, Rule::Any;
+    }
+}
+
+section! {
+    /// `[regress]`: how numbers are learnt.
+    Regress "regress" {
+        /// Whether the model learns how many standard deviations a target is from the mean, both of the training examples, instead
+        /// of the target itself. The loss is in those units; predictions, other scores and the model folder are in original ones.
+        standardize: bool = true, Rule::Any;
     }
 }
 

@@ -1,0 +1,119 @@
+//! What each task is set to, by the recipe and the training labels.
+
+use super::super::recipe::{self, ClassWeights, Recipe};
+use super::parts::{Kind, Rows, Splits};
+use crate::data::Label;
+use crate::error::{Error, Result};
+use crate::tasks::{Classify, Likeness, Mask, Multilabel, Regress, Similar, Task};
+use crate::text::Tokenizer;
+use std::sync::Arc;
+
+/// The weights of classes that a recipe lists.
+pub(super) fn given_weights(r: &Recipe, classes: &[String]) -> Result<Option<Vec<f32>>> {
+    match &r.loss.class_weights {
+        None => Ok(None),
+        Some(ClassWeights::Values(w)) => fitting(w, classes).map(Some),
+        Some(ClassWeights::Balanced) => {
+            Err(Error::usage("loss.class_weights = \"balanced\" is for classify")
+                .hint(format!("give a list, a weight for each of {}", classes.join(", "))))
+        }
+    }
+}
+
+fn fitting(weights: &[f32], classes: &[String]) -> Result<Vec<f32>> {
+    if weights.len() != classes.len() {
+        return Err(Error::usage("loss.class_weights has the wrong length")
+            .expected(format!("one for each of {}", classes.join(", ")))
+            .found(weights.len().to_string()));
+    }
+    Ok(weights.to_vec())
+}
+
+/// The task that rows are for.
+///
+/// # Errors
+/// Of kind `Data` for labels that it cannot learn from, `Usage` for settings that do not fit the classes.
+pub(super) fn rows_task(
+    r: &Recipe,
+    kind: Kind,
+    classes: &[String],
+    splits: &Splits<Rows>,
+) -> Result<Arc<dyn Task>> {
+    Ok(match kind {
+        Kind::Regress => Arc::new(regress(r, splits)?),
+        Kind::Multilabel => Arc::new(Multilabel {
+            tune: r.multilabel.tune_thresholds,
+            label_smoothing: r.loss.label_smoothing as f32,
+            class_weights: given_weights(r, classes)?,
+            gamma: r.loss.focal_gamma as f32,
+            ..Multilabel::new(classes.to_vec())
+        }),
+        Kind::Similar => Arc::new(Similar {
+            loss: match r.similar.loss {
+                recipe::Likeness::Cosine => Likeness::Cosine { label_scale: r.similar.label_scale },
+                recipe::Likeness::Contrastive => Likeness::Contrastive { temperature: r.similar.temperature },
+            },
+        }),
+        Kind::Classify => {
+            let labels = splits[0].as_ref().map(|s| &s.labels[..]).unwrap_or_default();
+            let class_weights = match &r.loss.class_weights {
+                None => None,
+                Some(ClassWeights::Balanced) => Some(Classify::balanced(labels, classes.len())),
+                Some(ClassWeights::Values(w)) => Some(fitting(w, classes)?),
+            };
+            if let Some(weights) = &class_weights {
+                counted(r, labels, weights)?;
+            }
+            let [label_smoothing, gamma] = [r.loss.label_smoothing, r.loss.focal_gamma].map(|v| v as f32);
+            Arc::new(Classify { classes: classes.to_vec(), label_smoothing, class_weights, gamma })
+        }
+    })
+}
+
+/// Refuses training examples whose classes all have the weight 0.
+fn counted(r: &Recipe, labels: &[Label], weights: &[f32]) -> Result<()> {
+    let counts =
+        |l: &Label| matches!(l, Label::Class(c) if weights.get(*c as usize).is_some_and(|w| *w > 0.0));
+    if labels.iter().any(counts) {
+        return Ok(());
+    }
+    Err(Error::data("no training example counts in the loss: the weight of each one's class is 0")
+        .at(&r.data.train)
+        .found(format!("loss.class_weights = {weights:?}"))
+        .hint("give a class that occurs a weight above 0"))
+}
+
+/// Targets as `regress.standardize` asks for them.
+fn regress(r: &Recipe, splits: &Splits<Rows>) -> Result<Regress> {
+    let labels = splits[0].as_ref().map(|s| &s.labels[..]).unwrap_or_default();
+    let value = |label: &Label| if let Label::Value(v) = label { Some(f64::from(*v)) } else { None };
+    let targets = labels.iter().filter_map(value);
+    if r.regress.standardize {
+        return Regress::standardized(targets).map_err(|e| e.at(&r.data.train));
+    }
+    if let Some(large) = targets.clone().find(|t| t.abs() > LARGEST_TARGET) {
+        return Err(Error::data("the square of a target is too large for a 32-bit float")
+            .at(&r.data.train)
+            .expected(format!("targets from {:e} to {LARGEST_TARGET:e}", -LARGEST_TARGET))
+            .found(large.to_string())
+            .hint("set regress.standardize = true"));
+    }
+    Ok(Regress::default())
+}
+
+/// Sums of the squares of so large numbers are finite in f32.
+const LARGEST_TARGET: f64 = 1e17;
+
+/// How tokens are masked.
+///
+/// # Errors
+/// Of kind `Model` for a tokenizer without a mask token.
+pub(super) fn masking(r: &Recipe, tokenizer: &Tokenizer, vocab: usize) -> Result<Mask> {
+    let mask = tokenizer.mask().ok_or_else(|| {
+        Error::model("the tokenizer has no mask token")
+            .expected("[MASK] or <mask>")
+            .hint("take a model that was pretrained with one")
+    })?;
+    let m = &r.mask;
+    Ok(Mask { probability: m.probability, whole_word: m.whole_word, mask, vocab: vocab as u32 })
+}
