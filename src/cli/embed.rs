@@ -1,5 +1,6 @@
 //! `tempra embed`: a vector for each text.
 
+use super::idle;
 use super::model::{Prepared, with_model};
 use super::options::{flag, text};
 use super::output::Destination;
@@ -56,6 +57,7 @@ pub fn run(matches: &ArgMatches) -> Result<i32> {
         return Err(Error::usage("the output is the input").at(input).hint("give -o another name"));
     }
     let prepared = Prepared::new(matches, &voice)?;
+    idle::warn("embed", matches, &Outputs::Embedding, &voice);
     let columns = Columns { pair: None, label: None, ..prepared.columns.clone() };
     let records = read_texts(input, None, &columns)?;
     let rows: Vec<_> = records

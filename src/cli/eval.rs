@@ -1,5 +1,6 @@
 //! `tempra eval`: how good a fine-tuned model is on labelled data.
 
+use super::idle;
 use super::model::{Prepared, no_answer_arg, with_model};
 use super::options::{column, flag, json_arg, text};
 use super::output::{say, say_json};
@@ -84,6 +85,7 @@ pub fn run(matches: &ArgMatches) -> Result<i32> {
     }
     let model = prepared.model(&Options::default(), &voice)?;
     let (head, outputs) = prepared.head(&model)?;
+    idle::warn("eval", matches, outputs, &voice);
     if label_scale.is_some() && *outputs != Outputs::Embedding {
         return Err(Error::usage("--label-scale has no effect on this model")
             .at(&prepared.dir)

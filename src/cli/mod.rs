@@ -12,6 +12,7 @@ mod eval;
 mod fill;
 mod found;
 mod help;
+mod idle;
 mod init;
 mod model;
 mod options;

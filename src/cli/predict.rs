@@ -4,7 +4,7 @@ use super::model::{Prepared, no_answer_arg, with_model};
 use super::options::text;
 use super::output::Destination;
 use super::style::Voice;
-use super::{fill, found};
+use super::{fill, found, idle};
 use crate::data::{Format, Records, Row, read_texts};
 use crate::error::{Error, Kind, Result};
 use crate::metrics::{sigmoids, softmax};
@@ -78,6 +78,7 @@ pub fn run(matches: &ArgMatches) -> Result<i32> {
     let prepared = Prepared::new(matches, &voice)?;
     let model = prepared.model(&Options::default(), &voice)?;
     let (head, outputs) = prepared.head(&model)?;
+    idle::warn("predict", matches, outputs, &voice);
     let done = match outputs {
         Outputs::Tags(names) => Some(found::tags(matches, &prepared, &model, names, json)?),
         Outputs::Span => Some(found::answers(matches, &prepared, &model)?),

@@ -230,3 +230,58 @@ fn runs_that_train_nothing_are_refused() {
     let (code, said, _) = run("warm", by_epochs("classify", "classify.csv"), &["optim.warmup_steps=10"]);
     assert_eq!(code, Some(0), "{said}");
 }
+
+/// Options of the command line that a model has no use for are named; the results are those without them.
+#[test]
+fn options_without_an_effect_on_the_model_are_warned_about() {
+    let dir = tempfile::tempdir().unwrap();
+    prepared(dir.path(), &golden("bert/a"));
+    data(dir.path());
+    for (task, file, more) in
+        TASKS.iter().filter(|(t, ..)| ["classify", "tag", "answer", "mask", "similar"].contains(t))
+    {
+        std::fs::write(dir.path().join(format!("{task}.toml")), recipe(task, file, more, task)).unwrap();
+        ok(task, tempra(dir.path(), &["train", &format!("{task}.toml"), "-q"]));
+    }
+    std::fs::write(dir.path().join("masked.csv"), "text,b\nthe [MASK] sat,a dog\n").unwrap();
+    std::fs::write(dir.path().join("two.csv"), "text,b,label\nthe cat,a dog,yes\na dog,the cat,no\n")
+        .unwrap();
+    for (command, task, file, options, idle) in [
+        (
+            "predict",
+            "tag",
+            "tag.conll",
+            "--pair=b --input-format=csv --format=jsonl",
+            "--pair --input-format",
+        ),
+        ("predict", "answer", "answer.json", "--text=t --pair=b --format=csv", "--text --pair --format"),
+        ("predict", "classify", "two.csv", "--text=text --pair=b --format=jsonl --input-format=csv", ""),
+        ("predict", "mask", "masked.csv", "--text=text", ""),
+        ("eval", "tag", "tag.conll", "--pair=b --label=tag", "--pair"),
+        ("eval", "answer", "answer.json", "--text=t --pair=b --label=a", "--text --pair --label"),
+        ("eval", "mask", "text.txt", "--pair=b --label=l", "--pair --label"),
+        ("eval", "classify", "two.csv", "--pair=b --label=label", ""),
+        ("eval", "similar", "similar.csv", "--pair=pair --label=label", ""),
+        ("embed", "classify", "two.csv", "--pair=b --head=x", "--pair --head"),
+        ("embed", "similar", "similar.csv", "--text=text --pooling=cls", ""),
+    ] {
+        let model = format!("{task}/model");
+        let run = |options: &str| {
+            let args: Vec<&str> =
+                [command, &model, file, "-q"].into_iter().chain(options.split_whitespace()).collect();
+            let out = tempra(dir.path(), &args);
+            let said = String::from_utf8_lossy(&out.stderr).into_owned();
+            (ok(&format!("{args:?}"), out), said)
+        };
+        let (with, said) = run(options);
+        let found: Vec<&str> = said
+            .lines()
+            .filter_map(|l| l.strip_prefix("warning: ")?.split_once(" has no effect").map(|(name, _)| name))
+            .collect();
+        assert_eq!(found.join(" "), idle, "{command} {task}: {said}");
+        // Without what is idle the result is the same.
+        let kept: Vec<&str> =
+            options.split_whitespace().filter(|o| !found.contains(&o.split('=').next().unwrap())).collect();
+        assert_eq!(run(&kept.join(" ")).0, with, "{command} {task}");
+    }
+}
