@@ -60,6 +60,8 @@ mod models;
 mod no_answer;
 #[path = "all/offsets.rs"]
 mod offsets;
+#[path = "all/next.rs"]
+mod next;
 #[path = "all/optim.rs"]
 mod optim;
 #[path = "all/pairs.rs"]

@@ -211,6 +211,8 @@ impl Observer for Lines {
             Event::Prepared(p) => json!({
                 "event": "prepared", "device": p.device, "parameters": p.parameters.0, "trainable": p.parameters.1,
                 "parameter_bytes": p.parameter_bytes, "steps": p.steps, "classes": p.classes,
+                "pairs": p.pairs.iter().map(|(name, follow, random)| json!({ "split": name, "follow": follow, "random": random }))
+                    .collect::<Vec<_>>(),
                 "loaded": p.weights.loaded, "initialised": p.weights.initialised, "unused": p.weights.unused,
                 "reordered": p.weights.reordered,
                 "best_model_by": p.selection, "skipped_rows": p.skipped_rows, "verified": p.verified,
@@ -312,6 +314,12 @@ impl Observer for Screen {
                 for (name, examples, tokens, lost) in &p.splits {
                     let cut = if *lost > 0 { format!(", {lost} cut off") } else { String::new() };
                     self.line(&format!("{name}: {examples} examples, {tokens} tokens{cut}"));
+                }
+                for (name, follow, random) in &p.pairs {
+                    let share = 100.0 * *random as f64 / (follow + random).max(1) as f64;
+                    self.line(&format!(
+                        "{name}: {follow} pairs follow each other, {random} are random ({share:.0} %)"
+                    ));
                 }
                 if !p.classes.is_empty() {
                     self.line(&format!("classes: {}", p.classes.join(", ")));

@@ -90,17 +90,13 @@ impl Documents {
     /// half of the second parts are replaced by lines of another document, and what was not used of the first is put back;
     /// what is too long loses tokens at a random end of the longer part. The class is 0 if the second follows the first, else 1.
     ///
+    /// Unlike there, documents of one line only give second parts: nothing follows their line, so that every first part from them
+    /// would have a random second one. A random second part never is of the same document.
+    ///
     /// # Errors
-    /// Those of the tokenizer; [`Kind::Data`](crate::error::Kind::Data) if there are not two documents.
+    /// Those of the tokenizer; [`Kind::Data`](crate::error::Kind::Data) if there are not two documents, or none has two lines that
+    /// make a pair: then every pair would be random, and there is nothing to tell.
     pub fn pairs(&self, tokenizer: &Tokenizer, max_length: usize, seed: u64) -> Result<TokenSet> {
-        if self.documents.len() < 2 {
-            return Err(Error::data(
-                "next-sentence prediction needs two documents: random sentences come from another one",
-            )
-            .at(&self.path)
-            .found(format!("{} document", self.documents.len()))
-            .hint("put an empty line between documents, one sentence a line"));
-        }
         let special = tokenizer.special_tokens(true);
         let most = max_length.saturating_sub(special);
         if most < 2 {
@@ -112,10 +108,27 @@ impl Documents {
         };
         let documents: Vec<_> = self.documents.iter().map(pieces).collect::<Result<_>>()?;
         let documents: Vec<_> = documents.into_iter().filter(|d| !d.is_empty()).collect();
+        let layout = "put each sentence on a line of its own and an empty line between documents; in a table each row is a \
+                      document, whose sentences are its lines";
+        if documents.len() < 2 {
+            return Err(Error::data("next-sentence prediction needs two documents")
+                .at(&self.path)
+                .expected("random second sentences from another document")
+                .found(format!("{} document with text", documents.len()))
+                .hint(layout));
+        }
+        if documents.iter().all(|d| d.len() < 2) {
+            return Err(Error::data("no document has two sentences: no sentence follows another")
+                .at(&self.path)
+                .expected("a document of two lines or more")
+                .found(format!("{} documents of one line", documents.len()))
+                .hint(layout));
+        }
         let mut set = TokenSet { offsets: vec![0], ..TokenSet::default() };
         let mut stream = Stream::new(seed, "pairs", 0);
         let below = |stream: &mut Stream, n: usize| stream.below(n as u32) as usize;
-        for (index, document) in documents.iter().enumerate() {
+        let mut neighbours = 0;
+        for (index, document) in documents.iter().enumerate().filter(|(_, d)| d.len() > 1) {
             let mut target = target_length(&mut stream, most);
             let (mut chunk, mut length, mut i): (Vec<&Vec<(u32, u32)>>, _, _) = (Vec::new(), 0, 0);
             while i < document.len() {
@@ -124,17 +137,14 @@ impl Documents {
                 if i + 1 == document.len() || length >= target {
                     let end = if chunk.len() >= 2 { 1 + below(&mut stream, chunk.len() - 1) } else { 1 };
                     let mut first: Vec<(u32, u32)> = numbered(&chunk[..end], 0);
-                    let random = documents.len() > 1 && (chunk.len() == 1 || stream.uniform() < 0.5);
+                    neighbours += usize::from(chunk.len() > 1);
+                    let random = chunk.len() == 1 || stream.uniform() < 0.5;
                     let mut second = Vec::new();
                     if random {
                         let wanted = target.saturating_sub(first.len()).max(1);
-                        let mut other = index;
-                        // As there: ten tries for another document.
-                        for _ in 0..10 {
+                        let mut other = below(&mut stream, documents.len());
+                        while other == index {
                             other = below(&mut stream, documents.len());
-                            if other != index {
-                                break;
-                            }
                         }
                         let lines = &documents[other];
                         let start = below(&mut stream, lines.len());
@@ -163,6 +173,12 @@ impl Documents {
                 }
                 i += 1;
             }
+        }
+        if neighbours == 0 {
+            return Err(Error::data("every sentence fills a pair by itself: none is followed by another")
+                .at(&self.path)
+                .found(format!("data.max_length = {max_length}"))
+                .hint("raise data.max_length, or put shorter sentences on the lines"));
         }
         Ok(set)
     }

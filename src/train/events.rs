@@ -40,6 +40,8 @@ pub struct Prepared {
     pub parameter_bytes: usize,
     /// Name, examples and tokens of each split, and how many tokens were cut off.
     pub splits: Vec<(String, usize, usize, u64)>,
+    /// Name of each split for next-sentence prediction, its pairs that follow each other, and those that are random.
+    pub pairs: Vec<(String, usize, usize)>,
     /// The classes, if it is a classification.
     pub classes: Vec<String>,
     /// Optimizer steps of the run.

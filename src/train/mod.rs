@@ -28,9 +28,10 @@ pub use signals::Signals;
 pub use state::State;
 
 use crate::checkpoint::{Fs, Journal, Newest, RunDir, number, write_file};
-use crate::data::{Batch, TokenSet, micro_batches};
+use crate::data::{Batch, Label, TokenSet, micro_batches};
 use crate::device::{Device, Tensor};
 use crate::error::{Error, Kind, Result};
+use crate::models::Outputs;
 use crate::nn::Distance;
 use crate::optim::{LossScale, Made, Optimizer, Settings};
 use crate::rng::Stream;
@@ -106,26 +107,35 @@ fn approximation(run: &Run, max_tokens: usize) -> Result<Vec<f64>> {
 }
 
 fn describe(run: &Run, steps: u64) -> Prepared {
-    let size = |name: String, set: &TokenSet| {
-        (name, set.len(), set.ids.len(), set.lost.iter().map(|&n| n as u64).sum())
+    let size = |(_, name, set): &(bool, String, Arc<TokenSet>)| {
+        (name.clone(), set.len(), set.ids.len(), set.lost.iter().map(|&n| n as u64).sum())
     };
+    // Each set with its name, and whether it holds pairs of sentences.
     let of = |part: &prepare::Part| {
         let sets = [
             ("train", Some(&part.train)),
             ("validation", part.validation.as_ref()),
             ("test", part.test.as_ref()),
         ];
+        let pairs = part.task.outputs() == Outputs::Pretraining;
         let named = |split: &str| {
             if part.name.is_empty() { split.to_owned() } else { format!("{} {split}", part.name) }
         };
-        sets.into_iter().filter_map(|(split, set)| Some(size(named(split), set?))).collect::<Vec<_>>()
+        let sets = sets.map(|(split, set)| set.map(|set| (pairs, named(split), set.clone())));
+        sets.into_iter().flatten().collect::<Vec<_>>()
+    };
+    let sets: Vec<_> = run.parts.iter().flat_map(of).collect();
+    let kinds = |(_, name, set): &(bool, String, Arc<TokenSet>)| {
+        let random = set.labels.iter().filter(|label| **label == Label::Class(1)).count();
+        (name.clone(), set.len() - random, random)
     };
     Prepared {
         device: run.device.caps().name,
         weights: run.weights.clone(),
         parameters: run.model.params.count(),
         parameter_bytes: run.model.params.bytes(),
-        splits: run.parts.iter().flat_map(of).collect(),
+        splits: sets.iter().map(size).collect(),
+        pairs: sets.iter().filter(|(pairs, ..)| *pairs).map(kinds).collect(),
         classes: run.parts.iter().flat_map(|p| p.classes.clone()).collect(),
         steps,
         selection: run.selection.as_ref().map(|s| s.formula().to_owned()),

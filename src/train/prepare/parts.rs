@@ -364,10 +364,13 @@ fn documents(r: &Recipe, outputs: Outputs) -> Result<Source> {
         let (hash, skipped) = (found.hash.clone(), found.skipped);
         Ok((found, hash, skipped))
     })?;
-    let path = d.train.clone();
     let splits = share(r, found.splits.map(|s| Some(s?.documents)), |lines| lines.join("\n"), None)?;
-    let again = |documents| Documents { path: path.clone(), documents, ..Documents::default() };
-    let raw = Raw::Documents(splits.map(|s| s.map(&again)));
+    let mut paths = split_paths(r).into_iter();
+    let again = splits.map(|documents| {
+        let path = paths.next().flatten().unwrap_or(&d.train).to_path_buf();
+        Some(Documents { path, documents: documents?, ..Documents::default() })
+    });
+    let raw = Raw::Documents(again);
     let pairs = outputs == Outputs::Pretraining;
     Ok(Source { outputs, classes: Vec::new(), hashes: found.hashes, skipped: found.skipped, pairs, raw })
 }

@@ -125,6 +125,7 @@ const EFFECTS: &[Effect] = &[
         |r| is(r, &[Task::Multilabel]) && validates(r),
         "task \"multilabel\" with validation examples",
     ),
+    effect("regress.*", |r| is(r, &[Task::Regress]), "task \"regress\""),
     effect("tag.*", |r| is(r, &[Task::Tag]), "task \"tag\""),
     effect("answer.*", |r| is(r, &[Task::Answer]), "task \"answer\""),
     effect(
@@ -165,6 +166,7 @@ const OF_A_PART: &[&str] = &[
     "train.best_metric",
     "loss.",
     "multilabel.",
+    "regress.",
     "tag.",
     "answer.",
     "mask.",
