@@ -86,6 +86,8 @@ mod schema;
 mod scoring;
 #[path = "all/sentence.rs"]
 mod sentence;
+#[path = "all/sentence_settings.rs"]
+mod sentence_settings;
 #[path = "all/several.rs"]
 mod several;
 #[path = "all/spans.rs"]

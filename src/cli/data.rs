@@ -1,13 +1,13 @@
 //! `tempra data check`: what a person should know about data before training on it.
 
 use super::columns;
-use super::model::tokenizer;
+use super::model::{tokenizer, vector_tokenizer};
 use super::options::{column, count, flag, json_arg, text};
 use super::output::{say, say_json};
 use super::style::Voice;
 use crate::data;
 use crate::error::{Error, Result};
-use crate::models::source;
+use crate::models::{gives_vectors, source};
 use clap::{Arg, ArgGroup, ArgMatches, Command, value_parser};
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -85,7 +85,14 @@ fn check(matches: &ArgMatches) -> Result<i32> {
         column.into_iter().for_each(|name| voice.note(format!("{what}: the column {name:?} ({why})")));
     }
     let tokenizer = match text(matches, "model") {
-        Some(model) => Some(tokenizer(&source::resolve(model)?)?),
+        Some(model) => {
+            let dir = source::resolve(model)?;
+            // Pairs for a folder of sentence-transformers become vectors.
+            Some(match found.columns.pair.is_some() || gives_vectors(&dir) {
+                true => vector_tokenizer(&dir).map(|(tokenizer, positions, _)| (tokenizer, positions))?,
+                false => tokenizer(&dir)?,
+            })
+        }
         None => None,
     };
     let positions = tokenizer.as_ref().map_or(usize::MAX, |(_, positions)| *positions);

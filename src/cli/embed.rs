@@ -21,7 +21,9 @@ pub fn define() -> Command {
             "Writes a vector for each text of a table.\n\n\
              Any encoder will do; one trained with task \"similar\" gives vectors whose cosine says how alike two texts are. \
              A text becomes one vector as the model was trained to, else by the mean over its tokens (--pooling cls: its \
-             first token), divided by its length (--raw: not).\n\n\
+             first token), divided by its length (--raw: not). A folder of sentence-transformers says by its files how \
+             that is done: pooling, lower case, the default prompt, the longest text, whether vectors are divided by their \
+             length; what tempra does not have of it is refused.\n\n\
              JSON Lines have a list `embedding` a row; a name that ends in .npy gives NumPy's format, f32 (rows, width).",
         )
         .after_help(
@@ -46,6 +48,11 @@ pub fn define() -> Command {
                 .action(ArgAction::SetTrue)
                 .help("Leave the vectors as they are, instead of dividing them by their length"),
         )
+        .arg(
+            Arg::new("normalize").long("normalize").action(ArgAction::SetTrue).conflicts_with("raw").help(
+                "Divide the vectors by their length, also where a folder of sentence-transformers has no module that does",
+            ),
+        )
 }
 
 pub fn run(matches: &ArgMatches) -> Result<i32> {
@@ -56,7 +63,7 @@ pub fn run(matches: &ArgMatches) -> Result<i32> {
     if input != "-" && destination.is(input) {
         return Err(Error::usage("the output is the input").at(input).hint("give -o another name"));
     }
-    let prepared = Prepared::new(matches, &voice)?;
+    let prepared = Prepared::for_vectors(matches, &voice)?;
     idle::warn("embed", matches, &Outputs::Embedding, &voice);
     let columns = Columns { pair: None, label: None, ..prepared.columns.clone() };
     let records = read_texts(input, None, &columns)?;
@@ -74,7 +81,7 @@ pub fn run(matches: &ArgMatches) -> Result<i32> {
     };
     let model = prepared.model(&options, &voice)?;
     let mut vectors = vec![Vec::new(); set.len()];
-    let raw = flag(matches, "raw");
+    let raw = flag(matches, "raw") || !(model.normalizes() || flag(matches, "normalize"));
     prepared.outputs(&model, &prepared.batches(&set, 0)?, &voice, |batch, outputs| {
         let all = outputs.first().map(Vec::as_slice).unwrap_or_default();
         let width = all.len() / batch.len().max(1);

@@ -1,13 +1,13 @@
 //! `tempra init`: from a file of labelled texts to a recipe, with a reason for every choice.
 
 use super::columns::{self, Found};
-use super::model::tokenizer;
+use super::model::{tokenizer, vector_tokenizer};
 use super::options::{column, flag, text};
 use super::output::{Destination, say};
 use super::style::{Voice, clean};
 use crate::data::{self, Label, OnBadRow, Row, Table, Target};
 use crate::error::{Error, Kind, Result};
-use crate::models::source;
+use crate::models::{gives_vectors, source};
 use crate::train::recipe::Recipe;
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use std::collections::BTreeMap;
@@ -424,7 +424,11 @@ fn length(matches: &ArgMatches, rows: &[Row], recipe: &Path) -> Result<(Chosen, 
     let (model, mut lengths, most, how) = match text(matches, "model") {
         Some(name) => {
             let dir = source::resolve(name)?;
-            let (tokenizer, positions) = tokenizer(&dir)?;
+            let pairs = rows.iter().any(|r| r.pair.is_some());
+            let (tokenizer, positions) = match pairs || gives_vectors(&dir) {
+                true => vector_tokenizer(&dir).map(|(tokenizer, positions, _)| (tokenizer, positions))?,
+                false => tokenizer(&dir)?,
+            };
             let mut lengths = Vec::with_capacity(rows.len());
             for chunk in rows.chunks(4096) {
                 let items: Vec<_> = chunk.iter().map(|r| (r.text.as_str(), r.pair.as_deref())).collect();

@@ -7,7 +7,7 @@ use crate::data::{Batch, Columns, Label, Row, TokenSet, eval_batches};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::metrics::sigmoids;
-use crate::models::{Model, Options, Outputs, encoder_shape, sentence, source};
+use crate::models::{Model, Options, Outputs, encoder_shape, gives_vectors, sentence, source};
 use crate::tasks::for_each_output;
 use crate::text::Tokenizer;
 use clap::{Arg, ArgMatches, Command};
@@ -145,6 +145,17 @@ pub fn tokenizer(dir: &Path) -> Result<(Tokenizer, usize)> {
     Ok((Tokenizer::from_dir(dir, shape.vocab)?, shape.positions))
 }
 
+/// The same for a model that gives vectors, with what sentence-transformers does to texts, and how long they may be by default.
+///
+/// # Errors
+/// As [`tokenizer`], and those of [`sentence::settings`].
+pub fn vector_tokenizer(dir: &Path) -> Result<(Tokenizer, usize, Option<usize>)> {
+    let (tokenizer, positions) = tokenizer(dir)?;
+    let Some(settings) = sentence::settings(dir)? else { return Ok((tokenizer, positions, None)) };
+    let longest = settings.longest.or(tokenizer.model_max_length()).unwrap_or(positions);
+    Ok((tokenizer.for_vectors(settings.lowercase, &settings.prompt)?, positions, Some(longest)))
+}
+
 /// Everything but the weights, which are read last since they take longest.
 pub struct Prepared {
     /// Where it computes.
@@ -173,9 +184,29 @@ impl Prepared {
     /// Those of the device, the folder and the tokenizer; [`Kind::Usage`](crate::error::Kind::Usage) for a
     /// `--max-length` beyond the model's positions.
     pub fn new(matches: &ArgMatches, voice: &Voice) -> Result<Self> {
-        let device = open_device(matches)?;
         let dir = source::resolve(text(matches, "model").unwrap_or_default())?;
-        let (tokenizer, positions) = tokenizer(&dir)?;
+        let vectors = gives_vectors(&dir);
+        Self::of(matches, voice, dir, vectors)
+    }
+
+    /// The same for vectors, whatever head the model has.
+    ///
+    /// # Errors
+    /// As [`Prepared::new`].
+    pub fn for_vectors(matches: &ArgMatches, voice: &Voice) -> Result<Self> {
+        let dir = source::resolve(text(matches, "model").unwrap_or_default())?;
+        Self::of(matches, voice, dir, true)
+    }
+
+    fn of(matches: &ArgMatches, voice: &Voice, dir: PathBuf, vectors: bool) -> Result<Self> {
+        let device = open_device(matches)?;
+        let (tokenizer, positions, longest) = match vectors {
+            true => vector_tokenizer(&dir)?,
+            false => {
+                let (tokenizer, positions) = tokenizer(&dir)?;
+                (tokenizer, positions, sentence::settings(&dir).ok().flatten().and_then(|s| s.longest))
+            }
+        };
         let vocab = encoder_shape(&dir)?.vocab;
         let head = text(matches, "head").map(str::to_owned);
         let noted = Noted::read(&dir, head.as_deref(), voice)?;
@@ -187,10 +218,7 @@ impl Prepared {
                     .found(n.to_string()));
             }
             Some(n) => n,
-            None => {
-                let longest = noted.max_length.or_else(|| sentence::longest(&dir));
-                longest.unwrap_or(LONGEST).min(positions)
-            }
+            None => noted.max_length.or(longest).unwrap_or(LONGEST).min(positions),
         };
         // An empty name says that there is none, even if training had one.
         let name = |id, noted: &Option<String>| match text(matches, id) {

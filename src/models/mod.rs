@@ -158,6 +158,12 @@ impl Options {
     }
 }
 
+/// Whether the head that a folder was saved with gives vectors.
+pub fn gives_vectors(dir: &Path) -> bool {
+    let heads = Config::read(&dir.join("config.json")).and_then(|c| heads::of_config(&c));
+    heads.is_ok_and(|heads| heads.iter().any(|(_, o)| *o == Outputs::Embedding))
+}
+
 /// The shape of the encoder in a folder, from its `config.json` alone.
 pub fn encoder_shape(dir: &Path) -> Result<EncoderConfig> {
     Ok(read_config(dir)?.2)
@@ -190,6 +196,8 @@ pub struct Model {
     encoder: Encoder,
     heads: Vec<NamedHead>,
     decoder: Decoder,
+    /// What is done to texts and vectors besides, where the model gives vectors.
+    sentence: sentence::Settings,
     sigmoid: bool,
 }
 
@@ -230,6 +238,7 @@ impl Model {
 
         let span_dropout =
             options.classifier_dropout.map_or_else(|| architecture.span_dropout(&config), Ok)?;
+        let sentence = if vectors { sentence::settings(dir)? } else { None };
         let files = Weights::open(dir)?;
         let decoder = Decoder::of(architecture, &config, &files)?;
         let setting = Setting {
@@ -276,7 +285,8 @@ impl Model {
         encoder.prepare(device, options.dtype)?;
         let config = config.value;
         let sigmoid = trained && activation == LastActivation::Sigmoid;
-        Ok((Model { sigmoid, ..Model::new(params, config, setting, encoder, heads) }, report))
+        let sentence = sentence.unwrap_or_default();
+        Ok((Model { sigmoid, sentence, ..Model::new(params, config, setting, encoder, heads) }, report))
     }
 
     fn new(params: Params, config: Value, s: Setting, encoder: Encoder, heads: Vec<NamedHead>) -> Model {
@@ -292,6 +302,7 @@ impl Model {
             encoder,
             heads,
             decoder: decoder.clone(),
+            sentence: sentence::Settings::default(),
             sigmoid: false,
         }
     }
@@ -322,6 +333,10 @@ impl Model {
     /// The encoder's shape and settings.
     pub fn shape(&self) -> &EncoderConfig {
         &self.shape
+    }
+    /// Whether vectors are divided by their length, as sentence-transformers does it with this folder.
+    pub fn normalizes(&self) -> bool {
+        self.sentence.normalize
     }
     /// How a sequence becomes one vector.
     pub fn pooling(&self) -> Pooling {
@@ -470,7 +485,7 @@ impl Model {
     pub fn sentence_files(&self, longest: usize) -> Vec<NamedFile<'static>> {
         let vectors = self.heads.iter().find_map(NamedHead::vectors);
         match vectors.filter(|_| self.performer().is_none()) {
-            Some(pooling) => sentence::files(pooling, self.shape.hidden, longest),
+            Some(pooling) => sentence::files(pooling, self.shape.hidden, longest, &self.sentence),
             None => Vec::new(),
         }
     }

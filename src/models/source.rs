@@ -58,7 +58,7 @@ pub fn resolve(name_or_path: &str) -> Result<PathBuf> {
 pub fn resolve_in(name_or_path: &str, env: &Env) -> Result<PathBuf> {
     let path = Path::new(name_or_path);
     match std::fs::metadata(path) {
-        Ok(meta) if meta.is_dir() => return Ok(path.to_path_buf()),
+        Ok(meta) if meta.is_dir() => return super::sentence::transformer(path),
         Ok(_) => {
             return Err(Error::model("is a file").at(path).expected("the folder of a model, or org/name"));
         }

@@ -99,6 +99,7 @@ impl Tokenizer {
             cls: named("cls_token", &["[CLS]", "<cls>", "<s>"]),
             inner,
             template,
+            prompt: String::new(),
             spaced: Default::default(),
             unknown,
             path,

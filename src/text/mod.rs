@@ -9,14 +9,16 @@ mod special;
 mod subwords;
 mod windows;
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
-use tokenizers::PostProcessor;
+use tokenizers::normalizers::utils::{Lowercase, Sequence};
 use tokenizers::processors::PostProcessorWrapper;
 use tokenizers::utils::truncation::{
     TruncationDirection, TruncationParams, TruncationStrategy, truncate_encodings,
 };
+use tokenizers::{NormalizerWrapper, PostProcessor};
 
 use crate::error::{Error, Kind, Result};
 pub(crate) use guard::guarded;
@@ -32,6 +34,8 @@ pub struct Tokenizer {
     unknown: Option<u32>,
     mask: Option<u32>,
     cls: Option<u32>,
+    /// Put before every text.
+    prompt: String,
     direction: TruncationDirection,
     model_max_length: Option<usize>,
     path: PathBuf,
@@ -91,6 +95,8 @@ impl Tokenizer {
         if text.len().max(pair.map_or(0, str::len)) > u32::MAX as usize {
             return Err(Error::data("a text of 4 GiB or more").hint("split it"));
         }
+        let (text, pair) = (&*self.prompted(text), pair.map(|p| self.prompted(p)));
+        let pair = pair.as_deref();
         let run = || -> tokenizers::Result<Encoding> {
             let a = self.inner.encode(text, false)?;
             let b = pair.map(|p| self.inner.encode(p, false)).transpose()?;
@@ -128,6 +134,42 @@ impl Tokenizer {
             })
         };
         self.try_on(text, run)
+    }
+
+    /// A text behind the prompt.
+    fn prompted<'t>(&self, text: &'t str) -> Cow<'t, str> {
+        if self.prompt.is_empty() {
+            Cow::Borrowed(text)
+        } else {
+            Cow::Owned(format!("{}{text}", self.prompt))
+        }
+    }
+
+    /// The tokenizer as sentence-transformers feeds it: in lower case, if it is not already, and with a prompt before every
+    /// text, in which offsets then count. Its files stay as they are; these are settings of other files.
+    ///
+    /// # Errors
+    /// [`Kind::Model`] if its normalizer cannot be put behind another.
+    pub fn for_vectors(mut self, lowercase: bool, prompt: &str) -> Result<Self> {
+        let fail = |e: tokenizers::Error| {
+            Error::model("the tokenizer cannot be put into lower case").at(&self.path).found(e.to_string())
+        };
+        let lower = NormalizerWrapper::Lowercase(Lowercase);
+        let mut steps = match self.inner.get_normalizer() {
+            None => Vec::new(),
+            Some(NormalizerWrapper::Sequence(all)) => all.as_ref().to_vec(),
+            Some(one) => vec![one.clone()],
+        };
+        if lowercase && !steps.iter().any(|n| matches!(n, NormalizerWrapper::Lowercase(_))) {
+            steps.insert(0, lower);
+            self.inner.with_normalizer(Some(Sequence::new(steps))).map_err(fail)?;
+        }
+        if lowercase || !prompt.is_empty() {
+            let text = format!("{} {lowercase} {prompt}", self.hash);
+            self.hash = blake3::hash(text.as_bytes()).to_hex().to_string();
+        }
+        self.prompt = prompt.to_owned();
+        Ok(self)
     }
 
     /// Encodes many items on all cores; the result is that of [`Tokenizer::encode`] item by item, in order.

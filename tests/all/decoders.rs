@@ -181,3 +181,27 @@ fn a_decoder_with_the_older_bias_says_so() {
     let said = report.warnings.join("\n");
     assert!(said.contains("cls.predictions.decoder.bias") && said.contains("transformers 4"), "{said}");
 }
+
+/// Settings of heads that tempra does not have are refused by their names.
+#[test]
+fn other_settings_of_heads_are_refused() {
+    let cases = [
+        ("encoders/modernbert", "classifier_pooling", json!("max")),
+        ("encoders/modernbert", "classifier_activation", json!("mish")),
+        ("encoders/xlnet", "summary_type", json!("first")),
+        ("encoders/xlnet", "summary_activation", Value::Null),
+        ("encoders/xlnet", "summary_first_dropout", json!(0.1)),
+        ("encoders/xlnet", "summary_proj_to_labels", json!(true)),
+        ("decoders/bert", "tie_word_embeddings", json!("no")),
+        ("decoders/modernbert", "decoder_bias", json!(1)),
+    ];
+    for (from, key, value) in cases {
+        let dir = tempdir().expect("a folder");
+        std::fs::copy(golden(from).join("model.safetensors"), dir.path().join("model.safetensors")).unwrap();
+        let mut config = json(&golden(from).join("config.json"));
+        config[key] = value;
+        std::fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
+        let e = Model::open(&cpu(1), dir.path(), &Options::default()).err().expect("refused");
+        assert!(e.to_string().contains(key), "{key}: {e}");
+    }
+}

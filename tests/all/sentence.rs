@@ -105,7 +105,8 @@ fn folders_of_sentence_transformers_say_how_vectors_are_pooled() {
     let two = || {
         json!([
             module("", "sentence_transformers.models.Transformer"),
-            module("pool", "sentence_transformers.models.Pooling")
+            module("pool", "sentence_transformers.models.Pooling"),
+            module("", "sentence_transformers.models.Normalize")
         ])
     };
     // By the keys of old versions and by that of new ones.

@@ -23,7 +23,6 @@ const FILES: &[&str] = &[
     "spiece.model",
     "sentencepiece.bpe.model",
     "modules.json",
-    "sentence_bert_config.json",
     "config_sentence_transformers.json",
     "tempra.json",
 ];
@@ -113,7 +112,10 @@ pub(super) fn download(id: &Id, cache: &Path, env: &Env) -> Result<PathBuf> {
 /// The files to fetch, in order; `None` if they would not make a model.
 fn wanted<'a>(names: &[&'a str]) -> Option<Vec<&'a str>> {
     let plain = |n: &str| !n.contains(['/', '\\', ':', '\0']) && !n.starts_with('.');
-    let small = |n: &str| FILES.contains(&n) || (n.starts_with("tokenizer") && n.ends_with(".json"));
+    let small = |n: &str| {
+        FILES.contains(&n)
+            || ["tokenizer", "sentence_"].iter().any(|s| n.starts_with(s) && n.ends_with(".json"))
+    };
     let shard = |n: &str| n.starts_with("model-") && n.ends_with(".safetensors");
     let has = |n: &str| names.contains(&n);
     // The settings of a module of sentence-transformers: `1_Pooling/config.json`.

@@ -16,7 +16,7 @@ use crate::cache;
 use crate::data::BatchSize;
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::models::{Attention, LoadReport, Model, Options, Outputs, encoder_shape, source};
+use crate::models::{Attention, LoadReport, Model, Options, Outputs, encoder_shape, sentence, source};
 use crate::nn::{EncoderConfig, Pooling};
 use crate::parity::Certificate;
 use crate::text::Tokenizer;
@@ -76,6 +76,25 @@ fn recipes(recipe: &Recipe) -> Result<Recipes> {
     Ok((all, warnings))
 }
 
+/// The tokenizer of a model folder; for vectors with what sentence-transformers does to texts.
+fn tokenizer(dir: &Path, vocab: usize, sources: &[Source]) -> Result<Tokenizer> {
+    let tokenizer = Tokenizer::from_dir(dir, vocab)?;
+    let vectors = sources.iter().filter(|s| s.outputs == Outputs::Embedding).count();
+    let settings = if vectors > 0 { sentence::settings(dir)? } else { None };
+    let Some(settings) = settings.filter(|s| s.lowercase || !s.prompt.is_empty()) else {
+        return Ok(tokenizer);
+    };
+    if vectors < sources.len() {
+        return Err(Error::model(
+            "the model's texts are changed for vectors alone, and the tasks share their tokens",
+        )
+        .at(dir)
+        .expected("no do_lower_case and no default_prompt_name in the files of sentence-transformers")
+        .hint("train on task \"similar\" alone, or remove these settings"));
+    }
+    tokenizer.for_vectors(settings.lowercase, &settings.prompt)
+}
+
 impl Run {
     /// The digest of the certificate that `tempra verify` issued for the device with these kernels, if all was right.
     pub fn verified(&self) -> Option<String> {
@@ -109,7 +128,7 @@ impl Run {
         }
         let cache = if recipe.data.cache { cache::dir().map(|dir| dir.join("tokens")) } else { None };
         let tokens = || -> Result<_> {
-            let tokenizer = Tokenizer::from_dir(&dir, shape.vocab)?;
+            let tokenizer = tokenizer(&dir, shape.vocab, &sources)?;
             let encoder = Encoder { tokenizer: &tokenizer, vocab: shape.vocab, cache: cache.as_deref() };
             let pairs = sources.iter().any(|s| s.pairs);
             fits_types(&tokenizer, &shape, pairs)?;
