@@ -7,11 +7,12 @@ use super::output::Destination;
 use super::problem::unlabelled;
 use super::style::Voice;
 use crate::data::{Columns, read_texts};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::models::{Options, Outputs};
 use crate::nn::Pooling;
 use crate::tasks::unit;
 use clap::{Arg, ArgAction, ArgMatches, Command};
+use std::path::Path;
 use std::time::Instant;
 
 pub fn define() -> Command {
@@ -60,10 +61,9 @@ pub fn run(matches: &ArgMatches) -> Result<i32> {
     let input = text(matches, "input").unwrap_or_default();
     let output = text(matches, "output");
     let destination = Destination::of(output)?;
-    if input != "-" && destination.is(input) {
-        return Err(Error::usage("the output is the input").at(input).hint("give -o another name"));
-    }
+    destination.spare([Path::new(input)])?;
     let prepared = Prepared::for_vectors(matches, &voice)?;
+    destination.spare([prepared.dir.as_path()])?;
     idle::warn("embed", matches, &Outputs::Embedding, &voice);
     let columns = Columns { pair: None, label: None, ..prepared.columns.clone() };
     let records = read_texts(input, None, &columns)?;

@@ -102,6 +102,11 @@ fn code_points(text: &str, byte: usize) -> usize {
 /// `null_odds.json` there, as SQuAD's scripts read them (`start` and `end` in Unicode code points of the context); otherwise the first of them to standard output.
 pub fn answers(matches: &ArgMatches, prepared: &Prepared, model: &Model) -> Result<String> {
     let path = file(text(matches, "input").unwrap_or_default())?;
+    if let Destination::File(output) = Destination::of(text(matches, "output"))?
+        && output.exists()
+    {
+        return Err(Error::usage("is a file").at(output).expected("-o FOLDER, the name of a new folder"));
+    }
     let questions = read_questions(path, false, OnBadRow::Stop)?.items;
     let voice = Voice::of(matches);
     if let Some(unsure) = prepared.abstains().1 {

@@ -87,7 +87,10 @@ pub fn run(matches: &ArgMatches) -> Result<i32> {
     }
     let path = if output == "-" { "recipe.toml" } else { output };
     let given = matches.get_one::<PathBuf>("data").cloned().unwrap_or_default();
-    let plan = Plan::make(matches, &training_file(&given)?, Path::new(path))?;
+    let train = training_file(&given)?;
+    destination.spare(text(matches, "model").map(Path::new).filter(|model| model.is_dir()))?;
+    destination.spare(data_files(&train)?.iter().map(PathBuf::as_path))?;
+    let plan = Plan::make(matches, &train, Path::new(path))?;
     // A recipe that could not be read back would be a trap.
     Recipe::from_toml(&plan.recipe, Path::new(path), &[])?;
     destination.write(|out| out.write_all(plan.recipe.as_bytes()))?;
@@ -120,6 +123,19 @@ fn files(dir: &Path) -> Result<Vec<PathBuf>> {
     let fail = |e: std::io::Error| Error::io(Kind::Data, "cannot be listed", dir, &e);
     let entries = std::fs::read_dir(dir).map_err(fail)?;
     entries.map(|entry| entry.map(|e| e.path()).map_err(fail)).collect()
+}
+
+/// The training file and those beside it that may be validation and test files.
+fn data_files(train: &Path) -> Result<Vec<PathBuf>> {
+    let folder = train.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut found = files(folder)?;
+    found.retain(|f| f.is_file() && ending(f) == ending(train));
+    found.push(train.to_path_buf());
+    Ok(found)
+}
+
+fn ending(path: &Path) -> Option<std::ffi::OsString> {
+    path.extension().map(|e| e.to_ascii_lowercase())
 }
 
 fn stem(path: &Path) -> String {
@@ -378,7 +394,6 @@ impl Siblings {
         let word = ["training", "train"].into_iter().find(|w| own.contains(w));
         let Some(word) = word else { return Ok(Self::default()) };
         let folder = train.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let ending = |p: &Path| p.extension().map(|e| e.to_ascii_lowercase());
         let mut there = files(folder)?;
         there.retain(|f| ending(f) == ending(train));
         there.sort();

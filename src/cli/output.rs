@@ -1,5 +1,6 @@
 //! Results: to standard output, or to a file that is there whole or not at all.
 
+use crate::checkpoint::real_path;
 use crate::error::{Error, Kind, Result};
 use std::fmt::Display;
 use std::fs::{self, File, OpenOptions};
@@ -106,10 +107,29 @@ impl Destination {
         }
     }
 
-    /// Whether it is the file at `path`, which is about to be read.
-    pub fn is(&self, path: &str) -> bool {
-        let (Self::File(mine) | Self::Special(mine)) = self else { return false };
-        fs::canonicalize(mine).ok().zip(fs::canonicalize(path).ok()).is_some_and(|(a, b)| a == b)
+    /// Refuses to write over what the command reads, by whatever spelling or link: `inputs` are files, or the folders of
+    /// models, into which nothing is written. `-` is standard input.
+    ///
+    /// # Errors
+    /// [`Kind::Usage`], naming the input.
+    pub fn spare<'a>(&self, inputs: impl IntoIterator<Item = &'a Path>) -> Result<()> {
+        let (Self::File(mine) | Self::Special(mine)) = self else { return Ok(()) };
+        let mine = real_path(mine);
+        for input in inputs.into_iter().filter(|input| *input != Path::new("-")) {
+            let real = real_path(input);
+            let linked =
+                || fs::read_dir(input).into_iter().flatten().flatten().any(|e| real_path(&e.path()) == mine);
+            if mine == real {
+                return Err(Error::usage("the output is the input").at(input).hint("give -o another name"));
+            }
+            if input.is_dir() && (mine.starts_with(&real) || linked()) {
+                return Err(Error::usage("the output is inside the folder of the model")
+                    .at(&mine)
+                    .found(format!("the model is read from {}", input.display()))
+                    .hint("give -o a name outside of it"));
+            }
+        }
+        Ok(())
     }
 
     /// Writes through `f`. A file gets its name when it is complete and on the disk; before that it is not touched.

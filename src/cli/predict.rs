@@ -72,10 +72,9 @@ pub fn run(matches: &ArgMatches) -> Result<i32> {
     let input = text(matches, "input").unwrap_or_default();
     let json = json_lines(matches)?;
     let destination = Destination::of(text(matches, "output"))?;
-    if input != "-" && destination.is(input) {
-        return Err(Error::usage("the output is the input").at(input).hint("give -o another name"));
-    }
+    destination.spare([Path::new(input)])?;
     let prepared = Prepared::new(matches, &voice)?;
+    destination.spare([prepared.dir.as_path()])?;
     let model = prepared.model(&Options::default(), &voice)?;
     let (head, outputs) = prepared.head(&model)?;
     idle::warn("predict", matches, outputs, &voice);

@@ -314,3 +314,98 @@ fn a_run_does_not_write_over_what_it_reads() {
         }
     }
 }
+
+#[test]
+fn no_command_writes_over_what_it_reads() {
+    let dir = setting();
+    let dir = dir.path();
+    for task in ["classify", "answer", "similar"] {
+        ok(task, tempra(dir, &["train", &format!("{task}.toml")]));
+    }
+    for file in ["a.json", "b.json", "valid.csv", "train.csv"] {
+        fs::copy(dir.join("classify.csv"), dir.join(file)).unwrap();
+    }
+    #[cfg(unix)]
+    std::os::unix::fs::symlink(dir.join("classify.csv"), dir.join("link.csv")).unwrap();
+    fs::create_dir(dir.join("sub")).unwrap();
+    let before = snapshot(dir);
+    let mut cases: Vec<(i32, Vec<&str>)> = vec![
+        (2, vec!["predict", "runs/classify/model", "classify.csv", "-o", "sub/../classify.csv"]),
+        (
+            2,
+            vec![
+                "predict",
+                "runs/classify/model",
+                "classify.csv",
+                "-o",
+                "runs/classify/model/config.json",
+                "--format",
+                "jsonl",
+            ],
+        ),
+        (
+            2,
+            vec![
+                "predict",
+                "./runs/classify/model",
+                "classify.csv",
+                "-o",
+                "runs/classify/model/predictions.csv",
+            ],
+        ),
+        (2, vec!["predict", "runs/answer/model", "answer.json", "-o", "a.json"]),
+        (2, vec!["predict", "runs/answer/model", "answer.json", "-o", "answer.json"]),
+        (2, vec!["predict", "runs/answer/model", "answer.json", "-o", "sub"]),
+        (2, vec!["embed", "runs/similar/model", "similar.csv", "-o", "./similar.csv"]),
+        (2, vec!["embed", "runs/similar/model", "similar.csv", "-o", "runs/similar/model/model.safetensors"]),
+        (2, vec!["init", "train.csv", "-o", "train.csv", "--force"]),
+        (2, vec!["init", "train.csv", "-o", "sub/../valid.csv", "--force"]),
+        (
+            2,
+            vec![
+                "init",
+                "train.csv",
+                "--model",
+                "runs/classify/model",
+                "-o",
+                "runs/classify/model/config.json",
+                "--force",
+            ],
+        ),
+        (2, vec!["bench", "compare", "a.json", "b.json", "--html", "./b.json"]),
+    ];
+    if cfg!(unix) {
+        cases.push((2, vec!["predict", "runs/classify/model", "classify.csv", "-o", "link.csv"]));
+        cases.push((2, vec!["embed", "runs/similar/model", "link.csv", "-o", "classify.csv"]));
+    }
+    for (code, args) in cases {
+        let out = tempra(dir, &args);
+        let said = String::from_utf8_lossy(&out.stderr);
+        assert_eq!(out.status.code(), Some(code), "{args:?}: {said}");
+        assert!(said.contains("error: ") && !said.contains("unexpected argument"), "{args:?}: {said}");
+        same(&before, &snapshot(dir), &format!("{args:?}"));
+    }
+    // Beside its input and in the run folder there is room.
+    ok(
+        "beside",
+        tempra(dir, &["predict", "runs/classify/model", "classify.csv", "-o", "runs/classify/p.csv"]),
+    );
+    ok("folder", tempra(dir, &["predict", "runs/answer/model", "answer.json", "-o", "answers"]));
+    // Of two recipes neither may write where the other reads or writes.
+    let adapt = |output: &str, more: &[&str]| {
+        let text = fs::read_to_string(dir.join("mask.toml")).unwrap();
+        fs::write(dir.join("text.toml"), text.replace("runs/mask", output)).unwrap();
+        tempra(dir, &[&["adapt", "text.toml", "regress.toml"][..], more].concat())
+    };
+    let before = snapshot(&dir.join("runs"));
+    for (output, code) in [("runs/regress/with", 2), ("base", 2), ("runs", 2), ("sub/..", 2)] {
+        let out = adapt(output, &["--fresh"]);
+        refused(&out, code, "output");
+        same(&before, &snapshot(&dir.join("runs")), output);
+    }
+    // A task that cannot be read is found before hours of the language model.
+    let text = fs::read_to_string(dir.join("regress.toml")).unwrap();
+    fs::write(dir.join("regress.toml"), text.replace("regress.csv", "regres.csv")).unwrap();
+    refused(&adapt("runs/mask", &[]), 3, "regres.csv");
+    assert!(!dir.join("runs/mask").exists());
+}

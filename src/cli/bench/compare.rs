@@ -45,6 +45,10 @@ pub fn define() -> Command {
 pub fn run(matches: &ArgMatches) -> Result<i32> {
     let html = text(matches, "html").map(|path| Destination::of(Some(path))).transpose()?;
     let files: Vec<&String> = matches.get_many("results").into_iter().flatten().collect();
+    if let Some(html) = &html {
+        html.spare(files.iter().map(Path::new))?;
+        html.spare(matches.get_one::<std::path::PathBuf>("against").map(|program| program.as_path()))?;
+    }
     let (report, code) = if let Some(other) = matches.get_one::<std::path::PathBuf>("against") {
         let rounds = matches.get_one::<usize>("rounds").copied().unwrap_or(5);
         if rounds < 3 {
