@@ -78,6 +78,8 @@ mod regress;
 mod rules;
 #[path = "all/selection.rs"]
 mod selection;
+#[path = "all/saves.rs"]
+mod saves;
 #[path = "all/schedule.rs"]
 mod schedule;
 #[path = "all/schema.rs"]

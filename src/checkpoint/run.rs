@@ -218,6 +218,40 @@ impl RunDir {
         Ok(newest)
     }
 
+    /// What the run goes on from, if anything.
+    ///
+    /// # Errors
+    /// [`Kind::Model`] if there are checkpoints and all are damaged, naming each; [`Kind::Usage`] if there is a trained
+    /// model but no checkpoint, so that a run from the start would replace it.
+    pub fn resumable(&mut self) -> Result<Newest> {
+        let newest = self.newest_verified()?;
+        if newest.found.is_some() {
+            return Ok(newest);
+        }
+        if !newest.skipped.is_empty() {
+            let name = |p: &Path| p.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let each = newest.skipped.iter().map(|(path, why)| format!("{}: {why}", name(path)));
+            return Err(Error::model("every checkpoint of the run is damaged")
+                .at(&self.path)
+                .found(each.collect::<Vec<_>>().join("\n         "))
+                .hint("bring a checkpoint back from a backup, or start over with --fresh"));
+        }
+        if self.path.join("model").symlink_metadata().is_ok() {
+            return Err(Error::usage("the run folder holds a trained model but no checkpoint to go on from")
+                .at(&self.path)
+                .hint("give another output, or replace the model with --fresh"));
+        }
+        Ok(newest)
+    }
+
+    /// The checkpoints by step, oldest first, damaged or not.
+    ///
+    /// # Errors
+    /// [`Kind::Model`] if the folder cannot be read.
+    pub fn checkpoints(&self) -> Result<Vec<(u64, PathBuf)>> {
+        checkpoints(&self.path)
+    }
+
     /// The folder of a step's checkpoint, whether it is there or not.
     pub fn checkpoint(&self, step: u64) -> PathBuf {
         self.path.join(format!("checkpoint-{step}"))

@@ -32,6 +32,13 @@ impl Scores {
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, f64)> {
         self.0.iter().map(|(n, v)| (n.as_str(), *v))
     }
+    /// The scores of one of several tasks: those whose names begin with its own and `_`, without that.
+    pub fn of_task(&self, task: &str) -> Scores {
+        let own = |(name, value): (&str, f64)| {
+            Some((name.strip_prefix(task)?.strip_prefix('_')?.to_owned(), value))
+        };
+        self.iter().filter_map(own).collect()
+    }
     /// As the object that serialising gives.
     pub fn to_json(&self) -> Value {
         let value = |v: f64| word(v).map_or_else(|| v.into(), Value::from);

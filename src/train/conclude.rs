@@ -1,10 +1,11 @@
 //! What a run leaves behind: validations, checkpoints, the trained model and its scores.
 
 use super::events::Event;
+use super::history;
 use super::outcome::{METRICS, MODEL};
 use super::prepare::Part;
 use super::select::{combined, directions};
-use super::state::{Best, load_weights, model_files, pretty};
+use super::state::{Best, model_files, pretty};
 use super::{BestOf, FAILED_SAVES, Outcome, Trainer};
 use crate::checkpoint::{Fs, NamedFile, number, write_file, write_model};
 use crate::data::{TokenSet, eval_batches};
@@ -14,6 +15,9 @@ use crate::models::Outputs;
 use crate::tasks::{self, Meter, Task};
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
+
+/// Lines of the journal that may wait for a disk that takes them.
+const MOST_UNWRITTEN: usize = 1000;
 
 impl Trainer<'_> {
     /// The scores of the sets that `of` picks, by the place of each task; `None` if there is no such set.
@@ -96,33 +100,81 @@ impl Trainer<'_> {
         for (name, v) in more.as_object().into_iter().flatten() {
             entry[name] = v.clone();
         }
-        self.journal.append(&entry)?;
-        self.state.log_history.push(entry);
+        self.write_line(entry)
+    }
+
+    /// Appends a line to the journal. One that cannot be written waits for the next, or for the next checkpoint.
+    pub(super) fn write_line(&mut self, line: Value) -> Result<()> {
+        self.history.add(&line);
+        self.unwritten.push_back(line);
+        match self.write_lines() {
+            Err(e) if e.kind() == Kind::Disk && self.unwritten.len() < MOST_UNWRITTEN => {
+                if self.unwritten.len() == 1 {
+                    self.observer.event(&Event::Warning(&e.hint("it is written again with the next line")));
+                }
+                Ok(())
+            }
+            done => done,
+        }
+    }
+
+    fn write_lines(&mut self) -> Result<()> {
+        while let Some(line) = self.unwritten.front() {
+            self.journal.append(line)?;
+            self.unwritten.pop_front();
+        }
         Ok(())
     }
 
-    /// Saves a checkpoint. A failure is reported and tried again at the next one; too many in a row end the run.
-    pub(super) fn save(&mut self) -> Result<()> {
-        let step = self.state.step;
-        let kept = |b: &Best| b.step == step || self.dir.checkpoint(b.step).is_dir();
+    /// Saves a checkpoint. A save that fails is tried again at once, and then, unless it is `needed`, at the next
+    /// occasion: training goes on, and a best validation that could not be saved is none. Too many in a row end the run.
+    pub(super) fn save(&mut self, needed: bool) -> Result<()> {
+        let attempts = if needed { FAILED_SAVES } else { 2 };
+        let mut attempt = 1;
+        loop {
+            let e = match self.write_checkpoint() {
+                Err(e) if e.kind() == Kind::Disk => e,
+                saved => return saved,
+            };
+            if attempt < attempts {
+                attempt += 1;
+                self.observer.event(&Event::Warning(&e.hint("the checkpoint is written again")));
+                continue;
+            }
+            self.failed_saves += 1;
+            if needed || self.failed_saves >= FAILED_SAVES {
+                return Err(
+                    e.hint("make room on the disk; the same command goes on from the last checkpoint")
+                );
+            }
+            if self.recipe.train.load_best {
+                (self.state.best, self.state.best_of) = self.saved_best.clone();
+            }
+            self.observer.event(&Event::Warning(&e.hint("training goes on without this checkpoint")));
+            return Ok(());
+        }
+    }
+
+    /// `trainer_state.json` without the log.
+    fn for_transformers(&self) -> Value {
+        let kept = |b: &Best| b.step == self.state.step || self.dir.checkpoint(b.step).is_dir();
         let best_is_kept = self.state.best.as_ref().is_some_and(kept);
-        let files = self.state.files(self.recipe, &self.run, &self.epochs, best_is_kept)?;
+        self.state.for_transformers(self.recipe, &self.epochs, best_is_kept)
+    }
+
+    fn write_checkpoint(&mut self) -> Result<()> {
+        // What the checkpoint counts on must be on the disk before it.
+        self.write_lines()?;
+        self.journal.sync()?;
+        let files = self.state.files(self.recipe, &self.run, &self.for_transformers(), &self.history)?;
         let keep: Vec<u64> =
             self.state.best.iter().chain(self.state.best_of.values()).map(|b| b.step).collect();
-        match self.dir.save(self.state.step, files, &keep) {
-            Ok(saved) => {
-                self.failed_saves = 0;
-                saved.warnings.iter().for_each(|w| self.observer.event(&Event::Warning(w)));
-                self.observer.event(&Event::Saved(self.state.step, saved.path));
-                Ok(())
-            }
-            Err(e) if e.kind() == Kind::Disk && self.failed_saves + 1 < FAILED_SAVES => {
-                self.failed_saves += 1;
-                self.observer.event(&Event::Warning(&e));
-                Ok(())
-            }
-            Err(e) => Err(e),
-        }
+        let saved = self.dir.save(self.state.step, files, &keep)?;
+        self.failed_saves = 0;
+        self.saved_best = (self.state.best.clone(), self.state.best_of.clone());
+        saved.warnings.iter().for_each(|w| self.observer.event(&Event::Warning(w)));
+        self.observer.event(&Event::Saved(self.state.step, saved.path));
+        Ok(())
     }
 
     /// Writes, of several tasks, the model at each one's best step into `best-NAME` where that is not the step `chosen`, and scores
@@ -137,7 +189,7 @@ impl Trainer<'_> {
                 one.model = Some(self.dir.path().join(MODEL));
             }
             if self.recipe.train.load_best && one.best.step != chosen {
-                load_weights(&self.dir.checkpoint(one.best.step), &self.run)?;
+                self.load_verified(one.best.step)?;
                 moved = true;
                 self.tune(&parts)?;
                 let task = self.run.parts[head].task.clone();
@@ -208,6 +260,7 @@ impl Trainer<'_> {
     /// Takes the best weights, scores the test set, writes the model.
     pub(super) fn finish(mut self, fs: &dyn Fs) -> Result<Outcome> {
         let train_seconds = self.begun.elapsed().as_secs_f64();
+        self.verify_best()?;
         let (parts, keeps) = (self.run.parts.clone(), self.recipe.train.load_best);
         if let Some(selection) = self.run.selection.as_ref().filter(|_| keeps && self.state.best.is_none()) {
             let what = format!("{} was NaN in every validation, so no step is the best", selection.name());
@@ -217,7 +270,7 @@ impl Trainer<'_> {
         let chosen = self.state.best.as_ref().map(|b| b.step).filter(|_| keeps).unwrap_or(self.state.step);
         let (best_of, moved) = self.bests(fs, chosen)?;
         if moved || chosen != self.state.step {
-            load_weights(&self.dir.checkpoint(chosen), &self.run)?;
+            self.load_verified(chosen)?;
         }
         let tuned = self.tune(&parts)?;
         let decided = match &self.run.parts[..] {
@@ -247,6 +300,8 @@ impl Trainer<'_> {
             }
             self.note("test", scores, more)?;
         }
+        self.write_lines().or_else(|_| self.write_lines())?;
+        history::write_whole(fs, self.dir.path(), self.for_transformers(), &self.history)?;
         let model = self.dir.path().join(MODEL);
         write_model(fs, &model, &self.model_files()?)?;
         let trained = self.state.step > self.resumed_from;

@@ -2,8 +2,11 @@
 
 mod conclude;
 mod coverage;
+mod describe;
 mod epochs;
 pub mod events;
+mod fallback;
+pub mod history;
 pub mod inputs;
 mod loader;
 pub mod memory;
@@ -28,18 +31,18 @@ pub use signals::Signals;
 pub use state::State;
 
 use crate::checkpoint::{Fs, Journal, Newest, RunDir, number, write_file};
-use crate::data::{Batch, Label, TokenSet, micro_batches};
+use crate::data::Batch;
 use crate::device::{Device, Tensor};
 use crate::error::{Error, Kind, Result};
-use crate::models::Outputs;
-use crate::nn::Distance;
 use crate::optim::{LossScale, Made, Optimizer, Settings};
-use crate::rng::Stream;
-use crate::tasks;
 use coverage::{Coverage, Looked};
+use describe::{approximation, describe};
+use history::History;
 use loader::{Loaded, Loader};
 use recipe::Every;
 use serde_json::json;
+use state::Best;
+use std::collections::{BTreeMap, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
@@ -73,6 +76,12 @@ struct Trainer<'a> {
     epochs: Epochs,
     observer: &'a mut dyn Observer,
     failed_saves: u32,
+    /// The best validations as the newest checkpoint has them.
+    saved_best: (Option<Best>, BTreeMap<String, Best>),
+    /// The newest entries of the log.
+    history: History,
+    /// Lines that the journal could not take yet.
+    unwritten: VecDeque<serde_json::Value>,
     resumed_from: u64,
     tokens: u64,
     begun: Instant,
@@ -88,61 +97,6 @@ struct Trainer<'a> {
     reported_nan: bool,
     /// What a run that had made all its steps said of itself before.
     before: Option<Outcome>,
-}
-
-/// Batches that approximated attention is compared with exact attention on.
-const COMPARED: usize = 4;
-
-/// The relative error of approximated attention, layer by layer, on some training examples.
-fn approximation(run: &Run, max_tokens: usize) -> Result<Vec<f64>> {
-    let Some(part) = run.parts.first() else { return Ok(Vec::new()) };
-    let mut examples: Vec<u32> = (0..part.train.len() as u32).collect();
-    Stream::new(0, "approximation", 0).shuffle(&mut examples);
-    examples.truncate(COMPARED * 16);
-    let mut batches = micro_batches(&part.train, &examples, COMPARED, Some(max_tokens), 0)?;
-    batches.iter_mut().try_for_each(|batch| part.task.prepare(batch, tasks::EVALUATION))?;
-    let (device, model) = (&run.device, &run.model);
-    let run = || tasks::for_each_output(device, model, &batches, |_, _| Ok(()));
-    Ok(model.approximation(run)?.iter().map(Distance::relative).collect())
-}
-
-fn describe(run: &Run, steps: u64) -> Prepared {
-    let size = |(_, name, set): &(bool, String, Arc<TokenSet>)| {
-        (name.clone(), set.len(), set.ids.len(), set.lost.iter().map(|&n| n as u64).sum())
-    };
-    // Each set with its name, and whether it holds pairs of sentences.
-    let of = |part: &prepare::Part| {
-        let sets = [
-            ("train", Some(&part.train)),
-            ("validation", part.validation.as_ref()),
-            ("test", part.test.as_ref()),
-        ];
-        let pairs = part.task.outputs() == Outputs::Pretraining;
-        let named = |split: &str| {
-            if part.name.is_empty() { split.to_owned() } else { format!("{} {split}", part.name) }
-        };
-        let sets = sets.map(|(split, set)| set.map(|set| (pairs, named(split), set.clone())));
-        sets.into_iter().flatten().collect::<Vec<_>>()
-    };
-    let sets: Vec<_> = run.parts.iter().flat_map(of).collect();
-    let kinds = |(_, name, set): &(bool, String, Arc<TokenSet>)| {
-        let random = set.labels.iter().filter(|label| **label == Label::Class(1)).count();
-        (name.clone(), set.len() - random, random)
-    };
-    Prepared {
-        device: run.device.caps().name,
-        weights: run.weights.clone(),
-        parameters: run.model.params.count(),
-        parameter_bytes: run.model.params.bytes(),
-        splits: sets.iter().map(size).collect(),
-        pairs: sets.iter().filter(|(pairs, ..)| *pairs).map(kinds).collect(),
-        classes: run.parts.iter().flat_map(|p| p.classes.clone()).collect(),
-        steps,
-        selection: run.selection.as_ref().map(|s| s.formula().to_owned()),
-        skipped_rows: run.skipped_rows,
-        verified: run.verified(),
-        memory: run.memory,
-    }
 }
 
 /// A step that was queued and not looked at yet.
@@ -225,7 +179,7 @@ pub fn train(
     started();
     protect_inputs(recipe, None)?;
     let mut dir = RunDir::open(&recipe.output, fs.clone())?.keep_last(recipe.train.keep_checkpoints);
-    let newest = if fresh { Newest::default() } else { dir.newest_verified()? };
+    let newest = if fresh { Newest::default() } else { dir.resumable()? };
     let run = Run::prepare(recipe)?;
     let epochs = run.plan(recipe)?;
     let o = &recipe.optim;
@@ -267,7 +221,10 @@ pub fn train(
     if !same {
         write_file(&*fs, &recipe_file, recipe.to_toml(true).as_bytes())?;
     }
-    let mut journal = Journal::open(&*fs, &dir.path().join("metrics.jsonl"), Some(state.step))?;
+    let journal_file = dir.path().join("metrics.jsonl");
+    let mut journal = Journal::open(&*fs, &journal_file, Some(state.step))?;
+    let resumed = newest.found.as_ref();
+    let history = resumed.map_or_else(|| Ok(History::default()), |(_, path)| History::of_checkpoint(path))?;
     if state.step == 0 && run.model.performer().is_some() {
         let errors = approximation(&run, recipe.train.max_tokens)?;
         observer.event(&Event::Approximated(&errors));
@@ -277,7 +234,7 @@ pub fn train(
     let before = if finished { Outcome::read(dir.path(), state.step) } else { None };
     let coverage = if state.step == 0 { Coverage::of(&run) } else { Coverage::complete(&run) };
     let resumed_from = state.step;
-    let trainer = Trainer {
+    let mut trainer = Trainer {
         recipe,
         run,
         dir,
@@ -287,6 +244,9 @@ pub fn train(
         epochs,
         observer,
         failed_saves: 0,
+        saved_best: Default::default(),
+        history,
+        unwritten: VecDeque::new(),
         resumed_from,
         tokens: 0,
         begun: Instant::now(),
@@ -299,6 +259,7 @@ pub fn train(
         reported_nan: false,
         before,
     };
+    trainer.verify_best()?;
     trainer.run(signals, &*fs)
 }
 
@@ -311,7 +272,7 @@ impl Trainer<'_> {
         while self.state.step < total && !self.state.stopped_early {
             if let Some(signal) = signals.stop() {
                 self.settle(total, true)?;
-                self.save()?;
+                self.save(true)?;
                 return Err(Error::new(Kind::Interrupted(signal), format!("stopped by signal {signal}"))
                     .hint("the same command goes on from here"));
             }
@@ -349,7 +310,7 @@ impl Trainer<'_> {
             let improved = evaluate && self.validate()?;
             let last = self.state.step == total || self.state.stopped_early;
             if save || last || (improved && self.recipe.train.load_best) || asked {
-                self.save()?;
+                self.save(last)?;
             }
         }
         if let Some(unreached) = self.coverage.conclude(&self.run)? {
@@ -464,7 +425,7 @@ impl Trainer<'_> {
     fn rescaled(&mut self, queued: &Queued) -> Result<()> {
         let scale = self.optimizer.scale();
         self.observer.event(&Event::Rescaled { step: queued.step, scale });
-        self.journal.append(&json!({ "step": queued.step, "skipped": true, "loss_scale": scale }))
+        self.write_line(json!({ "step": queued.step, "skipped": true, "loss_scale": scale }))
     }
 
     /// Counts and reports a step that was not finite; ends the run when there were too many in a row. The tensor is
@@ -489,7 +450,7 @@ impl Trainer<'_> {
         let event = Event::Skipped { step, loss, tensor: &tensor, examples };
         self.observer.event(&event);
         let line = json!({ "step": step, "skipped": true, "loss": number(loss), "tensor": tensor, "examples": examples });
-        self.journal.append(&line)?;
+        self.write_line(line)?;
         let limit = self.recipe.train.max_nonfinite_steps;
         if self.state.nonfinite_in_a_row > limit {
             return Err(Error::diverged(format!(
@@ -527,11 +488,9 @@ impl Trainer<'_> {
                 "loss": number(line.loss),
                 "learning_rate": line.lr,
                 "grad_norm": number(line.grad_norm),
+                "tokens_per_second": number(line.tokens_per_second),
             });
-            self.state.log_history.push(entry.clone());
-            let mut entry = entry;
-            entry["tokens_per_second"] = number(line.tokens_per_second);
-            self.journal.append(&entry)?;
+            self.write_line(entry)?;
         }
         Ok(())
     }

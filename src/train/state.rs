@@ -4,9 +4,11 @@
 //! function of (seed, epoch).
 
 use super::epochs::Epochs;
+use super::history::History;
 use super::prepare::Run;
 use super::recipe::Recipe;
-use crate::checkpoint::{NamedFile, TensorOut, Weights, read_json};
+use crate::checkpoint::json::read_limited;
+use crate::checkpoint::{NamedFile, TensorOut, Weights};
 use crate::device::Tensor;
 use crate::error::{Error, Result};
 use crate::metrics::Scores;
@@ -47,7 +49,7 @@ pub struct State {
     /// Of several tasks the best validation of each by its own metric, by the task's name.
     #[serde(default)]
     pub best_of: BTreeMap<String, Best>,
-    /// Validations since then.
+    /// Validations since the best one.
     pub without_improvement: u64,
     /// Steps skipped in a row because something was not finite.
     pub nonfinite_in_a_row: u64,
@@ -64,8 +66,6 @@ pub struct State {
     pub data_hash: String,
     /// The kind of device it was written on.
     pub backend: String,
-    /// Lines of the log, as transformers' `trainer_state.json` has them.
-    pub log_history: Vec<Value>,
 }
 
 impl State {
@@ -80,14 +80,14 @@ impl State {
         }
     }
 
-    /// The files of a checkpoint: the model folder, the optimizer's moments, this state. `best_is_kept`: the best step has a
-    /// checkpoint.
+    /// The files of a checkpoint: the model folder, the optimizer's moments, this state, and the log with what
+    /// [`State::for_transformers`] gave.
     pub fn files(
         &self,
         recipe: &Recipe,
         run: &Run,
-        epochs: &Epochs,
-        best_is_kept: bool,
+        log: &Value,
+        history: &History,
     ) -> Result<Vec<NamedFile<'static>>> {
         let mut files = model_files(recipe, run)?;
         if let Some(t) = &run.model.params.training {
@@ -113,9 +113,17 @@ impl State {
             Error::disk("the state of the run cannot be written as JSON").found(e.to_string())
         })?;
         files.push(NamedFile::bytes("state.json", pretty(&state)));
-        // What scripts that plot transformers' runs read.
+        let mut log = log.clone();
+        log["log_history"] = history.entries().cloned().collect();
+        files.push(NamedFile::bytes("trainer_state.json", pretty(&log)));
+        Ok(files)
+    }
+
+    /// What scripts that plot transformers' runs read, without the log.
+    /// `best_is_kept`: the best step has a checkpoint.
+    pub fn for_transformers(&self, recipe: &Recipe, epochs: &Epochs, best_is_kept: bool) -> Value {
         let metric = recipe.train.best_metric.as_str();
-        let trainer = json!({
+        json!({
             "epoch": epochs.passed(self.step),
             "global_step": self.step,
             "max_steps": epochs.total(),
@@ -125,20 +133,32 @@ impl State {
             "best_global_step": self.best.as_ref().map(|b| b.step),
             "best_model_checkpoint": self.best.as_ref().filter(|_| best_is_kept).map(|b| format!("checkpoint-{}", b.step)),
             "is_world_process_zero": true,
-            "log_history": self.log_history,
-        });
-        files.push(NamedFile::bytes("trainer_state.json", pretty(&trainer)));
-        Ok(files)
+        })
+    }
+
+    /// The validation scores of the weights at this very step, if they were scored.
+    pub fn scores_here(&self) -> Option<Best> {
+        // Checkpoints of earlier versions know the best validation only.
+        self.last.iter().chain(&self.best).find(|v| v.step == self.step).cloned()
+    }
+
+    /// The state that a checkpoint holds.
+    ///
+    /// # Errors
+    /// [`Kind::Model`](crate::error::Kind::Model) if it cannot be read.
+    pub fn read(dir: &Path) -> Result<State> {
+        let path = dir.join("state.json");
+        // Earlier versions kept the whole log in it, which had no limit.
+        let bytes = read_limited(&path, 4 << 30)?;
+        serde_json::from_slice(&bytes)
+            .map_err(|e| Error::model("is not the state of a run").at(&path).found(e.to_string()))
     }
 
     /// Goes back to a checkpoint that has been verified: weights, moments, and the state, which is returned.
     ///
     /// A checkpoint of another recipe or of other data is refused: going on would be neither the one run nor the other.
     pub fn restore(dir: &Path, recipe: &Recipe, run: &Run, optimizer: &mut Optimizer) -> Result<State> {
-        let path = dir.join("state.json");
-        let value = read_json(&path, 64 << 20)?;
-        let state: State = serde_json::from_value(value)
-            .map_err(|e| Error::model("is not the state of a run").at(&path).found(e.to_string()))?;
+        let state = State::read(dir)?;
         let fresh = State::new(recipe, run);
         let other = |what: &str| {
             Error::usage(format!("this run folder holds a run with {what}"))

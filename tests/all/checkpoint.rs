@@ -59,7 +59,9 @@ fn open(dir: &Path) -> RunDir {
     RunDir::open(dir, Arc::new(FaultFs::new(Fault::Kill, usize::MAX))).unwrap()
 }
 
-const FAULTS: [Fault; 3] = [Fault::Error(ErrorKind::Other), Fault::Full, Fault::Kill];
+/// Each system call fails once, as the disk (EIO, ENOSPC), the process (EMFILE) or the rights (EACCES) may have it.
+const FAULTS: [Fault; 7] =
+    [Fault::Os(5), Fault::Os(28), Fault::Os(24), Fault::Os(13), Fault::Short, Fault::Full, Fault::Kill];
 
 /// A run folder with steps 1 and 2, then a save of `step` with a fault at operation n, for every n; `judge` sees the
 /// folder after the next start. Returns how many operations a save has.
@@ -82,7 +84,7 @@ fn at_every_operation(step: u64, judge: impl Fn(&Path, bool, u64, u8)) -> usize 
             }
             if faulty.hit() && fault != Fault::Kill && saved.is_err() {
                 let left = names(dir).into_iter().filter(|f| f.contains(".tmp-")).count();
-                assert!(left == 0 || matches!(fault, Fault::Error(_)), "{fault:?} at {n}: {:?}", names(dir));
+                assert!(left == 0 || matches!(fault, Fault::Os(_)), "{fault:?} at {n}: {:?}", names(dir));
             }
             let mut run = open(dir);
             let newest = run.newest_verified().unwrap();

@@ -13,6 +13,10 @@ use tempra::checkpoint::{Fs, RealFs, Sink};
 pub enum Fault {
     /// It fails with this error, once.
     Error(ErrorKind),
+    /// It fails with this error of the system, once: 5 EIO, 13 EACCES, 24 EMFILE, 28 ENOSPC.
+    Os(i32),
+    /// If it is a write, half of it is done, and that is no error; if not, nothing happens.
+    Short,
     /// Half of a write is done and the rest fails for want of room; every later write fails, until it is disarmed.
     Full,
     /// The process is killed there: half of a write is done, nothing after it.
@@ -25,7 +29,7 @@ pub struct FaultFs(pub Arc<Plan>);
 
 pub struct Plan {
     fault: Fault,
-    at: usize,
+    at: AtomicUsize,
     pub count: AtomicUsize,
     pub log: Mutex<Vec<String>>,
     /// What a power loss takes: contents of files not synced, and entries and renames in folders not synced.
@@ -38,7 +42,19 @@ impl FaultFs {
     pub fn new(fault: Fault, at: usize) -> Self {
         let (count, log, renames) = Default::default();
         let (files, entries) = Default::default();
+        let at = AtomicUsize::new(at);
         Self(Arc::new(Plan { fault, at, count, log, files, entries, renames }))
+    }
+    /// The fault sets in after so many further operations.
+    pub fn fail_after(&self, operations: usize) {
+        self.0.at.store(self.0.count.load(SeqCst) + operations, SeqCst);
+    }
+    /// There is no fault any more.
+    pub fn recover(&self) {
+        self.0.at.store(usize::MAX, SeqCst);
+    }
+    fn at(&self) -> usize {
+        self.0.at.load(SeqCst)
     }
     /// Takes what was not synced: the second half of files, and, if `folders`, whatever their entries told.
     pub fn lose_power(&self, folders: bool) {
@@ -56,7 +72,7 @@ impl FaultFs {
         }
     }
     pub fn hit(&self) -> bool {
-        self.0.count.load(SeqCst) > self.0.at
+        self.0.count.load(SeqCst) > self.at()
     }
     /// Counts an operation; an error if it is not to be done.
     fn op(&self, what: &str, path: &Path) -> io::Result<()> {
@@ -64,9 +80,10 @@ impl FaultFs {
         self.0.log.lock().unwrap().push(format!("{what} {}", path.display()));
         let frees = what.starts_with("remove");
         match self.0.fault {
-            Fault::Error(kind) if n == self.0.at => Err(kind.into()),
-            Fault::Full if n >= self.0.at && !frees && what != "rename" => Err(ErrorKind::StorageFull.into()),
-            Fault::Kill if n >= self.0.at => Err(io::Error::other("the process is dead")),
+            Fault::Error(kind) if n == self.at() => Err(kind.into()),
+            Fault::Os(code) if n == self.at() => Err(io::Error::from_raw_os_error(code)),
+            Fault::Full if n >= self.at() && !frees && what != "rename" => Err(ErrorKind::StorageFull.into()),
+            Fault::Kill if n >= self.at() => Err(io::Error::other("the process is dead")),
             _ => Ok(()),
         }
     }
@@ -77,8 +94,12 @@ struct FaultSink(FaultFs, Box<dyn Sink>, PathBuf);
 impl Write for FaultSink {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let plan = &self.0.0;
-        let here = plan.count.load(SeqCst) == plan.at;
-        if here {
+        let here = plan.count.load(SeqCst) == self.0.at();
+        if here && plan.fault == Fault::Short && bytes.len() > 1 {
+            self.0.op("write", Path::new(""))?;
+            return self.1.write(&bytes[..bytes.len() / 2]);
+        }
+        if here && plan.fault != Fault::Short {
             self.1.write_all(&bytes[..bytes.len() / 2])?;
         }
         self.0.op("write", Path::new(""))?;

@@ -1,0 +1,67 @@
+//! What a run says of itself before the first step.
+
+use super::events::Prepared;
+use super::prepare::{self, Run};
+use crate::data::{Label, TokenSet, micro_batches};
+use crate::error::Result;
+use crate::models::Outputs;
+use crate::nn::Distance;
+use crate::rng::Stream;
+use crate::tasks;
+use std::sync::Arc;
+
+/// Batches that approximated attention is compared with exact attention on.
+const COMPARED: usize = 4;
+
+/// The relative error of approximated attention, layer by layer, on some training examples.
+pub(super) fn approximation(run: &Run, max_tokens: usize) -> Result<Vec<f64>> {
+    let Some(part) = run.parts.first() else { return Ok(Vec::new()) };
+    let mut examples: Vec<u32> = (0..part.train.len() as u32).collect();
+    Stream::new(0, "approximation", 0).shuffle(&mut examples);
+    examples.truncate(COMPARED * 16);
+    let mut batches = micro_batches(&part.train, &examples, COMPARED, Some(max_tokens), 0)?;
+    batches.iter_mut().try_for_each(|batch| part.task.prepare(batch, tasks::EVALUATION))?;
+    let (device, model) = (&run.device, &run.model);
+    let run = || tasks::for_each_output(device, model, &batches, |_, _| Ok(()));
+    Ok(model.approximation(run)?.iter().map(Distance::relative).collect())
+}
+
+/// What a run found before its first step.
+pub(super) fn describe(run: &Run, steps: u64) -> Prepared {
+    let size = |(_, name, set): &(bool, String, Arc<TokenSet>)| {
+        (name.clone(), set.len(), set.ids.len(), set.lost.iter().map(|&n| n as u64).sum())
+    };
+    // Each set with its name, and whether it holds pairs of sentences.
+    let of = |part: &prepare::Part| {
+        let sets = [
+            ("train", Some(&part.train)),
+            ("validation", part.validation.as_ref()),
+            ("test", part.test.as_ref()),
+        ];
+        let pairs = part.task.outputs() == Outputs::Pretraining;
+        let named = |split: &str| {
+            if part.name.is_empty() { split.to_owned() } else { format!("{} {split}", part.name) }
+        };
+        let sets = sets.map(|(split, set)| set.map(|set| (pairs, named(split), set.clone())));
+        sets.into_iter().flatten().collect::<Vec<_>>()
+    };
+    let sets: Vec<_> = run.parts.iter().flat_map(of).collect();
+    let kinds = |(_, name, set): &(bool, String, Arc<TokenSet>)| {
+        let random = set.labels.iter().filter(|label| **label == Label::Class(1)).count();
+        (name.clone(), set.len() - random, random)
+    };
+    Prepared {
+        device: run.device.caps().name,
+        weights: run.weights.clone(),
+        parameters: run.model.params.count(),
+        parameter_bytes: run.model.params.bytes(),
+        splits: sets.iter().map(size).collect(),
+        pairs: sets.iter().filter(|(pairs, ..)| *pairs).map(kinds).collect(),
+        classes: run.parts.iter().flat_map(|p| p.classes.clone()).collect(),
+        steps,
+        selection: run.selection.as_ref().map(|s| s.formula().to_owned()),
+        skipped_rows: run.skipped_rows,
+        verified: run.verified(),
+        memory: run.memory,
+    }
+}
