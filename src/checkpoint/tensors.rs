@@ -190,6 +190,17 @@ impl Weights {
         self
     }
 
+    /// A hash of all tensors, by name: the same however they are spread over files.
+    pub fn hash(&self) -> blake3::Hash {
+        let mut hasher = blake3::Hasher::new();
+        for (name, place) in &self.tensors {
+            hasher.update(format!("{name} {:?} {:?} ", place.dtype, place.shape).as_bytes());
+            let bytes = self.shards.get(place.shard).and_then(|s| s.data.get(place.range.clone()));
+            hasher.update(bytes.unwrap_or_default());
+        }
+        hasher.finalize()
+    }
+
     /// The names of the tensors, sorted.
     pub fn names(&self) -> impl ExactSizeIterator<Item = &str> {
         self.tensors.keys().map(String::as_str)

@@ -276,6 +276,9 @@ impl Model {
         report.warnings.extend(changes(dir).into_iter().map(changed));
         report.warnings.extend(config.contradiction());
         report.warnings.extend(used.warning.clone());
+        if options.training {
+            report.hash = hash(&files, &config.value);
+        }
         if trained && activation == LastActivation::Unsaid {
             report.warnings.push(
                 "config.json does not say whether a sigmoid belongs behind its one output; the number is the model's own".into(),
@@ -555,4 +558,13 @@ fn rate(name: &str, layers: usize, decay: f32) -> f32 {
         None => 0,
     };
     decay.powi(depth as i32)
+}
+
+/// Tells a model from another, by its weights and its config without what says nothing about its outputs.
+fn hash(files: &Weights, config: &Value) -> String {
+    let mut config = config.clone();
+    if let Some(keys) = config.as_object_mut() {
+        ["_name_or_path", "transformers_version"].iter().for_each(|key| drop(keys.remove(*key)));
+    }
+    blake3::hash(format!("{} {config}", files.hash()).as_bytes()).to_hex().to_string()
 }

@@ -25,6 +25,8 @@ pub struct LoadReport {
     pub unused: Vec<String>,
     /// What a person should know of it, a sentence each.
     pub warnings: Vec<String>,
+    /// Hash of the weights and the config; empty unless the model is opened to be trained.
+    pub hash: String,
 }
 
 impl fmt::Display for LoadReport {

@@ -64,6 +64,9 @@ pub struct State {
     pub recipe_hash: String,
     /// Hash of what the examples are made from.
     pub data_hash: String,
+    /// Hash of the model that the run started from; empty in a checkpoint of a version that did not keep it.
+    #[serde(default)]
+    pub model_hash: String,
     /// The kind of device it was written on.
     pub backend: String,
 }
@@ -75,6 +78,7 @@ impl State {
             version: env!("CARGO_PKG_VERSION").into(),
             recipe_hash: recipe.hash(),
             data_hash: run.data_hash.clone(),
+            model_hash: run.weights.hash.clone(),
             backend: backend(run).into(),
             ..State::default()
         }
@@ -156,7 +160,7 @@ impl State {
 
     /// Goes back to a checkpoint that has been verified: weights, moments, and the state, which is returned.
     ///
-    /// A checkpoint of another recipe or of other data is refused: going on would be neither the one run nor the other.
+    /// A checkpoint of another recipe, of other data or of another model is refused: going on would be neither the one run nor the other.
     pub fn restore(dir: &Path, recipe: &Recipe, run: &Run, optimizer: &mut Optimizer) -> Result<State> {
         let state = State::read(dir)?;
         let fresh = State::new(recipe, run);
@@ -170,6 +174,11 @@ impl State {
         }
         if state.data_hash != fresh.data_hash {
             return Err(other("other data or another tokenizer"));
+        }
+        if state.model_hash != fresh.model_hash && !state.model_hash.is_empty() {
+            let started =
+                format!("it started from other weights or another config than {} has now", recipe.model.path);
+            return Err(other("another model").found(started));
         }
         load_weights(dir, run)?;
         if let Some(Training { m, v, .. }) = &run.model.params.training {

@@ -166,7 +166,7 @@ fn a_metric_that_cannot_choose_a_model_is_refused_before_the_run() {
     refused(d, "mask", &[], &["no metric of mask"]);
     let pairs = "pair = \"pair\"\nlabel = \"\"\n";
     write(d, "similar", "similar", "similar.csv", pairs, &(by("hits_10") + contrastive));
-    refused(d, "similar", &[], &["of 4 pairs", "nearest ten"]);
+    refused(d, "similar", &[], &["of 6 pairs", "nearest ten"]);
 
     // Examples decide what can be told.
     let csv = |name: &str, rows: &[(&str, &str)]| {
@@ -302,4 +302,50 @@ fn a_gain_of_adapting_has_the_direction_of_the_score() {
     assert!(said.contains("different models") && said.contains("model.safetensors"), "{said}");
     let said = ok("adapt", tempra(d, &["adapt", "text.toml", "same.toml", "-q"]));
     assert!(said.contains("lower is better"), "{said}");
+}
+
+/// A run folder keeps which model it started from: other weights or another config under the same path are not taken for it.
+#[test]
+fn a_finished_run_is_not_reported_for_another_model() {
+    let dir = setting();
+    let d = dir.path();
+    write(d, "task", "regress", "regress.csv", "", "");
+    write(d, "text", "mask", "text.txt", "", "");
+    train(d, "task", &[]);
+    let change = |name: &str, f: &dyn Fn(&mut Vec<u8>)| {
+        let path = d.join("base").join(name);
+        let before = std::fs::read(&path).unwrap();
+        let mut bytes = before.clone();
+        f(&mut bytes);
+        assert_ne!(bytes, before);
+        std::fs::write(&path, bytes).unwrap();
+        let out = tempra(d, &["train", "task.toml"]);
+        let said = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert_eq!(out.status.code(), Some(2), "{name}: {said}");
+        assert!(["another model", "base", "--fresh"].iter().all(|w| said.contains(w)), "{name}: {said}");
+        std::fs::write(&path, before).unwrap();
+        assert!(train(d, "task", &[]).contains("finished before"));
+    };
+    // The lowest bit of the last weight.
+    change("model.safetensors", &|b| {
+        let at = b.len() - 4;
+        b[at] ^= 1;
+    });
+    change("config.json", &|b| {
+        let text = String::from_utf8(b.clone()).unwrap();
+        *b = text.replace("\"hidden_dropout_prob\": 0.1", "\"hidden_dropout_prob\": 0.2").into_bytes();
+    });
+
+    // The task without an adapted encoder and with one that is no more.
+    write(d, "other", "regress", "regress.csv", "", "");
+    let adapt = |set: &[&str]| tempra(d, &[&["adapt", "text.toml", "other.toml", "-q"], set].concat());
+    ok("adapt", adapt(&[]));
+    ok("adapt", adapt(&[]));
+    std::fs::remove_dir_all(d.join("text")).unwrap();
+    let text = std::fs::read_to_string(d.join("text.toml")).unwrap().replace("seed = 5", "seed = 6");
+    std::fs::write(d.join("text.toml"), text).unwrap();
+    let out = adapt(&[]);
+    let said = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert_eq!(out.status.code(), Some(2), "{said}");
+    assert!(said.contains("another model") && said.contains("text/model"), "{said}");
 }
