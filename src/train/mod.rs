@@ -195,6 +195,9 @@ pub fn train(
     optimizer.loss_scale = (recipe.precision == recipe::Precision::F16).then(LossScale::default);
     observer.event(&Event::Prepared(&describe(&run, epochs.total())));
     run.warnings.iter().for_each(|w| observer.event(&Event::Warning(w)));
+    if let Some(warning) = recipe.optim.idle(epochs.total()) {
+        observer.event(&Event::Warning(&warning));
+    }
     for warning in &run.weights.warnings {
         observer.event(&Event::Warning(&Error::model(warning).at(&recipe.model.path)));
     }

@@ -167,6 +167,15 @@ fn keys_that_several_tasks_do_not_read_are_named() {
     let keys: Vec<&str> =
         found.iter().map(|w| w.split(": ").nth(1).unwrap().split(' ').next().unwrap()).collect();
     assert_eq!(keys, ["data.train", "data.validation_fraction", "tag.strict"], "{found:?}");
+    // They are no contradictions to a task of classes, which this is not.
+    for (key, value) in [
+        ("data.classes", "[\"no\", \"yes\"]"),
+        ("loss.label_smoothing", "0.1"),
+        ("regress.standardize", "false"),
+    ] {
+        let found = warned(dir.path(), top, &[(key, value)]);
+        assert!(found.iter().any(|w| w.contains(&format!("{key} has no effect here"))), "{found:?}");
+    }
     std::fs::write(dir.path().join("multi.toml"), top).unwrap();
     let said = ok("multi", tempra(dir.path(), &["train", "multi.toml", "--json"]));
     let events: Vec<Value> = said.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
@@ -229,6 +238,15 @@ fn runs_that_train_nothing_are_refused() {
     }
     let (code, said, _) = run("warm", by_epochs("classify", "classify.csv"), &["optim.warmup_steps=10"]);
     assert_eq!(code, Some(0), "{said}");
+    assert!(!said.contains("nothing is trained"), "{said}");
+    // One step, which is all warm-up.
+    for set in ["optim.warmup_steps=1", "optim.warmup_ratio=0.1"] {
+        let (code, said, _) =
+            run("one", recipe("tag", "tag.conll", "stride = 4\n", "one"), &["train.max_steps=1", set]);
+        assert_eq!(code, Some(0), "{said}");
+        assert!(said.contains("warning: the learning rate is 0 in every step: nothing is trained"), "{said}");
+        std::fs::remove_dir_all(dir.path().join("one")).unwrap();
+    }
 }
 
 /// Options of the command line that a model has no use for are named; the results are those without them.

@@ -210,7 +210,8 @@ fn data(recipe: &Recipe, r: &mut Reader<'_>) {
             e.expected("two classes or more")
         });
     }
-    let classes = [Task::Classify, Task::Multilabel, Task::Tag].contains(&recipe.task);
+    // Of several tasks each says this for itself: at the top it has no effect, which is warned about.
+    let classes = [Task::Classify, Task::Multilabel, Task::Tag, Task::Multi].contains(&recipe.task);
     if !classes && !d.classes.is_empty() {
         r.complain(&["data.classes", "task"], "numbers have no classes", |e| {
             e.hint("leave out data.classes, or set task = \"classify\"")
@@ -311,7 +312,7 @@ fn schedule(o: &Optim, max_steps: Option<u64>, r: &mut Reader<'_>) {
 
 fn loss(recipe: &Recipe, r: &mut Reader<'_>) {
     let l = &recipe.loss;
-    if ![Task::Classify, Task::Multilabel, Task::Tag].contains(&recipe.task) {
+    if ![Task::Classify, Task::Multilabel, Task::Tag, Task::Multi].contains(&recipe.task) {
         let asks = [
             ("loss.label_smoothing", l.label_smoothing > 0.0),
             ("loss.class_weights", l.class_weights.is_some()),

@@ -476,6 +476,17 @@ impl Optim {
             .found(format!("{warmup} + {decay}"))
             .hint("lower optim.warmup_steps (and optim.decay_steps), or raise train.epochs"))
     }
+    /// A warning if the learning rate is 0 in each of so many steps, as in a run of one step that is all warm-up.
+    pub fn idle(&self, total_steps: u64) -> Option<Error> {
+        let schedule = self.schedule(total_steps);
+        let idle = total_steps > 0 && (0..total_steps).all(|step| schedule.factor(step) == 0.0);
+        idle.then(|| {
+            Error::usage("the learning rate is 0 in every step: nothing is trained")
+                .expected("a run that is longer than its warm-up")
+                .found(format!("warm-up of {} in a run of {total_steps}", schedule.warmup_steps))
+                .hint("lower optim.warmup_steps or optim.warmup_ratio, or train for more steps")
+        })
+    }
     /// The steps of warm-up and decay if they are more than these.
     fn longer_than(&self, total_steps: u64) -> Option<[u64; 2]> {
         let warmup = self.schedule(total_steps).warmup_steps;
