@@ -59,6 +59,14 @@ impl Task for Answer {
     fn meter(&self, set: &TokenSet) -> Box<dyn Meter> {
         Box::new(Found::new(self.search, set))
     }
+    /// What is 0 for a model that answers every question.
+    fn uninformative(&self, metric: &str, set: &TokenSet) -> Result<Option<String>> {
+        let Origin::Contexts(contexts) = &set.origin else { return Ok(None) };
+        let only_unanswered = contexts.questions.iter().all(|q| q.impossible);
+        let zero = metric.starts_with("NoAns") || (only_unanswered && metric != "loss");
+        let why = "the model answers every question, since no training question is without an answer";
+        Ok((zero && !self.search.impossible).then(|| why.to_owned()))
+    }
 }
 
 /// An answer that may be the right one.
@@ -239,10 +247,13 @@ impl Found {
                 let gold: Vec<&str> = question.answers.iter().map(|a| a.text.as_str()).collect();
                 let mut texts = found.candidates.iter().map(|c| c.text.as_str());
                 let best = texts.find(|t| !t.is_empty()).unwrap_or("");
-                match found.null_odds.filter(|_| self.search.impossible) {
-                    Some(odds) => answers.add_with_odds(best, &gold, odds, self.search.null_threshold),
-                    None => answers.add(&found.answer, &gold),
-                };
+                if self.search.impossible {
+                    // Of a question of which nothing is known yet, "no answer" is certain.
+                    let odds = found.null_odds.unwrap_or(f64::INFINITY);
+                    answers.add_with_odds(best, &gold, odds, self.search.null_threshold);
+                } else {
+                    answers.add(&found.answer, &gold);
+                }
                 answers.add_loss(loss, windows);
                 answers
             };

@@ -164,3 +164,38 @@ fn training_decides_whether_a_question_may_have_no_answer() {
         assert_eq!(out.status.code(), Some(2), "a setting without effect");
     }
 }
+
+/// Every score that a validation of a run prints can choose its model; one that is always 0 cannot.
+#[test]
+fn scores_of_questions_without_an_answer_choose_a_model_where_it_may_give_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    prepared(dir, &golden("bert/a"));
+    squad(&dir.join("both.json"), |_| true, right);
+    squad(&dir.join("answered.json"), |q| q.2.is_some(), right);
+    squad(&dir.join("unanswered.json"), |q| q.2.is_none(), right);
+    let run = |train: &str, validation: &str, metric: &str| {
+        let more = format!("stride = 2\nvalidation = \"{validation}.json\"\n");
+        let text = recipe("answer", &format!("{train}.json"), &more, "run");
+        std::fs::write(dir.join("answer.toml"), text + &format!("best_metric = \"{metric}\"\n")).unwrap();
+        tempra(dir, &["train", "answer.toml", "-q", "--fresh"])
+    };
+    for metric in ["best_f1", "best_exact", "NoAns_f1", "f1"] {
+        ok(metric, run("both", "both", metric));
+        let metrics = read(&dir.join("run/metrics.json"));
+        assert_eq!(metrics["best"]["metric"], json!(metric));
+        assert_eq!(metrics["best"]["value"], metrics[metric]);
+    }
+    let always = [
+        ("answered", "both", "NoAns_f1"),
+        ("answered", "both", "NoAns_exact"),
+        ("answered", "unanswered", "f1"),
+        ("answered", "unanswered", "exact"),
+    ];
+    for (train, validation, metric) in always {
+        let out = run(train, validation, metric);
+        let said = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert_eq!(out.status.code(), Some(2), "{train} {validation} {metric}: {said}");
+        assert!(said.contains("no training question is without an answer"), "{said}");
+    }
+}
