@@ -97,6 +97,9 @@ pub fn run(matches: &ArgMatches) -> Result<i32> {
     if *outputs == Outputs::Span {
         prepared.abstains().1.into_iter().for_each(|unsure| voice.note(unsure));
     }
+    if let Outputs::Tags(names) = outputs {
+        prepared.odd_labels(names).into_iter().for_each(|odd| voice.warn(odd));
+    }
     let mut meter = task.meter(&set);
     let mut batches = prepared.batches(&set, head)?;
     batches.iter_mut().try_for_each(|batch| task.prepare(batch, EVALUATION))?;

@@ -30,11 +30,9 @@ pub fn tags(
 ) -> Result<String> {
     let path = file(text(matches, "input").unwrap_or_default())?;
     let destination = Destination::of(text(matches, "output"))?;
-    let (format, strict, others) = prepared.tag_format(names);
+    let (format, strict, _) = prepared.tag_format(names);
     let voice = Voice::of(matches);
-    if !others.is_empty() {
-        voice.warn(format!("labels without a letter of the tag scheme are read as O: {}", others.join(", ")));
-    }
+    prepared.odd_labels(names).into_iter().for_each(|odd| voice.warn(odd));
     let sentences = prepared.sentences(path, None, (format, strict))?;
     let words: Vec<Vec<String>> = sentences.iter().map(|s| s.sentence.words.clone()).collect();
     let set = Words::build(prepared.tokenizer(), &words, None, prepared.max_length, prepared.stride())?;

@@ -74,6 +74,23 @@ impl Prepared {
         }
     }
 
+    /// What to say of labels of a tagger that are not read as their names suggest.
+    pub fn odd_labels(&self, labels: &[String]) -> Option<String> {
+        let (_, _, others) = self.tag_format(labels);
+        if !others.is_empty() {
+            let others = others.join(", ");
+            return Some(format!("labels without a letter of the tag scheme are read as O: {others}"));
+        }
+        if self.noted.word("scheme").is_some() {
+            return None;
+        }
+        let (label, right) = TagFormat::misspelt(labels.iter().map(String::as_str))?;
+        Some(format!(
+            "every word is taken for an entity of its own, since the model's labels are not written as tags of a scheme: \
+             {label:?}; with {right:?} and so on in id2label of its config.json words are joined to entities"
+        ))
+    }
+
     /// The sentences of a file, with tags if `label` names them.
     ///
     /// # Errors

@@ -55,6 +55,30 @@ impl TagFormat {
         };
         Self::Spans { scheme, affix }
     }
+    /// Of tags that are classes of words but look like spans in a scheme written otherwise (`B_PER`, `b-per`): one of them, and how
+    /// it would have to be written.
+    pub fn misspelt<'a>(tags: impl IntoIterator<Item = &'a str>) -> Option<(String, String)> {
+        let tags: BTreeSet<&str> = tags.into_iter().filter(|t| !t.eq_ignore_ascii_case("O")).collect();
+        if Self::of_tags(tags.iter().copied()) != Self::Words {
+            return None;
+        }
+        let mark = |c: char| "-_:/.|".contains(c);
+        let cut = |tag: &'a str, affix: Affix| {
+            let mut chars = tag.chars();
+            let (letter, rest) = match affix {
+                Affix::Prefix => (chars.next()?, chars.as_str().strip_prefix(mark)?),
+                Affix::Suffix => (chars.next_back()?, chars.as_str().strip_suffix(mark)?),
+            };
+            // Some files have M for I.
+            let letter = letter.to_ascii_uppercase();
+            let found = ("BIMESLU".contains(letter) && !rest.is_empty()).then_some((letter, rest))?;
+            Some((tag, affix, found))
+        };
+        let all = |affix| tags.iter().map(|t| cut(t, affix)).collect::<Option<Vec<_>>>();
+        let cuts = all(Affix::Prefix).or_else(|| all(Affix::Suffix))?;
+        let first = cuts.into_iter().find(|(_, _, (letter, _))| *letter == 'B');
+        first.map(|(tag, affix, (letter, label))| (tag.to_owned(), affix.join(letter, label)))
+    }
     /// The format of a model's labels, and those of them that bear no letter of it (`[CLS]`, `X`), which are read as `O`. Where
     /// these are most of the labels, all are classes of words.
     pub fn of_labels(labels: &[String]) -> (Self, Vec<&str>) {

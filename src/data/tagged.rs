@@ -118,7 +118,7 @@ pub fn read_tagged(
     on_bad: OnBadRow,
 ) -> Result<(Vec<Examples<TaggedText>>, TagFormat)> {
     let files: Vec<Raw> = paths.iter().map(|path| raw(path, source, on_bad)).collect::<Result<_>>()?;
-    let format = format_of(&files, source);
+    let format = format_of(&files, source, paths)?;
     let read = |(file, path): (Raw, &&Path)| match file {
         Raw::Texts(found) => with(found, |s| {
             let (sentence, ranges) = s.sentence(format)?;
@@ -154,7 +154,7 @@ fn raw(path: &Path, source: &TagSource, on_bad: OnBadRow) -> Result<Raw> {
     Ok(Raw::Sentences(read_sentences(path, &columns, on_bad)?, columns))
 }
 
-fn format_of(files: &[Raw], source: &TagSource) -> TagFormat {
+fn format_of(files: &[Raw], source: &TagSource, paths: &[&Path]) -> Result<TagFormat> {
     let sentences = files.iter().filter_map(|file| match file {
         Raw::Sentences(found, _) => Some(&found.items),
         Raw::Texts(_) => None,
@@ -165,18 +165,37 @@ fn format_of(files: &[Raw], source: &TagSource) -> TagFormat {
         of_files.chain(source.classes).map(String::as_str)
     };
     let strict = match source.rule {
-        TagRule::Format { format, .. } => return format,
-        TagRule::Scheme(scheme) => return TagFormat::in_scheme(scheme, tags()),
+        TagRule::Format { format, .. } => return Ok(format),
+        TagRule::Scheme(scheme) => return Ok(TagFormat::in_scheme(scheme, tags())),
         TagRule::Auto { strict } => strict,
     };
     let found = TagFormat::of_tags(tags());
-    let TagFormat::Spans { scheme: Scheme::Iob2, affix } = found else { return found };
+    let TagFormat::Spans { scheme: Scheme::Iob2, affix } = found else {
+        return match TagFormat::misspelt(tags()) {
+            Some(misspelt) => Err(unread(misspelt, paths)),
+            None => Ok(found),
+        };
+    };
     if sentences().all(|s| Scheme::Iob2.check_of(&s.tags, affix).is_ok()) {
-        return found;
+        return Ok(found);
     }
     // Where some spans begin with B and others with I, all readers but strict ones agree.
     let iob1 = sentences().all(|s| only_inner_b(&s.tags, affix));
-    if strict && !iob1 { found } else { TagFormat::Spans { scheme: Scheme::Iob1, affix } }
+    Ok(if strict && !iob1 { found } else { TagFormat::Spans { scheme: Scheme::Iob1, affix } })
+}
+
+/// The error of tags that look like spans, but would be taken for classes of words.
+fn unread((tag, right): (String, String), paths: &[&Path]) -> Error {
+    let e = Error::data("the tags look like those of spans, but are written otherwise")
+        .expected(format!("{right:?}, and \"O\" for a word outside of all spans"))
+        .found(format!("{tag:?}"))
+        .hint(format!(
+            "write {right} for {tag} and so on; to score every word by itself, set tag.scheme = \"none\""
+        ));
+    match paths.first() {
+        Some(path) => e.at(path),
+        None => e,
+    }
 }
 
 fn with<T, U>(found: Examples<T>, f: impl Fn(T) -> Result<U>) -> Result<Examples<U>> {

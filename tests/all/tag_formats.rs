@@ -114,6 +114,20 @@ fn a_format_is_told_by_all_tags() {
     let known = labels("O B-PER I-PER L-PER U-PER X [CLS]");
     assert_eq!(TagFormat::of_labels(&known), (spans(Scheme::Bilou, prefix), vec!["X", "[CLS]"]));
     assert_eq!(TagFormat::of_labels(&labels("B-x NOUN VERB ADJ ADP")), (TagFormat::Words, vec![]));
+    // Spans in a scheme that is written in another way; not names that only begin or end so.
+    let misspelt = |text: &str| TagFormat::misspelt(text.split(' '));
+    for (tags, tag, right) in [
+        ("O B_PER I_PER", "B_PER", "B-PER"),
+        ("o b-per i-per", "b-per", "B-per"),
+        ("O PER_B PER_I LOC_B", "LOC_B", "LOC-B"),
+        ("O B/x M/x E/x S/x", "B/x", "B-x"),
+    ] {
+        assert_eq!(misspelt(tags), Some((tag.to_owned(), right.to_owned())), "{tags}");
+    }
+    for tags in ["O B-PER I-PER", "B_x NOUN", "S_x U_x", "BE_x IN_x", "B I O", "NOUN VERB", "LABEL_0 LABEL_1"]
+    {
+        assert_eq!(misspelt(tags), None, "{tags}");
+    }
     // "PER" bears no letter: nothing is cut from it.
     assert_eq!(spans(Scheme::Iob2, prefix).spans(&["PER", "ORG"]), []);
 }
@@ -363,6 +377,48 @@ fn all_files_together_tell_the_scheme() {
     let out = tempra(dir, &["train", "run.toml", "-q", "--fresh", "--set", "data.classes=[]"]);
     let said = String::from_utf8_lossy(&out.stderr).into_owned();
     assert!(out.status.code() == Some(3) && said.contains(".conll:"), "{said}");
+}
+
+/// Tags such as B_PER would be scored word by word, as if they were parts of speech: their accuracy is no F1 of entities.
+#[test]
+fn spans_in_another_spelling_are_not_taken_for_classes_of_words() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    prepared(dir, &golden("bert/a"));
+    let tag = |w: &str| if w == "Alice" { "B_PER" } else { "O" };
+    tag_file(&dir.join("under.conll"), &tag);
+    let line = |i: u32| json!({ "tokens": ["Alice", "Bob", i.to_string()], "tags": ["b-per", "i-per", "o"] });
+    let lines: String = (0..12).map(|i| format!("{}\n", line(i))).collect();
+    std::fs::write(dir.join("lower.jsonl"), lines).unwrap();
+    let keys = "stride = 2\ntext = \"tokens\"\nlabel = \"tags\"\n";
+    for (file, more, right) in [
+        ("under.conll", "stride = 2\n", "write B-PER for B_PER"),
+        ("lower.jsonl", keys, "write B-per for b-per"),
+    ] {
+        std::fs::write(dir.join("run.toml"), recipe("tag", file, more, "run")).unwrap();
+        let out = tempra(dir, &["train", "run.toml", "-q"]);
+        let said = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert!(out.status.code() == Some(3) && said.contains(right), "{file}: {said}");
+        assert!(!dir.join("run/model").exists());
+        // A person may want them word by word; what training found is not doubted afterwards.
+        ok(file, tempra(dir, &["train", "run.toml", "-q", "--fresh", "--set", "tag.scheme=none"]));
+        let (_, said) = both(dir, file);
+        assert!(!said.contains("id2label"), "{said}");
+        // A model from elsewhere with such labels.
+        std::fs::remove_file(dir.join("run/model/tempra.json")).unwrap();
+        let (scores, said) = both(dir, file);
+        assert!(said.matches("id2label").count() == 2, "{said}");
+        assert!(scores["scores"]["f1"] == scores["scores"]["accuracy"], "{scores}");
+        std::fs::remove_dir_all(dir.join("run")).unwrap();
+    }
+}
+/// What `eval` gives, and what it and `predict` say beside.
+fn both(dir: &Path, file: &str) -> (Value, String) {
+    let eval = tempra(dir, &["eval", "run/model", file, "--json"]);
+    let predict = tempra(dir, &["predict", "run/model", file]);
+    let said = [&eval.stderr, &predict.stderr].map(|e| String::from_utf8_lossy(e).into_owned()).concat();
+    ok("predict", predict);
+    (serde_json::from_str(&ok("eval", eval)).unwrap(), said)
 }
 
 /// Words are cut alike whatever spans a file has, so that a file of spans scores what `predict` gives.
