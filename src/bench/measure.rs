@@ -148,6 +148,11 @@ impl<'a> Workbench<'a> {
     pub fn with_clock(self, clock: &'a dyn Clock) -> Workbench<'a> {
         Workbench { clock, ..self }
     }
+    /// The same bench with operands for a cache of so many bytes, instead of the machine's.
+    #[must_use]
+    pub fn with_cache_bytes(self, cache: u64) -> Workbench<'a> {
+        Workbench { cache, ..self }
+    }
     /// What measures time here.
     pub fn clock(&self) -> &'a dyn Clock {
         self.clock
