@@ -97,17 +97,16 @@ fn steps(run: &Path) -> Vec<u64> {
     names.filter_map(|n| n.strip_prefix("checkpoint-")?.parse().ok()).collect()
 }
 
-/// Every system call that changes the disk during a whole run fails once; of a second run each sixth.
+/// System calls that change the disk during a whole run fail, one in each run; `TEMPRA_FAULT_STRIDE=1` tries all.
 #[test]
 fn any_one_failed_operation_of_a_run_ends_well_and_a_rerun_gives_the_same_bits() {
     let faults = [Fault::Os(28), Fault::Os(5), Fault::Short, Fault::Os(24), Fault::Os(13)];
-    for (task, name, higher, stride) in [("regress", "mse", false, 1), ("tag", "f1", true, 6)] {
+    let stride = std::env::var("TEMPRA_FAULT_STRIDE").ok().and_then(|v| v.parse().ok()).unwrap_or(4);
+    for (task, name, higher) in [("regress", "mse", false), ("tag", "f1", true)] {
         let dir = setting("max_steps = 2\neval_every = 1\nsave_every = 2\nlog_every = 1\n");
         let dir = dir.path();
         let count = disk();
-        let begun = std::time::Instant::now();
         let whole = train(dir, task, "whole", &count, |_| ()).unwrap();
-        println!("{:?}", begun.elapsed());
         let operations = count.0.count.load(SeqCst);
         assert!(operations > 60, "{operations}");
         let (bits, metrics) = (weights(&whole.model), read(&dir.join("whole/metrics.json")));
@@ -140,7 +139,7 @@ fn any_one_failed_operation_of_a_run_ends_well_and_a_rerun_gives_the_same_bits()
             fs::remove_dir_all(dir.join("run")).unwrap();
         }
         println!(
-            "{task}: {operations} operations failed once: {ended} runs ended, {refused} stopped and went on"
+            "{task}: {operations} operations; with one failure {ended} runs ended, {refused} stopped and went on"
         );
         // Saves make most of them, and are made good within the run.
         assert!(ended > refused, "{ended} and {refused}");
