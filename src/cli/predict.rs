@@ -71,7 +71,13 @@ pub fn run(matches: &ArgMatches) -> Result<i32> {
     let (voice, start) = (Voice::of(matches), Instant::now());
     let input = text(matches, "input").unwrap_or_default();
     let json = json_lines(matches)?;
-    let destination = Destination::of(text(matches, "output"))?;
+    let destination =
+        Destination::of(text(matches, "output")).map_err(|e| match text(matches, "output") {
+            Some(folder) if Path::new(folder).is_dir() => e.hint(
+                "give -o the name of a file; for answers to questions, of a folder that is not there yet",
+            ),
+            _ => e,
+        })?;
     destination.spare([Path::new(input)])?;
     let prepared = Prepared::new(matches, &voice)?;
     destination.spare([prepared.dir.as_path()])?;
