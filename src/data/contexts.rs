@@ -56,7 +56,7 @@ impl Contexts {
                     let bytes = answer.map(|a| a.byte as u32..(a.byte + a.text.len()) as u32);
                     set.spans.push(bytes.and_then(|b| place.span(b)).unwrap_or([place.cls; 2]));
                 }
-                set.push(&window.ids, &window.types, 0, tokenizer.unknowns(&window.ids))?;
+                set.push(&window.ids, &tokenizer.types(&window.types), 0, tokenizer.unknowns(&window.ids))?;
                 all.windows.push(place);
             }
         }

@@ -67,7 +67,7 @@ fn push(set: &mut TokenSet, tokenizer: &Tokenizer, window: &Window) -> Result<()
     // A special token has a word of its own in some tokenizers.
     let word = |(word, part): (&Option<u32>, &Option<u8>)| part.and(*word).unwrap_or(IGNORED);
     set.words.extend(window.words.iter().zip(&window.part).map(word));
-    set.push(&window.ids, &window.types, 0, tokenizer.unknowns(&window.ids))
+    set.push(&window.ids, &tokenizer.types(&window.types), 0, tokenizer.unknowns(&window.ids))
 }
 
 impl Documents {

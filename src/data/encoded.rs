@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::text::{Encoding, Tokenizer};
 
 /// Goes into the key and the file: a change of either's meaning needs a new number.
-const VERSION: &[u8; 16] = b"tempra tokens 1\n";
+const VERSION: &[u8; 16] = b"tempra tokens 2\n";
 /// Rows encoded at a time, so that their intermediate forms never stand in memory all at once.
 const CHUNK: usize = 4096;
 const HASH: usize = blake3::OUT_LEN;
@@ -138,7 +138,12 @@ impl TokenSet {
                 set.cuts.push(pair[0].ids.len() as u32);
                 let both = |f: fn(&Encoding) -> &Vec<u32>| [f(&pair[0]).as_slice(), f(&pair[1])].concat();
                 let sum = |f: fn(&Encoding) -> u32| f(&pair[0]) + f(&pair[1]);
-                set.push(&both(|e| &e.ids), &both(|e| &e.types), sum(|e| e.lost), sum(|e| e.unknown))?;
+                set.push(
+                    &both(|e| &e.ids),
+                    &tokenizer.types(&both(|e| &e.types)),
+                    sum(|e| e.lost),
+                    sum(|e| e.unknown),
+                )?;
             }
         }
         Ok(set)
@@ -185,7 +190,7 @@ impl TokenSet {
         for chunk in rows.chunks(CHUNK) {
             let items: Vec<_> = chunk.iter().map(|r| (r.text.as_str(), r.pair.as_deref())).collect();
             for Encoding { ids, types, lost, unknown, .. } in tokenizer.encode_batch(&items, max_length)? {
-                set.push(&ids, &types, lost, unknown)?;
+                set.push(&ids, &tokenizer.types(&types), lost, unknown)?;
             }
         }
         Ok(set)

@@ -93,7 +93,7 @@ impl Words {
             for (w, window) in windows.into_iter().enumerate() {
                 let start = set.ids.len();
                 all.sentence.push(i as u32);
-                set.push(&window.ids, &window.types, 0, tokenizer.unknowns(&window.ids))?;
+                set.push(&window.ids, &tokenizer.types(&window.types), 0, tokenizer.unknowns(&window.ids))?;
                 if let Some(tags) = tags.get(i) {
                     set.tags.resize(set.ids.len(), IGNORED);
                     for &(t, word) in &all.heads[first + w] {

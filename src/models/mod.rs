@@ -452,7 +452,8 @@ impl Model {
         let mut config: serde_json::Map<String, Value> =
             serde_json::from_slice(bytes.unwrap_or(b"{}")).map_err(wrong)?;
         // XLNet's tokenizer gives no segments unless it is told to, and without them the model computes something else.
-        config.insert("model_input_names".into(), json!(["input_ids", "token_type_ids", "attention_mask"]));
+        let names = json!(["input_ids", "token_type_ids", "attention_mask"]);
+        config.entry("model_input_names").or_insert(names);
         config.entry("tokenizer_class").or_insert("XLNetTokenizer".into());
         serde_json::to_vec_pretty(&config).map(Some).map_err(wrong)
     }

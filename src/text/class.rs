@@ -76,10 +76,7 @@ impl Class {
             return Ok(of_model);
         }
         let places = [(tokenizer, path), (model, dir.join("config.json"))];
-        let found = places.iter().find_map(|(v, path)| {
-            let name = v.get("tokenizer_class").filter(|v| !v.is_null() && v.as_str() != Some(""))?;
-            Some((name, path))
-        });
+        let found = places.iter().find_map(|(v, path)| Some((class_name(v)?, path)));
         let Some((name, path)) = found else { return Ok(of_model) };
         let word = name.as_str().unwrap_or_default();
         let word = word.strip_suffix("Fast").unwrap_or(word);
@@ -90,6 +87,30 @@ impl Class {
                 .expected(NAMES.iter().map(|n| n.0).collect::<Vec<_>>().join(", "))
                 .hint(RESAVE)),
         }
+    }
+
+    /// Whether the model is given token types: where `model_input_names` lists them, else where the class gives them.
+    /// XLNet is given them unless its files say otherwise: [`Model::tokenizer_config`](crate::models::Model::tokenizer_config)
+    /// saves that.
+    ///
+    /// # Errors
+    /// [`Kind::Model`](crate::error::Kind::Model) if `model_input_names` is not a list.
+    pub(super) fn gives_types(self, tokenizer: &Value, model: &Value, dir: &Path) -> Result<bool> {
+        match tokenizer.get("model_input_names") {
+            None => {}
+            Some(Value::Array(names)) => return Ok(names.iter().any(|n| n == "token_type_ids")),
+            Some(other) => {
+                return Err(Error::model("`model_input_names` is not a list of names")
+                    .at(dir.join("tokenizer_config.json"))
+                    .expected(r#"such as ["input_ids", "token_type_ids", "attention_mask"]"#)
+                    .found(other.to_string().chars().take(80).collect::<String>()));
+            }
+        }
+        let named = [tokenizer, model].into_iter().find_map(class_name).and_then(Value::as_str);
+        Ok(match self {
+            Class::Bert => !named.is_some_and(|name| name.starts_with("DistilBert")),
+            _ => model.get("model_type").is_some_and(|kind| kind == "xlnet"),
+        })
     }
 
     /// The name in transformers.
@@ -165,6 +186,11 @@ impl Class {
             Class::File => &[],
         }
     }
+}
+
+/// The class that a file names.
+fn class_name(file: &Value) -> Option<&Value> {
+    file.get("tokenizer_class").filter(|v| !v.is_null() && v.as_str() != Some(""))
 }
 
 /// What makes a folder of any tokenizer one that tempra reads.

@@ -8,7 +8,7 @@ use std::path::Path;
 use serde_json::{Map, Value};
 use tokenizers::models::wordpiece::WordPiece;
 use tokenizers::processors::PostProcessorWrapper;
-use tokenizers::utils::truncation::TruncationDirection;
+use tokenizers::utils::truncation::{TruncationDirection, TruncationParams};
 use tokenizers::{AddedToken, ModelWrapper, NormalizerWrapper, PostProcessor, PreTokenizerWrapper};
 
 use super::build::{self, Built, Pieces};
@@ -41,6 +41,8 @@ struct Folder<'a> {
     dir: &'a Path,
     files: Vec<(&'static str, Vec<u8>)>,
     class: Class,
+    /// Whether the model is given token types.
+    types: bool,
     /// `tokenizer_config.json`, an object.
     config: Value,
     /// `special_tokens_map.json`; null if there is none, as for the others.
@@ -90,6 +92,7 @@ impl Tokenizer {
         let limit = ["model_max_length", "max_len"].into_iter().find_map(|key| folder.config.get(key));
         let tokenizer = Tokenizer {
             direction,
+            gives_types: folder.types,
             model_max_length: limit
                 .and_then(Value::as_f64)
                 .filter(|n| (1.0..MAX_MAX_LENGTH).contains(n))
@@ -184,7 +187,7 @@ impl<'a> Folder<'a> {
                 _ => None,
             }
         };
-        let class = Class::named(&config, &model, dir)?;
+        let named = Class::named(&config, &model, dir)?;
         let nothing = |expected: String| {
             Error::model("no tokenizer in the model folder")
                 .at(dir)
@@ -192,7 +195,7 @@ impl<'a> Folder<'a> {
                 .found(if files.is_empty() { "none of them".into() } else { names(&files) })
                 .hint("save the tokenizer beside the model: tokenizer.save_pretrained(folder)")
         };
-        let Some(class) = class.or_else(guess) else {
+        let Some(class) = named.or_else(guess) else {
             return Err(nothing(
                 "tokenizer.json, vocab.txt, vocab.json with merges.txt, or spiece.model".into(),
             ));
@@ -202,7 +205,9 @@ impl<'a> Folder<'a> {
             let or = if older.is_empty() { String::new() } else { format!(", or {}", older.join(" with ")) };
             return Err(nothing(format!("{FILE}{or}, of which a {} is read", class.name())));
         }
-        Ok(Folder { dir, class, config, map: map?, added: added?, file, files })
+        // Without a name there is nothing to go by, and the template counts.
+        let types = named.map(|class| class.gives_types(&config, &model, dir)).transpose()?.unwrap_or(true);
+        Ok(Folder { dir, class, types, config, map: map?, added: added?, file, files })
     }
 
     fn find(&self, name: &str) -> Option<&[u8]> {
@@ -345,17 +350,21 @@ impl<'a> Folder<'a> {
         if !self.file.is_null() && self.says(inner, template) {
             return Ok(());
         }
+        // From which side texts are cut may stand there alone.
+        let truncation: Option<TruncationParams> =
+            serde_json::from_value(self.file["truncation"].clone()).unwrap_or_default();
         let write = |inner: &tokenizers::Tokenizer, template: &PostProcessorWrapper| {
             let mut whole = inner.clone();
             whole.with_post_processor(Some(template.clone()));
+            whole.with_truncation(truncation.clone()).map_err(|e| unusable(&self.path())(e.to_string()))?;
             whole.to_string(true).map_err(|e| unusable(&self.path())(e.to_string()))
         };
         let bytes = write(inner, template)?.into_bytes();
         let file = json(&bytes, &self.dir.join(FILE))?;
         let files: Vec<_> = self.files.iter().filter(|f| f.0 != FILE).cloned().collect();
-        let Folder { dir, class, config, map, added, .. } = &*self;
+        let Folder { dir, class, types, config, map, added, .. } = &*self;
         let (config, map, added) = (config.clone(), map.clone(), added.clone());
-        let mut saved = Folder { dir, files, class: *class, config, map, added, file };
+        let mut saved = Folder { dir, files, class: *class, types: *types, config, map, added, file };
         saved.files.push((FILE, bytes));
         let again = match saved.build(vocab_size)? {
             (Built { inner, template: Some(template), .. }, _) => write(&inner, &template)?.into_bytes(),

@@ -37,6 +37,8 @@ pub struct Tokenizer {
     /// Put before every text.
     prompt: String,
     direction: TruncationDirection,
+    /// Whether the model is given the types of tokens; see [`Tokenizer::types`].
+    gives_types: bool,
     model_max_length: Option<usize>,
     path: PathBuf,
     /// The files as they were read, in the order of their names; `save` writes them back byte for byte.
@@ -185,6 +187,12 @@ impl Tokenizer {
     /// How many of these ids stand for what the vocabulary does not know.
     pub fn unknowns(&self, ids: &[u32]) -> u32 {
         ids.iter().filter(|&&id| Some(id) == self.unknown).count() as u32
+    }
+
+    /// The types of tokens as the model is given them: zeros where the tokenizer's class or its `model_input_names` leaves
+    /// `token_type_ids` out, as in transformers.
+    pub fn types<'t>(&self, types: &'t [u32]) -> Cow<'t, [u32]> {
+        if self.gives_types { types.into() } else { vec![0; types.len()].into() }
     }
 
     /// The id of the mask token, if there is one.

@@ -120,6 +120,14 @@ fn settings_are_those_of_transformers() {
                     break;
                 }
             }
+            // XLNet is given types unless its files say otherwise, and its saved folders say so.
+            let types = case["types"] == true
+                || all["bases"][case["base"].as_str().unwrap()][0] == "xlnet"
+                    && case["model"].is_null()
+                    && case["config"]["model_input_names"].is_null();
+            if t.types(&[0, 1])[1] != u32::from(types) {
+                wrong.push(format!("{name}{which}: token types given: {}", !types));
+            }
             let limit = t.model_max_length().map_or(Value::Null, |n| n.into());
             if limit != case["model_max_length"] {
                 wrong.push(format!("{name}{which}: model_max_length {limit}"));
@@ -160,13 +168,12 @@ fn predictions_follow_the_settings() {
             fs::copy(golden().join("bert/a").join(file), base.join(file)).unwrap();
         }
         fs::write(base.join("tokenizer_config.json"), model["config"].to_string()).unwrap();
-        let lines: String =
-            rows.iter().map(|r| format!("{}\n", json!({ "text": r, "label": "neutral" }))).collect();
-        fs::write(dir.path().join("rows.jsonl"), lines).unwrap();
-        let said = ok(
-            name,
-            tempra(dir.path(), &["predict", "base", "rows.jsonl", "--format", "jsonl", "--device", "cpu"]),
-        );
+        let second = model["second"].as_str();
+        let line = |r: &&str| format!("{}\n", json!({ "text": r, "label": "neutral", "second": second }));
+        fs::write(dir.path().join("rows.jsonl"), rows.iter().map(line).collect::<String>()).unwrap();
+        let mut args = vec!["predict", "base", "rows.jsonl", "--format", "jsonl", "--device", "cpu"];
+        args.extend(second.iter().flat_map(|_| ["--pair", "second"]));
+        let said = ok(name, tempra(dir.path(), &args));
         let classes = ["p_negative", "p_neutral", "p_positive"];
         for (line, expected) in said.lines().zip(model["probabilities"].as_array().unwrap()) {
             let line: Value = serde_json::from_str(line).unwrap();
@@ -183,7 +190,7 @@ fn predictions_follow_the_settings() {
         ok(name, tempra(dir.path(), &["train", "r.toml", "-q"]));
         let [before, after] = ["base", "run/model"].map(|f| {
             let t = Tokenizer::from_dir(&dir.path().join(f), 200).unwrap();
-            rows.iter().map(|r| t.encode(r, None, 40).unwrap()).collect::<Vec<_>>()
+            rows.iter().map(|r| t.encode(r, second, 40).unwrap()).collect::<Vec<_>>()
         });
         assert_eq!(before, after, "{name}");
     }

@@ -27,7 +27,8 @@ for i, case in enumerate(fixture["cases"]):
         found = encoded(AutoTokenizer.from_pretrained(folder))
     except Exception as e:
         found = {"error": f"{type(e).__name__}: {e}"[:300]}
-    for key in ("ids", "offsets", "pair_ids", "pair_types", "cut", "named"):
+    expected = {**expected, "types": case["types"]}
+    for key in ("ids", "offsets", "pair_ids", "pair_types", "cut", "named", "types"):
         if found.get(key) != expected[key]:
             wrong += 1
             print(f"{case['name']}: {key}\n  {found.get(key, found)}\n  {expected[key]}"[:600])

@@ -5,7 +5,7 @@
 
 A case names a base, changes its files, and says what AutoTokenizer then gives: ids and *byte* offsets of every text in `texts`, ids and
 types of every pair in `pairs`, the ids of the first text cut to CUT tokens. A case that transformers cannot open has an `error`; one that
-tempra refuses although transformers opens it has `refused`, a word of tempra's message.
+tempra refuses although transformers opens it has `refused`, a word of tempra's message. `types` says whether the model is given token types.
 """
 import copy
 import json
@@ -164,6 +164,17 @@ def cases():
     for base in BASES:
         for flags in ({"truncation_side": "left"}, {"model_max_length": 6}, {"max_len": 5}, {"padding_side": "left"}):
             out.append({"name": f"{base}: {json.dumps(flags)}", "base": base, **config(**flags)})
+    # A side that stands in tokenizer.json alone, which other settings have written anew.
+    left = {"truncation": {"direction": "Left", "max_length": 5, "strategy": "LongestFirst", "stride": 0}}
+    for base in BASES:
+        out.append({"name": f"{base}: cut from the left, with an added token", "base": base, "patch": left, **config(additional_special_tokens=["<ent>"])})
+    # Whether the model is given token types.
+    for base in BASES:
+        for names in (["input_ids", "token_type_ids", "attention_mask"], ["input_ids", "attention_mask"]):
+            out.append({"name": f"{base}: model_input_names with {len(names)}", "base": base, **config(model_input_names=names)})
+    for model in ("distilbert", "electra", "albert"):
+        for klass in ("DistilBertTokenizer", "BertTokenizerFast", "PreTrainedTokenizerFast"):
+            out.append({"name": f"{model}: types of a {klass}", "base": "bert", "model": model, **config(tokenizer_class=klass)})
     # Classes and code that tempra does not have, and files that a class cannot read.
     for klass in ("BertJapaneseTokenizer", "BertweetTokenizer", "CamembertTokenizer", "MPNetTokenizer", "GPT2Tokenizer", "RoFormerTokenizer", "NoSuchTokenizer"):
         for c in both(f"bert: {klass}", base="bert", **config(tokenizer_class=klass)):
@@ -224,7 +235,7 @@ def encoded(tok):
     named = {k: tok.convert_tokens_to_ids(str(v)) for k in ("cls_token", "mask_token", "unk_token") if (v := getattr(tok, k)) is not None}
     return {
         "ids": texts["input_ids"], "offsets": spans, "pair_ids": pairs["input_ids"], "pair_types": pairs["token_type_ids"], "cut": cut,
-        "model_max_length": limit, "named": named, "size": len(tok),
+        "model_max_length": limit, "named": named, "size": len(tok), "types": "token_type_ids" in tok.model_input_names,
     }
 
 
@@ -236,7 +247,11 @@ MODEL = {
     "tokenize_chinese_chars": {"tokenize_chinese_chars": False},
     "added_tokens_decoder": {"added_tokens_decoder": {"1": token("[UNK]"), "2": token("[CLS]"), "3": token("[SEP]"), "100": None}},
     "special tokens": {"cls_token": "[SEP]", "sep_token": "[CLS]"},
+    "pairs": {},
+    "pairs without token types": {"model_input_names": ["input_ids", "attention_mask"]},
 }
+# The second text of each row of the pairs.
+SECOND = "this film was not so good"
 ROWS = ["The Movie was GOOD, Café", "this is a NICE place", "a cafe\u0301 for naïve people 東京", "nothing good [MASK] here", "the food is bad"]
 
 
@@ -260,9 +275,10 @@ def logits():
             path.write_text(json.dumps(config), encoding="utf-8")
             tok = AutoTokenizer.from_pretrained(d)
             model = AutoModelForSequenceClassification.from_pretrained(d).eval()
+            second = {"text_pair": SECOND} if name.startswith("pairs") else {}
             with torch.no_grad():
-                rows = [torch.softmax(model(**tok(r, return_tensors="pt", truncation=True)).logits[0].double(), -1).tolist() for r in ROWS]
-            out.append({"name": name, "config": config, "probabilities": [[float(f"{x:.7g}") for x in r] for r in rows]})
+                rows = [torch.softmax(model(**tok(r, **second, return_tensors="pt", truncation=True)).logits[0].double(), -1).tolist() for r in ROWS]
+            out.append({"name": name, "config": config, "second": second.get("text_pair"), "probabilities": [[float(f"{x:.7g}") for x in r] for r in rows]})
     return out
 
 

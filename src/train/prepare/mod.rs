@@ -297,7 +297,8 @@ fn options(recipe: &Recipe, heads: Vec<(String, Outputs)>) -> Options {
 /// separates them by tokens alone; a model without types (DistilBERT) does not look.
 fn fits_types(tokenizer: &Tokenizer, shape: &EncoderConfig, pair: bool) -> Result<()> {
     let types = tokenizer.encode("", pair.then_some(""), tokenizer.special_tokens(pair))?.types;
-    let most = types.into_iter().max().unwrap_or(0) as usize;
+    let types = tokenizer.types(&types);
+    let most = types.iter().copied().max().unwrap_or(0) as usize;
     if shape.types == 0 || most < shape.types {
         return Ok(());
     }
