@@ -11,6 +11,9 @@ use tempra::text::Tokenizer;
 fn setting() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     prepared(dir.path(), &golden("bert/a"));
+    // The two texts of a pair are told apart by type.
+    let config = r#"{"tokenizer_class": "PreTrainedTokenizerFast", "model_input_names": ["input_ids", "token_type_ids"]}"#;
+    std::fs::write(dir.path().join("base/tokenizer_config.json"), config).unwrap();
     dir
 }
 
