@@ -203,6 +203,16 @@ fn every_metric_in_the_table_is_computed() {
     classes.add(0, 0, 0.0).expect("a class");
     labels.add(&[true], &[true], 0.0).expect("fits");
     numbers.add(0.0, 0.0, 0.0);
+    let mut answers = Answers::new(Squad::V2);
+    answers.add_with_odds("cat", &["cat"], -1.0, 0.0);
+    answers.add_with_odds::<&str>("cat", &[], 1.0, 0.0);
+    // The thresholds beside the best scores are settings, not metrics.
+    let answers: Scores = answers
+        .scores()
+        .iter()
+        .filter(|(name, _)| !name.ends_with("_thresh"))
+        .map(|(name, v)| (name.to_owned(), v))
+        .collect();
     let with_curves = |scores: Scores| -> Scores {
         let curves = Curves::new(2).scores(true);
         scores.iter().chain(curves.iter()).map(|(name, v)| (name.to_owned(), v)).collect()
@@ -212,7 +222,7 @@ fn every_metric_in_the_table_is_computed() {
         ("multilabel", with_curves(labels.scores())),
         ("regress", numbers.scores()),
         ("tag", Entities::new().scores()),
-        ("answer", Answers::new(Squad::V1).scores()),
+        ("answer", answers),
         ("mask", Perplexity::new().scores()),
     ];
     for (task, scores) in &of {
