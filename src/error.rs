@@ -144,7 +144,7 @@ impl Error {
     pub fn file(&self) -> Option<&Path> {
         self.0.file.as_deref()
     }
-    /// The program's exit code for it; the README has the table.
+    /// The program's exit code for it; `docs/reliability.md` has the table.
     pub fn exit_code(&self) -> i32 {
         match self.0.kind {
             Kind::Usage => 2,
