@@ -184,7 +184,7 @@ fn conclusion(recipe: &Recipe, o: &Outcome) -> String {
 fn warn(warnings: &[Error], args: &ArgMatches) {
     for warning in warnings {
         if args.get_flag("json") {
-            progress(&json!({ "event": "warning", "message": warning.to_string() }));
+            progress(json!({ "event": "warning", "message": warning.to_string() }));
         } else {
             Voice::of(args).warn(warning);
         }
