@@ -321,7 +321,8 @@ def main():
                 if "refused" not in case:
                     case.update(result)
             except BaseException as e:
-                case["error"] = f"{type(e).__name__}: {e}"[:200].replace(d, "DIR")
+                # Without advice on where to install something.
+                case["error"] = f"{type(e).__name__}: {e}"[:200].replace(d, "DIR").split(" See http")[0]
         done.append(case)
     # Most cases give what another gives already: it is stored once.
     results, index = [], {}
