@@ -7,7 +7,7 @@ use crate::metrics::{self, Metric, Scores};
 use crate::suggest::nearest;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// The score of several tasks together; see [`mean`].
+/// The score of several tasks together; see `mean`.
 pub const MEAN: &str = "mean";
 
 /// What `train.best_metric` is called among the scores of a run, and in which direction it is better.
@@ -24,7 +24,7 @@ pub fn score_name(parts: &[Part], part: &Part, metric: &str) -> String {
     if parts.len() > 1 { format!("{}_{metric}", part.name) } else { metric.to_owned() }
 }
 
-/// The scores of a run from those of its tasks (by their places); of several tasks with their [`mean`].
+/// The scores of a run from those of its tasks (by their places); of several tasks with their `mean`.
 pub fn combined(parts: &[Part], each: &[(usize, Scores)]) -> Scores {
     let mut all = Scores::new();
     for (part, scores) in each.iter().filter_map(|(i, scores)| Some((parts.get(*i)?, scores))) {
