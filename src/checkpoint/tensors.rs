@@ -271,7 +271,7 @@ impl Weights {
             .byte(shard.start + (place.range.start + at * size) as u64)
             .found(format!("{value} at element {at}, shape {:?}", view.shape))
             .hint(
-                "the weights are damaged or diverged in training; --allow-nonfinite loads them all the same",
+                "the weights are damaged or diverged in training: take an earlier checkpoint or another copy",
             ))
     }
 
