@@ -175,10 +175,12 @@ impl Documents {
             }
         }
         if neighbours == 0 {
-            return Err(Error::data("every sentence fills a pair by itself: none is followed by another")
-                .at(&self.path)
-                .found(format!("data.max_length = {max_length}"))
-                .hint("raise data.max_length, or put shorter sentences on the lines"));
+            return Err(Error::data(
+                "every sentence is too long to share a pair: none is followed by another",
+            )
+            .at(&self.path)
+            .found(format!("data.max_length = {max_length}"))
+            .hint("raise data.max_length, or put shorter sentences on the lines"));
         }
         Ok(set)
     }

@@ -189,9 +189,7 @@ fn unread((tag, right): (String, String), paths: &[&Path]) -> Error {
     let e = Error::data("the tags look like those of spans, but are written otherwise")
         .expected(format!("{right:?}, and \"O\" for a word outside of all spans"))
         .found(format!("{tag:?}"))
-        .hint(format!(
-            "write {right} for {tag} and so on; to score every word by itself, set tag.scheme = \"none\""
-        ));
+        .hint(format!("write {right} for {tag} and so on; to score word by word, set tag.scheme = \"none\""));
     match paths.first() {
         Some(path) => e.at(path),
         None => e,

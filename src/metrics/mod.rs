@@ -107,7 +107,7 @@ impl Metric {
     pub fn gain(&self, old: f64, new: f64) -> f64 {
         if self.higher_is_better { new - old } else { old - new }
     }
-    /// The value as a number of which more is better and 1 is perfect, so that it can be averaged with those of other tasks.
+    /// The value as a number where higher is better and 1 is perfect, so that it can be averaged with those of other tasks.
     /// `deviation` is the standard deviation of the training targets, the unit of the errors of numbers; an error as large as
     /// that of always answering the mean counts as 1/2. A `loss` with a deviation is a squared error, one without a cross-entropy.
     pub fn comparable(&self, value: f64, deviation: Option<f64>) -> f64 {

@@ -25,7 +25,7 @@ pub struct Search {
     pub n_best: usize,
     /// Longest answer, in tokens.
     pub max_length: usize,
-    /// Whether "no answer" may be given (SQuAD 2.0): what training learnt, never what the questions at hand say.
+    /// Whether "no answer" may be given (SQuAD 2.0): learnt in training, never read from the questions that are answered.
     pub impossible: bool,
     /// How much better than the best answer "no answer" must be to be given.
     pub null_threshold: f64,

@@ -386,7 +386,7 @@ impl<'a> Folder<'a> {
         Ok(())
     }
 
-    /// Whether `tokenizer.json` by itself is this tokenizer.
+    /// Whether `tokenizer.json` alone defines this tokenizer.
     fn says(&self, inner: &tokenizers::Tokenizer, template: &PostProcessorWrapper) -> bool {
         let read = || -> Option<BTreeMap<u32, AddedToken>> {
             let list = self.file.get("added_tokens").and_then(Value::as_array);

@@ -246,7 +246,7 @@ impl Tokens {
         list.into_iter().map(finish).collect()
     }
 
-    /// Puts into a `tokenizer_config.json` what says the same by itself, given the added tokens by number.
+    /// Writes the settings into a `tokenizer_config.json` that reads as this tokenizer without other files, given the added tokens by number.
     pub(super) fn write(&self, config: &mut Map<String, Value>, added: &BTreeMap<u32, AddedToken>) {
         for key in ["additional_special_tokens", "extra_special_tokens"] {
             config.remove(key);

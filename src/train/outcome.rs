@@ -52,7 +52,7 @@ pub struct Outcome {
     pub verified: Option<String>,
 }
 
-/// The best that one of several tasks came to by itself.
+/// The best that one of several tasks reached.
 #[derive(Clone, Debug)]
 pub struct BestOf {
     /// The task.

@@ -14,7 +14,7 @@ pub const MEAN: &str = "mean";
 #[derive(Clone, Debug, PartialEq)]
 pub struct Selection {
     name: String,
-    /// `None`: the mean, of which more is better.
+    /// `None`: the mean, where higher is better.
     metric: Option<&'static Metric>,
     formula: String,
 }

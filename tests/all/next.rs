@@ -68,7 +68,7 @@ fn texts_in_which_nothing_follows_are_refused() {
     // Lines that fill a pair by themselves.
     let long = |i: usize| (0..4).map(|k| line(i + k)).collect::<Vec<_>>().join(" ");
     write("long.txt", text((0..30).map(|i| vec![long(i), long(i + 1), long(i + 2)])));
-    refused(&train(dir, "long.txt", &[]), &["long.txt", "fills a pair by itself", "data.max_length"]);
+    refused(&train(dir, "long.txt", &[]), &["long.txt", "too long to share a pair", "data.max_length"]);
 
     let said = ok("many", train(dir, "many.txt", &[]));
     assert!(said.is_empty() || !said.contains("error"), "{said}");

@@ -254,7 +254,7 @@ pub(super) fn warnings(recipe: &Recipe, reader: &Reader<'_>, part: bool) -> Vec<
 }
 
 /// A warning that names the keys of a recipe in `multi.recipes` that do not count there, where they say another thing than the
-/// top recipe; the recipe stays one that can be run by itself.
+/// top recipe; the recipe stays one that can be run alone.
 pub(super) fn overruled(part: &Recipe, given: &[String], top: &Recipe, path: &Path) -> Option<Error> {
     let values = |r: &Recipe| {
         let mut all = BTreeMap::new();
