@@ -1,4 +1,4 @@
-//! The one error type: what kind it is, where it happened, what was expected, what was found, what to do.
+//! The error type of the crate: a kind, a place, what was expected, what was found, and help.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -32,7 +32,7 @@ pub enum Kind {
 
 /// The error of every fallible function of the library.
 ///
-/// Built by a chain: `Error::data("a row has 3 fields").at(path).line(7).expected("2").hint("quote the comma")`.
+/// Built by a chain: `Error::data("a row has 3 fields").at(path).line(7).with_expected("2").with_help("quote the comma")`.
 #[derive(Debug)]
 pub struct Error(Box<Inner>);
 
@@ -46,8 +46,9 @@ struct Inner {
     byte: Option<u64>,
     expected: Option<String>,
     found: Option<String>,
-    hint: Option<String>,
-    also: Vec<Error>,
+    help: Option<String>,
+    source: Option<Box<dyn std::error::Error + Send + Sync>>,
+    others: Vec<Error>,
 }
 
 /// What every fallible function of the library returns.
@@ -70,8 +71,9 @@ impl Error {
             byte: None,
             expected: None,
             found: None,
-            hint: None,
-            also: Vec::new(),
+            help: None,
+            source: None,
+            others: Vec::new(),
         }))
     }
     kinds! {
@@ -85,58 +87,100 @@ impl Error {
         locked Locked "A run folder held by another process.",
         shape Shape "Tensors that an op does not accept.",
     }
-    /// An I/O failure on `path` while doing `what`; a full disk and the like become [`Kind::Disk`].
+    /// An I/O failure on `path` while doing `what`. A full, failing or read-only disk becomes [`Kind::Disk`].
     pub fn io(kind: Kind, what: impl Into<String>, path: &Path, e: &std::io::Error) -> Self {
         use std::io::ErrorKind as K;
         let disk = matches!(e.kind(), K::StorageFull | K::QuotaExceeded | K::ReadOnlyFilesystem);
         let kind = if disk { Kind::Disk } else { kind };
-        Self::new(kind, what).at(path).found(e.to_string())
+        // `io::Error` cannot be cloned; the code of the operating system says all that it knows.
+        let copy = match e.raw_os_error() {
+            Some(code) => std::io::Error::from_raw_os_error(code),
+            None => std::io::Error::new(e.kind(), e.to_string()),
+        };
+        Self::new(kind, what).at(path).with_found(e.to_string()).with_source(copy)
     }
-    /// Several errors found at once; the first one's kind counts. `None` if there are none.
+    /// Several errors found together; the kind of the first one counts. `None` if `errors` is empty.
     pub fn many(mut errors: Vec<Error>) -> Option<Self> {
         if errors.is_empty() {
             return None;
         }
         let mut first = errors.remove(0);
-        first.0.also.append(&mut errors);
+        first.0.others.append(&mut errors);
         Some(first)
     }
-    /// The file it is about.
+    /// Names the file that the error is about.
     pub fn at(mut self, path: impl AsRef<Path>) -> Self {
         self.0.file = Some(path.as_ref().to_path_buf());
         self
     }
-    /// The line in that file, counted from 1.
-    pub fn line(mut self, line: u64) -> Self {
+    /// Names the line in that file, counted from 1.
+    pub fn with_line(mut self, line: u64) -> Self {
         self.0.line = Some(line);
         self
     }
-    /// The column in that line, counted from 1.
-    pub fn column(mut self, column: u64) -> Self {
+    /// Names the column in that line, counted from 1.
+    pub fn with_column(mut self, column: u64) -> Self {
         self.0.column = Some(column);
         self
     }
-    /// The byte offset in that file, counted from 0.
-    pub fn byte(mut self, byte: u64) -> Self {
+    /// Names the byte offset in that file, counted from 0.
+    pub fn with_byte(mut self, byte: u64) -> Self {
         self.0.byte = Some(byte);
         self
     }
-    /// What would have been right.
-    pub fn expected(mut self, s: impl Into<String>) -> Self {
+    /// Says what would have been right.
+    pub fn with_expected(mut self, s: impl Into<String>) -> Self {
         self.0.expected = Some(s.into());
         self
     }
-    /// What was there instead.
-    pub fn found(mut self, s: impl Into<String>) -> Self {
+    /// Says what was there instead.
+    pub fn with_found(mut self, s: impl Into<String>) -> Self {
         self.0.found = Some(s.into());
         self
     }
-    /// What the user can do about it.
-    pub fn hint(mut self, s: impl Into<String>) -> Self {
-        self.0.hint = Some(s.into());
+    /// Says what the user can do about it.
+    pub fn with_help(mut self, s: impl Into<String>) -> Self {
+        self.0.help = Some(s.into());
         self
     }
-    /// What kind it is.
+    /// Keeps the error that caused this one, for [`std::error::Error::source`].
+    pub fn with_source(mut self, source: impl std::error::Error + Send + Sync + 'static) -> Self {
+        self.0.source = Some(Box::new(source));
+        self
+    }
+    /// One sentence that says what is wrong.
+    pub fn what(&self) -> &str {
+        &self.0.what
+    }
+    /// The line in [`Error::file`], counted from 1.
+    pub fn line(&self) -> Option<u64> {
+        self.0.line
+    }
+    /// The column in [`Error::line`], counted from 1.
+    pub fn column(&self) -> Option<u64> {
+        self.0.column
+    }
+    /// The byte offset in [`Error::file`], counted from 0.
+    pub fn byte(&self) -> Option<u64> {
+        self.0.byte
+    }
+    /// What would have been right.
+    pub fn expected(&self) -> Option<&str> {
+        self.0.expected.as_deref()
+    }
+    /// What was there instead.
+    pub fn found(&self) -> Option<&str> {
+        self.0.found.as_deref()
+    }
+    /// What the user can do about it.
+    pub fn help(&self) -> Option<&str> {
+        self.0.help.as_deref()
+    }
+    /// The other errors that were found together with this one.
+    pub fn others(&self) -> &[Error] {
+        &self.0.others
+    }
+    /// The kind, in the terms a caller acts on.
     pub fn kind(&self) -> Kind {
         self.0.kind
     }
@@ -178,13 +222,17 @@ impl fmt::Display for Error {
             write!(f, "line {line}: ")?;
         }
         write!(f, "{}", e.what)?;
-        for (word, s) in [("expected", &e.expected), ("found", &e.found), ("do", &e.hint)] {
+        for (word, s) in [("expected", &e.expected), ("found", &e.found), ("help", &e.help)] {
             if let Some(s) = s {
                 write!(f, "\n  {word}: {s}")?;
             }
         }
-        e.also.iter().try_for_each(|also| write!(f, "\n{also}"))
+        e.others.iter().try_for_each(|other| write!(f, "\n{other}"))
     }
 }
 
-impl std::error::Error for Error {}
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.0.source.as_deref().map(|source| source as _)
+    }
+}

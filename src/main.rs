@@ -44,7 +44,7 @@ fn report_panics(voice: Voice) {
         let place = info.location().map(|l| format!(" ({}:{})", l.file(), l.line())).unwrap_or_default();
         voice.error(format!(
             "this is a bug in tempra, not a mistake of yours: {text}{place}\n  \
-             do: report it with the command line and this message; RUST_BACKTRACE=1 shows where it came from"
+             help: report it with the command line and this message; RUST_BACKTRACE=1 shows where it came from"
         ));
         if std::env::var_os("RUST_BACKTRACE").is_some_and(|v| v != "0") {
             usual(info);

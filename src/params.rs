@@ -141,7 +141,7 @@ impl Layout {
                 return Err(Error::usage(format!(
                     "model.freeze: no parameter's name begins with `{prefix}`"
                 ))
-                .expected(format!("the beginning of a name such as {}", some.join(", "))));
+                .with_expected(format!("the beginning of a name such as {}", some.join(", "))));
             }
         }
         Ok(())

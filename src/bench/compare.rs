@@ -141,13 +141,13 @@ fn step_key(r: &StepRow) -> (&str, &str, usize, usize, usize) {
 /// common.
 pub fn compare(report: &Report) -> Result<Vec<Comparison>> {
     let [base, others @ ..] = report.devices.as_slice() else {
-        return Err(Error::data("there is nothing to compare").found("a result of no device"));
+        return Err(Error::data("there is nothing to compare").with_found("a result of no device"));
     };
     if others.is_empty() {
         return Err(Error::data("there is nothing to compare")
-            .expected("results of two devices, or two results")
-            .found(format!("{} alone", base.id))
-            .hint("name another file, or two devices: --device cpu,wgpu"));
+            .with_expected("results of two devices, or two results")
+            .with_found(format!("{} alone", base.id))
+            .with_help("name another file, or two devices: --device cpu,wgpu"));
     }
     others.iter().map(|other| one(report, &base.id, &other.id)).collect()
 }
@@ -178,7 +178,7 @@ fn one(report: &Report, base: &str, other: &str) -> Result<Comparison> {
     }
     if pairs.is_empty() {
         return Err(Error::data(format!("{base} and {other} have no measurement in common"))
-            .hint("measure both with the same --op, --shape-of and --tokens"));
+            .with_help("measure both with the same --op, --shape-of and --tokens"));
     }
     let unmatched = mine.len() + theirs.len() + my_steps.len() + their_steps.len() - 2 * pairs.len();
     pairs.sort_by(|a, b| (b.seconds[1] - b.seconds[0]).total_cmp(&(a.seconds[1] - a.seconds[0])));

@@ -147,12 +147,12 @@ impl Workbench<'_> {
         let shared: u64 = (0..specs.len()).filter(|&i| is_shared(i)).map(|i| table(i) as u64).sum();
         if bytes > self.budget || largest > caps.binding_bytes {
             return Err(Error::memory("does not fit")
-                .expected(format!(
+                .with_expected(format!(
                     "at most {} MiB, {} MiB a tensor",
                     self.budget >> 20,
                     caps.binding_bytes >> 20
                 ))
-                .found(format!("{} MiB, {} MiB in one tensor", bytes >> 20, largest >> 20)));
+                .with_found(format!("{} MiB, {} MiB in one tensor", bytes >> 20, largest >> 20)));
         }
         let sets = (2 * self.cache).div_ceil(touched).max(2);
         let sets = sets.min(SETS).min((self.budget - shared) / (bytes - shared).max(1)).max(1) as usize;

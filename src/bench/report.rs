@@ -296,19 +296,19 @@ impl Report {
         const HINT: &str = "measure again with this version: tempra bench --json > FILE";
         let bad = |e: serde_json::Error| {
             Error::data("is not a result of tempra bench")
-                .line(e.line() as u64)
-                .expected(format!("a JSON object of schema {SCHEMA}"))
-                .found(e.to_string())
-                .hint(HINT)
+                .with_line(e.line() as u64)
+                .with_expected(format!("a JSON object of schema {SCHEMA}"))
+                .with_found(e.to_string())
+                .with_help(HINT)
         };
         let value: serde_json::Value = serde_json::from_str(text).map_err(bad)?;
         match value.get("schema") {
             Some(v) if v.as_u64() == Some(SCHEMA.into()) => {}
             other => {
                 return Err(Error::data("is a result of another version, or none")
-                    .expected(format!("\"schema\": {SCHEMA}"))
-                    .found(other.map_or("no key `schema`".into(), |v| format!("\"schema\": {v}")))
-                    .hint(HINT));
+                    .with_expected(format!("\"schema\": {SCHEMA}"))
+                    .with_found(other.map_or("no key `schema`".into(), |v| format!("\"schema\": {v}")))
+                    .with_help(HINT));
             }
         }
         let report: Report = serde_json::from_value(value).map_err(bad)?;
@@ -316,8 +316,8 @@ impl Report {
         let rows = report.ops.iter().map(|r| &r.device).chain(report.steps.iter().map(|r| &r.device));
         if let Some(lost) = rows.into_iter().find(|id| !known(id)) {
             return Err(Error::data("a row is of a device that the file does not describe")
-                .expected(report.devices.iter().map(|d| d.id.as_str()).collect::<Vec<_>>().join(", "))
-                .found(lost.clone()));
+                .with_expected(report.devices.iter().map(|d| d.id.as_str()).collect::<Vec<_>>().join(", "))
+                .with_found(lost.clone()));
         }
         Ok(report)
     }

@@ -38,10 +38,13 @@ pub(crate) fn read_limited(path: &Path, max_bytes: u64) -> Result<Vec<u8>> {
     // Asked before opening: opening a named pipe would wait for ever.
     let meta = std::fs::metadata(path).map_err(fail)?;
     if !meta.is_file() {
-        return Err(Error::model("is not a file").at(path).expected("a regular file"));
+        return Err(Error::model("is not a file").at(path).with_expected("a regular file"));
     }
     let too_long = |found: String| {
-        Error::model("is too large").at(path).expected(format!("at most {max_bytes} bytes")).found(found)
+        Error::model("is too large")
+            .at(path)
+            .with_expected(format!("at most {max_bytes} bytes"))
+            .with_found(found)
     };
     if meta.len() > max_bytes {
         return Err(too_long(format!("{} bytes", meta.len())));
@@ -61,7 +64,7 @@ pub(crate) fn located(path: &Path, e: &serde_json::Error) -> Error {
     // The place stands in its own fields; the parser also appends it to its sentence.
     let what = text.split(" at line ").next().unwrap_or(&text);
     let err = Error::model(format!("is not JSON as it should be: {what}")).at(path);
-    if e.line() == 0 { err } else { err.line(e.line() as u64).column(e.column() as u64) }
+    if e.line() == 0 { err } else { err.with_line(e.line() as u64).with_column(e.column() as u64) }
 }
 
 /// Walks a JSON text without building it: syntax, depth, limits, and keys given twice.

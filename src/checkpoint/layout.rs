@@ -65,8 +65,8 @@ pub fn check_run_folder(dir: &Path) -> Result<()> {
             let what = if is_model_name(&name) { "a model folder" } else { "a checkpoint" };
             return Err(Error::usage(format!("`{name}` in the output folder was not written by tempra"))
                 .at(&path)
-                .expected(format!("{what} of an earlier run, or nothing of that name"))
-                .hint("a run would replace it: move it elsewhere, or give another output"));
+                .with_expected(format!("{what} of an earlier run, or nothing of that name"))
+                .with_help("a run would replace it: move it elsewhere, or give another output"));
         }
     }
     Ok(())
@@ -92,7 +92,7 @@ const REMEDY: &str = "give output a new or empty folder, or the folder of an ear
 fn visible(dir: &Path) -> Result<Vec<String>> {
     match std::fs::metadata(dir) {
         Ok(meta) if !meta.is_dir() => {
-            Err(Error::usage("the output is a file, not a folder").at(dir).hint(REMEDY))
+            Err(Error::usage("the output is a file, not a folder").at(dir).with_help(REMEDY))
         }
         Ok(_) => {
             let listed = std::fs::read_dir(dir).and_then(|all| all.collect::<std::io::Result<Vec<_>>>());
@@ -112,9 +112,9 @@ fn not_empty(dir: &Path, all: &[String]) -> Error {
     let more = if all.len() > 5 { format!(" and {} more", all.len() - 5) } else { String::new() };
     Error::usage("the output folder is not empty and is not a run folder")
         .at(dir)
-        .expected("a new folder, an empty one, or the folder of an earlier run")
-        .found(format!("{shown}{more}"))
-        .hint(REMEDY)
+        .with_expected("a new folder, an empty one, or the folder of an earlier run")
+        .with_found(format!("{shown}{more}"))
+        .with_help(REMEDY)
 }
 
 /// Whether something that a killed run left half-written or half-replaced bears this name.

@@ -239,11 +239,11 @@ pub fn verify(path: &Path) -> Result<VerifyReport> {
         folders.map(|dir| CheckpointReport::of(&dir)).collect()
     };
     if reports.is_empty() {
-        return Err(Error::model("holds no checkpoint and no model that can be verified").at(path).expected(
-            format!(
+        return Err(Error::model("holds no checkpoint and no model that can be verified")
+            .at(path)
+            .with_expected(format!(
                 "a folder checkpoint-<step> or model with its {MANIFEST}, or a run folder with such folders"
-            ),
-        ));
+            )));
     }
     Ok(VerifyReport { checkpoints: reports })
 }

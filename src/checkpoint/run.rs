@@ -92,7 +92,7 @@ impl RunDir {
         let held = held.map_err(|e| match e.kind() {
             std::io::ErrorKind::WouldBlock => locked(&lock),
             std::io::ErrorKind::Unsupported => Error::io(Kind::Disk, "cannot be locked", &lock, &e)
-                .hint("this file system has no locks; put the run folder on another one"),
+                .with_help("this file system has no locks; put the run folder on another one"),
             _ => unwritable(&lock, &e),
         })?;
         let verified = BTreeSet::new();
@@ -233,13 +233,13 @@ impl RunDir {
             let each = newest.skipped.iter().map(|(path, why)| format!("{}: {why}", name(path)));
             return Err(Error::model("every checkpoint of the run is damaged")
                 .at(&self.path)
-                .found(each.collect::<Vec<_>>().join("\n         "))
-                .hint("bring a checkpoint back from a backup, or start over with --fresh"));
+                .with_found(each.collect::<Vec<_>>().join("\n         "))
+                .with_help("bring a checkpoint back from a backup, or start over with --fresh"));
         }
         if self.path.join("model").symlink_metadata().is_ok() {
             return Err(Error::usage("the run folder holds a trained model but no checkpoint to go on from")
                 .at(&self.path)
-                .hint("give another output, or replace the model with --fresh"));
+                .with_help("give another output, or replace the model with --fresh"));
         }
         Ok(newest)
     }
@@ -316,8 +316,8 @@ fn locked(lock: &Path) -> Error {
     });
     Error::locked("the run folder is held by another process")
         .at(parent(lock))
-        .found(found)
-        .hint("wait for it, stop it, or give another run folder")
+        .with_found(found)
+        .with_help("wait for it, stop it, or give another run folder")
 }
 
 fn host() -> String {

@@ -95,7 +95,7 @@ impl Weights {
         let value = json::read_json(index, MAX_HEADER)?;
         let map = value.get("weight_map").and_then(|m| m.as_object());
         let map =
-            map.ok_or_else(|| bad("has no `weight_map`".into()).expected("tensor name -> shard file"))?;
+            map.ok_or_else(|| bad("has no `weight_map`".into()).with_expected("tensor name -> shard file"))?;
         let mut shard_of = BTreeMap::new();
         let mut files: Vec<&str> = Vec::new();
         for (name, file) in map {
@@ -104,8 +104,8 @@ impl Weights {
             let plain = matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None));
             if !plain || file.contains(['/', '\\', ':', '\0']) {
                 return Err(bad(format!("tensor `{name}` is said to lie outside the model folder"))
-                    .expected("the plain name of a file beside the index")
-                    .found(format!("{:?}", map.get(name).map(|v| v.to_string()).unwrap_or_default())));
+                    .with_expected("the plain name of a file beside the index")
+                    .with_found(format!("{:?}", map.get(name).map(|v| v.to_string()).unwrap_or_default())));
             }
             files.push(file);
             shard_of.insert(name.as_str(), file);
@@ -117,9 +117,9 @@ impl Weights {
         for path in &paths {
             if let Err(e) = std::fs::metadata(path) {
                 return Err(bad("names a shard that cannot be read".into())
-                    .expected(path.display().to_string())
-                    .found(e.to_string())
-                    .hint("download the model again"));
+                    .with_expected(path.display().to_string())
+                    .with_found(e.to_string())
+                    .with_help("download the model again"));
             }
         }
         Self::open_files(&paths, Some((index, &shard_of)))
@@ -170,15 +170,15 @@ impl Weights {
                 let found = found.unwrap_or("in none of the shards");
                 return Err(Error::model(format!("tensor `{name}` is not where the index says"))
                     .at(index)
-                    .expected(*want)
-                    .found(found));
+                    .with_expected(*want)
+                    .with_found(found));
             }
         }
         match self.tensors.iter().find(|(name, _)| !shard_of.contains_key(name.as_str())) {
             Some((name, p)) => {
                 Err(Error::model(format!("tensor `{name}` is in a shard, but not in the index"))
                     .at(index)
-                    .found(file(p).unwrap_or_default()))
+                    .with_found(file(p).unwrap_or_default()))
             }
             None => Ok(()),
         }
@@ -249,15 +249,15 @@ impl Weights {
         let size = convert::float_size(view.dtype).ok_or_else(|| {
             Error::model(format!("tensor `{name}` does not hold floating-point numbers of a known type"))
                 .at(&shard.path)
-                .expected("F32, F16, BF16 or F64")
-                .found(view.dtype.to_string())
+                .with_expected("F32, F16, BF16 or F64")
+                .with_found(view.dtype.to_string())
         })?;
         let len = view.bytes.len() / size;
         if len != out.len() {
             return Err(Error::shape(format!("tensor `{name}` does not fit the buffer it is read into"))
                 .at(&shard.path)
-                .expected(format!("{} elements", out.len()))
-                .found(format!("{len} elements, shape {:?}", view.shape)));
+                .with_expected(format!("{} elements", out.len()))
+                .with_found(format!("{len} elements, shape {:?}", view.shape)));
         }
         let Some(at) = convert::to_f32(view.dtype, view.bytes, out, !self.allow_nonfinite) else {
             return Ok(());
@@ -268,9 +268,9 @@ impl Weights {
         };
         Err(Error::model(format!("tensor `{name}` holds a value that is not finite in f32"))
             .at(&shard.path)
-            .byte(shard.start + (place.range.start + at * size) as u64)
-            .found(format!("{value} at element {at}, shape {:?}", view.shape))
-            .hint(
+            .with_byte(shard.start + (place.range.start + at * size) as u64)
+            .with_found(format!("{value} at element {at}, shape {:?}", view.shape))
+            .with_help(
                 "the weights are damaged or diverged in training: take an earlier checkpoint or another copy",
             ))
     }
@@ -295,12 +295,12 @@ impl Header {
         let meta = std::fs::metadata(path).map_err(|e| unreadable(path, &e))?;
         if !meta.is_file() {
             // Asked before opening: opening a named pipe would wait for ever.
-            return Err(Error::model("is not a file").at(path).expected("a safetensors file"));
+            return Err(Error::model("is not a file").at(path).with_expected("a safetensors file"));
         }
         let mut file = File::open(path).map_err(|e| unreadable(path, &e))?;
         let mut magic = Vec::with_capacity(64);
         (&mut file).take(64).read_to_end(&mut magic).map_err(|e| unreadable(path, &e))?;
-        let damaged = |what: &str| Error::model(what).at(path).expected("a whole safetensors file");
+        let damaged = |what: &str| Error::model(what).at(path).with_expected("a whole safetensors file");
         let length = magic.first_chunk().map(|b| u64::from_le_bytes(*b));
         let starts_right = length.is_some_and(|n| n <= MAX_HEADER) && magic.get(8) == Some(&b'{');
         if !starts_right {
@@ -311,15 +311,17 @@ impl Header {
         }
         let Some(length) = length else {
             return Err(
-                damaged("is too short to be a safetensors file").found(format!("{} bytes", meta.len()))
+                damaged("is too short to be a safetensors file").with_found(format!("{} bytes", meta.len()))
             );
         };
         if length > MAX_HEADER {
-            return Err(damaged("has a header that is too long").found(format!("a header of {length} bytes")));
+            return Err(
+                damaged("has a header that is too long").with_found(format!("a header of {length} bytes"))
+            );
         }
         let start = 8 + length;
         if start > meta.len() {
-            return Err(damaged("ends within its header").found(format!("{} bytes", meta.len())));
+            return Err(damaged("ends within its header").with_found(format!("{} bytes", meta.len())));
         }
         let mut header = magic.split_off(8);
         header.truncate(length as usize);
@@ -334,21 +336,23 @@ impl Header {
         let limits = json::Limits { values: 32 * MAX_TENSORS, members: MAX_TENSORS + 1 };
         let in_header = |e: &serde_json::Error| {
             damaged(&format!("has a header that is not as it should be: {e}"))
-                .found("(lines and columns are the header's)")
+                .with_found("(lines and columns are the header's)")
         };
         json::check(&header, limits).map_err(|e| in_header(&e))?;
         let metadata: Metadata = serde_json::from_slice(&header).map_err(|e| in_header(&e))?;
         let (want, have) = (metadata.data_len() as u64, meta.len() - start);
         if want != have {
             let what = if want > have { "is cut short" } else { "has bytes behind its last tensor" };
-            return Err(damaged(what).expected(format!("{want} bytes of data")).found(format!("{have}")));
+            return Err(damaged(what)
+                .with_expected(format!("{want} bytes of data"))
+                .with_found(format!("{have}")));
         }
         for (name, info) in metadata.tensors() {
             // Without elements any shape fits the data, and a buffer for its other extents would be absurd.
             let empty = info.data_offsets.0 == info.data_offsets.1;
             if empty && info.shape.iter().any(|&n| n as u64 > MAX_HEADER) {
                 return Err(damaged(&format!("tensor `{name}` is empty, but of absurd shape"))
-                    .found(format!("shape {:?}", info.shape)));
+                    .with_found(format!("shape {:?}", info.shape)));
             }
         }
         Ok(Header { file, start, metadata })
@@ -360,7 +364,7 @@ impl Header {
         if Vec::<u8>::new().try_reserve_exact(len).is_err() {
             return Err(Error::memory("there is no room for the weights")
                 .at(path)
-                .found(format!("{len} bytes")));
+                .with_found(format!("{len} bytes")));
         }
         let mut data: Vec<u8> = vec![0; len];
         crate::device::cpu::prefer_huge(data.as_ptr(), len);
@@ -392,7 +396,7 @@ fn unreadable(path: &Path, e: &std::io::Error) -> Error {
 }
 
 fn too_many(path: &Path) -> Error {
-    Error::model("holds too many tensors").at(path).expected(format!("at most {MAX_TENSORS}"))
+    Error::model("holds too many tensors").at(path).with_expected(format!("at most {MAX_TENSORS}"))
 }
 
 /// What a file is that is not safetensors, by its first bytes.
@@ -419,7 +423,7 @@ fn refuse(path: &Path, kind: &str) -> Error {
         _ if kind.contains("web page") || kind.contains("program") => "download the model again".into(),
         _ => conversion(dir),
     };
-    Error::model(format!("is {kind}")).at(path).expected("safetensors").found(kind).hint(hint)
+    Error::model(format!("is {kind}")).at(path).with_expected("safetensors").with_found(kind).with_help(hint)
 }
 
 /// The command that turns any checkpoint transformers can load into safetensors, beside the old files.
@@ -432,7 +436,7 @@ fn conversion(dir: &Path) -> String {
 }
 
 fn no_weights(dir: &Path) -> Error {
-    let missing = Error::model("holds no weights").at(dir).expected(format!("{SINGLE} or {INDEX}"));
+    let missing = Error::model("holds no weights").at(dir).with_expected(format!("{SINGLE} or {INDEX}"));
     let old = |name: &str| {
         let lower = name.to_ascii_lowercase();
         [".bin", ".pt", ".pth", ".pkl", ".ckpt", ".h5", ".gguf"].iter().any(|end| lower.ends_with(end))
@@ -441,9 +445,9 @@ fn no_weights(dir: &Path) -> Error {
     let mut names: Vec<String> = names.filter_map(|e| e.file_name().into_string().ok()).collect();
     names.sort_unstable();
     match names.iter().find(|n| old(n)) {
-        Some(name) => {
-            missing.found(format!("{name}, which is not read: a pickle runs code")).hint(conversion(dir))
-        }
-        None => missing.hint("give the folder of a model, with config.json and its weights"),
+        Some(name) => missing
+            .with_found(format!("{name}, which is not read: a pickle runs code"))
+            .with_help(conversion(dir)),
+        None => missing.with_help("give the folder of a model, with config.json and its weights"),
     }
 }

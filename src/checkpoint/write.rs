@@ -121,13 +121,13 @@ pub fn write_safetensors(
         let bits = t.shape.iter().try_fold(t.dtype.bitsize(), |n, &d| n.checked_mul(d));
         if bits.map(|b| b.div_ceil(8)) != Some(t.bytes.len()) {
             return Err(bad(format!("tensor `{}` has not the bytes of its shape", t.name))
-                .expected(format!("{:?} of {}", t.shape, t.dtype))
-                .found(format!("{} bytes", t.bytes.len())));
+                .with_expected(format!("{:?} of {}", t.shape, t.dtype))
+                .with_found(format!("{} bytes", t.bytes.len())));
         }
         if let Some(at) = convert::find_nonfinite(t.dtype, &t.bytes) {
             return Err(Error::diverged(format!("tensor `{}` is not finite and is not saved", t.name))
                 .at(path)
-                .found(format!("an infinity or NaN at element {at}, shape {:?}", t.shape)));
+                .with_found(format!("an infinity or NaN at element {at}, shape {:?}", t.shape)));
         }
         let data_offsets = (offset, offset + t.bytes.len());
         offset = data_offsets.1;

@@ -68,13 +68,13 @@ pub fn run(args: &ArgMatches) -> Result<i32> {
     if ![Task::Mask, Task::Permute].contains(&text.task) {
         return Err(Error::usage("the first recipe is that of a language model")
             .at(path("text"))
-            .expected("task = \"mask\" or task = \"permute\"")
-            .found(format!("task = \"{}\"", text.task.name())));
+            .with_expected("task = \"mask\" or task = \"permute\"")
+            .with_found(format!("task = \"{}\"", text.task.name())));
     }
     if !text.data.validates() {
         return Err(Error::usage("held-out text tells whether adapting helped")
             .at(path("text"))
-            .hint("give data.validation, or a data.validation_fraction above 0"));
+            .with_help("give data.validation, or a data.validation_fraction above 0"));
     }
     same_model(&text, &task)?;
     // Whatever can be found wrong now is found now: the first of the runs may take hours.
@@ -158,8 +158,8 @@ fn check_folders((text, text_file): (&Recipe, &Path), (task, task_file): (&Recip
         if i > 0 && (adapted.starts_with(&output) || output.starts_with(adapted.join("model"))) {
             return Err(Error::usage("both recipes write into the same folder")
                 .at(&recipe.output)
-                .found(format!("the output of the language model is {}", text.output.display()))
-                .hint("give the two recipes different outputs"));
+                .with_found(format!("the output of the language model is {}", text.output.display()))
+                .with_help("give the two recipes different outputs"));
         }
     }
     Ok(())
@@ -168,7 +168,7 @@ fn check_folders((text, text_file): (&Recipe, &Path), (task, task_file): (&Recip
 fn absolute(path: &Path) -> Result<String> {
     let whole = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
     let text = whole.to_str().map(str::to_owned);
-    text.ok_or_else(|| Error::usage("a path that is not UTF-8").at(path).hint("rename the folder"))
+    text.ok_or_else(|| Error::usage("a path that is not UTF-8").at(path).with_help("rename the folder"))
 }
 
 /// The mean of the numbers of a list; NaN if there is none, or one of them is no number.
@@ -207,9 +207,9 @@ fn same_model(text: &Recipe, task: &Recipe) -> Result<()> {
     let other: Vec<&str> =
         names.into_iter().filter(|n| of_text.get(*n) != of_task.get(*n)).map(String::as_str).collect();
     Err(Error::usage("the two recipes start from different models, so nothing can be compared")
-        .expected(format!("model.path = {:?} in both", text.model.path))
-        .found(format!("model.path = {:?} in TASK, with another {}", task.model.path, other.join(", ")))
-        .hint("--set model.path=FOLDER sets it in both"))
+        .with_expected(format!("model.path = {:?} in both", text.model.path))
+        .with_found(format!("model.path = {:?} in TASK, with another {}", task.model.path, other.join(", ")))
+        .with_help("--set model.path=FOLDER sets it in both"))
 }
 
 /// Hashes of the files that make a model and its tokenizer, by name.

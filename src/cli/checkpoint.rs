@@ -45,7 +45,7 @@ pub fn define() -> Command {
 
 pub fn run(matches: &ArgMatches) -> Result<i32> {
     let Some(("verify", matches)) = matches.subcommand() else {
-        return Err(Error::usage("nothing to do").expected("tempra checkpoint verify PATH"));
+        return Err(Error::usage("nothing to do").with_expected("tempra checkpoint verify PATH"));
     };
     let path = matches.get_one::<PathBuf>("path").cloned().unwrap_or_default();
     let report = verify(&path)?;

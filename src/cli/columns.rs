@@ -131,8 +131,8 @@ pub fn by_content(matches: &ArgMatches, header: &[String], path: &Path) -> Resul
         let Some((words, name)) = longest else {
             return Err(Error::data("no column looks like text")
                 .at(path)
-                .found(header.join(", "))
-                .hint("name it: --text COLUMN"));
+                .with_found(header.join(", "))
+                .with_help("name it: --text COLUMN"));
         };
         found.columns.text = name;
         found.why.retain(|(what, _)| *what != "text");
@@ -146,9 +146,9 @@ pub fn by_content(matches: &ArgMatches, header: &[String], path: &Path) -> Resul
         let Some((n, name)) = others.filter_map(few).min() else {
             return Err(Error::data("no column looks like a label")
                 .at(path)
-                .expected("a column in which values come back: 2 classes or more, each in several rows")
-                .found(header.join(", "))
-                .hint("name it: --label COLUMN"));
+                .with_expected("a column in which values come back: 2 classes or more, each in several rows")
+                .with_found(header.join(", "))
+                .with_help("name it: --label COLUMN"));
         };
         found.why.push(("label", format!("it has {n} different values, fewer than any other")));
         found.columns.label = Some(name);

@@ -67,14 +67,16 @@ pub fn define() -> Command {
 pub fn run(matches: &ArgMatches) -> Result<i32> {
     match matches.subcommand() {
         Some(("check", matches)) => check(matches),
-        _ => Err(Error::usage("nothing to do").expected("tempra data check FILE")),
+        _ => Err(Error::usage("nothing to do").with_expected("tempra data check FILE")),
     }
 }
 
 fn check(matches: &ArgMatches) -> Result<i32> {
     let voice = Voice::of(matches);
     let files = files(matches);
-    let Some((_, first)) = files.first() else { return Err(Error::usage("no file").expected("a data file")) };
+    let Some((_, first)) = files.first() else {
+        return Err(Error::usage("no file").with_expected("a data file"));
+    };
     let found = columns::by_name(matches, &data::columns(first)?);
     for (what, why) in &found.why {
         let column = match *what {

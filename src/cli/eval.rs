@@ -81,7 +81,7 @@ pub fn run(matches: &ArgMatches) -> Result<i32> {
     if text(matches, "label") == Some("") && prepared.noted.word("loss").as_deref() != Some("contrastive") {
         return Err(Error::usage("--label \"\" leaves nothing to compare with")
             .at(&prepared.dir)
-            .expected("the name of a column: only models of pairs that belong together need no label"));
+            .with_expected("the name of a column: only models of pairs that belong together need no label"));
     }
     let model = prepared.model(&Options::default(), &voice)?;
     let (head, outputs) = prepared.head(&model)?;
@@ -89,9 +89,9 @@ pub fn run(matches: &ArgMatches) -> Result<i32> {
     if label_scale.is_some() && *outputs != Outputs::Embedding {
         return Err(Error::usage("--label-scale has no effect on this model")
             .at(&prepared.dir)
-            .expected("a model of vectors, of task \"similar\"")
-            .found(format!("task {:?}", name(outputs)))
-            .hint("leave out --label-scale"));
+            .with_expected("a model of vectors, of task \"similar\"")
+            .with_found(format!("task {:?}", name(outputs)))
+            .with_help("leave out --label-scale"));
     }
     let (task, set) = prepared.labelled(outputs, path)?;
     if *outputs == Outputs::Span {

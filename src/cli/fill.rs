@@ -19,7 +19,7 @@ pub fn fill(
     let Some(mask) = prepared.tokenizer().mask() else {
         return Err(Error::model("the tokenizer has no mask token")
             .at(&prepared.dir)
-            .expected("[MASK] or <mask>"));
+            .with_expected("[MASK] or <mask>"));
     };
     let mut batches = prepared.batches(set, head)?;
     for batch in &mut batches {

@@ -15,7 +15,7 @@ use std::path::Path;
 
 fn file(input: &str) -> Result<&Path> {
     if input == "-" {
-        return Err(Error::usage("this task reads a file, not standard input").hint("name a file"));
+        return Err(Error::usage("this task reads a file, not standard input").with_help("name a file"));
     }
     Ok(Path::new(input))
 }
@@ -103,7 +103,9 @@ pub fn answers(matches: &ArgMatches, prepared: &Prepared, model: &Model) -> Resu
     if let Destination::File(output) = Destination::of(text(matches, "output"))?
         && output.exists()
     {
-        return Err(Error::usage("is a file").at(output).expected("-o FOLDER, the name of a new folder"));
+        return Err(Error::usage("is a file")
+            .at(output)
+            .with_expected("-o FOLDER, the name of a new folder"));
     }
     let questions = read_questions(path, false, OnBadRow::Stop)?.items;
     let voice = Voice::of(matches);

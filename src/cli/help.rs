@@ -61,7 +61,7 @@ pub fn run(matches: &ArgMatches) -> Result<i32> {
         (Some(topic), [_, word]) if topic.name == "recipe" => (topic.text)(Some(word))?,
         (Some(topic), [_, rest @ ..]) => {
             return Err(
-                Error::usage(format!("`help {}` takes no more words", topic.name)).found(rest.join(" "))
+                Error::usage(format!("`help {}` takes no more words", topic.name)).with_found(rest.join(" "))
             );
         }
         _ => command_help(&words)?,
@@ -78,9 +78,9 @@ fn command_help(words: &[&str]) -> Result<String> {
         command = command.find_subcommand(word).ok_or_else(|| {
             let topics = TOPICS.iter().map(|t| t.name).filter(|_| i == 0);
             let there: Vec<&str> = command.get_subcommands().map(Command::get_name).chain(topics).collect();
-            let e = Error::usage(format!("no help on {word:?}")).expected(there.join(", "));
+            let e = Error::usage(format!("no help on {word:?}")).with_expected(there.join(", "));
             match nearest(word, there) {
-                Some(near) => e.hint(format!("did you mean {near:?}?")),
+                Some(near) => e.with_help(format!("did you mean {near:?}?")),
                 None => e,
             }
         })?;
@@ -106,8 +106,8 @@ fn recipe(only: Option<&str>) -> Result<String> {
         let names = keys.iter().flat_map(|k| [k.section, k.name]).filter(|s| !s.is_empty());
         let e = Error::usage(format!("a recipe has no table or key {asked:?}"));
         return Err(match nearest(asked, paths.iter().map(String::as_str).chain(names)) {
-            Some(near) => e.hint(format!("did you mean {near:?}?")),
-            None => e.hint("`tempra help recipe` lists them all"),
+            Some(near) => e.with_help(format!("did you mean {near:?}?")),
+            None => e.with_help("`tempra help recipe` lists them all"),
         });
     }
     let mut text = String::new();

@@ -66,7 +66,7 @@ pub fn warn(command: &str, matches: &ArgMatches, outputs: &Outputs, voice: &Voic
     let given = |o: &&Option| o.command == command && text(matches, o.name).is_some();
     for option in OPTIONS.iter().filter(given).filter(|o| !(o.has)(outputs)) {
         voice.warn(format!(
-            "--{} has no effect on this model: {}\n  do: leave it out",
+            "--{} has no effect on this model: {}\n  help: leave it out",
             option.name, option.needs
         ));
     }

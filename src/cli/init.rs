@@ -83,7 +83,7 @@ pub fn run(matches: &ArgMatches) -> Result<i32> {
     {
         return Err(Error::usage("is there already")
             .at(output)
-            .hint("name another file with -o, or replace it with --force"));
+            .with_help("name another file with -o, or replace it with --force"));
     }
     let path = if output == "-" { "recipe.toml" } else { output };
     let given = matches.get_one::<PathBuf>("data").cloned().unwrap_or_default();
@@ -114,8 +114,8 @@ fn training_file(given: &Path) -> Result<PathBuf> {
     found.into_iter().next().ok_or_else(|| {
         Error::data("no training file in the folder")
             .at(given)
-            .expected("a file named train.csv, train.tsv, train.jsonl or train.parquet")
-            .hint("name the file itself")
+            .with_expected("a file named train.csv, train.tsv, train.jsonl or train.parquet")
+            .with_help("name the file itself")
     })
 }
 

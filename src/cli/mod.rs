@@ -89,6 +89,6 @@ pub fn run(matches: &ArgMatches) -> Result<i32> {
     });
     match found {
         Some((entry, of)) => (entry.run)(of),
-        None => Err(Error::usage("no command").hint("`tempra help` lists them")),
+        None => Err(Error::usage("no command").with_help("`tempra help` lists them")),
     }
 }

@@ -52,10 +52,10 @@ impl Noted {
             let Some(found) = head.and_then(|name| heads.get(name)).cloned() else {
                 let e = Error::usage("this model has several heads")
                     .at(dir)
-                    .expected(format!("--head, one of {names}"));
+                    .with_expected(format!("--head, one of {names}"));
                 return Err(match head {
-                    Some(name) => e.found(name.to_owned()),
-                    None => e.hint("say which one with --head"),
+                    Some(name) => e.with_found(name.to_owned()),
+                    None => e.with_help("say which one with --head"),
                 });
             };
             value = found;
@@ -214,8 +214,8 @@ impl Prepared {
         let max_length = match number("max-length") {
             Some(n) if n > positions => {
                 return Err(Error::usage("--max-length is beyond the model's positions")
-                    .expected(format!("at most {positions}, what its config.json has positions for"))
-                    .found(n.to_string()));
+                    .with_expected(format!("at most {positions}, what its config.json has positions for"))
+                    .with_found(n.to_string()));
             }
             Some(n) => n,
             None => noted.max_length.or(longest).unwrap_or(LONGEST).min(positions),
@@ -270,7 +270,7 @@ impl Prepared {
         if self.no_answer.is_some() && asked.is_some_and(|(_, outputs)| *outputs != Outputs::Span) {
             return Err(Error::usage("--no-answer is set, but the model does not answer questions")
                 .at(&self.dir)
-                .hint("leave it out"));
+                .with_help("leave it out"));
         }
         asked.ok_or_else(|| {
             let names = heads.iter().map(|h| h.name.as_str()).filter(|n| !n.is_empty()).collect::<Vec<_>>();
@@ -278,8 +278,8 @@ impl Prepared {
                 if names.is_empty() { "no --head: the model has one".to_owned() } else { names.join(", ") };
             Error::usage("no head of that name")
                 .at(&self.dir)
-                .expected(there)
-                .found(wanted.unwrap_or("").to_owned())
+                .with_expected(there)
+                .with_found(wanted.unwrap_or("").to_owned())
         })
     }
 
@@ -314,8 +314,8 @@ impl Prepared {
                 let example = batch.examples.first().map_or(0, |e| e + 1);
                 return Err(Error::model("the model's result is not a finite number")
                     .at(&self.dir)
-                    .found(format!("in a batch that begins with example {example} of the data"))
-                    .hint("the weights are broken: take an earlier checkpoint"));
+                    .with_found(format!("in a batch that begins with example {example} of the data"))
+                    .with_help("the weights are broken: take an earlier checkpoint"));
             }
             match sigmoid {
                 true => each(batch, &outputs.iter().map(|o| sigmoids(o)).collect::<Vec<_>>())?,

@@ -93,8 +93,8 @@ pub fn sets(matches: &ArgMatches) -> Result<Vec<(String, String)>> {
     let pair = |flag: &String| match flag.split_once('=') {
         Some((key, value)) if !key.trim().is_empty() => Ok((key.trim().to_owned(), value.to_owned())),
         _ => Err(Error::usage(format!("--set {flag}: not a key and a value"))
-            .expected("KEY=VALUE, such as optim.lr=3e-5")
-            .hint("`tempra help recipe` lists the keys")),
+            .with_expected("KEY=VALUE, such as optim.lr=3e-5")
+            .with_help("`tempra help recipe` lists the keys")),
     };
     given.into_iter().flatten().map(pair).collect()
 }

@@ -90,7 +90,7 @@ impl Destination {
         };
         match fs::metadata(path) {
             Ok(meta) if meta.is_dir() => {
-                Err(Error::usage("is a folder").at(path).expected("the name of a file to write"))
+                Err(Error::usage("is a folder").at(path).with_expected("the name of a file to write"))
             }
             // A link stays; what it leads to is replaced.
             Ok(meta) if meta.is_file() => {
@@ -100,7 +100,9 @@ impl Destination {
             Err(_) => {
                 let folder = path.parent().filter(|p| !p.as_os_str().is_empty());
                 match folder.filter(|p| !p.is_dir()) {
-                    Some(missing) => Err(Error::usage("there is no such folder").at(missing).hint("make it")),
+                    Some(missing) => {
+                        Err(Error::usage("there is no such folder").at(missing).with_help("make it"))
+                    }
                     None => Ok(Self::File(path.to_path_buf())),
                 }
             }
@@ -120,13 +122,15 @@ impl Destination {
             let linked =
                 || fs::read_dir(input).into_iter().flatten().flatten().any(|e| real_path(&e.path()) == mine);
             if mine == real {
-                return Err(Error::usage("the output is the input").at(input).hint("give -o another name"));
+                return Err(Error::usage("the output is the input")
+                    .at(input)
+                    .with_help("give -o another name"));
             }
             if input.is_dir() && (mine.starts_with(&real) || linked()) {
                 return Err(Error::usage("the output is inside the folder of the model")
                     .at(&mine)
-                    .found(format!("the model is read from {}", input.display()))
-                    .hint("give -o a name outside of it"));
+                    .with_found(format!("the model is read from {}", input.display()))
+                    .with_help("give -o a name outside of it"));
             }
         }
         Ok(())

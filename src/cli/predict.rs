@@ -73,7 +73,7 @@ pub fn run(matches: &ArgMatches) -> Result<i32> {
     let json = json_lines(matches)?;
     let destination =
         Destination::of(text(matches, "output")).map_err(|e| match text(matches, "output") {
-            Some(folder) if Path::new(folder).is_dir() => e.hint(
+            Some(folder) if Path::new(folder).is_dir() => e.with_help(
                 "give -o the name of a file; for answers to questions, of a folder that is not there yet",
             ),
             _ => e,
@@ -90,7 +90,7 @@ pub fn run(matches: &ArgMatches) -> Result<i32> {
         Outputs::Embedding => {
             return Err(Error::usage("this model gives vectors, not predictions")
                 .at(&prepared.dir)
-                .hint("`tempra embed` writes them"));
+                .with_help("`tempra embed` writes them"));
         }
         _ => None,
     };
@@ -157,7 +157,7 @@ fn json_lines(matches: &ArgMatches) -> Result<bool> {
         Some((output, Ok(Format::Tsv | Format::Parquet))) => {
             Err(Error::usage("predictions are written as CSV or JSON Lines")
                 .at(output)
-                .hint("name the output .csv or .jsonl, or say --format"))
+                .with_help("name the output .csv or .jsonl, or say --format"))
         }
         _ => Ok(false),
     }

@@ -215,7 +215,7 @@ impl Prepared {
         let Some(mask) = self.tokenizer().mask() else {
             return Err(Error::model("the tokenizer has no mask token")
                 .at(&self.dir)
-                .expected("[MASK] or <mask>"));
+                .with_expected("[MASK] or <mask>"));
         };
         Ok(Mask { probability: 0.15, whole_word: false, mask, vocab: self.vocab as u32 })
     }
@@ -227,8 +227,8 @@ fn as_written<'a>(classes: &[String], mut written: impl Iterator<Item = &'a str>
     let mut seen = HashSet::new();
     if let Some(twice) = classes.iter().find(|name| !seen.insert(name.as_str())) {
         return Err(Error::model(format!("two classes of the model are called {twice:?}"))
-            .expected("each name once in id2label of its config.json")
-            .hint("give them names of their own, or no label says which of them is right"));
+            .with_expected("each name once in id2label of its config.json")
+            .with_help("give them names of their own, or no label says which of them is right"));
     }
     Ok(if written.any(|label| label.contains("LABEL_")) { classes.to_vec() } else { numbered(classes) })
 }
@@ -244,12 +244,12 @@ fn known(table: &Table, classes: &[String]) -> Result<Vec<Label>> {
     let strange = table.rows.iter().filter(|r| r.label.as_deref().as_ref().is_some_and(unknown)).count();
     let e = Error::data(format!("the label {label:?} is none of the model's classes"))
         .at(&table.path)
-        .line(line)
-        .expected(listed(classes))
-        .found(format!("{label:?}; {strange} of {} rows have such labels", table.rows.len()));
+        .with_line(line)
+        .with_expected(listed(classes))
+        .with_found(format!("{label:?}; {strange} of {} rows have such labels", table.rows.len()));
     Err(match nearest(label, classes.iter().map(String::as_str)) {
-        Some(near) => e.hint(format!("write {near:?}, if that is meant")),
-        None => e.hint("name the right column with --label, or leave out these rows"),
+        Some(near) => e.with_help(format!("write {near:?}, if that is meant")),
+        None => e.with_help("name the right column with --label, or leave out these rows"),
     })
 }
 

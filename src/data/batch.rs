@@ -160,7 +160,7 @@ pub struct BatchOptions {
 pub fn epoch(lengths: &[u32], seed: u64, epoch: u64, opts: &BatchOptions) -> Result<Vec<Vec<u32>>> {
     let (BatchSize::Sequences(size) | BatchSize::Tokens(size)) = opts.batch;
     if size == 0 {
-        return Err(Error::usage("a batch of size 0").expected("at least 1"));
+        return Err(Error::usage("a batch of size 0").with_expected("at least 1"));
     }
     let n = u32::try_from(lengths.len()).map_err(|_| Error::data("more than 4 billion examples"))?;
     let mut order: Vec<u32> = (0..n).collect();
@@ -210,9 +210,9 @@ pub fn epoch(lengths: &[u32], seed: u64, epoch: u64, opts: &BatchOptions) -> Res
     }
     if steps.is_empty() {
         return Err(Error::data("an epoch without a step")
-            .expected("at least one full batch")
-            .found(format!("{n} examples"))
-            .hint("a smaller batch, or drop_last = false"));
+            .with_expected("at least one full batch")
+            .with_found(format!("{n} examples"))
+            .with_help("a smaller batch, or drop_last = false"));
     }
     Ok(steps)
 }
@@ -274,8 +274,8 @@ struct Place {
 fn check_indices(set: &TokenSet, examples: &[u32]) -> Result<()> {
     match examples.iter().find(|i| **i as usize >= set.len()) {
         Some(i) => Err(Error::usage("an example that the set does not have")
-            .expected(format!("below {}", set.len()))
-            .found(i.to_string())),
+            .with_expected(format!("below {}", set.len()))
+            .with_found(i.to_string())),
         None => Ok(()),
     }
 }
@@ -329,8 +329,8 @@ fn pack(set: &TokenSet, examples: &[u32], first: &mut Place, position_offset: u3
         }
     }
     let tokens = u32::try_from(batch.ids.len()).ok().and_then(|n| first.token.checked_add(n));
-    first.token =
-        tokens.ok_or_else(|| Error::usage("a step of more than 4 billion tokens").hint("a smaller batch"))?;
+    first.token = tokens
+        .ok_or_else(|| Error::usage("a step of more than 4 billion tokens").with_help("a smaller batch"))?;
     first.example += examples.len() as u32;
     Ok(batch)
 }

@@ -95,9 +95,9 @@ fn check(sentence: Sentence, columns: &TagColumns, at: impl Fn(usize) -> (u64, O
     };
     let word = sentence.words.get(broken.word).map_or("", String::as_str);
     Err(BadRow::new(line, byte, format!("{}, at the word {word:?}", broken.what))
-        .expected(broken.expected)
-        .found(broken.found)
-        .hint(hint))
+        .with_expected(broken.expected)
+        .with_found(broken.found)
+        .with_help(hint))
 }
 
 /// One line that holds a word.
@@ -133,9 +133,9 @@ impl<'a> Blocks<'a> {
         if width < if columns.tagged { needed } else { columns.word + 1 } && !first.is_empty() {
             return Err(Error::data("the file has too few columns")
                 .at(path)
-                .expected(format!("at least {needed}, separated by tabs or spaces"))
-                .found(format!("{width}: {first:?}"))
-                .hint("one word and its tag a line, an empty line after a sentence"));
+                .with_expected(format!("at least {needed}, separated by tabs or spaces"))
+                .with_found(format!("{width}: {first:?}"))
+                .with_help("one word and its tag a line, an empty line after a sentence"));
         }
         let lines: Box<dyn Iterator<Item = _>> = Box::new(lines);
         Ok(Self { rest: lines.peekable(), columns, tabs, width })
@@ -152,9 +152,9 @@ impl<'a> Blocks<'a> {
                     _ => "every word needs the columns of the first line; an empty line ends a sentence",
                 };
                 return Err(bad(format!("a line has {n} {word}"))
-                    .expected(self.width.to_string())
-                    .found(format!("{:?}", line.fields.join(if self.tabs { "\t" } else { " " })))
-                    .hint(hint));
+                    .with_expected(self.width.to_string())
+                    .with_found(format!("{:?}", line.fields.join(if self.tabs { "\t" } else { " " })))
+                    .with_help(hint));
             }
             let tag = self.columns.tag.unwrap_or(n - 1);
             for (what, i) in [("word", self.columns.word), ("tag", tag)] {
@@ -165,7 +165,7 @@ impl<'a> Blocks<'a> {
                 }
                 if field.is_empty() {
                     return Err(
-                        bad(format!("the {what} is empty")).hint("fill the column or remove the line")
+                        bad(format!("the {what} is empty")).with_help("fill the column or remove the line")
                     );
                 }
                 list.push(field.to_owned());
@@ -217,18 +217,21 @@ fn from_json(record: &Record, columns: &TagColumns) -> Found {
             return Err(record.lacks(key, pairs.iter().map(|(k, _)| k.as_str())));
         };
         let items = value.as_array().ok_or_else(|| {
-            bad(format!("{key:?} is no list")).expected("an array of strings").found(kind(value))
+            bad(format!("{key:?} is no list")).with_expected("an array of strings").with_found(kind(value))
         })?;
         let one = |(i, v): (usize, &Value)| match v.as_str() {
             Some(s) if !s.trim().is_empty() && !s.contains('\0') => Ok(s.to_owned()),
-            Some(s) => {
-                Err(bad(format!("item {} of {key:?} is empty or holds a NUL", i + 1)).found(format!("{s:?}")))
-            }
+            Some(s) => Err(bad(format!("item {} of {key:?} is empty or holds a NUL", i + 1))
+                .with_found(format!("{s:?}"))),
             None => {
                 let e = bad(format!("item {} of {key:?} is no string", i + 1))
-                    .expected("a string")
-                    .found(kind(v));
-                Err(if v.is_number() { e.hint("write the names of the tags, not their numbers") } else { e })
+                    .with_expected("a string")
+                    .with_found(kind(v));
+                Err(if v.is_number() {
+                    e.with_help("write the names of the tags, not their numbers")
+                } else {
+                    e
+                })
             }
         };
         items.iter().enumerate().map(one).collect()
@@ -236,12 +239,12 @@ fn from_json(record: &Record, columns: &TagColumns) -> Found {
     let words = list(&columns.words_key)?;
     let tags = if columns.tagged { list(&columns.tags_key)? } else { Vec::new() };
     if words.is_empty() {
-        return Err(bad("a sentence has no words".into()).hint("remove the line"));
+        return Err(bad("a sentence has no words".into()).with_help("remove the line"));
     }
     if columns.tagged && words.len() != tags.len() {
         return Err(bad("a sentence has another number of tags than of words".into())
-            .expected(format!("{} tags", words.len()))
-            .found(tags.len().to_string()));
+            .with_expected(format!("{} tags", words.len()))
+            .with_found(tags.len().to_string()));
     }
     check(Sentence { words, tags, line: record.line }, columns, |_| (record.line, record.byte))
 }

@@ -58,7 +58,7 @@ pub fn read_documents(path: &Path, column: &str, by_row: bool, on_bad: OnBadRow)
     if found.documents.is_empty() {
         return Err(Error::data("a file without text")
             .at(path)
-            .expected("at least one line that is not empty"));
+            .with_expected("at least one line that is not empty"));
     }
     Ok(found)
 }
@@ -100,7 +100,9 @@ impl Documents {
         let special = tokenizer.special_tokens(true);
         let most = max_length.saturating_sub(special);
         if most < 2 {
-            return Err(Error::usage("data.max_length does not hold a pair").found(max_length.to_string()));
+            return Err(
+                Error::usage("data.max_length does not hold a pair").with_found(max_length.to_string())
+            );
         }
         let pieces = |lines: &Vec<String>| -> Result<Vec<Vec<(u32, u32)>>> {
             let lines: Result<Vec<_>> = lines.iter().map(|line| tokenizer.pieces(line)).collect();
@@ -113,16 +115,16 @@ impl Documents {
         if documents.len() < 2 {
             return Err(Error::data("next-sentence prediction needs two documents")
                 .at(&self.path)
-                .expected("random second sentences from another document")
-                .found(format!("{} document with text", documents.len()))
-                .hint(layout));
+                .with_expected("random second sentences from another document")
+                .with_found(format!("{} document with text", documents.len()))
+                .with_help(layout));
         }
         if documents.iter().all(|d| d.len() < 2) {
             return Err(Error::data("no document has two sentences: no sentence follows another")
                 .at(&self.path)
-                .expected("a document of two lines or more")
-                .found(format!("{} documents of one line", documents.len()))
-                .hint(layout));
+                .with_expected("a document of two lines or more")
+                .with_found(format!("{} documents of one line", documents.len()))
+                .with_help(layout));
         }
         let mut set = TokenSet { offsets: vec![0], ..TokenSet::default() };
         let mut stream = Stream::new(seed, "pairs", 0);
@@ -179,8 +181,8 @@ impl Documents {
                 "every sentence is too long to share a pair: none is followed by another",
             )
             .at(&self.path)
-            .found(format!("data.max_length = {max_length}"))
-            .hint("raise data.max_length, or put shorter sentences on the lines"));
+            .with_found(format!("data.max_length = {max_length}"))
+            .with_help("raise data.max_length, or put shorter sentences on the lines"));
         }
         Ok(set)
     }

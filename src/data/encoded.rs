@@ -96,8 +96,8 @@ impl TokenSet {
     ) -> Result<Self> {
         if !labels.is_empty() && labels.len() != rows.len() {
             return Err(Error::usage("a token set needs a label for every row")
-                .expected(rows.len().to_string())
-                .found(labels.len().to_string()));
+                .with_expected(rows.len().to_string())
+                .with_found(labels.len().to_string()));
         }
         let Some(dir) = cache else {
             return Ok(Self { labels, ..Self::encode(tokenizer, rows, max_length)? });
@@ -130,7 +130,7 @@ impl TokenSet {
             let mut items = Vec::with_capacity(2 * chunk.len());
             for row in chunk {
                 let Some(pair) = &row.pair else {
-                    return Err(Error::data("a row without a second text").line(row.line));
+                    return Err(Error::data("a row without a second text").with_line(row.line));
                 };
                 items.extend([(row.text.as_str(), None), (pair.as_str(), None)]);
             }
@@ -181,7 +181,8 @@ impl TokenSet {
         self.lost.push(lost);
         self.unknown.push(unknown);
         let end = u32::try_from(self.ids.len());
-        self.offsets.push(end.map_err(|_| Error::data("more than 4 billion tokens").hint("split the file"))?);
+        self.offsets
+            .push(end.map_err(|_| Error::data("more than 4 billion tokens").with_help("split the file"))?);
         Ok(())
     }
 

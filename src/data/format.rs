@@ -39,9 +39,9 @@ impl Format {
             "parquet" => Ok(Self::Parquet),
             _ => Err(Error::data("the format of a data file is told by the end of its name")
                 .at(path)
-                .expected(".csv, .tsv, .jsonl, .ndjson or .parquet")
-                .found(if ext.is_empty() { "no ending".into() } else { format!(".{ext}") })
-                .hint(match ext.as_str() {
+                .with_expected(".csv, .tsv, .jsonl, .ndjson or .parquet")
+                .with_found(if ext.is_empty() { "no ending".into() } else { format!(".{ext}") })
+                .with_help(match ext.as_str() {
                     "gz" | "zip" | "zst" | "bz2" | "xz" => "decompress it first",
                     "json" => "write one JSON object a line and name it .jsonl",
                     "xls" | "xlsx" | "ods" => "save the sheet as CSV (UTF-8)",
@@ -110,7 +110,7 @@ pub(super) fn from_reader<'r>(
         Format::Jsonl => Ok(Box::new(JsonRows::new(lines, first, at, name))),
         Format::Parquet => Err(Error::data("Parquet cannot be read from a stream")
             .at(name)
-            .hint("name the file, or pipe CSV, TSV or JSON Lines")),
+            .with_help("name the file, or pipe CSV, TSV or JSON Lines")),
     }
 }
 
@@ -118,10 +118,19 @@ pub(super) fn from_reader<'r>(
 pub(super) fn refuse_other_encodings(first: &[u8], name: &Path) -> Result<()> {
     let iconv = |from: &str| format!("iconv -f {from} -t UTF-8 {} > utf8-file", name.display());
     let wide = |found: &str, from: &str| {
-        Err(Error::data("not UTF-8").at(name).line(1).byte(0).found(found.to_string()).hint(iconv(from)))
+        Err(Error::data("not UTF-8")
+            .at(name)
+            .with_line(1)
+            .with_byte(0)
+            .with_found(found.to_string())
+            .with_help(iconv(from)))
     };
     let binary = |found: &str, hint: &str| {
-        Err(Error::data("not a text file").at(name).byte(0).found(found.to_string()).hint(hint.to_string()))
+        Err(Error::data("not a text file")
+            .at(name)
+            .with_byte(0)
+            .with_found(found.to_string())
+            .with_help(hint.to_string()))
     };
     match first {
         [0xFF, 0xFE, 0, 0, ..] => wide("UTF-32 (little endian)", "UTF-32"),

@@ -48,7 +48,7 @@ impl<R: BufRead> Rows for JsonRows<R> {
             let body = trim_end(&self.raw);
             if at.too_long {
                 return Ok(Some(Err(BadRow::new(at.line, Some(at.byte), "a line is too long")
-                    .expected(format!("at most {} MB", MAX_LINE >> 20)))));
+                    .with_expected(format!("at most {} MB", MAX_LINE >> 20)))));
             }
             if !body.iter().all(u8::is_ascii_whitespace) {
                 return Ok(Some(parse(body, at)));
@@ -76,7 +76,7 @@ fn parse(body: &[u8], at: At) -> Found {
         };
         let what =
             if e.is_data() { "a line is not a JSON object with keys of its own" } else { "not valid JSON" };
-        BadRow::new(at.line, Some(byte), what).found(why).hint(hint)
+        BadRow::new(at.line, Some(byte), what).with_found(why).with_help(hint)
     })?;
     Ok(Record { line: at.line, byte: Some(at.byte), cells: Cells::Object(object.0) })
 }

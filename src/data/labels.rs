@@ -48,7 +48,7 @@ impl Target {
             }
             if given.len() < 2 {
                 return Err(Error::usage("a classification needs two classes")
-                    .found(list(given.iter().map(String::as_str))));
+                    .with_found(list(given.iter().map(String::as_str))));
             }
             let target = Self::Classify { classes: given.to_vec() };
             target.labels(train)?;
@@ -61,9 +61,9 @@ impl Target {
         let mut classes: Vec<String> = names.into_iter().map(str::to_string).collect();
         if classes.len() < 2 {
             return Err(fail("all rows have one label: there is nothing to learn".into())
-                .expected("at least two classes")
-                .found(list(classes.iter().map(String::as_str)))
-                .hint("is it the right label column, and the whole file?"));
+                .with_expected("at least two classes")
+                .with_found(list(classes.iter().map(String::as_str)))
+                .with_help("is it the right label column, and the whole file?"));
         }
         let number = |c: &str| c.trim().parse::<f64>().ok();
         let fraction = |c: &String| number(c).is_some_and(|x| x.fract() != 0.0);
@@ -77,9 +77,9 @@ impl Target {
                 classes.len(),
                 train.rows.len()
             ))
-            .found(list(classes.iter().map(String::as_str)));
+            .with_found(list(classes.iter().map(String::as_str)));
             let numbers = classes.iter().all(|c| number(c).is_some());
-            return Err(e.hint(if numbers {
+            return Err(e.with_help(if numbers {
                 "set task = \"regress\" to predict numbers, or list the classes in data.classes"
             } else {
                 "name another label column, or list the classes in the recipe"
@@ -106,28 +106,28 @@ impl Target {
         let places: HashMap<&str, u32> = classes.iter().map(String::as_str).zip(0..).collect();
         let label = |row: &Row| {
             let label = written(row, &table.path)?;
-            let at = |what: &str| Error::data(what).at(&table.path).line(row.line);
+            let at = |what: &str| Error::data(what).at(&table.path).with_line(row.line);
             match self {
                 Self::Classify { .. } => places.get(label).map(|i| Label::Class(*i)).ok_or_else(|| {
                     let names = || classes.iter().map(String::as_str);
                     let e = at(&format!("the label {label:?} is none of the classes"))
-                        .expected(list(names()))
-                        .found(format!("{label:?}"));
+                        .with_expected(list(names()))
+                        .with_found(format!("{label:?}"));
                     match nearest(label, names()) {
-                        Some(near) => e.hint(format!("did you mean {near:?}? Else add it to the train split, or to the recipe's classes")),
-                        None => e.hint("a class must occur in the train split or stand in the recipe's classes"),
+                        Some(near) => e.with_help(format!("did you mean {near:?}? Else add it to the train split, or to the recipe's classes")),
+                        None => e.with_help("a class must occur in the train split or stand in the recipe's classes"),
                     }
                 }),
                 Self::Regress => {
                     let value = label.trim().parse::<f64>().ok().filter(|x| x.is_finite());
                     let value = value.ok_or_else(|| {
-                        at("the label is not a finite number").expected("a number such as 3.25").found(format!("{label:?}"))
+                        at("the label is not a finite number").with_expected("a number such as 3.25").with_found(format!("{label:?}"))
                     })?;
                     Some(value as f32).filter(|x| x.is_finite()).map(Label::Value).ok_or_else(|| {
                         at("the label is too large for a 32-bit float")
-                            .expected(format!("a number from {:e} to {:e}", f32::MIN, f32::MAX))
-                            .found(format!("{label:?}"))
-                            .hint("divide the labels by a constant")
+                            .with_expected(format!("a number from {:e} to {:e}", f32::MIN, f32::MAX))
+                            .with_found(format!("{label:?}"))
+                            .with_help("divide the labels by a constant")
                     })
                 }
             }
@@ -161,10 +161,14 @@ pub fn check_similarities(table: &Table, labels: &[Label], label_scale: f64, key
     };
     Err(Error::data(format!("the label {written} over {} is no cosine similarity", set(label_scale)))
         .at(&table.path)
-        .line(row.line)
-        .expected("a quotient from -1 to 1")
-        .found(format!("{}; {count} of {} rows are outside", value(label) / label_scale, table.rows.len()))
-        .hint(format!(
+        .with_line(row.line)
+        .with_expected("a quotient from -1 to 1")
+        .with_found(format!(
+            "{}; {count} of {} rows are outside",
+            value(label) / label_scale,
+            table.rows.len()
+        ))
+        .with_help(format!(
             "set {} if the largest label, {largest}, means \"the same\"; else correct these rows",
             set(scale)
         )))
@@ -184,10 +188,10 @@ pub fn check_partners(table: &Table, remedy: impl Into<String>) -> Result<()> {
     let (count, label) = (table.rows.iter().filter(other).count(), row.label.as_deref().unwrap_or_default());
     Err(Error::data(format!("a pair labelled {label:?} does not belong together"))
         .at(&table.path)
-        .line(row.line)
-        .expected("the label 1 or true: a contrastive loss takes the two texts of every row as partners")
-        .found(format!("{label:?}; {count} of {} rows have other labels", table.rows.len()))
-        .hint(remedy))
+        .with_line(row.line)
+        .with_expected("the label 1 or true: a contrastive loss takes the two texts of every row as partners")
+        .with_found(format!("{label:?}; {count} of {} rows have other labels", table.rows.len()))
+        .with_help(remedy))
 }
 
 /// The classes of a label that names several.
@@ -214,13 +218,13 @@ pub fn class_sets(train: &Table, separator: &str, given: Option<&[String]>) -> R
     if names.is_empty() {
         return Err(Error::data("no row has a class: there is nothing to learn")
             .at(&train.path)
-            .hint("is it the right label column?"));
+            .with_help("is it the right label column?"));
     }
     if names.len() > MANY && names.len() * 2 > train.rows.len() {
         return Err(Error::data(format!("{} different classes in {} rows", names.len(), train.rows.len()))
             .at(&train.path)
-            .found(list(names.iter().map(String::as_str)))
-            .hint("set data.separator to what stands between the classes of a row, or list them in data.classes"));
+            .with_found(list(names.iter().map(String::as_str)))
+            .with_help("set data.separator to what stands between the classes of a row, or list them in data.classes"));
     }
     Ok(names.into_iter().collect())
 }
@@ -237,12 +241,14 @@ pub fn sets(table: &Table, separator: &str, classes: &[String]) -> Result<Vec<Ve
             let Some(&place) = places.get(name) else {
                 let e = Error::data(format!("the class {name:?} is not known"))
                     .at(&table.path)
-                    .line(row.line)
-                    .expected(list(classes.iter().map(String::as_str)))
-                    .found(format!("{name:?}"));
+                    .with_line(row.line)
+                    .with_expected(list(classes.iter().map(String::as_str)))
+                    .with_found(format!("{name:?}"));
                 return Err(match nearest(name, classes.iter().map(String::as_str)) {
-                    Some(near) => e.hint(format!("did you mean {near:?}?")),
-                    None => e.hint("a class must occur in the train split or stand in the recipe's classes"),
+                    Some(near) => e.with_help(format!("did you mean {near:?}?")),
+                    None => {
+                        e.with_help("a class must occur in the train split or stand in the recipe's classes")
+                    }
                 });
             };
             set.insert(place);
@@ -255,5 +261,5 @@ pub fn sets(table: &Table, separator: &str, classes: &[String]) -> Result<Vec<Ve
 fn written<'a>(row: &'a Row, path: &Path) -> Result<&'a str> {
     row.label
         .as_deref()
-        .ok_or_else(|| Error::usage("the table was read without a label column").at(path).line(row.line))
+        .ok_or_else(|| Error::usage("the table was read without a label column").at(path).with_line(row.line))
 }

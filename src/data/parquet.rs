@@ -57,8 +57,8 @@ pub(super) fn open(path: &Path, columns: Option<&[&str]>) -> Result<Box<dyn Rows
 fn damaged(path: &Path, why: &str) -> Error {
     Error::data("not a Parquet file that can be read")
         .at(path)
-        .found(why.chars().take(300).collect::<String>())
-        .hint("write it anew, with snappy or zstd compression or none")
+        .with_found(why.chars().take(300).collect::<String>())
+        .with_help("write it anew, with snappy or zstd compression or none")
 }
 
 type Started = std::result::Result<(RowIter<'static>, Vec<String>), String>;
@@ -107,7 +107,7 @@ impl Rows for ParquetRows {
             let rows = &mut self.rows;
             let batch = guarded(|| rows.take(BATCH).collect::<std::result::Result<Vec<Row>, _>>());
             let batch = batch.and_then(|b| b.map_err(|e| e.to_string()));
-            self.ready = batch.map_err(|why| damaged(&self.path, &why).line(self.line + 1))?.into();
+            self.ready = batch.map_err(|why| damaged(&self.path, &why).with_line(self.line + 1))?.into();
         }
         let Some(row) = self.ready.pop_front() else { return Ok(None) };
         self.line += 1;
@@ -116,7 +116,7 @@ impl Rows for ParquetRows {
             match value(field) {
                 Ok(Value::String(s)) if s.len() > MAX_LINE => {
                     return Ok(Some(Err(BadRow::new(self.line, None, format!("{name:?} is too long"))
-                        .expected(format!("at most {} MB", MAX_LINE >> 20)))));
+                        .with_expected(format!("at most {} MB", MAX_LINE >> 20)))));
                 }
                 Ok(value) => pairs.push((name, value)),
                 Err(found) => {
@@ -125,8 +125,8 @@ impl Rows for ParquetRows {
                         None,
                         format!("{name:?} is of a type that is not read"),
                     )
-                    .expected("strings, whole numbers, floats or booleans")
-                    .found(found))));
+                    .with_expected("strings, whole numbers, floats or booleans")
+                    .with_found(found))));
                 }
             }
         }

@@ -8,5 +8,5 @@ use crate::error::{Error, Result};
 pub(super) fn open(path: &Path, _columns: Option<&[&str]>) -> Result<Box<dyn Rows>> {
     Err(Error::data("this build reads no Parquet")
         .at(path)
-        .hint("build with --features parquet, or convert the file to CSV or JSON Lines"))
+        .with_help("build with --features parquet, or convert the file to CSV or JSON Lines"))
 }

@@ -80,29 +80,29 @@ impl BadRow {
     pub(super) fn new(line: u64, byte: Option<u64>, what: impl Into<String>) -> Self {
         Self { line, byte, what: what.into(), expected: None, found: None, hint: None }
     }
-    pub(super) fn expected(self, s: impl Into<String>) -> Self {
+    pub(super) fn with_expected(self, s: impl Into<String>) -> Self {
         Self { expected: Some(s.into()), ..self }
     }
-    pub(super) fn found(self, s: impl Into<String>) -> Self {
+    pub(super) fn with_found(self, s: impl Into<String>) -> Self {
         Self { found: Some(s.into()), ..self }
     }
-    pub(super) fn hint(self, s: impl Into<String>) -> Self {
+    pub(super) fn with_help(self, s: impl Into<String>) -> Self {
         Self { hint: Some(s.into()), ..self }
     }
     /// The same as an error about a file.
     pub fn error(&self, path: &Path) -> Error {
-        let mut e = Error::data(self.what.as_str()).at(path).line(self.line);
+        let mut e = Error::data(self.what.as_str()).at(path).with_line(self.line);
         if let Some(byte) = self.byte {
-            e = e.byte(byte);
+            e = e.with_byte(byte);
         }
         if let Some(s) = &self.expected {
-            e = e.expected(s.as_str());
+            e = e.with_expected(s.as_str());
         }
         if let Some(s) = &self.found {
-            e = e.found(s.as_str());
+            e = e.with_found(s.as_str());
         }
         if let Some(s) = &self.hint {
-            e = e.hint(s.as_str());
+            e = e.with_help(s.as_str());
         }
         e
     }
@@ -167,8 +167,8 @@ pub(super) fn judge(path: &Path, good: u64, bad: u64, first: Option<&BadRow>) ->
     if good == 0 {
         return Err(Error::data("the file has no rows")
             .at(path)
-            .expected("at least one row")
-            .found(if bad > 0 { "bad rows alone" } else { "none" }));
+            .with_expected("at least one row")
+            .with_found(if bad > 0 { "bad rows alone" } else { "none" }));
     }
     Ok(())
 }
@@ -254,7 +254,7 @@ pub fn columns(path: &Path) -> Result<Vec<String>> {
         }
         Some(Ok(Record { cells: Cells::List(fields), .. })) => Ok(fields),
         Some(Err(bad)) => Err(bad.error(path)),
-        None => Err(Error::data("the file has no rows").at(path).expected("at least one row")),
+        None => Err(Error::data("the file has no rows").at(path).with_expected("at least one row")),
     }
 }
 
@@ -311,7 +311,7 @@ impl Records {
         rows.iter_mut().for_each(|row| row.resize(header.len(), String::new()));
         // A header line alone is a table without rows; JSON Lines without a row has no columns either.
         if header.is_empty() {
-            return Err(Error::data("the file has no rows").at(path).expected("at least one row"));
+            return Err(Error::data("the file has no rows").at(path).with_expected("at least one row"));
         }
         let place = |name: &str| header.iter().position(|h| h == name);
         let text = place(&columns.text).unwrap_or(0);
@@ -338,7 +338,7 @@ impl<'a> Picker<'a> {
             .collect();
         if let Some(twice) = names.iter().enumerate().find(|(i, n)| names[..*i].contains(n)) {
             return Err(Error::usage(format!("the column {:?} is named for two purposes", twice.1))
-                .expected("different columns for text, pair and label"));
+                .with_expected("different columns for text, pair and label"));
         }
         Ok(Self {
             names,
@@ -357,16 +357,20 @@ impl<'a> Picker<'a> {
                 let other = |c| header.len() == 1 && header[0].contains(c);
                 let e = Error::data(format!("no column {name:?}"))
                     .at(path)
-                    .expected(format!("the column {name:?} in the header line"))
-                    .found(list(header.iter().map(String::as_str)));
+                    .with_expected(format!("the column {name:?} in the header line"))
+                    .with_found(list(header.iter().map(String::as_str)));
                 match nearest(name, header.iter().map(String::as_str)) {
-                    Some(near) => e.hint(format!("did you mean {near:?}?")),
+                    Some(near) => e.with_help(format!("did you mean {near:?}?")),
                     None if other(';') => {
-                        e.hint("the fields are separated by semicolons: write them with commas")
+                        e.with_help("the fields are separated by semicolons: write them with commas")
                     }
-                    None if other('\t') => e.hint("the fields are separated by tabs: name the file .tsv"),
-                    None if other(',') => e.hint("the fields are separated by commas: name the file .csv"),
-                    None => e.hint("name one of these columns, or give the file a header line"),
+                    None if other('\t') => {
+                        e.with_help("the fields are separated by tabs: name the file .tsv")
+                    }
+                    None if other(',') => {
+                        e.with_help("the fields are separated by commas: name the file .csv")
+                    }
+                    None => e.with_help("name one of these columns, or give the file a header line"),
                 }
             })
         };
@@ -399,8 +403,8 @@ impl<'a> Picker<'a> {
                 }
                 Err(record
                     .bad(format!("{name:?} is no {}", if is_label { "label" } else { "text" }))
-                    .expected(expected)
-                    .found(kind(value)))
+                    .with_expected(expected)
+                    .with_found(kind(value)))
             }),
         }
     }
@@ -419,14 +423,14 @@ impl<'a> Picker<'a> {
                 }
             };
             if cell.as_ref().is_some_and(|cell| cell.contains('\0')) {
-                return Err(record.bad(format!("{name:?} holds a NUL character")).hint("remove it"));
+                return Err(record.bad(format!("{name:?} holds a NUL character")).with_help("remove it"));
             }
             taken.push(cell);
         }
         let label = if self.has_label { taken.pop().flatten() } else { None };
         let pair = if self.has_pair { taken.pop().flatten() } else { None };
         if !self.empty_label && label.as_ref().is_some_and(|l| l.trim().is_empty()) {
-            return Err(record.bad("the label is empty").hint("label the row or remove it"));
+            return Err(record.bad("the label is empty").with_help("label the row or remove it"));
         }
         Ok(Row { text: taken.pop().flatten().unwrap_or_default(), pair, label, line: record.line })
     }
@@ -439,11 +443,11 @@ impl Record {
     pub(super) fn lacks<'k>(&self, name: &str, there: impl Iterator<Item = &'k str> + Clone) -> BadRow {
         let bad = self
             .bad(format!("no key {name:?}"))
-            .expected(format!("the key {name:?}"))
-            .found(list(there.clone()));
+            .with_expected(format!("the key {name:?}"))
+            .with_found(list(there.clone()));
         match nearest(name, there) {
-            Some(near) => bad.hint(format!("did you mean {near:?}?")),
-            None => bad.hint("name one of these keys as the column, or add the key to the row"),
+            Some(near) => bad.with_help(format!("did you mean {near:?}?")),
+            None => bad.with_help("name one of these keys as the column, or add the key to the row"),
         }
     }
 }

@@ -41,23 +41,23 @@ impl<R: BufRead> SeparatedRows<R> {
             _ => {
                 return Err(Error::data("the header line is blank")
                     .at(path)
-                    .line(1)
-                    .expected("the names of the columns"));
+                    .with_line(1)
+                    .with_expected("the names of the columns"));
             }
         };
         if header.iter().any(|name| name.contains('\r')) {
             return Err(Error::data("line ends of old Macs (a carriage return alone)")
                 .at(path)
-                .line(1)
-                .hint("convert the file: tr '\\r' '\\n' < FILE > NEW"));
+                .with_line(1)
+                .with_help("convert the file: tr '\\r' '\\n' < FILE > NEW"));
         }
         let mut seen = HashSet::new();
         if let Some(twice) = header.iter().find(|name| !seen.insert(name.as_str())) {
             return Err(Error::data(format!("two columns are named {twice:?}"))
                 .at(path)
-                .line(1)
-                .byte(at.byte)
-                .hint("rename one of them, or write the header line if the file has none"));
+                .with_line(1)
+                .with_byte(at.byte)
+                .with_help("rename one of them, or write the header line if the file has none"));
         }
         rows.header = header;
         Ok(rows)
@@ -88,7 +88,7 @@ impl<R: BufRead> SeparatedRows<R> {
             let place = *start.get_or_insert(at);
             if at.too_long {
                 let bad = BadRow::new(place.line, Some(place.byte), "a row is too long")
-                    .expected(format!("at most {} MB", MAX_LINE >> 20));
+                    .with_expected(format!("at most {} MB", MAX_LINE >> 20));
                 return self.lost_unless_one_line(place, at, bad);
             }
             let line = &self.raw[from..];
@@ -121,9 +121,11 @@ impl<R: BufRead> SeparatedRows<R> {
                     State::Quote => {
                         let byte = at.byte + i as u64;
                         let bad = BadRow::new(at.line, Some(byte), "text after a closing quote")
-                            .expected("a comma or the end of the line")
-                            .found(String::from_utf8_lossy(&body[i..]).chars().take(20).collect::<String>())
-                            .hint("inside a quoted field write a quote twice: \"\"");
+                            .with_expected("a comma or the end of the line")
+                            .with_found(
+                                String::from_utf8_lossy(&body[i..]).chars().take(20).collect::<String>(),
+                            )
+                            .with_help("inside a quoted field write a quote twice: \"\"");
                         return self.lost_unless_one_line(place, at, bad);
                     }
                 };
@@ -146,9 +148,9 @@ impl<R: BufRead> SeparatedRows<R> {
             let (n, m) = (fields.len(), self.header.len());
             let word = if n == 1 { "field" } else { "fields" };
             return Err(BadRow::new(place.line, Some(place.byte), format!("a row has {n} {word}"))
-                .expected(format!("{m} ({})", super::read::list(self.header.iter().map(String::as_str))))
-                .found(n.to_string())
-                .hint(if self.quotes {
+                .with_expected(format!("{m} ({})", super::read::list(self.header.iter().map(String::as_str))))
+                .with_found(n.to_string())
+                .with_help(if self.quotes {
                     "put a field that holds a comma between quotes"
                 } else {
                     "a field must not hold a tab"
@@ -168,15 +170,15 @@ impl<R: BufRead> SeparatedRows<R> {
             "the row began at line {}; a quote that opens a field there is not closed where it should be",
             start.line
         );
-        Err(bad.hint(hint).error(&self.path))
+        Err(bad.with_help(hint).error(&self.path))
     }
 
     fn unclosed(&self, start: At) -> Error {
         Error::data("a quoted field is not closed before the end of the file")
             .at(&self.path)
-            .line(start.line)
-            .byte(start.byte)
-            .hint("close the quote in this row; a quote inside a quoted field is written twice")
+            .with_line(start.line)
+            .with_byte(start.byte)
+            .with_help("close the quote in this row; a quote inside a quoted field is written twice")
     }
 }
 
@@ -203,10 +205,10 @@ pub(super) fn bad_bytes(raw: &[u8], place: At) -> Option<BadRow> {
     let line = place.line + raw[..at].iter().filter(|b| **b == b'\n').count() as u64;
     let bad = BadRow::new(line, Some(place.byte + at as u64), what);
     Some(if what == "not UTF-8" {
-        bad.found(format!("byte 0x{:02X}", raw[at]))
-            .hint("convert the file: iconv -f WINDOWS-1252 -t UTF-8 FILE > NEW")
+        bad.with_found(format!("byte 0x{:02X}", raw[at]))
+            .with_help("convert the file: iconv -f WINDOWS-1252 -t UTF-8 FILE > NEW")
     } else {
-        bad.hint("remove it: tr -d '\\000' < FILE > NEW")
+        bad.with_help("remove it: tr -d '\\000' < FILE > NEW")
     })
 }
 

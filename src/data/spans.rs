@@ -69,15 +69,15 @@ fn from_json(
         found.ok_or_else(|| record.lacks(key, pairs.iter().map(|(k, _)| k.as_str())))
     };
     let value = get(text_key)?;
-    let text = value
-        .as_str()
-        .ok_or_else(|| bad(format!("{text_key:?} is no text")).expected("a string").found(kind(value)))?;
+    let text = value.as_str().ok_or_else(|| {
+        bad(format!("{text_key:?} is no text")).with_expected("a string").with_found(kind(value))
+    })?;
     let starts = char_starts(text);
     let mut spans = Vec::new();
     if let Some(key) = spans_key {
         let value = get(key)?;
         let items = value.as_array().ok_or_else(|| {
-            bad(format!("{key:?} is no list of spans")).expected("an array").found(kind(value))
+            bad(format!("{key:?} is no list of spans")).with_expected("an array").with_found(kind(value))
         })?;
         for (i, item) in items.iter().enumerate() {
             let bad = |what: &str| bad(format!("span {} of {key:?} {what}", i + 1));
@@ -87,17 +87,19 @@ fn from_json(
             let label = part(2, "label").and_then(Value::as_str).filter(|l| !l.trim().is_empty());
             let (Some(start), Some(end), Some(label)) = (place(0, "start"), place(1, "end"), label) else {
                 return Err(bad("cannot be read")
-                    .expected("[start, end, \"LABEL\"] or {\"start\": 0, \"end\": 3, \"label\": \"LABEL\"}")
-                    .found(item.to_string()));
+                    .with_expected(
+                        "[start, end, \"LABEL\"] or {\"start\": 0, \"end\": 3, \"label\": \"LABEL\"}",
+                    )
+                    .with_found(item.to_string()));
             };
             let (Some(&from), Some(&to), true) = (starts.get(start), starts.get(end), start < end) else {
                 return Err(bad("is empty or outside of its text")
-                    .expected(format!("start < end <= {}", starts.len() - 1))
-                    .found(format!("{start} to {end}"))
-                    .hint("offsets count Unicode code points, not bytes; the end is exclusive"));
+                    .with_expected(format!("start < end <= {}", starts.len() - 1))
+                    .with_found(format!("{start} to {end}"))
+                    .with_help("offsets count Unicode code points, not bytes; the end is exclusive"));
             };
             if text[from..to].trim().is_empty() {
-                return Err(bad("holds white space alone").found(format!("{start} to {end}")));
+                return Err(bad("holds white space alone").with_found(format!("{start} to {end}")));
             }
             spans.push(TextSpan { label: label.to_owned(), chars: start..end, bytes: from..to });
         }
@@ -106,9 +108,9 @@ fn from_json(
     if let Some((a, b)) = spans.iter().zip(spans.iter().skip(1)).find(|(a, b)| a.chars.end > b.chars.start) {
         let say = |s: &TextSpan| format!("{} {} to {}", s.label, s.chars.start, s.chars.end);
         return Err(bad("two spans overlap".into())
-            .expected("spans apart from each other")
-            .found(format!("{}, {}", say(a), say(b)))
-            .hint("keep one of them: a word has one tag"));
+            .with_expected("spans apart from each other")
+            .with_found(format!("{}, {}", say(a), say(b)))
+            .with_help("keep one of them: a word has one tag"));
     }
     Ok(SpanText { text: text.to_owned(), spans, line: record.line })
 }

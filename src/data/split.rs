@@ -27,12 +27,12 @@ pub fn split(
     let (positive, whole) = (fractions.iter().all(|f| *f > 0.0), (sum - 1.0).abs() <= 1e-6);
     if !positive || !whole {
         return Err(Error::usage("the fractions of a split must be positive and sum to 1")
-            .found(format!("{fractions:?}")));
+            .with_found(format!("{fractions:?}")));
     }
     if labels.is_some_and(|l| l.len() != rows.len()) {
         return Err(Error::usage("a split needs a label for every row")
-            .expected(rows.len().to_string())
-            .found(labels.map_or(0, <[Label]>::len).to_string()));
+            .with_expected(rows.len().to_string())
+            .with_found(labels.map_or(0, <[Label]>::len).to_string()));
     }
     let class = |i: usize| match labels.and_then(|l| l.get(i)) {
         Some(Label::Class(c)) => *c,
@@ -69,8 +69,8 @@ pub fn split(
     }
     if let Some(empty) = parts.iter().position(Vec::is_empty) {
         return Err(Error::data(format!("too few rows: part {} of the split is empty", empty + 1))
-            .expected(format!("enough rows for the fractions {fractions:?}"))
-            .found(format!("{} rows", rows.len())));
+            .with_expected(format!("enough rows for the fractions {fractions:?}"))
+            .with_found(format!("{} rows", rows.len())));
     }
     parts.iter_mut().for_each(|part| part.sort_unstable());
     Ok(parts)

@@ -84,10 +84,10 @@ pub fn read_questions(path: &Path, answered: bool, on_bad: OnBadRow) -> Result<E
     let raw: Raw = serde_json::from_str(&content).map_err(|e| {
         let why = e.to_string();
         let what = if e.is_data() { "not the JSON of SQuAD" } else { "not valid JSON" };
-        let error = Error::data(what).at(path).line(e.line() as u64).column(column(&content, &e));
+        let error = Error::data(what).at(path).with_line(e.line() as u64).with_column(column(&content, &e));
         error
-            .expected("{\"data\": [{\"paragraphs\": [{\"context\", \"qas\": [{\"id\", \"question\", \"answers\": [{\"text\", \"answer_start\"}]}]}]}]}")
-            .found(why.split(" at line ").next().unwrap_or_default())
+            .with_expected("{\"data\": [{\"paragraphs\": [{\"context\", \"qas\": [{\"id\", \"question\", \"answers\": [{\"text\", \"answer_start\"}]}]}]}]}")
+            .with_found(why.split(" at line ").next().unwrap_or_default())
     })?;
     let version = raw.version.as_str().map_or_else(|| raw.version.to_string(), str::to_owned);
     let source = Source { answered, v2: version.trim_start_matches('v').starts_with('2') };
@@ -155,9 +155,8 @@ impl Source {
     ) -> std::result::Result<Question, BadRow> {
         let bad = |what: String| BadRow::new(line, Some(byte), format!("question {:?}: {what}", q.id));
         if twice {
-            return Err(
-                bad("its id is given twice".into()).hint("predictions are written by id: give each its own")
-            );
+            return Err(bad("its id is given twice".into())
+                .with_help("predictions are written by id: give each its own"));
         }
         for (what, text) in [("question", q.question.as_str()), ("context", context)] {
             if text.trim().is_empty() {
@@ -170,19 +169,18 @@ impl Source {
         let impossible = self.answered && q.is_impossible.unwrap_or(empty);
         if impossible && !raw.is_empty() {
             return Err(bad("it has an answer and is said to have none".into())
-                .hint("remove the answers or is_impossible; plausible_answers are not read"));
+                .with_help("remove the answers or is_impossible; plausible_answers are not read"));
         }
         if self.answered && !impossible && raw.is_empty() {
             return Err(bad("it has no answer".into())
-                .expected("answers, or \"is_impossible\": true")
-                .found(if known { "an empty list" } else { "no key \"answers\"" }));
+                .with_expected("answers, or \"is_impossible\": true")
+                .with_found(if known { "an empty list" } else { "no key \"answers\"" }));
         }
         let mut answers = Vec::with_capacity(raw.len());
         for a in raw {
             if a.text.trim().is_empty() {
-                return Err(
-                    bad("an answer is empty".into()).hint("a question without an answer has \"answers\": []")
-                );
+                return Err(bad("an answer is empty".into())
+                    .with_help("a question without an answer has \"answers\": []"));
             }
             let start = usize::try_from(a.answer_start).ok();
             let at = start.and_then(|s| Some((s, *starts.get(s)?)));
@@ -212,7 +210,7 @@ fn misplaced(bad: BadRow, a: &RawAnswer, context: &str, starts: &[usize]) -> Bad
     };
     let places = context.match_indices(&a.text).filter_map(|(byte, _)| starts.binary_search(&byte).ok());
     let nearest = places.min_by_key(|p| (*p as i64 - a.answer_start).abs());
-    bad.expected(format!("{:?}", a.text)).found(found).hint(match nearest {
+    bad.with_expected(format!("{:?}", a.text)).with_found(found).with_help(match nearest {
         Some(p) => format!(
             "the nearest such text begins at {p}; offsets count Unicode code points, not bytes or UTF-16 units"
         ),

@@ -135,7 +135,7 @@ impl TagFormat {
             let bad = |what: &str| {
                 let e =
                     Error::data(format!("{what}: {:?}, words {} to {}", span.label, span.start, span.end));
-                Err(e.expected(format!("spans apart from each other within {words} words")))
+                Err(e.with_expected(format!("spans apart from each other within {words} words")))
             };
             let Some(part) = taken.get_mut(span.start..span.end) else {
                 return bad("a span does not fit its words");

@@ -92,9 +92,9 @@ fn keys(path: &Path, source: &TagSource) -> Result<Keys> {
             }
             _ => Err(Error::data("a row without words")
                 .at(path)
-                .line(record.line)
-                .expected(format!("`{}`, a text or a list of words, or `tokens`", source.text))
-                .found(list(cells.iter().map(|(k, _)| k.as_str())))),
+                .with_line(record.line)
+                .with_expected(format!("`{}`, a text or a list of words, or `tokens`", source.text))
+                .with_found(list(cells.iter().map(|(k, _)| k.as_str())))),
         };
     }
     Ok(Keys::Text)
@@ -187,9 +187,11 @@ fn format_of(files: &[Raw], source: &TagSource, paths: &[&Path]) -> Result<TagFo
 /// The error of tags that look like spans, but would be taken for classes of words.
 fn unread((tag, right): (String, String), paths: &[&Path]) -> Error {
     let e = Error::data("the tags look like those of spans, but are written otherwise")
-        .expected(format!("{right:?}, and \"O\" for a word outside of all spans"))
-        .found(format!("{tag:?}"))
-        .hint(format!("write {right} for {tag} and so on; to score word by word, set tag.scheme = \"none\""));
+        .with_expected(format!("{right:?}, and \"O\" for a word outside of all spans"))
+        .with_found(format!("{tag:?}"))
+        .with_help(format!(
+            "write {right} for {tag} and so on; to score word by word, set tag.scheme = \"none\""
+        ));
     match paths.first() {
         Some(path) => e.at(path),
         None => e,
@@ -216,12 +218,14 @@ pub fn tag_numbers<'a>(
             places.get(tag.as_str()).copied().ok_or_else(|| {
                 let e = Error::data(format!("the tag {tag:?} is not known"))
                     .at(path)
-                    .line(s.line)
-                    .expected(list(classes.iter().map(String::as_str)))
-                    .found(format!("{tag:?} in the sentence that begins there"));
+                    .with_line(s.line)
+                    .with_expected(list(classes.iter().map(String::as_str)))
+                    .with_found(format!("{tag:?} in the sentence that begins there"));
                 match nearest(tag, classes.iter().map(String::as_str)) {
-                    Some(near) => e.hint(format!("did you mean {near:?}?")),
-                    None => e.hint("a tag must occur in the train split or stand in the recipe's classes"),
+                    Some(near) => e.with_help(format!("did you mean {near:?}?")),
+                    None => {
+                        e.with_help("a tag must occur in the train split or stand in the recipe's classes")
+                    }
                 }
             })
         };

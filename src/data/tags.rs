@@ -202,8 +202,8 @@ impl Scheme {
                 }
                 None => {
                     return Err(Error::data(format!("the tag of word {} is not of {}", i + 1, self.name()))
-                        .expected(self.allowed(affix))
-                        .found(format!("{tag:?}")));
+                        .with_expected(self.allowed(affix))
+                        .with_found(format!("{tag:?}")));
                 }
             }
         }

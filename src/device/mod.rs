@@ -52,7 +52,7 @@ impl Caps {
             return Ok(());
         }
         Err(Error::device(format!("{op} cannot compute in {dtype:?} on {}", self.name))
-            .expected(format!("one of {:?}", self.dtypes)))
+            .with_expected(format!("one of {:?}", self.dtypes)))
     }
 }
 
@@ -206,10 +206,10 @@ impl Device {
             ("wgpu", Ok(index)) => Ok(Device::Wgpu(Wgpu::new(index)?)),
             _ => {
                 let e = Error::usage("unknown device")
-                    .expected("auto, cpu, cuda, cuda:N, wgpu or wgpu:N")
-                    .found(name);
+                    .with_expected("auto, cpu, cuda, cuda:N, wgpu or wgpu:N")
+                    .with_found(name);
                 Err(match nearest(kind, ["auto", "cpu", "cuda", "wgpu"]) {
-                    Some(near) if near != name => e.hint(format!("did you mean {near:?}?")),
+                    Some(near) if near != name => e.with_help(format!("did you mean {near:?}?")),
                     _ => e,
                 })
             }
@@ -223,8 +223,8 @@ impl Device {
             (Device::Cuda(card), _) => Ok(Device::Cuda(card.with_compute(dtype)?)),
             (Device::Wgpu(gpu), DType::F16) => Ok(Device::Wgpu(gpu.with_half()?)),
             (other, _) => Err(Error::device(format!("{} cannot compute in {dtype:?}", other.caps().name))
-                .expected("f32 on a CPU; f32 or f16 on wgpu; f32, f16 or bf16 on CUDA")
-                .hint("take precision = \"f32\", or another --device")),
+                .with_expected("f32 on a CPU; f32 or f16 on wgpu; f32, f16 or bf16 on CUDA")
+                .with_help("take precision = \"f32\", or another --device")),
         }
     }
     /// Runs what is given where the device's work is cheapest to start, with memory for tensors that are gone at the end.

@@ -166,7 +166,9 @@ impl Answers {
         if self.version != other.version {
             let e =
                 crate::error::Error::shape("accumulators of different versions of SQuAD cannot be merged");
-            return Err(e.expected(format!("{:?}", self.version)).found(format!("{:?}", other.version)));
+            return Err(e
+                .with_expected(format!("{:?}", self.version))
+                .with_found(format!("{:?}", other.version)));
         }
         for (mine, theirs) in
             [(&mut self.has_answer, &other.has_answer), (&mut self.no_answer, &other.no_answer)]

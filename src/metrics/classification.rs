@@ -45,7 +45,9 @@ impl Classification {
         for (what, class) in [("prediction", prediction), ("target", target)] {
             if class as usize >= self.classes {
                 let e = Error::data(format!("a {what} names a class that is not there"));
-                return Err(e.expected(format!("a class below {}", self.classes)).found(class.to_string()));
+                return Err(e
+                    .with_expected(format!("a class below {}", self.classes))
+                    .with_found(class.to_string()));
             }
         }
         *self.counts.entry((target, prediction)).or_default() += 1;
@@ -59,7 +61,9 @@ impl Classification {
     pub fn add_logits(&mut self, logits: &[f32], target: u32) -> Result<(u32, f64)> {
         if logits.len() != self.classes {
             let e = Error::shape("a row of logits does not fit the classes");
-            return Err(e.expected(format!("{} logits", self.classes)).found(logits.len().to_string()));
+            return Err(e
+                .with_expected(format!("{} logits", self.classes))
+                .with_found(logits.len().to_string()));
         }
         let mut best = 0;
         for (i, x) in logits.iter().enumerate() {
@@ -81,7 +85,7 @@ impl Classification {
     pub fn merge(&mut self, other: &Self) -> Result<()> {
         if self.classes != other.classes {
             let e = Error::shape("accumulators of different numbers of classes cannot be merged");
-            return Err(e.expected(self.classes.to_string()).found(other.classes.to_string()));
+            return Err(e.with_expected(self.classes.to_string()).with_found(other.classes.to_string()));
         }
         other.counts.iter().for_each(|(pair, n)| *self.counts.entry(*pair).or_default() += n);
         self.examples += other.examples;

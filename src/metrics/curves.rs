@@ -121,7 +121,7 @@ impl Curves {
             return Ok(());
         }
         let e = Error::shape(format!("{what} do not fit the labels"));
-        Err(e.expected(self.0.len().to_string()).found(n.to_string()))
+        Err(e.with_expected(self.0.len().to_string()).with_found(n.to_string()))
     }
     /// Counts a row of scores (labels) with its truths. Refuses rows of another length.
     pub fn add(&mut self, scores: &[f64], targets: &[bool]) -> Result<()> {

@@ -72,7 +72,7 @@ impl Entities {
     pub fn add<P: AsRef<str>, T: AsRef<str>>(&mut self, predictions: &[P], targets: &[T]) -> Result<()> {
         if predictions.len() != targets.len() {
             let e = Error::shape("a sentence has another number of predicted tags than of targets");
-            return Err(e.expected(targets.len().to_string()).found(predictions.len().to_string()));
+            return Err(e.with_expected(targets.len().to_string()).with_found(predictions.len().to_string()));
         }
         let (p, t) = match self.strict {
             false => (self.format.spans(predictions), self.format.spans(targets)),
@@ -114,7 +114,7 @@ impl Entities {
         if (self.format, self.strict) != (other.format, other.strict) {
             let say = |m: &Self| format!("{} {:?}", if m.strict { "strict" } else { "lenient" }, m.format);
             let e = Error::shape("accumulators that read tags in different ways cannot be merged");
-            return Err(e.expected(say(self)).found(say(other)));
+            return Err(e.with_expected(say(self)).with_found(say(other)));
         }
         other.types.iter().for_each(|(k, c)| self.types.entry(k.clone()).or_default().add(c));
         self.words += other.words;

@@ -38,7 +38,9 @@ impl MultiLabel {
     pub fn thresholds(mut self, thresholds: &[f64]) -> Result<Self> {
         if thresholds.len() != self.thresholds.len() {
             let e = Error::shape("the thresholds do not fit the labels");
-            return Err(e.expected(self.thresholds.len().to_string()).found(thresholds.len().to_string()));
+            return Err(e
+                .with_expected(self.thresholds.len().to_string())
+                .with_found(thresholds.len().to_string()));
         }
         self.thresholds = thresholds.to_vec();
         Ok(self)
@@ -52,7 +54,7 @@ impl MultiLabel {
         for row in [predictions, targets] {
             if row.len() != self.hits.len() {
                 let e = Error::shape("a row of decisions does not fit the labels");
-                return Err(e.expected(self.hits.len().to_string()).found(row.len().to_string()));
+                return Err(e.with_expected(self.hits.len().to_string()).with_found(row.len().to_string()));
             }
         }
         let counts = self.hits.iter_mut().zip(&mut self.targets).zip(&mut self.predictions);
@@ -75,7 +77,9 @@ impl MultiLabel {
         let above = |(&z, t): (&f32, &f64)| sigmoid(z) > *t;
         if logits.len() != self.thresholds.len() {
             let e = Error::shape("a row of logits does not fit the labels");
-            return Err(e.expected(self.thresholds.len().to_string()).found(logits.len().to_string()));
+            return Err(e
+                .with_expected(self.thresholds.len().to_string())
+                .with_found(logits.len().to_string()));
         }
         let predictions: Vec<bool> = logits.iter().zip(&self.thresholds).map(above).collect();
         let loss = |(&z, &t): (&f32, &bool)| {
@@ -93,7 +97,7 @@ impl MultiLabel {
         if self.hits.len() != other.hits.len() || self.thresholds != other.thresholds {
             let say = |m: &Self| format!("{} labels above {:?}", m.hits.len(), m.thresholds);
             let e = Error::shape("accumulators of different labels cannot be merged");
-            return Err(e.expected(say(self)).found(say(other)));
+            return Err(e.with_expected(say(self)).with_found(say(other)));
         }
         let of = [(&mut self.hits, &other.hits), (&mut self.targets, &other.targets)];
         for (mine, theirs) in of.into_iter().chain([(&mut self.predictions, &other.predictions)]) {

@@ -45,7 +45,7 @@ impl Ranking {
     pub fn add(&mut self, rank: f64, candidates: u64) -> Result<()> {
         if !(1.0..=candidates as f64).contains(&rank) {
             let e = Error::shape("a rank is not among its candidates");
-            return Err(e.expected(format!("1 to {candidates}")).found(rank.to_string()));
+            return Err(e.with_expected(format!("1 to {candidates}")).with_found(rank.to_string()));
         }
         self.hits.iter_mut().for_each(|(k, n)| *n += u64::from(rank <= f64::from(*k)));
         self.ranks += rank;
@@ -59,7 +59,7 @@ impl Ranking {
         let ks = |m: &Self| m.hits.iter().map(|(k, _)| *k).collect::<Vec<_>>();
         if ks(self) != ks(other) {
             let e = Error::shape("accumulators of other Hits@k cannot be merged");
-            return Err(e.expected(format!("{:?}", ks(self))).found(format!("{:?}", ks(other))));
+            return Err(e.with_expected(format!("{:?}", ks(self))).with_found(format!("{:?}", ks(other))));
         }
         self.hits.iter_mut().zip(&other.hits).for_each(|(a, b)| a.1 += b.1);
         self.ranks += other.ranks;

@@ -89,7 +89,7 @@ impl Rouge {
         if self.stem != other.stem {
             let say = |m: &Self| if m.stem { "stemmed words" } else { "whole words" };
             let e = crate::error::Error::shape("accumulators of other words cannot be merged");
-            return Err(e.expected(say(self)).found(say(other)));
+            return Err(e.with_expected(say(self)).with_found(say(other)));
         }
         for (sum, s) in self.sums.iter_mut().zip(&other.sums) {
             sum.precision += s.precision;

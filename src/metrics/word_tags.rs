@@ -25,7 +25,7 @@ impl WordTags {
     pub fn add(&mut self, predictions: &[u32], targets: &[u32]) -> Result<()> {
         if predictions.len() != targets.len() {
             let e = Error::shape("a sentence has another number of predicted tags than of targets");
-            return Err(e.expected(targets.len().to_string()).found(predictions.len().to_string()));
+            return Err(e.with_expected(targets.len().to_string()).with_found(predictions.len().to_string()));
         }
         predictions.iter().zip(targets).try_for_each(|(&p, &t)| self.counts.add(p, t, 0.0))
     }

@@ -57,8 +57,8 @@ fn read(c: &Config) -> Result<EncoderConfig> {
     if groups == 0 || groups > shape.layers {
         return Err(c
             .error("`num_hidden_groups` is out of range")
-            .expected(format!("1 to num_hidden_layers, {}", shape.layers))
-            .found(groups.to_string()));
+            .with_expected(format!("1 to num_hidden_layers, {}", shape.layers))
+            .with_found(groups.to_string()));
     }
     Ok(EncoderConfig {
         embedding: Some(c.count("embedding_size", 1 << 14)?),

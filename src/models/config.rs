@@ -50,7 +50,7 @@ impl Config {
     fn wrong(&self, key: &str, expected: String) -> Error {
         let found = self.value.get(key).map_or("nothing".to_owned(), Value::to_string);
         let found: String = found.chars().take(80).collect();
-        self.error(format!("`{key}` is out of range")).expected(expected).found(found)
+        self.error(format!("`{key}` is out of range")).with_expected(expected).with_found(found)
     }
     fn get(&self, key: &str) -> Option<&Value> {
         self.value.get(key).filter(|v| !v.is_null())
@@ -145,7 +145,7 @@ impl Config {
         }
         Err(self
             .error(format!("{heads} does not divide {width}"))
-            .found(format!("{} heads, width {}", shape.heads, shape.hidden)))
+            .with_found(format!("{} heads, width {}", shape.heads, shape.hidden)))
     }
     /// The names of a fine-tuned model's outputs, as `transformers` knows them: those of `id2label`, else `LABEL_0`, `LABEL_1`
     /// and so on, as many as `num_labels` says, else two.
@@ -197,13 +197,13 @@ impl Config {
             (Some("multi_label_classification"), _) => Ok(Outputs::Labels(names)),
             (Some("single_label_classification"), 1) => Err(self
                 .error("a classifier with one class predicts nothing")
-                .expected("two labels or more for single_label_classification")
-                .found("one label in id2label or num_labels")
-                .hint("transformers refuses it too: problem_type is \"regression\" or \"multi_label_classification\"")),
+                .with_expected("two labels or more for single_label_classification")
+                .with_found("one label in id2label or num_labels")
+                .with_help("transformers refuses it too: problem_type is \"regression\" or \"multi_label_classification\"")),
             (Some("regression"), n) => Err(self
                 .error("a regression of several numbers is not supported")
-                .expected("one label in id2label or num_labels")
-                .found(format!("{n}"))),
+                .with_expected("one label in id2label or num_labels")
+                .with_found(format!("{n}"))),
             _ => Ok(Outputs::Classes(names)),
         }
     }

@@ -128,7 +128,7 @@ impl Setting<'_> {
         let Some(m) = &a.masked else {
             let e = self.lacks("has no head for masked language modelling");
             return Err(match a.permuted {
-                Some(_) => e.hint("it was pretrained by permutations: task = \"permute\""),
+                Some(_) => e.with_help("it was pretrained by permutations: task = \"permute\""),
                 None => e,
             });
         };
@@ -164,7 +164,7 @@ impl Setting<'_> {
 
     fn lacks(&self, what: &str) -> Error {
         Error::usage(format!("model_type `{}` {what}", self.architecture.model_type))
-            .hint("take another task or model")
+            .with_help("take another task or model")
     }
 }
 
@@ -220,7 +220,7 @@ pub(super) fn of_config(c: &Config) -> Result<Vec<(String, Outputs)>> {
     let Some(list) = c.value.get("tempra_heads").and_then(Value::as_array) else {
         return Ok(vec![(String::new(), of_class(c)?)]);
     };
-    let wrong = || c.error("`tempra_heads` is not what tempra writes").hint("train the model anew");
+    let wrong = || c.error("`tempra_heads` is not what tempra writes").with_help("train the model anew");
     let one = |v: &Value| {
         let text = |key: &str| v.get(key).and_then(Value::as_str);
         let labels = || {
@@ -268,10 +268,10 @@ fn of_class(c: &Config) -> Result<Outputs> {
         _ if OTHER_HEADS.iter().any(|end| ends(end)) => {
             return Err(c
                 .error("`architectures` names a class whose head tempra does not have")
-                .expected(
+                .with_expected(
                     "a class for sequence or token classification, question answering or a language model",
                 )
-                .found(class.to_owned()));
+                .with_found(class.to_owned()));
         }
         _ => c.outputs()?,
     })
@@ -306,8 +306,8 @@ pub(super) fn last_activation(c: &Config, dir: &Path) -> Result<LastActivation> 
             "Sigmoid" => Ok(LastActivation::Sigmoid),
             _ => Err(c
                 .error("sentence-transformers puts a function behind the output that tempra does not have")
-                .expected("Identity or Sigmoid")
-                .found(name.to_owned())),
+                .with_expected("Identity or Sigmoid")
+                .with_found(name.to_owned())),
         },
         None if c.value.get("problem_type").is_some_and(|p| p == "regression") => {
             Ok(LastActivation::Identity)

@@ -176,7 +176,7 @@ fn read_config(dir: &Path) -> Result<(Config, &'static Architecture, EncoderConf
     let Some(architecture) = ARCHITECTURES.iter().find(|a| a.model_type == kind) else {
         return Err(config
             .error(format!("model_type `{kind}` is not one that tempra reads"))
-            .expected(known().collect::<Vec<_>>().join(", ")));
+            .with_expected(known().collect::<Vec<_>>().join(", ")));
     };
     let mut shape = (architecture.read)(&config)?;
     shape.performer = config.performer()?;
@@ -213,7 +213,7 @@ impl Model {
         if shape.relative() && shape.performer.is_some() {
             return Err(config
                 .error("attention = \"performer\" does not fit this model, whose scores depend on distances")
-                .expected("attention = \"exact\" or \"auto\" for an XLNet"));
+                .with_expected("attention = \"exact\" or \"auto\" for an XLNet"));
         }
         let head_dropout = match options.classifier_dropout {
             Some(p) => p,
@@ -396,7 +396,7 @@ impl Model {
         (shift, scale): (f64, f64),
         initialised: &[String],
     ) -> Result<()> {
-        let missing = || Error::shape("a head that the model does not have").found(head.to_string());
+        let missing = || Error::shape("a head that the model does not have").with_found(head.to_string());
         let units = Units { shift, scale };
         self.heads.get_mut(head).ok_or_else(missing)?.units = Some(units);
         let last = self.heads[head].last_layer.as_deref();
@@ -429,7 +429,7 @@ impl Model {
     pub fn forward(&self, tape: &mut Tape, bound: &Bound, batch: &Inputs) -> Result<Vec<Var>> {
         let hidden = self.encoder.run(tape, bound, batch)?;
         let head = self.heads.get(batch.head).ok_or_else(|| {
-            Error::shape("a batch for a head that the model does not have").found(batch.head.to_string())
+            Error::shape("a batch for a head that the model does not have").with_found(batch.head.to_string())
         })?;
         head.run(tape, bound, batch, hidden)
     }
@@ -447,7 +447,7 @@ impl Model {
             return Ok(bytes.map(<[u8]>::to_vec));
         }
         let wrong = |e: serde_json::Error| {
-            Error::model("tokenizer_config.json is not a JSON object").found(e.to_string())
+            Error::model("tokenizer_config.json is not a JSON object").with_found(e.to_string())
         };
         let mut config: serde_json::Map<String, Value> =
             serde_json::from_slice(bytes.unwrap_or(b"{}")).map_err(wrong)?;
@@ -479,7 +479,7 @@ impl Model {
             put(&p.name, bytes);
         }
         let mut text = serde_json::to_vec_pretty(&self.config())
-            .map_err(|e| Error::model("config.json cannot be written").found(e.to_string()))?;
+            .map_err(|e| Error::model("config.json cannot be written").with_found(e.to_string()))?;
         text.push(b'\n');
         Ok(vec![NamedFile::bytes("config.json", text), NamedFile::tensors("model.safetensors", tensors)])
     }

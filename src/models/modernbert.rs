@@ -61,7 +61,7 @@ fn read(c: &Config) -> Result<EncoderConfig> {
     if hidden_dropout != rate("embedding_dropout")? {
         return Err(c
             .error("`embedding_dropout` and `mlp_dropout` differ")
-            .expected("one rate, which tempra has for both"));
+            .with_expected("one rate, which tempra has for both"));
     }
     let pooling = |v: &Value| !matches!(v.as_str(), Some("cls" | "mean"));
     c.refuse("classifier_pooling", pooling, "neither cls nor mean")?;
@@ -102,7 +102,7 @@ fn read(c: &Config) -> Result<EncoderConfig> {
     if !(shape.hidden / shape.heads).is_multiple_of(2) {
         return Err(c
             .error("`num_attention_heads` gives heads of an odd width, which cannot be turned")
-            .found(format!("{} heads, width {}", shape.heads, shape.hidden)));
+            .with_found(format!("{} heads, width {}", shape.heads, shape.hidden)));
     }
     Ok(shape)
 }
@@ -113,8 +113,8 @@ fn theta(c: &Config, kind: &str, old: &str, default: f64) -> Result<f32> {
     let wrong = |what: &str| c.error(format!("`rope_parameters.{kind}` has {what}"));
     if let Some(other) = of.and_then(|p| p.get("rope_type")).filter(|t| t.as_str() != Some("default")) {
         return Err(wrong("a rope_type that tempra does not read")
-            .expected("default")
-            .found(other.to_string()));
+            .with_expected("default")
+            .with_found(other.to_string()));
     }
     let theta = match of.and_then(|p| p.get("rope_theta")) {
         Some(v) => v.as_f64().unwrap_or(f64::NAN),
@@ -123,7 +123,7 @@ fn theta(c: &Config, kind: &str, old: &str, default: f64) -> Result<f32> {
     if theta > 1.0 && theta.is_finite() {
         Ok(theta as f32)
     } else {
-        Err(wrong("a base out of range").expected("a number above 1"))
+        Err(wrong("a base out of range").with_expected("a number above 1"))
     }
 }
 
@@ -141,7 +141,7 @@ fn local_layers(c: &Config, layers: usize) -> Result<Vec<bool>> {
     let list = types.as_array().and_then(|list| list.iter().map(one).collect::<Option<Vec<bool>>>());
     list.filter(|list| list.len() == layers).ok_or_else(|| {
         c.error("`layer_types` does not say what each layer is")
-            .expected(format!("{layers} times full_attention or sliding_attention"))
-            .found(types.to_string().chars().take(80).collect::<String>())
+            .with_expected(format!("{layers} times full_attention or sliding_attention"))
+            .with_found(types.to_string().chars().take(80).collect::<String>())
     })
 }

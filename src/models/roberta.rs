@@ -64,8 +64,8 @@ fn read(c: &Config) -> Result<EncoderConfig> {
     if first >= rows {
         return Err(c
             .error("`pad_token_id` leaves no positions: they begin behind it")
-            .expected(format!("pad_token_id + 1 below max_position_embeddings, {rows}"))
-            .found(first.to_string()));
+            .with_expected(format!("pad_token_id + 1 below max_position_embeddings, {rows}"))
+            .with_found(first.to_string()));
     }
     Ok(EncoderConfig { positions: rows - first, first_position: first, ..shape })
 }

@@ -88,14 +88,15 @@ impl Modules {
     fn read(root: &Path) -> Result<Modules> {
         let path = root.join(MODULES);
         let value = read_json(&path, LARGEST)?;
-        let wrong =
-            || Error::model("is not a list of modules").at(&path).expected("objects with `type` and `path`");
+        let wrong = || {
+            Error::model("is not a list of modules").at(&path).with_expected("objects with `type` and `path`")
+        };
         let one = |m: &Value| {
             let (kind, place) = (text(m, "type"), text(m, "path"));
             if kind.is_empty()
                 || Path::new(&place).components().any(|c| !matches!(c, std::path::Component::Normal(_)))
             {
-                return Err(wrong().found(m.to_string()));
+                return Err(wrong().with_found(m.to_string()));
             }
             // Code of the model's own may do anything, whatever its name is.
             let kind = match kind.strip_prefix("sentence_transformers.") {
@@ -149,9 +150,9 @@ pub(super) fn pooling(dir: &Path, cls_last: bool) -> Result<Option<Pooling>> {
     let other = |found: &str| {
         Error::model("vectors pass through modules that tempra does not have")
             .at(modules.root.join(MODULES))
-            .expected("Transformer, Pooling, Normalize")
-            .found(found.to_owned())
-            .hint("say how they are pooled, with --pooling or model.pooling, to leave it out")
+            .with_expected("Transformer, Pooling, Normalize")
+            .with_found(found.to_owned())
+            .with_help("say how they are pooled, with --pooling or model.pooling, to leave it out")
     };
     if let Some(kind) = kinds.iter().find(|kind| !known.contains(kind)) {
         return Err(other(kind));
@@ -187,9 +188,9 @@ fn mode(config: &Value, path: &Path, cls_last: bool) -> Result<Pooling> {
     found.ok_or_else(|| {
         Error::model("vectors are pooled in a way that tempra does not have")
             .at(path)
-            .expected(if cls_last { "lasttoken or mean" } else { "cls or mean" })
-            .found(names.join(" and "))
-            .hint("say another way with --pooling or model.pooling; the vectors are then others")
+            .with_expected(if cls_last { "lasttoken or mean" } else { "cls or mean" })
+            .with_found(names.join(" and "))
+            .with_help("say another way with --pooling or model.pooling; the vectors are then others")
     })
 }
 
@@ -215,8 +216,8 @@ pub fn settings(dir: &Path) -> Result<Option<Settings>> {
             None => {
                 return Err(Error::model("`default_prompt_name` names no prompt")
                     .at(&about_path)
-                    .expected("a key of `prompts`")
-                    .found(name.to_owned()));
+                    .with_expected("a key of `prompts`")
+                    .with_found(name.to_owned()));
             }
         },
     };
@@ -226,7 +227,7 @@ pub fn settings(dir: &Path) -> Result<Option<Settings>> {
             "`include_prompt` is false: a mean without the prompt's tokens, which tempra does not have",
         )
         .at(&path)
-        .expected("true, or no `default_prompt_name`"));
+        .with_expected("true, or no `default_prompt_name`"));
     }
     let normalizes = modules.find("Normalize").is_some();
     let own = modules.find("Normalize").filter(|dir| *dir != modules.root);
@@ -237,7 +238,7 @@ pub fn settings(dir: &Path) -> Result<Option<Settings>> {
             let v = config.get(key).filter(|v| !v.is_null() && v.as_str() != Some("sentence_embedding"));
             if let Some(v) = v {
                 let e = Error::model(format!("`{key}` is {v}, which tempra does not have"));
-                return Err(e.at(&path).expected("sentence_embedding"));
+                return Err(e.at(&path).with_expected("sentence_embedding"));
             }
         }
     }
@@ -274,7 +275,7 @@ fn transformer_settings(path: &Path, config: &Value) -> Result<bool> {
         if !fine {
             return Err(Error::model(format!("`{key}` is set, in a way that tempra does not have"))
                 .at(path)
-                .found(v.to_string().chars().take(120).collect::<String>()));
+                .with_found(v.to_string().chars().take(120).collect::<String>()));
         }
     }
     Ok(config.get("do_lower_case").and_then(Value::as_bool) == Some(true))

@@ -60,7 +60,9 @@ pub fn resolve_in(name_or_path: &str, env: &Env) -> Result<PathBuf> {
     match std::fs::metadata(path) {
         Ok(meta) if meta.is_dir() => return super::sentence::transformer(path),
         Ok(_) => {
-            return Err(Error::model("is a file").at(path).expected("the folder of a model, or org/name"));
+            return Err(Error::model("is a file")
+                .at(path)
+                .with_expected("the folder of a model, or org/name"));
         }
         Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => {
             return Err(Error::io(Kind::Model, "cannot be read", path, &e));
@@ -69,7 +71,7 @@ pub fn resolve_in(name_or_path: &str, env: &Env) -> Result<PathBuf> {
     }
     let Some(id) = Id::parse(name_or_path) else {
         return Err(Error::model(format!("there is no model `{name_or_path}`"))
-            .expected("the folder of a model, or org/name[@revision]"));
+            .with_expected("the folder of a model, or org/name[@revision]"));
     };
     let looked = match &env.cache {
         None => "no folder of that name, and no cache: HF_HUB_CACHE, HF_HOME and HOME are unset".to_string(),
@@ -88,17 +90,17 @@ pub fn resolve_in(name_or_path: &str, env: &Env) -> Result<PathBuf> {
 fn missing(id: &Id, looked: String, env: &Env) -> Result<PathBuf> {
     match &env.cache {
         Some(cache) if !env.offline => hub::download(id, cache, env),
-        _ => Err(absent(id, looked).hint(format!("unset HF_HUB_OFFLINE, or {}", how(id)))),
+        _ => Err(absent(id, looked).with_help(format!("unset HF_HUB_OFFLINE, or {}", how(id)))),
     }
 }
 
 #[cfg(not(feature = "hub"))]
 fn missing(id: &Id, looked: String, _: &Env) -> Result<PathBuf> {
-    Err(absent(id, looked).hint(format!("{}, or give the folder of a model", how(id))))
+    Err(absent(id, looked).with_help(format!("{}, or give the folder of a model", how(id))))
 }
 
 fn absent(id: &Id, looked: String) -> Error {
-    Error::model(format!("the model `{}` is not on this machine", id.name)).found(looked)
+    Error::model(format!("the model `{}` is not on this machine", id.name)).with_found(looked)
 }
 
 fn how(id: &Id) -> String {
@@ -153,8 +155,8 @@ impl Id {
             if reference.exists() {
                 return Err(Error::model("is damaged")
                     .at(&reference)
-                    .expected("a commit hash")
-                    .hint(how(self)));
+                    .with_expected("a commit hash")
+                    .with_help(how(self)));
             }
             return Ok(Cached::No);
         }

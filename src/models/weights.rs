@@ -104,7 +104,7 @@ pub(super) fn match_names(files: &Weights, layout: &Layout, names: &Names, dir: 
         if let (Some(shape), false) = (&shape, fits || (head && !whole)) {
             let file = found.as_deref().and_then(|n| files.file(n)).unwrap_or(dir);
             let e = Error::model(format!("tensor `{}` has another shape than config.json says", p.name));
-            errors.push(e.at(file).expected(format!("{:?}", p.shape)).found(format!("{shape:?}")));
+            errors.push(e.at(file).with_expected(format!("{:?}", p.shape)).with_found(format!("{shape:?}")));
         } else if shape.is_none() && (whole || !head) {
             missing.push(p.name.as_str());
         }
@@ -132,7 +132,7 @@ pub(super) fn match_names(files: &Weights, layout: &Layout, names: &Names, dir: 
     if !missing.is_empty() {
         let shown = missing.iter().take(8).copied().collect::<Vec<_>>().join(", ");
         let what = format!("{} of {} tensors are missing", missing.len(), layout.list.len());
-        errors.push(Error::model(what).at(dir).expected(shown).hint(if whole {
+        errors.push(Error::model(what).at(dir).with_expected(shown).with_help(if whole {
             "this model has no trained head: fine-tune it with `tempra train` first"
         } else {
             "these are not the weights of the model that config.json describes"
@@ -167,9 +167,9 @@ pub(super) fn match_names(files: &Weights, layout: &Layout, names: &Names, dir: 
         };
         return Err(Error::model("the weights have tensors for which config.json has no place")
             .at(files.file(first).unwrap_or(dir))
-            .expected(format!("the tensors of {} layers, as config.json describes them", layers.1))
-            .found(format!("`{first}`{more}"))
-            .hint("these are not the weights of the model that config.json describes"));
+            .with_expected(format!("the tensors of {} layers, as config.json describes them", layers.1))
+            .with_found(format!("`{first}`{more}"))
+            .with_help("these are not the weights of the model that config.json describes"));
     }
     Ok(Plan { sources, unused, warnings })
 }

@@ -68,7 +68,7 @@ fn read(c: &Config) -> Result<EncoderConfig> {
     if c.value.get("summary_activation").is_some_and(Value::is_null) {
         return Err(c
             .error("`summary_activation` is null: no activation, which is not supported")
-            .expected("tanh"));
+            .with_expected("tanh"));
     }
     let dropped = |v: &Value| v.as_f64() != Some(0.0);
     c.refuse(

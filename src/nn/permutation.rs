@@ -78,8 +78,8 @@ impl TwoStreams {
     pub fn push(&mut self, ids: &[u32], types: &[u32], ranks: &[u32]) -> Result<()> {
         if ids.len() != types.len() || ids.len() != ranks.len() || !ranks.contains(&GIVEN) {
             return Err(Error::shape("a sequence cannot be made into two streams")
-                .expected("as many types and ranks as tokens, and a token that is not predicted")
-                .found(format!("{} tokens, {} types, ranks {ranks:?}", ids.len(), types.len())));
+                .with_expected("as many types and ranks as tokens, and a token that is not predicted")
+                .with_found(format!("{} tokens, {} types, ranks {ranks:?}", ids.len(), types.len())));
         }
         for (t, (&id, (&kind, &rank))) in ids.iter().zip(types.iter().zip(ranks)).enumerate() {
             self.one(id, t, kind, [rank, rank.saturating_add(1)]);

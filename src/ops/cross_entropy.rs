@@ -103,9 +103,8 @@ impl<'a, T: Real> Targets<'a, T> {
         if let Some(bad) =
             hard.iter().flat_map(|h| h.iter()).find(|&&t| t != op.ignore_index && t as usize >= classes)
         {
-            return Err(
-                Error::data(format!("a label is {bad}")).expected(format!("below the {classes} classes"))
-            );
+            return Err(Error::data(format!("a label is {bad}"))
+                .with_expected(format!("below the {classes} classes")));
         }
         Ok(Targets {
             soft: if hard.is_none() { Some(x[1].cpu::<T>()?) } else { None },

@@ -90,11 +90,13 @@ fn indices<'a>(op: Embed, x: &[&'a Tensor], i: usize) -> Result<Slice<'a, u32>> 
         Some(at) => {
             let which = WHICH[i];
             Err(Error::data(format!("token {at} of the batch has {which} {}", index[at]))
-                .expected(format!(
+                .with_expected(format!(
                     "below {}, the rows of the model's {which} table",
                     rows.saturating_sub(first.into())
                 ))
-                .hint("check that tokenizer and model belong together, and that max_length fits the model"))
+                .with_help(
+                    "check that tokenizer and model belong together, and that max_length fits the model",
+                ))
         }
     }
 }

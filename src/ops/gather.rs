@@ -49,7 +49,7 @@ fn rows_of(index: &[u32], rows: usize) -> Result<Vec<usize>> {
     let there = index.iter().take_while(|&&i| (i as usize) < rows).count();
     let (some, rest) = index.split_at(there);
     if some.windows(2).any(|w| w[0] >= w[1]) || rest.iter().any(|&i| (i as usize) < rows) {
-        return Err(Error::shape("the index of gather must rise strictly").found(format!("{index:?}")));
+        return Err(Error::shape("the index of gather must rise strictly").with_found(format!("{index:?}")));
     }
     Ok(some.iter().map(|&i| i as usize).collect())
 }

@@ -376,7 +376,9 @@ impl Device {
 
 /// The error of an op that was given the wrong tensors.
 fn refuse(op: &'static str, expected: &str, x: &[&Spec]) -> Error {
-    Error::shape(format!("{op} does not accept these tensors")).expected(expected).found(format!("{x:?}"))
+    Error::shape(format!("{op} does not accept these tensors"))
+        .with_expected(expected)
+        .with_found(format!("{x:?}"))
 }
 
 /// Checks that all floating-point inputs have one type that the device computes in, and returns it.
@@ -511,8 +513,8 @@ fn sequences(cu_seqlens: &[u32], tokens: usize) -> Result<Vec<std::ops::Range<us
     let ordered = cu_seqlens.windows(2).all(|w| w[0] <= w[1]);
     if !ordered || cu_seqlens.first() != Some(&0) || cu_seqlens.last() != Some(&(tokens as u32)) {
         return Err(Error::shape("the bounds of a packed batch are wrong")
-            .expected(format!("0, rising, up to {tokens}"))
-            .found(format!("{cu_seqlens:?}")));
+            .with_expected(format!("0, rising, up to {tokens}"))
+            .with_found(format!("{cu_seqlens:?}")));
     }
     Ok(cu_seqlens.windows(2).map(|w| w[0] as usize..w[1] as usize).collect())
 }

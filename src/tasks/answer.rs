@@ -175,7 +175,9 @@ impl Meter for Found {
         self.each.take();
         for (k, (&example, bounds)) in batch.examples.iter().zip(batch.cu_seqlens.windows(2)).enumerate() {
             let Some(window) = self.contexts.windows.get(example as usize) else {
-                return Err(Error::shape("a window that the set does not have").found(example.to_string()));
+                return Err(
+                    Error::shape("a window that the set does not have").with_found(example.to_string())
+                );
             };
             let rows = logits.get(bounds[0] as usize * 2..bounds[1] as usize * 2).unwrap_or_default();
             let at = |t: u32, k: usize| rows.get(t as usize * 2 + k).copied().unwrap_or(f32::NAN);

@@ -186,5 +186,5 @@ fn reals(tape: &mut Tape, like: Var, shape: &[usize], v: &[f64]) -> Result<Var> 
 
 /// The error of a batch whose examples have no label of the kind a task needs.
 fn unlabelled() -> Error {
-    Error::data("examples without labels cannot be scored").hint("name the label column with data.label")
+    Error::data("examples without labels cannot be scored").with_help("name the label column with data.label")
 }

@@ -39,15 +39,15 @@ impl Regress {
         let first = targets.clone().next().unwrap_or(0.0);
         if targets.clone().all(|t| t == first) {
             return Err(Error::data("all targets are the same: there is nothing to learn")
-                .expected("at least two different numbers in the training examples")
-                .found(format!("{first} in each of {n}"))
-                .hint("is it the right label column? With regress.standardize = false such targets are trained on all the same"));
+                .with_expected("at least two different numbers in the training examples")
+                .with_found(format!("{first} in each of {n}"))
+                .with_help("is it the right label column? With regress.standardize = false such targets are trained on all the same"));
         }
         if std < mean.abs() * LEAST_SPREAD {
             return Err(Error::data("the targets differ by hardly more than a 32-bit float can tell")
-                .expected(format!("a standard deviation of at least {:.3e}", mean.abs() * LEAST_SPREAD))
-                .found(format!("a standard deviation of {std:.3e} around {mean}"))
-                .hint("subtract a constant from the labels"));
+                .with_expected(format!("a standard deviation of at least {:.3e}", mean.abs() * LEAST_SPREAD))
+                .with_found(format!("a standard deviation of {std:.3e} around {mean}"))
+                .with_help("subtract a constant from the labels"));
         }
         Ok(Self { shift: mean, scale: std, unit: std })
     }

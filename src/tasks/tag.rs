@@ -114,7 +114,9 @@ impl Meter for Tagged {
             let (Some(&sentence), Some(heads)) =
                 (self.words.sentence.get(window), self.words.heads.get(window))
             else {
-                return Err(Error::shape("a window that the set does not have").found(window.to_string()));
+                return Err(
+                    Error::shape("a window that the set does not have").with_found(window.to_string())
+                );
             };
             for &(token, word) in heads {
                 let at = (start + token) as usize * classes;

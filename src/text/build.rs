@@ -56,7 +56,7 @@ pub(super) fn build(
 ) -> Result<Built> {
     let settings = Settings { config, class, path };
     let fail = |e: String| {
-        Error::model(format!("cannot make a {} of the vocabulary", class.name())).at(path).found(e)
+        Error::model(format!("cannot make a {} of the vocabulary", class.name())).at(path).with_found(e)
     };
     let text = |e: tokenizers::Error| fail(e.to_string());
     let mut keys = if class == Class::XlmRoberta {
@@ -185,8 +185,8 @@ pub(super) fn from_file(
     let bad = |e: tokenizers::Error| {
         Error::model("not a tokenizer that can be used")
             .at(path)
-            .found(e.to_string())
-            .hint("write it anew with transformers: AutoTokenizer.from_pretrained(f).save_pretrained(f)")
+            .with_found(e.to_string())
+            .with_help("write it anew with transformers: AutoTokenizer.from_pretrained(f).save_pretrained(f)")
     };
     let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(bad)?;
     inner.with_truncation(None).map_err(bad)?.with_padding(None);
@@ -201,7 +201,7 @@ pub(super) fn from_file(
         (None, None) if model["type"] == "WordPiece" => {
             return Err(Error::model("a WordPiece tokenizer without an unknown token")
                 .at(path)
-                .expected("model.unk_token"));
+                .with_expected("model.unk_token"));
         }
         (None, id) => id.and_then(|id| u32::try_from(id).ok()),
     };
@@ -219,7 +219,7 @@ fn add(inner: &mut tokenizers::Tokenizer, tokens: &Tokens, vocab_size: usize, pa
     });
     inner
         .add_tokens(list)
-        .map_err(|e| Error::model("the added tokens cannot be added").at(path).found(e.to_string()))?;
+        .map_err(|e| Error::model("the added tokens cannot be added").at(path).with_found(e.to_string()))?;
     Ok(())
 }
 
@@ -238,7 +238,7 @@ impl Settings<'_> {
             Some(Value::Bool(b)) => Ok(Some(*b)),
             Some(other) => Err(Error::model(format!("`{key}` is not true or false"))
                 .at(self.path.with_file_name("tokenizer_config.json"))
-                .found(other.to_string().chars().take(80).collect::<String>())),
+                .with_found(other.to_string().chars().take(80).collect::<String>())),
         }
     }
     /// The special tokens of these names, all of which must be known.
@@ -251,7 +251,7 @@ impl Settings<'_> {
         }
         Err(Error::model("the vocabulary lacks special tokens")
             .at(self.path)
-            .expected(format!("{} of a {}: {}", keys.join(", "), self.class.name(), names.join(", ")))
-            .found(format!("no {}", missing.join(", no "))))
+            .with_expected(format!("{} of a {}: {}", keys.join(", "), self.class.name(), names.join(", ")))
+            .with_found(format!("no {}", missing.join(", no "))))
     }
 }

@@ -66,9 +66,9 @@ impl Class {
         if let Some(code) = code.filter(|c| c.to_string().contains('.')) {
             return Err(Error::model("the tokenizer is code of its own, which tempra does not run")
                 .at(&path)
-                .expected("no `auto_map` for AutoTokenizer")
-                .found(format!("`auto_map`: {code}"))
-                .hint(RESAVE));
+                .with_expected("no `auto_map` for AutoTokenizer")
+                .with_found(format!("`auto_map`: {code}"))
+                .with_help(RESAVE));
         }
         let of_model = model.get("model_type").and_then(Value::as_str);
         let of_model = OF_MODELS.iter().find(|(name, _)| Some(*name) == of_model).map(|m| m.1);
@@ -84,8 +84,8 @@ impl Class {
             Some((_, class)) => Ok(Some(*class)),
             None => Err(Error::model(format!("`tokenizer_class` is {name}, which tempra does not have"))
                 .at(path)
-                .expected(NAMES.iter().map(|n| n.0).collect::<Vec<_>>().join(", "))
-                .hint(RESAVE)),
+                .with_expected(NAMES.iter().map(|n| n.0).collect::<Vec<_>>().join(", "))
+                .with_help(RESAVE)),
         }
     }
 
@@ -102,8 +102,8 @@ impl Class {
             Some(other) => {
                 return Err(Error::model("`model_input_names` is not a list of names")
                     .at(dir.join("tokenizer_config.json"))
-                    .expected(r#"such as ["input_ids", "token_type_ids", "attention_mask"]"#)
-                    .found(other.to_string().chars().take(80).collect::<String>()));
+                    .with_expected(r#"such as ["input_ids", "token_type_ids", "attention_mask"]"#)
+                    .with_found(other.to_string().chars().take(80).collect::<String>()));
             }
         }
         let named = [tokenizer, model].into_iter().find_map(class_name).and_then(Value::as_str);

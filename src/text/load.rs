@@ -73,8 +73,8 @@ impl Tokenizer {
                 "the tokenizer adds no special tokens, which the model was trained with",
             )
             .at(&path)
-            .expected("a post_processor that adds [CLS] and [SEP] or their like")
-            .found("none"));
+            .with_expected("a post_processor that adds [CLS] and [SEP] or their like")
+            .with_found("none"));
         };
         let largest = inner.get_vocab(true).into_iter().max_by_key(|(_, id)| *id);
         let Some((token, id)) = largest else {
@@ -119,19 +119,19 @@ impl Tokenizer {
             let encoding = self.encode("", pair, count).map_err(|e| {
                 Error::model("the template of special tokens cannot be used")
                     .at(&self.path)
-                    .found(e.to_string())
+                    .with_found(e.to_string())
             })?;
             if encoding.ids.is_empty() {
                 return Err(Error::model("the tokenizer adds no special tokens")
                     .at(&self.path)
-                    .expected("a template such as [CLS] A [SEP]")
-                    .found("a template that adds nothing"));
+                    .with_expected("a template such as [CLS] A [SEP]")
+                    .with_found("a template that adds nothing"));
             }
             for id in encoding.ids {
                 let Some(token) = self.inner.id_to_token(id) else {
                     return Err(Error::model("a special token of the template is not in the vocabulary")
                         .at(&self.path)
-                        .found(format!("id {id}")));
+                        .with_found(format!("id {id}")));
                 };
                 too_large(&token, id, vocab_size).map_or(Ok(()), |e| Err(e.at(&self.path)))?;
             }
@@ -169,8 +169,8 @@ impl<'a> Folder<'a> {
         if let Some(other) = versions.into_iter().flatten().find(|v| v.as_str() != Some(FILE)) {
             return Err(Error::model("`fast_tokenizer_files` names a file that tempra does not read")
                 .at(dir.join(CONFIG))
-                .expected(FILE)
-                .found(other.to_string()));
+                .with_expected(FILE)
+                .with_found(other.to_string()));
         }
         let guess = || {
             let has = |name| find(name).is_some();
@@ -191,9 +191,9 @@ impl<'a> Folder<'a> {
         let nothing = |expected: String| {
             Error::model("no tokenizer in the model folder")
                 .at(dir)
-                .expected(expected)
-                .found(if files.is_empty() { "none of them".into() } else { names(&files) })
-                .hint("save the tokenizer beside the model: tokenizer.save_pretrained(folder)")
+                .with_expected(expected)
+                .with_found(if files.is_empty() { "none of them".into() } else { names(&files) })
+                .with_help("save the tokenizer beside the model: tokenizer.save_pretrained(folder)")
         };
         let Some(class) = named.or_else(guess) else {
             return Err(nothing(
@@ -236,7 +236,7 @@ impl<'a> Folder<'a> {
         } else {
             let (pieces, tokens) = match &self.file {
                 Value::Null => self.older(&path, tokens)?,
-                _ => (self.pieces().map_err(|e| bad(e).hint(AS_IT_IS))?, tokens),
+                _ => (self.pieces().map_err(|e| bad(e).with_help(AS_IT_IS))?, tokens),
             };
             let template = self.file.get("post_processor").filter(|v| !v.is_null());
             let settings = (&self.config, template);
@@ -316,8 +316,8 @@ impl<'a> Folder<'a> {
                         format!("`{key}` is set without tokenizer.json, with which it means something else");
                     return Err(Error::model(what)
                         .at(self.dir.join(CONFIG))
-                        .found(v.to_string())
-                        .hint("leave it out, or write tokenizer.json with transformers"));
+                        .with_found(v.to_string())
+                        .with_help("leave it out, or write tokenizer.json with transformers"));
                 }
                 Ok((pieces, self.tokens(control)?))
             }
@@ -334,8 +334,8 @@ impl<'a> Folder<'a> {
             Some(v) if v == "right" => Ok(TruncationDirection::Right),
             Some(v) => Err(Error::model("`truncation_side` is not a side")
                 .at(self.dir.join(CONFIG))
-                .expected("left or right")
-                .found(v.to_string())),
+                .with_expected("left or right")
+                .with_found(v.to_string())),
         }
     }
 
@@ -459,8 +459,8 @@ fn unusable(path: &Path) -> impl Fn(String) -> Error {
     move |what| {
         Error::model("not a tokenizer that can be used")
             .at(&path)
-            .found(what)
-            .hint("write it anew with transformers: AutoTokenizer.from_pretrained(f).save_pretrained(f)")
+            .with_found(what)
+            .with_help("write it anew with transformers: AutoTokenizer.from_pretrained(f).save_pretrained(f)")
     }
 }
 
@@ -469,10 +469,10 @@ fn words(vocab: &[u8], path: &Path) -> Result<Pieces> {
     if let Err(e) = std::str::from_utf8(vocab) {
         let at = e.valid_up_to();
         let line = 1 + vocab[..at].iter().filter(|b| **b == b'\n').count();
-        return Err(Error::model("not UTF-8").at(path).line(line as u64).byte(at as u64));
+        return Err(Error::model("not UTF-8").at(path).with_line(line as u64).with_byte(at as u64));
     }
     let ids = WordPiece::read_bytes(vocab).map_err(|e| {
-        Error::model("cannot make a tokenizer of the vocabulary").at(path).found(e.to_string())
+        Error::model("cannot make a tokenizer of the vocabulary").at(path).with_found(e.to_string())
     })?;
     Ok(Pieces::Words(ids))
 }
@@ -486,9 +486,9 @@ fn too_large(token: &str, id: u32, vocab_size: usize) -> Option<Error> {
         Error::model(
             "the tokenizer does not belong to this model: it has an id that the model has no embedding for",
         )
-        .expected(format!("ids below {vocab_size}, the rows of the token embedding"))
-        .found(format!("id {id} for {token:?}"))
-        .hint("use the tokenizer the model was trained with")
+        .with_expected(format!("ids below {vocab_size}, the rows of the token embedding"))
+        .with_found(format!("id {id} for {token:?}"))
+        .with_help("use the tokenizer the model was trained with")
     })
 }
 
@@ -506,7 +506,7 @@ fn read_file(path: &Path) -> Result<Option<Vec<u8>>> {
     if bytes.len() as u64 > MAX_BYTES {
         return Err(Error::model("too large for a tokenizer file")
             .at(path)
-            .expected(format!("at most {} MB", MAX_BYTES >> 20)));
+            .with_expected(format!("at most {} MB", MAX_BYTES >> 20)));
     }
     Ok(Some(bytes))
 }
@@ -515,9 +515,9 @@ fn json(bytes: &[u8], path: &Path) -> Result<Value> {
     serde_json::from_slice(bytes).map_err(|e| {
         Error::model("not valid JSON")
             .at(path)
-            .line(e.line() as u64)
-            .column(e.column() as u64)
-            .found(e.to_string())
+            .with_line(e.line() as u64)
+            .with_column(e.column() as u64)
+            .with_found(e.to_string())
     })
 }
 

@@ -91,11 +91,11 @@ impl Tokenizer {
         let special = self.template.added_tokens(pair.is_some());
         if max_length < special {
             return Err(Error::usage("max_length does not hold the special tokens")
-                .expected(format!("at least {special}"))
-                .found(max_length.to_string()));
+                .with_expected(format!("at least {special}"))
+                .with_found(max_length.to_string()));
         }
         if text.len().max(pair.map_or(0, str::len)) > u32::MAX as usize {
-            return Err(Error::data("a text of 4 GiB or more").hint("split it"));
+            return Err(Error::data("a text of 4 GiB or more").with_help("split it"));
         }
         let (text, pair) = (&*self.prompted(text), pair.map(|p| self.prompted(p)));
         let pair = pair.as_deref();
@@ -154,7 +154,9 @@ impl Tokenizer {
     /// [`Kind::Model`] if its normalizer cannot be put behind another.
     pub fn for_vectors(mut self, lowercase: bool, prompt: &str) -> Result<Self> {
         let fail = |e: tokenizers::Error| {
-            Error::model("the tokenizer cannot be put into lower case").at(&self.path).found(e.to_string())
+            Error::model("the tokenizer cannot be put into lower case")
+                .at(&self.path)
+                .with_found(e.to_string())
         };
         let lower = NormalizerWrapper::Lowercase(Lowercase);
         let mut steps = match self.inner.get_normalizer() {

@@ -89,8 +89,8 @@ impl Tokens {
         let wrong = |name: &str, key: &str, v: &Value| {
             Error::model(format!("`{key}` is no token"))
                 .at(dir.join(name))
-                .expected("a string, or an object with its `content`")
-                .found(v.to_string().chars().take(80).collect::<String>())
+                .with_expected("a string, or an object with its `content`")
+                .with_found(v.to_string().chars().take(80).collect::<String>())
         };
         const CONFIG: &str = "tokenizer_config.json";
         let none = Map::new();
@@ -140,7 +140,7 @@ impl Tokens {
                 for (content, id) in map {
                     let id = id
                         .as_u64()
-                        .ok_or_else(|| wrong("added_tokens.json", content, id).expected("its id"))?;
+                        .ok_or_else(|| wrong("added_tokens.json", content, id).with_expected("its id"))?;
                     let special = special.contains(content);
                     let token = Token::of(content, special, !special);
                     by_content.insert(content.clone(), token.clone());

@@ -14,17 +14,20 @@ use crate::error::{Error, Result};
 /// Byte-level BPE: `vocab.json` maps pieces to ids, `merges.txt` has one pair of pieces a line, the first merge first.
 pub(super) fn from_merges(vocab: &[u8], merges: &[u8], dir: &Path) -> Result<Pieces> {
     let at = dir.join("vocab.json");
-    let bad = |what: String| Error::model("not a vocabulary of byte-level BPE").at(&at).found(what);
+    let bad = |what: String| Error::model("not a vocabulary of byte-level BPE").at(&at).with_found(what);
     let ids: Map<String, Value> = serde_json::from_slice(vocab).map_err(|e| bad(e.to_string()))?;
     let vocab = numbers(ids).map_err(bad)?;
     let path = dir.join("merges.txt");
     let text = std::str::from_utf8(merges)
-        .map_err(|e| Error::model("not UTF-8").at(&path).byte(e.valid_up_to() as u64))?;
+        .map_err(|e| Error::model("not UTF-8").at(&path).with_byte(e.valid_up_to() as u64))?;
     let lines =
         text.lines().enumerate().filter(|(i, l)| !(l.is_empty() || *i == 0 && l.starts_with("#version")));
     let pair = |(i, line): (usize, &str)| match line.split_once(' ') {
         Some((a, b)) if !b.contains(' ') => Ok((a.to_owned(), b.to_owned())),
-        _ => Err(Error::model("not a merge").at(&path).line(i as u64 + 1).expected("two pieces and a space")),
+        _ => Err(Error::model("not a merge")
+            .at(&path)
+            .with_line(i as u64 + 1)
+            .with_expected("two pieces and a space")),
     };
     Ok(Pieces::Merges(vocab, lines.map(pair).collect::<Result<Vec<_>>>()?))
 }
@@ -47,10 +50,10 @@ pub(super) fn from_sentencepiece(
     path: &Path,
     special: impl Fn(&str) -> String,
 ) -> Result<(Pieces, Vec<(String, bool)>)> {
-    let bad = |what: &str| Error::model("not a model of SentencePiece").at(path).found(what);
+    let bad = |what: &str| Error::model("not a model of SentencePiece").at(path).with_found(what);
     let mut proto = Model::read(model).ok_or_else(|| bad("a damaged file"))?;
     if proto.kind != UNIGRAM {
-        return Err(bad("another kind of model").expected("a unigram model"));
+        return Err(bad("another kind of model").with_expected("a unigram model"));
     }
     let mut unknown = proto.unknown;
     if class == Class::XlmRoberta {

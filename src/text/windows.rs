@@ -73,7 +73,7 @@ impl Tokenizer {
         stride: usize,
     ) -> Result<Vec<Window>> {
         if text.len().max(pair.map_or(0, str::len)) > u32::MAX as usize {
-            return Err(Error::data("a text of 4 GiB or more").hint("split it"));
+            return Err(Error::data("a text of 4 GiB or more").with_help("split it"));
         }
         let start = pair.unwrap_or(text);
         let encode = || -> tokenizers::Result<_> {
@@ -148,14 +148,14 @@ impl Tokenizer {
         if fixed + long > max_length && max_length <= fixed + stride {
             let what = if b.is_some() { ", the first text" } else { "" };
             return Err(Error::usage("windows that make no progress")
-                .expected(format!(
+                .with_expected(format!(
                     "a max_length above {fixed} special tokens{what} and the stride of {stride}"
                 ))
-                .found(format!(
+                .with_found(format!(
                     "{max_length} for a text that starts {:?}",
                     start.chars().take(60).collect::<String>()
                 ))
-                .hint("raise data.max_length or lower data.stride"));
+                .with_help("raise data.max_length or lower data.stride"));
         }
         let params = TruncationParams {
             max_length: max_length.saturating_sub(special),
@@ -189,8 +189,8 @@ impl Tokenizer {
         guarded(run).unwrap_or_else(|panic| Err(panic.into())).map_err(|e| {
             let start: String = text.chars().take(60).collect();
             Error::data(format!("the tokenizer failed on a text that starts {start:?}"))
-                .found(e.to_string())
-                .hint(format!("check {}", self.path.display()))
+                .with_found(e.to_string())
+                .with_help(format!("check {}", self.path.display()))
         })
     }
 }

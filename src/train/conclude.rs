@@ -57,7 +57,7 @@ impl Trainer<'_> {
         self.note("eval", &scores, if decides { json!({ "thresholds": 0.5 }) } else { json!({}) })?;
         if undefined && !std::mem::replace(&mut self.reported_nan, true) {
             let e = Error::diverged(format!("{} is NaN at step {}", selection.name(), self.state.step));
-            self.observer.event(&Event::Warning(&e.expected("a number, to choose the best model by").hint(
+            self.observer.event(&Event::Warning(&e.with_expected("a number, to choose the best model by").with_help(
                 "a validation with NaN is never the best; early stopping counts it only after one with a number",
             )));
         }
@@ -110,7 +110,8 @@ impl Trainer<'_> {
         match self.write_lines() {
             Err(e) if e.kind() == Kind::Disk && self.unwritten.len() < MOST_UNWRITTEN => {
                 if self.unwritten.len() == 1 {
-                    self.observer.event(&Event::Warning(&e.hint("it is written again with the next line")));
+                    self.observer
+                        .event(&Event::Warning(&e.with_help("it is written again with the next line")));
                 }
                 Ok(())
             }
@@ -138,19 +139,19 @@ impl Trainer<'_> {
             };
             if attempt < attempts {
                 attempt += 1;
-                self.observer.event(&Event::Warning(&e.hint("the checkpoint is written again")));
+                self.observer.event(&Event::Warning(&e.with_help("the checkpoint is written again")));
                 continue;
             }
             self.failed_saves += 1;
             if needed || self.failed_saves >= FAILED_SAVES {
                 return Err(
-                    e.hint("make room on the disk; the same command goes on from the last checkpoint")
+                    e.with_help("make room on the disk; the same command goes on from the last checkpoint")
                 );
             }
             if self.recipe.train.load_best {
                 (self.state.best, self.state.best_of) = self.saved_best.clone();
             }
-            self.observer.event(&Event::Warning(&e.hint("training goes on without this checkpoint")));
+            self.observer.event(&Event::Warning(&e.with_help("training goes on without this checkpoint")));
             return Ok(());
         }
     }
@@ -264,7 +265,8 @@ impl Trainer<'_> {
         let (parts, keeps) = (self.run.parts.clone(), self.recipe.train.load_best);
         if let Some(selection) = self.run.selection.as_ref().filter(|_| keeps && self.state.best.is_none()) {
             let what = format!("{} was NaN in every validation, so no step is the best", selection.name());
-            let e = Error::diverged(what).hint("the model is that of the last step; see train.best_metric");
+            let e =
+                Error::diverged(what).with_help("the model is that of the last step; see train.best_metric");
             self.observer.event(&Event::Warning(&e));
         }
         let chosen = self.state.best.as_ref().map(|b| b.step).filter(|_| keeps).unwrap_or(self.state.step);

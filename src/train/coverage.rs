@@ -87,8 +87,8 @@ impl Coverage {
             "the gradient of trainable parameters is zero, in {} steps in which others had one",
             self.chances.iter().sum::<u64>()
         ))
-        .found(self.names(run))
-        .hint("freeze them with model.freeze if that is meant"))
+        .with_found(self.names(run))
+        .with_help("freeze them with model.freeze if that is meant"))
     }
 
     /// What is to be said at the end of a run whose steps were all looked at: parameters that were not reached in too few steps
@@ -103,8 +103,8 @@ impl Coverage {
         let chances: u64 = self.chances.iter().sum();
         if chances == 0 {
             return Err(Error::diverged(format!("nothing was trained: no gradient in {} steps", self.steps))
-                .expected("steps with a target that counts in the loss")
-                .hint(
+                .with_expected("steps with a target that counts in the loss")
+                .with_help(
                     "raise train.batch_size, and see that the examples have targets (masked tokens, classes whose weight is \
                      not 0) and are not all the same",
                 ));
@@ -112,7 +112,9 @@ impl Coverage {
         let few = Error::diverged(format!(
             "the gradient of trainable parameters was zero in each of the {chances} steps with a gradient"
         ));
-        Ok(Some(few.found(self.names(run)).hint("they were not trained; a longer run may reach them")))
+        Ok(Some(
+            few.with_found(self.names(run)).with_help("they were not trained; a longer run may reach them"),
+        ))
     }
 
     fn names(&self, run: &Run) -> String {

@@ -45,7 +45,7 @@ impl Trainer<'_> {
         if report.ok() {
             return load_weights(&path, &self.run);
         }
-        Err(Error::model("the checkpoint is damaged").at(path).found(report.problems.join("; ")))
+        Err(Error::model("the checkpoint is damaged").at(path).with_found(report.problems.join("; ")))
     }
 }
 
@@ -87,7 +87,7 @@ fn verified(
     };
     let warning = Error::model("the checkpoint of the best validation cannot be used")
         .at(path)
-        .found(report.problems.join("; "))
-        .hint(instead);
+        .with_found(report.problems.join("; "))
+        .with_help(instead);
     Ok((next, Some(warning)))
 }

@@ -31,9 +31,9 @@ pub fn protect_inputs(recipe: &Recipe, recipe_file: Option<&Path>) -> Result<()>
         if let Some(fault) = fault {
             return Err(Error::usage(fault)
                 .at(&recipe.output)
-                .expected("a run folder that neither holds the model nor lies in it")
-                .found(format!("model.path = \"{}\"", model.display()))
-                .hint(remedy));
+                .with_expected("a run folder that neither holds the model nor lies in it")
+                .with_found(format!("model.path = \"{}\"", model.display()))
+                .with_help(remedy));
         }
     }
     let written = written(&output);
@@ -42,8 +42,8 @@ pub fn protect_inputs(recipe: &Recipe, recipe_file: Option<&Path>) -> Result<()>
         if output == real || written.iter().any(|path| real.starts_with(path)) {
             return Err(Error::usage("the run would write over one of its inputs")
                 .at(&file)
-                .found(format!("{key} is a file that the run in {} replaces", recipe.output.display()))
-                .hint(remedy));
+                .with_found(format!("{key} is a file that the run in {} replaces", recipe.output.display()))
+                .with_help(remedy));
         }
     }
     let Some(file) = recipe_file else { return Ok(()) };
@@ -52,8 +52,8 @@ pub fn protect_inputs(recipe: &Recipe, recipe_file: Option<&Path>) -> Result<()>
     if !same && written.iter().any(|path| real.starts_with(path)) {
         return Err(Error::usage("the run would write over the recipe that it was read from")
             .at(file)
-            .found(format!("it is in the output folder {}", recipe.output.display()))
-            .hint("copy the recipe out of the run folder, or give another output"));
+            .with_found(format!("it is in the output folder {}", recipe.output.display()))
+            .with_help("copy the recipe out of the run folder, or give another output"));
     }
     Ok(())
 }

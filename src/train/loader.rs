@@ -48,9 +48,9 @@ impl Loader {
             }
         };
         let named = std::thread::Builder::new().name("tempra-loader".into());
-        named
-            .spawn(work)
-            .map_err(|e| Error::device("the loader's thread could not be started").found(e.to_string()))?;
+        named.spawn(work).map_err(|e| {
+            Error::device("the loader's thread could not be started").with_found(e.to_string())
+        })?;
         Ok(Loader(receive))
     }
 

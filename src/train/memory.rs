@@ -103,22 +103,22 @@ impl Job<'_> {
         let plan = self.plan(caps, self.max_tokens)?;
         if plan.largest > caps.binding_bytes {
             return Err(Error::memory(format!("{} cannot run a kernel of this training step", caps.name))
-                .expected(format!("tensors of at most {} MiB, the adapter's limit", mib(caps.binding_bytes)))
-                .found(format!("one of {} MiB, in passes of {} tokens", mib(plan.largest), plan.tokens))
-                .hint("lower train.max_tokens or data.max_length; if that is not enough, a smaller model or --device cpu"));
+                .with_expected(format!("tensors of at most {} MiB, the adapter's limit", mib(caps.binding_bytes)))
+                .with_found(format!("one of {} MiB, in passes of {} tokens", mib(plan.largest), plan.tokens))
+                .with_help("lower train.max_tokens or data.max_length; if that is not enough, a smaller model or --device cpu"));
         }
         let free = |bytes: u64| bytes.saturating_sub(caps.taken_bytes);
         let Some((all, there)) = caps.memory_bytes.map(|m| (m, free(m))).filter(|m| plan.total > m.1) else {
             return Ok(plan);
         };
         let refused = Error::memory(format!("{} is too small for this run", caps.name))
-            .expected(format!(
+            .with_expected(format!(
                 "{} MiB: {} for parameters, gradients and moments, the rest for passes of up to {} tokens",
                 mib(plan.total),
                 mib(plan.parameters),
                 plan.tokens
             ))
-            .found(match caps.taken_bytes {
+            .with_found(match caps.taken_bytes {
                 0 => format!("{} MiB", mib(there)),
                 taken => {
                     format!("{} MiB, the rest of {} being taken: {} MiB", mib(there), mib(all), mib(taken))
@@ -130,7 +130,7 @@ impl Job<'_> {
             tokens /= 2;
             let smaller = self.plan(caps, tokens)?;
             if smaller.total <= there {
-                return Err(refused.hint(format!(
+                return Err(refused.with_help(format!(
                     "--set train.max_tokens={tokens} fits ({} MiB): the same steps in more passes",
                     mib(smaller.total)
                 )));
@@ -139,7 +139,7 @@ impl Job<'_> {
                 break;
             }
         }
-        Err(refused.hint("take a smaller model, lower data.max_length, or run with --device cpu"))
+        Err(refused.with_help("take a smaller model, lower data.max_length, or run with --device cpu"))
     }
 }
 

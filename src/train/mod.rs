@@ -155,8 +155,8 @@ impl Passes<'_> {
         // With several tasks the heads of the others are not reached.
         if self.step == 0 && self.run.parts.len() == 1 && !unreached.is_empty() {
             return Err(Error::diverged("trainable parameters receive no gradient")
-                .found(unreached.join(", "))
-                .hint("freeze them with model.freeze, or choose another head"));
+                .with_found(unreached.join(", "))
+                .with_help("freeze them with model.freeze, or choose another head"));
         }
         Ok(losses)
     }
@@ -277,7 +277,7 @@ impl Trainer<'_> {
                 self.settle(total, true)?;
                 self.save(true)?;
                 return Err(Error::new(Kind::Interrupted(signal), format!("stopped by signal {signal}"))
-                    .hint("the same command goes on from here"));
+                    .with_help("the same command goes on from here"));
             }
             let Loaded { step, batches } = loader.next()?;
             let lr = self.recipe.optim.lr * schedule.factor(self.state.step);
@@ -388,8 +388,8 @@ impl Trainer<'_> {
                 largest,
                 self.max_tokens
             ))
-            .found(e.to_string().lines().next().unwrap_or_default().to_owned())
-            .hint(format!("--set train.max_tokens={} does so from the start", self.max_tokens));
+            .with_found(e.to_string().lines().next().unwrap_or_default().to_owned())
+            .with_help(format!("--set train.max_tokens={} does so from the start", self.max_tokens));
             self.observer.event(&Event::Warning(&halved));
         }
     }
@@ -460,8 +460,8 @@ impl Trainer<'_> {
                 "{} steps in a row were not finite",
                 self.state.nonfinite_in_a_row
             ))
-            .found(format!("loss {loss} at step {step}, first in the {tensor}, examples {examples:?}"))
-            .hint("lower optim.lr or raise optim.warmup_ratio; the last finite checkpoint is kept"));
+            .with_found(format!("loss {loss} at step {step}, first in the {tensor}, examples {examples:?}"))
+            .with_help("lower optim.lr or raise optim.warmup_ratio; the last finite checkpoint is kept"));
         }
         Ok(())
     }

@@ -73,7 +73,7 @@ impl Selection {
         if validated.is_empty() {
             if recipe.train.early_stopping.is_some() {
                 return Err(Error::usage("train.early_stopping needs validation examples")
-                    .hint("give a data.validation or a data.validation_fraction above 0"));
+                    .with_help("give a data.validation or a data.validation_fraction above 0"));
             }
             return Ok(None);
         }
@@ -85,8 +85,10 @@ impl Selection {
                 let name = score_name(parts, part, metric);
                 if !taken.insert(name.clone()) {
                     return Err(Error::usage(format!("two tasks have a score that is called {name}"))
-                        .expected("score names TASK_METRIC that are unique")
-                        .hint("rename one of the recipes of multi.recipes: tasks are named as their files"));
+                        .with_expected("score names TASK_METRIC that are unique")
+                        .with_help(
+                            "rename one of the recipes of multi.recipes: tasks are named as their files",
+                        ));
                 }
                 known.extend(metrics::find(metric).map(|m| (name, (part, m))));
             }
@@ -119,8 +121,8 @@ impl Selection {
                     let bare = known.iter().find(|(_, (_, m))| m.name == name).map(|(full, _)| full.as_str());
                     let near = bare.or_else(|| nearest(&name, names.iter().copied())).map(str::to_owned);
                     let e = Error::usage("train.best_metric is no score of these tasks");
-                    let e = e.expected(names.join(", ")).found(format!("{name:?}"));
-                    near.into_iter().fold(e, |e, near| e.hint(format!("did you mean {near:?}?")))
+                    let e = e.with_expected(names.join(", ")).with_found(format!("{name:?}"));
+                    near.into_iter().fold(e, |e, near| e.with_help(format!("did you mean {near:?}?")))
                 }
             });
         };
@@ -162,8 +164,10 @@ fn own_metrics<'a>(known: &BTreeMap<String, (&Part, &'a Metric)>, part: &Part) -
 fn unknown(name: &str, part: &Part, known: Vec<&str>) -> Error {
     let near = nearest(name, known.iter().copied()).map(|near| format!("did you mean {near:?}?"));
     let e = Error::usage(format!("train.best_metric{} is no score of this task and its examples", of(part)));
-    let e = e.expected(known.join(", ")).found(format!("{name:?}"));
-    e.hint(near.unwrap_or_else(|| "name another metric; `tempra help metrics` describes them".to_owned()))
+    let e = e.with_expected(known.join(", ")).with_found(format!("{name:?}"));
+    e.with_help(
+        near.unwrap_or_else(|| "name another metric; `tempra help metrics` describes them".to_owned()),
+    )
 }
 
 /// Refuses a metric that says nothing about a model on the validation examples of a task.
@@ -181,11 +185,12 @@ fn informative(part: &Part, metric: &Metric) -> Result<()> {
         of(part),
         metric.name
     );
-    let e =
-        Error::usage(what).expected("a metric that is defined there and differs between models").found(why);
+    let e = Error::usage(what)
+        .with_expected("a metric that is defined there and differs between models")
+        .with_found(why);
     Err(match &fit[..] {
-        [] => e.hint("give other validation examples"),
-        fit => e.hint(format!("name one of {}, or give other validation examples", fit.join(", "))),
+        [] => e.with_help("give other validation examples"),
+        fit => e.with_help(format!("name one of {}, or give other validation examples", fit.join(", "))),
     })
 }
 

@@ -16,8 +16,9 @@ impl Signals {
     /// Installs the handlers: SIGINT and SIGTERM stop after the step, a second one at once; SIGUSR1 saves.
     pub fn install() -> Result<Signals> {
         let signals = Signals::default();
-        let fail =
-            |e: std::io::Error| Error::device("signal handlers cannot be installed").found(e.to_string());
+        let fail = |e: std::io::Error| {
+            Error::device("signal handlers cannot be installed").with_found(e.to_string())
+        };
         for signal in [SIGINT, SIGTERM] {
             let again = Arc::new(AtomicBool::new(false));
             // In this order: the first signal finds `again` false and sets it, the second one quits.

@@ -114,7 +114,7 @@ impl State {
             files.push(NamedFile::tensors("optimizer.safetensors", tensors));
         }
         let state = serde_json::to_value(self).map_err(|e| {
-            Error::disk("the state of the run cannot be written as JSON").found(e.to_string())
+            Error::disk("the state of the run cannot be written as JSON").with_found(e.to_string())
         })?;
         files.push(NamedFile::bytes("state.json", pretty(&state)));
         let mut log = log.clone();
@@ -155,7 +155,7 @@ impl State {
         // Earlier versions kept the whole log in it, which had no limit.
         let bytes = read_limited(&path, 4 << 30)?;
         serde_json::from_slice(&bytes)
-            .map_err(|e| Error::model("is not the state of a run").at(&path).found(e.to_string()))
+            .map_err(|e| Error::model("is not the state of a run").at(&path).with_found(e.to_string()))
     }
 
     /// Goes back to a checkpoint that has been verified: weights, moments, and the state, which is returned.
@@ -167,7 +167,7 @@ impl State {
         let other = |what: &str| {
             Error::usage(format!("this run folder holds a run with {what}"))
                 .at(dir)
-                .hint("give another output folder, or --fresh to start over in this one")
+                .with_help("give another output folder, or --fresh to start over in this one")
         };
         if state.recipe_hash != fresh.recipe_hash {
             return Err(other("another recipe"));
@@ -178,7 +178,7 @@ impl State {
         if state.model_hash != fresh.model_hash && !state.model_hash.is_empty() {
             let started =
                 format!("it started from other weights or another config than {} has now", recipe.model.path);
-            return Err(other("another model").found(started));
+            return Err(other("another model").with_found(started));
         }
         load_weights(dir, run)?;
         if let Some(Training { m, v, .. }) = &run.model.params.training {

@@ -103,14 +103,14 @@ lr = 1e-3
     assert_eq!(heads(&e), expected, "{e}");
     for part in [
         "or \"mask\" or \"permute\" or \"next\" or \"multi\"\n  found: \"classfy\" (did you mean \"classify\"?)",
-        "do: did you mean seed?",
+        "help: did you mean seed?",
         "expected: a text\n  found: 3",
         "expected: a number from 0 and below 1\n  found: 1.0",
         "expected: a number above 0\n  found: \"three\"",
-        "do: did you mean optim.lr?",
+        "help: did you mean optim.lr?",
         "expected: an integer of 1 or more\n  found: 16.5",
         "expected: \"epoch\" or a number of steps of 1 or more\n  found: 0",
-        "do: did you mean [optim]?",
+        "help: did you mean [optim]?",
     ] {
         assert!(e.contains(part), "{part:?} in\n{e}");
     }

@@ -60,7 +60,7 @@ impl Asked {
                     (name, dtype) => format!("{name} {dtype}"),
                 };
                 if devices.iter().any(|(other, _)| *other == id) {
-                    return Err(Error::usage("a device is named twice").found(id));
+                    return Err(Error::usage("a device is named twice").with_found(id));
                 }
                 let device = Device::open(name, threads)?;
                 // Of several types a device measures those that it can compute in.
@@ -118,10 +118,10 @@ fn known_op(pattern: &str) -> Result<()> {
     if names().any(|op| fits(pattern, op)) {
         return Ok(());
     }
-    let e = Error::usage("no op of that name").found(pattern);
+    let e = Error::usage("no op of that name").with_found(pattern);
     Err(match nearest(pattern, names()) {
-        Some(near) => e.hint(format!("did you mean {near:?}?")),
-        None => e.expected(names().collect::<Vec<_>>().join(", ")),
+        Some(near) => e.with_help(format!("did you mean {near:?}?")),
+        None => e.with_expected(names().collect::<Vec<_>>().join(", ")),
     })
 }
 
@@ -138,9 +138,9 @@ fn model(name: &str) -> Result<Vec<(ModelShape, EncoderConfig)>> {
     let near = nearest(name, known.iter().map(|m| m.name.as_str()));
     let found = source::resolve(name).and_then(|dir| encoder_shape(&dir));
     let config = found.map_err(|e| match near {
-        Some(near) => {
-            Error::usage("no model of that name").found(name).hint(format!("did you mean {near:?}?"))
-        }
+        Some(near) => Error::usage("no model of that name")
+            .with_found(name)
+            .with_help(format!("did you mean {near:?}?")),
         None => e,
     })?;
     let name = name.trim_end_matches('/').rsplit('/').next().unwrap_or(name).to_owned();

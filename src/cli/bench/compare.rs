@@ -53,8 +53,8 @@ pub fn run(matches: &ArgMatches) -> Result<i32> {
         let rounds = matches.get_one::<usize>("rounds").copied().unwrap_or(5);
         if rounds < 3 {
             return Err(Error::usage("too few rounds to tell how much they differ")
-                .expected("--rounds 3 or more")
-                .found(rounds.to_string()));
+                .with_expected("--rounds 3 or more")
+                .with_found(rounds.to_string()));
         }
         let ([theirs, ours], code) = rounds::in_turns(other, rounds, matches, &Voice::of(matches))?;
         let name = other.display().to_string();
@@ -62,8 +62,8 @@ pub fn run(matches: &ArgMatches) -> Result<i32> {
     } else if files.is_empty() {
         if matches.get_many::<String>("device").map_or(0, Iterator::count) < 2 {
             return Err(Error::usage("there is nothing to compare")
-                .expected("two results, or two devices")
-                .hint("tempra bench compare a.json b.json, or tempra bench compare --device cpu,wgpu"));
+                .with_expected("two results, or two devices")
+                .with_help("tempra bench compare a.json b.json, or tempra bench compare --device cpu,wgpu"));
         }
         measured(&Asked::of(matches)?, true, false, &Voice::of(matches))?
     } else {

@@ -120,7 +120,7 @@ fn measure(matches: &ArgMatches, ops: bool, steps: bool) -> Result<i32> {
 }
 
 fn as_json(report: &Report) -> Result<serde_json::Value> {
-    serde_json::to_value(report).map_err(|e| Error::data("a result is no JSON").found(e.to_string()))
+    serde_json::to_value(report).map_err(|e| Error::data("a result is no JSON").with_found(e.to_string()))
 }
 
 fn draw(to: &Destination, report: &Report, comparisons: &[Comparison]) -> Result<()> {
@@ -140,7 +140,7 @@ fn measured(asked: &Asked, ops: bool, steps: bool, voice: &Voice) -> Result<(Rep
         if let Err(e) = on_device(&bench, asked, (ops, steps), &mut report, &signals, voice) {
             // What a device says of training does not hold here.
             let e = match bench::measure::is_gone(&e) {
-                true => e.hint(
+                true => e.with_help(
                     "what was measured before is in the result; run this again once the driver is well",
                 ),
                 false => e,

@@ -43,10 +43,10 @@ pub fn in_turns(
     let device = matches.get_many::<String>("device").into_iter().flatten().count();
     if device > 1 || matches.get_many::<String>("dtype").into_iter().flatten().count() > 1 {
         return Err(Error::usage("two programs are compared on one device in one type")
-            .hint("name one with --device, and one with --dtype"));
+            .with_help("name one with --device, and one with --dtype"));
     }
     let own = std::env::current_exe()
-        .map_err(|e| Error::device("cannot tell where this program is").found(e.to_string()))?;
+        .map_err(|e| Error::device("cannot tell where this program is").with_found(e.to_string()))?;
     let signals = Signals::install()?;
     let (programs, arguments) = ([other, &own], arguments(matches));
     let bar = voice.bar(2 * rounds as u64, "runs");
@@ -101,8 +101,8 @@ fn measure(program: &Path, arguments: &[String]) -> Result<Report> {
         let said: Vec<&str> = said.trim().lines().rev().take(6).collect();
         return Err(Error::usage("the program measured nothing")
             .at(program)
-            .found(format!("{}: {}", out.status, said.into_iter().rev().collect::<Vec<_>>().join("; ")))
-            .hint("a tempra that has `bench ops --json` is wanted"));
+            .with_found(format!("{}: {}", out.status, said.into_iter().rev().collect::<Vec<_>>().join("; ")))
+            .with_help("a tempra that has `bench ops --json` is wanted"));
     }
     Report::parse(&String::from_utf8_lossy(&out.stdout)).map_err(|e| e.at(program))
 }

@@ -112,8 +112,9 @@ impl Pool {
                 shelves.stats.allocations += 1;
                 let live = shelves.stats.live;
                 let block = Block::new(need).ok_or_else(|| {
-                    Error::memory(format!("the system gave no {need} bytes, with {live} in use"))
-                        .hint("lower train.max_tokens (the tokens of one forward pass) or data.max_length")
+                    Error::memory(format!("the system gave no {need} bytes, with {live} in use")).with_help(
+                        "lower train.max_tokens (the tokens of one forward pass) or data.max_length",
+                    )
                 })?;
                 (block, true)
             }

@@ -39,7 +39,9 @@ impl Cpu {
             .num_threads(threads)
             .thread_name(|i| format!("tempra-{i}"))
             .build()
-            .map_err(|e| Error::device("the worker threads could not be started").found(e.to_string()))?;
+            .map_err(|e| {
+                Error::device("the worker threads could not be started").with_found(e.to_string())
+            })?;
         Ok(Cpu { pool: Arc::default(), threads, profile: Profile::default() })
     }
     /// Runs `f` where rayon's parallel iterators use this device's threads.

@@ -157,8 +157,8 @@ impl Drop for Described {
 
 fn failed(what: &str, e: result::CublasError) -> Error {
     Error::device(format!("cuBLASLt: {what} failed"))
-        .found(format!("{:?}", e.0))
-        .hint("TEMPRA_CUDA_PRODUCT=own goes on without cuBLASLt")
+        .with_found(format!("{:?}", e.0))
+        .with_help("TEMPRA_CUDA_PRODUCT=own goes on without cuBLASLt")
 }
 
 const NO_ANSWER: sys::cublasLtMatmulHeuristicResult_t = sys::cublasLtMatmulHeuristicResult_t {
@@ -365,7 +365,11 @@ impl Cuda {
             (Some(_), Some(_), None, _) => (E::CUBLASLT_EPILOGUE_GELU_AUX_BIAS, p.bias, p.gelu),
             (None, None, Some(_), More::Sums) => (E::CUBLASLT_EPILOGUE_BGRADB, with, None),
             (None, None, Some(_), More::Slope { .. }) => (E::CUBLASLT_EPILOGUE_DGELU, None, with),
-            _ => return Err(Error::shape("cuBLASLt has no such product").found(p.key(p.shape, MOST_ALIGNED))),
+            _ => {
+                return Err(
+                    Error::shape("cuBLASLt has no such product").with_found(p.key(p.shape, MOST_ALIGNED))
+                );
+            }
         };
         set(A::CUBLASLT_MATMUL_DESC_EPILOGUE, &(epilogue as u32).to_ne_bytes())?;
         if let Some(bias) = bias {

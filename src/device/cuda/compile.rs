@@ -142,7 +142,7 @@ impl Compiler {
         }
         let (_, log) = machine.compile(name, &text, &options)?;
         let found = told(&log, name).ok_or_else(|| {
-            Error::device(format!("the assembler says nothing of kernel {name}")).found(log)
+            Error::device(format!("the assembler says nothing of kernel {name}")).with_found(log)
         })?;
         Ok((found, digest))
     }
@@ -150,8 +150,8 @@ impl Compiler {
     fn compile(&self, name: &str, text: &str, options: &[String]) -> Result<(Vec<u8>, String)> {
         let refused = |what: &str, log: String| {
             Error::device(format!("kernel {name} {what} for {}", self.architecture()))
-                .expected(format!("NVRTC {}.{} to compile it", self.version.0, self.version.1))
-                .found(format!("{log}\n--- the source as it was compiled\n{text}"))
+                .with_expected(format!("NVRTC {}.{} to compile it", self.version.0, self.version.1))
+                .with_found(format!("{log}\n--- the source as it was compiled\n{text}"))
         };
         let (Ok(source), Ok(file)) = (CString::new(text), CString::new(format!("{name}.cu"))) else {
             return Err(refused("has a zero in its text", String::new()));

@@ -146,8 +146,8 @@ impl Graphs {
             if track.used > INPUTS {
                 self.too_much = true;
                 return Err(Error::memory("a step writes more than can be recorded")
-                    .expected(format!("at most {INPUTS} bytes"))
-                    .hint("lower train.max_tokens, or set TEMPRA_CUDA_GRAPHS=0"));
+                    .with_expected(format!("at most {INPUTS} bytes"))
+                    .with_help("lower train.max_tokens, or set TEMPRA_CUDA_GRAPHS=0"));
             }
             return Ok(Some(inputs + at as u64));
         }
@@ -177,7 +177,7 @@ impl Graphs {
         if at + src.len() > INPUTS {
             self.too_much = true;
             return Err(Error::memory("a step writes more than can be recorded")
-                .hint("lower train.max_tokens, or set TEMPRA_CUDA_GRAPHS=0"));
+                .with_help("lower train.max_tokens, or set TEMPRA_CUDA_GRAPHS=0"));
         }
         if track.written.len() < at + src.len() {
             track.written.resize(at + src.len(), 0);
@@ -233,7 +233,7 @@ impl Graphs {
 }
 
 fn changed() -> Error {
-    Error::shape("a step that was to be replayed is not the one that was recorded").hint(
+    Error::shape("a step that was to be replayed is not the one that was recorded").with_help(
         "this is a fault of tempra: please report it; TEMPRA_CUDA_GRAPHS=0 goes on without recorded steps",
     )
 }

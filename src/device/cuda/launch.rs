@@ -155,8 +155,8 @@ impl Cuda {
         inner.bind()?;
         if launch.groups[1] > 65535 || launch.groups[2] > 65535 {
             return Err(Error::device(format!("kernel {} is too large to launch", launch.entry))
-                .expected("at most 65535 groups in the second and third dimension")
-                .found(format!("{:?}", launch.groups)));
+                .with_expected("at most 65535 groups in the second and third dimension")
+                .with_found(format!("{:?}", launch.groups)));
         }
         let function = self.function(launch)?;
         let boxed = launch.boxes.iter().map(|b| b.t);

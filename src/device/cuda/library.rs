@@ -18,8 +18,8 @@ pub(super) fn driver() -> Result<()> {
         return Ok(());
     }
     Err(Error::device("no NVIDIA driver was found")
-        .expected("libcuda.so.1 (nvcuda.dll) on the loader's path")
-        .hint("install the NVIDIA driver and see that `nvidia-smi` lists the card; or run with --device cpu or --device wgpu"))
+        .with_expected("libcuda.so.1 (nvcuda.dll) on the loader's path")
+        .with_help("install the NVIDIA driver and see that `nvidia-smi` lists the card; or run with --device cpu or --device wgpu"))
 }
 
 /// The time in milliseconds between two events.
@@ -66,16 +66,16 @@ pub(super) fn nvrtc(driver: i32) -> Result<&'static Nvrtc> {
         .collect();
     let wheel = if driver >= 13 { "nvidia-cuda-nvrtc" } else { "nvidia-cuda-nvrtc-cu12" };
     Err(Error::device("NVRTC, which compiles the CUDA kernels, was not found")
-        .expected(match driver {
+        .with_expected(match driver {
             13.. => format!("libnvrtc.so.12 to libnvrtc.so.{driver}, whose machine code the driver loads"),
             _ => format!("libnvrtc.so.{driver}, whose machine code the driver loads"),
         })
-        .found(match (there.len(), searched.len()) {
+        .with_found(match (there.len(), searched.len()) {
             (1.., _) => format!("only {}", there.join(", ")),
             (_, 0) => "none on the loader's path, and neither a toolkit nor Python's packages in the usual places".to_owned(),
             _ => format!("none on the loader's path, nor in {}", searched.join(", ")),
         })
-        .hint(format!(
+        .with_help(format!(
             "pip install {wheel} (PyTorch's environments have it already), or install a CUDA toolkit; TEMPRA_CUDA_LIB names another folder"
         )))
 }

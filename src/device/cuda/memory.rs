@@ -319,14 +319,14 @@ impl Inner {
                 "{} gave no {size} bytes, with {} asked for",
                 self.name, stats.bytes
             ))
-            .found(format!("the limit of {most} bytes that was set"))
-            .hint(hint));
+            .with_found(format!("the limit of {most} bytes that was set"))
+            .with_help(hint));
         }
         // SAFETY: the context is bound; what is given belongs to an arena from now on.
         let place = unsafe { result::malloc_sync(size as usize) }.map_err(|e| {
             let what = format!("asking for {size} bytes, with {} asked for,", stats.bytes);
             let e = self.failed(&what, e);
-            if e.kind() == Kind::Memory { e.hint(hint) } else { e }
+            if e.kind() == Kind::Memory { e.with_help(hint) } else { e }
         })?;
         stats.allocations += 1;
         stats.bytes += size;

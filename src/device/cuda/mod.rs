@@ -141,7 +141,7 @@ fn failed(device: &str, what: &str, e: DriverError) -> Error {
         if name == explained || explained.is_empty() { name } else { format!("{name}: {explained}") }
     };
     match e.0 {
-        C::CUDA_ERROR_OUT_OF_MEMORY => Error::memory(format!("{device} has not enough memory")).found(text()),
+        C::CUDA_ERROR_OUT_OF_MEMORY => Error::memory(format!("{device} has not enough memory")).with_found(text()),
         // After these a context is of no more use.
         C::CUDA_ERROR_ILLEGAL_ADDRESS
         | C::CUDA_ERROR_MISALIGNED_ADDRESS
@@ -156,10 +156,10 @@ fn failed(device: &str, what: &str, e: DriverError) -> Error {
         | C::CUDA_ERROR_NVLINK_UNCORRECTABLE
         | C::CUDA_ERROR_CONTEXT_IS_DESTROYED
         | C::CUDA_ERROR_DEVICE_UNAVAILABLE
-        | C::CUDA_ERROR_UNKNOWN => Error::new(Kind::Lost, format!("the device was lost: {what}")).at(device).found(text()).hint(
+        | C::CUDA_ERROR_UNKNOWN => Error::new(Kind::Lost, format!("the device was lost: {what}")).at(device).with_found(text()).with_help(
             "the last checkpoint is complete: the same command goes on from there, once the driver is well",
         ),
-        _ => Error::device(format!("{what} failed")).at(device).found(text()),
+        _ => Error::device(format!("{what} failed")).at(device).with_found(text()),
     }
 }
 
@@ -237,8 +237,8 @@ impl Cuda {
             let hint =
                 "`nvidia-smi` lists the cards; CUDA_VISIBLE_DEVICES may hide some; or run with --device cpu";
             return Err(Error::device(format!("there is no card cuda:{index}"))
-                .expected(format!("one of {count}"))
-                .hint(hint));
+                .with_expected(format!("one of {count}"))
+                .with_help(hint));
         }
         let call = |what: &'static str| move |e| failed("CUDA", what, e);
         let mut version = 0;
@@ -249,9 +249,9 @@ impl Cuda {
         let spoken = |v: i32| format!("CUDA {}.{}", v / 1000, v % 1000 / 10);
         if version < OLDEST_DRIVER {
             return Err(Error::device("the NVIDIA driver is too old")
-                .expected(format!("one for {} or later", spoken(OLDEST_DRIVER)))
-                .found(spoken(version))
-                .hint("update the driver, or run with --device wgpu"));
+                .with_expected(format!("one for {} or later", spoken(OLDEST_DRIVER)))
+                .with_found(spoken(version))
+                .with_help("update the driver, or run with --device wgpu"));
         }
         let device = result::device::get(index as i32).map_err(call("finding the card"))?;
         let name = result::device::get_name(device).map_err(call("asking for the card's name"))?;
@@ -265,9 +265,9 @@ impl Cuda {
             + ask(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?) as u32;
         if capability < OLDEST_CARD {
             return Err(Error::device(format!("{name} is too old for the CUDA kernels"))
-                .expected("compute capability 7.5 (Turing) or later")
-                .found(format!("{}.{}", capability / 10, capability % 10))
-                .hint("run with --device wgpu, which uses it through Vulkan"));
+                .with_expected("compute capability 7.5 (Turing) or later")
+                .with_found(format!("{}.{}", capability / 10, capability % 10))
+                .with_help("run with --device wgpu, which uses it through Vulkan"));
         }
         let ptx = set("TEMPRA_CUDA_PTX");
         let cache = crate::cache::dir().map(|d| d.join("kernels"));
@@ -297,8 +297,8 @@ impl Cuda {
             // Nothing was lost: nothing had begun.
             sys::CUresult::CUDA_ERROR_DEVICE_UNAVAILABLE => Error::device("the card is not to be had")
                 .at(&name)
-                .found("another program has it for itself, or it is being reset")
-                .hint("`nvidia-smi` lists its processes and its compute mode"),
+                .with_found("another program has it for itself, or it is being reset")
+                .with_help("`nvidia-smi` lists its processes and its compute mode"),
             _ => failed(&name, "opening the card", e),
         })?;
         // SAFETY: just retained.
@@ -361,8 +361,8 @@ impl Cuda {
     pub fn with_compute(mut self, dtype: DType) -> Result<Cuda> {
         if !self.caps.dtypes.contains(&dtype) {
             return Err(Error::device(format!("{} cannot compute in {dtype:?}", self.caps.name))
-                .expected("bf16 needs compute capability 8.0 (Ampere) or later")
-                .hint("take precision = \"f16\", which has a loss scale, or \"f32\""));
+                .with_expected("bf16 needs compute capability 8.0 (Ampere) or later")
+                .with_help("take precision = \"f16\", which has a loss scale, or \"f32\""));
         }
         self.caps.compute = dtype;
         self.caps.name += match dtype {

@@ -127,9 +127,12 @@ pub(super) fn open(index: usize) -> Result<Opened> {
     let Some(adapter) = found.get(index) else {
         let names: Vec<String> = found.iter().map(describe).collect();
         return Err(match names.is_empty() {
-            true => Error::device("no Vulkan, Metal or DX12 adapter was found")
-                .hint("install the GPU's Vulkan driver (Linux: also libvulkan1), or run with --device cpu"),
-            false => Error::device(format!("there is no adapter wgpu:{index}")).expected(names.join("; ")),
+            true => Error::device("no Vulkan, Metal or DX12 adapter was found").with_help(
+                "install the GPU's Vulkan driver (Linux: also libvulkan1), or run with --device cpu",
+            ),
+            false => {
+                Error::device(format!("there is no adapter wgpu:{index}")).with_expected(names.join("; "))
+            }
         });
     };
     let (name, limits) = (describe(adapter), adapter.limits());
@@ -137,8 +140,8 @@ pub(super) fn open(index: usize) -> Result<Opened> {
         || (limits.max_storage_buffers_per_shader_stage as usize) < MAX_BUFFERS
     {
         return Err(Error::device(format!("{name} cannot run tempra's kernels"))
-            .expected("push constants, and eight storage buffers a shader stage")
-            .hint("update its driver, or run with --device cpu"));
+            .with_expected("push constants, and eight storage buffers a shader stage")
+            .with_help("update its driver, or run with --device cpu"));
     }
     let found = abilities(adapter);
     let mut optional = Features::SUBGROUP | Features::TIMESTAMP_QUERY;
@@ -158,6 +161,6 @@ pub(super) fn open(index: usize) -> Result<Opened> {
         ..Default::default()
     };
     let (device, queue) = pollster::block_on(adapter.request_device(&descriptor))
-        .map_err(|e| Error::device(format!("{name} could not be opened")).found(e.to_string()))?;
+        .map_err(|e| Error::device(format!("{name} could not be opened")).with_found(e.to_string()))?;
     Ok(Opened { name, device, queue, abilities: found })
 }

@@ -59,8 +59,8 @@ impl Wgpu {
     fn create(&self, size: u64, live: u64) -> Result<wgpu::Buffer> {
         let refused = |why: String| {
             Error::memory(format!("{} gave no {size} bytes, with {live} asked for", self.caps.name))
-                .found(why)
-                .hint("lower train.max_tokens (the tokens of one forward pass) or data.max_length")
+                .with_found(why)
+                .with_help("lower train.max_tokens (the tokens of one forward pass) or data.max_length")
         };
         if let Some(most) = self.budget.filter(|&most| live + size > most) {
             return Err(refused(format!("the limit of {most} bytes that was set")));
@@ -110,7 +110,7 @@ impl Wgpu {
         self.wait()?;
         let mapped = staging.slice(..).get_mapped_range().map_err(|e| {
             self.check().err().unwrap_or_else(|| {
-                Error::device("a tensor could not be read back").at(&self.caps.name).found(e.to_string())
+                Error::device("a tensor could not be read back").at(&self.caps.name).with_found(e.to_string())
             })
         })?;
         dst.copy_from_slice(&mapped);
@@ -121,8 +121,8 @@ impl Wgpu {
     pub(super) fn wait(&self) -> Result<()> {
         let polled = self.inner.device.poll(wgpu::PollType::wait_indefinitely());
         self.check()?;
-        polled
-            .map(drop)
-            .map_err(|e| Error::device("the device did not finish").at(&self.caps.name).found(e.to_string()))
+        polled.map(drop).map_err(|e| {
+            Error::device("the device did not finish").at(&self.caps.name).with_found(e.to_string())
+        })
     }
 }

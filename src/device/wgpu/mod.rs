@@ -184,7 +184,7 @@ impl Wgpu {
     pub fn with_half(mut self) -> Result<Wgpu> {
         if self.abilities.coop.is_none() {
             return Err(Error::device(format!("{} has no cooperative matrices for f16", self.caps.name))
-                .hint("without them f16 brings nothing here: take precision = \"f32\""));
+                .with_help("without them f16 brings nothing here: take precision = \"f32\""));
         }
         self.half = true;
         self.caps.name += ", products in f16";
@@ -294,8 +294,8 @@ impl Gpu for Wgpu {
         }
         if launch.buffers.len() > MAX_BUFFERS || launch.groups.iter().any(|&g| g > 65535) {
             return Err(Error::device(format!("kernel {} is too large to launch", launch.entry))
-                .expected(format!("at most {MAX_BUFFERS} buffers and 65535 groups a dimension"))
-                .found(format!("{} buffers, groups {:?}", launch.buffers.len(), launch.groups)));
+                .with_expected(format!("at most {MAX_BUFFERS} buffers and 65535 groups a dimension"))
+                .with_found(format!("{} buffers, groups {:?}", launch.buffers.len(), launch.groups)));
         }
         let (pipeline, group) = (self.pipeline(&launch)?, self.group(launch.buffers)?);
         lock(&self.inner.state).stats.launches += 1;

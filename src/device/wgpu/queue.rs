@@ -89,12 +89,12 @@ impl Wgpu {
         match &*lock(&self.inner.fault) {
             None => Ok(()),
             Some(Fault::Lost(text)) => {
-                Err(Error::new(Kind::Lost, "the device was lost").at(&self.caps.name).found(text.clone()).hint(
+                Err(Error::new(Kind::Lost, "the device was lost").at(&self.caps.name).with_found(text.clone()).with_help(
                     "the last checkpoint is complete: the same command goes on from there, once the driver is well",
                 ))
             }
             Some(Fault::Failed(text)) => {
-                Err(Error::device("the device refused a command").at(&self.caps.name).found(text.clone()))
+                Err(Error::device("the device refused a command").at(&self.caps.name).with_found(text.clone()))
             }
         }
     }
@@ -155,7 +155,7 @@ impl Wgpu {
         staging.slice(..).map_async(wgpu::MapMode::Read, |_| ());
         self.wait()?;
         let mapped = staging.slice(..).get_mapped_range().map_err(|e| {
-            Error::device("times could not be read back").at(&self.caps.name).found(e.to_string())
+            Error::device("times could not be read back").at(&self.caps.name).with_found(e.to_string())
         })?;
         let ticks: Vec<u64> = mapped[..16 * passes as usize]
             .chunks_exact(8)
@@ -229,7 +229,7 @@ impl Wgpu {
         if let Some(e) = pollster::block_on(scope.pop()) {
             return Err(Error::device(format!("kernel {} does not compile", launch.entry))
                 .at(&self.caps.name)
-                .found(e.to_string()));
+                .with_found(e.to_string()));
         }
         state.pipelines.insert(key, pipeline.clone());
         Ok(pipeline)
@@ -250,8 +250,8 @@ impl Wgpu {
                     "{:?} is more than {} binds at once",
                     t.spec, self.caps.name
                 ))
-                .expected(format!("at most {most} bytes"))
-                .hint("lower train.max_tokens or data.max_length, or take a smaller model"));
+                .with_expected(format!("at most {most} bytes"))
+                .with_help("lower train.max_tokens or data.max_length, or take a smaller model"));
             }
             key.push([m.id, offset as u64, bytes]);
         }

@@ -65,9 +65,9 @@ pub(super) fn download(id: &Id, cache: &Path, env: &Env) -> Result<PathBuf> {
     mkdir(&dir)?;
     for name in wanted(&names).ok_or_else(|| {
         Error::model(format!("the model `{}` has no weights that can be read", id.name))
-            .expected(format!("config.json and {SINGLE}"))
-            .found(names.join(", "))
-            .hint("convert it to safetensors, or choose another revision")
+            .with_expected(format!("config.json and {SINGLE}"))
+            .with_found(names.join(", "))
+            .with_help("convert it to safetensors, or choose another revision")
     })? {
         let path = dir.join(name);
         if path.exists() {
@@ -138,8 +138,8 @@ fn wanted<'a>(names: &[&'a str]) -> Option<Vec<&'a str>> {
 
 fn failed(id: &Id, url: &str, why: &str) -> Error {
     Error::model(format!("the model `{}` cannot be downloaded", id.name))
-        .found(format!("{why} ({url})"))
-        .hint("check the name and the network; a private model needs HF_TOKEN")
+        .with_found(format!("{why} ({url})"))
+        .with_help("check the name and the network; a private model needs HF_TOKEN")
 }
 
 fn disk(path: &Path, e: &std::io::Error) -> Error {

@@ -49,10 +49,10 @@ impl<'a> Run<'a> {
         let widest = if room { WIDEST_PLAIN } else { WIDEST };
         if dim > widest {
             let e = Error::device("attention on CUDA has no kernel for heads as wide as these")
-                .expected(format!("head_dim of at most {widest}"))
-                .found(format!("{dim}"));
+                .with_expected(format!("head_dim of at most {widest}"))
+                .with_found(format!("{dim}"));
             let wider = "up to 256 wide they are computed by Ampere and later";
-            return Err(if dim > WIDEST_PLAIN { e } else { e.hint(wider) });
+            return Err(if dim > WIDEST_PLAIN { e } else { e.with_help(wider) });
         }
         Ok(Run { op, device, buffers, add, tokens, seqs: buffers[1].spec.len() - 1, dim })
     }

@@ -35,8 +35,8 @@ impl Run<'_> {
         let sizes = op.sizes([0, 1, 2].map(|i| &x[i].spec));
         if sizes.dim > WIDEST {
             return Err(Error::device("FAVOR+ attention on CUDA has no kernel for heads as wide as these")
-                .expected(format!("head_dim of at most {WIDEST}"))
-                .found(format!("{}", sizes.dim)));
+                .with_expected(format!("head_dim of at most {WIDEST}"))
+                .with_found(format!("{}", sizes.dim)));
         }
         let dtype = x[0].spec.dtype;
         let types = [dtype, gradient.map_or(dtype, |(g, _)| g.spec.dtype)];

@@ -46,8 +46,8 @@ impl<'a> Run<'a> {
         let tiles = tiles(device.shared_limit(), s.dim).filter(|_| s.dim <= WIDEST);
         let Some((each, shared)) = tiles else {
             return Err(Error::device("relative attention on CUDA has no kernel for heads as wide as these")
-                .expected(format!("head_dim of at most {WIDEST}"))
-                .found(format!("{}", s.dim)));
+                .with_expected(format!("head_dim of at most {WIDEST}"))
+                .with_found(format!("{}", s.dim)));
         };
         Ok(Run { op, device, s, dtype: x[0].spec.dtype, pass, each, shared })
     }

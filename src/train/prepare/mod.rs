@@ -66,8 +66,8 @@ fn recipes(recipe: &Recipe) -> Result<Recipes> {
         if name.is_empty() || !name.chars().all(plain) || !names.insert(name.clone()) {
             return Err(Error::usage("a task is named as its recipe's file")
                 .at(path)
-                .expected("a name of its own, of letters, digits, - and _")
-                .found(name));
+                .with_expected("a name of its own, of letters, digits, - and _")
+                .with_found(name));
         }
         let (part, odd) = Recipe::load_part(path, recipe)?;
         warnings.extend(odd);
@@ -89,8 +89,8 @@ fn tokenizer(dir: &Path, vocab: usize, sources: &[Source]) -> Result<Tokenizer> 
             "the model's texts are changed for vectors alone, and the tasks share their tokens",
         )
         .at(dir)
-        .expected("no do_lower_case and no default_prompt_name in the files of sentence-transformers")
-        .hint("train on task \"similar\" alone, or remove these settings"));
+        .with_expected("no do_lower_case and no default_prompt_name in the files of sentence-transformers")
+        .with_help("train on task \"similar\" alone, or remove these settings"));
     }
     tokenizer.for_vectors(settings.lowercase, &settings.prompt)
 }
@@ -117,13 +117,16 @@ impl Run {
         for (_, r) in &recipes {
             if r.data.max_length > shape.positions {
                 return Err(Error::usage("data.max_length is more than the model can read")
-                    .expected(format!("at most {}", shape.positions))
-                    .found(r.data.max_length.to_string()));
+                    .with_expected(format!("at most {}", shape.positions))
+                    .with_found(r.data.max_length.to_string()));
             }
             if r.data.max_length > recipe.train.max_tokens {
                 return Err(Error::usage("the longest sequence does not fit one pass")
-                    .expected(format!("train.max_tokens of data.max_length = {} or more", r.data.max_length))
-                    .found(format!("train.max_tokens = {}", recipe.train.max_tokens)));
+                    .with_expected(format!(
+                        "train.max_tokens of data.max_length = {} or more",
+                        r.data.max_length
+                    ))
+                    .with_found(format!("train.max_tokens = {}", recipe.train.max_tokens)));
             }
         }
         let cache = if recipe.data.cache { cache::dir().map(|dir| dir.join("tokens")) } else { None };
@@ -160,7 +163,9 @@ impl Run {
             };
             let plans: Vec<MemoryPlan> = parts.iter().enumerate().map(one).collect::<Result<_>>()?;
             let largest = plans.into_iter().max_by_key(|p| p.total);
-            largest.ok_or_else(|| Error::usage("a run without a task").hint("name recipes in multi.recipes"))
+            largest.ok_or_else(|| {
+                Error::usage("a run without a task").with_help("name recipes in multi.recipes")
+            })
         };
         let (opened, made, memory) = if device.caps().gpu {
             // What does not fit is refused before anything is put there.
@@ -185,9 +190,11 @@ impl Run {
         let memory = memory.map_or_else(|| plan(&parts), Ok)?;
         if model.params.count().1 == 0 {
             return Err(Error::usage("every parameter is frozen: there is nothing to train")
-                .expected("a parameter whose name begins with none of model.freeze")
-                .found(format!("model.freeze = {:?}", recipe.model.freeze))
-                .hint("leave out a prefix of model.freeze, at least that of the head or of the last layer"));
+                .with_expected("a parameter whose name begins with none of model.freeze")
+                .with_found(format!("model.freeze = {:?}", recipe.model.freeze))
+                .with_help(
+                    "leave out a prefix of model.freeze, at least that of the head or of the last layer",
+                ));
         }
 
         let of = |((_, r), part): (&(String, Recipe), &Part)| {
@@ -232,9 +239,11 @@ impl Run {
             let of = if part.name.is_empty() { String::new() } else { format!(" of task {}", part.name) };
             let largest = steps.iter().filter(|s| s.part == i).map(|s| s.examples.len()).max().unwrap_or(0);
             return Err(Error::usage(format!("no step{of} has enough examples: its loss is constant"))
-                .expected(format!("{least} examples or more in a step"))
-                .found(format!("at most {largest}"))
-                .hint("raise train.batch_size (or train.batch_tokens), or give more training examples"));
+                .with_expected(format!("{least} examples or more in a step"))
+                .with_found(format!("at most {largest}"))
+                .with_help(
+                    "raise train.batch_size (or train.batch_tokens), or give more training examples",
+                ));
         }
         Ok(())
     }
@@ -305,6 +314,6 @@ fn fits_types(tokenizer: &Tokenizer, shape: &EncoderConfig, pair: bool) -> Resul
     Err(Error::model(
         "the tokenizer does not belong to this model, which cannot tell two texts apart by type",
     )
-    .expected(format!("token types below {}, type_vocab_size of the model's config.json", shape.types))
-    .found(format!("type {most}")))
+    .with_expected(format!("token types below {}, type_vocab_size of the model's config.json", shape.types))
+    .with_found(format!("type {most}")))
 }

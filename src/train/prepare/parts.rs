@@ -185,7 +185,7 @@ pub(super) fn read(r: &Recipe) -> Result<Source> {
         recipe::Task::Next => documents(r, Outputs::Pretraining),
         recipe::Task::Permute => documents(r, Outputs::Permuted),
         recipe::Task::Multi => Err(Error::usage("a task of several tasks")
-            .hint("each of multi.recipes must have a task of its own, other than \"multi\"")),
+            .with_help("each of multi.recipes must have a task of its own, other than \"multi\"")),
     }
 }
 
@@ -201,7 +201,7 @@ fn rows(r: &Recipe, kind: Kind) -> Result<Source> {
     let optional_label = contrastive && d.label == recipe::Recipe::default().data.label;
     if kind == Kind::Similar && d.pair.is_none() {
         return Err(Error::usage("task \"similar\" compares two texts")
-            .hint("name the column of the second with data.pair"));
+            .with_help("name the column of the second with data.pair"));
     }
     let found = files(r, |path| {
         let table = match kind {
@@ -289,8 +289,8 @@ fn sentences(r: &Recipe) -> Result<Source> {
     if r.tag.strict && format == TagFormat::Words {
         return Err(Error::usage("tag.strict is set, but the tags are no spans")
             .at(&d.train)
-            .expected("tags such as B-PER, I-PER and O")
-            .hint("leave tag.strict out: tags that are no spans are scored word by word"));
+            .with_expected("tags such as B-PER, I-PER and O")
+            .with_help("leave tag.strict out: tags that are no spans are scored word by word"));
     }
     let mut read = read.into_iter();
     let found = files(r, |path| {
@@ -319,9 +319,9 @@ fn sentences(r: &Recipe) -> Result<Source> {
     if classes.len() < 2 {
         return Err(Error::data("all words have one tag: there is nothing to learn")
             .at(&d.train)
-            .expected("at least two tags in the training examples")
-            .found(classes.join(", "))
-            .hint("is it the right tag column (data.label), and the whole file?"));
+            .with_expected("at least two tags in the training examples")
+            .with_found(classes.join(", "))
+            .with_help("is it the right tag column (data.label), and the whole file?"));
     }
     let source = Source {
         outputs: Outputs::Tags(classes.clone()),
@@ -458,7 +458,7 @@ impl Source {
             if set.as_ref().is_some_and(|s| s.is_empty()) {
                 return Err(Error::data(format!("no {split} examples"))
                     .at(file.as_ref().unwrap_or(&d.train))
-                    .hint(format!(
+                    .with_help(format!(
                         "give a data.{split} with examples, or leave it out and set data.{split}_fraction"
                     )));
             }

@@ -15,7 +15,7 @@ pub(super) fn given_weights(r: &Recipe, classes: &[String]) -> Result<Option<Vec
         Some(ClassWeights::Values(w)) => fitting(w, classes).map(Some),
         Some(ClassWeights::Balanced) => {
             Err(Error::usage("loss.class_weights = \"balanced\" is for classify")
-                .hint(format!("give a list, a weight for each of {}", classes.join(", "))))
+                .with_help(format!("give a list, a weight for each of {}", classes.join(", "))))
         }
     }
 }
@@ -23,8 +23,8 @@ pub(super) fn given_weights(r: &Recipe, classes: &[String]) -> Result<Option<Vec
 fn fitting(weights: &[f32], classes: &[String]) -> Result<Vec<f32>> {
     if weights.len() != classes.len() {
         return Err(Error::usage("loss.class_weights has the wrong length")
-            .expected(format!("one for each of {}", classes.join(", ")))
-            .found(weights.len().to_string()));
+            .with_expected(format!("one for each of {}", classes.join(", ")))
+            .with_found(weights.len().to_string()));
     }
     Ok(weights.to_vec())
 }
@@ -79,8 +79,8 @@ fn counted(r: &Recipe, labels: &[Label], weights: &[f32]) -> Result<()> {
     }
     Err(Error::data("no training example counts in the loss: the weight of each one's class is 0")
         .at(&r.data.train)
-        .found(format!("loss.class_weights = {weights:?}"))
-        .hint("give a class that occurs a weight above 0"))
+        .with_found(format!("loss.class_weights = {weights:?}"))
+        .with_help("give a class that occurs a weight above 0"))
 }
 
 /// Targets as `regress.standardize` asks for them.
@@ -94,9 +94,9 @@ fn regress(r: &Recipe, splits: &Splits<Rows>) -> Result<Regress> {
     if let Some(large) = targets.clone().find(|t| t.abs() > LARGEST_TARGET) {
         return Err(Error::data("the square of a target is too large for a 32-bit float")
             .at(&r.data.train)
-            .expected(format!("targets from {:e} to {LARGEST_TARGET:e}", -LARGEST_TARGET))
-            .found(large.to_string())
-            .hint("set regress.standardize = true"));
+            .with_expected(format!("targets from {:e} to {LARGEST_TARGET:e}", -LARGEST_TARGET))
+            .with_found(large.to_string())
+            .with_help("set regress.standardize = true"));
     }
     Ok(Regress::default())
 }
@@ -111,8 +111,8 @@ const LARGEST_TARGET: f64 = 1e17;
 pub(super) fn masking(r: &Recipe, tokenizer: &Tokenizer, vocab: usize) -> Result<Mask> {
     let mask = tokenizer.mask().ok_or_else(|| {
         Error::model("the tokenizer has no mask token")
-            .expected("[MASK] or <mask>")
-            .hint("take a model that was pretrained with one")
+            .with_expected("[MASK] or <mask>")
+            .with_help("take a model that was pretrained with one")
     })?;
     let m = &r.mask;
     Ok(Mask { probability: m.probability, whole_word: m.whole_word, mask, vocab: vocab as u32 })

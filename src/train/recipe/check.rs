@@ -29,7 +29,9 @@ pub(super) fn resolve(recipe: &mut Recipe, reader: &mut Reader<'_>, path: &Path)
         if let Some(at) = reader.given(key).filter(|_| !file.as_os_str().is_empty()) {
             match whole(base, at, file) {
                 Some(path) => *file = path,
-                None => reader.complain(&[key], "a path that is not UTF-8", |e| e.hint("rename the folder")),
+                None => {
+                    reader.complain(&[key], "a path that is not UTF-8", |e| e.with_help("rename the folder"))
+                }
             }
         }
     }
@@ -37,18 +39,17 @@ pub(super) fn resolve(recipe: &mut Recipe, reader: &mut Reader<'_>, path: &Path)
         for file in &mut recipe.multi.recipes {
             match whole(base, &at, Path::new(&*file)).and_then(|p| p.to_str().map(str::to_owned)) {
                 Some(path) => *file = path,
-                None => {
-                    reader.complain(&["multi.recipes"], "a path that is not UTF-8", |e| e.hint("rename it"))
-                }
+                None => reader
+                    .complain(&["multi.recipes"], "a path that is not UTF-8", |e| e.with_help("rename it")),
             }
         }
     }
     let Some(at) = reader.given("model.path") else { return };
     match expanded(&model.path) {
-        Err(found) => reader.complain(&["model.path"], "model.path cannot be that", |e| e.found(found)),
+        Err(found) => reader.complain(&["model.path"], "model.path cannot be that", |e| e.with_found(found)),
         Ok(text) if text.trim().is_empty() => {
             let hint = "name a model folder, or org/name of a model in the local cache";
-            reader.complain(&["model.path"], "model.path is empty", |e| e.hint(hint));
+            reader.complain(&["model.path"], "model.path is empty", |e| e.with_help(hint));
         }
         // org/name looks like a relative path; a folder that is there wins.
         Ok(text) => {
@@ -111,23 +112,23 @@ pub(super) fn check(recipe: &Recipe, r: &mut Reader<'_>) {
     let distinct: BTreeSet<_> = recipe.seeds.iter().collect();
     if distinct.len() < recipe.seeds.len() {
         r.complain(&["seeds"], "a seed stands twice in seeds", |e| {
-            e.hint("a second run of a seed gives the same result")
+            e.with_help("a second run of a seed gives the same result")
         });
     }
     if recipe.model.freeze.iter().any(String::is_empty) {
         r.complain(&["model.freeze"], "an empty prefix in model.freeze", |e| {
-            e.hint("it would freeze every parameter")
+            e.with_help("it would freeze every parameter")
         });
     }
     if recipe.model.attention != Attention::Performer && recipe.model.attention_features.is_some() {
         let keys = ["model.attention_features", "model.attention"];
         r.complain(&keys, "model.attention_features is for approximated attention", |e| {
-            e.hint("set attention = \"performer\", or leave it out")
+            e.with_help("set attention = \"performer\", or leave it out")
         });
     }
     if recipe.tag.strict && recipe.tag.scheme == TagScheme::None {
         r.complain(&["tag.strict", "tag.scheme"], "tag.strict needs a scheme", |e| {
-            e.hint("tags of scheme \"none\" are no spans: leave tag.strict out, or name their scheme")
+            e.with_help("tags of scheme \"none\" are no spans: leave tag.strict out, or name their scheme")
         });
     }
     data(recipe, r);
@@ -142,21 +143,22 @@ fn multi(recipe: &Recipe, r: &mut Reader<'_>) {
     let m = &recipe.multi;
     match (recipe.task == Task::Multi, m.recipes.len()) {
         (true, 0..2) => r.complain(&["multi.recipes", "task"], "several tasks need several recipes", |e| {
-            e.expected("two recipes or more in multi.recipes").found(m.recipes.len().to_string())
+            e.with_expected("two recipes or more in multi.recipes").with_found(m.recipes.len().to_string())
         }),
         (false, 1..) => {
             r.complain(&["multi.recipes", "task"], "multi.recipes is for task = \"multi\"", |e| {
-                e.hint("set task = \"multi\", or leave [multi] out")
+                e.with_help("set task = \"multi\", or leave [multi] out")
             })
         }
         _ => {}
     }
     if !m.weights.is_empty() && m.weights.iter().all(|w| *w == 0.0) {
-        r.complain(&["multi.weights"], "no task has a weight", |e| e.expected("a weight above 0"));
+        r.complain(&["multi.weights"], "no task has a weight", |e| e.with_expected("a weight above 0"));
     }
     if !m.weights.is_empty() && m.weights.len() != m.recipes.len() {
         r.complain(&["multi.weights", "multi.recipes"], "weights and recipes differ in number", |e| {
-            e.expected(format!("{} weights, or none", m.recipes.len())).found(m.weights.len().to_string())
+            e.with_expected(format!("{} weights, or none", m.recipes.len()))
+                .with_found(m.weights.len().to_string())
         });
     }
 }
@@ -168,9 +170,9 @@ fn similar(recipe: &Recipe, r: &mut Reader<'_>) {
             &["train.batch_size", "similar.loss"],
             "a batch of one pair has no other pairs to tell it from",
             |e| {
-                e.expected("train.batch_size of 2 or more with similar.loss = \"contrastive\"")
-                    .found(format!("train.batch_size = {}", recipe.train.batch_size))
-                    .hint("raise train.batch_size: more pairs make a better loss, 32 is common")
+                e.with_expected("train.batch_size of 2 or more with similar.loss = \"contrastive\"")
+                    .with_found(format!("train.batch_size = {}", recipe.train.batch_size))
+                    .with_help("raise train.batch_size: more pairs make a better loss, 32 is common")
             },
         );
     }
@@ -183,7 +185,7 @@ fn data(recipe: &Recipe, r: &mut Reader<'_>) {
         r.complain(
             &["data.validation_fraction", "data.test_fraction"],
             "validation and test leave nothing to train on",
-            |e| e.expected("fractions whose sum is below 1").found(sum),
+            |e| e.with_expected("fractions whose sum is below 1").with_found(sum),
         );
     }
     let columns =
@@ -192,11 +194,11 @@ fn data(recipe: &Recipe, r: &mut Reader<'_>) {
     let unlabelled = recipe.task == Task::Similar && recipe.similar.loss == Likeness::Contrastive;
     for (i, (key, column)) in columns.iter().enumerate() {
         if column.is_some_and(String::is_empty) && !(unlabelled && *key == "data.label") {
-            r.complain(&[key], &format!("{key} is empty"), |e| e.hint("name a column"));
+            r.complain(&[key], &format!("{key} is empty"), |e| e.with_help("name a column"));
         }
         for (other, same) in columns.iter().skip(i + 1).filter(|(_, c)| c.is_some() && c == column) {
             let what = format!("{key} and {other} name the same column");
-            r.complain(&[other, key], &what, |e| e.found(format!("{:?}", same.map_or("", |s| s))));
+            r.complain(&[other, key], &what, |e| e.with_found(format!("{:?}", same.map_or("", |s| s))));
         }
     }
     let classes: BTreeSet<_> = d.classes.iter().collect();
@@ -204,17 +206,17 @@ fn data(recipe: &Recipe, r: &mut Reader<'_>) {
         d.classes.iter().enumerate().find(|(i, c)| d.classes.iter().take(*i).any(|b| b == *c))
     {
         let what = format!("the class {:?} stands twice in data.classes", twice.1);
-        r.complain(&["data.classes"], &what, |e| e.hint("name each class once"));
+        r.complain(&["data.classes"], &what, |e| e.with_help("name each class once"));
     } else if classes.len() == 1 {
         r.complain(&["data.classes"], "one class leaves nothing to learn", |e| {
-            e.expected("two classes or more")
+            e.with_expected("two classes or more")
         });
     }
     // Of several tasks each says this for itself: at the top it has no effect, which is warned about.
     let classes = [Task::Classify, Task::Multilabel, Task::Tag, Task::Multi].contains(&recipe.task);
     if !classes && !d.classes.is_empty() {
         r.complain(&["data.classes", "task"], "numbers have no classes", |e| {
-            e.hint("leave out data.classes, or set task = \"classify\"")
+            e.with_help("leave out data.classes, or set task = \"classify\"")
         });
     }
 }
@@ -224,7 +226,7 @@ fn train(recipe: &Recipe, r: &mut Reader<'_>) {
     if t.batch_tokens.is_none() && t.accumulation > t.batch_size {
         let most = format!("at most batch_size = {}, the sequences of one optimiser step", t.batch_size);
         r.complain(&["train.accumulation", "train.batch_size"], "more portions than sequences", |e| {
-            e.expected(most).found(t.accumulation.to_string())
+            e.with_expected(most).with_found(t.accumulation.to_string())
         });
     }
     // Of several tasks each has a length of its own.
@@ -233,7 +235,7 @@ fn train(recipe: &Recipe, r: &mut Reader<'_>) {
         r.complain(
             &["train.max_tokens", "data.max_length"],
             "the longest sequence does not fit one pass",
-            |e| e.expected(least).found(format!("max_tokens = {}", t.max_tokens)),
+            |e| e.with_expected(least).with_found(format!("max_tokens = {}", t.max_tokens)),
         );
     }
     let task = match (recipe.task, recipe.similar.loss) {
@@ -250,9 +252,9 @@ fn train(recipe: &Recipe, r: &mut Reader<'_>) {
             &["train.best_metric", "task"],
             &format!("train.best_metric is no metric of {task}"),
             |e| {
-                let e = e.expected(names).found(format!("{:?}", t.best_metric));
+                let e = e.with_expected(names).with_found(format!("{:?}", t.best_metric));
                 match hint {
-                    Some(hint) => e.hint(hint),
+                    Some(hint) => e.with_help(hint),
                     None => e,
                 }
             },
@@ -262,7 +264,7 @@ fn train(recipe: &Recipe, r: &mut Reader<'_>) {
         let asks = [("train.early_stopping", t.early_stopping.is_some()), ("train.load_best", t.load_best)];
         for (key, _) in asks.into_iter().filter(|(_, asked)| *asked) {
             r.complain(&[key], &format!("{key} needs validation examples"), |e| {
-                e.hint("give data.validation, or a data.validation_fraction above 0")
+                e.with_help("give data.validation, or a data.validation_fraction above 0")
             });
         }
     }
@@ -271,7 +273,7 @@ fn train(recipe: &Recipe, r: &mut Reader<'_>) {
 fn schedule(o: &Optim, max_steps: Option<u64>, r: &mut Reader<'_>) {
     if o.warmup_ratio > 0.0 && o.warmup_steps.is_some() {
         r.complain(&["optim.warmup_steps", "optim.warmup_ratio"], "warm-up is given twice", |e| {
-            e.hint("keep warmup_steps or warmup_ratio")
+            e.with_help("keep warmup_steps or warmup_ratio")
         });
     }
     let name = o.schedule.write().unwrap_or_default();
@@ -287,25 +289,25 @@ fn schedule(o: &Optim, max_steps: Option<u64>, r: &mut Reader<'_>) {
         let readers = kinds.iter().filter_map(Field::write).collect::<Vec<_>>().join(" or ");
         let what = format!("optim.{key} means nothing to the schedule {name}");
         let hint = format!("leave it out, or set optim.schedule = {readers}");
-        r.complain(&[&format!("optim.{key}"), "optim.schedule"], &what, |e| e.hint(hint));
+        r.complain(&[&format!("optim.{key}"), "optim.schedule"], &what, |e| e.with_help(hint));
     }
     if o.schedule == Kind::Polynomial && o.lr_end >= o.lr {
         r.complain(&["optim.lr_end", "optim.lr"], "the learning rate ends above its peak", |e| {
-            e.expected(format!("lr_end below lr = {:?}", o.lr)).found(format!("{:?}", o.lr_end))
+            e.with_expected(format!("lr_end below lr = {:?}", o.lr)).with_found(format!("{:?}", o.lr_end))
         });
     }
     if o.schedule == Kind::CosineWithRestarts && o.num_cycles.is_some_and(|n| n.fract() != 0.0) {
         r.complain(&["optim.num_cycles"], "part of a restart", |e| {
-            e.expected("a whole number with cosine_with_restarts")
-                .found(format!("{:?}", o.num_cycles.unwrap_or(1.0)))
+            e.with_expected("a whole number with cosine_with_restarts")
+                .with_found(format!("{:?}", o.num_cycles.unwrap_or(1.0)))
         });
     }
     let Some(total) = max_steps else { return };
     if let Some([warmup, decay]) = o.longer_than(total) {
         let keys = ["optim.decay_steps", "optim.warmup_steps", "optim.warmup_ratio", "train.max_steps"];
         r.complain(&keys, "warm-up and decay are longer than the run", |e| {
-            let e = e.expected(format!("at most train.max_steps = {total} steps together"));
-            e.found(format!("{warmup} + {decay}"))
+            let e = e.with_expected(format!("at most train.max_steps = {total} steps together"));
+            e.with_found(format!("{warmup} + {decay}"))
         });
     }
 }
@@ -320,19 +322,19 @@ fn loss(recipe: &Recipe, r: &mut Reader<'_>) {
         ];
         for (key, _) in asks.into_iter().filter(|(_, asked)| *asked) {
             r.complain(&[key, "task"], &format!("{key} needs classes"), |e| {
-                e.hint("leave it out, or set task = \"classify\"")
+                e.with_help("leave it out, or set task = \"classify\"")
             });
         }
     }
     let Some(ClassWeights::Values(weights)) = &l.class_weights else { return };
     if weights.iter().all(|w| *w == 0.0) {
-        r.complain(&["loss.class_weights"], "no class has a weight", |e| e.expected("a weight above 0"));
+        r.complain(&["loss.class_weights"], "no class has a weight", |e| e.with_expected("a weight above 0"));
     }
     let classes = recipe.data.classes.len();
     if classes > 0 && weights.len() != classes {
         r.complain(&["loss.class_weights", "data.classes"], "weights and classes differ in number", |e| {
-            e.expected(format!("{classes} weights, one for each of data.classes"))
-                .found(weights.len().to_string())
+            e.with_expected(format!("{classes} weights, one for each of data.classes"))
+                .with_found(weights.len().to_string())
         });
     }
 }

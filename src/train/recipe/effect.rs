@@ -248,7 +248,12 @@ pub(super) fn warnings(recipe: &Recipe, reader: &Reader<'_>, part: bool) -> Vec<
         let effect = condition(&key).filter(|e| !(e.has)(recipe))?;
         let of_a_task = several(recipe) && counts_in_a_part(&key);
         let needs = if of_a_task { ONE_TASK } else { effect.needs };
-        Some(reader.remark(&key, &format!("{key} has no effect here")).expected(needs).hint("leave it out"))
+        Some(
+            reader
+                .remark(&key, &format!("{key} has no effect here"))
+                .with_expected(needs)
+                .with_help("leave it out"),
+        )
     };
     changed(recipe, reader).into_iter().filter_map(idle).collect()
 }
@@ -270,7 +275,7 @@ pub(super) fn overruled(part: &Recipe, given: &[String], top: &Recipe, path: &Pa
     (!differ.is_empty()).then(|| {
         Error::usage(format!("keys without an effect in a recipe of multi.recipes: {}", differ.join(", ")))
             .at(path)
-            .expected("task, data, loss and the task's own section; all else is as the recipe with task = \"multi\" says")
+            .with_expected("task, data, loss and the task's own section; all else is as the recipe with task = \"multi\" says")
     })
 }
 

@@ -355,13 +355,14 @@ impl Recipe {
     fn open(path: &Path, sets: &[(String, String)], top: Option<&Recipe>) -> Result<(Self, Vec<Error>)> {
         let bytes = std::fs::read(path).map_err(|e| {
             let hint = "name a recipe file that exists; `tempra help recipe` lists the keys";
-            Error::io(ErrorKind::Usage, "the recipe cannot be read", path, &e).hint(hint)
+            Error::io(ErrorKind::Usage, "the recipe cannot be read", path, &e).with_help(hint)
         })?;
         let text = std::str::from_utf8(&bytes).map_err(|e| {
             let good = bytes.get(..e.valid_up_to()).unwrap_or_default();
             let line = good.iter().filter(|b| **b == b'\n').count() as u64 + 1;
-            let e = Error::usage("the recipe is not UTF-8").at(path).line(line).byte(good.len() as u64);
-            e.hint("save it as UTF-8")
+            let e =
+                Error::usage("the recipe is not UTF-8").at(path).with_line(line).with_byte(good.len() as u64);
+            e.with_help("save it as UTF-8")
         })?;
         let json = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("json"));
         let text = text.trim_start_matches('\u{feff}');
@@ -470,11 +471,11 @@ impl Optim {
     pub fn fits(&self, total_steps: u64) -> Result<()> {
         let Some([warmup, decay]) = self.longer_than(total_steps) else { return Ok(()) };
         Err(Error::usage("warm-up and decay are longer than the run")
-            .expected(format!(
+            .with_expected(format!(
                 "at most {total_steps} steps together, as train.epochs and the examples give them"
             ))
-            .found(format!("{warmup} + {decay}"))
-            .hint("lower optim.warmup_steps (and optim.decay_steps), or raise train.epochs"))
+            .with_found(format!("{warmup} + {decay}"))
+            .with_help("lower optim.warmup_steps (and optim.decay_steps), or raise train.epochs"))
     }
     /// A warning if the learning rate is 0 in each of so many steps, as in a run of one step that is all warm-up.
     pub fn idle(&self, total_steps: u64) -> Option<Error> {
@@ -482,9 +483,9 @@ impl Optim {
         let idle = total_steps > 0 && (0..total_steps).all(|step| schedule.factor(step) == 0.0);
         idle.then(|| {
             Error::usage("the learning rate is 0 in every step: nothing is trained")
-                .expected("a run that is longer than its warm-up")
-                .found(format!("warm-up of {} in a run of {total_steps}", schedule.warmup_steps))
-                .hint("lower optim.warmup_steps or optim.warmup_ratio, or train for more steps")
+                .with_expected("a run that is longer than its warm-up")
+                .with_found(format!("warm-up of {} in a run of {total_steps}", schedule.warmup_steps))
+                .with_help("lower optim.warmup_steps or optim.warmup_ratio, or train for more steps")
         })
     }
     /// The steps of warm-up and decay if they are more than these.

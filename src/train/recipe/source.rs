@@ -71,7 +71,7 @@ pub(super) fn error_at(what: impl std::fmt::Display, at: &Origin, text: &str, pa
     match at {
         Origin::File(byte) => {
             let (line, column) = place(text, *byte);
-            Error::usage(what.to_string()).at(path).line(line).column(column)
+            Error::usage(what.to_string()).at(path).with_line(line).with_column(column)
         }
         Origin::Flag(flag) => Error::usage(format!("--set {flag}: {what}")),
     }
@@ -139,12 +139,13 @@ pub(super) fn json_tree(text: &str, path: &Path) -> Result<Vec<Entry>> {
         let (line, column) = place(text, byte);
         let said = e.to_string();
         let what = format!("not JSON: {}", said.split(" at line ").next().unwrap_or_default());
-        return Err(Error::usage(what).at(path).line(line).column(column));
+        return Err(Error::usage(what).at(path).with_line(line).with_column(column));
     }
     let mut scan = Scan { text, at: 0, twice: Vec::new() };
     let root = scan.node();
     let twice = scan.twice.into_iter().map(|(key, byte)| {
-        error_at(format!("{key} is given twice"), &Origin::File(byte), text, path).hint("keep one of them")
+        error_at(format!("{key} is given twice"), &Origin::File(byte), text, path)
+            .with_help("keep one of them")
     });
     if let Some(e) = Error::many(twice.collect()) {
         return Err(e);

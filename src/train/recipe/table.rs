@@ -156,7 +156,9 @@ impl<'a> Reader<'a> {
         }
         let at = self.given.get(key.section).cloned();
         let what = format!("{} is missing", key.path());
-        self.push(at.as_ref(), &what, |e| e.expected(&key.accepts).hint(format!("add {} = …", key.name)));
+        self.push(at.as_ref(), &what, |e| {
+            e.with_expected(&key.accepts).with_help(format!("add {} = …", key.name))
+        });
     }
     fn push(&mut self, at: Option<&Origin>, what: &str, finish: impl FnOnce(Error) -> Error) {
         let (order, e) = match at {
@@ -201,7 +203,7 @@ impl<'a> Reader<'a> {
             Err(found) => found,
         };
         self.push(Some(&node.at), &format!("{key} cannot be that"), |e| {
-            e.expected(T::kind() + &rule.to_string()).found(found)
+            e.with_expected(T::kind() + &rule.to_string()).with_found(found)
         });
         self.bad.insert(key);
         default
@@ -217,7 +219,7 @@ impl<'a> Reader<'a> {
                 let hint = format!("write [{name}] and its keys below it");
                 let what = format!("{name} is a table");
                 self.push(Some(&node.at), &what, |e| {
-                    e.expected("a table").found(other.describe()).hint(hint)
+                    e.with_expected("a table").with_found(other.describe()).with_help(hint)
                 });
                 self.bad.insert(name.to_owned());
                 Vec::new()
@@ -235,7 +237,7 @@ impl<'a> Reader<'a> {
                 }
             };
             let key = full(section, &entry.key);
-            self.push(Some(&entry.key_at), &format!("unknown key {key}"), |e| e.hint(hint));
+            self.push(Some(&entry.key_at), &format!("unknown key {key}"), |e| e.with_help(hint));
         }
     }
     /// The key or table that was probably meant: the one of that name or that Hugging Face name anywhere, or one
