@@ -70,6 +70,8 @@ mod pairs;
 mod outcome;
 #[path = "all/performer.rs"]
 mod performer;
+#[path = "all/readers.rs"]
+mod readers;
 #[path = "all/recipe.rs"]
 mod recipe;
 #[path = "all/regress.rs"]

@@ -52,7 +52,7 @@ pub fn define() -> Command {
         )
         .arg(column("text", "Column of the text [default: by its name]"))
         .arg(column("pair", "Column of the second text of a pair; \"\" for none [default: by its name]"))
-        .arg(column("label", "Column of the label; \"\" for none [default: by its name]"))
+        .arg(column("label", "Column of the label; \"\" for none; a 0/1 column for each class, as in toxic,insult [default: by its name]"))
         .arg(column("model", "Folder of a model, or org/name: counts its tokens").value_name("MODEL"))
         .arg(count("max-length", "Longest sequence in tokens, with --model [default: 128, or the model's positions]").requires("model"))
         .arg(json_arg());
@@ -77,7 +77,16 @@ fn check(matches: &ArgMatches) -> Result<i32> {
     let Some((_, first)) = files.first() else {
         return Err(Error::usage("no file").with_expected("a data file"));
     };
-    let found = columns::by_name(matches, &data::columns(first)?);
+    let mut found = columns::by_name(matches, &data::columns(first)?);
+    let mut indicators = Vec::new();
+    if let Some(given) = text(matches, "label").filter(|name| !name.is_empty()) {
+        indicators =
+            Some(data::label_columns(first, given)?).filter(|names| names.len() > 1).unwrap_or_default();
+    }
+    if !indicators.is_empty() {
+        found.columns.label = None;
+        found.why.retain(|(what, _)| *what != "label");
+    }
     for (what, why) in &found.why {
         let column = match *what {
             "text" => Some(&found.columns.text),
@@ -100,7 +109,8 @@ fn check(matches: &ArgMatches) -> Result<i32> {
     let positions = tokenizer.as_ref().map_or(usize::MAX, |(_, positions)| *positions);
     let max_length = matches.get_one::<usize>("max-length").copied().unwrap_or(LENGTH.min(positions));
     let named: Vec<(&str, &Path)> = files.iter().map(|(n, p)| (n.as_str(), p.as_path())).collect();
-    let report = data::check(&named, &found.columns, tokenizer.as_ref().map(|(t, _)| (t, max_length)))?;
+    let report =
+        data::check(&named, &found.columns, &indicators, tokenizer.as_ref().map(|(t, _)| (t, max_length)))?;
 
     let wrong = report.has_errors();
     if flag(matches, "json") {
@@ -108,7 +118,10 @@ fn check(matches: &ArgMatches) -> Result<i32> {
         if let Some(all) = all.as_object_mut() {
             all.insert("ok".to_owned(), (!wrong).into());
             let columns = &found.columns;
-            let columns = json!({ "text": columns.text, "pair": columns.pair, "label": columns.label });
+            let mut columns = json!({ "text": columns.text, "pair": columns.pair, "label": columns.label });
+            if !indicators.is_empty() {
+                columns["label"] = json!(indicators);
+            }
             all.insert("columns".to_owned(), columns);
         }
         say_json(&all)?;

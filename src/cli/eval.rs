@@ -73,6 +73,7 @@ pub fn run(matches: &ArgMatches) -> Result<i32> {
     let mut prepared = Prepared::new(matches, &voice)?;
     if let Some(label) = text(matches, "label") {
         prepared.noted.label = Some(label.to_owned()).filter(|name| !name.is_empty());
+        prepared.noted.indicators = Vec::new();
     }
     let label_scale = matches.get_one::<f64>("label-scale").copied();
     if let Some(scale) = label_scale {

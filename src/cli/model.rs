@@ -32,6 +32,8 @@ pub struct Noted {
     pub pair: Option<String>,
     /// The column of the label.
     pub label: Option<String>,
+    /// The 0/1 columns of the classes, if each class has a column; then there is no other label.
+    pub indicators: Vec<String>,
     /// All that is noted.
     all: Value,
 }
@@ -61,12 +63,17 @@ impl Noted {
             value = found;
         }
         let name = |key: &str| value.get(key)?.as_str().filter(|s| !s.is_empty()).map(str::to_owned);
+        let indicators = value
+            .get("label")
+            .and_then(Value::as_array)
+            .map(|names| names.iter().filter_map(Value::as_str).map(str::to_owned).collect::<Vec<_>>());
         let length = value.get("max_length").and_then(Value::as_u64).and_then(|n| usize::try_from(n).ok());
         Ok(Self {
             max_length: length.filter(|n| *n > 0),
             text: name("text"),
             pair: name("pair"),
             label: name("label"),
+            indicators: indicators.unwrap_or_default(),
             all: value,
         })
     }
@@ -82,6 +89,10 @@ impl Noted {
     pub fn thresholds(&self, classes: &[String]) -> Option<Vec<f64>> {
         let noted = self.all.get("thresholds")?;
         classes.iter().map(|class| noted.get(class)?.as_f64()).collect()
+    }
+    /// What stands between the classes of a row, as in training; a comma where nothing is noted.
+    pub fn separator(&self) -> String {
+        self.word("separator").filter(|s| !s.is_empty()).unwrap_or_else(|| ",".to_owned())
     }
     /// Whether something is noted to be so.
     pub fn flag(&self, key: &str) -> bool {

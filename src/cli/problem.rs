@@ -142,10 +142,7 @@ impl Prepared {
                 (Box::new(Regress { unit, ..Regress::default() }), self.tokens(&table.rows, labels)?)
             }
             Outputs::Labels(classes) => {
-                let table = table()?;
-                let separator = self.noted.word("separator").unwrap_or_else(|| ",".to_owned());
-                let written = table.rows.iter().filter_map(|r| r.label.as_deref());
-                let sets = data::sets(&table, &separator, &as_written(classes, written)?)?;
+                let (table, sets) = self.sets(path, classes)?;
                 let set = TokenSet { sets, ..self.tokens(&table.rows, Vec::new())? };
                 let thresholds = self.noted.thresholds(classes);
                 (Box::new(Multilabel { thresholds, ..Multilabel::new(classes.clone()) }), set)
@@ -194,6 +191,39 @@ impl Prepared {
                 (Box::new(Next { mask }), documents.pairs(tokenizer, longest, PAIRS)?)
             }
         })
+    }
+
+    /// The rows of a file with the classes of each: from one column, or from a 0/1 column for each class.
+    fn sets(&self, path: &Path, classes: &[String]) -> Result<(Table, Vec<Vec<u32>>)> {
+        let mut indicators = self.noted.indicators.clone();
+        let label = self.noted.label.as_deref().unwrap_or(LABEL);
+        if indicators.is_empty() {
+            indicators =
+                Some(data::label_columns(path, label)?).filter(|names| names.len() > 1).unwrap_or_default();
+        }
+        if indicators.is_empty() {
+            let columns = Columns { label: Some(label.to_owned()), ..self.columns.clone() };
+            let table = data::read_with_sets(path, &columns, OnBadRow::Stop)?;
+            let separator = self.noted.word("separator").unwrap_or_else(|| ",".to_owned());
+            let written = table.rows.iter().filter_map(|r| r.label.as_deref());
+            let sets = data::sets(&table, &separator, &as_written(classes, written)?)?;
+            return Ok((table, sets));
+        }
+        let missing = classes.iter().find(|class| !indicators.contains(class));
+        let strange = indicators.iter().find(|name| !classes.contains(name));
+        if let Some(class) = missing.or(strange) {
+            let what = match missing {
+                Some(_) => format!("no label column is called {class:?}, as a class of the model is"),
+                None => format!("the label column {class:?} is none of the model's classes"),
+            };
+            return Err(Error::usage(what)
+                .at(path)
+                .with_expected(listed(classes))
+                .with_found(listed(&indicators))
+                .with_help("list a column for each class of the model with --label, or rename the columns"));
+        }
+        // In the order of the model, so that the numbers are its own.
+        data::read_with_indicators(path, &self.columns, classes, OnBadRow::Stop)
     }
 
     /// The task of a model of pairs that belong together, with those of a file.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 
-use super::read::{Columns, Row, Table, scan};
+use super::read::{Columns, Row, Scanned, Table, scan};
 use super::report::{Conflict, FileReport, Leak, Lengths, Report, Typo};
 use crate::error::Result;
 use crate::text::Tokenizer;
@@ -15,20 +15,28 @@ const CLASSES: usize = 50;
 const CHUNK: usize = 4096;
 
 /// Reads files, each the split of its name, the train split first, and reports on them. With a tokenizer and a length
-/// it also counts what truncation at that length would cut.
+/// it also counts what truncation at that length would cut. `indicators` are the 0/1 columns of classes, if each class has a column;
+/// then the labels of the report are the classes, each with its rows.
 ///
 /// # Errors
 /// [`Kind::Data`](crate::error::Kind::Data) if a file cannot be opened or lacks a column; the tokenizer's errors.
 pub fn check(
     files: &[(&str, &Path)],
     columns: &Columns,
+    indicators: &[String],
     tokenizer: Option<(&Tokenizer, usize)>,
 ) -> Result<Report> {
     let mut report = Report::default();
     let mut tables: Vec<(&str, Table)> = Vec::new();
     for (split, path) in files {
-        let (table, fatal) = scan(path, columns, false)?;
+        let Scanned { table, sets, fatal } = scan(path, columns, indicators)?;
         let mut file = look(split, &table);
+        if !indicators.is_empty() {
+            let rows = |class: u32| sets.iter().filter(|set| set.contains(&class)).count();
+            file.labels = indicators.iter().zip(0..).map(|(name, i)| (name.clone(), rows(i))).collect();
+            // Stable: classes of as many rows stay in the order of the columns.
+            file.labels.sort_by_key(|(_, n)| std::cmp::Reverse(*n));
+        }
         file.stopped = fatal.map(|e| e.to_string());
         if let Some((tokenizer, max_length)) = tokenizer.filter(|_| !table.rows.is_empty()) {
             file.lengths = Some(lengths(tokenizer, &table.rows, max_length)?);

@@ -6,7 +6,8 @@ use serde_json::Value;
 
 use super::examples::{Examples, text};
 use super::format::{self, Cells, Format, Record};
-use super::read::{BadRow, OnBadRow, kind};
+use super::pick::kind;
+use super::read::{BadRow, OnBadRow};
 use super::tags::{Affix, Scheme};
 use crate::error::{Error, Result};
 

@@ -5,7 +5,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::read::{Row, Table, list, nearest};
+use super::pick::{list, nearest};
+use super::read::{Row, Table};
 use crate::error::{Error, Result};
 
 /// What a model is to predict.
@@ -227,6 +228,22 @@ pub fn class_sets(train: &Table, separator: &str, given: Option<&[String]>) -> R
             .with_help("set data.separator to what stands between the classes of a row, or list them in data.classes"));
     }
     Ok(names.into_iter().collect())
+}
+
+/// Checks that the classes of the training rows can be learnt: that not all rows have the same ones.
+///
+/// # Errors
+/// [`Kind::Data`](crate::error::Kind::Data) if they have.
+pub fn check_sets(path: &Path, sets: &[Vec<u32>], classes: &[String]) -> Result<()> {
+    let Some(first) = sets.first().filter(|first| sets.iter().all(|set| set == *first)) else {
+        return Ok(());
+    };
+    let names = first.iter().filter_map(|&i| classes.get(i as usize)).map(String::as_str);
+    Err(Error::data("all rows have the same classes: there is nothing to learn")
+        .at(path)
+        .with_expected("rows that differ in their classes")
+        .with_found(list(names))
+        .with_help("check that data.label names the right column, and that the file is whole"))
 }
 
 /// The classes of every row of a table, as numbers, rising.

@@ -18,6 +18,7 @@ mod lines;
 // Parquet is left out by `--no-default-features`; its stand-in says so.
 #[cfg_attr(not(feature = "parquet"), path = "parquet_absent.rs")]
 mod parquet;
+mod pick;
 mod read;
 mod report;
 mod separated;
@@ -37,10 +38,10 @@ pub use documents::{Documents, read_documents};
 pub use encoded::{Cache, IGNORED, Origin, TokenSet};
 pub use examples::Examples;
 pub use format::Format;
-pub use labels::{Label, Target, check_partners, check_similarities, class_sets, sets};
+pub use labels::{Label, Target, check_partners, check_sets, check_similarities, class_sets, sets};
 pub use read::{
-    BadRow, Columns, OnBadRow, Records, Row, Table, columns, read, read_texts, read_with_optional_label,
-    read_with_sets,
+    BadRow, Columns, OnBadRow, Records, Row, Table, columns, label_columns, read, read_texts,
+    read_with_indicators, read_with_optional_label, read_with_sets,
 };
 pub use report::{Conflict, FileReport, Leak, Lengths, Report, Typo};
 pub use spans::{SpanText, TextSpan, read_spans, words};

@@ -8,6 +8,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::format::{self, Cells, Format, Record, Rows};
+use super::pick::Picker;
 use crate::error::{Error, Result};
 
 /// Which columns (or JSON keys) hold what.
@@ -137,6 +138,38 @@ pub fn read_with_sets(path: &Path, columns: &Columns, on_bad: OnBadRow) -> Resul
     finish(scan_with(path, picker, on_bad == OnBadRow::Stop)?, path)
 }
 
+/// The same where each class has a column of its own, `names`, that holds 1 (or true) for the rows of that class and 0 (or
+/// false) for the others. Returns the table, whose labels are the names of the classes joined by commas, and the classes of
+/// each row: numbers of `names`, rising. `columns.label` is not read.
+///
+/// # Errors
+/// Those of [`read`]; a row whose label is neither 0 nor 1 is a bad row.
+pub fn read_with_indicators(
+    path: &Path,
+    columns: &Columns,
+    names: &[String],
+    on_bad: OnBadRow,
+) -> Result<(Table, Vec<Vec<u32>>)> {
+    let columns = Columns { label: None, ..columns.clone() };
+    let scanned = scan_with(path, Picker::with_indicators(&columns, names)?, on_bad == OnBadRow::Stop)?;
+    let sets = scanned.sets.clone();
+    Ok((finish(scanned, path)?, sets))
+}
+
+/// The label columns that an option names: `toxic,insult` are two, unless the file has a column of that whole name.
+///
+/// # Errors
+/// Those of [`columns`].
+pub fn label_columns(path: &Path, given: &str) -> Result<Vec<String>> {
+    let several: Vec<String> = given.split(',').map(|name| name.trim().to_owned()).collect();
+    let whole = several.len() == 1 || several.iter().any(String::is_empty);
+    Ok(if whole || columns(path)?.iter().any(|name| name == given) {
+        vec![given.to_owned()]
+    } else {
+        several
+    })
+}
+
 /// The same where the label column may be missing: from a header, or from rows of JSON Lines.
 ///
 /// # Errors
@@ -149,7 +182,7 @@ pub fn read_with_optional_label(path: &Path, columns: &Columns, on_bad: OnBadRow
     finish(scan_with(path, picker, on_bad == OnBadRow::Stop)?, path)
 }
 
-fn finish((table, fatal): (Table, Option<Error>), path: &Path) -> Result<Table> {
+fn finish(Scanned { table, fatal, .. }: Scanned, path: &Path) -> Result<Table> {
     if let Some(e) = fatal {
         return Err(e);
     }
@@ -173,12 +206,26 @@ pub(super) fn judge(path: &Path, good: u64, bad: u64, first: Option<&BadRow>) ->
     Ok(())
 }
 
-/// Reads as far as it can: the rows, and the error after which nothing can be read. `stop`: at the first bad row.
-pub(super) fn scan(path: &Path, columns: &Columns, stop: bool) -> Result<(Table, Option<Error>)> {
-    scan_with(path, Picker::new(columns)?, stop)
+/// A file as far as it could be read.
+pub(super) struct Scanned {
+    pub table: Table,
+    /// The classes of each row, where each class has a column.
+    pub sets: Vec<Vec<u32>>,
+    /// The error after which nothing could be read.
+    pub fatal: Option<Error>,
 }
 
-fn scan_with(path: &Path, picker: Picker, stop: bool) -> Result<(Table, Option<Error>)> {
+/// Reads as far as it can. `indicators` are the 0/1 columns of classes, if there are any.
+pub(super) fn scan(path: &Path, columns: &Columns, indicators: &[String]) -> Result<Scanned> {
+    let picker = match indicators {
+        [] => Picker::new(columns)?,
+        _ => Picker::with_indicators(columns, indicators)?,
+    };
+    scan_with(path, picker, false)
+}
+
+/// `stop`: at the first bad row.
+fn scan_with(path: &Path, picker: Picker, stop: bool) -> Result<Scanned> {
     let mut source = format::open(path, Some(&picker.names))?;
     let index = picker.index(source.as_ref(), path)?;
     let mut table = Table {
@@ -188,13 +235,17 @@ fn scan_with(path: &Path, picker: Picker, stop: bool) -> Result<(Table, Option<E
         bad_count: 0,
         hash: String::new(),
     };
+    let mut sets = Vec::new();
     let fatal = loop {
         let bad = match source.next() {
             Ok(None) => break None,
             Err(e) => break Some(e),
             Ok(Some(found)) => match found.and_then(|record| picker.row(record, &index)) {
-                Ok(row) => {
+                Ok((row, set)) => {
                     table.rows.push(row);
+                    if !picker.indicators.is_empty() {
+                        sets.push(set);
+                    }
                     continue;
                 }
                 Err(bad) => bad,
@@ -209,7 +260,7 @@ fn scan_with(path: &Path, picker: Picker, stop: bool) -> Result<(Table, Option<E
         }
     };
     table.hash = source.hash();
-    Ok((table, fatal))
+    Ok(Scanned { table, sets, fatal })
 }
 
 /// All columns of a file or of standard input, for a program that adds columns of its own and writes them back.
@@ -318,187 +369,4 @@ impl Records {
         let pair = columns.pair.as_deref().and_then(place);
         Ok(Self { text, pair, header, rows, lines })
     }
-}
-
-/// Takes the wanted columns out of a record. `names` and an index have the order text, pair, label without gaps.
-struct Picker<'a> {
-    names: Vec<&'a str>,
-    has_pair: bool,
-    has_label: bool,
-    empty_label: bool,
-    optional_label: bool,
-}
-
-impl<'a> Picker<'a> {
-    fn new(columns: &'a Columns) -> Result<Self> {
-        let names: Vec<&str> = [Some(&columns.text), columns.pair.as_ref(), columns.label.as_ref()]
-            .into_iter()
-            .flatten()
-            .map(String::as_str)
-            .collect();
-        if let Some(twice) = names.iter().enumerate().find(|(i, n)| names[..*i].contains(n)) {
-            return Err(Error::usage(format!("the column {:?} is named for two purposes", twice.1))
-                .with_expected("different columns for text, pair and label"));
-        }
-        Ok(Self {
-            names,
-            has_pair: columns.pair.is_some(),
-            has_label: columns.label.is_some(),
-            empty_label: false,
-            optional_label: false,
-        })
-    }
-
-    /// Where the wanted columns stand in a header; empty where there is none (JSON Lines).
-    fn index(&self, source: &(dyn Rows + '_), path: &Path) -> Result<Vec<usize>> {
-        let Some(header) = source.header() else { return Ok(Vec::new()) };
-        let find = |name: &&str| {
-            header.iter().position(|h| h == name).ok_or_else(|| {
-                let other = |c| header.len() == 1 && header[0].contains(c);
-                let e = Error::data(format!("no column {name:?}"))
-                    .at(path)
-                    .with_expected(format!("the column {name:?} in the header line"))
-                    .with_found(list(header.iter().map(String::as_str)));
-                match nearest(name, header.iter().map(String::as_str)) {
-                    Some(near) => e.with_help(format!("did you mean {near:?}?")),
-                    None if other(';') => {
-                        e.with_help("the fields are separated by semicolons: write them with commas")
-                    }
-                    None if other('\t') => {
-                        e.with_help("the fields are separated by tabs: name the file .tsv")
-                    }
-                    None if other(',') => {
-                        e.with_help("the fields are separated by commas: name the file .csv")
-                    }
-                    None => e.with_help("name one of these columns, or give the file a header line"),
-                }
-            })
-        };
-        self.names.iter().map(find).collect()
-    }
-
-    /// Whether a record holds what is wanted, without taking it out.
-    fn look(&self, record: &Record, index: &[usize]) -> std::result::Result<(), BadRow> {
-        match &record.cells {
-            Cells::List(fields) => {
-                let lacks = self.names.iter().zip(index).find(|(_, i)| **i >= fields.len());
-                lacks.map_or(Ok(()), |(name, _)| Err(record.lacks(name, std::iter::empty())))
-            }
-            Cells::Object(pairs) => self.names.iter().enumerate().try_for_each(|(i, name)| {
-                let is_label = self.has_label && i + 1 == self.names.len();
-                let Some((_, value)) = pairs.iter().find(|(key, _)| key == name) else {
-                    if is_label && self.optional_label {
-                        return Ok(());
-                    }
-                    return Err(record.lacks(name, pairs.iter().map(|(key, _)| key.as_str())));
-                };
-                let (expected, ok) = match value {
-                    Value::String(_) => ("", true),
-                    Value::Number(_) | Value::Bool(_) => ("a string", is_label),
-                    _ if is_label => ("a string, a number or true/false", false),
-                    _ => ("a string", false),
-                };
-                if ok {
-                    return Ok(());
-                }
-                Err(record
-                    .bad(format!("{name:?} is no {}", if is_label { "label" } else { "text" }))
-                    .with_expected(expected)
-                    .with_found(kind(value)))
-            }),
-        }
-    }
-
-    fn row(&self, mut record: Record, index: &[usize]) -> std::result::Result<Row, BadRow> {
-        self.look(&record, index)?;
-        let mut taken = Vec::with_capacity(3);
-        for (i, name) in self.names.iter().enumerate() {
-            let cell = match &mut record.cells {
-                Cells::List(fields) => index.get(i).and_then(|&i| fields.get_mut(i)).map(std::mem::take),
-                Cells::Object(pairs) => {
-                    pairs.iter_mut().find(|(key, _)| key == name).map(|(_, value)| match value.take() {
-                        Value::String(s) => s,
-                        other => other.to_string(),
-                    })
-                }
-            };
-            if cell.as_ref().is_some_and(|cell| cell.contains('\0')) {
-                return Err(record.bad(format!("{name:?} holds a NUL character")).with_help("remove it"));
-            }
-            taken.push(cell);
-        }
-        let label = if self.has_label { taken.pop().flatten() } else { None };
-        let pair = if self.has_pair { taken.pop().flatten() } else { None };
-        if !self.empty_label && label.as_ref().is_some_and(|l| l.trim().is_empty()) {
-            return Err(record.bad("the label is empty").with_help("label the row or remove it"));
-        }
-        Ok(Row { text: taken.pop().flatten().unwrap_or_default(), pair, label, line: record.line })
-    }
-}
-
-impl Record {
-    fn bad(&self, what: impl Into<String>) -> BadRow {
-        BadRow::new(self.line, self.byte, what)
-    }
-    pub(super) fn lacks<'k>(&self, name: &str, there: impl Iterator<Item = &'k str> + Clone) -> BadRow {
-        let bad = self
-            .bad(format!("no key {name:?}"))
-            .with_expected(format!("the key {name:?}"))
-            .with_found(list(there.clone()));
-        match nearest(name, there) {
-            Some(near) => bad.with_help(format!("did you mean {near:?}?")),
-            None => bad.with_help("name one of these keys as the column, or add the key to the row"),
-        }
-    }
-}
-
-pub(super) fn kind(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "true or false",
-        Value::Number(_) => "a number",
-        Value::String(_) => "a string",
-        Value::Array(_) => "an array",
-        Value::Object(_) => "an object",
-    }
-}
-
-/// Names for a message: at most twenty, then how many more.
-pub(super) fn list<'a>(names: impl Iterator<Item = &'a str>) -> String {
-    const SHOWN: usize = 20;
-    let names: Vec<&str> = names.collect();
-    let shown = names.iter().take(SHOWN).copied().collect::<Vec<_>>().join(", ");
-    match names.len().saturating_sub(SHOWN) {
-        0 if names.is_empty() => "none".to_string(),
-        0 => shown,
-        more => format!("{shown} and {more} more"),
-    }
-}
-
-/// The name that was probably meant: equal but for case and spaces, else within an edit distance of a third of its length, rounded up.
-pub(super) fn nearest<'a>(name: &str, there: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    let plain = |s: &str| s.trim().to_lowercase();
-    let wanted = plain(name);
-    let limit = wanted.chars().count().div_ceil(3);
-    there
-        .map(|other| (edit_distance(&wanted, &plain(other)), other))
-        .filter(|(distance, _)| *distance <= limit)
-        .min_by_key(|(distance, _)| *distance)
-        .map(|(_, other)| other)
-}
-
-/// Levenshtein (1966): insertions, deletions and substitutions of characters.
-fn edit_distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut diagonal = i;
-        row[0] = i + 1;
-        for (j, y) in b.iter().enumerate() {
-            let substituted = diagonal + usize::from(x != *y);
-            diagonal = row[j + 1];
-            row[j + 1] = substituted.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row[b.len()]
 }

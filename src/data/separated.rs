@@ -148,7 +148,7 @@ impl<R: BufRead> SeparatedRows<R> {
             let (n, m) = (fields.len(), self.header.len());
             let word = if n == 1 { "field" } else { "fields" };
             return Err(BadRow::new(place.line, Some(place.byte), format!("a row has {n} {word}"))
-                .with_expected(format!("{m} ({})", super::read::list(self.header.iter().map(String::as_str))))
+                .with_expected(format!("{m} ({})", super::pick::list(self.header.iter().map(String::as_str))))
                 .with_found(n.to_string())
                 .with_help(if self.quotes {
                     "put a field that holds a comma between quotes"

@@ -460,7 +460,8 @@ fn the_report_says_what_is_wrong() {
     fs::write(&train, text).unwrap();
     fs::write(&test, "text,label\nGOOD  Movie,pos\nnew film,neutral\nfox,neg\n").unwrap();
     let tokenizer = Tokenizer::from_dir(&golden("bert"), 1000).unwrap();
-    let report = check(&[("train", &train), ("test", &test)], &columns(), Some((&tokenizer, 4))).unwrap();
+    let report =
+        check(&[("train", &train), ("test", &test)], &columns(), &[], Some((&tokenizer, 4))).unwrap();
     let [a, b] = report.files.as_slice() else { panic!("two files") };
     assert_eq!((a.rows, a.bad_rows, a.empty_texts, a.duplicates, a.conflicts), (7, 1, 1, 2, 1));
     let bad = a.first_bad.as_ref().unwrap();
@@ -497,13 +498,13 @@ fn the_report_says_what_is_wrong() {
     }
     assert!(serde_json::to_string(&report).unwrap().contains("\"tokens_cut\":3"));
 
-    let clean = check(&[("test", &test)], &columns(), None).unwrap();
+    let clean = check(&[("test", &test)], &columns(), &[], None).unwrap();
     assert!(!clean.has_errors() && clean.files[0].lengths.is_none());
     let wrong = Columns { label: Some("lebel".into()), ..columns() };
-    assert_eq!(check(&[("test", &test)], &wrong, None).unwrap_err().kind(), Kind::Data);
+    assert_eq!(check(&[("test", &test)], &wrong, &[], None).unwrap_err().kind(), Kind::Data);
     // What cannot be read to its end is reported with what was read.
     fs::write(&test, "text,label\na,x\n\"b,y\n").unwrap();
-    let open = check(&[("test", &test)], &columns(), None).unwrap();
+    let open = check(&[("test", &test)], &columns(), &[], None).unwrap();
     assert!(open.files[0].rows == 1 && open.files[0].stopped.as_ref().unwrap().contains("not closed"));
 }
 
@@ -512,7 +513,7 @@ fn the_report_says_what_is_wrong() {
 fn the_example_data_is_as_its_readme_says() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/sentiment");
     let (train, test) = (folder.join("train.csv"), folder.join("test.csv"));
-    let report = check(&[("train", &train), ("test", &test)], &columns(), None).unwrap();
+    let report = check(&[("train", &train), ("test", &test)], &columns(), &[], None).unwrap();
     let texts = |path: &Path| -> Vec<String> {
         let mut rows = csv::Reader::from_path(path).unwrap();
         rows.records().map(|r| r.unwrap()[0].to_string()).collect()

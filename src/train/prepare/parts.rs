@@ -195,8 +195,9 @@ const NOT_PARTNERS: &str = "remove such rows, or set data.label = \"\" if the co
 fn rows(r: &Recipe, kind: Kind) -> Result<Source> {
     let d = &r.data;
     let contrastive = kind == Kind::Similar && r.similar.loss == recipe::Likeness::Contrastive;
-    let label = Some(d.label.clone()).filter(|name| !name.is_empty());
+    let label = Some(d.label.as_str()).filter(|name| !name.is_empty()).map(str::to_owned);
     let columns = Columns { text: d.text.clone(), pair: d.pair.clone(), label };
+    let indicators = d.label.several();
     // Pairs need no label; a column that was named must be there all the same.
     let optional_label = contrastive && d.label == recipe::Recipe::default().data.label;
     if kind == Kind::Similar && d.pair.is_none() {
@@ -204,23 +205,30 @@ fn rows(r: &Recipe, kind: Kind) -> Result<Source> {
             .with_help("name the column of the second with data.pair"));
     }
     let found = files(r, |path| {
-        let table = match kind {
-            Kind::Multilabel => data::read_with_sets(path, &columns, on_bad(r))?,
-            _ if optional_label => data::read_with_optional_label(path, &columns, on_bad(r))?,
-            _ => data::read(path, &columns, on_bad(r))?,
+        let (table, sets) = match kind {
+            Kind::Multilabel if !indicators.is_empty() => {
+                data::read_with_indicators(path, &columns, indicators, on_bad(r))?
+            }
+            Kind::Multilabel => (data::read_with_sets(path, &columns, on_bad(r))?, Vec::new()),
+            _ if optional_label => (data::read_with_optional_label(path, &columns, on_bad(r))?, Vec::new()),
+            _ => (data::read(path, &columns, on_bad(r))?, Vec::new()),
         };
         let (hash, bad) = (table.hash.clone(), table.bad_count);
-        Ok((table, hash, bad))
+        Ok(((table, sets), hash, bad))
     })?;
     let given = Some(&d.classes[..]).filter(|c| !c.is_empty());
-    let Some(train) = &found.splits[0] else { return Err(Error::data("no training examples").at(&d.train)) };
+    let Some((train, _)) = &found.splits[0] else {
+        return Err(Error::data("no training examples").at(&d.train));
+    };
     let target = match kind {
         Kind::Classify => Target::classes(train, given)?,
+        Kind::Multilabel if !indicators.is_empty() => Target::Classify { classes: indicators.to_vec() },
         Kind::Multilabel => Target::Classify { classes: data::class_sets(train, &d.separator, given)? },
         Kind::Regress | Kind::Similar => Target::Regress,
     };
-    let label = |t: Table| -> Result<Vec<Labelled>> {
+    let label = |(t, sets): (Table, Vec<Vec<u32>>)| -> Result<Vec<Labelled>> {
         let (labels, sets) = match (&target, kind) {
+            (_, Kind::Multilabel) if !indicators.is_empty() => (Vec::new(), sets),
             (Target::Classify { classes }, Kind::Multilabel) => {
                 (Vec::new(), data::sets(&t, &d.separator, classes)?)
             }
@@ -243,6 +251,13 @@ fn rows(r: &Recipe, kind: Kind) -> Result<Source> {
     let [train, validation, test] = found.splits;
     let splits =
         [train.map(&label).transpose()?, validation.map(&label).transpose()?, test.map(&label).transpose()?];
+    // Listed classes say that the file need not have them all.
+    if let (Target::Classify { classes }, Kind::Multilabel, Some(train), None) =
+        (&target, kind, &splits[0], given)
+    {
+        let sets: Vec<Vec<u32>> = train.iter().map(|(.., set)| set.clone()).collect();
+        data::check_sets(&d.train, &sets, classes)?;
+    }
     let strata: Option<Vec<Label>> = match &splits[0] {
         Some(train) if kind == Kind::Classify => train.iter().map(|x| x.1).collect(),
         _ => None,
@@ -282,7 +297,7 @@ fn rows(r: &Recipe, kind: Kind) -> Result<Source> {
 fn sentences(r: &Recipe) -> Result<Source> {
     let d = &r.data;
     let rule = r.tag.scheme.rule(r.tag.strict);
-    let source = TagSource { text: &d.text, label: Some(&d.label), rule, classes: &d.classes };
+    let source = TagSource { text: &d.text, label: Some(d.label.as_str()), rule, classes: &d.classes };
     // How tags are written can be told from all files only: one may hold single words alone.
     let paths: Vec<&Path> = split_paths(r).into_iter().flatten().collect();
     let (read, format) = data::read_tagged(&paths, &source, on_bad(r))?;
@@ -491,8 +506,11 @@ fn deviation(r: &Recipe, labels: &[Label]) -> Option<f64> {
 fn noted(r: &Recipe) -> serde_json::Value {
     let (d, a) = (&r.data, &r.answer);
     let mut noted = serde_json::json!({
-        "task": r.task.name(), "max_length": d.max_length, "text": d.text, "pair": d.pair, "label": d.label,
+        "task": r.task.name(), "max_length": d.max_length, "text": d.text, "pair": d.pair, "label": d.label.as_str(),
     });
+    if !d.label.several().is_empty() {
+        noted["label"] = d.label.several().into();
+    }
     match r.task {
         recipe::Task::Tag => {
             noted["stride"] = d.stride.into();
@@ -504,7 +522,9 @@ fn noted(r: &Recipe) -> serde_json::Value {
             noted["max_answer_length"] = a.max_length.into();
             noted["null_threshold"] = a.null_threshold.into();
         }
-        recipe::Task::Multilabel => noted["separator"] = d.separator.as_str().into(),
+        recipe::Task::Multilabel if d.label.several().is_empty() => {
+            noted["separator"] = d.separator.as_str().into();
+        }
         recipe::Task::Similar if r.similar.loss == recipe::Likeness::Contrastive => {
             noted["loss"] = r.similar.loss.name().into();
             noted["temperature"] = r.similar.temperature.into();

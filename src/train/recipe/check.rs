@@ -3,7 +3,7 @@
 use super::field::{Attention, Field, Likeness, TagScheme, Task, expanded};
 use super::source::Origin;
 use super::table::{Item, Reader, Section};
-use super::{ClassWeights, Optim, Recipe};
+use super::{ClassWeights, LabelColumns, Optim, Recipe};
 use crate::metrics::{CONTRASTIVE, COSINE, METRICS};
 use crate::suggest::nearest;
 use crate::train::schedule::Kind;
@@ -188,19 +188,21 @@ fn data(recipe: &Recipe, r: &mut Reader<'_>) {
             |e| e.with_expected("fractions whose sum is below 1").with_found(sum),
         );
     }
+    let label = Some(d.label.as_str()).filter(|_| d.label.several().is_empty());
     let columns =
-        [("data.text", Some(&d.text)), ("data.pair", d.pair.as_ref()), ("data.label", Some(&d.label))];
+        [("data.text", Some(d.text.as_str())), ("data.pair", d.pair.as_deref()), ("data.label", label)];
     // Pairs that belong together need no label: an empty name says that there is none.
     let unlabelled = recipe.task == Task::Similar && recipe.similar.loss == Likeness::Contrastive;
     for (i, (key, column)) in columns.iter().enumerate() {
-        if column.is_some_and(String::is_empty) && !(unlabelled && *key == "data.label") {
+        if column.is_some_and(str::is_empty) && !(unlabelled && *key == "data.label") {
             r.complain(&[key], &format!("{key} is empty"), |e| e.with_help("name a column"));
         }
         for (other, same) in columns.iter().skip(i + 1).filter(|(_, c)| c.is_some() && c == column) {
             let what = format!("{key} and {other} name the same column");
-            r.complain(&[other, key], &what, |e| e.with_found(format!("{:?}", same.map_or("", |s| s))));
+            r.complain(&[other, key], &what, |e| e.with_found(format!("{:?}", same.unwrap_or(""))));
         }
     }
+    indicators(recipe, r);
     let classes: BTreeSet<_> = d.classes.iter().collect();
     if let Some(twice) =
         d.classes.iter().enumerate().find(|(i, c)| d.classes.iter().take(*i).any(|b| b == *c))
@@ -217,6 +219,43 @@ fn data(recipe: &Recipe, r: &mut Reader<'_>) {
     if !classes && !d.classes.is_empty() {
         r.complain(&["data.classes", "task"], "numbers have no classes", |e| {
             e.with_help("leave out data.classes, or set task = \"classify\"")
+        });
+    }
+}
+
+/// Complains about a list of label columns that is none.
+fn indicators(recipe: &Recipe, r: &mut Reader<'_>) {
+    let (d, key) = (&recipe.data, "data.label");
+    let LabelColumns::Several(names) = &d.label else { return };
+    let others = [("data.text", Some(&d.text)), ("data.pair", d.pair.as_ref())];
+    let other = others.iter().find(|(_, other)| other.is_some_and(|name| names.contains(name)));
+    if recipe.task != Task::Multilabel {
+        let what = format!("data.label lists columns, but task is {:?}", recipe.task.name());
+        r.complain(&[key, "task"], &what, |e| {
+            e.with_expected("one column; a list of 0/1 columns is for task \"multilabel\"")
+                .with_help("set task = \"multilabel\", or name one column in data.label")
+        });
+    } else if names.len() < 2 {
+        r.complain(&[key], "data.label lists fewer than two columns", |e| {
+            e.with_expected("a 0/1 column for each class, at least two")
+                .with_found(names.len().to_string())
+                .with_help("for one 0/1 column set task = \"classify\" and data.label to its name")
+        });
+    } else if let Some((i, name)) =
+        names.iter().enumerate().find(|(i, n)| n.is_empty() || names[..*i].contains(n))
+    {
+        let fault = if name.is_empty() { "is empty".to_owned() } else { "is there already".to_owned() };
+        r.complain(&[key], &format!("column {} of data.label {fault}", i + 1), |e| {
+            e.with_found(format!("{name:?}")).with_help("name each column once")
+        });
+    } else if let Some((other, name)) = other {
+        r.complain(&[key, other], &format!("{other} and data.label name the same column"), |e| {
+            e.with_found(format!("{:?}", name.map_or("", |s| s)))
+        });
+    } else if !d.classes.is_empty() && d.classes != *names {
+        r.complain(&["data.classes", key], "data.classes and data.label name different classes", |e| {
+            e.with_expected("no data.classes: the names of the columns in data.label are the classes")
+                .with_help("leave out data.classes")
         });
     }
 }

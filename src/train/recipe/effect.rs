@@ -85,7 +85,11 @@ const EFFECTS: &[Effect] = &[
         |r| rows(r) || is(r, &[Task::Tag]),
         "task \"classify\", \"multilabel\", \"regress\", \"similar\" or \"tag\"",
     ),
-    effect("data.separator", |r| is(r, &[Task::Multilabel]), "task \"multilabel\""),
+    effect(
+        "data.separator",
+        |r| is(r, &[Task::Multilabel]) && r.data.label.several().is_empty(),
+        "task \"multilabel\" with one label column",
+    ),
     effect(
         "data.validation_fraction",
         |r| !several(r) && r.data.validation.is_none(),

@@ -432,6 +432,44 @@ impl Field for ClassWeights {
     }
 }
 
+/// Which column holds the labels, or which columns do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LabelColumns {
+    /// One column of labels.
+    One(String),
+    /// A 0/1 column for each class.
+    Several(Vec<String>),
+}
+
+impl LabelColumns {
+    /// The name of the only column; empty if there are several.
+    pub fn as_str(&self) -> &str {
+        if let Self::One(name) = self { name } else { "" }
+    }
+    /// The names of the 0/1 columns; none if there is one column of labels.
+    pub fn several(&self) -> &[String] {
+        if let Self::Several(names) = self { names } else { &[] }
+    }
+}
+
+impl Field for LabelColumns {
+    fn kind() -> String {
+        "a text or a list of texts".to_owned()
+    }
+    fn read(value: &Value) -> Result<Self, String> {
+        match value {
+            Value::List(_) => Vec::read(value).map(Self::Several),
+            _ => String::read(value).map(Self::One),
+        }
+    }
+    fn write(&self) -> Option<String> {
+        match self {
+            Self::One(name) => name.write(),
+            Self::Several(names) => names.write(),
+        }
+    }
+}
+
 choice! {
     /// What is computed in; sums, weights and moments are f32 with each.
     Precision {

@@ -13,8 +13,8 @@ mod effect;
 mod source;
 
 pub use field::{
-    Attention, ClassWeights, DeviceName, Every, Likeness, OnBadRow, Pooling, Precision, Sampling, TagScheme,
-    Task,
+    Attention, ClassWeights, DeviceName, Every, LabelColumns, Likeness, OnBadRow, Pooling, Precision,
+    Sampling, TagScheme, Task,
 };
 pub use table::Key;
 
@@ -117,9 +117,10 @@ section! {
         text: String = "text".to_owned(), Rule::Any;
         /// Column of the second text of a pair; left out: there is none.
         pair: Option<String> = None, Rule::Any;
-        /// Column of the class or number; of the tag, where words stand in columns. "similar" with a contrastive loss needs none; if
-        /// there is one, every row must be labelled 1 or true, and "" says that the column means something else.
-        label: String = "label".to_owned(), Rule::Any;
+        /// Column of the class or number. "multilabel" also takes a list of columns, one for each class, that hold 0 or 1. In JSON Lines
+        /// for "tag" the key of the tags or spans. "similar" with a contrastive loss needs no label; if there is one, every row must
+        /// be labelled 1 or true, and "" says that the column means something else.
+        label: LabelColumns = LabelColumns::One("label".to_owned()), Rule::Any;
         /// What stands between the classes of a row where it may have several.
         separator: String = ",".to_owned(), Rule::Any;
         /// Names of the classes in the order of the head's outputs; an empty list takes them from the training file.

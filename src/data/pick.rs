@@ -1,0 +1,239 @@
+//! The wanted columns of a row, and what is said of a row that lacks them.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::format::{Cells, Record, Rows};
+use super::read::{BadRow, Columns, Row};
+use crate::error::{Error, Result};
+
+/// Takes the wanted columns out of a record. `names` and an index have the order text, pair, label or indicators without gaps.
+pub(super) struct Picker<'a> {
+    pub names: Vec<&'a str>,
+    pub has_pair: bool,
+    pub has_label: bool,
+    /// Whether a label may be empty.
+    pub empty_label: bool,
+    /// Whether a row of JSON may lack the label.
+    pub optional_label: bool,
+    /// The columns that say for one class each whether a row is of it; then there is no other label.
+    pub indicators: &'a [String],
+}
+
+impl<'a> Picker<'a> {
+    pub fn new(columns: &'a Columns) -> Result<Self> {
+        Self::with_indicators(columns, &[])
+    }
+
+    pub fn with_indicators(columns: &'a Columns, indicators: &'a [String]) -> Result<Self> {
+        let one = [Some(&columns.text), columns.pair.as_ref(), columns.label.as_ref()];
+        let names: Vec<&str> = one.into_iter().flatten().chain(indicators).map(String::as_str).collect();
+        if let Some(twice) = names.iter().enumerate().find(|(i, n)| names[..*i].contains(n)) {
+            return Err(Error::usage(format!("the column {:?} is named twice", twice.1))
+                .with_expected("different columns for text, pair and labels"));
+        }
+        Ok(Self {
+            names,
+            has_pair: columns.pair.is_some(),
+            has_label: columns.label.is_some(),
+            empty_label: false,
+            optional_label: false,
+            indicators,
+        })
+    }
+
+    /// The number of the first name that is a label.
+    fn first_label(&self) -> usize {
+        1 + usize::from(self.has_pair)
+    }
+
+    /// Where the wanted columns stand in a header; empty where there is none (JSON Lines).
+    pub fn index(&self, source: &(dyn Rows + '_), path: &Path) -> Result<Vec<usize>> {
+        let Some(header) = source.header() else { return Ok(Vec::new()) };
+        let find = |name: &&str| {
+            header.iter().position(|h| h == name).ok_or_else(|| {
+                let other = |c| header.len() == 1 && header[0].contains(c);
+                let e = Error::data(format!("no column {name:?}"))
+                    .at(path)
+                    .with_expected(format!("the column {name:?} in the header line"))
+                    .with_found(list(header.iter().map(String::as_str)));
+                match nearest(name, header.iter().map(String::as_str)) {
+                    Some(near) => e.with_help(format!("did you mean {near:?}?")),
+                    None if other(';') => {
+                        e.with_help("the fields are separated by semicolons: write them with commas")
+                    }
+                    None if other('\t') => {
+                        e.with_help("the fields are separated by tabs: name the file .tsv")
+                    }
+                    None if other(',') => {
+                        e.with_help("the fields are separated by commas: name the file .csv")
+                    }
+                    None => e.with_help("name one of these columns, or give the file a header line"),
+                }
+            })
+        };
+        self.names.iter().map(find).collect()
+    }
+
+    /// Whether a record holds what is wanted, without taking it out.
+    pub fn look(&self, record: &Record, index: &[usize]) -> std::result::Result<(), BadRow> {
+        match &record.cells {
+            Cells::List(fields) => {
+                let lacks = self.names.iter().zip(index).find(|(_, i)| **i >= fields.len());
+                lacks.map_or(Ok(()), |(name, _)| Err(record.lacks(name, std::iter::empty())))
+            }
+            Cells::Object(pairs) => self.names.iter().enumerate().try_for_each(|(i, name)| {
+                let is_label = i >= self.first_label();
+                let Some((_, value)) = pairs.iter().find(|(key, _)| key == name) else {
+                    if is_label && self.optional_label {
+                        return Ok(());
+                    }
+                    return Err(record.lacks(name, pairs.iter().map(|(key, _)| key.as_str())));
+                };
+                let (expected, ok) = match value {
+                    Value::String(_) => ("", true),
+                    Value::Number(_) | Value::Bool(_) => ("a string", is_label),
+                    _ if is_label => ("a string, a number or true/false", false),
+                    _ => ("a string", false),
+                };
+                if ok {
+                    return Ok(());
+                }
+                Err(record
+                    .bad(format!("{name:?} is no {}", if is_label { "label" } else { "text" }))
+                    .with_expected(expected)
+                    .with_found(kind(value)))
+            }),
+        }
+    }
+
+    pub fn row(&self, mut record: Record, index: &[usize]) -> std::result::Result<(Row, Vec<u32>), BadRow> {
+        self.look(&record, index)?;
+        let mut taken = Vec::with_capacity(3);
+        for (i, name) in self.names.iter().enumerate() {
+            let cell = match &mut record.cells {
+                Cells::List(fields) => index.get(i).and_then(|&i| fields.get_mut(i)).map(std::mem::take),
+                Cells::Object(pairs) => {
+                    pairs.iter_mut().find(|(key, _)| key == name).map(|(_, value)| match value.take() {
+                        Value::String(s) => s,
+                        other => other.to_string(),
+                    })
+                }
+            };
+            if cell.as_ref().is_some_and(|cell| cell.contains('\0')) {
+                return Err(record.bad(format!("{name:?} holds a NUL character")).with_help("remove it"));
+            }
+            taken.push(cell);
+        }
+        let mut set = Vec::new();
+        let mut label = if self.has_label { taken.pop().flatten() } else { None };
+        if !self.indicators.is_empty() {
+            let cells = taken.split_off(self.first_label());
+            for ((name, cell), number) in self.indicators.iter().zip(cells).zip(0..) {
+                let cell = cell.unwrap_or_default();
+                let is_of_class = indicator(&cell).ok_or_else(|| {
+                    let what = match cell.trim() {
+                        "" => format!("the column {name:?} is empty"),
+                        _ => format!("the label {cell:?} in the column {name:?} is neither 0 nor 1"),
+                    };
+                    let bad = record
+                        .bad(what)
+                        .with_expected("0 or 1, or false or true")
+                        .with_found(format!("{cell:?}"));
+                    bad.with_help(
+                        "correct the row or remove it; leave the column out of the labels if it is no class",
+                    )
+                })?;
+                set.extend(is_of_class.then_some(number));
+            }
+            let of_row = set.iter().filter_map(|&i| self.indicators.get(i as usize)).map(String::as_str);
+            label = Some(of_row.collect::<Vec<_>>().join(", "));
+        }
+        let pair = if self.has_pair { taken.pop().flatten() } else { None };
+        if !self.empty_label
+            && self.indicators.is_empty()
+            && label.as_ref().is_some_and(|l| l.trim().is_empty())
+        {
+            return Err(record.bad("the label is empty").with_help("label the row or remove it"));
+        }
+        let text = taken.pop().flatten().unwrap_or_default();
+        Ok((Row { text, pair, label, line: record.line }, set))
+    }
+}
+
+/// What a 0/1 column says of a row, as spreadsheets, pandas and JSON write it.
+fn indicator(cell: &str) -> Option<bool> {
+    match cell.trim() {
+        "1" | "1.0" | "true" | "True" | "TRUE" => Some(true),
+        "0" | "0.0" | "false" | "False" | "FALSE" => Some(false),
+        _ => None,
+    }
+}
+
+impl Record {
+    fn bad(&self, what: impl Into<String>) -> BadRow {
+        BadRow::new(self.line, self.byte, what)
+    }
+    pub(super) fn lacks<'k>(&self, name: &str, there: impl Iterator<Item = &'k str> + Clone) -> BadRow {
+        let bad = self
+            .bad(format!("no key {name:?}"))
+            .with_expected(format!("the key {name:?}"))
+            .with_found(list(there.clone()));
+        match nearest(name, there) {
+            Some(near) => bad.with_help(format!("did you mean {near:?}?")),
+            None => bad.with_help("name one of these keys as the column, or add the key to the row"),
+        }
+    }
+}
+
+pub(super) fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "true or false",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a string",
+        Value::Array(_) => "an array",
+        Value::Object(_) => "an object",
+    }
+}
+
+/// Names for a message: at most twenty, then how many more.
+pub(super) fn list<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    const SHOWN: usize = 20;
+    let names: Vec<&str> = names.collect();
+    let shown = names.iter().take(SHOWN).copied().collect::<Vec<_>>().join(", ");
+    match names.len().saturating_sub(SHOWN) {
+        0 if names.is_empty() => "none".to_string(),
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
+}
+
+/// The name that was probably meant: equal but for case and spaces, else within an edit distance of a third of its length, rounded up.
+pub(super) fn nearest<'a>(name: &str, there: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let plain = |s: &str| s.trim().to_lowercase();
+    let wanted = plain(name);
+    let limit = wanted.chars().count().div_ceil(3);
+    there
+        .map(|other| (edit_distance(&wanted, &plain(other)), other))
+        .filter(|(distance, _)| *distance <= limit)
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, other)| other)
+}
+
+/// Levenshtein (1966): insertions, deletions and substitutions of characters.
+fn edit_distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut diagonal = i;
+        row[0] = i + 1;
+        for (j, y) in b.iter().enumerate() {
+            let substituted = diagonal + usize::from(x != *y);
+            diagonal = row[j + 1];
+            row[j + 1] = substituted.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[b.len()]
+}
