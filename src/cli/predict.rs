@@ -133,7 +133,8 @@ pub fn run(matches: &ArgMatches) -> Result<i32> {
         _ => Vec::new(),
     };
     let names = names(outputs, &records.header);
-    let added = Added { outputs, tokenizer: prepared.tokenizer(), names, thresholds };
+    let separator = prepared.noted.separator();
+    let added = Added { outputs, tokenizer: prepared.tokenizer(), names, thresholds, separator };
     destination.write(|out| added.write(out, &records, &logits, json))?;
     voice.note(format!(
         "{} rows in {:.1} s on {}{}",
@@ -223,6 +224,8 @@ struct Added<'a> {
     names: Vec<String>,
     /// Of classes of which a row may have several: the probability of each above which it is given.
     thresholds: Vec<f64>,
+    /// What is written between them.
+    separator: String,
 }
 
 impl Added<'_> {
@@ -241,7 +244,7 @@ impl Added<'_> {
                 let p = sigmoids(logits);
                 let above = classes.iter().zip(p.iter().zip(&self.thresholds)).filter(|(_, (p, t))| p > t);
                 let given = above.map(|(c, _)| c.as_str());
-                let mut cells = vec![Cell::Text(given.collect::<Vec<_>>().join(","))];
+                let mut cells = vec![Cell::Text(given.collect::<Vec<_>>().join(&self.separator))];
                 cells.extend(p.into_iter().map(Cell::Number));
                 cells
             }
