@@ -52,13 +52,13 @@ pub(super) const ALBERT: Architecture = Architecture {
 fn read(c: &Config) -> Result<EncoderConfig> {
     let shape = c.bert_like()?;
     let several = |v: &serde_json::Value| v.as_u64() != Some(1);
-    c.refuse("inner_group_num", several, "more than one layer in a group; tempra reads groups of one")?;
+    c.refuse("inner_group_num", several, "1, as in all published ALBERT models")?;
     let groups = c.optional_index("num_hidden_groups", 1 << 9)?.unwrap_or(1);
     if groups == 0 || groups > shape.layers {
         return Err(c
-            .error("`num_hidden_groups` is out of range")
-            .with_expected(format!("1 to num_hidden_layers, {}", shape.layers))
-            .with_found(groups.to_string()));
+            .error(format!("`num_hidden_groups` ({groups}) is out of range"))
+            .with_expected(format!("1 to num_hidden_layers ({})", shape.layers))
+            .with_help("correct config.json, or download the model again"));
     }
     Ok(EncoderConfig {
         embedding: Some(c.count("embedding_size", 1 << 14)?),

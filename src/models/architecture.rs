@@ -1,4 +1,4 @@
-//! What an architecture is: how its config is read, and what its tensors and its classes in `transformers` are called.
+//! The description of an architecture: how to read its config, the names of its tensors, and its classes in `transformers`.
 
 use super::config::Config;
 use super::{albert, bert, distilbert, electra, modernbert, roberta, xlnet};
@@ -6,34 +6,33 @@ use crate::error::Result;
 use crate::nn::{Dense, EncoderConfig, HeadConfig, Pooling};
 use crate::ops::linear::Activation;
 
-/// An architecture that a `model_type` names.
+/// An architecture, as named by `model_type`.
 pub struct Architecture {
     /// The `model_type` of `config.json`.
     pub model_type: &'static str,
     /// The prefix of the encoder's tensors in models with a head.
     pub prefix: &'static str,
-    /// From BERT's names to this architecture's: parts of a name that are replaced, in this order.
+    /// Replacements that turn BERT's tensor names into this architecture's, applied in this order.
     pub(super) names: &'static [(&'static str, &'static str)],
-    /// The classes that `transformers` opens it with.
+    /// Its classes in `transformers`.
     pub classes: Classes,
     /// The head of a sequence classifier.
     pub(super) head: SequenceHead,
     /// The tensors of a masked-LM head.
     pub masked: Option<Masked>,
-    /// Where it was pretrained by permutations: the class of that, and the bias of the vocabulary, all that its head has besides
-    /// the token table.
+    /// For permutation language modelling: the class, and the name of the output bias. The output weight is the token embedding.
     pub permuted: Option<(&'static str, &'static str)>,
-    /// Whether heads of tokens have the dense layer of the head of sequences too.
+    /// Whether token classification heads have the dense layer of the sequence head too.
     pub(super) dense_tokens: bool,
-    /// The dropout before a head that finds answers; mostly there is none.
+    /// The dropout before a question-answering head; most architectures have none.
     pub(super) span_dropout: Drop,
-    /// Where it was pretrained on next sentences as well: the class that has both heads, and the tensors of the second.
+    /// For next-sentence pretraining: the class with both heads, and the name of the next-sentence layer.
     pub pretraining: Option<(&'static str, &'static str)>,
-    /// Reads the settings.
+    /// Reads the encoder's settings.
     pub(super) read: fn(&Config) -> Result<EncoderConfig>,
 }
 
-/// Every architecture there is; loading, help and docs walk this list.
+/// All supported architectures. Loading, help and docs are derived from this list.
 pub const ARCHITECTURES: &[Architecture] = &[
     bert::BERT,
     roberta::ROBERTA,
@@ -45,15 +44,15 @@ pub const ARCHITECTURES: &[Architecture] = &[
     xlnet::XLNET,
 ];
 
-/// Names of classes of `transformers`, for `architectures` in `config.json`.
+/// The names of `transformers` classes, for `architectures` in `config.json`.
 pub struct Classes {
-    /// A label or a number for a text.
+    /// Sequence classification and regression.
     pub sequence: &'static str,
-    /// A label for a token: `classifier.weight`, `classifier.bias`.
+    /// Token classification: `classifier.weight`, `classifier.bias`.
     pub token: &'static str,
-    /// Start and end of an answer: `qa_outputs.weight`, `qa_outputs.bias`.
+    /// Question answering: `qa_outputs.weight`, `qa_outputs.bias`.
     pub question: &'static str,
-    /// Masked language model, where there is one.
+    /// Masked language modelling, if the architecture has it.
     pub masked: Option<&'static str>,
 }
 

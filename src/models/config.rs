@@ -1,4 +1,4 @@
-//! `config.json`, read with a range for every number, so that an absurd model is refused before anything is allocated.
+//! Reads `config.json` and checks the range of every number, so that an absurd model is refused before any allocation.
 
 use super::Outputs;
 use crate::checkpoint::read_json;
@@ -8,7 +8,7 @@ use crate::ops::linear::Activation;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
-/// The activations that configs name. The erf and the tanh form of GELU are different functions and stay so.
+/// The activation names that configs use. The erf and tanh forms of GELU are different functions and are kept apart.
 const ACTIVATIONS: &[(&str, Activation)] = &[
     ("gelu", Activation::GeluErf),
     ("gelu_python", Activation::GeluErf),
@@ -19,17 +19,17 @@ const ACTIVATIONS: &[(&str, Activation)] = &[
     ("tanh", Activation::Tanh),
 ];
 
-/// The key that says that attention is approximated, and how; transformers keeps it and does not look at it.
+/// The key that describes approximate attention. transformers keeps the key when it saves a config, and otherwise ignores it.
 pub(super) const ATTENTION: &str = "tempra_attention";
 
-/// What stands there.
+/// The value of [`ATTENTION`].
 pub(super) fn performer_value(p: &PerformerConfig) -> Value {
     let PerformerConfig { features, redraw, seed, draw } = p;
-    // A seed of 64 bits is more than a JSON number holds for sure.
+    // A string: many JSON readers hold numbers as f64, which does not represent every 64-bit seed.
     json!({ "kind": "performer", "features": features, "redraw": redraw, "seed": seed.to_string(), "draw": draw })
 }
 
-/// A `config.json` and where it is.
+/// The contents of a `config.json`, and its path.
 pub(super) struct Config {
     pub value: Value,
     path: PathBuf,
@@ -39,7 +39,7 @@ impl Config {
     pub fn read(path: &Path) -> Result<Config> {
         let value = read_json(path, 16 << 20)?;
         if !value.is_object() {
-            return Err(Error::model("a model's config is a JSON object").at(path));
+            return Err(Error::model("not a model's config").at(path).with_expected("a JSON object"));
         }
         Ok(Config { value, path: path.to_path_buf() })
     }
@@ -48,14 +48,20 @@ impl Config {
         Error::model(what).at(&self.path)
     }
     fn wrong(&self, key: &str, expected: String) -> Error {
-        let found = self.value.get(key).map_or("nothing".to_owned(), Value::to_string);
-        let found: String = found.chars().take(80).collect();
-        self.error(format!("`{key}` is out of range")).with_expected(expected).with_found(found)
+        let help = "correct config.json, or download the model again";
+        match self.value.get(key) {
+            None => self.error(format!("`{key}` is missing")),
+            Some(v) => self
+                .error(format!("`{key}` has a value that is not valid"))
+                .with_found(v.to_string().chars().take(80).collect::<String>()),
+        }
+        .with_expected(expected)
+        .with_help(help)
     }
     fn get(&self, key: &str) -> Option<&Value> {
         self.value.get(key).filter(|v| !v.is_null())
     }
-    /// A required word.
+    /// A required string.
     pub fn text(&self, key: &str) -> Result<&str> {
         self.get(key).and_then(Value::as_str).ok_or_else(|| self.wrong(key, "a string".into()))
     }
@@ -64,7 +70,7 @@ impl Config {
         let n = self.get(key).and_then(Value::as_u64).filter(|&n| n >= 1 && n <= most as u64);
         n.map(|n| n as usize).ok_or_else(|| self.wrong(key, format!("a whole number from 1 to {most}")))
     }
-    /// Yes or no, if given.
+    /// A boolean, if given.
     pub fn optional_flag(&self, key: &str) -> Result<Option<bool>> {
         let Some(v) = self.get(key) else { return Ok(None) };
         v.as_bool().map(Some).ok_or_else(|| self.wrong(key, "true or false".into()))
@@ -94,19 +100,22 @@ impl Config {
         let found = ACTIVATIONS.iter().find(|a| a.0 == name).map(|a| a.1);
         found.ok_or_else(|| self.wrong(key, format!("one of {}", known())))
     }
-    /// Refuses a setting that would change what the model computes.
-    pub fn refuse(&self, key: &str, is: impl Fn(&Value) -> bool, what: &str) -> Result<()> {
+    /// Refuses a setting that would change what the model computes; `supported` is the value that tempra supports.
+    pub fn refuse(&self, key: &str, is: impl Fn(&Value) -> bool, supported: &str) -> Result<()> {
         match self.get(key) {
-            Some(v) if is(v) => Err(self.error(format!("`{key}` is {v}: {what}"))),
+            Some(v) if is(v) => Err(self
+                .error(format!("`{key}` = {v} is not supported"))
+                .with_expected(supported)
+                .with_help("choose another model: this setting changes what the model computes")),
             _ => Ok(()),
         }
     }
-    /// The keys that BERT's config has, and those made after it. Sizes must be there; rates and epsilon may be left out.
+    /// The keys of BERT's config, which many other configs share. Sizes are required; rates and epsilon have defaults.
     pub fn bert_like(&self) -> Result<EncoderConfig> {
-        self.refuse("is_decoder", |v| v.as_bool() == Some(true), "a decoder; tempra trains encoders")?;
+        let decoder = |v: &Value| v.as_bool() == Some(true);
+        self.refuse("is_decoder", decoder, "false: tempra trains encoders, not decoders")?;
         let relative = |v: &Value| v.as_str().is_some_and(|s| s != "absolute");
-        let what = "not absolute; these positions are not supported";
-        self.refuse("position_embedding_type", relative, what)?;
+        self.refuse("position_embedding_type", relative, "\"absolute\"")?;
         let shape = EncoderConfig {
             vocab: self.count("vocab_size", 1 << 22)?,
             positions: self.count("max_position_embeddings", 1 << 20)?,
@@ -124,7 +133,7 @@ impl Config {
         self.divides(&shape, "num_attention_heads", "hidden_size")?;
         Ok(shape)
     }
-    /// How attention is approximated, if the model was trained so.
+    /// The settings of approximate attention, if the model was trained with it.
     pub fn performer(&self) -> Result<Option<PerformerConfig>> {
         let Some(v) = self.get(ATTENTION) else { return Ok(None) };
         let number = |key: &str| v.get(key).and_then(Value::as_u64);
@@ -135,17 +144,20 @@ impl Config {
             (Some(features), Some(redraw), Some(seed), Some(draw)) if kind => {
                 Ok(Some(PerformerConfig { features: features as usize, redraw, seed, draw }))
             }
-            _ => Err(self.wrong(ATTENTION, "kind `performer` with features, redraw, seed and draw".into())),
+            _ => {
+                let what = "an object with kind = \"performer\", features, redraw, seed and draw";
+                Err(self.wrong(ATTENTION, what.into()))
+            }
         }
     }
-    /// Refuses a width that the heads do not divide.
+    /// Refuses a width that is not a multiple of the number of heads.
     pub fn divides(&self, shape: &EncoderConfig, heads: &str, width: &str) -> Result<()> {
         if shape.hidden.is_multiple_of(shape.heads) {
             return Ok(());
         }
         Err(self
-            .error(format!("{heads} does not divide {width}"))
-            .with_found(format!("{} heads, width {}", shape.heads, shape.hidden)))
+            .error(format!("`{width}` ({}) is not a multiple of `{heads}` ({})", shape.hidden, shape.heads))
+            .with_help("correct config.json, or download the model again"))
     }
     /// The names of a fine-tuned model's outputs, as `transformers` knows them: those of `id2label`, else `LABEL_0`, `LABEL_1`
     /// and so on, as many as `num_labels` says, else two.
@@ -156,28 +168,30 @@ impl Config {
         };
         let name = |i: usize| match map.get(i.to_string())? {
             Value::String(name) => Some(name.clone()),
-            // Python's dictionaries may have numbers for names.
+            // The keys and values of Python dictionaries may be numbers.
             Value::Number(n) => Some(n.to_string()),
             _ => None,
         };
         let count = map.as_object().map_or(0, |m| m.len());
         let names: Option<Vec<String>> = (0..count).map(name).collect();
         let whole = names.filter(|n| !n.is_empty());
-        whole.ok_or_else(|| self.wrong("id2label", "{\"0\": name, \"1\": name, ...} without gaps".into()))
+        whole.ok_or_else(|| {
+            self.wrong("id2label", "{\"0\": name, \"1\": name, ...} with no number left out".into())
+        })
     }
-    /// Where `label2id` gives a name of `id2label` another number, in words.
+    /// A warning if `label2id` gives a name another number than `id2label` does.
     pub fn contradiction(&self) -> Option<String> {
         let ids = self.get("label2id")?;
         let names = self.names().ok().filter(|_| self.get("id2label").is_some())?;
         let other = |(i, name): (usize, &String)| {
             let id = ids.get(name)?.as_u64().filter(|&id| id != i as u64)?;
             Some(format!(
-                "config.json contradicts itself: {name:?} is {i} in id2label and {id} in label2id; id2label is used, as in transformers"
+                "config.json contradicts itself: the label {name:?} is number {i} in id2label and {id} in label2id; tempra uses id2label, as transformers does"
             ))
         };
         names.iter().enumerate().find_map(other)
     }
-    /// What the head of a model of texts gives, by `problem_type` and the number of labels, as in `transformers`.
+    /// The outputs of a sequence classifier, from `problem_type` and the number of labels, as in `transformers`.
     pub fn outputs(&self) -> Result<Outputs> {
         const TYPES: [&str; 3] = ["regression", "single_label_classification", "multi_label_classification"];
         let problem = match self.get("problem_type") {
@@ -196,14 +210,15 @@ impl Config {
             (None | Some("regression"), 1) => Ok(Outputs::Number),
             (Some("multi_label_classification"), _) => Ok(Outputs::Labels(names)),
             (Some("single_label_classification"), 1) => Err(self
-                .error("a classifier with one class predicts nothing")
-                .with_expected("two labels or more for single_label_classification")
+                .error("the classifier has a single class, so it always predicts the same")
+                .with_expected("at least two labels with problem_type \"single_label_classification\"")
                 .with_found("one label in id2label or num_labels")
-                .with_help("transformers refuses it too: problem_type is \"regression\" or \"multi_label_classification\"")),
+                .with_help("set problem_type to \"regression\" or \"multi_label_classification\"; transformers refuses this config too")),
             (Some("regression"), n) => Err(self
-                .error("a regression of several numbers is not supported")
+                .error("regression with several outputs is not supported")
                 .with_expected("one label in id2label or num_labels")
-                .with_found(format!("{n}"))),
+                .with_found(format!("{n} labels"))
+                .with_help("choose a model with one output, or train one with task = \"regress\"")),
             _ => Ok(Outputs::Classes(names)),
         }
     }

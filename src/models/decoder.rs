@@ -1,4 +1,5 @@
-//! The last map of a masked-LM head, from its vectors to the vocabulary: the token table and a bias, or tensors of its own.
+//! The output projection of a masked-LM head, from hidden states to the vocabulary. Its weight is the token embedding (tied) or
+//! a tensor of its own.
 
 use super::architecture::Architecture;
 use super::config::Config;
@@ -6,27 +7,27 @@ use super::heads::plain;
 use crate::checkpoint::Weights;
 use crate::error::Result;
 
-/// Which tensors the map has, by their whole names.
+/// The full names of the projection's tensors.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Decoder {
-    /// Its weight (vocab, embedding); `None`: the token table.
+    /// Its weight (vocab, embedding); `None` if it is tied to the token embedding.
     pub weight: Option<String>,
     /// Its bias (vocab), if there is one.
     pub bias: Option<String>,
-    /// Tensors that files may hold in place of others, which come first, or beside them with the same values.
+    /// Pairs (name, alias): a file may hold the alias instead of the name, or both with the same values.
     pub aliases: Vec<(String, String)>,
-    /// What is to be said of the files.
+    /// A warning about the files, for the load report.
     pub warning: Option<String>,
 }
 
 impl Decoder {
-    /// The token table and a bias, as most models have it.
+    /// The token embedding and a bias, as in most models.
     pub fn tied(architecture: &Architecture) -> Decoder {
         let bias = architecture.decoder().map(|(_, bias)| bias.to_owned());
         Decoder { bias, ..Decoder::default() }
     }
-    /// What the config asks for. Where it ties the weights and the files hold two of them that differ, they are not tied, as in
-    /// transformers 5 (`PreTrainedModel.tie_weights`).
+    /// The projection that the config describes. If the config ties the weights but the files hold two different tensors, they
+    /// are not tied, as in transformers 5 (`PreTrainedModel.tie_weights`).
     pub fn of(architecture: &Architecture, config: &Config, files: &Weights) -> Result<Decoder> {
         let Some((stem, shared_bias)) = architecture.decoder() else { return Ok(Decoder::default()) };
         let tie = config.optional_flag("tie_word_embeddings")?.unwrap_or(true);
@@ -54,7 +55,7 @@ impl Decoder {
         } else if !tie || differ(&own_bias, Some(shared_bias)) {
             if !tie && stored(&own_bias).is_none() && stored(shared_bias).is_some() {
                 found.warning = Some(format!(
-                    "`{own_bias}` is not in the file, and `{shared_bias}` is used in its place, as transformers 4 wrote it"
+                    "the weights have no `{own_bias}`; tempra uses `{shared_bias}` instead, the name that transformers 4 wrote"
                 ));
             }
             found.aliases.push((own_bias.clone(), shared_bias.to_owned()));
@@ -65,11 +66,11 @@ impl Decoder {
         }
         Ok(found)
     }
-    /// The tensor that files may hold in place of this one, or beside it.
+    /// The alias under which files may hold this tensor.
     pub fn alias(&self, name: &str) -> Option<&str> {
         self.aliases.iter().find(|(first, _)| first == name).map(|(_, second)| second.as_str())
     }
-    /// The second name under which transformers expects a bias of its own.
+    /// The second name under which transformers expects an untied bias.
     pub fn written_twice(&self, name: &str) -> Option<&str> {
         self.alias(name).filter(|_| self.bias.as_deref() == Some(name) && name.ends_with("decoder.bias"))
     }

@@ -1,5 +1,4 @@
-//! What stands on an encoder: a head for each kind of outputs, called as `transformers` calls it, and what `config.json`
-//! says of it.
+//! Heads: one for each kind of outputs, with the tensor names of `transformers`, and their description in `config.json`.
 
 use super::Outputs;
 use super::architecture::Architecture;
@@ -18,18 +17,18 @@ use std::path::Path;
 
 /// A head of a model.
 pub struct NamedHead {
-    /// Its name among several; empty if it is the only one.
+    /// Its name in a model with several heads; empty in a model with one.
     pub name: String,
-    /// What it gives.
+    /// The kind of its outputs.
     pub outputs: Outputs,
     /// Its last layer, which has one row per class: the tensors are `{last_layer}.weight` and `{last_layer}.bias`.
     pub(super) last_layer: Option<String>,
-    /// What its output is in units of, from where: see [`Model::standardize`](super::Model::standardize).
+    /// Scale and shift of standardized outputs: see [`Model::standardize`](super::Model::standardize).
     pub(super) units: Option<Units>,
     kind: Kind,
 }
 
-/// An output y stands for `shift + scale y`.
+/// A standardized output y means `shift + scale * y` in original units.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Units {
     pub shift: f64,
@@ -37,12 +36,12 @@ pub(super) struct Units {
 }
 
 impl Units {
-    /// The weights or biases of a last layer that gives what the outputs of this one stand for.
+    /// Converts weights or biases of a last layer from standardized to original units.
     pub fn folded(self, values: Vec<f32>, bias: bool) -> Vec<f32> {
         let shift = if bias { self.shift } else { 0.0 };
         values.into_iter().map(|v| (f64::from(v) * self.scale + shift) as f32).collect()
     }
-    /// The weights or biases of a last layer whose outputs stand for what this one gives.
+    /// Converts weights or biases of a last layer from original to standardized units.
     pub fn unfolded(self, values: Vec<f32>, bias: bool) -> Vec<f32> {
         let shift = if bias { self.shift } else { 0.0 };
         values.into_iter().map(|v| ((f64::from(v) - shift) / self.scale) as f32).collect()
@@ -53,25 +52,25 @@ enum Kind {
     Sequence(Head),
     Tokens(TokenHead),
     Vectors(Pooling),
-    /// Of a masked language model, or one of permutations.
+    /// Masked or permutation language modelling.
     Masked(MaskedHead),
     Pretraining(MaskedHead, Head),
 }
 
-/// How heads are declared.
+/// What a head's declaration needs to know of the model.
 pub(super) struct Setting<'a> {
     pub architecture: &'static Architecture,
     pub shape: &'a EncoderConfig,
     pub pooling: Pooling,
     pub dropout: f32,
-    /// The dropout of a head that finds answers.
+    /// The dropout of a question-answering head.
     pub span_dropout: f32,
-    /// The last map of a masked-LM head.
+    /// The output projection of a masked-LM head.
     pub decoder: &'a Decoder,
 }
 
 impl Setting<'_> {
-    /// Declares a head's parameters; of several each has its name before those of its tensors.
+    /// Declares a head's parameters. A head with a name gets it as a prefix of its tensor names.
     pub fn declare(
         &self,
         layout: &mut Layout,
@@ -101,10 +100,10 @@ impl Setting<'_> {
             Outputs::Permuted => Kind::Masked(self.permuted(layout, encoder)?),
             Outputs::Pretraining => {
                 let Some((_, classifier)) = a.pretraining else {
-                    return Err(self.lacks("was not pretrained on next sentences"));
+                    return Err(self.lacks("has no next-sentence head"));
                 };
                 let masked = self.masked(layout, encoder)?;
-                // BertForPreTraining has no dropout there.
+                // BertForPreTraining has no dropout before its next-sentence head.
                 let mut next = a.head(c, Pooling::Cls, 2, 0.0);
                 next.classifier = classifier.to_owned();
                 Kind::Pretraining(masked, Head::declare(layout, sites, &next))
@@ -126,9 +125,9 @@ impl Setting<'_> {
     fn masked(&self, layout: &mut Layout, encoder: &Encoder) -> Result<MaskedHead> {
         let (a, c) = (self.architecture, self.shape);
         let Some(m) = &a.masked else {
-            let e = self.lacks("has no head for masked language modelling");
+            let e = self.lacks("has no masked language modelling head");
             return Err(match a.permuted {
-                Some(_) => e.with_help("it was pretrained by permutations: task = \"permute\""),
+                Some(_) => e.with_help("set task = \"permute\", which this model was pretrained with"),
                 None => e,
             });
         };
@@ -152,48 +151,50 @@ impl Setting<'_> {
     fn permuted(&self, layout: &mut Layout, encoder: &Encoder) -> Result<MaskedHead> {
         let (a, c) = (self.architecture, self.shape);
         if a.permuted.is_none() {
-            return Err(self.lacks("was not pretrained by permutations, and has no positions for them"));
+            return Err(
+                self.lacks("does not support permutation language modelling, which needs relative positions")
+            );
         }
         let Decoder { weight, bias, .. } = self.decoder.clone();
         let (vocab, embedding) = (c.vocab, c.embedding.unwrap_or(c.hidden));
         let config = MaskedConfig { transform: None, weight, bias, vocab, embedding };
-        // Here the content of queries is learnt as well.
+        // The query stream's initial vector is trained too.
         layout.train(encoder.words());
         Ok(MaskedHead::declare(layout, &config, encoder.words()))
     }
 
     fn lacks(&self, what: &str) -> Error {
-        Error::usage(format!("model_type `{}` {what}", self.architecture.model_type))
-            .with_help("take another task or model")
+        Error::usage(format!("a model of model_type `{}` {what}", self.architecture.model_type))
+            .with_help("choose another task or another model")
     }
 }
 
-/// Before the tensors of one of several heads, with its name.
+/// The prefix of tensors of named heads: `heads.NAME.`.
 const PREFIX: &str = "heads.";
 
-/// The name of the head that a tensor belongs to among several.
+/// The name of the head that a tensor belongs to, if the head has a name.
 pub(super) fn owner(name: &str) -> Option<&str> {
     Some(name.strip_prefix(PREFIX)?.split_once('.')?.0)
 }
 
-/// The name of a tensor without the name of the head that it belongs to among several.
+/// The name of a tensor without the prefix of a named head.
 pub(super) fn plain(name: &str) -> &str {
     name.strip_prefix(PREFIX).and_then(|rest| rest.split_once('.')).map_or(name, |(_, rest)| rest)
 }
 
 impl NamedHead {
-    /// Whether it gives logits of the vocabulary.
+    /// Whether it predicts tokens of the vocabulary.
     pub(super) fn predicts_tokens(&self) -> bool {
         matches!(self.kind, Kind::Masked(_) | Kind::Pretraining(..))
     }
-    /// How the vectors of tokens become one, if that is all it does.
+    /// The pooling of a head that outputs vectors; `None` for other heads.
     pub(super) fn vectors(&self) -> Option<Pooling> {
         match self.kind {
             Kind::Vectors(pooling) => Some(pooling),
             _ => None,
         }
     }
-    /// What the head gives: see [`Outputs`].
+    /// Runs the head; see [`Outputs`] for its outputs.
     pub(super) fn run(&self, tape: &mut Tape, p: &Bound, batch: &Inputs, hidden: Var) -> Result<Vec<Var>> {
         Ok(vec![match &self.kind {
             Kind::Sequence(head) => head.run(tape, p, batch, hidden)?,
@@ -215,12 +216,16 @@ impl NamedHead {
     }
 }
 
-/// The heads that a model's config tells of.
+/// The heads that a model's config describes.
 pub(super) fn of_config(c: &Config) -> Result<Vec<(String, Outputs)>> {
     let Some(list) = c.value.get("tempra_heads").and_then(Value::as_array) else {
         return Ok(vec![(String::new(), of_class(c)?)]);
     };
-    let wrong = || c.error("`tempra_heads` is not what tempra writes").with_help("train the model anew");
+    let wrong = || {
+        c.error("`tempra_heads` is not valid")
+            .with_expected("a list of heads with name, kind and labels, as `tempra train` writes it")
+            .with_help("train the model again, or restore config.json from a backup")
+    };
     let one = |v: &Value| {
         let text = |key: &str| v.get(key).and_then(Value::as_str);
         let labels = || {
@@ -245,7 +250,7 @@ pub(super) fn of_config(c: &Config) -> Result<Vec<(String, Outputs)>> {
     heads.filter(|h| !h.is_empty()).ok_or_else(wrong)
 }
 
-/// Ends of the names of classes in `transformers` that have a head which tempra does not have.
+/// Suffixes of `transformers` classes whose head tempra does not support.
 const OTHER_HEADS: &[&str] = &[
     "ForMultipleChoice",
     "ForNextSentencePrediction",
@@ -254,7 +259,7 @@ const OTHER_HEADS: &[&str] = &[
     "ForConditionalGeneration",
 ];
 
-/// What a model gives by the class that `transformers` opens it with.
+/// The outputs of a model, from the `transformers` class that opens it.
 fn of_class(c: &Config) -> Result<Outputs> {
     let class = c.value.get("architectures").and_then(|a| a.get(0)).and_then(Value::as_str).unwrap_or("");
     let ends = |end: &str| class.ends_with(end);
@@ -267,33 +272,33 @@ fn of_class(c: &Config) -> Result<Outputs> {
         _ if ends("Model") && c.value.get("tempra_pooling").is_some() => Outputs::Embedding,
         _ if OTHER_HEADS.iter().any(|end| ends(end)) => {
             return Err(c
-                .error("`architectures` names a class whose head tempra does not have")
+                .error(format!("`architectures` names {class}, whose head tempra does not support"))
                 .with_expected(
-                    "a class for sequence or token classification, question answering or a language model",
+                    "a class for sequence or token classification, question answering or masked language modelling",
                 )
-                .with_found(class.to_owned()));
+                .with_help("fine-tune the encoder with `tempra train`, which gives it a new head"));
         }
         _ => c.outputs()?,
     })
 }
 
-/// What `sentence-transformers` puts behind the one output of a cross-encoder.
+/// The activation that `sentence-transformers` applies to the output of a cross-encoder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum LastActivation {
-    /// Nothing, and it says so.
+    /// No activation, as the files say.
     Identity,
     Sigmoid,
-    /// Neither it nor `problem_type` says anything.
+    /// The files do not say, and neither does `problem_type`.
     Unsaid,
 }
 
-/// Where a folder of sentence-transformers 6 keeps it; no such file is larger.
+/// The file where sentence-transformers 6 keeps the activation, and the largest size that is read, in bytes.
 const SENTENCE_CONFIG: (&str, u64) = ("config_sentence_transformers.json", 1 << 20);
 
-/// What belongs behind the one output of a model, by the files that `CrossEncoder` reads.
+/// The activation after a model's single output, from the files that `CrossEncoder` reads.
 ///
-/// Its own default, where a cross-encoder says nothing, is a sigmoid; a model of transformers with `problem_type` "regression" has
-/// nothing there.
+/// A cross-encoder whose files do not name one applies a sigmoid. A transformers model with `problem_type` "regression" applies
+/// none.
 pub(super) fn last_activation(c: &Config, dir: &Path) -> Result<LastActivation> {
     let path = dir.join(SENTENCE_CONFIG.0);
     let sentence = if path.exists() { read_json(&path, SENTENCE_CONFIG.1)? } else { Value::Null };
@@ -305,9 +310,10 @@ pub(super) fn last_activation(c: &Config, dir: &Path) -> Result<LastActivation> 
             "Identity" => Ok(LastActivation::Identity),
             "Sigmoid" => Ok(LastActivation::Sigmoid),
             _ => Err(c
-                .error("sentence-transformers puts a function behind the output that tempra does not have")
-                .with_expected("Identity or Sigmoid")
-                .with_found(name.to_owned())),
+                .error("the model's output activation is not supported")
+                .with_expected("Identity or Sigmoid as `activation_fn` of sentence-transformers")
+                .with_found(name.to_owned())
+                .with_help("choose another cross-encoder, or fine-tune this one with `tempra train`")),
         },
         None if c.value.get("problem_type").is_some_and(|p| p == "regression") => {
             Ok(LastActivation::Identity)
@@ -317,10 +323,10 @@ pub(super) fn last_activation(c: &Config, dir: &Path) -> Result<LastActivation> 
     }
 }
 
-/// Where sentence-transformers before 4 kept the activation.
+/// The key where sentence-transformers before version 4 kept the activation.
 const OLD_ACTIVATION: &str = "sbert_ce_default_activation_function";
 
-/// Writes into a config what `transformers` and tempra need to know of the heads.
+/// Writes the description of the heads that `transformers` and tempra read into a config.
 pub(super) fn describe(heads: &[NamedHead], a: &Architecture, map: &mut Map<String, Value>) {
     let stale = ["tempra_heads", "id2label", "label2id", "problem_type", "num_labels"];
     for stale in stale.into_iter().chain(["sentence_transformers", OLD_ACTIVATION]) {

@@ -1,4 +1,4 @@
-//! Architectures: a Hugging Face `config.json` and weight names in, an encoder with a head out. No kernels here.
+//! Architectures: builds an encoder with a head from a Hugging Face `config.json` and its weights. No kernels here.
 
 mod albert;
 pub mod architecture;
@@ -9,6 +9,7 @@ mod distilbert;
 mod electra;
 mod heads;
 mod modernbert;
+mod options;
 mod roberta;
 mod rows;
 pub mod sentence;
@@ -18,6 +19,7 @@ mod xlnet;
 
 pub use architecture::{ARCHITECTURES, Architecture};
 pub use heads::NamedHead;
+pub use options::{Attention, Options};
 pub use rows::numbered;
 pub use weights::LoadReport;
 
@@ -35,31 +37,31 @@ use rows::HeadRows;
 use serde_json::{Value, json};
 use std::path::Path;
 
-/// What a model's outputs mean; kept in `config.json` as `transformers` expects it.
+/// The meaning of a model's outputs, kept in `config.json` in the form that `transformers` reads.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Outputs {
-    /// One logit a class, with the classes' names.
+    /// Single-label classification: logits (sequences, classes), with the names of the classes.
     Classes(Vec<String>),
-    /// One number.
+    /// Regression: one number a sequence.
     Number,
-    /// One logit a class, each a decision of its own, with the classes' names.
+    /// Multi-label classification: independent logits (sequences, labels), with the names of the labels.
     Labels(Vec<String>),
-    /// One logit a tag for each token, with the tags' names.
+    /// Token classification: logits (tokens, tags), with the names of the tags.
     Tags(Vec<String>),
-    /// For each token how much it looks like the start and the end of an answer.
+    /// Question answering: start and end logits (tokens, 2).
     Span,
-    /// A vector for each sequence.
+    /// Embedding: a vector (sequences, hidden).
     Embedding,
-    /// For each token that is asked for one logit a token of the vocabulary.
+    /// Masked language modelling: logits (target positions, vocab).
     Tokens,
-    /// For each query one logit a token of the vocabulary, of a model that was pretrained by permutations.
+    /// Permutation language modelling: logits (queries, vocab).
     Permuted,
-    /// As [`Outputs::Tokens`], and whether a second text follows the first: two logits a sequence.
+    /// Masked language modelling as in [`Outputs::Tokens`], and next-sentence prediction: logits (sequences, 2).
     Pretraining,
 }
 
 impl Outputs {
-    /// How many numbers the head gives for each sequence or token; 0 where that is the model's width or vocabulary.
+    /// The number of outputs for each sequence or token; 0 where it is the model's hidden size or vocabulary size.
     pub fn len(&self) -> usize {
         match self {
             Outputs::Classes(names) | Outputs::Labels(names) | Outputs::Tags(names) => names.len(),
@@ -68,103 +70,22 @@ impl Outputs {
             Outputs::Embedding | Outputs::Tokens | Outputs::Permuted | Outputs::Pretraining => 0,
         }
     }
-    /// Whether that number is not its own.
+    /// Whether [`Outputs::len`] is 0.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 }
 
-/// How to open a model.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// What the head gives; `None` takes it from the model, whose head must then be there.
-    pub outputs: Option<Outputs>,
-    /// Several heads with their names, or one without, in place of `outputs`; mostly empty.
-    pub heads: Vec<(String, Outputs)>,
-    /// How a sequence becomes one vector; `None` is what the model's config says, else the first token.
-    pub pooling: Option<Pooling>,
-    /// How tokens attend to each other; `None` is what the model's config says, else exactly.
-    pub attention: Option<Attention>,
-    /// Overrides the config's dropout of hidden states.
-    pub dropout: Option<f32>,
-    /// Overrides the config's dropout of attention probabilities.
-    pub attention_dropout: Option<f32>,
-    /// Overrides the config's dropout before the head.
-    pub classifier_dropout: Option<f32>,
-    /// Parameters whose names begin so are not trained.
-    pub freeze: Vec<String>,
-    /// Factor on the learning rate from each layer to the one below it.
-    pub layer_lr_decay: f32,
-    /// Seed of what the files do not hold.
-    pub seed: u64,
-    /// Whether gradients and moments get memory.
-    pub training: bool,
-    /// The element type; f64 is for proofs.
-    pub dtype: DType,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            outputs: None,
-            heads: Vec::new(),
-            pooling: None,
-            attention: None,
-            dropout: None,
-            attention_dropout: None,
-            classifier_dropout: None,
-            freeze: Vec::new(),
-            layer_lr_decay: 1.0,
-            seed: 0,
-            training: false,
-            dtype: DType::F32,
-        }
-    }
-}
-
-/// How tokens attend to each other.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Attention {
-    /// By the softmax of all scores.
-    Exact,
-    /// By FAVOR+, an approximation that is linear in the length: random features (d ln d of them if not given), drawn anew every
-    /// so many steps of training (0: never).
-    Performer {
-        /// How many features.
-        features: Option<usize>,
-        /// Steps.
-        redraw: u64,
-    },
-}
-
-impl Options {
-    /// The shape with what the options override.
-    fn over(&self, mut shape: EncoderConfig) -> EncoderConfig {
-        shape.hidden_dropout = self.dropout.unwrap_or(shape.hidden_dropout);
-        shape.attention_dropout = self.attention_dropout.unwrap_or(shape.attention_dropout);
-        match self.attention {
-            None => {}
-            Some(Attention::Exact) => shape.performer = None,
-            Some(Attention::Performer { features, redraw }) => {
-                let fresh = PerformerConfig::of(shape.hidden / shape.heads, self.seed);
-                // A model that was trained so goes on with its own features.
-                let saved = shape.performer.filter(|p| features.is_none_or(|n| n == p.features));
-                let features = features.unwrap_or(fresh.features);
-                let chosen = saved.unwrap_or(PerformerConfig { features, ..fresh });
-                shape.performer = Some(PerformerConfig { redraw, ..chosen });
-            }
-        }
-        shape
-    }
-}
-
-/// Whether the head that a folder was saved with gives vectors.
+/// Whether a folder's saved head outputs embeddings.
 pub fn gives_vectors(dir: &Path) -> bool {
     let heads = Config::read(&dir.join("config.json")).and_then(|c| heads::of_config(&c));
     heads.is_ok_and(|heads| heads.iter().any(|(_, o)| *o == Outputs::Embedding))
 }
 
-/// The shape of the encoder in a folder, from its `config.json` alone.
+/// The settings of the encoder in a folder, from its `config.json`.
+///
+/// # Errors
+/// [`Kind::Model`](crate::error::Kind::Model) if the config cannot be read or describes a model that tempra does not support.
 pub fn encoder_shape(dir: &Path) -> Result<EncoderConfig> {
     Ok(read_config(dir)?.2)
 }
@@ -175,8 +96,9 @@ fn read_config(dir: &Path) -> Result<(Config, &'static Architecture, EncoderConf
     let known = || ARCHITECTURES.iter().map(|a| a.model_type);
     let Some(architecture) = ARCHITECTURES.iter().find(|a| a.model_type == kind) else {
         return Err(config
-            .error(format!("model_type `{kind}` is not one that tempra reads"))
-            .with_expected(known().collect::<Vec<_>>().join(", ")));
+            .error(format!("model_type `{kind}` is not supported"))
+            .with_expected(known().collect::<Vec<_>>().join(", "))
+            .with_help("choose an encoder of one of these types"));
     };
     let mut shape = (architecture.read)(&config)?;
     shape.performer = config.performer()?;
@@ -187,7 +109,7 @@ fn read_config(dir: &Path) -> Result<(Config, &'static Architecture, EncoderConf
 pub struct Model {
     /// The parameters.
     pub params: Params,
-    /// What the outputs of the first head mean.
+    /// The outputs of the first head.
     pub outputs: Outputs,
     architecture: &'static Architecture,
     config: Value,
@@ -196,24 +118,28 @@ pub struct Model {
     encoder: Encoder,
     heads: Vec<NamedHead>,
     decoder: Decoder,
-    /// What is done to texts and vectors besides, where the model gives vectors.
+    /// How texts and vectors are treated, for a model that outputs embeddings.
     sentence: sentence::Settings,
     sigmoid: bool,
 }
 
 impl Model {
-    /// Opens a folder in the Hugging Face layout.
+    /// Opens a model folder in the Hugging Face layout. Names and shapes are checked before anything is allocated.
     ///
-    /// Errors are of kind `Model`: a config out of range, an unknown `model_type`, tensors that are missing from the
-    /// encoder or have another shape than the config says, weights that are not finite. Names and shapes are checked
-    /// before anything is allocated.
+    /// # Errors
+    /// [`Kind::Model`](crate::error::Kind::Model) for a config that is not valid or not supported, missing tensors, tensors whose
+    /// shape does not match the config, and weights that are not finite; [`Kind::Memory`](crate::error::Kind::Memory) if the device
+    /// has not enough memory.
     pub fn open(device: &Device, dir: &Path, options: &Options) -> Result<(Model, LoadReport)> {
         let (config, architecture, shape) = read_config(dir)?;
         let shape = options.over(shape);
         if shape.relative() && shape.performer.is_some() {
             return Err(config
-                .error("attention = \"performer\" does not fit this model, whose scores depend on distances")
-                .with_expected("attention = \"exact\" or \"auto\" for an XLNet"));
+                .error("model.attention = \"performer\" does not work with XLNet")
+                .with_expected(
+                    "absolute positions: XLNet's attention scores depend on the distance between tokens",
+                )
+                .with_help("set model.attention to \"exact\" or \"auto\""));
         }
         let head_dropout = match options.classifier_dropout {
             Some(p) => p,
@@ -231,7 +157,7 @@ impl Model {
         let pooling = match (options.pooling, noted) {
             (Some(pooling), _) => pooling,
             (None, Some("mean")) => Pooling::Mean,
-            // As sentence-transformers does, also where nothing is said.
+            // As sentence-transformers does; its default is the mean.
             (None, None) if vectors => sentence::pooling(dir, shape.cls_last)?.unwrap_or(Pooling::Mean),
             _ => Pooling::Cls,
         };
@@ -254,13 +180,13 @@ impl Model {
         let number = heads.first().is_some_and(|h| h.outputs == Outputs::Number);
         let activation = match number && config.value.get("tempra_heads").is_none() {
             true if trained => heads::last_activation(&config, dir)?,
-            // One that tempra does not have is no plain number either.
+            // A new head is trained, so an unsupported activation is no error; but the saved head's output is no plain number.
             true => heads::last_activation(&config, dir).unwrap_or(LastActivation::Sigmoid),
             false => LastActivation::Identity,
         };
         let mut saved = heads::of_config(&config).ok();
         if activation == LastActivation::Sigmoid {
-            // What was trained behind a sigmoid is a decision, not a number.
+            // A head trained with a sigmoid makes a yes/no decision; it cannot start a regression head.
             saved.iter_mut().flatten().for_each(|(_, o)| *o = Outputs::Labels(vec!["LABEL_0".into()]));
         }
         let rows = HeadRows { saved, wanted: &heads };
@@ -272,8 +198,13 @@ impl Model {
         let params = Params::new(device, layout, options.dtype, options.training)?;
         let std = config.optional_number("initializer_range")?.unwrap_or(0.02);
         let mut report = weights::fill(device, &params, &files, plan, options.seed, std)?;
-        let changed = |what| format!("{what}; if that was intended, delete manifest.json");
-        report.warnings.extend(changes(dir).into_iter().map(changed));
+        let changes = changes(dir);
+        if !changes.is_empty() {
+            report.warnings.push(format!(
+                "the model folder has changed since tempra wrote it: {}; if you changed it on purpose, delete manifest.json",
+                changes.join("; ")
+            ));
+        }
         report.warnings.extend(config.contradiction());
         report.warnings.extend(used.warning.clone());
         if options.training {
@@ -281,7 +212,7 @@ impl Model {
         }
         if trained && activation == LastActivation::Unsaid {
             report.warnings.push(
-                "config.json does not say whether a sigmoid belongs behind its one output; the number is the model's own".into(),
+                "config.json does not say whether to apply a sigmoid to the model's output; tempra returns the output without a sigmoid".into(),
             );
         }
         params.refresh(device)?;
@@ -310,7 +241,10 @@ impl Model {
         }
     }
 
-    /// A BERT of this shape, or an XLNet where positions are relative, with random weights, f32: for measuring, not for training.
+    /// A model with random f32 weights, for benchmarks: XLNet if `shape` has relative positions, else BERT.
+    ///
+    /// # Errors
+    /// [`Kind::Memory`](crate::error::Kind::Memory) if the device has not enough memory; other errors of the device.
     pub fn random(device: &Device, shape: &EncoderConfig, options: &Options) -> Result<Model> {
         let outputs = options.outputs.clone().unwrap_or(Outputs::Number);
         let heads =
@@ -329,7 +263,7 @@ impl Model {
         Ok(Model::new(params, Value::Null, setting, encoder, heads))
     }
 
-    /// What `model_type` named.
+    /// The architecture.
     pub fn architecture(&self) -> &'static Architecture {
         self.architecture
     }
@@ -337,39 +271,45 @@ impl Model {
     pub fn shape(&self) -> &EncoderConfig {
         &self.shape
     }
-    /// Whether vectors are divided by their length, as sentence-transformers does it with this folder.
+    /// Whether sentence-transformers would normalize this folder's vectors to unit length.
     pub fn normalizes(&self) -> bool {
         self.sentence.normalize
     }
-    /// How a sequence becomes one vector.
+    /// How the tokens of a sequence are pooled into one vector.
     pub fn pooling(&self) -> Pooling {
         self.pooling
     }
 
-    /// Whether the model's number is the sigmoid of its output, as for most cross-encoders of `sentence-transformers`.
+    /// Whether predictions apply a sigmoid to the model's single output, as most cross-encoders of `sentence-transformers` do.
     pub fn sigmoid(&self) -> bool {
         self.sigmoid
     }
 
-    /// The heads, mostly one.
+    /// The heads; most models have one.
     pub fn heads(&self) -> &[NamedHead] {
         &self.heads
     }
 
-    /// Which of several heads a parameter belongs to; `None` for the encoder's, and where there is one head.
+    /// The name of the head that a parameter belongs to; `None` for the encoder's parameters and for a head without a name.
     pub fn head_of<'n>(&self, parameter: &'n str) -> Option<&'n str> {
         heads::owner(parameter)
     }
 
-    /// Random features and their draw, where attention is approximated.
+    /// The settings of approximate attention; `None` for exact attention.
     pub fn performer(&self) -> Option<PerformerConfig> {
         self.encoder.performer()
     }
-    /// To be called before a step of training: takes the random features that it has, where attention is approximated.
+    /// Draws the random features of approximate attention for a training step. Call it before the step.
+    ///
+    /// # Errors
+    /// Those of writing to the device.
     pub fn begin_step(&self, device: &Device, step: u64) -> Result<()> {
         self.encoder.begin_step(device, step)
     }
-    /// Goes back to what a saved folder's `config.json` says beside the weights: the draw of the random features.
+    /// Restores the random features of approximate attention from a saved folder's `config.json`.
+    ///
+    /// # Errors
+    /// [`Kind::Model`](crate::error::Kind::Model) if the config cannot be read; those of writing to the device.
     pub fn restore(&self, device: &Device, dir: &Path) -> Result<()> {
         if self.performer().is_none() {
             return Ok(());
@@ -377,18 +317,22 @@ impl Model {
         let saved = Config::read(&dir.join("config.json"))?.performer()?;
         saved.map_or(Ok(()), |p| self.encoder.take_draw(device, p.draw))
     }
-    /// How far approximated attention is from exact attention, layer by layer, over what `run` runs with this model; nothing if
-    /// its attention is exact. What goes into a layer is what the approximated layers below it give.
+    /// The error of approximate attention relative to exact attention, for each layer, over the batches that `run` computes with
+    /// this model; empty for exact attention. The input of each layer comes from the approximate layers below it.
+    ///
+    /// # Errors
+    /// Those of `run`.
     pub fn approximation(&self, run: impl FnOnce() -> Result<()>) -> Result<Vec<Distance>> {
         self.encoder.compared(run)
     }
 
-    /// Lets the outputs of a head be in units of `scale` from `shift` on: what it gives from now on is y where it stands for
-    /// `shift + scale y`. What was loaded of its last layer is converted: folders, those that [`Model::files`] writes too, are in
-    /// original units. `initialised` are the parameters that were not loaded, and stay.
+    /// Standardizes the outputs of a head: from now on an output y means `shift + scale * y` in original units.
+    ///
+    /// Loaded weights of the head's last layer are converted. Parameters in `initialised`, which were not loaded, are not. Model
+    /// folders, also those that [`Model::files`] writes, are always in original units.
     ///
     /// # Errors
-    /// [`Kind::Shape`](crate::error::Kind::Shape) if there is no such head; those of the device.
+    /// [`Kind::Shape`](crate::error::Kind::Shape) if there is no head with this index; those of the device.
     pub fn standardize(
         &mut self,
         device: &Device,
@@ -396,7 +340,11 @@ impl Model {
         (shift, scale): (f64, f64),
         initialised: &[String],
     ) -> Result<()> {
-        let missing = || Error::shape("a head that the model does not have").with_found(head.to_string());
+        let count = self.heads.len();
+        let missing = || {
+            Error::shape(format!("head {head} does not exist"))
+                .with_expected(format!("an index below {count}"))
+        };
         let units = Units { shift, scale };
         self.heads.get_mut(head).ok_or_else(missing)?.units = Some(units);
         let last = self.heads[head].last_layer.as_deref();
@@ -408,57 +356,75 @@ impl Model {
         }
         self.params.refresh(device)
     }
-    /// In which units the output is that a parameter of a last layer makes; `None` for other parameters and original units.
+    /// The units of the outputs, for a parameter of a standardized head's last layer; `None` for other parameters.
     fn units(&self, parameter: &str) -> Option<Units> {
         let (stem, _) = parameter.rsplit_once('.')?;
         self.heads.iter().find(|h| h.last_layer.as_deref() == Some(stem))?.units
     }
-    /// The parameters whose values in [`Model::files`] are others than those here: last layers in units of their own.
+    /// The parameters whose values differ from those in [`Model::files`]: last layers of standardized heads.
     pub fn converted(&self) -> impl Iterator<Item = &Param> {
         self.params.layout().list.iter().filter(|p| self.units(&p.name).is_some())
     }
 
-    /// The encoder's hidden states (tokens, hidden) of a packed batch.
+    /// The encoder's hidden states (tokens, hidden) for a packed batch.
+    ///
+    /// # Errors
+    /// [`Kind::Shape`](crate::error::Kind::Shape) if the batch does not fit the model; those of the device.
     pub fn hidden(&self, tape: &mut Tape, bound: &Bound, batch: &Inputs) -> Result<Var> {
         self.encoder.run(tape, bound, batch)
     }
 
-    /// What the head that a packed batch is for gives: logits (sequences, outputs) of a classifier, logits (tokens, outputs) of
-    /// tags and spans, vectors (sequences, hidden), logits (asked tokens, vocab) of a masked language model, behind which
-    /// next-sentence prediction puts logits (sequences, 2).
+    /// The outputs of the batch's head for a packed batch. A classifier returns logits (sequences, outputs), tags and spans logits
+    /// (tokens, outputs), embeddings vectors (sequences, hidden), and a masked language model logits (target positions, vocab). With
+    /// next-sentence prediction, logits (sequences, 2) follow.
+    ///
+    /// # Errors
+    /// [`Kind::Shape`](crate::error::Kind::Shape) if the batch does not fit the model; those of the device.
     pub fn forward(&self, tape: &mut Tape, bound: &Bound, batch: &Inputs) -> Result<Vec<Var>> {
         let hidden = self.encoder.run(tape, bound, batch)?;
         let head = self.heads.get(batch.head).ok_or_else(|| {
-            Error::shape("a batch for a head that the model does not have").with_found(batch.head.to_string())
+            Error::shape(format!("the batch is for head {}, which the model does not have", batch.head))
+                .with_expected(format!("an index below {}", self.heads.len()))
         })?;
         head.run(tape, bound, batch, hidden)
     }
 
-    /// The first of what the head gives.
+    /// The first output of [`Model::forward`].
+    ///
+    /// # Errors
+    /// Those of [`Model::forward`].
     pub fn logits(&self, tape: &mut Tape, bound: &Bound, batch: &Inputs) -> Result<Var> {
         let outputs = self.forward(tape, bound, batch)?;
-        outputs.first().copied().ok_or_else(|| Error::shape("a head without outputs"))
+        outputs.first().copied().ok_or_else(|| Error::shape("the head returned no outputs"))
     }
 
-    /// The `tokenizer_config.json` of a folder with this model, from the one that the tokenizer came with: it must ask
-    /// transformers for all that the model reads.
+    /// The `tokenizer_config.json` for a folder with this model, made from the original one (`bytes`). For XLNet it asks
+    /// transformers for token types too.
+    ///
+    /// # Errors
+    /// [`Kind::Model`](crate::error::Kind::Model) if the original is not a JSON object.
     pub fn tokenizer_config(&self, bytes: Option<&[u8]>) -> Result<Option<Vec<u8>>> {
         if !self.shape.relative() {
             return Ok(bytes.map(<[u8]>::to_vec));
         }
         let wrong = |e: serde_json::Error| {
-            Error::model("tokenizer_config.json is not a JSON object").with_found(e.to_string())
+            Error::model("tokenizer_config.json is not a JSON object")
+                .with_found(e.to_string())
+                .with_help("download the model again")
         };
         let mut config: serde_json::Map<String, Value> =
             serde_json::from_slice(bytes.unwrap_or(b"{}")).map_err(wrong)?;
-        // XLNet's tokenizer gives no segments unless it is told to, and without them the model computes something else.
+        // Without this key XLNet's tokenizer returns no token types, and the model would compute something else.
         let names = json!(["input_ids", "token_type_ids", "attention_mask"]);
         config.entry("model_input_names").or_insert(names);
         config.entry("tokenizer_class").or_insert("XLNetTokenizer".into());
         serde_json::to_vec_pretty(&config).map(Some).map_err(wrong)
     }
 
-    /// `config.json` and `model.safetensors` as `transformers` opens them, outputs in original units.
+    /// `config.json` and `model.safetensors` in the format of `transformers`, with outputs in original units.
+    ///
+    /// # Errors
+    /// Those of reading from the device.
     pub fn files(&self, device: &Device) -> Result<Vec<NamedFile<'static>>> {
         let mut tensors = Vec::with_capacity(self.params.layout().list.len());
         for p in &self.params.layout().list {
@@ -484,8 +450,8 @@ impl Model {
         Ok(vec![NamedFile::bytes("config.json", text), NamedFile::tensors("model.safetensors", tensors)])
     }
 
-    /// The files by which sentence-transformers opens a folder with this model; none if it gives no vectors, or others than
-    /// sentence-transformers would: it does not approximate attention. `longest`: of a text, in tokens.
+    /// The files that sentence-transformers needs to open a folder with this model. None for a model without embeddings, and for
+    /// approximate attention, which sentence-transformers does not compute. `longest`: the maximum length of a text in tokens.
     pub fn sentence_files(&self, longest: usize) -> Vec<NamedFile<'static>> {
         let vectors = self.heads.iter().find_map(NamedHead::vectors);
         match vectors.filter(|_| self.performer().is_none()) {
@@ -494,7 +460,7 @@ impl Model {
         }
     }
 
-    /// The config it was opened with, its head described as `transformers` does.
+    /// The original config with the heads described as `transformers` does.
     fn config(&self) -> Value {
         let mut config = self.config.clone();
         let Some(map) = config.as_object_mut() else { return config };
@@ -521,16 +487,16 @@ impl Model {
     }
 }
 
-/// The parameters of an encoder with a head, and the two that use them.
+/// The parameters of an encoder and its heads.
 struct Declared {
     layout: Layout,
-    /// How many of the parameters are the encoder's; the head's come after them.
+    /// The number of encoder parameters; the heads' parameters follow them.
     body: usize,
     encoder: Encoder,
     heads: Vec<NamedHead>,
 }
 
-/// Declares an encoder under BERT's names and gives its parameters those that the architecture has for them; then the heads.
+/// Declares an encoder with BERT's names, renames its parameters for the architecture, then declares the heads.
 fn declare(setting: &Setting, heads: &[(String, Outputs)], options: &Options) -> Result<Declared> {
     let (mut layout, mut sites) = (Layout::default(), Sites::default());
     let shape = setting.shape;
@@ -548,8 +514,8 @@ fn declare(setting: &Setting, heads: &[(String, Outputs)], options: &Options) ->
     Ok(Declared { layout, body, encoder, heads })
 }
 
-/// Layer-wise learning rates: 1 for the head and what else stands above the layers, one factor more for each layer down,
-/// and one for the embeddings.
+/// The layer-wise learning rate scale: 1 for the head and everything above the last layer, multiplied by `decay` for each layer
+/// further down, and once more for the embeddings.
 fn rate(name: &str, layers: usize, decay: f32) -> f32 {
     let layer =
         name.strip_prefix("encoder.layer.").and_then(|rest| rest.split('.').next()?.parse::<usize>().ok());
@@ -561,7 +527,7 @@ fn rate(name: &str, layers: usize, decay: f32) -> f32 {
     decay.powi(depth as i32)
 }
 
-/// Tells a model from another, by its weights and its config without what says nothing about its outputs.
+/// A hash that identifies a model: its weights, and its config without the keys that do not affect outputs.
 fn hash(files: &Weights, config: &Value) -> String {
     let mut config = config.clone();
     if let Some(keys) = config.as_object_mut() {

@@ -61,10 +61,11 @@ fn read(c: &Config) -> Result<EncoderConfig> {
     if hidden_dropout != rate("embedding_dropout")? {
         return Err(c
             .error("`embedding_dropout` and `mlp_dropout` differ")
-            .with_expected("one rate, which tempra has for both"));
+            .with_expected("the same rate for both: tempra has one dropout rate for hidden states")
+            .with_help("set both to the same rate in config.json"));
     }
     let pooling = |v: &Value| !matches!(v.as_str(), Some("cls" | "mean"));
-    c.refuse("classifier_pooling", pooling, "neither cls nor mean")?;
+    c.refuse("classifier_pooling", pooling, "\"cls\" or \"mean\"")?;
     let head_act = c.value.get("classifier_activation").map(|_| c.activation("classifier_activation"));
     let shape = EncoderConfig {
         vocab: c.count("vocab_size", 1 << 22)?,
@@ -101,20 +102,24 @@ fn read(c: &Config) -> Result<EncoderConfig> {
     c.divides(&shape, "num_attention_heads", "hidden_size")?;
     if !(shape.hidden / shape.heads).is_multiple_of(2) {
         return Err(c
-            .error("`num_attention_heads` gives heads of an odd width, which cannot be turned")
-            .with_found(format!("{} heads, width {}", shape.heads, shape.hidden)));
+            .error(format!(
+                "the head dimension is odd: hidden_size ({}) / num_attention_heads ({})",
+                shape.hidden, shape.heads
+            ))
+            .with_expected("an even head dimension: rotary positions rotate pairs of elements")
+            .with_help("correct config.json, or download the model again"));
     }
     Ok(shape)
 }
 
-/// The base of the rotary angles of one kind of layer.
+/// The base of the rotary angles for one layer type.
 fn theta(c: &Config, kind: &str, old: &str, default: f64) -> Result<f32> {
     let of = c.value.get("rope_parameters").and_then(|p| p.get(kind));
-    let wrong = |what: &str| c.error(format!("`rope_parameters.{kind}` has {what}"));
     if let Some(other) = of.and_then(|p| p.get("rope_type")).filter(|t| t.as_str() != Some("default")) {
-        return Err(wrong("a rope_type that tempra does not read")
-            .with_expected("default")
-            .with_found(other.to_string()));
+        return Err(c
+            .error(format!("`rope_parameters.{kind}.rope_type` = {other} is not supported"))
+            .with_expected("\"default\"")
+            .with_help("choose another model: this setting changes what the model computes"));
     }
     let theta = match of.and_then(|p| p.get("rope_theta")) {
         Some(v) => v.as_f64().unwrap_or(f64::NAN),
@@ -123,11 +128,15 @@ fn theta(c: &Config, kind: &str, old: &str, default: f64) -> Result<f32> {
     if theta > 1.0 && theta.is_finite() {
         Ok(theta as f32)
     } else {
-        Err(wrong("a base out of range").with_expected("a number above 1"))
+        Err(c
+            .error(format!("the rotary base of `{kind}` is out of range"))
+            .with_expected(format!("a number above 1 as rope_parameters.{kind}.rope_theta or {old}"))
+            .with_found(theta.to_string())
+            .with_help("correct config.json, or download the model again"))
     }
 }
 
-/// Which layers see only a window: `layer_types`, else all but every n-th.
+/// Which layers use sliding-window attention: from `layer_types`, else all but every n-th layer.
 fn local_layers(c: &Config, layers: usize) -> Result<Vec<bool>> {
     let Some(types) = c.value.get("layer_types").filter(|v| !v.is_null()) else {
         let every = c.optional_index("global_attn_every_n_layers", 1 << 9)?.unwrap_or(3).max(1);
@@ -140,8 +149,11 @@ fn local_layers(c: &Config, layers: usize) -> Result<Vec<bool>> {
     };
     let list = types.as_array().and_then(|list| list.iter().map(one).collect::<Option<Vec<bool>>>());
     list.filter(|list| list.len() == layers).ok_or_else(|| {
-        c.error("`layer_types` does not say what each layer is")
-            .with_expected(format!("{layers} times full_attention or sliding_attention"))
+        c.error("`layer_types` does not give a type for each layer")
+            .with_expected(format!(
+                "a list of {layers} entries, each \"full_attention\" or \"sliding_attention\""
+            ))
             .with_found(types.to_string().chars().take(80).collect::<String>())
+            .with_help("correct config.json, or download the model again")
     })
 }

@@ -1,5 +1,5 @@
-//! RoBERTa (Liu et al. 2019) and XLM-RoBERTa (Conneau et al. 2020): BERT without a pooler, whose positions begin behind the
-//! padding's id (`create_position_ids_from_input_ids` in transformers).
+//! RoBERTa (Liu et al. 2019) and XLM-RoBERTa (Conneau et al. 2020): BERT without a pooler. Positions start at `pad_token_id` + 1
+//! (`create_position_ids_from_input_ids` in transformers).
 
 use super::architecture::{Architecture, BERT_NAMES, Classes, Drop, Masked, NO_DROP, SequenceHead};
 use super::config::Config;
@@ -63,9 +63,11 @@ fn read(c: &Config) -> Result<EncoderConfig> {
     let first = c.optional_index("pad_token_id", 1 << 22)?.unwrap_or(1) + 1;
     if first >= rows {
         return Err(c
-            .error("`pad_token_id` leaves no positions: they begin behind it")
-            .with_expected(format!("pad_token_id + 1 below max_position_embeddings, {rows}"))
-            .with_found(first.to_string()));
+            .error(format!("`pad_token_id` ({}) leaves no positions", first - 1))
+            .with_expected(format!(
+                "pad_token_id + 1, the first position, below max_position_embeddings ({rows})"
+            ))
+            .with_help("correct config.json, or download the model again"));
     }
     Ok(EncoderConfig { positions: rows - first, first_position: first, ..shape })
 }

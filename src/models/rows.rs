@@ -1,4 +1,4 @@
-//! The last layer of a head has one row per class: which row of a saved head becomes which row of a new one.
+//! Maps the rows of a saved head's last layer (one row per class) to the rows of a new head.
 
 use super::Outputs;
 use super::heads::{self, NamedHead};
@@ -11,20 +11,20 @@ pub(super) enum Rows {
     Same,
     /// Row `i` is row `[i]` of the saved head.
     Reordered(Vec<usize>),
-    /// None can be used: the layer starts from random values. Why, for a person.
+    /// No row can be used, so the layer starts from random values; the reason, for the user.
     New(String),
 }
 
-/// The heads that a folder was saved with, and those that are wanted now.
+/// The heads that a folder was saved with, and the heads to build.
 pub(super) struct HeadRows<'a> {
-    /// By name, as `config.json` describes them; `None` where it does not.
+    /// The saved heads by name, from `config.json`; `None` if it does not describe them.
     pub saved: Option<Vec<(String, Outputs)>>,
-    /// Those of the model that is opened.
+    /// The heads of the model being opened.
     pub wanted: &'a [NamedHead],
 }
 
 impl HeadRows<'_> {
-    /// The rows of a parameter that is found in the files under the name `tensor`.
+    /// The rows for a parameter whose tensor in the files is `tensor`.
     pub fn of(&self, parameter: &str, tensor: &str) -> Rows {
         let stem = parameter.rsplit_once('.').map_or(parameter, |(stem, _)| stem);
         let Some(head) = self.wanted.iter().find(|h| h.last_layer.as_deref() == Some(stem)) else {
@@ -33,12 +33,12 @@ impl HeadRows<'_> {
         let name = heads::owner(tensor).unwrap_or("");
         match self.saved.iter().flatten().find(|(saved, _)| saved == name) {
             Some((_, saved)) => carried(saved, &head.outputs),
-            None => Rows::New("config.json does not say which classes its rows stand for".into()),
+            None => Rows::New("config.json does not say which class each of its rows is for".into()),
         }
     }
 }
 
-/// Which rows of a head saved for `saved` serve a head for `wanted`.
+/// The rows of a head saved for `saved` that a head for `wanted` can use.
 fn carried(saved: &Outputs, wanted: &Outputs) -> Rows {
     if saved == wanted {
         return Rows::Same;
@@ -49,7 +49,7 @@ fn carried(saved: &Outputs, wanted: &Outputs) -> Rows {
         | (Outputs::Tags(a), Outputs::Tags(b)) => (numbered(a), numbered(b)),
         _ => {
             return Rows::New(format!(
-                "it was saved for {}, not for {}",
+                "the saved head is for {}, and this task needs one for {}",
                 described(saved),
                 described(wanted)
             ));
@@ -61,21 +61,23 @@ fn carried(saved: &Outputs, wanted: &Outputs) -> Rows {
         Some(places) if places.iter().enumerate().all(|(i, &p)| i == p) => Rows::Same,
         Some(places) => Rows::Reordered(places),
         None => {
-            let what = format!("it was saved for {}, the data has {}", described(saved), described(wanted));
+            let what =
+                format!("the saved head is for {}, and the data has {}", described(saved), described(wanted));
             let fewer = new.len() < old.len() && new.iter().all(|n| old.contains(n));
-            let remedy = if fewer { "; to keep it, list all of the saved names in data.classes" } else { "" };
+            let remedy =
+                if fewer { "; to keep the saved head, list all its names in data.classes" } else { "" };
             Rows::New(what + remedy)
         }
     }
 }
 
-/// Names as they are; the defaults of transformers, `LABEL_0`, `LABEL_1`, ..., as the numbers that they stand for.
+/// The names unchanged, except that transformers' default names `LABEL_0`, `LABEL_1`, ... become `0`, `1`, ....
 pub fn numbered(names: &[String]) -> Vec<String> {
     let default = names.iter().enumerate().all(|(i, name)| *name == format!("LABEL_{i}"));
     if default { (0..names.len()).map(|i| i.to_string()).collect() } else { names.to_vec() }
 }
 
-/// What a head gives, in words.
+/// A description of a head's outputs for a message.
 fn described(outputs: &Outputs) -> String {
     const SHOWN: usize = 12;
     let list = |what: &str, names: &[String]| {
@@ -88,7 +90,7 @@ fn described(outputs: &Outputs) -> String {
         Outputs::Labels(names) => list("independent labels", names),
         Outputs::Tags(names) => list("tags", names),
         Outputs::Number => "one number".into(),
-        Outputs::Span => "start and end of an answer".into(),
+        Outputs::Span => "the start and end of an answer".into(),
         Outputs::Embedding => "a vector".into(),
         Outputs::Tokens | Outputs::Permuted | Outputs::Pretraining => "tokens of the vocabulary".into(),
     }

@@ -1,5 +1,4 @@
-//! Folders of sentence-transformers: what `modules.json` and the files beside it say of how a text becomes a vector, and the
-//! same files for a folder that tempra writes.
+//! Reads and writes the files of sentence-transformers (`modules.json` and others) that describe how a text becomes a vector.
 
 use crate::checkpoint::{NamedFile, read_json};
 use crate::error::{Error, Result};
@@ -7,10 +6,10 @@ use crate::nn::Pooling;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
-/// What stands in a folder of sentence-transformers: what a text passes through, in order.
+/// The list of modules that a text passes through, in order.
 const MODULES: &str = "modules.json";
 const ABOUT: &str = "config_sentence_transformers.json";
-/// The settings of the transformer; the first is the one that new versions write.
+/// Files that may hold the transformer's settings; current versions write the first.
 const TRANSFORMER: &[&str] = &[
     "sentence_bert_config.json",
     "sentence_roberta_config.json",
@@ -20,10 +19,10 @@ const TRANSFORMER: &[&str] = &[
     "sentence_xlm-roberta_config.json",
     "sentence_xlnet_config.json",
 ];
-/// No such file is larger.
+/// The largest of these files that is read, in bytes.
 const LARGEST: u64 = 1 << 20;
 
-/// How the vectors of tokens become one, by the name that sentence-transformers 5 gives to it and by the key of its elders.
+/// Pooling modes: the name in sentence-transformers 5, the key in older versions, and the mode if tempra supports it.
 const MODES: &[(&str, &str, Option<Pooling>)] = &[
     ("cls", "pooling_mode_cls_token", Some(Pooling::Cls)),
     ("max", "pooling_mode_max_tokens", None),
@@ -33,26 +32,26 @@ const MODES: &[(&str, &str, Option<Pooling>)] = &[
     ("lasttoken", "pooling_mode_lasttoken", Some(Pooling::Last)),
 ];
 
-/// What a text passes through.
+/// The modules of a folder.
 struct Modules {
-    /// The folder of `modules.json`.
+    /// The folder that holds `modules.json`.
     root: PathBuf,
-    /// Kind and folder of each.
+    /// Type and folder of each module, in order.
     list: Vec<(String, PathBuf)>,
 }
 
-/// What is done to texts and vectors beside what the model itself does.
+/// How texts are prepared before the model, and vectors treated after it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
-    /// Texts are put into lower case before the tokenizer sees them.
+    /// Whether texts are converted to lower case before tokenization.
     pub lowercase: bool,
-    /// Put before every text (`default_prompt_name`); mostly empty.
+    /// The prompt that precedes every text (`default_prompt_name`); usually empty.
     pub prompt: String,
-    /// Vectors are divided by their length.
+    /// Whether vectors are normalized to unit length.
     pub normalize: bool,
-    /// The longest text in tokens, if a file says so.
+    /// The maximum length of a text in tokens (`max_seq_length`), if a file gives it.
     pub longest: Option<usize>,
-    /// Prompts and the like, to be written again.
+    /// Prompts and similarity function, kept so that they can be written again.
     about: Value,
 }
 
@@ -68,7 +67,7 @@ fn text(v: &Value, key: &str) -> String {
 }
 
 impl Modules {
-    /// Those of the folder itself, or of the one above where that says that its transformer is here.
+    /// The modules of the folder, or of its parent if the parent's `modules.json` says that its transformer is in this folder.
     fn of(dir: &Path) -> Result<Option<Modules>> {
         let above = dir.parent().map(Path::to_path_buf);
         for root in [Some(dir.to_path_buf()), above.filter(|_| dir.join("config.json").exists())]
@@ -89,7 +88,10 @@ impl Modules {
         let path = root.join(MODULES);
         let value = read_json(&path, LARGEST)?;
         let wrong = || {
-            Error::model("is not a list of modules").at(&path).with_expected("objects with `type` and `path`")
+            Error::model("not a list of modules")
+                .at(&path)
+                .with_expected("a list of objects with `type` and `path`, a folder inside the model's folder")
+                .with_help("download the model again")
         };
         let one = |m: &Value| {
             let (kind, place) = (text(m, "type"), text(m, "path"));
@@ -98,7 +100,7 @@ impl Modules {
             {
                 return Err(wrong().with_found(m.to_string()));
             }
-            // Code of the model's own may do anything, whatever its name is.
+            // A custom module may do anything, whatever its class is named; so it keeps its full name and is refused later.
             let kind = match kind.strip_prefix("sentence_transformers.") {
                 Some(_) => kind.rsplit('.').next().unwrap_or_default().to_owned(),
                 None => kind,
@@ -114,7 +116,7 @@ impl Modules {
     fn find(&self, kind: &str) -> Option<&Path> {
         self.list.iter().find(|(k, _)| k == kind).map(|(_, dir)| dir.as_path())
     }
-    /// The file of settings of one kind of module; null if there is none.
+    /// The settings file of a module and its contents, null if there is no file.
     fn config(&self, kind: &str, names: &[&str]) -> Result<(PathBuf, Value)> {
         let dir = self.find(kind).unwrap_or(&self.root);
         let there = names.iter().map(|name| dir.join(name)).find(|path| path.exists());
@@ -125,10 +127,10 @@ impl Modules {
     }
 }
 
-/// Where the model itself is: the folder, or the one in it that old versions of sentence-transformers put it into.
+/// The folder that holds the transformer: `dir`, or the subfolder that old versions of sentence-transformers used.
 ///
 /// # Errors
-/// Those of a `modules.json` that cannot be read.
+/// [`Kind::Model`](crate::error::Kind::Model) if `modules.json` cannot be read.
 pub fn transformer(dir: &Path) -> Result<PathBuf> {
     if dir.join("config.json").exists() || !dir.join(MODULES).is_file() {
         return Ok(dir.to_path_buf());
@@ -136,23 +138,23 @@ pub fn transformer(dir: &Path) -> Result<PathBuf> {
     Ok(Modules::read(dir)?.transformer().unwrap_or_else(|| dir.to_path_buf()))
 }
 
-/// How a folder of sentence-transformers makes a vector of a text; `None` if it is no such folder.
+/// The pooling of a sentence-transformers folder; `None` for other folders.
 ///
-/// `cls_last`: whether the token for the whole sequence is the last.
+/// `cls_last`: whether the classification token is the last one (XLNet).
 ///
 /// # Errors
-/// Of kind [`Model`](crate::error::Kind::Model) for a way that tempra does not have.
+/// [`Kind::Model`](crate::error::Kind::Model) for modules or pooling modes that tempra does not support.
 pub(super) fn pooling(dir: &Path, cls_last: bool) -> Result<Option<Pooling>> {
     let Some(modules) = Modules::of(dir)? else { return Ok(None) };
-    // A dropout does nothing but in training.
+    // Dropout has no effect outside training.
     let known = ["Transformer", "Pooling", "Normalize", "Dropout"];
     let kinds: Vec<&str> = modules.list.iter().map(|(kind, _)| kind.as_str()).collect();
     let other = |found: &str| {
-        Error::model("vectors pass through modules that tempra does not have")
+        Error::model("the model has a sequence of modules that tempra does not support")
             .at(modules.root.join(MODULES))
-            .with_expected("Transformer, Pooling, Normalize")
+            .with_expected("Transformer, then Pooling, then optionally Normalize")
             .with_found(found.to_owned())
-            .with_help("say how they are pooled, with --pooling or model.pooling, to leave it out")
+            .with_help("to ignore these modules, choose the pooling with --pooling or model.pooling; vectors then differ from those of sentence-transformers")
     };
     if let Some(kind) = kinds.iter().find(|kind| !known.contains(kind)) {
         return Err(other(kind));
@@ -175,29 +177,29 @@ fn mode(config: &Value, path: &Path, cls_last: bool) -> Result<Pooling> {
         Some(v) => named(v),
         None => MODES.iter().filter(|m| set(m.1)).map(|m| m.0.to_owned()).collect(),
     };
-    // As sentence-transformers does where nothing is set.
+    // The default of sentence-transformers.
     let names = if names.is_empty() { vec!["mean".to_owned()] } else { names };
     let known = |name: &String| MODES.iter().find(|m| m.0 == name).and_then(|m| m.2);
     let found = match (names.as_slice(), cls_last) {
         ([name], false) => known(name).filter(|p| *p != Pooling::Last),
-        // `cls` is the first token there, wherever the model has its own.
+        // In sentence-transformers `cls` is always the first token, also for a model whose classification token is the last.
         ([name], true) => known(name).filter(|p| *p != Pooling::Cls),
         _ => None,
     };
     let found = found.map(|p| if p == Pooling::Last { Pooling::Cls } else { p });
     found.ok_or_else(|| {
-        Error::model("vectors are pooled in a way that tempra does not have")
+        Error::model("the pooling mode is not supported")
             .at(path)
             .with_expected(if cls_last { "lasttoken or mean" } else { "cls or mean" })
             .with_found(names.join(" and "))
-            .with_help("say another way with --pooling or model.pooling; the vectors are then others")
+            .with_help("choose another pooling with --pooling or model.pooling; vectors then differ from those of sentence-transformers")
     })
 }
 
-/// What a folder of sentence-transformers does to texts and vectors; `None` if it is no such folder.
+/// The settings of a sentence-transformers folder; `None` for other folders.
 ///
 /// # Errors
-/// Of kind [`Model`](crate::error::Kind::Model) for a setting that changes vectors in a way that tempra does not have.
+/// [`Kind::Model`](crate::error::Kind::Model) for a setting that changes vectors and that tempra does not support.
 pub fn settings(dir: &Path) -> Result<Option<Settings>> {
     let Some(modules) = Modules::of(dir)? else { return Ok(None) };
     let (path, config) = modules.config("Transformer", TRANSFORMER)?;
@@ -214,20 +216,23 @@ pub fn settings(dir: &Path) -> Result<Option<Settings>> {
         Some(name) => match about.get("prompts").and_then(|p| p.get(name)).and_then(Value::as_str) {
             Some(prompt) => prompt.to_owned(),
             None => {
-                return Err(Error::model("`default_prompt_name` names no prompt")
-                    .at(&about_path)
-                    .with_expected("a key of `prompts`")
-                    .with_found(name.to_owned()));
+                return Err(Error::model(format!(
+                    "`default_prompt_name` is {name:?}, which is not in `prompts`"
+                ))
+                .at(&about_path)
+                .with_expected("null, or a key of `prompts`")
+                .with_help("add that prompt to `prompts`, or set `default_prompt_name` to null"));
             }
         },
     };
     let (path, pooling) = modules.config("Pooling", &["config.json"])?;
     if !prompt.is_empty() && pooling.get("include_prompt").and_then(Value::as_bool) == Some(false) {
         return Err(Error::model(
-            "`include_prompt` is false: a mean without the prompt's tokens, which tempra does not have",
+            "`include_prompt` = false is not supported: pooling would have to skip the prompt's tokens",
         )
         .at(&path)
-        .with_expected("true, or no `default_prompt_name`"));
+        .with_expected("true, or a model without `default_prompt_name`")
+        .with_help("choose another model: this setting changes the vectors"));
     }
     let normalizes = modules.find("Normalize").is_some();
     let own = modules.find("Normalize").filter(|dir| *dir != modules.root);
@@ -237,8 +242,11 @@ pub fn settings(dir: &Path) -> Result<Option<Settings>> {
         for key in ["module_input_name", "module_output_name"] {
             let v = config.get(key).filter(|v| !v.is_null() && v.as_str() != Some("sentence_embedding"));
             if let Some(v) = v {
-                let e = Error::model(format!("`{key}` is {v}, which tempra does not have"));
-                return Err(e.at(&path).with_expected("sentence_embedding"));
+                let e = Error::model(format!("`{key}` = {v} is not supported"));
+                return Err(e
+                    .at(&path)
+                    .with_expected("\"sentence_embedding\"")
+                    .with_help("choose another model: this setting changes the vectors"));
             }
         }
     }
@@ -252,7 +260,7 @@ pub fn settings(dir: &Path) -> Result<Option<Settings>> {
     Ok(Some(Settings { lowercase, prompt, normalize: normalizes, longest, about: known.about }))
 }
 
-/// Whether texts are put into lower case; refuses what else changes vectors.
+/// Whether texts are converted to lower case; refuses every other setting that changes vectors.
 fn transformer_settings(path: &Path, config: &Value) -> Result<bool> {
     let empty = |v: &Value| v.is_null() || *v == json!({}) || *v == json!([]) || *v == json!(false);
     let trusted = |v: &Value| v.as_object().is_some_and(|m| m.keys().all(|k| k == "trust_remote_code"));
@@ -273,16 +281,16 @@ fn transformer_settings(path: &Path, config: &Value) -> Result<bool> {
             _ => empty(v),
         };
         if !fine {
-            return Err(Error::model(format!("`{key}` is set, in a way that tempra does not have"))
+            return Err(Error::model(format!("the setting `{key}` is not supported"))
                 .at(path)
-                .with_found(v.to_string().chars().take(120).collect::<String>()));
+                .with_found(v.to_string().chars().take(120).collect::<String>())
+                .with_help("choose another model: this setting may change the vectors"));
         }
     }
     Ok(config.get("do_lower_case").and_then(Value::as_bool) == Some(true))
 }
 
-/// The files that make sentence-transformers give the vectors that `tempra embed` does: with them a folder of a model of this
-/// width opens there as it does in `transformers`.
+/// The files with which sentence-transformers opens a model folder and computes the same vectors as `tempra embed`.
 pub(super) fn files(
     pooling: Pooling,
     hidden: usize,

@@ -1,7 +1,8 @@
-//! Where a model is: a folder, or `org/name[@rev]` in the local cache of the Hugging Face Hub, which is only read.
+//! Finds a model: a folder, or `org/name[@rev]` in the local cache of the Hugging Face Hub.
 //!
 //! Cache layout as published (huggingface.co/docs/hub/local-cache): `models--org--name/refs/<rev>` holds a commit, and
-//! `models--org--name/snapshots/<commit>/` the files. Nothing touches the network unless the feature `hub` is built in.
+//! `models--org--name/snapshots/<commit>/` holds the files. Only a build with the feature `hub` uses the network or writes to
+//! the cache.
 
 #[cfg(feature = "hub")]
 mod hub;
@@ -11,22 +12,22 @@ use crate::checkpoint::tensors::{INDEX, SINGLE};
 use crate::error::{Error, Kind, Result};
 use std::path::{Path, PathBuf};
 
-/// What `resolve` takes from the environment.
+/// The environment variables that [`resolve`] reads.
 #[derive(Clone, Debug)]
 pub struct Env {
-    /// The Hub's cache, if any place for one is known.
+    /// The Hub's cache folder; `None` if no variable names one.
     pub cache: Option<PathBuf>,
-    /// `HF_HUB_OFFLINE`: nothing is downloaded.
+    /// `HF_HUB_OFFLINE`: whether downloads are forbidden.
     pub offline: bool,
-    /// `HF_ENDPOINT`, without a slash at its end.
+    /// `HF_ENDPOINT`, without a trailing slash.
     pub endpoint: String,
-    /// `HF_TOKEN`, sent to the endpoint alone.
+    /// `HF_TOKEN`, sent only to the endpoint.
     pub token: Option<String>,
 }
 
 impl Env {
-    /// Reads the variables by `var`: `HF_HUB_CACHE`, else `HF_HOME/hub`, else `XDG_CACHE_HOME/huggingface/hub`, else
-    /// `~/.cache/huggingface/hub`. An empty variable counts as unset.
+    /// Reads the variables with `var`. The cache is `HF_HUB_CACHE`, else `HF_HOME/hub`, else `XDG_CACHE_HOME/huggingface/hub`,
+    /// else `~/.cache/huggingface/hub`. An empty variable counts as unset.
     pub fn from(var: impl Fn(&str) -> Option<String>) -> Self {
         let var = |name: &str| var(name).filter(|v| !v.is_empty());
         let path = |name: &str| var(name).map(PathBuf::from);
@@ -46,23 +47,30 @@ impl Env {
     }
 }
 
-/// The folder of a model: `name_or_path` itself if it is one, else its snapshot in the Hub's cache.
+/// The folder of a model: `name_or_path` itself if it is a folder, else its snapshot in the Hub's cache.
 ///
-/// With the feature `hub` a model that is not there is downloaded, unless `HF_HUB_OFFLINE=1`. Errors are of kind
-/// `Model` and say where was looked and how to get it.
+/// With the feature `hub` a model that is not in the cache is downloaded, unless `HF_HUB_OFFLINE=1`.
+///
+/// # Errors
+/// [`Kind::Model`] if there is no such model, or it cannot be read or downloaded. The message says where tempra looked and how to
+/// get the model. [`Kind::Disk`] if a download cannot be written.
 pub fn resolve(name_or_path: &str) -> Result<PathBuf> {
     resolve_in(name_or_path, &Env::from(|name| std::env::var(name).ok()))
 }
 
 /// As [`resolve`], in a given environment.
+///
+/// # Errors
+/// Those of [`resolve`].
 pub fn resolve_in(name_or_path: &str, env: &Env) -> Result<PathBuf> {
     let path = Path::new(name_or_path);
     match std::fs::metadata(path) {
         Ok(meta) if meta.is_dir() => return super::sentence::transformer(path),
         Ok(_) => {
-            return Err(Error::model("is a file")
+            return Err(Error::model("the model is a file")
                 .at(path)
-                .with_expected("the folder of a model, or org/name"));
+                .with_expected("a model folder, or org/name[@revision]")
+                .with_help("name the folder that holds config.json and the weights"));
         }
         Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => {
             return Err(Error::io(Kind::Model, "cannot be read", path, &e));
@@ -71,15 +79,17 @@ pub fn resolve_in(name_or_path: &str, env: &Env) -> Result<PathBuf> {
     }
     let Some(id) = Id::parse(name_or_path) else {
         return Err(Error::model(format!("there is no model `{name_or_path}`"))
-            .with_expected("the folder of a model, or org/name[@revision]"));
+            .with_expected("a model folder, or org/name[@revision] of the Hugging Face Hub")
+            .with_help("check the spelling; a relative path starts at the current folder"));
     };
     let looked = match &env.cache {
-        None => "no folder of that name, and no cache: HF_HUB_CACHE, HF_HOME and HOME are unset".to_string(),
+        None => "no folder of that name, and no cache folder: HF_HUB_CACHE, HF_HOME and HOME are unset"
+            .to_string(),
         Some(cache) => match id.in_cache(cache)? {
             Cached::Whole(dir) => return Ok(dir),
-            Cached::Partly(dir) => format!("an incomplete copy: {}", dir.display()),
+            Cached::Partly(dir) => format!("an incomplete copy in {}", dir.display()),
             Cached::No => {
-                format!("no folder of that name, and nothing in {}", cache.join(id.folder()).display())
+                format!("no folder of that name, and no copy in {}", cache.join(id.folder()).display())
             }
         },
     };
@@ -96,17 +106,19 @@ fn missing(id: &Id, looked: String, env: &Env) -> Result<PathBuf> {
 
 #[cfg(not(feature = "hub"))]
 fn missing(id: &Id, looked: String, _: &Env) -> Result<PathBuf> {
-    Err(absent(id, looked).with_help(format!("{}, or give the folder of a model", how(id))))
+    Err(absent(id, looked).with_help(format!("{}, or name a model folder", how(id))))
 }
 
 fn absent(id: &Id, looked: String) -> Error {
-    Error::model(format!("the model `{}` is not on this machine", id.name)).with_found(looked)
+    Error::model(format!("the model `{}` is not on this machine", id.name))
+        .with_expected("a model folder, or a model in the Hugging Face cache")
+        .with_found(looked)
 }
 
 fn how(id: &Id) -> String {
     match id.rev.as_str() {
-        "main" => format!("get it by `hf download {}`", id.name),
-        rev => format!("get it by `hf download {} --revision {rev}`", id.name),
+        "main" => format!("run `hf download {}`", id.name),
+        rev => format!("run `hf download {} --revision {rev}`", id.name),
     }
 }
 
@@ -124,7 +136,7 @@ enum Cached {
 }
 
 impl Id {
-    /// `None` unless every part is of the Hub's characters, so that none of them can lead out of the cache.
+    /// `None` unless every part consists of characters that the Hub allows, so that no path can leave the cache.
     fn parse(s: &str) -> Option<Id> {
         let (name, rev) = s.split_once('@').unwrap_or((s, "main"));
         let part = |p: &str| {
@@ -153,7 +165,7 @@ impl Id {
         };
         if !is_commit(&commit) {
             if reference.exists() {
-                return Err(Error::model("is damaged")
+                return Err(Error::model("the cache entry is damaged")
                     .at(&reference)
                     .with_expected("a commit hash")
                     .with_help(how(self)));
@@ -162,7 +174,7 @@ impl Id {
         }
         let dir = repo.join("snapshots").join(commit);
         let there = |name: &str| dir.join(name).exists();
-        // Old weights count: the refusal of a pickle says more than "not there".
+        // Pickled weights count as complete: the error that refuses a pickle says more than "not on this machine".
         let weights = [SINGLE, INDEX, "pytorch_model.bin", "pytorch_model.bin.index.json"];
         Ok(if there("config.json") && weights.iter().any(|w| there(w)) {
             Cached::Whole(dir)

@@ -1,4 +1,4 @@
-//! Which tensor of a model's files goes into which parameter, and what was left over on either side.
+//! Matches the tensors of a model's files with the model's parameters.
 
 use super::decoder::Decoder;
 use super::rows::{HeadRows, Rows};
@@ -12,20 +12,20 @@ use std::collections::HashSet;
 use std::fmt;
 use std::path::Path;
 
-/// What became of the tensors of a model's files.
+/// What was loaded from a model's files, and what was not.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LoadReport {
-    /// Parameters that were loaded.
+    /// The number of parameters that were loaded.
     pub loaded: usize,
-    /// Parameters that the files do not hold, or hold for another number of outputs; they start from random values.
+    /// Parameters that start from random values: the files lack them, or hold them for another number of outputs.
     pub initialised: Vec<String>,
-    /// Parameters whose rows were put in the order of the classes that the model is opened for.
+    /// Parameters whose rows were reordered to match the classes that the model is opened for.
     pub reordered: Vec<String>,
-    /// Tensors of the files that the model has no use for.
+    /// Tensors of the files that the model does not use.
     pub unused: Vec<String>,
-    /// What a person should know of it, a sentence each.
+    /// Warnings for the user, one sentence each.
     pub warnings: Vec<String>,
-    /// Hash of the weights and the config; empty unless the model is opened to be trained.
+    /// Hash of the weights and the config; empty unless the model is opened for training.
     pub hash: String,
 }
 
@@ -34,7 +34,7 @@ impl fmt::Display for LoadReport {
         let list = |names: &[String]| if names.is_empty() { "none".into() } else { names.join(", ") };
         write!(
             f,
-            "{} tensors loaded; new: {}; not used: {}",
+            "loaded {} tensors; initialised at random: {}; not used: {}",
             self.loaded,
             list(&self.initialised),
             list(&self.unused)
@@ -42,22 +42,22 @@ impl fmt::Display for LoadReport {
         if self.reordered.is_empty() {
             return Ok(());
         }
-        write!(f, "; rows reordered by the names of the classes: {}", list(&self.reordered))
+        write!(f, "; rows reordered by class name: {}", list(&self.reordered))
     }
 }
 
-/// For each parameter, the name of its tensor, if there is one, and which of its rows is which.
+/// For each parameter the name of its tensor and the order of its rows, if the files hold one.
 pub(super) struct Plan {
     sources: Vec<Option<(String, Rows)>>,
     unused: Vec<String>,
     warnings: Vec<String>,
 }
 
-/// The names a parameter may have in a file: its own, without the encoder's prefix (a bare encoder), and each with
-/// the layer norm's old gamma and beta.
+/// The names that a parameter may have in a file: its own; without the encoder's prefix, as in a bare encoder; and each of these
+/// with the old names gamma and beta of layer norm.
 fn candidates(name: &str, prefix: &str, decoder: &Decoder) -> Vec<String> {
     let mut names = vec![name.to_owned()];
-    // One of several heads may start from what a model with that head alone was trained to.
+    // A named head may start from a model that has only that head, where the tensors have no prefix.
     let plain = super::heads::plain(name);
     names.extend((plain != name).then(|| plain.to_owned()));
     names.extend(plain.strip_prefix(prefix).map(str::to_owned));
@@ -74,27 +74,29 @@ fn candidates(name: &str, prefix: &str, decoder: &Decoder) -> Vec<String> {
     names
 }
 
-/// What must be in the files.
+/// What the files must hold.
 pub(super) struct Names<'a> {
     /// The prefix of the encoder's tensors, which a bare encoder lacks.
     pub prefix: &'a str,
-    /// How many parameters are the encoder's; those after them are the head's.
+    /// The number of encoder parameters; the head's parameters follow them.
     pub body: usize,
-    /// Whether the head must be there too.
+    /// Whether the files must hold the head too.
     pub whole: bool,
-    /// How the names of the layers' tensors begin, before the number of the layer; how many layers have tensors.
+    /// The prefix of layer tensors before the layer's number, and the number of layers with tensors.
     pub layers: (String, usize),
-    /// Which rows of the heads' last layers can be used.
+    /// The rows of the heads' last layers that can be used.
     pub rows: HeadRows<'a>,
-    /// The last map of a masked-LM head; nothing where there is no such head.
+    /// The output projection of a masked-LM head; empty without such a head.
     pub decoder: &'a Decoder,
 }
 
-/// Matches parameters and tensors by name and shape. The encoder must be there in full; the head only if `whole`.
+/// Matches parameters and tensors by name and shape. The files must hold the whole encoder, and the head if `whole`.
 pub(super) fn match_names(files: &Weights, layout: &Layout, names: &Names, dir: &Path) -> Result<Plan> {
     let &Names { prefix, body, whole, ref layers, ref rows, decoder } = names;
     let mut used = HashSet::new();
-    let (mut sources, mut missing, mut errors) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut sources, mut errors) = (Vec::new(), Vec::new());
+    // The encoder's and the head's missing tensors: the remedies differ.
+    let mut missing: [Vec<&str>; 2] = Default::default();
     let mut warnings: Vec<String> = Vec::new();
     for (i, p) in layout.list.iter().enumerate() {
         let head = i >= body;
@@ -103,10 +105,15 @@ pub(super) fn match_names(files: &Weights, layout: &Layout, names: &Names, dir: 
         let fits = shape.as_ref() == Some(&p.shape);
         if let (Some(shape), false) = (&shape, fits || (head && !whole)) {
             let file = found.as_deref().and_then(|n| files.file(n)).unwrap_or(dir);
-            let e = Error::model(format!("tensor `{}` has another shape than config.json says", p.name));
-            errors.push(e.at(file).with_expected(format!("{:?}", p.shape)).with_found(format!("{shape:?}")));
+            let e = Error::model(format!("the shape of tensor `{}` does not match config.json", p.name));
+            errors.push(
+                e.at(file)
+                    .with_expected(format!("{:?}", p.shape))
+                    .with_found(format!("{shape:?}"))
+                    .with_help("check that config.json and the weights are from the same model"),
+            );
         } else if shape.is_none() && (whole || !head) {
-            missing.push(p.name.as_str());
+            missing[usize::from(head)].push(&p.name);
         }
         used.extend(found.iter().cloned());
         let carried = found.map(|tensor| {
@@ -116,32 +123,34 @@ pub(super) fn match_names(files: &Weights, layout: &Layout, names: &Names, dir: 
         match (&carried, &shape) {
             (Some((tensor, Rows::New(why))), _) => {
                 let stem = tensor.strip_suffix(".weight");
-                warnings.extend(stem.map(|s| format!("the head `{s}` starts from random values: {why}")));
+                warnings.extend(stem.map(|s| format!("the layer `{s}` starts from random values: {why}")));
             }
             (Some((tensor, _)), Some(shape)) if !fits => warnings.push(format!(
-                "the head's tensor `{tensor}` starts from random values: it is {shape:?} in the file and {:?} here",
+                "the head's tensor `{tensor}` starts from random values: its shape in the file is {shape:?}, and the model needs {:?}",
                 p.shape
             )),
             _ => {}
         }
         sources.push(carried.filter(|(_, rows)| fits && !matches!(rows, Rows::New(_))));
     }
-    // The second of two names has the same values, or none that are used.
+    // An alias holds the same values as the name, or values that are not used.
     let second: Vec<&str> = decoder.aliases.iter().map(|(_, second)| second.as_str()).collect();
     used.extend(files.names().filter(|n| second.contains(&super::heads::plain(n))).map(str::to_owned));
-    if !missing.is_empty() {
-        let shown = missing.iter().take(8).copied().collect::<Vec<_>>().join(", ");
-        let what = format!("{} of {} tensors are missing", missing.len(), layout.list.len());
-        errors.push(Error::model(what).at(dir).with_expected(shown).with_help(if whole {
-            "this model has no trained head: fine-tune it with `tempra train` first"
-        } else {
-            "these are not the weights of the model that config.json describes"
-        }));
+    let parts = [
+        ("encoder", body, "check that config.json and the weights are from the same model"),
+        ("head", layout.list.len() - body, "fine-tune the model with `tempra train`, which trains a head"),
+    ];
+    for (names, (part, count, help)) in missing.iter().zip(parts) {
+        if let Some(first) = names.first() {
+            let what = format!("{} of the {part}'s {count} tensors are missing", names.len());
+            let more = if names.len() > 1 { format!(" and {} more", names.len() - 1) } else { String::new() };
+            errors.push(Error::model(what).at(dir).with_expected(format!("`{first}`{more}")).with_help(help));
+        }
     }
     if let Some(e) = Error::many(errors) {
         return Err(e);
     }
-    // A buffer of 0, 1, 2, ... that old versions of transformers saved.
+    // Buffers that old versions of transformers saved; they are recomputed, not read.
     let ignored = |n: &str| {
         ["embeddings.position_ids", "embeddings.token_type_ids", "inv_freq"].iter().any(|e| n.ends_with(e))
     };
@@ -153,29 +162,29 @@ pub(super) fn match_names(files: &Weights, layout: &Layout, names: &Names, dir: 
         let rest = stems.into_iter().flatten().find_map(|stem| n.strip_prefix(stem))?;
         rest.split('.').next()?.parse::<usize>().ok()
     };
-    // A bias beside a weight that is used. A decoder's may be a second name of a bias that is used.
+    // A bias whose weight is used. A decoder's bias is excepted: it may be an alias of a bias that is used.
     let of_map = |n: &&String| {
         let stem = n.strip_suffix(".bias").filter(|stem| !stem.ends_with("decoder"));
         stem.is_some_and(|stem| used.contains(&format!("{stem}.weight")))
     };
-    // What is left out of a layer or a map would make another model of it.
+    // Leaving out a tensor of a layer would silently compute another model.
     let contradicting: Vec<&String> = unused.iter().filter(|n| of_layer(n).is_some() || of_map(n)).collect();
     if let Some(first) = contradicting.first() {
         let more = match contradicting.len() {
             1 => String::new(),
             n => format!(" and {} more", n - 1),
         };
-        return Err(Error::model("the weights have tensors for which config.json has no place")
+        return Err(Error::model("the weights have tensors that the model of config.json does not have")
             .at(files.file(first).unwrap_or(dir))
-            .with_expected(format!("the tensors of {} layers, as config.json describes them", layers.1))
+            .with_expected(format!("the tensors of {} layers", layers.1))
             .with_found(format!("`{first}`{more}"))
-            .with_help("these are not the weights of the model that config.json describes"));
+            .with_help("check that config.json and the weights are from the same model"));
     }
     Ok(Plan { sources, unused, warnings })
 }
 
-/// How a parameter starts that no file holds: a matrix from a normal distribution, the factors of a layer norm one, anything
-/// else zero.
+/// Initialises a parameter that no file holds: matrices from a normal distribution, layer norm weights with 1, everything else
+/// with 0.
 fn start(p: &Param, seed: u64, std: f64, out: &mut [f32]) {
     if p.shape.len() == 1 && p.name.ends_with(".weight") {
         return out.fill(1.0);
@@ -185,7 +194,7 @@ fn start(p: &Param, seed: u64, std: f64, out: &mut [f32]) {
     out.iter_mut().for_each(|v| *v = value());
 }
 
-/// Gives every parameter a random start.
+/// Initialises every parameter at random.
 pub(super) fn randomise(device: &Device, params: &Params, seed: u64) -> Result<()> {
     for p in &params.layout().list {
         device.write_with(&params.view(&params.value, p)?, |out| {
@@ -196,14 +205,14 @@ pub(super) fn randomise(device: &Device, params: &Params, seed: u64) -> Result<(
     Ok(())
 }
 
-/// A matrix, or a vector, whose row `i` is row `places[i]` of the one given.
+/// The matrix or vector whose row `i` is row `places[i]` of `values`.
 fn reordered(values: &[f32], places: &[usize]) -> Vec<f32> {
     let width = values.len() / places.len().max(1);
     places.iter().flat_map(|&row| values[row * width..(row + 1) * width].iter().copied()).collect()
 }
 
-/// Copies the tensors into the parameters; what has none starts as in transformers: weights from a normal distribution
-/// with the config's `initializer_range`, biases zero.
+/// Copies the tensors into the parameters. Parameters without a tensor are initialised as in transformers: weights from a normal
+/// distribution with standard deviation `initializer_range`, biases with 0.
 pub(super) fn fill(
     device: &Device,
     params: &Params,

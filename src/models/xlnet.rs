@@ -8,7 +8,7 @@ use crate::nn::{Biases, EncoderConfig, Positions};
 use crate::ops::linear::Activation;
 use serde_json::Value;
 
-/// The longest sequence that sinusoids are made for; the model itself has no limit.
+/// The longest sequence, in tokens, that sinusoids are computed for. The model itself has no limit.
 const LONGEST: usize = 4096;
 
 pub(super) const XLNET: Architecture = Architecture {
@@ -59,24 +59,21 @@ fn read(c: &Config) -> Result<EncoderConfig> {
     let is_not = |word: &'static str| move |v: &Value| v.as_str() != Some(word);
     let yes = |v: &Value| v.as_bool() == Some(true);
     let no = |v: &Value| v.as_bool() == Some(false);
-    c.refuse("attn_type", is_not("bi"), "not bidirectional; tempra trains encoders")?;
-    c.refuse("bi_data", yes, "batches of two directions, which fine-tuning does not have")?;
-    c.refuse("untie_r", no, "layers that share their biases, which transformers does not read either")?;
-    c.refuse("summary_type", is_not("last"), "not the last token; other summaries are not supported")?;
-    c.refuse("summary_use_proj", no, "a head without its dense layer, which is not supported")?;
-    c.refuse("summary_activation", is_not("tanh"), "not tanh; other activations are not supported")?;
+    c.refuse("attn_type", is_not("bi"), "\"bi\": tempra trains bidirectional encoders")?;
+    c.refuse("bi_data", yes, "false: fine-tuning reads each text in one direction")?;
+    c.refuse("untie_r", no, "true: each layer has its own biases, as transformers requires too")?;
+    c.refuse("summary_type", is_not("last"), "\"last\": the head reads the last token")?;
+    c.refuse("summary_use_proj", no, "true: the head has a dense layer")?;
+    c.refuse("summary_activation", is_not("tanh"), "\"tanh\"")?;
     if c.value.get("summary_activation").is_some_and(Value::is_null) {
         return Err(c
-            .error("`summary_activation` is null: no activation, which is not supported")
-            .with_expected("tanh"));
+            .error("`summary_activation` = null is not supported")
+            .with_expected("\"tanh\"")
+            .with_help("choose another model: this setting changes what the model computes"));
     }
     let dropped = |v: &Value| v.as_f64() != Some(0.0);
-    c.refuse(
-        "summary_first_dropout",
-        dropped,
-        "a dropout before the head's dense layer, which is not supported",
-    )?;
-    c.refuse("summary_proj_to_labels", yes, "a head without its last layer, which is not supported")?;
+    c.refuse("summary_first_dropout", dropped, "0: no dropout before the head's dense layer")?;
+    c.refuse("summary_proj_to_labels", yes, "false: the head ends with a classifier layer")?;
     let dropout = c.optional_probability("dropout")?.unwrap_or(0.1);
     let clamp = c.value.get("clamp_len").and_then(Value::as_u64).filter(|&n| n > 0 && n < LONGEST as u64);
     let shape = EncoderConfig {
@@ -98,10 +95,13 @@ fn read(c: &Config) -> Result<EncoderConfig> {
     };
     c.divides(&shape, "n_head", "d_model")?;
     if !shape.hidden.is_multiple_of(2) {
-        return Err(c.error("`d_model` is odd, and positions are pairs of sines and cosines"));
+        return Err(c
+            .error(format!("`d_model` ({}) is odd", shape.hidden))
+            .with_expected("an even number: positions are encoded as pairs of sines and cosines")
+            .with_help("correct config.json, or download the model again"));
     }
     let dim = (shape.hidden / shape.heads) as u64;
     let other = |v: &Value| v.as_u64() != Some(dim);
-    c.refuse("d_head", other, "not d_model over n_head; other widths of heads are not supported")?;
+    c.refuse("d_head", other, &format!("{dim}, which is d_model / n_head"))?;
     Ok(shape)
 }

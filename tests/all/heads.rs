@@ -198,9 +198,9 @@ fn what_a_head_means_is_never_guessed() {
     refuse(
         "bert-one",
         &|c| c["problem_type"] = json!("single_label_classification"),
-        &["one class", "single_label"],
+        &["single class", "single_label"],
     );
-    refuse("bert-named", &|c| c["problem_type"] = json!("regression"), &["several numbers", "3"]);
+    refuse("bert-named", &|c| c["problem_type"] = json!("regression"), &["several outputs", "3"]);
     refuse("bert-two", &|c| c["num_labels"] = json!(3), &["classifier.weight", "[3, 8]", "[2, 8]"]);
     refuse(
         "bert-two",

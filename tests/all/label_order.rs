@@ -223,5 +223,5 @@ fn going_on_in_another_order_keeps_the_score() {
     std::fs::write(at.join("other.csv"), format!("text,label\n{other}")).expect("written");
     let said = train("mood3", "classify", "other.csv", "./mood/model", hold);
     assert!(said.contains("warning") && said.contains("neg, pos") && said.contains("bad, good"), "{said}");
-    assert!(said.contains("new: classifier.weight, classifier.bias"), "{said}");
+    assert!(said.contains("at random: classifier.weight, classifier.bias"), "{said}");
 }

@@ -1,4 +1,4 @@
-//! Downloads a model into the Hub's cache: the only code of the library that goes to the network.
+//! Downloads a model into the Hub's cache. No other code of the library uses the network.
 
 use super::{Env, Id, is_commit};
 use crate::checkpoint::Weights;
@@ -11,8 +11,8 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// What a model folder is made of, besides weights, `tokenizer*.json` and the modules of sentence-transformers: every file that
-/// changes what is computed.
+/// The files of a model folder that change what is computed, besides weights, `tokenizer*.json` and the modules of
+/// sentence-transformers.
 const FILES: &[&str] = &[
     "config.json",
     "vocab.txt",
@@ -27,8 +27,8 @@ const FILES: &[&str] = &[
     "tempra.json",
 ];
 
-/// Fetches the files of a model, weights last, each to a temporary name and then renamed; the reference comes at the
-/// very end. So an interrupted download is an incomplete copy, never one that looks whole.
+/// Fetches the files of a model, weights last. Each is written under a temporary name and renamed, and the reference is written
+/// at the end. So an interrupted download is never taken for a complete one.
 pub(super) fn download(id: &Id, cache: &Path, env: &Env) -> Result<PathBuf> {
     let agent: ureq::Agent = ureq::Agent::config_builder()
         .timeout_connect(Some(Duration::from_secs(20)))
@@ -36,7 +36,7 @@ pub(super) fn download(id: &Id, cache: &Path, env: &Env) -> Result<PathBuf> {
         .build()
         .into();
     let get = |url: &str| {
-        // As it is: lengths are compared, and weights do not shrink.
+        // Without compression: the length is compared below, and weights do not compress.
         let mut request = agent.get(url).header("Accept-Encoding", "identity");
         if let Some(token) = &env.token {
             request = request.header("Authorization", format!("Bearer {token}"));
@@ -55,7 +55,7 @@ pub(super) fn download(id: &Id, cache: &Path, env: &Env) -> Result<PathBuf> {
     check(&text, ORDINARY).map_err(|e| located(Path::new(&url), &e))?;
     let info: Value = serde_json::from_slice(&text).map_err(|e| located(Path::new(&url), &e))?;
     let commit = info.get("sha").and_then(Value::as_str).filter(|s| is_commit(s));
-    let commit = commit.ok_or_else(|| failed(id, &url, "the answer names no commit"))?;
+    let commit = commit.ok_or_else(|| failed(id, &url, "the server's answer names no commit"))?;
     let names = info.get("siblings").and_then(Value::as_array).into_iter().flatten();
     let names: Vec<&str> = names.filter_map(|f| f.get("rfilename").and_then(Value::as_str)).collect();
 
@@ -64,10 +64,10 @@ pub(super) fn download(id: &Id, cache: &Path, env: &Env) -> Result<PathBuf> {
     let mkdir = |dir: &Path| std::fs::create_dir_all(dir).map_err(|e| disk(dir, &e));
     mkdir(&dir)?;
     for name in wanted(&names).ok_or_else(|| {
-        Error::model(format!("the model `{}` has no weights that can be read", id.name))
+        Error::model(format!("the model `{}` has no safetensors weights on the Hub", id.name))
             .with_expected(format!("config.json and {SINGLE}"))
             .with_found(names.join(", "))
-            .with_help("convert it to safetensors, or choose another revision")
+            .with_help("choose another revision, or convert the model to safetensors")
     })? {
         let path = dir.join(name);
         if path.exists() {
@@ -88,7 +88,7 @@ pub(super) fn download(id: &Id, cache: &Path, env: &Env) -> Result<PathBuf> {
         let wrote = write().map_err(|e| failed(id, &url, &e.to_string())).and_then(|n| {
             let whole = length.is_none_or(|want| want == n);
             if !whole {
-                return Err(failed(id, &url, "the connection ended too soon"));
+                return Err(failed(id, &url, "the connection closed before the end of the file"));
             }
             if name.ends_with(".safetensors") {
                 Weights::check(&temp).map_err(|e| failed(id, &url, &e.to_string()))?;
@@ -109,7 +109,7 @@ pub(super) fn download(id: &Id, cache: &Path, env: &Env) -> Result<PathBuf> {
     Ok(dir)
 }
 
-/// The files to fetch, in order; `None` if they would not make a model.
+/// The files to fetch, in order; `None` if the config or the weights are missing.
 fn wanted<'a>(names: &[&'a str]) -> Option<Vec<&'a str>> {
     let plain = |n: &str| !n.contains(['/', '\\', ':', '\0']) && !n.starts_with('.');
     let small = |n: &str| {
@@ -118,7 +118,7 @@ fn wanted<'a>(names: &[&'a str]) -> Option<Vec<&'a str>> {
     };
     let shard = |n: &str| n.starts_with("model-") && n.ends_with(".safetensors");
     let has = |n: &str| names.contains(&n);
-    // The settings of a module of sentence-transformers: `1_Pooling/config.json`.
+    // The settings of a sentence-transformers module, such as `1_Pooling/config.json`.
     let module = |n: &str| {
         let inside = n.split_once('/').filter(|(folder, file)| plain(folder) && *file == "config.json");
         inside.is_some_and(|(folder, _)| folder.starts_with(|c: char| c.is_ascii_digit()))
@@ -137,11 +137,12 @@ fn wanted<'a>(names: &[&'a str]) -> Option<Vec<&'a str>> {
 }
 
 fn failed(id: &Id, url: &str, why: &str) -> Error {
-    Error::model(format!("the model `{}` cannot be downloaded", id.name))
+    Error::model(format!("cannot download the model `{}`", id.name))
         .with_found(format!("{why} ({url})"))
-        .with_help("check the name and the network; a private model needs HF_TOKEN")
+        .with_help("check the model's name and the network connection; a private model needs HF_TOKEN")
 }
 
 fn disk(path: &Path, e: &std::io::Error) -> Error {
-    Error::io(Kind::Disk, "cannot be written", path, e)
+    Error::io(Kind::Disk, "cannot write this file of the Hub's cache", path, e)
+        .with_help("free some space, or set HF_HUB_CACHE to a folder that is writable")
 }
