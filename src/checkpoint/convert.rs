@@ -1,16 +1,16 @@
-//! Floating point as it lies in a file, little-endian, to `f32`.
+//! Converts little-endian floating-point numbers of a file to `f32`.
 
 use bytemuck::cast_slice_mut;
 use rayon::prelude::*;
 use safetensors::Dtype;
 
-/// Elements done by one task: 256 KiB of `f32`, so that the finite check finds them still in the cache.
+/// Elements per task: 256 KiB of `f32`, so that the check for finite values finds them in the cache.
 const BLOCK: usize = 1 << 16;
 
-/// IEEE 754 binary16 to binary32, exact for every bit pattern, NaN payloads kept.
+/// IEEE 754 binary16 to binary32, exact for every bit pattern; NaN payloads are kept.
 ///
-/// The 15 bits below the sign, moved up by 13, are an f32 whose exponent is too small by 127 - 15 = 112; one
-/// multiplication by 2^112 puts this right and makes subnormals normal as well. Exponent 31 is infinity or NaN.
+/// The 15 bits below the sign, shifted left by 13, are an f32 whose exponent is too small by 127 - 15 = 112. One multiplication by
+/// 2^112 corrects the exponent and normalizes subnormals. Exponent 31 means infinity or NaN.
 #[inline(always)]
 pub(crate) fn f16_to_f32(h: u16) -> f32 {
     let magnitude = ((h & 0x7FFF) as u32) << 13;
@@ -20,13 +20,13 @@ pub(crate) fn f16_to_f32(h: u16) -> f32 {
     f32::from_bits(bits | ((h & 0x8000) as u32) << 16)
 }
 
-/// bfloat16 is the high half of an f32.
+/// bfloat16 to f32: bfloat16 is the high half of an f32.
 #[inline(always)]
 pub(crate) fn bf16_to_f32(h: u16) -> f32 {
     f32::from_bits((h as u32) << 16)
 }
 
-/// Bytes of one element of a type that [`to_f32`] converts; `None` for the others.
+/// The size in bytes of an element of a type that [`to_f32`] converts; `None` for other types.
 pub(crate) fn float_size(dtype: Dtype) -> Option<usize> {
     match dtype {
         Dtype::F64 => Some(8),
@@ -52,15 +52,15 @@ fn block(dtype: Dtype, src: &[u8], out: &mut [f32]) {
     }
 }
 
-/// Index of the first value that is infinite or not a number.
+/// The index of the first value that is infinite or NaN.
 fn first_nonfinite(x: &[f32]) -> Option<usize> {
-    // As integers, magnitudes above that of f32::MAX; this loop has no branch, so it is vectorised.
+    // As integers, infinities and NaN are above f32::MAX. The loop has no branch, so the compiler vectorises it.
     let bad = x.iter().fold(0, |bad, v| bad | ((v.to_bits() & 0x7FFF_FFFF) as i32 > 0x7F7F_FFFF) as u32);
     if bad == 0 { None } else { x.iter().position(|v| !v.is_finite()) }
 }
 
-/// Converts `src` (as many elements as `out` has, of a type with a [`float_size`]) and returns the index of the first
-/// value that is not finite as an f32, if that is asked for.
+/// Converts `src`, which has as many elements as `out` and a type with a [`float_size`]. With `find_nonfinite` it returns the
+/// index of the first value that is not finite as f32.
 pub(crate) fn to_f32(dtype: Dtype, src: &[u8], out: &mut [f32], find_nonfinite: bool) -> Option<usize> {
     let size = float_size(dtype)?;
     let one = |(i, (out, src)): (usize, (&mut [f32], &[u8]))| {
@@ -73,7 +73,7 @@ pub(crate) fn to_f32(dtype: Dtype, src: &[u8], out: &mut [f32], find_nonfinite: 
     out.par_chunks_mut(BLOCK).zip(src.par_chunks(BLOCK * size)).enumerate().find_map_first(one)
 }
 
-/// As [`to_f32`], for the search alone: no element is kept.
+/// The index of the first value that is not finite as f32, without storing the converted values.
 pub(crate) fn find_nonfinite(dtype: Dtype, src: &[u8]) -> Option<usize> {
     let size = float_size(dtype)?;
     let mut out = vec![0.0; (1 << 12).min(src.len() / size)];

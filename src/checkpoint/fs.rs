@@ -1,6 +1,6 @@
-//! Every change this module makes to a disk, one method an operation; the tests put a failing one underneath.
+//! All operations that change the disk, one method each, so that tests can replace them with failing ones.
 //!
-//! Reading does not go through it: a read cannot hurt what is stored, and what is read is checked by its hash.
+//! Reading does not go through this trait: it changes nothing, and checkpoints are checked by their hashes.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Seek, Write};
@@ -8,9 +8,9 @@ use std::path::Path;
 
 /// An open file that is being written.
 pub trait Sink: Write + Send {
-    /// Returns once the contents are on the disk (`fsync`).
+    /// Returns when the contents are on the disk (`fsync`).
     fn sync(&mut self) -> io::Result<()>;
-    /// Cuts the file to `len` bytes.
+    /// Truncates the file to `len` bytes.
     fn truncate(&mut self, len: u64) -> io::Result<()>;
 }
 
@@ -25,26 +25,26 @@ impl Sink for File {
 
 /// The operations that change a disk.
 pub trait Fs: Send + Sync {
-    /// Creates a file, or empties the one that is there.
+    /// Creates a file, or truncates an existing one.
     fn create(&self, path: &Path) -> io::Result<Box<dyn Sink>>;
-    /// Opens a file for writing at its end, creating it if need be.
+    /// Opens a file for appending, and creates it if needed.
     fn append(&self, path: &Path) -> io::Result<Box<dyn Sink>>;
-    /// Creates a folder and its parents; one that is there is fine.
+    /// Creates a folder and its parents. An existing folder is no error.
     fn mkdir(&self, path: &Path) -> io::Result<()>;
-    /// Renames; a file takes the place of a file, a folder only that of nothing.
+    /// Renames a file or folder. A file may replace a file; a folder replaces nothing.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
-    /// Returns once the entries of a folder are on the disk.
+    /// Returns when the entries of a folder are on the disk.
     fn sync_dir(&self, path: &Path) -> io::Result<()>;
     /// Removes a file.
     fn remove_file(&self, path: &Path) -> io::Result<()>;
     /// Removes an empty folder.
     fn remove_dir(&self, path: &Path) -> io::Result<()>;
-    /// Takes the exclusive lock of a file and writes `owner` into it. The lock lasts as long as the returned file is
-    /// open: the kernel frees it even when the process is killed. `WouldBlock` if another process holds it.
+    /// Takes the exclusive lock of a file and writes `owner` into it. The lock lasts as long as the returned file is open; the
+    /// kernel releases it even when the process is killed. Returns `WouldBlock` if another process holds the lock.
     fn lock(&self, path: &Path, owner: &str) -> io::Result<File>;
 }
 
-/// The disk itself.
+/// The file system of the operating system.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RealFs;
 
@@ -62,7 +62,7 @@ impl Fs for RealFs {
         fs::rename(from, to)
     }
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        // Elsewhere a folder cannot be opened as a file; there the file system orders its own journal.
+        // On other systems a folder cannot be opened as a file, and the file system's journal keeps the order.
         if cfg!(unix) { File::open(path)?.sync_all() } else { Ok(()) }
     }
     fn remove_file(&self, path: &Path) -> io::Result<()> {
@@ -84,7 +84,7 @@ impl Fs for RealFs {
     }
 }
 
-/// Removes a folder and what is in it, one operation after the other; a link is removed, not followed.
+/// Removes a folder and its contents, one operation after the other. A link is removed, not followed.
 pub(crate) fn remove_tree(fs: &dyn Fs, dir: &Path) -> io::Result<()> {
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
@@ -97,12 +97,12 @@ pub(crate) fn remove_tree(fs: &dyn Fs, dir: &Path) -> io::Result<()> {
     fs.remove_dir(dir)
 }
 
-/// Removes a file, a link or a whole folder.
+/// Removes a file, a link, or a folder with its contents.
 pub(crate) fn remove_any(fs: &dyn Fs, path: &Path) -> io::Result<()> {
     if fs::symlink_metadata(path)?.is_dir() { remove_tree(fs, path) } else { fs.remove_file(path) }
 }
 
-/// Puts `bytes` in the place of the file at `path`: whole or not at all.
+/// Replaces the file at `path` with `bytes`, completely or not at all.
 pub(crate) fn replace_file(fs: &dyn Fs, path: &Path, bytes: &[u8]) -> io::Result<()> {
     let temp = sibling(path, "tmp");
     let write = || {
@@ -118,7 +118,7 @@ pub(crate) fn replace_file(fs: &dyn Fs, path: &Path, bytes: &[u8]) -> io::Result
     })
 }
 
-/// `path` with `.tag-<pid>` behind its name: the same folder, so that a rename stays within one file system.
+/// `path` with `.tag-<pid>` appended to its name. It is in the same folder, so that a rename stays within one file system.
 pub(crate) fn sibling(path: &Path, tag: &str) -> std::path::PathBuf {
     let mut name = path.file_name().unwrap_or_default().to_os_string();
     name.push(format!(".{tag}-{}", std::process::id()));

@@ -1,5 +1,5 @@
-//! `metrics.jsonl`: one JSON object a line, appended by one `write` each, so that a reader never sees half a line and
-//! a kill tears the last one at most.
+//! `metrics.jsonl`: one JSON object a line. Each line is appended by one `write`, so that a reader never sees a partial line, and a
+//! kill damages at most the last one.
 
 use super::fs::{Fs, Sink, replace_file};
 use crate::error::{Error, Kind, Result};
@@ -12,13 +12,13 @@ use std::path::{Path, PathBuf};
 pub struct Journal {
     path: PathBuf,
     sink: Box<dyn Sink>,
-    /// The length up to the last whole line.
+    /// The length in bytes up to the end of the last complete line.
     len: u64,
-    /// Whether something of a failed write may lie behind it.
+    /// Whether the file may have bytes of a failed write after `len`.
     torn: bool,
-    /// Lines that opening took out because they are not JSON objects: a torn last line, or what a power loss left.
+    /// The number of lines that opening removed because they are not JSON objects, as after a kill or a power loss.
     pub damaged: usize,
-    /// Lines that opening took out because they are of a later step than the one resumed from.
+    /// The number of lines that opening removed because they are of a later step than the one resumed from.
     pub beyond: usize,
 }
 
@@ -28,15 +28,18 @@ struct Line {
 }
 
 impl Journal {
-    /// Opens a journal for appending, making it if need be.
+    /// Opens a journal for appending, and creates it if needed.
     ///
-    /// Damaged lines go. With `resumed_step`, so do the entries whose `step` is greater: they will be written again. An
-    /// entry without a step shares the fate of the line before it. The file is replaced as a whole or left alone.
+    /// Removes damaged lines. With `resumed_step` it also removes entries whose `step` is greater, which will be written again; an
+    /// entry without a step is treated like the line before it. The file is replaced completely or not at all.
+    ///
+    /// # Errors
+    /// [`Kind::Disk`] if the file cannot be read or written.
     pub fn open(fs: &dyn Fs, path: &Path, resumed_step: Option<u64>) -> Result<Journal> {
         let old = match std::fs::read(path) {
             Ok(bytes) => bytes,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Vec::new(),
-            Err(e) => return Err(Error::io(Kind::Disk, "cannot be read", path, &e)),
+            Err(e) => return Err(Error::io(Kind::Disk, "cannot read the journal", path, &e)),
         };
         let (mut kept, mut damaged, mut beyond, mut late) = (Vec::with_capacity(old.len()), 0, 0, false);
         for line in old.split_inclusive(|&b| b == b'\n') {
@@ -62,7 +65,10 @@ impl Journal {
         Ok(Journal { path: path.to_path_buf(), sink, len, torn: false, damaged, beyond })
     }
 
-    /// Appends one entry by one `write`. After an error the journal is as before, and the next entry may be appended.
+    /// Appends one entry by one `write`. After an error the journal is unchanged, and the next entry can be appended.
+    ///
+    /// # Errors
+    /// [`Kind::Disk`] if the file cannot be written.
     pub fn append(&mut self, entry: &Value) -> Result<()> {
         let mut line = entry.to_string().into_bytes();
         line.push(b'\n');
@@ -72,7 +78,7 @@ impl Journal {
         }
         let wrote = match self.sink.write(&line) {
             Ok(n) if n == line.len() => Ok(()),
-            // A short write: the rest, if there is room, or it is cut away.
+            // A short write: write the rest; if that fails, the line is cut off below.
             Ok(n) => self.sink.write_all(line.get(n..).unwrap_or_default()),
             Err(e) => Err(e),
         };
@@ -83,17 +89,21 @@ impl Journal {
         wrote.map_err(|e| unwritable(&self.path, &e))
     }
 
-    /// Returns once all entries are on the disk; called with each checkpoint.
+    /// Returns when all entries are on the disk (`fsync`). Called with each checkpoint.
+    ///
+    /// # Errors
+    /// [`Kind::Disk`] if the file cannot be synced.
     pub fn sync(&mut self) -> Result<()> {
         self.sink.sync().map_err(|e| unwritable(&self.path, &e))
     }
 }
 
 fn unwritable(path: &Path, e: &std::io::Error) -> Error {
-    Error::io(Kind::Disk, "the journal cannot be written", path, e)
+    Error::io(Kind::Disk, "cannot write the journal", path, e)
+        .with_help("check the free space of the disk and the permissions of the folder")
 }
 
-/// A number for the journal. JSON has no NaN, and `null` would hide it: it is written `"NaN"`, and infinities
+/// A number for the journal. JSON has no NaN and no infinities, and `null` would hide them, so they become the strings `"NaN"`,
 /// `"Infinity"` and `"-Infinity"`.
 pub fn number(x: f64) -> Value {
     match serde_json::Number::from_f64(x) {

@@ -1,7 +1,7 @@
-//! JSON from outside, read with limits: size, depth, number of values, and no key twice in one object.
+//! Reads untrusted JSON with limits on size, depth and number of values, and refuses duplicate keys.
 //!
-//! `serde_json` keeps the last of two equal keys without a word, and other readers keep the first; so a file with a
-//! duplicate means different things to different programs, and is refused. The depth limit of 128 is `serde_json`'s.
+//! `serde_json` silently keeps the last of two equal keys, and other readers keep the first. So a file with a duplicate key means
+//! different things to different programs. The depth limit of 128 is `serde_json`'s.
 
 use crate::error::{Error, Result};
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
@@ -11,37 +11,38 @@ use std::fmt;
 use std::io::Read;
 use std::path::Path;
 
-/// What a JSON text may hold at most.
+/// Limits on the contents of a JSON text.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Values of every sort, counted together: bounds the memory that parsing takes.
+    /// The number of values of all types; it bounds the memory that parsing takes.
     pub values: usize,
-    /// Members of the outermost object.
+    /// The number of members of the outermost object.
     pub members: usize,
 }
 
-/// The limits of [`read_json`]: no more than 4 million values (a vocabulary of 250 000 words has 0.75 million).
+/// The limits of [`read_json`]: at most 4 million values (a vocabulary of 250 000 words has 0.75 million).
 pub const ORDINARY: Limits = Limits { values: 4_000_000, members: 4_000_000 };
 
-/// Reads a JSON file of at most `max_bytes` bytes, at most 128 levels deep, in which no object has a key twice.
+/// Reads a JSON file of at most `max_bytes` bytes and at most 128 levels, without duplicate keys.
 ///
-/// Errors are of kind `Model` and name the file, the line and the column.
+/// # Errors
+/// [`Kind::Model`](crate::error::Kind::Model), naming the file, and the line and column of invalid JSON.
 pub fn read_json(path: &Path, max_bytes: u64) -> Result<serde_json::Value> {
     let bytes = read_limited(path, max_bytes)?;
     check(&bytes, ORDINARY).map_err(|e| located(path, &e))?;
     serde_json::from_slice(&bytes).map_err(|e| located(path, &e))
 }
 
-/// The whole of a regular file, refused unread when it is larger than `max_bytes`.
+/// The contents of a regular file. A file larger than `max_bytes` is refused before reading.
 pub(crate) fn read_limited(path: &Path, max_bytes: u64) -> Result<Vec<u8>> {
-    let fail = |e: std::io::Error| Error::io(crate::error::Kind::Model, "cannot be read", path, &e);
-    // Asked before opening: opening a named pipe would wait for ever.
+    let fail = |e: std::io::Error| Error::io(crate::error::Kind::Model, "cannot read the file", path, &e);
+    // Checked before opening: opening a named pipe would block forever.
     let meta = std::fs::metadata(path).map_err(fail)?;
     if !meta.is_file() {
-        return Err(Error::model("is not a file").at(path).with_expected("a regular file"));
+        return Err(Error::model("not a regular file").at(path).with_expected("a regular file"));
     }
     let too_long = |found: String| {
-        Error::model("is too large")
+        Error::model("the file is too large")
             .at(path)
             .with_expected(format!("at most {max_bytes} bytes"))
             .with_found(found)
@@ -53,21 +54,24 @@ pub(crate) fn read_limited(path: &Path, max_bytes: u64) -> Result<Vec<u8>> {
     let file = std::fs::File::open(path).map_err(fail)?;
     file.take(max_bytes + 1).read_to_end(&mut bytes).map_err(fail)?;
     if bytes.len() as u64 > max_bytes {
-        return Err(too_long("a file that grows while it is read".into()));
+        return Err(too_long("a file that grew while it was read".into()));
     }
     Ok(bytes)
 }
 
-/// Turns a parser's error into ours, with its place.
+/// Converts a parser's error, with its line and column.
 pub(crate) fn located(path: &Path, e: &serde_json::Error) -> Error {
     let text = e.to_string();
-    // The place stands in its own fields; the parser also appends it to its sentence.
+    // The parser appends the line and column to its sentence; here they have their own fields.
     let what = text.split(" at line ").next().unwrap_or(&text);
-    let err = Error::model(format!("is not JSON as it should be: {what}")).at(path);
+    let err = Error::model(format!("invalid JSON: {what}")).at(path);
     if e.line() == 0 { err } else { err.with_line(e.line() as u64).with_column(e.column() as u64) }
 }
 
-/// Walks a JSON text without building it: syntax, depth, limits, and keys given twice.
+/// Checks a JSON text without building it: syntax, depth, limits and duplicate keys.
+///
+/// # Errors
+/// The first violation, with its line and column.
 pub fn check(bytes: &[u8], limits: Limits) -> serde_json::Result<()> {
     let left = Cell::new(limits.values);
     let mut parser = serde_json::Deserializer::from_slice(bytes);
@@ -86,7 +90,7 @@ impl Walk<'_> {
         Self { members: usize::MAX, ..self }
     }
     fn count<E: serde::de::Error>(&self) -> std::result::Result<(), E> {
-        let left = self.left.get().checked_sub(1).ok_or_else(|| E::custom("it holds too many values"))?;
+        let left = self.left.get().checked_sub(1).ok_or_else(|| E::custom("too many values"))?;
         self.left.set(left);
         Ok(())
     }
@@ -122,10 +126,10 @@ impl<'de> Visitor<'de> for Walk<'_> {
         let mut keys = HashSet::new();
         while let Some(key) = map.next_key::<String>()? {
             if keys.len() >= self.members {
-                return Err(A::Error::custom(format!("it has more than {} members", self.members)));
+                return Err(A::Error::custom(format!("an object with more than {} members", self.members)));
             }
             if keys.contains(&key) {
-                return Err(A::Error::custom(format!("the key `{}` is given twice", key.escape_debug())));
+                return Err(A::Error::custom(format!("duplicate key `{}`", key.escape_debug())));
             }
             keys.insert(key);
             map.next_value_seed(self.inner())?;

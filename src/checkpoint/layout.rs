@@ -1,18 +1,18 @@
-//! What belongs to a run folder: the names that a run writes there, and how to tell them from files of others.
+//! The layout of a run folder: the names that a run writes there, and how to tell them from other files.
 
 use super::manifest::MANIFEST;
 use super::run::{LOCK, Owner, leftover, names, step_of};
 use crate::error::{Error, Kind, Result};
 use std::path::{Component, Path, PathBuf};
 
-/// The name of a checkpoint's own state, which every checkpoint has.
+/// The state file that every checkpoint has.
 const STATE: &str = "state.json";
 /// The file that every model folder written by tempra has.
 const MODEL_MARK: &str = "tempra.json";
 /// The files of a run, beside its lock.
 const FILES: [&str; 5] = ["latest", "metrics.jsonl", "metrics.json", "recipe.toml", "trainer_state.json"];
 
-/// Whether a run writes a file or folder of this name into its run folder, the lock not counted.
+/// Whether a run writes a file or folder of this name into its run folder; the lock file does not count.
 pub fn is_run_entry(name: &str) -> bool {
     FILES.contains(&name) || is_model_name(name) || step_of(name).is_some()
 }
@@ -30,9 +30,9 @@ fn is_empty(dir: &Path) -> bool {
     std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_none())
 }
 
-/// Whether a folder is a run folder: it has the lock file of a run, one of its checkpoints, or its recipe and journal.
+/// Whether a folder is a run folder: it holds a run's lock file, a checkpoint, or a recipe and a journal.
 pub fn is_run_folder(dir: &Path) -> bool {
-    // A kill may leave the lock file empty: the holder is written after the lock is taken.
+    // A killed process may leave an empty lock file: the owner is written after the lock is taken.
     let lock = std::fs::read(dir.join(LOCK))
         .is_ok_and(|text| text.is_empty() || serde_json::from_slice::<Owner>(&text).is_ok());
     let is_file = |name: &str| dir.join(name).is_file();
@@ -40,15 +40,15 @@ pub fn is_run_folder(dir: &Path) -> bool {
         || names(dir).is_ok_and(|all| all.iter().any(|n| step_of(n).is_some() && is_checkpoint(&dir.join(n))))
 }
 
-/// Refuses a folder into which a run must not write: one that holds files of others and is no run folder, or a run
-/// folder in which a name that the run uses is taken by something that tempra did not write.
+/// Checks that a run may write into a folder.
 ///
-/// A folder that does not exist, or holds only hidden files, is accepted.
+/// Refuses a folder that holds other files and is not a run folder, and a run folder where something that tempra did not write has
+/// a name that the run uses. Accepts a folder that does not exist or holds only hidden files.
 ///
 /// # Errors
-/// [`Kind::Usage`]; [`Kind::Disk`] if the folder cannot be listed.
+/// [`Kind::Usage`] if the run may not write there; [`Kind::Disk`] if the folder cannot be listed.
 pub fn check_run_folder(dir: &Path) -> Result<()> {
-    // By what it leads to: `runs/..` exists as soon as somebody makes `runs`.
+    // The resolved path: `runs/..` exists as soon as another process creates `runs`.
     let dir = &real_path(dir);
     let all = visible(dir)?;
     if !all.is_empty() && !is_run_folder(dir) {
@@ -63,19 +63,21 @@ pub fn check_run_folder(dir: &Path) -> Result<()> {
         };
         if foreign {
             let what = if is_model_name(&name) { "a model folder" } else { "a checkpoint" };
-            return Err(Error::usage(format!("`{name}` in the output folder was not written by tempra"))
-                .at(&path)
-                .with_expected(format!("{what} of an earlier run, or nothing of that name"))
-                .with_help("a run would replace it: move it elsewhere, or give another output"));
+            return Err(Error::usage(format!(
+                "the run would replace `{name}` in the output folder, which tempra did not write"
+            ))
+            .at(&path)
+            .with_expected(format!("{what} of an earlier run, or nothing of that name"))
+            .with_help("move it to another folder, or choose another output folder"));
         }
     }
     Ok(())
 }
 
-/// As [`check_run_folder`], for the folder that holds the run folders `seed-N` of several seeds and their summary.
+/// As [`check_run_folder`], for a folder that holds one run folder `seed-N` for each of several seeds, and their summary.
 ///
 /// # Errors
-/// [`Kind::Usage`]; [`Kind::Disk`] if the folder cannot be listed.
+/// Those of [`check_run_folder`].
 pub fn check_seeds_folder(dir: &Path) -> Result<()> {
     let dir = &real_path(dir);
     let all = visible(dir)?;
@@ -86,7 +88,7 @@ pub fn check_seeds_folder(dir: &Path) -> Result<()> {
     Err(not_empty(dir, &all))
 }
 
-const REMEDY: &str = "give output a new or empty folder, or the folder of an earlier run";
+const REMEDY: &str = "set output to a new folder, an empty one, or the folder of an earlier run";
 
 /// The names in an output folder that are not hidden; none if it does not exist.
 fn visible(dir: &Path) -> Result<Vec<String>> {
@@ -96,11 +98,11 @@ fn visible(dir: &Path) -> Result<Vec<String>> {
         }
         Ok(_) => {
             let listed = std::fs::read_dir(dir).and_then(|all| all.collect::<std::io::Result<Vec<_>>>());
-            let listed = listed.map_err(|e| Error::io(Kind::Disk, "cannot be read", dir, &e))?;
+            let listed = listed.map_err(|e| Error::io(Kind::Disk, "cannot list the folder", dir, &e))?;
             let name = |e: &std::fs::DirEntry| e.file_name().to_string_lossy().into_owned();
             Ok(listed.iter().map(name).filter(|name| !name.starts_with('.')).collect())
         }
-        // One that cannot be looked at fails when it is made or locked, with the reason.
+        // A folder that cannot be examined fails later, with the reason, when it is created or locked.
         Err(_) => Ok(Vec::new()),
     }
 }
@@ -117,12 +119,12 @@ fn not_empty(dir: &Path, all: &[String]) -> Error {
         .with_help(REMEDY)
 }
 
-/// Whether something that a killed run left half-written or half-replaced bears this name.
+/// Whether this is the name of a temporary file or folder that a killed run left behind.
 pub(super) fn is_leftover(name: &str) -> bool {
     leftover(name).is_some_and(|(target, _)| is_run_entry(target) || target == super::previous::PREVIOUS)
 }
 
-/// The path that `path` stands for, links followed and `..` resolved; of what does not exist, the folders that do.
+/// The absolute path with links followed and `..` resolved, as far as its folders exist.
 pub fn real_path(path: &Path) -> PathBuf {
     let whole = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
     let mut missing = Vec::new();

@@ -1,7 +1,7 @@
 //! `manifest.json`: the name, length and BLAKE3 hash of every file of a checkpoint or model folder, written last.
 //!
-//! There is one way to write a manifest, and a file that differs from it in one bit is damaged; so the list that
-//! vouches for the other files needs nobody to vouch for itself.
+//! A manifest has exactly one valid encoding. A manifest that differs from it in one bit is damaged, so the manifest needs no
+//! checksum of its own.
 
 use super::json::read_limited;
 use super::run::step_of;
@@ -40,7 +40,7 @@ pub(super) fn render(files: &BTreeMap<String, Written>) -> Result<Vec<u8>> {
         blake3: w.blake3.to_hex().to_string(),
     };
     text(&Manifest { format: FORMAT, files: files.iter().map(item).collect() })
-        .map_err(|e| Error::model(format!("the manifest cannot be written: {e}")))
+        .map_err(|e| Error::model("cannot encode the manifest").with_found(e.to_string()))
 }
 
 fn text(m: &Manifest) -> serde_json::Result<Vec<u8>> {
@@ -49,39 +49,42 @@ fn text(m: &Manifest) -> serde_json::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Files of a checkpoint that a model is not loaded from.
+/// Files of a checkpoint that loading a model does not read.
 const NOT_LOADED: [&str; 3] = ["optimizer.safetensors", STATE, "trainer_state.json"];
-/// The state of a run, which only checkpoints have.
+/// The state of a run; only checkpoints have it.
 const STATE: &str = "state.json";
 
-/// Reads the manifest of a folder; or says what is wrong with it.
+/// Reads the manifest of a folder, or returns what is wrong with it.
 fn read(dir: &Path) -> std::result::Result<Manifest, String> {
     let path = dir.join(MANIFEST);
     if path.symlink_metadata().is_err() {
         return Err(format!(
-            "{MANIFEST} is missing: the folder was never finished, is of an older version, or the file was deleted"
+            "{MANIFEST} is missing: the save did not finish, an old version wrote it, or the file was deleted"
         ));
     }
     let bytes = read_limited(&path, 16_000_000).map_err(|e| format!("{MANIFEST} cannot be read: {e}"))?;
     let manifest: Manifest =
         serde_json::from_slice(&bytes).map_err(|e| format!("{MANIFEST} is damaged: {e}"))?;
     if manifest.format != FORMAT {
-        return Err(format!("{MANIFEST} is of format {}, this program knows {FORMAT}", manifest.format));
+        return Err(format!(
+            "{MANIFEST} has format {}, and this version of tempra reads format {FORMAT}",
+            manifest.format
+        ));
     }
     if text(&manifest).ok().as_ref() != Some(&bytes) {
-        return Err(format!("{MANIFEST} is damaged: it is not as it was written"));
+        return Err(format!("{MANIFEST} is damaged: it has changed since tempra wrote it"));
     }
     Ok(manifest)
 }
 
-/// What is wrong with a folder; nothing, if every file is what it was. `bytes` is the sum of its files.
+/// The problems of a folder (none if every file is intact), the number of its files, and their total size in bytes.
 fn examine(dir: &Path) -> (Vec<String>, usize, u64) {
     let manifest = match read(dir) {
         Ok(manifest) => manifest,
         Err(why) => return (vec![why], 0, 0),
     };
     let mut total = 0;
-    let mut wrong = unlisted(dir, &manifest);
+    let mut wrong = Vec::from_iter(unlisted(dir, &manifest));
     let links = !of_checkpoint(&manifest);
     for item in &manifest.files {
         match same(dir, item, links) {
@@ -97,9 +100,9 @@ fn of_checkpoint(manifest: &Manifest) -> bool {
     manifest.files.iter().any(|i| i.name == STATE)
 }
 
-/// The files of a folder that its manifest does not list: of a checkpoint all, of a model those that loading would read. A
-/// model card beside a model harms nobody; a second vocabulary does.
-fn unlisted(dir: &Path, manifest: &Manifest) -> Vec<String> {
+/// One sentence that lists the files of a folder that are not in its manifest: in a checkpoint all of them, in a model folder
+/// those that loading would read. A model card does no harm; a second vocabulary does.
+fn unlisted(dir: &Path, manifest: &Manifest) -> Option<String> {
     let checkpoint = of_checkpoint(manifest);
     let listed = |name: &str| {
         let inside = |i: &Item| i.name.split_once('/').is_some_and(|(folder, _)| folder == name);
@@ -111,16 +114,20 @@ fn unlisted(dir: &Path, manifest: &Manifest) -> Vec<String> {
     };
     let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
     let names = entries.map(|e| e.file_name().to_string_lossy().into_owned());
-    // What begins with a dot is a file system's or a file manager's (.nfs0001, .DS_Store), not ours.
-    names
-        .filter(|n| !n.starts_with('.') && !listed(n) && (checkpoint || loaded(n)))
-        .map(|n| format!("{n} is not in the manifest"))
-        .collect()
+    // Hidden files belong to file systems and file managers (.nfs0001, .DS_Store).
+    let mut names: Vec<String> =
+        names.filter(|n| !n.starts_with('.') && !listed(n) && (checkpoint || loaded(n))).collect();
+    names.sort_unstable();
+    match names.as_slice() {
+        [] => None,
+        [one] => Some(format!("{one} is not in {MANIFEST}")),
+        [.., _] => Some(format!("{} files are not in {MANIFEST}: {}", names.len(), names.join(", "))),
+    }
 }
 
-/// What has changed in a model folder since tempra wrote it, one sentence per file; nothing for a folder without a manifest.
+/// What has changed in a model folder since tempra wrote it, as short sentences; empty for a folder without a manifest.
 ///
-/// Reads and hashes every file that a model is loaded from.
+/// Reads and hashes every file that loading a model reads.
 pub fn changes(dir: &Path) -> Vec<String> {
     if dir.join(MANIFEST).symlink_metadata().is_err() {
         return Vec::new();
@@ -137,7 +144,7 @@ pub fn changes(dir: &Path) -> Vec<String> {
     found
 }
 
-/// Whether a file is what was written. `links`: whether one may be a link, as the files of a downloaded model are.
+/// Checks that a file is intact. `links`: whether it may be a symbolic link, as the files of a downloaded model are.
 fn same(dir: &Path, item: &Item, links: bool) -> std::result::Result<(), String> {
     let (folder, name) = item.name.split_once('/').unwrap_or((".", &item.name));
     if !plain(name) || !(folder == "." || plain(folder)) {
@@ -151,7 +158,7 @@ fn same(dir: &Path, item: &Item, links: bool) -> std::result::Result<(), String>
         Err(e) => return Err(format!("cannot be read: {e}")),
     };
     if meta.len() != item.bytes {
-        return Err(format!("has {} bytes, was written with {}", meta.len(), item.bytes));
+        return Err(format!("has {} bytes and was written with {}", meta.len(), item.bytes));
     }
     let hash = || -> std::io::Result<blake3::Hash> {
         let mut file = std::fs::File::open(&path)?;
@@ -170,16 +177,16 @@ fn same(dir: &Path, item: &Item, links: bool) -> std::result::Result<(), String>
     Ok(())
 }
 
-/// The state of one checkpoint or model folder.
+/// The result of verifying one checkpoint or model folder.
 #[derive(Clone, Debug)]
 pub struct CheckpointReport {
     /// The folder.
     pub path: PathBuf,
-    /// How many files its manifest lists.
+    /// The number of files in its manifest.
     pub files: usize,
-    /// The bytes of those that are as they were written.
+    /// The total size of the intact files, in bytes.
     pub bytes: u64,
-    /// What is wrong, one sentence each.
+    /// The problems, one sentence each.
     pub problems: Vec<String>,
 }
 
@@ -189,13 +196,13 @@ impl CheckpointReport {
         let (problems, files, bytes) = examine(dir);
         Self { path: dir.to_path_buf(), files, bytes, problems }
     }
-    /// Whether every file is what was written.
+    /// Whether every file is intact.
     pub fn ok(&self) -> bool {
         self.problems.is_empty()
     }
 }
 
-/// The state of the checkpoints and models at a path.
+/// The result of verifying the checkpoints and models at a path.
 #[derive(Clone, Debug)]
 pub struct VerifyReport {
     /// One entry per checkpoint, newest first; then one per model.
@@ -203,7 +210,7 @@ pub struct VerifyReport {
 }
 
 impl VerifyReport {
-    /// Whether all of them are what was written.
+    /// Whether all of them are intact.
     pub fn ok(&self) -> bool {
         self.checkpoints.iter().all(CheckpointReport::ok)
     }
@@ -226,7 +233,7 @@ impl fmt::Display for VerifyReport {
 /// Verifies a checkpoint or model folder, or every checkpoint and model of a run folder. Takes no lock and changes nothing.
 ///
 /// # Errors
-/// Of kind `Model` if there is none of them at `path`; damage is told by the report.
+/// [`Kind::Model`](crate::error::Kind::Model) if there is nothing to verify at `path`. Damage is no error: the report lists it.
 pub fn verify(path: &Path) -> Result<VerifyReport> {
     let entries = super::run::checkpoints(path)?;
     let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -239,11 +246,12 @@ pub fn verify(path: &Path) -> Result<VerifyReport> {
         folders.map(|dir| CheckpointReport::of(&dir)).collect()
     };
     if reports.is_empty() {
-        return Err(Error::model("holds no checkpoint and no model that can be verified")
+        return Err(Error::model("the folder holds no checkpoint or model that can be verified")
             .at(path)
             .with_expected(format!(
-                "a folder checkpoint-<step> or model with its {MANIFEST}, or a run folder with such folders"
-            )));
+                "a folder that tempra wrote, with a {MANIFEST}, or a run folder that holds such folders"
+            ))
+            .with_help("name a run's output folder, its model folder or one of its checkpoint folders"));
     }
     Ok(VerifyReport { checkpoints: reports })
 }

@@ -1,8 +1,8 @@
-//! Bytes on disk: weights in, checkpoints out, and a run folder that survives being killed at any moment.
+//! Files: reads weights, writes checkpoints, and keeps a run folder consistent when the process is killed at any moment.
 //!
-//! Nothing here knows a device. Weights come as HF safetensors ([`Weights`]); pickles are refused, since reading one
-//! runs code. A run folder ([`RunDir`]) publishes a checkpoint by one `rename`, after every byte of it was hashed and
-//! synced. All writing goes through [`Fs`], so that the tests can fail or kill every single operation of a save.
+//! Nothing here uses a device. Weights are read from Hugging Face safetensors ([`Weights`]); pickles are refused, because reading
+//! one runs code. A run folder ([`RunDir`]) publishes a checkpoint by one `rename`, after every byte is hashed and synced. All
+//! writing goes through [`Fs`], so that tests can fail or stop at every single operation of a save.
 
 mod convert;
 pub mod fs;

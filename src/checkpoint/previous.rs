@@ -1,9 +1,9 @@
-//! Starting over in a run folder: the previous run is moved aside, and removed only when the new one has a checkpoint.
+//! Starting over in a run folder: the previous run is moved to a subfolder, and removed once the new run has a checkpoint.
 //!
-//! Everything of the previous run is renamed into `previous-run.moving/`, which is then renamed to `previous-run/`. So
-//! after a kill the name tells what to do: `previous-run.moving` was not complete, and nothing new was written yet, so
-//! what is in it goes back. With `previous-run`, everything else of a run in the folder belongs to the new run: it
-//! stays if it has a checkpoint that verifies, and else the previous run returns.
+//! All files of the previous run are renamed into `previous-run.moving/`, which is then renamed to `previous-run/`. After a kill
+//! the name says what to do. With `previous-run.moving` the move was not complete and the new run wrote nothing, so its contents
+//! move back. With `previous-run` all other files belong to the new run: if it has an intact checkpoint it stays, otherwise the
+//! previous run is restored.
 
 use super::fs::{remove_any, sibling};
 use super::layout::{is_checkpoint, is_run_entry};
@@ -19,11 +19,11 @@ pub(super) const PREVIOUS: &str = "previous-run";
 const MOVING: &str = "previous-run.moving";
 
 impl RunDir {
-    /// Moves everything of an earlier run aside, except its `recipe.toml` if `keep_recipe`. It returns when this
-    /// `RunDir` is dropped, or opened again after a kill, unless a checkpoint was saved in between.
+    /// Moves the files of an earlier run to a subfolder, except its `recipe.toml` if `keep_recipe`. Unless a checkpoint is saved
+    /// meanwhile, they are restored when this `RunDir` is dropped, or opened again after a kill.
     ///
     /// # Errors
-    /// [`Kind::Disk`]; the earlier run is then as it was.
+    /// [`Kind::Disk`] if a file cannot be moved; the earlier run is then unchanged.
     pub fn set_aside(&mut self, keep_recipe: bool) -> Result<()> {
         let entries = self.entries(keep_recipe)?;
         if entries.is_empty() {
@@ -41,10 +41,14 @@ impl RunDir {
         let done = set_aside();
         self.verified.clear();
         self.previous = true;
-        done.map_err(|e| Error::io(Kind::Disk, "the previous run cannot be moved aside", &self.path, &e))
+        done.map_err(|e| {
+            let what = "cannot move the previous run to a subfolder";
+            Error::io(Kind::Disk, what, &self.path, &e)
+                .with_help("check the folder's permissions and the free space of its disk")
+        })
     }
 
-    /// The names of what a run wrote here.
+    /// The names of the files and folders that a run wrote here.
     fn entries(&self, keep_recipe: bool) -> Result<Vec<String>> {
         let mut entries = names(&self.path)?;
         entries.retain(|name| {
@@ -54,10 +58,10 @@ impl RunDir {
         Ok(entries)
     }
 
-    /// Removes the previous run, now that the new one does not need it to fall back on.
+    /// Removes the previous run. Call it when the new run has a checkpoint.
     ///
     /// # Errors
-    /// [`Kind::Disk`]; what is left goes at the next start.
+    /// [`Kind::Disk`] if a file cannot be removed; the next start removes the rest.
     pub fn discard_previous(&mut self) -> Result<()> {
         if !std::mem::take(&mut self.previous) {
             return Ok(());
@@ -68,10 +72,13 @@ impl RunDir {
             self.fs.rename(&previous, &gone)?;
             remove_any(&*self.fs, &gone)
         };
-        discard().map_err(|e| Error::io(Kind::Disk, "the previous run cannot be removed", &previous, &e))
+        discard().map_err(|e| {
+            Error::io(Kind::Disk, "cannot remove the previous run", &previous, &e)
+                .with_help("the next start of the run removes it")
+        })
     }
 
-    /// Brings back a previous run that was moved aside, unless the new one has a checkpoint: then it is removed.
+    /// Restores a previous run from its subfolder, or removes it if the new run has a checkpoint.
     pub(super) fn settle_previous(&mut self) -> Result<()> {
         let (moving, previous) = (self.path.join(MOVING), self.path.join(PREVIOUS));
         let there = |path: &Path| path.symlink_metadata().is_ok();
@@ -97,8 +104,10 @@ impl RunDir {
                 self.fs.sync_dir(&self.path)?;
                 self.fs.remove_dir(&moving)
             };
-            restore()
-                .map_err(|e| Error::io(Kind::Disk, "the previous run cannot be restored", &moving, &e))?;
+            restore().map_err(|e| {
+                Error::io(Kind::Disk, "cannot restore the previous run", &moving, &e)
+                    .with_help("check the folder's permissions; the next start of the run tries again")
+            })?;
         }
         Ok(())
     }
@@ -106,7 +115,7 @@ impl RunDir {
 
 impl Drop for RunDir {
     fn drop(&mut self) {
-        // Still aside: the new run ended without a checkpoint. What fails here is done at the next start.
+        // The new run ended without a checkpoint. If restoring fails here, the next start tries again.
         if self.previous {
             let _ = self.settle_previous();
         }

@@ -1,9 +1,9 @@
-//! A run folder: its lock, and checkpoints that are there whole or not at all.
+//! A run folder: its lock, and checkpoints that are written completely or not at all.
 //!
 //! A save writes `checkpoint-<step>.tmp-<pid>/`, syncs each file, writes the manifest last, syncs the folder, renames it
-//! to `checkpoint-<step>` and syncs the parent; then `latest` is replaced, and only then are old checkpoints pruned.
-//! Killed between any two of these operations, the folder still holds the previous checkpoint, and what is half-written
-//! bears a name that is never chosen and is swept away at the next start.
+//! to `checkpoint-<step>` and syncs the parent. Then it replaces `latest`, and only then removes old checkpoints. If the process
+//! is killed between any two of these operations, the folder still holds the previous checkpoint. Incomplete files have a
+//! temporary name that is never read, and the next start removes them.
 
 use super::fs::{Fs, parent, remove_any, replace_file, sibling};
 use super::layout::{check_run_folder, is_checkpoint, is_leftover};
@@ -20,11 +20,11 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 pub(super) const LOCK: &str = "run.lock";
-/// How often a lock that is held is tried again, 20 ms apart.
+/// How many times a held lock is tried again, every 20 ms.
 const PATIENCE: usize = 25;
 const LATEST: &str = "latest";
 
-/// A run folder held by this process; the lock goes when it is dropped or the process ends, however it ends.
+/// A run folder locked by this process. The lock is released when this is dropped or the process ends, in any way.
 pub struct RunDir {
     pub(super) path: PathBuf,
     pub(super) fs: Arc<dyn Fs>,
@@ -32,7 +32,7 @@ pub struct RunDir {
     keep_last: usize,
     /// Steps whose checkpoint this process wrote or verified.
     pub(super) verified: BTreeSet<u64>,
-    /// Whether a previous run is set aside, to come back if this one ends without a checkpoint.
+    /// Whether a previous run is kept in a subfolder, to be restored if this run ends without a checkpoint.
     pub(super) previous: bool,
 }
 
@@ -41,20 +41,20 @@ pub struct RunDir {
 pub struct Saved {
     /// Its folder.
     pub path: PathBuf,
-    /// The bytes of its files, without the manifest.
+    /// The total size of its files in bytes, without the manifest.
     pub bytes: u64,
     /// Old checkpoints that were removed.
     pub pruned: Vec<PathBuf>,
-    /// What failed after the checkpoint was safe: the pointer `latest`, or the pruning.
+    /// Failures after the checkpoint was safely written: replacing `latest`, or removing old checkpoints.
     pub warnings: Vec<Error>,
 }
 
-/// What a run can be resumed from.
+/// The checkpoint that a run can resume from.
 #[derive(Clone, Debug, Default)]
 pub struct Newest {
-    /// Step and folder of the newest checkpoint that verifies.
+    /// Step and folder of the newest intact checkpoint.
     pub found: Option<(u64, PathBuf)>,
-    /// Newer ones that do not, and why.
+    /// Newer checkpoints that are damaged, with the damage.
     pub skipped: Vec<(PathBuf, String)>,
 }
 
@@ -66,22 +66,22 @@ pub(super) struct Owner {
 }
 
 impl RunDir {
-    /// Takes a run folder, making it if need be, and clears away what a killed process left half-done.
+    /// Locks a run folder, creates it if needed, and removes temporary files that a killed process left.
     ///
     /// # Errors
-    /// `Usage` for a folder with files of others ([`check_run_folder`]), which is left untouched; `Locked`, naming the
-    /// holder, when another process has it; `Disk` when it cannot be written.
+    /// [`Kind::Usage`] for a folder that holds other files ([`check_run_folder`]), which stays unchanged; [`Kind::Locked`], naming the
+    /// process, when another process has locked it; [`Kind::Disk`] when it cannot be written.
     pub fn open(path: impl AsRef<Path>, fs: Arc<dyn Fs>) -> Result<RunDir> {
         let path = path.as_ref().to_path_buf();
         check_run_folder(&path)?;
         fs.mkdir(&path).map_err(|e| unwritable(&path, &e))?;
-        // The folder's own entry must outlive a power loss too; a parent that may not be read is the user's to choose.
+        // The folder's own entry must survive a power loss too. This fails harmlessly for a parent that cannot be opened.
         let _ = fs.sync_dir(parent(&path));
         let lock = path.join(LOCK);
         let (pid, started) = (std::process::id(), utc(SystemTime::now()));
         let me = format!("{}\n", json!({ "pid": pid, "host": host(), "started": started }));
         let mut held = fs.lock(&lock, &me);
-        // A process that is just being started has its parent's files until it runs a program of its own, locks among them.
+        // Between fork and exec a child process shares its parent's open files, locks included; so a held lock may be free soon.
         for _ in 0..PATIENCE {
             if !matches!(&held, Err(e) if e.kind() == std::io::ErrorKind::WouldBlock) {
                 break;
@@ -91,8 +91,10 @@ impl RunDir {
         }
         let held = held.map_err(|e| match e.kind() {
             std::io::ErrorKind::WouldBlock => locked(&lock),
-            std::io::ErrorKind::Unsupported => Error::io(Kind::Disk, "cannot be locked", &lock, &e)
-                .with_help("this file system has no locks; put the run folder on another one"),
+            std::io::ErrorKind::Unsupported => {
+                Error::io(Kind::Disk, "the file system does not support file locks", &lock, &e)
+                    .with_help("choose an output folder on another file system")
+            }
             _ => unwritable(&lock, &e),
         })?;
         let verified = BTreeSet::new();
@@ -102,7 +104,7 @@ impl RunDir {
         Ok(run)
     }
 
-    /// How many verified checkpoints stay (at least 2, so that one of them may turn out damaged).
+    /// Sets how many intact checkpoints are kept. The minimum is 2, so that one of them may be damaged later.
     pub fn keep_last(mut self, n: usize) -> Self {
         self.keep_last = n.max(2);
         self
@@ -113,8 +115,8 @@ impl RunDir {
         &self.path
     }
 
-    /// Removes what bears `.tmp-<pid>` and puts back what bears `.old-<pid>` and was not replaced. The lock is held, so
-    /// nobody is at work on them.
+    /// Removes names with `.tmp-<pid>`, and restores names with `.old-<pid>` that were not replaced. The lock is held, so no other
+    /// process uses them.
     fn sweep(&self) -> Result<()> {
         for name in names(&self.path)?.into_iter().filter(|name| is_leftover(name)) {
             let path = self.path.join(&name);
@@ -124,16 +126,20 @@ impl RunDir {
                 None => Ok(()),
             };
             done.map_err(|e| {
-                Error::io(Kind::Disk, "a leftover of a killed run cannot be cleared away", &path, &e)
+                Error::io(Kind::Disk, "cannot remove a temporary file of a killed run", &path, &e)
+                    .with_help("remove it by hand, then start again")
             })?;
         }
         Ok(())
     }
 
-    /// Saves `checkpoint-<step>`: all files or none. One of that step is replaced as a whole.
+    /// Saves `checkpoint-<step>`, all files or none, replacing a checkpoint of that step.
     ///
-    /// Then prunes: the newest [`RunDir::keep_last`] that verify stay, and the steps of `keep` (the best one). On an
-    /// error (`Disk`, or `Diverged` for a tensor that is not finite) all earlier checkpoints are as they were.
+    /// Then removes old checkpoints, except the newest [`RunDir::keep_last`] intact ones and the steps in `keep` (the best one).
+    ///
+    /// # Errors
+    /// [`Kind::Disk`] if a file cannot be written; [`Kind::Diverged`] for a tensor that is not finite. Earlier checkpoints are then
+    /// unchanged.
     pub fn save(&mut self, step: u64, files: Vec<NamedFile<'_>>, keep: &[u64]) -> Result<Saved> {
         let fs = Arc::clone(&self.fs);
         let path = self.checkpoint(step);
@@ -143,7 +149,9 @@ impl RunDir {
                 remove_any(&*fs, &temp).map_err(|e| unwritable(&temp, &e))?;
             }
             if let Some(f) = files.iter().find(|f| f.name == MANIFEST) {
-                return Err(Error::shape(format!("{} is the manifest's own name", f.name)).at(&temp));
+                return Err(
+                    Error::shape(format!("the file name {} is reserved for the manifest", f.name)).at(&temp)
+                );
             }
             let written = write_files(&*fs, &temp, &files)?;
             let list = temp.join(MANIFEST);
@@ -188,13 +196,13 @@ impl RunDir {
                     good += 1;
                 }
             } else if step != saved_step && !keep.contains(&step) {
-                // Renamed first: a checkpoint half removed must not look like one.
+                // Renamed first: a partly removed checkpoint must not look like a checkpoint.
                 let gone = sibling(&path, "tmp");
                 let remove = || {
                     self.fs.rename(&path, &gone)?;
                     remove_any(&*self.fs, &gone)
                 };
-                remove().map_err(|e| Error::io(Kind::Disk, "cannot be removed", &path, &e))?;
+                remove().map_err(|e| Error::io(Kind::Disk, "cannot remove the old checkpoint", &path, &e))?;
                 self.verified.remove(&step);
                 saved.pruned.push(path);
             }
@@ -202,7 +210,10 @@ impl RunDir {
         Ok(())
     }
 
-    /// The newest checkpoint whose every file is as it was written, and those that were passed over, with the reason.
+    /// The newest intact checkpoint, and the newer damaged ones.
+    ///
+    /// # Errors
+    /// [`Kind::Model`] if the folder cannot be read.
     pub fn newest_verified(&mut self) -> Result<Newest> {
         let mut newest = Newest::default();
         for (step, path) in checkpoints(&self.path)?.into_iter().rev() {
@@ -218,11 +229,11 @@ impl RunDir {
         Ok(newest)
     }
 
-    /// What the run goes on from, if anything.
+    /// The checkpoint that the run resumes from, if there is one.
     ///
     /// # Errors
-    /// [`Kind::Model`] if there are checkpoints and all are damaged, naming each; [`Kind::Usage`] if there is a trained
-    /// model but no checkpoint, so that a run from the start would replace it.
+    /// [`Kind::Model`] if all checkpoints are damaged, naming each; [`Kind::Usage`] if the folder holds a trained model but no
+    /// checkpoint, because a run from the start would replace the model.
     pub fn resumable(&mut self) -> Result<Newest> {
         let newest = self.newest_verified()?;
         if newest.found.is_some() {
@@ -234,17 +245,19 @@ impl RunDir {
             return Err(Error::model("every checkpoint of the run is damaged")
                 .at(&self.path)
                 .with_found(each.collect::<Vec<_>>().join("\n         "))
-                .with_help("bring a checkpoint back from a backup, or start over with --fresh"));
+                .with_help("restore a checkpoint from a backup, or start over with --fresh"));
         }
         if self.path.join("model").symlink_metadata().is_ok() {
-            return Err(Error::usage("the run folder holds a trained model but no checkpoint to go on from")
-                .at(&self.path)
-                .with_help("give another output, or replace the model with --fresh"));
+            return Err(Error::usage(
+                "the run folder holds a trained model but no checkpoint to resume from",
+            )
+            .at(&self.path)
+            .with_help("choose another output folder, or replace the model with --fresh"));
         }
         Ok(newest)
     }
 
-    /// The checkpoints by step, oldest first, damaged or not.
+    /// All checkpoints with their steps, oldest first, intact or damaged.
     ///
     /// # Errors
     /// [`Kind::Model`] if the folder cannot be read.
@@ -252,13 +265,13 @@ impl RunDir {
         checkpoints(&self.path)
     }
 
-    /// The folder of a step's checkpoint, whether it is there or not.
+    /// The folder of a step's checkpoint, which need not exist.
     pub fn checkpoint(&self, step: u64) -> PathBuf {
         self.path.join(format!("checkpoint-{step}"))
     }
 }
 
-/// `checkpoint-<step>`, written just so.
+/// The step of a name `checkpoint-<step>`, in canonical form.
 pub(super) fn step_of(name: &str) -> Option<u64> {
     let digits = name.strip_prefix("checkpoint-")?;
     let step: u64 = digits.parse().ok()?;
@@ -282,7 +295,7 @@ pub(super) fn names(dir: &Path) -> Result<Vec<String>> {
         }
         Ok(names)
     };
-    let mut names = list().map_err(|e| Error::io(Kind::Model, "cannot be read", dir, &e))?;
+    let mut names = list().map_err(|e| Error::io(Kind::Model, "cannot list the folder", dir, &e))?;
     names.sort_unstable();
     Ok(names)
 }
@@ -303,7 +316,7 @@ pub(super) fn models(dir: &Path) -> Result<Vec<PathBuf>> {
 }
 
 fn locked(lock: &Path) -> Error {
-    // The holder writes its name right after it has the lock; the moment between is waited out.
+    // The owner writes its name right after taking the lock; wait for that moment to pass.
     let owner = (0..20).find_map(|_| {
         let owner: Option<Owner> = std::fs::read(lock).ok().and_then(|b| serde_json::from_slice(&b).ok());
         if owner.is_none() {
@@ -311,13 +324,13 @@ fn locked(lock: &Path) -> Error {
         }
         owner
     });
-    let found = owner.map_or("a holder that has not written its name".into(), |o| {
+    let found = owner.map_or("a process that has not written its id yet".into(), |o| {
         format!("process {} on host {}, started {}", o.pid, o.host, o.started)
     });
-    Error::locked("the run folder is held by another process")
+    Error::locked("another process is using the run folder")
         .at(parent(lock))
         .with_found(found)
-        .with_help("wait for it, stop it, or give another run folder")
+        .with_help("wait until that process ends, stop it, or choose another output folder")
 }
 
 fn host() -> String {

@@ -1,4 +1,4 @@
-//! Writes files and whole folders of them: safetensors streamed tensor by tensor, hashed on the way.
+//! Writes files and folders. Safetensors files are streamed tensor by tensor and hashed while they are written.
 
 use super::fs::{Fs, Sink, parent, remove_any, replace_file, sibling};
 use super::manifest::{MANIFEST, render};
@@ -11,34 +11,34 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::path::Path;
 
-/// A tensor to be written. `bytes` are row-major and little-endian, and need not be copied for it.
+/// A tensor to write.
 #[derive(Clone, Debug)]
 pub struct TensorOut<'a> {
-    /// Its name, the model's own: `bert.pooler.dense.weight`.
+    /// Its name in the model, such as `bert.pooler.dense.weight`.
     pub name: String,
-    /// The type of one element; `DType::F32.into()` for ours.
+    /// The element type; `DType::F32.into()` converts a tempra type.
     pub dtype: Dtype,
-    /// Extents, slowest first.
+    /// The dimensions, outermost first.
     pub shape: Vec<usize>,
-    /// The elements.
+    /// The bytes of the elements, row-major and little-endian.
     pub bytes: Cow<'a, [u8]>,
 }
 
-/// A file to be written into a folder.
+/// A file to write into a folder.
 #[derive(Clone, Debug)]
 pub struct NamedFile<'a> {
-    /// A plain file name.
+    /// Its name, without a folder.
     pub name: String,
-    /// What is in it.
+    /// Its contents.
     pub body: Body<'a>,
 }
 
 /// The contents of a file.
 #[derive(Clone, Debug)]
 pub enum Body<'a> {
-    /// Bytes as they are.
+    /// Bytes, written unchanged.
     Bytes(Cow<'a, [u8]>),
-    /// A safetensors file: tensors, and metadata beside `format = pt`.
+    /// A safetensors file: tensors, and metadata in addition to `format = pt`.
     Tensors(Vec<TensorOut<'a>>, Vec<(String, String)>),
 }
 
@@ -53,10 +53,10 @@ impl<'a> NamedFile<'a> {
     }
 }
 
-/// What was written: enough to know it again.
+/// The length and hash of a written file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Written {
-    /// The file's length.
+    /// The file's length in bytes.
     pub bytes: u64,
     /// Its BLAKE3 hash.
     pub blake3: blake3::Hash,
@@ -74,7 +74,7 @@ impl From<DType> for Dtype {
     }
 }
 
-/// Counts and hashes what passes through.
+/// A writer that counts and hashes its bytes.
 struct Hashing {
     sink: Box<dyn Sink>,
     hasher: blake3::Hasher,
@@ -83,7 +83,7 @@ struct Hashing {
 
 impl Hashing {
     fn put(&mut self, bytes: &[u8]) -> std::io::Result<()> {
-        // By pieces, so that they are hashed while they are in the cache.
+        // In pieces of 1 MiB, so that writing finds in the cache what hashing has read.
         for piece in bytes.chunks(1 << 20) {
             self.hasher.update(piece);
             self.sink.write_all(piece)?;
@@ -93,11 +93,14 @@ impl Hashing {
     }
 }
 
-/// Writes a safetensors file at `path` and syncs it: the same tensors give the same bytes, in whatever order they come.
+/// Writes a safetensors file at `path` and syncs it. The bytes do not depend on the order of the tensors.
 ///
-/// As the `safetensors` crate does it: wide types first, then by name, so that every tensor is aligned; the header is
-/// padded with spaces to 8 bytes. `metadata` goes beside `format = pt`, which `transformers` asks for. Refuses names
-/// given twice, bytes that do not fit the shape, and (kind `Diverged`) values that are not finite.
+/// Like the `safetensors` crate, it sorts tensors by width of type and then by name, so that every tensor is aligned, and pads the
+/// header with spaces to a multiple of 8 bytes. `metadata` is added to `format = pt`, which `transformers` requires.
+///
+/// # Errors
+/// [`Kind::Shape`] for duplicate names and for bytes that do not match the shape; [`Kind::Diverged`] for values that are not finite;
+/// [`Kind::Disk`] if the file cannot be written.
 pub fn write_safetensors(
     fs: &dyn Fs,
     path: &Path,
@@ -109,8 +112,7 @@ pub fn write_safetensors(
     order.sort_by(|a, b| b.dtype.cmp(&a.dtype).then_with(|| a.name.cmp(&b.name)));
     let mut meta = BTreeMap::from([("format", "pt")]);
     meta.extend(metadata.iter().map(|(k, v)| (k.as_str(), v.as_str())));
-    let json =
-        |v: serde_json::Result<String>| v.map_err(|e| bad(format!("the header cannot be written: {e}")));
+    let json = |v: serde_json::Result<String>| v.map_err(|e| bad(format!("cannot encode the header: {e}")));
 
     let mut header = format!("{{\"__metadata__\":{}", json(serde_json::to_string(&meta))?);
     let (mut offset, mut names) = (0, BTreeSet::new());
@@ -120,14 +122,15 @@ pub fn write_safetensors(
         }
         let bits = t.shape.iter().try_fold(t.dtype.bitsize(), |n, &d| n.checked_mul(d));
         if bits.map(|b| b.div_ceil(8)) != Some(t.bytes.len()) {
-            return Err(bad(format!("tensor `{}` has not the bytes of its shape", t.name))
+            return Err(bad(format!("the bytes of tensor `{}` do not match its shape", t.name))
                 .with_expected(format!("{:?} of {}", t.shape, t.dtype))
                 .with_found(format!("{} bytes", t.bytes.len())));
         }
         if let Some(at) = convert::find_nonfinite(t.dtype, &t.bytes) {
-            return Err(Error::diverged(format!("tensor `{}` is not finite and is not saved", t.name))
+            return Err(Error::diverged(format!("cannot save tensor `{}`: a value is not finite", t.name))
                 .at(path)
-                .with_found(format!("an infinity or NaN at element {at}, shape {:?}", t.shape)));
+                .with_found(format!("an infinity or NaN at element {at}, shape {:?}", t.shape))
+                .with_help("training has diverged: lower optim.lr and start from an earlier checkpoint"));
         }
         let data_offsets = (offset, offset + t.bytes.len());
         offset = data_offsets.1;
@@ -160,24 +163,25 @@ fn write_hashed(
     run().map_err(|e| unwritable(path, &e))
 }
 
-/// Writes a small file: whole or not at all. One that was there is replaced.
+/// Writes a small file, completely or not at all, replacing an existing one.
 ///
 /// # Errors
-/// [`Kind::Disk`] if it cannot be written; the file is then as it was.
+/// [`Kind::Disk`] if it cannot be written; an existing file is then unchanged.
 pub fn write_file(fs: &dyn Fs, path: &Path, bytes: &[u8]) -> Result<()> {
     replace_file(fs, path, bytes).map_err(|e| unwritable(path, &e))
 }
 
 pub(super) fn unwritable(path: &Path, e: &std::io::Error) -> Error {
-    Error::io(Kind::Disk, "cannot be written", path, e)
+    Error::io(Kind::Disk, "cannot write", path, e)
+        .with_help("check the free space of the disk and the permissions of the folder")
 }
 
-/// Whether a name is that of a file in the folder at hand, and of no other.
+/// Whether a name is a file name without a folder.
 pub(super) fn plain(name: &str) -> bool {
     !name.is_empty() && name != "." && name != ".." && !name.contains(['/', '\\', ':', '\0'])
 }
 
-/// Writes the files into the new folder `dir`, each synced, and says what was written, sorted by name.
+/// Writes the files into the new folder `dir` and syncs each. Returns length and hash by name.
 pub(super) fn write_files(
     fs: &dyn Fs,
     dir: &Path,
@@ -188,9 +192,11 @@ pub(super) fn write_files(
     for file in files {
         let path = dir.join(&file.name);
         if !plain(&file.name) || written.contains_key(&file.name) {
-            return Err(
-                Error::shape(format!("the file name {:?} is not plain, or given twice", file.name)).at(dir)
-            );
+            return Err(Error::shape(format!(
+                "the file name {:?} is a duplicate or names a folder",
+                file.name
+            ))
+            .at(dir));
         }
         let w = match &file.body {
             Body::Bytes(bytes) => write_hashed(fs, &path, |out| out.put(bytes))?,
@@ -201,17 +207,17 @@ pub(super) fn write_files(
     Ok(written)
 }
 
-/// Puts the complete folder `temp` in the place of `target`, which may be there.
+/// Replaces the folder `target`, if it exists, by the complete folder `temp`.
 ///
-/// A folder cannot be renamed over another, so the old one is moved to `target.old-<pid>` first, and moved back if the
-/// new one does not come; killed between the two, `target.old-<pid>` is left, whole, for [`restore`].
+/// A folder cannot be renamed over another, so the old one is first renamed to `target.old-<pid>`, and renamed back if the second
+/// rename fails. If the process is killed between the two, `target.old-<pid>` is complete and [`restore`] handles it.
 pub(super) fn publish(fs: &dyn Fs, temp: &Path, target: &Path) -> Result<()> {
     let fail = |e: std::io::Error| unwritable(target, &e);
     let old = sibling(target, "old");
     let there = target.symlink_metadata().is_ok();
     if there {
         if old.symlink_metadata().is_ok() {
-            // An attempt before this one failed after its rename; `target` is whole, so nobody needs what it replaced.
+            // An earlier attempt failed after its rename. `target` is complete, so the folder it replaced is not needed.
             remove_any(fs, &old).map_err(fail)?;
         }
         fs.rename(target, &old).map_err(fail)?;
@@ -224,29 +230,28 @@ pub(super) fn publish(fs: &dyn Fs, temp: &Path, target: &Path) -> Result<()> {
     })?;
     fs.sync_dir(parent(target)).map_err(fail)?;
     if there {
-        // It is out of the way already; what cannot be removed now is removed at the next start.
+        // If this fails, the next start removes it.
         let _ = remove_any(fs, &old);
     }
     Ok(())
 }
 
-/// After a kill in the midst of [`publish`]: the old folder goes back if nothing took its place, else away.
+/// After a kill during [`publish`]: renames the old folder back, or removes it if the new folder is in place.
 pub(super) fn restore(fs: &dyn Fs, old: &Path, target: &Path) -> std::io::Result<()> {
     if target.symlink_metadata().is_ok() { remove_any(fs, old) } else { fs.rename(old, target) }
 }
 
-/// Writes a folder: all of it or nothing. A name may be of a file in a folder of its own, `1_Pooling/config.json`.
+/// Writes a folder, completely or not at all. A file may be in a subfolder, such as `1_Pooling/config.json`.
 ///
-/// The files go to `<path>.tmp-<pid>`, are synced, and take the place of `path` by a rename; a folder that was there is removed
-/// afterwards.
+/// The files are written to `<path>.tmp-<pid>`, synced, and renamed to `path`. A folder that was there is removed afterwards.
 ///
 /// # Errors
-/// [`Kind::Disk`] if a file cannot be written, [`Kind::Diverged`] for a tensor that is not finite. `path` is then as it was.
+/// [`Kind::Disk`] if a file cannot be written; [`Kind::Diverged`] for a tensor that is not finite. `path` is then unchanged.
 pub fn write_dir(fs: &dyn Fs, path: &Path, files: &[NamedFile<'_>]) -> Result<()> {
     write_whole(fs, path, files, false)
 }
 
-/// As [`write_dir`], with a manifest of what was written, by which damage is noticed ([`verify`](super::verify)).
+/// As [`write_dir`], with a manifest, so that [`verify`](super::verify) can detect damage.
 ///
 /// # Errors
 /// Those of [`write_dir`].
@@ -273,9 +278,10 @@ fn write_whole(fs: &dyn Fs, path: &Path, files: &[NamedFile<'_>], manifest: bool
         for (folder, files) in &folders {
             let path = temp.join(folder);
             if !plain(folder) || path.symlink_metadata().is_ok() {
-                return Err(
-                    Error::shape(format!("the folder's name {folder:?} is not plain, or a file's")).at(&temp)
-                );
+                return Err(Error::shape(format!(
+                    "the folder name {folder:?} is taken by a file or is nested"
+                ))
+                .at(&temp));
             }
             let inside = write_files(fs, &path, files)?;
             written.extend(inside.into_iter().map(|(name, w)| (format!("{folder}/{name}"), w)));

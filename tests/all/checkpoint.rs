@@ -249,7 +249,12 @@ fn a_thousand_random_damages_are_all_detected() {
         fs::rename(dir.path().join("aside"), saved.join(name)).unwrap();
     }
     fs::write(saved.join("extra"), b"").unwrap();
-    assert!(verify(&saved).unwrap().to_string().contains("extra is not in the manifest"));
+    assert!(verify(&saved).unwrap().to_string().contains("extra is not in manifest.json"));
+    // Several are one problem with a list, not one problem each.
+    fs::write(saved.join("added"), b"").unwrap();
+    let report = verify(&saved).unwrap();
+    assert_eq!(report.checkpoints[0].problems, ["2 files are not in manifest.json: added, extra"]);
+    fs::remove_file(saved.join("added")).unwrap();
     fs::remove_file(saved.join("extra")).unwrap();
     assert_eq!(run.newest_verified().unwrap().found.unwrap().0, 2);
 }

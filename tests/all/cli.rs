@@ -313,7 +313,7 @@ fn every_mistake_has_its_exit_code_and_a_remedy() {
         (&["predict", model], 2, "<INPUT>"),
         (&["predict", model, csv, "--max-length", "0"], 2, "--max-length"),
         (&["predict", model, csv, "--max-length", "41"], 2, "at most 40"),
-        (&["predict", model, csv, "--max-length", "1"], 2, "max_length does not hold the special tokens"),
+        (&["predict", model, csv, "--max-length", "1"], 2, "is less than the number of special tokens"),
         (&["predict", model, csv, "--device", "gpu"], 2, "auto, cpu, cuda, cuda:N, wgpu or wgpu:N"),
         (&["predict", model, csv, "--text", "label", "--pair", "label"], 2, "two purposes"),
         (&["predict", model, csv, "-o", csv], 2, "the output is the input"),

@@ -267,7 +267,7 @@ fn what_others_put_into_a_run_folder_stays() {
         fs::write(run.join(name).join("config.json"), "theirs").unwrap();
         for more in [&[][..], &["--fresh"]] {
             let out = tempra(dir, &[&["train", "classify.toml"][..], more].concat());
-            refused(&out, 2, "was not written by tempra");
+            refused(&out, 2, "which tempra did not write");
             assert_eq!(fs::read_to_string(run.join(name).join("config.json")).unwrap(), "theirs");
         }
         fs::remove_dir_all(run.join(name)).unwrap();

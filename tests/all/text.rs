@@ -222,7 +222,7 @@ fn missing_specials_are_refused() {
     let template = file(&|v| {
         v["post_processor"]["special_tokens"].as_object_mut().unwrap().remove("[SEP]").unwrap();
     });
-    assert!(refused(template.path(), 1000).contains("template of special tokens"));
+    assert!(refused(template.path(), 1000).contains("cannot add its special tokens"));
     let foreign = file(&|v| v["post_processor"]["special_tokens"]["[SEP]"]["ids"] = json!([5000]));
     assert!(refused(foreign.path(), 10_000).contains("id 5000"));
     let merges = file(&|v| {

@@ -44,21 +44,25 @@ fn files_that_are_not_as_they_should_be() {
         ("empty", vec![], "too short"),
         ("seven bytes", vec![1; 7], "too short"),
         ("u64::MAX header", [u64::MAX.to_le_bytes().as_slice(), b"{}"].concat(), "header that is too long"),
-        ("header beyond the end", [900u64.to_le_bytes().as_slice(), b"{}"].concat(), "within its header"),
+        (
+            "header beyond the end",
+            [900u64.to_le_bytes().as_slice(), b"{}"].concat(),
+            "before the end of its header",
+        ),
         ("overlap", two(a(), entry("b", "F32", "[2]", 4, 12), 12), "header"),
         ("hole", two(a(), entry("b", "F32", "[2]", 12, 20), 20), "header"),
         ("shape overflow", one("F32", "[4194305,4194305,211106198978564]", 8), "header"),
         ("shape unlike offsets", one("F32", "[3]", 8), "header"),
         ("offsets backwards", raw(&format!("{{{}}}", entry("w", "F32", "[2]", 8, 0)), &[0; 8]), "header"),
-        ("truncated", truncated, "cut short"),
-        ("trailing bytes", trailing, "behind its last tensor"),
-        ("a name twice", two(a(), a(), 8), "`a` is given twice"),
+        ("truncated", truncated, "is truncated"),
+        ("trailing bytes", trailing, "after its last tensor"),
+        ("a name twice", two(a(), a(), 8), "duplicate key `a`"),
         (
             "a key twice",
             raw(r#"{"a":{"dtype":"F32","dtype":"F32","shape":[],"data_offsets":[0,4]}}"#, &[0; 4]),
-            "twice",
+            "duplicate key `dtype`",
         ),
-        ("metadata twice", raw(r#"{"__metadata__":{"k":"1","k":"2"}}"#, &[]), "twice"),
+        ("metadata twice", raw(r#"{"__metadata__":{"k":"1","k":"2"}}"#, &[]), "duplicate key `k`"),
         ("empty, absurd shape", one("F32", "[0,1099511627776]", 0), "absurd shape"),
         ("10 001 tensors", raw(&format!("{{{}}}", many.join(",")), &[]), "too many tensors"),
         ("unknown type", one("F31", "[2]", 8), "header"),
@@ -269,17 +273,17 @@ fn shards() {
         &outside,
     ] {
         let e = sharded(&map(&format!("\"{bad}\""))).1.unwrap_err().to_string();
-        assert!(e.contains("outside the model folder") && e.contains("`b`"), "{bad}: {e}");
+        assert!(e.contains("not in the model folder") && e.contains("`b`"), "{bad}: {e}");
     }
     let says = |map: String, say: &str| {
         let e = sharded(&map).1.unwrap_err();
         assert!(e.kind() == Kind::Model && e.to_string().contains(say), "{e}");
     };
     says(map("\"model-00003-of-00002.safetensors\""), "model-00003-of-00002.safetensors");
-    says(map("7"), "outside the model folder");
-    says(map("\"model-00001-of-00002.safetensors\""), "`b` is not where the index says");
+    says(map("7"), "not in the model folder");
+    says(map("\"model-00001-of-00002.safetensors\""), "`b` is not in the shard that the index names");
     says(r#"{"a":"model-00001-of-00002.safetensors","c":"model-00002-of-00002.safetensors"}"#.into(), "`c`");
-    says(r#"{"a":"model-00001-of-00002.safetensors","a":"x"}"#.into(), "given twice");
+    says(r#"{"a":"model-00001-of-00002.safetensors","a":"x"}"#.into(), "duplicate key `a`");
     says("[]".into(), "weight_map");
 }
 
