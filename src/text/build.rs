@@ -1,4 +1,4 @@
-//! A tokenizer from a vocabulary and settings, as each class of transformers 5 builds it; one from `tokenizer.json` as it is.
+//! Builds a tokenizer: from a vocabulary and settings, as each class of transformers 5 does, or from `tokenizer.json` unchanged.
 
 use std::path::Path;
 
@@ -13,13 +13,13 @@ use super::class::Class;
 use super::special::Tokens;
 use crate::error::{Error, Result};
 
-/// The pieces of a tokenizer, from `tokenizer.json` or from older files.
+/// The vocabulary of a tokenizer, from `tokenizer.json` or from older files.
 pub(super) enum Pieces {
-    /// WordPiece: numbers by token.
+    /// WordPiece: ids by token.
     Words(Vocab),
-    /// BPE: numbers by piece, and merges.
+    /// BPE: ids by piece, and merges.
     Merges(Vocab, Vec<(String, String)>),
-    /// Unigram: pieces with scores, which of them stands for the unknown, and the table of characters as JSON has it.
+    /// Unigram: pieces with scores, the index of the unknown piece, and the character map as in JSON.
     Scores { pieces: Vec<(String, f64)>, unknown: usize, characters: Option<Value> },
 }
 
@@ -32,11 +32,11 @@ impl Pieces {
     }
 }
 
-/// A tokenizer without its post-processor, and that.
+/// A tokenizer without its post-processor, and the post-processor.
 pub(super) struct Built {
     pub inner: tokenizers::Tokenizer,
     pub template: Option<PostProcessorWrapper>,
-    /// The id of what the vocabulary does not know; byte-level models have none.
+    /// The id of the unknown token; byte-level models have none.
     pub unknown: Option<u32>,
 }
 
@@ -56,7 +56,10 @@ pub(super) fn build(
 ) -> Result<Built> {
     let settings = Settings { config, class, path };
     let fail = |e: String| {
-        Error::model(format!("cannot make a {} of the vocabulary", class.name())).at(path).with_found(e)
+        Error::model(format!("cannot build a {} from this vocabulary", class.name()))
+            .at(path)
+            .with_found(e)
+            .with_help(SAVE_AGAIN)
     };
     let text = |e: tokenizers::Error| fail(e.to_string());
     let mut keys = if class == Class::XlmRoberta {
@@ -65,7 +68,7 @@ pub(super) fn build(
         vec!["cls_token", "sep_token"]
     };
     keys.extend((class == Class::Bert).then_some("unk_token"));
-    // ALBERT looks for its special tokens before any are added.
+    // ALBERT looks up its special tokens before any are added.
     let known = |t: &str| pieces.has(t) || class != Class::Albert && tokens.adds(t);
     let names = settings.special(tokens, &keys, known)?;
     let flag = |key: &str, default: bool| Ok(settings.optional(key)?.unwrap_or(default));
@@ -143,17 +146,17 @@ pub(super) fn build(
             json!({"type": "RobertaProcessing", "sep": [last, last_id], "cls": [first, first_id],
                 "trim_offsets": flag("trim_offsets", true)?, "add_prefix_space": flag("add_prefix_space", false)?})
         }
-        // ALBERT's are called so in the template whatever their names are.
+        // In ALBERT's template the tokens have these names, even if the special tokens have others.
         Class::Albert => template(class, ["[CLS]", "[SEP]"], [first_id, last_id]),
         _ => template(class, [first, last], [first_id, last_id]),
     };
-    // ALBERT's is replaced by that of the file.
+    // For ALBERT the file's template replaces this one.
     let template = file_template.cloned().filter(|_| class == Class::Albert).unwrap_or(template);
     let template = serde_json::from_value(template).map_err(wrong)?;
     Ok(Built { inner, template: Some(template), unknown: unknown_id })
 }
 
-/// Where special tokens stand about one text and about two.
+/// The positions of special tokens around one text and around two.
 fn template(class: Class, [first, last]: [&str; 2], ids: [u32; 2]) -> Value {
     let special = |name: &str, kind: u32| json!({"SpecialToken": {"id": name, "type_id": kind}});
     let (f, l) = (|kind| special(first, kind), |kind| special(last, kind));
@@ -171,10 +174,10 @@ fn template(class: Class, [first, last]: [&str; 2], ids: [u32; 2]) -> Value {
     json!({"type": "TemplateProcessing", "single": single, "pair": pair, "special_tokens": entries})
 }
 
-/// The tokenizer that `tokenizer.json` holds, with the tokens that other files add; `file` is the same as JSON.
+/// The tokenizer in `tokenizer.json` (`bytes`, parsed as `file`), with the tokens that other files add.
 ///
 /// # Errors
-/// [`Kind::Model`](crate::error::Kind::Model) if it is not one, or has no number for the unknown token that it names.
+/// [`Kind::Model`](crate::error::Kind::Model) if the file is not a tokenizer, or has no id for its unknown token.
 pub(super) fn from_file(
     bytes: &[u8],
     file: &Value,
@@ -183,10 +186,7 @@ pub(super) fn from_file(
     path: &Path,
 ) -> Result<Built> {
     let bad = |e: tokenizers::Error| {
-        Error::model("not a tokenizer that can be used")
-            .at(path)
-            .with_found(e.to_string())
-            .with_help("write it anew with transformers: AutoTokenizer.from_pretrained(f).save_pretrained(f)")
+        Error::model("the tokenizer cannot be read").at(path).with_found(e.to_string()).with_help(SAVE_AGAIN)
     };
     let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(bad)?;
     inner.with_truncation(None).map_err(bad)?.with_padding(None);
@@ -196,19 +196,26 @@ pub(super) fn from_file(
     let model = &file["model"];
     let unknown = match (model["unk_token"].as_str(), model["unk_id"].as_u64()) {
         (Some(token), _) => Some(inner.token_to_id(token).ok_or_else(|| {
-            Error::model(format!("the unknown token {token:?} is not in the vocabulary")).at(path)
+            Error::model(format!("the unknown token {token:?} is not in the vocabulary"))
+                .at(path)
+                .with_help(SAVE_AGAIN)
         })?),
         (None, None) if model["type"] == "WordPiece" => {
-            return Err(Error::model("a WordPiece tokenizer without an unknown token")
+            return Err(Error::model("the WordPiece tokenizer has no unknown token")
                 .at(path)
-                .with_expected("model.unk_token"));
+                .with_expected("the key model.unk_token")
+                .with_help(SAVE_AGAIN));
         }
         (None, id) => id.and_then(|id| u32::try_from(id).ok()),
     };
     Ok(Built { inner, template, unknown })
 }
 
-/// Adds special and added tokens; what the vocabulary lacks gets the next free number, whatever the files call it.
+/// How to repair a tokenizer.
+pub(super) const SAVE_AGAIN: &str =
+    "save it again with transformers: AutoTokenizer.from_pretrained(folder).save_pretrained(folder)";
+
+/// Adds special and added tokens. A token that the vocabulary lacks gets the next free id, not the id in its file.
 fn add(inner: &mut tokenizers::Tokenizer, tokens: &Tokens, vocab_size: usize, path: &Path) -> Result<()> {
     let has: Vec<String> = inner.get_added_tokens_decoder().into_values().map(|t| t.content).collect();
     let mut size = inner.get_vocab_size(true) + tokens.new_ones(|t| inner.token_to_id(t).is_some());
@@ -219,11 +226,11 @@ fn add(inner: &mut tokenizers::Tokenizer, tokens: &Tokens, vocab_size: usize, pa
     });
     inner
         .add_tokens(list)
-        .map_err(|e| Error::model("the added tokens cannot be added").at(path).with_found(e.to_string()))?;
+        .map_err(|e| Error::model("cannot add the added tokens").at(path).with_found(e.to_string()))?;
     Ok(())
 }
 
-/// What a class takes from `tokenizer_config.json`.
+/// The settings of a class in `tokenizer_config.json`.
 struct Settings<'a> {
     config: &'a Value,
     class: Class,
@@ -231,17 +238,19 @@ struct Settings<'a> {
 }
 
 impl Settings<'_> {
-    /// Yes or no, if given.
+    /// A boolean, if given.
     fn optional(&self, key: &str) -> Result<Option<bool>> {
         match self.config.get(key) {
             None | Some(Value::Null) => Ok(None),
             Some(Value::Bool(b)) => Ok(Some(*b)),
-            Some(other) => Err(Error::model(format!("`{key}` is not true or false"))
+            Some(other) => Err(Error::model(format!("`{key}` is not a boolean"))
                 .at(self.path.with_file_name("tokenizer_config.json"))
-                .with_found(other.to_string().chars().take(80).collect::<String>())),
+                .with_expected("true or false")
+                .with_found(other.to_string().chars().take(80).collect::<String>())
+                .with_help("correct or remove this key")),
         }
     }
-    /// The special tokens of these names, all of which must be known.
+    /// The special tokens with these keys; all of them must be known.
     fn special(&self, tokens: &Tokens, keys: &[&str], known: impl Fn(&str) -> bool) -> Result<Vec<String>> {
         let names: Vec<String> =
             keys.iter().map(|key| tokens.name(key).unwrap_or("null").to_owned()).collect();
@@ -251,7 +260,8 @@ impl Settings<'_> {
         }
         Err(Error::model("the vocabulary lacks special tokens")
             .at(self.path)
-            .with_expected(format!("{} of a {}: {}", keys.join(", "), self.class.name(), names.join(", ")))
-            .with_found(format!("no {}", missing.join(", no "))))
+            .with_expected(format!("{} ({} of a {})", names.join(", "), keys.join(", "), self.class.name()))
+            .with_found(format!("no {}", missing.join(", no ")))
+            .with_help("name the special tokens of this vocabulary in tokenizer_config.json"))
     }
 }

@@ -1,7 +1,7 @@
-//! Which tokenizer class a model folder names, as `AutoTokenizer` of transformers 5 finds it.
+//! Finds the tokenizer class of a model folder, as `AutoTokenizer` of transformers 5 does.
 //!
-//! Most classes rebuild the tokenizer from the vocabulary and the settings of `tokenizer_config.json`; of `tokenizer.json`
-//! they take the vocabulary alone. [`Class::File`] takes `tokenizer.json` as it is.
+//! Most classes rebuild the tokenizer from the vocabulary and the settings of `tokenizer_config.json`, and read only the vocabulary
+//! from `tokenizer.json`. [`Class::File`] uses `tokenizer.json` unchanged.
 
 use std::path::Path;
 
@@ -9,10 +9,10 @@ use serde_json::Value;
 
 use crate::error::{Error, Result};
 
-/// A tokenizer class of transformers that tempra reads.
+/// A tokenizer class of transformers that tempra supports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Class {
-    /// `BertTokenizer`, and those that share its code: WordPiece.
+    /// `BertTokenizer` and classes with the same code: WordPiece.
     Bert,
     /// `RobertaTokenizer`: byte-level BPE.
     Roberta,
@@ -26,7 +26,7 @@ pub(super) enum Class {
     File,
 }
 
-/// The names, without the `Fast` that those of version 4 end with.
+/// The names of classes, without the suffix `Fast` of version 4.
 const NAMES: &[(&str, Class)] = &[
     ("BertTokenizer", Class::Bert),
     ("DistilBertTokenizer", Class::Bert),
@@ -42,7 +42,7 @@ const NAMES: &[(&str, Class)] = &[
     ("TokenizersBackend", Class::File),
 ];
 
-/// The class that a `model_type` has where no file names one.
+/// The default class of a `model_type`, if no file names a class.
 const OF_MODELS: &[(&str, Class)] = &[
     ("bert", Class::Bert),
     ("distilbert", Class::Bert),
@@ -55,18 +55,18 @@ const OF_MODELS: &[(&str, Class)] = &[
 ];
 
 impl Class {
-    /// The class that `tokenizer_config.json` names, else `config.json`, else that of the model's type; `None` if there is
-    /// nothing to go by. ModernBERT has [`Class::File`] whatever is named, as in transformers.
+    /// The class named by `tokenizer_config.json`, else by `config.json`, else the default of the model's type; `None` if there is
+    /// none of these. ModernBERT always has [`Class::File`], as in transformers.
     ///
     /// # Errors
-    /// [`Kind::Model`](crate::error::Kind::Model) for a class that tempra does not have, and for code of the model's own.
+    /// [`Kind::Model`](crate::error::Kind::Model) for a class that tempra does not support, and for a tokenizer with custom code.
     pub(super) fn named(tokenizer: &Value, model: &Value, dir: &Path) -> Result<Option<Class>> {
         let path = dir.join("tokenizer_config.json");
         let code = tokenizer.get("auto_map").map(|map| map.get("AutoTokenizer").unwrap_or(map));
         if let Some(code) = code.filter(|c| c.to_string().contains('.')) {
-            return Err(Error::model("the tokenizer is code of its own, which tempra does not run")
+            return Err(Error::model("the tokenizer needs custom Python code, which tempra does not run")
                 .at(&path)
-                .with_expected("no `auto_map` for AutoTokenizer")
+                .with_expected("a tokenizer without `auto_map`")
                 .with_found(format!("`auto_map`: {code}"))
                 .with_help(RESAVE));
         }
@@ -82,16 +82,15 @@ impl Class {
         let word = word.strip_suffix("Fast").unwrap_or(word);
         match NAMES.iter().find(|(known, _)| *known == word) {
             Some((_, class)) => Ok(Some(*class)),
-            None => Err(Error::model(format!("`tokenizer_class` is {name}, which tempra does not have"))
+            None => Err(Error::model(format!("`tokenizer_class` = {name} is not supported"))
                 .at(path)
                 .with_expected(NAMES.iter().map(|n| n.0).collect::<Vec<_>>().join(", "))
                 .with_help(RESAVE)),
         }
     }
 
-    /// Whether the model is given token types: where `model_input_names` lists them, else where the class gives them.
-    /// XLNet is given them unless its files say otherwise: [`Model::tokenizer_config`](crate::models::Model::tokenizer_config)
-    /// saves that.
+    /// Whether the model reads token types: if `model_input_names` lists them, else if the class returns them. XLNet reads them
+    /// unless its files say otherwise; [`Model::tokenizer_config`](crate::models::Model::tokenizer_config) saves that.
     ///
     /// # Errors
     /// [`Kind::Model`](crate::error::Kind::Model) if `model_input_names` is not a list.
@@ -102,8 +101,9 @@ impl Class {
             Some(other) => {
                 return Err(Error::model("`model_input_names` is not a list of names")
                     .at(dir.join("tokenizer_config.json"))
-                    .with_expected(r#"such as ["input_ids", "token_type_ids", "attention_mask"]"#)
-                    .with_found(other.to_string().chars().take(80).collect::<String>()));
+                    .with_expected(r#"a list such as ["input_ids", "token_type_ids", "attention_mask"]"#)
+                    .with_found(other.to_string().chars().take(80).collect::<String>())
+                    .with_help("correct or remove this key"));
             }
         }
         let named = [tokenizer, model].into_iter().find_map(class_name).and_then(Value::as_str);
@@ -113,7 +113,7 @@ impl Class {
         })
     }
 
-    /// The name in transformers.
+    /// Its name in transformers.
     pub(super) fn name(self) -> &'static str {
         match self {
             Class::Bert => "BertTokenizer",
@@ -125,7 +125,7 @@ impl Class {
         }
     }
 
-    /// The files that it is read from where there is no `tokenizer.json`.
+    /// The files that it is read from if there is no `tokenizer.json`.
     pub(super) fn older_files(self) -> &'static [&'static str] {
         match self {
             Class::Bert => &["vocab.txt"],
@@ -136,7 +136,7 @@ impl Class {
         }
     }
 
-    /// The kind of model in its `tokenizer.json`; any for [`Class::File`].
+    /// The model type in its `tokenizer.json`; `None` (any) for [`Class::File`].
     pub(super) fn model(self) -> Option<&'static str> {
         match self {
             Class::Bert => Some("WordPiece"),
@@ -146,7 +146,7 @@ impl Class {
         }
     }
 
-    /// What special tokens are called where no file says so.
+    /// The default special tokens, for keys that no file sets.
     pub(super) fn special_tokens(self) -> &'static [(&'static str, &'static str)] {
         match self {
             Class::Bert => &[
@@ -193,6 +193,6 @@ fn class_name(file: &Value) -> Option<&Value> {
     file.get("tokenizer_class").filter(|v| !v.is_null() && v.as_str() != Some(""))
 }
 
-/// What makes a folder of any tokenizer one that tempra reads.
-const RESAVE: &str = "save it as a file that needs no class: set tokenizer_class to PreTrainedTokenizerFast and write \
-                      tokenizer.json with transformers";
+/// How to turn a tokenizer of any class into one that tempra reads.
+const RESAVE: &str =
+    "write tokenizer.json with transformers, and set tokenizer_class to PreTrainedTokenizerFast";

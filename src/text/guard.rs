@@ -1,4 +1,4 @@
-//! Parsers of other people that panic on a crafted file: the panic is caught, silenced and becomes a value.
+//! Catches panics of third-party parsers, which a crafted file can cause, and returns them as values.
 
 use std::any::Any;
 use std::cell::Cell;
@@ -7,10 +7,10 @@ use std::sync::Once;
 
 thread_local! { static QUIET: Cell<u32> = const { Cell::new(0) }; }
 
-/// Runs `f`; a panic inside it is returned as its message instead of being printed and unwinding further.
+/// Runs `f`. A panic inside it is returned as its message, and is neither printed nor propagated.
 ///
-/// Only the calling thread is silenced, so `f` must do its work there. What `f` had half changed when it
-/// panicked must not be used again.
+/// Only panics on the calling thread are caught, so `f` must do its work there. Data that `f` was changing when it panicked must
+/// not be used again.
 pub(crate) fn guarded<T>(f: impl FnOnce() -> T) -> Result<T, String> {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {

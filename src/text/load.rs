@@ -1,4 +1,4 @@
-//! From a model folder to a [`Tokenizer`]: which files are read, and what is refused before a model is fed with it.
+//! Loads a [`Tokenizer`] from a model folder, and refuses tokenizers that do not fit the model.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -11,13 +11,13 @@ use tokenizers::processors::PostProcessorWrapper;
 use tokenizers::utils::truncation::{TruncationDirection, TruncationParams};
 use tokenizers::{AddedToken, ModelWrapper, NormalizerWrapper, PostProcessor, PreTokenizerWrapper};
 
-use super::build::{self, Built, Pieces};
+use super::build::{self, Built, Pieces, SAVE_AGAIN};
 use super::class::Class;
 use super::special::{Sources, Tokens};
 use super::{Tokenizer, guarded, subwords};
 use crate::error::{Error, Kind, Result};
 
-/// The files a tokenizer may consist of. All that exist are kept and written back on save.
+/// The files of a tokenizer. Those that exist are kept and written again when a model is saved.
 const FILES: [&str; 9] = [
     "added_tokens.json",
     "merges.txt",
@@ -31,21 +31,21 @@ const FILES: [&str; 9] = [
 ];
 const FILE: &str = "tokenizer.json";
 const CONFIG: &str = "tokenizer_config.json";
-/// The largest of the published tokenizers (250,000 pieces) has 17 MB.
+/// The largest tokenizer file that is read, in bytes. The largest published ones (250,000 pieces) have 17 MB.
 const MAX_BYTES: u64 = 64 << 20;
-/// Transformers writes 10^30 for "no limit".
+/// `model_max_length` from this value on means "no limit"; transformers writes 10^30.
 const MAX_MAX_LENGTH: f64 = 1e9;
 
-/// The tokenizer's files and what is read of them.
+/// The tokenizer's files and their contents.
 struct Folder<'a> {
     dir: &'a Path,
     files: Vec<(&'static str, Vec<u8>)>,
     class: Class,
-    /// Whether the model is given token types.
+    /// Whether the model reads token types.
     types: bool,
     /// `tokenizer_config.json`, an object.
     config: Value,
-    /// `special_tokens_map.json`; null if there is none, as for the others.
+    /// `special_tokens_map.json`; null if the file does not exist, like the others.
     map: Value,
     added: Value,
     /// `tokenizer.json`.
@@ -53,28 +53,27 @@ struct Folder<'a> {
 }
 
 impl Tokenizer {
-    /// Reads the tokenizer of a model folder, as `AutoTokenizer` of transformers 5 reads it: the class that
-    /// `tokenizer_config.json` names, or that of the model's type in `config.json`, with its settings and added tokens. They win
-    /// over what `tokenizer.json` says; without that file `vocab.txt` is read (BERT), `vocab.json` with `merges.txt` (RoBERTa),
-    /// `spiece.model` (XLNet, ALBERT) or `sentencepiece.bpe.model` (XLM-RoBERTa).
+    /// Reads the tokenizer of a model folder, as `AutoTokenizer` of transformers 5 does: with the class that `tokenizer_config.json`
+    /// names, or the default of the model's type in `config.json`, and its settings and added tokens. These have precedence over
+    /// `tokenizer.json`. Without that file it reads `vocab.txt` (BERT), `vocab.json` with `merges.txt` (RoBERTa), `spiece.model`
+    /// (XLNet, ALBERT) or `sentencepiece.bpe.model` (XLM-RoBERTa).
     ///
-    /// `vocab_size` is the number of rows of the model's token embedding; a tokenizer that could give a larger id is refused.
+    /// `vocab_size` is the number of rows of the model's token embedding.
     ///
     /// # Errors
-    /// [`Kind::Model`] if the files are missing, over 64 MB, malformed, of a class that tempra does not have, name ids the model
-    /// lacks, or lack special tokens.
+    /// [`Kind::Model`] if the files are missing, larger than 64 MB, malformed or of an unsupported class, if an id is not below
+    /// `vocab_size`, or if special tokens are missing.
     pub fn from_dir(dir: &Path, vocab_size: usize) -> Result<Self> {
         let mut folder = Folder::read(dir)?;
         let (built, tokens) = folder.build(vocab_size)?;
         let path = folder.path();
         let Built { inner, template, unknown } = built;
         let Some(template) = template else {
-            return Err(Error::model(
-                "the tokenizer adds no special tokens, which the model was trained with",
-            )
-            .at(&path)
-            .with_expected("a post_processor that adds [CLS] and [SEP] or their like")
-            .with_found("none"));
+            return Err(Error::model("the tokenizer adds no special tokens")
+                .at(&path)
+                .with_expected("a post_processor that adds tokens such as [CLS] and [SEP]: encoders are trained with them")
+                .with_found("no post_processor")
+                .with_help(SAVE_AGAIN));
         };
         let largest = inner.get_vocab(true).into_iter().max_by_key(|(_, id)| *id);
         let Some((token, id)) = largest else {
@@ -112,26 +111,28 @@ impl Tokenizer {
         Ok(tokenizer)
     }
 
-    /// Runs both templates once on empty texts: a template that names a token it lacks panics here and not in training.
+    /// Runs both templates on empty texts. A template with an unknown token fails here, and not during training.
     fn try_templates(&self, vocab_size: usize) -> Result<()> {
         for pair in [None, Some("")] {
             let count = self.template.added_tokens(pair.is_some());
             let encoding = self.encode("", pair, count).map_err(|e| {
-                Error::model("the template of special tokens cannot be used")
+                Error::model("the tokenizer cannot add its special tokens")
                     .at(&self.path)
                     .with_found(e.to_string())
+                    .with_help(SAVE_AGAIN)
             })?;
             if encoding.ids.is_empty() {
                 return Err(Error::model("the tokenizer adds no special tokens")
                     .at(&self.path)
                     .with_expected("a template such as [CLS] A [SEP]")
-                    .with_found("a template that adds nothing"));
+                    .with_found("a template that adds no tokens")
+                    .with_help(SAVE_AGAIN));
             }
             for id in encoding.ids {
                 let Some(token) = self.inner.id_to_token(id) else {
-                    return Err(Error::model("a special token of the template is not in the vocabulary")
+                    return Err(Error::model(format!("a special token (id {id}) is not in the vocabulary"))
                         .at(&self.path)
-                        .with_found(format!("id {id}")));
+                        .with_help(SAVE_AGAIN));
                 };
                 too_large(&token, id, vocab_size).map_or(Ok(()), |e| Err(e.at(&self.path)))?;
             }
@@ -153,7 +154,8 @@ impl<'a> Folder<'a> {
             let Some(bytes) = bytes else { return Ok(Value::Null) };
             let path = dir.join(name);
             let value = json(bytes, &path)?;
-            if value.is_object() { Ok(value) } else { Err(Error::model("not a JSON object").at(path)) }
+            let wrong = || Error::model("not a JSON object").at(path).with_help("download the model again");
+            if value.is_object() { Ok(value) } else { Err(wrong()) }
         };
         let config = object(CONFIG, find(CONFIG))?;
         let [map, added] =
@@ -167,10 +169,12 @@ impl<'a> Folder<'a> {
         };
         let versions = config.get("fast_tokenizer_files").and_then(Value::as_array);
         if let Some(other) = versions.into_iter().flatten().find(|v| v.as_str() != Some(FILE)) {
-            return Err(Error::model("`fast_tokenizer_files` names a file that tempra does not read")
-                .at(dir.join(CONFIG))
-                .with_expected(FILE)
-                .with_found(other.to_string()));
+            return Err(Error::model(format!(
+                "`fast_tokenizer_files` names {other}, which tempra does not read"
+            ))
+            .at(dir.join(CONFIG))
+            .with_expected(FILE)
+            .with_help(SAVE_AGAIN));
         }
         let guess = || {
             let has = |name| find(name).is_some();
@@ -193,7 +197,7 @@ impl<'a> Folder<'a> {
                 .at(dir)
                 .with_expected(expected)
                 .with_found(if files.is_empty() { "none of them".into() } else { names(&files) })
-                .with_help("save the tokenizer beside the model: tokenizer.save_pretrained(folder)")
+                .with_help("save the tokenizer into the model's folder: tokenizer.save_pretrained(folder)")
         };
         let Some(class) = named.or_else(guess) else {
             return Err(nothing(
@@ -203,9 +207,9 @@ impl<'a> Folder<'a> {
         let older = class.older_files();
         if find(FILE).is_none() && (older.is_empty() || older.iter().any(|name| find(name).is_none())) {
             let or = if older.is_empty() { String::new() } else { format!(", or {}", older.join(" with ")) };
-            return Err(nothing(format!("{FILE}{or}, of which a {} is read", class.name())));
+            return Err(nothing(format!("{FILE}{or}, for a {}", class.name())));
         }
-        // Without a name there is nothing to go by, and the template counts.
+        // Without a class name the template decides.
         let types = named.map(|class| class.gives_types(&config, &model, dir)).transpose()?.unwrap_or(true);
         Ok(Folder { dir, class, types, config, map: map?, added: added?, file, files })
     }
@@ -253,11 +257,11 @@ impl<'a> Folder<'a> {
         self.config.get(key).and_then(Value::as_bool) == Some(true)
     }
 
-    /// The vocabulary in `tokenizer.json`.
+    /// The vocabulary in `tokenizer.json`, or what is wrong with it.
     fn pieces(&self) -> std::result::Result<Pieces, String> {
         let model = &self.file["model"];
         let (name, expected) = (self.class.name(), self.class.model().unwrap_or_default());
-        let wrong = |found: &str| format!("{found}, where a {name} has a model of type {expected}");
+        let wrong = |found: &str| format!("{found}; a {name} has a model of type {expected}");
         match model.get("type").and_then(Value::as_str) {
             Some(kind) if kind != expected => return Err(wrong(&format!("a model of type {kind}"))),
             _ => {}
@@ -297,7 +301,7 @@ impl<'a> Folder<'a> {
         }
     }
 
-    /// The vocabulary where there is no `tokenizer.json`, and the tokens with those that it brings.
+    /// The vocabulary of older files, without `tokenizer.json`, and the tokens including those of the vocabulary.
     fn older(&self, path: &Path, tokens: Tokens) -> Result<(Pieces, Tokens)> {
         let file = |i: usize| self.class.older_files().get(i).and_then(|n| self.find(n)).unwrap_or_default();
         match self.class {
@@ -312,19 +316,21 @@ impl<'a> Folder<'a> {
                 let bos = bos.into_iter().filter(|_| self.class == Class::Albert);
                 let found = bos.chain([("unk_id", other.filter(|_| self.class == Class::Xlnet))]);
                 if let Some((key, Some(v))) = found.into_iter().find(|(_, v)| v.is_some()) {
-                    let what =
-                        format!("`{key}` is set without tokenizer.json, with which it means something else");
+                    let what = format!("`{key}` is ambiguous without tokenizer.json");
                     return Err(Error::model(what)
                         .at(self.dir.join(CONFIG))
+                        .with_expected(
+                            "no such key: transformers reads it differently with and without tokenizer.json",
+                        )
                         .with_found(v.to_string())
-                        .with_help("leave it out, or write tokenizer.json with transformers"));
+                        .with_help("remove the key, or write tokenizer.json with transformers"));
                 }
                 Ok((pieces, self.tokens(control)?))
             }
         }
     }
 
-    /// From which side texts are cut.
+    /// The side where texts are truncated.
     fn truncation(&self) -> Result<TruncationDirection> {
         let file = self.file["truncation"]["direction"].as_str();
         match self.config.get("truncation_side").filter(|v| !v.is_null()) {
@@ -332,14 +338,14 @@ impl<'a> Folder<'a> {
             None => Ok(TruncationDirection::Right),
             Some(v) if v == "left" => Ok(TruncationDirection::Left),
             Some(v) if v == "right" => Ok(TruncationDirection::Right),
-            Some(v) => Err(Error::model("`truncation_side` is not a side")
+            Some(v) => Err(Error::model(format!("`truncation_side` = {v} is not valid"))
                 .at(self.dir.join(CONFIG))
-                .with_expected("left or right")
-                .with_found(v.to_string())),
+                .with_expected("\"left\" or \"right\"")
+                .with_help("correct or remove this key")),
         }
     }
 
-    /// Makes the files to be saved say what the tokenizer does: those that do stay byte for byte as they were read.
+    /// Changes the files for saving so that they describe this tokenizer. Files that already do stay unchanged.
     fn make_consistent(
         &mut self,
         inner: &tokenizers::Tokenizer,
@@ -350,7 +356,7 @@ impl<'a> Folder<'a> {
         if !self.file.is_null() && self.says(inner, template) {
             return Ok(());
         }
-        // From which side texts are cut may stand there alone.
+        // `truncation.direction` of tokenizer.json may be the only place that names the side.
         let truncation: Option<TruncationParams> =
             serde_json::from_value(self.file["truncation"].clone()).unwrap_or_default();
         let write = |inner: &tokenizers::Tokenizer, template: &PostProcessorWrapper| {
@@ -450,29 +456,24 @@ impl<'a> Folder<'a> {
     }
 }
 
-const AS_IT_IS: &str =
-    "for tokenizer.json as it is set tokenizer_class to PreTrainedTokenizerFast in tokenizer_config.json";
+const AS_IT_IS: &str = "to use tokenizer.json unchanged, set tokenizer_class to PreTrainedTokenizerFast in tokenizer_config.json";
 
-/// The error of a tokenizer file that is none.
+/// The error of a tokenizer file that cannot be read.
 fn unusable(path: &Path) -> impl Fn(String) -> Error {
     let path = path.to_path_buf();
-    move |what| {
-        Error::model("not a tokenizer that can be used")
-            .at(&path)
-            .with_found(what)
-            .with_help("write it anew with transformers: AutoTokenizer.from_pretrained(f).save_pretrained(f)")
-    }
+    move |what| Error::model("the tokenizer cannot be read").at(&path).with_found(what).with_help(SAVE_AGAIN)
 }
 
-/// BERT's `vocab.txt`: one token a line, its id is the line's number from 0.
+/// BERT's `vocab.txt`: one token a line. Its id is the line's index, from 0.
 fn words(vocab: &[u8], path: &Path) -> Result<Pieces> {
     if let Err(e) = std::str::from_utf8(vocab) {
         let at = e.valid_up_to();
         let line = 1 + vocab[..at].iter().filter(|b| **b == b'\n').count();
-        return Err(Error::model("not UTF-8").at(path).with_line(line as u64).with_byte(at as u64));
+        let e = Error::model("the vocabulary is not UTF-8").at(path).with_line(line as u64);
+        return Err(e.with_byte(at as u64).with_help("download the model again"));
     }
     let ids = WordPiece::read_bytes(vocab).map_err(|e| {
-        Error::model("cannot make a tokenizer of the vocabulary").at(path).with_found(e.to_string())
+        Error::model("cannot build a tokenizer from the vocabulary").at(path).with_found(e.to_string())
     })?;
     Ok(Pieces::Words(ids))
 }
@@ -483,16 +484,14 @@ fn names(files: &[(&str, Vec<u8>)]) -> String {
 
 fn too_large(token: &str, id: u32, vocab_size: usize) -> Option<Error> {
     (id as usize >= vocab_size).then(|| {
-        Error::model(
-            "the tokenizer does not belong to this model: it has an id that the model has no embedding for",
-        )
-        .with_expected(format!("ids below {vocab_size}, the rows of the token embedding"))
-        .with_found(format!("id {id} for {token:?}"))
-        .with_help("use the tokenizer the model was trained with")
+        Error::model("the tokenizer has more tokens than the model has embeddings")
+            .with_expected(format!("ids below {vocab_size}, the number of rows of the token embedding"))
+            .with_found(format!("id {id} for {token:?}"))
+            .with_help("use the tokenizer that the model was trained with")
     })
 }
 
-/// A file's bytes; `None` if it is not there.
+/// The contents of a file; `None` if it does not exist.
 fn read_file(path: &Path) -> Result<Option<Vec<u8>>> {
     let fail = |e: &std::io::Error| Error::io(Kind::Model, "cannot read", path, e);
     let file = match File::open(path) {
@@ -501,23 +500,25 @@ fn read_file(path: &Path) -> Result<Option<Vec<u8>>> {
         Err(e) => return Err(fail(&e)),
     };
     let mut bytes = Vec::new();
-    // One byte more than allowed, so that a pipe or a growing file is caught too.
+    // One byte more than the limit, which also catches a pipe or a growing file.
     file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(|e| fail(&e))?;
     if bytes.len() as u64 > MAX_BYTES {
-        return Err(Error::model("too large for a tokenizer file")
+        return Err(Error::model("the tokenizer file is too large")
             .at(path)
-            .with_expected(format!("at most {} MB", MAX_BYTES >> 20)));
+            .with_expected(format!("at most {} MB", MAX_BYTES >> 20))
+            .with_help("download the model again"));
     }
     Ok(Some(bytes))
 }
 
 fn json(bytes: &[u8], path: &Path) -> Result<Value> {
     serde_json::from_slice(bytes).map_err(|e| {
-        Error::model("not valid JSON")
+        Error::model("invalid JSON")
             .at(path)
             .with_line(e.line() as u64)
             .with_column(e.column() as u64)
             .with_found(e.to_string())
+            .with_help("download the model again")
     })
 }
 

@@ -1,5 +1,5 @@
-//! Strings -> token ids with byte offsets. The `tokenizers` crate does the splitting; what stands here is the part that
-//! decides: which files are read, what is refused, how a text that is too long is cut, and what is said about it.
+//! Tokenization: texts to token ids with byte offsets. The `tokenizers` crate splits texts. This module reads the tokenizer's
+//! files, refuses those that do not fit the model, and truncates texts or cuts them into windows.
 
 mod build;
 mod class;
@@ -24,41 +24,40 @@ use crate::error::{Error, Kind, Result};
 pub(crate) use guard::guarded;
 pub use windows::Window;
 
-/// A tokenizer loaded from a model folder. It truncates but never pads, whatever its files say.
+/// A tokenizer loaded from a model folder. It truncates and never pads, even if its files say otherwise.
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
-    /// Adds `[CLS]`, `[SEP]` and the like. Kept apart, so that a text is cut before they are added and not twice processed.
+    /// Adds special tokens such as `[CLS]` and `[SEP]`. Kept apart from `inner`, so that texts are truncated before it runs.
     template: PostProcessorWrapper,
-    /// For words that come split already.
+    /// The tokenizer for texts that are split into words.
     spaced: windows::Spaced,
     unknown: Option<u32>,
     mask: Option<u32>,
     cls: Option<u32>,
-    /// Put before every text.
+    /// The prompt that precedes every text.
     prompt: String,
     direction: TruncationDirection,
-    /// Whether the model is given the types of tokens; see [`Tokenizer::types`].
+    /// Whether the model reads token types; see [`Tokenizer::types`].
     gives_types: bool,
     model_max_length: Option<usize>,
     path: PathBuf,
-    /// The files as they were read, in the order of their names; `save` writes them back byte for byte.
+    /// The original files, sorted by name; `save` writes them unchanged.
     files: Vec<(&'static str, Vec<u8>)>,
     hash: String,
 }
 
-/// One text, or a pair of texts, as a model reads it. `ids`, `types` and `offsets` have one entry a token.
+/// One tokenized text or pair of texts. `ids`, `types` and `offsets` have one entry for each token.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Encoding {
-    /// Token ids, special tokens included.
+    /// Token ids, including special tokens.
     pub ids: Vec<u32>,
-    /// Segment ids: for BERT 0 for the text and 1 for the pair.
+    /// Token types (segment ids): for BERT 0 for the first text and 1 for the second.
     pub types: Vec<u32>,
-    /// Start and end of each token in *bytes* of the text it comes from (of the pair, for tokens of the pair);
-    /// (0, 0) for special tokens.
+    /// Start and end of each token, in *bytes* of the text that it comes from; (0, 0) for special tokens.
     pub offsets: Vec<(u32, u32)>,
-    /// Tokens of text and pair that were cut off.
+    /// The number of tokens that were truncated, of both texts.
     pub lost: u32,
-    /// Tokens among those kept that the vocabulary does not know.
+    /// The number of unknown tokens, not counting truncated ones.
     pub unknown: u32,
 }
 
@@ -71,8 +70,8 @@ impl std::fmt::Debug for Tokenizer {
     }
 }
 
-/// An offset in bytes, moved back to where a character begins: a byte-level tokenizer may cut one, and transformers then gives
-/// the character before.
+/// Byte offsets moved back to the start of a character. A byte-level tokenizer may split a character; transformers then returns the
+/// start of that character too.
 fn whole_chars((start, end): (usize, usize), text: &str) -> (u32, u32) {
     let floor =
         |i: usize| (0..=i.min(text.len())).rev().find(|&i| text.is_char_boundary(i)).unwrap_or(0) as u32;
@@ -80,22 +79,23 @@ fn whole_chars((start, end): (usize, usize), text: &str) -> (u32, u32) {
 }
 
 impl Tokenizer {
-    /// Encodes a text, or a text and its pair, in at most `max_length` tokens including special tokens.
+    /// Tokenizes a text, or a pair of texts, into at most `max_length` tokens including special tokens.
     ///
-    /// What is too long is cut as Hugging Face's `longest_first` cuts it: the longer of the two sequences loses tokens
-    /// until both are equally long, then both do. An empty text gives the special tokens alone.
+    /// Truncates as Hugging Face's `longest_first` does: the longer of the two texts loses tokens until both are equally long, then
+    /// both lose tokens in turn. An empty text gives only the special tokens.
     ///
     /// # Errors
-    /// [`Kind::Usage`] if `max_length` does not even hold the special tokens; [`Kind::Data`] if the tokenizer fails on the text.
+    /// [`Kind::Usage`] if `max_length` is less than the number of special tokens; [`Kind::Data`] if the tokenizer fails on the text,
+    /// or the text has 4 GiB or more.
     pub fn encode(&self, text: &str, pair: Option<&str>, max_length: usize) -> Result<Encoding> {
         let special = self.template.added_tokens(pair.is_some());
         if max_length < special {
-            return Err(Error::usage("max_length does not hold the special tokens")
-                .with_expected(format!("at least {special}"))
-                .with_found(max_length.to_string()));
+            let what =
+                format!("max_length ({max_length}) is less than the number of special tokens ({special})");
+            return Err(Error::usage(what).with_help("raise data.max_length"));
         }
         if text.len().max(pair.map_or(0, str::len)) > u32::MAX as usize {
-            return Err(Error::data("a text of 4 GiB or more").with_help("split it"));
+            return Err(Error::data("a text has 4 GiB or more").with_help("split the text"));
         }
         let (text, pair) = (&*self.prompted(text), pair.map(|p| self.prompted(p)));
         let pair = pair.as_deref();
@@ -113,7 +113,7 @@ impl Tokenizer {
                 direction: self.direction,
             };
             let (mut a, mut b) = truncate_encodings(a, b, &params)?;
-            // The pieces cut off come along as further encodings; the template would multiply them out.
+            // The crate keeps the truncated tokens as overflowing encodings, which the template would process too.
             a.take_overflowing();
             if let Some(b) = &mut b {
                 b.take_overflowing();
@@ -138,7 +138,7 @@ impl Tokenizer {
         self.try_on(text, run)
     }
 
-    /// A text behind the prompt.
+    /// The text, preceded by the prompt.
     fn prompted<'t>(&self, text: &'t str) -> Cow<'t, str> {
         if self.prompt.is_empty() {
             Cow::Borrowed(text)
@@ -147,14 +147,14 @@ impl Tokenizer {
         }
     }
 
-    /// The tokenizer as sentence-transformers feeds it: in lower case, if it is not already, and with a prompt before every
-    /// text, in which offsets then count. Its files stay as they are; these are settings of other files.
+    /// The tokenizer with settings of sentence-transformers: texts are converted to lower case if `lowercase`, and preceded by
+    /// `prompt`. Offsets then include the prompt. The tokenizer's files do not change, because other files hold these settings.
     ///
     /// # Errors
-    /// [`Kind::Model`] if its normalizer cannot be put behind another.
+    /// [`Kind::Model`] if the tokenizer does not accept another normalizer.
     pub fn for_vectors(mut self, lowercase: bool, prompt: &str) -> Result<Self> {
         let fail = |e: tokenizers::Error| {
-            Error::model("the tokenizer cannot be put into lower case")
+            Error::model("cannot add conversion to lower case to the tokenizer")
                 .at(&self.path)
                 .with_found(e.to_string())
         };
@@ -176,7 +176,7 @@ impl Tokenizer {
         Ok(self)
     }
 
-    /// Encodes many items on all cores; the result is that of [`Tokenizer::encode`] item by item, in order.
+    /// Tokenizes many items on all cores. The result is that of [`Tokenizer::encode`] for each item, in order.
     ///
     /// # Errors
     /// The error of the first item that fails.
@@ -186,64 +186,65 @@ impl Tokenizer {
         encodings.into_iter().collect()
     }
 
-    /// How many of these ids stand for what the vocabulary does not know.
+    /// The number of unknown tokens among these ids.
     pub fn unknowns(&self, ids: &[u32]) -> u32 {
         ids.iter().filter(|&&id| Some(id) == self.unknown).count() as u32
     }
 
-    /// The types of tokens as the model is given them: zeros where the tokenizer's class or its `model_input_names` leaves
-    /// `token_type_ids` out, as in transformers.
+    /// The token types that the model reads: zeros if the tokenizer's class or `model_input_names` leaves `token_type_ids` out, as in
+    /// transformers.
     pub fn types<'t>(&self, types: &'t [u32]) -> Cow<'t, [u32]> {
         if self.gives_types { types.into() } else { vec![0; types.len()].into() }
     }
 
-    /// The id of the mask token, if there is one.
+    /// The id of the mask token, if it has one.
     pub fn mask(&self) -> Option<u32> {
         self.mask
     }
 
-    /// Where the classification token stands in an input: first for BERT and RoBERTa, last for XLNet.
+    /// The position of the classification token in an input: first for BERT and RoBERTa, last for XLNet.
     pub fn cls_in(&self, ids: &[u32]) -> usize {
         self.cls.and_then(|cls| ids.iter().position(|&id| id == cls)).unwrap_or(0)
     }
 
-    /// Special tokens that are added to a text, or to a text and its pair.
+    /// The number of special tokens that are added to a text, or to a pair of texts.
     pub fn special_tokens(&self, pair: bool) -> usize {
         self.template.added_tokens(pair)
     }
 
-    /// The id of a token as it is written in the vocabulary.
+    /// The id of a token of the vocabulary.
     pub fn id(&self, token: &str) -> Option<u32> {
         self.inner.token_to_id(token)
     }
 
-    /// The token of an id as it is written in the vocabulary.
+    /// The token with this id in the vocabulary.
     pub fn token(&self, id: u32) -> Option<String> {
         self.inner.id_to_token(id)
     }
 
-    /// The longest input the tokenizer's configuration names, in tokens; the model's own limit may be smaller.
+    /// The maximum input length in the tokenizer's configuration, in tokens. The model's own limit may be smaller.
     pub fn model_max_length(&self) -> Option<usize> {
         self.model_max_length
     }
 
-    /// BLAKE3 over the names and bytes of the tokenizer's files, in hexadecimal.
+    /// The BLAKE3 hash of the names and contents of the tokenizer's files, in hexadecimal.
     pub fn hash(&self) -> &str {
         &self.hash
     }
 
-    /// The tokenizer's files as they were read, by name; one that came from `vocab.txt` alone has a `tokenizer.json` too.
+    /// The tokenizer's original files, by name. A tokenizer from older files also has a `tokenizer.json`.
     pub fn files(&self) -> &[(&'static str, Vec<u8>)] {
         &self.files
     }
 
-    /// Writes the tokenizer's files into a folder, byte for byte as they were read, so that stock `transformers` opens it.
-    /// A tokenizer that came from `vocab.txt` alone also gets its `tokenizer.json`.
+    /// Writes the tokenizer's original files into a folder, so that `transformers` opens it. A tokenizer from older files also gets a
+    /// `tokenizer.json`.
     ///
     /// # Errors
     /// [`Kind::Disk`] if a file cannot be written.
     pub fn save(&self, dir: &Path) -> Result<()> {
-        std::fs::create_dir_all(dir).map_err(|e| Error::io(Kind::Disk, "cannot make the folder", dir, &e))?;
+        std::fs::create_dir_all(dir)
+            .map_err(|e| Error::io(Kind::Disk, "cannot create the folder", dir, &e))?;
         self.files.iter().try_for_each(|(name, bytes)| {
             let path = dir.join(name);
             std::fs::write(&path, bytes).map_err(|e| Error::io(Kind::Disk, "cannot write", &path, &e))

@@ -1,5 +1,5 @@
-//! Special and added tokens: what `tokenizer_config.json`, `special_tokens_map.json`, `added_tokens.json` and `tokenizer.json`
-//! say of them, and which of them wins, as `PreTrainedTokenizerBase._from_pretrained` of transformers 5 decides it.
+//! Special and added tokens from `tokenizer_config.json`, `special_tokens_map.json`, `added_tokens.json` and `tokenizer.json`, with
+//! the precedence of `PreTrainedTokenizerBase._from_pretrained` in transformers 5.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -10,16 +10,16 @@ use tokenizers::AddedToken;
 use super::class::Class;
 use crate::error::{Error, Result};
 
-/// The special tokens that have names, in the order in which transformers adds them.
+/// The keys of named special tokens, in the order in which transformers adds them.
 const NAMED: [&str; 7] =
     ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
 
-/// A token as a setting names it.
+/// A token in a setting.
 #[derive(Clone, Debug, PartialEq)]
 enum Token {
-    /// By its content alone; what it is matched by follows from its use.
+    /// Only its content; the matching options follow from its use.
     Content(String),
-    /// With how it is matched; `None` for `normalized` means the opposite of `special`.
+    /// With its matching options; `None` for `normalized` means the opposite of `special`.
     Whole { token: AddedToken, normalized: Option<bool> },
 }
 
@@ -58,15 +58,15 @@ impl Token {
 /// The special and added tokens of a tokenizer.
 #[derive(Debug, Default)]
 pub(super) struct Tokens {
-    /// Special tokens by name, `None` where a file says that there is none; those of the model's own come last.
+    /// Special tokens by key; `None` where a file says that there is none. Keys that only this model has come last.
     named: Vec<(String, Option<Token>)>,
-    /// Further special tokens.
+    /// Special tokens without a key.
     extra: Vec<Token>,
-    /// Added tokens by the number that a file gives them.
+    /// Added tokens by the id in their file.
     added: BTreeMap<u64, Token>,
 }
 
-/// The files that say something of tokens; null where there is none.
+/// The contents of the files that describe tokens; null for a file that does not exist.
 pub(super) struct Sources<'a> {
     /// `tokenizer_config.json`.
     pub config: &'a Value,
@@ -76,21 +76,22 @@ pub(super) struct Sources<'a> {
     pub added: &'a Value,
     /// `tokenizer.json`.
     pub file: &'a Value,
-    /// Control symbols of a SentencePiece model, where it takes the place of `tokenizer.json`.
+    /// Control symbols of a SentencePiece model, if it is used instead of `tokenizer.json`.
     pub control: Vec<(String, bool)>,
 }
 
 impl Tokens {
-    /// Reads them.
+    /// Reads the special and added tokens.
     ///
     /// # Errors
-    /// [`Kind::Model`](crate::error::Kind::Model) where a token is neither a string nor an object with its content.
+    /// [`Kind::Model`](crate::error::Kind::Model) if a token is neither a string nor an object with its content.
     pub(super) fn read(class: Class, sources: Sources, dir: &Path) -> Result<Tokens> {
         let wrong = |name: &str, key: &str, v: &Value| {
-            Error::model(format!("`{key}` is no token"))
+            Error::model(format!("`{key}` is not a token"))
                 .at(dir.join(name))
-                .with_expected("a string, or an object with its `content`")
+                .with_expected("a string, or an object with a string `content`")
                 .with_found(v.to_string().chars().take(80).collect::<String>())
+                .with_help("download the model again, or save the tokenizer again with transformers")
         };
         const CONFIG: &str = "tokenizer_config.json";
         let none = Map::new();
@@ -101,7 +102,7 @@ impl Tokens {
             let moved = settings.remove("additional_special_tokens").unwrap_or_default();
             settings.insert("extra_special_tokens".into(), moved);
         }
-        // Tokens of the model's own: `image_token` and the like, or a map of names to tokens.
+        // Keys that only this model has, such as `image_token`, or a map of keys to tokens.
         let mut own: Vec<(String, Token)> = Vec::new();
         for (key, v) in &settings {
             if key.ends_with("_token") && !NAMED.contains(&key.as_str()) && (v.is_string() || v.is_object()) {
@@ -131,7 +132,7 @@ impl Tokens {
             }
         } else {
             if let Some(map) = sources.map.as_object() {
-                // An object is kept as one: it says more than its content.
+                // An object is kept: it has matching options besides its content.
                 settings.extend(map.iter().map(|(k, v)| (k.clone(), v.clone())));
                 take_map(&mut settings, &mut own)?;
             }
@@ -140,7 +141,7 @@ impl Tokens {
                 for (content, id) in map {
                     let id = id
                         .as_u64()
-                        .ok_or_else(|| wrong("added_tokens.json", content, id).with_expected("its id"))?;
+                        .ok_or_else(|| wrong("added_tokens.json", content, id).with_expected("an id"))?;
                     let special = special.contains(content);
                     let token = Token::of(content, special, !special);
                     by_content.insert(content.clone(), token.clone());
@@ -201,7 +202,7 @@ impl Tokens {
         Ok(Tokens { named, extra, added })
     }
 
-    /// The content of a special token by its name, if it has one.
+    /// The content of the special token with this key.
     pub(super) fn name(&self, key: &str) -> Option<&str> {
         self.named.iter().find(|(k, _)| k == key).and_then(|(_, t)| t.as_ref()).map(Token::content)
     }
@@ -211,13 +212,13 @@ impl Tokens {
         self.added.values().any(|t| t.content() == content)
     }
 
-    /// How many tokens that files list as added are new.
+    /// The number of added tokens that are not known.
     pub(super) fn new_ones(&self, known: impl Fn(&str) -> bool) -> usize {
         self.added.values().filter(|t| !known(t.content())).count()
     }
 
-    /// What is added to a tokenizer that has `has` already, in this order; a special token without a number of its own comes
-    /// after those that have one. `fits` says whether the model has an embedding for one more.
+    /// The tokens to add to a tokenizer that already has `has`, in this order: special tokens without an id come after tokens with
+    /// one. `fits` says whether the model has an embedding for one more token.
     pub(super) fn list(&self, has: &[String], mut fits: impl FnMut(&str) -> bool) -> Vec<AddedToken> {
         let mut list: Vec<Token> = self.added.values().cloned().collect();
         let known: Vec<String> =
@@ -228,7 +229,7 @@ impl Tokens {
             if known(token.content()) || list.contains(token) {
                 continue;
             }
-            // Those that no text needs are left out where the model has no embedding for them.
+            // Tokens with a key of the model's own are optional: leave them out if the model has no embedding for them.
             if !NAMED.contains(&key.as_str()) || fits(token.content()) {
                 list.push(token.clone());
             }
@@ -246,7 +247,8 @@ impl Tokens {
         list.into_iter().map(finish).collect()
     }
 
-    /// Writes the settings into a `tokenizer_config.json` that reads as this tokenizer without other files, given the added tokens by number.
+    /// Writes the tokens into a `tokenizer_config.json`, so that no other file is needed to read this tokenizer. `added`: the added
+    /// tokens by id.
     pub(super) fn write(&self, config: &mut Map<String, Value>, added: &BTreeMap<u32, AddedToken>) {
         for key in ["additional_special_tokens", "extra_special_tokens"] {
             config.remove(key);
@@ -268,7 +270,7 @@ fn token(v: &Value, special: Option<bool>) -> Option<Token> {
     }
 }
 
-/// The contents of the special tokens that settings name.
+/// The contents of the special tokens in the settings.
 fn special_contents(settings: &Map<String, Value>) -> Vec<String> {
     let content = |v: &Value| token(v, None).map(|t| t.content().to_owned());
     let named = NAMED.iter().filter_map(|key| content(settings.get(*key)?));

@@ -1,4 +1,4 @@
-//! The vocabularies of older files: `vocab.json` with `merges.txt` (RoBERTa), and the models of SentencePiece (XLNet, ALBERT,
+//! Reads vocabularies of older files: `vocab.json` with `merges.txt` (RoBERTa), and SentencePiece models (XLNet, ALBERT,
 //! XLM-RoBERTa).
 
 use std::path::Path;
@@ -11,53 +11,63 @@ use super::build::Pieces;
 use super::class::Class;
 use crate::error::{Error, Result};
 
-/// Byte-level BPE: `vocab.json` maps pieces to ids, `merges.txt` has one pair of pieces a line, the first merge first.
+/// Byte-level BPE: `vocab.json` maps pieces to ids. `merges.txt` has one pair of pieces a line, in order of priority.
 pub(super) fn from_merges(vocab: &[u8], merges: &[u8], dir: &Path) -> Result<Pieces> {
     let at = dir.join("vocab.json");
-    let bad = |what: String| Error::model("not a vocabulary of byte-level BPE").at(&at).with_found(what);
+    let bad = |what: String| {
+        let e = Error::model("not a byte-level BPE vocabulary").at(&at).with_found(what);
+        e.with_expected("a JSON object that maps pieces to ids").with_help("download the model again")
+    };
     let ids: Map<String, Value> = serde_json::from_slice(vocab).map_err(|e| bad(e.to_string()))?;
     let vocab = numbers(ids).map_err(bad)?;
     let path = dir.join("merges.txt");
     let text = std::str::from_utf8(merges)
-        .map_err(|e| Error::model("not UTF-8").at(&path).with_byte(e.valid_up_to() as u64))?;
+        .map_err(|e| Error::model("the file is not UTF-8").at(&path).with_byte(e.valid_up_to() as u64))?;
     let lines =
         text.lines().enumerate().filter(|(i, l)| !(l.is_empty() || *i == 0 && l.starts_with("#version")));
     let pair = |(i, line): (usize, &str)| match line.split_once(' ') {
         Some((a, b)) if !b.contains(' ') => Ok((a.to_owned(), b.to_owned())),
-        _ => Err(Error::model("not a merge")
+        _ => Err(Error::model("this line is not a merge")
             .at(&path)
             .with_line(i as u64 + 1)
-            .with_expected("two pieces and a space")),
+            .with_expected("two pieces separated by one space")
+            .with_found(line.chars().take(80).collect::<String>())
+            .with_help("download the model again")),
     };
     Ok(Pieces::Merges(vocab, lines.map(pair).collect::<Result<Vec<_>>>()?))
 }
 
-/// A map of pieces to numbers.
+/// A map of pieces to ids.
 pub(super) fn numbers(map: Map<String, Value>) -> std::result::Result<Vocab, String> {
     let number = |(piece, id): (String, Value)| match id.as_u64().and_then(|id| u32::try_from(id).ok()) {
         Some(id) => Ok((piece, id)),
-        None => Err(format!("{id} as the number of {piece:?}")),
+        None => Err(format!("{id} as the id of {piece:?}")),
     };
     map.into_iter().map(number).collect()
 }
 
-/// A unigram model of SentencePiece, and its control and user-defined symbols with whether they are special.
+/// A SentencePiece unigram model, and its control and user-defined symbols, each with whether it is special.
 ///
-/// `special` gives the contents of special tokens by their names.
+/// `special` returns the content of a special token by its key.
 pub(super) fn from_sentencepiece(
     model: &[u8],
     class: Class,
     path: &Path,
     special: impl Fn(&str) -> String,
 ) -> Result<(Pieces, Vec<(String, bool)>)> {
-    let bad = |what: &str| Error::model("not a model of SentencePiece").at(path).with_found(what);
-    let mut proto = Model::read(model).ok_or_else(|| bad("a damaged file"))?;
+    let bad = |what: &str| {
+        let e = Error::model("not a SentencePiece unigram model").at(path).with_found(what);
+        e.with_help("download the model again, or write tokenizer.json with transformers")
+    };
+    let mut proto = Model::read(model).ok_or_else(|| bad("a file that is damaged or of another format"))?;
     if proto.kind != UNIGRAM {
-        return Err(bad("another kind of model").with_expected("a unigram model"));
+        return Err(
+            bad(&format!("a SentencePiece model of type {}", proto.kind)).with_expected("type 1, unigram")
+        );
     }
     let mut unknown = proto.unknown;
     if class == Class::XlmRoberta {
-        // It keeps fairseq's numbers: four special tokens, the pieces, the mask.
+        // Fairseq's ids: four special tokens, the pieces, the mask token.
         let mut pieces: Vec<(String, f64)> =
             ["bos_token", "pad_token", "eos_token", "unk_token"].map(|key| (special(key), 0.0)).into();
         pieces.extend(proto.pieces.drain(3.min(proto.pieces.len())..));
@@ -71,7 +81,7 @@ pub(super) fn from_sentencepiece(
         None
     } else {
         let map =
-            Precompiled::from(&proto.charsmap).map_err(|e| bad(&format!("a table of characters: {e}")))?;
+            Precompiled::from(&proto.charsmap).map_err(|e| bad(&format!("an invalid character map: {e}")))?;
         let map = serde_json::to_value(map).map_err(|e| bad(&e.to_string()))?;
         map.get("precompiled_charsmap").cloned()
     };
@@ -84,11 +94,11 @@ const UNIGRAM: u64 = 1;
 const CONTROL: u64 = 3;
 const USER_DEFINED: u64 = 4;
 
-/// What is read of a `ModelProto` (sentencepiece_model.proto of the project SentencePiece).
+/// The parts of a `ModelProto` that are used (sentencepiece_model.proto of SentencePiece).
 struct Model {
     /// Field 1, `pieces`: the piece (1) and its score (2).
     pieces: Vec<(String, f64)>,
-    /// Those of type (3) control or user-defined, and whether they are the former.
+    /// Pieces whose type (3) is control (`true`) or user-defined (`false`).
     symbols: Vec<(String, bool)>,
     /// Field 2, `trainer_spec`: its field 3, `model_type`.
     kind: u64,
@@ -147,7 +157,7 @@ impl Model {
     }
 }
 
-/// A value as Protocol Buffers encode it (protobuf.dev/programming-guides/encoding).
+/// A value in the encoding of Protocol Buffers (protobuf.dev/programming-guides/encoding).
 enum Wire<'a> {
     Number(u64),
     Bytes(&'a [u8]),
@@ -155,7 +165,7 @@ enum Wire<'a> {
     Eight,
 }
 
-/// The fields of a message with their numbers; `None` where the bytes are damaged, and then nothing more.
+/// The fields of a message with their numbers. Damaged bytes give `None` and end the iteration.
 struct Fields<'a>(&'a [u8]);
 
 impl<'a> Fields<'a> {

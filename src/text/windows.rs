@@ -1,4 +1,4 @@
-//! Texts longer than a model reads, cut into windows that overlap, so that every word is seen.
+//! Cuts texts that are longer than a model's input into overlapping windows, so that every word is read.
 
 use std::sync::OnceLock;
 
@@ -11,23 +11,24 @@ use tokenizers::{InputSequence, PostProcessor};
 use super::{Tokenizer, guarded, whole_chars};
 use crate::error::{Error, Result};
 
-/// A stretch of a text as a model reads it, special tokens included; every list but the first two has one entry a token.
+/// A window of a text, including special tokens. Every list has one entry for each token.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Window {
     /// Token ids.
     pub ids: Vec<u32>,
-    /// Segment ids.
+    /// Token types (segment ids).
     pub types: Vec<u32>,
-    /// Which of the two texts a token comes from, 0 or 1; `None` for special tokens.
+    /// The text that a token comes from, 0 or 1; `None` for special tokens.
     pub part: Vec<Option<u8>>,
-    /// Start and end in *bytes* of that text, or of the word where words were given; (0, 0) for special tokens.
+    /// Start and end in *bytes* of that text, or of the word for a text given as words; (0, 0) for special tokens.
     pub offsets: Vec<(u32, u32)>,
-    /// The word a token belongs to: of those given, or as the tokenizer splits the text. `None` for special tokens.
+    /// The index of the word that a token belongs to: of the given words, or as the tokenizer splits the text. `None` for special
+    /// tokens.
     pub words: Vec<Option<u32>>,
 }
 
 impl Window {
-    /// `text` gives the text that a token's offsets count in, by its part and its word.
+    /// `text` returns the text that a token's offsets refer to, by its part and its word.
     fn new<'t>(e: &tokenizers::Encoding, text: impl Fn(usize, Option<u32>) -> &'t str) -> Self {
         let parts = e.get_sequence_ids();
         let offset = |token: usize, part: Option<usize>| {
@@ -43,28 +44,28 @@ impl Window {
             words: e.get_word_ids().to_vec(),
         }
     }
-    /// Number of tokens.
+    /// The number of tokens.
     pub fn len(&self) -> usize {
         self.ids.len()
     }
-    /// Whether it holds no token.
+    /// Whether it has no tokens.
     pub fn is_empty(&self) -> bool {
         self.ids.is_empty()
     }
 }
 
-/// The tokenizer that words are split with; see [`Tokenizer::word_windows`].
+/// The tokenizer for texts given as words; see [`Tokenizer::word_windows`].
 #[derive(Default)]
 pub(super) struct Spaced(OnceLock<Option<Box<tokenizers::Tokenizer>>>);
 
 impl Tokenizer {
-    /// Encodes a text in windows of at most `max_length` tokens, special ones included; neighbours share `stride` tokens of
-    /// the text. With a pair it is the pair that is cut, and every window starts with the whole first text, as Hugging Face's
-    /// `truncation="only_second"` with `return_overflowing_tokens` does it. An empty text gives one window.
+    /// Tokenizes a text into windows of at most `max_length` tokens, including special tokens. Neighbouring windows share `stride`
+    /// tokens of the text. With a pair, the pair is cut, and every window starts with the whole first text, as with Hugging Face's
+    /// `truncation="only_second"` and `return_overflowing_tokens`. An empty text gives one window.
     ///
     /// # Errors
-    /// [`Kind::Usage`](crate::error::Kind::Usage) if a window holds no more than `stride` tokens of the text;
-    /// [`Kind::Data`](crate::error::Kind::Data) if the tokenizer fails on it.
+    /// [`Kind::Usage`](crate::error::Kind::Usage) if a window would have at most `stride` tokens of the text;
+    /// [`Kind::Data`](crate::error::Kind::Data) if the tokenizer fails on the text.
     pub fn windows(
         &self,
         text: &str,
@@ -73,7 +74,7 @@ impl Tokenizer {
         stride: usize,
     ) -> Result<Vec<Window>> {
         if text.len().max(pair.map_or(0, str::len)) > u32::MAX as usize {
-            return Err(Error::data("a text of 4 GiB or more").with_help("split it"));
+            return Err(Error::data("a text has 4 GiB or more").with_help("split the text"));
         }
         let start = pair.unwrap_or(text);
         let encode = || -> tokenizers::Result<_> {
@@ -85,12 +86,12 @@ impl Tokenizer {
         self.cut(a, b, [max_length, stride], start, text)
     }
 
-    /// Encodes words that are split already, in windows of at most `max_length` tokens, special ones included, that share
-    /// `stride` tokens. `words` of a window says which word each token belongs to. A byte-level tokenizer (RoBERTa's) puts
-    /// a space before each word, which Hugging Face calls `add_prefix_space`.
+    /// Tokenizes a text given as words, into windows of at most `max_length` tokens, including special tokens, that share `stride`
+    /// tokens. [`Window::words`] says which word each token belongs to. A byte-level tokenizer (RoBERTa's) puts a space before each
+    /// word, as with `add_prefix_space` of Hugging Face.
     ///
     /// # Errors
-    /// As [`Tokenizer::windows`].
+    /// Those of [`Tokenizer::windows`].
     pub fn word_windows(&self, words: &[String], max_length: usize, stride: usize) -> Result<Vec<Window>> {
         let start = words.first().map_or("", String::as_str);
         let spaced = self.spaced.0.get_or_init(|| with_prefix_space(&self.inner));
@@ -102,19 +103,19 @@ impl Tokenizer {
         self.cut(a, None, [max_length, stride], start, word)
     }
 
-    /// The tokens of a text without special ones: ids, and the word of the text that each belongs to.
+    /// The tokens of a text without special tokens: the id of each, and the index of its word.
     ///
     /// # Errors
-    /// [`Kind::Data`](crate::error::Kind::Data) if the tokenizer fails on it.
+    /// [`Kind::Data`](crate::error::Kind::Data) if the tokenizer fails on the text.
     pub fn pieces(&self, text: &str) -> Result<Vec<(u32, u32)>> {
         let e = self.try_on(text, || self.inner.encode(text, false))?;
         Ok(e.get_ids().iter().zip(e.get_word_ids()).map(|(&id, word)| (id, word.unwrap_or(0))).collect())
     }
 
-    /// Two texts that are tokens already, with special tokens about them, as [`Tokenizer::encode`] puts them.
+    /// Joins two tokenized texts and adds special tokens, as [`Tokenizer::encode`] does.
     ///
     /// # Errors
-    /// [`Kind::Data`](crate::error::Kind::Data) if the template fails.
+    /// [`Kind::Data`](crate::error::Kind::Data) if the tokenizer cannot add its special tokens.
     pub fn joined(&self, first: &[(u32, u32)], second: &[(u32, u32)]) -> Result<Window> {
         let encoding = |pieces: &[(u32, u32)], kind: u32| {
             let n = pieces.len();
@@ -146,16 +147,16 @@ impl Tokenizer {
         let fixed = special + if b.is_some() { a.len() } else { 0 };
         let long = b.as_ref().map_or(a.len(), tokenizers::Encoding::len);
         if fixed + long > max_length && max_length <= fixed + stride {
-            let what = if b.is_some() { ", the first text" } else { "" };
-            return Err(Error::usage("windows that make no progress")
-                .with_expected(format!(
-                    "a max_length above {fixed} special tokens{what} and the stride of {stride}"
-                ))
-                .with_found(format!(
-                    "{max_length} for a text that starts {:?}",
-                    start.chars().take(60).collect::<String>()
-                ))
-                .with_help("raise data.max_length or lower data.stride"));
+            let what = if b.is_some() { "first text and its special tokens" } else { "special tokens" };
+            let start = start.chars().take(60).collect::<String>();
+            return Err(Error::usage(format!(
+                "a window of {max_length} tokens has no room for new text, in the text that starts {start:?}"
+            ))
+            .with_expected(format!(
+                "a max_length above {}: {fixed} for the {what}, and {stride} for the stride",
+                fixed + stride
+            ))
+            .with_help("raise data.max_length or lower data.stride"));
         }
         let params = TruncationParams {
             max_length: max_length.saturating_sub(special),
@@ -184,18 +185,18 @@ impl Tokenizer {
         })
     }
 
-    /// Runs the tokenizer, whose panics and errors become ours.
+    /// Runs the tokenizer and converts its panics and errors.
     pub(super) fn try_on<T>(&self, text: &str, run: impl FnOnce() -> tokenizers::Result<T>) -> Result<T> {
         guarded(run).unwrap_or_else(|panic| Err(panic.into())).map_err(|e| {
             let start: String = text.chars().take(60).collect();
             Error::data(format!("the tokenizer failed on a text that starts {start:?}"))
                 .with_found(e.to_string())
-                .with_help(format!("check {}", self.path.display()))
+                .with_help(format!("check that {} is intact, or change the text", self.path.display()))
         })
     }
 }
 
-/// The same tokenizer with a space before each word, if it is a byte-level one that puts none.
+/// The same tokenizer with a space before each word; `None` unless it is a byte-level tokenizer without that space.
 fn with_prefix_space(inner: &tokenizers::Tokenizer) -> Option<Box<tokenizers::Tokenizer>> {
     match inner.get_pre_tokenizer() {
         Some(PreTokenizerWrapper::ByteLevel(bytes)) if !bytes.add_prefix_space => {
