@@ -193,9 +193,11 @@ fn measured(caps: &Caps, name: &str) -> String {
 /// How to get a device that is not there.
 fn remedy(name: &str) -> &'static str {
     if name.starts_with("cuda") {
-        "an NVIDIA card from Turing on, its driver, and NVRTC: pip install nvidia-cuda-nvrtc, or the CUDA toolkit"
+        "an NVIDIA GPU (Turing or newer), its driver, and NVRTC: pip install nvidia-cuda-nvrtc, or the CUDA toolkit"
+    } else if Wgpu::BUILT {
+        "a driver for Vulkan (Linux: mesa-vulkan-drivers or the GPU vendor's), Metal (macOS) or DX12 (Windows)"
     } else {
-        "a driver for Vulkan (Linux: mesa-vulkan-drivers or the card's own), Metal (macOS) or DX12 (Windows)"
+        "a build with this backend: cargo build --release --features wgpu"
     }
 }
 

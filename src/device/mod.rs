@@ -6,6 +6,7 @@ pub mod cpu;
 pub mod cuda;
 mod dry;
 mod profile;
+#[cfg_attr(not(feature = "wgpu"), path = "wgpu/absent.rs")]
 pub mod wgpu;
 
 pub use self::wgpu::{Wgpu, fold};

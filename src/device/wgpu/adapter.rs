@@ -4,30 +4,9 @@
     reason = "asks Vulkan for the size of its memory, which wgpu does not tell; enables cooperative matrices"
 )]
 
-use super::MAX_BUFFERS;
+use super::{Abilities, MAX_BUFFERS};
 use crate::error::{Error, Result};
 use wgpu::Features;
-
-/// What an adapter can do beyond the least that tempra asks for.
-#[derive(Clone, Debug, Default)]
-pub struct Abilities {
-    /// Invocations of a subgroup, where the adapter has subgroup operations and one size only.
-    pub subgroup: Option<u32>,
-    /// Whether kernels can measure their own time.
-    pub timestamps: bool,
-    /// Rows, columns and depth of the cooperative matrices (f16 in, f32 out) that products are built from, if it has them.
-    pub coop: Option<u32>,
-    /// The driver's name and version, as it tells them.
-    pub driver: String,
-    /// Whether it is a software driver.
-    pub software: bool,
-    /// Bytes that one binding of a buffer may span.
-    pub binding_bytes: u64,
-    /// Bytes of workgroup memory.
-    pub shared_bytes: u32,
-    /// Bytes of memory on the device, where the driver tells.
-    pub memory_bytes: Option<u64>,
-}
 
 /// All adapters, real ones first.
 fn adapters() -> Vec<wgpu::Adapter> {

@@ -1,6 +1,6 @@
 //! Buffers from a pool, and copies between them and the host.
 
-use super::{ALIGN, Wgpu, lock};
+use super::{Wgpu, lock, size_class};
 use crate::device::Tensor;
 use crate::error::{Error, Result};
 use std::sync::Arc;
@@ -28,13 +28,6 @@ impl Drop for Memory {
             .or_default()
             .push((self.id, self.buffer.clone()));
     }
-}
-
-/// The size of the buffer that `bytes` are put into: in steps of an eighth, so that batches of nearly the same size share
-/// buffers.
-pub fn size_class(bytes: usize) -> u64 {
-    let need = bytes.max(ALIGN).next_multiple_of(ALIGN) as u64;
-    need.next_multiple_of((need.next_power_of_two() / 16).max(ALIGN as u64))
 }
 
 impl Wgpu {

@@ -4,10 +4,10 @@
 mod adapter;
 mod memory;
 mod queue;
+mod shared;
 
-pub use adapter::Abilities;
-pub use memory::{Memory, size_class};
-pub use queue::PRELUDE;
+pub use memory::Memory;
+pub use shared::{ALIGN, Abilities, PRELUDE, Tiles, WgpuStats, fold, size_class};
 
 use super::{Backend, Caps, Gpu, Launch, Profile, Storage, Tensor};
 use crate::error::{Error, Result};
@@ -19,24 +19,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Buffers that one kernel may bind: what every adapter allows.
 const MAX_BUFFERS: usize = 8;
-/// Alignment of a tensor inside a buffer, in bytes: the most that any adapter asks for.
-pub const ALIGN: usize = 256;
-
-/// What the device has done so far.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct WgpuStats {
-    /// Buffers asked of the driver.
-    pub allocations: u64,
-    /// Bytes in them.
-    pub bytes: u64,
-    /// Tensors copied back to the host.
-    pub reads: u64,
-    /// Kernels queued.
-    pub launches: u64,
-    /// Command buffers submitted.
-    pub submissions: u64,
-}
-
 /// One adapter.
 pub struct Wgpu {
     inner: Arc<Inner>,
@@ -52,15 +34,6 @@ pub struct Wgpu {
     profile: Profile,
     /// Fault injection: `TEMPRA_WGPU_LOSE_AFTER` submissions the device is lost, as with a crashed driver.
     lose_after: Option<u64>,
-}
-
-/// How kernels share out their work.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Tiles {
-    /// Large groups that meet in workgroup memory: for GPUs.
-    Workgroup,
-    /// Groups of as many threads as the processor has lanes, without workgroup memory: for software drivers.
-    Rows,
 }
 
 struct Inner {
@@ -98,13 +71,10 @@ fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
 
-/// Groups of a one-dimensional launch; more than a dimension allows go on in the second one.
-pub fn fold(groups: usize) -> [u32; 3] {
-    const MOST: usize = 65535;
-    [groups.min(MOST) as u32, groups.div_ceil(MOST) as u32, 1]
-}
-
 impl Wgpu {
+    /// Whether this build contains the backend.
+    pub const BUILT: bool = true;
+
     /// The adapters there are, by the number that `wgpu:N` takes.
     pub fn list() -> Vec<String> {
         adapter::names()

@@ -1,13 +1,11 @@
 //! Kernels: compiled once for each specialised text, queued, and submitted in batches.
 #![allow(unsafe_code, reason = "kernels without the checks that wgpu would put into every loop and access")]
 
-use super::{ALIGN, Fault, Wgpu, lock};
+use super::{ALIGN, Fault, PRELUDE, Wgpu, lock};
 use crate::device::{Const, Launch, Tensor};
 use crate::error::{Error, Kind, Result};
 use crate::shape::DType;
 
-/// What every shader may use; put before its own source.
-pub const PRELUDE: &str = include_str!("../../../shaders/prelude.wgsl");
 /// Work that is queued before it is submitted: enough to spare the driver, few enough for it to begin early.
 const BATCH: usize = 96;
 /// Passes whose times are taken at once.
