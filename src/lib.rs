@@ -33,3 +33,10 @@ pub mod train;
 pub mod bench;
 // The program.
 pub mod cli;
+
+/// The optional features that this build contains, by their names in `Cargo.toml`.
+pub const FEATURES: &[(&str, bool)] = &[
+    ("parquet", cfg!(feature = "parquet")),
+    ("wgpu", cfg!(feature = "wgpu")),
+    ("hub", cfg!(feature = "hub")),
+];

@@ -27,6 +27,7 @@ pub use options::{device_arg, json_arg, open_device, set_arg, sets, threads_arg}
 
 use crate::error::{Error, Result};
 use clap::{Arg, ArgAction, ArgMatches, Command};
+use std::sync::LazyLock;
 
 /// A command of the program.
 pub struct Entry {
@@ -53,6 +54,12 @@ pub const COMMANDS: &[Entry] = &[
     Entry { define: help::define, run: help::run },
 ];
 
+/// What `--version` prints: also the optional features of this build.
+static LONG_VERSION: LazyLock<String> = LazyLock::new(|| {
+    let built = crate::FEATURES.iter().filter(|(_, built)| *built).map(|(name, _)| *name);
+    format!("{}\nfeatures: {}", env!("CARGO_PKG_VERSION"), built.collect::<Vec<_>>().join(" "))
+});
+
 /// The command line: every command, and the options that all of them take.
 pub fn command() -> Command {
     let everywhere = |id: &'static str, help: &'static str| {
@@ -61,6 +68,7 @@ pub fn command() -> Command {
     };
     Command::new("tempra")
         .version(env!("CARGO_PKG_VERSION"))
+        .long_version(LONG_VERSION.as_str())
         .about("Fine-tunes pretrained text encoders, and uses what came out")
         .after_help(
             "Example: from a table of labelled texts to predictions\n  \
