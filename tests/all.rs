@@ -31,6 +31,8 @@ mod faults;
 mod fold;
 #[path = "all/folders.rs"]
 mod folders;
+#[path = "all/from_shell.rs"]
+mod from_shell;
 #[path = "all/gradients.rs"]
 mod gradients;
 #[path = "all/heads.rs"]

@@ -86,7 +86,7 @@ pub fn run(matches: &ArgMatches) -> Result<i32> {
     }
     let model = prepared.model(&Options::default(), &voice)?;
     let (head, outputs) = prepared.head(&model)?;
-    idle::warn("eval", matches, outputs, &voice);
+    idle::warn("eval", matches, outputs, false, &voice);
     if label_scale.is_some() && *outputs != Outputs::Embedding {
         return Err(Error::usage("--label-scale has no effect on this model")
             .at(&prepared.dir)

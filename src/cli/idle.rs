@@ -1,74 +1,110 @@
-//! Options that a command has for some models and that have no effect for others: each that is given in vain is warned about.
+//! Options that have no effect on a model: a warning for each that is given.
 
 use super::options::text;
 use super::style::Voice;
 use crate::models::Outputs;
 use clap::ArgMatches;
 
-/// An option, by the command and its name.
+/// What a command is asked to do.
+struct Use<'a> {
+    /// What the head of the model gives.
+    outputs: &'a Outputs,
+    /// Whether the texts come from the command line.
+    direct: bool,
+    /// The value of the option.
+    value: &'a str,
+}
+
+impl Use<'_> {
+    /// Whether the data are rows with a label column.
+    fn rows(&self) -> bool {
+        use Outputs as O;
+        matches!(self.outputs, O::Classes(_) | O::Labels(_) | O::Number | O::Embedding)
+    }
+    fn tags(&self) -> bool {
+        matches!(self.outputs, Outputs::Tags(_))
+    }
+    fn answers(&self) -> bool {
+        *self.outputs == Outputs::Span
+    }
+}
+
+/// An option of a command.
 struct Option {
     command: &'static str,
     name: &'static str,
-    /// Whether it has an effect for what a head gives.
-    has: fn(&Outputs) -> bool,
-    /// What it takes to have one, in words.
-    needs: &'static str,
-}
-
-const fn option(
-    command: &'static str,
-    name: &'static str,
-    has: fn(&Outputs) -> bool,
-    needs: &'static str,
-) -> Option {
-    Option { command, name, has, needs }
+    /// Whether it has an effect.
+    has: fn(&Use) -> bool,
+    /// Why it has none.
+    why: fn(&Use) -> &'static str,
 }
 
 const SQUAD: &str = "questions are read from SQuAD's JSON, which has no columns";
+const DIRECT: &str = "the text comes from the command line, not from a file";
 const OPTIONS: &[Option] = &[
-    option("predict", "text", |o| !matches!(o, Outputs::Span), SQUAD),
-    option(
-        "predict",
-        "pair",
-        |o| !matches!(o, Outputs::Span | Outputs::Tags(_)),
-        "tags are found in one text, and questions come from SQuAD's JSON",
-    ),
-    option("predict", "format", |o| !matches!(o, Outputs::Span), "answers are written as JSON"),
-    option(
-        "predict",
-        "input-format",
-        |o| !matches!(o, Outputs::Span | Outputs::Tags(_)),
-        "the name of the input says what is read",
-    ),
-    option("eval", "text", |o| !matches!(o, Outputs::Span), SQUAD),
-    option(
-        "eval",
-        "pair",
-        |o| matches!(o, Outputs::Classes(_) | Outputs::Labels(_) | Outputs::Number | Outputs::Embedding),
-        "only classes, numbers and vectors are of two texts that stand in columns",
-    ),
-    option(
-        "eval",
-        "label",
-        |o| {
-            let rows =
-                matches!(o, Outputs::Classes(_) | Outputs::Labels(_) | Outputs::Number | Outputs::Embedding);
-            rows || matches!(o, Outputs::Tags(_))
+    Option {
+        command: "predict",
+        name: "text",
+        has: |u| !u.answers() && !u.direct,
+        why: |u| if u.direct { DIRECT } else { SQUAD },
+    },
+    Option {
+        command: "predict",
+        name: "pair",
+        has: |u| !u.answers() && !u.tags(),
+        why: |u| if u.tags() { "a tagger reads one text" } else { SQUAD },
+    },
+    Option {
+        command: "predict",
+        name: "format",
+        has: |u| !u.answers() || u.value != "csv",
+        why: |_| "answers are written as JSON",
+    },
+    Option {
+        command: "predict",
+        name: "input-format",
+        has: |u| !u.answers() && !u.tags() && !u.direct,
+        why: |u| if u.direct { DIRECT } else { "the name of the input says its format" },
+    },
+    Option { command: "eval", name: "text", has: |u| !u.answers(), why: |_| SQUAD },
+    Option {
+        command: "eval",
+        name: "pair",
+        has: |u| u.rows(),
+        why: |u| match u.outputs {
+            Outputs::Tags(_) => "a tagger reads one text",
+            Outputs::Span => SQUAD,
+            _ => "a language model reads one text",
         },
-        "answers are part of SQuAD's JSON, and a language model finds the tokens of the text itself",
-    ),
-    option("embed", "pair", |_| false, "each text has a vector of its own"),
-    option("embed", "head", |_| false, "vectors are the encoder's, which all heads share"),
+    },
+    Option {
+        command: "eval",
+        name: "label",
+        has: |u| u.rows() || u.tags(),
+        why: |u| match u.outputs {
+            Outputs::Span => "the answers are part of SQuAD's JSON",
+            _ => "a language model predicts tokens of the text itself",
+        },
+    },
+    Option { command: "embed", name: "pair", has: |_| false, why: |_| "each text has a vector of its own" },
+    Option {
+        command: "embed",
+        name: "head",
+        has: |_| false,
+        why: |_| "vectors come from the encoder, which all heads share",
+    },
 ];
 
-/// Warns about the options of `command` that were given and have no effect for what the head gives.
-pub fn warn(command: &str, matches: &ArgMatches, outputs: &Outputs, voice: &Voice) {
-    let given = |o: &&Option| o.command == command && text(matches, o.name).is_some();
-    for option in OPTIONS.iter().filter(given).filter(|o| !(o.has)(outputs)) {
-        voice.warn(format!(
-            "--{} has no effect on this model: {}\n  help: leave it out",
-            option.name, option.needs
-        ));
+/// Warns about the options of `command` that are given but have no effect on what the head gives. `direct`: whether the texts come
+/// from the command line.
+pub fn warn(command: &str, matches: &ArgMatches, outputs: &Outputs, direct: bool, voice: &Voice) {
+    for option in OPTIONS.iter().filter(|o| o.command == command) {
+        let Some(value) = text(matches, option.name) else { continue };
+        let used = Use { outputs, direct, value };
+        if !(option.has)(&used) {
+            let (name, why) = (option.name, (option.why)(&used));
+            voice.warn(format!("--{name} has no effect: {why}\n  help: leave it out"));
+        }
     }
 }
 
@@ -76,14 +112,68 @@ pub fn warn(command: &str, matches: &ArgMatches, outputs: &Outputs, voice: &Voic
 mod tests {
     use super::*;
 
-    /// Every entry names an option that the command has; that of each model is tried by the tests of the program.
+    /// Options that have an effect on every model, or that are an error where they have none.
+    const ALWAYS: &[(&str, &[&str])] = &[
+        (
+            "predict",
+            &[
+                "context",
+                "device",
+                "head",
+                "max-length",
+                "max-tokens",
+                "no-answer",
+                "output",
+                "question",
+                "sentence",
+                "threads",
+            ],
+        ),
+        (
+            "eval",
+            &[
+                "device",
+                "head",
+                "intervals",
+                "json",
+                "label-scale",
+                "max-length",
+                "max-tokens",
+                "no-answer",
+                "threads",
+            ],
+        ),
+        (
+            "embed",
+            &[
+                "device",
+                "max-length",
+                "max-tokens",
+                "normalize",
+                "output",
+                "pooling",
+                "raw",
+                "text",
+                "threads",
+            ],
+        ),
+    ];
+
+    /// Whoever adds an option to a command that runs a model must say for which models it has an effect. The warnings themselves
+    /// are tested with the program.
     #[test]
-    fn every_entry_is_an_option_of_its_command() {
+    fn every_option_is_listed_once() {
         let program = crate::cli::command();
-        for option in OPTIONS {
-            let command = program.find_subcommand(option.command).unwrap();
-            let has = command.get_arguments().any(|a| a.get_long() == Some(option.name));
-            assert!(has, "{} has no --{}", option.command, option.name);
+        for (command, always) in ALWAYS {
+            let defined = program.find_subcommand(command).unwrap();
+            let options = defined.get_arguments().filter_map(|a| a.get_long());
+            let mut options: Vec<&str> = options.filter(|o| !["quiet", "no-color"].contains(o)).collect();
+            options.sort_unstable();
+            let idle = OPTIONS.iter().filter(|o| o.command == *command).map(|o| o.name);
+            let mut listed: Vec<&str> = always.iter().copied().chain(idle).collect();
+            listed.sort_unstable();
+            assert_eq!(options, listed, "{command}");
         }
+        assert!(OPTIONS.iter().all(|o| ALWAYS.iter().any(|(command, _)| *command == o.command)));
     }
 }

@@ -1,56 +1,86 @@
-//! `tempra predict`: a table in, the same table with predictions out.
+//! `tempra predict`: predictions for a table, or for texts given on the command line.
 
+use super::input::Input;
 use super::model::{Prepared, no_answer_arg, with_model};
 use super::options::text;
 use super::output::Destination;
+use super::predictions::{Predictions, RowOutput};
+use super::problem::unlabelled;
 use super::style::Voice;
 use super::{fill, found, idle};
-use crate::data::{Format, Records, Row, read_texts};
-use crate::error::{Error, Kind, Result};
-use crate::metrics::{sigmoids, softmax};
-use crate::models::{Options, Outputs};
-use crate::text::Tokenizer;
-use clap::{Arg, ArgMatches, Command};
-use std::collections::HashSet;
-use std::fs::File;
-use std::io::{self, BufReader, Write};
+use crate::data::{Format, Row, TokenSet};
+use crate::error::{Error, Result};
+use crate::models::{Model, Options, Outputs};
+use crate::tasks::similarity;
+use clap::{Arg, ArgAction, ArgMatches, Command};
 use std::path::Path;
 use std::time::Instant;
+
+/// How predictions are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// Aligned lines for a person.
+    Text,
+    /// A table as CSV; tags as CoNLL columns; answers as the JSON of SQuAD's scripts.
+    Csv,
+    /// A JSON object for each row, sentence or question.
+    Jsonl,
+}
 
 pub fn define() -> Command {
     let format = |id: &'static str, names: &'static [&'static str], help: &'static str| {
         Arg::new(id).long(id).value_name("FORMAT").value_parser(names.to_vec()).help(help)
     };
+    let given = |id: &'static str, help: &'static str| {
+        let arg = Arg::new(id).long(id).value_name("TEXT").action(ArgAction::Append).help(help);
+        arg.allow_hyphen_values(true)
+    };
     with_model(Command::new("predict"))
-        .about("Adds a fine-tuned model's predictions to a table")
+        .about("Predicts with a fine-tuned model: a table, or texts from the command line")
         .long_about(
-            "Adds a fine-tuned model's predictions to a table.\n\n\
-             Reads CSV, TSV, JSON Lines or Parquet and writes CSV or JSON Lines: every column as it was, in the order it \
-             was, and behind them what the model says. Of a classifier: `label`, `probability` (of that label) and \
-             one column `p_CLASS` for each class, which sum to 1. Of a regression, and of a cross-encoder with one output: `prediction`. Of a classifier of \
-             any number of classes: `labels`, those whose probability is above what training found best for each (else 0.5), and \
-             `p_CLASS` of each. Of a masked language model: `filled`, the best token \
-             for each mask token of the text. Where the table has a column of that name already, ours is called \
-             `predicted_...`.\n\n\
-             A tagger reads sentences of words as in training and writes a tag for each word (CoNLL columns, or JSON Lines \
-             with the entities); a finder of answers reads SQuAD's JSON and writes predictions.json, \
-             nbest_predictions.json and null_odds.json into the folder that -o names. What training learnt decides, never the \
-             labels or other rows of the input. Offsets count Unicode code points, as Python indexes strings; the end is \
-             exclusive.\n\n\
-             A text that is longer than --max-length is cut, and that is said. The result of a text does not \
-             depend on the other rows. In JSON Lines the table's own values are written as strings.",
+            "Predicts with a fine-tuned model: a table, or texts from the command line.\n\n\
+             A table is CSV, TSV, JSON Lines or Parquet. The output keeps all its columns and adds:\n\n  \
+             classify       label, probability (of that label), p_CLASS for every class\n  \
+             multilabel     labels (classes above their thresholds), p_CLASS for every class\n  \
+             regress        prediction\n  \
+             similar        similarity (the cosine of the two texts' vectors)\n  \
+             mask, permute  filled (the likeliest token for each mask token)\n  \
+             next           p_follows\n\n\
+             An added column gets the prefix `predicted_` if the table already has one of its name.\n\n\
+             A tagger (tag) reads sentences of words, or texts in JSON Lines. It writes a tag for each word, or JSON Lines \
+             with the entities. A model for questions (answer) reads SQuAD's JSON. It writes predictions.json, \
+             nbest_predictions.json and null_odds.json into the folder that -o names.\n\n\
+             --sentence predicts one text. Repeat it for several texts. Add --pair for each if the model reads two texts. \
+             A model for questions needs --question and --context instead. The result is printed as readable lines: the 5 \
+             likeliest classes, the entities, or the answers with their place in the context. --format or -o write CSV or JSON \
+             Lines instead. In a text for `mask`, write [MASK] or <mask> for each word to find.\n\n\
+             The same text gives the same prediction, whatever other rows there are and however it is given. A text longer \
+             than --max-length is cut, with a warning. Offsets count Unicode code points, as Python indexes strings; the end is \
+             exclusive. In JSON Lines, the values of the table's own columns are written as strings.",
         )
         .after_help(
             "Examples:\n  \
+             tempra predict runs/reviews/model --sentence \"A fine film.\"\n  \
+             tempra predict runs/nli/model --sentence \"It rains.\" --pair \"The sun shines.\"\n  \
+             tempra predict runs/squad/model --question \"Who left?\" --context \"Alice left.\"\n  \
              tempra predict runs/reviews/model new.csv -o predicted.csv\n  \
              tempra predict runs/reviews/model --text review --format jsonl new.parquet\n  \
              printf 'text\\nA fine film.\\n' | tempra predict runs/reviews/model -",
         )
         .arg(
-            Arg::new("input").value_name("INPUT").required(true).help(
-                "The table: .csv, .tsv, .jsonl or .parquet with a header line or keys; - is standard input",
+            Arg::new("input").value_name("INPUT").help(
+                "File to predict: .csv, .tsv, .jsonl or .parquet with a header line or keys; - is standard input",
             ),
         )
+        .mut_arg("pair", |pair| {
+            pair.value_name("COLUMN or TEXT").action(ArgAction::Append).allow_hyphen_values(true).help(
+                "Column of the second text of a pair, \"\" for none [default: as in training]; with --sentence the second \
+                 text itself",
+            )
+        })
+        .arg(given("sentence", "Text to predict; repeat it for several texts"))
+        .arg(given("question", "Question to answer about --context; repeat it for several questions"))
+        .arg(given("context", "Text that holds the answer; one for all questions, or one for each"))
         .arg(
             Arg::new("output")
                 .short('o')
@@ -59,261 +89,140 @@ pub fn define() -> Command {
                 .help("File to write; appears when it is complete [default: standard output]"),
         )
         .arg(no_answer_arg())
-        .arg(format("format", &["csv", "jsonl"], "What is written [default: by the name of FILE, else csv]"))
+        .arg(format(
+            "format",
+            &["text", "csv", "jsonl"],
+            "Format of the output [default: by the name of FILE, else csv; text with --sentence and --question]",
+        ))
         .arg(format(
             "input-format",
             &["csv", "tsv", "jsonl"],
-            "What is read [default: by the name of INPUT; csv from standard input]",
+            "Format of the input [default: by the name of INPUT; csv from standard input]",
         ))
 }
 
 pub fn run(matches: &ArgMatches) -> Result<i32> {
     let (voice, start) = (Voice::of(matches), Instant::now());
-    let input = text(matches, "input").unwrap_or_default();
-    let json = json_lines(matches)?;
+    let input = Input::of(matches)?;
+    let form = form(matches, input.direct())?;
     let destination =
         Destination::of(text(matches, "output")).map_err(|e| match text(matches, "output") {
-            Some(folder) if Path::new(folder).is_dir() => e.with_help(
-                "give -o the name of a file; for answers to questions, of a folder that is not there yet",
-            ),
+            Some(folder) if Path::new(folder).is_dir() => {
+                e.with_help("give -o the name of a file; for answers to questions, the name of a new folder")
+            }
             _ => e,
         })?;
-    destination.spare([Path::new(input)])?;
+    destination.spare(input.file())?;
     let prepared = Prepared::new(matches, &voice)?;
     destination.spare([prepared.dir.as_path()])?;
     let model = prepared.model(&Options::default(), &voice)?;
-    let (head, outputs) = prepared.head(&model)?;
-    idle::warn("predict", matches, outputs, &voice);
+    let (_, outputs) = prepared.head(&model)?;
+    let columns = input.columns(&prepared, outputs)?;
+    idle::warn("predict", matches, outputs, input.direct(), &voice);
+    let took = || format!("in {:.1} s on {}", start.elapsed().as_secs_f64(), prepared.device.caps().name);
     let done = match outputs {
-        Outputs::Tags(names) => Some(found::tags(matches, &prepared, &model, names, json)?),
-        Outputs::Span => Some(found::answers(matches, &prepared, &model)?),
-        Outputs::Embedding => {
-            return Err(Error::usage("this model gives vectors, not predictions")
-                .at(&prepared.dir)
-                .with_help("`tempra embed` writes them"));
+        Outputs::Tags(names) => {
+            Some(found::tags(&input, &prepared, &model, names, (form, &destination), &voice)?)
         }
+        Outputs::Span => Some(found::answers(&input, &prepared, &model, (form, matches), &voice)?),
         _ => None,
     };
     if let Some(done) = done {
-        voice.note(format!(
-            "{done}, in {:.1} s on {}",
-            start.elapsed().as_secs_f64(),
-            prepared.device.caps().name
-        ));
+        voice.note(format!("{done}, {}", took()));
         return Ok(0);
     }
-    let records = read(input, text(matches, "input-format"), &prepared)?;
-    let row = |((text, pair), &line): ((&str, Option<&str>), &u64)| Row {
-        text: text.to_owned(),
-        pair: pair.map(str::to_owned),
-        label: None,
-        line,
-    };
+    let records = input.records(text(matches, "input-format"), &columns)?;
+    let row = |((text, pair), &line): ((&str, Option<&str>), &u64)| unlabelled(text, pair, line);
     let rows: Vec<Row> = records.inputs().into_iter().zip(&records.lines).map(row).collect();
-    let set = prepared.tokens(&rows, Vec::new())?;
-    drop(rows);
-
-    let mut logits = vec![Vec::new(); set.len()];
-    if matches!(outputs, Outputs::Tokens | Outputs::Permuted) {
-        logits = fill::fill(&prepared, &model, (head, outputs), &set, &voice)?;
-    } else {
-        let which = if *outputs == Outputs::Pretraining { 1 } else { 0 };
-        prepared.rows(&model, &set, which, &voice, |example, row| {
-            if let Some(slot) = logits.get_mut(example) {
-                *slot = row.to_vec();
-            }
-            Ok(())
-        })?;
-    }
-
-    let thresholds = match outputs {
-        Outputs::Labels(classes) => {
-            prepared.noted.thresholds(classes).unwrap_or_else(|| vec![0.5; classes.len()])
-        }
-        _ => Vec::new(),
-    };
-    let names = names(outputs, &records.header);
-    let separator = prepared.noted.separator();
-    let added = Added { outputs, tokenizer: prepared.tokenizer(), names, thresholds, separator };
-    destination.write(|out| added.write(out, &records, &logits, json))?;
+    let (set, values) = compute(&prepared, &model, rows, input.direct(), &voice)?;
+    let predictions = Predictions::new(outputs, prepared.tokenizer(), &prepared.noted, &records, &values);
+    destination.write(|out| predictions.write(out, form))?;
+    let summary = if form == Form::Text { String::new() } else { predictions.summary() };
     voice.note(format!(
-        "{} rows in {:.1} s on {}{}",
-        set.len(),
-        start.elapsed().as_secs_f64(),
-        prepared.device.caps().name,
-        added.summary(&logits),
+        "{} {}{summary}",
+        counted(set.len(), if input.direct() { "text" } else { "row" }),
+        took()
     ));
+    if form == Form::Text && matches!(outputs, Outputs::Labels(_)) {
+        voice.note("[x] marks classes whose probability is above the threshold from training, or above 0.5");
+    }
     prepared.cut(&set).into_iter().for_each(|cut| voice.warn(cut));
     Ok(0)
 }
 
-/// Whether JSON Lines are written, by `--format` or the name of the output.
-fn json_lines(matches: &ArgMatches) -> Result<bool> {
-    if let Some(format) = text(matches, "format") {
-        return Ok(format == "jsonl");
-    }
-    let output = text(matches, "output").filter(|o| *o != "-").map(Path::new);
-    match output.map(|o| (o, Format::of(o))) {
-        Some((_, Ok(Format::Jsonl))) => Ok(true),
-        Some((output, Ok(Format::Tsv | Format::Parquet))) => {
-            Err(Error::usage("predictions are written as CSV or JSON Lines")
-                .at(output)
-                .with_help("name the output .csv or .jsonl, or say --format"))
-        }
-        _ => Ok(false),
-    }
+/// A number with its noun.
+pub fn counted(n: usize, noun: &str) -> String {
+    format!("{n} {noun}{}", if n == 1 { "" } else { "s" })
 }
 
-fn read(input: &str, format: Option<&str>, prepared: &Prepared) -> Result<Records> {
-    let format = format.map(|name| match name {
-        "tsv" => Format::Tsv,
-        "jsonl" => Format::Jsonl,
-        _ => Format::Csv,
-    });
-    match format {
-        Some(format) if input != "-" => {
-            let path = Path::new(input);
-            let file = File::open(path).map_err(|e| Error::io(Kind::Data, "cannot open", path, &e))?;
-            Records::from_reader(BufReader::new(file), path, format, &prepared.columns)
-        }
-        format => read_texts(input, format, &prepared.columns),
+/// The tokens of rows, and what the model gives for each.
+fn compute(
+    prepared: &Prepared,
+    model: &Model,
+    mut rows: Vec<Row>,
+    direct: bool,
+    voice: &Voice,
+) -> Result<(TokenSet, Vec<RowOutput>)> {
+    let (head, outputs) = prepared.head(model)?;
+    if matches!(outputs, Outputs::Tokens | Outputs::Permuted) {
+        fill::translate(prepared.tokenizer(), &mut rows);
+        let set = prepared.tokens(&rows, Vec::new())?;
+        fill::check(prepared, &set, direct, voice)?;
+        let fills = fill::fill(prepared, model, (head, outputs), &set, voice)?;
+        return Ok((set, fills.into_iter().map(RowOutput::Fills).collect()));
     }
-}
-
-/// The names of our columns, none of which the table has.
-fn names(outputs: &Outputs, header: &[String]) -> Vec<String> {
-    let wanted: Vec<String> = match outputs {
-        Outputs::Number => vec!["prediction".to_owned()],
-        Outputs::Labels(classes) => {
-            ["labels".to_owned()].into_iter().chain(classes.iter().map(|c| format!("p_{c}"))).collect()
+    let mut values = vec![RowOutput::Values(Vec::new()); rows.len()];
+    let mut keep = |example: usize, row: Vec<f32>| {
+        if let Some(slot) = values.get_mut(example) {
+            *slot = RowOutput::Values(row);
         }
-        Outputs::Tokens | Outputs::Permuted => vec!["filled".to_owned()],
-        Outputs::Pretraining => vec!["p_follows".to_owned()],
-        Outputs::Tags(_) | Outputs::Span | Outputs::Embedding => Vec::new(),
-        Outputs::Classes(classes) => ["label".to_owned(), "probability".to_owned()]
-            .into_iter()
-            .chain(classes.iter().map(|class| format!("p_{class}")))
-            .collect(),
     };
-    let mut taken: HashSet<String> = header.iter().cloned().collect();
-    let mut free = |name: String| {
-        let numbered = (2..).map(|i| format!("predicted_{name}_{i}"));
-        let mut all = [name.clone(), format!("predicted_{name}")].into_iter().chain(numbered);
-        let name = all.find(|n| !taken.contains(n)).unwrap_or(name);
-        taken.insert(name.clone());
-        name
-    };
-    wanted.into_iter().map(&mut free).collect()
-}
-
-enum Cell {
-    Text(String),
-    Number(f64),
-}
-
-/// A number in at most nine significant digits, which is what an f32 holds, and as few of them as are needed.
-fn shortest(x: f64) -> String {
-    let rounded: f64 = format!("{x:.8e}").parse().unwrap_or(x);
-    format!("{rounded:?}")
-}
-
-/// The columns that predictions add.
-struct Added<'a> {
-    outputs: &'a Outputs,
-    tokenizer: &'a Tokenizer,
-    names: Vec<String>,
-    /// Of classes of which a row may have several: the probability of each above which it is given.
-    thresholds: Vec<f64>,
-    /// What is written between them.
-    separator: String,
-}
-
-impl Added<'_> {
-    fn cells(&self, logits: &[f32]) -> Vec<Cell> {
-        match self.outputs {
-            Outputs::Number => logits.iter().map(|&x| Cell::Number(f64::from(x))).collect(),
-            Outputs::Classes(classes) => {
-                let p = softmax(logits);
-                let best = first_greatest(logits);
-                let (class, top) = (classes.get(best).cloned().unwrap_or_default(), p.get(best).copied());
-                let mut cells = vec![Cell::Text(class), Cell::Number(top.unwrap_or(f64::NAN))];
-                cells.extend(p.into_iter().map(Cell::Number));
-                cells
-            }
-            Outputs::Labels(classes) => {
-                let p = sigmoids(logits);
-                let above = classes.iter().zip(p.iter().zip(&self.thresholds)).filter(|(_, (p, t))| p > t);
-                let given = above.map(|(c, _)| c.as_str());
-                let mut cells = vec![Cell::Text(given.collect::<Vec<_>>().join(&self.separator))];
-                cells.extend(p.into_iter().map(Cell::Number));
-                cells
-            }
-            Outputs::Tokens | Outputs::Permuted => {
-                let token = |&id: &f32| self.tokenizer.token(id as u32).unwrap_or_default();
-                vec![Cell::Text(logits.iter().map(token).collect::<Vec<_>>().join(" "))]
-            }
-            // The first class says that the second text follows.
-            Outputs::Pretraining => vec![Cell::Number(softmax(logits).first().copied().unwrap_or(f64::NAN))],
-            Outputs::Tags(_) | Outputs::Span | Outputs::Embedding => Vec::new(),
-        }
-    }
-
-    fn write(
-        &self,
-        out: &mut dyn Write,
-        records: &Records,
-        logits: &[Vec<f32>],
-        json: bool,
-    ) -> io::Result<()> {
-        let rows = records.rows.iter().zip(logits);
-        if json {
-            let header: Vec<&String> = records.header.iter().chain(&self.names).collect();
-            for (row, logits) in rows {
-                let own = row.iter().map(serde_json::to_string);
-                let added = self.cells(logits).into_iter().map(|cell| match cell {
-                    Cell::Text(s) => serde_json::to_string(&s),
-                    Cell::Number(x) => Ok(shortest(x)),
-                });
-                let mut line = String::new();
-                for (key, value) in header.iter().zip(own.chain(added)) {
-                    let comma = if line.is_empty() { "{" } else { ", " };
-                    line += &format!("{comma}{}: {}", serde_json::to_string(key)?, value?);
+    let set = match outputs {
+        Outputs::Embedding => {
+            let set = TokenSet::of_pairs(prepared.tokenizer(), &rows, Vec::new(), prepared.max_length)?;
+            prepared.outputs(model, &prepared.batches(&set, head)?, voice, |batch, outputs| {
+                let vectors = outputs.first().map(Vec::as_slice).unwrap_or_default();
+                let width = vectors.len() / (2 * batch.len()).max(1);
+                for (both, &example) in vectors.chunks_exact((2 * width).max(1)).zip(&batch.examples) {
+                    let (u, v) = both.split_at(width);
+                    keep(example as usize, vec![similarity(u, v) as f32]);
                 }
-                writeln!(out, "{line}}}")?;
-            }
-            return Ok(());
+                Ok(())
+            })?;
+            set
         }
-        let mut csv = csv::Writer::from_writer(out);
-        csv.write_record(records.header.iter().chain(&self.names))?;
-        for (row, logits) in rows {
-            let added = self.cells(logits).into_iter().map(|cell| match cell {
-                Cell::Text(s) => s,
-                Cell::Number(x) => shortest(x),
-            });
-            csv.write_record(row.iter().cloned().chain(added))?;
+        _ => {
+            let set = prepared.tokens(&rows, Vec::new())?;
+            let which = if *outputs == Outputs::Pretraining { 1 } else { 0 };
+            prepared.rows(model, &set, which, voice, |example, row| {
+                keep(example, row.to_vec());
+                Ok(())
+            })?;
+            set
         }
-        csv.flush()
-    }
-
-    /// How often each class was predicted, the most frequent first.
-    fn summary(&self, logits: &[Vec<f32>]) -> String {
-        const SHOWN: usize = 8;
-        let Outputs::Classes(classes) = self.outputs else { return String::new() };
-        let mut counts: Vec<(usize, &String)> = classes.iter().map(|name| (0, name)).collect();
-        for row in logits {
-            if let Some(slot) = counts.get_mut(first_greatest(row)) {
-                slot.0 += 1;
-            }
-        }
-        counts.sort_by_key(|(n, _)| std::cmp::Reverse(*n));
-        let shown: Vec<String> = counts.iter().take(SHOWN).map(|(n, name)| format!("{name} {n}")).collect();
-        let more = if counts.len() > SHOWN { ", ..." } else { "" };
-        format!(": {}{more}", shown.join(", "))
-    }
+    };
+    Ok((set, values))
 }
 
-/// The place of the first greatest; as the metrics count a prediction.
-fn first_greatest(logits: &[f32]) -> usize {
-    let better = |best: (usize, f32), (i, &x): (usize, &f32)| if x > best.1 { (i, x) } else { best };
-    logits.iter().enumerate().fold((0, f32::NEG_INFINITY), better).0
+/// How the output is written: as `--format` says, else by the name of the output, else readable for texts from the command line.
+fn form(matches: &ArgMatches, direct: bool) -> Result<Form> {
+    match text(matches, "format") {
+        Some("text") => return Ok(Form::Text),
+        Some("jsonl") => return Ok(Form::Jsonl),
+        Some(_) => return Ok(Form::Csv),
+        None => {}
+    }
+    let Some(output) = text(matches, "output") else {
+        return Ok(if direct { Form::Text } else { Form::Csv });
+    };
+    match Format::of(Path::new(output)) {
+        Ok(Format::Jsonl) => Ok(Form::Jsonl),
+        Ok(Format::Tsv | Format::Parquet) => {
+            Err(Error::usage("predictions cannot be written in this format")
+                .at(output)
+                .with_expected("CSV or JSON Lines")
+                .with_help("name the output .csv or .jsonl, or choose with --format"))
+        }
+        _ => Ok(Form::Csv),
+    }
 }

@@ -17,7 +17,7 @@ pub use multilabel::Multilabel;
 pub use next::Next;
 pub use permute::{Permute, into_streams};
 pub use regress::Regress;
-pub use similar::{Likeness, Similar, unit};
+pub use similar::{Likeness, Similar, similarity, unit};
 pub use tag::{Tag, Tagged};
 
 use crate::data::{Batch, TokenSet};

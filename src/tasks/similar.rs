@@ -148,6 +148,11 @@ pub fn unit(v: &[f32]) -> Vec<f32> {
     v.iter().map(|&x| (f64::from(x) / norm) as f32).collect()
 }
 
+/// The cosine of two vectors, as it is scored.
+pub fn similarity(u: &[f32], v: &[f32]) -> f64 {
+    dot(&unit(u), &unit(v))
+}
+
 fn dot(a: &[f32], b: &[f32]) -> f64 {
     a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum()
 }

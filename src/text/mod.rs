@@ -222,6 +222,16 @@ impl Tokenizer {
         self.inner.id_to_token(id)
     }
 
+    /// The token of an id as text for a person: without the marks of byte-level and SentencePiece vocabularies. An id that is no
+    /// token is shown as `#ID`.
+    pub fn shown(&self, id: u32) -> String {
+        let text = self.inner.decode(&[id], false).unwrap_or_default();
+        match text.trim() {
+            "" => self.token(id).unwrap_or_else(|| format!("#{id}")),
+            text => text.to_owned(),
+        }
+    }
+
     /// The maximum input length in the tokenizer's configuration, in tokens. The model's own limit may be smaller.
     pub fn model_max_length(&self) -> Option<usize> {
         self.model_max_length

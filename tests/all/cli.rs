@@ -310,7 +310,7 @@ fn every_mistake_has_its_exit_code_and_a_remedy() {
     let cases: &[(&[&str], i32, &str)] = &[
         (&["predit"], 2, "predict"),
         (&["predict", model, csv, "--maxlength", "3"], 2, "--max-length"),
-        (&["predict", model], 2, "<INPUT>"),
+        (&["predict", model], 2, "nothing to predict is given"),
         (&["predict", model, csv, "--max-length", "0"], 2, "--max-length"),
         (&["predict", model, csv, "--max-length", "41"], 2, "at most 40"),
         (&["predict", model, csv, "--max-length", "1"], 2, "is less than the number of special tokens"),
