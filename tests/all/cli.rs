@@ -317,7 +317,7 @@ fn every_mistake_has_its_exit_code_and_a_remedy() {
         (&["predict", model, csv, "--device", "gpu"], 2, "auto, cpu, cuda, cuda:N, wgpu or wgpu:N"),
         (&["predict", model, csv, "--text", "label", "--pair", "label"], 2, "two purposes"),
         (&["predict", model, csv, "-o", csv], 2, "the output is the input"),
-        (&["predict", model, csv, "-o", folder], 2, "of a folder that is not there yet"),
+        (&["predict", model, csv, "-o", folder], 2, "the name of a new folder"),
         (&["predict", model, csv, "-o", str(&missing)], 2, "there is no such folder"),
         (&["predict", model, csv, "-o", str(&tsv)], 2, "--format"),
         (&["predict", model, "no.csv"], 3, "no.csv: cannot open"),
