@@ -22,6 +22,7 @@ mod pick;
 mod read;
 mod report;
 mod separated;
+mod sheet;
 mod spans;
 mod split;
 mod squad;
@@ -44,6 +45,7 @@ pub use read::{
     read_with_indicators, read_with_optional_label, read_with_sets,
 };
 pub use report::{Conflict, FileReport, Leak, Lengths, Report, Typo};
+pub use sheet::Sheet;
 pub use spans::{SpanText, TextSpan, read_spans, words};
 pub use split::split;
 pub use squad::{Answer, Question, read_questions};
