@@ -42,6 +42,10 @@ mod heads;
 mod hub;
 #[path = "all/init.rs"]
 mod init;
+#[path = "all/init_refuses.rs"]
+mod init_refuses;
+#[path = "all/init_tasks.rs"]
+mod init_tasks;
 #[path = "all/invariance.rs"]
 mod invariance;
 #[path = "all/label_order.rs"]

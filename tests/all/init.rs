@@ -48,7 +48,11 @@ fn init_writes_a_recipe_that_loads() {
 fn init_fits_the_recipe_to_the_data() {
     let dir = tempdir().unwrap();
     let file = |name: &str, text: String| fs::write(dir.path().join(name), text).unwrap();
-    let run = |args: &[&str]| program(dir.path(), &[&["init", "--force"], args].concat()).output().unwrap();
+    let run = |args: &[&str]| {
+        let mut command = program(dir.path(), &[&["init", "--force"], args].concat());
+        // Without a model on the machine tokens are estimated from words.
+        command.env("TEMPRA_CACHE", dir.path().join("no-cache")).output().unwrap()
+    };
     let recipe = || Recipe::load(&dir.path().join("recipe.toml"), &[]).unwrap();
 
     // Pairs with decimals, and a validation file: all 160 rows train.
@@ -59,7 +63,8 @@ fn init_fits_the_recipe_to_the_data() {
     file("sts-test.tsv", "sentence1\tsentence2\na\tb\n".into());
     let said = fine(&run(&["sts-train.tsv"]));
     let r = recipe();
-    assert_eq!((r.task, r.train.best_metric.as_str()), (Task::Regress, "mse"));
+    assert_eq!((r.task, r.train.best_metric.as_str()), (Task::Similar, "spearman"));
+    assert_eq!(r.similar.label_scale, 5.0, "4.97 is the largest label");
     assert_eq!(
         (r.data.text.as_str(), r.data.pair.as_deref(), r.data.label.as_str()),
         ("sentence1", Some("sentence2"), "score")
@@ -69,7 +74,7 @@ fn init_fits_the_recipe_to_the_data() {
     assert!(said.contains("left out: sts-test.tsv: no column \"score\""), "{said}");
     // 160 rows are 10 steps of 16, so 30 epochs make 300 steps.
     assert_eq!((r.train.epochs, r.optim.lr, r.optim.warmup_ratio), (30.0, 2e-5, 0.1));
-    // 1.4 tokens a word: 42 + 2.8 + 3 special ones, in steps of 16.
+    // 1.4 tokens a word: 42 + 2 special ones, in steps of 16.
     assert_eq!(r.data.max_length, 48);
 
     // Columns without a known name, classes 1:9 of which one has quotes. Of 100 rows 80 train: 5 steps, the most epochs.

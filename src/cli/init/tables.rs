@@ -1,0 +1,493 @@
+//! Tables: which task their columns are for, and what the recipe says of them. Classes, sets of classes, numbers, pairs.
+
+use super::super::columns::plain;
+use super::super::options::text;
+use super::roles::{Roles, listed};
+use super::survey::{Column, Json, Survey};
+use super::texts;
+use super::write::{list, quoted};
+use super::{Keys, Length, NAMED, Proposal};
+use crate::data::{self, Columns, Label, OnBadRow, Table, Target};
+use crate::error::{Error, Result};
+use crate::train::recipe::Task;
+use clap::ArgMatches;
+use std::collections::{BTreeSet, HashMap};
+use std::path::Path;
+
+/// A class that is so many times rarer than another makes the classes unbalanced.
+const UNBALANCED: usize = 5;
+/// So many different whole numbers at most are classes without further evidence.
+const FEW_NUMBERS: usize = 20;
+/// Pairs of one optimizer step that are compared with each other.
+const CONTRASTIVE_BATCH: usize = 32;
+/// What can stand between the classes of a cell.
+const SEPARATORS: [char; 3] = ['|', ';', ','];
+/// Names of labels that say how much alike two texts are.
+const DEGREES: &[&str] = &["score", "similarity", "similarityscore", "relatedness", "relatednessscore"];
+
+/// A table with the columns that were found in it.
+struct Rows<'a> {
+    survey: &'a Survey,
+    roles: Roles,
+    why: String,
+}
+
+/// What to train on a table. `wanted`: the task that was asked for.
+///
+/// # Errors
+/// [`Kind::Data`](crate::error::Kind::Data) if the table cannot be read, or if nothing tells what it is for.
+pub fn propose(path: &Path, wanted: Option<Task>, matches: &ArgMatches) -> Result<Proposal> {
+    let survey = Survey::read(path)?;
+    let named: Vec<&str> = ["text", "pair", "label"].iter().filter_map(|id| text(matches, id)).collect();
+    survey.check_header(&named)?;
+    if matches!(wanted, None | Some(Task::Tag))
+        && let Some(proposal) = texts::tagged_rows(&survey, matches)?
+    {
+        return Ok(proposal);
+    }
+    refuse_questions(&survey, wanted)?;
+    if matches!(wanted, Some(Task::Mask | Task::Next | Task::Permute)) {
+        let roles = Roles::find(&survey, matches, false)?;
+        return texts::documents(path, wanted.unwrap_or(Task::Mask), Some(roles), NAMED.to_owned());
+    }
+    let roles = Roles::find(&survey, matches, true)?;
+    let (task, why) = match wanted {
+        Some(task) => (task, NAMED.to_owned()),
+        None => guess(&survey, &roles)?,
+    };
+    let rows = Rows { survey: &survey, roles, why };
+    match task {
+        Task::Multilabel => rows.multilabel(),
+        Task::Regress => rows.regress(),
+        Task::Similar => rows.similar(),
+        Task::Mask => texts::documents(path, task, Some(rows.roles), rows.why),
+        _ => rows.classify(wanted.is_some()),
+    }
+}
+
+/// What to train on a folder with one subfolder a class.
+///
+/// # Errors
+/// Those of [`data::read()`] and [`Target::classes`].
+pub fn class_folder(path: &Path, why: String) -> Result<Proposal> {
+    let columns = Columns { text: "text".to_owned(), pair: None, label: Some("label".to_owned()) };
+    let table = data::read(path, &columns, OnBadRow::Skip)?;
+    let mut proposal = classes(&table, columns, why)?;
+    // A folder has no columns to name.
+    proposal.data = Keys::new();
+    Ok(Proposal { unit: "texts", ..proposal })
+}
+
+/// The task of a table, and the reason.
+fn guess(survey: &Survey, roles: &Roles) -> Result<(Task, String)> {
+    let pair = roles.columns.pair.is_some();
+    let label = match roles.labels.as_slice() {
+        [] if pair => return Ok((Task::Similar, "pairs without a label".to_owned())),
+        [] => return Ok((Task::Mask, "a text and no label".to_owned())),
+        [name] => {
+            survey.column(name).ok_or_else(|| Error::data(format!("no column {name:?}")).at(&survey.path))?
+        }
+        _ => return Ok((Task::Multilabel, "several columns of 0 and 1".to_owned())),
+    };
+    check_label(survey, label)?;
+    if pair && all_yes(label) {
+        return Ok((Task::Similar, "pairs that all belong together".to_owned()));
+    }
+    if let Some(separator) = separator(survey, label)? {
+        let why = format!("cells of {:?} are lists, separated by {separator:?}", label.name);
+        return Ok((Task::Multilabel, why));
+    }
+    let n = label.counts.len();
+    let Some((low, high)) = label.range else {
+        if n > 2 && n * 2 > label.filled {
+            return Err(no_classes(survey, label));
+        }
+        return Ok((Task::Classify, format!("the labels are {n} different names")));
+    };
+    let degrees = n > 2 && DEGREES.contains(&plain(&label.name).as_str());
+    if pair && (!label.whole || degrees) {
+        let why = "pairs with numbers; a cross-encoder reads both texts at once: --task regress".to_owned();
+        return Ok((Task::Similar, why));
+    }
+    if !label.whole {
+        return Ok((Task::Regress, "the labels are numbers with decimals".to_owned()));
+    }
+    // Class numbers start at 0 or 1 and leave none out; each has several rows.
+    let numbered = (low == 0.0 || low == 1.0) && high - low + 1.0 == n as f64;
+    if n <= FEW_NUMBERS || (numbered && n * 5 <= survey.rows) {
+        let other = match (n, pair) {
+            (..=2, _) => "",
+            (_, true) => "; if they are amounts: --task similar or --task regress",
+            (_, false) => "; if they are amounts: --task regress",
+        };
+        return Ok((Task::Classify, format!("the labels are {n} whole numbers{other}")));
+    }
+    Ok((Task::Regress, format!("the labels are {n} different whole numbers")))
+}
+
+/// Refuses a label column that cannot be one.
+fn check_label(survey: &Survey, label: &Column) -> Result<()> {
+    let name = &label.name;
+    let fail = |what: String| Error::data(what).at(&survey.path);
+    let other = "name another column: --label COLUMN";
+    let empty = survey.rows - label.filled;
+    if label.filled == 0 {
+        return Err(fail(format!("the column {name:?} is empty in all rows"))
+            .with_expected("a label in every row")
+            .with_help(other));
+    }
+    // One bad row, or one in a hundred, is reported and left out.
+    if empty > (survey.rows / 100).max(1) && separator(survey, label)?.is_none() {
+        let e = fail(format!("the label is empty in {empty} of {} rows", survey.rows));
+        let e = e.with_line(label.first_empty.unwrap_or(1));
+        return Err(e.with_expected(format!("a value in the column {name:?} of every row")).with_help(
+            "label these rows or remove them; if an empty cell means \"no class\": --task multilabel",
+        ));
+    }
+    if label.json != Json::Plain || label.counts.keys().all(|v| v.starts_with('[') && v.ends_with(']')) {
+        let example = label.counts.keys().next().cloned().unwrap_or_default();
+        return Err(fail(format!("the labels in {name:?} are lists in brackets"))
+            .with_expected("one class, or several classes with a separator between them, such as price|speed")
+            .with_found(format!("{example:?}"))
+            .with_help("write the classes of a row without brackets and quotes, separated by |"));
+    }
+    if label.counting && label.filled > FEW_NUMBERS {
+        return Err(fail(format!("the column {name:?} numbers the rows"))
+            .with_expected("a label")
+            .with_found("each value is the one above plus one")
+            .with_help(other));
+    }
+    if label.is_date() {
+        return Err(fail(format!("the column {name:?} holds dates"))
+            .with_expected("classes or numbers")
+            .with_help(other));
+    }
+    Ok(())
+}
+
+fn no_classes(survey: &Survey, label: &Column) -> Error {
+    Error::data(format!("the labels in {:?} hardly repeat", label.name))
+        .at(&survey.path)
+        .with_expected("classes, each in several rows")
+        .with_found(format!("{} different labels in {} rows", label.counts.len(), label.filled))
+        .with_help("name another column: --label COLUMN; if these are classes: --task classify")
+}
+
+fn all_yes(label: &Column) -> bool {
+    label.counts.keys().all(|v| v.eq_ignore_ascii_case("true") || v.parse::<f64>() == Ok(1.0))
+}
+
+/// What separates the classes of a cell; `None` if each cell is one class.
+fn separator(survey: &Survey, label: &Column) -> Result<Option<char>> {
+    // Decimal commas would be read as two classes.
+    let decimal = |v: &String| v.replacen(',', ".", 1).parse::<f64>().is_ok();
+    if label.range.is_none() && label.counts.keys().all(decimal) {
+        return Err(Error::data(format!(
+            "the labels in {:?} may be numbers with a decimal comma",
+            label.name
+        ))
+        .at(&survey.path)
+        .with_expected("numbers with a decimal point, or names of classes")
+        .with_found(
+            label.counts.keys().find(|v| v.contains(',')).map(|v| format!("{v:?}")).unwrap_or_default(),
+        )
+        .with_help("write 3.5 for 3,5; if the cells are lists of classes: --task multilabel"));
+    }
+    Ok(SEPARATORS.into_iter().find(|s| is_separator(*s, label)))
+}
+
+/// Whether cells are lists with this separator: their parts come back in other cells, and not every cell has as many.
+fn is_separator(separator: char, label: &Column) -> bool {
+    let cells: Vec<Vec<&str>> = label
+        .counts
+        .keys()
+        .map(|cell| cell.split(separator).map(str::trim).filter(|p| !p.is_empty()).collect())
+        .collect();
+    let mut parts: HashMap<&str, usize> = HashMap::new();
+    cells.iter().flatten().for_each(|p| *parts.entry(p).or_default() += 1);
+    let several = cells.iter().filter(|c| c.len() > 1).count();
+    let sizes: BTreeSet<usize> = cells.iter().map(Vec::len).chain(label.first_empty.map(|_| 0)).collect();
+    let all: usize = cells.iter().map(Vec::len).sum();
+    let words = parts.keys().map(|p| p.split_whitespace().count()).max().unwrap_or_default();
+    several > 0 && sizes.len() > 1 && all * 2 >= parts.len() * 3 && words <= 4
+}
+
+/// A table with a question and a context in each row: `answer` reads another format.
+fn refuse_questions(survey: &Survey, wanted: Option<Task>) -> Result<()> {
+    let has = |name: &str| survey.columns.iter().any(|c| plain(&c.name) == name);
+    if wanted != Some(Task::Answer)
+        && !(wanted.is_none() && has("question") && has("context") && has("answers"))
+    {
+        return Ok(());
+    }
+    Err(Error::data("questions with answers cannot be read from a table")
+        .at(&survey.path)
+        .with_expected("SQuAD's JSON: {\"data\": [{\"paragraphs\": [{\"context\": ..., \"qas\": [...]}]}]}")
+        .with_found(format!("columns {}", survey.names().join(", ")))
+        .with_help(
+            "write the rows in SQuAD's format, which docs/tasks.md shows under \"answer\", to a .json file",
+        ))
+}
+
+impl<'a> Rows<'a> {
+    fn columns(&self) -> Columns {
+        let label = self.roles.labels.first().filter(|_| self.roles.labels.len() == 1);
+        Columns { label: label.cloned(), ..self.roles.columns.clone() }
+    }
+
+    /// The column of the label, which this task needs.
+    fn label(&self, task: &str) -> Result<&'a Column> {
+        self.roles.label(self.survey).ok_or_else(|| {
+            Error::data(format!("task {task:?} needs one label column"))
+                .at(&self.survey.path)
+                .with_found(match self.roles.labels.as_slice() {
+                    [] => "none".to_owned(),
+                    several => listed(several),
+                })
+                .with_help("name it: --label COLUMN")
+        })
+    }
+
+    fn classify(self, wanted: bool) -> Result<Proposal> {
+        let label = self.label("classify")?;
+        check_label(self.survey, label)?;
+        if wanted && let Some(separator) = separator(self.survey, label)? {
+            let note = format!(
+                "cells of {:?} look like lists, separated by {separator:?}; for several classes a row: --task multilabel",
+                label.name
+            );
+            let table = data::read(&self.survey.path, &self.columns(), OnBadRow::Skip)?;
+            let mut proposal = classes(&table, self.columns(), self.why)?;
+            proposal.notes.insert(0, ("note", note));
+            return Ok(with_columns(proposal, &self.roles));
+        }
+        let table = data::read(&self.survey.path, &self.columns(), OnBadRow::Skip)?;
+        Ok(with_columns(classes(&table, self.columns(), self.why)?, &self.roles))
+    }
+
+    fn regress(self) -> Result<Proposal> {
+        self.label("regress")?;
+        let columns = self.columns();
+        let table = data::read(&self.survey.path, &columns, OnBadRow::Skip)?;
+        let labels = Target::Regress.labels(&table)?;
+        let spread = numbers(&labels);
+        let proposal = Proposal {
+            notes: vec![("labels", spread)],
+            count: Box::new({
+                let columns = columns.clone();
+                move |path| {
+                    let table = data::read(path, &columns, OnBadRow::Skip)?;
+                    Ok(Target::Regress.labels(&table)?.len())
+                }
+            }),
+            ..of_table(Task::Regress, self.why, &table, columns)
+        };
+        Ok(with_columns(proposal, &self.roles))
+    }
+
+    fn multilabel(self) -> Result<Proposal> {
+        if self.roles.labels.len() > 1 {
+            return self.indicators();
+        }
+        let label = self.label("multilabel")?;
+        let found = if label.counts.is_empty() { None } else { separator(self.survey, label).ok().flatten() };
+        let separator = found.unwrap_or(',').to_string();
+        let columns = self.columns();
+        let table = data::read_with_sets(&self.survey.path, &columns, OnBadRow::Skip)?;
+        let classes = data::class_sets(&table, &separator, None)?;
+        let sets = data::sets(&table, &separator, &classes)?;
+        data::check_sets(&self.survey.path, &sets, &classes)?;
+        let mut proposal = of_table(Task::Multilabel, self.why, &table, columns.clone());
+        proposal.notes.push(("labels", set_counts(&classes, &sets)));
+        proposal.notes.push((
+            "separator",
+            match found {
+                Some(separator) => format!("{separator:?} between the classes of a row"),
+                None => "\",\", the default: no cell holds several classes".to_owned(),
+            },
+        ));
+        proposal.data.push(("separator", quoted(&separator), "between the classes of a row".to_owned()));
+        proposal.count = Box::new(move |path| {
+            let table = data::read_with_sets(path, &columns, OnBadRow::Skip)?;
+            Ok(data::sets(&table, &separator, &classes)?.len())
+        });
+        Ok(with_columns(proposal, &self.roles))
+    }
+
+    /// Several classes, each with a column of 0 and 1.
+    fn indicators(self) -> Result<Proposal> {
+        let (columns, names) = (self.columns(), self.roles.labels.clone());
+        let (table, sets) = data::read_with_indicators(&self.survey.path, &columns, &names, OnBadRow::Skip)?;
+        data::check_sets(&self.survey.path, &sets, &names)?;
+        let mut proposal = of_table(Task::Multilabel, self.why, &table, columns.clone());
+        proposal.notes.push(("labels", set_counts(&names, &sets)));
+        if sets.iter().all(|set| set.len() == 1) {
+            let note =
+                "every row has exactly one class; for one class of several, write its name in one column";
+            proposal.notes.push(("note", note.to_owned()));
+        }
+        proposal.data.push(("label", list(&names), "a column of 0 and 1 for each class".to_owned()));
+        proposal.check.push(("label", names.join(",")));
+        proposal.count = Box::new(move |path| {
+            Ok(data::read_with_indicators(path, &columns, &names, OnBadRow::Skip)?.0.rows.len())
+        });
+        Ok(with_columns(proposal, &self.roles))
+    }
+
+    fn similar(self) -> Result<Proposal> {
+        let path = &self.survey.path;
+        if self.roles.columns.pair.is_none() {
+            return Err(Error::data("task \"similar\" needs pairs of texts")
+                .at(path)
+                .with_expected("two columns of text, such as sentence1 and sentence2")
+                .with_found(self.survey.names().join(", "))
+                .with_help("name both: --text COLUMN --pair COLUMN"));
+        }
+        let label = if self.roles.labels.is_empty() { None } else { Some(self.label("similar")?) };
+        let columns = self.columns();
+        let table = data::read(path, &columns, OnBadRow::Skip)?;
+        let mut proposal = of_table(Task::Similar, self.why, &table, columns.clone());
+        let Some(label) = label.filter(|label| !all_yes(label)) else {
+            proposal.section.push((
+                "loss",
+                quoted("contrastive"),
+                "each text has to find its partner".to_owned(),
+            ));
+            proposal
+                .notes
+                .push(("loss", "contrastive: every row is a pair of texts that belong together".to_owned()));
+            proposal.batch = CONTRASTIVE_BATCH;
+            if label.is_none() {
+                proposal.data.push(("label", quoted(""), "there is none".to_owned()));
+                proposal.check.push(("label", String::new()));
+            }
+            proposal.count = Box::new(move |path| {
+                let table = data::read(path, &columns, OnBadRow::Skip)?;
+                data::check_partners(&table, "leave the file out")?;
+                Ok(table.rows.len())
+            });
+            return Ok(with_columns(proposal, &self.roles));
+        };
+        check_label(self.survey, label)?;
+        let labels = Target::Regress.labels(&table)?;
+        let largest = label.range.map_or(1.0, |(low, high)| high.abs().max(low.abs()));
+        let scale = label_scale(largest);
+        let why = format!("the largest label is {largest}; the label that means \"the same\"");
+        proposal.section.push((
+            "loss",
+            quoted("cosine"),
+            "the cosine of two vectors learns label / label_scale".to_owned(),
+        ));
+        proposal.section.push(("label_scale", format!("{scale:?}"), why.clone()));
+        proposal.notes.push(("labels", numbers(&labels)));
+        proposal.notes.push(("label_scale", format!("{scale}: {why}")));
+        proposal.count = Box::new(move |path| {
+            let table = data::read(path, &columns, OnBadRow::Skip)?;
+            let labels = Target::Regress.labels(&table)?;
+            data::check_similarities(&table, &labels, scale, "similar.label_scale")?;
+            Ok(table.rows.len())
+        });
+        Ok(with_columns(proposal, &self.roles))
+    }
+}
+
+/// The label that means "the same": the next whole number up to 10, else 100, else that above.
+fn label_scale(largest: f64) -> f64 {
+    match largest.ceil().max(1.0) {
+        small if small <= 10.0 => small,
+        middle if middle <= 100.0 => 100.0,
+        large => large,
+    }
+}
+
+/// Puts the columns before what else is told.
+fn with_columns(mut proposal: Proposal, roles: &Roles) -> Proposal {
+    proposal.columns = roles.why.clone();
+    proposal
+}
+
+/// What every task of rows says.
+fn of_table(task: Task, why: String, table: &Table, columns: Columns) -> Proposal {
+    let mut data = vec![("text", quoted(&columns.text), String::new())];
+    data.extend(columns.pair.as_ref().map(|pair| ("pair", quoted(pair), String::new())));
+    data.extend(columns.label.as_ref().map(|label| ("label", quoted(label), String::new())));
+    let mut check = vec![("text", columns.text.clone())];
+    check.extend(columns.pair.clone().map(|pair| ("pair", pair)));
+    check.extend(columns.label.clone().map(|label| ("label", label)));
+    let texts = table.rows.iter().map(|row| (row.text.clone(), row.pair.clone())).collect();
+    let distinct: BTreeSet<_> = table.rows.iter().map(|row| (row.text.trim(), row.pair.as_deref())).collect();
+    Proposal {
+        data,
+        check,
+        groups: distinct.len(),
+        bad: table.bad.first().map(|bad| (table.bad_count, format!("line {}: {}", bad.line, bad.what))),
+        ..Proposal::new(task, why, "rows", table.rows.len(), Length::Rows(texts))
+    }
+}
+
+/// Classes: each row has one.
+fn classes(table: &Table, columns: Columns, why: String) -> Result<Proposal> {
+    let target = Target::classes(table, None)?;
+    let labels = target.labels(table)?;
+    let (spread, unbalanced) = class_counts(&target, &labels);
+    Ok(Proposal {
+        notes: vec![("labels", spread)],
+        unbalanced,
+        count: Box::new({
+            let columns = columns.clone();
+            move |path| Ok(target.labels(&data::read(path, &columns, OnBadRow::Skip)?)?.len())
+        }),
+        ..of_table(Task::Classify, why, table, columns)
+    })
+}
+
+/// How often each class occurs, in words; and what makes the classes unbalanced, if they are.
+fn class_counts(target: &Target, labels: &[Label]) -> (String, Option<String>) {
+    let Target::Classify { classes } = target else { return (String::new(), None) };
+    let mut counts: Vec<(usize, &String)> = classes.iter().map(|name| (0, name)).collect();
+    for label in labels {
+        if let Label::Class(c) = label
+            && let Some(slot) = counts.get_mut(*c as usize)
+        {
+            slot.0 += 1;
+        }
+    }
+    counts.sort_by_key(|(n, _)| std::cmp::Reverse(*n));
+    let unbalanced = match (counts.first(), counts.last()) {
+        (Some((most, common)), Some((least, rare))) if *most > UNBALANCED * least => {
+            Some(format!("{common:?} has {most} rows, {rare:?} has {least}"))
+        }
+        _ => None,
+    };
+    (format!("{} classes: {}", counts.len(), shown(&counts)), unbalanced)
+}
+
+/// How often each class of several occurs.
+fn set_counts(classes: &[String], sets: &[Vec<u32>]) -> String {
+    let mut counts: Vec<(usize, &String)> = classes.iter().map(|name| (0, name)).collect();
+    for &class in sets.iter().flatten() {
+        if let Some(slot) = counts.get_mut(class as usize) {
+            slot.0 += 1;
+        }
+    }
+    counts.sort_by_key(|(n, _)| std::cmp::Reverse(*n));
+    let none = sets.iter().filter(|set| set.is_empty()).count();
+    let none = if none > 0 { format!("; {none} rows have no class") } else { String::new() };
+    format!("{} classes: {}{none}", counts.len(), shown(&counts))
+}
+
+fn shown(counts: &[(usize, &String)]) -> String {
+    const SHOWN: usize = 8;
+    let shown: Vec<String> = counts.iter().take(SHOWN).map(|(n, name)| format!("{name} {n}")).collect();
+    let more = counts.len().saturating_sub(SHOWN);
+    if more > 0 { format!("{} and {more} more", shown.join(", ")) } else { shown.join(", ") }
+}
+
+/// How numbers are spread, in words.
+fn numbers(labels: &[Label]) -> String {
+    let value = |l: &Label| if let Label::Value(v) = l { Some(*v) } else { None };
+    let values: Vec<f32> = labels.iter().filter_map(value).collect();
+    let (low, high) = values.iter().fold((f32::MAX, f32::MIN), |(l, h), &x| (l.min(x), h.max(x)));
+    let mean = values.iter().map(|x| f64::from(*x)).sum::<f64>() / values.len().max(1) as f64;
+    format!("from {low} to {high}, mean {mean:.3}")
+}

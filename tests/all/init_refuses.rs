@@ -1,0 +1,197 @@
+//! What `tempra init` refuses rather than guess, and the remedy that it names.
+
+use super::cli::{fine, program, refused, str};
+use std::fs;
+use std::process::{Command, Output};
+use tempfile::{TempDir, tempdir};
+use tempra::train::recipe::{Recipe, Task};
+
+const TEXTS: [&str; 4] =
+    ["Alice went to Paris", "the cat sat on the mat", "Bob ran to the house", "a dog saw it"];
+
+fn rows(row: impl Fn(usize) -> String) -> String {
+    (0..40).map(row).collect()
+}
+fn text(i: usize) -> String {
+    format!("{} {i}", TEXTS[i % 4])
+}
+fn init(dir: &TempDir, args: &[&str]) -> Output {
+    let mut command = program(dir.path(), &[&["init", "--force"], args].concat());
+    command.env("TEMPRA_CACHE", dir.path().join("no-cache")).output().unwrap()
+}
+/// The message with which a file is refused. No recipe is left behind.
+fn message(name: &str, content: &str) -> String {
+    let dir = tempdir().unwrap();
+    fs::write(dir.path().join(name), content).unwrap();
+    let said = refused(&init(&dir, &[name]), 3);
+    assert!(!dir.path().join("recipe.toml").exists());
+    assert!(said.contains("\n  help: "), "{said}");
+    said
+}
+fn all(said: &str, parts: &[&str]) {
+    parts.iter().for_each(|part| assert!(said.contains(part), "no {part:?} in\n{said}"));
+}
+
+/// Runs the shell command in a help text.
+fn shell(dir: &TempDir, line: &str) {
+    let out = Command::new("sh").arg("-c").arg(line).current_dir(dir.path()).output().unwrap();
+    assert!(out.status.success(), "{line}\n{}", String::from_utf8_lossy(&out.stderr));
+}
+
+#[test]
+fn a_header_that_looks_like_data_is_refused_with_the_command_that_adds_one() {
+    let class = |i: usize| ["pos", "neg"][i % 2];
+    // A sentence; a number; a name that is also a value of its column.
+    let sentence =
+        rows(|i| format!("{},{}\n", "one two three four five six".to_owned() + &text(i), class(i)));
+    all(&message("a.csv", &sentence), &["a.csv:1: the first line looks like data", "text,label"]);
+    let number = rows(|i| format!("{i},{},{}\n", text(i), class(i)));
+    all(&message("a.csv", &number), &["\"0\" is a number"]);
+    let again = rows(|i| format!("{},{}\n", text(i), class(i)));
+    all(
+        &message("a.tsv", &again.replace(',', "\t")),
+        &["\"pos\" is also a value of its column", "text\\tlabel"],
+    );
+    // A known name in the first line is no proof: `question` is a class here.
+    let known = rows(|i| format!("{},{}\n", text(i), ["question", "order"][i % 2]));
+    all(&message("a.csv", &known), &["\"question\" is also a value"]);
+
+    // The command works, also where the file begins with a byte order mark.
+    for mark in ["", "\u{feff}"] {
+        let dir = tempdir().unwrap();
+        fs::write(dir.path().join("my data.csv"), format!("{mark}{again}")).unwrap();
+        let said = refused(&init(&dir, &["my data.csv"]), 3);
+        let line = said.split("add a header line: ").nth(1).unwrap();
+        let (command, then) = line.split_once(", then run tempra init ").unwrap();
+        shell(&dir, command);
+        let new = then.split(". If").next().unwrap().trim_matches('\'');
+        assert!(fine(&init(&dir, &[new])).contains("40 rows"));
+    }
+    // A header of long names is accepted if the columns are named.
+    let dir = tempdir().unwrap();
+    let long = "How much did you like the film that you saw?";
+    let rows = rows(|i| format!("{},{}\n", text(i), class(i)));
+    fs::write(dir.path().join("form.csv"), format!("{long},vote\n{rows}")).unwrap();
+    refused(&init(&dir, &["form.csv"]), 3);
+    fine(&init(&dir, &["form.csv", "--text", long, "--label", "vote"]));
+}
+
+#[test]
+fn columns_with_other_separators_are_refused_with_the_command_that_converts_them() {
+    for (separator, name, parts) in [
+        (";", "a.csv", ["separated by semicolons", "python3 -c"]),
+        ("|", "a.csv", ["separated by vertical bars", "python3 -c"]),
+        ("\t", "a.csv", ["separated by tabs", "mv a.csv a.tsv"]),
+        (",", "a.tsv", ["separated by commas", "mv a.tsv a.csv"]),
+    ] {
+        let dir = tempdir().unwrap();
+        let row = |i: usize| format!("{}{separator}{}\n", text(i), ["pos", "neg"][i % 2]);
+        fs::write(dir.path().join(name), format!("text{separator}label\n{}", rows(row))).unwrap();
+        let said = refused(&init(&dir, &[name]), 3);
+        all(&said, &parts);
+        let command = said.split("it: ").nth(1).unwrap_or_else(|| said.rsplit(": ").next().unwrap()).trim();
+        shell(&dir, command);
+        let new = fs::read_dir(dir.path()).unwrap().flatten().map(|f| f.file_name().into_string().unwrap());
+        let new = new.filter(|f| f != name).max().unwrap_or_default();
+        assert!(fine(&init(&dir, &[&new])).contains("classify: the labels are 2 different names"));
+    }
+}
+
+#[test]
+fn columns_that_are_no_label_are_refused() {
+    let csv = |label: &dyn Fn(usize) -> String| {
+        format!("text,label\n{}", rows(|i| format!("{},{}\n", text(i), label(i))))
+    };
+    all(&message("a.csv", "text,label\n"), &["a header line and no rows"]);
+    all(&message("a.csv", &csv(&|i| (i + 100).to_string())), &["the column \"label\" numbers the rows"]);
+    all(&message("a.csv", &csv(&|i| format!("2024-01-0{}", i % 3 + 1))), &["\"label\" holds dates"]);
+    all(&message("a.csv", &csv(&|_| "yes".into())), &["all rows have one label"]);
+    all(
+        &message("a.csv", &csv(&|i| format!("name{i}"))),
+        &["hardly repeat", "40 different labels in 40 rows"],
+    );
+    all(&message("a.csv", &csv(&|_| String::new())), &["the column \"label\" is empty in all rows"]);
+    let some = csv(&|i| ["a", "b", ""][i % 3].to_owned());
+    all(&message("a.csv", &some), &["a.csv:4: the label is empty in 13 of 40 rows", "--task multilabel"]);
+    let lists = csv(&|_| "\"['a', 'b']\"".into());
+    all(&message("a.csv", &lists), &["lists in brackets", "separated by |"]);
+    let decimal = csv(&|i| format!("\"{},{}\"", i % 5, i % 7));
+    all(&message("a.csv", &decimal), &["decimal comma", "--task multilabel"]);
+
+    // Ids and dates are never a label by content, and a table with them is not raw text.
+    let id =
+        format!("text,user_id,date\n{}", rows(|i| format!("{},{},2024-01-0{}\n", text(i), i % 4, i % 3 + 1)));
+    all(&message("a.csv", &id), &["no column looks like a label", "--label COLUMN", "--task mask"]);
+    let two = rows(|i| format!("{},{},{}\n", text(i), ["a", "b"][i % 2], ["x", "y", "z"][i % 3]));
+    all(
+        &message("a.csv", &format!("text,kind,source\n{two}")),
+        &["\"kind\" (2 values), \"source\" (3 values)", "--label kind"],
+    );
+}
+
+#[test]
+fn columns_that_are_no_text_are_refused() {
+    let csv = format!("a,label\n{}", rows(|i| format!("{i},{}\n", ["x", "y"][i % 2])));
+    all(&message("a.csv", &csv), &["no column looks like text", "--text COLUMN"]);
+    // A column that is called text and holds numbers is none either.
+    all(&message("a.csv", &csv.replace("a,label", "text,label")), &["no column looks like text"]);
+    let two = rows(|i| format!("{},{},{}\n", text(i), text(i + 1), ["x", "y"][i % 2]));
+    all(
+        &message("a.csv", &format!("left,right,label\n{two}")),
+        &["\"left\" (6 words a row), \"right\"", "--text left --pair right"],
+    );
+    let dir = tempdir().unwrap();
+    fs::write(dir.path().join("a.csv"), format!("left,right,label\n{two}")).unwrap();
+    fine(&init(&dir, &["a.csv", "--text", "left", "--pair", "right"]));
+    assert_eq!(
+        Recipe::load(&dir.path().join("recipe.toml"), &[]).unwrap().data.pair.as_deref(),
+        Some("right")
+    );
+}
+
+#[test]
+fn files_of_another_kind_are_refused() {
+    let sms = rows(|i| format!("{}\t{}\n", ["ham", "spam"][i % 2], text(i)));
+    all(&message("sms.txt", &sms), &["looks like a table", "2 columns separated by tabs", "--task mask"]);
+    let dir = tempdir().unwrap();
+    let fast = rows(|i| format!("__label__{} {}\n", ["ham", "spam"][i % 2], text(i)));
+    fs::write(dir.path().join("fast.txt"), &fast).unwrap();
+    let said = refused(&init(&dir, &["fast.txt"]), 3);
+    all(&said, &["fastText"]);
+    shell(&dir, said.split("make it a table: ").nth(1).unwrap().split("; for raw text").next().unwrap());
+    assert!(fine(&init(&dir, &["fast.tsv"])).contains("2 classes: ham 20, spam 20"));
+    fine(&init(&dir, &["fast.txt", "--task", "mask"]));
+
+    all(&message("a.docx", "no text"), &["the format of the file is unknown", ".conllu or .txt"]);
+    all(&message("a.csv.gz", "\u{1f}"), &["unknown", "decompress it first"]);
+    let squad = rows(|i| {
+        format!(
+            "{{\"question\": \"who {i}\", \"context\": \"it was {i}\", \"answers\": {{\"text\": [\"it\"]}}}}\n"
+        )
+    });
+    all(&message("squad.jsonl", &squad), &["cannot be read from a table", "SQuAD"]);
+    let numbers = rows(|i| format!("{{\"tokens\": [\"a\", \"{i}\"], \"ner_tags\": [0, 1]}}\n"));
+    all(&message("a.jsonl", &numbers), &["the tags in \"ner_tags\" are numbers"]);
+
+    let dir = tempdir().unwrap();
+    all(&refused(&init(&dir, &["gone.csv"]), 3), &["there is no such file or folder"]);
+    fs::create_dir(dir.path().join("data")).unwrap();
+    all(&refused(&init(&dir, &["data"]), 3), &["no training data in the folder", "named train"]);
+    fs::write(
+        dir.path().join("data/reviews.csv"),
+        format!("text,label\n{}", rows(|i| format!("{},{}\n", text(i), i % 2))),
+    )
+    .unwrap();
+    fine(&init(&dir, &["data"]));
+    let recipe = Recipe::load(&dir.path().join("recipe.toml"), &[]).unwrap();
+    assert_eq!(str(&recipe.data.train), str(&dir.path().join("data/reviews.csv")));
+    fs::write(dir.path().join("words.txt"), "Alice B-PER\nran O\n\n").unwrap();
+    all(
+        &refused(&init(&dir, &["words.txt", "--task", "regress"]), 3),
+        &["do not fit task \"regress\"", "name tag"],
+    );
+    // Three rows of two documents would be needed.
+    fs::write(dir.path().join("lines.txt"), "one line\nanother line\n").unwrap();
+    all(&refused(&init(&dir, &["lines.txt", "--task", "next"]), 3), &["too few documents", "--task mask"]);
+    assert_eq!(recipe.task, Task::Classify);
+}
