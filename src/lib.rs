@@ -8,6 +8,7 @@ pub mod console;
 pub mod rng;
 pub mod shape;
 pub mod suggest;
+pub mod units;
 pub mod cache;
 // Where: memory and launches.
 pub mod device;

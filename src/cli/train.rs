@@ -10,43 +10,49 @@ use crate::error::{Error, Result};
 use crate::metrics::Scores;
 use crate::train::recipe::Task;
 use crate::train::{self, Event, Observer, Outcome, Recipe, Signals, StepLog};
+use crate::units::{bytes, count, plural, thousands};
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Words and options.
 pub fn define() -> Command {
     Command::new("train")
-        .about("Fine-tune a model as a recipe says; run it again to go on where it stopped")
+        .about("Fine-tune a model on labelled data, or resume a run that was stopped")
         .long_about(
-            "Fine-tunes a pretrained encoder on the data that a recipe names, and writes into the run folder:\n\
-             checkpoints, metrics.jsonl, metrics.json, the resolved recipe.toml, and model/, which `transformers` opens.\n\n\
-             A run that was stopped, killed or lost goes on from its newest whole checkpoint when the same command is\n\
-             given again, and ends with the same bits. SIGINT and SIGTERM stop after the step, with a checkpoint; SIGUSR1\n\
-             writes one and goes on. A finished run is reported again and nothing is changed.\n\n\
-             metrics.json has the scores of model/ (on the test set, else on the validation set, with the thresholds that it\n\
-             decides by), the step that model/ is of, and the best validation as it was scored in training.",
+            "Fine-tune a pretrained encoder as a recipe says.\n\n\
+             The run folder receives checkpoints, the log metrics.jsonl, the final scores metrics.json, the resolved \
+             recipe.toml, and model/, which `transformers` can open.\n\n\
+             To resume a run that was stopped or killed, give the same command again. Training continues from the newest \
+             intact checkpoint and ends with the same bits. SIGINT (Ctrl-C) and SIGTERM stop after the current step and \
+             write a checkpoint. SIGUSR1 writes a checkpoint without stopping. If the run is finished, the command \
+             prints its results again and changes nothing.\n\n\
+             metrics.json holds the scores of model/ on the test set, or on the validation set if there is no test set. \
+             It also names the training step that model/ was taken from, the decision thresholds, and the best validation \
+             scores during training.",
         )
         .after_help(
             "Examples:\n  tempra init reviews.csv -o recipe.toml\n  tempra train recipe.toml\n  \
              tempra train recipe.toml --set optim.lr=3e-5 --set train.epochs=5 --set output=runs/b\n  \
-             tempra train recipe.toml --set seeds=[0,1,2]\n\n`tempra help recipe` lists every key.",
+             tempra train recipe.toml --set seeds=[0,1,2]\n\n`tempra help recipe` explains every key.",
         )
-        .arg(Arg::new("recipe").required(true).value_parser(value_parser!(PathBuf)).help("The recipe, TOML or JSON"))
+        .arg(Arg::new("recipe").required(true).value_parser(value_parser!(PathBuf)).help("Recipe file, TOML or JSON"))
         .arg(set_arg())
-        .arg(device_arg().help("Which device computes: auto, cpu, cuda, cuda:N, wgpu or wgpu:N; over the recipe's"))
-        .arg(Arg::new("seed").long("seed").value_name("N").help("Seed; over the recipe's"))
-        .arg(threads_arg().help("CPU threads, 0 for all; over the recipe's"))
-        .arg(Arg::new("fresh").long("fresh").action(ArgAction::SetTrue).help("Start over; an earlier run in the run folder is removed once the new one has a checkpoint"))
-        .arg(Arg::new("json").long("json").action(ArgAction::SetTrue).help("One JSON object a line on standard output, for programs"))
+        .arg(device_arg().help("Device: auto, cpu, cuda, cuda:N, wgpu or wgpu:N [default: the recipe's]"))
+        .arg(Arg::new("seed").long("seed").value_name("N").help("Random seed [default: the recipe's]"))
+        .arg(threads_arg().help("CPU threads; 0 uses all cores [default: the recipe's]"))
+        .arg(Arg::new("fresh").long("fresh").action(ArgAction::SetTrue).help("Start over: replace the earlier run in the run folder once the new one has a checkpoint"))
+        .arg(Arg::new("json").long("json").action(ArgAction::SetTrue).help("Write events to standard output as JSON Lines"))
 }
 
 /// Runs it.
 pub fn run(args: &ArgMatches) -> Result<i32> {
-    let path = args.get_one::<PathBuf>("recipe").ok_or_else(|| Error::usage("a recipe is needed"))?;
+    let path = args
+        .get_one::<PathBuf>("recipe")
+        .ok_or_else(|| Error::usage("no recipe is given").with_help("`tempra init DATA.csv` writes one"))?;
     let mut set = sets(args)?;
     for key in ["device", "seed"] {
         set.extend(args.get_one::<String>(key).map(|value| (key.to_owned(), value.clone())));
@@ -95,15 +101,16 @@ pub fn run(args: &ArgMatches) -> Result<i32> {
 
 /// The table of several seeds, for a person.
 fn over_seeds(seeds: usize, table: &Value) -> String {
+    let width = table.as_object().into_iter().flatten().map(|(name, _)| name.len()).max().unwrap_or(0);
     let line = |(name, v): (&String, &Value)| {
         let [mean, std] = ["mean", "std"].map(|key| v[key].as_f64().unwrap_or(f64::NAN));
-        format!("\n  {name:<12} {mean:.4} +- {std:.4}")
+        format!("\n  {name:<width$} {mean:>9.4} +- {std:.4}")
     };
     let lines: String = table.as_object().into_iter().flatten().map(line).collect();
-    format!("\nOver {seeds} seeds, mean and standard deviation:{lines}")
+    format!("\nMean and standard deviation over {seeds} seeds:{lines}")
 }
 
-/// Who is told what a run does: a program, nobody, a person.
+/// The observer of a run: JSON Lines for a program, warnings alone, or the screen.
 pub fn watcher(recipe: &Recipe, as_json: bool, quiet: bool) -> Box<dyn Observer> {
     match (as_json, quiet) {
         (true, _) => Box::new(Lines),
@@ -132,52 +139,77 @@ fn summary(runs: &[Recipe], outcomes: &[Outcome]) -> Value {
     table
 }
 
-/// The last words of a run.
+/// What is printed at the end of a run: the scores, what was trained, where the model is and how to use it.
 fn conclusion(recipe: &Recipe, o: &Outcome) -> String {
     let mut lines = vec![String::new()];
     if let Some(best) = &o.best {
-        lines.push(format!("best validation, step {}: {}", best.step, best.scores));
+        lines.push(format!("best validation (step {}): {}", best.step, best.scores));
     }
     let other = o.best.as_ref().is_none_or(|b| b.step != o.model_step || !o.thresholds.is_empty());
     if let Some(scores) = o.validation.as_ref().filter(|_| other) {
-        let by = if o.thresholds.is_empty() { "" } else { " with its thresholds" };
-        lines.push(format!("validation of the model{by}, step {}: {scores}", o.model_step));
+        let by = if o.thresholds.is_empty() { "" } else { ", tuned thresholds" };
+        lines.push(format!("validation of model/ (step {}{by}): {scores}", o.model_step));
     }
     for b in &o.best_of {
         let value = b.best.scores.get(&b.metric).unwrap_or(f64::NAN);
         let folder = match &b.model {
-            Some(model) if *model == o.model => ": the model".to_owned(),
-            Some(model) => format!(": {}", model.display()),
-            None => ", not kept".to_owned(),
+            Some(model) if *model == o.model => ", saved in model/".to_owned(),
+            Some(model) => format!(", saved in {}", model.display()),
+            None => ", not saved".to_owned(),
         };
-        lines.push(format!("best of {}, step {}: {} {value:.4}{folder}", b.task, b.best.step, b.metric));
+        lines.push(format!("best {} (step {}): {} {value:.4}{folder}", b.task, b.best.step, b.metric));
     }
     if let Some(test) = &o.test {
-        lines.push(format!("test of the model, step {}: {test}", o.model_step));
+        lines.push(format!("test of model/ (step {}): {test}", o.model_step));
     }
     if !o.report.is_empty() {
         lines.push(format!("\n{}", o.report.trim_end()));
     }
-    let early = if o.stopped_early { ", stopped early" } else { "" };
+    let early = if o.stopped_early { " (stopped early)" } else { "" };
     let speed = match o.train_seconds.is_finite() {
-        true => format!(" in {:.1} s, {:.0} tokens/s", o.train_seconds, o.tokens_per_second),
+        true => format!(" in {:.1} s, {} tokens/s", o.train_seconds, thousands(o.tokens_per_second as u64)),
         false => String::new(),
     };
-    lines.push(format!("\n{} steps{early}{speed}", o.steps));
+    lines.push(format!("\n{}{early}{speed}", plural(o.steps, "step")));
     lines.push(format!("model: {}", o.model.display()));
-    let (model, text) = (o.model.display(), &recipe.data.text);
-    let (words, file) = match recipe.task {
-        Task::Tag => ("predict", "FILE.conll   (a word a line, an empty line between sentences)".to_owned()),
-        Task::Answer => ("predict", "FILE.json -o FOLDER   (questions as SQuAD has them)".to_owned()),
-        Task::Similar => ("embed", format!("FILE.csv -o vectors.npy   (a file with a column `{text}`)")),
-        Task::Multi => ("predict", "FILE --head NAME   (the name of a task)".to_owned()),
-        Task::Mask | Task::Permute => {
-            ("predict", format!("FILE.csv   (texts with mask tokens in a column `{text}`)"))
-        }
-        _ => ("predict", format!("FILE.csv   (a file with a column `{text}`)")),
-    };
-    lines.push(format!("use it: tempra {words} {model} {file}"));
+    lines.push(format!("use it: {}", next_command(recipe, &o.model)));
     lines.join("\n")
+}
+
+/// The command that uses a trained model, with a file like those that it was trained on.
+fn next_command(recipe: &Recipe, model: &Path) -> String {
+    let model = model.display();
+    let d = &recipe.data;
+    // A folder of the training data says nothing; a recipe of several tasks has no data of its own.
+    let extension = d.train.extension().and_then(|e| e.to_str()).map(str::to_lowercase);
+    let extension = extension.as_deref().unwrap_or("csv");
+    let columns = match &d.pair {
+        Some(pair) => format!("the columns {:?} and {pair:?}", d.text),
+        None => format!("the column {:?}", d.text),
+    };
+    match recipe.task {
+        Task::Tag if ["jsonl", "json", "parquet"].contains(&extension) => {
+            format!("tempra predict {model} FILE.{extension}   (lists of words in {columns})")
+        }
+        Task::Tag => format!(
+            "tempra predict {model} FILE.{extension}   (one word per line, an empty line between sentences)"
+        ),
+        Task::Answer => {
+            format!("tempra predict {model} FILE.json -o FOLDER   (questions in the format of SQuAD)")
+        }
+        Task::Similar => {
+            format!("tempra embed {model} FILE.csv -o vectors.npy   (needs the column {:?})", d.text)
+        }
+        Task::Multi => format!("tempra predict {model} FILE --head NAME   (NAME is one of the tasks)"),
+        Task::Mask | Task::Permute => {
+            format!("tempra predict {model} FILE.csv   (texts with mask tokens in the column {:?})", d.text)
+        }
+        Task::Next => {
+            let says = "whether that text follows the one in";
+            format!("tempra predict {model} FILE.csv --pair COLUMN   ({says} the column {:?})", d.text)
+        }
+        _ => format!("tempra predict {model} FILE.csv   (needs {columns})"),
+    }
 }
 
 /// Says what is odd about a recipe, as a line of JSON where these are asked for.
@@ -296,29 +328,28 @@ impl Observer for Screen {
         match event {
             Event::Prepared(p) => {
                 let (all, trained) = p.parameters;
-                let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
                 let verified = p.verified.as_ref().map(|d| format!(", verified ({})", &d[..12]));
                 self.line(&format!("device: {}{}", p.device, verified.unwrap_or_default()));
-                self.line(&format!(
-                    "model: {:.1} M parameters, {:.1} M trained",
-                    all as f64 / 1e6,
-                    trained as f64 / 1e6
-                ));
-                self.line(&format!(
-                    "memory: {:.0} MiB planned, {:.0} for parameters, gradients and moments, the rest for passes of up to {} tokens",
-                    mib(p.memory.total),
-                    mib(p.memory.parameters),
-                    p.memory.tokens
-                ));
+                let trained = match all - trained {
+                    0 => "all trained".to_owned(),
+                    _ => format!("{} of them trained", count(trained as u64)),
+                };
+                self.line(&format!("model: {} parameters, {trained}", count(all as u64)));
+                self.line(&format!("memory: {} planned: {}", bytes(p.memory.total), p.memory));
                 self.line(&format!("weights: {}", p.weights));
                 for (name, examples, tokens, lost) in &p.splits {
-                    let cut = if *lost > 0 { format!(", {lost} cut off") } else { String::new() };
-                    self.line(&format!("{name}: {examples} examples, {tokens} tokens{cut}"));
+                    let cut = match *lost {
+                        0 => String::new(),
+                        lost => format!(", {} cut", plural(lost, "token")),
+                    };
+                    let (examples, tokens) =
+                        (plural(*examples as u64, "example"), plural(*tokens as u64, "token"));
+                    self.line(&format!("{name}: {examples}, {tokens}{cut}"));
                 }
                 for (name, follow, random) in &p.pairs {
                     let share = 100.0 * *random as f64 / (follow + random).max(1) as f64;
                     self.line(&format!(
-                        "{name}: {follow} pairs follow each other, {random} are random ({share:.0} %)"
+                        "{name}: {follow} pairs of neighbouring texts, {random} random pairs ({share:.0} %)"
                     ));
                 }
                 if !p.classes.is_empty() {
@@ -328,22 +359,22 @@ impl Observer for Screen {
                     self.line(&format!("best model by: {by}"));
                 }
                 if p.skipped_rows > 0 {
-                    self.line(&format!("skipped: {} rows that could not be read", p.skipped_rows));
+                    self.line(&format!("skipped: {} that cannot be read", plural(p.skipped_rows, "row")));
                 }
                 self.bar.set_length(p.steps);
             }
             Event::Approximated(errors) => {
                 let all: Vec<String> = errors.iter().map(|e| format!("{:.1} %", 100.0 * e)).collect();
                 self.line(&format!(
-                    "attention approximated; error of the layers before training: {}",
+                    "attention: approximated; relative error of each layer before training: {}",
                     all.join(", ")
                 ));
             }
             Event::Resumed(step, skipped) => {
-                skipped
-                    .iter()
-                    .for_each(|(path, why)| self.line(&format!("skipped {}: {why}", path.display())));
-                self.line(&format!("going on from step {step}"));
+                skipped.iter().for_each(|(path, why)| {
+                    self.line(&format!("damaged checkpoint {}: {why}", path.display()))
+                });
+                self.line(&format!("resuming from step {step}"));
             }
             Event::Step(l) => {
                 self.bar.set_position(l.step);
@@ -360,7 +391,7 @@ impl Observer for Screen {
             }
             Event::Skipped { step, loss, tensor, examples } => {
                 self.line(&format!(
-                    "step {step} skipped: loss {loss}, first in the {tensor}, examples {examples:?}"
+                    "step {step} skipped: the {tensor} is not finite (loss {loss}), training rows {examples:?}"
                 ));
             }
             Event::Evaluated { step, split, scores, best } => {
@@ -371,7 +402,7 @@ impl Observer for Screen {
                 let of = if task.is_empty() { String::new() } else { format!(" of {task}") };
                 let f1 = |s: &Scores| s.get("f1_macro").unwrap_or(f64::NAN);
                 self.line(&format!(
-                    "thresholds{of} by the validation examples: {}  (f1_macro {:.4}, at 0.5 {:.4})",
+                    "thresholds{of}, tuned on the validation examples: {}  (f1_macro {:.4}; {:.4} with 0.5)",
                     all.join(", "),
                     f1(scores[1]),
                     f1(scores[0])
@@ -379,7 +410,7 @@ impl Observer for Screen {
             }
             Event::Finished(step) => {
                 self.line(&format!(
-                    "the run was finished before, at step {step}: nothing is done (--fresh starts over)"
+                    "this run is already finished (step {step}): nothing to do; --fresh starts over"
                 ));
             }
             Event::Saved(step, path) => self.line(&format!("step {step} saved: {}", path.display())),

@@ -31,18 +31,14 @@ pub struct LoadReport {
 
 impl fmt::Display for LoadReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let list = |names: &[String]| if names.is_empty() { "none".into() } else { names.join(", ") };
-        write!(
-            f,
-            "loaded {} tensors; initialised at random: {}; not used: {}",
-            self.loaded,
-            list(&self.initialised),
-            list(&self.unused)
-        )?;
-        if self.reordered.is_empty() {
-            return Ok(());
-        }
-        write!(f, "; rows reordered by class name: {}", list(&self.reordered))
+        write!(f, "loaded {} tensors", self.loaded)?;
+        let lists = [
+            ("initialised at random", &self.initialised),
+            ("not used", &self.unused),
+            ("rows reordered by class name", &self.reordered),
+        ];
+        let mut named = lists.into_iter().filter(|(_, names)| !names.is_empty());
+        named.try_for_each(|(what, names)| write!(f, "; {what}: {}", names.join(", ")))
     }
 }
 

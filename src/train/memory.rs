@@ -9,6 +9,8 @@ use crate::models::{Model, Options};
 use crate::nn::EncoderConfig;
 use crate::optim::{Optimizer, Settings};
 use crate::tasks::Task;
+use crate::units::{bytes, plural};
+use std::fmt;
 
 /// What a run takes, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +23,19 @@ pub struct MemoryPlan {
     pub largest: u64,
     /// Tokens of the largest pass.
     pub tokens: usize,
+}
+
+/// What the memory is for, in words.
+impl fmt::Display for MemoryPlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let passes = bytes(self.total.saturating_sub(self.parameters));
+        write!(
+            f,
+            "{} for weights, gradients and optimizer moments, {passes} for passes of up to {}",
+            bytes(self.parameters),
+            plural(self.tokens as u64, "token")
+        )
+    }
 }
 
 /// How a run trains: what the plan needs to know of it.
@@ -102,27 +117,22 @@ impl Job<'_> {
     pub fn check(&self, caps: &Caps) -> Result<MemoryPlan> {
         let plan = self.plan(caps, self.max_tokens)?;
         if plan.largest > caps.binding_bytes {
-            return Err(Error::memory(format!("{} cannot run a kernel of this training step", caps.name))
-                .with_expected(format!("tensors of at most {} MiB, the adapter's limit", mib(caps.binding_bytes)))
-                .with_found(format!("one of {} MiB, in passes of {} tokens", mib(plan.largest), plan.tokens))
-                .with_help("lower train.max_tokens or data.max_length; if that is not enough, a smaller model or --device cpu"));
+            return Err(Error::memory(format!("a tensor of this run is too large for {}", caps.name))
+                .with_expected(format!("at most {}, the largest buffer that the adapter binds", bytes(caps.binding_bytes)))
+                .with_found(format!("{} in passes of {} tokens", bytes(plan.largest), plan.tokens))
+                .with_help(
+                    "lower train.max_tokens or data.max_length; if that is not enough, choose a smaller model or --device cpu",
+                ));
         }
         let free = |bytes: u64| bytes.saturating_sub(caps.taken_bytes);
         let Some((all, there)) = caps.memory_bytes.map(|m| (m, free(m))).filter(|m| plan.total > m.1) else {
             return Ok(plan);
         };
-        let refused = Error::memory(format!("{} is too small for this run", caps.name))
-            .with_expected(format!(
-                "{} MiB: {} for parameters, gradients and moments, the rest for passes of up to {} tokens",
-                mib(plan.total),
-                mib(plan.parameters),
-                plan.tokens
-            ))
+        let refused = Error::memory(format!("the run does not fit into the memory of {}", caps.name))
+            .with_expected(format!("at least {}: {plan}", bytes(plan.total)))
             .with_found(match caps.taken_bytes {
-                0 => format!("{} MiB", mib(there)),
-                taken => {
-                    format!("{} MiB, the rest of {} being taken: {} MiB", mib(there), mib(all), mib(taken))
-                }
+                0 => bytes(there),
+                taken => format!("{} free of {} ({} in use)", bytes(there), bytes(all), bytes(taken)),
             });
         // Half as many tokens a pass, and again, until it fits or a pass is one example.
         let mut tokens = plan.tokens;
@@ -131,18 +141,14 @@ impl Job<'_> {
             let smaller = self.plan(caps, tokens)?;
             if smaller.total <= there {
                 return Err(refused.with_help(format!(
-                    "--set train.max_tokens={tokens} fits ({} MiB): the same steps in more passes",
-                    mib(smaller.total)
+                    "--set train.max_tokens={tokens} fits ({}) and gives the same steps in more passes",
+                    bytes(smaller.total)
                 )));
             }
             if smaller.tokens > tokens {
                 break;
             }
         }
-        Err(refused.with_help("take a smaller model, lower data.max_length, or run with --device cpu"))
+        Err(refused.with_help("choose a smaller model, lower data.max_length, or use --device cpu"))
     }
-}
-
-fn mib(bytes: u64) -> u64 {
-    bytes.div_ceil(1 << 20)
 }

@@ -119,14 +119,17 @@ fn a_plan_that_does_not_fit_says_what_would() {
     let whole = job.check(&caps(1 << 40, 1 << 40)).unwrap();
     assert_eq!(whole.tokens, 1024);
     let e = job.check(&caps(whole.total - 1, 1 << 40)).expect_err("one byte short").to_string();
-    assert!(e.contains("a card is too small") && e.contains("--set train.max_tokens=512 fits"), "{e}");
+    assert!(
+        e.contains("does not fit into the memory of a card") && e.contains("--set train.max_tokens=512 fits"),
+        "{e}"
+    );
     // What others have taken does not count.
     let shared = |taken_bytes| Caps { taken_bytes, ..caps(whole.total + 1000, 1 << 40) };
     assert_eq!(job.check(&shared(1000)).unwrap().total, whole.total);
     let e = job.check(&shared(1001)).expect_err("one byte short").to_string();
-    assert!(e.contains("fits") && e.contains("being taken"), "{e}");
+    assert!(e.contains("fits") && e.contains("(1001 bytes in use)"), "{e}");
     let e = job.check(&caps(whole.parameters, 1 << 40)).expect_err("no room for activations").to_string();
     assert!(e.contains("smaller model"), "{e}");
     let e = job.check(&caps(1 << 40, whole.largest - 1)).expect_err("bound at once").to_string();
-    assert!(e.contains("cannot run a kernel") && e.contains("lower train.max_tokens"), "{e}");
+    assert!(e.contains("too large for a card") && e.contains("lower train.max_tokens"), "{e}");
 }
