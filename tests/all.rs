@@ -82,6 +82,8 @@ mod readers;
 mod recipe;
 #[path = "all/regress.rs"]
 mod regress;
+#[path = "all/reports.rs"]
+mod reports;
 #[path = "all/rules.rs"]
 mod rules;
 #[path = "all/selection.rs"]

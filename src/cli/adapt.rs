@@ -25,26 +25,26 @@ pub fn define() -> Command {
         Arg::new(id).value_name(name).required(true).value_parser(value_parser!(PathBuf)).help(help)
     };
     Command::new("adapt")
-        .about("Adapts an encoder to a team's own text, trains a task with it and without, and says what that gained")
+        .about("Adapt an encoder to your own text, and measure what a task gains")
         .long_about(
-            "Adapts an encoder to a team's own text, trains a task with it and without, and says what that gained \
-             (Gururangan et al. 2020).\n\n\
-             TEXT is a recipe with task \"mask\" (of an XLNet \"permute\"), TASK any other recipe of the same model. The encoder is \
-             trained on TEXT as a language model; then TASK is trained twice, from the model it names and from the adapted one, with the \
-             same seeds and steps. Reported are the perplexity on held-out text before and after, the task's scores without \
-             and with, and the gain: how much better a score is with, a lower loss as a positive number. Every run goes on \
-             where it stopped when the command is given again.",
+            "Adapt an encoder to your own text, then measure what a task gains (domain-adaptive pretraining, Gururangan et al. 2020).\n\n\
+             TEXT is a recipe with task \"mask\", or \"permute\" for XLNet. TASK is any other recipe with the same model. \
+             tempra first trains the encoder on TEXT as a language model. It then trains TASK twice with the same seeds and \
+             steps: from the original model and from the adapted one.\n\n\
+             The report shows the perplexity on held-out text before and after adapting, the scores of the task without and \
+             with adapting, and the gain. A positive gain is always an improvement, also for a score where lower is better. To \
+             resume after a stop, give the same command again.",
         )
         .after_help("Example:\n  tempra adapt own-text.toml reviews.toml --set optim.lr=5e-5")
-        .arg(recipe("text", "TEXT", "The recipe of the language model"))
-        .arg(recipe("task", "TASK", "The recipe of the task"))
-        .arg(super::set_arg().help("Overrides a key of both recipes: --set train.epochs=1"))
-        .arg(threads_arg().help("CPU threads, 0 for all; over the recipes'"))
+        .arg(recipe("text", "TEXT", "Recipe of the language model"))
+        .arg(recipe("task", "TASK", "Recipe of the task"))
+        .arg(super::set_arg().help("Override a key of both recipes, such as --set train.epochs=1"))
+        .arg(threads_arg().help("CPU threads; 0 uses all cores [default: the recipes']"))
         .arg(
             Arg::new("fresh")
                 .long("fresh")
                 .action(ArgAction::SetTrue)
-                .help("Start over; earlier runs in the run folders are removed once the new ones have a checkpoint"),
+                .help("Start over: replace earlier runs in the run folders once the new ones have a checkpoint"),
         )
         .arg(super::json_arg())
 }
@@ -66,15 +66,16 @@ pub fn run(args: &ArgMatches) -> Result<i32> {
     let (task, also) = Recipe::load_with_warnings(&path("task"), &set)?;
     warn(odd, also, &Voice::of(args));
     if ![Task::Mask, Task::Permute].contains(&text.task) {
-        return Err(Error::usage("the first recipe is that of a language model")
+        return Err(Error::usage("TEXT, the first recipe, is not that of a language model")
             .at(path("text"))
             .with_expected("task = \"mask\" or task = \"permute\"")
-            .with_found(format!("task = \"{}\"", text.task.name())));
+            .with_found(format!("task = \"{}\"", text.task.name()))
+            .with_help("name the recipe of the language model first, then that of the task"));
     }
     if !text.data.validates() {
-        return Err(Error::usage("held-out text tells whether adapting helped")
+        return Err(Error::usage("TEXT has no validation text, so the perplexity cannot be measured")
             .at(path("text"))
-            .with_help("give data.validation, or a data.validation_fraction above 0"));
+            .with_help("set data.validation, or data.validation_fraction above 0"));
     }
     same_model(&text, &task)?;
     // Whatever can be found wrong now is found now: the first of the runs may take hours.
@@ -88,7 +89,7 @@ pub fn run(args: &ArgMatches) -> Result<i32> {
         let outcome = train::train(recipe, args.get_flag("fresh"), Arc::new(RealFs), &signals, &mut watch)?;
         Ok::<_, Error>((outcome, watch.initialised))
     };
-    voice.note("perplexity of the model as it is, on the held-out text");
+    voice.note("measuring the perplexity of the original model on the held-out text");
     let before = held_out(&text)?;
     let (adapted, _) = go(&text)?;
     let after = adapted.validation.clone().unwrap_or_default();
@@ -121,7 +122,7 @@ pub fn run(args: &ArgMatches) -> Result<i32> {
             let new: Vec<&str> = with.iter().filter(|n| !without.contains(n)).map(String::as_str).collect();
             if !new.is_empty() {
                 voice.warn(format!(
-                    "with the adapted encoder these parameters start anew, without it they come from the model: {}",
+                    "these parameters start from random values with the adapted encoder, and from the model without it: {}",
                     new.join(", ")
                 ));
             }
@@ -156,10 +157,10 @@ fn check_folders((text, text_file): (&Recipe, &Path), (task, task_file): (&Recip
         check_run_folder(&recipe.output)?;
         let output = real_path(&recipe.output);
         if i > 0 && (adapted.starts_with(&output) || output.starts_with(adapted.join("model"))) {
-            return Err(Error::usage("both recipes write into the same folder")
+            return Err(Error::usage("both recipes write to the same output folder")
                 .at(&recipe.output)
-                .with_found(format!("the output of the language model is {}", text.output.display()))
-                .with_help("give the two recipes different outputs"));
+                .with_found(format!("output = \"{}\" in TEXT", text.output.display()))
+                .with_help("set a different output in each recipe"));
         }
     }
     Ok(())
@@ -168,7 +169,7 @@ fn check_folders((text, text_file): (&Recipe, &Path), (task, task_file): (&Recip
 fn absolute(path: &Path) -> Result<String> {
     let whole = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
     let text = whole.to_str().map(str::to_owned);
-    text.ok_or_else(|| Error::usage("a path that is not UTF-8").at(path).with_help("rename the folder"))
+    text.ok_or_else(|| Error::usage("the path is not UTF-8").at(path).with_help("rename the folder"))
 }
 
 /// The mean of the numbers of a list; NaN if there is none, or one of them is no number.
@@ -206,10 +207,10 @@ fn same_model(text: &Recipe, task: &Recipe) -> Result<()> {
     let names: BTreeSet<&String> = of_text.keys().chain(of_task.keys()).collect();
     let other: Vec<&str> =
         names.into_iter().filter(|n| of_text.get(*n) != of_task.get(*n)).map(String::as_str).collect();
-    Err(Error::usage("the two recipes start from different models, so nothing can be compared")
+    Err(Error::usage("the two recipes start from different models, so their scores cannot be compared")
         .with_expected(format!("model.path = {:?} in both", text.model.path))
         .with_found(format!("model.path = {:?} in TASK, with another {}", task.model.path, other.join(", ")))
-        .with_help("--set model.path=FOLDER sets it in both"))
+        .with_help("--set model.path=FOLDER sets the model of both"))
 }
 
 /// Hashes of the files that make a model and its tokenizer, by name.
@@ -252,16 +253,19 @@ fn report(table: &Value) -> String {
     let shown = |v: &Value| v.as_f64().map_or("none".to_owned(), |x| format!("{x:.4}"));
     let p = &table["perplexity"];
     let mut text = format!(
-        "perplexity of held-out text: {} before, {} after\n\n",
+        "perplexity of the held-out text: {} before adapting, {} after\n\n",
         shown(&p["before"]),
         shown(&p["after"])
     );
-    text += &format!("{:<16} {:>10} {:>10} {:>10}\n", "the task", "without", "with", "gain");
-    for (metric, both) in table["task"].as_object().into_iter().flatten() {
+    let rows = table["task"].as_object();
+    let head = "score";
+    let width = rows.into_iter().flatten().map(|(name, _)| name.len()).max().unwrap_or(0).max(head.len());
+    text += &format!("{head:<width$} {:>10} {:>10} {:>10}\n", "without", "adapted", "gain");
+    for (metric, both) in rows.into_iter().flatten() {
         let gain = both["gain"].as_f64().map_or("-".to_owned(), |g| format!("{g:+.4}"));
         let lower = if both["higher_is_better"] == false { "  lower is better" } else { "" };
         let (without, with) = (mean(&both["without"]), mean(&both["with"]));
-        text += &format!("{metric:<16} {without:>10.4} {with:>10.4} {gain:>10}{lower}\n");
+        text += &format!("{metric:<width$} {without:>10.4} {with:>10.4} {gain:>10}{lower}\n");
     }
     text.trim_end().to_owned()
 }

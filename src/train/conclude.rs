@@ -28,10 +28,11 @@ impl Trainer<'_> {
         for (head, part) in parts.iter().enumerate() {
             let Some(set) = of(part) else { continue };
             let meter = self.measure(head, &*part.task, &set)?;
-            if parts.len() > 1 {
+            let report = meter.report();
+            if parts.len() > 1 && !report.is_empty() {
                 self.report += &format!("{}:\n", part.name);
             }
-            self.report += &meter.report();
+            self.report += &report;
             each.push((head, meter.scores()));
         }
         Ok((!each.is_empty()).then_some(each))
@@ -57,8 +58,8 @@ impl Trainer<'_> {
         self.note("eval", &scores, if decides { json!({ "thresholds": 0.5 }) } else { json!({}) })?;
         if undefined && !std::mem::replace(&mut self.reported_nan, true) {
             let e = Error::diverged(format!("{} is NaN at step {}", selection.name(), self.state.step));
-            self.observer.event(&Event::Warning(&e.with_expected("a number, to choose the best model by").with_help(
-                "a validation with NaN is never the best; early stopping counts it only after one with a number",
+            self.observer.event(&Event::Warning(&e.with_help(
+                "such a validation is never the best; early stopping counts it only after a validation with a number",
             )));
         }
         self.state.last = Some(Best { step: self.state.step, scores: scores.clone() });
@@ -110,8 +111,9 @@ impl Trainer<'_> {
         match self.write_lines() {
             Err(e) if e.kind() == Kind::Disk && self.unwritten.len() < MOST_UNWRITTEN => {
                 if self.unwritten.len() == 1 {
-                    self.observer
-                        .event(&Event::Warning(&e.with_help("it is written again with the next line")));
+                    self.observer.event(&Event::Warning(
+                        &e.with_help("nothing to do: tempra writes it again with the next line"),
+                    ));
                 }
                 Ok(())
             }
@@ -139,19 +141,21 @@ impl Trainer<'_> {
             };
             if attempt < attempts {
                 attempt += 1;
-                self.observer.event(&Event::Warning(&e.with_help("the checkpoint is written again")));
+                self.observer.event(&Event::Warning(&e.with_help("nothing to do: tempra tries again now")));
                 continue;
             }
             self.failed_saves += 1;
             if needed || self.failed_saves >= FAILED_SAVES {
-                return Err(
-                    e.with_help("make room on the disk; the same command goes on from the last checkpoint")
-                );
+                return Err(e.with_help(
+                    "free disk space, then give the same command to resume from the last checkpoint",
+                ));
             }
             if self.recipe.train.load_best {
                 (self.state.best, self.state.best_of) = self.saved_best.clone();
             }
-            self.observer.event(&Event::Warning(&e.with_help("training goes on without this checkpoint")));
+            self.observer.event(&Event::Warning(
+                &e.with_help("free disk space; training continues without this checkpoint"),
+            ));
             return Ok(());
         }
     }
@@ -265,8 +269,8 @@ impl Trainer<'_> {
         let (parts, keeps) = (self.run.parts.clone(), self.recipe.train.load_best);
         if let Some(selection) = self.run.selection.as_ref().filter(|_| keeps && self.state.best.is_none()) {
             let what = format!("{} was NaN in every validation, so no step is the best", selection.name());
-            let e =
-                Error::diverged(what).with_help("the model is that of the last step; see train.best_metric");
+            let e = Error::diverged(what)
+                .with_help("model/ is that of the last step; choose another train.best_metric");
             self.observer.event(&Event::Warning(&e));
         }
         let chosen = self.state.best.as_ref().map(|b| b.step).filter(|_| keeps).unwrap_or(self.state.step);

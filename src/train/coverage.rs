@@ -84,11 +84,11 @@ impl Coverage {
             return Ok(());
         }
         Err(Error::diverged(format!(
-            "the gradient of trainable parameters is zero, in {} steps in which others had one",
+            "some trainable parameters had a zero gradient in each of {} steps, while others were trained",
             self.chances.iter().sum::<u64>()
         ))
         .with_found(self.names(run))
-        .with_help("freeze them with model.freeze if that is meant"))
+        .with_help("if they are not meant to be trained, freeze them with model.freeze"))
     }
 
     /// What is to be said at the end of a run whose steps were all looked at: parameters that were not reached in too few steps
@@ -102,19 +102,17 @@ impl Coverage {
         }
         let chances: u64 = self.chances.iter().sum();
         if chances == 0 {
-            return Err(Error::diverged(format!("nothing was trained: no gradient in {} steps", self.steps))
+            return Err(Error::diverged(format!("nothing was trained: all gradients were 0 in {} steps", self.steps))
                 .with_expected("steps with a target that counts in the loss")
                 .with_help(
-                    "raise train.batch_size, and see that the examples have targets (masked tokens, classes whose weight is \
-                     not 0) and are not all the same",
+                    "raise train.batch_size, and check that the examples differ and have targets (masked tokens, classes \
+                     with a weight above 0)",
                 ));
         }
         let few = Error::diverged(format!(
-            "the gradient of trainable parameters was zero in each of the {chances} steps with a gradient"
+            "some parameters were not trained: their gradient was 0 in each of {chances} steps"
         ));
-        Ok(Some(
-            few.with_found(self.names(run)).with_help("they were not trained; a longer run may reach them"),
-        ))
+        Ok(Some(few.with_found(self.names(run)).with_help("train for more steps")))
     }
 
     fn names(&self, run: &Run) -> String {

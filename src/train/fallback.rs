@@ -81,9 +81,9 @@ fn verified(
     }
     let instead = match &next {
         Some(next) => {
-            format!("step {} is used instead, the best of the checkpoints that are whole", next.step)
+            format!("step {} is used instead, the best of the intact checkpoints", next.step)
         }
-        None => "no other checkpoint with scores is whole; the last weights are used".to_owned(),
+        None => "no other checkpoint with scores is intact; the last weights are used".to_owned(),
     };
     let warning = Error::model("the checkpoint of the best validation cannot be used")
         .at(path)

@@ -37,8 +37,9 @@ impl History {
         }
         // Earlier versions kept the whole log in it, which had no limit.
         let bytes = read_limited(&path, 4 << 30)?;
-        let log: Log = serde_json::from_slice(&bytes)
-            .map_err(|e| Error::model("is not the log of a run").at(&path).with_found(e.to_string()))?;
+        let log: Log = serde_json::from_slice(&bytes).map_err(|e| {
+            Error::model("this file does not hold the log of a run").at(&path).with_found(e.to_string())
+        })?;
         Ok(log.log_history)
     }
 

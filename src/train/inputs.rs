@@ -15,14 +15,14 @@ use std::path::{Path, PathBuf};
 /// [`Kind::Usage`](crate::error::Kind::Usage), naming the input.
 pub fn protect_inputs(recipe: &Recipe, recipe_file: Option<&Path>) -> Result<()> {
     let output = real_path(&recipe.output);
-    let remedy = "give another output";
+    let remedy = "choose another output folder";
     let model = Path::new(&recipe.model.path);
     if model.is_dir() {
         let real = real_path(model);
         let fault = if output == real {
-            Some("the output is the folder of the pretrained model")
+            Some("the output folder is the folder of the pretrained model")
         } else if output.starts_with(&real) {
-            Some("the output is inside the folder of the pretrained model")
+            Some("the output folder is inside the folder of the pretrained model")
         } else if real.starts_with(&output) {
             Some("the pretrained model is inside the output folder")
         } else {
@@ -31,7 +31,7 @@ pub fn protect_inputs(recipe: &Recipe, recipe_file: Option<&Path>) -> Result<()>
         if let Some(fault) = fault {
             return Err(Error::usage(fault)
                 .at(&recipe.output)
-                .with_expected("a run folder that neither holds the model nor lies in it")
+                .with_expected("a run folder outside of the model folder, and the other way round")
                 .with_found(format!("model.path = \"{}\"", model.display()))
                 .with_help(remedy));
         }
@@ -40,7 +40,7 @@ pub fn protect_inputs(recipe: &Recipe, recipe_file: Option<&Path>) -> Result<()>
     for (key, file) in files(recipe) {
         let real = real_path(&file);
         if output == real || written.iter().any(|path| real.starts_with(path)) {
-            return Err(Error::usage("the run would write over one of its inputs")
+            return Err(Error::usage("the run would overwrite one of its inputs")
                 .at(&file)
                 .with_found(format!("{key} is a file that the run in {} replaces", recipe.output.display()))
                 .with_help(remedy));
@@ -50,10 +50,10 @@ pub fn protect_inputs(recipe: &Recipe, recipe_file: Option<&Path>) -> Result<()>
     let real = real_path(file);
     let same = real == output.join("recipe.toml") && says_the_same(&real, recipe);
     if !same && written.iter().any(|path| real.starts_with(path)) {
-        return Err(Error::usage("the run would write over the recipe that it was read from")
+        return Err(Error::usage("the run would overwrite its own recipe")
             .at(file)
             .with_found(format!("it is in the output folder {}", recipe.output.display()))
-            .with_help("copy the recipe out of the run folder, or give another output"));
+            .with_help("move the recipe out of the run folder, or choose another output folder"));
     }
     Ok(())
 }

@@ -35,6 +35,7 @@ use crate::data::Batch;
 use crate::device::{Device, Tensor};
 use crate::error::{Error, Kind, Result};
 use crate::optim::{LossScale, Made, Optimizer, Settings};
+use crate::units::plural;
 use coverage::{Coverage, Looked};
 use describe::{approximation, describe};
 use history::History;
@@ -156,13 +157,25 @@ impl Passes<'_> {
         if self.step == 0 && self.run.parts.len() == 1 && !unreached.is_empty() {
             return Err(Error::diverged("trainable parameters receive no gradient")
                 .with_found(unreached.join(", "))
-                .with_help("freeze them with model.freeze, or choose another head"));
+                .with_help("freeze them with model.freeze"));
         }
         Ok(losses)
     }
 }
 
-/// Trains as a recipe says, or goes on with it where its run folder left off.
+/// Warns of what is odd about a run. `new`: its weights are those of the model that the recipe names, not of a checkpoint.
+fn warn(recipe: &Recipe, run: &Run, epochs: &Epochs, new: bool, observer: &mut dyn Observer) {
+    let patience = recipe.never_early(epochs).filter(|_| run.selection.is_some());
+    for warning in run.warnings.iter().chain(&recipe.optim.idle(epochs.total())).chain(&patience) {
+        observer.event(&Event::Warning(warning));
+    }
+    // A head with random values is no news where a checkpoint has its own.
+    for warning in run.weights.warnings.iter().filter(|_| new) {
+        observer.event(&Event::Warning(&Error::model(warning).at(&recipe.model.path)));
+    }
+}
+
+/// Trains as a recipe says, or resumes the run that is in its run folder.
 ///
 /// `fresh` starts over: an earlier run in the folder is moved aside once everything is prepared, and removed once the
 /// new run has a checkpoint; if it comes to none, the earlier run returns.
@@ -194,16 +207,12 @@ pub fn train(
     let mut optimizer = Optimizer::with_window(&run.device, &run.model.params, settings, window)?;
     optimizer.loss_scale = (recipe.precision == recipe::Precision::F16).then(LossScale::default);
     observer.event(&Event::Prepared(&describe(&run, epochs.total())));
-    run.warnings.iter().for_each(|w| observer.event(&Event::Warning(w)));
-    if let Some(warning) = recipe.optim.idle(epochs.total()) {
-        observer.event(&Event::Warning(&warning));
-    }
-    for warning in &run.weights.warnings {
-        observer.event(&Event::Warning(&Error::model(warning).at(&recipe.model.path)));
-    }
     let mut finished = false;
     let state = match &newest.found {
-        None => State::new(recipe, &run),
+        None => {
+            warn(recipe, &run, &epochs, true, observer);
+            State::new(recipe, &run)
+        }
         Some((step, path)) => {
             let state = State::restore(path, recipe, &run, &mut optimizer)?;
             finished = state.stopped_early || state.step >= epochs.total();
@@ -212,6 +221,7 @@ pub fn train(
                 observer.event(&Event::Finished(*step));
                 return Ok(done);
             }
+            warn(recipe, &run, &epochs, false, observer);
             observer.event(&Event::Resumed(*step, &newest.skipped));
             state
         }
@@ -276,8 +286,11 @@ impl Trainer<'_> {
             if let Some(signal) = signals.stop() {
                 self.settle(total, true)?;
                 self.save(true)?;
-                return Err(Error::new(Kind::Interrupted(signal), format!("stopped by signal {signal}"))
-                    .with_help("the same command goes on from here"));
+                return Err(Error::new(
+                    Kind::Interrupted(signal),
+                    format!("stopped by signal {signal}; a checkpoint was saved"),
+                )
+                .with_help("give the same command to resume from here"));
             }
             let Loaded { step, batches } = loader.next()?;
             let lr = self.recipe.optim.lr * schedule.factor(self.state.step);
@@ -384,12 +397,12 @@ impl Trainer<'_> {
             self.max_tokens = largest.div_ceil(2);
             self.run.device.trim()?;
             let halved = Error::memory(format!(
-                "out of memory in a pass of {} tokens: from now on at most {} tokens a pass, the same steps in more passes",
-                largest,
+                "out of memory in a pass of {largest} tokens; the run continues with at most {} tokens per pass, which gives the \
+                 same steps",
                 self.max_tokens
             ))
             .with_found(e.to_string().lines().next().unwrap_or_default().to_owned())
-            .with_help(format!("--set train.max_tokens={} does so from the start", self.max_tokens));
+            .with_help(format!("--set train.max_tokens={} avoids the failed attempt", self.max_tokens));
             self.observer.event(&Event::Warning(&halved));
         }
     }
@@ -457,10 +470,11 @@ impl Trainer<'_> {
         let limit = self.recipe.train.max_nonfinite_steps;
         if self.state.nonfinite_in_a_row > limit {
             return Err(Error::diverged(format!(
-                "{} steps in a row were not finite",
-                self.state.nonfinite_in_a_row
+                "training diverged: {} in a row had a NaN or infinite loss or gradient",
+                plural(self.state.nonfinite_in_a_row, "step")
             ))
-            .with_found(format!("loss {loss} at step {step}, first in the {tensor}, examples {examples:?}"))
+            .with_expected(format!("at most {limit} (train.max_nonfinite_steps)"))
+            .with_found(format!("step {step}: loss {loss}, first in the {tensor}, examples {examples:?}"))
             .with_help("lower optim.lr or raise optim.warmup_ratio; the last finite checkpoint is kept"));
         }
         Ok(())

@@ -72,8 +72,10 @@ impl Selection {
         let validated: Vec<&Part> = parts.iter().filter(|p| p.validation.is_some()).collect();
         if validated.is_empty() {
             if recipe.train.early_stopping.is_some() {
-                return Err(Error::usage("train.early_stopping needs validation examples")
-                    .with_help("give a data.validation or a data.validation_fraction above 0"));
+                return Err(Error::usage(
+                    "train.early_stopping is set, but there are no validation examples",
+                )
+                .with_help("set data.validation, or data.validation_fraction above 0"));
             }
             return Ok(None);
         }
@@ -84,11 +86,10 @@ impl Selection {
             for (metric, _) in part.task.meter(set).scores().iter() {
                 let name = score_name(parts, part, metric);
                 if !taken.insert(name.clone()) {
-                    return Err(Error::usage(format!("two tasks have a score that is called {name}"))
-                        .with_expected("score names TASK_METRIC that are unique")
-                        .with_help(
-                            "rename one of the recipes of multi.recipes: tasks are named as their files",
-                        ));
+                    return Err(Error::usage(format!(
+                        "two tasks have a score with the name {name} (TASK_METRIC)"
+                    ))
+                    .with_help("rename a file of multi.recipes: each task is named after its recipe file"));
                 }
                 known.extend(metrics::find(metric).map(|m| (name, (part, m))));
             }
@@ -120,7 +121,7 @@ impl Selection {
                 _ => {
                     let bare = known.iter().find(|(_, (_, m))| m.name == name).map(|(full, _)| full.as_str());
                     let near = bare.or_else(|| nearest(&name, names.iter().copied())).map(str::to_owned);
-                    let e = Error::usage("train.best_metric is no score of these tasks");
+                    let e = Error::usage("train.best_metric is not a score of these tasks");
                     let e = e.with_expected(names.join(", ")).with_found(format!("{name:?}"));
                     near.into_iter().fold(e, |e, near| e.with_help(format!("did you mean {near:?}?")))
                 }
@@ -128,7 +129,7 @@ impl Selection {
         };
         informative(part, metric)?;
         let direction = if metric.higher_is_better { "higher" } else { "lower" };
-        let formula = format!("{name}, {direction} is better");
+        let formula = format!("{name} ({direction} is better)");
         Ok(Some(Selection { name, metric: Some(metric), formula }))
     }
 
@@ -163,7 +164,8 @@ fn own_metrics<'a>(known: &BTreeMap<String, (&Part, &'a Metric)>, part: &Part) -
 /// The error of a metric that a task, with its settings and its validation examples, does not give.
 fn unknown(name: &str, part: &Part, known: Vec<&str>) -> Error {
     let near = nearest(name, known.iter().copied()).map(|near| format!("did you mean {near:?}?"));
-    let e = Error::usage(format!("train.best_metric{} is no score of this task and its examples", of(part)));
+    let e =
+        Error::usage(format!("train.best_metric{} is not a score of this task and its examples", of(part)));
     let e = e.with_expected(known.join(", ")).with_found(format!("{name:?}"));
     e.with_help(
         near.unwrap_or_else(|| "name another metric; `tempra help metrics` describes them".to_owned()),
@@ -181,16 +183,18 @@ fn informative(part: &Part, metric: &Metric) -> Result<()> {
         }
     }
     let what = format!(
-        "train.best_metric{}: {} cannot choose the best model on these validation examples",
+        "train.best_metric{}: {} cannot rank models on these validation examples",
         of(part),
         metric.name
     );
     let e = Error::usage(what)
-        .with_expected("a metric that is defined there and differs between models")
+        .with_expected("a metric that is defined and differs between models")
         .with_found(why);
     Err(match &fit[..] {
-        [] => e.with_help("give other validation examples"),
-        fit => e.with_help(format!("name one of {}, or give other validation examples", fit.join(", "))),
+        [] => e.with_help("choose other validation examples"),
+        fit => {
+            e.with_help(format!("set it to one of {}, or choose other validation examples", fit.join(", ")))
+        }
     })
 }
 

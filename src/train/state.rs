@@ -154,8 +154,9 @@ impl State {
         let path = dir.join("state.json");
         // Earlier versions kept the whole log in it, which had no limit.
         let bytes = read_limited(&path, 4 << 30)?;
-        serde_json::from_slice(&bytes)
-            .map_err(|e| Error::model("is not the state of a run").at(&path).with_found(e.to_string()))
+        serde_json::from_slice(&bytes).map_err(|e| {
+            Error::model("this file does not hold the state of a run").at(&path).with_found(e.to_string())
+        })
     }
 
     /// Goes back to a checkpoint that has been verified: weights, moments, and the state, which is returned.
@@ -165,20 +166,23 @@ impl State {
         let state = State::read(dir)?;
         let fresh = State::new(recipe, run);
         let other = |what: &str| {
-            Error::usage(format!("this run folder holds a run with {what}"))
+            Error::usage(format!("the run in this folder cannot be resumed: {what}"))
                 .at(dir)
-                .with_help("give another output folder, or --fresh to start over in this one")
+                .with_help("choose another output folder, or start over in this one with --fresh")
         };
         if state.recipe_hash != fresh.recipe_hash {
-            return Err(other("another recipe"));
+            let e = other("it was started with another recipe");
+            return Err(match changes(dir, recipe, &state.recipe_hash) {
+                Some(changes) => e.with_found(changes),
+                None => e,
+            });
         }
         if state.data_hash != fresh.data_hash {
-            return Err(other("other data or another tokenizer"));
+            return Err(other("its data files or its tokenizer have changed since"));
         }
         if state.model_hash != fresh.model_hash && !state.model_hash.is_empty() {
-            let started =
-                format!("it started from other weights or another config than {} has now", recipe.model.path);
-            return Err(other("another model").with_found(started));
+            let started = format!("{} had other weights or another config.json then", recipe.model.path);
+            return Err(other("it was started from another model").with_found(started));
         }
         load_weights(dir, run)?;
         if let Some(Training { m, v, .. }) = &run.model.params.training {
@@ -193,6 +197,14 @@ impl State {
         optimizer.loss_scale = state.loss_scale.or(optimizer.loss_scale);
         Ok(state)
     }
+}
+
+/// The keys in which a recipe differs from the one that the run of a checkpoint was started with; `None` if that cannot be
+/// read beside the checkpoint, or is not the one whose hash the checkpoint has.
+fn changes(checkpoint: &Path, recipe: &Recipe, hash: &str) -> Option<String> {
+    let kept = Recipe::load(&checkpoint.parent()?.join("recipe.toml"), &[]).ok()?;
+    let differ = if kept.hash() == hash { recipe.differences(&kept) } else { Vec::new() };
+    (!differ.is_empty()).then(|| differ.join("; "))
 }
 
 /// Overwrites a run's weights with those of a checkpoint.

@@ -233,7 +233,10 @@ fn runs_that_train_nothing_are_refused() {
     ] {
         let (code, said, folder) = run("warm", by_epochs(task, file), set);
         assert_eq!(code, Some(2), "{said}");
-        assert!(said.contains("longer than the run") && said.contains("at most 10 steps"), "{said}");
+        assert!(
+            said.contains("longer than the run") && said.contains("expected: at most 10 steps"),
+            "{said}"
+        );
         assert!(!folder.join("model").exists());
     }
     let (code, said, _) = run("warm", by_epochs("classify", "classify.csv"), &["optim.warmup_steps=10"]);

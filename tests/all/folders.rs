@@ -240,7 +240,7 @@ fn a_run_writes_only_into_a_new_an_empty_or_a_run_folder() {
         assert!(fs::read(dir.join("empty/recipe.toml")).unwrap() == copy);
     }
     let out = tempra(dir, &["train", "empty/recipe.toml", "--fresh", "--set", "optim.lr=1e-4"]);
-    refused(&out, 2, "write over the recipe");
+    refused(&out, 2, "overwrite its own recipe");
     assert!(fs::read(dir.join("empty/recipe.toml")).unwrap() == copy);
 }
 

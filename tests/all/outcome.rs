@@ -103,7 +103,7 @@ fn scores_are_those_of_the_model_that_is_there() {
             }
             if task == "classify" && !best {
                 let loss = metrics["validation"]["loss"].as_f64().unwrap();
-                assert!(step == 6 || said.contains(&format!("step 6: loss {loss:.4}")), "{said}");
+                assert!(step == 6 || said.contains(&format!("(step 6): loss {loss:.4}")), "{said}");
             }
         }
     }
@@ -149,7 +149,7 @@ fn repeating_a_finished_run_changes_nothing() {
         };
         assert_eq!(done(&first), done(&again), "{name}");
         assert!(again.contains("\"event\":\"finished\""), "{again}");
-        assert!(train(d, name, &[]).contains("finished before, at step 7"), "{name}");
+        assert!(train(d, name, &[]).contains("already finished (step 7)"), "{name}");
         let metrics = read(&d.join(name).join("metrics.json"));
         assert!(metrics["train_seconds"].as_f64().is_some_and(|t| t > 0.0), "{metrics}");
 

@@ -90,14 +90,14 @@ lr = 1e-3
 "#;
     let e = refused(text, &[]);
     let expected = [
-        "/tasks/mood.toml:1:8: task cannot be that",
+        "/tasks/mood.toml:1:8: task is invalid",
         "/tasks/mood.toml:2:1: unknown key sed",
-        "/tasks/mood.toml:5:10: model.path cannot be that",
-        "/tasks/mood.toml:10:23: data.validation_fraction cannot be that",
-        "/tasks/mood.toml:13:10: train.epochs cannot be that",
+        "/tasks/mood.toml:5:10: model.path is invalid",
+        "/tasks/mood.toml:10:23: data.validation_fraction is invalid",
+        "/tasks/mood.toml:13:10: train.epochs is invalid",
         "/tasks/mood.toml:14:1: unknown key train.learning_rate",
-        "/tasks/mood.toml:15:14: train.batch_size cannot be that",
-        "/tasks/mood.toml:16:14: train.eval_every cannot be that",
+        "/tasks/mood.toml:15:14: train.batch_size is invalid",
+        "/tasks/mood.toml:16:14: train.eval_every is invalid",
         "/tasks/mood.toml:18:2: unknown key optin",
     ];
     assert_eq!(heads(&e), expected, "{e}");
@@ -105,11 +105,11 @@ lr = 1e-3
         "or \"mask\" or \"permute\" or \"next\" or \"multi\"\n  found: \"classfy\" (did you mean \"classify\"?)",
         "help: did you mean seed?",
         "expected: a text\n  found: 3",
-        "expected: a number from 0 and below 1\n  found: 1.0",
+        "expected: a number from 0 to below 1\n  found: 1.0",
         "expected: a number above 0\n  found: \"three\"",
         "help: did you mean optim.lr?",
-        "expected: an integer of 1 or more\n  found: 16.5",
-        "expected: \"epoch\" or a number of steps of 1 or more\n  found: 0",
+        "expected: an integer of at least 1\n  found: 16.5",
+        "expected: \"epoch\" or a number of steps of at least 1\n  found: 0",
         "help: did you mean [optim]?",
     ] {
         assert!(e.contains(part), "{part:?} in\n{e}");
@@ -122,7 +122,7 @@ fn places_hold_in_any_text() {
     let e = refused("\u{feff}seed = -1\r\n\"été\" = { x = 1 }\r\n", &[]);
     assert_eq!(
         heads(&e)[..2],
-        ["/tasks/mood.toml:1:8: seed cannot be that", "/tasks/mood.toml:2:1: unknown key été"]
+        ["/tasks/mood.toml:1:8: seed is invalid", "/tasks/mood.toml:2:1: unknown key été"]
     );
     let e = refused(&with("pair = \"éé\"; x"), &[]);
     assert_eq!(heads(&e)[0].split(": ").next(), Some("/tasks/mood.toml:6:12"), "{e}");
@@ -148,7 +148,7 @@ fn what_has_to_be_given_is_missed_at_its_table() {
     assert_eq!(heads(&e), expected, "{e}");
     let e = refused("task = \"classify\"\nmodel = \"bert\"\ndata = { train = \"\" }\n", &[]);
     let expected =
-        ["/tasks/mood.toml:2:9: model is a table", "/tasks/mood.toml:3:18: data.train cannot be that"];
+        ["/tasks/mood.toml:2:9: model is not a table", "/tasks/mood.toml:3:18: data.train is invalid"];
     assert_eq!(heads(&e), expected, "{e}");
 }
 
@@ -159,25 +159,25 @@ fn bounds_are_held() {
         ("optim", "lr = 0", 6, "a number above 0"),
         ("optim", "lr = inf", 6, "a number above 0"),
         ("optim", "lr = nan", 6, "a number above 0"),
-        ("optim", "beta2 = 1", 9, "a number from 0 and below 1"),
+        ("optim", "beta2 = 1", 9, "a number from 0 to below 1"),
         ("optim", "eps = 0.0", 7, "a number above 0"),
-        ("optim", "max_grad_norm = -1", 17, "a number of 0 or more"),
-        ("optim", "layer_lr_decay = 1.01", 18, "a number above 0 up to 1"),
+        ("optim", "max_grad_norm = -1", 17, "a number of at least 0"),
+        ("optim", "layer_lr_decay = 1.01", 18, "a number above 0 and at most 1"),
         ("optim", "schedule = \"lin\"", 12, "\"linear\""),
-        ("optim", "warmup_steps = -3", 16, "an integer of 0 or more"),
+        ("optim", "warmup_steps = -3", 16, "an integer of at least 0"),
         ("train", "epochs = 0", 10, "a number above 0"),
-        ("train", "max_steps = 0", 13, "an integer of 1 or more"),
+        ("train", "max_steps = 0", 13, "an integer of at least 1"),
         ("train", "save_every = \"step\"", 14, "\"epoch\" or a number of steps"),
         ("train", "group_by_length = 1", 19, "true or false"),
-        ("train", "accumulation = 0", 16, "an integer of 1 or more"),
-        ("train", "log_every = 99999999999999999999", 13, "an integer of 1 or more"),
-        ("loss", "label_smoothing = 1.0", 19, "a number from 0 and below 1"),
-        ("loss", "focal_gamma = -1", 15, "a number from 0 up to 100"),
+        ("train", "accumulation = 0", 16, "an integer of at least 1"),
+        ("train", "log_every = 99999999999999999999", 13, "an integer of at least 1"),
+        ("loss", "label_smoothing = 1.0", 19, "a number from 0 to below 1"),
+        ("loss", "focal_gamma = -1", 15, "a number from 0 to 100"),
         (
             "loss",
             "class_weights = [1.0, -1.0]",
             17,
-            "\"balanced\" or a list of numbers of 0 or more\n  found: -1.0 as item 2",
+            "\"balanced\" or a list of numbers of at least 0\n  found: -1.0 as item 2",
         ),
         ("loss", "class_weights = \"even\"", 17, "\"balanced\" or a list of numbers"),
         ("optim", "lr = 1979-05-27", 6, "a number above 0"),
@@ -190,7 +190,7 @@ fn bounds_are_held() {
     }
     for line in ["dropout = 1.0", "attention_dropout = -0.1", "classifier_dropout = 0.99999999999"] {
         let e = refused(&LEAST.replace("[data]", &format!("{line}\n[data]")), &[]);
-        assert!(e.contains("from 0 and below 1") && e.starts_with("/tasks/mood.toml:4:"), "{line}\n{e}");
+        assert!(e.contains("from 0 to below 1") && e.starts_with("/tasks/mood.toml:4:"), "{line}\n{e}");
     }
 }
 
@@ -199,31 +199,49 @@ fn options_that_contradict_each_other_are_refused() {
     let cases = [
         (
             "validation_fraction = 0.5\ntest_fraction = 0.5",
-            ":6:23: validation and test leave nothing to train on",
+            ":6:23: data.validation_fraction and data.test_fraction leave nothing to train on",
         ),
         ("pair = \"text\"", ":6:8: data.text and data.pair name the same column"),
         ("label = \"text\"", ":6:9: data.text and data.label name the same column"),
-        ("classes = [\"a\", \"b\", \"a\"]", ":6:11: the class \"a\" stands twice"),
-        ("classes = [\"a\"]", ":6:11: one class leaves nothing to learn"),
-        ("[train]\nbatch_size = 4\naccumulation = 5", ":8:16: more portions than sequences"),
-        ("max_length = 512\n[train]\nmax_tokens = 511", ":8:14: the longest sequence does not fit one pass"),
-        ("[train]\nbest_metric = \"pearson\"", ":7:15: train.best_metric is no metric of classify"),
+        ("classes = [\"a\", \"b\", \"a\"]", ":6:11: data.classes contains \"a\" twice"),
+        ("classes = [\"a\"]", ":6:11: data.classes has one class only"),
+        (
+            "[train]\nbatch_size = 4\naccumulation = 5",
+            ":8:16: train.accumulation (5) exceeds train.batch_size (4)\n  help: lower train.accumulation",
+        ),
+        (
+            "max_length = 512\n[train]\nmax_tokens = 511",
+            ":8:14: data.max_length (512) exceeds train.max_tokens (511)\n  help: raise train.max_tokens",
+        ),
+        ("[train]\nbest_metric = \"pearson\"", ":7:15: train.best_metric is not a metric of task classify"),
         (
             "validation_fraction = 0\n[train]\nearly_stopping = 2",
-            ":8:18: train.early_stopping needs validation",
+            ":8:18: train.early_stopping is set, but there are no validation examples",
         ),
-        ("validation_fraction = 0\n[train]\nload_best = true", ":8:13: train.load_best needs validation"),
-        ("[optim]\nwarmup_ratio = 0.1\nwarmup_steps = 9", ":8:16: warm-up is given twice"),
-        ("[optim]\npower = 2", ":7:9: optim.power means nothing to the schedule \"linear\""),
-        ("[optim]\ndecay_steps = 2\nschedule = \"cosine\"", ":7:15: optim.decay_steps means nothing"),
-        ("[optim]\nschedule = \"polynomial\"\nlr_end = 1e-3", ":8:10: the learning rate ends above its peak"),
-        ("[optim]\nschedule = \"cosine_with_restarts\"\nnum_cycles = 1.5", ":8:14: part of a restart"),
         (
-            "[train]\nmax_steps = 9\n[optim]\nwarmup_steps = 10",
-            ":9:16: warm-up and decay are longer than the run",
+            "validation_fraction = 0\n[train]\nload_best = true",
+            ":8:13: train.load_best is set, but there are no validation examples",
         ),
-        ("classes = [\"a\", \"b\"]\n[loss]\nclass_weights = [1, 2, 3]", ":8:17: weights and classes differ"),
-        ("[loss]\nclass_weights = [0, 0]", ":7:17: no class has a weight"),
+        (
+            "[optim]\nwarmup_ratio = 0.1\nwarmup_steps = 9",
+            ":8:16: optim.warmup_steps and optim.warmup_ratio are both set",
+        ),
+        ("[optim]\npower = 2", ":7:9: optim.power has no effect with optim.schedule = \"linear\""),
+        ("[optim]\ndecay_steps = 2\nschedule = \"cosine\"", ":7:15: optim.decay_steps has no effect with"),
+        (
+            "[optim]\nschedule = \"polynomial\"\nlr_end = 1e-3",
+            ":8:10: optim.lr_end (0.001) is not below optim.lr (5e-5)",
+        ),
+        (
+            "[optim]\nschedule = \"cosine_with_restarts\"\nnum_cycles = 1.5",
+            ":8:14: optim.num_cycles is not a whole number",
+        ),
+        ("[train]\nmax_steps = 9\n[optim]\nwarmup_steps = 10", ":9:16: the warm-up is longer than the run"),
+        (
+            "classes = [\"a\", \"b\"]\n[loss]\nclass_weights = [1, 2, 3]",
+            ":8:17: loss.class_weights has 3 weights for 2 classes",
+        ),
+        ("[loss]\nclass_weights = [0, 0]", ":7:17: every weight in loss.class_weights is 0"),
     ];
     for (lines, head) in cases {
         let e = refused(&with(lines), &[]);
@@ -232,20 +250,23 @@ fn options_that_contradict_each_other_are_refused() {
     }
     let number = LEAST.replace("classify", "regress");
     for (lines, what) in [
-        ("classes = [\"a\", \"b\"]", "numbers have no classes"),
-        ("[loss]\nlabel_smoothing = 0.1", "loss.label_smoothing needs classes"),
-        ("[loss]\nclass_weights = \"balanced\"", "loss.class_weights needs classes"),
-        ("[loss]\nfocal_gamma = 2", "loss.focal_gamma needs classes"),
+        ("classes = [\"a\", \"b\"]", "data.classes is set, but task \"regress\" has no classes"),
+        ("[loss]\nlabel_smoothing = 0.1", "loss.label_smoothing is set, but task \"regress\" has no classes"),
+        (
+            "[loss]\nclass_weights = \"balanced\"",
+            "loss.class_weights is set, but task \"regress\" has no classes",
+        ),
+        ("[loss]\nfocal_gamma = 2", "loss.focal_gamma is set, but task \"regress\" has no classes"),
         ("[train]\nbest_metric = \"mea\"", "did you mean \"mae\"?"),
     ] {
         let e = refused(&format!("{number}{lines}"), &[]);
         assert!(e.contains(what) && heads(&e).len() == 1, "{lines}\n{e}");
     }
     let e = refused(&format!("seeds = [1, 2, 1]\n{LEAST}"), &[]);
-    assert!(e.starts_with("/tasks/mood.toml:1:9: a seed stands twice"), "{e}");
+    assert!(e.starts_with("/tasks/mood.toml:1:9: seeds contains the same seed twice"), "{e}");
     // A task that cannot be read is one mistake, not two.
     let e = refused(&LEAST.replace("classify", "rank"), &[("train.best_metric", "pearson")]);
-    assert_eq!(heads(&e), ["/tasks/mood.toml:1:8: task cannot be that"]);
+    assert_eq!(heads(&e), ["/tasks/mood.toml:1:8: task is invalid"]);
     // Tokens in place of sequences: the portions are not bounded by batch_size.
     read(&with("[train]\nbatch_tokens = 4096\nbatch_size = 4\naccumulation = 5"), &[]);
 }
@@ -283,8 +304,8 @@ fn flags_override_and_are_named() {
     let e =
         refused(LEAST, &[("optim.lr", "-1"), ("optim.lrr", "1"), ("trian.epochs", "1"), ("data", "x.csv")]);
     let expected = [
-        "--set data=x.csv: data is a table",
-        "--set optim.lr=-1: optim.lr cannot be that",
+        "--set data=x.csv: data is not a table",
+        "--set optim.lr=-1: optim.lr is invalid",
         "--set optim.lrr=1: unknown key optim.lrr",
         "--set trian.epochs=1: unknown key trian",
     ];
@@ -493,14 +514,14 @@ fn json_is_read_with_places_too() {
     let say = |text: &str| Recipe::from_json(text, path, &[]).expect_err("a mistake").to_string();
     let e = say(&text.replace("7", "-7").replace("\"lr\": 2e-5", "\"lr\": {\"a\": [1]}, \"lrr\": true"));
     let expected = [
-        "/tasks/r.json:2:31: seed cannot be that",
-        "/tasks/r.json:5:19: optim.lr cannot be that",
+        "/tasks/r.json:2:31: seed is invalid",
+        "/tasks/r.json:5:19: optim.lr is invalid",
         "/tasks/r.json:5:31: unknown key optim.lrr",
     ];
     assert_eq!(heads(&e), expected, "{e}");
     assert!(say("{\"seed\": 1,\n}").starts_with("/tasks/r.json:2:1: not JSON"));
     assert!(say("{\"seed\": 1,\n \"seed\": 2}").starts_with("/tasks/r.json:2:2: seed is given twice"));
-    assert!(say("[1]").contains("a recipe is a JSON object"));
+    assert!(say("[1]").contains("the recipe is not a JSON object"));
     assert!(say(&"[".repeat(100_000)).contains("not JSON"));
 }
 

@@ -135,7 +135,7 @@ fn a_score_of_several_tasks_is_found_by_its_exact_name() {
         assert_eq!(metrics["best_step"].as_u64(), Some(first_greatest(&values)), "{name}: {values:?}");
     }
     let set = |value: &str| format!("train.best_metric={value}");
-    let no = "is no score of these tasks";
+    let no = "is not a score of these tasks";
     refused(d, "multi", &["--set", &set("accuracy")], &[no, "did you mean \"a_mse_accuracy\"?"]);
     refused(d, "multi", &["--set", &set("a_accuracy")], &[no, "a_mse_accuracy", "f1_mae"]);
     refused(d, "multi", &["--set", &set("a_mse_accuracu")], &[no, "did you mean \"a_mse_accuracy\"?"]);
@@ -143,7 +143,7 @@ fn a_score_of_several_tasks_is_found_by_its_exact_name() {
     write(d, "x", "next", "text.txt", "", "");
     write(d, "x_next", "classify", "classify.csv", "", "");
     multi(d, &["x", "x_next"], "max_steps = 2");
-    refused(d, "multi", &[], &["two tasks have a score that is called x_next_accuracy"]);
+    refused(d, "multi", &[], &["two tasks have a score with the name x_next_accuracy"]);
 }
 
 #[test]
@@ -156,14 +156,14 @@ fn a_metric_that_cannot_choose_a_model_is_refused_before_the_run() {
     let contrastive = "[similar]\nloss = \"contrastive\"\n";
     for metric in ["spearman", "mse", "loss"] {
         write(d, "similar", "similar", "similar.csv", pair, &(by(metric) + contrastive));
-        refused(d, "similar", &[], &["no metric of similar (contrastive)", "mrr, hits_10"]);
+        refused(d, "similar", &[], &["not a metric of task similar (contrastive)", "mrr, hits_10"]);
     }
     for metric in ["mrr", "accuracy"] {
         write(d, "similar", "similar", "similar.csv", pair, &by(metric));
-        refused(d, "similar", &[], &["no metric of similar (cosine)", "pearson"]);
+        refused(d, "similar", &[], &["not a metric of task similar (cosine)", "pearson"]);
     }
     write(d, "mask", "mask", "text.txt", "", &by("next_accuracy"));
-    refused(d, "mask", &[], &["no metric of mask"]);
+    refused(d, "mask", &[], &["not a metric of task mask"]);
     let pairs = "pair = \"pair\"\nlabel = \"\"\n";
     write(d, "similar", "similar", "similar.csv", pairs, &(by("hits_10") + contrastive));
     refused(d, "similar", &[], &["of 6 pairs", "nearest ten"]);
@@ -200,7 +200,7 @@ fn a_metric_that_cannot_choose_a_model_is_refused_before_the_run() {
         &["no example has a label"],
     );
     validated("tag", "tag", "tag.conll", "outside.conll", "f1", &["no entity", "loss, accuracy"]);
-    validated("answer", "answer", "answer.json", "answer.json", "best_f1", &["is no score of this task"]);
+    validated("answer", "answer", "answer.json", "answer.json", "best_f1", &["is not a score of this task"]);
     // The same metrics where they say something, and others where they do not.
     csv("two.csv", &[("the cat", "yes"), ("a dog", "no")]);
     write(d, "good", "classify", "classify.csv", "validation = \"two.csv\"\n", &by("auroc"));
@@ -324,7 +324,7 @@ fn a_finished_run_is_not_reported_for_another_model() {
         assert_eq!(out.status.code(), Some(2), "{name}: {said}");
         assert!(["another model", "base", "--fresh"].iter().all(|w| said.contains(w)), "{name}: {said}");
         std::fs::write(&path, before).unwrap();
-        assert!(train(d, "task", &[]).contains("finished before"));
+        assert!(train(d, "task", &[]).contains("already finished"));
     };
     // The lowest bit of the last weight.
     change("model.safetensors", &|b| {

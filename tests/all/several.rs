@@ -62,7 +62,10 @@ fn the_best_of_each_task_is_kept_and_kills_change_nothing() {
         let (step, value) = highest(&whole, &format!("{task}_{metric}"));
         assert_eq!((of["step"].as_u64(), of["value"].as_f64()), (Some(step), Some(value)), "{task}: {of}");
         assert_eq!(of["metric"], metric);
-        assert!(said.contains(&format!("best of {task}, step {step}: {metric} {value:.4}")), "{said}");
+        assert!(
+            said.contains(&format!("best {task} (step {step}): {metric} {value:.4}, saved in ")),
+            "{said}"
+        );
         let folder = format!("best-{task}");
         assert_eq!(whole.join(&folder).exists(), step != chosen, "{task}: {of}");
         if step != chosen {

@@ -20,6 +20,7 @@ use crate::models::{Attention, LoadReport, Model, Options, Outputs, encoder_shap
 use crate::nn::{EncoderConfig, Pooling};
 use crate::parity::Certificate;
 use crate::text::Tokenizer;
+use crate::units::plural;
 use parts::{Encoder, Source};
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -63,17 +64,41 @@ fn recipes(recipe: &Recipe) -> Result<Recipes> {
         let path = Path::new(path);
         let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
-        if name.is_empty() || !name.chars().all(plain) || !names.insert(name.clone()) {
-            return Err(Error::usage("a task is named as its recipe's file")
+        if name.is_empty() || !name.chars().all(plain) {
+            return Err(Error::usage("the name of this recipe file cannot be the name of a task")
                 .at(path)
-                .with_expected("a name of its own, of letters, digits, - and _")
-                .with_found(name));
+                .with_expected("letters, digits, - and _ before .toml")
+                .with_found(format!("{name:?}"))
+                .with_help("rename the file: in multi.recipes each task is named after its recipe file"));
+        }
+        if !names.insert(name.clone()) {
+            return Err(Error::usage(format!(
+                "two recipes of multi.recipes would both name their task {name:?}"
+            ))
+            .at(path)
+            .with_help("rename one of the files: each task is named after its recipe file"));
         }
         let (part, odd) = Recipe::load_part(path, recipe)?;
         warnings.extend(odd);
         all.push((name, part));
     }
     Ok((all, warnings))
+}
+
+/// A warning for each set of examples that some of several tasks have and others lack: the latter are missing in its mean.
+fn unscored(parts: &[Part]) -> Vec<Error> {
+    let warning = |set: &str| {
+        let has = |p: &&Part| if set == "test" { p.test.is_some() } else { p.validation.is_some() };
+        let without: Vec<&str> = parts.iter().filter(|p| !has(p)).map(|p| p.name.as_str()).collect();
+        (!without.is_empty() && without.len() < parts.len()).then(|| {
+            Error::usage(format!(
+                "the {set} mean leaves out tasks without {set} examples: {}",
+                without.join(", ")
+            ))
+            .with_help(format!("set data.{set} or data.{set}_fraction in the recipes of these tasks"))
+        })
+    };
+    ["validation", "test"].into_iter().filter_map(warning).collect()
 }
 
 /// The tokenizer of a model folder; for vectors with what sentence-transformers does to texts.
@@ -86,11 +111,11 @@ fn tokenizer(dir: &Path, vocab: usize, sources: &[Source]) -> Result<Tokenizer> 
     };
     if vectors < sources.len() {
         return Err(Error::model(
-            "the model's texts are changed for vectors alone, and the tasks share their tokens",
+            "this sentence-transformers model changes its texts, which the other tasks of the run cannot share",
         )
         .at(dir)
-        .with_expected("no do_lower_case and no default_prompt_name in the files of sentence-transformers")
-        .with_help("train on task \"similar\" alone, or remove these settings"));
+        .with_expected("neither do_lower_case nor default_prompt_name in the files of sentence-transformers")
+        .with_help("train task \"similar\" alone, or remove these settings"));
     }
     tokenizer.for_vectors(settings.lowercase, &settings.prompt)
 }
@@ -105,7 +130,7 @@ impl Run {
     pub fn prepare(recipe: &Recipe) -> Result<Run> {
         let device = Device::open(&recipe.device.to_string(), recipe.threads)?;
         let device = device.with_compute(recipe.precision.dtype())?;
-        let (recipes, warnings) = recipes(recipe)?;
+        let (recipes, mut warnings) = recipes(recipe)?;
         let sources: Vec<Source> = recipes.iter().map(|(_, r)| parts::read(r)).collect::<Result<_>>()?;
         let hashes: Vec<Vec<String>> = sources.iter().map(|s| s.hashes.clone()).collect();
         let skipped_rows = sources.iter().map(|s| s.skipped).sum();
@@ -116,17 +141,18 @@ impl Run {
         let shape = encoder_shape(&dir)?;
         for (_, r) in &recipes {
             if r.data.max_length > shape.positions {
-                return Err(Error::usage("data.max_length is more than the model can read")
-                    .with_expected(format!("at most {}", shape.positions))
-                    .with_found(r.data.max_length.to_string()));
+                return Err(Error::usage(format!(
+                    "data.max_length ({}) exceeds the {} positions of the model",
+                    r.data.max_length, shape.positions
+                ))
+                .with_help(format!("set data.max_length = {}", shape.positions)));
             }
             if r.data.max_length > recipe.train.max_tokens {
-                return Err(Error::usage("the longest sequence does not fit one pass")
-                    .with_expected(format!(
-                        "train.max_tokens of data.max_length = {} or more",
-                        r.data.max_length
-                    ))
-                    .with_found(format!("train.max_tokens = {}", recipe.train.max_tokens)));
+                return Err(Error::usage(format!(
+                    "data.max_length ({}) exceeds train.max_tokens ({})",
+                    r.data.max_length, recipe.train.max_tokens
+                ))
+                .with_help("raise train.max_tokens or lower data.max_length"));
             }
         }
         let cache = if recipe.data.cache { cache::dir().map(|dir| dir.join("tokens")) } else { None };
@@ -164,7 +190,7 @@ impl Run {
             let plans: Vec<MemoryPlan> = parts.iter().enumerate().map(one).collect::<Result<_>>()?;
             let largest = plans.into_iter().max_by_key(|p| p.total);
             largest.ok_or_else(|| {
-                Error::usage("a run without a task").with_help("name recipes in multi.recipes")
+                Error::usage("multi.recipes names no recipe").with_help("name at least two recipes")
             })
         };
         let (opened, made, memory) = if device.caps().gpu {
@@ -190,10 +216,9 @@ impl Run {
         let memory = memory.map_or_else(|| plan(&parts), Ok)?;
         if model.params.count().1 == 0 {
             return Err(Error::usage("every parameter is frozen: there is nothing to train")
-                .with_expected("a parameter whose name begins with none of model.freeze")
                 .with_found(format!("model.freeze = {:?}", recipe.model.freeze))
                 .with_help(
-                    "leave out a prefix of model.freeze, at least that of the head or of the last layer",
+                    "remove a prefix from model.freeze, such as that of the head or of the last layer",
                 ));
         }
 
@@ -203,6 +228,7 @@ impl Run {
         let parts_of: Vec<String> = recipes.iter().zip(&parts).map(of).collect();
         let made_from = format!("{hashes:?} {} {parts_of:?}", tokenizer.hash());
         let data_hash = blake3::hash(made_from.as_bytes()).to_hex().to_string();
+        warnings.extend(unscored(&parts));
         let parts = Arc::new(parts);
         Ok(Run {
             device,
@@ -238,12 +264,12 @@ impl Run {
             }
             let of = if part.name.is_empty() { String::new() } else { format!(" of task {}", part.name) };
             let largest = steps.iter().filter(|s| s.part == i).map(|s| s.examples.len()).max().unwrap_or(0);
-            return Err(Error::usage(format!("no step{of} has enough examples: its loss is constant"))
-                .with_expected(format!("{least} examples or more in a step"))
-                .with_found(format!("at most {largest}"))
-                .with_help(
-                    "raise train.batch_size (or train.batch_tokens), or give more training examples",
-                ));
+            return Err(Error::usage(format!(
+                "every step{of} has too few examples, so the loss is constant"
+            ))
+            .with_expected(format!("at least {} in a step", plural(least as u64, "example")))
+            .with_found(format!("at most {largest}"))
+            .with_help("raise train.batch_size (or train.batch_tokens), or add training examples"));
         }
         Ok(())
     }
@@ -311,9 +337,8 @@ fn fits_types(tokenizer: &Tokenizer, shape: &EncoderConfig, pair: bool) -> Resul
     if shape.types == 0 || most < shape.types {
         return Ok(());
     }
-    Err(Error::model(
-        "the tokenizer does not belong to this model, which cannot tell two texts apart by type",
-    )
-    .with_expected(format!("token types below {}, type_vocab_size of the model's config.json", shape.types))
-    .with_found(format!("type {most}")))
+    Err(Error::model("the tokenizer does not fit the model: it gives token types that the model lacks")
+        .with_expected(format!("types below {} (type_vocab_size in config.json)", shape.types))
+        .with_found(format!("type {most}"))
+        .with_help("use the tokenizer files of this model"))
 }

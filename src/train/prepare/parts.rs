@@ -6,10 +6,11 @@ use crate::data::{
     self, Affix, Columns, Contexts, Documents, Label, OnBadRow, Question, Row, Table, TagFormat, TagSource,
     TaggedText, Target, TokenSet, Words,
 };
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind as ErrorKind, Result};
 use crate::models::Outputs;
 use crate::tasks::{Answer, Next, Permute, Search, Tag, Task};
 use crate::text::Tokenizer;
+use crate::units::plural;
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
@@ -156,7 +157,10 @@ fn share<T>(
     }
     let row = |x: &T| Row { text: key(x), pair: None, label: None, line: 0 };
     let rows: Vec<Row> = train.iter().map(row).collect();
-    let cut = data::split(&rows, &parts, classes, d.split_seed).map_err(|e| e.at(&d.train))?;
+    let cut = data::split(&rows, &parts, classes, d.split_seed).map_err(|e| match e.kind() {
+        ErrorKind::Data => too_few(r, rows.len(), [v, t]),
+        _ => e.at(&d.train),
+    })?;
     let mut side = vec![0; train.len()];
     for (part, indices) in cut.iter().enumerate() {
         indices.iter().for_each(|&i| side[i] = part);
@@ -172,6 +176,22 @@ fn share<T>(
     Ok([rest, validation, test])
 }
 
+/// The error of a training file with too few rows to split off validation and test examples.
+fn too_few(r: &Recipe, rows: usize, [validation, test]: [f64; 2]) -> Error {
+    let sets = [("validation", validation), ("test", test)].into_iter().filter(|(_, share)| *share > 0.0);
+    let (names, keys): (Vec<&str>, Vec<String>) =
+        sets.map(|(set, share)| (set, format!("data.{set}_fraction = {share}"))).unzip();
+    let first = names.first().copied().unwrap_or_default();
+    Error::data(format!("too few examples to split off a {} set", names.join(" and a ")))
+        .at(&r.data.train)
+        .with_expected(format!(
+            "at least one training, {} example with different texts",
+            names.join(" and one ")
+        ))
+        .with_found(format!("{} with {}", plural(rows as u64, "example"), keys.join(" and ")))
+        .with_help(format!("add examples, raise data.{first}_fraction, or set data.{first} to a file"))
+}
+
 /// Reads what a recipe's task learns from.
 pub(super) fn read(r: &Recipe) -> Result<Source> {
     match r.task {
@@ -184,13 +204,13 @@ pub(super) fn read(r: &Recipe) -> Result<Source> {
         recipe::Task::Mask => documents(r, Outputs::Tokens),
         recipe::Task::Next => documents(r, Outputs::Pretraining),
         recipe::Task::Permute => documents(r, Outputs::Permuted),
-        recipe::Task::Multi => Err(Error::usage("a task of several tasks")
-            .with_help("each of multi.recipes must have a task of its own, other than \"multi\"")),
+        recipe::Task::Multi => Err(Error::usage("a recipe in multi.recipes has task = \"multi\" itself")
+            .with_help("name recipes of single tasks")),
     }
 }
 
 /// What to do about pairs that do not belong together, where every pair is trained as if it did.
-const NOT_PARTNERS: &str = "remove such rows, or set data.label = \"\" if the column says something else, or similar.loss = \"cosine\" to train towards the labels";
+const NOT_PARTNERS: &str = "remove such rows; or set data.label = \"\" if the column has another meaning; or set similar.loss = \"cosine\" to train towards the labels";
 
 fn rows(r: &Recipe, kind: Kind) -> Result<Source> {
     let d = &r.data;
@@ -201,8 +221,8 @@ fn rows(r: &Recipe, kind: Kind) -> Result<Source> {
     // Pairs need no label; a column that was named must be there all the same.
     let optional_label = contrastive && d.label == recipe::Recipe::default().data.label;
     if kind == Kind::Similar && d.pair.is_none() {
-        return Err(Error::usage("task \"similar\" compares two texts")
-            .with_help("name the column of the second with data.pair"));
+        return Err(Error::usage("data.pair is missing: task \"similar\" compares two texts")
+            .with_help("set data.pair to the column of the second text"));
     }
     let found = files(r, |path| {
         let (table, sets) = match kind {
@@ -302,10 +322,10 @@ fn sentences(r: &Recipe) -> Result<Source> {
     let paths: Vec<&Path> = split_paths(r).into_iter().flatten().collect();
     let (read, format) = data::read_tagged(&paths, &source, on_bad(r))?;
     if r.tag.strict && format == TagFormat::Words {
-        return Err(Error::usage("tag.strict is set, but the tags are no spans")
+        return Err(Error::usage("tag.strict is set, but the tags of this file do not mark spans")
             .at(&d.train)
             .with_expected("tags such as B-PER, I-PER and O")
-            .with_help("leave tag.strict out: tags that are no spans are scored word by word"));
+            .with_help("remove tag.strict: such tags are scored word by word"));
     }
     let mut read = read.into_iter();
     let found = files(r, |path| {
@@ -332,11 +352,11 @@ fn sentences(r: &Recipe) -> Result<Source> {
         d.classes.clone()
     };
     if classes.len() < 2 {
-        return Err(Error::data("all words have one tag: there is nothing to learn")
+        return Err(Error::data("all words have the same tag: there is nothing to learn")
             .at(&d.train)
-            .with_expected("at least two tags in the training examples")
+            .with_expected("at least two different tags in the training examples")
             .with_found(classes.join(", "))
-            .with_help("is it the right tag column (data.label), and the whole file?"));
+            .with_help("check that data.label names the tag column and that the file is complete"));
     }
     let source = Source {
         outputs: Outputs::Tags(classes.clone()),
@@ -467,14 +487,14 @@ impl Source {
         };
         let [train, validation, test] = sets.map(|s| s.map(Arc::new));
         let Some(train) = train.filter(|s| !s.is_empty()) else {
-            return Err(Error::data("no training examples").at(&d.train));
+            return Err(Error::data("there are no training examples").at(&d.train));
         };
         for (split, set, file) in [("validation", &validation, &d.validation), ("test", &test, &d.test)] {
             if set.as_ref().is_some_and(|s| s.is_empty()) {
-                return Err(Error::data(format!("no {split} examples"))
+                return Err(Error::data(format!("there are no {split} examples"))
                     .at(file.as_ref().unwrap_or(&d.train))
                     .with_help(format!(
-                        "give a data.{split} with examples, or leave it out and set data.{split}_fraction"
+                        "set data.{split} to a file with examples, or remove it and set data.{split}_fraction"
                     )));
             }
         }

@@ -14,17 +14,16 @@ pub(super) fn given_weights(r: &Recipe, classes: &[String]) -> Result<Option<Vec
         None => Ok(None),
         Some(ClassWeights::Values(w)) => fitting(w, classes).map(Some),
         Some(ClassWeights::Balanced) => {
-            Err(Error::usage("loss.class_weights = \"balanced\" is for classify")
-                .with_help(format!("give a list, a weight for each of {}", classes.join(", "))))
+            Err(Error::usage("loss.class_weights = \"balanced\" works with task \"classify\" only")
+                .with_help(format!("give a list with a weight for each of {}", classes.join(", "))))
         }
     }
 }
 
 fn fitting(weights: &[f32], classes: &[String]) -> Result<Vec<f32>> {
     if weights.len() != classes.len() {
-        return Err(Error::usage("loss.class_weights has the wrong length")
-            .with_expected(format!("one for each of {}", classes.join(", ")))
-            .with_found(weights.len().to_string()));
+        let what = format!("loss.class_weights has {} weights for {} classes", weights.len(), classes.len());
+        return Err(Error::usage(what).with_expected(format!("a weight for each of {}", classes.join(", "))));
     }
     Ok(weights.to_vec())
 }
@@ -77,10 +76,10 @@ fn counted(r: &Recipe, labels: &[Label], weights: &[f32]) -> Result<()> {
     if labels.iter().any(counts) {
         return Ok(());
     }
-    Err(Error::data("no training example counts in the loss: the weight of each one's class is 0")
+    Err(Error::data("every training example has a class of weight 0, so none counts in the loss")
         .at(&r.data.train)
         .with_found(format!("loss.class_weights = {weights:?}"))
-        .with_help("give a class that occurs a weight above 0"))
+        .with_help("give a weight above 0 to a class that occurs"))
 }
 
 /// Targets as `regress.standardize` asks for them.
@@ -112,7 +111,7 @@ pub(super) fn masking(r: &Recipe, tokenizer: &Tokenizer, vocab: usize) -> Result
     let mask = tokenizer.mask().ok_or_else(|| {
         Error::model("the tokenizer has no mask token")
             .with_expected("[MASK] or <mask>")
-            .with_help("take a model that was pretrained with one")
+            .with_help("choose a model that was pretrained with a mask token")
     })?;
     let m = &r.mask;
     Ok(Mask { probability: m.probability, whole_word: m.whole_word, mask, vocab: vocab as u32 })

@@ -30,7 +30,8 @@ pub(super) fn resolve(recipe: &mut Recipe, reader: &mut Reader<'_>, path: &Path)
             match whole(base, at, file) {
                 Some(path) => *file = path,
                 None => {
-                    reader.complain(&[key], "a path that is not UTF-8", |e| e.with_help("rename the folder"))
+                    let what = format!("the path of {key} is not UTF-8");
+                    reader.complain(&[key], &what, |e| e.with_help("rename the folder"))
                 }
             }
         }
@@ -39,14 +40,15 @@ pub(super) fn resolve(recipe: &mut Recipe, reader: &mut Reader<'_>, path: &Path)
         for file in &mut recipe.multi.recipes {
             match whole(base, &at, Path::new(&*file)).and_then(|p| p.to_str().map(str::to_owned)) {
                 Some(path) => *file = path,
-                None => reader
-                    .complain(&["multi.recipes"], "a path that is not UTF-8", |e| e.with_help("rename it")),
+                None => reader.complain(&["multi.recipes"], "a path in multi.recipes is not UTF-8", |e| {
+                    e.with_help("rename the file or its folder")
+                }),
             }
         }
     }
     let Some(at) = reader.given("model.path") else { return };
     match expanded(&model.path) {
-        Err(found) => reader.complain(&["model.path"], "model.path cannot be that", |e| e.with_found(found)),
+        Err(found) => reader.complain(&["model.path"], "model.path is invalid", |e| e.with_found(found)),
         Ok(text) if text.trim().is_empty() => {
             let hint = "name a model folder, or org/name of a model in the local cache";
             reader.complain(&["model.path"], "model.path is empty", |e| e.with_help(hint));
@@ -111,25 +113,30 @@ const SETTINGS: &[(&str, &[Kind])] = &[
 pub(super) fn check(recipe: &Recipe, r: &mut Reader<'_>) {
     let distinct: BTreeSet<_> = recipe.seeds.iter().collect();
     if distinct.len() < recipe.seeds.len() {
-        r.complain(&["seeds"], "a seed stands twice in seeds", |e| {
-            e.with_help("a second run of a seed gives the same result")
+        r.complain(&["seeds"], "seeds contains the same seed twice", |e| {
+            e.with_found(format!("{:?}", recipe.seeds))
+                .with_help("remove one: a second run with the same seed gives the same result")
         });
     }
     if recipe.model.freeze.iter().any(String::is_empty) {
-        r.complain(&["model.freeze"], "an empty prefix in model.freeze", |e| {
-            e.with_help("it would freeze every parameter")
-        });
+        r.complain(
+            &["model.freeze"],
+            "model.freeze contains an empty prefix, which would freeze every parameter",
+            |e| e.with_help("remove it"),
+        );
     }
     if recipe.model.attention != Attention::Performer && recipe.model.attention_features.is_some() {
         let keys = ["model.attention_features", "model.attention"];
-        r.complain(&keys, "model.attention_features is for approximated attention", |e| {
-            e.with_help("set attention = \"performer\", or leave it out")
+        r.complain(&keys, "model.attention_features is set, but attention is not approximated", |e| {
+            e.with_help("set model.attention = \"performer\", or remove model.attention_features")
         });
     }
     if recipe.tag.strict && recipe.tag.scheme == TagScheme::None {
-        r.complain(&["tag.strict", "tag.scheme"], "tag.strict needs a scheme", |e| {
-            e.with_help("tags of scheme \"none\" are no spans: leave tag.strict out, or name their scheme")
-        });
+        r.complain(
+            &["tag.strict", "tag.scheme"],
+            "tag.strict is set, but tag.scheme = \"none\" has no spans",
+            |e| e.with_help("remove tag.strict, or name the scheme of the tags"),
+        );
     }
     data(recipe, r);
     train(recipe, r);
@@ -142,23 +149,28 @@ pub(super) fn check(recipe: &Recipe, r: &mut Reader<'_>) {
 fn multi(recipe: &Recipe, r: &mut Reader<'_>) {
     let m = &recipe.multi;
     match (recipe.task == Task::Multi, m.recipes.len()) {
-        (true, 0..2) => r.complain(&["multi.recipes", "task"], "several tasks need several recipes", |e| {
-            e.with_expected("two recipes or more in multi.recipes").with_found(m.recipes.len().to_string())
-        }),
+        (true, 0..2) => r.complain(
+            &["multi.recipes", "task"],
+            "task = \"multi\" has too few recipes in multi.recipes",
+            |e| e.with_expected("at least 2, one for each task").with_found(m.recipes.len().to_string()),
+        ),
         (false, 1..) => {
-            r.complain(&["multi.recipes", "task"], "multi.recipes is for task = \"multi\"", |e| {
-                e.with_help("set task = \"multi\", or leave [multi] out")
+            let what = format!("multi.recipes is set, but task = \"{}\"", recipe.task.name());
+            r.complain(&["multi.recipes", "task"], &what, |e| {
+                e.with_help("set task = \"multi\", or remove [multi]")
             })
         }
         _ => {}
     }
     if !m.weights.is_empty() && m.weights.iter().all(|w| *w == 0.0) {
-        r.complain(&["multi.weights"], "no task has a weight", |e| e.with_expected("a weight above 0"));
+        r.complain(&["multi.weights"], "every weight in multi.weights is 0", |e| {
+            e.with_help("give at least one task a weight above 0")
+        });
     }
     if !m.weights.is_empty() && m.weights.len() != m.recipes.len() {
-        r.complain(&["multi.weights", "multi.recipes"], "weights and recipes differ in number", |e| {
-            e.with_expected(format!("{} weights, or none", m.recipes.len()))
-                .with_found(m.weights.len().to_string())
+        let what = format!("multi.weights has {} weights for {} recipes", m.weights.len(), m.recipes.len());
+        r.complain(&["multi.weights", "multi.recipes"], &what, |e| {
+            e.with_help("give one weight for each of multi.recipes, or none")
         });
     }
 }
@@ -168,11 +180,10 @@ fn similar(recipe: &Recipe, r: &mut Reader<'_>) {
     if contrastive && recipe.train.batch_tokens.is_none() && recipe.train.batch_size < 2 {
         r.complain(
             &["train.batch_size", "similar.loss"],
-            "a batch of one pair has no other pairs to tell it from",
+            "train.batch_size = 1 is too small: similar.loss = \"contrastive\" compares the pairs of a batch",
             |e| {
-                e.with_expected("train.batch_size of 2 or more with similar.loss = \"contrastive\"")
-                    .with_found(format!("train.batch_size = {}", recipe.train.batch_size))
-                    .with_help("raise train.batch_size: more pairs make a better loss, 32 is common")
+                e.with_expected("at least 2")
+                    .with_help("raise train.batch_size; 32 is common, and more pairs make a better loss")
             },
         );
     }
@@ -180,12 +191,15 @@ fn similar(recipe: &Recipe, r: &mut Reader<'_>) {
 
 fn data(recipe: &Recipe, r: &mut Reader<'_>) {
     let d = &recipe.data;
-    if d.validation_fraction + d.test_fraction >= 1.0 {
-        let sum = format!("{} + {}", d.validation_fraction, d.test_fraction);
+    // A share counts only where no file takes its place.
+    let share = |file: &Option<PathBuf>, share: f64| if file.is_some() { 0.0 } else { share };
+    let [validation, test] = [share(&d.validation, d.validation_fraction), share(&d.test, d.test_fraction)];
+    if validation + test >= 1.0 {
+        let sum = format!("{validation} + {test}");
         r.complain(
             &["data.validation_fraction", "data.test_fraction"],
-            "validation and test leave nothing to train on",
-            |e| e.with_expected("fractions whose sum is below 1").with_found(sum),
+            "data.validation_fraction and data.test_fraction leave nothing to train on",
+            |e| e.with_expected("a sum below 1").with_found(sum),
         );
     }
     let label = Some(d.label.as_str()).filter(|_| d.label.several().is_empty());
@@ -195,7 +209,7 @@ fn data(recipe: &Recipe, r: &mut Reader<'_>) {
     let unlabelled = recipe.task == Task::Similar && recipe.similar.loss == Likeness::Contrastive;
     for (i, (key, column)) in columns.iter().enumerate() {
         if column.is_some_and(str::is_empty) && !(unlabelled && *key == "data.label") {
-            r.complain(&[key], &format!("{key} is empty"), |e| e.with_help("name a column"));
+            r.complain(&[key], &format!("{key} is empty"), |e| e.with_help("set it to the name of a column"));
         }
         for (other, same) in columns.iter().skip(i + 1).filter(|(_, c)| c.is_some() && c == column) {
             let what = format!("{key} and {other} name the same column");
@@ -207,18 +221,19 @@ fn data(recipe: &Recipe, r: &mut Reader<'_>) {
     if let Some(twice) =
         d.classes.iter().enumerate().find(|(i, c)| d.classes.iter().take(*i).any(|b| b == *c))
     {
-        let what = format!("the class {:?} stands twice in data.classes", twice.1);
+        let what = format!("data.classes contains {:?} twice", twice.1);
         r.complain(&["data.classes"], &what, |e| e.with_help("name each class once"));
     } else if classes.len() == 1 {
-        r.complain(&["data.classes"], "one class leaves nothing to learn", |e| {
-            e.with_expected("two classes or more")
+        r.complain(&["data.classes"], "data.classes has one class only, so there is nothing to learn", |e| {
+            e.with_expected("at least two classes")
         });
     }
     // Of several tasks each says this for itself: at the top it has no effect, which is warned about.
     let classes = [Task::Classify, Task::Multilabel, Task::Tag, Task::Multi].contains(&recipe.task);
     if !classes && !d.classes.is_empty() {
-        r.complain(&["data.classes", "task"], "numbers have no classes", |e| {
-            e.with_help("leave out data.classes, or set task = \"classify\"")
+        let what = format!("data.classes is set, but task \"{}\" has no classes", recipe.task.name());
+        r.complain(&["data.classes", "task"], &what, |e| {
+            e.with_help("remove data.classes, or set task = \"classify\"")
         });
     }
 }
@@ -263,19 +278,23 @@ fn indicators(recipe: &Recipe, r: &mut Reader<'_>) {
 fn train(recipe: &Recipe, r: &mut Reader<'_>) {
     let t = &recipe.train;
     if t.batch_tokens.is_none() && t.accumulation > t.batch_size {
-        let most = format!("at most batch_size = {}, the sequences of one optimiser step", t.batch_size);
-        r.complain(&["train.accumulation", "train.batch_size"], "more portions than sequences", |e| {
-            e.with_expected(most).with_found(t.accumulation.to_string())
+        let what =
+            format!("train.accumulation ({}) exceeds train.batch_size ({})", t.accumulation, t.batch_size);
+        r.complain(&["train.accumulation", "train.batch_size"], &what, |e| {
+            e.with_help(
+                "lower train.accumulation or raise train.batch_size (the sequences of one optimiser step)",
+            )
         });
     }
     // Of several tasks each has a length of its own.
     if recipe.task != Task::Multi && t.max_tokens < recipe.data.max_length {
-        let least = format!("at least data.max_length = {}", recipe.data.max_length);
-        r.complain(
-            &["train.max_tokens", "data.max_length"],
-            "the longest sequence does not fit one pass",
-            |e| e.with_expected(least).with_found(format!("max_tokens = {}", t.max_tokens)),
+        let what = format!(
+            "data.max_length ({}) exceeds train.max_tokens ({})",
+            recipe.data.max_length, t.max_tokens
         );
+        r.complain(&["train.max_tokens", "data.max_length"], &what, |e| {
+            e.with_help("raise train.max_tokens (the tokens of one pass) or lower data.max_length")
+        });
     }
     let task = match (recipe.task, recipe.similar.loss) {
         (Task::Similar, Likeness::Contrastive) => CONTRASTIVE,
@@ -289,7 +308,7 @@ fn train(recipe: &Recipe, r: &mut Reader<'_>) {
         let names = known.collect::<Vec<_>>().join(", ");
         r.complain(
             &["train.best_metric", "task"],
-            &format!("train.best_metric is no metric of {task}"),
+            &format!("train.best_metric is not a metric of task {task}"),
             |e| {
                 let e = e.with_expected(names).with_found(format!("{:?}", t.best_metric));
                 match hint {
@@ -302,8 +321,10 @@ fn train(recipe: &Recipe, r: &mut Reader<'_>) {
     if recipe.task != Task::Multi && !recipe.data.validates() {
         let asks = [("train.early_stopping", t.early_stopping.is_some()), ("train.load_best", t.load_best)];
         for (key, _) in asks.into_iter().filter(|(_, asked)| *asked) {
-            r.complain(&[key], &format!("{key} needs validation examples"), |e| {
-                e.with_help("give data.validation, or a data.validation_fraction above 0")
+            r.complain(&[key], &format!("{key} is set, but there are no validation examples"), |e| {
+                e.with_help(format!(
+                    "set data.validation, or data.validation_fraction above 0, or remove {key}"
+                ))
             });
         }
     }
@@ -311,8 +332,9 @@ fn train(recipe: &Recipe, r: &mut Reader<'_>) {
 
 fn schedule(o: &Optim, max_steps: Option<u64>, r: &mut Reader<'_>) {
     if o.warmup_ratio > 0.0 && o.warmup_steps.is_some() {
-        r.complain(&["optim.warmup_steps", "optim.warmup_ratio"], "warm-up is given twice", |e| {
-            e.with_help("keep warmup_steps or warmup_ratio")
+        let what = "optim.warmup_steps and optim.warmup_ratio are both set";
+        r.complain(&["optim.warmup_steps", "optim.warmup_ratio"], what, |e| {
+            e.with_help("remove one of them")
         });
     }
     let name = o.schedule.write().unwrap_or_default();
@@ -326,27 +348,28 @@ fn schedule(o: &Optim, max_steps: Option<u64>, r: &mut Reader<'_>) {
         SETTINGS.iter().filter(|(key, kinds)| changed.contains(key) && !kinds.contains(&o.schedule))
     {
         let readers = kinds.iter().filter_map(Field::write).collect::<Vec<_>>().join(" or ");
-        let what = format!("optim.{key} means nothing to the schedule {name}");
-        let hint = format!("leave it out, or set optim.schedule = {readers}");
+        let what = format!("optim.{key} has no effect with optim.schedule = {name}");
+        let hint = format!("remove it, or set optim.schedule = {readers}");
         r.complain(&[&format!("optim.{key}"), "optim.schedule"], &what, |e| e.with_help(hint));
     }
     if o.schedule == Kind::Polynomial && o.lr_end >= o.lr {
-        r.complain(&["optim.lr_end", "optim.lr"], "the learning rate ends above its peak", |e| {
-            e.with_expected(format!("lr_end below lr = {:?}", o.lr)).with_found(format!("{:?}", o.lr_end))
-        });
+        let what = format!("optim.lr_end ({:?}) is not below optim.lr ({:?})", o.lr_end, o.lr);
+        r.complain(&["optim.lr_end", "optim.lr"], &what, |e| e.with_help("lower optim.lr_end"));
     }
     if o.schedule == Kind::CosineWithRestarts && o.num_cycles.is_some_and(|n| n.fract() != 0.0) {
-        r.complain(&["optim.num_cycles"], "part of a restart", |e| {
-            e.with_expected("a whole number with cosine_with_restarts")
+        r.complain(&["optim.num_cycles"], "optim.num_cycles is not a whole number", |e| {
+            e.with_expected("a whole number with optim.schedule = \"cosine_with_restarts\"")
                 .with_found(format!("{:?}", o.num_cycles.unwrap_or(1.0)))
         });
     }
     let Some(total) = max_steps else { return };
     if let Some([warmup, decay]) = o.longer_than(total) {
         let keys = ["optim.decay_steps", "optim.warmup_steps", "optim.warmup_ratio", "train.max_steps"];
-        r.complain(&keys, "warm-up and decay are longer than the run", |e| {
-            let e = e.with_expected(format!("at most train.max_steps = {total} steps together"));
-            e.with_found(format!("{warmup} + {decay}"))
+        let error = super::too_long(warmup, decay, total);
+        r.complain(&keys, error.what(), |e| {
+            e.with_expected(format!("at most train.max_steps = {total}"))
+                .with_found(error.found().unwrap_or_default())
+                .with_help("lower them, or raise train.max_steps")
         });
     }
 }
@@ -360,20 +383,23 @@ fn loss(recipe: &Recipe, r: &mut Reader<'_>) {
             ("loss.focal_gamma", l.focal_gamma > 0.0),
         ];
         for (key, _) in asks.into_iter().filter(|(_, asked)| *asked) {
-            r.complain(&[key, "task"], &format!("{key} needs classes"), |e| {
-                e.with_help("leave it out, or set task = \"classify\"")
+            let what = format!("{key} is set, but task \"{}\" has no classes", recipe.task.name());
+            r.complain(&[key, "task"], &what, |e| {
+                e.with_help(format!("remove {key}, or set task = \"classify\""))
             });
         }
     }
     let Some(ClassWeights::Values(weights)) = &l.class_weights else { return };
     if weights.iter().all(|w| *w == 0.0) {
-        r.complain(&["loss.class_weights"], "no class has a weight", |e| e.with_expected("a weight above 0"));
+        r.complain(&["loss.class_weights"], "every weight in loss.class_weights is 0", |e| {
+            e.with_help("give at least one class a weight above 0")
+        });
     }
     let classes = recipe.data.classes.len();
     if classes > 0 && weights.len() != classes {
-        r.complain(&["loss.class_weights", "data.classes"], "weights and classes differ in number", |e| {
-            e.with_expected(format!("{classes} weights, one for each of data.classes"))
-                .with_found(weights.len().to_string())
+        let what = format!("loss.class_weights has {} weights for {classes} classes", weights.len());
+        r.complain(&["loss.class_weights", "data.classes"], &what, |e| {
+            e.with_help("give one weight for each of data.classes")
         });
     }
 }

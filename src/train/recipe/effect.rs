@@ -53,11 +53,11 @@ const ALWAYS: &[&str] = &[
 ];
 
 const ROWS: &str = "task \"classify\", \"multilabel\", \"regress\" or \"similar\"";
-const ONE_TASK: &str = "one task: with \"multi\" each of multi.recipes says this for its own task";
+const ONE_TASK: &str = "a single task; with task \"multi\", set it in the recipes of multi.recipes";
 
 /// The rest, each with its condition. The first entry that fits a key counts.
 const EFFECTS: &[Effect] = &[
-    effect("seed", |r| r.seeds.is_empty(), "an empty list of seeds, which take its place"),
+    effect("seed", |r| r.seeds.is_empty(), "an empty list of seeds, which replace it"),
     effect(
         "model.attention_redraw",
         |r| r.model.attention == Attention::Performer,
@@ -66,7 +66,7 @@ const EFFECTS: &[Effect] = &[
     effect(
         "model.attention_dropout",
         |r| r.model.attention != Attention::Performer,
-        "exact attention: approximated attention has no dropout",
+        "exact attention; approximated attention has no dropout",
     ),
     effect("model.pooling", |r| several(r) || rows(r), ROWS),
     effect(
@@ -77,7 +77,7 @@ const EFFECTS: &[Effect] = &[
     effect(
         "data.text",
         |r| !several(r) && !is(r, &[Task::Answer]) && !plain_text(r),
-        "a file with columns: SQuAD's JSON and plain text have none",
+        "a file with columns, unlike SQuAD's JSON and plain text",
     ),
     effect("data.pair", rows, ROWS),
     effect(
@@ -93,33 +93,33 @@ const EFFECTS: &[Effect] = &[
     effect(
         "data.validation_fraction",
         |r| !several(r) && r.data.validation.is_none(),
-        "a recipe without data.validation, which takes its place",
+        "a recipe without data.validation, which replaces it",
     ),
     effect(
         "data.test_fraction",
         |r| !several(r) && r.data.test.is_none(),
-        "a recipe without data.test, which takes its place",
+        "a recipe without data.test, which replaces it",
     ),
     effect(
         "data.split_seed",
         |r| is(r, &[Task::Next]) || splits(r),
-        "a share of the training file that validates or tests",
+        "a validation or test set that is split off the training file",
     ),
     effect(
         "data.stride",
         |r| is(r, &[Task::Tag, Task::Answer]),
-        "task \"tag\" or \"answer\": other tasks cut long texts",
+        "task \"tag\" or \"answer\"; other tasks truncate long texts",
     ),
     effect("data.*", |r| !several(r), ONE_TASK),
     effect(
         "train.epochs",
         |r| r.train.max_steps.is_none(),
-        "a recipe without train.max_steps, which takes its place",
+        "a recipe without train.max_steps, which replaces it",
     ),
     effect(
         "train.batch_size",
         |r| r.train.batch_tokens.is_none(),
-        "a recipe without train.batch_tokens, which takes its place",
+        "a recipe without train.batch_tokens, which replaces it",
     ),
     effect("train.eval_every", validates, "validation examples"),
     effect("train.best_metric", validates, "validation examples"),
@@ -135,13 +135,13 @@ const EFFECTS: &[Effect] = &[
     effect(
         "mask.by_row",
         |r| is(r, &[Task::Mask]) && plain_text(r),
-        "task \"mask\" with files of plain text (.txt): each row of other files is an example anyway",
+        "task \"mask\" with plain text files (.txt); in other files each row is an example anyway",
     ),
     effect("mask.*", |r| is(r, &[Task::Mask, Task::Next]), "task \"mask\" or \"next\""),
     effect(
         "permute.by_row",
         |r| is(r, &[Task::Permute]) && plain_text(r),
-        "task \"permute\" with files of plain text (.txt): each row of other files is an example anyway",
+        "task \"permute\" with plain text files (.txt); in other files each row is an example anyway",
     ),
     effect("permute.*", |r| is(r, &[Task::Permute]), "task \"permute\""),
     effect(
@@ -256,7 +256,7 @@ pub(super) fn warnings(recipe: &Recipe, reader: &Reader<'_>, part: bool) -> Vec<
             reader
                 .remark(&key, &format!("{key} has no effect here"))
                 .with_expected(needs)
-                .with_help("leave it out"),
+                .with_help("remove it"),
         )
     };
     changed(recipe, reader).into_iter().filter_map(idle).collect()
@@ -277,9 +277,10 @@ pub(super) fn overruled(part: &Recipe, given: &[String], top: &Recipe, path: &Pa
         .filter(|k| !counts_in_a_part(k) && own.get(*k) != of_top.get(*k))
         .collect();
     (!differ.is_empty()).then(|| {
-        Error::usage(format!("keys without an effect in a recipe of multi.recipes: {}", differ.join(", ")))
+        Error::usage(format!("keys without effect in a recipe of multi.recipes: {}", differ.join(", ")))
             .at(path)
-            .with_expected("task, data, loss and the task's own section; all else is as the recipe with task = \"multi\" says")
+            .with_expected("only task, [data], [loss], train.best_metric and the section of the task")
+            .with_help("set the other keys in the recipe with task = \"multi\"")
     })
 }
 

@@ -70,12 +70,18 @@ impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Self::Within { low, low_in, high, high_in } = *self {
             match (low_in, high.is_finite()) {
-                (true, false) => write!(f, " of {low} or more")?,
+                (true, false) => write!(f, " of at least {low}")?,
                 (true, true) => write!(f, " from {low}")?,
                 (false, _) => write!(f, " above {low}")?,
             }
             if high.is_finite() {
-                write!(f, "{}{high}", if high_in { " up to " } else { " and below " })?;
+                let to = match (low_in, high_in) {
+                    (true, true) => " to ",
+                    (true, false) => " to below ",
+                    (false, true) => " and at most ",
+                    (false, false) => " and below ",
+                };
+                write!(f, "{to}{high}")?;
             }
         }
         Ok(())

@@ -18,8 +18,10 @@ pub use field::{
 };
 pub use table::Key;
 
+use super::epochs::Epochs;
 use super::schedule::{Curve, Kind, Schedule, warmup_steps};
 use crate::error::{Error, Kind as ErrorKind, Result};
+use crate::units::plural;
 use field::{Rule, above, above_up_to, at_least, from_to, from_to_below};
 use source::Entry;
 use std::path::{Path, PathBuf};
@@ -334,6 +336,9 @@ section! {
     }
 }
 
+/// Keys that cannot change the result of a run, so that a run may be resumed with other values.
+const NOT_HASHED: &[&str] = &["output", "device", "threads"];
+
 impl Recipe {
     /// Reads a recipe, JSON if its name ends in .json, with `--set` flags (`section.key`, value) on top of it.
     ///
@@ -355,7 +360,7 @@ impl Recipe {
     }
     fn open(path: &Path, sets: &[(String, String)], top: Option<&Recipe>) -> Result<(Self, Vec<Error>)> {
         let bytes = std::fs::read(path).map_err(|e| {
-            let hint = "name a recipe file that exists; `tempra help recipe` lists the keys";
+            let hint = "name a recipe file that exists; `tempra init` writes one, `tempra help recipe` lists the keys";
             Error::io(ErrorKind::Usage, "the recipe cannot be read", path, &e).with_help(hint)
         })?;
         let text = std::str::from_utf8(&bytes).map_err(|e| {
@@ -447,6 +452,21 @@ impl Recipe {
         let same = Self { output, device, threads, ..self.clone() };
         blake3::hash(same.to_toml(false).as_bytes()).to_hex().to_string()
     }
+    /// The keys in which it differs from an `earlier` recipe, among those that can change the result of a run: "optim.lr = 5e-5,
+    /// earlier 3e-5".
+    pub fn differences(&self, earlier: &Self) -> Vec<String> {
+        let values = |recipe: &Self| {
+            let mut all = Vec::new();
+            recipe.walk(&mut |Item { key, value }| all.push((key.path(), value)));
+            all
+        };
+        let shown = |value: Option<String>| value.unwrap_or_else(|| "not set".to_owned());
+        let both = values(self).into_iter().zip(values(earlier));
+        let changed = both.filter(|((key, new), (_, old))| new != old && !NOT_HASHED.contains(&key.as_str()));
+        changed
+            .map(|((key, new), (_, old))| format!("{key} = {}, earlier {}", shown(new), shown(old)))
+            .collect()
+    }
     /// The runs it asks for: itself, or one for each of `seeds` in a folder seed-N below `output`.
     pub fn runs(&self) -> Vec<Self> {
         let one = |seed: &u64| {
@@ -457,11 +477,40 @@ impl Recipe {
     }
 }
 
+impl Recipe {
+    /// A warning if early stopping cannot end a run of these epochs early: it needs one validation more than its patience, and
+    /// one that is not at the end.
+    pub fn never_early(&self, epochs: &Epochs) -> Option<Error> {
+        let (patience, total) = (self.train.early_stopping?, epochs.total());
+        let validations = match self.train.eval_every {
+            Every::Epoch => epochs.ends.len() as u64,
+            Every::Steps(n) => total.div_ceil(n),
+        };
+        (patience.saturating_add(1) >= validations).then(|| {
+            Error::usage(format!("train.early_stopping = {patience} cannot end this run early"))
+                .with_expected(format!("more than {}", plural(patience.saturating_add(1), "validation")))
+                .with_found(plural(validations, "validation"))
+                .with_help(
+                    "lower train.early_stopping, validate more often (train.eval_every), or train longer",
+                )
+        })
+    }
+}
+
 impl Data {
     /// Whether there are validation examples, from a file or a share of the training file.
     pub fn validates(&self) -> bool {
         self.validation.is_some() || self.validation_fraction > 0.0
     }
+}
+
+/// The error of a warm-up and a decay that do not fit a run of so many steps.
+fn too_long(warmup: u64, decay: u64, total: u64) -> Error {
+    let (what, found) = match decay {
+        0 => ("the warm-up is longer than the run", plural(warmup, "step")),
+        _ => ("warm-up and decay together are longer than the run", format!("{warmup} + {decay} steps")),
+    };
+    Error::usage(what).with_expected(format!("at most {}", plural(total, "step"))).with_found(found)
 }
 
 impl Optim {
@@ -471,11 +520,7 @@ impl Optim {
     /// [`Kind::Usage`](crate::error::Kind::Usage) with the steps of both.
     pub fn fits(&self, total_steps: u64) -> Result<()> {
         let Some([warmup, decay]) = self.longer_than(total_steps) else { return Ok(()) };
-        Err(Error::usage("warm-up and decay are longer than the run")
-            .with_expected(format!(
-                "at most {total_steps} steps together, as train.epochs and the examples give them"
-            ))
-            .with_found(format!("{warmup} + {decay}"))
+        Err(too_long(warmup, decay, total_steps)
             .with_help("lower optim.warmup_steps (and optim.decay_steps), or raise train.epochs"))
     }
     /// A warning if the learning rate is 0 in each of so many steps, as in a run of one step that is all warm-up.
@@ -485,7 +530,11 @@ impl Optim {
         idle.then(|| {
             Error::usage("the learning rate is 0 in every step: nothing is trained")
                 .with_expected("a run that is longer than its warm-up")
-                .with_found(format!("warm-up of {} in a run of {total_steps}", schedule.warmup_steps))
+                .with_found(format!(
+                    "{} with a warm-up of {}",
+                    plural(total_steps, "step"),
+                    schedule.warmup_steps
+                ))
                 .with_help("lower optim.warmup_steps or optim.warmup_ratio, or train for more steps")
         })
     }

@@ -152,7 +152,7 @@ pub(super) fn json_tree(text: &str, path: &Path) -> Result<Vec<Entry>> {
     }
     match root.map(|node| node.value) {
         Some(Value::Table(entries)) => Ok(entries),
-        _ => Err(error_at("a recipe is a JSON object", &Origin::File(0), text, path)),
+        _ => Err(error_at("the recipe is not a JSON object", &Origin::File(0), text, path)),
     }
 }
 

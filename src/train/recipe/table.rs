@@ -31,6 +31,14 @@ impl Key {
     }
 }
 
+/// How to give a key that is missing.
+fn need(key: &Key) -> String {
+    match key.section {
+        "" => format!("add a line {} = ... at the top", key.name),
+        section => format!("add a line {} = ... below [{section}]", key.name),
+    }
+}
+
 fn full(section: &str, name: &str) -> String {
     if section.is_empty() { name.to_owned() } else { format!("{section}.{name}") }
 }
@@ -156,9 +164,7 @@ impl<'a> Reader<'a> {
         }
         let at = self.given.get(key.section).cloned();
         let what = format!("{} is missing", key.path());
-        self.push(at.as_ref(), &what, |e| {
-            e.with_expected(&key.accepts).with_help(format!("add {} = …", key.name))
-        });
+        self.push(at.as_ref(), &what, |e| e.with_expected(&key.accepts).with_help(need(key)));
     }
     fn push(&mut self, at: Option<&Origin>, what: &str, finish: impl FnOnce(Error) -> Error) {
         let (order, e) = match at {
@@ -202,7 +208,7 @@ impl<'a> Reader<'a> {
             },
             Err(found) => found,
         };
-        self.push(Some(&node.at), &format!("{key} cannot be that"), |e| {
+        self.push(Some(&node.at), &format!("{key} is invalid"), |e| {
             e.with_expected(T::kind() + &rule.to_string()).with_found(found)
         });
         self.bad.insert(key);
@@ -216,11 +222,9 @@ impl<'a> Reader<'a> {
         match node.value {
             Value::Table(entries) => entries,
             other => {
-                let hint = format!("write [{name}] and its keys below it");
-                let what = format!("{name} is a table");
-                self.push(Some(&node.at), &what, |e| {
-                    e.with_expected("a table").with_found(other.describe()).with_help(hint)
-                });
+                let hint = format!("write [{name}] on a line of its own, and its keys below it");
+                let what = format!("{name} is not a table");
+                self.push(Some(&node.at), &what, |e| e.with_found(other.describe()).with_help(hint));
                 self.bad.insert(name.to_owned());
                 Vec::new()
             }
