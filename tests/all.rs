@@ -21,6 +21,10 @@ mod damage;
 mod data;
 #[path = "all/decoders.rs"]
 mod decoders;
+#[path = "all/docs.rs"]
+mod docs;
+#[path = "all/docs_run.rs"]
+mod docs_run;
 #[path = "all/effects.rs"]
 mod effects;
 #[path = "all/encoders.rs"]
