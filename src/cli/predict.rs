@@ -217,7 +217,7 @@ fn form(matches: &ArgMatches, direct: bool) -> Result<Form> {
     };
     match Format::of(Path::new(output)) {
         Ok(Format::Jsonl) => Ok(Form::Jsonl),
-        Ok(Format::Tsv | Format::Parquet) => {
+        Ok(Format::Tsv | Format::Json | Format::Parquet) => {
             Err(Error::usage("predictions cannot be written in this format")
                 .at(output)
                 .with_expected("CSV or JSON Lines")

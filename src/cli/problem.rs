@@ -267,17 +267,16 @@ fn as_written<'a>(classes: &[String], mut written: impl Iterator<Item = &'a str>
 fn known(table: &Table, classes: &[String]) -> Result<Vec<Label>> {
     let known: HashSet<&str> = classes.iter().map(String::as_str).collect();
     let unknown = |label: &&str| !known.contains(label);
-    let first = table.rows.iter().find_map(|row| Some((row.label.as_deref().filter(unknown)?, row.line)));
-    let Some((label, line)) = first else {
+    let of = |(i, row): (usize, &'_ Row)| Some((row.label.clone().filter(|l| unknown(&l.as_str()))?, i));
+    let Some((label, index)) = table.rows.iter().enumerate().find_map(of) else {
         return data::Target::Classify { classes: classes.to_vec() }.labels(table);
     };
     let strange = table.rows.iter().filter(|r| r.label.as_deref().as_ref().is_some_and(unknown)).count();
-    let e = Error::data(format!("the label {label:?} is none of the model's classes"))
-        .at(&table.path)
-        .with_line(line)
+    let e = table
+        .error(index, format!("the label {label:?} is none of the model's classes"))
         .with_expected(listed(classes))
         .with_found(format!("{label:?}; {strange} of {} rows have such labels", table.rows.len()));
-    Err(match nearest(label, classes.iter().map(String::as_str)) {
+    Err(match nearest(&label, classes.iter().map(String::as_str)) {
         Some(near) => e.with_help(format!("write {near:?}, if that is meant")),
         None => e.with_help("name the right column with --label, or leave out these rows"),
     })

@@ -2,10 +2,13 @@
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use super::class_folders::FolderRows;
+use super::examples::text_of;
+use super::json_array::ArrayRows;
 use super::jsonl::JsonRows;
 use super::lines::Lines;
 use super::read::BadRow;
@@ -19,14 +22,16 @@ pub enum Format {
     Csv,
     /// Tabs and a header line. Quotes mean nothing, unless the fields of the header are quoted.
     Tsv,
-    /// One JSON object a line.
+    /// One JSON object in each line.
     Jsonl,
+    /// One JSON array of objects, bare or as the only array of an object.
+    Json,
     /// Apache Parquet with flat columns.
     Parquet,
 }
 
 impl Format {
-    /// The format that a file's name ends in: `.csv`, `.tsv`, `.jsonl` or `.ndjson`, `.parquet`.
+    /// The format that a file's name ends in: `.csv`, `.tsv`, `.jsonl` or `.ndjson`, `.json`, `.parquet`.
     ///
     /// # Errors
     /// [`Kind::Data`] if it ends in something else.
@@ -36,16 +41,16 @@ impl Format {
             "csv" => Ok(Self::Csv),
             "tsv" => Ok(Self::Tsv),
             "jsonl" | "ndjson" => Ok(Self::Jsonl),
+            "json" => Ok(Self::Json),
             "parquet" => Ok(Self::Parquet),
-            _ => Err(Error::data("the format of a data file is told by the end of its name")
+            _ => Err(Error::data("the file name does not end in a known data format")
                 .at(path)
-                .with_expected(".csv, .tsv, .jsonl, .ndjson or .parquet")
+                .with_expected(".csv, .tsv, .jsonl, .ndjson, .json or .parquet, or a folder of text files")
                 .with_found(if ext.is_empty() { "no ending".into() } else { format!(".{ext}") })
                 .with_help(match ext.as_str() {
-                    "gz" | "zip" | "zst" | "bz2" | "xz" => "decompress it first",
-                    "json" => "write one JSON object a line and name it .jsonl",
+                    "gz" | "zip" | "zst" | "bz2" | "xz" => "decompress the file first",
                     "xls" | "xlsx" | "ods" => "save the sheet as CSV (UTF-8)",
-                    _ => "rename or convert the file",
+                    _ => "rename the file to the format it has, or convert it",
                 })),
         }
     }
@@ -55,15 +60,27 @@ impl Format {
 pub(super) enum Cells {
     /// Fields in the order of the header.
     List(Vec<String>),
-    /// Named values: JSON Lines and Parquet.
+    /// Named values: JSON and Parquet.
     Object(Vec<(String, Value)>),
 }
 
-/// A row of any format and where it starts. Parquet has rows, counted from 1, and no bytes.
+/// A row of any format and where it starts. Of Parquet and of folders the line is the number of the row, counted from 1, and there are
+/// no bytes.
 pub(super) struct Record {
     pub line: u64,
+    pub place: Place,
     pub byte: Option<u64>,
     pub cells: Cells,
+}
+
+/// Where a row stands, as far as its line does not say it.
+#[derive(Clone)]
+pub(super) enum Place {
+    Line,
+    /// The column, counted from 1 in characters: in a JSON array several rows may share a line.
+    Column(u64),
+    /// A file of its own, in a folder.
+    File(PathBuf),
 }
 
 /// A row that was read, or one that was not and after which reading can go on.
@@ -79,13 +96,16 @@ pub(super) trait Rows {
     fn hash(&self) -> String;
 }
 
-/// Opens a file by its ending. `columns` are all that is wanted of it (Parquet reads no others); `None` wants all.
+/// Opens a folder of text files, or a file by its ending. `columns` are all that is wanted of it (Parquet reads no others); `None` wants all.
 pub(super) fn open(path: &Path, columns: Option<&[&str]>) -> Result<Box<dyn Rows>> {
+    if path.is_dir() {
+        return Ok(Box::new(FolderRows::open(path)?));
+    }
     let format = Format::of(path)?;
     if format == Format::Parquet {
         return super::parquet::open(path, columns);
     }
-    let file = File::open(path).map_err(|e| Error::io(Kind::Data, "cannot open", path, &e))?;
+    let file = File::open(path).map_err(|e| Error::io(Kind::Data, "the file cannot be opened", path, &e))?;
     from_reader(BufReader::with_capacity(1 << 16, file), path, format)
 }
 
@@ -95,9 +115,14 @@ pub(super) fn from_reader<'r>(
     name: &Path,
     format: Format,
 ) -> Result<Box<dyn Rows + 'r>> {
+    if format == Format::Json {
+        let (content, hash) = text_of(reader, name)?;
+        return Ok(Box::new(ArrayRows::new(content, hash, name)?));
+    }
     let mut lines = Lines::new(reader);
     let mut first = Vec::new();
-    let at = lines.next(&mut first).map_err(|e| Error::io(Kind::Data, "cannot read", name, &e))?;
+    let at =
+        lines.next(&mut first).map_err(|e| Error::io(Kind::Data, "the file cannot be read", name, &e))?;
     let Some(mut at) = at else { return Err(Error::data("the file is empty").at(name)) };
     refuse_other_encodings(&first, name)?;
     if first.starts_with(b"\xEF\xBB\xBF") {
@@ -108,7 +133,7 @@ pub(super) fn from_reader<'r>(
         Format::Csv => Ok(Box::new(SeparatedRows::new(lines, first, at, name, b',')?)),
         Format::Tsv => Ok(Box::new(SeparatedRows::new(lines, first, at, name, b'\t')?)),
         Format::Jsonl => Ok(Box::new(JsonRows::new(lines, first, at, name))),
-        Format::Parquet => Err(Error::data("Parquet cannot be read from a stream")
+        Format::Json | Format::Parquet => Err(Error::data("Parquet cannot be read from a stream")
             .at(name)
             .with_help("name the file, or pipe CSV, TSV or JSON Lines")),
     }

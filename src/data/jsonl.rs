@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 
-use super::format::{Cells, Found, Record, Rows};
+use super::format::{Cells, Found, Place, Record, Rows};
 use super::lines::{At, Lines, MAX_LINE, trim_end};
 use super::read::BadRow;
 use super::separated::bad_bytes;
@@ -39,7 +39,9 @@ impl<R: BufRead> Rows for JsonRows<R> {
                 None => {
                     self.raw.clear();
                     let next = self.lines.next(&mut self.raw);
-                    match next.map_err(|e| Error::io(Kind::Data, "cannot read", &self.path, &e))? {
+                    match next
+                        .map_err(|e| Error::io(Kind::Data, "the file cannot be read", &self.path, &e))?
+                    {
                         Some(at) => at,
                         None => return Ok(None),
                     }
@@ -70,19 +72,25 @@ fn parse(body: &[u8], at: At) -> Found {
         let text = e.to_string();
         let why = text.split(" at line ").next().unwrap_or_default().to_string();
         let hint = if body.starts_with(b"[") {
-            "one object a line; a JSON array is not JSON Lines"
+            "if the file is one array of objects, name it .json"
         } else {
-            "one complete JSON object a line"
+            "write one object in each line"
         };
-        let what =
-            if e.is_data() { "a line is not a JSON object with keys of its own" } else { "not valid JSON" };
-        BadRow::new(at.line, Some(byte), what).with_found(why).with_help(hint)
+        let what = if e.is_data() {
+            "the line is not a JSON object in which each key stands once"
+        } else {
+            "the line is not valid JSON"
+        };
+        BadRow::new(at.line, Some(byte), what)
+            .with_expected("one complete JSON object in each line")
+            .with_found(why)
+            .with_help(hint)
     })?;
-    Ok(Record { line: at.line, byte: Some(at.byte), cells: Cells::Object(object.0) })
+    Ok(Record { line: at.line, place: Place::Line, byte: Some(at.byte), cells: Cells::Object(object.0) })
 }
 
 /// An object in the order of the file, with no key twice.
-struct Object(Vec<(String, Value)>);
+pub(super) struct Object(pub Vec<(String, Value)>);
 
 impl<'de> Deserialize<'de> for Object {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {

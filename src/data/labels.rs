@@ -105,9 +105,9 @@ impl Target {
             Self::Regress => &[],
         };
         let places: HashMap<&str, u32> = classes.iter().map(String::as_str).zip(0..).collect();
-        let label = |row: &Row| {
+        let label = |(i, row): (usize, &Row)| {
             let label = written(row, &table.path)?;
-            let at = |what: &str| Error::data(what).at(&table.path).with_line(row.line);
+            let at = |what: &str| table.error(i, what);
             match self {
                 Self::Classify { .. } => places.get(label).map(|i| Label::Class(*i)).ok_or_else(|| {
                     let names = || classes.iter().map(String::as_str);
@@ -133,7 +133,7 @@ impl Target {
                 }
             }
         };
-        table.rows.iter().map(label).collect()
+        table.rows.iter().enumerate().map(label).collect()
     }
 }
 
@@ -148,9 +148,8 @@ pub fn check_similarities(table: &Table, labels: &[Label], label_scale: f64, key
     };
     // A scale such as 0.1 has no exact f32, in which labels are kept.
     let outside = |label: &Label| value(label).abs() / label_scale > 1.0 + 1e-6;
-    let Some((row, label)) = table.rows.iter().zip(labels).find(|(_, label)| outside(label)) else {
-        return Ok(());
-    };
+    let mut rows = table.rows.iter().zip(labels).enumerate();
+    let Some((i, (row, label))) = rows.find(|(_, (_, label))| outside(label)) else { return Ok(()) };
     let count = labels.iter().filter(|label| outside(label)).count();
     let largest = labels.iter().map(|label| value(label).abs()).fold(0.0, f64::max);
     // Scales are whole numbers mostly, and the best label may be missing from a file.
@@ -160,9 +159,8 @@ pub fn check_similarities(table: &Table, labels: &[Label], label_scale: f64, key
         true => format!("{key} {scale}"),
         false => format!("{key} = {scale}"),
     };
-    Err(Error::data(format!("the label {written} over {} is no cosine similarity", set(label_scale)))
-        .at(&table.path)
-        .with_line(row.line)
+    Err(table
+        .error(i, format!("the label {written} over {} is no cosine similarity", set(label_scale)))
         .with_expected("a quotient from -1 to 1")
         .with_found(format!(
             "{}; {count} of {} rows are outside",
@@ -185,11 +183,10 @@ pub fn check_partners(table: &Table, remedy: impl Into<String>) -> Result<()> {
         let label = row.label.as_deref().map(str::trim);
         label.is_some_and(|l| !l.eq_ignore_ascii_case("true") && l.parse::<f64>().ok() != Some(1.0))
     };
-    let Some(row) = table.rows.iter().find(other) else { return Ok(()) };
+    let Some((i, row)) = table.rows.iter().enumerate().find(|(_, row)| other(row)) else { return Ok(()) };
     let (count, label) = (table.rows.iter().filter(other).count(), row.label.as_deref().unwrap_or_default());
-    Err(Error::data(format!("a pair labelled {label:?} does not belong together"))
-        .at(&table.path)
-        .with_line(row.line)
+    Err(table
+        .error(i, format!("a pair labelled {label:?} does not belong together"))
         .with_expected("the label 1 or true: a contrastive loss takes the two texts of every row as partners")
         .with_found(format!("{label:?}; {count} of {} rows have other labels", table.rows.len()))
         .with_help(remedy))
@@ -252,13 +249,12 @@ pub fn check_sets(path: &Path, sets: &[Vec<u32>], classes: &[String]) -> Result<
 /// [`Kind::Data`](crate::error::Kind::Data) with file and line for one that is not known.
 pub fn sets(table: &Table, separator: &str, classes: &[String]) -> Result<Vec<Vec<u32>>> {
     let places: HashMap<&str, u32> = classes.iter().map(String::as_str).zip(0..).collect();
-    let row = |row: &Row| -> Result<Vec<u32>> {
+    let row = |(i, row): (usize, &Row)| -> Result<Vec<u32>> {
         let mut set = BTreeSet::new();
         for name in several(written(row, &table.path)?, separator) {
             let Some(&place) = places.get(name) else {
-                let e = Error::data(format!("the class {name:?} is not known"))
-                    .at(&table.path)
-                    .with_line(row.line)
+                let e = table
+                    .error(i, format!("the class {name:?} is not known"))
                     .with_expected(list(classes.iter().map(String::as_str)))
                     .with_found(format!("{name:?}"));
                 return Err(match nearest(name, classes.iter().map(String::as_str)) {
@@ -272,7 +268,7 @@ pub fn sets(table: &Table, separator: &str, classes: &[String]) -> Result<Vec<Ve
         }
         Ok(set.into_iter().collect())
     };
-    table.rows.iter().map(row).collect()
+    table.rows.iter().enumerate().map(row).collect()
 }
 
 fn written<'a>(row: &'a Row, path: &Path) -> Result<&'a str> {

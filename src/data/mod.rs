@@ -1,17 +1,19 @@
 //! Files -> rows -> tokens -> packed batches. No device here.
 //!
-//! [`read`] turns a CSV, TSV, JSON Lines or Parquet file into a [`Table`]; [`Target`] turns its labels into classes or
+//! [`read`] turns a CSV, TSV, JSON, JSON Lines or Parquet file or a folder of text files into a [`Table`]; [`Target`] turns its labels into classes or
 //! values; [`split`] cuts one table in several; [`TokenSet`] holds the tokens; [`epoch`], [`micro_batches`] and
 //! [`eval_batches`] pack them; [`check`] reports what a person should know before training.
 
 mod batch;
 mod check;
+mod class_folders;
 mod conll;
 mod contexts;
 mod documents;
 mod encoded;
 mod examples;
 mod format;
+mod json_array;
 mod jsonl;
 mod labels;
 mod lines;
@@ -41,7 +43,7 @@ pub use examples::Examples;
 pub use format::Format;
 pub use labels::{Label, Target, check_partners, check_sets, check_similarities, class_sets, sets};
 pub use read::{
-    BadRow, Columns, OnBadRow, Records, Row, Table, columns, label_columns, read, read_texts,
+    BadRow, Columns, OnBadRow, Places, Records, Row, Table, columns, label_columns, read, read_texts,
     read_with_indicators, read_with_optional_label, read_with_sets,
 };
 pub use report::{Conflict, FileReport, Leak, Lengths, Report, Typo};

@@ -12,7 +12,7 @@ use ::parquet::record::{Field, Row};
 use ::parquet::schema::types::Type;
 use serde_json::{Number, Value};
 
-use super::format::{Cells, Found, Record, Rows};
+use super::format::{Cells, Found, Place, Record, Rows};
 use super::lines::MAX_LINE;
 use super::read::BadRow;
 use crate::error::{Error, Kind, Result};
@@ -34,7 +34,7 @@ struct ParquetRows {
 }
 
 pub(super) fn open(path: &Path, columns: Option<&[&str]>) -> Result<Box<dyn Rows>> {
-    let io = |e: &std::io::Error| Error::io(Kind::Data, "cannot read", path, e);
+    let io = |e: &std::io::Error| Error::io(Kind::Data, "the file cannot be read", path, e);
     let mut hasher = blake3::Hasher::new();
     hasher.update_reader(File::open(path).map_err(|e| io(&e))?).map_err(|e| io(&e))?;
     if hasher.count() == 0 {
@@ -130,7 +130,7 @@ impl Rows for ParquetRows {
                 }
             }
         }
-        Ok(Some(Ok(Record { line: self.line, byte: None, cells: Cells::Object(pairs) })))
+        Ok(Some(Ok(Record { line: self.line, place: Place::Line, byte: None, cells: Cells::Object(pairs) })))
     }
 
     fn hash(&self) -> String {

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::format::{Cells, Record, Rows};
+use super::format::{Cells, Place, Record, Rows};
 use super::read::{BadRow, Columns, Row};
 use crate::error::{Error, Result};
 
@@ -30,8 +30,9 @@ impl<'a> Picker<'a> {
         let one = [Some(&columns.text), columns.pair.as_ref(), columns.label.as_ref()];
         let names: Vec<&str> = one.into_iter().flatten().chain(indicators).map(String::as_str).collect();
         if let Some(twice) = names.iter().enumerate().find(|(i, n)| names[..*i].contains(n)) {
-            return Err(Error::usage(format!("the column {:?} is named twice", twice.1))
-                .with_expected("different columns for text, pair and labels"));
+            return Err(Error::usage(format!("the column {:?} is named for two purposes", twice.1))
+                .with_expected("a different column for the text, the pair and each label")
+                .with_help("name another column for one of them"));
         }
         Ok(Self {
             names,
@@ -58,7 +59,11 @@ impl<'a> Picker<'a> {
                     .at(path)
                     .with_expected(format!("the column {name:?} in the header line"))
                     .with_found(list(header.iter().map(String::as_str)));
+                let classless = path.is_dir() && !header.iter().any(|h| h == "label");
                 match nearest(name, header.iter().map(String::as_str)) {
+                    _ if classless => {
+                        e.with_help("a folder of labelled texts has a subfolder for each class")
+                    }
                     Some(near) => e.with_help(format!("did you mean {near:?}?")),
                     None if other(';') => {
                         e.with_help("the fields are separated by semicolons: write them with commas")
@@ -108,7 +113,11 @@ impl<'a> Picker<'a> {
         }
     }
 
-    pub fn row(&self, mut record: Record, index: &[usize]) -> std::result::Result<(Row, Vec<u32>), BadRow> {
+    pub fn row(
+        &self,
+        mut record: Record,
+        index: &[usize],
+    ) -> std::result::Result<(Row, Vec<u32>, Place), BadRow> {
         self.look(&record, index)?;
         let mut taken = Vec::with_capacity(3);
         for (i, name) in self.names.iter().enumerate() {
@@ -158,7 +167,7 @@ impl<'a> Picker<'a> {
             return Err(record.bad("the label is empty").with_help("label the row or remove it"));
         }
         let text = taken.pop().flatten().unwrap_or_default();
-        Ok((Row { text, pair, label, line: record.line }, set))
+        Ok((Row { text, pair, label, line: record.line }, set, record.place))
     }
 }
 
@@ -172,8 +181,12 @@ fn indicator(cell: &str) -> Option<bool> {
 }
 
 impl Record {
-    fn bad(&self, what: impl Into<String>) -> BadRow {
-        BadRow::new(self.line, self.byte, what)
+    pub(super) fn bad(&self, what: impl Into<String>) -> BadRow {
+        match &self.place {
+            Place::Line => BadRow::new(self.line, self.byte, what),
+            Place::Column(column) => BadRow::new(self.line, None, what).with_column(Some(*column)),
+            Place::File(file) => BadRow::new(1, None, what).with_file(file),
+        }
     }
     pub(super) fn lacks<'k>(&self, name: &str, there: impl Iterator<Item = &'k str> + Clone) -> BadRow {
         let bad = self

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::format::{self, Cells, Format, Record, Rows};
+use super::format::{self, Cells, Format, Place, Record, Rows};
 use super::pick::Picker;
 use crate::error::{Error, Result};
 
@@ -45,6 +45,18 @@ pub struct Row {
     pub line: u64,
 }
 
+/// Where the rows of a table stand, as far as a line does not say it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Places {
+    /// In the lines that they name.
+    #[default]
+    Lines,
+    /// In these columns of their lines, counted from 1 in characters: a JSON array.
+    Columns(Vec<u64>),
+    /// In these files: a folder of text files.
+    Files(Vec<PathBuf>),
+}
+
 /// The rows of one file.
 #[derive(Clone, Debug)]
 pub struct Table {
@@ -58,6 +70,8 @@ pub struct Table {
     pub bad_count: u64,
     /// BLAKE3 of the file, in hexadecimal.
     pub hash: String,
+    /// Where its rows stand, row by row.
+    pub places: Places,
 }
 
 /// A row that could not be read, and why.
@@ -65,47 +79,75 @@ pub struct Table {
 pub struct BadRow {
     /// The line, counted from 1; of Parquet the row, counted from 1.
     pub line: u64,
-    /// The byte in the file, counted from 0; none for Parquet.
+    /// The column, counted from 1 in characters; only in JSON arrays, where several rows may share a line.
+    pub column: Option<u64>,
+    /// The byte in the file, counted from 0; none for Parquet and JSON arrays.
     pub byte: Option<u64>,
+    /// The file, where the rows are the files of a folder.
+    pub file: Option<Box<Path>>,
     /// What is wrong.
-    pub what: String,
+    pub what: Box<str>,
     /// What would have been right.
-    pub expected: Option<String>,
+    pub expected: Option<Box<str>>,
     /// What was there.
-    pub found: Option<String>,
+    pub found: Option<Box<str>>,
     /// What to do about it.
-    pub hint: Option<String>,
+    pub hint: Option<Box<str>>,
 }
 
 impl BadRow {
     pub(super) fn new(line: u64, byte: Option<u64>, what: impl Into<String>) -> Self {
-        Self { line, byte, what: what.into(), expected: None, found: None, hint: None }
+        let what = what.into().into_boxed_str();
+        Self { line, column: None, byte, file: None, what, expected: None, found: None, hint: None }
+    }
+    pub(super) fn with_column(self, column: Option<u64>) -> Self {
+        Self { column, ..self }
+    }
+    pub(super) fn with_file(self, file: &Path) -> Self {
+        Self { file: Some(file.into()), ..self }
     }
     pub(super) fn with_expected(self, s: impl Into<String>) -> Self {
-        Self { expected: Some(s.into()), ..self }
+        Self { expected: Some(s.into().into_boxed_str()), ..self }
     }
     pub(super) fn with_found(self, s: impl Into<String>) -> Self {
-        Self { found: Some(s.into()), ..self }
+        Self { found: Some(s.into().into_boxed_str()), ..self }
     }
     pub(super) fn with_help(self, s: impl Into<String>) -> Self {
-        Self { hint: Some(s.into()), ..self }
+        Self { hint: Some(s.into().into_boxed_str()), ..self }
     }
     /// The same as an error about a file.
     pub fn error(&self, path: &Path) -> Error {
-        let mut e = Error::data(self.what.as_str()).at(path).with_line(self.line);
+        let path = self.file.as_deref().unwrap_or(path);
+        let mut e = Error::data(&*self.what).at(path).with_line(self.line);
+        if let Some(column) = self.column {
+            e = e.with_column(column);
+        }
         if let Some(byte) = self.byte {
             e = e.with_byte(byte);
         }
         if let Some(s) = &self.expected {
-            e = e.with_expected(s.as_str());
+            e = e.with_expected(&**s);
         }
         if let Some(s) = &self.found {
-            e = e.with_found(s.as_str());
+            e = e.with_found(&**s);
         }
         if let Some(s) = &self.hint {
-            e = e.with_help(s.as_str());
+            e = e.with_help(&**s);
         }
         e
+    }
+}
+
+impl Places {
+    /// Notes the place of the next row; all rows of a file have places of one kind.
+    fn push(&mut self, place: Place) {
+        match (self, place) {
+            (Self::Columns(all), Place::Column(column)) => all.push(column),
+            (Self::Files(all), Place::File(file)) => all.push(file),
+            (this, Place::Column(column)) => *this = Self::Columns(vec![column]),
+            (this, Place::File(file)) => *this = Self::Files(vec![file]),
+            (_, Place::Line) => {}
+        }
     }
 }
 
@@ -116,7 +158,34 @@ impl Table {
     /// The table of some of its rows, in the order of `indices`; what does not exist is left out.
     pub fn subset(&self, indices: &[usize]) -> Self {
         let rows = indices.iter().filter_map(|i| self.rows.get(*i).cloned()).collect();
-        Self { path: self.path.clone(), rows, bad: Vec::new(), bad_count: 0, hash: self.hash.clone() }
+        let places = match &self.places {
+            Places::Lines => Places::Lines,
+            Places::Columns(all) => {
+                Places::Columns(indices.iter().filter_map(|i| all.get(*i).copied()).collect())
+            }
+            Places::Files(all) => {
+                Places::Files(indices.iter().filter_map(|i| all.get(*i).cloned()).collect())
+            }
+        };
+        let (path, hash) = (self.path.clone(), self.hash.clone());
+        Self { path, rows, bad: Vec::new(), bad_count: 0, hash, places }
+    }
+
+    /// An error about the row of this index: it names the file, and the line and column where there are lines.
+    pub fn error(&self, index: usize, what: impl Into<String>) -> Error {
+        let e = Error::data(what);
+        if let Places::Files(files) = &self.places {
+            return e.at(files.get(index).unwrap_or(&self.path));
+        }
+        let line = self.rows.get(index).map_or(0, |row| row.line);
+        let e = e.at(&self.path).with_line(line);
+        match &self.places {
+            Places::Columns(columns) => match columns.get(index) {
+                Some(column) => e.with_column(*column),
+                None => e,
+            },
+            _ => e,
+        }
     }
 }
 
@@ -195,7 +264,7 @@ pub(super) fn judge(path: &Path, good: u64, bad: u64, first: Option<&BadRow>) ->
     let all = good + bad;
     if let Some(first) = first.filter(|_| bad > (all / 100).max(1)) {
         let what = format!("{bad} of {all} rows are bad, more than 1 %; the first: {}", first.what);
-        return Err(BadRow { what, ..first.clone() }.error(path));
+        return Err(BadRow { what: what.into(), ..first.clone() }.error(path));
     }
     if good == 0 {
         return Err(Error::data("the file has no rows")
@@ -234,6 +303,7 @@ fn scan_with(path: &Path, picker: Picker, stop: bool) -> Result<Scanned> {
         bad: Vec::new(),
         bad_count: 0,
         hash: String::new(),
+        places: Places::Lines,
     };
     let mut sets = Vec::new();
     let fatal = loop {
@@ -241,8 +311,9 @@ fn scan_with(path: &Path, picker: Picker, stop: bool) -> Result<Scanned> {
             Ok(None) => break None,
             Err(e) => break Some(e),
             Ok(Some(found)) => match found.and_then(|record| picker.row(record, &index)) {
-                Ok((row, set)) => {
+                Ok((row, set, place)) => {
                     table.rows.push(row);
+                    table.places.push(place);
                     if !picker.indicators.is_empty() {
                         sets.push(set);
                     }

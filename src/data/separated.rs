@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::io::BufRead;
 use std::path::{Path, PathBuf};
 
-use super::format::{Cells, Found, Record, Rows};
+use super::format::{Cells, Found, Place, Record, Rows};
 use super::lines::{At, Lines, MAX_LINE, trim_end};
 use super::read::BadRow;
 use crate::error::{Error, Kind, Result};
@@ -79,7 +79,9 @@ impl<R: BufRead> SeparatedRows<R> {
                     }
                     let from = self.raw.len();
                     let next = self.lines.next(&mut self.raw);
-                    match next.map_err(|e| Error::io(Kind::Data, "cannot read", &self.path, &e))? {
+                    match next
+                        .map_err(|e| Error::io(Kind::Data, "the file cannot be read", &self.path, &e))?
+                    {
                         Some(at) => (from, at),
                         None => return start.map_or(Ok(None), |s| Err(self.unclosed(s))),
                     }
@@ -158,7 +160,7 @@ impl<R: BufRead> SeparatedRows<R> {
         }
         // The whole record is valid UTF-8 and is cut at ASCII bytes, so nothing is replaced here.
         let cells = fields.into_iter().map(|f| String::from_utf8_lossy(&f).into_owned()).collect();
-        Ok(Record { line: place.line, byte: Some(place.byte), cells: Cells::List(cells) })
+        Ok(Record { line: place.line, place: Place::Line, byte: Some(place.byte), cells: Cells::List(cells) })
     }
 
     /// A bad record of one line can be skipped. One that has run over lines has eaten rows: nobody knows how many.

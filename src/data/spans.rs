@@ -61,7 +61,7 @@ fn from_json(
     text_key: &str,
     spans_key: Option<&str>,
 ) -> std::result::Result<SpanText, BadRow> {
-    let bad = |what: String| BadRow::new(record.line, record.byte, what);
+    let bad = |what: String| record.bad(what);
     let Cells::Object(pairs) = &record.cells else {
         return Err(bad("spans of characters are read from JSON Lines alone".into()));
     };

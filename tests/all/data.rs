@@ -183,7 +183,11 @@ fn bad_json_is_placed() {
     let second = |line: &str| refused("d.jsonl", format!("{good}{line}\n"));
     // The "}" where a value should stand is the 22nd byte of its line.
     let bad = second("{\"text\":\"a\", \"label\":}");
-    assert!(bad.starts_with("d.jsonl:2 (byte 49): not valid JSON\n  found: expected value"), "{bad}");
+    assert!(
+        bad.starts_with("d.jsonl:2 (byte 49): the line is not valid JSON\n")
+            && bad.contains("\n  found: expected value"),
+        "{bad}"
+    );
     assert!(second("{\"text\":\"a\"}").starts_with("d.jsonl:2 (byte 28): no key \"label\""));
     let near = second("{\"text\":\"a\",\"lebel\":1}");
     assert!(near.contains("found: text, lebel") && near.contains("did you mean \"lebel\"?"), "{near}");
@@ -198,7 +202,7 @@ fn bad_json_is_placed() {
     assert!(
         second("{\"text\":\"a\",\"label\":1,\"text\":\"b\"}").contains("the key \"text\" is given twice")
     );
-    assert!(second("[1]").contains("one object a line"));
+    assert!(second("[1]").contains("name it .json"));
     assert!(second("{\"text\":\"\\ud800\",\"label\":1}").contains("not valid JSON"));
     assert!(second("{\"text\":\"\\u0000\",\"label\":1}").contains("NUL"));
     assert!(second(&"[".repeat(100_000)).contains("d.jsonl:2"));
@@ -346,6 +350,7 @@ fn table(labels: &[&str]) -> Table {
         rows: labels.iter().enumerate().map(row).collect(),
         bad: vec![],
         bad_count: 0,
+        places: Places::Lines,
         hash: String::new(),
     }
 }

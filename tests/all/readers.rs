@@ -162,3 +162,289 @@ fn predicted_classes_are_joined_as_the_data_joins_them() {
     let first: Value = serde_json::from_str(out.lines().next().unwrap()).unwrap();
     assert_eq!(first["labels"], "a,b|c");
 }
+
+fn array(content: &str) -> tempra::error::Result<Table> {
+    let (_dir, path) = written("d.json", content);
+    read(&path, &columns("text", Some("label")), OnBadRow::Stop)
+}
+/// Line, column and fault of a refused JSON array.
+fn refused_array(content: &str) -> (u64, u64, String) {
+    let e = array(content).expect_err(content);
+    assert_eq!(e.kind(), Kind::Data, "{e}");
+    (e.line().unwrap_or(0), e.column().unwrap_or(0), e.to_string())
+}
+
+#[test]
+fn an_array_of_objects_means_the_same_as_json_lines() {
+    let objects = [
+        "{\"text\": \"a\", \"label\": 1, \"more\": [1, {}]}",
+        "{\"label\": true,\n\"text\": \"\\ud83d\\ude00, ]\"}",
+    ];
+    let expected = [("a", "1", 1), ("😀, ]", "true", 2)];
+    let [first, second] = objects;
+    for content in [
+        format!("[{first},\n{second}]"),
+        format!("\u{feff}[{first}\r\n,{second}\n]\n"),
+        format!("{{\"data\": [{first},\n{second}]}}"),
+        // Only an array of the outer object counts.
+        format!("{{\"version\": {{\"parts\": [1]}}, \"rows\": [{first},\n{second}], \"n\": 2}}\n"),
+    ] {
+        let table = array(&content).unwrap_or_else(|e| panic!("{content}: {e}"));
+        let rows: Vec<_> =
+            table.rows.iter().map(|r| (r.text.as_str(), r.label.as_deref().unwrap(), r.line)).collect();
+        assert_eq!(rows, expected, "{content}");
+        assert_eq!(table.hash, blake3::hash(content.as_bytes()).to_hex().to_string());
+        // Cut anywhere, the file is refused and nothing panics.
+        let whole = content.trim_end().len();
+        (1..whole)
+            .filter(|n| content.is_char_boundary(*n))
+            .for_each(|n| drop(array(&content[..n]).unwrap_err()));
+    }
+    let (_dir, path) = written("d.json", &format!("[{first}]"));
+    assert_eq!(tempra::data::columns(&path).unwrap(), ["text", "label", "more"]);
+    let records = read_texts(path.to_str().unwrap(), None, &columns("text", None)).unwrap();
+    assert_eq!(records.rows, [["a", "1", "[1,{}]"]]);
+}
+
+#[test]
+fn what_is_wrong_in_an_array_is_placed_by_line_and_column() {
+    // 24 characters, of which é has two bytes.
+    let good = "{\"text\":\"é\",\"label\":\"x\"}";
+    assert_eq!(good.chars().count(), 24);
+    let at = |content: String, line, column, part: &str| {
+        let (l, c, said) = refused_array(&content);
+        assert!((l, c) == (line, column) && said.contains(part), "{content}: {l}:{c} {said}");
+    };
+    // The bracket is column 1, the object 2 to 25, the comma 26.
+    at(format!("[{good}, {{\"text\":\"b\"}}]"), 1, 28, "no key \"label\"");
+    at(format!("[{good}, 5]"), 1, 28, "an element of the array is not a JSON object");
+    at(format!("[{good}, {{\"text\":\"a\",\"text\":\"b\"}}]"), 1, 28, "given twice");
+    at(format!("[{good}, {{\"text\":\"b\",\"label\":null}}]"), 1, 28, "found: null");
+    at(format!("[{good},]"), 1, 27, "an object behind the comma");
+    at(format!("[{good} {good}]"), 1, 27, "a comma or the end of the array");
+    at(format!("[{good}]x"), 1, 27, "the end of the file");
+    at(format!("[{good}"), 1, 26, "a comma or the end of the array");
+    // A brace where a value should be: the 22nd character of its line.
+    at(format!("[\n {good},\n {{\"text\":\"b\",\"label\":}}\n]"), 3, 22, "not valid JSON");
+    at(format!("{good}\n{good}\n"), 2, 1, "name the file .jsonl");
+    at("{\"text\": [\"a\"], \"label\": [\"x\"]}".into(), 1, 1, "found: several arrays: text, label");
+    at("{\"text\": {\"0\": \"a\"}, \"label\": {\"0\": \"x\"}}".into(), 1, 1, "orient=\"records\"");
+    at(" 5".into(), 1, 2, "is not an array of objects");
+    assert!(refused_array("[]").2.contains("the file has no rows"));
+    assert!(refused_array("").2.contains("the file is empty"));
+
+    // Labels are judged after reading: their place is still known.
+    let one = array(&format!("[{good}, {}]", good.replace("\"x\"", "\"y\""))).unwrap();
+    let e = Target::Classify { classes: names(&["x", "z"]) }.labels(&one).unwrap_err();
+    assert_eq!((e.line(), e.column()), (Some(1), Some(28)), "{e}");
+    let (_dir, path) = written("d.json", &format!("[{},5,{good},6]", vec![good; 300].join(",\n")));
+    let skipped = read(&path, &columns("text", Some("label")), OnBadRow::Skip).unwrap();
+    assert_eq!((skipped.rows.len(), skipped.bad_count), (301, 2));
+    // 299 line ends before the last of the 300 objects, and behind it a comma.
+    assert_eq!((skipped.bad[0].line, skipped.bad[0].column), (300, Some(26)));
+}
+
+/// A tree of files below a new folder.
+fn tree(files: &[(&str, &[u8])]) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, content) in files {
+        let path = dir.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, content).unwrap();
+    }
+    dir
+}
+
+#[test]
+fn a_folder_with_a_subfolder_for_each_class_is_a_table() {
+    let files: &[(&str, &[u8])] = &[
+        ("pos/b.txt", b"good\n"),
+        ("pos/a.txt", b"\xEF\xBB\xBFfine, too\r\n\r\n"),
+        ("neg/10.txt", b"bad\nvery bad"),
+        ("neg/9.TXT", b" "),
+        // Hidden files, and files beside the folders that are no texts, are not read.
+        ("neg/.DS_Store", b"\0"),
+        (".git/x.txt", b"x"),
+        ("labels.feat", b"1 2"),
+    ];
+    let dir = tree(files);
+    let table = read(dir.path(), &columns("text", Some("label")), OnBadRow::Stop).unwrap();
+    let rows: Vec<_> = table.rows.iter().map(|r| (r.text.as_str(), r.label.as_deref().unwrap())).collect();
+    // By class, then by name in the order of bytes; one line end is dropped.
+    assert_eq!(rows, [("bad\nvery bad", "neg"), (" ", "neg"), ("fine, too\r\n", "pos"), ("good", "pos")]);
+    let again = read(tree(files).path(), &columns("text", Some("label")), OnBadRow::Stop).unwrap();
+    assert_eq!(table.hash, again.hash);
+    let moved = tree(&[("neg/b.txt", b"good\n"), ("pos/a.txt", b"x")]);
+    let other = tree(&[("pos/b.txt", b"good\n"), ("neg/a.txt", b"x")]);
+    let hash = |dir: &tempfile::TempDir| {
+        read(dir.path(), &columns("text", Some("label")), OnBadRow::Stop).unwrap().hash
+    };
+    assert_ne!(hash(&moved), hash(&other));
+    let records = read_texts(dir.path().to_str().unwrap(), None, &columns("text", None)).unwrap();
+    assert_eq!(records.header, ["text", "label", "file"]);
+    assert_eq!(records.rows[0], ["bad\nvery bad", "neg", "neg/10.txt"]);
+    let flat = tree(&[("b.txt", b"two\n"), ("a.txt", b"one")]);
+    let records = read_texts(flat.path().to_str().unwrap(), None, &columns("text", None)).unwrap();
+    assert_eq!(
+        (records.header, records.rows),
+        (names(&["text", "file"]), vec![names(&["one", "a.txt"]), names(&["two", "b.txt"])])
+    );
+
+    // The class of a row that is not known, by its file.
+    let e = Target::Classify { classes: names(&["neg", "mixed"]) }.labels(&table).unwrap_err();
+    assert_eq!((e.file(), e.line()), (Some(&*dir.path().join("pos/a.txt")), None), "{e}");
+}
+
+#[test]
+fn folders_that_are_no_classes_are_refused_by_the_file() {
+    let refused = |files: &[(&str, &[u8])], file: &str, part: &str| {
+        let dir = tree(files);
+        let e = read(dir.path(), &columns("text", Some("label")), OnBadRow::Stop).unwrap_err();
+        let named = e.file().unwrap().strip_prefix(dir.path()).unwrap().to_str().unwrap().to_owned();
+        assert!(e.kind() == Kind::Data && named == file && e.to_string().contains(part), "{named}: {e}");
+        assert!(e.help().is_some(), "{e}");
+    };
+    let pos: (&str, &[u8]) = ("pos/a.txt", b"x");
+    refused(&[pos, ("neg/a.txt", b"caf\xE9")], "neg/a.txt", "not UTF-8");
+    refused(&[pos, ("neg/a.txt", b"")], "neg/a.txt", "the file is empty");
+    refused(&[pos, ("neg/a.txt", b"a\n\0")], "neg/a.txt", ":2");
+    refused(&[pos, ("neg/a.md", b"x")], "neg/a.md", "no .txt file");
+    refused(&[pos, ("neg/x/a.txt", b"x")], "neg/x", "a folder in the folder of a class");
+    refused(&[pos, ("neg/.hidden.txt", b"x")], "neg", "holds no text");
+    refused(&[pos, ("urls.txt", b"x")], "urls.txt", "beside folders");
+    refused(&[("a.txt", b"x")], "", "a subfolder for each class");
+    refused(&[("a.md", b"x")], "", "holds no text");
+    // One file of many may be skipped as a row may be.
+    let mut many: Vec<(String, &[u8])> = (0..300).map(|i| (format!("pos/{i:03}.txt"), &b"x"[..])).collect();
+    many.push(("pos/zzz.txt".into(), b"\xFF"));
+    let dir = tree(&many.iter().map(|(n, c)| (n.as_str(), *c)).collect::<Vec<_>>());
+    let skipped = read(dir.path(), &columns("text", Some("label")), OnBadRow::Skip).unwrap();
+    assert_eq!((skipped.rows.len(), skipped.bad_count), (300, 1));
+}
+
+#[test]
+fn class_folders_are_trained_scored_checked_and_predicted() {
+    let dir = setting();
+    let dir = dir.path();
+    let text = |i: usize| format!("the {} sat on the mat {i}", ["cat", "dog"][i % 2]);
+    let class = |i: usize| ["cats", "dogs"][i % 2];
+    for i in 0..24 {
+        let folder = dir.join("train").join(class(i));
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(folder.join(format!("{i}.txt")), text(i) + "\n").unwrap();
+    }
+    // The same rows in the same order as a table.
+    let mut rows: Vec<_> = (0..24).map(|i| (class(i), format!("{i}.txt"), text(i))).collect();
+    rows.sort();
+    let rows: String = rows.iter().map(|(class, _, text)| format!("{text},{class}\n")).collect();
+    std::fs::write(dir.join("d.csv"), format!("text,label\n{rows}")).unwrap();
+    let (code, said) = train(dir, "classify", "d.csv", "");
+    assert_eq!(code, Some(0), "{said}");
+    let of_table = eval(dir, &["d.csv"]);
+    let (code, said) = train(dir, "classify", "train", "");
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(eval(dir, &["train"])["scores"], of_table["scores"]);
+    let report: Value =
+        serde_json::from_str(&ok("data check", tempra(dir, &["data", "check", "train", "--json"]))).unwrap();
+    assert_eq!(report["files"][0]["labels"], serde_json::json!([["cats", 12], ["dogs", 12]]));
+    let out = ok("predict", tempra(dir, &["predict", "run/model", "train/cats", "-q", "--format", "jsonl"]));
+    let first: Value = serde_json::from_str(out.lines().next().unwrap()).unwrap();
+    assert!(first["file"] == "0.txt" && first["text"] == text(0) && first["label"].is_string(), "{first}");
+    // A recipe for tables of one class a row reads an array of objects as well.
+    let objects: Vec<Value> =
+        (0..24).map(|i| serde_json::json!({ "text": text(i), "label": class(i) })).collect();
+    std::fs::write(dir.join("d.json"), Value::from(objects).to_string()).unwrap();
+    let predicted = ok("predict", tempra(dir, &["predict", "run/model", "d.json", "-q"]));
+    assert_eq!(predicted.lines().count(), 25);
+}
+
+/// A sentence of Universal Dependencies' format: comments, a multi-word token, an empty node, an underscore that is a word.
+const CONLLU: &str = "\
+# sent_id = 1
+# text = vámonos _ al mar
+1-2\tvámonos\t_\t_\t_\t_\t_\t_\t_\t_
+1\tvamos\tir\tVERB\tV-1\t_\t0\troot\t_\t_
+2\tnos\tnosotros\tPRON\tP-1\tCase=Acc\t1\tobj\t1:obj\t_
+2.1\tva\tir\tVERB\t_\t_\t_\t_\t0:exp\t_
+3\t_\t_\tPUNCT\tS-1\t_\t5\tpunct\t_\tSpaceAfter=No
+4-5\tal\t_\t_\t_\t_\t_\t_\t_\t_
+4\ta\ta\tADP\tS-2\t_\t6\tcase\t_\t_
+5\tel\tel\tDET\tB-1\t_\t6\tdet\t_\t_
+6\tmar\tmar\tNOUN\t_\t_\t1\tobl:arg\t_\t_
+
+# sent_id = 2
+1\t#\t#\tSYM\tF-1\t_\t0\troot\t_\t_
+
+";
+
+fn tagged(
+    name: &str,
+    content: &str,
+    label: Option<&str>,
+) -> tempra::error::Result<(Vec<(String, String)>, TagFormat)> {
+    let (_dir, path) = written(name, content);
+    let source = TagSource { text: "text", label, rule: TagRule::Auto { strict: false }, classes: &[] };
+    let (files, format) = read_tagged(&[&path], &source, OnBadRow::Stop)?;
+    let joined = |s: &TaggedText| (s.sentence.words.join(" "), s.sentence.tags.join(" "));
+    Ok((files[0].items.iter().map(joined).collect(), format))
+}
+
+#[test]
+fn conllu_is_told_by_its_content() {
+    let words = ["vamos nos _ a el mar", "#"];
+    for (label, tags) in [
+        ("label", ["VERB PRON PUNCT ADP DET NOUN", "SYM"]),
+        ("upos", ["VERB PRON PUNCT ADP DET NOUN", "SYM"]),
+        ("deprel", ["root obj punct case det obl:arg", "root"]),
+    ] {
+        for name in ["es-ud-dev.conllu", "es.conll", "es.tsv"] {
+            let (found, format) = tagged(name, CONLLU, Some(label)).unwrap();
+            let expected: Vec<_> =
+                words.iter().zip(tags).map(|(w, t)| ((*w).to_owned(), t.to_owned())).collect();
+            assert_eq!(found, expected, "{name} {label}");
+            assert_eq!(format, TagFormat::Words);
+        }
+    }
+    // The XPOS of some languages look like tags of spans (S-1, B-1), and are none. The tenth line lacks one.
+    let (found, format) = tagged("es.conllu", &CONLLU.replace("NOUN\t_", "NOUN\tN-1"), Some("xpos")).unwrap();
+    assert_eq!((found[0].1.as_str(), format), ("V-1 P-1 S-1 S-2 B-1 N-1", TagFormat::Words));
+    let e = tagged("es.conllu", CONLLU, Some("xpos")).unwrap_err();
+    assert!(e.line() == Some(11) && e.what() == "the word \"mar\" has no tag", "{e}");
+    assert!(e.help().unwrap().contains("upos"), "{e}");
+    // To predict no tag is looked at.
+    assert_eq!(tagged("es.conllu", CONLLU, None).unwrap().0[0].0, words[0]);
+    let e = tagged("es.conllu", CONLLU, Some("lemma")).unwrap_err();
+    assert!(e.expected() == Some("upos, xpos or deprel") && e.what().contains("\"lemma\""), "{e}");
+    // Ten columns of another kind stay what they are: the word first, the tag last.
+    let ten = "Alice\t1\t2\t3\t4\t5\t6\t7\t8\tB-PER\n";
+    assert_eq!(tagged("d.conll", ten, Some("label")).unwrap().0, [("Alice".into(), "B-PER".into())]);
+}
+
+#[test]
+fn files_that_hold_no_sentences_are_not_read_as_columns() {
+    for (name, content, part) in [
+        ("d.csv", "word,tag\nAlice,B-PER\n", "a table holds no sentences"),
+        ("d.parquet", "PAR1", "a table holds no sentences"),
+        ("d.tsv", "Word\tTag\nAlice\tB-PER\n", "the first line looks like a header"),
+        ("d.txt", "\nsentence token pos ner\n1 Alice NNP B-PER\n", "the first line looks like a header"),
+    ] {
+        let e = tagged(name, content, Some("label")).unwrap_err();
+        assert!(e.kind() == Kind::Data && e.what().contains(part) && e.help().is_some(), "{e}");
+    }
+    let json = "[{\"tokens\": [\"Alice\", \"went\"], \"tags\": [\"B-PER\", \"O\"]}]";
+    assert_eq!(tagged("d.json", json, Some("label")).unwrap().0, [("Alice went".into(), "B-PER O".into())]);
+    let dir = tree(&[("a.txt", b"x")]);
+    let source = TagSource { text: "text", label: None, rule: TagRule::Auto { strict: false }, classes: &[] };
+    assert!(
+        read_tagged(&[dir.path()], &source, OnBadRow::Stop)
+            .unwrap_err()
+            .to_string()
+            .contains("this is a folder")
+    );
+    assert!(
+        read_questions(dir.path(), true, OnBadRow::Stop)
+            .unwrap_err()
+            .to_string()
+            .contains("this is a folder")
+    );
+}

@@ -101,7 +101,7 @@ fn broken_columns_name_their_line() {
     assert!(refused(b"a\tO\nb\0\tO\n", &plain()).starts_with("d.conll:2 (byte 5): a NUL byte"));
     let (dir, _) = file("x", "");
     let missing = read_sentences(&dir.path().join("d.conll"), &plain(), OnBadRow::Stop);
-    assert!(message("d.conll", missing).starts_with("d.conll: cannot open"));
+    assert!(message("d.conll", missing).starts_with("d.conll: the file cannot be opened"));
 }
 
 #[test]

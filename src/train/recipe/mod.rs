@@ -108,19 +108,20 @@ section! {
 section! {
     /// `[data]`: the files, their columns, and how text becomes tokens.
     Data "data" {
-        /// File of training examples (HF `train_file`), relative to the recipe. In every path ~/ and ${NAME} are
-        /// replaced from the environment; a path given by --set is relative to the current folder.
+        /// File of training examples (HF `train_file`), relative to the recipe; for "classify" also a folder with a subfolder of
+        /// .txt files for each class. In every path ~/ and ${NAME} are replaced from the environment; a path given by --set is
+        /// relative to the current folder.
         train: PathBuf = PathBuf::new(), Rule::Required;
-        /// File of validation examples (HF `validation_file`); left out: a share of the training file.
+        /// File or folder of validation examples (HF `validation_file`); left out: a share of the training file.
         validation: Option<PathBuf> = None, Rule::Any;
-        /// File of test examples (HF `test_file`), scored once at the end; left out: a share of the training file.
+        /// File or folder of test examples (HF `test_file`), scored once at the end; left out: a share of the training file.
         test: Option<PathBuf> = None, Rule::Any;
         /// Column of the text.
         text: String = "text".to_owned(), Rule::Any;
         /// Column of the second text of a pair; left out: there is none.
         pair: Option<String> = None, Rule::Any;
-        /// Column of the class or number. "multilabel" also takes a list of columns, one for each class, that hold 0 or 1. In JSON Lines
-        /// for "tag" the key of the tags or spans. "similar" with a contrastive loss needs no label; if there is one, every row must
+        /// Column of the class or number. "multilabel" also takes a list of columns, one for each class, that hold 0 or 1. For
+        /// "tag" the key of the tags or spans in JSON, and "upos", "xpos" or "deprel" in CoNLL-U. "similar" with a contrastive loss needs no label; if there is one, every row must
         /// be labelled 1 or true, and "" says that the column means something else.
         label: LabelColumns = LabelColumns::One("label".to_owned()), Rule::Any;
         /// What stands between the classes of a row where it may have several.
