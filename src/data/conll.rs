@@ -1,11 +1,14 @@
 //! Sentences of tagged words: CoNLL columns and JSON Lines.
 
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 
 use serde_json::Value;
 
 use super::examples::{Examples, text};
 use super::format::{self, Cells, Format, Record};
+use super::lines::MAX_LINE;
 use super::pick::kind;
 use super::read::{BadRow, OnBadRow};
 use super::tags::{Affix, Scheme};
@@ -49,9 +52,89 @@ impl Default for TagColumns {
     }
 }
 
+/// The columns of CoNLL-U (Universal Dependencies): ID, FORM, LEMMA, UPOS, XPOS, FEATS, HEAD, DEPREL, DEPS, MISC.
+const CONLLU: usize = 10;
+
+/// The names of CoNLL-U's columns of tags and where they stand, counted from 0.
+const CONLLU_TAGS: [(&str, usize); 3] = [("upos", 3), ("xpos", 4), ("deprel", 7)];
+
+impl TagColumns {
+    /// The columns of CoNLL-U for a `data.label`: `upos`, `xpos` or `deprel`; the default `label` is `upos`. `None` reads no tags.
+    ///
+    /// # Errors
+    /// [`Kind::Data`](crate::error::Kind::Data) for another name.
+    pub(super) fn conllu(path: &Path, label: Option<&str>) -> Result<Self> {
+        let words = Self { word: 1, tagged: false, scheme: None, ..Self::default() };
+        let Some(label) = label else { return Ok(words) };
+        let name = if label == "label" { "upos" } else { label };
+        let found = CONLLU_TAGS.iter().find(|(tag, _)| tag.eq_ignore_ascii_case(name));
+        let (_, tag) = found.ok_or_else(|| {
+            Error::data(format!("CoNLL-U has no column of tags called {label:?}"))
+                .at(path)
+                .with_expected("upos, xpos or deprel")
+                .with_help("set data.label (in `tempra eval`: --label) to one of these")
+        })?;
+        Ok(Self { tag: Some(*tag), tagged: true, ..words })
+    }
+
+    /// Whether they are the tags of CoNLL-U.
+    fn of_conllu(&self, width: usize) -> bool {
+        width == CONLLU && self.word == 1 && CONLLU_TAGS.iter().any(|(_, tag)| self.tag == Some(*tag))
+    }
+}
+
 type Found = std::result::Result<Sentence, BadRow>;
 
-/// Reads sentences: JSON Lines with a list of words and a list of tags from `.jsonl` and `.ndjson`, CoNLL columns from
+/// Whether a file of sentences holds JSON objects; CoNLL columns stand in files of any other name.
+///
+/// # Errors
+/// [`Kind::Data`](crate::error::Kind::Data) for a table, whose rows are no sentences.
+pub(super) fn has_objects(path: &Path) -> Result<bool> {
+    let format = match Format::of(path) {
+        Ok(format) if !path.is_dir() => format,
+        _ => return Ok(false),
+    };
+    match format {
+        Format::Jsonl | Format::Json => Ok(true),
+        // Files with a word and a tag in each line are often named so.
+        Format::Tsv => Ok(false),
+        Format::Csv | Format::Parquet => Err(Error::data("a table holds no sentences of tagged words")
+            .at(path)
+            .with_expected("JSON Lines, a JSON array, or CoNLL columns (one word in each line, an empty line after a sentence)")
+            .with_found(if format == Format::Csv { "a .csv file" } else { "a .parquet file" })
+            .with_help("write one object for each sentence, such as {\"tokens\": [\"Alice\", \"went\"], \"tags\": [\"B-PER\", \"O\"]}")),
+    }
+}
+
+/// Whether a file is CoNLL-U: the first line of its first sentence has ten fields between tabs, the first of which is the number of
+/// a word (`1`), a range of words (`1-2`) or an empty node (`1.1`).
+pub(super) fn is_conllu(path: &Path) -> bool {
+    // What cannot be read, is not text or too long for a line is refused when the whole file is read.
+    let Ok(file) = File::open(path) else { return false };
+    let mut line = Vec::new();
+    let mut lines = BufReader::new(file);
+    loop {
+        line.clear();
+        match lines.by_ref().take(MAX_LINE as u64).read_until(b'\n', &mut line) {
+            Ok(0) | Err(_) => return false,
+            Ok(_) => {}
+        }
+        let Ok(text) = std::str::from_utf8(&line) else { return false };
+        let text = text.trim_start_matches('\u{feff}').trim_end_matches(['\n', '\r']);
+        if !text.trim().is_empty() && !text.starts_with('#') {
+            let fields: Vec<&str> = text.split('\t').collect();
+            let id = fields.first().copied().unwrap_or_default();
+            return fields.len() == CONLLU && (id.parse::<u32>().is_ok() || spans_words(id));
+        }
+    }
+}
+
+/// Whether a CoNLL-U line is a multi-word token (`1-2`) or an empty node (`1.1`), by its first field.
+fn spans_words(id: &str) -> bool {
+    id.split_once(['-', '.']).is_some_and(|(a, b)| [a, b].iter().all(|n| n.parse::<u32>().is_ok()))
+}
+
+/// Reads sentences: JSON with a list of words and a list of tags from `.jsonl`, `.ndjson` and `.json`, CoNLL columns from
 /// a file of any other name.
 ///
 /// In columns a word stands in a line, an empty line ends a sentence and so does `-DOCSTART-`. The fields are separated by tabs if
@@ -65,7 +148,7 @@ type Found = std::result::Result<Sentence, BadRow>;
 /// than 1 % of the sentences).
 pub fn read_sentences(path: &Path, columns: &TagColumns, on_bad: OnBadRow) -> Result<Examples<Sentence>> {
     let mut all = Examples::new(path);
-    if matches!(Format::of(path), Ok(Format::Jsonl)) {
+    if has_objects(path)? {
         let mut source = format::open(path, None)?;
         while let Some(found) = source.next()? {
             all.push(found.and_then(|record| from_json(&record, columns)), on_bad)?;
@@ -79,11 +162,10 @@ pub fn read_sentences(path: &Path, columns: &TagColumns, on_bad: OnBadRow) -> Re
     all.finish(hash)
 }
 
-fn check(sentence: Sentence, columns: &TagColumns, at: impl Fn(usize) -> (u64, Option<u64>)) -> Found {
+fn check(sentence: Sentence, columns: &TagColumns, bad: impl Fn(usize, String) -> BadRow) -> Found {
     let Some(broken) = columns.scheme.and_then(|s| s.check_of(&sentence.tags, columns.affix).err()) else {
         return Ok(sentence);
     };
-    let (line, byte) = at(broken.word);
     let name = columns.scheme.map_or("", Scheme::name);
     let fits = |s: &Scheme| s.check_of(&sentence.tags, columns.affix).is_ok();
     let others: Vec<&str> = Scheme::ALL.into_iter().filter(fits).map(Scheme::name).collect();
@@ -95,7 +177,7 @@ fn check(sentence: Sentence, columns: &TagColumns, at: impl Fn(usize) -> (u64, O
         ),
     };
     let word = sentence.words.get(broken.word).map_or("", String::as_str);
-    Err(BadRow::new(line, byte, format!("{}, at the word {word:?}", broken.what))
+    Err(bad(broken.word, format!("{}, at the word {word:?}", broken.what))
         .with_expected(broken.expected)
         .with_found(broken.found)
         .with_help(hint))
@@ -138,6 +220,16 @@ impl<'a> Blocks<'a> {
                 .with_found(format!("{width}: {first:?}"))
                 .with_help("one word and its tag a line, an empty line after a sentence"));
         }
+        if let Some(number) =
+            content.lines().position(|line| line == first).filter(|_| is_header(&fields(first, tabs)))
+        {
+            return Err(Error::data("the first line looks like a header")
+                .at(path)
+                .with_line(number as u64 + 1)
+                .with_expected("a word and its tag in each line")
+                .with_found(format!("{first:?}"))
+                .with_help("remove the line"));
+        }
         let lines: Box<dyn Iterator<Item = _>> = Box::new(lines);
         Ok(Self { rest: lines.peekable(), columns, tabs, width })
     }
@@ -169,13 +261,32 @@ impl<'a> Blocks<'a> {
                         bad(format!("the {what} is empty")).with_help("fill the column or remove the line")
                     );
                 }
+                if what == "tag" && field == "_" && self.columns.of_conllu(n) {
+                    let word = line.fields.get(self.columns.word).copied().unwrap_or_default();
+                    return Err(bad(format!("the word {word:?} has no tag"))
+                        .with_expected("a tag in the column that data.label names")
+                        .with_found("\"_\", with which CoNLL-U says that there is none")
+                        .with_help("name another column in data.label: upos, xpos or deprel"));
+                }
                 list.push(field.to_owned());
             }
         }
         let first = lines.first().map_or(0, |l| l.number);
-        let at = |word: usize| lines.get(word).map_or((first, None), |l| (l.number, Some(l.byte)));
-        check(Sentence { words, tags, line: first }, self.columns, at)
+        let bad = |word: usize, what: String| {
+            let (line, byte) = lines.get(word).map_or((first, None), |l| (l.number, Some(l.byte)));
+            BadRow::new(line, byte, what)
+        };
+        check(Sentence { words, tags, line: first }, self.columns, bad)
     }
+}
+
+/// Whether the fields of a line name a column of words and one of tags.
+fn is_header(fields: &[&str]) -> bool {
+    const WORDS: [&str; 6] = ["word", "words", "token", "tokens", "form", "text"];
+    const TAGS: [&str; 9] = ["tag", "tags", "label", "labels", "ner", "ner_tag", "ner_tags", "pos", "upos"];
+    let any =
+        |names: &[&str]| fields.iter().any(|field| names.contains(&field.trim().to_lowercase().as_str()));
+    any(&WORDS) && any(&TAGS)
 }
 
 fn fields(line: &str, tabs: bool) -> Vec<&str> {
@@ -197,11 +308,7 @@ impl Iterator for Blocks<'_> {
             }
             let fields = fields(raw, self.tabs);
             let comment = raw.starts_with('#') && lines.is_empty() && fields.len() != self.width;
-            let range = |id: &str| {
-                id.split_once(['-', '.'])
-                    .is_some_and(|(a, b)| [a, b].iter().all(|n| n.parse::<u32>().is_ok()))
-            };
-            if comment || (self.width == 10 && fields.first().is_some_and(|id| range(id))) {
+            if comment || (self.width == CONLLU && fields.first().is_some_and(|id| spans_words(id))) {
                 continue;
             }
             lines.push(Line { number, byte, fields });
@@ -211,7 +318,7 @@ impl Iterator for Blocks<'_> {
 }
 
 fn from_json(record: &Record, columns: &TagColumns) -> Found {
-    let bad = |what: String| BadRow::new(record.line, record.byte, what);
+    let bad = |what: String| record.bad(what);
     let Cells::Object(pairs) = &record.cells else { return Err(bad("not an object".into())) };
     let list = |key: &str| -> std::result::Result<Vec<String>, BadRow> {
         let Some((_, value)) = pairs.iter().find(|(k, _)| k == key) else {
@@ -247,5 +354,5 @@ fn from_json(record: &Record, columns: &TagColumns) -> Found {
             .with_expected(format!("{} tags", words.len()))
             .with_found(tags.len().to_string()));
     }
-    check(Sentence { words, tags, line: record.line }, columns, |_| (record.line, record.byte))
+    check(Sentence { words, tags, line: record.line }, columns, |_, what| record.bad(what))
 }

@@ -5,9 +5,9 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::conll::{Sentence, TagColumns, read_sentences};
+use super::conll::{Sentence, TagColumns, has_objects, is_conllu, read_sentences};
 use super::examples::Examples;
-use super::format::{self, Cells, Format};
+use super::format::{self, Cells};
 use super::pick::{list, nearest};
 use super::read::OnBadRow;
 use super::spans::{SpanText, read_spans};
@@ -107,8 +107,8 @@ enum Raw {
     Texts(Examples<SpanText>),
 }
 
-/// Reads sentences with tags, and how the tags of all files together are written: JSON Lines with a text and spans of
-/// characters, or with a list of words and one of tags; CoNLL columns from a file of any other name. Spans of characters get
+/// Reads sentences with tags, and how the tags of all files together are written: JSON with a text and spans of
+/// characters, or with a list of words and one of tags; CoNLL columns and CoNLL-U from a file of any other name. Spans of characters get
 /// tags in the format of the others, IOB2 if there are none.
 ///
 /// # Errors
@@ -146,11 +146,13 @@ pub fn read_tagged(
 
 fn raw(path: &Path, source: &TagSource, on_bad: OnBadRow) -> Result<Raw> {
     let mut columns = TagColumns { tagged: source.label.is_some(), scheme: None, ..TagColumns::default() };
-    if Format::of(path).is_ok_and(|f| f == Format::Jsonl) {
+    if has_objects(path)? {
         match keys(path, source)? {
             Keys::Words(words, tags) => (columns.words_key, columns.tags_key) = (words, tags),
             Keys::Text => return Ok(Raw::Texts(read_spans(path, source.text, source.label, on_bad)?)),
         }
+    } else if is_conllu(path) {
+        columns = TagColumns::conllu(path, source.label)?;
     }
     Ok(Raw::Sentences(read_sentences(path, &columns, on_bad)?, columns))
 }
@@ -170,6 +172,10 @@ fn format_of(files: &[Raw], source: &TagSource, paths: &[&Path]) -> Result<TagFo
         TagRule::Scheme(scheme) => return Ok(TagFormat::in_scheme(scheme, tags())),
         TagRule::Auto { strict } => strict,
     };
+    // The tags of CoNLL-U are classes of words, whatever they look like: some languages have an XPOS such as S----1S.
+    if files.iter().any(|file| matches!(file, Raw::Sentences(_, columns) if columns.word == 1)) {
+        return Ok(TagFormat::Words);
+    }
     let found = TagFormat::of_tags(tags());
     let TagFormat::Spans { scheme: Scheme::Iob2, affix } = found else {
         return match TagFormat::misspelt(tags()) {
