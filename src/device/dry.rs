@@ -1,4 +1,4 @@
-//! A device that computes nothing and counts bytes: a run on it says, before it starts, what it will take elsewhere.
+//! A device that computes nothing and counts bytes (like PyTorch's meta device): it predicts the memory that a run needs.
 
 use super::{Backend, Caps, Profile, Storage, Tensor, wgpu};
 use crate::error::Result;
@@ -6,7 +6,7 @@ use crate::shape::Spec;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Stands in for the device whose capabilities it was given.
+/// A stand-in for a device with given capabilities.
 pub struct Dry {
     caps: Caps,
     meter: Arc<Mutex<Meter>>,
@@ -17,20 +17,20 @@ pub struct Dry {
 struct Meter {
     live: u64,
     peak: u64,
-    /// Free buffers by size, where only a buffer of the same size serves again.
+    /// Free buffers by size, for a pool that reuses only buffers of the same size.
     free: BTreeMap<u64, u64>,
     taken: u64,
     largest: u64,
 }
 
-/// What was taken.
+/// Memory use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Taken {
-    /// The most bytes in use at once.
+    /// The peak memory in use, in bytes.
     pub peak: u64,
-    /// Bytes asked of the driver or system, with what the pool keeps for reuse.
+    /// Memory allocated from the driver or system, including the pool's unused memory, in bytes.
     pub reserved: u64,
-    /// The largest tensor that an op read or wrote.
+    /// The largest tensor that an op read or wrote, in bytes.
     pub largest: u64,
 }
 
@@ -63,18 +63,18 @@ impl Dry {
     pub fn new(caps: Caps) -> Dry {
         Dry { caps, meter: Arc::default(), profile: Profile::default() }
     }
-    /// Another handle on the same count.
+    /// Another handle to the same counters.
     pub fn share(&self) -> Dry {
         Dry { meter: self.meter.clone(), ..Dry::new(self.caps.clone()) }
     }
-    /// What was taken so far.
+    /// The memory use so far.
     pub fn taken(&self) -> Taken {
         let meter = lock(&self.meter);
         // The CPU's pool lets larger blocks serve smaller requests, so it holds hardly more than was in use at once.
         let reserved = if self.caps.gpu { meter.taken } else { meter.peak };
         Taken { peak: meter.peak, reserved, largest: meter.largest }
     }
-    /// Notes what an op needs: tensors that it reads or writes, and memory only while it runs.
+    /// Counts an op: the tensors that it reads or writes, and its temporary memory.
     pub(crate) fn note(&self, tensors: &[&[&Tensor]], scratch: u64) {
         let largest = tensors.concat().iter().map(|t| t.spec.bytes()).max().unwrap_or(0) as u64;
         let mut meter = lock(&self.meter);

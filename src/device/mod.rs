@@ -1,6 +1,6 @@
-//! Where bytes live and kernels run. A backend knows memory and launches, and no op.
+//! Devices: memory and kernel launches. A backend knows no op.
 //!
-//! Tensors are contiguous and row-major; there are no strides and no general tensor operations.
+//! Tensors are contiguous and row-major. There are no strides and no general tensor operations.
 
 pub mod cpu;
 pub mod cuda;
@@ -20,50 +20,53 @@ pub use profile::{Pass, Profile, Timed};
 use std::fmt;
 use std::sync::Arc;
 
-/// What a device can do; [`crate::ops::Op::plan`] reads it, so that what cannot run is refused before it starts.
+/// The capabilities of a device. [`crate::ops::Op::plan`] reads them, so that an op that cannot run is refused before it starts.
 #[derive(Clone, Debug)]
 pub struct Caps {
-    /// A name a person recognises.
+    /// The device's name, for messages.
     pub name: String,
-    /// Element types that kernels can compute in.
+    /// The element types that kernels can compute in.
     pub dtypes: &'static [DType],
-    /// What activations are kept in, and the copies of the weights that kernels read; if it is not f32, the weights
-    /// themselves are kept in f32 beside them.
+    /// The type of activations and of the weights that kernels read. If it is not f32, the device also keeps f32 master weights.
     pub compute: DType,
-    /// Bytes of memory that one group of threads can share.
+    /// Shared memory of one group of threads, in bytes.
     pub shared_bytes: usize,
-    /// Bytes of memory on the device, where it tells.
+    /// The device's memory in bytes, if known.
     pub memory_bytes: Option<u64>,
-    /// Bytes of it that were gone when the device was opened, or that it needs for itself, where it tells; else 0.
+    /// Memory that was in use when the device was opened, or that it needs itself, in bytes; 0 if unknown.
     pub taken_bytes: u64,
-    /// Bytes of one tensor that a kernel can reach.
+    /// The largest tensor that a kernel can access, in bytes.
     pub binding_bytes: u64,
-    /// Whether it has memory of its own and work is queued on it.
+    /// Whether the device is a GPU: it has its own memory, and work is queued on it.
     pub gpu: bool,
-    /// CUDA blocks that run at once, which share out sums over rows; 0 elsewhere.
+    /// The number of CUDA blocks that run at once and share sums over rows; 0 on other devices.
     pub blocks: usize,
-    /// Whether products copy an operand first.
+    /// Whether a matmul packs an operand first.
     pub packs: bool,
 }
 
 impl Caps {
-    /// Refuses an element type that the device cannot compute in.
+    /// Checks that the device can compute in an element type.
+    ///
+    /// # Errors
+    /// [`Kind::Device`](crate::error::Kind::Device) if it cannot.
     pub fn require(&self, op: &'static str, dtype: DType) -> Result<()> {
         if self.dtypes.contains(&dtype) {
             return Ok(());
         }
         Err(Error::device(format!("{op} cannot compute in {dtype:?} on {}", self.name))
-            .with_expected(format!("one of {:?}", self.dtypes)))
+            .with_expected(format!("one of {:?}", self.dtypes))
+            .with_help("set precision = \"f32\", or choose another --device"))
     }
 }
 
-/// What every device does: give memory, take bytes and give them back.
+/// What every device does: allocate memory, and copy bytes to and from it.
 pub trait Backend: 'static {
-    /// What the device can do.
+    /// The device's capabilities.
     fn caps(&self) -> Caps;
-    /// Memory for a tensor, from a pool; its content is whatever was there.
+    /// Memory for a tensor, from a pool, with undefined contents.
     fn alloc(&self, spec: &Spec) -> Result<Storage>;
-    /// The same for a tensor that the host is going to fill.
+    /// Memory for a tensor that the host will write.
     fn alloc_input(&self, spec: &Spec) -> Result<Storage> {
         self.alloc(spec)
     }
@@ -73,59 +76,60 @@ pub trait Backend: 'static {
     fn read(&self, src: &Tensor, dst: &mut [u8]) -> Result<()>;
     /// Sets every byte of a tensor to zero.
     fn zero(&self, dst: &Tensor) -> Result<()>;
-    /// Seconds that the device was at what `work` gave it to do.
+    /// The time in seconds that the device spent on the work that `work` queued.
     fn time(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<f64>;
-    /// Gives memory that the pool keeps back to the system.
+    /// Returns the pool's unused memory to the system.
     fn trim(&self) -> Result<()>;
-    /// Where the times of ops are noted while somebody asks for them.
+    /// The recorder of op times, used during profiling.
     fn profile(&self) -> &Profile;
 }
 
-/// A constant that is put before a kernel's source.
+/// A constant that is defined before a kernel's source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Const {
     /// An unsigned integer.
     U32(u32),
     /// The element type under this name.
     Type(DType),
-    /// Cooperative matrices of this size, f16 in and f32 out, as the types `MatA`, `MatB` and `MatC`; the name is not used.
+    /// Cooperative matrices of this size, f16 input and f32 output, as the types `MatA`, `MatB` and `MatC`. The name is not used.
     Matrices(u32),
 }
 
-/// A matrix of 16-bit elements that a kernel reads in boxes of 64 x 64, swizzled over 128 bytes, with zeros beyond the edges.
+/// A matrix of 16-bit elements that a kernel reads through a tensor map (TMA): boxes of 64 x 64 with a 128-byte swizzle, and zeros
+/// beyond the edges.
 #[derive(Clone, Copy)]
 pub struct Boxes<'a> {
-    /// The matrix, row by row.
+    /// The row-major matrix.
     pub t: &'a Tensor,
-    /// Elements of a row: a multiple of eight.
+    /// The number of elements in a row, a multiple of 8.
     pub row: usize,
 }
 
-/// A kernel launch: one source file, one entry point; buffers in declared order, then one `Params`.
+/// A kernel launch: the source, its entry point, the buffers in declared order, and one `Params` struct.
 pub struct Launch<'a> {
-    /// The source, as in `kernels/` or `shaders/`.
+    /// The source, from `kernels/` or `shaders/`.
     pub source: &'static str,
-    /// The entry point in it.
+    /// The entry point.
     pub entry: &'static str,
-    /// What specialises the source: a few lines put before it.
+    /// Constants that specialise the source, defined before it.
     pub consts: &'a [(&'static str, Const)],
-    /// How many groups in x, y and z.
+    /// The number of groups (CUDA blocks) in x, y and z.
     pub groups: [u32; 3],
-    /// Threads of a group.
+    /// The number of threads of a group.
     pub threads: u32,
     /// Dynamic shared memory of a group, in bytes.
     pub shared_bytes: u32,
-    /// Matrices that the kernel reads in boxes (CUDA from Hopper on): parameters before all others.
+    /// Matrices that the kernel reads through tensor maps (CUDA, Hopper or later); the kernel's first parameters.
     pub boxes: &'a [Boxes<'a>],
-    /// The buffers the kernel reads and writes.
+    /// The buffers that the kernel reads and writes.
     pub buffers: &'a [&'a Tensor],
     /// The bytes of one `Params` struct of 4-byte fields.
     pub params: &'a [u8],
 }
 
-/// The backends that compile source text.
+/// A backend that compiles and launches kernels.
 pub trait Gpu: Backend {
-    /// Queues a kernel.
+    /// Queues a kernel launch.
     fn launch(&self, launch: Launch) -> Result<()>;
 }
 
@@ -138,11 +142,11 @@ pub enum Storage {
     Cuda(cuda::Memory),
     /// A wgpu buffer.
     Wgpu(wgpu::Memory),
-    /// Memory that is only counted.
+    /// No memory: only its size is counted.
     Dry(Ghost),
 }
 
-/// A contiguous, row-major run of elements on one device. Cloning shares the memory.
+/// A contiguous, row-major tensor on one device. Cloning shares the memory.
 #[derive(Clone)]
 pub struct Tensor {
     /// Element type and shape.
@@ -152,12 +156,15 @@ pub struct Tensor {
 }
 
 impl Tensor {
-    /// A part of this tensor: `shape` elements from element `offset` on, sharing its memory.
+    /// A view of the elements from `offset` on, with this shape. It shares the memory.
+    ///
+    /// # Errors
+    /// [`Kind::Shape`](crate::error::Kind::Shape) if the view does not fit into the tensor.
     pub fn view(&self, offset: usize, shape: &[usize]) -> Result<Tensor> {
         let spec = Spec::new(self.spec.dtype, shape);
         if offset.checked_add(spec.len()).is_none_or(|end| end > self.spec.len()) {
             return Err(Error::shape(format!(
-                "a view of {shape:?} at {offset} does not fit into {:?}",
+                "a view of shape {shape:?} at element {offset} does not fit into {:?}",
                 self.spec
             )));
         }
@@ -173,17 +180,17 @@ impl fmt::Debug for Tensor {
 
 /// One device of one backend.
 pub enum Device {
-    /// The processor itself.
+    /// The CPU.
     Cpu(Cpu),
-    /// An NVIDIA card through CUDA.
+    /// An NVIDIA GPU through CUDA.
     Cuda(Cuda),
-    /// Any card through Vulkan, Metal or DX12.
+    /// Any GPU through Vulkan, Metal or DX12.
     Wgpu(Wgpu),
-    /// None: counts what a run would take.
+    /// No device: counts the memory that a run would use.
     Dry(Dry),
 }
 
-/// Runs an expression on whichever backend this is: the only place where they are told apart.
+/// Evaluates an expression with the backend of a device.
 macro_rules! dispatch {
     ($device:expr, $d:ident => $e:expr) => {
         match $device {
@@ -197,8 +204,12 @@ macro_rules! dispatch {
 pub(crate) use dispatch;
 
 impl Device {
-    /// Opens a device by the name that `--device` takes: `auto`, `cpu`, `cuda`, `cuda:N`, `wgpu` or `wgpu:N`; `threads` is
-    /// the CPU's, 0 for one a core. `auto` is the CPU: a GPU is taken when it is asked for.
+    /// Opens a device by its name, as for `--device`: `auto`, `cpu`, `cuda`, `cuda:N`, `wgpu` or `wgpu:N`. `auto` is the CPU.
+    /// `threads` is the number of CPU threads, 0 for one per core.
+    ///
+    /// # Errors
+    /// [`Kind::Usage`](crate::error::Kind::Usage) for an unknown name; [`Kind::Device`](crate::error::Kind::Device) if the device
+    /// cannot be opened.
     pub fn open(name: &str, threads: usize) -> Result<Device> {
         let (kind, index) = name.split_once(':').unwrap_or((name, "0"));
         match (kind, index.parse()) {
@@ -206,18 +217,25 @@ impl Device {
             ("cuda", Ok(index)) => Ok(Device::Cuda(Cuda::new(index)?)),
             ("wgpu", Ok(index)) => Ok(Device::Wgpu(Wgpu::new(index)?)),
             _ => {
-                let e = Error::usage("unknown device")
-                    .with_expected("auto, cpu, cuda, cuda:N, wgpu or wgpu:N")
-                    .with_found(name);
+                let e = Error::usage(format!("there is no device {name:?}"))
+                    .with_expected("auto, cpu, cuda, cuda:N, wgpu or wgpu:N");
+                // "cpu" is as near to "gpu" as "wgpu" is, and wrong.
+                let gpu = ["gpu", "nvidia", "vulkan", "metal", "dx12", "mps"].contains(&kind);
                 Err(match nearest(kind, ["auto", "cpu", "cuda", "wgpu"]) {
+                    _ if gpu => e.with_help(
+                        "use cuda for an NVIDIA GPU, or wgpu for any GPU with Vulkan, Metal or DX12",
+                    ),
                     Some(near) if near != name => e.with_help(format!("did you mean {near:?}?")),
-                    _ => e,
+                    _ => e.with_help("run `tempra devices` for a list"),
                 })
             }
         }
     }
-    /// Computing in a 16-bit type; refused where that cannot be. On wgpu that is products which round their operands to
-    /// f16; on CUDA all activations and what kernels read of the weights. Sums are formed in f32 on both.
+    /// The same device, computing in a 16-bit type. On wgpu matmuls round their operands to f16. On CUDA all activations and the
+    /// weights that kernels read have this type. Sums are accumulated in f32 on both.
+    ///
+    /// # Errors
+    /// [`Kind::Device`](crate::error::Kind::Device) if the device cannot compute in it.
     pub fn with_compute(self, dtype: DType) -> Result<Device> {
         match (self, dtype) {
             (device, DType::F32) => Ok(device),
@@ -225,40 +243,46 @@ impl Device {
             (Device::Wgpu(gpu), DType::F16) => Ok(Device::Wgpu(gpu.with_half()?)),
             (other, _) => Err(Error::device(format!("{} cannot compute in {dtype:?}", other.caps().name))
                 .with_expected("f32 on a CPU; f32 or f16 on wgpu; f32, f16 or bf16 on CUDA")
-                .with_help("take precision = \"f32\", or another --device")),
+                .with_help("set precision = \"f32\", or choose another --device")),
         }
     }
-    /// Runs what is given where the device's work is cheapest to start, with memory for tensors that are gone at the end.
+    /// Runs `f` as [`Device::run`] does. Tensors that it allocates must be dropped at its end.
     pub fn scoped<R: Send>(&self, f: impl FnOnce() -> R + Send) -> R {
         match self {
             Device::Cuda(card) => card.scoped(f),
             _ => self.run(f),
         }
     }
-    /// Whether steps that recur are worth recording.
+    /// Whether the device replays captured steps (CUDA graphs).
     pub fn replays(&self) -> bool {
         matches!(self, Device::Cuda(card) if card.replays())
     }
-    /// Runs a step that is the same for every `key` but for what the host writes into tensors: where the device can, it is
-    /// recorded and from then on launched as one. Nothing may be read back inside, and no tensor made inside used after.
+    /// Runs a step. Steps of one `key` must differ only in the data that the host writes into tensors. On CUDA the step is captured
+    /// as a graph and replayed from then on. `work` must not read tensors back, and its tensors must not be used afterwards.
+    ///
+    /// # Errors
+    /// Those of `work` and of the device.
     pub fn replayed<R>(&self, key: u64, work: impl FnOnce() -> Result<R>) -> Result<R> {
         match self {
             Device::Cuda(card) => card.replayed(key, work),
             _ => work(),
         }
     }
-    /// Runs `f` where the device's work is cheapest to start: on the CPU, on one of its own threads.
+    /// Runs `f` on the thread where starting work is cheapest: for the CPU, one of its worker threads.
     pub fn run<R: Send>(&self, f: impl FnOnce() -> R + Send) -> R {
         match self {
             Device::Cpu(cpu) => cpu.install(f),
             Device::Cuda(_) | Device::Wgpu(_) | Device::Dry(_) => f(),
         }
     }
-    /// What the device can do.
+    /// The device's capabilities.
     pub fn caps(&self) -> Caps {
         dispatch!(self, d => d.caps())
     }
-    /// A tensor with undefined content.
+    /// A tensor with undefined contents.
+    ///
+    /// # Errors
+    /// [`Kind::Memory`](crate::error::Kind::Memory) if there is not enough memory.
     pub fn alloc(&self, spec: Spec) -> Result<Tensor> {
         let storage = dispatch!(self, d => d.alloc(&spec))?;
         Ok(Tensor { spec, storage: Arc::new(storage), offset: 0 })
@@ -277,11 +301,13 @@ impl Device {
     pub fn write<T: bytemuck::NoUninit>(&self, t: &Tensor, src: &[T]) -> Result<()> {
         let bytes: &[u8] = bytemuck::cast_slice(src);
         if bytes.len() != t.spec.bytes() {
-            return Err(Error::shape(format!("{} bytes written to {:?}", bytes.len(), t.spec)));
+            let what =
+                format!("cannot write {} bytes to {:?}, which has {}", bytes.len(), t.spec, t.spec.bytes());
+            return Err(Error::shape(what));
         }
         dispatch!(self, d => d.write(t, bytes))
     }
-    /// Lets `fill` write all elements of a tensor: in their place on the CPU, else by way of the host.
+    /// Lets `fill` write all elements of a tensor: in place on the CPU, otherwise through a host buffer.
     pub fn write_with<T: bytemuck::Pod>(
         &self,
         t: &Tensor,
@@ -304,7 +330,7 @@ impl Device {
         self.write(&t, src)?;
         Ok(t)
     }
-    /// A new tensor of a floating-point type with these numbers, rounded to it.
+    /// A new tensor with these numbers, converted to its type.
     pub fn upload_reals(&self, dtype: DType, shape: &[usize], src: &[f64]) -> Result<Tensor> {
         let single = || src.iter().map(|&v| v as f32);
         match dtype {
@@ -315,7 +341,7 @@ impl Device {
             DType::F16 => self.upload(dtype, shape, &single().map(half::f16::from_f32).collect::<Vec<_>>()),
         }
     }
-    /// A tensor of any type as numbers on the host.
+    /// The elements of a tensor of any type, as f64.
     pub fn read_reals(&self, t: &Tensor) -> Result<Vec<f64>> {
         Ok(match t.spec.dtype {
             DType::F64 => self.read::<f64>(t)?,
@@ -328,30 +354,37 @@ impl Device {
     /// Copies a tensor to the host; `T` must have the element type's size.
     pub fn read<T: bytemuck::Pod>(&self, t: &Tensor) -> Result<Vec<T>> {
         if size_of::<T>() != t.spec.dtype.size() {
-            return Err(Error::shape(format!("{:?} read as elements of {} bytes", t.spec, size_of::<T>())));
+            return Err(Error::shape(format!(
+                "cannot read {:?} as elements of {} bytes",
+                t.spec,
+                size_of::<T>()
+            )));
         }
         let mut out = vec![T::zeroed(); t.spec.len()];
         dispatch!(self, d => d.read(t, bytemuck::cast_slice_mut(&mut out)))?;
         Ok(out)
     }
-    /// Has a small tensor brought to the host behind what was queued before, without waiting for it; `None` where the device
-    /// cannot.
+    /// Starts an asynchronous copy of a small tensor to the host, after the work queued before. `None` if the device does not
+    /// support it.
+    ///
+    /// # Errors
+    /// [`Kind::Shape`](crate::error::Kind::Shape) if the tensor is too large; those of the device.
     pub fn fetch(&self, t: &Tensor) -> Result<Option<cuda::Fetched>> {
         match self {
             Device::Cuda(card) => Ok(Some(card.fetch(t)?)),
             Device::Cpu(_) | Device::Wgpu(_) | Device::Dry(_) => Ok(None),
         }
     }
-    /// Gives memory that the pool keeps back to the system.
+    /// Returns the pool's unused memory to the system.
     pub fn trim(&self) -> Result<()> {
         dispatch!(self, d => d.trim())
     }
-    /// Seconds that the device was at what `work` gave it to do: by its own clock where it has one, else the host's until the
-    /// device is idle.
+    /// The time in seconds that the device spent on `work`: by the device's clock if it has one, else by the host's until the device
+    /// is idle.
     pub fn time(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<f64> {
         dispatch!(self, d => Backend::time(d, work))
     }
-    /// Notes the time of every op that `work` runs here, one after another, in order.
+    /// Runs `work` and records the time of every op, in order.
     pub fn profiled<R>(&self, work: impl FnOnce() -> Result<R>) -> Result<(R, Vec<Timed>)> {
         let profile = dispatch!(self, d => d.profile());
         profile.begin();

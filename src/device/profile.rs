@@ -1,38 +1,38 @@
-//! How long each op takes, while somebody asks.
+//! Times of ops, recorded during profiling.
 
 use super::{Backend, Tensor};
 use crate::error::Result;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Which of an op's passes.
+/// A pass of an op.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Pass {
-    /// From inputs to outputs.
+    /// Forward: from inputs to outputs.
     Forward,
-    /// From output gradients to input gradients.
+    /// Backward: from output gradients to input gradients.
     Backward,
-    /// A step, which has one pass only.
+    /// A step op, such as AdamW, which has a single pass.
     Step,
 }
 
 /// One pass of one op, timed.
 #[derive(Clone, Debug)]
 pub struct Timed {
-    /// The op's stem.
+    /// The op's name.
     pub op: &'static str,
-    /// Which pass.
+    /// The pass.
     pub pass: Pass,
     /// The shapes of the inputs.
     pub shapes: Vec<Vec<usize>>,
-    /// Floating-point operations that the formula asks for.
+    /// The number of floating-point operations in the op's formula.
     pub flops: f64,
-    /// Bytes that must be read and written at least.
+    /// The least number of bytes that must be read and written.
     pub bytes: f64,
-    /// Seconds the device was at it.
+    /// The time on the device, in seconds.
     pub seconds: f64,
 }
 
-/// The times noted so far; nothing is noted unless somebody asks.
+/// The recorded times; `None` outside profiling.
 #[derive(Default)]
 pub struct Profile(Mutex<Option<Vec<Timed>>>);
 
@@ -40,7 +40,7 @@ impl Profile {
     fn lock(&self) -> MutexGuard<'_, Option<Vec<Timed>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
-    /// Whether somebody asks.
+    /// Whether profiling is on.
     pub(super) fn active(&self) -> bool {
         self.lock().is_some()
     }
@@ -50,7 +50,7 @@ impl Profile {
     pub(super) fn end(&self) -> Vec<Timed> {
         self.lock().take().unwrap_or_default()
     }
-    /// Runs `work`, and notes its time if somebody asks; `cost` says operations and bytes.
+    /// Runs `work`, and records its time during profiling. `cost` returns operations and bytes.
     pub(crate) fn note(
         &self,
         device: &impl Backend,

@@ -315,6 +315,7 @@ fn every_mistake_has_its_exit_code_and_a_remedy() {
         (&["predict", model, csv, "--max-length", "41"], 2, "at most 40"),
         (&["predict", model, csv, "--max-length", "1"], 2, "is less than the number of special tokens"),
         (&["predict", model, csv, "--device", "gpu"], 2, "auto, cpu, cuda, cuda:N, wgpu or wgpu:N"),
+        (&["predict", model, csv, "--device", "gpu"], 2, "use cuda for an NVIDIA GPU, or wgpu"),
         (&["predict", model, csv, "--text", "label", "--pair", "label"], 2, "two purposes"),
         (&["predict", model, csv, "-o", csv], 2, "the output is the input"),
         (&["predict", model, csv, "-o", folder], 2, "the name of a new folder"),

@@ -1,4 +1,4 @@
-//! Host memory from a pool, and slices of it that are checked against each other while they live.
+//! A pool of host memory, with run-time borrow checks of its slices.
 //!
 //! One allocation holds many parameters, so a borrow is a range of bytes, not a whole buffer.
 #![allow(unsafe_code, reason = "hands out typed slices of pooled memory; the range table keeps them apart")]
@@ -19,7 +19,7 @@ pub(super) const ALIGN: usize = 64;
 /// touches only a part: the rows of a vocabulary that occur. Whole pages there would be memory for nothing.
 const ON_HUGE: Range<usize> = HUGE..32 << 20;
 
-/// What the pool holds and what it has asked the system for.
+/// Statistics of the pool.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MemoryStats {
     /// Bytes in use.
@@ -28,7 +28,7 @@ pub struct MemoryStats {
     pub peak: usize,
     /// Bytes kept for reuse.
     pub free: usize,
-    /// How often memory was asked of the system.
+    /// The number of allocations from the system.
     pub allocations: u64,
 }
 
@@ -112,7 +112,8 @@ impl Pool {
                 shelves.stats.allocations += 1;
                 let live = shelves.stats.live;
                 let block = Block::new(need).ok_or_else(|| {
-                    Error::memory(format!("the system gave no {need} bytes, with {live} in use")).with_help(
+                    let what = format!("cannot allocate {need} bytes of memory ({live} bytes are in use)");
+                    Error::memory(what).with_help(
                         "lower train.max_tokens (the tokens of one forward pass) or data.max_length",
                     )
                 })?;
@@ -195,7 +196,7 @@ impl Buffer {
         let inside = end.filter(|&end| end <= self.bytes && align_of::<T>() <= ALIGN);
         let (Some(block), Some(end)) = (&self.block, inside) else {
             return Err(Error::shape(format!(
-                "{len} elements at {start} of a buffer of {} bytes",
+                "{len} elements of {size} bytes from element {start} on do not fit into a buffer of {} bytes",
                 self.bytes
             )));
         };
@@ -204,7 +205,8 @@ impl Buffer {
         let clash =
             |b: &&Borrow| (writes || b.writes) && b.range.start < range.end && range.start < b.range.end;
         if let Some(b) = borrows.iter().find(clash) {
-            return Err(Error::shape(format!("bytes {range:?} are in use: {:?} is borrowed", b.range)));
+            let what = format!("bytes {range:?} of a buffer are in use: bytes {:?} are borrowed", b.range);
+            return Err(Error::shape(what));
         }
         borrows.push(Borrow { range: range.clone(), writes });
         // SAFETY: the range lies inside the block, as checked above.

@@ -1,8 +1,7 @@
-//! The CPU: pooled host memory, a fixed partition of work over threads, and the one primitive that is not a plain
-//! loop, the matrix product.
+//! The CPU: pooled host memory, a fixed partition of work over threads, and the matmul.
 //!
-//! Every result is a function of the input alone: work is cut into blocks whose size does not depend on the number of
-//! threads, and partial sums are added in the order of the blocks.
+//! Results do not depend on the number of threads: work is cut into blocks of fixed size, and partial sums are added in the order
+//! of the blocks.
 
 mod memory;
 mod pages;
@@ -22,10 +21,10 @@ use memory::Pool;
 use std::sync::Arc;
 use std::time::Instant;
 
-/// Rows of one unit of parallel work in row-wise ops: small enough to spread, large enough to hide the hand-over.
+/// Rows per task of row-wise ops: few enough to balance the threads, enough to hide the scheduling cost.
 pub const BLOCK: usize = 32;
 
-/// The processor.
+/// The CPU device.
 pub struct Cpu {
     pool: Arc<Pool>,
     threads: rayon::ThreadPool,
@@ -33,34 +32,39 @@ pub struct Cpu {
 }
 
 impl Cpu {
-    /// Opens the CPU with a number of threads; 0 means one a core.
+    /// Opens the CPU with a number of threads; 0 means one per core.
+    ///
+    /// # Errors
+    /// [`Kind::Device`](crate::error::Kind::Device) if the threads cannot be started.
     pub fn new(threads: usize) -> Result<Cpu> {
         let threads = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
             .thread_name(|i| format!("tempra-{i}"))
             .build()
             .map_err(|e| {
-                Error::device("the worker threads could not be started").with_found(e.to_string())
+                Error::device("cannot start the worker threads")
+                    .with_found(e.to_string())
+                    .with_help("lower --threads")
             })?;
         Ok(Cpu { pool: Arc::default(), threads, profile: Profile::default() })
     }
-    /// Runs `f` where rayon's parallel iterators use this device's threads.
+    /// Runs `f` so that rayon's parallel iterators use this device's threads.
     pub fn install<R: Send>(&self, f: impl FnOnce() -> R + Send) -> R {
         self.threads.install(f)
     }
-    /// How many threads there are.
+    /// The number of threads.
     pub fn threads(&self) -> usize {
         self.threads.current_num_threads()
     }
-    /// What the pool holds and what it has asked the system for.
+    /// Statistics of the memory pool.
     pub fn memory(&self) -> MemoryStats {
         self.pool.stats()
     }
-    /// Scratch memory of one op, from the pool.
+    /// Temporary memory for an op, from the pool.
     pub fn scratch(&self, bytes: usize) -> Result<Buffer> {
         Pool::take(&self.pool, bytes)
     }
-    /// Scratch memory of `bytes` for each thread, taken at once: what the tasks of one op need one after the other.
+    /// Temporary memory of `bytes` for each thread, which the tasks of an op use one after the other.
     pub fn scratch_per_thread(&self, bytes: usize) -> Result<PerThread> {
         let bytes = bytes.next_multiple_of(memory::ALIGN);
         Ok(PerThread { all: self.scratch(bytes * self.threads())?, bytes })
@@ -74,11 +78,16 @@ pub struct PerThread {
 }
 
 impl PerThread {
-    /// `len` elements from `start` on of the calling thread's part; refused while it is in use.
+    /// `len` elements from `start` on of the calling thread's part.
+    ///
+    /// # Errors
+    /// [`Kind::Shape`](crate::error::Kind::Shape) if they do not fit or are in use.
     pub fn mine<T: bytemuck::Pod>(&self, start: usize, len: usize) -> Result<SliceMut<'_, T>> {
         let part = self.bytes / size_of::<T>();
         if start.checked_add(len).is_none_or(|end| end > part) {
-            return Err(Error::shape(format!("{len} elements at {start} of a thread's {part}")));
+            let what =
+                format!("{len} elements from element {start} on do not fit into a thread's {part} elements");
+            return Err(Error::shape(what));
         }
         self.all.write(rayon::current_thread_index().unwrap_or(0) * part + start, len)
     }
@@ -135,7 +144,7 @@ impl Tensor {
     fn host(&self) -> Result<&Buffer> {
         match &*self.storage {
             Storage::Cpu(b) => Ok(b),
-            _ => Err(Error::shape("a tensor of another device was given to the CPU")),
+            _ => Err(Error::shape("the CPU got a tensor of another device")),
         }
     }
     fn cpu_bytes(&self) -> Result<Slice<'_, u8>> {
@@ -146,12 +155,18 @@ impl Tensor {
         let size = self.spec.dtype.size();
         self.host()?.write(self.offset * size, self.spec.len() * size)
     }
-    /// The elements, to read; refused while any of them is being written.
+    /// The elements, for reading.
+    ///
+    /// # Errors
+    /// [`Kind::Shape`](crate::error::Kind::Shape) while any of them is being written, or if `T` has another size.
     pub fn cpu<T: bytemuck::Pod>(&self) -> Result<Slice<'_, T>> {
         self.check_size::<T>()?;
         self.host()?.read(self.offset, self.spec.len())
     }
-    /// The elements, to write; refused while any of them is in use.
+    /// The elements, for writing.
+    ///
+    /// # Errors
+    /// [`Kind::Shape`](crate::error::Kind::Shape) while any of them is in use, or if `T` has another size.
     pub fn cpu_mut<T: bytemuck::Pod>(&self) -> Result<SliceMut<'_, T>> {
         self.check_size::<T>()?;
         self.host()?.write(self.offset, self.spec.len())
@@ -160,6 +175,6 @@ impl Tensor {
         if size_of::<T>() == self.spec.dtype.size() {
             return Ok(());
         }
-        Err(Error::shape(format!("{:?} used as elements of {} bytes", self.spec, size_of::<T>())))
+        Err(Error::shape(format!("cannot use {:?} as elements of {} bytes", self.spec, size_of::<T>())))
     }
 }

@@ -1,8 +1,8 @@
-//! The matrix product of the CPU: C = A B, or C += A B, for any strides of A and B.
+//! The matmul of the CPU: C = A B, or C += A B, for any strides of A and B.
 //!
 //! Blocked as in Goto and van de Geijn, "Anatomy of High-Performance Matrix Multiplication" (2008): B is packed once
-//! into panels as wide as the register tile; each task packs the block of A that it needs into memory of its thread,
-//! which stays in the second-level cache while B's panels pass by.
+//! into panels as wide as the register tile. Each task packs its block of A into memory of its thread, where it stays in the
+//! L2 cache while the task reads B's panels.
 //! The partition into tiles and the order of the sums depend on the shape alone, never on the number of threads.
 #![allow(
     unsafe_code,
@@ -22,9 +22,9 @@ const ROWS: usize = 72;
 /// Columns of that part, the most that leaves [`TASKS`] tasks: a wide part packs its block of A less often. Multiples of
 /// every tile width.
 const COLS: [usize; 3] = [384, 192, 96];
-/// Tasks that a product should have, so that they spread evenly.
+/// The number of tasks that a matmul should have, to balance the threads.
 const TASKS: usize = 12;
-/// Depth of one pass, so that a panel of B stays in the first-level cache.
+/// Depth (k) of one pass, so that a panel of B stays in the L1 cache.
 const DEPTH: usize = 384;
 /// The largest register tile there is.
 const TILE: usize = 12 * 32;
@@ -35,11 +35,11 @@ const TILE: usize = 12 * 32;
 struct Line([u8; 64]);
 
 thread_local! {
-    /// Packing memory of this thread, for A and for B; it grows to the largest product and stays.
+    /// Packing memory of this thread, for A and for B. It grows to the largest matmul.
     static PANELS: [Cell<Vec<Line>>; 2] = const { [Cell::new(Vec::new()), Cell::new(Vec::new())] };
 }
 
-/// Runs `f` on `len` elements of this thread's packing memory; what is in them is left over from earlier products.
+/// Runs `f` with `len` elements of this thread's packing memory, which hold values of earlier matmuls.
 fn with_panels<T: Real, R>(which: usize, len: usize, f: impl FnOnce(&mut [T]) -> R) -> R {
     PANELS.with(|panels| {
         // Taken out while in use: a product inside a product would find an empty vector, not the same memory.
@@ -81,7 +81,7 @@ impl<'a, T> Mat<'a, T> {
     }
 }
 
-/// Where C is and what happens to it.
+/// The output matrix C, and whether to add to it.
 pub struct Out<'a, T> {
     /// The elements of C, row-major.
     pub data: &'a mut [T],
@@ -119,7 +119,7 @@ pub fn product<T: Real>(
     run(cpu, [m, n, k], a, b, c, done, m.saturating_mul(n).saturating_mul(k) > 1 << 16)
 }
 
-/// The same on the calling thread: for the many small products inside a parallel op.
+/// The same on the calling thread, for the many small matmuls inside a parallel op.
 pub fn product_serial<T: Real>(
     cpu: &Cpu,
     [m, n, k]: [usize; 3],
@@ -149,7 +149,7 @@ fn run<T: Real>(
     // Packed panels are rounded up to whole tiles.
     let packed = m.max(n).checked_add(TILE).and_then(|n| n.checked_mul(k)?.checked_mul(size_of::<T>()));
     if !a.covers(m, k) || !b.covers(k, n) || !c_fits || packed.is_none() {
-        return Err(Error::shape(format!("a product of ({m}, {k}) and ({k}, {n}) does not fit its slices")));
+        return Err(Error::shape(format!("a matmul of ({m}, {k}) and ({k}, {n}) does not fit its slices")));
     }
     if m == 0 || n == 0 {
         return Ok(());

@@ -130,7 +130,7 @@ pub trait Real:
         // `max` would drop a NaN.
         if self > other || self.partial_cmp(&self).is_none() { self } else { other }
     }
-    /// The register tile of the matrix product.
+    /// The register tile of the matmul.
     fn kernel(level: Level) -> Kernel<Self>;
 }
 

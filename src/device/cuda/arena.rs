@@ -1,6 +1,6 @@
-//! Which addresses are in use: device memory is asked of the driver in large segments and handed out from there.
+//! A caching allocator: device memory is allocated from the driver in large segments and divided there.
 //!
-//! All work runs on one stream in the order it was queued, so memory that is given back can be handed out again at once.
+//! All work runs on one stream in order, so freed memory can be reused at once.
 
 use crate::error::Result;
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,7 +1,7 @@
-//! Matrix products by cuBLASLt, where it is there and faster than the kernels of our own. It is never needed.
+//! Matmuls by cuBLASLt, if it is installed and faster than tempra's kernels. It is optional.
 //!
-//! Which of its algorithms, or whether our own kernel, is measured the first time that a product of about these sizes is asked
-//! for (see [`super::choose`]), and kept for later runs on the same machine: so that one run gives the bits of the other.
+//! The first matmul of about each size measures its algorithms and tempra's kernel (see [`super::choose`]). The choice is kept for
+//! later runs on the same machine, so that runs are bit-identical.
 #![allow(unsafe_code, reason = "calls cuBLASLt")]
 
 use super::graph::Event;
@@ -15,52 +15,52 @@ use std::collections::{BTreeMap, HashMap};
 use std::ffi::c_void;
 use std::path::PathBuf;
 
-/// c (m, n) = A B, or added to it, with a bias of n and maybe GELU's tanh form, in row-major terms.
+/// A matmul: C (m, n) = A (m, k) B (k, n), or C += A B, with an epilogue. All matrices are row-major.
 pub struct Product<'a> {
-    /// Rows, columns, depth.
+    /// m, n and k.
     pub shape: [usize; 3],
-    /// A and B as they are stored: elements of a row, and whether neighbours in memory are neighbours along the depth.
+    /// A as stored: the tensor, the elements of a row, and whether its k elements are contiguous in memory.
     pub a: (&'a Tensor, usize, bool),
-    /// The same of B.
+    /// B as stored, in the same form.
     pub b: (&'a Tensor, usize, bool),
-    /// The result.
+    /// C.
     pub c: &'a Tensor,
-    /// Whether it is added to.
+    /// Whether to add to C (beta = 1).
     pub add: bool,
-    /// Added to every row.
+    /// A bias (n), added to every row.
     pub bias: Option<&'a Tensor>,
-    /// Where the sums before GELU go; `None` without GELU.
+    /// Where to write the inputs of GELU (tanh form); `None` without GELU.
     pub gelu: Option<&'a Tensor>,
-    /// What is wanted besides.
+    /// The epilogue of a backward pass.
     pub more: More<'a>,
 }
 
-/// What a backward pass wants of a product besides the product.
+/// The epilogue of a matmul in a backward pass.
 #[derive(Clone, Copy)]
 pub enum More<'a> {
-    /// Nothing.
+    /// No epilogue.
     Nothing,
-    /// The sums of A's rows (m), written over what was there: the gradient of a bias.
+    /// The bias gradient: the sums of A's rows (m), overwritten.
     Sums,
-    /// The result times the derivative of an activation.
+    /// The activation gradient: C times the derivative of an activation.
     Slope {
         /// The activation's name.
         of: &'static str,
-        /// Where it is taken, if the library knows this activation, which is GELU's tanh form.
+        /// The activation's input, if the library supports this activation (GELU's tanh form).
         known: Option<&'a Tensor>,
     },
 }
 
-/// The other ways to a product, which the library is measured against.
+/// Other ways to compute a matmul, which the library is compared with.
 pub struct Ways<'a> {
-    /// By our own kernel, all of it into other tensors: the product, and the sums if they are wanted.
+    /// Computes the matmul and its epilogue with tempra's kernel, into other tensors.
     pub own: &'a dyn Fn(&Tensor, Option<&Tensor>) -> Result<()>,
-    /// What is wanted besides, behind a product that is there.
+    /// Computes the epilogue for a finished matmul.
     pub rest: &'a dyn Fn(&Tensor, Option<&Tensor>) -> Result<()>,
 }
 
 impl Product<'_> {
-    /// What a choice is kept under: these sizes, and what all operands begin at multiples of.
+    /// The key of a choice: the sizes, types, epilogue, and alignment in bytes.
     pub(super) fn key(&self, [m, n, k]: [usize; 3], aligned: u32) -> String {
         let name = |t: &Tensor| format!("{:?}", t.spec.dtype).to_lowercase();
         let down = |d: bool| if d { 'k' } else { 'x' };
@@ -69,18 +69,18 @@ impl Product<'_> {
         match self.more {
             More::Nothing => {}
             More::Sums => more += " sums",
-            More::Slope { of, .. } => more = format!("{more} slope of {of}"),
+            More::Slope { of, .. } => more = format!("{more} d{of}"),
         }
         let (a, b) = (name(self.a.0), name(self.c));
         let at = if aligned < MOST_ALIGNED { format!(" at {aligned}") } else { String::new() };
         format!("{m}x{n}x{k} {}{} {a} {b}{more}{at}", down(self.a.2), down(self.b.2))
     }
-    /// Sizes that share a choice: as batches are filled up in training, so that those of an evaluation, which are of any number of
-    /// tokens, are measured about as often.
+    /// The sizes of the bucket that shares a choice. The buckets are those that training pads batches to, so that evaluation, where
+    /// the number of tokens varies, measures about as often.
     fn about(&self) -> [usize; 3] {
         self.shape.map(|n| n.next_multiple_of((n.next_power_of_two() / 16).max(64)))
     }
-    /// Whether cuBLASLt can be asked at all: rows of whole sixteen bytes, types that go together.
+    /// Whether cuBLASLt supports this matmul: rows of a multiple of 16 bytes, and matching types.
     fn fits(&self) -> bool {
         let (t, c) = (self.a.0.spec.dtype, self.c.spec.dtype);
         let run = 16 / t.size();
@@ -90,14 +90,14 @@ impl Product<'_> {
     }
 }
 
-/// What was found to be fastest.
+/// The fastest way to compute a matmul.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Choice {
-    /// Our own kernel.
+    /// Tempra's kernel.
     Own,
-    /// An algorithm of cuBLASLt by its words; what is wanted besides is left to us.
+    /// An algorithm of cuBLASLt, in its opaque form; tempra computes the epilogue.
     Library([u64; 8]),
-    /// An algorithm that does that as well.
+    /// An algorithm of cuBLASLt with a fused epilogue.
     Whole([u64; 8]),
 }
 
@@ -158,7 +158,7 @@ impl Drop for Described {
 fn failed(what: &str, e: result::CublasError) -> Error {
     Error::device(format!("cuBLASLt: {what} failed"))
         .with_found(format!("{:?}", e.0))
-        .with_help("TEMPRA_CUDA_PRODUCT=own goes on without cuBLASLt")
+        .with_help("set TEMPRA_CUDA_PRODUCT=own to run without cuBLASLt")
 }
 
 const NO_ANSWER: sys::cublasLtMatmulHeuristicResult_t = sys::cublasLtMatmulHeuristicResult_t {
@@ -217,14 +217,14 @@ impl Cuda {
         if matches!(*held, State::Unasked) {
             *held = match self.open_blas() {
                 Ok(blas) => State::Open(blas),
-                // Who asked for it wants to know; else our own kernels do as well.
+                // An error only if the user asked for cuBLASLt; otherwise tempra's kernels replace it.
                 Err(e) if self.product() == Some("cublaslt") || e.kind() == Kind::Lost => return Err(e),
                 // There may be room for its workspace later.
                 Err(e) if e.kind() == Kind::Memory => return Ok(Choice::Own),
                 Err(e) => {
                     let why = e.to_string();
                     crate::console::line(format!(
-                        "note: cuBLASLt is left out, products are our own: {}",
+                        "note: tempra uses its own matmul kernels, not cuBLASLt: {}",
                         why.lines().next().unwrap_or_default()
                     ));
                     State::Unusable
@@ -287,12 +287,12 @@ impl Cuda {
         status == sys::cublasStatus_t::CUBLAS_STATUS_SUCCESS && answer.workspaceSize <= blas.workspace_bytes
     }
 
-    /// Queues a product by an algorithm of the library that [`Cuda::way`] gave; one for the whole has where the sums go, or
-    /// where the derivative is taken.
+    /// Queues a matmul with an algorithm that [`Cuda::way`] returned. `with`: for a fused epilogue, the tensor for the sums, or the
+    /// input of the activation.
     pub(crate) fn by_blas(&self, p: &Product, algorithm: [u64; 8], with: Option<&Tensor>) -> Result<()> {
         match &*lock(&self.blas) {
             State::Open(blas) => self.multiply(blas, p, algorithm, p.c, with),
-            _ => Err(Error::device("cuBLASLt was not started")),
+            _ => Err(Error::device("cuBLASLt is not initialised")),
         }
     }
 
@@ -301,7 +301,7 @@ impl Cuda {
         let version = unsafe { sys::cublasLtGetVersion() };
         if version / 10_000 > self.inner.driver as usize / 1000 {
             return Err(Error::device(format!(
-                "cuBLASLt {}.{} is newer than the driver, which is for CUDA {}",
+                "cuBLASLt {}.{} is newer than the driver (CUDA {})",
                 version / 10_000,
                 version / 100 % 100,
                 self.inner.driver / 1000
@@ -366,9 +366,8 @@ impl Cuda {
             (None, None, Some(_), More::Sums) => (E::CUBLASLT_EPILOGUE_BGRADB, with, None),
             (None, None, Some(_), More::Slope { .. }) => (E::CUBLASLT_EPILOGUE_DGELU, None, with),
             _ => {
-                return Err(
-                    Error::shape("cuBLASLt has no such product").with_found(p.key(p.shape, MOST_ALIGNED))
-                );
+                return Err(Error::shape("cuBLASLt does not support this matmul")
+                    .with_found(p.key(p.shape, MOST_ALIGNED)));
             }
         };
         set(A::CUBLASLT_MATMUL_DESC_EPILOGUE, &(epilogue as u32).to_ne_bytes())?;
@@ -434,7 +433,7 @@ impl Cuda {
         .map_err(|e| {
             // A device that was lost before says so when it is waited for.
             let lost = if self.recording() { None } else { self.inner.wait().err() };
-            lost.unwrap_or_else(|| failed("a product", e))
+            lost.unwrap_or_else(|| failed("a matmul", e))
         })
     }
 

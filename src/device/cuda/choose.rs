@@ -1,4 +1,5 @@
-//! Which way to a product is fastest: our own kernel, or one of those that cuBLASLt proposes. Each is checked before it is measured.
+//! Finds the fastest way to compute a matmul: tempra's kernel, or one of cuBLASLt's algorithms. Each result is checked before the
+//! algorithm is measured.
 
 use super::Cuda;
 use super::blas::{Blas, Choice, More, Product, Ways};
@@ -7,26 +8,25 @@ use crate::error::{Kind, Result};
 use crate::shape::{DType, Spec};
 use std::sync::Arc;
 
-/// Elements at the beginning and at the end of a result that are compared.
+/// The number of elements that are compared at the beginning and at the end of a result.
 const COMPARED: usize = 1 << 16;
 
-/// How far results are from those expected, relative to their length as vectors; the farthest of several tensors. One that should
-/// be zero and is not is infinitely far.
+/// The relative L2 error of results, the largest of several tensors; infinite if a tensor should be zero and is not.
 fn far(found: &[Vec<f64>], expected: &[Vec<f64>]) -> f64 {
     let length = |v: &mut dyn Iterator<Item = f64>| v.map(|v| v * v).sum::<f64>().sqrt();
     let of = |(a, b): (&Vec<f64>, &Vec<f64>)| {
         let error = length(&mut a.iter().zip(b).map(|(a, b)| a - b));
         if error == 0.0 { 0.0 } else { error / length(&mut b.iter().copied()) }
     };
-    // What is no number is far as well.
+    // NaN counts as an infinite error.
     let worst = |a: f64, b: f64| if b.is_nan() { f64::INFINITY } else { a.max(b) };
     found.iter().zip(expected).map(of).fold(0.0, worst)
 }
 
 impl Cuda {
-    /// Measures our own kernel and what the library proposes, each with what is wanted besides: by the library in the same call,
-    /// or by ours after it. One that computes something else is left out, aloud. `None` if it cannot be told: there is no memory
-    /// to try it in, or nothing but zeros to see by whether a result is right.
+    /// Measures tempra's kernel and the library's algorithms, each with the epilogue: fused by the library, or computed by tempra
+    /// afterwards. An algorithm with a wrong result is skipped with a note. `None` if they cannot be compared: there is not enough
+    /// memory, or the expected result is all zeros.
     pub(super) fn choose(
         &self,
         blas: &Blas,
@@ -52,7 +52,7 @@ impl Cuda {
         let places =
             [&p.c.spec, &p.c.spec, &row, &row].map(scratch).into_iter().collect::<Result<Vec<_>>>()?;
         let [mine, theirs, my_sums, their_sums] = &places[..] else { return Ok(None) };
-        // Sums before GELU go to the same place whoever computes them.
+        // Inputs of GELU have the same place for all ways.
         let results = |c: &Tensor, sums: &Tensor| -> Result<Vec<Vec<f64>>> {
             [Some(c), Some(sums), p.gelu].into_iter().flatten().map(|t| self.ends(t)).collect()
         };
@@ -85,18 +85,18 @@ impl Cuda {
                 match work().and_then(|()| self.inner.wait()) {
                     Ok(()) => {}
                     Err(e) if e.kind() == Kind::Lost => return Err(e),
-                    // One that fails is not taken.
+                    // An algorithm that fails is skipped.
                     Err(_) => continue,
                 }
                 let error = far(&results(theirs, their_sums)?, &expected);
                 if error > if half { 1e-2 } else { 1e-4 } {
                     let key = p.key(p.shape, aligned);
                     crate::console::line(format!(
-                        "note: cuBLASLt's {key} differs by {error:.1e} and is not taken"
+                        "note: a cuBLASLt algorithm for {key} has a relative error of {error:.1e}; tempra does not use it"
                     ));
                     continue;
                 }
-                // Of several that are not measured the first one is taken.
+                // Without measuring, the first algorithm counts as the fastest.
                 let took = if forced { 0.0 } else { self.recorded_seconds(&work)? };
                 if took < best.0 {
                     let choice = if with.is_some() { Choice::Whole } else { Choice::Library };

@@ -1,4 +1,4 @@
-//! Kernels as text to kernels as machine code: NVRTC, and a cache of what it made.
+//! Compiles kernels with NVRTC, and caches the machine code.
 
 use super::library;
 use super::nvrtc::Nvrtc;
@@ -9,41 +9,41 @@ use std::collections::HashMap;
 use std::ffi::CString;
 use std::path::PathBuf;
 
-/// What every kernel may use; put before its own source.
+/// Definitions that every kernel may use, compiled before its own source.
 pub const PRELUDE: &str = include_str!("../../../kernels/prelude.cuh");
 
-/// What a kernel takes of a multiprocessor, as the assembler says it.
+/// The resources that a kernel uses on a multiprocessor, as reported by the assembler.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Resources {
-    /// Registers of a thread.
+    /// Registers per thread.
     pub registers: u32,
-    /// Bytes of static shared memory of a block.
+    /// Static shared memory per block, in bytes.
     pub shared: u32,
-    /// Bytes of a thread's stack: local memory, which is slow.
+    /// Stack frame per thread (local memory, which is slow), in bytes.
     pub stack: u32,
-    /// Bytes that are spilled there for want of registers, stored and loaded.
+    /// Register spills per thread, stores and loads, in bytes.
     pub spills: u32,
-    /// Whether the assembler made a Hopper product wait for each of its instructions, which is right but slow.
+    /// Whether the assembler serialized the wgmma instructions, which is correct but slow.
     pub serialized: bool,
 }
 
 /// Compiles for one architecture.
 pub struct Compiler {
-    /// The architecture that is compiled for: 75, 80, 90 and so on.
+    /// The target architecture: 75, 80, 90 and so on.
     target: u32,
-    /// NVRTC does not know the card, which is newer: what it makes is PTX of the newest architecture before, and the driver
-    /// compiles that.
+    /// Whether the GPU is newer than NVRTC. Then NVRTC compiles PTX for the newest architecture that it supports, and the driver
+    /// compiles that for the GPU.
     pub older: bool,
-    /// NVRTC's version.
+    /// NVRTC's version: major and minor.
     pub version: (i32, i32),
-    /// Makes PTX instead of machine code: for the emulator, which runs that.
+    /// Whether to compile PTX instead of machine code, for the emulator.
     pub ptx: bool,
     nvrtc: &'static Nvrtc,
-    /// Where machine code is kept between runs.
+    /// The folder of cached machine code.
     cache: Option<PathBuf>,
 }
 
-/// What a kernel's text becomes before it is compiled: the prelude, what specialises it, its own source.
+/// The text that is compiled for a kernel: the prelude, its constants, its own source.
 pub fn specialised(name: &str, source: &str, consts: &[(&str, Const)], threads: u32) -> String {
     let mut text = format!(
         "#line 1 \"prelude.cuh\"\n{PRELUDE}\n#line 1 \"constants\"\nconstexpr u32 THREADS = {threads}u;\n"
@@ -63,22 +63,24 @@ pub fn specialised(name: &str, source: &str, consts: &[(&str, Const)], threads: 
 }
 
 impl Compiler {
-    /// For a card of this compute capability, whose driver speaks this version of CUDA (13000 for 13.0). Fails with `Device` where
-    /// there is no NVRTC that goes with them.
+    /// A compiler for a GPU of this compute capability, with a driver for this version of CUDA (13000 for 13.0).
+    ///
+    /// # Errors
+    /// [`Kind::Device`](crate::error::Kind::Device) if there is no NVRTC that the driver supports.
     pub fn new(capability: u32, driver: i32, ptx: bool, cache: Option<PathBuf>) -> Result<Compiler> {
         let nvrtc = library::nvrtc(driver / 1000)?;
         let (target, older) = target(capability, &nvrtc.architectures());
         Ok(Compiler { target, older, version: nvrtc.version, ptx, nvrtc, cache })
     }
-    /// The file that NVRTC was loaded from, or the name that the loader found it by.
+    /// The file of NVRTC, or the name by which the loader found it.
     pub fn library(&self) -> &std::path::Path {
         &self.nvrtc.path
     }
-    /// Whether kernels may have what only Hopper has.
+    /// Whether kernels may use Hopper's instructions (wgmma, TMA).
     pub fn hopper(&self) -> bool {
         self.target == 90 && !self.older
     }
-    /// The architecture that is compiled for, such as 90.
+    /// The target architecture, such as 90.
     pub fn target(&self) -> u32 {
         self.target
     }
@@ -87,13 +89,16 @@ impl Compiler {
         self.ptx || self.older
     }
 
-    /// The architecture as NVRTC names it; Hopper with what only it has.
+    /// The target's name for NVRTC; for Hopper `sm_90a`, with its architecture-specific instructions.
     fn architecture(&self) -> String {
         let kind = if self.makes_ptx() { "compute" } else { "sm" };
         format!("{kind}_{}{}", self.target, suffix(self.target, self.older))
     }
 
-    /// A module's image: a CUBIN, or PTX with a zero at its end.
+    /// A module's image: a CUBIN, or PTX with a terminating zero.
+    ///
+    /// # Errors
+    /// [`Kind::Device`](crate::error::Kind::Device) if the kernel does not compile.
     pub fn image(
         &self,
         name: &str,
@@ -118,8 +123,11 @@ impl Compiler {
         Ok(image)
     }
 
-    /// What a kernel takes when it is compiled to machine code, with a digest of all that this depends on. What is known by its
-    /// digest already is not compiled.
+    /// The resources of a kernel compiled to machine code, and a digest of everything that they depend on. A kernel whose digest is in
+    /// `known` is not compiled.
+    ///
+    /// # Errors
+    /// [`Kind::Device`](crate::error::Kind::Device) if the kernel does not compile.
     pub fn resources(
         &self,
         name: &str,
@@ -142,7 +150,7 @@ impl Compiler {
         }
         let (_, log) = machine.compile(name, &text, &options)?;
         let found = told(&log, name).ok_or_else(|| {
-            Error::device(format!("the assembler says nothing of kernel {name}")).with_found(log)
+            Error::device(format!("the assembler's output does not mention kernel {name}")).with_found(log)
         })?;
         Ok((found, digest))
     }
@@ -150,11 +158,12 @@ impl Compiler {
     fn compile(&self, name: &str, text: &str, options: &[String]) -> Result<(Vec<u8>, String)> {
         let refused = |what: &str, log: String| {
             Error::device(format!("kernel {name} {what} for {}", self.architecture()))
-                .with_expected(format!("NVRTC {}.{} to compile it", self.version.0, self.version.1))
-                .with_found(format!("{log}\n--- the source as it was compiled\n{text}"))
+                .with_expected(format!("a kernel that NVRTC {}.{} accepts", self.version.0, self.version.1))
+                .with_found(format!("{log}\n--- the compiled source\n{text}"))
+                .with_help("report this as a bug; until it is fixed, run with --device wgpu or --device cpu")
         };
         let (Ok(source), Ok(file)) = (CString::new(text), CString::new(format!("{name}.cu"))) else {
-            return Err(refused("has a zero in its text", String::new()));
+            return Err(refused("has a zero byte in its source", String::new()));
         };
         let compiled = self.nvrtc.compile(&source, &file, options, self.makes_ptx());
         match compiled.image {
@@ -164,12 +173,12 @@ impl Compiler {
     }
 }
 
-/// What stands behind the number of an architecture: Hopper with what only it has. PTX with it would run on no other card.
+/// The suffix of an architecture: `a` for Hopper's own instructions. PTX with this suffix would not run on newer GPUs.
 fn suffix(target: u32, older: bool) -> &'static str {
     if target == 90 && !older { "a" } else { "" }
 }
 
-/// What to compile for where these architectures are known, and whether it is an older one than the card's.
+/// The architecture to compile for, given the supported ones, and whether it is older than the GPU's.
 fn target(capability: u32, known: &[u32]) -> (u32, bool) {
     match known.iter().copied().filter(|&a| a <= capability).max() {
         Some(a) => (a, a != capability),
@@ -177,7 +186,7 @@ fn target(capability: u32, known: &[u32]) -> (u32, bool) {
     }
 }
 
-/// What the assembler's report says of a kernel.
+/// A kernel's resources in the assembler's output.
 fn told(log: &str, name: &str) -> Option<Resources> {
     let (_, about) = log.split_once(&format!("entry function '{name}'"))?;
     let about = about.split("Compiling entry function").next()?;
@@ -198,7 +207,7 @@ fn told(log: &str, name: &str) -> Option<Resources> {
     })
 }
 
-/// The content of a cached file, if it is whole: the hash of the rest stands first.
+/// The contents of a cached file, if it is intact. The file starts with the hash of the rest.
 fn unsealed(bytes: Vec<u8>) -> Option<Vec<u8>> {
     let (hash, image) = bytes.split_at_checked(32)?;
     (blake3::hash(image).as_bytes() == hash).then(|| image.to_vec())

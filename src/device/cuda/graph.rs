@@ -1,9 +1,9 @@
-//! Steps that are recorded once and launched as one graph from then on.
+//! CUDA graphs: steps are captured once and replayed from then on.
 //!
-//! A step is named by a key: steps of one key launch the same kernels on tensors of the same shapes. The first one runs as
-//! it comes; the second one is recorded; from then on the host goes through the same motions (it plans, allocates and
-//! launches) but nothing of it reaches the driver: memory is what it was in the recording, launches are only compared with
-//! it, and what the host writes is gathered. At the end one copy brings what was written, and one launch runs the step.
+//! Steps with the same key launch the same kernels on tensors of the same shapes. The first step runs kernel by kernel, and the
+//! second is captured. From then on the host still plans, allocates and launches, but nothing reaches the driver: allocations
+//! return the memory of the captured step, launches are compared with the captured ones, and the host's writes are collected. At
+//! the end one copy transfers these writes, and one graph launch runs the step.
 #![allow(unsafe_code, reason = "calls the CUDA driver")]
 
 use super::arena::Arena;
@@ -145,7 +145,7 @@ impl Graphs {
             track.used = (at + bytes.max(4)).next_multiple_of(ALIGN);
             if track.used > INPUTS {
                 self.too_much = true;
-                return Err(Error::memory("a step writes more than can be recorded")
+                return Err(Error::memory("a step's inputs are too large for a CUDA graph")
                     .with_expected(format!("at most {INPUTS} bytes"))
                     .with_help("lower train.max_tokens, or set TEMPRA_CUDA_GRAPHS=0"));
             }
@@ -176,7 +176,8 @@ impl Graphs {
         };
         if at + src.len() > INPUTS {
             self.too_much = true;
-            return Err(Error::memory("a step writes more than can be recorded")
+            return Err(Error::memory("a step's inputs are too large for a CUDA graph")
+                .with_expected(format!("at most {INPUTS} bytes"))
                 .with_help("lower train.max_tokens, or set TEMPRA_CUDA_GRAPHS=0"));
         }
         if track.written.len() < at + src.len() {
@@ -233,13 +234,12 @@ impl Graphs {
 }
 
 fn changed() -> Error {
-    Error::shape("a step that was to be replayed is not the one that was recorded").with_help(
-        "this is a fault of tempra: please report it; TEMPRA_CUDA_GRAPHS=0 goes on without recorded steps",
-    )
+    Error::shape("a replayed step differs from the captured CUDA graph")
+        .with_help("this is a bug in tempra: please report it; until it is fixed, set TEMPRA_CUDA_GRAPHS=0")
 }
 
 impl Cuda {
-    /// Whether a step is being recorded or replayed.
+    /// Whether a step is being captured or replayed.
     pub(super) fn recording(&self) -> bool {
         matches!(lock(&self.inner.state).graphs.mode, Mode::Recording(_) | Mode::Replaying(..))
     }
@@ -305,7 +305,7 @@ impl Cuda {
     fn captured<R>(&self, work: impl FnOnce() -> Result<R>) -> Result<(R, Track, Graph)> {
         let inner = &self.inner;
         inner.bind()?;
-        let call = |e| inner.failed("recording a step", e);
+        let call = |e| inner.failed("capturing a step", e);
         let before =
             std::mem::replace(&mut lock(&inner.state).graphs.mode, Mode::Recording(Track::default()));
         // Relaxed: another recording or an allocation of this thread is none of the stream's business.
@@ -406,7 +406,7 @@ impl Cuda {
         };
         if inner.lose_after.is_some_and(|n| done >= n) {
             let e = cudarc::driver::DriverError(sys::CUresult::CUDA_ERROR_LAUNCH_FAILED);
-            return Err(inner.failed("as TEMPRA_CUDA_LOSE_AFTER asks for", e));
+            return Err(inner.failed("simulated by TEMPRA_CUDA_LOSE_AFTER", e));
         }
         inner.upload(inputs, written)?;
         // SAFETY: the graph is whole, and its memory is kept for it.
@@ -415,6 +415,6 @@ impl Cuda {
         state.stats.graphs += 1;
         recording.last_used = state.graphs.clock;
         state.graphs.known.insert(key, Known::Recorded(recording));
-        launched.map_err(|e| inner.failed("launching a recorded step", e))
+        launched.map_err(|e| inner.failed("launching a CUDA graph", e))
     }
 }

@@ -1,4 +1,4 @@
-//! Kernels: compiled and loaded once for each specialised text, and launched.
+//! Loads each specialised kernel once, and launches kernels.
 #![allow(unsafe_code, reason = "calls the CUDA driver")]
 
 use super::graph::Event;
@@ -81,7 +81,7 @@ impl Cuda {
                     }
                 };
                 let name = CString::new(launch.entry)
-                    .map_err(|_| Error::shape(format!("a kernel named {:?}", launch.entry)))?;
+                    .map_err(|_| Error::shape(format!("the kernel name {:?} is not valid", launch.entry)))?;
                 // SAFETY: the module is loaded.
                 let handle =
                     unsafe { result::module::get_function(module, name) }.map_err(|e| call("finding", e))?;
@@ -94,14 +94,14 @@ impl Cuda {
             unsafe {
                 result::function::set_function_attribute(found.handle, what, launch.shared_bytes as i32)
             }
-            .map_err(|e| call("giving shared memory to", e))?;
+            .map_err(|e| call("setting the shared memory of", e))?;
             found.shared = launch.shared_bytes;
         }
         kernels.functions.insert(entry, found);
         Ok(found.handle)
     }
 
-    /// Compiles a kernel and notes what it takes.
+    /// Compiles a kernel and records its resources.
     pub(super) fn inspect(&self, launch: &Launch, inspected: &Inspected) -> Result<()> {
         let mut label = launch.entry.to_owned();
         for (name, value) in launch.consts {
@@ -120,7 +120,7 @@ impl Cuda {
         Ok(())
     }
 
-    /// What the card has to know of a matrix to bring boxes of it.
+    /// The tensor map (TMA) of a matrix.
     fn map(&self, place: u64, b: &Boxes) -> Result<sys::CUtensorMap> {
         let rows = b.t.spec.len() / b.row.max(1);
         let dtype = match b.t.spec.dtype {
@@ -146,7 +146,7 @@ impl Cuda {
                 sys::CUtensorMapFloatOOBfill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
             )
         };
-        made.result().map_err(|e| self.inner.failed("describing a matrix", e))?;
+        made.result().map_err(|e| self.inner.failed("encoding a tensor map", e))?;
         Ok(map)
     }
 
@@ -154,9 +154,10 @@ impl Cuda {
         let inner = &self.inner;
         inner.bind()?;
         if launch.groups[1] > 65535 || launch.groups[2] > 65535 {
-            return Err(Error::device(format!("kernel {} is too large to launch", launch.entry))
-                .with_expected("at most 65535 groups in the second and third dimension")
-                .with_found(format!("{:?}", launch.groups)));
+            return Err(Error::device(format!("the grid of kernel {} is too large", launch.entry))
+                .with_expected("at most 65535 blocks in y and z")
+                .with_found(format!("{:?} blocks", launch.groups))
+                .with_help("lower train.max_tokens (the tokens of one forward pass) or data.max_length"));
         }
         let function = self.function(launch)?;
         let boxed = launch.boxes.iter().map(|b| b.t);

@@ -1,8 +1,8 @@
-//! The libraries that CUDA needs, found before the first call: `cudarc` panics where one is missing.
+//! Finds the libraries that CUDA needs before the first call, because `cudarc` panics if one is missing.
 //!
-//! The driver comes with the system. NVRTC comes with a toolkit, or as a wheel from PyPI, which PyTorch brings as well. There may be
-//! several, of versions that the driver does not know: the one is taken that suits it. cuBLASLt lies beside it; as a wheel's
-//! folder is not on the loader's path, it is loaded by its full name first, and `cudarc` then finds it by its short one.
+//! The driver is part of the system. NVRTC comes with a CUDA toolkit or as a Python wheel, which PyTorch installs too. If there are
+//! several, tempra loads the newest NVRTC that the driver supports. cuBLASLt is in the same folder. A wheel's folder is not on the
+//! loader's path, so cuBLASLt is loaded by its full path first; then `cudarc` finds it by its name.
 #![allow(unsafe_code, reason = "loads shared libraries")]
 
 use super::nvrtc::Nvrtc;
@@ -11,7 +11,7 @@ use cudarc::driver::sys::{CUevent, CUresult};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-/// Whether a driver is there.
+/// Checks that there is an NVIDIA driver.
 pub(super) fn driver() -> Result<()> {
     // SAFETY: opens and closes the library; its initialisers are the vendor's.
     if unsafe { cudarc::driver::sys::is_culib_present() } {
@@ -19,13 +19,13 @@ pub(super) fn driver() -> Result<()> {
     }
     Err(Error::device("no NVIDIA driver was found")
         .with_expected("libcuda.so.1 (nvcuda.dll) on the loader's path")
-        .with_help("install the NVIDIA driver and see that `nvidia-smi` lists the card; or run with --device cpu or --device wgpu"))
+        .with_help("install the NVIDIA driver and check that `nvidia-smi` lists the GPU, or run with --device cpu or --device wgpu"))
 }
 
 /// The time in milliseconds between two events.
 pub(super) type Elapsed = unsafe extern "C" fn(*mut f32, CUevent, CUevent) -> CUresult;
 
-/// The driver's call for it of old, which `cudarc` no longer binds.
+/// The older driver function for it, which `cudarc` does not bind.
 pub(super) fn elapsed() -> Option<Elapsed> {
     ["libcuda.so.1", "libcuda.so", "nvcuda.dll"].into_iter().find_map(|name| {
         // SAFETY: the driver is loaded already and stays so; the function has been of this type since the first CUDA.
@@ -33,7 +33,7 @@ pub(super) fn elapsed() -> Option<Elapsed> {
     })
 }
 
-/// NVRTC, which compiles the kernels, for a driver of this major version of CUDA. Asked for once; the answer stays.
+/// NVRTC, which compiles the kernels, for a driver with this major version of CUDA. Searched once per process.
 pub(super) fn nvrtc(driver: i32) -> Result<&'static Nvrtc> {
     static FOUND: OnceLock<Option<Nvrtc>> = OnceLock::new();
     let found = FOUND.get_or_init(|| {
@@ -45,7 +45,7 @@ pub(super) fn nvrtc(driver: i32) -> Result<&'static Nvrtc> {
                 .flat_map(|(dir, _)| entries(dir))
                 .collect()
         };
-        // A folder that somebody named comes before what the system has.
+        // Folders that the user named come before those of the system.
         let loaders = ["libnvrtc.so.13", "libnvrtc.so.12", "nvrtc64_130_0.dll", "nvrtc64_120_0.dll"];
         let rest = [loaders.map(PathBuf::from).to_vec(), of(false)].concat();
         let candidates = [suitable(of(true), driver), suitable(rest, driver)].concat();
@@ -65,22 +65,22 @@ pub(super) fn nvrtc(driver: i32) -> Result<&'static Nvrtc> {
         .map(|path| path.display().to_string())
         .collect();
     let wheel = if driver >= 13 { "nvidia-cuda-nvrtc" } else { "nvidia-cuda-nvrtc-cu12" };
-    Err(Error::device("NVRTC, which compiles the CUDA kernels, was not found")
+    Err(Error::device("no NVRTC that the driver supports was found; NVRTC compiles the CUDA kernels")
         .with_expected(match driver {
-            13.. => format!("libnvrtc.so.12 to libnvrtc.so.{driver}, whose machine code the driver loads"),
-            _ => format!("libnvrtc.so.{driver}, whose machine code the driver loads"),
+            13.. => format!("libnvrtc.so.12 to libnvrtc.so.{driver}: the driver is for CUDA {driver}"),
+            _ => format!("libnvrtc.so.{driver}: the driver is for CUDA {driver}"),
         })
         .with_found(match (there.len(), searched.len()) {
             (1.., _) => format!("only {}", there.join(", ")),
-            (_, 0) => "none on the loader's path, and neither a toolkit nor Python's packages in the usual places".to_owned(),
-            _ => format!("none on the loader's path, nor in {}", searched.join(", ")),
+            (_, 0) => "none on the loader's path, no CUDA toolkit and no Python package".to_owned(),
+            _ => format!("none on the loader's path, and none in {}", searched.join(", ")),
         })
         .with_help(format!(
-            "pip install {wheel} (PyTorch's environments have it already), or install a CUDA toolkit; TEMPRA_CUDA_LIB names another folder"
+            "run `pip install {wheel}`, install a CUDA toolkit, or name a folder in TEMPRA_CUDA_LIB (an environment with PyTorch has NVRTC)"
         )))
 }
 
-/// The oldest NVRTC that makes all that the kernels need: CUDA 12.
+/// The oldest NVRTC that supports the kernels: CUDA 12.
 const OLDEST_NVRTC: i32 = 12;
 
 /// The major version in the name of an NVRTC library: libnvrtc.so.13, libnvrtc.so.12.8.93, nvrtc64_120_0.dll.
@@ -98,7 +98,7 @@ fn major(path: &Path) -> Option<i32> {
     }
 }
 
-/// Those that a driver of this version goes with by their names, the newest first, in order otherwise.
+/// The libraries that a driver of this version supports, by their names; the newest first, otherwise in the given order.
 fn suitable(paths: Vec<PathBuf>, driver: i32) -> Vec<PathBuf> {
     let fits = |path: &PathBuf| major(path).filter(|m| (OLDEST_NVRTC..=driver).contains(m));
     let mut all: Vec<(i32, PathBuf)> = paths.into_iter().filter_map(|p| Some((fits(&p)?, p))).collect();
@@ -106,7 +106,7 @@ fn suitable(paths: Vec<PathBuf>, driver: i32) -> Vec<PathBuf> {
     all.into_iter().map(|(_, path)| path).collect()
 }
 
-/// Loads what an NVRTC opens by name itself, from the folder that it lies in.
+/// Loads the libraries that an NVRTC opens by name, from its own folder.
 fn builtins(nvrtc: &Path) {
     let beside = nvrtc.parent().map(entries).unwrap_or_default();
     for path in beside {
@@ -117,7 +117,7 @@ fn builtins(nvrtc: &Path) {
     }
 }
 
-/// Whether cuBLASLt is there, which products can be left to. Asked for once; the answer stays.
+/// Whether cuBLASLt is available for matmuls. Searched once per process.
 pub(super) fn cublaslt() -> bool {
     static FOUND: OnceLock<bool> = OnceLock::new();
     *FOUND.get_or_init(|| {
@@ -131,12 +131,12 @@ pub(super) fn cublaslt() -> bool {
             found && present()
         };
         let folders = folders();
-        // A folder that somebody named comes before what the system has.
+        // Folders that the user named come before those of the system.
         folders.iter().filter(|f| f.1).any(load) || present() || folders.iter().any(load)
     })
 }
 
-/// Folders that may hold NVRTC or cuBLASLt, and whether somebody named them for this.
+/// Folders that may hold NVRTC or cuBLASLt, and whether the user named them with `TEMPRA_CUDA_LIB`.
 fn folders() -> Vec<(PathBuf, bool)> {
     let var = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty());
     let mut all: Vec<(PathBuf, bool)> = Vec::new();
@@ -149,7 +149,7 @@ fn folders() -> Vec<(PathBuf, bool)> {
         }
     }
     all.push(("/usr/local/cuda/lib64".into(), false));
-    // An environment of Python's: the one that is active, and those that are on the path.
+    // Python environments: the active one, and those on the path.
     let mut roots: Vec<PathBuf> =
         ["VIRTUAL_ENV", "CONDA_PREFIX"].iter().filter_map(|n| var(n)).map(PathBuf::from).collect();
     if let Some(path) = var("PATH") {
@@ -208,7 +208,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_newest_that_the_driver_goes_with_comes_first() {
+    fn the_newest_that_the_driver_supports_comes_first() {
         let paths = [
             "a/libnvrtc.so.11.2",
             "a/libnvrtc.so.12",

@@ -7,7 +7,7 @@ use crate::error::{Error, Kind, Result};
 use cudarc::driver::{DriverError, result, sys};
 use std::sync::Arc;
 
-/// A run of device memory; it goes back to its arena when dropped.
+/// A range of device memory; dropping it returns it to its arena.
 pub struct Memory {
     pub(super) place: u64,
     size: u64,
@@ -50,7 +50,7 @@ impl Drop for Memory {
     }
 }
 
-/// Pinned host memory that copies go through, so that the host need not wait for them: pieces used in turn.
+/// Pinned host memory for copies, so that the host need not wait for them: a ring of pieces.
 #[derive(Default)]
 pub(super) struct Staging {
     pieces: Vec<Piece>,
@@ -109,18 +109,21 @@ impl Staging {
     }
 }
 
-/// Numbers on their way to the host: copied behind what was queued before, while more is queued.
+/// A small tensor that is copied to the host asynchronously, after the work queued before.
 pub struct Fetched {
     piece: Option<Piece>,
     bytes: usize,
     inner: Arc<Inner>,
 }
 
-/// Bytes of one of these at most.
+/// The largest size of a [`Fetched`], in bytes.
 const FETCHED: usize = 64;
 
 impl Fetched {
-    /// The bytes. Waits for them if need be, not for what was queued behind.
+    /// The bytes. Waits for the copy, and not for work queued after it.
+    ///
+    /// # Errors
+    /// [`Kind::Lost`] if the device failed.
     pub fn wait(&self) -> Result<Vec<u8>> {
         let Some(piece) = &self.piece else { return Ok(Vec::new()) };
         self.inner.bind()?;
@@ -152,7 +155,9 @@ impl Cuda {
     pub(in crate::device) fn fetch(&self, t: &crate::device::Tensor) -> Result<Fetched> {
         let (place, bytes) = (self.place(t)?, t.spec.bytes());
         if bytes > FETCHED || self.recording() {
-            return Err(Error::shape("a tensor is fetched that is large, or inside of a recorded step"));
+            return Err(Error::shape("cannot start an asynchronous copy of this tensor")
+                .with_expected(format!("at most {FETCHED} bytes, outside a captured step"))
+                .with_found(format!("{bytes} bytes")));
         }
         let inner = &self.inner;
         inner.bind()?;
@@ -221,7 +226,7 @@ impl Cuda {
             return match copy {
                 // SAFETY: both lie in memory of ours; the copy becomes a part of the recorded step.
                 Some(from) => unsafe { result::memcpy_dtod_async(place, from, src.len(), self.inner.stream) }
-                    .map_err(|e| self.inner.failed("recording a copy", e)),
+                    .map_err(|e| self.inner.failed("capturing a copy", e)),
                 None => Ok(()),
             };
         }
@@ -241,7 +246,7 @@ impl Cuda {
 
     pub(super) fn read_bytes(&self, place: u64, dst: &mut [u8]) -> Result<()> {
         if self.recording() {
-            return Err(Error::shape("a tensor is read inside of a recorded step"));
+            return Err(Error::shape("cannot read a tensor while a CUDA graph is captured or replayed"));
         }
         self.inner.bind()?;
         lock(&self.inner.state).stats.reads += 1;
@@ -260,7 +265,7 @@ impl Cuda {
         let free = state.arena.trim();
         for place in free.into_iter().chain(graphs) {
             // SAFETY: from the driver, and wholly unused.
-            unsafe { result::free_sync(place) }.map_err(|e| self.inner.failed("giving memory back", e))?;
+            unsafe { result::free_sync(place) }.map_err(|e| self.inner.failed("freeing memory", e))?;
         }
         state.stats.bytes = state.arena.reserved() + state.graphs.reserved();
         Ok(())
@@ -316,15 +321,15 @@ impl Inner {
         let hint = "lower train.max_tokens (the tokens of one forward pass) or data.max_length";
         if let Some(most) = self.budget.filter(|&most| stats.bytes + size > most) {
             return Err(Error::memory(format!(
-                "{} gave no {size} bytes, with {} asked for",
+                "cannot allocate {size} bytes on {} ({} bytes are allocated)",
                 self.name, stats.bytes
             ))
-            .with_found(format!("the limit of {most} bytes that was set"))
+            .with_expected(format!("at most {most} bytes, the limit set by TEMPRA_CUDA_MEMORY"))
             .with_help(hint));
         }
         // SAFETY: the context is bound; what is given belongs to an arena from now on.
         let place = unsafe { result::malloc_sync(size as usize) }.map_err(|e| {
-            let what = format!("asking for {size} bytes, with {} asked for,", stats.bytes);
+            let what = format!("allocating {size} bytes ({} bytes are allocated)", stats.bytes);
             let e = self.failed(&what, e);
             if e.kind() == Kind::Memory { e.with_help(hint) } else { e }
         })?;
@@ -345,7 +350,7 @@ impl Inner {
                 let host = state
                     .staging
                     .place(part.len(), self.stream)
-                    .map_err(|e| self.failed("taking pinned memory", e))?;
+                    .map_err(|e| self.failed("allocating pinned memory", e))?;
                 std::ptr::copy_nonoverlapping(part.as_ptr(), host, part.len());
                 let pinned = std::slice::from_raw_parts(host, part.len());
                 result::memcpy_htod_async(at, pinned, self.stream)

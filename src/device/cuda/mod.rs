@@ -1,10 +1,14 @@
-//! NVIDIA cards through CUDA: memory from one arena, kernels compiled for the card's own architecture, one stream, and steps
-//! that are recorded once and launched as one graph from then on.
+//! NVIDIA GPUs through CUDA: a caching allocator, kernels compiled for the GPU's architecture, one stream, and CUDA graphs for
+//! training steps.
 //!
-//! Settings, for hunting faults: `TEMPRA_CUDA_EXACT=1` gives each tensor an allocation of its own, so that a checker
-//! (compute-sanitizer, the emulator) sees where it ends; `TEMPRA_CUDA_PTX=1` loads PTX instead of machine code, which the
-//! emulator needs; `TEMPRA_CUDA_GRAPHS=0` launches kernel by kernel; `TEMPRA_CUDA_PRODUCT` chooses among the matrix products (see [`Cuda::product`]); `TEMPRA_CUDA_MEMORY` limits the bytes asked of the
-//! driver; after `TEMPRA_CUDA_LOSE_AFTER` recorded steps the device is lost, as with a crashed driver.
+//! Settings for debugging:
+//! - `TEMPRA_CUDA_EXACT=1`: each tensor has its own allocation, so that a checker (compute-sanitizer, the emulator) detects accesses
+//!   beyond its end.
+//! - `TEMPRA_CUDA_PTX=1`: load PTX instead of machine code, for the emulator.
+//! - `TEMPRA_CUDA_GRAPHS=0`: launch kernel by kernel, without CUDA graphs.
+//! - `TEMPRA_CUDA_PRODUCT`: choose the matmul kernels (see [`Cuda::product`]).
+//! - `TEMPRA_CUDA_MEMORY`: limit the device memory, in bytes.
+//! - `TEMPRA_CUDA_LOSE_AFTER`: simulate a lost device after this number of graph launches.
 #![allow(unsafe_code, reason = "calls the CUDA driver")]
 
 mod arena;
@@ -31,40 +35,40 @@ use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// The oldest driver that has all that is called: CUDA 12.0.
+/// The oldest supported driver: CUDA 12.0.
 const OLDEST_DRIVER: i32 = 12000;
-/// Compute capabilities that the kernels are written for begin here: Turing.
+/// The lowest supported compute capability: Turing.
 const OLDEST_CARD: u32 = 75;
 
-/// Bytes that are no tensors: the code of kernels, what is written in recorded steps, cuBLASLt's workspace.
+/// Memory that is not for tensors, in bytes: kernel code, inputs of CUDA graphs, cuBLASLt's workspace.
 const OWN_BYTES: u64 = 64 << 20;
 
-/// What the device has done so far.
+/// Counters of the device's work.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CudaStats {
-    /// Allocations asked of the driver.
+    /// Allocations from the driver.
     pub allocations: u64,
-    /// Bytes in them.
+    /// Their total size in bytes.
     pub bytes: u64,
-    /// Tensors copied back to the host.
+    /// Tensors copied to the host.
     pub reads: u64,
-    /// Small ones that come by themselves: see [`Fetched`].
+    /// Small tensors copied to the host asynchronously: see [`Fetched`].
     pub fetches: u64,
-    /// Kernels launched one by one.
+    /// Kernels launched outside of graphs.
     pub launches: u64,
-    /// Recorded steps launched as a whole.
+    /// CUDA graphs launched.
     pub graphs: u64,
     /// Copies from the host.
     pub writes: u64,
     /// Waits for the device.
     pub waits: u64,
-    /// Products that were left to cuBLASLt.
+    /// Matmuls computed by cuBLASLt.
     pub library: u64,
-    /// Those of them that did more than the product for a backward pass.
+    /// The number of these with a fused epilogue of a backward pass.
     pub whole: u64,
 }
 
-/// One card.
+/// One NVIDIA GPU.
 pub struct Cuda {
     inner: Arc<Inner>,
     caps: Caps,
@@ -77,12 +81,12 @@ pub struct Cuda {
     blas: Mutex<blas::State>,
 }
 
-/// Kernels that were compiled instead of launched.
+/// Kernels that are compiled instead of launched.
 #[derive(Default)]
 struct Inspected {
-    /// What is known of them, by digests of their texts.
+    /// Known resources, by the digest of the kernel's text.
     known: HashMap<String, Resources>,
-    /// What they take, with those digests, by entry point and constants.
+    /// Resources and digests, by entry point and constants.
     found: Mutex<BTreeMap<String, (Resources, String)>>,
 }
 
@@ -93,11 +97,11 @@ struct Inner {
     capability: u32,
     sms: u32,
     shared_limit: usize,
-    /// Whether the driver's events tell times.
+    /// Whether times come from CUDA events.
     timestamps: bool,
-    /// The call for that before CUDA 12.8, whose own one cudarc makes.
+    /// The function for that before CUDA 12.8; cudarc calls only the newer one.
     elapsed_before: Option<library::Elapsed>,
-    /// The version of CUDA that the driver speaks: 13000 for 13.0.
+    /// The driver's version of CUDA: 13000 for 13.0.
     driver: i32,
     budget: Option<u64>,
     lose_after: Option<u64>,
@@ -132,7 +136,7 @@ fn set(name: &str) -> bool {
     std::env::var_os(name).is_some_and(|v| v == "1")
 }
 
-/// A failed call of the driver as an error of ours.
+/// Converts a failed driver call to an error.
 fn failed(device: &str, what: &str, e: DriverError) -> Error {
     use sys::CUresult as C;
     let text = || {
@@ -141,8 +145,10 @@ fn failed(device: &str, what: &str, e: DriverError) -> Error {
         if name == explained || explained.is_empty() { name } else { format!("{name}: {explained}") }
     };
     match e.0 {
-        C::CUDA_ERROR_OUT_OF_MEMORY => Error::memory(format!("{device} has not enough memory")).with_found(text()),
-        // After these a context is of no more use.
+        C::CUDA_ERROR_OUT_OF_MEMORY => {
+            Error::memory(format!("{device} has not enough memory: {what} failed")).with_found(text())
+        }
+        // After these errors the context is unusable.
         C::CUDA_ERROR_ILLEGAL_ADDRESS
         | C::CUDA_ERROR_MISALIGNED_ADDRESS
         | C::CUDA_ERROR_ILLEGAL_INSTRUCTION
@@ -157,13 +163,13 @@ fn failed(device: &str, what: &str, e: DriverError) -> Error {
         | C::CUDA_ERROR_CONTEXT_IS_DESTROYED
         | C::CUDA_ERROR_DEVICE_UNAVAILABLE
         | C::CUDA_ERROR_UNKNOWN => Error::new(Kind::Lost, format!("the device was lost: {what}")).at(device).with_found(text()).with_help(
-            "the last checkpoint is complete: the same command goes on from there, once the driver is well",
+            "run the same command again to resume from the last checkpoint; if the driver hangs, restart it first",
         ),
         _ => Error::device(format!("{what} failed")).at(device).with_found(text()),
     }
 }
 
-/// Makes a context the one of this thread.
+/// Makes a context current on this thread.
 ///
 /// # Safety
 /// It is retained.
@@ -178,7 +184,7 @@ unsafe fn make_current(context: sys::CUcontext) -> std::result::Result<(), Drive
 }
 
 impl Inner {
-    /// Makes the context the one of this thread.
+    /// Makes the context current on this thread.
     fn bind(&self) -> Result<()> {
         // SAFETY: the context is retained as long as this lives.
         unsafe { make_current(self.context) }.map_err(|e| self.failed("binding the context", e))
@@ -186,7 +192,7 @@ impl Inner {
     fn failed(&self, what: &str, e: DriverError) -> Error {
         failed(&self.name, what, e)
     }
-    /// Waits until everything that was queued is done.
+    /// Waits until all queued work is done.
     fn wait(&self) -> Result<()> {
         self.bind()?;
         lock(&self.state).stats.waits += 1;
@@ -213,31 +219,40 @@ impl Drop for Inner {
             for place in state.arena.clear().into_iter().chain(state.graphs.clear()) {
                 let _ = result::free_sync(place);
             }
-            // The primary context stays: what cuBLASLt keeps of it would not outlive it, and the next device has the same one.
+            // The primary context stays: cuBLASLt keeps handles in it, and the next device uses the same context.
             let _ = result::stream::destroy(self.stream);
         }
     }
 }
 
 impl Cuda {
-    /// How many cards there are. Fails with `Device` where there is no driver.
+    /// The number of NVIDIA GPUs.
+    ///
+    /// # Errors
+    /// [`Kind::Device`] if there is no driver.
     pub fn count() -> Result<usize> {
         library::driver()?;
         let call = |what: &'static str| move |e| failed("CUDA", what, e);
         result::init().map_err(call("starting the driver"))?;
-        Ok(result::device::get_count().map_err(call("counting the cards"))?.max(0) as usize)
+        Ok(result::device::get_count().map_err(call("counting the GPUs"))?.max(0) as usize)
     }
 
-    /// Opens a card by its number.
+    /// Opens a GPU by its index.
     ///
-    /// Errors are of kind `Device`: no driver or one that is too old, no such card or one before Turing, no NVRTC.
+    /// # Errors
+    /// [`Kind::Device`] if there is no driver or it is too old, if there is no GPU with this index or it is older than Turing, and if
+    /// NVRTC is missing.
     pub fn new(index: usize) -> Result<Cuda> {
         let count = Self::count()?;
         if index >= count {
             let hint =
-                "`nvidia-smi` lists the cards; CUDA_VISIBLE_DEVICES may hide some; or run with --device cpu";
-            return Err(Error::device(format!("there is no card cuda:{index}"))
-                .with_expected(format!("one of {count}"))
+                "run `nvidia-smi` to list the GPUs, check CUDA_VISIBLE_DEVICES, or run with --device cpu";
+            return Err(Error::device(format!("there is no GPU cuda:{index}"))
+                .with_expected(match count {
+                    0 => "at least one NVIDIA GPU".to_owned(),
+                    1 => "cuda:0, the only GPU".to_owned(),
+                    _ => format!("cuda:0 to cuda:{}", count - 1),
+                })
                 .with_help(hint));
         }
         let call = |what: &'static str| move |e| failed("CUDA", what, e);
@@ -245,29 +260,29 @@ impl Cuda {
         // SAFETY: the library is there; the pointer is to an integer.
         unsafe { sys::cuDriverGetVersion(&mut version) }
             .result()
-            .map_err(call("asking for the driver's version"))?;
+            .map_err(call("reading the driver's version"))?;
         let spoken = |v: i32| format!("CUDA {}.{}", v / 1000, v % 1000 / 10);
         if version < OLDEST_DRIVER {
             return Err(Error::device("the NVIDIA driver is too old")
-                .with_expected(format!("one for {} or later", spoken(OLDEST_DRIVER)))
-                .with_found(spoken(version))
+                .with_expected(format!("a driver for {} or later", spoken(OLDEST_DRIVER)))
+                .with_found(format!("a driver for {}", spoken(version)))
                 .with_help("update the driver, or run with --device wgpu"));
         }
-        let device = result::device::get(index as i32).map_err(call("finding the card"))?;
-        let name = result::device::get_name(device).map_err(call("asking for the card's name"))?;
+        let device = result::device::get(index as i32).map_err(call("finding the GPU"))?;
+        let name = result::device::get_name(device).map_err(call("reading the GPU's name"))?;
         use sys::CUdevice_attribute as A;
         let ask = |a| {
             // SAFETY: the device is one of the driver's.
             unsafe { result::device::get_attribute(device, a) }
-                .map_err(|e| failed(&name, "asking the card", e))
+                .map_err(|e| failed(&name, "reading the GPU's properties", e))
         };
         let capability = (ask(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)? * 10
             + ask(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?) as u32;
         if capability < OLDEST_CARD {
             return Err(Error::device(format!("{name} is too old for the CUDA kernels"))
                 .with_expected("compute capability 7.5 (Turing) or later")
-                .with_found(format!("{}.{}", capability / 10, capability % 10))
-                .with_help("run with --device wgpu, which uses it through Vulkan"));
+                .with_found(format!("compute capability {}.{}", capability / 10, capability % 10))
+                .with_help("run with --device wgpu, which uses this GPU through Vulkan"));
         }
         let ptx = set("TEMPRA_CUDA_PTX");
         let cache = crate::cache::dir().map(|d| d.join("kernels"));
@@ -276,7 +291,7 @@ impl Cuda {
             static SAID: std::sync::Once = std::sync::Once::new();
             SAID.call_once(|| {
                 crate::console::line(format!(
-                    "note: NVRTC {}.{} does not know compute capability {}.{}: kernels are compiled for {}.{}, and by the driver for the card; a newer NVRTC does better",
+                    "note: NVRTC {}.{} does not support compute capability {}.{}, so tempra compiles kernels for {}.{} and the driver translates them; install a newer NVRTC for faster kernels",
                     compiler.version.0,
                     compiler.version.1,
                     capability / 10,
@@ -290,23 +305,23 @@ impl Cuda {
         let shared_limit =
             ask(A::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?.max(48 << 10) as usize;
         // SAFETY: the device is one of the driver's.
-        let memory =
-            unsafe { result::device::total_mem(device) }.map_err(|e| failed(&name, "asking the card", e))?;
+        let memory = unsafe { result::device::total_mem(device) }
+            .map_err(|e| failed(&name, "reading the GPU's memory size", e))?;
         // SAFETY: the device is one of the driver's; it is kept as long as the program runs.
         let context = unsafe { result::primary_ctx::retain(device) }.map_err(|e| match e.0 {
-            // Nothing was lost: nothing had begun.
-            sys::CUresult::CUDA_ERROR_DEVICE_UNAVAILABLE => Error::device("the card is not to be had")
+            // Not `Kind::Lost`: no work had started.
+            sys::CUresult::CUDA_ERROR_DEVICE_UNAVAILABLE => Error::device("the GPU is not available")
                 .at(&name)
-                .with_found("another program has it for itself, or it is being reset")
-                .with_help("`nvidia-smi` lists its processes and its compute mode"),
-            _ => failed(&name, "opening the card", e),
+                .with_found("another program uses it exclusively, or it is being reset")
+                .with_help("run `nvidia-smi` to see its processes and its compute mode"),
+            _ => failed(&name, "opening the GPU", e),
         })?;
         // SAFETY: just retained.
-        unsafe { make_current(context) }.map_err(|e| failed(&name, "opening the card", e))?;
-        // Other programs have some of it, and so has the context by now.
-        let (free, _) = result::mem_get_info().map_err(|e| failed(&name, "asking for free memory", e))?;
+        unsafe { make_current(context) }.map_err(|e| failed(&name, "opening the GPU", e))?;
+        // Other programs use some of the memory, and so does this context.
+        let (free, _) = result::mem_get_info().map_err(|e| failed(&name, "reading the free memory", e))?;
         let stream = result::stream::create(result::stream::StreamKind::NonBlocking)
-            .map_err(|e| failed(&name, "making a stream", e))?;
+            .map_err(|e| failed(&name, "creating a stream", e))?;
         let exact = set("TEMPRA_CUDA_EXACT");
         let budget = number("TEMPRA_CUDA_MEMORY");
         let state = State { arena: Arena::new(exact), graphs: graph::Graphs::new(exact), ..State::default() };
@@ -355,14 +370,16 @@ impl Cuda {
         })
     }
 
-    /// With activations and copies of the weights in a 16-bit type; sums, statistics and the weights themselves stay f32.
+    /// The same device with activations and the weights that kernels read in a 16-bit type. Sums, statistics and master weights stay
+    /// f32.
     ///
-    /// Fails with `Device` where the card cannot compute in it.
+    /// # Errors
+    /// [`Kind::Device`] if the GPU cannot compute in it.
     pub fn with_compute(mut self, dtype: DType) -> Result<Cuda> {
         if !self.caps.dtypes.contains(&dtype) {
             return Err(Error::device(format!("{} cannot compute in {dtype:?}", self.caps.name))
-                .with_expected("bf16 needs compute capability 8.0 (Ampere) or later")
-                .with_help("take precision = \"f16\", which has a loss scale, or \"f32\""));
+                .with_expected("compute capability 8.0 (Ampere) or later for bf16")
+                .with_help("set precision = \"f16\", which uses loss scaling, or \"f32\""));
         }
         self.caps.compute = dtype;
         self.caps.name += match dtype {
@@ -373,78 +390,78 @@ impl Cuda {
         Ok(self)
     }
 
-    /// With the products that are asked for, as [`Cuda::product`] names them.
+    /// Chooses the matmul kernels by name; see [`Cuda::product`].
     pub fn with_product(mut self, name: &str) -> Cuda {
         self.product = Some(name.to_owned());
         self
     }
 
-    /// Whether steps are recorded and launched as one.
+    /// Sets whether steps are captured and replayed as CUDA graphs.
     pub fn with_graphs(mut self, graphs: bool) -> Cuda {
         self.graphs = graphs;
         self
     }
 
-    /// A device that compiles kernels to machine code instead of launching them, but for those that are known already, by the
-    /// digests that [`Cuda::inspected`] gave: tensors hold nothing of meaning.
+    /// A device that compiles kernels to machine code instead of launching them, except those in `known`, whose keys are digests from
+    /// [`Cuda::inspected`]. Tensors have undefined contents.
     pub fn inspecting(mut self, known: HashMap<String, Resources>) -> Cuda {
         let inspected = Inspected { known, ..Inspected::default() };
         (self.inspected, self.graphs) = (Some(inspected), false);
         self
     }
 
-    /// What the kernels take that would have been launched since [`Cuda::inspecting`], and a digest of what that depends on: the
-    /// text, the architecture and NVRTC. By entry point and constants.
+    /// The resources of the kernels that would have been launched since [`Cuda::inspecting`], by entry point and constants, each with a
+    /// digest of its text, the architecture and NVRTC's version.
     pub fn inspected(&self) -> BTreeMap<String, (Resources, String)> {
         self.inspected.as_ref().map(|all| lock(&all.found).clone()).unwrap_or_default()
     }
 
-    /// Whether the driver's events tell times.
+    /// Whether times come from CUDA events.
     pub fn timestamps(&self) -> bool {
         self.inner.timestamps
     }
-    /// The versions of CUDA that the driver speaks and of NVRTC.
+    /// The driver's version of CUDA, and NVRTC's version.
     pub fn versions(&self) -> [String; 2] {
         let driver = format!("{}.{}", self.inner.driver / 1000, self.inner.driver % 1000 / 10);
         let (major, minor) = self.compiler.version;
         [driver, format!("{major}.{minor}")]
     }
-    /// The file that NVRTC was loaded from, or the name that the loader found it by.
+    /// The file of NVRTC, or the name by which the loader found it.
     pub fn nvrtc(&self) -> &std::path::Path {
         self.compiler.library()
     }
-    /// What was done so far.
+    /// The counters of the work so far.
     pub fn stats(&self) -> CudaStats {
         lock(&self.inner.state).stats
     }
 
-    /// The products that somebody asks for, to compare them: `TEMPRA_CUDA_PRODUCT` is `mma`, `wgmma`,
-    /// `own` (the better of these), `cublaslt`, or `fastest`, which is measured; without it that, but for the emulator `own`.
+    /// The matmul kernels that `TEMPRA_CUDA_PRODUCT` chooses: `mma`, `wgmma`, `own` (the better of these two), `cublaslt`, or
+    /// `fastest`, which measures them. The default is `fastest`, and `own` on the emulator.
     pub fn product(&self) -> Option<&str> {
         self.product.as_deref()
     }
 
-    /// Compute capability: 75, 80, 90 and so on.
+    /// The compute capability: 75, 80, 90 and so on.
     pub fn capability(&self) -> u32 {
         self.inner.capability
     }
 
-    /// Whether kernels are compiled for Hopper, with what only it has.
+    /// Whether kernels are compiled for Hopper, with wgmma and TMA.
     pub fn hopper(&self) -> bool {
         self.compiler.hopper()
     }
 
-    /// Multiprocessors.
+    /// The number of multiprocessors.
     pub fn sms(&self) -> u32 {
         self.inner.sms
     }
 
-    /// Bytes of shared memory that one block may have.
+    /// The largest shared memory of one block, in bytes.
     pub fn shared_limit(&self) -> usize {
         self.inner.shared_limit
     }
 
-    /// Scratch memory of one op.
+    /// Temporary memory for an op.
     pub fn scratch(&self, dtype: DType, shape: &[usize]) -> Result<Tensor> {
         let spec = Spec::new(dtype, shape);
         Ok(Tensor { storage: Arc::new(self.alloc(&spec)?), spec, offset: 0 })
@@ -457,7 +474,7 @@ impl Cuda {
             return Ok(t.clone());
         }
         if self.recording() {
-            return Err(Error::shape("constants were first asked for inside of a recorded step"));
+            return Err(Error::shape("cannot upload constants while a CUDA graph is captured or replayed"));
         }
         let storage = Arc::new(Storage::Cuda(self.take_lasting(bytes.len())?));
         let t = Tensor { storage, spec: Spec::new(DType::U32, &[values.len()]), offset: 0 };
@@ -469,7 +486,7 @@ impl Cuda {
     fn place(&self, t: &Tensor) -> Result<u64> {
         match &*t.storage {
             Storage::Cuda(m) => Ok(m.place + (t.offset * t.spec.dtype.size()) as u64),
-            _ => Err(Error::shape("a tensor of another device was given to CUDA")),
+            _ => Err(Error::shape("CUDA got a tensor of another device")),
         }
     }
 }

@@ -1,5 +1,5 @@
-//! NVRTC's functions, bound from one file: `cudarc` takes the first library that goes by the name, which on a machine with
-//! several need not be one whose machine code the driver can load.
+//! NVRTC's functions, bound from a given file. `cudarc` would load the first library with this name, which the driver may not
+//! support on a machine with several.
 #![allow(unsafe_code, reason = "calls NVRTC")]
 
 use cudarc::nvrtc::sys::{nvrtcProgram, nvrtcResult};
@@ -9,11 +9,11 @@ use std::path::{Path, PathBuf};
 type Measured = unsafe extern "C" fn(nvrtcProgram, *mut usize) -> nvrtcResult;
 type Filled = unsafe extern "C" fn(nvrtcProgram, *mut c_char) -> nvrtcResult;
 
-/// The library, loaded for good.
+/// The library. It is never unloaded.
 pub struct Nvrtc {
-    /// Its version.
+    /// Its version: major and minor.
     pub version: (i32, i32),
-    /// The file, or the name that the loader found it by.
+    /// Its file, or the name by which the loader found it.
     pub path: PathBuf,
     create: unsafe extern "C" fn(
         *mut nvrtcProgram,
@@ -33,7 +33,7 @@ pub struct Nvrtc {
     explain: unsafe extern "C" fn(nvrtcResult) -> *const c_char,
 }
 
-/// A program of NVRTC's, destroyed with this.
+/// An NVRTC program; dropping this destroys it.
 struct Program<'a>(&'a Nvrtc, nvrtcProgram);
 
 impl Drop for Program<'_> {
@@ -43,17 +43,17 @@ impl Drop for Program<'_> {
     }
 }
 
-/// What became of a text.
+/// The result of a compilation.
 pub struct Compiled {
-    /// Machine code, or PTX that ends with a zero; or what was wrong.
+    /// Machine code, or PTX with a terminating zero; or the error.
     pub image: Result<Vec<u8>, String>,
-    /// What the compiler and the assembler say.
+    /// The output of the compiler and the assembler.
     pub log: String,
 }
 
 impl Nvrtc {
-    /// Opens a library by its path, or by a name that the loader knows. `None` if there is none, or it lacks a function that every
-    /// NVRTC from CUDA 12.0 on has.
+    /// Opens a library by its path, or by a name that the loader finds. `None` if there is none, or it lacks a function of CUDA
+    /// 12.0.
     pub fn open(path: &Path) -> Option<Nvrtc> {
         // SAFETY: its initialisers are the vendor's.
         let library = unsafe { libloading::Library::new(path) }.ok()?;
@@ -85,7 +85,7 @@ impl Nvrtc {
         Some(found)
     }
 
-    /// The architectures that it knows, in order; none if it does not say.
+    /// The supported architectures, in order; empty if unknown.
     pub fn architectures(&self) -> Vec<u32> {
         let mut count = 0;
         // SAFETY: it fills as many integers as it said that there are.
@@ -101,7 +101,7 @@ impl Nvrtc {
         }
     }
 
-    /// Compiles a text to PTX or to machine code. `file` is what messages call it.
+    /// Compiles a source text to PTX or to machine code. `file` is its name in messages.
     pub fn compile(&self, text: &CStr, file: &CStr, options: &[String], ptx: bool) -> Compiled {
         let mut program = std::ptr::null_mut();
         let none = std::ptr::null();
@@ -137,7 +137,7 @@ impl Nvrtc {
 }
 
 impl Program<'_> {
-    /// One of the texts that NVRTC has of a program.
+    /// One of the outputs that NVRTC has for a program.
     fn text(&self, (size, fill): (Measured, Filled)) -> Result<Vec<u8>, String> {
         let mut bytes = 0;
         // SAFETY: the program lives; the buffer is as large as NVRTC says.
