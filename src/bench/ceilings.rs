@@ -1,4 +1,4 @@
-//! Ceilings that were measured earlier, so that `tempra devices` can tell them.
+//! Keeps measured ceilings, so that `tempra devices` can show them.
 
 use super::report::{Ceilings, DeviceEntry};
 use std::path::PathBuf;
@@ -8,7 +8,7 @@ fn place(description: &str, dtype: &str) -> Option<PathBuf> {
     Some(crate::cache::dir()?.join("ceilings").join(format!("{}.json", &key.to_hex()[..32])))
 }
 
-/// Keeps ceilings for later. A cache that cannot be written is none.
+/// Keeps ceilings for later. Failing to write the cache is no error.
 pub fn keep(entry: &DeviceEntry) {
     let Some(ceilings) = &entry.ceilings else { return };
     let Some(path) = place(&entry.description, &entry.dtype) else { return };
@@ -21,7 +21,7 @@ pub fn keep(entry: &DeviceEntry) {
     drop(written);
 }
 
-/// The ceilings that were measured last of a device of this description, computing in this type.
+/// The last measured ceilings of a device with this description and compute type.
 pub fn kept(description: &str, dtype: &str) -> Option<Ceilings> {
     let text = std::fs::read_to_string(place(description, dtype)?).ok()?;
     serde_json::from_str(&text).ok()

@@ -1,26 +1,26 @@
-//! Results side by side, op by op: how much faster, and whether that can be told.
+//! Compares results op by op: the ratio of times, its uncertainty, and a verdict.
 
 use super::measure::Quartiles;
 use super::report::{OpRow, Phase, Report, StepRow};
 use crate::error::{Error, Result};
 use serde::Serialize;
 
-/// What a ratio of two times says.
+/// The verdict on a ratio of two times.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
-    /// Faster than the base by more than the spread.
+    /// Faster than the baseline by more than the uncertainty.
     Faster,
-    /// Slower than the base by more than the spread.
+    /// Slower than the baseline by more than the uncertainty.
     Slower,
-    /// Within 3 %, and the spread is not larger than that.
+    /// The difference and the uncertainty are at most 3 %.
     Same,
-    /// The spread is larger than the difference.
+    /// The uncertainty is larger than the difference.
     CannotTell,
 }
 
 impl Verdict {
-    /// In words.
+    /// Its name in reports.
     pub fn name(self) -> &'static str {
         match self {
             Verdict::Faster => "faster",
@@ -31,54 +31,54 @@ impl Verdict {
     }
 }
 
-/// A difference below this is none.
+/// Ratios that differ from 1 by at most this count as the same.
 pub const SAME: f64 = 0.03;
 
-/// One measurement of the base beside another device's.
+/// One measurement of the baseline and of another device.
 #[derive(Clone, Debug, Serialize)]
 pub struct Pair {
-    /// What was measured.
+    /// A label of the measurement.
     pub what: String,
-    /// The op's stem; `step` for a training step.
+    /// The op's name; `step` for a training step.
     pub op: String,
     /// The pass of the op.
     pub pass: Option<Phase>,
-    /// Seconds of the base and of the other.
+    /// Times in seconds, of the baseline and of the other.
     pub seconds: [f64; 2],
-    /// How many times as fast as the base the other is.
+    /// The baseline's time divided by the other's: above 1 means faster than the baseline.
     pub ratio: f64,
-    /// How many times as fast as beside the base the machine itself was, for memory and for computing, where both noted that.
+    /// The same ratio for fixed work, for memory and for computing, if both reports have it: how fast the machine itself was.
     pub pace: Option<[f64; 2]>,
-    /// The ratio may be off by this factor minus one, as the spreads and the machine's pace say.
+    /// The relative uncertainty of the ratio, from the spreads and the machine's own changes.
     pub uncertainty: f64,
-    /// What that says.
+    /// The verdict on the ratio.
     pub verdict: Verdict,
 }
 
-/// A device beside the base.
+/// A device compared with the baseline.
 #[derive(Clone, Debug, Serialize)]
 pub struct Comparison {
-    /// The base's name.
+    /// The baseline's name.
     pub base: String,
-    /// The other's.
+    /// The other device's name.
     pub other: String,
-    /// What both measured, the most time that the other needs more first.
+    /// All measurements of both, sorted by the time that the other needs more, the largest first.
     pub pairs: Vec<Pair>,
-    /// The ratio in the middle, and an interval that holds the true middle in about 95 of 100 cases.
+    /// The median ratio, and its 95 % confidence interval.
     pub median: [f64; 3],
-    /// How many times as fast the machine was, at least (or at most, where it was slower): the end that is nearer to 1 of the
-    /// interval around the middle of all paces, of memory or of computing, whichever has changed more.
+    /// How many times as fast the machine itself was for the other device, a conservative estimate: the bound nearer to 1 of the
+    /// confidence interval of fixed work, for memory or for computing, whichever changed more.
     pub pace: Option<f64>,
-    /// What the middle says.
+    /// The verdict on the median ratio.
     pub verdict: Verdict,
-    /// Why the two should not be compared, if so: the machine itself has changed between or during them.
+    /// A reason not to trust the comparison: the machine itself changed between or during the measurements.
     pub doubt: Option<String>,
-    /// What only one of them has.
+    /// The number of measurements that exist for only one of them.
     pub unmatched: usize,
 }
 
-/// How far a median of measurements may be from the true one, relative: 1.57 quartile distances over the root of their number
-/// (McGill, Tukey and Larsen 1978, "Variations of Box Plots"), and more of few, whose quartiles are not known well either.
+/// The relative uncertainty of a median: 1.57 interquartile ranges divided by the square root of the number of measurements (McGill,
+/// Tukey and Larsen 1978, "Variations of Box Plots"), and more for few measurements, whose quartiles are uncertain too.
 fn uncertainty(q: &Quartiles, samples: usize) -> f64 {
     if samples < 2 {
         return 1.0;
@@ -87,16 +87,16 @@ fn uncertainty(q: &Quartiles, samples: usize) -> f64 {
     1.57 * q.spread() / n.sqrt() * (1.0 + 4.0 / n)
 }
 
-/// One side of a pair: times, how many, and what fixed work took meanwhile.
+/// One side of a pair: times, the number of measurements, and the times of fixed work.
 type Side<'a> = (&'a Quartiles, usize, Option<[f64; 2]>);
 
-/// The part that has changed more: what an op waits for is not known for sure.
+/// The part of fixed work that changed more, since it is not known whether an op is bound by memory or by computing.
 fn further([memory, computing]: [f64; 2]) -> f64 {
     if memory.ln().abs() > computing.ln().abs() { memory } else { computing }
 }
 
-/// How much of a change, as a logarithm, may come from the machine's: an op may feel twice what the fixed work does, for it needs
-/// both of its parts at once.
+/// The change, as a logarithm, that may come from the machine: an op may change twice as much as one part of the fixed work, because
+/// it needs memory and computing at once.
 fn felt(pace: Option<f64>) -> f64 {
     pace.map_or(0.0, |p| 2.0 * p.ln().abs())
 }
@@ -134,20 +134,21 @@ fn step_key(r: &StepRow) -> (&str, &str, usize, usize, usize) {
     (&r.model, &r.part, r.sequences, r.length, r.tokens)
 }
 
-/// Every device of a report beside its first one.
+/// Compares every device of a report with its first one.
 ///
 /// # Errors
-/// [`Kind::Data`](crate::error::Kind::Data) for a report of fewer than two devices, and for devices that have nothing in
-/// common.
+/// [`Kind::Data`](crate::error::Kind::Data) for a report of fewer than two devices, and for devices without a common measurement.
 pub fn compare(report: &Report) -> Result<Vec<Comparison>> {
     let [base, others @ ..] = report.devices.as_slice() else {
-        return Err(Error::data("there is nothing to compare").with_found("a result of no device"));
+        return Err(Error::data("there is nothing to compare")
+            .with_found("a result without a device")
+            .with_help("measure again: tempra bench --json > FILE"));
     };
     if others.is_empty() {
         return Err(Error::data("there is nothing to compare")
-            .with_expected("results of two devices, or two results")
-            .with_found(format!("{} alone", base.id))
-            .with_help("name another file, or two devices: --device cpu,wgpu"));
+            .with_expected("results of two devices, or two result files")
+            .with_found(format!("only one device, {}", base.id))
+            .with_help("name another result file, or two devices: --device cpu,wgpu"));
     }
     others.iter().map(|other| one(report, &base.id, &other.id)).collect()
 }
@@ -155,7 +156,7 @@ pub fn compare(report: &Report) -> Result<Vec<Comparison>> {
 fn one(report: &Report, base: &str, other: &str) -> Result<Comparison> {
     let ops = |id: &str| report.ops.iter().filter(move |r| r.device == id).collect::<Vec<_>>();
     let steps = |id: &str| report.steps.iter().filter(move |r| r.device == id).collect::<Vec<_>>();
-    // Of different fixed work nothing can be told.
+    // Times of different fixed work cannot be compared.
     let work = |id: &str| report.devices.iter().find(|d| d.id == id).and_then(|d| d.pace.as_deref());
     let known = work(base).is_some() && work(base) == work(other);
     let pace = |noted: Option<[f64; 2]>| noted.filter(|_| known);
@@ -178,6 +179,7 @@ fn one(report: &Report, base: &str, other: &str) -> Result<Comparison> {
     }
     if pairs.is_empty() {
         return Err(Error::data(format!("{base} and {other} have no measurement in common"))
+            .with_expected("measurements of the same ops, models and numbers of tokens")
             .with_help("measure both with the same --op, --shape-of and --tokens"));
     }
     let unmatched = mine.len() + theirs.len() + my_steps.len() + their_steps.len() - 2 * pairs.len();
@@ -207,8 +209,7 @@ fn one(report: &Report, base: &str, other: &str) -> Result<Comparison> {
     })
 }
 
-/// The middle of ratios and the order statistics that enclose the true one with a probability of about 0.95: those half the
-/// root of n, times 1.96, away from the middle.
+/// The median of ratios, and the order statistics that form its 95 % confidence interval: 1.96 sqrt(n) / 2 ranks from the median.
 fn middle(mut v: Vec<f64>) -> [f64; 3] {
     v.sort_by(f64::total_cmp);
     let n = v.len() as f64;
@@ -217,14 +218,14 @@ fn middle(mut v: Vec<f64>) -> [f64; 3] {
     [Quartiles::of(v.clone()).median, at(n / 2.0 - half), at((n / 2.0 + half).ceil())]
 }
 
-/// The least change that many ratios tell of: 1 if their interval holds 1.
+/// The smallest change that the ratios show: the interval's bound nearer to 1, or 1 if the interval contains 1.
 fn told(ratios: Vec<f64>) -> f64 {
     let [_, low, high] = middle(ratios);
     if low > 1.0 { low } else { high.min(1.0) }
 }
 
-/// The same program on the same device should find the same ceilings; where it does not, the machine is another one now. Where
-/// its pace is known op by op, that is what counts.
+/// A reason not to trust the comparison: the same program on the same device measured different ceilings, so the machine itself has
+/// changed. Not used if fixed work was timed with each op.
 fn doubt(report: &Report, base: &str, other: &str, pace: Option<f64>) -> Option<String> {
     if pace.is_some() {
         return None;
@@ -233,33 +234,37 @@ fn doubt(report: &Report, base: &str, other: &str, pace: Option<f64>) -> Option<
     let (a, b) = (entry(base)?, entry(other)?);
     let (ca, cb) = (a.ceilings.as_ref()?, b.ceilings.as_ref()?);
     for (id, c) in [(base, ca), (other, cb)] {
-        // That of the copy depends on which pages the system gave, too.
+        // The copy's ceiling also depends on the memory pages of the process.
         let product = c.drift.map(|[_, product]| product);
         if let Some(change) = product.filter(|d| d.ln().abs() > 0.15) {
             let percent = 100.0 * (change - 1.0);
-            return Some(format!("the product's ceiling of {id} changed by {percent:.0} % while it ran"));
+            return Some(format!("the matmul rate of {id} changed by {percent:.0} % during the run"));
         }
     }
     let same = a.description == b.description && a.dtype == b.dtype && a.tool == b.tool;
     let change = cb.product_flops_per_s / ca.product_flops_per_s;
-    // Of several rounds they are the best of all, and the pace is in the spread.
+    // With several rounds the ceilings are the best of all, and the machine's changes are part of the spread.
     let once = ca.drift.is_some() && cb.drift.is_some();
-    (same && once && change.ln().abs() > 0.1)
-        .then(|| format!("the product's ceiling differs by {:.0} % between the two", 100.0 * (change - 1.0)))
+    (same && once && change.ln().abs() > 0.1).then(|| {
+        format!(
+            "the matmul rate of the device differs by {:.0} % between the two runs",
+            100.0 * (change - 1.0)
+        )
+    })
 }
 
 impl Comparison {
-    /// What is slower than `fail_under` times the base by more than its uncertainty, and the middle of all if it is.
+    /// The measurements whose ratio is below `fail_under` by more than their uncertainty, and the median ratio if it is too.
     pub fn failures(&self, fail_under: f64) -> Vec<String> {
         let [m, _, high] = self.median;
         let mut all = Vec::new();
         if high * felt(self.pace).exp() < fail_under {
-            all.push(format!("{} beside {}: the middle ratio is {m:.3}", self.other, self.base));
+            all.push(format!("{} compared with {}: the median ratio is {m:.3}", self.other, self.base));
         }
         let slow = self.pairs.iter().filter(|p| p.ratio * (1.0 + p.uncertainty) < fail_under);
-        all.extend(
-            slow.map(|p| format!("{} beside {}: {} at {:.3}", self.other, self.base, p.what, p.ratio)),
-        );
+        all.extend(slow.map(|p| {
+            format!("{} compared with {}: the ratio of {} is {:.3}", self.other, self.base, p.what, p.ratio)
+        }));
         all
     }
 }

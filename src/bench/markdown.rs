@@ -1,9 +1,9 @@
-//! Results as Markdown tables, with columns that line up in a terminal as well.
+//! Results as Markdown tables, aligned for a terminal.
 
 use super::compare::{Comparison, SAME};
 use super::report::{Report, StepRow};
 
-/// A table; the first column is text, the others are numbers.
+/// A table. The first column is text, the others are numbers.
 fn table(head: &[&str], rows: &[Vec<String>]) -> String {
     let wide = |i: usize| {
         let cells = rows.iter().filter_map(|r| r.get(i)).map(|c| c.chars().count());
@@ -25,7 +25,7 @@ fn table(head: &[&str], rows: &[Vec<String>]) -> String {
     text
 }
 
-/// Seconds in the unit that suits them.
+/// A time with a suitable unit.
 pub fn time(s: f64) -> String {
     match s {
         s if !s.is_finite() => "-".to_owned(),
@@ -46,10 +46,14 @@ pub fn report(r: &Report) -> String {
         text += &format!("{}: {}, {}; {}; times by {}\n", d.id, d.tool, d.description, d.dtype, d.timer);
         if let Some(c) = &d.ceilings {
             let drift = c.drift.map_or(String::new(), |[copy, product]| {
-                format!(", at the end {:+.0} % and {:+.0} %", 100.0 * (copy - 1.0), 100.0 * (product - 1.0))
+                format!(
+                    ", changed by {:+.0} % and {:+.0} % during the run",
+                    100.0 * (copy - 1.0),
+                    100.0 * (product - 1.0)
+                )
             });
             text += &format!(
-                "  ceilings: copy {:.1} GB/s, product {:.3} TFLOP/s{drift} ({})\n",
+                "  ceilings: copy {:.1} GB/s, matmul {:.3} TFLOP/s{drift} ({})\n",
                 c.copy_bytes_per_s / 1e9,
                 c.product_flops_per_s / 1e12,
                 c.how
@@ -68,7 +72,7 @@ pub fn report(r: &Report) -> String {
                 "spread",
                 "GB/s",
                 "TFLOP/s",
-                "of ceiling",
+                "% of ceiling",
                 "launches",
             ];
             text += &format!("\nOps on {}\n\n{}", d.id, table(&head, &rows));
@@ -82,14 +86,14 @@ pub fn report(r: &Report) -> String {
             );
         }
         if let Some(base) = steps.iter().find(|s| s.part == "base") {
-            text += &format!("\nThe base step of {} on {}, op by op\n\n{}", base.model, d.id, work(base));
+            text += &format!("\nThe base step of {} on {} by op\n\n{}", base.model, d.id, work(base));
         }
     }
     for s in &r.skipped {
         text += &format!("\nnot measured on {}: {}: {}", s.device, s.what, s.why);
     }
     if let Some(why) = &r.stopped {
-        text += &format!("\nnot complete: {why}");
+        text += &format!("\nincomplete: {why}");
     }
     text
 }
@@ -118,7 +122,7 @@ const STEP_HEAD: [&str; 12] = [
     "median",
     "tokens/s",
     "samples/s",
-    "of peak",
+    "% of peak",
     "forward",
     "backward",
     "optimizer",
@@ -145,7 +149,7 @@ fn step_row(s: &StepRow) -> Vec<String> {
 fn work(s: &StepRow) -> String {
     let sum: f64 = s.work.iter().map(|w| w.seconds).sum();
     let shapes = |w: &super::report::Work| {
-        // The first two tell which of an op's uses this is.
+        // The first two shapes identify the use of the op.
         let one = |s: &Vec<usize>| s.iter().map(usize::to_string).collect::<Vec<_>>().join("x");
         w.shapes.iter().take(2).map(one).collect::<Vec<_>>().join(" ")
     };
@@ -162,10 +166,10 @@ fn work(s: &StepRow) -> String {
         ]
     };
     let rows: Vec<Vec<String>> = s.work.iter().map(row).collect();
-    let mut text = table(&["op", "pass", "on", "calls", "time", "share", "GB/s", "TFLOP/s"], &rows);
+    let mut text = table(&["op", "pass", "shapes", "calls", "time", "share", "GB/s", "TFLOP/s"], &rows);
     let p = &s.phases;
     text += &format!(
-        "\nA step takes {}: forward {}, backward {}, optimizer {}, idle {}; the batch is built in {}\n",
+        "\nA step takes {} (median): forward {}, backward {}, optimizer {}, idle {}; building the batch takes {}\n",
         time(s.seconds.median),
         time(p.forward),
         time(p.backward),
@@ -176,7 +180,7 @@ fn work(s: &StepRow) -> String {
     text
 }
 
-/// Devices side by side.
+/// A comparison of two devices.
 pub fn comparison(c: &Comparison) -> String {
     let row = |p: &super::compare::Pair| {
         vec![
@@ -189,11 +193,12 @@ pub fn comparison(c: &Comparison) -> String {
         ]
     };
     let rows: Vec<Vec<String>> = c.pairs.iter().map(row).collect();
-    let mut text = format!("{} beside {} (above 1: faster)\n\n", c.other, c.base);
-    text += &table(&["what", &c.base, &c.other, "ratio", "+-", "verdict"], &rows);
+    let mut text =
+        format!("{} compared with {} (ratio above 1: faster than {})\n\n", c.other, c.base, c.base);
+    text += &table(&["measurement", &c.base, &c.other, "ratio", "+-", "verdict"], &rows);
     let [m, low, high] = c.median;
     text += &format!(
-        "\nmiddle of {} ratios {m:.3}, between {low:.3} and {high:.3}: {}{}\n",
+        "\nmedian of {} ratios: {m:.3} (95 % interval {low:.3} to {high:.3}): {}{}\n",
         c.pairs.len(),
         c.verdict.name(),
         if c.verdict == super::Verdict::Same {
@@ -205,16 +210,16 @@ pub fn comparison(c: &Comparison) -> String {
     if let Some(pace) = c.pace.filter(|p| p.ln().abs() > 0.01) {
         let (percent, than) = (100.0 * (pace - 1.0), if pace > 1.0 { "faster" } else { "slower" });
         text += &format!(
-            "fixed work says that the machine itself was {:.0} % {than} for {}: so much is no kernel's doing\n",
+            "the machine itself was {:.0} % {than} for {} (measured with fixed work); that part is not due to the kernels\n",
             percent.abs(),
             c.other
         );
     }
     if let Some(doubt) = &c.doubt {
-        text += &format!("not to be trusted: {doubt}\n");
+        text += &format!("unreliable: {doubt}\n");
     }
     if c.unmatched > 0 {
-        text += &format!("{} measurements are of one of the two only\n", c.unmatched);
+        text += &format!("{} measurements exist for only one of the two\n", c.unmatched);
     }
     text
 }

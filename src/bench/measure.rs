@@ -1,11 +1,10 @@
-//! How a time is taken.
+//! How times are measured.
 //!
-//! Operands are random, lie in as many sets as exceed the cache, and are used in turn. All sets run once before anything
-//! counts: kernels are compiled, memory is touched. Then runs are repeated until one measurement is long enough for the
-//! clock, and measurements until the time that was granted is over; the median and the quartiles of these are reported.
-//! Between them fixed work is timed, which tells how fast the machine itself was just then ([`super::pace`]). The clock is
-//! the device's own where it has one, else the host's around work that has been waited for ([`SystemClock`]). Tests inject
-//! another [`Clock`] that counts work, so that no test depends on the speed of the machine.
+//! Operands are random. Several sets of them, together larger than the cache, are used in turn. A warm-up on all sets compiles the
+//! kernels and touches the memory. Then runs are repeated until one measurement is long enough for the clock, and measurements until the
+//! time limit. The report has their median and quartiles. Between them fixed work is timed, to see how fast the machine itself is
+//! ([`super::pace`]). The clock is the device's own if it has one, otherwise the host's until the device is idle ([`SystemClock`]). Tests
+//! use another [`Clock`] that counts work, so that they do not depend on the speed of the machine.
 
 use super::operands::{POOL, Ready};
 use super::pace::Pace;
@@ -48,14 +47,14 @@ impl Clock for SystemClock {
     }
 }
 
-/// How long and how often.
+/// How long to measure.
 #[derive(Clone, Debug)]
 pub struct Effort {
-    /// Seconds that the measurements of one pass of one op take together, about.
+    /// The approximate time for all measurements of one pass of one op, in seconds.
     pub seconds: f64,
-    /// Measurements at least, whatever they take.
+    /// The least number of measurements.
     pub samples: usize,
-    /// An op that runs so many times as if it were once: to see that a slower kernel shows.
+    /// An op and a number of times to run it as if once, to test that a slower kernel is detected.
     pub planted: Option<(String, usize)>,
 }
 
@@ -65,19 +64,19 @@ impl Default for Effort {
     }
 }
 
-/// Median and quartiles, in seconds. The quartiles' distance is the spread.
+/// Median and quartiles, in seconds. The spread is the distance between the quartiles.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Quartiles {
-    /// A quarter is less.
+    /// The first quartile.
     pub q1: f64,
-    /// Half is less.
+    /// The median.
     pub median: f64,
-    /// A quarter is more.
+    /// The third quartile.
     pub q3: f64,
 }
 
 impl Quartiles {
-    /// Of measurements, by linear interpolation; NaN of none.
+    /// The quartiles of measurements, by linear interpolation; NaN without measurements.
     pub fn of(mut v: Vec<f64>) -> Quartiles {
         v.sort_by(f64::total_cmp);
         let at = |q: f64| {
@@ -88,7 +87,7 @@ impl Quartiles {
         };
         Quartiles { q1: at(0.25), median: at(0.5), q3: at(0.75) }
     }
-    /// The quartiles' distance, relative to the median.
+    /// The distance between the quartiles, relative to the median.
     pub fn spread(&self) -> f64 {
         (self.q3 - self.q1) / self.median
     }
@@ -126,7 +125,7 @@ pub struct Workbench<'a> {
     pub device: &'a Device,
     /// What reports call it.
     pub id: String,
-    /// How long and how often.
+    /// How long to measure.
     pub effort: Effort,
     pub(super) cache: u64,
     pub(super) budget: u64,
@@ -153,11 +152,11 @@ impl<'a> Workbench<'a> {
     pub fn with_cache_bytes(self, cache: u64) -> Workbench<'a> {
         Workbench { cache, ..self }
     }
-    /// What measures time here.
+    /// The clock.
     pub fn clock(&self) -> &'a dyn Clock {
         self.clock
     }
-    /// What a report says of the device.
+    /// The device's entry in a report.
     pub fn entry(&self) -> DeviceEntry {
         let caps = self.device.caps();
         DeviceEntry {
@@ -278,23 +277,23 @@ impl<'a> Workbench<'a> {
         Ok(Timing { seconds, fastest, samples, repeats, launches: per_run, pace, ..Timing::default() })
     }
 
-    /// What the device does at best.
+    /// Measures the device's ceilings: the rates of a large copy and of the best matmul.
     ///
     /// # Errors
-    /// What the device says.
+    /// Those of the device.
     pub fn ceilings(&self) -> Result<Ceilings> {
         let copy = self.copy_rate()?;
         let (product, side) = self.product_rate()?;
         let by = if let Device::Cpu(_) = self.device {
-            "memcpy or a change in place by all threads, whichever is faster"
+            "memcpy or an in-place update by all threads, whichever is faster"
         } else {
-            "its own copy kernel"
+            "a copy kernel"
         };
         Ok(Ceilings {
             copy_bytes_per_s: copy,
             product_flops_per_s: product,
             how: format!(
-                "copy: {by}, read plus written; product: {side} x {side} x {side}, {:?}",
+                "copy: {by}, bytes read plus written; matmul: {side} x {side} x {side}, {:?}",
                 self.dtype()
             ),
             drift: None,
@@ -365,21 +364,21 @@ pub(super) fn medians(paces: &[[f64; 2]]) -> [f64; 2] {
     [0, 1].map(|i| Quartiles::of(paces.iter().map(|p| p[i]).collect()).median)
 }
 
-/// What an error says in one line.
+/// An error in one line.
 pub fn reason(e: &Error) -> String {
     e.to_string().lines().map(str::trim).collect::<Vec<_>>().join("; ")
 }
 
-/// Whether nothing more can be measured on a device that said this.
+/// Whether the device was lost, so that nothing more can be measured on it.
 pub fn is_gone(e: &Error) -> bool {
     e.kind() == Kind::Lost
 }
 
-/// What times on a device are taken with.
+/// The source of times on a device, for reports.
 pub fn timer(device: &Device) -> &'static str {
     match device {
         Device::Cuda(card) if card.timestamps() => "CUDA events",
-        Device::Wgpu(gpu) if gpu.abilities().timestamps => "time stamp queries around the passes",
+        Device::Wgpu(gpu) if gpu.abilities().timestamps => "timestamp queries around the passes",
         Device::Cpu(_) => "host clock",
         _ => "host clock, until the device is idle",
     }

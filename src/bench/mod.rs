@@ -1,4 +1,4 @@
-//! How fast the kernels are: every op at the shapes of real models, whole training steps, and results side by side.
+//! Benchmarks: every op at the shapes of real models, training steps, and comparisons of results.
 //!
 //! [`ops`] and [`step`] measure and fill a [`Report`]; [`compare()`] reads reports; [`page`] and [`markdown`] draw them.
 

@@ -1,4 +1,4 @@
-//! The operands of a job on a device: random numbers in as many sets as exceed the cache.
+//! The operands of a job on a device: random numbers in several sets, together larger than the cache.
 
 use super::measure::Workbench;
 use super::report::Phase;
@@ -146,13 +146,14 @@ impl Workbench<'_> {
         let table = |i: usize| specs[i].bytes() + dx[i].as_ref().map_or(0, Spec::bytes);
         let shared: u64 = (0..specs.len()).filter(|&i| is_shared(i)).map(|i| table(i) as u64).sum();
         if bytes > self.budget || largest > caps.binding_bytes {
-            return Err(Error::memory("does not fit")
+            return Err(Error::memory("the operands do not fit into the device's memory")
                 .with_expected(format!(
-                    "at most {} MiB, {} MiB a tensor",
+                    "at most {} MiB in all, and {} MiB in one tensor",
                     self.budget >> 20,
                     caps.binding_bytes >> 20
                 ))
-                .with_found(format!("{} MiB, {} MiB in one tensor", bytes >> 20, largest >> 20)));
+                .with_found(format!("{} MiB in all, and {} MiB in one tensor", bytes >> 20, largest >> 20))
+                .with_help("lower --tokens, or choose a smaller model with --shape-of"));
         }
         let sets = (2 * self.cache).div_ceil(touched).max(2);
         let sets = sets.min(SETS).min((self.budget - shared) / (bytes - shared).max(1)).max(1) as usize;

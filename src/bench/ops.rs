@@ -1,4 +1,4 @@
-//! Every op of `OPS` at the shapes of models, forward and backward.
+//! Measures every op of `OPS` at the shapes of models, forward and backward.
 
 use super::measure::{Workbench, is_gone, reason};
 use super::report::{OpRow, Report, Skipped};
@@ -6,7 +6,7 @@ use super::shapes::{Job, ModelShape, jobs};
 use crate::error::Result;
 use crate::ops::OPS;
 
-/// The jobs of the ops that `wanted` keeps, model by model; what does not depend on the number of tokens comes once.
+/// The jobs of the ops that `wanted` selects, by model. Jobs that do not depend on the number of tokens occur once.
 pub fn plan(models: &[ModelShape], tokens: &[usize], wanted: &dyn Fn(&str) -> bool) -> Vec<Job> {
     let mut all = Vec::new();
     for model in models {
@@ -19,10 +19,10 @@ pub fn plan(models: &[ModelShape], tokens: &[usize], wanted: &dyn Fn(&str) -> bo
     all
 }
 
-/// Measures the jobs and notes them in the report, until `stop` says to stop. What a device refuses is noted as skipped.
+/// Measures the jobs and adds the results to the report, until `stop` returns true. Jobs that a device refuses are added as skipped.
 ///
 /// # Errors
-/// That the device is gone; what was measured before is in the report.
+/// [`Kind::Lost`](crate::error::Kind::Lost) if the device was lost. The report then holds the measurements made before.
 pub fn run(
     bench: &Workbench,
     jobs: &[Job],

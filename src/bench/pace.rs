@@ -1,9 +1,9 @@
-//! How fast the machine itself is while something is measured on it.
+//! Measures how fast the machine itself is during a benchmark.
 //!
-//! A processor's clock, its neighbours on a shared machine and a card's temperature change from minute to minute, by more
-//! than the differences that are looked for. So a piece of work that no version of this program changes is timed between
-//! the measurements of each op: one part that waits for memory, one that computes. Where it took another time beside two
-//! results, [`compare()`](super::compare()) takes that off what it is sure of.
+//! CPU clocks, other programs and GPU temperature change the speed of a machine from minute to minute, often by more than the
+//! differences of interest. So a fixed piece of work, the same in all versions, is timed between the measurements of each op. One part
+//! is bound by memory, the other by computing. If its times differ between two results, [`compare()`](super::compare()) adds that
+//! difference to the uncertainty.
 
 use super::measure::Workbench;
 use super::report::Machine;
@@ -39,7 +39,7 @@ impl Pace {
     /// Fixed work for a device.
     ///
     /// # Errors
-    /// [`crate::error::Kind::Memory`], and what the device says.
+    /// [`crate::error::Kind::Memory`] if it does not fit; those of the device.
     pub(super) fn new(bench: &Workbench) -> Result<Pace> {
         let next = AtomicUsize::new(0);
         if bench.is_slow() {
@@ -59,7 +59,7 @@ impl Pace {
         Ok(Pace { work: Fixed::Card { far, near: pair(1 << 20)? }, next })
     }
 
-    /// What it is, in words: only what says the same can be compared.
+    /// A description of the fixed work. Only times with the same description can be compared.
     pub fn how(&self, device: &Device) -> String {
         match &self.work {
             Fixed::Host { threads, .. } => {
@@ -69,10 +69,10 @@ impl Pace {
         }
     }
 
-    /// Seconds that it takes now: what waits for memory, what computes.
+    /// Its times now, in seconds: the part bound by memory, and the part bound by computing.
     ///
     /// # Errors
-    /// What the device says.
+    /// Those of the device.
     pub(super) fn measure(&self, bench: &Workbench) -> Result<[f64; 2]> {
         let (device, clock) = (bench.device, bench.clock());
         let turn = self.next.fetch_add(1, Ordering::Relaxed);

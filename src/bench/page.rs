@@ -1,17 +1,17 @@
-//! Results as one HTML page that needs nothing else: no network, no script from elsewhere.
+//! Results as one self-contained HTML page, without external scripts or other files.
 
 use super::compare::Comparison;
 use super::report::Report;
 use serde_json::json;
 
-/// The page; what is measured is put in place of this.
+/// The page, and the placeholder for its data.
 const TEMPLATE: &str = include_str!("page.html");
 const PLACE: &str = "/*DATA*/null";
 
-/// A page of a report and of what compares its devices.
+/// The page of a report and of the comparisons of its devices.
 pub fn page(report: &Report, comparisons: &[Comparison]) -> String {
     let data = json!({ "report": report, "comparisons": comparisons }).to_string();
-    // Inside a script only these can end it; in JSON they stand in strings, where they may be escaped.
+    // Only these characters can end a script or a line in it. In JSON they occur only in strings, where they can be escaped.
     let data = data.replace('<', "\\u003c").replace('\u{2028}', "\\u2028").replace('\u{2029}', "\\u2029");
     TEMPLATE.replacen(PLACE, &data, 1)
 }

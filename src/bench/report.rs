@@ -1,92 +1,92 @@
-//! What a measurement leaves: one JSON object, which `report.schema.json` describes and peers write as well.
+//! The result of a benchmark: one JSON object, described by `report.schema.json`. The scripts in `benches/peers` write it too.
 
 use super::measure::Quartiles;
 use crate::error::{Error, Kind, Result};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
-/// The version of the format. Another one is refused.
+/// The version of the format. Files of other versions are refused.
 pub const SCHEMA: u32 = 1;
 
 /// The format as a JSON schema.
 pub const SCHEMA_JSON: &str = include_str!("report.schema.json");
 
-/// Everything that one run measured.
+/// All measurements of one run.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Report {
     /// [`SCHEMA`].
     pub schema: u32,
-    /// When it began, in seconds since 1970.
+    /// The start time, in seconds since 1970.
     pub begun: u64,
-    /// Whether everything that was asked for was measured.
+    /// Whether all requested measurements were made.
     pub complete: bool,
-    /// Why it was not, if so.
+    /// Why measuring stopped early, if it did.
     pub stopped: Option<String>,
-    /// Where it ran.
+    /// The machine.
     pub machine: Machine,
-    /// Who computed, on what.
+    /// The devices, each with the program that used it.
     pub devices: Vec<DeviceEntry>,
-    /// One pass of one op at one shape a row.
+    /// One row for each pass of each op at each shape.
     pub ops: Vec<OpRow>,
-    /// One training step a row.
+    /// One row for each training step.
     pub steps: Vec<StepRow>,
-    /// What was not measured, and why.
+    /// Measurements that were not made, with the reason.
     pub skipped: Vec<Skipped>,
 }
 
 /// The machine.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Machine {
-    /// The processor's name.
+    /// The CPU's name.
     pub cpu: String,
-    /// Processors that the program may use.
+    /// The number of CPU cores that the program may use.
     pub cpus: usize,
-    /// Memory in bytes, where it is known.
+    /// The memory in bytes, if known.
     pub memory_bytes: Option<u64>,
     /// Operating system and architecture.
     pub os: String,
-    /// Processes that wanted a processor when it began (the load of the last minute), where it is known.
+    /// The load average of the minute before the start, if known.
     pub load: Option<f64>,
 }
 
-/// One device as one program drives it.
+/// One device, used by one program.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct DeviceEntry {
-    /// What the rows call it; unique in a report.
+    /// Its name in the rows; unique in a report.
     pub id: String,
     /// The program and its version: `tempra 0.1.0`, `torch 2.15.0 eager`.
     pub tool: String,
-    /// What the device calls itself.
+    /// The device's own name.
     pub description: String,
-    /// What activations are computed in: `f32`, `bf16`, `f16`.
+    /// The compute type: `f32`, `bf16`, `f16`.
     pub dtype: String,
-    /// Bytes of memory, where it tells.
+    /// Its memory in bytes, if known.
     pub memory_bytes: Option<u64>,
-    /// What times are taken with.
+    /// The source of times.
     pub timer: String,
-    /// Bytes of operands that are rotated at least, so that no cache holds them, unless an op's are too small for that.
+    /// The cache size in bytes that the sets of operands exceed, unless an op's operands are too small.
     pub cache_bytes: u64,
-    /// What it can do at best, measured in the same run.
+    /// The device's best rates, measured in the same run.
     pub ceilings: Option<Ceilings>,
-    /// The fixed work whose time the rows note ([`OpRow::pace`]); none of a program that notes none.
+    /// The fixed work whose times the rows hold ([`OpRow::pace`]), if the program times fixed work.
     #[serde(default)]
     pub pace: Option<String>,
 }
 
-/// The best that a device does, measured before everything else, and again after it.
+/// The best rates of a device, measured at the start and at the end of a run.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Ceilings {
-    /// Bytes a second of a large copy, read plus written.
+    /// The rate of a large copy in bytes per second, read plus written.
     pub copy_bytes_per_s: f64,
-    /// Floating-point operations a second of the best large matrix product.
+    /// The rate of the best large matmul in FLOP/s.
     pub product_flops_per_s: f64,
     /// How the two were measured.
     pub how: String,
-    /// The same two at the end, divided by those at the beginning: how much the machine has changed meanwhile.
+    /// The rates at the end divided by those at the start: how much the machine changed during the run.
     pub drift: Option<[f64; 2]>,
 }
 
-/// Which pass of an op.
+/// The pass of an op.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Phase {
@@ -95,7 +95,7 @@ pub enum Phase {
     Forward,
     /// From output gradients to input gradients.
     Backward,
-    /// A step of the optimizer, which has one pass only.
+    /// An optimizer step, which has a single pass.
     Step,
 }
 
@@ -115,50 +115,50 @@ impl Phase {
 pub struct OpRow {
     /// [`DeviceEntry::id`].
     pub device: String,
-    /// The op's stem.
+    /// The op's name.
     pub op: String,
-    /// Which of its uses in the model.
+    /// Its use in the model.
     pub role: String,
-    /// The model whose shape it is.
+    /// The model whose shapes are used.
     pub model: String,
-    /// Tokens of the batch; 0 for what does not depend on it.
+    /// The number of tokens in the batch; 0 for ops that do not depend on it.
     pub tokens: usize,
-    /// Which pass.
+    /// The pass.
     pub pass: Phase,
-    /// Shapes of the inputs.
+    /// The shapes of the inputs.
     pub shapes: Vec<Vec<usize>>,
-    /// Seconds of one run.
+    /// The time of one run, in seconds.
     pub seconds: Quartiles,
-    /// Measurements, each of `repeats` runs.
+    /// The number of measurements, each of `repeats` runs.
     pub samples: usize,
-    /// Runs of one measurement.
+    /// The number of runs in one measurement.
     pub repeats: usize,
-    /// Sets of operands that were used in turn.
+    /// The number of sets of operands, used in turn.
     pub sets: usize,
     /// Whether all sets together are larger than the cache.
     pub beyond_cache: bool,
-    /// Floating-point operations, as the op counts them.
+    /// The number of floating-point operations, from the op's formula.
     pub flops: f64,
-    /// Bytes that must be moved at least, as the op counts them.
+    /// The least number of bytes to move, from the op's formula.
     pub bytes: f64,
-    /// Kernels launched by one run; none for a device that does not count them.
+    /// The number of kernel launches of one run, if the device counts them.
     pub launches: Option<f64>,
-    /// The time that the ceilings allow, divided by the time it took, in percent. None without ceilings or without work.
+    /// The shortest time that the ceilings allow, in percent of the measured time. None without ceilings, and if the operands fit into
+    /// the cache.
     pub percent: Option<f64>,
-    /// Which ceiling is the lower one here: `copy` or `product`.
+    /// The ceiling that limits this op: `copy` or `product` (matmul).
     pub bound: Option<String>,
-    /// Seconds that fixed work took between the measurements, what waits for memory and what computes: how fast the machine
-    /// itself was.
+    /// The times of fixed work between the measurements, in seconds: the part bound by memory, and the part bound by computing.
     #[serde(default)]
     pub pace: Option<[f64; 2]>,
 }
 
 impl OpRow {
-    /// What it has in common with the same pass elsewhere.
+    /// The key that identifies the same measurement in another report.
     pub fn key(&self) -> (String, String, String, usize, Phase) {
         (self.op.clone(), self.role.clone(), self.model.clone(), self.tokens, self.pass)
     }
-    /// Notes how near it comes to what the ceilings allow. What stays in a cache has nothing to do with a copy's rate.
+    /// Computes the percentage of the ceilings. Operands in the cache are not limited by the copy rate, so they have none.
     fn judge(&mut self, ceilings: &Ceilings) {
         if !self.beyond_cache {
             return;
@@ -178,105 +178,105 @@ impl OpRow {
 pub struct StepRow {
     /// [`DeviceEntry::id`].
     pub device: String,
-    /// The model whose shape it has; its weights are random.
+    /// The model whose shapes are used; its weights are random.
     pub model: String,
-    /// Which of the measurements it is: `base`, `batch`, `length` (the sweeps), `packed` and `padded` (ragged lengths).
+    /// The part of the benchmark: `base`, `batch` and `length` (sweeps), `packed` and `padded` (varying lengths).
     pub part: String,
-    /// Sequences of the batch.
+    /// The number of sequences in the batch.
     pub sequences: usize,
-    /// Tokens of the longest.
+    /// The number of tokens in the longest sequence.
     pub length: usize,
-    /// Tokens that are no padding.
+    /// The number of tokens without padding.
     pub tokens: usize,
-    /// Tokens that are computed.
+    /// The number of tokens including padding.
     pub computed_tokens: usize,
-    /// Seconds of a step as in training.
+    /// The time of a step, in seconds.
     pub seconds: Quartiles,
-    /// Steps measured.
+    /// The number of measurements.
     pub samples: usize,
-    /// Tokens that are no padding, a second.
+    /// Tokens per second, without padding.
     pub tokens_per_s: f64,
-    /// Sequences a second.
+    /// Sequences per second.
     pub samples_per_s: f64,
-    /// Floating-point operations of the step's ops.
+    /// The number of floating-point operations of a step.
     pub flops: f64,
-    /// Their rate divided by the rate of the best product.
+    /// The step's FLOP/s divided by the rate of the best matmul.
     pub share_of_peak: Option<f64>,
-    /// Most bytes in use: of the device where it has its own memory, else of the process; with how it was found.
+    /// Peak memory in bytes: of the device if it has its own memory, else of the process.
     pub peak_bytes: Option<u64>,
-    /// Where the time goes.
+    /// The time by phase.
     pub phases: Phases,
-    /// Op by op, the longest first; only of some parts.
+    /// The time by op, the longest first; only for some parts.
     pub work: Vec<Work>,
-    /// In the steps that `seconds` is of.
+    /// Counters of the measured steps.
     pub warm: Option<Counts>,
     /// As [`OpRow::pace`].
     #[serde(default)]
     pub pace: Option<[f64; 2]>,
 }
 
-/// Seconds of a step by phase. Ops are timed one at a time for this, so they need not add up to the step.
+/// The time of a step by phase, in seconds. Ops are timed one at a time, so the sum may differ from the time of the step.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Phases {
-    /// Building the batch on the host. In training a thread does so ahead of time, beside the device.
+    /// Building the batch on the host. In training a separate thread does it in advance, in parallel to the device.
     pub data: f64,
     /// Ops of the forward pass.
     pub forward: f64,
     /// Ops of the backward pass.
     pub backward: f64,
-    /// Norm, update and what belongs to them.
+    /// Gradient norm, clipping and AdamW.
     pub optimizer: f64,
-    /// What is left of the step: nothing of these ran. Zero where ops overlap.
+    /// The rest of the step, when none of these ran. Zero if ops overlap.
     pub idle: f64,
 }
 
 /// All calls of one pass of one op on tensors of one shape, in one step.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Work {
-    /// The op's stem.
+    /// The op's name.
     pub op: String,
-    /// Which pass.
+    /// The pass.
     pub pass: Phase,
-    /// Shapes of its inputs.
+    /// The shapes of its inputs.
     pub shapes: Vec<Vec<usize>>,
-    /// How often it runs in a step.
+    /// The number of calls in a step.
     pub calls: usize,
-    /// Seconds of all calls together; the median over steps.
+    /// The total time of all calls in seconds, the median over steps.
     pub seconds: f64,
-    /// Floating-point operations of all calls.
+    /// The number of floating-point operations of all calls.
     pub flops: f64,
-    /// Bytes that all calls must move at least.
+    /// The least number of bytes that all calls must move.
     pub bytes: f64,
 }
 
-/// What a GPU was asked for in all warm steps together.
+/// Counters of a GPU over all warm steps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Counts {
-    /// Steps.
+    /// The number of steps.
     pub steps: usize,
-    /// Times that memory was asked of the driver.
+    /// Allocations from the driver.
     pub allocations: u64,
-    /// Read-backs.
+    /// Tensors read back to the host.
     pub reads: u64,
-    /// Kernels launched one by one.
+    /// Kernels launched outside of graphs.
     pub kernels: u64,
-    /// Command buffers (wgpu) or recorded steps (CUDA).
+    /// Command buffers (wgpu) or CUDA graphs launched.
     pub command_buffers: u64,
 }
 
-/// Something that was not measured.
+/// A measurement that was not made.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Skipped {
-    /// The device it was asked of.
+    /// The device.
     pub device: String,
-    /// What.
+    /// The measurement.
     pub what: String,
-    /// Why not.
+    /// The reason.
     pub why: String,
 }
 
 impl Report {
-    /// An empty one of this machine and moment.
+    /// An empty report for this machine, starting now.
     pub fn begin() -> Report {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         let begun = now.map_or(0, |d| d.as_secs());
@@ -285,17 +285,20 @@ impl Report {
     /// Reads a report.
     ///
     /// # Errors
-    /// [`Kind::Data`] for a file that is none, is of another schema version, or names devices that it does not describe.
+    /// [`Kind::Data`] for a file that is not a report, has another schema version, or has rows of unknown devices.
     pub fn read(path: &Path) -> Result<Report> {
-        let text =
-            std::fs::read_to_string(path).map_err(|e| Error::io(Kind::Data, "cannot be read", path, &e))?;
+        let text = std::fs::read_to_string(path)
+            .map_err(|e| Error::io(Kind::Data, "cannot read the result", path, &e))?;
         Report::parse(&text).map_err(|e| e.at(path))
     }
-    /// The same of a text.
+    /// Reads a report from a text.
+    ///
+    /// # Errors
+    /// Those of [`Report::read`], without a file name.
     pub fn parse(text: &str) -> Result<Report> {
         const HINT: &str = "measure again with this version: tempra bench --json > FILE";
         let bad = |e: serde_json::Error| {
-            Error::data("is not a result of tempra bench")
+            Error::data("not a result of tempra bench")
                 .with_line(e.line() as u64)
                 .with_expected(format!("a JSON object of schema {SCHEMA}"))
                 .with_found(e.to_string())
@@ -305,7 +308,11 @@ impl Report {
         match value.get("schema") {
             Some(v) if v.as_u64() == Some(SCHEMA.into()) => {}
             other => {
-                return Err(Error::data("is a result of another version, or none")
+                let what = match other {
+                    Some(_) => "the result has another schema version",
+                    None => "not a result of tempra bench",
+                };
+                return Err(Error::data(what)
                     .with_expected(format!("\"schema\": {SCHEMA}"))
                     .with_found(other.map_or("no key `schema`".into(), |v| format!("\"schema\": {v}")))
                     .with_help(HINT));
@@ -315,13 +322,13 @@ impl Report {
         let known = |id: &str| report.devices.iter().any(|d| d.id == id);
         let rows = report.ops.iter().map(|r| &r.device).chain(report.steps.iter().map(|r| &r.device));
         if let Some(lost) = rows.into_iter().find(|id| !known(id)) {
-            return Err(Error::data("a row is of a device that the file does not describe")
+            return Err(Error::data(format!("a row names the device {lost}, which is not in `devices`"))
                 .with_expected(report.devices.iter().map(|d| d.id.as_str()).collect::<Vec<_>>().join(", "))
-                .with_found(lost.clone()));
+                .with_help(HINT));
         }
         Ok(report)
     }
-    /// One report of several; devices of one name are told apart by their reports' names.
+    /// Merges reports. Devices with the same id get their report's name added.
     pub fn merge(parts: Vec<(String, Report)>) -> Report {
         let mut all = Report { schema: SCHEMA, complete: true, ..Report::default() };
         let count = |id: &str| parts.iter().filter(|(_, r)| r.devices.iter().any(|d| d.id == id)).count();
@@ -353,8 +360,8 @@ impl Report {
         }
         all
     }
-    /// One report of several rounds of the same measurements: of each the median over the rounds, whose quartiles tell how much
-    /// rounds differ; the machine's pace is part of that. What the first round did not measure is left out.
+    /// Merges several rounds of the same measurements: each gets the median over the rounds, and the quartiles of the rounds' medians.
+    /// Only measurements of the first round are kept.
     pub fn of_rounds(parts: &[Report]) -> Report {
         let Some(first) = parts.first() else { return Report::begin() };
         let mut all = first.clone();
@@ -385,8 +392,8 @@ impl Report {
         all.complete = parts.iter().all(|p| p.complete);
         all
     }
-    /// Notes the ceilings of a device, and how near its rows come to them: the better of what was measured before and after
-    /// them, for something else may have slowed one of the two down.
+    /// Sets the ceilings of a device, and its rows' percentages. The ceilings are the better of the two measurements, because other
+    /// programs may have slowed down one of them.
     pub fn judge(&mut self, device: &str, before: Ceilings, after: Option<Ceilings>) {
         let mut best = before.clone();
         if let Some(after) = after {
@@ -406,7 +413,7 @@ impl Report {
 }
 
 impl Machine {
-    /// The machine this runs on.
+    /// This machine.
     pub fn here() -> Machine {
         let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
         let after = |text: &str, key: &str| {

@@ -1,4 +1,4 @@
-//! A whole training step: where its time goes, what padding costs, how it grows with the batch and the length.
+//! Measures a training step: by op and phase, packed and padded, and for growing batches and lengths.
 
 use super::measure::{Clock, Quartiles, Workbench, is_gone, medians, reason};
 use super::report::{Counts, Phase, Phases, Report, Skipped, StepRow, Work};
@@ -33,7 +33,7 @@ impl Setting {
     /// What a person calls it.
     pub fn label(&self) -> String {
         let longest = self.lengths.iter().max().unwrap_or(&0);
-        format!("{} step, {} sequences up to {longest} tokens", self.part, self.lengths.len())
+        format!("{} step, {} sequences of up to {longest} tokens", self.part, self.lengths.len())
     }
 }
 
@@ -128,11 +128,12 @@ fn batch(store: &[u32], lengths: &[usize]) -> Batch {
     b
 }
 
-/// Measures steps of a model with random weights and notes them in the report, until `stop` says to stop. `steps` of them
-/// are one measurement on a GPU, which is given them all at once.
+/// Measures steps of a model with random weights and adds the results to the report, until `stop` returns true. On a GPU `steps` steps
+/// are queued at once for one measurement.
 ///
 /// # Errors
-/// That the device is gone or holds no such model; what was measured before is in the report.
+/// [`Kind::Lost`](crate::error::Kind::Lost) if the device was lost; [`Kind::Memory`](crate::error::Kind::Memory) if the model does not
+/// fit. The report then holds the measurements made before.
 pub fn run(
     bench: &Workbench,
     model: (&str, &EncoderConfig),

@@ -412,7 +412,7 @@ fn the_program_compares_and_fails_under_a_ratio() {
         (save(dir.path(), "monday.json", &one(1.0)), save(dir.path(), "today.json", &one(1.25)));
     let Run { code, out, err } = run(&["bench", "compare", &base, &slow, "--fail-under", "0.9"]);
     assert_eq!(code, 1, "{err}");
-    assert!(out.contains("a (today) beside a (monday)") && out.contains("0.800"), "{out}");
+    assert!(out.contains("a (today) compared with a (monday)") && out.contains("0.800"), "{out}");
     assert!(err.contains("below 0.9"), "{err}");
     assert_eq!(run(&["bench", "compare", &base, &slow, "--fail-under", "0.75"]).code, 0);
     let page = dir.path().join("page.html");
@@ -434,7 +434,7 @@ fn what_cannot_be_measured_is_refused_before_anything_is() {
         (vec!["ops", "--dtype", "f16"], 5, "cannot compute in F16"),
         (vec!["step", "--length", "0"], 2, "length"),
         (vec!["compare"], 2, "nothing to compare"),
-        (vec!["compare", "/nowhere.json", "/there.json"], 3, "cannot be read"),
+        (vec!["compare", "/nowhere.json", "/there.json"], 3, "cannot read the result"),
     ] {
         let run = run(&[&["bench"], args.as_slice()].concat());
         assert_eq!(run.code, code, "{args:?}: {}", run.err);
@@ -496,12 +496,12 @@ fn lost_in_the_middle(kind: &str, fault: (&str, &str)) -> Option<Vec<String>> {
     // A card with little memory: the emulator copies slowly.
     let Run { code, out, err } = run_with(&args, Some(&[fault, ("EMULATOR_MEMORY", "134217728")]));
     assert_eq!(code, 75, "{err}");
-    assert!(err.contains("lost") && err.contains("what was measured before"), "{err}");
+    assert!(err.contains("lost") && err.contains("the measurements made before"), "{err}");
     let report = Report::parse(&out).unwrap();
     obeys(&serde_json::from_str(&out).unwrap());
     assert!(!report.complete && report.stopped.as_deref().is_some_and(|s| s.starts_with(kind)), "{report:?}");
     assert_eq!(report.ops.len(), 2, "both passes were measured before: {err}");
-    assert!(report.skipped.iter().any(|s| s.device == kind && s.what == "everything after this"));
+    assert!(report.skipped.iter().any(|s| s.device == kind && s.what == "all further measurements"));
     let parts: Vec<&str> = report.steps.iter().map(|s| s.part.as_str()).collect();
     assert!(parts.len() < 3, "{parts:?}");
     Some(args.into_iter().map(str::to_owned).collect())
@@ -560,7 +560,9 @@ fn two_programs_measure_in_turns() {
         calls.lines().all(|l| l.starts_with("bench ops --json") && l.contains("cross_entropy")),
         "{calls}"
     );
-    for (program, word) in [("/nowhere/tempra", "cannot be started"), ("/bin/false", "measured nothing")] {
+    for (program, word) in
+        [("/nowhere/tempra", "cannot start the program"), ("/bin/false", "failed to measure")]
+    {
         let Run { code, err, .. } = against(program);
         assert_eq!(code, 2, "{err}");
         assert!(err.contains(word), "{err}");

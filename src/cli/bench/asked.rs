@@ -1,4 +1,4 @@
-//! What a command line asks to be measured.
+//! The measurements that a command line asks for.
 
 use super::Opened;
 use crate::bench::{Effort, ModelShape, Workbench, step};
@@ -15,19 +15,22 @@ use clap::ArgMatches;
 pub struct Asked {
     pub devices: Vec<Opened>,
     pub effort: Effort,
-    /// Models by name or place; none for the device's default.
+    /// Models by name or folder; empty for the device's default.
     pub models: Vec<(ModelShape, EncoderConfig)>,
-    /// Numbers of tokens; none for the device's default.
+    /// Numbers of tokens; empty for the device's default.
     pub tokens: Vec<usize>,
-    /// Sequences, their length, whether to sweep.
+    /// The number of sequences, their length, and whether to sweep.
     pub step: (usize, usize, bool),
-    /// Steps that a GPU is given at once.
+    /// The number of steps queued on a GPU for one measurement.
     pub repeats: usize,
     ops: Vec<String>,
 }
 
 impl Asked {
-    /// Everything that can be wrong is found before anything is measured.
+    /// Checks the command line before anything is measured.
+    ///
+    /// # Errors
+    /// [`Kind::Usage`](crate::error::Kind::Usage) for unknown ops and models, and devices named twice; those of opening a device.
     pub fn of(matches: &ArgMatches) -> Result<Asked> {
         let list = |id: &str| -> Vec<&String> { matches.get_many(id).into_iter().flatten().collect() };
         let number = |id: &str| matches.get_one::<usize>(id).copied().unwrap_or(1);
@@ -60,10 +63,11 @@ impl Asked {
                     (name, dtype) => format!("{name} {dtype}"),
                 };
                 if devices.iter().any(|(other, _)| *other == id) {
-                    return Err(Error::usage("a device is named twice").with_found(id));
+                    return Err(Error::usage(format!("the device {id} is named twice"))
+                        .with_help("name each device and each type once"));
                 }
                 let device = Device::open(name, threads)?;
-                // Of several types a device measures those that it can compute in.
+                // With several types, skip those that a device does not support.
                 match device.with_compute(number) {
                     Ok(device) => devices.push((id, device)),
                     Err(e) if types.len() == 1 => return Err(e),
@@ -81,7 +85,7 @@ impl Asked {
             ops,
         })
     }
-    /// Whether an op is asked for.
+    /// Whether to measure an op.
     pub fn wants(&self, op: &str) -> bool {
         self.ops.is_empty() || self.ops.iter().any(|pattern| fits(pattern, op))
     }
@@ -103,7 +107,7 @@ impl Asked {
     }
 }
 
-/// Whether a word fits a pattern, in which `*` stands for anything.
+/// Whether a word matches a pattern, where `*` matches any text.
 fn fits(pattern: &str, word: &str) -> bool {
     match pattern.split_once('*') {
         None => pattern == word,
@@ -118,14 +122,14 @@ fn known_op(pattern: &str) -> Result<()> {
     if names().any(|op| fits(pattern, op)) {
         return Ok(());
     }
-    let e = Error::usage("no op of that name").with_found(pattern);
+    let e = Error::usage(format!("no op matches {pattern:?}"));
     Err(match nearest(pattern, names()) {
         Some(near) => e.with_help(format!("did you mean {near:?}?")),
         None => e.with_expected(names().collect::<Vec<_>>().join(", ")),
     })
 }
 
-/// The shapes that a name stands for.
+/// The shapes of a model's name; three models for `all`.
 fn model(name: &str) -> Result<Vec<(ModelShape, EncoderConfig)>> {
     let known = ModelShape::known();
     let with = |shape: &ModelShape| (shape.clone(), step::encoder(shape));
@@ -138,9 +142,9 @@ fn model(name: &str) -> Result<Vec<(ModelShape, EncoderConfig)>> {
     let near = nearest(name, known.iter().map(|m| m.name.as_str()));
     let found = source::resolve(name).and_then(|dir| encoder_shape(&dir));
     let config = found.map_err(|e| match near {
-        Some(near) => Error::usage("no model of that name")
-            .with_found(name)
-            .with_help(format!("did you mean {near:?}?")),
+        Some(near) => {
+            Error::usage(format!("there is no model {name:?}")).with_help(format!("did you mean {near:?}?"))
+        }
         None => e,
     })?;
     let name = name.trim_end_matches('/').rsplit('/').next().unwrap_or(name).to_owned();

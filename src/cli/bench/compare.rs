@@ -1,4 +1,4 @@
-//! `tempra bench compare`: devices or results side by side.
+//! `tempra bench compare`: compares devices or results.
 
 use super::{Asked, draw, measured, rounds};
 use crate::bench::{self, Comparison, Report, markdown};
@@ -11,34 +11,35 @@ use serde_json::json;
 use std::path::Path;
 
 pub fn define() -> Command {
-    super::options(Command::new("compare").about("Devices, or results of earlier runs, side by side"))
+    super::options(Command::new("compare").about("Compare devices, results of earlier runs, or two builds of tempra"))
         .long_about(
-            "Puts every device of the given results beside the first one, op by op: the ratio of their times (above 1: faster \
-             than the first), how far off it may be, and whether the difference can be told from the spread. Without \
-             results the ops are measured on the devices that --device names; with --against by another build of this program \
-             and by this one, in turns, which is the only way to tell small differences on a machine that does other work.",
+            "Compare devices, results of earlier runs, or two builds of tempra.\n\nThe first device or result is the baseline. For each \
+             op the comparison shows the ratio of times (2 means twice as fast as the baseline), its uncertainty, and a verdict: \
+             faster, slower, same, or cannot tell.\n\nWith result files, compare their measurements. Without files, measure the ops \
+             on the devices of --device. With --against, measure with another build of tempra and with this one in alternating \
+             rounds; this detects small differences even on a machine that does other work.",
         )
         .after_help(
             "Examples:\n  tempra bench compare last-week.json today.json --fail-under 0.95\n  \
-             tempra bench compare --device cuda,wgpu --html cards.html\n  \
+             tempra bench compare --device cuda,wgpu --html devices.html\n  \
              tempra bench compare --against old/tempra --op 'attention*' --rounds 9",
         )
-        .arg(Arg::new("results").value_name("RESULT").num_args(0..).action(ArgAction::Append).help("JSON files of tempra bench or of a peer"))
+        .arg(Arg::new("results").value_name("RESULT").num_args(0..).action(ArgAction::Append).help("JSON files that tempra bench or a script in benches/peers wrote; the first is the baseline"))
         .arg(
             Arg::new("against")
                 .long("against")
                 .value_name("PROGRAM")
                 .conflicts_with("results")
                 .value_parser(clap::value_parser!(std::path::PathBuf))
-                .help("Another build of tempra: it and this one measure the ops in turns"),
+                .help("Compare with this build of tempra, measuring in alternating rounds"),
         )
-        .arg(super::super::options::count("rounds", "How often each measures, with --against").default_value("5"))
+        .arg(super::super::options::count("rounds", "Number of rounds of each build, with --against").default_value("5"))
         .arg(
             Arg::new("fail-under")
                 .long("fail-under")
                 .value_name("RATIO")
                 .value_parser(clap::value_parser!(f64))
-                .help("Exits with 1 when something is slower than this ratio, by more than its spread"),
+                .help("Exit with code 1 if an op's ratio is below this value by more than its uncertainty"),
         )
 }
 
@@ -52,9 +53,9 @@ pub fn run(matches: &ArgMatches) -> Result<i32> {
     let (report, code) = if let Some(other) = matches.get_one::<std::path::PathBuf>("against") {
         let rounds = matches.get_one::<usize>("rounds").copied().unwrap_or(5);
         if rounds < 3 {
-            return Err(Error::usage("too few rounds to tell how much they differ")
-                .with_expected("--rounds 3 or more")
-                .with_found(rounds.to_string()));
+            return Err(Error::usage(format!("--rounds {rounds} is too few to estimate the spread"))
+                .with_expected("at least 3 rounds")
+                .with_help("raise --rounds; the default is 5"));
         }
         let ([theirs, ours], code) = rounds::in_turns(other, rounds, matches, &Voice::of(matches))?;
         let name = other.display().to_string();
@@ -62,8 +63,10 @@ pub fn run(matches: &ArgMatches) -> Result<i32> {
     } else if files.is_empty() {
         if matches.get_many::<String>("device").map_or(0, Iterator::count) < 2 {
             return Err(Error::usage("there is nothing to compare")
-                .with_expected("two results, or two devices")
-                .with_help("tempra bench compare a.json b.json, or tempra bench compare --device cpu,wgpu"));
+                .with_expected("two result files, or two devices")
+                .with_help(
+                    "run `tempra bench compare a.json b.json` or `tempra bench compare --device cpu,wgpu`",
+                ));
         }
         measured(&Asked::of(matches)?, true, false, &Voice::of(matches))?
     } else {
@@ -97,7 +100,7 @@ pub fn run(matches: &ArgMatches) -> Result<i32> {
     }
     let voice = Voice::of(matches);
     for failure in &failures {
-        voice.warn(format!("below {}: {failure}", fail_under.unwrap_or_default()));
+        voice.warn(format!("below --fail-under {}: {failure}", fail_under.unwrap_or_default()));
     }
     Ok(if failures.is_empty() { code } else { 1 })
 }

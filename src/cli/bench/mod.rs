@@ -1,4 +1,4 @@
-//! `tempra bench`: how fast the kernels are here.
+//! `tempra bench`: measures the speed of the kernels on this machine.
 
 mod asked;
 mod compare;
@@ -16,30 +16,30 @@ use crate::train::Signals;
 use asked::Asked;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
-const METHOD: &str = "Operands are random and lie in more sets than a cache holds, which are used in turn. Every set runs once before \
-    anything counts, so that compiling kernels does not. Times are medians, the spread is the distance of the quartiles; \
-    they are taken with the device's own clock where it has one. Operations and bytes are what the formula asks for, so \
-    the rates are not those of some counter. The ceilings are a large copy and the best large product, measured in the \
-    same run before everything else and again after it. Between the measurements of each op a fixed piece of work is timed, \
-    which no version changes: it tells how fast the machine itself was, and `compare` takes that off what it is sure of.";
+const METHOD: &str = "Method: operands are random. Several sets of them, together larger than the cache, are used in turn. A warm-up run \
+    on every set compiles the kernels and is not counted. Times are medians, from the device's own clock if it has one. The spread is \
+    the distance between the quartiles, relative to the median. FLOPs and bytes are counted from the op's formula, not by hardware \
+    counters. The ceilings of a device are its copy rate (GB/s) and its best matmul rate (FLOP/s), measured at the start and at the end \
+    of the same run. A fixed piece of work, timed between the measurements, shows how fast the machine itself is; `compare` adds its \
+    changes to the uncertainty.";
 
 pub fn define() -> Command {
     let measures = |name: &'static str, about: &'static str| options(Command::new(name).about(about));
-    let ops = measures("ops", "Every op at the shapes of real models, forward and backward").long_about(format!(
-        "Every op at the shapes of real models, forward and backward: time, GB/s, TFLOP/s, percent of the device's own \
-         ceilings, launches.\n\n{METHOD}"
+    let ops = measures("ops", "Measure every op at the shapes of real models").long_about(format!(
+        "Measure the forward and backward pass of every op at the shapes of real models.\n\nThe result has the time, GB/s, TFLOP/s, \
+         percent of the device's ceilings and number of kernel launches.\n\n{METHOD}"
     ))
     .after_help("Example:\n  tempra bench ops --device cpu,wgpu --op 'attention*' --html ops.html");
-    let step = measures("step", "A training step: where its time goes, what padding costs, sweeps").long_about(
-        "A training step (forward, backward, clipping, AdamW) of a model with random weights: by op and by phase, \
-         tokens/s, samples/s, share of peak, peak memory; the same lengths packed and padded; sweeps over the number of \
-         sequences and their length.",
+    let step = measures("step", "Measure a training step by op and by phase").long_about(
+        "Measure a training step (forward, backward, clipping, AdamW) of a model with random weights.\n\nThe result has the time by \
+         op and by phase, tokens/s, samples/s, the share of the best matmul rate, and peak memory. It compares packed with padded \
+         batches, and sweeps over the number of sequences and their length.",
     )
     .after_help("Example:\n  tempra bench step --device cuda --dtype bf16 --html step.html");
-    options(Command::new("bench").about("Measures the kernels of a device, and compares results"))
+    options(Command::new("bench").about("Measure the speed of ops and training steps on a device"))
         .long_about(format!(
-            "Measures every op at the shapes of real models, then training steps; `ops` and `step` do one of the two, \
-             `compare` puts devices or results side by side.\n\n{METHOD}"
+            "Measure every op at the shapes of real models, then training steps.\n\nUse `ops` or `step` to measure one of the two, and \
+             `compare` to compare devices or results.\n\n{METHOD}"
         ))
         .after_help(
             "Examples:\n  tempra bench ops --device cpu,wgpu --html ops.html\n  tempra bench step --device cuda --dtype bf16\n  \
@@ -51,44 +51,44 @@ pub fn define() -> Command {
         .subcommand(compare::define())
 }
 
-/// What all that measure are told.
+/// The options of all commands that measure.
 fn options(command: Command) -> Command {
     let list = |id: &'static str, name, help| {
         Arg::new(id).long(id).value_name(name).value_delimiter(',').action(ArgAction::Append).help(help)
     };
     let number = |id, help, default: &'static str| super::options::count(id, help).default_value(default);
     command
-        .arg(list("device", "NAMES", "Devices: auto, cpu, cuda, cuda:N, wgpu or wgpu:N [default: auto]"))
+        .arg(list("device", "NAMES", "Measure on these devices: auto, cpu, cuda, cuda:N, wgpu or wgpu:N [default: auto]"))
         .arg(threads_arg())
-        .arg(list("op", "PATTERN", "Only these ops; * stands for anything"))
+        .arg(list("op", "PATTERN", "Measure only ops whose names match; * matches any text"))
         .arg(
-            list("dtype", "TYPES", "What is computed in: f32, f16, bf16 [default: f32]")
+            list("dtype", "TYPES", "Compute in these types [default: f32]")
                 .alias("precision")
                 .value_parser(["f32", "f16", "bf16"]),
         )
         .arg(
-            list("shape-of", "MODELS", "minilm-l6, bert-base, bert-large, or a model's folder or name [default: all; on a CPU minilm-l6]")
+            list("shape-of", "MODELS", "Use the shapes of these models: minilm-l6, bert-base, bert-large, or a model's folder or name [default: all three; on a CPU minilm-l6]")
                 .alias("model"),
         )
         .arg(
-            list("tokens", "N", "Tokens of a batch, for ops [default: 256 to 32768; on a CPU 256 and 1024]")
+            list("tokens", "N", "Measure ops with these numbers of tokens in a batch [default: 256 to 32768; on a CPU 256 and 1024]")
                 .value_parser(clap::value_parser!(u32).range(1..=1 << 20)),
         )
-        .arg(number("sequences", "Sequences of a step's batch", "8"))
-        .arg(number("length", "Tokens of each", "64"))
-        .arg(number("repeats", "Steps that a GPU is given at once", "10"))
-        .arg(Arg::new("no-sweep").long("no-sweep").action(ArgAction::SetTrue).help("No sweeps over sequences and lengths"))
+        .arg(number("sequences", "Number of sequences in a training step's batch", "8"))
+        .arg(number("length", "Number of tokens in each sequence", "64"))
+        .arg(number("repeats", "Number of steps queued on a GPU for one measurement", "10"))
+        .arg(Arg::new("no-sweep").long("no-sweep").action(ArgAction::SetTrue).help("Skip the sweeps over sequences and lengths"))
         .arg(
             Arg::new("seconds")
                 .long("seconds")
                 .value_name("S")
                 .default_value("0.3")
                 .value_parser(clap::value_parser!(f64))
-                .help("Seconds that one pass of one op is measured, about"),
+                .help("Measure each pass of an op for about this many seconds"),
         )
-        .arg(number("samples", "Measurements at least", "5"))
+        .arg(number("samples", "Least number of measurements of each pass", "5"))
         .arg(json_arg())
-        .arg(Arg::new("html").long("html").value_name("FILE").help("Draws a page as well"))
+        .arg(Arg::new("html").long("html").value_name("FILE").help("Write the result as an HTML page with charts too"))
 }
 
 pub fn run(matches: &ArgMatches) -> Result<i32> {
@@ -127,7 +127,7 @@ fn draw(to: &Destination, report: &Report, comparisons: &[Comparison]) -> Result
     to.write(|out| out.write_all(page::page(report, comparisons).as_bytes()))
 }
 
-/// Measures on every device that was asked for. Cut short, it says what it has, and an exit code other than 0.
+/// Measures on every device. If it is interrupted, it returns the results so far and an exit code other than 0.
 fn measured(asked: &Asked, ops: bool, steps: bool, voice: &Voice) -> Result<(Report, i32)> {
     let signals = Signals::install()?;
     let mut report = Report::begin();
@@ -138,10 +138,10 @@ fn measured(asked: &Asked, ops: bool, steps: bool, voice: &Voice) -> Result<(Rep
         }
         let bench = Workbench::new(device, id.clone(), asked.effort.clone());
         if let Err(e) = on_device(&bench, asked, (ops, steps), &mut report, &signals, voice) {
-            // What a device says of training does not hold here.
+            // The device's own help is about training.
             let e = match bench::measure::is_gone(&e) {
                 true => e.with_help(
-                    "what was measured before is in the result; run this again once the driver is well",
+                    "the result holds the measurements made before; restart the driver and run this command again",
                 ),
                 false => e,
             };
@@ -151,7 +151,7 @@ fn measured(asked: &Asked, ops: bool, steps: bool, voice: &Voice) -> Result<(Rep
             report.stopped = Some(format!("{id}: {}", bench::measure::reason(&e)));
             report.skipped.push(Skipped {
                 device: id.clone(),
-                what: "everything after this".to_owned(),
+                what: "all further measurements".to_owned(),
                 why: bench::measure::reason(&e),
             });
         }
@@ -178,7 +178,7 @@ fn on_device(
     let tokens = asked.tokens(bench);
     if bench.is_slow() && (asked.models.is_empty() || asked.tokens.is_empty()) {
         voice.note(format!(
-            "{}: a processor computes here, so smaller shapes are measured by default: {}, {} tokens",
+            "{}: this device runs on the CPU, so the default shapes are smaller: {}, {} tokens",
             bench.id,
             shapes.iter().map(|s| s.name.as_str()).collect::<Vec<_>>().join(", "),
             tokens.iter().map(usize::to_string).collect::<Vec<_>>().join(", ")
@@ -186,7 +186,7 @@ fn on_device(
     }
     let mut entry = bench.entry();
     if let Some((op, times)) = &bench.effort.planted {
-        entry.tool += &format!(", {op} runs {times} times");
+        entry.tool += &format!(", {op} slowed down {times} times");
     }
     entry.pace = Some(bench.pace()?.how(bench.device));
     report.devices.push(entry);
@@ -227,8 +227,8 @@ fn on_device(
     measured
 }
 
-/// What is asked of the environment beside the options: `TEMPRA_BENCH_PLANT=op:N` runs an op N times as if it were once, to
-/// see that a slower kernel shows. The report says so.
+/// A slowdown for tests: `TEMPRA_BENCH_PLANT=op:N` runs an op N times and counts it as one run, to check that a slower kernel is
+/// detected. The report names it.
 fn planted() -> Option<(String, usize)> {
     let text = std::env::var("TEMPRA_BENCH_PLANT").ok()?;
     let (op, times) = text.split_once(':')?;

@@ -1,4 +1,4 @@
-//! Two builds of this program on one machine, in turns, so that what changes on the machine meanwhile meets both.
+//! Measures with two builds of tempra in alternating rounds, so that changes of the machine affect both.
 
 use crate::bench::Report;
 use crate::cli::style::Voice;
@@ -8,7 +8,7 @@ use clap::ArgMatches;
 use std::path::Path;
 use std::process::Command;
 
-/// Options that both are given as they are.
+/// Options that both builds get unchanged.
 const LISTS: [&str; 4] = ["device", "op", "dtype", "shape-of"];
 
 fn arguments(matches: &ArgMatches) -> Vec<String> {
@@ -29,11 +29,11 @@ fn arguments(matches: &ArgMatches) -> Vec<String> {
     all
 }
 
-/// Measures with both programs, round by round, each first in every other one. Cut short, it returns the rounds that were whole,
-/// and the exit code of that.
+/// Measures with both programs in rounds; each is first in every other round. If it is interrupted, it returns the complete rounds and
+/// the exit code for that.
 ///
 /// # Errors
-/// Of kind `Usage` for a program that cannot be started, and for several devices; what a program says when it fails.
+/// [`Kind::Usage`] for several devices and for a program that cannot be started or fails.
 pub fn in_turns(
     other: &Path,
     rounds: usize,
@@ -42,11 +42,12 @@ pub fn in_turns(
 ) -> Result<([Report; 2], i32)> {
     let device = matches.get_many::<String>("device").into_iter().flatten().count();
     if device > 1 || matches.get_many::<String>("dtype").into_iter().flatten().count() > 1 {
-        return Err(Error::usage("two programs are compared on one device in one type")
-            .with_help("name one with --device, and one with --dtype"));
+        return Err(Error::usage("--against got several devices or types")
+            .with_expected("one device and one type")
+            .with_help("name one device with --device, and one type with --dtype"));
     }
     let own = std::env::current_exe()
-        .map_err(|e| Error::device("cannot tell where this program is").with_found(e.to_string()))?;
+        .map_err(|e| Error::device("cannot find the path of this program").with_found(e.to_string()))?;
     let signals = Signals::install()?;
     let (programs, arguments) = ([other, &own], arguments(matches));
     let bar = voice.bar(2 * rounds as u64, "runs");
@@ -63,12 +64,12 @@ pub fn in_turns(
     let (found, whole) = found?;
     let mut code = 0;
     if let Some(signal) = signals.stop() {
-        let e = Error::new(Kind::Interrupted(signal), "stopped before a round was whole");
+        let e = Error::new(Kind::Interrupted(signal), "stopped before the first round was complete");
         if whole == 0 {
             return Err(e);
         }
         code = e.exit_code();
-        voice.warn(format!("stopped: {whole} of {rounds} rounds count"));
+        voice.warn(format!("stopped early: the result holds {whole} of {rounds} rounds"));
     }
     Ok((found, code))
 }
@@ -92,17 +93,23 @@ fn alternate(
 }
 
 fn measure(program: &Path, arguments: &[String]) -> Result<Report> {
-    let out = Command::new(program)
-        .args(arguments)
-        .output()
-        .map_err(|e| Error::io(Kind::Usage, "cannot be started", program, &e))?;
+    let out = Command::new(program).args(arguments).output().map_err(|e| {
+        Error::io(Kind::Usage, "cannot start the program", program, &e)
+            .with_help("give --against the path of another tempra program")
+    })?;
     if !out.status.success() {
         let said = String::from_utf8_lossy(&out.stderr);
         let said: Vec<&str> = said.trim().lines().rev().take(6).collect();
-        return Err(Error::usage("the program measured nothing")
+        return Err(Error::usage("the program failed to measure")
             .at(program)
-            .with_found(format!("{}: {}", out.status, said.into_iter().rev().collect::<Vec<_>>().join("; ")))
-            .with_help("a tempra that has `bench ops --json` is wanted"));
+            .with_expected("a tempra with the command `bench ops --json`")
+            .with_found(match said.is_empty() {
+                true => format!("{}, without a message", out.status),
+                false => {
+                    format!("{}: {}", out.status, said.into_iter().rev().collect::<Vec<_>>().join("; "))
+                }
+            })
+            .with_help("run that command by itself to see its messages"));
     }
     Report::parse(&String::from_utf8_lossy(&out.stdout)).map_err(|e| e.at(program))
 }
