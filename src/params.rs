@@ -1,4 +1,5 @@
-//! Every parameter of a model, in one allocation a role, so that one launch can update, clip, zero or copy them all.
+//! The parameters of a model, in one allocation per role (values, gradients, moments), so that one launch can update, clip, zero or copy
+//! all of them.
 
 use crate::device::{Device, Tensor};
 use crate::error::{Error, Result};
@@ -8,7 +9,7 @@ use crate::ops::round::Round;
 use crate::shape::{DType, Spec};
 use crate::tape::{Tape, Var};
 
-/// Elements that a group of parameters is aligned to: 256 bytes of f32, the most that a GPU asks of a buffer's beginning.
+/// The alignment of a group of parameters, in elements: 256 bytes of f32, the largest alignment that GPUs require.
 const ALIGN: usize = 64;
 
 /// One parameter: its name in the model's files, and how it is trained.
@@ -20,31 +21,31 @@ pub struct Param {
     pub shape: Vec<usize>,
     /// It is the transpose of what files hold under that shape, its first dimension against all others.
     pub transposed: bool,
-    /// Where it begins in the arena, in elements.
+    /// Its offset in the arena, in elements.
     pub offset: usize,
-    /// Whether weight decay applies: to matrices, not to biases and norms.
+    /// Whether weight decay applies: yes for matrices, no for biases and norms.
     pub decay: bool,
-    /// Factor on the learning rate.
+    /// The factor on the learning rate.
     pub lr_scale: f32,
-    /// Left as it is.
+    /// Whether it is frozen (not trained).
     pub frozen: bool,
 }
 
 impl Param {
-    /// How many elements.
+    /// The number of elements.
     pub fn len(&self) -> usize {
         self.shape.iter().product()
     }
-    /// Whether there are none.
+    /// Whether it has no elements.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
-    /// Its elements in the order that files have them.
+    /// Converts its elements to the order in files.
     pub fn to_file<T: Copy>(&self, values: Vec<T>) -> Vec<T> {
         let first = self.shape.first().copied().unwrap_or(1).max(1);
         if self.transposed { transpose(&values, values.len() / first, first) } else { values }
     }
-    /// Its elements, from the order that files have them in.
+    /// Converts its elements from the order in files.
     pub fn from_file<T: Copy>(&self, values: Vec<T>) -> Vec<T> {
         let first = self.shape.first().copied().unwrap_or(1).max(1);
         if self.transposed { transpose(&values, first, values.len() / first) } else { values }
@@ -56,7 +57,7 @@ fn transpose<T: Copy>(m: &[T], rows: usize, cols: usize) -> Vec<T> {
     (0..cols).flat_map(|c| (0..rows).map(move |r| m[r * cols + c])).collect()
 }
 
-/// Parameters that lie side by side and are used as one tensor, such as the weights of queries, keys and values.
+/// Adjacent parameters that are used as one tensor, such as the weights of queries, keys and values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Group(usize);
 
@@ -69,10 +70,10 @@ struct Members {
     table: bool,
 }
 
-/// The parameters of a model before they have memory: names, shapes, places.
+/// The parameters of a model before allocation: names, shapes and offsets.
 #[derive(Clone, Debug, Default)]
 pub struct Layout {
-    /// The parameters, in order of their place.
+    /// The parameters, in order of their offsets.
     pub list: Vec<Param>,
     groups: Vec<Members>,
     len: usize,
@@ -87,8 +88,7 @@ impl Layout {
     pub fn join(&mut self, names: Vec<String>, each: &[usize], joined: &[usize]) -> Group {
         self.join_of(names.into_iter().map(|name| (name, each.to_vec())).collect(), joined)
     }
-    /// Declares parameters of several shapes that are used as one tensor of shape `joined`. What is called a bias does not
-    /// decay.
+    /// Declares parameters of several shapes that are used as one tensor of shape `joined`. Weight decay does not apply to biases.
     pub fn join_of(&mut self, members: Vec<(String, Vec<usize>)>, joined: &[usize]) -> Group {
         self.len = self.len.next_multiple_of(ALIGN);
         let (first, count) = (self.list.len(), members.len());
@@ -102,33 +102,36 @@ impl Layout {
         self.groups.push(Members { first, count, shape: joined.to_vec(), table: false });
         Group(self.groups.len() - 1)
     }
-    /// Says that rows of a group are looked up: the gradient of most of them is zero.
+    /// Marks a group as an embedding table: the gradients of most of its rows are zero.
     pub fn table(&mut self, group: Group) {
         self.groups[group.0].table = true;
     }
-    /// Says that files hold the transposes of a group's parameters.
+    /// Marks the parameters of a group as transposed in files.
     pub fn transpose(&mut self, group: Group) {
         let Members { first, count, .. } = self.groups[group.0];
         self.list[first..first + count].iter_mut().for_each(|p| p.transposed = true);
     }
-    /// Leaves the parameter that was declared last as it is.
+    /// Freezes the parameter that was declared last.
     pub fn keep_last(&mut self) {
         self.list.iter_mut().next_back().into_iter().for_each(|p| p.frozen = true);
     }
-    /// Trains all parameters of a group, also one that was left as it is.
+    /// Trains all parameters of a group, also frozen ones.
     pub fn train(&mut self, group: Group) {
         let Members { first, count, .. } = self.groups[group.0];
         self.list[first..first + count].iter_mut().for_each(|p| p.frozen = false);
     }
-    /// Elements of the arena.
+    /// The number of elements of the arena.
     pub fn len(&self) -> usize {
         self.len.next_multiple_of(ALIGN)
     }
-    /// Whether nothing was declared.
+    /// Whether no parameter is declared.
     pub fn is_empty(&self) -> bool {
         self.list.is_empty()
     }
-    /// Freezes every parameter whose name begins with one of the prefixes; a prefix that fits none is an error.
+    /// Freezes every parameter whose name starts with one of the prefixes.
+    ///
+    /// # Errors
+    /// [`Kind::Usage`](crate::error::Kind::Usage) for a prefix that matches no parameter.
     pub fn freeze(&mut self, prefixes: &[String]) -> Result<()> {
         for prefix in prefixes {
             let mut fits = 0;
@@ -139,14 +142,15 @@ impl Layout {
             if fits == 0 {
                 let some: Vec<&str> = self.list.iter().take(3).map(|p| p.name.as_str()).collect();
                 return Err(Error::usage(format!(
-                    "model.freeze: no parameter's name begins with `{prefix}`"
+                    "model.freeze names `{prefix}`, which is not the start of any parameter's name"
                 ))
-                .with_expected(format!("the beginning of a name such as {}", some.join(", "))));
+                .with_expected(format!("the start of a name such as {}", some.join(", ")))
+                .with_help("remove it from model.freeze, or correct its spelling"));
             }
         }
         Ok(())
     }
-    /// The arena cut into runs of one setting, for the optimizer. `weight_decay` goes to parameters that decay.
+    /// The segments of the arena with the same optimizer settings. `weight_decay` is for parameters that decay.
     pub fn segments(&self, weight_decay: f32) -> Vec<Segment> {
         let mut segments: Vec<Segment> = Vec::new();
         let mut put = |len: usize, decay: f32, lr_scale: f32, frozen: bool| match segments.last_mut() {
@@ -166,18 +170,18 @@ impl Layout {
     }
 }
 
-/// Parameters with memory on a device.
+/// Parameters on a device.
 pub struct Params {
     layout: Layout,
-    /// The weights, f32 (arena).
+    /// The (master) weights, f32 (arena).
     pub value: Tensor,
-    /// What kernels read instead, where the device computes in another type: the same rounded to it.
+    /// The copy that kernels read, if the device computes in a 16-bit type: the weights rounded to it.
     pub copy: Option<Tensor>,
-    /// What training needs besides; absent for evaluation.
+    /// The arenas for training; `None` for evaluation.
     pub training: Option<Training>,
 }
 
-/// The arenas that training needs, each as long as the values.
+/// The arenas for training, each as long as the values.
 pub struct Training {
     /// Gradients.
     pub grad: Tensor,
@@ -185,7 +189,7 @@ pub struct Training {
     pub m: Tensor,
     /// Second moments.
     pub v: Tensor,
-    /// Where the gradients are known to be zero, u32, as [`Blank`] has it; without it they are read and zeroed whole.
+    /// The zero-block bitmap of the gradients, u32 (see [`Blank`]). Without it gradients are read and zeroed completely.
     pub blank: Option<Tensor>,
 }
 
@@ -202,8 +206,11 @@ impl Bound {
 }
 
 impl Params {
-    /// Allocates the arenas, in `dtype` (f32; f64 for proofs), all zero; with a copy in the type that the device computes in
-    /// if it is a smaller one.
+    /// Allocates the arenas in `dtype` (f32, or f64 for gradient checks), filled with zeros, and a copy in the device's compute type if
+    /// that is a 16-bit type.
+    ///
+    /// # Errors
+    /// [`Kind::Memory`](crate::error::Kind::Memory) if there is not enough memory.
     pub fn new(device: &Device, layout: Layout, dtype: DType, training: bool) -> Result<Params> {
         let zeros = || device.zeros(dtype, &[layout.len()]);
         let value = zeros()?;
@@ -221,28 +228,28 @@ impl Params {
         };
         Ok(Params { layout, value, copy, training })
     }
-    /// Brings what kernels read up to date with the weights: to be called whenever the host has written some.
+    /// Updates the copy that kernels read. Call it after the host has written weights.
     pub fn refresh(&self, device: &Device) -> Result<()> {
         match &self.copy {
             Some(copy) => device.step(&Round, &[&self.value, copy]),
             None => Ok(()),
         }
     }
-    /// Names, shapes and places.
+    /// The names, shapes and offsets.
     pub fn layout(&self) -> &Layout {
         &self.layout
     }
-    /// A parameter's part of an arena.
+    /// The view of a parameter in an arena.
     pub fn view(&self, arena: &Tensor, p: &Param) -> Result<Tensor> {
         arena.view(p.offset, &p.shape)
     }
-    /// Bytes of all arenas.
+    /// The size of all arenas in bytes.
     pub fn bytes(&self) -> usize {
         let copy = self.copy.as_ref().map_or(0, |c| c.spec.bytes());
         self.value.spec.bytes() * if self.training.is_some() { 4 } else { 1 } + copy
     }
-    /// Puts every group on a tape: as leaves with their gradients if the tape records, frozen ones as constants. `filled`
-    /// says that gradients of earlier micro-batches are there to be added to.
+    /// Puts every group on a tape: as leaves with gradients if the tape records, and frozen groups as constants. `filled`: whether the
+    /// gradients hold those of earlier micro-batches, to be added to.
     pub fn bind(&self, tape: &mut Tape, filled: bool) -> Result<Bound> {
         let mut vars = Vec::with_capacity(self.layout.groups.len());
         for g in &self.layout.groups {
@@ -263,7 +270,7 @@ impl Params {
         }
         Ok(Bound { vars })
     }
-    /// The names of the parameters behind variables of a tape.
+    /// The names of the parameters of variables on a tape.
     pub fn names(&self, bound: &Bound, vars: &[Var]) -> Vec<String> {
         let groups = self.layout.groups.iter().zip(&bound.vars).filter(|(_, v)| vars.contains(v));
         groups
@@ -272,8 +279,7 @@ impl Params {
             .map(|p| p.name.clone())
             .collect()
     }
-    /// Zeroes the gradients of frozen parameters that share a group with trained ones, so that they do not count in the
-    /// norm.
+    /// Zeroes the gradients of frozen parameters that share a group with trained ones, so that the gradient norm excludes them.
     pub fn silence_frozen(&self, device: &Device) -> Result<()> {
         let Some(t) = &self.training else { return Ok(()) };
         for g in &self.layout.groups {
@@ -286,7 +292,7 @@ impl Params {
         }
         Ok(())
     }
-    /// The elements of an arena's specs: how many parameters there are, and how many of them are trained.
+    /// The number of elements of all parameters, and of trained ones.
     pub fn count(&self) -> (usize, usize) {
         let sum =
             |trained: bool| self.layout.list.iter().filter(|p| !(trained && p.frozen)).map(Param::len).sum();

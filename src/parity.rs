@@ -1,4 +1,4 @@
-//! The proof that a device computes what it should: every case of [`OPS`] on it, against the CPU in f64.
+//! Proves that a device computes correctly: runs every case of [`OPS`] on it and compares with the CPU in f64.
 
 use crate::device::{Device, Tensor};
 use crate::device::{cuda, wgpu};
@@ -18,19 +18,19 @@ use std::path::{Path, PathBuf};
 pub struct Row {
     /// The op's stem.
     pub op: String,
-    /// What is special about the case.
+    /// The label of the case.
     pub case: String,
-    /// What the device computed in.
+    /// The compute type.
     pub dtype: String,
-    /// Largest error of the forward pass, relative above 1; of a step, its only one. `None` where it is not a number.
+    /// The largest error of the forward pass or step: absolute for values up to 1, relative above. `None` if it is NaN.
     pub forward: Option<f64>,
-    /// Largest error of the gradients; `None` for a step, or where it is not a number.
+    /// The largest error of the gradients; `None` for a step, or if it is NaN.
     pub backward: Option<f64>,
-    /// What they may be at most.
+    /// The largest errors allowed.
     pub bounds: [f64; 2],
-    /// Why it could not be run, if it could not.
+    /// Why the case could not run, if it could not.
     pub failure: Option<String>,
-    /// Whether it is right.
+    /// Whether the case passed.
     pub passed: bool,
 }
 
@@ -48,7 +48,10 @@ pub struct Certificate {
 }
 
 impl Certificate {
-    /// Runs every case on a device, telling `each` of one after another.
+    /// Runs every case on a device, and calls `each` with the result of each case.
+    ///
+    /// # Errors
+    /// Those of the device.
     pub fn issue(device: &Device, mut each: impl FnMut(&Row)) -> Result<Certificate> {
         // The truth is the CPU's f64, whose gradients the tests prove by finite differences.
         let truth = Device::open("cpu", 1)?;
@@ -63,22 +66,25 @@ impl Certificate {
         let tempra = env!("CARGO_PKG_VERSION").to_owned();
         Ok(Certificate { tempra, kernels: kernels(), device: device.caps().name, rows })
     }
-    /// Whether all rows are right.
+    /// Whether all cases passed.
     pub fn passed(&self) -> bool {
         self.rows.iter().all(|r| r.passed)
     }
-    /// What a run folder says it was computed with: a hash of everything in here.
+    /// A hash of this certificate, which run folders record.
     pub fn digest(&self) -> String {
         blake3::hash(json!(self).to_string().as_bytes()).to_hex().to_string()
     }
-    /// As it is written to a file.
+    /// The certificate as JSON, as in its file.
     pub fn to_json(&self) -> Value {
         let mut all = json!(self);
         all["passed"] = self.passed().into();
         all["digest"] = self.digest().into();
         all
     }
-    /// Keeps it for the runs that follow on this device.
+    /// Keeps the certificate for later runs on this device.
+    ///
+    /// # Errors
+    /// [`Kind::Disk`] if it cannot be written.
     pub fn keep(&self, cache: &Path) -> Result<PathBuf> {
         let path = place(cache, &self.device);
         let folder = cache.join("certificates");
@@ -88,10 +94,13 @@ impl Certificate {
             std::fs::write(&temporary, format!("{:#}\n", self.to_json()))?;
             std::fs::rename(&temporary, &path)
         };
-        write().map_err(|e| Error::io(Kind::Disk, "cannot be written", &path, &e))?;
+        write().map_err(|e| {
+            Error::io(Kind::Disk, "cannot keep the certificate", &path, &e)
+                .with_help("check the free space and the permissions of the cache folder")
+        })?;
         Ok(path)
     }
-    /// The one that was kept for a device, if it is of these kernels and whole.
+    /// The certificate kept for a device, if it is intact and of these kernels.
     pub fn kept(cache: &Path, device: &Device) -> Option<Certificate> {
         let name = device.caps().name;
         let value: Value = serde_json::from_slice(&std::fs::read(place(cache, &name)).ok()?).ok()?;
@@ -101,7 +110,7 @@ impl Certificate {
     }
 }
 
-/// Where the certificate of a device is kept: one for each set of kernels.
+/// The file of a device's certificate: one for each version of the kernels.
 fn place(cache: &Path, device: &str) -> PathBuf {
     let key = blake3::hash(format!("{device}\0{}", kernels()).as_bytes()).to_hex();
     cache.join("certificates").join(format!("{}.json", &key[..16]))

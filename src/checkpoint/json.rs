@@ -64,7 +64,9 @@ pub(crate) fn located(path: &Path, e: &serde_json::Error) -> Error {
     let text = e.to_string();
     // The parser appends the line and column to its sentence; here they have their own fields.
     let what = text.split(" at line ").next().unwrap_or(&text);
-    let err = Error::model(format!("invalid JSON: {what}")).at(path);
+    let err = Error::model(format!("invalid JSON: {what}"))
+        .at(path)
+        .with_help("correct the file, or download the model again");
     if e.line() == 0 { err } else { err.with_line(e.line() as u64).with_column(e.column() as u64) }
 }
 

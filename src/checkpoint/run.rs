@@ -295,7 +295,10 @@ pub(super) fn names(dir: &Path) -> Result<Vec<String>> {
         }
         Ok(names)
     };
-    let mut names = list().map_err(|e| Error::io(Kind::Model, "cannot list the folder", dir, &e))?;
+    let mut names = list().map_err(|e| {
+        Error::io(Kind::Model, "cannot list the folder", dir, &e)
+            .with_help("check the spelling and the permissions of the path")
+    })?;
     names.sort_unstable();
     Ok(names)
 }

@@ -475,7 +475,10 @@ fn no_weights(dir: &Path) -> Error {
     names.sort_unstable();
     match names.iter().find(|n| old(n)) {
         Some(name) => missing
-            .with_found(format!("{name}, a format that tempra does not read"))
+            .with_found(match name.ends_with(".h5") || name.ends_with(".gguf") {
+                true => format!("{name}, a format that tempra does not read"),
+                false => format!("{name}, a pickle: tempra reads none, because reading one can run code"),
+            })
             .with_help(conversion(dir)),
         None => missing.with_help("name a folder that holds config.json and the weights of a model"),
     }

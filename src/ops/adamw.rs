@@ -104,7 +104,10 @@ impl Step for AdamW {
         }
         let covered: usize = self.segments.iter().map(|s| s.len).sum();
         if covered != value.len() {
-            return Err(Error::shape(format!("the segments cover {covered} of {} parameters", value.len())));
+            return Err(Error::shape(format!(
+                "the segments of adamw cover {covered} of {} elements",
+                value.len()
+            )));
         }
         step_dtype("adamw", caps, own)?;
         let n = value.len() as f64;

@@ -445,7 +445,7 @@ impl AddNorm {
     }
 }
 
-/// Cases chosen to hurt: one row, odd columns, more columns than a task sums, every combination of the settings.
+/// Edge cases: one row, odd columns, more columns than a task sums, every combination of the settings.
 pub fn cases() -> Vec<Case> {
     let some = |label, [rows, cols]: [usize; 2], beta: bool, residual: bool, before: f32, after: f32| {
         let drop = |p, site| (p > 0.0).then_some(Dropout { p, site, rows: Rows::Tokens });

@@ -166,7 +166,7 @@ impl On<Cuda> for BinaryCrossEntropy {
     }
 }
 
-/// Cases chosen to hurt: large logits of both signs, soft targets, more elements than lanes, no rows, every setting.
+/// Edge cases: large logits of both signs, soft targets, more elements than lanes, no rows, every setting.
 pub fn cases() -> Vec<Case> {
     let case = |label, shape: [usize; 2], range: f64, weighted: bool, gamma: f32| {
         let n = shape[0] * shape[1];

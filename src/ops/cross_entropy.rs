@@ -103,8 +103,9 @@ impl<'a, T: Real> Targets<'a, T> {
         if let Some(bad) =
             hard.iter().flat_map(|h| h.iter()).find(|&&t| t != op.ignore_index && t as usize >= classes)
         {
-            return Err(Error::data(format!("a label is {bad}"))
-                .with_expected(format!("below the {classes} classes")));
+            return Err(Error::data(format!("the label {bad} is out of range"))
+                .with_expected(format!("a label below {classes}, the number of classes"))
+                .with_help("check the labels of the training data"));
         }
         Ok(Targets {
             soft: if hard.is_none() { Some(x[1].cpu::<T>()?) } else { None },
@@ -339,7 +340,7 @@ impl On<Cuda> for CrossEntropy {
     }
 }
 
-/// Cases chosen to hurt: ignored rows, one class, odd counts, every setting.
+/// Edge cases: ignored rows, one class, odd counts, every setting.
 pub fn cases() -> Vec<Case> {
     let focal = |label, classes: usize, target: &[u32], smoothing, weighted, gamma| {
         let op = CrossEntropy { label_smoothing: smoothing, ignore_index: IGNORE, weighted, gamma };

@@ -108,7 +108,7 @@ impl On<Cuda> for Dot {
     }
 }
 
-/// Cases chosen to hurt: one column, more columns than a warp, more rows than a block, none.
+/// Edge cases: one column, more columns than a warp, more rows than a block, none.
 pub fn cases() -> Vec<Case> {
     let case =
         |label, shape: [usize; 2]| Case::new(label, Dot, vec![Input::real(&shape), Input::real(&shape)]);

@@ -211,7 +211,7 @@ impl On<Cuda> for Dropout {
     }
 }
 
-/// Cases chosen to hurt: fewer columns than a block of the generator, more than its width, nothing dropped, no rows.
+/// Edge cases: fewer columns than a block of the generator, more than its width, nothing dropped, no rows.
 pub fn cases() -> Vec<Case> {
     let case = |label, p, rows, shape: &[usize]| {
         Case::new(label, Dropout { p, site: 5, rows }, vec![Input::real(shape), Input::key()])

@@ -77,7 +77,7 @@ impl On<Cpu> for Embed {
     }
 }
 
-/// What the indices are called, table by table.
+/// The names of the indices of each table.
 const WHICH: [&str; 3] = ["id", "position", "token type"];
 
 /// The indices into table i of n, each checked against it.
@@ -89,14 +89,15 @@ fn indices<'a>(op: Embed, x: &[&'a Tensor], i: usize) -> Result<Slice<'a, u32>> 
         None => Ok(index),
         Some(at) => {
             let which = WHICH[i];
-            Err(Error::data(format!("token {at} of the batch has {which} {}", index[at]))
-                .with_expected(format!(
-                    "below {}, the rows of the model's {which} table",
-                    rows.saturating_sub(first.into())
-                ))
-                .with_help(
-                    "check that tokenizer and model belong together, and that max_length fits the model",
-                ))
+            Err(Error::data(format!(
+                "token {at} of the batch has {which} {}, which is out of range",
+                index[at]
+            ))
+            .with_expected(format!(
+                "a {which} below {}, the number of rows of the model's {which} embedding",
+                rows.saturating_sub(first.into())
+            ))
+            .with_help("check that the tokenizer is the model's own, or lower data.max_length"))
         }
     }
 }
@@ -316,7 +317,7 @@ impl On<Cuda> for Embed {
     }
 }
 
-/// Cases chosen to hurt: a row used many times, the first and the last row, tables of one row, no tokens.
+/// Edge cases: a row used many times, the first and the last row, tables of one row, no tokens.
 pub fn cases() -> Vec<Case> {
     let some = |label, op, index: &[&[u32]], rows: &[usize], cols| {
         let mut inputs: Vec<Input> = index.iter().map(|i| Input::ints(i)).collect();

@@ -151,7 +151,7 @@ impl On<Cuda> for Gated {
     }
 }
 
-/// Cases chosen to hurt: every activation, one column, odd columns, more rows than a task, no rows.
+/// Edge cases: every activation, one column, odd columns, more rows than a task, no rows.
 pub fn cases() -> Vec<Case> {
     let case = |label, act, [rows, cols]: [usize; 2]| {
         Case::new(label, Gated { act }, vec![Input::real(&[rows, 2 * cols])])

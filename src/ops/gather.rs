@@ -49,7 +49,9 @@ fn rows_of(index: &[u32], rows: usize) -> Result<Vec<usize>> {
     let there = index.iter().take_while(|&&i| (i as usize) < rows).count();
     let (some, rest) = index.split_at(there);
     if some.windows(2).any(|w| w[0] >= w[1]) || rest.iter().any(|&i| (i as usize) < rows) {
-        return Err(Error::shape("the index of gather must rise strictly").with_found(format!("{index:?}")));
+        return Err(Error::shape("the index of gather is not valid")
+            .with_expected("row numbers in strictly ascending order")
+            .with_found(format!("{index:?}")));
     }
     Ok(some.iter().map(|&i| i as usize).collect())
 }
@@ -121,7 +123,7 @@ impl On<Cuda> for Gather {
     }
 }
 
-/// Cases chosen to hurt: padding, the first and the last row, all, none, odd columns.
+/// Edge cases: padding, the first and the last row, all, none, odd columns.
 pub fn cases() -> Vec<Case> {
     let case = |label, rows: usize, cols: usize, index: &[u32]| {
         Case::new(label, Gather, vec![Input::real(&[rows, cols]), Input::ints(index)])

@@ -115,7 +115,7 @@ impl StepOn<Cuda> for GlobalNorm {
     }
 }
 
-/// Cases chosen to hurt: one element, fewer and more than the lanes, more than a chunk, mostly zeros that are known.
+/// Edge cases: one element, fewer and more than the lanes, more than a chunk, mostly zeros that are known.
 pub fn cases() -> Vec<Case> {
     let case = |label, inputs| Case {
         label,

@@ -1,7 +1,7 @@
-//! What is computed: one fused op a file, with its formula, shape rules, passes on every backend, and test cases.
+//! Ops: one fused op per file, with its formula, shape rules, passes on every backend, and test cases.
 //!
-//! A forward is born with its backward: neither has a default body, so the compiler refuses an op that lacks one. Ops
-//! never allocate outputs; [`Op::plan`] says what they need, and whoever runs them provides it.
+//! Every op has a forward and a backward pass: neither has a default body, so an op without one does not compile. Ops never allocate
+//! their outputs. [`Op::plan`] returns what they need, and the caller allocates it.
 
 pub mod adamw;
 pub mod add_norm;
@@ -40,10 +40,10 @@ pub use case::{
 use linear::Activation;
 use std::fmt::Debug;
 
-/// What gives an op's cases.
+/// A function that returns an op's cases.
 pub type Cases = fn() -> Vec<Case>;
 
-/// Every op there is. Tests, benchmarks and the docs table walk this list.
+/// All ops. Tests and benchmarks run over this list.
 pub const OPS: &[(&str, Cases)] = &[
     ("embed", embed::cases),
     ("linear", linear::cases),
@@ -95,7 +95,7 @@ pub const SHADERS: &[&str] = &[
     round::SHADER,
 ];
 
-/// The source of every kernel in CUDA, by its op's stem.
+/// The source of every CUDA kernel, by the name of its op.
 pub const KERNELS: &[(&str, &str)] = &[
     ("embed", embed::KERNEL),
     ("linear", linear::TENSOR),
@@ -124,23 +124,26 @@ pub const KERNELS: &[(&str, &str)] = &[
     ("round", round::KERNEL),
 ];
 
-/// A differentiable op: what it is called, what it allocates, and (through [`On`]) how each backend computes it.
+/// A differentiable op: its name, its memory, and (through [`On`]) its computation on each backend.
 pub trait Op: On<Cpu> + On<Cuda> + On<Wgpu> + On<Dry> + Debug + Send + 'static {
-    /// The op's stem: its file's name, and its kernels'.
+    /// The op's name, which is also the name of its files.
     fn name(&self) -> &'static str;
-    /// Checks the inputs against the op and the device, and says what to allocate.
+    /// Checks the inputs against the op and the device, and returns what to allocate.
+    ///
+    /// # Errors
+    /// [`Kind::Shape`](crate::error::Kind::Shape) for inputs that the op does not accept; [`Kind::Device`](crate::error::Kind::Device)
+    /// if the device cannot run it.
     fn plan(&self, caps: &Caps, x: &[&Spec]) -> Result<Plan>;
-    /// Where its last part is an activation: which one, the place among its outputs and saved tensors of what the derivative is
-    /// taken at, and the op without it.
+    /// For an op that ends with an activation: the activation, the index among outputs and saved tensors of the activation's input,
+    /// and the op without the activation.
     fn ends_in(&self) -> Option<(Activation, usize, Box<dyn Op>)> {
         None
     }
-    /// Whether on such a device it writes the gradient by its input `i` times an activation's derivative, if asked to by
-    /// [`Grad::slope`].
+    /// Whether the op can fuse an activation's gradient ([`Grad::slope`]) into the gradient of its input `i` on this device.
     fn takes_slope(&self, _: &Caps, _i: usize) -> bool {
         false
     }
-    /// Whether it keeps [`Grad::blank`] up to date. Of other ops it is taken that their gradients are zero nowhere.
+    /// Whether it maintains the zero-block bitmap [`Grad::blank`]. The gradients of other ops count as dense.
     fn keeps_blank(&self) -> bool {
         false
     }
@@ -154,17 +157,21 @@ pub trait On<B: Backend> {
     fn backward(&self, device: &B, io: Backward) -> Result<()>;
 }
 
-/// Something done to tensors in place that is never differentiated: an optimizer's update, a norm.
+/// An in-place operation that is never differentiated, such as an optimizer's update or a norm.
 pub trait Step: StepOn<Cpu> + StepOn<Cuda> + StepOn<Wgpu> + StepOn<Dry> + Debug + Send + 'static {
-    /// The step's stem: its file's name, and its kernels'.
+    /// The step's name, which is also the name of its files.
     fn name(&self) -> &'static str;
-    /// Checks the tensors against the step and the device.
+    /// Checks the tensors against the step and the device, and returns the cost.
+    ///
+    /// # Errors
+    /// [`Kind::Shape`](crate::error::Kind::Shape) for tensors that the step does not accept;
+    /// [`Kind::Device`](crate::error::Kind::Device) if the device cannot run it.
     fn check(&self, caps: &Caps, x: &[&Spec]) -> Result<Cost>;
 }
 
 /// A step on one backend.
 pub trait StepOn<B: Backend> {
-    /// Reads and writes `x`, in the order the step declares.
+    /// Reads and writes `x`, in the order that the step declares.
     fn run(&self, device: &B, x: &[&Tensor]) -> Result<()>;
 }
 
@@ -182,35 +189,35 @@ impl<T: Debug> StepOn<Dry> for T {
     }
 }
 
-/// What an op needs to run and what running it costs.
+/// The memory and the cost of an op.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// What the forward pass returns.
+    /// The outputs of the forward pass.
     pub outputs: Vec<Spec>,
-    /// What it keeps for the backward pass.
+    /// The tensors that it saves for the backward pass.
     pub saved: Vec<Spec>,
-    /// Work and traffic of each pass.
+    /// FLOPs and bytes of each pass.
     pub cost: Cost,
-    /// Bytes that each pass needs only while it runs.
+    /// Temporary memory of each pass, in bytes.
     pub scratch: [u64; 2],
 }
 
-/// Floating-point operations and bytes moved at least, by pass. A step has only a forward pass.
+/// FLOPs, and the least number of bytes moved, of each pass. A step has only a forward pass.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Cost {
-    /// Operations of the forward pass.
+    /// FLOPs of the forward pass.
     pub forward_flops: f64,
-    /// Bytes the forward pass must read and write.
+    /// Bytes that the forward pass must read and write.
     pub forward_bytes: f64,
-    /// Operations of the backward pass, with every gradient wanted.
+    /// FLOPs of the backward pass for all gradients.
     pub backward_flops: f64,
-    /// Bytes the backward pass must read and write.
+    /// Bytes that the backward pass must read and write.
     pub backward_bytes: f64,
 }
 
 impl Plan {
-    /// A plan with its traffic counted from the shapes: forward reads the inputs and writes outputs and saved; backward
-    /// reads inputs, saved and output gradients and writes the gradients of the floating-point inputs.
+    /// A plan whose bytes are counted from the shapes. The forward pass reads the inputs, and writes outputs and saved tensors. The
+    /// backward pass reads inputs, saved tensors and output gradients, and writes the gradients of the floating-point inputs.
     pub fn new(x: &[&Spec], outputs: Vec<Spec>, saved: Vec<Spec>, flops: [f64; 2]) -> Plan {
         let bytes = |s: &[Spec]| s.iter().map(Spec::bytes).sum::<usize>() as f64;
         let read: f64 = x.iter().map(|s| s.bytes() as f64).sum();
@@ -223,32 +230,32 @@ impl Plan {
         };
         Plan { outputs, saved, cost, scratch: [0; 2] }
     }
-    /// With so many bytes that each pass needs only while it runs.
+    /// The plan with temporary memory of each pass, in bytes.
     pub fn with_scratch(mut self, bytes: [usize; 2]) -> Plan {
         self.scratch = bytes.map(|b| b as u64);
         self
     }
 }
 
-/// The tensors of a forward pass. `y` is the plan's outputs, then what it saves.
+/// The tensors of a forward pass.
 #[derive(Clone, Copy)]
 pub struct Forward<'a> {
-    /// Inputs.
+    /// The inputs.
     pub x: &'a [&'a Tensor],
-    /// Outputs, then saved tensors, to be filled.
+    /// The outputs, then the saved tensors, to be written.
     pub y: &'a [&'a Tensor],
 }
 
 /// The tensors of a backward pass.
 #[derive(Clone, Copy)]
 pub struct Backward<'a> {
-    /// Inputs of the forward pass.
+    /// The inputs of the forward pass.
     pub x: &'a [&'a Tensor],
-    /// Its outputs, then what it saved.
+    /// Its outputs, then its saved tensors.
     pub y: &'a [&'a Tensor],
-    /// Gradient of the loss by each output; always there for the first.
+    /// The gradient of each output; never `None` for the first.
     pub dy: &'a [Option<&'a Tensor>],
-    /// Where to put the gradient by each input; `None` where it is not wanted.
+    /// Where to write the gradient of each input; `None` if it is not needed.
     pub dx: &'a [Option<Grad<'a>>],
 }
 
@@ -259,9 +266,9 @@ impl<'a> Backward<'a> {
             .first()
             .copied()
             .flatten()
-            .ok_or_else(|| Error::shape("a backward pass without an output gradient"))
+            .ok_or_else(|| Error::shape("the backward pass got no output gradient"))
     }
-    /// Where the gradient by input `i` goes, if it is wanted.
+    /// Where to write the gradient of input `i`, if it is needed.
     pub(crate) fn dx(&self, i: usize) -> Option<Grad<'a>> {
         self.dx.get(i).copied().flatten()
     }
@@ -270,47 +277,48 @@ impl<'a> Backward<'a> {
 /// A gradient to write: `add` accumulates into it (parameters), otherwise it is overwritten (activations).
 #[derive(Clone, Copy)]
 pub struct Grad<'a> {
-    /// Where it goes.
+    /// The tensor to write.
     pub t: &'a Tensor,
-    /// Adds to what is there.
+    /// Whether to add to the tensor instead of overwriting it.
     pub add: bool,
-    /// Where it is known to be zero, if somebody keeps that.
+    /// The zero-block bitmap of the gradient, if there is one.
     pub blank: Option<&'a Blank>,
-    /// What it is multiplied by: the derivative of an activation at a tensor of the same shape.
+    /// An activation whose gradient is fused into this one, and its input, a tensor of the same shape.
     pub slope: Option<(Activation, &'a Tensor)>,
 }
 
 impl<'a> Grad<'a> {
-    /// One of which nothing is known.
+    /// A gradient without bitmap and fused activation.
     pub fn new(t: &'a Tensor, add: bool) -> Grad<'a> {
         Grad { t, add, blank: None, slope: None }
     }
 }
 
-/// Where in an arena of gradients there is nothing but zeros: a bit for each block of [`Blank::BLOCK`] elements, u32 (words).
-/// A bit that is set is a promise about the memory, which readers may use to leave the block alone; one that is not says
-/// nothing. A vocabulary's gradient is zero but for the rows that a batch has, and is never swept as a whole that way.
+/// The zero-block bitmap of an arena of gradients: one bit for each block of [`Blank::BLOCK`] elements, u32 (words).
+///
+/// A set bit guarantees that all elements of the block are zero in memory, so that readers may skip the block. A clear bit says
+/// nothing. In the gradient of a token embedding only the rows of the batch are not zero, so most blocks are never read.
 #[derive(Clone, Debug)]
 pub struct Blank {
     /// The bits of the whole arena.
     pub bits: Tensor,
-    /// Where the gradient at hand begins in the arena, a multiple of [`Blank::GRAIN`].
+    /// The offset of this gradient in the arena in elements, a multiple of [`Blank::GRAIN`].
     pub first: usize,
 }
 
 impl Blank {
-    /// Elements that a bit stands for.
+    /// Elements per bit.
     pub const BLOCK: usize = 512;
-    /// Elements that a word stands for.
+    /// Elements per word.
     pub const WORD: usize = 32 * Blank::BLOCK;
-    /// What gradients begin at multiples of.
+    /// The alignment of gradients, in elements.
     pub const GRAIN: usize = 64;
 
-    /// Words for an arena of so many elements.
+    /// The number of words for an arena with this number of elements.
     pub fn words(elements: usize) -> usize {
         elements.div_ceil(Blank::WORD)
     }
-    /// For cases: gradients of `n` elements that are zero but at some, and the bits that say so.
+    /// For cases: a gradient of `n` elements that is zero except at the indices `at`, and its bitmap.
     fn case(n: usize, at: &[usize]) -> (Input, Input) {
         let grad: Vec<f64> = (0..n).map(|i| if at.contains(&i) { 0.5 } else { 0.0 }).collect();
         let full = |block: usize| at.iter().any(|i| i / Blank::BLOCK == block);
@@ -318,7 +326,7 @@ impl Blank {
         let bits: Vec<u32> = (0..Blank::words(n)).map(|w| (0..32).map(|b| bit(w, b)).sum()).collect();
         (Input::fixed(&[n], &grad), Input::ints(&bits))
     }
-    /// Whether none of the elements from `at` on, at most a block's, needs to be read.
+    /// Whether the bitmap says that all of `count` elements from `at` on, at most a block, are zero.
     fn covers(bits: Option<&[u32]>, at: usize, count: usize) -> bool {
         let bit = |e: usize| {
             let block = e / Blank::BLOCK;
@@ -326,8 +334,8 @@ impl Blank {
         };
         bit(at) && bit(at + count.saturating_sub(1))
     }
-    /// The words that have a part of a gradient of so many elements. Zeroed, nothing is known of it any more, which is always
-    /// right; nor of its neighbours in the same words.
+    /// The words for a gradient of this number of elements. Zeroing them marks it, and its neighbours in the same words, as dense,
+    /// which is always correct.
     pub(crate) fn part(&self, elements: usize) -> Result<Tensor> {
         let (from, to) = (self.first / Blank::WORD, Blank::words(self.first + elements));
         self.bits.view(from, &[to - from])
@@ -339,7 +347,10 @@ fn specs<'a>(x: &[&'a Tensor]) -> Vec<&'a Spec> {
 }
 
 impl Device {
-    /// Runs an op's forward pass here.
+    /// Runs an op's forward pass.
+    ///
+    /// # Errors
+    /// Those of the op and of the device.
     pub fn forward(&self, op: &dyn Op, io: Forward) -> Result<()> {
         if let Device::Dry(dry) = self {
             dry.note(&[io.x, io.y], op.plan(&dry.caps(), &specs(io.x))?.scratch[0]);
@@ -351,7 +362,10 @@ impl Device {
             })
         })
     }
-    /// Runs an op's backward pass here.
+    /// Runs an op's backward pass.
+    ///
+    /// # Errors
+    /// Those of the op and of the device.
     pub fn backward(&self, op: &dyn Op, io: Backward) -> Result<()> {
         if let Device::Dry(dry) = self {
             dry.note(&[io.x, io.y], op.plan(&dry.caps(), &specs(io.x))?.scratch[1]);
@@ -363,7 +377,10 @@ impl Device {
             })
         })
     }
-    /// Runs a step here.
+    /// Runs a step.
+    ///
+    /// # Errors
+    /// Those of the step and of the device.
     pub fn step(&self, step: &dyn Step, x: &[&Tensor]) -> Result<()> {
         let cost = step.check(&self.caps(), &specs(x))?;
         dispatch!(self, d => {
@@ -374,7 +391,7 @@ impl Device {
     }
 }
 
-/// The error of an op that was given the wrong tensors.
+/// The error for tensors that an op does not accept.
 fn refuse(op: &'static str, expected: &str, x: &[&Spec]) -> Error {
     Error::shape(format!("{op} does not accept these tensors"))
         .with_expected(expected)
@@ -386,7 +403,7 @@ fn compute_dtype(op: &'static str, caps: &Caps, x: &[&Spec]) -> Result<DType> {
     let mut floats = x.iter().map(|s| s.dtype).filter(|&d| d != DType::U32);
     let first = floats.next().ok_or_else(|| refuse(op, "at least one floating-point tensor", x))?;
     if floats.any(|d| d != first) {
-        return Err(refuse(op, "floating-point tensors of one type", x));
+        return Err(refuse(op, "floating-point tensors of the same type", x));
     }
     if x.iter().any(|s| s.rows_cols().1 == 0 && s.shape.len() > 1) {
         return Err(refuse(op, "rows of at least one element", x));
@@ -406,27 +423,27 @@ macro_rules! by_dtype {
 }
 use by_dtype;
 
-/// What sums, statistics, losses and their scales are kept in where activations are of a type.
+/// The accumulator type (of sums, statistics, losses and scales) for activations of a type: f64 for f64, else f32.
 pub fn accumulator(dtype: DType) -> DType {
     if dtype == DType::F64 { DType::F64 } else { DType::F32 }
 }
 
-/// As [`compute_dtype`] for an op of which some inputs are never rounded to the activations' type: they have the type of sums.
+/// As [`compute_dtype`], for an op with inputs (`exact`) that have the accumulator type.
 fn compute_dtype_beside(op: &'static str, caps: &Caps, x: &[&Spec], exact: &[usize]) -> Result<DType> {
     let (beside, own): (Vec<_>, Vec<_>) = x.iter().copied().enumerate().partition(|(i, _)| exact.contains(i));
     let own: Vec<&Spec> = own.into_iter().map(|(_, s)| s).collect();
     let dtype = compute_dtype(op, caps, &own)?;
     let wrong = |s: &Spec| s.dtype != DType::U32 && s.dtype != accumulator(dtype);
     if beside.iter().any(|(_, s)| wrong(s)) {
-        return Err(refuse(op, "scales, weights and targets in the type of sums", x));
+        return Err(refuse(op, "scales, weights and targets in the accumulator type", x));
     }
     Ok(dtype)
 }
 
-/// As [`compute_dtype`] for a step, which keeps what lasts from step to step: never in 16 bits.
+/// As [`compute_dtype`], for a step, whose tensors are never in a 16-bit type.
 fn step_dtype(op: &'static str, caps: &Caps, x: &[&Spec]) -> Result<DType> {
     let dtype = compute_dtype(op, caps, x)?;
-    if dtype == accumulator(dtype) { Ok(dtype) } else { Err(refuse(op, "tensors of f32 or f64", x)) }
+    if dtype == accumulator(dtype) { Ok(dtype) } else { Err(refuse(op, "tensors in f32 or f64", x)) }
 }
 
 /// Threads of a group in kernels that do not say otherwise; of a block of CUDA's.
@@ -512,8 +529,8 @@ fn blocks_mut<T>(all: Option<&mut [T]>, size: usize, count: usize) -> Vec<Option
 fn sequences(cu_seqlens: &[u32], tokens: usize) -> Result<Vec<std::ops::Range<usize>>> {
     let ordered = cu_seqlens.windows(2).all(|w| w[0] <= w[1]);
     if !ordered || cu_seqlens.first() != Some(&0) || cu_seqlens.last() != Some(&(tokens as u32)) {
-        return Err(Error::shape("the bounds of a packed batch are wrong")
-            .with_expected(format!("0, rising, up to {tokens}"))
+        return Err(Error::shape("cu_seqlens is not valid")
+            .with_expected(format!("numbers from 0 to {tokens} in ascending order"))
             .with_found(format!("{cu_seqlens:?}")));
     }
     Ok(cu_seqlens.windows(2).map(|w| w[0] as usize..w[1] as usize).collect())

@@ -97,7 +97,7 @@ impl On<Cuda> for Mse {
     }
 }
 
-/// Cases chosen to hurt: one element, more than the lanes of a sum, no rows.
+/// Edge cases: one element, more than the lanes of a sum, no rows.
 pub fn cases() -> Vec<Case> {
     let case = |label, shape: [usize; 2]| {
         let t: Vec<f64> = (0..shape[0] * shape[1]).map(|i| i as f64 * 0.3 - 1.0).collect();

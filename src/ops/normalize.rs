@@ -120,7 +120,7 @@ impl On<Cuda> for Normalize {
     }
 }
 
-/// Cases chosen to hurt: a row of zeros, one column, more columns than a warp, another length than 1.
+/// Edge cases: a row of zeros, one column, more columns than a warp, another length than 1.
 pub fn cases() -> Vec<Case> {
     let case =
         |label, shape: [usize; 2], scale| Case::new(label, Normalize { scale }, vec![Input::real(&shape)]);

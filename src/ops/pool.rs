@@ -1,7 +1,7 @@
 //! `y[s] = x[first token of s]`, or x[last token of s], or the mean of x over the tokens of s.
 //!
 //! x (tokens, cols), cu_seqlens u32 (sequences + 1) -> y (sequences, cols). An empty sequence gives zeros; tokens beyond the
-//! last sequence, which only fill up a batch, have no part in it and no gradient. The first
+//! last sequence, which only pad the batch, have no part in it and no gradient. The first
 //! token is BERT's `[CLS]` (Devlin et al. 2019, sec. 3); the mean is sentence-transformers' `pooling_mode_mean_tokens`.
 
 use super::{
@@ -159,7 +159,7 @@ impl On<Cuda> for Pool {
     }
 }
 
-/// Cases chosen to hurt: empty sequences at each place, one token, odd columns.
+/// Edge cases: empty sequences at each place, one token, odd columns.
 pub fn cases() -> Vec<Case> {
     let filled = |label, op, bounds: &[u32], cols, more: usize| {
         let tokens = bounds.last().copied().unwrap_or(0) as usize + more;
@@ -173,9 +173,9 @@ pub fn cases() -> Vec<Case> {
         case("mean, empty sequences", Pool::Mean, &[0, 0, 2, 2], 3),
         case("last", Pool::Last, &[0, 3, 4, 9], 7),
         case("last, empty sequences", Pool::Last, &[0, 0, 2, 2], 3),
-        filled("last, filled up", Pool::Last, &[0, 2, 5], 3, 4),
+        filled("last, padded", Pool::Last, &[0, 2, 5], 3, 4),
         case("one token", Pool::Mean, &[0, 1], 1),
-        filled("first, filled up", Pool::First, &[0, 2, 5], 3, 4),
-        filled("mean, filled up", Pool::Mean, &[0, 2, 5], 3, 4),
+        filled("first, padded", Pool::First, &[0, 2, 5], 3, 4),
+        filled("mean, padded", Pool::Mean, &[0, 2, 5], 3, 4),
     ]
 }

@@ -182,7 +182,7 @@ impl On<Cuda> for Residual {
     }
 }
 
-/// Cases chosen to hurt: one element, odd columns, dropout or none, no rows.
+/// Edge cases: one element, odd columns, dropout or none, no rows.
 pub fn cases() -> Vec<Case> {
     let case = |label, shape: &[usize], p: f32| {
         let dropout = (p > 0.0).then_some(Dropout { p, site: 6, rows: Rows::Tokens });

@@ -22,7 +22,7 @@ use rayon::prelude::*;
 /// The op; see the module.
 #[derive(Clone, Copy, Debug)]
 pub struct Rotary {
-    /// Number of heads.
+    /// The number of heads.
     pub heads: usize,
     /// The base of the frequencies.
     pub theta: f32,
@@ -166,7 +166,7 @@ impl On<Cuda> for Rotary {
     }
 }
 
-/// Cases chosen to hurt: one pair, the longest positions, as many pairs as there may be, odd numbers of them, no tokens.
+/// Edge cases: one pair, the longest positions, as many pairs as there may be, odd numbers of them, no tokens.
 pub fn cases() -> Vec<Case> {
     let case = |label, heads: usize, d: usize, theta, positions: &[u32]| {
         let qkv = Input::real(&[positions.len(), 3 * heads * d]);

@@ -44,7 +44,12 @@ pub(super) const SHADER: &str = include_str!("../../shaders/round.wgsl");
 impl StepOn<Wgpu> for Round {
     fn run(&self, device: &Wgpu, x: &[&Tensor]) -> Result<()> {
         if x[0].spec.bytes() > device.binding_bytes() {
-            return Err(Error::memory("a copy of the weights is more than the adapter binds at once"));
+            return Err(Error::memory(format!(
+                "the weights ({} bytes) are larger than a buffer that the adapter can bind",
+                x[0].spec.bytes()
+            ))
+            .with_expected(format!("at most {} bytes", device.binding_bytes()))
+            .with_help("set precision = \"f32\", choose a smaller model, or another --device"));
         }
         let n = x[0].spec.len();
         launch(device, (SHADER, "copy"), &[], fold(n.div_ceil(64)), x, &[n as u32])
@@ -68,7 +73,7 @@ fn textbook(_: &dyn Debug, x: &[Vec<f64>]) -> Vec<Vec<f64>> {
     vec![x[0].clone(), x[0].clone()]
 }
 
-/// Cases chosen to hurt: one element, an odd number, more than a group.
+/// Edge cases: one element, an odd number, more than a group.
 pub fn cases() -> Vec<Case> {
     [("one", 1), ("odd", 37), ("more than a group", 5003)]
         .map(|(label, n)| Case {

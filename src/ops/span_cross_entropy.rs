@@ -146,7 +146,7 @@ impl On<Cuda> for SpanCrossEntropy {
     }
 }
 
-/// Cases chosen to hurt: one token, the first and the last one, targets that do not count, longer than a warp, filled up.
+/// Edge cases: one token, the first and the last one, targets that do not count, longer than a warp, padded.
 pub fn cases() -> Vec<Case> {
     let case = |label, bounds: &[u32], target: &[u32], more: usize| {
         let tokens = bounds.last().copied().unwrap_or(0) as usize + more;
@@ -163,7 +163,7 @@ pub fn cases() -> Vec<Case> {
         case("one token", &[0, 1], &[0, 0], 0),
         case("longer than a warp", &[0, 70, 75], &[69, 69, 0, 3], 0),
         case("targets that do not count", &[0, 3, 6], &[3, 1, u32::MAX, u32::MAX], 0),
-        case("filled up", &[0, 3, 5], &[1, 2, 0, 0], 4),
+        case("padded", &[0, 3, 5], &[1, 2, 0, 0], 4),
         case("no sequences", &[0], &[], 0),
     ]
 }

@@ -52,8 +52,11 @@ pub(super) fn download(id: &Id, cache: &Path, env: &Env) -> Result<PathBuf> {
         .take(16_000_000)
         .read_to_end(&mut text)
         .map_err(|e| failed(id, &url, &e.to_string()))?;
-    check(&text, ORDINARY).map_err(|e| located(Path::new(&url), &e))?;
-    let info: Value = serde_json::from_slice(&text).map_err(|e| located(Path::new(&url), &e))?;
+    let bad = |e: serde_json::Error| {
+        located(Path::new(&url), &e).with_help("check the network connection and HF_ENDPOINT")
+    };
+    check(&text, ORDINARY).map_err(bad)?;
+    let info: Value = serde_json::from_slice(&text).map_err(bad)?;
     let commit = info.get("sha").and_then(Value::as_str).filter(|s| is_commit(s));
     let commit = commit.ok_or_else(|| failed(id, &url, "the server's answer names no commit"))?;
     let names = info.get("siblings").and_then(Value::as_array).into_iter().flatten();

@@ -48,11 +48,11 @@ impl<'a> Run<'a> {
         let room = plain(device.shared_limit(), WIDEST_PLAIN).iter().all(|p| p.1 <= device.shared_limit());
         let widest = if room { WIDEST_PLAIN } else { WIDEST };
         if dim > widest {
-            let e = Error::device("attention on CUDA has no kernel for heads as wide as these")
-                .with_expected(format!("head_dim of at most {widest}"))
-                .with_found(format!("{dim}"));
-            let wider = "up to 256 wide they are computed by Ampere and later";
-            return Err(if dim > WIDEST_PLAIN { e } else { e.with_help(wider) });
+            let e = Error::device(format!("attention on this GPU does not support head_dim = {dim}"))
+                .with_expected(format!("a head_dim of at most {widest}"));
+            let wider = "use an Ampere or later GPU, which supports a head_dim up to 256, or --device wgpu";
+            let other = "run with --device wgpu or --device cpu, or choose another model";
+            return Err(e.with_help(if dim > WIDEST_PLAIN { other } else { wider }));
         }
         Ok(Run { op, device, buffers, add, tokens, seqs: buffers[1].spec.len() - 1, dim })
     }

@@ -1,4 +1,4 @@
-//! o = drop(softmax(scale q k^T)) v, each sequence by itself, each head by itself.
+//! o = drop(softmax(scale q k^T)) v, for each sequence and head separately.
 //!
 //! qkv (tokens, 3 heads head_dim): a token's queries of all heads, then its keys, then its values; cu_seqlens u32
 //! (sequences + 1): where each sequence begins in the packed batch; key u32 (5) if there is dropout
@@ -26,9 +26,9 @@ pub(super) use wgpu::SHADER;
 /// The op; see the module.
 #[derive(Clone, Copy, Debug)]
 pub struct Attention {
-    /// Number of heads.
+    /// The number of heads.
     pub heads: usize,
-    /// What scores are multiplied by: 1 / sqrt(head_dim).
+    /// The factor on scores: 1 / sqrt(head_dim).
     pub scale: f32,
     /// Dropout on the probabilities.
     pub dropout: Option<Dropout>,
@@ -76,7 +76,7 @@ impl Op for Attention {
     }
 }
 
-/// Cases chosen to hurt: one token, an empty sequence at each place, lengths at and around a block of queries.
+/// Edge cases: one token, an empty sequence at each place, lengths at and around a block of queries.
 pub fn cases() -> Vec<Case> {
     let seen = |label, window, heads: usize, d: usize, bounds: &[u32], p: f32| {
         let dropout = (p > 0.0).then_some(Dropout { p, site: 3, rows: Rows::Tokens });

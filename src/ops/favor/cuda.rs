@@ -34,9 +34,12 @@ impl Run<'_> {
     ) -> Result<Run<'a>> {
         let sizes = op.sizes([0, 1, 2].map(|i| &x[i].spec));
         if sizes.dim > WIDEST {
-            return Err(Error::device("FAVOR+ attention on CUDA has no kernel for heads as wide as these")
-                .with_expected(format!("head_dim of at most {WIDEST}"))
-                .with_found(format!("{}", sizes.dim)));
+            return Err(Error::device(format!(
+                "FAVOR+ attention on CUDA does not support head_dim = {}",
+                sizes.dim
+            ))
+            .with_expected(format!("a head_dim of at most {WIDEST}"))
+            .with_help("run with --device wgpu or --device cpu, or set model.attention to \"exact\""));
         }
         let dtype = x[0].spec.dtype;
         let types = [dtype, gradient.map_or(dtype, |(g, _)| g.spec.dtype)];

@@ -1,4 +1,4 @@
-//! FAVOR+ attention: o = phi(q) (phi(k)^T v) / phi(q) (phi(k)^T 1), each sequence by itself, each head by itself; linear in
+//! FAVOR+ attention: o = phi(q) (phi(k)^T v) / phi(q) (phi(k)^T 1), for each sequence and head separately; linear in
 //! the length.
 //!
 //! qkv (tokens, 3 heads head_dim) as [`super::attention`] takes it; cu_seqlens u32 (sequences + 1); features w
@@ -34,7 +34,7 @@ pub(super) use wgpu::SHADER;
 /// The op; see the module.
 #[derive(Clone, Copy, Debug)]
 pub struct Favor {
-    /// Number of heads.
+    /// The number of heads.
     pub heads: usize,
     /// What the scores of the attention that is approximated are multiplied by: 1 / sqrt(head_dim).
     pub scale: f32,
@@ -102,7 +102,7 @@ impl Op for Favor {
     }
 }
 
-/// Cases chosen to hurt: one token, an empty sequence at each place, odd widths, more features than a tile, fewer than a warp's
+/// Edge cases: one token, an empty sequence at each place, odd widths, more features than a tile, fewer than a warp's
 /// rows, lengths at and around a block of tokens.
 pub fn cases() -> Vec<Case> {
     let case = |label, heads: usize, d: usize, m: usize, bounds: &[u32]| {

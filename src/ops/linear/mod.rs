@@ -106,7 +106,7 @@ impl Op for Linear {
     }
 }
 
-/// Cases chosen to hurt: one row, one column, prime sizes, more rows and columns than a task, a depth of two passes.
+/// Edge cases: one row, one column, prime sizes, more rows and columns than a task, a depth of two passes.
 pub fn cases() -> Vec<Case> {
     let case = |label, act, [rows, k, n]: [usize; 3], bias: bool| {
         let mut inputs = vec![Input::real(&[rows, k]), Input::real(&[n, k])];

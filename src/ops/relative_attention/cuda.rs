@@ -45,9 +45,12 @@ impl<'a> Run<'a> {
         let s = op.sizes(&x.iter().map(|t| &t.spec).collect::<Vec<_>>());
         let tiles = tiles(device.shared_limit(), s.dim).filter(|_| s.dim <= WIDEST);
         let Some((each, shared)) = tiles else {
-            return Err(Error::device("relative attention on CUDA has no kernel for heads as wide as these")
-                .with_expected(format!("head_dim of at most {WIDEST}"))
-                .with_found(format!("{}", s.dim)));
+            return Err(Error::device(format!(
+                "relative attention on this GPU does not support head_dim = {}",
+                s.dim
+            ))
+            .with_expected(format!("a head_dim of at most {WIDEST}, and enough shared memory for its tiles"))
+            .with_help("run with --device wgpu or --device cpu"));
         };
         Ok(Run { op, device, s, dtype: x[0].spec.dtype, pass, each, shared })
     }

@@ -33,9 +33,9 @@ pub(super) use wgpu::SHADER;
 /// The op; see the module.
 #[derive(Clone, Copy, Debug)]
 pub struct RelativeAttention {
-    /// Number of heads.
+    /// The number of heads.
     pub heads: usize,
-    /// What scores are multiplied by: 1 / sqrt(head_dim).
+    /// The factor on scores: 1 / sqrt(head_dim).
     pub scale: f32,
     /// Whether there is an order that says who sees whom.
     pub ordered: bool,
@@ -125,7 +125,7 @@ impl Sizes {
     }
 }
 
-/// Cases chosen to hurt: one token, empty sequences, distances beyond the table, more distances than occur, lengths at and around
+/// Edge cases: one token, empty sequences, distances beyond the table, more distances than occur, lengths at and around
 /// a block of queries, an order with a query that sees no key.
 pub fn cases() -> Vec<Case> {
     let case = |label, [heads, d, n]: [usize; 3], bounds: &[u32], order: Option<&[u32]>, p: f32| {
