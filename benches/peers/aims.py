@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
-"""What was aimed at on a card, what was reached, and by how much: a Markdown table.
+"""Prints a Markdown table of performance aims on a GPU, the figures reached, and their ratio.
 
     python3 aims.py FOLDER
 
-FOLDER is what `benches/gpu-all bench peers` leaves, all measured on one card: `bench/ops-bf16.json`, `bench/products-*.json` and
-`bench/step-MODEL-SEQUENCESxLENGTH.json` by `tempra bench`, `peers/kernels.json` and `peers/steps.json` by gpu_torch.py. Ratios are
-PyTorch's time over ours, so above 1 we are faster. PyTorch's kernels are timed as recorded graphs, ours one by one: where they are small, that is
-to our disadvantage, and brings our own products and cuBLASLt's closer together than they are. What was not measured is said to be so, and nothing counts as reached by default.
+FOLDER is the output of `benches/gpu-all bench peers` on one GPU: `bench/ops-bf16.json`, `bench/products-*.json` and
+`bench/step-MODEL-SEQUENCESxLENGTH.json` of `tempra bench`, and `peers/kernels.json` and `peers/steps.json` of gpu_torch.py. A ratio is
+PyTorch's time divided by tempra's: above 1 tempra is faster. PyTorch's kernels are timed in CUDA graphs, tempra's one by one. For small
+kernels this favours PyTorch, and makes tempra's matmuls and cuBLASLt's look more similar than they are. An aim that was not measured is
+listed as such; no aim counts as reached without a measurement.
 """
 import json
 import sys
@@ -159,7 +160,7 @@ def main():
             count[verdict] += 1
         lines.append(f"| {what} | {aim or ''} | {found:.2f} | {verdict} |")
     print(f"{count['reached']} reached, {count['missed']} missed, {count['not measured']} not measured\n")
-    print("| what | aim | figure | |\n|---|---|---|---|")
+    print("| measurement | aim | figure | result |\n|---|---|---|---|")
     print("\n".join(lines))
 
 

@@ -1,4 +1,4 @@
-"""What the peer scripts share. Imported before torch, so that importing torch counts as part of the process."""
+"""Functions that the peer scripts share. Import this before torch, so that the time of importing torch is counted."""
 import csv
 import resource
 import time

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""The quickstart's job for some steps on several devices: losses side by side, in one plot, and the same run twice.
+"""Runs the quickstart's job for some steps on several devices, and compares the losses in one plot.
 
     python3 curves.py --binary target/release/tempra --model FOLDER [--out FOLDER] [--steps 200]
                       [--runs cpu:f32,cuda:f32,cuda:bf16,cuda:bf16] [RECIPE]
 
-A run is a device and a precision; where one stands twice, its losses and its trained weights have to be the same bits. Writes
-curves.json (losses of each run, the largest distance from the first one, whether repeated runs agree) and, where matplotlib is
-there, curves.png. Ends with 1 if a run failed or a repeated run is another.
+A run is a device and a precision. If one is listed twice, its losses and its trained weights must be bit-identical. Writes curves.json
+(the losses of each run, the largest difference from the first run, and whether repeated runs agree) and, if matplotlib is installed,
+curves.png. Exits with 1 if a run fails or a repeated run differs.
 """
 import argparse
 import hashlib
@@ -58,11 +58,11 @@ def main():
         device, precision = name.rsplit(":", 1)
         folder = args.out / f"run-{i}"
         if folder.exists():
-            sys.exit(f"curves.py: {folder} is there already: remove it, or give another --out")
+            sys.exit(f"curves.py: {folder} already exists: remove it, or choose another --out")
         runs.append({"name": name, **train(args, device, precision, folder)})
     whole = [r for r in runs if "losses" in r]
     if not whole:
-        sys.exit("curves.py: no run ended well")
+        sys.exit("curves.py: every run failed")
     for r in whole:
         pairs = list(zip(r["losses"], whole[0]["losses"]))
         r["furthest_from_first"] = max(abs(a - b) for a, b in pairs)
@@ -78,14 +78,14 @@ def main():
             if "losses" in r else f"failed with {r['failed']}"
         print(f"{r['name']}: {told}")
     for name, same in report["same_bits"].items():
-        print(f"{name} twice: {'the same bits' if same else 'NOT the same'}")
+        print(f"{name} twice: {'bit-identical' if same else 'NOT bit-identical'}")
     try:
         import matplotlib
 
         matplotlib.use("Agg")
         from matplotlib import pyplot
     except ImportError:
-        print("no matplotlib here: no plot", file=sys.stderr)
+        print("matplotlib is not installed, so there is no plot", file=sys.stderr)
     else:
         figure, axes = pyplot.subplots(figsize=(8, 4.5))
         drawn = set()

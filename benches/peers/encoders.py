@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
-"""A training step of each architecture, by tempra and by PyTorch eager, in turns.
+"""Measures a training step of each architecture with tempra and with PyTorch eager, in alternating rounds.
 
     cargo build --release
     python3 benches/peers/encoders.py [--tempra target/release/tempra] [--threads 2] [--rounds 3] [NAME...]
 
-Random weights at MiniLM-L6's size (6 layers, width 384, 12 heads, feed-forward 1,536; ModernBERT's gated block 1,024), a dense batch of
-16 x 64 tokens, dropout as the class has it, forward, backward, clipping at 1.0 and AdamW in f32 on the CPU. Prints tokens/s of the median step of
-each round and the ratio of the medians over all rounds: the machine's noise meets both alike.
+The models have random weights and MiniLM-L6's size (6 layers, width 384, 12 heads, feed-forward 1,536; ModernBERT's gated MLP 1,024). The
+batch has 16 sequences of 64 tokens. A step is forward, backward, clipping at 1.0 and AdamW in f32 on the CPU, with the default dropout of
+the class. Prints tokens/s of the median step of each round, and the ratio of the medians over all rounds. Rounds alternate so that noise
+of the machine affects both alike.
 """
 import argparse
 import json

@@ -1,16 +1,18 @@
 #!/usr/bin/env python3
-"""PyTorch on the card that `tempra bench` measures: kernels and whole training steps, as users run them.
+"""Measures kernels and training steps with PyTorch on a GPU, to compare with `tempra bench`.
 
     python3 gpu_torch.py [--only kernels,steps] [--device cuda] [--quick] > gpu-torch.json
 
-Times are those of the device's events; medians over repetitions; random data; eight sets of operands in turn, so that a cache
-does not flatter. Kernels are timed as a recorded graph of all eight sets where PyTorch can record them, so that what the host
-takes to launch them does not count; `recorded` says so of each. Steps are timed as users run them. Kernels, in bf16: torch.matmul on the shapes of MiniLM and BERT-base, scaled dot-product attention forward and
-backward by each of PyTorch's backends, with the boolean mask that transformers gives and without, layer norm with dropout and
-residual, AdamW (fused) with clipping; a copy and a large product, the card's ceilings. Steps: BertForSequenceClassification
-under autocast in bf16, dropout 0.1, SDPA, eager and compiled, AdamW fused, clipped at 1.
+Times are medians of CUDA events. Data are random, and eight sets of operands are used in turn, so that they do not stay in the cache.
+Kernels are timed in a CUDA graph of all eight sets, if PyTorch can capture them, so that the host's launch time does not count; `recorded`
+says so for each. Steps are timed as users run them.
 
---quick and --device cpu only show that it works; their numbers mean nothing.
+Kernels, in bf16: torch.matmul with the shapes of MiniLM and BERT-base; scaled dot-product attention, forward and backward, with each of
+PyTorch's backends, with and without the boolean mask of transformers; layer norm with dropout and residual; AdamW (fused) with clipping;
+a copy and a large matmul, the GPU's ceilings. Steps: BertForSequenceClassification under autocast in bf16, dropout 0.1, SDPA, eager and
+compiled, AdamW fused, clipped at 1.
+
+--quick and --device cpu only check that the script works; their numbers are not meaningful.
 """
 import argparse
 import json
@@ -28,7 +30,7 @@ def main():
     p.add_argument("--device", default="cuda")
     p.add_argument("--only", default="kernels,steps")
     p.add_argument("--quick", action="store_true")
-    p.add_argument("--minutes", type=float, default=9, help="nothing new is begun after so long")
+    p.add_argument("--minutes", type=float, default=9, help="start no new measurement after this many minutes")
     args = p.parse_args()
     import torch
     import torch.nn.functional as F
@@ -100,7 +102,7 @@ def main():
                 except Exception as e:
                     torch.cuda.set_stream(main_stream)
                     torch.cuda.synchronize()
-                    print(f"{what} {shape} {more}: not recorded: {e}", file=sys.stderr)
+                    print(f"{what} {shape} {more}: not captured: {e}", file=sys.stderr)
             if graph:
                 s = seconds(lambda i: graph.replay()) / SETS
             else:

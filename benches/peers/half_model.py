@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""A copy of a model folder with its weights in f16: half as large, where only so much can be carried to a card.
+"""Copies a model folder with its weights in f16, which halves the size to transfer to another machine.
 
     python3 half_model.py MODEL COPY
 
-Needs only Python's standard library. Weights are rounded to the nearest: scores are not those of the original to the last digit, so
-what is compared has to start from the same copy.
+Needs only Python's standard library. Weights are rounded to the nearest f16, so scores differ slightly from those of the original. Results
+to compare must start from the same copy.
 """
 import json
 import shutil

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The quickstart's job, done by the Hugging Face Trainer: the peer of `tempra train examples/sentiment/recipe.toml`.
+"""Runs the quickstart's job with the Hugging Face Trainer, to compare with `tempra train examples/sentiment/recipe.toml`.
 
     python3 hf_trainer.py --model FOLDER [--threads 2] [SEED ...]
 
@@ -34,7 +34,7 @@ def arguments():
     p.add_argument("--lr", type=float, default=5e-5)
     p.add_argument("--max-length", type=int, default=64)
     p.add_argument("--threads", type=int, default=2)
-    p.add_argument("--limit", type=int, help="only the first so many rows of each file, to see that it works")
+    p.add_argument("--limit", type=int, help="use only the first N rows of each file, to check that it works")
     return p.parse_args()
 
 

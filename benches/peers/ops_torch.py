@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
-"""PyTorch on the ops and steps that `tempra bench` measures, at the same shapes, by the same method, as the same JSON.
+"""Measures the ops and steps of `tempra bench` with PyTorch: same shapes, same method, same JSON format.
 
     python3 ops_torch.py [--device cpu|cuda] [--dtype f32|bf16|f16] [--variants eager,compiled] [--tokens 256,1024]
                          [--shape-of minilm-l6] [--seconds 0.3] [--only ops,steps] > torch.json
 
-`tempra bench compare tempra.json torch.json` puts the two side by side. As there: random operands in more sets than the cache holds,
-used in turn; all of them run once first, so that compiling does not count; medians of measurements that are long enough for the
-clock; CUDA's events where there is a card. Bytes and operations are counted as src/ops counts them. What PyTorch does not have as one
-op is written as its users write it: dropout, residual and layer norm one after the other; clip_grad_norm_, then AdamW, each by
-itself. A backward pass is timed by itself, on a graph that is kept. A step is transformers' BertForSequenceClassification with
-SDPA, clipped at 1, AdamW with PyTorch's default (fused on a card).
+Compare with `tempra bench compare tempra.json torch.json`. As in tempra, operands are random, and several sets of them, together larger
+than the cache, are used in turn. A warm-up on all sets is not counted. Times are medians of measurements that are long enough for the
+clock, with CUDA events on a GPU. Bytes and FLOPs are counted as in src/ops. Ops that PyTorch does not have as one function are written as
+its users write them: dropout, residual and layer norm in sequence; clip_grad_norm_, then AdamW. A backward pass is timed separately, on
+a retained graph. A step is transformers' BertForSequenceClassification with SDPA, clipped at 1, AdamW with PyTorch's default (fused on a
+GPU).
 """
 import argparse
 import json
@@ -330,7 +330,7 @@ def main():
     p.add_argument("--threads", type=int, default=0)
     args = p.parse_args()
     if unknown := set(args.shape_of.split(",")) - set(MODELS):
-        sys.exit(f"ops_torch.py: {', '.join(unknown)} is none of {', '.join(MODELS)}")
+        sys.exit(f"ops_torch.py: {', '.join(unknown)} is not one of {', '.join(MODELS)}")
     import torch
 
     if args.threads:

@@ -167,7 +167,7 @@ impl Args {
                     }
                     (a.ops, a.steps) = (parts.contains(&"ops"), parts.contains(&"steps"));
                 }
-                _ => return Err(format!("{key} is not known; usage: {USAGE}").into()),
+                _ => return Err(format!("unknown option {key}; usage: {USAGE}").into()),
             }
         }
         Ok(a)
@@ -314,7 +314,7 @@ impl<L: Library> Bench<L> {
             let (n, l) = (self.args.sequences, self.args.length);
             eprintln!("{}: step of {MODEL}, {n} sequences of {l} tokens", self.id);
             if let Err(e) = self.step(n, l) {
-                self.skip(&format!("{MODEL}: base step, {n} sequences up to {l} tokens"), &e.to_string());
+                self.skip(&format!("{MODEL}: base step, {n} sequences of up to {l} tokens"), &e.to_string());
             }
         }
         for (what, why) in self.library.notes() {
@@ -335,8 +335,8 @@ impl<L: Library> Bench<L> {
                 "timer": "host clock", "cache_bytes": self.cache,
                 "ceilings": {
                     "copy_bytes_per_s": best.copy, "product_flops_per_s": best.product,
-                    "how": format!("copy: memcpy or a change in place by all threads, whichever is faster, read plus written; \
-                        product: {0} x {0} x {0} by the library", best.side),
+                    "how": format!("copy: memcpy or an in-place update by all threads, whichever is faster, bytes read plus written; \
+                        matmul: {0} x {0} x {0} by the library", best.side),
                     "drift": [after.copy / before.copy, after.product / before.product],
                 },
             }],
@@ -345,7 +345,7 @@ impl<L: Library> Bench<L> {
     }
 
     fn skip(&mut self, what: &str, why: &str) {
-        let why = why.lines().next().unwrap_or("it says nothing");
+        let why = why.lines().next().unwrap_or("no message");
         self.skipped.push(json!({ "device": self.id, "what": what, "why": why }));
     }
 

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Training steps of a MiniLM-sized BERT classifier in PyTorch: the peer of `cargo bench --bench train`.
+"""Measures training steps of a MiniLM-sized BERT classifier in PyTorch, to compare with `cargo bench --bench train`.
 
     python3 step_torch.py [--repeat 10] [--only dense,ragged] [--model FOLDER]
 
 A step is forward + backward + AdamW (lr 5e-5, weight decay 0.01) in f32, dropout 0.1, of 6 layers, 384 wide, 12 heads, FFN 1536,
-vocabulary 30522, random weights, 2 labels; gradients set to none between steps, no clipping. Two threads unless told otherwise.
+vocabulary 30522, random weights, 2 labels; gradients set to none between steps, no clipping. Two threads by default.
 
   dense   16 sequences of 128 random tokens: eager (with SDPA) and torch.compile, each with AdamW as it comes ("default")
           and fused. Seconds of each step after warm-up; the median; tokens/s = 16 * 128 / median
@@ -29,17 +29,17 @@ VARIANTS = ["eager", "eager-fused", "compile", "compile-fused"]
 def arguments():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("--threads", type=int, default=2)
-    p.add_argument("--repeat", type=int, default=10, help="timed steps of each dense variant")
-    p.add_argument("--warmup", type=int, default=3, help="steps before the clock starts")
-    p.add_argument("--ragged-steps", type=int, default=60, help="timed steps on ragged text")
+    p.add_argument("--repeat", type=int, default=10, help="number of timed steps of each dense variant")
+    p.add_argument("--warmup", type=int, default=3, help="number of warm-up steps")
+    p.add_argument("--ragged-steps", type=int, default=60, help="number of timed steps on ragged text")
     p.add_argument("--batch", type=int, default=16)
     p.add_argument("--length", type=int, default=128)
     p.add_argument("--max-length", type=int, default=64)
     p.add_argument("--dropout", type=float, default=0.1)
     p.add_argument("--layers", type=int, default=6)
-    p.add_argument("--variants", default=",".join(VARIANTS), help="of the dense step")
+    p.add_argument("--variants", default=",".join(VARIANTS), help="variants of the dense step, separated by commas")
     p.add_argument("--only", default="dense,ragged")
-    p.add_argument("--model", help="folder whose tokenizer cuts the ragged text (all-MiniLM-L6-v2)")
+    p.add_argument("--model", help="folder with the tokenizer for ragged text (all-MiniLM-L6-v2)")
     args = p.parse_args()
     args.only, args.variants = args.only.split(","), args.variants.split(",")
     if unknown := set(args.variants) - set(VARIANTS) | set(args.only) - {"dense", "ragged"}:

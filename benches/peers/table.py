@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Prints a Markdown table of tempra against its peers from the JSON files that `run` left in a folder.
+"""Prints a Markdown table that compares tempra with its peers, from the JSON files of `run`.
 
     python3 table.py FOLDER
 
 Reads tempra.json (of `cargo bench --bench train`), tempra_job.json, hf_trainer.json, step-VARIANT.json and step-ragged.json; a
-file or number that is not there shows as "-". A ratio above 1 says that tempra is better: faster, sooner or smaller.
+missing file or number is shown as "-". A ratio above 1 means that tempra is better: faster or smaller.
 """
 import json
 import sys

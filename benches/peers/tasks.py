@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Real tasks by tempra and by the Hugging Face Trainer: the same data, settings and seeds; the scores side by side.
+"""Compares the scores of tempra and of the Hugging Face Trainer on real tasks, with the same data, settings and seeds.
 
     python3 benches/peers/tasks.py prepare --ner DIR --sts DIR --squad FILE --novel FILE --out DATA
     python3 benches/peers/tasks.py run   --data DATA --model FOLDER [--tempra target/release/tempra] [--seeds 0 1 2] [--only ner] [--sides tempra]

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""The quickstart's job, done by tempra and measured from outside: the counterpart of hf_trainer.py.
+"""Runs the quickstart's job with tempra and measures it from outside, to compare with hf_trainer.py.
 
     python3 tempra_job.py --binary target/release/tempra --model FOLDER [SEED ...] [-- options of `tempra train`]
 
 Runs `tempra train examples/sentiment/recipe.toml` once for each seed (default 0) and prints one JSON object with the keys of
 hf_trainer.py. process_seconds and peak_rss_mib are the child process's own, by the clock and by the kernel; accuracy,
-train_seconds, first_step_seconds and real_tokens_per_s are read from `metrics.json` in the run's folder, null where it lacks them.
+train_seconds, first_step_seconds and real_tokens_per_s are read from `metrics.json` in the run's folder, null if it lacks them.
 Needs only Python's standard library.
 """
 import argparse

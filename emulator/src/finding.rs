@@ -53,9 +53,9 @@ impl Kind {
             Kind::Divergence => "divergence",
             Kind::InactiveLane => "inactive lane",
             Kind::PendingCopy => "asynchronous copy left pending",
-            Kind::AsyncInFlight => "use while an asynchronous operation is under way",
+            Kind::AsyncInFlight => "use during an asynchronous operation",
             Kind::MissingFence => "missing fence",
-            Kind::EndlessSpin => "endless spin",
+            Kind::EndlessSpin => "endless loop",
             Kind::Mbarrier => "mbarrier",
             Kind::Invalid => "invalid",
             Kind::Trap => "trap",
@@ -124,7 +124,7 @@ impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {} at {}: {}", self.kernel, self.kind.name(), self.place, self.what)?;
         match &self.other {
-            Some(other) => write!(f, "; the other: {other}"),
+            Some(other) => write!(f, "; the other access: {other}"),
             None => Ok(()),
         }
     }

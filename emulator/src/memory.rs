@@ -158,7 +158,7 @@ impl Memory {
             let what = if at as u64 >= before {
                 format!("{} bytes before {}", (1u64 << BITS) - at as u64, self.name_after(address))
             } else {
-                format!("bytes {at} to {} of {}, which has {}", at + size, buffer.name, buffer.size)
+                format!("bytes {at} to {} of {}, which has {} bytes", at + size, buffer.name, buffer.size)
             };
             return Err(BadAddress { kind: Kind::OutOfBounds, what });
         }

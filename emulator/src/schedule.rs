@@ -57,8 +57,8 @@ impl<'a> Block<'a> {
             let g = self.warps[w].groups.first().copied();
             let (pc, lane) = g.map_or((0, 0), |g| (g.pc, g.mask.trailing_zeros() as usize));
             let what = match endless {
-                true => format!("the block has run {run} instructions"),
-                false => format!("{} instructions of the block have changed nothing", self.quiet),
+                true => format!("the block has run {run} instructions without ending"),
+                false => format!("{} instructions of the block changed nothing", self.quiet),
             };
             return self.stop(Kind::EndlessSpin, w, lane.min(31), pc, what);
         }
@@ -66,7 +66,7 @@ impl<'a> Block<'a> {
         Ok(if self.idle_turns > 2 { Turn::Stuck } else { Turn::Ran })
     }
 
-    /// Nobody can go on, and nobody else will change that: says why.
+    /// The finding for a deadlock: no thread can continue.
     pub fn deadlock(&mut self) -> Stop {
         struct Waits(usize, usize, u32, Wait, u32);
         let mut waits = Vec::new();
@@ -82,7 +82,7 @@ impl<'a> Block<'a> {
         let rank = |w: &Waits| [Wait::Lanes, Wait::Poll].iter().position(|k| *k == w.3).unwrap_or(2);
         waits.sort_by_key(rank);
         let Some(&Waits(w, lane, pc, wait, mask)) = waits.first() else {
-            self.note(Kind::Deadlock, 0, 0, 0, "nobody can go on".to_owned(), None);
+            self.note(Kind::Deadlock, 0, 0, 0, "no thread can continue".to_owned(), None);
             return Stop;
         };
         let other = waits.iter().find(|o| (o.0, o.2) != (w, pc)).map(|o| self.place(o.0, o.1, o.2));
@@ -90,12 +90,16 @@ impl<'a> Block<'a> {
         let barrier = matches!(op, Op::Bar { .. } | Op::BarRed { .. } | Op::BarWarp { .. });
         let (kind, what) = match wait {
             Wait::Lanes => {
-                let what =
-                    format!("lanes {mask:08x} of {:08x} came; the others never do", self.warps[w].live);
+                let what = format!(
+                    "lanes {mask:08x} of {:08x} arrived; the others never arrive",
+                    self.warps[w].live
+                );
                 (if barrier { Kind::Barrier } else { Kind::Divergence }, what)
             }
-            Wait::Barrier(id) => (Kind::Deadlock, format!("barrier {id} waits for threads that never come")),
-            _ => (Kind::Deadlock, "the mbarrier waits for arrivals or bytes that never come".to_owned()),
+            Wait::Barrier(id) => {
+                (Kind::Deadlock, format!("barrier {id} waits for threads that never arrive"))
+            }
+            _ => (Kind::Deadlock, "the mbarrier waits for arrivals or bytes that never arrive".to_owned()),
         };
         self.note(kind, w, lane, pc, what, other);
         Stop
@@ -203,12 +207,12 @@ impl<'a> Block<'a> {
     #[cold]
     fn complain(&mut self, w: usize, m: u32, pc: u32) {
         if let Some((_, lanes)) = self.warps[w].unready.take() {
-            let what = "a register that nobody has given a value".to_owned();
+            let what = "a register without a value".to_owned();
             self.note(Kind::Uninitialised, w, lanes.trailing_zeros() as usize, pc, what, None);
         }
         if let Some((_, began)) = self.warps[w].busy_hit.take() {
             let other = Some(self.place(w, 0, began));
-            let what = "an accumulator or fragment of a wgmma that has not been waited for".to_owned();
+            let what = "an accumulator or fragment of a wgmma that is still running".to_owned();
             self.note(Kind::AsyncInFlight, w, m.trailing_zeros() as usize, pc, what, other);
         }
     }

@@ -66,17 +66,17 @@ impl TensorMap {
         let rank = self.dims.len();
         let inner = self.tile.first().map_or(0, |&t| t as usize * self.element);
         if !(1..=5).contains(&rank) || self.strides.len() + 1 != rank || self.tile.len() != rank {
-            Some("the numbers of dimensions, strides and box sides do not fit")
+            Some("the numbers of dimensions, strides and box sides do not match")
         } else if !self.base.is_multiple_of(16) {
-            Some("the tensor's address is no multiple of 16")
+            Some("the tensor's address is not a multiple of 16")
         } else if self.strides.iter().any(|s| s % 16 != 0 || *s >= 1 << 40) {
-            Some("a stride is no multiple of 16")
+            Some("a stride is not a multiple of 16")
         } else if self.dims.iter().any(|&d| d == 0 || d > 1 << 32)
             || self.tile.iter().any(|&t| t == 0 || t > 256)
         {
-            Some("a side is zero or too long")
+            Some("a dimension or a box side is zero or too large")
         } else if !inner.is_multiple_of(16) || (self.swizzle > 0 && inner > self.swizzle) {
-            Some("the box's inner side does not fit the swizzle or 16 bytes")
+            Some("the box's inner side does not match the swizzle, or is not a multiple of 16 bytes")
         } else {
             None
         }

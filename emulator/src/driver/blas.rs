@@ -367,7 +367,7 @@ pub unsafe extern "C" fn cublasLtMatmul(
     }
     if !aligned || algorithm[0] & !1 != OURS {
         eprintln!(
-            "emulator: cublasLtMatmul: operands off sixteen bytes, or an algorithm that nobody proposed"
+            "emulator: cublasLtMatmul: operands are not aligned to 16 bytes, or the algorithm is not one that the heuristic returned"
         );
         return INVALID_VALUE;
     }

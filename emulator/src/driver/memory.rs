@@ -171,7 +171,7 @@ pub unsafe extern "C" fn cuTensorMapEncodeTiled(
         return INVALID_VALUE;
     }
     if steps.iter().any(|&s| s != 1) {
-        eprintln!("emulator: cuTensorMapEncodeTiled: only element strides of 1 are known");
+        eprintln!("emulator: cuTensorMapEncodeTiled: only element strides of 1 are supported");
         return INVALID_VALUE;
     }
     give(map, made.to_bytes())

@@ -150,7 +150,7 @@ impl Driver {
         match done {
             Ok(()) => SUCCESS,
             Err(e) => {
-                eprintln!("emulator: a copy: {}", e.what);
+                eprintln!("emulator: a copy failed: {}", e.what);
                 INVALID_VALUE
             }
         }
@@ -169,7 +169,7 @@ impl Driver {
         let Some(kernel) = loaded.kernel(&f.name) else { return NOT_FOUND };
         if shared > f.shared.max((48 << 10) - kernel.static_shared.min(48 << 10)) {
             eprintln!(
-                "emulator: {}: {shared} bytes of dynamic shared memory, of which it was allowed {} (cuFuncSetAttribute)",
+                "emulator: {}: {shared} bytes of dynamic shared memory exceed the {} that cuFuncSetAttribute allowed",
                 f.name, f.shared
             );
             return INVALID_VALUE;
@@ -192,7 +192,7 @@ impl Driver {
         if setting("EMULATOR_STATS", 0) != 0 {
             let (s, [x, y, z]) = (&report.stats, grid);
             eprintln!(
-                "emulator: {} ({x}, {y}, {z}) {}: {} instructions of warps, {} matrix products, {} KiB of global memory for {} KiB in {} accesses, {} accesses to shared memory that take {}",
+                "emulator: {} ({x}, {y}, {z}) {}: {} warp instructions, {} matmul instructions, {} KiB of global memory traffic for {} KiB in {} requests, {} shared memory requests in {} wavefronts",
                 f.name,
                 block[0],
                 s.instructions,

@@ -49,7 +49,7 @@ pub unsafe extern "C" fn cuModuleLoadData(module: *mut Handle, image: *const c_v
     // SAFETY: an image of PTX ends with a zero; one of a CUBIN has one behind its first bytes.
     let text = unsafe { CStr::from_ptr(image.cast()) };
     if text.to_bytes().starts_with(b"\x7fELF") {
-        eprintln!("emulator: a CUBIN cannot be run here; load PTX (compile for compute_.., not sm_..)");
+        eprintln!("emulator: cannot run a CUBIN; load PTX (compile for compute_.., not sm_..)");
         return NO_BINARY;
     }
     load(&text.to_string_lossy(), module)

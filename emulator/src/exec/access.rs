@@ -290,7 +290,7 @@ impl<'a> Block<'a> {
             }
         }
         if let Some(name) = unwritten {
-            self.note(Kind::Uninitialised, w, lane, pc, format!("nobody has written {name}"), None);
+            self.note(Kind::Uninitialised, w, lane, pc, format!("{name} was never written"), None);
         }
         Ok(())
     }

@@ -39,12 +39,14 @@ impl Block<'_> {
                 w,
                 lane,
                 pc,
-                format!("barrier {id} for {count} threads cannot be"),
+                format!(
+                    "barrier {id} for {count} threads is not valid: ids are below 16, counts multiples of 32"
+                ),
             );
         }
         let bar = &mut self.bars[id];
         if bar.arrived != 0 && bar.count != count {
-            let what = format!("barrier {id} is for {count} threads here and for {} elsewhere", bar.count);
+            let what = format!("barrier {id} has {count} threads here and {} at another place", bar.count);
             let other = bar.pcs.first().copied().map(|pc| self.place(bar_warp(self.bars[id].arrived), 0, pc));
             self.note(Kind::Barrier, w, lane, pc, what, other);
             return Err(Stop);
@@ -54,13 +56,14 @@ impl Block<'_> {
             && let Some(&other) = self.bars[id].pcs.iter().find(|&&p| p != pc)
         {
             let at = self.place(bar_warp(self.bars[id].arrived), 0, other);
-            let what = format!("warp {w} is at another barrier {id} than the rest of the block");
+            let what =
+                format!("warp {w} waits at another barrier {id} instruction than the rest of the block");
             self.note(Kind::Barrier, w, lane, pc, what, Some(at));
             return Err(Stop);
         }
         let bar = &mut self.bars[id];
         if bar.arrived >> w & 1 == 1 {
-            return self.stop(Kind::Barrier, w, lane, pc, format!("warp {w} comes to barrier {id} twice"));
+            return self.stop(Kind::Barrier, w, lane, pc, format!("warp {w} arrives at barrier {id} twice"));
         }
         bar.arrived |= 1 << w;
         bar.count = count;

@@ -106,7 +106,7 @@ impl Block<'_> {
                 place.0,
                 place.1,
                 place.2,
-                format!("no tensor map is at {address:#x}"),
+                format!("there is no tensor map at {address:#x}"),
             ),
         }
     }
@@ -265,7 +265,7 @@ impl Block<'_> {
             let mut data = [0; 32];
             data[..n].copy_from_slice(&self.shared[from..from + n]);
             if self.state[from..from + n].contains(&0) {
-                let what = format!("nobody has written {}", self.shared_name(from));
+                let what = format!("{} was never written", self.shared_name(from));
                 self.note(Kind::Uninitialised, s.w, s.lane, s.pc, what, None);
             }
             self.with((s.w, s.lane, s.pc), Space::Global, to, n, Touch::Write, me, |b| {

@@ -37,7 +37,8 @@ impl Block<'_> {
                     inside |= u32::from(ok) << l;
                     sources |= 1 << from;
                     if m >> from & 1 == 0 {
-                        let what = format!("lane {l} takes a value from lane {from}, which takes no part");
+                        let what =
+                            format!("lane {l} reads a value from lane {from}, which does not execute this");
                         self.note(Kind::InactiveLane, w, l, pc, what, None);
                     }
                     out[l] = values[from];

@@ -30,7 +30,7 @@ impl Block<'_> {
                         w,
                         lane,
                         pc,
-                        "a uniform branch that only some lanes take".to_owned(),
+                        "only some lanes take a branch marked .uni".to_owned(),
                         None,
                     );
                 }
@@ -42,7 +42,8 @@ impl Block<'_> {
                 let mut aims: Vec<(u32, u32)> = Vec::new();
                 for l in (0..32).filter(|l| m >> l & 1 == 1) {
                     let Some(&aim) = to.get(index[l] as u32 as usize) else {
-                        let what = format!("index {} of a jump table of {}", index[l] as u32, to.len());
+                        let what =
+                            format!("index {} is outside a jump table of {}", index[l] as u32, to.len());
                         return self.stop(Kind::OutOfBounds, w, l, pc, what);
                     };
                     match aims.iter_mut().find(|a| a.0 == aim) {
@@ -152,7 +153,7 @@ impl Block<'_> {
         }
         let gone = members & self.warps[w].all & !live;
         if gone != 0 && !matches!(op, Op::BarWarp { .. }) {
-            let what = format!("the member mask {members:08x} names lanes {gone:08x}, which have ended");
+            let what = format!("the member mask {members:08x} includes lanes {gone:08x}, which have ended");
             self.note(Kind::InactiveLane, w, lane, pc, what, None);
         }
         Some(members & live)

@@ -115,7 +115,7 @@ impl Descriptor {
             swizzle: [0, 128, 64, 32][(d >> 62) as usize],
         }
     }
-    /// Where element (row, k) begins; nothing if the layout is not known.
+    /// Where element (row, k) begins; nothing if the layout is not supported.
     fn at(&self, row: usize, k: usize, bytes: usize, transposed: bool) -> Option<u64> {
         let (row, k, bytes) = (row as u64, k as u64, bytes as u64);
         let width = self.swizzle as u64;
@@ -232,7 +232,7 @@ impl Block<'_> {
                 w,
                 lane.min(31),
                 pc,
-                format!("only lanes {m:08x} of the warp are here"),
+                format!("only lanes {m:08x} of the warp execute this"),
             );
         }
         // Eight rows of 16 bytes are served at a time.
@@ -344,7 +344,7 @@ impl Block<'_> {
             self.note(Kind::MissingFence, w, 0, pc, what, None);
         }
         if add && g.d.iter().any(|&r| self.warps[w].written[r as usize] & m != m) {
-            self.note(Kind::Uninitialised, w, 0, pc, "accumulators that nobody has set".to_owned(), None);
+            self.note(Kind::Uninitialised, w, 0, pc, "accumulators without a value".to_owned(), None);
         }
         let Some(stretches) = self.stretches(w, g, &p) else {
             return self.stop(
@@ -352,7 +352,7 @@ impl Block<'_> {
                 w,
                 0,
                 pc,
-                "the descriptor's layout is not known: transposed without swizzle".to_owned(),
+                "the descriptor's layout is not supported: transposed without swizzle".to_owned(),
             );
         };
         let (me, size) = (self.me(w, 0, pc), self.shared.len());
@@ -386,7 +386,7 @@ impl Block<'_> {
         for at in self.stretches(w, g, p).unwrap_or_default() {
             self.flights.read(at as usize, 16, None, size);
             if self.state[at as usize..at as usize + 16].contains(&0) {
-                let what = format!("nobody has written {}", self.shared_name(at as usize));
+                let what = format!("{} was never written", self.shared_name(at as usize));
                 self.note(Kind::Uninitialised, w, 0, p.pc, what, None);
             }
         }

@@ -81,7 +81,7 @@ impl Block<'_> {
                 w,
                 lane,
                 pc,
-                format!("no mbarrier was initialised at shared {at:#x}"),
+                format!("there is no initialised mbarrier at shared {at:#x}"),
             ),
         }
     }

@@ -34,7 +34,7 @@ pub(super) struct Scope<'t> {
     pub(super) parent: Option<usize>,
 }
 
-/// A jump whose aim is not known yet.
+/// A jump whose target is not known yet.
 struct Fix<'t> {
     instr: usize,
     slot: usize,
@@ -88,7 +88,7 @@ impl<'t, 's> Builder<'t, 's> {
                 ".minnctapersm" | ".maxnreg" => {
                     c.number()?;
                 }
-                other => return c.error(format!("{other} is not known of a kernel")),
+                other => return c.error(format!("{other} is not supported in a kernel")),
             }
         }
         let scopes = vec![Scope { names, parent: None }];
@@ -178,7 +178,7 @@ impl<'t, 's> Builder<'t, 's> {
                     self.label(w)?;
                 }
                 Some(Token::Word(_) | Token::Punct('@')) => self.statement()?,
-                other => return self.c.error(format!("{} where an instruction should stand", show(other))),
+                other => return self.c.error(format!("expected an instruction, found {}", show(other))),
             }
         }
     }
@@ -204,7 +204,7 @@ impl<'t, 's> Builder<'t, 's> {
         let here = self.kernel.code.len() as u32;
         match self.labels.insert((self.scope, name), here) {
             None => Ok(()),
-            Some(_) => self.c.error(format!("the label {name} stands here twice")),
+            Some(_) => self.c.error(format!("the label {name} is defined twice")),
         }
     }
 
@@ -261,7 +261,7 @@ impl<'t, 's> Builder<'t, 's> {
                 let at = self.frame(&d);
                 self.scopes[self.scope].names.insert(d.name, Name::Frame(at));
             }
-            other => return self.c.error(format!("{other} is not known in a kernel")),
+            other => return self.c.error(format!("{other} is not supported in a kernel")),
         }
         Ok(())
     }
@@ -283,7 +283,7 @@ impl<'t, 's> Builder<'t, 's> {
     fn registers(&mut self) -> Result<()> {
         let word = self.c.word()?;
         let Some(ty) = word.strip_prefix('.').and_then(Type::parse) else {
-            return self.c.error(format!("registers of {word} are not known"));
+            return self.c.error(format!("registers of {word} are not supported"));
         };
         let pred = ty == Type::Pred;
         loop {
@@ -400,7 +400,7 @@ impl<'t, 's> Builder<'t, 's> {
             given = list(self)?;
         }
         if !self.c.eat(';') {
-            return self.c.error("calls through a pointer are not known");
+            return self.c.error("calls through a pointer are not supported");
         }
         if name == "__assertfail" {
             self.push(guard, Op::Trap { why: "an assertion failed" }, line)?;
@@ -412,7 +412,7 @@ impl<'t, 's> Builder<'t, 's> {
             return self.c.error(format!("the function {name} has no body here"));
         };
         if self.calls.iter().any(|c| c.0 == name) || self.calls.len() >= DEEPEST {
-            return self.c.error(format!("{name} calls itself, which is not known"));
+            return self.c.error(format!("{name} calls itself, which is not supported"));
         }
         if r.len() != results.len() || p.len() != given.len() {
             return self.c.error(format!("{name} takes {} and gives {}", p.len(), r.len()));

@@ -60,7 +60,7 @@ pub(super) fn decode(opcode: &str, mut args: Args) -> Decoded<Op> {
     mods.done()?;
     match args.left() {
         0 => Ok(op),
-        n => Err(format!("{n} arguments too many")),
+        n => Err(format!("{n} too many arguments")),
     }
 }
 
@@ -165,7 +165,7 @@ fn arithmetic(stem: &str, m: &mut Mods, a: &mut Args) -> Decoded<Option<Op>> {
         (1, Some(f), ..) => Op::Unary { f, t, mode, d, a: x },
         (2, _, Some(f), _) => Op::Binary { f, t, mode, d, a: x, b: a.value()? },
         (3, .., Some(f)) => Op::Ternary { f, t, mode, d, a: x, b: a.value()?, c: a.value()? },
-        _ => return Err("is not known".to_owned()),
+        _ => return Err("is not supported".to_owned()),
     }))
 }
 
@@ -183,7 +183,7 @@ fn allowed(stem: &str, t: Type, mode: Mode) -> Decoded<()> {
         _ => t.integer() && t.bits() > 8,
     };
     if !known {
-        return Err(format!("{t:?} is not known here"));
+        return Err(format!("{t:?} is not supported here"));
     }
     if half && mode.round != Round::Near {
         return Err("only rounding to nearest is known of 16 bits".to_owned());
@@ -191,10 +191,10 @@ fn allowed(stem: &str, t: Type, mode: Mode) -> Decoded<()> {
     if mode.round != Round::Near
         && (t == Type::F64 || !matches!(stem, "add" | "sub" | "mul" | "fma" | "mad" | "div" | "rcp" | "sqrt"))
     {
-        return Err(format!("rounding {:?} is not known here", mode.round));
+        return Err(format!("rounding {:?} is not supported here", mode.round));
     }
     if t.integer() && (mode.sat && (stem, t) != ("add", Type::S(32)) && (stem, t) != ("sub", Type::S(32))) {
-        return Err("saturation is not known here".to_owned());
+        return Err("saturation is not supported here".to_owned());
     }
     Ok(())
 }
@@ -211,7 +211,7 @@ fn mov(m: &mut Mods, a: &mut Args) -> Decoded<Op> {
     }
     let whole = |n: usize| match n {
         1 | 2 | 4 if t.bits() as usize / n >= 8 => Ok(()),
-        _ => Err(format!("{n} parts of {} bits are not known", t.bits())),
+        _ => Err(format!("{n} parts of {} bits are not supported", t.bits())),
     };
     let (to, from) = (a.next()?, a.next()?);
     Ok(match (to, from) {
@@ -228,8 +228,8 @@ fn mov(m: &mut Mods, a: &mut Args) -> Decoded<Op> {
             Arg::One(d),
             Arg::One(x @ (Operand::Reg(_) | Operand::Imm(_) | Operand::Special(_) | Operand::Var(..))),
         ) => Op::Unary { f: Unary::Mov, t, mode: Mode::default(), d: taker(d)?, a: x },
-        (_, Arg::Label(l)) => return Err(format!("{l} is not known")),
-        _ => return Err("these arguments are not known".to_owned()),
+        (_, Arg::Label(l)) => return Err(format!("{l} is not declared")),
+        _ => return Err("these arguments are not supported".to_owned()),
     })
 }
 
@@ -247,7 +247,7 @@ fn other(stem: &str, m: &mut Mods, a: &mut Args) -> Decoded<Op> {
                 t,
                 Type::F16x2 | Type::Bf16x2 | Type::Pred | Type::Tf32 | Type::B(8) | Type::U(8) | Type::S(8)
             ) {
-                return Err(format!("{t:?} is not known here"));
+                return Err(format!("{t:?} is not supported here"));
             }
             match to {
                 Some(to) => Op::Set { cmp, to, t, ftz, d: a.taker()?, a: a.value()?, b: a.value()? },
@@ -276,7 +276,7 @@ fn other(stem: &str, m: &mut Mods, a: &mut Args) -> Decoded<Op> {
                 || matches!(from, Type::F16x2 | Type::Bf16x2)
                 || (pair && from != Type::F32)
             {
-                return Err(format!("from {from:?} to {to:?} is not known"));
+                return Err(format!("from {from:?} to {to:?} is not supported"));
             }
             let b = if pair { Some(a.value()?) } else { None };
             Op::Cvt { to, from, mode, d, a: x, b }
@@ -285,7 +285,7 @@ fn other(stem: &str, m: &mut Mods, a: &mut Args) -> Decoded<Op> {
             let to = m.take("to");
             let space = m.space();
             if m.ty()? != Type::U(64) {
-                return Err("only addresses of 64 bits are known".to_owned());
+                return Err("only addresses of 64 bits are supported".to_owned());
             }
             Op::Cvta { space, to, d: a.taker()?, a: a.value()? }
         }
@@ -326,7 +326,7 @@ fn other(stem: &str, m: &mut Mods, a: &mut Args) -> Decoded<Op> {
             let b = a.list()?;
             let c = if f == Atomic::Cas { Some(a.value()?) } else { None };
             if a.left() > 0 && matches!(f, Atomic::Exch) {
-                return Err("a cache policy is not known".to_owned());
+                return Err("a cache policy is not supported".to_owned());
             }
             fits(n, b.len(), t)?;
             fits(n, d.len(), t)?;
@@ -338,7 +338,7 @@ fn other(stem: &str, m: &mut Mods, a: &mut Args) -> Decoded<Op> {
                 _ => !float && t.bits() >= 16,
             };
             if !known || matches!(space, Space::Local | Space::Param | Space::Frame) {
-                return Err(format!("{f:?} of {t:?} is not known"));
+                return Err(format!("{f:?} of {t:?} is not supported"));
             }
             let order = if order == Order::Weak { Order::Relaxed } else { order };
             Op::Atom { f, space, t, d, a: address, b, c, order, block }
@@ -386,7 +386,7 @@ fn other(stem: &str, m: &mut Mods, a: &mut Args) -> Decoded<Op> {
             m.ty()?;
             Op::Activemask { d: a.taker()? }
         }
-        _ if aligned && !m.take("sync") => return Err("without .sync it is not known".to_owned()),
+        _ if aligned && !m.take("sync") => return Err("without .sync it is not supported".to_owned()),
         "shfl" => {
             let kinds = [
                 ("up", Shuffle::Up),
@@ -420,7 +420,7 @@ fn other(stem: &str, m: &mut Mods, a: &mut Args) -> Decoded<Op> {
                 || !t.integer()
                 || matches!(f, Atomic::Exch | Atomic::Cas | Atomic::Inc | Atomic::Dec)
             {
-                return Err(format!("{f:?} of {t:?} is not known"));
+                return Err(format!("{f:?} of {t:?} is not supported"));
             }
             Op::Redux { f, t, d: a.taker()?, a: a.value()?, mask: a.value()? }
         }
@@ -455,7 +455,7 @@ fn other(stem: &str, m: &mut Mods, a: &mut Args) -> Decoded<Op> {
         "exit" => Op::Ret,
         "trap" => Op::Trap { why: "trap" },
         "brkpt" => Op::Trap { why: "breakpoint" },
-        _ => return Err("this instruction is not known".to_owned()),
+        _ => return Err("this instruction is not supported".to_owned()),
     })
 }
 

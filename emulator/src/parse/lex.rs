@@ -47,7 +47,7 @@ pub(super) fn lex(text: &str) -> Result<Vec<(Token<'_>, u32)>, (u32, String)> {
             i += b[i..].iter().position(|&c| c == b'\n').unwrap_or(b.len() - i);
         } else if b[i..].starts_with(b"/*") {
             let end = b[i + 2..].windows(2).position(|w| w == b"*/");
-            let end = end.ok_or_else(|| (line, "a comment has no end".to_owned()))? + i + 4;
+            let end = end.ok_or_else(|| (line, "a comment is not closed".to_owned()))? + i + 4;
             line += b[i..end].iter().filter(|&&c| c == b'\n').count() as u32;
             i = end;
         } else if c == b'"' {

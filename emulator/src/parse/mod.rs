@@ -1,4 +1,4 @@
-//! PTX text to kernels. What is not known is refused with its line, never skipped.
+//! PTX text to kernels. What is not supported is refused with its line, never skipped.
 
 mod body;
 mod decode;
@@ -56,7 +56,7 @@ impl<'t> Cursor<'t> {
                 self.at += 1;
                 Ok(token)
             }
-            None => self.error("the text ends too early"),
+            None => self.error("unexpected end of the text"),
         }
     }
     fn eat(&mut self, c: char) -> bool {
@@ -139,7 +139,7 @@ impl<'t> Cursor<'t> {
                 ".v4" => vector = 4,
                 _ if word.starts_with('.') => match Type::parse(&word[1..]) {
                     Some(t) if t != Type::Pred => ty = Some(t),
-                    _ => return self.error(format!("{word} is not known in a declaration")),
+                    _ => return self.error(format!("{word} is not supported in a declaration")),
                 },
                 name => {
                     let Some(ty) = ty else { return self.error(format!("{name} has no type")) };
@@ -155,7 +155,7 @@ impl<'t> Cursor<'t> {
                     }
                     let align = align.unwrap_or(unit).max(1);
                     if !align.is_power_of_two() || align > 4096 || size > 1 << 26 {
-                        return self.error(format!("{name} has a size or an alignment that cannot be"));
+                        return self.error(format!("the size or alignment of {name} is not valid"));
                     }
                     return Ok(Declared { name, align, ty, size: if open { 0 } else { size }, open });
                 }
@@ -217,7 +217,7 @@ pub fn parse(text: &str) -> Result<Module> {
     for at in entries {
         let kernel = Builder::entry(Cursor { tokens: &tokens, at }, &scene)?;
         if module.kernels.iter().any(|k| k.name == kernel.name) {
-            return c.error(format!("the kernel {} stands here twice", kernel.name));
+            return c.error(format!("the kernel {} is defined twice", kernel.name));
         }
         module.kernels.push(kernel);
     }
@@ -253,7 +253,7 @@ fn item<'t>(
         }
         ".address_size" => {
             if c.number()? != 64 {
-                return c.error("only addresses of 64 bits are known");
+                return c.error("only addresses of 64 bits are supported");
             }
         }
         ".file" => {
@@ -294,7 +294,7 @@ fn item<'t>(
             scene.variables.insert(d.name, module.variables.len() as u32);
             module.variables.push(Variable { name: d.name.to_owned(), data, constant: word == ".const" });
         }
-        other => return c.error(format!("{other} is not known in a module")),
+        other => return c.error(format!("{other} is not supported in a module")),
     }
     Ok(())
 }
@@ -316,7 +316,7 @@ fn initial(c: &mut Cursor, d: &Declared) -> Result<Vec<u8>> {
                 place.copy_from_slice(&n.to_le_bytes()[..unit]);
                 Ok(())
             }
-            None => c.error(format!("{} has more values than places", d.name)),
+            None => c.error(format!("{} has more values than elements", d.name)),
         }
     };
     if c.eat('{') {
@@ -365,7 +365,7 @@ fn function<'t>(c: &mut Cursor<'t>, scene: &mut Scene<'t>) -> Result<()> {
                 c.number()?;
                 c.eat(')');
             }
-            other => return c.error(format!("{other} is not known of a function")),
+            other => return c.error(format!("{other} is not supported in a function")),
         }
     }
     let body = c.eat('{').then_some(c.at);

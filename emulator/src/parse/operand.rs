@@ -79,7 +79,11 @@ impl<'t> Builder<'t, '_> {
         let negated = self.c.eat('!');
         let word = self.c.word()?;
         let Some((found, _)) = self.value(word) else {
-            return if negated { self.c.error(format!("{word} is not known")) } else { Ok(Arg::Label(word)) };
+            return if negated {
+                self.c.error(format!("{word} is not supported"))
+            } else {
+                Ok(Arg::Label(word))
+            };
         };
         let offset = self.offset()?;
         Ok(Arg::One(match found {
@@ -98,7 +102,7 @@ impl<'t> Builder<'t, '_> {
     fn one(&mut self) -> Result<Operand> {
         match self.operand()? {
             Arg::One(o) => Ok(o),
-            Arg::Label(l) => self.c.error(format!("{l} is not known")),
+            Arg::Label(l) => self.c.error(format!("{l} is not declared")),
             _ => self.c.error("expected a register or a number"),
         }
     }
@@ -130,7 +134,7 @@ impl<'t> Builder<'t, '_> {
                 self.c.at += 1;
                 match self.value(w) {
                     Some(found) => found,
-                    None => return self.c.error(format!("{w} is not known")),
+                    None => return self.c.error(format!("{w} is not supported")),
                 }
             }
             _ => (Operand::Imm(self.c.number()?), None),

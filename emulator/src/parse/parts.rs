@@ -1,4 +1,4 @@
-//! The parts of an opcode and its arguments, taken one by one: what nobody takes is not known.
+//! The parts of an opcode and its arguments, taken one by one: what remains is not supported.
 
 use super::operand::taker;
 use crate::isa::{Address, Mode, Operand, Order, Round, SINK, Space, Type};
@@ -36,7 +36,7 @@ impl<'t> Args<'t> {
     pub(super) fn one(&mut self) -> Decoded<Operand> {
         match self.next()? {
             Arg::One(o) => Ok(o),
-            Arg::Label(l) => Err(format!("{l} is not known")),
+            Arg::Label(l) => Err(format!("{l} is not declared")),
             other => Err(format!("expected a register or a number, found {other:?}")),
         }
     }
@@ -203,7 +203,7 @@ impl<'o> Mods<'o> {
     }
     pub(super) fn done(&self) -> Decoded<()> {
         match self.parts.iter().flatten().next() {
-            Some(p) => Err(format!(".{p} is not known here")),
+            Some(p) => Err(format!(".{p} is not supported here")),
             None => Ok(()),
         }
     }

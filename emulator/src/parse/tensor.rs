@@ -11,7 +11,7 @@ pub(super) fn decode(stem: &str, m: &mut Mods, a: &mut Args) -> Decoded<Option<O
             m.take("sync");
             m.take("aligned");
             if !m.take("m8n8") {
-                return Err("only matrices of m8n8 are known".to_owned());
+                return Err("only matrices of m8n8 are supported".to_owned());
             }
             let n = m.pick(&[("x1", 1), ("x2", 2), ("x4", 4)]).ok_or("it has no count")?;
             let trans = m.take("trans");
@@ -42,7 +42,7 @@ pub(super) fn decode(stem: &str, m: &mut Mods, a: &mut Args) -> Decoded<Option<O
 }
 
 fn imm32(a: &mut Args) -> Decoded<u32> {
-    u32::try_from(a.imm()?).map_err(|_| "a count that cannot be".to_owned())
+    u32::try_from(a.imm()?).map_err(|_| "the count is not valid".to_owned())
 }
 
 fn copy(m: &mut Mods, a: &mut Args) -> Decoded<Op> {
@@ -82,7 +82,7 @@ fn copy(m: &mut Mods, a: &mut Args) -> Decoded<Op> {
     let (to, from) = (a.memory()?.0, a.memory()?.0);
     let bytes = imm32(a)?;
     if !(bytes == 16 || (!all && matches!(bytes, 4 | 8))) {
-        return Err(format!("{bytes} bytes cannot be copied so"));
+        return Err(format!("cannot copy {bytes} bytes with this instruction"));
     }
     let size = if a.left() > 0 { Some(a.value()?) } else { None };
     Ok(Op::CpAsync { to, from, bytes, size })
@@ -102,12 +102,12 @@ fn bulk(m: &mut Mods, a: &mut Args) -> Decoded<Bulk> {
     let to_shared = m.take("shared::cluster") && m.take("global");
     if to_shared {
         if !(m.take("mbarrier") || m.take("mbarrier::complete_tx::bytes")) {
-            return Err("a load without an mbarrier is not known".to_owned());
+            return Err("a load without an mbarrier is not supported".to_owned());
         }
     } else {
         let known = m.take("global") && m.take("shared::cta") && m.take("bulk_group");
         if !known {
-            return Err("only copies between global and shared memory are known".to_owned());
+            return Err("only copies between global and shared memory are supported".to_owned());
         }
     }
     let right = |at: &[Operand]| match rank {
@@ -176,7 +176,7 @@ fn mbarrier(m: &mut Mods, a: &mut Args) -> Decoded<Op> {
         return Ok(Op::Mbarrier { f: Mbarrier::Expect { bytes: a.value()? }, a: address });
     }
     if !arrive {
-        return Err("this operation is not known".to_owned());
+        return Err("this operation is not supported".to_owned());
     }
     let d = state(a)?;
     let (address, _) = a.memory()?;
@@ -238,7 +238,7 @@ fn mma(m: &mut Mods, a: &mut Args) -> Decoded<Op> {
         _ => false,
     };
     if !known || c != d || !paired(&shape) {
-        return Err("this shape is not known with these types".to_owned());
+        return Err("this shape is not supported with these types".to_owned());
     }
     let (d, x, y, c) = (a.take_list()?, a.list()?, a.list()?, a.list()?);
     let regs = |rows: usize, cols: usize, bits: usize| rows * cols * bits / 32 / 32;
@@ -262,7 +262,7 @@ fn wgmma(m: &mut Mods, a: &mut Args) -> Decoded<Op> {
         return Ok(Op::WgmmaWait { left: imm32(a)? });
     }
     if !m.take("mma_async") {
-        return Err("this operation is not known".to_owned());
+        return Err("this operation is not supported".to_owned());
     }
     let [sm, n, k] = m.find(sizes).ok_or("it has no shape")?;
     let mut next = || m.find(element).ok_or("it has too few types");
@@ -277,7 +277,7 @@ fn wgmma(m: &mut Mods, a: &mut Args) -> Decoded<Op> {
         || sum != Element::F32
         || !paired(&shape)
     {
-        return Err("this shape is not known with these types".to_owned());
+        return Err("this shape is not supported with these types".to_owned());
     }
     let d = a.take_list()?;
     if d.len() != n / 2 || d.contains(&SINK) {
