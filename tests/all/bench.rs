@@ -413,7 +413,7 @@ fn the_program_compares_and_fails_under_a_ratio() {
     let Run { code, out, err } = run(&["bench", "compare", &base, &slow, "--fail-under", "0.9"]);
     assert_eq!(code, 1, "{err}");
     assert!(out.contains("a (today) compared with a (monday)") && out.contains("0.800"), "{out}");
-    assert!(err.contains("below 0.9"), "{err}");
+    assert!(err.contains("below --fail-under 0.9"), "{err}");
     assert_eq!(run(&["bench", "compare", &base, &slow, "--fail-under", "0.75"]).code, 0);
     let page = dir.path().join("page.html");
     let Run { code, out, .. } =
@@ -588,5 +588,5 @@ fn a_planted_op_is_named_in_the_report() {
     let Run { code, out, err } = run_with(&args, Some(&[("TEMPRA_BENCH_PLANT", "cross_entropy:3")]));
     assert_eq!(code, 0, "{err}");
     let report = Report::parse(&out).unwrap();
-    assert!(report.devices[0].tool.ends_with("cross_entropy runs 3 times"), "{}", report.devices[0].tool);
+    assert!(report.devices[0].tool.ends_with("cross_entropy slowed down 3 times"), "{}", report.devices[0].tool);
 }

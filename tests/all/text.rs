@@ -253,7 +253,7 @@ fn files_that_are_no_tokenizers_are_refused() {
     let latin = tempfile::tempdir().unwrap();
     fs::write(latin.path().join("vocab.txt"), b"[PAD]\n[UNK]\ncaf\xE9\n").unwrap();
     // "[PAD]\n" and "[UNK]\n" are 12 bytes, "caf" 3 more.
-    assert!(refused(latin.path(), 10).contains("vocab.txt:3 (byte 15): not UTF-8"));
+    assert!(refused(latin.path(), 10).contains("vocab.txt:3 (byte 15): the vocabulary is not UTF-8"));
 }
 
 #[test]
