@@ -41,7 +41,7 @@ fn main() -> Result<(), Error> {
         let ready = match bench.ready(job) {
             Ok(ready) => ready,
             Err(e) => {
-                eprintln!("{}: left out: {}", job.label(), tempra::bench::measure::reason(&e));
+                eprintln!("{}: skipped: {}", job.label(), tempra::bench::measure::reason(&e));
                 continue;
             }
         };

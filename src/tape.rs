@@ -90,7 +90,9 @@ impl<'d> Tape<'d> {
         let value = self.value(v)?.view(0, shape)?;
         let slot = &self.slots[v.0];
         if slot.wants_grad && slot.grad.is_none() {
-            return Err(Error::shape("a part of what an op gave, whose gradient has no place of its own"));
+            return Err(Error::shape(
+                "cannot take a part of an op's output: only leaves and constants have parts",
+            ));
         }
         let grad = slot.grad.as_ref().map(|g| g.view(0, shape)).transpose()?;
         let blank = slot.blank.clone();
@@ -103,7 +105,7 @@ impl<'d> Tape<'d> {
         self.slots
             .get(v.0)
             .and_then(|s| s.value.as_ref())
-            .ok_or_else(|| Error::shape("a value that the tape has freed"))
+            .ok_or_else(|| Error::shape("the tape has already freed this value"))
     }
     fn push(&mut self, value: Tensor, grad: Option<Tensor>, filled: bool) -> Var {
         self.slots.push(Slot {
@@ -121,7 +123,7 @@ impl<'d> Tape<'d> {
         let twice = (1..x.len()).any(|i| x[..i].contains(&x[i]) && self.slots[x[i].0].wants_grad);
         if twice {
             return Err(Error::shape(format!(
-                "{} was given one variable twice: its gradient would be written twice",
+                "{} got the same variable twice, and would overwrite its gradient",
                 op.name()
             )));
         }

@@ -1,6 +1,6 @@
-//! Proves every op of `OPS`: each case, on every backend and in every dtype that is there, both passes.
+//! Tests every op of `OPS`: each case on every available backend, in every dtype, forward and backward.
 //!
-//! `cargo test --test ops -- attention` runs one op. `TEMPRA_REQUIRE=cuda,wgpu` makes an absent backend a failure.
+//! `cargo test --test ops -- attention` runs one op. `TEMPRA_REQUIRE=cuda,wgpu` makes a missing backend a failure.
 #[path = "ops_harness/judge.rs"]
 mod judge;
 #[path = "ops_harness/planted.rs"]
@@ -27,7 +27,10 @@ fn main() {
     let required = std::env::var("TEMPRA_REQUIRE").unwrap_or_default();
     for absent in ["cuda", "wgpu"].iter().filter(|name| Device::open(name, 0).is_err()) {
         let needed = required.split(',').any(|r| r.trim() == *absent);
-        println!("{} {absent}: not here; nothing was run on it", if needed { "FAIL" } else { "note" });
+        println!(
+            "{} {absent}: no such device; ops were not tested on it",
+            if needed { "FAIL" } else { "note" }
+        );
         if needed {
             count(false);
         }
@@ -58,7 +61,10 @@ fn main() {
         let found = support();
         let expected = std::fs::read_to_string(SUPPORT).unwrap_or_default();
         let same = found.trim() == expected.trim();
-        println!("{} support: what plan accepts is what {SUPPORT} says", if same { "ok  " } else { "FAIL" });
+        println!(
+            "{} support: the dtypes that plan accepts match {SUPPORT}",
+            if same { "ok  " } else { "FAIL" }
+        );
         if !same {
             println!("found:\n{found}");
         }
@@ -68,7 +74,7 @@ fn main() {
         for (label, caught) in planted::all(&Bench::open_checked()) {
             match &caught {
                 Some(by) => println!("ok   planted: {label}: caught by {by}"),
-                None => println!("FAIL planted: {label}: nobody noticed"),
+                None => println!("FAIL planted: {label}: not detected by any check"),
             }
             count(caught.is_some());
         }
@@ -77,7 +83,7 @@ fn main() {
     std::process::exit((failed > 0) as i32);
 }
 
-/// One line an op: the element types that its plan accepts on each device.
+/// One line per op: the element types that its plan accepts.
 fn support() -> String {
     let mut lines = String::new();
     let cpu = Device::open("cpu", 1).expect("the CPU opens").caps();

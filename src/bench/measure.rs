@@ -123,7 +123,7 @@ const RUNS: usize = 64;
 pub struct Workbench<'a> {
     /// The device.
     pub device: &'a Device,
-    /// What reports call it.
+    /// Its name in reports.
     pub id: String,
     /// How long to measure.
     pub effort: Effort,
@@ -135,7 +135,7 @@ pub struct Workbench<'a> {
 }
 
 impl<'a> Workbench<'a> {
-    /// A device that reports call `id`.
+    /// A workbench for a device with this name in reports.
     pub fn new(device: &'a Device, id: String, effort: Effort) -> Workbench<'a> {
         let mut rng = Stream::new(3, "bench operands", 0);
         let pool = (0..POOL).map(|_| rng.uniform() as f32).collect();
@@ -147,7 +147,7 @@ impl<'a> Workbench<'a> {
     pub fn with_clock(self, clock: &'a dyn Clock) -> Workbench<'a> {
         Workbench { clock, ..self }
     }
-    /// The same bench with operands for a cache of so many bytes, instead of the machine's.
+    /// The same bench with operands for a cache of this size in bytes, instead of the machine's.
     #[must_use]
     pub fn with_cache_bytes(self, cache: u64) -> Workbench<'a> {
         Workbench { cache, ..self }
@@ -171,10 +171,10 @@ impl<'a> Workbench<'a> {
             pace: None,
         }
     }
-    /// Fixed work that tells how fast the machine is at the moment.
+    /// Fixed work, whose times show how fast the machine is at the moment.
     ///
     /// # Errors
-    /// [`Kind::Memory`], and what the device says.
+    /// [`Kind::Memory`] if it does not fit; those of the device.
     pub fn pace(&self) -> Result<&Pace> {
         if let Some(pace) = self.pace.get() {
             return Ok(pace);
@@ -184,11 +184,11 @@ impl<'a> Workbench<'a> {
         pace.measure(self)?;
         Ok(self.pace.get_or_init(|| pace))
     }
-    /// What activations are computed in.
+    /// The compute type.
     pub fn dtype(&self) -> DType {
         self.device.caps().compute
     }
-    /// Whether a processor does the work, be it as a software driver: shapes are smaller there by default.
+    /// Whether the CPU does the work, also as a software Vulkan driver. The default shapes are smaller there.
     pub fn is_slow(&self) -> bool {
         match self.device {
             Device::Cpu(_) => true,
@@ -197,10 +197,10 @@ impl<'a> Workbench<'a> {
         }
     }
 
-    /// Measures the passes of a job: which, how long, and the operations and bytes as the op counts them.
+    /// Measures the passes of a job. Returns each pass, its times, FLOPs and bytes.
     ///
     /// # Errors
-    /// [`Kind::Memory`] for one that does not fit, and what the device says.
+    /// [`Kind::Memory`] if its operands do not fit; those of the device.
     pub fn measure(&self, job: &Job) -> Result<Vec<(Phase, Timing, [f64; 2])>> {
         let ready = self.ready(job)?;
         let one = |&pass: &Phase| {
@@ -212,19 +212,19 @@ impl<'a> Workbench<'a> {
         ready.passes().iter().map(one).collect()
     }
 
-    /// Runs every pass on every set once: kernels are compiled, memory is touched, and none finds unwritten what it reads.
+    /// Warms up: runs every pass on every set once, which compiles kernels, touches memory, and writes what later passes read.
     ///
     /// # Errors
-    /// What the device says.
+    /// Those of the device.
     pub fn warm(&self, ready: &Ready) -> Result<()> {
         let one =
             |&pass: &Phase| (0..ready.sets()).try_for_each(|i| self.timed(ready, pass, i..i + 1).map(drop));
         ready.passes().iter().try_for_each(one)
     }
-    /// Seconds that runs of a pass take, set after set, by the device's own clock where it has one.
+    /// The time in seconds of consecutive runs of a pass, on one set after the other, by the device's own clock if it has one.
     ///
     /// # Errors
-    /// What the device says.
+    /// Those of the device.
     pub fn timed(&self, ready: &Ready, pass: Phase, runs: Range<usize>) -> Result<f64> {
         let mut seconds = 0.0;
         for from in runs.clone().step_by(RUNS) {
@@ -234,7 +234,7 @@ impl<'a> Workbench<'a> {
         Ok(seconds)
     }
 
-    /// Times `run(i)`, i the number of the run, and fixed work between the measurements.
+    /// Times `run(i)`, where i is the index of the run, and fixed work between the measurements.
     fn time(
         &self,
         op: &str,
@@ -329,7 +329,7 @@ impl<'a> Workbench<'a> {
         }
         Ok(2.0 * spec.bytes() as f64 / best)
     }
-    /// The best rate of square products, and the side it was reached at: larger ones are tried while they are fast.
+    /// The best rate of square matmuls in FLOP/s, and its size. Larger sizes are tried while they are fast.
     fn product_rate(&self) -> Result<(f64, usize)> {
         let mut best = (0.0, 0);
         let op = Linear { act: Activation::None };
@@ -384,7 +384,7 @@ pub fn timer(device: &Device) -> &'static str {
     }
 }
 
-/// Kernels that a GPU was given so far.
+/// The number of kernels launched on a GPU so far.
 fn launches(device: &Device) -> Option<u64> {
     match device {
         Device::Wgpu(gpu) => Some(gpu.stats().launches),
@@ -393,7 +393,7 @@ fn launches(device: &Device) -> Option<u64> {
     }
 }
 
-/// The last cache before memory: of the CPU as the system says; of a GPU more than any has had so far.
+/// The size of the last-level cache in bytes: of the CPU from the system; for a GPU a size larger than that of any current GPU.
 fn cache_bytes(device: &Device) -> u64 {
     let gpu = match device {
         Device::Wgpu(gpu) => !gpu.abilities().software,
@@ -411,7 +411,7 @@ fn cache_bytes(device: &Device) -> u64 {
     (0..5).filter_map(size).max().unwrap_or(32 << 20)
 }
 
-/// Bytes that operands may take: half of what a GPU has, a quarter of what the host has free.
+/// The memory for operands in bytes: half of a GPU's memory, or a quarter of the host's free memory.
 fn budget(device: &Device) -> u64 {
     let free = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
         let line = text.lines().find_map(|l| l.strip_prefix("MemAvailable:"))?;

@@ -8,9 +8,9 @@ use crate::error::{Error, Result};
 use crate::ops::{Backward, Cost, Fill, Forward, Grad, Input, accumulator};
 use crate::shape::{DType, Spec};
 
-/// Random numbers that fill operands: as many as would take long to make are the same again from elsewhere.
+/// The size of the pool of random numbers that fill operands. Larger operands repeat it from other offsets, to save time.
 pub(super) const POOL: usize = (1 << 20) + 13;
-/// Sets of operands at most.
+/// The largest number of sets of operands.
 const SETS: u64 = 64;
 
 struct Set {
@@ -20,7 +20,7 @@ struct Set {
     dx: Vec<Option<Tensor>>,
 }
 
-/// A job with its operands: what runs.
+/// A job with its operands on a device.
 pub struct Ready<'a> {
     device: &'a Device,
     job: &'a Job,
@@ -30,32 +30,32 @@ pub struct Ready<'a> {
 }
 
 impl Ready<'_> {
-    /// The passes that it has, in an order in which each finds what it reads.
+    /// Its passes, in the order in which they must run first.
     pub fn passes(&self) -> &'static [Phase] {
         match self.job.runs {
             Runs::Op(_) => &[Phase::Forward, Phase::Backward],
             Runs::Step(_) => &[Phase::Step],
         }
     }
-    /// Sets of operands.
+    /// The number of sets of operands.
     pub fn sets(&self) -> usize {
         self.all.len()
     }
-    /// Whether the sets together are larger than the cache.
+    /// Whether all sets together are larger than the cache.
     pub fn beyond_cache(&self) -> bool {
         self.beyond_cache
     }
-    /// Operations and bytes of a pass, as the op counts them.
+    /// FLOPs and bytes of a pass, from the op's formula.
     pub fn cost(&self, pass: Phase) -> [f64; 2] {
         match pass {
             Phase::Backward => [self.cost.backward_flops, self.cost.backward_bytes],
             _ => [self.cost.forward_flops, self.cost.forward_bytes],
         }
     }
-    /// Queues one pass on set `i`, counted round.
+    /// Queues one pass on set `i` modulo the number of sets.
     ///
     /// # Errors
-    /// What the device says.
+    /// Those of the device.
     pub fn run(&self, pass: Phase, i: usize) -> Result<()> {
         let set = &self.all[i % self.all.len()];
         let (x, y): (Vec<&Tensor>, Vec<&Tensor>) = (set.x.iter().collect(), set.y.iter().collect());
@@ -113,10 +113,10 @@ impl Workbench<'_> {
         job.inputs.iter().map(one).collect()
     }
 
-    /// A job with its operands here.
+    /// Allocates and fills the operands of a job.
     ///
     /// # Errors
-    /// [`crate::error::Kind::Memory`] for one that does not fit, and what the device says.
+    /// [`crate::error::Kind::Memory`] if they do not fit; those of the device.
     pub fn ready<'j>(&'j self, job: &'j Job) -> Result<Ready<'j>> {
         let caps = self.device.caps();
         let specs = self.specs(job);

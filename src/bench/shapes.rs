@@ -1,4 +1,4 @@
-//! Every op of `OPS` as real models run it: which shapes, with which options.
+//! The shapes and options with which real models run every op of `OPS`.
 
 use crate::ops::adamw::{AdamW, Segment};
 use crate::ops::add_norm::AddNorm;
@@ -26,7 +26,7 @@ use crate::ops::{Fill, Input, Op, Step};
 use crate::rng::Stream;
 use std::sync::Arc;
 
-/// What of an encoder decides how large its ops are.
+/// The sizes of an encoder that determine the shapes of its ops.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelShape {
     /// What reports call it.
@@ -74,7 +74,7 @@ impl ModelShape {
     }
 }
 
-/// What runs.
+/// The op or step of a job.
 pub enum Runs {
     /// Both passes of an op.
     Op(Box<dyn Op + Sync>),
@@ -94,31 +94,32 @@ pub struct Job {
     pub tokens: usize,
     /// What runs.
     pub runs: Runs,
-    /// Its inputs. [`Fill::Real`] is in the type that is computed in for ops, in f32 for steps.
+    /// Its inputs. [`Fill::Real`] has the compute type for ops, and f32 for steps.
     pub inputs: Vec<Input>,
     /// Which inputs are weights: their gradients are kept in f32.
     pub weights: &'static [usize],
-    /// Rows that integers of the first input choose from, in tables which all sets of operands share: each set chooses others.
+    /// The number of rows that the integers of the first input index, in tables that all sets of operands share. Each set indexes other
+    /// rows.
     pub choices: Option<usize>,
 }
 
 impl Job {
-    /// What a person calls it.
+    /// A label for reports and progress.
     pub fn label(&self) -> String {
         let tokens = if self.tokens == 0 { String::new() } else { format!(", {} tokens", self.tokens) };
         format!("{} {} of {}{tokens}", self.op, self.role, self.model)
     }
 }
 
-/// Tokens of a sequence, unless the op's role says another.
+/// The number of tokens of a sequence, unless the role names another.
 pub const LENGTH: usize = 128;
 
 fn bounds(tokens: usize, length: usize) -> Input {
     Input::ints(&(0..=tokens / length).map(|s| (s * length) as u32).collect::<Vec<_>>())
 }
 
-/// The uses of one op in a model on a batch of so many tokens; none for what is not known here. What does not depend on
-/// the number of tokens has 0 of them.
+/// The uses of one op in a model for a batch with this number of tokens; empty for ops that are not listed here. Uses that do not depend
+/// on the number of tokens have 0.
 pub fn jobs(op: &str, m: &ModelShape, tokens: usize) -> Vec<Job> {
     let (h, t) = (m.hidden, tokens);
     let length = LENGTH.min(tokens);

@@ -18,11 +18,11 @@ use std::collections::BTreeMap;
 /// One measurement of a step.
 #[derive(Clone, Debug)]
 pub struct Setting {
-    /// Which of them it is: see [`StepRow::part`].
+    /// The part of the benchmark; see [`StepRow::part`].
     pub part: &'static str,
-    /// Tokens of each sequence that are no padding.
+    /// The number of tokens of each sequence, without padding.
     pub lengths: Vec<usize>,
-    /// Whether all sequences are made as long as the longest.
+    /// Whether all sequences are padded to the longest.
     pub padded: bool,
 }
 
@@ -30,15 +30,15 @@ impl Setting {
     fn dense(part: &'static str, sequences: usize, length: usize) -> Setting {
         Setting { part, lengths: vec![length; sequences], padded: false }
     }
-    /// What a person calls it.
+    /// A label for reports and progress.
     pub fn label(&self) -> String {
         let longest = self.lengths.iter().max().unwrap_or(&0);
         format!("{} step, {} sequences of up to {longest} tokens", self.part, self.lengths.len())
     }
 }
 
-/// A step by itself; the same lengths as texts have them, with and without padding; and, if asked for, sweeps over the
-/// number of sequences and over their length. On a slow device sweeps are short and coarse.
+/// The settings to measure: the base step; varying lengths, packed and padded; and, if `sweeps`, increasing numbers of sequences and
+/// lengths. On a slow device the sweeps are short and coarse.
 pub fn settings(sequences: usize, length: usize, sweeps: bool, slow: bool) -> Vec<Setting> {
     let (most, stride) = if slow { (1024, 2) } else { (65536, 1) };
     let ragged = ragged(sequences, length);
@@ -56,7 +56,7 @@ pub fn settings(sequences: usize, length: usize, sweeps: bool, slow: bool) -> Ve
     all
 }
 
-/// Lengths spread as those of sentences are: the logarithm is normal, the longest is `length`.
+/// Lengths distributed like those of sentences: log-normal, at most `length`.
 fn ragged(sequences: usize, length: usize) -> Vec<usize> {
     let mut rng = Stream::new(4, "bench lengths", 0);
     let mut one = |i: usize| {
@@ -66,7 +66,7 @@ fn ragged(sequences: usize, length: usize) -> Vec<usize> {
     (0..sequences).map(&mut one).collect()
 }
 
-/// The encoder of a shape, as BERT has it.
+/// A BERT encoder with the sizes of a shape.
 pub fn encoder(m: &ModelShape) -> EncoderConfig {
     EncoderConfig {
         vocab: m.vocab,
@@ -81,7 +81,7 @@ pub fn encoder(m: &ModelShape) -> EncoderConfig {
     }
 }
 
-/// A model in training.
+/// A model with its optimizer.
 struct Training<'a> {
     device: &'a Device,
     model: Model,
@@ -113,7 +113,7 @@ impl Training<'_> {
     }
 }
 
-/// A batch of random tokens: each sequence copied from a store of ids, as training does it from an epoch's.
+/// A batch of random tokens: each sequence is copied from a store of ids, as training does.
 fn batch(store: &[u32], lengths: &[usize]) -> Batch {
     let mut b = Batch { cu_seqlens: vec![0], ..Batch::default() };
     for (s, &length) in lengths.iter().enumerate() {
@@ -278,7 +278,7 @@ fn counts(device: &Device, steps: usize) -> Option<Counts> {
     }
 }
 
-/// Bytes asked of the driver by now; of a CPU, the most that the process has held since [`forget_peak`].
+/// The bytes allocated from the driver; for a CPU, the peak memory of the process since [`forget_peak`].
 fn peak(device: &Device) -> Option<u64> {
     match device {
         Device::Wgpu(gpu) => Some(gpu.stats().bytes),
@@ -291,7 +291,7 @@ fn peak(device: &Device) -> Option<u64> {
     }
 }
 
-/// Linux counts the most memory of a process anew from now on. Elsewhere there is nothing to forget.
+/// Resets the peak memory of the process on Linux. Does nothing on other systems.
 fn forget_peak() {
     let _ = std::fs::write("/proc/self/clear_refs", "5");
 }
@@ -315,7 +315,7 @@ impl From<Pass> for Phase {
     }
 }
 
-/// Adds up the calls of each step that do the same, and takes the median over the steps.
+/// Adds up equal calls within each step, and takes the median over the steps.
 fn summarise(runs: &[Vec<Timed>]) -> Vec<Work> {
     type Key = (&'static str, Pass, Vec<Vec<usize>>);
     let mut all: BTreeMap<Key, (Work, Vec<f64>)> = BTreeMap::new();

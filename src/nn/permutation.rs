@@ -77,8 +77,10 @@ impl TwoStreams {
     /// Refused where no token is given: the first query would see nothing.
     pub fn push(&mut self, ids: &[u32], types: &[u32], ranks: &[u32]) -> Result<()> {
         if ids.len() != types.len() || ids.len() != ranks.len() || !ranks.contains(&GIVEN) {
-            return Err(Error::shape("a sequence cannot be made into two streams")
-                .with_expected("as many types and ranks as tokens, and a token that is not predicted")
+            return Err(Error::shape("a sequence for permutation language modelling is not valid")
+                .with_expected(
+                    "one type and one rank per token, and at least one token that is not predicted",
+                )
                 .with_found(format!("{} tokens, {} types, ranks {ranks:?}", ids.len(), types.len())));
         }
         for (t, (&id, (&kind, &rank))) in ids.iter().zip(types.iter().zip(ranks)).enumerate() {

@@ -28,28 +28,28 @@ use std::sync::Arc;
 /// The step; see the module.
 #[derive(Clone, Debug)]
 pub struct AdamW {
-    /// Decay rate of the first moment.
+    /// The decay rate of the first moment (beta 1).
     pub beta1: f32,
-    /// Decay rate of the second moment.
+    /// The decay rate of the second moment (beta 2).
     pub beta2: f32,
-    /// Added to the root of the second moment.
+    /// Epsilon, added to the square root of the second moment.
     pub eps: f32,
-    /// The norm that gradients are clipped to; 0 for no clipping.
+    /// The largest gradient norm; 0 for no clipping.
     pub max_norm: f32,
-    /// Settings of runs of the arena, in order, covering it.
+    /// The segments of the arena, in order; together they cover it.
     pub segments: Arc<[Segment]>,
 }
 
-/// A run of the arena with one setting.
+/// A segment of the arena with the same settings.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Segment {
-    /// Elements in it.
+    /// The number of elements.
     pub len: usize,
     /// Weight decay.
     pub decay: f32,
-    /// Factor on the learning rate.
+    /// The factor on the learning rate.
     pub lr_scale: f32,
-    /// Left as it is.
+    /// Whether it is frozen.
     pub frozen: bool,
 }
 

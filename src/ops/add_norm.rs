@@ -19,7 +19,7 @@ use rayon::prelude::*;
 /// The op; see the module.
 #[derive(Clone, Copy, Debug)]
 pub struct AddNorm {
-    /// Added to the variance.
+    /// Epsilon, added to the variance.
     pub eps: f32,
     /// Whether a residual is added.
     pub residual: bool,

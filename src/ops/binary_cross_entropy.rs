@@ -19,7 +19,7 @@ use crate::shape::Spec;
 pub struct BinaryCrossEntropy {
     /// Whether the classes have weights.
     pub weighted: bool,
-    /// gamma: how much less what is known well counts; 0 counts all alike.
+    /// gamma of focal loss: how much less well-classified examples count; 0 is plain binary cross-entropy.
     pub gamma: f32,
 }
 

@@ -1,32 +1,32 @@
-//! Cases of an op: what the op harness runs on every backend, what benchmarks walk, and how far results may be apart.
+//! The cases of an op, which the op tests run on every backend, and the tolerances of results.
 
 use super::{Op, Step, accumulator};
 use crate::rng::Stream;
 use crate::shape::{DType, Spec};
 use std::fmt::Debug;
 
-/// One test and benchmark of an op: it runs on every backend, in every dtype, both passes.
+/// One test case of an op. It runs on every backend, in every dtype, forward and backward.
 pub struct Case {
-    /// What is special about it.
+    /// A short label.
     pub label: &'static str,
-    /// What runs.
+    /// The op or step.
     pub subject: Subject,
     /// The inputs, in the op's order.
     pub inputs: Vec<Input>,
-    /// How much looser than the dtype's own tolerance agreement is judged; other than 1 needs a reason beside it.
+    /// The factor on the dtype's tolerance. A value other than 1 needs a comment with the reason.
     pub slack: f64,
-    /// The same besides, for 16-bit types.
+    /// An additional factor for 16-bit types.
     pub half_slack: f64,
 }
 
-/// A step's formula in f64, given the step and its tensors before: the tensors after.
+/// A step's formula in f64: takes the step and its tensors before, and returns the tensors after.
 pub type Textbook = fn(&dyn Debug, &[Vec<f64>]) -> Vec<Vec<f64>>;
 
-/// What a case runs.
+/// The op or step of a case.
 pub enum Subject {
-    /// An op, proved by finite differences.
+    /// An op, tested by finite differences.
     Op(Box<dyn Op>),
-    /// A step, held against the textbook formula in f64: tensors before in, tensors after out.
+    /// A step, compared with the textbook formula in f64.
     Step(Box<dyn Step>, Textbook),
 }
 
@@ -34,16 +34,16 @@ pub enum Subject {
 pub struct Input {
     /// Its shape.
     pub shape: Vec<usize>,
-    /// What it holds.
+    /// Its values.
     pub fill: Fill,
 }
 
-/// What an input of a case holds.
+/// The values of an input.
 #[derive(Clone, Debug)]
 pub enum Fill {
-    /// Random reals in a range, by which the op is differentiated.
+    /// Random reals in a range; the op is differentiated with respect to them.
     Real(f64, f64),
-    /// Given reals, by which it is not.
+    /// Given reals, without a gradient.
     Fixed(Vec<f64>),
     /// Given integers.
     Ints(Vec<u32>),
@@ -54,9 +54,9 @@ impl Case {
     pub fn new(label: &'static str, op: impl Op, inputs: Vec<Input>) -> Case {
         Case { label, subject: Subject::Op(Box::new(op)), inputs, slack: 1.0, half_slack: 1.0 }
     }
-    /// The largest errors, of the forward pass and of the gradients, where only products round, their operands to f16, and add
-    /// up in f32: a relative 2^-11 an operand, whose sum over k products grows with the root of k; the largest error of
-    /// thousands of sums is some four deviations out.
+    /// The largest errors of the forward pass and of the gradients, if matmuls round their operands to f16 and accumulate in f32:
+    /// 2^-11 relative per operand, which grows with the square root of k in a sum of k terms. The largest error of thousands of sums
+    /// is about four standard deviations.
     pub fn product_bounds(&self) -> [f64; 2] {
         let deepest = self.inputs.iter().flat_map(|i| &i.shape).copied().max().unwrap_or(1);
         let bound = 1e-3 * (1.0 + (deepest as f64).sqrt() / 3.0);

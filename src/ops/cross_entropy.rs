@@ -22,13 +22,13 @@ use rayon::prelude::*;
 /// The op; see the module.
 #[derive(Clone, Copy, Debug)]
 pub struct CrossEntropy {
-    /// e: how much of each target is spread over all classes.
+    /// e: label smoothing, the share of each target that is spread over all classes.
     pub label_smoothing: f32,
     /// The hard label of rows that do not count; the bits of PyTorch's -100 by convention.
     pub ignore_index: u32,
     /// Whether class weights are given.
     pub weighted: bool,
-    /// gamma: how much less what is known well counts; 0 counts all alike.
+    /// gamma of focal loss: how much less well-classified examples count; 0 is plain cross-entropy.
     pub gamma: f32,
 }
 

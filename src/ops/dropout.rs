@@ -17,18 +17,18 @@ use crate::rng;
 use crate::shape::{DType, Spec};
 use rayon::prelude::*;
 
-/// Where and how much is dropped; a setting of every op that drops. Also an op of its own.
+/// The settings of dropout, used by every op with dropout, and an op itself.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Dropout {
-    /// Probability of dropping an element, rounded to a 65,536th.
+    /// The probability of dropping an element, rounded to a multiple of 1/65,536.
     pub p: f32,
-    /// A number that no other dropout of the model has.
+    /// The dropout id, unique in the model.
     pub site: u32,
-    /// What a row is.
+    /// The meaning of a row.
     pub rows: Rows,
 }
 
-/// What the rows of a dropped tensor are, hence which of the key's counts they go on from.
+/// The meaning of the rows of a tensor with dropout, which determines their offset in the random stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rows {
     /// Tokens of a packed batch.

@@ -588,5 +588,9 @@ fn a_planted_op_is_named_in_the_report() {
     let Run { code, out, err } = run_with(&args, Some(&[("TEMPRA_BENCH_PLANT", "cross_entropy:3")]));
     assert_eq!(code, 0, "{err}");
     let report = Report::parse(&out).unwrap();
-    assert!(report.devices[0].tool.ends_with("cross_entropy slowed down 3 times"), "{}", report.devices[0].tool);
+    assert!(
+        report.devices[0].tool.ends_with("cross_entropy slowed down 3 times"),
+        "{}",
+        report.devices[0].tool
+    );
 }

@@ -257,7 +257,10 @@ fn runs_the_recipe_as_the_cpu_does_and_resumes_bit_for_bit(kind: &str, train: &s
     let out = lost.env(format!("TEMPRA_{}_LOSE_AFTER", kind.to_uppercase()), lose_after).output().unwrap();
     let said = String::from_utf8_lossy(&out.stderr).into_owned();
     assert_eq!(out.status.code(), Some(75), "{said}");
-    assert!(said.contains("the device was lost") && said.contains("goes on from there"), "{said}");
+    assert!(
+        said.contains("the device was lost") && said.contains("to resume from the last checkpoint"),
+        "{said}"
+    );
     let kept: Vec<_> = std::fs::read_dir(dir.path().join("lost")).unwrap().flatten().collect();
     assert!(kept.iter().any(|e| e.file_name().to_string_lossy().starts_with("checkpoint-")), "{kept:?}");
     let said = ok(on_gpu(kind, dir.path(), "lost", &[]).unwrap().output().unwrap());
@@ -323,7 +326,7 @@ fn wgpu_f16_products_learn_as_f32_ones_do_and_resume_bit_for_bit() {
     let out = whole.output().unwrap();
     if out.status.code() == Some(5) {
         let said = String::from_utf8_lossy(&out.stderr).into_owned();
-        assert!(said.contains("no cooperative matrices"), "{said}");
+        assert!(said.contains("cooperative matrices"), "{said}");
         return aloud(&format!("f16 was not tried: {said}"));
     }
     ok(out);

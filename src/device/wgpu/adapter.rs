@@ -1,4 +1,4 @@
-//! Which adapters there are, what they can do, and how one is opened.
+//! Lists adapters, reads their capabilities, and opens one.
 #![allow(
     unsafe_code,
     reason = "asks Vulkan for the size of its memory, which wgpu does not tell; enables cooperative matrices"
@@ -8,7 +8,7 @@ use super::{Abilities, MAX_BUFFERS};
 use crate::error::{Error, Result};
 use wgpu::Features;
 
-/// All adapters, real ones first.
+/// All adapters, GPUs first.
 fn adapters() -> Vec<wgpu::Adapter> {
     let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
     descriptor.backends = wgpu::Backends::VULKAN | wgpu::Backends::METAL | wgpu::Backends::DX12;
@@ -27,11 +27,12 @@ fn adapters() -> Vec<wgpu::Adapter> {
 
 fn describe(adapter: &wgpu::Adapter) -> String {
     let info = adapter.get_info();
-    let software = if info.device_type == wgpu::DeviceType::Cpu { ", a software driver: no GPU" } else { "" };
+    let software =
+        if info.device_type == wgpu::DeviceType::Cpu { ", software Vulkan, not a GPU" } else { "" };
     format!("{} ({:?}{software})", info.name, info.backend)
 }
 
-/// The adapters there are, by the number that `wgpu:N` takes.
+/// All adapters, by the index N of `wgpu:N`.
 pub(super) fn names() -> Vec<String> {
     adapters().iter().map(describe).collect()
 }
@@ -51,7 +52,7 @@ fn abilities(adapter: &wgpu::Adapter) -> Abilities {
     }
 }
 
-/// The largest cooperative matrix, square and as deep, with f16 operands and f32 sums.
+/// The size of the largest square cooperative matrix with f16 operands and f32 accumulators.
 fn coop(adapter: &wgpu::Adapter) -> Option<u32> {
     use wgpu::CooperativeScalarType::{F16, F32};
     if !adapter
@@ -100,7 +101,7 @@ pub(super) struct Opened {
     pub abilities: Abilities,
 }
 
-/// Opens an adapter by its number.
+/// Opens an adapter by its index.
 pub(super) fn open(index: usize) -> Result<Opened> {
     let found = adapters();
     let Some(adapter) = found.get(index) else {
@@ -109,18 +110,20 @@ pub(super) fn open(index: usize) -> Result<Opened> {
             true => Error::device("no Vulkan, Metal or DX12 adapter was found").with_help(
                 "install the GPU's Vulkan driver (Linux: also libvulkan1), or run with --device cpu",
             ),
-            false => {
-                Error::device(format!("there is no adapter wgpu:{index}")).with_expected(names.join("; "))
-            }
+            false => Error::device(format!("there is no adapter wgpu:{index}"))
+                .with_expected(format!("an index below {}: {}", names.len(), names.join("; ")))
+                .with_help("run `tempra devices` for a list"),
         });
     };
     let (name, limits) = (describe(adapter), adapter.limits());
     if !adapter.features().contains(Features::IMMEDIATES)
         || (limits.max_storage_buffers_per_shader_stage as usize) < MAX_BUFFERS
     {
-        return Err(Error::device(format!("{name} cannot run tempra's kernels"))
-            .with_expected("push constants, and eight storage buffers a shader stage")
-            .with_help("update its driver, or run with --device cpu"));
+        return Err(Error::device(format!("{name} does not support tempra's kernels"))
+            .with_expected(
+                "an adapter with push constants and at least eight storage buffers per shader stage",
+            )
+            .with_help("update the GPU's driver, or run with --device cpu"));
     }
     let found = abilities(adapter);
     let mut optional = Features::SUBGROUP | Features::TIMESTAMP_QUERY;
@@ -139,7 +142,10 @@ pub(super) fn open(index: usize) -> Result<Opened> {
         experimental_features,
         ..Default::default()
     };
-    let (device, queue) = pollster::block_on(adapter.request_device(&descriptor))
-        .map_err(|e| Error::device(format!("{name} could not be opened")).with_found(e.to_string()))?;
+    let (device, queue) = pollster::block_on(adapter.request_device(&descriptor)).map_err(|e| {
+        Error::device(format!("cannot open {name}"))
+            .with_found(e.to_string())
+            .with_help("update the GPU's driver, or run with --device cpu")
+    })?;
     Ok(Opened { name, device, queue, abilities: found })
 }

@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-/// A buffer; it goes back to the pool when dropped.
+/// A buffer; dropping it returns it to the pool.
 pub struct Memory {
     pub(super) buffer: wgpu::Buffer,
     pub(super) id: u64,
@@ -51,12 +51,15 @@ impl Wgpu {
 
     fn create(&self, size: u64, live: u64) -> Result<wgpu::Buffer> {
         let refused = |why: String| {
-            Error::memory(format!("{} gave no {size} bytes, with {live} asked for", self.caps.name))
-                .with_found(why)
-                .with_help("lower train.max_tokens (the tokens of one forward pass) or data.max_length")
+            Error::memory(format!(
+                "cannot allocate {size} bytes on {} ({live} bytes are allocated)",
+                self.caps.name
+            ))
+            .with_found(why)
+            .with_help("lower train.max_tokens (the tokens of one forward pass) or data.max_length")
         };
         if let Some(most) = self.budget.filter(|&most| live + size > most) {
-            return Err(refused(format!("the limit of {most} bytes that was set")));
+            return Err(refused(format!("a limit of {most} bytes, set by TEMPRA_WGPU_MEMORY")));
         }
         let device = &self.inner.device;
         let scope = device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
@@ -71,7 +74,7 @@ impl Wgpu {
         failed.map_or(Ok(buffer), |e| Err(refused(e.to_string())))
     }
 
-    /// Gives all free buffers back to the driver.
+    /// Returns all free buffers to the driver.
     pub(super) fn trim(&self) -> Result<()> {
         self.flush()?;
         let mut state = lock(&self.inner.state);
@@ -103,19 +106,19 @@ impl Wgpu {
         self.wait()?;
         let mapped = staging.slice(..).get_mapped_range().map_err(|e| {
             self.check().err().unwrap_or_else(|| {
-                Error::device("a tensor could not be read back").at(&self.caps.name).with_found(e.to_string())
+                Error::device("cannot read a tensor").at(&self.caps.name).with_found(e.to_string())
             })
         })?;
         dst.copy_from_slice(&mapped);
         self.check()
     }
 
-    /// Waits until everything that was submitted is done.
+    /// Waits until all submitted work is done.
     pub(super) fn wait(&self) -> Result<()> {
         let polled = self.inner.device.poll(wgpu::PollType::wait_indefinitely());
         self.check()?;
         polled.map(drop).map_err(|e| {
-            Error::device("the device did not finish").at(&self.caps.name).with_found(e.to_string())
+            Error::device("the device did not finish its work").at(&self.caps.name).with_found(e.to_string())
         })
     }
 }

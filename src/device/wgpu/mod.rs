@@ -1,5 +1,5 @@
-//! Vulkan, Metal and DX12 through wgpu: buffers from a pool, pipelines by their specialised text, work that is queued and
-//! submitted in batches. Nothing is read back unless [`Backend::read`] asks for it.
+//! Vulkan, Metal and DX12 through wgpu: a buffer pool, a cache of specialised pipelines, and commands that are submitted in batches.
+//! Nothing is read back except by [`Backend::read`].
 
 mod adapter;
 mod memory;
@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Buffers that one kernel may bind: what every adapter allows.
+/// The largest number of buffers of a kernel; every adapter allows it.
 const MAX_BUFFERS: usize = 8;
 /// One adapter.
 pub struct Wgpu {
@@ -27,12 +27,12 @@ pub struct Wgpu {
     constants: Mutex<HashMap<Vec<u8>, Tensor>>,
     tiles: Tiles,
     half: bool,
-    /// Whether wgpu's own bounds checks go into every kernel: `TEMPRA_WGPU_CHECKED=1`, to hunt a fault.
+    /// Whether kernels have wgpu's bounds checks, for debugging: `TEMPRA_WGPU_CHECKED=1`.
     checked: bool,
-    /// Bytes that may be asked of the driver, where somebody set a limit: `TEMPRA_WGPU_MEMORY`.
+    /// A limit on device memory in bytes: `TEMPRA_WGPU_MEMORY`.
     budget: Option<u64>,
     profile: Profile,
-    /// Fault injection: `TEMPRA_WGPU_LOSE_AFTER` submissions the device is lost, as with a crashed driver.
+    /// Fault injection: the device is lost after `TEMPRA_WGPU_LOSE_AFTER` submissions.
     lose_after: Option<u64>,
 }
 
@@ -41,7 +41,7 @@ struct Inner {
     queue: wgpu::Queue,
     layouts: Vec<wgpu::BindGroupLayout>,
     state: Mutex<State>,
-    /// What the driver reported outside of a call.
+    /// An error that the driver reported asynchronously.
     fault: Arc<Mutex<Option<Fault>>>,
     next: AtomicU64,
 }
@@ -57,7 +57,7 @@ struct State {
     pipelines: HashMap<Key, wgpu::ComputePipeline>,
     groups: HashMap<Vec<[u64; 3]>, wgpu::BindGroup>,
     queued: Vec<Command>,
-    /// Whether what is queued is being timed.
+    /// Whether queued commands are being timed.
     timing: bool,
     stats: WgpuStats,
 }
@@ -75,15 +75,16 @@ impl Wgpu {
     /// Whether this build contains the backend.
     pub const BUILT: bool = true;
 
-    /// The adapters there are, by the number that `wgpu:N` takes.
+    /// The names of all adapters, by the index N of `wgpu:N`.
     pub fn list() -> Vec<String> {
         adapter::names()
     }
 
-    /// Opens an adapter by its number; real GPUs come first, software drivers last.
+    /// Opens an adapter by its index. GPUs come first, software drivers last.
     ///
-    /// Errors are of kind `Device`: no adapter, no such number, an adapter without push constants ("immediates") or with
-    /// fewer than eight storage buffers a stage.
+    /// # Errors
+    /// [`Kind::Device`](crate::error::Kind::Device) if there is no adapter with this index, or it does not support push constants
+    /// ("immediates") and eight storage buffers per shader stage.
     pub fn new(index: usize) -> Result<Wgpu> {
         let adapter::Opened { name, device, queue, abilities } = adapter::open(index)?;
         let fault: Arc<Mutex<Option<Fault>>> = Arc::default();
@@ -126,73 +127,77 @@ impl Wgpu {
         })
     }
 
-    /// With no more than so many bytes in one binding, as smaller adapters have it.
+    /// Limits the size of a binding in bytes, to test the limits of smaller adapters.
     pub fn with_bindings(mut self, bytes: u64) -> Wgpu {
         self.abilities.binding_bytes = bytes;
         self
     }
 
-    /// Throws the device away, as a crashed driver does; everything asked of it from now on fails with `Kind::Lost`.
+    /// Destroys the device, as a crashed driver does. Later calls fail with [`Kind::Lost`](crate::error::Kind::Lost).
     pub fn lose(&self) {
         self.inner.device.destroy();
     }
 
-    /// What was done so far.
+    /// The counters of the work so far.
     pub fn stats(&self) -> WgpuStats {
         lock(&self.inner.state).stats
     }
 
-    /// With the kernels for another sort of adapter, so that they can be tried here.
+    /// Chooses the kernels of another kind of adapter, to test them.
     pub fn with_tiles(mut self, tiles: Tiles) -> Wgpu {
         self.tiles = tiles;
         self
     }
 
-    /// With products that round their operands to f16 and add up in f32, on cooperative matrices.
+    /// The same device with matmuls on cooperative matrices: operands are rounded to f16, and sums accumulated in f32.
     ///
-    /// Fails with `Device` where the adapter has none of f16 in and f32 out.
+    /// # Errors
+    /// [`Kind::Device`](crate::error::Kind::Device) if the adapter has no cooperative matrices with f16 input and f32 output.
     pub fn with_half(mut self) -> Result<Wgpu> {
         if self.abilities.coop.is_none() {
-            return Err(Error::device(format!("{} has no cooperative matrices for f16", self.caps.name))
-                .with_help("without them f16 brings nothing here: take precision = \"f32\""));
+            return Err(Error::device(format!("{} cannot compute in f16", self.caps.name))
+                .with_expected(
+                    "an adapter with cooperative matrices; without them f16 is not faster than f32",
+                )
+                .with_help("set precision = \"f32\""));
         }
         self.half = true;
-        self.caps.name += ", products in f16";
+        self.caps.name += ", matmuls in f16";
         Ok(self)
     }
 
-    /// The size of the cooperative matrices and of a subgroup, if products are to be computed on them.
+    /// The sizes of the cooperative matrices and of a subgroup, if matmuls use them.
     pub fn half(&self) -> Option<(u32, u32)> {
         self.abilities.coop.filter(|_| self.half).zip(self.abilities.subgroup)
     }
 
-    /// With wgpu's own bounds checks in every kernel, which `TEMPRA_WGPU_CHECKED=1` brings as well.
+    /// The same device with wgpu's bounds checks in every kernel, as with `TEMPRA_WGPU_CHECKED=1`.
     pub fn with_checks(mut self) -> Wgpu {
         self.checked = true;
         self
     }
 
-    /// Which kernels suit the adapter.
+    /// The kernels for this adapter.
     pub fn tiles(&self) -> Tiles {
         self.tiles
     }
 
-    /// Threads of a group that run side by side.
+    /// The number of threads of a subgroup.
     pub fn lanes(&self) -> u32 {
         self.abilities.subgroup.unwrap_or(8)
     }
 
-    /// What the adapter can do beyond the least.
+    /// The adapter's optional capabilities.
     pub fn abilities(&self) -> &Abilities {
         &self.abilities
     }
 
-    /// Bytes that one binding of a buffer may span.
+    /// The largest size of a binding, in bytes.
     pub fn binding_bytes(&self) -> usize {
         self.abilities.binding_bytes.try_into().unwrap_or(usize::MAX)
     }
 
-    /// Scratch memory of one op.
+    /// Temporary memory for an op.
     pub fn scratch(&self, dtype: DType, shape: &[usize]) -> Result<Tensor> {
         let spec = Spec::new(dtype, shape);
         Ok(Tensor { storage: Arc::new(self.alloc(&spec)?), spec, offset: 0 })

@@ -1,4 +1,4 @@
-//! Kernels: compiled once for each specialised text, queued, and submitted in batches.
+//! Compiles each specialised kernel once, and queues and submits commands in batches.
 #![allow(unsafe_code, reason = "kernels without the checks that wgpu would put into every loop and access")]
 
 use super::{ALIGN, Fault, PRELUDE, Wgpu, lock};
@@ -6,11 +6,11 @@ use crate::device::{Const, Launch, Tensor};
 use crate::error::{Error, Kind, Result};
 use crate::shape::DType;
 
-/// Work that is queued before it is submitted: enough to spare the driver, few enough for it to begin early.
+/// The number of commands that are submitted together: enough to limit the driver's cost, few enough that work starts early.
 const BATCH: usize = 96;
-/// Passes whose times are taken at once.
+/// The largest number of passes that are timed together.
 const TIMED: u32 = 128;
-/// Bind groups that are kept.
+/// The largest number of cached bind groups.
 const GROUPS: usize = 8192;
 
 #[derive(PartialEq, Eq, Hash)]
@@ -82,17 +82,17 @@ impl Wgpu {
         Ok(passes)
     }
 
-    /// Whatever the driver has reported since.
+    /// Returns an error that the driver has reported.
     pub(super) fn check(&self) -> Result<()> {
         match &*lock(&self.inner.fault) {
             None => Ok(()),
             Some(Fault::Lost(text)) => {
                 Err(Error::new(Kind::Lost, "the device was lost").at(&self.caps.name).with_found(text.clone()).with_help(
-                    "the last checkpoint is complete: the same command goes on from there, once the driver is well",
+                    "run the same command again to resume from the last checkpoint; if the driver hangs, restart it first",
                 ))
             }
             Some(Fault::Failed(text)) => {
-                Err(Error::device("the device refused a command").at(&self.caps.name).with_found(text.clone()))
+                Err(Error::device("the device rejected a command").at(&self.caps.name).with_found(text.clone()))
             }
         }
     }
@@ -106,7 +106,7 @@ impl Wgpu {
         if full { self.flush() } else { Ok(()) }
     }
 
-    /// Seconds that the device was at `work`: by its own clock where it has one, else until it was idle again.
+    /// The time of `work` in seconds: by the device's timestamps if it has them, else by the host's clock until the device is idle.
     pub(super) fn time(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<f64> {
         self.flush()?;
         self.wait()?;
@@ -153,7 +153,7 @@ impl Wgpu {
         staging.slice(..).map_async(wgpu::MapMode::Read, |_| ());
         self.wait()?;
         let mapped = staging.slice(..).get_mapped_range().map_err(|e| {
-            Error::device("times could not be read back").at(&self.caps.name).with_found(e.to_string())
+            Error::device("cannot read timestamps").at(&self.caps.name).with_found(e.to_string())
         })?;
         let ticks: Vec<u64> = mapped[..16 * passes as usize]
             .chunks_exact(8)
@@ -227,13 +227,14 @@ impl Wgpu {
         if let Some(e) = pollster::block_on(scope.pop()) {
             return Err(Error::device(format!("kernel {} does not compile", launch.entry))
                 .at(&self.caps.name)
-                .with_found(e.to_string()));
+                .with_found(e.to_string())
+                .with_help("report this as a bug; until it is fixed, run with --device cpu"));
         }
         state.pipelines.insert(key, pipeline.clone());
         Ok(pipeline)
     }
 
-    /// The bind group of these tensors; the same ones give the same group again.
+    /// The bind group of these tensors, from a cache.
     pub(super) fn group(&self, buffers: &[&Tensor]) -> Result<wgpu::BindGroup> {
         let mut key = Vec::with_capacity(buffers.len());
         let most = self.abilities.binding_bytes;
@@ -241,15 +242,15 @@ impl Wgpu {
             let (m, bytes) = (self.memory(t)?, t.spec.bytes().max(4).next_multiple_of(4) as u64);
             let offset = t.offset * t.spec.dtype.size();
             if !offset.is_multiple_of(ALIGN) {
-                return Err(Error::shape(format!("{t:?} does not begin at a multiple of {ALIGN} bytes")));
+                return Err(Error::shape(format!("the offset of {t:?} is not a multiple of {ALIGN} bytes")));
             }
             if bytes > most {
                 return Err(Error::memory(format!(
-                    "{:?} is more than {} binds at once",
+                    "{:?} is larger than a buffer that {} can bind",
                     t.spec, self.caps.name
                 ))
                 .with_expected(format!("at most {most} bytes"))
-                .with_help("lower train.max_tokens or data.max_length, or take a smaller model"));
+                .with_help("lower train.max_tokens or data.max_length, or choose a smaller model"));
             }
             key.push([m.id, offset as u64, bytes]);
         }

@@ -32,7 +32,7 @@ pub struct Attention {
     pub scale: f32,
     /// Dropout on the probabilities.
     pub dropout: Option<Dropout>,
-    /// The farthest key that a query sees, in tokens; `None`: all.
+    /// The window: the largest distance in tokens between a query and a key that it sees; `None`: no limit.
     pub window: Option<usize>,
 }
 

@@ -1,7 +1,7 @@
 //! y = act(x w^T + b).
 //!
 //! x (tokens, in), w (out, in), b (out) -> y (tokens, out); `b` may be left out. Weights as in PyTorch's `nn.Linear`.
-//! Saves z = x w^T + b (tokens, out) where the derivative of the activation needs it.
+//! Saves z = x w^T + b (tokens, out) if the derivative of the activation needs it.
 
 mod cpu;
 mod cuda;
@@ -18,10 +18,10 @@ pub(super) use wgpu::COOP;
 /// Rows that one partial sum of a bias gradient covers on GPUs.
 const TILE: usize = 64;
 
-/// What is applied to every element of the product. The two forms of GELU differ by up to 5e-4 and are never exchanged.
+/// The activation applied to every element. The two forms of GELU differ by up to 5e-4 and are never exchanged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Activation {
-    /// Nothing.
+    /// No activation.
     None,
     /// x Phi(x), Phi by the error function: `gelu` (Hendrycks and Gimpel 2016, eq. 1).
     GeluErf,
@@ -34,7 +34,7 @@ pub enum Activation {
 }
 
 impl Activation {
-    /// Whether the derivative needs the product itself, not just the result.
+    /// Whether the derivative needs the activation's input, not only its output.
     pub(super) fn needs_input(self) -> bool {
         matches!(self, Activation::GeluErf | Activation::GeluTanh)
     }
