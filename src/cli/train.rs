@@ -242,7 +242,7 @@ impl Observer for Lines {
         let value = match event {
             Event::Prepared(p) => json!({
                 "event": "prepared", "device": p.device, "parameters": p.parameters.0, "trainable": p.parameters.1,
-                "parameter_bytes": p.parameter_bytes, "steps": p.steps, "classes": p.classes,
+                "parameter_bytes": p.parameter_bytes, "steps": p.steps, "classes": p.classes, "tag_schemes": p.tag_schemes,
                 "pairs": p.pairs.iter().map(|(name, follow, random)| json!({ "split": name, "follow": follow, "random": random }))
                     .collect::<Vec<_>>(),
                 "loaded": p.weights.loaded, "initialised": p.weights.initialised, "unused": p.weights.unused,
@@ -351,6 +351,10 @@ impl Observer for Screen {
                     self.line(&format!(
                         "{name}: {follow} pairs of neighbouring texts, {random} random pairs ({share:.0} %)"
                     ));
+                }
+                for (name, scheme) in &p.tag_schemes {
+                    let of = if name.is_empty() { String::new() } else { format!(" of {name}") };
+                    self.line(&format!("tag scheme{of}: {scheme}"));
                 }
                 if !p.classes.is_empty() {
                     self.line(&format!("classes: {}", p.classes.join(", ")));

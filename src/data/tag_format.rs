@@ -103,6 +103,16 @@ impl TagFormat {
             Self::Spans { scheme, .. } => scheme.name(),
         }
     }
+    /// Its name with its tags, for a person: `iobes (B-TYPE, I-TYPE, E-TYPE, S-TYPE, O)`.
+    pub fn describe(self) -> String {
+        let Self::Spans { scheme, affix } = self else {
+            return "none (each tag is a class of its word)".to_owned();
+        };
+        // The order in which a reader expects them: O last.
+        let letters = scheme.letters().chars().filter(|c| *c != 'O');
+        let tags: Vec<String> = letters.map(|c| affix.join(c, "TYPE")).collect();
+        format!("{} ({}, O)", scheme.name(), tags.join(", "))
+    }
     /// The spans of tags, read as the CoNLL script and seqeval's default do (see [`spans`](super::spans)). Of classes of words
     /// each word whose tag is not `O` is a span of its own.
     pub fn spans<S: AsRef<str>>(self, tags: &[S]) -> Vec<Span> {

@@ -2,7 +2,7 @@
 
 use super::events::Prepared;
 use super::prepare::{self, Run};
-use crate::data::{Label, TokenSet, micro_batches};
+use crate::data::{Affix, Label, Scheme, TagFormat, TokenSet, micro_batches};
 use crate::error::Result;
 use crate::models::Outputs;
 use crate::nn::Distance;
@@ -24,6 +24,15 @@ pub(super) fn approximation(run: &Run, max_tokens: usize) -> Result<Vec<f64>> {
     let (device, model) = (&run.device, &run.model);
     let run = || tasks::for_each_output(device, model, &batches, |_, _| Ok(()));
     Ok(model.approximation(run)?.iter().map(Distance::relative).collect())
+}
+
+/// How the tags of a part are written, if it has tags.
+fn tag_scheme(part: &prepare::Part) -> Option<String> {
+    let Outputs::Tags(_) = part.task.outputs() else { return None };
+    let suffix = part.noted.get("suffix").and_then(serde_json::Value::as_bool).unwrap_or(false);
+    let affix = if suffix { Affix::Suffix } else { Affix::Prefix };
+    let scheme = part.noted.get("scheme").and_then(serde_json::Value::as_str).and_then(Scheme::find);
+    Some(scheme.map_or(TagFormat::Words, |scheme| TagFormat::Spans { scheme, affix }).describe())
 }
 
 /// What a run found before its first step.
@@ -58,6 +67,7 @@ pub(super) fn describe(run: &Run, steps: u64) -> Prepared {
         splits: sets.iter().map(size).collect(),
         pairs: sets.iter().filter(|(pairs, ..)| *pairs).map(kinds).collect(),
         classes: run.parts.iter().flat_map(|p| p.classes.clone()).collect(),
+        tag_schemes: run.parts.iter().filter_map(|p| Some((p.name.clone(), tag_scheme(p)?))).collect(),
         steps,
         selection: run.selection.as_ref().map(|s| s.formula().to_owned()),
         skipped_rows: run.skipped_rows,

@@ -44,6 +44,8 @@ pub struct Prepared {
     pub pairs: Vec<(String, usize, usize)>,
     /// The classes, if it is a classification.
     pub classes: Vec<String>,
+    /// For each task of tags its name among several (empty if it is the only one) and how its tags are written.
+    pub tag_schemes: Vec<(String, String)>,
     /// Optimizer steps of the run.
     pub steps: u64,
     /// How the best model is chosen: the metric with its direction; `None` if nothing is validated.

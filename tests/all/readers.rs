@@ -448,3 +448,26 @@ fn files_that_hold_no_sentences_are_not_read_as_columns() {
             .contains("this is a folder")
     );
 }
+
+#[test]
+fn training_says_which_tag_scheme_it_found() {
+    let dir = setting();
+    for (tags, scheme) in [
+        (["B-PER", "B-LOC", "I-LOC"], "iob2 (B-TYPE, I-TYPE, O)"),
+        (["I-PER", "I-LOC", "I-LOC"], "iob1 (B-TYPE, I-TYPE, O)"),
+        (["S-PER", "B-LOC", "E-LOC"], "iobes (B-TYPE, I-TYPE, E-TYPE, S-TYPE, O)"),
+        (["PER-U", "LOC-B", "LOC-L"], "bilou (TYPE-B, TYPE-I, TYPE-L, TYPE-U, O)"),
+        (["NOUN", "NOUN", "VERB"], "none (each tag is a class of its word)"),
+    ] {
+        let [who, first, last] = tags;
+        let sentence = |i: usize| format!("Alice {who}\nwent{i} O\nNew {first}\nYork {last}\n\n");
+        let rows: String = (0..24).map(sentence).collect();
+        std::fs::write(dir.path().join("d.conll"), rows).unwrap();
+        let (code, said) = train(dir.path(), "tag", "d.conll", "stride = 2\n");
+        assert_eq!(code, Some(0), "{said}");
+        let shown = format!("tag scheme: {scheme}");
+        let out =
+            String::from_utf8_lossy(&tempra(dir.path(), &["train", "r.toml", "--fresh"]).stdout).into_owned();
+        assert!(said.contains(&shown) || out.contains(&shown), "{shown}: {said}{out}");
+    }
+}
