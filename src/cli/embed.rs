@@ -1,4 +1,4 @@
-//! `tempra embed`: a vector for each text.
+//! `tempra embed`: writes a vector for each text.
 
 use super::idle;
 use super::model::{Prepared, with_model};
@@ -20,19 +20,21 @@ pub fn define() -> Command {
         .about("Writes a vector for each text of a table")
         .long_about(
             "Writes a vector for each text of a table.\n\n\
-             Any encoder will do; one trained with task \"similar\" gives vectors whose cosine says how alike two texts are. \
-             A text becomes one vector as the model was trained to, else by the mean over its tokens (--pooling cls: its \
-             first token), divided by its length (--raw: not). A folder of sentence-transformers says by its files how \
-             that is done: pooling, lower case, the default prompt, the longest text, whether vectors are divided by their \
-             length; what tempra does not have of it is refused.\n\n\
-             JSON Lines have a list `embedding` a row; a name that ends in .npy gives NumPy's format, f32 (rows, width).",
+             MODEL is any encoder. After training with task = \"similar\", the cosine of two vectors tells how similar two \
+             texts are; `tempra predict MODEL --sentence A --pair B` prints it.\n\n\
+             The pooling is that of training, else the mean over the tokens of a text (--pooling cls: its first token). Each \
+             vector is divided by its length, unless --raw is given. A folder of sentence-transformers sets pooling, lower \
+             case, default prompt, maximum length and normalization by its files. tempra refuses a folder with a setting \
+             that it does not support.\n\n\
+             The output is JSON Lines with a list `embedding` in each row. With a name that ends in .npy it is a NumPy file: \
+             f32, shape (rows, width).",
         )
         .after_help(
             "Examples:\n  \
              tempra embed models/all-MiniLM-L6-v2 texts.csv -o vectors.npy\n  \
              tempra embed runs/alike/model --text title papers.jsonl -o vectors.jsonl",
         )
-        .arg(Arg::new("input").value_name("INPUT").required(true).help("The table; - is CSV on standard input"))
+        .arg(Arg::new("input").value_name("INPUT").required(true).help("Table of texts: .csv, .tsv, .jsonl or .parquet; - is CSV on standard input"))
         .arg(
             Arg::new("output")
                 .short('o')
@@ -41,17 +43,17 @@ pub fn define() -> Command {
                 .help("File to write, .jsonl or .npy [default: JSON Lines to standard output]"),
         )
         .arg(Arg::new("pooling").long("pooling").value_name("HOW").value_parser(["mean", "cls"]).help(
-            "How the tokens' vectors become one [default: as in training, else mean]",
+            "Pooling of the tokens' vectors: their mean, or the first token [default: as in training, else mean]",
         ))
         .arg(
             Arg::new("raw")
                 .long("raw")
                 .action(ArgAction::SetTrue)
-                .help("Leave the vectors as they are, instead of dividing them by their length"),
+                .help("Do not divide the vectors by their length"),
         )
         .arg(
             Arg::new("normalize").long("normalize").action(ArgAction::SetTrue).conflicts_with("raw").help(
-                "Divide the vectors by their length, also where a folder of sentence-transformers has no module that does",
+                "Divide the vectors by their length, even if a sentence-transformers folder has no module for it",
             ),
         )
 }
@@ -102,7 +104,7 @@ pub fn run(matches: &ArgMatches) -> Result<i32> {
         vectors.iter().try_for_each(|v| writeln!(out, "{}", serde_json::json!({ "embedding": v })))
     })?;
     voice.note(format!(
-        "{} vectors of {width} in {:.1} s on {}",
+        "{} vectors of width {width} in {:.1} s on {}",
         vectors.len(),
         start.elapsed().as_secs_f64(),
         prepared.device.caps().name
@@ -111,7 +113,7 @@ pub fn run(matches: &ArgMatches) -> Result<i32> {
     Ok(0)
 }
 
-/// The head of a file of NumPy's format 1.0: f32, little endian, row after row. A multiple of 64 bytes.
+/// The header of NumPy's file format 1.0: f32, little endian, row-major. Its length is a multiple of 64 bytes.
 fn npy_header(rows: usize, width: usize) -> Vec<u8> {
     let mut text = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({rows}, {width}), }}");
     let length = (10 + text.len() + 1).next_multiple_of(64) - 10;

@@ -1,4 +1,4 @@
-//! `tempra eval`: how good a fine-tuned model is on labelled data.
+//! `tempra eval`: scores a fine-tuned model on labelled data.
 
 use super::idle;
 use super::model::{Prepared, no_answer_arg, with_model};
@@ -20,17 +20,20 @@ pub fn define() -> Command {
         .about("Scores a fine-tuned model on labelled data")
         .long_about(
             "Scores a fine-tuned model on labelled data.\n\n\
-             Of a classifier: loss, accuracy, F1 (macro, micro, weighted), Matthews correlation, AUROC, average precision, \
-             and a table of confusions with precision, recall and F1 of each class. Of one of any number of classes: F1 at \
-             the thresholds that training chose (else 0.5), AUROC, average precision. Of a regression: mean squared and absolute error, \
-             Pearson's and Spearman's correlation. Of tags: F1 of entities, or, where they are no spans, of the tags of all \
-             words; of answers: exact match and F1; of vectors: correlation of cosine and label; of a masked language model: \
-             perplexity. `tempra help metrics` says what each means.\n\n\
-             Labels are compared with the model's class names as they are written; one that the model does not know \
-             is an error that names its line.\n\n\
-             --intervals says how sure the scores are: where 95 of 100 would lie on other data of the same kind and \
-             number, by drawing rows (of tags sentences, of answers questions, of language models pieces of text) with \
-             replacement (Efron 1979), seeded: the same each time.",
+             The scores depend on the model:\n\n  \
+             classify    accuracy, F1, Matthews correlation, AUROC, average precision,\n              \
+             a confusion table, and precision, recall and F1 of each class\n  \
+             multilabel  F1 at the thresholds from training (else 0.5), AUROC, average precision\n  \
+             regress     mean squared and absolute error, Pearson and Spearman correlation\n  \
+             tag         F1 of entities; F1 of the tags of all words if they are no spans\n  \
+             answer      exact match and F1\n  \
+             similar     correlation of cosine and label; rank of the partner for pairs\n  \
+             mask, permute, next  perplexity and accuracy\n\n\
+             `tempra help metrics` explains each score.\n\n\
+             Labels must be class names of the model. An unknown label is an error that names its line.\n\n\
+             --intervals adds a 95 % confidence interval to each score, by the bootstrap (Efron 1979). It draws rows, \
+             sentences (tag), questions (answer) or pieces of text (mask, permute, next) with replacement. The seed is \
+             fixed, so the interval is the same each time.",
         )
         .after_help(
             "Examples:\n  \
@@ -43,15 +46,15 @@ pub fn define() -> Command {
                 .value_name("DATA")
                 .required(true)
                 .value_parser(clap::value_parser!(PathBuf))
-                .help("The labelled table: .csv, .tsv, .jsonl or .parquet"),
+                .help("Labelled data: .csv, .tsv, .jsonl or .parquet; CoNLL columns for tags, SQuAD's JSON for answers, .txt for language models"),
         )
-        .arg(column("label", "Column of the label; of pairs that belong together \"\" for none [default: as in training, else label]"))
+        .arg(column("label", "Column of the label; \"\" for none, if the model was trained on pairs that belong together [default: as in training, else label]"))
         .arg(
             Arg::new("label-scale")
                 .long("label-scale")
                 .value_name("N")
                 .value_parser(positive)
-                .help("Of vectors: compare the cosine similarity of each pair with its label over N, such as 5 for STS-B [default: as in training]"),
+                .help("For similar: divide each label by N before it is compared with the cosine, such as 5 for STS-B [default: as in training]"),
         )
         .arg(
             Arg::new("intervals")
@@ -61,7 +64,7 @@ pub fn define() -> Command {
                 .require_equals(true)
                 .default_missing_value("1000")
                 .value_parser(RangedU64ValueParser::<usize>::new().range(1..=1_000_000))
-                .help("95 % interval of every score by N draws of the rows [default of N: 1000]"),
+                .help("Add a 95 % interval to every score, from N bootstrap samples [default of N: 1000]"),
         )
         .arg(no_answer_arg())
         .arg(json_arg())
@@ -80,9 +83,12 @@ pub fn run(matches: &ArgMatches) -> Result<i32> {
         prepared.noted.compare_with_labels(scale);
     }
     if text(matches, "label") == Some("") && prepared.noted.word("loss").as_deref() != Some("contrastive") {
-        return Err(Error::usage("--label \"\" leaves nothing to compare with")
+        return Err(Error::usage("--label is empty, but the model is scored by labels")
             .at(&prepared.dir)
-            .with_expected("the name of a column: only models of pairs that belong together need no label"));
+            .with_expected(
+                "the name of a column; only a model trained on pairs that belong together needs none",
+            )
+            .with_help("give --label COLUMN, or leave it out"));
     }
     let model = prepared.model(&Options::default(), &voice)?;
     let (head, outputs) = prepared.head(&model)?;
@@ -90,8 +96,8 @@ pub fn run(matches: &ArgMatches) -> Result<i32> {
     if label_scale.is_some() && *outputs != Outputs::Embedding {
         return Err(Error::usage("--label-scale has no effect on this model")
             .at(&prepared.dir)
-            .with_expected("a model of vectors, of task \"similar\"")
-            .with_found(format!("task {:?}", name(outputs)))
+            .with_expected("a model with task = \"similar\"")
+            .with_found(format!("task = {:?}", name(outputs)))
             .with_help("leave out --label-scale"));
     }
     let (task, set) = prepared.labelled(outputs, path)?;
@@ -145,7 +151,7 @@ fn positive(text: &str) -> std::result::Result<f64, String> {
     number.ok_or_else(|| "expected a number above 0".to_owned())
 }
 
-/// What the head's task is called in a recipe.
+/// The name of the head's task in a recipe.
 fn name(outputs: &Outputs) -> &'static str {
     match outputs {
         Outputs::Classes(_) => "classify",
@@ -160,7 +166,7 @@ fn name(outputs: &Outputs) -> &'static str {
     }
 }
 
-/// The intervals for a program: how they were drawn, and both ends for each score.
+/// The intervals as JSON: the bootstrap's settings, and both ends for each score.
 fn ends(bootstrap: &Bootstrap, intervals: &[(String, Interval)]) -> Value {
     let one = |(name, i): &(String, Interval)| {
         let ends = json!({ "low": number(i.low), "high": number(i.high), "undefined": i.undefined });
@@ -174,7 +180,7 @@ fn ends(bootstrap: &Bootstrap, intervals: &[(String, Interval)]) -> Value {
     })
 }
 
-/// The intervals for a person.
+/// The intervals as text.
 fn lines(bootstrap: &Bootstrap, units: usize, intervals: &[(String, Interval)]) -> String {
     let width = intervals.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
     let head = format!(

@@ -9,8 +9,8 @@ use crate::error::{Error, Kind, Result};
 use crate::models::Outputs;
 use clap::ArgMatches;
 use serde_json::json;
-use std::fs::File;
-use std::io::BufReader;
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufReader, Read, Write};
 use std::path::Path;
 
 /// The columns of texts from the command line.
@@ -214,7 +214,9 @@ impl<'a> Input<'a> {
     /// Those of reading the file.
     pub fn sentences(&self, prepared: &Prepared, format: (TagFormat, bool)) -> Result<Vec<TaggedText>> {
         let texts = match self {
-            Self::File(path) => return prepared.sentences(not_standard_input(path)?, None, format),
+            Self::File(path) => {
+                return through_file(path, sentences_ending, |path| prepared.sentences(path, None, format));
+            }
             Self::Texts(texts) => texts,
             Self::Questions(_) => return Ok(Vec::new()),
         };
@@ -233,7 +235,8 @@ impl<'a> Input<'a> {
     pub fn questions(&self) -> Result<Vec<Question>> {
         let questions = match self {
             Self::File(path) => {
-                return Ok(read_questions(not_standard_input(path)?, false, OnBadRow::Stop)?.items);
+                let read = |path: &Path| Ok(read_questions(path, false, OnBadRow::Stop)?.items);
+                return through_file(path, |_| ".json", read);
             }
             Self::Questions(questions) => questions,
             Self::Texts(_) => return Ok(Vec::new()),
@@ -251,9 +254,38 @@ impl<'a> Input<'a> {
     }
 }
 
-fn not_standard_input(input: &str) -> Result<&Path> {
-    if input == "-" {
-        return Err(Error::usage("this task does not read standard input").with_help("name a file"));
+/// Reads a file with `read`, or standard input for `-`: its content goes through a temporary file, since readers may read a file
+/// twice. `ending`: the ending of its name, by its content.
+fn through_file<T>(
+    input: &str,
+    ending: fn(&[u8]) -> &'static str,
+    read: impl FnOnce(&Path) -> Result<T>,
+) -> Result<T> {
+    if input != "-" {
+        return read(Path::new(input));
     }
-    Ok(Path::new(input))
+    let name = Path::new("standard input");
+    let mut content = Vec::new();
+    io::stdin().read_to_end(&mut content).map_err(|e| Error::io(Kind::Data, "cannot read", name, &e))?;
+    let file = format!("tempra-{}{}", std::process::id(), ending(&content));
+    let path = std::env::temp_dir().join(file);
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true);
+    // Nobody else needs to read it.
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let written = options.open(&path).and_then(|mut file| file.write_all(&content));
+    let found = match written {
+        Ok(()) => read(&path).map_err(|e| e.at(name)),
+        Err(e) => return Err(Error::io(Kind::Disk, "cannot write the temporary file", &path, &e)),
+    };
+    // A file that cannot be removed does not change the result.
+    let _ = std::fs::remove_file(&path);
+    found
+}
+
+/// The ending of a file of sentences: JSON Lines begin with an object.
+fn sentences_ending(content: &[u8]) -> &'static str {
+    let content = content.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(content);
+    if content.trim_ascii_start().starts_with(b"{") { ".jsonl" } else { ".conll" }
 }

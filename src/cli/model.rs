@@ -1,4 +1,4 @@
-//! A fine-tuned model with its tokenizer, and what training noted beside them: for `predict` and `eval`.
+//! A fine-tuned model with its tokenizer and the settings of its training (`tempra.json`): for `predict`, `eval` and `embed`.
 
 use super::options::{column, count, device_arg, open_device, text, threads_arg};
 use super::style::Voice;
@@ -14,14 +14,14 @@ use clap::{Arg, ArgMatches, Command};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
-/// What training notes in a model's folder: how the model was fed.
+/// The file in a model folder with the settings of its training.
 const NOTED: &str = "tempra.json";
-/// The longest sequence where nothing says otherwise: what BERT was pretrained with.
+/// The longest sequence by default: that of BERT's pretraining.
 const LONGEST: usize = 512;
-/// Tokens of one forward pass where nothing says otherwise; as `train.max_tokens` of a recipe.
+/// Tokens of one forward pass by default; as `train.max_tokens` of a recipe.
 const MAX_TOKENS: usize = 8192;
 
-/// How a model was fed in training, as far as its folder tells. What is not there or makes no sense is `None`.
+/// The settings of a model's training, as far as its folder has them. A missing or invalid value is `None`.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Noted {
     /// The longest sequence, in tokens.
@@ -34,31 +34,33 @@ pub struct Noted {
     pub label: Option<String>,
     /// The 0/1 columns of the classes, if each class has a column; then there is no other label.
     pub indicators: Vec<String>,
-    /// All that is noted.
+    /// The whole file.
     all: Value,
 }
 
 impl Noted {
-    /// Reads `tempra.json` of a model folder; a file that cannot be read is warned of and counts as none.
+    /// Reads `tempra.json` of a model folder. An unreadable file causes a warning and counts as missing.
     fn read(dir: &Path, head: Option<&str>, voice: &Voice) -> Result<Self> {
         let path = dir.join(NOTED);
         if !path.exists() {
             return Ok(Self::default());
         }
         let mut value = read_json(&path, 1 << 20).unwrap_or_else(|e| {
-            voice.warn(format!("{e}\n  the defaults are used instead of what it says"));
+            voice.warn(format!("{e}\n  note: tempra uses the default settings instead"));
             Value::Null
         });
         if let Some(heads) = value.get("heads").and_then(Value::as_object) {
             let names = heads.keys().cloned().collect::<Vec<_>>().join(", ");
             let Some(found) = head.and_then(|name| heads.get(name)).cloned() else {
-                let e = Error::usage("this model has several heads")
+                let what = match head {
+                    Some(name) => format!("the model has no head {name:?}"),
+                    None => "no head is chosen, but the model has several".to_owned(),
+                };
+                let first = heads.keys().next().map_or("NAME", String::as_str);
+                return Err(Error::usage(what)
                     .at(dir)
-                    .with_expected(format!("--head, one of {names}"));
-                return Err(match head {
-                    Some(name) => e.with_found(name.to_owned()),
-                    None => e.with_help("say which one with --head"),
-                });
+                    .with_expected(format!("--head with one of {names}"))
+                    .with_help(format!("for example: --head {first}")));
             };
             value = found;
         }
@@ -77,28 +79,28 @@ impl Noted {
             all: value,
         })
     }
-    /// A whole number that is noted.
+    /// The whole number of a key.
     pub fn count(&self, key: &str) -> Option<usize> {
         self.all.get(key)?.as_u64().and_then(|n| usize::try_from(n).ok())
     }
-    /// A number that is noted.
+    /// The number of a key.
     pub fn number(&self, key: &str) -> Option<f64> {
         self.all.get(key)?.as_f64()
     }
-    /// The probability of each class above which it is predicted; `None` if not all of them are noted.
+    /// The probability above which each class is predicted; `None` unless every class has one.
     pub fn thresholds(&self, classes: &[String]) -> Option<Vec<f64>> {
         let noted = self.all.get("thresholds")?;
         classes.iter().map(|class| noted.get(class)?.as_f64()).collect()
     }
-    /// What stands between the classes of a row, as in training; a comma where nothing is noted.
+    /// The separator of the classes of a row, as in training; a comma by default.
     pub fn separator(&self) -> String {
         self.word("separator").filter(|s| !s.is_empty()).unwrap_or_else(|| ",".to_owned())
     }
-    /// Whether something is noted to be so.
+    /// Whether a key is true.
     pub fn flag(&self, key: &str) -> bool {
         self.all.get(key).and_then(Value::as_bool).unwrap_or(false)
     }
-    /// From now on pairs are scored by their labels over this, whatever the loss was.
+    /// Scores pairs by their labels divided by `label_scale` from now on, whatever the loss was.
     pub fn compare_with_labels(&mut self, label_scale: f64) {
         if !self.all.is_object() {
             self.all = Value::Object(serde_json::Map::new());
@@ -106,17 +108,17 @@ impl Noted {
         self.all["loss"] = "cosine".into();
         self.all["label_scale"] = label_scale.into();
     }
-    /// Whether something is noted to be so or not; `None` if nothing is noted of it.
+    /// Whether a key is true or false; `None` if it is missing.
     pub fn said(&self, key: &str) -> Option<bool> {
         self.all.get(key)?.as_bool()
     }
-    /// A word that is noted.
+    /// The string of a key.
     pub fn word(&self, key: &str) -> Option<String> {
         self.all.get(key)?.as_str().map(str::to_owned)
     }
 }
 
-/// The model, and the options that say how it is fed.
+/// Adds the model, and the options for its input.
 pub fn with_model(command: Command) -> Command {
     let model = Arg::new("model").value_name("MODEL").required(true);
     command
@@ -126,24 +128,24 @@ pub fn with_model(command: Command) -> Command {
             ),
         )
         .arg(column("text", "Column of the text [default: as in training, else text]"))
-        .arg(column("pair", "Column of the second text of a pair; \"\" for none [default: as in training]"))
+        .arg(column("pair", "Column of the second text of a pair, \"\" for none [default: as in training]"))
         .arg(
             Arg::new("head")
                 .long("head")
                 .value_name("NAME")
-                .help("Which head of a model with several: the name of its task"),
+                .help("Head to use if the model has several: the name of its task"),
         )
         .arg(count("max-length", "Longest sequence in tokens [default: as in training, else 512]"))
-        .arg(count("max-tokens", "Tokens of one forward pass at most [default: 8192]"))
+        .arg(count("max-tokens", "Maximum tokens of one forward pass [default: 8192]"))
         .arg(device_arg())
         .arg(threads_arg())
 }
 
-/// Whether a finder of answers may give none.
+/// `--no-answer`: whether a question may stay without an answer.
 pub fn no_answer_arg() -> Arg {
     Arg::new("no-answer").long("no-answer").value_name("WHEN").value_parser(["auto", "allow", "never"]).help(
-        "Whether a question may be answered by \"no answer\" [default: auto, as in training; never if the model's folder \
-         does not say]",
+        "Whether \"no answer\" may be given to a question; auto: as in training, or never if the model folder does not \
+         say [default: auto]",
     )
 }
 
@@ -156,7 +158,7 @@ pub fn tokenizer(dir: &Path) -> Result<(Tokenizer, usize)> {
     Ok((Tokenizer::from_dir(dir, shape.vocab)?, shape.positions))
 }
 
-/// The same for a model that gives vectors, with what sentence-transformers does to texts, and how long they may be by default.
+/// The same for a model that gives vectors: with the text settings of sentence-transformers, and its default length.
 ///
 /// # Errors
 /// As [`tokenizer`], and those of [`sentence::settings`].
@@ -167,19 +169,19 @@ pub fn vector_tokenizer(dir: &Path) -> Result<(Tokenizer, usize, Option<usize>)>
     Ok((tokenizer.for_vectors(settings.lowercase, &settings.prompt)?, positions, Some(longest)))
 }
 
-/// Everything but the weights, which are read last since they take longest.
+/// All that is prepared before the weights are read, which take longest.
 pub struct Prepared {
     /// Where it computes.
     pub device: Device,
     /// The model's folder.
     pub dir: PathBuf,
-    /// How it was fed in training.
+    /// The settings of its training.
     pub noted: Noted,
-    /// The columns of text and pair; no label.
+    /// The columns of the text and the pair; there is no label.
     pub columns: Columns,
     /// The longest sequence, in tokens.
     pub max_length: usize,
-    /// Tokens that the model knows.
+    /// The size of the vocabulary.
     pub vocab: usize,
     tokenizer: Tokenizer,
     max_tokens: usize,
@@ -189,7 +191,7 @@ pub struct Prepared {
 }
 
 impl Prepared {
-    /// Finds the device, the folder and the tokenizer, and settles the options.
+    /// Opens the device, the folder and the tokenizer, and reads the options.
     ///
     /// # Errors
     /// Those of the device, the folder and the tokenizer; [`Kind::Usage`](crate::error::Kind::Usage) for a
@@ -224,14 +226,16 @@ impl Prepared {
         let number = |id| matches.get_one::<usize>(id).copied();
         let max_length = match number("max-length") {
             Some(n) if n > positions => {
-                return Err(Error::usage("--max-length is beyond the model's positions")
-                    .with_expected(format!("at most {positions}, what its config.json has positions for"))
-                    .with_found(n.to_string()));
+                return Err(Error::usage(format!(
+                    "--max-length ({n}) exceeds the model's positions ({positions})"
+                ))
+                .with_expected(format!("at most {positions}, by its config.json"))
+                .with_help("lower --max-length, or leave it out"));
             }
             Some(n) => n,
             None => noted.max_length.or(longest).unwrap_or(LONGEST).min(positions),
         };
-        // An empty name says that there is none, even if training had one.
+        // An empty name means no column, even if training had one.
         let name = |id, noted: &Option<String>| match text(matches, id) {
             Some(given) => Some(given.to_owned()).filter(|s| !s.is_empty()),
             None => noted.clone(),
@@ -246,7 +250,7 @@ impl Prepared {
         Ok(Self { device, dir, noted, columns, max_length, vocab, tokenizer, max_tokens, head, no_answer })
     }
 
-    /// Reads the weights, and says what is odd about them.
+    /// Reads the weights, and warns about what is odd in them.
     ///
     /// # Errors
     /// Those of [`Model::open`]; a model without a fine-tuned head is one.
@@ -269,7 +273,7 @@ impl Prepared {
         &self.tokenizer
     }
 
-    /// Which of the model's heads is asked, and what it gives.
+    /// The number of the chosen head, and its outputs.
     ///
     /// # Errors
     /// [`Kind::Usage`](crate::error::Kind::Usage) for a name that no head has, and for an option that the head does not have.
@@ -281,20 +285,19 @@ impl Prepared {
         if self.no_answer.is_some() && asked.is_some_and(|(_, outputs)| *outputs != Outputs::Span) {
             return Err(Error::usage("--no-answer is set, but the model does not answer questions")
                 .at(&self.dir)
-                .with_help("leave it out"));
+                .with_help("leave out --no-answer"));
         }
         asked.ok_or_else(|| {
             let names = heads.iter().map(|h| h.name.as_str()).filter(|n| !n.is_empty()).collect::<Vec<_>>();
-            let there =
-                if names.is_empty() { "no --head: the model has one".to_owned() } else { names.join(", ") };
-            Error::usage("no head of that name")
-                .at(&self.dir)
-                .with_expected(there)
-                .with_found(wanted.unwrap_or("").to_owned())
+            let e = Error::usage(format!("the model has no head {:?}", wanted.unwrap_or(""))).at(&self.dir);
+            match names.is_empty() {
+                true => e.with_help("leave out --head: the model has one head"),
+                false => e.with_expected(format!("one of {}", names.join(", "))),
+            }
         })
     }
 
-    /// The batches of a set, for a head.
+    /// The batches of a token set, for a head.
     ///
     /// # Errors
     /// Those of [`eval_batches`].
@@ -304,8 +307,8 @@ impl Prepared {
         Ok(batches)
     }
 
-    /// Runs the model over batches and hands what it gives for each to `each`. Results that are not finite are an error of kind
-    /// `Model` and reach nobody.
+    /// Runs the model over batches and passes the outputs of each to `each`. Outputs that are not finite are an error of kind
+    /// `Model`; they are not passed on.
     ///
     /// # Errors
     /// Those of the model and of `each`.
@@ -323,10 +326,10 @@ impl Prepared {
         let done = for_each_output(&self.device, model, batches, |batch, outputs| {
             if outputs.iter().flatten().any(|x| !x.is_finite()) {
                 let example = batch.examples.first().map_or(0, |e| e + 1);
-                return Err(Error::model("the model's result is not a finite number")
+                return Err(Error::model("the model's output is not finite: NaN or infinity")
                     .at(&self.dir)
-                    .with_found(format!("in a batch that begins with example {example} of the data"))
-                    .with_help("the weights are broken: take an earlier checkpoint"));
+                    .with_found(format!("in the batch that starts with example {example} of the data"))
+                    .with_help("the weights may be damaged: use an earlier checkpoint"));
             }
             match sigmoid {
                 true => each(batch, &outputs.iter().map(|o| sigmoids(o)).collect::<Vec<_>>())?,
@@ -339,8 +342,8 @@ impl Prepared {
         done
     }
 
-    /// Runs the model over examples and hands the result of each to `each`, with the example's number, in the order of the
-    /// batches; of a head that gives several results that of number `which`.
+    /// Runs the model over examples and passes the output of each to `each`, with the example's number, in the order of the
+    /// batches. `which`: the number of the output, for a head with several.
     ///
     /// # Errors
     /// Those of [`Prepared::outputs`].
@@ -361,9 +364,10 @@ impl Prepared {
         })
     }
 
-    /// How many examples lost tokens to `max_length`, in words; `None` if none did.
+    /// A sentence on how many examples lost tokens to `max_length`; `None` if none did.
     pub fn cut(&self, set: &TokenSet) -> Option<String> {
         let cut = set.lost.iter().filter(|n| **n > 0).count();
-        (cut > 0).then(|| format!("{cut} of {} texts were cut at {} tokens", set.len(), self.max_length))
+        let were = if cut == 1 { "was" } else { "were" };
+        (cut > 0).then(|| format!("{cut} of {} texts {were} cut at {} tokens", set.len(), self.max_length))
     }
 }

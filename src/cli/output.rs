@@ -1,4 +1,4 @@
-//! Results: to standard output, or to a file that is there whole or not at all.
+//! Results: to standard output, or to a file that appears when it is complete.
 
 use crate::checkpoint::real_path;
 use crate::error::{Error, Kind, Result};
@@ -7,7 +7,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-/// Standard output. When its reader has gone, as `head` goes, what follows is dropped: that is no error.
+/// Standard output. If its reader ends early, as `head` does, the rest is dropped without an error.
 struct Stdout {
     inner: io::Stdout,
     gone: bool,
@@ -67,19 +67,19 @@ pub fn say_json(value: &serde_json::Value) -> Result<()> {
     say(format!("{value:#}"))
 }
 
-/// Where a result goes.
+/// The destination of a result.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Destination {
     /// Standard output.
     Stdout,
-    /// A file, which is replaced at once when everything is written.
+    /// A file, which is replaced atomically when everything is written.
     File(PathBuf),
-    /// What cannot be replaced: a device, a named pipe.
+    /// A device or a named pipe, which cannot be replaced.
     Special(PathBuf),
 }
 
 impl Destination {
-    /// The destination that `-o` names: none and `-` are standard output. Found out before the work, not after it.
+    /// The destination that `-o` names; without it, or with `-`, standard output. It is checked before the work starts.
     ///
     /// # Errors
     /// [`Kind::Usage`] for a folder, or a file in a folder that does not exist.
@@ -89,10 +89,10 @@ impl Destination {
             Some(path) => Path::new(path),
         };
         match fs::metadata(path) {
-            Ok(meta) if meta.is_dir() => {
-                Err(Error::usage("is a folder").at(path).with_expected("the name of a file to write"))
-            }
-            // A link stays; what it leads to is replaced.
+            Ok(meta) if meta.is_dir() => Err(Error::usage("the output is a folder")
+                .at(path)
+                .with_expected("the name of a file to write")),
+            // A link stays; the file that it points to is replaced.
             Ok(meta) if meta.is_file() => {
                 Ok(Self::File(fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf())))
             }
@@ -100,16 +100,16 @@ impl Destination {
             Err(_) => {
                 let folder = path.parent().filter(|p| !p.as_os_str().is_empty());
                 match folder.filter(|p| !p.is_dir()) {
-                    Some(missing) => {
-                        Err(Error::usage("there is no such folder").at(missing).with_help("make it"))
-                    }
+                    Some(missing) => Err(Error::usage("the folder of the output does not exist")
+                        .at(missing)
+                        .with_help("create it, or give -o another name")),
                     None => Ok(Self::File(path.to_path_buf())),
                 }
             }
         }
     }
 
-    /// Refuses to write over what the command reads, by whatever spelling or link: `inputs` are files, or the folders of
+    /// Refuses to overwrite what the command reads, also through another spelling or a link. `inputs` are files, or folders of
     /// models, into which nothing is written. `-` is standard input.
     ///
     /// # Errors
@@ -122,21 +122,21 @@ impl Destination {
             let linked =
                 || fs::read_dir(input).into_iter().flatten().flatten().any(|e| real_path(&e.path()) == mine);
             if mine == real {
-                return Err(Error::usage("the output is the input")
+                return Err(Error::usage("the output would overwrite the input")
                     .at(input)
                     .with_help("give -o another name"));
             }
             if input.is_dir() && (mine.starts_with(&real) || linked()) {
-                return Err(Error::usage("the output is inside the folder of the model")
+                return Err(Error::usage("the output is inside the model folder")
                     .at(&mine)
-                    .with_found(format!("the model is read from {}", input.display()))
-                    .with_help("give -o a name outside of it"));
+                    .with_expected(format!("a name outside {}", input.display()))
+                    .with_help("give -o another name"));
             }
         }
         Ok(())
     }
 
-    /// Writes through `f`. A file gets its name when it is complete and on the disk; before that it is not touched.
+    /// Writes through `f`. A file gets its name when it is complete and on the disk; until then the old file stays.
     ///
     /// # Errors
     /// [`Kind::Disk`] if it cannot be written.
@@ -171,7 +171,7 @@ fn replace(path: &Path, f: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Res
         fs::rename(&temporary, path)
     };
     write().map_err(|e| {
-        // Nothing more can be done about it.
+        // If this fails too, a temporary file stays behind.
         let _ = fs::remove_file(&temporary);
         Error::io(Kind::Disk, "cannot be written", path, &e)
     })

@@ -33,9 +33,14 @@ pub fn define() -> Command {
     };
     let given = |id: &'static str, help: &'static str| {
         let arg = Arg::new(id).long(id).value_name("TEXT").action(ArgAction::Append).help(help);
-        arg.allow_hyphen_values(true)
+        arg.allow_hyphen_values(true).help_heading("Text from the command line")
     };
     with_model(Command::new("predict"))
+        .override_usage(
+            "tempra predict [OPTIONS] <MODEL> <INPUT>\n       \
+             tempra predict [OPTIONS] <MODEL> --sentence <TEXT> [--pair <TEXT>]\n       \
+             tempra predict [OPTIONS] <MODEL> --question <TEXT> --context <TEXT>",
+        )
         .about("Predicts with a fine-tuned model: a table, or texts from the command line")
         .long_about(
             "Predicts with a fine-tuned model: a table, or texts from the command line.\n\n\
@@ -69,7 +74,7 @@ pub fn define() -> Command {
         )
         .arg(
             Arg::new("input").value_name("INPUT").help(
-                "File to predict: .csv, .tsv, .jsonl or .parquet with a header line or keys; - is standard input",
+                "File to predict: .csv, .tsv, .jsonl or .parquet; CoNLL columns for tags, SQuAD's JSON for questions; - is standard input",
             ),
         )
         .mut_arg("pair", |pair| {

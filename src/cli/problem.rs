@@ -1,4 +1,4 @@
-//! Labelled data as the head of a model wants it, and the task that scores it.
+//! Labelled data for the head of a model, and the task that scores it.
 
 use super::model::Prepared;
 use crate::data::{
@@ -14,34 +14,34 @@ use crate::tasks::{
 use std::collections::HashSet;
 use std::path::Path;
 
-/// The seed of the pairs of next-sentence prediction: they are the same each time.
+/// The seed of the pairs of next-sentence prediction: every run has the same pairs.
 const PAIRS: u64 = 0;
 
-/// The label column where nothing says otherwise; as `data.label` of a recipe.
+/// The label column by default; as `data.label` of a recipe.
 const LABEL: &str = "label";
-/// What to do about pairs that do not belong together, where every pair is scored as if it did.
-const NOT_PARTNERS: &str = "remove such rows, or say --label \"\" if the column says something else, or --label COLUMN --label-scale N to correlate the labels with cosine similarities";
+/// What to do about pairs that do not belong together, if every pair is scored as if it did.
+const NOT_PARTNERS: &str = "remove such rows; or add --label \"\" if the column means something else; or add --label COLUMN --label-scale N to correlate the labels with cosine similarities";
 
 impl Prepared {
-    /// Whether the model may answer a question with "no answer": as `--no-answer` says, else as training noted, else not. What
-    /// to say where nothing tells.
+    /// Whether the model may give "no answer" to a question: as `--no-answer` says, else as `tempra.json` says, else not. With a
+    /// note for the case that nothing says so.
     pub fn abstains(&self) -> (bool, Option<&'static str>) {
         let noted = match self.no_answer.as_deref() {
             Some("allow") => Some(true),
             Some("never") => Some(false),
-            // Before it was noted, a threshold alone told of questions without an answer.
+            // Old folders record only a threshold, and only for questions without an answer.
             _ => self.noted.said("impossible").or(self
                 .noted
                 .number("null_threshold")
                 .filter(|t| *t != 0.0)
                 .map(|_| true)),
         };
-        let unsure = "the model does not say whether a question may have no answer: every question is answered \
-                      (--no-answer allow lets it give none)";
+        let unsure = "the model folder does not say whether a question may have no answer, so every question gets one\n  \
+                      help: --no-answer allow permits \"no answer\"";
         (noted.unwrap_or(false), noted.is_none().then_some(unsure))
     }
 
-    /// How answers are searched for, as in training.
+    /// The settings of the search for answers, as in training.
     pub fn search(&self) -> Search {
         let d = Search::default();
         let number = |key: &str, or: usize| self.noted.count(key).unwrap_or(or);
@@ -53,13 +53,13 @@ impl Prepared {
         }
     }
 
-    /// The tokens that neighbouring windows share, as in training.
+    /// The number of tokens that neighbouring windows share, as in training.
     pub fn stride(&self) -> usize {
         self.noted.count("stride").unwrap_or(32)
     }
 
-    /// How the tags of the model are written, and whether only spans that follow the scheme count: as training noted, else
-    /// as the names of the labels tell. Never by the tags of the input. The labels that bear no letter of the scheme besides.
+    /// The format of the model's tags, whether only spans that follow the scheme count, and the labels without a letter of the
+    /// scheme. `tempra.json` decides, else the names of the labels; never the tags of the input.
     pub fn tag_format<'a>(&self, labels: &'a [String]) -> (TagFormat, bool, Vec<&'a str>) {
         let strict = self.noted.flag("strict");
         let affix = if self.noted.flag("suffix") { Affix::Suffix } else { Affix::Prefix };
@@ -74,24 +74,24 @@ impl Prepared {
         }
     }
 
-    /// What to say of labels of a tagger that are not read as their names suggest.
+    /// A warning about labels of a tagger that are not read as their names suggest.
     pub fn odd_labels(&self, labels: &[String]) -> Option<String> {
         let (_, _, others) = self.tag_format(labels);
         if !others.is_empty() {
             let others = others.join(", ");
-            return Some(format!("labels without a letter of the tag scheme are read as O: {others}"));
+            return Some(format!("labels without a letter of the tag scheme count as O: {others}"));
         }
         if self.noted.word("scheme").is_some() {
             return None;
         }
         let (label, right) = TagFormat::misspelt(labels.iter().map(String::as_str))?;
         Some(format!(
-            "every word is taken for an entity of its own, since the model's labels are not written as tags of a scheme: \
-             {label:?}; with {right:?} and so on in id2label of its config.json words are joined to entities"
+            "every word counts as an entity of its own, since the model's labels follow no tag scheme: {label:?}\n  \
+             help: write {right:?} and so on in id2label of its config.json to join words to entities"
         ))
     }
 
-    /// The sentences of a file, with tags if `label` names them.
+    /// The sentences of a file; with their tags if `label` names a column.
     ///
     /// # Errors
     /// Those of [`read_tagged`].
@@ -111,7 +111,7 @@ impl Prepared {
         files.into_iter().flat_map(|file| file.items).map(|s| s.whole_words(format)).collect()
     }
 
-    /// The task of a head, with the examples of a file.
+    /// The task of a head, and the examples of a file.
     ///
     /// # Errors
     /// Those of reading the file, and of its labels.
@@ -137,7 +137,7 @@ impl Prepared {
             Outputs::Number => {
                 let table = table()?;
                 let labels = data::Target::Regress.labels(&table)?;
-                // The model gives original units; the loss is that of training.
+                // Predictions are in original units, the loss in those of training.
                 let unit = self.noted.number("target_std").filter(|std| *std > 0.0).unwrap_or(1.0);
                 (Box::new(Regress { unit, ..Regress::default() }), self.tokens(&table.rows, labels)?)
             }
@@ -213,8 +213,8 @@ impl Prepared {
         let strange = indicators.iter().find(|name| !classes.contains(name));
         if let Some(class) = missing.or(strange) {
             let what = match missing {
-                Some(_) => format!("no label column is called {class:?}, as a class of the model is"),
-                None => format!("the label column {class:?} is none of the model's classes"),
+                Some(_) => format!("no label column is named {class:?}, but a class of the model is"),
+                None => format!("the model has no class {class:?}, but a label column has this name"),
             };
             return Err(Error::usage(what)
                 .at(path)
@@ -226,7 +226,7 @@ impl Prepared {
         data::read_with_indicators(path, &self.columns, classes, OnBadRow::Stop)
     }
 
-    /// The task of a model of pairs that belong together, with those of a file.
+    /// The task of a model trained on pairs that belong together, and the pairs of a file.
     fn partners(&self, path: &Path) -> Result<(Box<dyn Task>, TokenSet)> {
         let (label, stop) = (self.noted.label.clone(), OnBadRow::Stop);
         let optional = label.as_deref() == Some(LABEL);
@@ -245,20 +245,20 @@ impl Prepared {
         let Some(mask) = self.tokenizer().mask() else {
             return Err(Error::model("the tokenizer has no mask token")
                 .at(&self.dir)
-                .with_expected("[MASK] or <mask>"));
+                .with_expected("[MASK] or <mask> among its special tokens"));
         };
         Ok(Mask { probability: 0.15, whole_word: false, mask, vocab: self.vocab as u32 })
     }
 }
 
-/// The names of a model's classes as data writes them: transformers' defaults `LABEL_0`, `LABEL_1`, ... stand for numbers, and
-/// data that has no such name has the numbers themselves.
+/// The names of a model's classes as the data writes them. transformers' defaults `LABEL_0`, `LABEL_1`, ... stand for numbers:
+/// data without such a name holds the numbers themselves.
 fn as_written<'a>(classes: &[String], mut written: impl Iterator<Item = &'a str>) -> Result<Vec<String>> {
     let mut seen = HashSet::new();
     if let Some(twice) = classes.iter().find(|name| !seen.insert(name.as_str())) {
-        return Err(Error::model(format!("two classes of the model are called {twice:?}"))
+        return Err(Error::model(format!("two classes of the model have the same name: {twice:?}"))
             .with_expected("each name once in id2label of its config.json")
-            .with_help("give them names of their own, or no label says which of them is right"));
+            .with_help("rename one of them, so that each label means one class"));
     }
     Ok(if written.any(|label| label.contains("LABEL_")) { classes.to_vec() } else { numbered(classes) })
 }
@@ -273,12 +273,12 @@ fn known(table: &Table, classes: &[String]) -> Result<Vec<Label>> {
     };
     let strange = table.rows.iter().filter(|r| r.label.as_deref().as_ref().is_some_and(unknown)).count();
     let e = table
-        .error(index, format!("the label {label:?} is none of the model's classes"))
+        .error(index, format!("the model has no class {label:?}"))
         .with_expected(listed(classes))
-        .with_found(format!("{label:?}; {strange} of {} rows have such labels", table.rows.len()));
+        .with_found(format!("{label:?}; {strange} of {} rows have unknown labels", table.rows.len()));
     Err(match nearest(&label, classes.iter().map(String::as_str)) {
-        Some(near) => e.with_help(format!("write {near:?}, if that is meant")),
-        None => e.with_help("name the right column with --label, or leave out these rows"),
+        Some(near) => e.with_help(format!("did you mean {near:?}?")),
+        None => e.with_help("choose the label column with --label, or remove these rows"),
     })
 }
 

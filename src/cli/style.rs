@@ -1,4 +1,4 @@
-//! What a person sees beside the results: notes, warnings, progress and errors, on standard error.
+//! Notes, warnings, progress and errors, on standard error.
 
 use super::options::flag;
 use crate::console::line;
@@ -7,14 +7,13 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::fmt::Display;
 use std::io::IsTerminal;
 
-/// Whether colours are refused by the environment: `NO_COLOR` with any value but the empty one (no-color.org), or a
-/// terminal that says it has none.
+/// Whether the environment refuses colours: `NO_COLOR` is set and not empty (no-color.org), or `TERM` is `dumb`.
 pub fn refused() -> bool {
     let no_color = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty());
     no_color || std::env::var_os("TERM").is_some_and(|t| t == "dumb")
 }
 
-/// How a command talks.
+/// How a command reports: quiet or not, with colours or without.
 #[derive(Clone, Copy, Debug)]
 pub struct Voice {
     quiet: bool,
@@ -26,25 +25,25 @@ const YELLOW: &str = "\x1b[1;33m";
 const RESET: &str = "\x1b[0m";
 
 impl Voice {
-    /// As the options `--quiet` and `--no-color` ask for.
+    /// Follows the options `--quiet` and `--no-color`.
     pub fn of(matches: &ArgMatches) -> Self {
         Self::new(flag(matches, "quiet"), !flag(matches, "no-color"))
     }
-    /// `colour` is what is wished; colours appear only on a terminal that has them.
+    /// `colour`: whether colours are wanted. They appear only on a terminal that has them.
     pub fn new(quiet: bool, colour: bool) -> Self {
         Self { quiet, colour: colour && !refused() && std::io::stderr().is_terminal() }
     }
-    /// Something worth knowing; not said when quiet.
+    /// Prints a note, unless quiet.
     pub fn note(&self, text: impl Display) {
         if !self.quiet {
             line(clean(&text.to_string()));
         }
     }
-    /// Something that may be wrong.
+    /// Prints a warning.
     pub fn warn(&self, text: impl Display) {
         self.marked("warning", YELLOW, &text);
     }
-    /// What ended the program.
+    /// Prints the error that ends the program.
     pub fn error(&self, text: impl Display) {
         self.marked("error", RED, &text);
     }
@@ -56,7 +55,7 @@ impl Voice {
             line(format!("{word}: {text}"));
         }
     }
-    /// A bar on standard error, where that is a terminal and nobody asked for quiet.
+    /// A progress bar on standard error, if that is a terminal and not quiet.
     pub fn bar(&self, length: u64, what: &'static str) -> ProgressBar {
         let target = if self.quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
         let bar = ProgressBar::with_draw_target(Some(length), target);
@@ -65,7 +64,7 @@ impl Voice {
     }
 }
 
-/// Text with its control characters, which could steer a terminal, made visible; line ends and tabs stay.
+/// Replaces control characters, which could steer a terminal, by U+FFFD. Line ends and tabs stay.
 pub fn clean(text: &str) -> String {
     let visible = |c: char| if c.is_control() && c != '\n' && c != '\t' { '\u{fffd}' } else { c };
     text.chars().map(visible).collect()

@@ -198,7 +198,7 @@ fn what_training_noted_beside_the_model_counts() {
     noted("{\"max_length\": 4, \"text\": \"review\", \"pair\": null}");
     let out = piped(&["predict", str(model.path()), "-"], input);
     let short = fine(&out);
-    assert!(stderr(&out).contains("1 of 1 texts were cut at 4 tokens"), "{}", stderr(&out));
+    assert!(stderr(&out).contains("1 of 1 texts was cut at 4 tokens"), "{}", stderr(&out));
     // Options win over it; an absurd length is bounded by the model's positions.
     noted("{\"max_length\": 100000, \"text\": \"nothing\"}");
     let long = piped(&["predict", str(model.path()), "-", "--text", "review"], input);
@@ -317,9 +317,9 @@ fn every_mistake_has_its_exit_code_and_a_remedy() {
         (&["predict", model, csv, "--device", "gpu"], 2, "auto, cpu, cuda, cuda:N, wgpu or wgpu:N"),
         (&["predict", model, csv, "--device", "gpu"], 2, "use cuda for an NVIDIA GPU, or wgpu"),
         (&["predict", model, csv, "--text", "label", "--pair", "label"], 2, "two purposes"),
-        (&["predict", model, csv, "-o", csv], 2, "the output is the input"),
+        (&["predict", model, csv, "-o", csv], 2, "the output would overwrite the input"),
         (&["predict", model, csv, "-o", folder], 2, "the name of a new folder"),
-        (&["predict", model, csv, "-o", str(&missing)], 2, "there is no such folder"),
+        (&["predict", model, csv, "-o", str(&missing)], 2, "the folder of the output does not exist"),
         (&["predict", model, csv, "-o", str(&tsv)], 2, "--format"),
         (&["predict", model, "no.csv"], 3, "no.csv: the file cannot be opened"),
         (&["predict", model, folder], 3, "the folder holds no text"),

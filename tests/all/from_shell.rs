@@ -6,8 +6,9 @@ use crate::support::golden;
 use crate::tasks::{TASKS, data, ok, prepared, recipe, tempra};
 use serde_json::{Value, json};
 use std::fs;
+use std::io::Write;
 use std::path::Path;
-use std::process::Output;
+use std::process::{Output, Stdio};
 use tempfile::{TempDir, tempdir};
 
 const TEXTS: [&str; 3] = ["the red cat sat on the mat", "Alice went to Paris", "-- the dog, \"big\" and Bob"];
@@ -34,6 +35,17 @@ fn predict(dir: &Path, task: &str, args: &[&str]) -> Output {
     let model = format!("{task}/model");
     let args: Vec<&str> = ["predict", &model].into_iter().chain(args.iter().copied()).collect();
     program(dir, &args).output().unwrap()
+}
+
+/// The same with a standard input.
+fn piped(dir: &Path, task: &str, args: &[&str], input: &str) -> Output {
+    let model = format!("{task}/model");
+    let args: Vec<&str> = ["predict", &model].into_iter().chain(args.iter().copied()).collect();
+    let mut command = program(dir, &args);
+    let command = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    child.wait_with_output().unwrap()
 }
 
 fn csv(header: &[&str], rows: impl Iterator<Item = Vec<&'static str>>) -> String {
@@ -125,6 +137,17 @@ fn sentences_are_tagged_as_texts_of_a_file() {
         let file = fine(&predict(dir, "tag", &["in.jsonl", "--format", form]));
         assert_eq!(fine(&predict(dir, "tag", &[&direct[..], &["--format", form]].concat())), file, "{form}");
     }
+    // From standard input, whatever the format.
+    let words = "Alice\nwent\nto\nParis\n\na\ncat\n";
+    fs::write(dir.join("in.conll"), words).unwrap();
+    for (name, said) in
+        [("in.jsonl", fs::read_to_string(dir.join("in.jsonl")).unwrap()), ("in.conll", words.to_owned())]
+    {
+        let file = fine(&predict(dir, "tag", &[name, "--format", "jsonl"]));
+        assert_eq!(fine(&piped(dir, "tag", &["-", "--format", "jsonl"], &said)), file, "{name}");
+    }
+    let e = refused(&piped(dir, "tag", &["-"], "{\"text\": 1}\n"), 3);
+    assert!(e.contains("standard input:1") && !e.contains("tempra-"), "{e}");
     // Each entity of the JSON has a line with its label, probability and place.
     let found = fine(&predict(dir, "tag", &[&direct[..], &["--format", "jsonl"]].concat()));
     let readable = fine(&predict(dir, "tag", &direct));
@@ -165,6 +188,8 @@ fn questions_are_answered_as_those_of_a_file() {
             assert_eq!(fine(&predict(dir, "answer", &[direct, &["--format", form]].concat())), file);
         }
     }
+    let of_file = fine(&predict(dir, "answer", &["in.json"]));
+    assert_eq!(fine(&piped(dir, "answer", &["-"], &file.to_string())), of_file);
     fine(&predict(dir, "answer", &["in.json", "-o", "of_file"]));
     fine(&predict(dir, "answer", &[&direct[..], &["-o", "direct"]].concat()));
     for name in ["predictions.json", "nbest_predictions.json", "null_odds.json"] {

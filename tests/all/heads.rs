@@ -255,7 +255,7 @@ fn numbers_are_labels_of_a_model_without_names() {
     }
     let file = dir.path().join("wrong.csv");
     std::fs::write(&file, "text,label\ngood,2\n").expect("written");
-    assert!(refused(&eval(dir.path(), file), 3).contains("none of the model's classes"));
+    assert!(refused(&eval(dir.path(), file), 3).contains("the model has no class"));
 }
 
 /// Two classes of one name: predictions have it, but no label says which of them is right.

@@ -86,7 +86,7 @@ fn labels_beyond_a_cosine_are_refused_in_every_file() {
     let says = ["percent.csv:3: the label 9 over --label-scale 5", "set --label-scale 99"];
     refused(&tempra(dir, &["eval", "run/model", "percent.csv", "-q"]), 3, &says);
     ok("eval", tempra(dir, &["eval", "run/model", "percent.csv", "-q", "--label-scale", "100"]));
-    refused(&tempra(dir, &["eval", "run/model", "five.csv", "-q", "--label", ""]), 2, &["leaves nothing"]);
+    refused(&tempra(dir, &["eval", "run/model", "five.csv", "-q", "--label", ""]), 2, &["--label is empty"]);
 
     // A task among several is read the same way.
     write(dir, "c.toml", &recipe("classify", "classify.csv", "", "c"));

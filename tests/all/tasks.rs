@@ -282,7 +282,9 @@ fn several_tasks_share_an_encoder() {
         }
         let refused = tempra(dir.path(), &["eval", &model, "classify.csv"]);
         assert_eq!(refused.status.code(), Some(2));
-        assert!(String::from_utf8_lossy(&refused.stderr).contains("--head, one of answer, classify, tag"));
+        assert!(
+            String::from_utf8_lossy(&refused.stderr).contains("--head with one of answer, classify, tag")
+        );
     }
 }
 
