@@ -126,8 +126,8 @@ fn pair(what: String, op: &str, pass: Option<Phase>, a: Side, b: Side) -> Pair {
 }
 
 fn op_label(r: &OpRow) -> String {
-    let tokens = if r.tokens > 0 { format!(" {}", r.tokens) } else { String::new() };
-    format!("{} {} {} {}{tokens}", r.op, r.role, r.pass.name(), r.model)
+    let tokens = if r.tokens > 0 { format!(", {} tokens", r.tokens) } else { String::new() };
+    format!("{} {}, {}, {}{tokens}", r.op, r.role, r.pass.name(), r.model)
 }
 
 fn step_key(r: &StepRow) -> (&str, &str, usize, usize, usize) {
@@ -171,8 +171,10 @@ fn one(report: &Report, base: &str, other: &str) -> Result<Comparison> {
     let (my_steps, their_steps) = (steps(base), steps(other));
     for a in &my_steps {
         if let Some(b) = their_steps.iter().find(|b| step_key(b) == step_key(a)) {
-            let what =
-                format!("{} step of {}, {} sequences of up to {}", a.part, a.model, a.sequences, a.length);
+            let what = format!(
+                "{} step of {}, {} sequences of up to {} tokens",
+                a.part, a.model, a.sequences, a.length
+            );
             let (qa, qb) = ((&a.seconds, a.samples, pace(a.pace)), (&b.seconds, b.samples, pace(b.pace)));
             pairs.push(pair(what, "step", None, qa, qb));
         }

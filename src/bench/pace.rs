@@ -29,9 +29,9 @@ pub struct Pace {
 }
 
 enum Fixed {
-    /// Where a processor computes: parts of one array copied to another; sums and products in registers.
+    /// On a CPU: copies of parts of an array; sums and products in registers.
     Host { from: Vec<f32>, to: Mutex<Vec<f32>>, threads: usize },
-    /// On a card: copies in memory, in turn; a copy small enough for its cache, again and again.
+    /// On a GPU: copies in memory, on several tensors in turn; repeated copies that fit into its cache.
     Card { far: Vec<[Tensor; 2]>, near: [Tensor; 2] },
 }
 
@@ -107,7 +107,7 @@ impl Pace {
     }
 }
 
-/// Sums and products in as many chains as keep a processor's units busy, all in registers.
+/// Sums and products in registers, in enough independent chains to keep the CPU's units busy.
 fn compute(start: f32) -> f32 {
     let mut sums = [start; 32];
     for i in 0..ROUNDS {

@@ -1,6 +1,6 @@
-//! `y_i = sum_c u_ic v_ic`: the inner product of rows that stand opposite each other.
+//! `y_i = sum_c u_ic v_ic`: the inner product of corresponding rows.
 //!
-//! u, v (rows, cols) -> y (rows, 1). Of rows of length 1 it is the cosine similarity. Nothing is saved.
+//! u, v (rows, cols) -> y (rows, 1). For rows of unit length it is the cosine similarity. Nothing is saved.
 
 use super::{
     Backward, CUDA_THREADS, Case, Forward, Input, On, Op, Plan, blocks_for, by_dtype, compute_dtype,

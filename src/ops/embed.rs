@@ -21,7 +21,7 @@ use rayon::prelude::*;
 /// The op; see the module.
 #[derive(Clone, Copy, Debug)]
 pub struct Embed {
-    /// Row of the position table for position 0.
+    /// The row of the position table for position 0.
     pub first_position: u32,
 }
 

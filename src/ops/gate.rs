@@ -1,5 +1,5 @@
-//! Whether an update may happen, decided where the numbers are: total += loss; norm *= unscale; a step whose loss or norm is
-//! not finite is counted and keeps AdamW from touching anything.
+//! The step guard (found_inf of PyTorch's GradScaler), computed on the device: total += loss; norm *= unscale. A step whose loss or norm
+//! is not finite is counted, and AdamW then changes nothing.
 //!
 //! loss (1), total (1), norm (1), skips u32 (1), rates (3 + 2 w) = [lr, unscale, slot, then c1 and c2 for no, one, ...
 //! skipped step], hyper (4) = [lr, c1, c2, unscale], history (2 w): total, norm, skips and hyper are written, and total and norm once more
@@ -16,9 +16,9 @@ use std::fmt::Debug;
 /// The step; see the module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Gate {
-    /// Begins the total with this loss instead of adding to it.
+    /// Whether the total starts with this loss instead of adding it.
     pub first: bool,
-    /// All losses and the norm are there: decides.
+    /// Whether this is the last loss: then the guard decides.
     pub last: bool,
 }
 

@@ -1,4 +1,4 @@
-//! y = act(a) b, where x is a beside b.
+//! The gated linear unit: y = act(a) b, where x = [a, b].
 //!
 //! x (rows, 2 cols) -> y (rows, cols): a is the first half of each row, b the second. The gated linear unit (Dauphin et al.
 //! 2017) with GELU, GEGLU in Shazeer 2020, eq. 6; ModernBERT's order of the halves. Nothing is saved: the backward pass
@@ -18,7 +18,7 @@ use rayon::prelude::*;
 /// The op; see the module.
 #[derive(Clone, Copy, Debug)]
 pub struct Gated {
-    /// What is applied to the first half.
+    /// The activation of the first half.
     pub act: Activation,
 }
 

@@ -1,8 +1,8 @@
 //! `y[i] = x[index[i]]`: some rows of many.
 //!
-//! x (rows, cols), index u32 (n) -> y (n, cols). The index rises strictly; entries at its end that are `rows` or more are
-//! padding: they give zeros and take no gradient. A masked language model asks for its masked tokens so (BERT's
-//! `masked_lm_positions`), and the two texts of a pair are told apart so.
+//! x (rows, cols), index u32 (n) -> y (n, cols). The index is strictly ascending. Entries at its end that are `rows` or more are
+//! padding: they give zeros and get no gradient. It selects the masked tokens of a masked language model (BERT's
+//! `masked_lm_positions`), and the sequences of each text of a pair.
 
 use super::{
     Backward, Case, Forward, Input, On, Op, Plan, blocks_for, by_dtype, compute_dtype, groups_for, launch,

@@ -1,6 +1,6 @@
 //! `y = scale x / max(|x|, 1e-12)`, row by row: vectors of one length, as PyTorch's `F.normalize`.
 //!
-//! x (rows, cols) -> y (rows, cols). Saves 1 / max(|x|, 1e-12) (rows). The product of two such rows is their cosine
+//! x (rows, cols) -> y (rows, cols). Saves 1 / max(|x|, 1e-12) (rows). The inner product of two such rows is their cosine
 //! similarity; with `scale` = 1 / temperature it is a logit of a contrastive loss (van den Oord et al. 2018, eq. 4).
 
 use super::{
@@ -19,7 +19,7 @@ pub struct Normalize {
     pub scale: f32,
 }
 
-/// What a row's length counts as at least: PyTorch's `eps`.
+/// The smallest length of a row: PyTorch's `eps`.
 const EPS: f32 = 1e-12;
 
 impl Op for Normalize {

@@ -72,7 +72,7 @@ impl Arena {
         Ok(place)
     }
 
-    /// Takes back what was handed out. In an exact arena the caller gives it back to the driver, if told so.
+    /// Frees an allocation. Returns whether the caller must free it with the driver, as with exact allocations.
     pub fn give(&mut self, place: u64, size: u64) -> bool {
         if self.exact {
             return self.segments.remove(&place).is_some();

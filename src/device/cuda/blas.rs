@@ -101,29 +101,29 @@ pub(crate) enum Choice {
     Whole([u64; 8]),
 }
 
-/// The library with what it needs.
+/// The opened library and its state.
 pub(super) struct Blas {
     handle: sys::cublasLtHandle_t,
     workspace: Memory,
     workspace_bytes: usize,
-    /// What was measured, by about the sizes.
+    /// The measured choices, by size bucket.
     chosen: BTreeMap<String, Choice>,
-    /// What that means for sizes as they are; it stays what it is as long as the program runs, as recorded steps have to.
+    /// The choices for exact sizes. They do not change while the program runs, because captured steps depend on them.
     exactly: HashMap<String, Choice>,
     file: Option<PathBuf>,
 }
 
-/// Whether there is one.
+/// Whether the library is open.
 #[derive(Default)]
 pub(super) enum State {
     #[default]
     Unasked,
     Open(Blas),
-    /// It cannot be used here.
+    /// It cannot be used on this machine.
     Unusable,
 }
 
-/// What operands begin at multiples of, at most, and at least.
+/// The largest and the smallest alignment of operands that is distinguished, in bytes.
 const MOST_ALIGNED: u32 = 256;
 const LEAST_ALIGNED: u32 = 16;
 
@@ -137,7 +137,7 @@ impl Drop for Blas {
     }
 }
 
-/// The descriptions of one product, destroyed with it.
+/// The descriptors of one matmul; dropping this destroys them.
 struct Described {
     op: sys::cublasLtMatmulDesc_t,
     layouts: [sys::cublasLtMatrixLayout_t; 3],
@@ -177,16 +177,16 @@ fn data(dtype: DType) -> sys::cudaDataType_t {
     }
 }
 
-/// As cuBLAS has matrices by columns, the product is C^T = B^T A^T: its first operand is our B. Rows, columns and stride of
-/// the stored matrix by columns, and whether it has to be transposed.
+/// cuBLAS matrices are column-major, so it computes C^T = B^T A^T: its first operand is our B. Returns rows, columns and stride of the
+/// stored matrix in column-major terms, and whether to transpose it.
 fn by_columns(stored: [usize; 2], row: usize, transpose: bool) -> ([u64; 2], i64, bool) {
-    // Stored row by row as (r, c), it is (c, r) by columns.
+    // A row-major (r, c) matrix is a column-major (c, r) matrix.
     let [r, c] = stored;
     ([c as u64, r as u64], row as i64, transpose)
 }
 
 impl Cuda {
-    /// The library's version, if products may be left to it.
+    /// The library's version, if it may be used for matmuls.
     pub fn blas_version(&self) -> Option<usize> {
         self.may_use_blas().then(|| {
             // SAFETY: the library is there.
@@ -203,7 +203,7 @@ impl Cuda {
         }
     }
 
-    /// The fastest way to a product: measured the first time that one of about its sizes is asked for.
+    /// The fastest way to compute a matmul, measured for the first matmul of its size bucket.
     pub(crate) fn way(&self, p: &Product, ways: &Ways) -> Result<Choice> {
         if self.inspected.is_some() || !p.fits() || !self.may_use_blas() {
             return Ok(Choice::Own);
@@ -219,7 +219,7 @@ impl Cuda {
                 Ok(blas) => State::Open(blas),
                 // An error only if the user asked for cuBLASLt; otherwise tempra's kernels replace it.
                 Err(e) if self.product() == Some("cublaslt") || e.kind() == Kind::Lost => return Err(e),
-                // There may be room for its workspace later.
+                // There may be enough memory for its workspace later.
                 Err(e) if e.kind() == Kind::Memory => return Ok(Choice::Own),
                 Err(e) => {
                     let why = e.to_string();
@@ -240,7 +240,7 @@ impl Cuda {
         let choice = match blas.chosen.get(&about) {
             Some(&choice) if self.will_do(blas, p, choice) => choice,
             Some(_) => Choice::Own,
-            // Nothing can be measured while a step is recorded; such a shape came up in the direct step before.
+            // Nothing can be measured during capture; this shape occurred in the step before, which ran kernel by kernel.
             None if self.recording() => Choice::Own,
             None => match self.choose(blas, p, ways, aligned)? {
                 Some(choice) => {
@@ -255,7 +255,7 @@ impl Cuda {
         Ok(choice)
     }
 
-    /// The largest power of two, up to [`MOST_ALIGNED`], that all operands begin at multiples of.
+    /// The common alignment of all operands in bytes: the largest power of two up to [`MOST_ALIGNED`].
     fn alignment(&self, p: &Product) -> Result<u32> {
         let slope = if let More::Slope { known, .. } = p.more { known } else { None };
         let all = [Some(p.a.0), Some(p.b.0), Some(p.c), p.bias, p.gelu, slope];
@@ -266,12 +266,12 @@ impl Cuda {
         Ok(1 << bits.trailing_zeros())
     }
 
-    /// Whether a choice that was made for about these sizes is one for them.
+    /// Whether a choice made for the size bucket is valid for these exact sizes.
     fn will_do(&self, blas: &Blas, p: &Product, choice: Choice) -> bool {
         let (algorithm, with) = match (choice, p.more) {
             (Choice::Own, _) => return true,
             (Choice::Library(algorithm), _) => (algorithm, None),
-            // The library looks at no address here: any will do for where the sums go.
+            // The library does not use the address here, so any will do for the sums.
             (Choice::Whole(algorithm), More::Sums) => (algorithm, Some(p.c)),
             (Choice::Whole(algorithm), More::Slope { known, .. }) => (algorithm, known),
             (Choice::Whole(_), More::Nothing) => return false,
@@ -312,7 +312,7 @@ impl Cuda {
         let handle = result::create_handle().map_err(|e| failed("starting", e))?;
         let of = format!("{}\0{version}\0{:?}", self.inner.name, self.compiler.version);
         let name = format!("products-{}.json", &blake3::hash(of.as_bytes()).to_hex()[..16]);
-        // What was taken because it was asked for is not what is fastest: such choices are not kept, nor others' taken.
+        // Choices forced by the user are not the fastest ones: they are not kept, and kept ones are not used.
         let keeps = !self.compiler.ptx && self.product() != Some("cublaslt");
         let file = crate::cache::dir().filter(|_| keeps).map(|d| d.join("kernels").join(name));
         let kept = file.as_ref().and_then(|f| serde_json::from_slice(&std::fs::read(f).ok()?).ok());
@@ -326,9 +326,8 @@ impl Cuda {
         })
     }
 
-    /// Operands, layouts and what comes after the sums. `with` is what more than the product needs: where the sums of A's rows
-    /// go (for the library A is the second operand, so that is its BGRADB, which writes over what was there, in the type of C), or
-    /// where the derivative of GELU is taken.
+    /// The descriptors of operands, layouts and epilogue. `with` is the tensor of the epilogue: where to write the sums of A's rows, or
+    /// the input of GELU. For the library A is the second operand, so the sums are its BGRADB epilogue, which overwrites them in C's type.
     fn describe(&self, p: &Product, with: Option<&Tensor>) -> Result<Described> {
         let call = |what: &'static str| move |e| failed(what, e);
         let ([m, n, k], t, c) = (p.shape, p.a.0.spec.dtype, p.c.spec.dtype);
@@ -381,7 +380,7 @@ impl Cuda {
         Ok(described)
     }
 
-    /// Queues a product by one of the library's algorithms.
+    /// Queues a matmul with one of the library's algorithms.
     pub(super) fn multiply(
         &self,
         blas: &Blas,
@@ -431,13 +430,13 @@ impl Cuda {
             )
         }
         .map_err(|e| {
-            // A device that was lost before says so when it is waited for.
+            // If the device was lost before, waiting for it returns that error.
             let lost = if self.recording() { None } else { self.inner.wait().err() };
             lost.unwrap_or_else(|| failed("a matmul", e))
         })
     }
 
-    /// The library's proposals for a product whose operands begin at multiples of `aligned` bytes, the one that it thinks best first.
+    /// The library's algorithms for a matmul with operands aligned to `aligned` bytes, in the order of its heuristic.
     pub(super) fn proposals(
         &self,
         blas: &Blas,
@@ -460,7 +459,7 @@ impl Cuda {
                 most,
                 size_of::<usize>(),
             );
-            // Unless it is told, the library takes it that all begin at multiples of 256.
+            // The library's default alignment is 256 bytes.
             for operand in [
                 A::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES,
                 A::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
@@ -470,7 +469,7 @@ impl Cuda {
                 let at = (&raw const aligned).cast();
                 let _ = result::set_matmul_pref_attribute(wish, operand, at, size_of::<u32>());
             }
-            // Its status says that there is none, too: then there are no answers.
+            // A status other than success also means that there are no algorithms.
             sys::cublasLtMatmulAlgoGetHeuristic(
                 blas.handle,
                 d.op,
@@ -493,7 +492,7 @@ impl Cuda {
 }
 
 impl Blas {
-    /// Writes the choices where the next run finds them; one that cannot be written only costs time.
+    /// Writes the choices for later runs. If that fails, the next run measures again.
     fn keep(&self) {
         let Some(file) = &self.file else { return };
         let write = || -> Option<()> {

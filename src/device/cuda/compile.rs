@@ -232,7 +232,7 @@ mod tests {
         assert_eq!(target(90, &known_to_it), (90, false));
         assert_eq!(target(110, &known_to_it), (100, true));
         assert_eq!(target(130, &known_to_it), (120, true));
-        // An architecture that was dropped, and an NVRTC that does not say: it is asked for what the card is.
+        // An architecture that NVRTC no longer supports, and an NVRTC without a list: the target is the GPU's own architecture.
         assert_eq!(target(70, &known_to_it), (70, false));
         assert_eq!(target(80, &[]), (80, false));
         // The name has the letter of what only Hopper has for Hopper alone.

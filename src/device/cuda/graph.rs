@@ -13,14 +13,14 @@ use cudarc::driver::{result, sys};
 use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-/// Bytes that the host can write in one step.
+/// The largest amount of data that the host can write in one step, in bytes.
 const INPUTS: usize = 8 << 20;
-/// Alignment of what it writes.
+/// The alignment of these writes, in bytes.
 const ALIGN: usize = 256;
-/// Recorded steps that are kept.
+/// The largest number of captured steps that are kept.
 const KEPT: usize = 64;
 
-/// Something that a step does, as far as it has to be the same every time.
+/// An operation of a step, in the parts that must be the same in every replay.
 #[derive(Hash)]
 pub(super) enum Event<'a> {
     Launch { function: usize, groups: [u32; 3], places: &'a [u64], params: &'a [u32] },
@@ -29,7 +29,7 @@ pub(super) enum Event<'a> {
     Take { bytes: usize, input: bool },
 }
 
-/// A graph that can be launched, destroyed with this: the driver keeps what is under way until it is done.
+/// An executable graph; dropping this destroys it. The driver keeps running launches alive until they finish.
 struct Graph(sys::CUgraphExec);
 
 // SAFETY: the driver's handles may be used from any thread.
@@ -42,10 +42,10 @@ impl Drop for Graph {
     }
 }
 
-/// A recorded step.
+/// A captured step.
 struct Recording {
     graph: Graph,
-    /// The memory that it took, in order.
+    /// The addresses of its allocations, in order.
     places: Vec<u64>,
     /// A digest of all its events.
     digest: u64,
@@ -53,7 +53,7 @@ struct Recording {
 }
 
 enum Known {
-    /// Ran once, as it came.
+    /// It ran once, kernel by kernel.
     Seen,
     Recorded(Recording),
 }
@@ -62,39 +62,39 @@ enum Known {
 enum Mode {
     #[default]
     Direct,
-    /// As it comes, with the memory of recorded steps.
+    /// Kernel by kernel, with the memory of captured steps.
     Scoped,
-    /// The stream is being recorded.
+    /// The stream is being captured.
     Recording(Track),
-    /// The host goes through the motions of a recorded step.
+    /// The host repeats the operations of a captured step, without the driver.
     Replaying(Track, usize),
 }
 
-/// What has happened so far in a step that is recorded or replayed.
+/// The progress of a step that is captured or replayed.
 #[derive(Default)]
 struct Track {
     places: Vec<u64>,
     events: DefaultHasher,
-    /// What the host wrote: at these offsets of the inputs on the device.
+    /// The data that the host wrote, at their offsets in the inputs on the device.
     written: Vec<u8>,
-    /// Places in the inputs that were handed out, up to here.
+    /// The number of bytes of the inputs that are in use.
     used: usize,
 }
 
-/// All recorded steps.
+/// All captured steps.
 #[derive(Default)]
 pub(super) struct Graphs {
     known: HashMap<u64, Known>,
     mode: Mode,
-    /// Memory of recorded steps while they run; all of them use the same, for only one runs at a time.
+    /// The memory of captured steps. They share it, because only one runs at a time.
     arena: Arena,
-    /// Where the host's writes of a step go: one place for all of them.
+    /// The buffer for the host's writes, shared by all steps.
     inputs: u64,
     clock: u64,
-    /// Whether the step that is recorded or replayed writes more than can be, and those that did: they are not tried again.
+    /// Whether the current step writes too much to be captured, and the keys of steps that did; these are not tried again.
     too_much: bool,
     direct: HashSet<u64>,
-    /// In an exact arena: what was given back while recording, which the recorded step goes on using.
+    /// With exact allocations: memory freed during capture, which the captured step still uses.
     held: Vec<u64>,
 }
 
@@ -102,27 +102,27 @@ impl Graphs {
     pub fn new(exact: bool) -> Graphs {
         Graphs { arena: Arena::new(exact), ..Graphs::default() }
     }
-    /// Bytes asked of the driver.
+    /// The memory allocated from the driver, in bytes.
     pub fn reserved(&self) -> u64 {
         self.arena.reserved()
     }
-    /// The arena that memory has to come from, if it is not that of what lasts.
+    /// The arena for allocations of the current step; `None` if they come from the general arena.
     pub fn arena(&mut self) -> Option<&mut Arena> {
         let own = match self.mode {
             Mode::Recording(_) => true,
-            // An exact arena would keep what is given back, for recorded steps.
+            // With exact allocations, freed memory would be kept for captured steps.
             Mode::Scoped => !self.arena.exact,
             Mode::Direct | Mode::Replaying(..) => false,
         };
         own.then_some(&mut self.arena)
     }
-    /// Notes memory that was taken while recording.
+    /// Records an allocation during capture.
     pub fn took(&mut self, place: u64) {
         if let Mode::Recording(track) = &mut self.mode {
             track.places.push(place);
         }
     }
-    /// Takes memory back that a recorded step had.
+    /// Frees memory of a captured step.
     pub fn give(&mut self, place: u64, size: u64) {
         if self.arena.exact {
             self.held.push(place);
@@ -130,7 +130,7 @@ impl Graphs {
             self.arena.give(place, size);
         }
     }
-    /// Memory that needs not be taken from an arena: a replayed step's own, or a place in the inputs.
+    /// The address of an allocation that needs no arena: one of a replayed step, or a place in the inputs.
     pub fn again(&mut self, bytes: usize, input: bool) -> Result<Option<u64>> {
         let (inputs, exact) = (self.inputs, self.arena.exact);
         let (track, next) = match &mut self.mode {
@@ -139,7 +139,7 @@ impl Graphs {
             Mode::Replaying(track, next) => (track, Some(next)),
         };
         Event::Take { bytes, input }.hash(&mut track.events);
-        // In an exact arena inputs are allocations of their own, too.
+        // With exact allocations, inputs have their own allocations too.
         if input && !exact {
             let at = track.used;
             track.used = (at + bytes.max(4)).next_multiple_of(ALIGN);
@@ -156,8 +156,7 @@ impl Graphs {
         *next += 1;
         place.map(Some).ok_or_else(changed)
     }
-    /// Takes what the host writes, if the step is recorded or replayed: then it needs a copy on the device from there (if it
-    /// is recorded), or none.
+    /// Collects a write of the host during capture or replay. During capture it returns the address to copy from on the device.
     pub fn write(&mut self, place: u64, src: &[u8]) -> Result<Option<Option<u64>>> {
         let inputs = self.inputs;
         let (track, recording) = match &mut self.mode {
@@ -186,7 +185,7 @@ impl Graphs {
         track.written[at..at + src.len()].copy_from_slice(src);
         Ok(Some((recording && !own).then_some(inputs + at as u64)))
     }
-    /// Notes an event; says whether that was all that has to be done for it.
+    /// Records an event. Returns whether nothing else is to be done for it, as in a replay.
     pub fn note(&mut self, event: &Event) -> bool {
         match &mut self.mode {
             Mode::Direct | Mode::Scoped => false,
@@ -200,18 +199,18 @@ impl Graphs {
             }
         }
     }
-    /// Forgets all recorded steps. The context is bound.
+    /// Discards all captured steps. The context must be bound.
     pub fn destroy(&mut self) {
         self.known.clear();
     }
-    /// All memory, for the driver; no step is recorded any more.
+    /// All memory, to be returned to the driver. No captured step may exist.
     pub fn clear(&mut self) -> Vec<u64> {
         let mut all = self.trim();
         all.extend(self.arena.clear());
         all.extend(Some(std::mem::take(&mut self.inputs)).filter(|&place| place != 0));
         all
     }
-    /// Memory that is wholly unused, for the driver.
+    /// Unused memory, to be returned to the driver.
     pub fn trim(&mut self) -> Vec<u64> {
         let mut free = self.arena.trim();
         for place in std::mem::take(&mut self.held) {
@@ -220,7 +219,7 @@ impl Graphs {
         }
         free
     }
-    /// Forgets the recorded step that was not used for the longest time, if there are too many.
+    /// Discards the least recently used captured step, if there are too many.
     fn make_room(&mut self) {
         let recorded = |k: &Known| if let Known::Recorded(r) = k { Some(r.last_used) } else { None };
         if self.known.values().filter_map(recorded).count() < KEPT {
@@ -244,12 +243,12 @@ impl Cuda {
         matches!(lock(&self.inner.state).graphs.mode, Mode::Recording(_) | Mode::Replaying(..))
     }
 
-    /// Whether steps are recorded.
+    /// Whether steps are captured and replayed.
     pub(in crate::device) fn replays(&self) -> bool {
         self.graphs && !self.profile.active()
     }
 
-    /// Runs something with the memory of recorded steps: what it allocates has to be gone at its end.
+    /// Runs `work` with the memory of captured steps. Tensors that it allocates must be dropped at its end.
     pub(in crate::device) fn scoped<R>(&self, work: impl FnOnce() -> R) -> R {
         let before = {
             let mut state = lock(&self.inner.state);
@@ -265,8 +264,8 @@ impl Cuda {
         done
     }
 
-    /// Runs a step that is the same for every `key` but for what the host writes: as it comes the first time, recorded the
-    /// second time, as one graph from then on. Nothing may be read back inside, and no tensor made inside may be used after.
+    /// Runs a step. Steps of one `key` may differ only in the data that the host writes. The first runs kernel by kernel, the second is
+    /// captured, and later ones are replayed. `work` must not read tensors back, and its tensors must not be used afterwards.
     pub fn replayed<R>(&self, key: u64, work: impl FnOnce() -> Result<R>) -> Result<R> {
         if !self.replays() {
             return self.scoped(work);
@@ -301,7 +300,7 @@ impl Cuda {
         done
     }
 
-    /// Records what is launched as a graph, with memory of recorded steps. Not to be called while a step is recorded.
+    /// Captures the launches of `work` as a graph, with the memory of captured steps. Must not be called during capture or replay.
     fn captured<R>(&self, work: impl FnOnce() -> Result<R>) -> Result<(R, Track, Graph)> {
         let inner = &self.inner;
         inner.bind()?;
@@ -337,8 +336,8 @@ impl Cuda {
         Ok((value, track, Graph(exec)))
     }
 
-    /// Seconds of one `work`, several of them launched as a graph, as they will be: what the host takes to launch them does not
-    /// count. They may not write from the host, nor read back.
+    /// The time of `work` in seconds, measured with several of them in one graph, so that the host's launch time does not count. `work` must
+    /// not write from the host or read back.
     pub(super) fn recorded_seconds(&self, work: &dyn Fn() -> Result<()>) -> Result<f64> {
         const TIMES: usize = 8;
         let ((), _, graph) = self.captured(|| (0..TIMES).try_for_each(|_| work()))?;
@@ -354,7 +353,7 @@ impl Cuda {
             }
             Ok(best / TIMES as f64)
         });
-        // It is to be done before its memory is anybody else's.
+        // Wait for it before its memory is reused.
         self.inner.wait().and(timed)
     }
 
@@ -397,7 +396,7 @@ impl Cuda {
         Ok(value)
     }
 
-    /// Brings what the host wrote, and launches the step.
+    /// Transfers the host's writes, and launches the graph.
     fn start(&self, key: u64, mut recording: Recording, written: &[u8]) -> Result<()> {
         let inner = &self.inner;
         let (inputs, done) = {

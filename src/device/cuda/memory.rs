@@ -256,7 +256,7 @@ impl Cuda {
         self.inner.wait()
     }
 
-    /// Gives memory that nobody uses back to the driver; recorded steps are forgotten.
+    /// Returns unused memory to the driver, and discards captured steps.
     pub(super) fn trim(&self) -> Result<()> {
         self.inner.wait()?;
         let mut state = lock(&self.inner.state);

@@ -119,7 +119,7 @@ struct State {
     kernels: launch::Kernels,
     graphs: graph::Graphs,
     staging: memory::Staging,
-    /// Pieces for [`Fetched`] that nobody has.
+    /// Unused pieces for [`Fetched`].
     fetched: memory::Staging,
     stats: CudaStats,
 }

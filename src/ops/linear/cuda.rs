@@ -1,4 +1,4 @@
-//! The launches of kernels/linear*.cu, and how a product is cut up for the card.
+//! Launches the kernels of kernels/linear*.cu, and chooses the tiles of a matmul for the GPU.
 
 use super::{Activation, Linear};
 use crate::device::cuda::Choice as Way;
@@ -7,19 +7,19 @@ use crate::error::Result;
 use crate::ops::{Backward, Forward, Grad, On};
 use crate::shape::DType;
 
-/// What all products share, and the kernels around them.
+/// The code that all matmul kernels share, and the kernels around them.
 pub(in crate::ops) const KERNEL: &str = include_str!("../../../kernels/linear.cu");
-/// With the product on tensor cores.
+/// With the matmul on tensor cores (mma).
 pub(in crate::ops) const TENSOR: &str =
     concat!(include_str!("../../../kernels/linear.cu"), include_str!("../../../kernels/linear.tensor.cu"));
-/// With the product on Hopper's tensor cores.
+/// With the matmul on Hopper's tensor cores (wgmma).
 pub(in crate::ops) const HOPPER: &str =
     concat!(include_str!("../../../kernels/linear.cu"), include_str!("../../../kernels/linear.hopper.cu"));
-/// With the product in f32 arithmetic.
+/// With the matmul in f32 arithmetic.
 pub(in crate::ops) const PLAIN: &str =
     concat!(include_str!("../../../kernels/linear.cu"), include_str!("../../../kernels/linear.plain.cu"));
 
-/// What is asked of the card before a product is cut up.
+/// The properties of the GPU that determine the tiles.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::ops) struct Card {
     pub sms: u32,
@@ -27,55 +27,55 @@ pub(in crate::ops) struct Card {
     pub capability: u32,
 }
 
-/// How the operands get to the multipliers.
+/// How operands reach the matmul units.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::ops) enum Route {
-    /// Boxes that come by themselves, and products of whole warpgroups: Hopper.
+    /// TMA and wgmma: Hopper.
     Boxed,
-    /// Asynchronous copies and tensor cores.
+    /// Asynchronous copies (cp.async) and mma: Ampere and later.
     Async,
-    /// Through registers, to tensor cores: Turing, or rows of odd length.
+    /// Staged in registers, and mma: Turing, or rows of odd length.
     Held,
     /// f32 arithmetic.
     Plain,
 }
 
-/// What a block computes, and in how many parts the sums come.
+/// The tile of a block, and the number of parts of the sums (split-K).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::ops) struct Tile {
     /// Rows, columns and depth of a block's tile.
     pub block: [usize; 3],
-    /// Rows and columns of a warp's.
+    /// Rows and columns of a warp's tile.
     pub warp: [usize; 2],
-    /// Tiles of operands in shared memory.
+    /// Pipeline stages: tiles of operands in shared memory.
     pub stages: usize,
-    /// Parts of the sums; more than one are added up afterwards.
+    /// Split-K parts; several are added up by another kernel.
     pub parts: usize,
 }
 
 impl Tile {
     pub fn threads(&self, route: Route) -> u32 {
         if route == Route::Boxed {
-            // Two warpgroups that multiply, and a warp that asks for boxes.
+            // Two consumer warpgroups (wgmma) and a producer warp (TMA).
             return 288;
         }
         (32 * self.block[0] * self.block[1] / (self.warp[0] * self.warp[1])) as u32
     }
-    /// Bytes of dynamic shared memory on tensor cores.
+    /// Dynamic shared memory in bytes, for kernels on tensor cores.
     pub fn shared(&self, route: Route) -> usize {
         let more = if route == Route::Boxed { 2048 } else { 0 };
         self.stages * (self.block[0] + self.block[1]) * self.block[2] * 2 + more
     }
-    /// Depths of `block[2]` that one part takes.
+    /// The number of steps of depth `block[2]` of one part.
     fn steps(&self, k: usize) -> usize {
         k.div_ceil(self.block[2]).div_ceil(self.parts)
     }
 }
 
-/// A tile to choose, and the share of a multiprocessor's rate that it reaches: with several blocks there, and alone. Guesses
-/// from the traffic to shared memory and the warps that hide latency.
+/// A candidate tile, and the estimated share of a multiprocessor's peak rate that it reaches, with several blocks per multiprocessor and
+/// with one. Estimated from shared memory traffic and the number of warps that hide latency.
 type Choice = ([usize; 3], [usize; 2], f64, f64);
-/// mma.sync reaches little more than half of what Hopper's own instructions do: rates are shares of the latter there.
+/// On Hopper mma.sync reaches little more than half of wgmma's rate, and shares are relative to wgmma's.
 const BOXED: &[Choice] = &[([128, 128, 64], [64, 128], 1.5, 1.5), ([128, 256, 64], [64, 256], 1.7, 1.7)];
 const ASYNC: &[Choice] = &[
     ([128, 128, 32], [64, 64], 1.0, 0.75),
@@ -90,15 +90,15 @@ const HELD: &[Choice] = &[
 ];
 const FLAT: &[Choice] = &[([128, 128, 8], [32, 64], 1.0, 0.9), ([64, 64, 8], [32, 64], 0.9, 0.3)];
 
-/// The tile and the parts that make an (m, n) product of depth k fastest, by a model of the card: what its busiest
-/// multiprocessor has to multiply, what a block takes to begin and end, and what adding up parts costs.
+/// The fastest tile and number of parts for an (m, n, k) matmul, by a cost model: the work of the busiest multiprocessor, the start and
+/// end of each block, and adding up the parts.
 pub(in crate::ops) fn tile(shape: [usize; 3], route: Route, card: Card) -> Tile {
     costed(shape, route, card).1
 }
 
-/// The same, with what it costs, to be compared with another route on the same card.
+/// The same with its cost, to compare routes on the same GPU.
 fn costed([m, n, k]: [usize; 3], route: Route, card: Card) -> (f64, Tile) {
-    // In products of one multiprocessor: a block's begin and end, another launch, a byte of a partial sum.
+    // In multiply-adds of one multiprocessor: the start and end of a block, another launch, a byte of a partial sum.
     let (choices, start, launch, byte) = match route {
         Route::Boxed => (BOXED, 2e6, 4e6, 50.0),
         Route::Async => (ASYNC, 1e6, 4e6, 50.0),
@@ -109,17 +109,17 @@ fn costed([m, n, k]: [usize; 3], route: Route, card: Card) -> (f64, Tile) {
     let mut best: Option<(f64, Tile)> = None;
     for &(block, warp, rate, alone) in choices {
         let [tm, tn, tk] = block;
-        // As many stages as let two blocks stay on a multiprocessor, each with 1 KiB that the system takes.
+        // As many stages as still let two blocks run on a multiprocessor; the system reserves 1 KiB for each block.
         let stage = (tm + tn) * tk * 2;
         let room = (card.shared_limit.saturating_sub(1 << 10) / 2) / stage;
         let stages = match route {
-            // One block has the multiprocessor to itself.
+            // One block per multiprocessor.
             Route::Boxed => ((card.shared_limit.saturating_sub(4 << 10)) / stage).min(4),
             Route::Async => room.clamp(2, 4),
             Route::Held | Route::Plain => 2,
         };
         let steps = k.div_ceil(tk);
-        // A part is at least 256 deep.
+        // A part has a depth of at least 256.
         for parts in 1..=(k / 256).clamp(1, 64) {
             let each = steps.div_ceil(parts);
             if parts > 1 && steps.div_ceil(each) != parts {
@@ -140,15 +140,15 @@ fn costed([m, n, k]: [usize; 3], route: Route, card: Card) -> (f64, Tile) {
     best.unwrap_or((f64::INFINITY, Tile { block: [64, 64, 32], warp: [32, 32], stages: 2, parts: 1 }))
 }
 
-/// A matrix as it is stored, in rows of `row` elements; `down` if neighbours in memory are neighbours along k.
+/// A stored matrix with rows of `row` elements; `down` if its k elements are contiguous in memory.
 struct Operand<'a> {
     t: &'a Tensor,
     row: usize,
     down: bool,
 }
 
-/// What happens to the sums of a product: bias, activation, where the sums themselves go, whether C is added to; and
-/// where the row sums of A go. With `slope` the result is multiplied by an activation's derivative there, by whoever computes it.
+/// The epilogue of a matmul: bias, activation, where to write the activation's inputs, whether to add to C, and where to write the row sums
+/// of A. With `slope` the result is multiplied by an activation's derivative (dact).
 #[derive(Clone, Copy)]
 struct After<'a> {
     bias: Option<&'a Tensor>,
@@ -180,9 +180,9 @@ fn consts(t: DType, [c, d]: [DType; 2], after: &After, n: usize) -> Vec<(&'stati
     ]
 }
 
-/// c (m, n) = A B, with what comes after: by cuBLASLt if it is there and faster, else by a kernel of our own. Of activations
-/// it knows the tanh form of GELU only. Row sums of A and that form's derivative it does in the same call, or they are done by
-/// themselves after it, whichever is faster; it writes sums over what was there, so those that are added go by another place.
+/// c (m, n) = A B with an epilogue, by cuBLASLt if it is installed and faster, else by tempra's kernel. cuBLASLt's only activation is the
+/// tanh form of GELU. It fuses row sums of A and this activation's derivative, or tempra computes them afterwards, whichever is faster.
+/// cuBLASLt overwrites sums, so sums to be added go through a temporary tensor.
 fn product(device: &Cuda, shape: [usize; 3], a: Operand, b: Operand, c: &Tensor, after: After) -> Result<()> {
     let gelu = match (after.act, after.keep) {
         (Activation::None, None) => Some(None),
@@ -235,7 +235,7 @@ fn product(device: &Cuda, shape: [usize; 3], a: Operand, b: Operand, c: &Tensor,
     }
 }
 
-/// The same by one of our own kernels.
+/// The same by one of tempra's kernels.
 fn own_product(
     device: &Cuda,
     [m, n, k]: [usize; 3],
@@ -248,7 +248,7 @@ fn own_product(
     let card =
         Card { sms: device.sms(), shared_limit: device.shared_limit(), capability: device.capability() };
     let flat = t == DType::F32 || (t == DType::BF16 && card.capability < 80);
-    // Rows that are read sixteen bytes at a time; four elements in f32 arithmetic.
+    // Rows that are read 16 bytes at a time; four elements in f32 arithmetic.
     let run = if flat { 4 } else { 8 };
     let aligned = [a.row.is_multiple_of(run), b.row.is_multiple_of(run)];
     let mut route = match (flat, card.capability >= 80 && aligned == [true; 2]) {
@@ -339,10 +339,10 @@ fn own_product(
     )
 }
 
-/// Threads of the kernels in linear.cu itself.
+/// The number of threads of the kernels in linear.cu.
 const THREADS: usize = 256;
 
-/// Adds up parts of sums, with one thread for each of so many items.
+/// Adds up parts of sums, with one thread per item.
 fn finish(
     device: &Cuda,
     t: DType,
@@ -382,12 +382,12 @@ fn derive(device: &Cuda, act: Activation, [dy, at, dz]: [&Tensor; 3]) -> Result<
     })
 }
 
-/// db = column sums of dz, by themselves.
+/// db = column sums of dz, in a separate kernel.
 fn sum_columns(device: &Cuda, dz: &Tensor, [rows, n]: [usize; 2], g: Grad) -> Result<()> {
     let t = dz.spec.dtype;
     let plain = After::nothing(g.add);
     let wide = 32 * if n.is_multiple_of(8) { 8 } else { 1 };
-    // Parts of at least 32 rows, as many as keep the card busy.
+    // Parts of at least 32 rows, as many as keep the GPU busy.
     let parts = rows.div_ceil(32).min((4 * device.sms() as usize).div_ceil(n.div_ceil(wide))).max(1);
     let sums = device.scratch(DType::F32, &[parts, n])?;
     let params = |m: usize| [m, n, 0, 0, 0, 0, parts, g.add as usize, 0].map(|v| v as u32);
@@ -506,7 +506,7 @@ mod tests {
         let [_, a100, ..] = CARDS;
         let large = tile([32768, 3072, 768], Route::Async, a100);
         assert_eq!((large.block, large.parts), ([128, 128, 32], 1));
-        // 48 tiles of 128 x 128 would leave more than half of the card idle.
+        // 48 tiles of 128 x 128 would leave more than half of the GPU idle.
         assert_eq!(tile([1024, 768, 768], Route::Async, a100).block, [128, 64, 32]);
         // A weight gradient: 36 tiles, and a long sum.
         let weight = tile([768, 768, 32768], Route::Async, a100);

@@ -1,4 +1,4 @@
-//! The launches of shaders/linear.wgsl and shaders/linear.coop.wgsl.
+//! Launches the kernels of shaders/linear.wgsl and shaders/linear.coop.wgsl.
 
 use super::{Activation, Linear, TILE};
 use crate::device::wgpu::Tiles;
@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::ops::{Backward, Forward, On, THREADS, groups_for, launch, launch_with, words};
 
 const SHADER: &str = include_str!("../../../shaders/linear.wgsl");
-/// The kernels of linear.wgsl, and the product on cooperative matrices, which not every adapter can compile.
+/// The kernels of linear.wgsl, and the matmul on cooperative matrices, which not every adapter can compile.
 pub(in crate::ops) const COOP: &str =
     concat!(include_str!("../../../shaders/linear.wgsl"), include_str!("../../../shaders/linear.coop.wgsl"));
 
@@ -18,7 +18,7 @@ struct Strided<'a> {
     col: usize,
 }
 
-/// What happens to the sums of a product: bias, activation, where the sums themselves go, whether C is added to.
+/// The epilogue of a matmul: bias, activation, where to write the activation's inputs, whether to add to C.
 struct After<'a> {
     bias: Option<&'a Tensor>,
     act: Activation,
@@ -58,7 +58,7 @@ fn product_gpu(
         let buffers = buffers(&b);
         return launch(device, (SHADER, "product"), &consts, groups, &buffers.each_ref(), &params(&b));
     }
-    // Columns side by side: a transposed B is copied first, which costs one part in m of the product.
+    // The kernel needs contiguous columns: a transposed B is copied first, which costs 1/m of the matmul.
     let scratch;
     let b = if b.col == 1 {
         b
