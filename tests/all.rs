@@ -23,6 +23,8 @@ mod data;
 mod decoders;
 #[path = "all/docs.rs"]
 mod docs;
+#[path = "all/docs_help.rs"]
+mod docs_help;
 #[path = "all/docs_run.rs"]
 mod docs_run;
 #[path = "all/effects.rs"]

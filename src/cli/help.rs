@@ -25,6 +25,7 @@ const TOPICS: &[Topic] = &[
 /// Every exit code there is and what it means; scripts rely on them.
 pub const EXIT_CODES: &[(i32, &str, &str)] = &[
     (0, "ok", "what was asked for is done"),
+    (1, "failed", "verify: a case failed; bench compare --fail-under: something is slower"),
     (2, "usage", "the command line or the recipe cannot be meant"),
     (3, "data", "a data file cannot be read as asked; data check: something is wrong"),
     (4, "model", "a model, tokenizer or checkpoint cannot be used; checkpoint verify: damaged"),
