@@ -218,7 +218,7 @@ impl Wgpu {
     fn memory<'a>(&self, t: &'a Tensor) -> Result<&'a Memory> {
         match &*t.storage {
             Storage::Wgpu(m) => Ok(m),
-            _ => Err(Error::shape("a tensor of another device was given to wgpu")),
+            _ => Err(Error::shape("wgpu got a tensor of another device")),
         }
     }
 }
@@ -268,9 +268,10 @@ impl Gpu for Wgpu {
             return Ok(());
         }
         if launch.buffers.len() > MAX_BUFFERS || launch.groups.iter().any(|&g| g > 65535) {
-            return Err(Error::device(format!("kernel {} is too large to launch", launch.entry))
-                .with_expected(format!("at most {MAX_BUFFERS} buffers and 65535 groups a dimension"))
-                .with_found(format!("{} buffers, groups {:?}", launch.buffers.len(), launch.groups)));
+            return Err(Error::device(format!("kernel {} exceeds the limits of a launch", launch.entry))
+                .with_expected(format!("at most {MAX_BUFFERS} buffers, and 65535 workgroups per dimension"))
+                .with_found(format!("{} buffers, {:?} workgroups", launch.buffers.len(), launch.groups))
+                .with_help("lower train.max_tokens (the tokens of one forward pass) or data.max_length"));
         }
         let (pipeline, group) = (self.pipeline(&launch)?, self.group(launch.buffers)?);
         lock(&self.inner.state).stats.launches += 1;
