@@ -163,7 +163,7 @@ fn files_of_another_kind_are_refused() {
     fine(&init(&dir, &["fast.txt", "--task", "mask"]));
 
     all(&message("a.docx", "no text"), &["the format of the file is unknown", ".conllu or .txt"]);
-    all(&message("a.csv.gz", "\u{1f}"), &["unknown", "decompress it first"]);
+    all(&message("a.csv.gz", "\u{1f}"), &["unknown", "decompress the file first"]);
     let squad = rows(|i| {
         format!(
             "{{\"question\": \"who {i}\", \"context\": \"it was {i}\", \"answers\": {{\"text\": [\"it\"]}}}}\n"
@@ -194,4 +194,57 @@ fn files_of_another_kind_are_refused() {
     fs::write(dir.path().join("lines.txt"), "one line\nanother line\n").unwrap();
     all(&refused(&init(&dir, &["lines.txt", "--task", "next"]), 3), &["too few documents", "--task mask"]);
     assert_eq!(recipe.task, Task::Classify);
+}
+
+#[test]
+fn what_would_silently_go_wrong_is_said() {
+    let dir = tempdir().unwrap();
+    let write = |name: &str, content: &str| fs::write(dir.path().join(name), content).unwrap();
+    // A column that says which rows are for testing: they would be trained on.
+    let row = |i: usize| format!("{},{},{}\n", text(i), ["a", "b"][i % 2], ["train", "train", "test"][i % 3]);
+    write("split.csv", &format!("text,label,split\n{}", rows(row)));
+    all(
+        &fine(&init(&dir, &["split.csv"])),
+        &["left out    \"split\" (the split of each row: write the rows"],
+    );
+    // SNLI marks pairs without a majority by -1, or by -; sentiment from -1 to 1 is another matter.
+    for (classes, said) in
+        [(["-1", "0", "1", "2"], true), (["-", "e", "n", "c"], true), (["-1", "0", "1", "-1"], false)]
+    {
+        write("a.csv", &format!("text,label\n{}", rows(|i| format!("{},{}\n", text(i), classes[i % 4]))));
+        let out = fine(&init(&dir, &["a.csv"]));
+        assert_eq!(out.contains("(10 rows) often marks rows without a label"), said, "{out}");
+    }
+    let joined = rows(|i| format!("{},{}\n", text(i), ["a", "b", "a|b"][i % 3]));
+    write("a.csv", &format!("text,label\n{joined}"));
+    let out = fine(&init(&dir, &["a.csv", "--task", "classify"]));
+    all(&out, &["look like lists, separated by '|'", "--task multilabel"]);
+    let one_hot = rows(|i| format!("{},{},{}\n", text(i), i % 2, (i + 1) % 2));
+    write("a.csv", &format!("text,yes,no\n{one_hot}"));
+    all(&fine(&init(&dir, &["a.csv"])), &["every row has exactly one class"]);
+    // The best class of 40 rows with one of 39 against one of 1.
+    let rare = rows(|i| format!("{},{}\n", text(i), ["rare", "often"][usize::from(i > 0)]));
+    write("a.csv", &format!("text,label\n{rare}"));
+    all(&fine(&init(&dir, &["a.csv"])), &["unbalanced  \"often\" has 39 rows, \"rare\" has 1"]);
+
+    let words =
+        rows(|i| format!("{},{},{}\n", i / 4, ["Alice", "ran", "to", "Paris"][i % 4], ["B-PER", "O"][i % 2]));
+    all(
+        &message("ner.csv", &format!("sentence,word,tag\n{words}")),
+        &["words with tags cannot be read from a table", ".conll"],
+    );
+    let shard = format!("text,label\n{}", rows(|i| format!("{},{}\n", text(i), i % 2)));
+    all(&message("train-00000-of-00003.csv", &shard), &["cut into 3 files"]);
+    write("train-00000-of-00001.csv", &shard);
+    write("test-00000-of-00001.csv", &shard);
+    all(&fine(&init(&dir, &["train-00000-of-00001.csv"])), &["test        test-00000-of-00001.csv: 40 rows"]);
+    all(
+        &refused(&init(&dir, &["a.csv", "split.csv"]), 2),
+        &["the training data of one task", "data.validation"],
+    );
+    let objects = rows(|i| format!("{{\"text\": \"{}\", \"label\": {{\"a\": {}}}}}\n", text(i), i % 2));
+    all(&message("a.jsonl", &objects), &["JSON objects"]);
+    let lists =
+        rows(|i| format!("{{\"text\": \"{}\", \"labels\": [\"a\"], \"words_of\": [\"b\"]}}\n", text(i)));
+    all(&message("a.jsonl", &lists), &["lists in brackets"]);
 }

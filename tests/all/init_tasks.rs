@@ -88,6 +88,42 @@ fn init_tells_classes_and_numbers() {
 }
 
 #[test]
+fn init_reads_arrays_of_json_and_folders_of_classes() {
+    let dir = folder();
+    let row = |i: usize| format!("{{\"text\": \"{}\", \"stars\": {}}}", text(i), ["1.5", "2", "3.5"][i % 3]);
+    let all: Vec<String> = (0..30).map(row).collect();
+    write(&dir, "array.json", &format!("[{}]", all.join(",\n")));
+    let (said, r) = trained(&dir, &["array.json"]);
+    assert_eq!((r.task, columns(&r)), (Task::Regress, ("text", None, "stars")), "{said}");
+    write(&dir, "inside.json", &format!("{{\"version\": 1, \"data\": [{}]}}", all.join(",")));
+    assert_eq!(trained(&dir, &["inside.json"]).1.task, Task::Regress);
+    let tagged = r#"{"tokens": ["Alice", "ran"], "tags": ["B-PER", "O"]}"#;
+    let other = r#"{"tokens": ["Bob", "ran"], "tags": ["B-PER", "O"]}"#;
+    let third = r#"{"tokens": ["Bob", "and", "Alice"], "tags": ["B-PER", "O", "B-PER"]}"#;
+    write(&dir, "tags.json", &format!("[{tagged}, {other}, {third}]"));
+    assert_eq!(trained(&dir, &["tags.json"]).1.task, Task::Tag);
+
+    for (split, n) in [("train", 12), ("test", 3)] {
+        for i in 0..n {
+            write(&dir, &format!("imdb/{split}/pos/{i}.txt"), &text(i));
+            write(&dir, &format!("imdb/{split}/neg/{i}.txt"), &(text(i) + " is"));
+        }
+    }
+    let (said, r) = trained(&dir, &["imdb"]);
+    assert_eq!((r.task, &r.data.train), (Task::Classify, &dir.path().join("imdb/train")));
+    assert_eq!(r.data.test, Some(dir.path().join("imdb/test")));
+    assert!(said.contains("24 texts") && said.contains("2 classes: neg 12, pos 12"), "{said}");
+    let (_, r) = trained(&dir, &["imdb/test"]);
+    assert_eq!((r.task, &r.data.train), (Task::Classify, &dir.path().join("imdb/test")));
+    let (_, r) = trained(&dir, &["imdb/train", "--task", "mask"]);
+    assert_eq!(r.task, Task::Mask);
+    // Files without classes.
+    let (said, r) = trained(&dir, &["imdb/train/pos"]);
+    assert_eq!((r.task, &r.data.train), (Task::Mask, &dir.path().join("imdb/train/pos")));
+    assert!(said.contains("12 texts"), "{said}");
+}
+
+#[test]
 fn init_tells_several_labels() {
     let dir = folder();
     let bit = |i: usize, n: usize| (i / n) % 2;
@@ -202,6 +238,24 @@ fn init_tells_tags_and_answers() {
     let (_, r) = trained(&dir, &["spans.jsonl"]);
     assert_eq!((r.task, columns(&r)), (Task::Tag, ("text", None, "entities")));
 
+    // Universal Dependencies: the word stands in the second column.
+    let word = |i: usize, word: &str, tag: &str| format!("{i}\t{word}\t_\t{tag}\tX{tag}\t_\t0\troot\t_\t_\n");
+    let sentence = |i: usize| {
+        let (a, b) = (word(1, ["Alice", "Bob"][i % 2], "PROPN"), word(2, "ran", "VERB"));
+        format!("# sent_id = {i}\n{a}{b}\n")
+    };
+    write(&dir, "en-ud-train.conllu", &rows(20, sentence));
+    write(&dir, "en-ud-dev.conllu", &rows(6, sentence));
+    let (said, r) = trained(&dir, &["en-ud-train.conllu"]);
+    assert_eq!((r.task, r.data.label.as_str()), (Task::Tag, "label"));
+    assert!(said.contains("2: PROPN, VERB") && said.contains("en-ud-dev.conllu: 6 sentences"), "{said}");
+    let (said, r) = trained(&dir, &["en-ud-train.conllu", "--label", "xpos"]);
+    assert_eq!((r.task, r.data.label.as_str()), (Task::Tag, "xpos"));
+    assert!(said.contains("2: XPROPN, XVERB"), "{said}");
+    // Words and tags may also be separated by tabs in a file named .tsv.
+    write(&dir, "words.tsv", &rows(20, |i| format!("{}\tB-PER\nran\tO\n\n", ["Alice", "Bob"][i % 2])));
+    assert_eq!(trained(&dir, &["words.tsv"]).1.task, Task::Tag);
+
     let (said, r) = trained(&dir, &["answer.json"]);
     assert_eq!((r.task, r.data.max_length), (Task::Answer, 40), "the model has 40 positions");
     assert!(said.contains("24 questions"), "{said}");
@@ -239,6 +293,36 @@ fn init_tells_raw_text() {
     // XLNet was pretrained neither on next sentences nor with masks.
     let said = refused(&init(&dir, &["text.txt", "--task", "next", "--model", "base"]), 4);
     assert!(said.contains("the model cannot do task \"next\"") && said.contains("bert"), "{said}");
+}
+
+#[test]
+fn init_combines_recipes_of_several_tasks() {
+    let dir = folder();
+    data(dir.path());
+    for (file, recipe) in [("classify.csv", "mood.toml"), ("tag.conll", "names.toml")] {
+        fine(&init(&dir, &[file, "--model", "./base", "-o", recipe]));
+    }
+    let both = ["--task", "multi", "mood.toml", "names.toml"];
+    let said = fine(&init(&dir, &both));
+    assert!(said.contains("mood: classify, ") && said.contains("names: tag, "), "{said}");
+    let (recipe, warnings) = Recipe::load_with_warnings(&dir.path().join("recipe.toml"), &[]).unwrap();
+    assert!(warnings.is_empty(), "{warnings:?}");
+    assert_eq!((recipe.task, recipe.multi.recipes.len()), (Task::Multi, 2));
+    let out = dir.path().join("out");
+    let output = format!("output={}", str(&out));
+    let set = ["--set", "train.max_steps=2", "--set", &output, "--set", "threads=2", "-q"];
+    fine(&program(dir.path(), &[&["train", "recipe.toml"], &set[..]].concat()).output().unwrap());
+    assert!(out.join("model/model.safetensors").is_file());
+
+    let multi = |args: &[&str]| refused(&init(&dir, &[&["--task", "multi"], args].concat()), 2);
+    assert!(multi(&["mood.toml"]).contains("two recipes or more"));
+    assert!(
+        multi(&["mood.toml", "recipe.toml", "-o", "all.toml"]).contains("cannot be one of several tasks")
+    );
+    fs::create_dir(dir.path().join("b")).unwrap();
+    fs::copy(dir.path().join("mood.toml"), dir.path().join("b/mood.toml")).unwrap();
+    assert!(multi(&["mood.toml", "b/mood.toml"]).contains("two recipes are named \"mood\""));
+    assert!(multi(&["mood.toml", "names.toml", "-o", "names.toml"]).contains("would overwrite the input"));
 }
 
 #[test]

@@ -24,8 +24,10 @@ const PLAIN: &[&str] = &["txt", "text"];
 pub enum Content {
     /// Rows with columns.
     Table,
-    /// A folder with one subfolder a class.
+    /// A folder with one subfolder for each class.
     ClassFolder,
+    /// A folder of text files without labels.
+    TextFolder,
     /// A word and its tag in each line.
     TaggedWords,
     /// SQuAD's JSON.
@@ -39,12 +41,26 @@ pub enum Content {
 /// # Errors
 /// [`Kind::Data`] if there is nothing to train on.
 pub fn training(given: &Path) -> Result<PathBuf> {
-    if !given.is_dir() {
-        if !given.exists() {
-            return Err(Error::data("there is no such file or folder").at(given).with_help("check the path"));
-        }
-        return Ok(given.to_path_buf());
+    if !given.exists() {
+        return Err(Error::data("there is no such file or folder").at(given).with_help("check the path"));
     }
+    let found = if given.is_dir() { in_folder(given)? } else { given.to_path_buf() };
+    refuse_shards(&found)?;
+    Ok(found)
+}
+
+/// Refuses one of several files that together are the training data, as the Hugging Face Hub names them.
+fn refuse_shards(file: &Path) -> Result<()> {
+    let stem = stem(file);
+    let count = stem.rsplit_once("-of-").and_then(|(_, n)| n.parse::<usize>().ok()).filter(|n| *n > 1);
+    let Some(count) = count else { return Ok(()) };
+    Err(Error::data(format!("the training data are cut into {count} files"))
+        .at(file)
+        .with_expected("one file")
+        .with_help("join them into one file, or copy this one under another name to train on it alone"))
+}
+
+fn in_folder(given: &Path) -> Result<PathBuf> {
     let all = entries(given)?;
     let known = |f: &&PathBuf| {
         let ending = ending_of(f);
@@ -56,7 +72,9 @@ pub fn training(given: &Path) -> Result<PathBuf> {
     if let Some(first) = named.first() {
         return Ok((*first).clone());
     }
-    if is_class_folder(given) {
+    let is_plain = |f: &&PathBuf| f.is_file() && PLAIN.contains(&ending_of(f).as_str());
+    let tables = all.iter().filter(known).filter(|f| !is_plain(f)).count();
+    if is_class_folder(given) || (tables == 0 && all.iter().filter(is_plain).count() > 1) {
         return Ok(given.to_path_buf());
     }
     if let [only] = all.iter().filter(known).collect::<Vec<_>>().as_slice() {
@@ -64,7 +82,7 @@ pub fn training(given: &Path) -> Result<PathBuf> {
     }
     Err(Error::data("no training data in the folder")
         .at(given)
-        .with_expected("a file named train (.csv, .tsv, .jsonl, .json, .parquet, .conll, .conllu, .txt), or one subfolder with .txt files for each class")
+        .with_expected("a file named train (.csv, .tsv, .jsonl, .json, .parquet, .conll, .conllu, .txt), or one subfolder with .txt files for each class, or .txt files alone")
         .with_help("name the file itself"))
 }
 
@@ -73,12 +91,17 @@ pub fn training(given: &Path) -> Result<PathBuf> {
 /// # Errors
 /// [`Kind::Data`] for a format that no task reads, and for raw text that looks like a table.
 pub fn content(train: &Path, wanted: Option<Task>) -> Result<Content> {
-    if train.is_dir() {
-        return Ok(Content::ClassFolder);
-    }
     let raw = matches!(wanted, Some(Task::Mask | Task::Next | Task::Permute));
+    if train.is_dir() {
+        return Ok(if is_class_folder(train) && !raw { Content::ClassFolder } else { Content::TextFolder });
+    }
     match ending_of(train).as_str() {
         "json" if wanted == Some(Task::Answer) || is_squad(train) => Ok(Content::Questions),
+        // Words and tags may be separated by tabs; a table has a header line.
+        "tsv" if wanted == Some(Task::Tag) => Ok(Content::TaggedWords),
+        "tsv" if wanted.is_none() && are_tagged_words(&whole_lines(&head(train)?).collect::<Vec<_>>()) => {
+            Ok(Content::TaggedWords)
+        }
         ending if TABLES.contains(&ending) => Ok(Content::Table),
         ending if PLAIN.contains(&ending) && raw => Ok(Content::RawText),
         _ if wanted == Some(Task::Tag) => Ok(Content::TaggedWords),

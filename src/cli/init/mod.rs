@@ -5,6 +5,7 @@
 
 mod files;
 mod model;
+mod multi;
 mod roles;
 mod survey;
 mod tables;
@@ -31,7 +32,7 @@ const MOST_EPOCHS: usize = 50;
 /// Fewer training examples than this count as little data.
 const LITTLE: usize = 1000;
 
-/// Every task but `multi`, which combines recipes.
+/// The tasks of one file; `multi` combines recipes.
 const TASKS: &[Task] = &[
     Task::Classify,
     Task::Multilabel,
@@ -46,6 +47,9 @@ const TASKS: &[Task] = &[
 
 /// Keys of a section: name, value in TOML, reason.
 type Keys = Vec<(&'static str, String, String)>;
+
+/// A recipe, the choices in it with their reasons, and the commands that come before training, a line each.
+type Written = (String, Vec<(&'static str, String)>, String);
 
 /// Counts the examples of a file, or says why it cannot be read.
 type Count = Box<dyn Fn(&Path) -> Result<usize>>;
@@ -112,27 +116,29 @@ impl Proposal {
 }
 
 pub fn define() -> Command {
-    let tasks: Vec<&str> = TASKS.iter().map(Task::name).collect();
+    let tasks: Vec<&str> = TASKS.iter().chain([&Task::Multi]).map(Task::name).collect();
     Command::new("init")
-        .about("Looks at your data and writes a recipe for them")
+        .about("Write a recipe for your data")
         .long_about(
-            "Looks at your data and writes a recipe for them.\n\n\
-             Tells the task from the data: a text with a class or a number, several labels (columns of 0 and 1, or lists in one \
+            "Write a recipe for your data.\n\n\
+             init finds the task by looking at the data: a text with a class or a number, several labels (columns of 0 and 1, or lists in one \
              column), pairs of texts, words with tags, SQuAD's JSON, raw text, or a folder with one subfolder for each class. \
-             Finds validation and test data beside a file named train. Chooses length, epochs and learning rate, \
+             It finds validation and test data beside a file named train. It chooses length, epochs and learning rate, \
              prints every choice with its reason, and lists the columns that it leaves out. \
-             The recipe is yours to change: `tempra help recipe` lists every key.",
+             The recipe is yours to change: `tempra help recipe` lists every key.\n\n\
+             With --task multi, DATA are the recipes of several tasks, which then share one encoder.",
         )
         .after_help(
             "Examples:\n  \
              tempra init reviews.csv\n  \
              tempra init data/train.tsv --text sentence --label stars --task regress -o stars.toml\n  \
              tempra init comments.csv --label toxic,insult,threat\n  \
-             tempra init corpus.txt --task mask --model models/bert-base-uncased",
+             tempra init corpus.txt --task mask --model models/bert-base-uncased\n  \
+             tempra init --task multi sentiment.toml entities.toml -o both.toml",
         )
-        .arg(Arg::new("data").value_name("DATA").required(true).value_parser(value_parser!(PathBuf)).help(
+        .arg(Arg::new("data").value_name("DATA").required(true).num_args(1..).value_parser(value_parser!(PathBuf)).help(
             "Training data: a file (.csv, .tsv, .jsonl, .json, .parquet, .conll, .conllu, .txt), a folder with a file or \
-             folder named train, or a folder with one subfolder for each class",
+             folder named train, or a folder with one subfolder for each class; with --task multi, recipes",
         ))
         .arg(
             Arg::new("output")
@@ -154,7 +160,7 @@ pub fn define() -> Command {
                 .long("task")
                 .value_name("TASK")
                 .value_parser(tasks)
-                .help("What to learn [default: told from the data]"),
+                .help("Task to train [default: found by looking at the data]"),
         )
         .arg(Arg::new("force").long("force").action(ArgAction::SetTrue).help("Replace a recipe that exists"))
 }
@@ -170,25 +176,47 @@ pub fn run(matches: &ArgMatches) -> Result<i32> {
             .with_help("name another file with -o, or replace it with --force"));
     }
     let path = Path::new(if output == "-" { "recipe.toml" } else { output });
-    let given = matches.get_one::<PathBuf>("data").cloned().unwrap_or_default();
-    let train = files::training(&given)?;
-    destination.spare(text(matches, "model").map(Path::new).filter(|model| model.is_dir()))?;
-    destination.spare(files::beside(&train)?.iter().map(PathBuf::as_path).filter(|f| f.is_file()))?;
-    destination.spare([train.as_path()])?;
-    let proposal = propose(&train, matches)?;
-    let plan = Plan::of(proposal, matches, &train, path)?;
-    let recipe = plan.recipe(&train, path);
+    let given: Vec<PathBuf> = matches.get_many("data").into_iter().flatten().cloned().collect();
+    let (recipe, choices, next) = if text(matches, "task") == Some(Task::Multi.name()) {
+        destination.spare(given.iter().map(PathBuf::as_path))?;
+        let (recipe, choices) = multi::combine(&given, path)?;
+        (recipe, choices, String::new())
+    } else {
+        single(&given, matches, &destination, path)?
+    };
     // A recipe that cannot be read would be a trap.
     Recipe::from_toml(&recipe, path, &[])?;
     destination.write(|out| out.write_all(recipe.as_bytes()))?;
-    let choices = clean(&plan.choices(&train));
+    let lines = choices.iter().map(|(what, text)| format!("{what:<11} {text}"));
+    let choices = clean(&lines.collect::<Vec<_>>().join("\n"));
     if output == "-" {
         Voice::of(matches).note(choices);
     } else {
-        let check = clean(&plan.check(&train));
-        say(format!("{choices}\nwrote {output}; next:\n{check}  tempra train {}", shell(output)))?;
+        say(format!("{choices}\nwrote {output}; next:\n{}  tempra train {}", clean(&next), shell(output)))?;
     }
     Ok(0)
+}
+
+/// A recipe for one task, the choices in it, and the commands that come before training.
+fn single(
+    given: &[PathBuf],
+    matches: &ArgMatches,
+    destination: &Destination,
+    path: &Path,
+) -> Result<Written> {
+    let [given] = given else {
+        return Err(Error::usage("init reads the training data of one task")
+            .with_expected("one file or folder; validation and test data are found beside it")
+            .with_found(given.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", "))
+            .with_help("name the training data alone, and add data.validation and data.test to the recipe"));
+    };
+    let train = files::training(given)?;
+    destination.spare(text(matches, "model").map(Path::new).filter(|model| model.is_dir()))?;
+    destination.spare(files::beside(&train)?.iter().map(PathBuf::as_path).filter(|f| f.is_file()))?;
+    destination.spare([train.as_path()])?;
+    let plan = Plan::of(propose(&train, matches)?, matches, &train, path)?;
+    let fetch = plan.model.fetch.as_ref().map_or(String::new(), |command| format!("  {command}\n"));
+    Ok((plan.recipe(&train, path), plan.choices(&train), fetch + &plan.check(&train)))
 }
 
 /// Chooses the task: by `--task`, else by what the data are.
@@ -199,6 +227,7 @@ fn propose(train: &Path, matches: &ArgMatches) -> Result<Proposal> {
     let (able, reads): (&[Task], &str) = match content {
         Content::Table => return tables::propose(train, wanted, matches),
         Content::ClassFolder => (&[Task::Classify], "a folder with one subfolder for each class"),
+        Content::TextFolder => (&[Task::Mask, Task::Next, Task::Permute], "a folder of text files"),
         Content::TaggedWords => (&[Task::Tag], "a word and its tag in each line"),
         Content::Questions => (&[Task::Answer], "questions in SQuAD's format"),
         Content::RawText => (&[Task::Mask, Task::Next, Task::Permute], "text without labels"),
@@ -217,6 +246,7 @@ fn propose(train: &Path, matches: &ArgMatches) -> Result<Proposal> {
         Content::ClassFolder => tables::class_folder(train, why(reads)),
         Content::TaggedWords => texts::tagged_words(train, why(reads), matches),
         Content::Questions => texts::questions(train, why(reads)),
+        Content::TextFolder => texts::folder(train, wanted.unwrap_or(Task::Mask), why(reads)),
         _ => texts::documents(train, wanted.unwrap_or(Task::Mask), None, why(reads)),
     }
 }
@@ -265,8 +295,8 @@ impl Plan {
         Ok(Self { proposal, siblings, held_out, model, length, schedule })
     }
 
-    /// Every choice with its reason, a line each.
-    fn choices(&self, train: &Path) -> String {
+    /// Every choice with its reason.
+    fn choices(&self, train: &Path) -> Vec<(&'static str, String)> {
         let (p, schedule) = (&self.proposal, &self.schedule);
         let mut choices = vec![("train", format!("{}: {} {}", train.display(), p.examples, p.unit))];
         if let Some((count, first)) = &p.bad {
@@ -292,8 +322,7 @@ impl Plan {
         if let Some(why) = &p.unbalanced {
             choices.push(("unbalanced", format!("{why}; consider loss.class_weights = \"balanced\"")));
         }
-        let lines = choices.iter().map(|(what, text)| format!("{what:<11} {text}"));
-        lines.collect::<Vec<_>>().join("\n")
+        choices
     }
 
     /// The recipe in TOML.

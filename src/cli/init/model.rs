@@ -39,6 +39,8 @@ pub struct Chosen {
     pub why: String,
     /// What training with this model means for the task, if a person should know.
     pub note: Option<String>,
+    /// The command that fetches it, if it is not on this machine.
+    pub fetch: Option<String>,
     /// Its folder, if it is on this machine.
     folder: Option<PathBuf>,
 }
@@ -71,36 +73,39 @@ pub fn choose(matches: &ArgMatches, task: Task, recipe: &Path) -> Result<Chosen>
         whole if Path::new(&whole).is_absolute() => whole,
         below => format!("./{below}"),
     };
-    Ok(Chosen { path, why: format!("{name}: {NAMED}"), note: None, folder: Some(dir) })
+    Ok(Chosen { path, why: format!("{name}: {NAMED}"), note: None, fetch: None, folder: Some(dir) })
 }
 
 fn default(task: Task) -> Chosen {
     let name = if task == Task::Permute { XLNET } else { MODEL };
     let note = match task {
-        Task::Mask | Task::Next => {
-            Some("the model has no masked-LM head: a new one starts from random values; google-bert/bert-base-uncased has one".to_owned())
-        }
-        Task::Tag => Some("the model ignores upper case; for names try --model google-bert/bert-base-cased".to_owned()),
+        Task::Mask | Task::Next => Some(
+            "the model has no masked-LM head, so the head starts from random values; google-bert/bert-base-uncased has one",
+        ),
+        Task::Tag => Some(
+            "the model ignores upper case, which marks names; a cased model such as google-bert/bert-base-cased may score higher",
+        ),
         _ => None,
     };
+    let note = note.map(str::to_owned);
     let cached = cache::dir().map(|d| d.join(FETCHED)).filter(|d| name == MODEL && is_whole(d));
     if let Some(dir) = cached {
         let path = std::path::absolute(&dir).unwrap_or_else(|_| dir.clone()).to_string_lossy().into_owned();
-        return Chosen { why: format!("{path}, small and quick"), path, note, folder: Some(dir) };
-    }
-    let offline = Env { offline: true, ..Env::from(|name| std::env::var(name).ok()) };
-    if let Ok(dir) = source::resolve_in(name, &offline) {
         return Chosen {
-            path: name.to_owned(),
-            why: format!("{name}, from the cache"),
+            why: format!("{path}, small and quick"),
+            path,
             note,
+            fetch: None,
             folder: Some(dir),
         };
     }
-    let why = format!(
-        "{name}; it is not on this machine: get it by `hf download {name}`, or name another with --model"
-    );
-    Chosen { path: name.to_owned(), why, note, folder: None }
+    let offline = Env { offline: true, ..Env::from(|name| std::env::var(name).ok()) };
+    if let Ok(dir) = source::resolve_in(name, &offline) {
+        let why = format!("{name}, from the cache of the Hugging Face Hub");
+        return Chosen { path: name.to_owned(), why, note, fetch: None, folder: Some(dir) };
+    }
+    let why = format!("{name}, which is not on this machine; --model names another");
+    Chosen { path: name.to_owned(), why, note, fetch: Some(format!("hf download {name}")), folder: None }
 }
 
 fn is_whole(dir: &Path) -> bool {
@@ -142,7 +147,7 @@ impl Chosen {
         let tokenizer = counter.as_ref().map(|(tokenizer, _)| tokenizer);
         let how = match tokenizer {
             Some(_) => "counted with the model's tokenizer",
-            None => "estimated from the words; the model's tokenizer counts them once it is there",
+            None => "estimated from the words, since the model's tokenizer is missing",
         };
         let settled = |max_length, stride, why, sequences| Settled { max_length, stride, why, sequences };
         match length {

@@ -139,8 +139,12 @@ fn by_content(survey: &Survey, columns: &Columns) -> Result<(Vec<String>, Option
     if survey.columns.iter().all(|c| used(&c)) {
         return Ok((Vec::new(), None));
     }
-    let others: Vec<&Column> =
-        survey.columns.iter().filter(|c| !used(c)).filter(|c| !c.is_id() && !c.is_date()).collect();
+    let others: Vec<&Column> = survey
+        .columns
+        .iter()
+        .filter(|c| !used(c))
+        .filter(|c| !c.is_id() && !c.is_date() && !c.is_split())
+        .collect();
     let binary: Vec<String> =
         others.iter().filter(|c| c.is_binary(survey.rows) && c.has_yes()).map(|c| c.name.clone()).collect();
     if binary.len() > 1 {

@@ -245,9 +245,20 @@ impl Column {
         self.counts.keys().any(|v| v == "1" || v == "1.0" || v.eq_ignore_ascii_case("true"))
     }
 
+    /// Whether it says which split a row belongs to.
+    pub fn is_split(&self) -> bool {
+        let says = |names: &[&str]| self.counts.keys().any(|v| names.contains(&v.to_lowercase().as_str()));
+        self.counts.len() <= 6
+            && says(&["train", "training"])
+            && says(&["test", "dev", "valid", "validation", "val"])
+    }
+
     /// Why it is left out, in words.
     pub fn leftover(&self, rows: usize) -> &'static str {
         match self.counts.len() {
+            _ if self.is_split() => {
+                "the split of each row: write the rows of each split to a file of its own, or test rows are trained on"
+            }
             0 => "empty in all rows",
             1 if rows > 1 => "one value in all rows",
             _ if self.is_date() => "dates",

@@ -45,7 +45,7 @@ pub fn propose(path: &Path, wanted: Option<Task>, matches: &ArgMatches) -> Resul
     {
         return Ok(proposal);
     }
-    refuse_questions(&survey, wanted)?;
+    refuse_other_formats(&survey, wanted)?;
     if matches!(wanted, Some(Task::Mask | Task::Next | Task::Permute)) {
         let roles = Roles::find(&survey, matches, false)?;
         return texts::documents(path, wanted.unwrap_or(Task::Mask), Some(roles), NAMED.to_owned());
@@ -73,7 +73,7 @@ pub fn class_folder(path: &Path, why: String) -> Result<Proposal> {
     let columns = Columns { text: "text".to_owned(), pair: None, label: Some("label".to_owned()) };
     let table = data::read(path, &columns, OnBadRow::Skip)?;
     let mut proposal = classes(&table, columns, why)?;
-    // A folder has no columns to name.
+    // The names of its columns are the defaults.
     proposal.data = Keys::new();
     Ok(Proposal { unit: "texts", ..proposal })
 }
@@ -110,7 +110,8 @@ fn guess(survey: &Survey, roles: &Roles) -> Result<(Task, String)> {
         return Ok((Task::Similar, why));
     }
     if !label.whole {
-        return Ok((Task::Regress, "the labels are numbers with decimals".to_owned()));
+        let other = if n <= FEW_NUMBERS { "; if they are classes: --task classify" } else { "" };
+        return Ok((Task::Regress, format!("the labels are numbers with decimals{other}")));
     }
     // Class numbers start at 0 or 1 and leave none out; each has several rows.
     let numbered = (low == 0.0 || low == 1.0) && high - low + 1.0 == n as f64;
@@ -146,7 +147,8 @@ fn check_label(survey: &Survey, label: &Column) -> Result<()> {
     }
     if label.json != Json::Plain || label.counts.keys().all(|v| v.starts_with('[') && v.ends_with(']')) {
         let example = label.counts.keys().next().cloned().unwrap_or_default();
-        return Err(fail(format!("the labels in {name:?} are lists in brackets"))
+        let form = if label.json == Json::Object { "JSON objects" } else { "lists in brackets" };
+        return Err(fail(format!("the labels in {name:?} are {form}"))
             .with_expected("one class, or several classes with a separator between them, such as price|speed")
             .with_found(format!("{example:?}"))
             .with_help("write the classes of a row without brackets and quotes, separated by |"));
@@ -212,21 +214,38 @@ fn is_separator(separator: char, label: &Column) -> bool {
     several > 0 && sizes.len() > 1 && all * 2 >= parts.len() * 3 && words <= 4
 }
 
-/// A table with a question and a context in each row: `answer` reads another format.
-fn refuse_questions(survey: &Survey, wanted: Option<Task>) -> Result<()> {
-    let has = |name: &str| survey.columns.iter().any(|c| plain(&c.name) == name);
-    if wanted != Some(Task::Answer)
-        && !(wanted.is_none() && has("question") && has("context") && has("answers"))
-    {
-        return Ok(());
+/// Refuses tables that hold what tempra reads in another format: questions about contexts, a word and its tag in each row.
+fn refuse_other_formats(survey: &Survey, wanted: Option<Task>) -> Result<()> {
+    let has = |names: &[&str]| survey.columns.iter().any(|c| names.contains(&plain(&c.name).as_str()));
+    let fail = |what: &str| {
+        let found = format!("the columns {}", survey.names().join(", "));
+        Error::data(what).at(&survey.path).with_found(found)
+    };
+    let questions = has(&["question"]) && has(&["context"]) && has(&["answer", "answers", "answertext"]);
+    if wanted == Some(Task::Answer) || (wanted.is_none() && questions) {
+        return Err(fail("questions with answers cannot be read from a table")
+            .with_expected("SQuAD's JSON: {\"data\": [{\"paragraphs\": [{\"context\": ..., \"qas\": [...]}]}]}")
+            .with_help("write the rows in SQuAD's format, which docs/tasks.md shows under \"answer\", to a .json file"));
     }
-    Err(Error::data("questions with answers cannot be read from a table")
-        .at(&survey.path)
-        .with_expected("SQuAD's JSON: {\"data\": [{\"paragraphs\": [{\"context\": ..., \"qas\": [...]}]}]}")
-        .with_found(format!("columns {}", survey.names().join(", ")))
-        .with_help(
-            "write the rows in SQuAD's format, which docs/tasks.md shows under \"answer\", to a .json file",
-        ))
+    let words = has(&["word", "token"]) && has(&["tag", "nertag", "ner", "pos", "label"]);
+    let short = survey.columns.iter().all(|c| !c.is_prose());
+    if wanted == Some(Task::Tag) || (wanted.is_none() && words && short) {
+        return Err(fail("words with tags cannot be read from a table")
+            .with_expected("a word and its tag in each line, separated by a tab, and an empty line after each sentence; or JSON Lines with a list of words and a list of tags")
+            .with_help("write the words to a .conll file, which docs/tasks.md shows under \"tag\""));
+    }
+    Ok(())
+}
+
+/// A class that usually says that a row has no label.
+fn placeholder(label: &Column) -> Option<String> {
+    const EMPTY: &[&str] = &["-", "?", "nan", "null", "n/a", "na"];
+    let is_empty = |v: &&String| EMPTY.contains(&v.to_lowercase().as_str());
+    // Class numbers from 0 on; -1, 0 and 1 alone are degrees.
+    let number = label.range == Some((-1.0, label.counts.len() as f64 - 2.0)) && label.counts.len() > 3;
+    let found = label.counts.keys().find(is_empty).cloned().or_else(|| number.then(|| "-1".to_owned()))?;
+    let n = label.counts.get(&found).copied().unwrap_or_default();
+    Some(format!("{found:?} ({n} rows) often marks rows without a label: remove them if so"))
 }
 
 impl<'a> Rows<'a> {
@@ -251,18 +270,16 @@ impl<'a> Rows<'a> {
     fn classify(self, wanted: bool) -> Result<Proposal> {
         let label = self.label("classify")?;
         check_label(self.survey, label)?;
+        let table = data::read(&self.survey.path, &self.columns(), OnBadRow::Skip)?;
+        let mut proposal = classes(&table, self.columns(), self.why.clone())?;
+        proposal.notes.extend(placeholder(label).map(|note| ("note", note)));
         if wanted && let Some(separator) = separator(self.survey, label)? {
             let note = format!(
-                "cells of {:?} look like lists, separated by {separator:?}; for several classes a row: --task multilabel",
-                label.name
+                "some cells look like lists, separated by {separator:?}; for several classes a row: --task multilabel"
             );
-            let table = data::read(&self.survey.path, &self.columns(), OnBadRow::Skip)?;
-            let mut proposal = classes(&table, self.columns(), self.why)?;
-            proposal.notes.insert(0, ("note", note));
-            return Ok(with_columns(proposal, &self.roles));
+            proposal.notes.push(("note", note));
         }
-        let table = data::read(&self.survey.path, &self.columns(), OnBadRow::Skip)?;
-        Ok(with_columns(classes(&table, self.columns(), self.why)?, &self.roles))
+        Ok(with_columns(proposal, &self.roles))
     }
 
     fn regress(self) -> Result<Proposal> {
@@ -372,7 +389,7 @@ impl<'a> Rows<'a> {
         let labels = Target::Regress.labels(&table)?;
         let largest = label.range.map_or(1.0, |(low, high)| high.abs().max(low.abs()));
         let scale = label_scale(largest);
-        let why = format!("the largest label is {largest}; the label that means \"the same\"");
+        let why = format!("the label of equal texts; the largest label is {largest}");
         proposal.section.push((
             "loss",
             quoted("cosine"),

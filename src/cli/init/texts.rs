@@ -5,14 +5,15 @@ use super::roles::Roles;
 use super::survey::{Json, Survey};
 use super::write::quoted;
 use super::{Length, Proposal};
-use crate::data::{self, OnBadRow, TagFormat, TagRule, TagSource, TaggedText};
+use crate::data::{self, Columns, OnBadRow, TagFormat, TagRule, TagSource, TaggedText};
 use crate::error::{Error, Result};
 use crate::train::recipe::Task;
 use clap::ArgMatches;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-/// The keys of words and of tags in JSON Lines, as data sets name them.
+/// The keys of a list of words, and of a list of tags, as data sets name them.
+const WORDS: &[&str] = &["tokens", "words", "token", "word"];
 const TAGS: &[&str] = &["tags", "ner_tags", "ner", "labels", "label", "pos_tags", "upos", "pos"];
 /// The length of contexts and the tokens that their windows share, as BERT's script for SQuAD has them.
 const CONTEXT: (usize, usize) = (384, 128);
@@ -34,13 +35,15 @@ pub fn tagged_words(path: &Path, why: String, matches: &ArgMatches) -> Result<Pr
 /// Those of [`data::read_tagged`].
 pub fn tagged_rows(survey: &Survey, matches: &ArgMatches) -> Result<Option<Proposal>> {
     let of = |json: Json| survey.columns.iter().filter(move |c| c.json == json).map(|c| c.name.as_str());
+    let known = |names: &[&str], among: &[&str]| {
+        names.iter().find(|name| among.contains(name)).map(|name| (*name).to_owned())
+    };
     let named = |names: &[&str], among: &[&str]| {
-        let known = names.iter().find(|name| among.contains(name)).map(|name| (*name).to_owned());
-        known.or_else(|| among.first().map(|name| (*name).to_owned()))
+        known(names, among).or_else(|| among.first().map(|name| (*name).to_owned()))
     };
     let lists: Vec<&str> = of(Json::Words).collect();
     let given = |id| text(matches, id).map(str::to_owned);
-    let words = given("text").or_else(|| named(&["tokens", "words"], &lists)).unwrap_or_default();
+    let words = given("text").or_else(|| known(WORDS, &lists)).unwrap_or_default();
     if lists.contains(&words.as_str()) {
         let others: Vec<&str> = lists.iter().copied().filter(|name| *name != words).collect();
         let numbers: Vec<&str> = of(Json::Numbers).collect();
@@ -139,6 +142,16 @@ pub fn questions(path: &Path, why: String) -> Result<Proposal> {
         count: Box::new(|path| Ok(data::read_questions(path, true, OnBadRow::Skip)?.items.len())),
         ..Proposal::new(Task::Answer, why, "questions", found.items.len(), Length::Windows { length, stride })
     })
+}
+
+/// What to train on a folder of text files, whose classes (if they have any) are not read.
+///
+/// # Errors
+/// Those of [`data::read_documents`].
+pub fn folder(path: &Path, task: Task, why: String) -> Result<Proposal> {
+    let columns = Columns { text: "text".to_owned(), pair: None, label: None };
+    let roles = Roles { columns, labels: Vec::new(), why: Vec::new() };
+    Ok(Proposal { unit: "texts", ..documents(path, task, Some(roles), why)? })
 }
 
 /// What to train on text without labels: a .txt file, or a column of a table.
