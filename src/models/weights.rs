@@ -137,10 +137,14 @@ pub(super) fn match_names(files: &Weights, layout: &Layout, names: &Names, dir: 
         ("head", layout.list.len() - body, "fine-tune the model with `tempra train`, which trains a head"),
     ];
     for (names, (part, count, help)) in missing.iter().zip(parts) {
-        if let Some(first) = names.first() {
+        if !names.is_empty() {
             let what = format!("{} of the {part}'s {count} tensors are missing", names.len());
-            let more = if names.len() > 1 { format!(" and {} more", names.len() - 1) } else { String::new() };
-            errors.push(Error::model(what).at(dir).with_expected(format!("`{first}`{more}")).with_help(help));
+            let mut shown =
+                names.iter().take(4).map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+            if names.len() > 4 {
+                shown += &format!(" and {} more", names.len() - 4);
+            }
+            errors.push(Error::model(what).at(dir).with_expected(shown).with_help(help));
         }
     }
     if let Some(e) = Error::many(errors) {

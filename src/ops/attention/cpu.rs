@@ -1,4 +1,4 @@
-//! Both passes on the CPU: tasks of one head of one sequence.
+//! Both passes on the CPU. A task computes one head of one sequence.
 
 use super::{Attention, Dropout};
 use crate::device::Cpu;
@@ -8,7 +8,7 @@ use crate::ops::{Backward, Forward, On, by_dtype, sequences};
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Queries that one pass of a task handles.
+/// The number of queries that a task processes at a time.
 const QUERIES: usize = 64;
 
 impl On<Cpu> for Attention {
@@ -30,18 +30,18 @@ pub(in crate::ops) struct Part<'a, T> {
     pub lse: &'a mut [T],
 }
 
-/// Elements of the largest block of scores that a task holds at once.
+/// The number of elements of the largest block of scores of a task.
 fn block_of(seqs: &[Range<usize>]) -> usize {
     seqs.iter().map(|s| QUERIES.min(s.len()) * s.len()).max().unwrap_or(0)
 }
 
-/// The keys that queries of a sequence of `len` tokens may see, and those that one of them does.
+/// The range of keys that these queries of a sequence of `len` tokens may see.
 fn keys(window: Option<usize>, queries: Range<usize>, len: usize) -> Range<usize> {
     let w = window.unwrap_or(len);
     queries.start.saturating_sub(w)..queries.end.saturating_add(w).min(len)
 }
 
-/// Cuts the outputs into the parts that tasks compute, sequence by sequence, head by head.
+/// Cuts the outputs into the parts of the tasks, by sequence and head.
 pub(in crate::ops) fn parts<'a, T>(
     seqs: &[Range<usize>],
     heads: usize,
@@ -68,7 +68,7 @@ fn within<T>(j: usize, m: &[T], first: usize) -> (usize, &[T]) {
     ((j + skipped).saturating_sub(first), &m[skipped..])
 }
 
-/// From dprobabilities to dscores, and the probabilities as they were mixed: ds = p (ds m - delta) scale, p = p m.
+/// Turns dprobabilities into dscores, and applies dropout to the probabilities: ds = p (ds m - delta) scale, p = p m.
 #[inline(always)]
 pub(in crate::ops) fn slopes<T: Real>(p: &mut [T], ds: &mut [T], m: &[T], [delta, scale]: [T; 2]) {
     for ((p, ds), &m) in p.iter_mut().zip(ds).zip(m) {

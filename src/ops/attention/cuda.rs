@@ -24,12 +24,12 @@ pub(in crate::ops) const PLAIN: &str = concat!(
     include_str!("../../../kernels/attention.plain.cu")
 );
 
-/// The widest head that the kernels on tensor cores have registers for.
+/// The largest head dimension of the kernels on tensor cores, limited by registers.
 const WIDEST: usize = 128;
-/// The widest in f32, if shared memory has room.
+/// The largest head dimension in f32, if shared memory allows it.
 const WIDEST_PLAIN: usize = 256;
 
-/// One pass of the op: what all its launches have in common.
+/// One pass of the op: the data that its launches share.
 struct Run<'a> {
     op: &'a Attention,
     device: &'a Cuda,
@@ -56,7 +56,7 @@ impl<'a> Run<'a> {
         }
         Ok(Run { op, device, buffers, add, tokens, seqs: buffers[1].spec.len() - 1, dim })
     }
-    /// Whether the kernels in f32 arithmetic take it.
+    /// Whether to use the kernels in f32 arithmetic.
     fn flat(&self) -> bool {
         self.buffers[0].spec.dtype == DType::F32 || self.dim > WIDEST
     }
@@ -70,7 +70,7 @@ impl<'a> Run<'a> {
             reach: self.op.reach() as usize,
         })
     }
-    /// Queues a kernel of so many blocks a head.
+    /// Queues a kernel with this number of blocks per head.
     fn launch(
         &self,
         (source, entry): (&'static str, &'static str),
@@ -108,11 +108,11 @@ impl<'a> Run<'a> {
             params: bytemuck::cast_slice(&params),
         })
     }
-    /// Tiles of so many tokens of the sequences that are longer than `over`, at most.
+    /// An upper bound of the number of tiles of this many tokens, in sequences longer than `over`.
     fn tiles_of(&self, own: usize, over: usize) -> usize {
         self.tokens.div_ceil(own) + self.seqs.min(self.tokens / (over + 1))
     }
-    /// A kernel on tensor cores; `which` of the tiles' two sizes of shared memory it takes.
+    /// Queues a kernel on tensor cores; `which` selects one of the tiles' two shared memory sizes.
     fn tiled(
         &self,
         pass: u32,
@@ -135,7 +135,7 @@ impl<'a> Run<'a> {
         let source = if pass == 0 { FORWARD } else { BACKWARD };
         self.launch((source, entry), &consts, blocks, [t.threads, t.shared[which] as u32], buffers)
     }
-    /// A kernel in f32.
+    /// Queues a kernel in f32.
     fn plain(&self, pass: u32, entry: &'static str, buffers: &[&Tensor]) -> Result<()> {
         let (each, shared) = plain(self.device.shared_limit(), self.dim)[pass as usize];
         let warps = PLAIN_THREADS as usize / 32;

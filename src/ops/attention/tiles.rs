@@ -1,65 +1,65 @@
-//! Which tiles the CUDA kernels of attention take: from what a block may have of shared memory and what the batch is like.
-//! Lengths are not known on the host, only their mean; whatever they are, the result is right.
+//! Chooses the tiles of the CUDA attention kernels, from the shared memory of a block and the sizes of the batch. The host knows only
+//! the mean length of the sequences; the result is correct for any lengths.
 
-/// What the choice depends on.
+/// The inputs of the choice.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ask {
-    /// Bytes of shared memory that a block may have.
+    /// The largest shared memory of a block, in bytes.
     pub shared: usize,
-    /// Multiprocessors.
+    /// The number of multiprocessors.
     pub sms: u32,
-    /// Compute capability, such as 80.
+    /// The compute capability, such as 80.
     pub capability: u32,
     /// Tokens, sequences and heads of the batch.
     pub batch: [usize; 3],
-    /// Elements of a head's row, 1 to 128.
+    /// The head dimension, 1 to 128.
     pub dim: usize,
-    /// Keys nearer than this are seen; 0: all.
+    /// The window: a query sees keys nearer than this; 0: all keys.
     pub reach: usize,
 }
 
 impl Ask {
-    /// Tokens of a sequence in the mean.
+    /// The mean number of tokens of a sequence.
     fn mean(&self) -> usize {
         self.batch[0].div_ceil(self.batch[1].max(1))
     }
-    /// How many of them a token sees on one side: with more own tokens than that, most that go by a block are seen by few.
+    /// How many tokens a token sees on one side. If a block owns more tokens than that, most tokens that it loads are seen by few of them.
     fn sight(&self) -> usize {
         if self.reach == 0 { self.mean() } else { self.mean().min(self.reach - 1) }
     }
 }
 
-/// The constants of a kernel on tensor cores and what its block takes.
+/// The constants of a kernel on tensor cores, and the resources of its block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Tiles {
-    /// Threads of a block, which owns half as many tokens.
+    /// The number of threads of a block, which owns half as many tokens.
     pub threads: u32,
-    /// Tokens that go by at once.
+    /// The number of tokens that are loaded at a time.
     pub tile: u32,
-    /// Buffers for them.
+    /// The number of buffers for loaded tokens (pipeline stages).
     pub stages: u32,
-    /// Blocks that a multiprocessor should hold.
+    /// The number of blocks that should fit on a multiprocessor.
     pub blocks: u32,
-    /// Length up to which one block does the backward pass of a sequence.
+    /// The longest sequence whose backward pass one block computes.
     pub limit: u32,
     /// Whether short sequences share blocks.
     pub share: bool,
-    /// Bytes of shared memory; of the backward pass of tiles, that for the keys and that for the queries.
+    /// Shared memory in bytes; for the tiled backward pass, of the kernel for keys and of the kernel for queries.
     pub shared: [usize; 2],
 }
 
-/// What a pass launches.
+/// The launches of both passes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Choice {
     /// The forward pass.
     pub forward: Tiles,
-    /// The backward pass of sequences that one block can have, if there may be any.
+    /// The backward pass of sequences that one block can compute, if there may be any.
     pub whole: Option<Tiles>,
-    /// That of longer ones, if there may be any.
+    /// The backward pass of longer sequences, if there may be any.
     pub tiles: Option<Tiles>,
 }
 
-/// Elements of a row of a tile in shared memory.
+/// The number of elements of a row of a tile in shared memory, including padding against bank conflicts.
 fn row(dim: usize) -> usize {
     dim.next_multiple_of(16) + 8
 }
@@ -92,14 +92,14 @@ impl Tiles {
     }
 }
 
-/// The longest sequence that one block does: beyond it, a block would be at it for too long.
+/// The longest sequence that one block computes. For longer ones a single block would take too long.
 const LONGEST: usize = 512;
 
 fn of([threads, tile, stages, blocks]: [u32; 4]) -> Tiles {
     Tiles { threads, tile, stages, blocks, limit: 0, share: false, shared: [0; 2] }
 }
 
-/// Mean length up to which blocks are shared, where they have room for it. The result does not depend on it.
+/// The mean length up to which short sequences share blocks, if shared memory allows it. The result does not depend on it.
 const SHARED_UP_TO: usize = 64;
 
 /// These tiles with shared blocks, if sequences are short and it fits.
@@ -108,28 +108,28 @@ fn share(t: Tiles, ask: &Ask, size: impl Fn(Tiles) -> Tiles) -> Tiles {
     if ask.mean() <= SHARED_UP_TO && shared.shared[0] <= ask.shared { shared } else { t }
 }
 
-/// Blocks that are enough for whatever lengths so many tokens and sequences have, where blocks of so many warps, of `each` tokens,
-/// are shared: kernels/attention.common.cu, `place_shared`. `whole` if a long sequence has one block, else it has one for each that
-/// its tokens fill.
+/// An upper bound of the number of blocks for any lengths with this number of tokens and sequences, if sequences share blocks of this
+/// number of warps with `each` tokens (see `place_shared` in kernels/attention.common.cu). `whole`: a long sequence has one block;
+/// otherwise it has one for each block that its tokens fill.
 pub(super) fn shared_blocks(tokens: usize, seqs: usize, [warps, each]: [usize; 2], whole: bool) -> usize {
     let (own, some) = (warps * each, seqs.min(tokens));
     let alone = if whole { seqs } else { tokens.div_ceil(own) + seqs };
-    // In warps: a sequence has one, and at most so many more for each token that it has more than one: as a second warp begins
-    // a token after the first is full, a whole block a token after two are, and a second one a token after that.
+    // In warps: a sequence has one, plus at most this many for each further token. A second warp starts one token after the first is
+    // full, a whole block one token after two warps are full, and a second block one token after that.
     let [more, per] =
         [[1, each], [warps - 1, 2 * each], [if whole { 0 } else { 2 * warps - 1 }, own.max(2 * each)]]
             .into_iter()
             .max_by(|a, b| (a[0] * b[1]).cmp(&(b[0] * a[1])))
             .unwrap_or([1, 1]);
-    // Of each 128 sequences, two blocks may not be full.
+    // For each 128 sequences, up to two blocks are not full.
     let shared = (some + ((tokens - some) * more).div_ceil(per)).div_ceil(warps) + 2 * seqs.div_ceil(128);
     shared.min(alone)
 }
 
 fn forward(ask: &Ask) -> Tiles {
-    // With more queries a block, keys and values are read less often, if a sequence has so many.
+    // More queries per block read keys and values less often, if sequences are long enough.
     let (narrow, long) = (ask.dim <= 32, ask.sight() > 128);
-    // Where the machine code needs a few registers more, a third block would make it spill.
+    // On architectures whose machine code needs a few more registers, a third block would cause spills.
     let most = if ask.capability >= 120 || ask.reach > 0 && ask.capability >= 100 { 2 } else { 3 };
     let list: &[[u32; 4]] = match (ask.dim <= 64, long) {
         (true, true) if narrow => &[[256, 64, 1, 2], [64, 32, 1, 4]],
@@ -141,7 +141,7 @@ fn forward(ask: &Ask) -> Tiles {
     share(t, ask, |t| t.forward(ask.dim))
 }
 
-/// The first that fits.
+/// The first candidate that fits.
 fn first(list: &[[u32; 4]], ask: &Ask, size: impl Fn(Tiles) -> Tiles) -> Option<Tiles> {
     list.iter().map(|&c| size(of(c))).find(|t| t.shared[0].max(t.shared[1]) <= ask.shared)
 }
@@ -156,12 +156,12 @@ fn whole(ask: &Ask) -> Option<Tiles> {
         (false, false) => &[[128, 32, 1, 1]],
     };
     let t = first(list, ask, |t| t.whole(ask.dim, t.own()))?;
-    // The machine code for Turing would spill where it has both ways for the widest heads.
+    // On Turing, a kernel with both variants would spill for the widest heads.
     let t =
         if ask.capability < 80 && ask.dim > 112 { t } else { share(t, ask, |t| t.whole(ask.dim, t.own())) };
-    // Two of the smaller blocks should fit a multiprocessor, which has a little more than a block may have.
+    // Two of the smaller blocks should fit on a multiprocessor, which has slightly more shared memory than a block may use.
     let room = if t.blocks > 1 { (ask.shared - 1024) / 2 } else { ask.shared };
-    // Few sequences leave multiprocessors idle, where tiles of long ones do not.
+    // With few sequences, one block per sequence leaves multiprocessors idle; tiles of long sequences do not.
     let few = ask.batch[1] * ask.batch[2] < ask.sms as usize;
     let most = if few { t.own() } else { LONGEST };
     let tile = t.tile as usize;
@@ -183,18 +183,18 @@ pub(super) fn choose(ask: &Ask) -> Choice {
     let [tokens, seqs, _] = ask.batch;
     let whole = whole(ask);
     let limit = whole.map_or(0, |w| w.limit);
-    // No sequence is longer than all together; the mean is not longer than the longest.
+    // A sequence can be long only if all tokens together exceed the limit. A single long sequence leaves no short ones.
     let long = tokens > limit as usize;
     let tiles = long.then(|| Tiles { limit, ..tiles(ask) });
     let short = !(seqs == 1 && long);
     Choice { forward: forward(ask), whole: whole.filter(|_| short), tiles }
 }
 
-/// Rows of a warp and bytes of shared memory, of the forward and the backward pass in f32.
+/// The rows of a warp and the shared memory in bytes, for the forward and the backward pass in f32.
 pub(in crate::ops) fn plain(shared: usize, dim: usize) -> [(u32, usize); 2] {
     let (line, probs) = (dim.next_multiple_of(32) + 4, 36);
     let size = |own: usize| [(own + 64) * line + own * probs, (2 * own + 64) * line + 2 * own * probs];
-    // Sixteen accumulators a lane and pass are enough.
+    // At most 16 accumulators per lane and pass.
     let most = if dim <= 64 { 8 } else { 4 };
     [0, 1].map(|pass| {
         let of = |each: u32| (each, 4 * size(PLAIN_THREADS as usize / 32 * each as usize)[pass]);
@@ -202,13 +202,13 @@ pub(in crate::ops) fn plain(shared: usize, dim: usize) -> [(u32, usize); 2] {
     })
 }
 
-/// Whether blocks are shared in f32, with so many rows a warp. The result does not depend on it.
+/// Whether sequences share blocks in f32, with this number of rows per warp. The result does not depend on it.
 pub(super) fn plain_shares(each: u32, tokens: usize, seqs: usize) -> bool {
-    // Up to a block's tokens in the mean.
+    // Up to a mean length of a block's tokens.
     each >= 4 && tokens <= seqs * (PLAIN_THREADS / 32 * each) as usize
 }
 
-/// Threads of a block in f32.
+/// The number of threads of a block in f32.
 pub(in crate::ops) const PLAIN_THREADS: u32 = 128;
 
 #[cfg(test)]
