@@ -160,9 +160,12 @@ pub struct BatchOptions {
 pub fn epoch(lengths: &[u32], seed: u64, epoch: u64, opts: &BatchOptions) -> Result<Vec<Vec<u32>>> {
     let (BatchSize::Sequences(size) | BatchSize::Tokens(size)) = opts.batch;
     if size == 0 {
-        return Err(Error::usage("a batch of size 0").with_expected("at least 1"));
+        return Err(Error::usage("the batch size is 0")
+            .with_expected("at least 1")
+            .with_help("raise train.batch_size or train.batch_tokens"));
     }
-    let n = u32::try_from(lengths.len()).map_err(|_| Error::data("more than 4 billion examples"))?;
+    let n = u32::try_from(lengths.len())
+        .map_err(|_| Error::data("there are more than 4 billion examples").with_help("split the file"))?;
     let mut order: Vec<u32> = (0..n).collect();
     Stream::new(seed, "epoch", epoch).shuffle(&mut order);
     let length = |i: u32| lengths[i as usize];
@@ -209,10 +212,10 @@ pub fn epoch(lengths: &[u32], seed: u64, epoch: u64, opts: &BatchOptions) -> Res
         steps.extend(last);
     }
     if steps.is_empty() {
-        return Err(Error::data("an epoch without a step")
-            .with_expected("at least one full batch")
+        return Err(Error::data("the epoch has no step")
+            .with_expected("examples for at least one full batch")
             .with_found(format!("{n} examples"))
-            .with_help("a smaller batch, or drop_last = false"));
+            .with_help("lower train.batch_size, or set drop_last to false in BatchOptions"));
     }
     Ok(steps)
 }
@@ -232,7 +235,7 @@ pub fn micro_batches(
     position_offset: u32,
 ) -> Result<Vec<Batch>> {
     if accumulation == 0 || max_tokens == Some(0) {
-        return Err(Error::usage("accumulation and max_tokens must be at least 1"));
+        return Err(Error::usage("accumulation or max_tokens is 0").with_expected("at least 1 for both"));
     }
     check_indices(set, step)?;
     let mut batches = Vec::new();
@@ -253,7 +256,7 @@ pub fn micro_batches(
 /// [`Kind::Usage`](crate::error::Kind::Usage) if `max_tokens` is 0.
 pub fn eval_batches(set: &TokenSet, max_tokens: usize, position_offset: u32) -> Result<Vec<Batch>> {
     if max_tokens == 0 {
-        return Err(Error::usage("max_tokens must be at least 1"));
+        return Err(Error::usage("max_tokens is 0").with_expected("at least 1"));
     }
     let mut order: Vec<u32> = (0..set.len() as u32).collect();
     order.sort_by_key(|i| std::cmp::Reverse(set.length(*i as usize)));
@@ -273,8 +276,8 @@ struct Place {
 
 fn check_indices(set: &TokenSet, examples: &[u32]) -> Result<()> {
     match examples.iter().find(|i| **i as usize >= set.len()) {
-        Some(i) => Err(Error::usage("an example that the set does not have")
-            .with_expected(format!("below {}", set.len()))
+        Some(i) => Err(Error::usage("the set has no example with this number")
+            .with_expected(format!("a number below {}", set.len()))
             .with_found(i.to_string())),
         None => Ok(()),
     }
@@ -329,8 +332,10 @@ fn pack(set: &TokenSet, examples: &[u32], first: &mut Place, position_offset: u3
         }
     }
     let tokens = u32::try_from(batch.ids.len()).ok().and_then(|n| first.token.checked_add(n));
-    first.token = tokens
-        .ok_or_else(|| Error::usage("a step of more than 4 billion tokens").with_help("a smaller batch"))?;
+    first.token = tokens.ok_or_else(|| {
+        Error::usage("the step has more than 4 billion tokens")
+            .with_help("lower train.batch_size or train.batch_tokens")
+    })?;
     first.example += examples.len() as u32;
     Ok(batch)
 }

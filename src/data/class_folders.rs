@@ -54,19 +54,20 @@ impl FolderRows {
         if let (Some((_, path)), Some((class, _))) = (loose.first(), classes.first()) {
             return Err(Error::data("the folder holds text files beside folders of text files")
                 .at(path)
-                .with_expected(format!("every .txt file in the folder of its class, such as {class}/"))
+                .with_expected(format!("each .txt file in the folder of its class, such as {class}/"))
                 .with_found(list(loose.iter().map(|(name, _)| name.as_str())))
-                .with_help("move this file into the folder of its class, or out of the data"));
+                .with_help("move the files into the folders of their classes, or out of the data"));
         }
         for (class, folder) in &classes {
             let before = files.len();
             for (name, path) in names(folder)? {
                 if path.is_dir() || !is_text(&path) {
-                    let what = if path.is_dir() { "a folder" } else { "a file that is no .txt file" };
-                    return Err(Error::data(format!("{what} in the folder of a class"))
+                    let what =
+                        if path.is_dir() { "a folder" } else { "a file whose name does not end in .txt" };
+                    return Err(Error::data(format!("the folder of a class holds {what}"))
                         .at(path)
-                        .with_expected("text files named .txt alone, one text in each")
-                        .with_help("move it out of the data, or rename it if it is a text"));
+                        .with_expected("only .txt files, one text in each")
+                        .with_help("move it out of the data, or rename the file if it is a text"));
                 }
                 files.push(TextFile { path, class: Some(class.clone()), name: format!("{class}/{name}") });
             }
@@ -83,7 +84,7 @@ impl FolderRows {
             return Err(Error::data("the folder holds no text")
                 .at(folder)
                 .with_expected("a subfolder for each class with .txt files, or .txt files")
-                .with_help("name the folder in which the folders of the classes are"));
+                .with_help("name the folder that holds the folders of the classes"));
         }
         let header = ["text", "label", "file"].into_iter().filter(|name| has_classes || *name != "label");
         Ok(Self {

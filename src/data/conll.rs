@@ -69,10 +69,10 @@ impl TagColumns {
         let name = if label == "label" { "upos" } else { label };
         let found = CONLLU_TAGS.iter().find(|(tag, _)| tag.eq_ignore_ascii_case(name));
         let (_, tag) = found.ok_or_else(|| {
-            Error::data(format!("CoNLL-U has no column of tags called {label:?}"))
+            Error::data(format!("CoNLL-U has no tag column {label:?}"))
                 .at(path)
                 .with_expected("upos, xpos or deprel")
-                .with_help("set data.label (in `tempra eval`: --label) to one of these")
+                .with_help("set data.label to one of these (for tempra eval: --label)")
         })?;
         Ok(Self { tag: Some(*tag), tagged: true, ..words })
     }
@@ -98,11 +98,11 @@ pub(super) fn has_objects(path: &Path) -> Result<bool> {
         Format::Jsonl | Format::Json => Ok(true),
         // Files with a word and a tag in each line are often named so.
         Format::Tsv => Ok(false),
-        Format::Csv | Format::Parquet => Err(Error::data("a table holds no sentences of tagged words")
+        Format::Csv | Format::Parquet => Err(Error::data("the file is a table, not sentences of tagged words")
             .at(path)
             .with_expected("JSON Lines, a JSON array, or CoNLL columns (one word in each line, an empty line after a sentence)")
             .with_found(if format == Format::Csv { "a .csv file" } else { "a .parquet file" })
-            .with_help("write one object for each sentence, such as {\"tokens\": [\"Alice\", \"went\"], \"tags\": [\"B-PER\", \"O\"]}")),
+            .with_help("write a .jsonl file with one object for each sentence, such as {\"tokens\": [\"Alice\", \"went\"], \"tags\": [\"B-PER\", \"O\"]}")),
     }
 }
 
@@ -170,9 +170,9 @@ fn check(sentence: Sentence, columns: &TagColumns, bad: impl Fn(usize, String) -
     let fits = |s: &Scheme| s.check_of(&sentence.tags, columns.affix).is_ok();
     let others: Vec<&str> = Scheme::ALL.into_iter().filter(fits).map(Scheme::name).collect();
     let hint = match others.as_slice() {
-        [] => "correct the tag; if the tags are no spans, train with tag.scheme = \"none\"".to_owned(),
+        [] => "correct the tag, or set tag.scheme = \"none\" if each tag is a class of its word".to_owned(),
         _ => format!(
-            "correct the tag, or name another scheme than {name}: this sentence is of {}",
+            "correct the tag, or set tag.scheme: the tags of this sentence follow {}, but not {name}",
             others.join(" and ")
         ),
     };
@@ -218,7 +218,9 @@ impl<'a> Blocks<'a> {
                 .at(path)
                 .with_expected(format!("at least {needed}, separated by tabs or spaces"))
                 .with_found(format!("{width}: {first:?}"))
-                .with_help("one word and its tag a line, an empty line after a sentence"));
+                .with_help(
+                    "write one word and its tag in each line, and an empty line after each sentence",
+                ));
         }
         if let Some(number) =
             content.lines().position(|line| line == first).filter(|_| is_header(&fields(first, tabs)))
@@ -241,11 +243,11 @@ impl<'a> Blocks<'a> {
             if n != self.width {
                 let word = if n == 1 { "column" } else { "columns" };
                 let hint = match (self.tabs, n) {
-                    (true, 1) => "separate the columns by tabs, as in the first line",
-                    _ => "every word needs the columns of the first line; an empty line ends a sentence",
+                    (true, 1) => "separate the columns by tabs",
+                    _ => "give every word the same columns; an empty line ends a sentence",
                 };
-                return Err(bad(format!("a line has {n} {word}"))
-                    .with_expected(self.width.to_string())
+                return Err(bad(format!("the line has {n} {word}"))
+                    .with_expected(format!("{}, as in the first line of words", self.width))
                     .with_found(format!("{:?}", line.fields.join(if self.tabs { "\t" } else { " " })))
                     .with_help(hint));
             }
@@ -258,15 +260,15 @@ impl<'a> Blocks<'a> {
                 }
                 if field.is_empty() {
                     return Err(
-                        bad(format!("the {what} is empty")).with_help("fill the column or remove the line")
+                        bad(format!("the {what} is empty")).with_help("fill the column, or remove the line")
                     );
                 }
                 if what == "tag" && field == "_" && self.columns.of_conllu(n) {
                     let word = line.fields.get(self.columns.word).copied().unwrap_or_default();
                     return Err(bad(format!("the word {word:?} has no tag"))
                         .with_expected("a tag in the column that data.label names")
-                        .with_found("\"_\", with which CoNLL-U says that there is none")
-                        .with_help("name another column in data.label: upos, xpos or deprel"));
+                        .with_found("\"_\", which means no value in CoNLL-U")
+                        .with_help("choose another column with data.label: upos, xpos or deprel"));
                 }
                 list.push(field.to_owned());
             }
@@ -319,24 +321,24 @@ impl Iterator for Blocks<'_> {
 
 fn from_json(record: &Record, columns: &TagColumns) -> Found {
     let bad = |what: String| record.bad(what);
-    let Cells::Object(pairs) = &record.cells else { return Err(bad("not an object".into())) };
+    let Cells::Object(pairs) = &record.cells else { return Err(bad("the row is not a JSON object".into())) };
     let list = |key: &str| -> std::result::Result<Vec<String>, BadRow> {
         let Some((_, value)) = pairs.iter().find(|(k, _)| k == key) else {
             return Err(record.lacks(key, pairs.iter().map(|(k, _)| k.as_str())));
         };
         let items = value.as_array().ok_or_else(|| {
-            bad(format!("{key:?} is no list")).with_expected("an array of strings").with_found(kind(value))
+            bad(format!("{key:?} is not a list")).with_expected("an array of strings").with_found(kind(value))
         })?;
         let one = |(i, v): (usize, &Value)| match v.as_str() {
             Some(s) if !s.trim().is_empty() && !s.contains('\0') => Ok(s.to_owned()),
-            Some(s) => Err(bad(format!("item {} of {key:?} is empty or holds a NUL", i + 1))
+            Some(s) => Err(bad(format!("item {} of {key:?} is empty or holds a NUL character", i + 1))
                 .with_found(format!("{s:?}"))),
             None => {
-                let e = bad(format!("item {} of {key:?} is no string", i + 1))
+                let e = bad(format!("item {} of {key:?} is not a string", i + 1))
                     .with_expected("a string")
                     .with_found(kind(v));
                 Err(if v.is_number() {
-                    e.with_help("write the names of the tags, not their numbers")
+                    e.with_help("write the name of each tag instead of its number")
                 } else {
                     e
                 })
@@ -347,10 +349,10 @@ fn from_json(record: &Record, columns: &TagColumns) -> Found {
     let words = list(&columns.words_key)?;
     let tags = if columns.tagged { list(&columns.tags_key)? } else { Vec::new() };
     if words.is_empty() {
-        return Err(bad("a sentence has no words".into()).with_help("remove the line"));
+        return Err(bad("the sentence has no words".into()).with_help("remove the row"));
     }
     if columns.tagged && words.len() != tags.len() {
-        return Err(bad("a sentence has another number of tags than of words".into())
+        return Err(bad("the sentence does not have one tag for each word".into())
             .with_expected(format!("{} tags", words.len()))
             .with_found(tags.len().to_string()));
     }

@@ -56,9 +56,10 @@ pub fn read_documents(path: &Path, column: &str, by_row: bool, on_bad: OnBadRow)
         }
     }
     if found.documents.is_empty() {
-        return Err(Error::data("a file without text")
+        return Err(Error::data("the file holds no text")
             .at(path)
-            .with_expected("at least one line that is not empty"));
+            .with_expected("at least one line that is not empty")
+            .with_help("check that it is the right file, and that data.text names the right column"));
     }
     Ok(found)
 }
@@ -100,9 +101,9 @@ impl Documents {
         let special = tokenizer.special_tokens(true);
         let most = max_length.saturating_sub(special);
         if most < 2 {
-            return Err(
-                Error::usage("data.max_length does not hold a pair").with_found(max_length.to_string())
-            );
+            return Err(Error::usage("data.max_length is too short for a pair of sentences")
+                .with_expected(format!("at least {}", special + 2))
+                .with_found(max_length.to_string()));
         }
         let pieces = |lines: &Vec<String>| -> Result<Vec<Vec<(u32, u32)>>> {
             let lines: Result<Vec<_>> = lines.iter().map(|line| tokenizer.pieces(line)).collect();
@@ -110,17 +111,17 @@ impl Documents {
         };
         let documents: Vec<_> = self.documents.iter().map(pieces).collect::<Result<_>>()?;
         let documents: Vec<_> = documents.into_iter().filter(|d| !d.is_empty()).collect();
-        let layout = "put each sentence on a line of its own and an empty line between documents; in a table each row is a \
-                      document, whose sentences are its lines";
+        let layout = "put each sentence on its own line and an empty line between documents; in a table each row is a \
+                      document and each of its lines a sentence";
         if documents.len() < 2 {
-            return Err(Error::data("next-sentence prediction needs two documents")
+            return Err(Error::data("there are fewer than two documents")
                 .at(&self.path)
-                .with_expected("random second sentences from another document")
-                .with_found(format!("{} document with text", documents.len()))
+                .with_expected("two documents: a random second sentence comes from another document")
+                .with_found(documents.len().to_string())
                 .with_help(layout));
         }
         if documents.iter().all(|d| d.len() < 2) {
-            return Err(Error::data("no document has two sentences: no sentence follows another")
+            return Err(Error::data("no document has two sentences, so no sentence follows another")
                 .at(&self.path)
                 .with_expected("a document of two lines or more")
                 .with_found(format!("{} documents of one line", documents.len()))
@@ -177,12 +178,10 @@ impl Documents {
             }
         }
         if neighbours == 0 {
-            return Err(Error::data(
-                "every sentence is too long to share a pair: none is followed by another",
-            )
-            .at(&self.path)
-            .with_found(format!("data.max_length = {max_length}"))
-            .with_help("raise data.max_length, or put shorter sentences on the lines"));
+            return Err(Error::data("every sentence is too long to share a pair with the next one")
+                .at(&self.path)
+                .with_found(format!("data.max_length = {max_length}"))
+                .with_help("raise data.max_length, or write shorter sentences"));
         }
         Ok(set)
     }

@@ -95,7 +95,7 @@ impl TokenSet {
         cache: Option<&Path>,
     ) -> Result<Self> {
         if !labels.is_empty() && labels.len() != rows.len() {
-            return Err(Error::usage("a token set needs a label for every row")
+            return Err(Error::usage("the number of labels is not the number of rows")
                 .with_expected(rows.len().to_string())
                 .with_found(labels.len().to_string()));
         }
@@ -130,7 +130,9 @@ impl TokenSet {
             let mut items = Vec::with_capacity(2 * chunk.len());
             for row in chunk {
                 let Some(pair) = &row.pair else {
-                    return Err(Error::data("a row without a second text").with_line(row.line));
+                    return Err(Error::data("the row has no second text")
+                        .with_line(row.line)
+                        .with_help("name the column of the second text with data.pair"));
                 };
                 items.extend([(row.text.as_str(), None), (pair.as_str(), None)]);
             }
@@ -181,8 +183,9 @@ impl TokenSet {
         self.lost.push(lost);
         self.unknown.push(unknown);
         let end = u32::try_from(self.ids.len());
-        self.offsets
-            .push(end.map_err(|_| Error::data("more than 4 billion tokens").with_help("split the file"))?);
+        self.offsets.push(end.map_err(|_| {
+            Error::data("the data have more than 4 billion tokens").with_help("split the file")
+        })?);
         Ok(())
     }
 

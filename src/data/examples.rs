@@ -54,10 +54,10 @@ impl<T> Examples<T> {
 /// The whole text of a file without its byte order mark, and the BLAKE3 of its bytes.
 pub(super) fn text(path: &Path) -> Result<(String, String)> {
     if path.is_dir() {
-        return Err(Error::data("this is a folder")
+        return Err(Error::data("the path is a folder")
             .at(path)
             .with_expected("a file")
-            .with_help("name a file in it"));
+            .with_help("name a file in the folder"));
     }
     let file = File::open(path).map_err(|e| Error::io(Kind::Data, "the file cannot be opened", path, &e))?;
     text_of(BufReader::new(file), path)
@@ -69,7 +69,7 @@ pub(super) fn text_of(mut reader: impl Read, path: &Path) -> Result<(String, Str
     let read = reader.read_to_end(&mut raw);
     read.map_err(|e| Error::io(Kind::Data, "the file cannot be read", path, &e))?;
     if raw.is_empty() {
-        return Err(Error::data("the file is empty").at(path).with_help("fill the file or leave it out"));
+        return Err(Error::data("the file is empty").at(path).with_help("fill the file, or leave it out"));
     }
     refuse_other_encodings(&raw, path)?;
     if let Some(bad) = bad_bytes(&raw, At { line: 1, byte: 0, too_long: false }) {

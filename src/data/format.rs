@@ -46,7 +46,11 @@ impl Format {
             _ => Err(Error::data("the file name does not end in a known data format")
                 .at(path)
                 .with_expected(".csv, .tsv, .jsonl, .ndjson, .json or .parquet, or a folder of text files")
-                .with_found(if ext.is_empty() { "no ending".into() } else { format!(".{ext}") })
+                .with_found(if ext.is_empty() {
+                    "a name without an ending".into()
+                } else {
+                    format!(".{ext}")
+                })
                 .with_help(match ext.as_str() {
                     "gz" | "zip" | "zst" | "bz2" | "xz" => "decompress the file first",
                     "xls" | "xlsx" | "ods" => "save the sheet as CSV (UTF-8)",
@@ -123,7 +127,9 @@ pub(super) fn from_reader<'r>(
     let mut first = Vec::new();
     let at =
         lines.next(&mut first).map_err(|e| Error::io(Kind::Data, "the file cannot be read", name, &e))?;
-    let Some(mut at) = at else { return Err(Error::data("the file is empty").at(name)) };
+    let Some(mut at) = at else {
+        return Err(Error::data("the file is empty").at(name).with_help("fill the file, or leave it out"));
+    };
     refuse_other_encodings(&first, name)?;
     if first.starts_with(b"\xEF\xBB\xBF") {
         first.drain(..3);
@@ -133,7 +139,7 @@ pub(super) fn from_reader<'r>(
         Format::Csv => Ok(Box::new(SeparatedRows::new(lines, first, at, name, b',')?)),
         Format::Tsv => Ok(Box::new(SeparatedRows::new(lines, first, at, name, b'\t')?)),
         Format::Jsonl => Ok(Box::new(JsonRows::new(lines, first, at, name))),
-        Format::Json | Format::Parquet => Err(Error::data("Parquet cannot be read from a stream")
+        Format::Json | Format::Parquet => Err(Error::data("Parquet cannot be read from standard input")
             .at(name)
             .with_help("name the file, or pipe CSV, TSV or JSON Lines")),
     }
@@ -143,15 +149,16 @@ pub(super) fn from_reader<'r>(
 pub(super) fn refuse_other_encodings(first: &[u8], name: &Path) -> Result<()> {
     let iconv = |from: &str| format!("iconv -f {from} -t UTF-8 {} > utf8-file", name.display());
     let wide = |found: &str, from: &str| {
-        Err(Error::data("not UTF-8")
+        Err(Error::data("the file is not UTF-8")
             .at(name)
             .with_line(1)
             .with_byte(0)
             .with_found(found.to_string())
-            .with_help(iconv(from)))
+            .with_expected("UTF-8")
+            .with_help(format!("convert the file: {}", iconv(from))))
     };
     let binary = |found: &str, hint: &str| {
-        Err(Error::data("not a text file")
+        Err(Error::data("the file is not a text file")
             .at(name)
             .with_byte(0)
             .with_found(found.to_string())

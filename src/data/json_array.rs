@@ -126,8 +126,8 @@ impl ArrayRows {
         if more == Some(b'{') {
             let e = self.error(here, "a second object follows the first: the file is JSON Lines");
             return Err(e
-                .with_expected("one array of objects in a file that is named .json")
-                .with_help("name the file .jsonl"));
+                .with_expected("one array of objects in a .json file")
+                .with_help("rename the file to .jsonl"));
         }
         if more.is_some() {
             return Err(self.wrong(here, "the end of the file"));
@@ -172,10 +172,10 @@ impl ArrayRows {
     fn wrong(&mut self, byte: usize, expected: &str) -> Error {
         let found = self.text.get(byte..).and_then(|rest| rest.chars().next());
         let found = found.map_or("the end of the file".to_owned(), |c| format!("{c:?}"));
-        self.error(byte, "not valid JSON").with_expected(expected).with_found(found)
+        self.error(byte, "the file is not valid JSON").with_expected(expected).with_found(found)
     }
     fn invalid(&mut self, e: Unread) -> Error {
-        self.error(e.byte, "not valid JSON").with_found(e.why)
+        self.error(e.byte, "the file is not valid JSON").with_found(e.why)
     }
 }
 

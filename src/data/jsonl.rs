@@ -49,8 +49,9 @@ impl<R: BufRead> Rows for JsonRows<R> {
             };
             let body = trim_end(&self.raw);
             if at.too_long {
-                return Ok(Some(Err(BadRow::new(at.line, Some(at.byte), "a line is too long")
-                    .with_expected(format!("at most {} MB", MAX_LINE >> 20)))));
+                return Ok(Some(Err(BadRow::new(at.line, Some(at.byte), "the line is too long")
+                    .with_expected(format!("at most {} MiB", MAX_LINE >> 20))
+                    .with_help("split the text, or remove the line"))));
             }
             if !body.iter().all(u8::is_ascii_whitespace) {
                 return Ok(Some(parse(body, at)));
@@ -72,7 +73,7 @@ fn parse(body: &[u8], at: At) -> Found {
         let text = e.to_string();
         let why = text.split(" at line ").next().unwrap_or_default().to_string();
         let hint = if body.starts_with(b"[") {
-            "if the file is one array of objects, name it .json"
+            "rename the file to .json if it is one array of objects"
         } else {
             "write one object in each line"
         };

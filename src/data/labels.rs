@@ -45,10 +45,12 @@ impl Target {
         if let Some(given) = given {
             let mut seen = HashSet::new();
             if let Some(twice) = given.iter().find(|name| !seen.insert(name.as_str())) {
-                return Err(Error::usage(format!("the class {twice:?} is given twice")));
+                return Err(Error::usage(format!("data.classes names the class {twice:?} twice"))
+                    .with_help("name each class once"));
             }
             if given.len() < 2 {
-                return Err(Error::usage("a classification needs two classes")
+                return Err(Error::usage("data.classes names fewer than two classes")
+                    .with_expected("at least two classes")
                     .with_found(list(given.iter().map(String::as_str))));
             }
             let target = Self::Classify { classes: given.to_vec() };
@@ -61,10 +63,10 @@ impl Target {
         }
         let mut classes: Vec<String> = names.into_iter().map(str::to_string).collect();
         if classes.len() < 2 {
-            return Err(fail("all rows have one label: there is nothing to learn".into())
+            return Err(fail("all rows have the same label, so there is nothing to learn".into())
                 .with_expected("at least two classes")
                 .with_found(list(classes.iter().map(String::as_str)))
-                .with_help("is it the right label column, and the whole file?"));
+                .with_help("check that data.label names the right column, and that the file is whole"));
         }
         let number = |c: &str| c.trim().parse::<f64>().ok();
         let fraction = |c: &String| number(c).is_some_and(|x| x.fract() != 0.0);
@@ -74,16 +76,17 @@ impl Target {
             && classes.len() * 2 > train.rows.len();
         if amounts || classes.len() > MANY && classes.len() * 2 > train.rows.len() {
             let e = fail(format!(
-                "{} different labels in {} rows are no classes",
+                "the {} different labels in {} rows do not look like classes",
                 classes.len(),
                 train.rows.len()
             ))
+            .with_expected("classes that each stand in several rows")
             .with_found(list(classes.iter().map(String::as_str)));
             let numbers = classes.iter().all(|c| number(c).is_some());
             return Err(e.with_help(if numbers {
                 "set task = \"regress\" to predict numbers, or list the classes in data.classes"
             } else {
-                "name another label column, or list the classes in the recipe"
+                "name another column in data.label, or list the classes in data.classes"
             }));
         }
         let numbers: Option<Vec<i64>> = classes.iter().map(|c| c.parse().ok()).collect();
@@ -111,24 +114,24 @@ impl Target {
             match self {
                 Self::Classify { .. } => places.get(label).map(|i| Label::Class(*i)).ok_or_else(|| {
                     let names = || classes.iter().map(String::as_str);
-                    let e = at(&format!("the label {label:?} is none of the classes"))
+                    let e = at(&format!("the label {label:?} is not one of the classes"))
                         .with_expected(list(names()))
                         .with_found(format!("{label:?}"));
                     match nearest(label, names()) {
-                        Some(near) => e.with_help(format!("did you mean {near:?}? Else add it to the train split, or to the recipe's classes")),
-                        None => e.with_help("a class must occur in the train split or stand in the recipe's classes"),
+                        Some(near) => e.with_help(format!("did you mean {near:?}? If not, add the label to the training file or to data.classes")),
+                        None => e.with_help("add the class to the training file or to data.classes, or correct the row"),
                     }
                 }),
                 Self::Regress => {
                     let value = label.trim().parse::<f64>().ok().filter(|x| x.is_finite());
                     let value = value.ok_or_else(|| {
-                        at("the label is not a finite number").with_expected("a number such as 3.25").with_found(format!("{label:?}"))
+                        at("the label is not a finite number").with_expected("a number such as 3.25").with_found(format!("{label:?}")).with_help("correct the row, or set task = \"classify\" if the labels are names")
                     })?;
                     Some(value as f32).filter(|x| x.is_finite()).map(Label::Value).ok_or_else(|| {
                         at("the label is too large for a 32-bit float")
                             .with_expected(format!("a number from {:e} to {:e}", f32::MIN, f32::MAX))
                             .with_found(format!("{label:?}"))
-                            .with_help("divide the labels by a constant")
+                            .with_help("divide all labels by a constant")
                     })
                 }
             }
@@ -160,7 +163,7 @@ pub fn check_similarities(table: &Table, labels: &[Label], label_scale: f64, key
         false => format!("{key} = {scale}"),
     };
     Err(table
-        .error(i, format!("the label {written} over {} is no cosine similarity", set(label_scale)))
+        .error(i, format!("the label {written} divided by {} is not a cosine similarity", set(label_scale)))
         .with_expected("a quotient from -1 to 1")
         .with_found(format!(
             "{}; {count} of {} rows are outside",
@@ -168,7 +171,7 @@ pub fn check_similarities(table: &Table, labels: &[Label], label_scale: f64, key
             table.rows.len()
         ))
         .with_help(format!(
-            "set {} if the largest label, {largest}, means \"the same\"; else correct these rows",
+            "set {} if the largest label, {largest}, means \"the same\"; otherwise correct these rows",
             set(scale)
         )))
 }
@@ -186,8 +189,10 @@ pub fn check_partners(table: &Table, remedy: impl Into<String>) -> Result<()> {
     let Some((i, row)) = table.rows.iter().enumerate().find(|(_, row)| other(row)) else { return Ok(()) };
     let (count, label) = (table.rows.iter().filter(other).count(), row.label.as_deref().unwrap_or_default());
     Err(table
-        .error(i, format!("a pair labelled {label:?} does not belong together"))
-        .with_expected("the label 1 or true: a contrastive loss takes the two texts of every row as partners")
+        .error(i, format!("the pair has the label {label:?}"))
+        .with_expected(
+            "the label 1 or true: a contrastive loss trains the two texts of every row as partners",
+        )
         .with_found(format!("{label:?}; {count} of {} rows have other labels", table.rows.len()))
         .with_help(remedy))
 }
@@ -214,15 +219,15 @@ pub fn class_sets(train: &Table, separator: &str, given: Option<&[String]>) -> R
         names.extend(several(written(row, &train.path)?, separator).map(str::to_owned));
     }
     if names.is_empty() {
-        return Err(Error::data("no row has a class: there is nothing to learn")
+        return Err(Error::data("no row has a class, so there is nothing to learn")
             .at(&train.path)
-            .with_help("is it the right label column?"));
+            .with_help("check that data.label names the right column"));
     }
     if names.len() > MANY && names.len() * 2 > train.rows.len() {
-        return Err(Error::data(format!("{} different classes in {} rows", names.len(), train.rows.len()))
+        return Err(Error::data(format!("the {} different labels in {} rows do not look like classes", names.len(), train.rows.len()))
             .at(&train.path)
             .with_found(list(names.iter().map(String::as_str)))
-            .with_help("set data.separator to what stands between the classes of a row, or list them in data.classes"));
+            .with_help("set data.separator to the text between the classes of a row, or list the classes in data.classes"));
     }
     Ok(names.into_iter().collect())
 }
@@ -236,7 +241,7 @@ pub fn check_sets(path: &Path, sets: &[Vec<u32>], classes: &[String]) -> Result<
         return Ok(());
     };
     let names = first.iter().filter_map(|&i| classes.get(i as usize)).map(String::as_str);
-    Err(Error::data("all rows have the same classes: there is nothing to learn")
+    Err(Error::data("all rows have the same classes, so there is nothing to learn")
         .at(path)
         .with_expected("rows that differ in their classes")
         .with_found(list(names))
@@ -254,14 +259,14 @@ pub fn sets(table: &Table, separator: &str, classes: &[String]) -> Result<Vec<Ve
         for name in several(written(row, &table.path)?, separator) {
             let Some(&place) = places.get(name) else {
                 let e = table
-                    .error(i, format!("the class {name:?} is not known"))
+                    .error(i, format!("the label {name:?} is not one of the classes"))
                     .with_expected(list(classes.iter().map(String::as_str)))
                     .with_found(format!("{name:?}"));
                 return Err(match nearest(name, classes.iter().map(String::as_str)) {
                     Some(near) => e.with_help(format!("did you mean {near:?}?")),
-                    None => {
-                        e.with_help("a class must occur in the train split or stand in the recipe's classes")
-                    }
+                    None => e.with_help(
+                        "add the class to the training file or to data.classes, or correct the row",
+                    ),
                 });
             };
             set.insert(place);

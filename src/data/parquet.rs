@@ -38,7 +38,7 @@ pub(super) fn open(path: &Path, columns: Option<&[&str]>) -> Result<Box<dyn Rows
     let mut hasher = blake3::Hasher::new();
     hasher.update_reader(File::open(path).map_err(|e| io(&e))?).map_err(|e| io(&e))?;
     if hasher.count() == 0 {
-        return Err(Error::data("the file is empty").at(path));
+        return Err(Error::data("the file is empty").at(path).with_help("fill the file, or leave it out"));
     }
     let file = File::open(path).map_err(|e| io(&e))?;
     let (rows, header) =
@@ -55,10 +55,10 @@ pub(super) fn open(path: &Path, columns: Option<&[&str]>) -> Result<Box<dyn Rows
 }
 
 fn damaged(path: &Path, why: &str) -> Error {
-    Error::data("not a Parquet file that can be read")
+    Error::data("the Parquet file cannot be read")
         .at(path)
         .with_found(why.chars().take(300).collect::<String>())
-        .with_help("write it anew, with snappy or zstd compression or none")
+        .with_help("write the file again with Snappy, zstd or no compression, and one value in each column")
 }
 
 type Started = std::result::Result<(RowIter<'static>, Vec<String>), String>;
@@ -115,17 +115,21 @@ impl Rows for ParquetRows {
         for (name, field) in row.into_columns() {
             match value(field) {
                 Ok(Value::String(s)) if s.len() > MAX_LINE => {
-                    return Ok(Some(Err(BadRow::new(self.line, None, format!("{name:?} is too long"))
-                        .with_expected(format!("at most {} MB", MAX_LINE >> 20)))));
+                    return Ok(Some(Err(BadRow::new(
+                        self.line,
+                        None,
+                        format!("the value of {name:?} is too long"),
+                    )
+                    .with_expected(format!("at most {} MiB", MAX_LINE >> 20)))));
                 }
                 Ok(value) => pairs.push((name, value)),
                 Err(found) => {
                     return Ok(Some(Err(BadRow::new(
                         self.line,
                         None,
-                        format!("{name:?} is of a type that is not read"),
+                        format!("the column {name:?} has a type that tempra does not read"),
                     )
-                    .with_expected("strings, whole numbers, floats or booleans")
+                    .with_expected("strings, integers, floats or booleans")
                     .with_found(found))));
                 }
             }

@@ -6,7 +6,7 @@ use super::format::Rows;
 use crate::error::{Error, Result};
 
 pub(super) fn open(path: &Path, _columns: Option<&[&str]>) -> Result<Box<dyn Rows>> {
-    Err(Error::data("this build reads no Parquet")
+    Err(Error::data("this build of tempra does not read Parquet")
         .at(path)
-        .with_help("build with --features parquet, or convert the file to CSV or JSON Lines"))
+        .with_help("build tempra with --features parquet, or convert the file to CSV or JSON Lines"))
 }

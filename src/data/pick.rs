@@ -55,9 +55,8 @@ impl<'a> Picker<'a> {
         let find = |name: &&str| {
             header.iter().position(|h| h == name).ok_or_else(|| {
                 let other = |c| header.len() == 1 && header[0].contains(c);
-                let e = Error::data(format!("no column {name:?}"))
+                let e = Error::data(format!("there is no column {name:?}"))
                     .at(path)
-                    .with_expected(format!("the column {name:?} in the header line"))
                     .with_found(list(header.iter().map(String::as_str)));
                 let classless = path.is_dir() && !header.iter().any(|h| h == "label");
                 match nearest(name, header.iter().map(String::as_str)) {
@@ -65,16 +64,16 @@ impl<'a> Picker<'a> {
                         e.with_help("a folder of labelled texts has a subfolder for each class")
                     }
                     Some(near) => e.with_help(format!("did you mean {near:?}?")),
-                    None if other(';') => {
-                        e.with_help("the fields are separated by semicolons: write them with commas")
-                    }
+                    None if other(';') => e.with_help("separate the fields by commas instead of semicolons"),
                     None if other('\t') => {
-                        e.with_help("the fields are separated by tabs: name the file .tsv")
+                        e.with_help("rename the file to .tsv: its fields are separated by tabs")
                     }
                     None if other(',') => {
-                        e.with_help("the fields are separated by commas: name the file .csv")
+                        e.with_help("rename the file to .csv: its fields are separated by commas")
                     }
-                    None => e.with_help("name one of these columns, or give the file a header line"),
+                    None => {
+                        e.with_help("name one of these columns, or add a header line if the file has none")
+                    }
                 }
             })
         };
@@ -106,7 +105,7 @@ impl<'a> Picker<'a> {
                     return Ok(());
                 }
                 Err(record
-                    .bad(format!("{name:?} is no {}", if is_label { "label" } else { "text" }))
+                    .bad(format!("{name:?} is not a {}", if is_label { "label" } else { "text" }))
                     .with_expected(expected)
                     .with_found(kind(value)))
             }),
@@ -150,9 +149,7 @@ impl<'a> Picker<'a> {
                         .bad(what)
                         .with_expected("0 or 1, or false or true")
                         .with_found(format!("{cell:?}"));
-                    bad.with_help(
-                        "correct the row or remove it; leave the column out of the labels if it is no class",
-                    )
+                    bad.with_help("correct or remove the row, or leave the column out of data.label")
                 })?;
                 set.extend(is_of_class.then_some(number));
             }
@@ -164,7 +161,7 @@ impl<'a> Picker<'a> {
             && self.indicators.is_empty()
             && label.as_ref().is_some_and(|l| l.trim().is_empty())
         {
-            return Err(record.bad("the label is empty").with_help("label the row or remove it"));
+            return Err(record.bad("the label is empty").with_help("fill in the label, or remove the row"));
         }
         let text = taken.pop().flatten().unwrap_or_default();
         Ok((Row { text, pair, label, line: record.line }, set, record.place))
@@ -189,13 +186,10 @@ impl Record {
         }
     }
     pub(super) fn lacks<'k>(&self, name: &str, there: impl Iterator<Item = &'k str> + Clone) -> BadRow {
-        let bad = self
-            .bad(format!("no key {name:?}"))
-            .with_expected(format!("the key {name:?}"))
-            .with_found(list(there.clone()));
+        let bad = self.bad(format!("there is no key {name:?}")).with_found(list(there.clone()));
         match nearest(name, there) {
             Some(near) => bad.with_help(format!("did you mean {near:?}?")),
-            None => bad.with_help("name one of these keys as the column, or add the key to the row"),
+            None => bad.with_help("name one of these keys, or add the missing key to the row"),
         }
     }
 }

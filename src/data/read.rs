@@ -263,14 +263,16 @@ fn finish(Scanned { table, fatal, .. }: Scanned, path: &Path) -> Result<Table> {
 pub(super) fn judge(path: &Path, good: u64, bad: u64, first: Option<&BadRow>) -> Result<()> {
     let all = good + bad;
     if let Some(first) = first.filter(|_| bad > (all / 100).max(1)) {
-        let what = format!("{bad} of {all} rows are bad, more than 1 %; the first: {}", first.what);
+        let what =
+            format!("{bad} of {all} rows cannot be read, which is more than 1 %; the first: {}", first.what);
         return Err(BadRow { what: what.into(), ..first.clone() }.error(path));
     }
     if good == 0 {
         return Err(Error::data("the file has no rows")
             .at(path)
             .with_expected("at least one row")
-            .with_found(if bad > 0 { "bad rows alone" } else { "none" }));
+            .with_found(if bad > 0 { "only rows that cannot be read" } else { "none" })
+            .with_help("check that it is the right file, and that it is whole"));
     }
     Ok(())
 }
@@ -376,7 +378,9 @@ pub fn columns(path: &Path) -> Result<Vec<String>> {
         }
         Some(Ok(Record { cells: Cells::List(fields), .. })) => Ok(fields),
         Some(Err(bad)) => Err(bad.error(path)),
-        None => Err(Error::data("the file has no rows").at(path).with_expected("at least one row")),
+        None => Err(Error::data("the file has no rows")
+            .at(path)
+            .with_help("check that it is the right file, and that it is whole")),
     }
 }
 
@@ -433,7 +437,9 @@ impl Records {
         rows.iter_mut().for_each(|row| row.resize(header.len(), String::new()));
         // A header line alone is a table without rows; JSON Lines without a row has no columns either.
         if header.is_empty() {
-            return Err(Error::data("the file has no rows").at(path).with_expected("at least one row"));
+            return Err(Error::data("the file has no rows")
+                .at(path)
+                .with_help("check that it is the right file, and that it is whole"));
         }
         let place = |name: &str| header.iter().position(|h| h == name);
         let text = place(&columns.text).unwrap_or(0);

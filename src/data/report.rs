@@ -131,16 +131,17 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.files.iter().try_for_each(|file| write!(f, "{file}"))?;
         for leak in &self.leaks {
+            let (earlier, later) = (&leak.earlier, &leak.later);
             let (a, b) = leak.lines.first().copied().unwrap_or_default();
             writeln!(
                 f,
-                "leak: {} rows of {} stand in {} too (first: line {a} there, line {b} here)",
-                leak.rows, leak.later, leak.earlier
+                "leak: {} rows of {later} are also in {earlier} (first: line {a} of {earlier}, line {b} of {later})",
+                leak.rows
             )?;
         }
         for typo in &self.typos {
             let spellings: Vec<String> = typo.spellings.iter().map(|(s, n)| format!("{s:?} x{n}")).collect();
-            writeln!(f, "one label in several spellings? {}", spellings.join(", "))?;
+            writeln!(f, "labels that differ only in case or white space: {}", spellings.join(", "))?;
         }
         Ok(())
     }
@@ -169,12 +170,16 @@ impl fmt::Display for FileReport {
             }
         }
         if !self.unseen_labels.is_empty() {
-            writeln!(f, "  unseen    labels that the train split lacks: {}", self.unseen_labels.join(", "))?;
+            writeln!(
+                f,
+                "  unseen    labels that the training file does not have: {}",
+                self.unseen_labels.join(", ")
+            )?;
         }
         if let Some(l) = &self.lengths {
             writeln!(
                 f,
-                "  tokens    {} in all; a row has 50 % {}, 90 % {}, 95 % {}, 99 % {}, at most {}",
+                "  tokens    {} in total; in a row: median {}, 90th percentile {}, 95th {}, 99th {}, maximum {}",
                 l.tokens, l.p50, l.p90, l.p95, l.p99, l.max
             )?;
             writeln!(
@@ -201,7 +206,7 @@ impl fmt::Display for FileReport {
         if let Some((a, b)) = self.first_duplicate {
             writeln!(
                 f,
-                "  twice     {} rows repeat an earlier one (first: lines {a} and {b})",
+                "  repeated  {} rows repeat an earlier one (first: lines {a} and {b})",
                 self.duplicates
             )?;
         }

@@ -42,11 +42,13 @@ impl<R: BufRead> SeparatedRows<R> {
                 return Err(Error::data("the header line is blank")
                     .at(path)
                     .with_line(1)
-                    .with_expected("the names of the columns"));
+                    .with_expected("the names of the columns")
+                    .with_help("begin the file with the names of its columns"));
             }
         };
         if header.iter().any(|name| name.contains('\r')) {
-            return Err(Error::data("line ends of old Macs (a carriage return alone)")
+            return Err(Error::data("the lines end in a carriage return alone")
+                .with_expected("a line feed at the end of each line")
                 .at(path)
                 .with_line(1)
                 .with_help("convert the file: tr '\\r' '\\n' < FILE > NEW"));
@@ -57,7 +59,7 @@ impl<R: BufRead> SeparatedRows<R> {
                 .at(path)
                 .with_line(1)
                 .with_byte(at.byte)
-                .with_help("rename one of them, or write the header line if the file has none"));
+                .with_help("rename one of them, or add a header line if the file has none"));
         }
         rows.header = header;
         Ok(rows)
@@ -89,8 +91,9 @@ impl<R: BufRead> SeparatedRows<R> {
             };
             let place = *start.get_or_insert(at);
             if at.too_long {
-                let bad = BadRow::new(place.line, Some(place.byte), "a row is too long")
-                    .with_expected(format!("at most {} MB", MAX_LINE >> 20));
+                let bad = BadRow::new(place.line, Some(place.byte), "the row is too long")
+                    .with_expected(format!("at most {} MiB", MAX_LINE >> 20))
+                    .with_help("close an open quote, or split the text");
                 return self.lost_unless_one_line(place, at, bad);
             }
             let line = &self.raw[from..];
@@ -122,12 +125,12 @@ impl<R: BufRead> SeparatedRows<R> {
                     }
                     State::Quote => {
                         let byte = at.byte + i as u64;
-                        let bad = BadRow::new(at.line, Some(byte), "text after a closing quote")
+                        let bad = BadRow::new(at.line, Some(byte), "there is text after a closing quote")
                             .with_expected("a comma or the end of the line")
                             .with_found(
                                 String::from_utf8_lossy(&body[i..]).chars().take(20).collect::<String>(),
                             )
-                            .with_help("inside a quoted field write a quote twice: \"\"");
+                            .with_help("write a quote inside a quoted field twice: \"\"");
                         return self.lost_unless_one_line(place, at, bad);
                     }
                 };
@@ -149,13 +152,16 @@ impl<R: BufRead> SeparatedRows<R> {
         if !self.header.is_empty() && fields.len() != self.header.len() {
             let (n, m) = (fields.len(), self.header.len());
             let word = if n == 1 { "field" } else { "fields" };
-            return Err(BadRow::new(place.line, Some(place.byte), format!("a row has {n} {word}"))
-                .with_expected(format!("{m} ({})", super::pick::list(self.header.iter().map(String::as_str))))
+            return Err(BadRow::new(place.line, Some(place.byte), format!("the row has {n} {word}"))
+                .with_expected(format!(
+                    "{m}, as in the header ({})",
+                    super::pick::list(self.header.iter().map(String::as_str))
+                ))
                 .with_found(n.to_string())
                 .with_help(if self.quotes {
-                    "put a field that holds a comma between quotes"
+                    "put a field that holds a comma in quotes"
                 } else {
-                    "a field must not hold a tab"
+                    "remove the tabs inside fields"
                 }));
         }
         // The whole record is valid UTF-8 and is cut at ASCII bytes, so nothing is replaced here.
@@ -168,19 +174,17 @@ impl<R: BufRead> SeparatedRows<R> {
         if start.line == at.line {
             return Ok(Some(Err(bad)));
         }
-        let hint = format!(
-            "the row began at line {}; a quote that opens a field there is not closed where it should be",
-            start.line
-        );
+        let hint =
+            format!("close the quote that opens a field in line {}, where this row begins", start.line);
         Err(bad.with_help(hint).error(&self.path))
     }
 
     fn unclosed(&self, start: At) -> Error {
-        Error::data("a quoted field is not closed before the end of the file")
+        Error::data("the quote that opens a field is not closed before the end of the file")
             .at(&self.path)
             .with_line(start.line)
             .with_byte(start.byte)
-            .with_help("close the quote in this row; a quote inside a quoted field is written twice")
+            .with_help("close the quote in this row; write a quote inside a quoted field twice")
     }
 }
 
@@ -199,18 +203,18 @@ impl<R: BufRead> Rows for SeparatedRows<R> {
 /// The first byte that is NUL or not UTF-8, with the line it is in.
 pub(super) fn bad_bytes(raw: &[u8], place: At) -> Option<BadRow> {
     let (at, what) = match (raw.iter().position(|b| *b == 0), std::str::from_utf8(raw)) {
-        (Some(nul), Err(e)) if e.valid_up_to() < nul => (e.valid_up_to(), "not UTF-8"),
-        (Some(nul), _) => (nul, "a NUL byte"),
-        (None, Err(e)) => (e.valid_up_to(), "not UTF-8"),
+        (Some(nul), Err(e)) if e.valid_up_to() < nul => (e.valid_up_to(), "the file is not UTF-8"),
+        (Some(nul), _) => (nul, "the file holds a NUL byte"),
+        (None, Err(e)) => (e.valid_up_to(), "the file is not UTF-8"),
         (None, Ok(_)) => return None,
     };
     let line = place.line + raw[..at].iter().filter(|b| **b == b'\n').count() as u64;
     let bad = BadRow::new(line, Some(place.byte + at as u64), what);
-    Some(if what == "not UTF-8" {
+    Some(if what == "the file is not UTF-8" {
         bad.with_found(format!("byte 0x{:02X}", raw[at]))
-            .with_help("convert the file: iconv -f WINDOWS-1252 -t UTF-8 FILE > NEW")
+            .with_help("convert the file, for instance: iconv -f WINDOWS-1252 -t UTF-8 FILE > NEW")
     } else {
-        bad.with_help("remove it: tr -d '\\000' < FILE > NEW")
+        bad.with_help("remove the NUL bytes: tr -d '\\000' < FILE > NEW")
     })
 }
 

@@ -63,7 +63,7 @@ fn from_json(
 ) -> std::result::Result<SpanText, BadRow> {
     let bad = |what: String| record.bad(what);
     let Cells::Object(pairs) = &record.cells else {
-        return Err(bad("spans of characters are read from JSON Lines alone".into()));
+        return Err(bad("spans of characters stand in a row that is not a JSON object".into()));
     };
     let get = |key: &str| {
         let found = pairs.iter().find(|(k, _)| k == key).map(|(_, v)| v);
@@ -71,14 +71,14 @@ fn from_json(
     };
     let value = get(text_key)?;
     let text = value.as_str().ok_or_else(|| {
-        bad(format!("{text_key:?} is no text")).with_expected("a string").with_found(kind(value))
+        bad(format!("{text_key:?} is not a text")).with_expected("a string").with_found(kind(value))
     })?;
     let starts = char_starts(text);
     let mut spans = Vec::new();
     if let Some(key) = spans_key {
         let value = get(key)?;
         let items = value.as_array().ok_or_else(|| {
-            bad(format!("{key:?} is no list of spans")).with_expected("an array").with_found(kind(value))
+            bad(format!("{key:?} is not a list of spans")).with_expected("an array").with_found(kind(value))
         })?;
         for (i, item) in items.iter().enumerate() {
             let bad = |what: &str| bad(format!("span {} of {key:?} {what}", i + 1));
@@ -97,10 +97,12 @@ fn from_json(
                 return Err(bad("is empty or outside of its text")
                     .with_expected(format!("start < end <= {}", starts.len() - 1))
                     .with_found(format!("{start} to {end}"))
-                    .with_help("offsets count Unicode code points, not bytes; the end is exclusive"));
+                    .with_help("count Unicode code points, not bytes, from 0; the end is exclusive"));
             };
             if text[from..to].trim().is_empty() {
-                return Err(bad("holds white space alone").with_found(format!("{start} to {end}")));
+                return Err(bad("holds only white space")
+                    .with_found(format!("{start} to {end}"))
+                    .with_help("correct the offsets, or remove the span"));
             }
             spans.push(TextSpan { label: label.to_owned(), chars: start..end, bytes: from..to });
         }
@@ -109,9 +111,9 @@ fn from_json(
     if let Some((a, b)) = spans.iter().zip(spans.iter().skip(1)).find(|(a, b)| a.chars.end > b.chars.start) {
         let say = |s: &TextSpan| format!("{} {} to {}", s.label, s.chars.start, s.chars.end);
         return Err(bad("two spans overlap".into())
-            .with_expected("spans apart from each other")
+            .with_expected("spans that do not overlap: a word has one tag")
             .with_found(format!("{}, {}", say(a), say(b)))
-            .with_help("keep one of them: a word has one tag"));
+            .with_help("keep one of them"));
     }
     Ok(SpanText { text: text.to_owned(), spans, line: record.line })
 }

@@ -26,11 +26,12 @@ pub fn split(
     // A NaN fails both tests.
     let (positive, whole) = (fractions.iter().all(|f| *f > 0.0), (sum - 1.0).abs() <= 1e-6);
     if !positive || !whole {
-        return Err(Error::usage("the fractions of a split must be positive and sum to 1")
+        return Err(Error::usage("the fractions of the split are not positive or do not sum to 1")
+            .with_expected("positive fractions that sum to 1")
             .with_found(format!("{fractions:?}")));
     }
     if labels.is_some_and(|l| l.len() != rows.len()) {
-        return Err(Error::usage("a split needs a label for every row")
+        return Err(Error::usage("the number of labels is not the number of rows")
             .with_expected(rows.len().to_string())
             .with_found(labels.map_or(0, <[Label]>::len).to_string()));
     }
@@ -68,9 +69,10 @@ pub fn split(
         }
     }
     if let Some(empty) = parts.iter().position(Vec::is_empty) {
-        return Err(Error::data(format!("too few rows: part {} of the split is empty", empty + 1))
+        return Err(Error::data(format!("part {} of the split is empty", empty + 1))
             .with_expected(format!("enough rows for the fractions {fractions:?}"))
-            .with_found(format!("{} rows", rows.len())));
+            .with_found(format!("{} rows with {} different texts", rows.len(), found.len()))
+            .with_help("give more rows, or name files with data.validation and data.test"));
     }
     parts.iter_mut().for_each(|part| part.sort_unstable());
     Ok(parts)

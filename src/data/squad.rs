@@ -83,11 +83,12 @@ pub fn read_questions(path: &Path, answered: bool, on_bad: OnBadRow) -> Result<E
     let (content, hash) = text(path)?;
     let raw: Raw = serde_json::from_str(&content).map_err(|e| {
         let why = e.to_string();
-        let what = if e.is_data() { "not the JSON of SQuAD" } else { "not valid JSON" };
+        let what = if e.is_data() { "the file is not the JSON of SQuAD" } else { "the file is not valid JSON" };
         let error = Error::data(what).at(path).with_line(e.line() as u64).with_column(column(&content, &e));
         error
             .with_expected("{\"data\": [{\"paragraphs\": [{\"context\", \"qas\": [{\"id\", \"question\", \"answers\": [{\"text\", \"answer_start\"}]}]}]}]}")
             .with_found(why.split(" at line ").next().unwrap_or_default())
+            .with_help("write the questions in the format of SQuAD 1.1 or 2.0")
     })?;
     let version = raw.version.as_str().map_or_else(|| raw.version.to_string(), str::to_owned);
     let source = Source { answered, v2: version.trim_start_matches('v').starts_with('2') };
@@ -155,12 +156,15 @@ impl Source {
     ) -> std::result::Result<Question, BadRow> {
         let bad = |what: String| BadRow::new(line, Some(byte), format!("question {:?}: {what}", q.id));
         if twice {
-            return Err(bad("its id is given twice".into())
-                .with_help("predictions are written by id: give each its own"));
+            return Err(bad("another question has the same id".into())
+                .with_expected("a different id for each question: predictions are written by id")
+                .with_help("change one of the ids"));
         }
         for (what, text) in [("question", q.question.as_str()), ("context", context)] {
             if text.trim().is_empty() {
-                return Err(bad(format!("the {what} is empty")));
+                return Err(
+                    bad(format!("the {what} is empty")).with_help("fill it in, or remove the question")
+                );
             }
         }
         let known = q.answers.is_some();
@@ -168,19 +172,22 @@ impl Source {
         let empty = self.v2 && known && raw.is_empty();
         let impossible = self.answered && q.is_impossible.unwrap_or(empty);
         if impossible && !raw.is_empty() {
-            return Err(bad("it has an answer and is said to have none".into())
-                .with_help("remove the answers or is_impossible; plausible_answers are not read"));
+            return Err(bad("it has an answer, but is_impossible is true".into())
+                .with_help("remove the answers, or set is_impossible to false"));
         }
         if self.answered && !impossible && raw.is_empty() {
             return Err(bad("it has no answer".into())
                 .with_expected("answers, or \"is_impossible\": true")
-                .with_found(if known { "an empty list" } else { "no key \"answers\"" }));
+                .with_found(if known { "an empty list" } else { "no key \"answers\"" })
+                .with_help(
+                    "add an answer, or \"is_impossible\": true if the context does not answer the question",
+                ));
         }
         let mut answers = Vec::with_capacity(raw.len());
         for a in raw {
             if a.text.trim().is_empty() {
                 return Err(bad("an answer is empty".into())
-                    .with_help("a question without an answer has \"answers\": []"));
+                    .with_help("remove the answer; a question without an answer has \"answers\": []"));
             }
             let start = usize::try_from(a.answer_start).ok();
             let at = start.and_then(|s| Some((s, *starts.get(s)?)));
@@ -212,8 +219,8 @@ fn misplaced(bad: BadRow, a: &RawAnswer, context: &str, starts: &[usize]) -> Bad
     let nearest = places.min_by_key(|p| (*p as i64 - a.answer_start).abs());
     bad.with_expected(format!("{:?}", a.text)).with_found(found).with_help(match nearest {
         Some(p) => format!(
-            "the nearest such text begins at {p}; offsets count Unicode code points, not bytes or UTF-16 units"
+            "set answer_start to {p}, where the nearest such text begins; count Unicode code points, not bytes or UTF-16 units"
         ),
-        None => "the context does not hold this text at all".to_owned(),
+        None => "correct the answer: the context does not hold this text".to_owned(),
     })
 }

@@ -145,16 +145,16 @@ impl TagFormat {
             let bad = |what: &str| {
                 let e =
                     Error::data(format!("{what}: {:?}, words {} to {}", span.label, span.start, span.end));
-                Err(e.with_expected(format!("spans apart from each other within {words} words")))
+                Err(e.with_expected(format!("spans that do not overlap within {words} words")))
             };
             let Some(part) = taken.get_mut(span.start..span.end) else {
-                return bad("a span does not fit its words");
+                return bad("the span ends beyond the words");
             };
             if part.is_empty() {
-                return bad("a span holds no word");
+                return bad("the span holds no word");
             }
             if part.iter().any(|t| *t) {
-                return bad("a span overlaps another");
+                return bad("the span overlaps another");
             }
             part.fill(true);
             // In IOB1 only a span right behind one of its type begins with B.

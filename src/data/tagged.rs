@@ -91,11 +91,15 @@ fn keys(path: &Path, source: &TagSource) -> Result<Keys> {
                 let tags = if get(label).is_some() { label } else { "tags" };
                 Ok(Keys::Words("tokens".to_owned(), tags.to_owned()))
             }
-            _ => Err(Error::data("a row without words")
+            _ => Err(Error::data("the row has neither a text nor words")
                 .at(path)
                 .with_line(record.line)
-                .with_expected(format!("`{}`, a text or a list of words, or `tokens`", source.text))
-                .with_found(list(cells.iter().map(|(k, _)| k.as_str())))),
+                .with_expected(format!(
+                    "the key {:?} with a text or a list of words, or the key \"tokens\"",
+                    source.text
+                ))
+                .with_found(list(cells.iter().map(|(k, _)| k.as_str())))
+                .with_help("name the key of the text with data.text")),
         };
     }
     Ok(Keys::Text)
@@ -193,11 +197,11 @@ fn format_of(files: &[Raw], source: &TagSource, paths: &[&Path]) -> Result<TagFo
 
 /// The error of tags that look like spans, but would be taken for classes of words.
 fn unread((tag, right): (String, String), paths: &[&Path]) -> Error {
-    let e = Error::data("the tags look like those of spans, but are written otherwise")
-        .with_expected(format!("{right:?}, and \"O\" for a word outside of all spans"))
+    let e = Error::data("the tags look like tags of spans, but follow no scheme")
+        .with_expected(format!("{right:?}, and \"O\" for a word outside all spans"))
         .with_found(format!("{tag:?}"))
         .with_help(format!(
-            "write {right} for {tag} and so on; to score word by word, set tag.scheme = \"none\""
+            "write {right} instead of {tag}, and so on; or set tag.scheme = \"none\" if each tag is a class of its word"
         ));
     match paths.first() {
         Some(path) => e.at(path),
@@ -223,16 +227,14 @@ pub fn tag_numbers<'a>(
     let one = |s: &Sentence| {
         let number = |tag: &String| {
             places.get(tag.as_str()).copied().ok_or_else(|| {
-                let e = Error::data(format!("the tag {tag:?} is not known"))
+                let e = Error::data(format!("the tag {tag:?} is not one of the classes"))
                     .at(path)
                     .with_line(s.line)
                     .with_expected(list(classes.iter().map(String::as_str)))
-                    .with_found(format!("{tag:?} in the sentence that begins there"));
+                    .with_found(format!("{tag:?} in the sentence that begins in this line"));
                 match nearest(tag, classes.iter().map(String::as_str)) {
                     Some(near) => e.with_help(format!("did you mean {near:?}?")),
-                    None => {
-                        e.with_help("a tag must occur in the train split or stand in the recipe's classes")
-                    }
+                    None => e.with_help("add the tag to the training file or to data.classes, or correct it"),
                 }
             })
         };

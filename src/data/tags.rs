@@ -201,9 +201,13 @@ impl Scheme {
                     cuts.push((letter, if label.is_empty() { "_" } else { label }));
                 }
                 None => {
-                    return Err(Error::data(format!("the tag of word {} is not of {}", i + 1, self.name()))
-                        .with_expected(self.allowed(affix))
-                        .with_found(format!("{tag:?}")));
+                    return Err(Error::data(format!(
+                        "the tag of word {} does not belong to the scheme {}",
+                        i + 1,
+                        self.name()
+                    ))
+                    .with_expected(self.allowed(affix))
+                    .with_found(format!("{tag:?}")));
                 }
             }
         }
@@ -291,7 +295,7 @@ impl Scheme {
             // `B-` says that there is a type and names none.
             let cut = affix.cut(tag).filter(|(c, _)| self.letters().contains(*c) && tag.chars().count() != 2);
             let Some((prefix, label)) = cut else {
-                let what = format!("a tag is not of {}", self.name());
+                let what = format!("the tag does not belong to the scheme {}", self.name());
                 return broken(&what, self.allowed(affix), format!("{tag:?}"));
             };
             let (old, was, kind) = before;
@@ -306,11 +310,11 @@ impl Scheme {
             if open && (!goes_on || label != kind) {
                 let last = marks.map_or('E', |(last, _)| last);
                 let expected = format!("{} or {}", affix.form('I', kind), affix.form(last, kind));
-                return broken("a span is not closed", expected, at);
+                return broken("the span before it does not end", expected, at);
             }
             if goes_on && self != Self::Iob1 && !(matches!(was, 'B' | 'I') && label == kind) {
                 let expected = format!("{} before {tag}", affix.form('B', label));
-                return broken("a span goes on that did not begin", expected, at);
+                return broken("the tag continues a span that did not begin", expected, at);
             }
             before = (tag, prefix, label);
         }

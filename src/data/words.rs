@@ -61,7 +61,8 @@ impl Words {
         let fits = |(words, tags): (&Vec<String>, &Vec<u32>)| words.len() == tags.len();
         let all_fit = tags.len() == sentences.len() && sentences.iter().zip(&tags).all(fits);
         if !(tags.is_empty() || all_fit) {
-            return Err(Error::usage("tagging needs a tag for every word"));
+            return Err(Error::usage("the number of tags is not the number of words")
+                .with_expected("one tag for each word"));
         }
         let mut set = TokenSet { offsets: vec![0], ..TokenSet::default() };
         let mut all = Words::default();

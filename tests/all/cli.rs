@@ -336,8 +336,8 @@ fn every_mistake_has_its_exit_code_and_a_remedy() {
         (&["help", "data", "chek"], 2, "did you mean \"check\"?"),
         (&["completions", "tcsh"], 2, "bash"),
         (&["data", "check"], 2, "FILE"),
-        (&["init", folder, "-o", "-"], 3, "one label"),
-        (&["init", csv, "-o", "-"], 3, "one label"),
+        (&["init", folder, "-o", "-"], 3, "the same label"),
+        (&["init", csv, "-o", "-"], 3, "the same label"),
     ];
     for (args, code, part) in cases {
         let e = refused(&tempra(args), *code);

@@ -107,42 +107,55 @@ fn json_lines_are_read() {
 fn bad_csv_is_placed() {
     // "text,label\n" has 11 bytes, "a,x\n" 4.
     let ragged = refused("d.csv", "text,label\na,x\nb,y,z\n");
-    assert!(ragged.starts_with("d.csv:3 (byte 15): a row has 3 fields"), "{ragged}");
-    assert!(ragged.contains("expected: 2 (text, label)"), "{ragged}");
+    assert!(ragged.starts_with("d.csv:3 (byte 15): the row has 3 fields"), "{ragged}");
+    assert!(ragged.contains("expected: 2, as in the header (text, label)"), "{ragged}");
     assert!(
-        refused("d.csv", "text,label\r\na,x\r\nb\r\n").starts_with("d.csv:3 (byte 17): a row has 1 field\n")
+        refused("d.csv", "text,label\r\na,x\r\nb\r\n")
+            .starts_with("d.csv:3 (byte 17): the row has 1 field\n")
     );
     assert!(
-        refused("d.csv", "\u{feff}text,label\nb\n").starts_with("d.csv:2 (byte 14): a row has 1 field\n")
+        refused("d.csv", "\u{feff}text,label\nb\n").starts_with("d.csv:2 (byte 14): the row has 1 field\n")
     );
     // é in Latin-1: after "text,label\na,x\n" and "caf".
-    assert!(refused("d.csv", b"text,label\na,x\ncaf\xE9,y\n").starts_with("d.csv:3 (byte 18): not UTF-8"));
+    assert!(
+        refused("d.csv", b"text,label\na,x\ncaf\xE9,y\n")
+            .starts_with("d.csv:3 (byte 18): the file is not UTF-8")
+    );
     // In a field of several lines the line is that of the byte, not of the row.
-    assert!(refused("d.csv", b"text,label\n\"a\nb\xFF\",x\n").starts_with("d.csv:3 (byte 15): not UTF-8"));
-    assert!(refused("d.csv", b"text,label\na\0b,x\n").starts_with("d.csv:2 (byte 12): a NUL byte"));
+    assert!(
+        refused("d.csv", b"text,label\n\"a\nb\xFF\",x\n")
+            .starts_with("d.csv:3 (byte 15): the file is not UTF-8")
+    );
+    assert!(
+        refused("d.csv", b"text,label\na\0b,x\n").starts_with("d.csv:2 (byte 12): the file holds a NUL byte")
+    );
     let after = refused("d.csv", "text,label\n\"a\" b,x\n");
     assert!(
-        after.starts_with("d.csv:2 (byte 14): text after a closing quote") && after.contains("found:  b,x"),
+        after.starts_with("d.csv:2 (byte 14): there is text after a closing quote")
+            && after.contains("found:  b,x"),
         "{after}"
     );
     let open = refused("d.csv", "text,label\na,x\n\"b,y\nc,z\n");
-    assert!(open.starts_with("d.csv:3 (byte 15): a quoted field is not closed"), "{open}");
+    assert!(open.starts_with("d.csv:3 (byte 15): the quote that opens a field is not closed"), "{open}");
     assert!(refused("d.csv", "text,label\na, \n").starts_with("d.csv:2 (byte 11): the label is empty"));
     let long = format!("text,label\n{},x\n", "a".repeat(9 << 20));
-    assert!(refused("d.csv", &long).starts_with("d.csv:2 (byte 11): a row is too long"));
+    assert!(refused("d.csv", &long).starts_with("d.csv:2 (byte 11): the row is too long"));
 }
 
 #[test]
 fn bad_headers_are_explained() {
     let near = refused("d.csv", "Text,lable\na,x\n");
-    assert!(near.contains("no column \"text\"") && near.contains("did you mean \"Text\"?"), "{near}");
+    assert!(
+        near.contains("there is no column \"text\"") && near.contains("did you mean \"Text\"?"),
+        "{near}"
+    );
     assert!(refused("d.csv", "text,lable\na,x\n").contains("did you mean \"lable\"?"));
     let far = refused("d.csv", "sentence,sentiment\na,x\n");
     assert!(far.contains("found: sentence, sentiment") && !far.contains("did you mean"), "{far}");
     assert!(refused("d.csv", "phrase;mood\na;x\n").contains("semicolons"));
-    assert!(refused("d.csv", "phrase\tmood\na\tx\n").contains("name the file .tsv"));
+    assert!(refused("d.csv", "phrase\tmood\na\tx\n").contains("rename the file to .tsv"));
     assert!(refused("d.csv", "text,label,text\na,x,b\n").contains("two columns are named \"text\""));
-    assert!(refused("d.csv", "text,label\ra,x\rb,y\r").contains("old Macs"));
+    assert!(refused("d.csv", "text,label\ra,x\rb,y\r").contains("carriage return alone"));
     assert!(refused("d.csv", "").contains("the file is empty"));
     assert!(refused("d.csv", "\n\n").contains("header line is blank"));
     assert!(refused("d.csv", "text,label\n").contains("the file has no rows"));
@@ -188,28 +201,28 @@ fn bad_json_is_placed() {
             && bad.contains("\n  found: expected value"),
         "{bad}"
     );
-    assert!(second("{\"text\":\"a\"}").starts_with("d.jsonl:2 (byte 28): no key \"label\""));
+    assert!(second("{\"text\":\"a\"}").starts_with("d.jsonl:2 (byte 28): there is no key \"label\""));
     let near = second("{\"text\":\"a\",\"lebel\":1}");
     assert!(near.contains("found: text, lebel") && near.contains("did you mean \"lebel\"?"), "{near}");
     let null = second("{\"text\":null,\"label\":1}");
     assert!(
-        null.starts_with("d.jsonl:2 (byte 28): \"text\" is no text") && null.contains("found: null"),
+        null.starts_with("d.jsonl:2 (byte 28): \"text\" is not a text") && null.contains("found: null"),
         "{null}"
     );
     assert!(second("{\"text\":5,\"label\":1}").contains("found: a number"));
-    assert!(second("{\"text\":\"a\",\"label\":null}").contains("\"label\" is no label"));
+    assert!(second("{\"text\":\"a\",\"label\":null}").contains("\"label\" is not a label"));
     assert!(second("{\"text\":\"a\",\"label\":[1]}").contains("found: an array"));
     assert!(
         second("{\"text\":\"a\",\"label\":1,\"text\":\"b\"}").contains("the key \"text\" is given twice")
     );
-    assert!(second("[1]").contains("name it .json"));
+    assert!(second("[1]").contains("rename the file to .json"));
     assert!(second("{\"text\":\"\\ud800\",\"label\":1}").contains("not valid JSON"));
     assert!(second("{\"text\":\"\\u0000\",\"label\":1}").contains("NUL"));
     assert!(second(&"[".repeat(100_000)).contains("d.jsonl:2"));
     let latin = [good.as_bytes(), b"{\"text\":\"caf\xE9\",\"label\":1}\n"].concat();
-    assert!(refused("d.jsonl", latin).starts_with("d.jsonl:2 (byte 40): not UTF-8"));
+    assert!(refused("d.jsonl", latin).starts_with("d.jsonl:2 (byte 40): the file is not UTF-8"));
     let long = format!("{{\"text\":\"{}\"}}", "a".repeat(9 << 20));
-    assert!(second(&long).starts_with("d.jsonl:2 (byte 28): a line is too long"));
+    assert!(second(&long).starts_with("d.jsonl:2 (byte 28): the line is too long"));
 }
 
 #[test]
@@ -231,7 +244,7 @@ fn bad_rows_are_skipped_up_to_one_percent() {
     );
     let e =
         read_as("d.csv", csv(1000, &(0..11).collect::<Vec<_>>()), OnBadRow::Skip).unwrap_err().to_string();
-    assert!(e.contains("d.csv:2 (byte 11): 11 of 1000 rows are bad"), "{e}");
+    assert!(e.contains("d.csv:2 (byte 11): 11 of 1000 rows cannot be read"), "{e}");
     assert!(read_as("d.csv", csv(1, &[0]), OnBadRow::Skip).unwrap_err().to_string().contains("no rows"));
     // A quote left open has eaten rows: it is never skipped.
     let eaten = csv(1000, &[]).replace("text 500,", "\"text 500,");
@@ -241,7 +254,7 @@ fn bad_rows_are_skipped_up_to_one_percent() {
         read_as("d.csv", eaten, OnBadRow::Skip)
             .unwrap_err()
             .to_string()
-            .contains("the row began at line 502")
+            .contains("in line 502, where this row begins")
     );
     let long =
         format!("{{\"text\":\"a\",\"label\":1}}\n{}\n{{\"text\":\"b\",\"label\":1}}\n", "x".repeat(9 << 20));
@@ -276,8 +289,8 @@ fn parquet_is_read() {
     for (name, text, label, part) in [
         ("good.parquet", "words", "label", "holds lists"),
         ("good.parquet", "txt", "label", "did you mean \"text\"?"),
-        ("good.parquet", "id", "label", "parquet:1: \"id\" is no text"),
-        ("null.parquet", "text", "label", "parquet:2: \"label\" is no label"),
+        ("good.parquet", "id", "label", "parquet:1: \"id\" is not a text"),
+        ("null.parquet", "text", "label", "parquet:2: \"label\" is not a label"),
         ("date.parquet", "text", "label", "date"),
     ] {
         let e = read(name, text, label).unwrap_err();
@@ -377,7 +390,7 @@ fn labels_become_classes_or_values() {
     assert!(given(&["pos", "neg"], &["neg", "other"]).unwrap_err().to_string().contains("t.csv:3"));
     assert!(given(&["a", "a"], &["a"]).is_err() && given(&["a"], &["a"]).is_err());
     let one = Target::classes(&table(&["a", "a"]), None).unwrap_err();
-    assert!(one.kind() == Kind::Data && one.to_string().contains("one label"), "{one}");
+    assert!(one.kind() == Kind::Data && one.to_string().contains("the same label"), "{one}");
     let floats: Vec<String> = (0..300).map(|i| format!("{}.5", i)).collect();
     let e =
         Target::classes(&table(&floats.iter().map(String::as_str).collect::<Vec<_>>()), None).unwrap_err();

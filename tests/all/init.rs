@@ -71,7 +71,7 @@ fn init_fits_the_recipe_to_the_data() {
     );
     assert_eq!(r.data.validation, Some(dir.path().join("sts-dev.tsv")));
     assert_eq!(r.data.test, None, "it lacks the label");
-    assert!(said.contains("left out: sts-test.tsv: no column \"score\""), "{said}");
+    assert!(said.contains("left out: sts-test.tsv: there is no column \"score\""), "{said}");
     // 160 rows are 10 steps of 16, so 30 epochs make 300 steps.
     assert_eq!((r.train.epochs, r.optim.lr, r.optim.warmup_ratio), (30.0, 2e-5, 0.1));
     // 1.4 tokens a word: 42 + 2 special ones, in steps of 16.

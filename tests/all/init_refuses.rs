@@ -105,7 +105,7 @@ fn columns_that_are_no_label_are_refused() {
     all(&message("a.csv", "text,label\n"), &["a header line and no rows"]);
     all(&message("a.csv", &csv(&|i| (i + 100).to_string())), &["the column \"label\" numbers the rows"]);
     all(&message("a.csv", &csv(&|i| format!("2024-01-0{}", i % 3 + 1))), &["\"label\" holds dates"]);
-    all(&message("a.csv", &csv(&|_| "yes".into())), &["all rows have one label"]);
+    all(&message("a.csv", &csv(&|_| "yes".into())), &["all rows have the same label"]);
     all(
         &message("a.csv", &csv(&|i| format!("name{i}"))),
         &["hardly repeat", "40 different labels in 40 rows"],

@@ -52,7 +52,7 @@ fn texts_in_which_nothing_follows_are_refused() {
     write("one.txt", text([(0..30).map(line).collect()]));
     refused(
         &train(dir, "one.txt", &["--set", "data.validation_fraction=0", "--set", "train.load_best=false"]),
-        &["one.txt", "needs two documents"],
+        &["one.txt", "fewer than two documents"],
     );
     // Of a table each row is a document, mostly of one line.
     write("rows.csv", format!("text\n{}", (0..30).map(|i| line(i) + "\n").collect::<String>()));
@@ -97,7 +97,7 @@ fn texts_in_which_nothing_follows_are_refused() {
     }
     let out = train(dir, "mixed.txt", &["--fresh"]);
     let said = String::from_utf8_lossy(&out.stderr).into_owned() + &String::from_utf8_lossy(&out.stdout);
-    assert!(said.contains("pairs follow each other"), "{said}");
+    assert!(said.contains("pairs of neighbouring texts"), "{said}");
 }
 
 /// The words of the two texts of a pair, by the tokenizer's ids: a word stands for its document.

@@ -52,7 +52,7 @@ fn labels_beyond_a_cosine_are_refused_in_every_file() {
     write(dir, "one.csv", &pairs(|i| format!("{:.1}", (i % 6) as f64 / 5.0)));
     // Row 2 (line 4) is the first above 1.
     let says = [
-        "five.csv:4: the label 2 over similar.label_scale = 1",
+        "five.csv:4: the label 2 divided by similar.label_scale = 1",
         "found: 2; 8 of 12",
         "set similar.label_scale = 5",
     ];
@@ -83,7 +83,7 @@ fn labels_beyond_a_cosine_are_refused_in_every_file() {
     // The folder remembers the scale; other labels are refused there too.
     ok("eval", tempra(dir, &["eval", "run/model", "five.csv", "-q"]));
     write(dir, "percent.csv", &pairs(|i| (i * 9).to_string()));
-    let says = ["percent.csv:3: the label 9 over --label-scale 5", "set --label-scale 99"];
+    let says = ["percent.csv:3: the label 9 divided by --label-scale 5", "set --label-scale 99"];
     refused(&tempra(dir, &["eval", "run/model", "percent.csv", "-q"]), 3, &says);
     ok("eval", tempra(dir, &["eval", "run/model", "percent.csv", "-q", "--label-scale", "100"]));
     refused(&tempra(dir, &["eval", "run/model", "five.csv", "-q", "--label", ""]), 2, &["--label is empty"]);
@@ -108,7 +108,7 @@ fn pairs_that_do_not_belong_together_are_not_trained_as_partners() {
     // Labels of another meaning: every third pair is one of texts that are not alike.
     write(dir, "mixed.csv", &pairs(|i| u8::from(i % 3 != 0).to_string()));
     let says = [
-        "mixed.csv:2: a pair labelled \"0\"",
+        "mixed.csv:2: the pair has the label \"0\"",
         "4 of 12 rows",
         "data.label = \"\"",
         "similar.loss = \"cosine\"",

@@ -138,7 +138,7 @@ fn rows_that_all_have_the_same_classes_are_refused() {
     write("two.csv", format!("text,a,b\n{}", rows("0,0")));
     for (file, more, found) in [("one.csv", "", "a, b"), ("two.csv", "label = [\"a\", \"b\"]\n", "none")] {
         let (code, said) = train(dir.path(), "multilabel", file, more);
-        assert!(code == Some(3) && said.contains("all rows have the same classes"), "{said}");
+        assert!(code == Some(3) && said.contains("all rows have the same classes, so there"), "{said}");
         assert!(said.contains(&format!("found: {found}\n")), "{said}");
     }
 }
@@ -216,7 +216,7 @@ fn what_is_wrong_in_an_array_is_placed_by_line_and_column() {
         assert!((l, c) == (line, column) && said.contains(part), "{content}: {l}:{c} {said}");
     };
     // The bracket is column 1, the object 2 to 25, the comma 26.
-    at(format!("[{good}, {{\"text\":\"b\"}}]"), 1, 28, "no key \"label\"");
+    at(format!("[{good}, {{\"text\":\"b\"}}]"), 1, 28, "there is no key \"label\"");
     at(format!("[{good}, 5]"), 1, 28, "an element of the array is not a JSON object");
     at(format!("[{good}, {{\"text\":\"a\",\"text\":\"b\"}}]"), 1, 28, "given twice");
     at(format!("[{good}, {{\"text\":\"b\",\"label\":null}}]"), 1, 28, "found: null");
@@ -226,7 +226,7 @@ fn what_is_wrong_in_an_array_is_placed_by_line_and_column() {
     at(format!("[{good}"), 1, 26, "a comma or the end of the array");
     // A brace where a value should be: the 22nd character of its line.
     at(format!("[\n {good},\n {{\"text\":\"b\",\"label\":}}\n]"), 3, 22, "not valid JSON");
-    at(format!("{good}\n{good}\n"), 2, 1, "name the file .jsonl");
+    at(format!("{good}\n{good}\n"), 2, 1, "rename the file to .jsonl");
     at("{\"text\": [\"a\"], \"label\": [\"x\"]}".into(), 1, 1, "found: several arrays: text, label");
     at("{\"text\": {\"0\": \"a\"}, \"label\": {\"0\": \"x\"}}".into(), 1, 1, "orient=\"records\"");
     at(" 5".into(), 1, 2, "is not an array of objects");
@@ -308,8 +308,8 @@ fn folders_that_are_no_classes_are_refused_by_the_file() {
     refused(&[pos, ("neg/a.txt", b"caf\xE9")], "neg/a.txt", "not UTF-8");
     refused(&[pos, ("neg/a.txt", b"")], "neg/a.txt", "the file is empty");
     refused(&[pos, ("neg/a.txt", b"a\n\0")], "neg/a.txt", ":2");
-    refused(&[pos, ("neg/a.md", b"x")], "neg/a.md", "no .txt file");
-    refused(&[pos, ("neg/x/a.txt", b"x")], "neg/x", "a folder in the folder of a class");
+    refused(&[pos, ("neg/a.md", b"x")], "neg/a.md", "does not end in .txt");
+    refused(&[pos, ("neg/x/a.txt", b"x")], "neg/x", "the folder of a class holds a folder");
     refused(&[pos, ("neg/.hidden.txt", b"x")], "neg", "holds no text");
     refused(&[pos, ("urls.txt", b"x")], "urls.txt", "beside folders");
     refused(&[("a.txt", b"x")], "", "a subfolder for each class");
@@ -423,8 +423,8 @@ fn conllu_is_told_by_its_content() {
 #[test]
 fn files_that_hold_no_sentences_are_not_read_as_columns() {
     for (name, content, part) in [
-        ("d.csv", "word,tag\nAlice,B-PER\n", "a table holds no sentences"),
-        ("d.parquet", "PAR1", "a table holds no sentences"),
+        ("d.csv", "word,tag\nAlice,B-PER\n", "the file is a table"),
+        ("d.parquet", "PAR1", "the file is a table"),
         ("d.tsv", "Word\tTag\nAlice\tB-PER\n", "the first line looks like a header"),
         ("d.txt", "\nsentence token pos ner\n1 Alice NNP B-PER\n", "the first line looks like a header"),
     ] {
@@ -439,13 +439,13 @@ fn files_that_hold_no_sentences_are_not_read_as_columns() {
         read_tagged(&[dir.path()], &source, OnBadRow::Stop)
             .unwrap_err()
             .to_string()
-            .contains("this is a folder")
+            .contains("the path is a folder")
     );
     assert!(
         read_questions(dir.path(), true, OnBadRow::Stop)
             .unwrap_err()
             .to_string()
-            .contains("this is a folder")
+            .contains("the path is a folder")
     );
 }
 

@@ -66,7 +66,10 @@ fn broken_columns_name_their_line() {
     let refused =
         |bytes: &[u8], columns: &TagColumns| message("d.conll", sentences("d.conll", bytes, columns));
     let m = refused(b"a\tO\nb\tI-X\n", &plain());
-    assert!(m.starts_with("d.conll:2 (byte 4): a span goes on that did not begin, at the word \"b\""), "{m}");
+    assert!(
+        m.starts_with("d.conll:2 (byte 4): the tag continues a span that did not begin, at the word \"b\""),
+        "{m}"
+    );
     assert!(
         m.contains("expected: B-X before I-X")
             && m.contains("found: \"I-X\" after \"O\"")
@@ -74,9 +77,9 @@ fn broken_columns_name_their_line() {
         "{m}"
     );
     let m = refused(b"a\tO\n\nb\tO\tx\n", &plain());
-    assert!(m.starts_with("d.conll:3 (byte 5): a line has 3 columns") && m.contains("expected: 2"), "{m}");
+    assert!(m.starts_with("d.conll:3 (byte 5): the line has 3 columns") && m.contains("expected: 2"), "{m}");
     let m = refused(b"a\tO\nb O\n", &plain());
-    assert!(m.starts_with("d.conll:2 (byte 4): a line has 1 column\n") && m.contains("tabs"), "{m}");
+    assert!(m.starts_with("d.conll:2 (byte 4): the line has 1 column\n") && m.contains("tabs"), "{m}");
     let m = refused(b"a\tO\n\tO\n", &plain());
     assert!(m.starts_with("d.conll:2 (byte 4): the word is empty"), "{m}");
     let m = refused(b"a\tO\nb\t\n", &plain());
@@ -86,7 +89,7 @@ fn broken_columns_name_their_line() {
     let m = refused(b"a O\n", &TagColumns { tag: Some(3), ..plain() });
     assert!(m.contains("at least 4"), "{m}");
     let m = refused(b"a\tS-X\nb\tB-X\n", &TagColumns { scheme: Some(Scheme::Iobes), ..plain() });
-    assert!(m.starts_with("d.conll:2 (byte 6): a span is not closed") && m.contains("E-X"), "{m}");
+    assert!(m.starts_with("d.conll:2 (byte 6): the span before it does not end") && m.contains("E-X"), "{m}");
     // Empty files and other encodings.
     assert!(refused(b"", &plain()).starts_with("d.conll: the file is empty"));
     assert!(refused(b"\n\n", &plain()).starts_with("d.conll: the file has no rows"));
@@ -95,10 +98,14 @@ fn broken_columns_name_their_line() {
     assert!(m.contains("UTF-16") && m.contains("iconv"), "{m}");
     let m = refused(b"a\tO\n\nM\xFCller\tO\n", &plain());
     assert!(
-        m.starts_with("d.conll:3 (byte 6): not UTF-8") && m.contains("0xFC") && m.contains("iconv"),
+        m.starts_with("d.conll:3 (byte 6): the file is not UTF-8")
+            && m.contains("0xFC")
+            && m.contains("iconv"),
         "{m}"
     );
-    assert!(refused(b"a\tO\nb\0\tO\n", &plain()).starts_with("d.conll:2 (byte 5): a NUL byte"));
+    assert!(
+        refused(b"a\tO\nb\0\tO\n", &plain()).starts_with("d.conll:2 (byte 5): the file holds a NUL byte")
+    );
     let (dir, _) = file("x", "");
     let missing = read_sentences(&dir.path().join("d.conll"), &plain(), OnBadRow::Stop);
     assert!(message("d.conll", missing).starts_with("d.conll: the file cannot be opened"));
@@ -113,7 +120,7 @@ fn bad_sentences_are_left_out_and_listed() {
     assert_eq!(all.hash, blake3_of(&path));
     let (_dir, path) = file("d.conll", "a\tI-X\n\nb\tI-X\n\nc\tO\n");
     let m = message("d.conll", read_sentences(&path, &plain(), OnBadRow::Skip));
-    assert!(m.starts_with("d.conll:1 (byte 0): 2 of 3 rows are bad"), "{m}");
+    assert!(m.starts_with("d.conll:1 (byte 0): 2 of 3 rows cannot be read"), "{m}");
 }
 
 fn blake3_of(path: &Path) -> String {
@@ -129,14 +136,14 @@ fn json_lines_of_words_are_read() {
     let bare = TagColumns { tagged: false, scheme: None, ..plain() };
     assert_eq!(said("d.jsonl", "{\"tokens\": [\"a\"]}", &bare), [one("a", "", 1)]);
     for (row, expected) in [
-        ("{\"tokens\": [\"a\"]}", "no key \"tags\""),
+        ("{\"tokens\": [\"a\"]}", "there is no key \"tags\""),
         ("{\"token\": [\"a\"], \"tags\": [\"O\"]}", "did you mean \"token\"?"),
         ("{\"tokens\": [\"a\"], \"tags\": [\"O\", \"O\"]}", "expected: 1 tags"),
-        ("{\"tokens\": [\"a\"], \"tags\": [3]}", "not their numbers"),
-        ("{\"tokens\": [\"a\"], \"tags\": \"O\"}", "\"tags\" is no list"),
+        ("{\"tokens\": [\"a\"], \"tags\": [3]}", "the name of each tag instead of its number"),
+        ("{\"tokens\": [\"a\"], \"tags\": \"O\"}", "\"tags\" is not a list"),
         ("{\"tokens\": [\"\"], \"tags\": [\"O\"]}", "item 1 of \"tokens\" is empty"),
-        ("{\"tokens\": [], \"tags\": []}", "a sentence has no words"),
-        ("{\"tokens\": [\"a\"], \"tags\": [\"I-X\"]}", "a span goes on that did not begin"),
+        ("{\"tokens\": [], \"tags\": []}", "the sentence has no words"),
+        ("{\"tokens\": [\"a\"], \"tags\": [\"I-X\"]}", "the tag continues a span that did not begin"),
         ("{\"tokens\": [\"a\"", "not valid JSON"),
     ] {
         let text = format!("{{\"tokens\": [\"a\"], \"tags\": [\"O\"]}}\n{row}\n");
@@ -188,12 +195,12 @@ fn spans_of_characters_become_words() {
         ("[[3, 3, \"X\"]]", "start < end <= 32"),
         ("[[0, 33, \"X\"]]", "found: 0 to 33"),
         ("[[4, 2, \"X\"]]", "start < end"),
-        ("[[4, 5, \"X\"]]", "white space alone"),
+        ("[[4, 5, \"X\"]]", "holds only white space"),
         ("[[0, 3, \"X\"], [2, 4, \"Y\"]]", "two spans overlap"),
         ("[[0, 3]]", "cannot be read"),
         ("[[0, 3, \"\"]]", "cannot be read"),
         ("[[-1, 3, \"X\"]]", "cannot be read"),
-        ("3", "is no list of spans"),
+        ("3", "is not a list of spans"),
     ] {
         let (_dir, path) = file("d.jsonl", row("[]") + &row(spans));
         let m = message("d.jsonl", read_spans(&path, "text", Some("spans"), OnBadRow::Stop));
@@ -255,7 +262,7 @@ fn broken_questions_name_their_line() {
     assert!(
         m.contains("expected: \"Uppsala\"")
             && m.contains("found: \"ppsala.\" at 21")
-            && m.contains("begins at 20"),
+            && m.contains("set answer_start to 20"),
         "{m}"
     );
     let m = bad(r#"{"id": "2", "question": "Where?", "answers": [{"text": "Lund", "answer_start": 999}]}"#);
@@ -263,14 +270,14 @@ fn broken_questions_name_their_line() {
     let m = bad(r#"{"id": "2", "question": "Where?", "answers": [{"text": "Uppsala", "answer_start": -1}]}"#);
     assert!(m.contains("found: -1, of 44"), "{m}");
     let m = bad(r#"{"id": "1", "question": "Again?", "answers": [{"text": "Uppsala", "answer_start": 20}]}"#);
-    assert!(m.starts_with("q.json:4 ") && m.contains("given twice"), "{m}");
+    assert!(m.starts_with("q.json:4 ") && m.contains("another question has the same id"), "{m}");
     assert!(bad(r#"{"id": "2", "question": " ", "answers": []}"#).contains("the question is empty"));
     assert!(
         bad(r#"{"id": "2", "question": "?", "answers": [{"text": "", "answer_start": 0}]}"#)
             .contains("an answer is empty")
     );
     let both = r#"{"id": "2", "question": "?", "is_impossible": true, "answers": [{"text": "Uppsala", "answer_start": 20}]}"#;
-    assert!(bad(both).contains("is said to have none"));
+    assert!(bad(both).contains("but is_impossible is true"));
     let m = bad(r#"{"id": "2", "answers": []}"#);
     assert!(
         m.starts_with("q.json:4:")

@@ -340,9 +340,12 @@ fn tags_without_a_scheme_are_scored_and_given_by_word() {
     let out =
         tempra(dir, &["train", "tag.toml", "-q", "--set", "tag.scheme=auto", "--set", "tag.strict=true"]);
     let said = String::from_utf8_lossy(&out.stderr).into_owned();
-    assert!(out.status.code() == Some(2) && said.contains("the tags are no spans"), "{said}");
+    assert!(out.status.code() == Some(2) && said.contains("do not mark spans"), "{said}");
     let out = tempra(dir, &["train", "tag.toml", "-q", "--set", "tag.strict=true"]);
-    assert!(String::from_utf8_lossy(&out.stderr).contains("tag.strict needs a scheme"));
+    assert!(
+        String::from_utf8_lossy(&out.stderr)
+            .contains("tag.strict is set, but tag.scheme = \"none\" has no spans")
+    );
 }
 
 /// A training file of single words alone could be of any scheme: the validation file tells.
@@ -392,8 +395,8 @@ fn spans_in_another_spelling_are_not_taken_for_classes_of_words() {
     std::fs::write(dir.join("lower.jsonl"), lines).unwrap();
     let keys = "stride = 2\ntext = \"tokens\"\nlabel = \"tags\"\n";
     for (file, more, right) in [
-        ("under.conll", "stride = 2\n", "write B-PER for B_PER"),
-        ("lower.jsonl", keys, "write B-per for b-per"),
+        ("under.conll", "stride = 2\n", "write B-PER instead of B_PER"),
+        ("lower.jsonl", keys, "write B-per instead of b-per"),
     ] {
         std::fs::write(dir.join("run.toml"), recipe("tag", file, more, "run")).unwrap();
         let out = tempra(dir, &["train", "run.toml", "-q"]);
