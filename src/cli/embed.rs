@@ -66,7 +66,7 @@ pub fn run(matches: &ArgMatches) -> Result<i32> {
     destination.spare([Path::new(input)])?;
     let prepared = Prepared::for_vectors(matches, &voice)?;
     destination.spare([prepared.dir.as_path()])?;
-    idle::warn("embed", matches, &Outputs::Embedding, false, &voice);
+    idle::warn("embed", matches, (&Outputs::Embedding, &prepared.noted), false, &voice);
     let columns = Columns { pair: None, label: None, ..prepared.columns.clone() };
     let records = read_texts(input, None, &columns)?;
     let rows: Vec<_> = records

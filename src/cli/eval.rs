@@ -21,14 +21,16 @@ pub fn define() -> Command {
         .long_about(
             "Scores a fine-tuned model on labelled data.\n\n\
              The scores depend on the model:\n\n  \
-             classify    accuracy, F1, Matthews correlation, AUROC, average precision,\n              \
-             a confusion table, and precision, recall and F1 of each class\n  \
-             multilabel  F1 at the thresholds from training (else 0.5), AUROC, average precision\n  \
-             regress     mean squared and absolute error, Pearson and Spearman correlation\n  \
-             tag         F1 of entities; F1 of the tags of all words if they are no spans\n  \
-             answer      exact match and F1\n  \
-             similar     correlation of cosine and label; rank of the partner for pairs\n  \
-             mask, permute, next  perplexity and accuracy\n\n\
+             classify       accuracy, F1, Matthews correlation, AUROC, average precision;\n                 \
+             a confusion table; precision, recall and F1 of each class\n  \
+             multilabel     F1 at the thresholds from training (else 0.5), AUROC,\n                 \
+             average precision\n  \
+             regress        squared and absolute error, Pearson, Spearman\n  \
+             tag            F1 of entities, or of all words if the tags are no spans\n  \
+             answer         exact match, F1\n  \
+             similar        correlation of cosine and label, or rank of the partner\n  \
+             mask, permute  perplexity, accuracy\n  \
+             next           the same, and the share of pairs told right\n\n\
              `tempra help metrics` explains each score.\n\n\
              Labels must be class names of the model. An unknown label is an error that names its line.\n\n\
              --intervals adds a 95 % confidence interval to each score, by the bootstrap (Efron 1979). It draws rows, \
@@ -92,7 +94,7 @@ pub fn run(matches: &ArgMatches) -> Result<i32> {
     }
     let model = prepared.model(&Options::default(), &voice)?;
     let (head, outputs) = prepared.head(&model)?;
-    idle::warn("eval", matches, outputs, false, &voice);
+    idle::warn("eval", matches, (outputs, &prepared.noted), false, &voice);
     if label_scale.is_some() && *outputs != Outputs::Embedding {
         return Err(Error::usage("--label-scale has no effect on this model")
             .at(&prepared.dir)

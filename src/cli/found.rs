@@ -205,8 +205,8 @@ pub fn answers(
             write_dir(&RealFs, Path::new(folder), &files)?;
         }
     }
-    let none = findings.iter().filter(|f| f.answer.is_empty()).count();
-    Ok(format!("{}: {none} without an answer", counted(questions.len(), "question")))
+    let answered = findings.iter().filter(|f| !f.answer.is_empty()).count();
+    Ok(format!("{}: {answered} answered", counted(questions.len(), "question")))
 }
 
 /// The candidates of a question, the answer that is given first.
@@ -246,8 +246,13 @@ fn shown_answer(question: &Question, finding: &Finding) -> String {
     if let Some(best) = ranked.first().filter(|c| !c.text.is_empty()) {
         let before = context.get(..best.bytes.start).unwrap_or_default();
         let after = context.get(best.bytes.end..).unwrap_or_default();
+        // Cut between words where there is a space.
         let cut = before.char_indices().rev().nth(AROUND - 1).map_or(0, |(i, _)| i);
+        let space = before[cut..].find(char::is_whitespace).filter(|_| cut > 0);
+        let cut = cut + space.unwrap_or(0);
         let end = after.char_indices().nth(AROUND).map_or(after.len(), |(i, _)| i);
+        let space = after[..end].rfind(char::is_whitespace).filter(|_| end < after.len());
+        let end = space.unwrap_or(end);
         let dots = |cut: bool| if cut { "..." } else { "" };
         lines.push(format!(
             "  {}{}",

@@ -1,5 +1,6 @@
 //! Options that have no effect on a model: a warning for each that is given.
 
+use super::model::Noted;
 use super::options::text;
 use super::style::Voice;
 use crate::models::Outputs;
@@ -11,6 +12,8 @@ struct Use<'a> {
     outputs: &'a Outputs,
     /// Whether the texts come from the command line.
     direct: bool,
+    /// Whether the model has several heads.
+    several: bool,
     /// The value of the option.
     value: &'a str,
 }
@@ -90,17 +93,23 @@ const OPTIONS: &[Option] = &[
     Option {
         command: "embed",
         name: "head",
-        has: |_| false,
-        why: |_| "vectors come from the encoder, which all heads share",
+        has: |u| u.several,
+        why: |_| "vectors come from the encoder, not from the head",
     },
 ];
 
 /// Warns about the options of `command` that are given but have no effect on what the head gives. `direct`: whether the texts come
 /// from the command line.
-pub fn warn(command: &str, matches: &ArgMatches, outputs: &Outputs, direct: bool, voice: &Voice) {
+pub fn warn(
+    command: &str,
+    matches: &ArgMatches,
+    (outputs, noted): (&Outputs, &Noted),
+    direct: bool,
+    voice: &Voice,
+) {
     for option in OPTIONS.iter().filter(|o| o.command == command) {
         let Some(value) = text(matches, option.name) else { continue };
-        let used = Use { outputs, direct, value };
+        let used = Use { outputs, direct, several: noted.several, value };
         if !(option.has)(&used) {
             let (name, why) = (option.name, (option.why)(&used));
             voice.warn(format!("--{name} has no effect: {why}\n  help: leave it out"));

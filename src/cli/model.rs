@@ -32,6 +32,8 @@ pub struct Noted {
     pub pair: Option<String>,
     /// The column of the label.
     pub label: Option<String>,
+    /// Whether the model has several heads, with settings of their own.
+    pub several: bool,
     /// The 0/1 columns of the classes, if each class has a column; then there is no other label.
     pub indicators: Vec<String>,
     /// The whole file.
@@ -49,6 +51,7 @@ impl Noted {
             voice.warn(format!("{e}\n  note: tempra uses the default settings instead"));
             Value::Null
         });
+        let several = value.get("heads").is_some_and(Value::is_object);
         if let Some(heads) = value.get("heads").and_then(Value::as_object) {
             let names = heads.keys().cloned().collect::<Vec<_>>().join(", ");
             let Some(found) = head.and_then(|name| heads.get(name)).cloned() else {
@@ -75,6 +78,7 @@ impl Noted {
             text: name("text"),
             pair: name("pair"),
             label: name("label"),
+            several,
             indicators: indicators.unwrap_or_default(),
             all: value,
         })

@@ -44,7 +44,7 @@ pub fn define() -> Command {
         .about("Predicts with a fine-tuned model: a table, or texts from the command line")
         .long_about(
             "Predicts with a fine-tuned model: a table, or texts from the command line.\n\n\
-             A table is CSV, TSV, JSON Lines or Parquet. The output keeps all its columns and adds:\n\n  \
+             A table is CSV, TSV, JSON Lines, JSON, Parquet or a folder of .txt files. The output keeps all its columns and adds:\n\n  \
              classify       label, probability (of that label), p_CLASS for every class\n  \
              multilabel     labels (classes above their thresholds), p_CLASS for every class\n  \
              regress        prediction\n  \
@@ -74,7 +74,7 @@ pub fn define() -> Command {
         )
         .arg(
             Arg::new("input").value_name("INPUT").help(
-                "File to predict: .csv, .tsv, .jsonl or .parquet; CoNLL columns for tags, SQuAD's JSON for questions; - is standard input",
+                "File to predict: .csv, .tsv, .jsonl, .json or .parquet; a folder of .txt files; CoNLL columns for tags, SQuAD's JSON for questions; - is standard input",
             ),
         )
         .mut_arg("pair", |pair| {
@@ -123,8 +123,8 @@ pub fn run(matches: &ArgMatches) -> Result<i32> {
     let model = prepared.model(&Options::default(), &voice)?;
     let (_, outputs) = prepared.head(&model)?;
     let columns = input.columns(&prepared, outputs)?;
-    idle::warn("predict", matches, outputs, input.direct(), &voice);
-    let took = || format!("in {:.1} s on {}", start.elapsed().as_secs_f64(), prepared.device.caps().name);
+    idle::warn("predict", matches, (outputs, &prepared.noted), input.direct(), &voice);
+    let took = || format!("in {:.2} s on {}", start.elapsed().as_secs_f64(), prepared.device.caps().name);
     let done = match outputs {
         Outputs::Tags(names) => {
             Some(found::tags(&input, &prepared, &model, names, (form, &destination), &voice)?)

@@ -289,6 +289,18 @@ fn masks_of_other_models_are_understood_where_no_doubt_is_possible() {
         assert_eq!(numbers.len(), 5, "{said}");
         assert!(lines[0].starts_with(best) && numbers.is_sorted_by(|a, b| a >= b), "{said}");
     }
+    // A model trained by permutations, too.
+    let xlnet = tempdir().unwrap();
+    prepared(xlnet.path(), &golden("encoders/xlnet"));
+    data(xlnet.path());
+    fs::write(xlnet.path().join("permute.toml"), recipe("permute", "text.txt", "", "permute")).unwrap();
+    ok("permute", tempra(xlnet.path(), &["train", "permute.toml", "-q"]));
+    fs::write(xlnet.path().join("in.csv"), "text\nthe [MASK] sat on the [MASK]\n").unwrap();
+    let file = fine(&predict(xlnet.path(), "permute", &["in.csv"]));
+    for text in ["the [MASK] sat on the [MASK]", "the <mask> sat on the <mask>"] {
+        let given = ["--sentence", text, "--format", "csv"];
+        assert_eq!(fine(&predict(xlnet.path(), "permute", &given)).replace("<mask>", "[MASK]"), file);
+    }
     let e = refused(&predict(dir, "mask", &["--sentence", "no hole"]), 2);
     assert!(e.contains("no mask token") && e.contains("[MASK]") && e.contains("help: "), "{e}");
 }
@@ -343,4 +355,30 @@ fn an_input_that_is_none_or_several_is_refused_with_a_remedy() {
         assert!(said.contains(&format!("warning: {option} has no effect")), "{said}");
     }
     assert_eq!(fine(&out), fine(&predict(dir, "tag", &given[..2])));
+}
+
+/// A folder of several heads has settings for each: `embed` needs one of them, and says so; elsewhere --head has no effect.
+#[test]
+fn the_head_of_embed_chooses_settings() {
+    let dir = trained(&["similar"]);
+    let dir = dir.path();
+    let embed = |more: &[&str]| {
+        let args = [&["embed", "similar/model", "similar.csv"], more].concat();
+        program(dir, &args).output().unwrap()
+    };
+    let expected = fine(&embed(&[]));
+    let out = embed(&["--head", "similar"]);
+    assert!(stderr(&out).contains("warning: --head has no effect"), "{}", stderr(&out));
+    assert_eq!(fine(&out), expected);
+    let noted = dir.join("similar/model/tempra.json");
+    let one: Value = serde_json::from_slice(&fs::read(&noted).unwrap()).unwrap();
+    fs::remove_file(dir.join("similar/model/manifest.json")).unwrap();
+    fs::write(&noted, json!({ "heads": { "similar": one, "other": { "text": "nothing" } } }).to_string())
+        .unwrap();
+    let e = refused(&embed(&[]), 2);
+    assert!(e.contains("--head with one of other, similar") && e.contains("help: "), "{e}");
+    let out = embed(&["--head", "similar"]);
+    assert!(!stderr(&out).contains("warning"), "{}", stderr(&out));
+    assert_eq!(fine(&out), expected);
+    assert!(refused(&embed(&["--head", "others"]), 2).contains("the model has no head \"others\""));
 }
