@@ -13,14 +13,14 @@ const DAMAGED: i32 = 4;
 
 pub fn define() -> Command {
     let verify = Command::new("verify")
-        .about("Says whether checkpoints and models are what was written")
+        .about("Check that the files of checkpoints and models are undamaged")
         .long_about(
-            "Says whether checkpoints and models are, byte for byte, what was written.\n\n\
-             Every file is read and its BLAKE3 hash compared with the manifest that was written beside it. Nothing \
-             is changed, and a run that is writing the folder is not disturbed.\n\n\
-             Of a run folder that is every checkpoint, model/ and best-NAME/. A model that was changed on purpose differs \
-             too: delete its manifest.json to say so.\n\n\
-             Exit code 4 if a folder is damaged or there is none, else 0.",
+            "Check that the files of checkpoints and models are byte for byte as tempra wrote them.\n\n\
+             Every file is read, and its BLAKE3 hash is compared with the manifest beside it. The command changes nothing \
+             and does not disturb a run that uses the folder. In a run folder it checks every checkpoint, model/ and \
+             best-NAME/.\n\n\
+             A model that you changed on purpose counts as damaged until you delete its manifest.json.\n\n\
+             The exit code is 4 if a file is damaged or nothing is found, else 0.",
         )
         .after_help(
             "Examples:\n  tempra checkpoint verify runs/reviews\n  \
@@ -32,11 +32,11 @@ pub fn define() -> Command {
                 .value_name("PATH")
                 .required(true)
                 .value_parser(value_parser!(PathBuf))
-                .help("The folder of a checkpoint or a model, or of a run with all of them"),
+                .help("Folder of a checkpoint, a model or a whole run"),
         )
         .arg(json_arg());
     Command::new("checkpoint")
-        .about("Looks at checkpoints")
+        .about("Check saved checkpoints and models")
         .after_help("Example:\n  tempra checkpoint verify runs/reviews")
         .subcommand_required(true)
         .arg_required_else_help(true)
@@ -45,7 +45,7 @@ pub fn define() -> Command {
 
 pub fn run(matches: &ArgMatches) -> Result<i32> {
     let Some(("verify", matches)) = matches.subcommand() else {
-        return Err(Error::usage("nothing to do").with_expected("tempra checkpoint verify PATH"));
+        return Err(Error::usage("no subcommand is given").with_help("try `tempra checkpoint verify PATH`"));
     };
     let path = matches.get_one::<PathBuf>("path").cloned().unwrap_or_default();
     let report = verify(&path)?;

@@ -7,10 +7,10 @@ use clap_complete::{Shell, generate};
 
 pub fn define() -> Command {
     Command::new("completions")
-        .about("Prints a script that completes commands and options in a shell")
+        .about("Print a script that lets a shell complete commands and options")
         .long_about(
-            "Prints a script that completes commands and options in a shell. Where it belongs depends on the shell; \
-             the examples are the usual places.",
+            "Print a script that lets a shell complete commands and options. The examples show the usual place of the \
+             script for each shell.",
         )
         .after_help(
             "Examples:\n  \
@@ -23,7 +23,7 @@ pub fn define() -> Command {
                 .value_name("SHELL")
                 .required(true)
                 .value_parser(value_parser!(Shell))
-                .help("The shell"),
+                .help("Shell that reads the script"),
         )
 }
 

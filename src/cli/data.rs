@@ -23,14 +23,14 @@ pub fn define() -> Command {
         arg.help(help)
     };
     let check = Command::new("check")
-        .about("Reports what is wrong or odd about data files")
+        .about("Report errors and oddities in data files")
         .long_about(
-            "Reports what is wrong or odd about data files.\n\n\
-             Rows that cannot be read, labels and how often each occurs, labels in several spellings, labels that the \
-             training file lacks, texts that are empty, that come twice, or twice with different labels, and texts of \
-             one file that stand in another (leaks). With --model also how long the texts are in tokens, what \
-             truncation would cut, and how much of them the vocabulary does not know.\n\n\
-             Exit code 3 if something is surely wrong (bad rows, labels that the training file lacks, leaks), else 0.",
+            "Report errors and oddities in data files before you train on them.\n\n\
+             Errors are rows that cannot be read, labels that the training file lacks, and texts of one file that also \
+             occur in another (leaks). Oddities are labels in several spellings, empty texts, duplicate texts, and \
+             duplicates with different labels. The report also counts each label. With --model it adds the lengths in \
+             tokens, what truncation would cut, and the share of unknown tokens.\n\n\
+             The exit code is 3 if there is an error, else 0.",
         )
         .after_help(
             "Examples:\n  \
@@ -42,22 +42,22 @@ pub fn define() -> Command {
                 .value_name("FILE")
                 .num_args(0..)
                 .value_parser(value_parser!(PathBuf))
-                .help("Files, the training file first"),
+                .help("Data files, the training file first"),
         )
-        .arg(split("train", "The training file"))
-        .arg(split("validation", "The validation file"))
-        .arg(split("test", "The test file"))
+        .arg(split("train", "Training file"))
+        .arg(split("validation", "Validation file"))
+        .arg(split("test", "Test file"))
         .group(
             ArgGroup::new("any").args(["files", "train", "validation", "test"]).required(true).multiple(true),
         )
-        .arg(column("text", "Column of the text [default: by its name]"))
-        .arg(column("pair", "Column of the second text of a pair; \"\" for none [default: by its name]"))
-        .arg(column("label", "Column of the label; \"\" for none; a 0/1 column for each class, as in toxic,insult [default: by its name]"))
-        .arg(column("model", "Folder of a model, or org/name: counts its tokens").value_name("MODEL"))
-        .arg(count("max-length", "Longest sequence in tokens, with --model [default: 128, or the model's positions]").requires("model"))
+        .arg(column("text", "Column of the text [default: guessed from the names]"))
+        .arg(column("pair", "Column of the second text of a pair; \"\" for none [default: guessed from the names]"))
+        .arg(column("label", "Column of the label; \"\" for none; several 0/1 columns, one per class, as toxic,insult [default: guessed from the names]"))
+        .arg(column("model", "Count tokens as this model does: its folder, or org/name").value_name("MODEL"))
+        .arg(count("max-length", "Longest sequence in tokens, with --model [default: 128, or what the model reads]").requires("model"))
         .arg(json_arg());
     Command::new("data")
-        .about("Looks at data files")
+        .about("Check data files before training")
         .after_help("Example:\n  tempra data check train.csv test.csv")
         .subcommand_required(true)
         .arg_required_else_help(true)
@@ -67,7 +67,7 @@ pub fn define() -> Command {
 pub fn run(matches: &ArgMatches) -> Result<i32> {
     match matches.subcommand() {
         Some(("check", matches)) => check(matches),
-        _ => Err(Error::usage("nothing to do").with_expected("tempra data check FILE")),
+        _ => Err(Error::usage("no subcommand is given").with_help("try `tempra data check FILE`")),
     }
 }
 
@@ -75,7 +75,7 @@ fn check(matches: &ArgMatches) -> Result<i32> {
     let voice = Voice::of(matches);
     let files = files(matches);
     let Some((_, first)) = files.first() else {
-        return Err(Error::usage("no file").with_expected("a data file"));
+        return Err(Error::usage("no data file is given"));
     };
     let mut found = columns::by_name(matches, &data::columns(first)?);
     let mut indicators = Vec::new();
@@ -126,7 +126,7 @@ fn check(matches: &ArgMatches) -> Result<i32> {
         }
         say_json(&all)?;
     } else {
-        let verdict = if wrong { "something is wrong: see above" } else { "nothing is surely wrong" };
+        let verdict = if wrong { "the data have errors: see above" } else { "no errors found" };
         say(format!("{}{verdict}", super::style::clean(&report.to_string())))?;
     }
     Ok(if wrong { WRONG } else { 0 })

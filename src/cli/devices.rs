@@ -17,11 +17,11 @@ enum More {
     Nothing,
     /// An adapter of wgpu.
     Adapter(Abilities),
-    /// An NVIDIA card.
+    /// An NVIDIA GPU.
     Card(Card),
 }
 
-/// What is told of a card.
+/// What is shown of an NVIDIA GPU.
 struct Card {
     capability: String,
     sms: u32,
@@ -48,11 +48,11 @@ fn names() -> Vec<String> {
 
 pub fn define() -> Command {
     Command::new("devices")
-        .about("Lists the devices that this build can drive")
+        .about("List the devices that this build can use")
         .long_about(
-            "Lists the devices that this build can drive, with what `tempra bench` has measured of them, and why it cannot drive \
-             the others.\n\n\
-             The names are those that --device takes, and the key `device` of a recipe.",
+            "List the devices that this build can use, with the speeds that `tempra bench` has measured. For the others, say \
+             why they cannot be used.\n\n\
+             The option --device and the key `device` of a recipe take these names.",
         )
         .after_help("Examples:\n  tempra devices\n  tempra devices --json")
         .arg(json_arg())
@@ -126,7 +126,7 @@ pub fn run(matches: &ArgMatches) -> Result<i32> {
             }
         };
     }
-    say(format!("{text}auto is {auto}"))?;
+    say(format!("{text}--device auto uses {auto}"))?;
     Ok(0)
 }
 
@@ -151,24 +151,27 @@ fn describe(more: &More, caps: &Caps) -> String {
         More::Nothing => return String::new(),
         More::Card(Card { capability, sms, cublaslt, driver, nvrtc, nvrtc_file, free }) => {
             let shared = caps.shared_bytes >> 10;
-            let products =
-                if *cublaslt { "own kernels or cuBLASLt, whichever is faster" } else { "own kernels" };
+            let products = if *cublaslt {
+                "tempra's kernels or cuBLASLt, whichever is faster"
+            } else {
+                "tempra's kernels"
+            };
             return format!(
                 "            driver for CUDA {driver}, NVRTC {nvrtc} ({nvrtc_file}), {:.1} GiB free\n            compute capability {capability}, {sms} multiprocessors \
-                 with {shared} KiB for a block; products: {products}\n",
+                 with {shared} KiB of shared memory per block; GEMM: {products}\n",
                 *free as f64 / f64::from(1 << 30)
             );
         }
         More::Adapter(a) => a,
     };
-    let driver = if a.driver.is_empty() { "its name is not told" } else { &a.driver };
-    let subgroups = a.subgroup.map_or("no subgroups of one size".to_owned(), |n| format!("subgroups of {n}"));
-    let clock = if a.timestamps { "a clock of its own" } else { "no clock of its own" };
+    let driver = if a.driver.is_empty() { "unknown" } else { &a.driver };
+    let subgroups = a.subgroup.map_or("no fixed subgroup size".to_owned(), |n| format!("subgroups of {n}"));
+    let clock = if a.timestamps { "GPU timestamps" } else { "no GPU timestamps" };
     let products =
-        a.coop.map_or("no f16 products".to_owned(), |n| format!("f16 products on matrices of {n} x {n}"));
+        a.coop.map_or("no f16 GEMM".to_owned(), |n| format!("f16 GEMM with {n} x {n} cooperative matrices"));
     let (binding, group) = (a.binding_bytes >> 20, a.shared_bytes >> 10);
     format!(
-        "            driver: {driver}\n            {subgroups}, {products}, {clock}; binds {binding} MiB at once, {group} KiB of workgroup memory\n"
+        "            driver: {driver}\n            {subgroups}, {products}, {clock}; buffers of at most {binding} MiB, {group} KiB of workgroup memory\n"
     )
 }
 
@@ -181,11 +184,11 @@ fn ceilings(caps: &Caps) -> BTreeMap<&'static str, Ceilings> {
 fn measured(caps: &Caps, name: &str) -> String {
     let all = ceilings(caps);
     if all.is_empty() {
-        return format!("            not measured: tempra bench ops --device {name}\n");
+        return format!("            not measured yet: run `tempra bench ops --device {name}`\n");
     }
     let one = |(dtype, c): (&&str, &Ceilings)| {
         let (copy, product) = (c.copy_bytes_per_s / 1e9, c.product_flops_per_s / 1e12);
-        format!("            measured in {dtype}: copy {copy:.1} GB/s, product {product:.3} TFLOP/s\n")
+        format!("            measured in {dtype}: copy {copy:.1} GB/s, GEMM {product:.3} TFLOP/s\n")
     };
     all.iter().map(one).collect()
 }

@@ -1,4 +1,4 @@
-//! `tempra help`: of commands, and of what is no command: the recipe's keys, the metrics, the exit codes.
+//! `tempra help`: commands, and three topics besides: the keys of a recipe, the metrics, the exit codes.
 
 use super::output::say;
 use crate::error::{Error, Result};
@@ -8,49 +8,74 @@ use crate::train::recipe::{Key, Recipe};
 use clap::{Arg, ArgMatches, Command};
 use std::fmt::Write;
 
-/// A topic that is no command.
+/// A topic besides the commands.
 struct Topic {
     name: &'static str,
     about: &'static str,
-    /// Its text; of the recipe only what the further word names.
+    /// Its text, one line a paragraph; for the recipe only the table or key that the second word names.
     text: fn(Option<&str>) -> Result<String>,
 }
 
 const TOPICS: &[Topic] = &[
-    Topic { name: "recipe", about: "every key of a recipe: type, default, meaning", text: recipe },
-    Topic { name: "metrics", about: "every metric, and for which task", text: metrics },
-    Topic { name: "exit-codes", about: "what the exit code of the program means", text: exit_codes },
+    Topic { name: "recipe", about: "every key of a recipe, with type, default and meaning", text: recipe },
+    Topic { name: "metrics", about: "every metric, and the tasks that have it", text: metrics },
+    Topic { name: "exit-codes", about: "what each exit code of the program means", text: exit_codes },
 ];
 
-/// Every exit code there is and what it means; scripts rely on them.
+/// Every exit code there is, its name and its meaning; scripts rely on them.
 pub const EXIT_CODES: &[(i32, &str, &str)] = &[
-    (0, "ok", "what was asked for is done"),
-    (1, "failed", "verify: a case failed; bench compare --fail-under: something is slower"),
-    (2, "usage", "the command line or the recipe cannot be meant"),
-    (3, "data", "a data file cannot be read as asked; data check: something is wrong"),
-    (4, "model", "a model, tokenizer or checkpoint cannot be used; checkpoint verify: damaged"),
-    (5, "device", "the device is not there, or cannot do what is asked"),
-    (6, "memory", "not enough memory"),
-    (7, "diverged", "training went non-finite; the last good checkpoint is kept"),
-    (8, "disk", "the disk is full, read-only or failing"),
-    (9, "locked", "another process holds the run folder"),
-    (70, "internal", "an operation got tensors it does not accept: a bug, please report it"),
-    (75, "try again", "the device was lost; starting again resumes from the last checkpoint"),
-    (101, "panic", "a bug, please report it"),
-    (130, "interrupted", "stopped by Ctrl-C (SIGINT) after a clean checkpoint; starting again resumes"),
-    (143, "terminated", "stopped by SIGTERM after a clean checkpoint; starting again resumes"),
+    (0, "ok", "The command did what was asked."),
+    (
+        1,
+        "failed",
+        "`tempra verify`: the device computed a wrong result. `tempra bench compare --fail-under`: something is slower.",
+    ),
+    (2, "usage", "The command line or the recipe has a mistake."),
+    (3, "data", "A data file cannot be used. `tempra data check`: the data have errors."),
+    (
+        4,
+        "model",
+        "A model, tokenizer or checkpoint cannot be used. `tempra checkpoint verify`: a file is damaged.",
+    ),
+    (5, "device", "The device is missing, or cannot do what is asked."),
+    (6, "memory", "Memory is too small."),
+    (
+        7,
+        "diverged",
+        "Training diverged, or a parameter receives no gradient. The last good checkpoint is kept.",
+    ),
+    (8, "disk", "The disk is full, read-only or failing."),
+    (9, "locked", "Another process uses the run folder."),
+    (
+        70,
+        "internal",
+        "An operation received tensors that it does not accept. This is a bug: please report it.",
+    ),
+    (75, "device lost", "The GPU was lost. Give the same command again to resume from the last checkpoint."),
+    (101, "panic", "This is a bug: please report it."),
+    (
+        130,
+        "interrupted",
+        "Ctrl-C (SIGINT) stopped the run after a checkpoint. Give the same command again to resume.",
+    ),
+    (143, "terminated", "SIGTERM stopped the run after a checkpoint. Give the same command again to resume."),
 ];
 
 pub fn define() -> Command {
     let topics: String = TOPICS.iter().map(|t| format!("  {:<12}{}\n", t.name, t.about)).collect();
     Command::new("help")
-        .about("Explains a command, the recipe, the metrics or the exit codes")
-        .long_about("Explains a command, or one of the topics below.")
+        .about("Explain a command, the keys of a recipe, the metrics or the exit codes")
+        .long_about("Explain a command, or one of the topics below.")
         .after_help(format!(
             "Topics:\n{topics}\nExamples:\n  tempra help predict\n  tempra help data check\n  \
              tempra help recipe\n  tempra help recipe optim\n  tempra help recipe optim.lr"
         ))
-        .arg(Arg::new("topic").value_name("TOPIC").num_args(0..).help("A command or a topic"))
+        .arg(
+            Arg::new("topic")
+                .value_name("TOPIC")
+                .num_args(0..)
+                .help("A command, or a topic such as recipe; after recipe, the name of a table or key"),
+        )
 }
 
 pub fn run(matches: &ArgMatches) -> Result<i32> {
@@ -58,17 +83,27 @@ pub fn run(matches: &ArgMatches) -> Result<i32> {
         matches.get_many::<String>("topic").into_iter().flatten().map(String::as_str).collect();
     let topic = words.first().and_then(|first| TOPICS.iter().find(|t| t.name == *first));
     let text = match (topic, words.as_slice()) {
-        (Some(topic), [_]) => (topic.text)(None)?,
-        (Some(topic), [_, word]) if topic.name == "recipe" => (topic.text)(Some(word))?,
+        (Some(topic), [_]) => wrapped(&(topic.text)(None)?),
+        (Some(topic), [_, word]) if topic.name == "recipe" => wrapped(&(topic.text)(Some(word))?),
         (Some(topic), [_, rest @ ..]) => {
-            return Err(
-                Error::usage(format!("`help {}` takes no more words", topic.name)).with_found(rest.join(" "))
-            );
+            return Err(Error::usage(format!("`tempra help {}` does not take so many words", topic.name))
+                .with_found(rest.join(" ")));
         }
         _ => command_help(&words)?,
     };
     say(text.trim_end())?;
     Ok(0)
+}
+
+/// Text with one line a paragraph, wrapped to the terminal as clap wraps help; a paragraph keeps its indent.
+fn wrapped(text: &str) -> String {
+    let lines = |line: &str| {
+        let page = Command::new("page").disable_help_flag(true).max_term_width(super::WIDEST);
+        // The end of a page is trimmed, and so are its blank lines.
+        let page = page.help_template("{about}").about(line.to_owned()).render_help().to_string();
+        if line.trim().is_empty() { String::new() } else { page.trim_end().to_owned() }
+    };
+    text.lines().map(|line| lines(line) + "\n").collect()
 }
 
 /// What `--help` prints of a command, named by its words; of the program without any.
@@ -79,7 +114,7 @@ fn command_help(words: &[&str]) -> Result<String> {
         command = command.find_subcommand(word).ok_or_else(|| {
             let topics = TOPICS.iter().map(|t| t.name).filter(|_| i == 0);
             let there: Vec<&str> = command.get_subcommands().map(Command::get_name).chain(topics).collect();
-            let e = Error::usage(format!("no help on {word:?}")).with_expected(there.join(", "));
+            let e = Error::usage(format!("there is no help on {word:?}")).with_expected(there.join(", "));
             match nearest(word, there) {
                 Some(near) => e.with_help(format!("did you mean {near:?}?")),
                 None => e,
@@ -90,7 +125,7 @@ fn command_help(words: &[&str]) -> Result<String> {
     let line = ["tempra"].iter().chain(words).chain(&["--help"]);
     match root.clone().try_get_matches_from(line) {
         Err(help) => Ok(help.to_string()),
-        Ok(_) => Err(Error::usage("no help on that")),
+        Ok(_) => Err(Error::usage("there is no help on that")),
     }
 }
 
@@ -113,51 +148,61 @@ fn recipe(only: Option<&str>) -> Result<String> {
     }
     let mut text = String::new();
     if asked.is_none() {
-        text += "A recipe is a TOML file (or JSON with the same keys). `tempra init` writes one; `tempra train RECIPE\n\
-                 --set optim.lr=3e-5` overrides a key. What is left out has its default.\n";
+        text += "A recipe is a TOML file, or a JSON file with the same keys. `tempra init DATA` writes one. \
+                 `tempra train RECIPE --set optim.lr=3e-5` overrides a key. A key that is left out has its default. \
+                 HF is the name of the same setting in Hugging Face's TrainingArguments, scripts or configs.\n";
     }
     let mut section = None;
     for key in chosen {
         if section != Some(key.section) {
             section = Some(key.section);
             match key.section {
-                "" => text += "\nAt the top\n",
+                "" => text += "\nAt the top of the file\n",
                 name => text += &format!("\n[{name}]\n"),
             }
         }
         let default = match (&key.default, key.required) {
             (_, true) => "required".to_owned(),
             (Some(default), _) => format!("default {default}"),
-            (None, _) => "no fixed default".to_owned(),
+            (None, _) => "default below".to_owned(),
         };
         // Writing to a string cannot fail.
-        let _ = writeln!(text, "  {:<20} {}; {default}", key.name, key.accepts);
-        key.doc.lines().for_each(|line| text += &format!("      {line}\n"));
+        let _ = writeln!(text, "  {} ({}; {default})", key.name, key.accepts);
+        let _ = writeln!(text, "      {}", key.doc.lines().collect::<Vec<_>>().join(" "));
     }
     Ok(text)
 }
 
 fn metrics(_: Option<&str>) -> Result<String> {
-    let mut text = "Metrics, as scikit-learn and SciPy define them. train.best_metric names the one that chooses the best\n\
-                    checkpoint.\n\n"
+    let mut text = "Metrics follow the definitions of scikit-learn and SciPy, and of the evaluation scripts of CoNLL and SQuAD. \
+                    train.best_metric names the metric that selects the best checkpoint.\n\n"
         .to_owned();
     for m in METRICS {
         let better = if m.higher_is_better { "higher is better" } else { "lower is better" };
-        let _ =
-            writeln!(text, "  {:<12} {:<17} {}\n{:32}({})", m.name, better, m.doc, "", m.tasks.join(", "));
+        let _ = writeln!(text, "  {} ({better}; {})", m.name, m.tasks.join(", "));
+        let _ = writeln!(text, "      {}", m.doc);
     }
-    text += "\nSeveral tasks (task = \"multi\"): a score is called TASK_METRIC, as in reviews_accuracy, and \"mean\" is the mean over\n\
-             the tasks of the metric that each task's own recipe is chosen by. There every metric counts as a number of which more\n\
-             is better and 1 is perfect: accuracies, F1, correlations and the like as they are; hamming as 1 - hamming, perplexity\n\
-             as 1 / perplexity, mse as 1 / (1 + mse / V), mae as 1 / (1 + mae / S), the loss of numbers as mse, or as\n\
-             1 / (1 + loss) of standardized targets, any other loss as exp(-loss). V and S are the variance and standard deviation of the task's training targets.\n\n\
-             A metric that is undefined (NaN), or the same for every model, on the validation examples is refused before the run.\n\
-             A validation that gives NaN is never the best.\n";
+    text += "\nSeveral tasks\n\
+             With task = \"multi\" a score has the name TASK_METRIC, such as reviews_accuracy. The score \"mean\" is the mean \
+             over the tasks of the metric that selects each task's own best checkpoint. For the mean, every metric is first \
+             converted so that higher is better and 1 is perfect:\n  \
+             accuracy, F1, correlations and other metrics where higher is better: unchanged\n  \
+             hamming: 1 - hamming\n  \
+             perplexity: 1 / perplexity\n  \
+             mse: 1 / (1 + mse / V), where V is the variance of the training targets\n  \
+             mae: 1 / (1 + mae / S), where S is the standard deviation of the training targets\n  \
+             loss of task regress or similar: as mse; with standardized targets 1 / (1 + loss)\n  \
+             any other loss: exp(-loss)\n\n\
+             Undefined metrics\n\
+             A metric that is undefined (NaN) on the validation examples, or the same for every model, is refused before \
+             the run. A validation whose metric is NaN is never the best.\n";
     Ok(text)
 }
 
 fn exit_codes(_: Option<&str>) -> Result<String> {
-    let line = |(code, name, meaning): &(i32, &str, &str)| format!("  {code:>3}  {name:<12} {meaning}\n");
+    let line = |(code, name, meaning): &(i32, &str, &str)| format!("  {code} ({name})\n      {meaning}\n");
     let table: String = EXIT_CODES.iter().map(line).collect();
-    Ok(format!("Exit codes\n\n{table}\nErrors go to standard error, results to standard output."))
+    Ok(format!(
+        "Exit codes\n\n{table}\nErrors, warnings and progress go to standard error, results to standard output."
+    ))
 }

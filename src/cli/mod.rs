@@ -63,28 +63,32 @@ static LONG_VERSION: LazyLock<String> = LazyLock::new(|| {
     format!("{}\nfeatures: {}", env!("CARGO_PKG_VERSION"), built.collect::<Vec<_>>().join(" "))
 });
 
+/// Columns of help at most: longer lines are hard to read.
+const WIDEST: usize = 100;
+
 /// The command line: every command, and the options that all of them take.
 pub fn command() -> Command {
     let everywhere = |id: &'static str, help: &'static str| {
         let arg = Arg::new(id).long(id).action(ArgAction::SetTrue).global(true).help(help);
-        arg.help_heading("Everywhere")
+        arg.help_heading("Global options")
     };
     Command::new("tempra")
         .version(env!("CARGO_PKG_VERSION"))
         .long_version(LONG_VERSION.as_str())
-        .about("Fine-tunes pretrained text encoders, and uses what came out")
+        .about("Fine-tune pretrained text encoders, and predict with them")
+        .max_term_width(WIDEST)
         .after_help(
-            "Example: from a table of labelled texts to predictions\n  \
-             tempra init reviews.csv --model models/all-MiniLM-L6-v2\n  \
+            "Example, from labelled texts to predictions:\n  \
+             tempra init reviews.csv\n  \
              tempra train recipe.toml\n  \
              tempra predict runs/reviews/model new.csv -o predicted.csv\n\n\
-             More: `tempra help COMMAND`, `tempra help recipe`, `tempra help metrics`, `tempra help exit-codes`.",
+             More help: `tempra help COMMAND`, `tempra help recipe`, `tempra help metrics`, `tempra help exit-codes`.",
         )
         .subcommand_required(true)
         .arg_required_else_help(true)
         .disable_help_subcommand(true)
-        .arg(everywhere("quiet", "Only results, warnings and errors: no notes, no progress").short('q'))
-        .arg(everywhere("no-color", "No colours (as the environment variable NO_COLOR)"))
+        .arg(everywhere("quiet", "Print results, warnings and errors only").short('q'))
+        .arg(everywhere("no-color", "Print without colors, like the environment variable NO_COLOR"))
         .subcommands(COMMANDS.iter().map(|entry| (entry.define)()))
 }
 
@@ -100,6 +104,6 @@ pub fn run(matches: &ArgMatches) -> Result<i32> {
     });
     match found {
         Some((entry, of)) => (entry.run)(of),
-        None => Err(Error::usage("no command").with_help("`tempra help` lists them")),
+        None => Err(Error::usage("no command is given").with_help("`tempra help` lists the commands")),
     }
 }

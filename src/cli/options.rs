@@ -11,26 +11,26 @@ const THREADS: u64 = 4096;
 
 /// `--device`.
 pub fn device_arg() -> Arg {
-    let help = "Which device computes: auto, cpu, cuda, cuda:N, wgpu or wgpu:N [default: auto]";
+    let help = "Device: auto, cpu, cuda, cuda:N, wgpu or wgpu:N [default: auto]";
     Arg::new("device").long("device").value_name("NAME").help(help)
 }
 
 /// `--threads`.
 pub fn threads_arg() -> Arg {
-    let help = "CPU threads; 0 takes every core [default: 0]";
+    let help = "CPU threads; 0 uses all cores [default: 0]";
     let number = RangedU64ValueParser::<usize>::new().range(0..=THREADS);
     Arg::new("threads").long("threads").value_name("N").value_parser(number).help(help)
 }
 
 /// `--precision`.
 pub fn precision_arg() -> Arg {
-    let help = "What is computed in, as the recipe's key of this name: f32, f16 or bf16 [default: f32]";
+    let help = "Data type to compute in, like the key `precision` of a recipe [default: f32]";
     Arg::new("precision").long("precision").value_name("TYPE").value_parser(["f32", "f16", "bf16"]).help(help)
 }
 
 /// `--json`, where a command has a result that programs read.
 pub fn json_arg() -> Arg {
-    let help = "Prints the result as one JSON object on standard output";
+    let help = "Print the result as JSON";
     Arg::new("json").long("json").action(ArgAction::SetTrue).help(help)
 }
 
@@ -77,11 +77,9 @@ pub fn open_device(matches: &ArgMatches) -> Result<Device> {
 
 /// `--set KEY=VALUE`, which may be given several times and overrides keys of a recipe.
 pub fn set_arg() -> Arg {
-    Arg::new("set")
-        .long("set")
-        .value_name("KEY=VALUE")
-        .action(ArgAction::Append)
-        .help("Overrides a key of the recipe: --set optim.lr=3e-5; an empty value brings back its default")
+    Arg::new("set").long("set").value_name("KEY=VALUE").action(ArgAction::Append).help(
+        "Override a key of the recipe, such as --set optim.lr=3e-5; an empty value restores the default",
+    )
 }
 
 /// The keys and values of every `--set`, in order.
@@ -92,7 +90,7 @@ pub fn sets(matches: &ArgMatches) -> Result<Vec<(String, String)>> {
     let given = matches.try_get_many::<String>("set").ok().flatten();
     let pair = |flag: &String| match flag.split_once('=') {
         Some((key, value)) if !key.trim().is_empty() => Ok((key.trim().to_owned(), value.to_owned())),
-        _ => Err(Error::usage(format!("--set {flag}: not a key and a value"))
+        _ => Err(Error::usage(format!("--set {flag} is not a key and a value"))
             .with_expected("KEY=VALUE, such as optim.lr=3e-5")
             .with_help("`tempra help recipe` lists the keys")),
     };

@@ -8,18 +8,20 @@ use clap::{Arg, ArgMatches, Command};
 
 pub fn define() -> Command {
     Command::new("verify")
-        .about("Proves that a device computes what it should")
+        .about("Prove that a device computes correct results")
         .long_about(
-            "Runs every op, forward and backward, every hard case, on a device and compares with the CPU in f64, whose \
-             gradients the tests prove by finite differences. Prints a table; exits with 1 if anything is off.\n\n\
-             The result is kept as a certificate. `tempra train` on the same device with the same kernels writes its \
-             digest into the run folder.",
+            "Prove that a device computes correct results.\n\n\
+             tempra runs every op on the device, forward and backward, on hard test cases, and compares the results with \
+             the CPU in f64. (tempra's tests check the gradients of the CPU against finite differences.) The command \
+             prints a table, and exits with code 1 if a result is outside of its error bound.\n\n\
+             The result is saved as a certificate. `tempra train` on the same device with the same kernels writes its \
+             digest to metrics.json in the run folder.",
         )
         .after_help("Examples:\n  tempra verify --device wgpu\n  tempra verify --device wgpu:1 -o certificate.json")
         .arg(device_arg())
         .arg(threads_arg())
         .arg(precision_arg())
-        .arg(Arg::new("output").short('o').long("output").value_name("FILE").help("Also writes the certificate here"))
+        .arg(Arg::new("output").short('o').long("output").value_name("FILE").help("Write the certificate to this file as well"))
         .arg(json_arg())
 }
 
@@ -31,7 +33,7 @@ fn line(r: &Row) -> String {
     };
     format!(
         "{:<4} {:<20} {:<44} {:<5} {:>8} {:>8} {:>8.0e}{what}",
-        if r.passed { "ok" } else { "MISS" },
+        if r.passed { "ok" } else { "FAIL" },
         r.op,
         r.case,
         r.dtype,
@@ -75,7 +77,7 @@ pub fn run(matches: &ArgMatches) -> Result<i32> {
     } else {
         let missed = certificate.rows.iter().filter(|r| !r.passed).count();
         let verdict = match missed {
-            0 => format!("all {} cases are right", certificate.rows.len()),
+            0 => format!("all {} cases are correct", certificate.rows.len()),
             n => format!("{n} of {} cases are WRONG", certificate.rows.len()),
         };
         say(format!(

@@ -3,7 +3,6 @@
 use std::path::Path;
 use tempra::error::Kind as ErrorKind;
 use tempra::metrics::METRICS;
-use tempra::suggest::nearest;
 use tempra::train::recipe::{ClassWeights, DeviceName, Every, OnBadRow, Pooling, Recipe, Task};
 use tempra::train::schedule::{Curve, Kind};
 
@@ -457,7 +456,7 @@ fn the_written_recipe_explains_itself() {
     let text = read(&with("[optim]\nlr = 1e-3\n"), &[]).to_toml(true);
     let wanted = "# Peak learning rate (HF `learning_rate`).\nlr = 0.001  # default: 5e-5\n";
     assert!(text.contains(wanted), "{text}");
-    assert!(text.contains("left out: by epochs.\n# max_steps =\n"), "{text}");
+    assert!(text.contains("Default: as many as `epochs` gives.\n# max_steps =\n"), "{text}");
     assert!(
         text.contains("\noutput = \"runs/mood\"\n"),
         "a default that follows from other keys is not restated"
@@ -585,23 +584,4 @@ fn the_schedule_is_built_from_the_recipe() {
         let o = read(LEAST, &[("optim.schedule", kind)]).optim;
         assert_eq!(serde_json::to_value(o.schedule).expect("json"), kind);
     }
-}
-
-#[test]
-fn near_words_are_suggested_and_far_ones_not() {
-    let words = ["epochs", "batch_size", "lr", "seed"];
-    for (word, expected) in [
-        ("epoch", Some("epochs")),
-        ("EPOCHS", Some("epochs")),
-        ("batch-size", Some("batch_size")),
-        ("bacth_sise", Some("batch_size")),
-        ("rl", Some("lr")),
-        ("sede", Some("seed")),
-        ("colour", None),
-        ("", None),
-        ("x", None),
-    ] {
-        assert_eq!(nearest(word, words), expected, "{word}");
-    }
-    assert_eq!(nearest(&"a".repeat(1_000_000), words), None);
 }

@@ -30,24 +30,25 @@ use table::{Item, Reader, Section, item};
 section! {
     /// A training run.
     Recipe "" {
-        /// What is learnt: "classify" one class of several, "multilabel" any number of them, "regress" a number, "tag" a tag for
-        /// each word, "answer" where the answer to a question stands, "similar" vectors of texts, "mask" masked language
-        /// modelling, "next" that with next-sentence prediction, "permute" permutation language modelling (XLNet), "multi"
-        /// several of these at once.
+        /// What to learn: "classify" predicts one class, "multilabel" any number of classes, "regress" a number, "tag" a tag for each
+        /// word, "answer" the span of a text that answers a question. "similar" trains text embeddings. "mask" is masked language
+        /// modelling, "next" adds next-sentence prediction to it, "permute" is permutation language modelling (XLNet). "multi" trains
+        /// several of these tasks on one encoder.
         task: Task = Task::Classify, Rule::Required;
-        /// Seed of everything random in the run (HF `seed`): the head's first values, the order of examples, dropout.
+        /// Random seed of the whole run (HF `seed`): initial weights of a new head, order of examples, dropout.
         seed: u64 = 42, Rule::Any;
-        /// Several runs, one a seed, in place of `seed`; an empty list is one run.
+        /// Train one run for each of these seeds instead of one run with `seed`. An empty list trains one run.
         seeds: Vec<u64> = Vec::new(), Rule::Any;
-        /// Which device computes: "auto" takes the CPU; "cuda" is an NVIDIA GPU, "cuda:1" the second one; "wgpu" is a GPU through
-        /// Vulkan, Metal or DX12.
+        /// Device to compute on. "auto" uses the CPU, "cuda" an NVIDIA GPU ("cuda:1" the second one), "wgpu" a GPU through Vulkan,
+        /// Metal or DX12.
         device: DeviceName = DeviceName::Auto, Rule::Any;
-        /// What is computed in: "f32"; "bf16" on CUDA from Ampere on; "f16", with a loss scale, on CUDA and, for products only, on
-        /// adapters of wgpu that have cooperative matrices. Sums, weights and moments are f32 with each.
+        /// Data type of activations and matrix multiplications. "f32" works everywhere. "bf16" needs CUDA and an Ampere GPU or newer.
+        /// "f16" uses dynamic loss scaling; it needs CUDA, or for the matrix multiplications alone a wgpu adapter with cooperative
+        /// matrices. Sums, weights and optimizer moments are always f32.
         precision: Precision = Precision::F32, Rule::Any;
-        /// CPU threads; 0 takes every core.
+        /// CPU threads; 0 uses all cores.
         threads: usize = 0, from_to(0.0, 4096.0);
-        /// Folder of the run (HF `output_dir`), relative to the current folder. Left out: runs/ and the recipe's name.
+        /// Run folder (HF `output_dir`), relative to the current folder. Default: runs/ and the name of the recipe file.
         output: PathBuf = PathBuf::from("runs/run"), Rule::Derived;
     } with {
         /// Which pretrained model.
@@ -82,25 +83,25 @@ section! {
 section! {
     /// `[model]`: which pretrained model, and what is changed about it.
     Model "model" {
-        /// Folder in the Hugging Face layout, relative to the recipe (HF `model_name_or_path`); or org/name of a
-        /// model in the local cache.
+        /// Model folder in the Hugging Face layout, relative to the recipe, or org/name of a model in the local cache
+        /// (HF `model_name_or_path`).
         path: String = String::new(), Rule::Required;
-        /// How the tokens' vectors become one: "auto" as the model was pretrained, "cls" the first, "mean" all.
+        /// How the token vectors become one vector: "auto" as in pretraining, "cls" the first token, "mean" the mean of all tokens.
         pooling: Pooling = Pooling::Auto, Rule::Any;
-        /// How tokens attend to each other: "auto" as the model was trained, "exact", or "performer": FAVOR+, an approximation
-        /// whose time and memory grow with the length, not with its square.
+        /// Attention: "auto" as the model was trained, "exact" softmax attention, or "performer", the FAVOR+ approximation. Its time and
+        /// memory grow linearly with the length, not quadratically.
         attention: Attention = Attention::Auto, Rule::Any;
-        /// performer: random features of a head; left out: d ln d for heads of width d.
+        /// Random features of each head with attention = "performer". Default: d ln d, where d is the width of a head.
         attention_features: Option<usize> = None, from_to(1.0, 65536.0);
-        /// performer: optimiser steps after which the random features are drawn anew; 0 never does.
+        /// Optimizer steps between two draws of the random features with attention = "performer"; 0 never redraws them.
         attention_redraw: u64 = 1000, Rule::Any;
-        /// Dropout of hidden states (HF `hidden_dropout_prob`); left out: the model's config.
+        /// Dropout of hidden states (HF `hidden_dropout_prob`). Default: the value in the model's config.json.
         dropout: Option<f32> = None, from_to_below(0.0, 1.0);
-        /// Dropout of attention weights (HF `attention_probs_dropout_prob`); left out: the model's config.
+        /// Dropout of attention weights (HF `attention_probs_dropout_prob`). Default: the value in the model's config.json.
         attention_dropout: Option<f32> = None, from_to_below(0.0, 1.0);
-        /// Dropout before the head (HF `classifier_dropout`); left out: the model's config.
+        /// Dropout before the head (HF `classifier_dropout`). Default: the value in the model's config.json.
         classifier_dropout: Option<f32> = None, from_to_below(0.0, 1.0);
-        /// Parameters whose names start so are not trained.
+        /// Prefixes of parameter names. Parameters with such a prefix are not trained.
         freeze: Vec<String> = Vec::new(), Rule::Any;
     }
 }
@@ -146,40 +147,42 @@ section! {
 }
 
 section! {
-    /// `[train]`: how long, in what portions, and what is kept.
+    /// `[train]`: length of the run, batches, validation and checkpoints.
     Train "train" {
         /// Passes over the training data (HF `num_train_epochs`).
         epochs: f64 = 3.0, above(0.0);
-        /// Optimiser steps of the run, in place of epochs (HF `max_steps`); left out: by epochs.
+        /// Number of optimizer steps, which replaces `epochs` (HF `max_steps`). Default: as many as `epochs` gives.
         max_steps: Option<u64> = None, at_least(1.0);
-        /// Sequences of one optimiser step (HF `per_device_train_batch_size` times `gradient_accumulation_steps`).
+        /// Sequences per optimizer step (HF `per_device_train_batch_size` times `gradient_accumulation_steps`).
         batch_size: usize = 16, at_least(1.0);
-        /// Tokens of one optimiser step, in place of batch_size; left out: by sequences.
+        /// Tokens per optimizer step, which replaces `batch_size`. Default: `batch_size` counts.
         batch_tokens: Option<usize> = None, at_least(1.0);
-        /// Least number of forward passes an optimiser step is cut into (HF `gradient_accumulation_steps`); the
-        /// result does not depend on it.
+        /// Least number of forward passes per optimizer step (HF `gradient_accumulation_steps`). It does not change the result.
         accumulation: usize = 1, at_least(1.0);
-        /// Tokens in one forward pass at most; what does not fit is cut into several passes.
+        /// Largest number of tokens in one forward pass. Larger batches are split into several passes with the same result.
         max_tokens: usize = 8192, at_least(1.0);
-        /// Whether sequences of like length share a batch (HF `group_by_length`).
+        /// Whether to put sequences of similar length into the same batch (HF `group_by_length`).
         group_by_length: bool = false, Rule::Any;
-        /// When to validate (HF `eval_steps`): "epoch", or optimiser steps.
+        /// When to validate: "epoch", or every so many optimizer steps (HF `eval_steps`).
         eval_every: Every = Every::Epoch, at_least(1.0);
-        /// When to write a checkpoint (HF `save_steps`): "epoch", or optimiser steps.
+        /// When to write a checkpoint: "epoch", or every so many optimizer steps (HF `save_steps`).
         save_every: Every = Every::Epoch, at_least(1.0);
-        /// Checkpoints kept besides the best one (HF `save_total_limit`).
+        /// How many of the newest checkpoints to keep (HF `save_total_limit`). The best checkpoint is kept as well. At least two are
+        /// kept, also with 1: if the newest is damaged, the run resumes from the one before it.
         keep_checkpoints: usize = 2, at_least(1.0);
-        /// Stop after so many validations without improvement (HF `early_stopping_patience`); left out: never.
+        /// Stop after this many validations in a row without improvement (HF `early_stopping_patience`). Default: never.
         early_stopping: Option<u64> = None, at_least(1.0);
-        /// Metric that names the best checkpoint (HF `metric_for_best_model`), in its own direction (`tempra help metrics`); of
-        /// several tasks "mean" or TASK_METRIC. Left out: accuracy, mse of numbers, f1 of tags and answers, ...
+        /// Metric that selects the best checkpoint (HF `metric_for_best_model`). `tempra help metrics` lists them with their direction.
+        /// With task "multi": "mean" or TASK_METRIC. Default: accuracy for classify, f1_micro for multilabel, mse for regress, f1 for tag
+        /// and answer, spearman or mrr for similar, perplexity for language models, mean for multi.
         best_metric: String = "accuracy".to_owned(), Rule::Derived;
-        /// Whether the run ends with the best checkpoint instead of the last (HF `load_best_model_at_end`).
-        /// Left out: true if there are validation examples.
+        /// Whether the final model is the best checkpoint instead of the last (HF `load_best_model_at_end`). Default: true if there are
+        /// validation examples.
         load_best: bool = true, Rule::Derived;
-        /// Steps in a row with a NaN or infinite gradient, each skipped, before the run stops.
+        /// How many steps in a row may have a NaN or infinite loss or gradient. Such a step is skipped; one more ends the run. 0 ends the
+        /// run at the first.
         max_nonfinite_steps: u64 = 10, Rule::Any;
-        /// Optimiser steps between two lines of the log (HF `logging_steps`).
+        /// Optimizer steps between two lines of the log (HF `logging_steps`).
         log_every: u64 = 10, at_least(1.0);
     }
 }
@@ -189,39 +192,40 @@ section! {
     Optim "optim" {
         /// Peak learning rate (HF `learning_rate`).
         lr: f64 = 5e-5, above(0.0);
-        /// Decoupled weight decay (HF `weight_decay`); biases and normalisations have none.
+        /// Decoupled weight decay (HF `weight_decay`). It does not apply to biases and normalization layers.
         weight_decay: f64 = 0.0, at_least(0.0);
-        /// Decay of the first moment (HF `adam_beta1`).
+        /// Decay rate of AdamW's first moment (HF `adam_beta1`).
         beta1: f64 = 0.9, from_to_below(0.0, 1.0);
-        /// Decay of the second moment (HF `adam_beta2`).
+        /// Decay rate of AdamW's second moment (HF `adam_beta2`).
         beta2: f64 = 0.999, from_to_below(0.0, 1.0);
-        /// Added to the root of the second moment (HF `adam_epsilon`).
+        /// Added to the square root of the second moment (HF `adam_epsilon`).
         eps: f64 = 1e-8, above(0.0);
-        /// Norm to which the gradient of all parameters together is cut (HF `max_grad_norm`); 0 leaves it.
+        /// Clip the gradient of all parameters together to this L2 norm (HF `max_grad_norm`); 0 does not clip.
         max_grad_norm: f64 = 1.0, at_least(0.0);
-        /// Curve of the learning rate (HF `lr_scheduler_type`).
+        /// Learning-rate schedule after the warm-up (HF `lr_scheduler_type`).
         schedule: Kind = Kind::Linear, Rule::Any;
-        /// Share of the steps in which the learning rate rises (HF `warmup_ratio`), rounded up.
+        /// Share of the steps in which the learning rate rises from 0 to its peak, rounded up (HF `warmup_ratio`).
         warmup_ratio: f64 = 0.0, from_to_below(0.0, 1.0);
-        /// Steps in which the learning rate rises (HF `warmup_steps`), in place of warmup_ratio.
+        /// Number of these steps, which replaces `warmup_ratio` (HF `warmup_steps`).
         warmup_steps: Option<u64> = None, at_least(0.0);
-        /// cosine, cosine_with_restarts, warmup_stable_decay: waves (HF `num_cycles`); left out: 0.5, with restarts 1.
+        /// Number of waves of the schedules cosine, cosine_with_restarts and warmup_stable_decay (HF `num_cycles`). Default: 0.5; 1 with
+        /// restarts.
         num_cycles: Option<f64> = None, above(0.0);
-        /// polynomial: its exponent (HF `power`).
+        /// Exponent of the schedule polynomial (HF `power`).
         power: f64 = 1.0, above(0.0);
-        /// polynomial: the last learning rate (HF `lr_end`).
+        /// Last learning rate of the schedule polynomial (HF `lr_end`).
         lr_end: f64 = 1e-7, at_least(0.0);
-        /// inverse_sqrt: its timescale in steps (HF `timescale`); left out: the warm-up, or 10000 without one.
+        /// Timescale of the schedule inverse_sqrt in steps (HF `timescale`). Default: the warm-up steps, or 10000 without a warm-up.
         timescale: Option<u64> = None, at_least(1.0);
-        /// warmup_stable_decay: steps of the decay (HF `num_decay_steps`); left out: a tenth of all, rounded up.
+        /// Steps of the final decay of the schedule warmup_stable_decay (HF `num_decay_steps`). Default: a tenth of all steps, rounded up.
         decay_steps: Option<u64> = None, at_least(1.0);
-        /// cosine, warmup_stable_decay: least learning rate over the peak (HF `min_lr_rate`, `min_lr_ratio`).
+        /// Lowest learning rate of the schedules cosine and warmup_stable_decay, as a share of the peak (HF `min_lr_rate`, `min_lr_ratio`).
         min_lr_ratio: f64 = 0.0, from_to_below(0.0, 1.0);
-        /// warmup_stable_decay: shape of the warm-up (HF `warmup_type`).
+        /// Curve of the warm-up of the schedule warmup_stable_decay (HF `warmup_type`).
         warmup_type: Curve = Curve::Linear, Rule::Any;
-        /// warmup_stable_decay: shape of the decay (HF `decay_type`).
+        /// Curve of the decay of the schedule warmup_stable_decay (HF `decay_type`).
         decay_type: Curve = Curve::Cosine, Rule::Any;
-        /// Factor on the learning rate from each layer to the one below it; 1 is the same rate everywhere.
+        /// Factor on the learning rate from each layer to the layer below it. With 1 all layers have the same rate.
         layer_lr_decay: f64 = 1.0, above_up_to(0.0, 1.0);
     }
 }
@@ -229,12 +233,13 @@ section! {
 section! {
     /// `[loss]`: what is minimised.
     Loss "loss" {
-        /// Share of the target spread over all classes (HF `label_smoothing_factor`); of several labels, over yes and no.
+        /// Share of the target probability that is spread over all classes (HF `label_smoothing_factor`); with multilabel, over yes and no.
         label_smoothing: f64 = 0.0, from_to_below(0.0, 1.0);
-        /// Weight of each class in the order of the head's outputs, or, of classify, "balanced"; left out: all alike.
+        /// Weight of each class in the loss, in the order of the classes, or "balanced" (classify only): inversely proportional to how
+        /// often a class occurs. Default: all classes weigh the same.
         class_weights: Option<ClassWeights> = None, at_least(0.0);
-        /// Focal loss (Lin et al. 2017): each target counts times (1 - its probability) to this power, 2 in the paper; 0 is plain
-        /// cross-entropy.
+        /// Exponent of the focal loss (Lin et al. 2017): each target weighs (1 - its probability) to this power. The paper uses 2; 0 is
+        /// plain cross-entropy.
         focal_gamma: f64 = 0.0, from_to(0.0, 100.0);
     }
 }
@@ -242,8 +247,8 @@ section! {
 section! {
     /// `[multilabel]`: when a class is predicted.
     Multilabel "multilabel" {
-        /// Whether each class is predicted above the probability that gives it the best F1 on the validation examples, found at the
-        /// end of the run and kept with the model, instead of above 0.5.
+        /// Whether to tune a probability threshold for each class at the end of the run: the one with the best F1 on the validation
+        /// examples. The thresholds are saved with the model. Otherwise a class is predicted above 0.5.
         tune_thresholds: bool = true, Rule::Any;
     }
 }
@@ -251,8 +256,8 @@ section! {
 section! {
     /// `[regress]`: how numbers are learnt.
     Regress "regress" {
-        /// Whether the model learns how many standard deviations a target is from the mean, both of the training examples, instead
-        /// of the target itself. The loss is in those units; predictions, other scores and the model folder are in original ones.
+        /// Whether to train on standardized targets: minus the mean of the training targets, divided by their standard deviation. The loss
+        /// is in these units; predictions, other scores and the model folder are in original units.
         standardize: bool = true, Rule::Any;
     }
 }
@@ -260,13 +265,12 @@ section! {
 section! {
     /// `[tag]`: what tags mean.
     Tag "tag" {
-        /// How tags say where an entity begins and ends; a file that breaks it is refused with the line. "auto" takes from the
-        /// tags of all files together which of "iob1", "iob2", "iobes", "bilou" or "none" they are, with the letter before the
-        /// type (B-PER) or behind it (PER-B); "none" is for tags that are no spans, such as parts of speech, which are scored
-        /// word by word. What training found is kept with the model.
+        /// Tagging scheme. "auto" finds out from the tags of all files whether they are "iob1", "iob2", "iobes", "bilou" or "none", and
+        /// whether the letter comes first (B-PER) or last (PER-B). "none" is for tags that do not mark spans, such as parts of speech; they
+        /// are scored word by word. A file that breaks the scheme is refused with the line. The scheme is saved with the model.
         scheme: TagScheme = TagScheme::Auto, Rule::Any;
-        /// Whether predicted tags that break the scheme count as no entity (seqeval's mode="strict"), instead of being read as
-        /// the CoNLL script does.
+        /// Whether predicted tags that break the scheme count as no entity (seqeval's mode="strict"). Otherwise they are repaired as by the
+        /// CoNLL evaluation script.
         strict: bool = false, Rule::Any;
     }
 }
@@ -274,11 +278,11 @@ section! {
 section! {
     /// `[answer]`: how answers are found.
     Answer "answer" {
-        /// Most likely starts and ends that are combined (HF `n_best_size`), and answers kept of each question.
+        /// Number of best starts and ends to combine, and of answers to keep for each question (HF `n_best_size`).
         n_best: usize = 20, from_to(1.0, 1000.0);
-        /// Longest answer, in tokens (HF `max_answer_length`).
+        /// Longest answer in tokens (HF `max_answer_length`).
         max_length: usize = 30, at_least(1.0);
-        /// How much better than the best answer "no answer" must be to be given (HF `null_score_diff_threshold`).
+        /// How much the score of "no answer" must exceed that of the best answer to be chosen (HF `null_score_diff_threshold`).
         null_threshold: f64 = 0.0, Rule::Any;
     }
 }
@@ -286,11 +290,11 @@ section! {
 section! {
     /// `[mask]`: which tokens a masked language model is to find.
     Mask "mask" {
-        /// Share of the tokens (HF `mlm_probability`).
+        /// Share of the tokens that are masked (HF `mlm_probability`).
         probability: f64 = 0.15, above_up_to(0.0, 0.9);
-        /// Whether whole words are masked, instead of tokens.
+        /// Whether to mask whole words instead of single tokens.
         whole_word: bool = false, Rule::Any;
-        /// Whether each row of the file is an example, instead of pieces of max_length tokens of all rows together.
+        /// Whether each row of the file is an example. Otherwise the rows are joined and cut into pieces of data.max_length tokens.
         by_row: bool = false, Rule::Any;
     }
 }
@@ -298,11 +302,12 @@ section! {
 section! {
     /// `[permute]`: which tokens a permutation language model (Yang et al. 2019) is to find, in a random order.
     Permute "permute" {
-        /// Share of the tokens, about (HF `plm_probability`, rounded as there: from 0.7 on nearly all); left out: a sixth.
+        /// Share of the tokens to predict, approximately (HF `plm_probability`, rounded as in transformers: nearly all from 0.7 on). Default:
+        /// one sixth.
         probability: Option<f64> = None, above_up_to(0.0, 0.9);
-        /// Neighbours that are chosen together, at most (HF `max_span_length`).
+        /// Longest run of neighbouring tokens that is predicted together (HF `max_span_length`).
         max_span: u64 = 5, from_to(1.0, 1000.0);
-        /// Whether each row of the file is an example, instead of pieces of max_length tokens of all rows together.
+        /// Whether each row of the file is an example. Otherwise the rows are joined and cut into pieces of data.max_length tokens.
         by_row: bool = false, Rule::Any;
     }
 }
@@ -310,14 +315,13 @@ section! {
 section! {
     /// `[similar]`: what makes two texts alike.
     Similar "similar" {
-        /// "cosine": cosine similarity is to be the label; "contrastive": each text's pair is to be nearer than those of the
-        /// other texts of the same optimiser step (van den Oord et al. 2018); pairs that share a text are not set against each
-        /// other.
+        /// Loss. "cosine" trains the cosine similarity of the two texts towards the label. "contrastive" needs no label: each text shall be
+        /// nearer to its partner than to the partners of the other texts in the optimizer step (InfoNCE, van den Oord et al. 2018). Pairs
+        /// that share a text are not compared.
         loss: Likeness = Likeness::Cosine, Rule::Any;
-        /// Contrastive: what similarities are divided by.
+        /// Temperature of the contrastive loss: similarities are divided by it.
         temperature: f64 = 0.05, from_to(1e-4, 1e4);
-        /// Cosine: the label that means "the same"; labels are divided by it, such as 5 for STS-B. What comes out must be from
-        /// -1 to 1.
+        /// Label that means "identical" with the cosine loss, such as 5 for STS-B. Labels are divided by it, and must then be between -1 and 1.
         label_scale: f64 = 1.0, above(0.0);
     }
 }
@@ -325,14 +329,14 @@ section! {
 section! {
     /// `[multi]`: several tasks on one encoder.
     Multi "multi" {
-        /// A recipe for each task, of which task, data, loss and the task's own section count; relative to this recipe. A
-        /// task is named as its file.
+        /// Recipe files of the tasks, relative to this recipe. Of each, only task, [data], [loss], train.best_metric and the section of the
+        /// task count. A task has the name of its file without the extension.
         recipes: Vec<String> = Vec::new(), Rule::Any;
-        /// Which task a step is of.
+        /// How the task of each step is chosen: in proportion to the size of its data, to a root of that size, or in turn.
         sampling: Sampling = Sampling::Proportional, Rule::Any;
-        /// Temperature sampling: the degree of the root; 1 is proportional.
+        /// Degree of the root with sampling = "temperature"; 1 is proportional.
         temperature: f64 = 2.0, at_least(1.0);
-        /// Factor on the loss of each task; an empty list is 1 for all.
+        /// Factor on the loss of each task, in the order of `recipes`. An empty list means 1 for all.
         weights: Vec<f32> = Vec::new(), at_least(0.0);
     }
 }
