@@ -72,6 +72,8 @@ mod models;
 mod no_answer;
 #[path = "all/offsets.rs"]
 mod offsets;
+#[path = "all/named.rs"]
+mod named;
 #[path = "all/next.rs"]
 mod next;
 #[path = "all/optim.rs"]
