@@ -64,8 +64,9 @@
 //!     batch_size = 2
 //!     epochs = 2
 //! "#;
-//! // Paths are relative to the recipe's file, which need not exist.
-//! let recipe = Recipe::from_toml(recipe, &folder.join("recipe.toml"), &[])?;
+//! // Model and data are relative to the recipe's file, which need not exist; the run folder is runs/NAME unless it is set.
+//! let set = [("output".to_owned(), folder.join("run").display().to_string())];
+//! let recipe = Recipe::from_toml(recipe, &folder.join("recipe.toml"), &set)?;
 //! let mut losses = Losses(Vec::new());
 //! // `Signals::install()` would let Ctrl-C stop the run after a checkpoint.
 //! let outcome = train(&recipe, false, Arc::new(RealFs), &Signals::default(), &mut losses)?;
