@@ -32,7 +32,15 @@ pub enum Kind {
 
 /// The error of every fallible function of the library.
 ///
-/// Built by a chain: `Error::data("a row has 3 fields").at(path).line(7).with_expected("2").with_help("quote the comma")`.
+/// Built by a chain:
+///
+/// ```
+/// use tempra::error::{Error, Kind};
+///
+/// let e = Error::data("a row has 3 fields").at("reviews.csv").with_line(7).with_expected("2").with_help("quote the comma");
+/// assert_eq!((e.kind(), e.exit_code(), e.line()), (Kind::Data, 3, Some(7)));
+/// assert!(e.to_string().starts_with("reviews.csv:7: a row has 3 fields"));
+/// ```
 #[derive(Debug)]
 pub struct Error(Box<Inner>);
 

@@ -114,10 +114,18 @@ pub struct Optimizer {
 
 impl Optimizer {
     /// An optimizer for these parameters, with no update made, of which each step is settled before the next one.
+    ///
+    /// # Errors
+    /// [`Kind::Memory`](crate::error::Kind::Memory) if the device has no memory left; [`Kind::Lost`](crate::error::Kind::Lost)
+    /// if it was lost.
     pub fn new(device: &Device, params: &Params, s: Settings) -> Result<Optimizer> {
         Self::with_window(device, params, s, 1)
     }
     /// As [`Optimizer::new`], with up to `window` steps queued before they are settled.
+    ///
+    /// # Errors
+    /// [`Kind::Memory`](crate::error::Kind::Memory) if the device has no memory left; [`Kind::Lost`](crate::error::Kind::Lost)
+    /// if it was lost.
     pub fn with_window(device: &Device, params: &Params, s: Settings, window: usize) -> Result<Optimizer> {
         let dtype = params.spec().dtype;
         let window = window.max(1);
@@ -171,6 +179,11 @@ impl Optimizer {
     }
     /// Clips the gradients and updates the values at a learning rate, unless the norm or one of the losses is not
     /// finite: then nothing changes. Queued; see [`Optimizer::settle`].
+    ///
+    /// # Errors
+    /// [`Kind::Shape`](crate::error::Kind::Shape) for more losses or queued steps than there is room for;
+    /// [`Kind::Memory`](crate::error::Kind::Memory) if the device has no memory left; [`Kind::Lost`](crate::error::Kind::Lost)
+    /// if it was lost.
     pub fn step(&mut self, device: &Device, params: &Params, losses: &[Tensor], lr: f64) -> Result<()> {
         let t = params.training.as_ref().ok_or_else(untrained)?;
         if self.full() {
@@ -205,6 +218,9 @@ impl Optimizer {
     }
     /// Has the newest step's loss and norm brought to the host once they are there, where the device can: to be called after
     /// each step, outside of what is recorded, for [`Optimizer::settle_oldest`].
+    ///
+    /// # Errors
+    /// [`Kind::Lost`](crate::error::Kind::Lost) if the device was lost.
     pub fn fetch(&mut self, device: &Device) -> Result<()> {
         if self.queued == self.coming.len() + 1 {
             let slot = (self.oldest + self.queued - 1) % self.window;
@@ -218,6 +234,9 @@ impl Optimizer {
     }
     /// Says what the oldest of the queued steps was, without waiting for the newer ones. All of them are settled where losses do
     /// not come by themselves, right after a loss scale was changed, and if it was skipped: then the others may be, too.
+    ///
+    /// # Errors
+    /// [`Kind::Lost`](crate::error::Kind::Lost) if the device was lost.
     pub fn settle_oldest(&mut self, device: &Device) -> Result<Vec<Made>> {
         let Some(first) = self.coming.front().filter(|_| self.coming.len() == self.queued && !self.unsure())
         else {
@@ -232,6 +251,9 @@ impl Optimizer {
         Ok(vec![made])
     }
     /// Waits for the queued steps and says what each of them was.
+    ///
+    /// # Errors
+    /// [`Kind::Lost`](crate::error::Kind::Lost) if the device was lost.
     pub fn settle(&mut self, device: &Device) -> Result<Vec<Made>> {
         if self.queued == 0 {
             return Ok(Vec::new());
@@ -276,6 +298,9 @@ impl Optimizer {
         self.oldest = (self.oldest + made.len()) % self.window;
     }
     /// Goes on after `updates` updates whose moments were put back into the arenas.
+    ///
+    /// # Errors
+    /// [`Kind::Lost`](crate::error::Kind::Lost) if the device was lost.
     pub fn resume(&mut self, device: &Device, updates: u64) -> Result<()> {
         self.updates = updates;
         device.write(&self.live, &vec![!0u32; self.live.spec.len()])

@@ -229,6 +229,10 @@ impl Params {
         Ok(Params { layout, value, copy, training })
     }
     /// Updates the copy that kernels read. Call it after the host has written weights.
+    ///
+    /// # Errors
+    /// [`Kind::Memory`](crate::error::Kind::Memory) if the device has no memory left; [`Kind::Lost`](crate::error::Kind::Lost)
+    /// if it was lost.
     pub fn refresh(&self, device: &Device) -> Result<()> {
         match &self.copy {
             Some(copy) => device.step(&Round, &[&self.value, copy]),
@@ -240,6 +244,9 @@ impl Params {
         &self.layout
     }
     /// The view of a parameter in an arena.
+    ///
+    /// # Errors
+    /// [`Kind::Shape`](crate::error::Kind::Shape) if the parameter is not of this arena.
     pub fn view(&self, arena: &Tensor, p: &Param) -> Result<Tensor> {
         arena.view(p.offset, &p.shape)
     }
@@ -250,6 +257,9 @@ impl Params {
     }
     /// Puts every group on a tape: as leaves with gradients if the tape records, and frozen groups as constants. `filled`: whether the
     /// gradients hold those of earlier micro-batches, to be added to.
+    ///
+    /// # Errors
+    /// [`Kind::Shape`](crate::error::Kind::Shape) if a view does not fit the arena.
     pub fn bind(&self, tape: &mut Tape, filled: bool) -> Result<Bound> {
         let mut vars = Vec::with_capacity(self.layout.groups.len());
         for g in &self.layout.groups {
@@ -280,6 +290,9 @@ impl Params {
             .collect()
     }
     /// Zeroes the gradients of frozen parameters that share a group with trained ones, so that the gradient norm excludes them.
+    ///
+    /// # Errors
+    /// [`Kind::Lost`](crate::error::Kind::Lost) if the device was lost.
     pub fn silence_frozen(&self, device: &Device) -> Result<()> {
         let Some(t) = &self.training else { return Ok(()) };
         for g in &self.layout.groups {

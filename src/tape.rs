@@ -43,6 +43,8 @@ struct Fold {
 }
 
 /// One forward pass, and the means to differentiate it.
+///
+/// The crate's page has an [example](crate#ops-and-gradients).
 pub struct Tape<'d> {
     device: &'d Device,
     slots: Vec<Slot>,
@@ -101,6 +103,9 @@ impl<'d> Tape<'d> {
         Ok(part)
     }
     /// A value computed so far.
+    ///
+    /// # Errors
+    /// [`Kind::Shape`](crate::error::Kind::Shape) if the tape has freed it.
     pub fn value(&self, v: Var) -> Result<&Tensor> {
         self.slots
             .get(v.0)
@@ -119,6 +124,11 @@ impl<'d> Tape<'d> {
         Var(self.slots.len() - 1)
     }
     /// Plans, allocates, runs and records one op; returns its first output.
+    ///
+    /// # Errors
+    /// [`Kind::Shape`](crate::error::Kind::Shape) if the op does not accept the inputs, or one of them is given twice;
+    /// [`Kind::Memory`](crate::error::Kind::Memory) if the device has no memory left; [`Kind::Lost`](crate::error::Kind::Lost)
+    /// if it was lost.
     pub fn apply(&mut self, op: impl Op, x: &[Var]) -> Result<Var> {
         let twice = (1..x.len()).any(|i| x[..i].contains(&x[i]) && self.slots[x[i].0].wants_grad);
         if twice {
@@ -198,6 +208,11 @@ impl<'d> Tape<'d> {
     }
     /// Fills the gradient of every leaf that `root` depends on, given d(loss)/d(root). Leaves that it does not depend on
     /// are left untouched and returned by index, in the order they were made.
+    ///
+    /// # Errors
+    /// [`Kind::Shape`](crate::error::Kind::Shape) if the seed has another shape than `root`;
+    /// [`Kind::Memory`](crate::error::Kind::Memory) if the device has no memory left; [`Kind::Lost`](crate::error::Kind::Lost)
+    /// if it was lost.
     pub fn backward(mut self, root: Var, seed: Tensor) -> Result<Vec<Var>> {
         let is_leaf = |s: &Slot| s.grad.is_some() && s.part_of.is_none();
         let leaves: Vec<Var> = (0..self.slots.len()).filter(|&i| is_leaf(&self.slots[i])).map(Var).collect();

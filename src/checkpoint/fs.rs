@@ -9,8 +9,14 @@ use std::path::Path;
 /// An open file that is being written.
 pub trait Sink: Write + Send {
     /// Returns when the contents are on the disk (`fsync`).
+    ///
+    /// # Errors
+    /// Those of the system.
     fn sync(&mut self) -> io::Result<()>;
     /// Truncates the file to `len` bytes.
+    ///
+    /// # Errors
+    /// Those of the system.
     fn truncate(&mut self, len: u64) -> io::Result<()>;
 }
 
@@ -26,21 +32,45 @@ impl Sink for File {
 /// The operations that change a disk.
 pub trait Fs: Send + Sync {
     /// Creates a file, or truncates an existing one.
+    ///
+    /// # Errors
+    /// Those of the system.
     fn create(&self, path: &Path) -> io::Result<Box<dyn Sink>>;
     /// Opens a file for appending, and creates it if needed.
+    ///
+    /// # Errors
+    /// Those of the system.
     fn append(&self, path: &Path) -> io::Result<Box<dyn Sink>>;
     /// Creates a folder and its parents. An existing folder is no error.
+    ///
+    /// # Errors
+    /// Those of the system.
     fn mkdir(&self, path: &Path) -> io::Result<()>;
     /// Renames a file or folder. A file may replace a file; a folder replaces nothing.
+    ///
+    /// # Errors
+    /// Those of the system.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Returns when the entries of a folder are on the disk.
+    ///
+    /// # Errors
+    /// Those of the system.
     fn sync_dir(&self, path: &Path) -> io::Result<()>;
     /// Removes a file.
+    ///
+    /// # Errors
+    /// Those of the system.
     fn remove_file(&self, path: &Path) -> io::Result<()>;
     /// Removes an empty folder.
+    ///
+    /// # Errors
+    /// Those of the system.
     fn remove_dir(&self, path: &Path) -> io::Result<()>;
     /// Takes the exclusive lock of a file and writes `owner` into it. The lock lasts as long as the returned file is open; the
     /// kernel releases it even when the process is killed. Returns `WouldBlock` if another process holds the lock.
+    ///
+    /// # Errors
+    /// Those of the system.
     fn lock(&self, path: &Path, owner: &str) -> io::Result<File>;
 }
 

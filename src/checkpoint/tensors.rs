@@ -65,6 +65,15 @@ impl Weights {
     ///
     /// # Errors
     /// [`Kind::Model`] if the files cannot be read or are damaged; [`Kind::Memory`] if they do not fit into memory.
+    ///
+    /// ```
+    /// use tempra::checkpoint::Weights;
+    ///
+    /// let weights = Weights::open("tests/golden/bert/a/model.safetensors")?;
+    /// let bias = weights.f32("classifier.bias")?;
+    /// assert_eq!(bias.len(), 3);
+    /// # Ok::<(), tempra::error::Error>(())
+    /// ```
     pub fn open(path: impl AsRef<Path>) -> Result<Weights> {
         let path = path.as_ref();
         let meta = std::fs::metadata(path).map_err(|e| unreadable(path, &e))?;

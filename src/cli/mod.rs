@@ -96,6 +96,15 @@ pub fn command() -> Command {
 ///
 /// # Errors
 /// Those of the command.
+///
+/// ```
+/// use tempra::cli;
+///
+/// let words = ["tempra", "data", "check", "examples/sentiment/test.csv", "--quiet"];
+/// let matches = cli::command().try_get_matches_from(words)?;
+/// assert_eq!(cli::run(&matches)?, 0);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub fn run(matches: &ArgMatches) -> Result<i32> {
     let asked = matches.subcommand();
     let found = asked.and_then(|(name, of)| {

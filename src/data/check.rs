@@ -20,6 +20,17 @@ const CHUNK: usize = 4096;
 ///
 /// # Errors
 /// [`Kind::Data`](crate::error::Kind::Data) if a file cannot be opened or lacks a column; the tokenizer's errors.
+///
+/// ```
+/// use std::path::Path;
+/// use tempra::data::{Columns, check};
+///
+/// let columns = Columns { text: "text".to_owned(), pair: None, label: Some("label".to_owned()) };
+/// let files = [("train", Path::new("examples/sentiment/train.csv")), ("test", Path::new("examples/sentiment/test.csv"))];
+/// let report = check(&files, &columns, &[], None)?;
+/// assert!(!report.leaks.is_empty()); // some test texts stand in the training file, too
+/// # Ok::<(), tempra::error::Error>(())
+/// ```
 pub fn check(
     files: &[(&str, &Path)],
     columns: &Columns,

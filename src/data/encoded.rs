@@ -87,6 +87,8 @@ impl TokenSet {
     /// # Errors
     /// Those of [`Tokenizer::encode`]; [`Kind::Usage`](crate::error::Kind::Usage) if there are labels but not one a row;
     /// [`Kind::Data`](crate::error::Kind::Data) for 2^32 tokens or more.
+    ///
+    /// The crate's page has an [example](crate#predict).
     pub fn build(
         tokenizer: &Tokenizer,
         rows: &[Row],

@@ -194,6 +194,17 @@ impl Table {
 /// # Errors
 /// [`Kind::Data`](crate::error::Kind::Data) if the file cannot be read, holds no row, lacks a column, or holds a row
 /// that is bad (with [`OnBadRow::Skip`]: more than 1 % of them).
+///
+/// ```
+/// use std::path::Path;
+/// use tempra::data::{Columns, OnBadRow, read};
+///
+/// let columns = Columns { text: "text".to_owned(), pair: None, label: Some("label".to_owned()) };
+/// let table = read(Path::new("examples/sentiment/test.csv"), &columns, OnBadRow::Stop)?;
+/// assert_eq!(table.rows.len(), 600);
+/// assert_eq!(table.rows[0].line, 2); // behind the header
+/// # Ok::<(), tempra::error::Error>(())
+/// ```
 pub fn read(path: &Path, columns: &Columns, on_bad: OnBadRow) -> Result<Table> {
     finish(scan_with(path, Picker::new(columns)?, on_bad == OnBadRow::Stop)?, path)
 }

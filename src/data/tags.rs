@@ -272,6 +272,9 @@ impl Scheme {
     /// Whether tags follow the scheme; if not, the first word where they do not.
     ///
     /// IOB1 accepts a `B-` wherever IOB2 has one, since no reader takes it for anything else.
+    ///
+    /// # Errors
+    /// [`BrokenTag`] with the first word that breaks the scheme.
     pub fn check<S: AsRef<str>>(self, tags: &[S]) -> std::result::Result<(), BrokenTag> {
         self.check_of(tags, Affix::Prefix)
     }

@@ -65,20 +65,45 @@ pub trait Backend: 'static {
     /// The device's capabilities.
     fn caps(&self) -> Caps;
     /// Memory for a tensor, from a pool, with undefined contents.
+    ///
+    /// # Errors
+    /// [`Kind::Memory`](crate::error::Kind::Memory) if the device has no memory left; [`Kind::Lost`](crate::error::Kind::Lost)
+    /// if it was lost.
     fn alloc(&self, spec: &Spec) -> Result<Storage>;
     /// Memory for a tensor that the host will write.
+    ///
+    /// # Errors
+    /// [`Kind::Memory`](crate::error::Kind::Memory) if the device has no memory left; [`Kind::Lost`](crate::error::Kind::Lost)
+    /// if it was lost.
     fn alloc_input(&self, spec: &Spec) -> Result<Storage> {
         self.alloc(spec)
     }
     /// Copies host bytes into a tensor.
+    ///
+    /// # Errors
+    /// [`Kind::Shape`](crate::error::Kind::Shape) if `src` has another number of bytes;
+    /// [`Kind::Lost`](crate::error::Kind::Lost) if the device was lost.
     fn write(&self, dst: &Tensor, src: &[u8]) -> Result<()>;
     /// Copies a tensor to the host.
+    ///
+    /// # Errors
+    /// [`Kind::Shape`](crate::error::Kind::Shape) if `dst` has another number of bytes;
+    /// [`Kind::Lost`](crate::error::Kind::Lost) if the device was lost.
     fn read(&self, src: &Tensor, dst: &mut [u8]) -> Result<()>;
     /// Sets every byte of a tensor to zero.
+    ///
+    /// # Errors
+    /// [`Kind::Lost`](crate::error::Kind::Lost) if the device was lost.
     fn zero(&self, dst: &Tensor) -> Result<()>;
     /// The time in seconds that the device spent on the work that `work` queued.
+    ///
+    /// # Errors
+    /// Those of `work` and of the device.
     fn time(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<f64>;
     /// Returns the pool's unused memory to the system.
+    ///
+    /// # Errors
+    /// [`Kind::Lost`](crate::error::Kind::Lost) if the device was lost.
     fn trim(&self) -> Result<()>;
     /// The recorder of op times, used during profiling.
     fn profile(&self) -> &Profile;
@@ -130,6 +155,11 @@ pub struct Launch<'a> {
 /// A backend that compiles and launches kernels.
 pub trait Gpu: Backend {
     /// Queues a kernel launch.
+    ///
+    /// # Errors
+    /// [`Kind::Device`](crate::error::Kind::Device) for a kernel that does not compile;
+    /// [`Kind::Memory`](crate::error::Kind::Memory) if the device has no memory left; [`Kind::Lost`](crate::error::Kind::Lost)
+    /// if it was lost.
     fn launch(&self, launch: Launch) -> Result<()>;
 }
 
@@ -210,6 +240,15 @@ impl Device {
     /// # Errors
     /// [`Kind::Usage`](crate::error::Kind::Usage) for an unknown name; [`Kind::Device`](crate::error::Kind::Device) if the device
     /// cannot be opened.
+    ///
+    /// ```
+    /// use tempra::device::Device;
+    ///
+    /// let device = Device::open("cpu", 2)?;
+    /// assert!(!device.caps().gpu);
+    /// assert!(Device::open("gpu", 0).is_err());
+    /// # Ok::<(), tempra::error::Error>(())
+    /// ```
     pub fn open(name: &str, threads: usize) -> Result<Device> {
         let (kind, index) = name.split_once(':').unwrap_or((name, "0"));
         match (kind, index.parse()) {
@@ -288,16 +327,27 @@ impl Device {
         Ok(Tensor { spec, storage: Arc::new(storage), offset: 0 })
     }
     /// A tensor of zeros.
+    ///
+    /// # Errors
+    /// [`Kind::Memory`](crate::error::Kind::Memory) if the device has no memory left; [`Kind::Lost`](crate::error::Kind::Lost)
+    /// if it was lost.
     pub fn zeros(&self, dtype: DType, shape: &[usize]) -> Result<Tensor> {
         let t = self.alloc(Spec::new(dtype, shape))?;
         self.zero(&t)?;
         Ok(t)
     }
     /// Sets a tensor to zero.
+    ///
+    /// # Errors
+    /// [`Kind::Lost`](crate::error::Kind::Lost) if the device was lost.
     pub fn zero(&self, t: &Tensor) -> Result<()> {
         dispatch!(self, d => d.zero(t))
     }
     /// Copies host elements into a tensor of the same number of bytes.
+    ///
+    /// # Errors
+    /// [`Kind::Shape`](crate::error::Kind::Shape) if `src` has another number of bytes;
+    /// [`Kind::Lost`](crate::error::Kind::Lost) if the device was lost.
     pub fn write<T: bytemuck::NoUninit>(&self, t: &Tensor, src: &[T]) -> Result<()> {
         let bytes: &[u8] = bytemuck::cast_slice(src);
         if bytes.len() != t.spec.bytes() {
@@ -308,6 +358,10 @@ impl Device {
         dispatch!(self, d => d.write(t, bytes))
     }
     /// Lets `fill` write all elements of a tensor: in place on the CPU, otherwise through a host buffer.
+    ///
+    /// # Errors
+    /// Those of `fill`; [`Kind::Shape`](crate::error::Kind::Shape) for a `T` of another size;
+    /// [`Kind::Lost`](crate::error::Kind::Lost) if the device was lost.
     pub fn write_with<T: bytemuck::Pod>(
         &self,
         t: &Tensor,
@@ -323,6 +377,11 @@ impl Device {
         self.write(t, &host)
     }
     /// A new tensor with these host elements.
+    ///
+    /// # Errors
+    /// [`Kind::Shape`](crate::error::Kind::Shape) if `src` does not fill the shape;
+    /// [`Kind::Memory`](crate::error::Kind::Memory) if the device has no memory left; [`Kind::Lost`](crate::error::Kind::Lost)
+    /// if it was lost.
     pub fn upload<T: bytemuck::NoUninit>(&self, dtype: DType, shape: &[usize], src: &[T]) -> Result<Tensor> {
         let spec = Spec::new(dtype, shape);
         let storage = Arc::new(dispatch!(self, d => d.alloc_input(&spec))?);
@@ -331,6 +390,9 @@ impl Device {
         Ok(t)
     }
     /// A new tensor with these numbers, converted to its type.
+    ///
+    /// # Errors
+    /// As [`Device::upload`].
     pub fn upload_reals(&self, dtype: DType, shape: &[usize], src: &[f64]) -> Result<Tensor> {
         let single = || src.iter().map(|&v| v as f32);
         match dtype {
@@ -342,6 +404,9 @@ impl Device {
         }
     }
     /// The elements of a tensor of any type, as f64.
+    ///
+    /// # Errors
+    /// [`Kind::Lost`](crate::error::Kind::Lost) if the device was lost.
     pub fn read_reals(&self, t: &Tensor) -> Result<Vec<f64>> {
         Ok(match t.spec.dtype {
             DType::F64 => self.read::<f64>(t)?,
@@ -352,6 +417,10 @@ impl Device {
         })
     }
     /// Copies a tensor to the host; `T` must have the element type's size.
+    ///
+    /// # Errors
+    /// [`Kind::Shape`](crate::error::Kind::Shape) for a `T` of another size; [`Kind::Lost`](crate::error::Kind::Lost) if the
+    /// device was lost.
     pub fn read<T: bytemuck::Pod>(&self, t: &Tensor) -> Result<Vec<T>> {
         if size_of::<T>() != t.spec.dtype.size() {
             return Err(Error::shape(format!(
@@ -376,15 +445,24 @@ impl Device {
         }
     }
     /// Returns the pool's unused memory to the system.
+    ///
+    /// # Errors
+    /// [`Kind::Lost`](crate::error::Kind::Lost) if the device was lost.
     pub fn trim(&self) -> Result<()> {
         dispatch!(self, d => d.trim())
     }
     /// The time in seconds that the device spent on `work`: by the device's clock if it has one, else by the host's until the device
     /// is idle.
+    ///
+    /// # Errors
+    /// Those of `work` and of the device.
     pub fn time(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<f64> {
         dispatch!(self, d => Backend::time(d, work))
     }
     /// Runs `work` and records the time of every op, in order.
+    ///
+    /// # Errors
+    /// Those of `work`.
     pub fn profiled<R>(&self, work: impl FnOnce() -> Result<R>) -> Result<(R, Vec<Timed>)> {
         let profile = dispatch!(self, d => d.profile());
         profile.begin();

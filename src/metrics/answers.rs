@@ -162,6 +162,9 @@ impl Answers {
         self.losses += questions;
     }
     /// Adds what another accumulator counted. Refuses one of the other version.
+    ///
+    /// # Errors
+    /// [`Kind::Shape`](crate::error::Kind::Shape) for one of the other version.
     pub fn merge(&mut self, other: &Self) -> crate::error::Result<()> {
         if self.version != other.version {
             let e =

@@ -53,6 +53,16 @@ pub struct Paired {
 impl Bootstrap {
     /// The interval of any score of `examples` examples. `score` is given the indices of the examples to score, each as often as
     /// it was drawn: fill an accumulator with them. It is called once more than there are samples.
+    ///
+    /// ```
+    /// use tempra::metrics::Bootstrap;
+    ///
+    /// let right = [1.0, 1.0, 0.0, 1.0];
+    /// let accuracy = |drawn: &[usize]| drawn.iter().map(|&i| right[i]).sum::<f64>() / drawn.len() as f64;
+    /// let interval = Bootstrap::default().interval(right.len(), accuracy);
+    /// assert_eq!(interval.value, 0.75);
+    /// assert!(interval.low <= 0.75 && 0.75 <= interval.high);
+    /// ```
     pub fn interval(&self, examples: usize, score: impl Fn(&[usize]) -> f64) -> Interval {
         self.resample(examples, score).0
     }

@@ -41,6 +41,9 @@ impl Classification {
         Self { classes, counts: BTreeMap::new(), examples: 0, loss: 0.0, nonfinite: 0 }
     }
     /// Counts an example with its loss. Refuses a class that is not below `classes`.
+    ///
+    /// # Errors
+    /// [`Kind::Shape`](crate::error::Kind::Shape) for a class that is not below `classes`.
     pub fn add(&mut self, prediction: u32, target: u32, loss: f64) -> Result<()> {
         for (what, class) in [("prediction", prediction), ("target", target)] {
             if class as usize >= self.classes {
@@ -58,6 +61,9 @@ impl Classification {
     }
     /// Counts an example by its logits (classes): the prediction is the first greatest one (a NaN counts as greatest, as
     /// in NumPy), the loss is the cross-entropy −log softmax(logits) at the target, in f64. Returns the two.
+    ///
+    /// # Errors
+    /// [`Kind::Shape`](crate::error::Kind::Shape) for a class that is not below `classes`, or another number of logits.
     pub fn add_logits(&mut self, logits: &[f32], target: u32) -> Result<(u32, f64)> {
         if logits.len() != self.classes {
             let e = Error::shape("a row of logits does not fit the classes");
@@ -82,6 +88,9 @@ impl Classification {
         Ok((best as u32, loss))
     }
     /// Adds what another accumulator counted. Refuses one of another number of classes.
+    ///
+    /// # Errors
+    /// [`Kind::Shape`](crate::error::Kind::Shape) for another number of classes.
     pub fn merge(&mut self, other: &Self) -> Result<()> {
         if self.classes != other.classes {
             let e = Error::shape("accumulators of different numbers of classes cannot be merged");

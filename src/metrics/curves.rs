@@ -124,6 +124,9 @@ impl Curves {
         Err(e.with_expected(self.0.len().to_string()).with_found(n.to_string()))
     }
     /// Counts a row of scores (labels) with its truths. Refuses rows of another length.
+    ///
+    /// # Errors
+    /// [`Kind::Shape`](crate::error::Kind::Shape) for rows of another length.
     pub fn add(&mut self, scores: &[f64], targets: &[bool]) -> Result<()> {
         self.fit("a row's scores", scores.len())?;
         self.fit("a row's targets", targets.len())?;
@@ -131,11 +134,17 @@ impl Curves {
         Ok(())
     }
     /// Counts a row of class scores (classes) of an example of class `target`: one against the rest.
+    ///
+    /// # Errors
+    /// [`Kind::Shape`](crate::error::Kind::Shape) for rows of another length.
     pub fn add_class(&mut self, scores: &[f64], target: u32) -> Result<()> {
         let targets: Vec<bool> = (0..self.0.len()).map(|k| k == target as usize).collect();
         self.add(scores, &targets)
     }
     /// Adds what another accumulator counted. Refuses another number of labels.
+    ///
+    /// # Errors
+    /// [`Kind::Shape`](crate::error::Kind::Shape) for another number of labels.
     pub fn merge(&mut self, other: &Self) -> Result<()> {
         self.fit("the other accumulator's labels", other.0.len())?;
         self.0.iter_mut().zip(&other.0).for_each(|(a, b)| a.merge(b));

@@ -110,6 +110,9 @@ impl Entities {
         self.losses += words;
     }
     /// Adds what another accumulator counted. Refuses one that reads tags in another way.
+    ///
+    /// # Errors
+    /// [`Kind::Shape`](crate::error::Kind::Shape) for one that reads tags in another way.
     pub fn merge(&mut self, other: &Self) -> Result<()> {
         if (self.format, self.strict) != (other.format, other.strict) {
             let say = |m: &Self| format!("{} {:?}", if m.strict { "strict" } else { "lenient" }, m.format);

@@ -50,6 +50,9 @@ impl MultiLabel {
         &self.thresholds
     }
     /// Counts a row of decisions (labels) with its loss. Refuses rows of another length.
+    ///
+    /// # Errors
+    /// [`Kind::Shape`](crate::error::Kind::Shape) for rows of another length.
     pub fn add(&mut self, predictions: &[bool], targets: &[bool], loss: f64) -> Result<()> {
         for row in [predictions, targets] {
             if row.len() != self.hits.len() {
@@ -73,6 +76,9 @@ impl MultiLabel {
     }
     /// Counts a row by its logits (labels): predicted where sigmoid(logit) is above the threshold; the loss is the mean
     /// over labels of the binary cross-entropy max(z, 0) − z t + log(1 + exp(−|z|)). Returns what was counted.
+    ///
+    /// # Errors
+    /// [`Kind::Shape`](crate::error::Kind::Shape) for rows of another length.
     pub fn add_logits(&mut self, logits: &[f32], targets: &[bool]) -> Result<(Vec<bool>, f64)> {
         let above = |(&z, t): (&f32, &f64)| sigmoid(z) > *t;
         if logits.len() != self.thresholds.len() {
@@ -93,6 +99,9 @@ impl MultiLabel {
         Ok((predictions, loss))
     }
     /// Adds what another accumulator counted. Refuses another number of labels or another threshold.
+    ///
+    /// # Errors
+    /// [`Kind::Shape`](crate::error::Kind::Shape) for another number of labels or another threshold.
     pub fn merge(&mut self, other: &Self) -> Result<()> {
         if self.hits.len() != other.hits.len() || self.thresholds != other.thresholds {
             let say = |m: &Self| format!("{} labels above {:?}", m.hits.len(), m.thresholds);

@@ -55,6 +55,9 @@ impl Ranking {
         Ok(())
     }
     /// Adds what another accumulator counted. Refuses one with Hits@k of other k.
+    ///
+    /// # Errors
+    /// [`Kind::Shape`](crate::error::Kind::Shape) for Hits@k of other k.
     pub fn merge(&mut self, other: &Self) -> Result<()> {
         let ks = |m: &Self| m.hits.iter().map(|(k, _)| *k).collect::<Vec<_>>();
         if ks(self) != ks(other) {

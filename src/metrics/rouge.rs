@@ -85,6 +85,9 @@ impl Rouge {
         text.split('\n').filter(|l| !l.is_empty()).map(|l| self.tokens(l)).collect()
     }
     /// Adds what another accumulator counted. Refuses one that stems where this one does not.
+    ///
+    /// # Errors
+    /// [`Kind::Shape`](crate::error::Kind::Shape) for one that stems where this one does not.
     pub fn merge(&mut self, other: &Self) -> crate::error::Result<()> {
         if self.stem != other.stem {
             let say = |m: &Self| if m.stem { "stemmed words" } else { "whole words" };

@@ -130,6 +130,8 @@ impl Model {
     /// [`Kind::Model`](crate::error::Kind::Model) for a config that is not valid or not supported, missing tensors, tensors whose
     /// shape does not match the config, and weights that are not finite; [`Kind::Memory`](crate::error::Kind::Memory) if the device
     /// has not enough memory.
+    ///
+    /// The crate's page has an [example](crate#predict).
     pub fn open(device: &Device, dir: &Path, options: &Options) -> Result<(Model, LoadReport)> {
         let (config, architecture, shape) = read_config(dir)?;
         let shape = options.over(shape);

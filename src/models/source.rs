@@ -54,6 +54,12 @@ impl Env {
 /// # Errors
 /// [`Kind::Model`] if there is no such model, or it cannot be read or downloaded. The message says where tempra looked and how to
 /// get the model. [`Kind::Disk`] if a download cannot be written.
+///
+/// ```
+/// let folder = tempra::models::source::resolve("tests/golden/bert/a")?;
+/// assert!(folder.join("config.json").exists());
+/// # Ok::<(), tempra::error::Error>(())
+/// ```
 pub fn resolve(name_or_path: &str) -> Result<PathBuf> {
     resolve_in(name_or_path, &Env::from(|name| std::env::var(name).ok()))
 }

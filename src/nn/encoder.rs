@@ -244,6 +244,10 @@ impl Encoder {
     }
 
     /// The hidden states of the last layer, (tokens, hidden).
+    ///
+    /// # Errors
+    /// Those of the ops: [`Kind::Shape`](crate::error::Kind::Shape), [`Kind::Memory`](crate::error::Kind::Memory),
+    /// [`Kind::Lost`](crate::error::Kind::Lost).
     pub fn run(&self, tape: &mut Tape, p: &Bound, batch: &Inputs) -> Result<Var> {
         let mut hidden = self.embed(tape, p, batch)?;
         let sinusoids = self.sinusoids.as_ref().map(|s| s.of(tape, batch.longest)).transpose()?;
@@ -274,6 +278,10 @@ impl Encoder {
 
     /// Puts on the device what is no parameter: sinusoids of relative positions, the random features of approximated attention.
     /// To be called once, before anything runs.
+    ///
+    /// # Errors
+    /// [`Kind::Memory`](crate::error::Kind::Memory) if the device has no memory left; [`Kind::Lost`](crate::error::Kind::Lost)
+    /// if it was lost.
     pub fn prepare(&mut self, device: &Device, dtype: DType) -> Result<()> {
         let c = &self.config;
         let compute = device.caps().compute;
@@ -290,14 +298,23 @@ impl Encoder {
         self.performer.as_ref().map(Performer::config)
     }
     /// Takes the random features that a step of training has: they are drawn anew every so many steps.
+    ///
+    /// # Errors
+    /// [`Kind::Lost`](crate::error::Kind::Lost) if the device was lost.
     pub fn begin_step(&self, device: &Device, step: u64) -> Result<()> {
         self.performer.as_ref().map_or(Ok(()), |p| p.begin_step(device, step))
     }
     /// Takes the random features of a draw, as a saved model names it.
+    ///
+    /// # Errors
+    /// [`Kind::Lost`](crate::error::Kind::Lost) if the device was lost.
     pub fn take_draw(&self, device: &Device, draw: u64) -> Result<()> {
         self.performer.as_ref().map_or(Ok(()), |p| p.take(device, draw))
     }
     /// How far approximated attention is from exact attention, layer by layer, over what `run` runs; nothing if it is exact.
+    ///
+    /// # Errors
+    /// Those of `run`.
     pub fn compared(&self, run: impl FnOnce() -> Result<()>) -> Result<Vec<Distance>> {
         self.performer.as_ref().map_or(Ok(Vec::new()), |p| p.compared(run))
     }

@@ -73,6 +73,10 @@ impl Head {
         Head { config: c.clone(), dense, classifier, sites: [sites.next(), sites.next()] }
     }
     /// Logits (sequences, outputs) from hidden states (tokens, hidden).
+    ///
+    /// # Errors
+    /// Those of the ops: [`Kind::Shape`](crate::error::Kind::Shape), [`Kind::Memory`](crate::error::Kind::Memory),
+    /// [`Kind::Lost`](crate::error::Kind::Lost).
     pub fn run(&self, tape: &mut Tape, p: &Bound, batch: &Inputs, hidden: Var) -> Result<Var> {
         let c = &self.config;
         let pool = match c.pooling {

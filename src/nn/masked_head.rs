@@ -64,6 +64,10 @@ impl MaskedHead {
         MaskedHead { transform, table, tokens, bias }
     }
     /// Logits (asked tokens, vocab) from hidden states (tokens, hidden).
+    ///
+    /// # Errors
+    /// Those of the ops: [`Kind::Shape`](crate::error::Kind::Shape), [`Kind::Memory`](crate::error::Kind::Memory),
+    /// [`Kind::Lost`](crate::error::Kind::Lost).
     pub fn run(&self, tape: &mut Tape, p: &Bound, batch: &Inputs, hidden: Var) -> Result<Var> {
         let asked = match batch.asked {
             Some(asked) => asked,

@@ -75,6 +75,9 @@ impl TwoStreams {
     /// Adds a sequence whose tokens have these ranks.
     ///
     /// Refused where no token is given: the first query would see nothing.
+    ///
+    /// # Errors
+    /// [`Kind::Shape`](crate::error::Kind::Shape) if no token is given.
     pub fn push(&mut self, ids: &[u32], types: &[u32], ranks: &[u32]) -> Result<()> {
         if ids.len() != types.len() || ids.len() != ranks.len() || !ranks.contains(&GIVEN) {
             return Err(Error::shape("a sequence for permutation language modelling is not valid")
@@ -104,6 +107,10 @@ impl TwoStreams {
         self.order.extend([place as u32, rank, bound]);
     }
     /// On a tape, for an encoder with relative positions; `key` as [`Inputs::key`].
+    ///
+    /// # Errors
+    /// [`Kind::Memory`](crate::error::Kind::Memory) if the device has no memory left; [`Kind::Lost`](crate::error::Kind::Lost)
+    /// if it was lost.
     pub fn inputs(&self, tape: &mut Tape, key: Option<[u32; 5]>) -> Result<Inputs> {
         let device = tape.device();
         let put = |v: &[u32]| device.upload(DType::U32, &[v.len()], v);

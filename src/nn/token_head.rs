@@ -34,6 +34,10 @@ impl TokenHead {
         TokenHead { dense, classifier, dropout, site: sites.next() }
     }
     /// Logits (tokens, outputs) from hidden states (tokens, hidden).
+    ///
+    /// # Errors
+    /// Those of the ops: [`Kind::Shape`](crate::error::Kind::Shape), [`Kind::Memory`](crate::error::Kind::Memory),
+    /// [`Kind::Lost`](crate::error::Kind::Lost).
     pub fn run(&self, tape: &mut Tape, p: &Bound, batch: &Inputs, hidden: Var) -> Result<Var> {
         let mut x = hidden;
         if let Some((dense, norm)) = &self.dense {

@@ -152,8 +152,16 @@ pub trait Op: On<Cpu> + On<Cuda> + On<Wgpu> + On<Dry> + Debug + Send + 'static {
 /// Both passes of an op on one backend.
 pub trait On<B: Backend> {
     /// Fills `io.y` from `io.x`.
+    ///
+    /// # Errors
+    /// [`Kind::Memory`](crate::error::Kind::Memory) if the device has no memory left; [`Kind::Lost`](crate::error::Kind::Lost)
+    /// if it was lost.
     fn forward(&self, device: &B, io: Forward) -> Result<()>;
     /// Fills or adds to `io.dx` from everything else.
+    ///
+    /// # Errors
+    /// [`Kind::Memory`](crate::error::Kind::Memory) if the device has no memory left; [`Kind::Lost`](crate::error::Kind::Lost)
+    /// if it was lost.
     fn backward(&self, device: &B, io: Backward) -> Result<()>;
 }
 
@@ -172,6 +180,10 @@ pub trait Step: StepOn<Cpu> + StepOn<Cuda> + StepOn<Wgpu> + StepOn<Dry> + Debug 
 /// A step on one backend.
 pub trait StepOn<B: Backend> {
     /// Reads and writes `x`, in the order that the step declares.
+    ///
+    /// # Errors
+    /// [`Kind::Memory`](crate::error::Kind::Memory) if the device has no memory left; [`Kind::Lost`](crate::error::Kind::Lost)
+    /// if it was lost.
     fn run(&self, device: &B, x: &[&Tensor]) -> Result<()>;
 }
 

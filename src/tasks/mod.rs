@@ -38,6 +38,9 @@ pub trait Task: Send + Sync {
     fn outputs(&self) -> Outputs;
     /// What is done to a batch before it runs, such as masking; random by `key`, seed and step, and by the examples alone, so
     /// that it does not depend on how a step is cut.
+    ///
+    /// # Errors
+    /// Those of masking or permuting, where the task does that.
     fn prepare(&self, _: &mut Batch, _key: (u64, u64)) -> Result<()> {
         Ok(())
     }
@@ -49,6 +52,9 @@ pub trait Task: Send + Sync {
         1
     }
     /// Records the loss of a batch, its sum times the first of `scales`, from what the model gives; see [`Model::forward`].
+    ///
+    /// # Errors
+    /// [`Kind::Data`](crate::error::Kind::Data) for examples without labels of the task's kind; those of the ops.
     fn loss(&self, tape: &mut Tape, outputs: &[Var], batch: &Batch, scales: [f64; 2]) -> Result<Var>;
     /// Whether the loss compares examples with each other, so that it is one of all examples of an optimizer step, not a sum over
     /// its micro-batches. The model of such a task gives one output, a row for each sequence.
@@ -90,6 +96,10 @@ pub type Tuned = (Vec<(String, f64)>, Arc<dyn Task>);
 /// Takes what a model gives, gives scores.
 pub trait Meter {
     /// Adds a batch with what the model gives for it, as in [`Task::loss`].
+    ///
+    /// # Errors
+    /// [`Kind::Data`](crate::error::Kind::Data) for examples without labels of the task's kind;
+    /// [`Kind::Shape`](crate::error::Kind::Shape) for outputs that do not fit the batch.
     fn add(&mut self, outputs: &[Vec<f32>], batch: &Batch) -> Result<()>;
     /// The scores so far.
     fn scores(&self) -> Scores;
@@ -110,6 +120,10 @@ pub trait Meter {
 }
 
 /// A batch's tensors on a device, on a tape; with `key` (seed, step) in training.
+///
+/// # Errors
+/// [`Kind::Memory`](crate::error::Kind::Memory) if the device has no memory left; [`Kind::Lost`](crate::error::Kind::Lost) if
+/// it was lost.
 pub fn inputs(tape: &mut Tape, batch: &Batch, key: Option<(u64, u64)>) -> Result<Inputs> {
     let device = tape.device();
     let put = |v: &[u32]| device.upload(DType::U32, &[v.len()], v);
@@ -134,6 +148,11 @@ pub fn inputs(tape: &mut Tape, batch: &Batch, key: Option<(u64, u64)>) -> Result
 }
 
 /// Runs a model over batches without recording, and hands what it gives for each batch to `each`.
+///
+/// # Errors
+/// Those of `each` and of the model's ops.
+///
+/// The crate's page has an [example](crate#predict).
 pub fn for_each_output(
     device: &Device,
     model: &Model,
@@ -159,6 +178,11 @@ pub fn for_each_output(
 pub const EVALUATION: (u64, u64) = (0, u64::MAX);
 
 /// Scores a model over the batches of a set.
+///
+/// # Errors
+/// Those of the task, its meter and the model's ops.
+///
+/// The crate's page has an [example](crate#score).
 pub fn evaluate(
     device: &Device,
     model: &Model,

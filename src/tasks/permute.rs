@@ -30,6 +30,9 @@ impl Permute {
 
 /// Makes the sequences of a batch into two streams each, with the ranks that `ranks` gives for the tokens of an example; what is
 /// to be found becomes what the batch asks for.
+///
+/// # Errors
+/// Those of [`TwoStreams::push`](crate::nn::permutation::TwoStreams::push).
 pub fn into_streams(
     batch: &mut Batch,
     vocab: usize,

@@ -87,6 +87,17 @@ impl Tokenizer {
     /// # Errors
     /// [`Kind::Usage`] if `max_length` is less than the number of special tokens; [`Kind::Data`] if the tokenizer fails on the text,
     /// or the text has 4 GiB or more.
+    ///
+    /// ```
+    /// use std::path::Path;
+    /// use tempra::text::Tokenizer;
+    ///
+    /// let tokenizer = Tokenizer::from_dir(Path::new("tests/golden/bert/a"), 200)?; // its model has 200 embeddings
+    /// let encoding = tokenizer.encode("A fine film.", None, 8)?;
+    /// assert!(encoding.ids.len() <= 8);
+    /// assert_eq!(encoding.ids.first().copied(), tokenizer.id("[CLS]"));
+    /// # Ok::<(), tempra::error::Error>(())
+    /// ```
     pub fn encode(&self, text: &str, pair: Option<&str>, max_length: usize) -> Result<Encoding> {
         let special = self.template.added_tokens(pair.is_some());
         if max_length < special {

@@ -84,6 +84,9 @@ impl Job<'_> {
     }
 
     /// What the run takes on a device with these capabilities, with passes of at most `max_tokens` tokens.
+    ///
+    /// # Errors
+    /// Those of the ops' plans.
     pub fn plan(&self, caps: &Caps, max_tokens: usize) -> Result<MemoryPlan> {
         let mut batches = self.largest(max_tokens)?;
         let tokens = batches.iter().map(|b| b.ids.len()).max().unwrap_or(0);
@@ -113,7 +116,8 @@ impl Job<'_> {
 
     /// The plan for a device, refused if it tells how much memory it has and that is too little.
     ///
-    /// Errors are of kind `Memory` and say what would fit.
+    /// # Errors
+    /// [`Kind::Memory`](crate::error::Kind::Memory) with what would fit; those of [`plan`](Self::plan).
     pub fn check(&self, caps: &Caps) -> Result<MemoryPlan> {
         let plan = self.plan(caps, self.max_tokens)?;
         if plan.largest > caps.binding_bytes {

@@ -182,6 +182,8 @@ fn warn(recipe: &Recipe, run: &Run, epochs: &Epochs, new: bool, observer: &mut d
 ///
 /// # Errors
 /// See [`Kind`]; [`Kind::Interrupted`] comes after a clean checkpoint.
+///
+/// The crate's page has an [example](crate#train-from-a-recipe).
 pub fn train(
     recipe: &Recipe,
     fresh: bool,

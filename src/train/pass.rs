@@ -36,6 +36,9 @@ impl From<f64> for Scale {
 
 /// Forward and backward of one micro-batch, its loss and gradients times `scale`; the gradients are added to those there (`add`) or
 /// written over them. `key` is seed and step, the source of dropout; without one there is none.
+///
+/// # Errors
+/// Those of the task and of the model's ops.
 pub fn pass(
     device: &Device,
     model: &Model,

@@ -14,6 +14,9 @@ pub struct Signals {
 
 impl Signals {
     /// Installs the handlers: SIGINT and SIGTERM stop after the step, a second one at once; SIGUSR1 saves.
+    ///
+    /// # Errors
+    /// [`Kind::Device`](crate::error::Kind::Device) if the system refuses a handler.
     pub fn install() -> Result<Signals> {
         let signals = Signals::default();
         let fail = |e: std::io::Error| {

@@ -86,6 +86,10 @@ impl State {
 
     /// The files of a checkpoint: the model folder, the optimizer's moments, this state, and the log with what
     /// [`State::for_transformers`] gave.
+    ///
+    /// # Errors
+    /// [`Kind::Disk`](crate::error::Kind::Disk) if the state cannot be written as JSON;
+    /// [`Kind::Lost`](crate::error::Kind::Lost) if the device was lost.
     pub fn files(
         &self,
         recipe: &Recipe,
@@ -162,6 +166,10 @@ impl State {
     /// Goes back to a checkpoint that has been verified: weights, moments, and the state, which is returned.
     ///
     /// A checkpoint of another recipe, of other data or of another model is refused: going on would be neither the one run nor the other.
+    ///
+    /// # Errors
+    /// [`Kind::Model`](crate::error::Kind::Model) for files that hold no state of a run;
+    /// [`Kind::Usage`](crate::error::Kind::Usage) for another recipe, data or model.
     pub fn restore(dir: &Path, recipe: &Recipe, run: &Run, optimizer: &mut Optimizer) -> Result<State> {
         let state = State::read(dir)?;
         let fresh = State::new(recipe, run);
@@ -208,6 +216,10 @@ fn changes(checkpoint: &Path, recipe: &Recipe, hash: &str) -> Option<String> {
 }
 
 /// Overwrites a run's weights with those of a checkpoint.
+///
+/// # Errors
+/// [`Kind::Model`](crate::error::Kind::Model) for weights that do not fit; [`Kind::Lost`](crate::error::Kind::Lost) if the
+/// device was lost.
 pub fn load_weights(dir: &Path, run: &Run) -> Result<()> {
     let weights = Weights::open(dir.join("model.safetensors"))?;
     let params = &run.model.params;
@@ -235,6 +247,9 @@ pub fn load_weights(dir: &Path, run: &Run) -> Result<()> {
 const CONFIG: &str = "tokenizer_config.json";
 
 /// A folder that stock `transformers` opens, with what `tempra predict` needs to know besides.
+///
+/// # Errors
+/// [`Kind::Lost`](crate::error::Kind::Lost) if the device was lost.
 pub fn model_files(recipe: &Recipe, run: &Run) -> Result<Vec<NamedFile<'static>>> {
     let mut files = run.model.files(&run.device)?;
     let tokenizer = run.tokenizer.files().iter();

@@ -175,6 +175,9 @@ impl Drop for Buffer {
 
 impl Buffer {
     /// `len` elements from element `start` on, to read.
+    ///
+    /// # Errors
+    /// [`Kind::Shape`](crate::error::Kind::Shape) beyond the end of the buffer, or where the range is being written.
     pub fn read<T: bytemuck::Pod>(&self, start: usize, len: usize) -> Result<Slice<'_, T>> {
         let (ptr, range) = self.claim::<T>(start, len, false)?;
         Ok(Slice { buffer: self, ptr, len, range, _of: PhantomData })
@@ -184,6 +187,9 @@ impl Buffer {
         self.pristine.load(Ordering::Relaxed)
     }
     /// `len` elements from element `start` on, to write.
+    ///
+    /// # Errors
+    /// [`Kind::Shape`](crate::error::Kind::Shape) beyond the end of the buffer, or where the range is in use.
     pub fn write<T: bytemuck::Pod>(&self, start: usize, len: usize) -> Result<SliceMut<'_, T>> {
         let (ptr, range) = self.claim::<T>(start, len, true)?;
         self.pristine.store(false, Ordering::Relaxed);

@@ -61,10 +61,16 @@ impl Cpu {
         self.pool.stats()
     }
     /// Temporary memory for an op, from the pool.
+    ///
+    /// # Errors
+    /// [`Kind::Memory`](crate::error::Kind::Memory) if the system gives none.
     pub fn scratch(&self, bytes: usize) -> Result<Buffer> {
         Pool::take(&self.pool, bytes)
     }
     /// Temporary memory of `bytes` for each thread, which the tasks of an op use one after the other.
+    ///
+    /// # Errors
+    /// [`Kind::Memory`](crate::error::Kind::Memory) if the system gives none.
     pub fn scratch_per_thread(&self, bytes: usize) -> Result<PerThread> {
         let bytes = bytes.next_multiple_of(memory::ALIGN);
         Ok(PerThread { all: self.scratch(bytes * self.threads())?, bytes })

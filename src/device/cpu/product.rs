@@ -108,6 +108,10 @@ pub struct Kernel<T> {
 type Run<T> = unsafe fn(usize, *const T, *const T, (*mut T, usize), bool);
 
 /// C (m, n) = A (m, k) B (k, n), on all threads of the device; `done` sees every piece of a row of C once.
+///
+/// # Errors
+/// [`Kind::Shape`](crate::error::Kind::Shape) for matrices that do not hold m, n and k;
+/// [`Kind::Memory`](crate::error::Kind::Memory) for scratch.
 pub fn product<T: Real>(
     cpu: &Cpu,
     [m, n, k]: [usize; 3],
@@ -120,6 +124,9 @@ pub fn product<T: Real>(
 }
 
 /// The same on the calling thread, for the many small matmuls inside a parallel op.
+///
+/// # Errors
+/// As [`product`].
 pub fn product_serial<T: Real>(
     cpu: &Cpu,
     [m, n, k]: [usize; 3],

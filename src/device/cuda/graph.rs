@@ -266,6 +266,9 @@ impl Cuda {
 
     /// Runs a step. Steps of one `key` may differ only in the data that the host writes. The first runs kernel by kernel, the second is
     /// captured, and later ones are replayed. `work` must not read tensors back, and its tensors must not be used afterwards.
+    ///
+    /// # Errors
+    /// Those of `work`; those of the driver at capture and launch.
     pub fn replayed<R>(&self, key: u64, work: impl FnOnce() -> Result<R>) -> Result<R> {
         if !self.replays() {
             return self.scoped(work);

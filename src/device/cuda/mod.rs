@@ -462,12 +462,20 @@ impl Cuda {
     }
 
     /// Temporary memory for an op.
+    ///
+    /// # Errors
+    /// [`Kind::Memory`] if the device has no memory left; [`Kind::Lost`]
+    /// if it was lost.
     pub fn scratch(&self, dtype: DType, shape: &[usize]) -> Result<Tensor> {
         let spec = Spec::new(dtype, shape);
         Ok(Tensor { storage: Arc::new(self.alloc(&spec)?), spec, offset: 0 })
     }
 
     /// A tensor of constants, uploaded once.
+    ///
+    /// # Errors
+    /// [`Kind::Memory`] if the device has no memory left; [`Kind::Lost`]
+    /// if it was lost.
     pub fn constants(&self, values: &[u32]) -> Result<Tensor> {
         let bytes: &[u8] = bytemuck::cast_slice(values);
         if let Some(t) = lock(&self.constants).get(bytes) {

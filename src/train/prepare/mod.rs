@@ -127,6 +127,11 @@ impl Run {
         found.passed().then(|| found.digest())
     }
     /// Reads the data, opens the model, makes tokens.
+    ///
+    /// # Errors
+    /// Those of the recipe's data ([`Kind::Data`](crate::error::Kind::Data)), model
+    /// ([`Kind::Model`](crate::error::Kind::Model)) and device ([`Kind::Device`](crate::error::Kind::Device),
+    /// [`Kind::Memory`](crate::error::Kind::Memory)).
     pub fn prepare(recipe: &Recipe) -> Result<Run> {
         let device = Device::open(&recipe.device.to_string(), recipe.threads)?;
         let device = device.with_compute(recipe.precision.dtype())?;

@@ -381,11 +381,32 @@ impl Recipe {
         Self::resolved(tree?, text, path, sets, top)
     }
     /// Reads a recipe from TOML text; `path` is what errors name and paths are relative to. Every mistake is reported.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] with every mistake in it.
+    ///
+    /// ```
+    /// use std::path::Path;
+    /// use tempra::train::Recipe;
+    ///
+    /// let text = "task = \"classify\"\n[model]\npath = \"model\"\n[data]\ntrain = \"reviews.csv\"\n";
+    /// let set = [("optim.lr".to_owned(), "3e-5".to_owned())];
+    /// let recipe = Recipe::from_toml(text, Path::new("jobs/recipe.toml"), &set)?;
+    /// assert_eq!(recipe.optim.lr, 3e-5);
+    /// assert!(recipe.data.train.ends_with("jobs/reviews.csv"));
+    /// // A mistake is an error that names its line and the nearest key.
+    /// let e = Recipe::from_toml(&text.replace("train =", "trian ="), Path::new("r.toml"), &[]).unwrap_err();
+    /// assert!(e.to_string().contains("trian"));
+    /// # Ok::<(), tempra::error::Error>(())
+    /// ```
     pub fn from_toml(text: &str, path: &Path, sets: &[(String, String)]) -> Result<Self> {
         let text = text.trim_start_matches('\u{feff}');
         Ok(Self::resolved(source::toml_tree(text, path)?, text, path, sets, None)?.0)
     }
     /// Reads a recipe from JSON text: the same keys; null leaves a key out.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] with every mistake in it.
     pub fn from_json(text: &str, path: &Path, sets: &[(String, String)]) -> Result<Self> {
         let text = text.trim_start_matches('\u{feff}');
         Ok(Self::resolved(source::json_tree(text, path)?, text, path, sets, None)?.0)
