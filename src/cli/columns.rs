@@ -1,4 +1,4 @@
-//! Which column is the text, the pair, the label, by the options and by the names of the header.
+//! The columns of text, pair and label, by the options and by the names in the header.
 
 use super::options::text;
 use crate::data::Columns;
@@ -82,8 +82,8 @@ pub struct Found {
     pub why: Vec<(&'static str, String)>,
 }
 
-/// As the options `--text`, `--pair` and `--label` say (an empty name: none); else by the names in the header. A text that
-/// is not found so is called `text`, a label that is not found so is none.
+/// The columns that `--text`, `--pair` and `--label` name (an empty name means none), else those with usual names. Without either, the
+/// text is `text` and there is no label.
 pub fn by_name(matches: &ArgMatches, header: &[String]) -> Found {
     by_name_among(matches, header, |_| true)
 }
@@ -91,14 +91,14 @@ pub fn by_name(matches: &ArgMatches, header: &[String]) -> Found {
 /// As [`by_name`]; a text must also be a column that `is_text` accepts, unless an option names it.
 pub fn by_name_among(matches: &ArgMatches, header: &[String], is_text: impl Fn(&str) -> bool) -> Found {
     let given = |id| text(matches, id).map(str::to_owned);
-    let (told, named) = ("named by an option", "by its name");
+    let (option, named) = ("named by an option", "by its name");
     let mut why = Vec::new();
 
     let prose = |name: &str| known(header, name).filter(|found| is_text(found));
     let pair_of = |first: &str, second: &str| Some((prose(first)?, prose(second)?));
     let pairs = || PAIRS.iter().filter_map(|&(a, b)| pair_of(a, b));
     let (one, how) = match given("text").filter(|s| !s.is_empty()) {
-        Some(given) => (given, told),
+        Some(given) => (given, option),
         None => {
             let text = pairs().map(|(first, _)| first).next();
             let text = text.or_else(|| TEXTS.iter().find_map(|name| prose(name)));
@@ -107,11 +107,11 @@ pub fn by_name_among(matches: &ArgMatches, header: &[String], is_text: impl Fn(&
     };
     why.push(("text", how.to_owned()));
     let pair = match given("pair") {
-        Some(given) => Some((given, told)).filter(|(given, _)| !given.is_empty()),
+        Some(given) => Some((given, option)).filter(|(given, _)| !given.is_empty()),
         None => pairs().find(|(first, _)| *first == one).map(|(_, second)| (second, named)),
     };
     let label = match given("label") {
-        Some(given) => Some((given, told)).filter(|(given, _)| !given.is_empty()),
+        Some(given) => Some((given, option)).filter(|(given, _)| !given.is_empty()),
         None => LABELS
             .iter()
             .filter_map(|name| known(header, name))
@@ -136,7 +136,7 @@ pub fn plain(name: &str) -> String {
     name.trim().to_lowercase().replace(['-', '_', ' '], "")
 }
 
-/// The column of that name, whatever its case and however its words are joined.
+/// The column of that name. Case, spaces, `-` and `_` do not count.
 fn known(header: &[String], name: &str) -> Option<String> {
     header.iter().find(|h| plain(h) == name).cloned()
 }

@@ -1,4 +1,4 @@
-//! All columns of a file as they stand in it: for a program that has to guess what they hold.
+//! All columns of a file, for a program that has to guess what they hold.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -21,7 +21,7 @@ pub struct Sheet {
 }
 
 impl Sheet {
-    /// Reads a file; its format is told by its name. Rows that cannot be read are left out; there may be no row at all.
+    /// Reads a file; the end of its name says the format. Rows that cannot be read are left out; there may be no row at all.
     ///
     /// # Errors
     /// [`Kind::Data`](crate::error::Kind::Data) if the file cannot be read, or if more than 1 % of the rows are bad.

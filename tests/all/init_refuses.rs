@@ -218,7 +218,18 @@ fn what_would_silently_go_wrong_is_said() {
     let joined = rows(|i| format!("{},{}\n", text(i), ["a", "b", "a|b"][i % 3]));
     write("a.csv", &format!("text,label\n{joined}"));
     let out = fine(&init(&dir, &["a.csv", "--task", "classify"]));
-    all(&out, &["look like lists, separated by '|'", "--task multilabel"]);
+    all(&out, &["may be lists, separated by '|'", "--task multilabel"]);
+    let two = rows(|i| format!("{},\"{}\"\n", text(i), ["a,b", "b,c", "a,c"][i % 3]));
+    write("a.csv", &format!("text,label\n{two}"));
+    all(&fine(&init(&dir, &["a.csv"])), &["may be lists, separated by ','"]);
+    write(
+        "a.csv",
+        &format!("text,label\n{}", two.replace("a,b", "a;b").replace("b,c", "b;c").replace("a,c", "a;c")),
+    );
+    all(&fine(&init(&dir, &["a.csv"])), &["task        multilabel", "3 classes: "]);
+    let ids = rows(|i| format!("{},{}\n", text(i), i * i * 7 + 1000));
+    write("a.csv", &format!("text,label\n{ids}"));
+    all(&fine(&init(&dir, &["a.csv"])), &["another one in each row; if they are ids"]);
     let one_hot = rows(|i| format!("{},{},{}\n", text(i), i % 2, (i + 1) % 2));
     write("a.csv", &format!("text,yes,no\n{one_hot}"));
     all(&fine(&init(&dir, &["a.csv"])), &["every row has exactly one class"]);

@@ -296,6 +296,28 @@ fn init_tells_raw_text() {
 }
 
 #[test]
+fn init_accepts_every_task_of_a_recipe() {
+    let kinds = Recipe::keys().into_iter().find(|key| key.path() == "task").unwrap().accepts;
+    let help = fine(&program(Path::new("."), &["init", "--help"]).output().unwrap());
+    let values = help.split("[possible values: classify").nth(1).unwrap().split(']').next().unwrap();
+    for task in kinds.split(" or ").map(|name| name.trim_matches('"')).filter(|name| *name != "classify") {
+        assert!(values.split([',', ' ', '\n']).any(|value| value == task), "no {task} in {values}");
+    }
+}
+
+#[cfg(feature = "parquet")]
+#[test]
+fn init_reads_parquet() {
+    // `good.parquet` of the readers' tests.
+    let dir = folder();
+    let file = golden("data/good.parquet");
+    let said = fine(&init(&dir, &[str(&file), "--model", "./base"]));
+    let recipe = Recipe::load(&dir.path().join("recipe.toml"), &[]).unwrap();
+    assert_eq!((recipe.task, columns(&recipe)), (Task::Classify, ("text", None, "label")), "{said}");
+    assert!(said.contains("2500 rows") && said.contains("\"score\""), "{said}");
+}
+
+#[test]
 fn init_combines_recipes_of_several_tasks() {
     let dir = folder();
     data(dir.path());

@@ -1,4 +1,4 @@
-//! The training data, what kind they are, and the validation and test data beside them.
+//! The training data and their format, and the validation and test data beside them.
 
 use super::write::shell;
 use crate::data::Format;
@@ -10,7 +10,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-/// Bytes of a file that are looked at to tell its kind.
+/// Bytes of a file that are read to recognize its format.
 const HEAD: u64 = 1 << 18;
 /// Endings of files with a word and its tag in each line.
 const TAGGED: &[&str] =

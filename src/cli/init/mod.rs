@@ -1,6 +1,6 @@
 //! `tempra init`: from data to a recipe, with a reason for every choice.
 //!
-//! `files` finds the training data and tells what they are. `tables` and `texts` choose a task and describe it in a
+//! `files` finds the training data and recognizes their format. `tables` and `texts` choose a task and describe it in a
 //! [`Proposal`]. `model` chooses the pretrained model and counts tokens. This file turns all of it into a recipe.
 
 mod files;
@@ -23,10 +23,10 @@ use model::{Chosen, MODEL, Settled};
 use std::path::{Path, PathBuf};
 use write::{Lines, quoted, shell, written};
 
-/// Why something is as it is, if an option says so.
+/// The reason for what an option sets.
 const NAMED: &str = "named by an option";
 const BATCH: usize = 16;
-/// Optimiser steps that a fine-tuning should have: small data needs more epochs, not fewer steps (Mosbach et al. 2021).
+/// Optimizer steps that fine-tuning should have: small data need more epochs, not fewer steps (Mosbach et al. 2021).
 const STEPS: usize = 300;
 const MOST_EPOCHS: usize = 50;
 /// Fewer training examples than this count as little data.

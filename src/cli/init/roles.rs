@@ -1,4 +1,5 @@
-//! Which column of a table is the text, the pair, the label, and which are left out: by the options, by names, by content.
+//! The text, the pair and the label among the columns of a table, and the columns that are left out. Options decide first, then names,
+//! then content.
 
 use super::super::columns::by_name_among;
 use super::super::options::text;
@@ -9,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::suggest::nearest;
 use clap::ArgMatches;
 
-/// Two texts are told apart if one has fewer than this share of the other's words.
+/// A column with fewer than this share of the text's words is no rival of it.
 const ALIKE: f64 = 0.5;
 
 /// The columns of a table and how each was found.
@@ -26,7 +27,7 @@ impl Roles {
     /// Finds them; no label unless `labelled`.
     ///
     /// # Errors
-    /// [`Kind::Data`](crate::error::Kind::Data) for a column that is named and missing, and if neither names nor content tell.
+    /// [`Kind::Data`](crate::error::Kind::Data) for a column that is named and missing, and if neither names nor content decide.
     pub fn find(survey: &Survey, matches: &ArgMatches, labelled: bool) -> Result<Self> {
         let names = survey.names();
         let mut found =
@@ -87,7 +88,7 @@ fn labels(survey: &Survey, matches: &ArgMatches, named: Option<String>) -> Resul
         let names = survey.names();
         let e = Error::data(format!("no column {missing:?}"))
             .at(&survey.path)
-            .with_expected("the name of a column of the label")
+            .with_expected("a column of this table")
             .with_found(names.join(", "));
         return Err(match nearest(missing, names.iter().map(String::as_str)) {
             Some(near) if text(matches, "label").is_some() => e.with_help(format!("did you mean {near:?}?")),
@@ -102,7 +103,7 @@ fn prose(survey: &Survey, labels: &[String]) -> Result<(String, String)> {
     let mut candidates: Vec<&Column> =
         survey.columns.iter().filter(|c| c.is_prose() && !labels.contains(&c.name)).collect();
     candidates.sort_by(|a, b| b.words.total_cmp(&a.words));
-    let told = |c: &&Column| format!("{:?} ({:.0} words a row)", c.name, c.words.max(1.0));
+    let shown = |c: &&Column| format!("{:?} ({:.0} words a row)", c.name, c.words.max(1.0));
     match candidates.as_slice() {
         [] => Err(Error::data("no column looks like text")
             .at(&survey.path)
@@ -122,7 +123,7 @@ fn prose(survey: &Survey, labels: &[String]) -> Result<(String, String)> {
                 .with_expected(
                     "one column of text, or a pair with usual names, such as sentence1 and sentence2",
                 )
-                .with_found(all.iter().map(told).collect::<Vec<_>>().join(", "))
+                .with_found(all.iter().map(shown).collect::<Vec<_>>().join(", "))
                 .with_help(format!(
                     "name the text: --text {one}; or both texts of a pair: --text {one} --pair {two}"
                 )))
@@ -133,7 +134,7 @@ fn prose(survey: &Survey, labels: &[String]) -> Result<(String, String)> {
     }
 }
 
-/// The label by content: several 0/1 columns, or the one column whose values come back. None if only texts are there.
+/// The label by content: several 0/1 columns, or the one column whose values repeat. None if the table holds texts alone.
 fn by_content(survey: &Survey, columns: &Columns) -> Result<(Vec<String>, Option<String>)> {
     let used = |c: &&Column| c.name == columns.text || Some(&c.name) == columns.pair.as_ref();
     if survey.columns.iter().all(|c| used(&c)) {
@@ -150,32 +151,33 @@ fn by_content(survey: &Survey, columns: &Columns) -> Result<(Vec<String>, Option
     if binary.len() > 1 {
         return Ok((binary, Some("each is 0 or 1 in every row".to_owned())));
     }
-    // Names of classes may have several words; a text that comes back now and then is none.
+    // Names of classes may have several words; a text that repeats now and then is no class.
     let often = |c: &Column| if c.is_prose() { 5 } else { 2 };
-    let comes_back =
+    let repeats =
         |c: &&&Column| c.counts.len() >= 2 && c.counts.len() * often(c) <= c.filled && c.json == Json::Plain;
-    let mut candidates: Vec<&Column> = others.iter().filter(comes_back).copied().collect();
+    let mut candidates: Vec<&Column> = others.iter().filter(repeats).copied().collect();
     if candidates.is_empty() {
-        // Numbers need not come back.
+        // Numbers need not repeat.
         candidates = others
             .iter()
             .filter(|c| c.range.is_some() && !c.counting && c.counts.len() >= 2)
             .copied()
             .collect();
     }
-    let told = |c: &&Column| format!("{:?} ({} values)", c.name, c.counts.len());
+    let shown = |c: &&Column| format!("{:?} ({} values)", c.name, c.counts.len());
     match candidates.as_slice() {
         [one] if one.range.is_some() && one.counts.len() * 2 > one.filled => {
             Ok((vec![one.name.clone()], Some("the only column of numbers".to_owned())))
         }
         [one] => {
-            let why = format!("the only other column in which values come back ({})", one.counts.len());
+            let why =
+                format!("the only other column whose values repeat ({} different values)", one.counts.len());
             Ok((vec![one.name.clone()], Some(why)))
         }
         [] if columns.pair.is_some() => Ok((Vec::new(), None)),
         [] => Err(Error::data("no column looks like a label")
             .at(&survey.path)
-            .with_expected("a column in which values come back: 2 classes or more, each in several rows")
+            .with_expected("a column whose values repeat: 2 classes or more, each in several rows")
             .with_found(survey.names().join(", "))
             .with_help(
                 "name it: --label COLUMN; if there are no labels, train a language model: --task mask",
@@ -183,7 +185,7 @@ fn by_content(survey: &Survey, columns: &Columns) -> Result<(Vec<String>, Option
         several => Err(Error::data("several columns could be the label")
             .at(&survey.path)
             .with_expected("one column with a usual name, such as label")
-            .with_found(several.iter().map(told).collect::<Vec<_>>().join(", "))
+            .with_found(several.iter().map(shown).collect::<Vec<_>>().join(", "))
             .with_help(format!("name it: --label {}", shell(&several[0].name)))),
     }
 }

@@ -1,4 +1,4 @@
-//! What stands in the columns of a table: counts that tell a text from a label, an id or a date.
+//! Statistics of the columns of a table: they distinguish a text from a label, an id or a date.
 
 use super::super::columns::is_known;
 use super::write::shell;
@@ -211,7 +211,7 @@ impl Column {
         self.filled > 0 && self.range.is_none() && self.json == Json::Plain && !self.is_date()
     }
 
-    /// Whether it is prose, whatever its name.
+    /// Whether its cells are prose.
     pub fn is_prose(&self) -> bool {
         self.is_text() && self.words > FEW_WORDS
     }

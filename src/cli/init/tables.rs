@@ -1,4 +1,4 @@
-//! Tables: which task their columns are for, and what the recipe says of them. Classes, sets of classes, numbers, pairs.
+//! Tables: the task that fits their columns, and its keys in the recipe. Classes, sets of classes, numbers, pairs.
 
 use super::super::columns::plain;
 use super::super::options::text;
@@ -16,7 +16,7 @@ use std::path::Path;
 
 /// A class that is so many times rarer than another makes the classes unbalanced.
 const UNBALANCED: usize = 5;
-/// So many different whole numbers at most are classes without further evidence.
+/// Up to this many different whole numbers are classes without further evidence.
 const FEW_NUMBERS: usize = 20;
 /// Pairs of one optimizer step that are compared with each other.
 const CONTRASTIVE_BATCH: usize = 32;
@@ -35,7 +35,7 @@ struct Rows<'a> {
 /// What to train on a table. `wanted`: the task that was asked for.
 ///
 /// # Errors
-/// [`Kind::Data`](crate::error::Kind::Data) if the table cannot be read, or if nothing tells what it is for.
+/// [`Kind::Data`](crate::error::Kind::Data) if the table cannot be read, or if no task fits its columns.
 pub fn propose(path: &Path, wanted: Option<Task>, matches: &ArgMatches) -> Result<Proposal> {
     let survey = Survey::read(path)?;
     let named: Vec<&str> = ["text", "pair", "label"].iter().filter_map(|id| text(matches, id)).collect();
@@ -65,7 +65,7 @@ pub fn propose(path: &Path, wanted: Option<Task>, matches: &ArgMatches) -> Resul
     }
 }
 
-/// What to train on a folder with one subfolder a class.
+/// What to train on a folder with one subfolder for each class.
 ///
 /// # Errors
 /// Those of [`data::read()`] and [`Target::classes`].
@@ -123,7 +123,9 @@ fn guess(survey: &Survey, roles: &Roles) -> Result<(Task, String)> {
         };
         return Ok((Task::Classify, format!("the labels are {n} whole numbers{other}")));
     }
-    Ok((Task::Regress, format!("the labels are {n} different whole numbers")))
+    let ids =
+        if n == label.filled { ", another one in each row; if they are ids: --label COLUMN" } else { "" };
+    Ok((Task::Regress, format!("the labels are {n} different whole numbers{ids}")))
 }
 
 /// Refuses a label column that cannot be one.
@@ -198,7 +200,7 @@ fn separator(survey: &Survey, label: &Column) -> Result<Option<char>> {
     Ok(SEPARATORS.into_iter().find(|s| is_separator(*s, label)))
 }
 
-/// Whether cells are lists with this separator: their parts come back in other cells, and not every cell has as many.
+/// Whether cells are lists with this separator: their parts occur in other cells as well.
 fn is_separator(separator: char, label: &Column) -> bool {
     let cells: Vec<Vec<&str>> = label
         .counts
@@ -211,7 +213,9 @@ fn is_separator(separator: char, label: &Column) -> bool {
     let sizes: BTreeSet<usize> = cells.iter().map(Vec::len).chain(label.first_empty.map(|_| 0)).collect();
     let all: usize = cells.iter().map(Vec::len).sum();
     let words = parts.keys().map(|p| p.split_whitespace().count()).max().unwrap_or_default();
-    several > 0 && sizes.len() > 1 && all * 2 >= parts.len() * 3 && words <= 4
+    // Commas also stand in names, such as "Paris, France": lists have various lengths.
+    let various = sizes.len() > 1 || separator != ',';
+    several > 0 && various && all * 2 >= parts.len() * 3 && words <= 4
 }
 
 /// Refuses tables that hold what tempra reads in another format: questions about contexts, a word and its tag in each row.
@@ -273,9 +277,12 @@ impl<'a> Rows<'a> {
         let table = data::read(&self.survey.path, &self.columns(), OnBadRow::Skip)?;
         let mut proposal = classes(&table, self.columns(), self.why.clone())?;
         proposal.notes.extend(placeholder(label).map(|note| ("note", note)));
-        if wanted && let Some(separator) = separator(self.survey, label)? {
+        let commas = || label.counts.keys().filter(|v| v.contains(',')).count() * 2 > label.counts.len();
+        let found = if wanted { separator(self.survey, label)? } else { commas().then_some(',') };
+        if let Some(separator) = found {
             let note = format!(
-                "some cells look like lists, separated by {separator:?}; for several classes a row: --task multilabel"
+                "cells of {:?} may be lists, separated by {separator:?}; for several classes a row: --task multilabel",
+                label.name
             );
             proposal.notes.push(("note", note));
         }
@@ -417,13 +424,13 @@ fn label_scale(largest: f64) -> f64 {
     }
 }
 
-/// Puts the columns before what else is told.
+/// Adds the columns, which are reported first.
 fn with_columns(mut proposal: Proposal, roles: &Roles) -> Proposal {
     proposal.columns = roles.why.clone();
     proposal
 }
 
-/// What every task of rows says.
+/// What all tasks on tables share.
 fn of_table(task: Task, why: String, table: &Table, columns: Columns) -> Proposal {
     let mut data = vec![("text", quoted(&columns.text), String::new())];
     data.extend(columns.pair.as_ref().map(|pair| ("pair", quoted(pair), String::new())));
