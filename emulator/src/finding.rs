@@ -1,46 +1,46 @@
-//! What was found wrong, and where.
+//! Findings: faults of a kernel and their places.
 
 use std::fmt;
 
 /// Kinds of findings.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
 pub enum Kind {
-    /// An address that no object has.
+    /// An address outside all objects.
     OutOfBounds,
-    /// An address that is no multiple of the access's size.
+    /// An address that is not a multiple of the access's size.
     Misaligned,
-    /// Memory that nobody wrote, or a register.
+    /// A read of memory or a register that was never written.
     Uninitialised,
-    /// A write to what may only be read.
+    /// A write to read-only memory.
     ReadOnly,
-    /// Two accesses, one of them a write, that nothing orders.
+    /// Two unordered accesses, at least one of them a write.
     Race,
-    /// Threads that should meet at a barrier and do not.
+    /// Threads that do not meet at the same barrier.
     Barrier,
-    /// Nobody can go on.
+    /// No thread can continue.
     Deadlock,
-    /// Lanes that should act together and do not.
+    /// Lanes that do not execute a collective instruction together.
     Divergence,
-    /// A value taken from a lane that gives none.
+    /// A value read from a lane that does not execute the instruction.
     InactiveLane,
-    /// An asynchronous copy that nobody waits for.
+    /// An asynchronous copy that is never waited for.
     PendingCopy,
-    /// Memory or registers touched while an asynchronous operation uses them.
+    /// An access to memory or registers that an asynchronous operation is using.
     AsyncInFlight,
-    /// A fence or a commit that the hardware needs is missing.
+    /// A missing fence or commit that the hardware needs.
     MissingFence,
-    /// A loop that waits for what does not come.
+    /// A loop that never ends.
     EndlessSpin,
-    /// An mbarrier that is not one, or is counted wrongly.
+    /// An mbarrier that is not initialised, or has a wrong count.
     Mbarrier,
-    /// A descriptor, tensor map or launch that cannot be.
+    /// A descriptor, tensor map or launch that is not valid.
     Invalid,
-    /// The kernel itself gave up.
+    /// The kernel executed a trap.
     Trap,
 }
 
 impl Kind {
-    /// In words.
+    /// Its name in messages.
     pub fn name(self) -> &'static str {
         match self {
             Kind::OutOfBounds => "out of bounds",
@@ -61,7 +61,7 @@ impl Kind {
             Kind::Trap => "trap",
         }
     }
-    /// Whether nothing sensible can follow.
+    /// Whether the kernel cannot continue after it.
     pub fn stops(self) -> bool {
         !matches!(
             self,
@@ -105,18 +105,18 @@ impl fmt::Display for Place {
     }
 }
 
-/// Something wrong.
+/// A fault of a kernel.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Finding {
-    /// What kind.
+    /// The kind.
     pub kind: Kind,
-    /// In which kernel.
+    /// The kernel.
     pub kernel: String,
-    /// Where.
+    /// The place.
     pub place: Place,
     /// The details.
     pub what: String,
-    /// The other party of a race, or who began what is under way.
+    /// The other access of a race, or the start of the asynchronous operation.
     pub other: Option<Place>,
 }
 

@@ -14,23 +14,23 @@ use std::time::{Duration, Instant};
 /// How to run.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Chooses a schedule: which warp and which block goes on, and for how long. 0 is the plainest.
+    /// The seed of the schedule, which determines the order in which warps and blocks run. 0: the simplest order.
     pub seed: u64,
-    /// Seed of the errors of approximate functions (`ex2.approx` and the like), which are exact with 0.
+    /// The seed of the errors of approximate functions such as `ex2.approx`. 0: they are exact.
     pub blur: u64,
-    /// Bits of a sum that matrix instructions keep, as tensor cores do: eight products and the sum so far are aligned to the largest
-    /// of them, and what is below so many bits is cut off, as is what the result has beyond f32. Volta keeps 24, later ones some
-    /// more (Fasi et al. 2021; Khattak and Mikaitis 2025). 0: all products of an instruction are added exactly, rounded once.
+    /// The number of bits of a sum that matrix instructions keep, as tensor cores do. Eight products and the accumulator are aligned to the
+    /// largest of them, and lower bits are truncated, as is the result to f32. Volta keeps 24 bits, later GPUs more (Fasi et al. 2021;
+    /// Khattak and Mikaitis 2025). 0: all products of an instruction are added exactly and rounded once.
     pub tensor_bits: u32,
-    /// Instructions that may follow one another without any change that others could see.
+    /// The number of consecutive instructions without a visible change after which a block counts as endless.
     pub patience: u64,
-    /// Instructions of a block, after which it counts as endless.
+    /// The number of instructions after which a block counts as endless.
     pub limit: u64,
-    /// Blocks that are on the device at once, where blocks may speak to each other.
+    /// The number of blocks that run concurrently, if blocks may communicate.
     pub resident: usize,
-    /// CPU threads for blocks that cannot speak to each other; 0 for as many as there are cores.
+    /// The number of CPU threads for blocks that cannot communicate; 0: one per core.
     pub threads: usize,
-    /// Shared memory that a block may have.
+    /// The largest shared memory of a block, in bytes.
     pub shared_limit: usize,
 }
 
@@ -49,7 +49,7 @@ impl Default for Options {
     }
 }
 
-/// What a launch did.
+/// Counters of a launch.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Stats {
     /// Instructions, each counted once for a warp.
@@ -58,15 +58,15 @@ pub struct Stats {
     pub lanes: u64,
     /// Accesses of warps to shared memory, in parts of at most 128 bytes.
     pub shared_requests: u64,
-    /// What the banks needed for them: as many if nothing conflicts.
+    /// Wavefronts of these requests: as many as requests without bank conflicts.
     pub shared_wavefronts: u64,
     /// Accesses of warps to global memory.
     pub global_requests: u64,
     /// Sectors of 32 bytes that they touched.
     pub global_sectors: u64,
-    /// Bytes that they asked for, each counted once for an access.
+    /// Bytes that they requested, each counted once for an access.
     pub global_bytes: u64,
-    /// How often each instruction of the kernel was begun by a warp.
+    /// How often warps executed each instruction of the kernel.
     pub mix: Vec<u64>,
 }
 
@@ -83,11 +83,11 @@ impl Stats {
             *sum += n;
         }
     }
-    /// How many of the kernel's instructions of a sort were run.
+    /// The number of executed instructions of a kind.
     pub fn count(&self, kernel: &Kernel, sort: impl Fn(&crate::isa::Op) -> bool) -> u64 {
         kernel.code.iter().zip(&self.mix).filter(|(i, _)| sort(&i.op)).map(|(_, n)| n).sum()
     }
-    /// Wavefronts beyond one a request: 0 says that there are no bank conflicts.
+    /// Wavefronts in addition to one per request: 0 without bank conflicts.
     pub fn bank_conflicts(&self) -> u64 {
         self.shared_wavefronts - self.shared_requests
     }
@@ -96,9 +96,9 @@ impl Stats {
 /// The outcome of a launch.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
-    /// What was found wrong, in the order of blocks.
+    /// The findings, in the order of blocks.
     pub findings: Vec<Finding>,
-    /// What was done.
+    /// The counters.
     pub stats: Stats,
 }
 

@@ -1,4 +1,4 @@
-//! What `cudarc` calls of cuBLASLt for products of matrices, so that those calls can be tried without a card: layouts, kinds,
+//! What `cudarc` calls of cuBLASLt for products of matrices, so that those calls can be tested without a GPU: layouts, kinds,
 //! bounds and alignment are checked more strictly than the library does; sums are formed in f64 and rounded once.
 //!
 //! A program finds it if `libcublasLt.so` is a link to this library: both names are then one instance.
