@@ -54,10 +54,16 @@ impl Caps {
         if self.dtypes.contains(&dtype) {
             return Ok(());
         }
-        Err(Error::device(format!("{op} cannot compute in {dtype:?} on {}", self.name))
-            .with_expected(format!("one of {:?}", self.dtypes))
+        let names: Vec<String> = self.dtypes.iter().map(|&d| name_of(d)).collect();
+        Err(Error::device(format!("{op} cannot compute in {} on {}", name_of(dtype), self.name))
+            .with_expected(format!("one of {}", names.join(", ")))
             .with_help("set precision = \"f32\", or choose another --device"))
     }
+}
+
+/// The name of an element type as in recipes: `f32`, `bf16`.
+fn name_of(dtype: DType) -> String {
+    format!("{dtype:?}").to_lowercase()
 }
 
 /// What every device does: allocate memory, and copy bytes to and from it.
@@ -280,9 +286,11 @@ impl Device {
             (device, DType::F32) => Ok(device),
             (Device::Cuda(card), _) => Ok(Device::Cuda(card.with_compute(dtype)?)),
             (Device::Wgpu(gpu), DType::F16) => Ok(Device::Wgpu(gpu.with_half()?)),
-            (other, _) => Err(Error::device(format!("{} cannot compute in {dtype:?}", other.caps().name))
-                .with_expected("f32 on a CPU; f32 or f16 on wgpu; f32, f16 or bf16 on CUDA")
-                .with_help("set precision = \"f32\", or choose another --device")),
+            (other, _) => {
+                Err(Error::device(format!("{} cannot compute in {}", other.caps().name, name_of(dtype)))
+                    .with_expected("f32 on a CPU; f32 or f16 on wgpu; f32, f16 or bf16 on CUDA")
+                    .with_help("set precision = \"f32\", or choose another --device"))
+            }
         }
     }
     /// Runs `f` as [`Device::run`] does. Tensors that it allocates must be dropped at its end.

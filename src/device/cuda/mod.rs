@@ -163,7 +163,7 @@ fn failed(device: &str, what: &str, e: DriverError) -> Error {
         | C::CUDA_ERROR_CONTEXT_IS_DESTROYED
         | C::CUDA_ERROR_DEVICE_UNAVAILABLE
         | C::CUDA_ERROR_UNKNOWN => Error::new(Kind::Lost, format!("the device was lost: {what}")).at(device).with_found(text()).with_help(
-            "run the same command again to resume from the last checkpoint; if the driver hangs, restart it first",
+            "run the same command again: training resumes from the last checkpoint; if the driver hangs, restart it first",
         ),
         _ => Error::device(format!("{what} failed")).at(device).with_found(text()),
     }
@@ -377,7 +377,8 @@ impl Cuda {
     /// [`Kind::Device`] if the GPU cannot compute in it.
     pub fn with_compute(mut self, dtype: DType) -> Result<Cuda> {
         if !self.caps.dtypes.contains(&dtype) {
-            return Err(Error::device(format!("{} cannot compute in {dtype:?}", self.caps.name))
+            let what = format!("{} cannot compute in {}", self.caps.name, super::name_of(dtype));
+            return Err(Error::device(what)
                 .with_expected("compute capability 8.0 (Ampere) or later for bf16")
                 .with_help("set precision = \"f16\", which uses loss scaling, or \"f32\""));
         }

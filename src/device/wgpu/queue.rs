@@ -88,7 +88,7 @@ impl Wgpu {
             None => Ok(()),
             Some(Fault::Lost(text)) => {
                 Err(Error::new(Kind::Lost, "the device was lost").at(&self.caps.name).with_found(text.clone()).with_help(
-                    "run the same command again to resume from the last checkpoint; if the driver hangs, restart it first",
+                    "run the same command again: training resumes from the last checkpoint; if the driver hangs, restart it first",
                 ))
             }
             Some(Fault::Failed(text)) => {
