@@ -230,6 +230,10 @@ fn what_would_silently_go_wrong_is_said() {
     let ids = rows(|i| format!("{},{}\n", text(i), i * i * 7 + 1000));
     write("a.csv", &format!("text,label\n{ids}"));
     all(&fine(&init(&dir, &["a.csv"])), &["another one in each row; if they are ids"]);
+    // The default model knows English alone.
+    let chinese = rows(|i| format!("这是一个很好的电影{i},{}\n", ["a", "b"][i % 2]));
+    write("a.csv", &format!("text,label\n{chinese}"));
+    all(&fine(&init(&dir, &["a.csv"])), &["trained on English texts", "--model FacebookAI/xlm-roberta-base"]);
     let one_hot = rows(|i| format!("{},{},{}\n", text(i), i % 2, (i + 1) % 2));
     write("a.csv", &format!("text,yes,no\n{one_hot}"));
     all(&fine(&init(&dir, &["a.csv"])), &["every row has exactly one class"]);

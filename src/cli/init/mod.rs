@@ -23,8 +23,8 @@ use model::{Chosen, MODEL, Settled};
 use std::path::{Path, PathBuf};
 use write::{Lines, quoted, shell, written};
 
-/// The reason for what an option sets.
-const NAMED: &str = "named by an option";
+/// The reason for a task that an option names.
+const NAMED: &str = "chosen by --task";
 const BATCH: usize = 16;
 /// Optimizer steps that fine-tuning should have: small data need more epochs, not fewer steps (Mosbach et al. 2021).
 const STEPS: usize = 300;
@@ -287,7 +287,8 @@ impl Schedule {
 impl Plan {
     fn of(proposal: Proposal, matches: &ArgMatches, train: &Path, recipe: &Path) -> Result<Self> {
         let siblings = Siblings::find(train, proposal.unit, &*proposal.count)?;
-        let model = model::choose(matches, proposal.task, recipe)?;
+        let mut model = model::choose(matches, proposal.task, recipe)?;
+        model.note_language(&proposal.length);
         let length = model.settle(proposal.task, &proposal.length, proposal.examples)?;
         let held_out = if siblings.validation.is_some() { 0.0 } else { held_out(&proposal) };
         let rest = ((length.sequences as f64 * (1.0 - held_out)) as usize).max(1);
@@ -315,7 +316,7 @@ impl Plan {
             choices.push(("validation", share));
         }
         choices.push(("model", self.model.why.clone()));
-        choices.extend(self.model.note.iter().map(|note| ("note", note.clone())));
+        choices.extend(self.model.notes.iter().map(|note| ("note", note.clone())));
         choices.push(("max_length", format!("{}: {}", self.length.max_length, self.length.why)));
         choices.push(("epochs", format!("{}: {}", schedule.epochs, schedule.why_epochs)));
         choices.push(("lr", format!("{}: {}", schedule.lr, schedule.why_lr)));

@@ -2,9 +2,9 @@
 
 use super::super::model::{tokenizer, vector_tokenizer};
 use super::super::options::text;
+use super::Length;
 use super::survey::count_words;
 use super::write::written;
-use super::{Length, NAMED};
 use crate::cache;
 use crate::checkpoint::read_json;
 use crate::error::{Error, Result};
@@ -28,6 +28,12 @@ const LONGEST: usize = 512;
 const PIECE: usize = 128;
 /// Tokens that the windows of a long sentence share, as `data.stride` by default.
 const STRIDE: usize = 32;
+/// A model for texts that are not English.
+const MULTILINGUAL: &str = "FacebookAI/xlm-roberta-base";
+/// Texts with a larger share of letters from other alphabets than the Latin one are not English.
+const FOREIGN: f64 = 0.3;
+/// Texts that are looked at to tell their alphabet.
+const SAMPLE: usize = 1000;
 /// Texts that a tokenizer encodes at once.
 const CHUNK: usize = 4096;
 
@@ -37,8 +43,10 @@ pub struct Chosen {
     pub path: String,
     /// The reason.
     pub why: String,
-    /// What training with this model means for the task, if a person should know.
-    pub note: Option<String>,
+    /// What a person should know about this model for the task.
+    pub notes: Vec<String>,
+    /// Whether it is the default, which knows English alone.
+    english: bool,
     /// The command that fetches it, if it is not on this machine.
     pub fetch: Option<String>,
     /// Its folder, if it is on this machine.
@@ -73,7 +81,14 @@ pub fn choose(matches: &ArgMatches, task: Task, recipe: &Path) -> Result<Chosen>
         whole if Path::new(&whole).is_absolute() => whole,
         below => format!("./{below}"),
     };
-    Ok(Chosen { path, why: format!("{name}: {NAMED}"), note: None, fetch: None, folder: Some(dir) })
+    Ok(Chosen {
+        path,
+        why: format!("{name}, chosen by --model"),
+        notes: Vec::new(),
+        english: false,
+        fetch: None,
+        folder: Some(dir),
+    })
 }
 
 fn default(task: Task) -> Chosen {
@@ -87,14 +102,16 @@ fn default(task: Task) -> Chosen {
         ),
         _ => None,
     };
-    let note = note.map(str::to_owned);
+    let notes: Vec<String> = note.into_iter().map(str::to_owned).collect();
+    let english = true;
     let cached = cache::dir().map(|d| d.join(FETCHED)).filter(|d| name == MODEL && is_whole(d));
     if let Some(dir) = cached {
         let path = std::path::absolute(&dir).unwrap_or_else(|_| dir.clone()).to_string_lossy().into_owned();
         return Chosen {
             why: format!("{path}, small and quick"),
             path,
-            note,
+            notes,
+            english,
             fetch: None,
             folder: Some(dir),
         };
@@ -102,10 +119,17 @@ fn default(task: Task) -> Chosen {
     let offline = Env { offline: true, ..Env::from(|name| std::env::var(name).ok()) };
     if let Ok(dir) = source::resolve_in(name, &offline) {
         let why = format!("{name}, from the cache of the Hugging Face Hub");
-        return Chosen { path: name.to_owned(), why, note, fetch: None, folder: Some(dir) };
+        return Chosen { path: name.to_owned(), why, notes, english, fetch: None, folder: Some(dir) };
     }
     let why = format!("{name}, which is not on this machine; --model names another");
-    Chosen { path: name.to_owned(), why, note, fetch: Some(format!("hf download {name}")), folder: None }
+    Chosen {
+        path: name.to_owned(),
+        why,
+        notes,
+        english,
+        fetch: Some(format!("hf download {name}")),
+        folder: None,
+    }
 }
 
 fn is_whole(dir: &Path) -> bool {
@@ -131,6 +155,23 @@ pub struct Settled {
 }
 
 impl Chosen {
+    /// Notes that the default model knows English alone, if the texts have other letters.
+    pub fn note_language(&mut self, length: &Length) {
+        let texts: Vec<&str> = match length {
+            Length::Rows(texts) | Length::Sentences(texts) => texts.iter().map(|(t, _)| t.as_str()).collect(),
+            Length::Pieces(texts) => texts.iter().map(String::as_str).collect(),
+            Length::Windows { .. } => Vec::new(),
+        };
+        let letters = || texts.iter().take(SAMPLE).flat_map(|t| t.chars()).filter(|c| c.is_alphabetic());
+        let foreign = letters().filter(|c| *c > '\u{24F}').count() as f64;
+        if self.english && foreign > FOREIGN * letters().count() as f64 {
+            let name = MULTILINGUAL;
+            self.notes.push(format!(
+                "the model was trained on English texts, and these are not: try --model {name}"
+            ));
+        }
+    }
+
     /// What 99 % of the texts need, in steps of 16, as far as the model goes; of raw text and contexts a usual length.
     ///
     /// # Errors
