@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 /// What went wrong, in the terms a caller acts on. Each kind has one exit code of the program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// A command line or a recipe that cannot be meant. Exit code 2.
+    /// A mistake in the command line or the recipe. Exit code 2.
     Usage,
     /// A data file that cannot be read as asked. Exit code 3.
     Data,
@@ -85,7 +85,7 @@ impl Error {
         }))
     }
     kinds! {
-        usage Usage "A command line or recipe that cannot be meant.",
+        usage Usage "A mistake in the command line or the recipe.",
         data Data "A data file that cannot be read as asked.",
         model Model "A model, tokenizer or checkpoint that cannot be used.",
         device Device "A device that is not there or cannot do what is asked.",

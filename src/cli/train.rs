@@ -172,8 +172,22 @@ fn conclusion(recipe: &Recipe, o: &Outcome) -> String {
     };
     lines.push(format!("\n{}{early}{speed}", plural(o.steps, "step")));
     lines.push(format!("model: {}", o.model.display()));
+    lines.extend(sentence_command(recipe, &o.model).map(|command| format!("try it: {command}")));
     lines.push(format!("use it: {}", next_command(recipe, &o.model)));
     lines.join("\n")
+}
+
+/// The command that shows what a trained model says of one text, for tasks that have an answer for a text.
+fn sentence_command(recipe: &Recipe, model: &Path) -> Option<String> {
+    let text = match recipe.task {
+        Task::Answer => "--question \"Who left?\" --context \"Alice left.\"",
+        Task::Classify | Task::Multilabel | Task::Regress if recipe.data.pair.is_some() => {
+            "--sentence \"Some text.\" --pair \"Another text.\""
+        }
+        Task::Classify | Task::Multilabel | Task::Regress | Task::Tag => "--sentence \"Some text.\"",
+        _ => return None,
+    };
+    Some(format!("tempra predict {} {text}", model.display()))
 }
 
 /// The command that uses a trained model, with a file like those that it was trained on.

@@ -41,10 +41,10 @@ impl Regress {
             return Err(Error::data("all targets are the same: there is nothing to learn")
                 .with_expected("at least two different numbers in the training examples")
                 .with_found(format!("{first} in each of {n}"))
-                .with_help("is it the right label column? With regress.standardize = false such targets are trained on all the same"));
+                .with_help("check that data.label names the right column; regress.standardize = false trains on such targets"));
         }
         if std < mean.abs() * LEAST_SPREAD {
-            return Err(Error::data("the targets differ by hardly more than a 32-bit float can tell")
+            return Err(Error::data("the targets differ too little for the precision of a 32-bit float")
                 .with_expected(format!("a standard deviation of at least {:.3e}", mean.abs() * LEAST_SPREAD))
                 .with_found(format!("a standard deviation of {std:.3e} around {mean}"))
                 .with_help("subtract a constant from the labels"));

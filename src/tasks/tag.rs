@@ -63,7 +63,7 @@ impl Task for Tag {
         perfect.tags = perfect.words.tags.iter().map(|s| s.iter().map(|&tag| (tag, 1.0)).collect()).collect();
         let score = perfect.scores().get(metric).filter(|_| metric != "loss");
         let nothing = score.is_some_and(|s| s.is_nan() || s == 0.0);
-        Ok(nothing.then(|| "there is no entity in them".to_owned()))
+        Ok(nothing.then(|| "no entity occurs in them".to_owned()))
     }
 }
 

@@ -170,6 +170,7 @@ fn a_split_without_examples_names_the_set() {
     write(dir.path(), "classify", "few.csv", "test_fraction = 0.25\n", "");
     let words = [
         "few.csv: too few examples to split off a validation and a test set",
+        "at least one example in each set",
         "2 examples with data.validation_fraction = 0.25 and data.test_fraction = 0.25",
         "set data.validation to a file",
     ];
@@ -226,6 +227,17 @@ fn the_last_line_names_a_command_that_works() {
         let words: Vec<&str> = command.split_whitespace().collect();
         assert_eq!(words[0], "tempra", "{line}");
         ok(&command, tempra(d, &words[1..]));
+        let Some(line) = said.lines().find_map(|l| l.strip_prefix("try it: tempra ")) else {
+            assert!(["next", "similar"].contains(&task), "{said}");
+            continue;
+        };
+        // Every second part is quoted.
+        let parts = line.split('"').enumerate();
+        let words = parts.flat_map(|(i, part)| match i % 2 {
+            0 => part.split_whitespace().collect(),
+            _ => vec![part],
+        });
+        ok(line, tempra(d, &words.collect::<Vec<_>>()));
     }
 }
 

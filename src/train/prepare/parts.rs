@@ -184,10 +184,7 @@ fn too_few(r: &Recipe, rows: usize, [validation, test]: [f64; 2]) -> Error {
     let first = names.first().copied().unwrap_or_default();
     Error::data(format!("too few examples to split off a {} set", names.join(" and a ")))
         .at(&r.data.train)
-        .with_expected(format!(
-            "at least one training, {} example with different texts",
-            names.join(" and one ")
-        ))
+        .with_expected("at least one example in each set; examples with the same text stay together")
         .with_found(format!("{} with {}", plural(rows as u64, "example"), keys.join(" and ")))
         .with_help(format!("add examples, raise data.{first}_fraction, or set data.{first} to a file"))
 }
