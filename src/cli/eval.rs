@@ -48,7 +48,7 @@ pub fn define() -> Command {
                 .value_name("DATA")
                 .required(true)
                 .value_parser(clap::value_parser!(PathBuf))
-                .help("Labelled data: .csv, .tsv, .jsonl or .parquet; CoNLL columns for tags, SQuAD's JSON for answers, .txt for language models"),
+                .help("Labelled data: .csv, .tsv, .jsonl, .json, .parquet, or a folder with a subfolder for each class; CoNLL columns or CoNLL-U for tags, SQuAD's JSON for answers, .txt for language models"),
         )
         .arg(column("label", "Column of the label; \"\" for none, if the model was trained on pairs that belong together [default: as in training, else label]"))
         .arg(

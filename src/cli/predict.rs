@@ -74,7 +74,7 @@ pub fn define() -> Command {
         )
         .arg(
             Arg::new("input").value_name("INPUT").help(
-                "File to predict: .csv, .tsv, .jsonl, .json or .parquet; a folder of .txt files; CoNLL columns for tags, SQuAD's JSON for questions; - is standard input",
+                "File to predict: .csv, .tsv, .jsonl, .json or .parquet; a folder of .txt files; CoNLL columns or CoNLL-U for tags, SQuAD's JSON for questions; - is standard input",
             ),
         )
         .mut_arg("pair", |pair| {

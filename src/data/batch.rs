@@ -7,46 +7,46 @@ use super::labels::Label;
 use crate::error::{Error, Result};
 use crate::rng::Stream;
 
-/// Sequences packed end to end, ready for the device. One optimiser step sums over one or several of these.
+/// Sequences packed end to end, ready for the device. One optimizer step sums over one or several batches.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Batch {
     /// Token ids, `[tokens]`.
     pub ids: Vec<u32>,
-    /// Segment ids, `[tokens]`.
+    /// Segment ids (token types), `[tokens]`.
     pub types: Vec<u32>,
     /// Positions within the sequence, `[tokens]`, counted from the position offset.
     pub positions: Vec<u32>,
     /// Where each sequence starts, and the number of tokens: `[sequences + 1]`, from 0.
     pub cu_seqlens: Vec<u32>,
-    /// Class numbers, `[sequences]`; empty for a regression or where there are no labels.
+    /// Class indices, `[sequences]`; empty for a regression and without labels.
     pub classes: Vec<u32>,
-    /// Values, `[sequences]`; empty for a classification or where there are no labels.
+    /// Target values, `[sequences]`; empty for a classification and without labels.
     pub values: Vec<f32>,
-    /// The classes of each example where it may have several, `[examples]`; empty otherwise.
+    /// The class indices of each example for multi-label classification, `[examples]`; otherwise empty.
     pub sets: Vec<Vec<u32>>,
-    /// Tags, `[tokens]`, [`IGNORED`] where none is asked; empty where there are none.
+    /// Tag indices, `[tokens]`, [`IGNORED`] for tokens that the loss skips; empty for tasks without tags.
     pub tags: Vec<u32>,
-    /// First and last token of each answer, counted from its sequence's first, `[sequences]`; empty where there are none.
+    /// First and last token of each answer, counted from the start of its sequence, `[sequences]`; empty for tasks without answers.
     pub spans: Vec<[u32; 2]>,
-    /// The word of its example that each token belongs to, `[tokens]`; empty if it does not matter.
+    /// Index of the word that each token belongs to, within its example, `[tokens]`; empty if the task does not need it.
     pub words: Vec<u32>,
-    /// Tokens that are asked for by themselves, rising; with [`Batch::masked_ids`] those that a masked language model is to find.
+    /// Positions of the tokens that the head predicts, ascending; with [`Batch::masked_ids`] the masked tokens of a language model.
     pub masked: Vec<u32>,
-    /// The ids that these had.
+    /// The original ids of the tokens at [`Batch::masked`].
     pub masked_ids: Vec<u32>,
-    /// Who sees whom where that is not everybody: place, rank as a key, bound as a query of each token, `[3 tokens]`; empty
-    /// otherwise. See [`RelativeAttention`](crate::ops::relative_attention::RelativeAttention).
+    /// The attention mask of a permutation, `[3 tokens]`: for each token its position, its rank as a key and its bound as a query. Empty if
+    /// every token attends to all tokens. See [`RelativeAttention`](crate::ops::relative_attention::RelativeAttention).
     pub order: Vec<u32>,
-    /// Which example of the set each sequence is, or each pair of sequences, `[examples]`.
+    /// Index in the set of each sequence, or of each pair of sequences, `[examples]`.
     pub examples: Vec<u32>,
-    /// Which of a model's heads it is for.
+    /// Index of the model's head that this batch trains or evaluates.
     pub head: usize,
-    /// Whether the last sequence is only there to fill up the batch.
+    /// Whether the last sequence is padding to the size of a bucket.
     pub filled: bool,
-    /// Tokens of the same step that stand in the micro-batches before this one. Dropout counts from here, so that a
-    /// step draws the same masks however it is cut.
+    /// Number of tokens in the earlier micro-batches of the step. Dropout offsets count from here, so the masks of a step do not depend on how
+    /// it is cut.
     pub first_token: u32,
-    /// Examples of the same step that stand in the micro-batches before this one.
+    /// Number of examples in the earlier micro-batches of the step.
     pub first_example: u32,
 }
 
@@ -55,7 +55,7 @@ impl Batch {
     pub fn len(&self) -> usize {
         self.examples.len()
     }
-    /// Number of sequences that are asked about: one or two an example.
+    /// Number of sequences without padding: one or two for each example.
     pub fn sequences(&self) -> usize {
         self.cu_seqlens.len().saturating_sub(1 + self.filled as usize)
     }
@@ -63,8 +63,8 @@ impl Batch {
     pub fn is_empty(&self) -> bool {
         self.examples.is_empty()
     }
-    /// Fills it up with tokens that nobody asks about, a sequence of their own, to one of few sizes: so that steps recur which
-    /// a device has recorded. It grows by at most a sixteenth, or to a multiple of 64.
+    /// Pads the batch to a bucket with one sequence of tokens that no loss reads, so that shapes recur and a captured CUDA graph can be
+    /// replayed. The batch grows by at most a sixteenth, or to a multiple of 64 tokens.
     pub fn fill_up(&mut self) {
         let tokens = self.ids.len();
         let step = (tokens.next_power_of_two() / 16).max(64);
@@ -86,8 +86,8 @@ impl Batch {
             self.masked_ids.resize(asked, IGNORED);
         }
     }
-    /// The examples of several micro-batches as one batch, without what fills them up: what a loss over all of them reads.
-    /// Masked tokens and orders are left out.
+    /// Joins the examples of several micro-batches without their padding, for a loss over all of them. Masked tokens and orders are left
+    /// out.
     pub fn joined(batches: &[Batch]) -> Batch {
         let mut all = Batch { cu_seqlens: vec![0], ..Batch::default() };
         for batch in batches {
@@ -105,18 +105,18 @@ impl Batch {
         }
         all
     }
-    /// The ids of a sequence that is asked about; empty if there is no such sequence.
+    /// The token ids of a sequence; empty if there is no such sequence.
     pub fn sequence(&self, i: usize) -> &[u32] {
         match self.cu_seqlens.get(i..i + 2) {
             Some(&[from, to]) => self.ids.get(from as usize..to as usize).unwrap_or_default(),
             _ => &[],
         }
     }
-    /// How many tokens of text: without the queries of two streams.
+    /// Number of text tokens, without the query stream of XLNet.
     pub fn tokens(&self) -> usize {
         self.ids.len() - if self.order.is_empty() { 0 } else { self.masked.len() }
     }
-    /// The longest sequence that is asked about, in places: of two streams the queries stand where their tokens do.
+    /// Length of the longest sequence in positions; a query of XLNet's second stream has the position of its token.
     pub fn longest(&self) -> usize {
         if !self.order.is_empty() {
             return self.order.chunks_exact(3).map(|o| o[0] as usize + 1).max().unwrap_or(0);
@@ -129,27 +129,27 @@ impl Batch {
 /// Masked tokens of a batch that is filled up come in multiples of so many.
 const MASKED_STEP: usize = 32;
 
-/// What one optimiser step is made of.
+/// The size of one optimizer step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BatchSize {
-    /// So many sequences.
+    /// This number of sequences.
     Sequences(usize),
-    /// As many sequences as fit in so many tokens; a longer one makes a step of its own.
+    /// As many sequences as fit in this number of tokens; a longer sequence is a step by itself.
     Tokens(usize),
 }
 
 /// How an epoch is cut into steps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BatchOptions {
-    /// What one step is made of.
+    /// The size of one step.
     pub batch: BatchSize,
-    /// Put sequences of like length into one step, as Hugging Face's `group_by_length` does.
+    /// Put sequences of similar length into one step, as Hugging Face's `group_by_length` does.
     pub group_by_length: bool,
     /// Leave out the last step if it is not full.
     pub drop_last: bool,
 }
 
-/// The examples of every optimiser step of one epoch, each example once.
+/// The examples of every optimizer step of one epoch, each example once.
 ///
 /// With `group_by_length` the shuffled examples are taken 50 batches at a time (fewer if that makes less than four such
 /// portions), each portion is sorted by length, longest first, cut into steps, and the full steps are shuffled.

@@ -1,4 +1,4 @@
-//! What a person should know about data before training on it. Nothing here stops at a bad row: it is counted.
+//! What to know about data before training on it. Bad rows are counted; none stops the report.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
@@ -14,9 +14,9 @@ const SHOWN: usize = 5;
 const CLASSES: usize = 50;
 const CHUNK: usize = 4096;
 
-/// Reads files, each the split of its name, the train split first, and reports on them. With a tokenizer and a length
-/// it also counts what truncation at that length would cut. `indicators` are the 0/1 columns of classes, if each class has a column;
-/// then the labels of the report are the classes, each with its rows.
+/// Reads files, given as (name of the split, path) with the training split first, and reports on them. With a tokenizer and a maximum
+/// length it also counts the tokens that truncation would cut. `indicators` are the 0/1 columns of classes, if each class has a column;
+/// the report then counts the rows of each class.
 ///
 /// # Errors
 /// [`Kind::Data`](crate::error::Kind::Data) if a file cannot be opened or lacks a column; the tokenizer's errors.
@@ -97,12 +97,17 @@ fn look(split: &str, table: &Table) -> FileReport {
                 file.first_conflicts.push(Conflict {
                     text: rows[0].text.trim().chars().take(60).collect(),
                     lines: rows.iter().map(|r| r.line).take(SHOWN).collect(),
-                    labels: labels.into_iter().take(SHOWN).cloned().collect(),
+                    labels: labels.into_iter().take(SHOWN).map(|l| named(l)).collect(),
                 });
             }
         }
     }
     file
+}
+
+/// A label for the report; of 0/1 columns a row may be of no class.
+fn named(label: &str) -> String {
+    if label.is_empty() { "no class".to_owned() } else { label.to_owned() }
 }
 
 fn lengths(tokenizer: &Tokenizer, rows: &[Row], max_length: usize) -> Result<Lengths> {

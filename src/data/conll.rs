@@ -1,4 +1,4 @@
-//! Sentences of tagged words: CoNLL columns and JSON Lines.
+//! Sentences of tagged words: CoNLL columns, CoNLL-U and JSON.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
@@ -14,33 +14,33 @@ use super::read::{BadRow, OnBadRow};
 use super::tags::{Affix, Scheme};
 use crate::error::{Error, Result};
 
-/// A sentence and what its words are.
+/// A sentence of words with their tags.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sentence {
     /// Its words; at least one.
     pub words: Vec<String>,
-    /// A tag for each word; none if no tags were asked for.
+    /// A tag for each word; empty if the tags were not read.
     pub tags: Vec<String>,
     /// The line of its first word, counted from 1.
     pub line: u64,
 }
 
-/// Where words and tags stand in a file, and what the tags must be.
+/// Where a file has words and tags, and which scheme the tags follow.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TagColumns {
     /// The column of the word, counted from 0.
     pub word: usize,
     /// The column of the tag; `None` is the last one.
     pub tag: Option<usize>,
-    /// In JSON Lines the key of the list of words.
+    /// The key of the list of words in JSON.
     pub words_key: String,
-    /// In JSON Lines the key of the list of tags.
+    /// The key of the list of tags in JSON.
     pub tags_key: String,
-    /// Whether tags are read at all; to predict they need not be there.
+    /// Whether tags are read; a prediction does not need them.
     pub tagged: bool,
-    /// The scheme that the tags must follow; `None` for tags that are no spans, such as parts of speech.
+    /// The scheme that the tags must follow; `None` for tags that do not mark spans, such as parts of speech.
     pub scheme: Option<Scheme>,
-    /// Where the tags bear the letters of the scheme.
+    /// On which side of the type the tags have the letter of the scheme.
     pub affix: Affix,
 }
 

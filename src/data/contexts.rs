@@ -8,21 +8,21 @@ use super::squad::Question;
 use crate::error::Result;
 use crate::text::{Tokenizer, Window};
 
-/// What the windows of a token set stand for: stretches of contexts, each behind its question.
+/// The questions and contexts that the windows of a token set were cut from: each window holds a question and a part of its context.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Contexts {
     /// The questions.
     pub questions: Vec<Question>,
-    /// What each example of the set is.
+    /// The window of each example of the set.
     pub windows: Vec<ContextWindow>,
 }
 
-/// A stretch of a context.
+/// A part of a context.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ContextWindow {
-    /// The question's number.
+    /// Index of the question.
     pub question: u32,
-    /// The token that stands for "no answer": the classification token.
+    /// The token that means "no answer": the classification token.
     pub cls: u32,
     /// The tokens of the context, within the window.
     pub tokens: Range<u32>,
@@ -31,9 +31,9 @@ pub struct ContextWindow {
 }
 
 impl Contexts {
-    /// Cuts contexts into windows of at most `max_length` tokens behind their questions, which share `stride` tokens. With
-    /// `labelled`, the first answer of a question is marked in each window that holds all of it, and no answer (the
-    /// classification token) in the others, as `transformers` trains question answering.
+    /// Cuts each context into windows of at most `max_length` tokens with the question in front. Neighbouring windows share `stride` tokens.
+    /// With `labelled`, a window that holds the whole first answer is labelled with it, and every other window with "no answer", as
+    /// `transformers` trains question answering.
     ///
     /// # Errors
     /// Those of [`Tokenizer::windows`].

@@ -23,8 +23,8 @@ pub struct Documents {
     pub skipped: u64,
 }
 
-/// Reads a `.txt` file, in which an empty line ends a document (with `by_row` each line is one), or a column of a table, of
-/// which each row is a document.
+/// Reads documents: from a `.txt` file, in which an empty line ends a document (with `by_row` each line is a document), or from a column
+/// of a table, in which each row is a document.
 ///
 /// # Errors
 /// Those of [`read`](super::read()); [`Kind::Data`](crate::error::Kind::Data) with the byte for a file that is not UTF-8, and for one without text.
@@ -86,17 +86,17 @@ impl Documents {
         Ok(set)
     }
 
-    /// Pairs of neighbouring and of random stretches, each a line or more, as BERT's `create_pretraining_data.py` builds them:
-    /// a stretch is filled with lines up to the target length (a random shorter one in one of ten), cut at a random line;
-    /// half of the second parts are replaced by lines of another document, and what was not used of the first is put back;
-    /// what is too long loses tokens at a random end of the longer part. The class is 0 if the second follows the first, else 1.
+    /// Builds pairs for next-sentence prediction as BERT's `create_pretraining_data.py` does. Lines of a document are collected up to the
+    /// target length (in one of ten cases a random shorter one) and cut at a random line into two parts. Half of the second parts are
+    /// replaced by lines of another document; the lines that were not used go back. A pair that is too long loses tokens at a random
+    /// end of its longer part. The class is 0 if the second part follows the first, else 1.
     ///
-    /// Unlike there, documents of one line only give second parts: nothing follows their line, so that every first part from them
-    /// would have a random second one. A random second part never is of the same document.
+    /// Unlike that script, a document of one line is only used for second parts, since no line follows it. A random second part is
+    /// never from the same document.
     ///
     /// # Errors
-    /// Those of the tokenizer; [`Kind::Data`](crate::error::Kind::Data) if there are not two documents, or none has two lines that
-    /// make a pair: then every pair would be random, and there is nothing to tell.
+    /// Those of the tokenizer; [`Kind::Data`](crate::error::Kind::Data) if there are fewer than two documents, or if no two lines
+    /// of a document make a pair, so that every pair would be random.
     pub fn pairs(&self, tokenizer: &Tokenizer, max_length: usize, seed: u64) -> Result<TokenSet> {
         let special = tokenizer.special_tokens(true);
         let most = max_length.saturating_sub(special);

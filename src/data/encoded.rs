@@ -25,23 +25,23 @@ pub struct TokenSet {
     pub ids: Vec<u32>,
     /// Segment ids of all examples.
     pub types: Vec<u32>,
-    /// Where each example starts, and the number of all tokens: one entry more than examples.
+    /// Where each example starts, then the number of all tokens: `[examples + 1]`.
     pub offsets: Vec<u32>,
-    /// Tokens that truncation cut from each example.
+    /// Number of tokens that truncation cut from each example.
     pub lost: Vec<u32>,
-    /// Tokens of each example that the vocabulary does not know.
+    /// Number of unknown tokens in each example.
     pub unknown: Vec<u32>,
-    /// The labels, one an example; empty if there are none.
+    /// One label for each example; empty without labels.
     pub labels: Vec<Label>,
-    /// The classes of each example where it may have several; empty if that is not asked.
+    /// The class indices of each example for multi-label classification; otherwise empty.
     pub sets: Vec<Vec<u32>>,
-    /// The tag of each token, [`IGNORED`] where none is asked; empty if there are none.
+    /// The tag index of each token, [`IGNORED`] for tokens that the loss skips; empty for tasks without tags.
     pub tags: Vec<u32>,
-    /// First and last token of each example's answer, counted from its first token; empty if there are none.
+    /// First and last token of each answer, counted from the start of its example; empty for tasks without answers.
     pub spans: Vec<[u32; 2]>,
-    /// The word of its example that each token belongs to, [`IGNORED`] for special tokens; empty if it does not matter.
+    /// Index of the word that each token belongs to, [`IGNORED`] for special tokens; empty if the task does not need it.
     pub words: Vec<u32>,
-    /// Tokens of the first of an example's two sequences; empty if each example is one sequence.
+    /// Number of tokens in the first of two sequences; empty if each example is one sequence.
     pub cuts: Vec<u32>,
     /// What the examples were cut from.
     pub origin: Origin,
@@ -49,13 +49,13 @@ pub struct TokenSet {
     pub cache: Cache,
 }
 
-/// A tag that does not count, and the word of a special token: PyTorch's -100.
+/// The tag of a token that the loss skips, and the word of a special token: PyTorch's `ignore_index` of -100.
 pub const IGNORED: u32 = -100i32 as u32;
 
 /// What the examples of a [`TokenSet`] were cut from.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub enum Origin {
-    /// Each is a row.
+    /// Each example is a row.
     #[default]
     Rows,
     /// Windows of sentences of words.
@@ -82,10 +82,10 @@ impl TokenSet {
     /// Encodes rows in at most `max_length` tokens each, or reads the tokens from the folder `cache` if it has them.
     ///
     /// The key of the cache is a hash of the tokenizer, of the texts and of `max_length`; labels do not enter. A file
-    /// that does not verify is made anew.
+    /// that does not verify is written again.
     ///
     /// # Errors
-    /// Those of [`Tokenizer::encode`]; [`Kind::Usage`](crate::error::Kind::Usage) if there are labels but not one a row;
+    /// Those of [`Tokenizer::encode`]; [`Kind::Usage`](crate::error::Kind::Usage) if there are labels, but not one for each row;
     /// [`Kind::Data`](crate::error::Kind::Data) for 2^32 tokens or more.
     ///
     /// The crate's page has an [example](crate#predict).

@@ -1,4 +1,4 @@
-//! Labels as they are written -> class numbers or values. The train split decides which classes there are.
+//! Labels as they are written -> class indices or values. The training split decides which classes there are.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::Path;
@@ -9,12 +9,12 @@ use super::pick::{list, nearest};
 use super::read::{Row, Table};
 use crate::error::{Error, Result};
 
-/// What a model is to predict.
+/// What a model predicts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Target {
-    /// One of several classes; a class's number is its place here.
+    /// One of several classes; the index of a class is its place in the list.
     Classify {
-        /// The names, at least two, none twice.
+        /// The names: at least two, all different.
         classes: Vec<String>,
     },
     /// A number.
@@ -24,22 +24,22 @@ pub enum Target {
 /// A label as a loss takes it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Label {
-    /// The number of a class.
+    /// The index of a class.
     Class(u32),
-    /// A value; finite.
+    /// A finite value.
     Value(f32),
 }
 
-/// So many distinct labels that are most of the rows are no classes: a wrong column, or a regression.
+/// More distinct labels than this in less than two rows each are not classes: the column is wrong, or the task is a regression.
 const MANY: usize = 100;
 
 impl Target {
-    /// The classes of the train split: those given, else all that occur, in numeric order if all are whole numbers, else
-    /// in the order of their bytes.
+    /// The classes of the training split: `given`, or all labels that occur, in numeric order if all are integers, else in byte
+    /// order.
     ///
     /// # Errors
-    /// [`Kind::Data`](crate::error::Kind::Data) if there are fewer than two, if a name is given twice, if a label is not
-    /// among those given, or if the column looks like anything but classes.
+    /// [`Kind::Data`](crate::error::Kind::Data) if there are fewer than two, if a label is not one of `given`, or if
+    /// the labels do not look like classes. [`Kind::Usage`](crate::error::Kind::Usage) if `given` has fewer than two names or one twice.
     pub fn classes(train: &Table, given: Option<&[String]>) -> Result<Self> {
         let fail = |what: String| Error::data(what).at(&train.path);
         if let Some(given) = given {
@@ -101,7 +101,7 @@ impl Target {
     /// The label of every row of a table.
     ///
     /// # Errors
-    /// [`Kind::Data`](crate::error::Kind::Data) with file and line for a label that is no known class or no finite number.
+    /// [`Kind::Data`](crate::error::Kind::Data) with file and line for a label that is not a known class or not a finite number.
     pub fn labels(&self, table: &Table) -> Result<Vec<Label>> {
         let classes = match self {
             Self::Classify { classes } => classes.as_slice(),
@@ -140,7 +140,7 @@ impl Target {
     }
 }
 
-/// Checks that labels over `label_scale` can be cosine similarities. `key` is the recipe key or flag that the remedy names.
+/// Checks that labels divided by `label_scale` can be cosine similarities. `key` is the recipe key or option that the help names.
 ///
 /// # Errors
 /// [`Kind::Data`](crate::error::Kind::Data) with file and line for the first label whose quotient is outside -1 to 1.
@@ -176,8 +176,8 @@ pub fn check_similarities(table: &Table, labels: &[Label], label_scale: f64, key
         )))
 }
 
-/// Checks that every row of a table is a pair of texts that belong together: its label, where it has one, is 1 or true.
-/// `remedy` says what to do about others.
+/// Checks that every row of a table is a pair of texts that belong together: its label, if it has one, is 1 or true.
+/// `remedy` is the help of the error.
 ///
 /// # Errors
 /// [`Kind::Data`](crate::error::Kind::Data) with file and line for the first row with another label.
@@ -204,11 +204,10 @@ fn several<'a>(label: &'a str, separator: &'a str) -> impl Iterator<Item = &'a s
     whole.into_iter().chain(parts.into_iter().flatten()).map(str::trim).filter(|c| !c.is_empty())
 }
 
-/// The classes of a train split whose labels name any number of them: those given, else all that occur, in the order of
-/// their bytes.
+/// The classes of a training split whose labels name any number of classes: `given`, or all that occur, in byte order.
 ///
 /// # Errors
-/// [`Kind::Data`](crate::error::Kind::Data) if none occurs, or one that is not among those given.
+/// [`Kind::Data`](crate::error::Kind::Data) if no class occurs, or one that is not in `given`.
 pub fn class_sets(train: &Table, separator: &str, given: Option<&[String]>) -> Result<Vec<String>> {
     if let Some(given) = given {
         sets(train, separator, given)?;
@@ -232,10 +231,10 @@ pub fn class_sets(train: &Table, separator: &str, given: Option<&[String]>) -> R
     Ok(names.into_iter().collect())
 }
 
-/// Checks that the classes of the training rows can be learnt: that not all rows have the same ones.
+/// Checks that the training rows differ in their classes, so that there is something to learn.
 ///
 /// # Errors
-/// [`Kind::Data`](crate::error::Kind::Data) if they have.
+/// [`Kind::Data`](crate::error::Kind::Data) if all rows have the same classes.
 pub fn check_sets(path: &Path, sets: &[Vec<u32>], classes: &[String]) -> Result<()> {
     let Some(first) = sets.first().filter(|first| sets.iter().all(|set| set == *first)) else {
         return Ok(());
@@ -248,10 +247,10 @@ pub fn check_sets(path: &Path, sets: &[Vec<u32>], classes: &[String]) -> Result<
         .with_help("check that data.label names the right column, and that the file is whole"))
 }
 
-/// The classes of every row of a table, as numbers, rising.
+/// The class indices of every row of a table, ascending.
 ///
 /// # Errors
-/// [`Kind::Data`](crate::error::Kind::Data) with file and line for one that is not known.
+/// [`Kind::Data`](crate::error::Kind::Data) with file and line for a class that is not in `classes`.
 pub fn sets(table: &Table, separator: &str, classes: &[String]) -> Result<Vec<Vec<u32>>> {
     let places: HashMap<&str, u32> = classes.iter().map(String::as_str).zip(0..).collect();
     let row = |(i, row): (usize, &Row)| -> Result<Vec<u32>> {

@@ -189,7 +189,7 @@ impl Table {
     }
 }
 
-/// Reads a file of examples; its format is told by its name (see [`Format::of`]).
+/// Reads a file of examples, whose name says its format (see [`Format::of`]), or a folder of text files.
 ///
 /// # Errors
 /// [`Kind::Data`](crate::error::Kind::Data) if the file cannot be read, holds no row, lacks a column, or holds a row
@@ -220,7 +220,7 @@ pub fn read_with_sets(path: &Path, columns: &Columns, on_bad: OnBadRow) -> Resul
 
 /// The same where each class has a column of its own, `names`, that holds 1 (or true) for the rows of that class and 0 (or
 /// false) for the others. Returns the table, whose labels are the names of the classes joined by commas, and the classes of
-/// each row: numbers of `names`, rising. `columns.label` is not read.
+/// each row as ascending indices of `names`. `columns.label` is ignored.
 ///
 /// # Errors
 /// Those of [`read`]; a row whose label is neither 0 nor 1 is a bad row.

@@ -10,9 +10,9 @@ use super::read::BadRow;
 /// What was found in all files together.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Report {
-    /// One entry a file, the train split first.
+    /// One entry for each file, the training split first.
     pub files: Vec<FileReport>,
-    /// Texts that stand in two splits.
+    /// Texts that are in two splits.
     pub leaks: Vec<Leak>,
     /// Labels that differ only in case and white space.
     pub typos: Vec<Typo>,
@@ -37,17 +37,17 @@ pub struct FileReport {
     pub stopped: Option<String>,
     /// Labels and their rows, most frequent first.
     pub labels: Vec<(String, usize)>,
-    /// Labels that the train split does not have.
+    /// Labels that the training split does not have.
     pub unseen_labels: Vec<String>,
     /// Rows whose text is empty or white space.
     pub empty_texts: usize,
     /// Rows whose pair is empty or white space.
     pub empty_pairs: usize,
-    /// Rows whose text and pair, but for white space at their ends, stood in an earlier row.
+    /// Rows whose text and pair repeat an earlier row, apart from white space at their ends.
     pub duplicates: usize,
-    /// The lines of the first such row: the earlier one and itself.
+    /// The lines of the first such pair of rows.
     pub first_duplicate: Option<(u64, u64)>,
-    /// Texts that are there with different labels.
+    /// Texts with different labels.
     pub conflicts: usize,
     /// The first of them.
     pub first_conflicts: Vec<Conflict>,
@@ -60,7 +60,7 @@ pub struct FileReport {
 pub struct Conflict {
     /// Its beginning.
     pub text: String,
-    /// Where it stands.
+    /// The lines of its rows.
     pub lines: Vec<u64>,
     /// Its labels.
     pub labels: Vec<String>,
@@ -85,24 +85,24 @@ pub struct Lengths {
     pub tokens: u64,
     /// Tokens that truncation cuts.
     pub tokens_cut: u64,
-    /// Rows that lose tokens by it.
+    /// Rows that truncation shortens.
     pub rows_cut: usize,
     /// Unknown tokens among those kept.
     pub unknown: u64,
-    /// Rows that hold one.
+    /// Rows with an unknown token.
     pub rows_with_unknown: usize,
 }
 
-/// Rows of a later split that stand, but for case and white space, in an earlier one.
+/// Rows of a later split that are also in an earlier one, apart from case and white space.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Leak {
-    /// The split they stand in first.
+    /// The earlier split.
     pub earlier: String,
-    /// The split they stand in again.
+    /// The later split.
     pub later: String,
-    /// How many rows of the later split.
+    /// Number of rows of the later split.
     pub rows: usize,
-    /// Lines of the first few: in the earlier, in the later split.
+    /// Lines of the first few: (in the earlier split, in the later split).
     pub lines: Vec<(u64, u64)>,
 }
 
@@ -114,13 +114,18 @@ pub struct Typo {
 }
 
 impl Report {
-    /// Whether something was found that is surely wrong: bad rows, labels the train split lacks, leaks between splits.
+    /// Whether there is a certain fault: bad rows, labels that the training split does not have, or leaks between splits.
     pub fn has_errors(&self) -> bool {
         let wrong = |f: &FileReport| {
             f.bad_rows > 0 || f.stopped.is_some() || f.rows == 0 || !f.unseen_labels.is_empty()
         };
         !self.leaks.is_empty() || self.files.iter().any(wrong)
     }
+}
+
+/// A number with its noun.
+fn count(n: usize, noun: &str) -> String {
+    format!("{n} {noun}{}", if n == 1 { "" } else { "s" })
 }
 
 fn percent(part: u64, all: u64) -> f64 {
@@ -135,8 +140,8 @@ impl fmt::Display for Report {
             let (a, b) = leak.lines.first().copied().unwrap_or_default();
             writeln!(
                 f,
-                "leak: {} rows of {later} are also in {earlier} (first: line {a} of {earlier}, line {b} of {later})",
-                leak.rows
+                "leak: {} of {later} also in {earlier} (first: line {a} of {earlier}, line {b} of {later})",
+                count(leak.rows, "row")
             )?;
         }
         for typo in &self.typos {
@@ -150,7 +155,7 @@ impl fmt::Display for Report {
 impl fmt::Display for FileReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const SHOWN: usize = 20;
-        writeln!(f, "{}: {} ({} rows)", self.split, self.path.display(), self.rows)?;
+        writeln!(f, "{}: {} ({})", self.split, self.path.display(), count(self.rows, "row"))?;
         if let Some(bad) = &self.first_bad {
             let error = bad.error(&self.path).to_string().replace('\n', "\n  ");
             writeln!(f, "  bad rows  {}; the first: {error}", self.bad_rows)?;
@@ -206,15 +211,15 @@ impl fmt::Display for FileReport {
         if let Some((a, b)) = self.first_duplicate {
             writeln!(
                 f,
-                "  repeated  {} rows repeat an earlier one (first: lines {a} and {b})",
-                self.duplicates
+                "  repeated  {} after an equal one (first: lines {a} and {b})",
+                count(self.duplicates, "row")
             )?;
         }
         if let Some(c) = self.first_conflicts.first() {
             writeln!(
                 f,
-                "  conflict  {} texts with different labels (first: {:?} is {}, lines {})",
-                self.conflicts,
+                "  conflict  {} with different labels (first: {:?} is {}, lines {})",
+                count(self.conflicts, "text"),
                 c.text,
                 c.labels.join(" and "),
                 c.lines.iter().map(u64::to_string).collect::<Vec<_>>().join(", ")

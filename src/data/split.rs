@@ -7,11 +7,11 @@ use super::read::Row;
 use crate::error::{Error, Result};
 use crate::rng::Stream;
 
-/// Cuts rows into as many parts as there are fractions and returns the rows' indices, ascending within a part.
+/// Cuts rows into one part for each fraction; returns the indices of the rows, ascending within a part.
 ///
-/// Rows whose text and pair agree after trimming white space stay together. Within a class every part gets its fraction of
-/// the rows up to what those groups allow; what rounding takes from one class it gives back in the next, so that the
-/// sizes of the parts are right as well. Without `labels`, or with values, all rows count as one class.
+/// Rows whose text and pair are equal after trimming white space stay together. Each part gets its fraction of the rows of each class, as
+/// far as these groups allow. Rounding is carried over from class to class, so that the parts have the right sizes as well.
+/// Without `labels`, or with values, all rows count as one class.
 ///
 /// # Errors
 /// [`Kind::Usage`](crate::error::Kind::Usage) if a fraction is not positive or they do not sum to 1 (within 1e-6);

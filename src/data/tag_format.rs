@@ -11,9 +11,9 @@ pub enum TagFormat {
     Words,
     /// Tags mark spans of words.
     Spans {
-        /// How they say where a span begins and ends.
+        /// How the tags mark where a span begins and ends.
         scheme: Scheme,
-        /// Where they bear the letter of the scheme.
+        /// On which side of the type the tags have the letter.
         affix: Affix,
     },
 }
@@ -25,9 +25,9 @@ impl Default for TagFormat {
 }
 
 impl TagFormat {
-    /// The format of a set of tags, by the letters that they bear: L or U is BILOU, E or S IOBES, B and I alone IOB2 (in which
-    /// IOB1 can only be told by the order of the tags). Tags none of which bears a letter and a type are classes of words; so
-    /// are single letters unless `B` is among them.
+    /// The format of a set of tags, by their letters: L or U means BILOU, E or S means IOBES, only B and I means IOB2. (Only the
+    /// order of the tags tells IOB1 from IOB2.) Tags without a letter and a type are classes of words, and so are single letters,
+    /// unless one of them is `B`.
     pub fn of_tags<'a>(tags: impl IntoIterator<Item = &'a str>) -> Self {
         let tags: BTreeSet<&str> = tags.into_iter().filter(|t| *t != "O").collect();
         if tags.is_empty() {
@@ -55,8 +55,7 @@ impl TagFormat {
         };
         Self::Spans { scheme, affix }
     }
-    /// Of tags that are classes of words but look like spans in a scheme written otherwise (`B_PER`, `b-per`): one of them, and how
-    /// it would have to be written.
+    /// For tags that look like misspelt tags of spans (`B_PER`, `b-per`): one of them, and its correct form. `None` for other tags.
     pub fn misspelt<'a>(tags: impl IntoIterator<Item = &'a str>) -> Option<(String, String)> {
         let tags: BTreeSet<&str> = tags.into_iter().filter(|t| !t.eq_ignore_ascii_case("O")).collect();
         if Self::of_tags(tags.iter().copied()) != Self::Words {
@@ -79,8 +78,8 @@ impl TagFormat {
         let first = cuts.into_iter().find(|(_, _, (letter, _))| *letter == 'B');
         first.map(|(tag, affix, (letter, label))| (tag.to_owned(), affix.join(letter, label)))
     }
-    /// The format of a model's labels, and those of them that bear no letter of it (`[CLS]`, `X`), which are read as `O`. Where
-    /// these are most of the labels, all are classes of words.
+    /// The format of a model's labels, and the labels without a letter (`[CLS]`, `X`), which are read as `O`. If most labels
+    /// have no letter, all are classes of words.
     pub fn of_labels(labels: &[String]) -> (Self, Vec<&str>) {
         let names = || labels.iter().map(String::as_str);
         let found = Self::of_tags(names());
@@ -88,7 +87,7 @@ impl TagFormat {
         let others: Vec<&str> = names().filter(|t| affix.cut(t).is_none()).collect();
         if others.len() * 2 > labels.len() { (Self::Words, Vec::new()) } else { (found, others) }
     }
-    /// The format of tags in a scheme that is known.
+    /// The format of tags in a known scheme.
     pub fn in_scheme<'a>(scheme: Scheme, tags: impl IntoIterator<Item = &'a str>) -> Self {
         let affix = match Self::of_tags(tags) {
             Self::Spans { affix, .. } => affix,
@@ -113,8 +112,8 @@ impl TagFormat {
         let tags: Vec<String> = letters.map(|c| affix.join(c, "TYPE")).collect();
         format!("{} ({}, O)", scheme.name(), tags.join(", "))
     }
-    /// The spans of tags, read as the CoNLL script and seqeval's default do (see [`spans`](super::spans)). Of classes of words
-    /// each word whose tag is not `O` is a span of its own.
+    /// The spans of tags, read as the CoNLL script and seqeval's default do (see [`spans`](super::spans)). With classes
+    /// of words, each word whose tag is not `O` is a span by itself.
     pub fn spans<S: AsRef<str>>(self, tags: &[S]) -> Vec<Span> {
         match self {
             Self::Spans { affix, .. } => lenient(tags, affix),
@@ -134,7 +133,7 @@ impl TagFormat {
             Self::Spans { scheme, affix } => scheme.spans_of(tags, affix),
         }
     }
-    /// The tags of `words` words with these spans; what no span covers is `O`.
+    /// The tags of `words` words with these spans; a word outside all spans has `O`.
     ///
     /// # Errors
     /// [`Kind::Data`](crate::error::Kind::Data) if a span is empty, ends beyond the words or overlaps another.

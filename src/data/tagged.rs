@@ -1,4 +1,4 @@
-//! Sentences with tags from any of the formats there are.
+//! Sentences with tags from any format.
 
 use std::ops::Range;
 use std::path::Path;
@@ -15,19 +15,19 @@ use super::tag_format::TagFormat;
 use super::tags::{Scheme, only_inner_b};
 use crate::error::{Error, Result};
 
-/// A sentence of words, and where they stand in a text if it comes from one.
+/// A sentence of words, and their places in the text that it was made from, if it was.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TaggedText {
     /// Its words and tags.
     pub sentence: Sentence,
-    /// The text with its spans, and the bytes of each word.
+    /// The text with its spans, and the byte range of each word.
     pub text: Option<(SpanText, Vec<Range<usize>>)>,
-    /// The labels of spans that no run of its words equals.
+    /// The labels of spans that begin or end inside a word.
     pub missed: Vec<String>,
 }
 
 impl TaggedText {
-    /// The same with the words of the text as `predict` has them, not cut where spans begin and end: for what is scored.
+    /// The same with whole words, as `predict` sees them, instead of words cut where spans begin and end. For evaluation.
     ///
     /// # Errors
     /// Those of [`SpanText::whole_words`].
@@ -41,37 +41,36 @@ impl TaggedText {
 /// How the tags of files are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TagRule {
-    /// As the tags of all files together tell (see [`TagFormat::of_tags`]). `strict`: spans must follow a scheme from end to
-    /// end; otherwise tags of B and I alone need not.
+    /// In the format that the tags of all files together have (see [`TagFormat::of_tags`]).
     Auto {
-        /// Whether only spans that follow the scheme count.
+        /// Whether spans must follow the scheme; otherwise a span of B and I tags may begin with I.
         strict: bool,
     },
     /// Spans in a scheme.
     Scheme(Scheme),
-    /// A format that is known, such as that of a model's labels.
+    /// In a known format, such as that of a model's labels.
     Format {
         /// The format.
         format: TagFormat,
-        /// Whether tags of IOB2 must follow it from end to end; otherwise spans may begin with I, as in IOB1.
+        /// Whether tags of IOB2 must follow it; otherwise spans may begin with I, as in IOB1.
         strict: bool,
     },
 }
 
-/// Where tagged sentences stand in a file.
+/// Where a file has its tagged sentences, and how to read the tags.
 #[derive(Clone, Debug)]
 pub struct TagSource<'a> {
-    /// In JSON Lines the key of the text, or of the list of words.
+    /// The key of the text or of the list of words in JSON.
     pub text: &'a str,
-    /// The key of the spans, or of the list of tags. `None` reads no tags.
+    /// The key of the spans or of the list of tags in JSON; the column of the tags in CoNLL-U. `None` reads no tags.
     pub label: Option<&'a str>,
-    /// How they are read.
+    /// How the tags are read.
     pub rule: TagRule,
-    /// Tags that are known before any file is read: the classes of a recipe.
+    /// Tags known in advance: the classes of a recipe.
     pub classes: &'a [String],
 }
 
-/// How a JSON Lines file writes sentences.
+/// How a JSON file writes sentences.
 enum Keys {
     Words(String, String),
     Text,
@@ -111,9 +110,9 @@ enum Raw {
     Texts(Examples<SpanText>),
 }
 
-/// Reads sentences with tags, and how the tags of all files together are written: JSON with a text and spans of
-/// characters, or with a list of words and one of tags; CoNLL columns and CoNLL-U from a file of any other name. Spans of characters get
-/// tags in the format of the others, IOB2 if there are none.
+/// Reads sentences with tags, and finds the format of the tags of all files together. JSON rows hold a text and spans of characters,
+/// or a list of words and a list of tags. Any other file holds CoNLL columns or CoNLL-U. Spans of characters become tags in the
+/// format of the other files, or in IOB2.
 ///
 /// # Errors
 /// Those of [`read_sentences`] and [`read_spans`].
@@ -214,10 +213,10 @@ fn with<T, U>(found: Examples<T>, f: impl Fn(T) -> Result<U>) -> Result<Examples
     Ok(Examples { path: found.path, items, bad: found.bad, bad_count: found.bad_count, hash: found.hash })
 }
 
-/// The tags of sentences as numbers.
+/// The tags of sentences as indices of `classes`.
 ///
 /// # Errors
-/// [`Kind::Data`](crate::error::Kind::Data) with file and line for a tag that is none of the classes.
+/// [`Kind::Data`](crate::error::Kind::Data) with file and line for a tag that is not in `classes`.
 pub fn tag_numbers<'a>(
     path: &Path,
     sentences: impl IntoIterator<Item = &'a Sentence>,

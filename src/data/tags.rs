@@ -19,10 +19,10 @@ pub struct Span {
     pub end: usize,
 }
 
-/// How the tags of a file say where a span begins and ends.
+/// How tags mark where a span begins and ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Scheme {
-    /// `B-` only where a span follows another of its type without a word between them.
+    /// `B-` only at the first word of a span that directly follows another of its type.
     Iob1,
     /// `B-` at the first word of every span. Also called BIO.
     #[default]
@@ -33,7 +33,7 @@ pub enum Scheme {
     Bilou,
 }
 
-/// On which side of its type a tag bears its letter.
+/// On which side of its type a tag has its letter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Affix {
     /// `B-PER`.
@@ -77,7 +77,7 @@ impl Affix {
     }
 }
 
-/// Why a sequence of tags cannot be of a scheme.
+/// Why a sequence of tags does not follow a scheme.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BrokenTag {
     /// The word whose tag is wrong, counted from 0.
@@ -97,8 +97,8 @@ impl fmt::Display for BrokenTag {
 }
 
 /// The spans of tags of any scheme, read as the CoNLL script and seqeval's default do: a change of type always begins a
-/// span, and an `I-` or `E-` after `O` does too. A tag that bears no letter of a scheme is read as `O`. In order of their
-/// start; none twice.
+/// span, and so does an `I-` or `E-` after `O`. A tag without a letter of a scheme is read as `O`. The spans are different and sorted
+/// by start.
 pub fn spans<S: AsRef<str>>(tags: &[S]) -> Vec<Span> {
     lenient(tags, Affix::Prefix)
 }
@@ -182,9 +182,9 @@ impl Scheme {
         }
     }
 
-    /// The spans of tags as seqeval's `mode="strict"` reads them: what breaks the scheme is no span.
+    /// The spans of tags as seqeval's `mode="strict"` reads them: tags that break the scheme are not spans.
     ///
-    /// In IOB1 as in seqeval a `B-` begins a span only after a word of its type.
+    /// In IOB1, as in seqeval, a `B-` begins a span only after a word of its type.
     ///
     /// # Errors
     /// [`Kind::Data`](crate::error::Kind::Data) for a prefix that the scheme does not have.
@@ -269,9 +269,9 @@ impl Scheme {
         format!("O, {}", forms.join(", "))
     }
 
-    /// Whether tags follow the scheme; if not, the first word where they do not.
+    /// Checks that tags follow the scheme; the error names the first word that breaks it.
     ///
-    /// IOB1 accepts a `B-` wherever IOB2 has one, since no reader takes it for anything else.
+    /// IOB1 accepts a `B-` wherever IOB2 has one, since every reader reads it the same way.
     ///
     /// # Errors
     /// [`BrokenTag`] with the first word that breaks the scheme.

@@ -1,4 +1,4 @@
-//! Sentences of words -> windows of tokens, one prediction a word: for tagging.
+//! Sentences of words -> windows of tokens with one prediction for each word: for tagging.
 
 use std::sync::Arc;
 
@@ -7,20 +7,19 @@ use super::tagged::TaggedText;
 use crate::error::{Error, Result};
 use crate::text::Tokenizer;
 
-/// What the windows of a token set stand for: sentences of words.
+/// The sentences of words that the windows of a token set were cut from.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Words {
     /// Number of words of each sentence.
     pub lengths: Vec<u32>,
     /// The tag of each word of each sentence, as a class number; empty where there are none.
     pub tags: Vec<Vec<u32>>,
-    /// The labels of each sentence's spans that no run of its words equals: none can be found. Empty where there are none.
+    /// For each sentence the labels of spans that begin or end inside a word; no prediction can match them.
     pub missed: Vec<Vec<String>>,
     /// The sentence of each window.
     pub sentence: Vec<u32>,
-    /// The words whose prediction a window gives, by window: the token within the window, and the word. Each word has one
-    /// window, that in which it has most context on both sides, and in it its first token (Devlin et al. 2019, sec. 5.3);
-    /// a word of which the tokenizer leaves nothing has none.
+    /// For each window the words that it predicts: (token within the window, word). A word is predicted in the window in which it has the
+    /// most context on both sides, from its first token (Devlin et al. 2019, sec. 5.3). A word without tokens is in no window.
     pub heads: Vec<Vec<(u32, u32)>>,
 }
 
@@ -45,8 +44,8 @@ impl Words {
         Ok(set)
     }
 
-    /// Cuts sentences into windows of at most `max_length` tokens that share `stride` tokens. With `tags`, the head of a word
-    /// bears its tag and all other tokens are ignored.
+    /// Cuts sentences into windows of at most `max_length` tokens that share `stride` tokens. With `tags`, the first token of a word
+    /// has its tag, and the loss skips all other tokens.
     ///
     /// # Errors
     /// Those of [`Tokenizer::word_windows`]; [`Kind::Usage`](crate::error::Kind::Usage) if there are not as many tags as words.

@@ -510,7 +510,7 @@ fn the_report_says_what_is_wrong() {
         "pos 4 (57.1 %)",
         "at 4: 3 tokens",
         "neutral",
-        "leak: 1 rows of test",
+        "leak: 1 row of test",
     ] {
         assert!(shown.contains(part), "{part}: {shown}");
     }

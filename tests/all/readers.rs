@@ -471,3 +471,18 @@ fn training_says_which_tag_scheme_it_found() {
         assert!(said.contains(&shown) || out.contains(&shown), "{shown}: {said}{out}");
     }
 }
+
+#[test]
+fn a_report_on_columns_of_classes_counts_each_class() {
+    let (_dir, path) = written("d.csv", "text,toxic,insult\nyou,1,1\nme,0,0\nMe ,0,1\nme,0,1\n");
+    let report =
+        check(&[("train", &path)], &columns("text", None), &names(&["toxic", "insult"]), None).unwrap();
+    let file = &report.files[0];
+    assert_eq!(file.labels, [("insult".to_owned(), 3), ("toxic".to_owned(), 1)]);
+    // Lines 3 and 5 hold the same text, once without a class and once with one.
+    let conflict = &file.first_conflicts[0];
+    assert_eq!(
+        (file.conflicts, &conflict.lines[..], &conflict.labels[..]),
+        (1, &[3, 5][..], &names(&["no class", "insult"])[..])
+    );
+}
