@@ -195,6 +195,7 @@ impl<'a> Input<'a> {
         };
         let format = format.map(|name| match name {
             "tsv" => Format::Tsv,
+            "json" => Format::Json,
             "jsonl" => Format::Jsonl,
             _ => Format::Csv,
         });

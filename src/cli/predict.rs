@@ -101,7 +101,7 @@ pub fn define() -> Command {
         ))
         .arg(format(
             "input-format",
-            &["csv", "tsv", "jsonl"],
+            &["csv", "tsv", "jsonl", "json"],
             "Format of the input [default: by the name of INPUT; csv from standard input]",
         ))
 }

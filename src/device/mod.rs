@@ -215,6 +215,13 @@ impl fmt::Debug for Tensor {
 }
 
 /// One device of one backend.
+#[cfg_attr(
+    not(feature = "wgpu"),
+    expect(
+        clippy::large_enum_variant,
+        reason = "only the stand-in for wgpu is small; there are few devices"
+    )
+)]
 pub enum Device {
     /// The CPU.
     Cpu(Cpu),
