@@ -329,7 +329,7 @@ section! {
 section! {
     /// `[multi]`: several tasks on one encoder.
     Multi "multi" {
-        /// Recipe files of the tasks, relative to this recipe. Of each, only task, [data], [loss], train.best_metric and the section of the
+        /// Recipe files of the tasks, relative to this recipe. Of each, only `task`, `data`, `loss`, `train.best_metric` and the section of the
         /// task count. A task has the name of its file without the extension.
         recipes: Vec<String> = Vec::new(), Rule::Any;
         /// How the task of each step is chosen: in proportion to the size of its data, to a root of that size, or in turn.
