@@ -17,6 +17,10 @@ fn main() {
     let matches = match cli::command().color(choice).try_get_matches_from(args) {
         Ok(matches) => matches,
         Err(e) => {
+            if let Some(e) = cli::recipe_key_as_option(&e) {
+                voice.error(&e);
+                exit(e.exit_code());
+            }
             // Help and version come this way too. That their reader went away is no error; that they cannot be written is.
             let gone = |e: &std::io::Error| e.kind() == std::io::ErrorKind::BrokenPipe;
             match e.print() {

@@ -17,7 +17,7 @@ use std::time::Instant;
 
 pub fn define() -> Command {
     with_model(Command::new("embed"))
-        .about("Writes a vector for each text of a table")
+        .about("Write a vector for each text of a table")
         .long_about(
             "Writes a vector for each text of a table.\n\n\
              MODEL is any encoder. After training with task = \"similar\", the cosine of two vectors tells how similar two \

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 
 pub fn define() -> Command {
     with_model(Command::new("eval"))
-        .about("Scores a fine-tuned model on labelled data")
+        .about("Score a fine-tuned model on labelled data")
         .long_about(
             "Scores a fine-tuned model on labelled data.\n\n\
              The scores depend on the model:\n\n  \
@@ -30,7 +30,7 @@ pub fn define() -> Command {
              answer         exact match, F1\n  \
              similar        correlation of cosine and label, or rank of the partner\n  \
              mask, permute  perplexity, accuracy\n  \
-             next           the same, and the share of pairs told right\n\n\
+             next           the same, and the accuracy of next-sentence prediction\n\n\
              `tempra help metrics` explains each score.\n\n\
              Labels must be class names of the model. An unknown label is an error that names its line.\n\n\
              --intervals adds a 95 % confidence interval to each score, by the bootstrap (Efron 1979). It draws rows, \

@@ -86,8 +86,10 @@ pub fn run(matches: &ArgMatches) -> Result<i32> {
         (Some(topic), [_]) => wrapped(&(topic.text)(None)?),
         (Some(topic), [_, word]) if topic.name == "recipe" => wrapped(&(topic.text)(Some(word))?),
         (Some(topic), [_, rest @ ..]) => {
-            return Err(Error::usage(format!("`tempra help {}` does not take so many words", topic.name))
-                .with_found(rest.join(" ")));
+            let what = format!("`tempra help {}` takes no further words", topic.name);
+            return Err(Error::usage(what)
+                .with_found(rest.join(" "))
+                .with_help(format!("run `tempra help {}`", topic.name)));
         }
         _ => command_help(&words)?,
     };
@@ -117,7 +119,7 @@ fn command_help(words: &[&str]) -> Result<String> {
             let e = Error::usage(format!("there is no help on {word:?}")).with_expected(there.join(", "));
             match nearest(word, there) {
                 Some(near) => e.with_help(format!("did you mean {near:?}?")),
-                None => e,
+                None => e.with_help("run `tempra help` for all commands"),
             }
         })?;
     }
@@ -164,7 +166,7 @@ fn recipe(only: Option<&str>) -> Result<String> {
         let default = match (&key.default, key.required) {
             (_, true) => "required".to_owned(),
             (Some(default), _) => format!("default {default}"),
-            (None, _) => "default below".to_owned(),
+            (None, _) => "see below for the default".to_owned(),
         };
         // Writing to a string cannot fail.
         let _ = writeln!(text, "  {} ({}; {default})", key.name, key.accepts);

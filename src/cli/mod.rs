@@ -29,6 +29,8 @@ mod verify;
 pub use options::{device_arg, json_arg, open_device, set_arg, sets, threads_arg};
 
 use crate::error::{Error, Result};
+use crate::train::recipe::Recipe;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use std::sync::LazyLock;
 
@@ -60,11 +62,16 @@ pub const COMMANDS: &[Entry] = &[
 /// What `--version` prints: also the optional features of this build.
 static LONG_VERSION: LazyLock<String> = LazyLock::new(|| {
     let built = crate::FEATURES.iter().filter(|(_, built)| *built).map(|(name, _)| *name);
-    format!("{}\nfeatures: {}", env!("CARGO_PKG_VERSION"), built.collect::<Vec<_>>().join(" "))
+    let built = built.collect::<Vec<_>>().join(" ");
+    format!("{}\nbackends: cpu, cuda{}\nfeatures: {built}", env!("CARGO_PKG_VERSION"), wgpu())
 });
 
 /// Columns of help at most: longer lines are hard to read.
 const WIDEST: usize = 100;
+
+fn wgpu() -> &'static str {
+    if crate::device::Wgpu::BUILT { ", wgpu" } else { "" }
+}
 
 /// The command line: every command, and the options that all of them take.
 pub fn command() -> Command {
@@ -90,6 +97,21 @@ pub fn command() -> Command {
         .arg(everywhere("quiet", "Print results, warnings and errors only").short('q'))
         .arg(everywhere("no-color", "Print without colors, like the environment variable NO_COLOR"))
         .subcommands(COMMANDS.iter().map(|entry| (entry.define)()))
+}
+
+/// A better message for an option that does not exist but is a key of the recipe, such as `--epochs`.
+pub fn recipe_key_as_option(e: &clap::Error) -> Option<Error> {
+    if e.kind() != ErrorKind::UnknownArgument {
+        return None;
+    }
+    let Some(ContextValue::String(option)) = e.get(ContextKind::InvalidArg) else { return None };
+    let name = option.trim_start_matches('-').replace('-', "_");
+    let key = Recipe::keys().into_iter().find(|key| key.name == name)?.path();
+    Some(
+        Error::usage(format!("there is no option {option}")).with_help(format!(
+            "{key} is a key of the recipe; `tempra train` sets it with --set {key}=VALUE"
+        )),
+    )
 }
 
 /// Runs the command that was asked for; the exit code, or an error.

@@ -41,7 +41,7 @@ pub fn define() -> Command {
              tempra predict [OPTIONS] <MODEL> --sentence <TEXT> [--pair <TEXT>]\n       \
              tempra predict [OPTIONS] <MODEL> --question <TEXT> --context <TEXT>",
         )
-        .about("Predicts with a fine-tuned model: a table, or texts from the command line")
+        .about("Predict with a fine-tuned model: a table, or texts from the command line")
         .long_about(
             "Predicts with a fine-tuned model: a table, or texts from the command line.\n\n\
              A table is CSV, TSV, JSON Lines, JSON, Parquet or a folder of .txt files. The output keeps all its columns and adds:\n\n  \

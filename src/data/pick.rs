@@ -72,7 +72,7 @@ impl<'a> Picker<'a> {
                         e.with_help("rename the file to .csv: its fields are separated by commas")
                     }
                     None => {
-                        e.with_help("name one of these columns, or add a header line if the file has none")
+                        e.with_help("name a column of the file (--text, --pair or --label; data.text, data.pair or data.label in a recipe), or add a header line if the file has none")
                     }
                 }
             })

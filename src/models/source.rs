@@ -71,7 +71,15 @@ pub fn resolve(name_or_path: &str) -> Result<PathBuf> {
 pub fn resolve_in(name_or_path: &str, env: &Env) -> Result<PathBuf> {
     let path = Path::new(name_or_path);
     match std::fs::metadata(path) {
-        Ok(meta) if meta.is_dir() => return super::sentence::transformer(path),
+        Ok(meta) if meta.is_dir() => {
+            let run = path.join("model");
+            if !path.join("config.json").exists() && run.join("config.json").exists() {
+                return Err(Error::model("the folder is a run folder, not a model folder")
+                    .at(path)
+                    .with_help(format!("did you mean {}?", run.display())));
+            }
+            return super::sentence::transformer(path);
+        }
         Ok(_) => {
             return Err(Error::model("the model is a file")
                 .at(path)

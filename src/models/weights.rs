@@ -106,7 +106,7 @@ pub(super) fn match_names(files: &Weights, layout: &Layout, names: &Names, dir: 
                 e.at(file)
                     .with_expected(format!("{:?}", p.shape))
                     .with_found(format!("{shape:?}"))
-                    .with_help("check that config.json and the weights are from the same model"),
+                    .with_help("check that config.json and the weights are from the same model; `tempra checkpoint verify` finds damage"),
             );
         } else if shape.is_none() && (whole || !head) {
             missing[usize::from(head)].push(&p.name);
@@ -138,7 +138,8 @@ pub(super) fn match_names(files: &Weights, layout: &Layout, names: &Names, dir: 
     ];
     for (names, (part, count, help)) in missing.iter().zip(parts) {
         if !names.is_empty() {
-            let what = format!("{} of the {part}'s {count} tensors are missing", names.len());
+            let verb = if names.len() == 1 { "is" } else { "are" };
+            let what = format!("{} of the {part}'s {count} tensors {verb} missing", names.len());
             let mut shown =
                 names.iter().take(4).map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
             if names.len() > 4 {

@@ -1,4 +1,4 @@
-//! Learning-rate schedules: what the peak learning rate is multiplied by at each optimiser step.
+//! Learning-rate schedules: what the peak learning rate is multiplied by at each optimizer step.
 //!
 //! The formulas are those of Hugging Face transformers 5.23 (`optimization.py`). With w = warm-up steps, T = all steps,
 //! s = the step counted from 0, p = (s − w) / max(1, T − w), every schedule is s / max(1, w) while s < w, and then
@@ -105,7 +105,7 @@ pub fn warmup_steps(total_steps: u64, ratio: f64) -> u64 {
 }
 
 impl Schedule {
-    /// What the learning rate is multiplied by at `step`; 0 is the first optimiser step. Any step may be asked for,
+    /// What the learning rate is multiplied by at `step`; 0 is the first optimizer step. Any step may be asked for,
     /// also one past the end.
     pub fn factor(&self, step: u64) -> f64 {
         let (s, w, total) = (step as f64, self.warmup_steps as f64, self.total_steps as f64);

@@ -102,7 +102,10 @@ impl PerThread {
 impl Backend for Cpu {
     fn caps(&self) -> Caps {
         Caps {
-            name: format!("cpu ({} threads, {})", self.threads(), real::features()),
+            name: match self.threads() {
+                1 => format!("cpu (1 thread, {})", real::features()),
+                n => format!("cpu ({n} threads, {})", real::features()),
+            },
             dtypes: &[DType::F64, DType::F32],
             compute: DType::F32,
             shared_bytes: usize::MAX,

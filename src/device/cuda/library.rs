@@ -19,7 +19,9 @@ pub(super) fn driver() -> Result<()> {
     }
     Err(Error::device("no NVIDIA driver was found")
         .with_expected("libcuda.so.1 (nvcuda.dll) on the loader's path")
-        .with_help("install the NVIDIA driver and check that `nvidia-smi` lists the GPU, or run with --device cpu or --device wgpu"))
+        .with_help(
+            "install the NVIDIA driver and check that `nvidia-smi` lists the GPU, or run with --device cpu",
+        ))
 }
 
 /// The time in milliseconds between two events.

@@ -282,7 +282,7 @@ fn train(recipe: &Recipe, r: &mut Reader<'_>) {
             format!("train.accumulation ({}) exceeds train.batch_size ({})", t.accumulation, t.batch_size);
         r.complain(&["train.accumulation", "train.batch_size"], &what, |e| {
             e.with_help(
-                "lower train.accumulation or raise train.batch_size (the sequences of one optimiser step)",
+                "lower train.accumulation or raise train.batch_size (the sequences of one optimizer step)",
             )
         });
     }

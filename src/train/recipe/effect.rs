@@ -256,7 +256,7 @@ pub(super) fn warnings(recipe: &Recipe, reader: &Reader<'_>, part: bool) -> Vec<
             reader
                 .remark(&key, &format!("{key} has no effect here"))
                 .with_expected(needs)
-                .with_help("remove it"),
+                .with_help("remove the key, unless another value replaces it on purpose"),
         )
     };
     changed(recipe, reader).into_iter().filter_map(idle).collect()

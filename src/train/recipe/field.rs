@@ -94,7 +94,7 @@ fn quoted(s: &str) -> String {
 
 impl Field for String {
     fn kind() -> String {
-        "a text".to_owned()
+        "a string".to_owned()
     }
     fn read(value: &Value) -> Result<Self, String> {
         if let Value::Text(s) = value { Ok(s.clone()) } else { Err(value.describe()) }
@@ -389,7 +389,7 @@ named!(Curve { Linear = "linear", Cosine = "cosine", OneMinusSqrt = "1-sqrt" });
 pub enum Every {
     /// At the end of each epoch.
     Epoch,
-    /// After that many optimiser steps.
+    /// After that many optimizer steps.
     Steps(u64),
 }
 

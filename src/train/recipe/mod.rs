@@ -540,7 +540,7 @@ fn too_long(warmup: u64, decay: u64, total: u64) -> Error {
 }
 
 impl Optim {
-    /// Refuses a run of so many optimiser steps if warm-up and decay are longer than that.
+    /// Refuses a run of so many optimizer steps if warm-up and decay are longer than that.
     ///
     /// # Errors
     /// [`Kind::Usage`](crate::error::Kind::Usage) with the steps of both.
@@ -570,7 +570,7 @@ impl Optim {
         let decay = self.decay_steps.filter(|_| self.schedule == Kind::WarmupStableDecay).unwrap_or(0);
         (warmup.saturating_add(decay) > total_steps).then_some([warmup, decay])
     }
-    /// The schedule of a run of so many optimiser steps.
+    /// The schedule of a run of so many optimizer steps.
     pub fn schedule(&self, total_steps: u64) -> Schedule {
         let by_ratio = || warmup_steps(total_steps, self.warmup_ratio);
         Schedule {

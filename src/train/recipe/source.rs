@@ -77,8 +77,18 @@ pub(super) fn error_at(what: impl std::fmt::Display, at: &Origin, text: &str, pa
     }
 }
 
+/// Endings of data files, which are given instead of a recipe by mistake.
+const DATA_ENDINGS: [&str; 8] = ["csv", "tsv", "jsonl", "ndjson", "parquet", "conll", "conllu", "txt"];
+
 /// The tree of a TOML text; every syntax error of it otherwise.
 pub(super) fn toml_tree(text: &str, path: &Path) -> Result<Vec<Entry>> {
+    let ending = path.extension().map(|e| e.to_string_lossy().to_ascii_lowercase());
+    if ending.is_some_and(|e| DATA_ENDINGS.contains(&e.as_str())) {
+        return Err(Error::usage("this is a data file, not a recipe")
+            .at(path)
+            .with_expected("a recipe: a .toml or .json file")
+            .with_help(format!("write a recipe for it: tempra init {}", path.display())));
+    }
     let (table, errors) = DeTable::parse_recoverable(text);
     let say = |e: toml::de::Error| {
         let at = Origin::File(e.span().map_or(text.len(), |s| s.start));
