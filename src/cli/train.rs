@@ -39,7 +39,7 @@ pub fn define() -> Command {
              tempra train recipe.toml --set optim.lr=3e-5 --set train.epochs=5 --set output=runs/b\n  \
              tempra train recipe.toml --set seeds=[0,1,2]\n\n`tempra help recipe` explains every key.",
         )
-        .arg(Arg::new("recipe").required(true).value_parser(value_parser!(PathBuf)).help("Recipe file, TOML or JSON"))
+        .arg(Arg::new("recipe").value_name("RECIPE").required(true).value_parser(value_parser!(PathBuf)).help("Recipe file, TOML or JSON"))
         .arg(set_arg())
         .arg(device_arg().help("Device: auto, cpu, cuda, cuda:N, wgpu or wgpu:N [default: the recipe's]"))
         .arg(Arg::new("seed").long("seed").value_name("N").help("Random seed [default: the recipe's]"))

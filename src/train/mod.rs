@@ -290,7 +290,7 @@ impl Trainer<'_> {
                 self.save(true)?;
                 return Err(Error::new(
                     Kind::Interrupted(signal),
-                    format!("stopped by signal {signal}; a checkpoint was saved"),
+                    format!("stopped by {}; a checkpoint was saved", signals::name(signal)),
                 )
                 .with_help("give the same command to resume from here"));
             }

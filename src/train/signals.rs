@@ -46,3 +46,12 @@ impl Signals {
         self.save.swap(false, Ordering::Relaxed)
     }
 }
+
+/// What a person calls a signal that stops a run.
+pub fn name(signal: i32) -> String {
+    match signal {
+        SIGINT => "Ctrl-C (SIGINT)".to_owned(),
+        SIGTERM => "SIGTERM".to_owned(),
+        other => format!("signal {other}"),
+    }
+}

@@ -158,7 +158,7 @@ fn measured(asked: &Asked, ops: bool, steps: bool, voice: &Voice) -> Result<(Rep
     }
     if let Some(signal) = signals.stop() {
         report.complete = false;
-        report.stopped = Some(format!("stopped by signal {signal}"));
+        report.stopped = Some(format!("stopped by {}", crate::train::signals::name(signal)));
         code = Error::new(Kind::Interrupted(signal), "stopped").exit_code();
     }
     Ok((report, code))
