@@ -124,6 +124,16 @@ pub fn by_name_among(matches: &ArgMatches, header: &[String], is_text: impl Fn(&
     Found { columns, why }
 }
 
+/// The columns with names of labels, if several of them could be meant: a name such as `label` settles it.
+pub fn label_names(header: &[String], columns: &Columns) -> Vec<String> {
+    const CLEAR: &[&str] = &["label", "labels", "class", "target", "goldlabel"];
+    if CLEAR.iter().any(|name| known(header, name).is_some()) {
+        return Vec::new();
+    }
+    let used = |name: &String| *name == columns.text || Some(name) == columns.pair.as_ref();
+    LABELS.iter().filter_map(|name| known(header, name)).filter(|name| !used(name)).collect()
+}
+
 /// Whether a name is one that data sets give to a text, a pair or a label.
 pub fn is_known(name: &str) -> bool {
     let name = plain(name);

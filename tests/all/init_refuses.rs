@@ -263,3 +263,120 @@ fn what_would_silently_go_wrong_is_said() {
         rows(|i| format!("{{\"text\": \"{}\", \"labels\": [\"a\"], \"words_of\": [\"b\"]}}\n", text(i)));
     all(&message("a.jsonl", &lists), &["lists in brackets"]);
 }
+
+/// What is said of a table that is accepted, and its recipe.
+fn accepted(name: &str, content: &str, args: &[&str]) -> (String, Recipe) {
+    let dir = tempdir().unwrap();
+    fs::write(dir.path().join(name), content).unwrap();
+    let said = fine(&init(&dir, &[&[name], args].concat()));
+    (said, Recipe::load(&dir.path().join("recipe.toml"), &[]).unwrap())
+}
+
+#[test]
+fn texts_that_begin_with_a_date_are_texts() {
+    let row = |i: usize| format!("2024-05-{:02} {},{}\n", i % 28 + 1, text(i), ["a", "b"][i % 2]);
+    let (said, r) = accepted("a.csv", &format!("text,label\n{}", rows(row)), &[]);
+    assert_eq!((r.task, r.data.text.as_str()), (Task::Classify, "text"), "{said}");
+    // With a time it stays a date.
+    for time in ["", " 10:30", "T10:30:00Z", " 10:30 PM"] {
+        let row = |i: usize| format!("{},{},2024-05-01{time}\n", text(i), ["a", "b"][i % 2]);
+        let (said, _) = accepted("a.csv", &format!("text,label,when\n{}", rows(row)), &[]);
+        assert!(said.contains("\"when\" (one value in all rows)"), "{said}");
+        let row = |i: usize| format!("{},{},2024-05-0{}{time}\n", text(i), ["a", "b"][i % 2], i % 3 + 1);
+        let (said, _) = accepted("a.csv", &format!("text,label,when\n{}", rows(row)), &[]);
+        assert!(said.contains("\"when\" (dates)"), "{said}");
+    }
+}
+
+#[test]
+fn columns_of_0_and_1_with_other_cells_are_not_dropped_silently() {
+    // The row with i = 4 stands in line 6.
+    for (odd, found) in [("", "an empty cell"), ("-1", "\"-1\"")] {
+        let b = |i: usize| if i == 4 { odd.to_owned() } else { (i / 2 % 2).to_string() };
+        let row = |i: usize| format!("{},{},{},{}\n", text(i), i % 2, b(i), i / 4 % 2);
+        let said = message("a.csv", &format!("text,a,b,c\n{}", rows(row)));
+        all(&said, &["a.csv:6: the column \"b\" is not 0 or 1 in every row", found, "--label a,c"]);
+    }
+    let row = |i: usize| format!("{},{},{},0\n", text(i), i % 2, i / 2 % 2);
+    let (said, r) = accepted("a.csv", &format!("text,a,b,c\n{}", rows(row)), &[]);
+    assert_eq!(r.task, Task::Multilabel);
+    assert!(said.contains("\"c\" (0 in all rows"), "{said}");
+}
+
+#[test]
+fn what_a_recipe_leaves_out_is_said() {
+    let row = |i: usize| format!("{},{}\n", text(i), text(i + 1));
+    let (said, r) = accepted("a.csv", &format!("sentence1,sentence2\n{}", rows(row)), &["--task", "mask"]);
+    assert_eq!((r.task, r.data.pair), (Task::Mask, None));
+    all(&said, &["left out    \"sentence2\" (a text as well)"]);
+    assert!(!said.contains("\npair "), "{said}");
+
+    // Every fourth text of 40 is empty, and every tenth of the second ones.
+    let one = |i: usize| if i % 4 == 1 { String::new() } else { text(i) };
+    let two = |i: usize| if i % 10 == 0 { String::new() } else { text(i + 1) };
+    let row = |i: usize| format!("{},{},{}\n", one(i), two(i), i % 2);
+    let (said, _) = accepted("a.csv", &format!("sentence1,sentence2,label\n{}", rows(row)), &[]);
+    all(&said, &["10 of 40 texts are empty in the column \"sentence1\""]);
+    all(&said, &["4 of 40 texts are empty in the column \"sentence2\""]);
+
+    // Joined labels, some of them empty: no command that fails.
+    let row = |i: usize| format!("{},{}\n", text(i), ["a", "b", "a|b", ""][i % 4]);
+    let (said, r) = accepted("a.csv", &format!("text,labels\n{}", rows(row)), &[]);
+    assert_eq!(r.task, Task::Multilabel);
+    assert!(!said.contains("tempra data check"), "{said}");
+}
+
+#[test]
+fn labels_are_counted_as_the_reader_counts_them() {
+    let labels = |names: [&'static str; 4]| {
+        format!("text,label\n{}", rows(|i| format!("{},{}\n", text(i), names[i % 4])))
+    };
+    let (said, _) = accepted("a.csv", &labels(["1", " 1", "0", "0 "]), &[]);
+    all(&said, &["the labels are 4 whole numbers", "4 classes", "are two classes: write them alike"]);
+    let (said, _) = accepted("a.csv", &labels(["pos", "neg", "pos", "Pos"]), &[]);
+    all(&said, &["\"Pos\" and \"pos\" are two classes"]);
+    let (said, _) = accepted("a.csv", &labels(["1", "1.0", "0", "0"]), &[]);
+    all(&said, &["\"1\" and \"1.0\" are two classes"]);
+    // `nan` is read as a number, but no cell has a comma.
+    let (said, _) = accepted("a.csv", &labels(["1", "2", "3", "nan"]), &[]);
+    all(&said, &["\"nan\" (10 rows) often marks rows without a label"]);
+    // Of several such names always the same is named.
+    let (said, _) = accepted("a.csv", &labels(["a", "?", "-", "b"]), &[]);
+    all(&said, &["\"-\" (10 rows) often marks"]);
+}
+
+#[test]
+fn several_names_of_labels_are_refused_and_a_known_name_makes_a_header() {
+    let row = |i: usize| format!("{},0.{i},{}\n", text(i), ["pos", "neg"][i % 2]);
+    let csv = format!("text,score,sentiment\n{}", rows(row));
+    let said = message("a.csv", &csv);
+    all(&said, &["several columns have names of labels", "\"score\", \"sentiment\"", "--label score"]);
+    assert_eq!(accepted("a.csv", &csv, &["--label", "sentiment"]).1.task, Task::Classify);
+    // `label` settles it.
+    let (_, r) = accepted("a.csv", &csv.replace(",sentiment", ",label"), &[]);
+    assert_eq!(r.data.label.as_str(), "label");
+
+    let row = |i: usize| format!("{},{}\n", text(i), ["spam", "ham"][i % 2]);
+    let (_, r) = accepted("a.csv", &format!("message,spam\n{}", rows(row)), &[]);
+    assert_eq!((r.data.text.as_str(), r.data.label.as_str()), ("message", "spam"));
+}
+
+#[test]
+fn files_beside_the_training_data_are_judged_as_training_judges_them() {
+    let dir = tempdir().unwrap();
+    let write = |name: &str, content: &str| fs::write(dir.path().join(name), content).unwrap();
+    write("train.conll", &rows(|i| format!("A{i} B-PER\nis O\n\n")));
+    write("dev.conll", "A1 B-ORG\nis O\n\n");
+    write("test.conll", "A1 B-PER\nis O\n\n");
+    let said = fine(&init(&dir, &["train.conll"]));
+    all(&said, &["left out: dev.conll:1: the tag \"B-ORG\" is not one of the classes", "1 sentences"]);
+    let recipe = Recipe::load(&dir.path().join("recipe.toml"), &[]).unwrap();
+    assert_eq!((recipe.data.validation, recipe.data.test.is_some()), (None, true));
+
+    // A third field in one row.
+    let row = |i: usize| format!("{},{}\n", text(i), i % 2);
+    write("train.csv", &format!("text,label\n{}", rows(row)));
+    write("valid.csv", &format!("text,label\n{}a,1,2\n", rows(row)));
+    let said = fine(&init(&dir, &["train.csv"]));
+    all(&said, &["valid.csv: 40 rows, beside the training data; 1 rows cannot be read"]);
+}

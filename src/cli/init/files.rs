@@ -294,11 +294,12 @@ pub struct Siblings {
 
 impl Siblings {
     /// Files (or folders) of the same ending whose names are the training file's with another word for `train`. One that
-    /// cannot be used is named with the reason and left out. `count` reads one and says how many `unit` it has.
+    /// cannot be used is named with the reason and left out. `count` reads one and says how many `unit` it has
+    /// and how many rows it cannot read.
     ///
     /// # Errors
     /// [`Kind::Data`] if the folder cannot be listed.
-    pub fn find(train: &Path, unit: &str, count: &dyn Fn(&Path) -> Result<usize>) -> Result<Self> {
+    pub fn find(train: &Path, unit: &str, count: &dyn Fn(&Path) -> Result<(usize, u64)>) -> Result<Self> {
         let own = stem(train);
         let word = ["training", "train"].into_iter().find(|w| own.contains(w));
         let Some(word) = word else { return Ok(Self::default()) };
@@ -315,8 +316,14 @@ impl Siblings {
                 _ => file.clone(),
             };
             match count(&file) {
-                Ok(n) => {
-                    let note = format!("{}: {n} {unit}, beside the training data", file.display());
+                Ok((n, bad)) => {
+                    let bad = match bad {
+                        0 => String::new(),
+                        _ => format!(
+                            "; {bad} rows cannot be read: training stops there unless data.on_bad_row = \"skip\""
+                        ),
+                    };
+                    let note = format!("{}: {n} {unit}, beside the training data{bad}", file.display());
                     siblings.notes.push((split, note));
                     let slot = if split == "test" { &mut siblings.test } else { &mut siblings.validation };
                     *slot = Some(file);

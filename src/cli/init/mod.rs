@@ -51,8 +51,8 @@ type Keys = Vec<(&'static str, String, String)>;
 /// A recipe, the choices in it with their reasons, and the commands that come before training, a line each.
 type Written = (String, Vec<(&'static str, String)>, String);
 
-/// Counts the examples of a file, or says why it cannot be read.
-type Count = Box<dyn Fn(&Path) -> Result<usize>>;
+/// Counts the examples of a file and the rows that cannot be read, or says why the file cannot be used.
+type Count = Box<dyn Fn(&Path) -> Result<(usize, u64)>>;
 
 /// What to train on data, and why.
 struct Proposal {
@@ -110,7 +110,7 @@ impl Proposal {
             length,
             batch: BATCH,
             check: Vec::new(),
-            count: Box::new(|_| Ok(0)),
+            count: Box::new(|_| Ok((0, 0))),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The text, the pair and the label among the columns of a table, and the columns that are left out. Options decide first, then names,
 //! then content.
 
-use super::super::columns::by_name_among;
+use super::super::columns::{by_name_among, label_names};
 use super::super::options::text;
 use super::survey::{Column, Json, Survey};
 use super::write::shell;
@@ -33,6 +33,18 @@ impl Roles {
         let mut found =
             by_name_among(matches, &names, |name| survey.column(name).is_some_and(Column::is_text));
         let named = found.columns.label.take().filter(|_| labelled);
+        if named.is_some() && text(matches, "label").is_none() {
+            let rivals = label_names(&names, &found.columns);
+            let rivals: Vec<&String> =
+                rivals.iter().filter(|name| survey.column(name).is_some_and(Column::repeats)).collect();
+            if let [first, _, ..] = rivals.as_slice() {
+                return Err(Error::data("several columns have names of labels")
+                    .at(&survey.path)
+                    .with_expected("one of them, or a column named label")
+                    .with_found(rivals.iter().map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", "))
+                    .with_help(format!("name it: --label {}", shell(first))));
+            }
+        }
         let mut labels = labels(survey, matches, named)?;
         if ["text", "pair"].iter().any(|id| text(matches, id).is_some_and(|name| !name.is_empty())) {
             // The reader's error says which column is missing.
@@ -45,7 +57,12 @@ impl Roles {
             found.why.retain(|(what, _)| *what != "text");
             found.why.insert(0, ("text", why));
         }
-        let columns = found.columns;
+        let mut columns = found.columns;
+        if !labelled {
+            // Raw text is one column.
+            columns.pair = None;
+            found.why.retain(|(what, _)| *what != "pair");
+        }
         found.why.retain(|(what, _)| *what != "label" || labels.len() == 1);
         if labelled && labels.is_empty() && text(matches, "label").is_none() {
             let (found_labels, why) = by_content(survey, &columns)?;
@@ -149,6 +166,7 @@ fn by_content(survey: &Survey, columns: &Columns) -> Result<(Vec<String>, Option
     let binary: Vec<String> =
         others.iter().filter(|c| c.is_binary(survey.rows) && c.has_yes()).map(|c| c.name.clone()).collect();
     if binary.len() > 1 {
+        refuse_odd_cells(survey, &others, &binary)?;
         return Ok((binary, Some("each is 0 or 1 in every row".to_owned())));
     }
     // Names of classes may have several words; a text that repeats now and then is no class.
@@ -188,6 +206,21 @@ fn by_content(survey: &Survey, columns: &Columns) -> Result<(Vec<String>, Option
             .with_found(several.iter().map(shown).collect::<Vec<_>>().join(", "))
             .with_help(format!("name it: --label {}", shell(&several[0].name)))),
     }
+}
+
+/// Refuses a column beside columns of 0 and 1 that has other cells as well: it would be left out.
+fn refuse_odd_cells(survey: &Survey, others: &[&Column], binary: &[String]) -> Result<()> {
+    let Some(column) = others.iter().find(|c| c.is_nearly_binary(survey.rows)) else { return Ok(()) };
+    let (line, cell) = column.first_odd.clone().unwrap_or_default();
+    Err(Error::data(format!("the column {:?} is not 0 or 1 in every row", column.name))
+        .at(&survey.path)
+        .with_line(line)
+        .with_expected(format!("0 or 1 in every row, as in {}", listed(binary)))
+        .with_found(if cell.is_empty() { "an empty cell".to_owned() } else { format!("{cell:?}") })
+        .with_help(format!(
+            "write 0 or 1 in every cell, or name the columns of the classes: --label {}",
+            shell(binary.join(","))
+        )))
 }
 
 /// The columns that no key names, with the reason for each.

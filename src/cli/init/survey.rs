@@ -6,7 +6,7 @@ use crate::data::{Format, Sheet};
 use crate::error::{Error, Result};
 use serde_json::Value;
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -32,10 +32,14 @@ pub struct Column {
     pub name: String,
     /// How often each value occurs, without white space around it; empty cells are not counted.
     pub counts: HashMap<String, usize>,
+    /// How many different values there are with the white space around them, as the reader of classes tells them apart.
+    pub spellings: usize,
     /// Cells that are not empty.
     pub filled: usize,
     /// The line of the first empty cell.
     pub first_empty: Option<u64>,
+    /// The line and the value of the first cell that says neither yes nor no.
+    pub first_odd: Option<(u64, String)>,
     /// The mean number of words of the cells that are not empty.
     pub words: f64,
     /// The least and the largest value, if all are finite numbers.
@@ -109,15 +113,16 @@ impl Survey {
         if named.iter().any(|name| self.column(name).is_some()) {
             return Ok(());
         }
-        let known = self.columns.iter().any(|c| is_known(&c.name));
+        // A known name that is a value of its own column proves nothing.
+        let known = self.columns.iter().any(|c| is_known(&c.name) && !c.counts.contains_key(c.name.trim()));
         let reason = |c: &Column| {
             let name = c.name.trim();
             let words = name.split_whitespace().count();
-            if !name.is_empty() && c.counts.contains_key(name) && c.counts.len() < self.rows {
-                return Some(format!("{name:?} is also a value of its column"));
-            }
             if known {
                 return None;
+            }
+            if !name.is_empty() && c.counts.contains_key(name) && c.counts.len() < self.rows {
+                return Some(format!("{name:?} is also a value of its column"));
             }
             if name.parse::<f64>().is_ok() {
                 return Some(format!("{name:?} is a number"));
@@ -165,12 +170,17 @@ impl Survey {
 impl Column {
     fn of(name: String, cells: &[Value], lines: &[u64]) -> Self {
         let mut counts: HashMap<String, usize> = HashMap::new();
+        let mut spellings: HashSet<Cow<'_, str>> = HashSet::new();
+        let mut first_odd = None;
         let (mut filled, mut words, mut first_empty) = (0, 0.0, None);
         let (mut numbers, mut whole, mut counting) = (true, true, true);
         let (mut low, mut high, mut last) = (f64::INFINITY, f64::NEG_INFINITY, None);
         for (cell, line) in cells.iter().zip(lines) {
-            let text = written(cell);
-            let text = text.trim();
+            let raw = written(cell);
+            let text = raw.trim();
+            if first_odd.is_none() && !yes_or_no(text) {
+                first_odd = Some((*line, text.to_owned()));
+            }
             if text.is_empty() {
                 first_empty.get_or_insert(*line);
                 continue;
@@ -190,14 +200,17 @@ impl Column {
                 Some(n) => *n += 1,
                 None => _ = counts.insert(text.to_owned(), 1),
             }
+            spellings.insert(raw);
         }
         let numbers = numbers && filled > 0;
         let json = cells.iter().find(|cell| !cell.is_null()).map_or(Json::Plain, json_kind);
         Self {
             name,
             counts,
+            spellings: spellings.len(),
             filled,
             first_empty,
+            first_odd,
             words: words / filled.max(1) as f64,
             range: numbers.then_some((low, high)),
             whole: numbers && whole,
@@ -233,16 +246,24 @@ impl Column {
 
     /// Whether each cell says yes or no.
     pub fn is_binary(&self, rows: usize) -> bool {
-        let yes_or_no = |v: &String| {
-            ["0", "1", "0.0", "1.0"].contains(&v.as_str())
-                || ["true", "false"].iter().any(|b| v.eq_ignore_ascii_case(b))
-        };
-        self.filled == rows && self.counts.keys().all(yes_or_no)
+        self.filled == rows && self.counts.keys().all(|v| yes_or_no(v))
+    }
+
+    /// Whether most cells say yes or no and a few do not: the others are empty or have one or two other values.
+    pub fn is_nearly_binary(&self, rows: usize) -> bool {
+        let others = self.counts.keys().filter(|v| !yes_or_no(v)).count();
+        let binary: usize = self.counts.iter().filter(|(v, _)| yes_or_no(v)).map(|(_, n)| n).sum();
+        !self.is_binary(rows) && self.has_yes() && others <= 2 && binary * 2 > rows
     }
 
     /// Whether some cell says yes.
     pub fn has_yes(&self) -> bool {
         self.counts.keys().any(|v| v == "1" || v == "1.0" || v.eq_ignore_ascii_case("true"))
+    }
+
+    /// Whether it has two values or more and is no prose, as labels are.
+    pub fn repeats(&self) -> bool {
+        self.counts.len() >= 2 && self.json == Json::Plain && !self.is_prose() && !self.is_date()
     }
 
     /// Whether it says which split a row belongs to.
@@ -260,6 +281,7 @@ impl Column {
                 "the split of each row: write the rows of each split to a file of its own, or test rows are trained on"
             }
             0 => "empty in all rows",
+            1 if self.is_binary(rows) && !self.has_yes() => "0 in all rows: as a class it would have no row",
             1 if rows > 1 => "one value in all rows",
             _ if self.is_date() => "dates",
             _ if self.is_id() => "ids, by its name",
@@ -308,6 +330,12 @@ fn has_mark(path: &Path) -> bool {
     File::open(path).and_then(|mut file| file.read_exact(&mut first)).is_ok() && first == *b"\xEF\xBB\xBF"
 }
 
+/// Whether a cell says yes or no.
+fn yes_or_no(value: &str) -> bool {
+    ["0", "1", "0.0", "1.0"].contains(&value)
+        || ["true", "false"].iter().any(|b| value.eq_ignore_ascii_case(b))
+}
+
 /// A cell as text; null is empty.
 fn written(cell: &Value) -> Cow<'_, str> {
     match cell {
@@ -337,9 +365,18 @@ pub fn count_words(text: &str) -> f64 {
     text.split_whitespace().count() as f64 + unspaced as f64 / 2.0
 }
 
-/// Whether a text begins as dates do: 2024-05-01, 1/5/24, 01.05.2024, with or without a time behind it.
+/// Whether a text is a date: 2024-05-01, 1/5/24, 01.05.2024, with or without a time behind it. A text that begins with one is none.
 fn is_date(text: &str) -> bool {
-    let day = text.split([' ', 'T']).next().unwrap_or_default();
+    let (day, time) = text.split_once([' ', 'T']).unwrap_or((text, ""));
+    let marks = ["AM", "PM", "UTC", "GMT"];
+    let clock = |word: &str| {
+        marks.iter().any(|mark| mark.eq_ignore_ascii_case(word))
+            || (word.contains(|c: char| c.is_ascii_digit())
+                && word.chars().all(|c| c.is_ascii_digit() || ":.,+-Z".contains(c)))
+    };
+    if !time.split_whitespace().all(clock) || (!time.is_empty() && !time.contains(':')) {
+        return false;
+    }
     let parts: Vec<&str> = day.split(['-', '/', '.']).collect();
     let digits = |s: &str| s.chars().all(|c| c.is_ascii_digit());
     let lengths: Vec<usize> = parts.iter().map(|p| p.len()).collect();

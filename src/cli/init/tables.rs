@@ -102,7 +102,7 @@ fn guess(survey: &Survey, roles: &Roles) -> Result<(Task, String)> {
         if n > 2 && n * 2 > label.filled {
             return Err(no_classes(survey, label));
         }
-        return Ok((Task::Classify, format!("the labels are {n} different names")));
+        return Ok((Task::Classify, format!("the labels are {} different names", label.spellings)));
     };
     let degrees = n > 2 && DEGREES.contains(&plain(&label.name).as_str());
     if pair && (!label.whole || degrees) {
@@ -121,7 +121,7 @@ fn guess(survey: &Survey, roles: &Roles) -> Result<(Task, String)> {
             (_, true) => "; if they are amounts: --task similar or --task regress",
             (_, false) => "; if they are amounts: --task regress",
         };
-        return Ok((Task::Classify, format!("the labels are {n} whole numbers{other}")));
+        return Ok((Task::Classify, format!("the labels are {} whole numbers{other}", label.spellings)));
     }
     let ids =
         if n == label.filled { ", another one in each row; if they are ids: --label COLUMN" } else { "" };
@@ -148,7 +148,7 @@ fn check_label(survey: &Survey, label: &Column) -> Result<()> {
         ));
     }
     if label.json != Json::Plain || label.counts.keys().all(|v| v.starts_with('[') && v.ends_with(']')) {
-        let example = label.counts.keys().next().cloned().unwrap_or_default();
+        let example = label.counts.keys().min().cloned().unwrap_or_default();
         let form = if label.json == Json::Object { "JSON objects" } else { "lists in brackets" };
         return Err(fail(format!("the labels in {name:?} are {form}"))
             .with_expected("one class, or several classes with a separator between them, such as price|speed")
@@ -185,16 +185,15 @@ fn all_yes(label: &Column) -> bool {
 fn separator(survey: &Survey, label: &Column) -> Result<Option<char>> {
     // Decimal commas would be read as two classes.
     let decimal = |v: &String| v.replacen(',', ".", 1).parse::<f64>().is_ok();
-    if label.range.is_none() && label.counts.keys().all(decimal) {
+    let comma = label.counts.keys().filter(|v| v.contains(',')).min();
+    if let Some(comma) = comma.filter(|_| label.counts.keys().all(decimal)) {
         return Err(Error::data(format!(
             "the labels in {:?} may be numbers with a decimal comma",
             label.name
         ))
         .at(&survey.path)
         .with_expected("numbers with a decimal point, or names of classes")
-        .with_found(
-            label.counts.keys().find(|v| v.contains(',')).map(|v| format!("{v:?}")).unwrap_or_default(),
-        )
+        .with_found(format!("{comma:?}"))
         .with_help("write 3.5 for 3,5; if the cells are lists of classes: --task multilabel"));
     }
     Ok(SEPARATORS.into_iter().find(|s| is_separator(*s, label)))
@@ -247,7 +246,8 @@ fn placeholder(label: &Column) -> Option<String> {
     let is_empty = |v: &&String| EMPTY.contains(&v.to_lowercase().as_str());
     // Class numbers from 0 on; -1, 0 and 1 alone are degrees.
     let number = label.range == Some((-1.0, label.counts.len() as f64 - 2.0)) && label.counts.len() > 3;
-    let found = label.counts.keys().find(is_empty).cloned().or_else(|| number.then(|| "-1".to_owned()))?;
+    let found =
+        label.counts.keys().filter(is_empty).min().cloned().or_else(|| number.then(|| "-1".to_owned()))?;
     let n = label.counts.get(&found).copied().unwrap_or_default();
     Some(format!("{found:?} ({n} rows) often marks rows without a label: remove them if so"))
 }
@@ -295,16 +295,17 @@ impl<'a> Rows<'a> {
         let table = data::read(&self.survey.path, &columns, OnBadRow::Skip)?;
         let labels = Target::Regress.labels(&table)?;
         let spread = numbers(&labels);
+        let base = of_table(Task::Regress, self.why, &table, columns.clone());
         let proposal = Proposal {
-            notes: vec![("labels", spread)],
+            notes: [vec![("labels", spread)], base.notes].concat(),
             count: Box::new({
                 let columns = columns.clone();
                 move |path| {
                     let table = data::read(path, &columns, OnBadRow::Skip)?;
-                    Ok(Target::Regress.labels(&table)?.len())
+                    Ok((Target::Regress.labels(&table)?.len(), table.bad_count))
                 }
             }),
-            ..of_table(Task::Regress, self.why, &table, columns)
+            ..base
         };
         Ok(with_columns(proposal, &self.roles))
     }
@@ -331,9 +332,11 @@ impl<'a> Rows<'a> {
             },
         ));
         proposal.data.push(("separator", quoted(&separator), "between the classes of a row".to_owned()));
+        // `tempra data check` takes every cell for one class.
+        proposal.check.clear();
         proposal.count = Box::new(move |path| {
             let table = data::read_with_sets(path, &columns, OnBadRow::Skip)?;
-            Ok(data::sets(&table, &separator, &classes)?.len())
+            Ok((data::sets(&table, &separator, &classes)?.len(), table.bad_count))
         });
         Ok(with_columns(proposal, &self.roles))
     }
@@ -353,7 +356,8 @@ impl<'a> Rows<'a> {
         proposal.data.push(("label", list(&names), "a column of 0 and 1 for each class".to_owned()));
         proposal.check.push(("label", names.join(",")));
         proposal.count = Box::new(move |path| {
-            Ok(data::read_with_indicators(path, &columns, &names, OnBadRow::Skip)?.0.rows.len())
+            let table = data::read_with_indicators(path, &columns, &names, OnBadRow::Skip)?.0;
+            Ok((table.rows.len(), table.bad_count))
         });
         Ok(with_columns(proposal, &self.roles))
     }
@@ -388,7 +392,7 @@ impl<'a> Rows<'a> {
             proposal.count = Box::new(move |path| {
                 let table = data::read(path, &columns, OnBadRow::Skip)?;
                 data::check_partners(&table, "leave the file out")?;
-                Ok(table.rows.len())
+                Ok((table.rows.len(), table.bad_count))
             });
             return Ok(with_columns(proposal, &self.roles));
         };
@@ -409,7 +413,7 @@ impl<'a> Rows<'a> {
             let table = data::read(path, &columns, OnBadRow::Skip)?;
             let labels = Target::Regress.labels(&table)?;
             data::check_similarities(&table, &labels, scale, "similar.label_scale")?;
-            Ok(table.rows.len())
+            Ok((table.rows.len(), table.bad_count))
         });
         Ok(with_columns(proposal, &self.roles))
     }
@@ -439,10 +443,25 @@ fn of_table(task: Task, why: String, table: &Table, columns: Columns) -> Proposa
     check.extend(columns.pair.clone().map(|pair| ("pair", pair)));
     check.extend(columns.label.clone().map(|label| ("label", label)));
     let texts = table.rows.iter().map(|row| (row.text.clone(), row.pair.clone())).collect();
+    let empty = table.rows.iter().filter(|row| row.text.trim().is_empty()).count();
+    let second = |pair: &String| pair.trim().is_empty();
+    let empty_pairs = table.rows.iter().filter(|row| row.pair.as_ref().is_some_and(second)).count();
+    let note = |n: usize, column: &String| {
+        let note = format!(
+            "{n} of {} texts are empty in the column {column:?}: remove these rows",
+            table.rows.len()
+        );
+        (n > 0).then_some(("note", note))
+    };
+    let notes = note(empty, &columns.text)
+        .into_iter()
+        .chain(columns.pair.as_ref().and_then(|pair| note(empty_pairs, pair)))
+        .collect();
     let distinct: BTreeSet<_> = table.rows.iter().map(|row| (row.text.trim(), row.pair.as_deref())).collect();
     Proposal {
         data,
         check,
+        notes,
         groups: distinct.len(),
         bad: table.bad.first().map(|bad| (table.bad_count, format!("line {}: {}", bad.line, bad.what))),
         ..Proposal::new(task, why, "rows", table.rows.len(), Length::Rows(texts))
@@ -454,15 +473,32 @@ fn classes(table: &Table, columns: Columns, why: String) -> Result<Proposal> {
     let target = Target::classes(table, None)?;
     let labels = target.labels(table)?;
     let (spread, unbalanced) = class_counts(&target, &labels);
+    let base = of_table(Task::Classify, why, table, columns.clone());
+    let same = alike(&target).map(|note| ("note", note));
     Ok(Proposal {
-        notes: vec![("labels", spread)],
+        notes: [vec![("labels", spread)], same.into_iter().collect(), base.notes].concat(),
         unbalanced,
         count: Box::new({
             let columns = columns.clone();
-            move |path| Ok(target.labels(&data::read(path, &columns, OnBadRow::Skip)?)?.len())
+            move |path| {
+                let table = data::read(path, &columns, OnBadRow::Skip)?;
+                Ok((target.labels(&table)?.len(), table.bad_count))
+            }
         }),
-        ..of_table(Task::Classify, why, table, columns)
+        ..base
     })
+}
+
+/// Names of classes that differ in white space, in case or in how a number is written.
+fn alike(target: &Target) -> Option<String> {
+    let Target::Classify { classes } = target else { return None };
+    let key = |name: &String| match name.trim().parse::<f64>() {
+        Ok(x) if x.is_finite() => x.to_string(),
+        _ => name.trim().to_lowercase(),
+    };
+    let mut seen: HashMap<String, &String> = HashMap::new();
+    let (one, two) = classes.iter().find_map(|name| Some((seen.insert(key(name), name)?, name)))?;
+    Some(format!("{one:?} and {two:?} are two classes: write them alike if they are one"))
 }
 
 /// How often each class occurs, in words; and what makes the classes unbalanced, if they are.

@@ -87,13 +87,13 @@ fn in_rows(survey: &Survey, words: &str, label: &str, why: String) -> Result<Pro
 }
 
 fn tags(path: &Path, words: &str, label: &str, why: String) -> Result<Proposal> {
-    let (words, label) = (words.to_owned(), label.to_owned());
-    let read = move |path: &Path| {
+    let (words, label, train) = (words.to_owned(), label.to_owned(), path.to_path_buf());
+    let read = move |paths: &[&Path]| {
         let rule = TagRule::Auto { strict: false };
         let source = TagSource { text: &words, label: Some(&label), rule, classes: &[] };
-        data::read_tagged(&[path], &source, OnBadRow::Skip)
+        data::read_tagged(paths, &source, OnBadRow::Skip)
     };
-    let (files, format) = read(path)?;
+    let (files, format) = read(&[path])?;
     let Some(found) = files.into_iter().next() else { return Err(Error::data("no sentences").at(path)) };
     let sentences: Vec<TaggedText> = found.items;
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
@@ -120,7 +120,15 @@ fn tags(path: &Path, words: &str, label: &str, why: String) -> Result<Proposal> 
         ],
         groups: texts.iter().collect::<BTreeSet<_>>().len(),
         bad: found.bad.first().map(|bad| (found.bad_count, format!("line {}: {}", bad.line, bad.what))),
-        count: Box::new(move |path| Ok(read(path)?.0.iter().map(|file| file.items.len()).sum())),
+        count: Box::new(move |path| {
+            let (files, _) = read(&[&train, path])?;
+            let [own, other] = files.as_slice() else { return Ok((0, 0)) };
+            // Training stops at a tag that its own file lacks.
+            let known: BTreeSet<&String> = own.items.iter().flat_map(|s| &s.sentence.tags).collect();
+            let known: Vec<String> = known.into_iter().cloned().collect();
+            data::tag_numbers(path, other.items.iter().map(|s| &s.sentence), &known)?;
+            Ok((other.items.len(), other.bad_count))
+        }),
         ..Proposal::new(Task::Tag, why, "sentences", sentences.len(), Length::Sentences(texts))
     })
 }
@@ -139,7 +147,10 @@ pub fn questions(path: &Path, why: String) -> Result<Proposal> {
         notes: vec![("contexts", format!("{}{none}", contexts.len()))],
         groups: contexts.len(),
         bad: found.bad.first().map(|bad| (found.bad_count, format!("line {}: {}", bad.line, bad.what))),
-        count: Box::new(|path| Ok(data::read_questions(path, true, OnBadRow::Skip)?.items.len())),
+        count: Box::new(|path| {
+            let found = data::read_questions(path, true, OnBadRow::Skip)?;
+            Ok((found.items.len(), found.bad_count))
+        }),
         ..Proposal::new(Task::Answer, why, "questions", found.items.len(), Length::Windows { length, stride })
     })
 }
@@ -193,7 +204,8 @@ pub fn documents(path: &Path, task: Task, roles: Option<Roles>, why: String) -> 
         groups,
         data: data.into_iter().collect(),
         count: Box::new(move |path| {
-            Ok(data::read_documents(path, &column, by_row, OnBadRow::Skip)?.documents.len())
+            let found = data::read_documents(path, &column, by_row, OnBadRow::Skip)?;
+            Ok((found.documents.len(), found.skipped))
         }),
         ..Proposal::new(task, why, unit, texts.len(), Length::Pieces(texts))
     })
