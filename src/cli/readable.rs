@@ -5,6 +5,8 @@ use std::fmt::Write;
 
 /// How many classes, tokens or answers of a text are shown.
 pub const SHOWN: usize = 5;
+/// How many characters of a text are shown beside its predictions.
+const LONGEST: usize = 200;
 
 /// The predictions of one text.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -21,11 +23,20 @@ pub fn one_line(text: &str) -> String {
     clean(&parts.collect::<Vec<_>>().join(" "))
 }
 
-/// A text with its pair.
+/// A text as one line, cut if it is very long.
+pub fn shortened(text: &str) -> String {
+    let line = one_line(text);
+    match line.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}...", line.get(..end).unwrap_or_default().trim_end()),
+        None => line,
+    }
+}
+
+/// A text with its pair, each cut if it is very long.
 pub fn both(text: &str, pair: Option<&str>) -> String {
     match pair {
-        Some(pair) => format!("{} | {}", one_line(text), one_line(pair)),
-        None => one_line(text),
+        Some(pair) => format!("{} | {}", shortened(text), shortened(pair)),
+        None => shortened(text),
     }
 }
 
@@ -46,9 +57,14 @@ pub fn aligned(rows: &[Vec<String>], right: usize) -> Vec<String> {
     let width =
         |c: usize| rows.iter().filter_map(|row| row.get(c)).map(|s| s.chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..columns).map(width).collect();
-    let cell = |(c, s): (usize, &String)| match widths.get(c).copied().unwrap_or(0) {
-        w if c == right => format!("{s:>w$}"),
-        w => format!("{s:<w$}"),
+    // Not by the width of `format!`, which panics beyond 65,535.
+    let cell = |(c, s): (usize, &String)| {
+        let missing = widths.get(c).map_or(0, |w| w.saturating_sub(s.chars().count()));
+        match missing {
+            _ if c + 1 == columns && c != right => s.clone(),
+            n if c == right => " ".repeat(n) + s,
+            n => format!("{s}{}", " ".repeat(n)),
+        }
     };
     let line = |row: &Vec<String>| {
         let filled = row.iter().enumerate().map(cell).filter(|s| !s.is_empty());
