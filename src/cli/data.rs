@@ -1,6 +1,7 @@
 //! `tempra data check`: what a person should know about data before training on it.
 
 use super::columns;
+use super::init::files::is_squad;
 use super::model::{tokenizer, vector_tokenizer};
 use super::options::{column, count, flag, json_arg, text};
 use super::output::{say, say_json};
@@ -77,6 +78,7 @@ fn check(matches: &ArgMatches) -> Result<i32> {
     let Some((_, first)) = files.first() else {
         return Err(Error::usage("no data file is given"));
     };
+    files.iter().try_for_each(|(_, file)| only_tables(file))?;
     let mut found = columns::by_name(matches, &data::columns(first)?);
     let mut indicators = Vec::new();
     if let Some(given) = text(matches, "label").filter(|name| !name.is_empty()) {
@@ -130,6 +132,24 @@ fn check(matches: &ArgMatches) -> Result<i32> {
         say(format!("{}{verdict}", super::style::clean(&report.to_string())))?;
     }
     Ok(if wrong { WRONG } else { 0 })
+}
+
+/// Refuses files that hold no rows of a table, and yet data that other commands read.
+fn only_tables(path: &Path) -> Result<()> {
+    let ending = path.extension().map(|e| e.to_string_lossy().to_ascii_lowercase()).unwrap_or_default();
+    let what = match ending.as_str() {
+        "conll" | "conllu" | "bio" | "iob" => "sentences of tagged words",
+        "txt" => "plain text",
+        "json" if is_squad(path) => "questions as in SQuAD",
+        _ => return Ok(()),
+    };
+    if path.is_dir() {
+        return Ok(());
+    }
+    Err(Error::data(format!("the file is not a table, but {what}"))
+        .at(path)
+        .with_expected("a table: .csv, .tsv, .jsonl, .json or .parquet, or a folder of text files")
+        .with_help("`data check` reads tables only; `tempra train` checks other data when it reads them"))
 }
 
 /// The files with the names of their splits, the training file first: the one that is told, or named so, or stands first.

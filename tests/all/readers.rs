@@ -486,3 +486,19 @@ fn a_report_on_columns_of_classes_counts_each_class() {
         (1, &[3, 5][..], &names(&["no class", "insult"])[..])
     );
 }
+
+#[test]
+fn data_check_refuses_what_is_no_table() {
+    let squad = "{\"data\": [{\"title\": \"t\", \"paragraphs\": [{\"context\": \"c\", \"qas\": []}]}]}";
+    for (name, content, what) in [
+        ("d.json", squad, "questions"),
+        ("d.conll", "Bob B-X\n", "tagged words"),
+        ("d.txt", "a\n", "plain text"),
+    ] {
+        let (dir, _) = written(name, content);
+        let out = tempra(dir.path(), &["data", "check", name]);
+        let said = String::from_utf8_lossy(&out.stderr);
+        assert_eq!(out.status.code(), Some(3), "{said}");
+        assert!(said.contains(what) && said.contains("help: `data check` reads tables only"), "{said}");
+    }
+}

@@ -205,7 +205,7 @@ fn refuse_tables(train: &Path, lines: &[&str]) -> Result<()> {
 }
 
 /// Whether a JSON file has the form of SQuAD: `data`, in it `paragraphs`.
-fn is_squad(path: &Path) -> bool {
+pub fn is_squad(path: &Path) -> bool {
     let Ok(bytes) = std::fs::read(path) else { return false };
     let bytes = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(&bytes);
     let Ok(value) = serde_json::from_slice::<Value>(bytes) else { return false };

@@ -3,7 +3,7 @@
 //! `files` finds the training data and recognizes their format. `tables` and `texts` choose a task and describe it in a
 //! [`Proposal`]. `model` chooses the pretrained model and counts tokens. This file turns all of it into a recipe.
 
-mod files;
+pub(super) mod files;
 mod model;
 mod multi;
 mod roles;
