@@ -34,30 +34,58 @@ fn mask(prepared: &Prepared) -> Result<u32> {
 }
 
 /// Writes the model's own mask token for `[MASK]` or `<mask>` of another model, where no doubt is possible: in rows without
-/// the model's own, and if the other is no token of the vocabulary.
-pub fn translate(tokenizer: &Tokenizer, rows: &mut [Row]) {
+/// the model's own, and if the other is no token of the vocabulary. Warns about rows that hold both.
+pub fn translate(tokenizer: &Tokenizer, rows: &mut [Row], voice: &Voice) {
     let Some(own) = tokenizer.mask().and_then(|id| tokenizer.token(id)) else { return };
     let foreign = |written: &&&str| **written != own && tokenizer.id(written).is_none();
     let Some(other) = WRITTEN.iter().find(foreign) else { return };
+    let mut mixed = 0;
     for row in rows {
-        let holds =
-            |mask: &str| row.text.contains(mask) || row.pair.as_ref().is_some_and(|p| p.contains(mask));
-        if !holds(&own) && holds(other) {
+        if holds(row, &own) && holds(row, other) {
+            mixed += 1;
+        } else if holds(row, other) {
             row.text = row.text.replace(other, &own);
             row.pair = row.pair.take().map(|pair| pair.replace(other, &own));
         }
     }
+    if mixed > 0 {
+        let texts = if mixed == 1 { "1 text has".to_owned() } else { format!("{mixed} texts have") };
+        voice.warn(format!(
+            "{texts} both {own} and {other}: only {own} is filled in\n  help: write {own} for each word to find"
+        ));
+    }
 }
 
-/// Warns about texts without a mask token; an error if no text has one.
+/// Whether a row holds a mask token.
+fn holds(row: &Row, mask: &str) -> bool {
+    row.text.contains(mask) || row.pair.as_ref().is_some_and(|p| p.contains(mask))
+}
+
+/// Warns about texts without a mask token, or whose mask token was cut off; an error if no text from the command line has one.
 ///
 /// # Errors
 /// [`Kind::Usage`](crate::error::Kind::Usage), naming the model's mask token.
-pub fn check(prepared: &Prepared, set: &TokenSet, direct: bool, voice: &Voice) -> Result<()> {
+pub fn check(prepared: &Prepared, rows: &[Row], set: &TokenSet, direct: bool, voice: &Voice) -> Result<()> {
     let mask = mask(prepared)?;
     let name = prepared.tokenizer().token(mask).unwrap_or_default();
-    let without = (0..set.len()).filter(|&i| !set.ids[set.range(i)].contains(&mask)).count();
-    match without {
+    let without = |i: &usize| !set.ids[set.range(*i)].contains(&mask);
+    let was_cut = |i: &usize| {
+        let lost = set.lost.get(*i).is_some_and(|n| *n > 0);
+        lost && rows.get(*i).is_some_and(|row| holds(row, &name))
+    };
+    let length = prepared.max_length;
+    let help = "raise --max-length, or shorten the text";
+    let cut = (0..set.len()).filter(without).filter(was_cut).count();
+    if direct && cut > 0 && (0..set.len()).all(|i| without(&i)) {
+        return Err(Error::usage(format!("{name} was cut off: the text is longer than {length} tokens"))
+            .with_expected(format!("{name} among the first {length} tokens"))
+            .with_help(help));
+    }
+    if cut > 0 {
+        let texts = if cut == 1 { "1 text".to_owned() } else { format!("{cut} texts") };
+        voice.warn(format!("{name} of {texts} was cut off at {length} tokens\n  help: {help}"));
+    }
+    match (0..set.len()).filter(without).count() - cut {
         0 => Ok(()),
         n if direct && n == set.len() => Err(Error::usage("the text has no mask token")
             .with_expected(format!("{name} in place of each word that the model shall find"))

@@ -124,6 +124,12 @@ pub fn run(matches: &ArgMatches) -> Result<i32> {
     let (_, outputs) = prepared.head(&model)?;
     let columns = input.columns(&prepared, outputs)?;
     idle::warn("predict", matches, (outputs, &prepared.noted), input.direct(), &voice);
+    if let (Outputs::Classes(_) | Outputs::Labels(_) | Outputs::Number, Some(_)) = (outputs, &columns.pair)
+        && prepared.noted.text.is_some()
+        && prepared.noted.pair.is_none()
+    {
+        voice.warn("--pair is given, but the model was trained on single texts\n  help: leave out --pair");
+    }
     let took = || format!("in {:.2} s on {}", start.elapsed().as_secs_f64(), prepared.device.caps().name);
     let done = match outputs {
         Outputs::Tags(names) => {
@@ -170,9 +176,9 @@ fn compute(
 ) -> Result<(TokenSet, Vec<RowOutput>)> {
     let (head, outputs) = prepared.head(model)?;
     if matches!(outputs, Outputs::Tokens | Outputs::Permuted) {
-        fill::translate(prepared.tokenizer(), &mut rows);
+        fill::translate(prepared.tokenizer(), &mut rows, voice);
         let set = prepared.tokens(&rows, Vec::new())?;
-        fill::check(prepared, &set, direct, voice)?;
+        fill::check(prepared, &rows, &set, direct, voice)?;
         let fills = fill::fill(prepared, model, (head, outputs), &set, voice)?;
         return Ok((set, fills.into_iter().map(RowOutput::Fills).collect()));
     }
