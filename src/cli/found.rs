@@ -30,7 +30,7 @@ pub fn tags(
 ) -> Result<String> {
     let (format, strict, _) = prepared.tag_format(names);
     prepared.odd_labels(names).into_iter().for_each(|odd| voice.warn(odd));
-    let sentences = input.sentences(prepared, (format, strict))?;
+    let sentences = input.sentences(prepared, names, (format, strict))?;
     let words: Vec<Vec<String>> = sentences.iter().map(|s| s.sentence.words.clone()).collect();
     let set = Words::build(prepared.tokenizer(), &words, None, prepared.max_length, prepared.stride())?;
     let (head, _) = prepared.head(model)?;
@@ -173,7 +173,8 @@ pub fn answers(
         prepared.max_length,
         prepared.stride(),
         false,
-    )?;
+    )
+    .map_err(Prepared::window_error)?;
     let (head, _) = prepared.head(model)?;
     let mut found = Found::new(search, &set);
     let batches = prepared.batches(&set, head)?;

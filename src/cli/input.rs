@@ -3,7 +3,8 @@
 use super::model::Prepared;
 use super::options::text;
 use crate::data::{
-    Columns, Format, OnBadRow, Question, Records, SpanText, TagFormat, TaggedText, read_questions, read_texts,
+    Columns, Format, OnBadRow, Question, Records, SpanText, TagFormat, TaggedText, check_last_column,
+    read_questions, read_texts,
 };
 use crate::error::{Error, Kind, Result};
 use crate::models::Outputs;
@@ -209,14 +210,22 @@ impl<'a> Input<'a> {
         }
     }
 
-    /// The sentences of words for a tagger. A text is cut into words as one of JSON Lines.
+    /// The sentences of words for a tagger with these labels. A text is cut into words as one of JSON Lines.
     ///
     /// # Errors
-    /// Those of reading the file.
-    pub fn sentences(&self, prepared: &Prepared, format: (TagFormat, bool)) -> Result<Vec<TaggedText>> {
+    /// Those of reading the file, and of [`check_last_column`].
+    pub fn sentences(
+        &self,
+        prepared: &Prepared,
+        labels: &[String],
+        format: (TagFormat, bool),
+    ) -> Result<Vec<TaggedText>> {
         let texts = match self {
             Self::File(path) => {
-                return through_file(path, sentences_ending, |path| prepared.sentences(path, None, format));
+                return through_file(path, sentences_ending, |path| {
+                    check_last_column(path, labels)?;
+                    prepared.sentences(path, None, format)
+                });
             }
             Self::Texts(texts) => texts,
             Self::Questions(_) => return Ok(Vec::new()),

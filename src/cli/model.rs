@@ -5,7 +5,7 @@ use super::style::Voice;
 use crate::checkpoint::read_json;
 use crate::data::{Batch, Columns, Label, Row, TokenSet, eval_batches};
 use crate::device::Device;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::metrics::sigmoids;
 use crate::models::{Model, Options, Outputs, encoder_shape, gives_vectors, sentence, source};
 use crate::tasks::for_each_output;
@@ -366,6 +366,16 @@ impl Prepared {
             let mut rows = logits.chunks_exact(width.max(1)).zip(&batch.examples);
             rows.try_for_each(|(row, &example)| each(example as usize, row))
         })
+    }
+
+    /// An error of cutting texts into windows, with the remedies that a command line has instead of those of a recipe.
+    pub fn window_error(e: Error) -> Error {
+        match e.kind() {
+            Kind::Usage if e.what().starts_with("a window of ") => {
+                e.with_help("raise --max-length, or shorten the question")
+            }
+            _ => e,
+        }
     }
 
     /// A sentence on how many examples lost tokens to `max_length`; `None` if none did.

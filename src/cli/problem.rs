@@ -162,7 +162,8 @@ impl Prepared {
             Outputs::Span => {
                 let questions = read_questions(path, true, stop)?.items;
                 let search = self.search();
-                let set = Contexts::build(tokenizer, questions, longest, self.stride(), true)?;
+                let set = Contexts::build(tokenizer, questions, longest, self.stride(), true)
+                    .map_err(Self::window_error)?;
                 (Box::new(Answer { search }), set)
             }
             Outputs::Embedding => {

@@ -42,13 +42,15 @@ pub struct TagColumns {
     pub scheme: Option<Scheme>,
     /// On which side of the type the tags have the letter of the scheme.
     pub affix: Affix,
+    /// The scheme of a model's labels, if it decides how the tags are read instead of a recipe.
+    pub model: Option<Scheme>,
 }
 
 impl Default for TagColumns {
     fn default() -> Self {
         let (words_key, tags_key) = ("tokens".to_owned(), "tags".to_owned());
         let (scheme, affix) = (Some(Scheme::Iob2), Affix::Prefix);
-        Self { word: 0, tag: None, words_key, tags_key, tagged: true, scheme, affix }
+        Self { word: 0, tag: None, words_key, tags_key, tagged: true, scheme, affix, model: None }
     }
 }
 
@@ -162,22 +164,71 @@ pub fn read_sentences(path: &Path, columns: &TagColumns, on_bad: OnBadRow) -> Re
     all.finish(hash)
 }
 
+/// Refuses running text for a tagger: lines of several fields between spaces, the last of which is neither one of `labels` nor
+/// written as a tag of a span. Tabs mark columns, whatever they hold.
+///
+/// # Errors
+/// [`Kind::Data`](crate::error::Kind::Data) with the first such line, or if the file cannot be read.
+pub fn check_last_column(path: &Path, labels: &[String]) -> Result<()> {
+    if has_objects(path)? || is_conllu(path) {
+        return Ok(());
+    }
+    let (content, _) = text(path)?;
+    if content.contains('\t') {
+        return Ok(());
+    }
+    let is_tag = |field: &str| {
+        let typed = |affix: Affix| field.chars().count() > 2 && affix.cut(field).is_some();
+        field == "O"
+            || labels.iter().any(|l| l == field)
+            || [Affix::Prefix, Affix::Suffix].map(typed).contains(&true)
+    };
+    for (line, number) in content.lines().zip(1..) {
+        if line.starts_with('#') || line.starts_with("-DOCSTART-") {
+            continue;
+        }
+        let fields = fields(line, false);
+        if let [_, .., last] = fields.as_slice()
+            && !is_tag(last)
+            && !is_header(&fields)
+        {
+            return Err(Error::data(format!("the line has several words, but {last:?} is no tag of the model"))
+                .at(path)
+                .with_line(number)
+                .with_expected("one word in each line, or a word and its tag")
+                .with_found(format!("{:?}", line.chars().take(60).collect::<String>()))
+                .with_help("for running text, use --sentence TEXT or JSON Lines such as {\"text\": \"Alice went\"}; else write one word in each line"));
+        }
+    }
+    Ok(())
+}
+
 fn check(sentence: Sentence, columns: &TagColumns, bad: impl Fn(usize, String) -> BadRow) -> Found {
     let Some(broken) = columns.scheme.and_then(|s| s.check_of(&sentence.tags, columns.affix).err()) else {
         return Ok(sentence);
     };
-    let name = columns.scheme.map_or("", Scheme::name);
+    let read = columns.scheme.map_or("", Scheme::name);
+    // Lenient reading of IOB2 is that of IOB1, but a message names the model's own scheme.
+    let name = columns.model.map_or(read, Scheme::name);
     let fits = |s: &Scheme| s.check_of(&sentence.tags, columns.affix).is_ok();
     let others: Vec<&str> = Scheme::ALL.into_iter().filter(fits).map(Scheme::name).collect();
-    let hint = match others.as_slice() {
-        [] => "correct the tag, or set tag.scheme = \"none\" if each tag is a class of its word".to_owned(),
+    let hint = match (others.as_slice(), columns.model) {
+        ([], Some(_)) => format!("correct the tag: the model's labels follow the scheme {name}"),
+        (_, Some(_)) => format!(
+            "write the tags in {name}, the scheme of the model: those of this sentence follow {}",
+            others.join(" and ")
+        ),
+        ([], _) => {
+            "correct the tag, or set tag.scheme = \"none\" if each tag is a class of its word".to_owned()
+        }
         _ => format!(
             "correct the tag, or set tag.scheme: the tags of this sentence follow {}, but not {name}",
             others.join(" and ")
         ),
     };
     let word = sentence.words.get(broken.word).map_or("", String::as_str);
-    Err(bad(broken.word, format!("{}, at the word {word:?}", broken.what))
+    let what = broken.what.replace(&format!("the scheme {read}"), &format!("the scheme {name}"));
+    Err(bad(broken.word, format!("{what}, at the word {word:?}"))
         .with_expected(broken.expected)
         .with_found(broken.found)
         .with_help(hint))

@@ -35,7 +35,7 @@ mod tags;
 
 pub use batch::{Batch, BatchOptions, BatchSize, epoch, eval_batches, micro_batches};
 pub use check::check;
-pub use conll::{Sentence, TagColumns, read_sentences};
+pub use conll::{Sentence, TagColumns, check_last_column, read_sentences};
 pub use contexts::{ContextWindow, Contexts};
 pub use documents::{Documents, read_documents};
 pub use encoded::{Cache, IGNORED, Origin, TokenSet};

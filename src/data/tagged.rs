@@ -130,6 +130,7 @@ pub fn read_tagged(
         }),
         Raw::Sentences(mut found, mut columns) => {
             if let (TagFormat::Spans { mut scheme, affix }, true) = (format, columns.tagged) {
+                columns.model = matches!(source.rule, TagRule::Format { .. }).then_some(scheme);
                 if scheme == Scheme::Iob2 && matches!(source.rule, TagRule::Format { strict: false, .. }) {
                     scheme = Scheme::Iob1;
                 }

@@ -260,6 +260,58 @@ fn readable_lines_have_the_probabilities_of_transformers() {
     assert!(!said.contains('\u{1b}') && said.lines().next().unwrap().ends_with("b c"), "{said}");
 }
 
+/// 20,000 words of four characters with their space: 200 characters hold 50 of them and end with a space.
+#[test]
+fn a_very_long_text_is_shown_by_its_beginning() {
+    let (model, text) = (bert("a"), "cat ".repeat(20_000));
+    let args = ["predict", model.to_str().unwrap(), "--sentence", &text];
+    let said = fine(&program(Path::new("."), &args).output().unwrap());
+    let first = said.lines().next().unwrap();
+    assert!(first.ends_with(&format!(" {}cat...", "cat ".repeat(49))), "{first}");
+    assert_eq!(first.matches("cat").count(), 50, "{first}");
+}
+
+#[test]
+fn a_mask_that_was_cut_off_or_is_of_another_model_is_named() {
+    let dir = trained(&["mask"]);
+    let dir = dir.path();
+    let text = "the cat sat on the mat the cat sat on the [MASK]";
+    let e = refused(&predict(dir, "mask", &["--sentence", text, "--max-length", "5"]), 2);
+    assert!(e.contains("[MASK] was cut off") && e.contains("help: raise --max-length"), "{e}");
+    fs::write(dir.join("in.csv"), format!("text\n{text}\nthe [MASK]\n")).unwrap();
+    let out = predict(dir, "mask", &["in.csv", "--max-length", "5"]);
+    assert!(stderr(&out).contains("[MASK] of 1 text was cut off at 5 tokens"), "{}", stderr(&out));
+    let out = predict(dir, "mask", &["--sentence", "the [MASK] sat on <mask>"]);
+    assert!(stderr(&out).contains("1 text has both [MASK] and <mask>"), "{}", stderr(&out));
+}
+
+#[test]
+fn running_text_is_no_column_of_tags() {
+    let dir = trained(&["tag"]);
+    let dir = dir.path();
+    let e = refused(&piped(dir, "tag", &["-"], "Alice lives\n"), 3);
+    assert!(e.contains("standard input:1") && e.contains("\"lives\" is no tag"), "{e}");
+    assert!(e.contains("help: ") && e.contains("--sentence TEXT"), "{e}");
+    // Tags, also those of other labels, and anything after a tab.
+    let words = fine(&piped(dir, "tag", &["-"], "Alice\nran\n"));
+    for tagged in ["Alice B-STRANGE\nran O\n", "Alice\tNNP\nran\tVBD\n"] {
+        assert_eq!(fine(&piped(dir, "tag", &["-"], tagged)), words, "{tagged}");
+    }
+}
+
+#[test]
+fn a_message_about_a_command_names_its_options() {
+    let dir = trained(&["answer", "classify"]);
+    let dir = dir.path();
+    let context = "the dog ran and the cat sat on the mat";
+    let long = ["--question", "who went to the big red house", "--context", context, "--max-length", "8"];
+    let e = refused(&predict(dir, "answer", &long), 2);
+    assert!(e.contains("help: raise --max-length") && !e.contains("data.max_length"), "{e}");
+    let out = predict(dir, "classify", &["--sentence", "a cat", "--pair", "a dog"]);
+    fine(&out);
+    assert!(stderr(&out).contains("warning: --pair is given, but"), "{}", stderr(&out));
+}
+
 #[test]
 fn masks_of_other_models_are_understood_where_no_doubt_is_possible() {
     let dir = trained(&["mask"]);

@@ -482,4 +482,11 @@ fn a_test_file_of_iob1_is_scored_by_a_model_of_iob2() {
     let scores = eval(dir, "iob2/model", "iob1.conll");
     // Three of five tags differ in their letter; both spans are right.
     assert_eq!((&scores["f1"], &scores["accuracy"]), (&json!(1.0), &json!(3.0 / 5.0)), "{scores}");
+    // A message names the scheme of the model, not a key of a recipe.
+    std::fs::write(dir.join("bilou.conll"), "Bob\tU-X\nsaw\tO\n").unwrap();
+    let out = tempra(dir, &["eval", "iob2/model", "bilou.conll"]);
+    let said = String::from_utf8_lossy(&out.stderr);
+    assert_eq!(out.status.code(), Some(3), "{said}");
+    assert!(said.contains("scheme iob2") && said.contains("follow bilou"), "{said}");
+    assert!(!said.contains("iob1") && !said.contains("tag.scheme"), "{said}");
 }
