@@ -52,9 +52,10 @@ fn reviews(rows: usize) -> String {
 fn scratch() -> TempDir {
     let dir = tempdir().unwrap();
     let at = |name: &str| dir.path().join(name);
-    for name in
-        ["path/to/model", "models/all-MiniLM-L6-v2", "models/bert-base-cased", "models/bert-base-uncased"]
-    {
+    // The last one is where the quickstart puts the model that init takes by default.
+    let names =
+        ["path/to/model", "models/all-MiniLM-L6-v2", "models/bert-base-cased", "models/bert-base-uncased"];
+    for name in names.into_iter().chain(["cache/all-MiniLM-L6-v2"]) {
         copy(&golden("bert/a"), &at(name));
     }
     crate::tasks::prepared(dir.path(), &golden("encoders/xlnet"));

@@ -461,7 +461,7 @@ fn pairs_of_sentences_follow_or_do_not() {
     std::fs::write(&path, "only one\ndocument").unwrap();
     let alone = read_documents(&path, "text", false, OnBadRow::Stop).unwrap();
     let e = alone.pairs(&tokenizer, 32, 0).unwrap_err().to_string();
-    assert!(e.contains("needs two documents"), "{e}");
+    assert!(e.contains("fewer than two documents"), "{e}");
     for (bytes, says) in [(&b"\xff\xfe"[..], "not UTF-8"), (b"\n \n", "without text")] {
         std::fs::write(&path, bytes).unwrap();
         let e = read_documents(&path, "text", false, OnBadRow::Stop).unwrap_err().to_string();

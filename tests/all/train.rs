@@ -209,7 +209,7 @@ fn losses(dir: &Path, output: &str) -> Vec<f64> {
 fn several_seeds_give_mean_and_deviation() {
     let dir = setting(60, "epochs = 1\nbatch_size = 8");
     let said = ok(finish(dir.path(), "runs", &["--set", "seeds=[1,2]"]));
-    assert!(said.contains("Over 2 seeds"), "{said}");
+    assert!(said.contains("Mean and standard deviation over 2 seeds"), "{said}");
     let summary = std::fs::read_to_string(dir.path().join("runs/summary.json")).unwrap();
     let summary: serde_json::Value = serde_json::from_str(&summary).unwrap();
     let v: Vec<f64> =
