@@ -313,7 +313,7 @@ fn what_a_recipe_leaves_out_is_said() {
 
     // Every fourth text of 40 is empty, and every tenth of the second ones.
     let one = |i: usize| if i % 4 == 1 { String::new() } else { text(i) };
-    let two = |i: usize| if i % 10 == 0 { String::new() } else { text(i + 1) };
+    let two = |i: usize| if i.is_multiple_of(10) { String::new() } else { text(i + 1) };
     let row = |i: usize| format!("{},{},{}\n", one(i), two(i), i % 2);
     let (said, _) = accepted("a.csv", &format!("sentence1,sentence2,label\n{}", rows(row)), &[]);
     all(&said, &["10 of 40 texts are empty in the column \"sentence1\""]);
