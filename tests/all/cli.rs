@@ -414,7 +414,10 @@ fn every_command_explains_itself_with_an_example() {
     assert_eq!(help.trim_end(), fine(&tempra(&["--help"])).trim_end());
     assert_eq!(tempra(&[]).status.code(), Some(2));
     let version = fine(&tempra(&["--version"]));
-    assert!(version.starts_with(concat!("tempra ", env!("CARGO_PKG_VERSION"), "\nfeatures: ")), "{version}");
+    assert!(
+        version.starts_with(concat!("tempra ", env!("CARGO_PKG_VERSION"), "\nbackends: cpu, cuda")),
+        "{version}"
+    );
 }
 
 #[test]

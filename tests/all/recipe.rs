@@ -103,7 +103,7 @@ lr = 1e-3
     for part in [
         "or \"mask\" or \"permute\" or \"next\" or \"multi\"\n  found: \"classfy\" (did you mean \"classify\"?)",
         "help: did you mean seed?",
-        "expected: a text\n  found: 3",
+        "expected: a string\n  found: 3",
         "expected: a number from 0 to below 1\n  found: 1.0",
         "expected: a number above 0\n  found: \"three\"",
         "help: did you mean optim.lr?",

@@ -462,7 +462,7 @@ fn pairs_of_sentences_follow_or_do_not() {
     let alone = read_documents(&path, "text", false, OnBadRow::Stop).unwrap();
     let e = alone.pairs(&tokenizer, 32, 0).unwrap_err().to_string();
     assert!(e.contains("fewer than two documents"), "{e}");
-    for (bytes, says) in [(&b"\xff\xfe"[..], "not UTF-8"), (b"\n \n", "without text")] {
+    for (bytes, says) in [(&b"\xff\xfe"[..], "not UTF-8"), (b"\n \n", "holds no text")] {
         std::fs::write(&path, bytes).unwrap();
         let e = read_documents(&path, "text", false, OnBadRow::Stop).unwrap_err().to_string();
         assert!(e.contains(says), "{e}");
