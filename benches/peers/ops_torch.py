@@ -66,7 +66,7 @@ class Bench:
         self.on_card = self.device.type == "cuda"
         self.dtype = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}[args.dtype]
         self.cache = cache_bytes(self.on_card)
-        self.report = {"schema": 1, "begun": int(time.time()), "complete": True, "stopped": None, "machine": machine(), "devices": [],
+        self.report = {"schema": 2, "begun": int(time.time()), "complete": True, "stopped": None, "machine": machine(), "devices": [],
                        "ops": [], "steps": [], "skipped": []}
 
     def clock(self, work):

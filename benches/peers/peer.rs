@@ -3,7 +3,7 @@
 //! The method is that of `tempra bench` (src/bench/measure.rs): random operands in more sets than the cache holds, used in
 //! turn; all sets run once first; runs are repeated until one measurement is long enough for the clock, measurements until
 //! the granted time is over; medians and quartiles. Bytes and operations are counted as src/ops counts them. The report is
-//! the JSON that src/bench/report.schema.json describes.
+//! the JSON that src/bench/report/schema.json describes.
 //!
 //! A backward pass is timed by itself: the graphs of one measurement are built before its clock starts and freed after it
 //! stopped, unless the library frees them in the pass. Its seed is ones, which both libraries make in the pass.
@@ -328,7 +328,7 @@ impl<L: Library> Bench<L> {
         };
         self.judge(best);
         Ok(json!({
-            "schema": 1, "begun": begun, "complete": true, "stopped": null, "machine": machine,
+            "schema": 2, "begun": begun, "complete": true, "stopped": null, "machine": machine,
             "devices": [{
                 "id": self.id, "tool": self.library.tool(), "dtype": "f32", "memory_bytes": null,
                 "description": format!("cpu ({} threads)", self.args.threads),

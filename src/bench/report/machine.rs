@@ -1,0 +1,76 @@
+//! The machine and the devices of a result.
+
+use serde::{Deserialize, Serialize};
+
+/// The machine.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Machine {
+    /// The CPU's name.
+    pub cpu: String,
+    /// The number of CPU cores that the program may use.
+    pub cpus: usize,
+    /// The memory in bytes, if known.
+    pub memory_bytes: Option<u64>,
+    /// Operating system and architecture.
+    pub os: String,
+    /// The load average of the minute before the start, if known.
+    pub load: Option<f64>,
+}
+
+/// One device, used by one program.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct DeviceEntry {
+    /// Its name in the rows; unique in a report.
+    pub id: String,
+    /// The program and its version: `tempra 0.1.0`, `torch 2.15.0 eager`.
+    pub tool: String,
+    /// The device's own name.
+    pub description: String,
+    /// The compute type: `f32`, `bf16`, `f16`.
+    pub dtype: String,
+    /// Its memory in bytes, if known.
+    pub memory_bytes: Option<u64>,
+    /// The source of times.
+    pub timer: String,
+    /// The cache size in bytes that the sets of operands exceed, unless an op's operands are too small.
+    pub cache_bytes: u64,
+    /// The device's best rates, measured in the same run.
+    pub ceilings: Option<Ceilings>,
+    /// The fixed work whose times the rows hold ([`OpRow::pace`]), if the program times fixed work.
+    #[serde(default)]
+    pub pace: Option<String>,
+}
+
+/// The best rates of a device, measured at the start and at the end of a run.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Ceilings {
+    /// The rate of a large copy in bytes per second, read plus written.
+    pub copy_bytes_per_s: f64,
+    /// The rate of the best large matmul in FLOP/s.
+    pub product_flops_per_s: f64,
+    /// How the two were measured.
+    pub how: String,
+    /// The rates at the end divided by those at the start: how much the machine changed during the run.
+    pub drift: Option<[f64; 2]>,
+}
+
+impl Machine {
+    /// This machine.
+    pub fn here() -> Machine {
+        let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+        let after = |text: &str, key: &str| {
+            let line = text.lines().find(|l| l.starts_with(key))?;
+            Some(line.split_once(':')?.1.trim().to_owned())
+        };
+        let (cpus, memory) = (read("/proc/cpuinfo"), read("/proc/meminfo"));
+        let kib =
+            after(&memory, "MemTotal").and_then(|v| v.trim_end_matches("kB").trim().parse::<u64>().ok());
+        Machine {
+            cpu: after(&cpus, "model name").unwrap_or_else(|| std::env::consts::ARCH.to_owned()),
+            cpus: std::thread::available_parallelism().map_or(1, usize::from),
+            memory_bytes: kib.map(|k| k << 10),
+            os: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
+            load: read("/proc/loadavg").split(' ').next().and_then(|v| v.parse().ok()),
+        }
+    }
+}

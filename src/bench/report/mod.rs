@@ -1,0 +1,178 @@
+//! The result of a benchmark: one JSON object, described by `schema.json`. The scripts in `benches/peers` write it too.
+
+mod machine;
+mod rows;
+
+pub use machine::{Ceilings, DeviceEntry, Machine};
+pub use rows::{Counts, OpRow, Phase, Phases, Skipped, StepRow, Work};
+
+use super::measure::Quartiles;
+use crate::error::{Error, Kind, Result};
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+
+/// The version of the format. Files of other versions are refused.
+pub const SCHEMA: u32 = 2;
+
+/// The format as a JSON schema.
+pub const SCHEMA_JSON: &str = include_str!("schema.json");
+
+/// All measurements of one run.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// The start time, in seconds since 1970.
+    pub begun: u64,
+    /// Whether all requested measurements were made.
+    pub complete: bool,
+    /// Why measuring stopped early, if it did.
+    pub stopped: Option<String>,
+    /// The machine.
+    pub machine: Machine,
+    /// The devices, each with the program that used it.
+    pub devices: Vec<DeviceEntry>,
+    /// One row for each pass of each op at each shape.
+    pub ops: Vec<OpRow>,
+    /// One row for each training step.
+    pub steps: Vec<StepRow>,
+    /// Measurements that were not made, with the reason.
+    pub skipped: Vec<Skipped>,
+}
+
+impl Report {
+    /// An empty report for this machine, starting now.
+    pub fn begin() -> Report {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        let begun = now.map_or(0, |d| d.as_secs());
+        Report { schema: SCHEMA, begun, machine: Machine::here(), complete: true, ..Report::default() }
+    }
+    /// Reads a report.
+    ///
+    /// # Errors
+    /// [`Kind::Data`] for a file that is not a report, has another schema version, or has rows of unknown devices.
+    pub fn read(path: &Path) -> Result<Report> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|e| Error::io(Kind::Data, "cannot read the result", path, &e))?;
+        Report::parse(&text).map_err(|e| e.at(path))
+    }
+    /// Reads a report from a text.
+    ///
+    /// # Errors
+    /// Those of [`Report::read`], without a file name.
+    pub fn parse(text: &str) -> Result<Report> {
+        const HINT: &str = "measure again with this version: tempra bench --json > FILE";
+        let bad = |e: serde_json::Error| {
+            Error::data("not a result of tempra bench")
+                .with_line(e.line() as u64)
+                .with_expected(format!("a JSON object of schema {SCHEMA}"))
+                .with_found(e.to_string())
+                .with_help(HINT)
+        };
+        let value: serde_json::Value = serde_json::from_str(text).map_err(bad)?;
+        match value.get("schema") {
+            Some(v) if v.as_u64() == Some(SCHEMA.into()) => {}
+            other => {
+                let what = match other {
+                    Some(_) => "the result has another schema version",
+                    None => "not a result of tempra bench",
+                };
+                return Err(Error::data(what)
+                    .with_expected(format!("\"schema\": {SCHEMA}"))
+                    .with_found(other.map_or("no key `schema`".into(), |v| format!("\"schema\": {v}")))
+                    .with_help(HINT));
+            }
+        }
+        let report: Report = serde_json::from_value(value).map_err(bad)?;
+        let known = |id: &str| report.devices.iter().any(|d| d.id == id);
+        let rows = report.ops.iter().map(|r| &r.device).chain(report.steps.iter().map(|r| &r.device));
+        if let Some(lost) = rows.into_iter().find(|id| !known(id)) {
+            return Err(Error::data(format!("a row names the device {lost}, which is not in `devices`"))
+                .with_expected(report.devices.iter().map(|d| d.id.as_str()).collect::<Vec<_>>().join(", "))
+                .with_help(HINT));
+        }
+        Ok(report)
+    }
+    /// Merges reports. Devices with the same id get their report's name added.
+    pub fn merge(parts: Vec<(String, Report)>) -> Report {
+        let mut all = Report { schema: SCHEMA, complete: true, ..Report::default() };
+        let count = |id: &str| parts.iter().filter(|(_, r)| r.devices.iter().any(|d| d.id == id)).count();
+        let shared: Vec<String> = parts
+            .iter()
+            .flat_map(|(_, r)| &r.devices)
+            .map(|d| d.id.clone())
+            .filter(|id| count(id) > 1)
+            .collect();
+        for (i, (name, mut part)) in parts.into_iter().enumerate() {
+            let rename = |id: &mut String| {
+                if shared.contains(id) {
+                    *id = format!("{id} ({name})");
+                }
+            };
+            part.devices.iter_mut().for_each(|d| rename(&mut d.id));
+            part.ops.iter_mut().for_each(|r| rename(&mut r.device));
+            part.steps.iter_mut().for_each(|r| rename(&mut r.device));
+            part.skipped.iter_mut().for_each(|r| rename(&mut r.device));
+            if i == 0 {
+                (all.begun, all.machine) = (part.begun, part.machine);
+            }
+            all.complete &= part.complete;
+            all.stopped = all.stopped.or(part.stopped);
+            all.devices.extend(part.devices);
+            all.ops.extend(part.ops);
+            all.steps.extend(part.steps);
+            all.skipped.extend(part.skipped);
+        }
+        all
+    }
+    /// Merges several rounds of the same measurements: each gets the median over the rounds, and the quartiles of the rounds' medians.
+    /// Only measurements of the first round are kept.
+    pub fn of_rounds(parts: &[Report]) -> Report {
+        let Some(first) = parts.first() else { return Report::begin() };
+        let mut all = first.clone();
+        for row in &mut all.ops {
+            let same = parts
+                .iter()
+                .filter_map(|p| p.ops.iter().find(|r| r.device == row.device && r.key() == row.key()));
+            let same: Vec<&OpRow> = same.collect();
+            row.pace = None;
+            row.samples = same.len();
+            row.repeats = same.iter().map(|r| r.samples * r.repeats).min().unwrap_or(0);
+            row.seconds = Quartiles::of(same.iter().map(|r| r.seconds.median).collect());
+        }
+        for entry in &mut all.devices {
+            let others = parts.iter().flat_map(|p| &p.devices).filter(|d| d.id == entry.id);
+            let ceilings: Vec<&Ceilings> = others.filter_map(|d| d.ceilings.as_ref()).collect();
+            if let Some(best) = &mut entry.ceilings {
+                for c in ceilings {
+                    best.copy_bytes_per_s = best.copy_bytes_per_s.max(c.copy_bytes_per_s);
+                    best.product_flops_per_s = best.product_flops_per_s.max(c.product_flops_per_s);
+                }
+                // They stand for all rounds, not for a beginning and an end.
+                best.drift = None;
+                all.ops.iter_mut().filter(|r| r.device == entry.id).for_each(|r| r.judge(best));
+            }
+            entry.pace = None;
+        }
+        all.complete = parts.iter().all(|p| p.complete);
+        all
+    }
+    /// Sets the ceilings of a device, and its rows' percentages. The ceilings are the better of the two measurements, because other
+    /// programs may have slowed down one of them.
+    pub fn judge(&mut self, device: &str, before: Ceilings, after: Option<Ceilings>) {
+        let mut best = before.clone();
+        if let Some(after) = after {
+            let (copy, product) = (after.copy_bytes_per_s, after.product_flops_per_s);
+            best.drift = Some([copy / before.copy_bytes_per_s, product / before.product_flops_per_s]);
+            best.copy_bytes_per_s = copy.max(before.copy_bytes_per_s);
+            best.product_flops_per_s = product.max(before.product_flops_per_s);
+        }
+        self.ops.iter_mut().filter(|r| r.device == device).for_each(|r| r.judge(&best));
+        for row in self.steps.iter_mut().filter(|r| r.device == device) {
+            row.share_of_peak = Some(row.flops / row.seconds.median / best.product_flops_per_s);
+        }
+        if let Some(entry) = self.devices.iter_mut().find(|d| d.id == device) {
+            entry.ceilings = Some(best);
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! The rows of a result: one for each measurement.
+
+use super::Ceilings;
+use crate::bench::measure::Quartiles;
+use serde::{Deserialize, Serialize};
+
+/// The pass of an op.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Phase {
+    /// From inputs to outputs.
+    #[default]
+    Forward,
+    /// From output gradients to input gradients.
+    Backward,
+    /// An optimizer step, which has a single pass.
+    Step,
+}
+
+impl Phase {
+    /// Its name in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Phase::Forward => "forward",
+            Phase::Backward => "backward",
+            Phase::Step => "step",
+        }
+    }
+}
+
+/// One pass of one op at one shape.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct OpRow {
+    /// [`DeviceEntry::id`].
+    pub device: String,
+    /// The op's name.
+    pub op: String,
+    /// Its use in the model.
+    pub role: String,
+    /// The model whose shapes are used.
+    pub model: String,
+    /// The number of tokens in the batch; 0 for ops that do not depend on it.
+    pub tokens: usize,
+    /// The pass.
+    pub pass: Phase,
+    /// The shapes of the inputs.
+    pub shapes: Vec<Vec<usize>>,
+    /// The time of one run, in seconds.
+    pub seconds: Quartiles,
+    /// The number of measurements, each of `repeats` runs.
+    pub samples: usize,
+    /// The number of runs in one measurement.
+    pub repeats: usize,
+    /// The number of sets of operands, used in turn.
+    pub sets: usize,
+    /// Whether all sets together are larger than the cache.
+    pub beyond_cache: bool,
+    /// The number of floating-point operations, from the op's formula.
+    pub flops: f64,
+    /// The least number of bytes to move, from the op's formula.
+    pub bytes: f64,
+    /// The number of kernel launches of one run, if the device counts them.
+    pub launches: Option<f64>,
+    /// The shortest time that the ceilings allow, in percent of the measured time. None without ceilings, and if the operands fit into
+    /// the cache.
+    pub percent: Option<f64>,
+    /// The ceiling that limits this op: `copy` or `product` (matmul).
+    pub bound: Option<String>,
+    /// The times of fixed work between the measurements, in seconds: the part bound by memory, and the part bound by computing.
+    #[serde(default)]
+    pub pace: Option<[f64; 2]>,
+}
+
+impl OpRow {
+    /// The key that identifies the same measurement in another report.
+    pub fn key(&self) -> (String, String, String, usize, Phase) {
+        (self.op.clone(), self.role.clone(), self.model.clone(), self.tokens, self.pass)
+    }
+    /// Computes the percentage of the ceilings. Operands in the cache are not limited by the copy rate, so they have none.
+    pub(super) fn judge(&mut self, ceilings: &Ceilings) {
+        if !self.beyond_cache {
+            return;
+        }
+        let product = self.flops / ceilings.product_flops_per_s;
+        let copy = self.bytes / ceilings.copy_bytes_per_s;
+        let floor = product.max(copy);
+        if floor > 0.0 && floor.is_finite() && self.seconds.median > 0.0 {
+            self.percent = Some(100.0 * floor / self.seconds.median);
+            self.bound = Some(if product > copy { "product" } else { "copy" }.to_owned());
+        }
+    }
+}
+
+/// One training step: forward, backward, clipping and AdamW.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct StepRow {
+    /// [`DeviceEntry::id`].
+    pub device: String,
+    /// The model whose shapes are used; its weights are random.
+    pub model: String,
+    /// The part of the benchmark: `base`, `batch` and `length` (sweeps), `packed` and `padded` (varying lengths).
+    pub part: String,
+    /// The number of sequences in the batch.
+    pub sequences: usize,
+    /// The number of tokens in the longest sequence.
+    pub length: usize,
+    /// The number of tokens without padding.
+    pub tokens: usize,
+    /// The number of tokens including padding.
+    pub computed_tokens: usize,
+    /// The time of a step, in seconds.
+    pub seconds: Quartiles,
+    /// The number of measurements.
+    pub samples: usize,
+    /// Tokens per second, without padding.
+    pub tokens_per_s: f64,
+    /// Sequences per second.
+    pub samples_per_s: f64,
+    /// The number of floating-point operations of a step.
+    pub flops: f64,
+    /// The step's FLOP/s divided by the rate of the best matmul.
+    pub share_of_peak: Option<f64>,
+    /// Peak memory in bytes: of the device if it has its own memory, else of the process.
+    pub peak_bytes: Option<u64>,
+    /// The time by phase.
+    pub phases: Phases,
+    /// The time by op, the longest first; only for some parts.
+    pub work: Vec<Work>,
+    /// Counters of the measured steps.
+    pub warm: Option<Counts>,
+    /// As [`OpRow::pace`].
+    #[serde(default)]
+    pub pace: Option<[f64; 2]>,
+}
+
+/// The time of a step by phase, in seconds. Ops are timed one at a time, so the sum may differ from the time of the step.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Phases {
+    /// Building the batch on the host. In training a separate thread does it in advance, in parallel to the device.
+    pub data: f64,
+    /// Ops of the forward pass.
+    pub forward: f64,
+    /// Ops of the backward pass.
+    pub backward: f64,
+    /// Gradient norm, clipping and AdamW.
+    pub optimizer: f64,
+    /// The rest of the step, when none of these ran. Zero if ops overlap.
+    pub idle: f64,
+}
+
+/// All calls of one pass of one op on tensors of one shape, in one step.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Work {
+    /// The op's name.
+    pub op: String,
+    /// The pass.
+    pub pass: Phase,
+    /// The shapes of its inputs.
+    pub shapes: Vec<Vec<usize>>,
+    /// The number of calls in a step.
+    pub calls: usize,
+    /// The total time of all calls in seconds, the median over steps.
+    pub seconds: f64,
+    /// The number of floating-point operations of all calls.
+    pub flops: f64,
+    /// The least number of bytes that all calls must move.
+    pub bytes: f64,
+}
+
+/// Counters of a GPU over all warm steps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Counts {
+    /// The number of steps.
+    pub steps: usize,
+    /// Allocations from the driver.
+    pub allocations: u64,
+    /// Tensors read back to the host.
+    pub reads: u64,
+    /// Kernels launched outside of graphs.
+    pub kernels: u64,
+    /// Command buffers (wgpu) or CUDA graphs launched.
+    pub command_buffers: u64,
+}
+
+/// A measurement that was not made.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Skipped {
+    /// The device.
+    pub device: String,
+    /// The measurement.
+    pub what: String,
+    /// The reason.
+    pub why: String,
+}
