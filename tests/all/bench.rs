@@ -211,7 +211,7 @@ fn every_op_is_measured_and_the_result_reads_back() {
     assert_eq!(Report::parse(&text).unwrap(), report);
     obeys(&serde_json::from_str(&text).unwrap());
     let page = page::page(&report, &[]);
-    assert!(page.contains("\"schema\":1") && !page.contains("/*DATA*/null"));
+    assert!(page.contains("\"schema\":2") && !page.contains("/*DATA*/null"));
     assert!(!page.contains("http://") || page.matches("http://").count() == 1, "only the name of SVG");
     assert!(!page.contains("https://"));
 }
@@ -259,7 +259,7 @@ fn measurements_fill_the_time_that_was_granted() {
 /// Rows of two devices whose times stand in a ratio, each with a relative spread.
 fn pair_of(ratios: &[f64], spread: f64) -> Report {
     let mut report =
-        Report { schema: 1, complete: true, devices: vec![entry("a"), entry("b")], ..Report::default() };
+        Report { schema: 2, complete: true, devices: vec![entry("a"), entry("b")], ..Report::default() };
     for (i, ratio) in ratios.iter().enumerate() {
         for (id, median) in [("a", 1e-3), ("b", 1e-3 / ratio)] {
             let seconds =
@@ -379,8 +379,8 @@ fn results_of_another_kind_are_refused() {
         assert!(e.to_string().contains(word), "{e}");
     };
     refused("{}", "no key `schema`");
-    refused("{\"schema\": 2}", "\"schema\": 2");
-    refused("{\"schema\": 1}", "missing field");
+    refused("{\"schema\": 3}", "\"schema\": 3");
+    refused("{\"schema\": 2}", "missing field");
     refused("[1", "line 1");
     let mut lost = pair_of(&[1.0], 0.0);
     lost.ops[0].device = "elsewhere".into();
