@@ -64,7 +64,7 @@ impl Certificate {
             }
         }
         let tempra = env!("CARGO_PKG_VERSION").to_owned();
-        Ok(Certificate { tempra, kernels: kernels(), device: device.caps().name, rows })
+        Ok(Certificate { tempra, kernels: kernels(), device: device.caps().label(), rows })
     }
     /// Whether all cases passed.
     pub fn passed(&self) -> bool {
@@ -102,7 +102,7 @@ impl Certificate {
     }
     /// The certificate kept for a device, if it is intact and of these kernels.
     pub fn kept(cache: &Path, device: &Device) -> Option<Certificate> {
-        let name = device.caps().name;
+        let name = device.caps().label();
         let value: Value = serde_json::from_slice(&std::fs::read(place(cache, &name)).ok()?).ok()?;
         let digest = value["digest"].as_str()?.to_owned();
         let found: Certificate = serde_json::from_value(value).ok()?;
@@ -154,7 +154,7 @@ fn judge(op: &str, case: &Case, truth: &Device, device: &Device) -> Row {
     Row {
         op: op.to_owned(),
         case: case.label.to_owned(),
-        dtype: format!("{dtype:?}").to_lowercase(),
+        dtype: dtype.to_string(),
         passed: forward <= bounds[0] && backward.is_none_or(|b| b <= bounds[1]),
         forward: Some(forward).filter(|e| e.is_finite()),
         backward: backward.filter(|e| e.is_finite()),

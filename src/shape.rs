@@ -28,6 +28,19 @@ impl DType {
     }
 }
 
+impl fmt::Display for DType {
+    /// Its name in recipes, options and results: `f32`, `bf16`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            DType::F64 => "f64",
+            DType::F32 => "f32",
+            DType::BF16 => "bf16",
+            DType::F16 => "f16",
+            DType::U32 => "u32",
+        })
+    }
+}
+
 /// Element type and shape, row-major and contiguous.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Spec {

@@ -163,7 +163,8 @@ impl<'a> Workbench<'a> {
             id: self.id.clone(),
             tool: format!("tempra {}", env!("CARGO_PKG_VERSION")),
             description: caps.name,
-            dtype: format!("{:?}", self.dtype()).to_lowercase(),
+            dtype: caps.matmul.to_string(),
+            activation_dtype: (caps.compute != caps.matmul).then(|| caps.compute.to_string()),
             memory_bytes: caps.memory_bytes,
             timer: timer(self.device).to_owned(),
             cache_bytes: self.cache,
@@ -184,9 +185,9 @@ impl<'a> Workbench<'a> {
         pace.measure(self)?;
         Ok(self.pace.get_or_init(|| pace))
     }
-    /// The compute type.
+    /// The compute type, in which matmuls multiply.
     pub fn dtype(&self) -> DType {
-        self.device.caps().compute
+        self.device.caps().matmul
     }
     /// Whether the CPU does the work, also as a software Vulkan driver. The default shapes are smaller there.
     pub fn is_slow(&self) -> bool {
@@ -293,7 +294,7 @@ impl<'a> Workbench<'a> {
             copy_bytes_per_s: copy,
             product_flops_per_s: product,
             how: format!(
-                "copy: {by}, bytes read plus written; matmul: {side} x {side} x {side}, {:?}",
+                "copy: {by}, bytes read plus written; matmul: {side} x {side} x {side}, {}",
                 self.dtype()
             ),
             drift: None,
@@ -334,7 +335,7 @@ impl<'a> Workbench<'a> {
         let mut best = (0.0, 0);
         let op = Linear { act: Activation::None };
         for side in [256, 512, 1024, 2048, 4096, 8192] {
-            let spec = Spec::new(self.dtype(), &[side, side]);
+            let spec = Spec::new(self.device.caps().compute, &[side, side]);
             if 3 * spec.bytes() as u64 > self.budget || spec.bytes() as u64 > self.device.caps().binding_bytes
             {
                 break;

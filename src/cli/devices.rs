@@ -7,6 +7,7 @@ use crate::bench::report::Ceilings;
 use crate::device::wgpu::Abilities;
 use crate::device::{Caps, Cuda, Device, Wgpu};
 use crate::error::Result;
+use crate::shape::DType;
 use clap::{ArgMatches, Command};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -78,7 +79,8 @@ pub fn run(matches: &ArgMatches) -> Result<i32> {
                         "name": name,
                         "available": true,
                         "description": caps.name,
-                        "dtypes": caps.dtypes.iter().map(|t| format!("{t:?}").to_lowercase()).collect::<Vec<_>>(),
+                        "dtypes": types(caps, more),
+                        "activation_dtypes": a.and_then(|m| m.coop).map(|_| json!({ "f16": "f32" })),
                         "memory_bytes": caps.memory_bytes,
                         "driver": a.map(|m| m.driver.clone()).filter(|d| !d.is_empty()).or(card.map(|c| format!("CUDA {}", c.driver))),
                         "nvrtc": card.map(|c| &c.nvrtc),
@@ -109,13 +111,11 @@ pub fn run(matches: &ArgMatches) -> Result<i32> {
     for (name, found) in &found {
         text += &match found {
             Ok((caps, more)) => {
-                let types: Vec<String> =
-                    caps.dtypes.iter().map(|t| format!("{t:?}").to_lowercase()).collect();
                 let memory = caps.memory_bytes.map(|b| format!(", {:.1} GiB", b as f64 / f64::from(1 << 30)));
                 format!(
                     "{name:<6} yes  {}, computes in {}{}\n{}{}",
                     caps.name,
-                    types.join(" and "),
+                    types(caps, more).join(" and "),
                     memory.unwrap_or_default(),
                     describe(more, caps),
                     measured(caps, name)
@@ -143,6 +143,12 @@ fn more(device: &Device) -> More {
         }
         Device::Cpu(_) | Device::Dry(_) => More::Nothing,
     }
+}
+
+/// The compute types, in which matmuls can multiply: on wgpu f16 too where there are cooperative matrices, though activations stay f32.
+fn types(caps: &Caps, more: &More) -> Vec<String> {
+    let half = matches!(more, More::Adapter(a) if a.coop.is_some()).then_some(&DType::F16);
+    caps.dtypes.iter().chain(half).map(DType::to_string).collect()
 }
 
 /// What a device can do beyond the least, and its limits.

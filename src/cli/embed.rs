@@ -107,7 +107,7 @@ pub fn run(matches: &ArgMatches) -> Result<i32> {
         "{} vectors of width {width} in {:.1} s on {}",
         vectors.len(),
         start.elapsed().as_secs_f64(),
-        prepared.device.caps().name
+        prepared.device.caps().label()
     ));
     prepared.cut(&set).into_iter().for_each(|cut| voice.warn(cut));
     Ok(0)

@@ -121,7 +121,7 @@ pub fn run(matches: &ArgMatches) -> Result<i32> {
         let mut all = json!({
             "model": prepared.dir.to_string_lossy(),
             "data": path.to_string_lossy(),
-            "device": prepared.device.caps().name,
+            "device": prepared.device.caps().label(),
             "task": name(outputs),
             "examples": set.len(),
             "max_length": prepared.max_length,

@@ -130,7 +130,7 @@ pub fn run(matches: &ArgMatches) -> Result<i32> {
     {
         voice.warn("--pair is given, but the model was trained on single texts\n  help: leave out --pair");
     }
-    let took = || format!("in {:.2} s on {}", start.elapsed().as_secs_f64(), prepared.device.caps().name);
+    let took = || format!("in {:.2} s on {}", start.elapsed().as_secs_f64(), prepared.device.caps().label());
     let done = match outputs {
         Outputs::Tags(names) => {
             Some(found::tags(&input, &prepared, &model, names, (form, &destination), &voice)?)

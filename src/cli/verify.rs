@@ -51,7 +51,7 @@ pub fn run(matches: &ArgMatches) -> Result<i32> {
     if !json {
         told = say(format!(
             "device: {}\n\n     {:<20} {:<44} {:<5} {:>8} {:>8} {:>8}",
-            device.caps().name,
+            device.caps().label(),
             "op",
             "case",
             "dtype",

@@ -23,12 +23,15 @@ use std::sync::Arc;
 /// The capabilities of a device. [`crate::ops::Op::plan`] reads them, so that an op that cannot run is refused before it starts.
 #[derive(Clone, Debug)]
 pub struct Caps {
-    /// The device's name, for messages.
+    /// The device's own name.
     pub name: String,
     /// The element types that kernels can compute in.
     pub dtypes: &'static [DType],
     /// The type of activations and of the weights that kernels read. If it is not f32, the device also keeps f32 master weights.
     pub compute: DType,
+    /// The compute type, which options, results and pages call `dtype`: the type in which the matmuls of `linear` multiply. It is
+    /// `compute`, except in f16 on wgpu, where activations stay f32.
+    pub matmul: DType,
     /// Shared memory of one group of threads, in bytes.
     pub shared_bytes: usize,
     /// The device's memory in bytes, if known.
@@ -46,6 +49,14 @@ pub struct Caps {
 }
 
 impl Caps {
+    /// The device's name, and what it computes in if that is not f32: for messages.
+    pub fn label(&self) -> String {
+        match (self.matmul, self.compute) {
+            (DType::F32 | DType::F64, _) => self.name.clone(),
+            (matmul, compute) if matmul == compute => format!("{}, computing in {matmul}", self.name),
+            (matmul, _) => format!("{}, matmuls in {matmul}", self.name),
+        }
+    }
     /// Checks that the device can compute in an element type.
     ///
     /// # Errors
@@ -54,16 +65,11 @@ impl Caps {
         if self.dtypes.contains(&dtype) {
             return Ok(());
         }
-        let names: Vec<String> = self.dtypes.iter().map(|&d| name_of(d)).collect();
-        Err(Error::device(format!("{op} cannot compute in {} on {}", name_of(dtype), self.name))
+        let names: Vec<String> = self.dtypes.iter().map(DType::to_string).collect();
+        Err(Error::device(format!("{op} cannot compute in {dtype} on {}", self.name))
             .with_expected(format!("one of {}", names.join(", ")))
             .with_help("set precision = \"f32\", or choose another --device"))
     }
-}
-
-/// The name of an element type as in recipes: `f32`, `bf16`.
-fn name_of(dtype: DType) -> String {
-    format!("{dtype:?}").to_lowercase()
 }
 
 /// What every device does: allocate memory, and copy bytes to and from it.
@@ -283,8 +289,9 @@ impl Device {
             }
         }
     }
-    /// The same device, computing in a 16-bit type. On wgpu matmuls round their operands to f16. On CUDA all activations and the
-    /// weights that kernels read have this type. Sums are accumulated in f32 on both.
+    /// The same device, computing in a 16-bit type. On wgpu the matmuls of `linear` round their operands to f16; tensors and all other
+    /// ops, attention included, stay f32. On CUDA all activations and the weights that kernels read have this type. Sums are accumulated
+    /// in f32 on both.
     ///
     /// # Errors
     /// [`Kind::Device`](crate::error::Kind::Device) if the device cannot compute in it.
@@ -293,11 +300,9 @@ impl Device {
             (device, DType::F32) => Ok(device),
             (Device::Cuda(card), _) => Ok(Device::Cuda(card.with_compute(dtype)?)),
             (Device::Wgpu(gpu), DType::F16) => Ok(Device::Wgpu(gpu.with_half()?)),
-            (other, _) => {
-                Err(Error::device(format!("{} cannot compute in {}", other.caps().name, name_of(dtype)))
-                    .with_expected("f32 on a CPU; f32 or f16 on wgpu; f32, f16 or bf16 on CUDA")
-                    .with_help("set precision = \"f32\", or choose another --device"))
-            }
+            (other, _) => Err(Error::device(format!("{} cannot compute in {dtype}", other.caps().name))
+                .with_expected("f32 on a CPU; f32 or f16 on wgpu; f32, f16 or bf16 on CUDA")
+                .with_help("set precision = \"f32\", or choose another --device")),
         }
     }
     /// Runs `f` as [`Device::run`] does. Tensors that it allocates must be dropped at its end.

@@ -336,7 +336,7 @@ impl Trainer<'_> {
             } else {
                 before(|o| o.tokens_per_second)
             },
-            device: self.run.device.caps().name,
+            device: self.run.device.caps().label(),
             verified: self.run.verified(),
         };
         write_file(fs, &self.dir.path().join(METRICS), &pretty(&outcome.to_json()))?;

@@ -60,7 +60,7 @@ pub(super) fn describe(run: &Run, steps: u64) -> Prepared {
         (name.clone(), set.len() - random, random)
     };
     Prepared {
-        device: run.device.caps().name,
+        device: run.device.caps().label(),
         weights: run.weights.clone(),
         parameters: run.model.params.count(),
         parameter_bytes: run.model.params.bytes(),

@@ -108,6 +108,7 @@ fn a_plan_that_does_not_fit_says_what_would() {
         name: "a card".into(),
         dtypes: &[DType::F32],
         compute: DType::F32,
+        matmul: DType::F32,
         shared_bytes: 1 << 14,
         memory_bytes: Some(memory),
         taken_bytes: 0,

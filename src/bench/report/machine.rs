@@ -26,8 +26,12 @@ pub struct DeviceEntry {
     pub tool: String,
     /// The device's own name.
     pub description: String,
-    /// The compute type: `f32`, `bf16`, `f16`.
+    /// The compute type, in which matmuls multiply: `f32`, `bf16`, `f16`. Activations in memory have it too, unless
+    /// `activation_dtype` names another.
     pub dtype: String,
+    /// The type of activations in memory, if it is not `dtype`: f32 in f16 on wgpu.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub activation_dtype: Option<String>,
     /// Its memory in bytes, if known.
     pub memory_bytes: Option<u64>,
     /// The source of times.

@@ -108,6 +108,7 @@ impl Backend for Cpu {
             },
             dtypes: &[DType::F64, DType::F32],
             compute: DType::F32,
+            matmul: DType::F32,
             shared_bytes: usize::MAX,
             memory_bytes: None,
             taken_bytes: 0,

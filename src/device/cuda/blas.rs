@@ -62,7 +62,7 @@ pub struct Ways<'a> {
 impl Product<'_> {
     /// The key of a choice: the sizes, types, epilogue, and alignment in bytes.
     pub(super) fn key(&self, [m, n, k]: [usize; 3], aligned: u32) -> String {
-        let name = |t: &Tensor| format!("{:?}", t.spec.dtype).to_lowercase();
+        let name = |t: &Tensor| t.spec.dtype.to_string();
         let down = |d: bool| if d { 'k' } else { 'x' };
         let more = [(self.add, " add"), (self.bias.is_some(), " bias"), (self.gelu.is_some(), " gelu")];
         let mut more: String = more.iter().filter(|(is, _)| *is).map(|(_, s)| *s).collect();

@@ -333,6 +333,7 @@ impl Cuda {
                 &[DType::F32, DType::F16]
             },
             compute: DType::F32,
+            matmul: DType::F32,
             shared_bytes: shared_limit,
             memory_bytes: Some(memory as u64),
             taken_bytes: memory.saturating_sub(free) as u64 + OWN_BYTES,
@@ -377,17 +378,12 @@ impl Cuda {
     /// [`Kind::Device`] if the GPU cannot compute in it.
     pub fn with_compute(mut self, dtype: DType) -> Result<Cuda> {
         if !self.caps.dtypes.contains(&dtype) {
-            let what = format!("{} cannot compute in {}", self.caps.name, super::name_of(dtype));
+            let what = format!("{} cannot compute in {dtype}", self.caps.name);
             return Err(Error::device(what)
                 .with_expected("compute capability 8.0 (Ampere) or later for bf16")
                 .with_help("set precision = \"f16\", which uses loss scaling, or \"f32\""));
         }
-        self.caps.compute = dtype;
-        self.caps.name += match dtype {
-            DType::BF16 => ", computing in bf16",
-            DType::F16 => ", computing in f16",
-            _ => "",
-        };
+        (self.caps.compute, self.caps.matmul) = (dtype, dtype);
         Ok(self)
     }
 

@@ -102,6 +102,7 @@ impl Wgpu {
             name,
             dtypes: &[DType::F32],
             compute: DType::F32,
+            matmul: DType::F32,
             shared_bytes: abilities.shared_bytes as usize,
             memory_bytes: abilities.memory_bytes,
             taken_bytes: 0,
@@ -162,7 +163,7 @@ impl Wgpu {
                 .with_help("set precision = \"f32\""));
         }
         self.half = true;
-        self.caps.name += ", matmuls in f16";
+        self.caps.matmul = DType::F16;
         Ok(self)
     }
 
