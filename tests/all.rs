@@ -5,6 +5,8 @@ mod bad;
 mod batches;
 #[path = "all/bench.rs"]
 mod bench;
+#[path = "all/bench_counts.rs"]
+mod bench_counts;
 #[path = "all/blank.rs"]
 mod blank;
 #[path = "all/checkpoint.rs"]

@@ -201,10 +201,12 @@ class Bench:
         def embed(i, p, t, word, position, kind):
             return F.embedding(i, word) + F.embedding(p, position) + F.embedding(t, kind)
 
-        y = T * h * e
+        # The counts are those of tempra (src/ops/cost.rs): what the op needs. PyTorch's gradients of weights have the compute type.
+        y, words = T * h * e, ints(T, VOCAB)
+        rows = words.unique().numel() + min(length, T) + 2
         self.note("embed", "tables", model, T, [[T]] * 3 + [list(t.shape) for t in tables],
-                  lambda: (embed, (ints(T, VOCAB), positions, ints(T, 2), *tables), r(T, h)),
-                  (2 * T * h, 12 * T + 4 * y, 3 * T * h, 12 * T + y + sum(t.numel() for t in tables) * e))
+                  lambda: (embed, ((words + 7919 * int(torch.randint(VOCAB, ()))) % VOCAB, positions, ints(T, 2), *tables), r(T, h)),
+                  (2 * T * h, 12 * T + rows * h * e + y, 3 * T * h, 12 * T + y + sum(t.numel() for t in tables) * e))
         for role, k, n, gelu in (("qkv", h, 3 * h, 0), ("attention output", h, h, 0), ("up, gelu", h, f, 1), ("down", f, h, 0)):
             def linear(x, w, b, gelu=gelu):
                 y = F.linear(x, w, b)
@@ -223,10 +225,10 @@ class Bench:
 
         self.note("add_norm", "block", model, T, [[T, h], [h], [h], [T, h]],
                   lambda: (block, (r(T, h, grad=True), r(h, grad=True), r(h, grad=True), r(T, h, grad=True)), r(T, h)),
-                  (8 * T * h, 4 * y + 2 * h * e + 4 * T + 20, 14 * T * h, 4 * y + 3 * h * e + 4 * T + 20))
+                  (9 * T * h + 5 * T, 4 * y + 2 * h * e + 4 * T + 20, 12 * T * h + 2 * T, 4 * y + 3 * h * e + 4 * T + 20))
         self.note("add_norm", "embeddings", model, T, [[T, h], [h], [h]],
                   lambda: (embeddings, (r(T, h, grad=True), r(h, grad=True), r(h, grad=True)), r(T, h)),
-                  (8 * T * h, 3 * y + 2 * h * e + 4 * T + 20, 14 * T * h, 3 * y + 3 * h * e + 4 * T + 20))
+                  (8 * T * h + 5 * T, 3 * y + 2 * h * e + 4 * T + 20, 12 * T * h + 2 * T, 3 * y + 3 * h * e + 4 * T + 20))
         roles = [("length 64", 64, 0), ("length 256", 256, 0), ("length 512", 512, 0), ("length 512, window 64", 512, 64)]
         for role, n, window in [("length 128", length, 0)] + [r for r in roles if T % r[1] == 0]:
             at = self.torch.arange(n, device=self.device)
@@ -236,24 +238,25 @@ class Bench:
                 q, k, v = qkv.view(T // n, n, 3, heads, h // heads).permute(2, 0, 3, 1, 4)
                 return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=0.1).transpose(1, 2).reshape(T, h)
 
-            flops, lse = 4 * T * (min(n, 2 * window + 1) if window else n) * h, 4 * T * heads
+            pairs = n * (2 * window + 1) - window * (window + 1) if window and window + 1 < n else n * n
+            flops, lse = 4 * (T // n) * pairs * h, 4 * T * heads
             self.note("attention", role, model, T, [[T, 3 * h]], lambda: (attention, (r(T, 3 * h, grad=True),), r(T, h)),
                       (flops, 4 * y + lse, 2.5 * flops, 8 * y + lse))
         self.note("pool", "mean", model, T, [[T, h]], lambda: (lambda x: x.view(sequences, length, h).mean(1), (r(T, h, grad=True),), r(sequences, h)),
-                  (T * h, y + sequences * h * e, T * h, y + sequences * h * e))
+                  (T * h + sequences * h, y + sequences * h * e, sequences * h, y + sequences * h * e))
         for role, rows, classes in (("2 classes", sequences, 2), ("vocabulary", max(1, T // 8), VOCAB)):
             n = rows * classes
             self.note("cross_entropy", role, model, T, [[rows, classes], [rows]],
                       lambda: (lambda z, t: F.cross_entropy(z.float(), t), (r(rows, classes, grad=True), ints(rows, classes)), None),
-                      (5 * n, n * e + 8 * rows + 8, 4 * n, 2 * n * e + 8 * rows + 8))
+                      (4 * n + 4 * rows + 1, n * e + 8 * rows + 8, 3 * n + rows + 1, 2 * n * e + 8 * rows + 8))
         if once:
             count = (VOCAB + POSITIONS + 2) * h + 2 * h + layers * (4 * h * h + 4 * h + 2 * h * f + f + h + 4 * h)
             p = [torch.nn.Parameter(r(count, dtype=torch.float32))]
             p[0].grad = r(count, dtype=torch.float32)
             adamw = torch.optim.AdamW(p, lr=1e-5, weight_decay=0.01, fused=self.on_card or None)
-            self.note("adamw", "all parameters", model, 0, [[count]], lambda: (adamw.step, (), None), (14 * count, 28 * count), step=True)
+            self.note("adamw", "all parameters", model, 0, [[count]], lambda: (adamw.step, (), None), (15 * count, 28 * count), step=True)
             self.note("global_norm", "all gradients", model, 0, [[count]],
-                      lambda: (lambda: torch.nn.utils.get_total_norm([p[0].grad]), (), None), (2 * count, 4 * count), step=True)
+                      lambda: (lambda: torch.nn.utils.get_total_norm([p[0].grad]), (), None), (2 * count + 1, 4 * count + 4), step=True)
 
     def steps(self, model, sequences, length):
         import transformers

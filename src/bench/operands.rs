@@ -3,9 +3,9 @@
 use super::measure::Workbench;
 use super::report::Phase;
 use super::shapes::{Job, Runs};
-use crate::device::{Device, Tensor};
+use crate::device::{Caps, Device, Tensor};
 use crate::error::{Error, Result};
-use crate::ops::{Backward, Cost, Fill, Forward, Grad, Input, accumulator};
+use crate::ops::{Backward, Call, Cost, Fill, Forward, Grad, Gradient, Input, accumulator};
 use crate::shape::{DType, Spec};
 
 /// The size of the pool of random numbers that fill operands. Larger operands repeat it from other offsets, to save time.
@@ -45,7 +45,7 @@ impl Ready<'_> {
     pub fn beyond_cache(&self) -> bool {
         self.beyond_cache
     }
-    /// FLOPs and bytes of a pass, from the op's formula.
+    /// FLOP and bytes of a pass; see [`crate::ops::cost`].
     pub fn cost(&self, pass: Phase) -> [f64; 2] {
         match pass {
             Phase::Backward => [self.cost.backward_flops, self.cost.backward_bytes],
@@ -69,6 +69,77 @@ impl Ready<'_> {
             }
             (Runs::Op(op), _) => self.device.forward(&**op, Forward { x: &x, y: &y }),
         }
+    }
+}
+
+/// The tensors of a job and its cost.
+pub struct Needs<'j> {
+    /// The inputs, and their specs.
+    inputs: Vec<(&'j Input, Spec)>,
+    /// The outputs, then the saved tensors.
+    y: Vec<Spec>,
+    /// The number of outputs.
+    outputs: usize,
+    /// The gradients to write, by input.
+    dx: Vec<Option<Spec>>,
+    /// FLOP and bytes of its passes.
+    pub cost: Cost,
+}
+
+impl Job {
+    /// The inputs where activations and the weights that kernels read have this type, and their specs.
+    pub fn inputs_in(&self, dtype: DType) -> Vec<(&Input, Spec)> {
+        let is_op = matches!(self.runs, Runs::Op(_));
+        let copy = |i: usize| self.copy.filter(|c| c.input == i);
+        let left_out = |i: usize| dtype == accumulator(dtype) && copy(i).is_some_and(|c| c.optional);
+        let element = |i: usize, input: &Input| match input.fill {
+            Fill::Real(..) if is_op || copy(i).is_some() => dtype,
+            Fill::Real(..) | Fill::Fixed(_) => DType::F32,
+            Fill::Ints(_) => DType::U32,
+        };
+        let all = self.inputs.iter().enumerate().filter(|(i, _)| !left_out(*i));
+        all.map(|(i, input)| (input, Spec::new(element(i, input), &input.shape))).collect()
+    }
+    /// The tensors of the job on a device with these capabilities, and its cost. The benchmark asks for all gradients and has them
+    /// overwritten, without a bitmap of zero blocks; those of weights are f32.
+    ///
+    /// # Errors
+    /// Those of the op: a type that the device does not have.
+    pub fn needs(&self, caps: &Caps) -> Result<Needs<'_>> {
+        let inputs = self.inputs_in(caps.compute);
+        let x: Vec<Spec> = inputs.iter().map(|(_, spec)| spec.clone()).collect();
+        let refs: Vec<&Spec> = x.iter().collect();
+        let (outputs, y) = match &self.runs {
+            Runs::Op(op) => {
+                let plan = op.plan(caps, &refs)?;
+                (plan.outputs.len(), [plan.outputs, plan.saved].concat())
+            }
+            Runs::Step(step) => {
+                step.check(caps, &refs)?;
+                (0, vec![])
+            }
+        };
+        let gradient = |(i, (input, spec)): (usize, &(&Input, Spec))| {
+            let wanted = matches!((&self.runs, &input.fill), (Runs::Op(_), Fill::Real(..)));
+            let dtype = if self.weights.contains(&i) { accumulator(spec.dtype) } else { spec.dtype };
+            wanted.then(|| Spec::new(dtype, &spec.shape))
+        };
+        let dx: Vec<Option<Spec>> = inputs.iter().enumerate().map(gradient).collect();
+        let integers = |(input, _): &(&Input, Spec)| match &input.fill {
+            Fill::Ints(v) => Some(v.clone()),
+            _ => None,
+        };
+        let call = Call {
+            x,
+            y: y.clone(),
+            integers: inputs.iter().map(integers).collect(),
+            dx: dx.iter().map(|g| g.as_ref().map(|s| Gradient::new(s.dtype))).collect(),
+        };
+        let cost = match &self.runs {
+            Runs::Op(op) => op.cost(&call),
+            Runs::Step(step) => step.cost(&call),
+        };
+        Ok(Needs { inputs, y, outputs, dx, cost })
     }
 }
 
@@ -99,45 +170,15 @@ impl Workbench<'_> {
         }
     }
 
-    /// The specs of a job's inputs here.
-    fn specs(&self, job: &Job) -> Vec<Spec> {
-        let real = if let Runs::Op(_) = job.runs { self.dtype() } else { DType::F32 };
-        let one = |input: &Input| {
-            let dtype = match input.fill {
-                Fill::Real(..) => real,
-                Fill::Fixed(_) => DType::F32,
-                Fill::Ints(_) => DType::U32,
-            };
-            Spec::new(dtype, &input.shape)
-        };
-        job.inputs.iter().map(one).collect()
-    }
-
     /// Allocates and fills the operands of a job.
     ///
     /// # Errors
     /// [`crate::error::Kind::Memory`] if they do not fit; those of the device.
     pub fn ready<'j>(&'j self, job: &'j Job) -> Result<Ready<'j>> {
         let caps = self.device.caps();
-        let specs = self.specs(job);
-        let refs: Vec<&Spec> = specs.iter().collect();
-        let (outputs, cost) = match &job.runs {
-            Runs::Op(op) => {
-                let plan = op.plan(&caps, &refs)?;
-                (plan.outputs.len(), (plan.outputs, plan.saved, plan.cost))
-            }
-            Runs::Step(step) => (0, (vec![], vec![], step.check(&caps, &refs)?)),
-        };
-        let (first, saved, cost) = cost;
-        let y: Vec<Spec> = first.into_iter().chain(saved).collect();
-        let is_op = matches!(job.runs, Runs::Op(_));
-        let gradient = |i: usize, s: &Spec| {
-            let wanted = is_op && matches!(job.inputs[i].fill, Fill::Real(..));
-            let dtype = if job.weights.contains(&i) { accumulator(s.dtype) } else { s.dtype };
-            wanted.then(|| Spec::new(dtype, &s.shape))
-        };
-        let dx: Vec<Option<Spec>> = specs.iter().enumerate().map(|(i, s)| gradient(i, s)).collect();
-        let all = specs.iter().chain(&y).chain(&y[..outputs]).chain(dx.iter().flatten());
+        let Needs { inputs, y, outputs, dx, cost } = job.needs(&caps)?;
+        let specs: Vec<&Spec> = inputs.iter().map(|(_, spec)| spec).collect();
+        let all = specs.iter().copied().chain(&y).chain(&y[..outputs]).chain(dx.iter().flatten());
         let bytes: u64 = all.clone().map(|s| s.bytes() as u64).sum();
         let largest = all.map(|s| s.bytes() as u64).max().unwrap_or(0);
         // What a run touches, and what each further set takes: tables are shared.
@@ -160,7 +201,7 @@ impl Workbench<'_> {
         let mut all: Vec<Set> = Vec::new();
         for n in 0..sets {
             let make = |spec: &Spec| self.device.alloc(spec.clone());
-            let input = |(i, (input, spec)): (usize, (&Input, &Spec))| match (
+            let input = |(i, (input, spec)): (usize, &(&Input, Spec))| match (
                 all.first(),
                 job.choices,
                 &input.fill,
@@ -178,7 +219,7 @@ impl Workbench<'_> {
                 (_, spec) => spec.as_ref().map(make).transpose(),
             };
             let set = Set {
-                x: job.inputs.iter().zip(&specs).enumerate().map(input).collect::<Result<_>>()?,
+                x: inputs.iter().enumerate().map(input).collect::<Result<_>>()?,
                 y: y.iter().map(make).collect::<Result<_>>()?,
                 dy: y[..outputs]
                     .iter()

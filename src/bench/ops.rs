@@ -43,6 +43,8 @@ pub fn run(
             }
             Ok(passes) => passes,
         };
+        let inputs = job.inputs_in(bench.device.caps().compute);
+        let shapes: Vec<Vec<usize>> = inputs.into_iter().map(|(_, spec)| spec.shape).collect();
         for (pass, timing, [flops, bytes]) in passes {
             report.ops.push(OpRow {
                 device: bench.id.clone(),
@@ -51,7 +53,7 @@ pub fn run(
                 model: job.model.clone(),
                 tokens: job.tokens,
                 pass,
-                shapes: job.inputs.iter().map(|i| i.shape.clone()).collect(),
+                shapes: shapes.clone(),
                 seconds: timing.seconds,
                 samples: timing.samples,
                 repeats: timing.repeats,

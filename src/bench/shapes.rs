@@ -94,13 +94,24 @@ pub struct Job {
     pub tokens: usize,
     /// What runs.
     pub runs: Runs,
-    /// Its inputs. [`Fill::Real`] has the compute type for ops, and f32 for steps.
+    /// Its inputs. [`Fill::Real`] has the compute type for ops, and f32 for steps; see [`Job::inputs_in`].
     pub inputs: Vec<Input>,
     /// Which inputs are weights: their gradients are kept in f32.
     pub weights: &'static [usize],
+    /// The copy of the weights in the compute type, among the inputs of a step.
+    pub copy: Option<WeightCopy>,
     /// The number of rows that the integers of the first input index, in tables that all sets of operands share. Each set indexes other
     /// rows.
     pub choices: Option<usize>,
+}
+
+/// The copy of the weights that kernels read in 16-bit training, an input of a step that writes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WeightCopy {
+    /// Its index among the inputs.
+    pub input: usize,
+    /// Whether the step runs without it where the compute type is f32, as training does.
+    pub optional: bool,
 }
 
 impl Job {
@@ -140,6 +151,7 @@ pub fn jobs(op: &str, m: &ModelShape, tokens: usize) -> Vec<Job> {
         runs,
         inputs,
         weights,
+        copy: None,
         choices: None,
     };
     let once = |op, role, step: Box<dyn Step + Sync>, inputs| Job {
@@ -312,7 +324,9 @@ pub fn jobs(op: &str, m: &ModelShape, tokens: usize) -> Vec<Job> {
             inputs.push(Input::fixed(&[4], &[1e-5, 0.19, 0.002, 1.0]));
             inputs.push(Input::fixed(&[1], &[2.5]));
             inputs.push(Input::ints(&live));
-            vec![once("adamw", "all parameters", Box::new(op), inputs)]
+            inputs.push(Input::real(&[count]));
+            let copy = Some(WeightCopy { input: inputs.len() - 1, optional: true });
+            vec![Job { copy, ..once("adamw", "all parameters", Box::new(op), inputs) }]
         }
         "global_norm" => {
             let inputs = vec![Input::real(&[count]), Input::real(&[1])];
@@ -333,7 +347,8 @@ pub fn jobs(op: &str, m: &ModelShape, tokens: usize) -> Vec<Job> {
         }
         "round" => {
             let inputs = vec![Input::real(&[count]), Input::real(&[count])];
-            vec![once("round", "all parameters", Box::new(Round), inputs)]
+            let copy = Some(WeightCopy { input: 1, optional: false });
+            vec![Job { copy, ..once("round", "all parameters", Box::new(Round), inputs) }]
         }
         _ => Vec::new(),
     }

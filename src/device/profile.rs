@@ -24,9 +24,9 @@ pub struct Timed {
     pub pass: Pass,
     /// The shapes of the inputs.
     pub shapes: Vec<Vec<usize>>,
-    /// The number of floating-point operations in the op's formula.
+    /// The FLOP of this call, counted from its tensors; see [`crate::ops::cost`].
     pub flops: f64,
-    /// The least number of bytes that must be read and written.
+    /// The bytes that this call must read and write.
     pub bytes: f64,
     /// The time on the device, in seconds.
     pub seconds: f64,
@@ -50,7 +50,8 @@ impl Profile {
     pub(super) fn end(&self) -> Vec<Timed> {
         self.lock().take().unwrap_or_default()
     }
-    /// Runs `work`, and records its time during profiling. `cost` returns operations and bytes.
+    /// Runs `work`, and records its time during profiling. `cost` returns FLOP and bytes; it runs before the work and outside of its
+    /// time, because it may read integers back from the device, which the work may change.
     pub(crate) fn note(
         &self,
         device: &impl Backend,
@@ -63,8 +64,8 @@ impl Profile {
         if self.lock().is_none() {
             return work();
         }
-        let seconds = device.time(work)?;
         let [flops, bytes] = cost()?;
+        let seconds = device.time(work)?;
         let shapes = x.iter().map(|t| t.spec.shape.clone()).collect();
         if let Some(all) = &mut *self.lock() {
             all.push(Timed { op, pass, shapes, flops, bytes, seconds });

@@ -14,7 +14,7 @@
 //! no binding left for it.
 
 use super::{
-    Blank, Case, Cost, Input, Step, StepOn, Subject, by_dtype, launch, launch_cuda, refuse, step_dtype,
+    Blank, Call, Case, Cost, Input, Step, StepOn, Subject, by_dtype, launch, launch_cuda, refuse, step_dtype,
 };
 use crate::device::cpu::{Real, vectorise};
 use crate::device::{Caps, Const, Cpu, Cuda, Tensor, Wgpu, fold};
@@ -75,7 +75,7 @@ impl Step for AdamW {
     fn name(&self) -> &'static str {
         "adamw"
     }
-    fn check(&self, caps: &Caps, x: &[&Spec]) -> Result<Cost> {
+    fn check(&self, caps: &Caps, x: &[&Spec]) -> Result<()> {
         let wrong = || {
             refuse(
                 "adamw",
@@ -109,10 +109,46 @@ impl Step for AdamW {
                 value.len()
             )));
         }
-        step_dtype("adamw", caps, own)?;
-        let n = value.len() as f64;
-        let bytes = 7 * value.bytes() + copy.map_or(0, |c| c.bytes());
-        Ok(Cost { forward_flops: 14.0 * n, forward_bytes: bytes as f64, ..Cost::default() })
+        step_dtype("adamw", caps, own).map(drop)
+    }
+    fn cost(&self, call: &Call) -> Cost {
+        let places: Vec<usize> = (0..call.x.len()).collect();
+        let (copy, blank) = more(&places, |i| call.x[i].dtype);
+        let (live, bits) = (call.integers(6), blank.and_then(|i| call.integers(i)));
+        let size = call.x.first().map_or(0, |s| s.dtype.size());
+        let copied = copy.map_or(0, |i| call.x[i].dtype.size());
+        let (mut flops, mut bytes, mut at, mut word) = (0, 0, 0, 0);
+        for s in self.segments.iter() {
+            for chunk in (0..s.len).step_by(CHUNK) {
+                let before = live.map_or(u32::MAX, |l| l.get(word).copied().unwrap_or(u32::MAX));
+                word += 1;
+                let mut after = before;
+                let blocks = (chunk..s.len.min(chunk + CHUNK)).step_by(LIVE).filter(|_| !s.frozen);
+                for (bit, from) in blocks.enumerate() {
+                    let count = LIVE.min(s.len - from);
+                    let zero = Blank::covers(bits, at + from, count);
+                    let known = before >> bit & 1 == 1;
+                    if zero && !known {
+                        // Moments and gradient are zero: the value only decays, and stays where nothing decays it.
+                        if s.decay * s.lr_scale != 0.0 {
+                            flops += count;
+                            bytes += count * (2 * size + copied);
+                        }
+                        continue;
+                    }
+                    // g clip; g - m, times, plus; b2 v, g g, times, plus; p keep; the root, its factor, eps, rate m, the quotient, minus.
+                    flops += 15 * count;
+                    // The value and both moments are written. They are read, but for moments that are known to be zero.
+                    let read = if known { 3 } else { 1 } + if zero { 0 } else { 1 };
+                    bytes += count * ((3 + read) * size + copied);
+                    after |= 1 << bit;
+                }
+                bytes += if after != before { size_of::<u32>() } else { 0 };
+            }
+            at += s.len;
+        }
+        let few = call.input(4) + call.input(5) + call.input(6) + blank.map_or(0.0, |i| call.input(i));
+        Cost::step(flops as f64, bytes as f64 + few)
     }
 }
 

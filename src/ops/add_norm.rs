@@ -7,8 +7,8 @@
 
 use super::dropout::{Dropout, Rows};
 use super::{
-    Backward, Case, Forward, Grad, Input, On, Op, Plan, accumulator, blocks_mut, by_dtype, compute_dtype,
-    groups_for, launch, launch_with, refuse, sum_columns, vector,
+    Backward, Call, Case, Cost, Forward, Grad, Input, On, Op, Plan, accumulator, blocks_mut, by_dtype,
+    compute_dtype, groups_for, launch, launch_with, refuse, sum_columns, vector,
 };
 use crate::device::cpu::{BLOCK, Real, inlined, sum_lanes, vectorise};
 use crate::device::{Caps, Const, Cpu, Cuda, Gpu, Launch, Tensor, Wgpu, fold};
@@ -60,22 +60,40 @@ impl Op for AddNorm {
             return Err(wrong());
         }
         let dtype = compute_dtype("add_norm", caps, x)?;
-        let n = (rows * cols) as f64;
         let parts = match caps.blocks {
             0 if caps.gpu => rows.div_ceil(64),
             blocks => rows.div_ceil(4).min(blocks),
         };
         let parts = parts * 2 * cols * size_of::<f32>();
-        let mut plan = Plan::new(
-            x,
-            vec![x[0].clone()],
-            vec![x[0].clone(), Spec::new(accumulator(dtype), &[rows])],
-            [8.0 * n, 14.0 * n],
-        );
-        // Backward reads dy and what was saved in place of x and the residual.
-        let beta = beta.map_or(0, |b| b.bytes());
-        plan.cost.backward_bytes -= ((1 + self.residual as usize) * x[0].bytes() + beta) as f64;
-        Ok(plan.with_scratch([0, parts]))
+        let saved = vec![x[0].clone(), Spec::new(accumulator(dtype), &[rows])];
+        Ok(Plan::new(vec![x[0].clone()], saved).with_scratch([0, parts]))
+    }
+    fn cost(&self, call: &Call) -> Cost {
+        let [beta, residual, key] = self.places(call.x.len());
+        let ([rows, _], n) = (call.rows_cols(0), call.len(0));
+        let drops = |d: Option<Dropout>| d.is_some_and(|d| d.active()) as u8 as f64;
+        let (before, after) = (drops(self.before), drops(self.after));
+        let [add, shift] = [residual, beta].map(|p| p.is_some() as u8 as f64);
+        // For each element: the sum for the mean, z - mean, its square, the sum of the squares, times rstd, times gamma. For each row:
+        // two divisions by the columns, eps, the root, its reciprocal.
+        let forward = (6.0 + before + add + shift + after) * n + 5.0 * rows;
+        // g = gamma dy; dz = rstd (g - mean(g) - xhat mean(g xhat)); dgamma = sum of dy xhat; dbeta = sum of dy.
+        let wants = |p: Option<usize>| p.is_some_and(|p| call.wants(p));
+        let [dx, dgamma] = [0, 1].map(|i| call.wants(i));
+        let inner = dx || wants(residual);
+        let count = |used: bool, flops: f64| if used { flops } else { 0.0 };
+        let backward = after * n
+            + count(inner, 8.0 * n + 2.0 * rows)
+            + count(dx, before * n)
+            + count(dgamma, 2.0 * n)
+            + count(wants(beta), n)
+            + call.all_sums();
+        // Backward needs what was saved, and neither x nor the residual.
+        let read = call.dy()
+            + key.map_or(0.0, |k| call.input(k))
+            + count(inner || dgamma, call.output(1))
+            + count(inner, call.input(1) + call.output(2));
+        Cost::new([forward, backward], [call.whole(), read + call.all_dense()])
     }
 }
 

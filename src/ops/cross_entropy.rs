@@ -10,8 +10,8 @@
 //! Saves lse_i = log sum exp(logits_i) (rows).
 
 use super::{
-    Backward, CUDA_THREADS, Case, Forward, Input, On, Op, Plan, accumulator, by_dtype, compute_dtype_beside,
-    groups_for, launch, launch_cuda, refuse,
+    Backward, CUDA_THREADS, Call, Case, Cost, Forward, Input, On, Op, Plan, accumulator, by_dtype,
+    compute_dtype_beside, groups_for, launch, launch_cuda, refuse,
 };
 use crate::device::cpu::{BLOCK, Real, max_lanes, sum_lanes, sum_over, vectorise};
 use crate::device::{Caps, Const, Cpu, Cuda, Tensor, Wgpu};
@@ -57,14 +57,38 @@ impl Op for CrossEntropy {
             return Err(wrong());
         }
         let sums = accumulator(compute_dtype_beside("cross_entropy", caps, x, &[1, 2, 3])?);
-        let n = x[0].len() as f64;
-        let mut plan =
-            Plan::new(x, vec![Spec::new(sums, &[1])], vec![Spec::new(sums, &[rows])], [5.0 * n, 4.0 * n]);
-        // Only the logits have a gradient.
-        let others =
-            x[1..].iter().filter(|s| s.dtype != crate::shape::DType::U32).map(|s| s.bytes()).sum::<usize>();
-        plan.cost.backward_bytes -= others as f64;
+        let plan = Plan::new(vec![Spec::new(sums, &[1])], vec![Spec::new(sums, &[rows])]);
         Ok(plan.with_scratch([if caps.gpu { rows * sums.size() } else { 0 }, 0]))
+    }
+    fn cost(&self, call: &Call) -> Cost {
+        let [all, classes] = call.rows_cols(0);
+        // Rows with the ignored label are neither read nor computed; their gradient is zero.
+        let rows = match call.integers(1) {
+            Some(target) => target.iter().filter(|&&t| t != self.ignore_index).count() as f64,
+            None => all,
+        };
+        let n = rows * classes;
+        let soft = call.x.get(1).is_some_and(|t| t.dtype != DType::U32);
+        // Whether every class has a share in the target; otherwise one class of each row has.
+        let dense = soft || self.label_smoothing != 0.0;
+        let flag = |set: bool, flops: f64| if set { flops } else { 0.0 };
+        let focal = self.gamma != 0.0;
+        let terms = if dense { n } else { rows };
+        let share = flag(self.weighted, 1.0) + flag(soft && self.label_smoothing != 0.0, 2.0);
+        // The maximum, z - max, exp, the sum; for each row the logarithm and its sum with the maximum. Then for each term q (lse - z), with
+        // a focus times (1 - exp(z - lse))^gamma, and the sum; the scale.
+        let loss = terms * (2.0 + share + flag(dense, 1.0) + flag(focal, 4.0));
+        let forward = 4.0 * n + 2.0 * rows + loss + 1.0;
+        // p = exp(z - lse), times the rate, minus the rate times h where h is not zero. With a focus h is q times the power and the
+        // slope. Unless the sum of h is known, it is summed and multiplied by p.
+        let pull = share + flag(focal, 9.0);
+        let summed = dense && (soft || self.weighted || focal);
+        let backward = 3.0 * n + terms * (1.0 + pull) + flag(summed, 2.0 * n) + 1.0 + call.sums(0, n);
+        let others: f64 = (1..call.x.len()).map(|i| call.input(i)).sum();
+        let read = rows * call.row(0) + others;
+        let lse = call.output(1);
+        let backward_bytes = read + lse * rows / all.max(1.0) + call.dy() + call.sparse(0, rows);
+        Cost::new([forward, backward], [read + call.output(0) + lse, backward_bytes])
     }
 }
 

@@ -3,8 +3,8 @@
 //! u, v (rows, cols) -> y (rows, 1). For rows of unit length it is the cosine similarity. Nothing is saved.
 
 use super::{
-    Backward, CUDA_THREADS, Case, Forward, Input, On, Op, Plan, blocks_for, by_dtype, compute_dtype,
-    groups_for, launch, launch_cuda, refuse,
+    Backward, CUDA_THREADS, Call, Case, Cost, Forward, Input, On, Op, Plan, blocks_for, by_dtype,
+    compute_dtype, groups_for, launch, launch_cuda, refuse,
 };
 use crate::device::cpu::{Real, sum_lanes, vectorise};
 use crate::device::{Caps, Const, Cpu, Cuda, Tensor, Wgpu};
@@ -25,8 +25,15 @@ impl Op for Dot {
             return Err(refuse("dot", "u and v of one shape (rows, cols)", x));
         }
         let y = Spec::new(compute_dtype("dot", caps, x)?, &[u.rows_cols().0, 1]);
-        let n = u.len() as f64;
-        Ok(Plan::new(x, vec![y], vec![], [2.0 * n, 2.0 * n]))
+        Ok(Plan::new(vec![y], vec![]))
+    }
+    fn cost(&self, call: &Call) -> Cost {
+        let n = call.len(0);
+        // du = dy v and dv = dy u: each needs only the other input.
+        let [du, dv] = [0, 1].map(|i| call.wants(i) as u8 as f64);
+        let read = call.dy() + du * call.input(1) + dv * call.input(0);
+        let backward = (du + dv) * n + call.all_sums();
+        Cost::new([2.0 * n, backward], [call.whole(), read + call.all_dense()])
     }
 }
 

@@ -7,8 +7,8 @@
 //! step, so the mask does not depend on how a step is cut into micro-batches, nor on the backend.
 
 use super::{
-    Backward, Case, Forward, Input, On, Op, Plan, blocks_for, by_dtype, compute_dtype, groups_for, launch,
-    launch_cuda, refuse, vector,
+    Backward, Call, Case, Cost, Forward, Input, On, Op, Plan, blocks_for, by_dtype, compute_dtype,
+    groups_for, launch, launch_cuda, refuse, vector,
 };
 use crate::device::cpu::{BLOCK, Real, inlined, vectorise};
 use crate::device::{Caps, Const, Cpu, Cuda, Tensor, Wgpu};
@@ -110,11 +110,13 @@ impl Op for Dropout {
             return Err(refuse("dropout", "x (rows, cols), key u32 (5), 0 <= p < 1", x));
         }
         compute_dtype("dropout", caps, x)?;
-        let flops = input.len() as f64;
-        let mut plan = Plan::new(x, vec![(*input).clone()], vec![], [flops, flops]);
+        Ok(Plan::new(vec![(*input).clone()], vec![]))
+    }
+    fn cost(&self, call: &Call) -> Cost {
+        let mask = if self.active() { call.len(0) } else { 0.0 };
         // The mask is computed again: x is not read.
-        plan.cost.backward_bytes -= input.bytes() as f64;
-        Ok(plan)
+        let backward = call.dy() + call.input(1) + call.all_dense();
+        Cost::new([mask, mask + call.all_sums()], [call.whole(), backward])
     }
 }
 

@@ -9,8 +9,8 @@
 //! unmarked; WGSL zeroes the table whole and marks nothing.
 
 use super::{
-    Backward, Blank, CUDA_THREADS, Case, Forward, Input, On, Op, Plan, THREADS, blocks_for, by_dtype,
-    compute_dtype, groups_for, launch, launch_cuda, refuse, vector,
+    Backward, Blank, CUDA_THREADS, Call, Case, Cost, Forward, Input, On, Op, Plan, THREADS, blocks_for,
+    by_dtype, compute_dtype, groups_for, launch, launch_cuda, refuse, vector,
 };
 use crate::device::cpu::{BLOCK, Real, Slice, vectorise};
 use crate::device::{Backend, Caps, Const, Cpu, Cuda, Tensor, Wgpu, fold};
@@ -49,19 +49,32 @@ impl Op for Embed {
             return Err(wrong());
         }
         let y = Spec::new(compute_dtype("embed", caps, x)?, &[tokens, cols]);
-        let (n, size) = (tables.len() as f64, y.len() as f64);
-        let mut plan = Plan::new(x, vec![y.clone()], vec![], [(n - 1.0) * size, n * size]);
-        if caps.gpu {
-            let parts = tokens.div_ceil(CHUNK) * 2 * cols;
-            plan = plan.with_scratch([0, (tokens + parts) * size_of::<f32>()]);
+        let plan = Plan::new(vec![y], vec![]);
+        let parts = tokens.div_ceil(CHUNK) * 2 * cols;
+        let scratch = if caps.gpu { (tokens + parts) * size_of::<f32>() } else { 0 };
+        Ok(plan.with_scratch([0, scratch]))
+    }
+    fn cost(&self, call: &Call) -> Cost {
+        let n = call.x.len() / 2;
+        let sums = call.len(0) * call.rows_cols(n)[1];
+        // A row that several tokens name is read once.
+        let rows = |i: usize| {
+            let first = self.first(i) as usize;
+            let all = call.rows_cols(n + i)[0] as usize;
+            call.distinct(i, all.saturating_sub(first)).into_iter().map(|r| r + first).collect::<Vec<_>>()
+        };
+        let read: f64 = (0..n).map(|i| call.input(i) + rows(i).len() as f64 * call.row(n + i)).sum();
+        // The tables' gradients are dense: without a bitmap of what is zero already, all their rows are written.
+        let (mut flops, mut bytes) = (0.0, call.dy());
+        for i in 0..n {
+            if let Some(g) = call.gradient(n + i) {
+                let (cols, len) = (call.rows_cols(n + i)[1] as usize, call.len(n + i) as usize);
+                let [written, read, bitmap] = g.table(&rows(i), cols, len);
+                flops += sums;
+                bytes += call.input(i) + (written + read) * g.dtype.size() as f64 + bitmap;
+            }
         }
-        // Only the rows that are looked up are read; the gradients of the tables are written whole, zeros and all, where
-        // nobody knows what is zero already.
-        let read: usize = indices.iter().map(|s| s.bytes()).sum();
-        let whole: usize = tables.iter().map(|s| s.bytes()).sum();
-        plan.cost.forward_bytes = read as f64 + (n + 1.0) * y.bytes() as f64;
-        plan.cost.backward_bytes = (read + y.bytes() + whole) as f64;
-        Ok(plan)
+        Cost::new([(n as f64 - 1.0) * sums, flops], [read + call.output(0), bytes])
     }
     fn keeps_blank(&self) -> bool {
         true

@@ -6,7 +6,9 @@
 //! into the slot's place of the history, which the host reads later. The bias corrections count updates, and with up to w steps under
 //! way the host does not know yet how many of them were skipped; so it gives the corrections for every count.
 
-use super::{Case, Cost, Input, Step, StepOn, Subject, by_dtype, launch, launch_with, refuse, step_dtype};
+use super::{
+    Call, Case, Cost, Input, Step, StepOn, Subject, by_dtype, launch, launch_with, refuse, step_dtype,
+};
 use crate::device::cpu::Real;
 use crate::device::{Caps, Cpu, Cuda, Tensor, Wgpu};
 use crate::error::Result;
@@ -26,7 +28,7 @@ impl Step for Gate {
     fn name(&self) -> &'static str {
         "gate"
     }
-    fn check(&self, caps: &Caps, x: &[&Spec]) -> Result<Cost> {
+    fn check(&self, caps: &Caps, x: &[&Spec]) -> Result<()> {
         let wrong = || {
             refuse("gate", "loss, total, norm (1), skips (1), rates (3 + 2 w), hyper (4), history (2 w)", x)
         };
@@ -36,8 +38,20 @@ impl Step for Gate {
         if !scalars || !table || skips.dtype != DType::U32 {
             return Err(wrong());
         }
-        step_dtype("gate", caps, x)?;
-        Ok(Cost::default())
+        step_dtype("gate", caps, x).map(drop)
+    }
+    fn cost(&self, call: &Call) -> Cost {
+        // The loss is read and the total written; a total that is not the first is read and added to.
+        let adds = !self.first as u8 as f64;
+        let size = call.x.first().map_or(0.0, |s| s.dtype.size() as f64);
+        let total = Cost::step(adds, (2.0 + adds) * size);
+        if !self.last {
+            return total;
+        }
+        // The norm is read, scaled and written, and skips is read; of the rates five are needed; hyper and a slot of the
+        // history are written.
+        let guard = (2.0 + 5.0 + 4.0 + 2.0) * size + call.input(3);
+        Cost::step(total.forward_flops + 1.0, total.forward_bytes + guard)
     }
 }
 

@@ -6,8 +6,8 @@
 
 use super::linear::Activation;
 use super::{
-    Backward, Case, Forward, Grad, Input, On, Op, Plan, blocks_for, by_dtype, compute_dtype, groups_for,
-    launch, launch_cuda, refuse, vector,
+    Backward, Call, Case, Cost, Forward, Grad, Input, On, Op, Plan, blocks_for, by_dtype, compute_dtype,
+    groups_for, launch, launch_cuda, refuse, vector,
 };
 use crate::device::cpu::{BLOCK, Real, inlined, vectorise};
 use crate::device::{Caps, Const, Cpu, Cuda, Wgpu};
@@ -34,8 +34,15 @@ impl Op for Gated {
             return Err(wrong());
         }
         let y = Spec::new(compute_dtype("gated", caps, x)?, &[rows, both / 2]);
-        let flops = y.len() as f64;
-        Ok(Plan::new(x, vec![y], vec![], [10.0 * flops, 25.0 * flops]))
+        Ok(Plan::new(vec![y], vec![]))
+    }
+    fn cost(&self, call: &Call) -> Cost {
+        let n = call.len(0) / 2.0;
+        // y = act(a) b; da = dy b act'(a), db = dy act(a).
+        let [value, derivative] = self.act.flops();
+        let backward = (value + derivative + 3.0) * n + call.all_sums();
+        let read = call.input(0) + call.dy();
+        Cost::new([(value + 1.0) * n, backward], [call.whole(), read + call.all_dense()])
     }
 }
 

@@ -5,8 +5,8 @@
 //! `masked_lm_positions`), and the sequences of each text of a pair.
 
 use super::{
-    Backward, Case, Forward, Input, On, Op, Plan, blocks_for, by_dtype, compute_dtype, groups_for, launch,
-    launch_cuda, refuse,
+    Backward, Call, Case, Cost, Forward, Input, On, Op, Plan, blocks_for, by_dtype, compute_dtype,
+    groups_for, launch, launch_cuda, refuse,
 };
 use crate::device::cpu::Real;
 use crate::device::{Caps, Const, Cpu, Cuda, Tensor, Wgpu};
@@ -31,7 +31,17 @@ impl Op for Gather {
             return Err(wrong());
         }
         let y = Spec::new(compute_dtype("gather", caps, x)?, &[index.len(), input.rows_cols().1]);
-        Ok(Plan::new(x, vec![y], vec![], [0.0, 0.0]))
+        Ok(Plan::new(vec![y], vec![]))
+    }
+    fn cost(&self, call: &Call) -> Cost {
+        let [rows, cols] = call.rows_cols(0);
+        let there = match call.integers(1) {
+            Some(index) => index.iter().filter(|&&i| f64::from(i) < rows).count() as f64,
+            None => call.len(1),
+        };
+        let forward = there * call.row(0) + call.input(1) + call.output(0);
+        let backward = there * call.row(0) + call.input(1) + call.sparse(0, there);
+        Cost::new([0.0, call.sums(0, there * cols)], [forward, backward])
     }
 }
 

@@ -4,7 +4,7 @@
 //! of a fixed size and added in order.
 
 use super::{
-    Blank, Case, Cost, Input, Step, StepOn, Subject, by_dtype, launch, launch_with, refuse, step_dtype,
+    Blank, Call, Case, Cost, Input, Step, StepOn, Subject, by_dtype, launch, launch_with, refuse, step_dtype,
 };
 use crate::device::cpu::{Real, vectorise};
 use crate::device::{Caps, Const, Cpu, Cuda, Tensor, Wgpu};
@@ -23,7 +23,7 @@ impl Step for GlobalNorm {
     fn name(&self) -> &'static str {
         "global_norm"
     }
-    fn check(&self, caps: &Caps, x: &[&Spec]) -> Result<Cost> {
+    fn check(&self, caps: &Caps, x: &[&Spec]) -> Result<()> {
         let wrong = || refuse("global_norm", "grad (n), norm (1), maybe blank u32 (words)", x);
         let (own, blank) = x.split_at_checked(2).ok_or_else(wrong)?;
         let (grad, norm) = (own[0], own[1]);
@@ -31,9 +31,17 @@ impl Step for GlobalNorm {
         if norm.shape != [1] || blank.len() > 1 || !blank.iter().all(fits) {
             return Err(wrong());
         }
-        step_dtype("global_norm", caps, own)?;
-        let n = grad.len() as f64;
-        Ok(Cost { forward_flops: 2.0 * n, forward_bytes: grad.bytes() as f64, ..Cost::default() })
+        step_dtype("global_norm", caps, own).map(drop)
+    }
+    fn cost(&self, call: &Call) -> Cost {
+        let (n, bits) = (call.len(0) as usize, call.integers(2));
+        // Blocks that are known to be zero are not read.
+        let count = |from: usize| Blank::BLOCK.min(n - from);
+        let blocks = (0..n).step_by(Blank::BLOCK).filter(|&from| !Blank::covers(bits, from, count(from)));
+        let read: usize = blocks.map(count).sum();
+        let size = call.x.first().map_or(0, |s| s.dtype.size());
+        let bytes = (read * size) as f64 + call.input(1) + call.input(2);
+        Cost::step(2.0 * read as f64 + 1.0, bytes)
     }
 }
 

@@ -8,6 +8,7 @@ pub mod add_norm;
 pub mod attention;
 pub mod binary_cross_entropy;
 mod case;
+pub mod cost;
 pub mod cross_entropy;
 pub mod dot;
 pub mod dropout;
@@ -37,6 +38,7 @@ use crate::shape::{DType, Spec};
 pub use case::{
     BOUNDS, Case, Fill, HALF_BOUNDS, Input, Subject, Textbook, reals, rounded, unit_roundoff, worst,
 };
+pub use cost::{Call, Cost, Gradient};
 use linear::Activation;
 use std::fmt::Debug;
 
@@ -134,6 +136,8 @@ pub trait Op: On<Cpu> + On<Cuda> + On<Wgpu> + On<Dry> + Debug + Send + 'static {
     /// [`Kind::Shape`](crate::error::Kind::Shape) for inputs that the op does not accept; [`Kind::Device`](crate::error::Kind::Device)
     /// if the device cannot run it.
     fn plan(&self, caps: &Caps, x: &[&Spec]) -> Result<Plan>;
+    /// FLOP and bytes of a call whose inputs [`Op::plan`] accepts, counted as [`cost`] says.
+    fn cost(&self, call: &Call) -> Cost;
     /// For an op that ends with an activation: the activation, the index among outputs and saved tensors of the activation's input,
     /// and the op without the activation.
     fn ends_in(&self) -> Option<(Activation, usize, Box<dyn Op>)> {
@@ -169,12 +173,14 @@ pub trait On<B: Backend> {
 pub trait Step: StepOn<Cpu> + StepOn<Cuda> + StepOn<Wgpu> + StepOn<Dry> + Debug + Send + 'static {
     /// The step's name, which is also the name of its files.
     fn name(&self) -> &'static str;
-    /// Checks the tensors against the step and the device, and returns the cost.
+    /// Checks the tensors against the step and the device.
     ///
     /// # Errors
     /// [`Kind::Shape`](crate::error::Kind::Shape) for tensors that the step does not accept;
     /// [`Kind::Device`](crate::error::Kind::Device) if the device cannot run it.
-    fn check(&self, caps: &Caps, x: &[&Spec]) -> Result<Cost>;
+    fn check(&self, caps: &Caps, x: &[&Spec]) -> Result<()>;
+    /// FLOP and bytes of a call whose tensors [`Step::check`] accepts, as the forward pass of [`Cost`]. Integers are those before it.
+    fn cost(&self, call: &Call) -> Cost;
 }
 
 /// A step on one backend.
@@ -201,46 +207,21 @@ impl<T: Debug> StepOn<Dry> for T {
     }
 }
 
-/// The memory and the cost of an op.
+/// The memory of an op.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// The outputs of the forward pass.
     pub outputs: Vec<Spec>,
     /// The tensors that it saves for the backward pass.
     pub saved: Vec<Spec>,
-    /// FLOPs and bytes of each pass.
-    pub cost: Cost,
     /// Temporary memory of each pass, in bytes.
     pub scratch: [u64; 2],
 }
 
-/// FLOPs, and the least number of bytes moved, of each pass. A step has only a forward pass.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Cost {
-    /// FLOPs of the forward pass.
-    pub forward_flops: f64,
-    /// Bytes that the forward pass must read and write.
-    pub forward_bytes: f64,
-    /// FLOPs of the backward pass for all gradients.
-    pub backward_flops: f64,
-    /// Bytes that the backward pass must read and write.
-    pub backward_bytes: f64,
-}
-
 impl Plan {
-    /// A plan whose bytes are counted from the shapes. The forward pass reads the inputs, and writes outputs and saved tensors. The
-    /// backward pass reads inputs, saved tensors and output gradients, and writes the gradients of the floating-point inputs.
-    pub fn new(x: &[&Spec], outputs: Vec<Spec>, saved: Vec<Spec>, flops: [f64; 2]) -> Plan {
-        let bytes = |s: &[Spec]| s.iter().map(Spec::bytes).sum::<usize>() as f64;
-        let read: f64 = x.iter().map(|s| s.bytes() as f64).sum();
-        let wanted: f64 = x.iter().filter(|s| s.dtype != DType::U32).map(|s| s.bytes() as f64).sum();
-        let cost = Cost {
-            forward_flops: flops[0],
-            forward_bytes: read + bytes(&outputs) + bytes(&saved),
-            backward_flops: flops[1],
-            backward_bytes: read + bytes(&outputs) + bytes(&saved) + wanted,
-        };
-        Plan { outputs, saved, cost, scratch: [0; 2] }
+    /// A plan without temporary memory.
+    pub fn new(outputs: Vec<Spec>, saved: Vec<Spec>) -> Plan {
+        Plan { outputs, saved, scratch: [0; 2] }
     }
     /// The plan with temporary memory of each pass, in bytes.
     pub fn with_scratch(mut self, bytes: [usize; 2]) -> Plan {
@@ -369,7 +350,7 @@ impl Device {
         }
         dispatch!(self, d => {
             d.profile().note(d, op.name(), Pass::Forward, io.x, &mut || op.forward(d, io), || {
-                let cost = op.plan(&d.caps(), &specs(io.x))?.cost;
+                let cost = op.cost(&Call::read(d, io.x, io.y, &[])?);
                 Ok([cost.forward_flops, cost.forward_bytes])
             })
         })
@@ -384,7 +365,7 @@ impl Device {
         }
         dispatch!(self, d => {
             d.profile().note(d, op.name(), Pass::Backward, io.x, &mut || op.backward(d, io), || {
-                let cost = op.plan(&d.caps(), &specs(io.x))?.cost;
+                let cost = op.cost(&Call::read(d, io.x, io.y, io.dx)?);
                 Ok([cost.backward_flops, cost.backward_bytes])
             })
         })
@@ -394,9 +375,10 @@ impl Device {
     /// # Errors
     /// Those of the step and of the device.
     pub fn step(&self, step: &dyn Step, x: &[&Tensor]) -> Result<()> {
-        let cost = step.check(&self.caps(), &specs(x))?;
+        step.check(&self.caps(), &specs(x))?;
         dispatch!(self, d => {
             d.profile().note(d, step.name(), Pass::Step, x, &mut || step.run(d, x), || {
+                let cost = step.cost(&Call::read(d, x, &[], &[])?);
                 Ok([cost.forward_flops, cost.forward_bytes])
             })
         })

@@ -4,8 +4,8 @@
 //! `mse_loss` with reduction "mean". Nothing is saved.
 
 use super::{
-    Backward, Case, Forward, Input, On, Op, Plan, accumulator, blocks_for, by_dtype, compute_dtype_beside,
-    groups_for, launch, launch_cuda, refuse,
+    Backward, Call, Case, Cost, Forward, Input, On, Op, Plan, accumulator, blocks_for, by_dtype,
+    compute_dtype_beside, groups_for, launch, launch_cuda, refuse,
 };
 use crate::device::cpu::{Real, sum_lanes, vectorise};
 use crate::device::{Caps, Const, Cpu, Cuda, Wgpu};
@@ -23,15 +23,18 @@ impl Op for Mse {
     fn plan(&self, caps: &Caps, x: &[&Spec]) -> Result<Plan> {
         match x {
             [a, b, scale] if a.shape == b.shape && scale.shape == [1] => {
-                let n = a.len() as f64 * 3.0;
                 let sums = accumulator(compute_dtype_beside("mse", caps, x, &[1, 2])?);
-                let mut plan = Plan::new(x, vec![Spec::new(sums, &[1])], vec![], [n, n]);
-                // Targets and scale have no gradient.
-                plan.cost.backward_bytes -= (b.bytes() + scale.bytes()) as f64;
-                Ok(plan)
+                Ok(Plan::new(vec![Spec::new(sums, &[1])], vec![]))
             }
             _ => Err(refuse("mse", "predictions (rows, C), targets (rows, C), scale (1)", x)),
         }
+    }
+    fn cost(&self, call: &Call) -> Cost {
+        let n = call.len(0);
+        // p - t, its square, the sum, the scale; p - t times the rate, which is 2 dloss scale.
+        let flops = [3.0 * n + 1.0, 2.0 * n + 2.0 + call.all_sums()];
+        let inputs: f64 = (0..3).map(|i| call.input(i)).sum();
+        Cost::new(flops, [call.whole(), inputs + call.dy() + call.all_dense()])
     }
 }
 

@@ -4,8 +4,8 @@
 //! similarity; with `scale` = 1 / temperature it is a logit of a contrastive loss (van den Oord et al. 2018, eq. 4).
 
 use super::{
-    Backward, CUDA_THREADS, Case, Forward, Input, On, Op, Plan, accumulator, by_dtype, compute_dtype,
-    groups_for, launch, launch_cuda, refuse,
+    Backward, CUDA_THREADS, Call, Case, Cost, Forward, Input, On, Op, Plan, accumulator, by_dtype,
+    compute_dtype, groups_for, launch, launch_cuda, refuse,
 };
 use crate::device::cpu::{Real, sum_lanes, vectorise};
 use crate::device::{Caps, Const, Cpu, Cuda, Tensor, Wgpu};
@@ -30,8 +30,15 @@ impl Op for Normalize {
         let [input] = x else { return Err(refuse("normalize", "x (rows, cols)", x)) };
         let dtype = compute_dtype("normalize", caps, x)?;
         let saved = Spec::new(accumulator(dtype), &[input.rows_cols().0]);
-        let n = input.len() as f64;
-        Ok(Plan::new(x, vec![Spec::new(dtype, &input.shape)], vec![saved], [3.0 * n, 6.0 * n]))
+        Ok(Plan::new(vec![Spec::new(dtype, &input.shape)], vec![saved]))
+    }
+    fn cost(&self, call: &Call) -> Cost {
+        let ([rows, _], n) = (call.rows_cols(0), call.len(0));
+        // Forward: the square, its sum, the factor; for each row the root, the maximum, the reciprocal, the scale.
+        // Backward: x dy and its sum, then scale r (dy - x along); for each row along r r, and scale r.
+        let (forward, backward) = (3.0 * n + 4.0 * rows, 5.0 * n + 3.0 * rows);
+        let read = call.input(0) + call.output(1) + call.dy();
+        Cost::new([forward, backward + call.all_sums()], [call.whole(), read + call.all_dense()])
     }
 }
 

@@ -5,8 +5,8 @@
 //! token is BERT's `[CLS]` (Devlin et al. 2019, sec. 3); the mean is sentence-transformers' `pooling_mode_mean_tokens`.
 
 use super::{
-    Backward, Case, Forward, Input, On, Op, Plan, blocks_for, by_dtype, compute_dtype, groups_for, launch,
-    launch_cuda, refuse, sequences_within,
+    Backward, Call, Case, Cost, Forward, Input, On, Op, Plan, blocks_for, by_dtype, compute_dtype,
+    groups_for, launch, launch_cuda, refuse, sequences_within,
 };
 use crate::device::cpu::{Real, vectorise};
 use crate::device::{Caps, Const, Cpu, Cuda, Tensor, Wgpu};
@@ -35,15 +35,18 @@ impl Op for Pool {
             return Err(wrong());
         }
         let y = Spec::new(compute_dtype("pool", caps, x)?, &[bounds.len() - 1, input.rows_cols().1]);
-        let flops = if *self == Pool::Mean { input.len() as f64 } else { 0.0 };
-        let few = (2 * y.bytes() + bounds.bytes()) as f64;
-        let mut plan = Plan::new(x, vec![y], vec![], [flops, flops]);
-        // Backward does not read x; of the first tokens forward does not read the others.
-        plan.cost.backward_bytes -= input.bytes() as f64;
-        if *self == Pool::First {
-            plan.cost.forward_bytes = few;
-        }
-        Ok(plan)
+        Ok(Plan::new(vec![y], vec![]))
+    }
+    fn cost(&self, call: &Call) -> Cost {
+        let [tokens, cols] = call.rows_cols(0);
+        let lengths = call.lengths(1, tokens as usize);
+        let used: f64 = lengths.iter().map(|&len| self.used(0..len).len() as f64).sum();
+        let some = lengths.iter().filter(|&&len| len > 0).count() as f64;
+        // A mean is a sum over its tokens and a division; backward divides once for a sequence.
+        let [sum, divide] = if *self == Pool::Mean { [used * cols, some * cols] } else { [0.0; 2] };
+        let forward = used * call.row(0) + call.input(1) + call.output(0);
+        let backward = some * call.row(0) + call.input(1) + call.sparse(0, used);
+        Cost::new([sum + divide, divide + call.sums(0, used * cols)], [forward, backward])
     }
 }
 

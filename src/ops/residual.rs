@@ -5,8 +5,8 @@
 
 use super::dropout::{Dropout, Rows};
 use super::{
-    Backward, Case, Forward, Input, On, Op, Plan, blocks_for, by_dtype, compute_dtype, groups_for, launch,
-    launch_cuda, refuse, vector,
+    Backward, Call, Case, Cost, Forward, Input, On, Op, Plan, blocks_for, by_dtype, compute_dtype,
+    groups_for, launch, launch_cuda, refuse, vector,
 };
 use crate::device::cpu::{BLOCK, Real, inlined, vectorise};
 use crate::device::{Caps, Const, Cpu, Cuda, Tensor, Wgpu};
@@ -34,8 +34,15 @@ impl Op for Residual {
             return Err(wrong());
         }
         compute_dtype("residual", caps, x)?;
-        let flops = 2.0 * input.len() as f64;
-        Ok(Plan::new(x, vec![(*input).clone()], vec![], [flops, flops]))
+        Ok(Plan::new(vec![(*input).clone()], vec![]))
+    }
+    fn cost(&self, call: &Call) -> Cost {
+        let n = call.len(0);
+        let mask = if self.dropout.is_some_and(|d| d.active()) { n } else { 0.0 };
+        // Backward needs neither of the inputs, and the residual's gradient is dy itself.
+        let backward = if call.wants(0) { mask } else { 0.0 } + call.all_sums();
+        let read = call.dy() + call.input(2);
+        Cost::new([mask + n, backward], [call.whole(), read + call.all_dense()])
     }
 }
 

@@ -10,8 +10,8 @@
 //! it, may be off by 1e-4.
 
 use super::{
-    Backward, Case, Forward, Input, On, Op, Plan, blocks_for, by_dtype, compute_dtype, groups_for, launch,
-    launch_cuda, refuse, vector,
+    Backward, Call, Case, Cost, Forward, Input, On, Op, Plan, blocks_for, by_dtype, compute_dtype,
+    groups_for, launch, launch_cuda, refuse, vector,
 };
 use crate::device::cpu::{BLOCK, Real, vectorise};
 use crate::device::{Caps, Const, Cpu, Cuda, Tensor, Wgpu};
@@ -49,8 +49,15 @@ impl Op for Rotary {
             return Err(wrong());
         }
         compute_dtype("rotary", caps, x)?;
-        let flops = 2.0 * qkv.len() as f64;
-        Ok(Plan::new(x, vec![(*qkv).clone()], vec![], [flops, flops]))
+        Ok(Plan::new(vec![(*qkv).clone()], vec![]))
+    }
+    fn cost(&self, call: &Call) -> Cost {
+        let [tokens, cols] = call.rows_cols(0);
+        // Two multiplications and an addition for each element of queries and keys. For each token and pair of a head, all heads
+        // alike: the angle, its sine and cosine.
+        let turn = 2.0 * tokens * cols + 3.0 * tokens * cols / (6 * self.heads.max(1)) as f64;
+        let backward = call.dy() + call.input(1) + call.all_dense();
+        Cost::new([turn, turn + call.all_sums()], [call.whole(), backward])
     }
 }
 

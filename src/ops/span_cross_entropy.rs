@@ -7,8 +7,8 @@
 //! batch, have no part in it and no gradient. Saves lse (sequences, 2).
 
 use super::{
-    Backward, CUDA_THREADS, Case, Forward, Input, On, Op, Plan, accumulator, blocks_for, by_dtype,
-    compute_dtype_beside, groups_for, launch, launch_cuda, refuse, sequences_within,
+    Backward, CUDA_THREADS, Call, Case, Cost, Forward, Input, On, Op, Plan, accumulator, blocks_for,
+    by_dtype, compute_dtype_beside, groups_for, launch, launch_cuda, refuse, sequences_within,
 };
 use crate::device::cpu::Real;
 use crate::device::{Caps, Const, Cpu, Cuda, Tensor, Wgpu};
@@ -38,10 +38,36 @@ impl Op for SpanCrossEntropy {
             return Err(wrong());
         }
         let sums = accumulator(compute_dtype_beside("span_cross_entropy", caps, x, &[3])?);
-        let n = logits.len() as f64;
         let (loss, lse) = (Spec::new(sums, &[1]), Spec::new(sums, &[seqs, 2]));
         let scratch = if caps.gpu { 2 * seqs * sums.size() } else { 0 };
-        Ok(Plan::new(x, vec![loss], vec![lse], [4.0 * n, 4.0 * n]).with_scratch([scratch, 0]))
+        Ok(Plan::new(vec![loss], vec![lse]).with_scratch([scratch, 0]))
+    }
+    fn cost(&self, call: &Call) -> Cost {
+        let tokens = call.rows_cols(0)[0] as usize;
+        let lengths = call.lengths(1, tokens);
+        let target = call.integers(2);
+        // Columns of sequences, their logits, and those of both whose target lies in the sequence: the others have no gradient.
+        let [mut columns, mut logits, mut hits, mut pulled] = [0.0; 4];
+        for (s, &len) in lengths.iter().enumerate().filter(|(_, len)| **len > 0) {
+            let hit =
+                |k: usize| target.is_none_or(|t| t.get(2 * s + k).is_some_and(|&at| (at as usize) < len));
+            let both = [0, 1].map(|k| hit(k) as u8 as f64).iter().sum::<f64>();
+            columns += 2.0;
+            logits += 2.0 * len as f64;
+            hits += both;
+            pulled += both * len as f64;
+        }
+        // The maximum, z - max, exp, the sum; for each column the logarithm and its sum with the maximum; for each hit lse - z and
+        // the sum; half the scale. Backward: exp(z - lse) times the rate, minus the rate at the hit.
+        let forward = 4.0 * logits + 2.0 * columns + 2.0 * hits + 2.0;
+        let backward = 3.0 * pulled + hits + 2.0 + call.sums(0, pulled);
+        let others: f64 = (1..4).map(|i| call.input(i)).sum();
+        let each = call.row(0) / 2.0;
+        let lse = call.y.get(1).map_or(0.0, |s| s.dtype.size() as f64);
+        let read = pulled * each + others + hits * lse + call.dy();
+        let bytes =
+            [logits * each + others + call.output(0) + call.output(1), read + call.sparse(0, pulled / 2.0)];
+        Cost::new([forward, backward], bytes)
     }
 }
 

@@ -15,7 +15,7 @@ mod tiles;
 mod wgpu;
 
 use super::dropout::{Dropout, Rows};
-use super::{Case, Input, Op, Plan, accumulator, compute_dtype, refuse};
+use super::{Call, Case, Cost, Input, Op, Plan, accumulator, compute_dtype, refuse};
 use crate::device::Caps;
 use crate::error::Result;
 use crate::shape::{DType, Spec};
@@ -37,6 +37,13 @@ pub struct Attention {
 }
 
 impl Attention {
+    /// The pairs of a query and a key that it sees in a sequence of this length. A window of w has 2 w + 1 keys, fewer at both ends.
+    fn pairs(&self, len: usize) -> f64 {
+        match self.window.filter(|w| w + 1 < len) {
+            Some(w) => (len * (2 * w + 1) - w * (w + 1)) as f64,
+            None => (len * len) as f64,
+        }
+    }
     /// The kernels' WINDOW: keys nearer than this are seen; 0: all.
     fn reach(&self) -> u32 {
         self.window.map_or(0, |w| w.min(1 << 30) as u32 + 1)
@@ -58,10 +65,6 @@ impl Op for Attention {
         }
         let dtype = compute_dtype("attention", caps, x)?;
         let y = Spec::new(dtype, &[tokens, cols / 3]);
-        // Lengths are not known here: counted as if all sequences were equally long.
-        let len = tokens as f64 / (bounds.len() - 1).max(1) as f64;
-        let seen = self.window.map_or(len, |w| len.min(2.0 * w as f64 + 1.0));
-        let flops = 4.0 * tokens as f64 * seen * (cols / 3) as f64;
         let lse = Spec::new(accumulator(dtype), &[self.heads, tokens]);
         // The CPU computes head by head and puts the heads in order afterwards; a GPU keeps rowsum(do o).
         let scratch = if caps.gpu {
@@ -69,10 +72,18 @@ impl Op for Attention {
         } else {
             [tokens * cols / 3, tokens * cols].map(|elements| elements * dtype.size())
         };
-        let mut plan = Plan::new(x, vec![y.clone()], vec![lse], [flops, 2.5 * flops]);
-        // Backward reads o beside its gradient.
-        plan.cost.backward_bytes += y.bytes() as f64;
-        Ok(plan.with_scratch(scratch))
+        Ok(Plan::new(vec![y], vec![lse]).with_scratch(scratch))
+    }
+    fn cost(&self, call: &Call) -> Cost {
+        let [tokens, cols] = call.rows_cols(0);
+        let pairs: f64 = call.lengths(1, tokens as usize).into_iter().map(|len| self.pairs(len)).sum();
+        // A matmul of all pairs: head_dim multiply-adds for each pair and head. Forward has two; backward computes the scores again,
+        // then do v^T, dv, dq and dk.
+        let product = 2.0 * pairs * cols / 3.0;
+        // Backward reads o for rowsum(do o), beside its gradient.
+        let inputs: f64 = (0..call.x.len()).map(|i| call.input(i)).sum();
+        let read = inputs + call.output(0) + call.output(1) + call.dy();
+        Cost::new([2.0 * product, 5.0 * product], [call.whole(), read + call.all_dense()])
     }
 }
 

@@ -23,7 +23,7 @@ mod cuda;
 mod draw;
 mod wgpu;
 
-use super::{Case, Input, Op, Plan, accumulator, compute_dtype_beside, refuse};
+use super::{Call, Case, Cost, Input, Op, Plan, accumulator, compute_dtype_beside, refuse};
 use crate::device::Caps;
 use crate::error::Result;
 use crate::shape::{DType, Spec};
@@ -90,15 +90,26 @@ impl Op for Favor {
         let y = Spec::new(dtype, &[s.tokens, cols / 3]);
         let table = Spec::new(sums, &[s.dim + 1, s.rows()]);
         let lse = Spec::new(sums, &[heads, s.tokens]);
-        // Two products of (tokens, head_dim) by (head_dim, features) a head, twice.
-        let flops = 8.0 * (s.tokens * heads * s.features * s.dim) as f64;
         // The CPU computes head by head and puts the heads in order afterwards; a GPU keeps rowsum(do o), dC and E.
         let scratch = if caps.gpu {
             [0, lse.bytes() + table.bytes()]
         } else {
             [s.tokens * cols / 3, s.tokens * cols].map(|elements| elements * dtype.size())
         };
-        Ok(Plan::new(x, vec![y], vec![table, lse], [flops, 2.5 * flops]).with_scratch(scratch))
+        Ok(Plan::new(vec![y], vec![table, lse]).with_scratch(scratch))
+    }
+    fn cost(&self, call: &Call) -> Cost {
+        let ([tokens, cols], [features, _]) = (call.rows_cols(0), call.rows_cols(2));
+        // A matmul has head_dim multiply-adds for each token, head and feature. Forward: k' w, exp(b - L)^T v, q' w, p C. Backward: q'
+        // w and k' w again, do C^T, v dC^T, and the gradients dC, dv, dq', dk'.
+        let product = 2.0 * tokens * features * cols / 3.0;
+        // The table of a sequence without tokens is neither written nor read.
+        let lengths = call.lengths(1, tokens as usize);
+        let used = lengths.iter().filter(|&&len| len > 0).count() as f64;
+        let table = call.output(1) * used / lengths.len().max(1) as f64;
+        let inputs: f64 = (0..3).map(|i| call.input(i)).sum();
+        let each = inputs + table + call.output(0) + call.output(2);
+        Cost::new([4.0 * product, 8.0 * product], [each, each + call.dy() + call.all_dense()])
     }
 }
 

@@ -9,7 +9,7 @@ mod wgpu;
 
 pub(super) use cuda::{HOPPER, PLAIN, TENSOR};
 
-use super::{Case, Input, Op, Plan, compute_dtype, refuse};
+use super::{Call, Case, Cost, Input, Op, Plan, compute_dtype, refuse};
 use crate::device::Caps;
 use crate::error::Result;
 use crate::shape::Spec;
@@ -45,6 +45,19 @@ impl Activation {
             Activation::GeluTanh => "gelu tanh",
             Activation::Relu => "relu",
             Activation::Tanh => "tanh",
+        }
+    }
+    /// FLOP of the activation and of its derivative for one element, by their formulas, each counted by itself.
+    pub(super) fn flops(self) -> [f64; 2] {
+        match self {
+            Activation::None => [0.0, 0.0],
+            // z / 2 (1 + erf(z / sqrt 2)); its Phi(z) + z exp(-z^2 / 2) / sqrt(2 pi).
+            Activation::GeluErf => [5.0, 10.0],
+            // z / 2 (1 + t), t = tanh(sqrt(2 / pi) (z + 0.044715 z^3)); (1 + t + z sqrt(2 / pi) (1 + 0.134 z^2) (1 - t^2)) / 2.
+            Activation::GeluTanh => [9.0, 17.0],
+            Activation::Relu => [1.0, 1.0],
+            // Its derivative is 1 - y^2.
+            Activation::Tanh => [1.0, 2.0],
         }
     }
     /// The constant ACT of the kernels.
@@ -89,20 +102,25 @@ impl Op for Linear {
         let dtype = compute_dtype("linear", caps, x)?;
         let y = Spec::new(dtype, &[rows, n]);
         let saved = if self.act.needs_input() { vec![y.clone()] } else { vec![] };
-        let flops = 2.0 * rows as f64 * n as f64 * k as f64;
         // The copied operand; the gradient before the activation; partial sums of the bias's gradient.
         let packed = if caps.packs { n * k } else { 0 };
         let dz = if self.act == Activation::None { 0 } else { rows * n };
         let operand = if caps.packs && !caps.gpu { k * n.max(rows) } else { 0 };
         let parts = if caps.gpu { rows.div_ceil(TILE) * n } else { 0 };
         let scratch = [packed, dz + operand + parts].map(|elements| elements * dtype.size());
-        let mut plan = Plan::new(x, vec![y.clone()], saved, [flops, 2.0 * flops]);
-        if matches!(self.act, Activation::Relu | Activation::Tanh) {
-            // Their derivatives read y beside its gradient.
-            plan.cost.backward_bytes += y.bytes() as f64;
-        }
-        plan.cost.backward_bytes -= b.iter().map(|b| b.bytes()).sum::<usize>() as f64;
-        Ok(plan.with_scratch(scratch))
+        Ok(Plan::new(vec![y], saved).with_scratch(scratch))
+    }
+    fn cost(&self, call: &Call) -> Cost {
+        let ([rows, k], [n, _]) = (call.rows_cols(0), call.rows_cols(1));
+        let product = 2.0 * rows * n * k;
+        // The derivative of the activation reads z or y. Only dx = dz w needs w, and only dw = dz^T x needs x; db needs neither.
+        let kept = match self.act {
+            Activation::None => 0.0,
+            act => call.output(act.needs_input() as usize),
+        };
+        let [dx, dw] = [0, 1].map(|i| call.wants(i) as u8 as f64);
+        let backward = call.dy() + kept + dx * call.input(1) + dw * call.input(0) + call.all_dense();
+        Cost::new([product, (dx + dw) * product], [call.whole(), backward])
     }
 }
 

@@ -23,7 +23,7 @@ mod cuda;
 mod wgpu;
 
 use super::dropout::{Dropout, Rows};
-use super::{Case, Input, Op, Plan, accumulator, compute_dtype, refuse};
+use super::{Call, Case, Cost, Input, Op, Plan, accumulator, compute_dtype, refuse};
 use crate::device::Caps;
 use crate::error::Result;
 use crate::shape::{DType, Spec};
@@ -92,9 +92,6 @@ impl Op for RelativeAttention {
         }
         let dtype = compute_dtype("relative_attention", caps, x)?;
         let y = Spec::new(dtype, &[tokens, cols / 3]);
-        // Lengths are not known here: counted as if all sequences were equally long.
-        let len = tokens as f64 / (bounds.len() - 1).max(1) as f64;
-        let flops = 6.0 * tokens as f64 * len * (cols / 3) as f64;
         let lse = Spec::new(accumulator(dtype), &[heads, tokens]);
         let s = self.sizes(x);
         let scratch = if caps.gpu {
@@ -104,7 +101,73 @@ impl Op for RelativeAttention {
             let tables = heads * (s.distances + 5) * s.dim;
             [tokens * cols / 3, tokens * cols + tables].map(|elements| elements * dtype.size())
         };
-        Ok(Plan::new(x, vec![y], vec![lse], [flops, 2.5 * flops]).with_scratch(scratch))
+        Ok(Plan::new(vec![y], vec![lse]).with_scratch(scratch))
+    }
+    fn cost(&self, call: &Call) -> Cost {
+        let [tokens, cols] = call.rows_cols(0);
+        let Seen { pairs, distances, rows } = self.seen(call);
+        // A multiply-add of a whole row (all heads): for each pair, for each query and distance, for each query and kind of segment.
+        let row = 2.0 * cols / 3.0;
+        let [by_key, by_distance, by_segment] = [pairs * row, distances * row, 2.0 * tokens * row];
+        let scores = by_key + by_distance + by_segment;
+        let [qkv, r, bias] = [0, 3, 4].map(|i| call.wants(i) as u8 as f64);
+        // Scores again, and do v^T; then dk and dv; the three parts of dq, of which the biases' gradients are sums; dr; de.
+        let parts = if call.wants(0) || call.wants(4) { scores } else { 0.0 };
+        let backward = scores + by_key + 2.0 * qkv * by_key + parts + r * by_distance + bias * by_segment;
+        let others: f64 = (0..call.x.len()).filter(|&i| i != 3).map(|i| call.input(i)).sum();
+        let each = others + rows * call.row(3) + call.output(0) + call.output(1);
+        let gradients = call.dense(0) + call.sparse(3, rows) + call.dense(4);
+        Cost::new([scores + by_key, backward], [each, each + call.dy() + gradients])
+    }
+}
+
+/// What the queries of a call see.
+struct Seen {
+    /// Pairs of a query and a key.
+    pairs: f64,
+    /// Pairs of a query and a distance (row of r), each once for all keys beyond the largest distance.
+    distances: f64,
+    /// The rows of r that any query needs.
+    rows: f64,
+}
+
+impl RelativeAttention {
+    fn seen(&self, call: &Call) -> Seen {
+        let (tokens, table) = (call.rows_cols(0)[0] as usize, call.rows_cols(3)[0] as usize);
+        // The row of r at distance 0, which is also the largest distance.
+        let (middle, last) = (table / 2, table.saturating_sub(1));
+        let lengths = call.lengths(1, tokens);
+        let mut seen = Seen { pairs: 0.0, distances: 0.0, rows: 0.0 };
+        let Some(order) = call.integers(5).filter(|o| self.ordered && o.len() == 3 * tokens) else {
+            for &len in &lengths {
+                seen.pairs += (len * len) as f64;
+                // A query sees itself, and as many distances on each side as there are keys, or rows.
+                let one_side: usize = (0..len).map(|i| i.min(middle)).sum();
+                seen.distances += (len + 2 * one_side) as f64;
+            }
+            let longest = lengths.iter().max().copied().unwrap_or(0);
+            seen.rows = if longest > 0 { (2 * middle.min(longest - 1) + 1) as f64 } else { 0.0 };
+            return seen;
+        };
+        let mut used = vec![false; table];
+        let mut start = 0;
+        for len in lengths {
+            let Some(own) = order.get(3 * start..3 * (start + len)) else { break };
+            for query in own.chunks_exact(3) {
+                let (place, bound) = (query[0] as usize, query[2]);
+                let mut before = None;
+                for (j, _) in own.chunks_exact(3).enumerate().filter(|(_, key)| key[1] < bound) {
+                    let row = (place + middle).saturating_sub(j).min(last);
+                    seen.pairs += 1.0;
+                    // Rows fall as keys advance, so equal ones are neighbours.
+                    seen.distances += (before.replace(row) != Some(row)) as u8 as f64;
+                    used.iter_mut().skip(row).take(1).for_each(|u| *u = true);
+                }
+            }
+            start += len;
+        }
+        seen.rows = used.iter().filter(|&&u| u).count() as f64;
+        seen
     }
 }
 
