@@ -7,6 +7,8 @@ mod batches;
 mod bench;
 #[path = "all/bench_counts.rs"]
 mod bench_counts;
+#[path = "all/bench_profile.rs"]
+mod bench_profile;
 #[path = "all/blank.rs"]
 mod blank;
 #[path = "all/checkpoint.rs"]

@@ -194,7 +194,19 @@ fn one(
         (clock.now() - begun, made)
     };
     let (data, mut batches): (Vec<f64>, Vec<Batch>) = (0..9).map(build).unzip();
-    let Some(batch) = batches.pop() else { return Ok(StepRow::default()) };
+    let Some(padded) = batches.pop() else { return Ok(StepRow::default()) };
+    // Padding is no useful work: what counts is the FLOP of a step on the same sequences without padding. It is counted before any
+    // padded step, because AdamW skips rows of the vocabulary that never had a gradient.
+    let useful = match setting.padded {
+        true => {
+            let packed = batch(store, &setting.lengths);
+            let ((), timed) = device.profiled(|| training.queue(key, &packed))?;
+            training.settle()?;
+            Some(timed.iter().map(|t| t.flops).sum())
+        }
+        false => None,
+    };
+    let batch = padded;
     device.trim()?;
     forget_peak();
     // Kernels are compiled, memory is taken.
@@ -236,6 +248,7 @@ fn one(
     let seconds = Quartiles::of(seconds);
     let (tokens, sequences) = (setting.lengths.iter().sum::<usize>(), setting.lengths.len());
     let busy = phases.forward + phases.backward + phases.optimizer;
+    let done = work.iter().map(|w| w.flops).sum();
     Ok(StepRow {
         device: bench.id.clone(),
         part: setting.part.to_owned(),
@@ -245,7 +258,8 @@ fn one(
         computed_tokens: computed.iter().sum(),
         tokens_per_s: tokens as f64 / seconds.median,
         samples_per_s: sequences as f64 / seconds.median,
-        flops: work.iter().map(|w| w.flops).sum(),
+        flops: useful.unwrap_or(done),
+        computed_flops: done,
         peak_bytes: peak(device),
         phases: Phases { idle: (seconds.median - busy).max(0.0), ..phases },
         work: if matches!(setting.part, "batch" | "length") { Vec::new() } else { work },

@@ -55,9 +55,9 @@ pub struct OpRow {
     pub sets: usize,
     /// Whether all sets together are larger than the cache.
     pub beyond_cache: bool,
-    /// The number of floating-point operations, from the op's formula.
+    /// The FLOP of one run; see [`crate::ops::cost`].
     pub flops: f64,
-    /// The least number of bytes to move, from the op's formula.
+    /// The bytes that one run must read and write.
     pub bytes: f64,
     /// The number of kernel launches of one run, if the device counts them.
     pub launches: Option<f64>,
@@ -116,9 +116,12 @@ pub struct StepRow {
     pub tokens_per_s: f64,
     /// Sequences per second.
     pub samples_per_s: f64,
-    /// The number of floating-point operations of a step.
+    /// The useful FLOP of a step: those of the real tokens. A padded step has as many as a step on the same sequences without padding.
     pub flops: f64,
-    /// The step's FLOP/s divided by the rate of the best matmul.
+    /// The FLOP that a step computes, those of padding included; 0 if the program does not count them.
+    #[serde(default)]
+    pub computed_flops: f64,
+    /// The step's useful FLOP/s divided by the rate of the best matmul.
     pub share_of_peak: Option<f64>,
     /// Peak memory in bytes: of the device if it has its own memory, else of the process.
     pub peak_bytes: Option<u64>,
@@ -161,9 +164,9 @@ pub struct Work {
     pub calls: usize,
     /// The total time of all calls in seconds, the median over steps.
     pub seconds: f64,
-    /// The number of floating-point operations of all calls.
+    /// The FLOP of all calls, those of padding included.
     pub flops: f64,
-    /// The least number of bytes that all calls must move.
+    /// The bytes that all calls must read and write.
     pub bytes: f64,
 }
 
