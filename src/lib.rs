@@ -246,3 +246,7 @@ pub const FEATURES: &[(&str, bool)] = &[
     ("wgpu", cfg!(feature = "wgpu")),
     ("hub", cfg!(feature = "hub")),
 ];
+
+/// The commit that this build was made from, if it was built in a git repository or with `TEMPRA_COMMIT` set. It does not show changes
+/// that were not committed.
+pub const COMMIT: Option<&str> = option_env!("TEMPRA_COMMIT");

@@ -63,7 +63,8 @@ pub const COMMANDS: &[Entry] = &[
 static LONG_VERSION: LazyLock<String> = LazyLock::new(|| {
     let built = crate::FEATURES.iter().filter(|(_, built)| *built).map(|(name, _)| *name);
     let built = built.collect::<Vec<_>>().join(" ");
-    format!("{}\nbackends: cpu, cuda{}\nfeatures: {built}", env!("CARGO_PKG_VERSION"), wgpu())
+    let commit = crate::COMMIT.map_or(String::new(), |commit| format!("\ncommit: {commit}"));
+    format!("{}\nbackends: cpu, cuda{}\nfeatures: {built}{commit}", env!("CARGO_PKG_VERSION"), wgpu())
 });
 
 /// Columns of help at most: longer lines are hard to read.
