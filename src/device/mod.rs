@@ -5,6 +5,7 @@
 pub mod cpu;
 pub mod cuda;
 mod dry;
+mod identity;
 mod profile;
 #[cfg_attr(not(feature = "wgpu"), path = "wgpu/absent.rs")]
 pub mod wgpu;
@@ -16,6 +17,7 @@ use crate::suggest::nearest;
 pub use cpu::Cpu;
 pub use cuda::Cuda;
 pub use dry::{Dry, Ghost, Taken};
+pub use identity::Identity;
 pub use profile::{Pass, Profile, Timed};
 use std::fmt;
 use std::sync::Arc;
@@ -478,6 +480,26 @@ impl Device {
     /// Those of `work` and of the device.
     pub fn time(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<f64> {
         dispatch!(self, d => Backend::time(d, work))
+    }
+    /// The PCI address and the UUID of a GPU; nothing for other devices.
+    pub fn identity(&self) -> Identity {
+        match self {
+            Device::Cuda(card) => card.identity().clone(),
+            Device::Wgpu(gpu) => gpu.abilities().identity.clone(),
+            Device::Cpu(_) | Device::Dry(_) => Identity::default(),
+        }
+    }
+    /// Runs `work` and returns the names of the GPU kernels that it launched, each once, in the order of their first launch.
+    /// `cublasLtMatmul` stands for the kernels of cuBLASLt. Empty on a CPU, and where `work` replays a captured step.
+    ///
+    /// # Errors
+    /// Those of `work`.
+    pub fn kernels(&self, work: impl FnOnce() -> Result<()>) -> Result<Vec<&'static str>> {
+        let profile = dispatch!(self, d => d.profile());
+        profile.begin_kernels();
+        let done = work();
+        let kernels = profile.end_kernels();
+        done.map(|()| kernels)
     }
     /// Runs `work` and records the time of every op, in order.
     ///

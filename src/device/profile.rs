@@ -1,7 +1,8 @@
-//! Times of ops, recorded during profiling.
+//! Times of ops, recorded during profiling, and names of kernels.
 
 use super::{Backend, Tensor};
 use crate::error::Result;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// A pass of an op.
@@ -32,13 +33,38 @@ pub struct Timed {
     pub seconds: f64,
 }
 
-/// The recorded times; `None` outside profiling.
+/// What is recorded.
 #[derive(Default)]
-pub struct Profile(Mutex<Option<Vec<Timed>>>);
+pub struct Profile {
+    /// The times of ops; `None` outside profiling.
+    times: Mutex<Option<Vec<Timed>>>,
+    /// Whether names of kernels are recorded.
+    naming: AtomicBool,
+    kernels: Mutex<Vec<&'static str>>,
+}
 
 impl Profile {
     fn lock(&self) -> MutexGuard<'_, Option<Vec<Timed>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.times.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+    /// Records the names of kernels from now on.
+    pub(super) fn begin_kernels(&self) {
+        self.kernels.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.naming.store(true, Ordering::Relaxed);
+    }
+    /// The kernels launched since [`Profile::begin_kernels`], each once, in the order of their first launch.
+    pub(super) fn end_kernels(&self) -> Vec<&'static str> {
+        self.naming.store(false, Ordering::Relaxed);
+        std::mem::take(&mut *self.kernels.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+    /// Notes the launch of a kernel, or the call of a library's function.
+    pub(super) fn launched(&self, kernel: &'static str) {
+        if self.naming.load(Ordering::Relaxed) {
+            let mut all = self.kernels.lock().unwrap_or_else(PoisonError::into_inner);
+            if !all.contains(&kernel) {
+                all.push(kernel);
+            }
+        }
     }
     /// Whether profiling is on.
     pub(super) fn active(&self) -> bool {

@@ -44,6 +44,19 @@ pub unsafe extern "C" fn cuDeviceGetName(text: *mut c_char, length: c_int, _devi
     }
     SUCCESS
 }
+/// A made-up address; `EMULATOR_PCI` gives another one.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuDeviceGetPCIBusId(text: *mut c_char, length: c_int, _device: c_int) -> Code {
+    let id = std::env::var("EMULATOR_PCI").unwrap_or_else(|_| "0000:C0:DE.0".to_owned());
+    if text.is_null() || length <= id.len() as c_int {
+        return INVALID_VALUE;
+    }
+    for (i, b) in id.bytes().chain([0]).enumerate() {
+        // SAFETY: the caller has `length` bytes there.
+        unsafe { text.add(i).write(b as c_char) };
+    }
+    SUCCESS
+}
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuDeviceGetUuid_v2(uuid: *mut [u8; 16], _device: c_int) -> Code {
     give(uuid, *b"emulated device!")

@@ -1,7 +1,7 @@
 //! The CUDA driver API on the emulator: the functions of libcuda.so for devices, memory, modules, streams, events and graphs. A fault
 //! is reported as on a GPU: the launch succeeds, and every later call returns the error.
 //!
-//! Settings: `EMULATOR_DEVICE` (name), `EMULATOR_MEMORY` (bytes), `EMULATOR_SM` (as 80 or 90), `EMULATOR_FAIL_ALLOC` (the n-th
+//! Settings: `EMULATOR_DEVICE` (name), `EMULATOR_PCI` (PCI address), `EMULATOR_MEMORY` (bytes), `EMULATOR_SM` (as 80 or 90), `EMULATOR_FAIL_ALLOC` (the n-th
 //! allocation fails), `EMULATOR_SEED` (schedule), `EMULATOR_BLUR` (seed of the errors of approximate functions), `EMULATOR_TENSOR_BITS` (24: matrix instructions cut off what tensor cores do),
 //! `EMULATOR_THREADS`, `EMULATOR_STATS` (1: prints the counters of each launch).
 #![allow(unsafe_code, non_snake_case, reason = "a C interface, whose names are given")]

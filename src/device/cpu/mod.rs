@@ -56,6 +56,10 @@ impl Cpu {
     pub fn threads(&self) -> usize {
         self.threads.current_num_threads()
     }
+    /// The instruction set of the matmul: `AVX-512`, `AVX2`, or `baseline`, which is that of the build's target.
+    pub fn instructions(&self) -> &'static str {
+        real::features()
+    }
     /// Statistics of the memory pool.
     pub fn memory(&self) -> MemoryStats {
         self.pool.stats()

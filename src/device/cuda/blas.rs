@@ -404,6 +404,7 @@ impl Cuda {
             state.stats.library += 1;
             state.stats.whole += u64::from(with.is_some());
         }
+        self.profile.launched("cublasLtMatmul");
         let d = self.describe(p, with)?;
         let (one, beta) = (1f32, if p.add { 1f32 } else { 0.0 });
         let algorithm = sys::cublasLtMatmulAlgo_t { data: algorithm };

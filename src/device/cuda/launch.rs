@@ -160,6 +160,7 @@ impl Cuda {
                 .with_help("lower train.max_tokens (the tokens of one forward pass) or data.max_length"));
         }
         let function = self.function(launch)?;
+        self.profile.launched(launch.entry);
         let boxed = launch.boxes.iter().map(|b| b.t);
         let mut places = boxed
             .chain(launch.buffers.iter().copied())

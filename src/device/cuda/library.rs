@@ -35,6 +35,17 @@ pub(super) fn elapsed() -> Option<Elapsed> {
     })
 }
 
+/// A function of the loaded driver that not every driver has.
+///
+/// # Safety
+/// `F` is the type of the function with this name.
+pub(super) unsafe fn function<F: Copy>(name: &[u8]) -> Option<F> {
+    ["libcuda.so.1", "libcuda.so", "nvcuda.dll"].into_iter().find_map(|file| {
+        // SAFETY: the driver is loaded already and stays so; the type is the caller's word.
+        unsafe { libloading::Library::new(file).ok()?.get::<F>(name).ok().map(|f| *f) }
+    })
+}
+
 /// NVRTC, which compiles the kernels, for a driver with this major version of CUDA. Searched once per process.
 pub(super) fn nvrtc(driver: i32) -> Result<&'static Nvrtc> {
     static FOUND: OnceLock<Option<Nvrtc>> = OnceLock::new();

@@ -16,9 +16,11 @@ mod blas;
 mod choose;
 mod compile;
 mod graph;
+mod identity;
 mod launch;
 mod library;
 mod memory;
+pub mod nvml;
 mod nvrtc;
 
 pub(crate) use blas::Choice;
@@ -26,7 +28,7 @@ pub use blas::{More, Product, Ways};
 pub use compile::{Compiler, PRELUDE, Resources, specialised};
 pub use memory::{Fetched, Memory};
 
-use super::{Backend, Caps, Gpu, Launch, Profile, Storage, Tensor};
+use super::{Backend, Caps, Gpu, Identity, Launch, Profile, Storage, Tensor};
 use crate::error::{Error, Kind, Result};
 use crate::shape::{DType, Spec};
 use arena::Arena;
@@ -72,6 +74,7 @@ pub struct CudaStats {
 pub struct Cuda {
     inner: Arc<Inner>,
     caps: Caps,
+    identity: Identity,
     compiler: Compiler,
     constants: Mutex<HashMap<Vec<u8>, Tensor>>,
     profile: Profile,
@@ -361,6 +364,7 @@ impl Cuda {
         Ok(Cuda {
             inner: Arc::new(inner),
             caps,
+            identity: identity::of(device),
             compiler,
             constants: Mutex::default(),
             profile: Profile::default(),

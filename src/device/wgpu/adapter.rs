@@ -1,10 +1,11 @@
 //! Lists adapters, reads their capabilities, and opens one.
 #![allow(
     unsafe_code,
-    reason = "asks Vulkan for the size of its memory, which wgpu does not tell; enables cooperative matrices"
+    reason = "asks Vulkan for the size of its memory and its UUID, which wgpu does not tell; enables cooperative matrices"
 )]
 
 use super::{Abilities, MAX_BUFFERS};
+use crate::device::Identity;
 use crate::error::{Error, Result};
 use wgpu::Features;
 
@@ -49,6 +50,9 @@ fn abilities(adapter: &wgpu::Adapter) -> Abilities {
         binding_bytes: limits.max_storage_buffer_binding_size,
         shared_bytes: limits.max_compute_workgroup_storage_size,
         memory_bytes: memory(adapter),
+        identity: Identity { pci_bus_id: Identity::pci(&info.device_pci_bus_id), uuid: uuid(adapter) },
+        // The PCI vendor ID of NVIDIA.
+        nvidia: info.vendor == 0x10de,
     }
 }
 
@@ -90,6 +94,57 @@ fn memory(adapter: &wgpu::Adapter) -> Option<u64> {
 /// Metal shares the machine's memory and does not say how much of it there is.
 #[cfg(target_vendor = "apple")]
 fn memory(_: &wgpu::Adapter) -> Option<u64> {
+    None
+}
+
+/// `VkPhysicalDeviceIDProperties`, which wgpu does not read.
+#[cfg(not(target_vendor = "apple"))]
+#[repr(C)]
+struct IdProperties {
+    kind: u32,
+    next: *mut std::ffi::c_void,
+    device_uuid: [u8; 16],
+    driver_uuid: [u8; 16],
+    device_luid: [u8; 8],
+    device_node_mask: u32,
+    device_luid_valid: u32,
+}
+
+/// The GPU's UUID, from Vulkan 1.1 or later. NVIDIA's driver gives the same one to CUDA.
+#[cfg(not(target_vendor = "apple"))]
+fn uuid(adapter: &wgpu::Adapter) -> Option<String> {
+    /// `VK_API_VERSION_1_1`.
+    const VULKAN_1_1: u32 = (1 << 22) | (1 << 12);
+    let mut ids = IdProperties {
+        // VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_ID_PROPERTIES
+        kind: 1_000_071_004,
+        next: std::ptr::null_mut(),
+        device_uuid: [0; 16],
+        driver_uuid: [0; 16],
+        device_luid: [0; 8],
+        device_node_mask: 0,
+        device_luid_valid: 0,
+    };
+    // SAFETY: the handles live as long as the adapter, the instance and the device are of Vulkan 1.1 or later, and the driver writes
+    // into a structure with the type and size that it announces.
+    unsafe {
+        let vulkan = adapter.as_hal::<wgpu::hal::api::Vulkan>()?;
+        let (instance, device) = (vulkan.shared_instance(), vulkan.raw_physical_device());
+        let raw = instance.raw_instance();
+        let supported = raw.get_physical_device_properties(device).api_version;
+        if instance.instance_api_version().min(supported) < VULKAN_1_1 {
+            return None;
+        }
+        let mut properties = Default::default();
+        raw.get_physical_device_properties2(device, &mut properties);
+        properties.p_next = (&raw mut ids).cast();
+        raw.get_physical_device_properties2(device, &mut properties);
+    }
+    Identity::uuid(ids.device_uuid)
+}
+/// Metal has no UUIDs.
+#[cfg(target_vendor = "apple")]
+fn uuid(_: &wgpu::Adapter) -> Option<String> {
     None
 }
 

@@ -283,6 +283,7 @@ impl Gpu for Wgpu {
                 .with_help("lower train.max_tokens (the tokens of one forward pass) or data.max_length"));
         }
         let (pipeline, group) = (self.pipeline(&launch)?, self.group(launch.buffers)?);
+        self.profile.launched(launch.entry);
         lock(&self.inner.state).stats.launches += 1;
         let (params, groups) = (launch.params.to_vec(), launch.groups);
         self.queue(Command::Dispatch { pipeline, group, params, groups })

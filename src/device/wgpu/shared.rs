@@ -1,5 +1,7 @@
 //! What the backend and its stand-in share: sizes, tilings and abilities, none of which needs wgpu.
 
+use crate::device::Identity;
+
 /// Alignment of a tensor inside a buffer, in bytes: the largest that any adapter requires.
 pub const ALIGN: usize = 256;
 
@@ -49,6 +51,10 @@ pub struct Abilities {
     pub shared_bytes: u32,
     /// Bytes of memory on the device, where the driver reports them.
     pub memory_bytes: Option<u64>,
+    /// The PCI address and the UUID of the GPU, where the driver reports them.
+    pub identity: Identity,
+    /// Whether it is an NVIDIA GPU.
+    pub nvidia: bool,
 }
 
 /// Groups of a one-dimensional launch; what exceeds the limit of one dimension continues in the second one.
