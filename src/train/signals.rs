@@ -13,7 +13,7 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Installs the handlers: SIGINT and SIGTERM stop after the step, a second one at once; SIGUSR1 saves.
+    /// Installs the handlers: SIGINT and SIGTERM stop after the step, a second signal of either kind at once; SIGUSR1 saves.
     ///
     /// # Errors
     /// [`Kind::Device`](crate::error::Kind::Device) if the system refuses a handler.
@@ -22,12 +22,12 @@ impl Signals {
         let fail = |e: std::io::Error| {
             Error::device("signal handlers cannot be installed").with_found(e.to_string())
         };
+        let again = Arc::new(AtomicBool::new(false));
         for signal in [SIGINT, SIGTERM] {
-            let again = Arc::new(AtomicBool::new(false));
             // In this order: the first signal finds `again` false and sets it, the second one quits.
             signal_hook::flag::register_conditional_shutdown(signal, 128 + signal, again.clone())
                 .map_err(fail)?;
-            signal_hook::flag::register(signal, again).map_err(fail)?;
+            signal_hook::flag::register(signal, again.clone()).map_err(fail)?;
             signal_hook::flag::register_usize(signal, signals.stop.clone(), signal as usize).map_err(fail)?;
         }
         #[cfg(unix)]

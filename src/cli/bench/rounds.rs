@@ -5,8 +5,10 @@ use crate::cli::style::Voice;
 use crate::error::{Error, Kind, Result};
 use crate::train::Signals;
 use clap::ArgMatches;
+use std::io::Read;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
 /// Options that both builds get unchanged.
 const LISTS: [&str; 4] = ["device", "op", "dtype", "shape-of"];
@@ -53,12 +55,12 @@ pub fn in_turns(
     let bar = voice.bar(2 * rounds as u64, "runs");
     let found = alternate(rounds, &mut |round, side| {
         bar.set_message(format!("round {} of {rounds}, {}", round + 1, programs[side].display()));
-        let measured = measure(programs[side], &arguments);
+        let measured = measure(programs[side], &arguments, &|| signals.stop().is_some());
         if signals.stop().is_some() {
             return Ok(None);
         }
         bar.inc(1);
-        measured.map(Some)
+        measured
     });
     bar.finish_and_clear();
     let (found, whole) = found?;
@@ -92,11 +94,43 @@ fn alternate(
     Ok((found.map(|reports| Report::of_rounds(&reports[..complete])), complete))
 }
 
-fn measure(program: &Path, arguments: &[String]) -> Result<Report> {
-    let out = Command::new(program).args(arguments).output().map_err(|e| {
+/// Runs a program to its end and collects what it writes; `None` if `stop` became true. The program is ended then: a signal may have
+/// reached only this process.
+fn output(mut command: Command, stop: &dyn Fn() -> bool) -> std::io::Result<Option<Output>> {
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    // Both pipes are read meanwhile, or a full one would stop the program.
+    fn read(pipe: Option<impl Read + Send + 'static>) -> std::thread::JoinHandle<std::io::Result<Vec<u8>>> {
+        std::thread::spawn(move || {
+            let mut bytes = Vec::new();
+            pipe.map_or(Ok(0), |mut pipe| pipe.read_to_end(&mut bytes)).map(|_| bytes)
+        })
+    }
+    let (stdout, stderr) = (read(child.stdout.take()), read(child.stderr.take()));
+    let status = loop {
+        if let Some(status) = child.try_wait()? {
+            break status;
+        }
+        if stop() {
+            child.kill()?;
+            child.wait()?;
+            return Ok(None);
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    // A panic of a reader counts as nothing read.
+    let joined =
+        |reader: std::thread::JoinHandle<std::io::Result<Vec<u8>>>| reader.join().unwrap_or(Ok(Vec::new()));
+    Ok(Some(Output { status, stdout: joined(stdout)?, stderr: joined(stderr)? }))
+}
+
+fn measure(program: &Path, arguments: &[String], stop: &dyn Fn() -> bool) -> Result<Option<Report>> {
+    let mut command = Command::new(program);
+    command.args(arguments).stdin(Stdio::null());
+    let out = output(command, stop).map_err(|e| {
         Error::io(Kind::Usage, "cannot start the program", program, &e)
             .with_help("give --against the path of another tempra program")
     })?;
+    let Some(out) = out else { return Ok(None) };
     if !out.status.success() {
         let said = String::from_utf8_lossy(&out.stderr);
         let said: Vec<&str> = said.trim().lines().rev().take(6).collect();
@@ -111,7 +145,7 @@ fn measure(program: &Path, arguments: &[String]) -> Result<Report> {
             })
             .with_help("run that command by itself to see its messages"));
     }
-    Report::parse(&String::from_utf8_lossy(&out.stdout)).map_err(|e| e.at(program))
+    Report::parse(&String::from_utf8_lossy(&out.stdout)).map(Some).map_err(|e| e.at(program))
 }
 
 #[cfg(test)]
