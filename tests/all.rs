@@ -9,6 +9,10 @@ mod bench;
 mod bench_counts;
 #[path = "all/bench_profile.rs"]
 mod bench_profile;
+#[path = "all/bench_provenance.rs"]
+mod bench_provenance;
+#[path = "all/bench_signals.rs"]
+mod bench_signals;
 #[path = "all/blank.rs"]
 mod blank;
 #[path = "all/checkpoint.rs"]

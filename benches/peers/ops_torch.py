@@ -36,7 +36,11 @@ def machine():
     kib = first("/proc/meminfo", "MemTotal")
     return {"cpu": first("/proc/cpuinfo", "model name") or platform.machine(), "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
             "memory_bytes": int(kib.split()[0]) << 10 if kib else None, "os": f"{platform.system().lower()} {platform.machine()}",
-            "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None}
+            "load_before": load(), "load_after": None}
+
+
+def load():
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
 
 
 def cache_bytes(on_card):
@@ -66,8 +70,7 @@ class Bench:
         self.on_card = self.device.type == "cuda"
         self.dtype = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}[args.dtype]
         self.cache = cache_bytes(self.on_card)
-        self.report = {"schema": 2, "begun": int(time.time()), "complete": True, "stopped": None, "machine": machine(), "devices": [],
-                       "ops": [], "steps": [], "skipped": []}
+        self.report = {"schema": 2, "begun": int(time.time()), "complete": True, "stopped": None, "devices": [], "ops": [], "steps": [], "skipped": []}
 
     def clock(self, work):
         torch = self.torch
@@ -133,13 +136,15 @@ class Bench:
         self.report["devices"].append({
             "id": self.id, "tool": f"torch {torch.__version__} {variant}", "description": name, "dtype": a.dtype,
             "memory_bytes": torch.cuda.get_device_properties(0).total_memory if self.on_card else None,
-            "timer": "CUDA events" if self.on_card else "host clock", "cache_bytes": self.cache, "ceilings": self.before})
+            "timer": "CUDA events" if self.on_card else "host clock", "cache_bytes": self.cache, "ceilings": self.before,
+            "machine": machine(), "uuid": str(getattr(torch.cuda.get_device_properties(0), "uuid", "")).removeprefix("GPU-") or None if self.on_card else None})
 
     def end(self):
         after, before = self.ceilings(), self.before
         keys = ("copy_bytes_per_s", "product_flops_per_s")
         best = {**before, **{k: max(before[k], after[k]) for k in keys}, "drift": [after[k] / before[k] for k in keys]}
         self.report["devices"][-1]["ceilings"] = best
+        self.report["devices"][-1]["machine"]["load_after"] = load()
         for row in (r for r in self.report["ops"] if r["device"] == self.id and r["beyond_cache"]):
             copy, product = row["bytes"] / best[keys[0]], row["flops"] / best[keys[1]]
             if max(copy, product) > 0:

@@ -306,7 +306,7 @@ impl<L: Library> Bench<L> {
 
     fn run(mut self) -> Result<Value> {
         let begun = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
-        let machine = machine();
+        let mut machine = machine();
         let before = self.ceilings()?;
         if self.args.ops {
             for (i, tokens) in self.args.tokens.clone().into_iter().enumerate() {
@@ -335,9 +335,11 @@ impl<L: Library> Bench<L> {
             ..before
         };
         self.judge(best);
+        machine["load_after"] = load();
         Ok(json!({
-            "schema": 2, "begun": begun, "complete": true, "stopped": null, "machine": machine,
+            "schema": 2, "begun": begun, "complete": true, "stopped": null,
             "devices": [{
+                "machine": machine,
                 "id": self.id, "tool": self.library.tool(), "dtype": "f32", "memory_bytes": null,
                 "description": format!("cpu ({} threads)", self.args.threads),
                 "timer": "host clock", "cache_bytes": self.cache,
@@ -558,8 +560,13 @@ fn machine() -> Value {
         "cpus": std::thread::available_parallelism().map_or(1, usize::from),
         "memory_bytes": kib(&read("/proc/meminfo"), "MemTotal"),
         "os": format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
-        "load": read("/proc/loadavg").split(' ').next().and_then(|v| v.parse::<f64>().ok()),
+        "load_before": load(), "load_after": null,
     })
+}
+
+/// The load average of the last minute, where the system tells.
+fn load() -> Value {
+    json!(read("/proc/loadavg").split(' ').next().and_then(|v| v.parse::<f64>().ok()))
 }
 
 fn cache_bytes() -> usize {

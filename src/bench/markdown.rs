@@ -1,7 +1,7 @@
 //! Results as Markdown tables, aligned for a terminal.
 
 use super::compare::{Comparison, SAME};
-use super::report::{Report, StepRow};
+use super::report::{DeviceEntry, GpuState, Report, StepRow};
 
 /// A table. The first column is text, the others are numbers.
 fn table(head: &[&str], rows: &[Vec<String>]) -> String {
@@ -39,11 +39,71 @@ fn percent(p: Option<f64>) -> String {
     p.map_or("-".to_owned(), |p| format!("{p:.0} %"))
 }
 
+/// Where and how a device was measured, in indented lines.
+fn conditions(d: &DeviceEntry) -> String {
+    let m = &d.machine;
+    let load = |v: Option<f64>| v.map_or("unknown".to_owned(), |v| format!("{v:.2}"));
+    let mut text = format!(
+        "  machine: {}, {} cores, {}; load average {} before, {} after\n",
+        m.cpu,
+        m.cpus,
+        m.os,
+        load(m.load_before),
+        load(m.load_after)
+    );
+    let Some(p) = &d.provenance else { return text };
+    let commit = p.commit.as_deref().map_or("unknown", |c| c.get(..10).unwrap_or(c));
+    text += &format!("  commit: {commit}; matmul: {}\n", p.matmul);
+    let versions = [
+        d.driver.as_ref().map(|v| format!("driver: {v}")),
+        p.compute_capability.as_ref().map(|v| format!("compute capability {v}")),
+        p.nvrtc.as_ref().map(|v| format!("NVRTC {v}")),
+        p.cublaslt.as_ref().map(|v| format!("cuBLASLt {v}")),
+    ];
+    let versions: Vec<String> = versions.into_iter().flatten().collect();
+    if !versions.is_empty() {
+        text += &format!("  {}\n", versions.join("; "));
+    }
+    if let Some(source) = &p.nvml {
+        text += &match (&p.gpu_before, &p.gpu_after) {
+            (Some(before), Some(after)) => format!("  GPU ({source}): {}\n", gpu(before, after)),
+            _ => format!("  GPU clocks: {source}\n"),
+        };
+    }
+    if !p.environment.is_empty() {
+        let all: Vec<String> = p.environment.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        text += &format!("  environment: {}\n", all.join(" "));
+    }
+    text
+}
+
+/// The states of a GPU before and after.
+fn gpu(before: &GpuState, after: &GpuState) -> String {
+    let both = |a: Option<f64>, b: Option<f64>, unit: &str| {
+        Some(format!("{:.0} {unit} before, {:.0} {unit} after", a?, b?))
+    };
+    let sm = both(before.sm_clock_mhz.map(f64::from), after.sm_clock_mhz.map(f64::from), "MHz");
+    let limit = after.power_limit_w.map_or(String::new(), |w| format!(" of {w:.0} W"));
+    let parts = [
+        sm.map(|t| format!("SM clock {t}")),
+        after.memory_clock_mhz.map(|mhz| format!("memory clock {mhz} MHz")),
+        both(before.power_w, after.power_w, "W").map(|t| t + &limit),
+        both(before.temperature_c.map(f64::from), after.temperature_c.map(f64::from), "\u{b0}C"),
+    ];
+    parts.into_iter().flatten().collect::<Vec<_>>().join("; ")
+}
+
+/// A mark for rows during which heat or the power supply slowed the GPU down.
+fn mark(throttled: bool) -> &'static str {
+    if throttled { " (throttled)" } else { "" }
+}
+
 /// Everything in a report.
 pub fn report(r: &Report) -> String {
     let mut text = String::new();
     for d in &r.devices {
         text += &format!("{}: {}, {}; {}; times by {}\n", d.id, d.tool, d.description, d.dtype, d.timer);
+        text += &conditions(d);
         if let Some(c) = &d.ceilings {
             let drift = c.drift.map_or(String::new(), |[copy, product]| {
                 format!(
@@ -89,6 +149,10 @@ pub fn report(r: &Report) -> String {
             text += &format!("\nThe base step of {} on {} by op\n\n{}", base.model, d.id, work(base));
         }
     }
+    if r.ops.iter().any(|o| o.throttled()) || r.steps.iter().any(|s| s.throttled()) {
+        text +=
+            "\n(throttled): heat or the power supply slowed the GPU down, also in the second measurement\n";
+    }
     for s in &r.skipped {
         text += &format!("\nnot measured on {}: {}: {}", s.device, s.what, s.why);
     }
@@ -101,7 +165,7 @@ pub fn report(r: &Report) -> String {
 fn op_row(o: &super::report::OpRow) -> Vec<String> {
     let s = o.seconds.median;
     vec![
-        format!("{} {}", o.op, o.role),
+        format!("{} {}{}", o.op, o.role, mark(o.throttled())),
         o.model.clone(),
         if o.tokens == 0 { "-".to_owned() } else { o.tokens.to_string() },
         o.pass.name().to_owned(),
@@ -131,7 +195,7 @@ const STEP_HEAD: [&str; 12] = [
 
 fn step_row(s: &StepRow) -> Vec<String> {
     vec![
-        format!("{} {}", s.model, s.part),
+        format!("{} {}{}", s.model, s.part, mark(s.throttled())),
         s.sequences.to_string(),
         s.length.to_string(),
         s.tokens.to_string(),

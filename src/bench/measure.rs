@@ -6,9 +6,10 @@
 //! ([`super::pace`]). The clock is the device's own if it has one, otherwise the host's until the device is idle ([`SystemClock`]). Tests
 //! use another [`Clock`] that counts work, so that they do not depend on the speed of the machine.
 
+use super::monitor::{Control, Monitor, is_stopped};
 use super::operands::{POOL, Ready};
 use super::pace::Pace;
-use super::report::{Ceilings, DeviceEntry, Phase};
+use super::report::{Ceilings, Clocks, DeviceEntry, Machine, Phase, Provenance, Report};
 use super::shapes::Job;
 use crate::device::Device;
 use crate::error::{Error, Kind, Result};
@@ -94,7 +95,7 @@ impl Quartiles {
 }
 
 /// One measured pass.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Timing {
     /// Seconds of one run.
     pub seconds: Quartiles,
@@ -112,6 +113,10 @@ pub struct Timing {
     pub launches: Option<f64>,
     /// Seconds of fixed work meanwhile, what waits for memory and what computes: medians.
     pub pace: Option<[f64; 2]>,
+    /// The GPU kernels of one run.
+    pub kernels: Vec<String>,
+    /// The GPU's clocks during the measurement, if they are known.
+    pub clocks: Option<Clocks>,
 }
 
 /// What a measurement lasts at least, in seconds: a hundred times what clocks and launches cost.
@@ -132,6 +137,8 @@ pub struct Workbench<'a> {
     pub(super) pool: Vec<f32>,
     pace: OnceLock<Pace>,
     clock: &'a dyn Clock,
+    pub(super) monitor: Option<&'a dyn Monitor>,
+    control: Option<&'a dyn Control>,
 }
 
 impl<'a> Workbench<'a> {
@@ -140,7 +147,39 @@ impl<'a> Workbench<'a> {
         let mut rng = Stream::new(3, "bench operands", 0);
         let pool = (0..POOL).map(|_| rng.uniform() as f32).collect();
         let (cache, budget) = (cache_bytes(device), budget(device));
-        Workbench { device, id, effort, cache, budget, pool, pace: OnceLock::new(), clock: &SystemClock }
+        let (monitor, control) = (None, None);
+        let (pace, clock) = (OnceLock::new(), &SystemClock);
+        Workbench { device, id, effort, cache, budget, pool, pace, clock, monitor, control }
+    }
+    /// The same bench with a monitor of the GPU's clocks.
+    #[must_use]
+    pub fn with_monitor(self, monitor: Option<&'a dyn Monitor>) -> Workbench<'a> {
+        Workbench { monitor, ..self }
+    }
+    /// The same bench, which can be stopped.
+    #[must_use]
+    pub fn with_control(self, control: &'a dyn Control) -> Workbench<'a> {
+        Workbench { control: Some(control), ..self }
+    }
+    /// Ends a measurement that a signal asks to stop.
+    ///
+    /// # Errors
+    /// [`Kind::Interrupted`] after a signal.
+    pub(super) fn check(&self) -> Result<()> {
+        match self.control.and_then(Control::stop) {
+            Some(signal) => Err(Error::new(Kind::Interrupted(signal), "stopped")),
+            None => Ok(()),
+        }
+    }
+    /// Whether a signal asks to stop.
+    pub fn stopped(&self) -> bool {
+        self.check().is_err()
+    }
+    /// Tells that rows were added to the report.
+    pub(super) fn added(&self, report: &Report) {
+        if let Some(control) = self.control {
+            control.added(report);
+        }
     }
     /// The same bench with another clock.
     #[must_use]
@@ -158,7 +197,7 @@ impl<'a> Workbench<'a> {
     }
     /// The device's entry in a report.
     pub fn entry(&self) -> DeviceEntry {
-        let caps = self.device.caps();
+        let (caps, identity) = (self.device.caps(), self.device.identity());
         DeviceEntry {
             id: self.id.clone(),
             tool: format!("tempra {}", env!("CARGO_PKG_VERSION")),
@@ -170,6 +209,11 @@ impl<'a> Workbench<'a> {
             cache_bytes: self.cache,
             ceilings: None,
             pace: None,
+            machine: Machine::here(),
+            driver: driver(self.device),
+            pci_bus_id: identity.pci_bus_id,
+            uuid: identity.uuid,
+            provenance: Some(Provenance::of(self.device, &self.effort)),
         }
     }
     /// Fixed work, whose times show how fast the machine is at the moment.
@@ -206,11 +250,31 @@ impl<'a> Workbench<'a> {
         let ready = self.ready(job)?;
         let one = |&pass: &Phase| {
             let pace = Some(self.pace()?);
-            let timing = self.time(job.op, pace, ready.sets(), &|i| ready.run(pass, i))?;
-            let timing = Timing { sets: ready.sets(), beyond_cache: ready.beyond_cache(), ..timing };
+            let (timing, clocks) =
+                self.watched(&mut || self.time(job.op, pace, ready.sets(), &|i| ready.run(pass, i)))?;
+            let kernels = self.kernels(&|| ready.run(pass, 0))?;
+            let (sets, beyond_cache) = (ready.sets(), ready.beyond_cache());
+            let timing = Timing { sets, beyond_cache, kernels, clocks, ..timing };
             Ok((pass, timing, ready.cost(pass)))
         };
-        ready.passes().iter().map(one).collect()
+        let mut all = Vec::new();
+        for pass in ready.passes() {
+            match one(pass) {
+                Ok(measured) => all.push(measured),
+                // What was measured before a signal is kept.
+                Err(e) if is_stopped(&e) && !all.is_empty() => break,
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(all)
+    }
+
+    /// The names of the GPU kernels of one run. A CPU has none, so nothing is run there.
+    fn kernels(&self, run: &dyn Fn() -> Result<()>) -> Result<Vec<String>> {
+        if !self.device.caps().gpu {
+            return Ok(Vec::new());
+        }
+        Ok(self.device.kernels(run)?.into_iter().map(str::to_owned).collect())
     }
 
     /// Warms up: runs every pass on every set once, which compiles kernels, touches memory, and writes what later passes read.
@@ -249,6 +313,7 @@ impl<'a> Workbench<'a> {
         };
         let mut next = 0;
         let mut measure = |runs: usize| -> Result<f64> {
+            self.check()?;
             let from = next;
             next += runs;
             let mut work = || (from..from + runs).try_for_each(|i| (0..times).try_for_each(|_| run(i)));
@@ -382,6 +447,15 @@ pub fn timer(device: &Device) -> &'static str {
         Device::Wgpu(gpu) if gpu.abilities().timestamps => "timestamp queries around the passes",
         Device::Cpu(_) => "host clock",
         _ => "host clock, until the device is idle",
+    }
+}
+
+/// The driver of a GPU and its version, for reports.
+fn driver(device: &Device) -> Option<String> {
+    match device {
+        Device::Cuda(card) => Some(card.driver()),
+        Device::Wgpu(gpu) => Some(gpu.abilities().driver.clone()).filter(|driver| !driver.is_empty()),
+        _ => None,
     }
 }
 

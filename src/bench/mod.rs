@@ -6,6 +6,7 @@ pub mod ceilings;
 pub mod compare;
 pub mod markdown;
 pub mod measure;
+pub mod monitor;
 pub mod operands;
 pub mod ops;
 pub mod pace;
@@ -16,5 +17,6 @@ pub mod step;
 
 pub use compare::{Comparison, Verdict, compare};
 pub use measure::{Clock, Effort, Quartiles, SystemClock, Workbench};
+pub use monitor::{Control, Monitor, NvmlMonitor};
 pub use report::Report;
 pub use shapes::{Job, ModelShape, jobs};

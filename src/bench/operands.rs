@@ -154,6 +154,8 @@ impl Workbench<'_> {
     }
     /// Random numbers from place `at` of the pool on.
     pub(super) fn random(&self, spec: &Spec, lo: f32, hi: f32, at: usize) -> Result<Tensor> {
+        // Large operands take long.
+        self.check()?;
         let at = at.wrapping_mul(7919) % POOL;
         let numbers = self.pool.iter().cycle().skip(at).take(spec.len()).map(|u| lo + u * (hi - lo));
         let shape = &spec.shape;

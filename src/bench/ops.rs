@@ -1,6 +1,7 @@
 //! Measures every op of `OPS` at the shapes of models, forward and backward.
 
 use super::measure::{Workbench, is_gone, reason};
+use super::monitor::is_stopped;
 use super::report::{OpRow, Report, Skipped};
 use super::shapes::{Job, ModelShape, jobs};
 use crate::error::Result;
@@ -19,7 +20,7 @@ pub fn plan(models: &[ModelShape], tokens: &[usize], wanted: &dyn Fn(&str) -> bo
     all
 }
 
-/// Measures the jobs and adds the results to the report, until `stop` returns true. Jobs that a device refuses are added as skipped.
+/// Measures the jobs and adds the results to the report, until `stop` returns true or a signal comes. Jobs that a device refuses are added as skipped.
 ///
 /// # Errors
 /// [`Kind::Lost`](crate::error::Kind::Lost) if the device was lost. The report then holds the measurements made before.
@@ -37,6 +38,7 @@ pub fn run(
         progress(job);
         let passes = match bench.measure(job) {
             Err(e) if is_gone(&e) => return Err(e),
+            Err(e) if is_stopped(&e) => break,
             Err(e) => {
                 report.skipped.push(Skipped { device: bench.id.clone(), what: job.label(), why: reason(&e) });
                 continue;
@@ -63,9 +65,12 @@ pub fn run(
                 bytes,
                 launches: timing.launches,
                 pace: timing.pace,
+                kernels: timing.kernels,
+                clocks: timing.clocks,
                 ..OpRow::default()
             });
         }
+        bench.added(report);
     }
     Ok(())
 }

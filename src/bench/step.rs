@@ -1,6 +1,7 @@
 //! Measures a training step: by op and phase, packed and padded, and for growing batches and lengths.
 
 use super::measure::{Clock, Quartiles, Workbench, is_gone, medians, reason};
+use super::monitor::is_stopped;
 use super::report::{Counts, Phase, Phases, Report, Skipped, StepRow, Work};
 use super::shapes::ModelShape;
 use crate::data::Batch;
@@ -164,15 +165,17 @@ pub fn run(
             break;
         }
         progress(setting);
-        match one(bench, &mut training, key as u64, &store, setting, steps) {
-            Ok(row) => report.steps.push(StepRow { model: name.to_owned(), ..row }),
+        match bench.watched(&mut || one(bench, &mut training, key as u64, &store, setting, steps)) {
+            Ok((row, clocks)) => report.steps.push(StepRow { model: name.to_owned(), clocks, ..row }),
             Err(e) if is_gone(&e) => return Err(e),
+            Err(e) if is_stopped(&e) => break,
             Err(e) => report.skipped.push(Skipped {
                 device: bench.id.clone(),
                 what: format!("{name}: {}", setting.label()),
                 why: reason(&e),
             }),
         }
+        bench.added(report);
     }
     Ok(())
 }
@@ -210,9 +213,11 @@ fn one(
     device.trim()?;
     forget_peak();
     // Kernels are compiled, memory is taken.
+    bench.check()?;
     training.one(key, &batch)?;
     let mut runs = Vec::new();
     for _ in 0..3 {
+        bench.check()?;
         let ((), timed) = device.profiled(|| training.queue(key, &batch))?;
         training.settle()?;
         runs.push(timed);
@@ -231,6 +236,7 @@ fn one(
     let (mut seconds, mut paces) = (Vec::new(), Vec::new());
     let mut warm = None;
     while seconds.len() < least || clock.now() - begun < bench.effort.seconds {
+        bench.check()?;
         paces.push(bench.pace()?.measure(bench)?);
         let (begun, before) = (clock.now(), counts(device, group));
         (0..group).try_for_each(|_| training.queue(key, &batch))?;

@@ -41,6 +41,9 @@ fn check(root: &Value, schema: &Value, value: &Value, at: &str) {
         for (name, value) in object {
             match schema["properties"].get(name) {
                 Some(of) => check(root, of, value, &format!("{at}.{name}")),
+                None if schema["additionalProperties"].is_object() => {
+                    check(root, &schema["additionalProperties"], value, &format!("{at}.{name}"));
+                }
                 None => {
                     assert_ne!(schema["additionalProperties"], false, "{at}: {name} is not in the schema")
                 }

@@ -1,8 +1,10 @@
 //! The machine and the devices of a result.
 
+use super::Provenance;
+use crate::device::Identity;
 use serde::{Deserialize, Serialize};
 
-/// The machine.
+/// A machine, and how busy it was.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Machine {
     /// The CPU's name.
@@ -13,8 +15,10 @@ pub struct Machine {
     pub memory_bytes: Option<u64>,
     /// Operating system and architecture.
     pub os: String,
-    /// The load average of the minute before the start, if known.
-    pub load: Option<f64>,
+    /// The load average of the minute before the first measurement, if known.
+    pub load_before: Option<f64>,
+    /// The load average of the minute before the end, if known. It includes the benchmark itself.
+    pub load_after: Option<f64>,
 }
 
 /// One device, used by one program.
@@ -43,6 +47,28 @@ pub struct DeviceEntry {
     /// The fixed work whose times the rows hold ([`OpRow::pace`]), if the program times fixed work.
     #[serde(default)]
     pub pace: Option<String>,
+    /// The machine that it was measured on.
+    pub machine: Machine,
+    /// The device's driver and its version, if it has one.
+    #[serde(default)]
+    pub driver: Option<String>,
+    /// The PCI address of a GPU; see [`Identity::pci_bus_id`].
+    #[serde(default)]
+    pub pci_bus_id: Option<String>,
+    /// The UUID of a GPU; see [`Identity::uuid`].
+    #[serde(default)]
+    pub uuid: Option<String>,
+    /// How the measurements were made. Scripts in `benches/peers` do not write it.
+    #[serde(default)]
+    pub provenance: Option<Provenance>,
+}
+
+/// Whether two entries are one GPU, used through two APIs or in two results. UUIDs decide if both are known; PCI addresses are compared
+/// only on machines that look alike.
+pub fn same_gpu(a: &DeviceEntry, b: &DeviceEntry) -> bool {
+    let identity = |d: &DeviceEntry| Identity { pci_bus_id: d.pci_bus_id.clone(), uuid: d.uuid.clone() };
+    let by_uuid = a.uuid.is_some() && b.uuid.is_some();
+    identity(a).is_same(&identity(b)) && (by_uuid || a.machine.is_like(&b.machine))
 }
 
 /// The best rates of a device, measured at the start and at the end of a run.
@@ -74,7 +100,19 @@ impl Machine {
             cpus: std::thread::available_parallelism().map_or(1, usize::from),
             memory_bytes: kib.map(|k| k << 10),
             os: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
-            load: read("/proc/loadavg").split(' ').next().and_then(|v| v.parse().ok()),
+            load_before: Machine::load(),
+            load_after: None,
         }
+    }
+
+    /// The load average of the last minute, if the system tells.
+    pub fn load() -> Option<f64> {
+        std::fs::read_to_string("/proc/loadavg").ok()?.split(' ').next()?.parse().ok()
+    }
+
+    /// Whether everything but the load is the same.
+    pub fn is_like(&self, other: &Machine) -> bool {
+        let idle = |m: &Machine| Machine { load_before: None, load_after: None, ..m.clone() };
+        idle(self) == idle(other)
     }
 }

@@ -1,10 +1,13 @@
 //! The result of a benchmark: one JSON object, described by `schema.json`. The scripts in `benches/peers` write it too.
 
 mod machine;
+mod provenance;
 mod rows;
 
-pub use machine::{Ceilings, DeviceEntry, Machine};
-pub use rows::{Counts, OpRow, Phase, Phases, Skipped, StepRow, Work};
+pub use crate::device::cuda::nvml::GpuState;
+pub use machine::{Ceilings, DeviceEntry, Machine, same_gpu};
+pub use provenance::{BenchSettings, Provenance};
+pub use rows::{Clocks, Counts, OpRow, Phase, Phases, Skipped, StepRow, Work};
 
 use super::measure::Quartiles;
 use crate::error::{Error, Kind, Result};
@@ -28,9 +31,7 @@ pub struct Report {
     pub complete: bool,
     /// Why measuring stopped early, if it did.
     pub stopped: Option<String>,
-    /// The machine.
-    pub machine: Machine,
-    /// The devices, each with the program that used it.
+    /// The devices, each with its machine and the program that used it.
     pub devices: Vec<DeviceEntry>,
     /// One row for each pass of each op at each shape.
     pub ops: Vec<OpRow>,
@@ -41,11 +42,11 @@ pub struct Report {
 }
 
 impl Report {
-    /// An empty report for this machine, starting now.
+    /// An empty report, starting now.
     pub fn begin() -> Report {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         let begun = now.map_or(0, |d| d.as_secs());
-        Report { schema: SCHEMA, begun, machine: Machine::here(), complete: true, ..Report::default() }
+        Report { schema: SCHEMA, begun, complete: true, ..Report::default() }
     }
     /// Reads a report.
     ///
@@ -114,7 +115,7 @@ impl Report {
             part.steps.iter_mut().for_each(|r| rename(&mut r.device));
             part.skipped.iter_mut().for_each(|r| rename(&mut r.device));
             if i == 0 {
-                (all.begun, all.machine) = (part.begun, part.machine);
+                all.begun = part.begun;
             }
             all.complete &= part.complete;
             all.stopped = all.stopped.or(part.stopped);
@@ -136,6 +137,7 @@ impl Report {
                 .filter_map(|p| p.ops.iter().find(|r| r.device == row.device && r.key() == row.key()));
             let same: Vec<&OpRow> = same.collect();
             row.pace = None;
+            row.clocks = Clocks::of_all(same.iter().filter_map(|r| r.clocks.as_ref()));
             row.samples = same.len();
             row.repeats = same.iter().map(|r| r.samples * r.repeats).min().unwrap_or(0);
             row.seconds = Quartiles::of(same.iter().map(|r| r.seconds.median).collect());

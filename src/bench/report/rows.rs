@@ -69,9 +69,48 @@ pub struct OpRow {
     /// The times of fixed work between the measurements, in seconds: the part bound by memory, and the part bound by computing.
     #[serde(default)]
     pub pace: Option<[f64; 2]>,
+    /// The GPU kernels of one run, each once, in the order of their launches; `cublasLtMatmul` stands for those of cuBLASLt. Empty on a CPU.
+    #[serde(default)]
+    pub kernels: Vec<String>,
+    /// The GPU's clocks during the measurement; `None` if NVML does not tell them.
+    #[serde(default)]
+    pub clocks: Option<Clocks>,
+}
+
+/// The clocks of an NVIDIA GPU during a measurement, from NVML.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Clocks {
+    /// The lowest and the highest clock of the multiprocessors that was seen, in MHz.
+    pub sm_mhz: Option<[u32; 2]>,
+    /// Why heat or the power supply slowed the GPU down during this measurement ("throttling"), by NVML's names; usually empty.
+    pub slowdowns: Vec<String>,
+    /// Whether an earlier measurement of this row was discarded because the GPU was slowed down.
+    pub repeated: bool,
+}
+
+impl Clocks {
+    /// What was seen in several measurements together; `None` without any.
+    pub fn of_all<'a>(all: impl Iterator<Item = &'a Clocks>) -> Option<Clocks> {
+        all.cloned().reduce(|mut a, b| {
+            a.sm_mhz = match (a.sm_mhz, b.sm_mhz) {
+                (Some([low, high]), Some([other_low, other_high])) => {
+                    Some([low.min(other_low), high.max(other_high)])
+                }
+                (a, b) => a.or(b),
+            };
+            let more: Vec<String> = b.slowdowns.into_iter().filter(|s| !a.slowdowns.contains(s)).collect();
+            a.slowdowns.extend(more);
+            a.repeated |= b.repeated;
+            a
+        })
+    }
 }
 
 impl OpRow {
+    /// Whether the GPU was slowed down by heat or its power supply during the measurement.
+    pub fn throttled(&self) -> bool {
+        self.clocks.as_ref().is_some_and(|c| !c.slowdowns.is_empty())
+    }
     /// The key that identifies the same measurement in another report.
     pub fn key(&self) -> (String, String, String, usize, Phase) {
         (self.op.clone(), self.role.clone(), self.model.clone(), self.tokens, self.pass)
@@ -134,6 +173,16 @@ pub struct StepRow {
     /// As [`OpRow::pace`].
     #[serde(default)]
     pub pace: Option<[f64; 2]>,
+    /// As [`OpRow::clocks`].
+    #[serde(default)]
+    pub clocks: Option<Clocks>,
+}
+
+impl StepRow {
+    /// As [`OpRow::throttled`].
+    pub fn throttled(&self) -> bool {
+        self.clocks.as_ref().is_some_and(|c| !c.slowdowns.is_empty())
+    }
 }
 
 /// The time of a step by phase, in seconds. Ops are timed one at a time, so the sum may differ from the time of the step.

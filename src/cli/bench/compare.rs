@@ -5,7 +5,7 @@ use crate::bench::{self, Comparison, Report, markdown};
 use crate::cli::options::{flag, text};
 use crate::cli::output::{Destination, say, say_json};
 use crate::cli::style::Voice;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use serde_json::json;
 use std::path::Path;
@@ -68,7 +68,8 @@ pub fn run(matches: &ArgMatches) -> Result<i32> {
                     "run `tempra bench compare a.json b.json` or `tempra bench compare --device cpu,wgpu`",
                 ));
         }
-        measured(&Asked::of(matches)?, true, false, &Voice::of(matches))?
+        let write = |report: &Report| finish(matches, html.as_ref(), report).map(drop);
+        measured(&Asked::of(matches)?, true, false, &Voice::of(matches), &write)?
     } else {
         let name = |path: &str| {
             let stem = Path::new(path).file_stem().map(|s| s.to_string_lossy().into_owned());
@@ -83,9 +84,22 @@ pub fn run(matches: &ArgMatches) -> Result<i32> {
         }
         (Report::merge(parts), 0)
     };
-    let comparisons = bench::compare(&report)?;
+    match finish(matches, html.as_ref(), &report) {
+        Ok(failures) => Ok(if failures == 0 || code != 0 { code } else { 1 }),
+        // Measuring was interrupted before there was anything to compare.
+        Err(e) if code != 0 && e.kind() == Kind::Data => {
+            Voice::of(matches).error(&e);
+            Ok(code)
+        }
+        Err(e) => Err(e),
+    }
+}
+
+/// Writes the comparisons of a report. Returns the number of measurements that fail the gate.
+fn finish(matches: &ArgMatches, html: Option<&Destination>, report: &Report) -> Result<usize> {
+    let comparisons = bench::compare(report)?;
     if let Some(html) = html {
-        draw(&html, &report, &comparisons)?;
+        draw(html, report, &comparisons)?;
     }
     let fail_under = matches.get_one::<f64>("fail-under").copied();
     let failures: Vec<String> =
@@ -102,5 +116,5 @@ pub fn run(matches: &ArgMatches) -> Result<i32> {
     for failure in &failures {
         voice.warn(format!("below --fail-under {}: {failure}", fail_under.unwrap_or_default()));
     }
-    Ok(if failures.is_empty() { code } else { 1 })
+    Ok(failures.len())
 }

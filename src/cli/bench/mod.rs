@@ -2,19 +2,23 @@
 
 mod asked;
 mod compare;
+mod interrupt;
 mod rounds;
 
 use super::options::{flag, json_arg, text, threads_arg};
 use super::output::{Destination, say, say_json};
 use super::style::Voice;
-use crate::bench::report::{Report, Skipped};
-use crate::bench::{self, Comparison, Effort, ModelShape, Workbench, markdown, page};
+use crate::bench::monitor::is_stopped;
+use crate::bench::report::{Machine, Report, Skipped};
+use crate::bench::{
+    self, Comparison, Control, Effort, ModelShape, Monitor, NvmlMonitor, Workbench, markdown, page,
+};
 use crate::device::Device;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 use crate::nn::EncoderConfig;
-use crate::train::Signals;
 use asked::Asked;
 use clap::{Arg, ArgAction, ArgMatches, Command};
+use interrupt::Guard;
 
 const METHOD: &str = "Method: operands are random. Several sets of them, together larger than the cache, are used in turn. A warm-up run \
     on every set compiles the kernels and is not counted. Times are medians, from the device's own clock if it has one. The spread is \
@@ -103,19 +107,19 @@ pub fn run(matches: &ArgMatches) -> Result<i32> {
 fn measure(matches: &ArgMatches, ops: bool, steps: bool) -> Result<i32> {
     let html = text(matches, "html").map(|path| Destination::of(Some(path))).transpose()?;
     let asked = Asked::of(matches)?;
-    let (report, code) = measured(&asked, ops, steps, &Voice::of(matches))?;
-    let comparisons = match report.devices.len() {
-        0 | 1 => Vec::new(),
-        _ => bench::compare(&report).unwrap_or_default(),
+    let json = flag(matches, "json");
+    let write = |report: &Report| -> Result<()> {
+        let comparisons = match report.devices.len() {
+            0 | 1 => Vec::new(),
+            _ => bench::compare(report).unwrap_or_default(),
+        };
+        if let Some(html) = &html {
+            draw(html, report, &comparisons)?;
+        }
+        if json { say_json(&as_json(report)?) } else { say(markdown::report(report)) }
     };
-    if let Some(html) = html {
-        draw(&html, &report, &comparisons)?;
-    }
-    if flag(matches, "json") {
-        say_json(&as_json(&report)?)?;
-    } else {
-        say(markdown::report(&report))?;
-    }
+    let (report, code) = measured(&asked, ops, steps, &Voice::of(matches), &write)?;
+    write(&report)?;
     Ok(code)
 }
 
@@ -127,17 +131,53 @@ fn draw(to: &Destination, report: &Report, comparisons: &[Comparison]) -> Result
     to.write(|out| out.write_all(page::page(report, comparisons).as_bytes()))
 }
 
-/// Measures on every device. If it is interrupted, it returns the results so far and an exit code other than 0.
-fn measured(asked: &Asked, ops: bool, steps: bool, voice: &Voice) -> Result<(Report, i32)> {
-    let signals = Signals::install()?;
+/// Measures on every device. If it is interrupted, it returns the results so far and an exit code other than 0. `write` writes the
+/// results if measuring cannot be interrupted soon enough; see [`Guard`].
+fn measured(
+    asked: &Asked,
+    ops: bool,
+    steps: bool,
+    voice: &Voice,
+    write: &(dyn Fn(&Report) -> Result<()> + Sync),
+) -> Result<(Report, i32)> {
+    Guard::run(voice, write, |guard| Ok(on_devices(asked, (ops, steps), voice, guard)))
+}
+
+fn on_devices(asked: &Asked, what: (bool, bool), voice: &Voice, guard: &Guard) -> (Report, i32) {
     let mut report = Report::begin();
     let mut code = 0;
     for (id, device) in &asked.devices {
-        if signals.stop().is_some() {
+        if guard.stop().is_some() {
             break;
         }
+        let (monitor, source) = match NvmlMonitor::of(device) {
+            Ok(None) => (None, None),
+            Ok(Some(monitor)) => (Some(monitor), Some(NvmlMonitor::source())),
+            Err(why) => (None, Some(format!("none: {why}"))),
+        };
+        let monitor = monitor.as_ref().map(|m| m as &dyn Monitor);
         let bench = Workbench::new(device, id.clone(), asked.effort.clone());
-        if let Err(e) = on_device(&bench, asked, (ops, steps), &mut report, &signals, voice) {
+        let bench = bench.with_control(guard).with_monitor(monitor);
+        let mut entry = bench.entry();
+        if let Some(provenance) = &mut entry.provenance {
+            (provenance.nvml, provenance.gpu_before) = (source, monitor.map(|m| m.state()));
+        }
+        if let Some((op, times)) = &bench.effort.planted {
+            entry.tool += &format!(", {op} slowed down {times} times");
+        }
+        report.devices.push(entry);
+        guard.added(&report);
+        let done = on_device(&bench, asked, what, &mut report, voice);
+        if let Some(entry) = report.devices.last_mut() {
+            entry.machine.load_after = Machine::load();
+            if let Some(provenance) = &mut entry.provenance {
+                provenance.gpu_after = monitor.map(|m| m.state());
+            }
+        }
+        if let Err(e) = done {
+            if is_stopped(&e) {
+                break;
+            }
             // The device's own help is about training.
             let e = match bench::measure::is_gone(&e) {
                 true => e.with_help(
@@ -156,12 +196,10 @@ fn measured(asked: &Asked, ops: bool, steps: bool, voice: &Voice) -> Result<(Rep
             });
         }
     }
-    if let Some(signal) = signals.stop() {
-        report.complete = false;
-        report.stopped = Some(format!("stopped by {}", crate::train::signals::name(signal)));
-        code = Error::new(Kind::Interrupted(signal), "stopped").exit_code();
+    if let Some(signal) = guard.stop() {
+        code = interrupt::mark(&mut report, signal);
     }
-    Ok((report, code))
+    (report, code)
 }
 
 fn on_device(
@@ -169,10 +207,9 @@ fn on_device(
     asked: &Asked,
     (ops, steps): (bool, bool),
     report: &mut Report,
-    signals: &Signals,
     voice: &Voice,
 ) -> Result<()> {
-    let stop = || signals.stop().is_some();
+    let stop = || bench.stopped();
     let models = asked.models(bench)?;
     let shapes: Vec<ModelShape> = models.iter().map(|(shape, _)| shape.clone()).collect();
     let tokens = asked.tokens(bench);
@@ -184,12 +221,10 @@ fn on_device(
             tokens.iter().map(usize::to_string).collect::<Vec<_>>().join(", ")
         ));
     }
-    let mut entry = bench.entry();
-    if let Some((op, times)) = &bench.effort.planted {
-        entry.tool += &format!(", {op} slowed down {times} times");
+    let pace = Some(bench.pace()?.how(bench.device));
+    if let Some(entry) = report.devices.last_mut() {
+        entry.pace = pace;
     }
-    entry.pace = Some(bench.pace()?.how(bench.device));
-    report.devices.push(entry);
     let jobs = if ops { bench::ops::plan(&shapes, &tokens, &|op| asked.wants(op)) } else { Vec::new() };
     let settings = if steps {
         let (sequences, length, sweeps) = asked.step;
@@ -199,6 +234,7 @@ fn on_device(
     };
     let bar = voice.bar((jobs.len() + settings.len() * models.len() + 1) as u64, "measured");
     let before = bench.ceilings()?;
+    report.judge(&bench.id, before.clone(), None);
     bar.inc(1);
     let measured = bench::ops::run(bench, &jobs, report, &stop, &mut |job| {
         bar.set_message(job.label());
@@ -217,7 +253,10 @@ fn on_device(
     });
     bar.finish_and_clear();
     let after = match (&measured, stop()) {
-        (Ok(()), false) => Some(bench.ceilings()?),
+        (Ok(()), false) => match bench.ceilings() {
+            Err(e) if is_stopped(&e) => None,
+            ceilings => Some(ceilings?),
+        },
         _ => None,
     };
     report.judge(&bench.id, before, after);
