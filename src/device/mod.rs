@@ -291,6 +291,20 @@ impl Device {
             }
         }
     }
+    /// Checks whether [`Device::with_compute`] accepts a type.
+    ///
+    /// # Errors
+    /// [`Kind::Device`](crate::error::Kind::Device) if the device cannot compute in it.
+    pub fn can_compute(&self, dtype: DType) -> Result<()> {
+        match (self, dtype) {
+            (_, DType::F32) => Ok(()),
+            (Device::Cuda(card), _) => card.can_compute(dtype),
+            (Device::Wgpu(gpu), DType::F16) => gpu.can_compute_half(),
+            (other, _) => Err(Error::device(format!("{} cannot compute in {dtype}", other.caps().name))
+                .with_expected("f32 on a CPU; f32 or f16 on wgpu; f32, f16 or bf16 on CUDA")
+                .with_help("set precision = \"f32\", or choose another --device")),
+        }
+    }
     /// The same device, computing in a 16-bit type. On wgpu the matmuls of `linear` round their operands to f16; tensors and all other
     /// ops, attention included, stay f32. On CUDA all activations and the weights that kernels read have this type. Sums are accumulated
     /// in f32 on both.
@@ -298,13 +312,13 @@ impl Device {
     /// # Errors
     /// [`Kind::Device`](crate::error::Kind::Device) if the device cannot compute in it.
     pub fn with_compute(self, dtype: DType) -> Result<Device> {
+        self.can_compute(dtype)?;
         match (self, dtype) {
             (device, DType::F32) => Ok(device),
             (Device::Cuda(card), _) => Ok(Device::Cuda(card.with_compute(dtype)?)),
-            (Device::Wgpu(gpu), DType::F16) => Ok(Device::Wgpu(gpu.with_half()?)),
-            (other, _) => Err(Error::device(format!("{} cannot compute in {dtype}", other.caps().name))
-                .with_expected("f32 on a CPU; f32 or f16 on wgpu; f32, f16 or bf16 on CUDA")
-                .with_help("set precision = \"f32\", or choose another --device")),
+            (Device::Wgpu(gpu), _) => Ok(Device::Wgpu(gpu.with_half()?)),
+            // Not reached: others compute in f32 only.
+            (other, _) => Ok(other),
         }
     }
     /// Runs `f` as [`Device::run`] does. Tensors that it allocates must be dropped at its end.

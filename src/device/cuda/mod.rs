@@ -375,18 +375,27 @@ impl Cuda {
         })
     }
 
+    /// Checks whether the GPU computes in a type.
+    ///
+    /// # Errors
+    /// [`Kind::Device`] if it does not.
+    pub fn can_compute(&self, dtype: DType) -> Result<()> {
+        if self.caps.dtypes.contains(&dtype) {
+            return Ok(());
+        }
+        let what = format!("{} cannot compute in {dtype}", self.caps.name);
+        Err(Error::device(what)
+            .with_expected("compute capability 8.0 (Ampere) or later for bf16")
+            .with_help("set precision = \"f16\", which uses loss scaling, or \"f32\""))
+    }
+
     /// The same device with activations and the weights that kernels read in a 16-bit type. Sums, statistics and master weights stay
     /// f32.
     ///
     /// # Errors
     /// [`Kind::Device`] if the GPU cannot compute in it.
     pub fn with_compute(mut self, dtype: DType) -> Result<Cuda> {
-        if !self.caps.dtypes.contains(&dtype) {
-            let what = format!("{} cannot compute in {dtype}", self.caps.name);
-            return Err(Error::device(what)
-                .with_expected("compute capability 8.0 (Ampere) or later for bf16")
-                .with_help("set precision = \"f16\", which uses loss scaling, or \"f32\""));
-        }
+        self.can_compute(dtype)?;
         (self.caps.compute, self.caps.matmul) = (dtype, dtype);
         Ok(self)
     }

@@ -52,6 +52,13 @@ impl Wgpu {
     ///
     /// # Errors
     /// None: it is never called.
+    pub fn can_compute_half(&self) -> Result<()> {
+        match self.0 {}
+    }
+    /// See the backend.
+    ///
+    /// # Errors
+    /// None: it is never called.
     pub fn with_half(self) -> Result<Wgpu> {
         match self.0 {}
     }

@@ -150,18 +150,25 @@ impl Wgpu {
         self
     }
 
+    /// Checks whether the adapter has cooperative matrices for [`Wgpu::with_half`].
+    ///
+    /// # Errors
+    /// [`Kind::Device`](crate::error::Kind::Device) if it has none with f16 input and f32 output.
+    pub fn can_compute_half(&self) -> Result<()> {
+        if self.abilities.coop.is_some() {
+            return Ok(());
+        }
+        Err(Error::device(format!("{} cannot compute in f16", self.caps.name))
+            .with_expected("an adapter with cooperative matrices; without them f16 is not faster than f32")
+            .with_help("set precision = \"f32\""))
+    }
+
     /// The same device with matmuls on cooperative matrices: operands are rounded to f16, and sums accumulated in f32.
     ///
     /// # Errors
     /// [`Kind::Device`](crate::error::Kind::Device) if the adapter has no cooperative matrices with f16 input and f32 output.
     pub fn with_half(mut self) -> Result<Wgpu> {
-        if self.abilities.coop.is_none() {
-            return Err(Error::device(format!("{} cannot compute in f16", self.caps.name))
-                .with_expected(
-                    "an adapter with cooperative matrices; without them f16 is not faster than f32",
-                )
-                .with_help("set precision = \"f32\""));
-        }
+        self.can_compute_half()?;
         self.half = true;
         self.caps.matmul = DType::F16;
         Ok(self)
