@@ -120,33 +120,16 @@ pub fn report(r: &Report) -> String {
             );
         }
     }
+    let ops = side_by_side(r, r.ops.iter().map(|o| (o.device.as_str(), o.key(), o)));
+    text += &part("Ops", &OP_HEAD, ops.into_iter().map(|o| (o.device.as_str(), op_row(o))));
+    let steps = side_by_side(r, r.steps.iter().map(|s| (s.device.as_str(), s.key(), s)));
+    text += &part("Training steps", &STEP_HEAD, steps.into_iter().map(|s| (s.device.as_str(), step_row(s))));
     for d in &r.devices {
-        let rows: Vec<Vec<String>> = r.ops.iter().filter(|o| o.device == d.id).map(op_row).collect();
-        if !rows.is_empty() {
-            let head = [
-                "op",
-                "model",
-                "tokens",
-                "pass",
-                "median",
-                "spread",
-                "GB/s",
-                "TFLOP/s",
-                "% of ceiling",
-                "launches",
-            ];
-            text += &format!("\nOps on {}\n\n{}", d.id, table(&head, &rows));
-        }
-        let steps: Vec<&StepRow> = r.steps.iter().filter(|s| s.device == d.id).collect();
-        if !steps.is_empty() {
-            text += &format!(
-                "\nTraining steps on {}\n\n{}",
-                d.id,
-                table(&STEP_HEAD, &steps.iter().map(|s| step_row(s)).collect::<Vec<_>>())
-            );
-        }
-        if let Some(base) = steps.iter().find(|s| s.part == "base") {
-            text += &format!("\nThe base step of {} on {} by op\n\n{}", base.model, d.id, work(base));
+        let of = |part: &str| r.steps.iter().find(|s| s.device == d.id && s.part == part);
+        // With given lengths there is no base step.
+        if let Some(step) = of("base").or(of("packed")).filter(|s| !s.work.is_empty()) {
+            text +=
+                &format!("\nThe {} step of {} on {} by op\n\n{}", step.part, step.model, d.id, work(step));
         }
     }
     if r.ops.iter().any(|o| o.throttled()) || r.steps.iter().any(|s| s.throttled()) {
@@ -161,6 +144,42 @@ pub fn report(r: &Report) -> String {
     }
     text
 }
+
+/// The rows of equal keys one after the other, in the order of the devices, so that what can be compared stands side by side.
+fn side_by_side<'a, K: PartialEq, R>(r: &Report, rows: impl Iterator<Item = (&'a str, K, R)>) -> Vec<R> {
+    let mut groups: Vec<(K, Vec<(usize, R)>)> = Vec::new();
+    for (device, key, row) in rows {
+        let place = r.devices.iter().position(|d| d.id == device).unwrap_or(usize::MAX);
+        match groups.iter_mut().find(|(other, _)| *other == key) {
+            Some((_, group)) => group.push((place, row)),
+            None => groups.push((key, vec![(place, row)])),
+        }
+    }
+    for (_, group) in &mut groups {
+        group.sort_by_key(|(place, _)| *place);
+    }
+    groups.into_iter().flat_map(|(_, group)| group).map(|(_, row)| row).collect()
+}
+
+/// One table with a title, and with a column of devices if there are several.
+fn part<'a>(title: &str, head: &[&str], rows: impl Iterator<Item = (&'a str, Vec<String>)>) -> String {
+    let (devices, mut rows): (Vec<&str>, Vec<Vec<String>>) = rows.unzip();
+    match devices.as_slice() {
+        [] => String::new(),
+        [first, rest @ ..] if rest.iter().all(|d| d == first) => {
+            format!("\n{title} on {first}\n\n{}", table(head, &rows))
+        }
+        all => {
+            rows.iter_mut().zip(all).for_each(|(row, device)| row.insert(1, (*device).to_owned()));
+            let mut head = head.to_vec();
+            head.insert(1, "device");
+            format!("\n{title}\n\n{}", table(&head, &rows))
+        }
+    }
+}
+
+const OP_HEAD: [&str; 10] =
+    ["op", "model", "tokens", "pass", "median", "spread", "GB/s", "TFLOP/s", "% of ceiling", "launches"];
 
 fn op_row(o: &super::report::OpRow) -> Vec<String> {
     let s = o.seconds.median;

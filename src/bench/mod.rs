@@ -1,4 +1,4 @@
-//! Benchmarks: every op at the shapes of real models, training steps, and comparisons of results.
+//! Benchmarks: every op at the shapes of real models or of the user, training steps, and comparisons of results.
 //!
 //! [`ops`] and [`step`] measure and fill a [`Report`]; [`compare()`] reads reports; [`page`] and [`markdown`] draw them.
 
@@ -19,4 +19,4 @@ pub use compare::{Comparison, Verdict, compare};
 pub use measure::{Clock, Effort, Quartiles, SystemClock, Workbench};
 pub use monitor::{Control, Monitor, NvmlMonitor};
 pub use report::Report;
-pub use shapes::{Job, ModelShape, jobs};
+pub use shapes::{CustomShape, Job, LengthSource, ModelShape, SequenceLengths, jobs};

@@ -196,7 +196,7 @@ impl Workbench<'_> {
                     caps.binding_bytes >> 20
                 ))
                 .with_found(format!("{} MiB in all, and {} MiB in one tensor", bytes >> 20, largest >> 20))
-                .with_help("lower --tokens, or choose a smaller model with --shape-of"));
+                .with_help("lower --tokens, or choose smaller shapes with --shape or --shape-of"));
         }
         let sets = (2 * self.cache).div_ceil(touched).max(2);
         let sets = sets.min(SETS).min((self.budget - shared) / (bytes - shared).max(1)).max(1) as usize;

@@ -3,7 +3,7 @@
 use super::measure::{Workbench, is_gone, reason};
 use super::monitor::is_stopped;
 use super::report::{OpRow, Report, Skipped};
-use super::shapes::{Job, ModelShape, jobs};
+use super::shapes::{Job, LengthSource, ModelShape, SequenceLengths, jobs, jobs_of};
 use crate::error::Result;
 use crate::ops::OPS;
 
@@ -20,7 +20,30 @@ pub fn plan(models: &[ModelShape], tokens: &[usize], wanted: &dyn Fn(&str) -> bo
     all
 }
 
-/// Measures the jobs and adds the results to the report, until `stop` returns true or a signal comes. Jobs that a device refuses are added as skipped.
+/// As [`plan`], for batches of sequences whose lengths come from a source: the list itself, or a draw for each number of tokens.
+pub fn plan_lengths(
+    models: &[ModelShape],
+    tokens: &[usize],
+    lengths: &LengthSource,
+    wanted: &dyn Fn(&str) -> bool,
+) -> Vec<Job> {
+    let batches: Vec<SequenceLengths> = match lengths.list() {
+        Some(list) => vec![list.clone()],
+        None => tokens.iter().map(|&tokens| lengths.with_tokens(tokens)).collect(),
+    };
+    let mut all = Vec::new();
+    for model in models {
+        for (i, batch) in batches.iter().enumerate() {
+            for (op, _) in OPS.iter().filter(|(op, _)| wanted(op)) {
+                all.extend(jobs_of(op, model, batch).into_iter().filter(|job| i == 0 || job.tokens > 0));
+            }
+        }
+    }
+    all
+}
+
+/// Measures the jobs and adds the results to the report, until `stop` returns true or a signal comes. Jobs that a device refuses are added
+/// as skipped.
 ///
 /// # Errors
 /// [`Kind::Lost`](crate::error::Kind::Lost) if the device was lost. The report then holds the measurements made before.
@@ -36,6 +59,10 @@ pub fn run(
             break;
         }
         progress(job);
+        if let Some(why) = job.refusal() {
+            report.skipped.push(Skipped { device: bench.id.clone(), what: job.label(), why });
+            continue;
+        }
         let passes = match bench.measure(job) {
             Err(e) if is_gone(&e) => return Err(e),
             Err(e) if is_stopped(&e) => break,
@@ -51,11 +78,12 @@ pub fn run(
             report.ops.push(OpRow {
                 device: bench.id.clone(),
                 op: job.op.to_owned(),
-                role: job.role.to_owned(),
+                role: job.role.clone(),
                 model: job.model.clone(),
                 tokens: job.tokens,
                 pass,
                 shapes: shapes.clone(),
+                lengths: job.lengths.as_ref().map(SequenceLengths::summary),
                 seconds: timing.seconds,
                 samples: timing.samples,
                 repeats: timing.repeats,

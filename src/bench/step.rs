@@ -3,7 +3,7 @@
 use super::measure::{Clock, Quartiles, Workbench, is_gone, medians, reason};
 use super::monitor::is_stopped;
 use super::report::{Counts, Phase, Phases, Report, Skipped, StepRow, Work};
-use super::shapes::ModelShape;
+use super::shapes::{LengthSource, ModelShape, SequenceLengths};
 use crate::data::Batch;
 use crate::device::{Device, Pass, Timed};
 use crate::error::Result;
@@ -22,19 +22,26 @@ pub struct Setting {
     /// The part of the benchmark; see [`StepRow::part`].
     pub part: &'static str,
     /// The number of tokens of each sequence, without padding.
-    pub lengths: Vec<usize>,
+    pub lengths: SequenceLengths,
     /// Whether all sequences are padded to the longest.
     pub padded: bool,
 }
 
 impl Setting {
     fn dense(part: &'static str, sequences: usize, length: usize) -> Setting {
-        Setting { part, lengths: vec![length; sequences], padded: false }
+        Setting { part, lengths: SequenceLengths::equal(sequences, length), padded: false }
+    }
+    /// Why a model does not take the batch: a sequence is longer than its position table.
+    fn refusal(&self, config: &EncoderConfig) -> Option<String> {
+        let (longest, positions) = (self.lengths.longest(), config.positions);
+        (longest > positions).then(|| {
+            format!("the longest sequence ({longest} tokens) exceeds the model's positions ({positions})")
+        })
     }
     /// A label for reports and progress.
     pub fn label(&self) -> String {
-        let longest = self.lengths.iter().max().unwrap_or(&0);
-        format!("{} step, {} sequences of up to {longest} tokens", self.part, self.lengths.len())
+        let (sequences, longest) = (self.lengths.sequences(), self.lengths.longest());
+        format!("{} step, {sequences} sequences of up to {longest} tokens", self.part)
     }
 }
 
@@ -42,29 +49,37 @@ impl Setting {
 /// lengths. On a slow device the sweeps are short and coarse.
 pub fn settings(sequences: usize, length: usize, sweeps: bool, slow: bool) -> Vec<Setting> {
     let (most, stride) = if slow { (1024, 2) } else { (65536, 1) };
-    let ragged = ragged(sequences, length);
-    let mut all = vec![
-        Setting::dense("base", sequences, length),
-        Setting { part: "packed", lengths: ragged.clone(), padded: false },
-        Setting { part: "padded", lengths: ragged, padded: true },
-    ];
+    let mut all = vec![Setting::dense("base", sequences, length)];
+    all.extend(packed_and_padded(ragged(sequences, length)));
     if sweeps {
         let powers = |from: u32, to: u32| (from..=to).step_by(stride).map(|p| 1usize << p);
-        let fits = |s: &Setting| s.lengths.iter().sum::<usize>() <= most;
+        let fits = |s: &Setting| s.lengths.tokens() <= most;
         all.extend(powers(0, 8).map(|n| Setting::dense("batch", n, length)).filter(fits));
         all.extend(powers(4, 9).map(|l| Setting::dense("length", sequences, l)).filter(fits));
     }
     all
 }
 
+/// The settings for given lengths, packed and padded: those of a list, or this number of draws.
+pub fn settings_of(lengths: &LengthSource, sequences: usize) -> Vec<Setting> {
+    packed_and_padded(lengths.with_sequences(sequences)).into()
+}
+
+fn packed_and_padded(lengths: SequenceLengths) -> [Setting; 2] {
+    [
+        Setting { part: "packed", lengths: lengths.clone(), padded: false },
+        Setting { part: "padded", lengths, padded: true },
+    ]
+}
+
 /// Lengths distributed like those of sentences: log-normal, at most `length`.
-fn ragged(sequences: usize, length: usize) -> Vec<usize> {
+fn ragged(sequences: usize, length: usize) -> SequenceLengths {
     let mut rng = Stream::new(4, "bench lengths", 0);
     let mut one = |i: usize| {
         let l = length as f64 * (0.6 * rng.normal() - 1.2).exp();
         if i == 0 { length } else { (l.round() as usize).clamp(length.min(3), length) }
     };
-    (0..sequences).map(&mut one).collect()
+    SequenceLengths::of((0..sequences).map(&mut one).collect())
 }
 
 /// A BERT encoder with the sizes of a shape.
@@ -158,22 +173,27 @@ pub fn run(
     let task = Classify { classes, label_smoothing: 0.0, class_weights: None, gamma: 0.0 };
     let mut training = Training { device, model, optimizer, task, step: 0, clock: bench.clock() };
     let mut rng = Stream::new(1, "bench", 0);
-    let longest = settings.iter().flat_map(|s| &s.lengths).max().copied().unwrap_or(1);
+    let longest = settings.iter().map(|s| s.lengths.longest()).max().unwrap_or(1);
     let store: Vec<u32> = (0..longest + 4099).map(|_| rng.below(shape.vocab as u32)).collect();
     for (key, setting) in settings.iter().enumerate() {
         if stop() {
             break;
         }
         progress(setting);
+        let skipped = |why: String| Skipped {
+            device: bench.id.clone(),
+            what: format!("{name}: {}", setting.label()),
+            why,
+        };
+        if let Some(why) = setting.refusal(shape) {
+            report.skipped.push(skipped(why));
+            continue;
+        }
         match bench.watched(&mut || one(bench, &mut training, key as u64, &store, setting, steps)) {
             Ok((row, clocks)) => report.steps.push(StepRow { model: name.to_owned(), clocks, ..row }),
             Err(e) if is_gone(&e) => return Err(e),
             Err(e) if is_stopped(&e) => break,
-            Err(e) => report.skipped.push(Skipped {
-                device: bench.id.clone(),
-                what: format!("{name}: {}", setting.label()),
-                why: reason(&e),
-            }),
+            Err(e) => report.skipped.push(skipped(reason(&e))),
         }
         bench.added(report);
     }
@@ -189,8 +209,9 @@ fn one(
     steps: usize,
 ) -> Result<StepRow> {
     let (device, clock) = (bench.device, bench.clock());
-    let length = setting.lengths.iter().max().copied().unwrap_or(0);
-    let computed = if setting.padded { vec![length; setting.lengths.len()] } else { setting.lengths.clone() };
+    let (tokens, sequences) = (setting.lengths.tokens(), setting.lengths.sequences());
+    let length = setting.lengths.longest();
+    let computed = if setting.padded { vec![length; sequences] } else { setting.lengths.all().to_vec() };
     let build = |_| {
         let begun = clock.now();
         let made = batch(store, &computed);
@@ -252,7 +273,6 @@ fn one(
     }
     let samples = seconds.len();
     let seconds = Quartiles::of(seconds);
-    let (tokens, sequences) = (setting.lengths.iter().sum::<usize>(), setting.lengths.len());
     let busy = phases.forward + phases.backward + phases.optimizer;
     let done = work.iter().map(|w| w.flops).sum();
     Ok(StepRow {
@@ -262,6 +282,7 @@ fn one(
         length,
         tokens,
         computed_tokens: computed.iter().sum(),
+        lengths: Some(setting.lengths.summary()),
         tokens_per_s: tokens as f64 / seconds.median,
         samples_per_s: sequences as f64 / seconds.median,
         flops: useful.unwrap_or(done),

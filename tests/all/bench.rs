@@ -18,18 +18,18 @@ use tempra::ops::OPS;
 const T: usize = 256;
 
 /// What a run of the program left. Its cache is a folder of its own.
-struct Run {
-    code: i32,
-    out: String,
-    err: String,
+pub struct Run {
+    pub code: i32,
+    pub out: String,
+    pub err: String,
 }
 
-fn run(args: &[&str]) -> Run {
+pub fn run(args: &[&str]) -> Run {
     run_with(args, None)
 }
 
 /// With `env`, also an empty one, under the loader of the software driver or of the emulator, where tests run under one.
-fn run_with(args: &[&str], env: Option<&[(&str, &str)]>) -> Run {
+pub fn run_with(args: &[&str], env: Option<&[(&str, &str)]>) -> Run {
     let cache = tempfile::tempdir().unwrap();
     let program = env!("CARGO_BIN_EXE_tempra");
     let mut command = match std::env::var_os("TEMPRA_RUNNER").filter(|_| env.is_some()) {

@@ -7,7 +7,7 @@ mod rows;
 pub use crate::device::cuda::nvml::GpuState;
 pub use machine::{Ceilings, DeviceEntry, Machine, same_gpu};
 pub use provenance::{BenchSettings, Provenance};
-pub use rows::{Clocks, Counts, OpRow, Phase, Phases, Skipped, StepRow, Work};
+pub use rows::{Clocks, Counts, LengthSummary, OpRow, Phase, Phases, Skipped, StepRow, Work};
 
 use super::measure::Quartiles;
 use crate::error::{Error, Kind, Result};

@@ -28,6 +28,19 @@ impl Phase {
     }
 }
 
+/// The lengths of a batch's sequences, in tokens. Two batches with the same numbers need the same work in attention.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LengthSummary {
+    /// The number of sequences.
+    pub sequences: usize,
+    /// The number of tokens of all sequences.
+    pub tokens: usize,
+    /// The number of tokens of the longest sequence.
+    pub longest: usize,
+    /// The sum of the squares of the lengths, to which the work of attention is proportional.
+    pub sum_of_squares: u64,
+}
+
 /// One pass of one op at one shape.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct OpRow {
@@ -45,6 +58,9 @@ pub struct OpRow {
     pub pass: Phase,
     /// The shapes of the inputs.
     pub shapes: Vec<Vec<usize>>,
+    /// The lengths of the sequences, for ops that read them.
+    #[serde(default)]
+    pub lengths: Option<LengthSummary>,
     /// The time of one run, in seconds.
     pub seconds: Quartiles,
     /// The number of measurements, each of `repeats` runs.
@@ -147,6 +163,9 @@ pub struct StepRow {
     pub tokens: usize,
     /// The number of tokens including padding.
     pub computed_tokens: usize,
+    /// The lengths of the sequences, without padding.
+    #[serde(default)]
+    pub lengths: Option<LengthSummary>,
     /// The time of a step, in seconds.
     pub seconds: Quartiles,
     /// The number of measurements.
@@ -182,6 +201,16 @@ impl StepRow {
     /// As [`OpRow::throttled`].
     pub fn throttled(&self) -> bool {
         self.clocks.as_ref().is_some_and(|c| !c.slowdowns.is_empty())
+    }
+}
+
+impl StepRow {
+    /// The key that identifies the same measurement in another report: model, part, sequences, longest length, tokens, and the sum of the
+    /// squares of the lengths. Without lengths all sequences count as equally long.
+    pub fn key(&self) -> (&str, &str, usize, usize, usize, u64) {
+        let equal = self.sequences as u64 * (self.length as u64).pow(2);
+        let squares = self.lengths.map_or(equal, |l| l.sum_of_squares);
+        (&self.model, &self.part, self.sequences, self.length, self.tokens, squares)
     }
 }
 
