@@ -13,6 +13,10 @@ mod bench_profile;
 mod bench_provenance;
 #[path = "all/bench_signals.rs"]
 mod bench_signals;
+#[path = "all/bench_shapes.rs"]
+mod bench_shapes;
+#[path = "all/bench_sweep.rs"]
+mod bench_sweep;
 #[path = "all/blank.rs"]
 mod blank;
 #[path = "all/checkpoint.rs"]

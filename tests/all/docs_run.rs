@@ -20,16 +20,16 @@ use crate::support::golden;
 
 /// What `bench` is told instead of the sizes that a page shows.
 const SMALL: [&str; 10] = [
+    "--seconds",
+    "0.01",
+    "--samples",
+    "3",
     "--shape-of",
     "path/to/model",
     "--tokens",
     "32",
     "--length",
     "16",
-    "--seconds",
-    "0.01",
-    "--samples",
-    "3",
 ];
 
 fn copy(model: &Path, to: &Path) {
@@ -70,6 +70,7 @@ fn scratch() -> TempDir {
         format!("The film has {i} songs.\nIt has {i} scenes, too.\n{}", if i % 3 == 2 { "\n" } else { "" })
     });
     fs::write(at("corpus.txt"), sentences.collect::<String>()).unwrap();
+    fs::write(at("lengths.txt"), "5\n30\n12\n").unwrap();
     let recipe = |task: &str, train: &str, name: &str| {
         let text = format!(
             "task = \"{task}\"\n[model]\npath = \"path/to/model\"\n[data]\ntrain = \"{train}\"\nmax_length = 40\n[train]\nepochs = 1\n"
@@ -110,25 +111,33 @@ fn here(arguments: &[String]) -> Option<Vec<String>> {
     let mut rest = arguments.iter();
     while let Some(word) = rest.next() {
         let sized = ["--shape-of", "--tokens", "--length", "--seconds", "--samples", "--sequences"];
-        if measures && sized.contains(&word.as_str()) {
+        // A shape that a page shows is part of what is tried.
+        let own = has("--shape") && word == "--tokens";
+        if measures && sized.contains(&word.as_str()) && !own {
             rest.next();
             continue;
         }
         words.push(match word.as_str() {
-            "cuda" | "wgpu" | "cpu,wgpu" | "cuda,wgpu" => "cpu".to_owned(),
+            "cuda" | "wgpu" | "cpu,wgpu" | "cpu,cuda" | "cuda,wgpu" => "cpu".to_owned(),
             "bf16" | "f16" | "f32,bf16" => "f32".to_owned(),
             "precision=bf16" | "precision=f16" => "precision=f32".to_owned(),
             word => word.to_owned(),
         });
     }
     if measures {
-        words.extend(SMALL.map(str::to_owned));
+        let sizes = if has("--shape") { &SMALL[..4] } else { &SMALL[..] };
+        words.extend(sizes.iter().map(|w| (*w).to_owned()));
+        if has("--lengths") && !has("--shape") {
+            // A list of lengths has its own number of tokens.
+            let at = words.iter().position(|w| w == "--tokens").unwrap();
+            words.drain(at..at + 2);
+        }
     }
     Some(words)
 }
 
 /// Runs the commands of one block in a folder; what failed, and how many ran.
-fn follow(page: &str, block: &Block, dir: &Path, measured: &mut BTreeSet<[bool; 2]>) -> (Vec<String>, usize) {
+fn follow(page: &str, block: &Block, dir: &Path, measured: &mut BTreeSet<[bool; 5]>) -> (Vec<String>, usize) {
     let (mut failed, mut ran) = (Vec::new(), 0);
     // `init` writes it.
     if block.text.contains("tempra init") {
@@ -137,12 +146,12 @@ fn follow(page: &str, block: &Block, dir: &Path, measured: &mut BTreeSet<[bool; 
     for (i, line) in block.text.lines().enumerate() {
         for (arguments, output) in shell(line).iter().filter_map(|words| arguments(words)) {
             let Some(words) = here(&arguments) else { continue };
-            if words.iter().any(|w| w == "compare") {
+            if words.iter().any(|w| w == "compare" || w == "--with") {
                 let results = words.iter().filter(|w| w.ends_with(".json") && !dir.join(w).exists());
                 results.for_each(|name| fs::write(dir.join(name), result()).unwrap());
             }
             let has = |word: &str| words.iter().any(|w| w == word);
-            let form = [has("ops"), has("step")];
+            let form = [has("ops"), has("step"), has("--shape"), has("--lengths"), has("--with")];
             if has("bench") && !has("compare") && !measured.insert(form) {
                 output.into_iter().for_each(|name| fs::write(dir.join(name), result()).unwrap());
                 continue;

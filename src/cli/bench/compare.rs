@@ -1,6 +1,6 @@
 //! `tempra bench compare`: compares devices or results.
 
-use super::{Asked, draw, measured, rounds};
+use super::{Asked, draw, idle, measured, peers, rounds};
 use crate::bench::{self, Comparison, Report, markdown};
 use crate::cli::options::{flag, text};
 use crate::cli::output::{Destination, say, say_json};
@@ -46,6 +46,10 @@ pub fn define() -> Command {
 pub fn run(matches: &ArgMatches) -> Result<i32> {
     let html = text(matches, "html").map(|path| Destination::of(Some(path))).transpose()?;
     let files: Vec<&String> = matches.get_many("results").into_iter().flatten().collect();
+    match files.is_empty() {
+        true => idle::of_measuring(matches, true, false, &Voice::of(matches))?,
+        false => idle::of_reading(matches, &Voice::of(matches)),
+    }
     if let Some(html) = &html {
         html.spare(files.iter().map(Path::new))?;
         html.spare(matches.get_one::<std::path::PathBuf>("against").map(|program| program.as_path()))?;
@@ -71,18 +75,7 @@ pub fn run(matches: &ArgMatches) -> Result<i32> {
         let write = |report: &Report| finish(matches, html.as_ref(), report).map(drop);
         measured(&Asked::of(matches)?, true, false, &Voice::of(matches), &write)?
     } else {
-        let name = |path: &str| {
-            let stem = Path::new(path).file_stem().map(|s| s.to_string_lossy().into_owned());
-            stem.unwrap_or_else(|| path.to_owned())
-        };
-        let mut parts: Vec<(String, Report)> = Vec::new();
-        for path in files {
-            let report = Report::read(path.as_ref())?;
-            let alike = parts.iter().filter(|(other, _)| other.starts_with(&name(path))).count();
-            let name = if alike == 0 { name(path) } else { format!("{} {}", name(path), alike + 1) };
-            parts.push((name, report));
-        }
-        (Report::merge(parts), 0)
+        (Report::merge(peers::read(files.iter().map(Path::new))?), 0)
     };
     match finish(matches, html.as_ref(), &report) {
         Ok(failures) => Ok(if failures == 0 || code != 0 { code } else { 1 }),

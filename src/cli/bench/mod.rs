@@ -2,8 +2,11 @@
 
 mod asked;
 mod compare;
+mod idle;
 mod interrupt;
+mod peers;
 mod rounds;
+mod wanted;
 
 use super::options::{flag, json_arg, text, threads_arg};
 use super::output::{Destination, say, say_json};
@@ -19,6 +22,7 @@ use crate::nn::EncoderConfig;
 use asked::Asked;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use interrupt::Guard;
+use wanted::Planned;
 
 const METHOD: &str = "Method: operands are random. Several sets of them, together larger than the cache, are used in turn. A warm-up run \
     on every set compiles the kernels and is not counted. Times are medians, from the device's own clock if it has one. The spread is \
@@ -28,19 +32,30 @@ const METHOD: &str = "Method: operands are random. Several sets of them, togethe
     changes to the uncertainty.";
 
 pub fn define() -> Command {
-    let measures = |name: &'static str, about: &'static str| options(Command::new(name).about(about));
-    let ops = measures("ops", "Measure every op at the shapes of real models").long_about(format!(
-        "Measure the forward and backward pass of every op at the shapes of real models.\n\nThe result has the time, GB/s, TFLOP/s, \
-         percent of the device's ceilings and number of kernel launches.\n\n{METHOD}"
+    let measures = |name: &'static str, about: &'static str| {
+        let command = options(Command::new(name).about(about)).arg(peers::arg());
+        idle::hidden(name == "ops", name == "step").fold(command, |c, id| c.mut_arg(id, |arg| arg.hide(true)))
+    };
+    let ops = measures("ops", "Measure every op at the shapes of real models, or at other shapes").long_about(format!(
+        "Measure the forward and backward pass of every op at the shapes of real models, or at the shapes of --shape.\n\nThe result \
+         has the time, GB/s, TFLOP/s, percent of the device's ceilings and number of kernel launches.\n\n{METHOD}"
     ))
-    .after_help("Example:\n  tempra bench ops --device cpu,wgpu --op 'attention*' --html ops.html");
+    .after_help(
+        "Examples:\n  tempra bench ops --device cpu,wgpu --op 'attention*' --html ops.html\n  \
+         tempra bench ops --shape 512,4096,1024 --dtype f32,bf16 --device cuda\n  \
+         tempra bench ops --op attention --shape heads=12,head_dim=64 --tokens 1024,4096 --lengths lognormal:40,0.6:512",
+    );
     let step = measures("step", "Measure a training step by op and by phase").long_about(
         "Measure a training step (forward, backward, clipping, AdamW) of a model with random weights.\n\nThe result has the time by \
          op and by phase, tokens/s, samples/s, the share of the best matmul rate, and peak memory. It compares packed with padded \
          batches, and sweeps over the number of sequences and their length.",
     )
-    .after_help("Example:\n  tempra bench step --device cuda --dtype bf16 --html step.html");
+    .after_help(
+        "Examples:\n  tempra bench step --device cuda --dtype bf16 --html step.html\n  \
+         tempra bench step --device cpu --lengths lengths.txt",
+    );
     options(Command::new("bench").about("Measure the speed of ops and training steps on a device"))
+        .arg(peers::arg())
         .long_about(format!(
             "Measure every op at the shapes of real models, then training steps.\n\nUse `ops` or `step` to measure one of the two, and \
              `compare` to compare devices or results.\n\n{METHOD}"
@@ -75,8 +90,23 @@ fn options(command: Command) -> Command {
                 .alias("model"),
         )
         .arg(
+            Arg::new("shape")
+                .long("shape")
+                .value_name("SHAPE")
+                .action(ArgAction::Append)
+                .help("Measure an op at this shape, which may be given several times: M,N,K for linear (rows, outputs, inputs), or the \
+                       sizes of the op of --op by name, such as rows=512,columns=768 or tokens=4096,heads=12,head_dim=64,length=512"),
+        )
+        .arg(
             list("tokens", "N", "Measure ops with these numbers of tokens in a batch [default: 256 to 32768; on a CPU 256 and 1024]")
                 .value_parser(clap::value_parser!(u32).range(1..=1 << 20)),
+        )
+        .arg(
+            Arg::new("lengths")
+                .long("lengths")
+                .value_name("LENGTHS")
+                .help("Lengths of the sequences in tokens: 12,40,128, a file with one length on each line, constant:N, uniform:A-B or \
+                       lognormal:MEAN,SIGMA:LONGEST [default: 128 for ops]"),
         )
         .arg(number("sequences", "Number of sequences in a training step's batch", "8"))
         .arg(number("length", "Number of tokens in each sequence", "64"))
@@ -105,10 +135,22 @@ pub fn run(matches: &ArgMatches) -> Result<i32> {
 
 /// Measures, prints, draws.
 fn measure(matches: &ArgMatches, ops: bool, steps: bool) -> Result<i32> {
+    let voice = Voice::of(matches);
     let html = text(matches, "html").map(|path| Destination::of(Some(path))).transpose()?;
+    if let Some(html) = &html {
+        html.spare(peers::paths(matches))?;
+    }
+    idle::of_measuring(matches, ops, steps, &voice)?;
+    // Read before anything is measured: a bad file is known at once.
+    let others = peers::read(peers::paths(matches))?;
     let asked = Asked::of(matches)?;
+    idle::of_lengths(matches, asked.wanted.lengths(), steps, &voice);
     let json = flag(matches, "json");
     let write = |report: &Report| -> Result<()> {
+        let wants = |op: &str| ops && asked.wanted.wants(op);
+        let merged = (!others.is_empty())
+            .then(|| peers::merge(report.clone(), others.clone(), &wants, steps, &voice));
+        let report = merged.as_ref().unwrap_or(report);
         let comparisons = match report.devices.len() {
             0 | 1 => Vec::new(),
             _ => bench::compare(report).unwrap_or_default(),
@@ -118,7 +160,7 @@ fn measure(matches: &ArgMatches, ops: bool, steps: bool) -> Result<i32> {
         }
         if json { say_json(&as_json(report)?) } else { say(markdown::report(report)) }
     };
-    let (report, code) = measured(&asked, ops, steps, &Voice::of(matches), &write)?;
+    let (report, code) = measured(&asked, ops, steps, &voice, &write)?;
     write(&report)?;
     Ok(code)
 }
@@ -144,8 +186,11 @@ fn measured(
 }
 
 fn on_devices(asked: &Asked, what: (bool, bool), voice: &Voice, guard: &Guard) -> (Report, i32) {
-    let mut report = Report::begin();
+    let mut report = Report { skipped: asked.refused.clone(), ..Report::begin() };
     let mut code = 0;
+    for refused in &asked.refused {
+        voice.note(format!("{}: skipped: {}", refused.device, refused.why));
+    }
     for (id, device) in &asked.devices {
         if guard.stop().is_some() {
             break;
@@ -210,28 +255,19 @@ fn on_device(
     voice: &Voice,
 ) -> Result<()> {
     let stop = || bench.stopped();
-    let models = asked.models(bench)?;
-    let shapes: Vec<ModelShape> = models.iter().map(|(shape, _)| shape.clone()).collect();
-    let tokens = asked.tokens(bench);
-    if bench.is_slow() && (asked.models.is_empty() || asked.tokens.is_empty()) {
+    let models = asked.wanted.models(bench)?;
+    if let Some(smaller) = asked.wanted.smaller(bench, ops, steps) {
         voice.note(format!(
-            "{}: this device runs on the CPU, so the default shapes are smaller: {}, {} tokens",
-            bench.id,
-            shapes.iter().map(|s| s.name.as_str()).collect::<Vec<_>>().join(", "),
-            tokens.iter().map(usize::to_string).collect::<Vec<_>>().join(", ")
+            "{}: this device runs on the CPU, so the default shapes are smaller: {smaller}",
+            bench.id
         ));
     }
     let pace = Some(bench.pace()?.how(bench.device));
     if let Some(entry) = report.devices.last_mut() {
         entry.pace = pace;
     }
-    let jobs = if ops { bench::ops::plan(&shapes, &tokens, &|op| asked.wants(op)) } else { Vec::new() };
-    let settings = if steps {
-        let (sequences, length, sweeps) = asked.step;
-        bench::step::settings(sequences, length, sweeps, bench.is_slow())
-    } else {
-        Vec::new()
-    };
+    let jobs = if ops { asked.wanted.jobs(bench, &models) } else { Planned::Given(&[]) };
+    let settings = if steps { asked.settings(bench.is_slow()) } else { Vec::new() };
     let bar = voice.bar((jobs.len() + settings.len() * models.len() + 1) as u64, "measured");
     let before = bench.ceilings()?;
     report.judge(&bench.id, before.clone(), None);
@@ -242,13 +278,11 @@ fn on_device(
     })
     .and_then(|()| {
         models.iter().filter(|_| steps).try_for_each(|(shape, config): &(ModelShape, EncoderConfig)| {
-            let fit = settings.iter().filter(|s| s.lengths.iter().all(|&l| l <= config.positions));
-            let fit: Vec<_> = fit.cloned().collect();
             let mut say = |s: &bench::step::Setting| {
                 bar.set_message(s.label());
                 bar.inc(1);
             };
-            bench::step::run(bench, (&shape.name, config), &fit, asked.repeats, report, &stop, &mut say)
+            bench::step::run(bench, (&shape.name, config), &settings, asked.repeats, report, &stop, &mut say)
         })
     });
     bar.finish_and_clear();

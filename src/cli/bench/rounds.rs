@@ -1,5 +1,6 @@
 //! Measures with two builds of tempra in alternating rounds, so that changes of the machine affect both.
 
+use super::wanted::Wanted;
 use crate::bench::Report;
 use crate::cli::style::Voice;
 use crate::error::{Error, Kind, Result};
@@ -28,6 +29,11 @@ fn arguments(matches: &ArgMatches) -> Vec<String> {
     for name in ["samples", "threads"] {
         give(name, matches.get_one::<usize>(name).map(usize::to_string).into_iter().collect());
     }
+    // Their values contain commas of their own.
+    for name in ["shape", "lengths"] {
+        let values = matches.get_many::<String>(name).into_iter().flatten();
+        all.extend(values.flat_map(|value| [format!("--{name}"), value.clone()]));
+    }
     all
 }
 
@@ -42,6 +48,8 @@ pub fn in_turns(
     matches: &ArgMatches,
     voice: &Voice,
 ) -> Result<([Report; 2], i32)> {
+    // Before a program is started: both would refuse it.
+    Wanted::of(matches)?;
     let device = matches.get_many::<String>("device").into_iter().flatten().count();
     if device > 1 || matches.get_many::<String>("dtype").into_iter().flatten().count() > 1 {
         return Err(Error::usage("--against got several devices or types")
