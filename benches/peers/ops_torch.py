@@ -1,17 +1,21 @@
 #!/usr/bin/env python3
 """Measures the ops and steps of `tempra bench` with PyTorch: same shapes, same method, same JSON format.
 
-    python3 ops_torch.py [--device cpu|cuda] [--dtype f32|bf16|f16] [--variants eager,compiled] [--tokens 256,1024]
-                         [--shape-of minilm-l6] [--seconds 0.3] [--only ops,steps] > torch.json
+    python3 ops_torch.py [--device cpu|cuda] [--dtype f32,bf16,f16] [--variants eager,compiled] [--tokens 256,1024]
+                         [--shape-of minilm-l6] [--op 'attention*'] [--shape 512,4096,1024] [--lengths 12,40,128]
+                         [--seconds 0.3] [--only ops,steps] > torch.json
 
-Compare with `tempra bench compare tempra.json torch.json`. As in tempra, operands are random, and several sets of them, together larger
-than the cache, are used in turn. A warm-up on all sets is not counted. Times are medians of measurements that are long enough for the
-clock, with CUDA events on a GPU. Bytes and FLOPs are counted as in src/ops. Ops that PyTorch does not have as one function are written as
-its users write them: dropout, residual and layer norm in sequence; clip_grad_norm_, then AdamW. A backward pass is timed separately, on
-a retained graph. A step is transformers' BertForSequenceClassification with SDPA, clipped at 1, AdamW with PyTorch's default (fused on a
-GPU).
+Show the result beside tempra's with `tempra bench --with torch.json`, or compare with `tempra bench compare tempra.json torch.json`.
+--shape, --lengths, --op and --dtype mean what they mean in `tempra bench`, so that the rows match; see shapes.py.
+
+As in tempra, operands are random, and several sets of them, together larger than the cache, are used in turn. A warm-up on all sets is
+not counted. Times are medians of measurements that are long enough for the clock, with CUDA events on a GPU. Bytes and FLOPs are counted
+as in src/ops. Ops that PyTorch does not have as one function are written as its users write them: dropout, residual and layer norm in
+sequence; clip_grad_norm_, then AdamW. A backward pass is timed separately, on a retained graph. A step is transformers'
+BertForSequenceClassification with SDPA, clipped at 1, AdamW with PyTorch's default (fused on a GPU).
 """
 import argparse
+import fnmatch
 import json
 import os
 import platform
@@ -21,8 +25,10 @@ import sys
 import time
 from pathlib import Path
 
+import shapes
+
 MODELS = {"minilm-l6": (384, 6, 12, 1536), "bert-base": (768, 12, 12, 3072), "bert-large": (1024, 24, 16, 4096)}
-VOCAB, POSITIONS, LENGTH, SETS, LONG_ENOUGH, RUNS = 30522, 512, 128, 64, 2e-3, 64
+VOCAB, POSITIONS, SETS, LONG_ENOUGH, RUNS = 30522, 512, 64, 2e-3, 64
 
 
 def first(path, key):
@@ -68,7 +74,6 @@ class Bench:
         self.torch, self.args = torch, args
         self.device = torch.device(args.device)
         self.on_card = self.device.type == "cuda"
-        self.dtype = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}[args.dtype]
         self.cache = cache_bytes(self.on_card)
         self.report = {"schema": 2, "begun": int(time.time()), "complete": True, "stopped": None, "devices": [], "ops": [], "steps": [], "skipped": []}
 
@@ -128,13 +133,14 @@ class Bench:
         return {"copy_bytes_per_s": 8.0 * n / min(copies), "product_flops_per_s": best,
                 "how": f"copy: copy_ or neg_, whichever is faster; product: {at} x {at} x {at}", "drift": None}
 
-    def begin(self, variant):
+    def begin(self, variant, dtype):
         torch, a = self.torch, self.args
-        self.id = f"torch {variant} {a.device}" + ("" if a.dtype == "f32" else f" {a.dtype}")
+        self.dtype = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}[dtype]
+        self.id = f"torch {variant} {a.device}" + ("" if dtype == "f32" else f" {dtype}")
         self.variant, self.before = variant, self.ceilings()
         name = torch.cuda.get_device_name() if self.on_card else f"cpu ({torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()})"
         self.report["devices"].append({
-            "id": self.id, "tool": f"torch {torch.__version__} {variant}", "description": name, "dtype": a.dtype,
+            "id": self.id, "tool": f"torch {torch.__version__} {variant}", "description": name, "dtype": dtype,
             "memory_bytes": torch.cuda.get_device_properties(0).total_memory if self.on_card else None,
             "timer": "CUDA events" if self.on_card else "host clock", "cache_bytes": self.cache, "ceilings": self.before,
             "machine": machine(), "uuid": str(getattr(torch.cuda.get_device_properties(0), "uuid", "")).removeprefix("GPU-") or None if self.on_card else None})
@@ -156,9 +162,17 @@ class Bench:
     def compiled(self, f):
         return self.torch.compile(f) if self.variant == "compiled" else f
 
-    def note(self, op, role, model, tokens, shapes, make, cost, step=False):
-        """make() gives one set: (function of its operands, operands, output gradient). cost: flops, bytes by pass."""
-        bytes_ = cost[1]
+    def note(self, op, role, model, tokens, job):
+        """Measures job(): shapes, make, cost, lengths. make() gives one set: (function of its operands, operands, output gradient). cost:
+        FLOPs and bytes of each pass; two numbers for a step, which has one pass."""
+        try:
+            self.measure(op, role, model, tokens, *job())
+        except Exception as e:  # what is refused is a result, too
+            why = (str(e).splitlines() or [type(e).__name__])[0]
+            self.report["skipped"].append({"device": self.id, "what": f"{op} {role} of {model}, {tokens} tokens", "why": why})
+
+    def measure(self, op, role, model, tokens, shapes_, make, cost, lengths):
+        step, bytes_ = len(cost) == 2, cost[1]
         sets = max(2, min(SETS, -(-2 * self.cache // int(max(bytes_, 1)))))
         # In eager mode a graph is kept for each set, so that a backward pass runs by itself.
         sets = max(1, min(sets, int((1 << 30) // max(1, 3 * bytes_))))
@@ -166,102 +180,190 @@ class Bench:
         def row(kind, run, flops, moved):
             seconds, repeats = self.time(run, sets)
             self.report["ops"].append({
-                "device": self.id, "op": op, "role": role, "model": model, "tokens": tokens, "pass": kind, "shapes": shapes,
+                "device": self.id, "op": op, "role": role, "model": model, "tokens": tokens, "pass": kind, "shapes": shapes_,
+                "lengths": shapes.summary(lengths) if lengths else None,
                 "seconds": quartiles(seconds), "samples": len(seconds), "repeats": repeats, "sets": sets,
                 "beyond_cache": bytes_ * sets > self.cache, "flops": float(flops), "bytes": float(moved), "launches": None, "percent": None,
                 "bound": None})
 
-        try:
-            f, all_ = None, []
-            for _ in range(sets):
-                made, operands, up = make()
-                f = f or (made if step else self.compiled(made))
-                all_.append((operands, up))
-            print(f"{self.id}: {op} {role} {model} {tokens}", file=sys.stderr)
-            if step:
-                return row("step", lambda i: f(*all_[i][0]), cost[0], cost[1])
-            with self.torch.no_grad():
-                pass
-            row("forward", lambda i: f(*all_[i][0]), cost[0], cost[1])
-            kept = [f(*operands) for operands, _ in all_]
-            leaves = [[t for t in operands if getattr(t, "requires_grad", False)] for operands, _ in all_]
-            ups = [up if up is not None else self.torch.ones_like(y) for (_, up), y in zip(all_, kept)]
-            row("backward", lambda i: self.torch.autograd.grad(kept[i], leaves[i], ups[i], retain_graph=True), cost[2], cost[3])
-        except Exception as e:  # what is refused is a result, too
-            self.report["skipped"].append({"device": self.id, "what": f"{op} {role} of {model}, {tokens} tokens", "why": str(e).splitlines()[0]})
+        f, all_ = None, []
+        for _ in range(sets):
+            made, operands, up = make()
+            f = f or (made if step else self.compiled(made))
+            all_.append((operands, up))
+        print(f"{self.id}: {op} {role} {model} {tokens}", file=sys.stderr)
+        if step:
+            return row("step", lambda i: f(*all_[i][0]), cost[0], cost[1])
+        row("forward", lambda i: f(*all_[i][0]), cost[0], cost[1])
+        kept = [f(*operands) for operands, _ in all_]
+        leaves = [[t for t in operands if getattr(t, "requires_grad", False)] for operands, _ in all_]
+        ups = [up if up is not None else self.torch.ones_like(y) for (_, up), y in zip(all_, kept)]
+        row("backward", lambda i: self.torch.autograd.grad(kept[i], leaves[i], ups[i], retain_graph=True), cost[2], cost[3])
 
-    def ops(self, model, tokens, once):
-        torch, F, r = self.torch, self.torch.nn.functional, self.rand
-        h, layers, heads, f = MODELS[model]
-        e = torch.empty(0, dtype=self.dtype).element_size()
-        length = min(LENGTH, tokens)
-        sequences, T = max(1, tokens // length), tokens // length * length
+    # One method for each op: the shapes of its inputs, a function that makes a set of operands, FLOPs and bytes of both passes, and the
+    # lengths of the sequences for ops that depend on them. Bytes are counted in elements of `e` bytes.
 
-        def ints(n, bound):
-            return torch.randint(0, bound, (n,), device=self.device)
+    @property
+    def e(self):
+        return self.torch.empty(0, dtype=self.dtype).element_size()
 
-        tables = [r(n, h, grad=True) for n in (VOCAB, POSITIONS, 2)]
-        positions = torch.arange(T, device=self.device) % length
+    def ints(self, n, bound):
+        return self.torch.randint(0, bound, (n,), device=self.device)
+
+    def embed(self, s, columns, vocab, positions):
+        F, r, T, e = self.torch.nn.functional, self.rand, sum(s), self.e
+        tables = [r(n, columns, grad=True) for n in (vocab, positions, 2)]
+        at = self.torch.cat([self.torch.arange(n, device=self.device) for n in s])
 
         def embed(i, p, t, word, position, kind):
             return F.embedding(i, word) + F.embedding(p, position) + F.embedding(t, kind)
 
         # The counts are those of tempra (src/ops/cost.rs): what the op needs. PyTorch's gradients of weights have the compute type.
-        y, words = T * h * e, ints(T, VOCAB)
-        rows = words.unique().numel() + min(length, T) + 2
-        self.note("embed", "tables", model, T, [[T]] * 3 + [list(t.shape) for t in tables],
-                  lambda: (embed, ((words + 7919 * int(torch.randint(VOCAB, ()))) % VOCAB, positions, ints(T, 2), *tables), r(T, h)),
-                  (2 * T * h, 12 * T + rows * h * e + y, 3 * T * h, 12 * T + y + sum(t.numel() for t in tables) * e))
-        for role, k, n, gelu in (("qkv", h, 3 * h, 0), ("attention output", h, h, 0), ("up, gelu", h, f, 1), ("down", f, h, 0)):
-            def linear(x, w, b, gelu=gelu):
-                y = F.linear(x, w, b)
-                return F.gelu(y) if gelu else y
+        y, words, random = T * columns * e, self.ints(T, vocab), self.torch.randint
+        rows = words.unique().numel() + max(s) + 2
+        return ([[T]] * 3 + [list(t.shape) for t in tables],
+                lambda: (embed, ((words + 7919 * int(random(vocab, ()))) % vocab, at, self.ints(T, 2), *tables), r(T, columns)),
+                (2 * T * columns, 12 * T + rows * columns * e + y, 3 * T * columns, 12 * T + y + sum(t.numel() for t in tables) * e), None)
 
-            flops, own = 2 * T * k * n, (T * k + n * k) * e
-            self.note("linear", role, model, T, [[T, k], [n, k], [n]],
-                      lambda: (linear, (r(T, k, grad=True), r(n, k, grad=True), r(n, grad=True)), r(T, n)),
-                      (flops, own + n * e + (1 + gelu) * T * n * e, 2 * flops, 2 * own + n * e + (1 + gelu) * T * n * e))
+    def linear(self, m, n, k, act="none"):
+        F, r, e = self.torch.nn.functional, self.rand, self.e
+        tanh = lambda y: F.gelu(y, approximate="tanh")  # noqa: E731
+        f = {"none": None, "gelu": F.gelu, "gelu_tanh": tanh, "relu": F.relu, "tanh": self.torch.tanh}[act]
+
+        def linear(x, w, b):
+            y = F.linear(x, w, b)
+            return f(y) if f else y
+
+        # GELU keeps its input for the backward pass; the derivatives of ReLU and tanh read their output.
+        flops, own, kept, read = 2 * m * k * n, (m * k + n * k) * e, act.startswith("gelu"), act in ("relu", "tanh")
+        return ([[m, k], [n, k], [n]], lambda: (linear, (r(m, k, grad=True), r(n, k, grad=True), r(n, grad=True)), r(m, n)),
+                (flops, own + n * e + (1 + kept) * m * n * e, 2 * flops, 2 * own + n * e + (1 + kept + read) * m * n * e), None)
+
+    def add_norm(self, rows, h, residual, p=0.1):
+        F, r, e = self.torch.nn.functional, self.rand, self.e
 
         def block(x, g, b, res):
-            return F.layer_norm(F.dropout(x, 0.1) + res, (h,), g, b, 1e-12)
+            return F.layer_norm(F.dropout(x, p) + res, (h,), g, b, 1e-12)
 
         def embeddings(x, g, b):
-            return F.dropout(F.layer_norm(x, (h,), g, b, 1e-12), 0.1)
+            return F.dropout(F.layer_norm(x, (h,), g, b, 1e-12), p)
 
-        self.note("add_norm", "block", model, T, [[T, h], [h], [h], [T, h]],
-                  lambda: (block, (r(T, h, grad=True), r(h, grad=True), r(h, grad=True), r(T, h, grad=True)), r(T, h)),
-                  (9 * T * h + 5 * T, 4 * y + 2 * h * e + 4 * T + 20, 12 * T * h + 2 * T, 4 * y + 3 * h * e + 4 * T + 20))
-        self.note("add_norm", "embeddings", model, T, [[T, h], [h], [h]],
-                  lambda: (embeddings, (r(T, h, grad=True), r(h, grad=True), r(h, grad=True)), r(T, h)),
-                  (8 * T * h + 5 * T, 3 * y + 2 * h * e + 4 * T + 20, 12 * T * h + 2 * T, 3 * y + 3 * h * e + 4 * T + 20))
-        roles = [("length 64", 64, 0), ("length 256", 256, 0), ("length 512", 512, 0), ("length 512, window 64", 512, 64)]
-        for role, n, window in [("length 128", length, 0)] + [r for r in roles if T % r[1] == 0]:
-            at = self.torch.arange(n, device=self.device)
-            mask = (at[:, None] - at[None, :]).abs() <= window if window else None
+        y, arrays = rows * h * e, 4 if residual else 3
+        operands = [[rows, h], [h], [h]] + [[rows, h]] * residual
+        more = 4 * rows + (20 if p else 0)
+        forward, backward = (4 + arrays + (p > 0)) * rows * h + 5 * rows, (11 + (p > 0)) * rows * h + 2 * rows
+        return (operands, lambda: (block if residual else embeddings, tuple(r(*shape, grad=True) for shape in operands), r(rows, h)),
+                (forward, arrays * y + 2 * h * e + more, backward, arrays * y + 3 * h * e + more), None)
 
-            def attention(qkv, n=n, mask=mask):
-                q, k, v = qkv.view(T // n, n, 3, heads, h // heads).permute(2, 0, 3, 1, 4)
-                return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=0.1).transpose(1, 2).reshape(T, h)
+    def attention(self, s, heads, head_dim, window=None, p=0.1):
+        """Sequences of different lengths are padded to the longest and masked, as PyTorch's users do. FLOPs and bytes are those of the real
+        tokens, and so are the shapes."""
+        torch, F, r, e = self.torch, self.torch.nn.functional, self.rand, self.e
+        n, L, T, h = len(s), max(s), sum(s), heads * head_dim
+        at = torch.arange(L, device=self.device)
+        mask = None
+        if min(s) < L:
+            mask = (at[None, :] < torch.tensor(s, device=self.device)[:, None])[:, None, None, :]
+        if window is not None:
+            band = (at[:, None] - at[None, :]).abs() <= window
+            # A query of padding sees itself: a row without a key would be NaN.
+            mask = band if mask is None else (mask & band) | torch.eye(L, dtype=torch.bool, device=self.device)
 
-            pairs = n * (2 * window + 1) - window * (window + 1) if window and window + 1 < n else n * n
-            flops, lse = 4 * (T // n) * pairs * h, 4 * T * heads
-            self.note("attention", role, model, T, [[T, 3 * h]], lambda: (attention, (r(T, 3 * h, grad=True),), r(T, h)),
-                      (flops, 4 * y + lse, 2.5 * flops, 8 * y + lse))
-        self.note("pool", "mean", model, T, [[T, h]], lambda: (lambda x: x.view(sequences, length, h).mean(1), (r(T, h, grad=True),), r(sequences, h)),
-                  (T * h + sequences * h, y + sequences * h * e, sequences * h, y + sequences * h * e))
-        for role, rows, classes in (("2 classes", sequences, 2), ("vocabulary", max(1, T // 8), VOCAB)):
-            n = rows * classes
-            self.note("cross_entropy", role, model, T, [[rows, classes], [rows]],
-                      lambda: (lambda z, t: F.cross_entropy(z.float(), t), (r(rows, classes, grad=True), ints(rows, classes)), None),
-                      (4 * n + 4 * rows + 1, n * e + 8 * rows + 8, 3 * n + rows + 1, 2 * n * e + 8 * rows + 8))
+        def attention(qkv):
+            q, k, v = qkv.view(n, L, 3, heads, head_dim).permute(2, 0, 3, 1, 4)
+            return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=p).transpose(1, 2).reshape(n * L, h)
+
+        # Pairs of a query and a key that it sees.
+        reach = L if window is None else window
+        seen = sum(sum(min(i, reach) + min(l - 1 - i, reach) + 1 for i in range(l)) for l in s)
+        y, flops, lse = T * h * e, 4 * seen * h, 4 * T * heads
+        return ([[T, 3 * h]], lambda: (attention, (r(n * L, 3 * h, grad=True),), r(n * L, h)),
+                (flops, 4 * y + lse, 2.5 * flops, 8 * y + lse), s)
+
+    def pool(self, s, columns):
+        """The mean of each sequence; ragged batches are padded, as in `attention`."""
+        torch, r, e, n, L, T = self.torch, self.rand, self.e, len(s), max(s), sum(s)
+        if min(s) == L:
+            f = lambda x: x.view(n, L, columns).mean(1)  # noqa: E731
+        else:
+            lengths = torch.tensor(s, device=self.device)
+            mask = (torch.arange(L, device=self.device)[None, :] < lengths[:, None]).to(self.dtype)[:, :, None]
+            f = lambda x: (x.view(n, L, columns) * mask).sum(1) / lengths[:, None].to(self.dtype)  # noqa: E731
+        moved = (T + n) * columns * e
+        return ([[T, columns]], lambda: (f, (r(n * L, columns, grad=True),), r(n, columns)),
+                (T * columns + n * columns, moved, n * columns, moved), s)
+
+    def cross_entropy(self, rows, classes):
+        F, r, n, e = self.torch.nn.functional, self.rand, rows * classes, self.e
+        return ([[rows, classes], [rows]],
+                lambda: (lambda z, t: F.cross_entropy(z.float(), t), (r(rows, classes, grad=True), self.ints(rows, classes)), None),
+                (4 * n + 4 * rows + 1, n * e + 8 * rows + 8, 3 * n + rows + 1, 2 * n * e + 8 * rows + 8), None)
+
+    def adamw(self, count):
+        torch, r = self.torch, self.rand
+        p = [torch.nn.Parameter(r(count, dtype=torch.float32))]
+        p[0].grad = r(count, dtype=torch.float32)
+        adamw = torch.optim.AdamW(p, lr=1e-5, weight_decay=0.01, fused=self.on_card or None)
+        return [[count]], lambda: (adamw.step, (), None), (15 * count, 28 * count), None
+
+    def global_norm(self, count):
+        torch = self.torch
+        g = self.rand(count, dtype=torch.float32)
+        return [[count]], lambda: (lambda: torch.nn.utils.get_total_norm([g]), (), None), (2 * count + 1, 4 * count + 4), None
+
+    def wants(self, op):
+        return any(fnmatch.fnmatchcase(op, pattern) for pattern in self.args.op.split(","))
+
+    def ops(self, model, s, once):
+        """The ops of a model for a batch of sequences with these lengths."""
+        h, layers, heads, f = MODELS[model]
+        T, n = sum(s), len(s)
+        usual = s == shapes.equal(T)
+
+        def ragged(role, more):
+            return role if usual else f"{role}, {more}"
+
+        jobs = [("embed", "tables", lambda: self.embed(s, h, VOCAB, POSITIONS))]
+        matmuls = ("qkv", h, 3 * h, "none"), ("attention output", h, h, "none"), ("up, gelu", h, f, "gelu"), ("down", f, h, "none")
+        for role, k, out, act in matmuls:
+            jobs.append(("linear", role, lambda k=k, out=out, act=act: self.linear(T, out, k, act)))
+        jobs.append(("add_norm", "block", lambda: self.add_norm(T, h, True)))
+        jobs.append(("add_norm", "embeddings", lambda: self.add_norm(T, h, False)))
+        batches = [(shapes.label(s), s, None)]
+        if usual:
+            longer = [(64, None), (256, None), (512, None), (512, 64)]
+            longer = [(l, w) for l, w in longer if T % l == 0 and (w or l != s[0])]
+            batches += [(f"length {l}" + (f", window {w}" if w else ""), [l] * (T // l), w) for l, w in longer]
+        for role, batch, window in batches:
+            jobs.append(("attention", role, lambda batch=batch, window=window: self.attention(batch, heads, h // heads, window)))
+        jobs.append(("pool", ragged("mean", shapes.label(s)), lambda: self.pool(s, h)))
+        jobs.append(("cross_entropy", ragged("2 classes", f"{n} sequences"), lambda: self.cross_entropy(n, 2)))
+        jobs.append(("cross_entropy", "vocabulary", lambda: self.cross_entropy(max(1, T // 8), VOCAB)))
+        for op, role, job in jobs:
+            if self.wants(op):
+                self.note(op, role, model, T, job)
         if once:
             count = (VOCAB + POSITIONS + 2) * h + 2 * h + layers * (4 * h * h + 4 * h + 2 * h * f + f + h + 4 * h)
-            p = [torch.nn.Parameter(r(count, dtype=torch.float32))]
-            p[0].grad = r(count, dtype=torch.float32)
-            adamw = torch.optim.AdamW(p, lr=1e-5, weight_decay=0.01, fused=self.on_card or None)
-            self.note("adamw", "all parameters", model, 0, [[count]], lambda: (adamw.step, (), None), (15 * count, 28 * count), step=True)
-            self.note("global_norm", "all gradients", model, 0, [[count]],
-                      lambda: (lambda: torch.nn.utils.get_total_norm([p[0].grad]), (), None), (2 * count + 1, 4 * count + 4), step=True)
+            for op, role in (("adamw", "all parameters"), ("global_norm", "all gradients")):
+                if self.wants(op):
+                    self.note(op, role, model, 0, lambda op=op: getattr(self, op)(count))
+
+    def custom(self, shape, op, rows, s):
+        """An op at a shape of --shape."""
+        get, role = (lambda name: shape.get(op, name)), shape.role(op, s)
+        jobs = {
+            "embed": lambda: [("", lambda: self.embed(s, get("columns"), get("vocab"), get("positions")))],
+            "linear": lambda: [("", lambda: self.linear(rows, get("n"), get("k"), get("act")))],
+            "add_norm": lambda: [("residual, ", lambda: self.add_norm(rows, get("columns"), True, get("dropout"))),
+                                 ("no residual, ", lambda: self.add_norm(rows, get("columns"), False, get("dropout")))],
+            "attention": lambda: [("", lambda: self.attention(s, get("heads"), get("head_dim"), get("window"), get("dropout")))],
+            "pool": lambda: [("mean, ", lambda: self.pool(s, get("columns")))],
+            "cross_entropy": lambda: [("", lambda: self.cross_entropy(rows, get("classes")))],
+            "adamw": lambda: [("", lambda: self.adamw(get("elements")))],
+            "global_norm": lambda: [("", lambda: self.global_norm(get("elements")))],
+        }[op]()
+        for which, job in jobs:
+            self.note(op, which + role, "custom", rows, job)
 
     def steps(self, model, sequences, length):
         import transformers
@@ -275,14 +377,22 @@ class Bench:
         net = transformers.BertForSequenceClassification(config).to(self.device).train()
         adamw = torch.optim.AdamW(net.parameters(), lr=1e-5, weight_decay=0.01, fused=self.on_card or None)
         run = self.compiled(net)
-        settings = [("base", sequences, length)]
-        if not self.args.no_sweep:
-            settings += [("batch", n, length) for n in (1, 4, 16) if n * length <= 1024]
-            settings += [("length", sequences, l) for l in (16, 64, 256) if sequences * l <= 2048 and l <= POSITIONS]
-        for part, n, l in settings:
+        settings = [("base", [length] * sequences)]
+        if self.args.lengths:
+            # PyTorch has no packed batch: the sequences are padded to the longest.
+            settings = [("padded", self.args.lengths.with_sequences(sequences))]
+        elif not self.args.no_sweep:
+            settings += [("batch", [length] * n) for n in (1, 4, 16) if n * length <= 1024]
+            settings += [("length", [l] * sequences) for l in (16, 64, 256) if sequences * l <= 2048 and l <= POSITIONS]
+        for part, lengths in settings:
+            n, l, real = len(lengths), max(lengths), sum(lengths)
+            if l > POSITIONS:
+                self.report["skipped"].append({"device": self.id, "what": f"{model}: {part} step, {n} sequences of up to {l} tokens",
+                                               "why": f"the longest sequence ({l} tokens) exceeds the model's positions ({POSITIONS})"})
+                continue
             ids = [torch.randint(0, VOCAB, (n, l), device=self.device) for _ in range(4)]
             labels = torch.arange(n, device=self.device) % 2
-            mask = torch.ones(n, l, dtype=torch.long, device=self.device)
+            mask = (torch.arange(l, device=self.device)[None, :] < torch.tensor(lengths, device=self.device)[:, None]).long()
             marks = []
 
             def mark():
@@ -293,7 +403,7 @@ class Bench:
             def step(i):
                 marks.clear()
                 mark()
-                with torch.autocast(self.device.type, self.dtype, enabled=self.args.dtype != "f32"):
+                with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
                     loss = run(input_ids=ids[i % 4], attention_mask=mask, labels=labels).loss
                 mark()
                 loss.backward()
@@ -317,8 +427,9 @@ class Bench:
             q = quartiles(seconds)
             peak = torch.cuda.max_memory_allocated() if self.on_card else None
             self.report["steps"].append({
-                "device": self.id, "model": model, "part": part, "sequences": n, "length": l, "tokens": n * l, "computed_tokens": n * l,
-                "seconds": q, "samples": len(seconds), "tokens_per_s": n * l / q["median"], "samples_per_s": n / q["median"], "flops": 0.0,
+                "device": self.id, "model": model, "part": part, "sequences": n, "length": l, "tokens": real, "computed_tokens": n * l,
+                "lengths": shapes.summary(lengths),
+                "seconds": q, "samples": len(seconds), "tokens_per_s": real / q["median"], "samples_per_s": n / q["median"], "flops": 0.0,
                 "share_of_peak": None, "peak_bytes": peak, "work": [], "warm": None,
                 "phases": {"data": 0.0, "forward": forward, "backward": backward, "optimizer": optimizer, "idle": 0.0}})
 
@@ -326,9 +437,12 @@ class Bench:
 def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("--device", default="cpu")
-    p.add_argument("--dtype", default="f32", choices=["f32", "bf16", "f16"])
+    p.add_argument("--dtype", default="f32", help="one or several of f32, bf16, f16")
     p.add_argument("--variants", default="eager")
-    p.add_argument("--tokens", default="256,1024")
+    p.add_argument("--tokens", help="default: 256,1024")
+    p.add_argument("--op", default="*", help="patterns of op names, as of tempra bench")
+    p.add_argument("--shape", action="append", default=[], help="m,n,k, or the sizes of the op of --op; several by repeating the option")
+    p.add_argument("--lengths", help="as of tempra bench: a list, a file or a distribution")
     p.add_argument("--shape-of", default="minilm-l6")
     p.add_argument("--seconds", type=float, default=0.3)
     p.add_argument("--sequences", type=int, default=8)
@@ -339,6 +453,21 @@ def main():
     args = p.parse_args()
     if unknown := set(args.shape_of.split(",")) - set(MODELS):
         sys.exit(f"ops_torch.py: {', '.join(unknown)} is not one of {', '.join(MODELS)}")
+    dtypes = args.dtype.split(",")
+    if unknown := set(dtypes) - {"f32", "bf16", "f16"}:
+        sys.exit(f"ops_torch.py: {', '.join(unknown)} is not one of f32, bf16, f16")
+    try:
+        args.lengths = shapes.Lengths(args.lengths) if args.lengths else None
+        tokens = [shapes.length(t) for t in args.tokens.split(",")] if args.tokens else []
+        custom = custom_jobs(args, tokens)
+    except (OSError, ValueError) as e:
+        sys.exit(f"ops_torch.py: {e}")
+    if args.lengths and args.lengths.listed:
+        if tokens:
+            sys.exit("ops_torch.py: --tokens is given, and --lengths lists the sequences")
+        batches = [args.lengths.listed]
+    else:
+        batches = [args.lengths.with_tokens(t) if args.lengths else shapes.equal(t) for t in tokens or [256, 1024]]
     import torch
 
     if args.threads:
@@ -346,18 +475,32 @@ def main():
     bench = Bench(args)
     try:
         for variant in args.variants.split(","):
-            bench.begin(variant)
-            for model in args.shape_of.split(","):
-                if "ops" in args.only:
-                    for i, tokens in enumerate(args.tokens.split(",")):
-                        bench.ops(model, int(tokens), i == 0)
-                if "steps" in args.only:
-                    bench.steps(model, args.sequences, args.length)
-            bench.end()
+            for dtype in dtypes:
+                bench.begin(variant, dtype)
+                for job in custom:
+                    bench.custom(*job)
+                for model in [] if custom else args.shape_of.split(","):
+                    if "ops" in args.only:
+                        for i, batch in enumerate(batches):
+                            bench.ops(model, batch, i == 0)
+                    if "steps" in args.only:
+                        bench.steps(model, args.sequences, args.length)
+                bench.end()
     except KeyboardInterrupt:
         bench.report.update(complete=False, stopped="interrupted")
     json.dump(bench.report, sys.stdout)
     print()
+
+
+def custom_jobs(args, tokens):
+    """(shape, op, number of rows, lengths) of each job of --shape."""
+    jobs = []
+    for shape in map(shapes.Shape, args.shape):
+        fitting = [op for op in shapes.SIZES if shape.fits(op) and any(fnmatch.fnmatchcase(op, p) for p in args.op.split(","))]
+        if not fitting or (args.op == "*" and len(fitting) > 1):
+            raise ValueError(f"--shape {shape.text} fits {', '.join(fitting) or 'no op that PyTorch is measured on'}; choose with --op")
+        jobs += [(shape, op, *batch) for op in fitting for batch in shape.batches(op, tokens, args.lengths)]
+    return jobs
 
 
 if __name__ == "__main__":

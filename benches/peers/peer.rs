@@ -57,7 +57,7 @@ pub enum Kind {
 /// One op at one shape.
 pub struct Job {
     op: &'static str,
-    role: &'static str,
+    role: String,
     tokens: usize,
     pub kind: Kind,
     pub shapes: Vec<Vec<usize>>,
@@ -180,9 +180,9 @@ fn jobs(tokens: usize, once: bool) -> Vec<Job> {
     let length = tokens.min(128);
     let sequences = (tokens / length).max(1);
     let t = sequences * length;
-    let job = |op, role, kind, shapes: &[&[usize]], cost| Job {
+    let job = |op, role: &str, kind, shapes: &[&[usize]], cost| Job {
         op,
-        role,
+        role: role.to_owned(),
         tokens: t,
         kind,
         shapes: shapes.iter().map(|s| s.to_vec()).collect(),
@@ -222,15 +222,16 @@ fn jobs(tokens: usize, once: bool) -> Vec<Job> {
     };
     all.push(job("add_norm", "block", Kind::Block, &[&[t, h], &[h], &[h], &[t, h]], norm(4.0)));
     all.push(job("add_norm", "embeddings", Kind::Embeddings, &[&[t, h], &[h], &[h]], norm(3.0)));
-    let mut attention = |role, length: usize| {
+    let mut attention = |length: usize| {
         let (flops, lse) = (4.0 * th * length as f64, 4.0 * tf * HEADS as f64);
         let cost = [flops, 4.0 * y + lse, 2.5 * flops, 8.0 * y + lse];
-        all.push(job("attention", role, Kind::Attention { length }, &[&[t, h], &[t, h], &[t, h]], cost));
+        let role = format!("length {length}");
+        all.push(job("attention", &role, Kind::Attention { length }, &[&[t, h], &[t, h], &[t, h]], cost));
     };
-    attention("length 128", length);
-    for (role, length) in [("length 64", 64), ("length 256", 256), ("length 512", 512)] {
-        if t.is_multiple_of(length) {
-            attention(role, length);
+    attention(length);
+    for longer in [64, 256, 512] {
+        if t.is_multiple_of(longer) && longer != length {
+            attention(longer);
         }
     }
     let pooled = y + (sequences * h) as f64 * e;

@@ -223,7 +223,7 @@ fn one(
     // padded step, because AdamW skips rows of the vocabulary that never had a gradient.
     let useful = match setting.padded {
         true => {
-            let packed = batch(store, &setting.lengths);
+            let packed = batch(store, setting.lengths.all());
             let ((), timed) = device.profiled(|| training.queue(key, &packed))?;
             training.settle()?;
             Some(timed.iter().map(|t| t.flops).sum())

@@ -128,8 +128,8 @@ fn padding_is_no_useful_work() {
     assert_eq!(packed.flops, packed.computed_flops);
     assert_eq!(padded.flops, packed.flops, "useful work does not depend on padding");
     assert!(padded.computed_flops > 1.3 * padded.flops, "{} {}", padded.computed_flops, padded.flops);
-    assert_eq!([packed.tokens, padded.tokens], [settings[1].lengths.iter().sum::<usize>(); 2]);
-    let lengths = &settings[1].lengths;
+    assert_eq!([packed.tokens, padded.tokens], [settings[1].lengths.tokens(); 2]);
+    let lengths = settings[1].lengths.all();
     assert!(lengths.iter().collect::<HashSet<_>>().len() > 2, "{lengths:?}");
     let attention =
         |row: &StepRow| -> f64 { row.work.iter().filter(|w| w.op == "attention").map(|w| w.flops).sum() };

@@ -27,14 +27,14 @@ pub struct Asked {
 }
 
 impl Asked {
-    /// Checks the command line before anything is measured.
+    /// Checks the command line before anything is measured. `ops_too`: whether ops are measured, not only steps.
     ///
     /// # Errors
     /// [`Kind::Usage`](crate::error::Kind::Usage) for unknown ops, models and sizes, and devices named twice; those of opening a device;
     /// [`Kind::Device`](crate::error::Kind::Device) if no device can compute in any of the types.
-    pub fn of(matches: &ArgMatches) -> Result<Asked> {
+    pub fn of(matches: &ArgMatches, ops_too: bool) -> Result<Asked> {
         let number = |id: &str| matches.get_one::<usize>(id).copied().unwrap_or(1);
-        let wanted = Wanted::of(matches)?;
+        let wanted = Wanted::of(matches, ops_too)?;
         let (sequences, length) = (number("sequences"), number("length"));
         if sequences.checked_mul(length).is_none_or(|tokens| tokens > MOST_TOKENS) {
             return Err(Error::usage("the batch of a training step is too large")

@@ -143,13 +143,13 @@ fn measure(matches: &ArgMatches, ops: bool, steps: bool) -> Result<i32> {
     idle::of_measuring(matches, ops, steps, &voice)?;
     // Read before anything is measured: a bad file is known at once.
     let others = peers::read(peers::paths(matches))?;
-    let asked = Asked::of(matches)?;
+    let asked = Asked::of(matches, ops)?;
     idle::of_lengths(matches, asked.wanted.lengths(), steps, &voice);
     let json = flag(matches, "json");
     let write = |report: &Report| -> Result<()> {
         let wants = |op: &str| ops && asked.wanted.wants(op);
-        let merged = (!others.is_empty())
-            .then(|| peers::merge(report.clone(), others.clone(), &wants, steps, &voice));
+        let merged =
+            (!others.is_empty()).then(|| peers::merge(report.clone(), others.clone(), &wants, steps, &voice));
         let report = merged.as_ref().unwrap_or(report);
         let comparisons = match report.devices.len() {
             0 | 1 => Vec::new(),

@@ -49,7 +49,7 @@ pub fn in_turns(
     voice: &Voice,
 ) -> Result<([Report; 2], i32)> {
     // Before a program is started: both would refuse it.
-    Wanted::of(matches)?;
+    Wanted::of(matches, true)?;
     let device = matches.get_many::<String>("device").into_iter().flatten().count();
     if device > 1 || matches.get_many::<String>("dtype").into_iter().flatten().count() > 1 {
         return Err(Error::usage("--against got several devices or types")

@@ -23,12 +23,12 @@ pub struct Wanted {
 }
 
 impl Wanted {
-    /// Reads `--op`, `--shape`, `--shape-of`, `--tokens` and `--lengths`.
+    /// Reads `--op`, `--shape`, `--shape-of`, `--tokens` and `--lengths`. `ops_too`: whether ops are measured, not only steps.
     ///
     /// # Errors
     /// [`Kind::Usage`](crate::error::Kind::Usage) for unknown ops, models and sizes, for shapes that fit none of the ops, and for numbers
     /// that are given twice; those of reading a file of lengths.
-    pub fn of(matches: &ArgMatches) -> Result<Wanted> {
+    pub fn of(matches: &ArgMatches, ops_too: bool) -> Result<Wanted> {
         let list = |id: &str| -> Vec<&String> { matches.get_many(id).into_iter().flatten().collect() };
         let ops: Vec<String> = list("op").into_iter().cloned().collect();
         for pattern in &ops {
@@ -39,7 +39,8 @@ impl Wanted {
         let tokens: Vec<usize> =
             matches.get_many::<u32>("tokens").into_iter().flatten().map(|&t| t as usize).collect();
         let lengths = matches.get_one::<String>("lengths").map(|l| LengthSource::parse(l)).transpose()?;
-        if let (Some(list), false) = (lengths.as_ref().and_then(LengthSource::list), tokens.is_empty()) {
+        let both = ops_too && !tokens.is_empty();
+        if let (Some(list), true) = (lengths.as_ref().and_then(LengthSource::list), both) {
             return Err(Error::usage("--tokens is given, and --lengths lists the sequences")
                 .with_found(format!("{} sequences with {} tokens", list.sequences(), list.tokens()))
                 .with_help("leave --tokens out, or give a distribution such as lognormal:40,0.6:512"));
