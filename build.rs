@@ -13,8 +13,8 @@ fn main() {
     }
 }
 
-/// The commit that is checked out, in 40 or 64 hexadecimal digits.
-fn commit(git: &Path) -> Option<String> {
+/// The commit that is checked out in the repository of a `.git`, in 40 or 64 hexadecimal digits.
+pub fn commit(git: &Path) -> Option<String> {
     let git = match fs::read_to_string(git) {
         // In a linked worktree `.git` is a file that names the folder.
         Ok(text) => git.parent()?.join(text.strip_prefix("gitdir:")?.trim()),

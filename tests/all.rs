@@ -19,6 +19,8 @@ mod bench_shapes;
 mod bench_sweep;
 #[path = "all/blank.rs"]
 mod blank;
+#[path = "all/build_script.rs"]
+mod build_script;
 #[path = "all/checkpoint.rs"]
 mod checkpoint;
 #[path = "all/cli.rs"]

@@ -53,7 +53,8 @@ fn conditions(d: &DeviceEntry) -> String {
     );
     let Some(p) = &d.provenance else { return text };
     let commit = p.commit.as_deref().map_or("unknown", |c| c.get(..10).unwrap_or(c));
-    text += &format!("  commit: {commit}; matmul: {}\n", p.matmul);
+    let debug = if p.release { "" } else { ", a debug build, which is slow" };
+    text += &format!("  commit: {commit}{debug}; matmul: {}\n", p.matmul);
     let versions = [
         d.driver.as_ref().map(|v| format!("driver: {v}")),
         p.compute_capability.as_ref().map(|v| format!("compute capability {v}")),

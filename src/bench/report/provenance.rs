@@ -21,6 +21,8 @@ pub struct Provenance {
     pub version: String,
     /// The commit that tempra was built from, if known.
     pub commit: Option<String>,
+    /// Whether the build was made without debug assertions, as `cargo build --release` does. Times of other builds say little.
+    pub release: bool,
     /// The optional features of the build.
     pub features: Vec<String>,
     /// The command line. The program is written without its folder, and the home folder as `~`.
@@ -68,6 +70,7 @@ impl Provenance {
             begun: now.map_or(0, |d| d.as_secs()),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             commit: crate::COMMIT.map(str::to_owned),
+            release: cfg!(not(debug_assertions)),
             features: crate::FEATURES.iter().filter(|f| f.1).map(|f| f.0.to_owned()).collect(),
             command: command(
                 std::env::args_os().map(|a| a.to_string_lossy().into_owned()),
