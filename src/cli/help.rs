@@ -56,9 +56,13 @@ pub const EXIT_CODES: &[(i32, &str, &str)] = &[
     (
         130,
         "interrupted",
-        "Ctrl-C (SIGINT) stopped the run after a checkpoint. Give the same command again to resume.",
+        "Ctrl-C (SIGINT) stopped the run after a checkpoint. Give the same command again to resume. `bench` writes what it measured before.",
     ),
-    (143, "terminated", "SIGTERM stopped the run after a checkpoint. Give the same command again to resume."),
+    (
+        143,
+        "terminated",
+        "SIGTERM stopped the run after a checkpoint. Give the same command again to resume. `bench` writes what it measured before.",
+    ),
 ];
 
 pub fn define() -> Command {
