@@ -12,6 +12,16 @@ use std::path::Path;
 const PREFIXES: [&str; 7] = ["TEMPRA_", "CUDA_", "VK_", "WGPU_", "MESA_", "LP_", "EMULATOR_"];
 const NAMES: [&str; 3] = ["RAYON_NUM_THREADS", "NVIDIA_TF32_OVERRIDE", "NVIDIA_VISIBLE_DEVICES"];
 
+/// Variables of tempra that say where things are kept, or that belong to its tests: they change no measurement.
+const OTHERS: [&str; 6] = [
+    "TEMPRA_CACHE",
+    "TEMPRA_COMMIT",
+    "TEMPRA_PYTHON",
+    "TEMPRA_REQUIRE",
+    "TEMPRA_RUNNER",
+    "TEMPRA_TEST_MODEL",
+];
+
 /// How the measurements of a device were made.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Provenance {
@@ -151,7 +161,8 @@ fn command(mut args: impl Iterator<Item = String>, home: Option<&str>) -> Vec<St
 }
 
 fn environment(all: impl Iterator<Item = (String, String)>, home: Option<&str>) -> BTreeMap<String, String> {
-    let matters = |name: &str| PREFIXES.iter().any(|p| name.starts_with(p)) || NAMES.contains(&name);
+    let begins = |name: &str| PREFIXES.iter().any(|p| name.starts_with(p));
+    let matters = |name: &str| (begins(name) && !OTHERS.contains(&name)) || NAMES.contains(&name);
     all.filter(|(name, _)| matters(name)).map(|(name, value)| (name, without_home(&value, home))).collect()
 }
 
@@ -185,6 +196,7 @@ mod tests {
             ("VK_ICD_FILENAMES", "/home/anna/lvp.json"),
             ("WGPU_BACKEND", "vulkan"),
             ("RAYON_NUM_THREADS", "2"),
+            ("TEMPRA_CACHE", "/mnt/cache"),
             ("AWS_SECRET_ACCESS_KEY", "secret"),
             ("PATH", "/bin"),
         ];
