@@ -219,8 +219,7 @@ fn one(
     };
     let (data, mut batches): (Vec<f64>, Vec<Batch>) = (0..9).map(build).unzip();
     let Some(padded) = batches.pop() else { return Ok(StepRow::default()) };
-    // Padding is no useful work: what counts is the FLOP of a step on the same sequences without padding. It is counted before any
-    // padded step, because AdamW skips rows of the vocabulary that never had a gradient.
+    // Padding is no useful work: what counts is the FLOP of a step on the same sequences without padding.
     let useful = match setting.padded {
         true => {
             let packed = batch(store, setting.lengths.all());

@@ -128,16 +128,15 @@ impl Step for AdamW {
                     let count = LIVE.min(s.len - from);
                     let zero = Blank::covers(bits, at + from, count);
                     let known = before >> bit & 1 == 1;
+                    // g clip; g - m, times, plus; b2 v, g g, times, plus; p keep; the root, its factor, eps, rate m, the quotient, minus.
+                    flops += 15 * count;
                     if zero && !known {
                         // Moments and gradient are zero: the value only decays, and stays where nothing decays it.
                         if s.decay * s.lr_scale != 0.0 {
-                            flops += count;
                             bytes += count * (2 * size + copied);
                         }
                         continue;
                     }
-                    // g clip; g - m, times, plus; b2 v, g g, times, plus; p keep; the root, its factor, eps, rate m, the quotient, minus.
-                    flops += 15 * count;
                     // The value and both moments are written. They are read, but for moments that are known to be zero.
                     let read = if known { 3 } else { 1 } + if zero { 0 } else { 1 };
                     bytes += count * ((3 + read) * size + copied);

@@ -41,7 +41,7 @@ impl Step for GlobalNorm {
         let read: usize = blocks.map(count).sum();
         let size = call.x.first().map_or(0, |s| s.dtype.size());
         let bytes = (read * size) as f64 + call.input(1) + call.input(2);
-        Cost::step(2.0 * read as f64 + 1.0, bytes)
+        Cost::step(2.0 * call.len(0) + 1.0, bytes)
     }
 }
 
