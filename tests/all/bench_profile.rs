@@ -1,6 +1,7 @@
 //! What the profiler counts on real calls and in steps, what of a padded step is useful, and what `dtype` means in results.
 
 use crate::bench_counts::{F, H, HEADS, KEY, T, attention_bytes, attention_flops, bounds, caps, job};
+use crate::support::{aloud, device};
 use std::collections::HashSet;
 use tempra::bench::report::{Ceilings, DeviceEntry, Report, StepRow};
 use tempra::bench::step::{self, Setting, encoder, settings};
@@ -13,12 +14,16 @@ use tempra::ops::{Backward, Fill, Forward, Grad, Input, Op};
 use tempra::shape::{DType, Spec};
 use tempra::tape::Tape;
 
-/// Runs both passes of an op on the CPU, profiled, with gradients that are overwritten, or added to.
-fn profiled(op: &dyn Op, inputs: &[Input], wanted: &[usize], add: bool) -> Vec<Timed> {
-    let device = Device::open("cpu", 1).unwrap();
+fn cpu() -> Device {
+    Device::open("cpu", 1).unwrap()
+}
+
+/// Runs both passes of an op, profiled, with gradients that are overwritten, or added to.
+fn profiled(device: &Device, op: &dyn Op, inputs: &[Input], wanted: &[usize], add: bool) -> Vec<Timed> {
+    let dtype = device.caps().compute;
     let put = |input: &Input| match &input.fill {
         Fill::Ints(v) => device.upload(DType::U32, &input.shape, v).unwrap(),
-        _ => device.zeros(DType::F32, &input.shape).unwrap(),
+        _ => device.zeros(dtype, &input.shape).unwrap(),
     };
     let x: Vec<_> = inputs.iter().map(put).collect();
     let specs: Vec<Spec> = x.iter().map(|t| t.spec.clone()).collect();
@@ -36,16 +41,54 @@ fn profiled(op: &dyn Op, inputs: &[Input], wanted: &[usize], add: bool) -> Vec<T
     device.profiled(run).unwrap().1
 }
 
-/// The profiler reads `cu_seqlens` of the batch at hand: lengths 5, 0, 95 and 156.
+/// The profiler reads `cu_seqlens` of the batch at hand, on every device.
+fn counts_a_ragged_batch(device: &Device, lengths: &[usize]) {
+    let op = Attention { heads: HEADS, scale: 1.0, dropout: None, window: None };
+    let tokens = lengths.iter().sum();
+    let inputs = [Input::real(&[tokens, 3 * H]), Input::ints(&bounds(lengths))];
+    let timed = profiled(device, &op, &inputs, &[0], false);
+    let flops = attention_flops(lengths.iter().map(|len| len * len).sum());
+    assert_eq!([0, 1].map(|i| timed[i].flops), flops.map(|f| f as f64));
+    // Without dropout there is no key.
+    let bytes = attention_bytes(tokens, lengths.len(), device.caps().compute.size()).map(|b| b - KEY);
+    assert_eq!([0, 1].map(|i| timed[i].bytes), bytes.map(|b| b as f64));
+}
+
 #[test]
 fn the_profiler_counts_a_ragged_batch() {
-    let op = Attention { heads: HEADS, scale: 1.0, dropout: None, window: None };
-    let inputs = [Input::real(&[T, 3 * H]), Input::ints(&bounds(&[5, 0, 95, 156]))];
-    let timed = profiled(&op, &inputs, &[0], false);
-    let [forward, backward] = attention_flops(25 + 95 * 95 + 156 * 156).map(|f| f as f64);
-    assert_eq!([&timed[0].flops, &timed[1].flops], [&forward, &backward]);
-    let key = KEY as f64;
-    assert_eq!([0, 1].map(|i| timed[i].bytes + key), attention_bytes(T, 4, 4).map(|b| b as f64));
+    counts_a_ragged_batch(&cpu(), &[5, 0, 95, 156]);
+}
+
+#[test]
+fn the_profiler_counts_a_ragged_batch_on_wgpu() {
+    let Some(device) = device("wgpu") else { return };
+    counts_a_ragged_batch(&device, &[5, 0, 11]);
+}
+
+#[test]
+fn the_profiler_counts_a_ragged_batch_on_cuda() {
+    let Some(device) = device("cuda") else { return };
+    counts_a_ragged_batch(&device, &[5, 0, 11]);
+    if let Ok(half) = device.with_compute(DType::BF16) {
+        counts_a_ragged_batch(&half, &[5, 0, 11]);
+    }
+}
+
+/// In f16 on wgpu matmuls multiply in f16, and tensors are f32.
+#[test]
+fn wgpu_in_f16_keeps_activations_in_f32() {
+    let Some(device) = device("wgpu") else { return };
+    let name = device.caps().name;
+    let Ok(half) = device.with_compute(DType::F16) else {
+        aloud("no cooperative matrices, so f16 on wgpu was not tried");
+        return;
+    };
+    let entry = Workbench::new(&half, "wgpu f16".into(), Effort::default()).entry();
+    assert_eq!((entry.dtype.as_str(), entry.activation_dtype.as_deref()), ("f16", Some("f32")));
+    assert_eq!(entry.description, name);
+    let specs = [Spec::new(DType::F32, &[4, 8]), Spec::new(DType::F32, &[8, 8])];
+    let plan = Linear { act: Activation::None }.plan(&half.caps(), &[&specs[0], &specs[1]]).unwrap();
+    assert_eq!(plan.outputs[0].dtype, DType::F32);
 }
 
 /// What is not asked for is not computed, and what is added to is read first. x (256, 384) and w (384, 384), without a bias.
@@ -55,7 +98,7 @@ fn the_profiler_counts_the_gradients_that_a_call_asks_for() {
     let inputs = [Input::real(&[T, H]), Input::real(&[H, H])];
     let (x, w, matmul) = (T * H, H * H, 2 * T * H * H);
     let backward = |wanted: &[usize], add| {
-        let timed = profiled(&op, &inputs, wanted, add);
+        let timed = profiled(&cpu(), &op, &inputs, wanted, add);
         assert_eq!((timed[1].pass, timed[1].op), (Pass::Backward, "linear"));
         [timed[1].flops as usize, timed[1].bytes as usize / 4]
     };
@@ -68,7 +111,7 @@ fn the_profiler_counts_the_gradients_that_a_call_asks_for() {
 /// On a tape the derivative of an activation may be fused into the next op; both ops together compute the same matmuls either way.
 #[test]
 fn a_tape_is_counted_with_its_real_gradients() {
-    let device = Device::open("cpu", 1).unwrap();
+    let device = cpu();
     let run = || -> Result<()> {
         let mut tape = Tape::new(&device);
         let zeros = |shape: &[usize]| device.zeros(DType::F32, shape);
@@ -120,7 +163,7 @@ fn steps(device: &Device, settings: &[Setting]) -> Vec<StepRow> {
 /// but what is useful is the same, and both are in the row.
 #[test]
 fn padding_is_no_useful_work() {
-    let device = Device::open("cpu", 1).unwrap();
+    let device = cpu();
     let settings = settings(6, 64, false, true);
     let rows = steps(&device, &settings);
     let [base, packed, padded] = rows.as_slice() else { panic!("{} rows", rows.len()) };
