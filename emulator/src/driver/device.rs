@@ -87,6 +87,10 @@ pub extern "C" fn cuDeviceGetAttribute(value: *mut c_int, attribute: c_uint, _de
         12 | 82 => 65536,
         13 => 1_000_000,
         16 => 2,
+        // Memory clock in kHz, bus width in bits, size of the L2 cache in bytes.
+        36 => 2_000_000,
+        37 => 256,
+        38 => setting("EMULATOR_L2", 1 << 20) as c_int,
         39 => 2048,
         75 => (sm / 10) as c_int,
         76 => (sm % 10) as c_int,

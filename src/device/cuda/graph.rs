@@ -42,6 +42,13 @@ impl Drop for Graph {
     }
 }
 
+/// Work of [`Cuda::capture`], which can be launched repeatedly.
+pub struct Captured {
+    graph: Graph,
+    /// [`Graphs::trims`] at the time of the capture, if it uses temporary memory.
+    trims: Option<u64>,
+}
+
 /// A captured step.
 struct Recording {
     graph: Graph,
@@ -94,6 +101,8 @@ pub(super) struct Graphs {
     /// Whether the current step writes too much to be captured, and the keys of steps that did; these are not tried again.
     too_much: bool,
     direct: HashSet<u64>,
+    /// The number of times that unused memory of captured work was returned to the driver.
+    trims: u64,
     /// With exact allocations: memory freed during capture, which the captured step still uses.
     held: Vec<u64>,
 }
@@ -199,6 +208,10 @@ impl Graphs {
             }
         }
     }
+    /// Whether launches are captured and not run.
+    pub fn capturing(&self) -> bool {
+        matches!(self.mode, Mode::Recording(_))
+    }
     /// Discards all captured steps. The context must be bound.
     pub fn destroy(&mut self) {
         self.known.clear();
@@ -212,6 +225,7 @@ impl Graphs {
     }
     /// Unused memory, to be returned to the driver.
     pub fn trim(&mut self) -> Vec<u64> {
+        self.trims += 1;
         let mut free = self.arena.trim();
         for place in std::mem::take(&mut self.held) {
             self.arena.give(place, 0);
@@ -337,6 +351,67 @@ impl Cuda {
             exec.map_err(call)?
         };
         Ok((value, track, Graph(exec)))
+    }
+
+    /// Captures `work` as one CUDA graph, for repeated launches in which the host does not launch each kernel. `work` runs only when the
+    /// graph is launched. `None` if this device launches kernel by kernel (`TEMPRA_CUDA_GRAPHS=0`), or if `work` cannot be captured,
+    /// for instance because the host writes data in it.
+    ///
+    /// # Errors
+    /// [`Kind::Lost`](crate::error::Kind::Lost) if the device was lost.
+    pub fn capture(&self, work: impl FnOnce() -> Result<()>) -> Result<Option<Captured>> {
+        if !self.replays() || self.recording() {
+            return Ok(None);
+        }
+        let (track, graph) = match self.captured(work) {
+            Ok(((), track, graph)) => (track, graph),
+            Err(e) if e.kind() == crate::error::Kind::Lost => return Err(e),
+            Err(_) => return Ok(None),
+        };
+        // The host's writes would have to be repeated before each launch.
+        if track.used > 0 || !track.written.is_empty() {
+            return Ok(None);
+        }
+        // Otherwise the first launch transfers the graph, which takes longer than the others.
+        // SAFETY: the graph is whole and the stream ours.
+        unsafe { result::graph::upload(graph.0, self.inner.stream) }
+            .map_err(|e| self.inner.failed("uploading a CUDA graph", e))?;
+        let trims = lock(&self.inner.state).graphs.trims;
+        let trims = Some(trims).filter(|_| !track.places.is_empty());
+        Ok(Some(Captured { graph, trims }))
+    }
+
+    /// Launches captured work.
+    ///
+    /// # Errors
+    /// [`Kind::Shape`](crate::error::Kind::Shape) if temporary memory that it uses was returned to the driver since its capture
+    /// ([`Device::trim`](crate::device::Device::trim)); those of the driver.
+    pub fn launch_captured(&self, captured: &mut Captured) -> Result<()> {
+        let inner = &self.inner;
+        inner.bind()?;
+        {
+            let mut state = lock(&inner.state);
+            if captured.trims.is_some_and(|trims| trims != state.graphs.trims) {
+                return Err(Error::shape("the memory of a captured CUDA graph was returned to the driver")
+                    .with_help("capture the work again after Device::trim"));
+            }
+            state.stats.captured += 1;
+        }
+        // SAFETY: the graph is whole, and its memory is kept for it.
+        unsafe { result::graph::launch(captured.graph.0, inner.stream) }
+            .map_err(|e| inner.failed("launching a CUDA graph", e))
+    }
+
+    /// Discards captured work. With exact allocations this also returns its temporary memory to the driver, which would otherwise be kept
+    /// until the next [`Device::trim`](crate::device::Device::trim).
+    ///
+    /// # Errors
+    /// [`Kind::Lost`](crate::error::Kind::Lost) if the device was lost.
+    pub fn release(&self, captured: Vec<Captured>) -> Result<()> {
+        let exact = lock(&self.inner.state).graphs.arena.exact;
+        let temporary = captured.iter().any(|c| c.trims.is_some());
+        drop(captured);
+        if exact && temporary { self.trim() } else { Ok(()) }
     }
 
     /// The time of `work` in seconds, measured with several of them in one graph, so that the host's launch time does not count. `work` must

@@ -179,7 +179,9 @@ impl Cuda {
             if state.graphs.note(&event) {
                 return Ok(());
             }
-            state.stats.launches += 1;
+            if !state.graphs.capturing() {
+                state.stats.launches += 1;
+            }
         }
         let (boxed, buffers) = places.split_at_mut(launch.boxes.len());
         let mut maps =

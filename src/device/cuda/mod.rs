@@ -16,6 +16,7 @@ mod blas;
 mod choose;
 mod compile;
 mod graph;
+mod hardware;
 mod identity;
 mod launch;
 mod library;
@@ -26,6 +27,8 @@ mod nvrtc;
 pub(crate) use blas::Choice;
 pub use blas::{More, Product, Ways};
 pub use compile::{Compiler, PRELUDE, Resources, specialised};
+pub use graph::Captured;
+pub use hardware::Hardware;
 pub use memory::{Fetched, Memory};
 
 use super::{Backend, Caps, Gpu, Identity, Launch, Profile, Storage, Tensor};
@@ -58,8 +61,10 @@ pub struct CudaStats {
     pub fetches: u64,
     /// Kernels launched outside of graphs.
     pub launches: u64,
-    /// CUDA graphs launched.
+    /// CUDA graphs launched for steps.
     pub graphs: u64,
+    /// CUDA graphs launched with [`Cuda::launch_captured`].
+    pub captured: u64,
     /// Copies from the host.
     pub writes: u64,
     /// Waits for the device.
@@ -100,6 +105,7 @@ struct Inner {
     capability: u32,
     sms: u32,
     shared_limit: usize,
+    hardware: Hardware,
     /// Whether times come from CUDA events.
     timestamps: bool,
     /// The function for that before CUDA 12.8; cudarc calls only the newer one.
@@ -353,6 +359,7 @@ impl Cuda {
             capability,
             sms,
             shared_limit,
+            hardware: Hardware::of(device),
             timestamps: version >= 12080 || elapsed_before.is_some(),
             elapsed_before,
             driver: version,
@@ -464,6 +471,11 @@ impl Cuda {
     /// The number of multiprocessors.
     pub fn sms(&self) -> u32 {
         self.inner.sms
+    }
+
+    /// Cache size, clock rates and bus width, as the driver tells them.
+    pub fn hardware(&self) -> Hardware {
+        self.inner.hardware
     }
 
     /// The largest shared memory of one block, in bytes.
