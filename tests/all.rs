@@ -17,6 +17,8 @@ mod bench_signals;
 mod bench_shapes;
 #[path = "all/bench_sweep.rs"]
 mod bench_sweep;
+#[path = "all/bench_timing.rs"]
+mod bench_timing;
 #[path = "all/blank.rs"]
 mod blank;
 #[path = "all/build_script.rs"]

@@ -50,10 +50,19 @@ def load():
 
 
 def cache_bytes(on_card):
+    """The size of the last-level cache, or of all of them in a CPU with several, and where it is from (as src/bench/cache.rs)."""
     if on_card:
-        return 128 << 20
-    sizes = [int(re.sub(r"\D", "", p.read_text())) << 10 for p in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")]
-    return max(sizes, default=32 << 20)
+        import torch
+
+        return torch.cuda.get_device_properties(0).L2_cache_size, "L2 cache size from the CUDA driver"
+    levels = {}
+    for cpu in os.sched_getaffinity(0):
+        for index in Path(f"/sys/devices/system/cpu/cpu{cpu}/cache").glob("index*"):
+            level, shared, size = ((index / name).read_text().strip() for name in ("level", "shared_cpu_list", "size"))
+            levels.setdefault(int(level), {})[shared] = int(re.sub(r"\D", "", size)) << 10
+    if not levels:
+        return 32 << 20, "assumed: the system does not tell the size of the CPU's caches"
+    return sum(levels[max(levels)].values()), "last-level caches of all CPUs, from the system"
 
 
 def quartiles(v):
@@ -74,7 +83,7 @@ class Bench:
         self.torch, self.args = torch, args
         self.device = torch.device(args.device)
         self.on_card = self.device.type == "cuda"
-        self.cache = cache_bytes(self.on_card)
+        self.cache, self.cache_source = cache_bytes(self.on_card)
         self.report = {"schema": 2, "begun": int(time.time()), "complete": True, "stopped": None, "devices": [], "ops": [], "steps": [], "skipped": []}
 
     def clock(self, work):
@@ -91,8 +100,8 @@ class Bench:
         work()
         return time.perf_counter() - begun
 
-    def time(self, run, sets):
-        """Seconds of run(i), i the set of operands: all measurements, and the runs of each."""
+    def time(self, run, sets, samples=None):
+        """Seconds of run(i), i the set of operands: all samples, and the runs of each. With `samples`: that many, whatever --seconds says."""
         for i in range(sets):
             run(i)
         place = [0]
@@ -107,8 +116,10 @@ class Bench:
 
         one = min(measure(1), measure(1))
         repeats = max(1, min(RUNS, -int(-LONG_ENOUGH // max(one, 1e-9))))
-        least, begun, seconds = 3 if one > self.args.seconds else 5, time.time(), []
-        while len(seconds) < least or time.time() - begun < self.args.seconds:
+        limit = self.args.seconds if samples is None else 0
+        least = samples or (3 if one > limit else 5)
+        begun, seconds = time.time(), []
+        while len(seconds) < least or time.time() - begun < limit:
             seconds.append(measure(repeats))
         return seconds, repeats
 
@@ -116,22 +127,29 @@ class Bench:
         t = self.torch.empty(shape, device=self.device, dtype=self.torch.float32).uniform_(-1, 1).to(dtype or self.dtype)
         return t.requires_grad_(grad)
 
-    def ceilings(self):
+    def ceilings(self, before=None):
+        """Medians of a fixed number of samples, as tempra's (src/bench/ceilings). `before`: by the same copy and the same side again."""
         torch = self.torch
+        samples, largest = (15, 8192) if self.on_card else (9, 2048)
         n = 4 * self.cache // 4
         a, b = self.rand(n, dtype=torch.float32), self.rand(n, dtype=torch.float32)
-        copies = [min(self.time(run, 1)[0]) for run in (lambda i: b.copy_(a), lambda i: b.neg_())]
-        best, side = 0.0, 256
-        while side <= 8192:
+        ways = {"copy_": lambda i: b.copy_(a), "neg_": lambda i: b.neg_()}
+        ways = {name: run for name, run in ways.items() if before is None or before["copy_by"] == name}
+        copies = {name: [8.0 * n / s for s in self.time(run, 1, samples)[0]] for name, run in ways.items()}
+        way = max(copies, key=lambda name: statistics.median(copies[name]))
+        products, side = {}, before["matmul_side"] if before else 256
+        while True:
             x, w = self.rand(side, side), self.rand(side, side)
-            s = min(self.time(lambda i: torch.nn.functional.linear(x, w), 1)[0])
-            if 2 * side**3 / s > best:
-                best, at = 2 * side**3 / s, side
-            if 8 * s > self.args.seconds:
+            seconds = self.time(lambda i: torch.nn.functional.linear(x, w), 1, samples)[0]
+            products[side] = [2 * side**3 / s for s in seconds]
+            # All samples of the next side are expected to take at most a second.
+            if before or 2 * side > largest or 8 * statistics.median(seconds) * (samples + 3) > 1:
                 break
             side *= 2
-        return {"copy_bytes_per_s": 8.0 * n / min(copies), "product_flops_per_s": best,
-                "how": f"copy: copy_ or neg_, whichever is faster; product: {at} x {at} x {at}", "drift": None}
+        at = max(products, key=lambda side: statistics.median(products[side]))
+        return {"copy_bytes_per_s": statistics.median(copies[way]), "product_flops_per_s": statistics.median(products[at]),
+                "how": f"medians of {samples} samples; copy: {way}, {4 * n >> 20} MiB; matmul: {at} x {at} x {at}", "drift": None,
+                "copy_by": way, "matmul_side": at, "copy_samples_bytes_per_s": copies[way], "product_samples_flops_per_s": products[at]}
 
     def begin(self, variant, dtype):
         torch, a = self.torch, self.args
@@ -142,13 +160,16 @@ class Bench:
         self.report["devices"].append({
             "id": self.id, "tool": f"torch {torch.__version__} {variant}", "description": name, "dtype": dtype,
             "memory_bytes": torch.cuda.get_device_properties(0).total_memory if self.on_card else None,
-            "timer": "CUDA events" if self.on_card else "host clock", "cache_bytes": self.cache, "ceilings": self.before,
+            "timer": "CUDA events" if self.on_card else "host clock", "cache_bytes": self.cache,
+            "cache_source": self.cache_source, "ceilings": self.before,
             "machine": machine(), "uuid": str(getattr(torch.cuda.get_device_properties(0), "uuid", "")).removeprefix("GPU-") or None if self.on_card else None})
 
     def end(self):
-        after, before = self.ceilings(), self.before
-        keys = ("copy_bytes_per_s", "product_flops_per_s")
-        best = {**before, **{k: max(before[k], after[k]) for k in keys}, "drift": [after[k] / before[k] for k in keys]}
+        before = self.before
+        after = self.ceilings(before)
+        keys, all_ = ("copy_bytes_per_s", "product_flops_per_s"), ("copy_samples_bytes_per_s", "product_samples_flops_per_s")
+        best = {**before, **{k: before[k] + after[k] for k in all_}, "drift": [after[k] / before[k] for k in keys]}
+        best.update((k, statistics.median(best[a])) for k, a in zip(keys, all_))
         self.report["devices"][-1]["ceilings"] = best
         self.report["devices"][-1]["machine"]["load_after"] = load()
         for row in (r for r in self.report["ops"] if r["device"] == self.id and r["beyond_cache"]):
@@ -182,7 +203,8 @@ class Bench:
             self.report["ops"].append({
                 "device": self.id, "op": op, "role": role, "model": model, "tokens": tokens, "pass": kind, "shapes": shapes_,
                 "lengths": shapes.summary(lengths) if lengths else None,
-                "seconds": quartiles(seconds), "samples": len(seconds), "repeats": repeats, "sets": sets,
+                "seconds": quartiles(seconds), "samples": len(seconds), "samples_s": seconds, "repeats": repeats,
+                "timing": "kernel launches, CUDA events" if self.on_card else "host clock", "sets": sets,
                 "beyond_cache": bytes_ * sets > self.cache, "flops": float(flops), "bytes": float(moved), "launches": None, "percent": None,
                 "bound": None})
 
@@ -429,7 +451,8 @@ class Bench:
             self.report["steps"].append({
                 "device": self.id, "model": model, "part": part, "sequences": n, "length": l, "tokens": real, "computed_tokens": n * l,
                 "lengths": shapes.summary(lengths),
-                "seconds": q, "samples": len(seconds), "tokens_per_s": real / q["median"], "samples_per_s": n / q["median"], "flops": 0.0,
+                "seconds": q, "samples": len(seconds), "samples_s": seconds,
+                "tokens_per_s": real / q["median"], "samples_per_s": n / q["median"], "flops": 0.0,
                 "share_of_peak": None, "peak_bytes": peak, "work": [], "warm": None,
                 "phases": {"data": 0.0, "forward": forward, "backward": backward, "optimizer": optimizer, "idle": 0.0}})
 

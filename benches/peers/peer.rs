@@ -28,6 +28,10 @@ pub const WEIGHT_DECAY: f64 = 0.01;
 const SETS: usize = 64;
 const RUNS: usize = 64;
 const LONG_ENOUGH: f64 = 2e-3;
+/// Samples of each ceiling.
+const CEILING_SAMPLES: usize = 9;
+/// How a copy is made.
+const COPIES: [&str; 2] = ["memcpy by all threads", "in-place update by all threads"];
 /// Bytes that sets of operands, and graphs that wait for their backward pass, may take.
 const BUDGET: f64 = (1u64 << 30) as f64;
 
@@ -261,12 +265,6 @@ struct Timing {
     repeats: usize,
 }
 
-impl Timing {
-    fn fastest(&self) -> f64 {
-        self.seconds.iter().copied().fold(f64::INFINITY, f64::min)
-    }
-}
-
 /// The median, and the quartiles by linear interpolation.
 fn quartiles(v: &[f64]) -> Value {
     let [q1, median, q3] = [0.25, 0.5, 0.75].map(|q| at(v, q));
@@ -283,9 +281,26 @@ fn at(v: &[f64], q: f64) -> f64 {
 
 #[derive(Clone, Copy)]
 struct Ceilings {
-    copy: f64,
-    product: f64,
+    /// Rates of all samples.
+    copies: Vec<f64>,
+    products: Vec<f64>,
+    in_place: bool,
     side: usize,
+}
+
+impl Ceilings {
+    fn copy(&self) -> f64 {
+        at(&self.copies, 0.5)
+    }
+    fn product(&self) -> f64 {
+        at(&self.products, 0.5)
+    }
+    /// The samples of both measurements.
+    fn with(mut self, after: Ceilings) -> Ceilings {
+        self.copies.extend(after.copies);
+        self.products.extend(after.products);
+        self
+    }
 }
 
 struct Bench<L: Library> {
@@ -308,7 +323,7 @@ impl<L: Library> Bench<L> {
     fn run(mut self) -> Result<Value> {
         let begun = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
         let mut machine = machine();
-        let before = self.ceilings()?;
+        let before = self.ceilings(None)?;
         if self.args.ops {
             for (i, tokens) in self.args.tokens.clone().into_iter().enumerate() {
                 for job in jobs(tokens, i == 0) {
@@ -329,13 +344,10 @@ impl<L: Library> Bench<L> {
         for (what, why) in self.library.notes() {
             self.skip(what, why);
         }
-        let after = self.ceilings()?;
-        let best = Ceilings {
-            copy: before.copy.max(after.copy),
-            product: before.product.max(after.product),
-            ..before
-        };
-        self.judge(best);
+        let after = self.ceilings(Some(&before))?;
+        let drift = [after.copy() / before.copy(), after.product() / before.product()];
+        let best = before.with(after);
+        self.judge(&best);
         machine["load_after"] = load();
         Ok(json!({
             "schema": 2, "begun": begun, "complete": true, "stopped": null,
@@ -345,10 +357,11 @@ impl<L: Library> Bench<L> {
                 "description": format!("cpu ({} threads)", self.args.threads),
                 "timer": "host clock", "cache_bytes": self.cache,
                 "ceilings": {
-                    "copy_bytes_per_s": best.copy, "product_flops_per_s": best.product,
-                    "how": format!("copy: memcpy or an in-place update by all threads, whichever is faster, bytes read plus written; \
-                        matmul: {0} x {0} x {0} by the library", best.side),
-                    "drift": [after.copy / before.copy, after.product / before.product],
+                    "copy_bytes_per_s": best.copy(), "product_flops_per_s": best.product(),
+                    "how": format!("medians of {CEILING_SAMPLES} samples; copy: {}, bytes read plus written; \
+                        matmul: {1} x {1} x {1} by the library", COPIES[usize::from(best.in_place)], best.side),
+                    "drift": drift, "copy_by": COPIES[usize::from(best.in_place)], "matmul_side": best.side,
+                    "copy_samples_bytes_per_s": best.copies, "product_samples_flops_per_s": best.products,
                 },
             }],
             "ops": self.ops, "steps": self.steps, "skipped": self.skipped,
@@ -365,6 +378,7 @@ impl<L: Library> Bench<L> {
         &self,
         sets: usize,
         most: usize,
+        samples: Option<usize>,
         mut run: impl FnMut(usize, usize) -> Result<f64>,
     ) -> Result<Timing> {
         let mut next = 0;
@@ -377,9 +391,11 @@ impl<L: Library> Bench<L> {
         }
         let one = measure(1)?.min(measure(1)?);
         let repeats = ((LONG_ENOUGH / one.max(1e-9)).ceil() as usize).clamp(1, most);
-        let least = if one > self.args.seconds { 3 } else { 5 };
+        // A fixed number of samples does not depend on --seconds.
+        let limit = if samples.is_some() { 0.0 } else { self.args.seconds };
+        let least = samples.unwrap_or(if one > limit { 3 } else { 5 });
         let (mut seconds, mut spent) = (Vec::new(), 0.0);
-        while seconds.len() < least || spent < self.args.seconds {
+        while seconds.len() < least || spent < limit {
             let s = measure(repeats)?;
             seconds.push(s);
             spent += s * repeats as f64;
@@ -407,7 +423,7 @@ impl<L: Library> Bench<L> {
             }
             Ok(begun.elapsed().as_secs_f64())
         };
-        let there = self.time(sets, RUNS, forward)?;
+        let there = self.time(sets, RUNS, None, forward)?;
         let kind = if is_step { "step" } else { "forward" };
         self.note(job, kind, &there, sets, flops, bytes);
         if is_step {
@@ -424,7 +440,7 @@ impl<L: Library> Bench<L> {
         };
         // A graph of a chain of small ops holds several times what the op must move.
         let most = ((BUDGET / (8.0 * back_bytes)) as usize).clamp(1, RUNS);
-        let back = self.time(sets, most, backward)?;
+        let back = self.time(sets, most, None, backward)?;
         self.note(job, "backward", &back, sets, back_flops, back_bytes);
         Ok(())
     }
@@ -432,29 +448,30 @@ impl<L: Library> Bench<L> {
     fn note(&mut self, job: &Job, pass: &str, timing: &Timing, sets: usize, flops: f64, bytes: f64) {
         self.ops.push(json!({
             "device": self.id, "op": job.op, "role": job.role, "model": MODEL, "tokens": job.tokens, "pass": pass,
-            "shapes": job.shapes, "seconds": quartiles(&timing.seconds), "samples": timing.seconds.len(),
+            "shapes": job.shapes, "seconds": quartiles(&timing.seconds), "samples": timing.seconds.len(), "samples_s": timing.seconds,
             "repeats": timing.repeats, "sets": sets, "beyond_cache": job.cost[1] * sets as f64 > self.cache as f64,
             "flops": flops, "bytes": bytes, "launches": null, "percent": null, "bound": null,
         }));
     }
 
     /// Notes how near the rows come to what the ceilings allow.
-    fn judge(&mut self, best: Ceilings) {
+    fn judge(&mut self, best: &Ceilings) {
         for row in self.ops.iter_mut().filter(|r| r["beyond_cache"] == true) {
             let number = |v: &Value| v.as_f64().unwrap_or(f64::NAN);
-            let (copy, product) = (number(&row["bytes"]) / best.copy, number(&row["flops"]) / best.product);
+            let (copy, product) = (number(&row["bytes"]) / best.copy(), number(&row["flops"]) / best.product());
             row["percent"] = json!(100.0 * copy.max(product) / number(&row["seconds"]["median"]));
             row["bound"] = json!(if product > copy { "product" } else { "copy" });
         }
     }
 
-    fn ceilings(&self) -> Result<Ceilings> {
+    /// Medians of a fixed number of samples, as tempra's (src/bench/ceilings); after a first time by the same copy and the same side.
+    fn ceilings(&self, before: Option<&Ceilings>) -> Result<Ceilings> {
         let n = self.cache;
         let (from, mut to) = (vec![0.5f32; n], vec![0.25f32; n]);
         let part = n.div_ceil(self.args.threads);
         // A store to what is not in the cache reads it first, unless it was read anyway.
-        let mut copy = f64::INFINITY;
-        for in_place in [false, true] {
+        let mut best = Ceilings { copies: vec![0.0], products: vec![0.0], in_place: false, side: 0 };
+        for in_place in [false, true].into_iter().filter(|&way| before.is_none_or(|b| b.in_place == way)) {
             let run = |_, runs| {
                 let begun = Instant::now();
                 for _ in 0..runs {
@@ -469,10 +486,13 @@ impl<L: Library> Bench<L> {
                 }
                 Ok(begun.elapsed().as_secs_f64())
             };
-            copy = copy.min(self.time(1, RUNS, run)?.fastest());
+            let timing = self.time(1, RUNS, Some(CEILING_SAMPLES), run)?;
+            let copies: Vec<f64> = timing.seconds.iter().map(|s| 8.0 * n as f64 / s).collect();
+            if at(&copies, 0.5) > best.copy() {
+                (best.copies, best.in_place) = (copies, in_place);
+            }
         }
-        let mut best = Ceilings { copy: 8.0 * n as f64 / copy, product: 0.0, side: 0 };
-        for side in [256, 512, 1024, 2048, 4096, 8192] {
+        for side in [256, 512, 1024, 2048].into_iter().filter(|&side| before.is_none_or(|b| b.side == side)) {
             let product = self.library.product(side)?;
             let run = |_, runs| {
                 let begun = Instant::now();
@@ -481,13 +501,14 @@ impl<L: Library> Bench<L> {
                 }
                 Ok(begun.elapsed().as_secs_f64())
             };
-            let timing = self.time(1, RUNS, run)?;
-            let rate = 2.0 * (side as f64).powi(3) / timing.fastest();
-            if rate > best.product {
-                (best.product, best.side) = (rate, side);
+            let timing = self.time(1, RUNS, Some(CEILING_SAMPLES), run)?;
+            let flops = 2.0 * (side as f64).powi(3);
+            let products: Vec<f64> = timing.seconds.iter().map(|s| flops / s).collect();
+            if at(&products, 0.5) > best.product() {
+                (best.products, best.side) = (products, side);
             }
-            // The next one takes eight times as long.
-            if 8.0 * at(&timing.seconds, 0.5) > self.args.seconds {
+            // All samples of the next side are expected to take at most a second.
+            if 8.0 * at(&timing.seconds, 0.5) * (CEILING_SAMPLES + 3) as f64 > 1.0 {
                 break;
             }
         }
@@ -512,7 +533,7 @@ impl<L: Library> Bench<L> {
         let idle = (median - forward - backward - optimizer).max(0.0);
         self.steps.push(json!({
             "device": self.id, "model": MODEL, "part": "base", "sequences": sequences, "length": length, "tokens": tokens,
-            "computed_tokens": tokens, "seconds": quartiles(&seconds), "samples": seconds.len(),
+            "computed_tokens": tokens, "seconds": quartiles(&seconds), "samples": seconds.len(), "samples_s": seconds,
             "tokens_per_s": tokens as f64 / median, "samples_per_s": sequences as f64 / median, "flops": 0.0,
             "share_of_peak": null, "peak_bytes": peak(), "work": [], "warm": null,
             "phases": { "data": 0.0, "forward": forward, "backward": backward, "optimizer": optimizer, "idle": idle },

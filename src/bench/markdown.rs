@@ -119,6 +119,20 @@ pub fn report(r: &Report) -> String {
                 c.product_flops_per_s / 1e12,
                 c.how
             );
+            if let Some(peak) = &c.nameplate {
+                let rate = |rate: Option<f64>, unit: f64, name: &str| {
+                    rate.map_or("unknown".to_owned(), |rate| format!("{:.1} {name}", rate / unit))
+                };
+                text += &format!(
+                    "  specification: copy {}, matmul {} ({})\n",
+                    rate(peak.copy_bytes_per_s, 1e9, "GB/s"),
+                    rate(peak.product_flops_per_s, 1e12, "TFLOP/s"),
+                    peak.how
+                );
+            }
+        }
+        if let Some(source) = &d.cache_source {
+            text += &format!("  cache: {:.1} MiB ({source})\n", d.cache_bytes as f64 / f64::from(1 << 20));
         }
     }
     let ops = side_by_side(r, r.ops.iter().map(|o| (o.device.as_str(), o.key(), o)));
@@ -179,8 +193,19 @@ fn part<'a>(title: &str, head: &[&str], rows: impl Iterator<Item = (&'a str, Vec
     }
 }
 
-const OP_HEAD: [&str; 10] =
-    ["op", "model", "tokens", "pass", "median", "spread", "GB/s", "TFLOP/s", "% of ceiling", "launches"];
+const OP_HEAD: [&str; 11] = [
+    "op",
+    "model",
+    "tokens",
+    "pass",
+    "median",
+    "spread",
+    "warm",
+    "GB/s",
+    "TFLOP/s",
+    "% of ceiling",
+    "launches",
+];
 
 fn op_row(o: &super::report::OpRow) -> Vec<String> {
     let s = o.seconds.median;
@@ -191,6 +216,7 @@ fn op_row(o: &super::report::OpRow) -> Vec<String> {
         o.pass.name().to_owned(),
         time(s),
         format!("{:.0} %", 100.0 * o.seconds.spread()),
+        o.warm_s.map_or("-".to_owned(), |q| time(q.median)),
         format!("{:.2}", o.bytes / s / 1e9),
         format!("{:.4}", o.flops / s / 1e12),
         percent(o.percent),

@@ -1,23 +1,24 @@
 //! How times are measured.
 //!
-//! Operands are random. Several sets of them, together larger than the cache, are used in turn. A warm-up on all sets compiles the
-//! kernels and touches the memory. Then runs are repeated until one measurement is long enough for the clock, and measurements until the
-//! time limit. The report has their median and quartiles. Between them fixed work is timed, to see how fast the machine itself is
-//! ([`super::pace`]). The clock is the device's own if it has one, otherwise the host's until the device is idle ([`SystemClock`]). Tests
-//! use another [`Clock`] that counts work, so that they do not depend on the speed of the machine.
+//! Operands are random. Several sets of them, together larger than the cache, are used in turn: this gives the time with cold caches. A
+//! warm-up on all sets compiles the kernels and touches the memory. Then runs are repeated until one sample is long enough for the clock
+//! ([`super::queue`]), and samples are taken until the time limit. The report has all samples, their median and quartiles. After that one
+//! set is used again and again: this gives the time with warm caches. Between the samples fixed work is timed, to see how fast the machine
+//! itself is ([`super::pace`]). The clock is the device's own if it has one, otherwise the host's until the device is idle
+//! ([`SystemClock`]). Tests use another [`Clock`] that counts work, so that they do not depend on the speed of the machine.
 
+use super::cache::LastLevelCache;
+use super::ceilings::CeilingEffort;
 use super::monitor::{Control, Monitor, is_stopped};
 use super::operands::{POOL, Ready};
 use super::pace::Pace;
-use super::report::{Ceilings, Clocks, DeviceEntry, Machine, Phase, Provenance, Report};
+use super::queue::{Queue, RUNS};
+use super::report::{Clocks, DeviceEntry, Machine, Phase, Provenance, Report};
 use super::shapes::Job;
 use crate::device::Device;
 use crate::error::{Error, Kind, Result};
-use crate::ops::Forward;
-use crate::ops::linear::{Activation, Linear};
-use crate::ops::round::Round;
 use crate::rng::Stream;
-use crate::shape::{DType, Spec};
+use crate::shape::DType;
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
 use std::sync::OnceLock;
@@ -48,12 +49,12 @@ impl Clock for SystemClock {
     }
 }
 
-/// How long to measure.
+/// How long to measure ops and steps. Ceilings have their own [`CeilingEffort`].
 #[derive(Clone, Debug)]
 pub struct Effort {
-    /// The approximate time for all measurements of one pass of one op, in seconds.
+    /// The approximate time for all samples of one pass of one op with cold caches, in seconds. Warm caches take a quarter of it in addition.
     pub seconds: f64,
-    /// The least number of measurements.
+    /// The least number of samples.
     pub samples: usize,
     /// An op and a number of times to run it as if once, to test that a slower kernel is detected.
     pub planted: Option<(String, usize)>,
@@ -99,16 +100,20 @@ impl Quartiles {
 pub struct Timing {
     /// Seconds of one run.
     pub seconds: Quartiles,
-    /// The least of all measurements: what ceilings are taken from.
-    pub fastest: f64,
-    /// Measurements.
+    /// Samples.
     pub samples: usize,
-    /// Runs of each.
+    /// Seconds of one run in each sample, in their order.
+    pub samples_s: Vec<f64>,
+    /// Runs in each sample.
     pub repeats: usize,
+    /// How the runs of a sample are queued and timed.
+    pub timing: String,
     /// Sets of operands.
     pub sets: usize,
     /// Whether they are larger than the cache.
     pub beyond_cache: bool,
+    /// Seconds of one run on one set of operands, again and again.
+    pub warm: Option<Quartiles>,
     /// Kernels launched by one run.
     pub launches: Option<f64>,
     /// Seconds of fixed work meanwhile, what waits for memory and what computes: medians.
@@ -119,10 +124,30 @@ pub struct Timing {
     pub clocks: Option<Clocks>,
 }
 
-/// What a measurement lasts at least, in seconds: a hundred times what clocks and launches cost.
+/// When enough samples of one measurement are taken.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Enough {
+    /// Samples are taken for at least this many seconds.
+    pub seconds: f64,
+    /// The least number of samples.
+    pub samples: usize,
+    /// If one run takes longer than this, in seconds, three samples are enough.
+    pub long: f64,
+}
+
+impl Effort {
+    /// Enough samples with cold caches.
+    pub(super) fn cold(&self) -> Enough {
+        Enough { seconds: self.seconds, samples: self.samples, long: self.seconds }
+    }
+    /// Enough samples with warm caches.
+    fn warm(&self) -> Enough {
+        Enough { seconds: self.seconds / 4.0, ..self.cold() }
+    }
+}
+
+/// The least duration of a sample in seconds: a hundred times what clocks and launches cost.
 const LONG_ENOUGH: f64 = 2e-3;
-/// Runs of one measurement at most: a command buffer's time stamps are not endless.
-const RUNS: usize = 64;
 
 /// A device, and what measuring on it needs.
 pub struct Workbench<'a> {
@@ -130,9 +155,11 @@ pub struct Workbench<'a> {
     pub device: &'a Device,
     /// Its name in reports.
     pub id: String,
-    /// How long to measure.
+    /// How long to measure ops and steps.
     pub effort: Effort,
-    pub(super) cache: u64,
+    /// How much work goes into the ceilings.
+    pub ceiling_effort: CeilingEffort,
+    pub(super) cache: LastLevelCache,
     pub(super) budget: u64,
     pub(super) pool: Vec<f32>,
     pace: OnceLock<Pace>,
@@ -146,10 +173,11 @@ impl<'a> Workbench<'a> {
     pub fn new(device: &'a Device, id: String, effort: Effort) -> Workbench<'a> {
         let mut rng = Stream::new(3, "bench operands", 0);
         let pool = (0..POOL).map(|_| rng.uniform() as f32).collect();
-        let (cache, budget) = (cache_bytes(device), budget(device));
+        let (ceiling_effort, cache) = (CeilingEffort::of(device), LastLevelCache::of(device));
+        let budget = budget(device);
         let (monitor, control) = (None, None);
         let (pace, clock) = (OnceLock::new(), &SystemClock);
-        Workbench { device, id, effort, cache, budget, pool, pace, clock, monitor, control }
+        Workbench { device, id, effort, ceiling_effort, cache, budget, pool, pace, clock, monitor, control }
     }
     /// The same bench with a monitor of the GPU's clocks.
     #[must_use]
@@ -188,8 +216,13 @@ impl<'a> Workbench<'a> {
     }
     /// The same bench with operands for a cache of this size in bytes, instead of the machine's.
     #[must_use]
-    pub fn with_cache_bytes(self, cache: u64) -> Workbench<'a> {
-        Workbench { cache, ..self }
+    pub fn with_cache_bytes(self, bytes: u64) -> Workbench<'a> {
+        Workbench { cache: LastLevelCache { bytes, source: "set by the caller".to_owned() }, ..self }
+    }
+    /// The same bench with another effort for ceilings, for tests.
+    #[must_use]
+    pub fn with_ceiling_effort(self, ceiling_effort: CeilingEffort) -> Workbench<'a> {
+        Workbench { ceiling_effort, ..self }
     }
     /// The clock.
     pub fn clock(&self) -> &'a dyn Clock {
@@ -206,7 +239,8 @@ impl<'a> Workbench<'a> {
             activation_dtype: (caps.compute != caps.matmul).then(|| caps.compute.to_string()),
             memory_bytes: caps.memory_bytes,
             timer: timer(self.device).to_owned(),
-            cache_bytes: self.cache,
+            cache_bytes: self.cache.bytes,
+            cache_source: Some(self.cache.source.clone()),
             ceilings: None,
             pace: None,
             machine: Machine::here(),
@@ -250,11 +284,14 @@ impl<'a> Workbench<'a> {
         let ready = self.ready(job)?;
         let one = |&pass: &Phase| {
             let pace = Some(self.pace()?);
-            let (timing, clocks) =
-                self.watched(&mut || self.time(job.op, pace, ready.sets(), &|i| ready.run(pass, i)))?;
+            let run = |i: usize| ready.run(pass, i);
+            let (cold, clocks) =
+                self.watched(&mut || self.time(job.op, self.effort.cold(), pace, ready.sets(), &run))?;
+            // Fixed work between the samples would replace the set in the cache.
+            let warm = self.time(job.op, self.effort.warm(), None, 1, &|_| ready.run(pass, 0))?;
             let kernels = self.kernels(&|| ready.run(pass, 0))?;
             let (sets, beyond_cache) = (ready.sets(), ready.beyond_cache());
-            let timing = Timing { sets, beyond_cache, kernels, clocks, ..timing };
+            let timing = Timing { sets, beyond_cache, warm: Some(warm.seconds), kernels, clocks, ..cold };
             Ok((pass, timing, ready.cost(pass)))
         };
         let mut all = Vec::new();
@@ -286,23 +323,27 @@ impl<'a> Workbench<'a> {
             |&pass: &Phase| (0..ready.sets()).try_for_each(|i| self.timed(ready, pass, i..i + 1).map(drop));
         ready.passes().iter().try_for_each(one)
     }
-    /// The time in seconds of consecutive runs of a pass, on one set after the other, by the device's own clock if it has one.
+    /// The time in seconds of consecutive runs of a pass, on one set after the other, by the device's own clock if it has one. Capturing the
+    /// runs as CUDA graphs takes time that does not count.
     ///
     /// # Errors
     /// Those of the device.
     pub fn timed(&self, ready: &Ready, pass: Phase, runs: Range<usize>) -> Result<f64> {
-        let mut seconds = 0.0;
-        for from in runs.clone().step_by(RUNS) {
-            let mut work = || (from..runs.end.min(from + RUNS)).try_for_each(|i| ready.run(pass, i));
-            seconds += self.clock.time(self.device, &mut work)?;
+        let run = |i: usize| ready.run(pass, i);
+        let mut queue = Queue::new(self, ready.sets(), runs.start, &run);
+        if runs.len() > 1 {
+            queue.capture(runs.len())?;
         }
+        let seconds = queue.seconds(runs.len())?;
+        queue.finish()?;
         Ok(seconds)
     }
 
-    /// Times `run(i)`, where i is the index of the run, and fixed work between the measurements.
-    fn time(
+    /// Times `run(i)`, where i is the index of the run, and fixed work between the samples.
+    pub(super) fn time(
         &self,
         op: &str,
+        enough: Enough,
         pace: Option<&Pace>,
         sets: usize,
         run: &(dyn Fn(usize) -> Result<()> + Sync),
@@ -311,117 +352,44 @@ impl<'a> Workbench<'a> {
             Some((planted, times)) if planted == op => *times,
             _ => 1,
         };
-        let mut next = 0;
-        let mut measure = |runs: usize| -> Result<f64> {
-            self.check()?;
-            let from = next;
-            next += runs;
-            let mut work = || (from..from + runs).try_for_each(|i| (0..times).try_for_each(|_| run(i)));
-            Ok(self.clock.time(self.device, &mut work)? / runs as f64)
-        };
+        let run = |i: usize| (0..times).try_for_each(|_| run(i));
+        let mut queue = Queue::new(self, sets, 0, &run);
         let before = launches(self.device);
-        (0..sets).try_for_each(|_| measure(1).map(drop))?;
+        (0..sets).try_for_each(|_| queue.seconds(1).map(drop))?;
         let per_run = launches(self.device).zip(before).map(|(now, then)| (now - then) as f64 / sets as f64);
-        let one = measure(1)?.min(measure(1)?);
-        let repeats = (LONG_ENOUGH / one.max(1e-9)).ceil().clamp(1.0, RUNS as f64) as usize;
+        let mut one = queue.seconds(1)?.min(queue.seconds(1)?);
+        let fill =
+            |one: f64, most: usize| (LONG_ENOUGH / one.max(1e-9)).ceil().clamp(1.0, most as f64) as usize;
+        let mut repeats = fill(one, RUNS);
+        if let Some(runs) = queue.capture(repeats)? {
+            // Launched one by one, short kernels take as long as their launches. In a graph they may be faster.
+            let graph = queue.seconds(runs)?;
+            one = graph / runs as f64;
+            repeats = runs * fill(graph, RUNS);
+        }
         let begun = self.clock.now();
-        let (mut seconds, mut paces) = (Vec::new(), Vec::new());
+        let (mut samples_s, mut paces) = (Vec::new(), Vec::new());
         // What takes long is measured less often, but never so rarely that a median means nothing.
-        let least = if one > self.effort.seconds { 3.min(self.effort.samples) } else { self.effort.samples };
-        while seconds.len() < least || self.clock.now() - begun < self.effort.seconds {
+        let least = if one > enough.long { 3.min(enough.samples) } else { enough.samples };
+        while samples_s.len() < least || self.clock.now() - begun < enough.seconds {
             if let Some(pace) = pace {
                 paces.push(pace.measure(self)?);
-                // What the fixed work took from the cache comes back before anything counts.
-                (repeats > 1).then(|| measure(1)).transpose()?;
+                (repeats > 1).then(|| queue.refresh()).transpose()?;
             }
-            seconds.push(measure(repeats)?);
+            samples_s.push(queue.seconds(repeats)? / repeats as f64);
         }
-        let samples = seconds.len();
-        let fastest = seconds.iter().copied().fold(f64::INFINITY, f64::min);
-        let seconds = Quartiles::of(seconds);
-        let pace = pace.map(|_| medians(&paces));
-        Ok(Timing { seconds, fastest, samples, repeats, launches: per_run, pace, ..Timing::default() })
-    }
-
-    /// Measures the device's ceilings: the rates of a large copy and of the best matmul.
-    ///
-    /// # Errors
-    /// Those of the device.
-    pub fn ceilings(&self) -> Result<Ceilings> {
-        let copy = self.copy_rate()?;
-        let (product, side) = self.product_rate()?;
-        let by = if let Device::Cpu(_) = self.device {
-            "memcpy or an in-place update by all threads, whichever is faster"
-        } else {
-            "a copy kernel"
-        };
-        Ok(Ceilings {
-            copy_bytes_per_s: copy,
-            product_flops_per_s: product,
-            how: format!(
-                "copy: {by}, bytes read plus written; matmul: {side} x {side} x {side}, {}",
-                self.dtype()
-            ),
-            drift: None,
+        let timing = queue.timing();
+        queue.finish()?;
+        Ok(Timing {
+            seconds: Quartiles::of(samples_s.clone()),
+            samples: samples_s.len(),
+            samples_s,
+            repeats,
+            timing,
+            launches: per_run,
+            pace: pace.map(|_| medians(&paces)),
+            ..Timing::default()
         })
-    }
-    fn copy_rate(&self) -> Result<f64> {
-        let most = (self.budget / 8).min(self.device.caps().binding_bytes).min(256 << 20);
-        let n = ((4 * self.cache).min(most) / 4) as usize;
-        let spec = Spec::new(DType::F32, &[n]);
-        let (from, to) = (self.random(&spec, -1.0, 1.0, 1)?, self.random(&spec, -1.0, 1.0, 2)?);
-        let run = |_: usize| match self.device {
-            Device::Cpu(cpu) => {
-                use rayon::prelude::*;
-                let (from, mut to) = (from.cpu::<f32>()?, to.cpu_mut::<f32>()?);
-                // Large enough for the C library to write past the cache.
-                let part = n.div_ceil(cpu.threads()).max(1);
-                to.par_chunks_mut(part).zip(from.par_chunks(part)).for_each(|(t, f)| t.copy_from_slice(f));
-                Ok(())
-            }
-            _ => self.device.step(&Round, &[&from, &to]),
-        };
-        let mut best = self.time("copy", None, 1, &run)?.fastest;
-        if let Device::Cpu(cpu) = self.device {
-            // A store to what is not in the cache reads it first, unless it was read anyway.
-            let run = |_: usize| {
-                use rayon::prelude::*;
-                let mut to = to.cpu_mut::<f32>()?;
-                let part = n.div_ceil(cpu.threads()).max(1);
-                to.par_chunks_mut(part).for_each(|t| t.iter_mut().for_each(|v| *v = -*v));
-                Ok(())
-            };
-            best = best.min(self.time("copy", None, 1, &run)?.fastest);
-        }
-        Ok(2.0 * spec.bytes() as f64 / best)
-    }
-    /// The best rate of square matmuls in FLOP/s, and its size. Larger sizes are tried while they are fast.
-    fn product_rate(&self) -> Result<(f64, usize)> {
-        let mut best = (0.0, 0);
-        let op = Linear { act: Activation::None };
-        for side in [256, 512, 1024, 2048, 4096, 8192] {
-            let spec = Spec::new(self.device.caps().compute, &[side, side]);
-            if 3 * spec.bytes() as u64 > self.budget || spec.bytes() as u64 > self.device.caps().binding_bytes
-            {
-                break;
-            }
-            let (x, w, y) = (
-                self.random(&spec, -1.0, 1.0, 1)?,
-                self.random(&spec, -1.0, 1.0, 2)?,
-                self.device.alloc(spec)?,
-            );
-            let run = |_: usize| self.device.forward(&op, Forward { x: &[&x, &w], y: &[&y] });
-            let timing = self.time("product", None, 1, &run)?;
-            let flops = 2.0 * (side as f64).powi(3);
-            if flops / timing.fastest > best.0 {
-                best = (flops / timing.fastest, side);
-            }
-            // The next one takes eight times as long.
-            if 8.0 * timing.seconds.median > self.effort.seconds {
-                break;
-            }
-        }
-        Ok(best)
     }
 }
 
@@ -466,24 +434,6 @@ fn launches(device: &Device) -> Option<u64> {
         Device::Cuda(card) => Some(card.stats().launches),
         _ => None,
     }
-}
-
-/// The size of the last-level cache in bytes: of the CPU from the system; for a GPU a size larger than that of any current GPU.
-fn cache_bytes(device: &Device) -> u64 {
-    let gpu = match device {
-        Device::Wgpu(gpu) => !gpu.abilities().software,
-        Device::Cuda(_) => true,
-        _ => false,
-    };
-    if gpu {
-        return 128 << 20;
-    }
-    let size = |index: u32| -> Option<u64> {
-        let path = format!("/sys/devices/system/cpu/cpu0/cache/index{index}/size");
-        let text = std::fs::read_to_string(path).ok()?;
-        Some(text.trim().trim_end_matches('K').parse::<u64>().ok()? << 10)
-    };
-    (0..5).filter_map(size).max().unwrap_or(32 << 20)
 }
 
 /// The memory for operands in bytes: half of a GPU's memory, or a quarter of the host's free memory.

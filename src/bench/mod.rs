@@ -2,6 +2,7 @@
 //!
 //! [`ops`] and [`step`] measure and fill a [`Report`]; [`compare()`] reads reports; [`page`] and [`markdown`] draw them.
 
+mod cache;
 pub mod ceilings;
 pub mod compare;
 pub mod markdown;
@@ -11,10 +12,13 @@ pub mod operands;
 pub mod ops;
 pub mod pace;
 pub mod page;
+mod queue;
 pub mod report;
+pub mod samples;
 pub mod shapes;
 pub mod step;
 
+pub use ceilings::CeilingEffort;
 pub use compare::{Comparison, Verdict, compare};
 pub use measure::{Clock, Effort, Quartiles, SystemClock, Workbench};
 pub use monitor::{Control, Monitor, NvmlMonitor};

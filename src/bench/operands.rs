@@ -198,7 +198,7 @@ impl Workbench<'_> {
                 .with_found(format!("{} MiB in all, and {} MiB in one tensor", bytes >> 20, largest >> 20))
                 .with_help("lower --tokens, or choose smaller shapes with --shape or --shape-of"));
         }
-        let sets = (2 * self.cache).div_ceil(touched).max(2);
+        let sets = (2 * self.cache.bytes).div_ceil(touched).max(2);
         let sets = sets.min(SETS).min((self.budget - shared) / (bytes - shared).max(1)).max(1) as usize;
         let mut all: Vec<Set> = Vec::new();
         for n in 0..sets {
@@ -231,7 +231,7 @@ impl Workbench<'_> {
             };
             all.push(set);
         }
-        let beyond_cache = touched * sets as u64 > self.cache;
+        let beyond_cache = touched * sets as u64 > self.cache.bytes;
         Ok(Ready { device: self.device, job, all, cost, beyond_cache })
     }
 }

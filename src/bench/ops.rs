@@ -3,6 +3,7 @@
 use super::measure::{Workbench, is_gone, reason};
 use super::monitor::is_stopped;
 use super::report::{OpRow, Report, Skipped};
+use super::samples::median_interval;
 use super::shapes::{Job, LengthSource, ModelShape, SequenceLengths, jobs, jobs_of};
 use crate::error::Result;
 use crate::ops::OPS;
@@ -86,7 +87,11 @@ pub fn run(
                 lengths: job.lengths.as_ref().map(SequenceLengths::summary),
                 seconds: timing.seconds,
                 samples: timing.samples,
+                interval_s: median_interval(&timing.samples_s),
+                samples_s: timing.samples_s,
                 repeats: timing.repeats,
+                timing: Some(timing.timing),
+                warm_s: timing.warm,
                 sets: timing.sets,
                 beyond_cache: timing.beyond_cache,
                 flops,

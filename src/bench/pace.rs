@@ -7,8 +7,9 @@
 
 use super::measure::Workbench;
 use super::report::Machine;
+use crate::device::cuda::Captured;
 use crate::device::{Device, Tensor};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ops::round::Round;
 use crate::shape::{DType, Spec};
 use rayon::prelude::*;
@@ -21,6 +22,10 @@ const WINDOW: usize = 1 << 20;
 const ROUNDS: u32 = 1 << 16;
 /// Pairs of tensors that a GPU copies in turn.
 const PAIRS: u64 = 8;
+/// Copies of tensors that fit into a GPU's cache.
+const NEAR: usize = 16;
+/// Launches of a CUDA graph for one time: together much longer than what a launch costs the host.
+const LAUNCHES: usize = 4;
 
 /// Fixed work, ready to run.
 pub struct Pace {
@@ -32,7 +37,9 @@ enum Fixed {
     /// On a CPU: copies of parts of an array; sums and products in registers.
     Host { from: Vec<f32>, to: Mutex<Vec<f32>>, threads: usize },
     /// On a GPU: copies in memory, on several tensors in turn; repeated copies that fit into its cache.
-    Card { far: Vec<[Tensor; 2]>, near: [Tensor; 2] },
+    Gpu { far: Vec<[Tensor; 2]>, near: [Tensor; 2] },
+    /// The same on an NVIDIA GPU, as two CUDA graphs, so that the host's launches do not count. The tensors are kept for the graphs.
+    Graphs { graphs: Mutex<[Captured; 2]>, far: Vec<[Tensor; 2]>, _near: [Tensor; 2] },
 }
 
 impl Pace {
@@ -43,7 +50,7 @@ impl Pace {
     pub(super) fn new(bench: &Workbench) -> Result<Pace> {
         let next = AtomicUsize::new(0);
         if bench.is_slow() {
-            let n = (bench.cache.max(32 << 20).min(bench.budget / 8) / 2).max(4 << 20) as usize;
+            let n = (bench.cache.bytes.max(32 << 20).min(bench.budget / 8) / 2).max(4 << 20) as usize;
             let threads = match bench.device {
                 Device::Cpu(cpu) => cpu.threads(),
                 _ => std::thread::available_parallelism().map_or(1, usize::from),
@@ -54,9 +61,23 @@ impl Pace {
         }
         let tensor = |bytes: u64| bench.random(&Spec::new(DType::F32, &[(bytes / 4) as usize]), -1.0, 1.0, 1);
         let pair = |bytes: u64| Ok([tensor(bytes)?, tensor(bytes)?]);
-        let far = (2 * bench.cache).min(bench.budget / 8) / PAIRS;
-        let far = (0..PAIRS).map(|_| pair(far)).collect::<Result<_>>()?;
-        Ok(Pace { work: Fixed::Card { far, near: pair(1 << 20)? }, next })
+        let far = (2 * bench.cache.bytes).min(bench.budget / 8) / PAIRS;
+        let far = (0..PAIRS).map(|_| pair(far)).collect::<Result<Vec<_>>>()?;
+        let Device::Cuda(gpu) = bench.device else {
+            return Ok(Pace { work: Fixed::Gpu { far, near: pair(1 << 20)? }, next });
+        };
+        let near = pair(1 << 18)?;
+        let copy = |[from, to]: &[Tensor; 2]| bench.device.step(&Round, &[from, to]);
+        // Loads the kernel, which is not possible during a capture.
+        copy(&near)?;
+        let graphs = gpu
+            .capture(|| far.iter().try_for_each(copy))?
+            .zip(gpu.capture(|| (0..NEAR).try_for_each(|_| copy(&near)))?);
+        let work = match graphs {
+            Some((memory, cache)) => Fixed::Graphs { graphs: Mutex::new([memory, cache]), far, _near: near },
+            None => Fixed::Gpu { far, near },
+        };
+        Ok(Pace { work, next })
     }
 
     /// A description of the fixed work. Only times with the same description can be compared.
@@ -65,7 +86,8 @@ impl Pace {
             Fixed::Host { threads, .. } => {
                 format!("{}, {threads} threads: a copy, sums in registers", Machine::here().cpu)
             }
-            Fixed::Card { .. } => format!("{}: a copy in memory, a copy in the cache", device.caps().name),
+            Fixed::Gpu { far, .. } => format!("{}: {}", device.caps().name, copies(far, "kernel launches")),
+            Fixed::Graphs { far, .. } => format!("{}: {}", device.caps().name, copies(far, "CUDA graphs")),
         }
     }
 
@@ -97,14 +119,31 @@ impl Pace {
                 })?;
                 Ok([memory, computing])
             }
-            Fixed::Card { far, near } => {
+            Fixed::Gpu { far, near } => {
                 let [from, to] = &far[turn % far.len()];
                 let memory = clock.time(device, &mut || device.step(&Round, &[from, to]))?;
-                let mut often = || (0..16).try_for_each(|_| device.step(&Round, &[&near[0], &near[1]]));
+                let mut often = || (0..NEAR).try_for_each(|_| device.step(&Round, &[&near[0], &near[1]]));
                 Ok([memory, clock.time(device, &mut often)?])
+            }
+            Fixed::Graphs { graphs, .. } => {
+                let Device::Cuda(gpu) = device else {
+                    return Err(Error::shape("CUDA graphs were captured on another device"));
+                };
+                let mut graphs = graphs.lock().unwrap_or_else(PoisonError::into_inner);
+                let time = |graph: &mut Captured| {
+                    clock.time(device, &mut || (0..LAUNCHES).try_for_each(|_| gpu.launch_captured(graph)))
+                };
+                let [memory, cache] = &mut *graphs;
+                Ok([time(memory)?, time(cache)?])
             }
         }
     }
+}
+
+/// A description of copies on a GPU.
+fn copies(far: &[[Tensor; 2]], how: &str) -> String {
+    let bytes = far.first().map_or(0, |[from, _]| from.spec.bytes());
+    format!("a copy of {bytes} bytes in memory, a copy in the cache, by {how}")
 }
 
 /// Sums and products in registers, in enough independent chains to keep the CPU's units busy.

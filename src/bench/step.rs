@@ -3,6 +3,7 @@
 use super::measure::{Clock, Quartiles, Workbench, is_gone, medians, reason};
 use super::monitor::is_stopped;
 use super::report::{Counts, Phase, Phases, Report, Skipped, StepRow, Work};
+use super::samples::median_interval;
 use super::shapes::{LengthSource, ModelShape, SequenceLengths};
 use crate::data::Batch;
 use crate::device::{Device, Pass, Timed};
@@ -105,6 +106,8 @@ struct Training<'a> {
     task: Classify,
     step: u64,
     clock: &'a dyn Clock,
+    /// The bytes that the benchmark held before the model was made; see [`held`].
+    held: u64,
 }
 
 impl Training<'_> {
@@ -160,6 +163,11 @@ pub fn run(
     progress: &mut dyn FnMut(&Setting),
 ) -> Result<()> {
     let (device, (name, shape)) = (bench.device, model);
+    // What the benchmark itself holds is no part of the steps' peak memory: fixed work is made first, and memory of ceilings and ops is
+    // returned.
+    bench.pace()?;
+    device.trim()?;
+    let held = held(device).unwrap_or(0);
     let classes = vec!["a".to_owned(), "b".to_owned()];
     let options =
         Options { outputs: Some(Outputs::Classes(classes.clone())), training: true, ..Options::default() };
@@ -171,7 +179,7 @@ pub fn run(
         steps.max(2),
     )?;
     let task = Classify { classes, label_smoothing: 0.0, class_weights: None, gamma: 0.0 };
-    let mut training = Training { device, model, optimizer, task, step: 0, clock: bench.clock() };
+    let mut training = Training { device, model, optimizer, task, step: 0, clock: bench.clock(), held };
     let mut rng = Stream::new(1, "bench", 0);
     let longest = settings.iter().map(|s| s.lengths.longest()).max().unwrap_or(1);
     let store: Vec<u32> = (0..longest + 4099).map(|_| rng.below(shape.vocab as u32)).collect();
@@ -247,6 +255,11 @@ fn one(
     let warm = training.one(key, &batch)?;
     // A GPU is given all steps at once: waiting for each would leave it idle.
     let group = if bench.is_slow() { 1 } else { steps };
+    let timing = match (device.replays(), group) {
+        (true, _) => format!("{group} CUDA graphs queued at once, host clock, until the device is idle"),
+        (false, 1) => "host clock, until the device is idle".to_owned(),
+        (false, _) => format!("{group} steps queued at once, host clock, until the device is idle"),
+    };
     let least = if warm * group as f64 > bench.effort.seconds {
         3.min(bench.effort.samples)
     } else {
@@ -270,8 +283,8 @@ fn one(
         training.settle()?;
         seconds.push((clock.now() - begun) / group as f64);
     }
-    let samples = seconds.len();
-    let seconds = Quartiles::of(seconds);
+    let samples_s = seconds;
+    let seconds = Quartiles::of(samples_s.clone());
     let busy = phases.forward + phases.backward + phases.optimizer;
     let done = work.iter().map(|w| w.flops).sum();
     Ok(StepRow {
@@ -286,11 +299,14 @@ fn one(
         samples_per_s: sequences as f64 / seconds.median,
         flops: useful.unwrap_or(done),
         computed_flops: done,
-        peak_bytes: peak(device),
+        peak_bytes: peak(device).map(|bytes| bytes.saturating_sub(training.held)),
         phases: Phases { idle: (seconds.median - busy).max(0.0), ..phases },
         work: if matches!(setting.part, "batch" | "length") { Vec::new() } else { work },
         seconds,
-        samples,
+        timing: Some(timing),
+        samples: samples_s.len(),
+        interval_s: median_interval(&samples_s),
+        samples_s,
         warm,
         pace: Some(medians(&paces)),
         ..StepRow::default()
@@ -320,15 +336,28 @@ fn counts(device: &Device, steps: usize) -> Option<Counts> {
 
 /// The bytes allocated from the driver; for a CPU, the peak memory of the process since [`forget_peak`].
 fn peak(device: &Device) -> Option<u64> {
+    allocated(device).or_else(|| of_process("VmHWM:"))
+}
+
+/// The bytes that are allocated from the driver now; for a CPU, the memory of the process now.
+fn held(device: &Device) -> Option<u64> {
+    allocated(device).or_else(|| of_process("VmRSS:"))
+}
+
+/// The bytes allocated from a GPU's driver. They include memory that is kept for reuse, so they are the peak since [`Device::trim`].
+fn allocated(device: &Device) -> Option<u64> {
     match device {
         Device::Wgpu(gpu) => Some(gpu.stats().bytes),
-        Device::Cuda(card) => Some(card.stats().bytes),
-        _ => {
-            let status = std::fs::read_to_string("/proc/self/status").ok()?;
-            let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"))?;
-            Some(line.trim().trim_end_matches("kB").trim().parse::<u64>().ok()? << 10)
-        }
+        Device::Cuda(gpu) => Some(gpu.stats().bytes),
+        Device::Cpu(_) | Device::Dry(_) => None,
     }
+}
+
+/// A line of the process's status on Linux, in bytes.
+fn of_process(key: &str) -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|l| l.strip_prefix(key))?;
+    Some(line.trim().trim_end_matches("kB").trim().parse::<u64>().ok()? << 10)
 }
 
 /// Resets the peak memory of the process on Linux. Does nothing on other systems.

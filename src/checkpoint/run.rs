@@ -343,7 +343,7 @@ fn host() -> String {
 }
 
 /// `2026-11-23T18:57:15Z`. Civil date from a day count: Hinnant, "chrono-Compatible Low-Level Date Algorithms".
-fn utc(time: SystemTime) -> String {
+pub(crate) fn utc(time: SystemTime) -> String {
     let t = time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let (days, s) = (t / 86_400 + 719_468, t % 86_400);
     let (era, doe) = (days / 146_097, days % 146_097);

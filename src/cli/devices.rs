@@ -2,8 +2,7 @@
 
 use super::options::{flag, json_arg};
 use super::output::{say, say_json};
-use crate::bench::ceilings::kept;
-use crate::bench::report::Ceilings;
+use crate::bench::ceilings::{StoredCeilings, kept};
 use crate::device::wgpu::Abilities;
 use crate::device::{Caps, Cuda, Device, Wgpu};
 use crate::error::Result;
@@ -182,7 +181,7 @@ fn describe(more: &More, caps: &Caps) -> String {
 }
 
 /// What a device did at best, by the types that it was measured in.
-fn ceilings(caps: &Caps) -> BTreeMap<&'static str, Ceilings> {
+fn ceilings(caps: &Caps) -> BTreeMap<&'static str, StoredCeilings> {
     let measured = |dtype: &'static str| Some((dtype, kept(&caps.name, dtype)?));
     ["f32", "f16", "bf16"].into_iter().filter_map(measured).collect()
 }
@@ -192,11 +191,31 @@ fn measured(caps: &Caps, name: &str) -> String {
     if all.is_empty() {
         return format!("            not measured yet: run `tempra bench ops --device {name}`\n");
     }
-    let one = |(dtype, c): (&&str, &Ceilings)| {
-        let (copy, product) = (c.copy_bytes_per_s / 1e9, c.product_flops_per_s / 1e12);
-        format!("            measured in {dtype}: copy {copy:.1} GB/s, GEMM {product:.3} TFLOP/s\n")
+    let one = |(dtype, stored): (&&str, &StoredCeilings)| {
+        let c = &stored.ceilings;
+        let peak = c.nameplate.clone().unwrap_or_default();
+        let of = |peak: Option<f64>, unit: f64, digits: usize| {
+            peak.map_or(String::new(), |peak| format!(" (specification: {:.digits$})", peak / unit))
+        };
+        let load = stored.load.map_or(String::new(), |load| format!(", load {load:.2}"));
+        let driver = stored.driver.as_ref().map_or(String::new(), |driver| format!(", driver {driver}"));
+        format!(
+            "            measured in {dtype}: copy {:.1} GB/s{}, GEMM {:.3} TFLOP/s{}\n            on {} by {}{driver}{load}\n",
+            c.copy_bytes_per_s / 1e9,
+            of(peak.copy_bytes_per_s, 1e9, 1),
+            c.product_flops_per_s / 1e12,
+            of(peak.product_flops_per_s, 1e12, 3),
+            date(stored.measured),
+            stored.tool
+        )
     };
     all.iter().map(one).collect()
+}
+
+/// The day of a time in seconds since 1970, such as `2026-11-30`.
+fn date(seconds: u64) -> String {
+    let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(seconds);
+    crate::checkpoint::run::utc(time).chars().take(10).collect()
 }
 
 /// How to get a device that is not there.

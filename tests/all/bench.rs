@@ -44,6 +44,7 @@ pub fn run_with(args: &[&str], env: Option<&[(&str, &str)]>) -> Run {
         .envs(env.into_iter().flatten().copied())
         .env("TEMPRA_CACHE", cache.path())
         .env("HF_HUB_CACHE", cache.path())
+        .env("TEMPRA_BENCH_QUICK_CEILINGS", "1")
         .env("HF_HUB_OFFLINE", "1");
     let output = command.output().unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
@@ -298,14 +299,16 @@ fn percent_is_of_the_lower_ceiling() {
     let ceilings = |scale: f64| Ceilings {
         copy_bytes_per_s: 1e10 * scale,
         product_flops_per_s: 1e12 * scale,
+        copy_samples_bytes_per_s: vec![1e10 * scale; 3],
+        product_samples_flops_per_s: vec![1e12 * scale; 3],
         ..Ceilings::default()
     };
-    report.judge("a", ceilings(0.5), Some(ceilings(1.0)));
+    report.judge("a", ceilings(0.75), Some(ceilings(1.25)));
     report.judge("b", ceilings(1.0), None);
     // A millisecond, of which the product needs 0.4 and the copy 0.1.
     assert_eq!(report.ops[0].bound.as_deref(), Some("product"));
     assert!((report.ops[0].percent.unwrap() - 40.0).abs() < 1e-9);
-    assert_eq!(report.devices[0].ceilings.as_ref().unwrap().drift, Some([2.0, 2.0]));
+    assert_eq!(report.devices[0].ceilings.as_ref().unwrap().drift, Some([1.25 / 0.75; 2]));
     assert_eq!(report.ops[1].percent, None);
 }
 
@@ -426,7 +429,7 @@ fn lost_in_the_middle(kind: &str, fault: (&str, &str)) -> Option<Vec<String>> {
         "2",
         "--no-sweep",
         "--seconds",
-        "0",
+        "0.001",
         "--samples",
         "3",
         "--json",
@@ -467,7 +470,7 @@ fn wgpu_lost_in_the_middle_leaves_what_was_measured() {
 fn two_programs_measure_in_turns() {
     use std::os::unix::fs::PermissionsExt;
     let dir = tempfile::tempdir().unwrap();
-    let args = ["--op", "cross_entropy", "--tokens", "256", "--seconds", "0"];
+    let args = ["--op", "cross_entropy", "--tokens", "256", "--seconds", "0.001"];
     let Run { code, out, err } =
         run(&[&["bench", "ops", "--json", "-q", "--samples", "1"], &args[..]].concat());
     assert_eq!(code, 0, "{err}");
@@ -518,7 +521,7 @@ fn a_planted_op_is_named_in_the_report() {
         "--tokens",
         "256",
         "--seconds",
-        "0",
+        "0.001",
         "--samples",
         "1",
         "--json",

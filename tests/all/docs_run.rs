@@ -85,7 +85,11 @@ fn scratch() -> TempDir {
 
 fn run(dir: &Path, arguments: &[String]) -> Output {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    program(dir, &words).env("TEMPRA_CACHE", dir.join("cache")).output().unwrap()
+    program(dir, &words)
+        .env("TEMPRA_CACHE", dir.join("cache"))
+        .env("TEMPRA_BENCH_QUICK_CEILINGS", "1")
+        .output()
+        .unwrap()
 }
 
 /// The result of a short measurement, for pages that compare results.

@@ -1,6 +1,8 @@
 //! The machine and the devices of a result.
 
 use super::Provenance;
+use crate::bench::ceilings::Nameplate;
+use crate::bench::measure::Quartiles;
 use crate::device::Identity;
 use serde::{Deserialize, Serialize};
 
@@ -42,6 +44,9 @@ pub struct DeviceEntry {
     pub timer: String,
     /// The cache size in bytes that the sets of operands exceed, unless an op's operands are too small.
     pub cache_bytes: u64,
+    /// Where the cache size is from; `assumed: ...` if the device does not tell it.
+    #[serde(default)]
+    pub cache_source: Option<String>,
     /// The device's best rates, measured in the same run.
     pub ceilings: Option<Ceilings>,
     /// The fixed work whose times the rows hold ([`OpRow::pace`]), if the program times fixed work.
@@ -71,17 +76,49 @@ pub fn same_gpu(a: &DeviceEntry, b: &DeviceEntry) -> bool {
     identity(a).is_same(&identity(b)) && (by_uuid || a.machine.is_like(&b.machine))
 }
 
-/// The best rates of a device, measured at the start and at the end of a run.
+/// The best rates of a device, measured at the start and at the end of a run: medians of all samples of both.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Ceilings {
     /// The rate of a large copy in bytes per second, read plus written.
     pub copy_bytes_per_s: f64,
     /// The rate of the best large matmul in FLOP/s.
     pub product_flops_per_s: f64,
-    /// How the two were measured.
+    /// How the two were measured, and with which effort.
     pub how: String,
     /// The rates at the end divided by those at the start: how much the machine changed during the run.
     pub drift: Option<[f64; 2]>,
+    /// How the copy is made.
+    #[serde(default)]
+    pub copy_by: String,
+    /// The side of the square matmul.
+    #[serde(default)]
+    pub matmul_side: usize,
+    /// The copy's rate in each sample, in bytes per second.
+    #[serde(default)]
+    pub copy_samples_bytes_per_s: Vec<f64>,
+    /// The matmul's rate in each sample, in FLOP/s.
+    #[serde(default)]
+    pub product_samples_flops_per_s: Vec<f64>,
+    /// The peak by the specification of the hardware, where it is known.
+    #[serde(default)]
+    pub nameplate: Option<Nameplate>,
+}
+
+impl Ceilings {
+    /// Both measurements as one. The rates are the medians of all samples, the same statistic as that of the rows, so that a percentage
+    /// compares two medians of the same run. The drift is that of the medians.
+    pub(super) fn with(mut self, after: Ceilings) -> Ceilings {
+        let median = |samples: &[f64]| Quartiles::of(samples.to_vec()).median;
+        self.drift = Some([
+            after.copy_bytes_per_s / self.copy_bytes_per_s,
+            after.product_flops_per_s / self.product_flops_per_s,
+        ]);
+        self.copy_samples_bytes_per_s.extend(after.copy_samples_bytes_per_s);
+        self.product_samples_flops_per_s.extend(after.product_samples_flops_per_s);
+        self.copy_bytes_per_s = median(&self.copy_samples_bytes_per_s);
+        self.product_flops_per_s = median(&self.product_samples_flops_per_s);
+        self
+    }
 }
 
 impl Machine {

@@ -10,6 +10,7 @@ pub use provenance::{BenchSettings, Provenance};
 pub use rows::{Clocks, Counts, LengthSummary, OpRow, Phase, Phases, Skipped, StepRow, Work};
 
 use super::measure::Quartiles;
+use super::samples::median_interval;
 use crate::error::{Error, Kind, Result};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -140,35 +141,37 @@ impl Report {
             row.clocks = Clocks::of_all(same.iter().filter_map(|r| r.clocks.as_ref()));
             row.samples = same.len();
             row.repeats = same.iter().map(|r| r.samples * r.repeats).min().unwrap_or(0);
-            row.seconds = Quartiles::of(same.iter().map(|r| r.seconds.median).collect());
+            row.samples_s = same.iter().map(|r| r.seconds.median).collect();
+            row.interval_s = median_interval(&row.samples_s);
+            row.seconds = Quartiles::of(row.samples_s.clone());
+            let warm: Vec<f64> = same.iter().filter_map(|r| r.warm_s.map(|q| q.median)).collect();
+            row.warm_s = (!warm.is_empty()).then(|| Quartiles::of(warm));
         }
         for entry in &mut all.devices {
             let others = parts.iter().flat_map(|p| &p.devices).filter(|d| d.id == entry.id);
             let ceilings: Vec<&Ceilings> = others.filter_map(|d| d.ceilings.as_ref()).collect();
-            if let Some(best) = &mut entry.ceilings {
-                for c in ceilings {
-                    best.copy_bytes_per_s = best.copy_bytes_per_s.max(c.copy_bytes_per_s);
-                    best.product_flops_per_s = best.product_flops_per_s.max(c.product_flops_per_s);
-                }
+            if let Some(own) = &mut entry.ceilings {
+                // As for rows: the samples are the rounds' medians.
+                own.copy_samples_bytes_per_s = ceilings.iter().map(|c| c.copy_bytes_per_s).collect();
+                own.product_samples_flops_per_s = ceilings.iter().map(|c| c.product_flops_per_s).collect();
+                own.copy_bytes_per_s = Quartiles::of(own.copy_samples_bytes_per_s.clone()).median;
+                own.product_flops_per_s = Quartiles::of(own.product_samples_flops_per_s.clone()).median;
                 // They stand for all rounds, not for a beginning and an end.
-                best.drift = None;
-                all.ops.iter_mut().filter(|r| r.device == entry.id).for_each(|r| r.judge(best));
+                own.drift = None;
+                all.ops.iter_mut().filter(|r| r.device == entry.id).for_each(|r| r.judge(own));
             }
             entry.pace = None;
         }
         all.complete = parts.iter().all(|p| p.complete);
         all
     }
-    /// Sets the ceilings of a device, and its rows' percentages. The ceilings are the better of the two measurements, because other
-    /// programs may have slowed down one of them.
+    /// Sets the ceilings of a device, and its rows' percentages. The ceilings are the medians of all samples of both measurements; see
+    /// [`Ceilings`].
     pub fn judge(&mut self, device: &str, before: Ceilings, after: Option<Ceilings>) {
-        let mut best = before.clone();
-        if let Some(after) = after {
-            let (copy, product) = (after.copy_bytes_per_s, after.product_flops_per_s);
-            best.drift = Some([copy / before.copy_bytes_per_s, product / before.product_flops_per_s]);
-            best.copy_bytes_per_s = copy.max(before.copy_bytes_per_s);
-            best.product_flops_per_s = product.max(before.product_flops_per_s);
-        }
+        let best = match after {
+            Some(after) => before.with(after),
+            None => before,
+        };
         self.ops.iter_mut().filter(|r| r.device == device).for_each(|r| r.judge(&best));
         for row in self.steps.iter_mut().filter(|r| r.device == device) {
             row.share_of_peak = Some(row.flops / row.seconds.median / best.product_flops_per_s);

@@ -61,12 +61,25 @@ pub struct OpRow {
     /// The lengths of the sequences, for ops that read them.
     #[serde(default)]
     pub lengths: Option<LengthSummary>,
-    /// The time of one run, in seconds.
+    /// The time of one run, in seconds. The sets of operands are used in turn, so caches are cold if `beyond_cache`.
     pub seconds: Quartiles,
+    /// The time of one run on one set of operands again and again, in seconds: caches are warm as far as the set fits into them.
+    #[serde(default)]
+    pub warm_s: Option<Quartiles>,
     /// The number of measurements, each of `repeats` runs.
     pub samples: usize,
+    /// The time of one run in each measurement, in seconds, in the order of the measurements. Over several rounds: the rounds' medians.
+    /// Empty if the program does not report them.
+    #[serde(default)]
+    pub samples_s: Vec<f64>,
+    /// The 95 % bootstrap interval of the median, in seconds; see [`median_interval`](crate::bench::samples::median_interval).
+    #[serde(default)]
+    pub interval_s: Option<[f64; 2]>,
     /// The number of runs in one measurement.
     pub repeats: usize,
+    /// How the runs of a measurement are queued and timed: `host clock`, `CUDA graphs of 64 runs, CUDA events`.
+    #[serde(default)]
+    pub timing: Option<String>,
     /// The number of sets of operands, used in turn.
     pub sets: usize,
     /// Whether all sets together are larger than the cache.
@@ -77,8 +90,8 @@ pub struct OpRow {
     pub bytes: f64,
     /// The number of kernel launches of one run, if the device counts them.
     pub launches: Option<f64>,
-    /// The shortest time that the ceilings allow, in percent of the measured time. None without ceilings, and if the operands fit into
-    /// the cache.
+    /// The shortest time that the ceilings allow, in percent of the measured time (cold caches). More than 100 % is possible: the op was
+    /// faster than the copy or the matmul of the ceilings. None without ceilings, and if the operands fit into the cache.
     pub percent: Option<f64>,
     /// The ceiling that limits this op: `copy` or `product` (matmul).
     pub bound: Option<String>,
@@ -168,8 +181,17 @@ pub struct StepRow {
     pub lengths: Option<LengthSummary>,
     /// The time of a step, in seconds.
     pub seconds: Quartiles,
+    /// As [`OpRow::timing`].
+    #[serde(default)]
+    pub timing: Option<String>,
     /// The number of measurements.
     pub samples: usize,
+    /// As [`OpRow::samples_s`], for one step.
+    #[serde(default)]
+    pub samples_s: Vec<f64>,
+    /// As [`OpRow::interval_s`].
+    #[serde(default)]
+    pub interval_s: Option<[f64; 2]>,
     /// Tokens per second, without padding.
     pub tokens_per_s: f64,
     /// Sequences per second.
@@ -181,7 +203,8 @@ pub struct StepRow {
     pub computed_flops: f64,
     /// The step's useful FLOP/s divided by the rate of the best matmul.
     pub share_of_peak: Option<f64>,
-    /// Peak memory in bytes: of the device if it has its own memory, else of the process.
+    /// Peak memory in bytes: of the device if it has its own memory, else of the process. Without what the benchmark itself holds: fixed
+    /// work, random numbers, and memory of ceilings and ops that was not returned to the system.
     pub peak_bytes: Option<u64>,
     /// The time by phase.
     pub phases: Phases,
