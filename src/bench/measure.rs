@@ -52,7 +52,7 @@ impl Clock for SystemClock {
 /// How long to measure ops and steps. Ceilings have their own [`CeilingEffort`].
 #[derive(Clone, Debug)]
 pub struct Effort {
-    /// The approximate time for all samples of one pass of one op with cold caches, in seconds. Warm caches take a quarter of it in addition.
+    /// The approximate time for all samples of one pass of one op with cold caches, in seconds. Warm caches take a quarter more.
     pub seconds: f64,
     /// The least number of samples.
     pub samples: usize,
@@ -323,8 +323,8 @@ impl<'a> Workbench<'a> {
             |&pass: &Phase| (0..ready.sets()).try_for_each(|i| self.timed(ready, pass, i..i + 1).map(drop));
         ready.passes().iter().try_for_each(one)
     }
-    /// The time in seconds of consecutive runs of a pass, on one set after the other, by the device's own clock if it has one. Capturing the
-    /// runs as CUDA graphs takes time that does not count.
+    /// The time in seconds of consecutive runs of a pass, on one set after the other, by the device's own clock if it has one. The capture
+    /// of the runs as CUDA graphs does not count.
     ///
     /// # Errors
     /// Those of the device.

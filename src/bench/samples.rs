@@ -3,8 +3,8 @@
 use crate::metrics::Bootstrap;
 
 /// The 95 % percentile bootstrap interval of the median of samples (Efron 1979, "Bootstrap Methods: Another Look at the Jackknife"), from
-/// 10,000 resamples for up to 100 samples, and fewer, but at least 1,000, for more. Their seed is fixed: equal samples give equal intervals.
-/// `None` for fewer than two samples and if one is not finite.
+/// 10,000 resamples for up to 100 samples, and fewer, but at least 1,000, for more. Their seed is fixed, so that equal samples give equal
+/// intervals. `None` for fewer than two samples and if one is not finite.
 ///
 /// Few samples cannot give 95 %: the interval from the smallest to the largest of n samples holds the true median with probability
 /// 1 - 2^(1 - n), which is 75 % for three, 93.8 % for five and 96.9 % for six samples.

@@ -302,7 +302,9 @@ fn rows_hold_all_samples_and_the_interval_of_their_median() {
     // Results of programs that report no samples are read too.
     let mut old = serde_json::to_value(&report).unwrap();
     for row in old["ops"].as_array_mut().unwrap() {
-        ["samples_s", "interval_s", "warm_s", "timing"].map(|key| row.as_object_mut().unwrap().remove(key));
+        for key in ["samples_s", "interval_s", "warm_s", "timing"] {
+            assert!(row.as_object_mut().unwrap().remove(key).is_some(), "{key}");
+        }
     }
     let old = Report::parse(&old.to_string()).unwrap();
     assert_eq!((old.ops[0].samples_s.len(), old.ops[0].interval_s), (0, None));
@@ -328,8 +330,8 @@ fn after(text: &str, word: &str) -> usize {
     rest.split(' ').next().unwrap().parse().unwrap()
 }
 
-/// A kernel that takes a few microseconds on a GPU takes as long as its launch if the host launches it. So the runs of a sample are launches
-/// of CUDA graphs. The driver's counters show it: more samples launch more graphs, but only one kernel more each (the run before a sample).
+/// A kernel that takes a few microseconds on a GPU takes as long as its launch if the host launches it. So the runs of a sample are
+/// launches of CUDA graphs. The driver's counters show it: more samples launch more graphs, but only one kernel more each (the run before a sample).
 #[test]
 fn cuda_samples_are_launches_of_graphs() {
     let Some(device) = device("cuda") else { return };

@@ -5,8 +5,8 @@ use crate::device::cuda::Hardware;
 use crate::shape::DType;
 use serde::{Deserialize, Serialize};
 
-/// The peak rates of a device by its specification, where tempra can compute them. Measured rates stay below them, except where the GPU runs
-/// above the clock rate that the driver tells.
+/// The peak rates of a device by its specification, where tempra can compute them. Measured rates stay below them, except where the GPU
+/// runs above the clock rate that the driver tells.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Nameplate {
     /// The peak rate of the memory in bytes per second, read plus written.
