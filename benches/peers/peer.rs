@@ -178,7 +178,7 @@ impl Args {
     }
 }
 
-/// Every op that is asked of a peer, as src/bench/shapes.rs has it.
+/// Every op that is asked of a peer, as src/bench/shapes has it.
 fn jobs(tokens: usize, once: bool) -> Vec<Job> {
     let (h, f, e) = (HIDDEN, INTERMEDIATE, 4.0);
     let length = tokens.min(128);

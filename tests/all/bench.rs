@@ -65,7 +65,7 @@ fn shapes_have_the_parameters_of_their_models() {
 fn every_op_has_shapes_of_real_models() {
     for m in ModelShape::known() {
         for (op, _) in OPS {
-            assert!(!jobs(op, &m, T).is_empty(), "{op} has no job in src/bench/shapes.rs");
+            assert!(!jobs(op, &m, T).is_empty(), "{op} has no job in src/bench/shapes/models.rs");
             for tokens in [1, 100, 32768] {
                 assert!(jobs(op, &m, tokens).iter().all(|j| j.op == *op), "{op}");
             }
