@@ -88,6 +88,32 @@ enum Want {
     Only(usize),
 }
 
+/// An op, its operands, and where it runs.
+#[derive(Clone, Copy)]
+struct Question<'a> {
+    dev: &'a Device,
+    dtype: DType,
+    op: &'a dyn Op,
+    case: &'a Case,
+    x: &'a [Vec<f64>],
+    dy: &'a [f64],
+}
+
+/// What a forward pass read and wrote.
+struct Passed {
+    specs: Vec<Spec>,
+    x: Vec<Guarded>,
+    /// Outputs, then saved tensors.
+    y: Vec<Guarded>,
+    dy: Guarded,
+    /// The values of the first output.
+    result: Vec<f64>,
+}
+
+fn inner(all: &[Guarded]) -> Vec<&Tensor> {
+    all.iter().map(|g| &g.inner).collect()
+}
+
 /// What one run of both passes gives.
 struct Outcome {
     y: Vec<f64>,
@@ -151,30 +177,30 @@ impl Bench {
         verdicts
     }
 
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "one question, all its parts; a struct would only rename them"
-    )]
-    fn run(
-        &self,
-        dev: &Device,
-        dtype: DType,
-        op: &dyn Op,
-        case: &Case,
-        x: &[Vec<f64>],
-        dy: &[f64],
-        want: Want,
-    ) -> Result<Outcome> {
-        let specs = case.specs(dtype);
+    /// Both passes of an op, each on fresh buffers.
+    fn run(&self, of: &Question, want: Want) -> Result<Outcome> {
+        self.backward(of, &self.forward(of)?, want)
+    }
+
+    /// The forward pass. Its buffers serve any number of backward passes.
+    fn forward(&self, of: &Question) -> Result<Passed> {
+        let Question { dev, dtype, op, case, x, dy } = of;
+        let specs = case.specs(*dtype);
         let put = |spec: &Spec, v: &[f64]| Guarded::new(dev, spec, v);
         let blank = |spec: &Spec| put(spec, &vec![f64::NAN; spec.len()]);
-        let xt = specs.iter().zip(x).map(|(s, v)| put(s, v)).collect::<Result<Vec<_>>>()?;
-        let xr: Vec<&Tensor> = xt.iter().map(|g| &g.inner).collect();
+        let x = specs.iter().zip(*x).map(|(s, v)| put(s, v)).collect::<Result<Vec<_>>>()?;
         let plan = op.plan(&dev.caps(), &specs.iter().collect::<Vec<_>>())?;
         let y = plan.outputs.iter().chain(&plan.saved).map(blank).collect::<Result<Vec<_>>>()?;
-        let yr: Vec<&Tensor> = y.iter().map(|g| &g.inner).collect();
-        dev.forward(op, Forward { x: &xr, y: &yr })?;
-        let dyt = put(&plan.outputs[0], dy)?;
+        dev.forward(*op, Forward { x: &inner(&x), y: &inner(&y) })?;
+        let dy = put(&plan.outputs[0], dy)?;
+        let result = y[0].read(dev)?;
+        Ok(Passed { specs, x, y, dy, result })
+    }
+
+    fn backward(&self, of: &Question, passed: &Passed, want: Want) -> Result<Outcome> {
+        let Question { dev, op, case, x, .. } = of;
+        let Passed { specs, x: xt, y, dy, result } = passed;
+        let put = |spec: &Spec, v: &[f64]| Guarded::new(dev, spec, v);
         let mut grads: Vec<Option<Guarded>> = Vec::new();
         for (i, (spec, input)) in specs.iter().zip(&case.inputs).enumerate() {
             let wanted = matches!(input.fill, Fill::Real(..)) && !matches!(want, Want::Only(w) if w != i);
@@ -188,18 +214,21 @@ impl Bench {
         }
         let add = matches!(want, Want::AddTo(_) | Want::AddToSums(_));
         let dx: Vec<_> = grads.iter().map(|g| g.as_ref().map(|g| Grad::new(&g.inner, add))).collect();
-        dev.backward(op, Backward { x: &xr, y: &yr, dy: &[Some(&dyt.inner)], dx: &dx })?;
+        dev.backward(*op, Backward { x: &inner(xt), y: &inner(y), dy: &[Some(&dy.inner)], dx: &dx })?;
         let mut broken = 0;
-        for g in xt.iter().chain(&y).chain([&dyt]).chain(grads.iter().flatten()) {
+        for g in xt.iter().chain(y).chain([dy]).chain(grads.iter().flatten()) {
             broken += g.broken(dev)?;
         }
-        for (g, v) in xt.iter().zip(x) {
-            // An input that changed counts as one written outside its bounds.
+        // An input or an output that changed counts as one written outside its bounds.
+        let changed =
+            |a: Vec<f64>, b: &[f64]| a.iter().zip(b).filter(|(a, b)| a.to_bits() != b.to_bits()).count();
+        for (g, v) in xt.iter().zip(*x) {
             broken += g.read(dev)?.iter().zip(v).filter(|(a, b)| a != b).count();
         }
+        broken += changed(y[0].read(dev)?, result);
         let dx =
             grads.iter().map(|g| g.as_ref().map_or(Ok(vec![]), |g| g.read(dev))).collect::<Result<_>>()?;
-        Ok(Outcome { y: y[0].read(dev)?, dx, broken })
+        Ok(Outcome { y: result.clone(), dx, broken })
     }
 
     fn judge_op(&self, op: &dyn Op, case: &Case, verdicts: &mut Vec<Verdict>) -> Result<()> {
@@ -212,12 +241,15 @@ impl Bench {
         let plan = op.plan(&self.truth.caps(), &specs.iter().collect::<Vec<_>>())?;
         // A random cotangent: a plain sum is constant for a softmax, and would pass a backward that returns zero.
         let dy = reals(&mut rng, plan.outputs[0].len(), -1.0, 1.0);
-        let run = |dev, dtype, want| self.run(dev, dtype, op, case, &x, &dy, want);
-        let truth = run(&self.truth, DType::F64, Want::Overwrite)?;
+        let of = |dev, dtype| Question { dev, dtype, op, case, x: &x, dy: &dy };
+        let run = |dev, dtype, want| self.run(&of(dev, dtype), want);
+        let double = of(&self.truth, DType::F64);
+        let passed = self.forward(&double)?;
+        let truth = self.backward(&double, &passed, Want::Overwrite)?;
 
         // Forward at a nearby point, as a number.
         let loss = |x: &[Vec<f64>]| -> Result<f64> {
-            let y = self.run(&self.truth, DType::F64, op, case, x, &dy, Want::Only(usize::MAX))?.y;
+            let y = self.forward(&Question { x, ..double })?.result;
             Ok(y.iter().zip(&dy).map(|(y, d)| y * d).sum())
         };
         const H: f64 = 1e-5;
@@ -248,14 +280,14 @@ impl Bench {
             let slope = (at(H)? - at(-H)?) / (2.0 * H);
             let along: f64 = truth.dx[i].iter().zip(&v).map(|(g, v)| g * v).sum();
             say(&format!("grad along a direction of input {i}"), worst(&[along], &[slope]), 1e-6);
-            let only = run(&self.truth, DType::F64, Want::Only(i))?;
+            let only = self.backward(&double, &passed, Want::Only(i))?;
             say(&format!("alone: gradient {i}"), worst(&only.dx[i], &truth.dx[i]), 0.0);
         }
         say("grad by finite differences", single, 5e-7);
         let y_finite = worst(&truth.y, &truth.y);
         say("accumulate: every output written", y_finite, 0.0);
         say("accumulate: every gradient written", all_worst(&truth.dx, &truth.dx), 0.0);
-        let added = run(&self.truth, DType::F64, Want::AddTo(0.5))?;
+        let added = self.backward(&double, &passed, Want::AddTo(0.5))?;
         let expected: Vec<Vec<f64>> = truth.dx.iter().map(|d| d.iter().map(|v| v + 0.5).collect()).collect();
         say("accumulate: adds", all_worst(&added.dx, &expected), 1e-12);
         say("bounds", (truth.broken + added.broken) as f64, 0.0);
@@ -271,7 +303,9 @@ impl Bench {
             say(what, differ as u8 as f64, 0.0);
         }
         for (name, device) in &self.others {
-            let run = |want| self.run(device, DType::F32, op, case, &x, &dy, want);
+            let single = of(device, DType::F32);
+            let passed = self.forward(&single)?;
+            let run = |want| self.backward(&single, &passed, want);
             let there = run(Want::Overwrite)?;
             say(&format!("agree: {name} f32 forward"), worst(&there.y, &truth.y), BOUNDS[0] * case.slack);
             say(
@@ -288,7 +322,7 @@ impl Bench {
                 let only = run(Want::Only(i))?;
                 say(&format!("alone: {name} gradient {i}"), worst(&only.dx[i], &there.dx[i]), bound);
             }
-            let again = run(Want::Overwrite)?;
+            let again = self.run(&single, Want::Overwrite)?;
             say(&format!("repeat: {name}"), (there.y != again.y || there.dx != again.dx) as u8 as f64, 0.0);
         }
         for (name, dtype, device) in &self.halves {
@@ -298,7 +332,7 @@ impl Bench {
             verdicts.push(Verdict { what: what.into(), error, bound, note: String::new() });
         };
         if let Some(device) = self.half.as_ref().filter(|_| op.name() == "linear") {
-            let there = self.run(device, DType::F32, op, case, &x, &dy, Want::Overwrite)?;
+            let there = run(device, DType::F32, Want::Overwrite)?;
             let [forward, backward] = case.product_bounds();
             say("agree: wgpu f16 products, forward", worst(&there.y, &truth.y), forward);
             say("agree: wgpu f16 products, backward", all_worst(&there.dx, &truth.dx), backward);
@@ -327,8 +361,11 @@ impl Bench {
         let plan = op.plan(&self.truth.caps(), &specs.iter().collect::<Vec<_>>())?;
         let mut dy = reals(&mut rng, plan.outputs[0].len(), -1.0, 1.0);
         dy.iter_mut().for_each(|v| *v = rounded(dtype, *v));
-        let truth = self.run(&self.truth, DType::F64, op, case, &x, &dy, Want::Overwrite)?;
-        let run = |want| self.run(device, dtype, op, case, &x, &dy, want);
+        let of = |dev, dtype| Question { dev, dtype, op, case, x: &x, dy: &dy };
+        let truth = self.run(&of(&self.truth, DType::F64), Want::Overwrite)?;
+        let half = of(device, dtype);
+        let passed = self.forward(&half)?;
+        let run = |want| self.backward(&half, &passed, want);
         let all =
             |a: &[Vec<f64>], b: &[Vec<f64>]| a.iter().zip(b).map(|(a, b)| apart(a, b)).fold(0.0, f64::max);
         let [forward, backward] =
@@ -349,7 +386,7 @@ impl Bench {
                 unit_roundoff(dtype),
             );
         }
-        let again = run(Want::Overwrite)?;
+        let again = self.run(&half, Want::Overwrite)?;
         say("repeat", (there.y != again.y || there.dx != again.dx) as u8 as f64, 0.0);
         Ok(())
     }

@@ -63,13 +63,22 @@ pub fn specialised(name: &str, source: &str, consts: &[(&str, Const)], threads: 
 }
 
 impl Compiler {
-    /// A compiler for a GPU of this compute capability, with a driver for this version of CUDA (13000 for 13.0).
+    /// A compiler for a GPU of this compute capability, with a driver for this version of CUDA (13000 for 13.0). Architectures above
+    /// `newest` count as unknown to NVRTC.
     ///
     /// # Errors
     /// [`Kind::Device`](crate::error::Kind::Device) if there is no NVRTC that the driver supports.
-    pub fn new(capability: u32, driver: i32, ptx: bool, cache: Option<PathBuf>) -> Result<Compiler> {
+    pub fn new(
+        capability: u32,
+        driver: i32,
+        newest: Option<u32>,
+        ptx: bool,
+        cache: Option<PathBuf>,
+    ) -> Result<Compiler> {
         let nvrtc = library::nvrtc(driver / 1000)?;
-        let (target, older) = target(capability, &nvrtc.architectures());
+        let mut known = nvrtc.architectures();
+        known.retain(|&a| newest.is_none_or(|newest| a <= newest));
+        let (target, older) = target(capability, &known);
         Ok(Compiler { target, older, version: nvrtc.version, ptx, nvrtc, cache })
     }
     /// The file of NVRTC, or the name by which the loader found it.

@@ -5,6 +5,7 @@
 //! - `TEMPRA_CUDA_EXACT=1`: each tensor has its own allocation, so that a checker (compute-sanitizer, the emulator) detects accesses
 //!   beyond its end.
 //! - `TEMPRA_CUDA_PTX=1`: load PTX instead of machine code, for the emulator.
+//! - `TEMPRA_CUDA_TARGET=80`: compile for at most this architecture, as an NVRTC that is older than the GPU does.
 //! - `TEMPRA_CUDA_GRAPHS=0`: launch kernel by kernel, without CUDA graphs.
 //! - `TEMPRA_CUDA_PRODUCT`: choose the matmul kernels (see [`Cuda::product`]).
 //! - `TEMPRA_CUDA_MEMORY`: limit the device memory, in bytes.
@@ -293,10 +294,10 @@ impl Cuda {
                 .with_found(format!("compute capability {}.{}", capability / 10, capability % 10))
                 .with_help("run with --device wgpu, which uses this GPU through Vulkan"));
         }
-        let ptx = set("TEMPRA_CUDA_PTX");
+        let (ptx, newest) = (set("TEMPRA_CUDA_PTX"), number("TEMPRA_CUDA_TARGET"));
         let cache = crate::cache::dir().map(|d| d.join("kernels"));
-        let compiler = Compiler::new(capability, version, ptx, cache)?;
-        if compiler.older {
+        let compiler = Compiler::new(capability, version, newest.map(|n| n as u32), ptx, cache)?;
+        if compiler.older && newest.is_none() {
             static SAID: std::sync::Once = std::sync::Once::new();
             SAID.call_once(|| {
                 crate::console::line(format!(
