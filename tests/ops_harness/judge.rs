@@ -2,7 +2,7 @@
 //!
 //!   grad        CPU f64 backward against central differences of the CPU f64 forward, with a random cotangent
 //!   accumulate  `add` on a filled buffer; `=` on a buffer of NaN, so that an element left unwritten shows
-//!   alone       each gradient wanted by itself is the same as with all the others
+//!   alone       each gradient wanted by itself is the same as with all the others, where there are several
 //!   agree       every other dtype and device against CPU f64, both passes
 //!   bounds      the bytes around every buffer are untouched
 //!   repeat      the same bits again, also with another number of threads
@@ -76,6 +76,12 @@ impl Guarded {
 
 fn all_worst(a: &[Vec<f64>], b: &[Vec<f64>]) -> f64 {
     a.iter().zip(b).map(|(a, b)| worst(a, b)).fold(0.0, f64::max)
+}
+
+/// The gradients that exist, if there are several: one that is the only one is always wanted by itself.
+fn several(dx: &[Vec<f64>]) -> Vec<usize> {
+    let all: Vec<usize> = (0..dx.len()).filter(|&i| !dx[i].is_empty()).collect();
+    if all.len() > 1 { all } else { Vec::new() }
 }
 
 /// What buffers for gradients hold before, and which gradients are wanted.
@@ -316,7 +322,7 @@ impl Bench {
             let added = run(Want::AddTo(0.5))?;
             say(&format!("accumulate: {name} adds"), all_worst(&added.dx, &expected), BOUNDS[1] * case.slack);
             say(&format!("bounds: {name}"), (there.broken + added.broken) as f64, 0.0);
-            for i in (0..x.len()).filter(|&i| !truth.dx[i].is_empty()) {
+            for i in several(&truth.dx) {
                 // CUDA sums a bias's gradient beside the weights' if both are wanted: in another order.
                 let bound = if *name == "cuda" { BOUNDS[1] * case.slack } else { 0.0 };
                 let only = run(Want::Only(i))?;
@@ -379,7 +385,7 @@ impl Bench {
         let sums = run(Want::AddToSums(0.5))?;
         say("accumulate: adds to f32", all(&sums.dx, &expected), backward);
         say("bounds", (there.broken + added.broken + sums.broken) as f64, 0.0);
-        for i in (0..x.len()).filter(|&i| !truth.dx[i].is_empty()) {
+        for i in several(&truth.dx) {
             say(
                 &format!("alone: gradient {i}"),
                 apart(&run(Want::Only(i))?.dx[i], &there.dx[i]),
