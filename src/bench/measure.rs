@@ -285,13 +285,19 @@ impl<'a> Workbench<'a> {
         let one = |&pass: &Phase| {
             let pace = Some(self.pace()?);
             let run = |i: usize| ready.run(pass, i);
-            let (cold, clocks) =
-                self.watched(&mut || self.time(job.op, self.effort.cold(), pace, ready.sets(), &run))?;
-            // Fixed work between the samples would replace the set in the cache.
-            let warm = self.time(job.op, self.effort.warm(), None, 1, &|_| ready.run(pass, 0))?;
+            let (both, clocks) = self.watched(&mut || {
+                let cold = self.time(job.op, self.effort.cold(), pace, ready.sets(), &run)?;
+                // Fixed work between the samples would replace the set in the cache.
+                match self.time(job.op, self.effort.warm(), None, 1, &|_| ready.run(pass, 0)) {
+                    // After a signal the time with cold caches is kept.
+                    Err(e) if is_stopped(&e) => Ok((cold, None)),
+                    warm => Ok((cold, Some(warm?.seconds))),
+                }
+            })?;
+            let (cold, warm) = both;
             let kernels = self.kernels(&|| ready.run(pass, 0))?;
             let (sets, beyond_cache) = (ready.sets(), ready.beyond_cache());
-            let timing = Timing { sets, beyond_cache, warm: Some(warm.seconds), kernels, clocks, ..cold };
+            let timing = Timing { sets, beyond_cache, warm, kernels, clocks, ..cold };
             Ok((pass, timing, ready.cost(pass)))
         };
         let mut all = Vec::new();

@@ -95,7 +95,7 @@ fn cuda_is_swept_over_devices_types_and_tokens() {
         "--tokens",
         "16,32",
         "--seconds",
-        "0",
+        "0.001",
         "--samples",
         "1",
         "--json",
