@@ -43,6 +43,9 @@ mod docs;
 mod docs_help;
 #[path = "all/docs_run.rs"]
 mod docs_run;
+#[cfg(target_os = "linux")]
+#[path = "all/doctor.rs"]
+mod doctor;
 #[path = "all/effects.rs"]
 mod effects;
 #[path = "all/encoders.rs"]

@@ -6,18 +6,24 @@ pub mod cpu;
 pub mod cuda;
 mod dry;
 mod identity;
+mod library;
+mod logs;
+mod name;
 mod profile;
+pub mod settings;
 #[cfg_attr(not(feature = "wgpu"), path = "wgpu/absent.rs")]
 pub mod wgpu;
 
 pub use self::wgpu::{Wgpu, fold};
 use crate::error::{Error, Result};
 use crate::shape::{DType, Spec};
-use crate::suggest::nearest;
 pub use cpu::Cpu;
 pub use cuda::Cuda;
 pub use dry::{Dry, Ghost, Taken};
 pub use identity::Identity;
+pub use library::{LibraryFacts, PassedOver};
+pub use name::DeviceId;
+pub(crate) use name::{index, suggestion};
 pub use profile::{Pass, Profile, Timed};
 use std::fmt;
 use std::sync::Arc;
@@ -259,8 +265,8 @@ impl Device {
     /// `threads` is the number of CPU threads, 0 for one per core.
     ///
     /// # Errors
-    /// [`Kind::Usage`](crate::error::Kind::Usage) for an unknown name; [`Kind::Device`](crate::error::Kind::Device) if the device
-    /// cannot be opened.
+    /// [`Kind::Usage`](crate::error::Kind::Usage) for an unknown name, and for an environment variable with an unknown value (see
+    /// [`settings`]); [`Kind::Device`](crate::error::Kind::Device) if the device cannot be opened.
     ///
     /// ```
     /// use tempra::device::Device;
@@ -271,24 +277,10 @@ impl Device {
     /// # Ok::<(), tempra::error::Error>(())
     /// ```
     pub fn open(name: &str, threads: usize) -> Result<Device> {
-        let (kind, index) = name.split_once(':').unwrap_or((name, "0"));
-        match (kind, index.parse()) {
-            ("cpu" | "auto", _) if kind == name => Ok(Device::Cpu(Cpu::new(threads)?)),
-            ("cuda", Ok(index)) => Ok(Device::Cuda(Cuda::new(index)?)),
-            ("wgpu", Ok(index)) => Ok(Device::Wgpu(Wgpu::new(index)?)),
-            _ => {
-                let e = Error::usage(format!("there is no device {name:?}"))
-                    .with_expected("auto, cpu, cuda, cuda:N, wgpu or wgpu:N");
-                // "cpu" is as near to "gpu" as "wgpu" is, and wrong.
-                let gpu = ["gpu", "nvidia", "vulkan", "metal", "dx12", "mps"].contains(&kind);
-                Err(match nearest(kind, ["auto", "cpu", "cuda", "wgpu"]) {
-                    _ if gpu => e.with_help(
-                        "use cuda for an NVIDIA GPU, or wgpu for any GPU with Vulkan, Metal or DX12",
-                    ),
-                    Some(near) if near != name => e.with_help(format!("did you mean {near:?}?")),
-                    _ => e.with_help("run `tempra devices` for a list"),
-                })
-            }
+        match DeviceId::parse(name)? {
+            DeviceId::Cpu => Ok(Device::Cpu(Cpu::new(threads)?)),
+            DeviceId::Cuda(index) => Ok(Device::Cuda(Cuda::new(index)?)),
+            DeviceId::Wgpu(index) => Ok(Device::Wgpu(Wgpu::new(index)?)),
         }
     }
     /// Checks whether [`Device::with_compute`] accepts a type.

@@ -12,11 +12,14 @@ const FOREIGN: &[(&str, &str)] = &[
     ("bench", "cargo"),
     ("features", "cargo"),
     ("follow", "git log"),
+    ("force-reinstall", "pip"),
     ("gpu-architecture", "NVRTC"),
+    ("gpus", "docker run"),
     ("ptxas-options", "NVRTC"),
     ("release", "cargo"),
     ("revision", "hf download"),
     ("std", "NVRTC"),
+    ("summary", "vulkaninfo"),
 ];
 
 /// Names that look like keys of a recipe, and whose they are.

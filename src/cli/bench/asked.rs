@@ -4,7 +4,7 @@ use super::Opened;
 use super::wanted::Wanted;
 use crate::bench::report::Skipped;
 use crate::bench::{Effort, measure, step};
-use crate::device::Device;
+use crate::device::{Device, DeviceId};
 use crate::error::{Error, Result};
 use crate::shape::DType;
 use clap::ArgMatches;

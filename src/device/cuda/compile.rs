@@ -3,6 +3,7 @@
 use super::library;
 use super::nvrtc::Nvrtc;
 use crate::device::Const;
+use crate::device::logs::{first_errors, save_log};
 use crate::error::{Error, Result};
 use crate::shape::DType;
 use std::collections::HashMap;
@@ -165,19 +166,30 @@ impl Compiler {
     }
 
     fn compile(&self, name: &str, text: &str, options: &[String]) -> Result<(Vec<u8>, String)> {
-        let refused = |what: &str, log: String| {
+        let refused = |what: &str, code: &str, log: &str| {
+            let whole = format!(
+                "kernel {name}, NVRTC {}.{} ({}), options {}\n--- the compiler's output\n{code}\n{log}\n--- the compiled source\n{text}",
+                self.version.0,
+                self.version.1,
+                self.nvrtc.path.display(),
+                options.join(" ")
+            );
+            let place = save_log(name, &whole);
+            let reason = first_errors(log);
             Error::device(format!("kernel {name} {what} for {}", self.architecture()))
                 .with_expected(format!("a kernel that NVRTC {}.{} accepts", self.version.0, self.version.1))
-                .with_found(format!("{log}\n--- the compiled source\n{text}"))
-                .with_help("report this as a bug; until it is fixed, run with --device wgpu or --device cpu")
+                .with_found(format!("{}{place}", if reason.is_empty() { code } else { reason.as_str() }))
+                .with_help(
+                    "this is a bug in tempra: report it with that file; until it is fixed, run with --device wgpu or --device cpu",
+                )
         };
         let (Ok(source), Ok(file)) = (CString::new(text), CString::new(format!("{name}.cu"))) else {
-            return Err(refused("has a zero byte in its source", String::new()));
+            return Err(refused("cannot be compiled", "a zero byte in its source", ""));
         };
         let compiled = self.nvrtc.compile(&source, &file, options, self.makes_ptx());
         match compiled.image {
             Ok(image) => Ok((image, compiled.log)),
-            Err(e) => Err(refused("does not compile", format!("{e}\n{}", compiled.log))),
+            Err(code) => Err(refused("does not compile", &code, &compiled.log)),
         }
     }
 }

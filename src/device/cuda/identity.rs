@@ -2,7 +2,7 @@
 #![allow(unsafe_code, reason = "calls the CUDA driver")]
 
 use super::nvml::{Nvml, NvmlGpu};
-use super::{Cuda, library};
+use super::{Cuda, driver};
 use crate::device::Identity;
 use cudarc::driver::sys::{CUdevice, CUresult};
 use std::ffi::{CStr, c_char, c_int};
@@ -14,7 +14,7 @@ type GetUuid = unsafe extern "C" fn(*mut [u8; 16], CUdevice) -> CUresult;
 pub(super) fn of(device: CUdevice) -> Identity {
     let mut found = Identity::default();
     // SAFETY: the function has been of this type since CUDA 4.1.
-    if let Some(get) = unsafe { library::function::<GetPciBusId>(b"cuDeviceGetPCIBusId\0") } {
+    if let Some(get) = unsafe { driver::function::<GetPciBusId>(b"cuDeviceGetPCIBusId\0") } {
         let mut text = [0 as c_char; 32];
         // SAFETY: the device is one of the driver's; the text has the length that is said, and the last byte stays zero.
         if unsafe { get(text.as_mut_ptr(), text.len() as c_int - 1, device) } == CUresult::CUDA_SUCCESS {
@@ -25,7 +25,7 @@ pub(super) fn of(device: CUdevice) -> Identity {
     // The newer function gives the UUID of a part of a GPU (MIG) where the device is one.
     for name in [&b"cuDeviceGetUuid_v2\0"[..], b"cuDeviceGetUuid\0"] {
         // SAFETY: both functions have been of this type since they exist.
-        let Some(get) = (unsafe { library::function::<GetUuid>(name) }) else { continue };
+        let Some(get) = (unsafe { driver::function::<GetUuid>(name) }) else { continue };
         let mut bytes = [0; 16];
         // SAFETY: the device is one of the driver's, and a UUID has 16 bytes.
         if unsafe { get(&mut bytes, device) } == CUresult::CUDA_SUCCESS {

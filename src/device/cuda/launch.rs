@@ -6,7 +6,7 @@ use super::{Cuda, Inspected, failed, lock};
 use crate::device::{Boxes, Const, Launch};
 use crate::error::{Error, Result};
 use crate::shape::DType;
-use cudarc::driver::{result, sys};
+use cudarc::driver::{DriverError, result, sys};
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
 
@@ -75,7 +75,7 @@ impl Cuda {
                         )?;
                         // SAFETY: an image that NVRTC made; PTX ends with a zero.
                         let module = unsafe { result::module::load_data(image.as_ptr().cast()) }
-                            .map_err(|e| call("loading", e))?;
+                            .map_err(|e| self.unloadable(launch.entry, e))?;
                         kernels.modules.insert(entry.0.clone(), module);
                         module
                     }
@@ -99,6 +99,49 @@ impl Cuda {
         }
         kernels.functions.insert(entry, found);
         Ok(found.handle)
+    }
+
+    /// The error for a compiled kernel that the driver does not load. Most of them mean that NVRTC and the driver do not match.
+    fn unloadable(&self, entry: &str, e: DriverError) -> Error {
+        use sys::CUresult as C;
+        let [driver, nvrtc] = self.versions();
+        let (path, older) = (self.nvrtc().display(), "`pip install \"nvidia-cuda-nvrtc<=");
+        let found = format!("{:?}: NVRTC {nvrtc} ({path}), driver for CUDA {driver}", e.0);
+        let refused = |what: &str| Error::device(what).at(&self.inner.name).with_found(found.clone());
+        match e.0 {
+            C::CUDA_ERROR_UNSUPPORTED_PTX_VERSION => refused("the driver does not know the PTX version that NVRTC writes")
+                .with_help(format!("install an NVRTC that is not newer than the driver: {older}{driver}\"`; or update the driver")),
+            C::CUDA_ERROR_NO_BINARY_FOR_GPU | C::CUDA_ERROR_INVALID_IMAGE | C::CUDA_ERROR_INVALID_PTX => {
+                refused("the driver does not accept the kernels that NVRTC compiles for this GPU").with_help(format!(
+                    "install an NVRTC of the driver's version: {older}{driver}\"`, and delete the folder kernels in tempra's cache"
+                ))
+            }
+            C::CUDA_ERROR_JIT_COMPILER_NOT_FOUND => refused("the driver's PTX compiler is missing")
+                .with_help("reinstall the NVIDIA driver with its library libnvidia-ptxjitcompiler.so.1"),
+            _ => failed(&self.inner.name, &format!("loading kernel {entry}"), e),
+        }
+    }
+
+    /// Compiles a kernel for this GPU and loads it into the driver, without launching it.
+    ///
+    /// # Errors
+    /// [`Kind::Device`](crate::error::Kind::Device) if NVRTC does not compile it, or the driver does not load it.
+    pub fn check_kernels(&self) -> Result<()> {
+        self.inner.bind()?;
+        let (source, entry) =
+            ("extern \"C\" __global__ void check(u32* out) { if (out) out[threadIdx.x] = 1; }\n", "check");
+        let launch = Launch {
+            source,
+            entry,
+            consts: &[],
+            groups: [1; 3],
+            threads: 32,
+            shared_bytes: 0,
+            boxes: &[],
+            buffers: &[],
+            params: &[],
+        };
+        self.function(&launch).map(drop)
     }
 
     /// Compiles a kernel and records its resources.

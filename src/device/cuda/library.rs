@@ -1,100 +1,200 @@
-//! Finds the libraries that CUDA needs before the first call, because `cudarc` panics if one is missing.
+//! Finds NVRTC and cuBLASLt before the first call, because `cudarc` panics if a library or one of its functions is missing.
 //!
-//! The driver is part of the system. NVRTC comes with a CUDA toolkit or as a Python wheel, which PyTorch installs too. If there are
-//! several, tempra loads the newest NVRTC that the driver supports. cuBLASLt is in the same folder. A wheel's folder is not on the
-//! loader's path, so cuBLASLt is loaded by its full path first; then `cudarc` finds it by its name.
+//! NVRTC comes with a CUDA toolkit or as a Python wheel, which PyTorch installs too. If there are several, tempra loads the newest that
+//! the driver supports and that can compile; files that it passes over are listed with the reason. cuBLASLt is in the same folder. A
+//! wheel's folder is not on the loader's path, so cuBLASLt is loaded by its full path first; then `cudarc` finds it by its name.
 #![allow(unsafe_code, reason = "loads shared libraries")]
 
+use super::nvml::Nvml;
 use super::nvrtc::Nvrtc;
+use crate::device::library::{LibraryFacts, PassedOver, file_of, is_absent, open_for_good};
 use crate::error::{Error, Result};
-use cudarc::driver::sys::{CUevent, CUresult};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-/// Checks that there is an NVIDIA driver.
-pub(super) fn driver() -> Result<()> {
-    // SAFETY: opens and closes the library; its initialisers are the vendor's.
-    if unsafe { cudarc::driver::sys::is_culib_present() } {
-        return Ok(());
-    }
-    Err(Error::device("no NVIDIA driver was found")
-        .with_expected("libcuda.so.1 (nvcuda.dll) on the loader's path")
-        .with_help(
-            "install the NVIDIA driver and check that `nvidia-smi` lists the GPU, or run with --device cpu",
-        ))
+/// The oldest NVRTC that supports the kernels: CUDA 12.
+const OLDEST_NVRTC: i32 = 12;
+
+/// Why a file with NVRTC cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Flaw {
+    /// It is for another major version of CUDA than the driver.
+    Generation,
+    /// It cannot compile, because its library libnvrtc-builtins is missing or another version.
+    Builtins,
+    /// It does not load, lacks functions or fails in another way.
+    Broken,
 }
 
-/// The time in milliseconds between two events.
-pub(super) type Elapsed = unsafe extern "C" fn(*mut f32, CUevent, CUevent) -> CUresult;
-
-/// The older driver function for it, which `cudarc` does not bind.
-pub(super) fn elapsed() -> Option<Elapsed> {
-    ["libcuda.so.1", "libcuda.so", "nvcuda.dll"].into_iter().find_map(|name| {
-        // SAFETY: the driver is loaded already and stays so; the function has been of this type since the first CUDA.
-        unsafe { libloading::Library::new(name).ok()?.get(b"cuEventElapsedTime\0").ok().map(|f| *f) }
-    })
-}
-
-/// A function of the loaded driver that not every driver has.
-///
-/// # Safety
-/// `F` is the type of the function with this name.
-pub(super) unsafe fn function<F: Copy>(name: &[u8]) -> Option<F> {
-    ["libcuda.so.1", "libcuda.so", "nvcuda.dll"].into_iter().find_map(|file| {
-        // SAFETY: the driver is loaded already and stays so; the type is the caller's word.
-        unsafe { libloading::Library::new(file).ok()?.get::<F>(name).ok().map(|f| *f) }
-    })
+/// What a search for NVRTC found.
+#[derive(Default)]
+pub(super) struct Search {
+    /// The first that works.
+    chosen: Option<Nvrtc>,
+    /// Those that cannot be used, in the order of the search.
+    passed_over: Vec<(PassedOver, Flaw)>,
 }
 
 /// NVRTC, which compiles the kernels, for a driver with this major version of CUDA. Searched once per process.
+///
+/// # Errors
+/// [`Kind::Device`](crate::error::Kind::Device) if there is none that works.
 pub(super) fn nvrtc(driver: i32) -> Result<&'static Nvrtc> {
-    static FOUND: OnceLock<Option<Nvrtc>> = OnceLock::new();
-    let found = FOUND.get_or_init(|| {
+    let search = search(Some(driver));
+    search.chosen.as_ref().ok_or_else(|| refusal(driver, search, &folders()))
+}
+
+/// Searches for NVRTC once per process. Without a driver, every version from CUDA 12 on is good enough.
+fn search(driver: Option<i32>) -> &'static Search {
+    static FOUND: OnceLock<Search> = OnceLock::new();
+    FOUND.get_or_init(|| {
         let folders = folders();
         let of = |only_named: bool| -> Vec<PathBuf> {
-            folders
-                .iter()
-                .filter(|(_, named)| *named == only_named)
-                .flat_map(|(dir, _)| entries(dir))
-                .collect()
+            // A toolkit has one file under several names.
+            let mut seen = std::collections::HashSet::new();
+            let wanted = folders.iter().filter(|(_, named)| *named == only_named);
+            let all = wanted.flat_map(|(dir, _)| entries(dir)).filter(|path| major(path).is_some());
+            all.filter(|path| seen.insert(path.canonicalize().unwrap_or(path.clone()))).collect()
         };
-        // Folders that the user named come before those of the system.
         let loaders = ["libnvrtc.so.13", "libnvrtc.so.12", "nvrtc64_130_0.dll", "nvrtc64_120_0.dll"];
-        let rest = [loaders.map(PathBuf::from).to_vec(), of(false)].concat();
-        let candidates = [suitable(of(true), driver), suitable(rest, driver)].concat();
-        candidates.iter().find_map(|path| {
-            builtins(path);
-            Nvrtc::open(path).filter(|n| (OLDEST_NVRTC..=driver).contains(&n.version.0))
-        })
-    });
-    if let Some(found) = found {
-        return Ok(found);
+        // Folders that the user named come before those of the system.
+        let groups = [of(true), [loaders.map(PathBuf::from).to_vec(), of(false)].concat()];
+        let mut found = Search::default();
+        for group in groups {
+            let fits = suitable(group.clone(), driver);
+            for path in
+                group.iter().filter(|path| !fits.contains(path) && path.parent() != Some(Path::new("")))
+            {
+                let made_for = major(path).unwrap_or_default();
+                found.pass_over(path, generation(made_for, driver), Flaw::Generation);
+            }
+            for path in fits {
+                match attempt(&path, driver) {
+                    Ok(nvrtc) => return Search { chosen: Some(nvrtc), ..found },
+                    Err(None) => {}
+                    Err(Some((reason, flaw))) => found.pass_over(&path, reason, flaw),
+                }
+            }
+        }
+        found
+    })
+}
+
+impl Search {
+    fn pass_over(&mut self, path: &Path, reason: String, flaw: Flaw) {
+        self.passed_over.push((PassedOver { path: path.display().to_string(), reason }, flaw));
     }
-    let searched: Vec<String> = folders().iter().map(|(dir, _)| dir.display().to_string()).collect();
-    let there: Vec<String> = folders()
-        .iter()
-        .flat_map(|(dir, _)| entries(dir))
-        .filter(|path| major(path).is_some())
-        .map(|path| path.display().to_string())
-        .collect();
-    let wheel = if driver >= 13 { "nvidia-cuda-nvrtc" } else { "nvidia-cuda-nvrtc-cu12" };
-    Err(Error::device("no NVRTC that the driver supports was found; NVRTC compiles the CUDA kernels")
-        .with_expected(match driver {
-            13.. => format!("libnvrtc.so.12 to libnvrtc.so.{driver}: the driver is for CUDA {driver}"),
-            _ => format!("libnvrtc.so.{driver}: the driver is for CUDA {driver}"),
-        })
-        .with_found(match (there.len(), searched.len()) {
-            (1.., _) => format!("only {}", there.join(", ")),
-            (_, 0) => "none on the loader's path, no CUDA toolkit and no Python package".to_owned(),
+}
+
+/// Why an NVRTC of a major version does not suit a driver.
+fn generation(made_for: i32, driver: Option<i32>) -> String {
+    match driver {
+        Some(driver) if made_for > driver => {
+            format!("it is for CUDA {made_for}, the driver for CUDA {driver}")
+        }
+        _ => format!("it is for CUDA {made_for}; tempra needs CUDA {OLDEST_NVRTC} or later"),
+    }
+}
+
+/// Opens an NVRTC and compiles an empty kernel with it. `Err(None)` if there is no such file.
+fn attempt(path: &Path, driver: Option<i32>) -> std::result::Result<Nvrtc, Option<(String, Flaw)>> {
+    let shown = path.display().to_string();
+    let from_loader = path.parent() == Some(Path::new(""));
+    // NVRTC opens its builtins by name, and their folder may not be on the loader's path.
+    let file = if from_loader { file_of(&shown) } else { Some(path.to_owned()) };
+    if let Some(file) = &file {
+        builtins(file);
+    }
+    let mut nvrtc = Nvrtc::open(path).map_err(|why| match from_loader && is_absent(&why, &shown) {
+        true => None,
+        false => Some((why, Flaw::Broken)),
+    })?;
+    if !(OLDEST_NVRTC..=driver.unwrap_or(i32::MAX)).contains(&nvrtc.version.0) {
+        return Err(Some((generation(nvrtc.version.0, driver), Flaw::Generation)));
+    }
+    nvrtc.trial().map_err(|why| {
+        let flaw = if why.to_lowercase().contains("builtin") { Flaw::Builtins } else { Flaw::Broken };
+        Some((format!("it cannot compile an empty kernel: {why}"), flaw))
+    })?;
+    nvrtc.path = file.unwrap_or(nvrtc.path);
+    Ok(nvrtc)
+}
+
+/// The package with NVRTC for a driver of this major version.
+fn wheel(driver: i32) -> &'static str {
+    if driver >= 13 { "nvidia-cuda-nvrtc" } else { "nvidia-cuda-nvrtc-cu12" }
+}
+
+/// The error for a search that found no NVRTC that works.
+fn refusal(driver: i32, search: &Search, folders: &[(PathBuf, bool)]) -> Error {
+    let with = |flaw: Flaw| search.passed_over.iter().filter(move |(_, f)| *f == flaw).map(|(file, _)| file);
+    let listed = |files: &mut dyn Iterator<Item = &PassedOver>| {
+        files.map(|f| format!("{}: {}", f.path, f.reason)).collect::<Vec<_>>().join("; ")
+    };
+    let wheel = wheel(driver);
+    let expected = match driver {
+        13.. => {
+            format!("libnvrtc.so.{OLDEST_NVRTC} to libnvrtc.so.{driver}: the driver is for CUDA {driver}")
+        }
+        _ => format!("libnvrtc.so.{driver}: the driver is for CUDA {driver}"),
+    };
+    if with(Flaw::Builtins).next().is_some() {
+        return Error::device("NVRTC cannot compile: its library libnvrtc-builtins is missing or has another version")
+            .with_found(listed(&mut with(Flaw::Builtins)))
+            .with_help(format!(
+                "install NVRTC and its builtins together: `pip install --force-reinstall {wheel}`; both files must be in one folder"
+            ));
+    }
+    if with(Flaw::Broken).next().is_some() {
+        return Error::device("NVRTC, which compiles the CUDA kernels, does not work")
+            .with_found(listed(&mut with(Flaw::Broken)))
+            .with_help(format!(
+                "reinstall it: `pip install --force-reinstall {wheel}`, or name its folder in TEMPRA_CUDA_LIB"
+            ));
+    }
+    if with(Flaw::Generation).next().is_some() {
+        return Error::device("no NVRTC that the driver supports was found; NVRTC compiles the CUDA kernels")
+            .with_expected(expected)
+            .with_found(listed(&mut with(Flaw::Generation)))
+            .with_help(format!("run `pip install {wheel}`, or update the driver"));
+    }
+    let searched: Vec<String> = folders.iter().map(|(dir, _)| dir.display().to_string()).collect();
+    Error::device("NVRTC, which compiles the CUDA kernels, was not found")
+        .with_expected(expected)
+        .with_found(match searched.len() {
+            0 => "none on the loader's path, no CUDA toolkit and no Python package".to_owned(),
             _ => format!("none on the loader's path, and none in {}", searched.join(", ")),
         })
         .with_help(format!(
             "run `pip install {wheel}`, install a CUDA toolkit, or name a folder in TEMPRA_CUDA_LIB (an environment with PyTorch has NVRTC)"
-        )))
+        ))
 }
 
-/// The oldest NVRTC that supports the kernels: CUDA 12.
-const OLDEST_NVRTC: i32 = 12;
+/// NVRTC and its builtins for `tempra devices`, for a driver of this major version, if there is one.
+pub(super) fn nvrtc_facts(driver: Option<i32>) -> Vec<LibraryFacts> {
+    let search = search(driver);
+    let facts = LibraryFacts {
+        passed_over: search.passed_over.iter().map(|(file, _)| file.clone()).collect(),
+        ..LibraryFacts::new("NVRTC", "compiles the CUDA kernels", true)
+    };
+    let parts = LibraryFacts::new("nvrtc-builtins", "a part of NVRTC", true);
+    let Some(nvrtc) = &search.chosen else {
+        let e = refusal(driver.unwrap_or(13), search, &folders());
+        let broken = search.passed_over.iter().find(|(_, flaw)| *flaw == Flaw::Builtins);
+        let (problem, help) = (e.what().to_owned(), e.help().unwrap_or_default().to_owned());
+        let parts = broken.map(|(file, _)| parts.refused(file.reason.clone(), help.clone()));
+        return [Some(facts.refused(problem, help)), parts].into_iter().flatten().collect();
+    };
+    let (major, minor) = nvrtc.version;
+    let version = Some(format!("{major}.{minor}"));
+    let beside = nvrtc.path.parent().map(entries).unwrap_or_default();
+    let beside = beside.iter().find(|p| is_builtins(p)).map(PathBuf::as_path);
+    vec![
+        LibraryFacts { usable: true, version, ..facts.at(Some(&nvrtc.path)) },
+        // It compiled an empty kernel, so its builtins are there, whatever their place.
+        LibraryFacts { usable: true, ..parts.at(beside) },
+    ]
+}
 
 /// The major version in the name of an NVRTC library: libnvrtc.so.13, libnvrtc.so.12.8.93, nvrtc64_120_0.dll.
 fn major(path: &Path) -> Option<i32> {
@@ -112,50 +212,151 @@ fn major(path: &Path) -> Option<i32> {
 }
 
 /// The libraries that a driver of this version supports, by their names; the newest first, otherwise in the given order.
-fn suitable(paths: Vec<PathBuf>, driver: i32) -> Vec<PathBuf> {
-    let fits = |path: &PathBuf| major(path).filter(|m| (OLDEST_NVRTC..=driver).contains(m));
+fn suitable(paths: Vec<PathBuf>, driver: Option<i32>) -> Vec<PathBuf> {
+    let fits =
+        |path: &PathBuf| major(path).filter(|m| (OLDEST_NVRTC..=driver.unwrap_or(i32::MAX)).contains(m));
     let mut all: Vec<(i32, PathBuf)> = paths.into_iter().filter_map(|p| Some((fits(&p)?, p))).collect();
     all.sort_by_key(|(major, _)| -major);
     all.into_iter().map(|(_, path)| path).collect()
 }
 
+fn is_builtins(path: &Path) -> bool {
+    let builtins = named(path, "libnvrtc-builtins.so.") || named(path, "nvrtc-builtins64");
+    builtins && !path.to_string_lossy().contains(".alt.")
+}
+
 /// Loads the libraries that an NVRTC opens by name, from its own folder.
 fn builtins(nvrtc: &Path) {
     let beside = nvrtc.parent().map(entries).unwrap_or_default();
-    for path in beside {
-        let builtin = named(&path, "libnvrtc-builtins.so.") || named(&path, "nvrtc-builtins64");
-        if builtin && !path.to_string_lossy().contains(".alt.") {
-            open(&path);
-        }
+    for path in beside.iter().filter(|p| is_builtins(p)) {
+        // A failure shows when NVRTC compiles.
+        let _ = open_for_good(path);
     }
 }
 
-/// Whether cuBLASLt is available for matmuls. Searched once per process.
-pub(super) fn cublaslt() -> bool {
-    static FOUND: OnceLock<bool> = OnceLock::new();
-    *FOUND.get_or_init(|| {
+/// The functions of cuBLASLt that tempra calls, most of them through cudarc. A test compares this list with the calls in these files.
+pub const BLAS_FUNCTIONS: &[&str] = &[
+    "cublasLtCreate",
+    "cublasLtDestroy",
+    "cublasLtGetVersion",
+    "cublasLtMatmul",
+    "cublasLtMatmulAlgoCheck",
+    "cublasLtMatmulAlgoGetHeuristic",
+    "cublasLtMatmulDescCreate",
+    "cublasLtMatmulDescDestroy",
+    "cublasLtMatmulDescSetAttribute",
+    "cublasLtMatmulPreferenceCreate",
+    "cublasLtMatmulPreferenceDestroy",
+    "cublasLtMatmulPreferenceSetAttribute",
+    "cublasLtMatrixLayoutCreate",
+    "cublasLtMatrixLayoutDestroy",
+];
+
+/// What is known of cuBLASLt, which computes matmuls if it is there. Searched once per process.
+fn blas() -> &'static LibraryFacts {
+    static FOUND: OnceLock<LibraryFacts> = OnceLock::new();
+    FOUND.get_or_init(|| {
+        let mut facts = LibraryFacts::new("cuBLASLt", "computes matmuls where it is faster than tempra's kernels", false);
         // SAFETY: opens and closes the library; its initialisers are the vendor's.
         let present = || unsafe { cudarc::cublaslt::sys::is_culib_present() };
-        let load = |(dir, _): &(PathBuf, bool)| {
-            let mut found = false;
-            for path in entries(dir) {
-                found |= (named(&path, "libcublasLt.so.") || named(&path, "cublasLt64")) && open(&path);
-            }
-            found && present()
-        };
         let folders = folders();
+        let mut load = |only_named: bool| {
+            for (dir, _) in folders.iter().filter(|(_, named)| *named || !only_named) {
+                let mut found = false;
+                for path in entries(dir) {
+                    if !(named(&path, "libcublasLt.so.") || named(&path, "cublasLt64")) {
+                        continue;
+                    }
+                    match open_for_good(&path) {
+                        Ok(()) => found = true,
+                        Err(reason) => {
+                            let path = path.display().to_string();
+                            if facts.passed_over.iter().all(|p| p.path != path) {
+                                facts.passed_over.push(PassedOver { path, reason });
+                            }
+                        }
+                    }
+                }
+                if found && present() {
+                    return true;
+                }
+            }
+            false
+        };
         // Folders that the user named come before those of the system.
-        folders.iter().filter(|f| f.1).any(load) || present() || folders.iter().any(load)
+        let there = load(true) || present() || load(false);
+        const INSTALL: &str =
+            "`pip install nvidia-cublas` (nvidia-cublas-cu12 for a driver of CUDA 12), or do without: tempra has its own matmul kernels";
+        if !there {
+            let problem = if facts.passed_over.is_empty() { "not found" } else { "found, but it cannot be loaded" };
+            return facts.refused(problem, INSTALL);
+        }
+        let file = cudarc::get_lib_name_candidates("cublasLt").iter().find_map(|name| file_of(name));
+        // SAFETY: the library is there; only whether its symbols exist is asked.
+        let lacking: Vec<&str> = unsafe {
+            let library = cudarc::cublaslt::sys::culib();
+            let lacks = |f: &&&str| library.get::<unsafe extern "C" fn()>(f.as_bytes()).is_err();
+            BLAS_FUNCTIONS.iter().filter(lacks).copied().collect()
+        };
+        let facts = facts.at(file.as_deref());
+        if let Some(first) = lacking.first() {
+            return facts.refused(format!("it lacks {} of its functions, such as {first}", lacking.len()), INSTALL);
+        }
+        // SAFETY: the function was just found.
+        let version = unsafe { cudarc::cublaslt::sys::cublasLtGetVersion() };
+        let version = format!("{}.{}.{}", version / 10_000, version / 100 % 100, version % 100);
+        LibraryFacts { usable: true, version: Some(version), ..facts }
     })
+}
+
+/// Whether cuBLASLt is available for matmuls, with all functions that tempra calls.
+pub(super) fn cublaslt() -> bool {
+    blas().usable
+}
+
+/// cuBLASLt for `tempra devices`, with a driver of this major version.
+pub(super) fn cublaslt_facts(driver: Option<i32>) -> LibraryFacts {
+    let facts = blas().clone();
+    let major = facts.version.as_deref().and_then(|v| v.split('.').next()?.parse::<i32>().ok());
+    match (major, driver) {
+        (Some(library), Some(driver)) if facts.usable && library > driver => facts.refused(
+            format!("it is for CUDA {library}, the driver for CUDA {driver}"),
+            "`pip install nvidia-cublas-cu12`, or update the driver; until then tempra uses its own matmul kernels",
+        ),
+        _ => facts,
+    }
+}
+
+/// NVML for `tempra devices`.
+pub(super) fn nvml_facts() -> LibraryFacts {
+    let facts =
+        LibraryFacts::new("NVML", "reports clocks, power and temperature during `tempra bench`", false);
+    let facts =
+        facts.at(["libnvidia-ml.so.1", "libnvidia-ml.so"].into_iter().find_map(file_of).as_deref());
+    match Nvml::get() {
+        Ok(nvml) => LibraryFacts {
+            usable: true,
+            version: Some(nvml.version().to_owned()).filter(|v| !v.is_empty()),
+            ..facts
+        },
+        Err(why) if facts.path.is_some() => facts
+            .refused(why, "run `nvidia-smi`, which uses the same library: it says what is wrong with the driver"),
+        Err(why) => {
+            facts.refused(why, "install the NVIDIA driver's utilities: the package that contains `nvidia-smi`")
+        }
+    }
 }
 
 /// Folders that may hold NVRTC or cuBLASLt, and whether the user named them with `TEMPRA_CUDA_LIB`.
 fn folders() -> Vec<(PathBuf, bool)> {
     let var = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty());
     let mut all: Vec<(PathBuf, bool)> = Vec::new();
-    if let Some(dirs) = var("TEMPRA_CUDA_LIB") {
-        all.extend(std::env::split_paths(&dirs).map(|dir| (dir, true)));
-    }
+    let path_like = |name: &str| -> Vec<PathBuf> {
+        var(name).map(|dirs| std::env::split_paths(&dirs).collect()).unwrap_or_default()
+    };
+    all.extend(path_like("TEMPRA_CUDA_LIB").into_iter().map(|dir| (dir, true)));
+    // The loader takes only the first file of a name, even if it is broken and a later folder has one that works.
+    all.extend(path_like("LD_LIBRARY_PATH").into_iter().map(|dir| (dir, false)));
     for name in ["CUDA_HOME", "CUDA_PATH"] {
         if let Some(root) = var(name).map(PathBuf::from) {
             all.extend(["lib64", "lib", "bin"].map(|d| (root.join(d), false)));
@@ -203,19 +404,6 @@ fn named(path: &Path, start: &str) -> bool {
     path.file_name().and_then(|n| n.to_str()).is_some_and(|n| n.starts_with(start))
 }
 
-#[cfg(unix)]
-fn open(path: &Path) -> bool {
-    use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
-    // SAFETY: its initialisers are the vendor's; it stays loaded for good.
-    unsafe { Library::open(Some(path), RTLD_NOW | RTLD_GLOBAL) }.map(std::mem::forget).is_ok()
-}
-
-#[cfg(not(unix))]
-fn open(path: &Path) -> bool {
-    // SAFETY: its initialisers are the vendor's; it stays loaded for good.
-    unsafe { libloading::Library::new(path) }.map(std::mem::forget).is_ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -235,12 +423,38 @@ mod tests {
             "f/libnvrtc.so.14",
         ];
         let of = |driver| -> Vec<String> {
-            let all = suitable(paths.map(PathBuf::from).to_vec(), driver);
+            let all = suitable(paths.map(PathBuf::from).to_vec(), Some(driver));
             all.iter().map(|p| p.display().to_string()).collect()
         };
         let twelve = ["a/libnvrtc.so.12", "c/libnvrtc.so.12.8.93"];
         assert_eq!(of(12), twelve);
         assert_eq!(of(13), [&["b/libnvrtc.so.13", "d/nvrtc64_130_0.dll"], &twelve[..]].concat());
         assert!(of(11).is_empty());
+    }
+
+    #[test]
+    fn failures_of_nvrtc_are_told_apart() {
+        let search = |all: &[(&str, Flaw)]| {
+            let mut found = Search::default();
+            all.iter()
+                .for_each(|(path, flaw)| found.pass_over(Path::new(path), "why".to_owned(), flaw.clone()));
+            found
+        };
+        let of = |driver, all: &[(&str, Flaw)]| {
+            let e = refusal(driver, &search(all), &[]);
+            assert_eq!(e.exit_code(), 5);
+            assert!(all.iter().all(|(path, _)| e.to_string().contains(path)), "{e}");
+            e.help().unwrap_or_default().to_owned()
+        };
+        let none = of(13, &[]);
+        let newer = of(12, &[("/a/libnvrtc.so.13", Flaw::Generation)]);
+        let builtins = of(13, &[("/a/libnvrtc.so.13", Flaw::Builtins)]);
+        let broken = of(13, &[("/a/libnvrtc.so.13", Flaw::Broken)]);
+        assert!(none.starts_with("run `pip install nvidia-cuda-nvrtc`, install a CUDA toolkit"), "{none}");
+        assert!(newer.contains("nvidia-cuda-nvrtc-cu12") && newer.contains("update the driver"), "{newer}");
+        assert!(builtins.contains("builtins together"), "{builtins}");
+        assert!(broken.starts_with("reinstall it"), "{broken}");
+        assert_eq!(generation(13, Some(12)), "it is for CUDA 13, the driver for CUDA 12");
+        assert_eq!(generation(11, Some(12)), "it is for CUDA 11; tempra needs CUDA 12 or later");
     }
 }

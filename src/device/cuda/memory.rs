@@ -1,6 +1,7 @@
 //! Device memory, and copies between it and the host.
 #![allow(unsafe_code, reason = "calls the CUDA driver")]
 
+use super::driver::Clock;
 use super::graph::Event;
 use super::{Cuda, Inner, lock};
 use crate::error::{Error, Kind, Result};
@@ -275,7 +276,7 @@ impl Cuda {
     pub(super) fn time(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<f64> {
         let inner = &self.inner;
         inner.wait()?;
-        if !inner.timestamps {
+        if matches!(inner.clock, Clock::Host) {
             let begun = std::time::Instant::now();
             work()?;
             inner.wait()?;
@@ -305,10 +306,11 @@ impl Inner {
     /// # Safety
     /// Both are events of this context.
     unsafe fn elapsed(&self, from: sys::CUevent, to: sys::CUevent) -> std::result::Result<f32, DriverError> {
-        match self.elapsed_before {
+        match self.clock {
             // SAFETY: the caller's word.
-            None => unsafe { result::event::elapsed(from, to) },
-            Some(call) => {
+            Clock::New => unsafe { result::event::elapsed(from, to) },
+            Clock::Host => Err(DriverError(sys::CUresult::CUDA_ERROR_NOT_SUPPORTED)),
+            Clock::Old(call) => {
                 let mut ms = 0f32;
                 // SAFETY: the caller's word; the pointer is to a number.
                 unsafe { call(&mut ms, from, to) }.result().map(|()| ms)

@@ -10,12 +10,15 @@
 //! - `TEMPRA_CUDA_PRODUCT`: choose the matmul kernels (see [`Cuda::product`]).
 //! - `TEMPRA_CUDA_MEMORY`: limit the device memory, in bytes.
 //! - `TEMPRA_CUDA_LOSE_AFTER`: simulate a lost device after this number of graph launches.
+//!
+//! Unknown values are refused; see [`CudaSettings`].
 #![allow(unsafe_code, reason = "calls the CUDA driver")]
 
 mod arena;
 mod blas;
 mod choose;
 mod compile;
+mod driver;
 mod graph;
 mod hardware;
 mod identity;
@@ -24,15 +27,19 @@ mod library;
 mod memory;
 pub mod nvml;
 mod nvrtc;
+mod system;
 
 pub(crate) use blas::Choice;
 pub use blas::{More, Product, Ways};
 pub use compile::{Compiler, PRELUDE, Resources, specialised};
+pub use driver::functions as driver_functions;
 pub use graph::Captured;
 pub use hardware::Hardware;
+pub use library::BLAS_FUNCTIONS;
 pub use memory::{Fetched, Memory};
 
-use super::{Backend, Caps, Gpu, Identity, Launch, Profile, Storage, Tensor};
+use super::settings::{self, CudaSettings};
+use super::{Backend, Caps, Gpu, Identity, Launch, LibraryFacts, Profile, Storage, Tensor};
 use crate::error::{Error, Kind, Result};
 use crate::shape::{DType, Spec};
 use arena::Arena;
@@ -41,8 +48,6 @@ use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// The oldest supported driver: CUDA 12.0.
-const OLDEST_DRIVER: i32 = 12000;
 /// The lowest supported compute capability: Turing.
 const OLDEST_CARD: u32 = 75;
 
@@ -86,7 +91,7 @@ pub struct Cuda {
     profile: Profile,
     graphs: bool,
     inspected: Option<Inspected>,
-    product: Option<String>,
+    product: Option<&'static str>,
     blas: Mutex<blas::State>,
 }
 
@@ -107,10 +112,8 @@ struct Inner {
     sms: u32,
     shared_limit: usize,
     hardware: Hardware,
-    /// Whether times come from CUDA events.
-    timestamps: bool,
-    /// The function for that before CUDA 12.8; cudarc calls only the newer one.
-    elapsed_before: Option<library::Elapsed>,
+    /// How to read the time between two events.
+    clock: driver::Clock,
     /// The driver's version of CUDA: 13000 for 13.0.
     driver: i32,
     budget: Option<u64>,
@@ -138,22 +141,28 @@ fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
     m.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn number(name: &str) -> Option<u64> {
-    std::env::var(name).ok()?.parse().ok()
+/// A driver's error in words: its name and its explanation.
+fn words(e: DriverError) -> String {
+    let name = e.error_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    let explained = e.error_string().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    if name == explained || explained.is_empty() { name } else { format!("{name}: {explained}") }
 }
 
-fn set(name: &str) -> bool {
-    std::env::var_os(name).is_some_and(|v| v == "1")
+/// Converts a driver call that failed while the GPU was being opened to an error. It is never [`Kind::Lost`]: no work has started, and
+/// the same command would fail again.
+fn not_opened(device: &str, what: &str, e: DriverError) -> Error {
+    if e.0 == sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY {
+        return Error::memory(format!("{device} has not enough memory: {what} failed"))
+            .with_found(words(e))
+            .with_help("run `nvidia-smi` to see which programs use its memory");
+    }
+    driver::refused(device, what, e.0, &words(e))
 }
 
-/// Converts a failed driver call to an error.
+/// Converts a failed driver call to an error, after the GPU was opened.
 fn failed(device: &str, what: &str, e: DriverError) -> Error {
     use sys::CUresult as C;
-    let text = || {
-        let name = e.error_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-        let explained = e.error_string().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-        if name == explained || explained.is_empty() { name } else { format!("{name}: {explained}") }
-    };
+    let text = || words(e);
     match e.0 {
         C::CUDA_ERROR_OUT_OF_MEMORY => {
             Error::memory(format!("{device} has not enough memory: {what} failed")).with_found(text())
@@ -239,20 +248,30 @@ impl Cuda {
     /// The number of NVIDIA GPUs.
     ///
     /// # Errors
-    /// [`Kind::Device`] if there is no driver.
+    /// [`Kind::Device`] if there is no driver, or it does not start.
     pub fn count() -> Result<usize> {
-        library::driver()?;
-        let call = |what: &'static str| move |e| failed("CUDA", what, e);
-        result::init().map_err(call("starting the driver"))?;
-        Ok(result::device::get_count().map_err(call("counting the GPUs"))?.max(0) as usize)
+        driver::start()?;
+        let count = result::device::get_count().map_err(|e| not_opened("CUDA", "counting the GPUs", e))?;
+        Ok(count.max(0) as usize)
+    }
+
+    /// The libraries that CUDA devices need or can use, for `tempra devices`: the driver, NVRTC and its builtins, cuBLASLt, NVML.
+    pub fn libraries() -> Vec<LibraryFacts> {
+        let driver = driver::start().ok().map(|d| d.version / 1000);
+        let mut all = vec![driver::facts()];
+        all.extend(library::nvrtc_facts(driver));
+        all.extend([library::cublaslt_facts(driver), library::nvml_facts()]);
+        all
     }
 
     /// Opens a GPU by its index.
     ///
     /// # Errors
     /// [`Kind::Device`] if there is no driver or it is too old, if there is no GPU with this index or it is older than Turing, and if
-    /// NVRTC is missing.
+    /// NVRTC is missing; [`Kind::Usage`] for an environment variable with an unknown value.
     pub fn new(index: usize) -> Result<Cuda> {
+        let set = CudaSettings::read()?;
+        let version = driver::start()?.version;
         let count = Self::count()?;
         if index >= count {
             let hint =
@@ -265,26 +284,14 @@ impl Cuda {
                 })
                 .with_help(hint));
         }
-        let call = |what: &'static str| move |e| failed("CUDA", what, e);
-        let mut version = 0;
-        // SAFETY: the library is there; the pointer is to an integer.
-        unsafe { sys::cuDriverGetVersion(&mut version) }
-            .result()
-            .map_err(call("reading the driver's version"))?;
-        let spoken = |v: i32| format!("CUDA {}.{}", v / 1000, v % 1000 / 10);
-        if version < OLDEST_DRIVER {
-            return Err(Error::device("the NVIDIA driver is too old")
-                .with_expected(format!("a driver for {} or later", spoken(OLDEST_DRIVER)))
-                .with_found(format!("a driver for {}", spoken(version)))
-                .with_help("update the driver, or run with --device wgpu"));
-        }
+        let call = |what: &'static str| move |e| not_opened("CUDA", what, e);
         let device = result::device::get(index as i32).map_err(call("finding the GPU"))?;
         let name = result::device::get_name(device).map_err(call("reading the GPU's name"))?;
         use sys::CUdevice_attribute as A;
         let ask = |a| {
             // SAFETY: the device is one of the driver's.
             unsafe { result::device::get_attribute(device, a) }
-                .map_err(|e| failed(&name, "reading the GPU's properties", e))
+                .map_err(|e| not_opened(&name, "reading the GPU's properties", e))
         };
         let capability = (ask(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)? * 10
             + ask(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?) as u32;
@@ -294,10 +301,9 @@ impl Cuda {
                 .with_found(format!("compute capability {}.{}", capability / 10, capability % 10))
                 .with_help("run with --device wgpu, which uses this GPU through Vulkan"));
         }
-        let (ptx, newest) = (set("TEMPRA_CUDA_PTX"), number("TEMPRA_CUDA_TARGET"));
         let cache = crate::cache::dir().map(|d| d.join("kernels"));
-        let compiler = Compiler::new(capability, version, newest.map(|n| n as u32), ptx, cache)?;
-        if compiler.older && newest.is_none() {
+        let compiler = Compiler::new(capability, version, set.target, set.ptx, cache)?;
+        if compiler.older && set.target.is_none() {
             static SAID: std::sync::Once = std::sync::Once::new();
             SAID.call_once(|| {
                 crate::console::line(format!(
@@ -316,25 +322,19 @@ impl Cuda {
             ask(A::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?.max(48 << 10) as usize;
         // SAFETY: the device is one of the driver's.
         let memory = unsafe { result::device::total_mem(device) }
-            .map_err(|e| failed(&name, "reading the GPU's memory size", e))?;
+            .map_err(|e| not_opened(&name, "reading the GPU's memory size", e))?;
         // SAFETY: the device is one of the driver's; it is kept as long as the program runs.
-        let context = unsafe { result::primary_ctx::retain(device) }.map_err(|e| match e.0 {
-            // Not `Kind::Lost`: no work had started.
-            sys::CUresult::CUDA_ERROR_DEVICE_UNAVAILABLE => Error::device("the GPU is not available")
-                .at(&name)
-                .with_found("another program uses it exclusively, or it is being reset")
-                .with_help("run `nvidia-smi` to see its processes and its compute mode"),
-            _ => failed(&name, "opening the GPU", e),
-        })?;
+        let context = unsafe { result::primary_ctx::retain(device) }
+            .map_err(|e| not_opened(&name, "creating a context", e))?;
         // SAFETY: just retained.
-        unsafe { make_current(context) }.map_err(|e| failed(&name, "opening the GPU", e))?;
+        unsafe { make_current(context) }.map_err(|e| not_opened(&name, "binding the context", e))?;
         // Other programs use some of the memory, and so does this context.
-        let (free, _) = result::mem_get_info().map_err(|e| failed(&name, "reading the free memory", e))?;
+        let (free, _) =
+            result::mem_get_info().map_err(|e| not_opened(&name, "reading the free memory", e))?;
         let stream = result::stream::create(result::stream::StreamKind::NonBlocking)
-            .map_err(|e| failed(&name, "creating a stream", e))?;
-        let exact = set("TEMPRA_CUDA_EXACT");
-        let budget = number("TEMPRA_CUDA_MEMORY");
-        let state = State { arena: Arena::new(exact), graphs: graph::Graphs::new(exact), ..State::default() };
+            .map_err(|e| not_opened(&name, "creating a stream", e))?;
+        let (arena, graphs) = (Arena::new(set.exact), graph::Graphs::new(set.exact));
+        let state = State { arena, graphs, ..State::default() };
         let caps = Caps {
             name: name.clone(),
             dtypes: if capability >= 80 {
@@ -352,7 +352,6 @@ impl Cuda {
             blocks: 8 * sms as usize,
             packs: false,
         };
-        let elapsed_before = (version < 12080).then(library::elapsed).flatten();
         let inner = Inner {
             context,
             stream,
@@ -361,26 +360,48 @@ impl Cuda {
             sms,
             shared_limit,
             hardware: Hardware::of(device),
-            timestamps: version >= 12080 || elapsed_before.is_some(),
-            elapsed_before,
+            clock: driver::clock(),
             driver: version,
-            budget,
-            lose_after: number("TEMPRA_CUDA_LOSE_AFTER"),
+            budget: set.memory_bytes,
+            lose_after: set.lose_after,
             state: Mutex::new(state),
         };
-        let graphs = std::env::var_os("TEMPRA_CUDA_GRAPHS").is_none_or(|v| v != "0");
-        Ok(Cuda {
+        Cuda {
             inner: Arc::new(inner),
             caps,
             identity: identity::of(device),
             compiler,
             constants: Mutex::default(),
             profile: Profile::default(),
-            graphs,
+            graphs: set.graphs,
             inspected: None,
             blas: Mutex::default(),
-            product: std::env::var("TEMPRA_CUDA_PRODUCT").ok().filter(|v| !v.is_empty()),
-        })
+            product: None,
+        }
+        .with_matmuls(set.matmuls)
+    }
+
+    /// Sets the matmul kernels, if this GPU has them.
+    fn with_matmuls(mut self, name: Option<&'static str>) -> Result<Cuda> {
+        self.product = name;
+        let found = match name {
+            Some("cublaslt") if !library::cublaslt() => {
+                let facts = library::cublaslt_facts(None);
+                format!("cuBLASLt: {}", facts.problem.unwrap_or_default())
+            }
+            Some("wgmma") if !self.hopper() => {
+                format!("compute capability {}.{}", self.capability() / 10, self.capability() % 10)
+            }
+            _ => return Ok(self),
+        };
+        let name = name.unwrap_or_default();
+        Err(Error::device(format!("{} has no matmul kernels {name:?}", self.inner.name))
+            .with_expected(match name {
+                "wgmma" => "a Hopper GPU (compute capability 9.0) and an NVRTC that knows it",
+                _ => "cuBLASLt, which `tempra devices` finds",
+            })
+            .with_found(found)
+            .with_help("unset TEMPRA_CUDA_PRODUCT, or set it to own or fastest"))
     }
 
     /// Checks whether the GPU computes in a type.
@@ -409,9 +430,13 @@ impl Cuda {
     }
 
     /// Chooses the matmul kernels by name; see [`Cuda::product`].
-    pub fn with_product(mut self, name: &str) -> Cuda {
-        self.product = Some(name.to_owned());
-        self
+    ///
+    /// # Errors
+    /// [`Kind::Usage`] for a name that is not one of [`settings::MATMULS`]; [`Kind::Device`] if the GPU or the machine does not have
+    /// these kernels.
+    pub fn with_product(self, name: &str) -> Result<Cuda> {
+        let name = settings::matmuls(name)?;
+        self.with_matmuls(Some(name))
     }
 
     /// Sets whether steps are captured and replayed as CUDA graphs.
@@ -436,7 +461,7 @@ impl Cuda {
 
     /// Whether times come from CUDA events.
     pub fn timestamps(&self) -> bool {
-        self.inner.timestamps
+        !matches!(self.inner.clock, driver::Clock::Host)
     }
     /// The driver's version of CUDA, and NVRTC's version.
     pub fn versions(&self) -> [String; 2] {
@@ -456,7 +481,7 @@ impl Cuda {
     /// The matmul kernels that `TEMPRA_CUDA_PRODUCT` chooses: `mma`, `wgmma`, `own` (the better of these two), `cublaslt`, or
     /// `fastest`, which measures them. The default is `fastest`, and `own` on the emulator.
     pub fn product(&self) -> Option<&str> {
-        self.product.as_deref()
+        self.product
     }
 
     /// The compute capability: 75, 80, 90 and so on.

@@ -2,6 +2,7 @@
 //! support on a machine with several.
 #![allow(unsafe_code, reason = "calls NVRTC")]
 
+use crate::device::logs::first_errors;
 use cudarc::nvrtc::sys::{nvrtcProgram, nvrtcResult};
 use std::ffi::{CStr, CString, c_char, c_int};
 use std::path::{Path, PathBuf};
@@ -52,37 +53,53 @@ pub struct Compiled {
 }
 
 impl Nvrtc {
-    /// Opens a library by its path, or by a name that the loader finds. `None` if there is none, or it lacks a function of CUDA
-    /// 12.0.
-    pub fn open(path: &Path) -> Option<Nvrtc> {
+    /// Opens a library by its path, or by a name that the loader finds.
+    ///
+    /// # Errors
+    /// In words: the loader's message, a function of CUDA 12.0 that the library lacks, or that it does not tell its version.
+    pub fn open(path: &Path) -> Result<Nvrtc, String> {
         // SAFETY: its initialisers are the vendor's.
-        let library = unsafe { libloading::Library::new(path) }.ok()?;
+        let library = unsafe { libloading::Library::new(path) }.map_err(|e| e.to_string())?;
         macro_rules! bind {
             ($name:literal) => {
                 // SAFETY: the types are those of nvrtc.h; the library stays loaded for good, see below.
-                *unsafe { library.get($name) }.ok()?
+                *unsafe { library.get($name.as_bytes()) }
+                    .map_err(|_| format!("it opens, but lacks the function {}", $name))?
             };
         }
-        let version: unsafe extern "C" fn(*mut c_int, *mut c_int) -> nvrtcResult = bind!(b"nvrtcVersion\0");
+        let version: unsafe extern "C" fn(*mut c_int, *mut c_int) -> nvrtcResult = bind!("nvrtcVersion");
         let (mut major, mut minor) = (0, 0);
         // SAFETY: both point to integers.
-        if unsafe { version(&mut major, &mut minor) } != nvrtcResult::NVRTC_SUCCESS {
-            return None;
+        let told = unsafe { version(&mut major, &mut minor) };
+        if told != nvrtcResult::NVRTC_SUCCESS {
+            return Err(format!("nvrtcVersion failed with code {}", told as u32));
         }
         let found = Nvrtc {
             version: (major, minor),
             path: path.to_owned(),
-            create: bind!(b"nvrtcCreateProgram\0"),
-            compile: bind!(b"nvrtcCompileProgram\0"),
-            destroy: bind!(b"nvrtcDestroyProgram\0"),
-            log: (bind!(b"nvrtcGetProgramLogSize\0"), bind!(b"nvrtcGetProgramLog\0")),
-            ptx: (bind!(b"nvrtcGetPTXSize\0"), bind!(b"nvrtcGetPTX\0")),
-            cubin: (bind!(b"nvrtcGetCUBINSize\0"), bind!(b"nvrtcGetCUBIN\0")),
-            architectures: (bind!(b"nvrtcGetNumSupportedArchs\0"), bind!(b"nvrtcGetSupportedArchs\0")),
-            explain: bind!(b"nvrtcGetErrorString\0"),
+            create: bind!("nvrtcCreateProgram"),
+            compile: bind!("nvrtcCompileProgram"),
+            destroy: bind!("nvrtcDestroyProgram"),
+            log: (bind!("nvrtcGetProgramLogSize"), bind!("nvrtcGetProgramLog")),
+            ptx: (bind!("nvrtcGetPTXSize"), bind!("nvrtcGetPTX")),
+            cubin: (bind!("nvrtcGetCUBINSize"), bind!("nvrtcGetCUBIN")),
+            architectures: (bind!("nvrtcGetNumSupportedArchs"), bind!("nvrtcGetSupportedArchs")),
+            explain: bind!("nvrtcGetErrorString"),
         };
         std::mem::forget(library);
-        Some(found)
+        Ok(found)
+    }
+
+    /// Compiles an empty kernel, which fails if the library's own parts, such as libnvrtc-builtins, are missing.
+    ///
+    /// # Errors
+    /// In words: the code, and the first lines of the compiler's output.
+    pub fn trial(&self) -> Result<(), String> {
+        let compiled = self.compile(c"extern \"C\" __global__ void trial() {}", c"trial.cu", &[], true);
+        compiled.image.map(drop).map_err(|code| {
+            let output = first_errors(&compiled.log);
+            if output.is_empty() { code } else { format!("{code}: {output}") }
+        })
     }
 
     /// The supported architectures, in order; empty if unknown.

@@ -4,7 +4,7 @@ mod shared;
 
 pub use shared::{ALIGN, Abilities, PRELUDE, Tiles, WgpuStats, fold, size_class};
 
-use super::{Backend, Caps, Gpu, Launch, Profile, Storage, Tensor};
+use super::{Backend, Caps, Gpu, Launch, LibraryFacts, Profile, Storage, Tensor};
 use crate::error::{Error, Result};
 use crate::shape::{DType, Spec};
 use std::convert::Infallible;
@@ -19,6 +19,10 @@ pub struct Memory(pub Infallible);
 impl Wgpu {
     /// The adapters by the number that `wgpu:N` takes: none.
     pub fn list() -> Vec<String> {
+        Vec::new()
+    }
+    /// The libraries that find the adapters: none.
+    pub fn libraries() -> Vec<LibraryFacts> {
         Vec::new()
     }
     /// Whether this build contains the backend.

@@ -162,9 +162,7 @@ pub(super) fn open(index: usize) -> Result<Opened> {
     let Some(adapter) = found.get(index) else {
         let names: Vec<String> = found.iter().map(describe).collect();
         return Err(match names.is_empty() {
-            true => Error::device("no Vulkan, Metal or DX12 adapter was found").with_help(
-                "install the GPU's Vulkan driver (Linux: also libvulkan1), or run with --device cpu",
-            ),
+            true => super::vulkan::no_adapter(),
             false => Error::device(format!("there is no adapter wgpu:{index}"))
                 .with_expected(format!("an index below {}: {}", names.len(), names.join("; ")))
                 .with_help("run `tempra devices` for a list"),

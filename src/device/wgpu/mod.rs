@@ -5,11 +5,13 @@ mod adapter;
 mod memory;
 mod queue;
 mod shared;
+mod vulkan;
 
 pub use memory::Memory;
 pub use shared::{ALIGN, Abilities, PRELUDE, Tiles, WgpuStats, fold, size_class};
 
-use super::{Backend, Caps, Gpu, Launch, Profile, Storage, Tensor};
+use super::settings::WgpuSettings;
+use super::{Backend, Caps, Gpu, Launch, LibraryFacts, Profile, Storage, Tensor};
 use crate::error::{Error, Result};
 use crate::shape::{DType, Spec};
 use queue::{Command, Key};
@@ -66,11 +68,6 @@ fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
     m.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A number in an environment variable.
-fn number(name: &str) -> Option<u64> {
-    std::env::var(name).ok()?.parse().ok()
-}
-
 impl Wgpu {
     /// Whether this build contains the backend.
     pub const BUILT: bool = true;
@@ -80,12 +77,19 @@ impl Wgpu {
         adapter::names()
     }
 
+    /// The libraries that find the adapters, for `tempra devices`: on Linux the Vulkan loader and the drivers that it is told of.
+    pub fn libraries() -> Vec<LibraryFacts> {
+        vulkan::libraries()
+    }
+
     /// Opens an adapter by its index. GPUs come first, software drivers last.
     ///
     /// # Errors
     /// [`Kind::Device`](crate::error::Kind::Device) if there is no adapter with this index, or it does not support push constants
-    /// ("immediates") and eight storage buffers per shader stage.
+    /// ("immediates") and eight storage buffers per shader stage; [`Kind::Usage`](crate::error::Kind::Usage) for an environment
+    /// variable with an unknown value.
     pub fn new(index: usize) -> Result<Wgpu> {
+        let set = WgpuSettings::read()?;
         let adapter::Opened { name, device, queue, abilities } = adapter::open(index)?;
         let fault: Arc<Mutex<Option<Fault>>> = Arc::default();
         let report = fault.clone();
@@ -121,9 +125,9 @@ impl Wgpu {
             constants: Mutex::default(),
             tiles,
             half: false,
-            checked: std::env::var_os("TEMPRA_WGPU_CHECKED").is_some_and(|v| v == "1"),
-            budget: number("TEMPRA_WGPU_MEMORY"),
-            lose_after: number("TEMPRA_WGPU_LOSE_AFTER"),
+            checked: set.checked,
+            budget: set.memory_bytes,
+            lose_after: set.lose_after,
             profile: Profile::default(),
         })
     }

@@ -2,6 +2,7 @@
 #![allow(unsafe_code, reason = "kernels without the checks that wgpu would put into every loop and access")]
 
 use super::{ALIGN, Fault, PRELUDE, Wgpu, lock};
+use crate::device::logs::{first_errors, save_log};
 use crate::device::{Const, Launch, Tensor};
 use crate::error::{Error, Kind, Result};
 use crate::shape::DType;
@@ -198,7 +199,7 @@ impl Wgpu {
         let scope = device.push_error_scope(wgpu::ErrorFilter::Validation);
         let descriptor = wgpu::ShaderModuleDescriptor {
             label: Some(launch.entry),
-            source: wgpu::ShaderSource::Wgsl(text.into()),
+            source: wgpu::ShaderSource::Wgsl(text.as_str().into()),
         };
         // SAFETY: our own kernels: every loop ends, and every index is kept inside its buffer by the kernel itself (the
         // tests hold the bytes around each buffer). Counters in loops would keep drivers from unrolling them.
@@ -226,10 +227,20 @@ impl Wgpu {
             cache: None,
         });
         if let Some(e) = pollster::block_on(scope.pop()) {
+            let log = e.to_string();
+            let place = save_log(
+                launch.entry,
+                &format!(
+                    "kernel {}\n--- the compiler's output\n{log}\n--- the compiled source\n{text}",
+                    launch.entry
+                ),
+            );
             return Err(Error::device(format!("kernel {} does not compile", launch.entry))
                 .at(&self.caps.name)
-                .with_found(e.to_string())
-                .with_help("report this as a bug; until it is fixed, run with --device cpu"));
+                .with_found(first_errors(&log) + &place)
+                .with_help(
+                    "this is a bug in tempra: report it with that file; until it is fixed, run with --device cpu",
+                ));
         }
         state.pipelines.insert(key, pipeline.clone());
         Ok(pipeline)

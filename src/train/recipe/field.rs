@@ -531,7 +531,7 @@ impl Field for DeviceName {
     }
     fn read(value: &Value) -> Result<Self, String> {
         let text = String::read(value)?;
-        let numbered = text.split_once(':').and_then(|(kind, n)| Some((kind, n.parse().ok()?)));
+        let numbered = text.split_once(':').and_then(|(kind, n)| Some((kind, crate::device::index(n)?)));
         match (text.as_str(), numbered) {
             ("auto", _) => Ok(Self::Auto),
             ("cpu", _) => Ok(Self::Cpu),
@@ -539,7 +539,10 @@ impl Field for DeviceName {
             ("wgpu", _) => Ok(Self::Wgpu(None)),
             (_, Some(("cuda", n))) => Ok(Self::Cuda(Some(n))),
             (_, Some(("wgpu", n))) => Ok(Self::Wgpu(Some(n))),
-            _ => Err(value.describe()),
+            _ => Err(match crate::device::suggestion(&text) {
+                Some(help) => format!("{} ({help})", value.describe()),
+                None => value.describe(),
+            }),
         }
     }
     fn write(&self) -> Option<String> {
