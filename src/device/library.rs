@@ -52,6 +52,11 @@ impl LibraryFacts {
     }
 }
 
+/// The loader's message, such as "libcuda.so: cannot open shared object file: No such file or directory".
+pub(super) fn loader_message(e: &libloading::Error) -> String {
+    std::error::Error::source(e).map_or(e.to_string(), ToString::to_string)
+}
+
 /// Opens a library for good, with its symbols available to libraries that are loaded later. Returns the loader's message if that
 /// fails.
 #[cfg(unix)]
@@ -60,14 +65,14 @@ pub(super) fn open_for_good(path: &Path) -> Result<(), String> {
     // SAFETY: its initialisers are the vendor's; it stays loaded for good.
     unsafe { Library::open(Some(path), RTLD_NOW | RTLD_GLOBAL) }
         .map(std::mem::forget)
-        .map_err(|e| e.to_string())
+        .map_err(|e| loader_message(&e))
 }
 
 /// Opens a library for good. Returns the loader's message if that fails.
 #[cfg(not(unix))]
 pub(super) fn open_for_good(path: &Path) -> Result<(), String> {
     // SAFETY: its initialisers are the vendor's; it stays loaded for good.
-    unsafe { libloading::Library::new(path) }.map(std::mem::forget).map_err(|e| e.to_string())
+    unsafe { libloading::Library::new(path) }.map(std::mem::forget).map_err(|e| loader_message(&e))
 }
 
 /// Whether the loader's message says that there is no file of this name. A file that exists but depends on a missing one has a
@@ -128,6 +133,15 @@ mod tests {
         assert!(is_absent(text, "libcuda.so.1"));
         assert!(!is_absent(text, "libnvrtc.so.13"));
         assert!(!is_absent("libcuda.so: file too short", "libcuda.so"));
+    }
+
+    /// The message is the system loader's own, not that of a wrapper.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn the_loader_says_which_file_is_missing() {
+        let name = "libnothing-of-this-name.so.7";
+        let message = open_for_good(Path::new(name)).unwrap_err();
+        assert!(is_absent(&message, name), "{message}");
     }
 
     #[test]

@@ -4,7 +4,9 @@
 #![allow(unsafe_code, reason = "loads and calls the CUDA driver")]
 
 use super::system::System;
-use crate::device::library::{LibraryFacts, PassedOver, file_of, is_absent, version_in_name};
+use crate::device::library::{
+    LibraryFacts, PassedOver, file_of, is_absent, loader_message, version_in_name,
+};
 use crate::error::{Error, Result};
 use cudarc::driver::sys::{CUevent, CUresult};
 use libloading::Library;
@@ -105,8 +107,12 @@ impl Loaded {
                     let library = ManuallyDrop::new(library);
                     return Ok(Loaded { library, path: file_of(&name), name, passed_over });
                 }
-                Err(e) if is_absent(&e.to_string(), &name) => {}
-                Err(e) => passed_over.push(PassedOver { path: name, reason: e.to_string() }),
+                Err(e) => {
+                    let reason = loader_message(&e);
+                    if !is_absent(&reason, &name) {
+                        passed_over.push(PassedOver { path: name, reason });
+                    }
+                }
             }
         }
         let e = Error::device("no NVIDIA driver was found")

@@ -9,6 +9,7 @@ use super::nvml::Nvml;
 use super::nvrtc::Nvrtc;
 use crate::device::library::{LibraryFacts, PassedOver, file_of, is_absent, open_for_good};
 use crate::error::{Error, Result};
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -50,34 +51,44 @@ fn search(driver: Option<i32>) -> &'static Search {
     FOUND.get_or_init(|| {
         let folders = folders();
         let of = |only_named: bool| -> Vec<PathBuf> {
-            // A toolkit has one file under several names.
-            let mut seen = std::collections::HashSet::new();
             let wanted = folders.iter().filter(|(_, named)| *named == only_named);
-            let all = wanted.flat_map(|(dir, _)| entries(dir)).filter(|path| major(path).is_some());
-            all.filter(|path| seen.insert(path.canonicalize().unwrap_or(path.clone()))).collect()
+            wanted.flat_map(|(dir, _)| entries(dir)).filter(|path| major(path).is_some()).collect()
         };
         let loaders = ["libnvrtc.so.13", "libnvrtc.so.12", "nvrtc64_130_0.dll", "nvrtc64_120_0.dll"];
         // Folders that the user named come before those of the system.
         let groups = [of(true), [loaders.map(PathBuf::from).to_vec(), of(false)].concat()];
         let mut found = Search::default();
+        // A toolkit has one file under several names, and the loader's file is in one of the folders.
+        let mut tried = HashSet::new();
         for group in groups {
             let fits = suitable(group.clone(), driver);
-            for path in
-                group.iter().filter(|path| !fits.contains(path) && path.parent() != Some(Path::new("")))
-            {
-                let made_for = major(path).unwrap_or_default();
-                found.pass_over(path, generation(made_for, driver), Flaw::Generation);
+            for path in group.iter().filter(|path| !fits.contains(path) && !by_loader(path)) {
+                if tried.insert(path.canonicalize().unwrap_or(path.clone())) {
+                    let made_for = major(path).unwrap_or_default();
+                    found.pass_over(path, generation(made_for, driver), Flaw::Generation);
+                }
             }
             for path in fits {
-                match attempt(&path, driver) {
+                let file = if by_loader(&path) { file_of(&path.to_string_lossy()) } else { Some(path.clone()) };
+                if let Some(file) = &file
+                    && !tried.insert(file.canonicalize().unwrap_or(file.clone()))
+                {
+                    continue;
+                }
+                match attempt(&path, file.as_deref(), driver) {
                     Ok(nvrtc) => return Search { chosen: Some(nvrtc), ..found },
                     Err(None) => {}
-                    Err(Some((reason, flaw))) => found.pass_over(&path, reason, flaw),
+                    Err(Some((reason, flaw))) => found.pass_over(&file.unwrap_or(path), reason, flaw),
                 }
             }
         }
         found
     })
+}
+
+/// Whether a path is a bare name, which the loader searches for.
+fn by_loader(path: &Path) -> bool {
+    path.parent() == Some(Path::new(""))
 }
 
 impl Search {
@@ -96,16 +107,19 @@ fn generation(made_for: i32, driver: Option<i32>) -> String {
     }
 }
 
-/// Opens an NVRTC and compiles an empty kernel with it. `Err(None)` if there is no such file.
-fn attempt(path: &Path, driver: Option<i32>) -> std::result::Result<Nvrtc, Option<(String, Flaw)>> {
-    let shown = path.display().to_string();
-    let from_loader = path.parent() == Some(Path::new(""));
+/// Opens an NVRTC and compiles an empty kernel with it. `file` is the file if it is known, which a bare name stands for. `Err(None)` if
+/// the loader finds no file of this name.
+fn attempt(
+    path: &Path,
+    file: Option<&Path>,
+    driver: Option<i32>,
+) -> std::result::Result<Nvrtc, Option<(String, Flaw)>> {
     // NVRTC opens its builtins by name, and their folder may not be on the loader's path.
-    let file = if from_loader { file_of(&shown) } else { Some(path.to_owned()) };
-    if let Some(file) = &file {
+    if let Some(file) = file {
         builtins(file);
     }
-    let mut nvrtc = Nvrtc::open(path).map_err(|why| match from_loader && is_absent(&why, &shown) {
+    let absent = |why: &str| by_loader(path) && is_absent(why, &path.to_string_lossy());
+    let mut nvrtc = Nvrtc::open(path).map_err(|why| match absent(&why) {
         true => None,
         false => Some((why, Flaw::Broken)),
     })?;
@@ -116,7 +130,7 @@ fn attempt(path: &Path, driver: Option<i32>) -> std::result::Result<Nvrtc, Optio
         let flaw = if why.to_lowercase().contains("builtin") { Flaw::Builtins } else { Flaw::Broken };
         Some((format!("it cannot compile an empty kernel: {why}"), flaw))
     })?;
-    nvrtc.path = file.unwrap_or(nvrtc.path);
+    nvrtc.path = file.map_or(nvrtc.path, Path::to_owned);
     Ok(nvrtc)
 }
 
@@ -388,7 +402,7 @@ fn folders() -> Vec<(PathBuf, bool)> {
             }
         }
     }
-    let mut seen = std::collections::HashSet::new();
+    let mut seen = HashSet::new();
     all.retain(|(dir, named)| (*named || dir.is_dir()) && seen.insert(dir.clone()));
     all
 }

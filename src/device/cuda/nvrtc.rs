@@ -2,6 +2,7 @@
 //! support on a machine with several.
 #![allow(unsafe_code, reason = "calls NVRTC")]
 
+use crate::device::library::loader_message;
 use crate::device::logs::first_errors;
 use cudarc::nvrtc::sys::{nvrtcProgram, nvrtcResult};
 use std::ffi::{CStr, CString, c_char, c_int};
@@ -59,7 +60,7 @@ impl Nvrtc {
     /// In words: the loader's message, a function of CUDA 12.0 that the library lacks, or that it does not tell its version.
     pub fn open(path: &Path) -> Result<Nvrtc, String> {
         // SAFETY: its initialisers are the vendor's.
-        let library = unsafe { libloading::Library::new(path) }.map_err(|e| e.to_string())?;
+        let library = unsafe { libloading::Library::new(path) }.map_err(|e| loader_message(&e))?;
         macro_rules! bind {
             ($name:literal) => {
                 // SAFETY: the types are those of nvrtc.h; the library stays loaded for good, see below.

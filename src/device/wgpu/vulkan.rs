@@ -5,7 +5,7 @@
 #![allow(unsafe_code, reason = "asks the Vulkan loader for its version")]
 
 use crate::device::LibraryFacts;
-use crate::device::library::{file_of, is_absent};
+use crate::device::library::{file_of, is_absent, loader_message};
 use crate::error::Error;
 use std::path::{Path, PathBuf};
 
@@ -146,10 +146,11 @@ fn loader() -> LibraryFacts {
     // SAFETY: its initialisers are the vendor's.
     let library = match unsafe { libloading::Library::new(name) } {
         Ok(library) => std::mem::ManuallyDrop::new(library),
-        Err(e) if is_absent(&e.to_string(), name) => {
-            return facts.refused("libvulkan.so.1 was not found on the loader's path", LOADER);
+        Err(e) => {
+            let why = loader_message(&e);
+            let absent = "libvulkan.so.1 was not found on the loader's path";
+            return facts.refused(if is_absent(&why, name) { absent } else { why.as_str() }, LOADER);
         }
-        Err(e) => return facts.refused(e.to_string(), LOADER),
     };
     let mut version = 0u32;
     // SAFETY: the function has had this type since Vulkan 1.1; the pointer is to an integer.
