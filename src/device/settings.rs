@@ -14,6 +14,7 @@ pub const MATMULS: [&str; 5] = ["own", "mma", "wgmma", "cublaslt", "fastest"];
 /// The names of all environment variables of tempra that this build reads.
 pub const VARIABLES: &[&str] = &[
     "TEMPRA_BENCH_PLANT",
+    "TEMPRA_BENCH_QUICK_CEILINGS",
     "TEMPRA_CACHE",
     "TEMPRA_CUDA_EXACT",
     "TEMPRA_CUDA_GRAPHS",
@@ -77,7 +78,7 @@ impl CudaSettings {
         Ok(CudaSettings {
             exact: flag(read, "TEMPRA_CUDA_EXACT")?.unwrap_or(false),
             ptx: flag(read, "TEMPRA_CUDA_PTX")?.unwrap_or(false),
-            target: number(read, "TEMPRA_CUDA_TARGET", 75, "an architecture")?.map(|n| n as u32),
+            target: number(read, "TEMPRA_CUDA_TARGET", 75, "an architecture")?.map(|n| u32::try_from(n).unwrap_or(u32::MAX)),
             graphs: flag(read, "TEMPRA_CUDA_GRAPHS")?.unwrap_or(true),
             matmuls: word(read, "TEMPRA_CUDA_PRODUCT", &MATMULS)?,
             memory_bytes: number(read, "TEMPRA_CUDA_MEMORY", 1, "bytes")?,
@@ -120,6 +121,14 @@ pub fn matmuls(name: &str) -> Result<&'static str> {
     })
 }
 
+/// Whether a variable of the environment is 0 or 1; `None` if it is not set.
+///
+/// # Errors
+/// [`Kind::Usage`](crate::error::Kind::Usage) for another value.
+pub(crate) fn flag_of(name: &str) -> Result<Option<bool>> {
+    flag(&|name| std::env::var_os(name), name)
+}
+
 /// Variables in the environment that look like tempra's and that tempra does not read, each with the name that was probably meant.
 pub fn misspelt() -> Vec<(String, &'static str)> {
     let set = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
@@ -144,7 +153,8 @@ fn text(read: Read, name: &str) -> Result<Option<String>> {
     }
 }
 
-fn unknown(name: &str, value: &str, expected: &str) -> Error {
+/// The error for a value that is not known.
+pub(crate) fn unknown(name: &str, value: &str, expected: &str) -> Error {
     Error::usage(format!("the environment variable {name} has a value that tempra does not know"))
         .with_expected(expected)
         .with_found(format!("{name}={value}"))

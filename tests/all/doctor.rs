@@ -329,6 +329,11 @@ fn unknown_values_of_variables_are_refused() {
     if cfg!(feature = "wgpu") {
         assert!(code == Some(2) && err.contains("TEMPRA_WGPU_CHECKED=on") && err.contains("0 or 1"), "{err}");
     }
+    for plant in ["linear", "linear:0", "linear:x", "nothing:3"] {
+        let args = ["bench", "ops", "--device", "cpu", "--op", "linear"];
+        let Run { code, err, .. } = run(&[], &[("TEMPRA_BENCH_PLANT", plant)], &args);
+        assert!(code == Some(2) && err.contains(&format!("TEMPRA_BENCH_PLANT={plant}")), "{err}");
+    }
     let Run { out, .. } = run(&[], &[("TEMPRA_CUDA_GRAPH", "0")], &["devices"]);
     assert!(out.contains("did you mean TEMPRA_CUDA_GRAPHS?"), "{out}");
 }
@@ -380,7 +385,7 @@ fn all_variables_are_listed() {
             let text = fs::read_to_string(&path).unwrap_or_default();
             for line in text
                 .lines()
-                .filter(|l| l.contains("env::var") || l.contains("var(\"") || l.contains("(read, \""))
+                .filter(|l| l.contains("env::var") || l.contains("flag_of(\"") || l.contains("var(\"") || l.contains("(read, \"") || l.contains("let name = \""))
             {
                 let names = line.split('"').filter(|word| word.starts_with("TEMPRA_"));
                 found.extend(names.map(str::to_owned));

@@ -4,7 +4,7 @@ use super::Opened;
 use super::wanted::Wanted;
 use crate::bench::report::Skipped;
 use crate::bench::{Effort, measure, step};
-use crate::device::{Device, DeviceId};
+use crate::device::{Device, DeviceId, settings};
 use crate::error::{Error, Result};
 use crate::shape::DType;
 use clap::ArgMatches;
@@ -41,6 +41,8 @@ impl Asked {
                 .with_expected(format!("at most {MOST_TOKENS} tokens"))
                 .with_found(format!("--sequences {sequences} x --length {length}")));
         }
+        super::planted()?;
+        settings::flag_of("TEMPRA_BENCH_QUICK_CEILINGS")?;
         let threads = matches.get_one::<usize>("threads").copied().unwrap_or(0);
         let (devices, refused) =
             open(&list(matches, "device", "auto"), &list(matches, "dtype", "f32"), threads)?;
@@ -71,9 +73,23 @@ fn list<'a>(matches: &'a ArgMatches, id: &str, default: &'a str) -> Vec<&'a str>
     }
 }
 
+/// Checks that the names are of different devices: `cuda` and `cuda:0` are one.
+fn distinct(names: &[&str]) -> Result<()> {
+    let ids = names.iter().map(|name| DeviceId::parse(name)).collect::<Result<Vec<_>>>()?;
+    for (i, id) in ids.iter().enumerate() {
+        if let Some(before) = ids[..i].iter().position(|other| other == id) {
+            let both = format!("{} and {}", names[before], names[i]);
+            return Err(Error::usage(format!("the device {id} is named twice: {both}"))
+                .with_help("name each device once"));
+        }
+    }
+    Ok(())
+}
+
 /// Opens each device for each type that it can compute in. A device has memory and graphs of its own for each type, so that the results for
 /// one type do not depend on the others. Also returns the types that a device lacks.
 fn open(names: &[&str], types: &[&str], threads: usize) -> Result<(Vec<Opened>, Vec<Skipped>)> {
+    distinct(names)?;
     let (mut devices, mut refused): (Vec<Opened>, Vec<Skipped>) = Default::default();
     let mut why = None;
     for &name in names {

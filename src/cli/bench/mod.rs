@@ -310,21 +310,29 @@ fn on_device(
 /// For tests: `TEMPRA_BENCH_QUICK_CEILINGS=1` measures ceilings with three samples of the smallest matmul. The report names the effort, and
 /// the cache does not store such ceilings.
 fn quick_ceilings() -> bool {
-    std::env::var_os("TEMPRA_BENCH_QUICK_CEILINGS").is_some_and(|v| v == "1")
+    crate::device::settings::flag_of("TEMPRA_BENCH_QUICK_CEILINGS").is_ok_and(|on| on == Some(true))
 }
 
 /// A slowdown for tests: `TEMPRA_BENCH_PLANT=op:N` runs an op N times and counts it as one run, to check that a slower kernel is
 /// detected. The report names it.
-fn planted() -> Option<(String, usize)> {
-    let text = std::env::var("TEMPRA_BENCH_PLANT").ok()?;
-    let (op, times) = text.split_once(':')?;
-    Some((op.to_owned(), times.parse().ok()?))
+///
+/// # Errors
+/// [`Kind::Usage`] for another value.
+fn planted() -> Result<Option<(String, usize)>> {
+    let name = "TEMPRA_BENCH_PLANT";
+    let Some(text) = std::env::var_os(name).filter(|v| !v.is_empty()) else { return Ok(None) };
+    let text = text.to_string_lossy();
+    let parts = text.split_once(':').and_then(|(op, times)| Some((op, times.parse().ok().filter(|n| *n >= 1)?)));
+    match parts {
+        Some((op, times)) if crate::ops::OPS.iter().any(|(known, _)| *known == op) => Ok(Some((op.to_owned(), times))),
+        _ => Err(crate::device::settings::unknown(name, &text, "an op and a number of runs, such as linear:3")),
+    }
 }
 
 fn effort(matches: &ArgMatches) -> Effort {
     let seconds = matches.get_one::<f64>("seconds").copied().unwrap_or(0.3);
     let samples = matches.get_one::<usize>("samples").copied().unwrap_or(5);
-    Effort { seconds, samples, planted: planted() }
+    Effort { seconds, samples, planted: planted().unwrap_or_default() }
 }
 
 /// Parses `--seconds`.
