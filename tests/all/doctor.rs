@@ -383,10 +383,13 @@ fn all_variables_are_listed() {
                 continue;
             }
             let text = fs::read_to_string(&path).unwrap_or_default();
-            for line in text
-                .lines()
-                .filter(|l| l.contains("env::var") || l.contains("flag_of(\"") || l.contains("var(\"") || l.contains("(read, \"") || l.contains("let name = \""))
-            {
+            for line in text.lines().filter(|l| {
+                l.contains("env::var")
+                    || l.contains("flag_of(\"")
+                    || l.contains("var(\"")
+                    || l.contains("(read, \"")
+                    || l.contains("let name = \"")
+            }) {
                 let names = line.split('"').filter(|word| word.starts_with("TEMPRA_"));
                 found.extend(names.map(str::to_owned));
             }
@@ -428,7 +431,10 @@ fn symbols(code: &str, prefix: &str) -> BTreeSet<String> {
     let names = code.split(prefix).skip(1).filter_map(|rest| {
         let end = rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '_')?;
         let name = &rest[..end];
-        (rest[end..].starts_with('(') && name.starts_with("cu")).then(|| name.to_owned())
+        let of_library =
+            |rest: &str| rest.starts_with(|c: char| c.is_ascii_uppercase()) || rest.starts_with("blasLt");
+        (rest[end..].starts_with('(') && name.strip_prefix("cu").is_some_and(of_library))
+            .then(|| name.to_owned())
     });
     names.collect()
 }

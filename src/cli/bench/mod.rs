@@ -322,10 +322,15 @@ fn planted() -> Result<Option<(String, usize)>> {
     let name = "TEMPRA_BENCH_PLANT";
     let Some(text) = std::env::var_os(name).filter(|v| !v.is_empty()) else { return Ok(None) };
     let text = text.to_string_lossy();
-    let parts = text.split_once(':').and_then(|(op, times)| Some((op, times.parse().ok().filter(|n| *n >= 1)?)));
+    let parts =
+        text.split_once(':').and_then(|(op, times)| Some((op, times.parse().ok().filter(|n| *n >= 1)?)));
     match parts {
-        Some((op, times)) if crate::ops::OPS.iter().any(|(known, _)| *known == op) => Ok(Some((op.to_owned(), times))),
-        _ => Err(crate::device::settings::unknown(name, &text, "an op and a number of runs, such as linear:3")),
+        Some((op, times)) if crate::ops::OPS.iter().any(|(known, _)| *known == op) => {
+            Ok(Some((op.to_owned(), times)))
+        }
+        _ => {
+            Err(crate::device::settings::unknown(name, &text, "an op and a number of runs, such as linear:3"))
+        }
     }
 }
 

@@ -191,7 +191,12 @@ mod tests {
             pci_bus_id: Identity::pci(pci),
             ..DeviceFacts::default()
         };
-        let mut all = [at("cpu", ""), at("cuda:0", "00000000:3B:00.0"), at("wgpu:0", "0000:5e:00.0"), at("wgpu:1", "0000:3b:00.0")];
+        let mut all = [
+            at("cpu", ""),
+            at("cuda:0", "00000000:3B:00.0"),
+            at("wgpu:0", "0000:5e:00.0"),
+            at("wgpu:1", "0000:3b:00.0"),
+        ];
         match_gpus(&mut all);
         let same = all.map(|d| d.same_gpu_as);
         assert_eq!(same, [vec![], vec!["wgpu:1".to_owned()], vec![], vec!["cuda:0".to_owned()]]);

@@ -4,9 +4,7 @@
 #![allow(unsafe_code, reason = "loads and calls the CUDA driver")]
 
 use super::system::System;
-use crate::device::library::{
-    LibraryFacts, PassedOver, file_of, is_absent, loader_message, version_in_name,
-};
+use crate::device::library::{LibraryFacts, PassedOver, file_of, is_absent, loader_message, version_in_name};
 use crate::error::{Error, Result};
 use cudarc::driver::sys::{CUevent, CUresult};
 use libloading::Library;

@@ -69,7 +69,8 @@ fn search(driver: Option<i32>) -> &'static Search {
                 }
             }
             for path in fits {
-                let file = if by_loader(&path) { file_of(&path.to_string_lossy()) } else { Some(path.clone()) };
+                let file =
+                    if by_loader(&path) { file_of(&path.to_string_lossy()) } else { Some(path.clone()) };
                 if let Some(file) = &file
                     && !tried.insert(file.canonicalize().unwrap_or(file.clone()))
                 {
@@ -345,19 +346,19 @@ pub(super) fn cublaslt_facts(driver: Option<i32>) -> LibraryFacts {
 pub(super) fn nvml_facts() -> LibraryFacts {
     let facts =
         LibraryFacts::new("NVML", "reports clocks, power and temperature during `tempra bench`", false);
-    let facts =
-        facts.at(["libnvidia-ml.so.1", "libnvidia-ml.so"].into_iter().find_map(file_of).as_deref());
+    let facts = facts.at(["libnvidia-ml.so.1", "libnvidia-ml.so"].into_iter().find_map(file_of).as_deref());
     match Nvml::get() {
         Ok(nvml) => LibraryFacts {
             usable: true,
             version: Some(nvml.version().to_owned()).filter(|v| !v.is_empty()),
             ..facts
         },
-        Err(why) if facts.path.is_some() => facts
-            .refused(why, "run `nvidia-smi`, which uses the same library: it says what is wrong with the driver"),
-        Err(why) => {
-            facts.refused(why, "install the NVIDIA driver's utilities: the package that contains `nvidia-smi`")
-        }
+        Err(why) if facts.path.is_some() => facts.refused(
+            why,
+            "run `nvidia-smi`, which uses the same library: it says what is wrong with the driver",
+        ),
+        Err(why) => facts
+            .refused(why, "install the NVIDIA driver's utilities: the package that contains `nvidia-smi`"),
     }
 }
 
