@@ -39,7 +39,7 @@ macro_rules! gives { ($($name:ident $kind:ty: $value:expr;)*) => { $(
 
 quiet! {
     cuInit cuCtxSetCurrent cuEventDestroy_v2 cuEventQuery cuEventRecord cuEventSynchronize cuFuncSetAttribute cuGraphDestroy
-    cuGraphExecDestroy cuGraphInstantiateWithFlags cuLaunchKernel cuMemFreeHost cuMemFree_v2 cuMemcpyDtoDAsync_v2
+    cuGraphExecDestroy cuGraphInstantiateWithFlags cuGraphUpload cuLaunchKernel cuMemFreeHost cuMemFree_v2 cuMemcpyDtoDAsync_v2
     cuMemcpyDtoHAsync_v2 cuMemcpyHtoDAsync_v2 cuMemsetD8Async cuModuleUnload cuStreamBeginCapture_v2 cuStreamDestroy_v2
     cuStreamEndCapture cuStreamSynchronize cuTensorMapEncodeTiled cuEventElapsedTime_v2 cuMemAlloc_v2 cuMemHostAlloc
 }

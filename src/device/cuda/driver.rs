@@ -39,6 +39,7 @@ const FUNCTIONS: &[&str] = &[
     "cuGraphExecDestroy",
     "cuGraphInstantiateWithFlags",
     "cuGraphLaunch",
+    "cuGraphUpload",
     "cuLaunchKernel",
     "cuMemAlloc_v2",
     "cuMemFreeHost",
