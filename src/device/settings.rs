@@ -78,7 +78,8 @@ impl CudaSettings {
         Ok(CudaSettings {
             exact: flag(read, "TEMPRA_CUDA_EXACT")?.unwrap_or(false),
             ptx: flag(read, "TEMPRA_CUDA_PTX")?.unwrap_or(false),
-            target: number(read, "TEMPRA_CUDA_TARGET", 75, "an architecture")?.map(|n| u32::try_from(n).unwrap_or(u32::MAX)),
+            target: number(read, "TEMPRA_CUDA_TARGET", 75, "an architecture")?
+                .map(|n| u32::try_from(n).unwrap_or(u32::MAX)),
             graphs: flag(read, "TEMPRA_CUDA_GRAPHS")?.unwrap_or(true),
             matmuls: word(read, "TEMPRA_CUDA_PRODUCT", &MATMULS)?,
             memory_bytes: number(read, "TEMPRA_CUDA_MEMORY", 1, "bytes")?,

@@ -315,8 +315,9 @@ fn unknown_values_of_variables_are_refused() {
         ("TEMPRA_CUDA_GRAPHS", "off", "0 or 1"),
         ("TEMPRA_CUDA_EXACT", "yes", "0 or 1"),
         ("TEMPRA_CUDA_PTX", "true", "0 or 1"),
-        ("TEMPRA_CUDA_MEMORY", "8GiB", "whole number of bytes"),
+        ("TEMPRA_CUDA_MEMORY", "8GiB", "whole number (bytes)"),
         ("TEMPRA_CUDA_LOSE_AFTER", "-1", "whole number"),
+        ("TEMPRA_CUDA_TARGET", "sm_80", "whole number (an architecture)"),
         ("TEMPRA_CUDA_LIB", "/nowhere/at/all", "does not exist"),
     ] {
         let e = refused(&["good", "nvrtc"], &[(name, value)], 2);

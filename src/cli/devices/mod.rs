@@ -115,7 +115,7 @@ fn variables() -> Vec<Variable> {
         let parts = [Some(e.what()), e.expected().map(|_| "expected"), e.expected()];
         Some(parts.into_iter().flatten().collect::<Vec<_>>().join(" "))
     };
-    let known = settings::VARIABLES.into_iter().chain(OTHERS).filter_map(|name| {
+    let known = settings::VARIABLES.iter().copied().chain(OTHERS).filter_map(|name| {
         let value = std::env::var_os(name)?.to_string_lossy().into_owned();
         Some(Variable { name: name.to_owned(), value, problem: refused(name) })
     });
