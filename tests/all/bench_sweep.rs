@@ -38,6 +38,8 @@ fn options_without_effect_are_named() {
     let Run { code, err, .. } =
         run(&["bench", "step", "--sequences", "4000000000", "--length", "4000000000"]);
     assert!(code == 2 && err.contains("too large"), "{err}");
+    let long = run(&["bench", "step", "--lengths", "constant:1048576", "--sequences", "17"]);
+    assert!(long.code == 2 && long.err.contains("17 sequences of up to 1048576 tokens"), "{}", long.err);
     // Their help shows neither.
     let help = |command: &str| run(&["bench", command, "--help"]).out;
     assert!(!help("ops").contains("--sequences") && help("ops").contains("--shape <SHAPE>"));

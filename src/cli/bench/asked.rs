@@ -3,7 +3,7 @@
 use super::Opened;
 use super::wanted::Wanted;
 use crate::bench::report::Skipped;
-use crate::bench::{Effort, measure, step};
+use crate::bench::{Effort, LengthSource, measure, step};
 use crate::device::{Device, DeviceId, settings};
 use crate::error::{Error, Result};
 use crate::shape::DType;
@@ -27,19 +27,17 @@ pub struct Asked {
 }
 
 impl Asked {
-    /// Checks the command line before anything is measured. `ops_too`: whether ops are measured, not only steps.
+    /// Checks the command line before anything is measured. `ops` and `steps`: what is measured.
     ///
     /// # Errors
     /// [`Kind::Usage`](crate::error::Kind::Usage) for unknown ops, models and sizes, and devices named twice; those of opening a device;
     /// [`Kind::Device`](crate::error::Kind::Device) if no device can compute in any of the types.
-    pub fn of(matches: &ArgMatches, ops_too: bool) -> Result<Asked> {
+    pub fn of(matches: &ArgMatches, (ops, steps): (bool, bool)) -> Result<Asked> {
         let number = |id: &str| matches.get_one::<usize>(id).copied().unwrap_or(1);
-        let wanted = Wanted::of(matches, ops_too)?;
+        let wanted = Wanted::of(matches, ops)?;
         let (sequences, length) = (number("sequences"), number("length"));
-        if sequences.checked_mul(length).is_none_or(|tokens| tokens > MOST_TOKENS) {
-            return Err(Error::usage("the batch of a training step is too large")
-                .with_expected(format!("at most {MOST_TOKENS} tokens"))
-                .with_found(format!("--sequences {sequences} x --length {length}")));
+        if steps {
+            fits(sequences, length, wanted.lengths())?;
         }
         super::planted()?;
         settings::flag_of("TEMPRA_BENCH_QUICK_CEILINGS")?;
@@ -62,6 +60,24 @@ impl Asked {
             Some(lengths) => step::settings_of(lengths, sequences),
             None => step::settings(sequences, length, sweeps, slow),
         }
+    }
+}
+
+/// Refuses a batch of a training step that is too large when it is padded.
+fn fits(sequences: usize, length: usize, lengths: Option<&LengthSource>) -> Result<()> {
+    let too_large = |n: usize, longest: usize| n.checked_mul(longest).is_none_or(|t| t > MOST_TOKENS);
+    let e = |found: String| {
+        Err(Error::usage("the batch of a training step is too large")
+            .with_expected(format!("at most {MOST_TOKENS} tokens, padding included"))
+            .with_found(found))
+    };
+    if too_large(sequences, length) && lengths.is_none_or(|l| l.list().is_none()) {
+        return e(format!("--sequences {sequences} x --length {length}"));
+    }
+    let Some(drawn) = lengths.map(|l| l.with_sequences(sequences)) else { return Ok(()) };
+    match too_large(drawn.sequences(), drawn.longest()) {
+        true => e(format!("{} sequences of up to {} tokens", drawn.sequences(), drawn.longest())),
+        false => Ok(()),
     }
 }
 

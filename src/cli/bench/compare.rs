@@ -73,7 +73,7 @@ pub fn run(matches: &ArgMatches) -> Result<i32> {
                 ));
         }
         let write = |report: &Report| finish(matches, html.as_ref(), report).map(drop);
-        measured(&Asked::of(matches, true)?, true, false, &Voice::of(matches), &write)?
+        measured(&Asked::of(matches, (true, false))?, true, false, &Voice::of(matches), &write)?
     } else {
         (Report::merge(peers::read(files.iter().map(Path::new))?), 0)
     };

@@ -146,7 +146,7 @@ fn measure(matches: &ArgMatches, ops: bool, steps: bool) -> Result<i32> {
     idle::of_measuring(matches, ops, steps, &voice)?;
     // Read before anything is measured: a bad file is known at once.
     let others = peers::read(peers::paths(matches))?;
-    let asked = Asked::of(matches, ops)?;
+    let asked = Asked::of(matches, (ops, steps))?;
     idle::of_lengths(matches, asked.wanted.lengths(), steps, &voice);
     let json = flag(matches, "json");
     let write = |report: &Report| -> Result<()> {
