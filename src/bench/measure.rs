@@ -241,13 +241,12 @@ impl<'a> Workbench<'a> {
             timer: timer(self.device).to_owned(),
             cache_bytes: self.cache.bytes,
             cache_source: Some(self.cache.source.clone()),
-            ceilings: None,
-            pace: None,
             machine: Machine::here(),
             driver: driver(self.device),
             pci_bus_id: identity.pci_bus_id,
             uuid: identity.uuid,
             provenance: Some(Provenance::of(self.device, &self.effort)),
+            ..DeviceEntry::default()
         }
     }
     /// Fixed work, whose times show how fast the machine is at the moment.

@@ -32,6 +32,10 @@ pub struct DeviceEntry {
     pub tool: String,
     /// The device's own name.
     pub description: String,
+    /// Why measurements that were requested are missing, in a report merged from several. A report of one run says it for all of its
+    /// devices ([`Report::stopped`](super::Report::stopped)).
+    #[serde(default)]
+    pub incomplete: Option<String>,
     /// The compute type, in which matmuls multiply: `f32`, `bf16`, `f16`. Activations in memory have it too, unless
     /// `activation_dtype` names another.
     pub dtype: String,

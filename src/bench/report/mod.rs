@@ -1,5 +1,6 @@
 //! The result of a benchmark: one JSON object, described by `schema.json`. The scripts in `benches/peers` write it too.
 
+mod check;
 mod machine;
 mod provenance;
 mod rows;
@@ -52,7 +53,7 @@ impl Report {
     /// Reads a report.
     ///
     /// # Errors
-    /// [`Kind::Data`] for a file that is not a report, has another schema version, or has rows of unknown devices.
+    /// [`Kind::Data`] for a file that is not a report or has another schema version; those of [`Report::check`].
     pub fn read(path: &Path) -> Result<Report> {
         let text = std::fs::read_to_string(path)
             .map_err(|e| Error::io(Kind::Data, "cannot read the result", path, &e))?;
@@ -63,15 +64,7 @@ impl Report {
     /// # Errors
     /// Those of [`Report::read`], without a file name.
     pub fn parse(text: &str) -> Result<Report> {
-        const HINT: &str = "measure again with this version: tempra bench --json > FILE";
-        let bad = |e: serde_json::Error| {
-            Error::data("not a result of tempra bench")
-                .with_line(e.line() as u64)
-                .with_expected(format!("a JSON object of schema {SCHEMA}"))
-                .with_found(e.to_string())
-                .with_help(HINT)
-        };
-        let value: serde_json::Value = serde_json::from_str(text).map_err(bad)?;
+        let (value, nan) = check::value(text)?;
         match value.get("schema") {
             Some(v) if v.as_u64() == Some(SCHEMA.into()) => {}
             other => {
@@ -82,20 +75,18 @@ impl Report {
                 return Err(Error::data(what)
                     .with_expected(format!("\"schema\": {SCHEMA}"))
                     .with_found(other.map_or("no key `schema`".into(), |v| format!("\"schema\": {v}")))
-                    .with_help(HINT));
+                    .with_help(check::HELP));
             }
         }
-        let report: Report = serde_json::from_value(value).map_err(bad)?;
-        let known = |id: &str| report.devices.iter().any(|d| d.id == id);
-        let rows = report.ops.iter().map(|r| &r.device).chain(report.steps.iter().map(|r| &r.device));
-        if let Some(lost) = rows.into_iter().find(|id| !known(id)) {
-            return Err(Error::data(format!("a row names the device {lost}, which is not in `devices`"))
-                .with_expected(report.devices.iter().map(|d| d.id.as_str()).collect::<Vec<_>>().join(", "))
-                .with_help(HINT));
+        let report = Report::deserialize(&value).map_err(|e| check::malformed(&value, &e, nan))?;
+        if nan {
+            return Err(check::not_json());
         }
+        report.check()?;
         Ok(report)
     }
-    /// Merges reports. Devices with the same id get their report's name added.
+    /// Merges reports. Devices with the same id get their report's name added. Each device keeps why its report is
+    /// incomplete.
     pub fn merge(parts: Vec<(String, Report)>) -> Report {
         let mut all = Report { schema: SCHEMA, complete: true, ..Report::default() };
         let count = |id: &str| parts.iter().filter(|(_, r)| r.devices.iter().any(|d| d.id == id)).count();
@@ -111,7 +102,13 @@ impl Report {
                     *id = format!("{id} ({name})");
                 }
             };
-            part.devices.iter_mut().for_each(|d| rename(&mut d.id));
+            let stopped = part.stopped.clone().unwrap_or_else(|| "measuring stopped early".to_owned());
+            for device in &mut part.devices {
+                rename(&mut device.id);
+                if !part.complete {
+                    device.incomplete.get_or_insert_with(|| stopped.clone());
+                }
+            }
             part.ops.iter_mut().for_each(|r| rename(&mut r.device));
             part.steps.iter_mut().for_each(|r| rename(&mut r.device));
             part.skipped.iter_mut().for_each(|r| rename(&mut r.device));
@@ -163,6 +160,7 @@ impl Report {
             entry.pace = None;
         }
         all.complete = parts.iter().all(|p| p.complete);
+        all.stopped = parts.iter().find_map(|p| p.stopped.clone());
         all
     }
     /// Sets the ceilings of a device, and its rows' percentages. The ceilings are the medians of all samples of both measurements; see

@@ -140,9 +140,14 @@ impl OpRow {
     pub fn throttled(&self) -> bool {
         self.clocks.as_ref().is_some_and(|c| !c.slowdowns.is_empty())
     }
-    /// The key that identifies the same measurement in another report.
-    pub fn key(&self) -> (String, String, String, usize, Phase) {
-        (self.op.clone(), self.role.clone(), self.model.clone(), self.tokens, self.pass)
+    /// The key that identifies the same measurement in another report; unique for each device.
+    pub fn key(&self) -> (&str, &str, &str, usize, Phase) {
+        (&self.op, &self.role, &self.model, self.tokens, self.pass)
+    }
+    /// The key as a text for people.
+    pub fn label(&self) -> String {
+        let tokens = if self.tokens > 0 { format!(", {} tokens", self.tokens) } else { String::new() };
+        format!("{} {}, {}, {}{tokens}", self.op, self.role, self.pass.name(), self.model)
     }
     /// Computes the percentage of the ceilings. Operands in the cache are not limited by the copy rate, so they have none.
     pub(super) fn judge(&mut self, ceilings: &Ceilings) {
@@ -225,15 +230,17 @@ impl StepRow {
     pub fn throttled(&self) -> bool {
         self.clocks.as_ref().is_some_and(|c| !c.slowdowns.is_empty())
     }
-}
-
-impl StepRow {
     /// The key that identifies the same measurement in another report: model, part, sequences, longest length, tokens, and the sum of the
-    /// squares of the lengths. Without lengths all sequences count as equally long.
+    /// squares of the lengths. Without lengths all sequences count as equally long. Unique for each device.
     pub fn key(&self) -> (&str, &str, usize, usize, usize, u64) {
         let equal = self.sequences as u64 * (self.length as u64).pow(2);
         let squares = self.lengths.map_or(equal, |l| l.sum_of_squares);
         (&self.model, &self.part, self.sequences, self.length, self.tokens, squares)
+    }
+    /// The key as a text for people.
+    pub fn label(&self) -> String {
+        let StepRow { part, model, sequences, length, .. } = self;
+        format!("{part} step of {model}, {sequences} sequences of up to {length} tokens")
     }
 }
 
