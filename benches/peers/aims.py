@@ -4,8 +4,8 @@
     python3 aims.py FOLDER
 
 FOLDER is the output of `benches/gpu-all bench peers` on one GPU: `bench/ops-bf16.json`, `bench/products-*.json` and
-`bench/step-MODEL-SEQUENCESxLENGTH.json` of `tempra bench`, and `peers/kernels.json` and `peers/steps.json` of gpu_torch.py. A ratio is
-PyTorch's time divided by tempra's: above 1 tempra is faster. PyTorch's kernels are timed in CUDA graphs, tempra's one by one. For small
+`bench/step-MODEL-SEQUENCESxLENGTH.json` of `tempra bench`, and `peers/kernels.json` and `peers/steps.json` of gpu_torch.py. A figure "to X"
+is the time of X divided by tempra's: above 1, tempra is faster. PyTorch's kernels are timed in CUDA graphs, tempra's one by one. For small
 kernels this favours PyTorch, and makes tempra's matmuls and cuBLASLt's look more similar than they are. An aim that was not measured is
 listed as such; no aim counts as reached without a measurement.
 """
@@ -160,6 +160,7 @@ def main():
             count[verdict] += 1
         lines.append(f"| {what} | {aim or ''} | {found:.2f} | {verdict} |")
     print(f"{count['reached']} reached, {count['missed']} missed, {count['not measured']} not measured\n")
+    print('A figure "to X" is the time of X divided by tempra\'s: above 1, tempra is faster.\n')
     print("| measurement | aim | figure | result |\n|---|---|---|---|")
     print("\n".join(lines))
 

@@ -6,8 +6,8 @@
 
 The models have random weights and MiniLM-L6's size (6 layers, width 384, 12 heads, feed-forward 1,536; ModernBERT's gated MLP 1,024). The
 batch has 16 sequences of 64 tokens. A step is forward, backward, clipping at 1.0 and AdamW in f32 on the CPU, with the default dropout of
-the class. Prints tokens/s of the median step of each round, and the ratio of the medians over all rounds. Rounds alternate so that noise
-of the machine affects both alike.
+the class. Prints tokens/s of the median step of each round, and by what factor tempra is faster or slower: PyTorch's median time over all
+rounds divided by tempra's, or the reverse. Rounds alternate so that noise of the machine affects both alike.
 """
 import argparse
 import json
@@ -81,7 +81,8 @@ def main():
         speed = lambda seconds: SEQUENCES * LENGTH / seconds
         rounds = ", ".join(f"{speed(a):.0f}/{speed(b):.0f}" for a, b in zip(ours, theirs))
         a, b = statistics.median(ours), statistics.median(theirs)
-        print(f"{name:<11} tempra {speed(a):6.0f}  PyTorch {speed(b):6.0f} tokens/s  ratio {b / a:.2f}   ({rounds})", flush=True)
+        words = f"{b / a:.2f}x faster" if a <= b else f"{a / b:.2f}x slower"
+        print(f"{name:<11} tempra {speed(a):6.0f}  PyTorch {speed(b):6.0f} tokens/s  tempra is {words}   ({rounds})", flush=True)
 
 
 if __name__ == "__main__":

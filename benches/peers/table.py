@@ -4,7 +4,7 @@
     python3 table.py FOLDER
 
 Reads tempra.json (of `cargo bench --bench train`), tempra_job.json, hf_trainer.json, step-VARIANT.json and step-ragged.json; a
-missing file or number is shown as "-". A ratio above 1 means that tempra is better: faster or smaller.
+missing file or number is shown as "-". The last column says by what factor tempra is faster, slower, smaller or larger.
 """
 import json
 import sys
@@ -35,10 +35,12 @@ def show(x):
 
 
 def row(what, peer, ours, theirs, more_is_better):
-    ratio = "-"
+    words = "-"
     if ours and theirs:
-        ratio = f"{ours / theirs if more_is_better else theirs / ours:.2f}"
-    return f"| {what} | {peer} | {show(ours)} | {show(theirs)} | {ratio} |"
+        better, worse = ("smaller", "larger") if "MiB" in what else ("faster", "slower")
+        times = ours / theirs if more_is_better else theirs / ours
+        words = f"{times:.2f}x {better}" if times >= 1 else f"{1 / times:.2f}x {worse}"
+    return f"| {what} | {peer} | {show(ours)} | {show(theirs)} | {words} |"
 
 
 def main():
@@ -46,7 +48,7 @@ def main():
         sys.exit("usage: table.py FOLDER")
     folder = Path(sys.argv[1])
     bench, job, hf = (read(folder, n) for n in ("tempra.json", "tempra_job.json", "hf_trainer.json"))
-    lines = ["| what | peer | tempra | peer's | ratio |", "|---|---|---|---|---|"]
+    lines = ["| what | peer | tempra | peer's | tempra is |", "|---|---|---|---|---|"]
     for v in VARIANTS:
         torch = read(folder, f"step-{v}.json")
         for key, what, more in (("tokens_per_s", "step, tokens/s", True), ("peak_rss_mib", "step, peak MiB", False)):
