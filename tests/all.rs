@@ -5,8 +5,12 @@ mod bad;
 mod batches;
 #[path = "all/bench.rs"]
 mod bench;
+#[path = "all/bench_compare.rs"]
+mod bench_compare;
 #[path = "all/bench_counts.rs"]
 mod bench_counts;
+#[path = "all/bench_edited.rs"]
+mod bench_edited;
 #[path = "all/bench_profile.rs"]
 mod bench_profile;
 #[path = "all/bench_provenance.rs"]

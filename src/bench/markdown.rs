@@ -1,6 +1,6 @@
 //! Results as Markdown tables, aligned for a terminal.
 
-use super::compare::{Comparison, SAME};
+use super::compare::{Comparison, Pair, SAME, Speedup, Verdict, counted};
 use super::report::{DeviceEntry, GpuState, Report, StepRow};
 
 /// A table. The first column is text, the others are numbers.
@@ -290,46 +290,108 @@ fn work(s: &StepRow) -> String {
     text
 }
 
-/// A comparison of two devices.
+/// A comparison of two devices: what else they differ in, each speedup, and what was not compared.
 pub fn comparison(c: &Comparison) -> String {
-    let row = |p: &super::compare::Pair| {
-        vec![
-            p.what.clone(),
-            time(p.seconds[0]),
-            time(p.seconds[1]),
-            format!("{:.3}", p.ratio),
-            format!("{:.0} %", 100.0 * p.uncertainty),
-            p.verdict.name().to_owned(),
-        ]
-    };
-    let rows: Vec<Vec<String>> = c.pairs.iter().map(row).collect();
-    let mut text =
-        format!("{} compared with {} (ratio above 1: faster than {})\n\n", c.other, c.base, c.base);
-    text += &table(&["measurement", &c.base, &c.other, "ratio", "+-", "verdict"], &rows);
-    let [m, low, high] = c.median;
+    let (base, other) = (&c.base, &c.other);
+    let mut text = format!("{}\n\n", title(c));
+    let notes =
+        c.differences.iter().map(|d| format!("{}: {} ({base}); {} ({other})", d.what, d.base, d.other));
+    let notes = notes.chain(c.incomplete.iter().map(|i| format!("{} is incomplete: {}", i.device, i.why)));
+    let notes = notes.chain(c.planted.iter().map(|p| format!("slowed down on purpose: {p}")));
+    let notes: Vec<String> = notes.chain(c.throttled.iter().map(|t| format!("throttled: {t}"))).collect();
+    if !notes.is_empty() {
+        text += &format!("- {}\n\n", notes.join("\n- "));
+    }
     text += &format!(
-        "\nmedian of {} ratios: {m:.3} (95 % interval {low:.3} to {high:.3}): {}{}\n",
-        c.pairs.len(),
-        c.verdict.name(),
-        if c.verdict == super::Verdict::Same {
-            format!(" within {:.0} %", 100.0 * SAME)
-        } else {
-            String::new()
-        }
+        "speedup: the time of {base} divided by the time of {other}; above 1, {other} is faster\n\n"
     );
+    let rows: Vec<Vec<String>> = c.pairs.iter().map(pair_row).collect();
+    let verdict = format!("{other} is");
+    text += &table(&["measurement", base, other, "speedup", "95 % interval", &verdict], &rows);
+    text += &format!(
+        "\nmedian speedup of {}: {:.3} (95 % interval {}): {}\n",
+        counted(c.pairs.len(), "measurement"),
+        c.speedup.value,
+        interval(&c.speedup),
+        outcome(c)
+    );
+    let unusable = c.pairs.iter().filter(|p| p.verdict == Verdict::Unusable).count();
+    if unusable > 0 {
+        let are = if unusable == 1 { "is" } else { "are" };
+        let n = counted(unusable, "measurement");
+        text += &format!(
+            "{n} {are} unusable: the machine was too busy, or there was only one sample; measure again\n"
+        );
+    }
     if let Some(pace) = c.pace.filter(|p| p.ln().abs() > 0.01) {
         let (percent, than) = (100.0 * (pace - 1.0), if pace > 1.0 { "faster" } else { "slower" });
         text += &format!(
-            "the machine itself was {:.0} % {than} for {} (measured with fixed work); that part is not due to the kernels\n",
-            percent.abs(),
-            c.other
+            "the machine itself was {:.0} % {than} for {other} (measured with fixed work); that part is not due to the kernels\n",
+            percent.abs()
         );
     }
     if let Some(doubt) = &c.doubt {
         text += &format!("unreliable: {doubt}\n");
     }
-    if c.unmatched > 0 {
-        text += &format!("{} measurements exist for only one of the two\n", c.unmatched);
+    if !c.refused.is_empty() {
+        text += "\nnot compared, because rows of one name are not the same work:\n";
+        c.refused.iter().for_each(|r| text += &format!("- {}: {}\n", r.what, r.why));
+    }
+    for id in [other, base] {
+        let names: Vec<&str> = c.missing.iter().filter(|m| m.from == *id).map(|m| m.what.as_str()).collect();
+        if !names.is_empty() {
+            let n = counted(names.len(), "measurement");
+            text += &format!("\n{n} missing from {id}:\n- {}\n", names.join("\n- "));
+        }
     }
     text
+}
+
+/// `today compared with monday; differs in: machine, driver; incomplete: today`.
+pub fn title(c: &Comparison) -> String {
+    let mut title = format!("{} compared with {}", c.other, c.base);
+    let lists: [(&str, Vec<&str>); 2] = [
+        ("differs in", c.differences.iter().map(|d| d.what).collect()),
+        ("incomplete", c.incomplete.iter().map(|i| i.device.as_str()).collect()),
+    ];
+    for (name, list) in lists.iter().filter(|(_, list)| !list.is_empty()) {
+        title += &format!("; {name}: {}", list.join(", "));
+    }
+    let flags = [
+        (c.one_gpu, "one GPU through two APIs"),
+        (!c.planted.is_empty(), "slowed down on purpose"),
+        (!c.throttled.is_empty(), "throttled"),
+    ];
+    flags.iter().filter(|(there, _)| *there).for_each(|(_, flag)| title += &format!("; {flag}"));
+    title
+}
+
+fn pair_row(p: &Pair) -> Vec<String> {
+    let verdict = match p.verdict {
+        Verdict::Faster | Verdict::Slower => p.speedup.words(),
+        verdict => verdict.name().to_owned(),
+    };
+    vec![
+        p.what.clone(),
+        time(p.seconds[0]),
+        time(p.seconds[1]),
+        format!("{:.3}", p.speedup.value),
+        interval(&p.speedup),
+        verdict,
+    ]
+}
+
+fn interval(s: &Speedup) -> String {
+    if s.high.is_finite() { format!("{:.3} to {:.3}", s.low, s.high) } else { "unknown".to_owned() }
+}
+
+/// The verdict on all measurements in words.
+fn outcome(c: &Comparison) -> String {
+    let (other, base) = (&c.other, &c.base);
+    match c.verdict {
+        Verdict::Faster | Verdict::Slower => format!("{other} is {} than {base}", c.speedup.words()),
+        Verdict::Same => format!("the same within {:.0} %", 100.0 * SAME),
+        Verdict::CannotTell => "cannot tell which is faster".to_owned(),
+        Verdict::Unusable => "unusable".to_owned(),
+    }
 }

@@ -28,7 +28,8 @@ pub const EXIT_CODES: &[(i32, &str, &str)] = &[
     (
         1,
         "failed",
-        "`tempra verify`: the device computed a wrong result. `tempra bench compare --fail-under`: something is slower.",
+        "`tempra verify`: the device computed a wrong result. `tempra bench compare --fail-under`: something is slower, missing or not \
+         comparable.",
     ),
     (2, "usage", "The command line or the recipe has a mistake."),
     (3, "data", "A data file cannot be used. `tempra data check`: the data have errors."),
@@ -46,6 +47,12 @@ pub const EXIT_CODES: &[(i32, &str, &str)] = &[
     ),
     (8, "disk", "The disk is full, read-only or failing."),
     (9, "locked", "Another process uses the run folder."),
+    (
+        10,
+        "unusable",
+        "`tempra bench compare`: the uncertainty of a measurement exceeds 100 %, because the machine was too busy or there was only one \
+         sample. Measure again.",
+    ),
     (
         70,
         "internal",

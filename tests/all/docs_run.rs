@@ -165,8 +165,11 @@ fn follow(page: &str, block: &Block, dir: &Path, measured: &mut BTreeSet<[bool; 
             if let Some(output) = output {
                 fs::write(dir.join(output), &out.stdout).unwrap();
             }
-            // 1 is a verdict of `compare --fail-under`, not a failure.
-            let verdict = words.iter().any(|w| w == "--fail-under") && out.status.code() == Some(1);
+            // 1 and 10 are verdicts of `compare`, not failures: below --fail-under, too noisy.
+            let verdict = match out.status.code() {
+                Some(1) => has("--fail-under"),
+                code => code == Some(10) && has("compare"),
+            };
             if !out.status.success() && !verdict {
                 let line = block.line + i;
                 failed.push(format!(

@@ -10,8 +10,6 @@ use clap::parser::ValueSource;
 const OF_OPS: &[&str] = &["op", "shape", "tokens"];
 /// Options of training steps.
 const OF_STEPS: &[&str] = &["sequences", "length", "repeats", "no-sweep"];
-/// All options of a measurement other than the devices.
-const OF_ANY: &[&str] = &["dtype", "shape-of", "lengths", "seconds", "samples", "threads"];
 
 /// Options that `tempra bench ops` or `step` does not show in its help.
 pub fn hidden(ops: bool, steps: bool) -> impl Iterator<Item = &'static str> {
@@ -58,10 +56,4 @@ pub fn of_lengths(matches: &ArgMatches, lengths: Option<&LengthSource>, steps: b
     if lengths.list().is_some() {
         warn(matches, &["sequences"], "--lengths lists the sequences", voice);
     }
-}
-
-/// Warns about options of a measurement where results are only read.
-pub fn of_reading(matches: &ArgMatches, voice: &Voice) {
-    let names = [OF_OPS, OF_STEPS, OF_ANY].concat();
-    warn(matches, &names, "result files are compared, and nothing is measured", voice);
 }

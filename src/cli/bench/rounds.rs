@@ -71,7 +71,7 @@ pub fn in_turns(
         measured
     });
     bar.finish_and_clear();
-    let (found, whole) = found?;
+    let (mut found, whole) = found?;
     let mut code = 0;
     if let Some(signal) = signals.stop() {
         let e = Error::new(Kind::Interrupted(signal), "stopped before the first round was complete");
@@ -79,6 +79,10 @@ pub fn in_turns(
             return Err(e);
         }
         code = e.exit_code();
+        for report in &mut found {
+            report.complete = false;
+            report.stopped = Some(format!("stopped after {whole} of {rounds} rounds"));
+        }
         voice.warn(format!("stopped early: the result holds {whole} of {rounds} rounds"));
     }
     Ok((found, code))
@@ -172,7 +176,9 @@ mod tests {
             ..OpRow::default()
         };
         let device = DeviceEntry { id: "cpu".to_owned(), ..DeviceEntry::default() };
-        Report { devices: vec![device], ops: ["a", "b", "c"].map(row).to_vec(), ..Report::begin() }
+        // Enough ops for a median with an interval of its own.
+        let ops = ["a", "b", "c", "d", "e", "f"].map(row).to_vec();
+        Report { devices: vec![device], ops, ..Report::begin() }
     }
 
     fn compared(found: [Report; 2]) -> crate::bench::Comparison {
@@ -199,11 +205,11 @@ mod tests {
             compared(found)
         };
         let slow = measured([1.0, 3.0]);
-        assert!((1.0 / slow.median[0] / (3.0 * 1.01) - 1.0).abs() < 1e-9, "{:?}", slow.median);
+        assert!((1.0 / slow.speedup.value / (3.0 * 1.01) - 1.0).abs() < 1e-9, "{:?}", slow.speedup);
         assert_eq!(slow.verdict, Verdict::Slower);
         assert!(slow.pairs.iter().all(|p| p.verdict == Verdict::Slower), "{:?}", slow.pairs);
         let same = measured([1.0, 1.0]);
-        assert_eq!(same.verdict, Verdict::Same, "{:?}", same.median);
+        assert_eq!(same.verdict, Verdict::Same, "{:?}", same.speedup);
         let sides = [(0, 0), (0, 1), (1, 1), (1, 0), (2, 0), (2, 1), (3, 1), (3, 0), (4, 0), (4, 1)];
         assert_eq!(order, sides);
     }

@@ -192,7 +192,7 @@ fn jobs(
 }
 
 /// Whether a word matches a pattern, where `*` matches any text.
-fn fits(pattern: &str, word: &str) -> bool {
+pub fn fits(pattern: &str, word: &str) -> bool {
     match pattern.split_once('*') {
         None => pattern == word,
         Some((head, rest)) => word.strip_prefix(head).is_some_and(|tail| {
@@ -201,7 +201,11 @@ fn fits(pattern: &str, word: &str) -> bool {
     }
 }
 
-fn known_op(pattern: &str) -> Result<()> {
+/// Refuses a pattern that no op matches.
+///
+/// # Errors
+/// [`Kind::Usage`](crate::error::Kind::Usage).
+pub fn known_op(pattern: &str) -> Result<()> {
     let names = || OPS.iter().map(|(op, _)| *op);
     if names().any(|op| fits(pattern, op)) {
         return Ok(());
