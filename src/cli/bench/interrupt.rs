@@ -79,13 +79,13 @@ impl Guard {
         let mut state = self.state();
         let mut since: Option<Instant> = None;
         while !state.done {
-            if let Some(signal) = self.stop() {
-                if since.get_or_insert_with(Instant::now).elapsed() > GRACE {
-                    let report = state.latest.take().unwrap_or_else(Report::begin);
-                    // Held: nothing can be added or written by the other thread any more.
-                    let code = finish(report, signal, voice, write);
-                    signal_hook::low_level::exit(code);
-                }
+            if let Some(signal) = self.stop()
+                && since.get_or_insert_with(Instant::now).elapsed() > GRACE
+            {
+                let report = state.latest.take().unwrap_or_else(Report::begin);
+                // Held: nothing can be added or written by the other thread any more.
+                let code = finish(report, signal, voice, write);
+                signal_hook::low_level::exit(code);
             }
             state = self.changed.wait_timeout(state, LOOK).unwrap_or_else(PoisonError::into_inner).0;
         }

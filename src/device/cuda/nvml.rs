@@ -149,10 +149,10 @@ impl Nvml {
             let text = explain.map(|explain| {
                 // SAFETY: it returns a constant text for every code, or null.
                 let text = unsafe { explain(code) };
-                // SAFETY: not null, and it ends with a zero.
                 if text.is_null() {
                     String::new()
                 } else {
+                    // SAFETY: not null, and it ends with a zero.
                     unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned()
                 }
             });
