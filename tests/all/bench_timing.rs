@@ -338,7 +338,8 @@ fn cuda_samples_are_launches_of_graphs() {
     let Device::Cuda(gpu) = &device else { panic!("another device") };
     // Fixed work and kernels are made before anything is counted.
     let run = |samples: usize| {
-        let effort = Effort { seconds: 1e-6, samples, planted: None };
+        // Longer than one run by this clock, so that all samples are taken; shorter than one sample.
+        let effort = Effort { seconds: 1e-3, samples, planted: None };
         let before = gpu.stats();
         let report = measured(&device, "mse", effort, &Constant(Mutex::default()));
         let after = gpu.stats();
@@ -347,6 +348,8 @@ fn cuda_samples_are_launches_of_graphs() {
     run(3);
     let (few, graphs, launches) = run(3);
     let (many, more_graphs, more_launches) = run(9);
+    let samples = |report: &Report| report.ops.iter().map(|row| row.samples).collect::<Vec<_>>();
+    assert_eq!((samples(&few), samples(&many)), (vec![3; few.ops.len()], vec![9; many.ops.len()]));
     for (report, graphs) in [(&few, graphs), (&many, more_graphs)] {
         let mut needed = 0;
         for row in &report.ops {
