@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
 use tempra::bench::report::{Clocks, DeviceEntry, GpuState, Machine, OpRow, Phase, Report, same_gpu};
-use tempra::bench::{Clock, Effort, ModelShape, Monitor, Workbench, ops};
+use tempra::bench::{Clock, Effort, ModelShape, Monitor, Workbench, markdown, ops};
 use tempra::device::cuda::nvml::Nvml;
 use tempra::device::{Device, Identity};
 use tempra::error::Result;
@@ -258,7 +258,7 @@ fn a_result_says_how_it_was_made() {
     let home = tempfile::tempdir().unwrap();
     let page = home.path().join("page.html");
     let args =
-        ["ops", "--op", "linear", "--tokens", "16", "--seconds", "0.001", "--samples", "3", "--threads", "1"];
+        ["ops", "--op", "mse", "--tokens", "16", "--seconds", "0.001", "--samples", "3", "--threads", "1"];
     let more = ["--json", "--html", page.to_str().unwrap()];
     let home = home.path().to_str().unwrap();
     let env = [("HOME", home), ("RAYON_NUM_THREADS", "7"), ("SECRET", "x")];
@@ -313,21 +313,18 @@ fn a_result_says_how_it_was_made() {
     }
 }
 
-/// `tempra bench ops` on the emulator for one op of a small model.
-fn on_emulator(op: &str, json: bool, env: &[(&str, &str)]) -> String {
+/// The result of `tempra bench ops` on the emulator for one op of a small model.
+fn on_emulator(op: &str, env: &[(&str, &str)]) -> Report {
     let model = golden("bert/a");
     let model = model.to_str().unwrap();
-    let mut args = vec!["ops", "--device", "cuda", "--op", op, "--tokens", "16", "--shape-of", model];
-    args.extend(["--seconds", "0.001", "--samples", "3"]);
-    args.extend(json.then_some("--json"));
+    let args = ["ops", "--device", "cuda", "--op", op, "--tokens", "16", "--shape-of", model, "--json"];
     // Little memory: the emulator copies slowly.
     let env = [env, &[("EMULATOR_MEMORY", "134217728")]].concat();
-    let (code, out, err) = bench(&args, true, &env);
+    let (code, out, err) =
+        bench(&[&args[..], &["--seconds", "0.001", "--samples", "3"]].concat(), true, &env);
     assert_eq!(code, 0, "{err}");
-    if json {
-        obeys(&serde_json::from_str(&out).unwrap());
-    }
-    out
+    obeys(&serde_json::from_str(&out).unwrap());
+    Report::parse(&out).unwrap()
 }
 
 /// On the emulator, with the stand-in for NVML in front of a real one.
@@ -338,40 +335,46 @@ fn cuda_results_have_clocks_and_mark_rows_under_throttling() {
     }
     let Some((folder, _)) = fake_nvml(&[]) else { return };
     let path = folder.path().to_str().unwrap();
-    let result = |reasons: &str| -> Value {
-        let env = [("LD_LIBRARY_PATH", path), ("FAKE_NVML_REASONS", reasons)];
-        serde_json::from_str(&on_emulator("dropout", true, &env)).unwrap()
+    let result = |reasons: &str| -> Report {
+        on_emulator("dropout", &[("LD_LIBRARY_PATH", path), ("FAKE_NVML_REASONS", reasons)])
     };
     // The power cap in software, 4: usual under load.
     let usual = result("4");
-    let device = &usual["devices"][0];
-    assert_eq!(device["driver"], "NVIDIA 580.65.06, CUDA 13.0");
-    let identity = [device["pci_bus_id"].as_str(), device["uuid"].as_str()].map(|v| v.map(str::to_owned));
-    let Identity { pci_bus_id, uuid } = emulated();
-    assert_eq!(identity, [pci_bus_id, uuid]);
-    let p = &device["provenance"];
+    let device = &usual.devices[0];
+    assert_eq!(device.driver.as_deref(), Some("NVIDIA 580.65.06, CUDA 13.0"));
+    let identity = Identity { pci_bus_id: device.pci_bus_id.clone(), uuid: device.uuid.clone() };
+    assert_eq!(identity, emulated());
+    let p = device.provenance.as_ref().unwrap();
     let sm = std::env::var("EMULATOR_SM").unwrap_or("90".to_owned());
     let (major, minor) = sm.split_at(sm.len() - 1);
-    assert_eq!(p["compute_capability"], format!("{major}.{minor}"));
-    assert!(p["nvrtc"].as_str().is_some_and(|v| v.starts_with("1")), "{p}");
-    assert_eq!(p["nvml"], "NVML 13.580.65.06");
-    for when in ["gpu_before", "gpu_after"] {
-        let state = serde_json::json!({
-            "sm_clock_mhz": 1755, "memory_clock_mhz": 2619, "power_w": 645.5, "power_limit_w": null, "temperature_c": 71,
-            "clock_event_reasons": ["sw_power_cap"],
-        });
-        assert_eq!(p[when], state);
+    assert_eq!(p.compute_capability, Some(format!("{major}.{minor}")));
+    assert!(p.nvrtc.as_ref().is_some_and(|v| v.starts_with('1')), "{p:?}");
+    assert_eq!(p.nvml.as_deref(), Some("NVML 13.580.65.06"));
+    for state in [&p.gpu_before, &p.gpu_after] {
+        let expected = GpuState {
+            sm_clock_mhz: Some(1755),
+            memory_clock_mhz: Some(2619),
+            power_w: Some(645.5),
+            power_limit_w: None,
+            temperature_c: Some(71),
+            clock_event_reasons: Some(vec!["sw_power_cap".to_owned()]),
+        };
+        assert_eq!(*state, Some(expected));
     }
-    let clocks = |value: &Value| -> Vec<Value> {
-        let rows = value["ops"].as_array().unwrap();
-        assert_eq!(rows.len(), 2, "{value}");
-        rows.iter().map(|row| row["clocks"].clone()).collect()
+    let clocks = |report: &Report| -> Vec<Clocks> {
+        assert_eq!(report.ops.len(), 2, "{report:?}");
+        report.ops.iter().map(|row| row.clocks.clone().unwrap()).collect()
     };
-    let of = |slowdowns: &[&str], repeated: bool| serde_json::json!({ "sm_mhz": [1755, 1755], "slowdowns": slowdowns, "repeated": repeated });
+    let of = |slowdowns: &[&str], repeated: bool| {
+        let slowdowns = slowdowns.iter().map(|s| (*s).to_owned()).collect();
+        Clocks { sm_mhz: Some([1755; 2]), slowdowns, repeated }
+    };
     assert_eq!(clocks(&usual), vec![of(&[], false); 2]);
+    assert!(!markdown::report(&usual).contains("(throttled)"));
     // 4 + 64: the hardware is too hot.
-    assert_eq!(clocks(&result("68")), vec![of(&["hw_thermal_slowdown"], true); 2]);
-    let text = on_emulator("dropout", false, &[("LD_LIBRARY_PATH", path), ("FAKE_NVML_REASONS", "68")]);
+    let hot = result("68");
+    assert_eq!(clocks(&hot), vec![of(&["hw_thermal_slowdown"], true); 2]);
+    let text = markdown::report(&hot);
     assert!(text.contains("(throttled)") && text.contains("SM clock 1755 MHz before"), "{text}");
 }
 
@@ -381,12 +384,12 @@ fn cuda_results_without_nvml_say_so() {
         return;
     }
     // A real NVML does not know the emulated GPU.
-    let value: Value = serde_json::from_str(&on_emulator("dropout", true, &[])).unwrap();
-    let p = &value["devices"][0]["provenance"];
-    assert!(p["nvml"].as_str().is_some_and(|v| v.starts_with("none: ")), "{p}");
-    assert_eq!((&p["gpu_before"], &p["gpu_after"]), (&Value::Null, &Value::Null));
-    assert!(value["ops"].as_array().unwrap().iter().all(|row| row["clocks"].is_null()));
-    assert!(on_emulator("dropout", false, &[]).contains("GPU clocks: none: "));
+    let report = on_emulator("dropout", &[]);
+    let p = report.devices[0].provenance.as_ref().unwrap();
+    assert!(p.nvml.as_ref().is_some_and(|v| v.starts_with("none: ")), "{p:?}");
+    assert_eq!((&p.gpu_before, &p.gpu_after), (&None, &None));
+    assert!(report.ops.iter().all(|row| row.clocks.is_none()));
+    assert!(markdown::report(&report).contains("GPU clocks: none: "));
 }
 
 /// Which kernels ran, by the names in kernels/linear*.cu, and which library.
@@ -396,8 +399,8 @@ fn cuda_rows_name_the_kernels_that_ran() {
         return;
     }
     let kernels = |product: &str| -> Vec<Vec<String>> {
-        let out = on_emulator("linear", true, &[("TEMPRA_CUDA_PRODUCT", product)]);
-        Report::parse(&out).unwrap().ops.into_iter().map(|row| row.kernels).collect()
+        let report = on_emulator("linear", &[("TEMPRA_CUDA_PRODUCT", product)]);
+        report.ops.into_iter().map(|row| row.kernels).collect()
     };
     let own = kernels("own");
     assert!(own.len() >= 2 && own.iter().all(|k| k.contains(&"linear_product_plain".to_owned())), "{own:?}");
