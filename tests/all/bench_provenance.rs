@@ -182,6 +182,14 @@ fn rounds_keep_the_marks_of_all_rounds() {
     let together = of([900, 1900], &["hw_slowdown", "sw_thermal_slowdown"], true);
     assert_eq!(Clocks::of_all(all.iter()), Some(together));
     assert_eq!(Clocks::of_all(std::iter::empty()), None);
+    // The load before is the first round's, the load after the last one's.
+    let round = |load: f64| {
+        let machine = Machine { load_before: Some(load), load_after: Some(load + 1.0), ..Machine::default() };
+        Report { devices: vec![DeviceEntry { machine, ..DeviceEntry::default() }], ..Report::default() }
+    };
+    let rounds = Report::of_rounds(&[round(10.0), round(20.0), round(30.0)]);
+    let machine = &rounds.devices[0].machine;
+    assert_eq!((machine.load_before, machine.load_after), (Some(10.0), Some(31.0)));
 }
 
 fn machine(cpu: &str) -> Machine {

@@ -145,6 +145,14 @@ impl Report {
             row.warm_s = (!warm.is_empty()).then(|| Quartiles::of(warm));
         }
         for entry in &mut all.devices {
+            // The rounds began with the first one and ended with the last one.
+            let last = parts.last().and_then(|p| p.devices.iter().find(|d| d.id == entry.id));
+            if let Some(last) = last {
+                entry.machine.load_after = last.machine.load_after;
+                if let (Some(here), Some(there)) = (&mut entry.provenance, &last.provenance) {
+                    here.gpu_after.clone_from(&there.gpu_after);
+                }
+            }
             let others = parts.iter().flat_map(|p| &p.devices).filter(|d| d.id == entry.id);
             let ceilings: Vec<&Ceilings> = others.filter_map(|d| d.ceilings.as_ref()).collect();
             if let Some(own) = &mut entry.ceilings {
