@@ -1,10 +1,11 @@
 //! Benchmarks: every op at the shapes of real models or of the user, training steps, and comparisons of results.
 //!
-//! [`ops`] and [`step`] measure and fill a [`Report`]; [`compare()`] reads reports; [`page`] and [`markdown`] draw them.
+//! [`ops`] and [`step`] measure and fill a [`Report`]; [`compare()`] reads reports; [`page`], [`markdown`] and [`csv`](mod@csv) write them.
 
 mod cache;
 pub mod ceilings;
 pub mod compare;
+pub mod csv;
 pub mod markdown;
 pub mod measure;
 pub mod monitor;

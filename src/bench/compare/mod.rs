@@ -9,7 +9,7 @@ pub use speedup::{SAME, Side, Speedup, USABLE, Verdict};
 pub use work::{Difference, Refused};
 
 use super::measure::Quartiles;
-use super::report::{DeviceEntry, OpRow, Phase, Report, StepRow, same_gpu};
+use super::report::{DeviceEntry, LengthSummary, OpRow, Phase, Report, StepRow, same_gpu};
 use crate::error::{Error, Result};
 use rayon::prelude::*;
 use serde::Serialize;
@@ -22,6 +22,18 @@ pub struct Pair {
     pub what: String,
     /// The op's name; `step` for a training step.
     pub op: String,
+    /// The op's use in the model; the part of the benchmark for a training step.
+    pub role: String,
+    /// The model whose shapes are used.
+    pub model: String,
+    /// The number of tokens without padding; 0 for ops that do not depend on it.
+    pub tokens: usize,
+    /// The number of sequences and the length of the longest one in tokens, for a training step.
+    pub sequences: Option<usize>,
+    /// See [`Pair::sequences`].
+    pub length: Option<usize>,
+    /// The lengths of all sequences, if the row has them.
+    pub lengths: Option<LengthSummary>,
     /// The pass of the op.
     pub pass: Option<Phase>,
     /// Times in seconds, of the base and of the other.
@@ -173,13 +185,27 @@ impl Pair {
         let moved = pace.map_or(change, |pace| felt(Some(further(pace))));
         let (base, other) = (a.times(), b.times());
         let speedup = Speedup::of(&base, &other, moved);
-        let (op, pass) = match a {
-            Measurement::Op(r) => (r.op.clone(), Some(r.pass)),
-            Measurement::Step(_) => ("step".to_owned(), None),
+        let (op, pass, role) = match a {
+            Measurement::Op(r) => (r.op.clone(), Some(r.pass), r.role.clone()),
+            Measurement::Step(r) => ("step".to_owned(), None, r.part.clone()),
+        };
+        let (model, tokens, lengths) = match a {
+            Measurement::Op(r) => (r.model.clone(), r.tokens, r.lengths),
+            Measurement::Step(r) => (r.model.clone(), r.tokens, r.lengths),
+        };
+        let (sequences, length) = match a {
+            Measurement::Op(_) => (None, None),
+            Measurement::Step(r) => (Some(r.sequences), Some(r.length)),
         };
         Pair {
             what: a.label(),
             op,
+            role,
+            model,
+            tokens,
+            sequences,
+            length,
+            lengths,
             pass,
             seconds: [base.seconds.median, other.seconds.median],
             samples: [base.samples, other.samples],

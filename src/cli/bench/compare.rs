@@ -1,12 +1,12 @@
 //! `tempra bench compare`: compares devices or results.
 
 use super::asked::Asked;
+use super::results::Destinations;
 use super::wanted::{fits, known_op};
-use super::{draw, idle, measured, peers, rounds};
+use super::{idle, measured, peers, rounds};
 use crate::bench::compare::{HIGHEST, SpeedGate};
-use crate::bench::{self, Comparison, Report, markdown};
+use crate::bench::{self, Comparison, Report, csv, markdown};
 use crate::cli::options::{flag, text};
-use crate::cli::output::{Destination, say, say_json};
 use crate::cli::style::Voice;
 use crate::error::{Error, Kind, Result};
 use clap::parser::ValueSource;
@@ -77,13 +77,10 @@ pub fn define() -> Command {
 
 pub fn run(matches: &ArgMatches) -> Result<i32> {
     let gate = gate(matches)?;
-    let html = text(matches, "html").map(|path| Destination::of(Some(path))).transpose()?;
+    let to = Destinations::of(matches)?;
     let files: Vec<&String> = matches.get_many("results").into_iter().flatten().collect();
     let against = matches.get_one::<PathBuf>("against");
-    if let Some(html) = &html {
-        html.spare(files.iter().map(Path::new))?;
-        html.spare(against.map(PathBuf::as_path))?;
-    }
+    to.spare(&files.iter().map(Path::new).chain(against.map(PathBuf::as_path)).collect::<Vec<_>>())?;
     // clap's `requires` would not tell: with result files, --against itself is not possible.
     if against.is_none() && given(matches, "rounds") {
         return Err(Error::usage("--rounds has no effect without --against")
@@ -111,7 +108,7 @@ pub fn run(matches: &ArgMatches) -> Result<i32> {
         }
         let write = |report: &Report| {
             let report = with_base(report.clone(), base)?;
-            finish(matches, html.as_ref(), gate, &report).map(drop)
+            finish(matches, &to, gate, &report).map(drop)
         };
         let asked = Asked::of(matches, (true, false))?;
         if let Some(base) = base.filter(|base| asked.devices.iter().all(|(id, _)| id != base)) {
@@ -126,7 +123,7 @@ pub fn run(matches: &ArgMatches) -> Result<i32> {
         refuse_idle(matches)?;
         (read(&files, matches)?, 0)
     };
-    match finish(matches, html.as_ref(), gate, &report) {
+    match finish(matches, &to, gate, &report) {
         // What stopped the measurement matters more than what it found.
         Ok(verdict) => Ok(if code == 0 { verdict } else { code }),
         // Measuring was interrupted before there was anything to compare.
@@ -139,31 +136,22 @@ pub fn run(matches: &ArgMatches) -> Result<i32> {
 }
 
 /// Writes the comparisons of a report. Returns the exit code that they deserve.
-fn finish(
-    matches: &ArgMatches,
-    html: Option<&Destination>,
-    gate: Option<SpeedGate>,
-    report: &Report,
-) -> Result<i32> {
+fn finish(matches: &ArgMatches, to: &Destinations, gate: Option<SpeedGate>, report: &Report) -> Result<i32> {
     let comparisons = bench::compare(report)?;
-    if let Some(html) = html {
-        draw(html, report, &comparisons)?;
-    }
     let failures: Vec<String> =
         gate.iter().flat_map(|gate| comparisons.iter().flat_map(move |c| c.failures(gate))).collect();
     let unusable: Vec<String> = comparisons.iter().flat_map(Comparison::unusable).collect();
-    if flag(matches, "json") {
-        say_json(&json!({
+    let json = || {
+        Ok(json!({
             "schema": bench::report::SCHEMA,
             "comparisons": comparisons,
             "fail_under": gate.map(|g| g.fail_under),
             "failures": failures,
             "unusable": unusable,
-        }))?;
-    } else {
-        let all: Vec<String> = comparisons.iter().map(markdown::comparison).collect();
-        say(all.join("\n"))?;
-    }
+        }))
+    };
+    let text = || comparisons.iter().map(markdown::comparison).collect::<Vec<_>>().join("\n");
+    to.write(report, &comparisons, || csv::comparisons(&comparisons), json, text)?;
     let voice = Voice::of(matches);
     unusable.iter().for_each(|what| voice.warn(what));
     failures.iter().for_each(|failure| voice.warn(format!("--fail-under: {failure}")));

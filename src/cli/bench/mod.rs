@@ -5,34 +5,33 @@ mod compare;
 mod idle;
 mod interrupt;
 mod peers;
+mod results;
 mod rounds;
 mod wanted;
 
-use super::options::{flag, json_arg, text, threads_arg};
-use super::output::{Destination, say, say_json};
+use super::options::threads_arg;
 use super::style::Voice;
 use crate::bench::monitor::is_stopped;
 use crate::bench::report::{Machine, Report, Skipped};
-use crate::bench::{
-    self, CeilingEffort, Comparison, Control, Effort, ModelShape, Monitor, NvmlMonitor, Workbench, markdown,
-    page,
-};
+use crate::bench::{self, CeilingEffort, Control, Effort, ModelShape, Monitor, NvmlMonitor, Workbench};
 use crate::device::Device;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::nn::EncoderConfig;
 use asked::Asked;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use interrupt::Guard;
+use results::Destinations;
 use wanted::Planned;
 
-const METHOD: &str = "Method: operands are random. Several sets of them, together larger than the cache, are used in turn. A warm-up run \
-    on every set compiles the kernels and is not counted. Times are medians, from the device's own clock if it has one. The spread is \
-    the distance between the quartiles, relative to the median. FLOPs and bytes are counted from the op's formula, not by hardware \
-    counters. The ceilings of a device are its copy rate (GB/s) and its best matmul rate (FLOP/s): medians of a fixed number of samples, \
-    measured at the start and at the end of the same run, however long ops are measured. The table shows the time with cold caches, to \
-    which the percentage refers, and the time with warm caches, on one set of operands again and again. On an NVIDIA GPU the runs of a \
-    sample are CUDA graphs, so that the rate at which the host launches kernels does not count. A fixed piece of work, timed between the measurements, shows how fast the machine itself is; `compare` adds its \
-    changes to the uncertainty.";
+const METHOD: &str = "Method: operands are random. Several sets of them, together larger than the cache, are used in turn. A \
+    warm-up run on every set compiles the kernels and is not counted. Times are medians, from the device's own clock if it has one. +- \
+    is how far the 95 % bootstrap interval of the median reaches, in percent of the median. FLOPs and bytes are counted from the op's \
+    formula, not by hardware counters. The ceilings of a device are its copy rate (GB/s) and its best matmul rate (FLOP/s): medians of \
+    a fixed number of samples, measured at the start and at the end of the same run, however long ops are measured. The table shows \
+    the time with cold caches, to which the percentage refers, and the time with warm caches, on one set of operands again and again. \
+    On an NVIDIA GPU the runs of a sample are CUDA graphs, so that the rate at which the host launches kernels does not count. A fixed \
+    piece of work, timed between the measurements, shows how fast the machine itself is; `compare` adds its changes to the \
+    uncertainty.";
 
 pub fn define() -> Command {
     let measures = |name: &'static str, about: &'static str| {
@@ -124,8 +123,7 @@ fn options(command: Command) -> Command {
                 .help("Measure each pass of an op for about this many seconds, and a quarter more with warm caches [at most 3600]"),
         )
         .arg(number("samples", "Least number of measurements of each pass", "5"))
-        .arg(json_arg())
-        .arg(Arg::new("html").long("html").value_name("FILE").help("Write the result as an HTML page with charts too"))
+        .args(results::args())
 }
 
 pub fn run(matches: &ArgMatches) -> Result<i32> {
@@ -136,44 +134,25 @@ pub fn run(matches: &ArgMatches) -> Result<i32> {
     }
 }
 
-/// Measures, prints, draws.
+/// Measures and writes the results.
 fn measure(matches: &ArgMatches, ops: bool, steps: bool) -> Result<i32> {
     let voice = Voice::of(matches);
-    let html = text(matches, "html").map(|path| Destination::of(Some(path))).transpose()?;
-    if let Some(html) = &html {
-        html.spare(peers::paths(matches))?;
-    }
+    let to = Destinations::of(matches)?;
+    to.spare(&peers::paths(matches))?;
     idle::of_measuring(matches, ops, steps, &voice)?;
     // Read before anything is measured: a bad file is known at once.
     let others = peers::read(peers::paths(matches))?;
     let asked = Asked::of(matches, (ops, steps))?;
     idle::of_lengths(matches, asked.wanted.lengths(), steps, &voice);
-    let json = flag(matches, "json");
     let write = |report: &Report| -> Result<()> {
         let wants = |op: &str| ops && asked.wanted.wants(op);
         let merged =
             (!others.is_empty()).then(|| peers::merge(report.clone(), others.clone(), &wants, steps, &voice));
-        let report = merged.as_ref().unwrap_or(report);
-        let comparisons = match report.devices.len() {
-            0 | 1 => Vec::new(),
-            _ => bench::compare(report).unwrap_or_default(),
-        };
-        if let Some(html) = &html {
-            draw(html, report, &comparisons)?;
-        }
-        if json { say_json(&as_json(report)?) } else { say(markdown::report(report)) }
+        to.write_report(merged.as_ref().unwrap_or(report))
     };
     let (report, code) = measured(&asked, ops, steps, &voice, &write)?;
     write(&report)?;
     Ok(code)
-}
-
-fn as_json(report: &Report) -> Result<serde_json::Value> {
-    serde_json::to_value(report).map_err(|e| Error::data("a result is no JSON").with_found(e.to_string()))
-}
-
-fn draw(to: &Destination, report: &Report, comparisons: &[Comparison]) -> Result<()> {
-    to.write(|out| out.write_all(page::page(report, comparisons).as_bytes()))
 }
 
 /// Measures on every device. If it is interrupted, it returns the results so far and an exit code other than 0. `write` writes the
