@@ -11,6 +11,10 @@ mod bench_compare;
 mod bench_counts;
 #[path = "all/bench_edited.rs"]
 mod bench_edited;
+#[path = "all/bench_csv.rs"]
+mod bench_csv;
+#[path = "all/bench_page.rs"]
+mod bench_page;
 #[path = "all/bench_profile.rs"]
 mod bench_profile;
 #[path = "all/bench_provenance.rs"]
