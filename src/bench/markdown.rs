@@ -35,6 +35,16 @@ pub fn time(s: f64) -> String {
     }
 }
 
+/// How far the 95 % interval of a median reaches to its wider side, in percent of the median.
+fn half_width(interval: Option<[f64; 2]>, median: f64) -> String {
+    let reach = interval.map(|[low, high]| (median - low).max(high - median) / median);
+    match reach.filter(|r| r.is_finite()) {
+        None => "-".to_owned(),
+        Some(r) if r < 0.0995 => format!("{:.1} %", 100.0 * r),
+        Some(r) => format!("{:.0} %", 100.0 * r),
+    }
+}
+
 fn percent(p: Option<f64>) -> String {
     p.map_or("-".to_owned(), |p| format!("{p:.0} %"))
 }
@@ -193,19 +203,8 @@ fn part<'a>(title: &str, head: &[&str], rows: impl Iterator<Item = (&'a str, Vec
     }
 }
 
-const OP_HEAD: [&str; 11] = [
-    "op",
-    "model",
-    "tokens",
-    "pass",
-    "median",
-    "spread",
-    "warm",
-    "GB/s",
-    "TFLOP/s",
-    "% of ceiling",
-    "launches",
-];
+const OP_HEAD: [&str; 11] =
+    ["op", "model", "tokens", "pass", "median", "+-", "warm", "GB/s", "TFLOP/s", "% of ceiling", "launches"];
 
 fn op_row(o: &super::report::OpRow) -> Vec<String> {
     let s = o.seconds.median;
@@ -215,7 +214,7 @@ fn op_row(o: &super::report::OpRow) -> Vec<String> {
         if o.tokens == 0 { "-".to_owned() } else { o.tokens.to_string() },
         o.pass.name().to_owned(),
         time(s),
-        format!("{:.0} %", 100.0 * o.seconds.spread()),
+        half_width(o.interval_s, s),
         o.warm_s.map_or("-".to_owned(), |q| time(q.median)),
         format!("{:.2}", o.bytes / s / 1e9),
         format!("{:.4}", o.flops / s / 1e12),
@@ -224,12 +223,13 @@ fn op_row(o: &super::report::OpRow) -> Vec<String> {
     ]
 }
 
-const STEP_HEAD: [&str; 12] = [
+const STEP_HEAD: [&str; 13] = [
     "step",
     "sequences",
     "length",
     "tokens",
     "median",
+    "+-",
     "tokens/s",
     "samples/s",
     "% of peak",
@@ -246,6 +246,7 @@ fn step_row(s: &StepRow) -> Vec<String> {
         s.length.to_string(),
         s.tokens.to_string(),
         time(s.seconds.median),
+        half_width(s.interval_s, s.seconds.median),
         format!("{:.0}", s.tokens_per_s),
         format!("{:.1}", s.samples_per_s),
         percent(s.share_of_peak.map(|p| 100.0 * p)),
