@@ -45,13 +45,18 @@ def tokenizer(folder):
 
 
 def machine(threads):
+    import datetime
     import os
     import platform
 
     import torch
     import transformers
 
+    info = Path("/proc/cpuinfo")
+    names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")] if info.is_file() else []
     return {
+        "cpu": names[0] if names else platform.machine(),
+        "date": datetime.date.today().isoformat(),
         "cpus": os.cpu_count(),
         "threads": threads,
         "python": platform.python_version(),

@@ -43,6 +43,25 @@ def row(what, peer, ours, theirs, more_is_better):
     return f"| {what} | {peer} | {show(ours)} | {show(theirs)} | {words} |"
 
 
+def heading(hf):
+    """The machine and the versions, from what the Trainer's script noted."""
+    m = hf.get("machine") or {}
+    facts = [m.get("cpu"), f"{m['threads']} threads" if m.get("threads") else None, m.get("date")]
+    versions = [f"{name} {m[key]}" for name, key in (("PyTorch", "torch"), ("transformers", "transformers")) if m.get(key)]
+    found = ["# " + ", ".join(filter(None, facts))] if any(facts) else []
+    return [line for part in (found, [", ".join(["f32", *versions]) + "; `benches/peers/run`"] if versions else []) for line in (*part, "") if part]
+
+
+def by_seed(job, hf):
+    """The numbers of each seed, behind the means of the table."""
+    lines = ["", "| by seed | tempra | HF Trainer |", "|---|---|---|"]
+    for key, what in (("train_seconds", "seconds of training"), ("real_tokens_per_s", "real tokens/s"), ("accuracy", "test accuracy")):
+        found = [[s[key] for s in d.get("seeds", []) if s.get(key) is not None] for d in (job, hf)]
+        if any(found):
+            lines.append(f"| {what} | {' | '.join(', '.join(f'{x:g}' for x in values) or '-' for values in found)} |")
+    return lines if len(lines) > 3 else []
+
+
 def main():
     if len(sys.argv) != 2:
         sys.exit("usage: table.py FOLDER")
@@ -63,7 +82,7 @@ def main():
     ours, theirs = over_seeds(job, "accuracy"), over_seeds(hf, "accuracy")
     both = ["-" if x is None else f"{x:.4f}" for x in (ours, theirs)]
     lines.append(f"| job, test accuracy (mean of seeds) | HF Trainer | {both[0]} | {both[1]} | |")
-    print("\n".join(lines))
+    print("\n".join(heading(hf) + lines + by_seed(job, hf)))
 
 
 if __name__ == "__main__":
