@@ -6,6 +6,7 @@ pub mod cpu;
 pub mod cuda;
 mod dry;
 mod identity;
+pub(crate) mod isolated;
 mod library;
 mod logs;
 mod name;

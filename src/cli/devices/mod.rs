@@ -1,13 +1,12 @@
 //! `tempra devices`: what this build can use on this machine, and why it cannot use the rest.
 
 mod facts;
-mod isolated;
 mod table;
 
 use super::options::{flag, json_arg};
 use super::output::{say, say_json};
 use crate::bench::ceilings::{StoredCeilings, kept};
-use crate::device::{LibraryFacts, settings};
+use crate::device::{LibraryFacts, isolated, settings};
 use crate::error::{Error, Result};
 use clap::builder::RangedU64ValueParser;
 use clap::{Arg, ArgMatches, Command};

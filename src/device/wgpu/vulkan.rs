@@ -183,7 +183,8 @@ pub(super) fn no_adapter() -> Error {
     }
 }
 
-#[cfg(all(test, unix))]
+#[cfg(unix)]
+#[cfg(test)]
 mod tests {
     use super::*;
 
