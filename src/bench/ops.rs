@@ -7,6 +7,7 @@ use super::samples::median_interval;
 use super::shapes::{Job, LengthSource, ModelShape, SequenceLengths, jobs, jobs_of};
 use crate::error::Result;
 use crate::ops::OPS;
+use std::collections::HashSet;
 
 /// The jobs of the ops that `wanted` selects, by model. Jobs that do not depend on the number of tokens occur once.
 pub fn plan(models: &[ModelShape], tokens: &[usize], wanted: &dyn Fn(&str) -> bool) -> Vec<Job> {
@@ -18,7 +19,7 @@ pub fn plan(models: &[ModelShape], tokens: &[usize], wanted: &dyn Fn(&str) -> bo
             }
         }
     }
-    all
+    once_each(all)
 }
 
 /// As [`plan`], for batches of sequences whose lengths come from a source: the list itself, or a draw for each number of tokens.
@@ -40,6 +41,13 @@ pub fn plan_lengths(
             }
         }
     }
+    once_each(all)
+}
+
+/// The jobs without those that were there before: different numbers of tokens may round to the same whole sequences.
+fn once_each(mut all: Vec<Job>) -> Vec<Job> {
+    let mut seen = HashSet::new();
+    all.retain(|job| seen.insert((job.op.to_owned(), job.role.to_string(), job.model.clone(), job.tokens)));
     all
 }
 

@@ -463,3 +463,13 @@ fn sequences_longer_than_the_position_table_are_skipped_with_the_reason() {
     );
     assert_eq!(measured(&shapes::jobs_of("embed", &m, &SequenceLengths::equal(1, 30))).skipped, []);
 }
+
+/// 300 tokens are two whole sequences of 128, as 256 are.
+#[test]
+fn equal_jobs_occur_once() {
+    let models = &ModelShape::known()[..1];
+    let linear = |op: &str| op == "linear";
+    let count = |tokens: &[usize]| ops::plan(models, tokens, &linear).len();
+    assert_eq!(count(&[300, 256, 256]), count(&[256]));
+    assert_eq!(count(&[300, 512]), 2 * count(&[256]));
+}
