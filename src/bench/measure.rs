@@ -2,7 +2,7 @@
 //!
 //! Operands are random. Several sets of them, together larger than the cache, are used in turn: this gives the time with cold caches. A
 //! warm-up on all sets compiles the kernels and touches the memory. Then runs are repeated until one sample is long enough for the clock
-//! ([`super::queue`]), and samples are taken until the time limit. The report has all samples, their median and quartiles. After that one
+//! (see `queue.rs`), and samples are taken until the time limit. The report has all samples, their median and quartiles. After that one
 //! set is used again and again: this gives the time with warm caches. Between the samples fixed work is timed, to see how fast the machine
 //! itself is ([`super::pace`]). The clock is the device's own if it has one, otherwise the host's until the device is idle
 //! ([`SystemClock`]). Tests use another [`Clock`] that counts work, so that they do not depend on the speed of the machine.

@@ -53,7 +53,7 @@ pub struct DeviceEntry {
     pub cache_source: Option<String>,
     /// The device's best rates, measured in the same run.
     pub ceilings: Option<Ceilings>,
-    /// The fixed work whose times the rows hold ([`OpRow::pace`]), if the program times fixed work.
+    /// The fixed work whose times the rows hold ([`OpRow::pace`](super::OpRow::pace)), if the program times fixed work.
     #[serde(default)]
     pub pace: Option<String>,
     /// The machine that it was measured on.

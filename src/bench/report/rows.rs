@@ -44,7 +44,7 @@ pub struct LengthSummary {
 /// One pass of one op at one shape.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct OpRow {
-    /// [`DeviceEntry::id`].
+    /// [`DeviceEntry::id`](super::DeviceEntry::id).
     pub device: String,
     /// The op's name.
     pub op: String,
@@ -167,7 +167,7 @@ impl OpRow {
 /// One training step: forward, backward, clipping and AdamW.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct StepRow {
-    /// [`DeviceEntry::id`].
+    /// [`DeviceEntry::id`](super::DeviceEntry::id).
     pub device: String,
     /// The model whose shapes are used; its weights are random.
     pub model: String,
