@@ -15,11 +15,14 @@ use crate::shape::{DType, Spec};
 use rayon::prelude::*;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 /// Numbers that the host copies at a time: 4 MiB, half a millisecond.
 const WINDOW: usize = 1 << 20;
 /// Rounds of the host's computing part: about a quarter of a millisecond.
 const ROUNDS: u32 = 1 << 16;
+/// How long the host's threads work before they are timed beside a software driver.
+const WAKING: Duration = Duration::from_millis(5);
 /// Pairs of tensors that a GPU copies in turn.
 const PAIRS: u64 = 8;
 /// Copies of tensors that fit into a GPU's cache.
@@ -113,6 +116,17 @@ impl Pace {
                         Ok(clock.now() - begun)
                     }
                 };
+                let sums = || -> f32 { (0..*threads).into_par_iter().map(|i| compute(i as f32)).sum() };
+                let mut computing = || {
+                    std::hint::black_box(sums());
+                    Ok(())
+                };
+                // While a software driver works, these threads sleep. After they wake, the system may run several of them on one CPU
+                // until it next balances its load, every few milliseconds. That is not the machine's speed.
+                let woken = Instant::now();
+                while !matches!(device, Device::Cpu(_)) && woken.elapsed() < WAKING {
+                    computing()?;
+                }
                 let memory = time(&mut || {
                     let mut to = to.lock().unwrap_or_else(PoisonError::into_inner);
                     to[at..until]
@@ -121,12 +135,7 @@ impl Pace {
                         .for_each(|(to, from)| to.copy_from_slice(from));
                     Ok(())
                 })?;
-                let computing = time(&mut || {
-                    let sum: f32 = (0..*threads).into_par_iter().map(|i| compute(i as f32)).sum();
-                    std::hint::black_box(sum);
-                    Ok(())
-                })?;
-                Ok([memory, computing])
+                Ok([memory, time(&mut computing)?])
             }
             Fixed::Gpu { far, near } => {
                 let [from, to] = &far[turn % far.len()];
