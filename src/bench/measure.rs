@@ -385,8 +385,14 @@ impl<'a> Workbench<'a> {
         }
         let timing = queue.timing();
         queue.finish()?;
+        let seconds = Quartiles::of(samples_s.clone());
+        if !(seconds.q1 > 0.0 && seconds.q3.is_finite()) {
+            return Err(Error::device(format!("the clock of {} does not resolve {op}", self.id))
+                .with_expected("a time above 0 s for every sample")
+                .with_found(format!("{} s in {} for {repeats} runs", seconds.q1, timer(self.device))));
+        }
         Ok(Timing {
-            seconds: Quartiles::of(samples_s.clone()),
+            seconds,
             samples: samples_s.len(),
             samples_s,
             repeats,

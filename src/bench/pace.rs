@@ -87,7 +87,9 @@ impl Pace {
     pub fn how(&self, device: &Device) -> String {
         match &self.work {
             Fixed::Host { threads, .. } => {
-                format!("{}, {threads} threads: a copy, sums in registers", Machine::here().cpu)
+                // A software driver leaves other data in the caches, so that the copy takes longer than beside ops on the CPU.
+                let beside = if matches!(device, Device::Cpu(_)) { "" } else { ", beside a software driver" };
+                format!("{}, {threads} threads{beside}: a copy, sums in registers", Machine::here().cpu)
             }
             Fixed::Gpu { far, .. } => format!("{}: {}", device.caps().name, copies(far, "kernel launches")),
             Fixed::Graphs { far, .. } => format!("{}: {}", device.caps().name, copies(far, "CUDA graphs")),

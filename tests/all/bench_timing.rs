@@ -324,6 +324,34 @@ impl Clock for Constant {
     }
 }
 
+/// A clock of a device that never moves, beside one of the host that does.
+struct Stopped(Mutex<f64>);
+
+impl Clock for Stopped {
+    fn now(&self) -> f64 {
+        *self.0.lock().unwrap()
+    }
+    fn time(&self, device: &Device, work: &mut (dyn FnMut() -> Result<()> + Send)) -> Result<f64> {
+        *self.0.lock().unwrap() += 1e-3;
+        device.run(work).map(|()| 0.0)
+    }
+}
+
+/// No time can be 0. A file with such a row could not be read again, so the op is listed as not measured.
+#[test]
+fn ops_that_the_clock_does_not_resolve_are_skipped() {
+    let device = Device::open("cpu", 1).unwrap();
+    let (effort, clock) = (Effort { seconds: 0.01, samples: 3, planted: None }, Stopped(Mutex::default()));
+    let bench = Workbench::new(&device, "device".into(), effort).with_clock(&clock).with_cache_bytes(1 << 16);
+    let mut report = Report { devices: vec![bench.entry()], ..Report::begin() };
+    let all = ops::plan(&[tiny()], &[32], &|name| name == "mse");
+    ops::run(&bench, &all, &mut report, &|| false, &mut |_| ()).unwrap();
+    assert!(report.ops.is_empty() && report.skipped.len() == all.len(), "{report:?}");
+    let why = &report.skipped[0].why;
+    assert!(why.contains("the clock of device does not resolve mse") && why.contains("found: 0 s"), "{why}");
+    Report::parse(&serde_json::to_string(&report).unwrap()).unwrap();
+}
+
 /// The number after a word.
 fn after(text: &str, word: &str) -> usize {
     let rest = text.split_once(word).unwrap_or_else(|| panic!("no {word:?} in {text:?}")).1;
