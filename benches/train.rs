@@ -7,7 +7,7 @@ use criterion::{Criterion, Throughput};
 use serde_json::json;
 use std::time::{Duration, Instant};
 use tempra::data::{
-    Batch, BatchOptions, BatchSize, Columns, OnBadRow, Target, TokenSet, epoch, micro_batches, read,
+    Batch, BatchOptions, BatchSize, Columns, OnBadRow, Target, Targets, TokenSet, epoch, micro_batches, read,
 };
 use tempra::device::Device;
 use tempra::models::{Model, Options, Outputs};
@@ -82,7 +82,7 @@ fn dense(n: usize, len: usize) -> Batch {
         types: vec![0; tokens],
         positions: (0..tokens).map(|t| (t % len) as u32).collect(),
         cu_seqlens: (0..=n).map(|s| (s * len) as u32).collect(),
-        classes: (0..n).map(|s| (s % 2) as u32).collect(),
+        targets: Targets::Class((0..n).map(|s| (s % 2) as u32).collect()),
         examples: (0..n as u32).collect(),
         ..Batch::default()
     }

@@ -5,7 +5,7 @@ use super::monitor::is_stopped;
 use super::report::{Counts, Phase, Phases, Report, Skipped, StepRow, Work};
 use super::samples::median_interval;
 use super::shapes::{LengthSource, ModelShape, SequenceLengths};
-use crate::data::Batch;
+use crate::data::{Batch, Targets};
 use crate::device::{Device, Pass, Timed};
 use crate::error::Result;
 use crate::models::{Model, Options, Outputs};
@@ -140,10 +140,10 @@ fn batch(store: &[u32], lengths: &[usize]) -> Batch {
         b.ids.extend_from_slice(&store[from..from + length]);
         b.positions.extend(0..length as u32);
         b.cu_seqlens.push(b.ids.len() as u32);
-        b.classes.push((s % 2) as u32);
         b.examples.push(s as u32);
     }
     b.types = vec![0; b.ids.len()];
+    b.targets = Targets::Class((0..lengths.len()).map(|s| (s % 2) as u32).collect());
     b
 }
 

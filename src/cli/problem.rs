@@ -3,7 +3,7 @@
 use super::model::Prepared;
 use crate::data::{
     self, Affix, Columns, Contexts, Label, OnBadRow, Row, Scheme, Table, TagFormat, TagRule, TagSource,
-    TaggedText, TokenSet, Words, read_documents, read_questions, read_tagged, tag_numbers,
+    TaggedText, Targets, TokenSet, Words, read_documents, read_questions, read_tagged, tag_numbers,
 };
 use crate::error::{Error, Result};
 use crate::models::{Outputs, numbered};
@@ -143,7 +143,7 @@ impl Prepared {
             }
             Outputs::Labels(classes) => {
                 let (table, sets) = self.sets(path, classes)?;
-                let set = TokenSet { sets, ..self.tokens(&table.rows, Vec::new())? };
+                let set = TokenSet { targets: Targets::Set(sets), ..self.tokens(&table.rows, Vec::new())? };
                 let thresholds = self.noted.thresholds(classes);
                 (Box::new(Multilabel { thresholds, ..Multilabel::new(classes.clone()) }), set)
             }

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::encoded::{IGNORED, TokenSet};
-use super::labels::Label;
+use super::targets::Targets;
 use crate::error::{Error, Result};
 use crate::rng::Stream;
 
@@ -18,22 +18,13 @@ pub struct Batch {
     pub positions: Vec<u32>,
     /// Where each sequence starts, and the number of tokens: `[sequences + 1]`, from 0.
     pub cu_seqlens: Vec<u32>,
-    /// Class indices, `[sequences]`; empty for a regression and without labels.
-    pub classes: Vec<u32>,
-    /// Target values, `[sequences]`; empty for a classification and without labels.
-    pub values: Vec<f32>,
-    /// The class indices of each example for multi-label classification, `[examples]`; otherwise empty.
-    pub sets: Vec<Vec<u32>>,
-    /// Tag indices, `[tokens]`, [`IGNORED`] for tokens that the loss skips; empty for tasks without tags.
-    pub tags: Vec<u32>,
-    /// First and last token of each answer, counted from the start of its sequence, `[sequences]`; empty for tasks without answers.
-    pub spans: Vec<[u32; 2]>,
+    /// What the examples are trained towards.
+    pub targets: Targets,
     /// Index of the word that each token belongs to, within its example, `[tokens]`; empty if the task does not need it.
     pub words: Vec<u32>,
-    /// Positions of the tokens that the head predicts, ascending; with [`Batch::masked_ids`] the masked tokens of a language model.
+    /// Positions of the tokens that the head predicts, ascending: the masked tokens of a language model, whose original ids are
+    /// [`Targets::tokens`].
     pub masked: Vec<u32>,
-    /// The original ids of the tokens at [`Batch::masked`].
-    pub masked_ids: Vec<u32>,
     /// The attention mask of a permutation, `[3 tokens]`: for each token its position, its rank as a key and its bound as a query. Empty if
     /// every token attends to all tokens. See [`RelativeAttention`](crate::ops::relative_attention::RelativeAttention).
     pub order: Vec<u32>,
@@ -77,19 +68,15 @@ impl Batch {
         }
         self.cu_seqlens.push(full as u32);
         self.filled = true;
-        if !self.tags.is_empty() {
-            self.tags.resize(full, IGNORED);
-        }
-        if !self.masked.is_empty() {
-            let asked = self.masked.len().next_multiple_of(MASKED_STEP);
-            self.masked.resize(asked, IGNORED);
-            self.masked_ids.resize(asked, IGNORED);
-        }
+        let masked = self.masked.len().next_multiple_of(MASKED_STEP);
+        self.masked.resize(masked, IGNORED);
+        self.targets.pad(full, masked);
     }
-    /// Joins the examples of several micro-batches without their padding, for a loss over all of them. Masked tokens and orders are left
-    /// out.
+    /// Joins the examples of several micro-batches without their padding, for a loss over all of them. Masked tokens, orders and the
+    /// targets of tokens are left out.
     pub fn joined(batches: &[Batch]) -> Batch {
-        let mut all = Batch { cu_seqlens: vec![0], ..Batch::default() };
+        let targets = Targets::joined(batches.iter().map(|b| &b.targets));
+        let mut all = Batch { cu_seqlens: vec![0], targets, ..Batch::default() };
         for batch in batches {
             all.head = batch.head;
             let (start, end) = (all.ids.len() as u32, batch.cu_seqlens[batch.sequences()] as usize);
@@ -97,10 +84,6 @@ impl Batch {
             all.types.extend_from_slice(&batch.types[..end]);
             all.positions.extend_from_slice(&batch.positions[..end]);
             all.cu_seqlens.extend(batch.cu_seqlens[1..=batch.sequences()].iter().map(|at| start + at));
-            all.classes.extend_from_slice(&batch.classes);
-            all.values.extend_from_slice(&batch.values);
-            all.sets.extend_from_slice(&batch.sets);
-            all.spans.extend_from_slice(&batch.spans);
             all.examples.extend_from_slice(&batch.examples);
         }
         all
@@ -305,6 +288,7 @@ fn pack(set: &TokenSet, examples: &[u32], first: &mut Place, position_offset: u3
     let mut batch = Batch {
         cu_seqlens: vec![0],
         examples: examples.to_vec(),
+        targets: set.targets.of_examples(examples, |i| set.range(i as usize)),
         first_token: first.token,
         first_example: first.example,
         ..Batch::default()
@@ -312,9 +296,7 @@ fn pack(set: &TokenSet, examples: &[u32], first: &mut Place, position_offset: u3
     for &example in examples {
         let range = set.range(example as usize);
         let len = range.len() as u32;
-        for (to, from) in [(&mut batch.tags, &set.tags), (&mut batch.words, &set.words)] {
-            to.extend_from_slice(from.get(range.clone()).unwrap_or_default());
-        }
+        batch.words.extend_from_slice(set.words.get(range.clone()).unwrap_or_default());
         batch.ids.extend_from_slice(&set.ids[range.clone()]);
         batch.types.extend_from_slice(&set.types[range]);
         // A pair's second sequence starts over.
@@ -322,13 +304,6 @@ fn pack(set: &TokenSet, examples: &[u32], first: &mut Place, position_offset: u3
         for part in [cut.unwrap_or(0), len - cut.unwrap_or(0)].into_iter().skip(cut.is_none() as usize) {
             batch.positions.extend(position_offset..position_offset + part);
             batch.cu_seqlens.push(batch.positions.len() as u32);
-        }
-        batch.spans.extend(set.spans.get(example as usize));
-        batch.sets.extend(set.sets.get(example as usize).cloned());
-        match set.labels.get(example as usize) {
-            Some(Label::Class(class)) => batch.classes.push(*class),
-            Some(Label::Value(value)) => batch.values.push(*value),
-            None => {}
         }
     }
     let tokens = u32::try_from(batch.ids.len()).ok().and_then(|n| first.token.checked_add(n));

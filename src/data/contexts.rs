@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::encoded::{Origin, TokenSet};
 use super::squad::Question;
+use super::targets::Targets;
 use crate::error::Result;
 use crate::text::{Tokenizer, Window};
 
@@ -45,7 +46,7 @@ impl Contexts {
         labelled: bool,
     ) -> Result<TokenSet> {
         let mut set = TokenSet { offsets: vec![0], ..TokenSet::default() };
-        let mut all = Contexts::default();
+        let (mut all, mut spans) = (Contexts::default(), Vec::new());
         for (i, question) in questions.iter().enumerate() {
             // White space before a question only costs tokens.
             let text = question.question.trim_start();
@@ -54,11 +55,14 @@ impl Contexts {
                 if labelled {
                     let answer = question.answers.first().filter(|_| !question.impossible);
                     let bytes = answer.map(|a| a.byte as u32..(a.byte + a.text.len()) as u32);
-                    set.spans.push(bytes.and_then(|b| place.span(b)).unwrap_or([place.cls; 2]));
+                    spans.push(bytes.and_then(|b| place.span(b)).unwrap_or([place.cls; 2]));
                 }
                 set.push(&window.ids, &tokenizer.types(&window.types), 0, tokenizer.unknowns(&window.ids))?;
                 all.windows.push(place);
             }
+        }
+        if labelled {
+            set.targets = Targets::Spans(spans);
         }
         all.questions = questions;
         set.origin = Origin::Contexts(Arc::new(all));

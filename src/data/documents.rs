@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use super::encoded::{IGNORED, TokenSet};
 use super::examples::text;
-use super::labels::Label;
 use super::read::{Columns, OnBadRow, read};
+use super::targets::Targets;
 use crate::error::{Error, Result};
 use crate::rng::Stream;
 use crate::text::{Tokenizer, Window};
@@ -127,7 +127,7 @@ impl Documents {
                 .with_found(format!("{} documents of one line", documents.len()))
                 .with_help(layout));
         }
-        let mut set = TokenSet { offsets: vec![0], ..TokenSet::default() };
+        let (mut set, mut classes) = (TokenSet { offsets: vec![0], ..TokenSet::default() }, Vec::new());
         let mut stream = Stream::new(seed, "pairs", 0);
         let below = |stream: &mut Stream, n: usize| stream.below(n as u32) as usize;
         let mut neighbours = 0;
@@ -169,7 +169,7 @@ impl Documents {
                     if !second.is_empty() {
                         shorten(&mut stream, &mut first, &mut second, most);
                         push(&mut set, tokenizer, &tokenizer.joined(&first, &second)?)?;
-                        set.labels.push(Label::Class(random as u32));
+                        classes.push(random as u32);
                     }
                     (chunk, length) = (Vec::new(), 0);
                     target = target_length(&mut stream, most);
@@ -183,6 +183,7 @@ impl Documents {
                 .with_found(format!("data.max_length = {max_length}"))
                 .with_help("raise data.max_length, or write shorter sentences"));
         }
+        set.targets = Targets::Class(classes);
         Ok(set)
     }
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::contexts::Contexts;
 use super::labels::Label;
 use super::read::Row;
+use super::targets::Targets;
 use super::words::Words;
 use crate::error::{Error, Result};
 use crate::text::{Encoding, Tokenizer};
@@ -31,14 +32,8 @@ pub struct TokenSet {
     pub lost: Vec<u32>,
     /// Number of unknown tokens in each example.
     pub unknown: Vec<u32>,
-    /// One label for each example; empty without labels.
-    pub labels: Vec<Label>,
-    /// The class indices of each example for multi-label classification; otherwise empty.
-    pub sets: Vec<Vec<u32>>,
-    /// The tag index of each token, [`IGNORED`] for tokens that the loss skips; empty for tasks without tags.
-    pub tags: Vec<u32>,
-    /// First and last token of each answer, counted from the start of its example; empty for tasks without answers.
-    pub spans: Vec<[u32; 2]>,
+    /// What the examples are trained towards.
+    pub targets: Targets,
     /// Index of the word that each token belongs to, [`IGNORED`] for special tokens; empty if the task does not need it.
     pub words: Vec<u32>,
     /// Number of tokens in the first of two sequences; empty if each example is one sequence.
@@ -85,8 +80,8 @@ impl TokenSet {
     /// that does not verify is written again.
     ///
     /// # Errors
-    /// Those of [`Tokenizer::encode`]; [`Kind::Usage`](crate::error::Kind::Usage) if there are labels, but not one for each row;
-    /// [`Kind::Data`](crate::error::Kind::Data) for 2^32 tokens or more.
+    /// Those of [`Tokenizer::encode`]; [`Kind::Usage`](crate::error::Kind::Usage) if there are labels, but not one of the same kind
+    /// for each row; [`Kind::Data`](crate::error::Kind::Data) for 2^32 tokens or more.
     ///
     /// The crate's page has an [example](crate#predict).
     pub fn build(
@@ -101,33 +96,36 @@ impl TokenSet {
                 .with_expected(rows.len().to_string())
                 .with_found(labels.len().to_string()));
         }
+        let targets = Targets::from_labels(labels)?;
         let Some(dir) = cache else {
-            return Ok(Self { labels, ..Self::encode(tokenizer, rows, max_length)? });
+            return Ok(Self { targets, ..Self::encode(tokenizer, rows, max_length)? });
         };
         let key = key(tokenizer, rows, max_length);
         let path = dir.join(format!("{}.tokens", key.to_hex()));
         if let Some(set) = fs::read(&path).ok().and_then(|bytes| Self::from_bytes(&bytes, &key, rows.len())) {
-            return Ok(Self { labels, cache: Cache::Read(path), ..set });
+            return Ok(Self { targets, cache: Cache::Read(path), ..set });
         }
         let set = Self::encode(tokenizer, rows, max_length)?;
         let cache = match write(dir, &path, &set.to_bytes(&key)) {
             Ok(()) => Cache::Written(path),
             Err(e) => Cache::Failed(format!("{}: {e}", path.display())),
         };
-        Ok(Self { labels, cache, ..set })
+        Ok(Self { targets, cache, ..set })
     }
 
     /// Encodes pairs of texts, each text a sequence of its own of at most `max_length` tokens.
     ///
     /// # Errors
-    /// Those of [`Tokenizer::encode`]; [`Kind::Data`](crate::error::Kind::Data) for a row without a second text.
+    /// Those of [`Tokenizer::encode`]; [`Kind::Usage`](crate::error::Kind::Usage) for labels of different kinds;
+    /// [`Kind::Data`](crate::error::Kind::Data) for a row without a second text.
     pub fn of_pairs(
         tokenizer: &Tokenizer,
         rows: &[Row],
         labels: Vec<Label>,
         max_length: usize,
     ) -> Result<Self> {
-        let mut set = Self { offsets: vec![0], labels, ..Self::default() };
+        let targets = Targets::from_labels(labels)?;
+        let mut set = Self { offsets: vec![0], targets, ..Self::default() };
         for chunk in rows.chunks(CHUNK) {
             let mut items = Vec::with_capacity(2 * chunk.len());
             for row in chunk {

@@ -28,10 +28,11 @@ mod sheet;
 mod spans;
 mod split;
 mod squad;
-mod words;
 mod tag_format;
 mod tagged;
 mod tags;
+mod targets;
+mod words;
 
 pub use batch::{Batch, BatchOptions, BatchSize, epoch, eval_batches, micro_batches};
 pub use check::check;
@@ -54,4 +55,5 @@ pub use squad::{Answer, Question, read_questions};
 pub use tag_format::TagFormat;
 pub use tagged::{TagRule, TagSource, TaggedText, read_tagged, tag_numbers};
 pub use tags::{Affix, BrokenTag, Scheme, Span, spans};
+pub use targets::Targets;
 pub use words::Words;

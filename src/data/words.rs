@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::encoded::{IGNORED, Origin, TokenSet};
 use super::tagged::TaggedText;
+use super::targets::Targets;
 use crate::error::{Error, Result};
 use crate::text::Tokenizer;
 
@@ -64,7 +65,7 @@ impl Words {
                 .with_expected("one tag for each word"));
         }
         let mut set = TokenSet { offsets: vec![0], ..TokenSet::default() };
-        let mut all = Words::default();
+        let (mut all, mut targets) = (Words::default(), Vec::new());
         for (i, words) in sentences.iter().enumerate() {
             all.lengths.push(words.len() as u32);
             let windows = tokenizer.word_windows(words, max_length, stride)?;
@@ -95,12 +96,15 @@ impl Words {
                 all.sentence.push(i as u32);
                 set.push(&window.ids, &tokenizer.types(&window.types), 0, tokenizer.unknowns(&window.ids))?;
                 if let Some(tags) = tags.get(i) {
-                    set.tags.resize(set.ids.len(), IGNORED);
+                    targets.resize(set.ids.len(), IGNORED);
                     for &(t, word) in &all.heads[first + w] {
-                        set.tags[start + t as usize] = tags[word as usize];
+                        targets[start + t as usize] = tags[word as usize];
                     }
                 }
             }
+        }
+        if !tags.is_empty() {
+            set.targets = Targets::Tags(targets);
         }
         all.tags = tags;
         set.origin = Origin::Words(Arc::new(all));

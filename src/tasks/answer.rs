@@ -46,13 +46,14 @@ impl Task for Answer {
     }
     fn loss(&self, tape: &mut Tape, outputs: &[Var], batch: &Batch, [scale, _]: [f64; 2]) -> Result<Var> {
         let n = batch.sequences();
-        if batch.spans.len() != n {
+        let spans = batch.targets.spans();
+        if spans.len() != n {
             return Err(unlabelled());
         }
         let logits = *only(outputs)?;
         let device = tape.device();
         let bounds = device.upload(DType::U32, &[n + 1], &batch.cu_seqlens[..n + 1])?;
-        let spans = device.upload(DType::U32, &[n, 2], batch.spans.as_flattened())?;
+        let spans = device.upload(DType::U32, &[n, 2], spans.as_flattened())?;
         let x = [logits, tape.constant(bounds), tape.constant(spans), reals(tape, logits, &[1], &[scale])?];
         tape.apply(SpanCrossEntropy, &x)
     }
@@ -183,7 +184,7 @@ impl Meter for Found {
             let at = |t: u32, k: usize| rows.get(t as usize * 2 + k).copied().unwrap_or(f32::NAN);
             let n = rows.len() as u32 / 2;
             let q = window.question as usize;
-            if let Some(span) = batch.spans.get(k) {
+            if let Some(span) = batch.targets.spans().get(k) {
                 let (loss, windows) = &mut self.losses[q];
                 for (k, &target) in span.iter().enumerate() {
                     let most = (0..n).map(|t| at(t, k)).fold(f32::NEG_INFINITY, f32::max) as f64;

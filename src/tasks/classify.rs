@@ -49,14 +49,15 @@ impl Task for Classify {
             Some(w) => w.get(c as usize).map_or(0.0, |&w| w as f64),
             None => 1.0,
         };
-        [batch.classes.iter().map(one).sum(), 0.0]
+        [batch.targets.classes().iter().map(one).sum(), 0.0]
     }
     fn loss(&self, tape: &mut Tape, outputs: &[Var], batch: &Batch, [scale, _]: [f64; 2]) -> Result<Var> {
         let logits = *only(outputs)?;
-        if batch.classes.len() != batch.len() {
+        let classes = batch.targets.classes();
+        if classes.len() != batch.len() {
             return Err(unlabelled());
         }
-        let labels = tape.device().upload(DType::U32, &[batch.len()], &batch.classes)?;
+        let labels = tape.device().upload(DType::U32, &[batch.len()], classes)?;
         let mut x = vec![logits, tape.constant(labels), reals(tape, logits, &[1], &[scale])?];
         if let Some(w) = &self.class_weights {
             let w: Vec<f64> = w.iter().map(|&w| w as f64).collect();
@@ -77,14 +78,10 @@ impl Task for Classify {
     }
     fn uninformative(&self, metric: &str, set: &TokenSet) -> Result<Option<String>> {
         let mut counts = vec![0usize; self.classes.len()];
-        for label in &set.labels {
-            if let Label::Class(c) = label
-                && let Some(n) = counts.get_mut(*c as usize)
-            {
-                *n += 1;
-            }
+        for &class in set.targets.classes() {
+            counts.get_mut(class as usize).into_iter().for_each(|n| *n += 1);
         }
-        let one = counts.iter().position(|&n| n == set.labels.len());
+        let one = counts.iter().position(|&n| n == set.targets.classes().len());
         let absent = counts.iter().position(|&n| n == 0).filter(|_| metric == "auroc");
         let class = |i: usize| self.classes.get(i).map_or("", String::as_str);
         Ok(match (metric, one, absent) {
@@ -113,11 +110,12 @@ struct Counted {
 
 impl Meter for Counted {
     fn add(&mut self, outputs: &[Vec<f32>], batch: &Batch) -> Result<()> {
-        if batch.classes.len() != batch.len() {
+        let classes = batch.targets.classes();
+        if classes.len() != batch.len() {
             return Err(unlabelled());
         }
         self.ranked.take();
-        for (row, &label) in only(outputs)?.chunks_exact(self.names.len()).zip(&batch.classes) {
+        for (row, &label) in only(outputs)?.chunks_exact(self.names.len()).zip(classes) {
             let (prediction, loss) = self.counts.add_logits(row, label)?;
             self.rows.push((prediction, label, loss));
             if let Some(curves) = &mut self.curves {

@@ -29,8 +29,8 @@ impl Mask {
     /// whatever else is in its batch.
     pub fn hide(&self, batch: &mut Batch, (seed, step): (u64, u64)) {
         batch.masked.clear();
-        batch.masked_ids.clear();
-        let Batch { ids, words, cu_seqlens, examples, masked, masked_ids, .. } = batch;
+        let Batch { ids, words, cu_seqlens, examples, masked, targets, .. } = batch;
+        let mut originals = Vec::new();
         for (&example, bounds) in examples.iter().zip(cu_seqlens.windows(2)) {
             let mut stream = Stream::new(seed, "mask", (step << 32) | u64::from(example));
             let mut before = None;
@@ -50,7 +50,7 @@ impl Mask {
                     continue;
                 }
                 masked.push(t as u32);
-                masked_ids.push(*id);
+                originals.push(*id);
                 let how = stream.uniform();
                 let random = stream.below(self.vocab);
                 if how < 0.8 {
@@ -60,11 +60,13 @@ impl Mask {
                 }
             }
         }
+        targets.set_tokens(originals);
     }
 
     /// The cross-entropy of the hidden tokens, from logits (masked tokens, vocabulary).
     pub(super) fn cross_entropy(tape: &mut Tape, logits: Var, batch: &Batch, scale: f64) -> Result<Var> {
-        let labels = tape.device().upload(DType::U32, &[batch.masked_ids.len()], &batch.masked_ids)?;
+        let tokens = batch.targets.tokens();
+        let labels = tape.device().upload(DType::U32, &[tokens.len()], tokens)?;
         let x = [logits, tape.constant(labels), reals(tape, logits, &[1], &[scale])?];
         tape.apply(
             CrossEntropy { label_smoothing: 0.0, ignore_index: IGNORED, weighted: false, gamma: 0.0 },
@@ -84,7 +86,7 @@ impl Mask {
     }
 
     pub(super) fn count(batch: &Batch) -> f64 {
-        batch.masked_ids.iter().filter(|&&id| id != IGNORED).count() as f64
+        batch.targets.tokens().iter().filter(|&&id| id != IGNORED).count() as f64
     }
 }
 
@@ -122,10 +124,11 @@ pub(super) struct Guessed {
 impl Meter for Guessed {
     fn add(&mut self, outputs: &[Vec<f32>], batch: &Batch) -> Result<()> {
         let logits = only(outputs)?;
-        let width = logits.len() / batch.masked_ids.len().max(1);
+        let originals = batch.targets.tokens();
+        let width = logits.len() / originals.len().max(1);
         let before = self.each.len();
         self.each.resize(before + batch.len(), Perplexity::new());
-        let hidden = batch.masked_ids.iter().zip(&batch.masked);
+        let hidden = originals.iter().zip(&batch.masked);
         for (row, (&id, token)) in logits.chunks_exact(width.max(1)).zip(hidden) {
             if id == IGNORED {
                 continue;

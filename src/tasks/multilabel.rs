@@ -39,11 +39,12 @@ impl Task for Multilabel {
         [(batch.len() * self.classes.len()) as f64, 0.0]
     }
     fn loss(&self, tape: &mut Tape, outputs: &[Var], batch: &Batch, [scale, _]: [f64; 2]) -> Result<Var> {
-        if batch.sets.len() != batch.len() {
+        let sets = batch.targets.sets();
+        if sets.len() != batch.len() {
             return Err(unlabelled());
         }
         let logits = *only(outputs)?;
-        let hot = batch.sets.iter().flat_map(|set| hot(set, self.classes.len()));
+        let hot = sets.iter().flat_map(|set| hot(set, self.classes.len()));
         let e = f64::from(self.label_smoothing);
         let hot: Vec<f64> = hot.map(|h| h as u8 as f64 * (1.0 - e) + e / 2.0).collect();
         let targets = reals(tape, logits, &[batch.len(), self.classes.len()], &hot)?;
@@ -67,10 +68,11 @@ impl Task for Multilabel {
     }
     fn uninformative(&self, metric: &str, set: &TokenSet) -> Result<Option<String>> {
         let mut counts = vec![0usize; self.classes.len()];
-        for &class in set.sets.iter().flatten() {
+        let sets = set.targets.sets();
+        for &class in sets.iter().flatten() {
             counts.get_mut(class as usize).into_iter().for_each(|n| *n += 1);
         }
-        let alike = |n: &usize| *n == 0 || *n == set.sets.len();
+        let alike = |n: &usize| *n == 0 || *n == sets.len();
         Ok(match metric {
             "auroc" => counts.iter().position(alike).map(|i| {
                 let all = if counts.get(i) == Some(&0) { "no example has" } else { "all examples have" };
@@ -127,11 +129,12 @@ struct Decided {
 
 impl Meter for Decided {
     fn add(&mut self, outputs: &[Vec<f32>], batch: &Batch) -> Result<()> {
-        if batch.sets.len() != batch.len() {
+        let sets = batch.targets.sets();
+        if sets.len() != batch.len() {
             return Err(unlabelled());
         }
         self.ranked.take();
-        for (row, set) in only(outputs)?.chunks_exact(self.names.len()).zip(&batch.sets) {
+        for (row, set) in only(outputs)?.chunks_exact(self.names.len()).zip(sets) {
             let targets = hot(set, row.len());
             let (decisions, loss) = self.counts.add_logits(row, &targets)?;
             self.curves.add(&sigmoids(row), &targets)?;

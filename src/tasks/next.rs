@@ -41,12 +41,13 @@ impl Task for Next {
         [Mask::count(batch), batch.len() as f64]
     }
     fn loss(&self, tape: &mut Tape, outputs: &[Var], batch: &Batch, scales: [f64; 2]) -> Result<Var> {
-        if batch.classes.len() != batch.len() {
+        let classes = batch.targets.classes();
+        if classes.len() != batch.len() {
             return Err(unlabelled());
         }
         let [&tokens, &next] = both(outputs)?;
         let hidden = Mask::cross_entropy(tape, tokens, batch, scales[0])?;
-        let labels = tape.device().upload(DType::U32, &[batch.len()], &batch.classes)?;
+        let labels = tape.device().upload(DType::U32, &[batch.len()], classes)?;
         let x = [next, tape.constant(labels), reals(tape, next, &[1], &scales[1..])?];
         let op = CrossEntropy { label_smoothing: 0.0, ignore_index: IGNORE, weighted: false, gamma: 0.0 };
         let follows = tape.apply(op, &x)?;
@@ -71,7 +72,7 @@ impl Meter for Both {
     fn add(&mut self, outputs: &[Vec<f32>], batch: &Batch) -> Result<()> {
         let [tokens, next] = both(outputs)?;
         self.tokens.add(std::slice::from_ref(tokens), batch)?;
-        for (row, &label) in next.chunks_exact(2).zip(&batch.classes) {
+        for (row, &label) in next.chunks_exact(2).zip(batch.targets.classes()) {
             let (prediction, loss) = self.next.add_logits(row, label)?;
             self.rows.push((prediction, label, loss));
         }

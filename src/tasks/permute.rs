@@ -49,16 +49,8 @@ pub fn into_streams(
     }
     let TwoStreams { ids, positions, types, cu_seqlens, order, queries, targets, .. } = streams;
     batch.words.clear();
-    *batch = Batch {
-        ids,
-        positions,
-        types,
-        cu_seqlens,
-        order,
-        masked: queries,
-        masked_ids: targets,
-        ..std::mem::take(batch)
-    };
+    batch.targets.set_tokens(targets);
+    *batch = Batch { ids, positions, types, cu_seqlens, order, masked: queries, ..std::mem::take(batch) };
     Ok(())
 }
 

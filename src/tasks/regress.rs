@@ -1,7 +1,7 @@
 //! One number: mean squared error, as `transformers` trains `num_labels` 1, of targets in units of their standard deviation.
 
 use super::{Meter, Task, only, reals, unlabelled};
-use crate::data::{Batch, Label, TokenSet};
+use crate::data::{Batch, TokenSet};
 use crate::error::{Error, Result};
 use crate::metrics::{Regression, Scores};
 use crate::models::Outputs;
@@ -73,11 +73,11 @@ impl Task for Regress {
     }
     fn loss(&self, tape: &mut Tape, outputs: &[Var], batch: &Batch, [scale, _]: [f64; 2]) -> Result<Var> {
         let logits = *only(outputs)?;
-        if batch.values.len() != batch.len() {
+        let values = batch.targets.values();
+        if values.len() != batch.len() {
             return Err(unlabelled());
         }
-        let values: Vec<f64> =
-            batch.values.iter().map(|&v| (f64::from(v) - self.shift) / self.scale).collect();
+        let values: Vec<f64> = values.iter().map(|&v| (f64::from(v) - self.shift) / self.scale).collect();
         // In units of `unit`, which are those of the outputs mostly.
         let scale = scale * (self.scale / self.unit).powi(2);
         let x =
@@ -91,7 +91,7 @@ impl Task for Regress {
         Box::new(Measured { task: *self, sums: Regression::new() })
     }
     fn uninformative(&self, metric: &str, set: &TokenSet) -> Result<Option<String>> {
-        Ok(uncorrelated(metric, &set.labels))
+        Ok(uncorrelated(metric, set.targets.values()))
     }
 }
 
@@ -102,10 +102,11 @@ struct Measured {
 
 impl Meter for Measured {
     fn add(&mut self, outputs: &[Vec<f32>], batch: &Batch) -> Result<()> {
-        if batch.values.len() != batch.len() {
+        let values = batch.targets.values();
+        if values.len() != batch.len() {
             return Err(unlabelled());
         }
-        for (&p, &t) in only(outputs)?.iter().zip(&batch.values) {
+        for (&p, &t) in only(outputs)?.iter().zip(values) {
             self.task.add(&mut self.sums, (self.task.prediction(p), f64::from(t)));
         }
         Ok(())
@@ -129,10 +130,10 @@ impl Meter for Measured {
 }
 
 /// Why a correlation with these targets is undefined, if `metric` is one.
-pub(super) fn uncorrelated(metric: &str, labels: &[Label]) -> Option<String> {
-    let alike = labels.windows(2).all(|pair| pair[0] == pair[1]);
+pub(super) fn uncorrelated(metric: &str, targets: &[f32]) -> Option<String> {
+    let alike = targets.windows(2).all(|pair| pair[0] == pair[1]);
     let asked = ["pearson", "spearman"].contains(&metric) && alike;
-    asked.then(|| match labels.len() {
+    asked.then(|| match targets.len() {
         0 | 1 => "there are fewer than two examples".to_owned(),
         _ => "all targets are the same number".to_owned(),
     })

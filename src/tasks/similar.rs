@@ -63,12 +63,13 @@ impl Task for Similar {
         };
         match self.loss {
             Likeness::Cosine { label_scale } => {
-                if batch.values.len() != n {
+                let values = batch.targets.values();
+                if values.len() != n {
                     return Err(unlabelled());
                 }
                 let (u, v) = (side(0, 1.0)?, side(1, 1.0)?);
                 let cosine = tape.apply(Dot, &[u, v])?;
-                let labels: Vec<f64> = batch.values.iter().map(|&v| v as f64 / label_scale).collect();
+                let labels: Vec<f64> = values.iter().map(|&v| v as f64 / label_scale).collect();
                 let x =
                     [cosine, reals(tape, cosine, &[n, 1], &labels)?, reals(tape, cosine, &[1], &[scale])?];
                 tape.apply(Mse, &x)
@@ -105,7 +106,7 @@ impl Task for Similar {
     fn uninformative(&self, metric: &str, set: &TokenSet) -> Result<Option<String>> {
         let pairs = set.len();
         Ok(match (self.loss, metric) {
-            (Likeness::Cosine { .. }, _) => uncorrelated(metric, &set.labels),
+            (Likeness::Cosine { .. }, _) => uncorrelated(metric, set.targets.values()),
             // Each text has its partner among the nearest ten of ten.
             (Likeness::Contrastive { .. }, "hits_10") if pairs <= 10 => {
                 Some(format!("of {pairs} pairs every partner is among the nearest ten"))
@@ -201,7 +202,7 @@ impl Meter for Compared {
             let (u, v) = (unit(u), unit(v));
             match self.loss {
                 Likeness::Cosine { label_scale } => {
-                    let Some(&label) = batch.values.get(i) else { return Err(unlabelled()) };
+                    let Some(&label) = batch.targets.values().get(i) else { return Err(unlabelled()) };
                     let (p, t) = (dot(&u, &v), f64::from(label) / label_scale);
                     self.sums.add(p, t, (p - t) * (p - t));
                 }

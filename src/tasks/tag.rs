@@ -38,14 +38,15 @@ impl Task for Tag {
             Some(w) => w.get(c as usize).map_or(0.0, |&w| w as f64),
             None => 1.0,
         };
-        [batch.tags.iter().filter(|&&c| c != IGNORED).map(one).sum(), 0.0]
+        [batch.targets.tags().iter().filter(|&&c| c != IGNORED).map(one).sum(), 0.0]
     }
     fn loss(&self, tape: &mut Tape, outputs: &[Var], batch: &Batch, [scale, _]: [f64; 2]) -> Result<Var> {
-        if batch.tags.len() != batch.ids.len() {
+        let tags = batch.targets.tags();
+        if tags.len() != batch.ids.len() {
             return Err(unlabelled());
         }
         let logits = *only(outputs)?;
-        let labels = tape.device().upload(DType::U32, &[batch.tags.len()], &batch.tags)?;
+        let labels = tape.device().upload(DType::U32, &[tags.len()], tags)?;
         let mut x = vec![logits, tape.constant(labels), reals(tape, logits, &[1], &[scale])?];
         if let Some(w) = &self.class_weights {
             let w: Vec<f64> = w.iter().map(|&w| w as f64).collect();

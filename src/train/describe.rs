@@ -2,7 +2,7 @@
 
 use super::events::Prepared;
 use super::prepare::{self, Run};
-use crate::data::{Affix, Label, Scheme, TagFormat, TokenSet, micro_batches};
+use crate::data::{Affix, Scheme, TagFormat, TokenSet, micro_batches};
 use crate::error::Result;
 use crate::models::Outputs;
 use crate::nn::Distance;
@@ -56,7 +56,7 @@ pub(super) fn describe(run: &Run, steps: u64) -> Prepared {
     };
     let sets: Vec<_> = run.parts.iter().flat_map(of).collect();
     let kinds = |(_, name, set): &(bool, String, Arc<TokenSet>)| {
-        let random = set.labels.iter().filter(|label| **label == Label::Class(1)).count();
+        let random = set.targets.classes().iter().filter(|class| **class == 1).count();
         (name.clone(), set.len() - random, random)
     };
     Prepared {

@@ -155,7 +155,7 @@ fn grouping_by_length_saves_padding() {
 }
 
 fn joined(batches: &[Batch]) -> Batch {
-    let mut all = Batch { cu_seqlens: vec![0], ..Batch::default() };
+    let (mut all, mut classes) = (Batch { cu_seqlens: vec![0], ..Batch::default() }, Vec::new());
     for b in batches {
         assert_eq!((b.first_token as usize, b.first_example as usize), (all.ids.len(), all.examples.len()));
         assert_eq!(b.cu_seqlens[0], 0);
@@ -164,10 +164,10 @@ fn joined(batches: &[Batch]) -> Batch {
         all.types.extend(&b.types);
         all.positions.extend(&b.positions);
         all.cu_seqlens.extend(b.cu_seqlens[1..].iter().map(|c| c + base));
-        all.classes.extend(&b.classes);
-        all.values.extend(&b.values);
+        classes.extend(b.targets.classes());
         all.examples.extend(&b.examples);
     }
+    all.targets = Targets::Class(classes);
     all
 }
 
@@ -179,12 +179,15 @@ fn parts_of_a_step_are_the_step() {
     let whole = micro_batches(&set, &step, 1, None, 0).unwrap();
     assert_eq!(whole.len(), 1);
     let whole = &whole[0];
-    assert_eq!((whole.len(), whole.examples.as_slice(), whole.values.len()), (37, step.as_slice(), 0));
+    assert_eq!(
+        (whole.len(), whole.examples.as_slice(), whole.targets.values().len()),
+        (37, step.as_slice(), 0)
+    );
     for (k, i) in step.iter().enumerate() {
         let span = whole.cu_seqlens[k] as usize..whole.cu_seqlens[k + 1] as usize;
         assert_eq!(whole.ids[span.clone()], set.ids[set.range(*i as usize)]);
         assert_eq!(whole.positions[span.clone()], (0..span.len() as u32).collect::<Vec<_>>());
-        assert_eq!(whole.classes[k], i % 3);
+        assert_eq!(whole.targets.classes()[k], i % 3);
     }
     assert_eq!(*whole.cu_seqlens.last().unwrap() as usize, whole.ids.len());
     let longest = (0..37).map(|k| set.length(step[k] as usize)).max().unwrap();
@@ -226,7 +229,7 @@ fn evaluation_covers_the_set() {
     assert_eq!(all, (0..60).collect::<Vec<u32>>());
     for b in &batches {
         assert!(b.ids.len() <= 50 || b.len() == 1);
-        assert_eq!(b.values, b.examples.iter().map(|i| *i as f32).collect::<Vec<_>>());
+        assert_eq!(b.targets.values(), b.examples.iter().map(|i| *i as f32).collect::<Vec<_>>());
         for (k, i) in b.examples.iter().enumerate() {
             assert_eq!(
                 b.ids[b.cu_seqlens[k] as usize..b.cu_seqlens[k + 1] as usize],

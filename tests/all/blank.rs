@@ -1,7 +1,7 @@
 //! The record of where gradients are zero: training with it has the bits of training without it, and what it names is left alone.
 
 use crate::support::{bits, cpu, device};
-use tempra::data::Batch;
+use tempra::data::{Batch, Targets};
 use tempra::device::{Device, Tensor};
 use tempra::models::{Model, Options, Outputs};
 use tempra::nn::EncoderConfig;
@@ -30,11 +30,12 @@ fn batch(step: u64, head: usize) -> Batch {
             b.types.push(example);
         }
         b.cu_seqlens.push(b.ids.len() as u32);
-        b.classes.push(example);
         b.examples.push(example);
     }
+    b.targets = Targets::Class(vec![0, 1]);
     if head == 1 {
-        (b.masked, b.masked_ids) = (vec![1, 7], vec![5, 699]);
+        b.masked = vec![1, 7];
+        b.targets = Targets::Tokens(vec![5, 699]);
     }
     b
 }
@@ -264,10 +265,10 @@ fn what_the_record_saves_of_the_vocabulary_gradient() {
                 b.positions.push(at);
             }
             b.cu_seqlens.push(b.ids.len() as u32);
-            b.classes.push(example % 2);
             b.examples.push(example);
         }
         b.types = vec![0; b.ids.len()];
+        b.targets = Targets::Class((0..32).map(|example| example % 2).collect());
         b
     };
     let words = model.params.training.as_ref().unwrap().blank.as_ref().unwrap().spec.len();

@@ -4,7 +4,7 @@ use crate::learner::{Job, batch, losses};
 use crate::support::{cpu, device};
 use std::collections::HashMap;
 use std::fmt::Write;
-use tempra::data::Batch;
+use tempra::data::{Batch, Targets};
 use tempra::device::{Cuda, Device, cuda::Resources};
 use tempra::models::{Model, Options, Outputs};
 use tempra::nn::{Biases, EncoderConfig, Order, PerformerConfig, Positions};
@@ -303,7 +303,7 @@ fn cuda_kernels_take_what_the_table_says() {
                 types: vec![0; (sequences * length) as usize],
                 positions: (0..sequences * length).map(|t| t % length).collect(),
                 cu_seqlens: (0..=sequences).map(|s| s * length).collect(),
-                classes: vec![0; sequences as usize],
+                targets: Targets::Class(vec![0; sequences as usize]),
                 examples: (0..sequences).collect(),
                 ..Batch::default()
             };

@@ -5,7 +5,7 @@ use crate::tasks::{check_classes, data, ok, prepared, recipe, tempra};
 use serde_json::{Value, json};
 use tempfile::tempdir;
 use tempra::checkpoint::{RealFs, Weights, write_dir};
-use tempra::data::Batch;
+use tempra::data::{Batch, Targets};
 use tempra::device::Device;
 use tempra::models::{Model, Options, Outputs};
 use tempra::shape::DType;
@@ -55,7 +55,8 @@ fn problem_of(name: &str) -> (Value, Batch, Box<dyn Task>) {
         batch.cu_seqlens.push(batch.ids.len() as u32);
         batch.examples.push(i as u32);
     }
-    (batch.masked, batch.masked_ids) = (ids(&fixture["masked"]), ids(&fixture["labels"]));
+    batch.masked = ids(&fixture["masked"]);
+    batch.targets = Targets::Tokens(ids(&fixture["labels"]));
     (fixture, batch, Box::new(Mask { probability: 0.2, whole_word: false, mask: 4, vocab: 90 }))
 }
 

@@ -2,7 +2,7 @@
 
 use crate::support::{golden, open};
 use std::hash::{DefaultHasher, Hash, Hasher};
-use tempra::data::{Batch, IGNORED};
+use tempra::data::{Batch, IGNORED, Targets};
 use tempra::device::Device;
 use tempra::models::{Attention, Model, Options};
 use tempra::optim::{Optimizer, Settings};
@@ -13,7 +13,7 @@ use tempra::train::pass;
 /// A ragged batch of the tiny model; the class is told by one token.
 pub fn batch(step: u64) -> Batch {
     let mut rng = Stream::new(9, "wgpu", step);
-    let mut batch = Batch { cu_seqlens: vec![0], ..Batch::default() };
+    let (mut batch, mut classes) = (Batch { cu_seqlens: vec![0], ..Batch::default() }, Vec::new());
     for example in 0..6 {
         let (length, class) = (3 + rng.below(14), rng.below(2));
         for at in 0..length {
@@ -22,9 +22,10 @@ pub fn batch(step: u64) -> Batch {
             batch.types.push(0);
         }
         batch.cu_seqlens.push(batch.ids.len() as u32);
-        batch.classes.push(class);
+        classes.push(class);
         batch.examples.push(example);
     }
+    batch.targets = Targets::Class(classes);
     batch
 }
 

@@ -1,7 +1,7 @@
 //! The memory plan: what it says, and whether that is what happens.
 
 use crate::support::{adapter, cpu, golden};
-use tempra::data::{BatchSize, Label, TokenSet, micro_batches};
+use tempra::data::{BatchSize, Targets, TokenSet, micro_batches};
 use tempra::device::{Caps, Device};
 use tempra::models::{Model, Options, Outputs, encoder_shape};
 use tempra::nn::EncoderConfig;
@@ -14,14 +14,14 @@ use tempra::train::pass;
 /// Examples of these lengths, of two classes in turn.
 fn examples(lengths: &[u32]) -> TokenSet {
     let mut set = TokenSet { offsets: vec![0], ..TokenSet::default() };
-    for (i, &length) in lengths.iter().enumerate() {
+    for &length in lengths {
         set.ids.extend((0..length).map(|t| 50 + t));
         set.types.extend((0..length).map(|_| 0));
         set.offsets.push(set.ids.len() as u32);
-        set.labels.push(Label::Class(i as u32 % 2));
         set.lost.push(0);
         set.unknown.push(0);
     }
+    set.targets = Targets::Class((0..lengths.len() as u32).map(|i| i % 2).collect());
     set
 }
 

@@ -192,7 +192,7 @@ fn minilm_computes_what_transformers_does() {
     let options = Options { training: true, dtype: bounds.dtype, ..Options::default() };
     let model = open_minilm(&device, &dir, &fixture, options);
     let (_, mut set) = tokens(&dir, &fixture, model.shape().vocab);
-    set.labels = problem(&fixture).0.labels;
+    set.targets = problem(&fixture).0.targets;
     let truth = |name: &str, g: &[f64]| {
         let of = &fixture["grads"][name];
         let norm = number(&of["l2"]);

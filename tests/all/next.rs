@@ -5,7 +5,7 @@ use crate::tasks::{ok, prepared, recipe, tempra};
 use serde_json::{Value, json};
 use std::path::Path;
 use std::process::Output;
-use tempra::data::{Documents, Label, OnBadRow, TokenSet, read_documents};
+use tempra::data::{Documents, OnBadRow, TokenSet, read_documents};
 use tempra::text::Tokenizer;
 
 fn setting() -> tempfile::TempDir {
@@ -133,7 +133,7 @@ fn random_second_parts_are_of_another_document() {
             let same = first[0] == second[0];
             assert_eq!(
                 same,
-                set.labels[i] == Label::Class(0),
+                set.targets.classes()[i] == 0,
                 "pair {i} of {}: {first:?} {second:?}",
                 set.len()
             );

@@ -112,7 +112,8 @@ fn the_loss_is_that_of_standardized_targets() {
         open(&device, &dir, &Options { training: true, dtype: DType::F64, ..Options::default() });
     let (set, _) = problem(&json(&dir.join("fixture.json")));
     let done = pass(&device, &model, &task, &set, &whole(&set), None);
-    let target = |b: &tempra::data::Batch| b.values.iter().map(|&v| f64::from(v)).collect::<Vec<_>>();
+    let target =
+        |b: &tempra::data::Batch| b.targets.values().iter().map(|&v| f64::from(v)).collect::<Vec<_>>();
     let targets: Vec<f64> = whole(&set).iter().flat_map(target).collect();
     let differences =
         done.logits.iter().zip(&targets).map(|(y, t)| (y - (t - task.shift) / task.scale).powi(2));

@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use tempra::checkpoint::Weights;
-use tempra::data::{Batch, Label, TokenSet};
+use tempra::data::{Batch, Label, Targets, TokenSet};
 use tempra::device::{Device, Tensor};
 use tempra::models::{LoadReport, Model, Options};
 use tempra::optim::Optimizer;
@@ -60,7 +60,8 @@ pub fn number(v: &Value) -> f64 {
 
 /// Examples from rows of ids and of token types (all 0 where there are none).
 pub fn token_set(ids: &Value, types: &Value, labels: Vec<Label>) -> TokenSet {
-    let mut set = TokenSet { offsets: vec![0], labels, ..TokenSet::default() };
+    let targets = Targets::from_labels(labels).expect("labels of one kind");
+    let mut set = TokenSet { offsets: vec![0], targets, ..TokenSet::default() };
     for (i, row) in ids.as_array().expect("rows").iter().enumerate() {
         let row = numbers(row);
         let kinds = types.get(i).map_or(vec![0.0; row.len()], numbers);

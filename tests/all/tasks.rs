@@ -4,7 +4,7 @@ use crate::support::{aloud, golden};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use tempra::data::{Batch, IGNORED, Label, OnBadRow, read_documents};
+use tempra::data::{Batch, IGNORED, OnBadRow, read_documents};
 use tempra::device::Device;
 use tempra::models::{ARCHITECTURES, Model, Options};
 use tempra::tasks::{Mask, for_each_output};
@@ -415,7 +415,7 @@ fn masking_does_not_depend_on_company() {
         mask.hide(&mut after, (0, step));
         all += 399;
         hidden += after.masked.len();
-        for (&t, &id) in after.masked.iter().zip(&after.masked_ids) {
+        for (&t, &id) in after.masked.iter().zip(after.targets.tokens()) {
             assert_eq!(before.ids[t as usize], id, "the label is what stood there");
             masked += (after.ids[t as usize] == 4) as usize;
             same += (after.ids[t as usize] == id) as usize;
@@ -454,7 +454,7 @@ fn pairs_of_sentences_follow_or_do_not() {
     let set = found.pairs(&tokenizer, 32, 0).unwrap();
     assert_eq!(set, found.pairs(&tokenizer, 32, 0).unwrap());
     assert!(set.lengths().iter().all(|&n| n <= 32));
-    let random = set.labels.iter().filter(|l| **l == Label::Class(1)).count() as f64 / set.len() as f64;
+    let random = set.targets.classes().iter().filter(|class| **class == 1).count() as f64 / set.len() as f64;
     assert!((0.4..0.65).contains(&random), "{random} of {} pairs", set.len());
     let one = read_documents(&path, "text", true, OnBadRow::Stop).unwrap();
     assert_eq!(one.documents.len(), 720, "a line, a document");

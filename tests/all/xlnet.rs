@@ -6,7 +6,7 @@ use serde_json::Value;
 use std::process::Command;
 use tempfile::tempdir;
 use tempra::checkpoint::{NamedFile, RealFs, TensorOut, write_dir};
-use tempra::data::Batch;
+use tempra::data::{Batch, Targets};
 use tempra::device::{Device, Tensor};
 use tempra::models::{Model, Options, Outputs};
 use tempra::nn::permutation::{GIVEN, TwoStreams, draw_ranks};
@@ -347,7 +347,7 @@ fn tokens_to_be_found_are_drawn_example_by_example() {
         let mut b = batch(examples);
         task.prepare(&mut b, (7, step)).expect("two streams");
         assert_eq!(b.order.len(), 3 * b.ids.len());
-        b.masked_ids
+        b.targets.tokens().to_vec()
     };
     let both = drawn(&[0, 1], 3);
     assert!(!both.is_empty());
@@ -432,9 +432,9 @@ fn xlnet_passes_a_second() {
                 batch.positions.push(at);
             }
             batch.cu_seqlens.push(batch.ids.len() as u32);
-            batch.values.push(0.5);
             batch.examples.push(example);
         }
+        batch.targets = Targets::Value(vec![0.5; sequences as usize]);
         let mut best = f64::INFINITY;
         for step in 0..4 {
             let begun = std::time::Instant::now();

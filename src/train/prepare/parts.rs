@@ -4,7 +4,7 @@ use super::super::recipe::{self, Recipe};
 use super::tasks::{given_weights, masking, rows_task};
 use crate::data::{
     self, Affix, Columns, Contexts, Documents, Label, OnBadRow, Question, Row, Table, TagFormat, TagSource,
-    TaggedText, Target, TokenSet, Words,
+    TaggedText, Target, Targets, TokenSet, Words,
 };
 use crate::error::{Error, Kind as ErrorKind, Result};
 use crate::models::Outputs;
@@ -421,7 +421,10 @@ impl Source {
                         return TokenSet::of_pairs(tokenizer, &rows.rows, rows.labels, longest);
                     }
                     let set = TokenSet::build(tokenizer, &rows.rows, rows.labels, longest, e.cache)?;
-                    Ok(TokenSet { sets: rows.sets, ..set })
+                    Ok(match kind {
+                        Kind::Multilabel => TokenSet { targets: Targets::Set(rows.sets), ..set },
+                        _ => set,
+                    })
                 })?;
                 (sets, task)
             }
@@ -495,7 +498,7 @@ impl Source {
                     )));
             }
         }
-        let deviation = deviation(r, &train.labels);
+        let deviation = deviation(r, train.targets.values());
         if let Some((mean, std)) = task.units() {
             (noted["target_mean"], noted["target_std"]) = (mean.into(), std.into());
         }
@@ -506,15 +509,13 @@ impl Source {
     }
 }
 
-/// The standard deviation of labels that are numbers, in the unit that metrics have.
-fn deviation(r: &Recipe, labels: &[Label]) -> Option<f64> {
+/// The standard deviation of target values, in the unit that metrics have; `None` where there are none.
+fn deviation(r: &Recipe, targets: &[f32]) -> Option<f64> {
     let unit = if r.task == recipe::Task::Similar { r.similar.label_scale } else { 1.0 };
-    let value = |label: &Label| match label {
-        Label::Value(v) => Some(f64::from(*v) / unit),
-        Label::Class(_) => None,
-    };
-    let values: Option<Vec<f64>> = labels.iter().map(value).collect();
-    let values = values.filter(|v| !v.is_empty())?;
+    let values: Vec<f64> = targets.iter().map(|v| f64::from(*v) / unit).collect();
+    if values.is_empty() {
+        return None;
+    }
     let mean = values.iter().sum::<f64>() / values.len() as f64;
     Some((values.iter().map(|v| (v - mean) * (v - mean)).sum::<f64>() / values.len() as f64).sqrt())
 }
