@@ -1,11 +1,11 @@
-//! The parameters of a model, in one allocation per role (values, gradients, moments), so that one launch can update, clip, zero or copy
-//! all of them.
+//! The parameters of a model, in one allocation per role (values, gradients; an optimizer holds its states likewise), so that one launch can
+//! update, clip, zero or copy all of them.
 
 use crate::device::{Device, Tensor};
 use crate::error::{Error, Result};
 use crate::ops::Blank;
-use crate::ops::adamw::Segment;
 use crate::ops::round::Round;
+use crate::ops::update::Segment;
 use crate::shape::{DType, Spec};
 use crate::tape::{Tape, Var};
 
@@ -185,10 +185,6 @@ pub struct Params {
 pub struct Training {
     /// Gradients.
     pub grad: Tensor,
-    /// First moments.
-    pub m: Tensor,
-    /// Second moments.
-    pub v: Tensor,
     /// The zero-block bitmap of the gradients, u32 (see [`Blank`]). Without it gradients are read and zeroed completely.
     pub blank: Option<Tensor>,
 }
@@ -216,7 +212,7 @@ impl Params {
         let value = zeros()?;
         let training = if training {
             let blank = Some(device.zeros(DType::U32, &[Blank::words(layout.len())])?);
-            Some(Training { grad: zeros()?, m: zeros()?, v: zeros()?, blank })
+            Some(Training { grad: zeros()?, blank })
         } else {
             None
         };
@@ -250,10 +246,10 @@ impl Params {
     pub fn view(&self, arena: &Tensor, p: &Param) -> Result<Tensor> {
         arena.view(p.offset, &p.shape)
     }
-    /// The size of all arenas in bytes.
+    /// The size of all arenas in bytes, without the optimizer's states.
     pub fn bytes(&self) -> usize {
         let copy = self.copy.as_ref().map_or(0, |c| c.spec.bytes());
-        self.value.spec.bytes() * if self.training.is_some() { 4 } else { 1 } + copy
+        self.value.spec.bytes() * if self.training.is_some() { 2 } else { 1 } + copy
     }
     /// Puts every group on a tape: as leaves with gradients if the tape records, and frozen groups as constants. `filled`: whether the
     /// gradients hold those of earlier micro-batches, to be added to.

@@ -1,10 +1,12 @@
 //! The step guard (found_inf of PyTorch's GradScaler), computed on the device: total += loss; norm *= unscale. A step whose loss or norm
-//! is not finite is counted, and AdamW then changes nothing.
+//! is not finite is counted, and its norm becomes NaN, so that the update changes nothing.
 //!
-//! loss (1), total (1), norm (1), skips u32 (1), rates (3 + 2 w) = [lr, unscale, slot, then c1 and c2 for no, one, ...
-//! skipped step], hyper (4) = [lr, c1, c2, unscale], history (2 w): total, norm, skips and hyper are written, and total and norm once more
-//! into the slot's place of the history, which the host reads later. The bias corrections count updates, and with up to w steps under
-//! way the host does not know yet how many of them were skipped; so it gives the corrections for every count.
+//! loss (1), total (1), control (3 + f) = [norm, lr, unscale, f factors of the update], skips u32 (1), rates (3 + f w) = [lr, unscale,
+//! slot, then the factors for no, one, ... skipped step], history (2 w): total, control and skips are written, and total and norm once
+//! more into the slot's place of the history, which the host reads later.
+//!
+//! Factors such as AdamW's bias corrections depend on the number of updates. While up to w steps are queued, the host does not know yet
+//! how many of them were skipped. So it sends the factors for every possible count, and the device picks by its own count.
 
 use super::{
     Call, Case, Cost, Input, Step, StepOn, Subject, by_dtype, launch, launch_with, refuse, step_dtype,
@@ -29,12 +31,13 @@ impl Step for Gate {
         "gate"
     }
     fn check(&self, caps: &Caps, x: &[&Spec]) -> Result<()> {
-        let wrong = || {
-            refuse("gate", "loss, total, norm (1), skips (1), rates (3 + 2 w), hyper (4), history (2 w)", x)
-        };
-        let [loss, total, norm, skips, rates, hyper, history] = x else { return Err(wrong()) };
-        let scalars = [loss, total, norm, skips].iter().all(|s| s.shape == [1]);
-        let table = rates.len() >= 5 && history.len() + 3 == rates.len() && hyper.shape == [4];
+        let expected = "loss, total (1), control (3 + f), skips (1), rates (3 + f w), history (2 w)";
+        let wrong = || refuse("gate", expected, x);
+        let [loss, total, control, skips, rates, history] = x else { return Err(wrong()) };
+        let scalars = [loss, total, skips].iter().all(|s| s.shape == [1]);
+        let window = history.len() / 2;
+        let factors = control.len().checked_sub(3).ok_or_else(wrong)?;
+        let table = window > 0 && history.shape == [2 * window] && rates.shape == [3 + factors * window];
         if !scalars || !table || skips.dtype != DType::U32 {
             return Err(wrong());
         }
@@ -48,9 +51,10 @@ impl Step for Gate {
         if !self.last {
             return total;
         }
-        // The norm is read, scaled and written, and skips is read; of the rates five are needed; hyper and a slot of the
-        // history are written.
-        let guard = (2.0 + 5.0 + 4.0 + 2.0) * size + call.input(3);
+        // The norm is read, scaled and written, and skips is read; lr, unscale, slot and the factors are read; all of control but the norm,
+        // and a slot of the history are written.
+        let factors = call.len(2) - 3.0;
+        let guard = (2.0 + 3.0 + factors + 2.0 + factors + 2.0) * size + call.input(3);
         Cost::step(total.forward_flops + 1.0, total.forward_bytes + guard)
     }
 }
@@ -63,21 +67,24 @@ impl StepOn<Cpu> for Gate {
 
 fn run<T: Real>(op: &Gate, x: &[&Tensor]) -> Result<()> {
     let loss = x[0].cpu::<T>()?[0];
-    let (mut total, mut norm, mut skips) =
+    let (mut total, mut control, mut skips) =
         (x[1].cpu_mut::<T>()?, x[2].cpu_mut::<T>()?, x[3].cpu_mut::<u32>()?);
     total[0] = if op.first { loss } else { total[0] + loss };
     if op.last {
-        let (rates, mut hyper) = (x[4].cpu::<T>()?, x[5].cpu_mut::<T>()?);
-        norm[0] *= rates[1];
-        if !total[0].f64().is_finite() || !norm[0].f64().is_finite() {
-            norm[0] = T::of(f64::NAN);
+        let rates = x[4].cpu::<T>()?;
+        control[0] *= rates[1];
+        if !total[0].f64().is_finite() || !control[0].f64().is_finite() {
+            control[0] = T::of(f64::NAN);
             skips[0] += 1;
         }
-        let at = 3 + 2 * (skips[0] as usize).min((rates.len() - 3) / 2 - 1);
-        hyper.copy_from_slice(&[rates[0], rates[at], rates[at + 1], rates[1]]);
+        let mut history = x[5].cpu_mut::<T>()?;
+        let (factors, window) = (control.len() - 3, history.len() / 2);
+        let at = 3 + factors * (skips[0] as usize).min(window - 1);
+        (control[1], control[2]) = (rates[0], rates[1]);
+        control[3..].copy_from_slice(&rates[at..at + factors]);
         let slot = 2 * rates[2].f64() as usize;
-        if let Some(slot) = x[6].cpu_mut::<T>()?.get_mut(slot..slot + 2) {
-            slot.copy_from_slice(&[total[0], norm[0]]);
+        if let Some(slot) = history.get_mut(slot..slot + 2) {
+            slot.copy_from_slice(&[total[0], control[0]]);
         }
     }
     Ok(())
@@ -101,7 +108,7 @@ impl StepOn<Cuda> for Gate {
 
 impl Gate {
     fn params(&self, x: &[&Tensor]) -> [u32; 4] {
-        [self.first as u32, self.last as u32, x[4].spec.len() as u32, x[6].spec.len() as u32]
+        [self.first as u32, self.last as u32, x[2].spec.len() as u32, x[5].spec.len() as u32]
     }
 }
 
@@ -110,37 +117,42 @@ fn textbook(op: &dyn Debug, x: &[Vec<f64>]) -> Vec<Vec<f64>> {
     let mut y = x.to_vec();
     y[1][0] = x[0][0] + if first { 0.0 } else { x[1][0] };
     if last {
-        let k = x[3][0] as usize;
-        y[2][0] *= x[4][1];
-        y[5] = vec![x[4][0], x[4][3 + 2 * k], x[4][4 + 2 * k], x[4][1]];
+        let (skipped, f) = (x[3][0] as usize, x[2].len() - 3);
+        let factors = &x[4][3 + f * skipped..][..f];
+        y[2] = [&[x[2][0] * x[4][1], x[4][0], x[4][1]], factors].concat();
         let slot = 2 * x[4][2] as usize;
-        (y[6][slot], y[6][slot + 1]) = (y[1][0], y[2][0]);
+        (y[5][slot], y[5][slot + 1]) = (y[1][0], y[2][0]);
     }
     y
 }
 
-/// The first of several losses, one in the middle, the last, with no step and with two steps skipped before. Numbers that
-/// are not finite are tried in `tests/all/optim.rs`: a case must have finite results.
+/// The first of several losses, one in the middle, the last, with no step and with two steps skipped before, and an update without
+/// factors. Numbers that are not finite are tried in `tests/all/optim.rs`: a case must have finite results.
 pub fn cases() -> Vec<Case> {
-    let case = |label, first, last, skips: u32| Case {
+    let case = |label, first, last, skips: u32, factors: &[f64]| Case {
         label,
         subject: Subject::Step(Box::new(Gate { first, last }), textbook),
         inputs: vec![
             Input::real(&[1]),
             Input::real(&[1]),
-            Input::fixed(&[1], &[2.5]),
+            Input::fixed(
+                &[3 + factors.len() / 3],
+                &[&[2.5, 9.0, 8.0], &vec![7.0; factors.len() / 3][..]].concat(),
+            ),
             Input::ints(&[skips]),
-            Input::fixed(&[9], &[0.5, 0.03125, 2.0, 0.25, 0.125, 0.75, 0.0625, 0.875, 0.375]),
-            Input::real(&[4]),
+            Input::fixed(&[3 + factors.len()], &[&[0.5, 0.03125, 2.0], factors].concat()),
             Input::real(&[6]),
         ],
         slack: 1.0,
         half_slack: 1.0,
     };
+    let two = [0.25, 0.125, 0.75, 0.0625, 0.875, 0.375];
     vec![
-        case("first of several", true, false, 0),
-        case("one of several", false, false, 0),
-        case("the only one", true, true, 0),
-        case("last, after two skipped steps", false, true, 2),
+        case("first of several", true, false, 0, &two),
+        case("one of several", false, false, 0, &two),
+        case("the only one", true, true, 0, &two),
+        case("last, after two skipped steps", false, true, 2, &two),
+        case("one factor, after a skipped step", false, true, 1, &two[..3]),
+        case("no factors", true, true, 2, &[]),
     ]
 }

@@ -27,6 +27,7 @@ pub mod residual;
 pub mod rotary;
 pub mod round;
 pub mod span_cross_entropy;
+pub mod update;
 
 use crate::device::cpu::vectorise;
 use crate::device::{
@@ -41,12 +42,41 @@ pub use case::{
 pub use cost::{Call, Cost, Gradient};
 use linear::Activation;
 use std::fmt::Debug;
+use update::UpdateRule;
 
 /// A function that returns an op's cases.
 pub type Cases = fn() -> Vec<Case>;
 
+/// All optimizers: a recipe, tests, benchmarks and the lists below follow this one. The first is the default.
+pub const UPDATE_RULES: &[UpdateRule] = &[adamw::RULE];
+
+/// A list, and an entry of each optimizer behind it.
+macro_rules! with_updates {
+    ($list:expr, |$rule:ident| $entry:expr) => {{
+        let mut all = [$list[0]; $list.len() + UPDATE_RULES.len()];
+        let mut i = 1;
+        while i < all.len() {
+            all[i] = if i < $list.len() {
+                $list[i]
+            } else {
+                let $rule = &UPDATE_RULES[i - $list.len()];
+                $entry
+            };
+            i += 1;
+        }
+        all
+    }};
+}
+
 /// All ops. Tests and benchmarks run over this list.
-pub const OPS: &[(&str, Cases)] = &[
+pub const OPS: &[(&str, Cases)] = &with_updates!(OTHERS, |rule| (rule.name, rule.cases));
+/// The source of every kernel in WGSL.
+pub const SHADERS: &[&str] = &with_updates!(OTHER_SHADERS, |rule| rule.shader);
+/// The source of every CUDA kernel, by the name of its op.
+pub const KERNELS: &[(&str, &str)] = &with_updates!(OTHER_KERNELS, |rule| (rule.name, rule.kernel));
+
+/// All ops but the updates of optimizers.
+const OTHERS: &[(&str, Cases)] = &[
     ("embed", embed::cases),
     ("linear", linear::cases),
     ("add_norm", add_norm::cases),
@@ -65,14 +95,12 @@ pub const OPS: &[(&str, Cases)] = &[
     ("binary_cross_entropy", binary_cross_entropy::cases),
     ("span_cross_entropy", span_cross_entropy::cases),
     ("mse", mse::cases),
-    ("adamw", adamw::cases),
     ("global_norm", global_norm::cases),
     ("gate", gate::cases),
     ("round", round::cases),
 ];
 
-/// The source of every kernel in WGSL.
-pub const SHADERS: &[&str] = &[
+const OTHER_SHADERS: &[&str] = &[
     embed::SHADER,
     linear::COOP,
     add_norm::SHADER,
@@ -91,14 +119,12 @@ pub const SHADERS: &[&str] = &[
     binary_cross_entropy::SHADER,
     span_cross_entropy::SHADER,
     mse::SHADER,
-    adamw::SHADER,
     global_norm::SHADER,
     gate::SHADER,
     round::SHADER,
 ];
 
-/// The source of every CUDA kernel, by the name of its op.
-pub const KERNELS: &[(&str, &str)] = &[
+const OTHER_KERNELS: &[(&str, &str)] = &[
     ("embed", embed::KERNEL),
     ("linear", linear::TENSOR),
     ("linear", linear::PLAIN),
@@ -120,7 +146,6 @@ pub const KERNELS: &[(&str, &str)] = &[
     ("binary_cross_entropy", binary_cross_entropy::KERNEL),
     ("span_cross_entropy", span_cross_entropy::KERNEL),
     ("mse", mse::KERNEL),
-    ("adamw", adamw::KERNEL),
     ("global_norm", global_norm::KERNEL),
     ("gate", gate::KERNEL),
     ("round", round::KERNEL),

@@ -171,7 +171,13 @@ impl Trainer<'_> {
         // What the checkpoint counts on must be on the disk before it.
         self.write_lines()?;
         self.journal.sync()?;
-        let files = self.state.files(self.recipe, &self.run, &self.for_transformers(), &self.history)?;
+        let files = self.state.files(
+            self.recipe,
+            &self.run,
+            &self.optimizer,
+            &self.for_transformers(),
+            &self.history,
+        )?;
         let keep: Vec<u64> =
             self.state.best.iter().chain(self.state.best_of.values()).map(|b| b.step).collect();
         let saved = self.dir.save(self.state.step, files, &keep)?;

@@ -6,6 +6,7 @@ use crate::data::{Affix, Scheme, TagFormat, TokenSet, micro_batches};
 use crate::error::Result;
 use crate::models::Outputs;
 use crate::nn::Distance;
+use crate::optim::Optimizer;
 use crate::rng::Stream;
 use crate::tasks;
 use std::sync::Arc;
@@ -36,7 +37,7 @@ fn tag_scheme(part: &prepare::Part) -> Option<String> {
 }
 
 /// What a run found before its first step.
-pub(super) fn describe(run: &Run, steps: u64) -> Prepared {
+pub(super) fn describe(run: &Run, optimizer: &Optimizer, steps: u64) -> Prepared {
     let size = |(_, name, set): &(bool, String, Arc<TokenSet>)| {
         (name.clone(), set.len(), set.ids.len(), set.lost.iter().map(|&n| n as u64).sum())
     };
@@ -63,7 +64,7 @@ pub(super) fn describe(run: &Run, steps: u64) -> Prepared {
         device: run.device.caps().label(),
         weights: run.weights.clone(),
         parameters: run.model.params.count(),
-        parameter_bytes: run.model.params.bytes(),
+        parameter_bytes: run.model.params.bytes() + optimizer.bytes(),
         splits: sets.iter().map(size).collect(),
         pairs: sets.iter().filter(|(pairs, ..)| *pairs).map(kinds).collect(),
         classes: run.parts.iter().flat_map(|p| p.classes.clone()).collect(),

@@ -15,7 +15,7 @@ use std::fmt;
 /// What a run takes, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemoryPlan {
-    /// Parameters, gradients, moments.
+    /// Parameters, gradients, the optimizer's states.
     pub parameters: u64,
     /// All of it, with the activations of the largest pass.
     pub total: u64,
@@ -56,6 +56,8 @@ pub struct Job<'a> {
     pub accumulation: usize,
     /// Tokens of a pass at most.
     pub max_tokens: usize,
+    /// The optimizer.
+    pub optimizer: Settings,
     /// Steps that may be queued.
     pub window: usize,
 }
@@ -102,7 +104,7 @@ impl Job<'_> {
         let device = Device::Dry(dry.share());
         let options = Options { training: true, ..self.options.clone() };
         let model = Model::random(&device, self.shape, &options)?;
-        let mut optimizer = Optimizer::with_window(&device, &model.params, Settings::default(), self.window)?;
+        let mut optimizer = Optimizer::with_window(&device, &model.params, self.optimizer, self.window)?;
         let parameters = dry.taken().reserved;
         for step in 0..2 {
             let (losses, _) = pass::step(&device, &model, self.task, &batches, Some((0, step)), 1.0)?;

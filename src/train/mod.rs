@@ -34,7 +34,7 @@ use crate::checkpoint::{Fs, Journal, Newest, RunDir, number, write_file};
 use crate::data::Batch;
 use crate::device::{Device, Tensor};
 use crate::error::{Error, Kind, Result};
-use crate::optim::{LossScale, Made, Optimizer, Settings};
+use crate::optim::{LossScale, Made, Optimizer};
 use crate::units::plural;
 use coverage::{Coverage, Looked};
 use describe::{approximation, describe};
@@ -197,18 +197,11 @@ pub fn train(
     let newest = if fresh { Newest::default() } else { dir.resumable()? };
     let run = Run::prepare(recipe)?;
     let epochs = run.plan(recipe)?;
-    let o = &recipe.optim;
-    let settings = Settings {
-        beta1: o.beta1 as f32,
-        beta2: o.beta2 as f32,
-        eps: o.eps as f32,
-        weight_decay: o.weight_decay as f32,
-        max_grad_norm: o.max_grad_norm as f32,
-    };
     let window = window(&run.device);
-    let mut optimizer = Optimizer::with_window(&run.device, &run.model.params, settings, window)?;
+    let mut optimizer =
+        Optimizer::with_window(&run.device, &run.model.params, recipe.optim.settings(), window)?;
     optimizer.loss_scale = (recipe.precision == recipe::Precision::F16).then(LossScale::default);
-    observer.event(&Event::Prepared(&describe(&run, epochs.total())));
+    observer.event(&Event::Prepared(&describe(&run, &optimizer, epochs.total())));
     let mut finished = false;
     let state = match &newest.found {
         None => {

@@ -13,12 +13,14 @@ use crate::device::Tensor;
 use crate::error::{Error, Result};
 use crate::metrics::Scores;
 use crate::optim::{LossScale, Optimizer};
-use crate::params::Training;
 use crate::shape::DType;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::Path;
+
+/// The file of a checkpoint with the optimizer's states.
+const STATES: &str = "optimizer.safetensors";
 
 /// The best validation so far.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -84,7 +86,7 @@ impl State {
         }
     }
 
-    /// The files of a checkpoint: the model folder, the optimizer's moments, this state, and the log with what
+    /// The files of a checkpoint: the model folder, the optimizer's states by name, this state, and the log with what
     /// [`State::for_transformers`] gave.
     ///
     /// # Errors
@@ -94,28 +96,30 @@ impl State {
         &self,
         recipe: &Recipe,
         run: &Run,
+        optimizer: &Optimizer,
         log: &Value,
         history: &History,
     ) -> Result<Vec<NamedFile<'static>>> {
         let mut files = model_files(recipe, run)?;
-        if let Some(t) = &run.model.params.training {
-            let tensor = |name: &str, t: &Tensor| -> Result<TensorOut<'static>> {
-                let values = run.device.read::<f32>(t)?;
-                let bytes: Vec<u8> = bytemuck::cast_slice(&values).to_vec();
-                Ok(TensorOut {
-                    name: name.into(),
-                    dtype: DType::F32.into(),
-                    shape: vec![values.len()],
-                    bytes: bytes.into(),
-                })
-            };
-            let mut tensors = vec![tensor("exp_avg", &t.m)?, tensor("exp_avg_sq", &t.v)?];
-            // The model's folder has them in other units, rounded.
-            let params = &run.model.params;
-            for p in run.model.converted() {
-                tensors.push(tensor(&p.name, &params.view(&params.value, p)?)?);
-            }
-            files.push(NamedFile::tensors("optimizer.safetensors", tensors));
+        let tensor = |name: &str, t: &Tensor| -> Result<TensorOut<'static>> {
+            let values = run.device.read::<f32>(t)?;
+            let bytes: Vec<u8> = bytemuck::cast_slice(&values).to_vec();
+            Ok(TensorOut {
+                name: name.into(),
+                dtype: DType::F32.into(),
+                shape: vec![values.len()],
+                bytes: bytes.into(),
+            })
+        };
+        let states = optimizer.states().iter().map(|s| tensor(s.name, &s.tensor));
+        // The model's folder has them in other units, rounded.
+        let params = &run.model.params;
+        let exact = run.model.converted();
+        let exact = exact.into_iter().map(|p| tensor(&p.name, &params.view(&params.value, p)?));
+        let tensors = states.chain(exact).collect::<Result<Vec<_>>>()?;
+        // SGD without momentum has no state.
+        if !tensors.is_empty() {
+            files.push(NamedFile::tensors(STATES, tensors));
         }
         let state = serde_json::to_value(self).map_err(|e| {
             Error::disk("the state of the run cannot be written as JSON").with_found(e.to_string())
@@ -163,7 +167,7 @@ impl State {
         })
     }
 
-    /// Goes back to a checkpoint that has been verified: weights, moments, and the state, which is returned.
+    /// Goes back to a checkpoint that has been verified: weights, the optimizer's states, and the state, which is returned.
     ///
     /// A checkpoint of another recipe, of other data or of another model is refused: going on would be neither the one run nor the other.
     ///
@@ -193,12 +197,12 @@ impl State {
             return Err(other("it was started from another model").with_found(started));
         }
         load_weights(dir, run)?;
-        if let Some(Training { m, v, .. }) = &run.model.params.training {
-            let moments = Weights::open(dir.join("optimizer.safetensors"))?;
-            for (name, t) in [("exp_avg", m), ("exp_avg_sq", v)] {
-                let mut values = vec![0f32; t.spec.len()];
-                moments.f32_into(name, &mut values)?;
-                run.device.write(t, &values)?;
+        if !optimizer.states().is_empty() {
+            let states = Weights::open(dir.join(STATES))?;
+            for s in optimizer.states() {
+                let mut values = vec![0f32; s.tensor.spec.len()];
+                states.f32_into(s.name, &mut values)?;
+                run.device.write(&s.tensor, &values)?;
             }
         }
         optimizer.resume(&run.device, state.updates)?;
@@ -228,12 +232,12 @@ pub fn load_weights(dir: &Path, run: &Run) -> Result<()> {
         weights.f32_into(&p.name, &mut values)?;
         run.device.write(&params.view(&params.value, p)?, &p.from_file(values))?;
     }
-    // Layers that the folder has in other units, rounded, stand beside the moments as they were.
+    // Layers that the folder has in other units, rounded, stand beside the optimizer's states as they were.
     let mut exact = None;
     for p in run.model.converted() {
         let weights = match &exact {
             Some(weights) => weights,
-            None => exact.insert(Weights::open(dir.join("optimizer.safetensors"))?),
+            None => exact.insert(Weights::open(dir.join(STATES))?),
         };
         let mut values = vec![0f32; p.len()];
         weights.f32_into(&p.name, &mut values)?;

@@ -6,12 +6,13 @@ use std::collections::HashSet;
 use tempra::bench::shapes::Runs;
 use tempra::bench::{Job, ModelShape, jobs};
 use tempra::device::{Caps, Device};
-use tempra::ops::adamw::{AdamW, Segment};
+use tempra::ops::adamw::AdamW;
 use tempra::ops::attention::Attention;
 use tempra::ops::embed::Embed;
 use tempra::ops::global_norm::GlobalNorm;
 use tempra::ops::pool::Pool;
 use tempra::ops::relative_attention::RelativeAttention;
+use tempra::ops::update::Segment;
 use tempra::ops::{Call, Cost, Fill, Gradient, Input, Op, Step};
 use tempra::shape::{DType, Spec};
 
@@ -363,22 +364,22 @@ fn elementwise_ops_read_what_their_gradients_need() {
 }
 
 /// Value, both moments and the gradient are read, and all but the gradient written, in f32; 16-bit training also writes the copy that
-/// kernels read. Then hyper (4), norm, and a word of `live` for each 16,384 elements. g clip; m (3), v (4), p (7): 15 for each element.
+/// kernels read. Then control (norm, lr, unscale, two corrections), and a word of `live` for each 16,384 elements. g clip; m (3), v (4), p (7): 15 for each element.
 #[test]
 fn adamw_writes_the_copy_of_the_weights_in_16_bit_training() {
-    let few = (4 + 1 + N.div_ceil(16384)) * 4;
+    let few = (5 + N.div_ceil(16384)) * 4;
     check(&job("adamw", "all parameters", T), |e| {
         let copy = if e == 2 { 2 * N } else { 0 };
         hand([15 * N, 0], [28 * N + copy + few, 0])
     });
     check(&job("round", "all parameters", T), |e| hand([0, 0], [(4 + e) * N, 0]));
     check(&job("global_norm", "all gradients", T), |_| hand([2 * N + 1, 0], [4 * N + 4, 0]));
-    // total = loss; norm unscale; skips; five rates; hyper; a slot of the history.
+    // total = loss; norm unscale; skips; five rates; the rest of control; a slot of the history.
     check(&job("gate", "one loss", T), |_| hand([1, 0], [4 * (2 + 2 + 1 + 5 + 4 + 2), 0]));
-    // The shapes of the measured inputs are told: seven in f32, eight with the copy.
+    // The shapes of the measured inputs are told: six in f32, seven with the copy.
     let job = job("adamw", "all parameters", T);
-    assert_eq!([DType::F32, DType::BF16].map(|t| job.inputs_in(t).len()), [7, 8]);
-    assert_eq!(job.inputs_in(DType::BF16)[7].1, Spec::new(DType::BF16, &[N]));
+    assert_eq!([DType::F32, DType::BF16].map(|t| job.inputs_in(t).len()), [6, 7]);
+    assert_eq!(job.inputs_in(DType::BF16)[6].1, Spec::new(DType::BF16, &[N]));
 }
 
 fn floats(shape: &[usize]) -> Spec {
@@ -402,16 +403,15 @@ fn blocks_that_are_known_to_be_zero_are_not_read() {
     let segment = |len, frozen| Segment { len, decay: 0.1, lr_scale: 1.0, frozen };
     let segments = [segment(4 * 512, false), segment(100, true)];
     let op = AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8, max_norm: 1.0, segments: segments.into() };
-    let mut x: Vec<Spec> = (0..4).map(|_| floats(&[n])).collect();
-    x.extend([floats(&[4]), floats(&[1]), Spec::new(DType::U32, &[2])]);
-    x.extend([Spec::new(DType::BF16, &[n]), Spec::new(DType::U32, &[1])]);
-    let mut integers = vec![None; 9];
-    (integers[6], integers[8]) = (ints(&[0b1001, 0]), blank);
+    let mut x = vec![floats(&[n]), floats(&[n]), floats(&[5]), Spec::new(DType::U32, &[2])];
+    x.extend([floats(&[n]), floats(&[n]), Spec::new(DType::BF16, &[n]), Spec::new(DType::U32, &[1])]);
+    let mut integers = vec![None; 8];
+    (integers[3], integers[7]) = (ints(&[0b1001, 0]), blank);
     let call = Call { x, integers, ..Call::default() };
     // First: all seven and the copy. Second: the value is read and written, and the copy. Third: value and gradient read, three written.
     // Fourth: all but the gradient. The first word of `live` changes and is written.
     let each = 512 * (28 + 2) + 512 * (8 + 2) + 512 * (20 + 2) + 512 * (24 + 2);
-    let few = (4 + 1 + 2 + 1 + 1) * 4;
+    let few = (5 + 2 + 1 + 1) * 4;
     assert_eq!(Step::cost(&op, &call), hand([15 * 4 * 512, 0], [each + few, 0]));
 }
 

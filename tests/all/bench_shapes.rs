@@ -13,6 +13,7 @@ use tempra::bench::{
 };
 use tempra::device::Device;
 use tempra::error::Kind;
+use tempra::ops::update::UpdateRule;
 use tempra::ops::{Fill, OPS};
 
 fn jobs_at(shape: &str, op: &str, tokens: &[usize], lengths: Option<&str>) -> Vec<Job> {
@@ -69,7 +70,8 @@ fn every_op_with_sizes_is_measured_at_a_custom_shape() {
     for (op, _) in OPS.iter().filter(|(op, _)| *op != "gate") {
         let shape = match *op {
             "linear" => "5,7,3",
-            "adamw" | "global_norm" | "round" => "elements=1000",
+            "global_norm" | "round" => "elements=1000",
+            update if UpdateRule::find(update).is_some() => "elements=1000",
             "cross_entropy" | "binary_cross_entropy" => "rows=6,classes=11",
             "attention" => "tokens=12,heads=3,head_dim=10,length=4,window=2,dropout=0.5",
             "favor" => "tokens=12,heads=3,head_dim=10,length=4,features=9",
@@ -85,7 +87,8 @@ fn every_op_with_sizes_is_measured_at_a_custom_shape() {
         assert!(!all.is_empty() && all.iter().all(|j| j.op == *op), "{op}");
         let report = measured(&all);
         assert_eq!(report.skipped, [], "{op}");
-        let passes = if ["adamw", "global_norm", "round"].contains(op) { 1 } else { 2 };
+        let step = ["global_norm", "round"].contains(op) || UpdateRule::find(op).is_some();
+        let passes = if step { 1 } else { 2 };
         assert_eq!(report.ops.len(), passes * all.len(), "{op}");
         assert!(report.ops.iter().all(|r| r.model == "custom" && r.seconds.median > 0.0), "{op}");
         obeys(&serde_json::to_value(&report).unwrap());

@@ -5,9 +5,10 @@ use tempra::data::{Batch, Targets};
 use tempra::device::{Device, Tensor};
 use tempra::models::{Model, Options, Outputs};
 use tempra::nn::EncoderConfig;
-use tempra::ops::adamw::{AdamW, Segment};
+use tempra::ops::adamw::AdamW;
 use tempra::ops::embed::Embed;
 use tempra::ops::global_norm::GlobalNorm;
+use tempra::ops::update::{Segment, Update};
 use tempra::ops::{Backward, Blank, Forward, Grad};
 use tempra::optim::{LossScale, Optimizer, Settings};
 use tempra::rng::Stream;
@@ -74,7 +75,11 @@ fn trace(device: &Device, record: bool, resumed: bool) -> Vec<Vec<u64>> {
         if resumed && i == 5 {
             // As a new process has it, but for its first gradients.
             let updates = optimizer.updates;
+            let before = optimizer;
             optimizer = make(&model);
+            for (to, from) in optimizer.states().iter().zip(before.states()) {
+                device.write(&to.tensor, &device.read::<f32>(&from.tensor).unwrap()).unwrap();
+            }
             optimizer.resume(device, updates).unwrap();
             optimizer.loss_scale = Some(LossScale { scale: 8.0, good: 9 });
         }
@@ -99,7 +104,8 @@ fn trace(device: &Device, record: bool, resumed: bool) -> Vec<Vec<u64>> {
         assert_eq!(made[0].skipped, i == 4, "step {i}: {made:?}");
         optimizer.loss_scale = Some(LossScale { scale: 8.0, good: 9 });
         let training = model.params.training.as_ref().unwrap();
-        let arenas = [&model.params.value, &training.grad, &training.m, &training.v];
+        let moments = ["exp_avg", "exp_avg_sq"].map(|name| optimizer.state(name).unwrap());
+        let arenas = [&model.params.value, &training.grad, moments[0], moments[1]];
         all.push(bits(&[made[0].loss, made[0].norm]));
         all.extend(arenas.map(|t| bits(&device.read_reals(t).unwrap())));
         if let Some(blank) = &training.blank {
@@ -166,13 +172,13 @@ fn what_is_marked_is_neither_read_nor_zeroed() {
         for shift in [0, 64] {
             let segment = |len| Segment { len, decay: 0.0, lr_scale: 1.0, frozen: false };
             let segments = [segment(shift), segment(n - shift)];
-            let words = AdamW::live_words(&segments);
             let op = AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8, max_norm: 1.0, segments: segments.into() };
+            let words = op.live().len();
             let ones = |n: usize| device.upload(DType::F32, &[n], &vec![1f32; n]).unwrap();
-            let hyper = device.upload(DType::F32, &[4], &[0.1f32, 0.1, 0.001, 1.0]).unwrap();
+            let control = device.upload(DType::F32, &[5], &[length, 0.1, 1.0, 0.1, 0.001]).unwrap();
             let live = device.upload(DType::U32, &[words], &vec![!0u32; words]).unwrap();
             let (value, m, v) = (ones(n), ones(n), ones(n));
-            device.step(&op, &[&value, &g, &m, &v, &hyper, &norm, &live, &blank]).unwrap();
+            device.step(&op, &[&value, &g, &control, &live, &m, &v, &blank]).unwrap();
             for (at, m) in device.read::<f32>(&m).unwrap().into_iter().enumerate() {
                 let first = if at < shift { 0 } else { at - (at - shift) % Blank::BLOCK };
                 let last = if at < shift { shift - 1 } else { (first + Blank::BLOCK - 1).min(n - 1) };

@@ -160,6 +160,7 @@ fn a_step_in_parts_takes_the_memory_of_one_part() {
             batch: BatchSize::Sequences(8),
             accumulation,
             max_tokens: 1 << 20,
+            optimizer: Settings::default(),
             window: 1,
         };
         let plan = job.plan(&cpu(1).caps(), 1 << 20).unwrap();

@@ -51,6 +51,7 @@ fn wgpu_and_cpu_take_the_memory_that_is_planned() {
             batch,
             accumulation: 1,
             max_tokens: 4096,
+            optimizer: Settings::default(),
             window,
         };
         (job.check(&device.caps()).unwrap(), job.plan(&device.caps(), 60).unwrap())
@@ -102,6 +103,7 @@ fn a_plan_that_does_not_fit_says_what_would() {
         batch,
         accumulation: 1,
         max_tokens: 4096,
+        optimizer: Settings::default(),
         window,
     };
     let caps = |memory: u64, binding: u64| Caps {

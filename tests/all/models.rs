@@ -81,6 +81,7 @@ fn parity(
         eps: number(&train["eps"]) as f32,
         weight_decay: number(&train["weight_decay"]) as f32,
         max_grad_norm: number(&train["max_grad_norm"]) as f32,
+        ..Settings::default()
     };
     let steps = train["steps"].as_u64().expect("steps");
     let warmup_steps = train["warmup_steps"].as_u64().expect("warm-up");

@@ -74,8 +74,7 @@ def run(lr, beta1, beta2, eps, weight_decay, max_grad_norm):
     return {
         "start": {n: v.flatten().tolist() for n, v in values.items()},
         "steps": steps,
-        "m": {n: s["exp_avg"].flatten().tolist() for n, s in state.items()},
-        "v": {n: s["exp_avg_sq"].flatten().tolist() for n, s in state.items()},
+        "states": {k: {n: s[k].flatten().tolist() for n, s in state.items()} for k in ("exp_avg", "exp_avg_sq")},
     }
 
 

@@ -1,7 +1,6 @@
 //! Builds a job of each op from its sizes, for [`super::models`] and [`super::custom`].
 
 use super::{Job, Runs, SequenceLengths, WeightCopy};
-use crate::ops::adamw::{AdamW, Segment};
 use crate::ops::add_norm::AddNorm;
 use crate::ops::attention::Attention;
 use crate::ops::binary_cross_entropy::BinaryCrossEntropy;
@@ -23,9 +22,9 @@ use crate::ops::residual::Residual;
 use crate::ops::rotary::Rotary;
 use crate::ops::round::Round;
 use crate::ops::span_cross_entropy::SpanCrossEntropy;
+use crate::ops::update::{Segment, Settings, UpdateRule};
 use crate::ops::{Fill, Input, Op, Step};
 use crate::rng::Stream;
-use std::sync::Arc;
 
 /// The dropout of BERT's training.
 pub const DROPOUT: f32 = 0.1;
@@ -200,18 +199,19 @@ pub fn mse([rows, columns]: [usize; 2]) -> Job {
     Job::op("mse", Mse, inputs, &[])
 }
 
-pub fn adamw(count: usize) -> Job {
-    let segments: Arc<[Segment]> = [Segment { len: count, decay: 0.01, lr_scale: 1.0, frozen: false }].into();
-    let live = vec![u32::MAX; AdamW::live_words(&segments)];
-    let op = AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8, max_norm: 1.0, segments };
-    let mut inputs: Vec<Input> = (0..3).map(|_| Input::real(&[count])).collect();
-    inputs.push(Input { shape: vec![count], fill: Fill::Real(0.01, 1.0) });
-    inputs.push(Input::fixed(&[4], &[1e-5, 0.19, 0.002, 1.0]));
-    inputs.push(Input::fixed(&[1], &[2.5]));
-    inputs.push(Input::ints(&live));
+/// An optimizer with its defaults, all of whose blocks have had gradients.
+pub fn update(rule: &'static UpdateRule, count: usize) -> Job {
+    let segments = [Segment { len: count, decay: 0.01, lr_scale: 1.0, frozen: false }];
+    let op = Settings { rule, ..Settings::default() }.update(segments);
+    // Factors are bias corrections; states are moments. Positive ones suit squares too.
+    let control = [vec![2.5, 1e-5, 1.0], op.factors(2)].concat();
+    let mut inputs = vec![Input::real(&[count]), Input::real(&[count])];
+    inputs.push(Input::fixed(&[control.len()], &control));
+    inputs.push(Input::ints(&vec![u32::MAX; op.live().len()]));
+    inputs.extend(op.states().iter().map(|_| Input { shape: vec![count], fill: Fill::Real(0.01, 1.0) }));
     inputs.push(Input::real(&[count]));
     let copy = Some(WeightCopy { input: inputs.len() - 1, optional: true });
-    Job { copy, ..Job::step("adamw", op, inputs) }
+    Job { copy, ..Job::new(rule.name, Runs::Step(op), inputs, &[]) }
 }
 
 pub fn global_norm(count: usize) -> Job {
@@ -219,14 +219,12 @@ pub fn global_norm(count: usize) -> Job {
 }
 
 pub fn gate() -> Job {
-    let rates = [0.5, 0.03125, 0.0, 0.25, 0.125];
     let inputs = vec![
         Input::real(&[1]),
         Input::real(&[1]),
-        Input::fixed(&[1], &[2.5]),
+        Input::fixed(&[5], &[2.5, 0.0, 0.0, 0.0, 0.0]),
         Input::ints(&[0]),
-        Input::fixed(&[5], &rates),
-        Input::real(&[4]),
+        Input::fixed(&[5], &[0.5, 0.03125, 0.0, 0.25, 0.125]),
         Input::real(&[2]),
     ];
     Job::step("gate", Gate { first: true, last: true }, inputs)

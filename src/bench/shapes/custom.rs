@@ -4,13 +4,16 @@ use super::build::{self, DROPOUT, Heads};
 use super::lengths::MOST_TOKENS;
 use super::{Job, LENGTH, LengthSource, SequenceLengths};
 use crate::error::{Error, Result};
+use crate::ops::UPDATE_RULES;
 use crate::ops::dropout::Rows;
 use crate::ops::favor::default_features;
 use crate::ops::linear::Activation;
 use crate::ops::pool::Pool;
+use crate::ops::update::UpdateRule;
 use crate::suggest::nearest;
 
 /// The sizes of one op.
+#[derive(Clone, Copy)]
 struct OpSizes {
     op: &'static str,
     /// The number of rows or tokens, which `--tokens` may give too. None for steps on a number of elements.
@@ -34,8 +37,8 @@ const M: Option<&str> = Some("m");
 const TOKENS: Option<&str> = Some("tokens");
 const ROWS: Option<&str> = Some("rows");
 
-/// Every op that has sizes. `gate` has none.
-const OPS: &[OpSizes] = &[
+/// Every op that has sizes, but the updates of optimizers. `gate` has none.
+const OTHERS: &[OpSizes] = &[
     sizes("embed", TOKENS, &["columns"], &["length", "vocab", "positions"]),
     sizes("linear", M, &["n", "k"], &["act"]),
     sizes("add_norm", ROWS, &["columns"], &["dropout"]),
@@ -54,10 +57,14 @@ const OPS: &[OpSizes] = &[
     sizes("binary_cross_entropy", ROWS, &["classes"], &[]),
     sizes("span_cross_entropy", TOKENS, &[], &["length"]),
     sizes("mse", ROWS, &["columns"], &[]),
-    sizes("adamw", None, &["elements"], &[]),
     sizes("global_norm", None, &["elements"], &[]),
     sizes("round", None, &["elements"], &[]),
 ];
+
+/// Every op that has sizes.
+fn all() -> impl Iterator<Item = OpSizes> {
+    OTHERS.iter().copied().chain(UPDATE_RULES.iter().map(|rule| sizes(rule.name, None, &["elements"], &[])))
+}
 
 impl OpSizes {
     fn names(&self) -> impl Iterator<Item = &'static str> {
@@ -116,9 +123,10 @@ impl CustomShape {
                 let Some((name, value)) = part.split_once('=') else {
                     return Err(bad(format!("{part:?} has no name")));
                 };
-                let Some(known) = OPS.iter().flat_map(OpSizes::names).find(|n| *n == name) else {
+                let mut names = all().flat_map(|o| o.names().collect::<Vec<_>>());
+                let Some(known) = names.find(|n| *n == name) else {
                     let e = bad(format!("there is no size {name:?}"));
-                    return Err(match nearest(name, OPS.iter().flat_map(OpSizes::names)) {
+                    return Err(match nearest(name, all().flat_map(|o| o.names().collect::<Vec<_>>())) {
                         Some(near) => e.with_help(format!("did you mean {near:?}?")),
                         None => e,
                     });
@@ -140,22 +148,22 @@ impl CustomShape {
     }
     /// Whether the jobs of an op depend on the lengths of sequences.
     pub fn takes_lengths(op: &str) -> bool {
-        OPS.iter().any(|o| o.op == op && o.has("length"))
+        all().any(|o| o.op == op && o.has("length"))
     }
     /// The ops that have all of its sizes and need no other, by name.
     pub fn ops(&self) -> Vec<&'static str> {
-        OPS.iter().filter(|o| self.fit(o).is_ok()).map(|o| o.op).collect()
+        all().filter(|o| self.fit(o).is_ok()).map(|o| o.op).collect()
     }
     /// Whether it is the shape of an op.
     ///
     /// # Errors
     /// [`Kind::Usage`](crate::error::Kind::Usage) for an op that lacks one of the sizes, or needs another one.
     pub fn check(&self, op: &str) -> Result<()> {
-        let Some(sizes) = OPS.iter().find(|o| o.op == op) else {
+        let Some(sizes) = all().find(|o| o.op == op) else {
             return Err(Error::usage(format!("--shape {}: {op} has no sizes", self.text))
                 .with_help("leave --shape out, or name another op with --op"));
         };
-        self.fit(sizes).map_err(|why| {
+        self.fit(&sizes).map_err(|why| {
             Error::usage(format!("--shape {}: {why}", self.text))
                 .with_expected(format!("the sizes of {op}: {}", sizes.written()))
         })
@@ -185,7 +193,7 @@ impl CustomShape {
     /// sequences do not fill the tokens, and for tensors that are too large for any device.
     pub fn jobs(&self, op: &str, tokens: &[usize], lengths: Option<&LengthSource>) -> Result<Vec<Job>> {
         self.check(op)?;
-        let Some(sizes) = OPS.iter().find(|o| o.op == op) else { return Ok(Vec::new()) };
+        let Some(sizes) = all().find(|o| o.op == op) else { return Ok(Vec::new()) };
         let Some(rows_name) = sizes.rows else { return Ok(vec![self.step(op)?]) };
         let own = self.count(rows_name);
         let listed = lengths.and_then(LengthSource::list).filter(|_| sizes.has("length"));
@@ -243,7 +251,7 @@ impl CustomShape {
     }
     /// The role: the sizes other than the number of rows, in the op's own order, and the lengths.
     fn role(&self, op: &str, batch: Option<&SequenceLengths>) -> String {
-        let Some(sizes) = OPS.iter().find(|o| o.op == op) else { return String::new() };
+        let Some(sizes) = all().find(|o| o.op == op) else { return String::new() };
         let names = sizes.names().filter(|name| Some(*name) != sizes.rows && *name != "length");
         // Whether an option is written out or left at its default, the shape is the same.
         let differs = |name: &str, value: &str| match name {
@@ -348,9 +356,9 @@ impl CustomShape {
     fn step(&self, op: &str) -> Result<Job> {
         let elements = self.count("elements").unwrap_or(1);
         let job = match op {
-            "adamw" => build::adamw(elements),
             "global_norm" => build::global_norm(elements),
-            _ => build::round(elements),
+            "round" => build::round(elements),
+            name => build::update(UpdateRule::find(name).unwrap_or(&UPDATE_RULES[0]), elements),
         };
         Ok(Job { role: self.role(op, None), model: CustomShape::MODEL.to_owned(), ..job })
     }

@@ -6,6 +6,7 @@ use crate::ops::dropout::Rows;
 use crate::ops::favor::default_features;
 use crate::ops::linear::Activation;
 use crate::ops::pool::Pool;
+use crate::ops::update::UpdateRule;
 
 /// The sizes of an encoder that determine the shapes of its ops.
 #[derive(Clone, Debug, PartialEq)]
@@ -139,10 +140,12 @@ pub fn jobs_of(op: &str, m: &ModelShape, s: &SequenceLengths) -> Vec<Job> {
         ],
         "binary_cross_entropy" => vec![each("8 labels", build::binary_cross_entropy([n, 8]))],
         "mse" => vec![each("1 target", build::mse([n, 1]))],
-        "adamw" => vec![once("all parameters", build::adamw(count))],
         "global_norm" => vec![once("all gradients", build::global_norm(count))],
         "gate" => vec![once("one loss", build::gate())],
         "round" => vec![once("all parameters", build::round(count))],
-        _ => Vec::new(),
+        name => match UpdateRule::find(name) {
+            Some(rule) => vec![once("all parameters", build::update(rule, count))],
+            None => Vec::new(),
+        },
     }
 }

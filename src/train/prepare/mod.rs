@@ -188,6 +188,7 @@ impl Run {
                     batch: t.batch_tokens.map_or(BatchSize::Sequences(t.batch_size), BatchSize::Tokens),
                     accumulation: t.accumulation,
                     max_tokens: t.max_tokens,
+                    optimizer: recipe.optim.settings(),
                     window: window(&device),
                 };
                 job.check(&device.caps())

@@ -365,7 +365,7 @@ fn schedule(o: &Optim, max_steps: Option<u64>, r: &mut Reader<'_>) {
     let Some(total) = max_steps else { return };
     if let Some([warmup, decay]) = o.longer_than(total) {
         let keys = ["optim.decay_steps", "optim.warmup_steps", "optim.warmup_ratio", "train.max_steps"];
-        let error = super::too_long(warmup, decay, total);
+        let error = super::optim::too_long(warmup, decay, total);
         r.complain(&keys, error.what(), |e| {
             e.with_expected(format!("at most train.max_steps = {total}"))
                 .with_found(error.found().unwrap_or_default())

@@ -10,6 +10,7 @@ mod table;
 mod field;
 mod check;
 mod effect;
+mod optim;
 mod source;
 
 pub use field::{
@@ -19,7 +20,7 @@ pub use field::{
 pub use table::Key;
 
 use super::epochs::Epochs;
-use super::schedule::{Curve, Kind, Schedule, warmup_steps};
+use super::schedule::{Curve, Kind};
 use crate::error::{Error, Kind as ErrorKind, Result};
 use crate::units::plural;
 use field::{Rule, above, above_up_to, at_least, from_to, from_to_below};
@@ -527,64 +528,5 @@ impl Data {
     /// Whether there are validation examples, from a file or a share of the training file.
     pub fn validates(&self) -> bool {
         self.validation.is_some() || self.validation_fraction > 0.0
-    }
-}
-
-/// The error of a warm-up and a decay that do not fit a run of so many steps.
-fn too_long(warmup: u64, decay: u64, total: u64) -> Error {
-    let (what, found) = match decay {
-        0 => ("the warm-up is longer than the run", plural(warmup, "step")),
-        _ => ("warm-up and decay together are longer than the run", format!("{warmup} + {decay} steps")),
-    };
-    Error::usage(what).with_expected(format!("at most {}", plural(total, "step"))).with_found(found)
-}
-
-impl Optim {
-    /// Refuses a run of so many optimizer steps if warm-up and decay are longer than that.
-    ///
-    /// # Errors
-    /// [`Kind::Usage`](crate::error::Kind::Usage) with the steps of both.
-    pub fn fits(&self, total_steps: u64) -> Result<()> {
-        let Some([warmup, decay]) = self.longer_than(total_steps) else { return Ok(()) };
-        Err(too_long(warmup, decay, total_steps)
-            .with_help("lower optim.warmup_steps (and optim.decay_steps), or raise train.epochs"))
-    }
-    /// A warning if the learning rate is 0 in each of so many steps, as in a run of one step that is all warm-up.
-    pub fn idle(&self, total_steps: u64) -> Option<Error> {
-        let schedule = self.schedule(total_steps);
-        let idle = total_steps > 0 && (0..total_steps).all(|step| schedule.factor(step) == 0.0);
-        idle.then(|| {
-            Error::usage("the learning rate is 0 in every step: nothing is trained")
-                .with_expected("a run that is longer than its warm-up")
-                .with_found(format!(
-                    "{} with a warm-up of {}",
-                    plural(total_steps, "step"),
-                    schedule.warmup_steps
-                ))
-                .with_help("lower optim.warmup_steps or optim.warmup_ratio, or train for more steps")
-        })
-    }
-    /// The steps of warm-up and decay if they are more than these.
-    fn longer_than(&self, total_steps: u64) -> Option<[u64; 2]> {
-        let warmup = self.schedule(total_steps).warmup_steps;
-        let decay = self.decay_steps.filter(|_| self.schedule == Kind::WarmupStableDecay).unwrap_or(0);
-        (warmup.saturating_add(decay) > total_steps).then_some([warmup, decay])
-    }
-    /// The schedule of a run of so many optimizer steps.
-    pub fn schedule(&self, total_steps: u64) -> Schedule {
-        let by_ratio = || warmup_steps(total_steps, self.warmup_ratio);
-        Schedule {
-            kind: self.schedule,
-            warmup_steps: self.warmup_steps.unwrap_or_else(by_ratio),
-            total_steps,
-            num_cycles: self.num_cycles,
-            power: self.power,
-            lr_end_ratio: self.lr_end / self.lr,
-            timescale: self.timescale,
-            decay_steps: self.decay_steps,
-            min_lr_ratio: self.min_lr_ratio,
-            warmup_type: self.warmup_type,
-            decay_type: self.decay_type,
-        }
     }
 }

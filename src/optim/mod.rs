@@ -1,72 +1,37 @@
-//! The optimizer: gradient norm, clipping and AdamW over the arenas of [`Params`].
+//! The optimizer: gradient norm, clipping, the step guard and the update over the arenas of [`Params`].
+//!
+//! Every optimizer goes through [`Optimizer`]; they differ in their [`Update`](crate::ops::update::Update) only (see
+//! [`UPDATE_RULES`](crate::ops::UPDATE_RULES)).
+//!
+//! # When a step's result is known
+//!
+//! A GPU would idle if the host read the loss of every step before it queued the next one. So up to `window` steps are queued, and their
+//! losses and norms stay in a ring buffer on the device until the host reads them. Nothing on the host waits for a value in between: the
+//! device decides itself whether a step updates (the guard), and counts skipped steps, because the factors of later updates depend on the
+//! count.
+//!
+//! Which steps are read when follows from counts alone: how many are queued, and how large the window is. It never follows from whether
+//! the device happens to be done. A faster or busier machine therefore reads the same steps at the same points, changes the loss scale at
+//! the same points, and computes the same bits.
+//!
+//! With CUDA the copy to the host is queued behind each step ([`Optimizer::fetch`]), so the host waits for the oldest step only, while
+//! newer ones run. Elsewhere one read brings the whole ring. Right after the loss scale changed the window is one step, because a
+//! further change may follow from the next result.
+
+mod loss_scale;
+
+pub use crate::ops::update::Settings;
+pub use loss_scale::LossScale;
 
 use crate::device::cuda::Fetched;
 use crate::device::{Device, Tensor};
 use crate::error::{Error, Result};
-use crate::ops::adamw::{AdamW, Segment};
 use crate::ops::gate::Gate;
 use crate::ops::global_norm::GlobalNorm;
+use crate::ops::update::Update;
 use crate::params::Params;
 use crate::shape::DType;
-use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
-use std::sync::Arc;
-
-/// AdamW's settings; the defaults are those of Hugging Face's `TrainingArguments`.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Settings {
-    /// Decay rate of the first moment.
-    pub beta1: f32,
-    /// Decay rate of the second moment.
-    pub beta2: f32,
-    /// Added to the root of the second moment.
-    pub eps: f32,
-    /// Decoupled weight decay of matrices; biases and norms do not decay.
-    pub weight_decay: f32,
-    /// The norm that gradients are clipped to; 0 for no clipping.
-    pub max_grad_norm: f32,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0, max_grad_norm: 1.0 }
-    }
-}
-
-/// What a loss is multiplied by before gradients are taken of it, so that they do not vanish in f16.
-///
-/// Halved when a gradient overflows, doubled after 2000 steps without (Micikevicius et al. 2018; the figures are those of
-/// PyTorch's `GradScaler`).
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct LossScale {
-    /// The factor, a power of two.
-    pub scale: f64,
-    /// Steps without overflow since it last changed.
-    pub good: u64,
-}
-
-impl Default for LossScale {
-    fn default() -> Self {
-        Self { scale: 65536.0, good: 0 }
-    }
-}
-
-impl LossScale {
-    const GROWTH: u64 = 2000;
-
-    fn settle(&mut self, made: &[Made]) {
-        for m in made {
-            self.good = if m.skipped { 0 } else { self.good + 1 };
-            if self.good == Self::GROWTH {
-                (self.scale, self.good) = (self.scale * 2.0, 0);
-            }
-        }
-        // Steps that were under way together had one scale: it is halved once for all of them.
-        if made.iter().any(|m| m.skipped) {
-            self.scale = (self.scale / 2.0).max(1.0);
-        }
-    }
-}
 
 /// What a step was found to be.
 #[derive(Clone, Copy, Debug)]
@@ -81,19 +46,28 @@ pub struct Made {
     pub overflow: bool,
 }
 
-/// AdamW with the buffers it needs.
+/// A state of the optimizer, such as a moment of the gradients: an arena as long as the values.
+pub struct OptimizerState {
+    /// Its name in a checkpoint.
+    pub name: &'static str,
+    /// Its values, in the order and type of the parameters.
+    pub tensor: Tensor,
+}
+
+/// An update with its states and the buffers of the steps that are queued.
 ///
 /// Steps are queued; the host looks at their losses and norms when it settles them, one by one or several at once, so
 /// that a GPU need not wait for it. Where the device brings them by itself, the oldest is settled while newer ones run.
-/// Which steps are settled when depends on their number alone, never on how fast they were.
+/// Which steps are settled when depends on their number alone, never on how fast they were: see the module.
 pub struct Optimizer {
-    step: AdamW,
-    hyper: Tensor,
-    /// Learning rate and bias corrections, by how many steps of this window were skipped.
+    update: Box<dyn Update>,
+    states: Vec<OptimizerState>,
+    /// Norm of the newest step, its learning rate, the factor that removes the loss scale, and the factors of the update.
+    control: Tensor,
+    /// What the guard writes into `control`, with the factors by how many steps of this window were skipped.
     rates: Tensor,
-    /// Loss and norm of the newest step, and of each step of the window.
+    /// Loss of the newest step; loss and norm of each step of the window.
     total: Tensor,
-    norm: Tensor,
     history: Tensor,
     skips: Tensor,
     none: Tensor,
@@ -108,7 +82,7 @@ pub struct Optimizer {
     coming: VecDeque<Fetched>,
     /// What losses are multiplied by; `None` for not at all.
     pub loss_scale: Option<LossScale>,
-    /// Updates that are known to have been made; the bias corrections depend on it.
+    /// Updates that are known to have been made; factors such as bias corrections depend on it.
     pub updates: u64,
 }
 
@@ -127,21 +101,23 @@ impl Optimizer {
     /// [`Kind::Memory`](crate::error::Kind::Memory) if the device has no memory left; [`Kind::Lost`](crate::error::Kind::Lost)
     /// if it was lost.
     pub fn with_window(device: &Device, params: &Params, s: Settings, window: usize) -> Result<Optimizer> {
-        let dtype = params.spec().dtype;
+        let (dtype, n) = (params.spec().dtype, params.spec().len());
         let window = window.max(1);
-        let segments: Arc<[Segment]> = params.layout().segments(s.weight_decay).into();
-        let live = device.zeros(DType::U32, &[AdamW::live_words(&segments)])?;
-        let step = AdamW { beta1: s.beta1, beta2: s.beta2, eps: s.eps, max_norm: s.max_grad_norm, segments };
+        let update = s.update(params.layout().segments(s.weight_decay));
+        let state = |&name: &&'static str| Ok(OptimizerState { name, tensor: device.zeros(dtype, &[n])? });
+        let states = update.states().iter().map(state).collect::<Result<_>>()?;
+        let factors = update.factors(1).len();
+        let live = update.live();
         Ok(Optimizer {
-            step,
-            hyper: device.zeros(dtype, &[4])?,
-            rates: device.zeros(dtype, &[3 + 2 * window])?,
+            states,
+            control: device.zeros(dtype, &[3 + factors])?,
+            rates: device.zeros(dtype, &[3 + factors * window])?,
             total: device.zeros(dtype, &[1])?,
-            norm: device.zeros(dtype, &[1])?,
             history: device.zeros(dtype, &[2 * window])?,
             skips: device.zeros(DType::U32, &[1])?,
             none: device.zeros(dtype, &[1])?,
-            live,
+            live: device.upload(DType::U32, &[live.len()], &live)?,
+            update,
             window,
             queued: 0,
             oldest: 0,
@@ -149,6 +125,18 @@ impl Optimizer {
             loss_scale: None,
             updates: 0,
         })
+    }
+    /// The states, such as moments, with the names that checkpoints store them under.
+    pub fn states(&self) -> &[OptimizerState] {
+        &self.states
+    }
+    /// The size of all states in bytes.
+    pub fn bytes(&self) -> usize {
+        self.states.iter().map(|s| s.tensor.spec.bytes()).sum()
+    }
+    /// The values of the state with this name.
+    pub fn state(&self, name: &str) -> Option<&Tensor> {
+        self.states.iter().find(|s| s.name == name).map(|s| &s.tensor)
     }
     /// Steps that may be queued before they are settled.
     pub fn window(&self) -> usize {
@@ -190,29 +178,27 @@ impl Optimizer {
             return Err(Error::shape(format!("{} steps are queued and not settled", self.queued)));
         }
         let newest = self.updates + self.queued as u64 + 1;
-        let correction = |beta: f32, t: u64| 1.0 - f64::from(beta).powi(t.min(i32::MAX as u64) as i32);
         let slot = (self.oldest + self.queued) % self.window;
         let mut rates = vec![lr, 1.0 / self.scale(), slot as f64];
         for skipped in 0..self.window as u64 {
-            let t = newest.saturating_sub(skipped).max(1);
-            rates.extend([correction(self.step.beta1, t), correction(self.step.beta2, t)]);
+            rates.extend(self.update.factors(newest.saturating_sub(skipped).max(1)));
         }
         match self.rates.spec.dtype {
             DType::F64 => device.write(&self.rates, &rates)?,
             _ => device.write(&self.rates, &rates.iter().map(|&r| r as f32).collect::<Vec<_>>())?,
         }
         params.silence_frozen(device)?;
-        let (total, norm) = (&self.total, &self.norm);
-        device.step(&GlobalNorm, &[&t.grad, norm].into_iter().chain(&t.blank).collect::<Vec<_>>())?;
+        let norm = self.control.view(0, &[1])?;
+        device.step(&GlobalNorm, &[&t.grad, &norm].into_iter().chain(&t.blank).collect::<Vec<_>>())?;
         let losses = if losses.is_empty() { std::slice::from_ref(&self.none) } else { losses };
         for (i, loss) in losses.iter().enumerate() {
             let gate = Gate { first: i == 0, last: i + 1 == losses.len() };
-            let x = [loss, total, norm, &self.skips, &self.rates, &self.hyper, &self.history];
+            let x = [loss, &self.total, &self.control, &self.skips, &self.rates, &self.history];
             device.step(&gate, &x)?;
         }
-        let mut x = vec![&params.value, &t.grad, &t.m, &t.v, &self.hyper, norm, &self.live];
-        x.extend(params.copy.iter().chain(&t.blank));
-        device.step(&self.step, &x)?;
+        let mut x = vec![&params.value, &t.grad, &self.control, &self.live];
+        x.extend(self.states.iter().map(|s| &s.tensor).chain(&params.copy).chain(&t.blank));
+        device.step(&*self.update, &x)?;
         self.queued += 1;
         Ok(())
     }
@@ -297,7 +283,7 @@ impl Optimizer {
         self.queued -= made.len();
         self.oldest = (self.oldest + made.len()) % self.window;
     }
-    /// Goes on after `updates` updates whose moments were put back into the arenas.
+    /// Goes on after `updates` updates whose states were put back into [`Optimizer::states`].
     ///
     /// # Errors
     /// [`Kind::Lost`](crate::error::Kind::Lost) if the device was lost.
