@@ -180,7 +180,7 @@
 //! use tempra::device::Device;
 //! use tempra::ops::linear::{Activation, Linear};
 //! use tempra::shape::DType;
-//! use tempra::tape::Tape;
+//! use tempra::tape::{Leaf, Tape};
 //!
 //! # fn main() -> tempra::error::Result<()> {
 //! let device = Device::open("cpu", 1)?;
@@ -190,9 +190,9 @@
 //! let grad = device.zeros(DType::F32, &[2, 2])?;
 //!
 //! let mut tape = Tape::new(&device);
-//! let (x, w) = (tape.constant(x), tape.leaf(w, grad.clone(), false));
-//! let y = tape.apply(Linear { act: Activation::Relu }, &[x, w])?;
-//! assert_eq!(device.read::<f32>(tape.value(y)?)?, [2.5, 0.0]);
+//! let (x, w) = (tape.constant(x), tape.leaf(Leaf::new(w, grad.clone(), false)));
+//! let y = tape.apply(Linear { act: Activation::Relu }, [x, w])?;
+//! assert_eq!(device.read::<f32>(y.value())?, [2.5, 0.0]);
 //!
 //! // dL/dy = 1 for both outputs; the second one is off, so its weights have no gradient.
 //! let seed = device.upload(DType::F32, &[1, 2], &[1.0f32, 1.0])?;

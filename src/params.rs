@@ -7,7 +7,7 @@ use crate::ops::Blank;
 use crate::ops::round::Round;
 use crate::ops::update::Segment;
 use crate::shape::{DType, Spec};
-use crate::tape::{Tape, Var};
+use crate::tape::{Leaf, Tape, Var};
 
 /// The alignment of a group of parameters, in elements: 256 bytes of f32, the largest alignment that GPUs require.
 const ALIGN: usize = 64;
@@ -197,7 +197,7 @@ pub struct Bound {
 impl Bound {
     /// The variable of a group.
     pub fn var(&self, group: Group) -> Var {
-        self.vars[group.0]
+        self.vars[group.0].clone()
     }
 }
 
@@ -266,10 +266,9 @@ impl Params {
             vars.push(match &self.training {
                 Some(t) if tape.recording() && trained => {
                     let grad = t.grad.view(offset, &g.shape)?;
-                    match t.blank.clone().filter(|_| g.table) {
-                        Some(bits) => tape.table(value, grad, filled, Blank { bits, first: offset }),
-                        None => tape.leaf(value, grad, filled),
-                    }
+                    let bits = t.blank.clone().filter(|_| g.table);
+                    let blank = bits.map(|bits| Blank { bits, first: offset });
+                    tape.leaf(Leaf { value, grad, filled, blank })
                 }
                 _ => tape.constant(value),
             });

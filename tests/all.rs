@@ -147,6 +147,8 @@ mod summary_metrics;
 mod support;
 #[path = "all/tag_formats.rs"]
 mod tag_formats;
+#[path = "all/tape.rs"]
+mod tape;
 #[path = "all/tasks.rs"]
 mod tasks;
 #[path = "all/task_metrics.rs"]

@@ -206,10 +206,10 @@ impl NamedHead {
                     Pooling::Last => Pool::Last,
                     Pooling::Cls => Pool::First,
                 };
-                tape.apply(pool, &[hidden, batch.sequences])?
+                tape.apply(pool, [hidden, batch.sequences.clone()])?
             }
             Kind::Pretraining(masked, next) => {
-                let tokens = masked.run(tape, p, batch, hidden)?;
+                let tokens = masked.run(tape, p, batch, hidden.clone())?;
                 return Ok(vec![tokens, next.run(tape, p, batch, hidden)?]);
             }
         }])

@@ -397,7 +397,7 @@ impl Model {
     /// Those of [`Model::forward`].
     pub fn logits(&self, tape: &mut Tape, bound: &Bound, batch: &Inputs) -> Result<Var> {
         let outputs = self.forward(tape, bound, batch)?;
-        outputs.first().copied().ok_or_else(|| Error::shape("the head returned no outputs"))
+        outputs.into_iter().next().ok_or_else(|| Error::shape("the head returned no outputs"))
     }
 
     /// The `tokenizer_config.json` for a folder with this model, made from the original one (`bytes`). For XLNet it asks

@@ -253,7 +253,12 @@ impl Encoder {
         let sinusoids = self.sinusoids.as_ref().map(|s| s.of(tape, batch.longest)).transpose()?;
         for (i, sites) in self.sites.iter().enumerate() {
             let layer = &self.layers[self.config.weights_of(i)];
-            let place = Place { layer: i, sites: *sites, performer: self.performer.as_ref(), sinusoids };
+            let place = Place {
+                layer: i,
+                sites: *sites,
+                performer: self.performer.as_ref(),
+                sinusoids: sinusoids.as_ref(),
+            };
             hidden = layer.run(tape, p, batch, &self.config, place, hidden)?;
         }
         if self.config.relative() {
@@ -261,19 +266,15 @@ impl Encoder {
         }
         let Some(last) = &self.last else { return Ok(hidden) };
         let op = AddNorm { eps: self.config.eps, residual: false, before: None, after: None };
-        let normed = last.run(tape, p, op, hidden, &[])?;
-        tape.release(hidden);
-        Ok(normed)
+        last.run(tape, p, op, hidden, [])
     }
 
-    /// Drops hidden states; `x` is released.
+    /// Drops hidden states.
     fn drop(&self, tape: &mut Tape, batch: &Inputs, site: u32, x: Var) -> Result<Var> {
-        let Some((drop, key)) = batch.dropout(self.config.hidden_dropout, site, Rows::Tokens) else {
-            return Ok(x);
-        };
-        let y = tape.apply(drop, &[x, key])?;
-        tape.release(x);
-        Ok(y)
+        match batch.dropout(self.config.hidden_dropout, site, Rows::Tokens) {
+            Some((drop, key)) => tape.apply(drop, [x, key]),
+            None => Ok(x),
+        }
     }
 
     /// Puts on the device what is no parameter: sinusoids of relative positions, the random features of approximated attention.
@@ -321,22 +322,21 @@ impl Encoder {
 
     fn embed(&self, tape: &mut Tape, p: &Bound, batch: &Inputs) -> Result<Var> {
         let c = &self.config;
-        let tables = [(batch.positions, self.position), (batch.types, self.kind)];
-        let more: Vec<(Var, Var)> =
-            tables.into_iter().filter_map(|(index, table)| Some((index, p.var(table?)))).collect();
-        let mut x = vec![batch.ids];
-        x.extend(more.iter().map(|m| m.0));
+        let tables = [(&batch.positions, self.position), (&batch.types, self.kind)];
+        let more = tables.into_iter().filter_map(|(index, table)| Some((index.clone(), p.var(table?))));
+        let (indices, tables): (Vec<Var>, Vec<Var>) = more.unzip();
+        let mut x = vec![batch.ids.clone()];
+        x.extend(indices);
         x.push(p.var(self.word));
-        x.extend(more.iter().map(|m| m.1));
-        let sum = tape.apply(Embed { first_position: c.first_position as u32 }, &x)?;
+        x.extend(tables);
+        let sum = tape.apply(Embed { first_position: c.first_position as u32 }, x)?;
         let Some(norm) = &self.norm else { return self.drop(tape, batch, self.norm_site, sum) };
-        let after = batch.dropout(c.hidden_dropout, self.norm_site, Rows::Tokens);
-        let op = AddNorm { eps: c.eps, residual: false, before: None, after: after.map(|d| d.0) };
-        let normed = norm.run(tape, p, op, sum, &[after.map(|d| d.1)])?;
-        tape.release(sum);
-        let Some(project) = &self.project else { return Ok(normed) };
-        let hidden = project.run(tape, p, normed)?;
-        tape.release(normed);
-        Ok(hidden)
+        let (after, key) = batch.dropout(c.hidden_dropout, self.norm_site, Rows::Tokens).unzip();
+        let op = AddNorm { eps: c.eps, residual: false, before: None, after };
+        let normed = norm.run(tape, p, op, sum, [key])?;
+        match &self.project {
+            Some(project) => project.run(tape, p, normed),
+            None => Ok(normed),
+        }
     }
 }

@@ -84,10 +84,9 @@ impl Head {
             Pooling::Last => Pool::Last,
             Pooling::Mean => Pool::Mean,
         };
-        let mut x = tape.apply(pool, &[hidden, batch.sequences])?;
-        tape.release(hidden);
+        let mut x = tape.apply(pool, [hidden, batch.sequences.clone()])?;
         let drop = |tape: &mut Tape, x, site| match batch.dropout(c.dropout, site, Rows::Sequences) {
-            Some((drop, key)) => tape.apply(drop, &[x, key]),
+            Some((drop, key)) => tape.apply(drop, [x, key]),
             None => Ok(x),
         };
         if let (Some((dense, norm)), Some(of)) = (&self.dense, &c.dense) {
@@ -96,7 +95,7 @@ impl Head {
             }
             x = dense.run(tape, p, x)?;
             if let (Some(norm), &Some((_, eps, _))) = (norm, &of.norm) {
-                x = norm.run(tape, p, AddNorm { eps, residual: false, before: None, after: None }, x, &[])?;
+                x = norm.run(tape, p, AddNorm { eps, residual: false, before: None, after: None }, x, [])?;
             }
         }
         x = drop(tape, x, self.sites[0])?;

@@ -26,7 +26,7 @@ pub(super) struct Place<'a> {
     /// What approximates attention, if it is not exact.
     pub performer: Option<&'a Performer>,
     /// Of the distances, where positions are relative.
-    pub sinusoids: Option<Var>,
+    pub sinusoids: Option<&'a Var>,
 }
 
 /// A layer's parameters and how to run it.
@@ -81,7 +81,7 @@ impl Layer {
         Layer { before, qkv, qkv_bias, relative, out, norm, up, down, norm2 }
     }
 
-    /// Hidden states to hidden states, (tokens, hidden); `x` is released.
+    /// Hidden states to hidden states, (tokens, hidden).
     pub fn run(
         &self,
         tape: &mut Tape,
@@ -94,32 +94,27 @@ impl Layer {
         let sites = place.sites;
         let plain = AddNorm { eps: c.eps, residual: false, before: None, after: None };
         let seen = match &self.before {
-            Some(norm) => norm.run(tape, p, plain, x, &[])?,
-            None => x,
+            Some(norm) => norm.run(tape, p, plain, x.clone(), [])?,
+            None => x.clone(),
         };
         let mut inputs = vec![seen, p.var(self.qkv)];
         inputs.extend(self.qkv_bias.map(|b| p.var(b)));
-        let qkv = tape.apply(Linear { act: Activation::None }, &inputs)?;
-        if seen != x {
-            tape.release(seen);
-        }
+        let qkv = tape.apply(Linear { act: Activation::None }, inputs)?;
         let mixed = match self.relative.as_ref().zip(place.sinusoids) {
             Some((parts, sinusoids)) => parts.mix(tape, p, batch, c, (sites[0], sinusoids), qkv)?,
             None => mix(tape, batch, c, place, qkv)?,
         };
         let out = self.out.run(tape, p, mixed)?;
-        tape.release(mixed);
         let rate = |block: usize| if c.dropped[block] { c.hidden_dropout } else { 0.0 };
         if let Some(norm) = &self.norm {
             let x = add_norm(tape, p, batch, (c.eps, rate(0), sites[1]), norm, out, x)?;
             let inside = if c.relative() { c.hidden_dropout } else { 0.0 };
-            let down = self.feed_forward(tape, p, batch, c, (inside, sites[3]), x)?;
+            let down = self.feed_forward(tape, p, batch, c, (inside, sites[3]), x.clone())?;
             return add_norm(tape, p, batch, (c.eps, rate(1), sites[2]), &self.norm2, down, x);
         }
         let x = add(tape, batch, (c.attention_dropout, sites[1]), out, x)?;
-        let seen = self.norm2.run(tape, p, plain, x, &[])?;
+        let seen = self.norm2.run(tape, p, plain, x.clone(), [])?;
         let down = self.feed_forward(tape, p, batch, c, (rate(1), sites[2]), seen)?;
-        tape.release(seen);
         add(tape, batch, (0.0, sites[2]), down, x)
     }
 
@@ -135,48 +130,35 @@ impl Layer {
     ) -> Result<Var> {
         let mut up = self.up.run(tape, p, x)?;
         if c.gated {
-            let gated = tape.apply(Gated { act: c.act }, &[up])?;
-            tape.release(up);
-            up = gated;
+            up = tape.apply(Gated { act: c.act }, [up])?;
         }
         if let Some((drop, key)) = batch.dropout(rate, site, Rows::Tokens) {
-            let dropped = tape.apply(drop, &[up, key])?;
-            tape.release(up);
-            up = dropped;
+            up = tape.apply(drop, [up, key])?;
         }
-        let down = self.down.run(tape, p, up)?;
-        tape.release(up);
-        Ok(down)
+        self.down.run(tape, p, up)
     }
 }
 
-/// Attention over (tokens, 3 hidden) -> (tokens, hidden); `qkv` is released.
+/// Attention over (tokens, 3 hidden) -> (tokens, hidden).
 fn mix(tape: &mut Tape, batch: &Inputs, c: &EncoderConfig, place: Place, mut qkv: Var) -> Result<Var> {
     let is_local = |local: &[bool]| local.get(place.layer).copied().unwrap_or(false);
     let window = c.windows.as_ref().filter(|(_, local)| is_local(local)).map(|(window, _)| *window);
     if let Positions::Rotary { global, local } = c.encoding {
         let theta = if window.is_some() { local } else { global };
-        let turned = tape.apply(Rotary { heads: c.heads, theta }, &[qkv, batch.positions])?;
-        tape.release(qkv);
-        qkv = turned;
+        qkv = tape.apply(Rotary { heads: c.heads, theta }, [qkv, batch.positions.clone()])?;
     }
     let scale = 1.0 / ((c.hidden / c.heads) as f32).sqrt();
     // What sees a window only is linear in the length already.
     if let Some(performer) = place.performer.filter(|_| window.is_none()) {
-        let mixed = performer.mix(tape, batch, place.layer, c.heads, scale, qkv)?;
-        tape.release(qkv);
-        return Ok(mixed);
+        return performer.mix(tape, batch, place.layer, c.heads, scale, qkv);
     }
-    let drop = batch.dropout(c.attention_dropout, place.sites[0], Rows::Tokens);
-    let op = Attention { heads: c.heads, scale, dropout: drop.map(|d| d.0), window };
-    let mut inputs = vec![qkv, batch.cu_seqlens];
-    inputs.extend(drop.map(|d| d.1));
-    let mixed = tape.apply(op, &inputs)?;
-    tape.release(qkv);
-    Ok(mixed)
+    let (dropout, key) = batch.dropout(c.attention_dropout, place.sites[0], Rows::Tokens).unzip();
+    let mut inputs = vec![qkv, batch.cu_seqlens.clone()];
+    inputs.extend(key);
+    tape.apply(Attention { heads: c.heads, scale, dropout, window }, inputs)
 }
 
-/// Layer norm of dropout(x) + residual; both are released.
+/// Layer norm of dropout(x) + residual.
 fn add_norm(
     tape: &mut Tape,
     p: &Bound,
@@ -186,21 +168,15 @@ fn add_norm(
     x: Var,
     residual: Var,
 ) -> Result<Var> {
-    let drop = batch.dropout(rate, site, Rows::Tokens);
-    let op = AddNorm { eps, residual: true, before: drop.map(|d| d.0), after: None };
-    let y = norm.run(tape, p, op, x, &[Some(residual), drop.map(|d| d.1)])?;
-    tape.release(x);
-    tape.release(residual);
-    Ok(y)
+    let (before, key) = batch.dropout(rate, site, Rows::Tokens).unzip();
+    let op = AddNorm { eps, residual: true, before, after: None };
+    norm.run(tape, p, op, x, [Some(residual), key])
 }
 
-/// dropout(x) + residual; both are released.
+/// dropout(x) + residual.
 fn add(tape: &mut Tape, batch: &Inputs, (rate, site): (f32, u32), x: Var, residual: Var) -> Result<Var> {
-    let drop = batch.dropout(rate, site, Rows::Tokens);
+    let (dropout, key) = batch.dropout(rate, site, Rows::Tokens).unzip();
     let mut inputs = vec![x, residual];
-    inputs.extend(drop.map(|d| d.1));
-    let y = tape.apply(Residual { dropout: drop.map(|d| d.0) }, &inputs)?;
-    tape.release(x);
-    tape.release(residual);
-    Ok(y)
+    inputs.extend(key);
+    tape.apply(Residual { dropout }, inputs)
 }

@@ -69,27 +69,27 @@ impl MaskedHead {
     /// Those of the ops: [`Kind::Shape`](crate::error::Kind::Shape), [`Kind::Memory`](crate::error::Kind::Memory),
     /// [`Kind::Lost`](crate::error::Kind::Lost).
     pub fn run(&self, tape: &mut Tape, p: &Bound, batch: &Inputs, hidden: Var) -> Result<Var> {
-        let asked = match batch.asked {
-            Some(asked) => asked,
+        let asked = match &batch.asked {
+            Some(asked) => asked.clone(),
             // By chance nothing is hidden in a batch: no rows, and gradients of zero.
             None => {
                 let none = tape.device().upload::<u32>(DType::U32, &[0], &[])?;
                 tape.constant(none)
             }
         };
-        let mut x = tape.apply(Gather, &[hidden, asked])?;
+        let mut x = tape.apply(Gather, [hidden, asked])?;
         if let Some((dense, norm, eps)) = &self.transform {
             x = dense.run(tape, p, x)?;
             let op = AddNorm { eps: *eps, residual: false, before: None, after: None };
-            x = norm.run(tape, p, op, x, &[])?;
+            x = norm.run(tape, p, op, x, [])?;
         }
         let mut table = p.var(self.table);
-        if tape.value(table)?.spec.shape != self.tokens {
+        if table.value().spec.shape != self.tokens {
             // XLNet's table has a row that is no token.
-            table = tape.part(table, &self.tokens)?;
+            table = tape.part(&table, &self.tokens)?;
         }
         let mut inputs = vec![x, table];
         inputs.extend(self.bias.map(|bias| p.var(bias)));
-        tape.apply(Linear { act: Activation::None }, &inputs)
+        tape.apply(Linear { act: Activation::None }, inputs)
     }
 }

@@ -24,7 +24,7 @@ use crate::params::{Bound, Group, Layout};
 use crate::tape::{Tape, Var};
 
 /// A packed batch on a tape.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub struct Inputs {
     /// Token ids u32 (tokens).
     pub ids: Var,
@@ -70,7 +70,7 @@ impl Inputs {
     /// A dropout's setting and its key, if this run drops at all.
     fn dropout(&self, p: f32, site: u32, rows: Rows) -> Option<(Dropout, Var)> {
         let d = Dropout { p, site, rows };
-        self.key.filter(|_| d.active()).map(|key| (d, key))
+        self.key.clone().filter(|_| d.active()).map(|key| (d, key))
     }
 }
 
@@ -98,11 +98,18 @@ impl Norm {
         Norm { gamma, beta: bias.then(|| layout.add(format!("{name}.bias"), &[cols])) }
     }
     /// The op on x, gamma, beta and what else there is.
-    fn run(&self, tape: &mut Tape, p: &Bound, op: AddNorm, x: Var, more: &[Option<Var>]) -> Result<Var> {
+    fn run(
+        &self,
+        tape: &mut Tape,
+        p: &Bound,
+        op: AddNorm,
+        x: Var,
+        more: impl IntoIterator<Item = Option<Var>>,
+    ) -> Result<Var> {
         let mut inputs = vec![x, p.var(self.gamma)];
         inputs.extend(self.beta.map(|beta| p.var(beta)));
-        inputs.extend(more.iter().flatten());
-        tape.apply(op, &inputs)
+        inputs.extend(more.into_iter().flatten());
+        tape.apply(op, inputs)
     }
 }
 
@@ -132,6 +139,6 @@ impl Affine {
     fn run(&self, tape: &mut Tape, p: &Bound, x: Var) -> Result<Var> {
         let mut inputs = vec![x, p.var(self.w)];
         inputs.extend(self.b.map(|b| p.var(b)));
-        tape.apply(Linear { act: self.act }, &inputs)
+        tape.apply(Linear { act: self.act }, inputs)
     }
 }

@@ -120,13 +120,15 @@ impl Performer {
     ) -> Result<Var> {
         let w = self.state().features[layer].clone();
         let w = tape.constant(w);
-        let mixed = tape.apply(Favor { heads, scale }, &[qkv, batch.cu_seqlens, w])?;
-        if self.state().distances.is_some() {
-            let exact = tape
-                .apply(Attention { heads, scale, dropout: None, window: None }, &[qkv, batch.cu_seqlens])?;
-            let read = |v| tape.device().read_reals(tape.value(v)?);
-            let (found, truth) = (read(mixed)?, read(exact)?);
-            tape.release(exact);
+        let bounds = &batch.cu_seqlens;
+        // Only a comparison reads the queries, keys and values again.
+        let again = self.state().distances.is_some().then(|| qkv.clone());
+        let mixed = tape.apply(Favor { heads, scale }, [qkv, bounds.clone(), w])?;
+        if let Some(qkv) = again {
+            let op = Attention { heads, scale, dropout: None, window: None };
+            let exact = tape.apply(op, [qkv, bounds.clone()])?;
+            let read = |v: &Var| tape.device().read_reals(v.value());
+            let (found, truth) = (read(&mixed)?, read(&exact)?);
             if let Some(d) = self.state().distances.as_mut().and_then(|all| all.get_mut(layer)) {
                 d.error += found.iter().zip(&truth).map(|(a, b)| (a - b).powi(2)).sum::<f64>();
                 d.exact += truth.iter().map(|b| b * b).sum::<f64>();

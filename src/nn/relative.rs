@@ -67,30 +67,28 @@ impl RelativeParts {
         let all = three.into_iter().chain([(at("seg_embed"), vec![2, c.heads, dim])]);
         RelativeParts { distance, bias: layout.join_of(all.collect(), &[5, c.hidden]) }
     }
-    /// Attention over qkv (tokens, 3 hidden) -> (tokens, hidden), with sinusoids (distances, hidden); `qkv` is released.
+    /// Attention over qkv (tokens, 3 hidden) -> (tokens, hidden), with sinusoids (distances, hidden).
     pub fn mix(
         &self,
         tape: &mut Tape,
         p: &Bound,
         batch: &Inputs,
         c: &EncoderConfig,
-        (site, sinusoids): (u32, Var),
+        (site, sinusoids): (u32, &Var),
         qkv: Var,
     ) -> Result<Var> {
-        let r = tape.apply(Linear { act: Activation::None }, &[sinusoids, p.var(self.distance)])?;
-        let drop = batch.dropout(c.attention_dropout, site, Rows::Tokens);
+        let r = tape.apply(Linear { act: Activation::None }, [sinusoids.clone(), p.var(self.distance)])?;
+        let (dropout, key) = batch.dropout(c.attention_dropout, site, Rows::Tokens).unzip();
         let op = RelativeAttention {
             heads: c.heads,
             scale: 1.0 / ((c.hidden / c.heads) as f32).sqrt(),
             ordered: batch.order.is_some(),
-            dropout: drop.map(|d| d.0),
+            dropout,
         };
-        let mut inputs = vec![qkv, batch.cu_seqlens, batch.types, r, p.var(self.bias)];
-        inputs.extend(batch.order);
-        inputs.extend(drop.map(|d| d.1));
-        let mixed = tape.apply(op, &inputs)?;
-        tape.release(r);
-        tape.release(qkv);
-        Ok(mixed)
+        let (bounds, types) = (batch.cu_seqlens.clone(), batch.types.clone());
+        let mut inputs = vec![qkv, bounds, types, r, p.var(self.bias)];
+        inputs.extend(batch.order.clone());
+        inputs.extend(key);
+        tape.apply(op, inputs)
     }
 }

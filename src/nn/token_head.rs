@@ -44,11 +44,11 @@ impl TokenHead {
             x = dense.run(tape, p, x)?;
             if let Some((norm, eps)) = norm {
                 let op = AddNorm { eps: *eps, residual: false, before: None, after: None };
-                x = norm.run(tape, p, op, x, &[])?;
+                x = norm.run(tape, p, op, x, [])?;
             }
         }
         if let Some((drop, key)) = batch.dropout(self.dropout, self.site, Rows::Tokens) {
-            x = tape.apply(drop, &[x, key])?;
+            x = tape.apply(drop, [x, key])?;
         }
         self.classifier.run(tape, p, x)
     }

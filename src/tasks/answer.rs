@@ -50,12 +50,17 @@ impl Task for Answer {
         if spans.len() != n {
             return Err(unlabelled());
         }
-        let logits = *only(outputs)?;
+        let logits = only(outputs)?;
         let device = tape.device();
         let bounds = device.upload(DType::U32, &[n + 1], &batch.cu_seqlens[..n + 1])?;
         let spans = device.upload(DType::U32, &[n, 2], spans.as_flattened())?;
-        let x = [logits, tape.constant(bounds), tape.constant(spans), reals(tape, logits, &[1], &[scale])?];
-        tape.apply(SpanCrossEntropy, &x)
+        let x = [
+            logits.clone(),
+            tape.constant(bounds),
+            tape.constant(spans),
+            reals(tape, logits, &[1], &[scale])?,
+        ];
+        tape.apply(SpanCrossEntropy, x)
     }
     fn meter(&self, set: &TokenSet) -> Box<dyn Meter> {
         Box::new(Found::new(self.search, set))

@@ -52,19 +52,19 @@ impl Task for Classify {
         [batch.targets.classes().iter().map(one).sum(), 0.0]
     }
     fn loss(&self, tape: &mut Tape, outputs: &[Var], batch: &Batch, [scale, _]: [f64; 2]) -> Result<Var> {
-        let logits = *only(outputs)?;
+        let logits = only(outputs)?;
         let classes = batch.targets.classes();
         if classes.len() != batch.len() {
             return Err(unlabelled());
         }
         let labels = tape.device().upload(DType::U32, &[batch.len()], classes)?;
-        let mut x = vec![logits, tape.constant(labels), reals(tape, logits, &[1], &[scale])?];
+        let mut x = vec![logits.clone(), tape.constant(labels), reals(tape, logits, &[1], &[scale])?];
         if let Some(w) = &self.class_weights {
             let w: Vec<f64> = w.iter().map(|&w| w as f64).collect();
             x.push(reals(tape, logits, &[w.len()], &w)?);
         }
         let (label_smoothing, weighted) = (self.label_smoothing, self.class_weights.is_some());
-        tape.apply(CrossEntropy { label_smoothing, ignore_index: IGNORE, weighted, gamma: self.gamma }, &x)
+        tape.apply(CrossEntropy { label_smoothing, ignore_index: IGNORE, weighted, gamma: self.gamma }, x)
     }
     fn meter(&self, _: &TokenSet) -> Box<dyn Meter> {
         let n = self.classes.len();

@@ -64,13 +64,13 @@ impl Mask {
     }
 
     /// The cross-entropy of the hidden tokens, from logits (masked tokens, vocabulary).
-    pub(super) fn cross_entropy(tape: &mut Tape, logits: Var, batch: &Batch, scale: f64) -> Result<Var> {
+    pub(super) fn cross_entropy(tape: &mut Tape, logits: &Var, batch: &Batch, scale: f64) -> Result<Var> {
         let tokens = batch.targets.tokens();
         let labels = tape.device().upload(DType::U32, &[tokens.len()], tokens)?;
-        let x = [logits, tape.constant(labels), reals(tape, logits, &[1], &[scale])?];
+        let x = [logits.clone(), tape.constant(labels), reals(tape, logits, &[1], &[scale])?];
         tape.apply(
             CrossEntropy { label_smoothing: 0.0, ignore_index: IGNORED, weighted: false, gamma: 0.0 },
-            &x,
+            x,
         )
     }
 
@@ -103,7 +103,7 @@ impl Task for Mask {
         [Self::count(batch), 0.0]
     }
     fn loss(&self, tape: &mut Tape, outputs: &[Var], batch: &Batch, [scale, _]: [f64; 2]) -> Result<Var> {
-        Self::cross_entropy(tape, *only(outputs)?, batch, scale)
+        Self::cross_entropy(tape, only(outputs)?, batch, scale)
     }
     fn uninformative(&self, _: &str, set: &TokenSet) -> Result<Option<String>> {
         Self::hides_nothing(self, set)

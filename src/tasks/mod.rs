@@ -165,8 +165,7 @@ pub fn for_each_output(
             let bound = model.params.bind(&mut tape, false)?;
             let x = inputs(&mut tape, batch, None)?;
             let outputs = model.forward(&mut tape, &bound, &x)?;
-            let read =
-                |v: Var| Ok(device.read_reals(tape.value(v)?)?.into_iter().map(|v| v as f32).collect());
+            let read = |v: Var| Ok(device.read_reals(v.value())?.into_iter().map(|v| v as f32).collect());
             outputs.into_iter().map(read).collect()
         })?;
         each(batch, &outputs)?;
@@ -202,8 +201,8 @@ fn only<T>(outputs: &[T]) -> Result<&T> {
 }
 
 /// Constants of a loss: in the type that sums have where `like` has its own.
-fn reals(tape: &mut Tape, like: Var, shape: &[usize], v: &[f64]) -> Result<Var> {
-    let dtype = accumulator(tape.value(like)?.spec.dtype);
+fn reals(tape: &mut Tape, like: &Var, shape: &[usize], v: &[f64]) -> Result<Var> {
+    let dtype = accumulator(like.value().spec.dtype);
     let t = tape.device().upload_reals(dtype, shape, v)?;
     Ok(tape.constant(t))
 }

@@ -43,17 +43,17 @@ impl Task for Multilabel {
         if sets.len() != batch.len() {
             return Err(unlabelled());
         }
-        let logits = *only(outputs)?;
+        let logits = only(outputs)?;
         let hot = sets.iter().flat_map(|set| hot(set, self.classes.len()));
         let e = f64::from(self.label_smoothing);
         let hot: Vec<f64> = hot.map(|h| h as u8 as f64 * (1.0 - e) + e / 2.0).collect();
         let targets = reals(tape, logits, &[batch.len(), self.classes.len()], &hot)?;
-        let mut x = vec![logits, targets, reals(tape, logits, &[1], &[scale])?];
+        let mut x = vec![logits.clone(), targets, reals(tape, logits, &[1], &[scale])?];
         if let Some(weights) = &self.class_weights {
             let weights: Vec<f64> = weights.iter().map(|&w| f64::from(w)).collect();
             x.push(reals(tape, logits, &[weights.len()], &weights)?);
         }
-        tape.apply(BinaryCrossEntropy { weighted: self.class_weights.is_some(), gamma: self.gamma }, &x)
+        tape.apply(BinaryCrossEntropy { weighted: self.class_weights.is_some(), gamma: self.gamma }, x)
     }
     fn meter(&self, _: &TokenSet) -> Box<dyn Meter> {
         let n = self.classes.len();

@@ -45,13 +45,13 @@ impl Task for Next {
         if classes.len() != batch.len() {
             return Err(unlabelled());
         }
-        let [&tokens, &next] = both(outputs)?;
+        let [tokens, next] = both(outputs)?;
         let hidden = Mask::cross_entropy(tape, tokens, batch, scales[0])?;
         let labels = tape.device().upload(DType::U32, &[batch.len()], classes)?;
-        let x = [next, tape.constant(labels), reals(tape, next, &[1], &scales[1..])?];
+        let x = [next.clone(), tape.constant(labels), reals(tape, next, &[1], &scales[1..])?];
         let op = CrossEntropy { label_smoothing: 0.0, ignore_index: IGNORE, weighted: false, gamma: 0.0 };
-        let follows = tape.apply(op, &x)?;
-        tape.apply(Residual { dropout: None }, &[hidden, follows])
+        let follows = tape.apply(op, x)?;
+        tape.apply(Residual { dropout: None }, [hidden, follows])
     }
     fn uninformative(&self, metric: &str, set: &TokenSet) -> Result<Option<String>> {
         if metric == "next_accuracy" { Ok(None) } else { Mask::hides_nothing(self, set) }

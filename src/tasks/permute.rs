@@ -71,7 +71,7 @@ impl Task for Permute {
         [Mask::count(batch), 0.0]
     }
     fn loss(&self, tape: &mut Tape, outputs: &[Var], batch: &Batch, [scale, _]: [f64; 2]) -> Result<Var> {
-        Mask::cross_entropy(tape, *only(outputs)?, batch, scale)
+        Mask::cross_entropy(tape, only(outputs)?, batch, scale)
     }
     fn uninformative(&self, _: &str, set: &TokenSet) -> Result<Option<String>> {
         Mask::hides_nothing(self, set)

@@ -72,7 +72,7 @@ impl Task for Regress {
         [batch.len() as f64, 0.0]
     }
     fn loss(&self, tape: &mut Tape, outputs: &[Var], batch: &Batch, [scale, _]: [f64; 2]) -> Result<Var> {
-        let logits = *only(outputs)?;
+        let logits = only(outputs)?;
         let values = batch.targets.values();
         if values.len() != batch.len() {
             return Err(unlabelled());
@@ -80,9 +80,12 @@ impl Task for Regress {
         let values: Vec<f64> = values.iter().map(|&v| (f64::from(v) - self.shift) / self.scale).collect();
         // In units of `unit`, which are those of the outputs mostly.
         let scale = scale * (self.scale / self.unit).powi(2);
-        let x =
-            [logits, reals(tape, logits, &[batch.len(), 1], &values)?, reals(tape, logits, &[1], &[scale])?];
-        tape.apply(Mse, &x)
+        let x = [
+            logits.clone(),
+            reals(tape, logits, &[batch.len(), 1], &values)?,
+            reals(tape, logits, &[1], &[scale])?,
+        ];
+        tape.apply(Mse, x)
     }
     fn units(&self) -> Option<(f64, f64)> {
         (*self != Self { unit: self.unit, ..Self::default() }).then_some((self.shift, self.scale))

@@ -53,13 +53,13 @@ impl Task for Similar {
         if let Likeness::Contrastive { .. } = self.loss { 2 } else { 1 }
     }
     fn loss(&self, tape: &mut Tape, outputs: &[Var], batch: &Batch, [scale, _]: [f64; 2]) -> Result<Var> {
-        let (vectors, n) = (*only(outputs)?, batch.len());
+        let (vectors, n) = (only(outputs)?, batch.len());
         let mut side = |first: u32, scale: f64| -> Result<Var> {
             let index: Vec<u32> = (0..n as u32).map(|i| 2 * i + first).collect();
             let index = tape.device().upload(DType::U32, &[n], &index)?;
             let index = tape.constant(index);
-            let rows = tape.apply(Gather, &[vectors, index])?;
-            tape.apply(Normalize { scale: scale as f32 }, &[rows])
+            let rows = tape.apply(Gather, [vectors.clone(), index])?;
+            tape.apply(Normalize { scale: scale as f32 }, [rows])
         };
         match self.loss {
             Likeness::Cosine { label_scale } => {
@@ -68,30 +68,31 @@ impl Task for Similar {
                     return Err(unlabelled());
                 }
                 let (u, v) = (side(0, 1.0)?, side(1, 1.0)?);
-                let cosine = tape.apply(Dot, &[u, v])?;
+                let cosine = tape.apply(Dot, [u, v])?;
                 let labels: Vec<f64> = values.iter().map(|&v| v as f64 / label_scale).collect();
-                let x =
-                    [cosine, reals(tape, cosine, &[n, 1], &labels)?, reals(tape, cosine, &[1], &[scale])?];
-                tape.apply(Mse, &x)
+                let labels = reals(tape, &cosine, &[n, 1], &labels)?;
+                let scale = reals(tape, &cosine, &[1], &[scale])?;
+                tape.apply(Mse, [cosine, labels, scale])
             }
             Likeness::Contrastive { temperature } => {
                 let (u, v) = (side(0, 1.0 / temperature)?, side(1, 1.0)?);
-                let mut logits = tape.apply(Linear { act: Activation::None }, &[u, v])?;
+                let mut logits = tape.apply(Linear { act: Activation::None }, [u, v])?;
                 let repeated = repeated(batch);
                 if !repeated.is_empty() {
                     let mut mask = vec![0.0; n * n];
                     // Below every other logit by so much that its exponential is 0 in f32; an infinity is not sure to be kept by a GPU.
                     repeated.iter().for_each(|&(i, j)| mask[i * n + j] = -(2.0 / temperature + 200.0));
-                    let mask = tape.device().upload_reals(tape.value(logits)?.spec.dtype, &[n, n], &mask)?;
+                    let mask = tape.device().upload_reals(logits.value().spec.dtype, &[n, n], &mask)?;
                     let mask = tape.constant(mask);
-                    logits = tape.apply(Residual { dropout: None }, &[logits, mask])?;
+                    logits = tape.apply(Residual { dropout: None }, [logits, mask])?;
                 }
                 let own: Vec<u32> = (0..n as u32).collect();
                 let own = tape.device().upload(DType::U32, &[n], &own)?;
-                let x = [logits, tape.constant(own), reals(tape, logits, &[1], &[scale])?];
+                let scale = reals(tape, &logits, &[1], &[scale])?;
+                let x = [logits, tape.constant(own), scale];
                 tape.apply(
                     CrossEntropy { label_smoothing: 0.0, ignore_index: IGNORE, weighted: false, gamma: 0.0 },
-                    &x,
+                    x,
                 )
             }
         }

@@ -45,15 +45,15 @@ impl Task for Tag {
         if tags.len() != batch.ids.len() {
             return Err(unlabelled());
         }
-        let logits = *only(outputs)?;
+        let logits = only(outputs)?;
         let labels = tape.device().upload(DType::U32, &[tags.len()], tags)?;
-        let mut x = vec![logits, tape.constant(labels), reals(tape, logits, &[1], &[scale])?];
+        let mut x = vec![logits.clone(), tape.constant(labels), reals(tape, logits, &[1], &[scale])?];
         if let Some(w) = &self.class_weights {
             let w: Vec<f64> = w.iter().map(|&w| w as f64).collect();
             x.push(reals(tape, logits, &[w.len()], &w)?);
         }
         let (label_smoothing, weighted) = (self.label_smoothing, self.class_weights.is_some());
-        tape.apply(CrossEntropy { label_smoothing, ignore_index: IGNORED, weighted, gamma: self.gamma }, &x)
+        tape.apply(CrossEntropy { label_smoothing, ignore_index: IGNORED, weighted, gamma: self.gamma }, x)
     }
     fn meter(&self, set: &TokenSet) -> Box<dyn Meter> {
         Box::new(Tagged::new(&self.classes, self.format, self.strict, set))

@@ -8,7 +8,7 @@ use crate::ops::gather::Gather;
 use crate::ops::{Backward, Forward, Grad};
 use crate::params::Bound;
 use crate::shape::{DType, Spec};
-use crate::tape::{Tape, Var};
+use crate::tape::{Leaf, Tape, Var};
 use crate::tasks::{self, Task};
 
 /// What a pass leaves behind besides the gradients.
@@ -51,18 +51,21 @@ pub fn pass(
     let mut tape = Tape::new(device);
     let bound = model.params.bind(&mut tape, add)?;
     let inputs = tasks::inputs(&mut tape, batch, key)?;
-    let outputs = model.forward(&mut tape, &bound, &inputs)?;
     let scale = scale.into();
-    let root = task.loss(&mut tape, &outputs, batch, scale.loss)?;
-    let loss = tape.value(root)?.clone();
-    let seed = seed(&tape, root, scale)?;
+    let root = {
+        // The backward pass frees each output once it has read it, unless there is a handle to it here.
+        let outputs = model.forward(&mut tape, &bound, &inputs)?;
+        task.loss(&mut tape, &outputs, batch, scale.loss)?
+    };
+    let loss = root.value().clone();
+    let seed = seed(&tape, &root, scale)?;
     let unreached = tape.backward(root, seed)?;
     Ok(Passed { loss, unreached: model.params.names(&bound, &unreached) })
 }
 
 /// The gradient that a loss starts from.
-fn seed(tape: &Tape, root: Var, scale: Scale) -> Result<Tensor> {
-    let dtype = match tape.value(root)?.spec.dtype {
+fn seed(tape: &Tape, root: &Var, scale: Scale) -> Result<Tensor> {
+    let dtype = match root.value().spec.dtype {
         DType::F64 => DType::F64,
         _ => DType::F32,
     };
@@ -110,10 +113,12 @@ fn vectors(
     key: Option<(u64, u64)>,
 ) -> Result<Var> {
     let inputs = tasks::inputs(tape, batch, key)?;
-    match model.forward(tape, bound, &inputs)?[..] {
-        [vectors] => Ok(vectors),
-        _ => Err(Error::shape("a loss over a whole step needs a model with one output")),
-    }
+    let outputs: [Var; 1] = model
+        .forward(tape, bound, &inputs)?
+        .try_into()
+        .map_err(|_| Error::shape("a loss over a whole step needs a model with one output"))?;
+    let [vectors] = outputs;
+    Ok(vectors)
 }
 
 /// See [`step`].
@@ -139,7 +144,7 @@ fn cached(
             let mut tape = Tape::evaluate(device);
             let bound = model.params.bind(&mut tape, false)?;
             let part = vectors(&mut tape, model, batch, &bound, key)?;
-            let part = tape.value(part)?;
+            let part = part.value();
             let all = match all.take() {
                 Some(all) => all,
                 None => device.alloc(Spec::new(part.spec.dtype, &[count, part.spec.rows_cols().1]))?,
@@ -159,11 +164,11 @@ fn cached(
     let gradient = device.alloc(all.spec.clone())?;
     let loss = device.run(|| -> Result<Tensor> {
         let mut tape = Tape::new(device);
-        let leaf = tape.leaf(all, gradient.clone(), false);
+        let leaf = tape.leaf(Leaf::new(all, gradient.clone(), false));
         let root = task.loss(&mut tape, &[leaf], &Batch::joined(batches), scale.loss)?;
-        let loss = tape.value(root)?.clone();
+        let loss = root.value().clone();
         // In f16 the gradient by the vectors carries the loss scale already.
-        let seed = seed(&tape, root, scale)?;
+        let seed = seed(&tape, &root, scale)?;
         tape.backward(root, seed)?;
         Ok(loss)
     })?;
@@ -174,7 +179,7 @@ fn cached(
             let mut tape = Tape::new(device);
             let bound = model.params.bind(&mut tape, i > 0)?;
             let part = vectors(&mut tape, model, batch, &bound, key)?;
-            let seed = device.alloc(tape.value(part)?.spec.clone())?;
+            let seed = device.alloc(part.value().spec.clone())?;
             device.forward(&Gather, Forward { x: &[&gradient, &rows], y: &[&seed] })?;
             let unreached = tape.backward(part, seed)?;
             Ok(model.params.names(&bound, &unreached))

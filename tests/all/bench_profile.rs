@@ -12,7 +12,7 @@ use tempra::ops::attention::Attention;
 use tempra::ops::linear::{Activation, Linear};
 use tempra::ops::{Backward, Fill, Forward, Grad, Input, Op};
 use tempra::shape::{DType, Spec};
-use tempra::tape::Tape;
+use tempra::tape::{Leaf, Tape};
 
 fn cpu() -> Device {
     Device::open("cpu", 1).unwrap()
@@ -116,10 +116,10 @@ fn a_tape_is_counted_with_its_real_gradients() {
         let mut tape = Tape::new(&device);
         let zeros = |shape: &[usize]| device.zeros(DType::F32, shape);
         let x = tape.constant(zeros(&[T, H])?);
-        let w = tape.leaf(zeros(&[F, H])?, zeros(&[F, H])?, false);
-        let y = tape.apply(Linear { act: Activation::GeluErf }, &[x, w])?;
-        let v = tape.leaf(zeros(&[H, F])?, zeros(&[H, F])?, true);
-        let y = tape.apply(Linear { act: Activation::None }, &[y, v])?;
+        let w = tape.leaf(Leaf::new(zeros(&[F, H])?, zeros(&[F, H])?, false));
+        let y = tape.apply(Linear { act: Activation::GeluErf }, [x, w])?;
+        let v = tape.leaf(Leaf::new(zeros(&[H, F])?, zeros(&[H, F])?, true));
+        let y = tape.apply(Linear { act: Activation::None }, [y, v])?;
         tape.backward(y, zeros(&[T, H])?).map(drop)
     };
     let timed = device.profiled(run).unwrap().1;

@@ -68,8 +68,8 @@ fn run(device: &Device, model: &Model, task: &dyn Task, batch: &Batch) -> (Vec<f
     let given = model.forward(&mut tape, &bound, &x).unwrap_or_else(|e| panic!("{e}"));
     let scale = 1.0 / task.weights(batch)[0];
     let root = task.loss(&mut tape, &given, batch, [scale; 2]).expect("a loss");
-    let logits = floats(device, tape.value(given[0]).expect("logits"));
-    let loss = floats(device, tape.value(root).expect("a loss"))[0];
+    let logits = floats(device, given[0].value());
+    let loss = floats(device, root.value())[0];
     let one = upload(device, model.params.spec().dtype, &[1.0]);
     tape.backward(root, one).expect("backward");
     (logits, loss)

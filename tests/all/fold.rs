@@ -7,7 +7,7 @@ use tempra::ops::linear::{Activation, Linear};
 use tempra::ops::{Backward, Forward, Grad, Op};
 use tempra::rng::Stream;
 use tempra::shape::{DType, Spec};
-use tempra::tape::Tape;
+use tempra::tape::{Leaf, Tape};
 
 const ACTIVATIONS: [Activation; 4] =
     [Activation::GeluErf, Activation::GeluTanh, Activation::Relu, Activation::Tanh];
@@ -30,13 +30,13 @@ fn by_tape(device: &Device, dtype: DType, act: Activation, twice: bool) -> Vec<V
     let t = inputs(device, dtype);
     let grads: Vec<Tensor> = t[..4].iter().map(|t| device.alloc(t.spec.clone()).unwrap()).collect();
     let mut tape = Tape::new(device);
-    let v: Vec<_> = (0..4).map(|i| tape.leaf(t[i].clone(), grads[i].clone(), false)).collect();
-    let y = tape.apply(Linear { act }, &[v[0], v[1], v[2]]).unwrap();
-    let root = tape.apply(Linear { act: Activation::None }, &[y, v[3]]).unwrap();
+    let v: Vec<_> = (0..4).map(|i| tape.leaf(Leaf::new(t[i].clone(), grads[i].clone(), false))).collect();
+    let y = tape.apply(Linear { act }, &v[..3]).unwrap();
+    let root = tape.apply(Linear { act: Activation::None }, [y.clone(), v[3].clone()]).unwrap();
     if twice {
         // It is not reached, but might have been.
         let again = tape.constant(t[3].clone());
-        tape.apply(Linear { act: Activation::None }, &[y, again]).unwrap();
+        tape.apply(Linear { act: Activation::None }, [y, again]).unwrap();
     }
     assert!(tape.backward(root, t[4].clone()).unwrap().is_empty());
     grads.iter().map(|g| device.read_reals(g).unwrap()).collect()

@@ -18,8 +18,8 @@ fn found(device: &Device, op: CrossEntropy, logits: &[f64], target: &[u32], weig
         x.push(upload(device, DType::F64, weights));
     }
     let x: Vec<_> = x.into_iter().map(|t| tape.constant(t)).collect();
-    let y = tape.apply(op, &x).unwrap();
-    device.read_reals(tape.value(y).unwrap()).unwrap()[0]
+    let y = tape.apply(op, x).unwrap();
+    device.read_reals(y.value()).unwrap()[0]
 }
 
 #[test]
@@ -63,8 +63,8 @@ fn focal_loss_of_decisions_is_that_of_the_paper() {
             x.push(put(&[0.5, 2.0], &[2]));
         }
         let x: Vec<_> = x.into_iter().map(|t| tape.constant(t)).collect();
-        let y = tape.apply(op, &x).unwrap();
-        device.read_reals(tape.value(y).unwrap()).unwrap()[0]
+        let y = tape.apply(op, x).unwrap();
+        device.read_reals(y.value()).unwrap()[0]
     };
     let (right, wrong) = ((4f64 / 3.0).ln(), 4f64.ln());
     for (weighted, [a, b]) in [(false, [1.0, 1.0]), (true, [0.5, 2.0])] {

@@ -142,10 +142,10 @@ pub fn pass(
         let bound = model.params.bind(&mut tape, i > 0).expect("bound");
         let x = inputs(&mut tape, batch, key).expect("inputs");
         let logits = model.logits(&mut tape, &bound, &x).unwrap_or_else(|e| panic!("{e}"));
-        let loss =
-            task.loss(&mut tape, &[logits], batch, [1.0 / weight; 2]).unwrap_or_else(|e| panic!("{e}"));
-        done.logits.extend(floats(device, tape.value(logits).expect("logits")));
-        done.loss += floats(device, tape.value(loss).expect("loss"))[0];
+        let outputs = [logits];
+        let loss = task.loss(&mut tape, &outputs, batch, [1.0 / weight; 2]).unwrap_or_else(|e| panic!("{e}"));
+        done.logits.extend(floats(device, outputs[0].value()));
+        done.loss += floats(device, loss.value())[0];
         let one = upload(device, model.params.spec().dtype, &[1.0]);
         let unreached = tape.backward(loss, one).unwrap_or_else(|e| panic!("{e}"));
         assert_eq!(model.params.names(&bound, &unreached), [""; 0], "parameters without a gradient");
@@ -161,7 +161,7 @@ pub fn logits(device: &Device, model: &Model, batches: &[Batch]) -> Vec<f64> {
         let bound = model.params.bind(&mut tape, false).expect("bound");
         let x = inputs(&mut tape, batch, None).expect("inputs");
         let logits = model.logits(&mut tape, &bound, &x).unwrap_or_else(|e| panic!("{e}"));
-        all.extend(floats(device, tape.value(logits).expect("logits")));
+        all.extend(floats(device, logits.value()));
     }
     all
 }

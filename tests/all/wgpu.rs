@@ -113,8 +113,8 @@ fn wgpu_indices_out_of_range_show() {
         let (logits, label) = (tape.constant(logits), tape.constant(ints(&[label])));
         let op = CrossEntropy { label_smoothing: 0.0, ignore_index: IGNORE, weighted: false, gamma: 0.0 };
         let scale = tape.constant(device.upload(DType::F32, &[1], &[1f32]).unwrap());
-        let y = tape.apply(op, &[logits, label, scale]).unwrap();
-        device.read::<f32>(tape.value(y).unwrap()).unwrap()[0]
+        let y = tape.apply(op, [logits, label, scale]).unwrap();
+        device.read::<f32>(y.value()).unwrap()[0]
     };
     assert!((loss(2) - 3f32.ln()).abs() < 1e-6);
     assert!(loss(3).is_nan());
