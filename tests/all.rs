@@ -83,6 +83,8 @@ mod init_tasks;
 mod invariance;
 #[path = "all/label_order.rs"]
 mod label_order;
+#[path = "all/layer_shapes.rs"]
+mod layer_shapes;
 #[path = "all/learner.rs"]
 mod learner;
 #[path = "all/losses.rs"]

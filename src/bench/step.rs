@@ -9,7 +9,7 @@ use crate::data::{Batch, Targets};
 use crate::device::{Device, Pass, Timed};
 use crate::error::Result;
 use crate::models::{Model, Options, Outputs};
-use crate::nn::EncoderConfig;
+use crate::nn::{EncoderConfig, LayerShape};
 use crate::ops::linear::Activation;
 use crate::optim::{Optimizer, Settings};
 use crate::rng::Stream;
@@ -90,9 +90,7 @@ pub fn encoder(m: &ModelShape) -> EncoderConfig {
         positions: m.positions,
         types: 2,
         hidden: m.hidden,
-        layers: m.layers,
-        heads: m.heads,
-        intermediate: m.intermediate,
+        layers: vec![LayerShape::new(m.hidden, m.heads, m.intermediate); m.layers],
         act: Activation::GeluErf,
         ..EncoderConfig::default()
     }

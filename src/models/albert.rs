@@ -54,15 +54,16 @@ fn read(c: &Config) -> Result<EncoderConfig> {
     let several = |v: &serde_json::Value| v.as_u64() != Some(1);
     c.refuse("inner_group_num", several, "1, as in all published ALBERT models")?;
     let groups = c.optional_index("num_hidden_groups", 1 << 9)?.unwrap_or(1);
-    if groups == 0 || groups > shape.layers {
+    if groups == 0 || groups > shape.depth() {
         return Err(c
             .error(format!("`num_hidden_groups` ({groups}) is out of range"))
-            .with_expected(format!("1 to num_hidden_layers ({})", shape.layers))
+            .with_expected(format!("1 to num_hidden_layers ({})", shape.depth()))
             .with_help("correct config.json, or download the model again"));
     }
     Ok(EncoderConfig {
         embedding: Some(c.count("embedding_size", 1 << 14)?),
-        shared: Some(groups),
+        repeated: Some(shape.depth()),
+        layers: shape.layers[..groups].to_vec(),
         hidden_dropout: c.optional_probability("hidden_dropout_prob")?.unwrap_or(0.0),
         attention_dropout: c.optional_probability("attention_probs_dropout_prob")?.unwrap_or(0.0),
         // The feed-forward block's output is not dropped (`AlbertLayer` in transformers).

@@ -112,6 +112,10 @@ impl Architecture {
     pub(super) fn bias_is_optional(&self) -> bool {
         self.model_type == "modernbert"
     }
+    /// The tokenizer class that `tokenizer_config.json` must name for transformers to return token types, if it would not do so otherwise.
+    pub(super) fn tokenizer_class(&self) -> Option<&'static str> {
+        (self.model_type == "xlnet").then_some("XLNetTokenizer")
+    }
     /// The name in the files of a model with a head, from BERT's without a prefix.
     pub fn tensor(&self, bert: &str) -> String {
         let renamed =

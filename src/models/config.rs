@@ -3,7 +3,7 @@
 use super::Outputs;
 use crate::checkpoint::read_json;
 use crate::error::{Error, Result};
-use crate::nn::{EncoderConfig, PerformerConfig};
+use crate::nn::{EncoderConfig, LayerShape, PerformerConfig};
 use crate::ops::linear::Activation;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -116,22 +116,19 @@ impl Config {
         self.refuse("is_decoder", decoder, "false: tempra trains encoders, not decoders")?;
         let relative = |v: &Value| v.as_str().is_some_and(|s| s != "absolute");
         self.refuse("position_embedding_type", relative, "\"absolute\"")?;
-        let shape = EncoderConfig {
+        let (hidden, layer) = self.sizes(["hidden_size", "num_attention_heads", "intermediate_size"])?;
+        Ok(EncoderConfig {
             vocab: self.count("vocab_size", 1 << 22)?,
             positions: self.count("max_position_embeddings", 1 << 20)?,
             types: self.count("type_vocab_size", 1 << 10)?,
-            hidden: self.count("hidden_size", 1 << 14)?,
-            layers: self.count("num_hidden_layers", 1 << 9)?,
-            heads: self.count("num_attention_heads", 1 << 10)?,
-            intermediate: self.count("intermediate_size", 1 << 17)?,
+            hidden,
+            layers: vec![layer; self.count("num_hidden_layers", 1 << 9)?],
             act: self.activation("hidden_act")?,
             eps: self.optional_number("layer_norm_eps")?.unwrap_or(1e-12) as f32,
             hidden_dropout: self.optional_probability("hidden_dropout_prob")?.unwrap_or(0.1),
             attention_dropout: self.optional_probability("attention_probs_dropout_prob")?.unwrap_or(0.1),
             ..EncoderConfig::default()
-        };
-        self.divides(&shape, "num_attention_heads", "hidden_size")?;
-        Ok(shape)
+        })
     }
     /// The settings of approximate attention, if the model was trained with it.
     pub fn performer(&self) -> Result<Option<PerformerConfig>> {
@@ -150,13 +147,16 @@ impl Config {
             }
         }
     }
-    /// Refuses a width that is not a multiple of the number of heads.
-    pub fn divides(&self, shape: &EncoderConfig, heads: &str, width: &str) -> Result<()> {
-        if shape.hidden.is_multiple_of(shape.heads) {
-            return Ok(());
+    /// The hidden size, and the sizes of layers that are all alike, from the keys of the hidden size, of the number of heads, which divides
+    /// it, and of the feed-forward width.
+    pub fn sizes(&self, [width, heads, intermediate]: [&str; 3]) -> Result<(usize, LayerShape)> {
+        let (hidden, n) = (self.count(width, 1 << 14)?, self.count(heads, 1 << 10)?);
+        let layer = LayerShape::new(hidden, n, self.count(intermediate, 1 << 17)?);
+        if hidden.is_multiple_of(n) {
+            return Ok((hidden, layer));
         }
         Err(self
-            .error(format!("`{width}` ({}) is not a multiple of `{heads}` ({})", shape.hidden, shape.heads))
+            .error(format!("`{width}` ({hidden}) is not a multiple of `{heads}` ({n})"))
             .with_help("correct config.json, or download the model again"))
     }
     /// The names of a fine-tuned model's outputs, as `transformers` knows them: those of `id2label`, else `LABEL_0`, `LABEL_1`

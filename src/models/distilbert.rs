@@ -52,14 +52,13 @@ pub(super) const DISTILBERT: Architecture = Architecture {
 
 /// The keys and defaults of transformers' `DistilBertConfig`. Positions are read from the weights, sinusoidal or not.
 fn read(c: &Config) -> Result<EncoderConfig> {
-    let shape = EncoderConfig {
+    let (hidden, layer) = c.sizes(["dim", "n_heads", "hidden_dim"])?;
+    Ok(EncoderConfig {
         vocab: c.count("vocab_size", 1 << 22)?,
         positions: c.count("max_position_embeddings", 1 << 20)?,
         types: 0,
-        hidden: c.count("dim", 1 << 14)?,
-        layers: c.count("n_layers", 1 << 9)?,
-        heads: c.count("n_heads", 1 << 10)?,
-        intermediate: c.count("hidden_dim", 1 << 17)?,
+        hidden,
+        layers: vec![layer; c.count("n_layers", 1 << 9)?],
         act: c.activation("activation")?,
         eps: 1e-12,
         hidden_dropout: c.optional_probability("dropout")?.unwrap_or(0.1),
@@ -67,7 +66,5 @@ fn read(c: &Config) -> Result<EncoderConfig> {
         dropped: [false, true],
         attention_dropout: c.optional_probability("attention_dropout")?.unwrap_or(0.1),
         ..EncoderConfig::default()
-    };
-    c.divides(&shape, "n_heads", "dim")?;
-    Ok(shape)
+    })
 }

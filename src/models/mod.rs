@@ -135,6 +135,7 @@ impl Model {
     pub fn open(device: &Device, dir: &Path, options: &Options) -> Result<(Model, LoadReport)> {
         let (config, architecture, shape) = read_config(dir)?;
         let shape = options.over(shape);
+        shape.check()?;
         if shape.relative() && shape.performer.is_some() {
             return Err(config
                 .error("model.attention = \"performer\" does not work with XLNet")
@@ -178,7 +179,7 @@ impl Model {
             decoder: &decoder,
         };
         let Declared { layout, body, mut encoder, heads } = declare(&setting, &heads, options)?;
-        let layers = (architecture.tensor("encoder.layer."), shape.own_layers());
+        let layers = (architecture.tensor("encoder.layer."), shape.layers.len());
         let number = heads.first().is_some_and(|h| h.outputs == Outputs::Number);
         let activation = match number && config.value.get("tempra_heads").is_none() {
             true if trained => heads::last_activation(&config, dir)?,
@@ -243,22 +244,24 @@ impl Model {
         }
     }
 
-    /// A model with random f32 weights, for benchmarks: XLNet if `shape` has relative positions, else BERT.
+    /// A model with random weights, for benchmarks: XLNet if `shape` has relative positions, else BERT.
     ///
     /// # Errors
+    /// [`Kind::Shape`](crate::error::Kind::Shape) if [`EncoderConfig::check`] refuses the shape;
     /// [`Kind::Memory`](crate::error::Kind::Memory) if the device has not enough memory; other errors of the device.
     pub fn random(device: &Device, shape: &EncoderConfig, options: &Options) -> Result<Model> {
         let outputs = options.outputs.clone().unwrap_or(Outputs::Number);
         let heads =
             if options.heads.is_empty() { vec![(String::new(), outputs)] } else { options.heads.clone() };
         let shape = &options.over(shape.clone());
+        shape.check()?;
         let architecture = if shape.relative() { &xlnet::XLNET } else { &bert::BERT };
         let dropout = shape.hidden_dropout;
         let (pooling, span_dropout) = (Pooling::Mean, 0.0);
         let decoder = &Decoder::tied(architecture);
         let setting = Setting { architecture, shape, pooling, dropout, span_dropout, decoder };
         let Declared { layout, mut encoder, heads, .. } = declare(&setting, &heads, options)?;
-        let params = Params::new(device, layout, DType::F32, options.training)?;
+        let params = Params::new(device, layout, options.dtype, options.training)?;
         weights::randomise(device, &params, options.seed)?;
         params.refresh(device)?;
         encoder.prepare(device, options.dtype)?;
@@ -272,6 +275,10 @@ impl Model {
     /// The encoder's shape and settings.
     pub fn shape(&self) -> &EncoderConfig {
         &self.shape
+    }
+    /// The encoder, for a caller that runs it in parts; [`Model::hidden`] runs all of it.
+    pub fn encoder(&self) -> &Encoder {
+        &self.encoder
     }
     /// Whether sentence-transformers would normalize this folder's vectors to unit length.
     pub fn normalizes(&self) -> bool {
@@ -406,9 +413,9 @@ impl Model {
     /// # Errors
     /// [`Kind::Model`](crate::error::Kind::Model) if the original is not a JSON object.
     pub fn tokenizer_config(&self, bytes: Option<&[u8]>) -> Result<Option<Vec<u8>>> {
-        if !self.shape.relative() {
+        let Some(class) = self.architecture.tokenizer_class() else {
             return Ok(bytes.map(<[u8]>::to_vec));
-        }
+        };
         let wrong = |e: serde_json::Error| {
             Error::model("tokenizer_config.json is not a JSON object")
                 .with_found(e.to_string())
@@ -419,7 +426,7 @@ impl Model {
         // Without this key XLNet's tokenizer returns no token types, and the model would compute something else.
         let names = json!(["input_ids", "token_type_ids", "attention_mask"]);
         config.entry("model_input_names").or_insert(names);
-        config.entry("tokenizer_class").or_insert("XLNetTokenizer".into());
+        config.entry("tokenizer_class").or_insert(class.into());
         serde_json::to_vec_pretty(&config).map(Some).map_err(wrong)
     }
 
@@ -505,7 +512,7 @@ fn declare(setting: &Setting, heads: &[(String, Outputs)], options: &Options) ->
     let encoder = Encoder::declare(&mut layout, &mut sites, shape);
     let body = layout.list.len();
     for p in &mut layout.list {
-        p.lr_scale = rate(&p.name, shape.own_layers(), options.layer_lr_decay);
+        p.lr_scale = rate(&p.name, shape.layers.len(), options.layer_lr_decay);
         p.name = setting.architecture.tensor(&p.name);
     }
     let mut head = |(name, outputs): &(String, Outputs)| {

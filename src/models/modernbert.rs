@@ -67,14 +67,22 @@ fn read(c: &Config) -> Result<EncoderConfig> {
     let pooling = |v: &Value| !matches!(v.as_str(), Some("cls" | "mean"));
     c.refuse("classifier_pooling", pooling, "\"cls\" or \"mean\"")?;
     let head_act = c.value.get("classifier_activation").map(|_| c.activation("classifier_activation"));
-    let shape = EncoderConfig {
+    let (hidden, layer) = c.sizes(["hidden_size", "num_attention_heads", "intermediate_size"])?;
+    if !layer.head_dim.is_multiple_of(2) {
+        return Err(c
+            .error(format!(
+                "the head dimension is odd: hidden_size ({hidden}) / num_attention_heads ({})",
+                layer.heads
+            ))
+            .with_expected("an even head dimension: rotary positions rotate pairs of elements")
+            .with_help("correct config.json, or download the model again"));
+    }
+    Ok(EncoderConfig {
         vocab: c.count("vocab_size", 1 << 22)?,
         positions: c.count("max_position_embeddings", 1 << 20)?,
         types: 0,
-        hidden: c.count("hidden_size", 1 << 14)?,
-        layers,
-        heads: c.count("num_attention_heads", 1 << 10)?,
-        intermediate: c.count("intermediate_size", 1 << 17)?,
+        hidden,
+        layers: vec![layer; layers],
         act: c.activation("hidden_activation")?,
         eps: c.optional_number("norm_eps")?.unwrap_or(1e-5) as f32,
         hidden_dropout,
@@ -98,18 +106,7 @@ fn read(c: &Config) -> Result<EncoderConfig> {
             local_layers(c, layers)?,
         )),
         ..EncoderConfig::default()
-    };
-    c.divides(&shape, "num_attention_heads", "hidden_size")?;
-    if !(shape.hidden / shape.heads).is_multiple_of(2) {
-        return Err(c
-            .error(format!(
-                "the head dimension is odd: hidden_size ({}) / num_attention_heads ({})",
-                shape.hidden, shape.heads
-            ))
-            .with_expected("an even head dimension: rotary positions rotate pairs of elements")
-            .with_help("correct config.json, or download the model again"));
-    }
-    Ok(shape)
+    })
 }
 
 /// The base of the rotary angles for one layer type.

@@ -75,7 +75,8 @@ impl Options {
             None => {}
             Some(Attention::Exact) => shape.performer = None,
             Some(Attention::Performer { features, redraw }) => {
-                let fresh = PerformerConfig::of(shape.hidden / shape.heads, self.seed);
+                let widest = shape.layers.iter().map(|l| l.head_dim).max().unwrap_or(1);
+                let fresh = PerformerConfig::of(widest, self.seed);
                 // A model that was trained with this approximation keeps its own features.
                 let saved = shape.performer.filter(|p| features.is_none_or(|n| n == p.features));
                 let features = features.unwrap_or(fresh.features);

@@ -3,7 +3,7 @@
 use super::decoder::Decoder;
 use super::rows::{HeadRows, Rows};
 use crate::checkpoint::Weights;
-use crate::device::Device;
+use crate::device::{Device, Tensor};
 use crate::error::{Error, Result};
 use crate::params::{Layout, Param, Params};
 use crate::rng::Stream;
@@ -195,10 +195,23 @@ fn start(p: &Param, seed: u64, std: f64, out: &mut [f32]) {
     out.iter_mut().for_each(|v| *v = value());
 }
 
+/// Writes a tensor of f32 or f64 with values that are made in f32.
+fn write_f32(device: &Device, t: &Tensor, values: impl Fn(&mut [f32]) -> Result<()>) -> Result<()> {
+    if t.spec.dtype != DType::F64 {
+        return device.write_with(t, values);
+    }
+    device.write_with::<f64>(t, |out| {
+        let mut exact = vec![0.0; out.len()];
+        values(&mut exact)?;
+        out.iter_mut().zip(exact).for_each(|(o, v)| *o = v as f64);
+        Ok(())
+    })
+}
+
 /// Initialises every parameter at random.
 pub(super) fn randomise(device: &Device, params: &Params, seed: u64) -> Result<()> {
     for p in &params.layout().list {
-        device.write_with(&params.view(&params.value, p)?, |out| {
+        write_f32(device, &params.view(&params.value, p)?, |out| {
             start(p, seed, 0.02, out);
             Ok(())
         })?;
@@ -244,15 +257,7 @@ pub(super) fn fill(
             }
         };
         let view = params.view(&params.value, p)?;
-        match view.spec.dtype {
-            DType::F64 => device.write_with::<f64>(&view, |out| {
-                let mut exact = vec![0.0; out.len()];
-                values(&mut exact)?;
-                out.iter_mut().zip(exact).for_each(|(o, v)| *o = v as f64);
-                Ok(())
-            })?,
-            _ => device.write_with(&view, values)?,
-        }
+        write_f32(device, &view, values)?;
         match source {
             Some((_, rows)) => {
                 report.loaded += 1;

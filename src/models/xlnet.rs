@@ -76,32 +76,34 @@ fn read(c: &Config) -> Result<EncoderConfig> {
     c.refuse("summary_proj_to_labels", yes, "false: the head ends with a classifier layer")?;
     let dropout = c.optional_probability("dropout")?.unwrap_or(0.1);
     let clamp = c.value.get("clamp_len").and_then(Value::as_u64).filter(|&n| n > 0 && n < LONGEST as u64);
-    let shape = EncoderConfig {
+    let (hidden, layer) = c.sizes(["d_model", "n_head", "d_inner"])?;
+    if !hidden.is_multiple_of(2) {
+        return Err(c
+            .error(format!("`d_model` ({hidden}) is odd"))
+            .with_expected("an even number: positions are encoded as pairs of sines and cosines")
+            .with_help("correct config.json, or download the model again"));
+    }
+    let dim = layer.head_dim as u64;
+    let other = |v: &Value| v.as_u64() != Some(dim);
+    c.refuse("d_head", other, &format!("{dim}, which is d_model / n_head"))?;
+    Ok(EncoderConfig {
         vocab: c.count("vocab_size", 1 << 22)?,
         positions: LONGEST,
         types: 0,
-        hidden: c.count("d_model", 1 << 14)?,
-        layers: c.count("n_layer", 1 << 9)?,
-        heads: c.count("n_head", 1 << 10)?,
-        intermediate: c.count("d_inner", 1 << 17)?,
+        hidden,
+        layers: vec![layer; c.count("n_layer", 1 << 9)?],
         act: c.activation("ff_activation")?,
         eps: c.optional_number("layer_norm_eps")?.unwrap_or(1e-12) as f32,
         hidden_dropout: dropout,
         attention_dropout: dropout,
         encoding: Positions::Relative { clamp: clamp.map(|n| n as usize) },
         biases: Biases { attention: false, feed_forward: true, norm: true, head: true },
+        by_head: true,
+        embedding_norm: false,
+        query_row: true,
+        inner_dropout: true,
+        last_dropout: true,
         cls_last: true,
         ..EncoderConfig::default()
-    };
-    c.divides(&shape, "n_head", "d_model")?;
-    if !shape.hidden.is_multiple_of(2) {
-        return Err(c
-            .error(format!("`d_model` ({}) is odd", shape.hidden))
-            .with_expected("an even number: positions are encoded as pairs of sines and cosines")
-            .with_help("correct config.json, or download the model again"));
-    }
-    let dim = (shape.hidden / shape.heads) as u64;
-    let other = |v: &Value| v.as_u64() != Some(dim);
-    c.refuse("d_head", other, &format!("{dim}, which is d_model / n_head"))?;
-    Ok(shape)
+    })
 }

@@ -9,7 +9,7 @@ use super::performer::{Distance, Performer, PerformerConfig};
 use super::relative::Sinusoids;
 use super::{Affine, Inputs, Norm, Sites};
 use crate::device::Device;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ops::add_norm::AddNorm;
 use crate::ops::dropout::Rows;
 use crate::ops::embed::Embed;
@@ -39,8 +39,7 @@ pub enum Positions {
         /// The base where a window is seen.
         local: f32,
     },
-    /// Scores depend on the distance of two tokens and on whether they are of one segment (XLNet). Embeddings have no layer norm
-    /// then, the feed-forward block has dropout inside, and so have the last hidden states.
+    /// Scores depend on the distance between two tokens and on whether both are in one segment (XLNet).
     Relative {
         /// Distances beyond this count as this (`clamp_len`); `None`: each has its own.
         clamp: Option<usize>,
@@ -60,6 +59,32 @@ pub struct Biases {
     pub head: bool,
 }
 
+/// The sizes of a layer. Layers of one encoder may differ in them, as in a pruned model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LayerShape {
+    /// Attention heads.
+    pub heads: usize,
+    /// Elements of a query, key or value of one head.
+    pub head_dim: usize,
+    /// Width of the feed-forward block.
+    pub intermediate: usize,
+}
+
+impl LayerShape {
+    /// A layer whose heads divide the hidden size among them.
+    pub fn new(hidden: usize, heads: usize, intermediate: usize) -> LayerShape {
+        LayerShape { heads, head_dim: hidden.checked_div(heads).unwrap_or(0), intermediate }
+    }
+    /// Elements of the queries of all heads: the width of attention's output, before the linear map back to `hidden`.
+    pub fn attention(&self) -> usize {
+        self.heads * self.head_dim
+    }
+    /// The factor on attention scores, 1 / sqrt(head_dim).
+    pub(super) fn scale(&self) -> f32 {
+        1.0 / (self.head_dim as f32).sqrt()
+    }
+}
+
 /// The shape and the settings of an encoder. The default is BERT-base (Devlin et al. 2019).
 #[derive(Clone, Debug, PartialEq)]
 pub struct EncoderConfig {
@@ -75,16 +100,12 @@ pub struct EncoderConfig {
     pub types: usize,
     /// Width.
     pub hidden: usize,
-    /// Number of layers that are run.
-    pub layers: usize,
-    /// So many sets of weights for all layers, layer i running with set i * sets / layers (ALBERT, Lan et al. 2020, section
-    /// 3.1); `None`: each layer has its own.
-    pub shared: Option<usize>,
-    /// Attention heads; divides the width.
-    pub heads: usize,
-    /// Width of the feed-forward block.
-    pub intermediate: usize,
-    /// Its activation.
+    /// The layers with weights of their own, from the embeddings up.
+    pub layers: Vec<LayerShape>,
+    /// The number of layers that run, where they share weights: layer i of n runs with the weights of `layers[i * layers.len() / n]`
+    /// (ALBERT, Lan et al. 2020, section 3.1). `None`: each of `layers` runs once.
+    pub repeated: Option<usize>,
+    /// The activation of the feed-forward block.
     pub act: Activation,
     /// The activation of the heads' dense layer, where the config names one (ModernBERT).
     pub head_act: Option<Activation>,
@@ -103,8 +124,20 @@ pub struct EncoderConfig {
     pub encoding: Positions,
     /// Which maps have biases.
     pub biases: Biases,
-    /// Whether queries, keys and values come from one matrix in the files.
+    /// Whether the files hold queries, keys and values as one matrix.
     pub fused: bool,
+    /// Whether the files hold attention's matrices with a dimension for heads, (hidden, heads, head_dim), those of queries, keys and values
+    /// as input by output (XLNet).
+    pub by_head: bool,
+    /// Whether the embeddings have a layer norm (XLNet has none).
+    pub embedding_norm: bool,
+    /// Whether the token table has one more row, `mask_emb`, for positions that have no content: the queries of permutation language
+    /// modelling (XLNet).
+    pub query_row: bool,
+    /// Whether there is dropout inside the feed-forward block, behind the activation (XLNet).
+    pub inner_dropout: bool,
+    /// Whether there is dropout on the hidden states of the last layer (XLNet).
+    pub last_dropout: bool,
     /// Whether the feed-forward block is gated: its first map is twice as wide, act(a) b goes on.
     pub gated: bool,
     /// Layers that see only tokens at most so far away: the distance, and for each layer whether it is one. `None`: none is.
@@ -124,10 +157,8 @@ impl Default for EncoderConfig {
             first_position: 0,
             types: 2,
             hidden: 768,
-            layers: 12,
-            shared: None,
-            heads: 12,
-            intermediate: 3072,
+            layers: vec![LayerShape::new(768, 12, 3072); 12],
+            repeated: None,
             act: Activation::GeluErf,
             head_act: None,
             eps: 1e-12,
@@ -138,6 +169,11 @@ impl Default for EncoderConfig {
             encoding: Positions::Table,
             biases: Biases { attention: true, feed_forward: true, norm: true, head: true },
             fused: false,
+            by_head: false,
+            embedding_norm: true,
+            query_row: false,
+            inner_dropout: false,
+            last_dropout: false,
             gated: false,
             windows: None,
             cls_last: false,
@@ -151,14 +187,42 @@ impl EncoderConfig {
     pub fn relative(&self) -> bool {
         matches!(self.encoding, Positions::Relative { .. })
     }
-    /// How many layers have weights of their own.
-    pub fn own_layers(&self) -> usize {
-        self.shared.unwrap_or(self.layers)
+    /// The number of layers that run.
+    pub fn depth(&self) -> usize {
+        self.repeated.unwrap_or(self.layers.len())
     }
-    /// Which of them the i-th layer runs with.
+    /// The index in `layers` of the weights that the i-th layer runs with.
     fn weights_of(&self, i: usize) -> usize {
         // In floating point, as in transformers, whose rounding decides where sets are uneven.
-        (i as f64 / (self.layers as f64 / self.own_layers() as f64)) as usize
+        (i as f64 / (self.depth() as f64 / self.layers.len() as f64)) as usize
+    }
+    /// The sizes of the i-th layer that runs, from 0 to below [`EncoderConfig::depth`].
+    pub fn layer(&self, i: usize) -> LayerShape {
+        self.layers[self.weights_of(i)]
+    }
+    /// Checks that an encoder can be built: no size is 0, and as many layers run as have weights, or more.
+    ///
+    /// # Errors
+    /// [`Kind::Shape`](crate::error::Kind::Shape) otherwise.
+    pub fn check(&self) -> Result<()> {
+        let wrong = |what: String, rule: &str| Err(Error::shape(what).with_expected(rule));
+        if self.layers.is_empty() || self.depth() < self.layers.len() {
+            return wrong(
+                format!("an encoder of {} layers with {} sets of weights", self.depth(), self.layers.len()),
+                "at least one set of weights, and at most one for each layer",
+            );
+        }
+        let zero = |l: &LayerShape| l.heads == 0 || l.head_dim == 0 || l.intermediate == 0;
+        if let Some(i) = self.layers.iter().position(zero) {
+            return wrong(
+                format!("layer {i} of the encoder has a size of 0: {:?}", self.layers[i]),
+                "heads, head_dim and intermediate of at least 1",
+            );
+        }
+        if self.hidden == 0 || self.vocab == 0 || self.embedding == Some(0) {
+            return wrong("an encoder has a size of 0".into(), "hidden, embedding and vocab of at least 1");
+        }
+        Ok(())
     }
 }
 
@@ -187,15 +251,14 @@ impl Encoder {
     pub fn declare(layout: &mut Layout, sites: &mut Sites, config: &EncoderConfig) -> Encoder {
         let c = config;
         let width = c.embedding.unwrap_or(c.hidden);
-        let relative = c.relative();
         let mut words = vec![("embeddings.word_embeddings.weight".to_owned(), vec![c.vocab, width])];
-        if relative {
-            // One row more: the content of a query without content, which only permutation language modelling has.
+        if c.query_row {
             words.push(("embeddings.mask_emb".to_owned(), vec![1, 1, width]));
         }
-        let word = layout.join_of(words, &[c.vocab + relative as usize, width]);
+        let word = layout.join_of(words, &[c.vocab + c.query_row as usize, width]);
         layout.table(word);
-        if relative {
+        if c.query_row {
+            // Only permutation language modelling trains it.
             layout.keep_last();
         }
         let mut table = |name: &str, rows| {
@@ -206,18 +269,19 @@ impl Encoder {
         let position = (c.encoding == Positions::Table)
             .then(|| table("position_embeddings", c.positions + c.first_position));
         let kind = (c.types > 0).then(|| table("token_type_embeddings", c.types));
-        let norm = (!relative).then(|| Norm::declare(layout, "embeddings.LayerNorm", width, c.biases.norm));
+        let norm =
+            c.embedding_norm.then(|| Norm::declare(layout, "embeddings.LayerNorm", width, c.biases.norm));
         let norm_site = sites.next();
         let project = c
             .embedding
             .map(|width| Affine::declare(layout, "embeddings_project", [c.hidden, width], Activation::None));
-        let layers = (0..c.own_layers()).map(|i| Layer::declare(layout, i, c)).collect();
+        let layers = (0..c.layers.len()).map(|i| Layer::declare(layout, i, c)).collect();
         let mut layer_sites: Vec<[u32; 4]> =
-            (0..c.layers).map(|_| [sites.next(), sites.next(), sites.next(), 0]).collect();
+            (0..c.depth()).map(|_| [sites.next(), sites.next(), sites.next(), 0]).collect();
         // After all others, whose numbers stay as they are without these.
-        let mut more = || if relative { sites.next() } else { 0 };
-        layer_sites.iter_mut().for_each(|s| s[3] = more());
-        let (final_site, sites) = (more(), layer_sites);
+        let mut more = |wanted: bool| if wanted { sites.next() } else { 0 };
+        layer_sites.iter_mut().for_each(|s| s[3] = more(c.inner_dropout));
+        let (final_site, sites) = (more(c.last_dropout), layer_sites);
         let last = (c.order == Order::Pre)
             .then(|| Norm::declare(layout, "encoder.LayerNorm", c.hidden, c.biases.norm));
         let (config, sinusoids, performer) = (c.clone(), None, None);
@@ -243,13 +307,22 @@ impl Encoder {
         self.word
     }
 
-    /// The hidden states of the last layer, (tokens, hidden).
+    /// The hidden states of the last layer, (tokens, hidden): [`Encoder::layers`] of [`Encoder::embed`].
     ///
     /// # Errors
     /// Those of the ops: [`Kind::Shape`](crate::error::Kind::Shape), [`Kind::Memory`](crate::error::Kind::Memory),
     /// [`Kind::Lost`](crate::error::Kind::Lost).
     pub fn run(&self, tape: &mut Tape, p: &Bound, batch: &Inputs) -> Result<Var> {
-        let mut hidden = self.embed(tape, p, batch)?;
+        let hidden = self.embed(tape, p, batch)?;
+        self.layers(tape, p, batch, hidden)
+    }
+
+    /// All layers over hidden states (tokens, hidden), such as those of [`Encoder::embed`], and what follows the last layer: the hidden
+    /// states that heads read, (tokens, hidden).
+    ///
+    /// # Errors
+    /// Those of [`Encoder::run`].
+    pub fn layers(&self, tape: &mut Tape, p: &Bound, batch: &Inputs, mut hidden: Var) -> Result<Var> {
         let sinusoids = self.sinusoids.as_ref().map(|s| s.of(tape, batch.longest)).transpose()?;
         for (i, sites) in self.sites.iter().enumerate() {
             let layer = &self.layers[self.config.weights_of(i)];
@@ -261,12 +334,11 @@ impl Encoder {
             };
             hidden = layer.run(tape, p, batch, &self.config, place, hidden)?;
         }
-        if self.config.relative() {
-            return self.drop(tape, batch, self.final_site, hidden);
+        if let Some(last) = &self.last {
+            let op = AddNorm { eps: self.config.eps, residual: false, before: None, after: None };
+            hidden = last.run(tape, p, op, hidden, [])?;
         }
-        let Some(last) = &self.last else { return Ok(hidden) };
-        let op = AddNorm { eps: self.config.eps, residual: false, before: None, after: None };
-        last.run(tape, p, op, hidden, [])
+        if self.config.last_dropout { self.drop(tape, batch, self.final_site, hidden) } else { Ok(hidden) }
     }
 
     /// Drops hidden states.
@@ -290,8 +362,8 @@ impl Encoder {
         if let Positions::Relative { clamp } = c.encoding {
             self.sinusoids = Some(Sinusoids::new(device, c, clamp, activations)?);
         }
-        let make = |p| Performer::new(device, p, c.layers, c.hidden / c.heads, dtype);
-        self.performer = c.performer.map(make).transpose()?;
+        let dims: Vec<usize> = (0..c.depth()).map(|i| c.layer(i).head_dim).collect();
+        self.performer = c.performer.map(|p| Performer::new(device, p, &dims, dtype)).transpose()?;
         Ok(())
     }
     /// The random features' setting and the draw in use, where attention is approximated.
@@ -320,7 +392,12 @@ impl Encoder {
         self.performer.as_ref().map_or(Ok(Vec::new()), |p| p.compared(run))
     }
 
-    fn embed(&self, tape: &mut Tape, p: &Bound, batch: &Inputs) -> Result<Var> {
+    /// The embeddings of a batch, (tokens, hidden): the sum of the tables' rows, then layer norm, dropout and the linear map to `hidden`,
+    /// as far as the config has them.
+    ///
+    /// # Errors
+    /// Those of [`Encoder::run`].
+    pub fn embed(&self, tape: &mut Tape, p: &Bound, batch: &Inputs) -> Result<Var> {
         let c = &self.config;
         let tables = [(&batch.positions, self.position), (&batch.types, self.kind)];
         let more = tables.into_iter().filter_map(|(index, table)| Some((index.clone(), p.var(table?))));
@@ -330,10 +407,14 @@ impl Encoder {
         x.push(p.var(self.word));
         x.extend(tables);
         let sum = tape.apply(Embed { first_position: c.first_position as u32 }, x)?;
-        let Some(norm) = &self.norm else { return self.drop(tape, batch, self.norm_site, sum) };
-        let (after, key) = batch.dropout(c.hidden_dropout, self.norm_site, Rows::Tokens).unzip();
-        let op = AddNorm { eps: c.eps, residual: false, before: None, after };
-        let normed = norm.run(tape, p, op, sum, [key])?;
+        let normed = match &self.norm {
+            None => self.drop(tape, batch, self.norm_site, sum)?,
+            Some(norm) => {
+                let (after, key) = batch.dropout(c.hidden_dropout, self.norm_site, Rows::Tokens).unzip();
+                let op = AddNorm { eps: c.eps, residual: false, before: None, after };
+                norm.run(tape, p, op, sum, [key])?
+            }
+        };
         match &self.project {
             Some(project) => project.run(tape, p, normed),
             None => Ok(normed),

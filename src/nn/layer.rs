@@ -1,7 +1,7 @@
 //! A layer of the encoder: attention, then a feed-forward block, with their layer norms behind them (Vaswani et al. 2017,
 //! Devlin et al. 2019) or before them.
 
-use super::encoder::{EncoderConfig, Order, Positions};
+use super::encoder::{EncoderConfig, LayerShape, Order, Positions};
 use super::performer::Performer;
 use super::relative::RelativeParts;
 use super::{Affine, Inputs, Norm};
@@ -10,10 +10,10 @@ use crate::ops::add_norm::AddNorm;
 use crate::ops::attention::Attention;
 use crate::ops::dropout::Rows;
 use crate::ops::gated::Gated;
-use crate::ops::linear::{Activation, Linear};
+use crate::ops::linear::Activation;
 use crate::ops::residual::Residual;
 use crate::ops::rotary::Rotary;
-use crate::params::{Bound, Group, Layout};
+use crate::params::{Bound, Layout};
 use crate::tape::{Tape, Var};
 
 /// Which layer of the encoder runs: layers that share weights differ in what is here.
@@ -21,7 +21,7 @@ use crate::tape::{Tape, Var};
 pub(super) struct Place<'a> {
     /// Its number.
     pub layer: usize,
-    /// Of the dropouts on attention, on its output, on the feed-forward block's output, and inside of that (relative positions).
+    /// Of the dropouts on attention, on its output, on the feed-forward block's output, and inside of that.
     pub sites: [u32; 4],
     /// What approximates attention, if it is not exact.
     pub performer: Option<&'a Performer>,
@@ -31,10 +31,11 @@ pub(super) struct Place<'a> {
 
 /// A layer's parameters and how to run it.
 pub(super) struct Layer {
+    shape: LayerShape,
     /// Before attention (pre-norm).
     before: Option<Norm>,
-    qkv: Group,
-    qkv_bias: Option<Group>,
+    /// (tokens, hidden) -> (tokens, 3 heads head_dim).
+    qkv: Affine,
     relative: Option<RelativeParts>,
     out: Affine,
     /// Behind attention (post-norm).
@@ -51,7 +52,9 @@ impl Layer {
         let at = |part: &str| format!("encoder.layer.{i}.{part}");
         let three =
             |end: &str| ["query", "key", "value"].map(|q| at(&format!("attention.self.{q}.{end}"))).to_vec();
-        let (h, f, b, none) = (c.hidden, c.intermediate, c.biases, Activation::None);
+        let shape = c.layers[i];
+        let (h, inner, f) = (c.hidden, shape.attention(), shape.intermediate);
+        let (b, none) = (c.biases, Activation::None);
         let pre = c.order == Order::Pre;
         let (wide, act) = if c.gated { (2 * f, none) } else { (f, c.act) };
         // The embeddings' norm stands right before the first layer.
@@ -60,17 +63,24 @@ impl Layer {
             true => layout.add(at(&format!("attention.self.qkv.{end}")), joined),
             false => layout.join(three(end), each, joined),
         };
-        // XLNet's matrices have a dimension for heads, and stand the other way round but for that of the output.
-        let each = if c.relative() { vec![h, c.heads, h / c.heads] } else { vec![h, h] };
-        let (qkv, qkv_bias) =
-            (qkv("weight", &each, &[3 * h, h]), b.attention.then(|| qkv("bias", &[h], &[3 * h])));
-        if c.relative() {
-            layout.transpose(qkv);
+        let by_head = [h, shape.heads, shape.head_dim];
+        let (each, back) = match c.by_head {
+            true => (by_head.to_vec(), by_head.to_vec()),
+            false => (vec![inner, h], vec![h, inner]),
+        };
+        let qkv = Affine {
+            w: qkv("weight", &each, &[3 * inner, h]),
+            b: b.attention.then(|| qkv("bias", &[inner], &[3 * inner])),
+            act: none,
+        };
+        if c.by_head {
+            layout.transpose(qkv.w);
         }
-        let relative = c.relative().then(|| RelativeParts::declare(layout, &format!("encoder.layer.{i}"), c));
-        let out_weight = vec![(at("attention.output.dense.weight"), each)];
+        let relative =
+            c.relative().then(|| RelativeParts::declare(layout, &format!("encoder.layer.{i}"), h, shape));
+        let out_weight = vec![(at("attention.output.dense.weight"), back)];
         let out = Affine {
-            w: layout.join_of(out_weight, &[h, h]),
+            w: layout.join_of(out_weight, &[h, inner]),
             b: b.attention.then(|| layout.add(at("attention.output.dense.bias"), &[h])),
             act: none,
         };
@@ -78,7 +88,7 @@ impl Layer {
         let up = Affine::declare_with(layout, &at("intermediate.dense"), [wide, h], act, b.feed_forward);
         let down = Affine::declare_with(layout, &at("output.dense"), [h, f], none, b.feed_forward);
         let norm2 = Norm::declare(layout, &at("output.LayerNorm"), h, b.norm);
-        Layer { before, qkv, qkv_bias, relative, out, norm, up, down, norm2 }
+        Layer { shape, before, qkv, relative, out, norm, up, down, norm2 }
     }
 
     /// Hidden states to hidden states, (tokens, hidden).
@@ -97,18 +107,19 @@ impl Layer {
             Some(norm) => norm.run(tape, p, plain, x.clone(), [])?,
             None => x.clone(),
         };
-        let mut inputs = vec![seen, p.var(self.qkv)];
-        inputs.extend(self.qkv_bias.map(|b| p.var(b)));
-        let qkv = tape.apply(Linear { act: Activation::None }, inputs)?;
+        let qkv = self.qkv.run(tape, p, seen)?;
         let mixed = match self.relative.as_ref().zip(place.sinusoids) {
-            Some((parts, sinusoids)) => parts.mix(tape, p, batch, c, (sites[0], sinusoids), qkv)?,
-            None => mix(tape, batch, c, place, qkv)?,
+            Some((parts, sinusoids)) => {
+                let drop = batch.dropout(c.attention_dropout, sites[0], Rows::Tokens);
+                parts.mix(tape, p, batch, (self.shape, drop, sinusoids), qkv)?
+            }
+            None => mix(tape, batch, c, (place, self.shape), qkv)?,
         };
         let out = self.out.run(tape, p, mixed)?;
         let rate = |block: usize| if c.dropped[block] { c.hidden_dropout } else { 0.0 };
         if let Some(norm) = &self.norm {
             let x = add_norm(tape, p, batch, (c.eps, rate(0), sites[1]), norm, out, x)?;
-            let inside = if c.relative() { c.hidden_dropout } else { 0.0 };
+            let inside = if c.inner_dropout { c.hidden_dropout } else { 0.0 };
             let down = self.feed_forward(tape, p, batch, c, (inside, sites[3]), x.clone())?;
             return add_norm(tape, p, batch, (c.eps, rate(1), sites[2]), &self.norm2, down, x);
         }
@@ -139,23 +150,29 @@ impl Layer {
     }
 }
 
-/// Attention over (tokens, 3 hidden) -> (tokens, hidden).
-fn mix(tape: &mut Tape, batch: &Inputs, c: &EncoderConfig, place: Place, mut qkv: Var) -> Result<Var> {
+/// Attention over (tokens, 3 heads head_dim) -> (tokens, heads head_dim).
+fn mix(
+    tape: &mut Tape,
+    batch: &Inputs,
+    c: &EncoderConfig,
+    (place, shape): (Place, LayerShape),
+    mut qkv: Var,
+) -> Result<Var> {
+    let (heads, scale) = (shape.heads, shape.scale());
     let is_local = |local: &[bool]| local.get(place.layer).copied().unwrap_or(false);
     let window = c.windows.as_ref().filter(|(_, local)| is_local(local)).map(|(window, _)| *window);
     if let Positions::Rotary { global, local } = c.encoding {
         let theta = if window.is_some() { local } else { global };
-        qkv = tape.apply(Rotary { heads: c.heads, theta }, [qkv, batch.positions.clone()])?;
+        qkv = tape.apply(Rotary { heads, theta }, [qkv, batch.positions.clone()])?;
     }
-    let scale = 1.0 / ((c.hidden / c.heads) as f32).sqrt();
     // What sees a window only is linear in the length already.
     if let Some(performer) = place.performer.filter(|_| window.is_none()) {
-        return performer.mix(tape, batch, place.layer, c.heads, scale, qkv);
+        return performer.mix(tape, batch, place.layer, heads, scale, qkv);
     }
     let (dropout, key) = batch.dropout(c.attention_dropout, place.sites[0], Rows::Tokens).unzip();
     let mut inputs = vec![qkv, batch.cu_seqlens.clone()];
     inputs.extend(key);
-    tape.apply(Attention { heads: c.heads, scale, dropout, window }, inputs)
+    tape.apply(Attention { heads, scale, dropout, window }, inputs)
 }
 
 /// Layer norm of dropout(x) + residual.

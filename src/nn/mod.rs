@@ -9,7 +9,7 @@ pub mod permutation;
 mod relative;
 pub mod token_head;
 
-pub use encoder::{Biases, Encoder, EncoderConfig, Order, Positions};
+pub use encoder::{Biases, Encoder, EncoderConfig, LayerShape, Order, Positions};
 pub use head::{Dense, Head, HeadConfig, Pooling};
 pub use masked_head::{MaskedConfig, MaskedHead, Transform};
 pub use performer::{Distance, PerformerConfig};

@@ -49,7 +49,6 @@ impl Distance {
 /// The features of all layers of an encoder, on its device.
 pub(super) struct Performer {
     config: PerformerConfig,
-    head_dim: usize,
     state: Mutex<State>,
 }
 
@@ -62,20 +61,19 @@ struct State {
 }
 
 impl Performer {
-    /// Draws the features of so many layers, in the type of sums where parameters are of `dtype`.
+    /// Draws the features of layers with heads of these widths, in the type of sums where parameters are of `dtype`.
     pub fn new(
         device: &Device,
         config: PerformerConfig,
-        layers: usize,
-        head_dim: usize,
+        head_dims: &[usize],
         dtype: DType,
     ) -> Result<Performer> {
-        let shape = [config.features, head_dim];
-        let features = (0..layers)
-            .map(|_| device.zeros(crate::ops::accumulator(dtype), &shape))
+        let features = head_dims
+            .iter()
+            .map(|&dim| device.zeros(crate::ops::accumulator(dtype), &[config.features, dim]))
             .collect::<Result<Vec<_>>>()?;
         let state = Mutex::new(State { draw: config.draw, features, distances: None });
-        let performer = Performer { config, head_dim, state };
+        let performer = Performer { config, state };
         performer.write(device, config.draw)?;
         Ok(performer)
     }
@@ -89,7 +87,7 @@ impl Performer {
     fn write(&self, device: &Device, draw: u64) -> Result<()> {
         let mut state = self.state();
         for (layer, t) in state.features.iter().enumerate() {
-            let w = features(self.config.seed, layer, draw, [self.config.features, self.head_dim]);
+            let w = features(self.config.seed, layer, draw, [self.config.features, t.spec.rows_cols().1]);
             if t.spec.dtype == DType::F64 {
                 device.write(t, &w.iter().map(|&v| v as f64).collect::<Vec<f64>>())?;
             } else {
@@ -108,7 +106,7 @@ impl Performer {
         let redrawn = step.checked_div(self.config.redraw).unwrap_or(0);
         self.take(device, self.config.draw + redrawn)
     }
-    /// Attention over qkv (tokens, 3 hidden) -> (tokens, hidden).
+    /// Attention over qkv (tokens, 3 heads head_dim) -> (tokens, heads head_dim).
     pub fn mix(
         &self,
         tape: &mut Tape,

@@ -1,10 +1,10 @@
 //! Attention by relative positions, as in XLNet (Yang et al. 2019): what its layers have besides, and the sinusoids that stand
 //! for distances.
 
-use super::{EncoderConfig, Inputs};
+use super::{EncoderConfig, Inputs, LayerShape};
 use crate::device::{Device, Tensor};
 use crate::error::Result;
-use crate::ops::dropout::Rows;
+use crate::ops::dropout::Dropout;
 use crate::ops::linear::{Activation, Linear};
 use crate::ops::relative_attention::RelativeAttention;
 use crate::params::{Bound, Group, Layout};
@@ -56,32 +56,31 @@ pub(super) struct RelativeParts {
 }
 
 impl RelativeParts {
-    /// Declares them under a layer's `name`.
-    pub fn declare(layout: &mut Layout, name: &str, c: &EncoderConfig) -> RelativeParts {
+    /// Declares them under a layer's `name`, for an encoder of width `hidden`.
+    pub fn declare(layout: &mut Layout, name: &str, hidden: usize, shape: LayerShape) -> RelativeParts {
         let at = |part: &str| format!("{name}.attention.self.{part}");
-        let dim = c.hidden / c.heads;
-        let distance =
-            layout.join(vec![at("distance.weight")], &[c.hidden, c.heads, dim], &[c.hidden, c.hidden]);
+        let LayerShape { heads, head_dim, .. } = shape;
+        let name = vec![at("distance.weight")];
+        let distance = layout.join(name, &[hidden, heads, head_dim], &[shape.attention(), hidden]);
         layout.transpose(distance);
-        let three = ["r_w_bias", "r_r_bias", "r_s_bias"].map(|b| (at(b), vec![c.heads, dim]));
-        let all = three.into_iter().chain([(at("seg_embed"), vec![2, c.heads, dim])]);
-        RelativeParts { distance, bias: layout.join_of(all.collect(), &[5, c.hidden]) }
+        let three = ["r_w_bias", "r_r_bias", "r_s_bias"].map(|b| (at(b), vec![heads, head_dim]));
+        let all = three.into_iter().chain([(at("seg_embed"), vec![2, heads, head_dim])]);
+        RelativeParts { distance, bias: layout.join_of(all.collect(), &[5, shape.attention()]) }
     }
-    /// Attention over qkv (tokens, 3 hidden) -> (tokens, hidden), with sinusoids (distances, hidden).
+    /// Attention over qkv (tokens, 3 heads head_dim) -> (tokens, heads head_dim), with sinusoids (distances, hidden).
     pub fn mix(
         &self,
         tape: &mut Tape,
         p: &Bound,
         batch: &Inputs,
-        c: &EncoderConfig,
-        (site, sinusoids): (u32, &Var),
+        (shape, drop, sinusoids): (LayerShape, Option<(Dropout, Var)>, &Var),
         qkv: Var,
     ) -> Result<Var> {
         let r = tape.apply(Linear { act: Activation::None }, [sinusoids.clone(), p.var(self.distance)])?;
-        let (dropout, key) = batch.dropout(c.attention_dropout, site, Rows::Tokens).unzip();
+        let (dropout, key) = drop.unzip();
         let op = RelativeAttention {
-            heads: c.heads,
-            scale: 1.0 / ((c.hidden / c.heads) as f32).sqrt(),
+            heads: shape.heads,
+            scale: shape.scale(),
             ordered: batch.order.is_some(),
             dropout,
         };

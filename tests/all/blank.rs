@@ -4,7 +4,7 @@ use crate::support::{bits, cpu, device};
 use tempra::data::{Batch, Targets};
 use tempra::device::{Device, Tensor};
 use tempra::models::{Model, Options, Outputs};
-use tempra::nn::EncoderConfig;
+use tempra::nn::{EncoderConfig, LayerShape};
 use tempra::ops::adamw::AdamW;
 use tempra::ops::embed::Embed;
 use tempra::ops::global_norm::GlobalNorm;
@@ -47,9 +47,7 @@ fn trace(device: &Device, record: bool, resumed: bool) -> Vec<Vec<u64>> {
         vocab: VOCAB as usize,
         positions: 40,
         hidden: 32,
-        layers: 1,
-        heads: 2,
-        intermediate: 64,
+        layers: vec![LayerShape::new(32, 2, 64)],
         ..EncoderConfig::default()
     };
     let classes = vec!["a".to_owned(), "b".to_owned()];
@@ -253,7 +251,11 @@ fn a_table_is_zeroed_where_it_was_written_and_nowhere_else() {
 fn what_the_record_saves_of_the_vocabulary_gradient() {
     use tempra::device::Pass;
     let device = cpu(0);
-    let shape = EncoderConfig { hidden: 384, layers: 6, intermediate: 1536, ..EncoderConfig::default() };
+    let shape = EncoderConfig {
+        hidden: 384,
+        layers: vec![LayerShape::new(384, 12, 1536); 6],
+        ..EncoderConfig::default()
+    };
     let classes = vec!["a".to_owned(), "b".to_owned()];
     let outputs = Some(Outputs::Classes(classes.clone()));
     let options = Options { outputs, training: true, ..Options::default() };

@@ -7,7 +7,7 @@ use std::fmt::Write;
 use tempra::data::{Batch, Targets};
 use tempra::device::{Cuda, Device, cuda::Resources};
 use tempra::models::{Model, Options, Outputs};
-use tempra::nn::{Biases, EncoderConfig, Order, PerformerConfig, Positions};
+use tempra::nn::{Biases, EncoderConfig, LayerShape, Order, PerformerConfig, Positions};
 use tempra::ops::linear::Activation;
 use tempra::ops::round::Round;
 use tempra::ops::rounded;
@@ -264,6 +264,11 @@ fn cuda_kernels_take_what_the_table_says() {
         types: 0,
         encoding: Positions::Relative { clamp: None },
         biases: Biases { attention: false, ..bert.biases },
+        by_head: true,
+        embedding_norm: false,
+        query_row: true,
+        inner_dropout: true,
+        last_dropout: true,
         ..EncoderConfig::default()
     };
     // Of the last ones only the kernels whose names begin so are listed: the others have been.
@@ -284,9 +289,7 @@ fn cuda_kernels_take_what_the_table_says() {
             vocab: 100,
             positions: 128,
             hidden,
-            layers: 1,
-            heads,
-            intermediate,
+            layers: vec![LayerShape::new(hidden, heads, intermediate)],
             ..like.clone()
         };
         let classes = vec!["a".to_owned(), "b".to_owned()];

@@ -4,7 +4,7 @@ use crate::support::{adapter, cpu, golden};
 use tempra::data::{BatchSize, Targets, TokenSet, micro_batches};
 use tempra::device::{Caps, Device};
 use tempra::models::{Model, Options, Outputs, encoder_shape};
-use tempra::nn::EncoderConfig;
+use tempra::nn::{EncoderConfig, LayerShape};
 use tempra::optim::{Optimizer, Settings};
 use tempra::shape::DType;
 use tempra::tasks::Classify;
@@ -33,12 +33,9 @@ fn wgpu_and_cpu_take_the_memory_that_is_planned() {
     let classes = vec!["a".to_owned(), "b".to_owned()];
     let task = Classify { classes: classes.clone(), label_smoothing: 0.0, class_weights: None, gamma: 0.0 };
     let outputs = Some(Outputs::Classes(classes));
-    let shape = EncoderConfig {
-        hidden: 96,
-        intermediate: 384,
-        heads: 4,
-        ..encoder_shape(&golden("bert/a")).unwrap()
-    };
+    let small = encoder_shape(&golden("bert/a")).unwrap();
+    let layers = vec![LayerShape::new(96, 4, 384); small.depth()];
+    let shape = EncoderConfig { hidden: 96, layers, ..small };
     let options = Options { outputs, training: true, ..Options::default() };
     let plan = |device: &Device| {
         let (batch, window) = (BatchSize::Sequences(24), 1);

@@ -4,7 +4,7 @@ use crate::support::cpu;
 use tempra::data::{Batch, Targets, TokenSet, eval_batches};
 use tempra::device::{Caps, Device, Dry};
 use tempra::models::{Model, Options, Outputs};
-use tempra::nn::EncoderConfig;
+use tempra::nn::{EncoderConfig, LayerShape};
 use tempra::ops::linear::{Activation, Linear};
 use tempra::shape::DType;
 use tempra::tape::{Leaf, Tape, Var};
@@ -20,7 +20,8 @@ fn dry() -> (Dry, Device) {
 
 /// The encoder of all-MiniLM-L6-v2.
 fn minilm(layers: usize) -> EncoderConfig {
-    EncoderConfig { hidden: 384, intermediate: 1536, layers, ..EncoderConfig::default() }
+    let layers = vec![LayerShape::new(384, 12, 1536); layers];
+    EncoderConfig { hidden: 384, layers, ..EncoderConfig::default() }
 }
 
 /// Sequences of 64 tokens in one batch, of two classes in turn.

@@ -10,7 +10,7 @@ use tempra::data::{Batch, Targets};
 use tempra::device::{Device, Tensor};
 use tempra::models::{Model, Options, Outputs};
 use tempra::nn::permutation::{GIVEN, TwoStreams, draw_ranks};
-use tempra::nn::{Biases, EncoderConfig, Positions};
+use tempra::nn::{Biases, EncoderConfig, LayerShape, Positions};
 use tempra::ops::relative_attention::RelativeAttention;
 use tempra::ops::{Forward, Op};
 use tempra::rng::Stream;
@@ -414,9 +414,14 @@ fn xlnet_passes_a_second() {
     let shape = EncoderConfig {
         vocab: 32000,
         types: 0,
-        layers: 6,
+        layers: vec![LayerShape::new(768, 12, 3072); 6],
         encoding: Positions::Relative { clamp: None },
         biases: Biases { attention: false, ..EncoderConfig::default().biases },
+        by_head: true,
+        embedding_norm: false,
+        query_row: true,
+        inner_dropout: true,
+        last_dropout: true,
         cls_last: true,
         ..EncoderConfig::default()
     };

@@ -236,12 +236,13 @@ fn model(name: &str) -> Result<Vec<(ModelShape, EncoderConfig)>> {
         None => e,
     })?;
     let name = name.trim_end_matches('/').rsplit('/').next().unwrap_or(name).to_owned();
+    let layer = config.layer(0);
     let shape = ModelShape {
         name,
         hidden: config.hidden,
-        layers: config.layers,
-        heads: config.heads,
-        intermediate: config.intermediate,
+        layers: config.depth(),
+        heads: layer.heads,
+        intermediate: layer.intermediate,
         vocab: config.vocab,
         positions: config.positions,
     };
