@@ -153,6 +153,8 @@ mod tag_formats;
 mod tape;
 #[path = "all/tasks.rs"]
 mod tasks;
+#[path = "all/taps.rs"]
+mod taps;
 #[path = "all/task_metrics.rs"]
 mod task_metrics;
 #[path = "all/text.rs"]

@@ -26,7 +26,7 @@ pub use weights::LoadReport;
 use crate::checkpoint::{NamedFile, TensorOut, Weights, changes};
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::nn::{Distance, Encoder, EncoderConfig, Inputs, PerformerConfig, Pooling, Sites};
+use crate::nn::{Distance, Encoder, EncoderConfig, Inputs, PerformerConfig, Pooling, Sites, Taps};
 use crate::params::{Bound, Layout, Param, Params};
 use crate::shape::DType;
 use crate::tape::{Tape, Var};
@@ -380,17 +380,23 @@ impl Model {
     /// # Errors
     /// [`Kind::Shape`](crate::error::Kind::Shape) if the batch does not fit the model; those of the device.
     pub fn hidden(&self, tape: &mut Tape, bound: &Bound, batch: &Inputs) -> Result<Var> {
-        self.encoder.run(tape, bound, batch)
+        self.encoder.run(tape, bound, batch, &mut Taps::none())
     }
 
     /// The outputs of the batch's head for a packed batch. A classifier returns logits (sequences, outputs), tags and spans logits
     /// (tokens, outputs), embeddings vectors (sequences, hidden), and a masked language model logits (target positions, vocab). With
-    /// next-sentence prediction, logits (sequences, 2) follow.
+    /// next-sentence prediction, logits (sequences, 2) follow. `taps` ask for values inside the encoder; [`Taps::none`] asks for nothing.
     ///
     /// # Errors
     /// [`Kind::Shape`](crate::error::Kind::Shape) if the batch does not fit the model; those of the device.
-    pub fn forward(&self, tape: &mut Tape, bound: &Bound, batch: &Inputs) -> Result<Vec<Var>> {
-        let hidden = self.encoder.run(tape, bound, batch)?;
+    pub fn forward(
+        &self,
+        tape: &mut Tape,
+        bound: &Bound,
+        batch: &Inputs,
+        taps: &mut Taps,
+    ) -> Result<Vec<Var>> {
+        let hidden = self.encoder.run(tape, bound, batch, taps)?;
         let head = self.heads.get(batch.head).ok_or_else(|| {
             Error::shape(format!("the batch is for head {}, which the model does not have", batch.head))
                 .with_expected(format!("an index below {}", self.heads.len()))
@@ -403,7 +409,7 @@ impl Model {
     /// # Errors
     /// Those of [`Model::forward`].
     pub fn logits(&self, tape: &mut Tape, bound: &Bound, batch: &Inputs) -> Result<Var> {
-        let outputs = self.forward(tape, bound, batch)?;
+        let outputs = self.forward(tape, bound, batch, &mut Taps::none())?;
         outputs.into_iter().next().ok_or_else(|| Error::shape("the head returned no outputs"))
     }
 

@@ -7,7 +7,7 @@
 use super::layer::{Layer, Place};
 use super::performer::{Distance, Performer, PerformerConfig};
 use super::relative::Sinusoids;
-use super::{Affine, Inputs, Norm, Sites};
+use super::{Affine, Inputs, Norm, Sites, Taps};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::ops::add_norm::AddNorm;
@@ -307,14 +307,15 @@ impl Encoder {
         self.word
     }
 
-    /// The hidden states of the last layer, (tokens, hidden): [`Encoder::layers`] of [`Encoder::embed`].
+    /// The hidden states of the last layer, (tokens, hidden): [`Encoder::layers`] of [`Encoder::embed`]. What `taps` ask for is in them
+    /// afterwards.
     ///
     /// # Errors
     /// Those of the ops: [`Kind::Shape`](crate::error::Kind::Shape), [`Kind::Memory`](crate::error::Kind::Memory),
     /// [`Kind::Lost`](crate::error::Kind::Lost).
-    pub fn run(&self, tape: &mut Tape, p: &Bound, batch: &Inputs) -> Result<Var> {
+    pub fn run(&self, tape: &mut Tape, p: &Bound, batch: &Inputs, taps: &mut Taps) -> Result<Var> {
         let hidden = self.embed(tape, p, batch)?;
-        self.layers(tape, p, batch, hidden)
+        self.layers(tape, p, batch, hidden, taps)
     }
 
     /// All layers over hidden states (tokens, hidden), such as those of [`Encoder::embed`], and what follows the last layer: the hidden
@@ -322,17 +323,28 @@ impl Encoder {
     ///
     /// # Errors
     /// Those of [`Encoder::run`].
-    pub fn layers(&self, tape: &mut Tape, p: &Bound, batch: &Inputs, mut hidden: Var) -> Result<Var> {
+    pub fn layers(
+        &self,
+        tape: &mut Tape,
+        p: &Bound,
+        batch: &Inputs,
+        mut hidden: Var,
+        taps: &mut Taps,
+    ) -> Result<Var> {
+        taps.clear();
+        taps.see_hidden(&hidden);
         let sinusoids = self.sinusoids.as_ref().map(|s| s.of(tape, batch.longest)).transpose()?;
         for (i, sites) in self.sites.iter().enumerate() {
             let layer = &self.layers[self.config.weights_of(i)];
             let place = Place {
+                config: &self.config,
                 layer: i,
                 sites: *sites,
                 performer: self.performer.as_ref(),
                 sinusoids: sinusoids.as_ref(),
             };
-            hidden = layer.run(tape, p, batch, &self.config, place, hidden)?;
+            hidden = layer.run(tape, p, batch, place, taps, hidden)?;
+            taps.see_hidden(&hidden);
         }
         if let Some(last) = &self.last {
             let op = AddNorm { eps: self.config.eps, residual: false, before: None, after: None };

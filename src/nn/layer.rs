@@ -4,7 +4,7 @@
 use super::encoder::{EncoderConfig, LayerShape, Order, Positions};
 use super::performer::Performer;
 use super::relative::RelativeParts;
-use super::{Affine, Inputs, Norm};
+use super::{Affine, Inputs, Norm, Taps};
 use crate::error::Result;
 use crate::ops::add_norm::AddNorm;
 use crate::ops::attention::Attention;
@@ -19,6 +19,8 @@ use crate::tape::{Tape, Var};
 /// Which layer of the encoder runs: layers that share weights differ in what is here.
 #[derive(Clone, Copy)]
 pub(super) struct Place<'a> {
+    /// The encoder's settings.
+    pub config: &'a EncoderConfig,
     /// Its number.
     pub layer: usize,
     /// Of the dropouts on attention, on its output, on the feed-forward block's output, and inside of that.
@@ -97,11 +99,11 @@ impl Layer {
         tape: &mut Tape,
         p: &Bound,
         batch: &Inputs,
-        c: &EncoderConfig,
         place: Place,
+        taps: &mut Taps,
         x: Var,
     ) -> Result<Var> {
-        let sites = place.sites;
+        let (c, sites) = (place.config, place.sites);
         let plain = AddNorm { eps: c.eps, residual: false, before: None, after: None };
         let seen = match &self.before {
             Some(norm) => norm.run(tape, p, plain, x.clone(), [])?,
@@ -110,10 +112,11 @@ impl Layer {
         let qkv = self.qkv.run(tape, p, seen)?;
         let mixed = match self.relative.as_ref().zip(place.sinusoids) {
             Some((parts, sinusoids)) => {
+                taps.see_qkv(&qkv);
                 let drop = batch.dropout(c.attention_dropout, sites[0], Rows::Tokens);
                 parts.mix(tape, p, batch, (self.shape, drop, sinusoids), qkv)?
             }
-            None => mix(tape, batch, c, (place, self.shape), qkv)?,
+            None => mix(tape, batch, (place, self.shape), taps, qkv)?,
         };
         let out = self.out.run(tape, p, mixed)?;
         let rate = |block: usize| if c.dropped[block] { c.hidden_dropout } else { 0.0 };
@@ -154,17 +157,18 @@ impl Layer {
 fn mix(
     tape: &mut Tape,
     batch: &Inputs,
-    c: &EncoderConfig,
     (place, shape): (Place, LayerShape),
+    taps: &mut Taps,
     mut qkv: Var,
 ) -> Result<Var> {
-    let (heads, scale) = (shape.heads, shape.scale());
+    let (c, heads, scale) = (place.config, shape.heads, shape.scale());
     let is_local = |local: &[bool]| local.get(place.layer).copied().unwrap_or(false);
     let window = c.windows.as_ref().filter(|(_, local)| is_local(local)).map(|(window, _)| *window);
     if let Positions::Rotary { global, local } = c.encoding {
         let theta = if window.is_some() { local } else { global };
         qkv = tape.apply(Rotary { heads, theta }, [qkv, batch.positions.clone()])?;
     }
+    taps.see_qkv(&qkv);
     // What sees a window only is linear in the length already.
     if let Some(performer) = place.performer.filter(|_| window.is_none()) {
         return performer.mix(tape, batch, place.layer, heads, scale, qkv);

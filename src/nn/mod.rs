@@ -7,12 +7,14 @@ pub mod masked_head;
 mod performer;
 pub mod permutation;
 mod relative;
+pub mod taps;
 pub mod token_head;
 
 pub use encoder::{Biases, Encoder, EncoderConfig, LayerShape, Order, Positions};
 pub use head::{Dense, Head, HeadConfig, Pooling};
 pub use masked_head::{MaskedConfig, MaskedHead, Transform};
 pub use performer::{Distance, PerformerConfig};
+pub use taps::Taps;
 pub use token_head::TokenHead;
 
 use crate::device::Tensor;
@@ -47,9 +49,14 @@ pub struct Inputs {
     pub order: Option<Var>,
     /// The random key u32 (5) in training; without it nothing is dropped.
     pub key: Option<Var>,
+    /// The number of this forward pass among several over the same batch, from 0 to below [`Inputs::PASSES`]. It chooses the dropout masks.
+    pub pass: u32,
 }
 
 impl Inputs {
+    /// The number of forward passes over one batch that have dropout masks of their own.
+    pub const PASSES: u32 = 16;
+
     /// Puts a batch's tensors on a tape.
     pub fn new(
         tape: &mut Tape,
@@ -61,7 +68,19 @@ impl Inputs {
         let (ids, positions, types) = (put(ids), put(positions), put(types));
         let (cu_seqlens, sequences) = (put(cu_seqlens), put(sequences));
         let (order, key) = (None, key.map(put));
-        Inputs { ids, positions, types, cu_seqlens, sequences, asked: None, head: 0, longest, order, key }
+        Inputs {
+            ids,
+            positions,
+            types,
+            cu_seqlens,
+            sequences,
+            asked: None,
+            head: 0,
+            longest,
+            order,
+            key,
+            pass: 0,
+        }
     }
     /// Of sequences that are at most so long.
     pub fn of_length(self, longest: usize) -> Self {
@@ -69,6 +88,9 @@ impl Inputs {
     }
     /// A dropout's setting and its key, if this run drops at all.
     fn dropout(&self, p: f32, site: u32, rows: Rows) -> Option<(Dropout, Var)> {
+        // The pass is a part of the dropout id, so that its masks depend on seed, step, id and element like all others: neither a resume nor
+        // a cut into micro-batches changes them. The upper half of the id is the kernels', for heads.
+        let site = site ^ ((self.pass % Self::PASSES) << Sites::BITS);
         let d = Dropout { p, site, rows };
         self.key.clone().filter(|_| d.active()).map(|key| (d, key))
     }
@@ -79,6 +101,9 @@ impl Inputs {
 pub struct Sites(u32);
 
 impl Sites {
+    /// Ids are below 2 to this power: 512 layers, the most that a config may have, take 2,049 of them, and the heads a few.
+    const BITS: u32 = 12;
+
     fn next(&mut self) -> u32 {
         self.0 += 1;
         self.0

@@ -25,8 +25,9 @@ use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::metrics::Scores;
 use crate::models::{Model, Outputs};
-use crate::nn::Inputs;
+use crate::nn::{Inputs, Taps};
 use crate::ops::accumulator;
+use crate::ops::residual::Residual;
 use crate::shape::DType;
 use crate::tape::{Tape, Var};
 use serde_json::{Map, Value};
@@ -164,7 +165,7 @@ pub fn for_each_output(
             let mut tape = Tape::evaluate(device);
             let bound = model.params.bind(&mut tape, false)?;
             let x = inputs(&mut tape, batch, None)?;
-            let outputs = model.forward(&mut tape, &bound, &x)?;
+            let outputs = model.forward(&mut tape, &bound, &x, &mut Taps::none())?;
             let read = |v: Var| Ok(device.read_reals(v.value())?.into_iter().map(|v| v as f32).collect());
             outputs.into_iter().map(read).collect()
         })?;
@@ -198,6 +199,16 @@ pub fn evaluate(
 /// The only output of a model with one head.
 fn only<T>(outputs: &[T]) -> Result<&T> {
     outputs.first().ok_or_else(|| Error::shape("a model without outputs"))
+}
+
+/// The sum of losses (1), each scaled already, in this order.
+///
+/// # Errors
+/// [`Kind::Shape`](crate::error::Kind::Shape) if there are none; those of the op.
+pub fn total(tape: &mut Tape, losses: impl IntoIterator<Item = Var>) -> Result<Var> {
+    let mut losses = losses.into_iter();
+    let first = losses.next().ok_or_else(|| Error::shape("a sum of no losses"))?;
+    losses.try_fold(first, |sum, loss| tape.apply(Residual { dropout: None }, [sum, loss]))
 }
 
 /// Constants of a loss: in the type that sums have where `like` has its own.

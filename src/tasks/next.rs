@@ -3,13 +3,12 @@
 //! The label 0 says that the second text follows the first, 1 that it is a random one, as in `BertForPreTraining`.
 
 use super::mask::{Guessed, Mask};
-use super::{Meter, Task, reals, unlabelled};
+use super::{Meter, Task, reals, total, unlabelled};
 use crate::data::{Batch, TokenSet};
 use crate::error::{Error, Result};
 use crate::metrics::{Classification, Scores};
 use crate::models::Outputs;
 use crate::ops::cross_entropy::{CrossEntropy, IGNORE};
-use crate::ops::residual::Residual;
 use crate::shape::DType;
 use crate::tape::{Tape, Var};
 
@@ -51,7 +50,7 @@ impl Task for Next {
         let x = [next.clone(), tape.constant(labels), reals(tape, next, &[1], &scales[1..])?];
         let op = CrossEntropy { label_smoothing: 0.0, ignore_index: IGNORE, weighted: false, gamma: 0.0 };
         let follows = tape.apply(op, x)?;
-        tape.apply(Residual { dropout: None }, [hidden, follows])
+        total(tape, [hidden, follows])
     }
     fn uninformative(&self, metric: &str, set: &TokenSet) -> Result<Option<String>> {
         if metric == "next_accuracy" { Ok(None) } else { Mask::hides_nothing(self, set) }

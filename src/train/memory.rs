@@ -1,6 +1,7 @@
 //! What a run takes of a device's memory, found out before anything is allocated there: the training step is run on a
 //! device that computes nothing and counts.
 
+use super::objective::Objective;
 use super::pass;
 use crate::data::{Batch, BatchSize, TokenSet, micro_batches};
 use crate::device::{Caps, Device, Dry};
@@ -46,6 +47,8 @@ pub struct Job<'a> {
     pub options: &'a Options,
     /// Labels to loss.
     pub task: &'a dyn Task,
+    /// What a pass computes; mostly `task` itself.
+    pub objective: &'a dyn Objective,
     /// Which of the model's heads it trains.
     pub head: usize,
     /// The training examples.
@@ -79,7 +82,7 @@ impl Job<'_> {
             }
         };
         let batches = micro_batches(self.set, step, self.accumulation, Some(max_tokens), 0)?;
-        if self.task.spans_step() {
+        if self.objective.whole_step() {
             return Ok(batches);
         }
         Ok(batches.into_iter().max_by_key(|b| b.ids.len()).into_iter().collect())
@@ -107,7 +110,7 @@ impl Job<'_> {
         let mut optimizer = Optimizer::with_window(&device, &model.params, self.optimizer, self.window)?;
         let parameters = dry.taken().reserved;
         for step in 0..2 {
-            let (losses, _) = pass::step(&device, &model, self.task, &batches, Some((0, step)), 1.0)?;
+            let (losses, _) = pass::step(&device, &model, self.objective, &batches, Some((0, step)), 1.0)?;
             if step == 1 {
                 optimizer.step(&device, &model.params, &losses, 0.0)?;
             }

@@ -10,6 +10,7 @@ pub mod history;
 pub mod inputs;
 mod loader;
 pub mod memory;
+pub mod objective;
 mod outcome;
 pub mod pass;
 pub mod prepare;
@@ -23,6 +24,7 @@ pub use epochs::Epochs;
 pub use events::{Event, Observer, Prepared, Silent, StepLog};
 pub use inputs::protect_inputs;
 pub use memory::MemoryPlan;
+pub use objective::Objective;
 pub use outcome::{BestOf, Outcome};
 pub use pass::{Passed, Scale, pass};
 pub use prepare::Run;
@@ -152,7 +154,7 @@ impl Passes<'_> {
         self.silence_others()?;
         let Run { device, model, .. } = self.run;
         let key = Some((self.recipe.seed, self.step));
-        let (losses, unreached) = pass::step(device, model, &*part.task, batches, key, scale)?;
+        let (losses, unreached) = pass::step(device, model, &*part.objective(), batches, key, scale)?;
         // With several tasks the heads of the others are not reached.
         if self.step == 0 && self.run.parts.len() == 1 && !unreached.is_empty() {
             return Err(Error::diverged("trainable parameters receive no gradient")

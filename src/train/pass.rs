@@ -1,15 +1,17 @@
 //! One pass over one micro-batch, and the passes of an optimizer step: what the loop, the benchmark and the tests all run.
 
+use super::objective::{Objective, Recording};
 use crate::data::Batch;
 use crate::device::{Device, Tensor};
 use crate::error::{Error, Result};
 use crate::models::Model;
+use crate::nn::Taps;
 use crate::ops::gather::Gather;
 use crate::ops::{Backward, Forward, Grad};
 use crate::params::Bound;
 use crate::shape::{DType, Spec};
 use crate::tape::{Leaf, Tape, Var};
-use crate::tasks::{self, Task};
+use crate::tasks;
 
 /// What a pass leaves behind besides the gradients.
 pub struct Passed {
@@ -38,25 +40,21 @@ impl From<f64> for Scale {
 /// written over them. `key` is seed and step, the source of dropout; without one there is none.
 ///
 /// # Errors
-/// Those of the task and of the model's ops.
+/// Those of the objective and of the model's ops.
 pub fn pass(
     device: &Device,
     model: &Model,
-    task: &dyn Task,
+    objective: &(impl Objective + ?Sized),
     batch: &Batch,
     key: Option<(u64, u64)>,
     scale: impl Into<Scale>,
     add: bool,
 ) -> Result<Passed> {
-    let mut tape = Tape::new(device);
-    let bound = model.params.bind(&mut tape, add)?;
-    let inputs = tasks::inputs(&mut tape, batch, key)?;
     let scale = scale.into();
-    let root = {
-        // The backward pass frees each output once it has read it, unless there is a handle to it here.
-        let outputs = model.forward(&mut tape, &bound, &inputs)?;
-        task.loss(&mut tape, &outputs, batch, scale.loss)?
-    };
+    let mut run = Recording::new(device, model, batch, key, add)?;
+    // No handle to an output is left behind this: the backward pass frees each once it has read it.
+    let root = objective.record(&mut run, scale.loss)?;
+    let (tape, bound) = run.into_parts();
     let loss = root.value().clone();
     let seed = seed(&tape, &root, scale)?;
     let unreached = tape.backward(root, seed)?;
@@ -75,29 +73,29 @@ fn seed(tape: &Tape, root: &Var, scale: Scale) -> Result<Tensor> {
 /// The gradients of one optimizer step in its micro-batches, which are written over those there. Returns the parts of the
 /// loss, on the device, and the parameters that the last pass did not reach.
 ///
-/// Where the loss compares examples of the whole step with each other ([`Task::spans_step`]) and there are several
+/// Where the loss compares examples of the whole step with each other ([`Objective::whole_step`]) and there are several
 /// micro-batches, this is gradient caching (Gao et al. 2021, "Scaling Deep Contrastive Learning Batch Size under Memory Limited
 /// Setup"): the vectors of all micro-batches without recording, the loss and its gradient by all vectors, then each
 /// micro-batch again, recorded, backwards from its rows of that gradient. The result is that of one pass, as dropout masks depend
 /// on the row within the step; the activations of one micro-batch are held at a time, for one more forward pass.
 ///
 /// # Errors
-/// Those of the model, the task and the device.
+/// Those of the model, the objective and the device.
 pub fn step(
     device: &Device,
     model: &Model,
-    task: &dyn Task,
+    objective: &(impl Objective + ?Sized),
     batches: &[Batch],
     key: Option<(u64, u64)>,
     scale: impl Into<Scale>,
 ) -> Result<(Vec<Tensor>, Vec<String>)> {
     let scale = scale.into();
-    if task.spans_step() && batches.len() > 1 {
-        return cached(device, model, task, batches, key, scale);
+    if objective.whole_step() && batches.len() > 1 {
+        return cached(device, model, objective, batches, key, scale);
     }
     let (mut losses, mut unreached) = (Vec::with_capacity(batches.len()), Vec::new());
     for (i, batch) in batches.iter().enumerate() {
-        let passed = device.run(|| pass(device, model, task, batch, key, scale, i > 0))?;
+        let passed = device.run(|| pass(device, model, objective, batch, key, scale, i > 0))?;
         losses.push(passed.loss);
         unreached = passed.unreached;
     }
@@ -114,7 +112,7 @@ fn vectors(
 ) -> Result<Var> {
     let inputs = tasks::inputs(tape, batch, key)?;
     let outputs: [Var; 1] = model
-        .forward(tape, bound, &inputs)?
+        .forward(tape, bound, &inputs, &mut Taps::none())?
         .try_into()
         .map_err(|_| Error::shape("a loss over a whole step needs a model with one output"))?;
     let [vectors] = outputs;
@@ -125,7 +123,7 @@ fn vectors(
 fn cached(
     device: &Device,
     model: &Model,
-    task: &dyn Task,
+    objective: &(impl Objective + ?Sized),
     batches: &[Batch],
     key: Option<(u64, u64)>,
     scale: Scale,
@@ -165,7 +163,7 @@ fn cached(
     let loss = device.run(|| -> Result<Tensor> {
         let mut tape = Tape::new(device);
         let leaf = tape.leaf(Leaf::new(all, gradient.clone(), false));
-        let root = task.loss(&mut tape, &[leaf], &Batch::joined(batches), scale.loss)?;
+        let root = objective.record_step(&mut tape, leaf, &Batch::joined(batches), scale.loss)?;
         let loss = root.value().clone();
         // In f16 the gradient by the vectors carries the loss scale already.
         let seed = seed(&tape, &root, scale)?;

@@ -155,6 +155,7 @@ fn a_step_in_parts_takes_the_memory_of_one_part() {
             shape: &shape,
             options: &options,
             task: &TASK,
+            objective: &TASK,
             head: 0,
             set: &set,
             batch: BatchSize::Sequences(8),

@@ -8,6 +8,7 @@ use tempra::checkpoint::{RealFs, Weights, write_dir};
 use tempra::data::{Batch, Targets};
 use tempra::device::Device;
 use tempra::models::{Model, Options, Outputs};
+use tempra::nn::Taps;
 use tempra::shape::DType;
 use tempra::tape::Tape;
 use tempra::tasks::{Mask, Permute, Task, inputs, into_streams};
@@ -65,7 +66,7 @@ fn run(device: &Device, model: &Model, task: &dyn Task, batch: &Batch) -> (Vec<f
     let mut tape = Tape::new(device);
     let bound = model.params.bind(&mut tape, false).expect("parameters");
     let x = inputs(&mut tape, batch, None).expect("inputs");
-    let given = model.forward(&mut tape, &bound, &x).unwrap_or_else(|e| panic!("{e}"));
+    let given = model.forward(&mut tape, &bound, &x, &mut Taps::none()).unwrap_or_else(|e| panic!("{e}"));
     let scale = 1.0 / task.weights(batch)[0];
     let root = task.loss(&mut tape, &given, batch, [scale; 2]).expect("a loss");
     let logits = floats(device, given[0].value());

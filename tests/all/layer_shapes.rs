@@ -5,7 +5,7 @@ use tempra::data::{Targets, TokenSet};
 use tempra::device::Device;
 use tempra::error::Kind;
 use tempra::models::{Model, Options, Outputs};
-use tempra::nn::{Biases, EncoderConfig, LayerShape, Order, PerformerConfig, Positions};
+use tempra::nn::{Biases, EncoderConfig, LayerShape, Order, PerformerConfig, Positions, Taps};
 use tempra::shape::DType;
 use tempra::tape::{Tape, Var};
 use tempra::tasks::{Classify, inputs};
@@ -180,15 +180,17 @@ fn embeddings_and_layers_are_the_parts_of_an_encoder() {
         let x = inputs(&mut tape, batch, Some((1, 2))).expect("inputs");
         let encoder = model.encoder();
         let read = |v: &Var| floats(&device, v.value());
-        let all = encoder.run(&mut tape, &bound, &x).expect("hidden states");
+        let all = encoder.run(&mut tape, &bound, &x, &mut Taps::none()).expect("hidden states");
         let embedded = encoder.embed(&mut tape, &bound, &x).expect("embeddings");
         assert_eq!(embedded.value().spec.shape, [12, HIDDEN]);
-        let parts = encoder.layers(&mut tape, &bound, &x, embedded.clone()).expect("hidden states");
+        let parts = encoder
+            .layers(&mut tape, &bound, &x, embedded.clone(), &mut Taps::none())
+            .expect("hidden states");
         assert_eq!(bits(&read(&all)), bits(&read(&parts)));
         let moved: Vec<f64> = read(&embedded).iter().map(|v| v + 0.5).collect();
         let moved = device.upload_reals(DType::F64, &[12, HIDDEN], &moved).expect("memory");
         let moved = tape.constant(moved);
-        let other = encoder.layers(&mut tape, &bound, &x, moved).expect("hidden states");
+        let other = encoder.layers(&mut tape, &bound, &x, moved, &mut Taps::none()).expect("hidden states");
         assert!(apart(&read(&all), &read(&other)) > 1e-3);
     }
 }

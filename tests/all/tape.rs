@@ -4,7 +4,7 @@ use crate::support::cpu;
 use tempra::data::{Batch, Targets, TokenSet, eval_batches};
 use tempra::device::{Caps, Device, Dry};
 use tempra::models::{Model, Options, Outputs};
-use tempra::nn::{EncoderConfig, LayerShape};
+use tempra::nn::{EncoderConfig, LayerShape, Taps};
 use tempra::ops::linear::{Activation, Linear};
 use tempra::shape::DType;
 use tempra::tape::{Leaf, Tape, Var};
@@ -58,7 +58,7 @@ fn evaluated(layers: usize) -> u64 {
     let mut tape = Tape::evaluate(&device);
     let bound = model.params.bind(&mut tape, false).expect("bound");
     let x = inputs(&mut tape, &batch(8), None).expect("inputs");
-    model.forward(&mut tape, &bound, &x).expect("outputs");
+    model.forward(&mut tape, &bound, &x, &mut Taps::none()).expect("outputs");
     dry.taken().peak - before
 }
 

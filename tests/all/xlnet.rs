@@ -10,7 +10,7 @@ use tempra::data::{Batch, Targets};
 use tempra::device::{Device, Tensor};
 use tempra::models::{Model, Options, Outputs};
 use tempra::nn::permutation::{GIVEN, TwoStreams, draw_ranks};
-use tempra::nn::{Biases, EncoderConfig, LayerShape, Positions};
+use tempra::nn::{Biases, EncoderConfig, LayerShape, Positions, Taps};
 use tempra::ops::relative_attention::RelativeAttention;
 use tempra::ops::{Forward, Op};
 use tempra::rng::Stream;
@@ -306,7 +306,7 @@ fn a_permutation_language_model_has_the_loss_and_the_gradients_of_transformers()
         let mut tape = Tape::new(&device);
         let bound = model.params.bind(&mut tape, times > 1.0).expect("parameters");
         let x = inputs(&mut tape, &batch, None).expect("inputs");
-        let given = model.forward(&mut tape, &bound, &x).unwrap_or_else(|e| panic!("{e}"));
+        let given = model.forward(&mut tape, &bound, &x, &mut Taps::none()).unwrap_or_else(|e| panic!("{e}"));
         let root = task.loss(&mut tape, &given, &batch, [scale; 2]).expect("a loss");
         let loss = floats(&device, root.value())[0];
         let truth = fixture["head"]["loss"].as_f64().expect("a loss");

@@ -179,10 +179,12 @@ impl Run {
         let plan = |parts: &[Part]| -> Result<MemoryPlan> {
             let t = &recipe.train;
             let one = |(head, part): (usize, &Part)| {
+                let objective = part.objective();
                 let job = Job {
                     shape: &shape,
                     options: &options,
                     task: &*part.task,
+                    objective: &*objective,
                     head,
                     set: &part.train,
                     batch: t.batch_tokens.map_or(BatchSize::Sequences(t.batch_size), BatchSize::Tokens),

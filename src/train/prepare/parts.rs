@@ -1,5 +1,6 @@
 //! From the data of a recipe to examples with a task: the part of a run that knows the formats and the labels.
 
+use super::super::objective::{Objective, Plain};
 use super::super::recipe::{self, Recipe};
 use super::tasks::{given_weights, masking, rows_task};
 use crate::data::{
@@ -41,6 +42,10 @@ pub struct Part {
 }
 
 impl Part {
+    /// What its passes compute.
+    pub fn objective(&self) -> Box<dyn Objective + '_> {
+        Box::new(Plain(&*self.task))
+    }
     /// The unit of a metric's errors; a loss of standardized targets is in units of their deviation already.
     pub fn unit(&self, metric: &str) -> Option<f64> {
         match self.task.units() {
