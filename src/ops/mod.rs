@@ -27,6 +27,7 @@ pub mod residual;
 pub mod rotary;
 pub mod round;
 pub mod span_cross_entropy;
+pub mod symmetric_kl;
 pub mod update;
 
 use crate::device::cpu::vectorise;
@@ -94,6 +95,7 @@ const OTHERS: &[(&str, Cases)] = &[
     ("cross_entropy", cross_entropy::cases),
     ("binary_cross_entropy", binary_cross_entropy::cases),
     ("span_cross_entropy", span_cross_entropy::cases),
+    ("symmetric_kl", symmetric_kl::cases),
     ("mse", mse::cases),
     ("global_norm", global_norm::cases),
     ("gate", gate::cases),
@@ -118,6 +120,7 @@ const OTHER_SHADERS: &[&str] = &[
     cross_entropy::SHADER,
     binary_cross_entropy::SHADER,
     span_cross_entropy::SHADER,
+    symmetric_kl::SHADER,
     mse::SHADER,
     global_norm::SHADER,
     gate::SHADER,
@@ -145,6 +148,7 @@ const OTHER_KERNELS: &[(&str, &str)] = &[
     ("cross_entropy", cross_entropy::KERNEL),
     ("binary_cross_entropy", binary_cross_entropy::KERNEL),
     ("span_cross_entropy", span_cross_entropy::KERNEL),
+    ("symmetric_kl", symmetric_kl::KERNEL),
     ("mse", mse::KERNEL),
     ("global_norm", global_norm::KERNEL),
     ("gate", gate::KERNEL),

@@ -361,6 +361,15 @@ fn elementwise_ops_read_what_their_gradients_need() {
     check(&job("binary_cross_entropy", "8 labels", T), |e| {
         hand([8 * n + 1, 5 * n + 1], [n * e + n * 4 + 4 + 4, n * e + n * 4 + 4 + 4 + n * e])
     });
+    // Maximum, z - max, exp, sum, ln p and p of both; d; p d, q d and (p - q) d with their sums; of each row two logarithms and their
+    // maxima, the half, the weight, the sum; the scale. Each gradient: ln p, ln q, p, q, d, d - KL, times p, + p, - q, the rate. All four
+    // statistics of a row are written, and read for both gradients.
+    let (n, rows) = (2 * 2, 2);
+    check(&job("symmetric_kl", "2 classes", T), |e| {
+        let read = 2 * n * e + rows * 4 + 4;
+        let flops = [(2 * 6 + 1 + 4 + 3) * n + 7 * rows + 1, 2 * (10 * n + rows) + 2];
+        hand(flops, [read + 4 + 4 * rows * 4, read + 4 * rows * 4 + 4 + 2 * n * e])
+    });
 }
 
 /// Value, both moments and the gradient are read, and all but the gradient written, in f32; 16-bit training also writes the copy that

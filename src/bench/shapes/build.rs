@@ -22,6 +22,7 @@ use crate::ops::residual::Residual;
 use crate::ops::rotary::Rotary;
 use crate::ops::round::Round;
 use crate::ops::span_cross_entropy::SpanCrossEntropy;
+use crate::ops::symmetric_kl::SymmetricKl;
 use crate::ops::update::{Segment, Settings, UpdateRule};
 use crate::ops::{Fill, Input, Op, Step};
 use crate::rng::Stream;
@@ -190,6 +191,13 @@ pub fn binary_cross_entropy([rows, classes]: [usize; 2]) -> Job {
     let targets: Vec<f64> = (0..rows * classes).map(|i| (i % 3 == 0) as u8 as f64).collect();
     let inputs = vec![Input::real(&[rows, classes]), Input::fixed(&[rows, classes], &targets), scale(rows)];
     Job::op("binary_cross_entropy", BinaryCrossEntropy::default(), inputs, &[])
+}
+
+pub fn symmetric_kl(shape: [usize; 2]) -> Job {
+    let rows = shape[0];
+    let inputs =
+        vec![Input::real(&shape), Input::real(&shape), Input::fixed(&[rows], &vec![1.0; rows]), scale(rows)];
+    Job::op("symmetric_kl", SymmetricKl, inputs, &[])
 }
 
 pub fn mse([rows, columns]: [usize; 2]) -> Job {

@@ -55,6 +55,7 @@ const OTHERS: &[OpSizes] = &[
     sizes("residual", ROWS, &["columns"], &["dropout"]),
     sizes("cross_entropy", ROWS, &["classes"], &[]),
     sizes("binary_cross_entropy", ROWS, &["classes"], &[]),
+    sizes("symmetric_kl", ROWS, &["classes"], &[]),
     sizes("span_cross_entropy", TOKENS, &[], &["length"]),
     sizes("mse", ROWS, &["columns"], &[]),
     sizes("global_norm", None, &["elements"], &[]),
@@ -334,6 +335,7 @@ impl CustomShape {
             "normalize" => vec![("", build::normalize([rows, columns]))],
             "dot" => vec![("", build::dot([rows, columns]))],
             "cross_entropy" => vec![("", build::cross_entropy([rows, classes]))],
+            "symmetric_kl" => vec![("", build::symmetric_kl([rows, classes]))],
             "binary_cross_entropy" | "mse" => {
                 if rows * columns * classes > MOST_TARGETS {
                     return Err(self.too_large("the targets", &[rows, columns * classes], MOST_TARGETS));
