@@ -113,6 +113,8 @@ mod pairs;
 mod outcome;
 #[path = "all/performer.rs"]
 mod performer;
+#[path = "all/r_drop.rs"]
+mod r_drop;
 #[path = "all/readers.rs"]
 mod readers;
 #[path = "all/recipe.rs"]

@@ -45,11 +45,14 @@ impl Task for Classify {
     }
     /// The sum of the labels' weights: PyTorch's denominator of a weighted mean.
     fn weights(&self, batch: &Batch) -> [f64; 2] {
+        [self.class_rows(batch).into_iter().flatten().sum(), 0.0]
+    }
+    fn class_rows(&self, batch: &Batch) -> Option<Vec<f64>> {
         let one = |&c: &u32| match &self.class_weights {
             Some(w) => w.get(c as usize).map_or(0.0, |&w| w as f64),
             None => 1.0,
         };
-        [batch.targets.classes().iter().map(one).sum(), 0.0]
+        Some(batch.targets.classes().iter().map(one).collect())
     }
     fn loss(&self, tape: &mut Tape, outputs: &[Var], batch: &Batch, [scale, _]: [f64; 2]) -> Result<Var> {
         let logits = only(outputs)?;

@@ -57,6 +57,11 @@ pub trait Task: Send + Sync {
     /// # Errors
     /// [`Kind::Data`](crate::error::Kind::Data) for examples without labels of the task's kind; those of the ops.
     fn loss(&self, tape: &mut Tape, outputs: &[Var], batch: &Batch, scales: [f64; 2]) -> Result<Var>;
+    /// The weight in the loss of each row of the model's first output, where a row holds the logits of classes that exclude each other; their
+    /// sum is the first of [`Task::weights`]. Rows that do not count have weight 0. `None` for a task without such rows.
+    fn class_rows(&self, _: &Batch) -> Option<Vec<f64>> {
+        None
+    }
     /// Whether the loss compares examples with each other, so that it is one of all examples of an optimizer step, not a sum over
     /// its micro-batches. The model of such a task gives one output, a row for each sequence.
     fn spans_step(&self) -> bool {
@@ -212,7 +217,7 @@ pub fn total(tape: &mut Tape, losses: impl IntoIterator<Item = Var>) -> Result<V
 }
 
 /// Constants of a loss: in the type that sums have where `like` has its own.
-fn reals(tape: &mut Tape, like: &Var, shape: &[usize], v: &[f64]) -> Result<Var> {
+pub(crate) fn reals(tape: &mut Tape, like: &Var, shape: &[usize], v: &[f64]) -> Result<Var> {
     let dtype = accumulator(like.value().spec.dtype);
     let t = tape.device().upload_reals(dtype, shape, v)?;
     Ok(tape.constant(t))

@@ -34,11 +34,15 @@ impl Task for Tag {
     }
     /// The sum of the weights of the words' tags.
     fn weights(&self, batch: &Batch) -> [f64; 2] {
+        [self.class_rows(batch).into_iter().flatten().sum(), 0.0]
+    }
+    fn class_rows(&self, batch: &Batch) -> Option<Vec<f64>> {
         let one = |&c: &u32| match &self.class_weights {
+            _ if c == IGNORED => 0.0,
             Some(w) => w.get(c as usize).map_or(0.0, |&w| w as f64),
             None => 1.0,
         };
-        [batch.targets.tags().iter().filter(|&&c| c != IGNORED).map(one).sum(), 0.0]
+        Some(batch.targets.tags().iter().map(one).collect())
     }
     fn loss(&self, tape: &mut Tape, outputs: &[Var], batch: &Batch, [scale, _]: [f64; 2]) -> Result<Var> {
         let tags = batch.targets.tags();

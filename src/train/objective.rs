@@ -1,7 +1,7 @@
 //! What is computed in a pass: the forward passes over a micro-batch, and the loss that they lead to.
 //!
 //! Every [`Task`] is an objective: one forward pass and the task's loss. Another objective may run the model several times
-//! with different dropout masks, read values inside of the encoder ([`Taps`]), and sum several losses ([`tasks::total`]).
+//! ([`super::r_drop`]), read values inside of the encoder ([`Taps`]), and sum several losses ([`tasks::total`]).
 
 use crate::data::Batch;
 use crate::device::Device;

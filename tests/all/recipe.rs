@@ -247,6 +247,10 @@ fn options_that_contradict_each_other_are_refused() {
         assert!(e.starts_with(&format!("/tasks/mood.toml{head}")), "{lines}\n{e}");
         assert_eq!(heads(&e).len(), 1, "one mistake, one error\n{e}");
     }
+    let rates =
+        ["model.dropout", "model.attention_dropout", "model.classifier_dropout"].map(|key| (key, "0"));
+    let e = refused(&with("[loss]\nr_drop = 1"), &rates);
+    assert!(e.contains("loss.r_drop is set, but every dropout rate is 0") && heads(&e).len() == 1, "{e}");
     let number = LEAST.replace("classify", "regress");
     for (lines, what) in [
         ("classes = [\"a\", \"b\"]", "data.classes is set, but task \"regress\" has no classes"),
@@ -256,6 +260,7 @@ fn options_that_contradict_each_other_are_refused() {
             "loss.class_weights is set, but task \"regress\" has no classes",
         ),
         ("[loss]\nfocal_gamma = 2", "loss.focal_gamma is set, but task \"regress\" has no classes"),
+        ("[loss]\nr_drop = 1", "loss.r_drop is set, but task \"regress\" does not have it"),
         ("[train]\nbest_metric = \"mea\"", "did you mean \"mae\"?"),
     ] {
         let e = refused(&format!("{number}{lines}"), &[]);

@@ -1,6 +1,7 @@
 //! From the data of a recipe to examples with a task: the part of a run that knows the formats and the labels.
 
 use super::super::objective::{Objective, Plain};
+use super::super::r_drop::RDrop;
 use super::super::recipe::{self, Recipe};
 use super::tasks::{given_weights, masking, rows_task};
 use crate::data::{
@@ -33,6 +34,8 @@ pub struct Part {
     pub test: Option<Arc<TokenSet>>,
     /// Factor on its loss.
     pub weight: f64,
+    /// The factor on the divergence of R-Drop; 0: each pass runs the model once.
+    pub r_drop: f64,
     /// The metric that its best model is chosen by.
     pub best_metric: String,
     /// The standard deviation of its training targets, where they are numbers: the unit of its errors.
@@ -44,7 +47,8 @@ pub struct Part {
 impl Part {
     /// What its passes compute.
     pub fn objective(&self) -> Box<dyn Objective + '_> {
-        Box::new(Plain(&*self.task))
+        let (task, alpha) = (&*self.task, self.r_drop);
+        if alpha > 0.0 { Box::new(RDrop { task, alpha }) } else { Box::new(Plain(task)) }
     }
     /// The unit of a metric's errors; a loss of standardized targets is in units of their deviation already.
     pub fn unit(&self, metric: &str) -> Option<f64> {
@@ -510,7 +514,20 @@ impl Source {
         let best_metric = r.train.best_metric.clone();
         let name = name.to_owned();
         let weight = 1.0;
-        Ok(Part { name, task, classes, train, validation, test, weight, best_metric, deviation, noted })
+        let r_drop = r.loss.r_drop;
+        Ok(Part {
+            name,
+            task,
+            classes,
+            train,
+            validation,
+            test,
+            weight,
+            r_drop,
+            best_metric,
+            deviation,
+            noted,
+        })
     }
 }
 

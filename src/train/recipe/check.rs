@@ -389,6 +389,7 @@ fn loss(recipe: &Recipe, r: &mut Reader<'_>) {
             });
         }
     }
+    r_drop(recipe, r);
     let Some(ClassWeights::Values(weights)) = &l.class_weights else { return };
     if weights.iter().all(|w| *w == 0.0) {
         r.complain(&["loss.class_weights"], "every weight in loss.class_weights is 0", |e| {
@@ -401,5 +402,26 @@ fn loss(recipe: &Recipe, r: &mut Reader<'_>) {
         r.complain(&["loss.class_weights", "data.classes"], &what, |e| {
             e.with_help("give one weight for each of data.classes")
         });
+    }
+}
+
+fn r_drop(recipe: &Recipe, r: &mut Reader<'_>) {
+    if recipe.loss.r_drop == 0.0 {
+        return;
+    }
+    if ![Task::Classify, Task::Tag, Task::Multi].contains(&recipe.task) {
+        let what = format!("loss.r_drop is set, but task \"{}\" does not have it", recipe.task.name());
+        r.complain(&["loss.r_drop", "task"], &what, |e| {
+            e.with_expected("task \"classify\" or \"tag\"").with_help("remove loss.r_drop")
+        });
+    }
+    let m = &recipe.model;
+    if [m.dropout, m.attention_dropout, m.classifier_dropout].iter().all(|rate| *rate == Some(0.0)) {
+        let keys = ["loss.r_drop", "model.dropout", "model.attention_dropout", "model.classifier_dropout"];
+        r.complain(
+            &keys,
+            "loss.r_drop is set, but every dropout rate is 0, so both passes give the same",
+            |e| e.with_help("remove loss.r_drop, or raise a dropout rate"),
+        );
     }
 }

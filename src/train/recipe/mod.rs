@@ -242,6 +242,10 @@ section! {
         /// Exponent of the focal loss (Lin et al. 2017): each target weighs (1 - its probability) to this power. The paper uses 2; 0 is
         /// plain cross-entropy.
         focal_gamma: f64 = 0.0, from_to(0.0, 100.0);
+        /// Factor on the divergence of R-Drop (Liang et al. 2021): each pass runs the model twice with different dropout masks, and the
+        /// loss is the mean of both plus this factor times the symmetric KL divergence of their predictions. It takes twice the time and
+        /// activation memory. For classify and tag; 1 is a common value, 0 turns it off.
+        r_drop: f64 = 0.0, at_least(0.0);
     }
 }
 
