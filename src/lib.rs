@@ -215,6 +215,7 @@ pub mod shape;
 pub mod suggest;
 pub mod units;
 pub mod cache;
+pub mod files;
 // Where: memory and launches.
 pub mod device;
 // What, and how it is differentiated.

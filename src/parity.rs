@@ -87,14 +87,7 @@ impl Certificate {
     /// [`Kind::Disk`] if it cannot be written.
     pub fn keep(&self, cache: &Path) -> Result<PathBuf> {
         let path = place(cache, &self.device);
-        let folder = cache.join("certificates");
-        let write = || {
-            std::fs::create_dir_all(&folder)?;
-            let temporary = path.with_extension(format!("tmp-{}", std::process::id()));
-            std::fs::write(&temporary, format!("{:#}\n", self.to_json()))?;
-            std::fs::rename(&temporary, &path)
-        };
-        write().map_err(|e| {
+        crate::files::replace(&path, format!("{:#}\n", self.to_json()).as_bytes()).map_err(|e| {
             Error::io(Kind::Disk, "cannot keep the certificate", &path, &e)
                 .with_help("check the free space and the permissions of the cache folder")
         })?;

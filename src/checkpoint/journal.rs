@@ -1,8 +1,8 @@
 //! `metrics.jsonl`: one JSON object a line. Each line is appended by one `write`, so that a reader never sees a partial line, and a
 //! kill damages at most the last one.
 
-use super::fs::{Fs, Sink, replace_file};
 use crate::error::{Error, Kind, Result};
+use crate::files::{Fs, Sink, replace_with};
 use serde::Deserialize;
 use serde_json::Value;
 use std::io::Write;
@@ -58,7 +58,7 @@ impl Journal {
             }
         }
         if kept.len() != old.len() {
-            replace_file(fs, path, &kept).map_err(|e| unwritable(path, &e))?;
+            replace_with(fs, path, |out| out.write_all(&kept)).map_err(|e| unwritable(path, &e))?;
         }
         let sink = fs.append(path).map_err(|e| unwritable(path, &e))?;
         let len = kept.len() as u64;

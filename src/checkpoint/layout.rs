@@ -1,7 +1,6 @@
 //! The layout of a run folder: the names that a run writes there, and how to tell them from other files.
 
-use super::manifest::MANIFEST;
-use super::run::{LOCK, Owner, leftover, names, step_of};
+use super::names::{LOCK, MANIFEST, Owner, PREVIOUS, leftover, names, step_of};
 use crate::error::{Error, Kind, Result};
 use std::path::{Component, Path, PathBuf};
 
@@ -121,7 +120,7 @@ fn not_empty(dir: &Path, all: &[String]) -> Error {
 
 /// Whether this is the name of a temporary file or folder that a killed run left behind.
 pub(super) fn is_leftover(name: &str) -> bool {
-    leftover(name).is_some_and(|(target, _)| is_run_entry(target) || target == super::previous::PREVIOUS)
+    leftover(name).is_some_and(|(target, _)| is_run_entry(target) || target == PREVIOUS)
 }
 
 /// The absolute path with links followed and `..` resolved, as far as its folders exist.

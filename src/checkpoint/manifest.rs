@@ -4,8 +4,7 @@
 //! checksum of its own.
 
 use super::json::read_limited;
-use super::run::step_of;
-use super::write::{Written, plain};
+use super::names::{MANIFEST, checkpoints, models, plain, step_of};
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -13,9 +12,16 @@ use std::fmt;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-/// The file's name.
-pub(super) const MANIFEST: &str = "manifest.json";
 const FORMAT: u32 = 1;
+
+/// The length and hash of a written file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Written {
+    /// The file's length in bytes.
+    pub bytes: u64,
+    /// Its BLAKE3 hash.
+    pub blake3: blake3::Hash,
+}
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -235,14 +241,14 @@ impl fmt::Display for VerifyReport {
 /// # Errors
 /// [`Kind::Model`](crate::error::Kind::Model) if there is nothing to verify at `path`. Damage is no error: the report lists it.
 pub fn verify(path: &Path) -> Result<VerifyReport> {
-    let entries = super::run::checkpoints(path)?;
+    let entries = checkpoints(path)?;
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let one =
         path.join(MANIFEST).symlink_metadata().is_ok() || (entries.is_empty() && step_of(&name).is_some());
     let reports: Vec<_> = if one {
         vec![CheckpointReport::of(path)]
     } else {
-        let folders = entries.into_iter().rev().map(|(_, dir)| dir).chain(super::run::models(path)?);
+        let folders = entries.into_iter().rev().map(|(_, dir)| dir).chain(models(path)?);
         folders.map(|dir| CheckpointReport::of(&dir)).collect()
     };
     if reports.is_empty() {

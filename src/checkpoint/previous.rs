@@ -5,16 +5,15 @@
 //! move back. With `previous-run` all other files belong to the new run: if it has an intact checkpoint it stays, otherwise the
 //! previous run is restored.
 
-use super::fs::{remove_any, sibling};
 use super::layout::{is_checkpoint, is_run_entry};
 use super::manifest::CheckpointReport;
-use super::run::{RunDir, checkpoints, names, step_of};
+use super::names::{PREVIOUS, checkpoints, names, step_of};
+use super::run::RunDir;
 use super::write::unwritable;
 use crate::error::{Error, Kind, Result};
+use crate::files::{remove_any, sibling};
 use std::path::Path;
 
-/// Where the previous run is kept until the new one has a checkpoint.
-pub(super) const PREVIOUS: &str = "previous-run";
 /// The same while it is being moved.
 const MOVING: &str = "previous-run.moving";
 

@@ -5,12 +5,12 @@
 //! is killed between any two of these operations, the folder still holds the previous checkpoint. Incomplete files have a
 //! temporary name that is never read, and the next start removes them.
 
-use super::fs::{Fs, parent, remove_any, replace_file, sibling};
 use super::layout::{check_run_folder, is_checkpoint, is_leftover};
-use super::manifest::{self, CheckpointReport, MANIFEST};
-use super::write::{NamedFile, publish, restore, unwritable, write_files};
+use super::manifest::{self, CheckpointReport};
+use super::names::{LOCK, MANIFEST, Owner, checkpoints, leftover, names};
+use super::write::{NamedFile, publish, restore, unwritable, write_file, write_files};
 use crate::error::{Error, Kind, Result};
-use serde::Deserialize;
+use crate::files::{Fs, parent, remove_any, sibling};
 use serde_json::json;
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -19,7 +19,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-pub(super) const LOCK: &str = "run.lock";
 /// How many times a held lock is tried again, every 20 ms.
 const PATIENCE: usize = 25;
 const LATEST: &str = "latest";
@@ -56,13 +55,6 @@ pub struct Newest {
     pub found: Option<(u64, PathBuf)>,
     /// Newer checkpoints that are damaged, with the damage.
     pub skipped: Vec<(PathBuf, String)>,
-}
-
-#[derive(Deserialize)]
-pub(super) struct Owner {
-    pid: u32,
-    host: String,
-    started: String,
 }
 
 impl RunDir {
@@ -173,8 +165,8 @@ impl RunDir {
 
         let mut saved = Saved { path, bytes, pruned: Vec::new(), warnings: Vec::new() };
         let latest = self.path.join(LATEST);
-        if let Err(e) = replace_file(&*fs, &latest, format!("checkpoint-{step}\n").as_bytes()) {
-            saved.warnings.push(unwritable(&latest, &e));
+        if let Err(e) = write_file(&*fs, &latest, format!("checkpoint-{step}\n").as_bytes()) {
+            saved.warnings.push(e);
         }
         if let Err(e) = self.prune(step, keep, &mut saved) {
             saved.warnings.push(e);
@@ -271,53 +263,6 @@ impl RunDir {
     }
 }
 
-/// The step of a name `checkpoint-<step>`, in canonical form.
-pub(super) fn step_of(name: &str) -> Option<u64> {
-    let digits = name.strip_prefix("checkpoint-")?;
-    let step: u64 = digits.parse().ok()?;
-    (step.to_string() == digits).then_some(step)
-}
-
-/// `<target>.tmp-<pid>` or `<target>.old-<pid>`: the target and the tag.
-pub(super) fn leftover(name: &str) -> Option<(&str, &'static str)> {
-    let (head, pid) = name.rsplit_once('-')?;
-    pid.parse::<u32>().ok()?;
-    let tag = |tag: &'static str| Some((head.strip_suffix(tag)?.strip_suffix('.')?, tag));
-    tag("tmp").or_else(|| tag("old")).filter(|(target, _)| !target.is_empty())
-}
-
-/// The names in a folder that are text, sorted.
-pub(super) fn names(dir: &Path) -> Result<Vec<String>> {
-    let list = || -> std::io::Result<Vec<String>> {
-        let mut names = Vec::new();
-        for entry in std::fs::read_dir(dir)? {
-            names.extend(entry?.file_name().into_string().ok());
-        }
-        Ok(names)
-    };
-    let mut names = list().map_err(|e| {
-        Error::io(Kind::Model, "cannot list the folder", dir, &e)
-            .with_help("check the spelling and the permissions of the path")
-    })?;
-    names.sort_unstable();
-    Ok(names)
-}
-
-/// The checkpoints of a run folder by step, oldest first, damaged or not.
-pub(super) fn checkpoints(dir: &Path) -> Result<Vec<(u64, PathBuf)>> {
-    let step = |name: String| step_of(&name).map(|step| (step, dir.join(name)));
-    let mut found: Vec<_> = names(dir)?.into_iter().filter_map(step).collect();
-    found.sort_unstable();
-    Ok(found)
-}
-
-/// The model folders of a run folder: `model`, and of several tasks `best-NAME`.
-pub(super) fn models(dir: &Path) -> Result<Vec<PathBuf>> {
-    let model = |name: &String| name == "model" || name.starts_with("best-");
-    let found = names(dir)?.into_iter().filter(model).map(|name| dir.join(name));
-    Ok(found.filter(|path| path.join("config.json").exists() || path.join(MANIFEST).exists()).collect())
-}
-
 fn locked(lock: &Path) -> Error {
     // The owner writes its name right after taking the lock; wait for that moment to pass.
     let owner = (0..20).find_map(|_| {
@@ -366,17 +311,5 @@ mod tests {
         assert_eq!(at(0), "1970-01-01T00:00:00Z");
         assert_eq!(at(951_827_696), "2000-02-29T12:34:56Z");
         assert_eq!(at(1_767_225_599), "2025-12-31T23:59:59Z");
-    }
-
-    #[test]
-    fn names_of_leftovers() {
-        assert_eq!(leftover("checkpoint-5.tmp-12"), Some(("checkpoint-5", "tmp")));
-        assert_eq!(leftover("model.old-7"), Some(("model", "old")));
-        for name in ["checkpoint-5", "checkpoint-5.tmp", "notes.tmp-x", ".tmp-3", "atmp-3", "run.lock"] {
-            assert_eq!(leftover(name), None, "{name}");
-        }
-        assert_eq!(step_of("checkpoint-007"), None);
-        assert_eq!(step_of("checkpoint-+7"), None);
-        assert_eq!(step_of("checkpoint-70"), Some(70));
     }
 }

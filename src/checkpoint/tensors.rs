@@ -450,7 +450,7 @@ fn foreign(magic: &[u8]) -> Option<&'static str> {
 }
 
 fn refuse(path: &Path, kind: &str) -> Error {
-    let dir = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let dir = crate::files::parent(path);
     let hint = match kind {
         _ if kind.contains("git-lfs") => "run `git lfs pull` in that folder".into(),
         _ if kind.contains("web page") || kind.contains("program") => "download the model again".into(),

@@ -1,9 +1,10 @@
 //! Writes files and folders. Safetensors files are streamed tensor by tensor and hashed while they are written.
 
-use super::fs::{Fs, Sink, parent, remove_any, replace_file, sibling};
-use super::manifest::{MANIFEST, render};
+use super::manifest::{Written, render};
+use super::names::{MANIFEST, plain};
 use super::{Dtype, convert};
 use crate::error::{Error, Kind, Result};
+use crate::files::{Fs, Sink, parent, remove_any, replace_with, sibling};
 use crate::shape::DType;
 use safetensors::tensor::TensorInfo;
 use std::borrow::Cow;
@@ -51,15 +52,6 @@ impl<'a> NamedFile<'a> {
     pub fn tensors(name: impl Into<String>, tensors: Vec<TensorOut<'a>>) -> Self {
         Self { name: name.into(), body: Body::Tensors(tensors, Vec::new()) }
     }
-}
-
-/// The length and hash of a written file.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Written {
-    /// The file's length in bytes.
-    pub bytes: u64,
-    /// Its BLAKE3 hash.
-    pub blake3: blake3::Hash,
 }
 
 impl From<DType> for Dtype {
@@ -168,17 +160,12 @@ fn write_hashed(
 /// # Errors
 /// [`Kind::Disk`] if it cannot be written; an existing file is then unchanged.
 pub fn write_file(fs: &dyn Fs, path: &Path, bytes: &[u8]) -> Result<()> {
-    replace_file(fs, path, bytes).map_err(|e| unwritable(path, &e))
+    replace_with(fs, path, |out| out.write_all(bytes)).map_err(|e| unwritable(path, &e))
 }
 
 pub(super) fn unwritable(path: &Path, e: &std::io::Error) -> Error {
     Error::io(Kind::Disk, "cannot write", path, e)
         .with_help("check the free space of the disk and the permissions of the folder")
-}
-
-/// Whether a name is a file name without a folder.
-pub(super) fn plain(name: &str) -> bool {
-    !name.is_empty() && name != "." && name != ".." && !name.contains(['/', '\\', ':', '\0'])
 }
 
 /// Writes the files into the new folder `dir` and syncs each. Returns length and hash by name.

@@ -2,8 +2,9 @@
 
 use crate::checkpoint::real_path;
 use crate::error::{Error, Kind, Result};
+use crate::files::{RealFs, replace_with};
 use std::fmt::Display;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
@@ -143,36 +144,23 @@ impl Destination {
     pub fn write(&self, f: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
         match self {
             Self::Stdout => to_stdout(f),
-            Self::File(path) => replace(path, f),
+            Self::File(path) => {
+                replace_with(&RealFs, path, |out| buffered(out, f)).map_err(|e| unwritable(path, &e))
+            }
             Self::Special(path) => {
                 let file = OpenOptions::new().write(true).open(path);
-                let written = file.and_then(|file| {
-                    let mut out = BufWriter::new(file);
-                    f(&mut out)?;
-                    out.flush()
-                });
-                written.map_err(|e| Error::io(Kind::Disk, "cannot be written", path, &e))
+                file.and_then(|file| buffered(file, f)).map_err(|e| unwritable(path, &e))
             }
         }
     }
 }
 
-fn replace(path: &Path, f: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let temporary = path.with_file_name(format!(".{name}.tmp-{}", std::process::id()));
-    let write = || {
-        let mut out = BufWriter::new(File::create(&temporary)?);
-        f(&mut out)?;
-        out.flush()?;
-        if let Ok(before) = fs::metadata(path) {
-            fs::set_permissions(&temporary, before.permissions())?;
-        }
-        out.get_ref().sync_all()?;
-        fs::rename(&temporary, path)
-    };
-    write().map_err(|e| {
-        // If this fails too, a temporary file stays behind.
-        let _ = fs::remove_file(&temporary);
-        Error::io(Kind::Disk, "cannot be written", path, &e)
-    })
+fn buffered(out: impl Write, f: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
+    let mut out = BufWriter::new(out);
+    f(&mut out)?;
+    out.flush()
+}
+
+fn unwritable(path: &Path, e: &io::Error) -> Error {
+    Error::io(Kind::Disk, "cannot be written", path, e)
 }

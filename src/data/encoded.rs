@@ -11,6 +11,7 @@ use super::read::Row;
 use super::targets::Targets;
 use super::words::Words;
 use crate::error::{Error, Result};
+use crate::files;
 use crate::text::{Encoding, Tokenizer};
 
 /// Goes into the key and the file: a change of either's meaning needs a new number.
@@ -106,7 +107,7 @@ impl TokenSet {
             return Ok(Self { targets, cache: Cache::Read(path), ..set });
         }
         let set = Self::encode(tokenizer, rows, max_length)?;
-        let cache = match write(dir, &path, &set.to_bytes(&key)) {
+        let cache = match files::replace(&path, &set.to_bytes(&key)) {
             Ok(()) => Cache::Written(path),
             Err(e) => Cache::Failed(format!("{}: {e}", path.display())),
         };
@@ -258,17 +259,4 @@ fn key(tokenizer: &Tokenizer, rows: &[Row], max_length: usize) -> blake3::Hash {
             .update(pair.unwrap_or("").as_bytes());
     }
     hasher.finalize()
-}
-
-/// Writes to a name of its own and renames, so that a reader sees a whole file or none.
-fn write(dir: &Path, path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    fs::create_dir_all(dir)?;
-    let temporary =
-        path.with_extension(format!("tmp-{}-{:?}", std::process::id(), std::thread::current().id()));
-    let result = fs::write(&temporary, bytes).and_then(|()| fs::rename(&temporary, path));
-    if result.is_err() {
-        // Nothing more can be done about it.
-        let _ = fs::remove_file(&temporary);
-    }
-    result
 }

@@ -35,12 +35,7 @@ pub fn keep(report: &Report, entry: &DeviceEntry) {
     let Ok(text) = serde_json::to_string(&StoredCeilings { ceilings, measured, load, driver, tool }) else {
         return;
     };
-    let written = path.parent().map_or(Ok(()), std::fs::create_dir_all).and_then(|()| {
-        let temporary = path.with_extension(format!("tmp-{}", std::process::id()));
-        std::fs::write(&temporary, text)?;
-        std::fs::rename(&temporary, &path)
-    });
-    drop(written);
+    let _ = crate::files::replace(&path, text.as_bytes());
 }
 
 /// The last measured ceilings of a device with this description and compute type.

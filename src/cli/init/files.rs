@@ -245,14 +245,9 @@ fn entries(dir: &Path) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// The folder of a file.
-fn folder(file: &Path) -> &Path {
-    file.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
-}
-
 /// The training data and what stands beside them that may be validation and test data.
 pub fn beside(train: &Path) -> Result<Vec<PathBuf>> {
-    let mut found = entries(folder(train))?;
+    let mut found = entries(crate::files::parent(train))?;
     found.retain(|f| f.is_dir() == train.is_dir() && ending(f) == ending(train));
     Ok(found)
 }

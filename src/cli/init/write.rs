@@ -47,7 +47,7 @@ pub fn shell(path: impl AsRef<Path>) -> String {
 
 /// A file as the recipe names it: relative to the recipe's folder if it is below it, else absolute.
 pub fn written(file: &Path, recipe: &Path) -> String {
-    let folder = recipe.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = crate::files::parent(recipe);
     let whole = |p: &Path| std::path::absolute(p).unwrap_or_else(|_| p.to_path_buf());
     let (file, folder) = (whole(file), whole(folder));
     file.strip_prefix(&folder).unwrap_or(&file).to_string_lossy().into_owned()

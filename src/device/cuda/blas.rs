@@ -496,12 +496,6 @@ impl Blas {
     /// Writes the choices for later runs. If that fails, the next run measures again.
     fn keep(&self) {
         let Some(file) = &self.file else { return };
-        let write = || -> Option<()> {
-            std::fs::create_dir_all(file.parent()?).ok()?;
-            let temporary = file.with_extension(format!("tmp-{}", std::process::id()));
-            std::fs::write(&temporary, serde_json::to_vec_pretty(&self.chosen).ok()?).ok()?;
-            std::fs::rename(&temporary, file).ok()
-        };
-        let _ = write();
+        let _ = serde_json::to_vec_pretty(&self.chosen).map(|text| crate::files::replace(file, &text));
     }
 }

@@ -128,7 +128,7 @@ impl Compiler {
         let (image, _) = self.compile(name, &text, &options)?;
         if let Some(path) = path {
             // A cache that cannot be written only costs time.
-            let _ = keep(&path, &image);
+            let _ = crate::files::replace(&path, &sealed(&image));
         }
         Ok(image)
     }
@@ -228,19 +228,15 @@ fn told(log: &str, name: &str) -> Option<Resources> {
     })
 }
 
-/// The contents of a cached file, if it is intact. The file starts with the hash of the rest.
+/// The image in a cached file, if it is intact.
 fn unsealed(bytes: Vec<u8>) -> Option<Vec<u8>> {
     let (hash, image) = bytes.split_at_checked(32)?;
     (blake3::hash(image).as_bytes() == hash).then(|| image.to_vec())
 }
 
-fn keep(path: &std::path::Path, image: &[u8]) -> std::io::Result<()> {
-    if let Some(dir) = path.parent() {
-        std::fs::create_dir_all(dir)?;
-    }
-    let temporary = path.with_extension(format!("tmp-{}", std::process::id()));
-    std::fs::write(&temporary, [blake3::hash(image).as_bytes().as_slice(), image].concat())?;
-    std::fs::rename(&temporary, path)
+/// The contents of a file for the cache: the hash of the image, then the image.
+fn sealed(image: &[u8]) -> Vec<u8> {
+    [blake3::hash(image).as_bytes().as_slice(), image].concat()
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use crate::checkpoint::Weights;
 use crate::checkpoint::json::{ORDINARY, check, located};
 use crate::checkpoint::tensors::{INDEX, SINGLE};
 use crate::error::{Error, Kind, Result};
+use crate::files;
 use serde_json::Value;
 use std::fs::File;
 use std::io::Read;
@@ -81,7 +82,7 @@ pub(super) fn download(id: &Id, cache: &Path, env: &Env) -> Result<PathBuf> {
         crate::console::line(format!("downloading {url}"));
         let response = get(&url)?;
         let length = response.body().content_length();
-        let temp = dir.join(format!("{name}.tmp-{}", std::process::id()));
+        let temp = files::sibling(&path, "tmp");
         let write = || -> std::io::Result<u64> {
             let mut file = File::create(&temp)?;
             let n = std::io::copy(&mut response.into_body().into_reader(), &mut file)?;
@@ -104,10 +105,7 @@ pub(super) fn download(id: &Id, cache: &Path, env: &Env) -> Result<PathBuf> {
     }
     if id.rev != commit {
         let reference = repo.join("refs").join(&id.rev);
-        if let Some(above) = reference.parent() {
-            mkdir(above)?;
-        }
-        std::fs::write(&reference, commit).map_err(|e| disk(&reference, &e))?;
+        files::replace(&reference, commit.as_bytes()).map_err(|e| disk(&reference, &e))?;
     }
     Ok(dir)
 }

@@ -1,10 +1,12 @@
-//! All operations that change the disk, one method each, so that tests can replace them with failing ones.
+//! Files: replaces one completely or not at all, and the operations that change a disk.
 //!
-//! Reading does not go through this trait: it changes nothing, and checkpoints are checked by their hashes.
+//! [`Fs`] has one method for each operation, so that tests can replace them with failing ones. Reading does not go through it: it
+//! changes nothing, and checkpoints are checked by their hashes.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Seek, Write};
 use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// An open file that is being written.
 pub trait Sink: Write + Send {
@@ -93,7 +95,14 @@ impl Fs for RealFs {
     }
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
         // On other systems a folder cannot be opened as a file, and the file system's journal keeps the order.
-        if cfg!(unix) { File::open(path)?.sync_all() } else { Ok(()) }
+        if !cfg!(unix) {
+            return Ok(());
+        }
+        match File::open(path).and_then(|folder| folder.sync_all()) {
+            // A folder may allow writing, but not listing; then it cannot be opened.
+            Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+            done => done,
+        }
     }
     fn remove_file(&self, path: &Path) -> io::Result<()> {
         fs::remove_file(path)
@@ -132,18 +141,43 @@ pub(crate) fn remove_any(fs: &dyn Fs, path: &Path) -> io::Result<()> {
     if fs::symlink_metadata(path)?.is_dir() { remove_tree(fs, path) } else { fs.remove_file(path) }
 }
 
-/// Replaces the file at `path` with `bytes`, completely or not at all.
-pub(crate) fn replace_file(fs: &dyn Fs, path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let temp = sibling(path, "tmp");
-    let write = || {
+/// Replaces the file at `path` with `bytes`, completely or not at all. Creates the folder if needed.
+///
+/// Readers and other writers, in this process or another, see the old file or the new one. The new one is on the disk when this
+/// returns.
+///
+/// # Errors
+/// Those of the system; the old file is then unchanged.
+pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    RealFs.mkdir(parent(path))?;
+    replace_with(&RealFs, path, |out| out.write_all(bytes))
+}
+
+/// As [`replace`], with what `write` writes, in a folder that exists. A file that was there keeps its permissions.
+///
+/// # Errors
+/// Those of `write` and of the system; the old file is then unchanged.
+pub fn replace_with(
+    fs: &dyn Fs,
+    path: &Path,
+    write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+) -> io::Result<()> {
+    // Two threads may replace one file at the same time, such as two devices a cached kernel: each needs a name of its own.
+    static WRITTEN: AtomicU32 = AtomicU32::new(0);
+    let temp = sibling(path, &format!("tmp-{}", WRITTEN.fetch_add(1, Ordering::Relaxed)));
+    let run = || {
         let mut sink = fs.create(&temp)?;
-        sink.write_all(bytes)?;
+        write(&mut sink)?;
+        if let Ok(before) = fs::metadata(path) {
+            fs::set_permissions(&temp, before.permissions())?;
+        }
+        // Before the rename: otherwise a power loss could leave the new name with nothing behind it.
         sink.sync()?;
         drop(sink);
         fs.rename(&temp, path)?;
         fs.sync_dir(parent(path))
     };
-    write().inspect_err(|_| {
+    run().inspect_err(|_| {
         let _ = fs.remove_file(&temp);
     })
 }
