@@ -4,8 +4,8 @@
 const LONGEST: usize = 64;
 
 /// The candidate nearest to `word`, if one is near enough to be meant: at most a third of the word's characters
-/// (but at least one, two from five characters on) changed, added, left out or swapped with their neighbour. Case and
-/// `-` against `_` count nothing; among equals the first candidate wins.
+/// (but at least one, two from five characters on) changed, added, left out or swapped with their neighbour. Case, spaces at
+/// the ends and `-` against `_` count nothing; among equals the first candidate wins.
 pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let word = folded(word)?;
     let limit = (word.len() / 3).max(if word.len() >= 5 { 2 } else { 1 });
@@ -15,7 +15,7 @@ pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) ->
 
 fn folded(word: &str) -> Option<Vec<char>> {
     let chars: Vec<char> =
-        word.chars().flat_map(char::to_lowercase).map(|c| if c == '-' { '_' } else { c }).collect();
+        word.trim().chars().flat_map(char::to_lowercase).map(|c| if c == '-' { '_' } else { c }).collect();
     (!chars.is_empty() && chars.len() <= LONGEST).then_some(chars)
 }
 

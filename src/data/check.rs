@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 
-use super::read::{Columns, Row, Scanned, Table, scan};
+use super::read::{Scanned, Table, scan};
+use super::record::{Columns, Row};
 use super::report::{Conflict, FileReport, Leak, Lengths, Report, Typo};
 use crate::error::Result;
 use crate::text::Tokenizer;

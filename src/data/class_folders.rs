@@ -3,10 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::examples::text;
-use super::format::{Cells, Found, Place, Record, Rows};
-use super::pick::list;
-use super::read::BadRow;
+use super::encoding::text;
+use super::record::{BadRow, Cells, Found, Place, Record, Rows, list};
 use crate::error::{Error, Kind, Result};
 
 /// One text file, and the class that its folder names.

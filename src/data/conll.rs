@@ -6,11 +6,11 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::examples::{Examples, text};
-use super::format::{self, Cells, Format, Record};
+use super::encoding::text;
+use super::examples::Examples;
+use super::format::{self, Format};
 use super::lines::MAX_LINE;
-use super::pick::kind;
-use super::read::{BadRow, OnBadRow};
+use super::record::{BadRow, Cells, OnBadRow, Record, kind};
 use super::tags::{Affix, Scheme};
 use crate::error::{Error, Result};
 

@@ -3,8 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use super::encoded::{IGNORED, TokenSet};
-use super::examples::text;
-use super::read::{Columns, OnBadRow, read};
+use super::encoding::text;
+use super::read::read;
+use super::record::{Columns, OnBadRow};
 use super::targets::Targets;
 use crate::error::{Error, Result};
 use crate::rng::Stream;

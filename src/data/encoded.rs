@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::contexts::Contexts;
 use super::labels::Label;
-use super::read::Row;
+use super::record::Row;
 use super::targets::Targets;
 use super::words::Words;
 use crate::error::{Error, Result};

@@ -1,14 +1,10 @@
 //! Examples of any kind out of one file, and the rule for those that cannot be read.
 
-use std::fs::File;
-use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 
-use super::format::refuse_other_encodings;
-use super::lines::At;
-use super::read::{BadRow, OnBadRow, Table, judge};
-use super::separated::bad_bytes;
-use crate::error::{Error, Kind, Result};
+use super::read::{Table, judge};
+use super::record::{BadRow, OnBadRow};
+use crate::error::Result;
 
 /// The examples of one file, as [`Table`] holds rows.
 #[derive(Clone, Debug)]
@@ -49,38 +45,6 @@ impl<T> Examples<T> {
         judge(&self.path, self.items.len() as u64, self.bad_count, self.bad.first())?;
         Ok(Self { hash, ..self })
     }
-}
-
-/// The whole text of a file without its byte order mark, and the BLAKE3 of its bytes.
-pub(super) fn text(path: &Path) -> Result<(String, String)> {
-    if path.is_dir() {
-        return Err(Error::data("the path is a folder")
-            .at(path)
-            .with_expected("a file")
-            .with_help("name a file in the folder"));
-    }
-    let file = File::open(path).map_err(|e| Error::io(Kind::Data, "the file cannot be opened", path, &e))?;
-    text_of(BufReader::new(file), path)
-}
-
-/// The same of a stream; `path` is what messages call it.
-pub(super) fn text_of(mut reader: impl Read, path: &Path) -> Result<(String, String)> {
-    let mut raw = Vec::new();
-    let read = reader.read_to_end(&mut raw);
-    read.map_err(|e| Error::io(Kind::Data, "the file cannot be read", path, &e))?;
-    if raw.is_empty() {
-        return Err(Error::data("the file is empty").at(path).with_help("fill the file, or leave it out"));
-    }
-    refuse_other_encodings(&raw, path)?;
-    if let Some(bad) = bad_bytes(&raw, At { line: 1, byte: 0, too_long: false }) {
-        return Err(bad.error(path));
-    }
-    let hash = blake3::hash(&raw).to_hex().to_string();
-    if raw.starts_with(b"\xEF\xBB\xBF") {
-        raw.drain(..3);
-    }
-    // It is known to be UTF-8: nothing is replaced here.
-    Ok((String::from_utf8_lossy(&raw).into_owned(), hash))
 }
 
 /// The byte at which each character of a text begins, and its length in bytes at the end.

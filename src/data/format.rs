@@ -1,17 +1,15 @@
-//! The formats there are, and one interface to their rows.
+//! The formats there are, and how a file of each is opened.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
-
-use serde_json::Value;
+use std::path::Path;
 
 use super::class_folders::FolderRows;
-use super::examples::text_of;
+use super::encoding::{refuse_other_encodings, text_of};
 use super::json_array::ArrayRows;
 use super::jsonl::JsonRows;
 use super::lines::Lines;
-use super::read::BadRow;
+use super::record::Rows;
 use super::separated::SeparatedRows;
 use crate::error::{Error, Kind, Result};
 
@@ -60,46 +58,6 @@ impl Format {
     }
 }
 
-/// What a row holds before columns are chosen.
-pub(super) enum Cells {
-    /// Fields in the order of the header.
-    List(Vec<String>),
-    /// Named values: JSON and Parquet.
-    Object(Vec<(String, Value)>),
-}
-
-/// A row of any format and where it starts. Of Parquet and of folders the line is the number of the row, counted from 1, and there are
-/// no bytes.
-pub(super) struct Record {
-    pub line: u64,
-    pub place: Place,
-    pub byte: Option<u64>,
-    pub cells: Cells,
-}
-
-/// Where a row stands, as far as its line does not say it.
-#[derive(Clone)]
-pub(super) enum Place {
-    Line,
-    /// The column, counted from 1 in characters: in a JSON array several rows may share a line.
-    Column(u64),
-    /// A file of its own, in a folder.
-    File(PathBuf),
-}
-
-/// A row that was read, or one that was not and after which reading can go on.
-pub(super) type Found = std::result::Result<Record, BadRow>;
-
-/// The rows of an open file.
-pub(super) trait Rows {
-    /// Column names, where the file states them before its rows.
-    fn header(&self) -> Option<&[String]>;
-    /// The next row. An error says that nothing after it can be trusted.
-    fn next(&mut self) -> Result<Option<Found>>;
-    /// BLAKE3 of the file's bytes; meaningful once all rows are read.
-    fn hash(&self) -> String;
-}
-
 /// Opens a folder of text files, or a file by its ending. `columns` are all that is wanted of it (Parquet reads no others); `None` wants all.
 pub(super) fn open(path: &Path, columns: Option<&[&str]>) -> Result<Box<dyn Rows>> {
     if path.is_dir() {
@@ -142,45 +100,5 @@ pub(super) fn from_reader<'r>(
         Format::Json | Format::Parquet => Err(Error::data("Parquet cannot be read from standard input")
             .at(name)
             .with_help("name the file, or pipe CSV, TSV or JSON Lines")),
-    }
-}
-
-/// What the first bytes betray: UTF-16, UTF-32, or something that is no text at all.
-pub(super) fn refuse_other_encodings(first: &[u8], name: &Path) -> Result<()> {
-    let iconv = |from: &str| format!("iconv -f {from} -t UTF-8 {} > utf8-file", name.display());
-    let wide = |found: &str, from: &str| {
-        Err(Error::data("the file is not UTF-8")
-            .at(name)
-            .with_line(1)
-            .with_byte(0)
-            .with_found(found.to_string())
-            .with_expected("UTF-8")
-            .with_help(format!("convert the file: {}", iconv(from))))
-    };
-    let binary = |found: &str, hint: &str| {
-        Err(Error::data("the file is not a text file")
-            .at(name)
-            .with_byte(0)
-            .with_found(found.to_string())
-            .with_help(hint.to_string()))
-    };
-    match first {
-        [0xFF, 0xFE, 0, 0, ..] => wide("UTF-32 (little endian)", "UTF-32"),
-        [0, 0, 0xFE, 0xFF, ..] => wide("UTF-32 (big endian)", "UTF-32"),
-        [0xFF, 0xFE, ..] => wide("UTF-16 (little endian)", "UTF-16"),
-        [0xFE, 0xFF, ..] => wide("UTF-16 (big endian)", "UTF-16"),
-        [a, 0, b, 0, ..] if *a != 0 && *b != 0 => {
-            wide("every second byte 0: UTF-16 (little endian)", "UTF-16LE")
-        }
-        [0, a, 0, b, ..] if *a != 0 && *b != 0 => {
-            wide("every second byte 0: UTF-16 (big endian)", "UTF-16BE")
-        }
-        [0x1F, 0x8B, ..] => binary("a gzip archive", "decompress it: gunzip FILE"),
-        [b'P', b'K', 3, 4, ..] => {
-            binary("a zip archive or a spreadsheet", "unzip it, or save the sheet as CSV (UTF-8)")
-        }
-        [0x28, 0xB5, 0x2F, 0xFD, ..] => binary("a zstd archive", "decompress it: zstd -d FILE"),
-        [b'P', b'A', b'R', b'1', ..] => binary("a Parquet file", "name it .parquet"),
-        _ => Ok(()),
     }
 }

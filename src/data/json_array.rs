@@ -5,10 +5,8 @@ use std::path::{Path, PathBuf};
 
 use serde::de::{DeserializeOwned, IgnoredAny};
 
-use super::format::{Cells, Found, Place, Record, Rows};
 use super::jsonl::Object;
-use super::pick::list;
-use super::read::BadRow;
+use super::record::{BadRow, Cells, Found, Place, Record, Rows, list};
 use crate::error::{Error, Result};
 
 /// A place in the text that only moves forward, so that counting lines and columns reads each byte once.

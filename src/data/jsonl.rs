@@ -8,9 +8,8 @@ use std::path::{Path, PathBuf};
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 
-use super::format::{Cells, Found, Place, Record, Rows};
 use super::lines::{At, Lines, MAX_LINE, trim_end};
-use super::read::BadRow;
+use super::record::{BadRow, Cells, Found, Place, Record, Rows};
 use super::separated::bad_bytes;
 use crate::error::{Error, Kind, Result};
 

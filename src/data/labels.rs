@@ -5,9 +5,10 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::pick::{list, nearest};
-use super::read::{Row, Table};
+use super::read::Table;
+use super::record::{Row, list};
 use crate::error::{Error, Result};
+use crate::suggest::nearest;
 
 /// What a model predicts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -11,6 +11,7 @@ mod conll;
 mod contexts;
 mod documents;
 mod encoded;
+mod encoding;
 mod examples;
 mod format;
 mod json_array;
@@ -22,6 +23,7 @@ mod lines;
 mod parquet;
 mod pick;
 mod read;
+mod record;
 mod report;
 mod separated;
 mod sheet;
@@ -44,9 +46,10 @@ pub use examples::Examples;
 pub use format::Format;
 pub use labels::{Label, Target, check_partners, check_sets, check_similarities, class_sets, sets};
 pub use read::{
-    BadRow, Columns, OnBadRow, Places, Records, Row, Table, columns, label_columns, read, read_texts,
-    read_with_indicators, read_with_optional_label, read_with_sets,
+    Places, Records, Table, columns, label_columns, read, read_texts, read_with_indicators,
+    read_with_optional_label, read_with_sets,
 };
+pub use record::{BadRow, Columns, OnBadRow, Row};
 pub use report::{Conflict, FileReport, Leak, Lengths, Report, Typo};
 pub use sheet::Sheet;
 pub use spans::{SpanText, TextSpan, read_spans, words};

@@ -12,9 +12,8 @@ use ::parquet::record::{Field, Row};
 use ::parquet::schema::types::Type;
 use serde_json::{Number, Value};
 
-use super::format::{Cells, Found, Place, Record, Rows};
 use super::lines::MAX_LINE;
-use super::read::BadRow;
+use super::record::{BadRow, Cells, Found, Place, Record, Rows};
 use crate::error::{Error, Kind, Result};
 use crate::text::guarded;
 

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::format::Rows;
+use super::record::Rows;
 use crate::error::{Error, Result};
 
 pub(super) fn open(path: &Path, _columns: Option<&[&str]>) -> Result<Box<dyn Rows>> {

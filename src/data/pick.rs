@@ -1,12 +1,12 @@
-//! The wanted columns of a row, and what is said of a row that lacks them.
+//! The wanted columns of a row.
 
 use std::path::Path;
 
 use serde_json::Value;
 
-use super::format::{Cells, Place, Record, Rows};
-use super::read::{BadRow, Columns, Row};
+use super::record::{BadRow, Cells, Columns, Place, Record, Row, Rows, kind, list};
 use crate::error::{Error, Result};
+use crate::suggest::nearest;
 
 /// Takes the wanted columns out of a record. `names` and an index have the order text, pair, label or indicators without gaps.
 pub(super) struct Picker<'a> {
@@ -175,72 +175,4 @@ fn indicator(cell: &str) -> Option<bool> {
         "0" | "0.0" | "false" | "False" | "FALSE" => Some(false),
         _ => None,
     }
-}
-
-impl Record {
-    pub(super) fn bad(&self, what: impl Into<String>) -> BadRow {
-        match &self.place {
-            Place::Line => BadRow::new(self.line, self.byte, what),
-            Place::Column(column) => BadRow::new(self.line, None, what).with_column(Some(*column)),
-            Place::File(file) => BadRow::new(1, None, what).with_file(file),
-        }
-    }
-    pub(super) fn lacks<'k>(&self, name: &str, there: impl Iterator<Item = &'k str> + Clone) -> BadRow {
-        let bad = self.bad(format!("there is no key {name:?}")).with_found(list(there.clone()));
-        match nearest(name, there) {
-            Some(near) => bad.with_help(format!("did you mean {near:?}?")),
-            None => bad.with_help("name one of these keys, or add the missing key to the row"),
-        }
-    }
-}
-
-pub(super) fn kind(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "true or false",
-        Value::Number(_) => "a number",
-        Value::String(_) => "a string",
-        Value::Array(_) => "an array",
-        Value::Object(_) => "an object",
-    }
-}
-
-/// Names for a message: at most twenty, then how many more.
-pub(super) fn list<'a>(names: impl Iterator<Item = &'a str>) -> String {
-    const SHOWN: usize = 20;
-    let names: Vec<&str> = names.collect();
-    let shown = names.iter().take(SHOWN).copied().collect::<Vec<_>>().join(", ");
-    match names.len().saturating_sub(SHOWN) {
-        0 if names.is_empty() => "none".to_string(),
-        0 => shown,
-        more => format!("{shown} and {more} more"),
-    }
-}
-
-/// The name that was probably meant: equal but for case and spaces, else within an edit distance of a third of its length, rounded up.
-pub(super) fn nearest<'a>(name: &str, there: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    let plain = |s: &str| s.trim().to_lowercase();
-    let wanted = plain(name);
-    let limit = wanted.chars().count().div_ceil(3);
-    there
-        .map(|other| (edit_distance(&wanted, &plain(other)), other))
-        .filter(|(distance, _)| *distance <= limit)
-        .min_by_key(|(distance, _)| *distance)
-        .map(|(_, other)| other)
-}
-
-/// Levenshtein (1966): insertions, deletions and substitutions of characters.
-fn edit_distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut diagonal = i;
-        row[0] = i + 1;
-        for (j, y) in b.iter().enumerate() {
-            let substituted = diagonal + usize::from(x != *y);
-            diagonal = row[j + 1];
-            row[j + 1] = substituted.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row[b.len()]
 }

@@ -4,46 +4,12 @@ use std::collections::HashMap;
 use std::io::BufRead;
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
 use serde_json::Value;
 
-use super::format::{self, Cells, Format, Place, Record, Rows};
+use super::format::{self, Format};
 use super::pick::Picker;
+use super::record::{BadRow, Cells, Columns, OnBadRow, Place, Record, Row, Rows};
 use crate::error::{Error, Result};
-
-/// Which columns (or JSON keys) hold what.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Columns {
-    /// The text.
-    pub text: String,
-    /// The second text of a pair, if the task is about pairs.
-    pub pair: Option<String>,
-    /// The label, if it is wanted.
-    pub label: Option<String>,
-}
-
-/// What to do about a row that cannot be read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum OnBadRow {
-    /// Stop with its error.
-    #[default]
-    Stop,
-    /// Leave it out and list it; stop all the same if more than 1 % of the rows (and more than one) are bad.
-    Skip,
-}
-
-/// One example as it stands in the file.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Row {
-    /// The text; may be empty.
-    pub text: String,
-    /// The second text, if a column for it was named.
-    pub pair: Option<String>,
-    /// The label as it is written, if a column for it was named. Never empty.
-    pub label: Option<String>,
-    /// The line it starts in, counted from 1; of Parquet the row, counted from 1.
-    pub line: u64,
-}
 
 /// Where the rows of a table stand, as far as a line does not say it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -72,70 +38,6 @@ pub struct Table {
     pub hash: String,
     /// Where its rows stand, row by row.
     pub places: Places,
-}
-
-/// A row that could not be read, and why.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct BadRow {
-    /// The line, counted from 1; of Parquet the row, counted from 1.
-    pub line: u64,
-    /// The column, counted from 1 in characters; only in JSON arrays, where several rows may share a line.
-    pub column: Option<u64>,
-    /// The byte in the file, counted from 0; none for Parquet and JSON arrays.
-    pub byte: Option<u64>,
-    /// The file, where the rows are the files of a folder.
-    pub file: Option<Box<Path>>,
-    /// What is wrong.
-    pub what: Box<str>,
-    /// What would have been right.
-    pub expected: Option<Box<str>>,
-    /// What was there.
-    pub found: Option<Box<str>>,
-    /// What to do about it.
-    pub hint: Option<Box<str>>,
-}
-
-impl BadRow {
-    pub(super) fn new(line: u64, byte: Option<u64>, what: impl Into<String>) -> Self {
-        let what = what.into().into_boxed_str();
-        Self { line, column: None, byte, file: None, what, expected: None, found: None, hint: None }
-    }
-    pub(super) fn with_column(self, column: Option<u64>) -> Self {
-        Self { column, ..self }
-    }
-    pub(super) fn with_file(self, file: &Path) -> Self {
-        Self { file: Some(file.into()), ..self }
-    }
-    pub(super) fn with_expected(self, s: impl Into<String>) -> Self {
-        Self { expected: Some(s.into().into_boxed_str()), ..self }
-    }
-    pub(super) fn with_found(self, s: impl Into<String>) -> Self {
-        Self { found: Some(s.into().into_boxed_str()), ..self }
-    }
-    pub(super) fn with_help(self, s: impl Into<String>) -> Self {
-        Self { hint: Some(s.into().into_boxed_str()), ..self }
-    }
-    /// The same as an error about a file.
-    pub fn error(&self, path: &Path) -> Error {
-        let path = self.file.as_deref().unwrap_or(path);
-        let mut e = Error::data(&*self.what).at(path).with_line(self.line);
-        if let Some(column) = self.column {
-            e = e.with_column(column);
-        }
-        if let Some(byte) = self.byte {
-            e = e.with_byte(byte);
-        }
-        if let Some(s) = &self.expected {
-            e = e.with_expected(&**s);
-        }
-        if let Some(s) = &self.found {
-            e = e.with_found(&**s);
-        }
-        if let Some(s) = &self.hint {
-            e = e.with_help(&**s);
-        }
-        e
-    }
 }
 
 impl Places {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::read::BadRow;
+use super::record::BadRow;
 
 /// What was found in all files together.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]

@@ -5,9 +5,8 @@ use std::collections::HashSet;
 use std::io::BufRead;
 use std::path::{Path, PathBuf};
 
-use super::format::{Cells, Found, Place, Record, Rows};
 use super::lines::{At, Lines, MAX_LINE, trim_end};
-use super::read::BadRow;
+use super::record::{BadRow, Cells, Found, Place, Record, Rows};
 use crate::error::{Error, Kind, Result};
 
 pub(super) struct SeparatedRows<R> {
@@ -155,7 +154,7 @@ impl<R: BufRead> SeparatedRows<R> {
             return Err(BadRow::new(place.line, Some(place.byte), format!("the row has {n} {word}"))
                 .with_expected(format!(
                     "{m}, as in the header ({})",
-                    super::pick::list(self.header.iter().map(String::as_str))
+                    super::record::list(self.header.iter().map(String::as_str))
                 ))
                 .with_found(n.to_string())
                 .with_help(if self.quotes {

@@ -5,8 +5,9 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::format::{self, Cells};
+use super::format;
 use super::read::judge;
+use super::record::Cells;
 use crate::error::Result;
 
 /// A file of rows, column by column.

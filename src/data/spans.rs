@@ -7,9 +7,8 @@ use serde_json::Value;
 
 use super::conll::Sentence;
 use super::examples::{Examples, char_starts};
-use super::format::{self, Cells, Record};
-use super::pick::kind;
-use super::read::{BadRow, OnBadRow};
+use super::format;
+use super::record::{BadRow, Cells, OnBadRow, Record, kind};
 use super::tag_format::TagFormat;
 use super::tags::Span;
 use crate::error::Result;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::labels::Label;
-use super::read::Row;
+use super::record::Row;
 use crate::error::{Error, Result};
 use crate::rng::Stream;
 

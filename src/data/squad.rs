@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 
-use super::examples::{Examples, char_starts, text};
-use super::read::{BadRow, OnBadRow};
+use super::encoding::text;
+use super::examples::{Examples, char_starts};
+use super::record::{BadRow, OnBadRow};
 use crate::error::{Error, Result};
 
 /// A question, the text that answers it, and where.

@@ -7,13 +7,13 @@ use serde_json::Value;
 
 use super::conll::{Sentence, TagColumns, has_objects, is_conllu, read_sentences};
 use super::examples::Examples;
-use super::format::{self, Cells};
-use super::pick::{list, nearest};
-use super::read::OnBadRow;
+use super::format;
+use super::record::{Cells, OnBadRow, list};
 use super::spans::{SpanText, read_spans};
 use super::tag_format::TagFormat;
 use super::tags::{Scheme, only_inner_b};
 use crate::error::{Error, Result};
+use crate::suggest::nearest;
 
 /// A sentence of words, and their places in the text that it was made from, if it was.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -405,6 +405,7 @@ fn near_words_are_suggested_and_far_ones_not() {
         ("EPOCHS", Some("epochs")),
         ("batch-size", Some("batch_size")),
         ("bacth_sise", Some("batch_size")),
+        (" Seed ", Some("seed")),
         ("rl", Some("lr")),
         ("sede", Some("seed")),
         ("colour", None),
