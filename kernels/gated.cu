@@ -1,25 +1,10 @@
 // y = act(a) b, where x is a beside b: see src/ops/gated.rs.
-// Constants: T (x and y), G (dx), VEC (elements of an access), ACT (as in linear.cu).
+// Constants: T (x and y), G (dx), VEC (elements of an access), ACT (see the prelude).
 
 struct Params {
   u32 rows, cols;
   u32 add;
 };
-
-DEVICE float acted(float z) {
-  if constexpr (ACT == 1) return gelu_erf(z);
-  if constexpr (ACT == 2) return gelu_tanh(z);
-  if constexpr (ACT == 3) return z < 0.f ? 0.f : z;  // keeps a NaN
-  if constexpr (ACT == 4) return tanhf(z);
-  return z;
-}
-DEVICE float slope(float z) {
-  if constexpr (ACT == 1) return gelu_erf_slope(z);
-  if constexpr (ACT == 2) return gelu_tanh_slope(z);
-  if constexpr (ACT == 3) return z > 0.f ? 1.f : 0.f;
-  if constexpr (ACT == 4) return 1.f - tanhf(z) * tanhf(z);
-  return 1.f;
-}
 
 // x (rows, 2 cols) -> y (rows, cols)
 KERNEL gated_forward(const T* __restrict__ x, T* __restrict__ y, Params p) {
@@ -32,7 +17,7 @@ KERNEL gated_forward(const T* __restrict__ x, T* __restrict__ y, Params p) {
   load(a, x + at);
   load(b, x + at + p.cols);
 #pragma unroll
-  for (u32 e = 0; e < VEC; e++) a[e] = acted(a[e]) * b[e];
+  for (u32 e = 0; e < VEC; e++) a[e] = activation<ACT>(a[e]) * b[e];
   store(y + (u64)row * p.cols + c, a);
 }
 
@@ -49,9 +34,9 @@ KERNEL gated_backward(const T* __restrict__ x, const T* __restrict__ dy, G* __re
   load(d, dy + (u64)row * p.cols + c);
 #pragma unroll
   for (u32 e = 0; e < VEC; e++) {
-    const float z = a[e];
-    a[e] = d[e] * b[e] * slope(z);
-    b[e] = d[e] * acted(z);
+    const float z = a[e], y = activation<ACT>(z);
+    a[e] = d[e] * b[e] * activation_gradient<ACT>(z, y);
+    b[e] = d[e] * y;
   }
   put(dx + at, a, p.add);
   put(dx + at + p.cols, b, p.add);

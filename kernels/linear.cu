@@ -4,8 +4,8 @@
 //
 // Constants of this file: T the elements of operands, bias and kept sums; C the elements of a product's result, D those of
 // the bias gradient; BIAS, KEEP, DB 0 or 1: whether there is a bias, whether the sums before the activation are written,
-// whether a product also gives the row sums of A; ACT 0 none, 1 erf form of GELU, 2 its tanh form, 3 relu, 4 tanh; WIDE 4
-// where rows of the result have a multiple of four elements, else 1; VEC the same with 8, for column sums.
+// whether a product also gives the row sums of A; ACT: see the prelude; WIDE 4 where rows of the result have a multiple of four
+// elements, else 1; VEC the same with 8, for column sums.
 
 struct Params {
   u32 m, n, k;       // the result is (m, n), the sums run over k
@@ -14,22 +14,6 @@ struct Params {
   u32 parts;         // how many parts the sums come in
   u32 add, add_db;   // whether the result, and the row sums, are added to what is there
 };
-
-DEVICE float activate(float z) {
-  if constexpr (ACT == 1) return gelu_erf(z);
-  if constexpr (ACT == 2) return gelu_tanh(z);
-  if constexpr (ACT == 3) return z < 0.f ? 0.f : z;  // keeps a NaN
-  if constexpr (ACT == 4) return tanhf(z);
-  return z;
-}
-// The derivative, from the sum before the activation (GELU) or from the result (relu, tanh).
-DEVICE float slope(float v) {
-  if constexpr (ACT == 1) return gelu_erf_slope(v);
-  if constexpr (ACT == 2) return gelu_tanh_slope(v);
-  if constexpr (ACT == 3) return v > 0.f ? 1.f : 0.f;
-  if constexpr (ACT == 4) return 1.f - v * v;
-  return 1.f;
-}
 
 // What becomes of N neighbouring sums that belong to element `at` of the result, in column `col`; `old` is what they are
 // added to.
@@ -43,7 +27,7 @@ DEVICE void finish(float (&v)[N], const float (&old)[N], size_t at, u32 col, con
   }
   if constexpr (KEEP == 1) store(kept + at, v);
 #pragma unroll
-  for (u32 i = 0; i < N; i++) v[i] = activate(v[i]) + old[i];
+  for (u32 i = 0; i < N; i++) v[i] = activation<ACT>(v[i]) + old[i];
   store(c + at, v);
 }
 
@@ -132,11 +116,14 @@ KERNEL linear_derive(const T* dy,                 // (m, n)
     load(d, dy + at);
     load(v, kept + at);
 #pragma unroll
-    for (u32 i = 0; i < 8; i++) d[i] *= slope(v[i]);
+    for (u32 i = 0; i < 8; i++) d[i] *= activation_gradient<ACT>(v[i], v[i]);
     store(dz + at, d);
   } else {
 #pragma unroll 1
-    for (u64 i = at; i < cells; i++) dz[i] = narrow<T>(widen(dy[i]) * slope(widen(kept[i])));
+    for (u64 i = at; i < cells; i++) {
+      const float v = widen(kept[i]);
+      dz[i] = narrow<T>(widen(dy[i]) * activation_gradient<ACT>(v, v));
+    }
   }
 }
 

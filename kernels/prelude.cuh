@@ -166,7 +166,7 @@ DEVICE float erf_of(float x) {
   far = 1.f - exp2_fast(-1.4426950408889634f * far);
   return t > 0.92f ? copysignf(far, x) : fmaf(x, near, x);
 }
-// Both forms of GELU and their derivatives: see src/ops/linear.rs.
+// Both forms of GELU and their derivatives: see src/ops/activation.rs.
 DEVICE float gelu_erf(float z) { return 0.5f * z * (1.f + erf_of(z * 0.7071067811865476f)); }
 DEVICE float gelu_erf_slope(float z) {
   // exp(-z^2 / 2) / sqrt(2 pi), the base changed to 2.
@@ -178,6 +178,23 @@ DEVICE float gelu_tanh(float z) { return 0.5f * z * (1.f + tanhf(SQRT_2_PI * (z 
 DEVICE float gelu_tanh_slope(float z) {
   const float t = tanhf(SQRT_2_PI * (z + 0.044715f * z * z * z));
   return 0.5f * (1.f + t + z * SQRT_2_PI * (1.f + 0.134145f * z * z) * (1.f - t * t));
+}
+// The activations, by their numbers in src/ops/activation.rs: 0 none, 1 GELU by erf, 2 GELU by tanh, 3 ReLU, 4 tanh.
+template <u32 ACT> DEVICE float activation(float z) {
+  if constexpr (ACT == 1) return gelu_erf(z);
+  if constexpr (ACT == 2) return gelu_tanh(z);
+  if constexpr (ACT == 3) return z < 0.f ? 0.f : z;  // keeps a NaN
+  if constexpr (ACT == 4) return tanhf(z);
+  return z;
+}
+// The derivative at z, where y = activation(z). GELU reads z only, ReLU and tanh y only: a caller that keeps one of the two gives
+// it for both.
+template <u32 ACT> DEVICE float activation_gradient(float z, float y) {
+  if constexpr (ACT == 1) return gelu_erf_slope(z);
+  if constexpr (ACT == 2) return gelu_tanh_slope(z);
+  if constexpr (ACT == 3) return y > 0.f ? 1.f : 0.f;
+  if constexpr (ACT == 4) return 1.f - y * y;
+  return 1.f;
 }
 // threadIdx.x % 32, but the compiler does not know how large it can be: where it does, it may make dp2a of a product of small
 // numbers, with bytes that nobody has given a value and that do not count, which no checker can tell from a mistake.

@@ -1,6 +1,6 @@
-// y = act(x w^T + b) and its gradients: see src/ops/linear.rs.
-// Constants: BIAS and KEEP (0 or 1), ACT (0 none, 1 erf, 2 tanh form of GELU, 3 relu, 4 tanh), A_DOWN and B_DOWN (whether
-// neighbours in memory are neighbours along the summed dimension), THREADS.
+// y = act(x w^T + b) and its gradients: see src/ops/linear.
+// Constants: BIAS and KEEP (0 or 1), ACT (see the prelude), A_DOWN and B_DOWN (whether neighbours in memory are neighbours along
+// the summed dimension), THREADS.
 
 const TILE = 64u;
 const DEPTH = 16u;
@@ -24,27 +24,6 @@ var<immediate> p: Params;
 // What the backward pass needs: the sum before the activation.
 @group(0) @binding(4) var<storage, read_write> kept: array<f32>;
 
-fn activate(z: f32) -> f32 {
-    switch ACT {
-        case 1u: { return gelu_erf(z); }
-        case 2u: { return gelu_tanh(z); }
-        case 3u: { return select(z, 0.0, z < 0.0); }
-        case 4u: { return tanh_safe(z); }
-        default: { return z; }
-    }
-}
-
-// From the sum before the activation (GELU) or the result (relu, tanh).
-fn slope(v: f32) -> f32 {
-    switch ACT {
-        case 1u: { return gelu_erf_slope(v); }
-        case 2u: { return gelu_tanh_slope(v); }
-        case 3u: { return select(0.0, 1.0, v > 0.0); }
-        case 4u: { return 1.0 - v * v; }
-        default: { return 1.0; }
-    }
-}
-
 fn put(row: u32, col: u32, sum: f32) {
     if (row < p.m && col < p.n) {
         var z = sum;
@@ -55,7 +34,7 @@ fn put(row: u32, col: u32, sum: f32) {
         if (KEEP == 1u) {
             kept[to] = z;
         }
-        z = activate(z);
+        z = activation(ACT, z);
         if (p.add == 1u) {
             z += c[to];
         }
@@ -208,7 +187,7 @@ fn derive(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) coun
           @builtin(local_invocation_index) li: u32) {
     let i = flat(group, count, li);
     if (i < p.m * p.n) {
-        c[i] = a[i] * slope(b[i]);
+        c[i] = a[i] * activation_gradient(ACT, b[i], b[i]);
     }
 }
 

@@ -57,7 +57,7 @@ fn tanh_safe(x: f32) -> f32 {
     return tanh(clamp(x, -15.0, 15.0));
 }
 
-// Both forms of GELU and their derivatives: see src/ops/linear.rs.
+// Both forms of GELU and their derivatives: see src/ops/activation.rs.
 const SQRT_2_PI = 0.7978845608028654;
 fn gelu_erf(z: f32) -> f32 {
     return 0.5 * z * (1.0 + erf(z * 0.7071067811865476));
@@ -71,6 +71,59 @@ fn gelu_tanh(z: f32) -> f32 {
 fn gelu_tanh_slope(z: f32) -> f32 {
     let t = tanh_safe(SQRT_2_PI * (z + 0.044715 * z * z * z));
     return 0.5 * (1.0 + t + z * SQRT_2_PI * (1.0 + 0.134145 * z * z) * (1.0 - t * t));
+}
+
+// The activations, by their numbers in src/ops/activation.rs: 0 none, 1 GELU by erf, 2 GELU by tanh, 3 ReLU, 4 tanh.
+fn activation(act: u32, z: f32) -> f32 {
+    switch act {
+        case 1u: { return gelu_erf(z); }
+        case 2u: { return gelu_tanh(z); }
+        case 3u: { return select(z, 0.0, z < 0.0); }
+        case 4u: { return tanh_safe(z); }
+        default: { return z; }
+    }
+}
+// The derivative at z, where y = activation(z). GELU reads z only, ReLU and tanh y only: a caller that keeps one of the two gives
+// it for both.
+fn activation_gradient(act: u32, z: f32, y: f32) -> f32 {
+    switch act {
+        case 1u: { return gelu_erf_slope(z); }
+        case 2u: { return gelu_tanh_slope(z); }
+        case 3u: { return select(0.0, 1.0, y > 0.0); }
+        case 4u: { return 1.0 - y * y; }
+        default: { return 1.0; }
+    }
+}
+
+// Sums over a group, in one order. All of its invocations must call these.
+var<workgroup> block_parts: array<f32, THREADS>;
+
+// By halving; every invocation gets the sum.
+fn block_sum(li: u32, v: f32) -> f32 {
+    block_parts[li] = v;
+    workgroupBarrier();
+    for (var half = THREADS / 2u; half > 0u; half /= 2u) {
+        if (li < half) {
+            block_parts[li] += block_parts[li + half];
+        }
+        workgroupBarrier();
+    }
+    let sum = block_parts[0];
+    // The next sum overwrites the parts.
+    workgroupBarrier();
+    return sum;
+}
+// One after the other; the first invocation gets the sum, the others 0.
+fn block_sum_in_order(li: u32, v: f32) -> f32 {
+    block_parts[li] = v;
+    workgroupBarrier();
+    var sum = 0.0;
+    if (li == 0u) {
+        for (var i = 0u; i < THREADS; i++) {
+            sum += block_parts[i];
+        }
+    }
+    return sum;
 }
 
 // Whether the bits are those of a finite number; drivers may compile `x != x` away.

@@ -178,7 +178,7 @@
 //!
 //! ```
 //! use tempra::device::Device;
-//! use tempra::ops::linear::{Activation, Linear};
+//! use tempra::ops::{Activation, linear::Linear};
 //! use tempra::shape::DType;
 //! use tempra::tape::{Leaf, Tape};
 //!

@@ -10,7 +10,7 @@ use crate::device::{Device, Pass, Timed};
 use crate::error::Result;
 use crate::models::{Model, Options, Outputs};
 use crate::nn::{EncoderConfig, LayerShape};
-use crate::ops::linear::Activation;
+use crate::ops::Activation;
 use crate::optim::{Optimizer, Settings};
 use crate::rng::Stream;
 use crate::tasks::Classify;

@@ -4,7 +4,7 @@ use super::architecture::{Architecture, Classes, Drop, Masked, NO_DROP, Sequence
 use super::config::Config;
 use crate::error::Result;
 use crate::nn::EncoderConfig;
-use crate::ops::linear::Activation;
+use crate::ops::Activation;
 
 pub(super) const ALBERT: Architecture = Architecture {
     model_type: "albert",

@@ -4,7 +4,7 @@ use super::config::Config;
 use super::{albert, bert, distilbert, electra, modernbert, roberta, xlnet};
 use crate::error::Result;
 use crate::nn::{Dense, EncoderConfig, HeadConfig, Pooling};
-use crate::ops::linear::Activation;
+use crate::ops::Activation;
 
 /// An architecture, as named by `model_type`.
 pub struct Architecture {

@@ -1,7 +1,7 @@
 //! BERT (Devlin et al. 2019) and what shares its architecture: MiniLM, and all else of `model_type` `bert`.
 
 use super::architecture::{Architecture, BERT_NAMES, Classes, Drop, Masked, NO_DROP, SequenceHead};
-use crate::ops::linear::Activation;
+use crate::ops::Activation;
 
 pub(super) const BERT: Architecture = Architecture {
     model_type: "bert",

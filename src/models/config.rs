@@ -4,7 +4,7 @@ use super::Outputs;
 use crate::checkpoint::read_json;
 use crate::error::{Error, Result};
 use crate::nn::{EncoderConfig, LayerShape, PerformerConfig};
-use crate::ops::linear::Activation;
+use crate::ops::Activation;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 

@@ -4,7 +4,7 @@ use super::architecture::{Architecture, Classes, Drop, Masked, SequenceHead};
 use super::config::Config;
 use crate::error::Result;
 use crate::nn::EncoderConfig;
-use crate::ops::linear::Activation;
+use crate::ops::Activation;
 
 pub(super) const DISTILBERT: Architecture = Architecture {
     model_type: "distilbert",

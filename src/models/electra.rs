@@ -4,7 +4,7 @@ use super::architecture::{Architecture, BERT_NAMES, Classes, Drop, NO_DROP, Sequ
 use super::config::Config;
 use crate::error::Result;
 use crate::nn::EncoderConfig;
-use crate::ops::linear::Activation;
+use crate::ops::Activation;
 
 pub(super) const ELECTRA: Architecture = Architecture {
     model_type: "electra",

@@ -4,7 +4,7 @@ use super::architecture::{Architecture, Classes, Drop, Masked, SequenceHead};
 use super::config::Config;
 use crate::error::Result;
 use crate::nn::{Biases, EncoderConfig, Order, Positions};
-use crate::ops::linear::Activation;
+use crate::ops::Activation;
 use serde_json::Value;
 
 pub(super) const MODERNBERT: Architecture = Architecture {

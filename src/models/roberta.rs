@@ -5,7 +5,7 @@ use super::architecture::{Architecture, BERT_NAMES, Classes, Drop, Masked, NO_DR
 use super::config::Config;
 use crate::error::Result;
 use crate::nn::EncoderConfig;
-use crate::ops::linear::Activation;
+use crate::ops::Activation;
 
 const HEAD: SequenceHead = SequenceHead {
     dense: "classifier.dense",

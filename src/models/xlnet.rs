@@ -5,7 +5,7 @@ use super::architecture::{Architecture, Classes, Drop, NO_DROP, SequenceHead};
 use super::config::Config;
 use crate::error::Result;
 use crate::nn::{Biases, EncoderConfig, Positions};
-use crate::ops::linear::Activation;
+use crate::ops::Activation;
 use serde_json::Value;
 
 /// The longest sequence, in tokens, that sinusoids are computed for. The model itself has no limit.

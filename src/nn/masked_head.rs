@@ -3,9 +3,10 @@
 
 use super::{Affine, Inputs, Norm};
 use crate::error::Result;
+use crate::ops::Activation;
 use crate::ops::add_norm::AddNorm;
 use crate::ops::gather::Gather;
-use crate::ops::linear::{Activation, Linear};
+use crate::ops::linear::Linear;
 use crate::params::{Bound, Group, Layout};
 use crate::shape::DType;
 use crate::tape::{Tape, Var};

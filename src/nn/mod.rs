@@ -19,9 +19,10 @@ pub use token_head::TokenHead;
 
 use crate::device::Tensor;
 use crate::error::Result;
+use crate::ops::Activation;
 use crate::ops::add_norm::AddNorm;
 use crate::ops::dropout::{Dropout, Rows};
-use crate::ops::linear::{Activation, Linear};
+use crate::ops::linear::Linear;
 use crate::params::{Bound, Group, Layout};
 use crate::tape::{Tape, Var};
 

@@ -4,8 +4,9 @@
 use super::{EncoderConfig, Inputs, LayerShape};
 use crate::device::{Device, Tensor};
 use crate::error::Result;
+use crate::ops::Activation;
 use crate::ops::dropout::Dropout;
-use crate::ops::linear::{Activation, Linear};
+use crate::ops::linear::Linear;
 use crate::ops::relative_attention::RelativeAttention;
 use crate::params::{Bound, Group, Layout};
 use crate::shape::DType;

@@ -2,9 +2,9 @@
 
 use super::{Affine, Dense, Inputs, Norm, Sites};
 use crate::error::Result;
+use crate::ops::Activation;
 use crate::ops::add_norm::AddNorm;
 use crate::ops::dropout::Rows;
-use crate::ops::linear::Activation;
 use crate::params::{Bound, Layout};
 use crate::tape::{Tape, Var};
 

@@ -18,7 +18,7 @@
 //! Which rows a table lends and where sequences begin is in the values of integer inputs. Without them a count assumes distinct rows
 //! and sequences of the same length.
 
-use super::linear::Activation;
+use super::Activation;
 use super::{Blank, Grad};
 use crate::device::{Backend, Tensor};
 use crate::error::Result;

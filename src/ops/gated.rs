@@ -4,10 +4,9 @@
 //! 2017) with GELU, GEGLU in Shazeer 2020, eq. 6; ModernBERT's order of the halves. Nothing is saved: the backward pass
 //! reads x.
 
-use super::linear::Activation;
 use super::{
-    Backward, Call, Case, Cost, Forward, Grad, Input, On, Op, Plan, blocks_for, by_dtype, compute_dtype,
-    groups_for, launch, launch_cuda, refuse, vector,
+    Activation, Backward, Call, Case, Cost, Forward, Grad, Input, On, Op, Plan, blocks_for, by_dtype,
+    compute_dtype, groups_for, launch, launch_cuda, refuse, vector,
 };
 use crate::device::cpu::{BLOCK, Real, inlined, vectorise};
 use crate::device::{Caps, Const, Cpu, Cuda, Wgpu};

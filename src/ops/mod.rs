@@ -3,6 +3,7 @@
 //! Every op has a forward and a backward pass: neither has a default body, so an op without one does not compile. Ops never allocate
 //! their outputs. [`Op::plan`] returns what they need, and the caller allocates it.
 
+mod activation;
 pub mod adamw;
 pub mod add_norm;
 pub mod attention;
@@ -37,11 +38,11 @@ use crate::device::{
 use crate::error::{Error, Result};
 pub use crate::shape::apart;
 use crate::shape::{DType, Spec};
+pub use activation::Activation;
 pub use case::{
     BOUNDS, Case, Fill, HALF_BOUNDS, Input, Subject, Textbook, reals, rounded, unit_roundoff, worst,
 };
 pub use cost::{Call, Cost, Gradient};
-use linear::Activation;
 use std::fmt::Debug;
 use update::UpdateRule;
 

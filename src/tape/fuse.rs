@@ -2,7 +2,7 @@
 
 use super::{Node, Var};
 use crate::device::{Caps, Tensor};
-use crate::ops::linear::Activation;
+use crate::ops::Activation;
 
 /// The gradient of an activation that the op after it computes.
 pub(super) struct Fused {

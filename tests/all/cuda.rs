@@ -8,7 +8,7 @@ use tempra::data::{Batch, Targets};
 use tempra::device::{Cuda, Device, cuda::Resources};
 use tempra::models::{Model, Options, Outputs};
 use tempra::nn::{Biases, EncoderConfig, LayerShape, Order, PerformerConfig, Positions};
-use tempra::ops::linear::Activation;
+use tempra::ops::Activation;
 use tempra::ops::round::Round;
 use tempra::ops::rounded;
 use tempra::optim::{Optimizer, Settings};

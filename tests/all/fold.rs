@@ -3,7 +3,8 @@
 
 use crate::support::{aloud, apart, bits, cpu, device, relative};
 use tempra::device::{Cuda, Device, Tensor};
-use tempra::ops::linear::{Activation, Linear};
+use tempra::ops::Activation;
+use tempra::ops::linear::Linear;
 use tempra::ops::{Backward, Forward, Grad, Op};
 use tempra::rng::Stream;
 use tempra::shape::{DType, Spec};

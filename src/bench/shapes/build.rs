@@ -1,6 +1,7 @@
 //! Builds a job of each op from its sizes, for [`super::models`] and [`super::custom`].
 
 use super::{Job, Runs, SequenceLengths, WeightCopy};
+use crate::ops::Activation;
 use crate::ops::add_norm::AddNorm;
 use crate::ops::attention::Attention;
 use crate::ops::binary_cross_entropy::BinaryCrossEntropy;
@@ -13,7 +14,7 @@ use crate::ops::gate::Gate;
 use crate::ops::gated::Gated;
 use crate::ops::gather::Gather;
 use crate::ops::global_norm::GlobalNorm;
-use crate::ops::linear::{Activation, Linear};
+use crate::ops::linear::Linear;
 use crate::ops::mse::Mse;
 use crate::ops::normalize::Normalize;
 use crate::ops::pool::Pool;

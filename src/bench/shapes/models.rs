@@ -2,9 +2,9 @@
 
 use super::build::{self, DROPOUT, Heads};
 use super::{Job, LENGTH, SequenceLengths};
+use crate::ops::Activation;
 use crate::ops::dropout::Rows;
 use crate::ops::favor::default_features;
-use crate::ops::linear::Activation;
 use crate::ops::pool::Pool;
 use crate::ops::update::UpdateRule;
 

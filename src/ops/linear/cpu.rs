@@ -1,90 +1,11 @@
 //! On the CPU.
 
-use super::{Activation, Linear};
+use super::Linear;
 use crate::device::Cpu;
 use crate::device::cpu::{BLOCK, Mat, Out, Real, inlined, product, vectorise};
 use crate::error::Result;
-use crate::ops::{Backward, Forward, On, by_dtype, sum_columns};
+use crate::ops::{Activation, Backward, Forward, On, by_dtype, sum_columns};
 use rayon::prelude::*;
-
-impl Activation {
-    /// y = act(z), element by element. The choice is made outside of the loop, so that each loop is one vector loop.
-    #[inline(always)]
-    pub(in crate::ops) fn apply<T: Real>(self, y: &mut [T], z: impl Fn(T, usize) -> T) {
-        #[inline(always)]
-        fn each<T: Real>(y: &mut [T], f: impl Fn(T, usize) -> T) {
-            for (i, y) in y.iter_mut().enumerate() {
-                *y = f(*y, i);
-            }
-        }
-        match self {
-            Activation::None => each(y, z),
-            Activation::GeluErf => each(y, inlined!(|y: T, i: usize| gelu_erf(z(y, i)))),
-            Activation::GeluTanh => each(y, inlined!(|y: T, i: usize| gelu_tanh(z(y, i)))),
-            Activation::Relu => each(
-                y,
-                inlined!(|y: T, i: usize| {
-                    let z = z(y, i);
-                    // Keeps a NaN, which `max` would drop.
-                    if z < T::ZERO { T::ZERO } else { z }
-                }),
-            ),
-            Activation::Tanh => each(y, inlined!(|y: T, i: usize| z(y, i).tanh())),
-        }
-    }
-    /// dz = dy act'(z), from z or from y = act(z), whichever was kept.
-    #[inline(always)]
-    pub(in crate::ops) fn slope<T: Real>(self, dz: &mut [T], dy: &[T], kept: &[T]) {
-        #[inline(always)]
-        fn each<T: Real>(dz: &mut [T], dy: &[T], kept: &[T], f: impl Fn(T) -> T) {
-            for ((dz, &dy), &k) in dz.iter_mut().zip(dy).zip(kept) {
-                *dz = dy * f(k);
-            }
-        }
-        match self {
-            Activation::None => dz.copy_from_slice(dy),
-            Activation::GeluErf => each(dz, dy, kept, inlined!(|z: T| gelu_erf_slope(z))),
-            Activation::GeluTanh => each(dz, dy, kept, inlined!(|z: T| gelu_tanh_slope(z))),
-            Activation::Relu => {
-                each(dz, dy, kept, inlined!(|y: T| if y > T::ZERO { T::ONE } else { T::ZERO }))
-            }
-            Activation::Tanh => each(dz, dy, kept, inlined!(|y: T| T::ONE - y * y)),
-        }
-    }
-}
-
-/// sqrt(2 / pi).
-const SQRT_2_PI: f64 = 0.797_884_560_802_865_4;
-
-/// Phi(z), the standard normal distribution function.
-#[inline(always)]
-fn phi<T: Real>(z: T) -> T {
-    T::of(0.5) * (T::ONE + (z * T::of(std::f64::consts::FRAC_1_SQRT_2)).erf())
-}
-#[inline(always)]
-fn gelu_erf<T: Real>(z: T) -> T {
-    z * phi(z)
-}
-#[inline(always)]
-fn gelu_erf_slope<T: Real>(z: T) -> T {
-    // 1 / sqrt(2 pi).
-    let density = T::of(0.398_942_280_401_432_7) * (-T::of(0.5) * z * z).exp();
-    z.mul_add(density, phi(z))
-}
-#[inline(always)]
-fn gelu_inner<T: Real>(z: T) -> T {
-    T::of(SQRT_2_PI) * (z + T::of(0.044715) * z * z * z)
-}
-#[inline(always)]
-fn gelu_tanh<T: Real>(z: T) -> T {
-    T::of(0.5) * z * (T::ONE + gelu_inner(z).tanh())
-}
-#[inline(always)]
-fn gelu_tanh_slope<T: Real>(z: T) -> T {
-    let t = gelu_inner(z).tanh();
-    let inner = T::of(SQRT_2_PI) * (T::ONE + T::of(3.0 * 0.044715) * z * z);
-    T::of(0.5) * (T::ONE + t + z * inner * (T::ONE - t * t))
-}
 
 impl On<Cpu> for Linear {
     fn forward(&self, cpu: &Cpu, io: Forward) -> Result<()> {

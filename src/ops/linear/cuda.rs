@@ -1,10 +1,10 @@
 //! Launches the kernels of kernels/linear*.cu, and chooses the tiles of a matmul for the GPU.
 
-use super::{Activation, Linear};
+use super::Linear;
 use crate::device::cuda::Choice as Way;
 use crate::device::{Boxes, Const, Cuda, Gpu, Launch, Tensor, cuda};
 use crate::error::Result;
-use crate::ops::{Backward, Forward, Grad, On};
+use crate::ops::{Activation, Backward, Forward, Grad, On};
 use crate::shape::DType;
 
 /// The code that all matmul kernels share, and the kernels around them.

@@ -9,7 +9,7 @@ mod wgpu;
 
 pub(super) use cuda::{HOPPER, PLAIN, TENSOR};
 
-use super::{Call, Case, Cost, Input, Op, Plan, compute_dtype, refuse};
+use super::{Activation, Call, Case, Cost, Input, Op, Plan, compute_dtype, refuse};
 use crate::device::Caps;
 use crate::error::Result;
 use crate::shape::Spec;
@@ -17,60 +17,6 @@ pub(super) use wgpu::COOP;
 
 /// Rows that one partial sum of a bias gradient covers on GPUs.
 const TILE: usize = 64;
-
-/// The activation applied to every element. The two forms of GELU differ by up to 5e-4 and are never exchanged.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Activation {
-    /// No activation.
-    None,
-    /// x Phi(x), Phi by the error function: `gelu` (Hendrycks and Gimpel 2016, eq. 1).
-    GeluErf,
-    /// The tanh approximation: `gelu_new`, `gelu_pytorch_tanh` (ibid., eq. 2).
-    GeluTanh,
-    /// max(x, 0).
-    Relu,
-    /// tanh(x).
-    Tanh,
-}
-
-impl Activation {
-    /// Whether the derivative needs the activation's input, not only its output.
-    pub(super) fn needs_input(self) -> bool {
-        matches!(self, Activation::GeluErf | Activation::GeluTanh)
-    }
-    fn name(self) -> &'static str {
-        match self {
-            Activation::None => "nothing",
-            Activation::GeluErf => "gelu",
-            Activation::GeluTanh => "gelu tanh",
-            Activation::Relu => "relu",
-            Activation::Tanh => "tanh",
-        }
-    }
-    /// FLOP of the activation and of its derivative for one element, by their formulas, each counted by itself.
-    pub(super) fn flops(self) -> [f64; 2] {
-        match self {
-            Activation::None => [0.0, 0.0],
-            // z / 2 (1 + erf(z / sqrt 2)); its Phi(z) + z exp(-z^2 / 2) / sqrt(2 pi).
-            Activation::GeluErf => [5.0, 10.0],
-            // z / 2 (1 + t), t = tanh(sqrt(2 / pi) (z + 0.044715 z^3)); (1 + t + z sqrt(2 / pi) (1 + 0.134 z^2) (1 - t^2)) / 2.
-            Activation::GeluTanh => [9.0, 17.0],
-            Activation::Relu => [1.0, 1.0],
-            // Its derivative is 1 - y^2.
-            Activation::Tanh => [1.0, 2.0],
-        }
-    }
-    /// The constant ACT of the kernels.
-    pub(super) fn code(self) -> u32 {
-        match self {
-            Activation::None => 0,
-            Activation::GeluErf => 1,
-            Activation::GeluTanh => 2,
-            Activation::Relu => 3,
-            Activation::Tanh => 4,
-        }
-    }
-}
 
 /// The op; see the module.
 #[derive(Clone, Copy, Debug)]

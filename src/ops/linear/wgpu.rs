@@ -1,10 +1,10 @@
 //! Launches the kernels of shaders/linear.wgsl and shaders/linear.coop.wgsl.
 
-use super::{Activation, Linear, TILE};
+use super::{Linear, TILE};
 use crate::device::wgpu::Tiles;
 use crate::device::{Const, Tensor, Wgpu};
 use crate::error::Result;
-use crate::ops::{Backward, Forward, On, THREADS, groups_for, launch, launch_with, words};
+use crate::ops::{Activation, Backward, Forward, On, THREADS, groups_for, launch, launch_with, words};
 
 const SHADER: &str = include_str!("../../../shaders/linear.wgsl");
 /// The kernels of linear.wgsl, and the matmul on cooperative matrices, which not every adapter can compile.
