@@ -1,79 +1,13 @@
 // o = drop(softmax(scale q k^T)) v over packed sequences, in f32 arithmetic: see src/ops/attention. Stands behind
-// attention.common.cu. Constants: those, T (elements), G (those of the gradient), EACH (2, 4 or 8 rows a warp), SHARE (1: short
-// sequences share blocks, for which EACH is 4 or 8), PASS (0 forward, 1 backward).
+// attention.rows.cu. Constants: those, T (elements), G (those of the gradient), SHARE (1: short sequences share blocks, for which
+// EACH is 4 or 8), PASS (0 forward, 1 backward).
 //
-// A block owns OWN tokens (queries, or keys), EACH a warp; the tokens of the other side go by, 32 at a time, one a lane. Where
-// sequences are short, a block has several, and a warp looks at its own only: see attention.cu.
-
-constexpr u32 OWN = EACH * WARPS, TILE = 32;
-constexpr u32 COLS = (D + 31) / 32, WIDTH = 32 * COLS;  // columns of a lane; a row, padded with zeros
-constexpr u32 LINE = WIDTH + 4, PROBS = TILE + 4;       // rows in shared memory: no bank is met twice
+// A block owns queries, or keys. Where sequences are short, a block has several, and a warp looks at its own only: see attention.cu.
 
 DEVICE u32 own_tiles(u32 length) { return ceil_div(length, OWN); }
 DEVICE Place place_of(const u32* bounds, u32 seqs) {
   if constexpr (SHARE != 0) return place_shared<EACH>(bounds, seqs, blockIdx.x, own_tiles);
   return place(bounds, seqs, blockIdx.x, own_tiles);
-}
-
-// Rows of one head, of which `rows` exist, `stride` apart; what does not exist becomes 0. By the block or a warp (32).
-template <u32 ROWS, u32 BY = THREADS> DEVICE void fetch(float* to, const T* from, u32 stride, u32 rows) {
-  for (u32 i = threadIdx.x % BY; i < ROWS * WIDTH; i += BY) {
-    const u32 row = i / WIDTH, c = i % WIDTH;
-    to[row * LINE + c] = row < rows && c < D ? widen(from[row * stride + c]) : 0.f;
-  }
-}
-// s[r] = row r of a, by the lane's row of b, of whose rows there are COUNT.
-template <u32 COUNT> DEVICE void scores(float (&s)[EACH], const float* a, const float* b) {
-  b += min(threadIdx.x % 32, COUNT - 1) * LINE;
-#pragma unroll
-  for (u32 r = 0; r < EACH; r++) s[r] = 0.f;
-#pragma unroll 2
-  for (u32 c = 0; c < WIDTH; c += 4) {
-    const float4 y = *(const float4*)(b + c);
-#pragma unroll
-    for (u32 r = 0; r < EACH; r++) {
-      const float4 x = *(const float4*)(a + r * LINE + c);
-      s[r] = fmaf(x.x, y.x, fmaf(x.y, y.y, fmaf(x.z, y.z, fmaf(x.w, y.w, s[r]))));
-    }
-  }
-}
-// out[r][c] += probs (EACH, COUNT) b (COUNT, WIDTH), column lane + 32 c.
-template <u32 COUNT> DEVICE void accumulate(float (&out)[EACH][COLS], const float* probs, const float* b) {
-#pragma unroll 1
-  for (u32 j = 0; j < COUNT; j += 4) {
-    float y[4][COLS];
-#pragma unroll
-    for (u32 i = 0; i < 4; i++)
-#pragma unroll
-      for (u32 c = 0; c < COLS; c++) y[i][c] = b[(j + i) * LINE + threadIdx.x % 32 + 32 * c];
-#pragma unroll
-    for (u32 r = 0; r < EACH; r++) {
-      const float4 x = *(const float4*)(probs + r * PROBS + j);
-#pragma unroll
-      for (u32 c = 0; c < COLS; c++) {
-        out[r][c] = fmaf(x.x, y[0][c], fmaf(x.y, y[1][c], fmaf(x.z, y[2][c], fmaf(x.w, y[3][c], out[r][c]))));
-      }
-    }
-  }
-}
-// Which of a warp's queries keep the lane's key, a bit each; each lane draws for one query and eight keys.
-DEVICE u32 queries_keep(const Mask& m, u32 query, u32 block) {
-  const u32 lane = threadIdx.x % 32, mine = kept(m, query + lane / 4 % EACH, block + lane % 4);
-  u32 bits = 0;
-#pragma unroll
-  for (u32 r = 0; r < EACH; r++) bits |= (__shfl_sync(~0u, mine, r * 4 + lane / 8) >> lane % 8 & 1) << r;
-  return bits;
-}
-// Writes the rows of a warp, of which `rows` exist.
-template <class E> DEVICE void write(E* to, u32 stride, u32 rows, const float (&v)[EACH][COLS], float factor, bool add) {
-#pragma unroll
-  for (u32 r = 0; r < EACH; r++)
-#pragma unroll
-    for (u32 c = 0; c < COLS; c++) {
-      const u32 col = threadIdx.x % 32 + 32 * c;
-      const float x[1] = {v[r][c] * factor};
-      if (r < rows && col < D) put(to + (size_t)r * stride + col, x, add);
-    }
 }
 
 // ---- Forward.

@@ -1,44 +1,9 @@
 // o = sum_j p_qj C_j, p_qj the softmax over features of w_j q' + L_j; C_j, L_j the softmax over keys of w_j k' - |k'|^2 / 2: see
-// src/ops/favor. In f32, whatever the tensors are stored in. Stands behind attention.common.cu. Constants: its own, T, G
-// (gradients), EACH (4 or 8 rows a warp), M (features), PASS (0 forward, 1 backward).
-//
-// A block owns OWN rows (features, queries or keys), EACH a warp; the rows of the other side go by, 32 at a time, one a lane.
+// src/ops/favor. Stands behind attention.rows.cu. Constants: its own, T, G (gradients), M (features), PASS (0 forward, 1
+// backward). A block owns features, queries or keys.
 
-constexpr u32 OWN = EACH * WARPS, TILE = 32;
-constexpr u32 COLS = (D + 31) / 32, WIDTH = 32 * COLS;  // columns of a lane; a row, padded with zeros
-constexpr u32 LINE = WIDTH + 4, PROBS = TILE + 4;       // rows in shared memory: no bank is met twice
 constexpr u32 BLOCKS_OF_FEATURES = (M + OWN - 1) / OWN;
 
-// The block's tile of OWN tokens: where its sequence begins in the batch, its length, and the first token of the tile in it.
-struct Tile {
-  u32 first, length, begin;
-};
-DEVICE Tile own_tile(const u32* bounds, u32 seqs) {
-  const Place at = place(bounds, seqs, blockIdx.x, [](u32 length) { return ceil_div(length, OWN); });
-  return Tile{at.first, at.length, at.tile * OWN};
-}
-
-// Rows of one head, of which `rows` exist, `stride` apart; what does not exist becomes 0.
-template <u32 ROWS, class E> DEVICE void fetch(float* to, const E* from, u32 stride, u32 rows) {
-  for (u32 i = threadIdx.x; i < ROWS * WIDTH; i += THREADS) {
-    const u32 row = i / WIDTH, c = i % WIDTH;
-    to[row * LINE + c] = row < rows && c < D ? widen(from[(size_t)row * stride + c]) : 0.f;
-  }
-}
-// s[r] = row r of a, by the lane's row of b.
-DEVICE void scores(float (&s)[EACH], const float* a, const float* b) {
-#pragma unroll
-  for (u32 r = 0; r < EACH; r++) s[r] = 0.f;
-#pragma unroll 2
-  for (u32 c = 0; c < WIDTH; c += 4) {
-    const float4 y = *(const float4*)(b + threadIdx.x % 32 * LINE + c);
-#pragma unroll
-    for (u32 r = 0; r < EACH; r++) {
-      const float4 x = *(const float4*)(a + r * LINE + c);
-      s[r] = fmaf(x.x, y.x, fmaf(x.y, y.y, fmaf(x.z, y.z, fmaf(x.w, y.w, s[r]))));
-    }
-  }
-}
 // The squared length of a row.
 DEVICE float square(const float* row) {
   float s = 0.f;
@@ -48,36 +13,6 @@ DEVICE float square(const float* row) {
     s = fmaf(x.x, x.x, fmaf(x.y, x.y, fmaf(x.z, x.z, fmaf(x.w, x.w, s))));
   }
   return s;
-}
-// out[r][c] += probs (EACH, TILE) b (TILE, WIDTH), column lane + 32 c.
-DEVICE void accumulate(float (&out)[EACH][COLS], const float* probs, const float* b) {
-#pragma unroll 1
-  for (u32 j = 0; j < TILE; j += 4) {
-    float y[4][COLS];
-#pragma unroll
-    for (u32 i = 0; i < 4; i++)
-#pragma unroll
-      for (u32 c = 0; c < COLS; c++) y[i][c] = b[(j + i) * LINE + threadIdx.x % 32 + 32 * c];
-#pragma unroll
-    for (u32 r = 0; r < EACH; r++) {
-      const float4 x = *(const float4*)(probs + r * PROBS + j);
-#pragma unroll
-      for (u32 c = 0; c < COLS; c++) {
-        out[r][c] = fmaf(x.x, y[0][c], fmaf(x.y, y[1][c], fmaf(x.z, y[2][c], fmaf(x.w, y[3][c], out[r][c]))));
-      }
-    }
-  }
-}
-// Writes the rows of a warp, of which `rows` exist.
-template <class E> DEVICE void write(E* to, u32 stride, u32 rows, const float (&v)[EACH][COLS], bool add) {
-#pragma unroll
-  for (u32 r = 0; r < EACH; r++)
-#pragma unroll
-    for (u32 c = 0; c < COLS; c++) {
-      const u32 col = threadIdx.x % 32 + 32 * c;
-      const float x[1] = {v[r][c]};
-      if (r < rows && col < D) put(to + (size_t)r * stride + col, x, add);
-    }
 }
 
 // The other side of a block's rows: two matrices with `count` rows, and what is added to a row's scores, in powers of two.
@@ -105,7 +40,7 @@ DEVICE void softmax_rows(float (&out)[EACH][COLS], float (&top)[EACH], float (&t
     __syncthreads();
     if (!busy) continue;
     float s[EACH];
-    scores(s, own + warp * EACH * LINE, first);
+    scores<TILE>(s, own + warp * EACH * LINE, first);
     const bool in = j0 + lane < other.count;
     const float plus = in ? bias(j0 + lane, first + lane * LINE) : 0.f;
 #pragma unroll
@@ -119,7 +54,7 @@ DEVICE void softmax_rows(float (&out)[EACH][COLS], float (&top)[EACH], float (&t
       probs[r * PROBS + lane] = e;
     }
     __syncwarp();
-    accumulate(out, probs, second);
+    accumulate<TILE>(out, probs, second);
     __syncwarp();
   }
 #pragma unroll
@@ -150,8 +85,8 @@ DEVICE void gradient_rows(float (&out0)[EACH][COLS], float (&out1)[EACH][COLS], 
     __syncthreads();
     if (rows == 0) continue;
     float s[EACH], dp[EACH];
-    scores(s, own0, first);
-    scores(dp, own1, second);
+    scores<TILE>(s, own0, first);
+    scores<TILE>(dp, own1, second);
     const bool in = j0 + lane < other.count;
     const float2 theirs = in ? of_other(j0 + lane) : make_float2(0.f, 0.f);
 #pragma unroll
@@ -163,8 +98,8 @@ DEVICE void gradient_rows(float (&out0)[EACH][COLS], float (&out1)[EACH][COLS], 
       if (ONE) es[r * PROBS + lane] = e;
     }
     __syncwarp();
-    if (ZERO) accumulate(out0, gs, first);
-    if (ONE) accumulate(out1, es, second);
+    if (ZERO) accumulate<TILE>(out0, gs, first);
+    if (ONE) accumulate<TILE>(out1, es, second);
     __syncwarp();
   }
 #pragma unroll
@@ -206,7 +141,7 @@ ATTENTION favor_keys(const T* __restrict__ qkv, const u32* __restrict__ bounds, 
                  [&](u32, const float* row) { return half * square(row); });
     if (mine >= M) return;
     const size_t row = row_of(p, seq, head) + mine;
-    write(table + row * D, D, M - mine, out, false);
+    write(table + row * D, D, M - mine, out, 1.f, false);
 #pragma unroll
     for (u32 r = 0; r < EACH; r++)
       if (threadIdx.x % 32 == 0 && mine + r < M) table[norms(p) + row + r] = fmaf(top[r], LN2, logf(total[r]));
@@ -228,7 +163,7 @@ ATTENTION favor_queries(const T* __restrict__ qkv, const u32* __restrict__ bound
     softmax_rows(out, top, total, own, mine < at.length, sqrtf(p.scale) * LOG2E,
                  Others<float, float>{w, table + row * D, D, D, M}, [&](u32 j, const float*) { return l[j] * LOG2E; });
     if (mine >= at.length) return;
-    write(o + (size_t)(at.first + mine) * hidden + head * D, hidden, at.length - mine, out, false);
+    write(o + (size_t)(at.first + mine) * hidden + head * D, hidden, at.length - mine, out, 1.f, false);
 #pragma unroll
     for (u32 r = 0; r < EACH; r++)
       if (threadIdx.x % 32 == 0 && mine + r < at.length) {
@@ -275,7 +210,7 @@ ATTENTION favor_backward_q(const T* __restrict__ qkv, const u32* __restrict__ bo
     for (u32 r = 0; r < EACH; r++)
 #pragma unroll
       for (u32 c = 0; c < COLS; c++) dq[r][c] *= root;
-    write(dqkv + (size_t)(at.first + mine) * stride + head * D, stride, rows, dq, p.add != 0);
+    write(dqkv + (size_t)(at.first + mine) * stride + head * D, stride, rows, dq, 1.f, p.add != 0);
   }
 }
 
@@ -314,7 +249,7 @@ ATTENTION favor_backward_features(const T* __restrict__ qkv, const u32* __restri
       along = warp_sum(along);
       if (r < rows && lane == 0) dtable[norms(p) + row + r] = e[r] - along;
     }
-    write(dtable + row * D, D, rows, dc, false);
+    write(dtable + row * D, D, rows, dc, 1.f, false);
   }
 }
 
@@ -351,7 +286,7 @@ ATTENTION favor_backward_kv(const T* __restrict__ qkv, const u32* __restrict__ b
 #pragma unroll
       for (u32 c = 0; c < COLS; c++) dk[r][c] = fmaf(-p.scale * sums[r], k_of[r * LINE + lane + 32 * c], dk[r][c] * root);
     G* to = dqkv + (size_t)(at.first + mine) * stride + hidden + head * D;
-    write(to, stride, rows, dk, p.add != 0);
-    write(to + hidden, stride, rows, dv, p.add != 0);
+    write(to, stride, rows, dk, 1.f, p.add != 0);
+    write(to + hidden, stride, rows, dv, 1.f, p.add != 0);
   }
 }

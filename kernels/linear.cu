@@ -1,4 +1,4 @@
-// y = act(x w^T + b) and its gradients. formula: see src/ops/linear.rs.
+// y = act(x w^T + b) and its gradients: see src/ops/linear.
 // What all matrix products share, and the small kernels around them. The product itself, `linear_product`, is in one of
 // linear.tensor.cu (tensor cores), linear.plain.cu (f32 arithmetic), linear.hopper.cu (wgmma), put behind this file.
 //

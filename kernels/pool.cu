@@ -17,25 +17,17 @@ KERNEL pool_forward(const T* __restrict__ x, const u32* __restrict__ bounds, T* 
   y[i] = narrow<T>(sum / max(end - start, 1u));
 }
 
-// The sequence of a token is found by halving; a token beyond the last one has no gradient.
+// A token beyond the last sequence has no gradient.
 // dy (seqs, cols), bounds (seqs + 1) -> dx (tokens, cols)
 KERNEL pool_backward(const T* __restrict__ dy, const u32* __restrict__ bounds, G* __restrict__ dx, Params p) {
   const u64 i = (u64)blockIdx.x * THREADS + threadIdx.x;
   const u32 t = (u32)(i / p.cols), c = (u32)(i % p.cols);
   if (t >= p.tokens) return;
-  u32 low = 0, high = p.seqs;
-  while (high - low > 1) {
-    const u32 middle = (low + high) / 2;
-    if (bounds[middle] <= t) {
-      low = middle;
-    } else {
-      high = middle;
-    }
-  }
+  const u32 s = sequence_of(bounds, p.seqs, t);
   float d[1] = {0.f};
-  if (high > low && t < bounds[high] && (KIND == 1 || t == (KIND == 0 ? bounds[low] : bounds[high] - 1))) {
-    d[0] = widen(dy[(u64)low * p.cols + c]);
-    if (KIND == 1) d[0] /= bounds[high] - bounds[low];
+  if (p.seqs > 0 && t < bounds[s + 1] && (KIND == 1 || t == (KIND == 0 ? bounds[s] : bounds[s + 1] - 1))) {
+    d[0] = widen(dy[(u64)s * p.cols + c]);
+    if (KIND == 1) d[0] /= bounds[s + 1] - bounds[s];
   }
   put(dx + i, d, p.add);
 }

@@ -204,6 +204,19 @@ DEVICE u32 lane_unknown() {
   return lane;
 }
 DEVICE u32 ceil_div(u32 a, u32 b) { return (a + b - 1) / b; }
+// The sequence that token t of a batch belongs to, by halving; the last one for a token beyond it. bounds (seqs + 1), seqs > 0.
+DEVICE u32 sequence_of(const u32* bounds, u32 seqs, u32 t) {
+  u32 low = 0, high = seqs;
+  while (high - low > 1) {
+    const u32 middle = (low + high) / 2;
+    if (bounds[middle] <= t) {
+      low = middle;
+    } else {
+      high = middle;
+    }
+  }
+  return low;
+}
 
 // ---- Sums over a warp and over a block, in one order.
 

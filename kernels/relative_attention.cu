@@ -1,13 +1,9 @@
 // o = drop(softmax(scale s)) v, s_ij = (q_i + w) k_j + (q_i + u) r[i - j] + (q_i + g) e[segments differ]: see
-// src/ops/relative_attention. In f32, whatever the tensors are stored in. Stands behind attention.common.cu. Constants: its own,
-// T, G (gradients of qkv and r), P (of the biases), EACH (2, 4 or 8 rows a warp), ORDERED (0 or 1), PASS (0 forward, 1 backward).
+// src/ops/relative_attention. Stands behind attention.rows.cu. Constants: its own, T, G (gradients of qkv and r), P (of the biases),
+// ORDERED (0 or 1), PASS (0 forward, 1 backward).
 //
-// A block owns OWN tokens (queries, or keys), EACH a warp; the tokens of the other side go by, 32 at a time, one a lane. Rows of r
-// are read from memory: neighbouring lanes want neighbouring rows, which stay in the first-level cache.
-
-constexpr u32 OWN = EACH * WARPS, TILE = 32;
-constexpr u32 COLS = (D + 31) / 32, WIDTH = 32 * COLS;  // columns of a lane; a row, padded with zeros
-constexpr u32 LINE = WIDTH + 4, PROBS = TILE + 4;       // rows in shared memory: no bank is met twice
+// A block owns queries, or keys. Rows of r are read from memory: neighbouring lanes want neighbouring rows, which stay in the
+// first-level cache.
 
 struct Relative : Params {
   u32 distances;  // rows of r
@@ -21,24 +17,6 @@ struct Inputs {
   const u32* order;
 };
 
-// The block's tile of OWN tokens: where its sequence begins in the batch, its length, and the first token of the tile in it.
-struct Tile {
-  u32 first, length, begin;
-};
-DEVICE Tile own_tile(const u32* bounds, u32 seqs) {
-  const Place at = place(bounds, seqs, blockIdx.x, [](u32 length) { return ceil_div(length, OWN); });
-  return Tile{at.first, at.length, at.tile * OWN};
-}
-
-// Rows of one head, of which `rows` exist, `stride` apart, plus a bias if there is one; what does not exist becomes 0.
-template <u32 ROWS> DEVICE void fetch(float* to, const T* from, u32 stride, u32 rows, const T* plus = nullptr) {
-  for (u32 i = threadIdx.x; i < ROWS * WIDTH; i += THREADS) {
-    const u32 row = i / WIDTH, c = i % WIDTH;
-    float v = 0.f;
-    if (row < rows && c < D) v = widen(from[(size_t)row * stride + c]) + (plus != nullptr ? widen(plus[c]) : 0.f);
-    to[row * LINE + c] = v;
-  }
-}
 // Row a by row b, both in shared memory.
 DEVICE float dot(const float* a, const float* b) {
   float s = 0.f;
@@ -56,8 +34,8 @@ DEVICE float dot_far(const float* a, const T* b) {
   for (u32 c = 0; c < D; c++) s = fmaf(a[c], widen(b[c]), s);
   return s;
 }
-// out[r][c] += probs (EACH, TILE) b (TILE, WIDTH), column lane + 32 c.
-DEVICE void accumulate(float (&out)[EACH][COLS], const float* probs, const float* b) {
+// out[r][c] += probs (EACH, TILE) b (TILE, WIDTH), column lane + 32 c, in the order of the keys.
+DEVICE void accumulate_each(float (&out)[EACH][COLS], const float* probs, const float* b) {
 #pragma unroll 1
   for (u32 j = 0; j < TILE; j++) {
     float y[COLS];
@@ -70,17 +48,6 @@ DEVICE void accumulate(float (&out)[EACH][COLS], const float* probs, const float
       for (u32 c = 0; c < COLS; c++) out[r][c] = fmaf(x, y[c], out[r][c]);
     }
   }
-}
-// Writes the rows of a warp, of which `rows` exist.
-template <class E> DEVICE void write(E* to, u32 stride, u32 rows, const float (&v)[EACH][COLS], float factor, bool add) {
-#pragma unroll
-  for (u32 r = 0; r < EACH; r++)
-#pragma unroll
-    for (u32 c = 0; c < COLS; c++) {
-      const u32 col = threadIdx.x % 32 + 32 * c;
-      const float x[1] = {v[r][c] * factor};
-      if (r < rows && col < D) put(to + (size_t)r * stride + col, x, add);
-    }
 }
 
 // ---- Who sees whom, and at what distance. Tokens are counted in the batch.
@@ -111,15 +78,6 @@ DEVICE float2 kinds_of(const Inputs& in, const Relative& p, u32 i, u32 head) {
   }
   return make_float2(warp_sum(s.x), warp_sum(s.y));
 }
-// Which of a warp's queries keep the lane's key, a bit each; each lane draws for one query and eight keys.
-DEVICE u32 queries_keep(const Mask& m, u32 query, u32 block) {
-  const u32 lane = threadIdx.x % 32, mine = kept(m, query + lane / 4 % EACH, block + lane % 4);
-  u32 bits = 0;
-#pragma unroll
-  for (u32 r = 0; r < EACH; r++) bits |= (__shfl_sync(~0u, mine, r * 4 + lane / 8) >> lane % 8 & 1) << r;
-  return bits;
-}
-
 // qkv (tokens, 3, heads, D), bounds (seqs + 1), segments (tokens), r (distances, heads, D), bias (5, heads, D), order (tokens, 3),
 // key (5) -> o (tokens, heads, D), lse (heads tokens). Grid: (tokens / OWN + seqs, heads).
 // Shared: f32, (2 OWN + 64) LINE + 2 OWN PROBS.
@@ -178,7 +136,7 @@ ATTENTION relative_attention_forward(const T* __restrict__ qkv, const u32* __res
         probs[e * PROBS + lane] = (bits >> e & 1) != 0 ? power : 0.f;
       }
       __syncwarp();
-      accumulate(out, probs, tile_v);
+      accumulate_each(out, probs, tile_v);
       __syncwarp();
     }
     if (rows == 0) return;
@@ -268,7 +226,7 @@ ATTENTION relative_attention_backward_q(const T* __restrict__ qkv, const u32* __
         probs[e * PROBS + lane] = ds;
       }
       __syncwarp();
-      accumulate(by_key, probs, tile_k);
+      accumulate_each(by_key, probs, tile_k);
 #pragma unroll 1
       for (u32 n = 0; n < min(TILE, length - k0); n++)
 #pragma unroll
@@ -362,8 +320,8 @@ ATTENTION relative_attention_backward_kv(const T* __restrict__ qkv, const u32* _
         ds[e * PROBS + lane] = gradient, pm[e * PROBS + lane] = probability;
       }
       __syncwarp();
-      accumulate(dk, ds, tile_w);
-      accumulate(dv, pm, tile_d);
+      accumulate_each(dk, ds, tile_w);
+      accumulate_each(dv, pm, tile_d);
       __syncwarp();
     }
     if (rows == 0) return;
@@ -461,16 +419,8 @@ ATTENTION relative_attention_sum_rows(const T* __restrict__ qkv, const u32* __re
     if (c >= hidden) return;
     const u32 begin = blockIdx.y * 64, end = min(begin + 64, p.tokens);
     const size_t all = (size_t)p.tokens * p.heads;
-    // The sequence of the first token, by halving; then along with the tokens.
-    u32 s = 0, high = p.seqs;
-    while (high - s > 1) {
-      const u32 middle = (s + high) / 2;
-      if (bounds[middle] <= begin) {
-        s = middle;
-      } else {
-        high = middle;
-      }
-    }
+    // The sequence of the first token; then along with the tokens.
+    u32 s = sequence_of(bounds, p.seqs, begin);
     const float g = widen(bias[2 * hidden + c]), same = widen(bias[3 * hidden + c]), other = widen(bias[4 * hidden + c]);
     float total[5] = {};
     for (u32 t = begin; t < end; t++) {

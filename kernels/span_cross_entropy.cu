@@ -42,7 +42,7 @@ KERNEL span_cross_entropy_sum(const float* __restrict__ each, const float* __res
   if (threadIdx.x == 0) loss[0] = scale[0] * 0.5f * sum;
 }
 
-// The sequence of a token is found by halving; a token beyond the last one has no gradient.
+// A token beyond the last sequence has no gradient.
 // logits (tokens, 2), bounds (seqs + 1), target (seqs, 2), scale, dloss (1) f32, lse (seqs, 2) f32 -> dlogits (tokens, 2)
 KERNEL span_cross_entropy_backward(const T* __restrict__ logits, const u32* __restrict__ bounds,
                                    const u32* __restrict__ target, const float* __restrict__ scale,
@@ -50,24 +50,16 @@ KERNEL span_cross_entropy_backward(const T* __restrict__ logits, const u32* __re
                                    Params p) {
   const u32 t = blockIdx.x * THREADS + threadIdx.x;
   if (t >= p.tokens) return;
-  u32 low = 0, high = p.seqs;
-  while (high - low > 1) {
-    const u32 middle = (low + high) / 2;
-    if (bounds[middle] <= t) {
-      low = middle;
-    } else {
-      high = middle;
-    }
-  }
+  const u32 s = sequence_of(bounds, p.seqs, t);
   const float rate = 0.5f * scale[0] * dloss[0];
-  const bool inside = high > low && t < bounds[high];
+  const bool inside = p.seqs > 0 && t < bounds[s + 1];
   for (u32 k = 0; k < 2; k++) {
     const u64 i = (u64)t * 2 + k;
     float d[1] = {0.f};
     if (inside) {
-      const u32 at = target[2 * low + k];
-      if (at < bounds[high] - bounds[low]) {
-        d[0] = rate * (expf(widen(logits[i]) - lse[2 * low + k]) - (t == bounds[low] + at ? 1.f : 0.f));
+      const u32 at = target[2 * s + k];
+      if (at < bounds[s + 1] - bounds[s]) {
+        d[0] = rate * (expf(widen(logits[i]) - lse[2 * s + k]) - (t == bounds[s] + at ? 1.f : 0.f));
       }
     }
     put(dlogits + i, d, p.add);

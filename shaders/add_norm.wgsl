@@ -23,23 +23,6 @@ var<immediate> p: Params;
 @group(0) @binding(6) var<storage, read_write> xhat: array<f32>;
 @group(0) @binding(7) var<storage, read_write> rstd: array<f32>;
 
-var<workgroup> parts: array<f32, THREADS>;
-
-// The sum over the group; the same order every time.
-fn total(li: u32, v: f32) -> f32 {
-    parts[li] = v;
-    workgroupBarrier();
-    for (var half = THREADS / 2u; half > 0u; half /= 2u) {
-        if (li < half) {
-            parts[li] += parts[li + half];
-        }
-        workgroupBarrier();
-    }
-    let sum = parts[0];
-    workgroupBarrier();
-    return sum;
-}
-
 fn words(d: Drop, row: u32, block: u32) -> vec4<u32> {
     return philox(vec4<u32>(key[d.row] + row, block, d.site, key[2]), vec2<u32>(key[0], key[1]));
 }
@@ -69,7 +52,7 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) cou
             sum += z;
         }
     }
-    let mean = total(li, sum) / f32(p.cols);
+    let mean = block_sum(li, sum) / f32(p.cols);
     sum = 0.0;
     for (var b = li; b < blocks; b += THREADS) {
         for (var c = b * 8u; c < min(p.cols, b * 8u + 8u); c++) {
@@ -77,7 +60,7 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) cou
             sum += d * d;
         }
     }
-    let r = 1.0 / sqrt(total(li, sum) / f32(p.cols) + p.eps);
+    let r = 1.0 / sqrt(block_sum(li, sum) / f32(p.cols) + p.eps);
     if (real && li == 0u) {
         rstd[row] = r;
     }
@@ -125,8 +108,8 @@ fn backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) co
             along += g * xhat[start + c];
         }
     }
-    let mean = total(li, sum) / f32(p.cols);
-    let tilt = total(li, along) / f32(p.cols);
+    let mean = block_sum(li, sum) / f32(p.cols);
+    let tilt = block_sum(li, along) / f32(p.cols);
     for (var b = li; b < blocks; b += THREADS) {
         var w = vec4<u32>();
         if (p.after.threshold > 0u) {

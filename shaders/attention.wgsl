@@ -1,4 +1,4 @@
-// o = drop(softmax(scale q k^T)) v over packed sequences: see src/ops/attention.rs.
+// o = drop(softmax(scale q k^T)) v over packed sequences: see src/ops/attention. Stands behind attention.common.wgsl.
 // Constants: D (head_dim), THREADS. A group has THREADS tokens of one sequence and one head, an invocation one of them; the
 // tokens of the other side go by, the same for the whole group, with the softmax kept up to date (Milakov and Gimelshein
 // 2018), so nothing of the size of the scores is stored.
@@ -24,24 +24,8 @@ var<immediate> p: Params;
 @group(0) @binding(6) var<storage, read_write> dqkv: array<f32>;
 @group(0) @binding(7) var<storage, read_write> delta: array<f32>;
 
-// Where the sequence of this group begins and ends, and the first of the group's tokens; all the same for the group. Groups
-// are numbered through the sequences; those beyond the last have nothing to do.
-fn place(group: u32) -> vec3<u32> {
-    var left = group;
-    for (var s = 0u; s < p.seqs; s++) {
-        let first = bounds[s];
-        let end = bounds[s + 1u];
-        let blocks = (end - first + THREADS - 1u) / THREADS;
-        if (left < blocks) {
-            return vec3<u32>(first, end, first + left * THREADS);
-        }
-        left -= blocks;
-    }
-    return vec3<u32>();
-}
-
 // The tokens that this group's tokens may see, or be seen by; from a multiple of eight of the sequence on, which the mask needs.
-fn others(seq: vec3<u32>) -> vec2<u32> {
+fn others(seq: vec4<u32>) -> vec2<u32> {
     if (p.window == 0u) {
         return seq.xy;
     }

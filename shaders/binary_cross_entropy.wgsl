@@ -17,8 +17,6 @@ var<immediate> p: Params;
 @group(0) @binding(4) var<storage, read_write> loss: array<f32>;
 @group(0) @binding(5) var<storage, read_write> dx: array<f32>;
 
-var<workgroup> parts: array<f32, THREADS>;
-
 fn weight(i: u32) -> f32 {
     if (WEIGHTED == 1u) {
         return weights[i % p.classes];
@@ -45,13 +43,8 @@ fn forward(@builtin(local_invocation_index) li: u32) {
             sum += weight(i) * (max(v, 0.0) - v * t + log(1.0 + exp(-abs(v))));
         }
     }
-    parts[li] = sum;
-    workgroupBarrier();
+    sum = block_sum_in_order(li, sum);
     if (li == 0u) {
-        sum = 0.0;
-        for (var i = 0u; i < THREADS; i++) {
-            sum += parts[i];
-        }
         loss[0] = scale[0] * sum;
     }
 }

@@ -102,21 +102,14 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) cou
     each[row] = sum;
 }
 
-var<workgroup> parts: array<f32, THREADS>;
-
 @compute @workgroup_size(THREADS)
 fn sum_rows(@builtin(local_invocation_index) li: u32) {
     var sum = 0.0;
     for (var r = li; r < p.rows; r += THREADS) {
         sum += each[r];
     }
-    parts[li] = sum;
-    workgroupBarrier();
+    sum = block_sum_in_order(li, sum);
     if (li == 0u) {
-        sum = 0.0;
-        for (var i = 0u; i < THREADS; i++) {
-            sum += parts[i];
-        }
         loss[0] = scale[0] * sum;
     }
 }

@@ -1,6 +1,7 @@
 // o = sum_j p_qj C_j, p_qj the softmax over features of w_j q' + L_j; C_j, L_j the softmax over keys of w_j k' - |k'|^2 / 2:
-// see src/ops/favor. Constants: D (head_dim), THREADS. A group has THREADS features, or tokens, of one sequence and one head, an
-// invocation one of them; the other side goes by, the same for the whole group, with the softmax kept up to date.
+// see src/ops/favor. Stands behind attention.common.wgsl. Constants: D (head_dim), THREADS. A group has THREADS features, or
+// tokens, of one sequence and one head, an invocation one of them; the other side goes by, the same for the whole group, with the
+// softmax kept up to date.
 
 struct Params {
     tokens: u32,
@@ -24,21 +25,6 @@ var<immediate> p: Params;
 @group(0) @binding(6) var<storage, read_write> dy: array<f32>;
 // dqkv; for the features dC and E, as the table.
 @group(0) @binding(7) var<storage, read_write> out: array<f32>;
-
-// Where the sequence of this group begins and ends, and the first of the group's tokens; and the sequence's number.
-fn place(group: u32) -> vec4<u32> {
-    var left = group;
-    for (var s = 0u; s < p.seqs; s++) {
-        let first = bounds[s];
-        let end = bounds[s + 1u];
-        let blocks = (end - first + THREADS - 1u) / THREADS;
-        if (left < blocks) {
-            return vec4<u32>(first, end, first + left * THREADS, s);
-        }
-        left -= blocks;
-    }
-    return vec4<u32>();
-}
 
 // The first row of C of a sequence and head, and where L begins.
 fn row_of(seq: u32, head: u32) -> u32 {

@@ -14,20 +14,6 @@ var<immediate> p: Params;
 @group(0) @binding(1) var<storage, read_write> sums: array<f32>;
 @group(0) @binding(2) var<storage, read_write> norm: array<f32>;
 
-var<workgroup> parts: array<f32, THREADS>;
-
-fn total(li: u32, v: f32) -> f32 {
-    parts[li] = v;
-    workgroupBarrier();
-    for (var half = THREADS / 2u; half > 0u; half /= 2u) {
-        if (li < half) {
-            parts[li] += parts[li + half];
-        }
-        workgroupBarrier();
-    }
-    return parts[0];
-}
-
 @compute @workgroup_size(THREADS)
 fn sum_chunk(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) li: u32) {
     let end = min(p.n, (group.x + 1u) * CHUNK);
@@ -35,7 +21,7 @@ fn sum_chunk(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_
     for (var i = group.x * CHUNK + li; i < end; i += THREADS) {
         sum = fma(grad[i], grad[i], sum);
     }
-    let all = total(li, sum);
+    let all = block_sum(li, sum);
     if (li == 0u) {
         sums[p.first + group.x] = all;
     }
@@ -48,7 +34,7 @@ fn finish(@builtin(local_invocation_index) li: u32) {
     for (var i = li; i < p.chunks; i += THREADS) {
         sum += sums[i];
     }
-    let all = total(li, sum);
+    let all = block_sum(li, sum);
     if (li == 0u) {
         norm[0] = sqrt(all);
     }

@@ -13,8 +13,6 @@ var<immediate> p: Params;
 @group(0) @binding(3) var<storage, read_write> loss: array<f32>;
 @group(0) @binding(4) var<storage, read_write> dx: array<f32>;
 
-var<workgroup> parts: array<f32, THREADS>;
-
 // One group.
 @compute @workgroup_size(THREADS)
 fn forward(@builtin(local_invocation_index) li: u32) {
@@ -24,13 +22,8 @@ fn forward(@builtin(local_invocation_index) li: u32) {
         let t = goal[i];
         sum += (v - t) * (v - t);
     }
-    parts[li] = sum;
-    workgroupBarrier();
+    sum = block_sum_in_order(li, sum);
     if (li == 0u) {
-        sum = 0.0;
-        for (var i = 0u; i < THREADS; i++) {
-            sum += parts[i];
-        }
         loss[0] = scale[0] * sum;
     }
 }

@@ -1,6 +1,7 @@
 // o = drop(softmax(scale s)) v, s_ij = (q_i + w) k_j + (q_i + u) r[i - j] + (q_i + g) e[segments differ]: see
-// src/ops/relative_attention. Constants: D (head_dim), ORDERED (0 or 1), THREADS. A group has THREADS tokens of one sequence and
-// one head, an invocation one of them; the tokens of the other side go by, the same for the whole group.
+// src/ops/relative_attention. Stands behind attention.common.wgsl. Constants: D (head_dim), ORDERED (0 or 1), THREADS. A group has
+// THREADS tokens of one sequence and one head, an invocation one of them; the tokens of the other side go by, the same for the
+// whole group.
 
 struct Params {
     drop: Drop,
@@ -52,20 +53,6 @@ fn prepare(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) cou
         tokens[4u * t + 1u] = 0u;
         tokens[4u * t + 2u] = 1u;
     }
-}
-
-fn place(group: u32) -> vec3<u32> {
-    var left = group;
-    for (var s = 0u; s < p.seqs; s++) {
-        let first = bounds[s];
-        let end = bounds[s + 1u];
-        let blocks = (end - first + THREADS - 1u) / THREADS;
-        if (left < blocks) {
-            return vec3<u32>(first, end, first + left * THREADS);
-        }
-        left -= blocks;
-    }
-    return vec3<u32>();
 }
 
 // The row of r, in elements, for query i and key j of the sequence that begins at `first`.

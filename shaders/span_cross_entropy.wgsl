@@ -47,8 +47,6 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) cou
     each[item] = v;
 }
 
-var<workgroup> parts: array<f32, THREADS>;
-
 // One group.
 @compute @workgroup_size(THREADS)
 fn sum_all(@builtin(local_invocation_index) li: u32) {
@@ -56,13 +54,8 @@ fn sum_all(@builtin(local_invocation_index) li: u32) {
     for (var i = li; i < 2u * p.seqs; i += THREADS) {
         sum += each[i];
     }
-    parts[li] = sum;
-    workgroupBarrier();
+    sum = block_sum_in_order(li, sum);
     if (li == 0u) {
-        sum = 0.0;
-        for (var i = 0u; i < THREADS; i++) {
-            sum += parts[i];
-        }
         loss[0] = scale[0] * 0.5 * sum;
     }
 }

@@ -21,6 +21,7 @@ pub(in crate::ops) const BACKWARD: &str = concat!(
 /// Both passes in f32 arithmetic.
 pub(in crate::ops) const PLAIN: &str = concat!(
     include_str!("../../../kernels/attention.common.cu"),
+    include_str!("../../../kernels/attention.rows.cu"),
     include_str!("../../../kernels/attention.plain.cu")
 );
 

@@ -6,7 +6,10 @@ use crate::device::{Tensor, Wgpu};
 use crate::error::Result;
 use crate::ops::{Backward, Forward, On, launch_with, words};
 
-pub(in crate::ops) const SHADER: &str = include_str!("../../../shaders/attention.wgsl");
+pub(in crate::ops) const SHADER: &str = concat!(
+    include_str!("../../../shaders/attention.common.wgsl"),
+    include_str!("../../../shaders/attention.wgsl")
+);
 
 impl Attention {
     fn launch(&self, device: &Wgpu, entry: &'static str, buffers: &[&Tensor], add: bool) -> Result<()> {

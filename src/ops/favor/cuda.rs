@@ -8,8 +8,11 @@ use crate::ops::{Backward, Forward, On};
 use crate::shape::DType;
 
 /// Both passes, in f32 arithmetic.
-pub(in crate::ops) const KERNEL: &str =
-    concat!(include_str!("../../../kernels/attention.common.cu"), include_str!("../../../kernels/favor.cu"));
+pub(in crate::ops) const KERNEL: &str = concat!(
+    include_str!("../../../kernels/attention.common.cu"),
+    include_str!("../../../kernels/attention.rows.cu"),
+    include_str!("../../../kernels/favor.cu")
+);
 
 /// The widest head that the kernels have registers for.
 const WIDEST: usize = 128;

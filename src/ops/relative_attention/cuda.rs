@@ -10,6 +10,7 @@ use crate::shape::DType;
 /// Both passes, in f32 arithmetic.
 pub(in crate::ops) const KERNEL: &str = concat!(
     include_str!("../../../kernels/attention.common.cu"),
+    include_str!("../../../kernels/attention.rows.cu"),
     include_str!("../../../kernels/relative_attention.cu")
 );
 

@@ -7,7 +7,10 @@ use crate::error::Result;
 use crate::ops::{Backward, Forward, On, launch_with, words};
 use crate::shape::DType;
 
-pub(in crate::ops) const SHADER: &str = include_str!("../../../shaders/relative_attention.wgsl");
+pub(in crate::ops) const SHADER: &str = concat!(
+    include_str!("../../../shaders/attention.common.wgsl"),
+    include_str!("../../../shaders/relative_attention.wgsl")
+);
 
 /// What all launches of one pass have in common.
 struct Run<'a> {
