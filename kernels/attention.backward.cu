@@ -5,6 +5,10 @@
 // With P the probabilities, m the mask, D = rowsum(do o): dV = (P m)^T do; dS = P (m (do V^T) - D); dQ = scale dS K;
 // dK = scale dS^T Q.
 
+// A warp has sixteen keys, not queries: dK and dV of a key are sums over queries, so they stay in the warp's registers, and no two
+// warps add to the same sum. Only dQ, a sum over keys, crosses warps. That is why dS goes through shared memory, or why, for long
+// sequences, another kernel computes the scores again: with atomics the order of the sums would change from run to run.
+
 constexpr u32 DS_ROW = TILE + 8;
 DEVICE u32 long_tiles(u32 length) { return length > LIMIT ? own_tiles(length) : 0; }
 

@@ -43,7 +43,12 @@ template <u32 ROWS, u32 BY = THREADS> DEVICE void fetch(T* to, const T* from, u3
   }
 }
 
-// ---- Products. Fragments (PTX manual, m16n8k16): of sums, lane 4 g + t has rows g and g + 8, columns 2 t and 2 t + 1.
+// ---- Products. For fragments see multiply_add in the prelude: of sums (16 x 8), lane 4 g + t has rows g and g + 8, columns 2 t and
+// 2 t + 1. s[j][e] is the sum of row g + e / 2 * 8 and column 8 j + 2 t + e % 2:
+//
+//              8j+2t   8j+2t+1
+//   row g      s[j][0]  s[j][1]     a row's sums are in the four lanes 4 g to 4 g + 3: its maximum and its total take two
+//   row g + 8  s[j][2]  s[j][3]     exchanges between lanes (1 and 2 apart), and no shared memory
 
 // Sixteen rows of a tile as the left operand.
 DEVICE void rows_operand(u32 (&a)[DEPTH][4], const T* tile) {
@@ -89,7 +94,8 @@ template <u32 N> DEVICE void accumulate(float (&d)[2 * DEPTH][4], const u32 (&a)
       multiply_add<T>(d[2 * j + 1], a[k], fb[2], fb[3]);
     }
 }
-// Sums as the left operand of the next product.
+// Sums as the left operand of the next product: two tiles of eight columns make a left operand 16 deep, a[0] and a[1] from the
+// first, a[2] and a[3] from the second. Every lane keeps what it has.
 template <u32 N> DEVICE void narrow_sums(u32 (&a)[N][4], const float (&s)[2 * N][4]) {
 #pragma unroll
   for (u32 j = 0; j < 2 * N; j++)
@@ -104,7 +110,14 @@ DEVICE void write(E* to, u32 stride, u32 rows, u32 col0, const float (&d)[N][4],
   const float factor[2] = {f0, f1};
   if constexpr (sizeof(E) == 2 && D % 8 == 0 && N % 4 == 0) {
     if (!add) {
-      // Four neighbouring lanes have two columns each of four groups of eight; each gets one group, sixteen bytes.
+      // Four neighbouring lanes have two columns each of four groups of eight; each gets one group, sixteen bytes. The words of four
+      // lanes are transposed in two rounds, between lanes 2 and 1 apart; in each a lane sends the half that it does not keep. Word
+      // gp is pair p of columns of group g:
+      //
+      //   lane 0   00 10 20 30          00 01 02 03
+      //   lane 1   01 11 21 31    ->    10 11 12 13
+      //   lane 2   02 12 22 32          20 21 22 23
+      //   lane 3   03 13 23 33          30 31 32 33
 #pragma unroll
       for (u32 j = 0; j < N; j += 4)
 #pragma unroll
@@ -191,6 +204,8 @@ DEVICE void take(Softmax& to, float (&out)[2 * DEPTH][4], float (&s)[N][4], cons
     // With a window nothing may be in sight yet; infinity less infinity is no number.
     const float base = WINDOW != 0 && now == NEG_INF ? 0.f : now, fade = exp2_fast(to.top[h] - base);
     to.top[h] = now;
+    // The total is the lane's own part. It is added up over the four lanes of a row only once, in `conclude`: the factors that it
+    // fades by are the same for all four.
     to.total[h] *= fade;
 #pragma unroll
     for (u32 j = 0; j < 2 * DEPTH; j++) out[j][2 * h] *= fade, out[j][2 * h + 1] *= fade;
@@ -316,6 +331,8 @@ ATTENTION attention_forward(const T* __restrict__ qkv, const u32* __restrict__ b
     for (u32 k0 = from; k0 < upto; k0 += TILE) {
       const bool more = k0 + TILE < upto;
       float s[TILE / 8][4];
+      // Groups of copies are committed keys, values, keys, values, so waiting for all but the newest leaves the other kind under
+      // way: values arrive while scores are computed, the next keys during the softmax and the sum over values.
       copies_wait<1>();
       __syncthreads();  // keys have landed
       if (busy) {

@@ -94,7 +94,8 @@ KERNEL embed_clear(G* __restrict__ table, u32* __restrict__ blank, Params p) {
   if (threadIdx.x == 0 && after != before) blank[word] = after;
 }
 
-// Says that a row's columns from c on are not zero any more: one thread for each block that they touch.
+// Says that a row's columns from c on are not zero any more: one thread for each block that they touch. Atomic, because a word has the
+// bits of blocks of other rows too. Bits are only cleared here, so their order does not matter, and the next kernel sees them all.
 DEVICE void unmark(u32* blank, u32 row, u32 c, const Params& p) {
   const u64 at = (u64)p.origin * 64 + (u64)row * p.cols + c;
   if (BLANK && (c == 0 || at % LIVE < VEC)) atomicAnd(blank + at / (32 * LIVE), ~(1u << (at / LIVE % 32)));

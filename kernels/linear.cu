@@ -33,7 +33,8 @@ DEVICE void finish(float (&v)[N], const float (&old)[N], size_t at, u32 col, con
 
 // Writes 16 x COLS sums that a warp holds as mma's accumulators. They go through `slice`, 16 COLS floats of shared memory of
 // the warp's own, so that lanes next to each other write next to each other. Four rows that are written at once have their
-// eights of columns exchanged, so that their banks differ.
+// eights of columns exchanged, so that their banks differ: COLS is a multiple of 32, so without that column q of every row would be
+// in the same bank.
 template <u32 COLS>
 DEVICE void finish_slab(const float (&sum)[COLS / 8][4], float* slice, u32 row, u32 col, const T* bias, C* c, T* kept,
                         const Params& p) {
@@ -71,7 +72,12 @@ DEVICE void finish_slab(const float (&sum)[COLS / 8][4], float* slice, u32 row, 
 }
 
 // Which tile of a grid of rows x cols tiles a block takes: HIGH rows of tiles together, column by column, so that the
-// blocks that run at one time share operands in the L2 cache.
+// blocks that run at one time share operands in the L2 cache. Blocks start in the order of their numbers; with HIGH 2:
+//
+//   0  2  4  6
+//   1  3  5  7      blocks 0 to 3 read two rows of tiles of A and two columns of B, instead of one row and four columns
+//   8 10 12 14
+//   9 11 13 15
 template <u32 HIGH> DEVICE uint2 tile_of(u32 id, u32 rows, u32 cols) {
   const u32 first = id / (HIGH * cols) * HIGH, high = rows - first < HIGH ? rows - first : HIGH, in = id - first * cols;
   return make_uint2(first + in % high, in / high);

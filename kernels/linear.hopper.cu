@@ -13,8 +13,20 @@ constexpr u32 STAGE = (TILE_M + TILE_N) / 64 * BOX, CONSUMERS = 256;
 static_assert(STAGES >= 2, "a stage is free again one step late");
 static_assert(THREADS == CONSUMERS + 32 && STAGES * STAGE * 2 >= CONSUMERS / 32 * 16 * 64 * 4, "room for the epilogue");
 
-// The operand of a product at depth k of a tile of boxes: 16 deep, rows (of A) or columns (of B) from the start of a box.
-// Eights of lines are 1,024 bytes apart; where the lines are along k, boxes, 8,192 bytes, follow across it.
+// The operand of a product at depth k of a tile of boxes: 16 deep, rows (of A) or columns (of B) from the start of a box. A box is
+// 64 lines of 128 bytes, swizzled by TMA as in linear.tensor.cu (chunk c of line l in place c ^ l % 8), in groups of eight lines:
+//
+//   DOWN 1, stored (m, k)                         DOWN 0, stored (k, m)
+//          k 0    ..    63                               m 0    ..    63       the next box: m 64 .. 127
+//   m 0   +---------------+  bytes 0             k 0    +---------------+     +---------------+
+//   ..    |  eight lines  |                      ..     |  eight lines  |     |               |
+//   m 8   +---------------+  1,024               k 8    +---------------+     +---------------+
+//   ..    |               |                      ..     |               |     |  8,192 bytes behind the first
+//
+// DOWN 1: 16 deep are 32 bytes of each line, so the operand begins 2 k bytes from the box; the stride distance, 1,024 bytes, leads
+// from eight rows to the next; the leading distance does not count with this swizzle. DOWN 0: 16 deep are sixteen lines, so it begins
+// 128 k bytes from the box; the stride distance leads from eight lines along k to the next, the leading distance, 8,192 bytes, to the
+// box with the next 64 rows.
 template <u32 DOWN> DEVICE u64 operand(const T* tile, u32 k) {
   const u32 at = shared_address(tile) + (DOWN == 1 ? 2 * k : 128 * k);
   return (u64)(at >> 4 & 0x3fff) | (u64)(DOWN == 1 ? 1 : 512) << 16 | 64ull << 32 | 1ull << 62;
@@ -55,11 +67,14 @@ linear_product_hopper(const __grid_constant__ TensorMap a,  // (m, k) or (k, m)
   }
   __syncthreads();
 
+  // The producer: one lane asks for boxes, because TMA moves them without threads. Each stage has two barriers. `full` ends a phase
+  // when the bytes have landed, `empty` when the eight consumer warps have arrived; the producer is a whole ring ahead at most.
   if (warp == CONSUMERS / 32) {
     if (lane == 0) {
 #pragma unroll 1
       for (u32 step = 0; step < steps; step++) {
         const u32 s = step % STAGES, k = (begin + step) * TILE_K;
+        // Use number u of a stage (from 0) waits for the consumers of use u - 1, which ends phase u - 1.
         if (step >= STAGES) barrier_wait(empty + s, (step / STAGES - 1) % 2);
         barrier_expect(full + s, STAGE * 2);
         T* to = tiles + s * STAGE;
@@ -82,7 +97,8 @@ linear_product_hopper(const __grid_constant__ TensorMap a,  // (m, k) or (k, m)
   // The sums of A over k are a product with ones; each of its eight columns holds them.
   float sums[4] = {};
   const bool adds = DB == 1 && tile.y == 0;
-  // Two pieces of eight rows of 16 bytes, without swizzle.
+  // Two pieces (k 0-7 and 8-15) of eight columns of 16 bytes, without swizzle: 128 bytes from one piece to the next along k. All of
+  // them are ones, so it does not matter which element a place holds.
   const u64 by_ones = (u64)(shared_address(ones) >> 4 & 0x3fff) | 8ull << 16 | 16ull << 32;
 #pragma unroll 1
   for (u32 step = 0; step < steps; step++) {
@@ -98,7 +114,8 @@ linear_product_hopper(const __grid_constant__ TensorMap a,  // (m, k) or (k, m)
       for (u32 k = 0; k < TILE_K; k += 16) multiply_async<T, 1 - A_DOWN, 0>(sums, operand<A_DOWN>(x, k), by_ones);
     }
     products_commit();
-    // The products of the step before are done, and its stage can be filled again.
+    // One step of products stays under way while the next is issued. Those of the step before are done, and its stage can be filled
+    // again.
     products_wait<1>();
     if (step > 0 && lane == 0) barrier_arrive(empty + (step - 1) % STAGES);
   }

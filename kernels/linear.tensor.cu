@@ -11,7 +11,17 @@ static_assert(THREADS == 32 * (TILE_M / WARP_M) * WARPS_N, "a warp for each of i
 static_assert(STAGES * STAGE * 2 >= THREADS / 32 * 16 * WARP_N * 4, "room for the epilogue");
 
 // Where a chunk of eight neighbours is in a tile of lines of WIDTH elements. The chunks of a line are permuted, so that
-// neither the rows of a matrix (same chunk, eight lines) nor the chunks of a line share a bank.
+// neither the rows of a matrix (same chunk, eight lines) nor the chunks of a line share a bank. 32 banks of four bytes are eight
+// chunks of sixteen bytes; for WIDTH 64 a line is all of them, and chunk c of line l stands in place c ^ l % 8:
+//
+//   place     0 1 2 3 4 5 6 7
+//   line 0    0 1 2 3 4 5 6 7
+//   line 1    1 0 3 2 5 4 7 6
+//   line 2    2 3 0 1 6 7 4 5        a matrix reads one chunk, say 0, of eight lines: it stands in eight places
+//   ...
+//   line 7    7 6 5 4 3 2 1 0
+//
+// For WIDTH 32 two lines fill the banks, so lines are turned in pairs.
 template <u32 WIDTH> DEVICE u32 place(u32 line, u32 chunk) {
   const u32 turn = WIDTH >= 64 ? line % 8 : line / 2 % 4;
   return line * WIDTH + (chunk ^ turn) * 8;
@@ -68,7 +78,9 @@ template <u32 DOWN, u32 ALIGNED, u32 TILE> struct Operand {
   }
 };
 
-// 16 rows of A, 16 deep.
+// 16 rows of A, 16 deep, as four matrices of 8 x 8 (rows, k). ldmatrix wants matrix i in register i (see multiply_add), so lanes
+// 8 i to 8 i + 7 point to the rows of: i = 0 rows 0-7, k 0-7; 1 rows 8-15, k 0-7; 2 rows 0-7, k 8-15; 3 rows 8-15, k 8-15. Where A is
+// stored (k, m), they point to lines along k, and the matrices are transposed on the way.
 DEVICE void a_fragment(u32 (&r)[4], const T* tile, u32 row, u32 k) {
   const u32 lane = threadIdx.x % 32;
   if constexpr (A_DOWN == 1) {
@@ -77,7 +89,8 @@ DEVICE void a_fragment(u32 (&r)[4], const T* tile, u32 row, u32 k) {
     load_matrices_transposed(r, tile + place<TILE_M>(k + lane % 8 + lane / 16 * 8, row / 8 + lane / 8 % 2));
   }
 }
-// 16 columns of B, 16 deep: two registers for the first eight columns, two for the others.
+// 16 columns of B, 16 deep: two registers for the first eight columns, two for the others. Matrix i here: 0 columns 0-7, k 0-7;
+// 1 columns 0-7, k 8-15; 2 columns 8-15, k 0-7; 3 columns 8-15, k 8-15.
 DEVICE void b_fragment(u32 (&r)[4], const T* tile, u32 col, u32 k) {
   const u32 lane = threadIdx.x % 32;
   if constexpr (B_DOWN == 1) {
@@ -130,6 +143,8 @@ KERNEL linear_product(const T* __restrict__ a,     // (m, k) or (k, m)
     for (u32 j = 0; j < COLS / 2; j++) b_fragment(fb[set][j], at + TILE_M * TILE_K, wn + 16 * j, k);
   };
 
+  // All stages but one are under way before the first product; each step asks for the tile STAGES - 1 steps ahead. A group of copies
+  // is committed in every step, even an empty one, so that "all but the newest STAGES - 2 groups" always means the tile needed next.
 #pragma unroll
   for (u32 s = 0; s < STAGES - 1; s++) {
     if (s < steps) {
@@ -152,6 +167,7 @@ KERNEL linear_product(const T* __restrict__ a,     // (m, k) or (k, m)
         copies_commit();
       }
       if (d == DEEP - 1) {
+        // Before the last products of the step, whose fragments are in registers: they hide the loads of the next step's first ones.
         if (next < steps) settle(next);
         copies_wait<STAGES - 2>();
         __syncthreads();

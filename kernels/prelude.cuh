@@ -315,7 +315,13 @@ template <u32 LEFT> DEVICE void copies_wait() {
 #endif
 }
 
-// Four 8 x 8 matrices of 16-bit elements; lanes 8 i to 8 i + 7 give the rows of matrix i.
+// Four 8 x 8 matrices of 16-bit elements; lanes 8 i to 8 i + 7 give the addresses of the rows of matrix i, 16 bytes each. Lane
+// 4 g + t gets, in r[i], two neighbours of matrix i, the first in the low half (PTX ISA, ldmatrix):
+//
+//   load_matrices              row g, columns 2 t and 2 t + 1
+//   load_matrices_transposed   column g, rows 2 t and 2 t + 1
+//
+// so that a tile serves as an operand whichever way it is stored, and no lane has to exchange elements with another.
 DEVICE void load_matrices(u32 (&r)[4], const void* p) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
@@ -329,7 +335,15 @@ DEVICE void load_matrices_transposed(u32 (&r)[4], const void* p) {
                : "memory");
 }
 
-// d (16 x 8) += a (16 x 16) b (16 x 8): operands of type E, sums in f32. Fragments as in the PTX manual, m16n8k16.
+// d (16 x 8) += a (16 x 16) b (16 x 8): operands of type E, sums in f32. Lane 4 g + t (g 0 to 7, t 0 to 3) holds these elements (PTX
+// ISA, m16n8k16), two to a register, the first in the low half:
+//
+//   a         columns 2t 2t+1   2t+8 2t+9       b      column g        d        columns 2t 2t+1
+//   row g            a[0]         a[2]          rows 2t   2t+1   b0    row g         d[0] d[1]
+//   row g + 8        a[1]         a[3]          rows 2t+8 2t+9   b1    row g + 8     d[2] d[3]
+//
+// The places in d are those of two registers of a: narrow2(d[0], d[1]) is a[0] of the next matmul, narrow2(d[2], d[3]) its a[1].
+// Attention multiplies scores by values that way, without shared memory.
 template <class E> DEVICE void multiply_add(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1);
 template <> __device__ __forceinline__ void multiply_add<bf16>(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
 #if __CUDA_ARCH__ >= 800
@@ -346,7 +360,7 @@ template <> __device__ __forceinline__ void multiply_add<f16>(float (&d)[4], con
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 #else
-  // Turing has half the depth.
+  // Turing has half the depth: a[0], a[1] and b0 hold the first eight of the sum, a[2], a[3] and b1 the rest.
   asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
                : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
                : "r"(a[0]), "r"(a[1]), "r"(b0));
@@ -372,6 +386,8 @@ struct __align__(64) TensorMap {
   u64 words[16];
 };
 
+// A barrier has phases. A phase ends when all its arrivals have come and all bytes that were announced have landed; then the next one
+// begins by itself. A thread waits for the end of a phase by its parity, so nobody may fall two phases behind.
 DEVICE void barrier_init(u64* b, u32 arrivals) {
   HOPPER("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(b)), "r"(arrivals) : "memory");
 }
@@ -402,8 +418,10 @@ DEVICE void load_box(void* to, const TensorMap& map, u64* b, u32 x, u32 y) {
          "l"(&map), "r"(shared_address(b)), "r"(x), "r"(y)
          : "memory");
 }
-// Makes what this thread wrote to shared memory visible to the products below, after a barrier.
+// Makes what this thread wrote to shared memory visible to the products below, after a barrier. They read it through another path
+// than loads and stores (the async proxy), which a barrier alone does not order.
 DEVICE void products_see() { HOPPER("fence.proxy.async.shared::cta;" ::: "memory"); }
+// Before the first product, and after any other access to its sums: orders registers between threads' code and products.
 DEVICE void products_fence() { HOPPER("wgmma.fence.sync.aligned;" ::: "memory"); }
 DEVICE void products_commit() { HOPPER("wgmma.commit_group.sync.aligned;" ::: "memory"); }
 template <u32 LEFT> DEVICE void products_wait() { HOPPER("wgmma.wait_group.sync.aligned %0;" ::"n"(LEFT) : "memory"); }
@@ -431,8 +449,22 @@ template <> constexpr bool BRAIN<bf16> = true;
 #define PRODUCT(N, TYPE, SUMS, REST) \
   "wgmma.mma_async.sync.aligned.m64n" N "k16.f32." TYPE "." TYPE " {" SUMS "}, " REST ";"
 
-// d (64 x 8, 128 or 256) += a (64 x 16) b, as accumulators of 8 x 8 columns; a and b are described as in the PTX manual,
-// "matrix descriptor". A_ACROSS, B_ACROSS: 1 if neighbours in memory are neighbours across k. Ends with `products_wait`.
+// d (64 x 8, 128 or 256) += a (64 x 16) b, for four warps together; warp w has rows 16 w to 16 w + 15. As with mma above, lane
+// 4 g + t has in d[..][j] rows g and g + 8 of columns 8 j + 2 t and 8 j + 2 t + 1:
+//
+//   d[j / 8][j % 8]       columns 8j+2t  8j+2t+1
+//   row 16w + g                  [0]      [1]
+//   row 16w + g + 8              [2]      [3]
+//
+// a and b are in shared memory, each told by a descriptor (PTX ISA, wgmma "matrix descriptor format"), all addresses and distances
+// in units of 16 bytes:
+//
+//   bits  0-13  where the operand begins
+//        16-29  the leading distance       (linear.hopper.cu says what each of the two leads to)
+//        32-45  the stride distance
+//        62-63  swizzle: 0 none, 1 over 128 bytes
+//
+// A_ACROSS, B_ACROSS: 1 if neighbours in memory are neighbours across k. Ends with `products_wait`.
 template <class E, u32 A_ACROSS, u32 B_ACROSS> DEVICE void multiply_async(float (&d)[4], u64 a, u64 b) {
   if constexpr (BRAIN<E>) {
     HOPPER(PRODUCT("8", "bf16", "%0,%1,%2,%3", "%4, %5, 1, 1, 1, %6, %7") : SUM_4(d) : "l"(a), "l"(b), "n"(A_ACROSS), "n"(B_ACROSS));

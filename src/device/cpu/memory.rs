@@ -184,6 +184,7 @@ impl Buffer {
     }
     /// Whether nothing was ever written, so that all bytes are zero.
     pub fn pristine(&self) -> bool {
+        // Relaxed: who asks has the writer's work behind it, and the join of the threads ordered both.
         self.pristine.load(Ordering::Relaxed)
     }
     /// `len` elements from element `start` on, to write.
@@ -207,6 +208,8 @@ impl Buffer {
             )));
         };
         let range = start * size..end;
+        // An op may read one part of an arena while it writes another, which a borrow of the whole buffer could not express. So ranges
+        // are compared here, once for each slice, and an overlap is an error instead of a data race.
         let mut borrows = lock(&self.borrows);
         let clash =
             |b: &&Borrow| (writes || b.writes) && b.range.start < range.end && range.start < b.range.end;

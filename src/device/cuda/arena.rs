@@ -1,6 +1,7 @@
 //! A caching allocator: device memory is allocated from the driver in large segments and divided there.
 //!
-//! All work runs on one stream in order, so freed memory can be reused at once.
+//! All work runs on one stream in order, so freed memory can be reused at once: the next kernel that writes it starts after the last
+//! one that reads it.
 
 use crate::error::Result;
 use std::collections::{BTreeMap, BTreeSet};
@@ -50,7 +51,8 @@ impl Arena {
         let (run, place) = match fit {
             Some(found) => found,
             None => {
-                // Larger as there is more, so that there are few; a fifth of what is there already at most.
+                // A segment is never moved or joined to another, so what is free at the end of each is lost to larger requests. They grow
+                // with what is there, so that there are few; by a fifth of it at most, so that little is asked for in vain.
                 let good = SEGMENT.max(self.reserved() / 5).next_multiple_of(2 << 20);
                 let mut got = size.max(good);
                 let place = match driver(got) {

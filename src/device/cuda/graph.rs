@@ -21,6 +21,11 @@ const ALIGN: usize = 256;
 const KEPT: usize = 64;
 
 /// An operation of a step, in the parts that must be the same in every replay.
+///
+/// The key of a step is a promise of the caller: sizes of its passes, task and head. The digest of its events checks the promise. A graph
+/// holds addresses and parameters as they were at capture, so a launch of another kernel, grid, address or parameter would silently
+/// compute something else. What may change from step to step (ids, bounds, seeds, learning rates) is therefore data that the host
+/// writes, never a parameter of a launch.
 #[derive(Hash)]
 pub(super) enum Event<'a> {
     Launch { function: usize, groups: [u32; 3], places: &'a [u64], params: &'a [u32] },
@@ -148,7 +153,8 @@ impl Graphs {
             Mode::Replaying(track, next) => (track, Some(next)),
         };
         Event::Take { bytes, input }.hash(&mut track.events);
-        // With exact allocations, inputs have their own allocations too.
+        // Inputs take places in the buffer one after the other, as in the captured step: same operations, same places. With exact
+        // allocations they have their own.
         if input && !exact {
             let at = track.used;
             track.used = (at + bytes.max(4)).next_multiple_of(ALIGN);
@@ -174,6 +180,8 @@ impl Graphs {
             Mode::Replaying(track, _) => (track, false),
         };
         Event::Write { place, bytes: src.len() }.hash(&mut track.events);
+        // A tensor of inputs is in the buffer already: the one copy before the graph fills it. A write to any other tensor needs a copy
+        // inside the graph, from a place in the buffer, because a captured copy from host memory would read that memory at each launch.
         let own = (inputs..inputs + INPUTS as u64).contains(&place);
         let at = if own {
             (place - inputs) as usize
@@ -296,6 +304,8 @@ impl Cuda {
         state.graphs.too_much = false;
         let known = state.graphs.known.remove(&key);
         let done = match known {
+            // The first step does what cannot be captured: kernels are compiled and loaded, and algorithms of cuBLASLt are timed.
+            // And a key that occurs only once does not cost a capture.
             None => {
                 state.graphs.known.insert(key, Known::Seen);
                 drop(state);
@@ -454,6 +464,8 @@ impl Cuda {
     }
 
     fn replay<R>(&self, key: u64, mut recording: Recording, work: impl FnOnce() -> Result<R>) -> Result<R> {
+        // The host plans the step again, and gets the addresses of the captured one in the same order. Nothing reaches the driver until
+        // the digest of all events has been compared: a step that differs is an error, not a wrong result.
         let track = Track { places: std::mem::take(&mut recording.places), ..Track::default() };
         lock(&self.inner.state).graphs.mode = Mode::Replaying(track, 0);
         let done = work();

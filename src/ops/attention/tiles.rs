@@ -64,22 +64,28 @@ fn row(dim: usize) -> usize {
     dim.next_multiple_of(16) + 8
 }
 
+// Bytes of shared memory: kernels/attention.cu and attention.backward.cu lay it out. An element has two bytes; what is kept in f32, four.
 impl Tiles {
+    /// Sixteen tokens for each warp of 32 threads.
     fn own(self) -> usize {
         self.threads as usize / 2
     }
+    /// Own queries, and a tile of keys and of values. A block that sequences share has the keys and values of its own tokens.
     fn forward(mut self, dim: usize) -> Tiles {
         let keys = if self.share { self.own() } else { 0 }.max(self.tile as usize);
         self.shared = [2 * (self.own() + 2 * keys) * row(dim); 2];
         self
     }
+    /// Two tensors of own tokens (K and V, or Q and dO), and each stage two of the other side. In f32, lse and D of the queries: of those
+    /// that go by in the kernel for keys; D of the own ones in the kernel for queries.
     fn tiles(mut self, dim: usize) -> Tiles {
         let by = 2 * self.stages as usize * self.tile as usize;
         let both = 2 * (2 * self.own() + by) * row(dim);
         self.shared = [both + 4 * by, both + 4 * self.own()];
         self
     }
-    /// For sequences of at most `limit` tokens.
+    /// For sequences of at most `limit` tokens: K, V and dS of the own keys, Q and dO of each stage; in f32, lse and D of all queries,
+    /// and dQ of all queries if the keys come in several rounds. dQ is what limits the length: 512 x 64 of it are 128 KiB.
     fn whole(mut self, dim: usize, limit: usize) -> Tiles {
         let (own, tile) = (self.own(), self.tile as usize);
         let queries = if self.share { own } else { 0 }.max(self.stages as usize * tile);
@@ -114,8 +120,9 @@ fn share(t: Tiles, ask: &Ask, size: impl Fn(Tiles) -> Tiles) -> Tiles {
 pub(super) fn shared_blocks(tokens: usize, seqs: usize, [warps, each]: [usize; 2], whole: bool) -> usize {
     let (own, some) = (warps * each, seqs.min(tokens));
     let alone = if whole { seqs } else { tokens.div_ceil(own) + seqs };
-    // In warps: a sequence has one, plus at most this many for each further token. A second warp starts one token after the first is
-    // full, a whole block one token after two warps are full, and a second block one token after that.
+    // The worst lengths are those that make the most warps of the fewest tokens. In warps: a sequence has one, plus at most this many for
+    // each further token. A second warp starts one token after the first is full, a whole block one token after two warps are full, and
+    // a second block one token after that. The steepest of these slopes bounds all mixtures of lengths.
     let [more, per] =
         [[1, each], [warps - 1, 2 * each], [if whole { 0 } else { 2 * warps - 1 }, own.max(2 * each)]]
             .into_iter()
@@ -129,7 +136,8 @@ pub(super) fn shared_blocks(tokens: usize, seqs: usize, [warps, each]: [usize; 2
 fn forward(ask: &Ask) -> Tiles {
     // More queries per block read keys and values less often, if sequences are long enough.
     let (narrow, long) = (ask.dim <= 32, ask.sight() > 128);
-    // On architectures whose machine code needs a few more registers, a third block would cause spills.
+    // `blocks` is a promise to ptxas (launch bounds): it limits the registers of a thread to what so many blocks leave for each. On
+    // architectures whose machine code needs a few more registers, a third block would cause spills.
     let most = if ask.capability >= 120 || ask.reach > 0 && ask.capability >= 100 { 2 } else { 3 };
     let list: &[[u32; 4]] = match (ask.dim <= 64, long) {
         (true, true) if narrow => &[[256, 64, 1, 2], [64, 32, 1, 4]],

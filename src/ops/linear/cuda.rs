@@ -98,7 +98,8 @@ pub(in crate::ops) fn tile(shape: [usize; 3], route: Route, card: Card) -> Tile 
 
 /// The same with its cost, to compare routes on the same GPU.
 fn costed([m, n, k]: [usize; 3], route: Route, card: Card) -> (f64, Tile) {
-    // In multiply-adds of one multiprocessor: the start and end of a block, another launch, a byte of a partial sum.
+    // All costs are in multiply-adds of one multiprocessor, so that they can be added: the start and end of a block (the pipeline fills,
+    // the epilogue writes), the launch that adds up the parts, a byte of a partial sum.
     let (choices, start, launch, byte) = match route {
         Route::Boxed => (BOXED, 2e6, 4e6, 50.0),
         Route::Async => (ASYNC, 1e6, 4e6, 50.0),
@@ -109,26 +110,32 @@ fn costed([m, n, k]: [usize; 3], route: Route, card: Card) -> (f64, Tile) {
     let mut best: Option<(f64, Tile)> = None;
     for &(block, warp, rate, alone) in choices {
         let [tm, tn, tk] = block;
-        // As many stages as still let two blocks run on a multiprocessor; the system reserves 1 KiB for each block.
+        // As many stages as still let two blocks run on a multiprocessor: while one fills its pipeline or writes its results, the other
+        // multiplies. The system reserves 1 KiB for each block.
         let stage = (tm + tn) * tk * 2;
         let room = (card.shared_limit.saturating_sub(1 << 10) / 2) / stage;
         let stages = match route {
-            // One block per multiprocessor.
+            // One block per multiprocessor: its sums take up to half of the registers, and the producer warp keeps the pipeline full.
             Route::Boxed => ((card.shared_limit.saturating_sub(4 << 10)) / stage).min(4),
             Route::Async => room.clamp(2, 4),
             Route::Held | Route::Plain => 2,
         };
         let steps = k.div_ceil(tk);
-        // A part has a depth of at least 256.
+        // Few tiles and a deep sum, as in a weight gradient, leave multiprocessors idle: the sum is cut into parts. A part has a depth
+        // of at least 256, below which the start of a block weighs too much.
         for parts in 1..=(k / 256).clamp(1, 64) {
             let each = steps.div_ceil(parts);
+            // As many steps a part would need fewer parts: the last ones would be empty.
             if parts > 1 && steps.div_ceil(each) != parts {
                 continue;
             }
             let blocks = m.div_ceil(tm) * n.div_ceil(tn) * parts;
             let work = (tm * tn * each * tk) as f64 + start;
+            // The busiest multiprocessor sets the time. With several blocks it runs them at `rate`, and whichever block it runs cannot
+            // be done sooner than at its own rate, `alone`: one block has too few warps to hide latency.
             let mut cost = (blocks.div_ceil(sms) as f64 * work / rate).max(work / alone);
             if parts > 1 {
+                // Each partial sum is written and read, four bytes each time, by all multiprocessors together.
                 cost += launch + (parts * m * n * 8) as f64 / sms as f64 * byte;
             }
             if best.is_none_or(|(least, _)| cost < least) {
@@ -247,16 +254,19 @@ fn own_product(
     let t = a.t.spec.dtype;
     let card =
         Card { sms: device.sms(), shared_limit: device.shared_limit(), capability: device.capability() };
+    // Turing's tensor cores multiply f16, not bf16.
     let flat = t == DType::F32 || (t == DType::BF16 && card.capability < 80);
     // Rows that are read 16 bytes at a time; four elements in f32 arithmetic.
     let run = if flat { 4 } else { 8 };
     let aligned = [a.row.is_multiple_of(run), b.row.is_multiple_of(run)];
+    // cp.async copies 16 bytes between addresses that are multiples of 16: whole rows must be such multiples.
     let mut route = match (flat, card.capability >= 80 && aligned == [true; 2]) {
         (true, _) => Route::Plain,
         (_, true) => Route::Async,
         (_, false) => Route::Held,
     };
     let mut tile = tile([m, n, k], route, card);
+    // TMA needs such rows too. wgmma is not always faster: its tiles are large, and a small matmul fills few of them.
     if route == Route::Async && device.hopper() && k > 0 {
         let (cost, boxed) = costed([m, n, k], Route::Boxed, card);
         let better = cost < costed([m, n, k], Route::Async, card).0;
@@ -322,6 +332,8 @@ fn own_product(
     if tile.parts == 1 {
         return multiply(after, c, sums.map(|g| g.t), sums.is_some_and(|g| g.add));
     }
+    // Bias, activation and what is added to count once, so they wait for `finish`; the parts are plain sums in f32. The finish kernel
+    // adds them in order: no atomics, and the same bits in every run.
     let (cells, rows) = (tile.parts * m * n, if sums.is_some() { tile.parts * m } else { 0 });
     let parts = device.scratch(DType::F32, &[cells + rows])?;
     let partly = After { sums, ..After::nothing(false) };
