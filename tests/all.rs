@@ -125,6 +125,10 @@ mod regress;
 mod reports;
 #[path = "all/rules.rs"]
 mod rules;
+#[path = "all/rules_circles.rs"]
+mod rules_circles;
+#[path = "all/rules_comments.rs"]
+mod rules_comments;
 #[path = "all/selection.rs"]
 mod selection;
 #[path = "all/saves.rs"]

@@ -6,6 +6,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use tempra::ops::OPS;
 
+/// The folders that hold code.
+pub(crate) const FOLDERS: [&str; 7] =
+    ["src", "tests", "benches", "examples", "kernels", "shaders", "emulator"];
+
 /// Lines that no file may exceed.
 const MOST_LINES: usize = 600;
 
@@ -22,14 +26,10 @@ const UNSAFE: &[(&str, &str)] = &[];
 const PANICS: &[(&str, &str, &str)] = &[];
 
 /// Files that are tracked, in the folders that hold code, by their path from the root.
-fn files() -> Vec<(String, String)> {
+pub(crate) fn files() -> Vec<(String, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut found = Vec::new();
-    let mut open: Vec<PathBuf> = ["src", "tests", "benches", "examples", "kernels", "shaders", "emulator"]
-        .map(|d| root.join(d))
-        .into_iter()
-        .filter(|d| d.is_dir())
-        .collect();
+    let mut open: Vec<PathBuf> = FOLDERS.map(|d| root.join(d)).into_iter().filter(|d| d.is_dir()).collect();
     while let Some(dir) = open.pop() {
         for entry in fs::read_dir(&dir).expect("a folder of the source").flatten() {
             let (path, name) = (entry.path(), entry.file_name());
@@ -53,10 +53,16 @@ fn library() -> Vec<(String, String)> {
 }
 
 /// The text with its comments, strings and characters blanked out, line by line as before.
-fn code(text: &str) -> String {
+pub(crate) fn code(text: &str) -> String {
+    parts(text).0
+}
+
+/// The code of a text and its comments, each with the rest blanked out.
+pub(crate) fn parts(text: &str) -> (String, String) {
     let c: Vec<char> = text.chars().collect();
     let at = |i: usize| c.get(i).copied().unwrap_or('\n');
-    let mut out = String::with_capacity(text.len());
+    let (mut out, mut comments) = (String::with_capacity(text.len()), String::with_capacity(text.len()));
+    let blank = |c: char| if c == '\n' { '\n' } else { ' ' };
     let mut i = 0;
     while i < c.len() {
         // In br"", the b is part of the string.
@@ -91,14 +97,17 @@ fn code(text: &str) -> String {
             '\'' if at(i + 2) == '\'' => i + 3,
             other => {
                 out.push(other);
+                comments.push(blank(other));
                 i += 1;
                 continue;
             }
         };
-        out.extend((i..end.min(c.len())).map(|j| if at(j) == '\n' { '\n' } else { ' ' }));
+        let here = &c[i..end.min(c.len())];
+        out.extend(here.iter().map(|&c| blank(c)));
+        comments.extend(here.iter().map(|&c| if at(i) == '/' { c } else { blank(c) }));
         i = end;
     }
-    out
+    (out, comments)
 }
 
 /// How many `#` stand between the r of a raw string and its quote.
@@ -455,4 +464,7 @@ fn comments_and_strings_are_no_code() {
     let left: String = code(text).chars().filter(|c| !c.is_whitespace()).collect();
     assert_eq!(left, "ae&'lmbbz", "{}", code(text));
     assert_eq!(code(text).lines().count(), text.lines().count());
+    let comments: Vec<String> =
+        parts("a \"// b\" /* c\nd */ e // f").1.lines().map(|l| l.trim().to_owned()).collect();
+    assert_eq!(comments, ["/* c", "d */   // f"]);
 }
