@@ -9,7 +9,7 @@
 //! | to | call |
 //! |---|---|
 //! | read a recipe, list its keys | [`Recipe::load`](train::Recipe::load), [`Recipe::keys`](train::Recipe::keys) |
-//! | train, and follow the run | [`train::train`](fn@train::train), [`train::Observer`] |
+//! | train, follow the run, stop it | [`train::train`](fn@train::train), [`train::Observer`], [`train::Control`] |
 //! | choose a device | [`Device::open`](device::Device::open) |
 //! | open a model folder or `org/name` | [`models::source::resolve`], [`Model::open`](models::Model::open) |
 //! | turn texts into tokens and batches | [`Tokenizer::from_dir`](text::Tokenizer::from_dir), [`data::TokenSet`], [`data::eval_batches`] |
@@ -25,21 +25,35 @@
 //! # Train from a recipe
 //!
 //! [`train::train`](fn@train::train) does what `tempra train` does: it resumes a run that was stopped, saves checkpoints,
-//! and writes a model folder. An [`Observer`](train::Observer) sees each event.
+//! and writes a model folder. An [`Observer`](train::Observer) sees each event, and its answer may save or stop the run;
+//! `examples/observer.rs` is a program that does so.
 //!
 //! ```
 //! use std::path::Path;
 //! use std::sync::Arc;
 //! use tempra::checkpoint::RealFs;
-//! use tempra::train::{Event, Observer, Recipe, Signals, train};
+//! use tempra::train::{Control, Event, Observer, Observers, Recipe, Signals, train};
 //!
 //! /// Keeps the loss of each step.
 //! struct Losses(Vec<f64>);
 //!
 //! impl Observer for Losses {
-//!     fn event(&mut self, event: &Event) {
+//!     fn event(&mut self, event: &Event) -> Control {
 //!         if let Event::Step(step) = event {
 //!             self.0.push(step.loss);
+//!         }
+//!         Control::Continue
+//!     }
+//! }
+//!
+//! /// Stops a run after so many steps, with a checkpoint.
+//! struct Limit(u64);
+//!
+//! impl Observer for Limit {
+//!     fn event(&mut self, event: &Event) -> Control {
+//!         match event {
+//!             Event::Step(step) if step.step >= self.0 => Control::Stop,
+//!             _ => Control::Continue,
 //!         }
 //!     }
 //! }
@@ -67,10 +81,15 @@
 //! // Model and data are relative to the recipe's file, which need not exist; the run folder is runs/NAME unless it is set.
 //! let set = [("output".to_owned(), folder.join("run").display().to_string())];
 //! let recipe = Recipe::from_toml(recipe, &folder.join("recipe.toml"), &set)?;
-//! let mut losses = Losses(Vec::new());
+//! let (mut losses, mut limit) = (Losses(Vec::new()), Limit(3));
+//! let mut both = Observers::default().with(&mut losses).with(&mut limit);
 //! // `Signals::install()` would let Ctrl-C stop the run after a checkpoint.
+//! let outcome = train(&recipe, false, Arc::new(RealFs), &Signals::default(), &mut both)?;
+//! assert_eq!(outcome.steps, 3);
+//! assert!(outcome.stopped_by.is_some_and(|name| name.ends_with("Limit")));
+//! // The same call resumes from the checkpoint. Without the limit the run finishes.
 //! let outcome = train(&recipe, false, Arc::new(RealFs), &Signals::default(), &mut losses)?;
-//! assert_eq!(outcome.steps, 4);
+//! assert_eq!((outcome.steps, outcome.stopped_by), (4, None));
 //! assert_eq!(losses.0.len(), 4);
 //! assert!(outcome.model.join("model.safetensors").exists());
 //! # Ok(())

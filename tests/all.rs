@@ -58,6 +58,8 @@ mod doctor;
 mod effects;
 #[path = "all/encoders.rs"]
 mod encoders;
+#[path = "all/events.rs"]
+mod events;
 #[path = "all/faults.rs"]
 mod faults;
 #[path = "all/fold.rs"]

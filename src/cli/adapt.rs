@@ -12,7 +12,7 @@ use crate::metrics::Scores;
 use crate::models::source;
 use crate::tasks;
 use crate::train::recipe::Task;
-use crate::train::{self, Event, Observer, Recipe, Run, Signals, protect_inputs};
+use crate::train::{self, Control, Event, Observer, Observers, Recipe, Run, Signals, protect_inputs};
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -84,10 +84,11 @@ pub fn run(args: &ArgMatches) -> Result<i32> {
     let signals = Signals::install()?;
     let voice = Voice::of(args);
     let go = |recipe: &Recipe| {
-        let inner = watcher(recipe, false, flag(args, "quiet") || flag(args, "json"));
-        let mut watch = Watch { inner, initialised: Vec::new() };
-        let outcome = train::train(recipe, args.get_flag("fresh"), Arc::new(RealFs), &signals, &mut watch)?;
-        Ok::<_, Error>((outcome, watch.initialised))
+        let mut watch = watcher(recipe, false, flag(args, "quiet") || flag(args, "json"));
+        let mut initialised = Initialised(Vec::new());
+        let mut both = Observers::default().with(watch.as_mut()).with(&mut initialised);
+        let outcome = train::train(recipe, args.get_flag("fresh"), Arc::new(RealFs), &signals, &mut both)?;
+        Ok::<_, Error>((outcome, initialised.0))
     };
     voice.note("measuring the perplexity of the original model on the held-out text");
     let before = held_out(&text)?;
@@ -178,18 +179,15 @@ fn mean(list: &Value) -> f64 {
     list.iter().map(|v| v.as_f64().unwrap_or(f64::NAN)).sum::<f64>() / list.len() as f64
 }
 
-/// Hands everything on, and keeps which parameters the run started anew.
-struct Watch {
-    inner: Box<dyn Observer>,
-    initialised: Vec<String>,
-}
+/// Keeps the names of the parameters that a run starts from random values.
+struct Initialised(Vec<String>);
 
-impl Observer for Watch {
-    fn event(&mut self, event: &Event) {
+impl Observer for Initialised {
+    fn event(&mut self, event: &Event) -> Control {
         if let Event::Prepared(p) = event {
-            self.initialised.clone_from(&p.weights.initialised);
+            self.0.clone_from(&p.weights.initialised);
         }
-        self.inner.event(event);
+        Control::Continue
     }
 }
 

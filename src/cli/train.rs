@@ -9,7 +9,7 @@ use crate::console::line;
 use crate::error::{Error, Result};
 use crate::metrics::Scores;
 use crate::train::recipe::Task;
-use crate::train::{self, Event, Observer, Outcome, Recipe, Signals, StepLog};
+use crate::train::{self, Control, Event, Observer, Outcome, Recipe, Signals, StepLog};
 use crate::units::{bytes, count, plural, thousands};
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -165,7 +165,11 @@ fn conclusion(recipe: &Recipe, o: &Outcome) -> String {
     if !o.report.is_empty() {
         lines.push(format!("\n{}", o.report.trim_end()));
     }
-    let early = if o.stopped_early { " (stopped early)" } else { "" };
+    let early = match &o.stopped_by {
+        Some(by) => format!(" (stopped by {by}; the same command resumes)"),
+        None if o.stopped_early => " (stopped early)".to_owned(),
+        None => String::new(),
+    };
     let speed = match o.train_seconds.is_finite() {
         true => format!(" in {:.1} s, {} tokens/s", o.train_seconds, thousands(o.tokens_per_second as u64)),
         false => String::new(),
@@ -230,7 +234,7 @@ fn next_command(recipe: &Recipe, model: &Path) -> String {
 fn warn(warnings: &[Error], args: &ArgMatches) {
     for warning in warnings {
         if args.get_flag("json") {
-            progress(json!({ "event": "warning", "message": warning.to_string() }));
+            progress(Event::Warning(warning).to_json());
         } else {
             Voice::of(args).warn(warning);
         }
@@ -241,10 +245,11 @@ fn warn(warnings: &[Error], args: &ArgMatches) {
 struct Quiet;
 
 impl Observer for Quiet {
-    fn event(&mut self, event: &Event) {
+    fn event(&mut self, event: &Event) -> Control {
         if let Event::Warning(e) = event {
             Voice::new(true, false).warn(e);
         }
+        Control::Continue
     }
 }
 
@@ -252,49 +257,12 @@ impl Observer for Quiet {
 struct Lines;
 
 impl Observer for Lines {
-    fn event(&mut self, event: &Event) {
-        let value = match event {
-            Event::Prepared(p) => json!({
-                "event": "prepared", "device": p.device, "parameters": p.parameters.0, "trainable": p.parameters.1,
-                "parameter_bytes": p.parameter_bytes, "steps": p.steps, "classes": p.classes, "tag_schemes": p.tag_schemes,
-                "pairs": p.pairs.iter().map(|(name, follow, random)| json!({ "split": name, "follow": follow, "random": random }))
-                    .collect::<Vec<_>>(),
-                "loaded": p.weights.loaded, "initialised": p.weights.initialised, "unused": p.weights.unused,
-                "reordered": p.weights.reordered,
-                "best_model_by": p.selection, "skipped_rows": p.skipped_rows, "verified": p.verified,
-                "memory": {
-                    "parameters": p.memory.parameters, "total": p.memory.total, "tokens": p.memory.tokens,
-                },
-            }),
-            Event::Approximated(errors) => json!({ "event": "approximated", "layers": errors }),
-            Event::Resumed(step, skipped) => json!({
-                "event": "resumed", "step": step,
-                "skipped": skipped.iter().map(|(p, why)| json!({ "path": p, "why": why })).collect::<Vec<_>>(),
-            }),
-            Event::Step(_) => return,
-            Event::Log(l) => json!({
-                "event": "log", "step": l.step, "total": l.total, "epoch": l.epoch, "loss": number(l.loss),
-                "learning_rate": l.lr, "grad_norm": number(l.grad_norm), "tokens_per_second": number(l.tokens_per_second),
-            }),
-            Event::Rescaled { step, scale } => {
-                json!({ "event": "rescaled", "step": step, "loss_scale": scale })
-            }
-            Event::Skipped { step, loss, tensor, examples } => json!({
-                "event": "skipped", "step": step, "loss": number(*loss), "tensor": tensor, "examples": examples,
-            }),
-            Event::Evaluated { step, split, scores, best } => {
-                json!({ "event": "evaluated", "step": step, "split": split, "scores": scores, "best": best })
-            }
-            Event::Tuned { task, thresholds, scores } => json!({
-                "event": "tuned", "task": task,
-                "thresholds": thresholds.iter().map(|(name, t)| (name.clone(), json!(t))).collect::<serde_json::Map<_, _>>(),
-                "at_0.5": scores[0], "scores": scores[1],
-            }),
-            Event::Finished(step) => json!({ "event": "finished", "step": step }),
-            Event::Saved(step, path) => json!({ "event": "saved", "step": step, "path": path }),
-            Event::Warning(e) => json!({ "event": "warning", "message": e.to_string() }),
-        };
-        progress(value);
+    fn event(&mut self, event: &Event) -> Control {
+        // One line for each step would be most of the output; `log` has their means.
+        if !matches!(event, Event::Step(_)) {
+            progress(event.to_json());
+        }
+        Control::Continue
     }
 }
 
@@ -338,7 +306,7 @@ impl Drop for Screen {
 }
 
 impl Observer for Screen {
-    fn event(&mut self, event: &Event) {
+    fn event(&mut self, event: &Event) -> Control {
         match event {
             Event::Prepared(p) => {
                 let (all, trained) = p.parameters;
@@ -434,5 +402,6 @@ impl Observer for Screen {
             Event::Saved(step, path) => self.line(&format!("step {step} saved: {}", path.display())),
             Event::Warning(e) => self.line(&format!("warning: {e}")),
         }
+        Control::Continue
     }
 }

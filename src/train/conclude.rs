@@ -182,6 +182,7 @@ impl Trainer<'_> {
             self.state.best.iter().chain(self.state.best_of.values()).map(|b| b.step).collect();
         let saved = self.dir.save(self.state.step, files, &keep)?;
         self.failed_saves = 0;
+        self.saved = Some(self.state.step);
         self.saved_best = (self.state.best.clone(), self.state.best_of.clone());
         saved.warnings.iter().for_each(|w| self.observer.event(&Event::Warning(w)));
         self.observer.event(&Event::Saved(self.state.step, saved.path));
@@ -331,6 +332,7 @@ impl Trainer<'_> {
             higher_is_better: directions(&parts),
             report: self.report,
             stopped_early: self.state.stopped_early,
+            stopped_by: None,
             train_seconds: if trained { train_seconds } else { before(|o| o.train_seconds) },
             first_step_seconds: if trained {
                 self.first_step_seconds
@@ -347,6 +349,39 @@ impl Trainer<'_> {
         };
         write_file(fs, &self.dir.path().join(METRICS), &pretty(&outcome.to_json()))?;
         Ok(outcome)
+    }
+
+    /// How a run ends that its observer stopped: its model is the checkpoint of this step.
+    pub(super) fn stopped(self) -> Outcome {
+        let parts = &self.run.parts;
+        let best_of = parts.iter().filter_map(|part| {
+            let best = self.state.best_of.get(&part.name)?.clone();
+            let (task, metric) = (part.name.clone(), part.best_metric.clone());
+            Some(BestOf { task, best, metric, model: None, thresholds: Map::new(), test: None })
+        });
+        // Without a step in this process there is nothing to time.
+        let trained = self.state.step > self.resumed_from;
+        let train_seconds = if trained { self.begun.elapsed().as_secs_f64() } else { f64::NAN };
+        Outcome {
+            model: self.dir.checkpoint(self.state.step),
+            steps: self.state.step,
+            model_step: self.state.step,
+            thresholds: Map::new(),
+            best_metric: self.run.selection.as_ref().map(|s| s.name().to_owned()),
+            best: self.state.best.clone(),
+            best_of: best_of.collect(),
+            validation: self.state.scores_here().map(|here| here.scores),
+            test: None,
+            higher_is_better: directions(parts),
+            device: self.run.device.caps().label(),
+            verified: self.run.verified(),
+            report: self.report,
+            stopped_early: false,
+            stopped_by: Some(self.observer.by),
+            train_seconds,
+            first_step_seconds: self.first_step_seconds,
+            tokens_per_second: self.tokens as f64 / train_seconds,
+        }
     }
 
     /// Whether the test scores of this step stand in the journal already.

@@ -1,9 +1,12 @@
-//! What a run tells whoever watches it, while it goes on.
+//! What a run tells its observers while it trains, and what they answer.
 
 use super::memory::MemoryPlan;
+use crate::checkpoint::number;
 use crate::error::Error;
 use crate::metrics::Scores;
 use crate::models::LoadReport;
+use serde::{Serialize, Serializer};
+use serde_json::{Map, Value, json};
 use std::path::PathBuf;
 
 /// One optimizer step, or the mean of the steps since the last line of the log.
@@ -58,7 +61,7 @@ pub struct Prepared {
     pub memory: MemoryPlan,
 }
 
-/// Something that happened.
+/// Something that happened. `docs/reliability.md` lists the JSON object that each variant serializes to.
 #[derive(Debug)]
 pub enum Event<'a> {
     /// Data and model are there.
@@ -118,15 +121,164 @@ pub enum Event<'a> {
     Warning(&'a Error),
 }
 
-/// Whoever watches a run.
+impl StepLog {
+    fn to_json(self, event: &str) -> Value {
+        json!({
+            "event": event, "step": self.step, "total": self.total, "epoch": self.epoch, "loss": number(self.loss),
+            "learning_rate": self.lr, "grad_norm": number(self.grad_norm),
+            "tokens_per_second": number(self.tokens_per_second),
+        })
+    }
+}
+
+impl Prepared {
+    fn to_json(&self) -> Value {
+        let pair = |(name, follow, random): &(String, usize, usize)| json!({ "split": name, "follow": follow, "random": random });
+        json!({
+            "event": "prepared", "device": self.device, "parameters": self.parameters.0,
+            "trainable": self.parameters.1, "parameter_bytes": self.parameter_bytes, "steps": self.steps,
+            "classes": self.classes, "tag_schemes": self.tag_schemes,
+            "pairs": self.pairs.iter().map(pair).collect::<Vec<_>>(),
+            "loaded": self.weights.loaded, "initialised": self.weights.initialised,
+            "unused": self.weights.unused, "reordered": self.weights.reordered,
+            "best_model_by": self.selection, "skipped_rows": self.skipped_rows, "verified": self.verified,
+            "memory": {
+                "parameters": self.memory.parameters, "total": self.memory.total, "tokens": self.memory.tokens,
+            },
+        })
+    }
+}
+
+impl Event<'_> {
+    /// The object that serializing gives: its key `event` names the variant.
+    pub fn to_json(&self) -> Value {
+        match self {
+            Event::Prepared(p) => p.to_json(),
+            Event::Approximated(errors) => json!({ "event": "approximated", "layers": errors }),
+            Event::Resumed(step, skipped) => {
+                let skipped: Vec<Value> =
+                    skipped.iter().map(|(path, why)| json!({ "path": path, "why": why })).collect();
+                json!({ "event": "resumed", "step": step, "skipped": skipped })
+            }
+            Event::Step(line) => line.to_json("step"),
+            Event::Log(line) => line.to_json("log"),
+            Event::Rescaled { step, scale } => {
+                json!({ "event": "rescaled", "step": step, "loss_scale": scale })
+            }
+            Event::Skipped { step, loss, tensor, examples } => json!({
+                "event": "skipped", "step": step, "loss": number(*loss), "tensor": tensor, "examples": examples,
+            }),
+            Event::Evaluated { step, split, scores, best } => {
+                json!({ "event": "evaluated", "step": step, "split": split, "scores": scores, "best": best })
+            }
+            Event::Tuned { task, thresholds, scores: [before, after] } => {
+                let thresholds: Map<String, Value> =
+                    thresholds.iter().map(|(name, t)| (name.clone(), json!(t))).collect();
+                json!({ "event": "tuned", "task": task, "thresholds": thresholds, "at_0.5": before, "scores": after })
+            }
+            Event::Finished(step) => json!({ "event": "finished", "step": step }),
+            Event::Saved(step, path) => json!({ "event": "saved", "step": step, "path": path }),
+            Event::Warning(e) => json!({ "event": "warning", "message": e.to_string() }),
+        }
+    }
+}
+
+impl Serialize for Event<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.to_json().serialize(serializer)
+    }
+}
+
+/// What an observer asks a run to do, from the weakest answer to the strongest.
+///
+/// The run acts between two steps, when it has processed the results of all steps that it has queued. On a GPU these are up to 16 steps
+/// more than the one that the event is about. After the last step there is nothing to stop: the run finishes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Control {
+    /// Train on.
+    #[default]
+    Continue,
+    /// Write a checkpoint and train on.
+    Save,
+    /// Write a checkpoint and stop. A later call with the same recipe resumes from there and ends with the same bits as a run
+    /// that was never stopped.
+    Stop,
+}
+
+/// Watches a run, and may stop it. [`Observers`] joins several into one.
 pub trait Observer {
-    /// Is told of everything that happens, in order.
-    fn event(&mut self, event: &Event);
+    /// Receives every event, in order, and answers what the run should do.
+    fn event(&mut self, event: &Event) -> Control;
+    /// The name that [`Outcome::stopped_by`](super::Outcome::stopped_by) gives if this observer stops the run; by default that of its type.
+    fn name(&self) -> &str {
+        std::any::type_name::<Self>()
+    }
 }
 
 /// Watches nothing.
 pub struct Silent;
 
 impl Observer for Silent {
-    fn event(&mut self, _: &Event) {}
+    fn event(&mut self, _: &Event) -> Control {
+        Control::Continue
+    }
+}
+
+/// Several observers as one. Each receives every event, in the order in which they were added; the strongest answer counts.
+#[derive(Default)]
+pub struct Observers<'a> {
+    all: Vec<&'a mut dyn Observer>,
+    /// The one that gave the strongest answer to the last event that was not answered by [`Control::Continue`].
+    strongest: usize,
+}
+
+impl<'a> Observers<'a> {
+    /// Adds an observer.
+    pub fn with(mut self, observer: &'a mut dyn Observer) -> Self {
+        self.all.push(observer);
+        self
+    }
+}
+
+impl Observer for Observers<'_> {
+    fn event(&mut self, event: &Event) -> Control {
+        let mut strongest = Control::Continue;
+        for (i, observer) in self.all.iter_mut().enumerate() {
+            let answer = observer.event(event);
+            if answer > strongest {
+                (strongest, self.strongest) = (answer, i);
+            }
+        }
+        strongest
+    }
+    /// The name of the observer whose answer counted last.
+    fn name(&self) -> &str {
+        self.all.get(self.strongest).map_or("no observer", |observer| observer.name())
+    }
+}
+
+/// A run's observer, and its strongest answer since the training loop last took it.
+pub(super) struct Answers<'a> {
+    observer: &'a mut dyn Observer,
+    strongest: Control,
+    /// The observer that gave it.
+    pub by: String,
+}
+
+impl<'a> Answers<'a> {
+    pub fn of(observer: &'a mut dyn Observer) -> Answers<'a> {
+        Answers { observer, strongest: Control::Continue, by: String::new() }
+    }
+    /// Passes an event on and keeps the answer.
+    pub fn event(&mut self, event: &Event) {
+        let answer = self.observer.event(event);
+        if answer > self.strongest {
+            self.strongest = answer;
+            self.by = self.observer.name().to_owned();
+        }
+    }
+    /// The strongest answer since the last call.
+    pub fn take(&mut self) -> Control {
+        std::mem::take(&mut self.strongest)
+    }
 }

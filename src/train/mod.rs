@@ -22,7 +22,7 @@ pub mod signals;
 pub mod state;
 
 pub use epochs::Epochs;
-pub use events::{Event, Observer, Prepared, Silent, StepLog};
+pub use events::{Control, Event, Observer, Observers, Prepared, Silent, StepLog};
 pub use inputs::protect_inputs;
 pub use memory::MemoryPlan;
 pub use objective::Objective;
@@ -42,6 +42,7 @@ use crate::optim::{LossScale, Made, Optimizer};
 use crate::units::plural;
 use coverage::{Coverage, Looked};
 use describe::{approximation, describe};
+use events::Answers;
 use history::History;
 use loader::{Loaded, Loader};
 use recipe::Every;
@@ -79,8 +80,10 @@ struct Trainer<'a> {
     optimizer: Optimizer,
     state: State,
     epochs: Epochs,
-    observer: &'a mut dyn Observer,
+    observer: Answers<'a>,
     failed_saves: u32,
+    /// The step of the newest checkpoint.
+    saved: Option<u64>,
     /// The best validations as the newest checkpoint has them.
     saved_best: (Option<Best>, BTreeMap<String, Best>),
     /// The newest entries of the log.
@@ -168,7 +171,7 @@ impl Passes<'_> {
 }
 
 /// Warns of what is odd about a run. `new`: its weights are those of the model that the recipe names, not of a checkpoint.
-fn warn(recipe: &Recipe, run: &Run, epochs: &Epochs, new: bool, observer: &mut dyn Observer) {
+fn warn(recipe: &Recipe, run: &Run, epochs: &Epochs, new: bool, observer: &mut Answers) {
     let patience = recipe.never_early(epochs).filter(|_| run.selection.is_some());
     for warning in run.warnings.iter().chain(&recipe.optim.idle(epochs.total())).chain(&patience) {
         observer.event(&Event::Warning(warning));
@@ -187,6 +190,8 @@ fn warn(recipe: &Recipe, run: &Run, epochs: &Epochs, new: bool, observer: &mut d
 /// # Errors
 /// See [`Kind`]; [`Kind::Interrupted`] comes after a clean checkpoint.
 ///
+/// If the observer stops the run ([`Control::Stop`]), the outcome names it and describes the checkpoint.
+///
 /// The crate's page has an [example](crate#train-from-a-recipe).
 pub fn train(
     recipe: &Recipe,
@@ -196,6 +201,7 @@ pub fn train(
     observer: &mut dyn Observer,
 ) -> Result<Outcome> {
     started();
+    let mut observer = Answers::of(observer);
     protect_inputs(recipe, None)?;
     let mut dir = RunDir::open(&recipe.output, fs.clone())?.keep_last(recipe.train.keep_checkpoints);
     let newest = if fresh { Newest::default() } else { dir.resumable()? };
@@ -209,7 +215,7 @@ pub fn train(
     let mut finished = false;
     let state = match &newest.found {
         None => {
-            warn(recipe, &run, &epochs, true, observer);
+            warn(recipe, &run, &epochs, true, &mut observer);
             State::new(recipe, &run)
         }
         Some((step, path)) => {
@@ -220,7 +226,7 @@ pub fn train(
                 observer.event(&Event::Finished(*step));
                 return Ok(done);
             }
-            warn(recipe, &run, &epochs, false, observer);
+            warn(recipe, &run, &epochs, false, &mut observer);
             observer.event(&Event::Resumed(*step, &newest.skipped));
             state
         }
@@ -256,6 +262,7 @@ pub fn train(
         epochs,
         observer,
         failed_saves: 0,
+        saved: newest.found.as_ref().map(|(step, _)| *step),
         saved_best: Default::default(),
         history,
         unwritten: VecDeque::new(),
@@ -290,6 +297,18 @@ impl Trainer<'_> {
                     format!("stopped by {}; a checkpoint was saved", signals::name(signal)),
                 )
                 .with_help("give the same command to resume from here"));
+            }
+            match self.observer.take() {
+                Control::Continue => {}
+                answer => {
+                    self.settle(total, true)?;
+                    if self.saved != Some(self.state.step) {
+                        self.save(answer == Control::Stop)?;
+                    }
+                    if answer == Control::Stop {
+                        return Ok(self.stopped());
+                    }
+                }
             }
             let Loaded { step, batches } = loader.next()?;
             let lr = self.recipe.optim.lr * schedule.factor(self.state.step);

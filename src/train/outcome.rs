@@ -13,10 +13,10 @@ pub const METRICS: &str = "metrics.json";
 /// The trained model's folder in the run folder.
 pub const MODEL: &str = "model";
 
-/// How a finished run ended.
+/// How a run ended: finished, or stopped by an observer.
 #[derive(Clone, Debug)]
 pub struct Outcome {
-    /// The folder with the trained model.
+    /// The folder with the trained model; of a stopped run its newest checkpoint.
     pub model: PathBuf,
     /// Steps made.
     pub steps: u64,
@@ -40,6 +40,9 @@ pub struct Outcome {
     pub report: String,
     /// Whether early stopping ended it.
     pub stopped_early: bool,
+    /// The name of the observer that stopped the run before its last step. Such a run has no `metrics.json` yet, and the same call resumes
+    /// it. `None` if it finished.
+    pub stopped_by: Option<String>,
     /// Seconds in the training loop of the process that finished it, evaluation and saving included; NaN if it made no step.
     pub train_seconds: f64,
     /// Seconds from the start of that process to the end of its first step.
@@ -159,6 +162,9 @@ impl Outcome {
         }
         all["higher_is_better"] = json!(self.higher_is_better);
         all["stopped_early"] = self.stopped_early.into();
+        if let Some(by) = &self.stopped_by {
+            all["stopped_by"] = by.as_str().into();
+        }
         all["train_seconds"] = measured(self.train_seconds);
         all["first_step_seconds"] = measured(self.first_step_seconds);
         all["real_tokens_per_s"] = measured(self.tokens_per_second);
@@ -191,6 +197,7 @@ impl Outcome {
             higher_is_better: kept.higher_is_better,
             report: String::new(),
             stopped_early: kept.stopped_early,
+            stopped_by: None,
             train_seconds: or_nan(kept.train_seconds),
             first_step_seconds: or_nan(kept.first_step_seconds),
             tokens_per_second: or_nan(kept.real_tokens_per_s),

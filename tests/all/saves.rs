@@ -14,7 +14,7 @@ use tempfile::{TempDir, tempdir};
 use tempra::checkpoint::{NamedFile, RunDir, verify};
 use tempra::error::{Kind, Result};
 use tempra::train::history::{self, History};
-use tempra::train::{self, Event, Observer, Outcome, Recipe, Signals};
+use tempra::train::{self, Control, Event, Observer, Outcome, Recipe, Signals};
 
 /// The disk, without waiting for it.
 fn disk() -> Arc<FaultFs> {
@@ -46,8 +46,9 @@ fn setting(more: &str) -> TempDir {
 struct Watch<F>(F);
 
 impl<F: FnMut(&Event)> Observer for Watch<F> {
-    fn event(&mut self, event: &Event) {
+    fn event(&mut self, event: &Event) -> Control {
         (self.0)(event);
+        Control::Continue
     }
 }
 
