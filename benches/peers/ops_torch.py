@@ -345,7 +345,7 @@ class Bench:
         def ragged(role, more):
             return role if usual else f"{role}, {more}"
 
-        jobs = [("embed", "tables", lambda: self.embed(s, h, VOCAB, POSITIONS))]
+        jobs = [("embed", ragged("tables", shapes.label(s)), lambda: self.embed(s, h, VOCAB, POSITIONS))]
         matmuls = ("qkv", h, 3 * h, "none"), ("attention output", h, h, "none"), ("up, gelu", h, f, "gelu"), ("down", f, h, "none")
         for role, k, out, act in matmuls:
             jobs.append(("linear", role, lambda k=k, out=out, act=act: self.linear(T, out, k, act)))

@@ -123,9 +123,9 @@ class Lengths:
 
 
 def equal(tokens):
-    """Sequences of LENGTH tokens."""
-    n = min(LENGTH, tokens)
-    return [n] * max(1, tokens // n)
+    """Sequences of LENGTH tokens, the last one shorter if necessary."""
+    rest = tokens % LENGTH
+    return [LENGTH] * (tokens // LENGTH) + [rest] * (rest > 0)
 
 
 def summary(lengths):

@@ -44,7 +44,7 @@ pub fn plan_lengths(
     once_each(all)
 }
 
-/// The jobs without those that were there before: different numbers of tokens may round to the same whole sequences.
+/// The jobs without those that were there before.
 fn once_each(mut all: Vec<Job>) -> Vec<Job> {
     let mut seen = HashSet::new();
     all.retain(|job| seen.insert((job.op.to_owned(), job.role.to_string(), job.model.clone(), job.tokens)));

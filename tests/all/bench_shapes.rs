@@ -467,12 +467,34 @@ fn sequences_longer_than_the_position_table_are_skipped_with_the_reason() {
     assert_eq!(measured(&shapes::jobs_of("embed", &m, &SequenceLengths::equal(1, 30))).skipped, []);
 }
 
-/// 300 tokens are two whole sequences of 128, as 256 are.
 #[test]
 fn equal_jobs_occur_once() {
     let models = &ModelShape::known()[..1];
     let linear = |op: &str| op == "linear";
     let count = |tokens: &[usize]| ops::plan(models, tokens, &linear).len();
-    assert_eq!(count(&[300, 256, 256]), count(&[256]));
-    assert_eq!(count(&[300, 512]), 2 * count(&[256]));
+    assert_eq!(count(&[256, 256]), count(&[256]));
+    assert_eq!(count(&[300, 256]), 2 * count(&[256]));
+}
+
+/// Batches have as many tokens as asked for: the last sequence is shorter. 300 tokens are 128, 128 and 44.
+#[test]
+fn numbers_of_tokens_are_not_rounded() {
+    let model = &ModelShape::known()[0];
+    for (op, _) in OPS {
+        for job in jobs(op, model, 300) {
+            assert!([0, 300].contains(&job.tokens), "{op}: {}", job.label());
+        }
+    }
+    let linear = &jobs("linear", model, 300)[0];
+    assert_eq!(linear.inputs[0].shape, [300, 384]);
+    let attention = &jobs("attention", model, 300)[0];
+    assert_eq!(attention.lengths, Some(SequenceLengths::of(vec![128, 128, 44])));
+    // Batches of other sequences have other names, wherever lengths matter.
+    let roles = |op: &str, lengths: &[usize]| {
+        let batch = SequenceLengths::of(lengths.to_vec());
+        shapes::jobs_of(op, model, &batch)[0].role.to_string()
+    };
+    for op in ["embed", "rotary", "attention", "pool"] {
+        assert_ne!(roles(op, &[16; 4]), roles(op, &[32; 2]), "{op}");
+    }
 }

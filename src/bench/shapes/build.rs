@@ -90,7 +90,8 @@ pub fn embed(s: &SequenceLengths, [columns, vocab, positions]: [usize; 3]) -> Jo
     let mut inputs =
         vec![below(&mut rng, tokens, vocab), Input::ints(&s.positions()), below(&mut rng, tokens, 2)];
     inputs.extend([vocab, positions, 2].map(|rows| Input::real(&[rows, columns])));
-    Job { choices: Some(vocab), ..Job::op("embed", Embed { first_position: 0 }, inputs, &[3, 4, 5]) }
+    let op = Job::op("embed", Embed { first_position: 0 }, inputs, &[3, 4, 5]);
+    Job { choices: Some(vocab), ..op.with_lengths(s) }
 }
 
 pub fn linear([m, n, k]: [usize; 3], act: Activation) -> Job {
@@ -137,7 +138,7 @@ pub fn relative_attention(s: &SequenceLengths, h: Heads) -> Job {
 
 pub fn rotary(s: &SequenceLengths, h: Heads) -> Job {
     let op = Rotary { heads: h.heads, theta: 10_000.0 };
-    Job::op("rotary", op, vec![h.qkv(s.tokens()), Input::ints(&s.positions())], &[])
+    Job::op("rotary", op, vec![h.qkv(s.tokens()), Input::ints(&s.positions())], &[]).with_lengths(s)
 }
 
 pub fn gated([rows, columns]: [usize; 2]) -> Job {

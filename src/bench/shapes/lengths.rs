@@ -24,6 +24,13 @@ impl SequenceLengths {
     pub fn equal(sequences: usize, length: usize) -> SequenceLengths {
         SequenceLengths(vec![length.max(1); sequences.max(1)])
     }
+    /// A batch of so many tokens in sequences of this length; the last one is shorter if necessary.
+    pub fn cut(tokens: usize, length: usize) -> SequenceLengths {
+        let (tokens, length) = (tokens.max(1), length.max(1));
+        let rest = tokens % length;
+        let full = std::iter::repeat_n(length, tokens / length);
+        SequenceLengths(full.chain((rest > 0).then_some(rest)).collect())
+    }
     /// Sequences of these lengths, in this order. Without any, one sequence of one token; a length of 0 counts as 1.
     pub fn of(lengths: Vec<usize>) -> SequenceLengths {
         match lengths.is_empty() {

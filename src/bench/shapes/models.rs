@@ -56,12 +56,11 @@ impl ModelShape {
     }
 }
 
-/// The uses of one op in a model for a batch with this number of tokens, in sequences of [`LENGTH`] tokens, and of attention also in
-/// sequences of other lengths. Empty for ops that are not listed here. Uses that do not depend on the number of tokens have 0.
+/// The uses of one op in a model for a batch with this number of tokens, in sequences of [`LENGTH`] tokens, the last one shorter if
+/// necessary, and of attention also in sequences of other lengths. Empty for ops that are not listed here. Uses that do not depend on the number of tokens have 0.
 pub fn jobs(op: &str, m: &ModelShape, tokens: usize) -> Vec<Job> {
     let length = LENGTH.min(tokens);
-    let usual = SequenceLengths::equal(tokens / length.max(1), length);
-    let tokens = usual.tokens();
+    let usual = SequenceLengths::cut(tokens, length);
     let mut all = jobs_of(op, m, &usual);
     if op == "attention" {
         // The last as the local layers of ModernBERT see.
@@ -89,7 +88,7 @@ fn attention(m: &ModelShape, s: &SequenceLengths, window: Option<usize>) -> Job 
 /// tokens apart if their shapes or `cu_seqlens` differ.
 pub fn jobs_of(op: &str, m: &ModelShape, s: &SequenceLengths) -> Vec<Job> {
     let (h, t, n) = (m.hidden, s.tokens(), s.sequences());
-    let usual = *s == SequenceLengths::equal(t / LENGTH.min(t), LENGTH.min(t));
+    let usual = *s == SequenceLengths::cut(t, LENGTH);
     let job = |role: &str, job: Job| Job { role: role.to_owned(), model: m.name.clone(), tokens: t, ..job };
     let once = |role: &str, step: Job| Job { tokens: 0, ..job(role, step) };
     // Of ops that read cu_seqlens, and of ops with a row for each sequence.
@@ -106,7 +105,7 @@ pub fn jobs_of(op: &str, m: &ModelShape, s: &SequenceLengths) -> Vec<Job> {
     let hidden = (t / 8).max(1);
     let linear = |role: &str, n, k, act| job(role, build::linear([t, n, k], act));
     match op {
-        "embed" => vec![job("tables", build::embed(s, [h, m.vocab, m.positions]))],
+        "embed" => vec![ragged("tables", build::embed(s, [h, m.vocab, m.positions]))],
         "linear" => vec![
             linear("qkv", 3 * h, h, Activation::None),
             linear("attention output", h, h, Activation::None),
@@ -122,7 +121,7 @@ pub fn jobs_of(op: &str, m: &ModelShape, s: &SequenceLengths) -> Vec<Job> {
             vec![job(&s.label(), build::favor(s, heads(m), default_features(heads(m).head_dim)))]
         }
         "relative_attention" => vec![job(&s.label(), build::relative_attention(s, heads(m)))],
-        "rotary" => vec![job("qkv", build::rotary(s, heads(m)))],
+        "rotary" => vec![ragged("qkv", build::rotary(s, heads(m)))],
         "gated" => vec![job("feed-forward", build::gated([t, m.intermediate]))],
         "residual" => vec![job("block", build::residual([t, h], DROPOUT))],
         "gather" => vec![job("hidden tokens", build::gather([t, h], hidden))],
