@@ -131,14 +131,12 @@ pub(super) struct Enough {
     pub seconds: f64,
     /// The least number of samples.
     pub samples: usize,
-    /// If one run takes longer than this, in seconds, three samples are enough.
-    pub long: f64,
 }
 
 impl Effort {
     /// Enough samples with cold caches.
     pub(super) fn cold(&self) -> Enough {
-        Enough { seconds: self.seconds, samples: self.samples, long: self.seconds }
+        Enough { seconds: self.seconds, samples: self.samples }
     }
     /// Enough samples with warm caches.
     fn warm(&self) -> Enough {
@@ -362,21 +360,17 @@ impl<'a> Workbench<'a> {
         let before = launches(self.device);
         (0..sets).try_for_each(|_| queue.seconds(1).map(drop))?;
         let per_run = launches(self.device).zip(before).map(|(now, then)| (now - then) as f64 / sets as f64);
-        let mut one = queue.seconds(1)?.min(queue.seconds(1)?);
+        let one = queue.seconds(1)?.min(queue.seconds(1)?);
         let fill =
             |one: f64, most: usize| (LONG_ENOUGH / one.max(1e-9)).ceil().clamp(1.0, most as f64) as usize;
         let mut repeats = fill(one, RUNS);
         if let Some(runs) = queue.capture(repeats)? {
             // Launched one by one, short kernels take as long as their launches. In a graph they may be faster.
-            let graph = queue.seconds(runs)?;
-            one = graph / runs as f64;
-            repeats = runs * fill(graph, RUNS);
+            repeats = runs * fill(queue.seconds(runs)?, RUNS);
         }
         let begun = self.clock.now();
         let (mut samples_s, mut paces) = (Vec::new(), Vec::new());
-        // What takes long is measured less often, but never so rarely that a median means nothing.
-        let least = if one > enough.long { 3.min(enough.samples) } else { enough.samples };
-        while samples_s.len() < least || self.clock.now() - begun < enough.seconds {
+        while samples_s.len() < enough.samples || self.clock.now() - begun < enough.seconds {
             if let Some(pace) = pace {
                 paces.push(pace.measure(self)?);
                 (repeats > 1).then(|| queue.refresh()).transpose()?;

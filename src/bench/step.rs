@@ -250,7 +250,7 @@ fn one(
     }
     let (phases, work) = (phases(&runs, data), summarise(&runs));
     // The first step is recorded where the device does that.
-    let warm = training.one(key, &batch)?;
+    training.one(key, &batch)?;
     // A GPU is given all steps at once: waiting for each would leave it idle.
     let group = if bench.is_slow() { 1 } else { steps };
     let timing = match (device.replays(), group) {
@@ -258,15 +258,10 @@ fn one(
         (false, 1) => "host clock, until the device is idle".to_owned(),
         (false, _) => format!("{group} steps queued at once, host clock, until the device is idle"),
     };
-    let least = if warm * group as f64 > bench.effort.seconds {
-        3.min(bench.effort.samples)
-    } else {
-        bench.effort.samples
-    };
     let begun = clock.now();
     let (mut seconds, mut paces) = (Vec::new(), Vec::new());
     let mut warm = None;
-    while seconds.len() < least || clock.now() - begun < bench.effort.seconds {
+    while seconds.len() < bench.effort.samples || clock.now() - begun < bench.effort.seconds {
         bench.check()?;
         paces.push(bench.pace()?.measure(bench)?);
         let (begun, before) = (clock.now(), counts(device, group));

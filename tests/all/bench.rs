@@ -176,11 +176,11 @@ fn a_kernel_made_slower_by_a_known_factor_shows_that_factor() {
     }
 }
 
-/// Long work is measured at least three times, short work as often as the time allows; each op runs once on every set before.
+/// Long work is measured as often as the effort demands, short work as often as the time allows; each op runs once on every set before.
 #[test]
 fn measurements_fill_the_time_that_was_granted() {
     let slow = measured_for(0.05, "slow", "mse", None, &CountedWork::at_speed(1e-7));
-    assert!(slow.ops.iter().all(|r| r.samples == 3 && r.repeats == 1), "{:?}", slow.ops);
+    assert!(slow.ops.iter().all(|r| r.samples == 5 && r.repeats == 1), "{:?}", slow.ops);
     let fast = measured_for(0.05, "fast", "mse", None, &CountedWork::at_speed(1.0));
     for row in &fast.ops {
         let spent = row.samples as f64 * (row.repeats as f64 * row.seconds.median + 1e-4);

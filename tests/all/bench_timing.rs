@@ -352,6 +352,15 @@ fn ops_that_the_clock_does_not_resolve_are_skipped() {
     Report::parse(&serde_json::to_string(&report).unwrap()).unwrap();
 }
 
+/// `--samples` is the least number of samples, also if one takes longer than `--seconds`.
+#[test]
+fn slow_ops_have_as_many_samples_as_asked_for() {
+    let device = Device::open("cpu", 1).unwrap();
+    let effort = Effort { seconds: 1e-6, samples: 7, planted: None };
+    let report = measured(&device, "mse", effort, &Constant(Mutex::default()));
+    assert!(report.ops.iter().all(|row| row.samples == 7 && row.samples_s.len() == 7), "{report:?}");
+}
+
 /// The number after a word.
 fn after(text: &str, word: &str) -> usize {
     let rest = text.split_once(word).unwrap_or_else(|| panic!("no {word:?} in {text:?}")).1;

@@ -34,8 +34,7 @@ pub struct CeilingEffort {
     pub samples: usize,
     /// The largest side of a square matmul.
     pub largest_side: usize,
-    /// A larger matmul is tried only if all its samples are expected to take at most this many seconds. If all samples of the smallest one
-    /// take longer, three samples are taken.
+    /// A larger matmul is tried only if all its samples are expected to take at most this many seconds.
     pub seconds: f64,
 }
 
@@ -58,7 +57,7 @@ impl CeilingEffort {
     }
     /// The effort of one op's measurement: a fixed number of samples.
     fn enough(&self) -> Enough {
-        Enough { seconds: 0.0, samples: self.samples, long: self.seconds / self.samples as f64 }
+        Enough { seconds: 0.0, samples: self.samples }
     }
 }
 
