@@ -245,25 +245,24 @@ fn which_one_is_faster_is_said_in_words() {
     }
 }
 
-/// When both results hold their samples, the interval comes from them: nine samples of ten are equal here, so that the median is certain,
-/// while the quartiles (edited) say that nothing is.
+/// When both results hold their samples, the interval comes from them. 18 of 40 samples are equal here and as many of the others are
+/// faster as slower: hardly any resample has another median, while the quartiles alone say that nothing is certain.
 #[test]
 fn samples_give_the_interval() {
-    let mut r = pair_of(&[0.8], 1.95);
+    let mut r = pair_of(&[0.8], 0.0);
     let verdict = |r: &Report| compare(r).unwrap()[0].pairs[0].verdict;
-    assert_eq!(verdict(&r), Verdict::Unusable);
-    for row in &mut r.ops {
-        row.samples = 10;
-        row.samples_s = vec![row.seconds.median; 10];
-        row.samples_s[0] *= 5.0;
-    }
-    assert_eq!(verdict(&r), Verdict::Slower);
+    let mut with = |low: usize, same: usize, high: usize, kept: bool| {
+        for (row, median) in r.ops.iter_mut().zip([1e-3, 1.25e-3]) {
+            let all = [vec![0.1 * median; low], vec![median; same], vec![10.0 * median; high]].concat();
+            (row.samples, row.seconds, row.interval_s) = (all.len(), Quartiles::of(all.clone()), None);
+            row.samples_s = if kept { all } else { Vec::new() };
+        }
+        verdict(&r)
+    };
+    assert_eq!(with(11, 18, 11, true), Verdict::Slower);
+    assert_eq!(with(11, 18, 11, false), Verdict::Unusable);
     // Seven are too few for a bootstrap.
-    for row in &mut r.ops {
-        row.samples = 7;
-        row.samples_s.truncate(7);
-    }
-    assert_eq!(verdict(&r), Verdict::Unusable);
+    assert_eq!(with(2, 3, 2, true), Verdict::Unusable);
 }
 
 /// Few rows have no median with an interval of its own, so the median is as uncertain as they are.
@@ -357,6 +356,7 @@ fn two_programs_measure_in_turns() {
     let mut report = Report::parse(&out).unwrap();
     for row in &mut report.ops {
         row.seconds = Quartiles { q1: 1e6, median: 1e6, q3: 1e6 };
+        (row.samples_s, row.interval_s) = (vec![1e6; row.samples], None);
     }
     let report = save(dir.path(), "report.json", &report);
     let (other, log) = (dir.path().join("other"), dir.path().join("log"));

@@ -56,6 +56,13 @@ fn edited_results_are_flagged_or_refused() {
         ("nothing", made.clone(), format!("{title}\n\nspeedup: the time of cpu (made) divided by"), [0, 0]),
         ("dtype", set("/devices/0/dtype", json!("bf16")), differs("dtype"), [0, 0]),
         ("device", set("/devices/0/description", json!("another CPU")), differs("device"), [0, 0]),
+        (
+            "build",
+            set("/devices/0/provenance/release", json!(cfg!(debug_assertions))),
+            differs("build"),
+            [0, 0],
+        ),
+        ("no provenance", set("/devices/0/provenance", Value::Null), "differs in: build, ".into(), [0, 0]),
         ("driver", set("/devices/0/driver", json!("550.54")), differs("driver"), [0, 0]),
         ("cpu", set("/devices/0/machine/cpu", json!("another CPU")), differs("machine"), [0, 0]),
         ("cpus", set("/devices/0/machine/cpus", json!(4096)), differs("machine"), [0, 0]),
@@ -169,6 +176,25 @@ fn impossible_results_name_the_file_and_the_row() {
         ("third quartile", set("/ops/1/seconds/q3", json!(1e-12)), row, "q1 <= median <= q3"),
         ("sample", samples(json!([1e-3, 0.0])), row, "samples_s is 0"),
         ("samples", samples(json!([1e-3, 1e-3, 1e-3])), row, "3 numbers in samples_s"),
+        // The times were made better, and the samples forgotten; or the other way round.
+        (
+            "other quartiles",
+            set("/ops/1/seconds", json!({"q1": 1e-9, "median": 1e-9, "q3": 1e-9})),
+            row,
+            "as samples_s says",
+        ),
+        (
+            "interval the wrong way round",
+            set("/ops/1/interval_s", json!([1.0, 1e-12])),
+            row,
+            "interval_s is 1 to",
+        ),
+        (
+            "interval elsewhere",
+            set("/ops/1/interval_s", json!([1.0, 2.0])),
+            row,
+            "an interval around the median",
+        ),
         ("no samples", set("/ops/1/samples", json!(0)), row, "samples is 0"),
         ("flops", set("/ops/1/flops", json!(-1.0)), row, "flops is -1"),
         ("bytes", set("/ops/1/bytes", json!(-1.0)), row, "bytes is -1"),
@@ -210,6 +236,7 @@ fn impossible_results_name_the_file_and_the_row() {
     assert!(with_step(step.clone()).check().is_ok());
     for (step, says) in [
         (StepRow { tokens_per_s: 0.0, ..step.clone() }, "tokens_per_s is 0"),
+        (StepRow { tokens: 8, tokens_per_s: 9.0, ..step.clone() }, "8, the tokens by the median time"),
         (StepRow { seconds: Quartiles::of(vec![]), ..step.clone() }, "seconds.median is NaN"),
         (StepRow { share_of_peak: Some(-0.1), ..step.clone() }, "share_of_peak is -0.1"),
         (StepRow { phases: Phases { idle: -1.0, ..Phases::default() }, ..step.clone() }, "phases is -1"),

@@ -142,8 +142,29 @@ impl Checked<'_> {
             ));
         }
         all.iter().try_for_each(|&s| self.positive("a number of samples_s", s))?;
+        let of = Quartiles::of(all.to_vec());
+        let ends = [(of.q1, seconds.q1), (of.median, seconds.median), (of.q3, seconds.q3)];
+        if !all.is_empty() && ends.iter().any(|(a, b)| (a - b).abs() > DERIVED * b) {
+            return Err(self.wrong(
+                format!("seconds has the quartiles {}, {}, {}", seconds.q1, seconds.median, seconds.q3),
+                format!("{}, {}, {}, as samples_s says", of.q1, of.median, of.q3),
+            ));
+        }
         pace.into_iter().flatten().try_for_each(|s| self.positive("a number of pace", s))
     }
+}
+
+/// Numbers that follow from others may be rounded: peers write fewer digits.
+const DERIVED: f64 = 1e-6;
+
+/// The 95 % interval of a median. It contains the median.
+fn interval(c: &Checked, interval_s: Option<[f64; 2]>, median: f64) -> Result<()> {
+    let Some([low, high]) = interval_s else { return Ok(()) };
+    [low, high].into_iter().try_for_each(|s| c.positive("a number of interval_s", s))?;
+    if low <= median * (1.0 + DERIVED) && high >= median * (1.0 - DERIVED) {
+        return Ok(());
+    }
+    Err(c.wrong(format!("interval_s is {low} to {high}"), format!("an interval around the median, {median}")))
 }
 
 impl Report {
@@ -207,7 +228,7 @@ fn check_device(c: &Checked, device: &DeviceEntry) -> Result<()> {
 
 fn check_op(c: &Checked, row: &OpRow) -> Result<()> {
     c.times(&row.seconds, row.samples, &row.samples_s, row.pace)?;
-    row.interval_s.into_iter().flatten().try_for_each(|s| c.positive("a number of interval_s", s))?;
+    interval(c, row.interval_s, row.seconds.median)?;
     row.warm_s.map_or(Ok(()), |warm| c.quartiles("warm_s", &warm))?;
     c.counted("flops", row.flops)?;
     c.counted("bytes", row.bytes)?;
@@ -217,9 +238,16 @@ fn check_op(c: &Checked, row: &OpRow) -> Result<()> {
 
 fn check_step(c: &Checked, row: &StepRow) -> Result<()> {
     c.times(&row.seconds, row.samples, &row.samples_s, row.pace)?;
-    row.interval_s.into_iter().flatten().try_for_each(|s| c.positive("a number of interval_s", s))?;
+    interval(c, row.interval_s, row.seconds.median)?;
     c.positive("tokens_per_s", row.tokens_per_s)?;
     c.positive("samples_per_s", row.samples_per_s)?;
+    let rate = row.tokens as f64 / row.seconds.median;
+    if row.tokens > 0 && (row.tokens_per_s - rate).abs() > 1e-3 * rate {
+        return Err(c.wrong(
+            format!("tokens_per_s is {}", row.tokens_per_s),
+            format!("{rate}, the tokens by the median time"),
+        ));
+    }
     c.counted("flops", row.flops)?;
     c.counted("computed_flops", row.computed_flops)?;
     row.share_of_peak.map_or(Ok(()), |v| c.counted("share_of_peak", v))?;

@@ -36,6 +36,9 @@ pub struct DeviceEntry {
     /// devices ([`Report::stopped`](super::Report::stopped)).
     #[serde(default)]
     pub incomplete: Option<String>,
+    /// The number of rounds, each a process of its own, whose medians are the samples of the rows. `None`: one process took all samples.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rounds: Option<usize>,
     /// The compute type, in which matmuls multiply: `f32`, `bf16`, `f16`. Activations in memory have it too, unless
     /// `activation_dtype` names another.
     pub dtype: String,

@@ -166,6 +166,7 @@ impl Report {
                 all.ops.iter_mut().filter(|r| r.device == entry.id).for_each(|r| r.judge(own));
             }
             entry.pace = None;
+            entry.rounds = Some(parts.len());
         }
         all.complete = parts.iter().all(|p| p.complete);
         all.stopped = parts.iter().find_map(|p| p.stopped.clone());
