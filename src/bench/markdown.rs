@@ -164,8 +164,12 @@ pub fn report(r: &Report) -> String {
     for s in &r.skipped {
         text += &format!("\nnot measured on {}: {}: {}", s.device, s.what, s.why);
     }
-    if let Some(why) = &r.stopped {
-        text += &format!("\nincomplete: {why}");
+    let parts: Vec<_> = r.devices.iter().filter_map(|d| Some((&d.id, d.incomplete.as_ref()?))).collect();
+    for (id, why) in &parts {
+        text += &format!("\nincomplete: {id}: {why}");
+    }
+    if parts.is_empty() && !r.complete {
+        text += &format!("\nincomplete: {}", r.stopped.as_deref().unwrap_or("the measurement did not end"));
     }
     text
 }
@@ -333,6 +337,9 @@ pub fn comparison(c: &Comparison) -> String {
     }
     if let Some(doubt) = &c.doubt {
         text += &format!("unreliable: {doubt}\n");
+    }
+    if c.one_process {
+        text += "each result is of one process, and two processes on a CPU may differ by more than these intervals: confirm with --against\n";
     }
     if !c.refused.is_empty() {
         text += "\nnot compared, because rows of one name are not the same work:\n";

@@ -103,7 +103,7 @@ impl Destination {
                 match folder.filter(|p| !p.is_dir()) {
                     Some(missing) => Err(Error::usage("the folder of the output does not exist")
                         .at(missing)
-                        .with_help("create it, or give -o another name")),
+                        .with_help("create it, or name another file")),
                     None => Ok(Self::File(path.to_path_buf())),
                 }
             }
@@ -125,13 +125,13 @@ impl Destination {
             if mine == real {
                 return Err(Error::usage("the output would overwrite the input")
                     .at(input)
-                    .with_help("give -o another name"));
+                    .with_help("name another file for the output"));
             }
             if input.is_dir() && (mine.starts_with(&real) || linked()) {
                 return Err(Error::usage("the output is inside the model folder")
                     .at(&mine)
                     .with_expected(format!("a name outside {}", input.display()))
-                    .with_help("give -o another name"));
+                    .with_help("name another file for the output"));
             }
         }
         Ok(())

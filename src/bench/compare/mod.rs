@@ -102,6 +102,8 @@ pub struct Comparison {
     pub verdict: Verdict,
     /// A sign that the machine itself changed between or during the measurements. The intervals allow for it.
     pub doubt: Option<String>,
+    /// Whether one process on a CPU took all samples of a side. Two such processes of one program differ by more than their samples do.
+    pub one_process: bool,
 }
 
 /// Fewer measurements have no median with an interval of their own: of five, even the least and the largest contain it in only 94 % of
@@ -295,6 +297,7 @@ fn one(report: &Report, base: &DeviceEntry, other: &DeviceEntry) -> Result<Compa
         speedup,
         pace,
         doubt: change.map(|(_, why)| why),
+        one_process: [base, other].iter().any(|d| d.rounds.is_none() && work::on_cpu(d)),
     })
 }
 

@@ -11,8 +11,8 @@ const STEP_ROUNDING: f64 = 0.01;
 /// Something in which two results differ, so that a speedup is not due to the kernels alone.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Difference {
-    /// What differs: `program`, `device`, `dtype`, `driver`, `machine`, `clock`, `cache`, `commit`, `threads`, `matmul`, `NVRTC`,
-    /// `cuBLASLt`, `environment` or `byte counts`.
+    /// What differs: `program`, `device`, `dtype`, `driver`, `machine`, `clock`, `cache`, `GPU`, `build`, `commit`, `threads`,
+    /// `matmul`, `NVRTC`, `cuBLASLt`, `environment` or `byte counts`.
     pub what: &'static str,
     /// What the base has.
     pub base: String,
@@ -35,6 +35,11 @@ pub(super) fn same_program(a: &DeviceEntry, b: &DeviceEntry) -> bool {
     name(a) == name(b)
 }
 
+/// Whether a device is a CPU, or a software driver, which runs on the CPU.
+pub(super) fn on_cpu(d: &DeviceEntry) -> bool {
+    d.timer == "host clock" || d.description.contains("software")
+}
+
 /// What two devices differ in, other than their names.
 pub(super) fn differences(a: &DeviceEntry, b: &DeviceEntry) -> Vec<Difference> {
     let mut all = vec![
@@ -46,17 +51,29 @@ pub(super) fn differences(a: &DeviceEntry, b: &DeviceEntry) -> Vec<Difference> {
         ("clock", a.timer.clone(), b.timer.clone()),
         ("cache", format!("{} MiB", a.cache_bytes >> 20), format!("{} MiB", b.cache_bytes >> 20)),
     ];
+    // Boards of one model differ; the same board through another API does not.
+    if a.uuid.is_some() && b.uuid.is_some() {
+        all.push(("GPU", recorded(&a.uuid), recorded(&b.uuid)));
+    }
     // Other programs do not say how they measured.
-    if let (Some(p), Some(q)) = (&a.provenance, &b.provenance) {
-        let threads = |p: &Provenance| recorded(&p.settings.threads.map(|n| n.to_string()));
-        all.extend([
-            ("commit", recorded(&p.commit), recorded(&q.commit)),
-            ("threads", threads(p), threads(q)),
-            ("matmul", p.matmul.clone(), q.matmul.clone()),
-            ("NVRTC", recorded(&p.nvrtc), recorded(&q.nvrtc)),
-            ("cuBLASLt", recorded(&p.cublaslt), recorded(&q.cublaslt)),
-            ("environment", environment(p), environment(q)),
-        ]);
+    if same_program(a, b) && (a.provenance.is_some() || b.provenance.is_some()) {
+        let of = |get: &dyn Fn(&Provenance) -> Option<String>| {
+            [a, b].map(|d| recorded(&d.provenance.as_ref().and_then(get)))
+        };
+        let build = |p: &Provenance| Some(if p.release { "release" } else { "debug" }.to_owned());
+        let facts: [(_, &dyn Fn(&Provenance) -> Option<String>); 7] = [
+            ("build", &build),
+            ("commit", &|p| p.commit.clone()),
+            ("threads", &|p| p.settings.threads.map(|n| n.to_string())),
+            ("matmul", &|p| Some(p.matmul.clone())),
+            ("NVRTC", &|p| p.nvrtc.clone()),
+            ("cuBLASLt", &|p| p.cublaslt.clone()),
+            ("environment", &|p| Some(environment(p))),
+        ];
+        all.extend(facts.map(|(what, get)| {
+            let [base, other] = of(get);
+            (what, base, other)
+        }));
     }
     let differing = all.into_iter().filter(|(_, base, other)| base != other);
     differing.map(|(what, base, other)| Difference { what, base, other }).collect()

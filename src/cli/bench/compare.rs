@@ -12,6 +12,7 @@ use crate::error::{Error, Kind, Result};
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use serde_json::json;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// The exit code where the uncertainty of a measurement exceeds 100 %.
@@ -242,6 +243,19 @@ fn select(parts: &mut [(String, Report)], matches: &ArgMatches) -> Result<()> {
             .with_expected(there.join(", "))
             .with_help("name devices of the result files, or leave out --device"));
     }
+    let rows = || parts.iter().flat_map(|(_, r)| &r.ops);
+    let of_steps = parts.iter().flat_map(|(_, r)| r.steps.iter().map(|s| s.model.clone()));
+    present(
+        "--dtype",
+        &types,
+        parts.iter().flat_map(|(_, r)| r.devices.iter().map(|d| d.dtype.clone())).collect(),
+    )?;
+    let all = "all".to_owned();
+    let known = rows().map(|row| row.model.clone()).chain(of_steps).chain([all]);
+    present("--shape-of", &models, known.collect())?;
+    let numbers: Vec<String> = tokens.iter().map(usize::to_string).collect();
+    let known = rows().filter(|row| row.tokens > 0).map(|row| row.tokens.to_string());
+    present("--tokens", &numbers.iter().collect::<Vec<_>>(), known.collect())?;
     for (_, report) in parts {
         report.devices.retain(|d| {
             (devices.is_empty() || devices.iter().any(|name| named(&d.id, name)))
@@ -261,6 +275,16 @@ fn select(parts: &mut [(String, Report)], matches: &ArgMatches) -> Result<()> {
         report.skipped.retain(|r| kept.contains(&r.device));
     }
     Ok(())
+}
+
+/// Refuses a value that no result has.
+fn present(option: &str, wanted: &[&String], there: BTreeSet<String>) -> Result<()> {
+    match wanted.iter().find(|value| !there.contains(**value)) {
+        None => Ok(()),
+        Some(value) => Err(Error::usage(format!("{option} {value} selects no measurement of these results"))
+            .with_expected(there.into_iter().filter(|known| known != "all").collect::<Vec<_>>().join(", "))
+            .with_help(format!("name a value that a result has, or leave out {option}"))),
+    }
 }
 
 /// The report with another device first, named as in the comparison: `cpu`, or `cpu (today)`, for which `cpu` or `today` will do if it

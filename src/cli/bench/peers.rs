@@ -17,22 +17,30 @@ pub fn paths(matches: &ArgMatches) -> Vec<&Path> {
     matches.get_many::<String>("with").into_iter().flatten().map(Path::new).collect()
 }
 
-/// Reads results, each with a name for its devices: the file's, and a number if several files have this name.
+/// Reads results, each with a name for its devices: the file's, with as many of its folders as tell it from the others, and a number if
+/// one file is named twice.
 ///
 /// # Errors
 /// Those of [`Report::read`].
 pub fn read<'a>(paths: impl IntoIterator<Item = &'a Path>) -> Result<Vec<(String, Report)>> {
-    let mut parts: Vec<(String, Report)> = Vec::new();
-    let mut stems: Vec<String> = Vec::new();
-    for path in paths {
-        let stem = path.file_stem().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
-        let report = Report::read(path)?;
-        let alike = stems.iter().filter(|other| **other == stem).count();
-        let name = if alike == 0 { stem.clone() } else { format!("{stem} {}", alike + 1) };
-        stems.push(stem);
-        parts.push((name, report));
-    }
-    Ok(parts)
+    let paths: Vec<&Path> = paths.into_iter().collect();
+    let named = |(i, path): (usize, &&Path)| Ok((name(&paths, i), Report::read(path)?));
+    paths.iter().enumerate().map(named).collect()
+}
+
+/// The name of the i-th file: `cpu`, or `old/cpu` beside `new/cpu`.
+fn name(paths: &[&Path], i: usize) -> String {
+    let parts = |path: &Path| -> Vec<String> {
+        path.with_extension("").iter().rev().map(|part| part.to_string_lossy().into_owned()).collect()
+    };
+    let own = parts(paths[i]);
+    let with =
+        |path: &Path, n: usize| parts(path).iter().take(n).rev().cloned().collect::<Vec<_>>().join("/");
+    let others = || paths.iter().enumerate().filter(|(j, other)| *j != i && parts(other) != own);
+    let unique = |n: &usize| others().all(|(_, other)| with(other, *n) != with(paths[i], *n));
+    let name = with(paths[i], (1..=own.len()).find(unique).unwrap_or(own.len()));
+    let earlier = paths[..i].iter().filter(|other| parts(other) == own).count();
+    if earlier == 0 { name } else { format!("{name} {}", earlier + 1) }
 }
 
 /// Adds to the report of this run the measurements of others that `ops` (by name of the op) and `steps` select.
