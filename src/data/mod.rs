@@ -7,6 +7,7 @@
 mod batch;
 mod check;
 mod class_folders;
+mod columns;
 mod conll;
 mod contexts;
 mod documents;
@@ -38,6 +39,7 @@ mod words;
 
 pub use batch::{Batch, BatchOptions, BatchSize, epoch, eval_batches, micro_batches};
 pub use check::check;
+pub use columns::LabelColumns;
 pub use conll::{Sentence, TagColumns, check_last_column, read_sentences};
 pub use contexts::{ContextWindow, Contexts};
 pub use documents::{Documents, read_documents};

@@ -3,6 +3,7 @@
 mod answer;
 mod classify;
 mod mask;
+mod metadata;
 mod multilabel;
 mod next;
 mod permute;
@@ -13,6 +14,7 @@ mod tag;
 pub use answer::{Answer, Candidate, Finding, Found, Search};
 pub use classify::Classify;
 pub use mask::Mask;
+pub use metadata::{METADATA, ModelMetadata, TaskMetadata};
 pub use multilabel::Multilabel;
 pub use next::Next;
 pub use permute::{Permute, into_streams};

@@ -222,7 +222,7 @@ impl Trainer<'_> {
         let mut files = model_files(self.recipe, &self.run)?;
         // Of several tasks the one of the vectors says how long their texts are.
         let vectors = self.run.parts.iter().find(|p| p.task.outputs() == Outputs::Embedding);
-        let longest = vectors.and_then(|p| p.noted["max_length"].as_u64()).unwrap_or(0) as usize;
+        let longest = vectors.and_then(|p| p.metadata.max_length).unwrap_or(0);
         files.extend(self.run.model.sentence_files(longest));
         Ok(files)
     }
@@ -239,9 +239,7 @@ impl Trainer<'_> {
             let after = self.measure(head, &*task, &set)?.scores();
             let scores = [&meter.scores(), &after];
             self.observer.event(&Event::Tuned { task: &part.name, thresholds: &thresholds, scores });
-            let noted: serde_json::Map<String, Value> =
-                thresholds.into_iter().map(|(name, t)| (name, number(t))).collect();
-            part.noted["thresholds"] = noted.into();
+            part.metadata.thresholds = Some(thresholds.into_iter().collect());
             part.task = task;
             any = true;
         }
@@ -394,5 +392,5 @@ impl Trainer<'_> {
 
 /// The thresholds that a task was given, by label.
 fn thresholds(part: &Part) -> Map<String, Value> {
-    part.noted["thresholds"].as_object().cloned().unwrap_or_default()
+    part.metadata.thresholds.iter().flatten().map(|(name, t)| (name.clone(), number(*t))).collect()
 }

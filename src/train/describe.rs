@@ -2,7 +2,7 @@
 
 use super::events::Prepared;
 use super::prepare::{self, Run};
-use crate::data::{Affix, Scheme, TagFormat, TokenSet, micro_batches};
+use crate::data::{TagFormat, TokenSet, micro_batches};
 use crate::error::Result;
 use crate::models::Outputs;
 use crate::nn::Distance;
@@ -30,10 +30,7 @@ pub(super) fn approximation(run: &Run, max_tokens: usize) -> Result<Vec<f64>> {
 /// How the tags of a part are written, if it has tags.
 fn tag_scheme(part: &prepare::Part) -> Option<String> {
     let Outputs::Tags(_) = part.task.outputs() else { return None };
-    let suffix = part.noted.get("suffix").and_then(serde_json::Value::as_bool).unwrap_or(false);
-    let affix = if suffix { Affix::Suffix } else { Affix::Prefix };
-    let scheme = part.noted.get("scheme").and_then(serde_json::Value::as_str).and_then(Scheme::find);
-    Some(scheme.map_or(TagFormat::Words, |scheme| TagFormat::Spans { scheme, affix }).describe())
+    Some(part.metadata.tag_format().unwrap_or(TagFormat::Words).describe())
 }
 
 /// What a run found before its first step.

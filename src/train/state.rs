@@ -14,6 +14,7 @@ use crate::error::{Error, Result};
 use crate::metrics::Scores;
 use crate::optim::{LossScale, Optimizer};
 use crate::shape::DType;
+use crate::tasks::{METADATA, ModelMetadata};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -261,14 +262,13 @@ pub fn model_files(recipe: &Recipe, run: &Run) -> Result<Vec<NamedFile<'static>>
     let config = tokenizer.clone().find(|f| f.0 == CONFIG).map(|f| &f.1[..]);
     files.extend(run.model.tokenizer_config(config)?.map(|bytes| NamedFile::bytes(CONFIG, bytes)));
     let how = match &run.parts[..] {
-        [part] => part.noted.clone(),
-        parts => {
-            let heads: serde_json::Map<String, Value> =
-                parts.iter().map(|p| (p.name.clone(), p.noted.clone())).collect();
-            json!({ "task": recipe.task.name(), "heads": heads })
-        }
+        [part] => ModelMetadata::One(Box::new(part.metadata.clone())),
+        parts => ModelMetadata::Several {
+            task: recipe.task.name().to_owned(),
+            heads: parts.iter().map(|p| (p.name.clone(), p.metadata.clone())).collect(),
+        },
     };
-    files.push(NamedFile::bytes("tempra.json", pretty(&how)));
+    files.push(NamedFile::bytes(METADATA, pretty(&json!(how))));
     Ok(files)
 }
 

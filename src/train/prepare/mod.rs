@@ -231,7 +231,9 @@ impl Run {
         }
 
         let of = |((_, r), part): (&(String, Recipe), &Part)| {
-            format!("{:?} {} {} {:?}", part.classes, r.data.max_length, r.data.split_seed, part.noted)
+            // As JSON, so that a run that an earlier version began can be resumed.
+            let metadata = serde_json::json!(part.metadata);
+            format!("{:?} {} {} {metadata:?}", part.classes, r.data.max_length, r.data.split_seed)
         };
         let parts_of: Vec<String> = recipes.iter().zip(&parts).map(of).collect();
         let made_from = format!("{hashes:?} {} {parts_of:?}", tokenizer.hash());

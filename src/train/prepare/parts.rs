@@ -5,12 +5,12 @@ use super::super::r_drop::RDrop;
 use super::super::recipe::{self, Recipe};
 use super::tasks::{given_weights, masking, rows_task};
 use crate::data::{
-    self, Affix, Columns, Contexts, Documents, Label, OnBadRow, Question, Row, Table, TagFormat, TagSource,
+    self, Columns, Contexts, Documents, Label, OnBadRow, Question, Row, Table, TagFormat, TagSource,
     TaggedText, Target, Targets, TokenSet, Words,
 };
 use crate::error::{Error, Kind as ErrorKind, Result};
 use crate::models::Outputs;
-use crate::tasks::{Answer, Next, Permute, Search, Tag, Task};
+use crate::tasks::{Answer, Next, Permute, Search, Tag, Task, TaskMetadata};
 use crate::text::Tokenizer;
 use crate::units::plural;
 use std::collections::BTreeSet;
@@ -41,7 +41,7 @@ pub struct Part {
     /// The standard deviation of its training targets, where they are numbers: the unit of its errors.
     pub deviation: Option<f64>,
     /// How its examples were read, for whoever predicts with the model.
-    pub noted: serde_json::Value,
+    pub metadata: TaskMetadata,
 }
 
 impl Part {
@@ -421,7 +421,7 @@ impl Source {
     pub fn encode(self, name: &str, r: &Recipe, e: &Encoder) -> Result<Part> {
         let (d, classes) = (&r.data, self.classes);
         let (tokenizer, longest) = (e.tokenizer, d.max_length);
-        let mut noted = noted(r);
+        let mut metadata = metadata(r);
         let (sets, task): (Splits<TokenSet>, Arc<dyn Task>) = match self.raw {
             Raw::Rows { splits, kind } => {
                 let task = rows_task(r, kind, &classes, &splits)?;
@@ -438,8 +438,7 @@ impl Source {
                 (sets, task)
             }
             Raw::Sentences(splits, format) => {
-                noted["scheme"] = format.name().into();
-                noted["suffix"] = matches!(format, TagFormat::Spans { affix: Affix::Suffix, .. }).into();
+                metadata.set_tag_format(format);
                 let [train, validation, test] = splits;
                 let of = |sentences: Option<Vec<TaggedText>>, path: Option<&Path>| {
                     let path = path.unwrap_or(&d.train);
@@ -465,7 +464,7 @@ impl Source {
             Raw::Questions(splits) => {
                 // Only what is trained on teaches to give no answer.
                 let impossible = splits[0].iter().flatten().any(|q| q.impossible);
-                noted["impossible"] = impossible.into();
+                metadata.impossible = Some(impossible);
                 let sets = each(splits, |q| Contexts::build(tokenizer, q, longest, d.stride, true))?;
                 let a = &r.answer;
                 let search = Search {
@@ -509,7 +508,7 @@ impl Source {
         }
         let deviation = deviation(r, train.targets.values());
         if let Some((mean, std)) = task.units() {
-            (noted["target_mean"], noted["target_std"]) = (mean.into(), std.into());
+            (metadata.target_mean, metadata.target_std) = (Some(mean), Some(std));
         }
         let best_metric = r.train.best_metric.clone();
         let name = name.to_owned();
@@ -526,7 +525,7 @@ impl Source {
             r_drop,
             best_metric,
             deviation,
-            noted,
+            metadata,
         })
     }
 }
@@ -542,37 +541,39 @@ fn deviation(r: &Recipe, targets: &[f32]) -> Option<f64> {
     Some((values.iter().map(|v| (v - mean) * (v - mean)).sum::<f64>() / values.len() as f64).sqrt())
 }
 
-/// How a model was fed, for whoever predicts with it.
-fn noted(r: &Recipe) -> serde_json::Value {
+/// How a model's texts were read, for whoever predicts with it.
+fn metadata(r: &Recipe) -> TaskMetadata {
     let (d, a) = (&r.data, &r.answer);
-    let mut noted = serde_json::json!({
-        "task": r.task.name(), "max_length": d.max_length, "text": d.text, "pair": d.pair, "label": d.label.as_str(),
-    });
-    if !d.label.several().is_empty() {
-        noted["label"] = d.label.several().into();
-    }
+    let mut metadata = TaskMetadata {
+        task: Some(r.task.name().to_owned()),
+        max_length: Some(d.max_length),
+        text: Some(d.text.clone()),
+        pair: d.pair.clone(),
+        label: Some(d.label.clone()),
+        ..TaskMetadata::default()
+    };
     match r.task {
         recipe::Task::Tag => {
-            noted["stride"] = d.stride.into();
-            noted["strict"] = r.tag.strict.into();
+            metadata.stride = Some(d.stride);
+            metadata.strict = Some(r.tag.strict);
         }
         recipe::Task::Answer => {
-            noted["stride"] = d.stride.into();
-            noted["n_best"] = a.n_best.into();
-            noted["max_answer_length"] = a.max_length.into();
-            noted["null_threshold"] = a.null_threshold.into();
+            metadata.stride = Some(d.stride);
+            metadata.n_best = Some(a.n_best);
+            metadata.max_answer_length = Some(a.max_length);
+            metadata.null_threshold = Some(a.null_threshold);
         }
         recipe::Task::Multilabel if d.label.several().is_empty() => {
-            noted["separator"] = d.separator.as_str().into();
+            metadata.separator = Some(d.separator.clone());
         }
         recipe::Task::Similar if r.similar.loss == recipe::Likeness::Contrastive => {
-            noted["loss"] = r.similar.loss.name().into();
-            noted["temperature"] = r.similar.temperature.into();
+            metadata.loss = Some(r.similar.loss.name().to_owned());
+            metadata.temperature = Some(r.similar.temperature);
         }
-        recipe::Task::Similar => noted["label_scale"] = r.similar.label_scale.into(),
+        recipe::Task::Similar => metadata.label_scale = Some(r.similar.label_scale),
         _ => {}
     }
-    noted
+    metadata
 }
 
 fn each<T, U>(splits: Splits<T>, mut f: impl FnMut(T) -> Result<U>) -> Result<Splits<U>> {

@@ -1,7 +1,7 @@
 //! What a recipe's value can be: how each type is read, written, described and bounded.
 
 use super::source::{Node, Value};
-use crate::data::{Scheme, TagFormat, TagRule};
+use crate::data::{LabelColumns, Scheme, TagFormat, TagRule};
 use crate::shape::DType;
 use crate::train::schedule::{Curve, Kind};
 use std::fmt;
@@ -435,26 +435,6 @@ impl Field for ClassWeights {
     }
     fn numbers(&self) -> Vec<f64> {
         if let Self::Values(list) = self { list.numbers() } else { Vec::new() }
-    }
-}
-
-/// Which column holds the labels, or which columns do.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum LabelColumns {
-    /// One column of labels.
-    One(String),
-    /// A 0/1 column for each class.
-    Several(Vec<String>),
-}
-
-impl LabelColumns {
-    /// The name of the only column; empty if there are several.
-    pub fn as_str(&self) -> &str {
-        if let Self::One(name) = self { name } else { "" }
-    }
-    /// The names of the 0/1 columns; none if there is one column of labels.
-    pub fn several(&self) -> &[String] {
-        if let Self::Several(names) = self { names } else { &[] }
     }
 }
 

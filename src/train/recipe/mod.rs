@@ -14,13 +14,14 @@ mod optim;
 mod source;
 
 pub use field::{
-    Attention, ClassWeights, DeviceName, Every, LabelColumns, Likeness, OnBadRow, Pooling, Precision,
-    Sampling, TagScheme, Task,
+    Attention, ClassWeights, DeviceName, Every, Likeness, OnBadRow, Pooling, Precision, Sampling, TagScheme,
+    Task,
 };
 pub use table::Key;
 
 use super::epochs::Epochs;
 use super::schedule::{Curve, Kind};
+pub use crate::data::LabelColumns;
 use crate::error::{Error, Kind as ErrorKind, Result};
 use crate::units::plural;
 use field::{Rule, above, above_up_to, at_least, from_to, from_to_below};
