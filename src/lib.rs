@@ -13,7 +13,8 @@
 //! | choose a device | [`Device::open`](device::Device::open) |
 //! | open a model folder or `org/name` | [`models::source::resolve`], [`Model::open`](models::Model::open) |
 //! | turn texts into tokens and batches | [`Tokenizer::from_dir`](text::Tokenizer::from_dir), [`data::TokenSet`], [`data::eval_batches`] |
-//! | predict, score | [`tasks::for_each_output`], [`tasks::evaluate`] |
+//! | predict with a model folder, or score it | [`predict::Session`] |
+//! | run a model over batches | [`tasks::for_each_output`], [`tasks::evaluate`] |
 //! | read and check data files | [`data::read`](fn@data::read), [`data::check`](fn@data::check) |
 //! | check what is on disk | [`checkpoint::verify`], [`checkpoint::Weights`] |
 //! | compute ops and gradients | [`tape::Tape`], [`ops`] |
@@ -98,36 +99,21 @@
 //!
 //! # Predict
 //!
+//! A [`Session`](predict::Session) turns a stream of texts into a stream of predictions. It needs nothing but a model folder, which also
+//! says how the texts were read in training. `examples/predict.rs` is a whole program.
+//!
 //! ```
-//! use std::path::Path;
-//! use tempra::data::{Row, TokenSet, eval_batches};
 //! use tempra::device::Device;
-//! use tempra::metrics::softmax;
-//! use tempra::models::{Model, Options, Outputs};
-//! use tempra::tasks::for_each_output;
-//! use tempra::text::Tokenizer;
+//! use tempra::predict::{Session, Settings, Value};
 //!
 //! # fn main() -> tempra::error::Result<()> {
-//! let folder = Path::new("tests/golden/bert/a"); // a small classifier with three classes
-//! let device = Device::open("cpu", 0)?;
-//! let (model, _) = Model::open(&device, folder, &Options::default())?;
-//! let Outputs::Classes(classes) = &model.outputs else { unreachable!("its head is a classifier") };
-//! let tokenizer = Tokenizer::from_dir(folder, model.shape().vocab)?;
-//!
-//! let texts = ["A fine film.", "Too long, and far too loud."];
-//! let row = |text: &str| Row { text: text.to_owned(), pair: None, label: None, line: 1 };
-//! let set = TokenSet::build(&tokenizer, &texts.map(row), Vec::new(), 40, None)?;
-//! let mut predicted = vec![String::new(); set.len()];
-//! // At most 8,192 tokens a batch. `outputs[0]` has one row of logits for each example of the batch.
-//! for_each_output(&device, &model, &eval_batches(&set, 8192, 0)?, |batch, outputs| {
-//!     for (&example, logits) in batch.examples.iter().zip(outputs[0].chunks_exact(classes.len())) {
-//!         let p = softmax(logits);
-//!         let best = (0..p.len()).max_by(|&a, &b| p[a].total_cmp(&p[b])).unwrap_or(0);
-//!         predicted[example as usize] = classes[best].clone();
-//!     }
-//!     Ok(())
-//! })?;
-//! assert!(predicted.iter().all(|class| classes.contains(class)));
+//! // A small classifier with three classes.
+//! let session = Session::open("tests/golden/bert/a", Device::open("cpu", 0)?, Settings::default())?;
+//! for prediction in session.predict(["A fine film.", "Too long, and far too loud."]) {
+//!     let prediction = prediction?;
+//!     let Value::Class { label, probabilities, .. } = &prediction.value else { unreachable!("its head is a classifier") };
+//!     println!("{label}: {probabilities:?}");
+//! }
 //! # Ok(())
 //! # }
 //! ```
@@ -253,6 +239,8 @@ pub mod text;
 pub mod data;
 pub mod metrics;
 pub mod tasks;
+// Inference.
+pub mod predict;
 // The loop.
 pub mod train;
 // Outputs.

@@ -145,6 +145,8 @@ mod scoring;
 mod sentence;
 #[path = "all/sentence_settings.rs"]
 mod sentence_settings;
+#[path = "all/session.rs"]
+mod session;
 #[path = "all/several.rs"]
 mod several;
 #[path = "all/spans.rs"]

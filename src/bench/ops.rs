@@ -9,6 +9,11 @@ use crate::error::Result;
 use crate::ops::OPS;
 use std::collections::HashSet;
 
+/// The names of all ops, in the order of `OPS`.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    OPS.iter().map(|(op, _)| *op)
+}
+
 /// The jobs of the ops that `wanted` selects, by model. Jobs that do not depend on the number of tokens occur once.
 pub fn plan(models: &[ModelShape], tokens: &[usize], wanted: &dyn Fn(&str) -> bool) -> Vec<Job> {
     let mut all = Vec::new();

@@ -2,13 +2,13 @@
 
 use super::columns;
 use super::init::files::is_squad;
-use super::model::{tokenizer, vector_tokenizer};
 use super::options::{column, count, flag, json_arg, text};
 use super::output::{say, say_json};
 use super::style::Voice;
 use crate::data;
 use crate::error::{Error, Result};
 use crate::models::{gives_vectors, source};
+use crate::predict::{tokenizer, vector_tokenizer};
 use clap::{Arg, ArgGroup, ArgMatches, Command, value_parser};
 use serde_json::json;
 use std::path::{Path, PathBuf};

@@ -1,16 +1,14 @@
 //! `tempra embed`: writes a vector for each text.
 
 use super::idle;
-use super::model::{Prepared, with_model};
-use super::options::{flag, text};
+use super::model::{self, settings, with_model};
+use super::options::{open_device, text};
 use super::output::Destination;
-use super::problem::unlabelled;
 use super::style::Voice;
-use crate::data::{Columns, read_texts};
+use crate::data::{Columns, Row, read_texts};
 use crate::error::Result;
-use crate::models::{Options, Outputs};
-use crate::nn::Pooling;
-use crate::tasks::unit;
+use crate::models::Outputs;
+use crate::predict::{Folder, TextVector};
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use std::path::Path;
 use std::time::Instant;
@@ -64,52 +62,33 @@ pub fn run(matches: &ArgMatches) -> Result<i32> {
     let output = text(matches, "output");
     let destination = Destination::of(output)?;
     destination.spare([Path::new(input)])?;
-    let prepared = Prepared::for_vectors(matches, &voice)?;
-    destination.spare([prepared.dir.as_path()])?;
-    idle::warn("embed", matches, (&Outputs::Embedding, &prepared.noted), false, &voice);
-    let columns = Columns { pair: None, label: None, ..prepared.columns.clone() };
+    let device = open_device(matches)?;
+    let folder = Folder::for_vectors(text(matches, "model").unwrap_or_default(), settings(matches))?;
+    model::warn(&folder, &voice);
+    destination.spare([folder.dir.as_path()])?;
+    idle::warn("embed", matches, (&Outputs::Embedding, folder.several), false, &voice);
+    let columns = Columns { pair: None, label: None, ..folder.columns.clone() };
     let records = read_texts(input, None, &columns)?;
-    let rows: Vec<_> = records
-        .inputs()
-        .iter()
-        .zip(&records.lines)
-        .map(|((t, _), &line)| unlabelled(t, None, line))
-        .collect();
-    let set = prepared.tokens(&rows, Vec::new())?;
-    let options = Options {
-        outputs: Some(Outputs::Embedding),
-        pooling: text(matches, "pooling").map(|p| if p == "cls" { Pooling::Cls } else { Pooling::Mean }),
-        ..Options::default()
-    };
-    let model = prepared.model(&options, &voice)?;
-    let mut vectors = vec![Vec::new(); set.len()];
-    let raw = flag(matches, "raw") || !(model.normalizes() || flag(matches, "normalize"));
-    prepared.outputs(&model, &prepared.batches(&set, 0)?, &voice, |batch, outputs| {
-        let all = outputs.first().map(Vec::as_slice).unwrap_or_default();
-        let width = all.len() / batch.len().max(1);
-        for (row, &example) in all.chunks_exact(width.max(1)).zip(&batch.examples) {
-            if let Some(slot) = vectors.get_mut(example as usize) {
-                *slot = if raw { row.to_vec() } else { unit(row) };
-            }
-        }
-        Ok(())
-    })?;
-    let width = model.shape().hidden;
+    let session = model::load(folder, device, matches, &voice)?;
+    let rows = records.inputs().into_iter().zip(&records.lines);
+    let rows = rows.map(|((text, _), &line)| Row { line, ..text.into() });
+    let vectors: Vec<TextVector> = session.embed(rows).collect::<Result<_>>()?;
+    let width = session.width();
     let numpy = output.is_some_and(|o| o.to_ascii_lowercase().ends_with(".npy"));
     destination.write(|out| {
         if numpy {
             out.write_all(&npy_header(vectors.len(), width))?;
-            return vectors.iter().flatten().try_for_each(|x| out.write_all(&x.to_le_bytes()));
+            return vectors.iter().flat_map(|v| &v.values).try_for_each(|x| out.write_all(&x.to_le_bytes()));
         }
-        vectors.iter().try_for_each(|v| writeln!(out, "{}", serde_json::json!({ "embedding": v })))
+        vectors.iter().try_for_each(|v| writeln!(out, "{}", serde_json::json!({ "embedding": v.values })))
     })?;
     voice.note(format!(
         "{} vectors of width {width} in {:.1} s on {}",
         vectors.len(),
         start.elapsed().as_secs_f64(),
-        prepared.device.caps().label()
+        session.device().caps().label()
     ));
-    prepared.cut(&set).into_iter().for_each(|cut| voice.warn(cut));
+    model::warn_cut(&session, vectors.iter().filter(|v| v.lost > 0).count(), vectors.len(), &voice);
     Ok(0)
 }
 

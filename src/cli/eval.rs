@@ -1,15 +1,16 @@
 //! `tempra eval`: scores a fine-tuned model on labelled data.
 
 use super::idle;
-use super::model::{Prepared, no_answer_arg, with_model};
-use super::options::{column, flag, json_arg, text};
+use super::model::{self, no_answer_arg, settings, with_model};
+use super::options::{column, flag, json_arg, open_device, text};
 use super::output::{say, say_json};
 use super::style::Voice;
 use crate::checkpoint::number;
+use crate::data::LabelColumns;
 use crate::error::{Error, Result};
 use crate::metrics::{Bootstrap, Interval};
-use crate::models::{Options, Outputs};
-use crate::tasks::EVALUATION;
+use crate::models::Outputs;
+use crate::predict::Folder;
 use clap::builder::RangedU64ValueParser;
 use clap::{Arg, ArgMatches, Command};
 use serde_json::{Map, Value, json};
@@ -75,56 +76,50 @@ pub fn define() -> Command {
 pub fn run(matches: &ArgMatches) -> Result<i32> {
     let voice = Voice::of(matches);
     let path = matches.get_one::<PathBuf>("data").map(PathBuf::as_path).unwrap_or(Path::new(""));
-    let mut prepared = Prepared::new(matches, &voice)?;
+    let device = open_device(matches)?;
+    let mut folder = Folder::open(text(matches, "model").unwrap_or_default(), settings(matches))?;
+    model::warn(&folder, &voice);
     if let Some(label) = text(matches, "label") {
-        prepared.noted.label = Some(label.to_owned()).filter(|name| !name.is_empty());
-        prepared.noted.indicators = Vec::new();
+        folder.metadata.label = Some(LabelColumns::One(label.to_owned()));
     }
     let label_scale = matches.get_one::<f64>("label-scale").copied();
     if let Some(scale) = label_scale {
-        prepared.noted.compare_with_labels(scale);
+        folder.metadata.compare_with_labels(scale);
     }
-    if text(matches, "label") == Some("") && prepared.noted.word("loss").as_deref() != Some("contrastive") {
+    if text(matches, "label") == Some("") && !folder.metadata.contrastive() {
         return Err(Error::usage("--label is empty, but the model is scored by labels")
-            .at(&prepared.dir)
+            .at(&folder.dir)
             .with_expected(
                 "the name of a column; only a model trained on pairs that belong together needs none",
             )
             .with_help("give --label COLUMN, or leave it out"));
     }
-    let model = prepared.model(&Options::default(), &voice)?;
-    let (head, outputs) = prepared.head(&model)?;
-    idle::warn("eval", matches, (outputs, &prepared.noted), false, &voice);
+    let session = model::load(folder, device, matches, &voice)?;
+    let (folder, outputs) = (&session.folder, session.outputs());
+    idle::warn("eval", matches, (outputs, folder.several), false, &voice);
     if label_scale.is_some() && *outputs != Outputs::Embedding {
         return Err(Error::usage("--label-scale has no effect on this model")
-            .at(&prepared.dir)
+            .at(&folder.dir)
             .with_expected("a model with task = \"similar\"")
             .with_found(format!("task = {:?}", name(outputs)))
             .with_help("leave out --label-scale"));
     }
-    let (task, set) = prepared.labelled(outputs, path)?;
-    if *outputs == Outputs::Span {
-        prepared.abstains().1.into_iter().for_each(|unsure| voice.note(unsure));
-    }
-    if let Outputs::Tags(names) = outputs {
-        prepared.odd_labels(names).into_iter().for_each(|odd| voice.warn(odd));
-    }
-    let mut meter = task.meter(&set);
-    let mut batches = prepared.batches(&set, head)?;
-    batches.iter_mut().try_for_each(|batch| task.prepare(batch, EVALUATION))?;
-    prepared.outputs(&model, &batches, &voice, |batch, outputs| meter.add(outputs, batch))?;
+    let (task, set) = session.labelled(path)?;
+    model::unsure(&session, matches, &voice);
+    session.odd_labels().into_iter().for_each(|odd| voice.warn(odd));
+    let meter = session.score(&*task, &set)?;
 
     let bootstrap =
         matches.get_one::<usize>("intervals").map(|&samples| Bootstrap { samples, ..Bootstrap::default() });
     let intervals = bootstrap.map(|b| (b, b.intervals(meter.units(), |drawn| meter.scores_of(drawn))));
     if flag(matches, "json") {
         let mut all = json!({
-            "model": prepared.dir.to_string_lossy(),
+            "model": folder.dir.to_string_lossy(),
             "data": path.to_string_lossy(),
-            "device": prepared.device.caps().label(),
+            "device": session.device().caps().label(),
             "task": name(outputs),
             "examples": set.len(),
-            "max_length": prepared.max_length,
+            "max_length": folder.max_length,
             "texts_cut": set.lost.iter().filter(|n| **n > 0).count(),
             "scores": meter.scores(),
         });
@@ -143,7 +138,7 @@ pub fn run(matches: &ArgMatches) -> Result<i32> {
         all += &meter.report();
         say(all.trim_end())?;
     }
-    prepared.cut(&set).into_iter().for_each(|cut| voice.warn(cut));
+    model::warn_cut(&session, set.lost.iter().filter(|n| **n > 0).count(), set.len(), &voice);
     Ok(0)
 }
 

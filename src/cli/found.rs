@@ -1,19 +1,19 @@
 //! Predictions that are not columns of a table: tags of words, answers to questions.
 
 use super::input::Input;
-use super::model::Prepared;
 use super::options::text;
 use super::output::Destination;
 use super::predict::{Form, counted};
 use super::readable::{SHOWN, aligned, one_line, probability};
 use super::style::Voice;
 use crate::checkpoint::{NamedFile, RealFs, write_dir};
-use crate::data::{Contexts, Question, Span, TagFormat, TaggedText, Words};
+use crate::data::{Span, TagFormat};
 use crate::error::{Error, Result};
-use crate::models::Model;
-use crate::tasks::{Candidate, Finding, Found, Meter, Tagged};
+use crate::predict::{Answered, SentenceTags, Session};
+use crate::tasks::{Candidate, Finding};
 use clap::ArgMatches;
 use serde_json::{Map, Value, json};
+use std::ops::Range;
 use std::path::Path;
 
 /// Characters of the context that are shown on each side of an answer.
@@ -22,72 +22,52 @@ const AROUND: usize = 40;
 /// Tags every word of every sentence, also beyond the longest input: long sentences are read in windows.
 pub fn tags(
     input: &Input,
-    prepared: &Prepared,
-    model: &Model,
+    session: &Session,
     names: &[String],
     (form, destination): (Form, &Destination),
     voice: &Voice,
 ) -> Result<String> {
-    let (format, strict, _) = prepared.tag_format(names);
-    prepared.odd_labels(names).into_iter().for_each(|odd| voice.warn(odd));
-    let sentences = input.sentences(prepared, names, (format, strict))?;
-    let words: Vec<Vec<String>> = sentences.iter().map(|s| s.sentence.words.clone()).collect();
-    let set = Words::build(prepared.tokenizer(), &words, None, prepared.max_length, prepared.stride())?;
-    let (head, _) = prepared.head(model)?;
-    let mut tagged = Tagged::new(names, format, strict, &set);
-    let batches = prepared.batches(&set, head)?;
-    prepared.outputs(model, &batches, voice, |batch, outputs| tagged.add(outputs, batch))?;
-    let name = |c: u32| names.get(c as usize).map_or("O", String::as_str);
-    let read = |tags: &Vec<(u32, f32)>| tagged.spans(&tags.iter().map(|t| name(t.0)).collect::<Vec<_>>());
-    let spans: Vec<Vec<Span>> = tagged.tags.iter().map(read).collect::<Result<_>>()?;
+    let (format, _) = session.tag_format();
+    session.odd_labels().into_iter().for_each(|odd| voice.warn(odd));
+    let sentences = input.sentences(session, names)?;
+    let tagged: Vec<SentenceTags> = session.tags(sentences.into_iter().map(Ok)).collect::<Result<_>>()?;
     destination.write(|out| {
-        for (i, ((sentence, tags), spans)) in sentences.iter().zip(&tagged.tags).zip(&spans).enumerate() {
-            let tags: Vec<(&str, f32)> = tags.iter().map(|&(c, p)| (name(c), p)).collect();
+        for (i, one) in tagged.iter().enumerate() {
             match form {
-                Form::Jsonl => writeln!(out, "{}", of_sentence(sentence, &tags, spans))?,
+                Form::Jsonl => writeln!(out, "{}", of_sentence(one))?,
                 Form::Csv => {
-                    for (word, (tag, _)) in sentence.sentence.words.iter().zip(&tags) {
+                    for (word, (tag, _)) in one.sentence.sentence.words.iter().zip(&one.tags) {
                         writeln!(out, "{word}\t{tag}")?;
                     }
                     writeln!(out)?;
                 }
                 Form::Text => {
                     let apart = if i > 0 { "\n" } else { "" };
-                    write!(out, "{apart}{}", shown_sentence(sentence, &tags, spans, format))?;
+                    write!(out, "{apart}{}", shown_sentence(one, format))?;
                 }
             }
         }
         Ok(())
     })?;
-    let found: usize = spans.iter().map(Vec::len).sum();
+    let found: usize = tagged.iter().map(|one| one.spans.len()).sum();
     let what = match (format, found) {
         (TagFormat::Words, _) => format!("{} with a tag other than O", counted(found, "word")),
         (_, 1) => "1 entity".to_owned(),
         _ => format!("{found} entities"),
     };
-    Ok(format!("{}: {what}", counted(sentences.len(), "sentence")))
-}
-
-/// The least probability of the tags of a span, which is that of the entity.
-fn least(tags: &[(&str, f32)], span: &Span) -> f32 {
-    tags.get(span.start..span.end).unwrap_or_default().iter().map(|t| t.1).fold(1.0, f32::min)
-}
-
-/// Where an entity stands in its text: the bytes.
-fn bytes(tagged: &TaggedText, span: &Span) -> Option<(usize, usize)> {
-    let (_, ranges) = tagged.text.as_ref()?;
-    Some((ranges.get(span.start)?.start, ranges.get(span.end.checked_sub(1)?)?.end))
+    Ok(format!("{}: {what}", counted(tagged.len(), "sentence")))
 }
 
 /// A sentence for a person: its text, then a line for each entity or, of tags that are no spans, for each word.
-fn shown_sentence(tagged: &TaggedText, tags: &[(&str, f32)], spans: &[Span], format: TagFormat) -> String {
-    let words = &tagged.sentence.words;
-    let text = tagged.text.as_ref().map(|(text, _)| text.text.as_str());
+fn shown_sentence(tagged: &SentenceTags, format: TagFormat) -> String {
+    let SentenceTags { sentence, tags, spans } = tagged;
+    let words = &sentence.sentence.words;
+    let text = sentence.text.as_ref().map(|(text, _)| text.text.as_str());
     let inside = |s: &Span| words.get(s.start..s.end).unwrap_or_default().join(" ");
     let entity = |s: &Span| {
-        let mut row = vec![format!("  {}", s.label), probability(f64::from(least(tags, s)))];
-        match bytes(tagged, s).zip(text) {
-            Some(((start, end), text)) => {
+        let mut row = vec![format!("  {}", s.label), probability(f64::from(tagged.probability(s)))];
+        match tagged.bytes(s).zip(text) {
+            Some((Range { start, end }, text)) => {
                 row.push(one_line(text.get(start..end).unwrap_or_default()));
                 row.push(format!("({}-{})", code_points(text, start), code_points(text, end)));
             }
@@ -95,7 +75,7 @@ fn shown_sentence(tagged: &TaggedText, tags: &[(&str, f32)], spans: &[Span], for
         }
         row
     };
-    let word = |(word, (tag, p)): (&String, &(&str, f32))| {
+    let word = |(word, (tag, p)): (&String, &(String, f32))| {
         vec![format!("  {tag}"), probability(f64::from(*p)), one_line(word)]
     };
     let rows: Vec<Vec<String>> = match format {
@@ -112,14 +92,15 @@ fn shown_sentence(tagged: &TaggedText, tags: &[(&str, f32)], spans: &[Span], for
 
 /// A sentence as a line: words, tags and entities, these in words and, of a text, in characters (Unicode code points). Of tags
 /// that are no spans every word whose tag is not `O` is an entity.
-fn of_sentence(tagged: &TaggedText, tags: &[(&str, f32)], spans: &[Span]) -> Value {
-    let words = &tagged.sentence.words;
+fn of_sentence(tagged: &SentenceTags) -> Value {
+    let SentenceTags { sentence, tags, spans } = tagged;
+    let words = &sentence.sentence.words;
     let one = |s: &Span| {
         let inside = words.get(s.start..s.end).unwrap_or_default().join(" ");
-        let least = least(tags, s);
+        let least = tagged.probability(s);
         let mut entity =
             json!({ "type": s.label, "words": [s.start, s.end], "text": inside, "probability": least });
-        if let (Some((text, _)), Some((start, end))) = (&tagged.text, bytes(tagged, s)) {
+        if let (Some((text, _)), Some(Range { start, end })) = (&sentence.text, tagged.bytes(s)) {
             let text = &text.text;
             entity["text"] = text.get(start..end).unwrap_or_default().into();
             entity["start"] = code_points(text, start).into();
@@ -128,10 +109,10 @@ fn of_sentence(tagged: &TaggedText, tags: &[(&str, f32)], spans: &[Span]) -> Val
         entity
     };
     let entities: Vec<Value> = spans.iter().map(one).collect();
-    match &tagged.text {
+    match &sentence.text {
         Some((text, _)) => json!({ "text": text.text, "entities": entities }),
         None => {
-            let tags: Vec<&str> = tags.iter().map(|t| t.0).collect();
+            let tags: Vec<&str> = tags.iter().map(|t| t.0.as_str()).collect();
             json!({ "words": words, "tags": tags, "entities": entities })
         }
     }
@@ -147,8 +128,7 @@ fn code_points(text: &str, byte: usize) -> usize {
 /// the context); otherwise the first of them to standard output.
 pub fn answers(
     input: &Input,
-    prepared: &Prepared,
-    model: &Model,
+    session: &Session,
     (form, matches): (Form, &ArgMatches),
     voice: &Voice,
 ) -> Result<String> {
@@ -163,41 +143,24 @@ pub fn answers(
             .with_help("give -o the name of a new folder, or add --format jsonl"));
     }
     let questions = input.questions()?;
-    if let Some(unsure) = prepared.abstains().1 {
-        voice.note(unsure);
-    }
-    let search = prepared.search();
-    let set = Contexts::build(
-        prepared.tokenizer(),
-        questions.clone(),
-        prepared.max_length,
-        prepared.stride(),
-        false,
-    )
-    .map_err(Prepared::window_error)?;
-    let (head, _) = prepared.head(model)?;
-    let mut found = Found::new(search, &set);
-    let batches = prepared.batches(&set, head)?;
-    prepared.outputs(model, &batches, voice, |batch, outputs| found.add(outputs, batch))?;
-    let findings = found.findings();
-    let all = || questions.iter().zip(&findings);
+    super::model::unsure(session, matches, voice);
+    let answered: Vec<Answered> = session.answers(questions.into_iter().map(Ok)).collect::<Result<_>>()?;
     match (form, output.filter(|o| *o != "-")) {
         (Form::Text, _) => destination.write(|out| {
-            all().enumerate().try_for_each(|(i, (question, finding))| {
+            answered.iter().enumerate().try_for_each(|(i, one)| {
                 let apart = if i > 0 { "\n" } else { "" };
-                write!(out, "{apart}{}", shown_answer(question, finding))
+                write!(out, "{apart}{}", shown_answer(one))
             })
         })?,
-        (Form::Jsonl, _) => destination.write(|out| {
-            all().try_for_each(|(question, finding)| writeln!(out, "{}", of_question(question, finding)))
-        })?,
+        (Form::Jsonl, _) => destination
+            .write(|out| answered.iter().try_for_each(|one| writeln!(out, "{}", of_question(one))))?,
         (Form::Csv, None) => {
-            let [best, ..] = files(&questions, &findings);
+            let [best, ..] = files(&answered);
             Destination::Stdout.write(|out| writeln!(out, "{best:#}"))?
         }
         (Form::Csv, Some(folder)) => {
             let bytes = |v: &Value| format!("{v:#}\n").into_bytes();
-            let [best, n_best, odds] = files(&questions, &findings);
+            let [best, n_best, odds] = files(&answered);
             let files = [
                 NamedFile::bytes("predictions.json", bytes(&best)),
                 NamedFile::bytes("nbest_predictions.json", bytes(&n_best)),
@@ -206,8 +169,8 @@ pub fn answers(
             write_dir(&RealFs, Path::new(folder), &files)?;
         }
     }
-    let answered = findings.iter().filter(|f| !f.answer.is_empty()).count();
-    Ok(format!("{}: {answered} answered", counted(questions.len(), "question")))
+    let given = answered.iter().filter(|one| !one.finding.answer.is_empty()).count();
+    Ok(format!("{}: {given} answered", counted(answered.len(), "question")))
 }
 
 /// The candidates of a question, the answer that is given first.
@@ -219,7 +182,7 @@ fn ranked(finding: &Finding) -> Vec<&Candidate> {
 }
 
 /// An answer as a line of JSON; one that is empty has no place.
-fn of_question(question: &Question, finding: &Finding) -> Value {
+fn of_question(Answered { question, finding }: &Answered) -> Value {
     let best = ranked(finding).first().copied();
     let place = best.filter(|c| !c.text.is_empty()).map(|c| &c.bytes);
     let point = |byte: usize| code_points(&question.context, byte);
@@ -231,7 +194,7 @@ fn of_question(question: &Question, finding: &Finding) -> Value {
 }
 
 /// A question for a person: the likeliest answers, and the first of them in its context.
-fn shown_answer(question: &Question, finding: &Finding) -> String {
+fn shown_answer(Answered { question, finding }: &Answered) -> String {
     let context = &question.context;
     let ranked = ranked(finding);
     let row = |c: &&Candidate| match c.text.is_empty() {
@@ -265,9 +228,9 @@ fn shown_answer(question: &Question, finding: &Finding) -> String {
     lines.join("\n") + "\n"
 }
 
-fn files(questions: &[Question], findings: &[Finding]) -> [Value; 3] {
+fn files(answered: &[Answered]) -> [Value; 3] {
     let mut all = [Map::new(), Map::new(), Map::new()];
-    for (q, f) in questions.iter().zip(findings) {
+    for Answered { question: q, finding: f } in answered {
         all[0].insert(q.id.clone(), f.answer.as_str().into());
         let one = |c: &Candidate| {
             json!({ "text": c.text, "probability": c.probability, "start_logit": c.start_logit, "end_logit": c.end_logit,

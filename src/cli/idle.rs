@@ -1,6 +1,5 @@
 //! Options that have no effect on a model: a warning for each that is given.
 
-use super::model::Noted;
 use super::options::text;
 use super::style::Voice;
 use crate::models::Outputs;
@@ -98,18 +97,18 @@ const OPTIONS: &[Option] = &[
     },
 ];
 
-/// Warns about the options of `command` that are given but have no effect on what the head gives. `direct`: whether the texts come
-/// from the command line.
+/// Warns about the options of `command` that are given but have no effect on what the head outputs. `several`: whether the model has
+/// several heads. `direct`: whether the texts come from the command line.
 pub fn warn(
     command: &str,
     matches: &ArgMatches,
-    (outputs, noted): (&Outputs, &Noted),
+    (outputs, several): (&Outputs, bool),
     direct: bool,
     voice: &Voice,
 ) {
     for option in OPTIONS.iter().filter(|o| o.command == command) {
         let Some(value) = text(matches, option.name) else { continue };
-        let used = Use { outputs, direct, several: noted.several, value };
+        let used = Use { outputs, direct, several, value };
         if !(option.has)(&used) {
             let (name, why) = (option.name, (option.why)(&used));
             voice.warn(format!("--{name} has no effect: {why}\n  help: leave it out"));

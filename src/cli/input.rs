@@ -1,13 +1,12 @@
 //! What `tempra predict` reads: a file, or texts given on the command line.
 
-use super::model::Prepared;
 use super::options::text;
 use crate::data::{
-    Columns, Format, OnBadRow, Question, Records, SpanText, TagFormat, TaggedText, check_last_column,
-    read_questions, read_texts,
+    Columns, Format, OnBadRow, Question, Records, TaggedText, check_last_column, read_questions, read_texts,
 };
 use crate::error::{Error, Kind, Result};
 use crate::models::Outputs;
+use crate::predict::Session;
 use clap::ArgMatches;
 use serde_json::json;
 use std::fs::{File, OpenOptions};
@@ -130,11 +129,12 @@ impl<'a> Input<'a> {
     /// # Errors
     /// [`Kind::Usage`] for questions to a model that answers none, for a sentence where it needs a question, and for a missing
     /// second text.
-    pub fn columns(&self, prepared: &Prepared, outputs: &Outputs) -> Result<Columns> {
-        let wrong = |what: &str, help: &str| Err(Error::usage(what).at(&prepared.dir).with_help(help));
+    pub fn columns(&self, session: &Session) -> Result<Columns> {
+        let (folder, outputs) = (&session.folder, session.outputs());
+        let wrong = |what: &str, help: &str| Err(Error::usage(what).at(&folder.dir).with_help(help));
         let columns = match self {
-            Self::File(_) => prepared.columns.clone(),
-            Self::Questions(_) if *outputs == Outputs::Span => return Ok(prepared.columns.clone()),
+            Self::File(_) => folder.columns.clone(),
+            Self::Questions(_) if *outputs == Outputs::Span => return Ok(folder.columns.clone()),
             Self::Questions(_) => {
                 return wrong(
                     "--question is given, but the model does not answer questions",
@@ -164,7 +164,7 @@ impl<'a> Input<'a> {
                 &format!("add the second text with {option}"),
             ),
             (Outputs::Classes(_) | Outputs::Labels(_) | Outputs::Number, None)
-                if self.direct() && prepared.noted.pair.is_some() =>
+                if self.direct() && folder.metadata.pair_column().is_some() =>
             {
                 wrong(
                     "the model was trained on pairs of texts, but only one text is given",
@@ -214,27 +214,18 @@ impl<'a> Input<'a> {
     ///
     /// # Errors
     /// Those of reading the file, and of [`check_last_column`].
-    pub fn sentences(
-        &self,
-        prepared: &Prepared,
-        labels: &[String],
-        format: (TagFormat, bool),
-    ) -> Result<Vec<TaggedText>> {
+    pub fn sentences(&self, session: &Session, labels: &[String]) -> Result<Vec<TaggedText>> {
         let texts = match self {
             Self::File(path) => {
                 return through_file(path, sentences_ending, |path| {
                     check_last_column(path, labels)?;
-                    prepared.sentences(path, None, format)
+                    session.read_sentences(path, None)
                 });
             }
             Self::Texts(texts) => texts,
             Self::Questions(_) => return Ok(Vec::new()),
         };
-        let one = |((text, _), line): (&(&str, Option<&str>), u64)| {
-            let text = SpanText { text: (*text).to_owned(), spans: Vec::new(), line };
-            let (sentence, ranges, missed) = text.whole_words(format.0)?;
-            Ok(TaggedText { sentence, text: Some((text, ranges)), missed })
-        };
+        let one = |((text, _), line): (&(&str, Option<&str>), u64)| session.sentence(text, line);
         texts.iter().zip(1..).map(one).collect()
     }
 

@@ -1,17 +1,16 @@
 //! `tempra predict`: predictions for a table, or for texts given on the command line.
 
 use super::input::Input;
-use super::model::{Prepared, no_answer_arg, with_model};
-use super::options::text;
+use super::model::{self, no_answer_arg, settings, with_model};
+use super::options::{open_device, text};
 use super::output::Destination;
-use super::predictions::{Predictions, RowOutput};
-use super::problem::unlabelled;
+use super::predictions::Predictions;
 use super::style::Voice;
-use super::{fill, found, idle};
-use crate::data::{Format, Row, TokenSet};
+use super::{found, idle};
+use crate::data::{Format, Row};
 use crate::error::{Error, Result};
-use crate::models::{Model, Options, Outputs};
-use crate::tasks::similarity;
+use crate::models::Outputs;
+use crate::predict::{Folder, Prediction, Session, Value};
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use std::path::Path;
 use std::time::Instant;
@@ -118,24 +117,24 @@ pub fn run(matches: &ArgMatches) -> Result<i32> {
             _ => e,
         })?;
     destination.spare(input.file())?;
-    let prepared = Prepared::new(matches, &voice)?;
-    destination.spare([prepared.dir.as_path()])?;
-    let model = prepared.model(&Options::default(), &voice)?;
-    let (_, outputs) = prepared.head(&model)?;
-    let columns = input.columns(&prepared, outputs)?;
-    idle::warn("predict", matches, (outputs, &prepared.noted), input.direct(), &voice);
+    let device = open_device(matches)?;
+    let folder = Folder::open(text(matches, "model").unwrap_or_default(), settings(matches))?;
+    model::warn(&folder, &voice);
+    destination.spare([folder.dir.as_path()])?;
+    let session = model::load(folder, device, matches, &voice)?;
+    let (metadata, outputs) = (&session.folder.metadata, session.outputs());
+    let columns = input.columns(&session)?;
+    idle::warn("predict", matches, (outputs, session.folder.several), input.direct(), &voice);
     if let (Outputs::Classes(_) | Outputs::Labels(_) | Outputs::Number, Some(_)) = (outputs, &columns.pair)
-        && prepared.noted.text.is_some()
-        && prepared.noted.pair.is_none()
+        && metadata.text_column().is_some()
+        && metadata.pair_column().is_none()
     {
         voice.warn("--pair is given, but the model was trained on single texts\n  help: leave out --pair");
     }
-    let took = || format!("in {:.2} s on {}", start.elapsed().as_secs_f64(), prepared.device.caps().label());
+    let took = || format!("in {:.2} s on {}", start.elapsed().as_secs_f64(), session.device().caps().label());
     let done = match outputs {
-        Outputs::Tags(names) => {
-            Some(found::tags(&input, &prepared, &model, names, (form, &destination), &voice)?)
-        }
-        Outputs::Span => Some(found::answers(&input, &prepared, &model, (form, matches), &voice)?),
+        Outputs::Tags(names) => Some(found::tags(&input, &session, names, (form, &destination), &voice)?),
+        Outputs::Span => Some(found::answers(&input, &session, (form, matches), &voice)?),
         _ => None,
     };
     if let Some(done) = done {
@@ -143,76 +142,73 @@ pub fn run(matches: &ArgMatches) -> Result<i32> {
         return Ok(0);
     }
     let records = input.records(text(matches, "input-format"), &columns)?;
-    let row = |((text, pair), &line): ((&str, Option<&str>), &u64)| unlabelled(text, pair, line);
-    let rows: Vec<Row> = records.inputs().into_iter().zip(&records.lines).map(row).collect();
-    let (set, values) = compute(&prepared, &model, rows, input.direct(), &voice)?;
-    let predictions = Predictions::new(outputs, prepared.tokenizer(), &prepared.noted, &records, &values);
+    let row = |((text, pair), &line): ((&str, Option<&str>), &u64)| Row {
+        pair: pair.map(str::to_owned),
+        line,
+        ..text.into()
+    };
+    let rows = records.inputs().into_iter().zip(&records.lines).map(row);
+    let all: Vec<Prediction> = session.predict(rows).collect::<Result<_>>()?;
+    if matches!(outputs, Outputs::Tokens | Outputs::Permuted) {
+        check_filled(&session, &all, input.direct(), &voice)?;
+    }
+    let predictions = Predictions::new(&session, &records, &all);
     destination.write(|out| predictions.write(out, form))?;
     let summary = if form == Form::Text { String::new() } else { predictions.summary() };
     voice.note(format!(
         "{} {}{summary}",
-        counted(set.len(), if input.direct() { "text" } else { "row" }),
+        counted(all.len(), if input.direct() { "text" } else { "row" }),
         took()
     ));
     if form == Form::Text && matches!(outputs, Outputs::Labels(_)) {
         voice.note("[x] marks classes whose probability is above the threshold from training, or above 0.5");
     }
-    prepared.cut(&set).into_iter().for_each(|cut| voice.warn(cut));
+    model::warn_cut(&session, all.iter().filter(|p| p.lost > 0).count(), all.len(), &voice);
     Ok(0)
+}
+
+/// Warns about texts without a mask token, whose mask token was cut off, or that also have one of another model; an error if no text
+/// from the command line (`direct`) has one.
+fn check_filled(session: &Session, all: &[Prediction], direct: bool, voice: &Voice) -> Result<()> {
+    let (_, name) = session.mask_token()?;
+    let filled =
+        || all.iter().filter_map(|p| if let Value::Filled(filled) = &p.value { Some(filled) } else { None });
+    let texts = |n: usize| if n == 1 { "1 text".to_owned() } else { format!("{n} texts") };
+    let mixed = filled().filter(|f| f.mixed).count();
+    if mixed > 0 {
+        let other = if name == "[MASK]" { "<mask>" } else { "[MASK]" };
+        let have = if mixed == 1 { "has" } else { "have" };
+        voice.warn(format!(
+            "{} {have} both {name} and {other}: only {name} is filled in\n  help: write {name} for each word to find",
+            texts(mixed)
+        ));
+    }
+    let (length, help) = (session.folder.max_length, "raise --max-length, or shorten the text");
+    let cut = filled().filter(|f| f.cut).count();
+    let without = filled().filter(|f| f.masks.is_empty()).count();
+    if direct && cut > 0 && without == all.len() {
+        return Err(Error::usage(format!("{name} was cut off: the text is longer than {length} tokens"))
+            .with_expected(format!("{name} among the first {length} tokens"))
+            .with_help(help));
+    }
+    if cut > 0 {
+        voice.warn(format!("{name} of {} was cut off at {length} tokens\n  help: {help}", texts(cut)));
+    }
+    match without - cut {
+        0 => Ok(()),
+        n if direct && n == all.len() => Err(Error::usage("the text has no mask token")
+            .with_expected(format!("{name} in place of each word that the model shall find"))
+            .with_help(format!("for example: --sentence \"Paris is the {name} of France.\""))),
+        n => {
+            voice.warn(format!("{n} of {} texts have no {name}: nothing is filled in", all.len()));
+            Ok(())
+        }
+    }
 }
 
 /// A number with its noun.
 pub fn counted(n: usize, noun: &str) -> String {
     format!("{n} {noun}{}", if n == 1 { "" } else { "s" })
-}
-
-/// The tokens of rows, and what the model gives for each.
-fn compute(
-    prepared: &Prepared,
-    model: &Model,
-    mut rows: Vec<Row>,
-    direct: bool,
-    voice: &Voice,
-) -> Result<(TokenSet, Vec<RowOutput>)> {
-    let (head, outputs) = prepared.head(model)?;
-    if matches!(outputs, Outputs::Tokens | Outputs::Permuted) {
-        fill::translate(prepared.tokenizer(), &mut rows, voice);
-        let set = prepared.tokens(&rows, Vec::new())?;
-        fill::check(prepared, &rows, &set, direct, voice)?;
-        let fills = fill::fill(prepared, model, (head, outputs), &set, voice)?;
-        return Ok((set, fills.into_iter().map(RowOutput::Fills).collect()));
-    }
-    let mut values = vec![RowOutput::Values(Vec::new()); rows.len()];
-    let mut keep = |example: usize, row: Vec<f32>| {
-        if let Some(slot) = values.get_mut(example) {
-            *slot = RowOutput::Values(row);
-        }
-    };
-    let set = match outputs {
-        Outputs::Embedding => {
-            let set = TokenSet::of_pairs(prepared.tokenizer(), &rows, Vec::new(), prepared.max_length)?;
-            prepared.outputs(model, &prepared.batches(&set, head)?, voice, |batch, outputs| {
-                let vectors = outputs.first().map(Vec::as_slice).unwrap_or_default();
-                let width = vectors.len() / (2 * batch.len()).max(1);
-                for (both, &example) in vectors.chunks_exact((2 * width).max(1)).zip(&batch.examples) {
-                    let (u, v) = both.split_at(width);
-                    keep(example as usize, vec![similarity(u, v) as f32]);
-                }
-                Ok(())
-            })?;
-            set
-        }
-        _ => {
-            let set = prepared.tokens(&rows, Vec::new())?;
-            let which = if *outputs == Outputs::Pretraining { 1 } else { 0 };
-            prepared.rows(model, &set, which, voice, |example, row| {
-                keep(example, row.to_vec());
-                Ok(())
-            })?;
-            set
-        }
-    };
-    Ok((set, values))
 }
 
 /// How the output is written: as `--format` says, else by the name of the output, else readable for texts from the command line.

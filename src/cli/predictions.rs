@@ -1,13 +1,10 @@
 //! Predictions of rows: as columns behind those of a table, or as lines for a person.
 
-use super::fill::Fill;
-use super::model::Noted;
 use super::predict::Form;
 use super::readable::{self, Block, SHOWN, both, probability};
 use crate::data::Records;
-use crate::metrics::{sigmoids, softmax};
 use crate::models::Outputs;
-use crate::text::Tokenizer;
+use crate::predict::{Fill, Prediction, Session, Value};
 use std::collections::HashSet;
 use std::io::{self, Write};
 
@@ -22,27 +19,13 @@ pub fn shortest(x: f64) -> String {
     format!("{rounded:?}")
 }
 
-/// What the model gives for one row.
-#[derive(Clone, Debug, PartialEq)]
-pub enum RowOutput {
-    /// Logits, a number, or a similarity.
-    Values(Vec<f32>),
-    /// For each mask token the likely tokens, the best first.
-    Fills(Vec<Vec<Fill>>),
-}
-
 /// The predictions of the rows of a table.
 pub struct Predictions<'a> {
-    outputs: &'a Outputs,
-    tokenizer: &'a Tokenizer,
+    session: &'a Session,
     records: &'a Records,
-    rows: &'a [RowOutput],
+    rows: &'a [Prediction],
     /// The names of the added columns, none of which the table has.
     names: Vec<String>,
-    /// For multilabel: the probability of each class above which it is predicted.
-    thresholds: Vec<f64>,
-    /// For multilabel: what stands between the labels of a row, as in the training data.
-    separator: String,
 }
 
 /// The names of the added columns, none of which the table has.
@@ -72,51 +55,40 @@ fn names(outputs: &Outputs, header: &[String]) -> Vec<String> {
 }
 
 impl<'a> Predictions<'a> {
-    /// The predictions `rows` of the rows of a table. `noted`: how the model was trained.
-    pub fn new(
-        outputs: &'a Outputs,
-        tokenizer: &'a Tokenizer,
-        noted: &Noted,
-        records: &'a Records,
-        rows: &'a [RowOutput],
-    ) -> Self {
-        let thresholds = match outputs {
-            Outputs::Labels(classes) => noted.thresholds(classes).unwrap_or_else(|| vec![0.5; classes.len()]),
-            _ => Vec::new(),
-        };
-        let separator = noted.separator();
-        let names = names(outputs, &records.header);
-        Self { outputs, tokenizer, records, rows, names, thresholds, separator }
+    /// The predictions `rows` of the rows of a table.
+    pub fn new(session: &'a Session, records: &'a Records, rows: &'a [Prediction]) -> Self {
+        let names = names(session.outputs(), &records.header);
+        Self { session, records, rows, names }
     }
 
-    fn cells(&self, row: &RowOutput) -> Vec<Cell> {
-        let values = match row {
-            RowOutput::Values(values) => values.as_slice(),
-            RowOutput::Fills(fills) => {
-                let best = fills.iter().filter_map(|fill| fill.first());
-                let tokens = best.map(|fill| self.tokenizer.token(fill.token).unwrap_or_default());
-                return vec![Cell::Text(tokens.collect::<Vec<_>>().join(" "))];
-            }
-        };
-        match self.outputs {
-            Outputs::Classes(classes) => {
-                let p = softmax(values);
-                let best = first_greatest(values);
-                let (class, top) = (classes.get(best).cloned().unwrap_or_default(), p.get(best).copied());
-                let mut cells = vec![Cell::Text(class), Cell::Number(top.unwrap_or(f64::NAN))];
-                cells.extend(p.into_iter().map(Cell::Number));
+    /// The names of the model's classes.
+    fn classes(&self) -> &[String] {
+        match self.session.outputs() {
+            Outputs::Classes(names) | Outputs::Labels(names) => names,
+            _ => &[],
+        }
+    }
+
+    fn cells(&self, row: &Prediction) -> Vec<Cell> {
+        match &row.value {
+            Value::Class { label, class, probabilities } => {
+                let top = probabilities.get(*class).copied().unwrap_or(f64::NAN);
+                let mut cells = vec![Cell::Text(label.clone()), Cell::Number(top)];
+                cells.extend(probabilities.iter().copied().map(Cell::Number));
                 cells
             }
-            Outputs::Labels(classes) => {
-                let p = sigmoids(values);
-                let above = classes.iter().zip(p.iter().zip(&self.thresholds)).filter(|(_, (p, t))| p > t);
-                let given: Vec<&str> = above.map(|(c, _)| c.as_str()).collect();
-                let mut cells = vec![Cell::Text(given.join(&self.separator))];
-                cells.extend(p.into_iter().map(Cell::Number));
+            Value::Labels { labels, probabilities, .. } => {
+                let separator = self.session.folder.metadata.class_separator();
+                let mut cells = vec![Cell::Text(labels.join(separator))];
+                cells.extend(probabilities.iter().copied().map(Cell::Number));
                 cells
             }
-            Outputs::Pretraining => vec![Cell::Number(follows(values))],
-            _ => values.iter().map(|&x| Cell::Number(f64::from(x))).collect(),
+            Value::Number(x) | Value::Similarity(x) | Value::Follows(x) => vec![Cell::Number(*x)],
+            Value::Filled(filled) => {
+                let best = filled.masks.iter().filter_map(|fills| fills.first());
+                let token = |fill: &Fill| self.session.tokenizer().token(fill.token).unwrap_or_default();
+                vec![Cell::Text(best.map(token).collect::<Vec<_>>().join(" "))]
+            }
         }
     }
 
@@ -163,28 +135,24 @@ impl<'a> Predictions<'a> {
 
     fn blocks(&self) -> Vec<Block> {
         let inputs = self.records.inputs();
-        let block = |((text, pair), row): (&(&str, Option<&str>), &RowOutput)| {
-            let lines = match row {
-                RowOutput::Values(values) => self.lines(values),
-                RowOutput::Fills(fills) => self.filled(fills),
-            };
-            Block { text: both(text, *pair), lines }
+        let block = |((text, pair), row): (&(&str, Option<&str>), &Prediction)| Block {
+            text: both(text, *pair),
+            lines: self.lines(&row.value),
         };
         inputs.iter().zip(self.rows).map(block).collect()
     }
 
-    fn lines(&self, values: &[f32]) -> Vec<(String, String)> {
+    fn lines(&self, value: &Value) -> Vec<(String, String)> {
         let line = |name: &str, number: String| (name.to_owned(), number);
-        match self.outputs {
-            Outputs::Classes(classes) => {
-                let p = softmax(values);
-                let best = ranked(&p).into_iter().take(SHOWN);
+        let classes = self.classes();
+        match value {
+            Value::Class { probabilities: p, .. } => {
+                let best = ranked(p).into_iter().take(SHOWN);
                 best.filter_map(|i| Some(line(classes.get(i)?, probability(*p.get(i)?)))).collect()
             }
-            Outputs::Labels(classes) => {
-                let p = sigmoids(values);
-                let above = |i: usize| p.get(i).zip(self.thresholds.get(i)).is_some_and(|(p, t)| p > t);
-                let all = ranked(&p).into_iter().enumerate();
+            Value::Labels { chosen, probabilities: p, .. } => {
+                let above = |i: usize| chosen.get(i).copied().unwrap_or(false);
+                let all = ranked(p).into_iter().enumerate();
                 // Every predicted class is shown, however many they are.
                 let shown = all.filter(|&(rank, i)| rank < SHOWN || above(i)).map(|(_, i)| i);
                 let mark = |i: usize| if above(i) { "[x]" } else { "[ ]" };
@@ -194,40 +162,37 @@ impl<'a> Predictions<'a> {
                     })
                     .collect()
             }
-            Outputs::Pretraining => {
-                let p = follows(values);
-                let both = [("follows", p), ("does not follow", 1.0 - p)];
+            Value::Follows(p) => {
+                let both = [("follows", *p), ("does not follow", 1.0 - p)];
                 let mut both = both.map(|(name, p)| line(name, probability(p)));
-                if p < 0.5 {
+                if *p < 0.5 {
                     both.reverse();
                 }
                 both.to_vec()
             }
-            Outputs::Embedding => values.iter().map(|&x| line("similarity", format!("{x:.4}"))).collect(),
-            _ => values.iter().map(|&x| line("", readable::number(f64::from(x)))).collect(),
+            Value::Similarity(x) => vec![line("similarity", format!("{x:.4}"))],
+            Value::Number(x) => vec![line("", readable::number(*x))],
+            Value::Filled(filled) => {
+                let several = filled.masks.len() > 1;
+                let one = |(mask, fills): (usize, &Vec<Fill>)| {
+                    let number = if several { format!("mask {}: ", mask + 1) } else { String::new() };
+                    let line =
+                        |fill: &Fill| (format!("{number}{}", fill.text), probability(fill.probability));
+                    fills.iter().map(line).collect::<Vec<_>>()
+                };
+                filled.masks.iter().enumerate().flat_map(one).collect()
+            }
         }
-    }
-
-    fn filled(&self, fills: &[Vec<Fill>]) -> Vec<(String, String)> {
-        let several = fills.len() > 1;
-        let one = |(mask, fills): (usize, &Vec<Fill>)| {
-            let number = if several { format!("mask {}: ", mask + 1) } else { String::new() };
-            let line = |fill: &Fill| {
-                (format!("{number}{}", self.tokenizer.shown(fill.token)), probability(fill.probability))
-            };
-            fills.iter().map(line).collect::<Vec<_>>()
-        };
-        fills.iter().enumerate().flat_map(one).collect()
     }
 
     /// What is worth saying beside the rows: how often each class was predicted, the most frequent first.
     pub fn summary(&self) -> String {
         const CLASSES: usize = 8;
-        let Outputs::Classes(classes) = self.outputs else { return String::new() };
+        let Outputs::Classes(classes) = self.session.outputs() else { return String::new() };
         let mut counts: Vec<(usize, &String)> = classes.iter().map(|name| (0, name)).collect();
         for row in self.rows {
-            if let RowOutput::Values(values) = row
-                && let Some(slot) = counts.get_mut(first_greatest(values))
+            if let Value::Class { class, .. } = row.value
+                && let Some(slot) = counts.get_mut(class)
             {
                 slot.0 += 1;
             }
@@ -239,20 +204,9 @@ impl<'a> Predictions<'a> {
     }
 }
 
-/// The probability that the second text follows the first: that of the first class.
-fn follows(logits: &[f32]) -> f64 {
-    softmax(logits).first().copied().unwrap_or(f64::NAN)
-}
-
 /// The places of numbers, the greatest first.
 fn ranked(p: &[f64]) -> Vec<usize> {
     let mut places: Vec<usize> = (0..p.len()).collect();
     places.sort_by(|&a, &b| p[b].total_cmp(&p[a]));
     places
-}
-
-/// The place of the first greatest; as the metrics count a prediction.
-fn first_greatest(logits: &[f32]) -> usize {
-    let better = |best: (usize, f32), (i, &x): (usize, &f32)| if x > best.1 { (i, x) } else { best };
-    logits.iter().enumerate().fold((0, f32::NEG_INFINITY), better).0
 }

@@ -131,9 +131,9 @@ impl TokenSet {
             let mut items = Vec::with_capacity(2 * chunk.len());
             for row in chunk {
                 let Some(pair) = &row.pair else {
-                    return Err(Error::data("the row has no second text")
-                        .with_line(row.line)
-                        .with_help("name the column of the second text with data.pair"));
+                    let e = Error::data("the row has no second text")
+                        .with_help("name the column of the second text with data.pair");
+                    return Err(if row.line > 0 { e.with_line(row.line) } else { e });
                 };
                 items.extend([(row.text.as_str(), None), (pair.as_str(), None)]);
             }

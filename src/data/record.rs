@@ -38,8 +38,28 @@ pub struct Row {
     pub pair: Option<String>,
     /// The label as it is written, if a column for it was named. Never empty.
     pub label: Option<String>,
-    /// The line it starts in, counted from 1; of Parquet the row, counted from 1.
+    /// The line it starts in, counted from 1; of Parquet the row, counted from 1. 0 if it is from no file.
     pub line: u64,
+}
+
+impl From<String> for Row {
+    /// A row with one text.
+    fn from(text: String) -> Self {
+        Self { text, pair: None, label: None, line: 0 }
+    }
+}
+
+impl From<&str> for Row {
+    fn from(text: &str) -> Self {
+        text.to_owned().into()
+    }
+}
+
+impl From<(&str, &str)> for Row {
+    /// A row with two texts.
+    fn from((text, pair): (&str, &str)) -> Self {
+        Self { pair: Some(pair.to_owned()), ..text.into() }
+    }
 }
 
 /// A row that could not be read, and why.

@@ -23,10 +23,12 @@ pub use options::{Attention, Options};
 pub use rows::numbered;
 pub use weights::LoadReport;
 
+pub use crate::nn::{EncoderConfig, Pooling};
+
 use crate::checkpoint::{NamedFile, TensorOut, Weights, changes};
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::nn::{Distance, Encoder, EncoderConfig, Inputs, PerformerConfig, Pooling, Sites, Taps};
+use crate::nn::{Distance, Encoder, Inputs, PerformerConfig, Sites, Taps};
 use crate::params::{Bound, Layout, Param, Params};
 use crate::shape::DType;
 use crate::tape::{Tape, Var};

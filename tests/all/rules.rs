@@ -218,6 +218,50 @@ fn the_order_of_modules_bites() {
     assert_eq!(used("use crate::{a, b::c, d::{e, f::{g}}, h};").into_iter().collect::<String>(), "abdh");
 }
 
+/// The modules that the command line leaves to the rooms below it: it names no tape, no op, no layer and no parameter.
+const NOT_IN_CLI: &[&str] = &["tape", "ops", "nn", "params", "optim"];
+
+/// What a file of the command line uses of these.
+fn beneath_cli(text: &str) -> Vec<String> {
+    used(&code(text)).into_iter().filter(|m| NOT_IN_CLI.contains(&m.as_str())).collect()
+}
+
+#[test]
+fn the_command_line_names_no_tape_op_layer_or_parameter() {
+    let files = library();
+    let cli: Vec<_> = files.iter().filter(|(path, _)| module(path) == "cli").collect();
+    assert!(cli.len() > 30, "{} files", cli.len());
+    let wrong: Vec<String> = cli
+        .iter()
+        .flat_map(|(path, text)| beneath_cli(text).into_iter().map(move |m| format!("{path} uses {m}")))
+        .collect();
+    assert!(wrong.is_empty(), "{wrong:#?}");
+
+    assert_eq!(
+        beneath_cli("use crate::{error::Result, nn::Pooling};\nfn f() { crate::ops::OPS; }"),
+        ["nn", "ops"]
+    );
+    assert!(beneath_cli("use crate::bench::ops;\nuse crate::models::Pooling; // crate::tape").is_empty());
+}
+
+/// A room for inference serves programs: it parses no command line and writes to no terminal.
+#[test]
+fn inference_knows_no_terminal() {
+    let outside = ["clap", "indicatif", "stdin", "stdout", "stderr"];
+    let names = |text: &str| -> Vec<&str> {
+        let code = code(text);
+        outside.into_iter().filter(|name| words(&code, name).next().is_some()).collect()
+    };
+    let files = library();
+    let mut seen = 0;
+    for (path, text) in files.iter().filter(|(path, _)| module(path) == "predict") {
+        seen += 1;
+        assert_eq!(names(text), [""; 0], "{path}");
+    }
+    assert!(seen > 4, "{seen} files");
+    assert_eq!(names("use clap::Arg;\nstd::io::stdout();"), ["clap", "stdout"]);
+}
+
 /// The names in each of two sets that the other lacks.
 fn differ(what: &str, found: &BTreeSet<String>, expected: &BTreeSet<String>) -> Vec<String> {
     let more = found.difference(expected).map(|n| format!("{what}: {n} is not in OPS"));

@@ -16,7 +16,7 @@ use crate::bench::report::{Machine, Report, Skipped};
 use crate::bench::{self, CeilingEffort, Control, Effort, ModelShape, Monitor, NvmlMonitor, Workbench};
 use crate::device::Device;
 use crate::error::Result;
-use crate::nn::EncoderConfig;
+use crate::models::EncoderConfig;
 use asked::Asked;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use interrupt::Guard;
@@ -304,9 +304,7 @@ fn planted() -> Result<Option<(String, usize)>> {
     let parts =
         text.split_once(':').and_then(|(op, times)| Some((op, times.parse().ok().filter(|n| *n >= 1)?)));
     match parts {
-        Some((op, times)) if crate::ops::OPS.iter().any(|(known, _)| *known == op) => {
-            Ok(Some((op.to_owned(), times)))
-        }
+        Some((op, times)) if bench::ops::names().any(|known| known == op) => Ok(Some((op.to_owned(), times))),
         _ => {
             Err(crate::device::settings::unknown(name, &text, "an op and a number of runs, such as linear:3"))
         }

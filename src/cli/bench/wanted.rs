@@ -2,9 +2,7 @@
 
 use crate::bench::{CustomShape, Job, LengthSource, ModelShape, Workbench, ops, step};
 use crate::error::{Error, Result};
-use crate::models::{encoder_shape, source};
-use crate::nn::EncoderConfig;
-use crate::ops::OPS;
+use crate::models::{EncoderConfig, encoder_shape, source};
 use crate::suggest::nearest;
 use clap::ArgMatches;
 
@@ -134,8 +132,7 @@ fn jobs(
     tokens: &[usize],
     lengths: Option<&LengthSource>,
 ) -> Result<Vec<Job>> {
-    let chosen: Vec<&'static str> =
-        OPS.iter().map(|(op, _)| *op).filter(|op| patterns.iter().any(|p| fits(p, op))).collect();
+    let chosen: Vec<&'static str> = ops::names().filter(|op| patterns.iter().any(|p| fits(p, op))).collect();
     let (mut all, mut used): (Vec<Job>, Vec<&str>) = Default::default();
     for shape in shapes {
         let fitting = shape.ops();
@@ -206,14 +203,13 @@ pub fn fits(pattern: &str, word: &str) -> bool {
 /// # Errors
 /// [`Kind::Usage`](crate::error::Kind::Usage).
 pub fn known_op(pattern: &str) -> Result<()> {
-    let names = || OPS.iter().map(|(op, _)| *op);
-    if names().any(|op| fits(pattern, op)) {
+    if ops::names().any(|op| fits(pattern, op)) {
         return Ok(());
     }
     let e = Error::usage(format!("no op matches {pattern:?}"));
-    Err(match nearest(pattern, names()) {
+    Err(match nearest(pattern, ops::names()) {
         Some(near) => e.with_help(format!("did you mean {near:?}?")),
-        None => e.with_expected(names().collect::<Vec<_>>().join(", ")),
+        None => e.with_expected(ops::names().collect::<Vec<_>>().join(", ")),
     })
 }
 

@@ -1,6 +1,5 @@
 //! The pretrained model that a recipe names, and how many tokens the texts have with it.
 
-use super::super::model::{tokenizer, vector_tokenizer};
 use super::super::options::text;
 use super::Length;
 use super::survey::count_words;
@@ -10,6 +9,7 @@ use crate::checkpoint::read_json;
 use crate::error::{Error, Result};
 use crate::models::source::{self, Env};
 use crate::models::{ARCHITECTURES, Architecture};
+use crate::predict::{tokenizer, vector_tokenizer};
 use crate::text::Tokenizer;
 use crate::train::recipe::Task;
 use clap::ArgMatches;

@@ -1,125 +1,37 @@
 //! Labelled data for the head of a model, and the task that scores it.
 
-use super::model::Prepared;
+use super::session::Session;
 use crate::data::{
-    self, Affix, Columns, Contexts, Label, OnBadRow, Row, Scheme, Table, TagFormat, TagRule, TagSource,
-    TaggedText, Targets, TokenSet, Words, read_documents, read_questions, read_tagged, tag_numbers,
+    self, Columns, Contexts, Label, OnBadRow, Row, Table, Targets, TokenSet, Words, read_documents,
+    read_questions, tag_numbers,
 };
 use crate::error::{Error, Result};
 use crate::models::{Outputs, numbered};
 use crate::suggest::nearest;
 use crate::tasks::{
-    Answer, Classify, Likeness, Mask, Multilabel, Next, Permute, Regress, Search, Similar, Tag, Task,
+    Answer, Classify, Likeness, Mask, Multilabel, Next, Permute, Regress, Similar, Tag, Task,
 };
 use std::collections::HashSet;
 use std::path::Path;
 
 /// The seed of the pairs of next-sentence prediction: every run has the same pairs.
 const PAIRS: u64 = 0;
-
 /// The label column by default; as `data.label` of a recipe.
 const LABEL: &str = "label";
 /// What to do about pairs that do not belong together, if every pair is scored as if it did.
 const NOT_PARTNERS: &str = "remove such rows; or add --label \"\" if the column means something else; or add --label COLUMN --label-scale N to correlate the labels with cosine similarities";
 
-impl Prepared {
-    /// Whether the model may give "no answer" to a question: as `--no-answer` says, else as `tempra.json` says, else not. With a
-    /// note for the case that nothing says so.
-    pub fn abstains(&self) -> (bool, Option<&'static str>) {
-        let noted = match self.no_answer.as_deref() {
-            Some("allow") => Some(true),
-            Some("never") => Some(false),
-            // Old folders record only a threshold, and only for questions without an answer.
-            _ => self.noted.said("impossible").or(self
-                .noted
-                .number("null_threshold")
-                .filter(|t| *t != 0.0)
-                .map(|_| true)),
-        };
-        let unsure = "the model folder does not say whether a question may have no answer, so every question gets one\n  \
-                      help: --no-answer allow permits \"no answer\"";
-        (noted.unwrap_or(false), noted.is_none().then_some(unsure))
-    }
-
-    /// The settings of the search for answers, as in training.
-    pub fn search(&self) -> Search {
-        let d = Search::default();
-        let number = |key: &str, or: usize| self.noted.count(key).unwrap_or(or);
-        Search {
-            n_best: number("n_best", d.n_best),
-            max_length: number("max_answer_length", d.max_length),
-            impossible: self.abstains().0,
-            null_threshold: self.noted.number("null_threshold").unwrap_or(d.null_threshold),
-        }
-    }
-
-    /// The number of tokens that neighbouring windows share, as in training.
-    pub fn stride(&self) -> usize {
-        self.noted.count("stride").unwrap_or(32)
-    }
-
-    /// The format of the model's tags, whether only spans that follow the scheme count, and the labels without a letter of the
-    /// scheme. `tempra.json` decides, else the names of the labels; never the tags of the input.
-    pub fn tag_format<'a>(&self, labels: &'a [String]) -> (TagFormat, bool, Vec<&'a str>) {
-        let strict = self.noted.flag("strict");
-        let affix = if self.noted.flag("suffix") { Affix::Suffix } else { Affix::Prefix };
-        let named = self.noted.word("scheme");
-        match named.as_deref().and_then(Scheme::find) {
-            Some(scheme) => (TagFormat::Spans { scheme, affix }, strict, Vec::new()),
-            None if named.as_deref() == Some("none") => (TagFormat::Words, false, Vec::new()),
-            None => {
-                let (format, others) = TagFormat::of_labels(labels);
-                (format, strict, others)
-            }
-        }
-    }
-
-    /// A warning about labels of a tagger that are not read as their names suggest.
-    pub fn odd_labels(&self, labels: &[String]) -> Option<String> {
-        let (_, _, others) = self.tag_format(labels);
-        if !others.is_empty() {
-            let others = others.join(", ");
-            return Some(format!("labels without a letter of the tag scheme count as O: {others}"));
-        }
-        if self.noted.word("scheme").is_some() {
-            return None;
-        }
-        let (label, right) = TagFormat::misspelt(labels.iter().map(String::as_str))?;
-        Some(format!(
-            "every word counts as an entity of its own, since the model's labels follow no tag scheme: {label:?}\n  \
-             help: write {right:?} and so on in id2label of its config.json to join words to entities"
-        ))
-    }
-
-    /// The sentences of a file; with their tags if `label` names a column.
-    ///
-    /// # Errors
-    /// Those of [`read_tagged`].
-    pub fn sentences(
-        &self,
-        path: &Path,
-        label: Option<&str>,
-        (format, strict): (TagFormat, bool),
-    ) -> Result<Vec<TaggedText>> {
-        let source = TagSource {
-            text: &self.columns.text,
-            label,
-            rule: TagRule::Format { format, strict },
-            classes: &[],
-        };
-        let (files, _) = read_tagged(&[path], &source, OnBadRow::Stop)?;
-        files.into_iter().flat_map(|file| file.items).map(|s| s.whole_words(format)).collect()
-    }
-
-    /// The task of a head, and the examples of a file.
+impl Session {
+    /// The task of the head, and the examples of a labelled file.
     ///
     /// # Errors
     /// Those of reading the file, and of its labels.
-    pub fn labelled(&self, outputs: &Outputs, path: &Path) -> Result<(Box<dyn Task>, TokenSet)> {
-        let (tokenizer, longest, stop) = (self.tokenizer(), self.max_length, OnBadRow::Stop);
+    pub fn labelled(&self, path: &Path) -> Result<(Box<dyn Task>, TokenSet)> {
+        let (folder, metadata, outputs) = (&self.folder, &self.folder.metadata, self.outputs());
+        let (tokenizer, longest, stop) = (self.tokenizer(), folder.max_length, OnBadRow::Stop);
         let table = || {
-            let label = Some(self.noted.label.clone().unwrap_or_else(|| LABEL.to_owned()));
-            let columns = Columns { label, ..self.columns.clone() };
+            let label = Some(metadata.label_column().unwrap_or(LABEL).to_owned());
+            let columns = Columns { label, ..folder.columns.clone() };
             match outputs {
                 Outputs::Labels(_) => data::read_with_sets(path, &columns, stop),
                 _ => data::read(path, &columns, stop),
@@ -138,56 +50,57 @@ impl Prepared {
                 let table = table()?;
                 let labels = data::Target::Regress.labels(&table)?;
                 // Predictions are in original units, the loss in those of training.
-                let unit = self.noted.number("target_std").filter(|std| *std > 0.0).unwrap_or(1.0);
+                let unit = metadata.target_std.filter(|std| *std > 0.0).unwrap_or(1.0);
                 (Box::new(Regress { unit, ..Regress::default() }), self.tokens(&table.rows, labels)?)
             }
             Outputs::Labels(classes) => {
                 let (table, sets) = self.sets(path, classes)?;
                 let set = TokenSet { targets: Targets::Set(sets), ..self.tokens(&table.rows, Vec::new())? };
-                let thresholds = self.noted.thresholds(classes);
+                let thresholds = metadata.thresholds_of(classes);
                 (Box::new(Multilabel { thresholds, ..Multilabel::new(classes.clone()) }), set)
             }
             Outputs::Tags(classes) => {
-                let label = self.noted.label.as_deref().unwrap_or(LABEL);
-                let (format, strict, _) = self.tag_format(classes);
-                let sentences = self.sentences(path, Some(label), (format, strict))?;
+                let label = metadata.label_column().unwrap_or(LABEL);
+                let (format, strict) = self.tag_format();
+                let sentences = self.read_sentences(path, Some(label))?;
                 let written = sentences.iter().flat_map(|s| s.sentence.tags.iter().map(String::as_str));
                 let known = as_written(classes, written)?;
                 let tags = tag_numbers(path, sentences.iter().map(|s| &s.sentence), &known)?;
-                let set = Words::of_sentences(tokenizer, sentences, Some(tags), longest, self.stride())?;
+                let set =
+                    Words::of_sentences(tokenizer, sentences, Some(tags), longest, metadata.window_stride())?;
                 let (label_smoothing, class_weights, gamma) = (0.0, None, 0.0);
                 let classes = classes.clone();
                 (Box::new(Tag { classes, label_smoothing, class_weights, gamma, format, strict }), set)
             }
             Outputs::Span => {
                 let questions = read_questions(path, true, stop)?.items;
-                let search = self.search();
-                let set = Contexts::build(tokenizer, questions, longest, self.stride(), true)
+                let search = folder.search();
+                let set = Contexts::build(tokenizer, questions, longest, metadata.window_stride(), true)
                     .map_err(Self::window_error)?;
                 (Box::new(Answer { search }), set)
             }
             Outputs::Embedding => {
-                if self.noted.word("loss").as_deref() == Some("contrastive") {
+                if metadata.contrastive() {
                     return self.partners(path);
                 }
                 let table = table()?;
                 let labels = data::Target::Regress.labels(&table)?;
-                let label_scale = self.noted.number("label_scale").unwrap_or(1.0);
+                let label_scale = metadata.label_scale.unwrap_or(1.0);
                 data::check_similarities(&table, &labels, label_scale, "--label-scale")?;
                 let set = TokenSet::of_pairs(tokenizer, &table.rows, labels, longest)?;
                 (Box::new(Similar { loss: Likeness::Cosine { label_scale } }), set)
             }
             Outputs::Tokens => {
-                let documents = read_documents(path, &self.columns.text, false, stop)?;
+                let documents = read_documents(path, &folder.columns.text, false, stop)?;
                 (Box::new(self.masking()?), documents.windows(tokenizer, longest)?)
             }
             Outputs::Permuted => {
-                let documents = read_documents(path, &self.columns.text, false, stop)?;
-                let (probability, max_span, vocab) = (Permute::PROBABILITY, Permute::MAX_SPAN, self.vocab);
+                let documents = read_documents(path, &folder.columns.text, false, stop)?;
+                let (probability, max_span, vocab) = (Permute::PROBABILITY, Permute::MAX_SPAN, folder.vocab);
                 (Box::new(Permute { probability, max_span, vocab }), documents.windows(tokenizer, longest)?)
             }
             Outputs::Pretraining => {
-                let documents = read_documents(path, &self.columns.text, false, stop)?;
+                let documents = read_documents(path, &folder.columns.text, false, stop)?;
                 let mask = self.masking()?;
                 (Box::new(Next { mask }), documents.pairs(tokenizer, longest, PAIRS)?)
             }
@@ -196,18 +109,22 @@ impl Prepared {
 
     /// The rows of a file with the classes of each: from one column, or from a 0/1 column for each class.
     fn sets(&self, path: &Path, classes: &[String]) -> Result<(Table, Vec<Vec<u32>>)> {
-        let mut indicators = self.noted.indicators.clone();
-        let label = self.noted.label.as_deref().unwrap_or(LABEL);
+        let (folder, metadata) = (&self.folder, &self.folder.metadata);
+        let mut indicators = metadata.indicators().to_vec();
+        let label = metadata.label_column().unwrap_or(LABEL);
         if indicators.is_empty() {
             indicators =
                 Some(data::label_columns(path, label)?).filter(|names| names.len() > 1).unwrap_or_default();
         }
         if indicators.is_empty() {
-            let columns = Columns { label: Some(label.to_owned()), ..self.columns.clone() };
+            let columns = Columns { label: Some(label.to_owned()), ..folder.columns.clone() };
             let table = data::read_with_sets(path, &columns, OnBadRow::Stop)?;
-            let separator = self.noted.word("separator").unwrap_or_else(|| ",".to_owned());
             let written = table.rows.iter().filter_map(|r| r.label.as_deref());
-            let sets = data::sets(&table, &separator, &as_written(classes, written)?)?;
+            let sets = data::sets(
+                &table,
+                metadata.separator.as_deref().unwrap_or(","),
+                &as_written(classes, written)?,
+            )?;
             return Ok((table, sets));
         }
         let missing = classes.iter().find(|class| !indicators.contains(class));
@@ -224,31 +141,28 @@ impl Prepared {
                 .with_help("list a column for each class of the model with --label, or rename the columns"));
         }
         // In the order of the model, so that the numbers are its own.
-        data::read_with_indicators(path, &self.columns, classes, OnBadRow::Stop)
+        data::read_with_indicators(path, &folder.columns, classes, OnBadRow::Stop)
     }
 
     /// The task of a model trained on pairs that belong together, and the pairs of a file.
     fn partners(&self, path: &Path) -> Result<(Box<dyn Task>, TokenSet)> {
-        let (label, stop) = (self.noted.label.clone(), OnBadRow::Stop);
+        let (folder, metadata, stop) = (&self.folder, &self.folder.metadata, OnBadRow::Stop);
+        let label = metadata.label_column().map(str::to_owned);
         let optional = label.as_deref() == Some(LABEL);
-        let columns = Columns { label, ..self.columns.clone() };
+        let columns = Columns { label, ..folder.columns.clone() };
         let table = match optional {
             true => data::read_with_optional_label(path, &columns, stop)?,
             false => data::read(path, &columns, stop)?,
         };
         data::check_partners(&table, NOT_PARTNERS)?;
-        let temperature = self.noted.number("temperature").unwrap_or(1.0);
-        let set = TokenSet::of_pairs(self.tokenizer(), &table.rows, Vec::new(), self.max_length)?;
+        let temperature = metadata.temperature.unwrap_or(1.0);
+        let set = TokenSet::of_pairs(self.tokenizer(), &table.rows, Vec::new(), folder.max_length)?;
         Ok((Box::new(Similar { loss: Likeness::Contrastive { temperature } }), set))
     }
 
     fn masking(&self) -> Result<Mask> {
-        let Some(mask) = self.tokenizer().mask() else {
-            return Err(Error::model("the tokenizer has no mask token")
-                .at(&self.dir)
-                .with_expected("[MASK] or <mask> among its special tokens"));
-        };
-        Ok(Mask { probability: 0.15, whole_word: false, mask, vocab: self.vocab as u32 })
+        let (mask, _) = self.mask_token()?;
+        Ok(Mask { probability: 0.15, whole_word: false, mask, vocab: self.folder.vocab as u32 })
     }
 }
 
@@ -287,9 +201,4 @@ fn listed(names: &[String]) -> String {
     const SHOWN: usize = 20;
     let shown = names.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(", ");
     if names.len() > SHOWN { format!("{shown} and {} more", names.len() - SHOWN) } else { shown }
-}
-
-/// A row without labels.
-pub fn unlabelled(text: &str, pair: Option<&str>, line: u64) -> Row {
-    Row { text: text.to_owned(), pair: pair.map(str::to_owned), label: None, line }
 }
