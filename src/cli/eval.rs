@@ -2,7 +2,7 @@
 
 use super::idle;
 use super::model::{self, no_answer_arg, settings, with_model};
-use super::options::{column, flag, json_arg, open_device, text};
+use super::options::{column, flag, json_arg, listed, open_device, text};
 use super::output::{say, say_json};
 use super::style::Voice;
 use crate::checkpoint::number;
@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::metrics::{Bootstrap, Interval};
 use crate::models::Outputs;
 use crate::predict::Folder;
+use crate::tasks::of_outputs;
 use clap::builder::RangedU64ValueParser;
 use clap::{Arg, ArgMatches, Command};
 use serde_json::{Map, Value, json};
@@ -19,25 +20,16 @@ use std::path::{Path, PathBuf};
 pub fn define() -> Command {
     with_model(Command::new("eval"))
         .about("Score a fine-tuned model on labelled data")
-        .long_about(
+        .long_about(format!(
             "Scores a fine-tuned model on labelled data.\n\n\
-             The scores depend on the model:\n\n  \
-             classify       accuracy, F1, Matthews correlation, AUROC, average precision;\n                 \
-             a confusion table; precision, recall and F1 of each class\n  \
-             multilabel     F1 at the thresholds from training (else 0.5), AUROC,\n                 \
-             average precision\n  \
-             regress        squared and absolute error, Pearson, Spearman\n  \
-             tag            F1 of entities, or of all words if the tags are no spans\n  \
-             answer         exact match, F1\n  \
-             similar        correlation of cosine and label, or rank of the partner\n  \
-             mask, permute  perplexity, accuracy\n  \
-             next           the same, and the accuracy of next-sentence prediction\n\n\
+             The scores depend on the model:\n\n{}\n\
              `tempra help metrics` explains each score.\n\n\
              Labels must be class names of the model. An unknown label is an error that names its line.\n\n\
              --intervals adds a 95 % confidence interval to each score, by the bootstrap (Efron 1979). It draws rows, \
-             sentences (tag), questions (answer) or pieces of text (mask, permute, next) with replacement. The seed is \
+             sentences (tag), questions (answer) or pieces of text (language models) with replacement. The seed is \
              fixed, so the interval is the same each time.",
-        )
+            listed(|entry| entry.scores)
+        ))
         .after_help(
             "Examples:\n  \
              tempra eval runs/reviews/model test.csv\n  \
@@ -150,17 +142,7 @@ fn positive(text: &str) -> std::result::Result<f64, String> {
 
 /// The name of the head's task in a recipe.
 fn name(outputs: &Outputs) -> &'static str {
-    match outputs {
-        Outputs::Classes(_) => "classify",
-        Outputs::Labels(_) => "multilabel",
-        Outputs::Number => "regress",
-        Outputs::Tags(_) => "tag",
-        Outputs::Span => "answer",
-        Outputs::Embedding => "similar",
-        Outputs::Tokens => "mask",
-        Outputs::Permuted => "permute",
-        Outputs::Pretraining => "next",
-    }
+    of_outputs(outputs).map_or("", |entry| entry.name)
 }
 
 /// The intervals as JSON: the bootstrap's settings, and both ends for each score.

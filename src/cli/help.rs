@@ -4,6 +4,7 @@ use super::output::say;
 use crate::error::{Error, Result};
 use crate::metrics::METRICS;
 use crate::suggest::nearest;
+use crate::tasks;
 use crate::train::recipe::{Key, Recipe};
 use clap::{Arg, ArgMatches, Command};
 use std::fmt::Write;
@@ -192,7 +193,8 @@ fn metrics(_: Option<&str>) -> Result<String> {
         .to_owned();
     for m in METRICS {
         let better = if m.higher_is_better { "higher is better" } else { "lower is better" };
-        let _ = writeln!(text, "  {} ({better}; {})", m.name, m.tasks.join(", "));
+        let tasks = tasks::of_metric(m.name).collect::<Vec<_>>().join(", ");
+        let _ = writeln!(text, "  {} ({better}; {tasks})", m.name);
         let _ = writeln!(text, "      {}", m.doc);
     }
     text += "\nSeveral tasks\n\

@@ -159,7 +159,7 @@ impl<'a> Input<'a> {
                 "the model compares two texts, but only one is given",
                 &format!("add the second text with {option}; `tempra embed` writes the vector of each text"),
             ),
-            (Outputs::Pretraining, None) => wrong(
+            (Outputs::Pretraining(_), None) => wrong(
                 "the model predicts whether a second text follows the first, but only one is given",
                 &format!("add the second text with {option}"),
             ),

@@ -3,6 +3,7 @@
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::shape::DType;
+use crate::tasks::{TASKS, TaskEntry};
 use clap::builder::RangedU64ValueParser;
 use clap::{Arg, ArgAction, ArgMatches};
 
@@ -73,6 +74,21 @@ pub fn open_device(matches: &ArgMatches) -> Result<Device> {
         let _ = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
     }
     Ok(device)
+}
+
+/// What `of` says of each task, for a help text: the tasks that say the same on one line.
+pub(super) fn listed(of: fn(&TaskEntry) -> &[&'static str]) -> String {
+    let mut lines: Vec<(Vec<&str>, &[&str])> = Vec::new();
+    for (_, entry) in TASKS.iter().filter(|(_, entry)| !of(entry).is_empty()) {
+        match lines.iter_mut().find(|(_, said)| *said == of(entry)) {
+            Some((names, _)) => names.push(entry.name),
+            None => lines.push((vec![entry.name], of(entry))),
+        }
+    }
+    let line = |(names, said): &(Vec<&str>, &[&str])| {
+        format!("  {:<13}  {}\n", names.join(", "), said.join("\n                 "))
+    };
+    lines.iter().map(line).collect()
 }
 
 /// `--set KEY=VALUE`, which may be given several times and overrides keys of a recipe.

@@ -2,7 +2,7 @@
 
 use super::input::Input;
 use super::model::{self, no_answer_arg, settings, with_model};
-use super::options::{open_device, text};
+use super::options::{listed, open_device, text};
 use super::output::Destination;
 use super::predictions::Predictions;
 use super::style::Voice;
@@ -41,15 +41,9 @@ pub fn define() -> Command {
              tempra predict [OPTIONS] <MODEL> --question <TEXT> --context <TEXT>",
         )
         .about("Predict with a fine-tuned model: a table, or texts from the command line")
-        .long_about(
+        .long_about(format!(
             "Predicts with a fine-tuned model: a table, or texts from the command line.\n\n\
-             A table is CSV, TSV, JSON Lines, JSON, Parquet or a folder of .txt files. The output keeps all its columns and adds:\n\n  \
-             classify       label, probability (of that label), p_CLASS for every class\n  \
-             multilabel     labels (classes above their thresholds), p_CLASS for every class\n  \
-             regress        prediction\n  \
-             similar        similarity (the cosine of the two texts' vectors)\n  \
-             mask, permute  filled (the likeliest token for each mask token)\n  \
-             next           p_follows\n\n\
+             A table is CSV, TSV, JSON Lines, JSON, Parquet or a folder of .txt files. The output keeps all its columns and adds:\n\n{}\n\
              An added column gets the prefix `predicted_` if the table already has one of its name.\n\n\
              A tagger (tag) reads sentences of words, or texts in JSON Lines. It writes a tag for each word, or JSON Lines \
              with the entities. A model for questions (answer) reads SQuAD's JSON. It writes predictions.json, \
@@ -61,7 +55,8 @@ pub fn define() -> Command {
              The same text gives the same prediction, whatever other rows there are and however it is given. A text longer \
              than --max-length is cut, with a warning. Offsets count Unicode code points, as Python indexes strings; the end is \
              exclusive. In JSON Lines, the values of the table's own columns are written as strings.",
-        )
+            listed(|entry| entry.columns)
+        ))
         .after_help(
             "Examples:\n  \
              tempra predict runs/reviews/model --sentence \"A fine film.\"\n  \

@@ -5,6 +5,7 @@ use super::readable::{self, Block, SHOWN, both, probability};
 use crate::data::Records;
 use crate::models::Outputs;
 use crate::predict::{Fill, Prediction, Session, Value};
+use crate::tasks::{PairClasses, of_outputs};
 use std::collections::HashSet;
 use std::io::{self, Write};
 
@@ -28,6 +29,11 @@ pub struct Predictions<'a> {
     names: Vec<String>,
 }
 
+/// The meaning of the classes of pairs, for a head that has them.
+fn pair_classes(outputs: &Outputs) -> Option<&'static PairClasses> {
+    of_outputs(outputs)?.pair()
+}
+
 /// The names of the added columns, none of which the table has.
 fn names(outputs: &Outputs, header: &[String]) -> Vec<String> {
     let of_classes = |first: &[&str], classes: &[String]| {
@@ -39,7 +45,9 @@ fn names(outputs: &Outputs, header: &[String]) -> Vec<String> {
         Outputs::Classes(classes) => of_classes(&["label", "probability"], classes),
         Outputs::Labels(classes) => of_classes(&["labels"], classes),
         Outputs::Tokens | Outputs::Permuted => vec!["filled".to_owned()],
-        Outputs::Pretraining => vec!["p_follows".to_owned()],
+        Outputs::Pretraining(_) => {
+            pair_classes(outputs).map(|pair| pair.column.to_owned()).into_iter().collect()
+        }
         Outputs::Embedding => vec!["similarity".to_owned()],
         Outputs::Tags(_) | Outputs::Span => Vec::new(),
     };
@@ -163,7 +171,9 @@ impl<'a> Predictions<'a> {
                     .collect()
             }
             Value::Follows(p) => {
-                let both = [("follows", *p), ("does not follow", 1.0 - p)];
+                let pair = pair_classes(self.session.outputs());
+                let [first, second] = pair.map_or(["first", "second"], |pair| pair.names);
+                let both = [(first, *p), (second, 1.0 - p)];
                 let mut both = both.map(|(name, p)| line(name, probability(p)));
                 if *p < 0.5 {
                     both.reverse();

@@ -185,10 +185,13 @@ fn conclusion(recipe: &Recipe, o: &Outcome) -> String {
 fn sentence_command(recipe: &Recipe, model: &Path) -> Option<String> {
     let text = match recipe.task {
         Task::Answer => "--question \"Who left?\" --context \"Alice left.\"",
-        Task::Classify | Task::Multilabel | Task::Regress if recipe.data.pair.is_some() => {
+        Task::Tag => "--sentence \"Some text.\"",
+        // `tempra embed` uses its vectors.
+        Task::Similar => return None,
+        task if task.entry().rows() && recipe.data.pair.is_some() => {
             "--sentence \"Some text.\" --pair \"Another text.\""
         }
-        Task::Classify | Task::Multilabel | Task::Regress | Task::Tag => "--sentence \"Some text.\"",
+        task if task.entry().rows() => "--sentence \"Some text.\"",
         _ => return None,
     };
     Some(format!("tempra predict {} {text}", model.display()))
@@ -219,12 +222,12 @@ fn next_command(recipe: &Recipe, model: &Path) -> String {
             format!("tempra embed {model} FILE.csv -o vectors.npy   (needs the column {:?})", d.text)
         }
         Task::Multi => format!("tempra predict {model} FILE --head NAME   (NAME is one of the tasks)"),
-        Task::Mask | Task::Permute => {
-            format!("tempra predict {model} FILE.csv   (texts with mask tokens in the column {:?})", d.text)
-        }
-        Task::Next => {
+        task if task.entry().pair().is_some() => {
             let says = "whether that text follows the one in";
             format!("tempra predict {model} FILE.csv --pair COLUMN   ({says} the column {:?})", d.text)
+        }
+        task if task.entry().language().is_some() => {
+            format!("tempra predict {model} FILE.csv   (texts with mask tokens in the column {:?})", d.text)
         }
         _ => format!("tempra predict {model} FILE.csv   (needs {columns})"),
     }

@@ -43,53 +43,41 @@ pub struct Metric {
     pub name: &'static str,
     /// Its direction: whether a higher value is better.
     pub higher_is_better: bool,
-    /// The tasks it is defined for.
-    pub tasks: &'static [&'static str],
     /// What it measures, in a sentence or two.
     pub doc: &'static str,
 }
 
-const CLASSES: &[&str] = &["classify", "multilabel"];
-/// Tasks are named as in recipes; where a setting decides which metrics a task has, it stands in brackets.
-const VALUES: &[&str] = &["regress", COSINE];
-/// `similar` with the loss that has labels, and with the one that has none.
-pub const COSINE: &str = "similar (cosine)";
-/// See [`COSINE`].
-pub const CONTRASTIVE: &str = "similar (contrastive)";
-const MASKED: &[&str] = &["mask", "permute", "next"];
-const F1: &[&str] = &["classify", "multilabel", "tag"];
-
 /// Every metric there is; help, recipe validation and the choice of the best checkpoint walk this list.
 #[rustfmt::skip]
 pub const METRICS: &[Metric] = &[
-    Metric { name: "accuracy", higher_is_better: true, tasks: &["classify", "multilabel", "tag", CONTRASTIVE, "mask", "permute", "next"], doc: "Share of correct predictions. multilabel: of rows with every label correct; tag: of words; similar: of texts whose partner is the nearest; mask, permute, next: of masked tokens." },
-    Metric { name: "f1", higher_is_better: true, tasks: &["tag", "answer"], doc: "tag: F1 of spans with the right type and both ends, micro-averaged; for tags that do not mark spans, their accuracy. answer: F1 of the words of the answer." },
-    Metric { name: "exact", higher_is_better: true, tasks: &["answer"], doc: "Share of answers that match a correct answer, ignoring case, articles and punctuation." },
-    Metric { name: "HasAns_f1", higher_is_better: true, tasks: &["answer"], doc: "f1 of the questions that have an answer (SQuAD 2.0)." },
-    Metric { name: "HasAns_exact", higher_is_better: true, tasks: &["answer"], doc: "exact of the questions that have an answer (SQuAD 2.0)." },
-    Metric { name: "NoAns_f1", higher_is_better: true, tasks: &["answer"], doc: "Share of the questions without an answer for which the model gives none." },
-    Metric { name: "NoAns_exact", higher_is_better: true, tasks: &["answer"], doc: "Same as NoAns_f1." },
-    Metric { name: "best_f1", higher_is_better: true, tasks: &["answer"], doc: "f1 with the best threshold for \"no answer\", if some questions have no answer." },
-    Metric { name: "best_exact", higher_is_better: true, tasks: &["answer"], doc: "exact with the best threshold for \"no answer\", if some questions have no answer." },
-    Metric { name: "precision", higher_is_better: true, tasks: &["tag"], doc: "Share of the predicted spans that are correct; for tags that do not mark spans, their accuracy." },
-    Metric { name: "recall", higher_is_better: true, tasks: &["tag"], doc: "Share of the true spans that are found; for tags that do not mark spans, their accuracy." },
-    Metric { name: "f1_macro", higher_is_better: true, tasks: F1, doc: "F1 averaged over the classes, span types or tags that occur." },
-    Metric { name: "f1_micro", higher_is_better: true, tasks: CLASSES, doc: "F1 of all decisions together." },
-    Metric { name: "f1_weighted", higher_is_better: true, tasks: F1, doc: "F1 averaged over the classes, weighted by how often each occurs." },
-    Metric { name: "f1_samples", higher_is_better: true, tasks: &["multilabel"], doc: "F1 of the labels of each row, averaged over rows." },
-    Metric { name: "hamming", higher_is_better: false, tasks: &["multilabel"], doc: "Share of wrong decisions (Hamming loss)." },
-    Metric { name: "mcc", higher_is_better: true, tasks: &["classify"], doc: "Matthews correlation coefficient, from -1 to 1; 0 if undefined." },
-    Metric { name: "auroc", higher_is_better: true, tasks: CLASSES, doc: "Area under the ROC curve. Two classes: of the second; otherwise the mean over labels, or over one class against the rest (up to 100 classes). NaN without both positives and negatives." },
-    Metric { name: "average_precision", higher_is_better: true, tasks: CLASSES, doc: "Area under the precision-recall curve, as a step function; averaged like auroc." },
-    Metric { name: "pearson", higher_is_better: true, tasks: VALUES, doc: "Pearson correlation, from -1 to 1; NaN for constant input." },
-    Metric { name: "spearman", higher_is_better: true, tasks: VALUES, doc: "Spearman rank correlation, from -1 to 1; NaN for constant input." },
-    Metric { name: "mse", higher_is_better: false, tasks: VALUES, doc: "Mean squared error." },
-    Metric { name: "mae", higher_is_better: false, tasks: VALUES, doc: "Mean absolute error." },
-    Metric { name: "mrr", higher_is_better: true, tasks: &[CONTRASTIVE], doc: "Mean reciprocal rank: the mean of 1 / (rank of the right partner among all)." },
-    Metric { name: "hits_10", higher_is_better: true, tasks: &[CONTRASTIVE], doc: "Share of texts whose right partner is among the ten nearest." },
-    Metric { name: "perplexity", higher_is_better: false, tasks: MASKED, doc: "Exponential of the mean loss per masked token." },
-    Metric { name: "next_accuracy", higher_is_better: true, tasks: &["next"], doc: "Share of pairs for which the model correctly says whether the second text follows the first." },
-    Metric { name: "loss", higher_is_better: false, tasks: &["classify", "multilabel", "regress", "tag", "answer", COSINE, "mask", "permute", "next"], doc: "Mean loss per example. regress: of the standardized targets, so in units of their variance." },
+    Metric { name: "accuracy", higher_is_better: true, doc: "Share of correct predictions. multilabel: of rows with every label correct; tag: of words; similar: of texts whose partner is the nearest; mask, permute, next: of masked tokens." },
+    Metric { name: "f1", higher_is_better: true, doc: "tag: F1 of spans with the right type and both ends, micro-averaged; for tags that do not mark spans, their accuracy. answer: F1 of the words of the answer." },
+    Metric { name: "exact", higher_is_better: true, doc: "Share of answers that match a correct answer, ignoring case, articles and punctuation." },
+    Metric { name: "HasAns_f1", higher_is_better: true, doc: "f1 of the questions that have an answer (SQuAD 2.0)." },
+    Metric { name: "HasAns_exact", higher_is_better: true, doc: "exact of the questions that have an answer (SQuAD 2.0)." },
+    Metric { name: "NoAns_f1", higher_is_better: true, doc: "Share of the questions without an answer for which the model gives none." },
+    Metric { name: "NoAns_exact", higher_is_better: true, doc: "Same as NoAns_f1." },
+    Metric { name: "best_f1", higher_is_better: true, doc: "f1 with the best threshold for \"no answer\", if some questions have no answer." },
+    Metric { name: "best_exact", higher_is_better: true, doc: "exact with the best threshold for \"no answer\", if some questions have no answer." },
+    Metric { name: "precision", higher_is_better: true, doc: "Share of the predicted spans that are correct; for tags that do not mark spans, their accuracy." },
+    Metric { name: "recall", higher_is_better: true, doc: "Share of the true spans that are found; for tags that do not mark spans, their accuracy." },
+    Metric { name: "f1_macro", higher_is_better: true, doc: "F1 averaged over the classes, span types or tags that occur." },
+    Metric { name: "f1_micro", higher_is_better: true, doc: "F1 of all decisions together." },
+    Metric { name: "f1_weighted", higher_is_better: true, doc: "F1 averaged over the classes, weighted by how often each occurs." },
+    Metric { name: "f1_samples", higher_is_better: true, doc: "F1 of the labels of each row, averaged over rows." },
+    Metric { name: "hamming", higher_is_better: false, doc: "Share of wrong decisions (Hamming loss)." },
+    Metric { name: "mcc", higher_is_better: true, doc: "Matthews correlation coefficient, from -1 to 1; 0 if undefined." },
+    Metric { name: "auroc", higher_is_better: true, doc: "Area under the ROC curve. Two classes: of the second; otherwise the mean over labels, or over one class against the rest (up to 100 classes). NaN without both positives and negatives." },
+    Metric { name: "average_precision", higher_is_better: true, doc: "Area under the precision-recall curve, as a step function; averaged like auroc." },
+    Metric { name: "pearson", higher_is_better: true, doc: "Pearson correlation, from -1 to 1; NaN for constant input." },
+    Metric { name: "spearman", higher_is_better: true, doc: "Spearman rank correlation, from -1 to 1; NaN for constant input." },
+    Metric { name: "mse", higher_is_better: false, doc: "Mean squared error." },
+    Metric { name: "mae", higher_is_better: false, doc: "Mean absolute error." },
+    Metric { name: "mrr", higher_is_better: true, doc: "Mean reciprocal rank: the mean of 1 / (rank of the right partner among all)." },
+    Metric { name: "hits_10", higher_is_better: true, doc: "Share of texts whose right partner is among the ten nearest." },
+    Metric { name: "perplexity", higher_is_better: false, doc: "Exponential of the mean loss per masked token." },
+    Metric { name: "next_accuracy", higher_is_better: true, doc: "Share of pairs for which the model correctly says whether the second text follows the first." },
+    Metric { name: "loss", higher_is_better: false, doc: "Mean loss per example. regress: of the standardized targets, so in units of their variance." },
 ];
 
 /// The metric of that name.

@@ -1,6 +1,7 @@
 //! The description of an architecture: how to read its config, the names of its tensors, and its classes in `transformers`.
 
 use super::config::Config;
+use super::{Outputs, PairObjective};
 use super::{albert, bert, distilbert, electra, modernbert, roberta, xlnet};
 use crate::error::Result;
 use crate::nn::{Dense, EncoderConfig, HeadConfig, Pooling};
@@ -26,8 +27,8 @@ pub struct Architecture {
     pub(super) dense_tokens: bool,
     /// The dropout before a question-answering head; most architectures have none.
     pub(super) span_dropout: Drop,
-    /// For next-sentence pretraining: the class with both heads, and the name of the next-sentence layer.
-    pub pretraining: Option<(&'static str, &'static str)>,
+    /// Its pretraining on pairs of texts, beside masked language modelling.
+    pub pretraining: Option<Pretraining>,
     /// Reads the encoder's settings.
     pub(super) read: fn(&Config) -> Result<EncoderConfig>,
 }
@@ -43,6 +44,19 @@ pub const ARCHITECTURES: &[Architecture] = &[
     modernbert::MODERNBERT,
     xlnet::XLNET,
 ];
+
+/// The head of a model that was pretrained on pairs of texts.
+#[derive(Clone, Copy, Debug)]
+pub struct Pretraining {
+    /// The class in `transformers` that has this head and the masked-LM head.
+    pub class: &'static str,
+    /// The last map's tensors are `{classifier}.weight` and `{classifier}.bias`.
+    pub classifier: &'static str,
+    /// What the pairs are classified by.
+    pub objective: PairObjective,
+    /// Whether there is dropout before the last map, with the rate of a sequence classifier.
+    pub dropout: bool,
+}
 
 /// The names of `transformers` classes, for `architectures` in `config.json`.
 pub struct Classes {
@@ -103,6 +117,19 @@ pub(super) const NO_DROP: Drop = Drop { key: "", default: None };
 pub(super) const BERT_NAMES: &[(&str, &str)] = &[];
 
 impl Architecture {
+    /// Its pretraining with this objective, if it has it.
+    pub fn pretrains(&self, objective: PairObjective) -> Option<&Pretraining> {
+        self.pretraining.as_ref().filter(|p| p.objective == objective)
+    }
+    /// Whether it has a head with such outputs.
+    pub fn supports(&self, outputs: &Outputs) -> bool {
+        match outputs {
+            Outputs::Tokens => self.masked.is_some(),
+            Outputs::Permuted => self.permuted.is_some(),
+            Outputs::Pretraining(objective) => self.pretrains(*objective).is_some(),
+            _ => true,
+        }
+    }
     /// What the last map to the vocabulary is called, and the bias that it has where it shares the token table.
     pub(super) fn decoder(&self) -> Option<(&'static str, &'static str)> {
         let permuted = || self.permuted.and_then(|(_, bias)| Some((bias.strip_suffix(".bias")?, bias)));

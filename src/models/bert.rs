@@ -1,6 +1,9 @@
 //! BERT (Devlin et al. 2019) and what shares its architecture: MiniLM, and all else of `model_type` `bert`.
 
-use super::architecture::{Architecture, BERT_NAMES, Classes, Drop, Masked, NO_DROP, SequenceHead};
+use super::PairObjective;
+use super::architecture::{
+    Architecture, BERT_NAMES, Classes, Drop, Masked, NO_DROP, Pretraining, SequenceHead,
+};
 use crate::ops::Activation;
 
 pub(super) const BERT: Architecture = Architecture {
@@ -33,7 +36,12 @@ pub(super) const BERT: Architecture = Architecture {
     permuted: None,
     dense_tokens: false,
     span_dropout: NO_DROP,
-    pretraining: Some(("BertForPreTraining", "cls.seq_relationship")),
+    pretraining: Some(Pretraining {
+        class: "BertForPreTraining",
+        classifier: "cls.seq_relationship",
+        objective: PairObjective::Next,
+        dropout: false,
+    }),
     // The keys of transformers' `BertConfig`.
     read: |c| c.bert_like(),
 };

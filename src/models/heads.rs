@@ -1,9 +1,9 @@
 //! Heads: one for each kind of outputs, with the tensor names of `transformers`, and their description in `config.json`.
 
-use super::Outputs;
-use super::architecture::Architecture;
+use super::architecture::{ARCHITECTURES, Architecture};
 use super::config::Config;
 use super::decoder::Decoder;
+use super::{Outputs, PairObjective};
 use crate::checkpoint::read_json;
 use crate::error::{Error, Result};
 use crate::nn::{
@@ -98,15 +98,19 @@ impl Setting<'_> {
             Outputs::Embedding => Kind::Vectors(a.head(c, self.pooling, 1, 0.0).pooling),
             Outputs::Tokens => Kind::Masked(self.masked(layout, encoder)?),
             Outputs::Permuted => Kind::Masked(self.permuted(layout, encoder)?),
-            Outputs::Pretraining => {
-                let Some((_, classifier)) = a.pretraining else {
-                    return Err(self.lacks("has no next-sentence head"));
+            Outputs::Pretraining(objective) => {
+                let Some(pretraining) = a.pretrains(*objective) else {
+                    return Err(self.lacks(match objective {
+                        PairObjective::Next => "has no next-sentence head",
+                        PairObjective::Order => "has no sentence-order head",
+                    }));
                 };
                 let masked = self.masked(layout, encoder)?;
-                // BertForPreTraining has no dropout before its next-sentence head.
-                let mut next = a.head(c, Pooling::Cls, 2, 0.0);
-                next.classifier = classifier.to_owned();
-                Kind::Pretraining(masked, Head::declare(layout, sites, &next))
+                // As in transformers: AlbertForPreTraining has dropout before this head, BertForPreTraining has none.
+                let dropout = if pretraining.dropout { self.dropout } else { 0.0 };
+                let mut pair = a.head(c, Pooling::Cls, 2, dropout);
+                pair.classifier = pretraining.classifier.to_owned();
+                Kind::Pretraining(masked, Head::declare(layout, sites, &pair))
             }
         };
         let full = |own: &str| if name.is_empty() { own.to_owned() } else { format!("{PREFIX}{name}.{own}") };
@@ -117,7 +121,7 @@ impl Setting<'_> {
             Outputs::Classes(_) | Outputs::Labels(_) | Outputs::Number => Some(full(a.head.classifier)),
             Outputs::Tags(_) => Some(full("classifier")),
             Outputs::Span => Some(full(a.span_head())),
-            Outputs::Embedding | Outputs::Tokens | Outputs::Permuted | Outputs::Pretraining => None,
+            Outputs::Embedding | Outputs::Tokens | Outputs::Permuted | Outputs::Pretraining(_) => None,
         };
         Ok(NamedHead { name: name.to_owned(), outputs: outputs.clone(), last_layer, units: None, kind })
     }
@@ -241,7 +245,8 @@ pub(super) fn of_config(c: &Config) -> Result<Vec<(String, Outputs)>> {
             "embedding" => Outputs::Embedding,
             "tokens" => Outputs::Tokens,
             "permuted" => Outputs::Permuted,
-            "pretraining" => Outputs::Pretraining,
+            "pretraining" => Outputs::Pretraining(PairObjective::Next),
+            "sentence_order" => Outputs::Pretraining(PairObjective::Order),
             _ => return None,
         };
         Some((text("name")?.to_owned(), outputs))
@@ -268,7 +273,11 @@ fn of_class(c: &Config) -> Result<Outputs> {
         _ if ends("ForQuestionAnswering") || ends("ForQuestionAnsweringSimple") => Outputs::Span,
         _ if ends("ForMaskedLM") => Outputs::Tokens,
         _ if class == "XLNetLMHeadModel" => Outputs::Permuted,
-        _ if ends("ForPreTraining") => Outputs::Pretraining,
+        _ if ends("ForPreTraining") => {
+            let of = |a: &Architecture| a.pretraining.filter(|p| p.class == class);
+            let known = ARCHITECTURES.iter().find_map(of);
+            Outputs::Pretraining(known.map_or(PairObjective::Next, |p| p.objective))
+        }
         _ if ends("Model") && c.value.get("tempra_pooling").is_some() => Outputs::Embedding,
         _ if OTHER_HEADS.iter().any(|end| ends(end)) => {
             return Err(c
@@ -344,7 +353,8 @@ pub(super) fn describe(heads: &[NamedHead], a: &Architecture, map: &mut Map<Stri
                 Outputs::Embedding => ("embedding", None),
                 Outputs::Tokens => ("tokens", None),
                 Outputs::Permuted => ("permuted", None),
-                Outputs::Pretraining => ("pretraining", None),
+                Outputs::Pretraining(PairObjective::Next) => ("pretraining", None),
+                Outputs::Pretraining(PairObjective::Order) => ("sentence_order", None),
             };
             json!({ "name": h.name, "kind": kind, "labels": labels })
         };
@@ -360,7 +370,7 @@ pub(super) fn describe(heads: &[NamedHead], a: &Architecture, map: &mut Map<Stri
         Outputs::Embedding => base(),
         Outputs::Tokens => masked(),
         Outputs::Permuted => a.permuted.map_or_else(base, |(class, _)| class.to_owned()),
-        Outputs::Pretraining => a.pretraining.map_or_else(base, |(class, _)| class.to_owned()),
+        Outputs::Pretraining(_) => a.pretraining.map_or_else(base, |p| p.class.to_owned()),
     };
     map.insert("architectures".into(), json!([class]));
     let one = vec!["LABEL_0".to_owned()];

@@ -17,7 +17,7 @@ pub mod source;
 mod weights;
 mod xlnet;
 
-pub use architecture::{ARCHITECTURES, Architecture};
+pub use architecture::{ARCHITECTURES, Architecture, Pretraining};
 pub use heads::NamedHead;
 pub use options::{Attention, Options};
 pub use rows::numbered;
@@ -58,8 +58,17 @@ pub enum Outputs {
     Tokens,
     /// Permutation language modelling: logits (queries, vocab).
     Permuted,
-    /// Masked language modelling as in [`Outputs::Tokens`], and next-sentence prediction: logits (sequences, 2).
-    Pretraining,
+    /// Masked language modelling as in [`Outputs::Tokens`], and a classification of pairs of texts: logits (sequences, 2).
+    Pretraining(PairObjective),
+}
+
+/// What the pairs of an encoder's pretraining are classified by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PairObjective {
+    /// Next-sentence prediction (Devlin et al. 2019): the second text follows the first (class 0) or is random (class 1).
+    Next,
+    /// Sentence-order prediction (Lan et al. 2020): the two texts are in order (class 0) or swapped (class 1).
+    Order,
 }
 
 impl Outputs {
@@ -69,7 +78,7 @@ impl Outputs {
             Outputs::Classes(names) | Outputs::Labels(names) | Outputs::Tags(names) => names.len(),
             Outputs::Number => 1,
             Outputs::Span => 2,
-            Outputs::Embedding | Outputs::Tokens | Outputs::Permuted | Outputs::Pretraining => 0,
+            Outputs::Embedding | Outputs::Tokens | Outputs::Permuted | Outputs::Pretraining(_) => 0,
         }
     }
     /// Whether [`Outputs::len`] is 0.

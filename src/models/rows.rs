@@ -92,7 +92,7 @@ fn described(outputs: &Outputs) -> String {
         Outputs::Number => "one number".into(),
         Outputs::Span => "the start and end of an answer".into(),
         Outputs::Embedding => "a vector".into(),
-        Outputs::Tokens | Outputs::Permuted | Outputs::Pretraining => "tokens of the vocabulary".into(),
+        Outputs::Tokens | Outputs::Permuted | Outputs::Pretraining(_) => "tokens of the vocabulary".into(),
     }
 }
 

@@ -9,12 +9,14 @@ use crate::error::{Error, Result};
 use crate::models::{Outputs, numbered};
 use crate::suggest::nearest;
 use crate::tasks::{
-    Answer, Classify, Likeness, Mask, Multilabel, Next, Permute, Regress, Similar, Tag, Task,
+    Answer, Classify, LanguageSettings, Likeness, Multilabel, Regress, Similar, Tag, Task, TaskEntry,
+    of_outputs,
 };
 use std::collections::HashSet;
 use std::path::Path;
+use std::sync::Arc;
 
-/// The seed of the pairs of next-sentence prediction: every run has the same pairs.
+/// The seed of the pairs of a language model: every evaluation has the same pairs.
 const PAIRS: u64 = 0;
 /// The label column by default; as `data.label` of a recipe.
 const LABEL: &str = "label";
@@ -26,7 +28,7 @@ impl Session {
     ///
     /// # Errors
     /// Those of reading the file, and of its labels.
-    pub fn labelled(&self, path: &Path) -> Result<(Box<dyn Task>, TokenSet)> {
+    pub fn labelled(&self, path: &Path) -> Result<(Arc<dyn Task>, TokenSet)> {
         let (folder, metadata, outputs) = (&self.folder, &self.folder.metadata, self.outputs());
         let (tokenizer, longest, stop) = (self.tokenizer(), folder.max_length, OnBadRow::Stop);
         let table = || {
@@ -44,20 +46,20 @@ impl Session {
                 let labels = known(&table, &as_written(classes, written)?)?;
                 let classes = classes.clone();
                 let task = Classify { classes, label_smoothing: 0.0, class_weights: None, gamma: 0.0 };
-                (Box::new(task), self.tokens(&table.rows, labels)?)
+                (Arc::new(task), self.tokens(&table.rows, labels)?)
             }
             Outputs::Number => {
                 let table = table()?;
                 let labels = data::Target::Regress.labels(&table)?;
                 // Predictions are in original units, the loss in those of training.
                 let unit = metadata.target_std.filter(|std| *std > 0.0).unwrap_or(1.0);
-                (Box::new(Regress { unit, ..Regress::default() }), self.tokens(&table.rows, labels)?)
+                (Arc::new(Regress { unit, ..Regress::default() }), self.tokens(&table.rows, labels)?)
             }
             Outputs::Labels(classes) => {
                 let (table, sets) = self.sets(path, classes)?;
                 let set = TokenSet { targets: Targets::Set(sets), ..self.tokens(&table.rows, Vec::new())? };
                 let thresholds = metadata.thresholds_of(classes);
-                (Box::new(Multilabel { thresholds, ..Multilabel::new(classes.clone()) }), set)
+                (Arc::new(Multilabel { thresholds, ..Multilabel::new(classes.clone()) }), set)
             }
             Outputs::Tags(classes) => {
                 let label = metadata.label_column().unwrap_or(LABEL);
@@ -70,14 +72,14 @@ impl Session {
                     Words::of_sentences(tokenizer, sentences, Some(tags), longest, metadata.window_stride())?;
                 let (label_smoothing, class_weights, gamma) = (0.0, None, 0.0);
                 let classes = classes.clone();
-                (Box::new(Tag { classes, label_smoothing, class_weights, gamma, format, strict }), set)
+                (Arc::new(Tag { classes, label_smoothing, class_weights, gamma, format, strict }), set)
             }
             Outputs::Span => {
                 let questions = read_questions(path, true, stop)?.items;
                 let search = folder.search();
                 let set = Contexts::build(tokenizer, questions, longest, metadata.window_stride(), true)
                     .map_err(Self::window_error)?;
-                (Box::new(Answer { search }), set)
+                (Arc::new(Answer { search }), set)
             }
             Outputs::Embedding => {
                 if metadata.contrastive() {
@@ -88,21 +90,16 @@ impl Session {
                 let label_scale = metadata.label_scale.unwrap_or(1.0);
                 data::check_similarities(&table, &labels, label_scale, "--label-scale")?;
                 let set = TokenSet::of_pairs(tokenizer, &table.rows, labels, longest)?;
-                (Box::new(Similar { loss: Likeness::Cosine { label_scale } }), set)
+                (Arc::new(Similar { loss: Likeness::Cosine { label_scale } }), set)
             }
-            Outputs::Tokens => {
+            Outputs::Tokens | Outputs::Permuted | Outputs::Pretraining(_) => {
+                let Some(language) = of_outputs(outputs).and_then(TaskEntry::language) else {
+                    return Err(Error::model("the head of the model belongs to no task").at(&folder.dir));
+                };
                 let documents = read_documents(path, &folder.columns.text, false, stop)?;
-                (Box::new(self.masking()?), documents.windows(tokenizer, longest)?)
-            }
-            Outputs::Permuted => {
-                let documents = read_documents(path, &folder.columns.text, false, stop)?;
-                let (probability, max_span, vocab) = (Permute::PROBABILITY, Permute::MAX_SPAN, folder.vocab);
-                (Box::new(Permute { probability, max_span, vocab }), documents.windows(tokenizer, longest)?)
-            }
-            Outputs::Pretraining => {
-                let documents = read_documents(path, &folder.columns.text, false, stop)?;
-                let mask = self.masking()?;
-                (Box::new(Next { mask }), documents.pairs(tokenizer, longest, PAIRS)?)
+                let settings = LanguageSettings::new(tokenizer, folder.vocab);
+                let task = (language.build)(&settings).map_err(|e| e.at(&folder.dir))?;
+                (task, (language.examples)(&documents, tokenizer, longest, PAIRS)?)
             }
         })
     }
@@ -145,7 +142,7 @@ impl Session {
     }
 
     /// The task of a model trained on pairs that belong together, and the pairs of a file.
-    fn partners(&self, path: &Path) -> Result<(Box<dyn Task>, TokenSet)> {
+    fn partners(&self, path: &Path) -> Result<(Arc<dyn Task>, TokenSet)> {
         let (folder, metadata, stop) = (&self.folder, &self.folder.metadata, OnBadRow::Stop);
         let label = metadata.label_column().map(str::to_owned);
         let optional = label.as_deref() == Some(LABEL);
@@ -157,12 +154,7 @@ impl Session {
         data::check_partners(&table, NOT_PARTNERS)?;
         let temperature = metadata.temperature.unwrap_or(1.0);
         let set = TokenSet::of_pairs(self.tokenizer(), &table.rows, Vec::new(), folder.max_length)?;
-        Ok((Box::new(Similar { loss: Likeness::Contrastive { temperature } }), set))
-    }
-
-    fn masking(&self) -> Result<Mask> {
-        let (mask, _) = self.mask_token()?;
-        Ok(Mask { probability: 0.15, whole_word: false, mask, vocab: self.folder.vocab as u32 })
+        Ok((Arc::new(Similar { loss: Likeness::Contrastive { temperature } }), set))
     }
 }
 

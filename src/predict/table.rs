@@ -117,7 +117,7 @@ impl Session {
                 (self.each(&set, first, 0, cosine)?, set.lost)
             }
             Outputs::Tags(_) | Outputs::Span => return Err(self.other_input()),
-            Outputs::Pretraining => {
+            Outputs::Pretraining(_) => {
                 let set = self.tokens(&rows, Vec::new())?;
                 // The first class says that the texts belong together in this order.
                 let follows = |row: &[f32]| Value::Follows(softmax(row).first().copied().unwrap_or(f64::NAN));

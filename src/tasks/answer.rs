@@ -1,6 +1,6 @@
 //! Where in a text the answer to a question stands: extractive question answering (Devlin et al. 2019, sec. 4.2 and 4.3).
 
-use super::{Meter, Task, only, reals, unlabelled};
+use super::{DataKind, Meter, Task, TaskEntry, only, reals, unlabelled};
 use crate::data::{Batch, Contexts, Origin, Question, TokenSet};
 use crate::error::{Error, Result};
 use crate::metrics::{Answers, Scores, Squad};
@@ -10,6 +10,33 @@ use crate::shape::DType;
 use crate::tape::{Tape, Var};
 use std::cell::OnceCell;
 use std::sync::Arc;
+
+/// The task's entry in the table.
+pub(super) const ENTRY: TaskEntry = TaskEntry {
+    name: "answer",
+    doc: "finds the span of a text that answers a question",
+    best_metric: "f1",
+    metrics: &[(
+        "answer",
+        &[
+            "f1",
+            "exact",
+            "HasAns_f1",
+            "HasAns_exact",
+            "NoAns_f1",
+            "NoAns_exact",
+            "best_f1",
+            "best_exact",
+            "loss",
+        ],
+    )],
+    data: DataKind::Questions,
+    trains: |outputs| *outputs == Outputs::Span,
+    sections: &["answer"],
+    classes: false,
+    scores: &["exact match, F1"],
+    columns: &[],
+};
 
 /// The task; see the module.
 #[derive(Clone, Copy, Debug)]

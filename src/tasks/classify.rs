@@ -1,6 +1,6 @@
 //! One class of several: cross-entropy, class weights, label smoothing.
 
-use super::{Meter, Task, only, reals, unlabelled};
+use super::{DataKind, Meter, Task, TaskEntry, only, reals, unlabelled};
 use crate::data::{Batch, Label, TokenSet};
 use crate::error::Result;
 use crate::metrics::{Classification, Curves, Ranked, Scores, softmax};
@@ -10,6 +10,26 @@ use crate::shape::DType;
 use crate::tape::{Tape, Var};
 use serde_json::{Map, Value, json};
 use std::cell::OnceCell;
+
+/// The task's entry in the table.
+pub(super) const ENTRY: TaskEntry = TaskEntry {
+    name: "classify",
+    doc: "predicts one class",
+    best_metric: "accuracy",
+    metrics: &[(
+        "classify",
+        &["accuracy", "f1_macro", "f1_micro", "f1_weighted", "mcc", "auroc", "average_precision", "loss"],
+    )],
+    data: DataKind::Rows,
+    trains: |outputs| matches!(outputs, Outputs::Classes(_)),
+    sections: &[],
+    classes: true,
+    scores: &[
+        "accuracy, F1, Matthews correlation, AUROC, average precision;",
+        "a confusion table; precision, recall and F1 of each class",
+    ],
+    columns: &["label, probability (of that label), p_CLASS for every class"],
+};
 
 /// The task; see the module.
 #[derive(Clone, Debug)]

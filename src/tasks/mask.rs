@@ -1,7 +1,7 @@
 //! Masked language modelling (Devlin et al. 2019, sec. 3.1): tokens are hidden and to be found, others each time.
 
 use super::tag::best;
-use super::{EVALUATION, Meter, Task, only, reals};
+use super::{DataKind, EVALUATION, LanguageTask, Meter, Task, TaskEntry, only, reals};
 use crate::data::{Batch, IGNORED, TokenSet, eval_batches};
 use crate::error::Result;
 use crate::metrics::{Perplexity, Scores};
@@ -10,6 +10,27 @@ use crate::ops::cross_entropy::CrossEntropy;
 use crate::rng::Stream;
 use crate::shape::DType;
 use crate::tape::{Tape, Var};
+use std::sync::Arc;
+
+/// The task's entry in the table.
+pub(super) const ENTRY: TaskEntry = TaskEntry {
+    name: "mask",
+    doc: "is masked language modelling",
+    best_metric: "perplexity",
+    metrics: &[("mask", &["accuracy", "perplexity", "loss"])],
+    data: DataKind::Documents(LanguageTask {
+        outputs: || Outputs::Tokens,
+        examples: |documents, tokenizer, longest, _| documents.windows(tokenizer, longest),
+        build: |settings| Ok(Arc::new(settings.mask()?)),
+        pair: None,
+        model: None,
+    }),
+    trains: |outputs| *outputs == Outputs::Tokens,
+    sections: &["mask"],
+    classes: false,
+    scores: &["perplexity, accuracy"],
+    columns: &["filled (the likeliest token for each mask token)"],
+};
 
 /// The task; see the module.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -1,6 +1,6 @@
 //! What a model folder says about its training, in `tempra.json`: how texts were read, and what decides on its outputs.
 
-use super::Search;
+use super::{PairLoss, Search};
 use crate::checkpoint::read_json;
 use crate::data::{Affix, LabelColumns, Scheme, TagFormat};
 use crate::error::{Error, Result};
@@ -218,11 +218,11 @@ impl TaskMetadata {
     }
     /// Whether it was trained on pairs that belong together, without labels.
     pub fn contrastive(&self) -> bool {
-        self.loss.as_deref() == Some("contrastive")
+        self.loss.as_deref() == Some(PairLoss::Contrastive.name())
     }
     /// Scores pairs by their labels divided by `label_scale` from now on, whatever the loss was.
     pub fn compare_with_labels(&mut self, label_scale: f64) {
-        self.loss = Some("cosine".to_owned());
+        self.loss = Some(PairLoss::Cosine.name().to_owned());
         self.label_scale = Some(label_scale);
     }
     /// Whether training taught that a question may have no answer; `None` if the folder does not say.

@@ -9,6 +9,7 @@ mod next;
 mod permute;
 mod regress;
 mod similar;
+mod table;
 mod tag;
 
 pub use answer::{Answer, Candidate, Finding, Found, Search};
@@ -19,8 +20,9 @@ pub use multilabel::Multilabel;
 pub use next::Next;
 pub use permute::{Permute, into_streams};
 pub use regress::Regress;
-pub use similar::{Likeness, Similar, similarity, unit};
-pub use tag::{Tag, Tagged};
+pub use similar::{CONTRASTIVE, COSINE, Likeness, PairLoss, Similar, similarity, unit};
+pub use table::{DataKind, LanguageSettings, LanguageTask, PairClasses, TaskEntry};
+pub use tag::{Tag, TagScheme, Tagged};
 
 use crate::data::{Batch, TokenSet};
 use crate::device::Device;
@@ -34,6 +36,74 @@ use crate::shape::DType;
 use crate::tape::{Tape, Var};
 use serde_json::{Map, Value};
 use std::sync::Arc;
+
+/// Makes the table of tasks: an enum with a variant for each, and the list of their entries.
+macro_rules! tasks { ($($variant:ident = $entry:path,)*) => {
+    /// A task by its name in a recipe.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum TaskKind {
+        $(#[doc = concat!("See the entry of `", stringify!($variant), "` in [`TASKS`].")] $variant,)*
+    }
+    /// Every task there is. Recipes, help, documentation, `eval`, `predict` and `init` walk this list.
+    pub const TASKS: &[(TaskKind, TaskEntry)] = &[$((TaskKind::$variant, $entry),)*];
+} }
+
+tasks! {
+    Classify = classify::ENTRY,
+    Multilabel = multilabel::ENTRY,
+    Regress = regress::ENTRY,
+    Tag = tag::ENTRY,
+    Answer = answer::ENTRY,
+    Similar = similar::ENTRY,
+    Mask = mask::ENTRY,
+    Permute = permute::ENTRY,
+    Next = next::ENTRY,
+    Multi = MULTI,
+}
+
+/// Several tasks at once on one encoder. It has no loss of its own.
+const MULTI: TaskEntry = TaskEntry {
+    name: "multi",
+    doc: "trains several of these tasks on one encoder",
+    best_metric: "mean",
+    metrics: &[],
+    data: DataKind::Recipes,
+    trains: |_| false,
+    sections: &["multi"],
+    classes: false,
+    scores: &[],
+    columns: &[],
+};
+
+impl TaskKind {
+    /// Its entry.
+    pub fn entry(self) -> &'static TaskEntry {
+        TASKS.iter().find(|(kind, _)| *kind == self).map_or(&MULTI, |(_, entry)| entry)
+    }
+    /// Its name in a recipe.
+    pub fn name(&self) -> &'static str {
+        self.entry().name
+    }
+    /// The task of that name.
+    pub fn find(name: &str) -> Option<Self> {
+        TASKS.iter().find(|(_, entry)| entry.name == name).map(|(kind, _)| *kind)
+    }
+    /// All tasks.
+    pub fn all() -> impl Iterator<Item = Self> {
+        TASKS.iter().map(|(kind, _)| *kind)
+    }
+}
+
+/// The task that trains heads with these outputs.
+pub fn of_outputs(outputs: &Outputs) -> Option<&'static TaskEntry> {
+    TASKS.iter().map(|(_, entry)| entry).find(|entry| (entry.trains)(outputs))
+}
+
+/// The tasks that give a metric; where a setting decides, with its value in brackets.
+pub fn of_metric(metric: &str) -> impl Iterator<Item = &'static str> {
+    let all = TASKS.iter().flat_map(|(_, entry)| entry.metrics);
+    all.filter(move |(_, metrics)| metrics.contains(&metric)).map(|(task, _)| *task)
+}
 
 /// A problem: an example's label, the loss, the prediction, the metrics.
 pub trait Task: Send + Sync {

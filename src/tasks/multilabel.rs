@@ -2,7 +2,7 @@
 //! `problem_type` "multi_label_classification"; and above which probability each is a yes.
 
 use super::classify::times;
-use super::{Meter, Task, Tuned, only, reals, unlabelled};
+use super::{DataKind, Meter, Task, TaskEntry, Tuned, only, reals, unlabelled};
 use crate::data::{Batch, TokenSet};
 use crate::error::Result;
 use crate::metrics::{Curves, MultiLabel, Ranked, Scores, sigmoids};
@@ -12,6 +12,33 @@ use crate::tape::{Tape, Var};
 use serde_json::{Map, Value, json};
 use std::cell::OnceCell;
 use std::sync::Arc;
+
+/// The task's entry in the table.
+pub(super) const ENTRY: TaskEntry = TaskEntry {
+    name: "multilabel",
+    doc: "predicts any number of classes",
+    best_metric: "f1_micro",
+    metrics: &[(
+        "multilabel",
+        &[
+            "accuracy",
+            "f1_macro",
+            "f1_micro",
+            "f1_weighted",
+            "f1_samples",
+            "hamming",
+            "auroc",
+            "average_precision",
+            "loss",
+        ],
+    )],
+    data: DataKind::Rows,
+    trains: |outputs| matches!(outputs, Outputs::Labels(_)),
+    sections: &["multilabel"],
+    classes: true,
+    scores: &["F1 at the thresholds from training (else 0.5), AUROC,", "average precision"],
+    columns: &["labels (classes above their thresholds), p_CLASS for every class"],
+};
 
 /// The task; see the module.
 #[derive(Clone, Debug)]

@@ -3,14 +3,35 @@
 //! The label 0 says that the second text follows the first, 1 that it is a random one, as in `BertForPreTraining`.
 
 use super::mask::{Guessed, Mask};
-use super::{Meter, Task, reals, total, unlabelled};
-use crate::data::{Batch, TokenSet};
+use super::{DataKind, LanguageTask, Meter, PairClasses, Task, TaskEntry, reals, total, unlabelled};
+use crate::data::{Batch, Documents, TokenSet};
 use crate::error::{Error, Result};
 use crate::metrics::{Classification, Scores};
-use crate::models::Outputs;
+use crate::models::{Outputs, PairObjective};
 use crate::ops::cross_entropy::{CrossEntropy, IGNORE};
 use crate::shape::DType;
 use crate::tape::{Tape, Var};
+use std::sync::Arc;
+
+/// The task's entry in the table.
+pub(super) const ENTRY: TaskEntry = TaskEntry {
+    name: "next",
+    doc: "is masked language modelling with next-sentence prediction",
+    best_metric: "perplexity",
+    metrics: &[("next", &["accuracy", "perplexity", "next_accuracy", "loss"])],
+    data: DataKind::Documents(LanguageTask {
+        outputs: || Outputs::Pretraining(PairObjective::Next),
+        examples: Documents::pairs,
+        build: |settings| Ok(Arc::new(Next { mask: settings.mask()? })),
+        pair: Some(PairClasses { column: "p_follows", names: ["follows", "does not follow"], documents: 2 }),
+        model: None,
+    }),
+    trains: |outputs| *outputs == Outputs::Pretraining(PairObjective::Next),
+    sections: &["mask"],
+    classes: false,
+    scores: &["perplexity, accuracy, accuracy of next-sentence prediction"],
+    columns: &["p_follows"],
+};
 
 /// The task; see the module.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -29,7 +50,7 @@ fn both<T>(outputs: &[T]) -> Result<[&T; 2]> {
 
 impl Task for Next {
     fn outputs(&self) -> Outputs {
-        Outputs::Pretraining
+        Outputs::Pretraining(PairObjective::Next)
     }
     fn prepare(&self, batch: &mut Batch, key: (u64, u64)) -> Result<()> {
         self.mask.hide(batch, key);
@@ -56,15 +77,25 @@ impl Task for Next {
         if metric == "next_accuracy" { Ok(None) } else { Mask::hides_nothing(self, set) }
     }
     fn meter(&self, _: &TokenSet) -> Box<dyn Meter> {
-        Box::new(Both { tokens: Guessed::default(), next: Classification::new(2), rows: Vec::new() })
+        Both::meter("next_accuracy")
     }
 }
 
-struct Both {
+/// How well hidden tokens were found and pairs classified.
+pub(super) struct Both {
+    /// The name of the accuracy of pairs.
+    metric: &'static str,
     tokens: Guessed,
     next: Classification,
     /// Prediction, target and loss of each pair.
     rows: Vec<(u32, u32, f64)>,
+}
+
+impl Both {
+    pub(super) fn meter(metric: &'static str) -> Box<dyn Meter> {
+        let (tokens, next) = (Guessed::default(), Classification::new(2));
+        Box::new(Self { metric, tokens, next, rows: Vec::new() })
+    }
 }
 
 impl Meter for Both {
@@ -78,7 +109,7 @@ impl Meter for Both {
         Ok(())
     }
     fn scores(&self) -> Scores {
-        joined(self.tokens.scores(), &self.next)
+        joined(self.tokens.scores(), (self.metric, &self.next))
     }
     fn report(&self) -> String {
         self.tokens.report()
@@ -92,14 +123,14 @@ impl Meter for Both {
             // They were counted once: they are classes that are there.
             let _ = next.add(prediction, target, loss);
         }
-        joined(self.tokens.scores_of(drawn), &next)
+        joined(self.tokens.scores_of(drawn), (self.metric, &next))
     }
 }
 
 /// The scores of hidden tokens, with those of pairs; the loss is the sum of the two.
-fn joined(mut scores: Scores, next: &Classification) -> Scores {
+fn joined(mut scores: Scores, (metric, next): (&'static str, &Classification)) -> Scores {
     let tokens = scores.get("loss").unwrap_or(f64::NAN);
     scores.set("loss", tokens + next.loss());
-    scores.set("next_accuracy", next.accuracy());
+    scores.set(metric, next.accuracy());
     scores
 }

@@ -2,13 +2,37 @@
 //! from what is given and what was found before it.
 
 use super::mask::{Guessed, Mask};
-use super::{Meter, Task, only};
+use super::{DataKind, LanguageSettings, LanguageTask, Meter, Task, TaskEntry, only};
 use crate::data::{Batch, IGNORED, TokenSet};
 use crate::error::Result;
 use crate::models::Outputs;
 use crate::nn::permutation::{GIVEN, TwoStreams, draw_ranks};
 use crate::rng::Stream;
 use crate::tape::{Tape, Var};
+use std::sync::Arc;
+
+/// The task's entry in the table.
+pub(super) const ENTRY: TaskEntry = TaskEntry {
+    name: "permute",
+    doc: "is permutation language modelling (XLNet)",
+    best_metric: "perplexity",
+    metrics: &[("permute", &["accuracy", "perplexity", "loss"])],
+    data: DataKind::Documents(LanguageTask {
+        outputs: || Outputs::Permuted,
+        examples: |documents, tokenizer, longest, _| documents.windows(tokenizer, longest),
+        build: |settings| {
+            let LanguageSettings { permute_probability: probability, max_span, vocab, .. } = *settings;
+            Ok(Arc::new(Permute { probability, max_span, vocab }))
+        },
+        pair: None,
+        model: Some("xlnet/xlnet-base-cased"),
+    }),
+    trains: |outputs| *outputs == Outputs::Permuted,
+    sections: &["permute"],
+    classes: false,
+    scores: &["perplexity, accuracy"],
+    columns: &["filled (the likeliest token for each mask token)"],
+};
 
 /// The task; see the module and [`draw_ranks`].
 #[derive(Clone, Copy, Debug, PartialEq)]

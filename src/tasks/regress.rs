@@ -1,12 +1,26 @@
 //! One number: mean squared error, as `transformers` trains `num_labels` 1, of targets in units of their standard deviation.
 
-use super::{Meter, Task, only, reals, unlabelled};
+use super::{DataKind, Meter, Task, TaskEntry, only, reals, unlabelled};
 use crate::data::{Batch, TokenSet};
 use crate::error::{Error, Result};
 use crate::metrics::{Regression, Scores};
 use crate::models::Outputs;
 use crate::ops::mse::Mse;
 use crate::tape::{Tape, Var};
+
+/// The task's entry in the table.
+pub(super) const ENTRY: TaskEntry = TaskEntry {
+    name: "regress",
+    doc: "predicts a number",
+    best_metric: "mse",
+    metrics: &[("regress", &["pearson", "spearman", "mse", "mae", "loss"])],
+    data: DataKind::Rows,
+    trains: |outputs| *outputs == Outputs::Number,
+    sections: &["regress"],
+    classes: false,
+    scores: &["squared and absolute error, Pearson, Spearman"],
+    columns: &["prediction"],
+};
 
 /// The task; see the module. The loss, in training and among the scores, is the mean of ((prediction - target) / `unit`)^2;
 /// all other scores are in original units.

@@ -1,7 +1,7 @@
 //! How alike two texts are, by the vectors of each: what sentence-transformers trains (Reimers & Gurevych 2019).
 
 use super::regress::{measured, uncorrelated};
-use super::{Meter, Task, only, reals, unlabelled};
+use super::{DataKind, Meter, Task, TaskEntry, only, reals, unlabelled};
 use crate::data::{Batch, TokenSet};
 use crate::error::Result;
 use crate::metrics::{Regression, Scores, realistic_rank};
@@ -18,6 +18,61 @@ use crate::shape::DType;
 use crate::tape::{Tape, Var};
 use std::cell::OnceCell;
 use std::collections::{BTreeSet, HashMap};
+
+/// Which loss is minimised: a setting of the recipe. [`Likeness`] has the numbers that it takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PairLoss {
+    /// The squared difference of cosine similarity and label.
+    Cosine,
+    /// Cross-entropy of the right partner among those of all pairs in the batch.
+    Contrastive,
+}
+
+impl PairLoss {
+    /// Its name in a recipe.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Cosine => "cosine",
+            Self::Contrastive => "contrastive",
+        }
+    }
+    /// The task with this loss, as the table of metrics names it.
+    pub fn task(self) -> &'static str {
+        match self {
+            Self::Cosine => COSINE,
+            Self::Contrastive => CONTRASTIVE,
+        }
+    }
+    /// The default of `train.best_metric` with this loss.
+    pub fn best_metric(self) -> &'static str {
+        match self {
+            Self::Cosine => ENTRY.best_metric,
+            Self::Contrastive => "mrr",
+        }
+    }
+}
+
+/// `similar` with the loss that has labels, and with the one that has none, in the table of metrics.
+pub const COSINE: &str = "similar (cosine)";
+/// See [`COSINE`].
+pub const CONTRASTIVE: &str = "similar (contrastive)";
+
+/// The task's entry in the table.
+pub(super) const ENTRY: TaskEntry = TaskEntry {
+    name: "similar",
+    doc: "trains text embeddings",
+    best_metric: "spearman",
+    metrics: &[
+        (COSINE, &["pearson", "spearman", "mse", "mae", "loss"]),
+        (CONTRASTIVE, &["accuracy", "mrr", "hits_10"]),
+    ],
+    data: DataKind::Rows,
+    trains: |outputs| *outputs == Outputs::Embedding,
+    sections: &["similar"],
+    classes: false,
+    scores: &["correlation of cosine and label, or rank of the partner"],
+    columns: &["similarity (the cosine of the two texts' vectors)"],
+};
 
 /// The task; see the module.
 #[derive(Clone, Copy, Debug)]

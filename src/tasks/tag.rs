@@ -1,7 +1,7 @@
 //! A tag for each word: cross-entropy on the first token of each word, as `transformers` trains token classification.
 
-use super::{Meter, Task, only, reals, unlabelled};
-use crate::data::{Batch, IGNORED, Origin, Span, TagFormat, TokenSet, Words};
+use super::{DataKind, Meter, Task, TaskEntry, only, reals, unlabelled};
+use crate::data::{Batch, IGNORED, Origin, Scheme, Span, TagFormat, TagRule, TokenSet, Words};
 use crate::error::{Error, Result};
 use crate::metrics::{Entities, Scores, WordTags};
 use crate::models::Outputs;
@@ -10,6 +10,51 @@ use crate::shape::DType;
 use crate::tape::{Tape, Var};
 use std::cell::OnceCell;
 use std::sync::Arc;
+
+/// How the tags of a file say where an entity begins and ends: a setting of the recipe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TagScheme {
+    /// Whichever fits, if they say that at all.
+    Auto,
+    /// `B-` only between neighbours of one type.
+    Iob1,
+    /// `B-` at the first word of each.
+    Iob2,
+    /// `S-` for one word, `E-` for the last of several.
+    Iobes,
+    /// `U-` for one word, `L-` for the last of several.
+    Bilou,
+    /// They do not: each is a class of its word, such as a part of speech.
+    None,
+}
+
+impl TagScheme {
+    /// How the tags of files are read; `strict` as in the recipe.
+    pub fn rule(self, strict: bool) -> TagRule {
+        match self {
+            Self::Auto => TagRule::Auto { strict },
+            Self::None => TagRule::Format { format: TagFormat::Words, strict },
+            Self::Iob1 => TagRule::Scheme(Scheme::Iob1),
+            Self::Iob2 => TagRule::Scheme(Scheme::Iob2),
+            Self::Iobes => TagRule::Scheme(Scheme::Iobes),
+            Self::Bilou => TagRule::Scheme(Scheme::Bilou),
+        }
+    }
+}
+
+/// The task's entry in the table.
+pub(super) const ENTRY: TaskEntry = TaskEntry {
+    name: "tag",
+    doc: "predicts a tag for each word",
+    best_metric: "f1",
+    metrics: &[("tag", &["accuracy", "f1", "precision", "recall", "f1_macro", "f1_weighted", "loss"])],
+    data: DataKind::Sentences,
+    trains: |outputs| matches!(outputs, Outputs::Tags(_)),
+    sections: &["tag"],
+    classes: true,
+    scores: &["F1 of entities, or of all words if the tags are no spans"],
+    columns: &[],
+};
 
 /// The task; see the module.
 #[derive(Clone, Debug)]

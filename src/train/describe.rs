@@ -4,7 +4,7 @@ use super::events::Prepared;
 use super::prepare::{self, Run};
 use crate::data::{TagFormat, TokenSet, micro_batches};
 use crate::error::Result;
-use crate::models::Outputs;
+use crate::models::{Outputs, PairObjective};
 use crate::nn::Distance;
 use crate::optim::Optimizer;
 use crate::rng::Stream;
@@ -45,7 +45,7 @@ pub(super) fn describe(run: &Run, optimizer: &Optimizer, steps: u64) -> Prepared
             ("validation", part.validation.as_ref()),
             ("test", part.test.as_ref()),
         ];
-        let pairs = part.task.outputs() == Outputs::Pretraining;
+        let pairs = part.task.outputs() == Outputs::Pretraining(PairObjective::Next);
         let named = |split: &str| {
             if part.name.is_empty() { split.to_owned() } else { format!("{} {split}", part.name) }
         };

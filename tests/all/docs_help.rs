@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use tempra::metrics::METRICS;
+use tempra::tasks::of_metric;
 use tempra::train::Recipe;
 
 use crate::cli::{program, repository, stdout};
@@ -104,7 +105,7 @@ fn defaults_on_the_pages_are_those_of_the_recipe() {
 fn unknown_scores(text: &str) -> (Vec<String>, usize) {
     // `HasAns_f1` and the like are named by the program too, but are no choice for `best_metric`.
     let derived = ["loss", "HasAns_f1", "NoAns_f1", "best_f1"];
-    let tasks: Vec<&str> = METRICS.iter().flat_map(|m| m.tasks.iter().copied()).collect();
+    let tasks: Vec<&str> = METRICS.iter().flat_map(|m| of_metric(m.name)).collect();
     let known = |name: &str| {
         derived.contains(&name) || tasks.contains(&name) || METRICS.iter().any(|m| m.name == name)
     };

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use tempra::data::{Batch, IGNORED, OnBadRow, read_documents};
 use tempra::device::Device;
-use tempra::models::{ARCHITECTURES, Model, Options};
+use tempra::models::{ARCHITECTURES, Model, Options, PairObjective};
 use tempra::tasks::{Mask, for_each_output};
 use tempra::text::Tokenizer;
 
@@ -201,7 +201,7 @@ fn every_task_trains_and_opens_again_on_every_architecture() {
         for (task, file, more) in TASKS {
             let has = match *task {
                 "mask" => architecture.masked.is_some() && architecture.classes.masked.is_some(),
-                "next" => architecture.pretraining.is_some(),
+                "next" => architecture.pretrains(PairObjective::Next).is_some(),
                 "permute" => architecture.permuted.is_some(),
                 _ => true,
             };

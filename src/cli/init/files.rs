@@ -91,7 +91,7 @@ fn in_folder(given: &Path) -> Result<PathBuf> {
 /// # Errors
 /// [`Kind::Data`] for a format that no task reads, and for raw text that looks like a table.
 pub fn content(train: &Path, wanted: Option<Task>) -> Result<Content> {
-    let raw = matches!(wanted, Some(Task::Mask | Task::Next | Task::Permute));
+    let raw = wanted.is_some_and(|task| task.entry().language().is_some());
     if train.is_dir() {
         return Ok(if is_class_folder(train) && !raw { Content::ClassFolder } else { Content::TextFolder });
     }

@@ -16,6 +16,7 @@ use super::options::{column, flag, text};
 use super::output::{Destination, say};
 use super::style::{Voice, clean};
 use crate::error::{Error, Result};
+use crate::tasks::{DataKind, TASKS};
 use crate::train::recipe::{Recipe, Task};
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use files::{Content, Siblings};
@@ -32,18 +33,10 @@ const MOST_EPOCHS: usize = 50;
 /// Fewer training examples than this count as little data.
 const LITTLE: usize = 1000;
 
-/// The tasks of one file; `multi` combines recipes.
-const TASKS: &[Task] = &[
-    Task::Classify,
-    Task::Multilabel,
-    Task::Regress,
-    Task::Tag,
-    Task::Answer,
-    Task::Similar,
-    Task::Mask,
-    Task::Next,
-    Task::Permute,
-];
+/// The tasks of one file whose data are such; `multi` combines recipes.
+fn tasks_of(data: fn(&DataKind) -> bool) -> Vec<Task> {
+    TASKS.iter().filter(|(_, entry)| data(&entry.data)).map(|(task, _)| *task).collect()
+}
 
 /// Keys of a section: name, value in TOML, reason.
 type Keys = Vec<(&'static str, String, String)>;
@@ -116,7 +109,7 @@ impl Proposal {
 }
 
 pub fn define() -> Command {
-    let tasks: Vec<&str> = TASKS.iter().chain([&Task::Multi]).map(Task::name).collect();
+    let tasks: Vec<&str> = TASKS.iter().map(|(_, entry)| entry.name).collect();
     Command::new("init")
         .about("Write a recipe for your data")
         .long_about(
@@ -221,16 +214,21 @@ fn single(
 
 /// Chooses the task: by `--task`, else by what the data are.
 fn propose(train: &Path, matches: &ArgMatches) -> Result<Proposal> {
-    let wanted = text(matches, "task").and_then(|name| TASKS.iter().copied().find(|t| t.name() == name));
+    let wanted = text(matches, "task").and_then(Task::find);
     let content = files::content(train, wanted)?;
     let why = |reason: &str| if wanted.is_some() { NAMED.to_owned() } else { reason.to_owned() };
-    let (able, reads): (&[Task], &str) = match content {
+    let language = || tasks_of(|data| matches!(data, DataKind::Documents(_)));
+    let (able, reads): (Vec<Task>, &str) = match content {
         Content::Table => return tables::propose(train, wanted, matches),
-        Content::ClassFolder => (&[Task::Classify], "a folder with one subfolder for each class"),
-        Content::TextFolder => (&[Task::Mask, Task::Next, Task::Permute], "a folder of text files"),
-        Content::TaggedWords => (&[Task::Tag], "a word and its tag in each line"),
-        Content::Questions => (&[Task::Answer], "questions in SQuAD's format"),
-        Content::RawText => (&[Task::Mask, Task::Next, Task::Permute], "text without labels"),
+        Content::ClassFolder => (vec![Task::Classify], "a folder with one subfolder for each class"),
+        Content::TextFolder => (language(), "a folder of text files"),
+        Content::TaggedWords => {
+            (tasks_of(|data| matches!(data, DataKind::Sentences)), "a word and its tag in each line")
+        }
+        Content::Questions => {
+            (tasks_of(|data| matches!(data, DataKind::Questions)), "questions in SQuAD's format")
+        }
+        Content::RawText => (language(), "text without labels"),
     };
     if let Some(task) = wanted.filter(|task| !able.contains(task)) {
         return Err(Error::data(format!("the data do not fit task {:?}", task.name()))
@@ -384,14 +382,19 @@ impl Plan {
     }
 }
 
+/// How many documents the pairs of a task need at least; 0 for tasks without such pairs.
+fn least_documents(task: Task) -> usize {
+    task.entry().pair().map_or(0, |pair| pair.documents)
+}
+
 /// The share of the training data that validates: a fifth of little data, else a tenth; 0 if none could be split off.
 fn held_out(p: &Proposal) -> f64 {
     let n = p.groups as f64;
     let usual = if p.examples < 200 { 0.2 } else { 0.1 };
     match p.task {
-        // Both sides need two documents.
-        Task::Next if p.groups < 4 => 0.0,
-        Task::Next => (2.0 / n).max(usual),
+        // Both sides need so many documents.
+        task if least_documents(task) > 1 && p.groups < 2 * least_documents(task) => 0.0,
+        task if least_documents(task) > 1 => (least_documents(task) as f64 / n).max(usual),
         _ if p.groups < 2 => 0.0,
         // The split gives a part nothing if its share is half an example or less.
         _ if n * usual <= 0.5 => 0.5,

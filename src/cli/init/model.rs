@@ -18,8 +18,6 @@ use std::path::{Path, PathBuf};
 /// The default: 22 million parameters, which a CPU fine-tunes in minutes. `examples/quickstart` fetches it to the cache.
 pub const MODEL: &str = "sentence-transformers/all-MiniLM-L6-v2";
 const FETCHED: &str = "all-MiniLM-L6-v2";
-/// The default for permutation language modelling, which needs its own architecture.
-const XLNET: &str = "xlnet/xlnet-base-cased";
 /// Tokens a word, where no tokenizer counts.
 const TOKENS_PER_WORD: f64 = 1.4;
 /// The longest sequence that is proposed.
@@ -61,12 +59,8 @@ pub fn choose(matches: &ArgMatches, task: Task, recipe: &Path) -> Result<Chosen>
     let Some(name) = text(matches, "model") else { return Ok(default(task)) };
     let dir = source::resolve(name)?;
     let architecture = architecture(&dir);
-    let able = |a: &Architecture| match task {
-        Task::Permute => a.permuted.is_some(),
-        Task::Next => a.pretraining.is_some(),
-        Task::Mask => a.masked.is_some(),
-        _ => true,
-    };
+    let outputs = task.entry().language().map(|language| (language.outputs)());
+    let able = |a: &Architecture| outputs.as_ref().is_none_or(|outputs| a.supports(outputs));
     if architecture.is_some_and(|a| !able(a)) {
         let names: Vec<&str> = ARCHITECTURES.iter().filter(|a| able(a)).map(|a| a.model_type).collect();
         return Err(Error::model(format!("the model cannot do task {:?}", task.name()))
@@ -92,9 +86,10 @@ pub fn choose(matches: &ArgMatches, task: Task, recipe: &Path) -> Result<Chosen>
 }
 
 fn default(task: Task) -> Chosen {
-    let name = if task == Task::Permute { XLNET } else { MODEL };
+    let language = task.entry().language();
+    let name = language.and_then(|language| language.model).unwrap_or(MODEL);
     let note = match task {
-        Task::Mask | Task::Next => Some(
+        _ if language.is_some() && name == MODEL => Some(
             "the model has no masked-LM head, so the head starts from random values; google-bert/bert-base-uncased has one",
         ),
         Task::Tag => Some(

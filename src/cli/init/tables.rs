@@ -46,7 +46,7 @@ pub fn propose(path: &Path, wanted: Option<Task>, matches: &ArgMatches) -> Resul
         return Ok(proposal);
     }
     refuse_other_formats(&survey, wanted)?;
-    if matches!(wanted, Some(Task::Mask | Task::Next | Task::Permute)) {
+    if wanted.is_some_and(|task| task.entry().language().is_some()) {
         let roles = Roles::find(&survey, matches, false)?;
         return texts::documents(path, wanted.unwrap_or(Task::Mask), Some(roles), NAMED.to_owned());
     }

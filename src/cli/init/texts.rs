@@ -8,6 +8,7 @@ use super::{Length, Proposal};
 use crate::data::{self, Columns, OnBadRow, TagFormat, TagRule, TagSource, TaggedText};
 use crate::error::{Error, Result};
 use crate::train::recipe::Task;
+use crate::units::plural;
 use clap::ArgMatches;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -176,14 +177,15 @@ pub fn documents(path: &Path, task: Task, roles: Option<Roles>, why: String) -> 
     let mut section = Vec::new();
     // A file without an empty line would be one document, of which none could validate.
     let by_row = roles.is_none() && found.documents.len() == 1 && found.documents[0].len() > 1;
-    if task == Task::Next {
+    if let Some(pair) = task.entry().pair() {
         let long = found.documents.iter().filter(|d| d.len() > 1).count();
-        if found.documents.len() < 2 || long == 0 {
-            return Err(Error::data("too few documents for next-sentence prediction")
+        if found.documents.len() < pair.documents || long == 0 {
+            let least = plural(pair.documents as u64, "document");
+            return Err(Error::data(format!("too few documents for the pairs of task {:?}", task.name()))
                 .at(path)
-                .with_expected(
-                    "two documents or more, one sentence a line, an empty line after each document",
-                )
+                .with_expected(format!(
+                    "{least} or more, one sentence a line, an empty line after each document"
+                ))
                 .with_found(format!("{} documents, {long} with two lines or more", found.documents.len()))
                 .with_help("separate the documents by empty lines, or train on single texts: --task mask"));
         }

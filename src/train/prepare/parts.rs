@@ -3,14 +3,14 @@
 use super::super::objective::{Objective, Plain};
 use super::super::r_drop::RDrop;
 use super::super::recipe::{self, Recipe};
-use super::tasks::{given_weights, masking, rows_task};
+use super::tasks::{given_weights, language_settings, rows_task};
 use crate::data::{
     self, Columns, Contexts, Documents, Label, OnBadRow, Question, Row, Table, TagFormat, TagSource,
     TaggedText, Target, Targets, TokenSet, Words,
 };
 use crate::error::{Error, Kind as ErrorKind, Result};
 use crate::models::Outputs;
-use crate::tasks::{Answer, Next, Permute, Search, Tag, Task, TaskMetadata};
+use crate::tasks::{Answer, DataKind, Search, Tag, Task, TaskMetadata};
 use crate::text::Tokenizer;
 use crate::units::plural;
 use std::collections::BTreeSet;
@@ -100,6 +100,18 @@ pub(super) enum Kind {
     Multilabel,
     Regress,
     Similar,
+}
+
+impl Kind {
+    /// What the rows of a task are for.
+    fn of(task: recipe::Task) -> Self {
+        match task {
+            recipe::Task::Multilabel => Self::Multilabel,
+            recipe::Task::Regress => Self::Regress,
+            recipe::Task::Similar => Self::Similar,
+            _ => Self::Classify,
+        }
+    }
 }
 
 /// A row, its label, its classes where it may have several.
@@ -200,17 +212,12 @@ fn too_few(r: &Recipe, rows: usize, [validation, test]: [f64; 2]) -> Error {
 
 /// Reads what a recipe's task learns from.
 pub(super) fn read(r: &Recipe) -> Result<Source> {
-    match r.task {
-        recipe::Task::Classify => rows(r, Kind::Classify),
-        recipe::Task::Multilabel => rows(r, Kind::Multilabel),
-        recipe::Task::Regress => rows(r, Kind::Regress),
-        recipe::Task::Similar => rows(r, Kind::Similar),
-        recipe::Task::Tag => sentences(r),
-        recipe::Task::Answer => questions(r),
-        recipe::Task::Mask => documents(r, Outputs::Tokens),
-        recipe::Task::Next => documents(r, Outputs::Pretraining),
-        recipe::Task::Permute => documents(r, Outputs::Permuted),
-        recipe::Task::Multi => Err(Error::usage("a recipe in multi.recipes has task = \"multi\" itself")
+    match &r.task.entry().data {
+        DataKind::Rows => rows(r, Kind::of(r.task)),
+        DataKind::Sentences => sentences(r),
+        DataKind::Questions => questions(r),
+        DataKind::Documents(language) => documents(r, (language.outputs)()),
+        DataKind::Recipes => Err(Error::usage("a recipe in multi.recipes has task = \"multi\" itself")
             .with_help("name recipes of single tasks")),
     }
 }
@@ -412,7 +419,7 @@ fn documents(r: &Recipe, outputs: Outputs) -> Result<Source> {
         Some(Documents { path, documents: documents?, ..Documents::default() })
     });
     let raw = Raw::Documents(again);
-    let pairs = outputs == Outputs::Pretraining;
+    let pairs = r.task.entry().pair().is_some();
     Ok(Source { outputs, classes: Vec::new(), hashes: found.hashes, skipped: found.skipped, pairs, raw })
 }
 
@@ -476,21 +483,13 @@ impl Source {
                 (sets, Arc::new(Answer { search }))
             }
             Raw::Documents(splits) => {
-                let next = self.outputs == Outputs::Pretraining;
-                let sets = each(splits, |documents| match next {
-                    true => documents.pairs(tokenizer, longest, r.data.split_seed),
-                    false => documents.windows(tokenizer, longest),
-                })?;
-                let task: Arc<dyn Task> = match &self.outputs {
-                    Outputs::Permuted => Arc::new(Permute {
-                        probability: r.permute.probability.unwrap_or(Permute::PROBABILITY),
-                        max_span: r.permute.max_span as u32,
-                        vocab: e.vocab,
-                    }),
-                    Outputs::Pretraining => Arc::new(Next { mask: masking(r, tokenizer, e.vocab)? }),
-                    _ => Arc::new(masking(r, tokenizer, e.vocab)?),
+                let Some(language) = r.task.entry().language() else {
+                    return Err(Error::shape("documents were read for a task with labels"));
                 };
-                (sets, task)
+                let seed = d.split_seed;
+                let sets =
+                    each(splits, |documents| (language.examples)(&documents, tokenizer, longest, seed))?;
+                (sets, (language.build)(&language_settings(r, tokenizer, e.vocab))?)
             }
         };
         let [train, validation, test] = sets.map(|s| s.map(Arc::new));

@@ -4,7 +4,7 @@ use super::super::recipe::{self, ClassWeights, Recipe};
 use super::parts::{Kind, Rows, Splits};
 use crate::data::Label;
 use crate::error::{Error, Result};
-use crate::tasks::{Classify, Likeness, Mask, Multilabel, Regress, Similar, Task};
+use crate::tasks::{Classify, LanguageSettings, Likeness, Multilabel, Regress, Similar, Task};
 use crate::text::Tokenizer;
 use std::sync::Arc;
 
@@ -103,16 +103,18 @@ fn regress(r: &Recipe, splits: &Splits<Rows>) -> Result<Regress> {
 /// Sums of the squares of so large numbers are finite in f32.
 const LARGEST_TARGET: f64 = 1e17;
 
-/// How tokens are masked.
-///
-/// # Errors
-/// Of kind `Model` for a tokenizer without a mask token.
-pub(super) fn masking(r: &Recipe, tokenizer: &Tokenizer, vocab: usize) -> Result<Mask> {
-    let mask = tokenizer.mask().ok_or_else(|| {
-        Error::model("the tokenizer has no mask token")
-            .with_expected("[MASK] or <mask>")
-            .with_help("choose a model that was pretrained with a mask token")
-    })?;
-    let m = &r.mask;
-    Ok(Mask { probability: m.probability, whole_word: m.whole_word, mask, vocab: vocab as u32 })
+/// How a language model is trained.
+pub(super) fn language_settings<'a>(
+    r: &Recipe,
+    tokenizer: &'a Tokenizer,
+    vocab: usize,
+) -> LanguageSettings<'a> {
+    let default = LanguageSettings::new(tokenizer, vocab);
+    LanguageSettings {
+        mask_probability: r.mask.probability,
+        whole_word: r.mask.whole_word,
+        permute_probability: r.permute.probability.unwrap_or(default.permute_probability),
+        max_span: r.permute.max_span as u32,
+        ..default
+    }
 }

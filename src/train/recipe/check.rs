@@ -1,11 +1,12 @@
 //! What is resolved from other keys, and what two keys cannot say together.
 
-use super::field::{Attention, Field, Likeness, TagScheme, Task, expanded};
+use super::field::{Attention, Field, expanded};
 use super::source::Origin;
 use super::table::{Item, Reader, Section};
-use super::{ClassWeights, LabelColumns, Optim, Recipe};
-use crate::metrics::{CONTRASTIVE, COSINE, METRICS};
+use super::{ClassWeights, LabelColumns, Likeness, Optim, Recipe, TagScheme, Task};
+use crate::metrics::METRICS;
 use crate::suggest::nearest;
+use crate::tasks;
 use crate::train::schedule::Kind;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -65,14 +66,8 @@ pub(super) fn resolve(recipe: &mut Recipe, reader: &mut Reader<'_>, path: &Path)
 /// The metric that names the best checkpoint where the recipe does not.
 fn best_metric(recipe: &Recipe) -> &'static str {
     match recipe.task {
-        Task::Classify => "accuracy",
-        Task::Multilabel => "f1_micro",
-        Task::Regress => "mse",
-        Task::Tag | Task::Answer => "f1",
-        Task::Similar if recipe.similar.loss == Likeness::Contrastive => "mrr",
-        Task::Similar => "spearman",
-        Task::Mask | Task::Permute | Task::Next => "perplexity",
-        Task::Multi => "mean",
+        Task::Similar => recipe.similar.loss.best_metric(),
+        task => task.entry().best_metric,
     }
 }
 
@@ -229,7 +224,7 @@ fn data(recipe: &Recipe, r: &mut Reader<'_>) {
         });
     }
     // Of several tasks each says this for itself: at the top it has no effect, which is warned about.
-    let classes = [Task::Classify, Task::Multilabel, Task::Tag, Task::Multi].contains(&recipe.task);
+    let classes = recipe.task.entry().classes || recipe.task == Task::Multi;
     if !classes && !d.classes.is_empty() {
         let what = format!("data.classes is set, but task \"{}\" has no classes", recipe.task.name());
         r.complain(&["data.classes", "task"], &what, |e| {
@@ -296,12 +291,8 @@ fn train(recipe: &Recipe, r: &mut Reader<'_>) {
             e.with_help("raise train.max_tokens (the tokens of one pass) or lower data.max_length")
         });
     }
-    let task = match (recipe.task, recipe.similar.loss) {
-        (Task::Similar, Likeness::Contrastive) => CONTRASTIVE,
-        (Task::Similar, Likeness::Cosine) => COSINE,
-        (task, _) => task.name(),
-    };
-    let known = METRICS.iter().filter(|m| m.tasks.contains(&task)).map(|m| m.name);
+    let task = if recipe.task == Task::Similar { recipe.similar.loss.task() } else { recipe.task.name() };
+    let known = METRICS.iter().map(|m| m.name).filter(|m| tasks::of_metric(m).any(|of| of == task));
     // Of several tasks: their mean, or TASK_METRIC; which there are is known once their recipes and data are read.
     if recipe.task != Task::Multi && !known.clone().any(|m| m == t.best_metric) {
         let hint = nearest(&t.best_metric, known.clone()).map(|m| format!("did you mean {m:?}?"));
@@ -376,7 +367,7 @@ fn schedule(o: &Optim, max_steps: Option<u64>, r: &mut Reader<'_>) {
 
 fn loss(recipe: &Recipe, r: &mut Reader<'_>) {
     let l = &recipe.loss;
-    if ![Task::Classify, Task::Multilabel, Task::Tag, Task::Multi].contains(&recipe.task) {
+    if !recipe.task.entry().classes && recipe.task != Task::Multi {
         let asks = [
             ("loss.label_smoothing", l.label_smoothing > 0.0),
             ("loss.class_weights", l.class_weights.is_some()),

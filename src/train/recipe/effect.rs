@@ -1,10 +1,11 @@
 //! When a key of a recipe has an effect: one table for all keys. A key that is set to something and has no effect is warned about.
 //! (Keys that contradict each other are errors; see `check`.)
 
-use super::field::{Attention, Likeness, Sampling, Task};
+use super::field::{Attention, Sampling};
 use super::table::{Item, Reader, Section};
-use super::{Recipe, check};
+use super::{Likeness, Recipe, Task, check};
 use crate::error::Error;
+use crate::tasks::TASKS;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -102,7 +103,7 @@ const EFFECTS: &[Effect] = &[
     ),
     effect(
         "data.split_seed",
-        |r| is(r, &[Task::Next]) || splits(r),
+        |r| r.task.entry().pair().is_some() || splits(r),
         "a validation or test set that is split off the training file",
     ),
     effect(
@@ -129,21 +130,16 @@ const EFFECTS: &[Effect] = &[
         |r| is(r, &[Task::Multilabel]) && validates(r),
         "task \"multilabel\" with validation examples",
     ),
-    effect("regress.*", |r| is(r, &[Task::Regress]), "task \"regress\""),
-    effect("tag.*", |r| is(r, &[Task::Tag]), "task \"tag\""),
-    effect("answer.*", |r| is(r, &[Task::Answer]), "task \"answer\""),
     effect(
         "mask.by_row",
         |r| is(r, &[Task::Mask]) && plain_text(r),
         "task \"mask\" with plain text files (.txt); in other files each row is an example anyway",
     ),
-    effect("mask.*", |r| is(r, &[Task::Mask, Task::Next]), "task \"mask\" or \"next\""),
     effect(
         "permute.by_row",
         |r| is(r, &[Task::Permute]) && plain_text(r),
         "task \"permute\" with plain text files (.txt); in other files each row is an example anyway",
     ),
-    effect("permute.*", |r| is(r, &[Task::Permute]), "task \"permute\""),
     effect(
         "similar.temperature",
         |r| is(r, &[Task::Similar]) && r.similar.loss == Likeness::Contrastive,
@@ -154,29 +150,16 @@ const EFFECTS: &[Effect] = &[
         |r| is(r, &[Task::Similar]) && r.similar.loss == Likeness::Cosine,
         "task \"similar\" with loss \"cosine\"",
     ),
-    effect("similar.*", |r| is(r, &[Task::Similar]), "task \"similar\""),
     effect(
         "multi.temperature",
         |r| several(r) && r.multi.sampling == Sampling::Temperature,
         "task \"multi\" with sampling \"temperature\"",
     ),
-    effect("multi.*", several, "task \"multi\""),
 ];
 
-/// Sections and keys of a recipe in `multi.recipes` that count there; of the others those of the top recipe count.
-const OF_A_PART: &[&str] = &[
-    "task",
-    "data.",
-    "train.best_metric",
-    "loss.",
-    "multilabel.",
-    "regress.",
-    "tag.",
-    "answer.",
-    "mask.",
-    "permute.",
-    "similar.",
-];
+/// Keys, and sections of every task, of a recipe in `multi.recipes` that count there, beside the sections of its task; of the others
+/// those of the top recipe count.
+const OF_A_PART: &[&str] = &["task", "data.", "train.best_metric", "loss."];
 
 fn is(r: &Recipe, tasks: &[Task]) -> bool {
     tasks.contains(&r.task)
@@ -185,7 +168,7 @@ fn several(r: &Recipe) -> bool {
     r.task == Task::Multi
 }
 fn rows(r: &Recipe) -> bool {
-    is(r, &[Task::Classify, Task::Multilabel, Task::Regress, Task::Similar])
+    r.task.entry().rows()
 }
 /// Of several tasks it is not known before their recipes are read.
 fn validates(r: &Recipe) -> bool {
@@ -202,13 +185,15 @@ fn plain_text(r: &Recipe) -> bool {
         p.extension().is_some_and(|e| e.eq_ignore_ascii_case("txt") || e.eq_ignore_ascii_case("text"))
     };
     let d = &r.data;
-    is(r, &[Task::Mask, Task::Next, Task::Permute])
+    r.task.entry().language().is_some()
         && [Some(&d.train), d.validation.as_ref(), d.test.as_ref()].into_iter().flatten().any(|p| plain(p))
 }
 
 /// Whether a key counts in a recipe of `multi.recipes`.
 fn counts_in_a_part(key: &str) -> bool {
-    key != "data.cache" && OF_A_PART.iter().any(|p| key == *p || (p.ends_with('.') && key.starts_with(p)))
+    let of_every_task = OF_A_PART.iter().any(|p| key == *p || (p.ends_with('.') && key.starts_with(p)));
+    let own = !readers(key).is_empty() && !key.starts_with("multi.");
+    key != "data.cache" && (of_every_task || own)
 }
 
 fn matches(pattern: &str, key: &str) -> bool {
@@ -224,6 +209,31 @@ fn condition(key: &str) -> Option<&'static Effect> {
         return None;
     }
     EFFECTS.iter().find(|e| matches(e.key, key))
+}
+
+/// The tasks that read the section of a key, for a section that only some tasks read.
+fn readers(key: &str) -> Vec<&'static str> {
+    let Some((section, _)) = key.split_once('.') else { return Vec::new() };
+    let all = TASKS.iter().map(|(_, entry)| entry).filter(|entry| entry.sections.contains(&section));
+    all.map(|entry| entry.name).collect()
+}
+
+/// What a key without an effect takes to have one; `None` if it has one in this recipe.
+fn lacks(key: &str, recipe: &Recipe) -> Option<String> {
+    if ALWAYS.iter().any(|pattern| matches(pattern, key)) {
+        return None;
+    }
+    let tasks = readers(key);
+    if !tasks.is_empty() && !tasks.contains(&recipe.task.name()) {
+        return Some(match condition(key) {
+            Some(effect) => effect.needs.to_owned(),
+            None => {
+                format!("task {}", tasks.iter().map(|t| format!("{t:?}")).collect::<Vec<_>>().join(" or "))
+            }
+        });
+    }
+    let effect = condition(key).filter(|e| !(e.has)(recipe))?;
+    Some(effect.needs.to_owned())
 }
 
 /// Keys that were given, with another value than the default: whether the key is set, by its path.
@@ -249,9 +259,9 @@ pub(super) fn warnings(recipe: &Recipe, reader: &Reader<'_>, part: bool) -> Vec<
         if part && !counts_in_a_part(&key) {
             return None;
         }
-        let effect = condition(&key).filter(|e| !(e.has)(recipe))?;
+        let needs = lacks(&key, recipe)?;
         let of_a_task = several(recipe) && counts_in_a_part(&key);
-        let needs = if of_a_task { ONE_TASK } else { effect.needs };
+        let needs = if of_a_task { ONE_TASK.to_owned() } else { needs };
         Some(
             reader
                 .remark(&key, &format!("{key} has no effect here"))
@@ -295,7 +305,8 @@ mod tests {
         for key in &keys {
             let always = ALWAYS.iter().filter(|p| matches(p, key)).count();
             let conditions = EFFECTS.iter().filter(|e| matches(e.key, key)).count();
-            assert!(always + conditions > 0, "{key} is not listed in effect.rs");
+            let of_tasks = readers(key).len();
+            assert!(always + conditions + of_tasks > 0, "{key} is listed neither in effect.rs nor in TASKS");
             assert!(
                 always == 0 || conditions == 0 || EFFECTS.iter().all(|e| e.key != key),
                 "{key} is listed twice"

@@ -1,8 +1,9 @@
 //! What a recipe's value can be: how each type is read, written, described and bounded.
 
 use super::source::{Node, Value};
-use crate::data::{LabelColumns, Scheme, TagFormat, TagRule};
+use crate::data::LabelColumns;
 use crate::shape::DType;
+use crate::tasks::{PairLoss, TagScheme, TaskKind};
 use crate::train::schedule::{Curve, Kind};
 use std::fmt;
 use std::path::PathBuf;
@@ -266,71 +267,33 @@ macro_rules! choice { ($(#[$about:meta])+ $ty:ident { $($(#[$doc:meta])+ $varian
     named!($ty { $($variant = $name),* });
 } }
 
-choice! {
-    /// What is learnt.
-    Task {
-        /// One class of several.
-        Classify = "classify",
-        /// Any number of several classes.
-        Multilabel = "multilabel",
-        /// A number.
-        Regress = "regress",
-        /// A tag for each word: named entities, parts of speech.
-        Tag = "tag",
-        /// Where in a text the answer to a question stands.
-        Answer = "answer",
-        /// How alike two texts are, by the vectors of each.
-        Similar = "similar",
-        /// Masked language modelling.
-        Mask = "mask",
-        /// Permutation language modelling.
-        Permute = "permute",
-        /// Next-sentence prediction beside masked language modelling.
-        Next = "next",
-        /// Several of these at once on one encoder.
-        Multi = "multi",
+impl Field for TaskKind {
+    fn kind() -> String {
+        let names: Vec<String> = TaskKind::all().map(|task| quoted(task.name())).collect();
+        names.join(" or ")
+    }
+    fn read(value: &Value) -> Result<Self, String> {
+        let Value::Text(name) = value else { return Err(value.describe()) };
+        TaskKind::find(name).ok_or_else(|| {
+            match crate::suggest::nearest(name, TaskKind::all().map(|task| task.name())) {
+                Some(near) => format!("{name:?} (did you mean {near:?}?)"),
+                None => value.describe(),
+            }
+        })
+    }
+    fn write(&self) -> Option<String> {
+        Some(quoted(self.name()))
     }
 }
-choice! {
-    /// How the tags of a file say where an entity begins and ends.
-    TagScheme {
-        /// Whichever fits, if they say that at all.
-        Auto = "auto",
-        /// `B-` only between neighbours of one type.
-        Iob1 = "iob1",
-        /// `B-` at the first word of each.
-        Iob2 = "iob2",
-        /// `S-` for one word, `E-` for the last of several.
-        Iobes = "iobes",
-        /// `U-` for one word, `L-` for the last of several.
-        Bilou = "bilou",
-        /// They do not: each is a class of its word, such as a part of speech.
-        None = "none",
-    }
-}
-
-impl TagScheme {
-    /// How the tags of files are read; `strict` as in the recipe.
-    pub fn rule(self, strict: bool) -> TagRule {
-        match self {
-            Self::Auto => TagRule::Auto { strict },
-            Self::None => TagRule::Format { format: TagFormat::Words, strict },
-            Self::Iob1 => TagRule::Scheme(Scheme::Iob1),
-            Self::Iob2 => TagRule::Scheme(Scheme::Iob2),
-            Self::Iobes => TagRule::Scheme(Scheme::Iobes),
-            Self::Bilou => TagRule::Scheme(Scheme::Bilou),
-        }
-    }
-}
-choice! {
-    /// What is minimised where texts are to be told alike.
-    Likeness {
-        /// The squared difference of cosine similarity and label.
-        Cosine = "cosine",
-        /// Cross-entropy of the right partner among those of all pairs in the batch.
-        Contrastive = "contrastive",
-    }
-}
+named!(TagScheme {
+    Auto = "auto",
+    Iob1 = "iob1",
+    Iob2 = "iob2",
+    Iobes = "iobes",
+    Bilou = "bilou",
+    None = "none",
+});
+named!(PairLoss { Cosine = "cosine", Contrastive = "contrastive" });
 choice! {
     /// Which of several tasks a step is of.
     Sampling {

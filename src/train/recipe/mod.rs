@@ -13,16 +13,14 @@ mod effect;
 mod optim;
 mod source;
 
-pub use field::{
-    Attention, ClassWeights, DeviceName, Every, Likeness, OnBadRow, Pooling, Precision, Sampling, TagScheme,
-    Task,
-};
+pub use field::{Attention, ClassWeights, DeviceName, Every, OnBadRow, Pooling, Precision, Sampling};
 pub use table::Key;
 
 use super::epochs::Epochs;
 use super::schedule::{Curve, Kind};
 pub use crate::data::LabelColumns;
 use crate::error::{Error, Kind as ErrorKind, Result};
+pub use crate::tasks::{PairLoss as Likeness, TagScheme, TaskKind as Task};
 use crate::units::plural;
 use field::{Rule, above, above_up_to, at_least, from_to, from_to_below};
 use source::Entry;
@@ -32,10 +30,7 @@ use table::{Item, Reader, Section, item};
 section! {
     /// A training run.
     Recipe "" {
-        /// What to learn: "classify" predicts one class, "multilabel" any number of classes, "regress" a number, "tag" a tag for each
-        /// word, "answer" the span of a text that answers a question. "similar" trains text embeddings. "mask" is masked language
-        /// modelling, "next" adds next-sentence prediction to it, "permute" is permutation language modelling (XLNet). "multi" trains
-        /// several of these tasks on one encoder.
+        /// What to learn.
         task: Task = Task::Classify, Rule::Required;
         /// Random seed of the whole run (HF `seed`): initial weights of a new head, order of examples, dropout.
         seed: u64 = 42, Rule::Any;
@@ -175,8 +170,7 @@ section! {
         /// Stop after this many validations in a row without improvement (HF `early_stopping_patience`). Default: never.
         early_stopping: Option<u64> = None, at_least(1.0);
         /// Metric that selects the best checkpoint (HF `metric_for_best_model`). `tempra help metrics` lists them with their direction.
-        /// With task "multi": "mean" or TASK_METRIC. Default: accuracy for classify, f1_micro for multilabel, mse for regress, f1 for tag
-        /// and answer, spearman or mrr for similar, perplexity for language models, mean for multi.
+        /// With task "multi": "mean" or TASK_METRIC. The default depends on the task.
         best_metric: String = "accuracy".to_owned(), Rule::Derived;
         /// Whether the final model is the best checkpoint instead of the last (HF `load_best_model_at_end`). Default: true if there are
         /// validation examples.

@@ -4,6 +4,7 @@ use super::field::{Field, Rule};
 use super::source::{Entry, Node, Origin, Value, error_at};
 use crate::error::Error;
 use crate::suggest::nearest;
+use crate::tasks::{PairLoss, TASKS};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
@@ -63,6 +64,25 @@ pub(super) fn doc(lines: &[&str]) -> String {
     lines.iter().map(|l| l.trim()).collect::<Vec<_>>().join("\n")
 }
 
+/// What the table of tasks adds to the text of a key.
+fn of_tasks(key: [&str; 2]) -> String {
+    let all = TASKS.iter().map(|(_, entry)| entry);
+    match key {
+        ["", "task"] => {
+            let each = all.map(|entry| format!("\n\"{}\" {}.", entry.name, entry.doc));
+            each.collect()
+        }
+        ["train", "best_metric"] => {
+            let contrastive = PairLoss::Contrastive;
+            let each = all.map(|entry| format!("{} for {}", entry.best_metric, entry.name));
+            let each: Vec<String> = each.collect();
+            let similar = format!("{} for {}", contrastive.best_metric(), contrastive.task());
+            format!("\nDefaults: {}; {similar}.", each.join(", "))
+        }
+        _ => String::new(),
+    }
+}
+
 pub(super) fn item<T: Field>(
     names: [&'static str; 2],
     lines: &[&str],
@@ -74,7 +94,8 @@ pub(super) fn item<T: Field>(
     let fixed = !matches!(rule, Rule::Required | Rule::Derived);
     let default = if fixed { default.write() } else { None };
     let accepts = T::kind() + &rule.to_string();
-    let key = Key { section: names[0], name: names[1], accepts, default, doc: doc(lines), required };
+    let doc = doc(lines) + &of_tasks(names);
+    let key = Key { section: names[0], name: names[1], accepts, default, doc, required };
     Item { key, value: value.write() }
 }
 
