@@ -1,6 +1,7 @@
 //! ALBERT (Lan et al. 2020): factorised embeddings, and layers that share their weights.
 
-use super::architecture::{Architecture, Classes, Drop, Masked, NO_DROP, SequenceHead};
+use super::PairObjective;
+use super::architecture::{Architecture, Classes, Drop, Masked, NO_DROP, Pretraining, SequenceHead};
 use super::config::Config;
 use crate::error::Result;
 use crate::nn::EncoderConfig;
@@ -44,7 +45,12 @@ pub(super) const ALBERT: Architecture = Architecture {
     permuted: None,
     dense_tokens: false,
     span_dropout: NO_DROP,
-    pretraining: None,
+    pretraining: Some(Pretraining {
+        class: "AlbertForPreTraining",
+        classifier: "sop_classifier.classifier",
+        objective: PairObjective::Order,
+        dropout: true,
+    }),
     read,
 };
 

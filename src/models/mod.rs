@@ -255,7 +255,8 @@ impl Model {
         }
     }
 
-    /// A model with random weights, for benchmarks: XLNet if `shape` has relative positions, else BERT.
+    /// A model with random weights, for benchmarks: XLNet if `shape` has relative positions, ALBERT for sentence-order
+    /// prediction, else BERT.
     ///
     /// # Errors
     /// [`Kind::Shape`](crate::error::Kind::Shape) if [`EncoderConfig::check`] refuses the shape;
@@ -266,7 +267,13 @@ impl Model {
             if options.heads.is_empty() { vec![(String::new(), outputs)] } else { options.heads.clone() };
         let shape = &options.over(shape.clone());
         shape.check()?;
-        let architecture = if shape.relative() { &xlnet::XLNET } else { &bert::BERT };
+        let ordered = heads.iter().any(|(_, o)| *o == Outputs::Pretraining(PairObjective::Order));
+        let architecture = match (shape.relative(), ordered) {
+            (true, _) => &xlnet::XLNET,
+            // BERT has no such head.
+            (false, true) => &albert::ALBERT,
+            (false, false) => &bert::BERT,
+        };
         let dropout = shape.hidden_dropout;
         let (pooling, span_dropout) = (Pooling::Mean, 0.0);
         let decoder = &Decoder::tied(architecture);
