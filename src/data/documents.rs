@@ -99,6 +99,22 @@ impl Documents {
     /// Those of the tokenizer; [`Kind::Data`](crate::error::Kind::Data) if there are fewer than two documents, or if no two lines
     /// of a document make a pair, so that every pair would be random.
     pub fn pairs(&self, tokenizer: &Tokenizer, max_length: usize, seed: u64) -> Result<TokenSet> {
+        self.cut(tokenizer, max_length, seed, Second::Random)
+    }
+
+    /// Builds pairs for sentence-order prediction as ALBERT's `create_pretraining_data.py` does: the two parts are cut as in
+    /// [`Documents::pairs`], but the second always follows the first in the document. Half of the pairs are swapped. The class is 0 if the
+    /// parts are in order, else 1.
+    ///
+    /// Unlike that script, which takes a random second part where it has only one line, no pair is made of a single line.
+    ///
+    /// # Errors
+    /// Those of the tokenizer; [`Kind::Data`](crate::error::Kind::Data) if no two lines of a document make a pair.
+    pub fn ordered_pairs(&self, tokenizer: &Tokenizer, max_length: usize, seed: u64) -> Result<TokenSet> {
+        self.cut(tokenizer, max_length, seed, Second::Swapped)
+    }
+
+    fn cut(&self, tokenizer: &Tokenizer, max_length: usize, seed: u64, second: Second) -> Result<TokenSet> {
         let special = tokenizer.special_tokens(true);
         let most = max_length.saturating_sub(special);
         if most < 2 {
@@ -106,15 +122,15 @@ impl Documents {
                 .with_expected(format!("at least {}", special + 2))
                 .with_found(max_length.to_string()));
         }
-        let pieces = |lines: &Vec<String>| -> Result<Vec<Vec<(u32, u32)>>> {
+        let pieces = |lines: &Vec<String>| -> Result<Vec<Line>> {
             let lines: Result<Vec<_>> = lines.iter().map(|line| tokenizer.pieces(line)).collect();
             Ok(lines?.into_iter().filter(|l| !l.is_empty()).collect())
         };
         let documents: Vec<_> = self.documents.iter().map(pieces).collect::<Result<_>>()?;
-        let documents: Vec<_> = documents.into_iter().filter(|d| !d.is_empty()).collect();
+        let documents: Vec<Vec<Line>> = documents.into_iter().filter(|d| !d.is_empty()).collect();
         let layout = "put each sentence on its own line and an empty line between documents; in a table each row is a \
                       document and each of its lines a sentence";
-        if documents.len() < 2 {
+        if second == Second::Random && documents.len() < 2 {
             return Err(Error::data("there are fewer than two documents")
                 .at(&self.path)
                 .with_expected("two documents: a random second sentence comes from another document")
@@ -130,47 +146,36 @@ impl Documents {
         }
         let (mut set, mut classes) = (TokenSet { offsets: vec![0], ..TokenSet::default() }, Vec::new());
         let mut stream = Stream::new(seed, "pairs", 0);
-        let below = |stream: &mut Stream, n: usize| stream.below(n as u32) as usize;
         let mut neighbours = 0;
         for (index, document) in documents.iter().enumerate().filter(|(_, d)| d.len() > 1) {
             let mut target = target_length(&mut stream, most);
-            let (mut chunk, mut length, mut i): (Vec<&Vec<(u32, u32)>>, _, _) = (Vec::new(), 0, 0);
+            let (mut chunk, mut length, mut i): (Vec<&Line>, _, _) = (Vec::new(), 0, 0);
             while i < document.len() {
                 chunk.push(&document[i]);
                 length += document[i].len();
                 if i + 1 == document.len() || length >= target {
                     let end = if chunk.len() >= 2 { 1 + below(&mut stream, chunk.len() - 1) } else { 1 };
-                    let mut first: Vec<(u32, u32)> = numbered(&chunk[..end], 0);
                     neighbours += usize::from(chunk.len() > 1);
-                    let random = chunk.len() == 1 || stream.uniform() < 0.5;
-                    let mut second = Vec::new();
+                    let follows = second == Second::Swapped && chunk.len() > 1;
+                    let swapped = follows && stream.uniform() < 0.5;
+                    let random = second == Second::Random && (chunk.len() == 1 || stream.uniform() < 0.5);
+                    let (head, tail) = chunk.split_at(end);
+                    let (head, tail) = if swapped { (tail, head) } else { (head, tail) };
+                    let mut first: Vec<(u32, u32)> = numbered(head, 0);
+                    let mut other = Vec::new();
                     if random {
                         let wanted = target.saturating_sub(first.len()).max(1);
-                        let mut other = below(&mut stream, documents.len());
-                        while other == index {
-                            other = below(&mut stream, documents.len());
-                        }
-                        let lines = &documents[other];
-                        let start = below(&mut stream, lines.len());
-                        let mut count = 0;
-                        let taken: Vec<_> = lines[start..]
-                            .iter()
-                            .take_while(|line| {
-                                let more = count < wanted;
-                                count += line.len();
-                                more
-                            })
-                            .collect();
-                        second = numbered(&taken, first.len() as u32);
+                        let taken = elsewhere(&mut stream, &documents, index, wanted);
+                        other = numbered(&taken, first.len() as u32);
                         // What was not used goes back.
                         i -= chunk.len() - end;
                     } else if chunk.len() > 1 {
-                        second = numbered(&chunk[end..], first.len() as u32);
+                        other = numbered(tail, first.len() as u32);
                     }
-                    if !second.is_empty() {
-                        shorten(&mut stream, &mut first, &mut second, most);
-                        push(&mut set, tokenizer, &tokenizer.joined(&first, &second)?)?;
-                        classes.push(random as u32);
+                    if !other.is_empty() {
+                        shorten(&mut stream, &mut first, &mut other, most);
+                        push(&mut set, tokenizer, &tokenizer.joined(&first, &other)?)?;
+                        classes.push(u32::from(random || swapped));
                     }
                     (chunk, length) = (Vec::new(), 0);
                     target = target_length(&mut stream, most);
@@ -189,13 +194,51 @@ impl Documents {
     }
 }
 
+/// What the second part of half of the pairs is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Second {
+    /// Lines of another document, for next-sentence prediction.
+    Random,
+    /// The first part, for sentence-order prediction.
+    Swapped,
+}
+
+/// The tokens of a line, each with the number of its word.
+type Line = Vec<(u32, u32)>;
+
+/// Lines of a random document other than that of this index, from a random line on, until they have the wanted number of tokens.
+fn elsewhere<'d>(
+    stream: &mut Stream,
+    documents: &'d [Vec<Line>],
+    index: usize,
+    wanted: usize,
+) -> Vec<&'d Line> {
+    let mut other = below(stream, documents.len());
+    while other == index {
+        other = below(stream, documents.len());
+    }
+    let lines = &documents[other];
+    let start = below(stream, lines.len());
+    let mut count = 0;
+    let until = |line: &&Line| {
+        let more = count < wanted;
+        count += line.len();
+        more
+    };
+    lines[start..].iter().take_while(until).collect()
+}
+
+fn below(stream: &mut Stream, n: usize) -> usize {
+    stream.below(n as u32) as usize
+}
+
 /// All of the room, or in one of ten a random part of it.
 fn target_length(stream: &mut Stream, most: usize) -> usize {
     if stream.uniform() < 0.1 { 2 + stream.below(most as u32 - 1) as usize } else { most }
 }
 
 /// Lines end to end, with words numbered on from `first`.
-fn numbered(lines: &[&Vec<(u32, u32)>], first: u32) -> Vec<(u32, u32)> {
+fn numbered(lines: &[&Line], first: u32) -> Vec<(u32, u32)> {
     let mut all: Vec<(u32, u32)> = Vec::new();
     let mut base = first;
     for line in lines {
