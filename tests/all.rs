@@ -111,6 +111,8 @@ mod next;
 mod optim;
 #[path = "all/pairs.rs"]
 mod pairs;
+#[path = "all/order.rs"]
+mod order;
 #[path = "all/outcome.rs"]
 mod outcome;
 #[path = "all/performer.rs"]

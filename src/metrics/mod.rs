@@ -77,6 +77,7 @@ pub const METRICS: &[Metric] = &[
     Metric { name: "hits_10", higher_is_better: true, doc: "Share of texts whose right partner is among the ten nearest." },
     Metric { name: "perplexity", higher_is_better: false, doc: "Exponential of the mean loss per masked token." },
     Metric { name: "next_accuracy", higher_is_better: true, doc: "Share of pairs for which the model correctly says whether the second text follows the first." },
+    Metric { name: "order_accuracy", higher_is_better: true, doc: "Share of pairs for which the model correctly says whether the two texts are in order or swapped." },
     Metric { name: "loss", higher_is_better: false, doc: "Mean loss per example. regress: of the standardized targets, so in units of their variance." },
 ];
 

@@ -6,6 +6,7 @@ mod mask;
 mod metadata;
 mod multilabel;
 mod next;
+mod order;
 mod permute;
 mod regress;
 mod similar;
@@ -58,6 +59,7 @@ tasks! {
     Mask = mask::ENTRY,
     Permute = permute::ENTRY,
     Next = next::ENTRY,
+    Order = order::ENTRY,
     Multi = MULTI,
 }
 

@@ -25,7 +25,8 @@ fn tested(dir: &Path, task: &str, file: &str, more: &str, test: &str) -> String 
 #[test]
 fn empty_files_and_other_encodings_are_refused_by_name_and_line() {
     let dir = setting();
-    for &(task, file, more) in TASKS.iter().filter(|(task, ..)| !["next", "permute"].contains(task)) {
+    for &(task, file, more) in TASKS.iter().filter(|(task, ..)| !["next", "permute", "order"].contains(task))
+    {
         let whole = std::fs::read(dir.path().join(file)).unwrap();
         let test = format!("test-{file}");
         let write = |bytes: &[u8]| std::fs::write(dir.path().join(&test), bytes).unwrap();

@@ -102,7 +102,7 @@ lr = 1e-3
     ];
     assert_eq!(heads(&e), expected, "{e}");
     for part in [
-        "or \"mask\" or \"permute\" or \"next\" or \"multi\"\n  found: \"classfy\" (did you mean \"classify\"?)",
+        "or \"mask\" or \"permute\" or \"next\" or \"order\" or \"multi\"\n  found: \"classfy\" (did you mean \"classify\"?)",
         "help: did you mean seed?",
         "expected: a string\n  found: 3",
         "expected: a number from 0 to below 1\n  found: 1.0",

@@ -129,6 +129,7 @@ pub const TASKS: &[(&str, &str, &str)] = &[
     ("mask", "text.txt", ""),
     ("next", "text.txt", ""),
     ("permute", "text.txt", ""),
+    ("order", "text.txt", ""),
 ];
 
 pub fn recipe(task: &str, file: &str, more: &str, output: &str) -> String {
@@ -202,6 +203,7 @@ fn every_task_trains_and_opens_again_on_every_architecture() {
             let has = match *task {
                 "mask" => architecture.masked.is_some() && architecture.classes.masked.is_some(),
                 "next" => architecture.pretrains(PairObjective::Next).is_some(),
+                "order" => architecture.pretrains(PairObjective::Order).is_some(),
                 "permute" => architecture.permuted.is_some(),
                 _ => true,
             };
@@ -296,8 +298,12 @@ fn predictions_of_every_kind() {
     for (task, file, more) in TASKS {
         std::fs::write(dir.path().join(format!("{task}.toml")), recipe(task, file, more, task)).unwrap();
         let trained = tempra(dir.path(), &["train", &format!("{task}.toml"), "-q"]);
-        if *task == "permute" {
-            assert_eq!(trained.status.code(), Some(2), "BERT was not pretrained by permutations");
+        if ["permute", "order"].contains(task) {
+            assert_eq!(
+                trained.status.code(),
+                Some(2),
+                "BERT was not pretrained by permutations, or by order"
+            );
         } else {
             ok(task, trained);
         }

@@ -31,7 +31,8 @@ def given(out, name):
     if "QuestionAnswering" in name:
         return [torch.stack([out.start_logits[0], out.end_logits[0]], 1)]
     if name.endswith("ForPreTraining"):
-        return [out.prediction_logits[0], out.seq_relationship_logits[0]]
+        pairs = out.sop_logits if name.startswith("Albert") else out.seq_relationship_logits
+        return [out.prediction_logits[0], pairs[0]]
     return [out.logits[0]]
 
 
