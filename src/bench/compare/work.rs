@@ -40,6 +40,9 @@ pub(super) fn on_cpu(d: &DeviceEntry) -> bool {
     d.timer == "host clock" || d.description.contains("software")
 }
 
+/// Reads one fact of a provenance; `None` if it was not recorded.
+type Fact = dyn Fn(&Provenance) -> Option<String>;
+
 /// What two devices differ in, other than their names.
 pub(super) fn differences(a: &DeviceEntry, b: &DeviceEntry) -> Vec<Difference> {
     let mut all = vec![
@@ -57,11 +60,9 @@ pub(super) fn differences(a: &DeviceEntry, b: &DeviceEntry) -> Vec<Difference> {
     }
     // Other programs do not say how they measured.
     if same_program(a, b) && (a.provenance.is_some() || b.provenance.is_some()) {
-        let of = |get: &dyn Fn(&Provenance) -> Option<String>| {
-            [a, b].map(|d| recorded(&d.provenance.as_ref().and_then(get)))
-        };
+        let of = |get: &Fact| [a, b].map(|d| recorded(&d.provenance.as_ref().and_then(get)));
         let build = |p: &Provenance| Some(if p.release { "release" } else { "debug" }.to_owned());
-        let facts: [(_, &dyn Fn(&Provenance) -> Option<String>); 7] = [
+        let facts: [(_, &Fact); 7] = [
             ("build", &build),
             ("commit", &|p| p.commit.clone()),
             ("threads", &|p| p.settings.threads.map(|n| n.to_string())),
