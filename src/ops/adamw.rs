@@ -1,7 +1,7 @@
 //! AdamW: p -= lr wd p; m += (1 - b1)(g - m); v = b2 v + (1 - b2) g^2; p -= lr / c1 * m / (sqrt(v / c2) + eps), with c1 = 1 - b1^t and
 //! c2 = 1 - b2^t, the factors of update t.
 //!
-//! Loshchilov and Hutter 2019, alg. 2, in the form of PyTorch's `torch.optim.AdamW`; [`update`](super::update) has the tensors.
+//! Loshchilov and Hutter 2019, alg. 2, in the form of PyTorch's `torch.optim.AdamW`; [`update`] has the tensors.
 
 use super::update::{
     self, Rates, Segment, Settings, Update, UpdateKernel, UpdateRule, case_segments, textbook, walk,
@@ -129,7 +129,7 @@ fn published(_: &dyn Debug, x: &[Vec<f64>]) -> Vec<Vec<f64>> {
     })
 }
 
-/// See [`update::cases`]; PyTorch's own numbers are in `tests/all/optim.rs`.
+/// The cases are those of `update.rs`; PyTorch's own numbers are in `tests/all/optim.rs`.
 pub fn cases() -> Vec<Case> {
     let labels = [
         "every kind of segment",

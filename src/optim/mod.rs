@@ -1,6 +1,6 @@
 //! The optimizer: gradient norm, clipping, the step guard and the update over the arenas of [`Params`].
 //!
-//! Every optimizer goes through [`Optimizer`]; they differ in their [`Update`](crate::ops::update::Update) only (see
+//! Every optimizer goes through [`Optimizer`]; they differ in their [`Update`] only (see
 //! [`UPDATE_RULES`](crate::ops::UPDATE_RULES)).
 //!
 //! # When a step's result is known

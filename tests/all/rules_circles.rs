@@ -74,7 +74,7 @@ fn paths(text: &str, before: &[String], found: &mut Vec<Vec<String>>) {
     if name.is_empty() {
         return;
     }
-    let path = [before, &[name.clone()]].concat();
+    let path = [before, std::slice::from_ref(&name)].concat();
     match text[name.len()..].trim_start().strip_prefix("::") {
         Some(rest) => paths(rest, &path, found),
         None => found.push(path),
