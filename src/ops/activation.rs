@@ -32,7 +32,7 @@ impl Activation {
             Activation::Tanh => "tanh",
         }
     }
-    /// FLOP of the activation and of its derivative for one element, by their formulas, each counted by itself.
+    /// FLOP of the activation and of its derivative for one element, by their formulas, each counted separately.
     pub(super) fn flops(self) -> [f64; 2] {
         match self {
             Activation::None => [0.0, 0.0],

@@ -126,7 +126,7 @@ fn textbook(op: &dyn Debug, x: &[Vec<f64>]) -> Vec<Vec<f64>> {
     y
 }
 
-/// The first of several losses, one in the middle, the last, with no step and with two steps skipped before, and an update without
+/// The first, a middle and the last of several losses, with no step and with two steps skipped before, and an update without
 /// factors. Numbers that are not finite are tried in `tests/all/optim.rs`: a case must have finite results.
 pub fn cases() -> Vec<Case> {
     let case = |label, first, last, skips: u32, factors: &[f64]| Case {

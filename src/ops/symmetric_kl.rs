@@ -4,7 +4,7 @@
 //! logits a and b (rows, C), weights w (rows), scale (1) -> loss (1). It is the regularizer of R-Drop (Liang et al. 2021, eq. 2), where a and
 //! b come from two passes over the same rows. Rows with weight 0 count nothing. With d = ln p - ln q:
 //!
-//! - KL(p || q) = sum_c p_c d_c, KL(q || p) = -sum_c q_c d_c; the loss is their mean, 1/2 sum_c (p_c - q_c) d_c, of which no term is negative;
+//! - KL(p || q) = sum_c p_c d_c, KL(q || p) = -sum_c q_c d_c; the loss is their mean, 1/2 sum_c (p_c - q_c) d_c, whose terms are never negative;
 //! - da_c = dloss scale w / 2 (p_c (d_c - KL(p || q)) + p_c - q_c), and db_c with p and q exchanged.
 //!
 //! All logarithms are log-softmax, so no probability is too small. Equal logits give exactly 0, and so are their gradients.

@@ -17,7 +17,7 @@ use std::path::Path;
 pub struct SentenceTags {
     /// The sentence: its words and, if it was a text, the text.
     pub sentence: TaggedText,
-    /// The tag of each word, with its probability. A word of which the tokenizer leaves nothing has tag O, if there is one, with
+    /// The tag of each word, with its probability. A word without tokens has tag O, if there is one, with
     /// probability 1.
     pub tags: Vec<(String, f32)>,
     /// The entities. Of tags that mark no spans, each word whose tag is not O.

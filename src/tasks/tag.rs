@@ -121,7 +121,7 @@ impl Task for Tag {
 pub struct Tagged {
     names: Vec<String>,
     words: Arc<Words>,
-    /// The tag of each word of each sentence, with its probability. A word of which the tokenizer leaves nothing has tag O, if
+    /// The tag of each word of each sentence, with its probability. A word without tokens has tag O, if
     /// there is one, with probability 1.
     pub tags: Vec<Vec<(u32, f32)>>,
     format: TagFormat,

@@ -114,7 +114,7 @@ fn uses(here: &str, text: &str, modules: &BTreeSet<String>) -> BTreeSet<String> 
     resolved.filter(|m| !inside(here, m) && !inside(m, here)).collect()
 }
 
-/// The groups of modules of which each uses all others, by way of others.
+/// The groups of modules that use each other in a circle, directly or through others.
 fn circles(uses: &BTreeMap<String, BTreeSet<String>>) -> Vec<BTreeSet<&str>> {
     let reached = |from: &'_ str| {
         let (mut seen, mut open) = (BTreeSet::new(), vec![from]);
