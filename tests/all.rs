@@ -175,6 +175,8 @@ mod text;
 mod tokenizer_settings;
 #[path = "all/train.rs"]
 mod train;
+#[path = "all/update_rules.rs"]
+mod update_rules;
 #[path = "all/weights.rs"]
 mod weights;
 #[path = "all/wgpu.rs"]

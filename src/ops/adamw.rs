@@ -32,6 +32,7 @@ pub struct AdamW {
 /// The optimizer.
 pub(super) const RULE: UpdateRule = UpdateRule {
     name: "adamw",
+    doc: "Adam with decoupled weight decay (Loshchilov and Hutter 2019), as PyTorch's `AdamW`",
     settings: &[("beta1", 0.9), ("beta2", 0.999), ("eps", 1e-8)],
     build: |s, segments| {
         let Settings { beta1, beta2, eps, max_grad_norm, .. } = *s;

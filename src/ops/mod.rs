@@ -20,6 +20,7 @@ pub mod gather;
 pub mod gated;
 pub mod global_norm;
 pub mod linear;
+pub mod lion;
 pub mod mse;
 pub mod normalize;
 pub mod pool;
@@ -27,6 +28,7 @@ pub mod relative_attention;
 pub mod residual;
 pub mod rotary;
 pub mod round;
+pub mod sgd;
 pub mod span_cross_entropy;
 pub mod symmetric_kl;
 pub mod update;
@@ -50,7 +52,7 @@ use update::UpdateRule;
 pub type Cases = fn() -> Vec<Case>;
 
 /// All optimizers: a recipe, tests, benchmarks and the lists below follow this one. The first is the default.
-pub const UPDATE_RULES: &[UpdateRule] = &[adamw::RULE];
+pub const UPDATE_RULES: &[UpdateRule] = &[adamw::RULE, sgd::RULE, lion::RULE];
 
 /// A list, and an entry of each optimizer behind it.
 macro_rules! with_updates {

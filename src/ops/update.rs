@@ -22,6 +22,7 @@ use crate::device::{Caps, Const, Cpu, Cuda, Tensor, Wgpu, fold};
 use crate::error::{Error, Result};
 use crate::shape::{DType, Spec};
 use rayon::prelude::*;
+use std::fmt::{self, Debug, Formatter};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -52,17 +53,25 @@ pub trait Update: Step + Sync {
 }
 
 /// An optimizer: its name, its settings and its update.
-#[derive(Debug)]
 pub struct UpdateRule {
     /// Its name in a recipe, which is also the name of its files.
     pub name: &'static str,
-    /// The keys of a recipe's `[optim]` that only some optimizers read, of those that this one reads, with their defaults.
+    /// What it is, as help texts continue its name.
+    pub doc: &'static str,
+    /// The keys of a recipe's `[optim]` that only some optimizers read, of those that this one reads, with their defaults; a switch is 0
+    /// or 1.
     pub settings: &'static [(&'static str, f64)],
     /// The update with these settings of an arena with these segments.
     pub build: fn(&Settings, Arc<[Segment]>) -> Box<dyn Update>,
     pub(super) cases: Cases,
     pub(super) shader: &'static str,
     pub(super) kernel: &'static str,
+}
+
+impl Debug for UpdateRule {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "UpdateRule({:?})", self.name)
+    }
 }
 
 impl PartialEq for UpdateRule {
@@ -93,6 +102,10 @@ pub struct Settings {
     pub beta2: f32,
     /// Added to the square root of the second moment.
     pub eps: f32,
+    /// Factor on the momentum buffer; 0 for no momentum.
+    pub momentum: f32,
+    /// Whether the momentum is Nesterov's.
+    pub nesterov: bool,
     /// Weight decay of matrices; biases and norms do not decay.
     pub weight_decay: f32,
     /// The norm that gradients are clipped to; 0 for no clipping.
@@ -107,6 +120,8 @@ impl Default for Settings {
             beta1: 0.9,
             beta2: 0.999,
             eps: 1e-8,
+            momentum: 0.0,
+            nesterov: false,
             weight_decay: 0.0,
             max_grad_norm: 1.0,
         }
@@ -235,6 +250,8 @@ pub(super) struct Rates<'a, T> {
     pub lr: T,
     /// 1 - lr decay, for decoupled weight decay.
     pub keep: T,
+    /// Weight decay, where it is a part of the gradient.
+    pub decay: T,
     /// What gradients are multiplied by.
     pub clip: T,
     /// [`Update::factors`].
@@ -285,7 +302,8 @@ pub(super) fn walk<T: Real, const S: usize>(
         let Piece { segment: s, at, p, g, mut states, live } = piece;
         let zeros = [T::ZERO; LIVE];
         let keep = T::ONE - lr * T::of((s.lr_scale * s.decay) as f64);
-        let rates = Rates { lr: lr * T::of(s.lr_scale as f64), keep, clip, factors };
+        let decay = T::of(s.decay as f64);
+        let rates = Rates { lr: lr * T::of(s.lr_scale as f64), keep, decay, clip, factors };
         vectorise!({
             for (block, (p, g)) in p.chunks_mut(LIVE).zip(g.chunks(LIVE)).enumerate() {
                 let from = block * LIVE;

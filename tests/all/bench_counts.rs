@@ -12,7 +12,7 @@ use tempra::ops::embed::Embed;
 use tempra::ops::global_norm::GlobalNorm;
 use tempra::ops::pool::Pool;
 use tempra::ops::relative_attention::RelativeAttention;
-use tempra::ops::update::Segment;
+use tempra::ops::update::{Segment, Settings, UpdateRule};
 use tempra::ops::{Call, Cost, Fill, Gradient, Input, Op, Step};
 use tempra::shape::{DType, Spec};
 
@@ -389,6 +389,32 @@ fn adamw_writes_the_copy_of_the_weights_in_16_bit_training() {
     let job = job("adamw", "all parameters", T);
     assert_eq!([DType::F32, DType::BF16].map(|t| job.inputs_in(t).len()), [6, 7]);
     assert_eq!(job.inputs_in(DType::BF16)[6].1, Spec::new(DType::BF16, &[N]));
+}
+
+/// SGD without momentum reads value and gradient and writes the value; Lion's momentum is read and written, too. Control has three numbers.
+/// g clip; p (3): 4. g clip; u (3), m (3), p (3): 10.
+#[test]
+fn sgd_has_no_state_and_lion_has_one() {
+    let few = (3 + N.div_ceil(16384)) * 4;
+    for (name, flops, bytes) in [("sgd", 4, 12), ("lion", 10, 20)] {
+        check(&job(name, "all parameters", T), |e| {
+            let copy = if e == 2 { 2 * N } else { 0 };
+            hand([flops * N, 0], [bytes * N + copy + few, 0])
+        });
+    }
+    let rule = UpdateRule::find("sgd").unwrap();
+    let segment = Segment { len: 1000, decay: 0.1, lr_scale: 1.0, frozen: false };
+    let words = Spec::new(DType::U32, &[1]);
+    let call = Call {
+        x: vec![floats(&[1000]), floats(&[1000]), floats(&[3]), words, floats(&[1000])],
+        integers: vec![None; 5],
+        ..Call::default()
+    };
+    // g clip; d (2), b (2), p (2), and Nesterov's (2).
+    for (nesterov, flops) in [(false, 7), (true, 9)] {
+        let op = Settings { rule, momentum: 0.9, nesterov, ..Settings::default() }.update([segment]);
+        assert_eq!(op.cost(&call), hand([flops * 1000, 0], [20 * 1000 + (3 + 1) * 4, 0]));
+    }
 }
 
 fn floats(shape: &[usize]) -> Spec {

@@ -8,9 +8,10 @@ use tempra::data::{Batch, Targets};
 use tempra::device::{Cuda, Device, cuda::Resources};
 use tempra::models::{Model, Options, Outputs};
 use tempra::nn::{Biases, EncoderConfig, LayerShape, Order, PerformerConfig, Positions};
-use tempra::ops::Activation;
 use tempra::ops::round::Round;
 use tempra::ops::rounded;
+use tempra::ops::update::UpdateRule;
+use tempra::ops::{Activation, UPDATE_RULES};
 use tempra::optim::{Optimizer, Settings};
 use tempra::params::{Layout, Params};
 use tempra::rng::Stream;
@@ -166,7 +167,7 @@ fn emulated(card: &Cuda) -> bool {
 }
 
 /// Copies of the weights in 16 bits are the weights rounded to nearest, even: those that the host asks for, and those that
-/// AdamW writes beside its update, which they do not change.
+/// optimizers write beside their updates, which they do not change.
 #[test]
 fn cuda_copies_of_the_weights_are_the_weights_rounded() {
     let Some(device) = device("cuda") else { return };
@@ -187,37 +188,41 @@ fn cuda_copies_of_the_weights_are_the_weights_rounded() {
         let expected: Vec<f64> = v.iter().map(|&v| rounded(dtype, f64::from(v))).collect();
         assert!(device.read_reals(&copy).unwrap() == expected, "{dtype:?}");
 
-        let mut updated = Vec::new();
-        for compute in [DType::F32, dtype] {
-            let device = Device::open("cuda", 0).unwrap().with_compute(compute).unwrap();
-            let mut layout = Layout::default();
-            layout.add("embeddings", &[37, 701]);
-            layout.add("bias", &[77]);
-            layout.add("frozen", &[9, 301]);
-            layout.freeze(&["frozen".into()]).unwrap();
-            let params = Params::new(&device, layout, DType::F32, true).unwrap();
-            let mut rng = Stream::new(5, "adamw", 0);
-            let n = params.spec().len();
-            let g: Vec<f32> =
-                (0..n).map(|i| if i % 3000 < 2000 { rng.normal() as f32 } else { 0.0 }).collect();
-            device.write(&params.training.as_ref().unwrap().grad, &g).unwrap();
-            device.write(&params.value, &g).unwrap();
-            params.refresh(&device).unwrap();
-            let settings = Settings { weight_decay: 0.1, ..Settings::default() };
-            let mut optimizer = Optimizer::new(&device, &params, settings).unwrap();
-            for _ in 0..2 {
-                optimizer.step(&device, &params, &[], 0.01).unwrap();
-                optimizer.settle(&device).unwrap();
-            }
-            let values = device.read_reals(&params.value).unwrap();
-            if let Some(copy) = &params.copy {
-                let expected: Vec<f64> = values.iter().map(|&v| rounded(dtype, v)).collect();
-                assert!(device.read_reals(copy).unwrap() == expected, "{dtype:?} beside AdamW");
-            }
-            updated.push(values);
+        for (rule, momentum) in UPDATE_RULES.iter().flat_map(|rule| [(rule, 0.0), (rule, 0.9)]) {
+            let [alone, beside] = [DType::F32, dtype].map(|compute| updated(compute, rule, momentum));
+            assert!(alone == beside, "{rule:?}: the copy changes the update");
         }
-        assert!(updated[0] == updated[1], "the copy changes the update");
     }
+}
+
+/// Values after two updates, their copy in a 16-bit type checked.
+fn updated(compute: DType, rule: &'static UpdateRule, momentum: f32) -> Vec<f64> {
+    let device = Device::open("cuda", 0).unwrap().with_compute(compute).unwrap();
+    let mut layout = Layout::default();
+    layout.add("embeddings", &[37, 701]);
+    layout.add("bias", &[77]);
+    layout.add("frozen", &[9, 301]);
+    layout.freeze(&["frozen".into()]).unwrap();
+    let params = Params::new(&device, layout, DType::F32, true).unwrap();
+    let mut rng = Stream::new(5, "adamw", 0);
+    let n = params.spec().len();
+    let g: Vec<f32> = (0..n).map(|i| if i % 3000 < 2000 { rng.normal() as f32 } else { 0.0 }).collect();
+    device.write(&params.training.as_ref().unwrap().grad, &g).unwrap();
+    device.write(&params.value, &g).unwrap();
+    params.refresh(&device).unwrap();
+    let settings = Settings { rule, momentum, weight_decay: 0.1, ..Settings::default() };
+    let mut optimizer = Optimizer::new(&device, &params, settings).unwrap();
+    for _ in 0..2 {
+        optimizer.step(&device, &params, &[], 0.01).unwrap();
+        optimizer.settle(&device).unwrap();
+    }
+    let values = device.read_reals(&params.value).unwrap();
+    assert_eq!(params.copy.is_some(), compute != DType::F32);
+    if let Some(copy) = &params.copy {
+        let expected: Vec<f64> = values.iter().map(|&v| rounded(compute, v)).collect();
+        assert!(device.read_reals(copy).unwrap() == expected, "{compute:?} beside {rule:?}");
+    }
+    values
 }
 
 const RESOURCES: &str = "tests/golden/cuda-resources.txt";

@@ -5,6 +5,7 @@ use tempra::data::{BatchSize, Targets, TokenSet, micro_batches};
 use tempra::device::{Caps, Device};
 use tempra::models::{Model, Options, Outputs, encoder_shape};
 use tempra::nn::{EncoderConfig, LayerShape};
+use tempra::ops::update::UpdateRule;
 use tempra::optim::{Optimizer, Settings};
 use tempra::shape::DType;
 use tempra::tasks::Classify;
@@ -134,4 +135,39 @@ fn a_plan_that_does_not_fit_says_what_would() {
     assert!(e.contains("smaller model"), "{e}");
     let e = job.check(&caps(1 << 40, whole.largest - 1)).expect_err("bound at once").to_string();
     assert!(e.contains("too large for a card") && e.contains("lower train.max_tokens"), "{e}");
+}
+
+/// Weights, gradients and as many states as the optimizer has, each of the size of the arena; the host's batches and tables are small.
+#[test]
+fn a_plan_counts_the_states_of_the_optimizer() {
+    let set = examples(&[16; 8]);
+    let classes = vec!["a".to_owned(), "b".to_owned()];
+    let task = Classify { classes: classes.clone(), label_smoothing: 0.0, class_weights: None, gamma: 0.0 };
+    let options = Options { outputs: Some(Outputs::Classes(classes)), training: true, ..Options::default() };
+    let shape = encoder_shape(&golden("bert/a")).unwrap();
+    let device = cpu(1);
+    let arena = Model::random(&device, &shape, &options).unwrap().params.spec().bytes() as u64;
+    let parameters = |name: &str, momentum: f32| {
+        let optimizer = Settings { rule: UpdateRule::find(name).unwrap(), momentum, ..Settings::default() };
+        let job = Job {
+            head: 0,
+            shape: &shape,
+            options: &options,
+            task: &task,
+            objective: &task,
+            set: &set,
+            batch: BatchSize::Sequences(8),
+            accumulation: 1,
+            max_tokens: 4096,
+            optimizer,
+            window: 1,
+        };
+        job.plan(&device.caps(), 4096).unwrap().parameters
+    };
+    let least = parameters("sgd", 0.0);
+    for (name, momentum, states) in [("sgd", 0.9, 1), ("lion", 0.0, 1), ("adamw", 0.0, 2)] {
+        let more = parameters(name, momentum) - least;
+        assert!(more.abs_diff(states * arena) < arena / 100, "{name}: {more}, an arena is {arena}");
+    }
+    assert!(least >= 2 * arena && least < 2 * arena + arena / 4, "{least}, an arena is {arena}");
 }

@@ -21,6 +21,8 @@ fn settings(case: &Value) -> Settings {
         beta1: f("beta1", default.beta1),
         beta2: f("beta2", default.beta2),
         eps: f("eps", default.eps),
+        momentum: f("momentum", default.momentum),
+        nesterov: case["settings"]["nesterov"].as_bool().unwrap_or(default.nesterov),
         weight_decay: f("weight_decay", default.weight_decay),
         max_grad_norm: f("max_grad_norm", default.max_grad_norm),
     }

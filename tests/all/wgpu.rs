@@ -4,9 +4,9 @@ use crate::learner::{Job, batch, losses};
 use crate::support::{adapter, cpu};
 use tempra::device::{Device, Tensor};
 use tempra::error::Kind;
-use tempra::ops::Forward;
 use tempra::ops::cross_entropy::{CrossEntropy, IGNORE};
 use tempra::ops::embed::Embed;
+use tempra::ops::{Forward, UPDATE_RULES};
 use tempra::optim::{Optimizer, Settings};
 use tempra::params::{Layout, Params};
 use tempra::parity::Certificate;
@@ -55,13 +55,13 @@ fn a_lost_device_is_an_error_that_says_so() {
     assert_eq!(e.kind(), Kind::Lost, "{e}");
 }
 
-/// AdamW over arenas that are larger than one binding may be, cut into several launches, is AdamW.
+/// An optimizer's update of arenas that are larger than one binding may be, cut into several launches, is the same.
 #[test]
-fn wgpu_adamw_in_several_launches_is_the_same() {
+fn wgpu_updates_in_several_launches_are_the_same() {
     if adapter().is_none() {
         return;
     }
-    let update = |device: Device| {
+    let update = |device: Device, rule| {
         let mut layout = Layout::default();
         layout.add("embeddings", &[3000, 701]);
         layout.add("bias", &[77]);
@@ -74,7 +74,9 @@ fn wgpu_adamw_in_several_launches_is_the_same() {
         let g: Vec<f32> = (0..n).map(|i| if i % 3000 < 2000 { rng.normal() as f32 } else { 0.0 }).collect();
         device.write(&params.training.as_ref().unwrap().grad, &g).unwrap();
         device.write(&params.value, &g).unwrap();
-        let settings = Settings { weight_decay: 0.1, max_grad_norm: 0.0, ..Settings::default() };
+        let max_grad_norm = 0.0;
+        let settings =
+            Settings { rule, momentum: 0.9, weight_decay: 0.1, max_grad_norm, ..Settings::default() };
         let mut optimizer = Optimizer::new(&device, &params, settings).unwrap();
         for _ in 0..2 {
             optimizer.step(&device, &params, &[], 0.01).unwrap();
@@ -84,10 +86,12 @@ fn wgpu_adamw_in_several_launches_is_the_same() {
         (device.read::<f32>(&params.value).unwrap(), launches)
     };
     let open = || tempra::device::Wgpu::new(0).unwrap();
-    let (whole, one) = update(Device::Wgpu(open()));
-    let (cut, several) = update(Device::Wgpu(open().with_bindings(5 << 20)));
-    assert!(several > one, "{several} launches, {one} with larger bindings");
-    assert!(whole == cut, "the values differ");
+    for rule in UPDATE_RULES {
+        let (whole, one) = update(Device::Wgpu(open()), rule);
+        let (cut, several) = update(Device::Wgpu(open().with_bindings(5 << 20)), rule);
+        assert!(several > one, "{rule:?}: {several} launches, {one} with larger bindings");
+        assert!(whole == cut, "{rule:?}: the values differ");
+    }
 }
 
 /// The CPU refuses indices that no table has; a kernel cannot, so they make the result no number and touch nothing else.

@@ -38,21 +38,27 @@ def draw(shape, rng, size=1.0):
     return torch.round(torch.randn(shape, generator=rng, dtype=torch.float64) * size * 4096) / 4096
 
 
-def run(lr, beta1, beta2, eps, weight_decay, max_grad_norm):
+def problem(lr):
+    """The values at the start, and the gradients and the learning rate of each step; sgd and lion have the same."""
     rng = torch.Generator().manual_seed(0)
     values = {n: draw(shape, rng) for n, (shape, *_) in PARAMS.items()}
     sizes = [0.05, 1.0, 3.0, 0.1, 0.0, 10.0, 0.2, 0.01, 2.0, 0.3]
     grads = [{n: draw(shape, rng, size) for n, (shape, *_) in PARAMS.items()} for size in sizes]
     for i in (0, 1, 2, 4, 5, 6, 8, 9):
         grads[i]["late.weight"].zero_()
-    lrs = [lr * f for f in (0.0, 0.5, 1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125)]
+    return values, grads, [lr * f for f in (0.0, 0.5, 1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125)]
+
+
+def run(make, states, lr, weight_decay, max_grad_norm):
+    """Ten steps of the optimizer that `make` makes of parameter groups."""
+    values, grads, lrs = problem(lr)
     params = {n: v.clone().requires_grad_(not PARAMS[n][3]) for n, v in values.items()}
     groups = [
         {"params": [params[n]], "weight_decay": weight_decay if decays else 0.0, "lr": 0.0, "factor": factor}
         for n, (_, decays, factor, frozen) in PARAMS.items()
         if not frozen
     ]
-    optim = torch.optim.AdamW(groups, betas=(beta1, beta2), eps=eps, foreach=False)
+    optim = make(groups)
     steps = []
     for now, rate in zip(grads, lrs):
         trained = [(n, p) for n, p in params.items() if p.requires_grad]
@@ -74,15 +80,20 @@ def run(lr, beta1, beta2, eps, weight_decay, max_grad_norm):
     return {
         "start": {n: v.flatten().tolist() for n, v in values.items()},
         "steps": steps,
-        "states": {k: {n: s[k].flatten().tolist() for n, s in state.items()} for k in ("exp_avg", "exp_avg_sq")},
+        "states": {k: {n: s[k].flatten().tolist() for n, s in state.items()} for k in states},
     }
 
 
-def main():
+def adamw(beta1, beta2, eps, **settings):
+    make = lambda groups: torch.optim.AdamW(groups, betas=(beta1, beta2), eps=eps, foreach=False)
+    return run(make, ("exp_avg", "exp_avg_sq"), **settings)
+
+
+def write(name, versions, cases):
     out = {
-        "versions": {"torch": torch.__version__.split("+")[0]},
+        "versions": versions,
         "params": [dict(name=n, shape=s, decays=d, factor=f, frozen=z) for n, (s, d, f, z) in PARAMS.items()],
-        "cases": [{"name": n, "settings": s, **run(**s)} for n, s in SETTINGS.items()],
+        "cases": cases,
     }
     compact = lambda v: json.dumps(v, separators=(",", ":"))
     lines = [f' "{k}": {compact(out[k])}' for k in ("versions", "params")]
@@ -92,8 +103,16 @@ def main():
         fields.append('   "steps": [\n' + ",\n".join("    " + compact(s) for s in case["steps"]) + "\n   ]")
         cases.append("  {\n" + ",\n".join(fields) + "\n  }")
     lines.append(' "cases": [\n' + ",\n".join(cases) + "\n ]")
-    path = Path(__file__).resolve().parent / "adamw.json"
+    path = Path(__file__).resolve().parent / name
     path.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+
+
+def torch_version():
+    return {"torch": torch.__version__.split("+")[0]}
+
+
+def main():
+    write("adamw.json", torch_version(), [{"name": n, "settings": s, **adamw(**s)} for n, s in SETTINGS.items()])
 
 
 if __name__ == "__main__":
