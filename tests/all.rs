@@ -109,6 +109,8 @@ mod named;
 mod next;
 #[path = "all/optim.rs"]
 mod optim;
+#[path = "all/optimizers.rs"]
+mod optimizers;
 #[path = "all/pairs.rs"]
 mod pairs;
 #[path = "all/order.rs"]

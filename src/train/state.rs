@@ -63,6 +63,9 @@ pub struct State {
     /// Sum of the losses since the last line of the log, as the bits of an f64 (it may be a NaN, which JSON cannot
     /// say), and how many they are.
     pub window: (u64, u64),
+    /// The optimizer; empty in a checkpoint of a version that had one only.
+    #[serde(default)]
+    pub optimizer: String,
     /// Hash of the recipe.
     pub recipe_hash: String,
     /// Hash of what the examples are made from.
@@ -79,6 +82,7 @@ impl State {
     pub fn new(recipe: &Recipe, run: &Run) -> State {
         State {
             version: env!("CARGO_PKG_VERSION").into(),
+            optimizer: recipe.optim.optimizer.name.into(),
             recipe_hash: recipe.hash(),
             data_hash: run.data_hash.clone(),
             model_hash: run.weights.hash.clone(),
@@ -185,7 +189,13 @@ impl State {
         };
         if state.recipe_hash != fresh.recipe_hash {
             let e = other("it was started with another recipe");
-            return Err(match changes(dir, recipe, &state.recipe_hash) {
+            // Without the recipe of the run, the state still knows the optimizer.
+            let optimizers = || {
+                let [new, old] = [&fresh.optimizer, &state.optimizer];
+                let differ = !old.is_empty() && new != old;
+                differ.then(|| format!("optim.optimizer = {new:?}, earlier {old:?}"))
+            };
+            return Err(match changes(dir, recipe, &state.recipe_hash).or_else(optimizers) {
                 Some(changes) => e.with_found(changes),
                 None => e,
             });

@@ -51,7 +51,9 @@ fn the_least_recipe_has_the_documented_defaults() {
         ("accuracy", true, 10, 10)
     );
     let o = &r.optim;
-    assert_eq!((o.lr, o.weight_decay, o.beta1, o.beta2, o.eps), (5e-5, 0.0, 0.9, 0.999, 1e-8));
+    assert_eq!((o.optimizer.name, o.lr, o.weight_decay), ("adamw", 5e-5, 0.0));
+    assert_eq!((o.beta1, o.beta2, o.eps), (Some(0.9), Some(0.999), Some(1e-8)));
+    assert_eq!((o.momentum, o.nesterov), (None, None), "AdamW does not read them");
     assert_eq!(
         (o.max_grad_norm, o.schedule, o.warmup_ratio, o.layer_lr_decay),
         (1.0, Kind::Linear, 0.0, 1.0)
@@ -493,11 +495,11 @@ fn every_key_is_documented_and_settable() {
     paths.sort_unstable();
     paths.dedup();
     assert_eq!(paths.len(), count);
-    // The full recipe names every key but the five that its other choices exclude.
+    // The full recipe names every key but the ones that its other choices exclude.
     let json = full().to_json();
     let set: usize =
         json.as_object().map_or(0, |o| o.values().map(|v| v.as_object().map_or(1, |t| t.len())).sum());
-    assert_eq!(set, count - 1, "all but timescale");
+    assert_eq!(set, count - 3, "all but timescale, momentum and nesterov");
     for metric in METRICS.iter().filter(|m| of_metric(m.name).any(|task| task == "classify")) {
         assert_eq!(read(LEAST, &[("train.best_metric", metric.name)]).train.best_metric, metric.name);
     }
@@ -556,6 +558,7 @@ fn the_hash_is_of_what_decides_the_result() {
     let same = |flags: &[(&str, &str)]| read(LEAST, flags).hash() == read(LEAST, &[]).hash();
     assert!(same(&[("output", "elsewhere"), ("device", "cpu"), ("threads", "3")]));
     assert!(same(&[("optim.lr", "0.00005"), ("optim.schedule", "linear")]), "a default said aloud");
+    assert!(same(&[("optim.optimizer", "adamw")]) && !same(&[("optim.optimizer", "lion")]));
     assert!(!same(&[("seed", "1")]) && !same(&[("optim.lr", "6e-5")]) && !same(&[("data.test", "t.csv")]));
     assert_eq!(read(LEAST, &[]).hash().len(), 64);
 }

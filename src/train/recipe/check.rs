@@ -5,6 +5,7 @@ use super::source::Origin;
 use super::table::{Item, Reader, Section};
 use super::{ClassWeights, LabelColumns, Likeness, Optim, Recipe, TagScheme, Task};
 use crate::metrics::METRICS;
+use crate::ops::UPDATE_RULES;
 use crate::suggest::nearest;
 use crate::tasks;
 use crate::train::schedule::Kind;
@@ -22,6 +23,7 @@ pub(super) fn resolve(recipe: &mut Recipe, reader: &mut Reader<'_>, path: &Path)
     if reader.given("train.load_best").is_none() {
         recipe.train.load_best = load_best(recipe);
     }
+    recipe.optim.resolve();
     let base = path.parent().unwrap_or(Path::new(""));
     let Recipe { data, model, .. } = recipe;
     let files = [("data.validation", &mut data.validation), ("data.test", &mut data.test)];
@@ -78,11 +80,14 @@ fn load_best(recipe: &Recipe) -> bool {
 }
 
 /// Defaults that follow from other keys, as TOML.
-pub(super) fn derived(recipe: &Recipe) -> [(&'static str, Option<String>); 2] {
-    [
+pub(super) fn derived(recipe: &Recipe) -> Vec<(&'static str, Option<String>)> {
+    let mut defaults = Optim { optimizer: recipe.optim.optimizer, ..Optim::default() };
+    defaults.resolve();
+    let of_run = [
         ("train.best_metric", best_metric(recipe).to_owned().write()),
         ("train.load_best", load_best(recipe).write()),
-    ]
+    ];
+    of_run.into_iter().chain(defaults.of_optimizer()).collect()
 }
 
 /// The absolute path of a file: below the recipe's folder, or the current one for a flag. `None` if not UTF-8.
@@ -135,6 +140,7 @@ pub(super) fn check(recipe: &Recipe, r: &mut Reader<'_>) {
     }
     data(recipe, r);
     train(recipe, r);
+    optimizer(&recipe.optim, r);
     schedule(&recipe.optim, recipe.train.max_steps, r);
     loss(recipe, r);
     multi(recipe, r);
@@ -318,6 +324,28 @@ fn train(recipe: &Recipe, r: &mut Reader<'_>) {
                 ))
             });
         }
+    }
+}
+
+/// Complains about settings that the optimizer does not read, and about Nesterov's momentum without momentum.
+fn optimizer(o: &Optim, r: &mut Reader<'_>) {
+    for (path, value) in o.of_optimizer() {
+        let key = path.trim_start_matches("optim.");
+        if value.is_none() || o.optimizer.default(key).is_some() {
+            continue;
+        }
+        let readers = UPDATE_RULES.iter().filter(|rule| rule.default(key).is_some());
+        let readers: Vec<String> = readers.map(|rule| format!("{:?}", rule.name)).collect();
+        let what = format!("{path} has no effect with optim.optimizer = {:?}", o.optimizer.name);
+        let hint = format!("remove it, or set optim.optimizer = {}", readers.join(" or "));
+        r.complain(&[path, "optim.optimizer"], &what, |e| e.with_help(hint));
+    }
+    if o.nesterov == Some(true) && o.momentum == Some(0.0) {
+        let what = "optim.nesterov is set, but optim.momentum is 0";
+        r.complain(&["optim.nesterov", "optim.momentum"], what, |e| {
+            e.with_expected("a momentum above 0")
+                .with_help("set optim.momentum, such as 0.9, or remove optim.nesterov")
+        });
     }
 }
 

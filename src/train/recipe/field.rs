@@ -2,6 +2,8 @@
 
 use super::source::{Node, Value};
 use crate::data::LabelColumns;
+use crate::ops::UPDATE_RULES;
+use crate::ops::update::UpdateRule;
 use crate::shape::DType;
 use crate::tasks::{PairLoss, TagScheme, TaskKind};
 use crate::train::schedule::{Curve, Kind};
@@ -283,6 +285,24 @@ impl Field for TaskKind {
     }
     fn write(&self) -> Option<String> {
         Some(quoted(self.name()))
+    }
+}
+impl Field for &'static UpdateRule {
+    fn kind() -> String {
+        let names: Vec<String> = UPDATE_RULES.iter().map(|rule| quoted(rule.name)).collect();
+        names.join(" or ")
+    }
+    fn read(value: &Value) -> Result<Self, String> {
+        let Value::Text(name) = value else { return Err(value.describe()) };
+        UpdateRule::find(name).ok_or_else(|| {
+            match crate::suggest::nearest(name, UPDATE_RULES.iter().map(|rule| rule.name)) {
+                Some(near) => format!("{name:?} (did you mean {near:?}?)"),
+                None => value.describe(),
+            }
+        })
+    }
+    fn write(&self) -> Option<String> {
+        Some(quoted(self.name))
     }
 }
 named!(TagScheme {

@@ -20,6 +20,8 @@ use super::epochs::Epochs;
 use super::schedule::{Curve, Kind};
 pub use crate::data::LabelColumns;
 use crate::error::{Error, Kind as ErrorKind, Result};
+use crate::ops::UPDATE_RULES;
+use crate::ops::update::UpdateRule;
 pub use crate::tasks::{PairLoss as Likeness, TagScheme, TaskKind as Task};
 use crate::units::plural;
 use field::{Rule, above, above_up_to, at_least, from_to, from_to_below};
@@ -184,18 +186,25 @@ section! {
 }
 
 section! {
-    /// `[optim]`: AdamW, clipping and the learning-rate schedule.
+    /// `[optim]`: the optimizer, clipping and the learning-rate schedule.
     Optim "optim" {
+        /// Optimizer (HF `optim`). The default of `lr` is for AdamW: sgd usually needs a much higher rate, lion a lower one.
+        optimizer: &'static UpdateRule = &UPDATE_RULES[0], Rule::Any;
         /// Peak learning rate (HF `learning_rate`).
         lr: f64 = 5e-5, above(0.0);
-        /// Decoupled weight decay (HF `weight_decay`). It does not apply to biases and normalization layers.
+        /// Weight decay (HF `weight_decay`): decoupled with adamw and lion, L2 regularisation with sgd, as in PyTorch. It does not apply
+        /// to biases and normalization layers.
         weight_decay: f64 = 0.0, at_least(0.0);
-        /// Decay rate of AdamW's first moment (HF `adam_beta1`).
-        beta1: f64 = 0.9, from_to_below(0.0, 1.0);
-        /// Decay rate of AdamW's second moment (HF `adam_beta2`).
-        beta2: f64 = 0.999, from_to_below(0.0, 1.0);
+        /// Decay rate of AdamW's first moment (HF `adam_beta1`). With lion, the weight of the momentum in the direction of a step.
+        beta1: Option<f64> = None, from_to_below(0.0, 1.0);
+        /// Decay rate of AdamW's second moment (HF `adam_beta2`), or of lion's momentum.
+        beta2: Option<f64> = None, from_to_below(0.0, 1.0);
         /// Added to the square root of the second moment (HF `adam_epsilon`).
-        eps: f64 = 1e-8, above(0.0);
+        eps: Option<f64> = None, above(0.0);
+        /// Factor on the momentum buffer (PyTorch `momentum`); 0 means no momentum, and no memory for it.
+        momentum: Option<f64> = None, from_to_below(0.0, 1.0);
+        /// Whether the momentum is Nesterov's (PyTorch `nesterov`); it needs a momentum above 0.
+        nesterov: Option<bool> = None, Rule::Any;
         /// Clip the gradient of all parameters together to this L2 norm (HF `max_grad_norm`); 0 does not clip.
         max_grad_norm: f64 = 1.0, at_least(0.0);
         /// Learning-rate schedule after the warm-up (HF `lr_scheduler_type`).
@@ -476,7 +485,10 @@ impl Recipe {
     pub fn hash(&self) -> String {
         let Self { output, device, threads, .. } = Self::default();
         let same = Self { output, device, threads, ..self.clone() };
-        blake3::hash(same.to_toml(false).as_bytes()).to_hex().to_string()
+        // Runs with the default optimizer were started before there were others, and can still be resumed.
+        let default = format!("\noptimizer = \"{}\"\n", UPDATE_RULES[0].name);
+        let text = same.to_toml(false).replacen(&default, "\n", 1);
+        blake3::hash(text.as_bytes()).to_hex().to_string()
     }
     /// The keys in which it differs from an `earlier` recipe, among those that can change the result of a run: "optim.lr = 5e-5,
     /// earlier 3e-5".

@@ -1,6 +1,7 @@
 //! What `[optim]` asks for: the optimizer's settings and the learning-rate schedule.
 
 use super::Optim;
+use super::field::Field;
 use crate::error::{Error, Result};
 use crate::optim::Settings;
 use crate::train::schedule::{Kind, Schedule, warmup_steps};
@@ -46,15 +47,39 @@ impl Optim {
         let decay = self.decay_steps.filter(|_| self.schedule == Kind::WarmupStableDecay).unwrap_or(0);
         (warmup.saturating_add(decay) > total_steps).then_some([warmup, decay])
     }
+    /// Sets what the optimizer reads and the recipe leaves out to the optimizer's defaults.
+    pub(super) fn resolve(&mut self) {
+        let Optim { optimizer, beta1, beta2, eps, momentum, nesterov, .. } = self;
+        for (name, value) in [("beta1", beta1), ("beta2", beta2), ("eps", eps), ("momentum", momentum)] {
+            *value = value.or(optimizer.default(name));
+        }
+        *nesterov = nesterov.or(optimizer.default("nesterov").map(|v| v != 0.0));
+    }
+    /// The settings of which each optimizer reads some, as TOML; `None` for one that is not set.
+    pub(super) fn of_optimizer(&self) -> [(&'static str, Option<String>); 5] {
+        [
+            ("optim.beta1", self.beta1.write()),
+            ("optim.beta2", self.beta2.write()),
+            ("optim.eps", self.eps.write()),
+            ("optim.momentum", self.momentum.write()),
+            ("optim.nesterov", self.nesterov.write()),
+        ]
+    }
     /// The settings of the optimizer.
     pub fn settings(&self) -> Settings {
+        let mut of = self.clone();
+        of.resolve();
+        let default = Settings::default();
+        let real = |value: Option<f64>, unread: f32| value.map_or(unread, |v| v as f32);
         Settings {
-            beta1: self.beta1 as f32,
-            beta2: self.beta2 as f32,
-            eps: self.eps as f32,
+            rule: of.optimizer,
+            beta1: real(of.beta1, default.beta1),
+            beta2: real(of.beta2, default.beta2),
+            eps: real(of.eps, default.eps),
+            momentum: real(of.momentum, default.momentum),
+            nesterov: of.nesterov.unwrap_or(default.nesterov),
             weight_decay: self.weight_decay as f32,
             max_grad_norm: self.max_grad_norm as f32,
-            ..Settings::default()
         }
     }
     /// The schedule of a run of so many optimizer steps.

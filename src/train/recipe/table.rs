@@ -3,6 +3,8 @@
 use super::field::{Field, Rule};
 use super::source::{Entry, Node, Origin, Value, error_at};
 use crate::error::Error;
+use crate::ops::UPDATE_RULES;
+use crate::ops::update::UpdateRule;
 use crate::suggest::nearest;
 use crate::tasks::{PairLoss, TASKS};
 use std::collections::{BTreeMap, BTreeSet};
@@ -64,8 +66,21 @@ pub(super) fn doc(lines: &[&str]) -> String {
     lines.iter().map(|l| l.trim()).collect::<Vec<_>>().join("\n")
 }
 
-/// What the table of tasks adds to the text of a key.
-fn of_tasks(key: [&str; 2]) -> String {
+/// What the table of optimizers adds to the text of a key of `[optim]`: their descriptions, and their defaults.
+fn of_optimizers(key: &str) -> String {
+    if key == "optimizer" {
+        return UPDATE_RULES.iter().map(|rule| format!("\n\"{}\": {}.", rule.name, rule.doc)).collect();
+    }
+    let default = |rule: &UpdateRule| match (key, rule.default(key)?) {
+        ("nesterov", v) => Some(format!("{} with {}", v != 0.0, rule.name)),
+        (_, v) => Some(format!("{v:?} with {}", rule.name)),
+    };
+    let defaults: Vec<String> = UPDATE_RULES.iter().filter_map(default).collect();
+    if defaults.is_empty() { String::new() } else { format!("\nDefault: {}.", defaults.join(", ")) }
+}
+
+/// What the tables of tasks and optimizers add to the text of a key.
+fn of_tables(key: [&str; 2]) -> String {
     let all = TASKS.iter().map(|(_, entry)| entry);
     match key {
         ["", "task"] => {
@@ -79,6 +94,7 @@ fn of_tasks(key: [&str; 2]) -> String {
             let similar = format!("{} for {}", contrastive.best_metric(), contrastive.task());
             format!("\nDefaults: {}; {similar}.", each.join(", "))
         }
+        ["optim", key] => of_optimizers(key),
         _ => String::new(),
     }
 }
@@ -94,7 +110,7 @@ pub(super) fn item<T: Field>(
     let fixed = !matches!(rule, Rule::Required | Rule::Derived);
     let default = if fixed { default.write() } else { None };
     let accepts = T::kind() + &rule.to_string();
-    let doc = doc(lines) + &of_tasks(names);
+    let doc = doc(lines) + &of_tables(names);
     let key = Key { section: names[0], name: names[1], accepts, default, doc, required };
     Item { key, value: value.write() }
 }
