@@ -134,7 +134,6 @@ fn every_optimizer_trains_and_resumes() {
             let names: Vec<&str> = found.names().collect();
             assert_eq!(names, states, "{name}");
         }
-        let other = "[optim]\nlr = 1e-3";
         let rule = if name == "lion" { "lion" } else { "sgd" };
         let both = format!("optim.optimizer = \"adamw\", earlier \"{rule}\"");
         let kept = dir.path().join(format!("{name}-cut/recipe.toml"));
