@@ -14,7 +14,7 @@ DEVICE Rates rates(const Params& p, float lr, float decay, const float* factors)
   return {1.f - lr * decay, lr / factors[0], 1.f / sqrtf(factors[1])};
 }
 
-DEVICE float update(float value, float g, float (&s)[HELD], const Rates& r, const Params& p) {
+DEVICE float update(float value, float g, float (&s)[STATE_COUNT], const Rates& r, const Params& p) {
   float &m = s[0], &v = s[1];
   m += (1.f - p.beta1) * (g - m);
   v = p.beta2 * v + (1.f - p.beta2) * g * g;
@@ -22,8 +22,8 @@ DEVICE float update(float value, float g, float (&s)[HELD], const Rates& r, cons
 }
 
 // Buffers as kernels/update.cu names them; m, v (n).
-KERNEL adamw_update(float* value, const float* grad, const float* control, u32* live, const Task* table, C* copy, const u32* blank,
+KERNEL adamw_update(float* value, const float* grad, const float* control, u32* live, const Task* table, C* copy, const u32* zero_blocks,
                     float* m, float* v, Params p) {
   float* const states[] = {m, v};
-  walk(value, grad, control, live, table, copy, blank, states, p);
+  walk(value, grad, control, live, table, copy, zero_blocks, states, p);
 }

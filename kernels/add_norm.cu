@@ -1,7 +1,8 @@
 // y = drop_after(gamma (z - mean) rstd + beta), z = drop_before(x) + residual: see src/ops/add_norm.rs.
-// Constants: T, G (gradients of x and residual), P (gradients of gamma and beta), VEC (elements of an access), TEAM (threads of
-// a row: 32 or THREADS), PER (accesses of a thread for a row), BIAS (is there a beta), RESIDUAL, BEFORE, AFTER (is there such a dropout), DX, DRES,
-// DGAMMA, DBETA (which gradients are wanted). A row is read once and kept in registers.
+// Constants: T, G (gradients of x and residual), P (gradients of gamma and beta), VEC (elements of an
+// access), TEAM (threads of a row: 32 or THREADS), PER (accesses of a thread for a row), BIAS (is there a
+// beta), RESIDUAL, BEFORE, AFTER (is there such a dropout), DX, DRES, DGAMMA, DBETA (which gradients are
+// wanted). A row is read once and kept in registers.
 
 struct Params {
   Drop before, after;
@@ -89,9 +90,10 @@ KERNEL add_norm_forward(const T* __restrict__ x, const T* __restrict__ gamma, co
   }
 }
 
-// dz = rstd (g - mean(g) - xhat mean(g xhat)), g = drop_after(dy) gamma; dresidual = dz, dx = drop_before(dz). A block has every
-// gridDim.x-th group of rows, and keeps its part of dgamma and dbeta.
-// gamma (cols), key (5), dy, xhat (rows, cols), rstd (rows) -> dx, dresidual (rows, cols), sums (blocks, 2, cols) f32
+// dz = rstd (g - mean(g) - xhat mean(g xhat)), g = drop_after(dy) gamma; dresidual = dz, dx =
+// drop_before(dz). A block has every gridDim.x-th group of rows, and keeps its part of dgamma and dbeta.
+// gamma (cols), key (5), dy, xhat (rows, cols), rstd (rows) -> dx, dresidual (rows, cols), sums (blocks, 2,
+// cols) f32
 KERNEL add_norm_backward(const T* __restrict__ gamma, const u32* __restrict__ key, const T* __restrict__ dy,
                          const T* __restrict__ xhat, const float* __restrict__ rstd, G* __restrict__ dx,
                          G* __restrict__ dresidual, float* __restrict__ sums, Params p) {
@@ -187,8 +189,8 @@ KERNEL add_norm_backward(const T* __restrict__ gamma, const u32* __restrict__ ke
   }
 }
 
-// dgamma and dbeta from the parts of all blocks (p.rows of them): a block has 32 columns, its warps share out the parts.
-// sums (blocks, 2, cols) f32 -> dgamma, dbeta (cols)
+// dgamma and dbeta from the parts of all blocks (p.rows of them): a block has 32 columns, its warps share out
+// the parts. sums (blocks, 2, cols) f32 -> dgamma, dbeta (cols)
 KERNEL add_norm_sum(const float* __restrict__ sums, P* __restrict__ dgamma, P* __restrict__ dbeta, Params p) {
   constexpr u32 WARPS = THREADS / 32;
   __shared__ float parts[2][WARPS][32];

@@ -1,18 +1,21 @@
-// The backward pass; stands behind attention.cu, whose constants it needs, and G (type of the gradient), STAGES, LIMIT.
-// PASS 1: attention_backward, where one block has a whole sequence of at most LIMIT tokens; 2: attention_backward_q and then
-// attention_backward_kv, for sequences longer than that. The tokens that go by are in STAGES buffers.
+// The backward pass; stands behind attention.cu, whose constants it needs, and G (type of the gradient),
+// STAGES, LIMIT. PASS 1: attention_backward, where one block has a whole sequence of at most LIMIT tokens; 2:
+// attention_backward_q and then attention_backward_kv, for sequences longer than that. The tokens that go by
+// are in STAGES buffers.
 //
-// With P the probabilities, m the mask, D = rowsum(do o): dV = (P m)^T do; dS = P (m (do V^T) - D); dQ = scale dS K;
-// dK = scale dS^T Q.
+// With P the probabilities, m the mask, D = rowsum(do o): dV = (P m)^T do; dS = P (m (do V^T) - D); dQ =
+// scale dS K; dK = scale dS^T Q.
 
-// A warp has sixteen keys, not queries: dK and dV of a key are sums over queries, so they stay in the warp's registers, and no two
-// warps add to the same sum. Only dQ, a sum over keys, crosses warps. That is why dS goes through shared memory, or why, for long
-// sequences, another kernel computes the scores again: with atomics the order of the sums would change from run to run.
+// A warp has sixteen keys, not queries: dK and dV of a key are sums over queries, so they stay in the warp's
+// registers, and no two warps add to the same sum. Only dQ, a sum over keys, crosses warps. That is why dS
+// goes through shared memory, or why, for long sequences, another kernel computes the scores again: with
+// atomics the order of the sums would change from run to run.
 
 constexpr u32 DS_ROW = TILE + 8;
 DEVICE u32 long_tiles(u32 length) { return length > LIMIT ? own_tiles(length) : 0; }
 
-// sums[r] = do_r o_r for `count` rows of one head, of which `rows` exist; the rest becomes 0. By the block or a warp.
+// sums[r] = do_r o_r for `count` rows of one head, of which `rows` exist; the rest becomes 0. By the block or
+// a warp.
 template <u32 BY = THREADS> DEVICE void rowsums(float* sums, const T* dy, const T* o, u32 stride, u32 rows, u32 count) {
   constexpr u32 N = D % 8 == 0 ? 8 : 1, LANES = D > 32 ? 8 : 4;
   const u32 lane = threadIdx.x % LANES;
@@ -61,8 +64,9 @@ template <u32 N> DEVICE void queries_kept(u32 (&bits)[N], const Mask& m, u32 que
   }
 }
 
-// What 8 N queries do to the gradients of sixteen keys, of which key0 is the first; fs becomes dS. The tiles of keys begin at
-// these, `norms` and `sums` (log of the softmax's sum and D) at the queries, which are counted from q0.
+// What 8 N queries do to the gradients of sixteen keys, of which key0 is the first; fs becomes dS. The tiles
+// of keys begin at these, `norms` and `sums` (log of the softmax's sum and D) at the queries, which are
+// counted from q0.
 template <u32 N, class Keep>
 DEVICE void keys_step(float (&dk)[2 * DEPTH][4], float (&dv)[2 * DEPTH][4], u32 (&fs)[N / 2][4], const T* tile_k,
                       const T* tile_v, const T* tile_q, const T* tile_do, const float* norms, const float* sums,
@@ -187,14 +191,15 @@ DEVICE void backward_short(const T* qkv, const u32* key, const T* o, const float
   write(dq, stride, rows, 0, sum, p.scale, p.scale, p.add != 0);
 }
 
-// dK and dV of OWN keys, queries going by; and dQ, if the block has the WHOLE sequence, its keys OWN at a time: then dQ of
-// more than OWN keys is added up in shared memory, where each lane finds its own fragments again.
-// Shared: 2 OWN ROW elements of K and V, OWN DS_ROW of dS (if WHOLE), STAGES 2 TILE ROW of q and do; f32: lse and D of the
-// queries (WHOLE: LIMIT rounded up to tiles, twice; else STAGES 2 TILE); if LIMIT > OWN, as many rows of DP for dQ.
+// dK and dV of OWN keys, queries going by; and dQ, if the block has the WHOLE sequence, its keys OWN at a
+// time: then dQ of more than OWN keys is added up in shared memory, where each lane finds its own fragments
+// again. Shared: 2 OWN ROW elements of K and V, OWN DS_ROW of dS (if WHOLE), STAGES 2 TILE ROW of q and do;
+// f32: lse and D of the queries (WHOLE: LIMIT rounded up to tiles, twice; else STAGES 2 TILE); if LIMIT >
+// OWN, as many rows of DP for dQ.
 template <bool WHOLE>
 DEVICE void keys_backward(const T* qkv, const u32* key, const T* o, const float* lse, const T* dy, G* dqkv,
                           const float* delta, const Params& p, u32 first, u32 length, u32 begin) {
-  constexpr u32 HELD = WHOLE ? (LIMIT + TILE - 1) / TILE * TILE : STAGES * TILE;
+  constexpr u32 QUERIES = WHOLE ? (LIMIT + TILE - 1) / TILE * TILE : STAGES * TILE;
   const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32, head = blockIdx.y;
   const u32 hidden = p.heads * D, stride = 3 * hidden;
   const T* q = qkv + (size_t)first * stride + head * D;
@@ -207,8 +212,8 @@ DEVICE void keys_backward(const T* qkv, const u32* key, const T* o, const float*
   T* tiles_q = tile_ds + (WHOLE ? OWN * DS_ROW : 0);
   T* tiles_do = tiles_q + STAGES * TILE * ROW;
   float* held_lse = (float*)(tiles_do + STAGES * TILE * ROW);
-  float* held_delta = held_lse + HELD;
-  float4* held_dq = (float4*)(held_delta + HELD);
+  float* held_delta = held_lse + QUERIES;
+  float4* held_dq = (float4*)(held_delta + QUERIES);
 
   auto fetch_queries = [&](u32 tile) {
     const u32 stage = STAGES == 1 ? 0 : tile % STAGES, q0 = tile * TILE;

@@ -1,12 +1,13 @@
-// o = drop(softmax(scale q k^T)) v over packed sequences: see src/ops/attention. For 16-bit elements, on tensor cores.
-// Stands behind attention.common.cu. Constants: those, T, TILE, SHARE (1: short sequences share blocks), PASS (0 here; the
-// backward pass uses this file with others).
+// o = drop(softmax(scale q k^T)) v over packed sequences: see src/ops/attention. For 16-bit elements, on
+// tensor cores. Stands behind attention.common.cu. Constants: those, T, TILE, SHARE (1: short sequences share
+// blocks), PASS (0 here; the backward pass uses this file with others).
 //
-// A block owns OWN tokens (queries, or keys), sixteen a warp; the tokens of the other side go by, TILE at a time. Fragments
-// of one product are operands of the next without going through shared memory, except dS for dQ.
+// A block owns OWN tokens (queries, or keys), sixteen a warp; the tokens of the other side go by, TILE at a
+// time. Fragments of one product are operands of the next without going through shared memory, except dS for
+// dQ.
 //
-// Where sequences are short, a block has several: a warp has sixteen tokens of one and looks at no other, so that neighbours
-// cannot matter. To the bit it is what a block of its own finds, which adds only zeros to it.
+// Where sequences are short, a block has several: a warp has sixteen tokens of one and looks at no other, so
+// that neighbours cannot matter. To the bit it is what a block of its own finds, which adds only zeros to it.
 
 constexpr u32 OWN = 16 * WARPS;
 constexpr u32 DEPTH = (D + 15) / 16, DP = 16 * DEPTH;  // sixteenths of a row, padded with zeros
@@ -19,8 +20,8 @@ static_assert(TILE == 32 || TILE == 64, "the mask's words are shared for these")
 
 // ---- Tiles in shared memory.
 
-// ROWS rows of one head, of which `rows` exist; from's rows are `stride` apart. What does not exist becomes 0. BY threads
-// do it, those of the block or of a warp (32).
+// ROWS rows of one head, of which `rows` exist; from's rows are `stride` apart. What does not exist
+// becomes 0. BY threads do it, those of the block or of a warp (32).
 template <u32 ROWS, u32 BY = THREADS> DEVICE void fetch(T* to, const T* from, u32 stride, u32 rows) {
   const u32 thread = BY == THREADS ? threadIdx.x : lane_unknown();
   if constexpr (D % 8 == 0) {
@@ -29,7 +30,8 @@ template <u32 ROWS, u32 BY = THREADS> DEVICE void fetch(T* to, const T* from, u3
     for (u32 i = 0; i < ceil_div(COUNT, BY); i++) {
       const u32 c = thread + i * BY;
       if (COUNT % BY != 0 && c >= COUNT) break;
-      // Along the rows if eight chunks are whole rows' parts, else down eight rows: no bank is met twice either way.
+      // Along the rows if eight chunks are whole rows' parts, else down eight rows: no bank is met twice
+      // either way.
       const u32 row = CHUNKS % 8 == 0 ? c / CHUNKS : c / (8 * CHUNKS) * 8 + c % 8;
       const u32 chunk = CHUNKS % 8 == 0 ? c % CHUNKS : c / 8 % CHUNKS;
       const bool in = row < rows && chunk * 8 < D;
@@ -43,8 +45,8 @@ template <u32 ROWS, u32 BY = THREADS> DEVICE void fetch(T* to, const T* from, u3
   }
 }
 
-// ---- Products. For fragments see multiply_add in the prelude: of sums (16 x 8), lane 4 g + t has rows g and g + 8, columns 2 t and
-// 2 t + 1. s[j][e] is the sum of row g + e / 2 * 8 and column 8 j + 2 t + e % 2:
+// ---- Products. For fragments see multiply_add in the prelude: of sums (16 x 8), lane 4 g + t has rows g and
+// g + 8, columns 2 t and 2 t + 1. s[j][e] is the sum of row g + e / 2 * 8 and column 8 j + 2 t + e % 2:
 //
 //              8j+2t   8j+2t+1
 //   row g      s[j][0]  s[j][1]     a row's sums are in the four lanes 4 g to 4 g + 3: its maximum and its total take two
@@ -56,17 +58,17 @@ DEVICE void rows_operand(u32 (&a)[DEPTH][4], const T* tile) {
 #pragma unroll
   for (u32 k = 0; k < DEPTH; k++) load_matrices(a[k], tile + lane % 16 * ROW + k * 16 + lane / 16 * 8);
 }
-template <class A> constexpr bool HELD = false;
-template <> constexpr bool HELD<u32[DEPTH][4]> = true;
+template <class A> constexpr bool IN_REGISTERS = false;
+template <> constexpr bool IN_REGISTERS<u32[DEPTH][4]> = true;
 // s (16, 8 N) = a b^T, where b (8 N, DP) is of a tile and a sixteen rows of one, there or already an operand.
 template <u32 N, class A> DEVICE void scores(float (&s)[N][4], const A& a, const T* b) {
   const u32 lane = threadIdx.x % 32;
 #pragma unroll
   for (u32 j = 0; j < N; j++) s[j][0] = s[j][1] = s[j][2] = s[j][3] = 0.f;
-#pragma unroll HELD<A> ? DEPTH : UNROLL
+#pragma unroll IN_REGISTERS<A> ? DEPTH : UNROLL
   for (u32 k = 0; k < DEPTH; k++) {
     u32 fa[4];
-    if constexpr (HELD<A>) {
+    if constexpr (IN_REGISTERS<A>) {
 #pragma unroll
       for (u32 i = 0; i < 4; i++) fa[i] = a[k][i];
     } else {
@@ -94,8 +96,8 @@ template <u32 N> DEVICE void accumulate(float (&d)[2 * DEPTH][4], const u32 (&a)
       multiply_add<T>(d[2 * j + 1], a[k], fb[2], fb[3]);
     }
 }
-// Sums as the left operand of the next product: two tiles of eight columns make a left operand 16 deep, a[0] and a[1] from the
-// first, a[2] and a[3] from the second. Every lane keeps what it has.
+// Sums as the left operand of the next product: two tiles of eight columns make a left operand 16 deep, a[0]
+// and a[1] from the first, a[2] and a[3] from the second. Every lane keeps what it has.
 template <u32 N> DEVICE void narrow_sums(u32 (&a)[N][4], const float (&s)[2 * N][4]) {
 #pragma unroll
   for (u32 j = 0; j < 2 * N; j++)
@@ -103,16 +105,17 @@ template <u32 N> DEVICE void narrow_sums(u32 (&a)[N][4], const float (&s)[2 * N]
     for (u32 h = 0; h < 2; h++) a[j / 2][j % 2 * 2 + h] = narrow2<T>(s[j][2 * h], s[j][2 * h + 1]);
 }
 
-// Columns col0 to col0 + 8 N of sixteen rows, of which `rows` exist, times a factor for rows g and one for rows g + 8.
+// Columns col0 to col0 + 8 N of sixteen rows, of which `rows` exist, times a factor for rows g and one for
+// rows g + 8.
 template <u32 N, class E>
 DEVICE void write(E* to, u32 stride, u32 rows, u32 col0, const float (&d)[N][4], float f0, float f1, bool add) {
   const u32 lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
   const float factor[2] = {f0, f1};
   if constexpr (sizeof(E) == 2 && D % 8 == 0 && N % 4 == 0) {
     if (!add) {
-      // Four neighbouring lanes have two columns each of four groups of eight; each gets one group, sixteen bytes. The words of four
-      // lanes are transposed in two rounds, between lanes 2 and 1 apart; in each a lane sends the half that it does not keep. Word
-      // gp is pair p of columns of group g:
+      // Four neighbouring lanes have two columns each of four groups of eight; each gets one group, sixteen
+      // bytes. The words of four lanes are transposed in two rounds, between lanes 2 and 1 apart; in each a
+      // lane sends the half that it does not keep. Word gp is pair p of columns of group g:
       //
       //   lane 0   00 10 20 30          00 01 02 03
       //   lane 1   01 11 21 31    ->    10 11 12 13
@@ -154,8 +157,8 @@ DEVICE void write(E* to, u32 stride, u32 rows, u32 col0, const float (&d)[N][4],
     }
 }
 
-// For sums with queries as rows and 16 N keys: all that four neighbouring lanes need, each drawing a quarter of it. Of element
-// (j, 2 h + e) it is bit j % 2 * 16 + h * 8 + e of word j / 2.
+// For sums with queries as rows and 16 N keys: all that four neighbouring lanes need, each drawing a quarter
+// of it. Of element (j, 2 h + e) it is bit j % 2 * 16 + h * 8 + e of word j / 2.
 template <u32 N> DEVICE void keys_kept(u32 (&bits)[N], const Mask& m, u32 query, u32 block) {
   const u32 lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
   u32 mine = 0;
@@ -183,14 +186,15 @@ template <u32 N> DEVICE void keys_kept(u32 (&bits)[N], const Mask& m, u32 query,
   }
 }
 
-// ---- Forward: OWN queries, keys and values going by, the softmax kept up to date (Milakov and Gimelshein 2018).
+// ---- Forward: OWN queries, keys and values going by, the softmax kept up to date (Milakov and Gimelshein
+// 2018).
 
 // The softmax of sixteen rows, as far as it has come: the highest score and the sum of rows g and g + 8.
 struct Softmax {
   float top[2] = {NEG_INF, NEG_INF}, total[2] = {0.f, 0.f};
 };
-// Takes in 8 N scores a row and makes probabilities of them, less those dropped; what was summed up so far fades to match.
-// Keys are counted from k0.
+// Takes in 8 N scores a row and makes probabilities of them, less those dropped; what was summed up so far
+// fades to match. Keys are counted from k0.
 template <u32 N>
 DEVICE void take(Softmax& to, float (&out)[2 * DEPTH][4], float (&s)[N][4], const Mask& mask, float scale, u32 query, u32 k0) {
 #pragma unroll
@@ -204,8 +208,8 @@ DEVICE void take(Softmax& to, float (&out)[2 * DEPTH][4], float (&s)[N][4], cons
     // With a window nothing may be in sight yet; infinity less infinity is no number.
     const float base = WINDOW != 0 && now == NEG_INF ? 0.f : now, fade = exp2_fast(to.top[h] - base);
     to.top[h] = now;
-    // The total is the lane's own part. It is added up over the four lanes of a row only once, in `conclude`: the factors that it
-    // fades by are the same for all four.
+    // The total is the lane's own part. It is added up over the four lanes of a row only once, in `conclude`:
+    // the factors that it fades by are the same for all four.
     to.total[h] *= fade;
 #pragma unroll
     for (u32 j = 0; j < 2 * DEPTH; j++) out[j][2 * h] *= fade, out[j][2 * h + 1] *= fade;
@@ -300,8 +304,8 @@ DEVICE void forward_short(const T* qkv, const u32* key, T* o, float* lse, const 
   conclude(o, lse, softmax, out, mask, p, at, query);
 }
 
-// qkv (tokens, 3, heads, D), bounds (seqs + 1), key (5) -> o (tokens, heads, D), lse (heads tokens).
-// Grid: (blocks, heads), enough for all tiles. Shared: (OWN + 2 TILE) ROW elements; if SHARE, 3 OWN ROW at least.
+// qkv (tokens, 3, heads, D), bounds (seqs + 1), key (5) -> o (tokens, heads, D), lse (heads tokens). Grid:
+// (blocks, heads), enough for all tiles. Shared: (OWN + 2 TILE) ROW elements; if SHARE, 3 OWN ROW at least.
 ATTENTION attention_forward(const T* __restrict__ qkv, const u32* __restrict__ bounds, const u32* __restrict__ key,
                          T* __restrict__ o, float* __restrict__ lse, Params p) {
   if constexpr (PASS == 0) {
@@ -331,8 +335,9 @@ ATTENTION attention_forward(const T* __restrict__ qkv, const u32* __restrict__ b
     for (u32 k0 = from; k0 < upto; k0 += TILE) {
       const bool more = k0 + TILE < upto;
       float s[TILE / 8][4];
-      // Groups of copies are committed keys, values, keys, values, so waiting for all but the newest leaves the other kind under
-      // way: values arrive while scores are computed, the next keys during the softmax and the sum over values.
+      // Groups of copies are committed keys, values, keys, values, so waiting for all but the newest leaves
+      // the other kind under way: values arrive while scores are computed, the next keys during the softmax
+      // and the sum over values.
       copies_wait<1>();
       __syncthreads();  // keys have landed
       if (busy) {

@@ -1,8 +1,9 @@
-// o = drop(softmax(scale q k^T)) v over packed sequences, in f32 arithmetic: see src/ops/attention. Stands behind
-// attention.rows.cu. Constants: those, T (elements), G (those of the gradient), SHARE (1: short sequences share blocks, for which
-// EACH is 4 or 8), PASS (0 forward, 1 backward).
+// o = drop(softmax(scale q k^T)) v over packed sequences, in f32 arithmetic: see src/ops/attention. Stands
+// behind attention.rows.cu. Constants: those, T (elements), G (those of the gradient), SHARE (1: short
+// sequences share blocks, for which EACH is 4 or 8), PASS (0 forward, 1 backward).
 //
-// A block owns queries, or keys. Where sequences are short, a block has several, and a warp looks at its own only: see attention.cu.
+// A block owns queries, or keys. Where sequences are short, a block has several, and a warp looks at its own
+// only: see attention.cu.
 
 DEVICE u32 own_tiles(u32 length) { return ceil_div(length, OWN); }
 DEVICE Place place_of(const u32* bounds, u32 seqs) {
@@ -113,10 +114,12 @@ ATTENTION attention_plain_forward(const T* __restrict__ qkv, const u32* __restri
   }
 }
 
-// ---- Backward. With P the probabilities, m the mask, D = rowsum(do o): dS = P (m (do V^T) - D). Own queries: dQ = scale dS K;
-// own keys (KV): dV = (P m)^T do, dK = scale dS^T Q. Both products of scores take the own tokens' rows by the other side's.
+// ---- Backward. With P the probabilities, m the mask, D = rowsum(do o): dS = P (m (do V^T) - D). Own
+// queries: dQ = scale dS K; own keys (KV): dV = (P m)^T do, dK = scale dS^T Q. Both products of scores take
+// the own tokens' rows by the other side's.
 
-// What a warp's tokens have been given so far, and what of its queries is known: the logarithm of the softmax's sum, and D.
+// What a warp's tokens have been given so far, and what of its queries is known: the logarithm of the
+// softmax's sum, and D.
 struct Given {
   float out0[EACH][COLS] = {}, out1[EACH][COLS] = {}, norm[EACH], sums[EACH];
 };
@@ -259,7 +262,8 @@ DEVICE void backward_rows(const T* qkv, const u32* bounds, const u32* key, const
   if (busy) write_given<KV>(dqkv, given, mask, p, at, mine);
 }
 
-// The same grid. dy (tokens, heads, D) -> dqkv (tokens, 3, heads, D); delta = rowsum(do o) (heads tokens) for the next.
+// The same grid. dy (tokens, heads, D) -> dqkv (tokens, 3, heads, D); delta = rowsum(do o) (heads tokens) for
+// the next.
 ATTENTION attention_plain_backward_q(const T* __restrict__ qkv, const u32* __restrict__ bounds,
                                      const u32* __restrict__ key, const T* __restrict__ o, const float* __restrict__ lse,
                                      const T* __restrict__ dy, G* __restrict__ dqkv, float* __restrict__ delta, Params p) {

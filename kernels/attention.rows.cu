@@ -1,5 +1,6 @@
-// What attention in f32 arithmetic has in common, whatever the tensors are stored in: attention.plain.cu, favor.cu and
-// relative_attention.cu stand behind this, and this behind attention.common.cu. Constants: those, EACH (2, 4 or 8 rows a warp).
+// What attention in f32 arithmetic has in common, whatever the tensors are stored in: attention.plain.cu,
+// favor.cu and relative_attention.cu stand behind this, and this behind attention.common.cu. Constants:
+// those, EACH (2, 4 or 8 rows a warp).
 //
 // A block owns OWN rows, EACH a warp; the rows of the other side go by, 32 at a time, one a lane.
 
@@ -7,7 +8,8 @@ constexpr u32 OWN = EACH * WARPS, TILE = 32;
 constexpr u32 COLS = (D + 31) / 32, WIDTH = 32 * COLS;  // columns of a lane; a row, padded with zeros
 constexpr u32 LINE = WIDTH + 4, PROBS = TILE + 4;       // rows in shared memory: no bank is met twice
 
-// The block's tile of OWN tokens: where its sequence begins in the batch, its length, and the first token of the tile in it.
+// The block's tile of OWN tokens: where its sequence begins in the batch, its length, and the first token of
+// the tile in it.
 struct Tile {
   u32 first, length, begin;
 };
@@ -16,8 +18,8 @@ DEVICE Tile own_tile(const u32* bounds, u32 seqs) {
   return Tile{at.first, at.length, at.tile * OWN};
 }
 
-// Rows of one head, of which `rows` exist, `stride` apart, plus a bias if there is one; what does not exist becomes 0. By the block
-// or a warp (32).
+// Rows of one head, of which `rows` exist, `stride` apart, plus a bias if there is one; what does not exist
+// becomes 0. By the block or a warp (32).
 template <u32 ROWS, u32 BY = THREADS, class E>
 DEVICE void fetch(float* to, const E* from, u32 stride, u32 rows, const E* plus = nullptr) {
   for (u32 i = threadIdx.x % BY; i < ROWS * WIDTH; i += BY) {

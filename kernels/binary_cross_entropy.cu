@@ -1,5 +1,6 @@
-// loss = scale sum_rc w_c (t (1 - p)^gamma a + (1 - t) p^gamma b), a = -ln p, b = -ln (1 - p): see src/ops/binary_cross_entropy.rs.
-// Constants: T (logits), G (dlogits), WEIGHTED, FOCAL (0 or 1). Targets, scale, weights and losses are f32.
+// loss = scale sum_rc w_c (t (1 - p)^gamma a + (1 - t) p^gamma b), a = -ln p, b = -ln (1 - p): see
+// src/ops/binary_cross_entropy.rs. Constants: T (logits), G (dlogits), WEIGHTED, FOCAL (0 or 1). Targets,
+// scale, weights and losses are f32.
 
 struct Params {
   u32 n, classes, add;
@@ -38,24 +39,24 @@ KERNEL binary_cross_entropy_forward(const T* __restrict__ z, const float* __rest
   if (threadIdx.x == 0) loss[0] = scale[0] * sum;
 }
 
-// dz = dloss scale w ((1 - t) p^gamma (p + gamma (1 - p) b) - t (1 - p)^gamma (1 - p + gamma p a)), p - t without a focus.
-// z, goal (n), scale (1), weights (classes), dloss (1) -> dz (n)
+// dz = dloss scale w ((1 - t) p^gamma (p + gamma (1 - p) b) - t (1 - p)^gamma (1 - p + gamma p a)), p - t
+// without a focus. z, goal (n), scale (1), weights (classes), dloss (1) -> dz (n)
 KERNEL binary_cross_entropy_backward(const T* __restrict__ z, const float* __restrict__ goal, const float* __restrict__ scale,
                                      const float* __restrict__ weights, const float* __restrict__ dloss, G* __restrict__ dz,
                                      Params p) {
   const u32 i = blockIdx.x * THREADS + threadIdx.x;
   if (i >= p.n) return;
   const float v = widen(z[i]), t = goal[i];
-  float slope;
+  float gradient;
   if constexpr (FOCAL) {
     const Surprises s = surprises(v);
     const float q = expf(-s.a), rest = expf(-s.b);
-    slope = (1.f - t) * expf(-p.gamma * s.a) * (q + p.gamma * rest * s.b) - t * expf(-p.gamma * s.b) * (rest + p.gamma * q * s.a);
+    gradient = (1.f - t) * expf(-p.gamma * s.a) * (q + p.gamma * rest * s.b) - t * expf(-p.gamma * s.b) * (rest + p.gamma * q * s.a);
     // The larger of zero and a NaN is zero.
-    if (v != v) slope = v;
+    if (v != v) gradient = v;
   } else {
-    slope = 1.f / (1.f + expf(-v)) - t;
+    gradient = 1.f / (1.f + expf(-v)) - t;
   }
-  const float d[1] = {scale[0] * dloss[0] * weight(weights, p, i) * slope};
+  const float d[1] = {scale[0] * dloss[0] * weight(weights, p, i) * gradient};
   put(dz + i, d, p.add);
 }

@@ -45,7 +45,8 @@ DEVICE float pull(const Targets& targets, const Params& p, u32 row, u32 c, float
   return v;
 }
 
-// logits (rows, classes), target u32 (rows) or f32 (rows, classes), weights (classes) f32 -> lse, each (rows) f32
+// logits (rows, classes), target u32 (rows) or f32 (rows, classes), weights (classes) f32 -> lse, each (rows)
+// f32
 KERNEL cross_entropy_forward(const T* __restrict__ logits, const u32* __restrict__ target, const float* __restrict__ weights,
                              float* __restrict__ lse, float* __restrict__ each, Params p) {
   const u32 row = blockIdx.x * (THREADS / 32) + threadIdx.x / 32, lane = threadIdx.x % 32;

@@ -1,13 +1,14 @@
-// y[t] = word[ids[t]] + position[positions[t] + first] + kind[types[t]]: see src/ops/embed.rs.
-// Constants: T (tables and y), G (a table's gradient), VEC (elements of an access), TABLES (how many of the three there are),
-// BLANK (is there a record of where gradients are zero).
+// y[t] = word[ids[t]] + position[positions[t] + first] + kind[types[t]]: see src/ops/embed.rs. Constants: T
+// (tables and y), G (a table's gradient), VEC (elements of an access), TABLES (how many of the three there
+// are), ZERO_BLOCKS (is there a record of where gradients are zero).
 
 struct Params {
   u32 tokens, cols;
   // Rows of the three tables; in the backward pass the first is that of the table at hand.
   u32 rows, positions, kinds;
   u32 add;
-  // Row of the position table for position 0; in the backward pass what is added to the indices into the table at hand.
+  // Row of the position table for position 0; in the backward pass what is added to the indices into the
+  // table at hand.
   u32 first;
   // Where the table's gradient begins in its arena, in 64 elements.
   u32 origin;
@@ -46,9 +47,9 @@ KERNEL embed_forward(const u32* __restrict__ ids, const u32* __restrict__ positi
   store(y + (u64)t * p.cols + c, sum);
 }
 
-// The tokens sorted by their row, those of one row in their own order: a token's place is how many stand before it. Quadratic,
-// but of integers in shared memory: 4,096 tokens are some microseconds, and nothing has to be sorted on the host.
-// ids (tokens) -> order (tokens)
+// The tokens sorted by their row, those of one row in their own order: a token's place is how many stand
+// before it. Quadratic, but of integers in shared memory: 4,096 tokens are some microseconds, and nothing has
+// to be sorted on the host. ids (tokens) -> order (tokens)
 KERNEL embed_rank(const u32* __restrict__ ids, u32* __restrict__ order, Params p) {
   __shared__ u32 others[THREADS];
   const u32 t = blockIdx.x * THREADS + threadIdx.x;
@@ -67,15 +68,15 @@ KERNEL embed_rank(const u32* __restrict__ ids, u32* __restrict__ order, Params p
   if (t < p.tokens) order[before] = t;
 }
 
-// Elements of the arena that a bit of `blank` stands for.
+// Elements of the arena that a bit of `zero_blocks` stands for.
 constexpr u32 LIVE = 512;
 
-// Zeroes what of a table is not known to be zero, and marks the blocks that lie in it wholly. A block of threads a word.
-// table (rows, cols), blank (arena / 16384) -> table, blank
-KERNEL embed_clear(G* __restrict__ table, u32* __restrict__ blank, Params p) {
+// Zeroes what of a table is not known to be zero, and marks the blocks that lie in it wholly. A block of
+// threads a word. table (rows, cols), zero_blocks (arena / 16384) -> table, zero_blocks
+KERNEL embed_clear(G* __restrict__ table, u32* __restrict__ zero_blocks, Params p) {
   const u64 from = (u64)p.origin * 64, to = from + (u64)p.rows * p.cols;
   const u64 word = from / (32 * LIVE) + blockIdx.x;
-  const u32 before = blank[word];
+  const u32 before = zero_blocks[word];
   u32 after = before;
   for (u32 b = 0; b < 32; b++) {
     const u64 begin = (word * 32 + b) * LIVE, end = begin + LIVE;
@@ -91,24 +92,26 @@ KERNEL embed_clear(G* __restrict__ table, u32* __restrict__ blank, Params p) {
     if (begin >= from && end <= to) after |= 1u << b;
   }
   __syncthreads();
-  if (threadIdx.x == 0 && after != before) blank[word] = after;
+  if (threadIdx.x == 0 && after != before) zero_blocks[word] = after;
 }
 
-// Says that a row's columns from c on are not zero any more: one thread for each block that they touch. Atomic, because a word has the
-// bits of blocks of other rows too. Bits are only cleared here, so their order does not matter, and the next kernel sees them all.
-DEVICE void unmark(u32* blank, u32 row, u32 c, const Params& p) {
+// Says that a row's columns from c on are not zero any more: one thread for each block that they touch.
+// Atomic, because a word has the bits of blocks of other rows too. Bits are only cleared here, so their order
+// does not matter, and the next kernel sees them all.
+DEVICE void unmark(u32* zero_blocks, u32 row, u32 c, const Params& p) {
   const u64 at = (u64)p.origin * 64 + (u64)row * p.cols + c;
-  if (BLANK && (c == 0 || at % LIVE < VEC)) atomicAnd(blank + at / (32 * LIVE), ~(1u << (at / LIVE % 32)));
+  if (ZERO_BLOCKS && (c == 0 || at % LIVE < VEC)) atomicAnd(zero_blocks + at / (32 * LIVE), ~(1u << (at / LIVE % 32)));
 }
 
 // Sorted tokens that one block adds up.
 constexpr u32 CHUNK = 32;
 
-// The gradient of one table. A run of tokens of one row that lies within a chunk goes to the table; of a run that goes beyond,
-// each chunk keeps its part: in parts[0] if the run began before, in parts[1] if it begins here.
-// ids, order (tokens); dy (tokens, cols) -> table (rows, cols), parts (chunks, 2, cols) f32, blank
+// The gradient of one table. A run of tokens of one row that lies within a chunk goes to the table; of a run
+// that goes beyond, each chunk keeps its part: in parts[0] if the run began before, in parts[1] if it begins
+// here. ids, order (tokens); dy (tokens, cols) -> table (rows, cols), parts (chunks, 2, cols) f32,
+// zero_blocks
 KERNEL embed_sum(const u32* __restrict__ ids, const u32* __restrict__ order, const T* __restrict__ dy, G* __restrict__ table,
-                 float* __restrict__ parts, u32* __restrict__ blank, Params p) {
+                 float* __restrict__ parts, u32* __restrict__ zero_blocks, Params p) {
   const u32 c = (blockIdx.y * THREADS + threadIdx.x) * VEC;
   if (c >= p.cols) return;
   const u32 first = blockIdx.x * CHUNK, end = min(first + CHUNK, p.tokens);
@@ -129,7 +132,7 @@ KERNEL embed_sum(const u32* __restrict__ ids, const u32* __restrict__ order, con
       store(mine + p.cols, sum);
     } else if (row < p.rows - p.first) {
       put(table + (u64)(row + p.first) * p.cols + c, sum, p.add);
-      unmark(blank, row + p.first, c, p);
+      unmark(zero_blocks, row + p.first, c, p);
     }
     began_before = false;
 #pragma unroll
@@ -137,9 +140,10 @@ KERNEL embed_sum(const u32* __restrict__ ids, const u32* __restrict__ order, con
   }
 }
 
-// Puts the parts of runs together that go beyond their chunk, in order: the chunk where a run begins adds those after it.
+// Puts the parts of runs together that go beyond their chunk, in order: the chunk where a run begins adds
+// those after it.
 KERNEL embed_carry(const u32* __restrict__ ids, const u32* __restrict__ order, G* __restrict__ table,
-                   const float* __restrict__ parts, u32* __restrict__ blank, Params p) {
+                   const float* __restrict__ parts, u32* __restrict__ zero_blocks, Params p) {
   const u32 c = (blockIdx.y * THREADS + threadIdx.x) * VEC;
   if (c >= p.cols) return;
   const u32 first = blockIdx.x * CHUNK, end = min(first + CHUNK, p.tokens);
@@ -158,5 +162,5 @@ KERNEL embed_carry(const u32* __restrict__ ids, const u32* __restrict__ order, G
     if (chunk * CHUNK + CHUNK < p.tokens && ids[order[chunk * CHUNK + CHUNK - 1]] != row) break;
   }
   put(table + (u64)(row + p.first) * p.cols + c, sum, p.add);
-  unmark(blank, row + p.first, c, p);
+  unmark(zero_blocks, row + p.first, c, p);
 }

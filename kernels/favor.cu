@@ -1,6 +1,6 @@
-// o = sum_j p_qj C_j, p_qj the softmax over features of w_j q' + L_j; C_j, L_j the softmax over keys of w_j k' - |k'|^2 / 2: see
-// src/ops/favor. Stands behind attention.rows.cu. Constants: its own, T, G (gradients), M (features), PASS (0 forward, 1
-// backward). A block owns features, queries or keys.
+// o = sum_j p_qj C_j, p_qj the softmax over features of w_j q' + L_j; C_j, L_j the softmax over keys of w_j
+// k' - |k'|^2 / 2: see src/ops/favor. Stands behind attention.rows.cu. Constants: its own, T, G (gradients),
+// M (features), PASS (0 forward, 1 backward). A block owns features, queries or keys.
 
 constexpr u32 BLOCKS_OF_FEATURES = (M + OWN - 1) / OWN;
 
@@ -15,15 +15,17 @@ DEVICE float square(const float* row) {
   return s;
 }
 
-// The other side of a block's rows: two matrices with `count` rows, and what is added to a row's scores, in powers of two.
+// The other side of a block's rows: two matrices with `count` rows, and what is added to a row's scores, in
+// powers of two.
 template <class X, class Y> struct Others {
   const X* first;
   const Y* second;
   u32 first_stride, second_stride, count;
 };
 
-// out = softmax(factor own first^T + bias) second over the other side's rows, top and total as they were at the end. `bias` gets
-// a row's number and the row itself. Shared: f32, (OWN + 64) LINE + OWN PROBS, the first OWN LINE filled.
+// out = softmax(factor own first^T + bias) second over the other side's rows, top and total as they were at
+// the end. `bias` gets a row's number and the row itself. Shared: f32, (OWN + 64) LINE + OWN PROBS, the first
+// OWN LINE filled.
 template <class X, class Y, class Bias>
 DEVICE void softmax_rows(float (&out)[EACH][COLS], float (&top)[EACH], float (&total)[EACH], float* own, bool busy, float factor,
                          const Others<X, Y>& other, Bias bias) {
@@ -63,8 +65,9 @@ DEVICE void softmax_rows(float (&out)[EACH][COLS], float (&top)[EACH], float (&t
     for (u32 c = 0; c < COLS; c++) out[r][c] /= total[r];
 }
 
-// With e = 2^(factor own0 first^T + own bias + other's bias) and g = e (own1 second^T + own addend + other's addend): out0 = g first,
-// out1 = e second if wanted, sums = rowsum(g). Shared: f32, (2 OWN + 64) LINE + 2 OWN PROBS, the first 2 OWN LINE filled.
+// With e = 2^(factor own0 first^T + own bias + other's bias) and g = e (own1 second^T + own addend + other's
+// addend): out0 = g first, out1 = e second if wanted, sums = rowsum(g). Shared: f32, (2 OWN + 64) LINE + 2
+// OWN PROBS, the first 2 OWN LINE filled.
 template <bool ZERO, bool ONE, class X, class Y, class Bias>
 DEVICE void gradient_rows(float (&out0)[EACH][COLS], float (&out1)[EACH][COLS], float (&sums)[EACH], float* own, u32 rows,
                           float factor, const float (&bias)[EACH], const float (&addend)[EACH], const Others<X, Y>& other,
@@ -172,7 +175,8 @@ ATTENTION favor_queries(const T* __restrict__ qkv, const u32* __restrict__ bound
   }
 }
 
-// Those and o, dy (tokens, heads, D) -> dq into dqkv (tokens, 3, heads, D), delta = rowsum(do o) (heads tokens). The same grid.
+// Those and o, dy (tokens, heads, D) -> dq into dqkv (tokens, 3, heads, D), delta = rowsum(do o) (heads
+// tokens). The same grid.
 ATTENTION favor_backward_q(const T* __restrict__ qkv, const u32* __restrict__ bounds, const float* __restrict__ w,
                            const float* __restrict__ table, const T* __restrict__ o, const float* __restrict__ lse,
                            const T* __restrict__ dy, G* __restrict__ dqkv, float* __restrict__ delta, Params p) {

@@ -1,7 +1,8 @@
-// norm = sqrt(sum g^2): see src/ops/global_norm.rs. Sums of chunks first, then their sum; one order. Constant: BLANK (is it there?).
+// norm = sqrt(sum g^2): see src/ops/global_norm.rs. Sums of chunks first, then their sum; one order.
+// Constant: ZERO_BLOCKS (is it there?).
 
 constexpr u32 CHUNK = 8192;
-// Elements of a bit of `blank`, which is set where they are all zero.
+// Elements of a bit of `zero_blocks`, which is set where they are all zero.
 constexpr u32 LIVE = 512;
 
 struct Params {
@@ -10,13 +11,13 @@ struct Params {
   u32 chunks;
 };
 
-// grad (n), blank (n / 16384) -> sums (chunks)
-KERNEL global_norm_chunks(const float* __restrict__ grad, float* __restrict__ sums, const u32* __restrict__ blank, Params p) {
+// grad (n), zero_blocks (n / 16384) -> sums (chunks)
+KERNEL global_norm_chunks(const float* __restrict__ grad, float* __restrict__ sums, const u32* __restrict__ zero_blocks, Params p) {
   __shared__ float parts[32];
   const u64 n = p.n_low | (u64)p.n_high << 32, first = (u64)blockIdx.x * CHUNK;
   float sum = 0.f;
   // A chunk is half a word's.
-  const u32 zeros = BLANK ? blank[blockIdx.x / 2] >> (blockIdx.x % 2 * 16) : 0;
+  const u32 zeros = ZERO_BLOCKS ? zero_blocks[blockIdx.x / 2] >> (blockIdx.x % 2 * 16) : 0;
   if (first + CHUNK <= n) {
 #pragma unroll 4
     for (u32 i = threadIdx.x * 4; i < CHUNK; i += THREADS * 4) {

@@ -1,11 +1,12 @@
-// y = act(x w^T + b) and its gradients: see src/ops/linear.
-// What all matrix products share, and the small kernels around them. The product itself, `linear_product`, is in one of
-// linear.tensor.cu (tensor cores), linear.plain.cu (f32 arithmetic), linear.hopper.cu (wgmma), put behind this file.
+// y = act(x w^T + b) and its gradients: see src/ops/linear. What all matrix products share, and the small
+// kernels around them. The product itself, `linear_matmul`, is in one of linear.tensor.cu (tensor cores),
+// linear.plain.cu (f32 arithmetic), linear.hopper.cu (wgmma), put behind this file.
 //
-// Constants of this file: T the elements of operands, bias and kept sums; C the elements of a product's result, D those of
-// the bias gradient; BIAS, KEEP, DB 0 or 1: whether there is a bias, whether the sums before the activation are written,
-// whether a product also gives the row sums of A; ACT: see the prelude; WIDE 4 where rows of the result have a multiple of four
-// elements, else 1; VEC the same with 8, for column sums.
+// Constants of this file: T the elements of operands, bias and kept sums; C the elements of a product's
+// result, D those of the bias gradient; BIAS, KEEP, DB 0 or 1: whether there is a bias, whether the sums
+// before the activation are written, whether a product also gives the row sums of A; ACT: see the prelude;
+// WIDE 4 where rows of the result have a multiple of four elements, else 1; VEC the same with 8, for column
+// sums.
 
 struct Params {
   u32 m, n, k;       // the result is (m, n), the sums run over k
@@ -15,8 +16,8 @@ struct Params {
   u32 add, add_db;   // whether the result, and the row sums, are added to what is there
 };
 
-// What becomes of N neighbouring sums that belong to element `at` of the result, in column `col`; `old` is what they are
-// added to.
+// What becomes of N neighbouring sums that belong to element `at` of the result, in column `col`; `old` is
+// what they are added to.
 template <u32 N>
 DEVICE void finish(float (&v)[N], const float (&old)[N], size_t at, u32 col, const T* bias, C* c, T* kept) {
   if constexpr (BIAS == 1) {
@@ -31,10 +32,10 @@ DEVICE void finish(float (&v)[N], const float (&old)[N], size_t at, u32 col, con
   store(c + at, v);
 }
 
-// Writes 16 x COLS sums that a warp holds as mma's accumulators. They go through `slice`, 16 COLS floats of shared memory of
-// the warp's own, so that lanes next to each other write next to each other. Four rows that are written at once have their
-// eights of columns exchanged, so that their banks differ: COLS is a multiple of 32, so without that column q of every row would be
-// in the same bank.
+// Writes 16 x COLS sums that a warp holds as mma's accumulators. They go through `slice`, 16 COLS floats of
+// shared memory of the warp's own, so that lanes next to each other write next to each other. Four rows that
+// are written at once have their eights of columns exchanged, so that their banks differ: COLS is a multiple
+// of 32, so without that column q of every row would be in the same bank.
 template <u32 COLS>
 DEVICE void finish_slab(const float (&sum)[COLS / 8][4], float* slice, u32 row, u32 col, const T* bias, C* c, T* kept,
                         const Params& p) {
@@ -71,8 +72,9 @@ DEVICE void finish_slab(const float (&sum)[COLS / 8][4], float* slice, u32 row, 
   }
 }
 
-// Which tile of a grid of rows x cols tiles a block takes: HIGH rows of tiles together, column by column, so that the
-// blocks that run at one time share operands in the L2 cache. Blocks start in the order of their numbers; with HIGH 2:
+// Which tile of a grid of rows x cols tiles a block takes: HIGH rows of tiles together, column by column, so
+// that the blocks that run at one time share operands in the L2 cache. Blocks start in the order of their
+// numbers; with HIGH 2:
 //
 //   0  2  4  6
 //   1  3  5  7      blocks 0 to 3 read two rows of tiles of A and two columns of B, instead of one row and four columns
@@ -83,7 +85,8 @@ template <u32 HIGH> DEVICE uint2 tile_of(u32 id, u32 rows, u32 cols) {
   return make_uint2(first + in % high, in / high);
 }
 
-// Adds up the parts of a product's sums, in order, and does what the product itself would have done with them.
+// Adds up the parts of a product's sums, in order, and does what the product itself would have done with
+// them.
 KERNEL linear_finish(const float* __restrict__ sums,  // (parts, m, n), then (parts, m) if DB
                      const T* __restrict__ bias,      // (n)
                      C* __restrict__ c,               // (m, n)
@@ -133,8 +136,8 @@ KERNEL linear_derive(const T* dy,                 // (m, n)
   }
 }
 
-// Sums over a part of the rows of dz, for a bias gradient by itself: a warp takes 32 VEC columns and every eighth row
-// (THREADS is 256), and the warps' sums are added in order.
+// Sums over a part of the rows of dz, for a bias gradient by itself: a warp takes 32 VEC columns and every
+// eighth row (THREADS is 256), and the warps' sums are added in order.
 KERNEL linear_columns(const T* __restrict__ dz,  // (m, n)
                       float* __restrict__ sums,  // (parts, n)
                       Params p) {

@@ -1,11 +1,12 @@
-// The product of linear.cu on Hopper (sm_90a), for T = bf16 or f16: c (m, n) = sum over k of A(m, k) B(k, n), sums in f32. One
-// warp asks for boxes of the operands, two groups of four warps multiply them (wgmma) and write 64 rows each.
+// The product of linear.cu on Hopper (sm_90a), for T = bf16 or f16: c (m, n) = sum over k of A(m, k) B(k, n),
+// sums in f32. One warp asks for boxes of the operands, two groups of four warps multiply them (wgmma) and
+// write 64 rows each.
 //
-// Constants: A_DOWN, B_DOWN 1 where neighbours in memory are neighbours along k: A is stored (m, k), else (k, m); B is
-// stored (n, k), else (k, n). TILE_N of a block, 128 or 256; its other sides are 128 and 64. STAGES tiles of k in shared
-// memory, BLOCKS of them that shall fit a multiprocessor. THREADS is 288.
-// Dynamic shared memory: STAGES (128 + TILE_N) 128 + 2,048 bytes.
-// Tensor maps: of the operands as they are stored, boxes of 64 x 64, swizzled over 128 bytes, zeros beyond the edges.
+// Constants: A_DOWN, B_DOWN 1 where neighbours in memory are neighbours along k: A is stored (m, k), else (k,
+// m); B is stored (n, k), else (k, n). TILE_N of a block, 128 or 256; its other sides are 128 and 64. STAGES
+// tiles of k in shared memory, BLOCKS of them that shall fit a multiprocessor. THREADS is 288. Dynamic shared
+// memory: STAGES (128 + TILE_N) 128 + 2,048 bytes. Tensor maps: of the operands as they are stored, boxes of
+// 64 x 64, swizzled over 128 bytes, zeros beyond the edges.
 
 constexpr u32 TILE_M = 128, TILE_K = 64;
 constexpr u32 BOX = 64 * 64;  // elements: 64 rows of 128 bytes
@@ -13,8 +14,9 @@ constexpr u32 STAGE = (TILE_M + TILE_N) / 64 * BOX, CONSUMERS = 256;
 static_assert(STAGES >= 2, "a stage is free again one step late");
 static_assert(THREADS == CONSUMERS + 32 && STAGES * STAGE * 2 >= CONSUMERS / 32 * 16 * 64 * 4, "room for the epilogue");
 
-// The operand of a product at depth k of a tile of boxes: 16 deep, rows (of A) or columns (of B) from the start of a box. A box is
-// 64 lines of 128 bytes, swizzled by TMA as in linear.tensor.cu (chunk c of line l in place c ^ l % 8), in groups of eight lines:
+// The operand of a product at depth k of a tile of boxes: 16 deep, rows (of A) or columns (of B) from the
+// start of a box. A box is 64 lines of 128 bytes, swizzled by TMA as in linear.tensor.cu (chunk c of line l
+// in place c ^ l % 8), in groups of eight lines:
 //
 //   DOWN 1, stored (m, k)                         DOWN 0, stored (k, m)
 //          k 0    ..    63                               m 0    ..    63       the next box: m 64 .. 127
@@ -23,18 +25,20 @@ static_assert(THREADS == CONSUMERS + 32 && STAGES * STAGE * 2 >= CONSUMERS / 32 
 //   m 8   +---------------+  1,024               k 8    +---------------+     +---------------+
 //   ..    |               |                      ..     |               |     |  8,192 bytes behind the first
 //
-// DOWN 1: 16 deep are 32 bytes of each line, so the operand begins 2 k bytes from the box; the stride distance, 1,024 bytes, leads
-// from eight rows to the next; the leading distance does not count with this swizzle. DOWN 0: 16 deep are sixteen lines, so it begins
-// 128 k bytes from the box; the stride distance leads from eight lines along k to the next, the leading distance, 8,192 bytes, to the
-// box with the next 64 rows.
+// DOWN 1: 16 deep are 32 bytes of each line, so the operand begins 2 k bytes from the box; the stride
+// distance, 1,024 bytes, leads from eight rows to the next; the leading distance does not count with this
+// swizzle. DOWN 0: 16 deep are sixteen lines, so it begins 128 k bytes from the box; the stride distance
+// leads from eight lines along k to the next, the leading distance, 8,192 bytes, to the box with the next 64
+// rows.
 template <u32 DOWN> DEVICE u64 operand(const T* tile, u32 k) {
   const u32 at = shared_address(tile) + (DOWN == 1 ? 2 * k : 128 * k);
   return (u64)(at >> 4 & 0x3fff) | (u64)(DOWN == 1 ? 1 : 512) << 16 | 64ull << 32 | 1ull << 62;
 }
 
-// A block takes the tile that tile_of gives it and the part blockIdx.y of the sums; parts of c lie behind one another.
+// A block takes the tile that tile_of gives it and the part blockIdx.y of the sums; parts of c lie behind one
+// another.
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
-linear_product_hopper(const __grid_constant__ TensorMap a,  // (m, k) or (k, m)
+linear_matmul_hopper(const __grid_constant__ TensorMap a,  // (m, k) or (k, m)
                       const __grid_constant__ TensorMap b,  // (n, k) or (k, n)
                       const T* __restrict__ bias,           // (n)
                       C* __restrict__ c,                    // (parts, m, n)
@@ -63,12 +67,13 @@ linear_product_hopper(const __grid_constant__ TensorMap a,  // (m, k) or (k, m)
   }
   if constexpr (DB == 1) {
     if (threadIdx.x < 64) ones[threadIdx.x] = narrow2<T>(1.f, 1.f);
-    products_see();
+    wgmma_see();
   }
   __syncthreads();
 
-  // The producer: one lane asks for boxes, because TMA moves them without threads. Each stage has two barriers. `full` ends a phase
-  // when the bytes have landed, `empty` when the eight consumer warps have arrived; the producer is a whole ring ahead at most.
+  // The producer: one lane asks for boxes, because TMA moves them without threads. Each stage has two
+  // barriers. `full` ends a phase when the bytes have landed, `empty` when the eight consumer warps have
+  // arrived; the producer is a whole ring ahead at most.
   if (warp == CONSUMERS / 32) {
     if (lane == 0) {
 #pragma unroll 1
@@ -97,15 +102,15 @@ linear_product_hopper(const __grid_constant__ TensorMap a,  // (m, k) or (k, m)
   // The sums of A over k are a product with ones; each of its eight columns holds them.
   float sums[4] = {};
   const bool adds = DB == 1 && tile.y == 0;
-  // Two pieces (k 0-7 and 8-15) of eight columns of 16 bytes, without swizzle: 128 bytes from one piece to the next along k. All of
-  // them are ones, so it does not matter which element a place holds.
+  // Two pieces (k 0-7 and 8-15) of eight columns of 16 bytes, without swizzle: 128 bytes from one piece to
+  // the next along k. All of them are ones, so it does not matter which element a place holds.
   const u64 by_ones = (u64)(shared_address(ones) >> 4 & 0x3fff) | 8ull << 16 | 16ull << 32;
 #pragma unroll 1
   for (u32 step = 0; step < steps; step++) {
     const u32 s = step % STAGES;
     barrier_wait(full + s, step / STAGES % 2);
     const T *const x = tiles + s * STAGE + warp / 4 * BOX, *const y = tiles + s * STAGE + TILE_M / 64 * BOX;
-    products_fence();
+    wgmma_fence();
 #pragma unroll
     for (u32 k = 0; k < TILE_K; k += 16)
       multiply_async<T, 1 - A_DOWN, 1 - B_DOWN>(sum, operand<A_DOWN>(x, k), operand<B_DOWN>(y, k));
@@ -113,13 +118,13 @@ linear_product_hopper(const __grid_constant__ TensorMap a,  // (m, k) or (k, m)
 #pragma unroll
       for (u32 k = 0; k < TILE_K; k += 16) multiply_async<T, 1 - A_DOWN, 0>(sums, operand<A_DOWN>(x, k), by_ones);
     }
-    products_commit();
-    // One step of products stays under way while the next is issued. Those of the step before are done, and its stage can be filled
-    // again.
-    products_wait<1>();
+    wgmma_commit();
+    // One step of products stays under way while the next is issued. Those of the step before are done, and
+    // its stage can be filled again.
+    wgmma_wait<1>();
     if (step > 0 && lane == 0) barrier_arrive(empty + (step - 1) % STAGES);
   }
-  products_wait<0>();
+  wgmma_wait<0>();
 #pragma unroll
   for (u32 i = 0; i < TILE_N / 64 * 32; i++) hold(sum[i / 32][i / 4 % 8][i % 4]);
 #pragma unroll

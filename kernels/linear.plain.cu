@@ -1,14 +1,16 @@
 // The product of linear.cu in f32 arithmetic, for any T: c (m, n) = sum over k of A(m, k) B(k, n).
 //
-// Constants: A_DOWN, B_DOWN 1 where neighbours in memory are neighbours along k: A is stored (m, k), else (k, m); B is
-// stored (n, k), else (k, n). A_ALIGNED, B_ALIGNED 1 where stored rows have a multiple of four elements. TILE_M, TILE_N of a
-// block, multiples of 32 and 64; THREADS = TILE_M TILE_N / 64, as each thread has eight rows and eight columns.
+// Constants: A_DOWN, B_DOWN 1 where neighbours in memory are neighbours along k: A is stored (m, k), else (k,
+// m); B is stored (n, k), else (k, n). A_ALIGNED, B_ALIGNED 1 where stored rows have a multiple of four
+// elements. TILE_M, TILE_N of a block, multiples of 32 and 64; THREADS = TILE_M TILE_N / 64, as each thread
+// has eight rows and eight columns.
 
 constexpr u32 DEPTH = 8;
 static_assert(THREADS == TILE_M * TILE_N / 64 && TILE_M % 32 == 0 && TILE_N % 64 == 0, "a warp has 32 x 64 results");
 
-// A thread's share of an operand's tile: runs of four neighbours, on their way from global to shared memory, where lines
-// are along k. Four floats of padding make that the banks of what is turned round on its way differ.
+// A thread's share of an operand's tile: runs of four neighbours, on their way from global to shared memory,
+// where lines are along k. Four floats of padding make that the banks of what is turned round on its way
+// differ.
 template <u32 DOWN, u32 ALIGNED, u32 TILE> struct Share {
   static constexpr u32 RUNS = TILE * DEPTH / 4, EACH = RUNS / THREADS, LINE = TILE + 4;
   static_assert(RUNS % THREADS == 0, "equal shares");
@@ -38,7 +40,7 @@ template <u32 DOWN, u32 ALIGNED, u32 TILE> struct Share {
       }
     }
   }
-  __device__ __forceinline__ void settle(float* tile) const {
+  __device__ __forceinline__ void store(float* tile) const {
 #pragma unroll
     for (u32 i = 0; i < EACH; i++) {
       const uint2 at = spot(i);
@@ -58,9 +60,10 @@ template <u32 HALF> DEVICE void load_halves(float (&v)[8], const float* p) {
   v[0] = low.x, v[1] = low.y, v[2] = low.z, v[3] = low.w, v[4] = high.x, v[5] = high.y, v[6] = high.z, v[7] = high.w;
 }
 
-// A block takes the tile that tile_of gives it and the part blockIdx.y of the sums; parts of c lie behind one another. A
-// thread has rows 4 ty and 16 + 4 ty, columns 4 tx and 32 + 4 tx of its warp's 32 x 64, and three neighbours of each.
-KERNEL linear_product_plain(const T* __restrict__ a,     // (m, k) or (k, m)
+// A block takes the tile that tile_of gives it and the part blockIdx.y of the sums; parts of c lie behind one
+// another. A thread has rows 4 ty and 16 + 4 ty, columns 4 tx and 32 + 4 tx of its warp's 32 x 64, and three
+// neighbours of each.
+KERNEL linear_matmul_plain(const T* __restrict__ a,     // (m, k) or (k, m)
                       const T* __restrict__ b,     // (n, k) or (k, n)
                       const T* __restrict__ bias,  // (n)
                       C* __restrict__ c,           // (parts, m, n)
@@ -82,8 +85,8 @@ KERNEL linear_product_plain(const T* __restrict__ a,     // (m, k) or (k, m)
   if (begin < end) {
     from_a.fetch(a, p.a_row, row0, p.m, begin * DEPTH, p.k);
     from_b.fetch(b, p.b_row, col0, p.n, begin * DEPTH, p.k);
-    from_a.settle(tile_a[0]);
-    from_b.settle(tile_b[0]);
+    from_a.store(tile_a[0]);
+    from_b.store(tile_b[0]);
   }
   __syncthreads();
 #pragma unroll 1
@@ -106,8 +109,8 @@ KERNEL linear_product_plain(const T* __restrict__ a,     // (m, k) or (k, m)
       }
     }
     if (step + 1 < end) {
-      from_a.settle(tile_a[1 - now]);
-      from_b.settle(tile_b[1 - now]);
+      from_a.store(tile_a[1 - now]);
+      from_b.store(tile_b[1 - now]);
     }
     __syncthreads();
   }

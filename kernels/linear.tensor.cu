@@ -1,18 +1,20 @@
-// The product of linear.cu on tensor cores, for T = bf16 or f16: c (m, n) = sum over k of A(m, k) B(k, n), sums in f32.
-// One kernel gives y = x w^T, dx = dz w and dw = dz^T x: they differ in how operands lie in memory.
+// The product of linear.cu on tensor cores, for T = bf16 or f16: c (m, n) = sum over k of A(m, k) B(k, n),
+// sums in f32. One kernel gives y = x w^T, dx = dz w and dw = dz^T x: they differ in how operands lie in
+// memory.
 //
-// Constants: A_DOWN, B_DOWN 1 where neighbours in memory are neighbours along k: A is stored (m, k), else (k, m); B is
-// stored (n, k), else (k, n). A_ALIGNED, B_ALIGNED 1 where stored rows are multiples of 16 bytes. TILE_M, TILE_N, TILE_K of
-// a block, WARP_M, WARP_N of a warp. STAGES tiles of k in shared memory, at least two.
-// Dynamic shared memory: STAGES (TILE_M + TILE_N) TILE_K elements.
+// Constants: A_DOWN, B_DOWN 1 where neighbours in memory are neighbours along k: A is stored (m, k), else (k,
+// m); B is stored (n, k), else (k, n). A_ALIGNED, B_ALIGNED 1 where stored rows are multiples of 16 bytes.
+// TILE_M, TILE_N, TILE_K of a block, WARP_M, WARP_N of a warp. STAGES tiles of k in shared memory, at least
+// two. Dynamic shared memory: STAGES (TILE_M + TILE_N) TILE_K elements.
 
 constexpr u32 WARPS_N = TILE_N / WARP_N, STAGE = (TILE_M + TILE_N) * TILE_K;
 static_assert(THREADS == 32 * (TILE_M / WARP_M) * WARPS_N, "a warp for each of its tiles");
 static_assert(STAGES * STAGE * 2 >= THREADS / 32 * 16 * WARP_N * 4, "room for the epilogue");
 
-// Where a chunk of eight neighbours is in a tile of lines of WIDTH elements. The chunks of a line are permuted, so that
-// neither the rows of a matrix (same chunk, eight lines) nor the chunks of a line share a bank. 32 banks of four bytes are eight
-// chunks of sixteen bytes; for WIDTH 64 a line is all of them, and chunk c of line l stands in place c ^ l % 8:
+// Where a chunk of eight neighbours is in a tile of lines of WIDTH elements. The chunks of a line are
+// permuted, so that neither the rows of a matrix (same chunk, eight lines) nor the chunks of a line share a
+// bank. 32 banks of four bytes are eight chunks of sixteen bytes; for WIDTH 64 a line is all of them, and
+// chunk c of line l stands in place c ^ l % 8:
 //
 //   place     0 1 2 3 4 5 6 7
 //   line 0    0 1 2 3 4 5 6 7
@@ -27,15 +29,17 @@ template <u32 WIDTH> DEVICE u32 place(u32 line, u32 chunk) {
   return line * WIDTH + (chunk ^ turn) * 8;
 }
 
-// How a thread brings its chunks of an operand's tiles to shared memory. What cannot be copied asynchronously (rows of odd
-// length; everything on Turing) is held in registers from `fetch` to `settle`, so that the multiplications hide its way.
+// How a thread brings its chunks of an operand's tiles to shared memory. What cannot be copied asynchronously
+// (rows of odd length; everything on Turing) is held in registers from `fetch` to `store`, so that the
+// multiplications hide its way.
 template <u32 DOWN, u32 ALIGNED, u32 TILE> struct Operand {
   static constexpr u32 WIDTH = DOWN == 1 ? TILE_K : TILE, LINES = DOWN == 1 ? TILE : TILE_K, CHUNKS = WIDTH / 8;
   static constexpr u32 STEP = THREADS / CHUNKS, EACH = LINES / STEP;
   static constexpr bool ASYNC = ALIGNED == 1 && __CUDA_ARCH__ >= 800;
   static_assert(THREADS % CHUNKS == 0 && LINES % STEP == 0, "equal shares");
 
-  // The chunk that is brought next: where it is, and how many elements are left from it on, along k and across.
+  // The chunk that is brought next: where it is, and how many elements are left from it on, along k and
+  // across.
   const T *from, *at;
   u32 next_line, next_tile;
   int along, across;
@@ -69,7 +73,7 @@ template <u32 DOWN, u32 ALIGNED, u32 TILE> struct Operand {
     }
     at += next_tile, along -= TILE_K;
   }
-  __device__ __forceinline__ void settle(T* tile) {
+  __device__ __forceinline__ void store(T* tile) {
     if constexpr (!ASYNC) {
 #pragma unroll
       for (u32 i = 0; i < EACH; i++)
@@ -78,9 +82,10 @@ template <u32 DOWN, u32 ALIGNED, u32 TILE> struct Operand {
   }
 };
 
-// 16 rows of A, 16 deep, as four matrices of 8 x 8 (rows, k). ldmatrix wants matrix i in register i (see multiply_add), so lanes
-// 8 i to 8 i + 7 point to the rows of: i = 0 rows 0-7, k 0-7; 1 rows 8-15, k 0-7; 2 rows 0-7, k 8-15; 3 rows 8-15, k 8-15. Where A is
-// stored (k, m), they point to lines along k, and the matrices are transposed on the way.
+// 16 rows of A, 16 deep, as four matrices of 8 x 8 (rows, k). ldmatrix wants matrix i in register i (see
+// multiply_add), so lanes 8 i to 8 i + 7 point to the rows of: i = 0 rows 0-7, k 0-7; 1 rows 8-15, k 0-7; 2
+// rows 0-7, k 8-15; 3 rows 8-15, k 8-15. Where A is stored (k, m), they point to lines along k, and the
+// matrices are transposed on the way.
 DEVICE void a_fragment(u32 (&r)[4], const T* tile, u32 row, u32 k) {
   const u32 lane = threadIdx.x % 32;
   if constexpr (A_DOWN == 1) {
@@ -89,8 +94,8 @@ DEVICE void a_fragment(u32 (&r)[4], const T* tile, u32 row, u32 k) {
     load_matrices_transposed(r, tile + place<TILE_M>(k + lane % 8 + lane / 16 * 8, row / 8 + lane / 8 % 2));
   }
 }
-// 16 columns of B, 16 deep: two registers for the first eight columns, two for the others. Matrix i here: 0 columns 0-7, k 0-7;
-// 1 columns 0-7, k 8-15; 2 columns 8-15, k 0-7; 3 columns 8-15, k 8-15.
+// 16 columns of B, 16 deep: two registers for the first eight columns, two for the others. Matrix i here: 0
+// columns 0-7, k 0-7; 1 columns 0-7, k 8-15; 2 columns 8-15, k 0-7; 3 columns 8-15, k 8-15.
 DEVICE void b_fragment(u32 (&r)[4], const T* tile, u32 col, u32 k) {
   const u32 lane = threadIdx.x % 32;
   if constexpr (B_DOWN == 1) {
@@ -100,8 +105,9 @@ DEVICE void b_fragment(u32 (&r)[4], const T* tile, u32 col, u32 k) {
   }
 }
 
-// A block takes the tile that tile_of gives it and the part blockIdx.y of the sums; parts of c lie behind one another.
-KERNEL linear_product(const T* __restrict__ a,     // (m, k) or (k, m)
+// A block takes the tile that tile_of gives it and the part blockIdx.y of the sums; parts of c lie behind one
+// another.
+KERNEL linear_matmul(const T* __restrict__ a,     // (m, k) or (k, m)
                       const T* __restrict__ b,     // (n, k) or (k, n)
                       const T* __restrict__ bias,  // (n)
                       C* __restrict__ c,           // (parts, m, n)
@@ -121,10 +127,10 @@ KERNEL linear_product(const T* __restrict__ a,     // (m, k) or (k, m)
     from_a.fetch(to);
     from_b.fetch(to + TILE_M * TILE_K);
   };
-  const auto settle = [&](u32 step) {
+  const auto store = [&](u32 step) {
     T* const to = tiles + step % STAGES * STAGE;
-    from_a.settle(to);
-    from_b.settle(to + TILE_M * TILE_K);
+    from_a.store(to);
+    from_b.store(to + TILE_M * TILE_K);
   };
 
   constexpr u32 ROWS = WARP_M / 16, COLS = WARP_N / 8, DEEP = TILE_K / 16;
@@ -143,13 +149,14 @@ KERNEL linear_product(const T* __restrict__ a,     // (m, k) or (k, m)
     for (u32 j = 0; j < COLS / 2; j++) b_fragment(fb[set][j], at + TILE_M * TILE_K, wn + 16 * j, k);
   };
 
-  // All stages but one are under way before the first product; each step asks for the tile STAGES - 1 steps ahead. A group of copies
-  // is committed in every step, even an empty one, so that "all but the newest STAGES - 2 groups" always means the tile needed next.
+  // All stages but one are under way before the first product; each step asks for the tile STAGES - 1 steps
+  // ahead. A group of copies is committed in every step, even an empty one, so that "all but the newest
+  // STAGES - 2 groups" always means the tile needed next.
 #pragma unroll
   for (u32 s = 0; s < STAGES - 1; s++) {
     if (s < steps) {
       fetch(s);
-      settle(s);
+      store(s);
     }
     copies_commit();
   }
@@ -167,8 +174,9 @@ KERNEL linear_product(const T* __restrict__ a,     // (m, k) or (k, m)
         copies_commit();
       }
       if (d == DEEP - 1) {
-        // Before the last products of the step, whose fragments are in registers: they hide the loads of the next step's first ones.
-        if (next < steps) settle(next);
+        // Before the last products of the step, whose fragments are in registers: they hide the loads of the
+        // next step's first ones.
+        if (next < steps) store(next);
         copies_wait<STAGES - 2>();
         __syncthreads();
         if (step + 1 < steps) fragments((d + 1) % 2, step + 1, 0);

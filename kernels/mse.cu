@@ -1,4 +1,5 @@
-// loss = scale sum (x - t)^2: see src/ops/mse.rs. Constants: T (x), G (dx). Targets, scale and losses are f32.
+// loss = scale sum (x - t)^2: see src/ops/mse.rs. Constants: T (x), G (dx). Targets, scale and losses are
+// f32.
 
 struct Params {
   u32 n;

@@ -1,4 +1,5 @@
-// y[s] = x[first token of s], or the last, or the mean over its tokens: see src/ops/pool.rs. Constants: T, G (dx), KIND (0 first, 1 mean, 2 last).
+// y[s] = x[first token of s], or the last, or the mean over its tokens: see src/ops/pool.rs. Constants: T, G
+// (dx), KIND (0 first, 1 mean, 2 last).
 
 struct Params {
   u32 tokens, cols, seqs;

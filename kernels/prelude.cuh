@@ -1,6 +1,6 @@
-// What every kernel may use: element types, loads and stores, sums, random numbers, and the wrappers of all inline PTX.
-// The host puts this before a kernel's own source, then the constants that specialise it. Includes nothing, so that NVRTC
-// needs no folder of headers.
+// What every kernel may use: element types, loads and stores, sums, random numbers, and the wrappers of all
+// inline PTX. The host puts this before a kernel's own source, then the constants that specialise it.
+// Includes nothing, so that NVRTC needs no folder of headers.
 typedef unsigned char u8;
 typedef unsigned short u16;
 typedef unsigned int u32;
@@ -10,7 +10,8 @@ typedef unsigned long long u64;
 // The first bound is the host's THREADS, which differs from launch to launch.
 #define KERNEL extern "C" __global__ void __launch_bounds__(THREADS)
 
-// ---- Elements. Arithmetic is done in f32; 16-bit types are for storage and for the operands of matrix instructions.
+// ---- Elements. Arithmetic is done in f32; 16-bit types are for storage and for the operands of matrix
+// instructions.
 
 struct __align__(2) bf16 {
   u16 bits;
@@ -100,8 +101,8 @@ template <u32 N, class E> DEVICE void load(float (&v)[N], const E* p) {
     widen2<E>(v[0], v[1], a.x), widen2<E>(v[2], v[3], a.y), widen2<E>(v[4], v[5], a.z), widen2<E>(v[6], v[7], a.w);
   }
 }
-// Words at once to global memory, at a multiple of their size. The compiler tears most stores of a float4 or uint4 into words, each
-// an access of its own to as many sectors; loads it leaves whole.
+// Words at once to global memory, at a multiple of their size. The compiler tears most stores of a float4 or
+// uint4 into words, each an access of its own to as many sectors; loads it leaves whole.
 DEVICE void store_words(void* p, u32 a, u32 b) {
   asm volatile("st.global.v2.u32 [%0], {%1, %2};" ::"l"(__cvta_generic_to_global(p)), "r"(a), "r"(b) : "memory");
 }
@@ -154,7 +155,8 @@ DEVICE float exp2_fast(float x) {
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
 }
-// The error function, by the CPU's polynomials (src/device/cpu/real.rs), within 2e-7. A NaN takes the near branch and stays one.
+// The error function, by the CPU's polynomials (src/device/cpu/real.rs), within 2e-7. A NaN takes the near
+// branch and stays one.
 DEVICE float erf_of(float x) {
   const float t = fabsf(x), s = x * x, c = fminf(t, 4.f);
   float near = fmaf(s, -0.0005953897f, 0.004985977f);
@@ -168,18 +170,19 @@ DEVICE float erf_of(float x) {
 }
 // Both forms of GELU and their derivatives: see src/ops/activation.rs.
 DEVICE float gelu_erf(float z) { return 0.5f * z * (1.f + erf_of(z * 0.7071067811865476f)); }
-DEVICE float gelu_erf_slope(float z) {
+DEVICE float gelu_erf_gradient(float z) {
   // exp(-z^2 / 2) / sqrt(2 pi), the base changed to 2.
   const float density = 0.3989422804014327f * exp2_fast(-0.7213475204444817f * z * z);
   return 0.5f * (1.f + erf_of(z * 0.7071067811865476f)) + z * density;
 }
 #define SQRT_2_PI 0.7978845608028654f
 DEVICE float gelu_tanh(float z) { return 0.5f * z * (1.f + tanhf(SQRT_2_PI * (z + 0.044715f * z * z * z))); }
-DEVICE float gelu_tanh_slope(float z) {
+DEVICE float gelu_tanh_gradient(float z) {
   const float t = tanhf(SQRT_2_PI * (z + 0.044715f * z * z * z));
   return 0.5f * (1.f + t + z * SQRT_2_PI * (1.f + 0.134145f * z * z) * (1.f - t * t));
 }
-// The activations, by their numbers in src/ops/activation.rs: 0 none, 1 GELU by erf, 2 GELU by tanh, 3 ReLU, 4 tanh.
+// The activations, by their numbers in src/ops/activation.rs: 0 none, 1 GELU by erf, 2 GELU by tanh, 3 ReLU,
+// 4 tanh.
 template <u32 ACT> DEVICE float activation(float z) {
   if constexpr (ACT == 1) return gelu_erf(z);
   if constexpr (ACT == 2) return gelu_tanh(z);
@@ -187,24 +190,26 @@ template <u32 ACT> DEVICE float activation(float z) {
   if constexpr (ACT == 4) return tanhf(z);
   return z;
 }
-// The derivative at z, where y = activation(z). GELU reads z only, ReLU and tanh y only: a caller that keeps one of the two gives
-// it for both.
+// The derivative at z, where y = activation(z). GELU reads z only, ReLU and tanh y only: a caller that keeps
+// one of the two gives it for both.
 template <u32 ACT> DEVICE float activation_gradient(float z, float y) {
-  if constexpr (ACT == 1) return gelu_erf_slope(z);
-  if constexpr (ACT == 2) return gelu_tanh_slope(z);
+  if constexpr (ACT == 1) return gelu_erf_gradient(z);
+  if constexpr (ACT == 2) return gelu_tanh_gradient(z);
   if constexpr (ACT == 3) return y > 0.f ? 1.f : 0.f;
   if constexpr (ACT == 4) return 1.f - y * y;
   return 1.f;
 }
-// threadIdx.x % 32, but the compiler does not know how large it can be: where it does, it may make dp2a of a product of small
-// numbers, with bytes that nobody has given a value and that do not count, which no checker can tell from a mistake.
+// threadIdx.x % 32, but the compiler does not know how large it can be: where it does, it may make dp2a of a
+// product of small numbers, with bytes that nobody has given a value and that do not count, which no checker
+// can tell from a mistake.
 DEVICE u32 lane_unknown() {
   u32 lane;
   asm("mov.u32 %0, %%laneid;" : "=r"(lane));
   return lane;
 }
 DEVICE u32 ceil_div(u32 a, u32 b) { return (a + b - 1) / b; }
-// The sequence that token t of a batch belongs to, by halving; the last one for a token beyond it. bounds (seqs + 1), seqs > 0.
+// The sequence that token t of a batch belongs to, by halving; the last one for a token beyond it. bounds
+// (seqs + 1), seqs > 0.
 DEVICE u32 sequence_of(const u32* bounds, u32 seqs, u32 t) {
   u32 low = 0, high = seqs;
   while (high - low > 1) {
@@ -259,12 +264,13 @@ DEVICE uint4 philox(uint4 c, u32 k0, u32 k1) {
 
 // One dropout: what a kernel's Params say of it. `row` is the key's entry that rows are counted from.
 struct Drop {
-  u32 threshold, site, row;
+  u32 threshold, dropout_id, row;
   float scale;
 };
-// The random words of a block of eight columns of a row. `key` is seed low, seed high, step, first token, first sequence.
+// The random words of a block of eight columns of a row. `key` is seed low, seed high, step, first token,
+// first sequence.
 DEVICE uint4 drop_words(const Drop& d, const u32* key, u32 row, u32 block) {
-  return philox(make_uint4(key[d.row] + row, block, d.site, key[2]), key[0], key[1]);
+  return philox(make_uint4(key[d.row] + row, block, d.dropout_id, key[2]), key[0], key[1]);
 }
 // 0 or 1 / (1 - p) for column c of that block, from its sixteen bits.
 DEVICE float drop_factor(const Drop& d, const uint4& words, u32 c) {
@@ -287,7 +293,8 @@ DEVICE void store_shared(void* p, uint4 v) {
 DEVICE void store_shared(void* p, const float (&v)[4]) {
   store_shared(p, make_uint4(__float_as_uint(v[0]), __float_as_uint(v[1]), __float_as_uint(v[2]), __float_as_uint(v[3])));
 }
-// Sixteen bytes from global to shared memory; what is beyond the first `bytes` becomes zero. Asynchronous from sm_80 on.
+// Sixteen bytes from global to shared memory; what is beyond the first `bytes` becomes zero. Asynchronous
+// from sm_80 on.
 DEVICE void copy16(void* to, const void* from, u32 bytes) {
 #if __CUDA_ARCH__ >= 800
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from), "r"(bytes) : "memory");
@@ -315,13 +322,15 @@ template <u32 LEFT> DEVICE void copies_wait() {
 #endif
 }
 
-// Four 8 x 8 matrices of 16-bit elements; lanes 8 i to 8 i + 7 give the addresses of the rows of matrix i, 16 bytes each. Lane
-// 4 g + t gets, in r[i], two neighbours of matrix i, the first in the low half (PTX ISA, ldmatrix):
+// Four 8 x 8 matrices of 16-bit elements; lanes 8 i to 8 i + 7 give the addresses of the rows of matrix i, 16
+// bytes each. Lane 4 g + t gets, in r[i], two neighbours of matrix i, the first in the low half (PTX ISA,
+// ldmatrix):
 //
 //   load_matrices              row g, columns 2 t and 2 t + 1
 //   load_matrices_transposed   column g, rows 2 t and 2 t + 1
 //
-// so that a tile serves as an operand whichever way it is stored, and no lane has to exchange elements with another.
+// so that a tile serves as an operand whichever way it is stored, and no lane has to exchange elements with
+// another.
 DEVICE void load_matrices(u32 (&r)[4], const void* p) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
@@ -335,15 +344,15 @@ DEVICE void load_matrices_transposed(u32 (&r)[4], const void* p) {
                : "memory");
 }
 
-// d (16 x 8) += a (16 x 16) b (16 x 8): operands of type E, sums in f32. Lane 4 g + t (g 0 to 7, t 0 to 3) holds these elements (PTX
-// ISA, m16n8k16), two to a register, the first in the low half:
+// d (16 x 8) += a (16 x 16) b (16 x 8): operands of type E, sums in f32. Lane 4 g + t (g 0 to 7, t 0 to 3)
+// holds these elements (PTX ISA, m16n8k16), two to a register, the first in the low half:
 //
 //   a         columns 2t 2t+1   2t+8 2t+9       b      column g        d        columns 2t 2t+1
 //   row g            a[0]         a[2]          rows 2t   2t+1   b0    row g         d[0] d[1]
 //   row g + 8        a[1]         a[3]          rows 2t+8 2t+9   b1    row g + 8     d[2] d[3]
 //
-// The places in d are those of two registers of a: narrow2(d[0], d[1]) is a[0] of the next matmul, narrow2(d[2], d[3]) its a[1].
-// Attention multiplies scores by values that way, without shared memory.
+// The places in d are those of two registers of a: narrow2(d[0], d[1]) is a[0] of the next matmul,
+// narrow2(d[2], d[3]) its a[1]. Attention multiplies scores by values that way, without shared memory.
 template <class E> DEVICE void multiply_add(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1);
 template <> __device__ __forceinline__ void multiply_add<bf16>(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
 #if __CUDA_ARCH__ >= 800
@@ -370,8 +379,9 @@ template <> __device__ __forceinline__ void multiply_add<f16>(float (&d)[4], con
 #endif
 }
 
-// ---- Hopper (sm_90a): copies of boxes that tell a barrier when they are there, and products of a warpgroup, whose operands
-// are in shared memory. On other architectures these do nothing, so that a kernel which uses them begins with hopper_only().
+// ---- Hopper (sm_90a): copies of boxes that tell a barrier when they are there, and matmuls of a warpgroup,
+// whose operands are in shared memory. On other architectures these do nothing, so that a kernel which uses
+// them begins with hopper_only().
 
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
 #define HOPPER(...) asm volatile(__VA_ARGS__)
@@ -386,8 +396,9 @@ struct __align__(64) TensorMap {
   u64 words[16];
 };
 
-// A barrier has phases. A phase ends when all its arrivals have come and all bytes that were announced have landed; then the next one
-// begins by itself. A thread waits for the end of a phase by its parity, so nobody may fall two phases behind.
+// A barrier has phases. A phase ends when all its arrivals have come and all bytes that were announced have
+// landed; then the next one begins by itself. A thread waits for the end of a phase by its parity, so nobody
+// may fall two phases behind.
 DEVICE void barrier_init(u64* b, u32 arrivals) {
   HOPPER("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(b)), "r"(arrivals) : "memory");
 }
@@ -418,13 +429,14 @@ DEVICE void load_box(void* to, const TensorMap& map, u64* b, u32 x, u32 y) {
          "l"(&map), "r"(shared_address(b)), "r"(x), "r"(y)
          : "memory");
 }
-// Makes what this thread wrote to shared memory visible to the products below, after a barrier. They read it through another path
-// than loads and stores (the async proxy), which a barrier alone does not order.
-DEVICE void products_see() { HOPPER("fence.proxy.async.shared::cta;" ::: "memory"); }
-// Before the first product, and after any other access to its sums: orders registers between threads' code and products.
-DEVICE void products_fence() { HOPPER("wgmma.fence.sync.aligned;" ::: "memory"); }
-DEVICE void products_commit() { HOPPER("wgmma.commit_group.sync.aligned;" ::: "memory"); }
-template <u32 LEFT> DEVICE void products_wait() { HOPPER("wgmma.wait_group.sync.aligned %0;" ::"n"(LEFT) : "memory"); }
+// Makes what this thread wrote to shared memory visible to the products below, after a barrier. They read it
+// through another path than loads and stores (the async proxy), which a barrier alone does not order.
+DEVICE void wgmma_see() { HOPPER("fence.proxy.async.shared::cta;" ::: "memory"); }
+// Before the first product, and after any other access to its sums: orders registers between threads' code
+// and products.
+DEVICE void wgmma_fence() { HOPPER("wgmma.fence.sync.aligned;" ::: "memory"); }
+DEVICE void wgmma_commit() { HOPPER("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+template <u32 LEFT> DEVICE void wgmma_wait() { HOPPER("wgmma.wait_group.sync.aligned %0;" ::"n"(LEFT) : "memory"); }
 // Keeps the compiler from reading a sum before the wait that this follows.
 DEVICE void hold(float& x) { HOPPER("" : "+f"(x)::"memory"); }
 
@@ -449,22 +461,22 @@ template <> constexpr bool BRAIN<bf16> = true;
 #define PRODUCT(N, TYPE, SUMS, REST) \
   "wgmma.mma_async.sync.aligned.m64n" N "k16.f32." TYPE "." TYPE " {" SUMS "}, " REST ";"
 
-// d (64 x 8, 128 or 256) += a (64 x 16) b, for four warps together; warp w has rows 16 w to 16 w + 15. As with mma above, lane
-// 4 g + t has in d[..][j] rows g and g + 8 of columns 8 j + 2 t and 8 j + 2 t + 1:
+// d (64 x 8, 128 or 256) += a (64 x 16) b, for four warps together; warp w has rows 16 w to 16 w + 15. As
+// with mma above, lane 4 g + t has in d[..][j] rows g and g + 8 of columns 8 j + 2 t and 8 j + 2 t + 1:
 //
 //   d[j / 8][j % 8]       columns 8j+2t  8j+2t+1
 //   row 16w + g                  [0]      [1]
 //   row 16w + g + 8              [2]      [3]
 //
-// a and b are in shared memory, each told by a descriptor (PTX ISA, wgmma "matrix descriptor format"), all addresses and distances
-// in units of 16 bytes:
+// a and b are in shared memory, each told by a descriptor (PTX ISA, wgmma "matrix descriptor format"), all
+// addresses and distances in units of 16 bytes:
 //
 //   bits  0-13  where the operand begins
 //        16-29  the leading distance       (linear.hopper.cu says what each of the two leads to)
 //        32-45  the stride distance
 //        62-63  swizzle: 0 none, 1 over 128 bytes
 //
-// A_ACROSS, B_ACROSS: 1 if neighbours in memory are neighbours across k. Ends with `products_wait`.
+// A_ACROSS, B_ACROSS: 1 if neighbours in memory are neighbours across k. Ends with `wgmma_wait`.
 template <class E, u32 A_ACROSS, u32 B_ACROSS> DEVICE void multiply_async(float (&d)[4], u64 a, u64 b) {
   if constexpr (BRAIN<E>) {
     HOPPER(PRODUCT("8", "bf16", "%0,%1,%2,%3", "%4, %5, 1, 1, 1, %6, %7") : SUM_4(d) : "l"(a), "l"(b), "n"(A_ACROSS), "n"(B_ACROSS));

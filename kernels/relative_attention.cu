@@ -1,9 +1,9 @@
 // o = drop(softmax(scale s)) v, s_ij = (q_i + w) k_j + (q_i + u) r[i - j] + (q_i + g) e[segments differ]: see
-// src/ops/relative_attention. Stands behind attention.rows.cu. Constants: its own, T, G (gradients of qkv and r), P (of the biases),
-// ORDERED (0 or 1), PASS (0 forward, 1 backward).
+// src/ops/relative_attention. Stands behind attention.rows.cu. Constants: its own, T, G (gradients of qkv and
+// r), P (of the biases), ORDERED (0 or 1), PASS (0 forward, 1 backward).
 //
-// A block owns queries, or keys. Rows of r are read from memory: neighbouring lanes want neighbouring rows, which stay in the
-// first-level cache.
+// A block owns queries, or keys. Rows of r are read from memory: neighbouring lanes want neighbouring rows,
+// which stay in the first-level cache.
 
 struct Relative : Params {
   u32 distances;  // rows of r
@@ -78,9 +78,9 @@ DEVICE float2 kinds_of(const Inputs& in, const Relative& p, u32 i, u32 head) {
   }
   return make_float2(warp_sum(s.x), warp_sum(s.y));
 }
-// qkv (tokens, 3, heads, D), bounds (seqs + 1), segments (tokens), r (distances, heads, D), bias (5, heads, D), order (tokens, 3),
-// key (5) -> o (tokens, heads, D), lse (heads tokens). Grid: (tokens / OWN + seqs, heads).
-// Shared: f32, (2 OWN + 64) LINE + 2 OWN PROBS.
+// qkv (tokens, 3, heads, D), bounds (seqs + 1), segments (tokens), r (distances, heads, D), bias (5, heads,
+// D), order (tokens, 3), key (5) -> o (tokens, heads, D), lse (heads tokens). Grid: (tokens / OWN + seqs,
+// heads). Shared: f32, (2 OWN + 64) LINE + 2 OWN PROBS.
 ATTENTION relative_attention_forward(const T* __restrict__ qkv, const u32* __restrict__ bounds, const u32* __restrict__ segments,
                                      const T* __restrict__ r, const T* __restrict__ bias, const u32* __restrict__ order,
                                      const u32* __restrict__ key, T* __restrict__ o, float* __restrict__ lse, Relative p) {
@@ -153,9 +153,9 @@ ATTENTION relative_attention_forward(const T* __restrict__ qkv, const u32* __res
   }
 }
 
-// -> dq into dqkv if there is one; the parts of dq by keys and by distances (2, tokens, heads, D) f32 and the sums of dS over keys
-// of the same and of another segment, and delta = rowsum(do o), (3, heads tokens) f32. The same grid and shared memory, and three
-// more rows of OWN.
+// -> dq into dqkv if there is one; the parts of dq by keys and by distances (2, tokens, heads, D) f32 and the
+// sums of dS over keys of the same and of another segment, and delta = rowsum(do o), (3, heads tokens) f32.
+// The same grid and shared memory, and three more rows of OWN.
 ATTENTION relative_attention_backward_q(const T* __restrict__ qkv, const u32* __restrict__ bounds,
                                         const u32* __restrict__ segments, const T* __restrict__ r, const T* __restrict__ bias,
                                         const u32* __restrict__ order, const u32* __restrict__ key, const T* __restrict__ o,
@@ -258,7 +258,8 @@ ATTENTION relative_attention_backward_q(const T* __restrict__ qkv, const u32* __
   }
 }
 
-// -> dk and dv into dqkv. The same grid and shared memory; the third tile of the other side stands where the others end.
+// -> dk and dv into dqkv. The same grid and shared memory; the third tile of the other side stands where the
+// others end.
 ATTENTION relative_attention_backward_kv(const T* __restrict__ qkv, const u32* __restrict__ bounds,
                                          const u32* __restrict__ segments, const T* __restrict__ r, const T* __restrict__ bias,
                                          const u32* __restrict__ order, const u32* __restrict__ key, const float* __restrict__ lse,
@@ -331,8 +332,8 @@ ATTENTION relative_attention_backward_kv(const T* __restrict__ qkv, const u32* _
   }
 }
 
-// -> dr (distances, heads, D): a warp has one distance, and its lanes 32 queries at a time. Grid: (distances / WARPS, heads).
-// Shared: f32, WARPS (TILE + LINE).
+// -> dr (distances, heads, D): a warp has one distance, and its lanes 32 queries at a time. Grid: (distances
+// / WARPS, heads). Shared: f32, WARPS (TILE + LINE).
 ATTENTION relative_attention_backward_r(const T* __restrict__ qkv, const u32* __restrict__ bounds,
                                         const u32* __restrict__ segments, const T* __restrict__ r, const T* __restrict__ bias,
                                         const u32* __restrict__ order, const u32* __restrict__ key, const float* __restrict__ lse,
@@ -409,8 +410,9 @@ ATTENTION relative_attention_backward_r(const T* __restrict__ qkv, const u32* __
   }
 }
 
-// The gradients of the biases, first by blocks of 64 tokens: qkv, bounds, bias, parts (2, tokens, heads, D), sums (3, heads tokens)
-// -> blocks (tokens / 64, 5, heads D) f32, a thread a column. Grid: (heads D / THREADS, tokens / 64).
+// The gradients of the biases, first by blocks of 64 tokens: qkv, bounds, bias, parts (2, tokens, heads, D),
+// sums (3, heads tokens) -> blocks (tokens / 64, 5, heads D) f32, a thread a column. Grid: (heads D /
+// THREADS, tokens / 64).
 ATTENTION relative_attention_sum_rows(const T* __restrict__ qkv, const u32* __restrict__ bounds, const T* __restrict__ bias,
                                       const float* __restrict__ parts, const float* __restrict__ sums, float* __restrict__ blocks,
                                       Relative p) {

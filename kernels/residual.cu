@@ -1,5 +1,5 @@
-// y = drop(x) + residual: see src/ops/residual.rs.
-// Constants: T (x, residual, y), G, R (gradients of x and residual), VEC (8 or 1), DX, DRES (which of them are wanted).
+// y = drop(x) + residual: see src/ops/residual.rs. Constants: T (x, residual, y), G, R (gradients of x and
+// residual), VEC (8 or 1), DX, DRES (which of them are wanted).
 
 struct Params {
   Drop drop;

@@ -9,7 +9,8 @@ struct Params {
   u32 s1, s2, s4, s8, s16, s32, s64;
 };
 
-// Sine and cosine of a fraction of a turn in 2^32nds, within 6e-8: an eighth of a turn at most, by Taylor's series.
+// Sine and cosine of a fraction of a turn in 2^32nds, within 6e-8: an eighth of a turn at most, by Taylor's
+// series.
 DEVICE void sine_cosine(u32 turn, float& s, float& c) {
   const u32 quarter = (turn + 0x20000000u) >> 30;
   const float x = (float)(int)(turn - (quarter << 30)) * 1.4629180792671596e-9f;  // 2 pi / 2^32

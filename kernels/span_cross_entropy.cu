@@ -6,7 +6,8 @@ struct Params {
   u32 add;
 };
 
-// One warp a sequence and column. logits (tokens, 2), bounds (seqs + 1), target (seqs, 2) -> lse, each (seqs, 2) f32
+// One warp a sequence and column. logits (tokens, 2), bounds (seqs + 1), target (seqs, 2) -> lse, each
+// (seqs, 2) f32
 KERNEL span_cross_entropy_forward(const T* __restrict__ logits, const u32* __restrict__ bounds, const u32* __restrict__ target,
                                   float* __restrict__ lse, float* __restrict__ each, Params p) {
   const u32 item = blockIdx.x * (THREADS / 32) + threadIdx.x / 32, lane = threadIdx.x % 32;
@@ -42,8 +43,8 @@ KERNEL span_cross_entropy_sum(const float* __restrict__ each, const float* __res
   if (threadIdx.x == 0) loss[0] = scale[0] * 0.5f * sum;
 }
 
-// A token beyond the last sequence has no gradient.
-// logits (tokens, 2), bounds (seqs + 1), target (seqs, 2), scale, dloss (1) f32, lse (seqs, 2) f32 -> dlogits (tokens, 2)
+// A token beyond the last sequence has no gradient. logits (tokens, 2), bounds (seqs + 1), target (seqs, 2),
+// scale, dloss (1) f32, lse (seqs, 2) f32 -> dlogits (tokens, 2)
 KERNEL span_cross_entropy_backward(const T* __restrict__ logits, const u32* __restrict__ bounds,
                                    const u32* __restrict__ target, const float* __restrict__ scale,
                                    const float* __restrict__ dloss, const float* __restrict__ lse, G* __restrict__ dlogits,

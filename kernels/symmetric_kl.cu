@@ -1,5 +1,5 @@
-// loss = scale sum_i w_i (KL(p_i || q_i) + KL(q_i || p_i)) / 2: see src/ops/symmetric_kl.rs.
-// Constants: T (logits), G (gradient of logits). One warp a row. Weights, scale, statistics and losses are f32.
+// loss = scale sum_i w_i (KL(p_i || q_i) + KL(q_i || p_i)) / 2: see src/ops/symmetric_kl.rs. Constants: T
+// (logits), G (gradient of logits). One warp a row. Weights, scale, statistics and losses are f32.
 
 struct Params {
   u32 rows, classes, own, add;
@@ -19,7 +19,8 @@ DEVICE float lse(const T* z, u32 classes, u32 lane) {
   return most + logf(warp_sum(sum));
 }
 
-// a, b (rows, classes), weights (rows) -> saved (4, rows): lse of a, lse of b, KL(p || q), KL(q || p); each (rows)
+// a, b (rows, classes), weights (rows) -> saved (4, rows): lse of a, lse of b, KL(p || q), KL(q || p); each
+// (rows)
 KERNEL symmetric_kl_forward(const T* __restrict__ a, const T* __restrict__ b, const float* __restrict__ weights,
                             float* __restrict__ saved, float* __restrict__ each, Params p) {
   const u32 row = blockIdx.x * (THREADS / 32) + threadIdx.x / 32, lane = threadIdx.x % 32;
@@ -55,8 +56,8 @@ KERNEL symmetric_kl_sum(const float* __restrict__ each, const float* __restrict_
   if (threadIdx.x == 0) loss[0] = scale[0] * sum;
 }
 
-// da_c = dloss scale w / 2 (p_c (d_c - KL(p || q)) + p_c - q_c), a being the logits of number `own` and b the others.
-// a, b (rows, classes), weights (rows), scale, dloss (1), saved (4, rows) -> da (rows, classes)
+// da_c = dloss scale w / 2 (p_c (d_c - KL(p || q)) + p_c - q_c), a being the logits of number `own` and b the
+// others. a, b (rows, classes), weights (rows), scale, dloss (1), saved (4, rows) -> da (rows, classes)
 KERNEL symmetric_kl_backward(const T* __restrict__ a, const T* __restrict__ b, const float* __restrict__ weights,
                              const float* __restrict__ scale, const float* __restrict__ dloss, const float* __restrict__ saved,
                              G* __restrict__ da, Params p) {

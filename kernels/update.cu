@@ -1,5 +1,6 @@
-// What the updates of all optimizers share; stands before each of them: see src/ops/update.rs. Constants: STATES (states of the update),
-// COPY (is there a copy in type C), C, BLANK (is it there). One block a task of the table.
+// What the updates of all optimizers share; stands before each of them: see src/ops/update.rs. Constants:
+// STATES (states of the update), COPY (is there a copy in type C), C, ZERO_BLOCKS (is it there). One block a
+// task of the table.
 //
 // An update declares
 //   struct Params { its settings; float max_norm; u32 origin; };   origin: where this part of the arena begins, in 64 elements
@@ -13,23 +14,25 @@ struct Task {
   float decay, rate;
 };
 
-// Elements of one bit of `live`: a warp has one such block at a time, a lane VEC of them beside each other in each of its turns.
+// Elements of one bit of `live`: a warp has one such block at a time, a lane VEC of them beside each other in
+// each of its turns.
 constexpr u32 LIVE = 512, VEC = 4, TURNS = LIVE / (32 * VEC);
 // C++ has no arrays without elements.
-constexpr u32 HELD = STATES ? STATES : 1;
+constexpr u32 STATE_COUNT = STATES ? STATES : 1;
 
-// Whether the gradients of a block from element `at` of the arena on are known to be zero: those of two of its blocks at most.
-DEVICE bool is_blank(const u32* blank, u64 at, u32 count) {
+// Whether the gradients of a block from element `at` of the arena on are known to be zero: those of two of
+// its blocks at most.
+DEVICE bool is_zero_block(const u32* zero_blocks, u64 at, u32 count) {
   const u64 a = at / LIVE, b = (at + count - 1) / LIVE;
-  return BLANK && blank[a / 32] >> (a % 32) & blank[b / 32] >> (b % 32) & 1;
+  return ZERO_BLOCKS && zero_blocks[a / 32] >> (a % 32) & zero_blocks[b / 32] >> (b % 32) & 1;
 }
 
-// value, grad, states (n each), control = [norm, lr, unscale, factors], live (tasks), table (tasks), blank (arena / 16384)
-// -> value, states, live, copy (n)
+// value, grad, states (n each), control = [norm, lr, unscale, factors], live (tasks), table (tasks),
+// zero_blocks (arena / 16384) -> value, states, live, copy (n)
 template <class P>
 DEVICE void walk(float* __restrict__ value, const float* __restrict__ grad, const float* __restrict__ control,
-                 u32* __restrict__ live, const Task* __restrict__ table, C* __restrict__ copy, const u32* __restrict__ blank,
-                 float* const (&states)[HELD], const P& p) {
+                 u32* __restrict__ live, const Task* __restrict__ table, C* __restrict__ copy, const u32* __restrict__ zero_blocks,
+                 float* const (&states)[STATE_COUNT], const P& p) {
   __shared__ u32 touched;
   const Task task = table[blockIdx.x];
   const float length = control[0];
@@ -46,7 +49,7 @@ DEVICE void walk(float* __restrict__ value, const float* __restrict__ grad, cons
   for (u32 block = threadIdx.x / 32; block * LIVE < task.len; block += THREADS / 32) {
     const u32 first = block * LIVE, count = min(LIVE, task.len - first);
     const u64 at = (u64)task.start + first;
-    const bool zeros = is_blank(blank, (u64)p.origin * 64 + at, count);
+    const bool zeros = is_zero_block(zero_blocks, (u64)p.origin * 64 + at, count);
     if (aligned && count == LIVE) {
       bool some = false;
 #pragma unroll
@@ -58,7 +61,8 @@ DEVICE void walk(float* __restrict__ value, const float* __restrict__ grad, cons
         for (u32 e = 0; e < VEC; e++) some |= g[e] != 0.f;
       }
       some = __any_sync(~0u, some);
-      // Without any gradient ever, the states are zero and stay so: they need not be read. Most rows of a vocabulary are like that.
+      // Without any gradient ever, the states are zero and stay so: they need not be read. Most rows of a
+      // vocabulary are like that.
       const bool dead = !some && !(before >> block & 1);
       if (dead && keep == 1.f) continue;
       if (some && lane == 0) atomicOr(&touched, 1u << block);
@@ -72,18 +76,18 @@ DEVICE void walk(float* __restrict__ value, const float* __restrict__ grad, cons
 #pragma unroll
           for (u32 e = 0; e < VEC; e++) w[e] *= keep;
         } else {
-          float g[VEC] = {}, s[HELD][VEC] = {};
+          float g[VEC] = {}, s[STATE_COUNT][VEC] = {};
           if (!zeros) load(g, grad + here);
 #pragma unroll
           for (u32 k = 0; k < STATES; k++) load(s[k], states[k] + here);
 #pragma unroll
           for (u32 e = 0; e < VEC; e++) {
-            float own[HELD];
+            float own[STATE_COUNT];
 #pragma unroll
-            for (u32 k = 0; k < HELD; k++) own[k] = s[k][e];
+            for (u32 k = 0; k < STATE_COUNT; k++) own[k] = s[k][e];
             w[e] = update(w[e], g[e] * clip, own, r, p);
 #pragma unroll
-            for (u32 k = 0; k < HELD; k++) s[k][e] = own[k];
+            for (u32 k = 0; k < STATE_COUNT; k++) s[k][e] = own[k];
           }
 #pragma unroll
           for (u32 k = 0; k < STATES; k++) store(states[k] + here, s[k]);
@@ -95,7 +99,7 @@ DEVICE void walk(float* __restrict__ value, const float* __restrict__ grad, cons
       for (u32 e = lane; e < count; e += 32) {
         const float g = zeros ? 0.f : grad[at + e];
         if (g != 0.f) atomicOr(&touched, 1u << block);
-        float own[HELD] = {};
+        float own[STATE_COUNT] = {};
 #pragma unroll
         for (u32 k = 0; k < STATES; k++) own[k] = states[k][at + e];
         const float w = update(value[at + e], g * clip, own, r, p);

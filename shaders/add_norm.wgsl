@@ -1,5 +1,6 @@
 // y = drop_after(gamma (z - mean) rstd + beta), z = drop_before(x) + residual: see src/ops/add_norm.rs.
-// Constants: RESIDUAL, BIAS (is there a beta), DX, DRES (0 or 1), THREADS. One group a row; an invocation owns blocks of eight columns.
+// Constants: RESIDUAL, BIAS (is there a beta), DX, DRES (0 or 1), THREADS. One group a row; an invocation
+// owns blocks of eight columns.
 
 struct Params {
     before: Drop,
@@ -24,7 +25,7 @@ var<immediate> p: Params;
 @group(0) @binding(7) var<storage, read_write> rstd: array<f32>;
 
 fn words(d: Drop, row: u32, block: u32) -> vec4<u32> {
-    return philox(vec4<u32>(key[d.row] + row, block, d.site, key[2]), vec2<u32>(key[0], key[1]));
+    return philox(vec4<u32>(key[d.row] + row, block, d.dropout_id, key[2]), vec2<u32>(key[0], key[1]));
 }
 
 @compute @workgroup_size(THREADS)
@@ -84,7 +85,8 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) cou
     }
 }
 
-// dz = rstd (g - mean(g) - xhat mean(g xhat)), g = drop_after(dy) gamma. x is dx, residual is dresidual, y is dy.
+// dz = rstd (g - mean(g) - xhat mean(g xhat)), g = drop_after(dy) gamma. x is dx, residual is dresidual, y is
+// dy.
 @compute @workgroup_size(THREADS)
 fn backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) count: vec3<u32>,
             @builtin(local_invocation_index) li: u32) {
@@ -140,8 +142,8 @@ fn backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) co
     }
 }
 
-// dgamma = sum drop_after(dy) xhat, dbeta = sum drop_after(dy): first by blocks of 64 rows into x (blocks, 2 cols), an
-// invocation for eight columns; then over the blocks.
+// dgamma = sum drop_after(dy) xhat, dbeta = sum drop_after(dy): first by blocks of 64 rows into x (blocks, 2
+// cols), an invocation for eight columns; then over the blocks.
 @compute @workgroup_size(THREADS)
 fn sum_rows(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) li: u32) {
     let block = group.x * THREADS + li;

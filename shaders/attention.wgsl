@@ -1,7 +1,7 @@
-// o = drop(softmax(scale q k^T)) v over packed sequences: see src/ops/attention. Stands behind attention.common.wgsl.
-// Constants: D (head_dim), THREADS. A group has THREADS tokens of one sequence and one head, an invocation one of them; the
-// tokens of the other side go by, the same for the whole group, with the softmax kept up to date (Milakov and Gimelshein
-// 2018), so nothing of the size of the scores is stored.
+// o = drop(softmax(scale q k^T)) v over packed sequences: see src/ops/attention. Stands behind
+// attention.common.wgsl. Constants: D (head_dim), THREADS. A group has THREADS tokens of one sequence and one
+// head, an invocation one of them; the tokens of the other side go by, the same for the whole group, with the
+// softmax kept up to date (Milakov and Gimelshein 2018), so nothing of the size of the scores is stored.
 
 struct Params {
     drop: Drop,
@@ -24,7 +24,8 @@ var<immediate> p: Params;
 @group(0) @binding(6) var<storage, read_write> dqkv: array<f32>;
 @group(0) @binding(7) var<storage, read_write> delta: array<f32>;
 
-// The tokens that this group's tokens may see, or be seen by; from a multiple of eight of the sequence on, which the mask needs.
+// The tokens that this group's tokens may see, or be seen by; from a multiple of eight of the sequence on,
+// which the mask needs.
 fn others(seq: vec4<u32>) -> vec2<u32> {
     if (p.window == 0u) {
         return seq.xy;
@@ -38,8 +39,8 @@ fn sees(query: u32, other: u32) -> bool {
 }
 
 fn mask_words(row: u32, head: u32, block: u32) -> vec4<u32> {
-    let site = p.drop.site ^ (head << 16u);
-    return philox(vec4<u32>(key[p.drop.row] + row, block, site, key[2]), vec2<u32>(key[0], key[1]));
+    let dropout_id = p.drop.dropout_id ^ (head << 16u);
+    return philox(vec4<u32>(key[p.drop.row] + row, block, dropout_id, key[2]), vec2<u32>(key[0], key[1]));
 }
 
 // Keys that are taken together, so that the sums are rescaled once for all of them.
@@ -177,7 +178,8 @@ fn backward_kv(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocatio
         v[i] = qkv[base + hidden + i];
     }
     let c = t - seq.x;
-    // The block of eight keys whose mask bits are drawn together; said so that a group of eight sees one for all.
+    // The block of eight keys whose mask bits are drawn together; said so that a group of eight sees one for
+    // all.
     var block = (seq.z - seq.x) / 8u;
     if (THREADS > 8u) {
         block = c / 8u;

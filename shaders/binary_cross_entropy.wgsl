@@ -1,5 +1,5 @@
-// loss = scale sum_rc w_c (t (1 - p)^gamma a + (1 - t) p^gamma b), a = -ln p, b = -ln (1 - p): see src/ops/binary_cross_entropy.rs.
-// Constants: WEIGHTED, FOCAL (0 or 1).
+// loss = scale sum_rc w_c (t (1 - p)^gamma a + (1 - t) p^gamma b), a = -ln p, b = -ln (1 - p): see
+// src/ops/binary_cross_entropy.rs. Constants: WEIGHTED, FOCAL (0 or 1).
 
 struct Params {
     n: u32,
@@ -56,14 +56,14 @@ fn backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) co
     if (i < p.n) {
         let v = x[i];
         let t = goal[i];
-        var slope = 1.0 / (1.0 + exp(-v)) - t;
+        var gradient = 1.0 / (1.0 + exp(-v)) - t;
         if (FOCAL == 1u) {
             let s = surprises(v);
             let q = exp(-s);
-            slope = (1.0 - t) * exp(-p.gamma * s.x) * (q.x + p.gamma * q.y * s.y)
+            gradient = (1.0 - t) * exp(-p.gamma * s.x) * (q.x + p.gamma * q.y * s.y)
                 - t * exp(-p.gamma * s.y) * (q.y + p.gamma * q.x * s.x);
         }
-        let d = scale[0] * loss[0] * weight(i) * slope;
+        let d = scale[0] * loss[0] * weight(i) * gradient;
         dx[i] = select(d, dx[i] + d, p.add == 1u);
     }
 }

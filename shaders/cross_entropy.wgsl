@@ -40,7 +40,8 @@ fn q(row: u32, c: u32) -> f32 {
     return v;
 }
 
-// (1 - p)^gamma, p and 1 - p of a class with -ln p = l; rounding may put p above 1, of which there is no power.
+// (1 - p)^gamma, p and 1 - p of a class with -ln p = l; rounding may put p above 1, of which there is no
+// power.
 fn focus(l: f32) -> vec3<f32> {
     let prob = exp(-l);
     let rest = 1.0 - prob;

@@ -23,7 +23,7 @@ fn apply(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) count
     if (row >= p.rows) {
         return;
     }
-    let words = philox(vec4<u32>(key[p.drop.row] + row, block, p.drop.site, key[2]), vec2<u32>(key[0], key[1]));
+    let words = philox(vec4<u32>(key[p.drop.row] + row, block, p.drop.dropout_id, key[2]), vec2<u32>(key[0], key[1]));
     for (var c = block * 8u; c < min(p.cols, block * 8u + 8u); c++) {
         let at = row * p.cols + c;
         var v = x[at] * factor(p.drop, words, c);

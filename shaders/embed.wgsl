@@ -5,7 +5,8 @@ struct Params {
     tokens: u32,
     cols: u32,
     rows: u32,
-    // Row of the position table for position 0; in the backward pass what is added to the indices into the table at hand.
+    // Row of the position table for position 0; in the backward pass what is added to the indices into the
+    // table at hand.
     first: u32,
 }
 var<immediate> p: Params;
@@ -50,10 +51,12 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) cou
     }
 }
 
-// The gradient of one table, in three kernels. ids are the indices into it, positions the tokens sorted by row (order), word is
-// the table's gradient, position is dy, kind the parts of rows that go beyond a chunk: no atomics, one order.
+// The gradient of one table, in three kernels. ids are the indices into it, positions the tokens sorted by
+// row (order), word is the table's gradient, position is dy, kind the parts of rows that go beyond a chunk:
+// no atomics, one order.
 
-// A token's place among the sorted ones is how many stand before it: those of a lower row, and earlier ones of its own.
+// A token's place among the sorted ones is how many stand before it: those of a lower row, and earlier ones
+// of its own.
 @compute @workgroup_size(THREADS)
 fn rank(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) count: vec3<u32>,
         @builtin(local_invocation_index) li: u32) {
@@ -80,9 +83,9 @@ fn put_row(row: u32, c: u32, sum: f32) {
     }
 }
 
-// Sorted tokens that one group adds up, an invocation for a column. A run of tokens of one row that lies within the chunk goes
-// to the table; of a run that goes beyond, each chunk keeps its part: the first of its two rows of parts if the run began
-// before, the second if it begins here.
+// Sorted tokens that one group adds up, an invocation for a column. A run of tokens of one row that lies
+// within the chunk goes to the table; of a run that goes beyond, each chunk keeps its part: the first of its
+// two rows of parts if the run began before, the second if it begins here.
 const CHUNK = 32u;
 
 @compute @workgroup_size(THREADS)

@@ -1,7 +1,7 @@
-// o = sum_j p_qj C_j, p_qj the softmax over features of w_j q' + L_j; C_j, L_j the softmax over keys of w_j k' - |k'|^2 / 2:
-// see src/ops/favor. Stands behind attention.common.wgsl. Constants: D (head_dim), THREADS. A group has THREADS features, or
-// tokens, of one sequence and one head, an invocation one of them; the other side goes by, the same for the whole group, with the
-// softmax kept up to date.
+// o = sum_j p_qj C_j, p_qj the softmax over features of w_j q' + L_j; C_j, L_j the softmax over keys of w_j
+// k' - |k'|^2 / 2: see src/ops/favor. Stands behind attention.common.wgsl. Constants: D (head_dim), THREADS.
+// A group has THREADS features, or tokens, of one sequence and one head, an invocation one of them; the other
+// side goes by, the same for the whole group, with the softmax kept up to date.
 
 struct Params {
     tokens: u32,
@@ -16,7 +16,8 @@ var<immediate> p: Params;
 @group(0) @binding(0) var<storage, read_write> qkv: array<f32>;
 @group(0) @binding(1) var<storage, read_write> bounds: array<u32>;
 @group(0) @binding(2) var<storage, read_write> w: array<f32>;
-// o in the forward pass and in backward_delta; then delta = rowsum(do o) (heads tokens); for the keys dC and E, as the table.
+// o in the forward pass and in backward_delta; then delta = rowsum(do o) (heads tokens); for the keys dC and
+// E, as the table.
 @group(0) @binding(3) var<storage, read_write> o: array<f32>;
 // C (seqs, heads, features, D), then L (seqs, heads, features).
 @group(0) @binding(4) var<storage, read_write> table: array<f32>;

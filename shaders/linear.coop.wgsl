@@ -1,8 +1,8 @@
 enable f16;
 enable wgpu_cooperative_matrix;
-// The product of linear.wgsl on cooperative matrices, behind that file's text: operands are rounded to f16 on their way into
-// workgroup memory, sums are f32. Constants besides: SZ (rows, columns and depth of a matrix), SUBGROUP; the types MatA,
-// MatB, MatC. Four subgroups, each with two by two matrices.
+// The product of linear.wgsl on cooperative matrices, behind that file's text: operands are rounded to f16 on
+// their way into workgroup memory, sums are f32. Constants besides: SZ (rows, columns and depth of a matrix),
+// SUBGROUP; the types MatA, MatB, MatC. Four subgroups, each with two by two matrices.
 
 const WIDE = 4u * SZ;
 const DEEP = 2u * SZ;
@@ -12,7 +12,7 @@ var<workgroup> half_b: array<f16, DEEP * WIDE>;
 var<workgroup> tile: array<f32, WIDE * WIDE>;
 
 @compute @workgroup_size(THREADS)
-fn product_coop(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) li: u32) {
+fn matmul_coop(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) li: u32) {
     let row0 = group.y * WIDE;
     let col0 = group.x * WIDE;
     let down = li / SUBGROUP / 2u * 2u * SZ;

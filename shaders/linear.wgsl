@@ -1,6 +1,6 @@
-// y = act(x w^T + b) and its gradients: see src/ops/linear.
-// Constants: BIAS and KEEP (0 or 1), ACT (see the prelude), A_DOWN and B_DOWN (whether neighbours in memory are neighbours along
-// the summed dimension), THREADS.
+// y = act(x w^T + b) and its gradients: see src/ops/linear. Constants: BIAS and KEEP (0 or 1), ACT (see the
+// prelude), A_DOWN and B_DOWN (whether neighbours in memory are neighbours along the summed dimension),
+// THREADS.
 
 const TILE = 64u;
 const DEPTH = 16u;
@@ -54,9 +54,10 @@ fn columns(at: u32) -> vec4<f32> {
     return vec4<f32>(sb[at], sb[at + 1u], sb[at + 2u], sb[at + 3u]);
 }
 
-// A tile of 64 x 64 by 64 invocations, each with eight rows and two times four columns; the sum goes on in steps of 16.
+// A tile of 64 x 64 by 64 invocations, each with eight rows and two times four columns; the sum goes on in
+// steps of 16.
 @compute @workgroup_size(64)
-fn product(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) li: u32) {
+fn matmul(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) li: u32) {
     let row0 = group.y * TILE;
     let col0 = group.x * TILE;
     let tx = (li & 7u) * 4u;
@@ -119,15 +120,15 @@ fn product(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_in
     put4(row + 7u, col, l7); put4(row + 7u, col + 32u, h7);
 }
 
-// The same without workgroup memory, for software drivers, where that is slow and a load that is the same for the whole
-// group is cheap: each invocation has 16 rows, and of the columns every THREADS-th, two in all. Groups that follow each
-// other share columns. b's columns lie side by side (b_col is 1).
+// The same without workgroup memory, for software drivers, where that is slow and a load that is the same for
+// the whole group is cheap: each invocation has 16 rows, and of the columns every THREADS-th, two in all.
+// Groups that follow each other share columns. b's columns lie side by side (b_col is 1).
 const ROWS = 16u;
 const COLS = 2u;
 const STEP = 4u;
 
 @compute @workgroup_size(THREADS)
-fn product_rows(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) li: u32) {
+fn matmul_rows(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) li: u32) {
     let row0 = group.x * ROWS;
     let col0 = group.y * THREADS * COLS + li;
     var rows: array<u32, ROWS>;

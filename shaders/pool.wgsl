@@ -1,4 +1,5 @@
-// y[s] = x[first token of s], or the last, or the mean over its tokens: see src/ops/pool.rs. Constant: KIND (0 first, 1 mean, 2 last).
+// y[s] = x[first token of s], or the last, or the mean over its tokens: see src/ops/pool.rs. Constant: KIND
+// (0 first, 1 mean, 2 last).
 
 struct Params {
     tokens: u32,

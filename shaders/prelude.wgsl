@@ -29,7 +29,7 @@ fn philox(counter: vec4<u32>, seed: vec2<u32>) -> vec4<u32> {
 // One dropout: what the kernel's Params say of it. `row` is the key's entry that rows are counted from.
 struct Drop {
     threshold: u32,
-    site: u32,
+    dropout_id: u32,
     row: u32,
     scale: f32,
 }
@@ -62,18 +62,19 @@ const SQRT_2_PI = 0.7978845608028654;
 fn gelu_erf(z: f32) -> f32 {
     return 0.5 * z * (1.0 + erf(z * 0.7071067811865476));
 }
-fn gelu_erf_slope(z: f32) -> f32 {
+fn gelu_erf_gradient(z: f32) -> f32 {
     return 0.5 * (1.0 + erf(z * 0.7071067811865476)) + z * 0.3989422804014327 * exp(-0.5 * z * z);
 }
 fn gelu_tanh(z: f32) -> f32 {
     return 0.5 * z * (1.0 + tanh_safe(SQRT_2_PI * (z + 0.044715 * z * z * z)));
 }
-fn gelu_tanh_slope(z: f32) -> f32 {
+fn gelu_tanh_gradient(z: f32) -> f32 {
     let t = tanh_safe(SQRT_2_PI * (z + 0.044715 * z * z * z));
     return 0.5 * (1.0 + t + z * SQRT_2_PI * (1.0 + 0.134145 * z * z) * (1.0 - t * t));
 }
 
-// The activations, by their numbers in src/ops/activation.rs: 0 none, 1 GELU by erf, 2 GELU by tanh, 3 ReLU, 4 tanh.
+// The activations, by their numbers in src/ops/activation.rs: 0 none, 1 GELU by erf, 2 GELU by tanh, 3 ReLU,
+// 4 tanh.
 fn activation(act: u32, z: f32) -> f32 {
     switch act {
         case 1u: { return gelu_erf(z); }
@@ -83,12 +84,12 @@ fn activation(act: u32, z: f32) -> f32 {
         default: { return z; }
     }
 }
-// The derivative at z, where y = activation(z). GELU reads z only, ReLU and tanh y only: a caller that keeps one of the two gives
-// it for both.
+// The derivative at z, where y = activation(z). GELU reads z only, ReLU and tanh y only: a caller that keeps
+// one of the two gives it for both.
 fn activation_gradient(act: u32, z: f32, y: f32) -> f32 {
     switch act {
-        case 1u: { return gelu_erf_slope(z); }
-        case 2u: { return gelu_tanh_slope(z); }
+        case 1u: { return gelu_erf_gradient(z); }
+        case 2u: { return gelu_tanh_gradient(z); }
         case 3u: { return select(0.0, 1.0, y > 0.0); }
         case 4u: { return 1.0 - y * y; }
         default: { return 1.0; }

@@ -1,7 +1,7 @@
 // o = drop(softmax(scale s)) v, s_ij = (q_i + w) k_j + (q_i + u) r[i - j] + (q_i + g) e[segments differ]: see
-// src/ops/relative_attention. Stands behind attention.common.wgsl. Constants: D (head_dim), ORDERED (0 or 1), THREADS. A group has
-// THREADS tokens of one sequence and one head, an invocation one of them; the tokens of the other side go by, the same for the
-// whole group.
+// src/ops/relative_attention. Stands behind attention.common.wgsl. Constants: D (head_dim), ORDERED (0 or 1),
+// THREADS. A group has THREADS tokens of one sequence and one head, an invocation one of them; the tokens of
+// the other side go by, the same for the whole group.
 
 struct Params {
     drop: Drop,
@@ -25,8 +25,8 @@ var<immediate> p: Params;
 @group(0) @binding(6) var<storage, read_write> o: array<f32>;       // dy in the backward pass; in the last entries a gradient
 @group(0) @binding(7) var<storage, read_write> lse: array<f32>;     // `work` in the backward pass
 
-// Parts of `work`: dq by keys, dq by distances, dk, dv (tokens, heads, D); sums of dS over the keys of the same and of another
-// segment, lse, delta (tokens, heads); dr (distances, heads, D).
+// Parts of `work`: dq by keys, dq by distances, dk, dv (tokens, heads, D); sums of dS over the keys of the
+// same and of another segment, lse, delta (tokens, heads); dr (distances, heads, D).
 fn part(which: u32) -> u32 {
     return which * p.tokens * p.heads * D;
 }
@@ -72,8 +72,8 @@ fn kind_of(i: u32, j: u32) -> u32 {
     return select(3u, 4u, tokens[4u * i + 3u] != tokens[4u * j + 3u]);
 }
 fn mask_words(row: u32, head: u32, block: u32) -> vec4<u32> {
-    let site = p.drop.site ^ (head << 16u);
-    return philox(vec4<u32>(key[p.drop.row] + row, block, site, key[2]), vec2<u32>(key[0], key[1]));
+    let dropout_id = p.drop.dropout_id ^ (head << 16u);
+    return philox(vec4<u32>(key[p.drop.row] + row, block, dropout_id, key[2]), vec2<u32>(key[0], key[1]));
 }
 
 // What the pairs of a query have in common: q + w, q + u, and (q + g) e.
@@ -347,8 +347,8 @@ fn put_r(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) count
     o[n] = select(d, o[n] + d, p.add == 1u);
 }
 
-// The gradients of the biases: first by blocks of 64 tokens into o (blocks, 5, heads D), an invocation a column; then over the
-// blocks into r.
+// The gradients of the biases: first by blocks of 64 tokens into o (blocks, 5, heads D), an invocation a
+// column; then over the blocks into r.
 @compute @workgroup_size(THREADS)
 fn sum_rows(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) li: u32) {
     let hidden = p.heads * D;

@@ -20,7 +20,7 @@ fn words(row: u32, block: u32) -> vec4<u32> {
     if (p.drop.threshold == 0u) {
         return vec4<u32>();
     }
-    return philox(vec4<u32>(key[p.drop.row] + row, block, p.drop.site, key[2]), vec2<u32>(key[0], key[1]));
+    return philox(vec4<u32>(key[p.drop.row] + row, block, p.drop.dropout_id, key[2]), vec2<u32>(key[0], key[1]));
 }
 
 fn kept(w: vec4<u32>, c: u32) -> f32 {

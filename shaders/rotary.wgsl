@@ -21,8 +21,8 @@ var<immediate> p: Params;
 @group(0) @binding(1) var<storage, read_write> positions: array<u32>;
 @group(0) @binding(2) var<storage, read_write> y: array<f32>;
 
-// Sine and cosine of a fraction of a turn in 2^32nds, within 6e-8: an eighth of a turn at most, by Taylor's series. What the
-// language has may be off by 5e-4.
+// Sine and cosine of a fraction of a turn in 2^32nds, within 6e-8: an eighth of a turn at most, by Taylor's
+// series. What the language has may be off by 5e-4.
 fn sine_cosine(turn: u32) -> vec2<f32> {
     let quarter = (turn + 0x20000000u) >> 30u;
     let x = f32(bitcast<i32>(turn - (quarter << 30u))) * 1.4629180792671596e-9; // 2 pi / 2^32

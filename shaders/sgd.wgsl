@@ -1,5 +1,5 @@
-// SGD with momentum over a flat arena: see src/ops/sgd.rs. Stands behind shaders/update.wgsl. Constant: NESTEROV. Without momentum STATES
-// is 0, and the values are bound in place of buf.
+// SGD with momentum over a flat arena: see src/ops/sgd.rs. Stands behind shaders/update.wgsl. Constant:
+// NESTEROV. Without momentum STATES is 0, and the values are bound in place of buf.
 
 struct Params {
     momentum: f32,

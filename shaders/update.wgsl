@@ -1,5 +1,5 @@
-// What the updates of all optimizers share; stands before each of them: see src/ops/update.rs. One group a task of the table; 512 elements
-// a bit of `live`. Constant: STATES (states of the update).
+// What the updates of all optimizers share; stands before each of them: see src/ops/update.rs. One group a
+// task of the table; 512 elements a bit of `live`. Constant: STATES (states of the update).
 //
 // An update declares
 //   struct Params { its settings, max_norm: f32 }  var<immediate> p: Params;  and its states from binding 5 on

@@ -3,8 +3,8 @@
 
 use crate::device::{Device, Tensor};
 use crate::error::{Error, Result};
-use crate::ops::Blank;
-use crate::ops::round::Round;
+use crate::ops::ZeroBlocks;
+use crate::ops::cast::Cast;
 use crate::ops::update::Segment;
 use crate::shape::{DType, Spec};
 use crate::tape::{Leaf, Tape, Var};
@@ -185,8 +185,8 @@ pub struct Params {
 pub struct Training {
     /// Gradients.
     pub grad: Tensor,
-    /// The zero-block bitmap of the gradients, u32 (see [`Blank`]). Without it gradients are read and zeroed completely.
-    pub blank: Option<Tensor>,
+    /// The zero-block bitmap of the gradients, u32 (see [`ZeroBlocks`]). Without it gradients are read and zeroed completely.
+    pub zero_blocks: Option<Tensor>,
 }
 
 /// The variables of all groups on one tape.
@@ -211,8 +211,8 @@ impl Params {
         let zeros = || device.zeros(dtype, &[layout.len()]);
         let value = zeros()?;
         let training = if training {
-            let blank = Some(device.zeros(DType::U32, &[Blank::words(layout.len())])?);
-            Some(Training { grad: zeros()?, blank })
+            let zero_blocks = Some(device.zeros(DType::U32, &[ZeroBlocks::words(layout.len())])?);
+            Some(Training { grad: zeros()?, zero_blocks })
         } else {
             None
         };
@@ -231,7 +231,7 @@ impl Params {
     /// if it was lost.
     pub fn refresh(&self, device: &Device) -> Result<()> {
         match &self.copy {
-            Some(copy) => device.step(&Round, &[&self.value, copy]),
+            Some(copy) => device.step(&Cast, &[&self.value, copy]),
             None => Ok(()),
         }
     }
@@ -266,9 +266,9 @@ impl Params {
             vars.push(match &self.training {
                 Some(t) if tape.recording() && trained => {
                     let grad = t.grad.view(offset, &g.shape)?;
-                    let bits = t.blank.clone().filter(|_| g.table);
-                    let blank = bits.map(|bits| Blank { bits, first: offset });
-                    tape.leaf(Leaf { value, grad, filled, blank })
+                    let bits = t.zero_blocks.clone().filter(|_| g.table);
+                    let zero_blocks = bits.map(|bits| ZeroBlocks { bits, first: offset });
+                    tape.leaf(Leaf { value, grad, filled, zero_blocks })
                 }
                 _ => tape.constant(value),
             });

@@ -125,15 +125,15 @@ fn judge(op: &str, case: &Case, truth: &Device, device: &Device) -> Row {
         Subject::Op(op) => compare(&**op, case, truth, device).map(|(f, b)| (f, Some(b))),
         Subject::Step(..) => compare_step(case, device).map(|e| (e, None)),
     };
-    // On wgpu only products have a path in f16, and only where it was asked for.
-    let products = op == "linear" && matches!(device, Device::Wgpu(gpu) if gpu.half().is_some());
+    // On wgpu only matmuls have a path in f16, and only where it was asked for.
+    let matmuls = op == "linear" && matches!(device, Device::Wgpu(gpu) if gpu.half().is_some());
     let dtype = match case.subject {
-        Subject::Op(_) if products => DType::F16,
+        Subject::Op(_) if matmuls => DType::F16,
         Subject::Op(_) => device.caps().compute,
         Subject::Step(..) => DType::F32,
     };
     let bounds = match case.subject {
-        _ if products => case.product_bounds(),
+        _ if matmuls => case.matmul_bounds(),
         Subject::Op(_) if dtype.size() == 2 => {
             HALF_BOUNDS.map(|b| b * slack * case.half_slack * unit_roundoff(dtype))
         }

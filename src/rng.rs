@@ -1,4 +1,4 @@
-//! Philox4x32-10, counter based: a dropout mask is a function of (seed, step, site, element) and is never stored.
+//! Philox4x32-10, counter based: a dropout mask is a function of (seed, step, dropout_id, element) and is never stored.
 //!
 //! Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3" (SC 2011). The tests hold Random123's known answers.
 

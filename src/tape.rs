@@ -116,7 +116,7 @@ impl<'d> Tape<'d> {
     }
     /// The backward pass of one op.
     fn play(&mut self, node: &Node) -> Result<()> {
-        let keeps_bitmap = node.op.keeps_blank();
+        let keeps_bitmap = node.op.maintains_zero_blocks();
         for v in &node.x {
             if let Some(slot) = v.slot() {
                 var::begin(self.device, &mut self.slots, slot, &v.value().spec, keeps_bitmap)?;
@@ -125,9 +125,9 @@ impl<'d> Tape<'d> {
         let slots = &self.slots;
         let grad = |(i, v): (usize, &Var)| {
             let slot = &slots[v.slot()?];
-            let blank = slot.blank.as_ref().filter(|_| keeps_bitmap);
-            let slope = node.fused.iter().find(|f| f.input == i).map(|f| (f.act, &f.at));
-            slot.grad.as_ref().map(|t| Grad { t, add: slot.filled, blank, slope })
+            let zero_blocks = slot.zero_blocks.as_ref().filter(|_| keeps_bitmap);
+            let dact = node.fused.iter().find(|f| f.input == i).map(|f| (f.act, &f.at));
+            slot.grad.as_ref().map(|t| Grad { t, add: slot.filled, zero_blocks, dact })
         };
         let (x, y): (Vec<_>, Vec<_>) = (node.x.iter().map(Var::value).collect(), node.y.iter().collect());
         // Only the first output of an op leaves the tape, so only it has a gradient.

@@ -27,8 +27,8 @@ mod bench_shapes;
 mod bench_sweep;
 #[path = "all/bench_timing.rs"]
 mod bench_timing;
-#[path = "all/blank.rs"]
-mod blank;
+#[path = "all/zero_blocks.rs"]
+mod zero_blocks;
 #[path = "all/build_script.rs"]
 mod build_script;
 #[path = "all/checkpoint.rs"]
@@ -62,8 +62,8 @@ mod encoders;
 mod events;
 #[path = "all/faults.rs"]
 mod faults;
-#[path = "all/fold.rs"]
-mod fold;
+#[path = "all/epilogue_fusion.rs"]
+mod epilogue_fusion;
 #[path = "all/folders.rs"]
 mod folders;
 #[path = "all/from_shell.rs"]

@@ -3,7 +3,7 @@
 
     python3 aims.py FOLDER
 
-FOLDER is the output of `benches/gpu-all bench peers` on one GPU: `bench/ops-bf16.json`, `bench/products-*.json` and
+FOLDER is the output of `benches/gpu-all bench peers` on one GPU: `bench/ops-bf16.json`, `bench/matmuls-*.json` and
 `bench/step-MODEL-SEQUENCESxLENGTH.json` of `tempra bench`, and `peers/kernels.json` and `peers/steps.json` of gpu_torch.py. A figure "to X"
 is the time of X divided by tempra's: above 1, tempra is faster. PyTorch's kernels are timed in CUDA graphs, tempra's one by one. For small
 kernels this favours PyTorch, and makes tempra's matmuls and cuBLASLt's look more similar than they are. An aim that was not measured is
@@ -106,18 +106,18 @@ def aims(r):
         for role, k, n in LINEAR:
             shape = [4096, n * hidden, k * hidden]
 
-            def product(kind, parts, model=model, role=role, shape=shape, file="bench/products-cublaslt.json"):
-                theirs = sum(r.torch(f"product {p}", shape)[0]["seconds"] for p in parts)
+            def matmul(kind, parts, model=model, role=role, shape=shape, file="bench/matmuls-cublaslt.json"):
+                theirs = sum(r.torch(f"matmul {p}", shape)[0]["seconds"] for p in parts)
                 return theirs / seconds(r.ours("linear", kind, model, 4096, role, file))
 
-            yield f"product {shape} forward, cuBLASLt, to PyTorch's without bias", 1.0, lambda f=product: f("forward", ["forward"])
-            yield f"product {shape} backward, cuBLASLt, to PyTorch's without bias", 1.0, lambda f=product: f("backward", ["dx", "dw"])
+            yield f"matmul {shape} forward, cuBLASLt, to PyTorch's without bias", 1.0, lambda f=matmul: f("forward", ["forward"])
+            yield f"matmul {shape} backward, cuBLASLt, to PyTorch's without bias", 1.0, lambda f=matmul: f("backward", ["dx", "dw"])
     for own, aim in [("mma", 0.55), ("wgmma", 0.95)]:
         for model in HIDDEN:
             for role, _, _ in LINEAR:
                 for kind in ("forward", "backward"):
                     def beside(own=own, model=model, role=role, kind=kind):
-                        a, b = (seconds(r.ours("linear", kind, model, 4096, role, f"bench/products-{p}.json")) for p in ("cublaslt", own))
+                        a, b = (seconds(r.ours("linear", kind, model, 4096, role, f"bench/matmuls-{p}.json")) for p in ("cublaslt", own))
                         return a / b
 
                     yield f"{own}, {role} of {model} {kind}, to cuBLASLt", aim, beside
@@ -135,7 +135,7 @@ def aims(r):
         name = f"step of {model}, {sequences} x {length}"
         yield f"{name}, to eager", eager, lambda f=ratio: f("eager")
         yield f"{name}, to compiled", compiled, lambda f=ratio: f("compiled")
-        yield (f"{name}, share of the largest product's rate", 0.5 if (model, sequences) == ("bert-base", 128) else None,
+        yield (f"{name}, share of the largest matmul's rate", 0.5 if (model, sequences) == ("bert-base", 128) else None,
                lambda f=step: need(f()["share_of_peak"], "share of peak"))
         if (model, sequences) == ("bert-base", 32):
             yield f"{name}, share of the time that the card works", 0.97, lambda f=step: 1 - f()["phases"]["idle"] / seconds(f())

@@ -130,9 +130,9 @@ def main():
             for out, inner in [(1152, 384), (384, 384), (1536, 384), (384, 1536), (2304, 768), (768, 768), (3072, 768), (768, 3072)]:
                 x, w, dy = ([rand(*s) for _ in range(SETS)] for s in ((tokens, inner), (out, inner), (tokens, out)))
                 flops = 2.0 * tokens * out * inner
-                note("product forward", [tokens, out, inner], lambda i: F.linear(x[i], w[i]), flops)
-                note("product dx", [tokens, out, inner], lambda i: dy[i] @ w[i], flops)
-                note("product dw", [tokens, out, inner], lambda i: dy[i].t() @ x[i], flops)
+                note("matmul forward", [tokens, out, inner], lambda i: F.linear(x[i], w[i]), flops)
+                note("matmul dx", [tokens, out, inner], lambda i: dy[i] @ w[i], flops)
+                note("matmul dw", [tokens, out, inner], lambda i: dy[i].t() @ x[i], flops)
         from torch.nn.attention import SDPBackend, sdpa_kernel
 
         backends = {"flash": SDPBackend.FLASH_ATTENTION, "cudnn": SDPBackend.CUDNN_ATTENTION,

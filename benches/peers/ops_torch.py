@@ -137,19 +137,19 @@ class Bench:
         ways = {name: run for name, run in ways.items() if before is None or before["copy_by"] == name}
         copies = {name: [8.0 * n / s for s in self.time(run, 1, samples)[0]] for name, run in ways.items()}
         way = max(copies, key=lambda name: statistics.median(copies[name]))
-        products, side = {}, before["matmul_side"] if before else 256
+        matmuls, side = {}, before["matmul_side"] if before else 256
         while True:
             x, w = self.rand(side, side), self.rand(side, side)
             seconds = self.time(lambda i: torch.nn.functional.linear(x, w), 1, samples)[0]
-            products[side] = [2 * side**3 / s for s in seconds]
+            matmuls[side] = [2 * side**3 / s for s in seconds]
             # All samples of the next side are expected to take at most a second.
             if before or 2 * side > largest or 8 * statistics.median(seconds) * (samples + 3) > 1:
                 break
             side *= 2
-        at = max(products, key=lambda side: statistics.median(products[side]))
-        return {"copy_bytes_per_s": statistics.median(copies[way]), "product_flops_per_s": statistics.median(products[at]),
+        at = max(matmuls, key=lambda side: statistics.median(matmuls[side]))
+        return {"copy_bytes_per_s": statistics.median(copies[way]), "matmul_flops_per_s": statistics.median(matmuls[at]),
                 "how": f"medians of {samples} samples; copy: {way}, {4 * n >> 20} MiB; matmul: {at} x {at} x {at}", "drift": None,
-                "copy_by": way, "matmul_side": at, "copy_samples_bytes_per_s": copies[way], "product_samples_flops_per_s": products[at]}
+                "copy_by": way, "matmul_side": at, "copy_samples_bytes_per_s": copies[way], "matmul_samples_flops_per_s": matmuls[at]}
 
     def begin(self, variant, dtype):
         torch, a = self.torch, self.args
@@ -167,16 +167,16 @@ class Bench:
     def end(self):
         before = self.before
         after = self.ceilings(before)
-        keys, all_ = ("copy_bytes_per_s", "product_flops_per_s"), ("copy_samples_bytes_per_s", "product_samples_flops_per_s")
+        keys, all_ = ("copy_bytes_per_s", "matmul_flops_per_s"), ("copy_samples_bytes_per_s", "matmul_samples_flops_per_s")
         best = {**before, **{k: before[k] + after[k] for k in all_}, "drift": [after[k] / before[k] for k in keys]}
         best.update((k, statistics.median(best[a])) for k, a in zip(keys, all_))
         self.report["devices"][-1]["ceilings"] = best
         self.report["devices"][-1]["machine"]["load_after"] = load()
         for row in (r for r in self.report["ops"] if r["device"] == self.id and r["beyond_cache"]):
-            copy, product = row["bytes"] / best[keys[0]], row["flops"] / best[keys[1]]
-            if max(copy, product) > 0:
-                row["percent"] = 100 * max(copy, product) / row["seconds"]["median"]
-                row["bound"] = "product" if product > copy else "copy"
+            copy, matmul = row["bytes"] / best[keys[0]], row["flops"] / best[keys[1]]
+            if max(copy, matmul) > 0:
+                row["percent"] = 100 * max(copy, matmul) / row["seconds"]["median"]
+                row["bound"] = "matmul" if matmul > copy else "copy"
         for row in (r for r in self.report["steps"] if r["device"] == self.id and r["flops"]):
             row["share_of_peak"] = row["flops"] / row["seconds"]["median"] / best[keys[1]]
 

@@ -92,8 +92,8 @@ pub trait Library {
     type Graph;
     /// Its name, version and backend.
     fn tool(&self) -> String;
-    /// The product of two random square matrices.
-    fn product(&self, side: usize) -> Result<Pass<Self::Graph>>;
+    /// The matmul of two random square matrices.
+    fn matmul(&self, side: usize) -> Result<Pass<Self::Graph>>;
     /// A pass on random operands of its own; tables may be shared. An error says why it cannot do the job.
     fn job(&mut self, job: &Job) -> Result<Pass<Self::Graph>>;
     /// From ones at the root to the gradients of all real operands; returns what shall be freed after the clock stopped.
@@ -287,7 +287,7 @@ fn at(v: &[f64], q: f64) -> f64 {
 struct Ceilings {
     /// Rates of all samples.
     copies: Vec<f64>,
-    products: Vec<f64>,
+    matmuls: Vec<f64>,
     in_place: bool,
     side: usize,
 }
@@ -296,13 +296,13 @@ impl Ceilings {
     fn copy(&self) -> f64 {
         at(&self.copies, 0.5)
     }
-    fn product(&self) -> f64 {
-        at(&self.products, 0.5)
+    fn matmul(&self) -> f64 {
+        at(&self.matmuls, 0.5)
     }
     /// The samples of both measurements.
     fn with(mut self, after: Ceilings) -> Ceilings {
         self.copies.extend(after.copies);
-        self.products.extend(after.products);
+        self.matmuls.extend(after.matmuls);
         self
     }
 }
@@ -349,7 +349,7 @@ impl<L: Library> Bench<L> {
             self.skip(what, why);
         }
         let after = self.ceilings(Some(&before))?;
-        let drift = [after.copy() / before.copy(), after.product() / before.product()];
+        let drift = [after.copy() / before.copy(), after.matmul() / before.matmul()];
         let best = before.with(after);
         self.judge(&best);
         machine["load_after"] = load();
@@ -361,11 +361,11 @@ impl<L: Library> Bench<L> {
                 "description": format!("cpu ({} threads)", self.args.threads),
                 "timer": "host clock", "cache_bytes": self.cache,
                 "ceilings": {
-                    "copy_bytes_per_s": best.copy(), "product_flops_per_s": best.product(),
+                    "copy_bytes_per_s": best.copy(), "matmul_flops_per_s": best.matmul(),
                     "how": format!("medians of {CEILING_SAMPLES} samples; copy: {}, bytes read plus written; \
                         matmul: {1} x {1} x {1} by the library", COPIES[usize::from(best.in_place)], best.side),
                     "drift": drift, "copy_by": COPIES[usize::from(best.in_place)], "matmul_side": best.side,
-                    "copy_samples_bytes_per_s": best.copies, "product_samples_flops_per_s": best.products,
+                    "copy_samples_bytes_per_s": best.copies, "matmul_samples_flops_per_s": best.matmuls,
                 },
             }],
             "ops": self.ops, "steps": self.steps, "skipped": self.skipped,
@@ -462,9 +462,9 @@ impl<L: Library> Bench<L> {
     fn judge(&mut self, best: &Ceilings) {
         for row in self.ops.iter_mut().filter(|r| r["beyond_cache"] == true) {
             let number = |v: &Value| v.as_f64().unwrap_or(f64::NAN);
-            let (copy, product) = (number(&row["bytes"]) / best.copy(), number(&row["flops"]) / best.product());
-            row["percent"] = json!(100.0 * copy.max(product) / number(&row["seconds"]["median"]));
-            row["bound"] = json!(if product > copy { "product" } else { "copy" });
+            let (copy, matmul) = (number(&row["bytes"]) / best.copy(), number(&row["flops"]) / best.matmul());
+            row["percent"] = json!(100.0 * copy.max(matmul) / number(&row["seconds"]["median"]));
+            row["bound"] = json!(if matmul > copy { "matmul" } else { "copy" });
         }
     }
 
@@ -474,7 +474,7 @@ impl<L: Library> Bench<L> {
         let (from, mut to) = (vec![0.5f32; n], vec![0.25f32; n]);
         let part = n.div_ceil(self.args.threads);
         // A store to what is not in the cache reads it first, unless it was read anyway.
-        let mut best = Ceilings { copies: vec![0.0], products: vec![0.0], in_place: false, side: 0 };
+        let mut best = Ceilings { copies: vec![0.0], matmuls: vec![0.0], in_place: false, side: 0 };
         for in_place in [false, true].into_iter().filter(|&way| before.is_none_or(|b| b.in_place == way)) {
             let run = |_, runs| {
                 let begun = Instant::now();
@@ -497,19 +497,19 @@ impl<L: Library> Bench<L> {
             }
         }
         for side in [256, 512, 1024, 2048].into_iter().filter(|&side| before.is_none_or(|b| b.side == side)) {
-            let product = self.library.product(side)?;
+            let matmul = self.library.matmul(side)?;
             let run = |_, runs| {
                 let begun = Instant::now();
                 for _ in 0..runs {
-                    drop(product()?);
+                    drop(matmul()?);
                 }
                 Ok(begun.elapsed().as_secs_f64())
             };
             let timing = self.time(1, RUNS, Some(CEILING_SAMPLES), run)?;
             let flops = 2.0 * (side as f64).powi(3);
-            let products: Vec<f64> = timing.seconds.iter().map(|s| flops / s).collect();
-            if at(&products, 0.5) > best.product() {
-                (best.products, best.side) = (products, side);
+            let matmuls: Vec<f64> = timing.seconds.iter().map(|s| flops / s).collect();
+            if at(&matmuls, 0.5) > best.matmul() {
+                (best.matmuls, best.side) = (matmuls, side);
             }
             // All samples of the next side are expected to take at most a second.
             if 8.0 * at(&timing.seconds, 0.5) * (CEILING_SAMPLES + 3) as f64 > 1.0 {

@@ -198,7 +198,7 @@ fn op_row<'a>(o: &'a OpRow, d: &'a DeviceEntry) -> Row<'a> {
         bytes_per_s: rate(o.bytes, &o.seconds),
         ceiling_percent: o.percent.and_then(finite),
         ceiling: match o.bound.as_deref() {
-            Some("product") => "matmul",
+            Some("matmul") => "matmul",
             other => other.unwrap_or_default(),
         },
         launches: o.launches.and_then(finite),

@@ -116,17 +116,17 @@ pub fn report(r: &Report) -> String {
         text += &format!("{}: {}, {}; {}; times by {}\n", d.id, d.tool, d.description, d.dtype, d.timer);
         text += &conditions(d);
         if let Some(c) = &d.ceilings {
-            let drift = c.drift.map_or(String::new(), |[copy, product]| {
+            let drift = c.drift.map_or(String::new(), |[copy, matmul]| {
                 format!(
                     ", changed by {:+.0} % and {:+.0} % during the run",
                     100.0 * (copy - 1.0),
-                    100.0 * (product - 1.0)
+                    100.0 * (matmul - 1.0)
                 )
             });
             text += &format!(
                 "  ceilings: copy {:.1} GB/s, matmul {:.3} TFLOP/s{drift} ({})\n",
                 c.copy_bytes_per_s / 1e9,
-                c.product_flops_per_s / 1e12,
+                c.matmul_flops_per_s / 1e12,
                 c.how
             );
             if let Some(peak) = &c.nameplate {
@@ -136,7 +136,7 @@ pub fn report(r: &Report) -> String {
                 text += &format!(
                     "  specification: copy {}, matmul {} ({})\n",
                     rate(peak.copy_bytes_per_s, 1e9, "GB/s"),
-                    rate(peak.product_flops_per_s, 1e12, "TFLOP/s"),
+                    rate(peak.matmul_flops_per_s, 1e12, "TFLOP/s"),
                     peak.how
                 );
             }

@@ -10,7 +10,7 @@ use super::report::Machine;
 use crate::device::cuda::Captured;
 use crate::device::{Device, Tensor};
 use crate::error::{Error, Result};
-use crate::ops::round::Round;
+use crate::ops::cast::Cast;
 use crate::shape::{DType, Spec};
 use rayon::prelude::*;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -70,7 +70,7 @@ impl Pace {
             return Ok(Pace { work: Fixed::Gpu { far, near: pair(1 << 20)? }, next });
         };
         let near = pair(1 << 18)?;
-        let copy = |[from, to]: &[Tensor; 2]| bench.device.step(&Round, &[from, to]);
+        let copy = |[from, to]: &[Tensor; 2]| bench.device.step(&Cast, &[from, to]);
         // Loads the kernel, which is not possible during a capture.
         copy(&near)?;
         let graphs = gpu
@@ -141,8 +141,8 @@ impl Pace {
             }
             Fixed::Gpu { far, near } => {
                 let [from, to] = &far[turn % far.len()];
-                let memory = clock.time(device, &mut || device.step(&Round, &[from, to]))?;
-                let mut often = || (0..NEAR).try_for_each(|_| device.step(&Round, &[&near[0], &near[1]]));
+                let memory = clock.time(device, &mut || device.step(&Cast, &[from, to]))?;
+                let mut often = || (0..NEAR).try_for_each(|_| device.step(&Cast, &[&near[0], &near[1]]));
                 Ok([memory, clock.time(device, &mut often)?])
             }
             Fixed::Graphs { graphs, .. } => {

@@ -8,7 +8,7 @@ use crate::suggest::nearest;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-/// The values of `TEMPRA_CUDA_PRODUCT`, which chooses the kernels for matmuls; see [`Cuda::product`](super::Cuda::product).
+/// The values of `TEMPRA_CUDA_MATMUL`, which chooses the kernels for matmuls; see [`Cuda::matmul`](super::Cuda::matmul).
 pub const MATMULS: [&str; 5] = ["own", "mma", "wgmma", "cublaslt", "fastest"];
 
 /// The names of all environment variables of tempra that this build reads.
@@ -21,7 +21,7 @@ pub const VARIABLES: &[&str] = &[
     "TEMPRA_CUDA_LIB",
     "TEMPRA_CUDA_LOSE_AFTER",
     "TEMPRA_CUDA_MEMORY",
-    "TEMPRA_CUDA_PRODUCT",
+    "TEMPRA_CUDA_MATMUL",
     "TEMPRA_CUDA_PTX",
     "TEMPRA_CUDA_TARGET",
     "TEMPRA_WGPU_CHECKED",
@@ -43,7 +43,7 @@ pub struct CudaSettings {
     pub target: Option<u32>,
     /// Whether to capture training steps as CUDA graphs; `TEMPRA_CUDA_GRAPHS=0` turns this off.
     pub graphs: bool,
-    /// `TEMPRA_CUDA_PRODUCT`: one of [`MATMULS`].
+    /// `TEMPRA_CUDA_MATMUL`: one of [`MATMULS`].
     pub matmuls: Option<&'static str>,
     /// `TEMPRA_CUDA_MEMORY`: the limit of device memory in bytes.
     pub memory_bytes: Option<u64>,
@@ -81,7 +81,7 @@ impl CudaSettings {
             target: number(read, "TEMPRA_CUDA_TARGET", 75, "an architecture")?
                 .map(|n| u32::try_from(n).unwrap_or(u32::MAX)),
             graphs: flag(read, "TEMPRA_CUDA_GRAPHS")?.unwrap_or(true),
-            matmuls: word(read, "TEMPRA_CUDA_PRODUCT", &MATMULS)?,
+            matmuls: word(read, "TEMPRA_CUDA_MATMUL", &MATMULS)?,
             memory_bytes: number(read, "TEMPRA_CUDA_MEMORY", 1, "bytes")?,
             lose_after: number(read, "TEMPRA_CUDA_LOSE_AFTER", 0, "graph launches")?,
             folders: folders(read, "TEMPRA_CUDA_LIB")?,
@@ -220,9 +220,9 @@ mod tests {
     fn values_are_read() {
         let default = CudaSettings { graphs: true, ..CudaSettings::default() };
         assert_eq!(cuda(&[]).unwrap(), default);
-        assert_eq!(cuda(&[("TEMPRA_CUDA_PRODUCT", ""), ("TEMPRA_CUDA_GRAPHS", " ")]).unwrap(), default);
+        assert_eq!(cuda(&[("TEMPRA_CUDA_MATMUL", ""), ("TEMPRA_CUDA_GRAPHS", " ")]).unwrap(), default);
         let all = [
-            ("TEMPRA_CUDA_PRODUCT", "mma"),
+            ("TEMPRA_CUDA_MATMUL", "mma"),
             ("TEMPRA_CUDA_GRAPHS", "0"),
             ("TEMPRA_CUDA_EXACT", "1"),
             ("TEMPRA_CUDA_PTX", "0"),
@@ -237,8 +237,8 @@ mod tests {
     #[test]
     fn unknown_values_are_refused_with_name_value_and_choices() {
         for (name, value, expected) in [
-            ("TEMPRA_CUDA_PRODUCT", "fast", "own, mma, wgmma, cublaslt, fastest"),
-            ("TEMPRA_CUDA_PRODUCT", "OWN", "own, mma"),
+            ("TEMPRA_CUDA_MATMUL", "fast", "own, mma, wgmma, cublaslt, fastest"),
+            ("TEMPRA_CUDA_MATMUL", "OWN", "own, mma"),
             ("TEMPRA_CUDA_GRAPHS", "off", "0 or 1"),
             ("TEMPRA_CUDA_EXACT", "true", "0 or 1"),
             ("TEMPRA_CUDA_PTX", "yes", "0 or 1"),
@@ -261,7 +261,7 @@ mod tests {
     #[test]
     fn misspelt_variables_are_told_from_foreign_ones() {
         assert_eq!(meant("TEMPRA_CUDA_GRAPH"), Some("TEMPRA_CUDA_GRAPHS"));
-        assert_eq!(meant("TEMPRA_CUDA_PRODUCTS"), Some("TEMPRA_CUDA_PRODUCT"));
+        assert_eq!(meant("TEMPRA_CUDA_MATMULS"), Some("TEMPRA_CUDA_MATMUL"));
         for foreign in
             ["TEMPRA_CUDA_GRAPHS", "TEMPRA_REQUIRE", "TEMPRA_RUNNER", "TEMPRA_TEST_MODEL", "CUDA_HOME"]
         {

@@ -7,7 +7,7 @@ use super::{Outputs, PairObjective};
 use crate::checkpoint::read_json;
 use crate::error::{Error, Result};
 use crate::nn::{
-    Encoder, EncoderConfig, Head, Inputs, MaskedConfig, MaskedHead, Pooling, Sites, TokenHead, Transform,
+    DropoutIds, Encoder, EncoderConfig, Head, Inputs, MaskedConfig, MaskedHead, Pooling, TokenHead, Transform,
 };
 use crate::ops::pool::Pool;
 use crate::params::{Bound, Layout};
@@ -74,7 +74,7 @@ impl Setting<'_> {
     pub fn declare(
         &self,
         layout: &mut Layout,
-        sites: &mut Sites,
+        dropout_ids: &mut DropoutIds,
         encoder: &Encoder,
         name: &str,
         outputs: &Outputs,
@@ -83,18 +83,18 @@ impl Setting<'_> {
         let (a, c) = (self.architecture, self.shape);
         let sequence = |outputs| a.head(c, self.pooling, outputs, self.dropout);
         let dense = a.head(c, self.pooling, 1, 0.0).dense.filter(|_| a.dense_tokens);
-        let tokens = |layout: &mut Layout, sites: &mut Sites, name, outputs, dropout| {
-            TokenHead::declare(layout, sites, (name, dense.as_ref()), [outputs, c.hidden], dropout)
+        let tokens = |layout: &mut Layout, dropout_ids: &mut DropoutIds, name, outputs, dropout| {
+            TokenHead::declare(layout, dropout_ids, (name, dense.as_ref()), [outputs, c.hidden], dropout)
         };
         let kind = match outputs {
             Outputs::Classes(names) | Outputs::Labels(names) => {
-                Kind::Sequence(Head::declare(layout, sites, &sequence(names.len())))
+                Kind::Sequence(Head::declare(layout, dropout_ids, &sequence(names.len())))
             }
-            Outputs::Number => Kind::Sequence(Head::declare(layout, sites, &sequence(1))),
+            Outputs::Number => Kind::Sequence(Head::declare(layout, dropout_ids, &sequence(1))),
             Outputs::Tags(names) => {
-                Kind::Tokens(tokens(layout, sites, "classifier", names.len(), self.dropout))
+                Kind::Tokens(tokens(layout, dropout_ids, "classifier", names.len(), self.dropout))
             }
-            Outputs::Span => Kind::Tokens(tokens(layout, sites, a.span_head(), 2, self.span_dropout)),
+            Outputs::Span => Kind::Tokens(tokens(layout, dropout_ids, a.span_head(), 2, self.span_dropout)),
             Outputs::Embedding => Kind::Vectors(a.head(c, self.pooling, 1, 0.0).pooling),
             Outputs::Tokens => Kind::Masked(self.masked(layout, encoder)?),
             Outputs::Permuted => Kind::Masked(self.permuted(layout, encoder)?),
@@ -110,7 +110,7 @@ impl Setting<'_> {
                 let dropout = if pretraining.dropout { self.dropout } else { 0.0 };
                 let mut pair = a.head(c, Pooling::Cls, 2, dropout);
                 pair.classifier = pretraining.classifier.to_owned();
-                Kind::Pretraining(masked, Head::declare(layout, sites, &pair))
+                Kind::Pretraining(masked, Head::declare(layout, dropout_ids, &pair))
             }
         };
         let full = |own: &str| if name.is_empty() { own.to_owned() } else { format!("{PREFIX}{name}.{own}") };

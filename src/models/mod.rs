@@ -28,7 +28,7 @@ pub use crate::nn::{EncoderConfig, Pooling};
 use crate::checkpoint::{NamedFile, TensorOut, Weights, changes};
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::nn::{Distance, Encoder, Inputs, PerformerConfig, Sites, Taps};
+use crate::nn::{Distance, DropoutIds, Encoder, Inputs, PerformerConfig, Taps};
 use crate::params::{Bound, Layout, Param, Params};
 use crate::shape::DType;
 use crate::tape::{Tape, Var};
@@ -531,16 +531,16 @@ struct Declared {
 
 /// Declares an encoder with BERT's names, renames its parameters for the architecture, then declares the heads.
 fn declare(setting: &Setting, heads: &[(String, Outputs)], options: &Options) -> Result<Declared> {
-    let (mut layout, mut sites) = (Layout::default(), Sites::default());
+    let (mut layout, mut dropout_ids) = (Layout::default(), DropoutIds::default());
     let shape = setting.shape;
-    let encoder = Encoder::declare(&mut layout, &mut sites, shape);
+    let encoder = Encoder::declare(&mut layout, &mut dropout_ids, shape);
     let body = layout.list.len();
     for p in &mut layout.list {
         p.lr_scale = rate(&p.name, shape.layers.len(), options.layer_lr_decay);
         p.name = setting.architecture.tensor(&p.name);
     }
     let mut head = |(name, outputs): &(String, Outputs)| {
-        setting.declare(&mut layout, &mut sites, &encoder, name, outputs)
+        setting.declare(&mut layout, &mut dropout_ids, &encoder, name, outputs)
     };
     let heads = heads.iter().map(&mut head).collect::<Result<Vec<_>>>()?;
     layout.freeze(&options.freeze)?;

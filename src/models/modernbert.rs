@@ -100,7 +100,7 @@ fn read(c: &Config) -> Result<EncoderConfig> {
         },
         head_act: head_act.transpose()?,
         fused: true,
-        gated: true,
+        gated_mlp: true,
         windows: Some((
             c.optional_index("local_attention", 1 << 20)?.unwrap_or(128) / 2,
             local_layers(c, layers)?,

@@ -4,10 +4,10 @@
 //! under the names of Hugging Face's BERT without a prefix, such as `encoder.layer.0.attention.self.query.weight`;
 //! `models/` knows what each architecture calls them.
 
-use super::layer::{Layer, Place};
+use super::layer::{Layer, LayerContext};
 use super::performer::{Distance, Performer, PerformerConfig};
 use super::relative::Sinusoids;
-use super::{Affine, Inputs, Norm, Sites, Taps};
+use super::{Affine, DropoutIds, Inputs, Norm, Taps};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::ops::Activation;
@@ -139,7 +139,7 @@ pub struct EncoderConfig {
     /// Whether there is dropout on the hidden states of the last layer (XLNet).
     pub last_dropout: bool,
     /// Whether the feed-forward block is gated: its first map is twice as wide, act(a) b goes on.
-    pub gated: bool,
+    pub gated_mlp: bool,
     /// Layers that see only tokens at most so far away: the distance, and for each layer whether it is one. `None`: none is.
     pub windows: Option<(usize, Vec<bool>)>,
     /// Whether the token that stands for the whole sequence is the last one, not the first.
@@ -174,7 +174,7 @@ impl Default for EncoderConfig {
             query_row: false,
             inner_dropout: false,
             last_dropout: false,
-            gated: false,
+            gated_mlp: false,
             windows: None,
             cls_last: false,
             performer: None,
@@ -233,22 +233,22 @@ pub struct Encoder {
     position: Option<Group>,
     kind: Option<Group>,
     norm: Option<Norm>,
-    norm_site: u32,
+    norm_dropout_id: u32,
     project: Option<Affine>,
     /// Those with weights of their own.
     layers: Vec<Layer>,
     /// The dropouts of every layer that is run: attention, its output, the feed-forward block's output, inside of that.
-    sites: Vec<[u32; 4]>,
+    dropout_ids: Vec<[u32; 4]>,
     /// Behind the last layer.
     last: Option<Norm>,
-    final_site: u32,
+    final_dropout_id: u32,
     sinusoids: Option<Sinusoids>,
     performer: Option<Performer>,
 }
 
 impl Encoder {
     /// Declares the parameters under BERT's names.
-    pub fn declare(layout: &mut Layout, sites: &mut Sites, config: &EncoderConfig) -> Encoder {
+    pub fn declare(layout: &mut Layout, dropout_ids: &mut DropoutIds, config: &EncoderConfig) -> Encoder {
         let c = config;
         let width = c.embedding.unwrap_or(c.hidden);
         let mut words = vec![("embeddings.word_embeddings.weight".to_owned(), vec![c.vocab, width])];
@@ -271,17 +271,17 @@ impl Encoder {
         let kind = (c.types > 0).then(|| table("token_type_embeddings", c.types));
         let norm =
             c.embedding_norm.then(|| Norm::declare(layout, "embeddings.LayerNorm", width, c.biases.norm));
-        let norm_site = sites.next();
+        let norm_dropout_id = dropout_ids.next();
         let project = c
             .embedding
             .map(|width| Affine::declare(layout, "embeddings_project", [c.hidden, width], Activation::None));
         let layers = (0..c.layers.len()).map(|i| Layer::declare(layout, i, c)).collect();
-        let mut layer_sites: Vec<[u32; 4]> =
-            (0..c.depth()).map(|_| [sites.next(), sites.next(), sites.next(), 0]).collect();
+        let mut layer_dropout_ids: Vec<[u32; 4]> =
+            (0..c.depth()).map(|_| [dropout_ids.next(), dropout_ids.next(), dropout_ids.next(), 0]).collect();
         // After all others, whose numbers stay as they are without these.
-        let mut more = |wanted: bool| if wanted { sites.next() } else { 0 };
-        layer_sites.iter_mut().for_each(|s| s[3] = more(c.inner_dropout));
-        let (final_site, sites) = (more(c.last_dropout), layer_sites);
+        let mut more = |wanted: bool| if wanted { dropout_ids.next() } else { 0 };
+        layer_dropout_ids.iter_mut().for_each(|s| s[3] = more(c.inner_dropout));
+        let (final_dropout_id, dropout_ids) = (more(c.last_dropout), layer_dropout_ids);
         let last = (c.order == Order::Pre)
             .then(|| Norm::declare(layout, "encoder.LayerNorm", c.hidden, c.biases.norm));
         let (config, sinusoids, performer) = (c.clone(), None, None);
@@ -291,12 +291,12 @@ impl Encoder {
             position,
             kind,
             norm,
-            norm_site,
+            norm_dropout_id,
             project,
             layers,
-            sites,
+            dropout_ids,
             last,
-            final_site,
+            final_dropout_id,
             sinusoids,
             performer,
         }
@@ -334,28 +334,32 @@ impl Encoder {
         taps.clear();
         taps.see_hidden(&hidden);
         let sinusoids = self.sinusoids.as_ref().map(|s| s.of(tape, batch.longest)).transpose()?;
-        for (i, sites) in self.sites.iter().enumerate() {
+        for (i, dropout_ids) in self.dropout_ids.iter().enumerate() {
             let layer = &self.layers[self.config.weights_of(i)];
-            let place = Place {
+            let context = LayerContext {
                 config: &self.config,
                 layer: i,
-                sites: *sites,
+                dropout_ids: *dropout_ids,
                 performer: self.performer.as_ref(),
                 sinusoids: sinusoids.as_ref(),
             };
-            hidden = layer.run(tape, p, batch, place, taps, hidden)?;
+            hidden = layer.run(tape, p, batch, context, taps, hidden)?;
             taps.see_hidden(&hidden);
         }
         if let Some(last) = &self.last {
             let op = AddNorm { eps: self.config.eps, residual: false, before: None, after: None };
             hidden = last.run(tape, p, op, hidden, [])?;
         }
-        if self.config.last_dropout { self.drop(tape, batch, self.final_site, hidden) } else { Ok(hidden) }
+        if self.config.last_dropout {
+            self.drop(tape, batch, self.final_dropout_id, hidden)
+        } else {
+            Ok(hidden)
+        }
     }
 
     /// Drops hidden states.
-    fn drop(&self, tape: &mut Tape, batch: &Inputs, site: u32, x: Var) -> Result<Var> {
-        match batch.dropout(self.config.hidden_dropout, site, Rows::Tokens) {
+    fn drop(&self, tape: &mut Tape, batch: &Inputs, dropout_id: u32, x: Var) -> Result<Var> {
+        match batch.dropout(self.config.hidden_dropout, dropout_id, Rows::Tokens) {
             Some((drop, key)) => tape.apply(drop, [x, key]),
             None => Ok(x),
         }
@@ -420,9 +424,10 @@ impl Encoder {
         x.extend(tables);
         let sum = tape.apply(Embed { first_position: c.first_position as u32 }, x)?;
         let normed = match &self.norm {
-            None => self.drop(tape, batch, self.norm_site, sum)?,
+            None => self.drop(tape, batch, self.norm_dropout_id, sum)?,
             Some(norm) => {
-                let (after, key) = batch.dropout(c.hidden_dropout, self.norm_site, Rows::Tokens).unzip();
+                let (after, key) =
+                    batch.dropout(c.hidden_dropout, self.norm_dropout_id, Rows::Tokens).unzip();
                 let op = AddNorm { eps: c.eps, residual: false, before: None, after };
                 norm.run(tape, p, op, sum, [key])?
             }

@@ -1,6 +1,6 @@
 //! The head of a sequence classifier or regressor: pooling, mostly a dense layer, dropout, a linear map.
 
-use super::{Affine, Inputs, Norm, Sites};
+use super::{Affine, DropoutIds, Inputs, Norm};
 use crate::error::Result;
 use crate::ops::Activation;
 use crate::ops::add_norm::AddNorm;
@@ -57,12 +57,12 @@ pub struct Head {
     config: HeadConfig,
     dense: Option<(Affine, Option<Norm>)>,
     classifier: Affine,
-    sites: [u32; 2],
+    dropout_ids: [u32; 2],
 }
 
 impl Head {
     /// Declares the parameters under the config's names.
-    pub fn declare(layout: &mut Layout, sites: &mut Sites, c: &HeadConfig) -> Head {
+    pub fn declare(layout: &mut Layout, dropout_ids: &mut DropoutIds, c: &HeadConfig) -> Head {
         let h = c.hidden;
         let dense = c.dense.as_ref().map(|d| {
             let map = Affine::declare_with(layout, &d.name, [h, h], d.act, d.bias);
@@ -70,7 +70,7 @@ impl Head {
             (map, norm)
         });
         let classifier = Affine::declare(layout, &c.classifier, [c.outputs, h], Activation::None);
-        Head { config: c.clone(), dense, classifier, sites: [sites.next(), sites.next()] }
+        Head { config: c.clone(), dense, classifier, dropout_ids: [dropout_ids.next(), dropout_ids.next()] }
     }
     /// Logits (sequences, outputs) from hidden states (tokens, hidden).
     ///
@@ -85,20 +85,21 @@ impl Head {
             Pooling::Mean => Pool::Mean,
         };
         let mut x = tape.apply(pool, [hidden, batch.sequences.clone()])?;
-        let drop = |tape: &mut Tape, x, site| match batch.dropout(c.dropout, site, Rows::Sequences) {
-            Some((drop, key)) => tape.apply(drop, [x, key]),
-            None => Ok(x),
-        };
+        let drop =
+            |tape: &mut Tape, x, dropout_id| match batch.dropout(c.dropout, dropout_id, Rows::Sequences) {
+                Some((drop, key)) => tape.apply(drop, [x, key]),
+                None => Ok(x),
+            };
         if let (Some((dense, norm)), Some(of)) = (&self.dense, &c.dense) {
             if of.drop_before {
-                x = drop(tape, x, self.sites[1])?;
+                x = drop(tape, x, self.dropout_ids[1])?;
             }
             x = dense.run(tape, p, x)?;
             if let (Some(norm), &Some((_, eps, _))) = (norm, &of.norm) {
                 x = norm.run(tape, p, AddNorm { eps, residual: false, before: None, after: None }, x, [])?;
             }
         }
-        x = drop(tape, x, self.sites[0])?;
+        x = drop(tape, x, self.dropout_ids[0])?;
         self.classifier.run(tape, p, x)
     }
 }

@@ -10,7 +10,7 @@ use crate::ops::Activation;
 use crate::ops::add_norm::AddNorm;
 use crate::ops::attention::Attention;
 use crate::ops::dropout::Rows;
-use crate::ops::gated::Gated;
+use crate::ops::glu::Glu;
 use crate::ops::residual::Residual;
 use crate::ops::rotary::Rotary;
 use crate::params::{Bound, Layout};
@@ -18,13 +18,13 @@ use crate::tape::{Tape, Var};
 
 /// Which layer of the encoder runs: layers that share weights differ in what is here.
 #[derive(Clone, Copy)]
-pub(super) struct Place<'a> {
+pub(super) struct LayerContext<'a> {
     /// The encoder's settings.
     pub config: &'a EncoderConfig,
     /// Its number.
     pub layer: usize,
     /// Of the dropouts on attention, on its output, on the feed-forward block's output, and inside of that.
-    pub sites: [u32; 4],
+    pub dropout_ids: [u32; 4],
     /// What approximates attention, if it is not exact.
     pub performer: Option<&'a Performer>,
     /// Of the distances, where positions are relative.
@@ -58,7 +58,7 @@ impl Layer {
         let (h, inner, f) = (c.hidden, shape.attention(), shape.intermediate);
         let (b, none) = (c.biases, Activation::None);
         let pre = c.order == Order::Pre;
-        let (wide, act) = if c.gated { (2 * f, none) } else { (f, c.act) };
+        let (wide, act) = if c.gated_mlp { (2 * f, none) } else { (f, c.act) };
         // The embeddings' norm stands right before the first layer.
         let before = (pre && i > 0).then(|| Norm::declare(layout, &at("attention.LayerNorm"), h, b.norm));
         let mut qkv = |end: &str, each: &[usize], joined: &[usize]| match c.fused {
@@ -99,37 +99,37 @@ impl Layer {
         tape: &mut Tape,
         p: &Bound,
         batch: &Inputs,
-        place: Place,
+        context: LayerContext,
         taps: &mut Taps,
         x: Var,
     ) -> Result<Var> {
-        let (c, sites) = (place.config, place.sites);
+        let (c, dropout_ids) = (context.config, context.dropout_ids);
         let plain = AddNorm { eps: c.eps, residual: false, before: None, after: None };
         let seen = match &self.before {
             Some(norm) => norm.run(tape, p, plain, x.clone(), [])?,
             None => x.clone(),
         };
         let qkv = self.qkv.run(tape, p, seen)?;
-        let mixed = match self.relative.as_ref().zip(place.sinusoids) {
+        let mixed = match self.relative.as_ref().zip(context.sinusoids) {
             Some((parts, sinusoids)) => {
                 taps.see_qkv(&qkv);
-                let drop = batch.dropout(c.attention_dropout, sites[0], Rows::Tokens);
+                let drop = batch.dropout(c.attention_dropout, dropout_ids[0], Rows::Tokens);
                 parts.mix(tape, p, batch, (self.shape, drop, sinusoids), qkv)?
             }
-            None => mix(tape, batch, (place, self.shape), taps, qkv)?,
+            None => mix(tape, batch, (context, self.shape), taps, qkv)?,
         };
         let out = self.out.run(tape, p, mixed)?;
         let rate = |block: usize| if c.dropped[block] { c.hidden_dropout } else { 0.0 };
         if let Some(norm) = &self.norm {
-            let x = add_norm(tape, p, batch, (c.eps, rate(0), sites[1]), norm, out, x)?;
+            let x = add_norm(tape, p, batch, (c.eps, rate(0), dropout_ids[1]), norm, out, x)?;
             let inside = if c.inner_dropout { c.hidden_dropout } else { 0.0 };
-            let down = self.feed_forward(tape, p, batch, c, (inside, sites[3]), x.clone())?;
-            return add_norm(tape, p, batch, (c.eps, rate(1), sites[2]), &self.norm2, down, x);
+            let down = self.feed_forward(tape, p, batch, c, (inside, dropout_ids[3]), x.clone())?;
+            return add_norm(tape, p, batch, (c.eps, rate(1), dropout_ids[2]), &self.norm2, down, x);
         }
-        let x = add(tape, batch, (c.attention_dropout, sites[1]), out, x)?;
+        let x = add(tape, batch, (c.attention_dropout, dropout_ids[1]), out, x)?;
         let seen = self.norm2.run(tape, p, plain, x.clone(), [])?;
-        let down = self.feed_forward(tape, p, batch, c, (rate(1), sites[2]), seen)?;
-        add(tape, batch, (0.0, sites[2]), down, x)
+        let down = self.feed_forward(tape, p, batch, c, (rate(1), dropout_ids[2]), seen)?;
+        add(tape, batch, (0.0, dropout_ids[2]), down, x)
     }
 
     /// The feed-forward block, with dropout between its two maps.
@@ -139,14 +139,14 @@ impl Layer {
         p: &Bound,
         batch: &Inputs,
         c: &EncoderConfig,
-        (rate, site): (f32, u32),
+        (rate, dropout_id): (f32, u32),
         x: Var,
     ) -> Result<Var> {
         let mut up = self.up.run(tape, p, x)?;
-        if c.gated {
-            up = tape.apply(Gated { act: c.act }, [up])?;
+        if c.gated_mlp {
+            up = tape.apply(Glu { act: c.act }, [up])?;
         }
-        if let Some((drop, key)) = batch.dropout(rate, site, Rows::Tokens) {
+        if let Some((drop, key)) = batch.dropout(rate, dropout_id, Rows::Tokens) {
             up = tape.apply(drop, [up, key])?;
         }
         self.down.run(tape, p, up)
@@ -157,12 +157,12 @@ impl Layer {
 fn mix(
     tape: &mut Tape,
     batch: &Inputs,
-    (place, shape): (Place, LayerShape),
+    (context, shape): (LayerContext, LayerShape),
     taps: &mut Taps,
     mut qkv: Var,
 ) -> Result<Var> {
-    let (c, heads, scale) = (place.config, shape.heads, shape.scale());
-    let is_local = |local: &[bool]| local.get(place.layer).copied().unwrap_or(false);
+    let (c, heads, scale) = (context.config, shape.heads, shape.scale());
+    let is_local = |local: &[bool]| local.get(context.layer).copied().unwrap_or(false);
     let window = c.windows.as_ref().filter(|(_, local)| is_local(local)).map(|(window, _)| *window);
     if let Positions::Rotary { global, local } = c.encoding {
         let theta = if window.is_some() { local } else { global };
@@ -170,10 +170,10 @@ fn mix(
     }
     taps.see_qkv(&qkv);
     // What sees a window only is linear in the length already.
-    if let Some(performer) = place.performer.filter(|_| window.is_none()) {
-        return performer.mix(tape, batch, place.layer, heads, scale, qkv);
+    if let Some(performer) = context.performer.filter(|_| window.is_none()) {
+        return performer.mix(tape, batch, context.layer, heads, scale, qkv);
     }
-    let (dropout, key) = batch.dropout(c.attention_dropout, place.sites[0], Rows::Tokens).unzip();
+    let (dropout, key) = batch.dropout(c.attention_dropout, context.dropout_ids[0], Rows::Tokens).unzip();
     let mut inputs = vec![qkv, batch.cu_seqlens.clone()];
     inputs.extend(key);
     tape.apply(Attention { heads, scale, dropout, window }, inputs)
@@ -184,19 +184,25 @@ fn add_norm(
     tape: &mut Tape,
     p: &Bound,
     batch: &Inputs,
-    (eps, rate, site): (f32, f32, u32),
+    (eps, rate, dropout_id): (f32, f32, u32),
     norm: &Norm,
     x: Var,
     residual: Var,
 ) -> Result<Var> {
-    let (before, key) = batch.dropout(rate, site, Rows::Tokens).unzip();
+    let (before, key) = batch.dropout(rate, dropout_id, Rows::Tokens).unzip();
     let op = AddNorm { eps, residual: true, before, after: None };
     norm.run(tape, p, op, x, [Some(residual), key])
 }
 
 /// dropout(x) + residual.
-fn add(tape: &mut Tape, batch: &Inputs, (rate, site): (f32, u32), x: Var, residual: Var) -> Result<Var> {
-    let (dropout, key) = batch.dropout(rate, site, Rows::Tokens).unzip();
+fn add(
+    tape: &mut Tape,
+    batch: &Inputs,
+    (rate, dropout_id): (f32, u32),
+    x: Var,
+    residual: Var,
+) -> Result<Var> {
+    let (dropout, key) = batch.dropout(rate, dropout_id, Rows::Tokens).unzip();
     let mut inputs = vec![x, residual];
     inputs.extend(key);
     tape.apply(Residual { dropout }, inputs)

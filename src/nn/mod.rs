@@ -88,20 +88,20 @@ impl Inputs {
         Inputs { longest, ..self }
     }
     /// A dropout's setting and its key, if this run drops at all.
-    fn dropout(&self, p: f32, site: u32, rows: Rows) -> Option<(Dropout, Var)> {
+    fn dropout(&self, p: f32, dropout_id: u32, rows: Rows) -> Option<(Dropout, Var)> {
         // The pass is a part of the dropout id, so that its masks depend on seed, step, id and element like all others: neither a resume nor
         // a cut into micro-batches changes them. The upper half of the id is the kernels', for heads.
-        let site = site ^ ((self.pass % Self::PASSES) << Sites::BITS);
-        let d = Dropout { p, site, rows };
+        let dropout_id = dropout_id ^ ((self.pass % Self::PASSES) << DropoutIds::BITS);
+        let d = Dropout { p, dropout_id, rows };
         self.key.clone().filter(|_| d.active()).map(|key| (d, key))
     }
 }
 
 /// Numbers the dropouts of a model in the order they are declared, so that no two share a mask.
 #[derive(Default)]
-pub struct Sites(u32);
+pub struct DropoutIds(u32);
 
-impl Sites {
+impl DropoutIds {
     /// Ids are below 2 to this power: 512 layers, the most that a config may have, take 2,049 of them, and the heads a few.
     const BITS: u32 = 12;
 

@@ -1,6 +1,6 @@
 //! The head of a tagger, and of a finder of answers: for some a dense layer, then dropout and a linear map of each token.
 
-use super::{Affine, Dense, Inputs, Norm, Sites};
+use super::{Affine, Dense, DropoutIds, Inputs, Norm};
 use crate::error::Result;
 use crate::ops::Activation;
 use crate::ops::add_norm::AddNorm;
@@ -13,14 +13,14 @@ pub struct TokenHead {
     dense: Option<(Affine, Option<(Norm, f32)>)>,
     classifier: Affine,
     dropout: f32,
-    site: u32,
+    dropout_id: u32,
 }
 
 impl TokenHead {
     /// Declares `{name}.weight` (outputs, hidden) and `{name}.bias`, before them those of the dense layer.
     pub fn declare(
         layout: &mut Layout,
-        sites: &mut Sites,
+        dropout_ids: &mut DropoutIds,
         (name, dense): (&str, Option<&Dense>),
         [outputs, hidden]: [usize; 2],
         dropout: f32,
@@ -31,7 +31,7 @@ impl TokenHead {
             (map, norm.map(|(name, eps, bias)| (Norm::declare(layout, name, hidden, *bias), *eps)))
         });
         let classifier = Affine::declare(layout, name, [outputs, hidden], Activation::None);
-        TokenHead { dense, classifier, dropout, site: sites.next() }
+        TokenHead { dense, classifier, dropout, dropout_id: dropout_ids.next() }
     }
     /// Logits (tokens, outputs) from hidden states (tokens, hidden).
     ///
@@ -47,7 +47,7 @@ impl TokenHead {
                 x = norm.run(tape, p, op, x, [])?;
             }
         }
-        if let Some((drop, key)) = batch.dropout(self.dropout, self.site, Rows::Tokens) {
+        if let Some((drop, key)) = batch.dropout(self.dropout, self.dropout_id, Rows::Tokens) {
             x = tape.apply(drop, [x, key])?;
         }
         self.classifier.run(tape, p, x)

@@ -1,4 +1,4 @@
-//! The activations of `linear` and `gated`: names, cost, and both passes on the CPU. The preludes of kernels and shaders have the
+//! The activations of `linear` and `glu`: names, cost, and both passes on the CPU. The preludes of kernels and shaders have the
 //! same functions.
 
 use crate::device::cpu::{Real, inlined};
@@ -81,7 +81,7 @@ impl Activation {
     }
     /// dz = dy act'(z), from z or from y = act(z), whichever was kept.
     #[inline(always)]
-    pub(super) fn slope<T: Real>(self, dz: &mut [T], dy: &[T], kept: &[T]) {
+    pub(super) fn backward<T: Real>(self, dz: &mut [T], dy: &[T], kept: &[T]) {
         #[inline(always)]
         fn each<T: Real>(dz: &mut [T], dy: &[T], kept: &[T], f: impl Fn(T) -> T) {
             for ((dz, &dy), &k) in dz.iter_mut().zip(dy).zip(kept) {
@@ -90,8 +90,8 @@ impl Activation {
         }
         match self {
             Activation::None => dz.copy_from_slice(dy),
-            Activation::GeluErf => each(dz, dy, kept, inlined!(|z: T| gelu_erf_slope(z))),
-            Activation::GeluTanh => each(dz, dy, kept, inlined!(|z: T| gelu_tanh_slope(z))),
+            Activation::GeluErf => each(dz, dy, kept, inlined!(|z: T| gelu_erf_gradient(z))),
+            Activation::GeluTanh => each(dz, dy, kept, inlined!(|z: T| gelu_tanh_gradient(z))),
             Activation::Relu => {
                 each(dz, dy, kept, inlined!(|y: T| if y > T::ZERO { T::ONE } else { T::ZERO }))
             }
@@ -113,7 +113,7 @@ fn gelu_erf<T: Real>(z: T) -> T {
     z * phi(z)
 }
 #[inline(always)]
-fn gelu_erf_slope<T: Real>(z: T) -> T {
+fn gelu_erf_gradient<T: Real>(z: T) -> T {
     // 1 / sqrt(2 pi).
     let density = T::of(0.398_942_280_401_432_7) * (-T::of(0.5) * z * z).exp();
     z.mul_add(density, phi(z))
@@ -127,7 +127,7 @@ fn gelu_tanh<T: Real>(z: T) -> T {
     T::of(0.5) * z * (T::ONE + gelu_inner(z).tanh())
 }
 #[inline(always)]
-fn gelu_tanh_slope<T: Real>(z: T) -> T {
+fn gelu_tanh_gradient<T: Real>(z: T) -> T {
     let t = gelu_inner(z).tanh();
     let inner = T::of(SQRT_2_PI) * (T::ONE + T::of(3.0 * 0.044715) * z * z);
     T::of(0.5) * (T::ONE + t + z * inner * (T::ONE - t * t))

@@ -135,8 +135,8 @@ pub fn cases() -> Vec<Case> {
     let labels = [
         "every kind of segment",
         "most blocks never touched",
-        "blank blocks never touched",
-        "blank blocks with moments",
+        "zero blocks never touched",
+        "zero blocks with moments",
     ];
     let states = [Fill::Real(-1.0, 1.0), Fill::Real(0.01, 1.0)];
     update::cases(labels, || Box::new(setting()), published, &[0.19, 0.002], &states)

@@ -466,7 +466,7 @@ impl AddNorm {
 /// Edge cases: one row, odd columns, more columns than a task sums, every combination of the settings.
 pub fn cases() -> Vec<Case> {
     let some = |label, [rows, cols]: [usize; 2], beta: bool, residual: bool, before: f32, after: f32| {
-        let drop = |p, site| (p > 0.0).then_some(Dropout { p, site, rows: Rows::Tokens });
+        let drop = |p, dropout_id| (p > 0.0).then_some(Dropout { p, dropout_id, rows: Rows::Tokens });
         let op = AddNorm { eps: 1e-5, residual, before: drop(before, 1), after: drop(after, 2) };
         let mut inputs = vec![Input::real(&[rows, cols]), Input::real(&[cols])];
         if beta {

@@ -101,7 +101,7 @@ fn backward<T: Real>(op: &BinaryCrossEntropy, io: Backward) -> Result<()> {
     let weights = op.weighted.then(|| io.x[3].cpu::<T>()).transpose()?;
     let (classes, gamma) = (io.x[0].spec.rows_cols().1, T::of(op.gamma as f64));
     let scale = io.x[2].cpu::<T>()?[0] * io.dy()?.cpu::<T>()?[0];
-    let slope = |z: T, t: T| {
+    let gradient = |z: T, t: T| {
         if op.gamma == 0.0 {
             return T::ONE / (T::ONE + (-z).exp()) - t;
         }
@@ -112,7 +112,7 @@ fn backward<T: Real>(op: &BinaryCrossEntropy, io: Backward) -> Result<()> {
     };
     let mut dx = g.t.cpu_mut::<T>()?;
     for (i, ((dx, &z), &t)) in dx.iter_mut().zip(&z[..]).zip(&t[..]).enumerate() {
-        let d = scale * weights.as_ref().map_or(T::ONE, |w| w[i % classes]) * slope(z, t);
+        let d = scale * weights.as_ref().map_or(T::ONE, |w| w[i % classes]) * gradient(z, t);
         *dx = if g.add { *dx + d } else { d };
     }
     Ok(())

@@ -57,7 +57,7 @@ impl Case {
     /// The largest errors of the forward pass and of the gradients, if matmuls round their operands to f16 and accumulate in f32:
     /// 2^-11 relative per operand, which grows with the square root of k in a sum of k terms. The largest error of thousands of sums
     /// is about four standard deviations.
-    pub fn product_bounds(&self) -> [f64; 2] {
+    pub fn matmul_bounds(&self) -> [f64; 2] {
         let deepest = self.inputs.iter().flat_map(|i| &i.shape).copied().max().unwrap_or(1);
         let bound = 1e-3 * (1.0 + (deepest as f64).sqrt() / 3.0);
         [bound, 2.0 * bound]

@@ -19,7 +19,7 @@
 //! and sequences of the same length.
 
 use super::Activation;
-use super::{Blank, Grad};
+use super::{Grad, ZeroBlocks};
 use crate::device::{Backend, Tensor};
 use crate::error::Result;
 use crate::shape::{DType, Spec};
@@ -70,7 +70,7 @@ pub struct Gradient {
     /// Whether it is added to, instead of overwritten.
     pub add: bool,
     /// The words of its zero-block bitmap before the pass, and its offset in the arena in elements.
-    pub blank: Option<(Vec<u32>, usize)>,
+    pub zero_blocks: Option<(Vec<u32>, usize)>,
     /// The activation whose gradient is fused into it: the pass also reads that activation's input.
     pub act: Option<Activation>,
 }
@@ -78,7 +78,7 @@ pub struct Gradient {
 impl Gradient {
     /// A gradient of this type that is overwritten, without a bitmap.
     pub fn new(dtype: DType) -> Gradient {
-        Gradient { dtype, add: false, blank: None, act: None }
+        Gradient { dtype, add: false, zero_blocks: None, act: None }
     }
 }
 
@@ -100,9 +100,9 @@ impl Call {
         let integers = |t: &&Tensor| (t.spec.dtype == DType::U32).then(|| words(device, t)).transpose();
         let gradient = |g: &Option<Grad>| -> Result<Option<Gradient>> {
             let Some(g) = g else { return Ok(None) };
-            let blank = g.blank.map(|b| Ok((words(device, &b.bits)?, b.first))).transpose()?;
-            let (dtype, act) = (g.t.spec.dtype, g.slope.map(|(act, _)| act));
-            Ok(Some(Gradient { dtype, add: g.add, blank, act }))
+            let zero_blocks = g.zero_blocks.map(|b| Ok((words(device, &b.bits)?, b.first))).transpose()?;
+            let (dtype, act) = (g.t.spec.dtype, g.dact.map(|(act, _)| act));
+            Ok(Some(Gradient { dtype, add: g.add, zero_blocks, act }))
         };
         Ok(Call {
             x: specs(x),
@@ -205,10 +205,10 @@ impl Gradient {
     /// zeroed, and the rows are written.
     pub(super) fn table(&self, rows: &[usize], cols: usize, len: usize) -> [f64; 3] {
         let named = (rows.len() * cols) as f64;
-        let Some((bits, first)) = &self.blank else {
+        let Some((bits, first)) = &self.zero_blocks else {
             return if self.add { [named, named, 0.0] } else { [len as f64, 0.0, 0.0] };
         };
-        let words = Blank::words(first + len) - first / Blank::WORD;
+        let words = ZeroBlocks::words(first + len) - first / ZeroBlocks::WORD;
         // Every word is read, and written again.
         let bitmap = (2 * words * size_of::<u32>()) as f64;
         if self.add {
@@ -219,9 +219,9 @@ impl Gradient {
             let (from, to) = (first + from, first + to);
             let block = |b: usize| {
                 let known = bits.get(b / 32).is_some_and(|word| word >> (b % 32) & 1 == 1);
-                if known { 0 } else { to.min((b + 1) * Blank::BLOCK) - from.max(b * Blank::BLOCK) }
+                if known { 0 } else { to.min((b + 1) * ZeroBlocks::BLOCK) - from.max(b * ZeroBlocks::BLOCK) }
             };
-            (from / Blank::BLOCK..to.div_ceil(Blank::BLOCK)).map(block).sum()
+            (from / ZeroBlocks::BLOCK..to.div_ceil(ZeroBlocks::BLOCK)).map(block).sum()
         };
         let cleared = unknown(0, len);
         let both: usize = rows.iter().map(|r| unknown(r * cols, (r + 1) * cols)).sum();

@@ -2,7 +2,7 @@
 //!
 //! x (rows, cols), key u32 (5) -> y (rows, cols). Nothing is saved: the mask is computed again in the backward pass.
 //!
-//! The mask of element (r, c) is sixteen bits of Philox4x32-10 at counter [first + r, c / 8, site, step] under the key
+//! The mask of element (r, c) is sixteen bits of Philox4x32-10 at counter [first + r, c / 8, dropout_id, step] under the key
 //! [seed low, seed high]: half-word c % 8, low half first. `first` is where the batch's rows begin in the optimizer
 //! step, so the mask does not depend on how a step is cut into micro-batches, nor on the backend.
 
@@ -23,7 +23,7 @@ pub struct Dropout {
     /// The probability of dropping an element, rounded to a multiple of 1/65,536.
     pub p: f32,
     /// The dropout id, unique in the model.
-    pub site: u32,
+    pub dropout_id: u32,
     /// The meaning of a row.
     pub rows: Rows,
 }
@@ -42,7 +42,7 @@ pub enum Rows {
 pub(super) struct Mask<T> {
     key: [u32; 2],
     step: u32,
-    site: u32,
+    dropout_id: u32,
     first: u32,
     threshold: u16,
     scale: T,
@@ -63,7 +63,7 @@ impl Dropout {
         Mask {
             key: [key[0], key[1]],
             step: key[2],
-            site: self.site,
+            dropout_id: self.dropout_id,
             first: match self.rows {
                 Rows::Tokens => key[3],
                 Rows::Sequences => key[4],
@@ -87,7 +87,7 @@ impl<T: Real> Mask<T> {
             let mut words = [[0u32; 4]; WIDE];
             for (i, w) in words.iter_mut().enumerate() {
                 let block = (c0 / 8 + i) as u32;
-                *w = rng::philox([row, block, self.site ^ lane.wrapping_shl(16), self.step], self.key);
+                *w = rng::philox([row, block, self.dropout_id ^ lane.wrapping_shl(16), self.step], self.key);
             }
             // The lower half of a word comes first.
             let halves: [u16; 8 * WIDE] = bytemuck::cast(words.map(|w| w.map(u32::to_le)));
@@ -170,7 +170,7 @@ impl Dropout {
             Rows::Sequences => 4,
         };
         let scale = 1.0 / (1.0 - d.threshold() as f64 / 65536.0);
-        [d.threshold() as u32, d.site, row, (scale as f32).to_bits()]
+        [d.threshold() as u32, d.dropout_id, row, (scale as f32).to_bits()]
     }
 }
 
@@ -216,7 +216,7 @@ impl On<Cuda> for Dropout {
 /// Edge cases: fewer columns than a block of the generator, more than its width, nothing dropped, no rows.
 pub fn cases() -> Vec<Case> {
     let case = |label, p, rows, shape: &[usize]| {
-        Case::new(label, Dropout { p, site: 5, rows }, vec![Input::real(shape), Input::key()])
+        Case::new(label, Dropout { p, dropout_id: 5, rows }, vec![Input::real(shape), Input::key()])
     };
     vec![
         case("tokens", 0.1, Rows::Tokens, &[33, 16]),

@@ -5,11 +5,11 @@
 //! and kind: two of them (DistilBERT); without positions and position too: one.
 //!
 //! The backward pass sorts the tokens by row and adds each row's gradients in token order: no atomics, one order. Where the
-//! gradient says which of its blocks are zero ([`Blank`]), only the others are zeroed before, and those of the batch's rows are
+//! gradient says which of its blocks are zero ([`ZeroBlocks`]), only the others are zeroed before, and those of the batch's rows are
 //! unmarked; WGSL zeroes the table whole and marks nothing.
 
 use super::{
-    Backward, Blank, CUDA_THREADS, Call, Case, Cost, Forward, Input, On, Op, Plan, THREADS, blocks_for,
+    Backward, CUDA_THREADS, Call, Case, Cost, Forward, Input, On, Op, Plan, THREADS, ZeroBlocks, blocks_for,
     by_dtype, compute_dtype, groups_for, launch, launch_cuda, refuse, vector,
 };
 use crate::device::cpu::{BLOCK, Real, Slice, vectorise};
@@ -76,7 +76,7 @@ impl Op for Embed {
         }
         Cost::new([(n as f64 - 1.0) * sums, flops], [read + call.output(0), bytes])
     }
-    fn keeps_blank(&self) -> bool {
+    fn maintains_zero_blocks(&self) -> bool {
         true
     }
 }
@@ -149,8 +149,8 @@ fn backward<T: Real>(op: Embed, cpu: &Cpu, io: Backward) -> Result<()> {
         let Some(g) = io.dx(n + i) else { continue };
         let index = indices(op, io.x, i)?;
         let mut table = g.t.cpu_mut::<T>()?;
-        let mut blank = g.blank.map(|b| Ok((b.bits.cpu_mut::<u32>()?, b.first))).transpose()?;
-        if let (Some((bits, first)), false) = (&mut blank, g.add) {
+        let mut zero_blocks = g.zero_blocks.map(|b| Ok((b.bits.cpu_mut::<u32>()?, b.first))).transpose()?;
+        if let (Some((bits, first)), false) = (&mut zero_blocks, g.add) {
             clear(cpu, &mut table, bits, *first);
         } else if !g.add {
             // Most rows of a vocabulary are zero from the last step; looking is cheaper than writing.
@@ -172,9 +172,9 @@ fn backward<T: Real>(op: Embed, cpu: &Cpu, io: Backward) -> Result<()> {
             let (_, after) = rest.split_at_mut((row - below) * cols);
             let (here, after) = after.split_at_mut(cols);
             rows.push((here, tokens));
-            if let Some((bits, first)) = &mut blank {
+            if let Some((bits, first)) = &mut zero_blocks {
                 let at = *first + row * cols;
-                for block in at / Blank::BLOCK..(at + cols).div_ceil(Blank::BLOCK) {
+                for block in at / ZeroBlocks::BLOCK..(at + cols).div_ceil(ZeroBlocks::BLOCK) {
                     bits[block / 32] &= !(1 << (block % 32));
                 }
             }
@@ -201,12 +201,12 @@ fn clear<T: Real>(cpu: &Cpu, table: &mut [T], bits: &mut [u32], first: usize) {
     let mut rest = table;
     let mut at = first;
     while at < end {
-        let block = at / Blank::BLOCK;
-        let next = ((block + 1) * Blank::BLOCK).min(end);
+        let block = at / ZeroBlocks::BLOCK;
+        let next = ((block + 1) * ZeroBlocks::BLOCK).min(end);
         let (here, after) = rest.split_at_mut(next - at);
         let (word, bit) = (&mut bits[block / 32], 1u32 << (block % 32));
         if *word & bit == 0 {
-            if here.len() == Blank::BLOCK {
+            if here.len() == ZeroBlocks::BLOCK {
                 *word |= bit;
             }
             full.push(here);
@@ -248,8 +248,8 @@ impl On<Wgpu> for Embed {
         let parts = device.scratch(DType::F32, &[chunks, 2, cols])?;
         for i in 0..n {
             let Some(g) = io.dx(n + i) else { continue };
-            if let Some(blank) = g.blank {
-                device.zero(&blank.part(g.t.spec.len())?)?;
+            if let Some(zero_blocks) = g.zero_blocks {
+                device.zero(&zero_blocks.part(g.t.spec.len())?)?;
             }
             if !g.add {
                 device.zero(g.t)?;
@@ -283,8 +283,8 @@ impl On<Cuda> for Embed {
         let params = [tokens as u32, cols as u32, rows(3), rows(4), rows(5), 0, self.first_position, 0];
         let dtype = Const::Type(io.y[0].spec.dtype);
         let tables = Const::U32(io.x.len() as u32 / 2);
-        let blank = ("BLANK", Const::U32(0));
-        let consts = [("T", dtype), ("G", dtype), ("VEC", Const::U32(vec)), ("TABLES", tables), blank];
+        let zero_blocks = ("ZERO_BLOCKS", Const::U32(0));
+        let consts = [("T", dtype), ("G", dtype), ("VEC", Const::U32(vec)), ("TABLES", tables), zero_blocks];
         let groups = blocks_for(tokens * cols / vec as usize);
         launch_cuda(device, (KERNEL, "embed_forward"), &consts, groups, &buffers, &params)
     }
@@ -298,7 +298,7 @@ impl On<Cuda> for Embed {
             let Some(g) = io.dx(n + i) else { continue };
             let ids = io.x[i];
             let rows = g.t.spec.rows_cols().0 as u32;
-            let origin = g.blank.map_or(0, |b| b.first / Blank::GRAIN) as u32;
+            let origin = g.zero_blocks.map_or(0, |b| b.first / ZeroBlocks::GRAIN) as u32;
             let params = [tokens as u32, cols as u32, rows, 0, 0, g.add as u32, self.first(i), origin];
             let number = |name, n| (name, Const::U32(n));
             let consts = [
@@ -306,13 +306,13 @@ impl On<Cuda> for Embed {
                 ("G", Const::Type(g.t.spec.dtype)),
                 number("VEC", vec),
                 number("TABLES", 1),
-                number("BLANK", g.blank.is_some() as u32),
+                number("ZERO_BLOCKS", g.zero_blocks.is_some() as u32),
             ];
             let go = |entry, groups, buffers: &[&Tensor]| {
                 launch_cuda(device, (KERNEL, entry), &consts, groups, buffers, &params)
             };
-            let bits = g.blank.map_or(ids, |b| &b.bits);
-            match g.blank {
+            let bits = g.zero_blocks.map_or(ids, |b| &b.bits);
+            match g.zero_blocks {
                 Some(b) if !g.add => {
                     let words = b.part(g.t.spec.len())?.spec.len() as u32;
                     go("embed_clear", [words, 1, 1], &[g.t, bits])?;

@@ -4,7 +4,8 @@
 //! of a fixed size and added in order.
 
 use super::{
-    Blank, Call, Case, Cost, Input, Step, StepOn, Subject, by_dtype, launch, launch_with, refuse, step_dtype,
+    Call, Case, Cost, Input, Step, StepOn, Subject, ZeroBlocks, by_dtype, launch, launch_with, refuse,
+    step_dtype,
 };
 use crate::device::cpu::{Real, vectorise};
 use crate::device::{Caps, Const, Cpu, Cuda, Tensor, Wgpu};
@@ -24,11 +25,11 @@ impl Step for GlobalNorm {
         "global_norm"
     }
     fn check(&self, caps: &Caps, x: &[&Spec]) -> Result<()> {
-        let wrong = || refuse("global_norm", "grad (n), norm (1), maybe blank u32 (words)", x);
-        let (own, blank) = x.split_at_checked(2).ok_or_else(wrong)?;
+        let wrong = || refuse("global_norm", "grad (n), norm (1), maybe zero_blocks u32 (words)", x);
+        let (own, zero_blocks) = x.split_at_checked(2).ok_or_else(wrong)?;
         let (grad, norm) = (own[0], own[1]);
-        let fits = |b: &&Spec| b.dtype == DType::U32 && b.len() == Blank::words(grad.len());
-        if norm.shape != [1] || blank.len() > 1 || !blank.iter().all(fits) {
+        let fits = |b: &&Spec| b.dtype == DType::U32 && b.len() == ZeroBlocks::words(grad.len());
+        if norm.shape != [1] || zero_blocks.len() > 1 || !zero_blocks.iter().all(fits) {
             return Err(wrong());
         }
         step_dtype("global_norm", caps, own).map(drop)
@@ -36,8 +37,9 @@ impl Step for GlobalNorm {
     fn cost(&self, call: &Call) -> Cost {
         let (n, bits) = (call.len(0) as usize, call.integers(2));
         // Blocks that are known to be zero are not read.
-        let count = |from: usize| Blank::BLOCK.min(n - from);
-        let blocks = (0..n).step_by(Blank::BLOCK).filter(|&from| !Blank::covers(bits, from, count(from)));
+        let count = |from: usize| ZeroBlocks::BLOCK.min(n - from);
+        let blocks =
+            (0..n).step_by(ZeroBlocks::BLOCK).filter(|&from| !ZeroBlocks::covers(bits, from, count(from)));
         let read: usize = blocks.map(count).sum();
         let size = call.x.first().map_or(0, |s| s.dtype.size());
         let bytes = (read * size) as f64 + call.input(1) + call.input(2);
@@ -53,13 +55,13 @@ impl StepOn<Cpu> for GlobalNorm {
 
 fn run<T: Real>(cpu: &Cpu, x: &[&Tensor]) -> Result<()> {
     let grad = x[0].cpu::<T>()?;
-    let blank = x.get(2).map(|b| b.cpu::<u32>()).transpose()?;
-    let bits = blank.as_deref();
+    let zero_blocks = x.get(2).map(|b| b.cpu::<u32>()).transpose()?;
+    let bits = zero_blocks.as_deref();
     let chunk = |(i, g): (usize, &[T])| {
         vectorise!({
             let (mut lanes, mut rest) = ([0f64; 16], 0.0);
-            for (block, g) in g.chunks(Blank::BLOCK).enumerate() {
-                if Blank::covers(bits, i * CHUNK + block * Blank::BLOCK, g.len()) {
+            for (block, g) in g.chunks(ZeroBlocks::BLOCK).enumerate() {
+                if ZeroBlocks::covers(bits, i * CHUNK + block * ZeroBlocks::BLOCK, g.len()) {
                     continue;
                 }
                 let (whole, tail) = g.as_chunks::<16>();
@@ -116,7 +118,7 @@ impl StepOn<Cuda> for GlobalNorm {
         let sums = device.scratch(x[0].spec.dtype, &[chunks])?;
         let params = [n as u32, (n as u64 >> 32) as u32, chunks as u32];
         let (all, finish) = ((KERNEL, "global_norm_chunks"), (KERNEL, "global_norm_finish"));
-        let consts = [("BLANK", Const::U32((x.len() > 2) as u32))];
+        let consts = [("ZERO_BLOCKS", Const::U32((x.len() > 2) as u32))];
         let buffers = [x[0], &sums, *x.get(2).unwrap_or(&x[0])];
         launch_with(device, THREADS, all, &consts, [chunks as u32, 1, 1], &buffers, &params)?;
         launch_with(device, THREADS, finish, &consts, [1; 3], &[&sums, x[1]], &params)
@@ -135,9 +137,9 @@ pub fn cases() -> Vec<Case> {
     let mut all: Vec<Case> = [("one", 1), ("odd", 37), ("more than a chunk", CHUNK + 17)]
         .map(|(label, n)| case(label, vec![Input::real(&[n]), Input::real(&[1])]))
         .into();
-    let n = CHUNK + 3 * Blank::BLOCK + 17;
-    let at = [0, Blank::BLOCK, 9 * Blank::BLOCK - 1, CHUNK + 5, n - 1];
-    let (grad, bits) = Blank::case(n, &at);
-    all.push(case("mostly blank", vec![grad, Input::real(&[1]), bits]));
+    let n = CHUNK + 3 * ZeroBlocks::BLOCK + 17;
+    let at = [0, ZeroBlocks::BLOCK, 9 * ZeroBlocks::BLOCK - 1, CHUNK + 5, n - 1];
+    let (grad, bits) = ZeroBlocks::case(n, &at);
+    all.push(case("mostly zero", vec![grad, Input::real(&[1]), bits]));
     all
 }

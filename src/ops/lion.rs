@@ -130,8 +130,8 @@ pub fn cases() -> Vec<Case> {
     let labels = [
         "every kind of segment",
         "most blocks never touched",
-        "blank blocks never touched",
-        "blank blocks with momentum",
+        "zero blocks never touched",
+        "zero blocks with momentum",
     ];
     update::cases(labels, || Box::new(setting()), published, &[], &[Fill::Real(-1.0, 1.0)])
 }

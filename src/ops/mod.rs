@@ -15,9 +15,9 @@ pub mod dot;
 pub mod dropout;
 pub mod embed;
 pub mod favor;
-pub mod gate;
+pub mod step_guard;
 pub mod gather;
-pub mod gated;
+pub mod glu;
 pub mod global_norm;
 pub mod linear;
 pub mod lion;
@@ -27,7 +27,7 @@ pub mod pool;
 pub mod relative_attention;
 pub mod residual;
 pub mod rotary;
-pub mod round;
+pub mod cast;
 pub mod sgd;
 pub mod span_cross_entropy;
 pub mod symmetric_kl;
@@ -93,7 +93,7 @@ const OTHERS: &[(&str, Cases)] = &[
     ("normalize", normalize::cases),
     ("dot", dot::cases),
     ("rotary", rotary::cases),
-    ("gated", gated::cases),
+    ("glu", glu::cases),
     ("residual", residual::cases),
     ("cross_entropy", cross_entropy::cases),
     ("binary_cross_entropy", binary_cross_entropy::cases),
@@ -101,8 +101,8 @@ const OTHERS: &[(&str, Cases)] = &[
     ("symmetric_kl", symmetric_kl::cases),
     ("mse", mse::cases),
     ("global_norm", global_norm::cases),
-    ("gate", gate::cases),
-    ("round", round::cases),
+    ("step_guard", step_guard::cases),
+    ("cast", cast::cases),
 ];
 
 const OTHER_SHADERS: &[&str] = &[
@@ -118,7 +118,7 @@ const OTHER_SHADERS: &[&str] = &[
     normalize::SHADER,
     dot::SHADER,
     rotary::SHADER,
-    gated::SHADER,
+    glu::SHADER,
     residual::SHADER,
     cross_entropy::SHADER,
     binary_cross_entropy::SHADER,
@@ -126,8 +126,8 @@ const OTHER_SHADERS: &[&str] = &[
     symmetric_kl::SHADER,
     mse::SHADER,
     global_norm::SHADER,
-    gate::SHADER,
-    round::SHADER,
+    step_guard::SHADER,
+    cast::SHADER,
 ];
 
 const OTHER_KERNELS: &[(&str, &str)] = &[
@@ -146,7 +146,7 @@ const OTHER_KERNELS: &[(&str, &str)] = &[
     ("normalize", normalize::KERNEL),
     ("dot", dot::KERNEL),
     ("rotary", rotary::KERNEL),
-    ("gated", gated::KERNEL),
+    ("glu", glu::KERNEL),
     ("residual", residual::KERNEL),
     ("cross_entropy", cross_entropy::KERNEL),
     ("binary_cross_entropy", binary_cross_entropy::KERNEL),
@@ -154,8 +154,8 @@ const OTHER_KERNELS: &[(&str, &str)] = &[
     ("symmetric_kl", symmetric_kl::KERNEL),
     ("mse", mse::KERNEL),
     ("global_norm", global_norm::KERNEL),
-    ("gate", gate::KERNEL),
-    ("round", round::KERNEL),
+    ("step_guard", step_guard::KERNEL),
+    ("cast", cast::KERNEL),
 ];
 
 /// A differentiable op: its name, its memory, and (through [`On`]) its computation on each backend.
@@ -172,15 +172,15 @@ pub trait Op: On<Cpu> + On<Cuda> + On<Wgpu> + On<Dry> + Debug + Send + 'static {
     fn cost(&self, call: &Call) -> Cost;
     /// For an op that ends with an activation: the activation, the index among outputs and saved tensors of the activation's input,
     /// and the op without the activation.
-    fn ends_in(&self) -> Option<(Activation, usize, Box<dyn Op>)> {
+    fn fused_activation(&self) -> Option<(Activation, usize, Box<dyn Op>)> {
         None
     }
-    /// Whether the op can fuse an activation's gradient ([`Grad::slope`]) into the gradient of its input `i` on this device.
-    fn takes_slope(&self, _: &Caps, _i: usize) -> bool {
+    /// Whether the op can fuse an activation's gradient ([`Grad::dact`]) into the gradient of its input `i` on this device.
+    fn fuses_dact(&self, _: &Caps, _i: usize) -> bool {
         false
     }
-    /// Whether it maintains the zero-block bitmap [`Grad::blank`]. The gradients of other ops count as dense.
-    fn keeps_blank(&self) -> bool {
+    /// Whether it maintains the zero-block bitmap [`Grad::zero_blocks`]. The gradients of other ops count as dense.
+    fn maintains_zero_blocks(&self) -> bool {
         false
     }
 }
@@ -307,54 +307,54 @@ pub struct Grad<'a> {
     /// Whether to add to the tensor instead of overwriting it.
     pub add: bool,
     /// The zero-block bitmap of the gradient, if there is one.
-    pub blank: Option<&'a Blank>,
+    pub zero_blocks: Option<&'a ZeroBlocks>,
     /// An activation whose gradient is fused into this one, and its input, a tensor of the same shape.
-    pub slope: Option<(Activation, &'a Tensor)>,
+    pub dact: Option<(Activation, &'a Tensor)>,
 }
 
 impl<'a> Grad<'a> {
     /// A gradient without bitmap and fused activation.
     pub fn new(t: &'a Tensor, add: bool) -> Grad<'a> {
-        Grad { t, add, blank: None, slope: None }
+        Grad { t, add, zero_blocks: None, dact: None }
     }
 }
 
-/// The zero-block bitmap of an arena of gradients: one bit for each block of [`Blank::BLOCK`] elements, u32 (words).
+/// The zero-block bitmap of an arena of gradients: one bit for each block of [`ZeroBlocks::BLOCK`] elements, u32 (words).
 ///
 /// A set bit guarantees that all elements of the block are zero in memory, so that readers may skip the block. A clear bit says
 /// nothing. In the gradient of a token embedding only the rows of the batch are not zero, so most blocks are never read.
 #[derive(Clone, Debug)]
-pub struct Blank {
+pub struct ZeroBlocks {
     /// The bits of the whole arena.
     pub bits: Tensor,
-    /// The offset of this gradient in the arena in elements, a multiple of [`Blank::GRAIN`].
+    /// The offset of this gradient in the arena in elements, a multiple of [`ZeroBlocks::GRAIN`].
     pub first: usize,
 }
 
-impl Blank {
+impl ZeroBlocks {
     /// Elements per bit.
     pub const BLOCK: usize = 512;
     /// Elements per word.
-    pub const WORD: usize = 32 * Blank::BLOCK;
+    pub const WORD: usize = 32 * ZeroBlocks::BLOCK;
     /// The alignment of gradients, in elements.
     pub const GRAIN: usize = 64;
 
     /// The number of words for an arena with this number of elements.
     pub fn words(elements: usize) -> usize {
-        elements.div_ceil(Blank::WORD)
+        elements.div_ceil(ZeroBlocks::WORD)
     }
     /// For cases: a gradient of `n` elements that is zero except at the indices `at`, and its bitmap.
     fn case(n: usize, at: &[usize]) -> (Input, Input) {
         let grad: Vec<f64> = (0..n).map(|i| if at.contains(&i) { 0.5 } else { 0.0 }).collect();
-        let full = |block: usize| at.iter().any(|i| i / Blank::BLOCK == block);
+        let full = |block: usize| at.iter().any(|i| i / ZeroBlocks::BLOCK == block);
         let bit = |word: usize, b: usize| (!full(32 * word + b) as u32) << b;
-        let bits: Vec<u32> = (0..Blank::words(n)).map(|w| (0..32).map(|b| bit(w, b)).sum()).collect();
+        let bits: Vec<u32> = (0..ZeroBlocks::words(n)).map(|w| (0..32).map(|b| bit(w, b)).sum()).collect();
         (Input::fixed(&[n], &grad), Input::ints(&bits))
     }
     /// Whether the bitmap says that all of `count` elements from `at` on, at most a block, are zero.
     fn covers(bits: Option<&[u32]>, at: usize, count: usize) -> bool {
         let bit = |e: usize| {
-            let block = e / Blank::BLOCK;
+            let block = e / ZeroBlocks::BLOCK;
             bits.and_then(|bits| bits.get(block / 32)).is_some_and(|word| word >> (block % 32) & 1 == 1)
         };
         bit(at) && bit(at + count.saturating_sub(1))
@@ -362,7 +362,7 @@ impl Blank {
     /// The words for a gradient of this number of elements. Zeroing them marks it, and its neighbours in the same words, as dense,
     /// which is always correct.
     pub(crate) fn part(&self, elements: usize) -> Result<Tensor> {
-        let (from, to) = (self.first / Blank::WORD, Blank::words(self.first + elements));
+        let (from, to) = (self.first / ZeroBlocks::WORD, ZeroBlocks::words(self.first + elements));
         self.bits.view(from, &[to - from])
     }
 }

@@ -192,7 +192,7 @@ impl On<Cuda> for Residual {
 /// Edge cases: one element, odd columns, dropout or none, no rows.
 pub fn cases() -> Vec<Case> {
     let case = |label, shape: &[usize], p: f32| {
-        let dropout = (p > 0.0).then_some(Dropout { p, site: 6, rows: Rows::Tokens });
+        let dropout = (p > 0.0).then_some(Dropout { p, dropout_id: 6, rows: Rows::Tokens });
         let mut inputs = vec![Input::real(shape), Input::real(shape)];
         if dropout.is_some() {
             inputs.push(Input::key());

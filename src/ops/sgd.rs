@@ -161,20 +161,20 @@ pub fn cases() -> Vec<Case> {
     let plain = [
         "every kind of segment",
         "most blocks never touched",
-        "blank blocks never touched",
-        "blank blocks touched before",
+        "zero blocks never touched",
+        "zero blocks touched before",
     ];
     let momentum = [
         "momentum, every kind of segment",
         "momentum, most blocks never touched",
-        "momentum, blank blocks never touched",
-        "momentum, blank blocks with momentum",
+        "momentum, zero blocks never touched",
+        "momentum, zero blocks with momentum",
     ];
     let nesterov = [
         "Nesterov, every kind of segment",
         "Nesterov, most blocks never touched",
-        "Nesterov, blank blocks never touched",
-        "Nesterov, blank blocks with momentum",
+        "Nesterov, zero blocks never touched",
+        "Nesterov, zero blocks with momentum",
     ];
     let mut all = update::cases(plain, || Box::new(setting(0.0, false)), published, &[], &[]);
     all.extend(update::cases(momentum, || Box::new(setting(0.9, false)), published, &[], &buffer));

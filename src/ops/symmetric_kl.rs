@@ -255,8 +255,8 @@ mod tests {
         // The sum over classes of p_c, and so of the logits' gradients, does not change.
         assert!((da[0] + da[1]).abs() < 1e-14 && (db[0] + db[1]).abs() < 1e-14, "{da:?} {db:?}");
         // d/da of 1/2 (p - q) (logit difference), p = sigmoid(a): 1/2 (p (1 - p) ln 3 + p - 1/2).
-        let slope = 0.5 * (3.0 / 16.0 * 3f64.ln() + 0.25);
-        assert!((da[0] - slope).abs() < 1e-14, "{da:?} {slope}");
+        let gradient = 0.5 * (3.0 / 16.0 * 3f64.ln() + 0.25);
+        assert!((da[0] - gradient).abs() < 1e-14, "{da:?} {gradient}");
     }
 
     /// Equal logits, also such as have no probability, give exactly nothing; other distances are finite where they should be.

@@ -2,7 +2,7 @@
 //! test cases. An optimizer adds its formula (`src/ops/NAME.rs`, `kernels/NAME.cu`, `shaders/NAME.wgsl`) and a line in [`UPDATE_RULES`].
 //!
 //! value, grad (n), control (3 + f) = [norm, lr, unscale, f factors of the rule], live u32 (tasks), the states (n each), and maybe copy (n)
-//! of a 16-bit type and blank u32 (words): value, live and the states are written, and the copy is the value rounded to it. Gradients are
+//! of a 16-bit type and zero_blocks u32 (words): value, live and the states are written, and the copy is the value rounded to it. Gradients are
 //! first multiplied by unscale, which removes the loss scale, and by min(1, max_norm / (norm + 1e-6)), PyTorch's `clip_grad_norm_` (norm
 //! is the unscaled one). A norm that is not finite changes nothing. Segments carry weight decay, a factor on the learning rate, and
 //! freezing.
@@ -11,11 +11,11 @@
 //! rule leaves them zero and only decays the value (see [`Update::rests`]), so the states are not read. Most rows of a vocabulary never
 //! occur in a fine-tuning set. All bits set is always right.
 //!
-//! `blank` says where gradients are zero now (see [`Blank`]): there they are not read. wgpu's ops do not maintain it.
+//! `zero_blocks` says where gradients are zero now (see [`ZeroBlocks`]): there they are not read. wgpu's ops do not maintain it.
 
 use super::{
-    Blank, Call, Case, Cases, Cost, Fill, Input, Step, Subject, Textbook, UPDATE_RULES, launch, launch_cuda,
-    refuse, step_dtype,
+    Call, Case, Cases, Cost, Fill, Input, Step, Subject, Textbook, UPDATE_RULES, ZeroBlocks, launch,
+    launch_cuda, refuse, step_dtype,
 };
 use crate::device::cpu::{Real, vectorise};
 use crate::device::{Caps, Const, Cpu, Cuda, Tensor, Wgpu, fold};
@@ -170,18 +170,18 @@ pub(super) fn check(op: &impl Update, caps: &Caps, x: &[&Spec]) -> Result<()> {
     let wrong = || {
         let states: String = states.iter().map(|s| format!(", {s} (n)")).collect();
         let expected = format!(
-            "value, grad (n), control (3 + factors), live (tasks){states}, maybe copy (n), blank (words)"
+            "value, grad (n), control (3 + factors), live (tasks){states}, maybe copy (n), zero_blocks (words)"
         );
         refuse(name, &expected, x)
     };
     let (own, others) = x.split_at_checked(FIRST_STATE + states.len()).ok_or_else(wrong)?;
     let [value, grad, control, live, moments @ ..] = own else { return Err(wrong()) };
-    let (copy, blank) = optional(states.len(), x, |s| s.dtype);
-    let known = copy.is_some() as usize + blank.is_some() as usize;
+    let (copy, zero_blocks) = optional(states.len(), x, |s| s.dtype);
+    let known = copy.is_some() as usize + zero_blocks.is_some() as usize;
     if known != others.len() || copy.is_some_and(|c| c.shape != value.shape) {
         return Err(wrong());
     }
-    if blank.is_some_and(|b| b.len() != Blank::words(value.len())) {
+    if zero_blocks.is_some_and(|b| b.len() != ZeroBlocks::words(value.len())) {
         return Err(wrong());
     }
     if let Some(copy) = copy {
@@ -208,8 +208,8 @@ pub(super) fn check(op: &impl Update, caps: &Caps, x: &[&Spec]) -> Result<()> {
 pub(super) fn cost(op: &impl Update, call: &Call, element: usize) -> Cost {
     let states = op.states().len();
     let places: Vec<usize> = (0..call.x.len()).collect();
-    let (copy, blank) = optional(states, &places, |i| call.x[i].dtype);
-    let (live, bits) = (call.integers(3), blank.and_then(|i| call.integers(i)));
+    let (copy, zero_blocks) = optional(states, &places, |i| call.x[i].dtype);
+    let (live, bits) = (call.integers(3), zero_blocks.and_then(|i| call.integers(i)));
     let size = call.x.first().map_or(0, |s| s.dtype.size());
     let copied = copy.map_or(0, |i| call.x[i].dtype.size());
     let (mut flops, mut bytes, mut at, mut word) = (0, 0, 0, 0);
@@ -221,7 +221,7 @@ pub(super) fn cost(op: &impl Update, call: &Call, element: usize) -> Cost {
             let blocks = (chunk..s.len.min(chunk + CHUNK)).step_by(LIVE).filter(|_| !s.frozen);
             for (bit, from) in blocks.enumerate() {
                 let count = LIVE.min(s.len - from);
-                let zero = Blank::covers(bits, at + from, count);
+                let zero = ZeroBlocks::covers(bits, at + from, count);
                 let known = before >> bit & 1 == 1;
                 flops += element * count;
                 if zero && !known {
@@ -240,7 +240,7 @@ pub(super) fn cost(op: &impl Update, call: &Call, element: usize) -> Cost {
         }
         at += s.len;
     }
-    let few = call.input(2) + call.input(3) + blank.map_or(0.0, |i| call.input(i));
+    let few = call.input(2) + call.input(3) + zero_blocks.map_or(0.0, |i| call.input(i));
     Cost::step(flops as f64, bytes as f64 + few)
 }
 
@@ -287,8 +287,9 @@ pub(super) fn walk<T: Real, const S: usize>(
     let (control, mut live) = (x[2].cpu::<T>()?, x[3].cpu_mut::<u32>()?);
     let (states, others) = x[FIRST_STATE..].split_at(S);
     let mut states = states.iter().map(|t| t.cpu_mut::<T>()).collect::<Result<Vec<_>>>()?;
-    let blank = others.iter().find(|t| t.spec.dtype == DType::U32).map(|b| b.cpu::<u32>()).transpose()?;
-    let bits = blank.as_deref();
+    let zero_blocks =
+        others.iter().find(|t| t.spec.dtype == DType::U32).map(|b| b.cpu::<u32>()).transpose()?;
+    let bits = zero_blocks.as_deref();
     let short = || Error::shape(format!("{} got too few tensors", op.name()));
     let [norm, lr, unscale, factors @ ..] = &control[..] else { return Err(short()) };
     let (norm, lr, unscale) = (*norm, *lr, *unscale);
@@ -307,10 +308,10 @@ pub(super) fn walk<T: Real, const S: usize>(
         vectorise!({
             for (block, (p, g)) in p.chunks_mut(LIVE).zip(g.chunks(LIVE)).enumerate() {
                 let from = block * LIVE;
-                let blank = Blank::covers(bits, at + from, g.len());
+                let zero_blocks = ZeroBlocks::covers(bits, at + from, g.len());
                 let mut states = states.each_mut().map(|s| &mut s[from..from + g.len()]);
                 if *live >> block & 1 == 0 {
-                    if blank || g.iter().all(|&g| g == T::ZERO) {
+                    if zero_blocks || g.iter().all(|&g| g == T::ZERO) {
                         if keep != T::ONE {
                             p.iter_mut().for_each(|p| *p *= keep);
                         }
@@ -321,7 +322,7 @@ pub(super) fn walk<T: Real, const S: usize>(
                     // would map its page of zeros and exchange it at the write, which stops all threads each time.
                     states.iter_mut().for_each(|s| s.fill(T::ZERO));
                 }
-                formula(&rates, p, if blank { &zeros[..g.len()] } else { g }, states);
+                formula(&rates, p, if zero_blocks { &zeros[..g.len()] } else { g }, states);
             }
         })
     };
@@ -424,12 +425,12 @@ impl UpdateKernel<'_> {
         }
         Ok(())
     }
-    /// Runs an update on CUDA. Buffers: value, grad, control, live, the table of tasks, copy, blank, the states.
+    /// Runs an update on CUDA. Buffers: value, grad, control, live, the table of tasks, copy, zero_blocks, the states.
     ///
     /// # Errors
     /// [`Kind::Lost`](crate::error::Kind::Lost) if the device was lost.
     pub fn run_cuda(&self, op: &impl Update, device: &Cuda, x: &[&Tensor]) -> Result<()> {
-        let (copy, blank) = optional(op.states().len(), x, |t| t.spec.dtype);
+        let (copy, zero_blocks) = optional(op.states().len(), x, |t| t.spec.dtype);
         for part in launches(op.segments(), u32::MAX as usize) {
             let table = device.constants(&part.table)?;
             let arena = |t: &Tensor| t.view(part.span.start, &[part.span.len()]);
@@ -439,10 +440,13 @@ impl UpdateKernel<'_> {
             let states = self.states(op, x, &part.span)?;
             let dtype = copy.as_ref().map_or(value.spec.dtype, |c| c.spec.dtype);
             let is = |there: bool| Const::U32(there as u32);
-            let mut consts =
-                vec![("COPY", is(copy.is_some())), ("C", Const::Type(dtype)), ("BLANK", is(blank.is_some()))];
+            let mut consts = vec![
+                ("COPY", is(copy.is_some())),
+                ("C", Const::Type(dtype)),
+                ("ZERO_BLOCKS", is(zero_blocks.is_some())),
+            ];
             consts.extend(self.consts(op).into_iter().map(|(name, v)| (name, Const::U32(v))));
-            let (to, bits) = (copy.as_ref().unwrap_or(&value), blank.unwrap_or(&live));
+            let (to, bits) = (copy.as_ref().unwrap_or(&value), zero_blocks.unwrap_or(&live));
             let buffers: Vec<&Tensor> =
                 [&value, &grad, x[2], &live, &table, to, bits].into_iter().chain(&states).collect();
             let mut params = self.params(op);
@@ -517,17 +521,17 @@ pub(super) fn cases(
     let held = || states.iter().map(real).collect::<Vec<Input>>();
     let zeros = || states.iter().map(|_| Input::fixed(&[n], &vec![0.0; n])).collect::<Vec<Input>>();
     let words = make().live().len();
-    let case = |label, grad: Input, states: Vec<Input>, live: Vec<u32>, blank: Option<Input>| {
+    let case = |label, grad: Input, states: Vec<Input>, live: Vec<u32>, zero_blocks: Option<Input>| {
         let control = [&[2.5, 0.01, 0.25], factors].concat();
         let mut inputs = vec![Input::real(&[n]), grad, Input::fixed(&[control.len()], &control)];
         inputs.push(Input::ints(&live));
-        inputs.extend(states.into_iter().chain(blank));
+        inputs.extend(states.into_iter().chain(zero_blocks));
         Case { label, inputs, subject: Subject::Step(make(), textbook), slack: 1.0, half_slack: 1.0 }
     };
     // A gradient in a few elements only, at the borders of blocks and of tasks.
     let at = [0, 1, 3 + LIVE - 1, 3 + 5 * LIVE, 3 + CHUNK - 1, 3 + CHUNK, n - 1];
     let ((few, _), (rest, bits), (more, more_bits)) =
-        (Blank::case(n, &at), Blank::case(n, &at), Blank::case(n, &at));
+        (ZeroBlocks::case(n, &at), ZeroBlocks::case(n, &at), ZeroBlocks::case(n, &at));
     let fresh = || make().live();
     vec![
         case(labels[0], Input::real(&[n]), held(), vec![!0; words], None),

@@ -26,8 +26,8 @@ pub use loss_scale::LossScale;
 use crate::device::cuda::Fetched;
 use crate::device::{Device, Tensor};
 use crate::error::{Error, Result};
-use crate::ops::gate::Gate;
 use crate::ops::global_norm::GlobalNorm;
+use crate::ops::step_guard::StepGuard;
 use crate::ops::update::Update;
 use crate::params::Params;
 use crate::shape::DType;
@@ -189,15 +189,15 @@ impl Optimizer {
         }
         params.silence_frozen(device)?;
         let norm = self.control.view(0, &[1])?;
-        device.step(&GlobalNorm, &[&t.grad, &norm].into_iter().chain(&t.blank).collect::<Vec<_>>())?;
+        device.step(&GlobalNorm, &[&t.grad, &norm].into_iter().chain(&t.zero_blocks).collect::<Vec<_>>())?;
         let losses = if losses.is_empty() { std::slice::from_ref(&self.none) } else { losses };
         for (i, loss) in losses.iter().enumerate() {
-            let gate = Gate { first: i == 0, last: i + 1 == losses.len() };
+            let guard = StepGuard { first: i == 0, last: i + 1 == losses.len() };
             let x = [loss, &self.total, &self.control, &self.skips, &self.rates, &self.history];
-            device.step(&gate, &x)?;
+            device.step(&guard, &x)?;
         }
         let mut x = vec![&params.value, &t.grad, &self.control, &self.live];
-        x.extend(self.states.iter().map(|s| &s.tensor).chain(&params.copy).chain(&t.blank));
+        x.extend(self.states.iter().map(|s| &s.tensor).chain(&params.copy).chain(&t.zero_blocks));
         device.step(&*self.update, &x)?;
         self.queued += 1;
         Ok(())

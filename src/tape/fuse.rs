@@ -43,9 +43,9 @@ pub(super) fn activations(nodes: &mut [Node], slots: usize, root: Option<usize>,
         let Some(&Readers::One(reader, input)) = readers.get(slot).filter(|_| root != Some(slot)) else {
             continue;
         };
-        let Some((act, at, rest)) = nodes[n].op.ends_in() else { continue };
+        let Some((act, at, rest)) = nodes[n].op.fused_activation() else { continue };
         let Some(at) = nodes[n].y.get(at).cloned() else { continue };
-        if nodes[reader].op.takes_slope(caps, input) {
+        if nodes[reader].op.fuses_dact(caps, input) {
             nodes[n].op = rest;
             nodes[reader].fused.push(Fused { input, act, at });
         }

@@ -3,7 +3,7 @@
 use super::Tape;
 use crate::device::{Device, Tensor};
 use crate::error::{Error, Result};
-use crate::ops::Blank;
+use crate::ops::ZeroBlocks;
 use crate::shape::Spec;
 use std::sync::Arc;
 
@@ -54,13 +54,13 @@ pub struct Leaf {
     /// Whether the backward pass adds to what `grad` holds. Otherwise it overwrites it.
     pub filled: bool,
     /// The zero-block bitmap of a gradient that has few rows which are not zero, such as that of an embedding table.
-    pub blank: Option<Blank>,
+    pub zero_blocks: Option<ZeroBlocks>,
 }
 
 impl Leaf {
     /// A leaf with a dense gradient.
     pub fn new(value: Tensor, grad: Tensor, filled: bool) -> Leaf {
-        Leaf { value, grad, filled, blank: None }
+        Leaf { value, grad, filled, zero_blocks: None }
     }
 }
 
@@ -74,7 +74,7 @@ pub(super) struct Slot {
     /// Whether the backward pass has written it.
     pub reached: bool,
     /// Its zero-block bitmap.
-    pub blank: Option<Blank>,
+    pub zero_blocks: Option<ZeroBlocks>,
     /// The leaf whose first rows these are; their gradients share memory.
     part_of: Option<usize>,
 }
@@ -82,8 +82,8 @@ pub(super) struct Slot {
 impl Tape<'_> {
     /// Puts a leaf on the tape.
     pub fn leaf(&mut self, leaf: Leaf) -> Var {
-        let Leaf { value, grad, filled, blank } = leaf;
-        let slot = self.push(Slot { grad: Some(grad), filled, blank, ..Slot::default() });
+        let Leaf { value, grad, filled, zero_blocks } = leaf;
+        let slot = self.push(Slot { grad: Some(grad), filled, zero_blocks, ..Slot::default() });
         let v = Var::new(value, Some(slot));
         self.leaves.push(v.clone());
         v
@@ -101,9 +101,9 @@ impl Tape<'_> {
                 "cannot take a part of an op's output: only leaves and constants have parts",
             ));
         };
-        let (grad, blank) = (Some(whole.view(0, shape)?), slot.blank.clone());
+        let (grad, zero_blocks) = (Some(whole.view(0, shape)?), slot.zero_blocks.clone());
         let part_of = slot.part_of.or(Some(at));
-        let slot = self.push(Slot { grad, blank, part_of, ..Slot::default() });
+        let slot = self.push(Slot { grad, zero_blocks, part_of, ..Slot::default() });
         Ok(Var::new(value, Some(slot)))
     }
 }
@@ -132,8 +132,8 @@ pub(super) fn begin(
         }
         slots[at].filled = filled;
     }
-    if let (false, Some(blank), Some(grad)) = (keeps_bitmap, &slots[at].blank, &slots[at].grad) {
-        device.zero(&blank.part(grad.spec.len())?)?;
+    if let (false, Some(zero_blocks), Some(grad)) = (keeps_bitmap, &slots[at].zero_blocks, &slots[at].grad) {
+        device.zero(&zero_blocks.part(grad.spec.len())?)?;
     }
     Ok(())
 }

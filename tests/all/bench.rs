@@ -196,15 +196,15 @@ fn percent_is_of_the_lower_ceiling() {
     }
     let ceilings = |scale: f64| Ceilings {
         copy_bytes_per_s: 1e10 * scale,
-        product_flops_per_s: 1e12 * scale,
+        matmul_flops_per_s: 1e12 * scale,
         copy_samples_bytes_per_s: vec![1e10 * scale; 3],
-        product_samples_flops_per_s: vec![1e12 * scale; 3],
+        matmul_samples_flops_per_s: vec![1e12 * scale; 3],
         ..Ceilings::default()
     };
     report.judge("a", ceilings(0.75), Some(ceilings(1.25)));
     report.judge("b", ceilings(1.0), None);
     // A millisecond, of which the product needs 0.4 and the copy 0.1.
-    assert_eq!(report.ops[0].bound.as_deref(), Some("product"));
+    assert_eq!(report.ops[0].bound.as_deref(), Some("matmul"));
     assert!((report.ops[0].percent.unwrap() - 40.0).abs() < 1e-9);
     assert_eq!(report.devices[0].ceilings.as_ref().unwrap().drift, Some([1.25 / 0.75; 2]));
     assert_eq!(report.ops[1].percent, None);

@@ -79,7 +79,7 @@ fn verdicts_know_when_they_cannot_tell() {
     let mut moved = pair_of(&[0.8; 20], 0.01);
     for (d, rate) in moved.devices.iter_mut().zip([1e12, 0.8e12]) {
         let drift = Some([1.0; 2]);
-        let c = Ceilings { copy_bytes_per_s: 1e10, product_flops_per_s: rate, drift, ..Ceilings::default() };
+        let c = Ceilings { copy_bytes_per_s: 1e10, matmul_flops_per_s: rate, drift, ..Ceilings::default() };
         d.ceilings = Some(c);
     }
     let found = &compare(&moved).unwrap()[0];

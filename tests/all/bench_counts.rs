@@ -355,7 +355,7 @@ fn elementwise_ops_read_what_their_gradients_need() {
     // y = gelu(a) b: z / 2 (1 + erf(z / sqrt 2)) has 5. gelu'(a) = Phi(a) + a phi(a) has 4, 4 and 2; da = dy b gelu'(a) and db = dy
     // gelu(a) have 3.
     let n = T * F;
-    check(&job("gated", "feed-forward", T), |e| hand([6 * n, 18 * n], [3 * n * e, (2 * n + n + 2 * n) * e]));
+    check(&job("glu", "feed-forward", T), |e| hand([6 * n, 18 * n], [3 * n * e, (2 * n + n + 2 * n) * e]));
     // max(0, z) - z t + log(1 + exp(-|z|)) summed; (1 / (1 + exp(-z)) - t) times the rate.
     let n = 2 * 8;
     check(&job("binary_cross_entropy", "8 labels", T), |e| {
@@ -381,10 +381,10 @@ fn adamw_writes_the_copy_of_the_weights_in_16_bit_training() {
         let copy = if e == 2 { 2 * N } else { 0 };
         hand([15 * N, 0], [28 * N + copy + few, 0])
     });
-    check(&job("round", "all parameters", T), |e| hand([0, 0], [(4 + e) * N, 0]));
+    check(&job("cast", "all parameters", T), |e| hand([0, 0], [(4 + e) * N, 0]));
     check(&job("global_norm", "all gradients", T), |_| hand([2 * N + 1, 0], [4 * N + 4, 0]));
     // total = loss; norm unscale; skips; five rates; the rest of control; a slot of the history.
-    check(&job("gate", "one loss", T), |_| hand([1, 0], [4 * (2 + 2 + 1 + 5 + 4 + 2), 0]));
+    check(&job("step_guard", "one loss", T), |_| hand([1, 0], [4 * (2 + 2 + 1 + 5 + 4 + 2), 0]));
     // The shapes of the measured inputs are told: six in f32, seven with the copy.
     let job = job("adamw", "all parameters", T);
     assert_eq!([DType::F32, DType::BF16].map(|t| job.inputs_in(t).len()), [6, 7]);
@@ -427,10 +427,10 @@ fn floats(shape: &[usize]) -> Spec {
 fn blocks_that_are_known_to_be_zero_are_not_read() {
     let n = 4 * 512 + 100;
     let ints = |v: &[u32]| Some(v.to_vec());
-    let blank = ints(&[0b01010]);
+    let zero_blocks = ints(&[0b01010]);
     let call = Call {
         x: vec![floats(&[n]), floats(&[1]), Spec::new(DType::U32, &[1])],
-        integers: vec![None, None, blank.clone()],
+        integers: vec![None, None, zero_blocks.clone()],
         ..Call::default()
     };
     let read = n - 2 * 512;
@@ -441,7 +441,7 @@ fn blocks_that_are_known_to_be_zero_are_not_read() {
     let mut x = vec![floats(&[n]), floats(&[n]), floats(&[5]), Spec::new(DType::U32, &[2])];
     x.extend([floats(&[n]), floats(&[n]), Spec::new(DType::BF16, &[n]), Spec::new(DType::U32, &[1])]);
     let mut integers = vec![None; 8];
-    (integers[3], integers[7]) = (ints(&[0b1001, 0]), blank);
+    (integers[3], integers[7]) = (ints(&[0b1001, 0]), zero_blocks);
     let call = Call { x, integers, ..Call::default() };
     // First: all seven and the copy. Second: the value is read and written, and the copy. Third: value and gradient read, three written.
     // Fourth: all but the gradient. The first word of `live` changes and is written.
@@ -466,7 +466,8 @@ fn a_bitmap_saves_the_zeros_of_a_table() {
     assert_eq!(Op::cost(&op, &call).forward_bytes as usize, ids + (2 + 3) * 512 * 2);
     assert_eq!(backward(&call), dy + ids + 8 * 512 * 4);
     let bits = !(1 << 2 | 1 << 7);
-    let gradient = |add| Some(Gradient { add, blank: Some((vec![bits], 512)), ..Gradient::new(DType::F32) });
+    let gradient =
+        |add| Some(Gradient { add, zero_blocks: Some((vec![bits], 512)), ..Gradient::new(DType::F32) });
     // Every word of the bitmap of the table, one here, is read and written.
     call.dx[1] = gradient(false);
     assert_eq!(backward(&call), dy + ids + 3 * 512 * 4 + 2 * 4);

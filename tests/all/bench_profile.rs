@@ -193,7 +193,7 @@ fn the_share_of_the_peak_leaves_padding_out() {
     report.steps.push(row);
     report.judge(
         "a",
-        Ceilings { copy_bytes_per_s: 1e10, product_flops_per_s: 4e9, ..Ceilings::default() },
+        Ceilings { copy_bytes_per_s: 1e10, matmul_flops_per_s: 4e9, ..Ceilings::default() },
         None,
     );
     assert_eq!(report.steps[0].share_of_peak, Some(0.25));

@@ -406,12 +406,12 @@ fn cuda_rows_name_the_kernels_that_ran() {
     if device("cuda").is_none() {
         return;
     }
-    let kernels = |product: &str| -> Vec<Vec<String>> {
-        let report = on_emulator("linear", &[("TEMPRA_CUDA_PRODUCT", product)]);
+    let kernels = |matmul: &str| -> Vec<Vec<String>> {
+        let report = on_emulator("linear", &[("TEMPRA_CUDA_MATMUL", matmul)]);
         report.ops.into_iter().map(|row| row.kernels).collect()
     };
     let own = kernels("own");
-    assert!(own.len() >= 2 && own.iter().all(|k| k.contains(&"linear_product_plain".to_owned())), "{own:?}");
+    assert!(own.len() >= 2 && own.iter().all(|k| k.contains(&"linear_matmul_plain".to_owned())), "{own:?}");
     assert!(!own.iter().flatten().any(|k| k == "cublasLtMatmul"), "{own:?}");
     let library = kernels("cublaslt");
     assert!(library.iter().flatten().any(|k| k == "cublasLtMatmul"), "{library:?}");
@@ -442,7 +442,7 @@ fn wgpu_rows_name_the_shaders_that_ran() {
     assert_eq!(code, 0, "{err}");
     obeys(&serde_json::from_str(&out).unwrap());
     let report = Report::parse(&out).unwrap();
-    let known = ["product", "product_rows", "product_coop"];
+    let known = ["matmul", "matmul_rows", "matmul_coop"];
     for row in &report.ops {
         assert!(row.kernels.iter().any(|k| known.contains(&k.as_str())), "{row:?}");
     }

@@ -64,13 +64,13 @@ fn a_matmul_has_the_rows_outputs_and_inputs_that_are_written() {
     assert!(swept.iter().all(|j| j.role == "n=8,k=4,act=gelu"));
 }
 
-/// Every op but `gate`, which has no sizes, runs at a shape of its own, forward and backward.
+/// Every op but `step_guard`, which has no sizes, runs at a shape of its own, forward and backward.
 #[test]
 fn every_op_with_sizes_is_measured_at_a_custom_shape() {
-    for (op, _) in OPS.iter().filter(|(op, _)| *op != "gate") {
+    for (op, _) in OPS.iter().filter(|(op, _)| *op != "step_guard") {
         let shape = match *op {
             "linear" => "5,7,3",
-            "global_norm" | "round" => "elements=1000",
+            "global_norm" | "cast" => "elements=1000",
             update if UpdateRule::find(update).is_some() => "elements=1000",
             "cross_entropy" | "binary_cross_entropy" | "symmetric_kl" => "rows=6,classes=11",
             "attention" => "tokens=12,heads=3,head_dim=10,length=4,window=2,dropout=0.5",
@@ -87,7 +87,7 @@ fn every_op_with_sizes_is_measured_at_a_custom_shape() {
         assert!(!all.is_empty() && all.iter().all(|j| j.op == *op), "{op}");
         let report = measured(&all);
         assert_eq!(report.skipped, [], "{op}");
-        let step = ["global_norm", "round"].contains(op) || UpdateRule::find(op).is_some();
+        let step = ["global_norm", "cast"].contains(op) || UpdateRule::find(op).is_some();
         let passes = if step { 1 } else { 2 };
         assert_eq!(report.ops.len(), passes * all.len(), "{op}");
         assert!(report.ops.iter().all(|r| r.model == "custom" && r.seconds.median > 0.0), "{op}");
@@ -322,7 +322,7 @@ fn bad_shapes_and_lengths_are_refused_before_anything_is_measured() {
             2,
             vec!["indices (9) exceed the rows (8)"],
         ),
-        (vec!["--op", "gate", "--shape", "rows=8,columns=8"], 2, vec!["gate has no sizes"]),
+        (vec!["--op", "step_guard", "--shape", "rows=8,columns=8"], 2, vec!["step_guard has no sizes"]),
         (vec!["--op", "linear,mse", "--shape", "4,4,4"], 2, vec!["--op mse has no --shape"]),
         (vec!["--op", "mse,dot", "--shape", "4,4,4"], 2, vec!["fits none of the ops", "linear"]),
         (vec!["--shape", "4,4,4", "--shape", "m=4,k=4,n=4"], 2, vec!["is named twice"]),

@@ -12,7 +12,7 @@ use tempra::bench::shapes::Runs;
 use tempra::bench::{CeilingEffort, Clock, Effort, Job, ModelShape, Quartiles, Workbench, jobs, ops};
 use tempra::device::{Caps, Cpu, Cuda, Device, Tensor, Wgpu};
 use tempra::error::{Kind, Result};
-use tempra::ops::round::Round;
+use tempra::ops::cast::Cast;
 use tempra::ops::{Call, Cost, Fill, Input, Step, StepOn};
 use tempra::shape::{DType, Spec};
 
@@ -91,11 +91,11 @@ fn ceilings(seconds: f64, samples: usize, effort: CeilingEffort, clock: &Counted
 fn ceilings_do_not_depend_on_the_time_for_ops() {
     let all = [(1e-3, 1), (0.3, 5), (50.0, 99)].map(|(s, n)| ceilings(s, n, TINY, &Counted::new(&[1.0])));
     for c in &all {
-        assert_eq!((c.matmul_side, c.product_samples_flops_per_s.len()), (512, 5), "{c:?}");
+        assert_eq!((c.matmul_side, c.matmul_samples_flops_per_s.len()), (512, 5), "{c:?}");
         assert_eq!(c.copy_samples_bytes_per_s.len(), 5);
         let (flop, bytes) = (2.0 * 512f64.powi(3), 3.0 * 512f64.powi(2) * 4.0);
         let rate = flop / (1e-9 * (flop + bytes));
-        assert!((c.product_flops_per_s / rate - 1.0).abs() < 1e-9, "{} {rate}", c.product_flops_per_s);
+        assert!((c.matmul_flops_per_s / rate - 1.0).abs() < 1e-9, "{} {rate}", c.matmul_flops_per_s);
         // A millisecond is half of what a sample has to last, so a sample has two runs. Each reads and writes 4 MiB, four times the cache.
         assert!((c.copy_bytes_per_s / (2.0 * 8.388608e9) - 1.0).abs() < 1e-9, "{c:?}");
     }
@@ -120,7 +120,7 @@ fn a_ceiling_is_a_median_as_a_row_is() {
     let c = ceilings(0.3, 5, effort, &Counted::new(&[1.0, 1.0, 1.0, 1.0, 0.1]));
     for (rate, samples) in [
         (c.copy_bytes_per_s, &c.copy_samples_bytes_per_s),
-        (c.product_flops_per_s, &c.product_samples_flops_per_s),
+        (c.matmul_flops_per_s, &c.matmul_samples_flops_per_s),
     ] {
         let fastest = samples.iter().copied().fold(0.0, f64::max);
         assert_eq!(rate, Quartiles::of(samples.clone()).median);
@@ -132,9 +132,9 @@ fn of_samples(rates: &[f64]) -> Ceilings {
     let median = Quartiles::of(rates.to_vec()).median;
     Ceilings {
         copy_bytes_per_s: median,
-        product_flops_per_s: 1e3 * median,
+        matmul_flops_per_s: 1e3 * median,
         copy_samples_bytes_per_s: rates.to_vec(),
-        product_samples_flops_per_s: rates.iter().map(|r| 1e3 * r).collect(),
+        matmul_samples_flops_per_s: rates.iter().map(|r| 1e3 * r).collect(),
         ..Ceilings::default()
     }
 }
@@ -156,7 +156,7 @@ fn ceilings_of_both_ends_are_one_median_and_rows_may_exceed_them() {
     };
     report.judge("a", of_samples(&[1e9, 3e9, 2e9]), Some(of_samples(&[6e9, 4e9, 5e9])));
     let found = report.devices[0].ceilings.clone().unwrap();
-    assert_eq!((found.copy_bytes_per_s, found.product_flops_per_s), (3.5e9, 3.5e12));
+    assert_eq!((found.copy_bytes_per_s, found.matmul_flops_per_s), (3.5e9, 3.5e12));
     assert_eq!(found.drift, Some([2.5, 2.5]));
     // At 3.5 GB/s the row takes a millisecond. One that takes half of it is shown as 200 %, not cut off.
     let percent: Vec<f64> = report.ops.iter().map(|o| o.percent.unwrap()).collect();
@@ -427,7 +427,7 @@ fn cuda_captured_work_runs_when_it_is_launched() {
     let Device::Cuda(gpu) = &device else { panic!("another device") };
     let x = device.upload(DType::F32, &[4], &[1.0f32, 2.0, 3.0, 4.0]).unwrap();
     let y = device.zeros(DType::F32, &[4]).unwrap();
-    let copy = || device.step(&Round, &[&x, &y]);
+    let copy = || device.step(&Cast, &[&x, &y]);
     // Loads the kernel.
     copy().unwrap();
     device.zero(&y).unwrap();
@@ -447,8 +447,8 @@ fn cuda_captured_work_runs_when_it_is_launched() {
     let mut graph = gpu
         .capture(|| {
             let t = device.alloc(Spec::new(DType::F32, &[4]))?;
-            device.step(&Round, &[&x, &t])?;
-            device.step(&Round, &[&t, &y])
+            device.step(&Cast, &[&x, &t])?;
+            device.step(&Cast, &[&t, &y])
         })
         .unwrap()
         .expect("captured");
@@ -497,7 +497,7 @@ fn cuda_tells_its_cache_and_its_peak() {
     assert!(!entry["cache_source"].as_str().unwrap().contains("assumed"), "{entry}");
     let peak = &entry["ceilings"]["nameplate"];
     assert_eq!(
-        (peak["copy_bytes_per_s"].as_f64(), peak["product_flops_per_s"].as_f64()),
+        (peak["copy_bytes_per_s"].as_f64(), peak["matmul_flops_per_s"].as_f64()),
         (Some(1.28e11), Some(5.12e11))
     );
     assert_eq!(entry["ceilings"]["copy_by"], "copy kernel");
@@ -564,7 +564,7 @@ fn ceilings_are_stored_with_date_and_conditions() {
     let report = json(&program(cache.path(), &bench, &[]));
     let stored = &shown()["f32"];
     let measured = &report["devices"][0]["ceilings"];
-    for key in ["copy_bytes_per_s", "product_flops_per_s", "how", "drift", "nameplate"] {
+    for key in ["copy_bytes_per_s", "matmul_flops_per_s", "how", "drift", "nameplate"] {
         assert_eq!(stored[key], measured[key], "{key}");
     }
     assert_eq!(

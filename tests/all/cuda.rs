@@ -8,7 +8,7 @@ use tempra::data::{Batch, Targets};
 use tempra::device::{Cuda, Device, cuda::Resources};
 use tempra::models::{Model, Options, Outputs};
 use tempra::nn::{Biases, EncoderConfig, LayerShape, Order, PerformerConfig, Positions};
-use tempra::ops::round::Round;
+use tempra::ops::cast::Cast;
 use tempra::ops::rounded;
 use tempra::ops::update::UpdateRule;
 use tempra::ops::{Activation, UPDATE_RULES};
@@ -56,9 +56,9 @@ fn cuda_trains_as_the_cpu_does() {
     }
 }
 
-/// Products may be left to cuBLASLt: on the emulator to what stands for it, which holds its calls to their rules.
+/// Matmuls may be left to cuBLASLt: on the emulator to what stands for it, which holds its calls to their rules.
 #[test]
-fn cuda_products_by_cublaslt_train_as_well() {
+fn cuda_matmuls_by_cublaslt_train_as_well() {
     if device("cuda").is_none() {
         return;
     }
@@ -70,22 +70,22 @@ fn cuda_products_by_cublaslt_train_as_well() {
         (DType::F32, "fastest", 1e-4),
         (DType::BF16, "fastest", 0.02),
     ];
-    for (dtype, product, bound) in cases {
+    for (dtype, matmul, bound) in cases {
         let card = Cuda::new(0).unwrap();
-        if product == "cublaslt" && card.with_product(product).is_err() {
-            return crate::support::aloud("no cuBLASLt, so products by it were not tried");
+        if matmul == "cublaslt" && card.with_matmul(matmul).is_err() {
+            return crate::support::aloud("no cuBLASLt, so matmuls by it were not tried");
         }
-        let card = Cuda::new(0).unwrap().with_product(product).unwrap();
+        let card = Cuda::new(0).unwrap().with_matmul(matmul).unwrap();
         let Ok(card) = card.with_compute(dtype) else { continue };
         let device = Device::Cuda(card);
         let there = steps(&device, 12, 8);
         let Device::Cuda(card) = &device else { panic!("another device") };
         let stats = card.stats();
-        println!("{product} {dtype:?}: largest difference {:.1e}, {stats:?}", furthest(&here, &there));
+        println!("{matmul} {dtype:?}: largest difference {:.1e}, {stats:?}", furthest(&here, &there));
         assert!(furthest(&here, &there) <= bound, "cpu {here:?}\ncublaslt {there:?}");
-        assert!(stats.library > 50 && stats.graphs > 0, "{product}: {stats:?}");
+        assert!(stats.library > 50 && stats.graphs > 0, "{matmul}: {stats:?}");
         // The gradients of biases come with those of their weights, where that is no slower or is asked for.
-        assert!(stats.whole > 10 || !emulated(card) || product == "fastest", "{stats:?}");
+        assert!(stats.whole > 10 || !emulated(card) || matmul == "fastest", "{stats:?}");
     }
 }
 
@@ -172,7 +172,7 @@ fn emulated(card: &Cuda) -> bool {
 fn cuda_copies_of_the_weights_are_the_weights_rounded() {
     let Some(device) = device("cuda") else { return };
     for dtype in device.caps().dtypes.iter().copied().filter(|d| d.size() == 2) {
-        let mut rng = Stream::new(4, "round", 0);
+        let mut rng = Stream::new(4, "cast", 0);
         let mut v: Vec<f32> = (0..4099).map(|_| (rng.normal() * 3.0) as f32).collect();
         // Halfway between two numbers of each type, the largest numbers, what is too small and too large for f16.
         v.extend([
@@ -184,7 +184,7 @@ fn cuda_copies_of_the_weights_are_the_weights_rounded() {
         v.extend([65504.0, 65520.0, 1e-7, -1e-9, 3e38, 0.0]);
         let value = device.upload(DType::F32, &[v.len()], &v).unwrap();
         let copy = device.alloc(Spec::new(dtype, &[v.len()])).unwrap();
-        device.step(&Round, &[&value, &copy]).unwrap();
+        device.step(&Cast, &[&value, &copy]).unwrap();
         let expected: Vec<f64> = v.iter().map(|&v| rounded(dtype, f64::from(v))).collect();
         assert!(device.read_reals(&copy).unwrap() == expected, "{dtype:?}");
 
@@ -258,7 +258,7 @@ fn cuda_kernels_take_what_the_table_says() {
         encoding: Positions::Rotary { global: 160_000.0, local: 10_000.0 },
         biases: Biases { attention: false, feed_forward: false, norm: false, head: false },
         fused: true,
-        gated: true,
+        gated_mlp: true,
         windows: Some((64, vec![true])),
         ..EncoderConfig::default()
     };
@@ -365,7 +365,7 @@ fn attended(
 ) -> Vec<Vec<u32>> {
     use tempra::ops::{Backward, Forward, Grad, Op, attention::Attention, dropout::*};
     let heads = 2;
-    let dropout = Some(Dropout { p: 0.1, site: 3, rows: Rows::Tokens });
+    let dropout = Some(Dropout { p: 0.1, dropout_id: 3, rows: Rows::Tokens });
     let op = Attention { heads, scale: 1.0 / (dim as f32).sqrt(), dropout, window };
     let mut bounds = vec![0u32];
     bounds.extend(sequences.iter().scan(0, |at, s| {

@@ -151,9 +151,9 @@ fn a_cublaslt_without_functions_is_not_used() {
         &libraries["cuBLASLt"],
         &["lacks 14 of its functions, such as cublasLtCreate", "empty/libcublasLt.so"],
     );
-    let e = refused(&["good", "nvrtc", "empty"], &[("TEMPRA_CUDA_PRODUCT", "cublaslt")], 5);
+    let e = refused(&["good", "nvrtc", "empty"], &[("TEMPRA_CUDA_MATMUL", "cublaslt")], 5);
     assert!(e.contains("no matmul kernels \"cublaslt\"") && e.contains("lacks 14 of its functions"), "{e}");
-    let e = refused(&["good", "nvrtc"], &[("TEMPRA_CUDA_PRODUCT", "wgmma")], 5);
+    let e = refused(&["good", "nvrtc"], &[("TEMPRA_CUDA_MATMUL", "wgmma")], 5);
     assert!(e.contains("compute capability 8.0") && e.contains("Hopper"), "{e}");
 }
 
@@ -311,7 +311,7 @@ fn a_compiler_writes_its_output_to_a_file() {
 #[test]
 fn unknown_values_of_variables_are_refused() {
     for (name, value, word) in [
-        ("TEMPRA_CUDA_PRODUCT", "fast", "own, mma, wgmma, cublaslt, fastest"),
+        ("TEMPRA_CUDA_MATMUL", "fast", "own, mma, wgmma, cublaslt, fastest"),
         ("TEMPRA_CUDA_GRAPHS", "off", "0 or 1"),
         ("TEMPRA_CUDA_EXACT", "yes", "0 or 1"),
         ("TEMPRA_CUDA_PTX", "true", "0 or 1"),

@@ -29,7 +29,7 @@ fn modern() -> EncoderConfig {
         encoding: Positions::Rotary { global: 1000.0, local: 10.0 },
         biases: Biases { attention: false, feed_forward: false, norm: false, head: false },
         fused: true,
-        gated: true,
+        gated_mlp: true,
         windows: Some((1, vec![false, true, false])),
         ..bert()
     }

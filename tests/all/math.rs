@@ -1,8 +1,8 @@
-//! The arithmetic under the ops: exp, erf and tanh in f32 against f64, the matrix product, borrows of pooled memory.
+//! The arithmetic under the ops: exp, erf and tanh in f32 against f64, matmul, borrows of pooled memory.
 
 use rayon::prelude::*;
 use std::sync::atomic::{AtomicU32, Ordering};
-use tempra::device::cpu::{Mat, Out, Real, product, product_serial, vectorised};
+use tempra::device::cpu::{Mat, Out, Real, matmul, matmul_serial, vectorised};
 use tempra::device::{Cpu, Device};
 use tempra::error::{Error, Kind};
 use tempra::rng::Stream;
@@ -143,7 +143,7 @@ fn ulps_are_counted() {
     assert_eq!(ulps(f32::INFINITY, 1e300), 0.0);
 }
 
-/// One product: the shape, which matrices are stored transposed, whether C is added to.
+/// One matmul: the shape, which matrices are stored transposed, whether C is added to.
 #[derive(Clone, Copy, Debug)]
 struct Shape {
     m: usize,
@@ -167,9 +167,9 @@ fn stored(rows: usize, cols: usize, transposed: bool, gap: usize) -> (usize, [us
     (outer * stride, if transposed { [1, stride] } else { [stride, 1] })
 }
 
-/// Multiplies by `product` and by a naive loop; the greatest error over what rounding in any order allows.
+/// Multiplies by `matmul` and by a naive loop; the greatest error over what rounding in any order allows.
 fn against_naive<T: Real>(cpus: [&Cpu; 2], s: Shape, eps: f64) -> f64 {
-    let mut stream = Stream::new(11, "product", (s.m * 1_000_003 + s.n * 1009 + s.k) as u64);
+    let mut stream = Stream::new(11, "matmul", (s.m * 1_000_003 + s.n * 1009 + s.k) as u64);
     let ((a_len, [a_row, a_col]), (b_len, [b_row, b_col])) =
         (stored(s.m, s.k, s.a_t, s.gap), stored(s.k, s.n, s.b_t, s.gap));
     let c_row = s.n + s.gap;
@@ -189,12 +189,12 @@ fn against_naive<T: Real>(cpus: [&Cpu; 2], s: Shape, eps: f64) -> f64 {
     for cpu in cpus {
         let mut out = of(&c);
         let o = Out { data: &mut out, row: c_row, add: s.add };
-        product(cpu, shape, ma, mb, o, Some(&done)).unwrap_or_else(|e| panic!("{s:?}: {e}"));
+        matmul(cpu, shape, ma, mb, o, Some(&done)).unwrap_or_else(|e| panic!("{s:?}: {e}"));
         results.push(out);
     }
     let mut serial = of(&c);
     let o = Out { data: &mut serial, row: c_row, add: s.add };
-    product_serial(cpus[0], shape, ma, mb, o).unwrap_or_else(|e| panic!("{s:?}: {e}"));
+    matmul_serial(cpus[0], shape, ma, mb, o).unwrap_or_else(|e| panic!("{s:?}: {e}"));
     results.push(serial);
     assert!(
         seen.iter().all(|n| n.load(Ordering::Relaxed) == 2),
@@ -227,7 +227,7 @@ fn against_naive<T: Real>(cpus: [&Cpu; 2], s: Shape, eps: f64) -> f64 {
 }
 
 #[test]
-fn products_are_those_of_a_naive_loop() {
+fn matmuls_are_those_of_a_naive_loop() {
     let (one, four) = (Cpu::new(1).expect("threads"), Cpu::new(4).expect("threads"));
     let mut stream = Stream::new(3, "shapes", 0);
     // Around the tile heights and widths (4, 6, 8, 12, 16, 32), the blocks (96, 192) and the depth (256).
@@ -267,16 +267,16 @@ fn products_are_those_of_a_naive_loop() {
     let f32s = worst(against_naive::<f32>, f32::EPSILON as f64 / 2.0);
     // The naive loop rounds as well.
     let f64s = worst(against_naive::<f64>, f64::EPSILON);
-    println!("products: at most {f32s:.3} (f32) and {f64s:.3} (f64) of the bound of rounding");
+    println!("matmuls: at most {f32s:.3} (f32) and {f64s:.3} (f64) of the bound of rounding");
 }
 
 #[test]
-fn products_that_do_not_fit_are_refused() {
+fn matmuls_that_do_not_fit_are_refused() {
     let cpu = Cpu::new(1).expect("threads");
     let data = vec![1f32; 16];
     let run = |shape: [usize; 3], a: Mat<f32>, b: Mat<f32>, row: usize| {
         let mut out = vec![0f32; 16];
-        product(&cpu, shape, a, b, Out { data: &mut out, row, add: false }, None)
+        matmul(&cpu, shape, a, b, Out { data: &mut out, row, add: false }, None)
     };
     let mat = |row, col| Mat { data: &data, row, col };
     let four = [4, 4, 4];

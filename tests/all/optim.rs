@@ -293,7 +293,7 @@ fn steps_that_are_not_finite_change_nothing() {
         let params = Params::new(&device, layout, DType::F32, true).expect("memory");
         let s = Settings { weight_decay: 0.1, ..Settings::default() };
         let mut optimizer = Optimizer::with_window(&device, &params, s, window).expect("an optimizer");
-        let (mut made, mut stream) = (Vec::new(), Stream::new(3, "gate", 0));
+        let (mut made, mut stream) = (Vec::new(), Stream::new(3, "step_guard", 0));
         for t in 0..9 {
             let g: Vec<f64> = (0..N).map(|_| stream.normal()).collect();
             let (broken, mut put_in) = (bad.contains(&t), g);

@@ -22,7 +22,7 @@ const CIRCLES: &[(&[&str], &str)] = &[
         &["data::contexts", "data::encoded", "data::targets", "data::words"],
         "the origin of examples in a file of its own",
     ),
-    (&["device::cpu::product", "device::cpu::real"], "a trait for types with a matmul"),
+    (&["device::cpu::matmul", "device::cpu::real"], "a trait for types with a matmul"),
     (
         &[
             "models::albert",

@@ -318,7 +318,7 @@ fn out_of_memory_makes_smaller_passes_of_the_same_steps(kind: &str, train: &str)
 }
 
 #[test]
-fn wgpu_f16_products_learn_as_f32_ones_do_and_resume_bit_for_bit() {
+fn wgpu_f16_matmuls_learn_as_f32_ones_do_and_resume_bit_for_bit() {
     let kind = "wgpu";
     let dir = setting(300, "epochs = 6\nbatch_size = 16\nsave_every = 15\nlog_every = 5");
     let half = &["--set", "precision=f16"];

@@ -125,7 +125,7 @@ fn wgpu_indices_out_of_range_show() {
 }
 
 #[test]
-fn wgpu_products_in_f16_get_a_certificate_of_their_own() {
+fn wgpu_matmuls_in_f16_get_a_certificate_of_their_own() {
     let Some(gpu) = adapter() else { return };
     let Ok(half) = gpu.with_compute(DType::F16) else { return };
     let certificate = Certificate::issue(&half, |_| ()).unwrap();

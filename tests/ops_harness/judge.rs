@@ -38,7 +38,7 @@ pub struct Bench {
     threads: Device,
     /// The other backends that are here, by name.
     others: Vec<(&'static str, Device)>,
-    /// The adapter with products in f16, if it can.
+    /// The adapter with matmuls in f16, if it can.
     half: Option<Device>,
     /// Those that compute in 16 bits throughout.
     halves: Vec<(&'static str, DType, Device)>,
@@ -339,10 +339,10 @@ impl Bench {
         };
         if let Some(device) = self.half.as_ref().filter(|_| op.name() == "linear") {
             let there = run(device, DType::F32, Want::Overwrite)?;
-            let [forward, backward] = case.product_bounds();
-            say("agree: wgpu f16 products, forward", worst(&there.y, &truth.y), forward);
-            say("agree: wgpu f16 products, backward", all_worst(&there.dx, &truth.dx), backward);
-            say("bounds: wgpu f16 products", there.broken as f64, 0.0);
+            let [forward, backward] = case.matmul_bounds();
+            say("agree: wgpu f16 matmuls, forward", worst(&there.y, &truth.y), forward);
+            say("agree: wgpu f16 matmuls, backward", all_worst(&there.dx, &truth.dx), backward);
+            say("bounds: wgpu f16 matmuls", there.broken as f64, 0.0);
         }
         Ok(())
     }

@@ -16,8 +16,8 @@ use crate::device::{Device, Tensor};
 use crate::error::Result;
 use crate::ops::Activation;
 use crate::ops::Forward;
+use crate::ops::cast::Cast;
 use crate::ops::linear::Linear;
-use crate::ops::round::Round;
 use crate::shape::{DType, Spec};
 use rayon::prelude::*;
 
@@ -90,7 +90,7 @@ impl Workbench<'_> {
         let CeilingEffort { samples, seconds, .. } = self.ceiling_effort;
         Ok(Ceilings {
             copy_bytes_per_s: median(&copy),
-            product_flops_per_s: median(&matmul),
+            matmul_flops_per_s: median(&matmul),
             how: format!(
                 "medians of {} samples; copy: {copy_by}, {} MiB, bytes read plus written; matmul: {side} x {side} x {side}, {}; \
                  effort: {samples} samples, {seconds} s",
@@ -102,7 +102,7 @@ impl Workbench<'_> {
             copy_by,
             matmul_side: side,
             copy_samples_bytes_per_s: copy,
-            product_samples_flops_per_s: matmul,
+            matmul_samples_flops_per_s: matmul,
             nameplate: Nameplate::of(self.device),
         })
     }
@@ -130,7 +130,7 @@ impl Workbench<'_> {
     }
 
     fn copy(&self, way: &str, from: &Tensor, to: &Tensor) -> Result<()> {
-        let Device::Cpu(cpu) = self.device else { return self.device.step(&Round, &[from, to]) };
+        let Device::Cpu(cpu) = self.device else { return self.device.step(&Cast, &[from, to]) };
         let mut to = to.cpu_mut::<f32>()?;
         // Large enough for the C library to write past the cache.
         let part = to.len().div_ceil(cpu.threads()).max(1);

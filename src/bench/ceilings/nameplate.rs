@@ -12,7 +12,7 @@ pub struct Nameplate {
     /// The peak rate of the memory in bytes per second, read plus written.
     pub copy_bytes_per_s: Option<f64>,
     /// The peak rate of matmuls in FLOP/s, for the compute type.
-    pub product_flops_per_s: Option<f64>,
+    pub matmul_flops_per_s: Option<f64>,
     /// How they are computed.
     pub how: String,
 }
@@ -34,7 +34,7 @@ impl Nameplate {
 ///
 /// 16 bits run on tensor cores, with dense operands and sums in f32. Sources: 1,024 in the NVIDIA A100 whitepaper (2020; 312 TFLOP/s from
 /// 108 multiprocessors at 1.41 GHz), 2,048 in the NVIDIA H100 whitepaper (2022; 989 TFLOP/s from 132 multiprocessors at 1.83 GHz). GPUs of
-/// the same compute capability 7.5, 8.6, 8.9 or 12.0 differ: GeForce products sum in f32 at half the rate of professional ones.
+/// the same compute capability 7.5, 8.6, 8.9 or 12.0 differ: GeForce matmuls sum in f32 at half the rate of professional ones.
 /// For compute capability 10.0 NVIDIA has not published the rate of one multiprocessor.
 fn multiply_adds(capability: u32, dtype: DType) -> Option<u32> {
     match (dtype, capability) {
@@ -59,7 +59,7 @@ fn nvidia(hardware: &Hardware, capability: u32, sms: u32, dtype: DType) -> Optio
     }
     (!how.is_empty()).then(|| Nameplate {
         copy_bytes_per_s: memory.map(|(clock, bits)| 2.0 * clock * f64::from(bits) / 8.0),
-        product_flops_per_s: matmul.map(|(clock, each)| f64::from(sms) * clock * 2.0 * f64::from(each)),
+        matmul_flops_per_s: matmul.map(|(clock, each)| f64::from(sms) * clock * 2.0 * f64::from(each)),
         how: how.join("; ") + "; at the highest clock rates that the driver tells",
     })
 }
@@ -73,7 +73,7 @@ mod tests {
     }
 
     /// The figures of NVIDIA's data sheets: A100 40 GB SXM (1,555 GB/s, f32 19.5 TFLOP/s, bf16 312 TFLOP/s) and H100 SXM (3.35 TB/s, f32 67
-    /// TFLOP/s at 1.98 GHz, bf16 989 TFLOP/s at 1.83 GHz), from the clock rates and bus widths of these products.
+    /// TFLOP/s at 1.98 GHz, bf16 989 TFLOP/s at 1.83 GHz), from the clock rates and bus widths of these matmuls.
     #[test]
     fn the_peaks_are_those_of_data_sheets() {
         let a100 = Hardware {
@@ -83,14 +83,14 @@ mod tests {
             bus_bits: Some(5120),
         };
         let f32 = nvidia(&a100, 80, 108, DType::F32).unwrap();
-        assert!(near(f32.copy_bytes_per_s, 1.555e12) && near(f32.product_flops_per_s, 19.5e12), "{f32:?}");
-        assert!(near(nvidia(&a100, 80, 108, DType::BF16).unwrap().product_flops_per_s, 312e12));
+        assert!(near(f32.copy_bytes_per_s, 1.555e12) && near(f32.matmul_flops_per_s, 19.5e12), "{f32:?}");
+        assert!(near(nvidia(&a100, 80, 108, DType::BF16).unwrap().matmul_flops_per_s, 312e12));
         let h100 =
             Hardware { clock_hz: Some(1.98e9), memory_clock_hz: Some(2.619e9), bus_bits: Some(5120), ..a100 };
         let f32 = nvidia(&h100, 90, 132, DType::F32).unwrap();
-        assert!(near(f32.copy_bytes_per_s, 3.35e12) && near(f32.product_flops_per_s, 67e12), "{f32:?}");
+        assert!(near(f32.copy_bytes_per_s, 3.35e12) && near(f32.matmul_flops_per_s, 67e12), "{f32:?}");
         let slower = Hardware { clock_hz: Some(1.83e9), ..h100 };
-        assert!(near(nvidia(&slower, 90, 132, DType::F16).unwrap().product_flops_per_s, 989e12));
+        assert!(near(nvidia(&slower, 90, 132, DType::F16).unwrap().matmul_flops_per_s, 989e12));
     }
 
     #[test]
@@ -101,7 +101,7 @@ mod tests {
         for capability in [75, 86, 89, 120] {
             assert_eq!(nvidia(&some, capability, 10, DType::F16), None);
             let f32 = nvidia(&some, capability, 10, DType::F32).unwrap();
-            assert!(f32.product_flops_per_s.is_some() && f32.copy_bytes_per_s.is_none());
+            assert!(f32.matmul_flops_per_s.is_some() && f32.copy_bytes_per_s.is_none());
         }
         assert_eq!(nvidia(&some, 999, 10, DType::F32), None);
     }

@@ -393,14 +393,14 @@ fn change(base: &DeviceEntry, other: &DeviceEntry) -> Option<(f64, String)> {
     let percent = |change: f64| 100.0 * (change - 1.0);
     let within = [base, other].into_iter().filter_map(|d| {
         // The copy's ceiling also depends on the memory pages of the process.
-        let [_, product] = d.ceilings.as_ref()?.drift?;
-        let said = format!("the matmul rate of {} changed by {:.0} % during the run", d.id, percent(product));
-        (product.ln().abs() > 0.15).then_some((product, said))
+        let [_, matmul] = d.ceilings.as_ref()?.drift?;
+        let said = format!("the matmul rate of {} changed by {:.0} % during the run", d.id, percent(matmul));
+        (matmul.ln().abs() > 0.15).then_some((matmul, said))
     });
     let same = base.description == other.description && base.dtype == other.dtype && base.tool == other.tool;
     // With several rounds the ceilings are the best of all, and the machine's changes are part of the spread.
     let once = a.drift.is_some() && b.drift.is_some();
-    let between = b.product_flops_per_s / a.product_flops_per_s;
+    let between = b.matmul_flops_per_s / a.matmul_flops_per_s;
     let said =
         || format!("the matmul rate of the device differs by {:.0} % between the two runs", percent(between));
     let between = (same && once && between.ln().abs() > 0.1).then(|| (between, said()));

@@ -35,16 +35,16 @@ function card(d) {
     machine = d.machine;
   const ceilings =
     c &&
-    [`matmul ${flopRate(c.product_flops_per_s)}`, `copy ${byteRate(c.copy_bytes_per_s)}`]
+    [`matmul ${flopRate(c.matmul_flops_per_s)}`, `copy ${byteRate(c.copy_bytes_per_s)}`]
       .map((s) => s.replaceAll(" ", "\u00a0"))
       .join(", ");
   const { id, ceilings: _, machine: __, ...rest } = d;
-  const { copy_samples_bytes_per_s: ___, product_samples_flops_per_s: ____, ...measured } = c ?? {};
+  const { copy_samples_bytes_per_s: ___, matmul_samples_flops_per_s: ____, ...measured } = c ?? {};
   const peak = c?.nameplate;
   const specified =
     peak &&
     [
-      ["matmul", peak.product_flops_per_s, flopRate],
+      ["matmul", peak.matmul_flops_per_s, flopRate],
       ["copy", peak.copy_bytes_per_s, byteRate],
     ]
       .filter(([, rate]) => rate > 0)

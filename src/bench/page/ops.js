@@ -11,7 +11,7 @@ function opText(o) {
     `${flopRate(perSecond(o, "flops"))}, ${byteRate(perSecond(o, "bytes"))}`,
   ];
   if (finite(o.warm_s?.median)) lines.push(`${time(o.warm_s.median)} with a warm cache`);
-  if (finite(o.percent)) lines.push(`${percent(o.percent)} of the ${o.bound === "product" ? "matmul" : "copy"} ceiling`);
+  if (finite(o.percent)) lines.push(`${percent(o.percent)} of the ${o.bound === "matmul" ? "matmul" : "copy"} ceiling`);
   if (!o.beyond_cache) lines.push("the operands fit into the cache");
   if (o.kernels?.length) lines.push(`kernels: ${o.kernels.join(", ")}`);
   if (o.timing) lines.push(`timed as ${o.timing}`);
@@ -23,7 +23,7 @@ function roofline(width, { labels }) {
   const rows = shownOps().filter((o) => o.flops > 0 && o.bytes > 0);
   if (!rows.length) return null;
   const roofs = R.devices.filter((d) => d.ceilings && rows.some((o) => o.device === d.id));
-  const nameplates = roofs.filter(({ ceilings: { nameplate } }) => nameplate?.product_flops_per_s > 0 && nameplate.copy_bytes_per_s > 0);
+  const nameplates = roofs.filter(({ ceilings: { nameplate } }) => nameplate?.matmul_flops_per_s > 0 && nameplate.copy_bytes_per_s > 0);
   const has = (test) => rows.some(test);
   const legend = legendOf(
     [
@@ -49,8 +49,8 @@ function roofline(width, { labels }) {
   const xs = rows.map((o) => o.flops / o.bytes),
     ys = rows.map((o) => perSecond(o, "flops")),
     lg = Math.log10;
-  const ridges = roofs.map((d) => d.ceilings.product_flops_per_s / d.ceilings.copy_bytes_per_s);
-  const peaks = [...roofs.map((d) => d.ceilings), ...nameplates.map((d) => d.ceilings.nameplate)].map((c) => c.product_flops_per_s);
+  const ridges = roofs.map((d) => d.ceilings.matmul_flops_per_s / d.ceilings.copy_bytes_per_s);
+  const peaks = [...roofs.map((d) => d.ceilings), ...nameplates.map((d) => d.ceilings.nameplate)].map((c) => c.matmul_flops_per_s);
   const x0 = Math.floor(lg(Math.min(...xs))),
     x1 = Math.ceil(lg(Math.max(...xs, ...ridges.map((r) => 3 * r)) * 1.2));
   const y0 = Math.floor(lg(Math.min(...ys))),
@@ -74,7 +74,7 @@ function roofline(width, { labels }) {
   label(svg, width - right, bottom + 34, "arithmetic intensity (FLOP per byte)", { anchor: "end" });
   const taken = new Boxes({ left, right: width - right, top, bottom });
   xs.forEach((x, i) => taken.add(X(x) - 5, Y(ys[i]) - 5, 10, 10));
-  const roofOf = ({ product_flops_per_s: peak, copy_bytes_per_s: copy }) => {
+  const roofOf = ({ matmul_flops_per_s: peak, copy_bytes_per_s: copy }) => {
     const from = Math.max(10 ** x0, 10 ** y0 / copy),
       ridge = Math.min(peak / copy, 10 ** x1);
     return [
@@ -93,12 +93,12 @@ function roofline(width, { labels }) {
       stroke: color(d.id),
       class: "roof",
     };
-    const { product_flops_per_s: peak, copy_bytes_per_s: copy, how } = d.ceilings.nameplate;
+    const { matmul_flops_per_s: peak, copy_bytes_per_s: copy, how } = d.ceilings.nameplate;
     const text = `${d.id}, peak by the specification\ncopy ${byteRate(copy)}\nmatmul ${flopRate(peak)}\n${how}`;
     mark(shape(svg, "polyline", { ...line, "stroke-dasharray": "5 4", "stroke-width": 1.5 }), text);
   }
   for (const d of roofs) {
-    const { product_flops_per_s: peak, copy_bytes_per_s: copy } = d.ceilings,
+    const { matmul_flops_per_s: peak, copy_bytes_per_s: copy } = d.ceilings,
       points = roofOf(d.ceilings)
         .map((p) => p.join(","))
         .join(" ");

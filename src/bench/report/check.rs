@@ -222,7 +222,7 @@ fn twice(at: &str) -> Error {
 fn check_device(c: &Checked, device: &DeviceEntry) -> Result<()> {
     let Some(ceilings) = &device.ceilings else { return Ok(()) };
     c.positive("copy_bytes_per_s", ceilings.copy_bytes_per_s)?;
-    c.positive("product_flops_per_s", ceilings.product_flops_per_s)?;
+    c.positive("matmul_flops_per_s", ceilings.matmul_flops_per_s)?;
     ceilings.drift.into_iter().flatten().try_for_each(|drift| c.positive("a number of drift", drift))
 }
 

@@ -89,7 +89,7 @@ pub struct Ceilings {
     /// The rate of a large copy in bytes per second, read plus written.
     pub copy_bytes_per_s: f64,
     /// The rate of the best large matmul in FLOP/s.
-    pub product_flops_per_s: f64,
+    pub matmul_flops_per_s: f64,
     /// How the two were measured, and with which effort.
     pub how: String,
     /// The rates at the end divided by those at the start: how much the machine changed during the run.
@@ -105,7 +105,7 @@ pub struct Ceilings {
     pub copy_samples_bytes_per_s: Vec<f64>,
     /// The matmul's rate in each sample, in FLOP/s.
     #[serde(default)]
-    pub product_samples_flops_per_s: Vec<f64>,
+    pub matmul_samples_flops_per_s: Vec<f64>,
     /// The peak by the specification of the hardware, where it is known.
     #[serde(default)]
     pub nameplate: Option<Nameplate>,
@@ -118,12 +118,12 @@ impl Ceilings {
         let median = |samples: &[f64]| Quartiles::of(samples.to_vec()).median;
         self.drift = Some([
             after.copy_bytes_per_s / self.copy_bytes_per_s,
-            after.product_flops_per_s / self.product_flops_per_s,
+            after.matmul_flops_per_s / self.matmul_flops_per_s,
         ]);
         self.copy_samples_bytes_per_s.extend(after.copy_samples_bytes_per_s);
-        self.product_samples_flops_per_s.extend(after.product_samples_flops_per_s);
+        self.matmul_samples_flops_per_s.extend(after.matmul_samples_flops_per_s);
         self.copy_bytes_per_s = median(&self.copy_samples_bytes_per_s);
-        self.product_flops_per_s = median(&self.product_samples_flops_per_s);
+        self.matmul_flops_per_s = median(&self.matmul_samples_flops_per_s);
         self
     }
 }

@@ -158,9 +158,9 @@ impl Report {
             if let Some(own) = &mut entry.ceilings {
                 // As for rows: the samples are the rounds' medians.
                 own.copy_samples_bytes_per_s = ceilings.iter().map(|c| c.copy_bytes_per_s).collect();
-                own.product_samples_flops_per_s = ceilings.iter().map(|c| c.product_flops_per_s).collect();
+                own.matmul_samples_flops_per_s = ceilings.iter().map(|c| c.matmul_flops_per_s).collect();
                 own.copy_bytes_per_s = Quartiles::of(own.copy_samples_bytes_per_s.clone()).median;
-                own.product_flops_per_s = Quartiles::of(own.product_samples_flops_per_s.clone()).median;
+                own.matmul_flops_per_s = Quartiles::of(own.matmul_samples_flops_per_s.clone()).median;
                 // They stand for all rounds, not for a beginning and an end.
                 own.drift = None;
                 all.ops.iter_mut().filter(|r| r.device == entry.id).for_each(|r| r.judge(own));
@@ -181,7 +181,7 @@ impl Report {
         };
         self.ops.iter_mut().filter(|r| r.device == device).for_each(|r| r.judge(&best));
         for row in self.steps.iter_mut().filter(|r| r.device == device) {
-            row.share_of_peak = Some(row.flops / row.seconds.median / best.product_flops_per_s);
+            row.share_of_peak = Some(row.flops / row.seconds.median / best.matmul_flops_per_s);
         }
         if let Some(entry) = self.devices.iter_mut().find(|d| d.id == device) {
             entry.ceilings = Some(best);

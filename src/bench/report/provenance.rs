@@ -114,7 +114,7 @@ impl Provenance {
 fn matmul(device: &Device) -> String {
     match device {
         Device::Cpu(cpu) => format!("tempra, {}", cpu.instructions()),
-        Device::Cuda(card) if card.blas_version().is_some() => match card.product() {
+        Device::Cuda(card) if card.blas_version().is_some() => match card.matmul() {
             Some("cublaslt") => "cuBLASLt".to_owned(),
             _ => "tempra's kernels or cuBLASLt, whichever is faster".to_owned(),
         },
@@ -191,7 +191,7 @@ mod tests {
     #[test]
     fn only_variables_that_matter_are_told() {
         let all = [
-            ("TEMPRA_CUDA_PRODUCT", "own"),
+            ("TEMPRA_CUDA_MATMUL", "own"),
             ("CUDA_VISIBLE_DEVICES", "1"),
             ("VK_ICD_FILENAMES", "/home/anna/lvp.json"),
             ("WGPU_BACKEND", "vulkan"),
@@ -206,7 +206,7 @@ mod tests {
         let expected = [
             ("CUDA_VISIBLE_DEVICES", "1"),
             ("RAYON_NUM_THREADS", "2"),
-            ("TEMPRA_CUDA_PRODUCT", "own"),
+            ("TEMPRA_CUDA_MATMUL", "own"),
             ("VK_ICD_FILENAMES", "~/lvp.json"),
             ("WGPU_BACKEND", "vulkan"),
         ];

@@ -154,12 +154,12 @@ impl OpRow {
         if !self.beyond_cache {
             return;
         }
-        let product = self.flops / ceilings.product_flops_per_s;
+        let matmul = self.flops / ceilings.matmul_flops_per_s;
         let copy = self.bytes / ceilings.copy_bytes_per_s;
-        let floor = product.max(copy);
+        let floor = matmul.max(copy);
         if floor > 0.0 && floor.is_finite() && self.seconds.median > 0.0 {
             self.percent = Some(100.0 * floor / self.seconds.median);
-            self.bound = Some(if product > copy { "product" } else { "copy" }.to_owned());
+            self.bound = Some(if matmul > copy { "matmul" } else { "copy" }.to_owned());
         }
     }
 }

@@ -5,15 +5,15 @@ use crate::ops::Activation;
 use crate::ops::add_norm::AddNorm;
 use crate::ops::attention::Attention;
 use crate::ops::binary_cross_entropy::BinaryCrossEntropy;
+use crate::ops::cast::Cast;
 use crate::ops::cross_entropy::{CrossEntropy, IGNORE};
 use crate::ops::dot::Dot;
 use crate::ops::dropout::{Dropout, Rows};
 use crate::ops::embed::Embed;
 use crate::ops::favor::{Favor, features};
-use crate::ops::gate::Gate;
-use crate::ops::gated::Gated;
 use crate::ops::gather::Gather;
 use crate::ops::global_norm::GlobalNorm;
+use crate::ops::glu::Glu;
 use crate::ops::linear::Linear;
 use crate::ops::mse::Mse;
 use crate::ops::normalize::Normalize;
@@ -21,8 +21,8 @@ use crate::ops::pool::Pool;
 use crate::ops::relative_attention::RelativeAttention;
 use crate::ops::residual::Residual;
 use crate::ops::rotary::Rotary;
-use crate::ops::round::Round;
 use crate::ops::span_cross_entropy::SpanCrossEntropy;
+use crate::ops::step_guard::StepGuard;
 use crate::ops::symmetric_kl::SymmetricKl;
 use crate::ops::update::{Segment, Settings, UpdateRule};
 use crate::ops::{Fill, Input, Op, Step};
@@ -68,7 +68,7 @@ impl Job {
 }
 
 fn dropout_of(p: f32, rows: Rows) -> Option<Dropout> {
-    (p > 0.0).then_some(Dropout { p, site: 3, rows })
+    (p > 0.0).then_some(Dropout { p, dropout_id: 3, rows })
 }
 
 /// Random integers below a bound, the same for every run.
@@ -141,8 +141,8 @@ pub fn rotary(s: &SequenceLengths, h: Heads) -> Job {
     Job::op("rotary", op, vec![h.qkv(s.tokens()), Input::ints(&s.positions())], &[]).with_lengths(s)
 }
 
-pub fn gated([rows, columns]: [usize; 2]) -> Job {
-    Job::op("gated", Gated { act: Activation::GeluErf }, vec![Input::real(&[rows, 2 * columns])], &[])
+pub fn glu([rows, columns]: [usize; 2]) -> Job {
+    Job::op("glu", Glu { act: Activation::GeluErf }, vec![Input::real(&[rows, 2 * columns])], &[])
 }
 
 pub fn residual([rows, columns]: [usize; 2], dropout: f32) -> Job {
@@ -167,7 +167,7 @@ pub fn dot(shape: [usize; 2]) -> Job {
 }
 
 pub fn dropout(shape: [usize; 2], p: f32, rows: Rows) -> Job {
-    Job::op("dropout", Dropout { p, site: 3, rows }, vec![Input::real(&shape), Input::key()], &[])
+    Job::op("dropout", Dropout { p, dropout_id: 3, rows }, vec![Input::real(&shape), Input::key()], &[])
 }
 
 pub fn pool(s: &SequenceLengths, columns: usize, pool: Pool) -> Job {
@@ -228,7 +228,7 @@ pub fn global_norm(count: usize) -> Job {
     Job::step("global_norm", GlobalNorm, vec![Input::real(&[count]), Input::real(&[1])])
 }
 
-pub fn gate() -> Job {
+pub fn step_guard() -> Job {
     let inputs = vec![
         Input::real(&[1]),
         Input::real(&[1]),
@@ -237,10 +237,10 @@ pub fn gate() -> Job {
         Input::fixed(&[5], &[0.5, 0.03125, 0.0, 0.25, 0.125]),
         Input::real(&[2]),
     ];
-    Job::step("gate", Gate { first: true, last: true }, inputs)
+    Job::step("step_guard", StepGuard { first: true, last: true }, inputs)
 }
 
-pub fn round(count: usize) -> Job {
+pub fn cast(count: usize) -> Job {
     let copy = Some(WeightCopy { input: 1, optional: false });
-    Job { copy, ..Job::step("round", Round, vec![Input::real(&[count]), Input::real(&[count])]) }
+    Job { copy, ..Job::step("cast", Cast, vec![Input::real(&[count]), Input::real(&[count])]) }
 }

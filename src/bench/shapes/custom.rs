@@ -37,7 +37,7 @@ const M: Option<&str> = Some("m");
 const TOKENS: Option<&str> = Some("tokens");
 const ROWS: Option<&str> = Some("rows");
 
-/// Every op that has sizes, but the updates of optimizers. `gate` has none.
+/// Every op that has sizes, but the updates of optimizers. `step_guard` has none.
 const OTHERS: &[OpSizes] = &[
     sizes("embed", TOKENS, &["columns"], &["length", "vocab", "positions"]),
     sizes("linear", M, &["n", "k"], &["act"]),
@@ -51,7 +51,7 @@ const OTHERS: &[OpSizes] = &[
     sizes("normalize", ROWS, &["columns"], &[]),
     sizes("dot", ROWS, &["columns"], &[]),
     sizes("rotary", TOKENS, &["heads", "head_dim"], &["length"]),
-    sizes("gated", ROWS, &["columns"], &[]),
+    sizes("glu", ROWS, &["columns"], &[]),
     sizes("residual", ROWS, &["columns"], &["dropout"]),
     sizes("cross_entropy", ROWS, &["classes"], &[]),
     sizes("binary_cross_entropy", ROWS, &["classes"], &[]),
@@ -59,7 +59,7 @@ const OTHERS: &[OpSizes] = &[
     sizes("span_cross_entropy", TOKENS, &[], &["length"]),
     sizes("mse", ROWS, &["columns"], &[]),
     sizes("global_norm", None, &["elements"], &[]),
-    sizes("round", None, &["elements"], &[]),
+    sizes("cast", None, &["elements"], &[]),
 ];
 
 /// Every op that has sizes.
@@ -329,7 +329,7 @@ impl CustomShape {
                 }
                 vec![("", build::gather([rows, columns], number))]
             }
-            "gated" => vec![("", build::gated([rows, columns]))],
+            "glu" => vec![("", build::glu([rows, columns]))],
             "residual" => vec![("", build::residual([rows, columns], p))],
             "dropout" => vec![("", build::dropout([rows, columns], p, Rows::Sequences))],
             "normalize" => vec![("", build::normalize([rows, columns]))],
@@ -359,7 +359,7 @@ impl CustomShape {
         let elements = self.count("elements").unwrap_or(1);
         let job = match op {
             "global_norm" => build::global_norm(elements),
-            "round" => build::round(elements),
+            "cast" => build::cast(elements),
             name => build::update(UpdateRule::find(name).unwrap_or(&UPDATE_RULES[0]), elements),
         };
         Ok(Job { role: self.role(op, None), model: CustomShape::MODEL.to_owned(), ..job })

@@ -122,7 +122,7 @@ pub fn jobs_of(op: &str, m: &ModelShape, s: &SequenceLengths) -> Vec<Job> {
         }
         "relative_attention" => vec![job(&s.label(), build::relative_attention(s, heads(m)))],
         "rotary" => vec![ragged("qkv", build::rotary(s, heads(m)))],
-        "gated" => vec![job("feed-forward", build::gated([t, m.intermediate]))],
+        "glu" => vec![job("feed-forward", build::glu([t, m.intermediate]))],
         "residual" => vec![job("block", build::residual([t, h], DROPOUT))],
         "gather" => vec![job("hidden tokens", build::gather([t, h], hidden))],
         "normalize" => vec![each("vectors", build::normalize([n, h]))],
@@ -141,8 +141,8 @@ pub fn jobs_of(op: &str, m: &ModelShape, s: &SequenceLengths) -> Vec<Job> {
         "symmetric_kl" => vec![each("2 classes", build::symmetric_kl([n, 2]))],
         "mse" => vec![each("1 target", build::mse([n, 1]))],
         "global_norm" => vec![once("all gradients", build::global_norm(count))],
-        "gate" => vec![once("one loss", build::gate())],
-        "round" => vec![once("all parameters", build::round(count))],
+        "step_guard" => vec![once("one loss", build::step_guard())],
+        "cast" => vec![once("all parameters", build::cast(count))],
         name => match UpdateRule::find(name) {
             Some(rule) => vec![once("all parameters", build::update(rule, count))],
             None => Vec::new(),

@@ -98,8 +98,8 @@ fn measured(d: &DeviceFacts) -> String {
             "            measured in {dtype}: copy {:.1} GB/s{}, GEMM {:.3} TFLOP/s{}\n            on {} by {}{driver}{load}\n",
             c.copy_bytes_per_s / 1e9,
             of(peak.copy_bytes_per_s, 1e9, 1),
-            c.product_flops_per_s / 1e12,
-            of(peak.product_flops_per_s, 1e12, 3),
+            c.matmul_flops_per_s / 1e12,
+            of(peak.matmul_flops_per_s, 1e12, 3),
             date(stored.measured),
             stored.tool
         )

@@ -5,12 +5,12 @@
 
 mod memory;
 mod pages;
-mod product;
+mod matmul;
 mod real;
 
+pub use matmul::{Kernel, Mat, Out, matmul, matmul_serial};
 pub use memory::{Buffer, MemoryStats, Slice, SliceMut};
 pub(crate) use pages::prefer_huge;
-pub use product::{Kernel, Mat, Out, product, product_serial};
 pub use real::{Level, Real, always, max_lanes, sum_lanes, sum_over, vectorised};
 pub(crate) use real::{inlined, vectorise};
 

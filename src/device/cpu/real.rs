@@ -4,7 +4,7 @@
 //! them against f64 over the whole range. f64, which only proofs use, takes the exact library functions.
 #![allow(unsafe_code, reason = "calls code compiled for instructions that were found to be there")]
 
-use super::product::{Kernel, kernel_f32, kernel_f64};
+use super::matmul::{Kernel, kernel_f32, kernel_f64};
 use std::fmt::Debug;
 use std::iter::Sum;
 use std::ops::{Add, AddAssign, Div, Mul, MulAssign, Neg, Sub, SubAssign};

@@ -16,7 +16,7 @@ use std::ffi::c_void;
 use std::path::PathBuf;
 
 /// A matmul: C (m, n) = A (m, k) B (k, n), or C += A B, with an epilogue. All matrices are row-major.
-pub struct Product<'a> {
+pub struct Matmul<'a> {
     /// m, n and k.
     pub shape: [usize; 3],
     /// A as stored: the tensor, the elements of a row, and whether its k elements are contiguous in memory.
@@ -32,18 +32,18 @@ pub struct Product<'a> {
     /// Where to write the inputs of GELU (tanh form); `None` without GELU.
     pub gelu: Option<&'a Tensor>,
     /// The epilogue of a backward pass.
-    pub more: More<'a>,
+    pub backward: BackwardEpilogue<'a>,
 }
 
 /// The epilogue of a matmul in a backward pass.
 #[derive(Clone, Copy)]
-pub enum More<'a> {
+pub enum BackwardEpilogue<'a> {
     /// No epilogue.
-    Nothing,
+    None,
     /// The bias gradient: the sums of A's rows (m), overwritten.
-    Sums,
+    BiasGradient,
     /// The activation gradient: C times the derivative of an activation.
-    Slope {
+    Dact {
         /// The activation's name.
         of: &'static str,
         /// The activation's input, if the library supports this activation (GELU's tanh form).
@@ -52,24 +52,24 @@ pub enum More<'a> {
 }
 
 /// Other ways to compute a matmul, which the library is compared with.
-pub struct Ways<'a> {
+pub struct MatmulCandidates<'a> {
     /// Computes the matmul and its epilogue with tempra's kernel, into other tensors.
     pub own: &'a dyn Fn(&Tensor, Option<&Tensor>) -> Result<()>,
     /// Computes the epilogue for a finished matmul.
     pub rest: &'a dyn Fn(&Tensor, Option<&Tensor>) -> Result<()>,
 }
 
-impl Product<'_> {
+impl Matmul<'_> {
     /// The key of a choice: the sizes, types, epilogue, and alignment in bytes.
     pub(super) fn key(&self, [m, n, k]: [usize; 3], aligned: u32) -> String {
         let name = |t: &Tensor| t.spec.dtype.to_string();
         let down = |d: bool| if d { 'k' } else { 'x' };
         let more = [(self.add, " add"), (self.bias.is_some(), " bias"), (self.gelu.is_some(), " gelu")];
         let mut more: String = more.iter().filter(|(is, _)| *is).map(|(_, s)| *s).collect();
-        match self.more {
-            More::Nothing => {}
-            More::Sums => more += " sums",
-            More::Slope { of, .. } => more = format!("{more} d{of}"),
+        match self.backward {
+            BackwardEpilogue::None => {}
+            BackwardEpilogue::BiasGradient => more += " sums",
+            BackwardEpilogue::Dact { of, .. } => more = format!("{more} d{of}"),
         }
         let (a, b) = (name(self.a.0), name(self.c));
         let at = if aligned < MOST_ALIGNED { format!(" at {aligned}") } else { String::new() };
@@ -158,7 +158,7 @@ impl Drop for Described {
 fn failed(what: &str, e: result::CublasError) -> Error {
     Error::device(format!("cuBLASLt: {what} failed"))
         .with_found(format!("{:?}", e.0))
-        .with_help("set TEMPRA_CUDA_PRODUCT=own to run without cuBLASLt")
+        .with_help("set TEMPRA_CUDA_MATMUL=own to run without cuBLASLt")
 }
 
 const NO_ANSWER: sys::cublasLtMatmulHeuristicResult_t = sys::cublasLtMatmulHeuristicResult_t {
@@ -195,7 +195,7 @@ impl Cuda {
     }
 
     fn may_use_blas(&self) -> bool {
-        match self.product() {
+        match self.matmul() {
             Some("cublaslt") => library::cublaslt(),
             Some("fastest") => library::cublaslt(),
             None => !self.compiler.ptx && library::cublaslt(),
@@ -204,7 +204,7 @@ impl Cuda {
     }
 
     /// The fastest way to compute a matmul, measured for the first matmul of its size bucket.
-    pub(crate) fn way(&self, p: &Product, ways: &Ways) -> Result<Choice> {
+    pub(crate) fn way(&self, p: &Matmul, ways: &MatmulCandidates) -> Result<Choice> {
         if self.inspected.is_some() || !p.fits() || !self.may_use_blas() {
             return Ok(Choice::Own);
         }
@@ -218,7 +218,7 @@ impl Cuda {
             *held = match self.open_blas() {
                 Ok(blas) => State::Open(blas),
                 // An error only if the user asked for cuBLASLt; otherwise tempra's kernels replace it.
-                Err(e) if self.product() == Some("cublaslt") || e.kind() == Kind::Lost => return Err(e),
+                Err(e) if self.matmul() == Some("cublaslt") || e.kind() == Kind::Lost => return Err(e),
                 // There may be enough memory for its workspace later.
                 Err(e) if e.kind() == Kind::Memory => return Ok(Choice::Own),
                 Err(e) => {
@@ -256,9 +256,9 @@ impl Cuda {
     }
 
     /// The common alignment of all operands in bytes: the largest power of two up to [`MOST_ALIGNED`].
-    fn alignment(&self, p: &Product) -> Result<u32> {
-        let slope = if let More::Slope { known, .. } = p.more { known } else { None };
-        let all = [Some(p.a.0), Some(p.b.0), Some(p.c), p.bias, p.gelu, slope];
+    fn alignment(&self, p: &Matmul) -> Result<u32> {
+        let dact = if let BackwardEpilogue::Dact { known, .. } = p.backward { known } else { None };
+        let all = [Some(p.a.0), Some(p.b.0), Some(p.c), p.bias, p.gelu, dact];
         let mut bits = u64::from(MOST_ALIGNED);
         for t in all.into_iter().flatten() {
             bits |= self.place(t)?;
@@ -267,14 +267,14 @@ impl Cuda {
     }
 
     /// Whether a choice made for the size bucket is valid for these exact sizes.
-    fn will_do(&self, blas: &Blas, p: &Product, choice: Choice) -> bool {
-        let (algorithm, with) = match (choice, p.more) {
+    fn will_do(&self, blas: &Blas, p: &Matmul, choice: Choice) -> bool {
+        let (algorithm, with) = match (choice, p.backward) {
             (Choice::Own, _) => return true,
             (Choice::Library(algorithm), _) => (algorithm, None),
             // The library does not use the address here, so any will do for the sums.
-            (Choice::Whole(algorithm), More::Sums) => (algorithm, Some(p.c)),
-            (Choice::Whole(algorithm), More::Slope { known, .. }) => (algorithm, known),
-            (Choice::Whole(_), More::Nothing) => return false,
+            (Choice::Whole(algorithm), BackwardEpilogue::BiasGradient) => (algorithm, Some(p.c)),
+            (Choice::Whole(algorithm), BackwardEpilogue::Dact { known, .. }) => (algorithm, known),
+            (Choice::Whole(_), BackwardEpilogue::None) => return false,
         };
         let Ok(d) = self.describe(p, with) else { return false };
         let [a, b, c] = d.layouts;
@@ -289,7 +289,7 @@ impl Cuda {
 
     /// Queues a matmul with an algorithm that [`Cuda::way`] returned. `with`: for a fused epilogue, the tensor for the sums, or the
     /// input of the activation.
-    pub(crate) fn by_blas(&self, p: &Product, algorithm: [u64; 8], with: Option<&Tensor>) -> Result<()> {
+    pub(crate) fn by_blas(&self, p: &Matmul, algorithm: [u64; 8], with: Option<&Tensor>) -> Result<()> {
         match &*lock(&self.blas) {
             State::Open(blas) => self.multiply(blas, p, algorithm, p.c, with),
             _ => Err(Error::device("cuBLASLt is not initialised")),
@@ -311,9 +311,9 @@ impl Cuda {
         let workspace = self.take_lasting(workspace_bytes)?;
         let handle = result::create_handle().map_err(|e| failed("starting", e))?;
         let of = format!("{}\0{version}\0{:?}", self.inner.name, self.compiler.version);
-        let name = format!("products-{}.json", &blake3::hash(of.as_bytes()).to_hex()[..16]);
+        let name = format!("matmuls-{}.json", &blake3::hash(of.as_bytes()).to_hex()[..16]);
         // Choices forced by the user are not the fastest ones: they are not kept, and kept ones are not used.
-        let keeps = !self.compiler.ptx && self.product() != Some("cublaslt");
+        let keeps = !self.compiler.ptx && self.matmul() != Some("cublaslt");
         let file = crate::cache::dir().filter(|_| keeps).map(|d| d.join("kernels").join(name));
         let kept = file.as_ref().and_then(|f| serde_json::from_slice(&std::fs::read(f).ok()?).ok());
         Ok(Blas {
@@ -328,7 +328,7 @@ impl Cuda {
 
     /// The descriptors of operands, layouts and epilogue. `with` is the tensor of the epilogue: where to write the sums of A's rows, or
     /// the input of GELU. For the library A is the second operand, so the sums are its BGRADB epilogue, which overwrites them in C's type.
-    fn describe(&self, p: &Product, with: Option<&Tensor>) -> Result<Described> {
+    fn describe(&self, p: &Matmul, with: Option<&Tensor>) -> Result<Described> {
         let call = |what: &'static str| move |e| failed(what, e);
         let ([m, n, k], t, c) = (p.shape, p.a.0.spec.dtype, p.c.spec.dtype);
         let stored = |across: usize, down: bool| if down { [across, k] } else { [k, across] };
@@ -357,13 +357,15 @@ impl Cuda {
             set(attribute, &i32::from(transpose).to_ne_bytes())?;
         }
         use sys::cublasLtEpilogue_t as E;
-        let (epilogue, bias, beside) = match (p.bias, p.gelu, with, p.more) {
+        let (epilogue, bias, beside) = match (p.bias, p.gelu, with, p.backward) {
             (None, None, None, _) => (E::CUBLASLT_EPILOGUE_DEFAULT, None, None),
             (Some(_), None, None, _) => (E::CUBLASLT_EPILOGUE_BIAS, p.bias, None),
             (None, Some(_), None, _) => (E::CUBLASLT_EPILOGUE_GELU_AUX, None, p.gelu),
             (Some(_), Some(_), None, _) => (E::CUBLASLT_EPILOGUE_GELU_AUX_BIAS, p.bias, p.gelu),
-            (None, None, Some(_), More::Sums) => (E::CUBLASLT_EPILOGUE_BGRADB, with, None),
-            (None, None, Some(_), More::Slope { .. }) => (E::CUBLASLT_EPILOGUE_DGELU, None, with),
+            (None, None, Some(_), BackwardEpilogue::BiasGradient) => {
+                (E::CUBLASLT_EPILOGUE_BGRADB, with, None)
+            }
+            (None, None, Some(_), BackwardEpilogue::Dact { .. }) => (E::CUBLASLT_EPILOGUE_DGELU, None, with),
             _ => {
                 return Err(Error::shape("cuBLASLt does not support this matmul")
                     .with_found(p.key(p.shape, MOST_ALIGNED)));
@@ -384,7 +386,7 @@ impl Cuda {
     pub(super) fn multiply(
         &self,
         blas: &Blas,
-        p: &Product,
+        p: &Matmul,
         algorithm: [u64; 8],
         to: &Tensor,
         with: Option<&Tensor>,
@@ -441,7 +443,7 @@ impl Cuda {
     pub(super) fn proposals(
         &self,
         blas: &Blas,
-        p: &Product,
+        p: &Matmul,
         with: Option<&Tensor>,
         aligned: u32,
     ) -> Vec<[u64; 8]> {

@@ -2,7 +2,7 @@
 //! algorithm is measured.
 
 use super::Cuda;
-use super::blas::{Blas, Choice, More, Product, Ways};
+use super::blas::{BackwardEpilogue, Blas, Choice, Matmul, MatmulCandidates};
 use crate::device::{Storage, Tensor};
 use crate::error::{Kind, Result};
 use crate::shape::{DType, Spec};
@@ -30,8 +30,8 @@ impl Cuda {
     pub(super) fn choose(
         &self,
         blas: &Blas,
-        p: &Product,
-        ways: &Ways,
+        p: &Matmul,
+        ways: &MatmulCandidates,
         aligned: u32,
     ) -> Result<Option<Choice>> {
         match self.fastest(blas, p, ways, aligned) {
@@ -40,14 +40,20 @@ impl Cuda {
         }
     }
 
-    fn fastest(&self, blas: &Blas, p: &Product, ways: &Ways, aligned: u32) -> Result<Option<Choice>> {
+    fn fastest(
+        &self,
+        blas: &Blas,
+        p: &Matmul,
+        ways: &MatmulCandidates,
+        aligned: u32,
+    ) -> Result<Option<Choice>> {
         let scratch = |spec: &Spec| -> Result<Tensor> {
             let storage = Arc::new(Storage::Cuda(self.take_lasting(spec.bytes())?));
             let t = Tensor { spec: spec.clone(), storage, offset: 0 };
             self.clear(&t)?;
             Ok(t)
         };
-        let summed = matches!(p.more, More::Sums);
+        let summed = matches!(p.backward, BackwardEpilogue::BiasGradient);
         let row = Spec::new(p.c.spec.dtype, &[if summed { p.shape[0] } else { 1 }]);
         let places =
             [&p.c.spec, &p.c.spec, &row, &row].map(scratch).into_iter().collect::<Result<Vec<_>>>()?;
@@ -62,20 +68,20 @@ impl Cuda {
         if expected[0].iter().all(|v| *v == 0.0) {
             return Ok(None);
         }
-        let forced = self.product() == Some("cublaslt");
+        let forced = self.matmul() == Some("cublaslt");
         let mut best = (if forced { f64::INFINITY } else { self.recorded_seconds(&own)? }, Choice::Own);
         let half = p.c.spec.dtype.size() == 2 || p.a.0.spec.dtype.size() == 2;
-        let whole = match p.more {
-            More::Nothing => None,
-            More::Sums => Some(their_sums),
-            More::Slope { known, .. } => known,
+        let whole = match p.backward {
+            BackwardEpilogue::None => None,
+            BackwardEpilogue::BiasGradient => Some(their_sums),
+            BackwardEpilogue::Dact { known, .. } => known,
         };
         for with in whole.map(Some).into_iter().chain([None]) {
             for algorithm in self.proposals(blas, p, with, aligned) {
                 let work = || {
                     self.multiply(blas, p, algorithm, theirs, with)?;
-                    match (p.more, with) {
-                        (More::Nothing, _) | (_, Some(_)) => Ok(()),
+                    match (p.backward, with) {
+                        (BackwardEpilogue::None, _) | (_, Some(_)) => Ok(()),
                         (_, None) => (ways.rest)(theirs, summed.then_some(their_sums)),
                     }
                 };

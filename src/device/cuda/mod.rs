@@ -7,7 +7,7 @@
 //! - `TEMPRA_CUDA_PTX=1`: load PTX instead of machine code, for the emulator.
 //! - `TEMPRA_CUDA_TARGET=80`: compile for at most this architecture, as an NVRTC that is older than the GPU does.
 //! - `TEMPRA_CUDA_GRAPHS=0`: launch kernel by kernel, without CUDA graphs.
-//! - `TEMPRA_CUDA_PRODUCT`: choose the matmul kernels (see [`Cuda::product`]).
+//! - `TEMPRA_CUDA_MATMUL`: choose the matmul kernels (see [`Cuda::matmul`]).
 //! - `TEMPRA_CUDA_MEMORY`: limit the device memory, in bytes.
 //! - `TEMPRA_CUDA_LOSE_AFTER`: simulate a lost device after this number of graph launches.
 //!
@@ -30,7 +30,7 @@ mod nvrtc;
 mod system;
 
 pub(crate) use blas::Choice;
-pub use blas::{More, Product, Ways};
+pub use blas::{BackwardEpilogue, Matmul, MatmulCandidates};
 pub use compile::{Compiler, PRELUDE, Resources, specialised};
 pub use driver::functions as driver_functions;
 pub use graph::Captured;
@@ -91,7 +91,7 @@ pub struct Cuda {
     profile: Profile,
     graphs: bool,
     inspected: Option<Inspected>,
-    product: Option<&'static str>,
+    matmul: Option<&'static str>,
     blas: Mutex<blas::State>,
 }
 
@@ -376,14 +376,14 @@ impl Cuda {
             graphs: set.graphs,
             inspected: None,
             blas: Mutex::default(),
-            product: None,
+            matmul: None,
         }
         .with_matmuls(set.matmuls)
     }
 
     /// Sets the matmul kernels, if this GPU has them.
     fn with_matmuls(mut self, name: Option<&'static str>) -> Result<Cuda> {
-        self.product = name;
+        self.matmul = name;
         let found = match name {
             Some("cublaslt") if !library::cublaslt() => {
                 let facts = library::cublaslt_facts(None);
@@ -401,7 +401,7 @@ impl Cuda {
                 _ => "cuBLASLt, which `tempra devices` finds",
             })
             .with_found(found)
-            .with_help("unset TEMPRA_CUDA_PRODUCT, or set it to own or fastest"))
+            .with_help("unset TEMPRA_CUDA_MATMUL, or set it to own or fastest"))
     }
 
     /// Checks whether the GPU computes in a type.
@@ -429,12 +429,12 @@ impl Cuda {
         Ok(self)
     }
 
-    /// Chooses the matmul kernels by name; see [`Cuda::product`].
+    /// Chooses the matmul kernels by name; see [`Cuda::matmul`].
     ///
     /// # Errors
     /// [`Kind::Usage`] for a name that is not one of [`settings::MATMULS`]; [`Kind::Device`] if the GPU or the machine does not have
     /// these kernels.
-    pub fn with_product(self, name: &str) -> Result<Cuda> {
+    pub fn with_matmul(self, name: &str) -> Result<Cuda> {
         let name = settings::matmuls(name)?;
         self.with_matmuls(Some(name))
     }
@@ -478,10 +478,10 @@ impl Cuda {
         lock(&self.inner.state).stats
     }
 
-    /// The matmul kernels that `TEMPRA_CUDA_PRODUCT` chooses: `mma`, `wgmma`, `own` (the better of these two), `cublaslt`, or
+    /// The matmul kernels that `TEMPRA_CUDA_MATMUL` chooses: `mma`, `wgmma`, `own` (the better of these two), `cublaslt`, or
     /// `fastest`, which measures them. The default is `fastest`, and `own` on the emulator.
-    pub fn product(&self) -> Option<&str> {
-        self.product
+    pub fn matmul(&self) -> Option<&str> {
+        self.matmul
     }
 
     /// The compute capability: 75, 80, 90 and so on.

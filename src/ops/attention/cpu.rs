@@ -2,7 +2,7 @@
 
 use super::{Attention, Dropout};
 use crate::device::Cpu;
-use crate::device::cpu::{Mat, Out, Real, inlined, max_lanes, product_serial, sum_lanes, vectorise};
+use crate::device::cpu::{Mat, Out, Real, inlined, matmul_serial, max_lanes, sum_lanes, vectorise};
 use crate::error::Result;
 use crate::ops::{Backward, Forward, On, by_dtype, sequences};
 use rayon::prelude::*;
@@ -71,7 +71,7 @@ fn within<T>(j: usize, m: &[T], first: usize) -> (usize, &[T]) {
 
 /// Turns dprobabilities into dscores, and applies dropout to the probabilities: ds = p (ds m - delta) scale, p = p m.
 #[inline(always)]
-pub(in crate::ops) fn slopes<T: Real>(p: &mut [T], ds: &mut [T], m: &[T], [delta, scale]: [T; 2]) {
+pub(in crate::ops) fn score_gradients<T: Real>(p: &mut [T], ds: &mut [T], m: &[T], [delta, scale]: [T; 2]) {
     for ((p, ds), &m) in p.iter_mut().zip(ds).zip(m) {
         *ds = *p * (*ds * m - delta) * scale;
         *p *= m;
@@ -137,7 +137,7 @@ fn forward<T: Real>(op: &Attention, cpu: &Cpu, io: Forward) -> Result<()> {
             let block = keys(op.window, q0..q0 + rows, len);
             let (k0, n) = (block.start, block.len());
             let mut p = blocks.mine::<T>(0, rows * n)?;
-            product_serial(
+            matmul_serial(
                 cpu,
                 [rows, n, d],
                 at(0, q0),
@@ -173,7 +173,7 @@ fn forward<T: Real>(op: &Attention, cpu: &Cpu, io: Forward) -> Result<()> {
                 }
             });
             let o = Out { data: &mut part.out[q0 * d..][..rows * d], row: d, add: false };
-            product_serial(cpu, [rows, d, n], Mat::new(&p, n), at(2, k0), o)?;
+            matmul_serial(cpu, [rows, d, n], Mat::new(&p, n), at(2, k0), o)?;
         }
         Ok(())
     };
@@ -220,8 +220,8 @@ fn backward<T: Real>(op: &Attention, cpu: &Cpu, io: Backward) -> Result<()> {
             let from = (start + q0) * hidden + part.head * d;
             let dout = Mat { data: &dy[from..], row: hidden, col: 1 };
             let scores = |data| Out { data, row: n, add: false };
-            product_serial(cpu, [rows, n, d], at(0, q0), at(1, k0).t(), scores(&mut p))?;
-            product_serial(cpu, [rows, n, d], dout, at(2, k0).t(), scores(&mut ds))?;
+            matmul_serial(cpu, [rows, n, d], at(0, q0), at(1, k0).t(), scores(&mut p))?;
+            matmul_serial(cpu, [rows, n, d], dout, at(2, k0).t(), scores(&mut ds))?;
             vectorise!({
                 for (r, (p, ds)) in p.chunks_exact_mut(n).zip(ds.chunks_exact_mut(n)).enumerate() {
                     let seen = keys(op.window, q0 + r..q0 + r + 1, len);
@@ -244,7 +244,7 @@ fn backward<T: Real>(op: &Attention, cpu: &Cpu, io: Backward) -> Result<()> {
                             inlined!(|j: usize, m: &[T]| {
                                 let (at, m) = within(j, m, first);
                                 let (p, ds) = (&mut p[at..][..m.len()], &mut ds[at..][..m.len()]);
-                                slopes(p, ds, m, [delta, scale]);
+                                score_gradients(p, ds, m, [delta, scale]);
                             }),
                         ),
                         None => {
@@ -258,9 +258,9 @@ fn backward<T: Real>(op: &Attention, cpu: &Cpu, io: Backward) -> Result<()> {
             // Blocks of queries see the same keys, with a window some of them.
             let add = q0 > 0 || op.window.is_some();
             let (dk, dv) = (&mut dk[k0 * d..][..n * d], &mut dv[k0 * d..][..n * d]);
-            product_serial(cpu, [rows, d, n], ds, at(1, k0), put(&mut dq[q0 * d..][..rows * d], false))?;
-            product_serial(cpu, [n, d, rows], ds.t(), at(0, q0), put(dk, add))?;
-            product_serial(cpu, [n, d, rows], p.t(), dout, put(dv, add))?;
+            matmul_serial(cpu, [rows, d, n], ds, at(1, k0), put(&mut dq[q0 * d..][..rows * d], false))?;
+            matmul_serial(cpu, [n, d, rows], ds.t(), at(0, q0), put(dk, add))?;
+            matmul_serial(cpu, [n, d, rows], p.t(), dout, put(dv, add))?;
         }
         Ok(())
     };

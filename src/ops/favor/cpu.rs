@@ -2,7 +2,7 @@
 
 use super::Favor;
 use crate::device::Cpu;
-use crate::device::cpu::{Mat, Out, Real, product_serial, sum_lanes, vectorise};
+use crate::device::cpu::{Mat, Out, Real, matmul_serial, sum_lanes, vectorise};
 use crate::error::Result;
 use crate::ops::attention::cpu::{Part, gather, parts};
 use crate::ops::{Backward, Forward, On, by_dtype, sequences};
@@ -50,7 +50,7 @@ fn forward<T: Real>(op: &Favor, cpu: &Cpu, io: Forward) -> Result<()> {
             let rows = ROWS.min(len - k0);
             let p = &mut logits[..rows * m];
             let to = Out { data: &mut *p, row: m, add: false };
-            product_serial(cpu, [rows, m, d], at(1, k0), Mat::new(&w, d).t(), to)?;
+            matmul_serial(cpu, [rows, m, d], at(1, k0), Mat::new(&w, d).t(), to)?;
             vectorise!({
                 fade.copy_from_slice(l);
                 for (r, p) in p.chunks_exact_mut(m).enumerate() {
@@ -75,7 +75,7 @@ fn forward<T: Real>(op: &Favor, cpu: &Cpu, io: Forward) -> Result<()> {
                 }
             });
             let to = Out { data: &mut *c, row: d, add: true };
-            product_serial(cpu, [m, d, rows], Mat::new(p, m).t(), at(2, k0), to)?;
+            matmul_serial(cpu, [m, d, rows], Mat::new(p, m).t(), at(2, k0), to)?;
         }
         for ((c, l), &s) in c.chunks_exact_mut(d).zip(l.iter_mut()).zip(sum.iter()) {
             let norm = T::ONE / s;
@@ -86,7 +86,7 @@ fn forward<T: Real>(op: &Favor, cpu: &Cpu, io: Forward) -> Result<()> {
             let rows = ROWS.min(len - q0);
             let p = &mut logits[..rows * m];
             let to = Out { data: &mut *p, row: m, add: false };
-            product_serial(cpu, [rows, m, d], at(0, q0), Mat::new(&w, d).t(), to)?;
+            matmul_serial(cpu, [rows, m, d], at(0, q0), Mat::new(&w, d).t(), to)?;
             vectorise!({
                 for (r, p) in p.chunks_exact_mut(m).enumerate() {
                     let mut max = T::of(f64::NEG_INFINITY);
@@ -102,7 +102,7 @@ fn forward<T: Real>(op: &Favor, cpu: &Cpu, io: Forward) -> Result<()> {
                 }
             });
             let to = Out { data: &mut part.out[q0 * d..][..rows * d], row: d, add: false };
-            product_serial(cpu, [rows, d, m], Mat::new(p, m), Mat::new(c, d), to)?;
+            matmul_serial(cpu, [rows, d, m], Mat::new(p, m), Mat::new(c, d), to)?;
         }
         Ok(())
     };
@@ -161,8 +161,8 @@ fn backward<T: Real>(op: &Favor, cpu: &Cpu, io: Backward) -> Result<()> {
             let (p, ds) = (&mut p[..rows * m], &mut ds[..rows * m]);
             let from = (start + q0) * hidden + part.head * d;
             let dout = Mat { data: &dy[from..], row: hidden, col: 1 };
-            product_serial(cpu, [rows, m, d], at(0, q0), features.t(), put(&mut *p, m, false))?;
-            product_serial(cpu, [rows, m, d], dout, Mat::new(c, d).t(), put(&mut *ds, m, false))?;
+            matmul_serial(cpu, [rows, m, d], at(0, q0), features.t(), put(&mut *p, m, false))?;
+            matmul_serial(cpu, [rows, m, d], dout, Mat::new(c, d).t(), put(&mut *ds, m, false))?;
             vectorise!({
                 for (r, (p, ds)) in p.chunks_exact_mut(m).zip(ds.chunks_exact_mut(m)).enumerate() {
                     let row = from + r * hidden;
@@ -178,8 +178,8 @@ fn backward<T: Real>(op: &Favor, cpu: &Cpu, io: Backward) -> Result<()> {
                 }
             });
             let to = put(&mut dq[q0 * d..][..rows * d], d, false);
-            product_serial(cpu, [rows, d, m], Mat::new(ds, m), features, to)?;
-            product_serial(cpu, [m, d, rows], Mat::new(p, m).t(), dout, put(&mut dc, d, true))?;
+            matmul_serial(cpu, [rows, d, m], Mat::new(ds, m), features, to)?;
+            matmul_serial(cpu, [m, d, rows], Mat::new(p, m).t(), dout, put(&mut dc, d, true))?;
         }
         for ((e, dc), c) in e.iter_mut().zip(dc.chunks_exact(d)).zip(c.chunks_exact(d)) {
             *e -= sum_lanes(d, |i| dc[i] * c[i]);
@@ -188,8 +188,8 @@ fn backward<T: Real>(op: &Favor, cpu: &Cpu, io: Backward) -> Result<()> {
         for k0 in (0..len).step_by(ROWS) {
             let rows = ROWS.min(len - k0);
             let (p, db) = (&mut p[..rows * m], &mut ds[..rows * m]);
-            product_serial(cpu, [rows, m, d], at(1, k0), features.t(), put(&mut *p, m, false))?;
-            product_serial(cpu, [rows, m, d], at(2, k0), dc.t(), put(&mut *db, m, false))?;
+            matmul_serial(cpu, [rows, m, d], at(1, k0), features.t(), put(&mut *p, m, false))?;
+            matmul_serial(cpu, [rows, m, d], at(2, k0), dc.t(), put(&mut *db, m, false))?;
             let dk = &mut dk[k0 * d..][..rows * d];
             let mut sums = [T::ZERO; ROWS];
             vectorise!({
@@ -203,13 +203,13 @@ fn backward<T: Real>(op: &Favor, cpu: &Cpu, io: Backward) -> Result<()> {
                     db.iter_mut().for_each(|db| *db *= root);
                 }
             });
-            product_serial(cpu, [rows, d, m], Mat::new(db, m), features, put(&mut *dk, d, false))?;
+            matmul_serial(cpu, [rows, d, m], Mat::new(db, m), features, put(&mut *dk, d, false))?;
             for (r, dk) in dk.chunks_exact_mut(d).enumerate() {
                 let (k, sum) = (at(1, k0 + r).data, sums[r] * scale);
                 dk.iter_mut().zip(k).for_each(|(dk, &k)| *dk = k.mul_add(-sum, *dk));
             }
             let to = put(&mut dv[k0 * d..][..rows * d], d, false);
-            product_serial(cpu, [rows, d, m], Mat::new(p, m), dc, to)?;
+            matmul_serial(cpu, [rows, d, m], Mat::new(p, m), dc, to)?;
         }
         Ok(())
     };

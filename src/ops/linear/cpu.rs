@@ -2,7 +2,7 @@
 
 use super::Linear;
 use crate::device::Cpu;
-use crate::device::cpu::{BLOCK, Mat, Out, Real, inlined, product, vectorise};
+use crate::device::cpu::{BLOCK, Mat, Out, Real, inlined, matmul, vectorise};
 use crate::error::Result;
 use crate::ops::{Activation, Backward, Forward, On, by_dtype, sum_columns};
 use rayon::prelude::*;
@@ -26,7 +26,7 @@ fn forward<T: Real>(act: Activation, cpu: &Cpu, io: Forward) -> Result<()> {
     if act.needs_input() {
         let mut z = io.y[1].cpu_mut::<T>()?;
         let done = |_: usize, col: usize, z: &mut [T]| add_bias(b.as_deref(), col, z);
-        product(cpu, shape, x, w, Out { data: &mut z, row: n, add: false }, Some(&done))?;
+        matmul(cpu, shape, x, w, Out { data: &mut z, row: n, add: false }, Some(&done))?;
         let rows = |(y, z): (&mut [T], &[T])| vectorise!({ act.apply(y, inlined!(|_: T, i: usize| z[i]),) });
         cpu.install(|| y.par_chunks_mut(BLOCK * n).zip(z.par_chunks(BLOCK * n)).for_each(rows));
         return Ok(());
@@ -37,7 +37,7 @@ fn forward<T: Real>(act: Activation, cpu: &Cpu, io: Forward) -> Result<()> {
             vectorise!({ act.apply(z, inlined!(|z: T, _| z)) });
         }
     };
-    product(cpu, shape, x, w, Out { data: &mut y, row: n, add: false }, Some(&done))
+    matmul(cpu, shape, x, w, Out { data: &mut y, row: n, add: false }, Some(&done))
 }
 
 fn add_bias<T: Real>(b: Option<&[T]>, col: usize, z: &mut [T]) {
@@ -56,7 +56,7 @@ fn backward<T: Real>(act: Activation, cpu: &Cpu, io: Backward) -> Result<()> {
     if !identity {
         let kept = io.y[act.needs_input() as usize].cpu::<T>()?;
         let chunk = BLOCK * n;
-        let rows = |((dz, dy), kept): ((&mut [T], &[T]), &[T])| vectorise!(act.slope(dz, dy, kept));
+        let rows = |((dz, dy), kept): ((&mut [T], &[T]), &[T])| vectorise!(act.backward(dz, dy, kept));
         cpu.install(|| {
             dz.par_chunks_mut(chunk).zip(dy.par_chunks(chunk)).zip(kept.par_chunks(chunk)).for_each(rows)
         });
@@ -64,7 +64,7 @@ fn backward<T: Real>(act: Activation, cpu: &Cpu, io: Backward) -> Result<()> {
     let dz: &[T] = if identity { &dy } else { &dz };
     if let Some(g) = io.dx(0) {
         let mut dx = g.t.cpu_mut::<T>()?;
-        product(
+        matmul(
             cpu,
             [rows, k, n],
             Mat::new(dz, n),
@@ -76,7 +76,7 @@ fn backward<T: Real>(act: Activation, cpu: &Cpu, io: Backward) -> Result<()> {
     if let Some(g) = io.dx(1) {
         let mut dw = g.t.cpu_mut::<T>()?;
         let c = Out { data: &mut dw[..], row: k, add: g.add };
-        product(cpu, [n, k, rows], Mat::new(dz, n).t(), Mat::new(&x, k), c, None)?;
+        matmul(cpu, [n, k, rows], Mat::new(dz, n).t(), Mat::new(&x, k), c, None)?;
     }
     if let Some(g) = io.dx(2) {
         let mut db = g.t.cpu_mut::<T>()?;

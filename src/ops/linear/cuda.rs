@@ -155,33 +155,33 @@ struct Operand<'a> {
 }
 
 /// The epilogue of a matmul: bias, activation, where to write the activation's inputs, whether to add to C, and where to write the row sums
-/// of A. With `slope` the result is multiplied by an activation's derivative (dact).
+/// of A. With `dact` the result is multiplied by an activation's derivative (dact).
 #[derive(Clone, Copy)]
-struct After<'a> {
+struct Epilogue<'a> {
     bias: Option<&'a Tensor>,
     act: Activation,
     keep: Option<&'a Tensor>,
-    slope: Option<(Activation, &'a Tensor)>,
+    dact: Option<(Activation, &'a Tensor)>,
     add: bool,
     sums: Option<Grad<'a>>,
 }
 
-impl After<'_> {
-    fn nothing(add: bool) -> Self {
-        After { bias: None, act: Activation::None, keep: None, slope: None, add, sums: None }
+impl Epilogue<'_> {
+    fn none(add: bool) -> Self {
+        Epilogue { bias: None, act: Activation::None, keep: None, dact: None, add, sums: None }
     }
 }
 
 /// The constants of linear.cu.
-fn consts(t: DType, [c, d]: [DType; 2], after: &After, n: usize) -> Vec<(&'static str, Const)> {
+fn consts(t: DType, [c, d]: [DType; 2], epilogue: &Epilogue, n: usize) -> Vec<(&'static str, Const)> {
     vec![
         ("T", Const::Type(t)),
         ("C", Const::Type(c)),
         ("D", Const::Type(d)),
-        ("BIAS", Const::U32(after.bias.is_some() as u32)),
-        ("KEEP", Const::U32(after.keep.is_some() as u32)),
-        ("ACT", Const::U32(after.act.code())),
-        ("DB", Const::U32(after.sums.is_some() as u32)),
+        ("BIAS", Const::U32(epilogue.bias.is_some() as u32)),
+        ("KEEP", Const::U32(epilogue.keep.is_some() as u32)),
+        ("ACT", Const::U32(epilogue.act.code())),
+        ("DB", Const::U32(epilogue.sums.is_some() as u32)),
         ("WIDE", Const::U32(if n.is_multiple_of(4) { 4 } else { 1 })),
         ("VEC", Const::U32(if n.is_multiple_of(8) { 8 } else { 1 })),
     ]
@@ -190,66 +190,76 @@ fn consts(t: DType, [c, d]: [DType; 2], after: &After, n: usize) -> Vec<(&'stati
 /// c (m, n) = A B with an epilogue, by cuBLASLt if it is installed and faster, else by tempra's kernel. cuBLASLt's only activation is the
 /// tanh form of GELU. It fuses row sums of A and this activation's derivative, or tempra computes them afterwards, whichever is faster.
 /// cuBLASLt overwrites sums, so sums to be added go through a temporary tensor.
-fn product(device: &Cuda, shape: [usize; 3], a: Operand, b: Operand, c: &Tensor, after: After) -> Result<()> {
-    let gelu = match (after.act, after.keep) {
+fn matmul(
+    device: &Cuda,
+    shape: [usize; 3],
+    a: Operand,
+    b: Operand,
+    c: &Tensor,
+    epilogue: Epilogue,
+) -> Result<()> {
+    let gelu = match (epilogue.act, epilogue.keep) {
         (Activation::None, None) => Some(None),
         (Activation::GeluTanh, Some(kept)) => Some(Some(kept)),
         _ => None,
     };
-    let Some(gelu) = gelu else { return own_product(device, shape, &a, &b, c, &after) };
+    let Some(gelu) = gelu else { return own_matmul(device, shape, &a, &b, c, &epilogue) };
     let (x, y) = ((a.t, a.row, a.down), (b.t, b.row, b.down));
-    let more = match (after.sums, after.slope) {
-        (None, None) => cuda::More::Nothing,
-        (Some(_), _) => cuda::More::Sums,
-        (None, Some((act, at))) => {
-            cuda::More::Slope { of: act.name(), known: (act == Activation::GeluTanh).then_some(at) }
-        }
+    let backward = match (epilogue.sums, epilogue.dact) {
+        (None, None) => cuda::BackwardEpilogue::None,
+        (Some(_), _) => cuda::BackwardEpilogue::BiasGradient,
+        (None, Some((act, at))) => cuda::BackwardEpilogue::Dact {
+            of: act.name(),
+            known: (act == Activation::GeluTanh).then_some(at),
+        },
     };
-    let by = cuda::Product { shape, a: x, b: y, c, add: after.add, bias: after.bias, gelu, more };
+    let by = cuda::Matmul { shape, a: x, b: y, c, add: epilogue.add, bias: epilogue.bias, gelu, backward };
     let [m, _, k] = shape;
     fn over(t: &Tensor) -> Grad<'_> {
         Grad::new(t, false)
     }
-    let derived = |to: &Tensor| match after.slope {
+    let derived = |to: &Tensor| match epilogue.dact {
         Some((act, at)) => derive(device, act, [to, at, to]),
         None => Ok(()),
     };
     let own = |to: &Tensor, sums: Option<Grad>| {
-        own_product(device, shape, &a, &b, to, &After { sums, ..after })?;
+        own_matmul(device, shape, &a, &b, to, &Epilogue { sums, ..epilogue })?;
         derived(to)
     };
     let rest = |to: &Tensor, sums: Option<Grad>| match sums {
         Some(g) => sum_columns(device, a.t, [k, m], g),
         None => derived(to),
     };
-    let ways =
-        cuda::Ways { own: &|to, sums| own(to, sums.map(over)), rest: &|to, sums| rest(to, sums.map(over)) };
+    let ways = cuda::MatmulCandidates {
+        own: &|to, sums| own(to, sums.map(over)),
+        rest: &|to, sums| rest(to, sums.map(over)),
+    };
     match device.way(&by, &ways)? {
-        Way::Own => own(c, after.sums),
+        Way::Own => own(c, epilogue.sums),
         Way::Library(algorithm) => {
             device.by_blas(&by, algorithm, None)?;
-            rest(c, after.sums)
+            rest(c, epilogue.sums)
         }
-        Way::Whole(algorithm) => match after.sums {
+        Way::Whole(algorithm) => match epilogue.sums {
             Some(g) if g.add || g.t.spec.dtype != c.spec.dtype => {
                 let fresh = device.scratch(c.spec.dtype, &[m])?;
                 device.by_blas(&by, algorithm, Some(&fresh))?;
                 sum_columns(device, &fresh, [1, m], g)
             }
             Some(g) => device.by_blas(&by, algorithm, Some(g.t)),
-            None => device.by_blas(&by, algorithm, after.slope.map(|s| s.1)),
+            None => device.by_blas(&by, algorithm, epilogue.dact.map(|s| s.1)),
         },
     }
 }
 
 /// The same by one of tempra's kernels.
-fn own_product(
+fn own_matmul(
     device: &Cuda,
     [m, n, k]: [usize; 3],
     a: &Operand,
     b: &Operand,
     c: &Tensor,
-    after: &After,
+    epilogue: &Epilogue,
 ) -> Result<()> {
     let t = a.t.spec.dtype;
     let card =
@@ -270,7 +280,7 @@ fn own_product(
     if route == Route::Async && device.hopper() && k > 0 {
         let (cost, boxed) = costed([m, n, k], Route::Boxed, card);
         let better = cost < costed([m, n, k], Route::Async, card).0;
-        let taken = match device.product() {
+        let taken = match device.matmul() {
             Some("wgmma") => true,
             Some("mma") => false,
             _ => better,
@@ -280,9 +290,9 @@ fn own_product(
         }
     }
     let (source, entry) = match route {
-        Route::Boxed => (HOPPER, "linear_product_hopper"),
-        Route::Async | Route::Held => (TENSOR, "linear_product"),
-        Route::Plain => (PLAIN, "linear_product_plain"),
+        Route::Boxed => (HOPPER, "linear_matmul_hopper"),
+        Route::Async | Route::Held => (TENSOR, "linear_matmul"),
+        Route::Plain => (PLAIN, "linear_matmul_plain"),
     };
     let params = |add: bool, add_sums: bool| {
         [m, n, k, a.row, b.row, tile.steps(k), tile.parts, add as usize, add_sums as usize].map(|v| v as u32)
@@ -311,32 +321,32 @@ fn own_product(
         }
         all
     };
-    let multiply = |after: &After, c: &Tensor, db: Option<&Tensor>, add_sums: bool| {
+    let multiply = |epilogue: &Epilogue, c: &Tensor, db: Option<&Tensor>, add_sums: bool| {
         let boxes = [Boxes { t: a.t, row: a.row }, Boxes { t: b.t, row: b.row }];
-        let rest = [after.bias.unwrap_or(a.t), c, after.keep.unwrap_or(c), db.unwrap_or(c)];
+        let rest = [epilogue.bias.unwrap_or(a.t), c, epilogue.keep.unwrap_or(c), db.unwrap_or(c)];
         let all = [&[a.t, b.t], &rest[..]].concat();
         let boxed = route == Route::Boxed;
         device.launch(Launch {
             source,
             entry,
-            consts: &sized(consts(t, [c.spec.dtype, db.unwrap_or(c).spec.dtype], after, n)),
+            consts: &sized(consts(t, [c.spec.dtype, db.unwrap_or(c).spec.dtype], epilogue, n)),
             groups: [(m.div_ceil(tm) * n.div_ceil(tn)) as u32, tile.parts as u32, 1],
             threads: tile.threads(route),
             shared_bytes: if flat { 0 } else { tile.shared(route) as u32 },
             boxes: if boxed { &boxes } else { &[] },
             buffers: if boxed { &rest } else { &all },
-            params: bytemuck::cast_slice(&params(after.add, add_sums)),
+            params: bytemuck::cast_slice(&params(epilogue.add, add_sums)),
         })
     };
-    let sums = after.sums;
+    let sums = epilogue.sums;
     if tile.parts == 1 {
-        return multiply(after, c, sums.map(|g| g.t), sums.is_some_and(|g| g.add));
+        return multiply(epilogue, c, sums.map(|g| g.t), sums.is_some_and(|g| g.add));
     }
     // Bias, activation and what is added to count once, so they wait for `finish`; the parts are plain sums in f32. The finish kernel
     // adds them in order: no atomics, and the same bits in every run.
     let (cells, rows) = (tile.parts * m * n, if sums.is_some() { tile.parts * m } else { 0 });
     let parts = device.scratch(DType::F32, &[cells + rows])?;
-    let partly = After { sums, ..After::nothing(false) };
+    let partly = Epilogue { sums, ..Epilogue::none(false) };
     let db = parts.view(cells, &[rows])?;
     multiply(&partly, &parts, Some(&db), false)?;
     let wide = if n.is_multiple_of(4) { 4 } else { 1 };
@@ -345,8 +355,8 @@ fn own_product(
         t,
         &parts,
         c,
-        after,
-        params(after.add, sums.is_some_and(|g| g.add)),
+        epilogue,
+        params(epilogue.add, sums.is_some_and(|g| g.add)),
         m * n / wide + rows / tile.parts,
     )
 }
@@ -360,20 +370,20 @@ fn finish(
     t: DType,
     parts: &Tensor,
     c: &Tensor,
-    after: &After,
+    epilogue: &Epilogue,
     params: [u32; 9],
     items: usize,
 ) -> Result<()> {
-    let db = after.sums.map_or(c, |g| g.t);
+    let db = epilogue.sums.map_or(c, |g| g.t);
     device.launch(Launch {
         source: KERNEL,
         entry: "linear_finish",
-        consts: &consts(t, [c.spec.dtype, db.spec.dtype], after, params[1] as usize),
+        consts: &consts(t, [c.spec.dtype, db.spec.dtype], epilogue, params[1] as usize),
         groups: [items.div_ceil(THREADS) as u32, 1, 1],
         threads: THREADS as u32,
         shared_bytes: 0,
         boxes: &[],
-        buffers: &[parts, after.bias.unwrap_or(parts), c, after.keep.unwrap_or(c), db],
+        buffers: &[parts, epilogue.bias.unwrap_or(parts), c, epilogue.keep.unwrap_or(c), db],
         params: bytemuck::cast_slice(&params),
     })
 }
@@ -384,7 +394,7 @@ fn derive(device: &Cuda, act: Activation, [dy, at, dz]: [&Tensor; 3]) -> Result<
     device.launch(Launch {
         source: KERNEL,
         entry: "linear_derive",
-        consts: &consts(t, [t; 2], &After { act, ..After::nothing(false) }, n),
+        consts: &consts(t, [t; 2], &Epilogue { act, ..Epilogue::none(false) }, n),
         groups: [(rows * n).div_ceil(8 * THREADS) as u32, 1, 1],
         threads: THREADS as u32,
         shared_bytes: 0,
@@ -397,7 +407,7 @@ fn derive(device: &Cuda, act: Activation, [dy, at, dz]: [&Tensor; 3]) -> Result<
 /// db = column sums of dz, in a separate kernel.
 fn sum_columns(device: &Cuda, dz: &Tensor, [rows, n]: [usize; 2], g: Grad) -> Result<()> {
     let t = dz.spec.dtype;
-    let plain = After::nothing(g.add);
+    let plain = Epilogue::none(g.add);
     let wide = 32 * if n.is_multiple_of(8) { 8 } else { 1 };
     // Parts of at least 32 rows, as many as keep the GPU busy.
     let parts = rows.div_ceil(32).min((4 * device.sms() as usize).div_ceil(n.div_ceil(wide))).max(1);
@@ -423,8 +433,8 @@ impl On<Cuda> for Linear {
         let x = Operand { t: io.x[0], row: k, down: true };
         let w = Operand { t: io.x[1], row: k, down: true };
         let keep = self.act.needs_input().then(|| io.y[1]);
-        let after = After { bias: io.x.get(2).copied(), act: self.act, keep, ..After::nothing(false) };
-        product(device, [rows, n, k], x, w, io.y[0], after)
+        let epilogue = Epilogue { bias: io.x.get(2).copied(), act: self.act, keep, ..Epilogue::none(false) };
+        matmul(device, [rows, n, k], x, w, io.y[0], epilogue)
     }
     fn backward(&self, device: &Cuda, io: Backward) -> Result<()> {
         let ((rows, k), (n, _)) = (io.x[0].spec.rows_cols(), io.x[1].spec.rows_cols());
@@ -439,12 +449,12 @@ impl On<Cuda> for Linear {
         };
         if let Some(g) = io.dx(0) {
             let (a, b) = (Operand { t: dz, row: n, down: true }, Operand { t: w, row: k, down: false });
-            product(device, [rows, k, n], a, b, g.t, After { slope: g.slope, ..After::nothing(g.add) })?;
+            matmul(device, [rows, k, n], a, b, g.t, Epilogue { dact: g.dact, ..Epilogue::none(g.add) })?;
         }
         match (io.dx(1), io.dx(2)) {
             (Some(g), sums) => {
                 let (a, b) = (Operand { t: dz, row: n, down: false }, Operand { t: x, row: k, down: false });
-                product(device, [n, k, rows], a, b, g.t, After { sums, ..After::nothing(g.add) })
+                matmul(device, [n, k, rows], a, b, g.t, Epilogue { sums, ..Epilogue::none(g.add) })
             }
             (None, Some(g)) => sum_columns(device, dz, [rows, n], g),
             (None, None) => Ok(()),
@@ -514,7 +524,7 @@ mod tests {
     }
 
     #[test]
-    fn large_products_take_large_tiles_and_long_sums_are_cut() {
+    fn large_matmuls_take_large_tiles_and_long_sums_are_cut() {
         let [_, a100, ..] = CARDS;
         let large = tile([32768, 3072, 768], Route::Async, a100);
         assert_eq!((large.block, large.parts), ([128, 128, 32], 1));

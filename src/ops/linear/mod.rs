@@ -29,12 +29,12 @@ impl Op for Linear {
     fn name(&self) -> &'static str {
         "linear"
     }
-    fn ends_in(&self) -> Option<(Activation, usize, Box<dyn Op>)> {
+    fn fused_activation(&self) -> Option<(Activation, usize, Box<dyn Op>)> {
         let rest = || Box::new(Linear { act: Activation::None });
         (self.act != Activation::None)
             .then(|| (self.act, self.act.needs_input() as usize, rest() as Box<dyn Op>))
     }
-    fn takes_slope(&self, caps: &Caps, i: usize) -> bool {
+    fn fuses_dact(&self, caps: &Caps, i: usize) -> bool {
         // On CUDA cuBLASLt may do it in the same call, and without it nothing is lost.
         i == 0 && caps.blocks > 0
     }

@@ -19,44 +19,45 @@ struct Strided<'a> {
 }
 
 /// The epilogue of a matmul: bias, activation, where to write the activation's inputs, whether to add to C.
-struct After<'a> {
+struct Epilogue<'a> {
     bias: Option<&'a Tensor>,
     act: Activation,
     keep: Option<&'a Tensor>,
     add: bool,
 }
 
-fn product_gpu(
+fn matmul_gpu(
     device: &Wgpu,
     [m, n, k]: [usize; 3],
     a: Strided,
     b: Strided,
     c: &Tensor,
-    after: After,
+    epilogue: Epilogue,
 ) -> Result<()> {
     let consts = [
-        ("BIAS", after.bias.is_some() as u32),
-        ("KEEP", after.keep.is_some() as u32),
-        ("ACT", after.act.code()),
+        ("BIAS", epilogue.bias.is_some() as u32),
+        ("KEEP", epilogue.keep.is_some() as u32),
+        ("ACT", epilogue.act.code()),
         ("A_DOWN", (a.col == 1) as u32),
         ("B_DOWN", (b.row == 1) as u32),
     ];
-    let params = |b: &Strided| [m, n, k, a.row, a.col, b.row, b.col, after.add as usize].map(|v| v as u32);
-    let buffers =
-        |b: &Strided| [a.t, b.t, c, after.bias.unwrap_or(c), after.keep.unwrap_or(c)].map(Tensor::clone);
+    let params = |b: &Strided| [m, n, k, a.row, a.col, b.row, b.col, epilogue.add as usize].map(|v| v as u32);
+    let buffers = |b: &Strided| {
+        [a.t, b.t, c, epilogue.bias.unwrap_or(c), epilogue.keep.unwrap_or(c)].map(Tensor::clone)
+    };
     if let Some((size, subgroup)) = device.half() {
         let mut consts = words(&consts);
         consts.extend([("SUBGROUP", Const::U32(subgroup)), ("MATRICES", Const::Matrices(size))]);
         let wide = 4 * size as usize;
         let groups = [n.div_ceil(wide) as u32, m.div_ceil(wide) as u32, 1];
         let buffers = buffers(&b);
-        let kernel = (COOP, "product_coop");
+        let kernel = (COOP, "matmul_coop");
         return launch_with(device, 4 * subgroup, kernel, &consts, groups, &buffers.each_ref(), &params(&b));
     }
     if device.tiles() == Tiles::Workgroup {
         let groups = [n.div_ceil(TILE) as u32, m.div_ceil(TILE) as u32, 1];
         let buffers = buffers(&b);
-        return launch(device, (SHADER, "product"), &consts, groups, &buffers.each_ref(), &params(&b));
+        return launch(device, (SHADER, "matmul"), &consts, groups, &buffers.each_ref(), &params(&b));
     }
     // The kernel needs contiguous columns: a transposed B is copied first, which costs 1/m of the matmul.
     let scratch;
@@ -73,7 +74,7 @@ fn product_gpu(
     launch_with(
         device,
         lanes,
-        (SHADER, "product_rows"),
+        (SHADER, "matmul_rows"),
         &words(&consts),
         groups,
         &buffers(&b).each_ref(),
@@ -87,8 +88,8 @@ impl On<Wgpu> for Linear {
         let x = Strided { t: io.x[0], row: k, col: 1 };
         let w = Strided { t: io.x[1], row: 1, col: k };
         let keep = self.act.needs_input().then(|| io.y[1]);
-        let after = After { bias: io.x.get(2).copied(), act: self.act, keep, add: false };
-        product_gpu(device, [rows, n, k], x, w, io.y[0], after)
+        let epilogue = Epilogue { bias: io.x.get(2).copied(), act: self.act, keep, add: false };
+        matmul_gpu(device, [rows, n, k], x, w, io.y[0], epilogue)
     }
     fn backward(&self, device: &Wgpu, io: Backward) -> Result<()> {
         let ((rows, k), (n, _)) = (io.x[0].spec.rows_cols(), io.x[1].spec.rows_cols());
@@ -105,14 +106,14 @@ impl On<Wgpu> for Linear {
             launch(device, (SHADER, "derive"), &consts, groups_for(rows * n), &buffers, &sizes(false))?;
             &scratch
         };
-        let plain = |add| After { bias: None, act: Activation::None, keep: None, add };
+        let plain = |add| Epilogue { bias: None, act: Activation::None, keep: None, add };
         if let Some(g) = io.dx(0) {
             let (a, b) = (Strided { t: dz, row: n, col: 1 }, Strided { t: w, row: k, col: 1 });
-            product_gpu(device, [rows, k, n], a, b, g.t, plain(g.add))?;
+            matmul_gpu(device, [rows, k, n], a, b, g.t, plain(g.add))?;
         }
         if let Some(g) = io.dx(1) {
             let (a, b) = (Strided { t: dz, row: 1, col: n }, Strided { t: x, row: k, col: 1 });
-            product_gpu(device, [n, k, rows], a, b, g.t, plain(g.add))?;
+            matmul_gpu(device, [n, k, rows], a, b, g.t, plain(g.add))?;
         }
         if let Some(g) = io.dx(2) {
             let parts = device.scratch(dy.spec.dtype, &[rows.div_ceil(TILE), n])?;

@@ -2,10 +2,10 @@
 //! since the gradients of r and of the biases are sums over all sequences.
 
 use super::{Dropout, RelativeAttention, Sizes};
-use crate::device::cpu::{Mat, Out, Real, Slice, inlined, max_lanes, product_serial, sum_lanes, vectorise};
+use crate::device::cpu::{Mat, Out, Real, Slice, inlined, matmul_serial, max_lanes, sum_lanes, vectorise};
 use crate::device::{Cpu, Tensor};
 use crate::error::Result;
-use crate::ops::attention::cpu::{Part, gather, parts, slopes};
+use crate::ops::attention::cpu::{Part, gather, parts, score_gradients};
 use crate::ops::dropout::Mask;
 use crate::ops::{Backward, Forward, Grad, On, by_dtype, sequences};
 use rayon::prelude::*;
@@ -142,10 +142,10 @@ impl<'a, T: Real> Inputs<'a, T> {
         let (p, q) = (&mut p[..rows * b.width], &mut q[..rows * d]);
         self.queries(b, 0, q);
         let to = Out { data: &mut *s, row: b.len, add: false };
-        product_serial(cpu, [rows, b.len, d], Mat::new(q, d), self.at(1, b.start, b.head).t(), to)?;
+        matmul_serial(cpu, [rows, b.len, d], Mat::new(q, d), self.at(1, b.start, b.head).t(), to)?;
         self.queries(b, 1, q);
         let to = Out { data: &mut *p, row: b.width, add: false };
-        product_serial(cpu, [rows, b.width, d], Mat::new(q, d), self.distances(b).t(), to)?;
+        matmul_serial(cpu, [rows, b.width, d], Mat::new(q, d), self.distances(b).t(), to)?;
         self.queries(b, 2, q);
         for (r, s) in s.chunks_exact_mut(b.len).enumerate() {
             let q = &q[r * d..][..d];
@@ -212,7 +212,7 @@ fn forward<T: Real>(op: &RelativeAttention, cpu: &Cpu, io: Forward) -> Result<()
                 }
             });
             let o = Out { data: &mut part.out[q0 * d..][..b.rows * d], row: d, add: false };
-            product_serial(cpu, [b.rows, d, len], Mat::new(p, len), x.at(2, b.start, part.head), o)?;
+            matmul_serial(cpu, [b.rows, d, len], Mat::new(p, len), x.at(2, b.start, part.head), o)?;
         }
         Ok(())
     };
@@ -269,7 +269,7 @@ fn backward<T: Real>(op: &RelativeAttention, cpu: &Cpu, io: Backward) -> Result<
                 x.scores(cpu, &b, p, &mut by_distance, q)?;
                 let from = (start + q0) * hidden + head * d;
                 let dout = Mat { data: &dy[from..], row: hidden, col: 1 };
-                product_serial(cpu, [rows, len, d], dout, x.at(2, start, head).t(), put(ds, len, false))?;
+                matmul_serial(cpu, [rows, len, d], dout, x.at(2, start, head).t(), put(ds, len, false))?;
                 vectorise!({
                     for (r, (p, ds)) in p.chunks_exact_mut(len).zip(ds.chunks_exact_mut(len)).enumerate() {
                         let row = from + r * hidden;
@@ -284,7 +284,7 @@ fn backward<T: Real>(op: &RelativeAttention, cpu: &Cpu, io: Backward) -> Result<
                                 len,
                                 inlined!(|j: usize, m: &[T]| {
                                     let (p, ds) = (&mut p[j..][..m.len()], &mut ds[j..][..m.len()]);
-                                    slopes(p, ds, m, [delta, scale]);
+                                    score_gradients(p, ds, m, [delta, scale]);
                                 }),
                             ),
                             None => {
@@ -311,9 +311,9 @@ fn backward<T: Real>(op: &RelativeAttention, cpu: &Cpu, io: Backward) -> Result<
                         dbias[which * d..][..d].iter_mut().zip(row).for_each(|(b, &v)| *b += v);
                     }
                 };
-                product_serial(cpu, [rows, d, len], ds, x.at(1, start, head), put(dq, d, false))?;
+                matmul_serial(cpu, [rows, d, len], ds, x.at(1, start, head), put(dq, d, false))?;
                 sum(0, dq);
-                product_serial(cpu, [rows, d, b.width], dt, x.distances(&b), put(pull, d, false))?;
+                matmul_serial(cpu, [rows, d, b.width], dt, x.distances(&b), put(pull, d, false))?;
                 sum(1, pull);
                 dq.iter_mut().zip(&*pull).for_each(|(q, &p)| *q += p);
                 for (pull, kinds) in pull.chunks_exact_mut(d).zip(&kinds) {
@@ -332,11 +332,11 @@ fn backward<T: Real>(op: &RelativeAttention, cpu: &Cpu, io: Backward) -> Result<
                     sum(3 + which, pull);
                 }
                 x.queries(&b, 0, q);
-                product_serial(cpu, [len, d, rows], ds.t(), Mat::new(q, d), put(dk, d, q0 > 0))?;
+                matmul_serial(cpu, [len, d, rows], ds.t(), Mat::new(q, d), put(dk, d, q0 > 0))?;
                 x.queries(&b, 1, q);
                 let dr = &mut dr[b.low * d..][..b.width * d];
-                product_serial(cpu, [b.width, d, rows], dt.t(), Mat::new(q, d), put(dr, d, true))?;
-                product_serial(cpu, [len, d, rows], p.t(), dout, put(dv, d, q0 > 0))?;
+                matmul_serial(cpu, [b.width, d, rows], dt.t(), Mat::new(q, d), put(dr, d, true))?;
+                matmul_serial(cpu, [len, d, rows], p.t(), dout, put(dv, d, q0 > 0))?;
             }
         }
         Ok(())

@@ -71,7 +71,7 @@ impl Library for Candle {
         "candle 0.11.1 cpu".to_owned()
     }
 
-    fn product(&self, side: usize) -> Result<Pass<Tensor>> {
+    fn matmul(&self, side: usize) -> Result<Pass<Tensor>> {
         let mut random = Random(side as u64);
         let mut square = || Tensor::from_vec(random.reals(side * side, 1.0), (side, side), &CPU);
         let (x, w) = (square()?, square()?);

@@ -1,4 +1,4 @@
-// copy = value: see src/ops/round.rs. There is one element type here.
+// copy = value: see src/ops/cast.rs. There is one element type here.
 
 struct Params {
     n: u32,

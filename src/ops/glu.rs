@@ -16,23 +16,23 @@ use rayon::prelude::*;
 
 /// The op; see the module.
 #[derive(Clone, Copy, Debug)]
-pub struct Gated {
+pub struct Glu {
     /// The activation of the first half.
     pub act: Activation,
 }
 
-impl Op for Gated {
+impl Op for Glu {
     fn name(&self) -> &'static str {
-        "gated"
+        "glu"
     }
     fn plan(&self, caps: &Caps, x: &[&Spec]) -> Result<Plan> {
-        let wrong = || refuse("gated", "x (rows, 2 cols)", x);
+        let wrong = || refuse("glu", "x (rows, 2 cols)", x);
         let [input] = x else { return Err(wrong()) };
         let (rows, both) = input.rows_cols();
         if !both.is_multiple_of(2) {
             return Err(wrong());
         }
-        let y = Spec::new(compute_dtype("gated", caps, x)?, &[rows, both / 2]);
+        let y = Spec::new(compute_dtype("glu", caps, x)?, &[rows, both / 2]);
         Ok(Plan::new(vec![y], vec![]))
     }
     fn cost(&self, call: &Call) -> Cost {
@@ -45,7 +45,7 @@ impl Op for Gated {
     }
 }
 
-impl On<Cpu> for Gated {
+impl On<Cpu> for Glu {
     fn forward(&self, cpu: &Cpu, io: Forward) -> Result<()> {
         by_dtype!(io.x[0].spec.dtype, forward(self.act, cpu, io))
     }
@@ -76,18 +76,18 @@ fn backward<T: Real>(act: Activation, cpu: &Cpu, io: Backward, g: Grad) -> Resul
     let (_, cols) = io.y[0].spec.rows_cols();
     let (x, dy, mut dx) = (io.x[0].cpu::<T>()?, io.dy()?.cpu::<T>()?, g.t.cpu_mut::<T>()?);
     let task = |((dx, dy), x): ((&mut [T], &[T]), &[T])| {
-        let [mut acted, mut up, mut slope] = [(); 3].map(|()| vec![T::ZERO; cols]);
+        let [mut activated, mut up, mut gradient] = [(); 3].map(|()| vec![T::ZERO; cols]);
         vectorise!({
             for ((dx, dy), x) in
                 dx.chunks_exact_mut(2 * cols).zip(dy.chunks_exact(cols)).zip(x.chunks_exact(2 * cols))
             {
                 let ((a, b), (da, db)) = (x.split_at(cols), dx.split_at_mut(cols));
-                act.apply(&mut acted, inlined!(|_: T, i: usize| a[i]));
+                act.apply(&mut activated, inlined!(|_: T, i: usize| a[i]));
                 up.iter_mut().zip(dy).zip(b).for_each(|((u, &dy), &b)| *u = dy * b);
-                act.slope(&mut slope, &up, if act.needs_input() { a } else { &acted });
+                act.backward(&mut gradient, &up, if act.needs_input() { a } else { &activated });
                 for i in 0..cols {
-                    da[i] = slope[i] + if g.add { da[i] } else { T::ZERO };
-                    db[i] = dy[i].mul_add(acted[i], if g.add { db[i] } else { T::ZERO });
+                    da[i] = gradient[i] + if g.add { da[i] } else { T::ZERO };
+                    db[i] = dy[i].mul_add(activated[i], if g.add { db[i] } else { T::ZERO });
                 }
             }
         })
@@ -101,9 +101,9 @@ fn backward<T: Real>(act: Activation, cpu: &Cpu, io: Backward, g: Grad) -> Resul
     Ok(())
 }
 
-pub(super) const SHADER: &str = include_str!("../../shaders/gated.wgsl");
+pub(super) const SHADER: &str = include_str!("../../shaders/glu.wgsl");
 
-impl On<Wgpu> for Gated {
+impl On<Wgpu> for Glu {
     fn forward(&self, device: &Wgpu, io: Forward) -> Result<()> {
         let (rows, cols) = io.y[0].spec.rows_cols();
         let consts = [("ACT", self.act.code())];
@@ -133,9 +133,9 @@ impl On<Wgpu> for Gated {
     }
 }
 
-pub(super) const KERNEL: &str = include_str!("../../kernels/gated.cu");
+pub(super) const KERNEL: &str = include_str!("../../kernels/glu.cu");
 
-impl On<Cuda> for Gated {
+impl On<Cuda> for Glu {
     fn forward(&self, device: &Cuda, io: Forward) -> Result<()> {
         let (rows, cols) = io.y[0].spec.rows_cols();
         let (vec, dtype) = (vector(cols), Const::Type(io.x[0].spec.dtype));
@@ -143,7 +143,7 @@ impl On<Cuda> for Gated {
             [("T", dtype), ("G", dtype), ("VEC", Const::U32(vec)), ("ACT", Const::U32(self.act.code()))];
         let groups = blocks_for(rows * cols / vec as usize);
         let params = [rows as u32, cols as u32, 0];
-        launch_cuda(device, (KERNEL, "gated_forward"), &consts, groups, &[io.x[0], io.y[0]], &params)
+        launch_cuda(device, (KERNEL, "glu_forward"), &consts, groups, &[io.x[0], io.y[0]], &params)
     }
     fn backward(&self, device: &Cuda, io: Backward) -> Result<()> {
         let Some(g) = io.dx(0) else { return Ok(()) };
@@ -153,14 +153,14 @@ impl On<Cuda> for Gated {
         let consts = [("T", from), ("G", to), ("VEC", Const::U32(vec)), ("ACT", Const::U32(self.act.code()))];
         let groups = blocks_for(rows * cols / vec as usize);
         let params = [rows as u32, cols as u32, g.add as u32];
-        launch_cuda(device, (KERNEL, "gated_backward"), &consts, groups, &[io.x[0], io.dy()?, g.t], &params)
+        launch_cuda(device, (KERNEL, "glu_backward"), &consts, groups, &[io.x[0], io.dy()?, g.t], &params)
     }
 }
 
 /// Edge cases: every activation, one column, odd columns, more rows than a task, no rows.
 pub fn cases() -> Vec<Case> {
     let case = |label, act, [rows, cols]: [usize; 2]| {
-        Case::new(label, Gated { act }, vec![Input::real(&[rows, 2 * cols])])
+        Case::new(label, Glu { act }, vec![Input::real(&[rows, 2 * cols])])
     };
     vec![
         case("gelu erf", Activation::GeluErf, [5, 16]),

@@ -19,20 +19,20 @@ use std::fmt::Debug;
 
 /// The step; see the module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Gate {
+pub struct StepGuard {
     /// Whether the total starts with this loss instead of adding it.
     pub first: bool,
     /// Whether this is the last loss: then the guard decides.
     pub last: bool,
 }
 
-impl Step for Gate {
+impl Step for StepGuard {
     fn name(&self) -> &'static str {
-        "gate"
+        "step_guard"
     }
     fn check(&self, caps: &Caps, x: &[&Spec]) -> Result<()> {
         let expected = "loss, total (1), control (3 + f), skips (1), rates (3 + f w), history (2 w)";
-        let wrong = || refuse("gate", expected, x);
+        let wrong = || refuse("step_guard", expected, x);
         let [loss, total, control, skips, rates, history] = x else { return Err(wrong()) };
         let scalars = [loss, total, skips].iter().all(|s| s.shape == [1]);
         let window = history.len() / 2;
@@ -41,7 +41,7 @@ impl Step for Gate {
         if !scalars || !table || skips.dtype != DType::U32 {
             return Err(wrong());
         }
-        step_dtype("gate", caps, x).map(drop)
+        step_dtype("step_guard", caps, x).map(drop)
     }
     fn cost(&self, call: &Call) -> Cost {
         // The loss is read and the total written; a total that is not the first is read and added to.
@@ -59,13 +59,13 @@ impl Step for Gate {
     }
 }
 
-impl StepOn<Cpu> for Gate {
+impl StepOn<Cpu> for StepGuard {
     fn run(&self, _: &Cpu, x: &[&Tensor]) -> Result<()> {
         by_dtype!(x[0].spec.dtype, run(self, x))
     }
 }
 
-fn run<T: Real>(op: &Gate, x: &[&Tensor]) -> Result<()> {
+fn run<T: Real>(op: &StepGuard, x: &[&Tensor]) -> Result<()> {
     let loss = x[0].cpu::<T>()?[0];
     let (mut total, mut control, mut skips) =
         (x[1].cpu_mut::<T>()?, x[2].cpu_mut::<T>()?, x[3].cpu_mut::<u32>()?);
@@ -90,23 +90,23 @@ fn run<T: Real>(op: &Gate, x: &[&Tensor]) -> Result<()> {
     Ok(())
 }
 
-pub(super) const SHADER: &str = include_str!("../../shaders/gate.wgsl");
+pub(super) const SHADER: &str = include_str!("../../shaders/step_guard.wgsl");
 
-impl StepOn<Wgpu> for Gate {
+impl StepOn<Wgpu> for StepGuard {
     fn run(&self, device: &Wgpu, x: &[&Tensor]) -> Result<()> {
         launch(device, (SHADER, "decide"), &[], [1; 3], x, &self.params(x))
     }
 }
 
-pub(super) const KERNEL: &str = include_str!("../../kernels/gate.cu");
+pub(super) const KERNEL: &str = include_str!("../../kernels/step_guard.cu");
 
-impl StepOn<Cuda> for Gate {
+impl StepOn<Cuda> for StepGuard {
     fn run(&self, device: &Cuda, x: &[&Tensor]) -> Result<()> {
-        launch_with(device, 32, (KERNEL, "gate_decide"), &[], [1; 3], x, &self.params(x))
+        launch_with(device, 32, (KERNEL, "step_guard"), &[], [1; 3], x, &self.params(x))
     }
 }
 
-impl Gate {
+impl StepGuard {
     fn params(&self, x: &[&Tensor]) -> [u32; 4] {
         [self.first as u32, self.last as u32, x[2].spec.len() as u32, x[5].spec.len() as u32]
     }
@@ -131,7 +131,7 @@ fn textbook(op: &dyn Debug, x: &[Vec<f64>]) -> Vec<Vec<f64>> {
 pub fn cases() -> Vec<Case> {
     let case = |label, first, last, skips: u32, factors: &[f64]| Case {
         label,
-        subject: Subject::Step(Box::new(Gate { first, last }), textbook),
+        subject: Subject::Step(Box::new(StepGuard { first, last }), textbook),
         inputs: vec![
             Input::real(&[1]),
             Input::real(&[1]),

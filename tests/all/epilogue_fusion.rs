@@ -74,9 +74,9 @@ fn a_derivative_that_the_next_op_takes_is_the_same() {
         return;
     }
     for dtype in [DType::F32, DType::BF16, DType::F16] {
-        for product in ["own", "cublaslt"] {
-            let card = match Cuda::new(0).unwrap().with_product(product) {
-                Err(_) if product == "cublaslt" => {
+        for matmul in ["own", "cublaslt"] {
+            let card = match Cuda::new(0).unwrap().with_matmul(matmul) {
+                Err(_) if matmul == "cublaslt" => {
                     aloud("no cuBLASLt, so derivatives by it were not tried");
                     continue;
                 }
@@ -91,22 +91,22 @@ fn a_derivative_that_the_next_op_takes_is_the_same() {
                 for (i, what) in ["x", "w1", "b1", "w2"].iter().enumerate() {
                     let error = relative(&tape[i], &truth[i]);
                     let bound = if dtype == DType::F32 { 1e-6 } else { 2e-2 };
-                    assert!(error < bound, "{product} {dtype:?} {act:?}: gradient of {what}: {error:.1e}");
+                    assert!(error < bound, "{matmul} {dtype:?} {act:?}: gradient of {what}: {error:.1e}");
                     // Our own kernels do the same in another place; the library's epilogue rounds once less.
-                    let same = product == "own" || act != Activation::GeluTanh;
+                    let same = matmul == "own" || act != Activation::GeluTanh;
                     let far = apart(&tape[i], &ops[i]);
                     assert!(
                         !same || bits(&tape[i]) == bits(&ops[i]),
-                        "{product} {dtype:?} {act:?} {what}: {far:.1e}"
+                        "{matmul} {dtype:?} {act:?} {what}: {far:.1e}"
                     );
                     assert!(
                         bits(&twice[i]) == bits(&ops[i]),
-                        "{product} {dtype:?} {act:?} {what}: two readers"
+                        "{matmul} {dtype:?} {act:?} {what}: two readers"
                     );
                 }
             }
             let Device::Cuda(card) = &device else { panic!("another device") };
-            println!("{product} {dtype:?}: {:?}", card.stats());
+            println!("{matmul} {dtype:?}: {:?}", card.stats());
         }
     }
 }

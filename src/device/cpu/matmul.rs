@@ -112,7 +112,7 @@ type Run<T> = unsafe fn(usize, *const T, *const T, (*mut T, usize), bool);
 /// # Errors
 /// [`Kind::Shape`](crate::error::Kind::Shape) for matrices that do not hold m, n and k;
 /// [`Kind::Memory`](crate::error::Kind::Memory) for scratch.
-pub fn product<T: Real>(
+pub fn matmul<T: Real>(
     cpu: &Cpu,
     [m, n, k]: [usize; 3],
     a: Mat<T>,
@@ -126,8 +126,8 @@ pub fn product<T: Real>(
 /// The same on the calling thread, for the many small matmuls inside a parallel op.
 ///
 /// # Errors
-/// As [`product`].
-pub fn product_serial<T: Real>(
+/// As [`matmul`].
+pub fn matmul_serial<T: Real>(
     cpu: &Cpu,
     [m, n, k]: [usize; 3],
     a: Mat<T>,

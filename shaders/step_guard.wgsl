@@ -1,4 +1,5 @@
-// total += loss; counts a step that is not finite, and picks the factors of the update: see src/ops/gate.rs. One invocation.
+// total += loss; counts a step that is not finite, and picks the factors of the update: see
+// src/ops/step_guard.rs. One invocation.
 
 struct Params {
     first: u32,

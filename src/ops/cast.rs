@@ -13,26 +13,26 @@ use std::fmt::Debug;
 
 /// The step; see the module.
 #[derive(Clone, Copy, Debug)]
-pub struct Round;
+pub struct Cast;
 
-impl Step for Round {
+impl Step for Cast {
     fn name(&self) -> &'static str {
-        "round"
+        "cast"
     }
     fn check(&self, caps: &Caps, x: &[&Spec]) -> Result<()> {
-        let [value, copy] = x else { return Err(refuse("round", "value (n), copy (n)", x)) };
+        let [value, copy] = x else { return Err(refuse("cast", "value (n), copy (n)", x)) };
         if value.shape != copy.shape {
-            return Err(refuse("round", "value (n), copy (n)", x));
+            return Err(refuse("cast", "value (n), copy (n)", x));
         }
-        step_dtype("round", caps, &[value])?;
-        caps.require("round", copy.dtype)
+        step_dtype("cast", caps, &[value])?;
+        caps.require("cast", copy.dtype)
     }
     fn cost(&self, call: &Call) -> Cost {
         Cost::step(0.0, call.whole())
     }
 }
 
-impl StepOn<Cpu> for Round {
+impl StepOn<Cpu> for Cast {
     fn run(&self, _: &Cpu, x: &[&Tensor]) -> Result<()> {
         by_dtype!(x[0].spec.dtype, run(x))
     }
@@ -43,9 +43,9 @@ fn run<T: Real>(x: &[&Tensor]) -> Result<()> {
     Ok(())
 }
 
-pub(super) const SHADER: &str = include_str!("../../shaders/round.wgsl");
+pub(super) const SHADER: &str = include_str!("../../shaders/cast.wgsl");
 
-impl StepOn<Wgpu> for Round {
+impl StepOn<Wgpu> for Cast {
     fn run(&self, device: &Wgpu, x: &[&Tensor]) -> Result<()> {
         if x[0].spec.bytes() > device.binding_bytes() {
             return Err(Error::memory(format!(
@@ -60,16 +60,16 @@ impl StepOn<Wgpu> for Round {
     }
 }
 
-pub(super) const KERNEL: &str = include_str!("../../kernels/round.cu");
+pub(super) const KERNEL: &str = include_str!("../../kernels/cast.cu");
 
-impl StepOn<Cuda> for Round {
+impl StepOn<Cuda> for Cast {
     fn run(&self, device: &Cuda, x: &[&Tensor]) -> Result<()> {
         const THREADS: u32 = 256;
         let n = x[0].spec.len() as u64;
         let groups = [n.div_ceil(8 * u64::from(THREADS)) as u32, 1, 1];
         let consts = [("C", Const::Type(x[1].spec.dtype))];
         let params = [n as u32, (n >> 32) as u32];
-        launch_with(device, THREADS, (KERNEL, "round_copy"), &consts, groups, x, &params)
+        launch_with(device, THREADS, (KERNEL, "cast_copy"), &consts, groups, x, &params)
     }
 }
 
@@ -82,7 +82,7 @@ pub fn cases() -> Vec<Case> {
     [("one", 1), ("odd", 37), ("more than a group", 5003)]
         .map(|(label, n)| Case {
             label,
-            subject: Subject::Step(Box::new(Round), textbook),
+            subject: Subject::Step(Box::new(Cast), textbook),
             inputs: vec![Input::real(&[n]), Input::real(&[n])],
             slack: 1.0,
             half_slack: 1.0,

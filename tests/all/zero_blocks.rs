@@ -9,7 +9,7 @@ use tempra::ops::adamw::AdamW;
 use tempra::ops::embed::Embed;
 use tempra::ops::global_norm::GlobalNorm;
 use tempra::ops::update::{Segment, Update};
-use tempra::ops::{Backward, Blank, Forward, Grad};
+use tempra::ops::{Backward, Forward, Grad, ZeroBlocks};
 use tempra::optim::{LossScale, Optimizer, Settings};
 use tempra::rng::Stream;
 use tempra::shape::{DType, Spec};
@@ -21,7 +21,7 @@ const VOCAB: u32 = 701;
 
 /// Two sequences of some words; with words to be found, or with classes.
 fn batch(step: u64, head: usize) -> Batch {
-    let mut rng = Stream::new(3, "blank", step);
+    let mut rng = Stream::new(3, "zero_blocks", step);
     let mut b = Batch { cu_seqlens: vec![0], head, ..Batch::default() };
     for example in 0..2 {
         for at in 0..5 + 3 * example {
@@ -56,9 +56,12 @@ fn trace(device: &Device, record: bool, resumed: bool) -> Vec<Vec<u64>> {
     let mut model =
         Model::random(device, &shape, &Options { heads, training: true, ..Options::default() }).unwrap();
     let training = model.params.training.as_mut().unwrap();
-    assert_eq!(training.blank.as_ref().unwrap().spec.len(), training.grad.spec.len().div_ceil(32 * 512));
+    assert_eq!(
+        training.zero_blocks.as_ref().unwrap().spec.len(),
+        training.grad.spec.len().div_ceil(32 * 512)
+    );
     if !record {
-        training.blank = None;
+        training.zero_blocks = None;
     }
     let settings = Settings { weight_decay: 0.01, ..Settings::default() };
     let make = |model: &Model| Optimizer::with_window(device, &model.params, settings, 4).unwrap();
@@ -106,12 +109,12 @@ fn trace(device: &Device, record: bool, resumed: bool) -> Vec<Vec<u64>> {
         let arenas = [&model.params.value, &training.grad, moments[0], moments[1]];
         all.push(bits(&[made[0].loss, made[0].norm]));
         all.extend(arenas.map(|t| bits(&device.read_reals(t).unwrap())));
-        if let Some(blank) = &training.blank {
-            let set: u32 = device.read::<u32>(blank).unwrap().iter().map(|w| w.count_ones()).sum();
+        if let Some(zero_blocks) = &training.zero_blocks {
+            let set: u32 = device.read::<u32>(zero_blocks).unwrap().iter().map(|w| w.count_ones()).sum();
             // The tables have 43 and 2 whole blocks; a batch has five rows at most, and the decoder all.
             let (from, to) = if heads.contains(&1) { (0, 2) } else { (33, 43) };
             let kept = !matches!(device, Device::Wgpu(_));
-            assert!(if kept { (from..=to).contains(&set) } else { set == 0 }, "step {i}: {set} blank blocks");
+            assert!(if kept { (from..=to).contains(&set) } else { set == 0 }, "step {i}: {set} zero blocks");
         }
     }
     all
@@ -141,13 +144,13 @@ fn training_with_the_record_has_the_bits_of_training_without_it() {
     }
 }
 
-/// A tensor of numbers that are zero but for some; NaN where they are marked as blank, which nobody may read.
+/// A tensor of numbers that are zero but for some; NaN where they are marked as zero_blocks, which nobody may read.
 fn poisoned(device: &Device, n: usize, marked: &[usize]) -> (Tensor, Tensor) {
     let mut rng = Stream::new(5, "poison", 0);
     let mut g: Vec<f32> = (0..n).map(|_| rng.normal() as f32).collect();
-    let mut words = vec![0u32; Blank::words(n)];
+    let mut words = vec![0u32; ZeroBlocks::words(n)];
     for &block in marked {
-        g[block * Blank::BLOCK..(block + 1) * Blank::BLOCK].fill(f32::NAN);
+        g[block * ZeroBlocks::BLOCK..(block + 1) * ZeroBlocks::BLOCK].fill(f32::NAN);
         words[block / 32] |= 1 << (block % 32);
     }
     (device.upload(DType::F32, &[n], &g).unwrap(), device.upload(DType::U32, &[words.len()], &words).unwrap())
@@ -156,11 +159,11 @@ fn poisoned(device: &Device, n: usize, marked: &[usize]) -> (Tensor, Tensor) {
 #[test]
 fn what_is_marked_is_neither_read_nor_zeroed() {
     for device in [Some(cpu(2)), device("cuda")].into_iter().flatten() {
-        let n = 40 * Blank::BLOCK + 77;
+        let n = 40 * ZeroBlocks::BLOCK + 77;
         let marked = [0, 3, 15, 16, 31, 32, 38];
-        let (g, blank) = poisoned(&device, n, &marked);
+        let (g, zero_blocks) = poisoned(&device, n, &marked);
         let norm = device.zeros(DType::F32, &[1]).unwrap();
-        device.step(&GlobalNorm, &[&g, &norm, &blank]).unwrap();
+        device.step(&GlobalNorm, &[&g, &norm, &zero_blocks]).unwrap();
         let length = device.read::<f32>(&norm).unwrap()[0];
         let squares = |v: Vec<f32>| v.iter().filter(|v| !v.is_nan()).map(|v| (v * v) as f64).sum::<f64>();
         let expected = squares(device.read::<f32>(&g).unwrap()).sqrt();
@@ -176,11 +179,11 @@ fn what_is_marked_is_neither_read_nor_zeroed() {
             let control = device.upload(DType::F32, &[5], &[length, 0.1, 1.0, 0.1, 0.001]).unwrap();
             let live = device.upload(DType::U32, &[words], &vec![!0u32; words]).unwrap();
             let (value, m, v) = (ones(n), ones(n), ones(n));
-            device.step(&op, &[&value, &g, &control, &live, &m, &v, &blank]).unwrap();
+            device.step(&op, &[&value, &g, &control, &live, &m, &v, &zero_blocks]).unwrap();
             for (at, m) in device.read::<f32>(&m).unwrap().into_iter().enumerate() {
-                let first = if at < shift { 0 } else { at - (at - shift) % Blank::BLOCK };
-                let last = if at < shift { shift - 1 } else { (first + Blank::BLOCK - 1).min(n - 1) };
-                let is_marked = |at: usize| marked.contains(&(at / Blank::BLOCK));
+                let first = if at < shift { 0 } else { at - (at - shift) % ZeroBlocks::BLOCK };
+                let last = if at < shift { shift - 1 } else { (first + ZeroBlocks::BLOCK - 1).min(n - 1) };
+                let is_marked = |at: usize| marked.contains(&(at / ZeroBlocks::BLOCK));
                 let skipped = is_marked(first) && is_marked(last);
                 assert_eq!(m.is_nan(), is_marked(at) && !skipped, "{}: {at}", device.caps().name);
                 assert!(!skipped || (m - 0.9).abs() < 1e-6, "a gradient of zero: {m}");
@@ -205,21 +208,21 @@ fn a_table_is_zeroed_where_it_was_written_and_nowhere_else() {
             let arena = upload(&[first + n + 99], &vec![7f32; first + n + 99]);
             let g = arena.view(first, &[rows as usize, cols as usize]).unwrap();
             // Of the blocks that lie in the table wholly the second is marked, though it holds no zeros: it must keep them.
-            let whole = first.div_ceil(Blank::BLOCK)..(first + n) / Blank::BLOCK;
-            let kept = (whole.start + 1) * Blank::BLOCK..(whole.start + 2) * Blank::BLOCK;
+            let whole = first.div_ceil(ZeroBlocks::BLOCK)..(first + n) / ZeroBlocks::BLOCK;
+            let kept = (whole.start + 1) * ZeroBlocks::BLOCK..(whole.start + 2) * ZeroBlocks::BLOCK;
             let touched = |at: usize| {
                 let row = (at as i64 - first as i64).div_euclid(i64::from(cols));
                 [0, 3, i64::from(rows) - 1].contains(&row)
             };
-            let mut words = vec![0u32; Blank::words(first + n + 99)];
+            let mut words = vec![0u32; ZeroBlocks::words(first + n + 99)];
             let untouched = whole.len() > 2 && !kept.clone().any(touched);
             if untouched {
-                words[kept.start / Blank::WORD] |= 1 << (kept.start / Blank::BLOCK % 32);
+                words[kept.start / ZeroBlocks::WORD] |= 1 << (kept.start / ZeroBlocks::BLOCK % 32);
             }
             let bits = device.upload(DType::U32, &[words.len()], &words).unwrap();
-            let blank = Blank { bits: bits.clone(), first };
+            let zero_blocks = ZeroBlocks { bits: bits.clone(), first };
             for add in [false, true] {
-                let dx = [None, Some(Grad { blank: Some(&blank), ..Grad::new(&g, add) })];
+                let dx = [None, Some(Grad { zero_blocks: Some(&zero_blocks), ..Grad::new(&g, add) })];
                 let io = Backward { x: &[&ids, &table], y: &[&y], dy: &[Some(&dy)], dx: &dx };
                 device.backward(&op, io).unwrap();
                 let times = if add { 2.0 } else { 1.0 };
@@ -233,7 +236,7 @@ fn a_table_is_zeroed_where_it_was_written_and_nowhere_else() {
                     assert_eq!(v, expected, "{rows} x {cols}, element {at}, add {add}");
                 }
                 for (block, expected) in (0..32 * words.len()).map(|block| {
-                    let range = block * Blank::BLOCK..(block + 1) * Blank::BLOCK;
+                    let range = block * ZeroBlocks::BLOCK..(block + 1) * ZeroBlocks::BLOCK;
                     (block, whole.contains(&block) && !range.clone().any(touched))
                 }) {
                     let word = device.read::<u32>(&bits).unwrap()[block / 32];
@@ -279,13 +282,13 @@ fn what_the_record_saves_of_the_vocabulary_gradient() {
         b.targets = Targets::Class((0..32).map(|example| example % 2).collect());
         b
     };
-    let words = model.params.training.as_ref().unwrap().blank.as_ref().unwrap().spec.len();
+    let words = model.params.training.as_ref().unwrap().zero_blocks.as_ref().unwrap().spec.len();
     let mut times: [[Vec<f64>; 5]; 2] = Default::default();
     for round in 0..8 {
         // A fresh record knows nothing: the first step after a change fills it in.
         let record = round % 2;
         let training = model.params.training.as_mut().unwrap();
-        training.blank = (record == 1).then(|| device.zeros(DType::U32, &[words]).unwrap());
+        training.zero_blocks = (record == 1).then(|| device.zeros(DType::U32, &[words]).unwrap());
         for i in 0..6u64 {
             let batch = some();
             let run = || {

@@ -1,4 +1,4 @@
-// y = act(a) b, where x is a beside b: see src/ops/gated.rs.
+// y = act(a) b, where x is a beside b: see src/ops/glu.rs.
 // Constants: ACT (see the prelude), THREADS.
 
 struct Params {
@@ -35,9 +35,9 @@ fn backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) co
         return;
     }
     let at = i + row * p.cols;
-    let acted = activation(ACT, x[at]);
-    let da = y[i] * x[at + p.cols] * activation_gradient(ACT, x[at], acted);
-    let db = y[i] * acted;
+    let activated = activation(ACT, x[at]);
+    let da = y[i] * x[at + p.cols] * activation_gradient(ACT, x[at], activated);
+    let db = y[i] * activated;
     dx[at] = select(da, dx[at] + da, p.add == 1u);
     dx[at + p.cols] = select(db, dx[at + p.cols] + db, p.add == 1u);
 }

@@ -1,4 +1,4 @@
-// y = act(a) b, where x is a beside b: see src/ops/gated.rs.
+// y = act(a) b, where x is a beside b: see src/ops/glu.rs.
 // Constants: T (x and y), G (dx), VEC (elements of an access), ACT (see the prelude).
 
 struct Params {
@@ -7,7 +7,7 @@ struct Params {
 };
 
 // x (rows, 2 cols) -> y (rows, cols)
-KERNEL gated_forward(const T* __restrict__ x, T* __restrict__ y, Params p) {
+KERNEL glu_forward(const T* __restrict__ x, T* __restrict__ y, Params p) {
   const u32 wide = p.cols / VEC;
   const u64 i = (u64)blockIdx.x * THREADS + threadIdx.x;
   const u32 row = (u32)(i / wide), c = (u32)(i % wide) * VEC;
@@ -22,7 +22,7 @@ KERNEL gated_forward(const T* __restrict__ x, T* __restrict__ y, Params p) {
 }
 
 // da = dy b act'(a), db = dy act(a). x (rows, 2 cols), dy (rows, cols) -> dx (rows, 2 cols)
-KERNEL gated_backward(const T* __restrict__ x, const T* __restrict__ dy, G* __restrict__ dx, Params p) {
+KERNEL glu_backward(const T* __restrict__ x, const T* __restrict__ dy, G* __restrict__ dx, Params p) {
   const u32 wide = p.cols / VEC;
   const u64 i = (u64)blockIdx.x * THREADS + threadIdx.x;
   const u32 row = (u32)(i / wide), c = (u32)(i % wide) * VEC;

@@ -1,4 +1,4 @@
-// copy = value, rounded to type C: see src/ops/round.rs. Constants: C.
+// copy = value, rounded to type C: see src/ops/cast.rs. Constants: C.
 
 struct Params {
   // Elements; low and high word.
@@ -6,7 +6,7 @@ struct Params {
 };
 
 // value (n) f32 -> copy (n)
-KERNEL round_copy(const float* __restrict__ value, C* __restrict__ copy, Params p) {
+KERNEL cast_copy(const float* __restrict__ value, C* __restrict__ copy, Params p) {
   const u64 n = p.n_low | (u64)p.n_high << 32, first = (u64)blockIdx.x * THREADS * 8;
   // Four and four, each beside its neighbour's, so that an access of a warp is of whole sectors.
 #pragma unroll

@@ -1,4 +1,5 @@
-// total += loss; counts a step that is not finite, and picks the factors of the update: see src/ops/gate.rs. One thread.
+// total += loss; counts a step that is not finite, and picks the factors of the update: see
+// src/ops/step_guard.rs. One thread.
 
 struct Params {
   u32 first, last;
@@ -7,7 +8,7 @@ struct Params {
 };
 
 // loss (1), sum (1), control = [norm, lr, unscale, factors], skips (1), rates, history (2 steps)
-KERNEL gate_decide(const float* __restrict__ loss, float* __restrict__ sum, float* __restrict__ control, u32* __restrict__ skips,
+KERNEL step_guard(const float* __restrict__ loss, float* __restrict__ sum, float* __restrict__ control, u32* __restrict__ skips,
                    const float* __restrict__ rates, float* __restrict__ history, Params p) {
   if (threadIdx.x > 0) return;
   const float all = p.first ? loss[0] : sum[0] + loss[0];
