@@ -55,7 +55,7 @@ impl Bench {
         let scale = 1.0 / batch.len() as f64;
         let passed = device.run(|| pass(device, model, task, batch, Some((0, *step)), scale, false))?;
         self.optimizer.step(&self.device, &self.model.params, &[passed.loss], 1e-5)?;
-        self.optimizer.settle(&self.device)?;
+        self.optimizer.synchronize(&self.device)?;
         self.step += 1;
         Ok(start.elapsed().as_secs_f64())
     }

@@ -119,13 +119,13 @@ impl Training<'_> {
         *step += 1;
         Ok(())
     }
-    fn settle(&mut self) -> Result<()> {
-        self.optimizer.settle(self.device).map(drop)
+    fn synchronize(&mut self) -> Result<()> {
+        self.optimizer.synchronize(self.device).map(drop)
     }
     fn one(&mut self, key: u64, batch: &Batch) -> Result<f64> {
         let begun = self.clock.now();
         self.queue(key, batch)?;
-        self.settle()?;
+        self.synchronize()?;
         Ok(self.clock.now() - begun)
     }
 }
@@ -230,7 +230,7 @@ fn one(
         true => {
             let packed = batch(store, setting.lengths.all());
             let ((), timed) = device.profiled(|| training.queue(key, &packed))?;
-            training.settle()?;
+            training.synchronize()?;
             Some(timed.iter().map(|t| t.flops).sum())
         }
         false => None,
@@ -245,7 +245,7 @@ fn one(
     for _ in 0..3 {
         bench.check()?;
         let ((), timed) = device.profiled(|| training.queue(key, &batch))?;
-        training.settle()?;
+        training.synchronize()?;
         runs.push(timed);
     }
     let (phases, work) = (phases(&runs, data), summarise(&runs));
@@ -273,7 +273,7 @@ fn one(
             kernels: a.kernels - b.kernels,
             command_buffers: a.command_buffers - b.command_buffers,
         });
-        training.settle()?;
+        training.synchronize()?;
         seconds.push((clock.now() - begun) / group as f64);
     }
     let samples_s = seconds;

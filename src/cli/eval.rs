@@ -97,7 +97,7 @@ pub fn run(matches: &ArgMatches) -> Result<i32> {
             .with_help("leave out --label-scale"));
     }
     let (task, set) = session.labelled(path)?;
-    model::unsure(&session, matches, &voice);
+    model::warn_uncertain(&session, matches, &voice);
     session.odd_labels().into_iter().for_each(|odd| voice.warn(odd));
     let meter = session.score(&*task, &set)?;
 

@@ -143,7 +143,7 @@ pub fn answers(
             .with_help("give -o the name of a new folder, or add --format jsonl"));
     }
     let questions = input.questions()?;
-    super::model::unsure(session, matches, voice);
+    super::model::warn_uncertain(session, matches, voice);
     let answered: Vec<Answered> = session.answers(questions.into_iter().map(Ok)).collect::<Result<_>>()?;
     match (form, output.filter(|o| *o != "-")) {
         (Form::Text, _) => destination.write(|out| {

@@ -95,7 +95,7 @@ pub fn warn(folder: &Folder, voice: &Voice) {
 }
 
 /// A note for a model that answers questions, if nothing says whether a question may have no answer.
-pub fn unsure(session: &Session, matches: &ArgMatches, voice: &Voice) {
+pub fn warn_uncertain(session: &Session, matches: &ArgMatches, voice: &Voice) {
     let said = settings(matches).no_answer.or(session.folder.metadata.abstains());
     if *session.outputs() == Outputs::Span && said.is_none() {
         voice.note(

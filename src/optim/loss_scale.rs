@@ -1,6 +1,6 @@
 //! Dynamic loss scaling for f16.
 
-use super::Made;
+use super::StepResult;
 use serde::{Deserialize, Serialize};
 
 /// What a loss is multiplied by before gradients are taken of it, so that they do not vanish in f16.
@@ -25,15 +25,15 @@ impl LossScale {
     const GROWTH: u64 = 2000;
 
     /// Adapts to the results of steps that were queued together, in order.
-    pub(super) fn settle(&mut self, made: &[Made]) {
-        for m in made {
+    pub(super) fn update(&mut self, results: &[StepResult]) {
+        for m in results {
             self.good = if m.skipped { 0 } else { self.good + 1 };
             if self.good == Self::GROWTH {
                 (self.scale, self.good) = (self.scale * 2.0, 0);
             }
         }
         // Steps that were under way together had one scale: it is halved once for all of them.
-        if made.iter().any(|m| m.skipped) {
+        if results.iter().any(|m| m.skipped) {
             self.scale = (self.scale / 2.0).max(1.0);
         }
     }

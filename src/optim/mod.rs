@@ -15,7 +15,7 @@
 //! the same points, and computes the same bits.
 //!
 //! With CUDA the copy to the host is queued behind each step ([`Optimizer::fetch`]), so the host waits for the oldest step only, while
-//! newer ones run. Elsewhere one read brings the whole ring. Right after the loss scale changed the window is one step, because a
+//! newer ones run. Elsewhere one read reads_asynchronously the whole ring. Right after the loss scale changed the window is one step, because a
 //! further change may follow from the next result.
 
 mod loss_scale;
@@ -35,7 +35,7 @@ use std::collections::VecDeque;
 
 /// What a step was found to be.
 #[derive(Clone, Copy, Debug)]
-pub struct Made {
+pub struct StepResult {
     /// The loss, summed over the passes of the step.
     pub loss: f64,
     /// The norm of all gradients before clipping; NaN if the step was skipped.
@@ -56,9 +56,9 @@ pub struct OptimizerState {
 
 /// An update with its states and the buffers of the steps that are queued.
 ///
-/// Steps are queued; the host looks at their losses and norms when it settles them, one by one or several at once, so
-/// that a GPU need not wait for it. Where the device brings them by itself, the oldest is settled while newer ones run.
-/// Which steps are settled when depends on their number alone, never on how fast they were: see the module.
+/// Steps are queued; the host looks at their losses and norms when it synchronizes, one by one or several at once, so
+/// that a GPU need not wait for it. Where the device reads_asynchronously them by itself, the oldest is read while newer ones run.
+/// Which steps are read when depends on their number alone, never on how fast they were: see the module.
 pub struct Optimizer {
     update: Box<dyn Update>,
     states: Vec<OptimizerState>,
@@ -73,13 +73,13 @@ pub struct Optimizer {
     none: Tensor,
     /// Which parts of the arena have ever had a gradient.
     live: Tensor,
-    /// Steps that may be queued before they are settled.
+    /// Steps that may be queued before they are read.
     window: usize,
     queued: usize,
     /// The slot of the oldest of them in the history.
     oldest: usize,
     /// Losses and norms on their way, of the oldest step first; of all queued steps or of none.
-    coming: VecDeque<Fetched>,
+    in_flight: VecDeque<Fetched>,
     /// What losses are multiplied by; `None` for not at all.
     pub loss_scale: Option<LossScale>,
     /// Updates that are known to have been made; factors such as bias corrections depend on it.
@@ -87,7 +87,7 @@ pub struct Optimizer {
 }
 
 impl Optimizer {
-    /// An optimizer for these parameters, with no update made, of which each step is settled before the next one.
+    /// An optimizer for these parameters, with no update made, of which each step is read before the next one.
     ///
     /// # Errors
     /// [`Kind::Memory`](crate::error::Kind::Memory) if the device has no memory left; [`Kind::Lost`](crate::error::Kind::Lost)
@@ -95,7 +95,7 @@ impl Optimizer {
     pub fn new(device: &Device, params: &Params, s: Settings) -> Result<Optimizer> {
         Self::with_window(device, params, s, 1)
     }
-    /// As [`Optimizer::new`], with up to `window` steps queued before they are settled.
+    /// As [`Optimizer::new`], with up to `window` steps queued before they are read.
     ///
     /// # Errors
     /// [`Kind::Memory`](crate::error::Kind::Memory) if the device has no memory left; [`Kind::Lost`](crate::error::Kind::Lost)
@@ -121,7 +121,7 @@ impl Optimizer {
             window,
             queued: 0,
             oldest: 0,
-            coming: VecDeque::new(),
+            in_flight: VecDeque::new(),
             loss_scale: None,
             updates: 0,
         })
@@ -138,11 +138,11 @@ impl Optimizer {
     pub fn state(&self, name: &str) -> Option<&Tensor> {
         self.states.iter().find(|s| s.name == name).map(|s| &s.tensor)
     }
-    /// Steps that may be queued before they are settled.
+    /// Steps that may be queued before they are read.
     pub fn window(&self) -> usize {
         self.window
     }
-    /// Steps that are queued and not settled.
+    /// Steps that are queued and not read.
     pub fn queued(&self) -> usize {
         self.queued
     }
@@ -152,13 +152,13 @@ impl Optimizer {
         self.queued = self.queued.min(queued);
     }
 
-    /// Whether no further step can be queued before [`Optimizer::settle`].
+    /// Whether no further step can be queued before [`Optimizer::synchronize`].
     ///
     /// Right after a loss scale was changed it is one step only: the next ones may need another.
     pub fn full(&self) -> bool {
-        self.queued >= if self.unsure() { 1 } else { self.window }
+        self.queued >= if self.scale_just_changed() { 1 } else { self.window }
     }
-    fn unsure(&self) -> bool {
+    fn scale_just_changed(&self) -> bool {
         self.loss_scale.is_some_and(|s| s.good < self.window as u64)
     }
     /// What the gradients of a loss have to be multiplied by.
@@ -166,7 +166,7 @@ impl Optimizer {
         self.loss_scale.map_or(1.0, |s| s.scale)
     }
     /// Clips the gradients and updates the values at a learning rate, unless the norm or one of the losses is not
-    /// finite: then nothing changes. Queued; see [`Optimizer::settle`].
+    /// finite: then nothing changes. Queued; see [`Optimizer::synchronize`].
     ///
     /// # Errors
     /// [`Kind::Shape`](crate::error::Kind::Shape) for more losses or queued steps than there is room for;
@@ -175,7 +175,7 @@ impl Optimizer {
     pub fn step(&mut self, device: &Device, params: &Params, losses: &[Tensor], lr: f64) -> Result<()> {
         let t = params.training.as_ref().ok_or_else(untrained)?;
         if self.full() {
-            return Err(Error::shape(format!("{} steps are queued and not settled", self.queued)));
+            return Err(Error::shape(format!("{} steps are queued and not read", self.queued)));
         }
         let newest = self.updates + self.queued as u64 + 1;
         let slot = (self.oldest + self.queued) % self.window;
@@ -203,61 +203,64 @@ impl Optimizer {
         Ok(())
     }
     /// Has the newest step's loss and norm brought to the host once they are there, where the device can: to be called after
-    /// each step, outside of what is recorded, for [`Optimizer::settle_oldest`].
+    /// each step, outside of what is recorded, for [`Optimizer::synchronize_oldest`].
     ///
     /// # Errors
     /// [`Kind::Lost`](crate::error::Kind::Lost) if the device was lost.
     pub fn fetch(&mut self, device: &Device) -> Result<()> {
-        if self.queued == self.coming.len() + 1 {
+        if self.queued == self.in_flight.len() + 1 {
             let slot = (self.oldest + self.queued - 1) % self.window;
-            self.coming.extend(device.fetch(&self.history.view(2 * slot, &[2])?)?);
+            self.in_flight.extend(device.fetch(&self.history.view(2 * slot, &[2])?)?);
         }
         Ok(())
     }
     /// Whether the queued steps' losses come by themselves.
-    pub fn brings(&self) -> bool {
-        !self.coming.is_empty()
+    pub fn reads_asynchronously(&self) -> bool {
+        !self.in_flight.is_empty()
     }
-    /// Says what the oldest of the queued steps was, without waiting for the newer ones. All of them are settled where losses do
+    /// Says what the oldest of the queued steps was, without waiting for the newer ones. All of them are read where losses do
     /// not come by themselves, right after a loss scale was changed, and if it was skipped: then the others may be, too.
     ///
     /// # Errors
     /// [`Kind::Lost`](crate::error::Kind::Lost) if the device was lost.
-    pub fn settle_oldest(&mut self, device: &Device) -> Result<Vec<Made>> {
-        let Some(first) = self.coming.front().filter(|_| self.coming.len() == self.queued && !self.unsure())
+    pub fn synchronize_oldest(&mut self, device: &Device) -> Result<Vec<StepResult>> {
+        let Some(first) = self
+            .in_flight
+            .front()
+            .filter(|_| self.in_flight.len() == self.queued && !self.scale_just_changed())
         else {
-            return self.settle(device);
+            return self.synchronize(device);
         };
-        let made = self.made(self.numbers(first)?);
-        if made.skipped {
-            return self.settle(device);
+        let result = self.result(self.numbers(first)?);
+        if result.skipped {
+            return self.synchronize(device);
         }
-        self.coming.pop_front();
-        self.accept(&[made]);
-        Ok(vec![made])
+        self.in_flight.pop_front();
+        self.accept(&[result]);
+        Ok(vec![result])
     }
     /// Waits for the queued steps and says what each of them was.
     ///
     /// # Errors
     /// [`Kind::Lost`](crate::error::Kind::Lost) if the device was lost.
-    pub fn settle(&mut self, device: &Device) -> Result<Vec<Made>> {
+    pub fn synchronize(&mut self, device: &Device) -> Result<Vec<StepResult>> {
         if self.queued == 0 {
             return Ok(Vec::new());
         }
-        let numbers: Vec<[f64; 2]> = if self.coming.len() == self.queued {
-            self.coming.iter().map(|f| self.numbers(f)).collect::<Result<_>>()?
+        let numbers: Vec<[f64; 2]> = if self.in_flight.len() == self.queued {
+            self.in_flight.iter().map(|f| self.numbers(f)).collect::<Result<_>>()?
         } else {
             let all = device.read_reals(&self.history)?;
             let slots = (0..self.queued).map(|i| (self.oldest + i) % self.window);
             slots.map(|slot| [all[2 * slot], all[2 * slot + 1]]).collect()
         };
-        let made: Vec<Made> = numbers.into_iter().map(|n| self.made(n)).collect();
-        if made.iter().any(|m| m.skipped) {
+        let results: Vec<StepResult> = numbers.into_iter().map(|n| self.result(n)).collect();
+        if results.iter().any(|m| m.skipped) {
             device.zero(&self.skips)?;
         }
-        self.coming.clear();
-        self.accept(&made);
-        Ok(made)
+        self.in_flight.clear();
+        self.accept(&results);
+        Ok(results)
     }
     /// Loss and norm that were fetched.
     fn numbers(&self, fetched: &Fetched) -> Result<[f64; 2]> {
@@ -269,19 +272,19 @@ impl Optimizer {
             _ => Err(Error::shape("a step's loss and norm did not come")),
         }
     }
-    fn made(&self, [loss, norm]: [f64; 2]) -> Made {
+    fn result(&self, [loss, norm]: [f64; 2]) -> StepResult {
         let can_fall = self.loss_scale.is_some_and(|s| s.scale > 1.0);
         let skipped = norm.is_nan();
-        Made { loss, norm, skipped, overflow: skipped && loss.is_finite() && can_fall }
+        StepResult { loss, norm, skipped, overflow: skipped && loss.is_finite() && can_fall }
     }
     /// The oldest steps are known now.
-    fn accept(&mut self, made: &[Made]) {
+    fn accept(&mut self, results: &[StepResult]) {
         if let Some(s) = &mut self.loss_scale {
-            s.settle(made);
+            s.update(results);
         }
-        self.updates += made.iter().filter(|m| !m.skipped).count() as u64;
-        self.queued -= made.len();
-        self.oldest = (self.oldest + made.len()) % self.window;
+        self.updates += results.iter().filter(|m| !m.skipped).count() as u64;
+        self.queued -= results.len();
+        self.oldest = (self.oldest + results.len()) % self.window;
     }
     /// Goes on after `updates` updates whose states were put back into [`Optimizer::states`].
     ///

@@ -38,7 +38,7 @@ use crate::checkpoint::{Fs, Journal, Newest, RunDir, number, write_file};
 use crate::data::Batch;
 use crate::device::{Device, Tensor};
 use crate::error::{Error, Kind, Result};
-use crate::optim::{LossScale, Made, Optimizer};
+use crate::optim::{LossScale, Optimizer, StepResult};
 use crate::units::plural;
 use coverage::{Coverage, Looked};
 use describe::{approximation, describe};
@@ -100,7 +100,7 @@ struct Trainer<'a> {
     /// Tokens of a pass at most: the recipe's, or fewer once the device had no more memory.
     max_tokens: usize,
     /// A step was not finite: from now on each is looked at by itself, while its gradients are still there.
-    careful: bool,
+    one_by_one: bool,
     /// A validation gave NaN, and that was reported.
     reported_nan: bool,
     /// What a run that had made all its steps said of itself before.
@@ -274,7 +274,7 @@ pub fn train(
         coverage,
         queued: Vec::new(),
         max_tokens: recipe.train.max_tokens,
-        careful: false,
+        one_by_one: false,
         reported_nan: false,
         before,
     };
@@ -290,7 +290,7 @@ impl Trainer<'_> {
         let loader = Loader::start(self.run.parts.clone(), self.recipe, &self.epochs.ends, self.state.step)?;
         while self.state.step < total && !self.state.stopped_early {
             if let Some(signal) = signals.stop() {
-                self.settle(total, true)?;
+                self.synchronize(total, true)?;
                 self.save(true)?;
                 return Err(Error::new(
                     Kind::Interrupted(signal),
@@ -301,7 +301,7 @@ impl Trainer<'_> {
             match self.observer.take() {
                 Control::Continue => {}
                 answer => {
-                    self.settle(total, true)?;
+                    self.synchronize(total, true)?;
                     if self.saved != Some(self.state.step) {
                         self.save(answer == Control::Stop)?;
                     }
@@ -334,12 +334,12 @@ impl Trainer<'_> {
             let asked = signals.take_save();
             let ends = self.state.step == total || asked;
             // Everything has to be known now; else the oldest step only, while the device is at the newer ones.
-            let logs =
-                self.state.step.is_multiple_of(self.recipe.train.log_every) && !self.optimizer.brings();
-            if evaluate || save || ends || logs || self.careful || !self.coverage.is_complete() {
-                self.settle(total, true)?;
+            let logs = self.state.step.is_multiple_of(self.recipe.train.log_every)
+                && !self.optimizer.reads_asynchronously();
+            if evaluate || save || ends || logs || self.one_by_one || !self.coverage.is_complete() {
+                self.synchronize(total, true)?;
             } else if self.optimizer.full() {
-                self.settle(total, false)?;
+                self.synchronize(total, false)?;
             }
             let improved = evaluate && self.validate()?;
             let last = self.state.step == total || self.state.stopped_early;
@@ -426,31 +426,35 @@ impl Trainer<'_> {
     }
 
     /// Looks at the steps that were queued, at all of them or at the oldest only: counts and logs them.
-    fn settle(&mut self, total: u64, all: bool) -> Result<()> {
+    fn synchronize(&mut self, total: u64, all: bool) -> Result<()> {
         let device = &self.run.device;
-        let made = if all { self.optimizer.settle(device)? } else { self.optimizer.settle_oldest(device)? };
+        let results = if all {
+            self.optimizer.synchronize(device)?
+        } else {
+            self.optimizer.synchronize_oldest(device)?
+        };
         self.state.updates = self.optimizer.updates;
         self.state.loss_scale = self.optimizer.loss_scale;
-        if self.first_step_seconds.is_nan() && !made.is_empty() {
+        if self.first_step_seconds.is_nan() && !results.is_empty() {
             self.first_step_seconds = started().elapsed().as_secs_f64();
         }
         let newest = self.queued.last().map(|q| q.step);
-        let settled: Vec<Queued> = self.queued.drain(..made.len().min(self.queued.len())).collect();
-        for (queued, made) in settled.iter().zip(&made) {
+        let read: Vec<Queued> = self.queued.drain(..results.len().min(self.queued.len())).collect();
+        for (queued, result) in read.iter().zip(&results) {
             self.tokens += queued.tokens;
-            if made.overflow {
+            if result.overflow {
                 self.rescaled(queued)?;
-            } else if made.skipped {
-                self.skip(made.loss, queued, newest == Some(queued.step))?;
+            } else if result.skipped {
+                self.skip(result.loss, queued, newest == Some(queued.step))?;
             } else {
                 self.state.nonfinite_in_a_row = 0;
             }
-            self.log(made, queued, total)?;
+            self.log(result, queued, total)?;
         }
-        // While parameters are waited for, each step is settled before the next one: its gradients are still there.
-        if let Some((queued, made)) = settled.last().zip(made.last()).filter(|(_, m)| !m.skipped) {
+        // While parameters are waited for, each step is read before the next one: its gradients are still there.
+        if let Some((queued, result)) = read.last().zip(results.last()).filter(|(_, m)| !m.skipped) {
             let Queued { part, weight, .. } = *queued;
-            self.coverage.look(&self.run, Looked { part, weight, norm: made.norm })?;
+            self.coverage.look(&self.run, Looked { part, weight, norm: result.norm })?;
         }
         Ok(())
     }
@@ -468,7 +472,7 @@ impl Trainer<'_> {
         let Queued { step, examples, .. } = queued;
         self.state.nonfinite += 1;
         self.state.nonfinite_in_a_row += 1;
-        self.careful = true;
+        self.one_by_one = true;
         let params = &self.run.model.params;
         let mut tensor = if newest { "loss" } else { "loss or a gradient" }.to_owned();
         if let Some(t) = params.training.as_ref().filter(|_| newest) {
@@ -498,8 +502,8 @@ impl Trainer<'_> {
         Ok(())
     }
 
-    fn log(&mut self, made: &Made, queued: &Queued, total: u64) -> Result<()> {
-        let (sum, n) = (f64::from_bits(self.state.window.0) + made.loss, self.state.window.1 + 1);
+    fn log(&mut self, result: &StepResult, queued: &Queued, total: u64) -> Result<()> {
+        let (sum, n) = (f64::from_bits(self.state.window.0) + result.loss, self.state.window.1 + 1);
         let seconds = self.begun.elapsed().as_secs_f64();
         let passed = queued.step - self.resumed_from;
         let line = StepLog {
@@ -508,7 +512,7 @@ impl Trainer<'_> {
             epoch: queued.epoch,
             loss: sum / n as f64,
             lr: queued.lr,
-            grad_norm: made.norm,
+            grad_norm: result.norm,
             tokens_per_second: self.tokens as f64 / seconds,
             seconds_left: seconds / passed as f64 * (total - queued.step) as f64,
         };

@@ -231,7 +231,7 @@ fn train(device: &Device) -> Vec<f64> {
                 optimizer.step(device, &model.params, &losses, 1e-3)
             })
             .unwrap();
-        losses.extend(optimizer.settle(device).unwrap().iter().map(|made| made.loss));
+        losses.extend(optimizer.synchronize(device).unwrap().iter().map(|made| made.loss));
     }
     losses
 }

@@ -33,7 +33,7 @@ fn furthest(a: &[f64], b: &[f64]) -> f64 {
 fn steps(device: &Device, count: u64, window: usize) -> Vec<f64> {
     let mut job = Job::new(device, window);
     let mut losses: Vec<f64> = (0..count).flat_map(|i| job.step(&batch(i))).collect();
-    losses.extend(job.settle());
+    losses.extend(job.synchronize());
     losses
 }
 
@@ -113,7 +113,7 @@ fn cuda_steps_are_recorded_and_replayed() {
             losses.extend(job.step(b));
         }
         let after = card.stats();
-        losses.extend(job.settle());
+        losses.extend(job.synchronize());
         (losses, before, after)
     };
     let (one, _, _) = run(&direct);
@@ -151,7 +151,7 @@ fn cuda_losses_come_by_themselves() {
     assert_eq!((rest(after), after.fetches), (rest(before), before.fetches + 12));
     // The emulator is done with a step when it is launched: there is nothing to wait for. A card may be behind.
     assert!(after.waits <= before.waits + 12 && (after.waits == before.waits || !emulated(card)));
-    found.extend(job.settle());
+    found.extend(job.synchronize());
     assert_eq!(card.stats().reads, before.reads, "nor are the last ones asked for");
     // Recorded steps are of one model.
     let another = Device::Cuda(Cuda::new(0).unwrap());
@@ -214,7 +214,7 @@ fn updated(compute: DType, rule: &'static UpdateRule, momentum: f32) -> Vec<f64>
     let mut optimizer = Optimizer::new(&device, &params, settings).unwrap();
     for _ in 0..2 {
         optimizer.step(&device, &params, &[], 0.01).unwrap();
-        optimizer.settle(&device).unwrap();
+        optimizer.synchronize(&device).unwrap();
     }
     let values = device.read_reals(&params.value).unwrap();
     assert_eq!(params.copy.is_some(), compute != DType::F32);

@@ -94,10 +94,10 @@ impl Job<'_> {
         if !self.optimizer.full() {
             return Vec::new();
         }
-        self.optimizer.settle_oldest(device).unwrap().iter().map(|m| m.loss).collect()
+        self.optimizer.synchronize_oldest(device).unwrap().iter().map(|m| m.loss).collect()
     }
-    pub fn settle(&mut self) -> Vec<f64> {
-        self.optimizer.settle(self.device).unwrap().iter().map(|m| m.loss).collect()
+    pub fn synchronize(&mut self) -> Vec<f64> {
+        self.optimizer.synchronize(self.device).unwrap().iter().map(|m| m.loss).collect()
     }
 }
 
@@ -127,7 +127,7 @@ pub fn other_losses(device: &Device, steps: u64) -> [Vec<f64>; 3] {
                 job.step(&batch)
             })
             .collect();
-        losses.extend(job.settle());
+        losses.extend(job.synchronize());
         losses
     })
 }
@@ -136,6 +136,6 @@ pub fn other_losses(device: &Device, steps: u64) -> [Vec<f64>; 3] {
 pub fn losses(device: &Device, window: usize) -> Vec<f64> {
     let mut job = Job::new(device, window);
     let mut losses: Vec<f64> = (0..50).flat_map(|i| job.step(&batch(i))).collect();
-    losses.extend(job.settle());
+    losses.extend(job.synchronize());
     losses
 }

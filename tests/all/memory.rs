@@ -64,7 +64,7 @@ fn wgpu_and_cpu_take_the_memory_that_is_planned() {
                 let passed = pass(device, &model, &task, batch, Some((0, step)), 1.0, i > 0).unwrap();
                 optimizer.step(device, &model.params, &[passed.loss], 1e-3).unwrap();
             }
-            optimizer.settle(device).unwrap();
+            optimizer.synchronize(device).unwrap();
         }
     };
     let close = |planned: u64, taken: u64, within: f64, what: &str| {

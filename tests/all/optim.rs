@@ -6,7 +6,7 @@ use serde_json::Value;
 use tempra::device::{Device, Tensor};
 use tempra::models::Options;
 use tempra::ops::update::UpdateRule;
-use tempra::optim::{LossScale, Made, Optimizer, Settings};
+use tempra::optim::{LossScale, Optimizer, Settings, StepResult};
 use tempra::params::{Layout, Params, Training};
 use tempra::rng::Stream;
 use tempra::shape::DType;
@@ -293,7 +293,7 @@ fn steps_that_are_not_finite_change_nothing() {
         let params = Params::new(&device, layout, DType::F32, true).expect("memory");
         let s = Settings { weight_decay: 0.1, ..Settings::default() };
         let mut optimizer = Optimizer::with_window(&device, &params, s, window).expect("an optimizer");
-        let (mut made, mut stream) = (Vec::new(), Stream::new(3, "step_guard", 0));
+        let (mut results, mut stream) = (Vec::new(), Stream::new(3, "step_guard", 0));
         for t in 0..9 {
             let g: Vec<f64> = (0..N).map(|_| stream.normal()).collect();
             let (broken, mut put_in) = (bad.contains(&t), g);
@@ -309,21 +309,25 @@ fn steps_that_are_not_finite_change_nothing() {
             let losses = [1.0, loss].map(|l| device.upload(DType::F32, &[1], &[l]).expect("a loss"));
             optimizer.step(&device, &params, &losses, 0.01).expect("a step");
             if optimizer.full() {
-                made.extend(optimizer.settle(&device).expect("settled"));
+                results.extend(optimizer.synchronize(&device).expect("results"));
             }
         }
-        made.extend(optimizer.settle(&device).expect("settled"));
+        results.extend(optimizer.synchronize(&device).expect("results"));
         assert_eq!(optimizer.updates, 6, "window {window}");
         let arenas = [&params.value, state_of(&optimizer, "exp_avg"), state_of(&optimizer, "exp_avg_sq")];
-        (made, arenas.map(|a| floats(&device, a)))
+        (results, arenas.map(|a| floats(&device, a)))
     };
     let (_, expected) = train(1, &[]);
     for window in [1, 2, 4, 16] {
-        let (made, found) = train(window, &[2, 3, 7]);
+        let (results, found) = train(window, &[2, 3, 7]);
         assert!(found == expected, "window {window}");
-        let skipped: Vec<usize> = (0..made.len()).filter(|&i| made[i].skipped).collect();
+        let skipped: Vec<usize> = (0..results.len()).filter(|&i| results[i].skipped).collect();
         assert_eq!(skipped, [2, 3, 7], "window {window}");
-        assert_eq!((made[0].loss, made[7].loss), (2.5, f64::NEG_INFINITY), "losses are shown as they are");
+        assert_eq!(
+            (results[0].loss, results[7].loss),
+            (2.5, f64::NEG_INFINITY),
+            "losses are shown as they are"
+        );
     }
 }
 
@@ -341,7 +345,7 @@ fn a_loss_scale_is_taken_back_halved_and_doubled() {
         let mut optimizer = Optimizer::new(&device, &params, s).expect("an optimizer");
         optimizer.loss_scale = scale.map(|scale| LossScale { scale, good: 0 });
         let mut stream = Stream::new(4, "scale", 0);
-        let mut made: Vec<Made> = Vec::new();
+        let mut results: Vec<StepResult> = Vec::new();
         for _ in 0..2005 {
             let g: Vec<f64> = (0..N).map(|_| stream.normal() as f32 as f64).collect();
             // The same gradients again until they fit.
@@ -352,22 +356,22 @@ fn a_loss_scale_is_taken_back_halved_and_doubled() {
                 let scaled: Vec<f64> = g.iter().map(fit).collect();
                 put(&device, &training(&params).grad.view(0, &[N]).expect("inside"), &scaled);
                 optimizer.step(&device, &params, &[], 0.01).expect("a step");
-                made.extend(optimizer.settle(&device).expect("settled"));
-                if !made.last().is_some_and(|m| m.skipped) {
+                results.extend(optimizer.synchronize(&device).expect("results"));
+                if !results.last().is_some_and(|m| m.skipped) {
                     break;
                 }
             }
         }
         let arenas = [&params.value, state_of(&optimizer, "exp_avg"), state_of(&optimizer, "exp_avg_sq")];
         let end = arenas.map(|a| floats(&device, a));
-        (made, end, optimizer.loss_scale)
+        (results, end, optimizer.loss_scale)
     };
     let (_, expected, none) = train(None);
     assert_eq!(none, None);
-    let (made, found, scale) = train(Some(f64::from(1 << 24)));
-    let skipped = made.iter().filter(|m| m.skipped).count();
-    assert!(skipped > 8 && made.iter().filter(|m| m.skipped).all(|m| m.overflow), "{skipped}");
-    assert!(made[..8].iter().all(|m| m.skipped), "at first each step halves it");
+    let (results, found, scale) = train(Some(f64::from(1 << 24)));
+    let skipped = results.iter().filter(|m| m.skipped).count();
+    assert!(skipped > 8 && results.iter().filter(|m| m.skipped).all(|m| m.overflow), "{skipped}");
+    assert!(results[..8].iter().all(|m| m.skipped), "at first each step halves it");
     println!("{skipped} steps overflowed; at the end {scale:?}");
     assert!(found == expected, "the updates differ");
 }

@@ -219,7 +219,7 @@ fn the_memory_plan_counts_both_passes() {
         let (losses, _) =
             pass::step(&host, &model, &both, &whole(&set), Some((0, step)), 1.0).expect("a step");
         optimizer.step(&host, &model.params, &losses, 1e-3).expect("a step");
-        optimizer.settle(&host).expect("settled");
+        optimizer.synchronize(&host).expect("results");
     }
     let Device::Cpu(cpu) = &host else { panic!("another device") };
     let (planned, taken) = (two.total as f64, cpu.memory().peak as f64);

@@ -217,7 +217,7 @@ pub fn bits(v: &[f64]) -> Vec<u64> {
 /// One update with the gradients that are there; their norm.
 pub fn update(optimizer: &mut Optimizer, device: &Device, params: &Params, lr: f64) -> f64 {
     optimizer.step(device, params, &[], lr).expect("a step");
-    optimizer.settle(device).expect("settled")[0].norm
+    optimizer.synchronize(device).expect("results")[0].norm
 }
 
 /// A device of a kind, or `None` said aloud.

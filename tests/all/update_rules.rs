@@ -137,10 +137,10 @@ fn no_optimizer_moves_in_a_step_that_is_not_finite() {
                 put(&device, &params.training.as_ref().expect("trained").grad, &g);
                 optimizer.step(&device, &params, &[], 0.01).expect("a step");
                 if optimizer.full() {
-                    optimizer.settle(&device).expect("settled");
+                    optimizer.synchronize(&device).expect("results");
                 }
             }
-            optimizer.settle(&device).expect("settled");
+            optimizer.synchronize(&device).expect("results");
             assert_eq!(optimizer.updates, 6, "{name}");
             let states = optimizer.states().iter().map(|s| &s.tensor);
             [&params.value].into_iter().chain(states).map(|t| bits(&floats(&device, t))).collect::<Vec<_>>()

@@ -37,7 +37,7 @@ fn a_warm_step_allocates_and_reads_nothing() {
     println!("ten warm steps: {before:?} -> {after:?}");
     assert_eq!((after.allocations, after.reads), (before.allocations, before.reads));
     assert!(after.launches > before.launches);
-    assert_eq!(job.settle().len(), 11);
+    assert_eq!(job.synchronize().len(), 11);
     assert_eq!(gpu.stats().reads, before.reads + 1, "one read-back for eleven losses and norms");
 }
 
@@ -80,7 +80,7 @@ fn wgpu_updates_in_several_launches_are_the_same() {
         let mut optimizer = Optimizer::new(&device, &params, settings).unwrap();
         for _ in 0..2 {
             optimizer.step(&device, &params, &[], 0.01).unwrap();
-            optimizer.settle(&device).unwrap();
+            optimizer.synchronize(&device).unwrap();
         }
         let launches = if let Device::Wgpu(gpu) = &device { gpu.stats().launches } else { 0 };
         (device.read::<f32>(&params.value).unwrap(), launches)

@@ -101,7 +101,7 @@ fn trace(device: &Device, record: bool, resumed: bool) -> Vec<Vec<u64>> {
                 optimizer.step(device, &model.params, &losses, 1e-2)
             })
             .unwrap();
-        let made = optimizer.settle(device).unwrap();
+        let made = optimizer.synchronize(device).unwrap();
         assert_eq!(made[0].skipped, i == 4, "step {i}: {made:?}");
         optimizer.loss_scale = Some(LossScale { scale: 8.0, good: 9 });
         let training = model.params.training.as_ref().unwrap();
@@ -298,7 +298,7 @@ fn what_the_record_saves_of_the_vocabulary_gradient() {
             let begun = std::time::Instant::now();
             let ((), timed) = device.profiled(run).unwrap();
             let whole = begun.elapsed().as_secs_f64();
-            optimizer.settle(&device).unwrap();
+            optimizer.synchronize(&device).unwrap();
             let of = |op: &str, pass: Pass| {
                 timed.iter().filter(|t| t.op == op && t.pass == pass).map(|t| t.seconds).sum::<f64>()
             };

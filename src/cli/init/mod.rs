@@ -20,7 +20,7 @@ use crate::tasks::{DataKind, TASKS};
 use crate::train::recipe::{Recipe, Task};
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use files::{Content, Siblings};
-use model::{Chosen, MODEL, Settled};
+use model::{Chosen, ChosenLength, MODEL};
 use std::path::{Path, PathBuf};
 use write::{Lines, quoted, shell, written};
 
@@ -256,7 +256,7 @@ struct Plan {
     /// Share of the training data that validates.
     held_out: f64,
     model: Chosen,
-    length: Settled,
+    length: ChosenLength,
     schedule: Schedule,
 }
 
@@ -287,7 +287,7 @@ impl Plan {
         let siblings = Siblings::find(train, proposal.unit, &*proposal.count)?;
         let mut model = model::choose(matches, proposal.task, recipe)?;
         model.note_language(&proposal.length);
-        let length = model.settle(proposal.task, &proposal.length, proposal.examples)?;
+        let length = model.choose_length(proposal.task, &proposal.length, proposal.examples)?;
         let held_out = if siblings.validation.is_some() { 0.0 } else { held_out(&proposal) };
         let rest = ((length.sequences as f64 * (1.0 - held_out)) as usize).max(1);
         let schedule = Schedule::of(rest, proposal.examples, proposal.batch);

@@ -138,7 +138,7 @@ fn architecture(dir: &Path) -> Option<&'static Architecture> {
 }
 
 /// How long sequences are, with the reason, and how many of them there are.
-pub struct Settled {
+pub struct ChosenLength {
     /// `data.max_length`.
     pub max_length: usize,
     /// `data.stride`, where the default does not fit.
@@ -171,7 +171,7 @@ impl Chosen {
     ///
     /// # Errors
     /// Those of the tokenizer.
-    pub fn settle(&self, task: Task, length: &Length, examples: usize) -> Result<Settled> {
+    pub fn choose_length(&self, task: Task, length: &Length, examples: usize) -> Result<ChosenLength> {
         let counter = match &self.folder {
             None => None,
             Some(dir) if task == Task::Similar => {
@@ -185,7 +185,7 @@ impl Chosen {
             Some(_) => "counted with the model's tokenizer",
             None => "estimated from the words, since the model's tokenizer is missing",
         };
-        let settled = |max_length, stride, why, sequences| Settled { max_length, stride, why, sequences };
+        let chosen = |max_length, stride, why, sequences| ChosenLength { max_length, stride, why, sequences };
         match length {
             Length::Windows { length, stride } => {
                 let fits = (*length).min(positions);
@@ -193,14 +193,14 @@ impl Chosen {
                     "usual for contexts; longer ones are read in windows that share {} tokens",
                     (*stride).min(fits / 3)
                 );
-                Ok(settled(fits, Some((*stride).min(fits / 3)), why, examples))
+                Ok(chosen(fits, Some((*stride).min(fits / 3)), why, examples))
             }
             Length::Pieces(texts) => {
                 let items: Vec<(&str, Option<&str>)> = texts.iter().map(|t| (t.as_str(), None)).collect();
                 let fits = PIECE.min(positions);
                 let pieces = count(tokenizer, &items)?.iter().map(|n| n.div_ceil(fits)).sum();
                 let why = format!("longer texts are cut into pieces; about {pieces} pieces ({how})");
-                Ok(settled(fits, None, why, pieces))
+                Ok(chosen(fits, None, why, pieces))
             }
             Length::Rows(texts) | Length::Sentences(texts) => {
                 let apart = task == Task::Similar;
@@ -230,7 +230,7 @@ impl Chosen {
                     "99 % of the texts have {p99} tokens or fewer, the longest {longest}; {cut} ({how})"
                 );
                 let stride = (windows && length < 2 * STRIDE).then_some(length / 4);
-                Ok(settled(length, stride, why, examples))
+                Ok(chosen(length, stride, why, examples))
             }
         }
     }
