@@ -342,7 +342,7 @@ fn allocated(device: &Device) -> Option<u64> {
     match device {
         Device::Wgpu(gpu) => Some(gpu.stats().bytes),
         Device::Cuda(gpu) => Some(gpu.stats().bytes),
-        Device::Cpu(_) | Device::Dry(_) => None,
+        Device::Cpu(_) | Device::Meta(_) => None,
     }
 }
 

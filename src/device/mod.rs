@@ -4,7 +4,7 @@
 
 pub mod cpu;
 pub mod cuda;
-mod dry;
+mod meta;
 mod identity;
 pub(crate) mod isolated;
 mod library;
@@ -20,9 +20,9 @@ use crate::error::{Error, Result};
 use crate::shape::{DType, Spec};
 pub use cpu::Cpu;
 pub use cuda::Cuda;
-pub use dry::{Dry, Ghost, Taken};
 pub use identity::Identity;
 pub use library::{LibraryFacts, PassedOver};
+pub use meta::{MemoryUsage, Meta, MetaStorage};
 pub use name::DeviceId;
 pub(crate) use name::{index, suggestion};
 pub use profile::{Pass, Profile, Timed};
@@ -194,7 +194,7 @@ pub enum Storage {
     /// A wgpu buffer.
     Wgpu(wgpu::Memory),
     /// No memory: only its size is counted.
-    Dry(Ghost),
+    Meta(MetaStorage),
 }
 
 /// A contiguous, row-major tensor on one device. Cloning shares the memory.
@@ -245,7 +245,7 @@ pub enum Device {
     /// Any GPU through Vulkan, Metal or DX12.
     Wgpu(Wgpu),
     /// No device: counts the memory that a run would use.
-    Dry(Dry),
+    Meta(Meta),
 }
 
 /// Evaluates an expression with the backend of a device.
@@ -255,7 +255,7 @@ macro_rules! dispatch {
             $crate::device::Device::Cpu($d) => $e,
             $crate::device::Device::Cuda($d) => $e,
             $crate::device::Device::Wgpu($d) => $e,
-            $crate::device::Device::Dry($d) => $e,
+            $crate::device::Device::Meta($d) => $e,
         }
     };
 }
@@ -340,7 +340,7 @@ impl Device {
     pub fn run<R: Send>(&self, f: impl FnOnce() -> R + Send) -> R {
         match self {
             Device::Cpu(cpu) => cpu.install(f),
-            Device::Cuda(_) | Device::Wgpu(_) | Device::Dry(_) => f(),
+            Device::Cuda(_) | Device::Wgpu(_) | Device::Meta(_) => f(),
         }
     }
     /// The device's capabilities.
@@ -398,7 +398,7 @@ impl Device {
     ) -> Result<()> {
         match self {
             Device::Cpu(_) => return fill(&mut t.cpu_mut::<T>()?),
-            Device::Dry(_) => return Ok(()),
+            Device::Meta(_) => return Ok(()),
             Device::Cuda(_) | Device::Wgpu(_) => {}
         }
         let mut host = vec![T::zeroed(); t.spec.len()];
@@ -470,7 +470,7 @@ impl Device {
     pub fn fetch(&self, t: &Tensor) -> Result<Option<cuda::Fetched>> {
         match self {
             Device::Cuda(card) => Ok(Some(card.fetch(t)?)),
-            Device::Cpu(_) | Device::Wgpu(_) | Device::Dry(_) => Ok(None),
+            Device::Cpu(_) | Device::Wgpu(_) | Device::Meta(_) => Ok(None),
         }
     }
     /// Returns the pool's unused memory to the system.
@@ -493,7 +493,7 @@ impl Device {
         match self {
             Device::Cuda(card) => card.identity().clone(),
             Device::Wgpu(gpu) => gpu.abilities().identity.clone(),
-            Device::Cpu(_) | Device::Dry(_) => Identity::default(),
+            Device::Cpu(_) | Device::Meta(_) => Identity::default(),
         }
     }
     /// Runs `work` and returns the names of the GPU kernels that it launched, each once, in the order of their first launch.

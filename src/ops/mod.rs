@@ -35,7 +35,7 @@ pub mod update;
 
 use crate::device::cpu::vectorise;
 use crate::device::{
-    Backend, Caps, Const, Cpu, Cuda, Device, Dry, Gpu, Launch, Pass, Tensor, Wgpu, dispatch,
+    Backend, Caps, Const, Cpu, Cuda, Device, Gpu, Launch, Meta, Pass, Tensor, Wgpu, dispatch,
 };
 use crate::error::{Error, Result};
 pub use crate::shape::apart;
@@ -159,7 +159,7 @@ const OTHER_KERNELS: &[(&str, &str)] = &[
 ];
 
 /// A differentiable op: its name, its memory, and (through [`On`]) its computation on each backend.
-pub trait Op: On<Cpu> + On<Cuda> + On<Wgpu> + On<Dry> + Debug + Send + 'static {
+pub trait Op: On<Cpu> + On<Cuda> + On<Wgpu> + On<Meta> + Debug + Send + 'static {
     /// The op's name, which is also the name of its files.
     fn name(&self) -> &'static str;
     /// Checks the inputs against the op and the device, and returns what to allocate.
@@ -202,7 +202,7 @@ pub trait On<B: Backend> {
 }
 
 /// An in-place operation that is never differentiated, such as an optimizer's update or a norm.
-pub trait Step: StepOn<Cpu> + StepOn<Cuda> + StepOn<Wgpu> + StepOn<Dry> + Debug + Send + 'static {
+pub trait Step: StepOn<Cpu> + StepOn<Cuda> + StepOn<Wgpu> + StepOn<Meta> + Debug + Send + 'static {
     /// The step's name, which is also the name of its files.
     fn name(&self) -> &'static str;
     /// Checks the tensors against the step and the device.
@@ -225,16 +225,16 @@ pub trait StepOn<B: Backend> {
     fn run(&self, device: &B, x: &[&Tensor]) -> Result<()>;
 }
 
-impl<T: Debug> On<Dry> for T {
-    fn forward(&self, _: &Dry, _: Forward) -> Result<()> {
+impl<T: Debug> On<Meta> for T {
+    fn forward(&self, _: &Meta, _: Forward) -> Result<()> {
         Ok(())
     }
-    fn backward(&self, _: &Dry, _: Backward) -> Result<()> {
+    fn backward(&self, _: &Meta, _: Backward) -> Result<()> {
         Ok(())
     }
 }
-impl<T: Debug> StepOn<Dry> for T {
-    fn run(&self, _: &Dry, _: &[&Tensor]) -> Result<()> {
+impl<T: Debug> StepOn<Meta> for T {
+    fn run(&self, _: &Meta, _: &[&Tensor]) -> Result<()> {
         Ok(())
     }
 }
@@ -377,8 +377,8 @@ impl Device {
     /// # Errors
     /// Those of the op and of the device.
     pub fn forward(&self, op: &dyn Op, io: Forward) -> Result<()> {
-        if let Device::Dry(dry) = self {
-            dry.note(&[io.x, io.y], op.plan(&dry.caps(), &specs(io.x))?.scratch[0]);
+        if let Device::Meta(meta) = self {
+            meta.note(&[io.x, io.y], op.plan(&meta.caps(), &specs(io.x))?.scratch[0]);
         }
         dispatch!(self, d => {
             d.profile().note(d, op.name(), Pass::Forward, io.x, &mut || op.forward(d, io), || {
@@ -392,8 +392,8 @@ impl Device {
     /// # Errors
     /// Those of the op and of the device.
     pub fn backward(&self, op: &dyn Op, io: Backward) -> Result<()> {
-        if let Device::Dry(dry) = self {
-            dry.note(&[io.x, io.y], op.plan(&dry.caps(), &specs(io.x))?.scratch[1]);
+        if let Device::Meta(meta) = self {
+            meta.note(&[io.x, io.y], op.plan(&meta.caps(), &specs(io.x))?.scratch[1]);
         }
         dispatch!(self, d => {
             d.profile().note(d, op.name(), Pass::Backward, io.x, &mut || op.backward(d, io), || {

@@ -4,7 +4,7 @@
 use super::objective::Objective;
 use super::pass;
 use crate::data::{Batch, BatchSize, TokenSet, micro_batches};
-use crate::device::{Caps, Device, Dry};
+use crate::device::{Caps, Device, Meta};
 use crate::error::{Error, Result};
 use crate::models::{Model, Options};
 use crate::nn::EncoderConfig;
@@ -103,19 +103,19 @@ impl Job<'_> {
                 batch.fill_up();
             }
         }
-        let dry = Dry::new(caps.clone());
-        let device = Device::Dry(dry.share());
+        let meta = Meta::new(caps.clone());
+        let device = Device::Meta(meta.share());
         let options = Options { training: true, ..self.options.clone() };
         let model = Model::random(&device, self.shape, &options)?;
         let mut optimizer = Optimizer::with_window(&device, &model.params, self.optimizer, self.window)?;
-        let parameters = dry.taken().reserved;
+        let parameters = meta.usage().reserved;
         for step in 0..2 {
             let (losses, _) = pass::step(&device, &model, self.objective, &batches, Some((0, step)), 1.0)?;
             if step == 1 {
                 optimizer.step(&device, &model.params, &losses, 0.0)?;
             }
         }
-        let all = dry.taken();
+        let all = meta.usage();
         Ok(MemoryPlan { parameters, total: all.reserved, largest: all.largest, tokens })
     }
 

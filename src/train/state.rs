@@ -291,6 +291,6 @@ fn backend(run: &Run) -> &'static str {
         crate::device::Device::Cpu(_) => "cpu",
         crate::device::Device::Cuda(_) => "cuda",
         crate::device::Device::Wgpu(_) => "wgpu",
-        crate::device::Device::Dry(_) => "dry",
+        crate::device::Device::Meta(_) => "meta",
     }
 }

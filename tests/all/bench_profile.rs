@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use tempra::bench::report::{Ceilings, DeviceEntry, Report, StepRow};
 use tempra::bench::step::{self, Setting, encoder, settings};
 use tempra::bench::{Clock, Effort, ModelShape, Workbench};
-use tempra::device::{Caps, Device, Dry, Pass, Timed};
+use tempra::device::{Caps, Device, Meta, Pass, Timed};
 use tempra::error::Result;
 use tempra::ops::Activation;
 use tempra::ops::attention::Attention;
@@ -204,7 +204,7 @@ fn the_share_of_the_peak_leaves_padding_out() {
 fn dtype_is_the_type_of_matmuls() {
     let entry = |compute, matmul| {
         let caps = Caps { compute, matmul, name: "a GPU".into(), ..caps(DType::F32) };
-        let device = Device::Dry(Dry::new(caps));
+        let device = Device::Meta(Meta::new(caps));
         let bench = Workbench::new(&device, "a".into(), Effort::default());
         let entry = bench.entry();
         assert_eq!(bench.dtype(), matmul);

@@ -2,7 +2,7 @@
 
 use crate::support::cpu;
 use tempra::data::{Batch, Targets, TokenSet, eval_batches};
-use tempra::device::{Caps, Device, Dry};
+use tempra::device::{Caps, Device, Meta};
 use tempra::models::{Model, Options, Outputs};
 use tempra::nn::{EncoderConfig, LayerShape, Taps};
 use tempra::ops::Activation;
@@ -13,10 +13,10 @@ use tempra::tasks::{Classify, inputs};
 use tempra::train::pass;
 
 /// A device that only counts bytes: those of the tensors, without any that an op needs for itself.
-fn dry() -> (Dry, Device) {
-    let dry = Dry::new(Caps { packs: false, ..cpu(1).caps() });
-    let device = Device::Dry(dry.share());
-    (dry, device)
+fn meta() -> (Meta, Device) {
+    let meta = Meta::new(Caps { packs: false, ..cpu(1).caps() });
+    let device = Device::Meta(meta.share());
+    (meta, device)
 }
 
 /// The encoder of all-MiniLM-L6-v2.
@@ -52,15 +52,15 @@ fn options(training: bool) -> Options {
 
 /// Bytes beside the parameters at the peak of an evaluation.
 fn evaluated(layers: usize) -> u64 {
-    let (dry, device) = dry();
+    let (meta, device) = meta();
     let model = Model::random(&device, &minilm(layers), &options(false)).expect("a model");
-    let before = dry.taken().peak;
+    let before = meta.usage().peak;
     assert_eq!(before, model.params.bytes() as u64);
     let mut tape = Tape::evaluate(&device);
     let bound = model.params.bind(&mut tape, false).expect("bound");
     let x = inputs(&mut tape, &batch(8), None).expect("inputs");
     model.forward(&mut tape, &bound, &x, &mut Taps::none()).expect("outputs");
-    dry.taken().peak - before
+    meta.usage().peak - before
 }
 
 /// In a feed-forward block are live: its input, which is the residual, and the activation's input and output, four times as wide.
@@ -80,11 +80,11 @@ fn evaluation_holds_the_activations_of_one_op() {
 
 /// Bytes beside the parameters at the peak of a training pass.
 fn trained(layers: usize) -> u64 {
-    let (dry, device) = dry();
+    let (meta, device) = meta();
     let model = Model::random(&device, &minilm(layers), &options(true)).expect("a model");
-    let before = dry.taken().peak;
+    let before = meta.usage().peak;
     pass(&device, &model, &classify(), &batch(8), None, 1.0, false).expect("a pass");
-    dry.taken().peak - before
+    meta.usage().peak - before
 }
 
 /// What the backward pass of a layer reads is kept, and no more: queries, keys and values, attention's output and log-sum-exp, the
@@ -107,11 +107,11 @@ fn the_last_use_of_a_value_frees_it() {
     let (rows, cols) = (16u64, 8u64);
     let one = 4 * rows * cols;
     let peak = |recording: bool, leaves: std::ops::Range<usize>, kept: bool| {
-        let (dry, device) = dry();
+        let (meta, device) = meta();
         let alloc = |shape: &[usize]| device.zeros(DType::F32, shape).expect("memory");
         let matrix = [cols as usize; 2];
         let (w, grad, x) = (alloc(&matrix), alloc(&matrix), alloc(&[rows as usize, cols as usize]));
-        let before = dry.taken().peak;
+        let before = meta.usage().peak;
         let mut tape = if recording { Tape::new(&device) } else { Tape::evaluate(&device) };
         let (mut y, mut handles) = (tape.constant(x), Vec::new());
         for i in 0..5 {
@@ -122,7 +122,7 @@ fn the_last_use_of_a_value_frees_it() {
             y = tape.apply(Linear { act: Activation::None }, [y, w]).expect("an output");
             handles.extend(kept.then(|| y.clone()));
         }
-        dry.taken().peak - before
+        meta.usage().peak - before
     };
     // The input is there before; it is freed once the first output has been computed.
     assert_eq!(peak(false, 0..0, false), one);

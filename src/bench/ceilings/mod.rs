@@ -43,7 +43,7 @@ impl CeilingEffort {
     pub fn of(device: &Device) -> CeilingEffort {
         let software = match device {
             Device::Wgpu(gpu) => gpu.abilities().software,
-            Device::Cpu(_) | Device::Dry(_) => true,
+            Device::Cpu(_) | Device::Meta(_) => true,
             Device::Cuda(_) => false,
         };
         match software {

@@ -22,7 +22,7 @@ impl Nameplate {
     pub fn of(device: &Device) -> Option<Nameplate> {
         match device {
             Device::Cuda(gpu) => nvidia(&gpu.hardware(), gpu.capability(), gpu.sms(), device.caps().matmul),
-            Device::Cpu(_) | Device::Wgpu(_) | Device::Dry(_) => None,
+            Device::Cpu(_) | Device::Wgpu(_) | Device::Meta(_) => None,
         }
     }
 }

@@ -126,7 +126,7 @@ fn matmul(device: &Device) -> String {
             (None, Tiles::Workgroup) => "tempra's shader, f32".to_owned(),
             (None, Tiles::Rows) => "tempra's shader for software drivers, f32".to_owned(),
         },
-        Device::Dry(_) => String::new(),
+        Device::Meta(_) => String::new(),
     }
 }
 

@@ -141,7 +141,7 @@ impl DeviceFacts {
                     ..facts
                 }
             }
-            Device::Cpu(_) | Device::Dry(_) => facts,
+            Device::Cpu(_) | Device::Meta(_) => facts,
         }
     }
 }

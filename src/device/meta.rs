@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// A stand-in for a device with given capabilities.
-pub struct Dry {
+pub struct Meta {
     caps: Caps,
     meter: Arc<Mutex<Meter>>,
     profile: Profile,
@@ -25,7 +25,7 @@ struct Meter {
 
 /// Memory use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Taken {
+pub struct MemoryUsage {
     /// The peak memory in use, in bytes.
     pub peak: u64,
     /// Memory allocated from the driver or system, including the pool's unused memory, in bytes.
@@ -35,18 +35,18 @@ pub struct Taken {
 }
 
 /// Memory that is only counted.
-pub struct Ghost {
+pub struct MetaStorage {
     bytes: u64,
     meter: Arc<Mutex<Meter>>,
 }
 
-impl std::fmt::Debug for Ghost {
+impl std::fmt::Debug for MetaStorage {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Ghost({} bytes)", self.bytes)
+        write!(f, "MetaStorage({} bytes)", self.bytes)
     }
 }
 
-impl Drop for Ghost {
+impl Drop for MetaStorage {
     fn drop(&mut self) {
         let mut meter = lock(&self.meter);
         meter.live -= self.bytes;
@@ -58,21 +58,21 @@ fn lock(m: &Mutex<Meter>) -> MutexGuard<'_, Meter> {
     m.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Dry {
+impl Meta {
     /// A stand-in for a device with these capabilities.
-    pub fn new(caps: Caps) -> Dry {
-        Dry { caps, meter: Arc::default(), profile: Profile::default() }
+    pub fn new(caps: Caps) -> Meta {
+        Meta { caps, meter: Arc::default(), profile: Profile::default() }
     }
     /// Another handle to the same counters.
-    pub fn share(&self) -> Dry {
-        Dry { meter: self.meter.clone(), ..Dry::new(self.caps.clone()) }
+    pub fn share(&self) -> Meta {
+        Meta { meter: self.meter.clone(), ..Meta::new(self.caps.clone()) }
     }
     /// The memory use so far.
-    pub fn taken(&self) -> Taken {
+    pub fn usage(&self) -> MemoryUsage {
         let meter = lock(&self.meter);
         // The CPU's pool lets larger blocks serve smaller requests, so it holds hardly more than was in use at once.
         let reserved = if self.caps.gpu { meter.taken } else { meter.peak };
-        Taken { peak: meter.peak, reserved, largest: meter.largest }
+        MemoryUsage { peak: meter.peak, reserved, largest: meter.largest }
     }
     /// Counts an op: the tensors that it reads or writes, and its temporary memory.
     pub(crate) fn note(&self, tensors: &[&[&Tensor]], scratch: u64) {
@@ -84,7 +84,7 @@ impl Dry {
             drop(self.take(scratch as usize));
         }
     }
-    fn take(&self, bytes: usize) -> Ghost {
+    fn take(&self, bytes: usize) -> MetaStorage {
         let size = if self.caps.gpu { wgpu::size_class(bytes) } else { bytes as u64 };
         let mut meter = lock(&self.meter);
         match meter.free.get_mut(&size).filter(|n| **n > 0) {
@@ -93,16 +93,16 @@ impl Dry {
         }
         meter.live += size;
         meter.peak = meter.peak.max(meter.live);
-        Ghost { bytes: size, meter: self.meter.clone() }
+        MetaStorage { bytes: size, meter: self.meter.clone() }
     }
 }
 
-impl Backend for Dry {
+impl Backend for Meta {
     fn caps(&self) -> Caps {
         self.caps.clone()
     }
     fn alloc(&self, spec: &Spec) -> Result<Storage> {
-        Ok(Storage::Dry(self.take(spec.bytes())))
+        Ok(Storage::Meta(self.take(spec.bytes())))
     }
     fn write(&self, _: &Tensor, _: &[u8]) -> Result<()> {
         Ok(())
