@@ -60,7 +60,7 @@ def seconds(row):
 
 
 def copy_rate(results):
-    """The card's: by our own kernel or PyTorch's, whichever is faster."""
+    """The GPU's: by our own kernel or PyTorch's, whichever is faster."""
     ours = need(results.file("bench/ops-bf16.json")["devices"][0]["ceilings"], "ceilings")["copy_bytes_per_s"]
     theirs = next((row["gb_s"] * 1e9 for row in results.file("peers/kernels.json")["rows"] if row["what"] == "copy" and "gb_s" in row), 0)
     return max(ours, theirs)
@@ -138,7 +138,7 @@ def aims(r):
         yield (f"{name}, share of the largest matmul's rate", 0.5 if (model, sequences) == ("bert-base", 128) else None,
                lambda f=step: need(f()["share_of_peak"], "share of peak"))
         if (model, sequences) == ("bert-base", 32):
-            yield f"{name}, share of the time that the card works", 0.97, lambda f=step: 1 - f()["phases"]["idle"] / seconds(f())
+            yield f"{name}, share of the time that the GPU works", 0.97, lambda f=step: 1 - f()["phases"]["idle"] / seconds(f())
 
 
 def main():

@@ -41,7 +41,7 @@ def main():
     scale = 16 if args.quick else 1
 
     def seconds(work, together=1):
-        """Median seconds of work(i), i the set of operands, of which `together` are queued before the card is waited for."""
+        """Median seconds of work(i), i the set of operands, of which `together` are queued before the GPU is waited for."""
         for i in range(warm):
             work(i % SETS)
         if on_card:
@@ -106,7 +106,7 @@ def main():
             if graph:
                 s = seconds(lambda i: graph.replay()) / SETS
             else:
-                # As many at once as `tempra bench step` queues before it waits, so that launches overlap with the card's work.
+                # As many at once as `tempra bench step` queues before it waits, so that launches overlap with the GPU's work.
                 s = seconds(work, 1 if record else 10)
             more["recorded"] = graph is not None
         except Exception as e:  # a backend that refuses a shape is a result, too

@@ -416,7 +416,7 @@ pub fn is_gone(e: &Error) -> bool {
 /// The source of times on a device, for reports.
 pub fn timer(device: &Device) -> &'static str {
     match device {
-        Device::Cuda(card) if card.timestamps() => "CUDA events",
+        Device::Cuda(gpu) if gpu.timestamps() => "CUDA events",
         Device::Wgpu(gpu) if gpu.abilities().timestamps => "timestamp queries around the passes",
         Device::Cpu(_) => "host clock",
         _ => "host clock, until the device is idle",
@@ -426,7 +426,7 @@ pub fn timer(device: &Device) -> &'static str {
 /// The driver of a GPU and its version, for reports.
 fn driver(device: &Device) -> Option<String> {
     match device {
-        Device::Cuda(card) => Some(card.driver()),
+        Device::Cuda(gpu) => Some(gpu.driver()),
         Device::Wgpu(gpu) => Some(gpu.abilities().driver.clone()).filter(|driver| !driver.is_empty()),
         _ => None,
     }
@@ -436,7 +436,7 @@ fn driver(device: &Device) -> Option<String> {
 fn launches(device: &Device) -> Option<u64> {
     match device {
         Device::Wgpu(gpu) => Some(gpu.stats().launches),
-        Device::Cuda(card) => Some(card.stats().launches),
+        Device::Cuda(gpu) => Some(gpu.stats().launches),
         _ => None,
     }
 }

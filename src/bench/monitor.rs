@@ -73,7 +73,7 @@ impl NvmlMonitor {
     /// Why NVML cannot watch this GPU, in one line.
     pub fn of(device: &Device) -> std::result::Result<Option<NvmlMonitor>, String> {
         let gpu = match device {
-            Device::Cuda(card) => card.nvml()?,
+            Device::Cuda(gpu) => gpu.nvml()?,
             Device::Wgpu(gpu) if gpu.abilities().nvidia => Nvml::get()?.gpu(&device.identity())?,
             _ => return Ok(None),
         };

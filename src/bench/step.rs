@@ -319,8 +319,8 @@ fn counts(device: &Device, steps: usize) -> Option<Counts> {
             let s = gpu.stats();
             Some(of([s.allocations, s.reads, s.launches, s.submissions]))
         }
-        Device::Cuda(card) => {
-            let s = card.stats();
+        Device::Cuda(gpu) => {
+            let s = gpu.stats();
             Some(of([s.allocations, s.reads, s.launches, s.graphs]))
         }
         _ => None,

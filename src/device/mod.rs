@@ -144,7 +144,7 @@ pub enum Const {
 /// A matrix of 16-bit elements that a kernel reads through a tensor map (TMA): boxes of 64 x 64 with a 128-byte swizzle, and zeros
 /// beyond the edges.
 #[derive(Clone, Copy)]
-pub struct Boxes<'a> {
+pub struct TensorMap<'a> {
     /// The row-major matrix.
     pub t: &'a Tensor,
     /// The number of elements in a row, a multiple of 8.
@@ -166,7 +166,7 @@ pub struct Launch<'a> {
     /// Dynamic shared memory of a group, in bytes.
     pub shared_bytes: u32,
     /// Matrices that the kernel reads through tensor maps (CUDA, Hopper or later); the kernel's first parameters.
-    pub boxes: &'a [Boxes<'a>],
+    pub tensor_maps: &'a [TensorMap<'a>],
     /// The buffers that the kernel reads and writes.
     pub buffers: &'a [&'a Tensor],
     /// The bytes of one `Params` struct of 4-byte fields.
@@ -291,7 +291,7 @@ impl Device {
     pub fn can_compute(&self, dtype: DType) -> Result<()> {
         match (self, dtype) {
             (_, DType::F32) => Ok(()),
-            (Device::Cuda(card), _) => card.can_compute(dtype),
+            (Device::Cuda(gpu), _) => gpu.can_compute(dtype),
             (Device::Wgpu(gpu), DType::F16) => gpu.can_compute_half(),
             (other, _) => Err(Error::device(format!("{} cannot compute in {dtype}", other.caps().name))
                 .with_expected("f32 on a CPU; f32 or f16 on wgpu; f32, f16 or bf16 on CUDA")
@@ -308,7 +308,7 @@ impl Device {
         self.can_compute(dtype)?;
         match (self, dtype) {
             (device, DType::F32) => Ok(device),
-            (Device::Cuda(card), _) => Ok(Device::Cuda(card.with_compute(dtype)?)),
+            (Device::Cuda(gpu), _) => Ok(Device::Cuda(gpu.with_compute(dtype)?)),
             (Device::Wgpu(gpu), _) => Ok(Device::Wgpu(gpu.with_half()?)),
             // Not reached: others compute in f32 only.
             (other, _) => Ok(other),
@@ -317,13 +317,13 @@ impl Device {
     /// Runs `f` as [`Device::run`] does. Tensors that it allocates must be dropped at its end.
     pub fn scoped<R: Send>(&self, f: impl FnOnce() -> R + Send) -> R {
         match self {
-            Device::Cuda(card) => card.scoped(f),
+            Device::Cuda(gpu) => gpu.scoped(f),
             _ => self.run(f),
         }
     }
     /// Whether the device replays captured steps (CUDA graphs).
     pub fn replays(&self) -> bool {
-        matches!(self, Device::Cuda(card) if card.replays())
+        matches!(self, Device::Cuda(gpu) if gpu.replays())
     }
     /// Runs a step. Steps of one `key` must differ only in the data that the host writes into tensors. On CUDA the step is captured
     /// as a graph and replayed from then on. `work` must not read tensors back, and its tensors must not be used afterwards.
@@ -332,7 +332,7 @@ impl Device {
     /// Those of `work` and of the device.
     pub fn replayed<R>(&self, key: u64, work: impl FnOnce() -> Result<R>) -> Result<R> {
         match self {
-            Device::Cuda(card) => card.replayed(key, work),
+            Device::Cuda(gpu) => gpu.replayed(key, work),
             _ => work(),
         }
     }
@@ -469,7 +469,7 @@ impl Device {
     /// [`Kind::Shape`](crate::error::Kind::Shape) if the tensor is too large; those of the device.
     pub fn fetch(&self, t: &Tensor) -> Result<Option<cuda::Fetched>> {
         match self {
-            Device::Cuda(card) => Ok(Some(card.fetch(t)?)),
+            Device::Cuda(gpu) => Ok(Some(gpu.fetch(t)?)),
             Device::Cpu(_) | Device::Wgpu(_) | Device::Meta(_) => Ok(None),
         }
     }
@@ -491,7 +491,7 @@ impl Device {
     /// The PCI address and the UUID of a GPU; nothing for other devices.
     pub fn identity(&self) -> Identity {
         match self {
-            Device::Cuda(card) => card.identity().clone(),
+            Device::Cuda(gpu) => gpu.identity().clone(),
             Device::Wgpu(gpu) => gpu.abilities().identity.clone(),
             Device::Cpu(_) | Device::Meta(_) => Identity::default(),
         }

@@ -438,7 +438,7 @@ impl On<Cuda> for AddNorm {
             groups: [blocks as u32, 1, 1],
             threads,
             shared_bytes: if teams > 1 && sums { teams * cols as u32 * 4 } else { 0 },
-            boxes: &[],
+            tensor_maps: &[],
             buffers: &[x[1], key, dy, y[1], y[2], &dx, &dres, &parts],
             params: bytemuck::cast_slice(&params),
         })?;

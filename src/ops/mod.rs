@@ -532,7 +532,7 @@ fn launch_with(
         groups,
         threads,
         shared_bytes: 0,
-        boxes: &[],
+        tensor_maps: &[],
         buffers,
         params: bytemuck::cast_slice(params),
     })

@@ -277,7 +277,7 @@ fn lost_in_the_middle(kind: &str, fault: (&str, &str)) -> Option<Vec<String>> {
         "3",
         "--json",
     ];
-    // A card with little memory: the emulator copies slowly.
+    // A GPU with little memory: the emulator copies slowly.
     let Run { code, out, err } = run_with(&args, Some(&[fault, ("EMULATOR_MEMORY", "134217728")]));
     assert_eq!(code, 75, "{err}");
     assert!(err.contains("lost") && err.contains("the measurements made before"), "{err}");

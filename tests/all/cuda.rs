@@ -1,4 +1,4 @@
-//! Training through CUDA against training on the CPU: on a card, or on the emulator, which `tests/emulated-cuda` brings.
+//! Training through CUDA against training on the CPU: on a GPU, or on the emulator, which `tests/emulated-cuda` brings.
 
 use crate::learner::{Job, batch, losses};
 use crate::support::{cpu, device};
@@ -63,7 +63,7 @@ fn cuda_matmuls_by_cublaslt_train_as_well() {
         return;
     }
     let here = some(losses(&cpu(2), 1));
-    // The first that is right, and the fastest, which is measured: as on a card that nobody asks anything of.
+    // The first that is right, and the fastest, which is measured: as on a GPU that nobody asks anything of.
     let cases = [
         (DType::F32, "cublaslt", 1e-4),
         (DType::BF16, "cublaslt", 0.02),
@@ -71,21 +71,21 @@ fn cuda_matmuls_by_cublaslt_train_as_well() {
         (DType::BF16, "fastest", 0.02),
     ];
     for (dtype, matmul, bound) in cases {
-        let card = Cuda::new(0).unwrap();
-        if matmul == "cublaslt" && card.with_matmul(matmul).is_err() {
+        let gpu = Cuda::new(0).unwrap();
+        if matmul == "cublaslt" && gpu.with_matmul(matmul).is_err() {
             return crate::support::aloud("no cuBLASLt, so matmuls by it were not tried");
         }
-        let card = Cuda::new(0).unwrap().with_matmul(matmul).unwrap();
-        let Ok(card) = card.with_compute(dtype) else { continue };
-        let device = Device::Cuda(card);
+        let gpu = Cuda::new(0).unwrap().with_matmul(matmul).unwrap();
+        let Ok(gpu) = gpu.with_compute(dtype) else { continue };
+        let device = Device::Cuda(gpu);
         let there = steps(&device, 12, 8);
-        let Device::Cuda(card) = &device else { panic!("another device") };
-        let stats = card.stats();
+        let Device::Cuda(gpu) = &device else { panic!("another device") };
+        let stats = gpu.stats();
         println!("{matmul} {dtype:?}: largest difference {:.1e}, {stats:?}", furthest(&here, &there));
         assert!(furthest(&here, &there) <= bound, "cpu {here:?}\ncublaslt {there:?}");
         assert!(stats.library > 50 && stats.graphs > 0, "{matmul}: {stats:?}");
         // The gradients of biases come with those of their weights, where that is no slower or is asked for.
-        assert!(stats.whole > 10 || !emulated(card) || matmul == "fastest", "{stats:?}");
+        assert!(stats.whole > 10 || !emulated(gpu) || matmul == "fastest", "{stats:?}");
     }
 }
 
@@ -99,7 +99,7 @@ fn cuda_steps_are_recorded_and_replayed() {
     let direct = Device::Cuda(Cuda::new(0).unwrap().with_graphs(false));
     let run = |device: &Device| {
         let mut job = Job::new(device, 16);
-        let Device::Cuda(card) = device else { panic!("another device") };
+        let Device::Cuda(gpu) = device else { panic!("another device") };
         let mut losses = Vec::new();
         // Batches of one size, not of the same content.
         let mut batches: Vec<_> = (0..6).map(batch).collect();
@@ -108,11 +108,11 @@ fn cuda_steps_are_recorded_and_replayed() {
         for b in &batches[..3] {
             losses.extend(job.step(b));
         }
-        let before = card.stats();
+        let before = gpu.stats();
         for b in batches.iter().cycle().take(5) {
             losses.extend(job.step(b));
         }
-        let after = card.stats();
+        let after = gpu.stats();
         losses.extend(job.synchronize());
         (losses, before, after)
     };
@@ -133,26 +133,26 @@ fn cuda_losses_come_by_themselves() {
         return;
     }
     let device = Device::Cuda(Cuda::new(0).unwrap());
-    let Device::Cuda(card) = &device else { panic!("another device") };
+    let Device::Cuda(gpu) = &device else { panic!("another device") };
     let mut batches: Vec<_> = (0..6).map(batch).collect();
     batches.retain(|b| b.ids.len() <= 64);
     let each = |i: usize| &batches[i % batches.len()];
     let mut job = Job::new(&device, 4);
     let mut found = Vec::new();
     (0..6).for_each(|i| found.extend(job.step(each(i))));
-    let before = card.stats();
+    let before = gpu.stats();
     for i in 6..18 {
         found.extend(job.step(each(i)));
         assert_eq!(found.len(), i - 2, "three steps are under way behind the one that is looked at");
     }
-    let after = card.stats();
+    let after = gpu.stats();
     let rest = |s: tempra::device::cuda::CudaStats| (s.reads, s.allocations);
     println!("twelve steps: {before:?} -> {after:?}");
     assert_eq!((rest(after), after.fetches), (rest(before), before.fetches + 12));
-    // The emulator is done with a step when it is launched: there is nothing to wait for. A card may be behind.
-    assert!(after.waits <= before.waits + 12 && (after.waits == before.waits || !emulated(card)));
+    // The emulator is done with a step when it is launched: there is nothing to wait for. A GPU may be behind.
+    assert!(after.waits <= before.waits + 12 && (after.waits == before.waits || !emulated(gpu)));
     found.extend(job.synchronize());
-    assert_eq!(card.stats().reads, before.reads, "nor are the last ones asked for");
+    assert_eq!(gpu.stats().reads, before.reads, "nor are the last ones asked for");
     // Recorded steps are of one model.
     let another = Device::Cuda(Cuda::new(0).unwrap());
     let mut patient = Job::new(&another, 1);
@@ -160,10 +160,10 @@ fn cuda_losses_come_by_themselves() {
     assert_eq!(found, expected, "each step's own loss, in order");
 }
 
-/// Whether a card is the emulator's.
-fn emulated(card: &Cuda) -> bool {
+/// Whether a GPU is the emulator's.
+fn emulated(gpu: &Cuda) -> bool {
     use tempra::device::Backend;
-    card.caps().name.contains("emulator")
+    gpu.caps().name.contains("emulator")
 }
 
 /// Copies of the weights in 16 bits are the weights rounded to nearest, even: those that the host asks for, and those that
@@ -237,9 +237,9 @@ fn in_table(line: &str) -> Option<(String, Resources)> {
     Some((digest.to_owned(), found))
 }
 
-/// Every kernel of a training step at the widths of MiniLM, BERT-base and ModernBERT-base (a layer with a window), compiled for the card that the device is: no spills
+/// Every kernel of a training step at the widths of MiniLM, BERT-base and ModernBERT-base (a layer with a window), compiled for the GPU that the device is: no spills
 /// and no stack, and as many registers as the table says. What was compiled by the same NVRTC from the same text when the table was
-/// written is not compiled again. `TEMPRA_WRITE_RESOURCES=1` compiles all, and writes the card's lines of the table.
+/// written is not compiled again. `TEMPRA_WRITE_RESOURCES=1` compiles all, and writes the GPU's lines of the table.
 #[test]
 fn cuda_kernels_take_what_the_table_says() {
     if device("cuda").is_none() {
@@ -288,8 +288,8 @@ fn cuda_kernels_take_what_the_table_says() {
         (half, [768, 12, 3072], &xlnet, "relative_attention"),
         (DType::F32, [384, 12, 1536], &xlnet, "relative_attention"),
     ] {
-        let card = Cuda::new(0).unwrap().with_compute(dtype).unwrap().inspecting(known.clone());
-        let device = Device::Cuda(card);
+        let gpu = Cuda::new(0).unwrap().with_compute(dtype).unwrap().inspecting(known.clone());
+        let device = Device::Cuda(gpu);
         let shape = EncoderConfig {
             vocab: 100,
             positions: 128,
@@ -318,8 +318,8 @@ fn cuda_kernels_take_what_the_table_says() {
             losses.push(pass(&device, &model, &task, &batch, Some((1, 0)), 1.0, false).unwrap().loss);
         }
         optimizer.step(&device, &model.params, &losses, 1e-3).unwrap();
-        let Device::Cuda(card) = &device else { panic!("another device") };
-        for (kernel, (r, digest)) in card.inspected() {
+        let Device::Cuda(gpu) = &device else { panic!("another device") };
+        for (kernel, (r, digest)) in gpu.inspected() {
             compiled += known.insert(digest.clone(), r.clone()).is_none() as usize;
             assert_eq!((r.stack, r.spills), (0, 0), "sm_{capability} {kernel}: a stack or spills");
             assert!(!r.serialized, "sm_{capability} {kernel}: each wgmma is waited for");
@@ -419,18 +419,18 @@ fn cuda_attention_of_a_sequence_is_the_same_in_any_company() {
         (DType::F32, 32, None),
         (DType::F32, 70, Some(5)),
     ] {
-        let Ok(card) = Device::open("cuda", 0).and_then(|d| d.with_compute(dtype)) else { continue };
+        let Ok(gpu) = Device::open("cuda", 0).and_then(|d| d.with_compute(dtype)) else { continue };
         let lengths = match dtype {
             DType::F32 => [8, 7, 9, 1, 16, 17, 4, 5, 15, 13, 3, 40, 8],
             _ => [16, 7, 17, 1, 32, 33, 12, 16, 29, 15, 3, 64, 16],
         };
         let short: Vec<(u32, usize)> = (0..).zip(lengths).collect();
-        let together = attended(&card, dtype, dim, window, &short, 0);
+        let together = attended(&gpu, dtype, dim, window, &short, 0);
         let long: Vec<(u32, usize)> = short.iter().copied().chain((100..107).map(|i| (i, 200))).collect();
         assert!(long.iter().map(|s| s.1).sum::<usize>() > 64 * long.len());
         for (i, beside) in together
             .iter()
-            .zip(&attended(&card, dtype, dim, window, &long, 0))
+            .zip(&attended(&gpu, dtype, dim, window, &long, 0))
             .map(|(a, b)| a == b)
             .enumerate()
         {
@@ -438,7 +438,7 @@ fn cuda_attention_of_a_sequence_is_the_same_in_any_company() {
         }
         let mut begin = 0;
         for (i, one) in short.iter().enumerate() {
-            let alone = attended(&card, dtype, dim, window, &[*one], begin);
+            let alone = attended(&gpu, dtype, dim, window, &[*one], begin);
             assert!(alone[0] == together[i], "{dtype:?} {dim}: sequence {i} alone");
             begin += one.1 as u32;
         }
@@ -451,8 +451,8 @@ fn cuda_attention_has_wide_heads() {
     if device("cuda").is_none() {
         return;
     }
-    let card = Cuda::new(0).unwrap();
-    if card.capability() < 80 {
+    let gpu = Cuda::new(0).unwrap();
+    if gpu.capability() < 80 {
         return;
     }
     let sequences = [(0, 5), (1, 33), (2, 1)];
@@ -460,16 +460,16 @@ fn cuda_attention_has_wide_heads() {
     for (dtype, dim, bound) in
         [(DType::F32, 129, 1e-5), (DType::F32, 256, 1e-5), (DType::BF16, 129, 0.02), (DType::F16, 256, 0.003)]
     {
-        let card = || Cuda::new(0).unwrap().with_compute(dtype).unwrap();
+        let gpu = || Cuda::new(0).unwrap().with_compute(dtype).unwrap();
         let truth: Vec<f64> = floats(attended(&cpu(1), DType::F64, dim, None, &sequences, 0)).collect();
         let ours: Vec<f64> =
-            floats(attended(&Device::Cuda(card()), dtype, dim, None, &sequences, 0)).collect();
+            floats(attended(&Device::Cuda(gpu()), dtype, dim, None, &sequences, 0)).collect();
         let error = crate::support::relative(&ours, &truth);
         assert!(error < bound, "{dtype:?} {dim}: {error:.1e}");
-        let inspecting = Device::Cuda(card().inspecting(HashMap::new()));
+        let inspecting = Device::Cuda(gpu().inspecting(HashMap::new()));
         attended(&inspecting, dtype, dim, None, &sequences, 0);
-        let Device::Cuda(card) = &inspecting else { panic!("another device") };
-        for (kernel, (r, _)) in card.inspected() {
+        let Device::Cuda(gpu) = &inspecting else { panic!("another device") };
+        for (kernel, (r, _)) in gpu.inspected() {
             assert_eq!((r.stack, r.spills), (0, 0), "{kernel}: {} registers", r.registers);
         }
     }

@@ -75,15 +75,15 @@ fn a_derivative_that_the_next_op_takes_is_the_same() {
     }
     for dtype in [DType::F32, DType::BF16, DType::F16] {
         for matmul in ["own", "cublaslt"] {
-            let card = match Cuda::new(0).unwrap().with_matmul(matmul) {
+            let gpu = match Cuda::new(0).unwrap().with_matmul(matmul) {
                 Err(_) if matmul == "cublaslt" => {
                     aloud("no cuBLASLt, so derivatives by it were not tried");
                     continue;
                 }
-                card => card.unwrap(),
+                gpu => gpu.unwrap(),
             };
-            let Ok(card) = card.with_compute(dtype) else { continue };
-            let device = Device::Cuda(card);
+            let Ok(gpu) = gpu.with_compute(dtype) else { continue };
+            let device = Device::Cuda(gpu);
             for act in ACTIVATIONS {
                 let truth = by_ops(&cpu(1), DType::F64, act);
                 let (tape, ops) = (by_tape(&device, dtype, act, false), by_ops(&device, dtype, act));
@@ -105,8 +105,8 @@ fn a_derivative_that_the_next_op_takes_is_the_same() {
                     );
                 }
             }
-            let Device::Cuda(card) = &device else { panic!("another device") };
-            println!("{matmul} {dtype:?}: {:?}", card.stats());
+            let Device::Cuda(gpu) = &device else { panic!("another device") };
+            println!("{matmul} {dtype:?}: {:?}", gpu.stats());
         }
     }
 }

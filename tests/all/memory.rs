@@ -107,7 +107,7 @@ fn a_plan_that_does_not_fit_says_what_would() {
         window,
     };
     let caps = |memory: u64, binding: u64| Caps {
-        name: "a card".into(),
+        name: "a GPU".into(),
         dtypes: &[DType::F32],
         compute: DType::F32,
         matmul: DType::F32,
@@ -123,7 +123,7 @@ fn a_plan_that_does_not_fit_says_what_would() {
     assert_eq!(whole.tokens, 1024);
     let e = job.check(&caps(whole.total - 1, 1 << 40)).expect_err("one byte short").to_string();
     assert!(
-        e.contains("does not fit into the memory of a card") && e.contains("--set train.max_tokens=512 fits"),
+        e.contains("does not fit into the memory of a GPU") && e.contains("--set train.max_tokens=512 fits"),
         "{e}"
     );
     // What others have taken does not count.
@@ -134,7 +134,7 @@ fn a_plan_that_does_not_fit_says_what_would() {
     let e = job.check(&caps(whole.parameters, 1 << 40)).expect_err("no room for activations").to_string();
     assert!(e.contains("smaller model"), "{e}");
     let e = job.check(&caps(1 << 40, whole.largest - 1)).expect_err("bound at once").to_string();
-    assert!(e.contains("too large for a card") && e.contains("lower train.max_tokens"), "{e}");
+    assert!(e.contains("too large for a GPU") && e.contains("lower train.max_tokens"), "{e}");
 }
 
 /// Weights, gradients and as many states as the optimizer has, each of the size of the arena; the host's batches and tables are small.

@@ -7,7 +7,7 @@
 //!   bounds      the bytes around every buffer are untouched
 //!   repeat      the same bits again, also with another number of threads
 
-use tempra::device::wgpu::Tiles;
+use tempra::device::wgpu::TileLayout;
 use tempra::device::{Device, Tensor, Wgpu};
 use tempra::error::Result;
 use tempra::ops::{
@@ -147,7 +147,8 @@ impl Bench {
             ["cuda", "wgpu"].into_iter().filter_map(|n| Some((n, Device::open(n, 0).ok()?))).collect();
         // The kernels for GPUs on a software driver, and the other way round.
         if let Some((_, Device::Wgpu(gpu))) = others.last() {
-            let tiles = if gpu.tiles() == Tiles::Rows { Tiles::Workgroup } else { Tiles::Rows };
+            let tiles =
+                if gpu.tiles() == TileLayout::Rows { TileLayout::Workgroup } else { TileLayout::Rows };
             let other = Wgpu::new(0).expect("it opened before").with_tiles(tiles);
             others.push(("wgpu-other-tiles", Device::Wgpu(other)));
         }

@@ -96,7 +96,7 @@ impl MeanExp {
             groups: [1, 1, 1],
             threads: 64,
             shared_bytes: 0,
-            boxes: &[],
+            tensor_maps: &[],
             buffers,
             params: bytemuck::cast_slice(&params),
         })

@@ -41,11 +41,11 @@ fn program() {
 
 #[test]
 fn a_plain_program_runs_unchanged() {
-    let settings = [("EMULATOR_DEVICE", "Test Card"), ("EMULATOR_SM", "86"), ("EMULATOR_MEMORY", "1048576")];
+    let settings = [("EMULATOR_DEVICE", "Test GPU"), ("EMULATOR_SM", "86"), ("EMULATOR_MEMORY", "1048576")];
     let Some(out) = client("plain", "", &settings) else { return };
     let (text, errors) = texts(&out);
     assert!(out.status.success(), "{errors}");
-    assert!(text.contains("device: Test Card, 8.6, 1048576 bytes\nright\n"), "{text}");
+    assert!(text.contains("device: Test GPU, 8.6, 1048576 bytes\nright\n"), "{text}");
 }
 
 #[test]

@@ -65,7 +65,7 @@ const BUGS: &[Bug] = &[
         &[],
         &[],
     ),
-    // A product for older cards.
+    // A product for older GPUs.
     ("turing", "m0 + row < M && k0", "k0", &[OutOfBounds], &["A[(m0 + row)"]),
     ("turing", "    __syncwarp();\n    u32", "    u32", &[Race], &["load4(", "row * ROW"]),
     ("turing", "    __syncwarp();\n  }", "  }", &[Race], &["row * ROW", "load4("]),

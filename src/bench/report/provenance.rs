@@ -3,7 +3,7 @@
 use super::GpuState;
 use crate::bench::measure::Effort;
 use crate::device::Device;
-use crate::device::wgpu::Tiles;
+use crate::device::wgpu::TileLayout;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -99,12 +99,12 @@ impl Provenance {
             matmul: matmul(device),
             ..Provenance::default()
         };
-        if let Device::Cuda(card) = device {
-            let capability = card.capability();
+        if let Device::Cuda(gpu) = device {
+            let capability = gpu.capability();
             found.compute_capability = Some(format!("{}.{}", capability / 10, capability % 10));
-            found.nvrtc = Some(card.versions()[1].clone());
+            found.nvrtc = Some(gpu.versions()[1].clone());
             let version = |v: usize| format!("{}.{}.{}", v / 10_000, v / 100 % 100, v % 100);
-            found.cublaslt = card.blas_version().map(version);
+            found.cublaslt = gpu.blas_version().map(version);
         }
         found
     }
@@ -114,7 +114,7 @@ impl Provenance {
 fn matmul(device: &Device) -> String {
     match device {
         Device::Cpu(cpu) => format!("tempra, {}", cpu.instructions()),
-        Device::Cuda(card) if card.blas_version().is_some() => match card.matmul() {
+        Device::Cuda(gpu) if gpu.blas_version().is_some() => match gpu.matmul() {
             Some("cublaslt") => "cuBLASLt".to_owned(),
             _ => "tempra's kernels or cuBLASLt, whichever is faster".to_owned(),
         },
@@ -123,8 +123,8 @@ fn matmul(device: &Device) -> String {
             (Some((size, _)), _) => {
                 format!("tempra's shader, cooperative matrices of {size} x {size} in f16")
             }
-            (None, Tiles::Workgroup) => "tempra's shader, f32".to_owned(),
-            (None, Tiles::Rows) => "tempra's shader for software drivers, f32".to_owned(),
+            (None, TileLayout::Workgroup) => "tempra's shader, f32".to_owned(),
+            (None, TileLayout::Rows) => "tempra's shader for software drivers, f32".to_owned(),
         },
         Device::Meta(_) => String::new(),
     }

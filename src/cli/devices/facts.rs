@@ -105,21 +105,21 @@ impl DeviceFacts {
             ..DeviceFacts::default()
         };
         match &device {
-            Device::Cuda(card) => {
+            Device::Cuda(gpu) => {
                 // A GPU whose kernels do not compile or load is of no use.
-                if let Err(e) = card.check_kernels() {
+                if let Err(e) = gpu.check_kernels() {
                     return DeviceFacts::refused(name, &e);
                 }
-                let (capability, [_, nvrtc]) = (card.capability(), card.versions());
+                let (capability, [_, nvrtc]) = (gpu.capability(), gpu.versions());
                 DeviceFacts {
-                    driver: Some(card.driver()),
+                    driver: Some(gpu.driver()),
                     free_bytes: memory_bytes.map(|b| b.saturating_sub(taken_bytes)),
                     workgroup_bytes: Some(shared_bytes as u64),
                     nvrtc: Some(nvrtc),
-                    nvrtc_file: Some(card.nvrtc().display().to_string()),
+                    nvrtc_file: Some(gpu.nvrtc().display().to_string()),
                     compute_capability: Some(format!("{}.{}", capability / 10, capability % 10)),
-                    multiprocessors: Some(card.sms()),
-                    cublaslt: Some(card.blas_version().is_some()),
+                    multiprocessors: Some(gpu.sms()),
+                    cublaslt: Some(gpu.blas_version().is_some()),
                     ..facts
                 }
             }

@@ -92,7 +92,7 @@ impl Matmul<'_> {
 
 /// The fastest way to compute a matmul.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum Choice {
+pub(crate) enum MatmulAlgorithm {
     /// Tempra's kernel.
     Own,
     /// An algorithm of cuBLASLt, in its opaque form; tempra computes the epilogue.
@@ -107,9 +107,9 @@ pub(super) struct Blas {
     workspace: Memory,
     workspace_bytes: usize,
     /// The measured choices, by size bucket.
-    chosen: BTreeMap<String, Choice>,
+    chosen: BTreeMap<String, MatmulAlgorithm>,
     /// The choices for exact sizes. They do not change while the program runs, because captured steps depend on them.
-    exactly: HashMap<String, Choice>,
+    exactly: HashMap<String, MatmulAlgorithm>,
     file: Option<PathBuf>,
 }
 
@@ -204,13 +204,13 @@ impl Cuda {
     }
 
     /// The fastest way to compute a matmul, measured for the first matmul of its size bucket.
-    pub(crate) fn way(&self, p: &Matmul, ways: &MatmulCandidates) -> Result<Choice> {
+    pub(crate) fn way(&self, p: &Matmul, ways: &MatmulCandidates) -> Result<MatmulAlgorithm> {
         if self.inspected.is_some() || !p.fits() || !self.may_use_blas() {
-            return Ok(Choice::Own);
+            return Ok(MatmulAlgorithm::Own);
         }
         let aligned = self.alignment(p)?;
         if aligned < LEAST_ALIGNED {
-            return Ok(Choice::Own);
+            return Ok(MatmulAlgorithm::Own);
         }
         self.inner.bind()?;
         let mut held = lock(&self.blas);
@@ -220,7 +220,7 @@ impl Cuda {
                 // An error only if the user asked for cuBLASLt; otherwise tempra's kernels replace it.
                 Err(e) if self.matmul() == Some("cublaslt") || e.kind() == Kind::Lost => return Err(e),
                 // There may be enough memory for its workspace later.
-                Err(e) if e.kind() == Kind::Memory => return Ok(Choice::Own),
+                Err(e) if e.kind() == Kind::Memory => return Ok(MatmulAlgorithm::Own),
                 Err(e) => {
                     let why = e.to_string();
                     crate::console::line(format!(
@@ -231,7 +231,7 @@ impl Cuda {
                 }
             };
         }
-        let State::Open(blas) = &mut *held else { return Ok(Choice::Own) };
+        let State::Open(blas) = &mut *held else { return Ok(MatmulAlgorithm::Own) };
         let exactly = p.key(p.shape, aligned);
         if let Some(choice) = blas.exactly.get(&exactly) {
             return Ok(*choice);
@@ -239,16 +239,16 @@ impl Cuda {
         let about = p.key(p.about(), aligned);
         let choice = match blas.chosen.get(&about) {
             Some(&choice) if self.will_do(blas, p, choice) => choice,
-            Some(_) => Choice::Own,
+            Some(_) => MatmulAlgorithm::Own,
             // Nothing can be measured during capture; this shape occurred in the step before, which ran kernel by kernel.
-            None if self.recording() => Choice::Own,
+            None if self.recording() => MatmulAlgorithm::Own,
             None => match self.choose(blas, p, ways, aligned)? {
                 Some(choice) => {
                     blas.chosen.insert(about, choice);
                     blas.keep();
                     choice
                 }
-                None => Choice::Own,
+                None => MatmulAlgorithm::Own,
             },
         };
         blas.exactly.insert(exactly, choice);
@@ -267,14 +267,14 @@ impl Cuda {
     }
 
     /// Whether a choice made for the size bucket is valid for these exact sizes.
-    fn will_do(&self, blas: &Blas, p: &Matmul, choice: Choice) -> bool {
+    fn will_do(&self, blas: &Blas, p: &Matmul, choice: MatmulAlgorithm) -> bool {
         let (algorithm, with) = match (choice, p.backward) {
-            (Choice::Own, _) => return true,
-            (Choice::Library(algorithm), _) => (algorithm, None),
+            (MatmulAlgorithm::Own, _) => return true,
+            (MatmulAlgorithm::Library(algorithm), _) => (algorithm, None),
             // The library does not use the address here, so any will do for the sums.
-            (Choice::Whole(algorithm), BackwardEpilogue::BiasGradient) => (algorithm, Some(p.c)),
-            (Choice::Whole(algorithm), BackwardEpilogue::Dact { known, .. }) => (algorithm, known),
-            (Choice::Whole(_), BackwardEpilogue::None) => return false,
+            (MatmulAlgorithm::Whole(algorithm), BackwardEpilogue::BiasGradient) => (algorithm, Some(p.c)),
+            (MatmulAlgorithm::Whole(algorithm), BackwardEpilogue::Dact { known, .. }) => (algorithm, known),
+            (MatmulAlgorithm::Whole(_), BackwardEpilogue::None) => return false,
         };
         let Ok(d) = self.describe(p, with) else { return false };
         let [a, b, c] = d.layouts;

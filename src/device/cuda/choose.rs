@@ -2,7 +2,7 @@
 //! algorithm is measured.
 
 use super::Cuda;
-use super::blas::{BackwardEpilogue, Blas, Choice, Matmul, MatmulCandidates};
+use super::blas::{BackwardEpilogue, Blas, Matmul, MatmulAlgorithm, MatmulCandidates};
 use crate::device::{Storage, Tensor};
 use crate::error::{Kind, Result};
 use crate::shape::{DType, Spec};
@@ -33,7 +33,7 @@ impl Cuda {
         p: &Matmul,
         ways: &MatmulCandidates,
         aligned: u32,
-    ) -> Result<Option<Choice>> {
+    ) -> Result<Option<MatmulAlgorithm>> {
         match self.fastest(blas, p, ways, aligned) {
             Err(e) if e.kind() == Kind::Memory => Ok(None),
             done => done,
@@ -46,7 +46,7 @@ impl Cuda {
         p: &Matmul,
         ways: &MatmulCandidates,
         aligned: u32,
-    ) -> Result<Option<Choice>> {
+    ) -> Result<Option<MatmulAlgorithm>> {
         let scratch = |spec: &Spec| -> Result<Tensor> {
             let storage = Arc::new(Storage::Cuda(self.take_lasting(spec.bytes())?));
             let t = Tensor { spec: spec.clone(), storage, offset: 0 };
@@ -69,7 +69,8 @@ impl Cuda {
             return Ok(None);
         }
         let forced = self.matmul() == Some("cublaslt");
-        let mut best = (if forced { f64::INFINITY } else { self.recorded_seconds(&own)? }, Choice::Own);
+        let mut best =
+            (if forced { f64::INFINITY } else { self.recorded_seconds(&own)? }, MatmulAlgorithm::Own);
         let half = p.c.spec.dtype.size() == 2 || p.a.0.spec.dtype.size() == 2;
         let whole = match p.backward {
             BackwardEpilogue::None => None,
@@ -105,7 +106,8 @@ impl Cuda {
                 // Without measuring, the first algorithm counts as the fastest.
                 let took = if forced { 0.0 } else { self.recorded_seconds(&work)? };
                 if took < best.0 {
-                    let choice = if with.is_some() { Choice::Whole } else { Choice::Library };
+                    let choice =
+                        if with.is_some() { MatmulAlgorithm::Whole } else { MatmulAlgorithm::Library };
                     best = (took, choice(algorithm));
                 }
             }

@@ -3,7 +3,7 @@
 
 use super::graph::Event;
 use super::{Cuda, Inspected, failed, lock};
-use crate::device::{Boxes, Const, Launch};
+use crate::device::{Const, Launch, TensorMap};
 use crate::error::{Error, Result};
 use crate::shape::DType;
 use cudarc::driver::{DriverError, result, sys};
@@ -137,7 +137,7 @@ impl Cuda {
             groups: [1; 3],
             threads: 32,
             shared_bytes: 0,
-            boxes: &[],
+            tensor_maps: &[],
             buffers: &[],
             params: &[],
         };
@@ -164,7 +164,7 @@ impl Cuda {
     }
 
     /// The tensor map (TMA) of a matrix.
-    fn map(&self, place: u64, b: &Boxes) -> Result<sys::CUtensorMap> {
+    fn map(&self, place: u64, b: &TensorMap) -> Result<sys::CUtensorMap> {
         let rows = b.t.spec.len() / b.row.max(1);
         let dtype = match b.t.spec.dtype {
             DType::BF16 => sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
@@ -204,8 +204,8 @@ impl Cuda {
         }
         let function = self.function(launch)?;
         self.profile.launched(launch.entry);
-        let boxed = launch.boxes.iter().map(|b| b.t);
-        let mut places = boxed
+        let mapped = launch.tensor_maps.iter().map(|b| b.t);
+        let mut places = mapped
             .chain(launch.buffers.iter().copied())
             .map(|t| self.place(t))
             .collect::<Result<Vec<u64>>>()?;
@@ -226,9 +226,12 @@ impl Cuda {
                 state.stats.launches += 1;
             }
         }
-        let (boxed, buffers) = places.split_at_mut(launch.boxes.len());
-        let mut maps =
-            boxed.iter().zip(launch.boxes).map(|(&p, b)| self.map(p, b)).collect::<Result<Vec<_>>>()?;
+        let (mapped, buffers) = places.split_at_mut(launch.tensor_maps.len());
+        let mut maps = mapped
+            .iter()
+            .zip(launch.tensor_maps)
+            .map(|(&p, b)| self.map(p, b))
+            .collect::<Result<Vec<_>>>()?;
         let mut arguments: Vec<*mut c_void> = maps.iter_mut().map(|m| std::ptr::from_mut(m).cast()).collect();
         arguments.extend(buffers.iter_mut().map(|p| std::ptr::from_mut(p).cast::<c_void>()));
         if !params.is_empty() {

@@ -29,7 +29,7 @@ pub mod nvml;
 mod nvrtc;
 mod system;
 
-pub(crate) use blas::Choice;
+pub(crate) use blas::MatmulAlgorithm;
 pub use blas::{BackwardEpilogue, Matmul, MatmulCandidates};
 pub use compile::{Compiler, PRELUDE, Resources, specialised};
 pub use driver::functions as driver_functions;

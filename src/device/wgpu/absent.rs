@@ -2,7 +2,7 @@
 
 mod shared;
 
-pub use shared::{ALIGN, Abilities, PRELUDE, Tiles, WgpuStats, fold, size_class};
+pub use shared::{ALIGN, Abilities, PRELUDE, TileLayout, WgpuStats, fold, size_class};
 
 use super::{Backend, Caps, Gpu, Launch, LibraryFacts, Profile, Storage, Tensor};
 use crate::error::{Error, Result};
@@ -49,7 +49,7 @@ impl Wgpu {
         match self.0 {}
     }
     /// See the backend.
-    pub fn with_tiles(self, _tiles: Tiles) -> Wgpu {
+    pub fn with_tiles(self, _tiles: TileLayout) -> Wgpu {
         self
     }
     /// See the backend.
@@ -75,7 +75,7 @@ impl Wgpu {
         self
     }
     /// See the backend.
-    pub fn tiles(&self) -> Tiles {
+    pub fn tiles(&self) -> TileLayout {
         match self.0 {}
     }
     /// See the backend.

@@ -8,7 +8,7 @@ mod shared;
 mod vulkan;
 
 pub use memory::Memory;
-pub use shared::{ALIGN, Abilities, PRELUDE, Tiles, WgpuStats, fold, size_class};
+pub use shared::{ALIGN, Abilities, PRELUDE, TileLayout, WgpuStats, fold, size_class};
 
 use super::settings::WgpuSettings;
 use super::{Backend, Caps, Gpu, Launch, LibraryFacts, Profile, Storage, Tensor};
@@ -27,7 +27,7 @@ pub struct Wgpu {
     caps: Caps,
     abilities: Abilities,
     constants: Mutex<HashMap<Vec<u8>, Tensor>>,
-    tiles: Tiles,
+    tiles: TileLayout,
     half: bool,
     /// Whether kernels have wgpu's bounds checks, for debugging: `TEMPRA_WGPU_CHECKED=1`.
     checked: bool,
@@ -115,7 +115,7 @@ impl Wgpu {
             blocks: 0,
             packs: abilities.software,
         };
-        let tiles = if abilities.software { Tiles::Rows } else { Tiles::Workgroup };
+        let tiles = if abilities.software { TileLayout::Rows } else { TileLayout::Workgroup };
         let next = AtomicU64::new(0);
         let inner = Inner { device, queue, layouts, state: Mutex::default(), fault, next };
         Ok(Wgpu {
@@ -149,7 +149,7 @@ impl Wgpu {
     }
 
     /// Chooses the kernels of another kind of adapter, to test them.
-    pub fn with_tiles(mut self, tiles: Tiles) -> Wgpu {
+    pub fn with_tiles(mut self, tiles: TileLayout) -> Wgpu {
         self.tiles = tiles;
         self
     }
@@ -190,7 +190,7 @@ impl Wgpu {
     }
 
     /// The kernels for this adapter.
-    pub fn tiles(&self) -> Tiles {
+    pub fn tiles(&self) -> TileLayout {
         self.tiles
     }
 

@@ -25,7 +25,7 @@ pub struct WgpuStats {
 
 /// How kernels divide their work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Tiles {
+pub enum TileLayout {
     /// Large workgroups that share workgroup memory: for GPUs.
     Workgroup,
     /// Workgroups of as many threads as the processor has lanes, without workgroup memory: for software drivers.

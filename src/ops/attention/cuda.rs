@@ -1,6 +1,8 @@
 //! The launches of kernels/attention*.cu.
 
-use super::tiles::{Ask, Choice, PLAIN_THREADS, Tiles, choose, plain, plain_shares, shared_blocks};
+use super::tiles::{
+    AttentionDesc, LaunchConfigs, PLAIN_THREADS, TileConfig, choose, plain, plain_shares, shared_blocks,
+};
 use super::{Attention, Dropout};
 use crate::device::{Const, Cuda, Gpu, Launch, Tensor};
 use crate::error::{Error, Result};
@@ -61,8 +63,8 @@ impl<'a> Run<'a> {
     fn flat(&self) -> bool {
         self.buffers[0].spec.dtype == DType::F32 || self.dim > WIDEST
     }
-    fn choice(&self) -> Choice {
-        choose(&Ask {
+    fn choice(&self) -> LaunchConfigs {
+        choose(&AttentionDesc {
             shared: self.device.shared_limit(),
             sms: self.device.sms(),
             capability: self.device.capability(),
@@ -104,7 +106,7 @@ impl<'a> Run<'a> {
             groups: [blocks as u32, sizes[1], 1],
             threads,
             shared_bytes,
-            boxes: &[],
+            tensor_maps: &[],
             buffers,
             params: bytemuck::cast_slice(&params),
         })
@@ -118,7 +120,7 @@ impl<'a> Run<'a> {
         &self,
         pass: u32,
         entry: &'static str,
-        t: Tiles,
+        t: TileConfig,
         which: usize,
         buffers: &[&Tensor],
     ) -> Result<()> {

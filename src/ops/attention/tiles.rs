@@ -1,9 +1,9 @@
 //! Chooses the tiles of the CUDA attention kernels, from the shared memory of a block and the sizes of the batch. The host knows only
 //! the mean length of the sequences; the result is correct for any lengths.
 
-/// The inputs of the choice.
+/// What the tiles are chosen for.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Ask {
+pub(super) struct AttentionDesc {
     /// The largest shared memory of a block, in bytes.
     pub shared: usize,
     /// The number of multiprocessors.
@@ -18,7 +18,7 @@ pub(super) struct Ask {
     pub reach: usize,
 }
 
-impl Ask {
+impl AttentionDesc {
     /// The mean number of tokens of a sequence.
     fn mean(&self) -> usize {
         self.batch[0].div_ceil(self.batch[1].max(1))
@@ -31,7 +31,7 @@ impl Ask {
 
 /// The constants of a kernel on tensor cores, and the resources of its block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Tiles {
+pub(super) struct TileConfig {
     /// The number of threads of a block, which owns half as many tokens.
     pub threads: u32,
     /// The number of tokens that are loaded at a time.
@@ -50,13 +50,13 @@ pub(super) struct Tiles {
 
 /// The launches of both passes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Choice {
+pub(super) struct LaunchConfigs {
     /// The forward pass.
-    pub forward: Tiles,
+    pub forward: TileConfig,
     /// The backward pass of sequences that one block can compute, if there may be any.
-    pub whole: Option<Tiles>,
+    pub whole: Option<TileConfig>,
     /// The backward pass of longer sequences, if there may be any.
-    pub tiles: Option<Tiles>,
+    pub tiles: Option<TileConfig>,
 }
 
 /// The number of elements of a row of a tile in shared memory, including padding against bank conflicts.
@@ -65,20 +65,20 @@ fn row(dim: usize) -> usize {
 }
 
 // Bytes of shared memory: kernels/attention.cu and attention.backward.cu lay it out. An element has two bytes; what is kept in f32, four.
-impl Tiles {
+impl TileConfig {
     /// Sixteen tokens for each warp of 32 threads.
     fn own(self) -> usize {
         self.threads as usize / 2
     }
     /// Own queries, and a tile of keys and of values. A block that sequences share has the keys and values of its own tokens.
-    fn forward(mut self, dim: usize) -> Tiles {
+    fn forward(mut self, dim: usize) -> TileConfig {
         let keys = if self.share { self.own() } else { 0 }.max(self.tile as usize);
         self.shared = [2 * (self.own() + 2 * keys) * row(dim); 2];
         self
     }
     /// Two tensors of own tokens (K and V, or Q and dO), and each stage two of the other side. In f32, lse and D of the queries: of those
     /// that go by in the kernel for keys; D of the own ones in the kernel for queries.
-    fn tiles(mut self, dim: usize) -> Tiles {
+    fn tiles(mut self, dim: usize) -> TileConfig {
         let by = 2 * self.stages as usize * self.tile as usize;
         let both = 2 * (2 * self.own() + by) * row(dim);
         self.shared = [both + 4 * by, both + 4 * self.own()];
@@ -86,7 +86,7 @@ impl Tiles {
     }
     /// For sequences of at most `limit` tokens: K, V and dS of the own keys, Q and dO of each stage; in f32, lse and D of all queries,
     /// and dQ of all queries if the keys come in several rounds. dQ is what limits the length: 512 x 64 of it are 128 KiB.
-    fn whole(mut self, dim: usize, limit: usize) -> Tiles {
+    fn whole(mut self, dim: usize, limit: usize) -> TileConfig {
         let (own, tile) = (self.own(), self.tile as usize);
         let queries = if self.share { own } else { 0 }.max(self.stages as usize * tile);
         let halves = 2 * (own + queries) * row(dim) + own * (tile + 8);
@@ -101,17 +101,17 @@ impl Tiles {
 /// The longest sequence that one block computes. For longer ones a single block would take too long.
 const LONGEST: usize = 512;
 
-fn of([threads, tile, stages, blocks]: [u32; 4]) -> Tiles {
-    Tiles { threads, tile, stages, blocks, limit: 0, share: false, shared: [0; 2] }
+fn of([threads, tile, stages, blocks]: [u32; 4]) -> TileConfig {
+    TileConfig { threads, tile, stages, blocks, limit: 0, share: false, shared: [0; 2] }
 }
 
 /// The mean length up to which short sequences share blocks, if shared memory allows it. The result does not depend on it.
 const SHARED_UP_TO: usize = 64;
 
 /// These tiles with shared blocks, if sequences are short and it fits.
-fn share(t: Tiles, ask: &Ask, size: impl Fn(Tiles) -> Tiles) -> Tiles {
-    let shared = size(Tiles { share: true, ..t });
-    if ask.mean() <= SHARED_UP_TO && shared.shared[0] <= ask.shared { shared } else { t }
+fn share(t: TileConfig, desc: &AttentionDesc, size: impl Fn(TileConfig) -> TileConfig) -> TileConfig {
+    let shared = size(TileConfig { share: true, ..t });
+    if desc.mean() <= SHARED_UP_TO && shared.shared[0] <= desc.shared { shared } else { t }
 }
 
 /// An upper bound of the number of blocks for any lengths with this number of tokens and sequences, if sequences share blocks of this
@@ -133,69 +133,76 @@ pub(super) fn shared_blocks(tokens: usize, seqs: usize, [warps, each]: [usize; 2
     shared.min(alone)
 }
 
-fn forward(ask: &Ask) -> Tiles {
+fn forward(desc: &AttentionDesc) -> TileConfig {
     // More queries per block read keys and values less often, if sequences are long enough.
-    let (narrow, long) = (ask.dim <= 32, ask.sight() > 128);
+    let (narrow, long) = (desc.dim <= 32, desc.sight() > 128);
     // `blocks` is a promise to ptxas (launch bounds): it limits the registers of a thread to what so many blocks leave for each. On
     // architectures whose machine code needs a few more registers, a third block would cause spills.
-    let most = if ask.capability >= 120 || ask.reach > 0 && ask.capability >= 100 { 2 } else { 3 };
-    let list: &[[u32; 4]] = match (ask.dim <= 64, long) {
+    let most = if desc.capability >= 120 || desc.reach > 0 && desc.capability >= 100 { 2 } else { 3 };
+    let list: &[[u32; 4]] = match (desc.dim <= 64, long) {
         (true, true) if narrow => &[[256, 64, 1, 2], [64, 32, 1, 4]],
         (true, true) => &[[256, 32, 1, 2], [64, 32, 1, 4]],
         (true, false) => &[[128, 64, 1, if narrow { 4 } else { most }], [64, 32, 1, 4]],
         (false, _) => &[[128, 32, 1, 2], [64, 32, 1, 2]],
     };
-    let t = first(list, ask, |t| t.forward(ask.dim)).unwrap_or(of([64, 32, 1, 2]).forward(ask.dim));
-    share(t, ask, |t| t.forward(ask.dim))
+    let t = first(list, desc, |t| t.forward(desc.dim)).unwrap_or(of([64, 32, 1, 2]).forward(desc.dim));
+    share(t, desc, |t| t.forward(desc.dim))
 }
 
 /// The first candidate that fits.
-fn first(list: &[[u32; 4]], ask: &Ask, size: impl Fn(Tiles) -> Tiles) -> Option<Tiles> {
-    list.iter().map(|&c| size(of(c))).find(|t| t.shared[0].max(t.shared[1]) <= ask.shared)
+fn first(
+    list: &[[u32; 4]],
+    desc: &AttentionDesc,
+    size: impl Fn(TileConfig) -> TileConfig,
+) -> Option<TileConfig> {
+    list.iter().map(|&c| size(of(c))).find(|t| t.shared[0].max(t.shared[1]) <= desc.shared)
 }
 
-fn whole(ask: &Ask) -> Option<Tiles> {
-    let list: &[[u32; 4]] = match (ask.dim <= 64, ask.sight() > 64) {
+fn whole(desc: &AttentionDesc) -> Option<TileConfig> {
+    let list: &[[u32; 4]] = match (desc.dim <= 64, desc.sight() > 64) {
         // The machine code for sm_120 would spill with tiles of 64 here.
-        (true, true) if ask.dim <= 16 => &[[256, 32, 2, 1], [256, 32, 1, 1], [128, 32, 1, 1]],
+        (true, true) if desc.dim <= 16 => &[[256, 32, 2, 1], [256, 32, 1, 1], [128, 32, 1, 1]],
         (true, true) => &[[256, 64, 2, 1], [256, 64, 1, 1], [256, 32, 1, 1], [128, 32, 1, 1]],
         (true, false) => &[[128, 64, 1, 2], [128, 32, 1, 2]],
         (false, true) => &[[256, 32, 2, 1], [256, 32, 1, 1], [128, 32, 1, 1]],
         (false, false) => &[[128, 32, 1, 1]],
     };
-    let t = first(list, ask, |t| t.whole(ask.dim, t.own()))?;
+    let t = first(list, desc, |t| t.whole(desc.dim, t.own()))?;
     // On Turing, a kernel with both variants would spill for the widest heads.
-    let t =
-        if ask.capability < 80 && ask.dim > 112 { t } else { share(t, ask, |t| t.whole(ask.dim, t.own())) };
+    let t = if desc.capability < 80 && desc.dim > 112 {
+        t
+    } else {
+        share(t, desc, |t| t.whole(desc.dim, t.own()))
+    };
     // Two of the smaller blocks should fit on a multiprocessor, which has slightly more shared memory than a block may use.
-    let room = if t.blocks > 1 { (ask.shared - 1024) / 2 } else { ask.shared };
+    let room = if t.blocks > 1 { (desc.shared - 1024) / 2 } else { desc.shared };
     // With few sequences, one block per sequence leaves multiprocessors idle; tiles of long sequences do not.
-    let few = ask.batch[1] * ask.batch[2] < ask.sms as usize;
+    let few = desc.batch[1] * desc.batch[2] < desc.sms as usize;
     let most = if few { t.own() } else { LONGEST };
     let tile = t.tile as usize;
-    let limits = (t.own()..=most).step_by(tile).map(|limit| t.whole(ask.dim, limit));
+    let limits = (t.own()..=most).step_by(tile).map(|limit| t.whole(desc.dim, limit));
     Some(limits.take_while(|w| w.shared[0] <= room).last().unwrap_or(t))
 }
 
-fn tiles(ask: &Ask) -> Tiles {
-    let list: &[[u32; 4]] = match (ask.dim <= 64, ask.reach == 0 || ask.sight() > 128) {
+fn tiles(desc: &AttentionDesc) -> TileConfig {
+    let list: &[[u32; 4]] = match (desc.dim <= 64, desc.reach == 0 || desc.sight() > 128) {
         (true, true) => &[[256, 64, 2, 1], [256, 64, 1, 1], [128, 64, 1, 1], [128, 32, 1, 1]],
         (true, false) => &[[128, 64, 2, 1], [128, 64, 1, 1], [128, 32, 1, 1]],
         (false, _) => &[[256, 32, 2, 1], [256, 32, 1, 1], [128, 32, 1, 1]],
     };
-    first(list, ask, |t| t.tiles(ask.dim)).unwrap_or(of([64, 32, 1, 1]).tiles(ask.dim))
+    first(list, desc, |t| t.tiles(desc.dim)).unwrap_or(of([64, 32, 1, 1]).tiles(desc.dim))
 }
 
 /// The tiles of both passes for 16-bit elements.
-pub(super) fn choose(ask: &Ask) -> Choice {
-    let [tokens, seqs, _] = ask.batch;
-    let whole = whole(ask);
+pub(super) fn choose(desc: &AttentionDesc) -> LaunchConfigs {
+    let [tokens, seqs, _] = desc.batch;
+    let whole = whole(desc);
     let limit = whole.map_or(0, |w| w.limit);
     // A sequence can be long only if all tokens together exceed the limit. A single long sequence leaves no short ones.
     let long = tokens > limit as usize;
-    let tiles = long.then(|| Tiles { limit, ..tiles(ask) });
+    let tiles = long.then(|| TileConfig { limit, ..tiles(desc) });
     let short = !(seqs == 1 && long);
-    Choice { forward: forward(ask), whole: whole.filter(|_| short), tiles }
+    LaunchConfigs { forward: forward(desc), whole: whole.filter(|_| short), tiles }
 }
 
 /// The rows of a warp and the shared memory in bytes, for the forward and the backward pass in f32.
@@ -233,21 +240,21 @@ mod tests {
                 for batch in
                     [[1, 1, 1], [60, 3, 12], [4096, 32, 12], [16384, 32, 16], [20000, 1000, 12], [512, 0, 1]]
                 {
-                    let ask = Ask { shared, sms: 132, capability: 90, batch, dim, reach };
-                    let c = choose(&ask);
+                    let desc = AttentionDesc { shared, sms: 132, capability: 90, batch, dim, reach };
+                    let c = choose(&desc);
                     for t in [Some(c.forward), c.whole, c.tiles].into_iter().flatten() {
-                        assert!(t.shared[0].max(t.shared[1]) <= shared, "{ask:?}: {c:?}");
-                        assert!(t.own() >= t.tile as usize, "{ask:?}: {c:?}");
+                        assert!(t.shared[0].max(t.shared[1]) <= shared, "{desc:?}: {c:?}");
+                        assert!(t.own() >= t.tile as usize, "{desc:?}: {c:?}");
                     }
                     let limit = c.whole.map_or(0, |w| w.limit as usize);
-                    assert!(c.tiles.is_some() || batch[0] <= limit, "{ask:?}: {c:?}");
+                    assert!(c.tiles.is_some() || batch[0] <= limit, "{desc:?}: {c:?}");
                     assert!(
                         c.tiles.is_none_or(|t| c.whole.is_none_or(|w| w.limit == t.limit)),
-                        "{ask:?}: {c:?}"
+                        "{desc:?}: {c:?}"
                     );
-                    assert!(c.whole.is_none_or(|w| w.limit as usize >= w.own()), "{ask:?}: {c:?}");
-                    assert!(c.whole.is_none_or(|w| !w.share || w.limit >= 32), "{ask:?}: {c:?}");
-                    assert!(plain(shared, dim).iter().all(|p| p.1 <= shared), "{ask:?}");
+                    assert!(c.whole.is_none_or(|w| w.limit as usize >= w.own()), "{desc:?}: {c:?}");
+                    assert!(c.whole.is_none_or(|w| !w.share || w.limit >= 32), "{desc:?}: {c:?}");
+                    assert!(plain(shared, dim).iter().all(|p| p.1 <= shared), "{desc:?}");
                 }
             }
         }
@@ -302,8 +309,9 @@ mod tests {
             (99 << 10, 64, 128, 128),
             (64 << 10, 64, 128, 128),
         ] {
-            let ask = Ask { shared, sms: 132, capability: 90, batch: [32 * mean, 32, 12], dim, reach: 0 };
-            assert_eq!(choose(&ask).whole.map(|w| w.limit), Some(limit), "{ask:?}");
+            let desc =
+                AttentionDesc { shared, sms: 132, capability: 90, batch: [32 * mean, 32, 12], dim, reach: 0 };
+            assert_eq!(choose(&desc).whole.map(|w| w.limit), Some(limit), "{desc:?}");
         }
     }
 }

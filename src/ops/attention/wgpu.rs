@@ -1,7 +1,7 @@
 //! The launches of shaders/attention.wgsl.
 
 use super::{Attention, Dropout};
-use crate::device::wgpu::Tiles;
+use crate::device::wgpu::TileLayout;
 use crate::device::{Tensor, Wgpu};
 use crate::error::Result;
 use crate::ops::{Backward, Forward, On, launch_with, words};
@@ -20,7 +20,7 @@ impl Attention {
         let scale = self.scale.to_bits();
         let params = [a, b, c, d, sizes[0], sizes[1], sizes[2], scale, add as u32, self.reach()];
         // A multiple of eight, the mask's block; a sequence's last group may be partly idle, so not too many.
-        let threads = if device.tiles() == Tiles::Rows { 8 } else { 32 };
+        let threads = if device.tiles() == TileLayout::Rows { 8 } else { 32 };
         let blocks = tokens.div_ceil(threads) + seqs as usize;
         let groups = [blocks as u32, self.heads as u32, 1];
         let consts = [("D", (cols / 3 / self.heads) as u32)];

@@ -78,7 +78,7 @@ impl Run<'_> {
             groups: [blocks as u32, heads as u32, 1],
             threads: PLAIN_THREADS,
             shared_bytes: shared as u32,
-            boxes: &[],
+            tensor_maps: &[],
             buffers,
             params: bytemuck::cast_slice(&params),
         })

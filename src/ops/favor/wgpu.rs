@@ -1,7 +1,7 @@
 //! The launches of shaders/favor.wgsl.
 
 use super::Favor;
-use crate::device::wgpu::Tiles;
+use crate::device::wgpu::TileLayout;
 use crate::device::{Tensor, Wgpu};
 use crate::error::Result;
 use crate::ops::{Backward, Forward, On, launch_with, words};
@@ -16,7 +16,7 @@ impl Favor {
         let s = self.sizes([0, 1, 2].map(|i| &buffers[i].spec));
         let sizes = [s.tokens, s.heads, s.seqs, s.features].map(|v| v as u32);
         let params = [sizes[0], sizes[1], sizes[2], sizes[3], self.scale.to_bits(), add as u32];
-        let threads = if device.tiles() == Tiles::Rows { 8 } else { 32 };
+        let threads = if device.tiles() == TileLayout::Rows { 8 } else { 32 };
         // A group has features of one sequence, or tokens of one sequence.
         let blocks = match entry {
             "keys" | "backward_features" => s.seqs * s.features.div_ceil(threads),

@@ -1,8 +1,8 @@
 //! Launches the kernels of kernels/linear*.cu, and chooses the tiles of a matmul for the GPU.
 
 use super::Linear;
-use crate::device::cuda::Choice as Way;
-use crate::device::{Boxes, Const, Cuda, Gpu, Launch, Tensor, cuda};
+use crate::device::cuda::MatmulAlgorithm;
+use crate::device::{Const, Cuda, Gpu, Launch, Tensor, TensorMap, cuda};
 use crate::error::Result;
 use crate::ops::{Activation, Backward, Forward, Grad, On};
 use crate::shape::DType;
@@ -21,7 +21,7 @@ pub(in crate::ops) const PLAIN: &str =
 
 /// The properties of the GPU that determine the tiles.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::ops) struct Card {
+pub(in crate::ops) struct GpuLimits {
     pub sms: u32,
     pub shared_limit: usize,
     pub capability: u32,
@@ -31,11 +31,11 @@ pub(in crate::ops) struct Card {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::ops) enum Route {
     /// TMA and wgmma: Hopper.
-    Boxed,
+    Wgmma,
     /// Asynchronous copies (cp.async) and mma: Ampere and later.
-    Async,
+    CpAsync,
     /// Staged in registers, and mma: Turing, or rows of odd length.
-    Held,
+    RegisterStaged,
     /// f32 arithmetic.
     Plain,
 }
@@ -55,7 +55,7 @@ pub(in crate::ops) struct Tile {
 
 impl Tile {
     pub fn threads(&self, route: Route) -> u32 {
-        if route == Route::Boxed {
+        if route == Route::Wgmma {
             // Two consumer warpgroups (wgmma) and a producer warp (TMA).
             return 288;
         }
@@ -63,7 +63,7 @@ impl Tile {
     }
     /// Dynamic shared memory in bytes, for kernels on tensor cores.
     pub fn shared(&self, route: Route) -> usize {
-        let more = if route == Route::Boxed { 2048 } else { 0 };
+        let more = if route == Route::Wgmma { 2048 } else { 0 };
         self.stages * (self.block[0] + self.block[1]) * self.block[2] * 2 + more
     }
     /// The number of steps of depth `block[2]` of one part.
@@ -74,51 +74,51 @@ impl Tile {
 
 /// A candidate tile, and the estimated share of a multiprocessor's peak rate that it reaches, with several blocks per multiprocessor and
 /// with one. Estimated from shared memory traffic and the number of warps that hide latency.
-type Choice = ([usize; 3], [usize; 2], f64, f64);
+type Candidate = ([usize; 3], [usize; 2], f64, f64);
 /// On Hopper mma.sync reaches little more than half of wgmma's rate, and shares are relative to wgmma's.
-const BOXED: &[Choice] = &[([128, 128, 64], [64, 128], 1.5, 1.5), ([128, 256, 64], [64, 256], 1.7, 1.7)];
-const ASYNC: &[Choice] = &[
+const WGMMA: &[Candidate] = &[([128, 128, 64], [64, 128], 1.5, 1.5), ([128, 256, 64], [64, 256], 1.7, 1.7)];
+const CP_ASYNC: &[Candidate] = &[
     ([128, 128, 32], [64, 64], 1.0, 0.75),
     ([128, 64, 32], [64, 32], 0.85, 0.6),
     ([64, 128, 32], [32, 64], 0.85, 0.6),
     ([64, 64, 64], [32, 32], 0.65, 0.4),
 ];
-const HELD: &[Choice] = &[
+const REGISTER_STAGED: &[Candidate] = &[
     ([128, 128, 32], [64, 32], 1.0, 0.8),
     ([128, 64, 32], [32, 32], 0.8, 0.6),
     ([64, 64, 32], [32, 32], 0.7, 0.4),
 ];
-const FLAT: &[Choice] = &[([128, 128, 8], [32, 64], 1.0, 0.9), ([64, 64, 8], [32, 64], 0.9, 0.3)];
+const PLAIN_TILES: &[Candidate] = &[([128, 128, 8], [32, 64], 1.0, 0.9), ([64, 64, 8], [32, 64], 0.9, 0.3)];
 
 /// The fastest tile and number of parts for an (m, n, k) matmul, by a cost model: the work of the busiest multiprocessor, the start and
 /// end of each block, and adding up the parts.
-pub(in crate::ops) fn tile(shape: [usize; 3], route: Route, card: Card) -> Tile {
-    costed(shape, route, card).1
+pub(in crate::ops) fn tile(shape: [usize; 3], route: Route, gpu: GpuLimits) -> Tile {
+    costed(shape, route, gpu).1
 }
 
 /// The same with its cost, to compare routes on the same GPU.
-fn costed([m, n, k]: [usize; 3], route: Route, card: Card) -> (f64, Tile) {
+fn costed([m, n, k]: [usize; 3], route: Route, gpu: GpuLimits) -> (f64, Tile) {
     // All costs are in multiply-adds of one multiprocessor, so that they can be added: the start and end of a block (the pipeline fills,
     // the epilogue writes), the launch that adds up the parts, a byte of a partial sum.
     let (choices, start, launch, byte) = match route {
-        Route::Boxed => (BOXED, 2e6, 4e6, 50.0),
-        Route::Async => (ASYNC, 1e6, 4e6, 50.0),
-        Route::Held => (HELD, 1e6, 3e6, 30.0),
-        Route::Plain => (FLAT, 1e5, 5e5, 7.0),
+        Route::Wgmma => (WGMMA, 2e6, 4e6, 50.0),
+        Route::CpAsync => (CP_ASYNC, 1e6, 4e6, 50.0),
+        Route::RegisterStaged => (REGISTER_STAGED, 1e6, 3e6, 30.0),
+        Route::Plain => (PLAIN_TILES, 1e5, 5e5, 7.0),
     };
-    let sms = card.sms.max(1) as usize;
+    let sms = gpu.sms.max(1) as usize;
     let mut best: Option<(f64, Tile)> = None;
     for &(block, warp, rate, alone) in choices {
         let [tm, tn, tk] = block;
         // As many stages as still let two blocks run on a multiprocessor: while one fills its pipeline or writes its results, the other
         // multiplies. The system reserves 1 KiB for each block.
         let stage = (tm + tn) * tk * 2;
-        let room = (card.shared_limit.saturating_sub(1 << 10) / 2) / stage;
+        let room = (gpu.shared_limit.saturating_sub(1 << 10) / 2) / stage;
         let stages = match route {
             // One block per multiprocessor: its sums take up to half of the registers, and the producer warp keeps the pipeline full.
-            Route::Boxed => ((card.shared_limit.saturating_sub(4 << 10)) / stage).min(4),
-            Route::Async => room.clamp(2, 4),
-            Route::Held | Route::Plain => 2,
+            Route::Wgmma => ((gpu.shared_limit.saturating_sub(4 << 10)) / stage).min(4),
+            Route::CpAsync => room.clamp(2, 4),
+            Route::RegisterStaged | Route::Plain => 2,
         };
         let steps = k.div_ceil(tk);
         // Few tiles and a deep sum, as in a weight gradient, leave multiprocessors idle: the sum is cut into parts. A part has a depth
@@ -235,12 +235,12 @@ fn matmul(
         rest: &|to, sums| rest(to, sums.map(over)),
     };
     match device.way(&by, &ways)? {
-        Way::Own => own(c, epilogue.sums),
-        Way::Library(algorithm) => {
+        MatmulAlgorithm::Own => own(c, epilogue.sums),
+        MatmulAlgorithm::Library(algorithm) => {
             device.by_blas(&by, algorithm, None)?;
             rest(c, epilogue.sums)
         }
-        Way::Whole(algorithm) => match epilogue.sums {
+        MatmulAlgorithm::Whole(algorithm) => match epilogue.sums {
             Some(g) if g.add || g.t.spec.dtype != c.spec.dtype => {
                 let fresh = device.scratch(c.spec.dtype, &[m])?;
                 device.by_blas(&by, algorithm, Some(&fresh))?;
@@ -262,36 +262,36 @@ fn own_matmul(
     epilogue: &Epilogue,
 ) -> Result<()> {
     let t = a.t.spec.dtype;
-    let card =
-        Card { sms: device.sms(), shared_limit: device.shared_limit(), capability: device.capability() };
+    let gpu =
+        GpuLimits { sms: device.sms(), shared_limit: device.shared_limit(), capability: device.capability() };
     // Turing's tensor cores multiply f16, not bf16.
-    let flat = t == DType::F32 || (t == DType::BF16 && card.capability < 80);
+    let plain = t == DType::F32 || (t == DType::BF16 && gpu.capability < 80);
     // Rows that are read 16 bytes at a time; four elements in f32 arithmetic.
-    let run = if flat { 4 } else { 8 };
+    let run = if plain { 4 } else { 8 };
     let aligned = [a.row.is_multiple_of(run), b.row.is_multiple_of(run)];
     // cp.async copies 16 bytes between addresses that are multiples of 16: whole rows must be such multiples.
-    let mut route = match (flat, card.capability >= 80 && aligned == [true; 2]) {
+    let mut route = match (plain, gpu.capability >= 80 && aligned == [true; 2]) {
         (true, _) => Route::Plain,
-        (_, true) => Route::Async,
-        (_, false) => Route::Held,
+        (_, true) => Route::CpAsync,
+        (_, false) => Route::RegisterStaged,
     };
-    let mut tile = tile([m, n, k], route, card);
+    let mut tile = tile([m, n, k], route, gpu);
     // TMA needs such rows too. wgmma is not always faster: its tiles are large, and a small matmul fills few of them.
-    if route == Route::Async && device.hopper() && k > 0 {
-        let (cost, boxed) = costed([m, n, k], Route::Boxed, card);
-        let better = cost < costed([m, n, k], Route::Async, card).0;
-        let taken = match device.matmul() {
+    if route == Route::CpAsync && device.hopper() && k > 0 {
+        let (cost, wgmma) = costed([m, n, k], Route::Wgmma, gpu);
+        let better = cost < costed([m, n, k], Route::CpAsync, gpu).0;
+        let use_wgmma = match device.matmul() {
             Some("wgmma") => true,
             Some("mma") => false,
             _ => better,
         };
-        if taken {
-            (route, tile) = (Route::Boxed, boxed);
+        if use_wgmma {
+            (route, tile) = (Route::Wgmma, wgmma);
         }
     }
     let (source, entry) = match route {
-        Route::Boxed => (HOPPER, "linear_matmul_hopper"),
-        Route::Async | Route::Held => (TENSOR, "linear_matmul"),
+        Route::Wgmma => (HOPPER, "linear_matmul_hopper"),
+        Route::CpAsync | Route::RegisterStaged => (TENSOR, "linear_matmul"),
         Route::Plain => (PLAIN, "linear_matmul_plain"),
     };
     let params = |add: bool, add_sums: bool| {
@@ -301,7 +301,7 @@ fn own_matmul(
     let sized = |mut all: Vec<(&'static str, Const)>| {
         let number = |name, v: usize| (name, Const::U32(v as u32));
         all.extend([number("A_DOWN", a.down as usize), number("B_DOWN", b.down as usize)]);
-        if route == Route::Boxed {
+        if route == Route::Wgmma {
             all.extend([number("TILE_N", tn), number("STAGES", tile.stages), number("BLOCKS", 1)]);
             return all;
         }
@@ -311,7 +311,7 @@ fn own_matmul(
             number("TILE_M", tm),
             number("TILE_N", tn),
         ]);
-        if !flat {
+        if !plain {
             all.extend([
                 number("TILE_K", tk),
                 number("WARP_M", tile.warp[0]),
@@ -322,19 +322,19 @@ fn own_matmul(
         all
     };
     let multiply = |epilogue: &Epilogue, c: &Tensor, db: Option<&Tensor>, add_sums: bool| {
-        let boxes = [Boxes { t: a.t, row: a.row }, Boxes { t: b.t, row: b.row }];
+        let tensor_maps = [TensorMap { t: a.t, row: a.row }, TensorMap { t: b.t, row: b.row }];
         let rest = [epilogue.bias.unwrap_or(a.t), c, epilogue.keep.unwrap_or(c), db.unwrap_or(c)];
         let all = [&[a.t, b.t], &rest[..]].concat();
-        let boxed = route == Route::Boxed;
+        let wgmma = route == Route::Wgmma;
         device.launch(Launch {
             source,
             entry,
             consts: &sized(consts(t, [c.spec.dtype, db.unwrap_or(c).spec.dtype], epilogue, n)),
             groups: [(m.div_ceil(tm) * n.div_ceil(tn)) as u32, tile.parts as u32, 1],
             threads: tile.threads(route),
-            shared_bytes: if flat { 0 } else { tile.shared(route) as u32 },
-            boxes: if boxed { &boxes } else { &[] },
-            buffers: if boxed { &rest } else { &all },
+            shared_bytes: if plain { 0 } else { tile.shared(route) as u32 },
+            tensor_maps: if wgmma { &tensor_maps } else { &[] },
+            buffers: if wgmma { &rest } else { &all },
             params: bytemuck::cast_slice(&params(epilogue.add, add_sums)),
         })
     };
@@ -382,7 +382,7 @@ fn finish(
         groups: [items.div_ceil(THREADS) as u32, 1, 1],
         threads: THREADS as u32,
         shared_bytes: 0,
-        boxes: &[],
+        tensor_maps: &[],
         buffers: &[parts, epilogue.bias.unwrap_or(parts), c, epilogue.keep.unwrap_or(c), db],
         params: bytemuck::cast_slice(&params),
     })
@@ -398,7 +398,7 @@ fn derive(device: &Cuda, act: Activation, [dy, at, dz]: [&Tensor; 3]) -> Result<
         groups: [(rows * n).div_ceil(8 * THREADS) as u32, 1, 1],
         threads: THREADS as u32,
         shared_bytes: 0,
-        boxes: &[],
+        tensor_maps: &[],
         buffers: &[dy, at, dz],
         params: bytemuck::cast_slice(&[rows, n, 0, 0, 0, 0, 0, 0, 0].map(|v| v as u32)),
     })
@@ -420,7 +420,7 @@ fn sum_columns(device: &Cuda, dz: &Tensor, [rows, n]: [usize; 2], g: Grad) -> Re
         groups: [n.div_ceil(wide) as u32, parts as u32, 1],
         threads: THREADS as u32,
         shared_bytes: 0,
-        boxes: &[],
+        tensor_maps: &[],
         buffers: &[dz, &sums],
         params: bytemuck::cast_slice(&params(rows)),
     })?;
@@ -466,32 +466,32 @@ impl On<Cuda> for Linear {
 mod tests {
     use super::*;
 
-    const CARDS: [Card; 5] = [
-        Card { sms: 40, shared_limit: 64 << 10, capability: 75 },
-        Card { sms: 108, shared_limit: 163 << 10, capability: 80 },
-        Card { sms: 20, shared_limit: 99 << 10, capability: 86 },
-        Card { sms: 132, shared_limit: 227 << 10, capability: 90 },
-        Card { sms: 170, shared_limit: 99 << 10, capability: 120 },
+    const GPUS: [GpuLimits; 5] = [
+        GpuLimits { sms: 40, shared_limit: 64 << 10, capability: 75 },
+        GpuLimits { sms: 108, shared_limit: 163 << 10, capability: 80 },
+        GpuLimits { sms: 20, shared_limit: 99 << 10, capability: 86 },
+        GpuLimits { sms: 132, shared_limit: 227 << 10, capability: 90 },
+        GpuLimits { sms: 170, shared_limit: 99 << 10, capability: 120 },
     ];
 
-    fn routes(card: Card) -> &'static [Route] {
-        if card.capability == 90 {
-            &[Route::Boxed, Route::Async, Route::Held, Route::Plain]
-        } else if card.capability >= 80 {
-            &[Route::Async, Route::Held, Route::Plain]
+    fn routes(gpu: GpuLimits) -> &'static [Route] {
+        if gpu.capability == 90 {
+            &[Route::Wgmma, Route::CpAsync, Route::RegisterStaged, Route::Plain]
+        } else if gpu.capability >= 80 {
+            &[Route::CpAsync, Route::RegisterStaged, Route::Plain]
         } else {
-            &[Route::Held, Route::Plain]
+            &[Route::RegisterStaged, Route::Plain]
         }
     }
 
     #[test]
     fn every_tile_can_run_and_parts_cover_the_depth() {
         let sides = [1, 2, 7, 64, 384, 768, 3072, 30522];
-        for card in CARDS {
-            for &route in routes(card) {
+        for gpu in GPUS {
+            for &route in routes(gpu) {
                 for (m, n) in sides.iter().flat_map(|&m| sides.map(|n| (m, n))) {
                     for k in [0, 1, 521, 768, 4096, 65536] {
-                        let t = tile([m, n, k], route, card);
+                        let t = tile([m, n, k], route, gpu);
                         let [tm, tn, tk] = t.block;
                         assert!(
                             tm % t.warp[0] == 0 && tn % t.warp[1] == 0 && t.threads(route) <= 288,
@@ -504,18 +504,15 @@ mod tests {
                         );
                         if route != Route::Plain {
                             // Slabs of 16 rows a warp; on Hopper 64 columns at a time.
-                            let columns = if route == Route::Boxed { 64 } else { t.warp[1] };
+                            let columns = if route == Route::Wgmma { 64 } else { t.warp[1] };
                             let epilogue = t.threads(route) as usize / 32 * 16 * columns * 4;
                             assert!(
-                                t.shared(route) <= card.shared_limit && epilogue <= t.shared(route),
-                                "{t:?} {card:?}"
+                                t.shared(route) <= gpu.shared_limit && epilogue <= t.shared(route),
+                                "{t:?} {gpu:?}"
                             );
                         }
-                        if route == Route::Async {
-                            assert!(
-                                t.stages >= 3 && 2 * t.shared(route) < card.shared_limit,
-                                "{t:?} {card:?}"
-                            );
+                        if route == Route::CpAsync {
+                            assert!(t.stages >= 3 && 2 * t.shared(route) < gpu.shared_limit, "{t:?} {gpu:?}");
                         }
                     }
                 }
@@ -525,15 +522,15 @@ mod tests {
 
     #[test]
     fn large_matmuls_take_large_tiles_and_long_sums_are_cut() {
-        let [_, a100, ..] = CARDS;
-        let large = tile([32768, 3072, 768], Route::Async, a100);
+        let [_, a100, ..] = GPUS;
+        let large = tile([32768, 3072, 768], Route::CpAsync, a100);
         assert_eq!((large.block, large.parts), ([128, 128, 32], 1));
         // 48 tiles of 128 x 128 would leave more than half of the GPU idle.
-        assert_eq!(tile([1024, 768, 768], Route::Async, a100).block, [128, 64, 32]);
+        assert_eq!(tile([1024, 768, 768], Route::CpAsync, a100).block, [128, 64, 32]);
         // A weight gradient: 36 tiles, and a long sum.
-        let weight = tile([768, 768, 32768], Route::Async, a100);
+        let weight = tile([768, 768, 32768], Route::CpAsync, a100);
         assert!(weight.parts > 1, "{weight:?}");
         assert!(tile([32, 768, 768], Route::Plain, a100).parts > 1);
-        assert_eq!(tile([1, 1, 8], Route::Async, a100).parts, 1);
+        assert_eq!(tile([1, 1, 8], Route::CpAsync, a100).parts, 1);
     }
 }

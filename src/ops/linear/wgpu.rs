@@ -1,7 +1,7 @@
 //! Launches the kernels of shaders/linear.wgsl and shaders/linear.coop.wgsl.
 
 use super::{Linear, TILE};
-use crate::device::wgpu::Tiles;
+use crate::device::wgpu::TileLayout;
 use crate::device::{Const, Tensor, Wgpu};
 use crate::error::Result;
 use crate::ops::{Activation, Backward, Forward, On, THREADS, groups_for, launch, launch_with, words};
@@ -54,7 +54,7 @@ fn matmul_gpu(
         let kernel = (COOP, "matmul_coop");
         return launch_with(device, 4 * subgroup, kernel, &consts, groups, &buffers.each_ref(), &params(&b));
     }
-    if device.tiles() == Tiles::Workgroup {
+    if device.tiles() == TileLayout::Workgroup {
         let groups = [n.div_ceil(TILE) as u32, m.div_ceil(TILE) as u32, 1];
         let buffers = buffers(&b);
         return launch(device, (SHADER, "matmul"), &consts, groups, &buffers.each_ref(), &params(&b));

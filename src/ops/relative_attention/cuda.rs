@@ -89,7 +89,7 @@ impl<'a> Run<'a> {
             groups: [groups[0] as u32, groups[1] as u32, 1],
             threads: PLAIN_THREADS,
             shared_bytes: shared as u32,
-            boxes: &[],
+            tensor_maps: &[],
             buffers,
             params: bytemuck::cast_slice(&params),
         })

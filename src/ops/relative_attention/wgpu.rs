@@ -1,7 +1,7 @@
 //! The launches of shaders/relative_attention.wgsl.
 
 use super::{Dropout, ROWS, RelativeAttention, Sizes};
-use crate::device::wgpu::Tiles;
+use crate::device::wgpu::TileLayout;
 use crate::device::{Tensor, Wgpu};
 use crate::error::Result;
 use crate::ops::{Backward, Forward, On, launch_with, words};
@@ -23,7 +23,7 @@ struct Run<'a> {
 impl<'a> Run<'a> {
     fn new(op: &'a RelativeAttention, device: &'a Wgpu, x: &[&Tensor]) -> Run<'a> {
         let s = op.sizes(&x.iter().map(|t| &t.spec).collect::<Vec<_>>());
-        let threads = if device.tiles() == Tiles::Rows { 8 } else { 32 };
+        let threads = if device.tiles() == TileLayout::Rows { 8 } else { 32 };
         Run { op, device, s, threads }
     }
     fn launch(&self, entry: &'static str, groups: [usize; 2], buffers: &[&Tensor], add: bool) -> Result<()> {
