@@ -249,7 +249,7 @@ fn one(
         runs.push(timed);
     }
     let (phases, work) = (phases(&runs, data), summarise(&runs));
-    // The first step is recorded where the device does that.
+    // The first step is captured where the device does that.
     training.one(key, &batch)?;
     // A GPU is given all steps at once: waiting for each would leave it idle.
     let group = if bench.is_slow() { 1 } else { steps };

@@ -109,7 +109,7 @@ impl Batch {
     }
 }
 
-/// Masked tokens of a batch that is filled up come in multiples of so many.
+/// Masked tokens of a batch that is padded to a bucket come in multiples of so many.
 const MASKED_STEP: usize = 32;
 
 /// The size of one optimizer step.

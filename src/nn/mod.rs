@@ -35,7 +35,7 @@ pub struct Inputs {
     pub positions: Var,
     /// Token types u32 (tokens).
     pub types: Var,
-    /// Where each sequence begins, u32 (sequences + 1); with one more of tokens that only fill up the batch, if there are any.
+    /// Where each sequence begins, u32 (sequences + 1); with one more of tokens that only pad the batch, if there are any.
     pub cu_seqlens: Var,
     /// The same without those: of the sequences that are asked about.
     pub sequences: Var,

@@ -3,7 +3,7 @@
 //! logits (tokens, 2), cu_seqlens u32 (sequences + 1), target u32 (sequences, 2), scale (1) -> loss (1). Column 0 says where
 //! an answer starts, column 1 where it ends; a target is a token counted from the sequence's first. With scale = 1 / the
 //! number of sequences it is the loss of `BertForQuestionAnswering`: the mean of two cross-entropies (Devlin et al. 2019,
-//! sec. 4.2). A target beyond its sequence counts nothing, as there; tokens beyond the last sequence, which only fill up a
+//! sec. 4.2). A target beyond its sequence counts nothing, as there; tokens beyond the last sequence, which only pad a
 //! batch, have no part in it and no gradient. Saves lse (sequences, 2).
 
 use super::{

@@ -203,7 +203,7 @@ impl Optimizer {
         Ok(())
     }
     /// Has the newest step's loss and norm brought to the host once they are there, where the device can: to be called after
-    /// each step, outside of what is recorded, for [`Optimizer::synchronize_oldest`].
+    /// each step, outside of CUDA graph capture, for [`Optimizer::synchronize_oldest`].
     ///
     /// # Errors
     /// [`Kind::Lost`](crate::error::Kind::Lost) if the device was lost.

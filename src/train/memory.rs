@@ -99,7 +99,7 @@ impl Job<'_> {
             batch.head = self.head;
             self.task.prepare(batch, (0, 0))?;
             if caps.blocks > 0 {
-                // Steps that are recorded are filled up to few sizes.
+                // Steps that are captured are padded to few bucket sizes.
                 batch.fill_up();
             }
         }

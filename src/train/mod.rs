@@ -388,7 +388,7 @@ impl Trainer<'_> {
                     let losses = passes.run(&batches, optimizer.scale())?;
                     optimizer.step(device, &passes.run.model.params, &losses, lr)
                 });
-                // A recorded step is launched at its end, which may fail when all else is done.
+                // A captured step is launched at its end, which may fail when all else is done.
                 if done.is_err() {
                     optimizer.forget_beyond(queued);
                 }

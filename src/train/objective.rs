@@ -13,7 +13,7 @@ use crate::tape::{Tape, Var};
 use crate::tasks::{self, Task};
 
 /// A micro-batch on a tape, with the model that reads it.
-pub struct Recording<'a, 'd> {
+pub struct TapedPass<'a, 'd> {
     /// The tape.
     pub tape: Tape<'d>,
     /// The micro-batch.
@@ -23,7 +23,7 @@ pub struct Recording<'a, 'd> {
     inputs: Inputs,
 }
 
-impl<'a, 'd> Recording<'a, 'd> {
+impl<'a, 'd> TapedPass<'a, 'd> {
     /// Puts a micro-batch and the model's parameters on a new tape. Their gradients are added to those there (`add`) or written over them.
     /// `key` is seed and step, the source of dropout; without one there is none.
     ///
@@ -39,7 +39,7 @@ impl<'a, 'd> Recording<'a, 'd> {
         let mut tape = Tape::new(device);
         let bound = model.params.bind(&mut tape, add)?;
         let inputs = tasks::inputs(&mut tape, batch, key)?;
-        Ok(Recording { tape, batch, model, bound, inputs })
+        Ok(TapedPass { tape, batch, model, bound, inputs })
     }
     /// Runs the model; see [`Model::forward`] for its outputs. Forward passes of different numbers, below [`Inputs::PASSES`], have
     /// different dropout masks.
@@ -62,7 +62,7 @@ pub trait Objective: Send + Sync {
     ///
     /// # Errors
     /// Those of the task and of the model's ops.
-    fn record(&self, run: &mut Recording, scales: [f64; 2]) -> Result<Var>;
+    fn record(&self, run: &mut TapedPass, scales: [f64; 2]) -> Result<Var>;
     /// Whether the loss compares the examples of a whole step with each other; see [`Task::spans_step`]. If so, a step of several
     /// micro-batches calls [`Objective::record_step`] instead of [`Objective::record`].
     fn whole_step(&self) -> bool {
@@ -78,7 +78,7 @@ pub trait Objective: Send + Sync {
 }
 
 impl<T: Task + ?Sized> Objective for T {
-    fn record(&self, run: &mut Recording, scales: [f64; 2]) -> Result<Var> {
+    fn record(&self, run: &mut TapedPass, scales: [f64; 2]) -> Result<Var> {
         let outputs = run.forward(0, &mut Taps::none())?;
         self.loss(&mut run.tape, &outputs, run.batch, scales)
     }
@@ -94,7 +94,7 @@ impl<T: Task + ?Sized> Objective for T {
 pub struct Plain<'a>(pub &'a dyn Task);
 
 impl Objective for Plain<'_> {
-    fn record(&self, run: &mut Recording, scales: [f64; 2]) -> Result<Var> {
+    fn record(&self, run: &mut TapedPass, scales: [f64; 2]) -> Result<Var> {
         self.0.record(run, scales)
     }
     fn whole_step(&self) -> bool {

@@ -1,6 +1,6 @@
 //! One pass over one micro-batch, and the passes of an optimizer step: what the loop, the benchmark and the tests all run.
 
-use super::objective::{Objective, Recording};
+use super::objective::{Objective, TapedPass};
 use crate::data::Batch;
 use crate::device::{Device, Tensor};
 use crate::error::{Error, Result};
@@ -51,7 +51,7 @@ pub fn pass(
     add: bool,
 ) -> Result<Passed> {
     let scale = scale.into();
-    let mut run = Recording::new(device, model, batch, key, add)?;
+    let mut run = TapedPass::new(device, model, batch, key, add)?;
     // No handle to an output is left behind this: the backward pass frees each once it has read it.
     let root = objective.record(&mut run, scale.loss)?;
     let (tape, bound) = run.into_parts();

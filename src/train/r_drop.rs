@@ -8,7 +8,7 @@
 //!
 //! It is the setting `loss.r_drop`, for tasks whose outputs are logits of classes that exclude each other.
 
-use super::objective::{Objective, Recording};
+use super::objective::{Objective, TapedPass};
 use crate::data::Batch;
 use crate::error::{Error, Result};
 use crate::nn::Taps;
@@ -54,7 +54,7 @@ impl RDrop<'_> {
 }
 
 impl Objective for RDrop<'_> {
-    fn record(&self, run: &mut Recording, scales: [f64; 2]) -> Result<Var> {
+    fn record(&self, run: &mut TapedPass, scales: [f64; 2]) -> Result<Var> {
         let first = run.forward(0, &mut Taps::none())?;
         let second = run.forward(1, &mut Taps::none())?;
         self.combine(&mut run.tape, [&first, &second], run.batch, scales)

@@ -206,7 +206,7 @@ fn accumulation_and_max_tokens_do_not_change_a_run() {
     }
 }
 
-/// Steps of AdamW in two micro-batches each, dropout on, recorded and replayed where the device does that.
+/// Steps of AdamW in two micro-batches each, dropout on, captured and replayed where the device does that.
 fn train(device: &Device) -> Vec<f64> {
     let set = pairs(&json(&golden("contrastive.json"))["pairs"]);
     let repeated = pairs(&json(&golden("contrastive.json"))["repeated"]);
@@ -217,7 +217,7 @@ fn train(device: &Device) -> Vec<f64> {
         let set = if i % 3 == 2 { &repeated } else { &set };
         let mut batches = cut(set, &(0..set.len() as u32).collect::<Vec<_>>(), 2);
         let n: usize = batches.iter().map(Batch::len).sum();
-        // Also where nothing is recorded: with as many rows, sums over rows are cut up in the same way.
+        // Also where nothing is captured: with as many rows, sums over rows are cut up in the same way.
         batches.iter_mut().for_each(Batch::fill_up);
         let mut size = DefaultHasher::new();
         batches

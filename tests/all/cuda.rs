@@ -118,12 +118,12 @@ fn cuda_steps_are_recorded_and_replayed() {
     };
     let (one, _, _) = run(&direct);
     let (other, before, after) = run(&replaying);
-    println!("five recorded steps: {before:?} -> {after:?}");
+    println!("five captured steps: {before:?} -> {after:?}");
     assert_eq!(after.graphs, before.graphs + 5);
     let rest = |s: tempra::device::cuda::CudaStats| (s.launches, s.allocations, s.reads, s.waits);
     assert_eq!(rest(after), rest(before));
     assert_eq!(after.writes, before.writes + 5, "one copy a step");
-    assert_eq!(one, other, "a recorded step gives the bits of the same kernels launched one by one");
+    assert_eq!(one, other, "a captured step gives the bits of the same kernels launched one by one");
 }
 
 /// Losses come to the host while newer steps run: it asks for none, and learns of each as many steps later as may be under way.
@@ -153,7 +153,7 @@ fn cuda_losses_come_by_themselves() {
     assert!(after.waits <= before.waits + 12 && (after.waits == before.waits || !emulated(gpu)));
     found.extend(job.synchronize());
     assert_eq!(gpu.stats().reads, before.reads, "nor are the last ones asked for");
-    // Recorded steps are of one model.
+    // Captured steps are of one model.
     let another = Device::Cuda(Cuda::new(0).unwrap());
     let mut patient = Job::new(&another, 1);
     let expected: Vec<f64> = (0..18).flat_map(|i| patient.step(each(i))).collect();

@@ -68,12 +68,12 @@ impl Job<'_> {
         let optimizer = Optimizer::with_window(device, &model.params, settings, window).unwrap();
         Job { device, model, optimizer, task, step: 0 }
     }
-    /// Queues a step on a batch, dropout on; the losses of all queued steps where no more may be queued. A step is recorded and
+    /// Queues a step on a batch, dropout on; the losses of all queued steps where no more may be queued. A step is captured and
     /// replayed where the device does that, as training does it.
     pub fn step(&mut self, batch: &Batch) -> Vec<f64> {
         let (device, scale) = (self.device, 1.0 / self.task.weights(batch)[0]);
         let mut batch = batch.clone();
-        // Also where nothing is recorded: with as many rows, sums over rows are cut up in the same way.
+        // Also where nothing is captured: with as many rows, sums over rows are cut up in the same way.
         if matches!(device, Device::Cuda(_)) {
             batch.fill_up();
         }
@@ -120,7 +120,7 @@ pub fn other_losses(device: &Device, steps: u64) -> [Vec<f64>; 3] {
             job.task.prepare(&mut batch, (3, i)).unwrap();
             batch
         };
-        // Batches recur, as steps that are recorded do.
+        // Batches recur, as captured steps do.
         let mut losses: Vec<f64> = (0..steps)
             .flat_map(|i| {
                 let batch = prepare(i % 3, &job);

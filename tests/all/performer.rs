@@ -423,7 +423,7 @@ fn a_run_that_goes_on_between_redraws_ends_with_the_same_bits() {
     assert_eq!(json(&dir.join("parts/model/config.json"))["tempra_attention"]["draw"], last);
 }
 
-/// Training on a GPU, where steps are recorded and replayed and features are redrawn in between: the CPU's losses.
+/// Training on a GPU, where steps are captured and replayed and features are redrawn in between: the CPU's losses.
 fn trains_as_on_the_cpu(gpu: &Device) {
     let steps = 20;
     let [truth, found] = [&cpu(2), gpu].map(|device| learner::other_losses(device, steps));

@@ -13,7 +13,7 @@ use tempra::shape::DType;
 use tempra::tape::{Leaf, Tape};
 use tempra::tasks::{Classify, Regress, Task};
 use tempra::train::memory::Job;
-use tempra::train::objective::Recording;
+use tempra::train::objective::TapedPass;
 use tempra::train::{Objective, RDrop, pass};
 
 const KEY: Option<(u64, u64)> = Some((0x5EED_0000_0042, 3));
@@ -152,7 +152,7 @@ fn each_pass_has_masks_of_its_own_that_do_not_depend_on_the_cut() {
     let step: Vec<u32> = vec![5, 0, 17, 30, 2, 9, 21, 12];
     let one = &cut(&set, &step, 1)[0];
     let logits_of = |pass: u32, key: Option<(u64, u64)>| {
-        let mut run = Recording::new(&device, &model, one, key, false).expect("a recording");
+        let mut run = TapedPass::new(&device, &model, one, key, false).expect("a pass");
         let outputs = run.forward(pass, &mut Taps::none()).expect("logits");
         floats(&device, outputs[0].value())
     };

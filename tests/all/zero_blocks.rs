@@ -70,7 +70,7 @@ fn trace(device: &Device, record: bool, resumed: bool) -> Vec<Vec<u64>> {
     let classify = Classify { classes, label_smoothing: 0.0, gamma: 0.0, class_weights: None };
     let mask = Mask { probability: 0.15, whole_word: false, mask: 0, vocab: VOCAB };
     let mut all = Vec::new();
-    // Heads of the micro-batches of each step: the second one's decoder is the table of words. Steps recur, for recordings.
+    // Heads of the micro-batches of each step: the second one's decoder is the table of words. Steps recur, for captured graphs.
     let steps: [&[usize]; 10] = [&[0], &[0], &[0, 0], &[1], &[0], &[0], &[1, 0], &[0, 1], &[0], &[0]];
     for (i, heads) in steps.iter().enumerate() {
         if resumed && i == 5 {
@@ -86,7 +86,7 @@ fn trace(device: &Device, record: bool, resumed: bool) -> Vec<Vec<u64>> {
         }
         // One step overflows, and changes nothing.
         let gradients = if i == 4 { f64::INFINITY } else { 8.0 };
-        // Recorded steps are of one model and one optimizer.
+        // Captured steps are of one model and one optimizer.
         let whose = (record as u64) << 40 | (resumed as u64 + (resumed && i >= 5) as u64) << 32;
         let key = heads.iter().fold(heads.len() as u64, |key, &h| key * 3 + h as u64) | whose;
         device

@@ -241,7 +241,7 @@ impl Cuda {
             Some(&choice) if self.will_do(blas, p, choice) => choice,
             Some(_) => MatmulAlgorithm::Own,
             // Nothing can be measured during capture; this shape occurred in the step before, which ran kernel by kernel.
-            None if self.recording() => MatmulAlgorithm::Own,
+            None if self.capturing() => MatmulAlgorithm::Own,
             None => match self.choose(blas, p, ways, aligned)? {
                 Some(choice) => {
                     blas.chosen.insert(about, choice);
@@ -434,7 +434,7 @@ impl Cuda {
         }
         .map_err(|e| {
             // If the device was lost before, waiting for it returns that error.
-            let lost = if self.recording() { None } else { self.inner.wait().err() };
+            let lost = if self.capturing() { None } else { self.inner.wait().err() };
             lost.unwrap_or_else(|| failed("a matmul", e))
         })
     }

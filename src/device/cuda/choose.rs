@@ -69,8 +69,7 @@ impl Cuda {
             return Ok(None);
         }
         let forced = self.matmul() == Some("cublaslt");
-        let mut best =
-            (if forced { f64::INFINITY } else { self.recorded_seconds(&own)? }, MatmulAlgorithm::Own);
+        let mut best = (if forced { f64::INFINITY } else { self.graph_seconds(&own)? }, MatmulAlgorithm::Own);
         let half = p.c.spec.dtype.size() == 2 || p.a.0.spec.dtype.size() == 2;
         let whole = match p.backward {
             BackwardEpilogue::None => None,
@@ -104,7 +103,7 @@ impl Cuda {
                     continue;
                 }
                 // Without measuring, the first algorithm counts as the fastest.
-                let took = if forced { 0.0 } else { self.recorded_seconds(&work)? };
+                let took = if forced { 0.0 } else { self.graph_seconds(&work)? };
                 if took < best.0 {
                     let choice =
                         if with.is_some() { MatmulAlgorithm::Whole } else { MatmulAlgorithm::Library };

@@ -55,7 +55,7 @@ pub struct Captured {
 }
 
 /// A captured step.
-struct Recording {
+struct CapturedGraph {
     graph: Graph,
     /// The addresses of its allocations, in order.
     places: Vec<u64>,
@@ -67,7 +67,7 @@ struct Recording {
 enum Known {
     /// It ran once, kernel by kernel.
     Seen,
-    Recorded(Recording),
+    Captured(CapturedGraph),
 }
 
 #[derive(Default)]
@@ -77,7 +77,7 @@ enum Mode {
     /// Kernel by kernel, with the memory of captured steps.
     Scoped,
     /// The stream is being captured.
-    Recording(Track),
+    Capturing(Track),
     /// The host repeats the operations of a captured step, without the driver.
     Replaying(Track, usize),
 }
@@ -123,7 +123,7 @@ impl Graphs {
     /// The arena for allocations of the current step; `None` if they come from the general arena.
     pub fn arena(&mut self) -> Option<&mut Arena> {
         let own = match self.mode {
-            Mode::Recording(_) => true,
+            Mode::Capturing(_) => true,
             // With exact allocations, freed memory would be kept for captured steps.
             Mode::Scoped => !self.arena.exact,
             Mode::Direct | Mode::Replaying(..) => false,
@@ -132,7 +132,7 @@ impl Graphs {
     }
     /// Records an allocation during capture.
     pub fn took(&mut self, place: u64) {
-        if let Mode::Recording(track) = &mut self.mode {
+        if let Mode::Capturing(track) = &mut self.mode {
             track.places.push(place);
         }
     }
@@ -149,7 +149,7 @@ impl Graphs {
         let (inputs, exact) = (self.inputs, self.arena.exact);
         let (track, next) = match &mut self.mode {
             Mode::Direct | Mode::Scoped => return Ok(None),
-            Mode::Recording(track) => (track, None),
+            Mode::Capturing(track) => (track, None),
             Mode::Replaying(track, next) => (track, Some(next)),
         };
         Event::Take { bytes, input }.hash(&mut track.events);
@@ -174,9 +174,9 @@ impl Graphs {
     /// Collects a write of the host during capture or replay. During capture it returns the address to copy from on the device.
     pub fn write(&mut self, place: u64, src: &[u8]) -> Result<Option<Option<u64>>> {
         let inputs = self.inputs;
-        let (track, recording) = match &mut self.mode {
+        let (track, capturing) = match &mut self.mode {
             Mode::Direct | Mode::Scoped => return Ok(None),
-            Mode::Recording(track) => (track, true),
+            Mode::Capturing(track) => (track, true),
             Mode::Replaying(track, _) => (track, false),
         };
         Event::Write { place, bytes: src.len() }.hash(&mut track.events);
@@ -200,13 +200,13 @@ impl Graphs {
             track.written.resize(at + src.len(), 0);
         }
         track.written[at..at + src.len()].copy_from_slice(src);
-        Ok(Some((recording && !own).then_some(inputs + at as u64)))
+        Ok(Some((capturing && !own).then_some(inputs + at as u64)))
     }
     /// Records an event. Returns whether nothing else is to be done for it, as in a replay.
     pub fn note(&mut self, event: &Event) -> bool {
         match &mut self.mode {
             Mode::Direct | Mode::Scoped => false,
-            Mode::Recording(track) => {
+            Mode::Capturing(track) => {
                 event.hash(&mut track.events);
                 false
             }
@@ -218,7 +218,7 @@ impl Graphs {
     }
     /// Whether launches are captured and not run.
     pub fn capturing(&self) -> bool {
-        matches!(self.mode, Mode::Recording(_))
+        matches!(self.mode, Mode::Capturing(_))
     }
     /// Discards all captured steps. The context must be bound.
     pub fn destroy(&mut self) {
@@ -243,11 +243,11 @@ impl Graphs {
     }
     /// Discards the least recently used captured step, if there are too many.
     fn make_room(&mut self) {
-        let recorded = |k: &Known| if let Known::Recorded(r) = k { Some(r.last_used) } else { None };
-        if self.known.values().filter_map(recorded).count() < KEPT {
+        let captured = |k: &Known| if let Known::Captured(r) = k { Some(r.last_used) } else { None };
+        if self.known.values().filter_map(captured).count() < KEPT {
             return;
         }
-        let oldest = self.known.iter().filter_map(|(&key, k)| Some((recorded(k)?, key))).min();
+        let oldest = self.known.iter().filter_map(|(&key, k)| Some((captured(k)?, key))).min();
         if let Some((_, key)) = oldest {
             self.known.remove(&key);
         }
@@ -261,8 +261,8 @@ fn changed() -> Error {
 
 impl Cuda {
     /// Whether a step is being captured or replayed.
-    pub(super) fn recording(&self) -> bool {
-        matches!(lock(&self.inner.state).graphs.mode, Mode::Recording(_) | Mode::Replaying(..))
+    pub(super) fn capturing(&self) -> bool {
+        matches!(lock(&self.inner.state).graphs.mode, Mode::Capturing(_) | Mode::Replaying(..))
     }
 
     /// Whether steps are captured and replayed.
@@ -313,11 +313,11 @@ impl Cuda {
             }
             Some(Known::Seen) => {
                 drop(state);
-                self.record(key, work)
+                self.capture_step(key, work)
             }
-            Some(Known::Recorded(recording)) => {
+            Some(Known::Captured(captured)) => {
                 drop(state);
-                self.replay(key, recording, work)
+                self.replay(key, captured, work)
             }
         };
         let mut state = lock(&self.inner.state);
@@ -333,16 +333,16 @@ impl Cuda {
         inner.bind()?;
         let call = |e| inner.failed("capturing a step", e);
         let before =
-            std::mem::replace(&mut lock(&inner.state).graphs.mode, Mode::Recording(Track::default()));
-        // Relaxed: another recording or an allocation of this thread is none of the stream's business.
+            std::mem::replace(&mut lock(&inner.state).graphs.mode, Mode::Capturing(Track::default()));
+        // Relaxed: another capture or an allocation of this thread is none of the stream's business.
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
-        // SAFETY: the stream is ours, and recorded by nobody else.
+        // SAFETY: the stream is ours, and captured by nobody else.
         let begun = unsafe { result::stream::begin_capture(inner.stream, mode) }.map_err(call);
         let done = begun.and_then(|()| work());
         // SAFETY: as above.
         let graph = unsafe { result::stream::end_capture(inner.stream) };
         let mode = std::mem::replace(&mut lock(&inner.state).graphs.mode, before);
-        let Mode::Recording(track) = mode else { return Err(changed()) };
+        let Mode::Capturing(track) = mode else { return Err(changed()) };
         let value = match done {
             Ok(value) => value,
             Err(e) => {
@@ -370,7 +370,7 @@ impl Cuda {
     /// # Errors
     /// [`Kind::Lost`](crate::error::Kind::Lost) if the device was lost.
     pub fn capture(&self, work: impl FnOnce() -> Result<()>) -> Result<Option<Captured>> {
-        if !self.replays() || self.recording() {
+        if !self.replays() || self.capturing() {
             return Ok(None);
         }
         let (track, graph) = match self.captured(work) {
@@ -426,7 +426,7 @@ impl Cuda {
 
     /// The time of `work` in seconds, measured with several of them in one graph, so that the host's launch time does not count. `work` must
     /// not write from the host or read back.
-    pub(super) fn recorded_seconds(&self, work: &dyn Fn() -> Result<()>) -> Result<f64> {
+    pub(super) fn graph_seconds(&self, work: &dyn Fn() -> Result<()>) -> Result<f64> {
         const TIMES: usize = 8;
         let ((), _, graph) = self.captured(|| (0..TIMES).try_for_each(|_| work()))?;
         // SAFETY: the graph is whole, and nothing else is launched that would use its memory.
@@ -445,7 +445,7 @@ impl Cuda {
         self.inner.wait().and(timed)
     }
 
-    fn record<R>(&self, key: u64, work: impl FnOnce() -> Result<R>) -> Result<R> {
+    fn capture_step<R>(&self, key: u64, work: impl FnOnce() -> Result<R>) -> Result<R> {
         let inner = &self.inner;
         inner.bind()?;
         {
@@ -457,37 +457,42 @@ impl Cuda {
             state.graphs.make_room();
         }
         let (value, track, graph) = self.captured(work)?;
-        let recording =
-            Recording { graph, places: track.places, digest: track.events.finish(), last_used: 0 };
-        self.start(key, recording, &track.written)?;
+        let captured =
+            CapturedGraph { graph, places: track.places, digest: track.events.finish(), last_used: 0 };
+        self.start(key, captured, &track.written)?;
         Ok(value)
     }
 
-    fn replay<R>(&self, key: u64, mut recording: Recording, work: impl FnOnce() -> Result<R>) -> Result<R> {
+    fn replay<R>(
+        &self,
+        key: u64,
+        mut captured: CapturedGraph,
+        work: impl FnOnce() -> Result<R>,
+    ) -> Result<R> {
         // The host plans the step again, and gets the addresses of the captured one in the same order. Nothing reaches the driver until
         // the digest of all events has been compared: a step that differs is an error, not a wrong result.
-        let track = Track { places: std::mem::take(&mut recording.places), ..Track::default() };
+        let track = Track { places: std::mem::take(&mut captured.places), ..Track::default() };
         lock(&self.inner.state).graphs.mode = Mode::Replaying(track, 0);
         let done = work();
         let mode = std::mem::take(&mut lock(&self.inner.state).graphs.mode);
         let Mode::Replaying(track, next) = mode else { return Err(changed()) };
-        recording.places = track.places;
+        captured.places = track.places;
         let value = match done {
             Ok(value) => value,
             Err(e) => {
-                lock(&self.inner.state).graphs.known.insert(key, Known::Recorded(recording));
+                lock(&self.inner.state).graphs.known.insert(key, Known::Captured(captured));
                 return Err(e);
             }
         };
-        if track.events.finish() != recording.digest || next != recording.places.len() {
+        if track.events.finish() != captured.digest || next != captured.places.len() {
             return Err(changed());
         }
-        self.start(key, recording, &track.written)?;
+        self.start(key, captured, &track.written)?;
         Ok(value)
     }
 
     /// Transfers the host's writes, and launches the graph.
-    fn start(&self, key: u64, mut recording: Recording, written: &[u8]) -> Result<()> {
+    fn start(&self, key: u64, mut captured: CapturedGraph, written: &[u8]) -> Result<()> {
         let inner = &self.inner;
         let (inputs, done) = {
             let state = lock(&inner.state);
@@ -499,11 +504,11 @@ impl Cuda {
         }
         inner.upload(inputs, written)?;
         // SAFETY: the graph is whole, and its memory is kept for it.
-        let launched = unsafe { result::graph::launch(recording.graph.0, inner.stream) };
+        let launched = unsafe { result::graph::launch(captured.graph.0, inner.stream) };
         let mut state = lock(&inner.state);
         state.stats.graphs += 1;
-        recording.last_used = state.graphs.clock;
-        state.graphs.known.insert(key, Known::Recorded(recording));
+        captured.last_used = state.graphs.clock;
+        state.graphs.known.insert(key, Known::Captured(captured));
         launched.map_err(|e| inner.failed("launching a CUDA graph", e))
     }
 }

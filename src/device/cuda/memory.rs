@@ -21,9 +21,9 @@ pub struct Memory {
 pub(super) enum Home {
     /// The arena of everything that stays.
     Arena,
-    /// The arena of what recorded steps use while they run.
+    /// The arena of what captured steps use while they run.
     Graphs,
-    /// Not its own: a recorded step's, used again.
+    /// Not its own: a captured step's, used again.
     Replayed,
 }
 
@@ -155,7 +155,7 @@ impl Cuda {
     /// Queues a copy of a small tensor to the host.
     pub(in crate::device) fn fetch(&self, t: &crate::device::Tensor) -> Result<Fetched> {
         let (place, bytes) = (self.place(t)?, t.spec.bytes());
-        if bytes > FETCHED || self.recording() {
+        if bytes > FETCHED || self.capturing() {
             return Err(Error::shape("cannot start an asynchronous copy of this tensor")
                 .with_expected(format!("at most {FETCHED} bytes, outside a captured step"))
                 .with_found(format!("{bytes} bytes")));
@@ -225,7 +225,7 @@ impl Cuda {
         if let Some(copy) = state.graphs.write(place, src)? {
             drop(state);
             return match copy {
-                // SAFETY: both lie in memory of ours; the copy becomes a part of the recorded step.
+                // SAFETY: both lie in memory of ours; the copy becomes a part of the captured step.
                 Some(from) => unsafe { result::memcpy_dtod_async(place, from, src.len(), self.inner.stream) }
                     .map_err(|e| self.inner.failed("capturing a copy", e)),
                 None => Ok(()),
@@ -246,7 +246,7 @@ impl Cuda {
     }
 
     pub(super) fn read_bytes(&self, place: u64, dst: &mut [u8]) -> Result<()> {
-        if self.recording() {
+        if self.capturing() {
             return Err(Error::shape("cannot read a tensor while a CUDA graph is captured or replayed"));
         }
         self.inner.bind()?;

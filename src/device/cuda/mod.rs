@@ -529,7 +529,7 @@ impl Cuda {
         if let Some(t) = lock(&self.constants).get(bytes) {
             return Ok(t.clone());
         }
-        if self.recording() {
+        if self.capturing() {
             return Err(Error::shape("cannot upload constants while a CUDA graph is captured or replayed"));
         }
         let storage = Arc::new(Storage::Cuda(self.take_lasting(bytes.len())?));
