@@ -12,7 +12,7 @@ use tempra::data::{
 use tempra::device::Device;
 use tempra::models::{Model, Options, Outputs};
 use tempra::optim::{Optimizer, Settings};
-use tempra::rng::Stream;
+use tempra::rng::Rng;
 use tempra::tasks::Classify;
 use tempra::text::Tokenizer;
 use tempra::train::pass;
@@ -75,7 +75,7 @@ fn peak_rss_mib() -> f64 {
 
 /// A batch of random tokens.
 fn dense(n: usize, len: usize) -> Batch {
-    let mut rng = Stream::new(1, "dense", 0);
+    let mut rng = Rng::new(1, "dense", 0);
     let tokens = n * len;
     Batch {
         ids: (0..tokens).map(|_| 1000 + rng.below(20000)).collect(),

@@ -7,7 +7,7 @@ use crate::ops::{
     BOUNDS, Backward, Case, Forward, Grad, HALF_BOUNDS, KERNELS, OPS, Op, SHADERS, Subject, apart, reals,
     rounded, unit_roundoff, worst,
 };
-use crate::rng::Stream;
+use crate::rng::Rng;
 use crate::shape::{DType, Spec};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -187,7 +187,7 @@ fn both_passes(
 }
 
 fn compare(op: &dyn Op, case: &Case, truth: &Device, device: &Device) -> Result<(f64, f64)> {
-    let mut rng = Stream::new(7, "ops", 0);
+    let mut rng = Rng::new(7, "ops", 0);
     let dtype = device.caps().compute;
     let x = case.values_in(dtype, &mut rng);
     let specs = case.specs(DType::F64);
@@ -203,7 +203,7 @@ fn compare(op: &dyn Op, case: &Case, truth: &Device, device: &Device) -> Result<
 
 fn compare_step(case: &Case, device: &Device) -> Result<f64> {
     let Subject::Step(step, textbook) = &case.subject else { return Ok(0.0) };
-    let x = case.values(&mut Stream::new(7, "ops", 0));
+    let x = case.values(&mut Rng::new(7, "ops", 0));
     let specs = case.specs(DType::F32);
     let tensors = specs.iter().zip(&x).map(|(s, v)| put(device, s, v)).collect::<Result<Vec<_>>>()?;
     device.step(&**step, &tensors.iter().collect::<Vec<_>>())?;

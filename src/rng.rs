@@ -21,14 +21,14 @@ pub fn philox(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
 
 /// A stream of random numbers for the host: shuffles, splits and initial weights. Same seed and purpose, same numbers.
 #[derive(Clone, Debug)]
-pub struct Stream {
+pub struct Rng {
     key: [u32; 2],
     counter: [u32; 4],
     block: [u32; 4],
     used: usize,
 }
 
-impl Stream {
+impl Rng {
     /// The stream of a seed for one purpose, so that two uses of one seed do not share numbers; `index` may be an epoch.
     pub fn new(seed: u64, purpose: &str, index: u64) -> Self {
         // FNV-1a: any fixed, well spread hash of the purpose will do.

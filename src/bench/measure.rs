@@ -17,7 +17,7 @@ use super::report::{Clocks, DeviceEntry, Machine, Phase, Provenance, Report};
 use super::shapes::Job;
 use crate::device::Device;
 use crate::error::{Error, Kind, Result};
-use crate::rng::Stream;
+use crate::rng::Rng;
 use crate::shape::DType;
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
@@ -169,7 +169,7 @@ pub struct Workbench<'a> {
 impl<'a> Workbench<'a> {
     /// A workbench for a device with this name in reports.
     pub fn new(device: &'a Device, id: String, effort: Effort) -> Workbench<'a> {
-        let mut rng = Stream::new(3, "bench operands", 0);
+        let mut rng = Rng::new(3, "bench operands", 0);
         let pool = (0..POOL).map(|_| rng.uniform() as f32).collect();
         let (ceiling_effort, cache) = (CeilingEffort::of(device), LastLevelCache::of(device));
         let budget = budget(device);

@@ -39,7 +39,7 @@ pub fn median_interval(samples: &[f64]) -> Option<[f64; 2]> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rng::Stream;
+    use crate::rng::Rng;
 
     /// The probability that at least `least` of `n` draws succeed, each with probability `p`.
     fn at_least(n: u32, least: u32, p: f64) -> f64 {
@@ -67,7 +67,7 @@ mod tests {
     /// Samples of a skewed distribution whose median is ln 2: about 95 of 100 intervals hold it.
     #[test]
     fn intervals_hold_the_true_median() {
-        let mut rng = Stream::new(5, "skewed", 0);
+        let mut rng = Rng::new(5, "skewed", 0);
         let mut held = 0;
         for _ in 0..200 {
             let samples: Vec<f64> = (0..25).map(|_| -(1.0 - rng.uniform()).ln()).collect();

@@ -12,7 +12,7 @@ use crate::models::{Model, Options, Outputs};
 use crate::nn::{EncoderConfig, LayerShape};
 use crate::ops::Activation;
 use crate::optim::{Optimizer, Settings};
-use crate::rng::Stream;
+use crate::rng::Rng;
 use crate::tasks::Classify;
 use crate::train::pass;
 use std::collections::BTreeMap;
@@ -75,7 +75,7 @@ fn packed_and_padded(lengths: SequenceLengths) -> [Setting; 2] {
 
 /// Lengths distributed like those of sentences: log-normal, at most `length`.
 fn ragged(sequences: usize, length: usize) -> SequenceLengths {
-    let mut rng = Stream::new(4, "bench lengths", 0);
+    let mut rng = Rng::new(4, "bench lengths", 0);
     let mut one = |i: usize| {
         let l = length as f64 * (0.6 * rng.normal() - 1.2).exp();
         if i == 0 { length } else { (l.round() as usize).clamp(length.min(3), length) }
@@ -178,7 +178,7 @@ pub fn run(
     )?;
     let task = Classify { classes, label_smoothing: 0.0, class_weights: None, gamma: 0.0 };
     let mut training = Training { device, model, optimizer, task, step: 0, clock: bench.clock(), held };
-    let mut rng = Stream::new(1, "bench", 0);
+    let mut rng = Rng::new(1, "bench", 0);
     let longest = settings.iter().map(|s| s.lengths.longest()).max().unwrap_or(1);
     let store: Vec<u32> = (0..longest + 4099).map(|_| rng.below(shape.vocab as u32)).collect();
     for (key, setting) in settings.iter().enumerate() {

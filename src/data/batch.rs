@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::encoded::{IGNORED, TokenSet};
 use super::targets::Targets;
 use crate::error::{Error, Result};
-use crate::rng::Stream;
+use crate::rng::Rng;
 
 /// Sequences packed end to end, ready for the device. One optimizer step sums over one or several batches.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -150,7 +150,7 @@ pub fn epoch(lengths: &[u32], seed: u64, epoch: u64, opts: &BatchOptions) -> Res
     let n = u32::try_from(lengths.len())
         .map_err(|_| Error::data("there are more than 4 billion examples").with_help("split the file"))?;
     let mut order: Vec<u32> = (0..n).collect();
-    Stream::new(seed, "epoch", epoch).shuffle(&mut order);
+    Rng::new(seed, "epoch", epoch).shuffle(&mut order);
     let length = |i: u32| lengths[i as usize];
     if opts.group_by_length {
         let sequences = match opts.batch {
@@ -189,7 +189,7 @@ pub fn epoch(lengths: &[u32], seed: u64, epoch: u64, opts: &BatchOptions) -> Res
     }
     let last = if full { None } else { steps.pop() };
     if opts.group_by_length {
-        Stream::new(seed, "steps", epoch).shuffle(&mut steps);
+        Rng::new(seed, "steps", epoch).shuffle(&mut steps);
     }
     if !opts.drop_last {
         steps.extend(last);

@@ -8,7 +8,7 @@ use super::read::read;
 use super::record::{Columns, OnBadRow};
 use super::targets::Targets;
 use crate::error::{Error, Result};
-use crate::rng::Stream;
+use crate::rng::Rng;
 use crate::text::{Tokenizer, Window};
 
 /// Texts without labels.
@@ -145,27 +145,27 @@ impl Documents {
                 .with_help(layout));
         }
         let (mut set, mut classes) = (TokenSet { offsets: vec![0], ..TokenSet::default() }, Vec::new());
-        let mut stream = Stream::new(seed, "pairs", 0);
+        let mut rng = Rng::new(seed, "pairs", 0);
         let mut neighbours = 0;
         for (index, document) in documents.iter().enumerate().filter(|(_, d)| d.len() > 1) {
-            let mut target = target_length(&mut stream, most);
+            let mut target = target_length(&mut rng, most);
             let (mut chunk, mut length, mut i): (Vec<&Line>, _, _) = (Vec::new(), 0, 0);
             while i < document.len() {
                 chunk.push(&document[i]);
                 length += document[i].len();
                 if i + 1 == document.len() || length >= target {
-                    let end = if chunk.len() >= 2 { 1 + below(&mut stream, chunk.len() - 1) } else { 1 };
+                    let end = if chunk.len() >= 2 { 1 + below(&mut rng, chunk.len() - 1) } else { 1 };
                     neighbours += usize::from(chunk.len() > 1);
                     let follows = second == Second::Swapped && chunk.len() > 1;
-                    let swapped = follows && stream.uniform() < 0.5;
-                    let random = second == Second::Random && (chunk.len() == 1 || stream.uniform() < 0.5);
+                    let swapped = follows && rng.uniform() < 0.5;
+                    let random = second == Second::Random && (chunk.len() == 1 || rng.uniform() < 0.5);
                     let (head, tail) = chunk.split_at(end);
                     let (head, tail) = if swapped { (tail, head) } else { (head, tail) };
                     let mut first: Vec<(u32, u32)> = numbered(head, 0);
                     let mut other = Vec::new();
                     if random {
                         let wanted = target.saturating_sub(first.len()).max(1);
-                        let taken = elsewhere(&mut stream, &documents, index, wanted);
+                        let taken = elsewhere(&mut rng, &documents, index, wanted);
                         other = numbered(&taken, first.len() as u32);
                         // What was not used goes back.
                         i -= chunk.len() - end;
@@ -173,12 +173,12 @@ impl Documents {
                         other = numbered(tail, first.len() as u32);
                     }
                     if !other.is_empty() {
-                        shorten(&mut stream, &mut first, &mut other, most);
+                        shorten(&mut rng, &mut first, &mut other, most);
                         push(&mut set, tokenizer, &tokenizer.joined(&first, &other)?)?;
                         classes.push(u32::from(random || swapped));
                     }
                     (chunk, length) = (Vec::new(), 0);
-                    target = target_length(&mut stream, most);
+                    target = target_length(&mut rng, most);
                 }
                 i += 1;
             }
@@ -207,18 +207,13 @@ enum Second {
 type Line = Vec<(u32, u32)>;
 
 /// Lines of a random document other than that of this index, from a random line on, until they have the wanted number of tokens.
-fn elsewhere<'d>(
-    stream: &mut Stream,
-    documents: &'d [Vec<Line>],
-    index: usize,
-    wanted: usize,
-) -> Vec<&'d Line> {
-    let mut other = below(stream, documents.len());
+fn elsewhere<'d>(rng: &mut Rng, documents: &'d [Vec<Line>], index: usize, wanted: usize) -> Vec<&'d Line> {
+    let mut other = below(rng, documents.len());
     while other == index {
-        other = below(stream, documents.len());
+        other = below(rng, documents.len());
     }
     let lines = &documents[other];
-    let start = below(stream, lines.len());
+    let start = below(rng, lines.len());
     let mut count = 0;
     let until = |line: &&Line| {
         let more = count < wanted;
@@ -228,13 +223,13 @@ fn elsewhere<'d>(
     lines[start..].iter().take_while(until).collect()
 }
 
-fn below(stream: &mut Stream, n: usize) -> usize {
-    stream.below(n as u32) as usize
+fn below(rng: &mut Rng, n: usize) -> usize {
+    rng.below(n as u32) as usize
 }
 
 /// All of the room, or in one of ten a random part of it.
-fn target_length(stream: &mut Stream, most: usize) -> usize {
-    if stream.uniform() < 0.1 { 2 + stream.below(most as u32 - 1) as usize } else { most }
+fn target_length(rng: &mut Rng, most: usize) -> usize {
+    if rng.uniform() < 0.1 { 2 + rng.below(most as u32 - 1) as usize } else { most }
 }
 
 /// Lines end to end, with words numbered on from `first`.
@@ -248,10 +243,10 @@ fn numbered(lines: &[&Line], first: u32) -> Vec<(u32, u32)> {
     all
 }
 
-fn shorten(stream: &mut Stream, a: &mut Vec<(u32, u32)>, b: &mut Vec<(u32, u32)>, most: usize) {
+fn shorten(rng: &mut Rng, a: &mut Vec<(u32, u32)>, b: &mut Vec<(u32, u32)>, most: usize) {
     while a.len() + b.len() > most {
         let longer = if a.len() > b.len() { &mut *a } else { &mut *b };
-        if stream.uniform() < 0.5 {
+        if rng.uniform() < 0.5 {
             longer.remove(0);
         } else {
             longer.pop();

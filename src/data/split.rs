@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use super::labels::Label;
 use super::record::Row;
 use crate::error::{Error, Result};
-use crate::rng::Stream;
+use crate::rng::Rng;
 
 /// Cuts rows into one part for each fraction; returns the indices of the rows, ascending within a part.
 ///
@@ -57,7 +57,7 @@ pub fn split(
     let mut parts = vec![Vec::new(); fractions.len()];
     let mut owed = vec![0.0; fractions.len()];
     for (class, mut groups) in strata {
-        Stream::new(seed, "split", u64::from(class)).shuffle(&mut groups);
+        Rng::new(seed, "split", u64::from(class)).shuffle(&mut groups);
         // Large groups first (the sort is stable), so that the small ones can even out what they leave.
         groups.sort_by_key(|g| std::cmp::Reverse(g.len()));
         let n: usize = groups.iter().map(Vec::len).sum();

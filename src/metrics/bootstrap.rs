@@ -1,7 +1,7 @@
 //! How sure a score is: percentile intervals by resampling examples with replacement (Efron 1979).
 
 use super::Scores;
-use crate::rng::Stream;
+use crate::rng::Rng;
 use std::fmt;
 
 /// How to resample.
@@ -115,8 +115,8 @@ impl Bootstrap {
     /// The draw of that number.
     fn draw(&self, i: usize, drawn: &mut [usize]) {
         let n = u32::try_from(drawn.len()).unwrap_or(u32::MAX);
-        let mut stream = Stream::new(self.seed, "bootstrap", i as u64);
-        drawn.iter_mut().for_each(|d| *d = stream.below(n) as usize);
+        let mut rng = Rng::new(self.seed, "bootstrap", i as u64);
+        drawn.iter_mut().for_each(|d| *d = rng.below(n) as usize);
     }
     fn ends(&self, value: f64, mut scores: Vec<f64>) -> (Interval, Vec<f64>) {
         let all = scores.len();

@@ -6,7 +6,7 @@ use crate::checkpoint::Weights;
 use crate::device::{Device, Tensor};
 use crate::error::{Error, Result};
 use crate::params::{Layout, Param, Params};
-use crate::rng::Stream;
+use crate::rng::Rng;
 use crate::shape::DType;
 use std::collections::HashSet;
 use std::fmt;
@@ -190,8 +190,8 @@ fn start(p: &Param, seed: u64, std: f64, out: &mut [f32]) {
     if p.shape.len() == 1 && p.name.ends_with(".weight") {
         return out.fill(1.0);
     }
-    let mut stream = Stream::new(seed, &p.name, 0);
-    let mut value = || if p.decay { (stream.normal() * std) as f32 } else { 0.0 };
+    let mut rng = Rng::new(seed, &p.name, 0);
+    let mut value = || if p.decay { (rng.normal() * std) as f32 } else { 0.0 };
     out.iter_mut().for_each(|v| *v = value());
 }
 

@@ -9,7 +9,7 @@
 
 use super::Inputs;
 use crate::error::{Error, Result};
-use crate::rng::Stream;
+use crate::rng::Rng;
 use crate::shape::DType;
 use crate::tape::Tape;
 
@@ -19,17 +19,17 @@ pub const GIVEN: u32 = 0;
 /// Draws which tokens are predicted, and in which order: spans of 1 to `max_span` tokens, each somewhere in a stretch of
 /// 1 / `probability` times its length (`DataCollatorForPermutationLanguageModeling`, whose defaults are 5 and 1/6), never those
 /// that `special` marks.
-pub fn draw_ranks(special: &[bool], probability: f64, max_span: u32, stream: &mut Stream) -> Vec<u32> {
+pub fn draw_ranks(special: &[bool], probability: f64, max_span: u32, rng: &mut Rng) -> Vec<u32> {
     let mut targets = Vec::new();
     let mut begin = 0;
     while begin < special.len() {
-        let span = 1 + stream.below(max_span.max(1)) as usize;
+        let span = 1 + rng.below(max_span.max(1)) as usize;
         let stretch = ((span as f64 / probability) as usize).max(span);
-        let from = begin + stream.below((stretch - span + 1) as u32) as usize;
+        let from = begin + rng.below((stretch - span + 1) as u32) as usize;
         targets.extend((from..from + span).filter(|&t| special.get(t) == Some(&false)));
         begin += stretch;
     }
-    stream.shuffle(&mut targets);
+    rng.shuffle(&mut targets);
     let mut ranks = vec![GIVEN; special.len()];
     targets.iter().zip(1..).for_each(|(&t, rank)| ranks[t] = rank);
     ranks

@@ -1,7 +1,7 @@
 //! The cases of an op, which the op tests run on every backend, and the tolerances of results.
 
 use super::{Op, Step, accumulator};
-use crate::rng::Stream;
+use crate::rng::Rng;
 use crate::shape::{DType, Spec};
 use std::fmt::Debug;
 
@@ -73,7 +73,7 @@ impl Case {
     }
     /// What the inputs hold where activations are of `dtype`: the same values, rounded to it, so that the truth is computed
     /// from what the device sees.
-    pub fn values_in(&self, dtype: DType, rng: &mut Stream) -> Vec<Vec<f64>> {
+    pub fn values_in(&self, dtype: DType, rng: &mut Rng) -> Vec<Vec<f64>> {
         let mut all = self.values(rng);
         for (v, _) in all.iter_mut().zip(&self.inputs).filter(|(_, i)| matches!(i.fill, Fill::Real(..))) {
             v.iter_mut().for_each(|v| *v = rounded(dtype, *v));
@@ -81,7 +81,7 @@ impl Case {
         all
     }
     /// What the inputs hold: values that f32 holds exactly, so that every element type of at least its size sees the same.
-    pub fn values(&self, rng: &mut Stream) -> Vec<Vec<f64>> {
+    pub fn values(&self, rng: &mut Rng) -> Vec<Vec<f64>> {
         let one = |input: &Input| match &input.fill {
             Fill::Ints(v) => v.iter().map(|&v| v as f64).collect(),
             Fill::Fixed(v) => v.iter().map(|&v| v as f32 as f64).collect(),
@@ -92,7 +92,7 @@ impl Case {
 }
 
 /// Random reals of a range that f32 holds exactly.
-pub fn reals(rng: &mut Stream, n: usize, lo: f64, hi: f64) -> Vec<f64> {
+pub fn reals(rng: &mut Rng, n: usize, lo: f64, hi: f64) -> Vec<f64> {
     (0..n).map(|_| (lo + rng.uniform() * (hi - lo)) as f32 as f64).collect()
 }
 

@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::metrics::{Perplexity, Scores};
 use crate::models::Outputs;
 use crate::ops::cross_entropy::CrossEntropy;
-use crate::rng::Stream;
+use crate::rng::Rng;
 use crate::shape::DType;
 use crate::tape::{Tape, Var};
 use std::sync::Arc;
@@ -53,7 +53,7 @@ impl Mask {
         let Batch { ids, words, cu_seqlens, examples, masked, targets, .. } = batch;
         let mut originals = Vec::new();
         for (&example, bounds) in examples.iter().zip(cu_seqlens.windows(2)) {
-            let mut stream = Stream::new(seed, "mask", (step << 32) | u64::from(example));
+            let mut rng = Rng::new(seed, "mask", (step << 32) | u64::from(example));
             let mut before = None;
             let mut chosen = false;
             let (from, to) = (bounds[0] as usize, bounds[1] as usize);
@@ -64,7 +64,7 @@ impl Mask {
                     continue;
                 }
                 if !(self.whole_word && before == Some(word)) {
-                    chosen = stream.uniform() < self.probability;
+                    chosen = rng.uniform() < self.probability;
                 }
                 before = Some(word);
                 if !chosen {
@@ -72,8 +72,8 @@ impl Mask {
                 }
                 masked.push(t as u32);
                 originals.push(*id);
-                let how = stream.uniform();
-                let random = stream.below(self.vocab);
+                let how = rng.uniform();
+                let random = rng.below(self.vocab);
                 if how < 0.8 {
                     *id = self.mask;
                 } else if how < 0.9 {

@@ -7,7 +7,7 @@ use crate::data::{Batch, IGNORED, TokenSet};
 use crate::error::Result;
 use crate::models::Outputs;
 use crate::nn::permutation::{GIVEN, TwoStreams, draw_ranks};
-use crate::rng::Stream;
+use crate::rng::Rng;
 use crate::tape::{Tape, Var};
 use std::sync::Arc;
 
@@ -84,10 +84,10 @@ impl Task for Permute {
     }
     fn prepare(&self, batch: &mut Batch, (seed, step): (u64, u64)) -> Result<()> {
         into_streams(batch, self.vocab, |batch, example, tokens| {
-            let mut stream = Stream::new(seed, "permute", (step << 32) | u64::from(example));
+            let mut rng = Rng::new(seed, "permute", (step << 32) | u64::from(example));
             let special = |t| batch.words.get(t).is_none_or(|&word| word == IGNORED);
             let special: Vec<bool> = tokens.map(special).collect();
-            draw_ranks(&special, self.probability, self.max_span, &mut stream)
+            draw_ranks(&special, self.probability, self.max_span, &mut rng)
         })
     }
     /// The number of tokens to be found.

@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::models::{Outputs, PairObjective};
 use crate::nn::Distance;
 use crate::optim::Optimizer;
-use crate::rng::Stream;
+use crate::rng::Rng;
 use crate::tasks;
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ const COMPARED: usize = 4;
 pub(super) fn approximation(run: &Run, max_tokens: usize) -> Result<Vec<f64>> {
     let Some(part) = run.parts.first() else { return Ok(Vec::new()) };
     let mut examples: Vec<u32> = (0..part.train.len() as u32).collect();
-    Stream::new(0, "approximation", 0).shuffle(&mut examples);
+    Rng::new(0, "approximation", 0).shuffle(&mut examples);
     examples.truncate(COMPARED * 16);
     let mut batches = micro_batches(&part.train, &examples, COMPARED, Some(max_tokens), 0)?;
     batches.iter_mut().try_for_each(|batch| part.task.prepare(batch, tasks::EVALUATION))?;

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use tempra::data::*;
 use tempra::error::Kind;
-use tempra::rng::Stream;
+use tempra::rng::Rng;
 use tempra::text::Tokenizer;
 
 fn golden(name: &str) -> std::path::PathBuf {
@@ -18,7 +18,7 @@ fn bert() -> Tokenizer {
 
 /// Rows of 1 to 40 words and their classes.
 fn some_rows(n: usize) -> (Vec<Row>, Vec<Label>) {
-    let mut random = Stream::new(5, "some rows", 0);
+    let mut random = Rng::new(5, "some rows", 0);
     let row = |_| Row {
         text: "the movie was good ".repeat(random.below(10) as usize) + "dog",
         pair: None,
@@ -96,7 +96,7 @@ fn the_token_cache_is_used_and_never_trusted() {
 
 #[test]
 fn an_epoch_has_each_example_once() {
-    let mut random = Stream::new(11, "lengths", 0);
+    let mut random = Rng::new(11, "lengths", 0);
     for n in [1, 7, 100, 1003] {
         let lengths: Vec<u32> = (0..n).map(|_| 3 + random.below(60)).collect();
         for batch in [BatchSize::Sequences(8), BatchSize::Tokens(130), BatchSize::Tokens(20)] {
@@ -137,7 +137,7 @@ fn an_epoch_has_each_example_once() {
 
 #[test]
 fn grouping_by_length_saves_padding() {
-    let mut random = Stream::new(2, "lengths", 0);
+    let mut random = Rng::new(2, "lengths", 0);
     let lengths: Vec<u32> = (0..2000).map(|_| 3 + random.below(125)).collect();
     let spread = |group_by_length| -> u32 {
         let opts = BatchOptions { batch: BatchSize::Sequences(16), group_by_length, drop_last: false };

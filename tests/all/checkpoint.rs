@@ -15,7 +15,7 @@ use tempra::checkpoint::{
     Dtype, Fs, Journal, NamedFile, RealFs, RunDir, TensorOut, Weights, number, verify, write_dir,
 };
 use tempra::error::Kind;
-use tempra::rng::Stream;
+use tempra::rng::Rng;
 
 /// A checkpoint whose every byte tells `tag`.
 fn files(tag: u8) -> Vec<NamedFile<'static>> {
@@ -224,7 +224,7 @@ fn a_thousand_random_damages_are_all_detected() {
     let whole: BTreeMap<String, Vec<u8>> =
         names(&saved).into_iter().map(|f| (f.clone(), fs::read(saved.join(f)).unwrap())).collect();
     assert_eq!(whole.len(), 4);
-    let mut rng = Stream::new(1, "damage", 0);
+    let mut rng = Rng::new(1, "damage", 0);
     for i in 0..1000 {
         let (name, good) = whole.iter().nth(i % 4).unwrap();
         let mut bad = good.clone();

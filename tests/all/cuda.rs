@@ -14,7 +14,7 @@ use tempra::ops::update::UpdateRule;
 use tempra::ops::{Activation, UPDATE_RULES};
 use tempra::optim::{Optimizer, Settings};
 use tempra::params::{Layout, Params};
-use tempra::rng::Stream;
+use tempra::rng::Rng;
 use tempra::shape::{DType, Spec};
 use tempra::tasks::Classify;
 use tempra::train::pass;
@@ -172,7 +172,7 @@ fn emulated(gpu: &Cuda) -> bool {
 fn cuda_copies_of_the_weights_are_the_weights_rounded() {
     let Some(device) = device("cuda") else { return };
     for dtype in device.caps().dtypes.iter().copied().filter(|d| d.size() == 2) {
-        let mut rng = Stream::new(4, "cast", 0);
+        let mut rng = Rng::new(4, "cast", 0);
         let mut v: Vec<f32> = (0..4099).map(|_| (rng.normal() * 3.0) as f32).collect();
         // Halfway between two numbers of each type, the largest numbers, what is too small and too large for f16.
         v.extend([
@@ -204,7 +204,7 @@ fn updated(compute: DType, rule: &'static UpdateRule, momentum: f32) -> Vec<f64>
     layout.add("frozen", &[9, 301]);
     layout.freeze(&["frozen".into()]).unwrap();
     let params = Params::new(&device, layout, DType::F32, true).unwrap();
-    let mut rng = Stream::new(5, "adamw", 0);
+    let mut rng = Rng::new(5, "adamw", 0);
     let n = params.spec().len();
     let g: Vec<f32> = (0..n).map(|i| if i % 3000 < 2000 { rng.normal() as f32 } else { 0.0 }).collect();
     device.write(&params.training.as_ref().unwrap().grad, &g).unwrap();
@@ -375,8 +375,8 @@ fn attended(
     let tokens = *bounds.last().unwrap() as usize;
     let fill = |what: &str, cols: usize| {
         let part = |&(name, n): &(u32, usize)| {
-            let mut stream = Stream::new(7, what, name as u64);
-            (0..n * cols).map(|_| stream.normal()).collect::<Vec<_>>()
+            let mut rng = Rng::new(7, what, name as u64);
+            (0..n * cols).map(|_| rng.normal()).collect::<Vec<_>>()
         };
         device
             .upload_reals(dtype, &[tokens, cols], &sequences.iter().flat_map(part).collect::<Vec<_>>())

@@ -10,7 +10,7 @@ use std::process::Output;
 use tempfile::{TempDir, tempdir};
 use tempra::checkpoint::verify;
 use tempra::models::{Model, Options, Outputs};
-use tempra::rng::Stream;
+use tempra::rng::Rng;
 
 /// A finished run of several tasks, with a folder `best-NAME`, and one of vectors, whose folder has folders inside.
 fn runs() -> TempDir {
@@ -74,7 +74,7 @@ fn verify_covers_the_models_of_a_run() {
         found.iter().find(|n| n.starts_with("best-")).expect("a task whose best step is another").clone();
     assert!(all("similar").contains(&"model".to_owned()));
     let folders = [format!("multi/{best}"), "multi/model".into(), "similar/model".into()];
-    let mut stream = Stream::new(8, "damage", 0);
+    let mut rng = Rng::new(8, "damage", 0);
     for folder in &folders {
         let (run, path) = (folder.split('/').next().expect("a run"), at.join(folder));
         let before = files(&path);
@@ -83,7 +83,7 @@ fn verify_covers_the_models_of_a_run() {
         for (name, bytes) in &before {
             let file = path.join(name);
             let mut bad = bytes.clone();
-            let bit = stream.below(8 * bad.len() as u32) as usize;
+            let bit = rng.below(8 * bad.len() as u32) as usize;
             bad[bit / 8] ^= 1 << (bit % 8);
             let cut = bytes[..bytes.len() - 1].to_vec();
             for (what, content) in [("one bit", Some(bad)), ("cut short", Some(cut)), ("deleted", None)] {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 use tempra::data::*;
 use tempra::error::{Kind, Result};
-use tempra::rng::Stream;
+use tempra::rng::Rng;
 use tempra::text::Tokenizer;
 
 fn golden(name: &str) -> PathBuf {
@@ -74,9 +74,9 @@ fn separated_files_are_read() {
 /// Random fields, written by the csv crate, come back as they were.
 #[test]
 fn what_another_program_writes_is_read() {
-    let mut random = Stream::new(7, "csv", 0);
+    let mut random = Rng::new(7, "csv", 0);
     for _ in 0..200 {
-        let field = |random: &mut Stream| -> String {
+        let field = |random: &mut Rng| -> String {
             (0..random.below(6))
                 .map(|_| ['a', ',', '"', '\n', '\r', ' ', 'é', '\t'][random.below(8) as usize])
                 .collect()
@@ -305,7 +305,7 @@ fn parquet_is_read() {
 #[test]
 fn damaged_parquet_never_panics() {
     let whole = fs::read(golden("good.parquet")).unwrap();
-    let mut random = Stream::new(3, "damage", 0);
+    let mut random = Rng::new(3, "damage", 0);
     let mut errors = 0;
     for i in 0..300 {
         let mut bytes = whole.clone();
@@ -416,7 +416,7 @@ fn labels_become_classes_or_values() {
 #[test]
 fn a_split_is_stratified_and_keeps_duplicates_together() {
     for seed in 0..20 {
-        let mut random = Stream::new(seed, "rows", 0);
+        let mut random = Rng::new(seed, "rows", 0);
         let n = 400 + random.below(200) as usize;
         let mut rows: Vec<Row> = (0..n)
             .map(|i| Row {

@@ -10,7 +10,7 @@ use tempra::data::TokenSet;
 use tempra::device::Device;
 use tempra::models::{ARCHITECTURES, Model, Options, Outputs};
 use tempra::nn::Pooling;
-use tempra::rng::Stream;
+use tempra::rng::Rng;
 use tempra::shape::DType;
 use tempra::tape::Tape;
 use tempra::tasks::inputs;
@@ -187,11 +187,11 @@ fn company_and_order_change_no_encoder() {
 fn company(device: &Device, name: &str, model: &Model, set: &TokenSet) {
     let all = set.len() as u32;
     let alone: Vec<Vec<f64>> = (0..all).map(|i| logits(device, model, &cut(set, &[i], 1))).collect();
-    let mut stream = Stream::new(9, "company", 0);
+    let mut rng = Rng::new(9, "company", 0);
     let (mut worst, width) = (0f64, alone[0].len());
     for (size, parts) in [(2, 1), (3, 1), (7, 2), (16, 1), (16, 3)] {
         let mut order: Vec<u32> = (0..all).collect();
-        stream.shuffle(&mut order);
+        rng.shuffle(&mut order);
         order.truncate(size);
         let mut batches = cut(set, &order, parts);
         // Tokens that nobody asks about, as a device that records steps is given them.

@@ -6,7 +6,7 @@ use tempra::device::{Cuda, Device, Tensor};
 use tempra::ops::Activation;
 use tempra::ops::linear::Linear;
 use tempra::ops::{Backward, Forward, Grad, Op};
-use tempra::rng::Stream;
+use tempra::rng::Rng;
 use tempra::shape::{DType, Spec};
 use tempra::tape::{Leaf, Tape};
 
@@ -18,7 +18,7 @@ const SHAPES: [&[usize]; 5] = [&[40, 24], &[48, 24], &[48], &[16, 48], &[40, 16]
 
 fn inputs(device: &Device, dtype: DType) -> Vec<Tensor> {
     let one = |(i, shape): (usize, &&[usize])| {
-        let mut rng = Stream::new(2, "fold", i as u64);
+        let mut rng = Rng::new(2, "fold", i as u64);
         let n = shape.iter().product::<usize>();
         let v: Vec<f64> = (0..n).map(|_| tempra::ops::rounded(DType::BF16, rng.normal() * 0.4)).collect();
         device.upload_reals(dtype, shape, &v).unwrap()

@@ -5,7 +5,7 @@ use tempra::data::{Batch, BatchOptions, BatchSize, TokenSet};
 use tempra::device::{Cpu, Device};
 use tempra::models::{Model, Options};
 use tempra::optim::{Optimizer, Settings};
-use tempra::rng::Stream;
+use tempra::rng::Rng;
 use tempra::shape::DType;
 use tempra::tasks::Task;
 
@@ -38,12 +38,12 @@ fn a_text_does_not_notice_its_company() {
         let (model, set, _) = setup(&device, dtype);
         let all = set.len() as u32;
         let alone: Vec<Vec<f64>> = (0..all).map(|i| logits(&device, &model, &cut(&set, &[i], 1))).collect();
-        let mut stream = Stream::new(9, "company", 0);
+        let mut rng = Rng::new(9, "company", 0);
         let (mut worst, mut equal, mut count) = (0f64, 0, 0);
         for size in [1u32, 2, 3, 7, 16, 31, 32] {
             for _ in 0..3 {
                 let mut order: Vec<u32> = (0..all).collect();
-                stream.shuffle(&mut order);
+                rng.shuffle(&mut order);
                 order.truncate(size as usize);
                 let together = logits(&device, &model, &cut(&set, &order, 1));
                 for (row, &i) in together.chunks(3).zip(&order) {

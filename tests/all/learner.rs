@@ -6,13 +6,13 @@ use tempra::data::{Batch, IGNORED, Targets};
 use tempra::device::Device;
 use tempra::models::{Attention, Model, Options};
 use tempra::optim::{Optimizer, Settings};
-use tempra::rng::Stream;
+use tempra::rng::Rng;
 use tempra::tasks::{Classify, Permute, Task};
 use tempra::train::pass;
 
 /// A ragged batch of the tiny model; the class is told by one token.
 pub fn batch(step: u64) -> Batch {
-    let mut rng = Stream::new(9, "wgpu", step);
+    let mut rng = Rng::new(9, "wgpu", step);
     let (mut batch, mut classes) = (Batch { cu_seqlens: vec![0], ..Batch::default() }, Vec::new());
     for example in 0..6 {
         let (length, class) = (3 + rng.below(14), rng.below(2));

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use tempra::device::cpu::{Mat, Out, Real, matmul, matmul_serial, vectorised};
 use tempra::device::{Cpu, Device};
 use tempra::error::{Error, Kind};
-use tempra::rng::Stream;
+use tempra::rng::Rng;
 use tempra::shape::{DType, Spec};
 
 /// A function in f32, its truth in f64, and how many units in the last place it may be off where the truth is a normal
@@ -157,8 +157,8 @@ struct Shape {
 }
 
 /// Random elements as f64 that f32 holds too, so that both types see one problem.
-fn random(stream: &mut Stream, n: usize) -> Vec<f64> {
-    (0..n).map(|_| (stream.uniform() * 2.0 - 1.0) as f32 as f64).collect()
+fn random(rng: &mut Rng, n: usize) -> Vec<f64> {
+    (0..n).map(|_| (rng.uniform() * 2.0 - 1.0) as f32 as f64).collect()
 }
 
 fn stored(rows: usize, cols: usize, transposed: bool, gap: usize) -> (usize, [usize; 2]) {
@@ -169,12 +169,11 @@ fn stored(rows: usize, cols: usize, transposed: bool, gap: usize) -> (usize, [us
 
 /// Multiplies by `matmul` and by a naive loop; the greatest error over what rounding in any order allows.
 fn against_naive<T: Real>(cpus: [&Cpu; 2], s: Shape, eps: f64) -> f64 {
-    let mut stream = Stream::new(11, "matmul", (s.m * 1_000_003 + s.n * 1009 + s.k) as u64);
+    let mut rng = Rng::new(11, "matmul", (s.m * 1_000_003 + s.n * 1009 + s.k) as u64);
     let ((a_len, [a_row, a_col]), (b_len, [b_row, b_col])) =
         (stored(s.m, s.k, s.a_t, s.gap), stored(s.k, s.n, s.b_t, s.gap));
     let c_row = s.n + s.gap;
-    let (a, b, c) =
-        (random(&mut stream, a_len), random(&mut stream, b_len), random(&mut stream, s.m * c_row));
+    let (a, b, c) = (random(&mut rng, a_len), random(&mut rng, b_len), random(&mut rng, s.m * c_row));
     let of = |v: &[f64]| v.iter().map(|&v| T::of(v)).collect::<Vec<T>>();
     let (at, bt) = (of(&a), of(&b));
     let (ma, mb) = (Mat { data: &at, row: a_row, col: a_col }, Mat { data: &bt, row: b_row, col: b_col });
@@ -229,7 +228,7 @@ fn against_naive<T: Real>(cpus: [&Cpu; 2], s: Shape, eps: f64) -> f64 {
 #[test]
 fn matmuls_are_those_of_a_naive_loop() {
     let (one, four) = (Cpu::new(1).expect("threads"), Cpu::new(4).expect("threads"));
-    let mut stream = Stream::new(3, "shapes", 0);
+    let mut rng = Rng::new(3, "shapes", 0);
     // Around the tile heights and widths (4, 6, 8, 12, 16, 32), the blocks (96, 192) and the depth (256).
     const SIZES: [usize; 22] =
         [0, 1, 2, 3, 4, 5, 6, 7, 8, 11, 12, 13, 15, 16, 17, 31, 33, 95, 97, 191, 193, 257];
@@ -247,7 +246,7 @@ fn matmuls_are_those_of_a_naive_loop() {
         });
     };
     for i in 0..160 {
-        let mut size = || SIZES[stream.below(SIZES.len() as u32) as usize];
+        let mut size = || SIZES[rng.below(SIZES.len() as u32) as usize];
         put(size(), size(), size(), i);
     }
     for i in 0..16 {

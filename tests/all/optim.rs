@@ -8,7 +8,7 @@ use tempra::models::Options;
 use tempra::ops::update::UpdateRule;
 use tempra::optim::{LossScale, Optimizer, Settings, StepResult};
 use tempra::params::{Layout, Params, Training};
-use tempra::rng::Stream;
+use tempra::rng::Rng;
 use tempra::shape::DType;
 
 /// The settings of a case; those that it does not name are not read by its optimizer.
@@ -141,8 +141,8 @@ fn words_that_come_late_are_updated_as_all_others() {
     layout.add("words", &[N, 1]);
     let params = Params::new(&device, layout, DType::F64, true).expect("memory");
     let mut optimizer = Optimizer::new(&device, &params, s).expect("an optimizer");
-    let mut stream = Stream::new(1, "late", 0);
-    let mut p: Vec<f64> = (0..N).map(|_| stream.normal()).collect();
+    let mut rng = Rng::new(1, "late", 0);
+    let mut p: Vec<f64> = (0..N).map(|_| rng.normal()).collect();
     put(&device, &params.value.view(0, &[N]).expect("inside"), &p);
     let (mut m, mut v) = (vec![0f64; N], vec![0f64; N]);
     for t in 1..=6 {
@@ -158,9 +158,9 @@ fn words_that_come_late_are_updated_as_all_others() {
         // Words come and go: in step 2 the second half, in step 4 a single one, in step 5 none.
         let mut g = vec![0f64; N];
         match t {
-            2 => g[N / 2..].fill_with(|| stream.normal()),
+            2 => g[N / 2..].fill_with(|| rng.normal()),
             4 => g[511] = 1.0,
-            6 => g[..1030].fill_with(|| stream.normal()),
+            6 => g[..1030].fill_with(|| rng.normal()),
             _ => {}
         }
         put(&device, &training(&params).grad.view(0, &[N]).expect("inside"), &g);
@@ -196,8 +196,8 @@ fn what_is_frozen_does_not_move() {
         layout.add("whole.weight", &[7, 2]);
         layout.freeze(&["a.key".into(), "whole.".into()]).expect("both are there");
         let params = Params::new(&device, layout, dtype, true).expect("memory");
-        let mut stream = Stream::new(4, "frozen", 0);
-        let mut draw = |n: usize| (0..n).map(|_| stream.normal()).collect::<Vec<f64>>();
+        let mut rng = Rng::new(4, "frozen", 0);
+        let mut draw = |n: usize| (0..n).map(|_| rng.normal()).collect::<Vec<f64>>();
         for p in &params.layout().list {
             put(&device, &params.view(&params.value, p).expect("inside"), &draw(p.len()));
             let wholly = p.name.starts_with("whole.");
@@ -293,9 +293,9 @@ fn steps_that_are_not_finite_change_nothing() {
         let params = Params::new(&device, layout, DType::F32, true).expect("memory");
         let s = Settings { weight_decay: 0.1, ..Settings::default() };
         let mut optimizer = Optimizer::with_window(&device, &params, s, window).expect("an optimizer");
-        let (mut results, mut stream) = (Vec::new(), Stream::new(3, "step_guard", 0));
+        let (mut results, mut rng) = (Vec::new(), Rng::new(3, "step_guard", 0));
         for t in 0..9 {
-            let g: Vec<f64> = (0..N).map(|_| stream.normal()).collect();
+            let g: Vec<f64> = (0..N).map(|_| rng.normal()).collect();
             let (broken, mut put_in) = (bad.contains(&t), g);
             let mut loss = 1.5f32;
             match (broken, t) {
@@ -344,10 +344,10 @@ fn a_loss_scale_is_taken_back_halved_and_doubled() {
         let s = Settings { weight_decay: 0.1, ..Settings::default() };
         let mut optimizer = Optimizer::new(&device, &params, s).expect("an optimizer");
         optimizer.loss_scale = scale.map(|scale| LossScale { scale, good: 0 });
-        let mut stream = Stream::new(4, "scale", 0);
+        let mut rng = Rng::new(4, "scale", 0);
         let mut results: Vec<StepResult> = Vec::new();
         for _ in 0..2005 {
-            let g: Vec<f64> = (0..N).map(|_| stream.normal() as f32 as f64).collect();
+            let g: Vec<f64> = (0..N).map(|_| rng.normal() as f32 as f64).collect();
             // The same gradients again until they fit.
             loop {
                 let scale = optimizer.scale();

@@ -13,7 +13,7 @@ use tempra::nn::Distance;
 use tempra::ops::attention::Attention as ExactAttention;
 use tempra::ops::favor::{Favor, default_features, features, independent};
 use tempra::ops::{Backward, Forward, Grad, Op};
-use tempra::rng::Stream;
+use tempra::rng::Rng;
 use tempra::shape::{DType, Spec};
 
 const DIM: usize = 16;
@@ -32,8 +32,8 @@ fn ratio(w: &[f32], q: &[f64], k: &[f64]) -> f64 {
 
 /// Short, since the estimate's variance grows with the exponential of their squared length, and so would the draws needed.
 fn pair() -> (Vec<f64>, Vec<f64>) {
-    let mut stream = Stream::new(3, "a query and a key", 0);
-    let mut draw = || (0..DIM).map(|_| 0.4 * stream.normal()).collect();
+    let mut rng = Rng::new(3, "a query and a key", 0);
+    let mut draw = || (0..DIM).map(|_| 0.4 * rng.normal()).collect();
     (draw(), draw())
 }
 
@@ -193,8 +193,8 @@ fn the_report_has_a_distance_for_every_layer() {
 fn the_output_approaches_exact_attention_with_the_root_of_the_number_of_features() {
     let device = cpu(2);
     let (heads, dim, tokens) = (2, DIM, 24);
-    let mut stream = Stream::new(2, "root", 0);
-    let values: Vec<f32> = (0..tokens * 3 * heads * dim).map(|_| 0.5 * stream.normal() as f32).collect();
+    let mut rng = Rng::new(2, "root", 0);
+    let values: Vec<f32> = (0..tokens * 3 * heads * dim).map(|_| 0.5 * rng.normal() as f32).collect();
     let qkv = device.upload(DType::F32, &[tokens, 3 * heads * dim], &values).expect("memory");
     let bounds = device.upload(DType::U32, &[3], &[0, 9, tokens as u32]).expect("memory");
     let run = |op: &dyn Op, x: &[&Tensor]| {
@@ -230,10 +230,10 @@ fn company_order_and_filling_change_no_approximated_model() {
         let (model, _) = open(&device, &from, &approximated(20));
         let all = set.len() as u32;
         let alone: Vec<Vec<f64>> = (0..all).map(|i| logits(&device, &model, &cut(&set, &[i], 1))).collect();
-        let (mut stream, mut worst) = (Stream::new(9, "company", 0), 0f64);
+        let (mut rng, mut worst) = (Rng::new(9, "company", 0), 0f64);
         for (size, parts) in [(2, 1), (3, 1), (7, 2), (16, 1), (16, 3)] {
             let mut order: Vec<u32> = (0..all).collect();
-            stream.shuffle(&mut order);
+            rng.shuffle(&mut order);
             order.truncate(size);
             let mut batches = cut(&set, &order, parts);
             batches.iter_mut().for_each(|b| b.fill_up());
@@ -299,13 +299,13 @@ fn crossover_with_exact_attention() {
     let device = cpu(0);
     let (heads, dim) = (12, 64);
     let m = default_features(dim);
-    let mut stream = Stream::new(1, "crossover", 0);
+    let mut rng = Rng::new(1, "crossover", 0);
     println!(
         "{} | {heads} heads of {dim}, {m} features; milliseconds forward + backward",
         device.caps().name
     );
     for len in [64, 128, 256, 512, 1024, 2048, 4096] {
-        let values: Vec<f32> = (0..len * 3 * heads * dim).map(|_| stream.normal() as f32).collect();
+        let values: Vec<f32> = (0..len * 3 * heads * dim).map(|_| rng.normal() as f32).collect();
         let qkv = device.upload(DType::F32, &[len, 3 * heads * dim], &values).expect("memory");
         let bounds = device.upload(DType::U32, &[2], &[0, len as u32]).expect("memory");
         let w = device.upload(DType::F32, &[m, dim], &features(1, 0, 0, [m, dim])).expect("memory");
@@ -349,7 +349,7 @@ fn accuracy(dir: &Path, output: &str) -> f64 {
 /// Sentences of which one word tells the class, somewhere; the first token has to find it.
 fn setting(epochs: u32) -> tempfile::TempDir {
     let dir = tempdir().expect("a folder");
-    let mut rng = Stream::new(3, "performer test", 0);
+    let mut rng = Rng::new(3, "performer test", 0);
     let words = ["the", "film", "was", "a", "story", "of", "time"];
     let mut text = String::from("text,label\n");
     for _ in 0..400 {

@@ -6,7 +6,7 @@ use serde_json::Value;
 use std::fmt::Write;
 use std::path::Path;
 use tempra::metrics::{Bootstrap, Curves, Scores};
-use tempra::rng::Stream;
+use tempra::rng::Rng;
 
 /// A score of probabilities and truths.
 type Of = fn(&[(f64, bool)]) -> f64;
@@ -71,10 +71,10 @@ const WORDS: [&str; 8] = ["cat", "dog", "mat", "house", "Alice", "Bob", "Paris",
 
 /// Rows whose words hint at their classes, written as a file.
 fn rows(path: &Path, n: usize, seed: u64, label: impl Fn(&[usize]) -> String) {
-    let mut stream = Stream::new(seed, "rows", 0);
+    let mut rng = Rng::new(seed, "rows", 0);
     let mut text = "text,label\n".to_owned();
     for _ in 0..n {
-        let words: Vec<usize> = (0..6).map(|_| stream.below(8) as usize).collect();
+        let words: Vec<usize> = (0..6).map(|_| rng.below(8) as usize).collect();
         let named: Vec<&str> = words.iter().map(|&w| WORDS[w]).collect();
         writeln!(text, "{},{}", named.join(" "), label(&words)).unwrap();
     }
@@ -189,14 +189,14 @@ fn thresholds_are_chosen_on_the_validation_examples_and_used() {
 /// A draw scored in the order that was sorted once is the draw scored by itself.
 #[test]
 fn draws_of_curves_need_no_sorting() {
-    let mut stream = Stream::new(3, "draws", 0);
+    let mut rng = Rng::new(3, "draws", 0);
     for classes in [false, true] {
         let mut all = Curves::new(2);
         let mut examples = Vec::new();
         for _ in 0..50 {
             // Few values, so that there are ties.
-            let row = [f64::from(stream.below(9)), f64::from(stream.below(9))];
-            let truth = [stream.below(3) == 0, stream.below(2) == 0];
+            let row = [f64::from(rng.below(9)), f64::from(rng.below(9))];
+            let truth = [rng.below(3) == 0, rng.below(2) == 0];
             all.add(&row, &truth).unwrap();
             examples.push((row, truth));
         }
@@ -204,7 +204,7 @@ fn draws_of_curves_need_no_sorting() {
         for _ in 0..20 {
             let (mut one, mut times) = (Curves::new(2), vec![0; 50]);
             for _ in 0..50 {
-                let i = stream.below(50) as usize;
+                let i = rng.below(50) as usize;
                 times[i] += 1;
                 one.add(&examples[i].0, &examples[i].1).unwrap();
             }

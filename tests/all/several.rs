@@ -5,7 +5,7 @@ use crate::tasks::{data, ok, prepared, read, recipe, tempra};
 use serde_json::Value;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use tempra::rng::Stream;
+use tempra::rng::Rng;
 
 const TASKS: [(&str, &str, &str); 3] =
     [("classify", "classify.csv", "accuracy"), ("tag", "tag.conll", "f1"), ("answer", "answer.json", "f1")];
@@ -83,7 +83,7 @@ fn the_best_of_each_task_is_kept_and_kills_change_nothing() {
 
     let lines = ok("counted", train(dir.path(), "counted").arg("--json").output().unwrap());
     let length = lines_of(&lines);
-    let mut rng = Stream::new(1, "kills", 0);
+    let mut rng = Rng::new(1, "kills", 0);
     let mut killed = 0;
     let status = loop {
         let lines = rng.below(length + length / 2);

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 use tempra::metrics::{Bootstrap, Perplexity, Ranking, Rouge, realistic_rank};
-use tempra::rng::Stream;
+use tempra::rng::Rng;
 
 fn golden() -> Value {
     serde_json::from_str(include_str!("../golden/task_metrics.json")).expect("golden file")
@@ -94,8 +94,8 @@ fn ranks_are_realistic() {
 
 #[test]
 fn bootstrap_intervals_are_as_wide_as_theory_says() {
-    let mut stream = Stream::new(3, "test", 0);
-    let values: Vec<f64> = (0..400).map(|_| stream.normal()).collect();
+    let mut rng = Rng::new(3, "test", 0);
+    let values: Vec<f64> = (0..400).map(|_| rng.normal()).collect();
     let mean = values.iter().sum::<f64>() / 400.0;
     let deviation = (values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / 400.0).sqrt();
     let how = Bootstrap { samples: 4000, ..Bootstrap::default() };

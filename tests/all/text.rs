@@ -91,10 +91,10 @@ fn damaged_older_files_are_refused() {
     let model = fs::read(golden("../subwords/albert/spiece.model")).unwrap();
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("spiece.model");
-    let (mut refusals, mut stream) = (0, tempra::rng::Stream::new(1, "damage", 0));
+    let (mut refusals, mut rng) = (0, tempra::rng::Rng::new(1, "damage", 0));
     for i in 0..200 {
         let mut bytes = model.clone();
-        let at = stream.below(bytes.len() as u32) as usize;
+        let at = rng.below(bytes.len() as u32) as usize;
         if i % 2 == 0 {
             bytes.truncate(at)
         } else {
@@ -261,7 +261,7 @@ fn damaged_files_never_panic() {
     let out = tempfile::tempdir().unwrap();
     let whole = fs::read(golden("roberta").join("tokenizer.json")).unwrap();
     let path = out.path().join("tokenizer.json");
-    let mut random = tempra::rng::Stream::new(1, "damage", 0);
+    let mut random = tempra::rng::Rng::new(1, "damage", 0);
     for _ in 0..200 {
         let mut bytes = whole.clone();
         for _ in 0..=random.below(3) {

@@ -4,11 +4,11 @@ use crate::support::{aloud, device, killed_after, lines_of};
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use tempra::rng::Stream;
+use tempra::rng::Rng;
 
 /// A small labelled data set that a tiny model can learn: the class is told by one word.
 fn data(dir: &Path, rows: u32) -> PathBuf {
-    let mut rng = Stream::new(3, "train test", 0);
+    let mut rng = Rng::new(3, "train test", 0);
     let words = ["the", "film", "was", "a", "story", "of", "time"];
     let mut text = String::from("text,label\n");
     for _ in 0..rows {
@@ -96,7 +96,7 @@ fn killed_at_random_and_run_again_ends_with_the_same_bits() {
     let expected = weights(dir.path(), "whole");
     let (mut equal, mut killed) = (0, 0);
     for k in 0..kills {
-        let mut rng = Stream::new(k, "kills", 0);
+        let mut rng = Rng::new(k, "kills", 0);
         let output = format!("run-{k}");
         loop {
             let lines = rng.below(length + length / 2);

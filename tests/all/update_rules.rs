@@ -8,7 +8,7 @@ use tempra::ops::UPDATE_RULES;
 use tempra::ops::update::UpdateRule;
 use tempra::optim::{Optimizer, Settings};
 use tempra::params::{Layout, Params};
-use tempra::rng::Stream;
+use tempra::rng::Rng;
 use tempra::shape::DType;
 
 /// Every optimizer, with each number of states that it can have, and a weight decay.
@@ -59,18 +59,18 @@ fn words(device: &Device) -> Params {
     layout.add("words", &[40, 300]);
     layout.add("bias", &[77]);
     let params = Params::new(device, layout, DType::F32, true).expect("memory");
-    let mut stream = Stream::new(6, "words", 0);
+    let mut rng = Rng::new(6, "words", 0);
     let n = params.spec().len();
-    put(device, &params.value, &(0..n).map(|_| stream.normal()).collect::<Vec<_>>());
+    put(device, &params.value, &(0..n).map(|_| rng.normal()).collect::<Vec<_>>());
     params.refresh(device).expect("refreshed");
     params
 }
 
 fn gradients_of(step: u64, n: usize) -> Vec<f64> {
-    let mut stream = Stream::new(7, "gradients", step);
+    let mut rng = Rng::new(7, "gradients", step);
     // Rows of the table come and go; that between 2,000 and 9,000 never have a gradient.
     let busy = |i: usize| !(2_000..9_000).contains(&i) && i / 600 % 3 == step as usize % 3;
-    (0..n).map(|i| if busy(i) { stream.normal() } else { 0.0 }).collect()
+    (0..n).map(|i| if busy(i) { rng.normal() } else { 0.0 }).collect()
 }
 
 /// The bits of values and states after steps from `from` on.

@@ -10,7 +10,7 @@ use tempra::ops::{Forward, UPDATE_RULES};
 use tempra::optim::{Optimizer, Settings};
 use tempra::params::{Layout, Params};
 use tempra::parity::Certificate;
-use tempra::rng::Stream;
+use tempra::rng::Rng;
 use tempra::shape::{DType, Spec};
 use tempra::tape::Tape;
 
@@ -69,7 +69,7 @@ fn wgpu_updates_in_several_launches_are_the_same() {
         layout.add("last", &[1000, 11]);
         layout.freeze(&["frozen".into()]).unwrap();
         let params = Params::new(&device, layout, DType::F32, true).unwrap();
-        let mut rng = Stream::new(5, "adamw", 0);
+        let mut rng = Rng::new(5, "adamw", 0);
         let n = params.spec().len();
         let g: Vec<f32> = (0..n).map(|i| if i % 3000 < 2000 { rng.normal() as f32 } else { 0.0 }).collect();
         device.write(&params.training.as_ref().unwrap().grad, &g).unwrap();

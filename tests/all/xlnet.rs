@@ -13,7 +13,7 @@ use tempra::nn::permutation::{GIVEN, TwoStreams, draw_ranks};
 use tempra::nn::{Biases, EncoderConfig, LayerShape, Positions, Taps};
 use tempra::ops::relative_attention::RelativeAttention;
 use tempra::ops::{Forward, Op};
-use tempra::rng::Stream;
+use tempra::rng::Rng;
 use tempra::shape::{DType, Spec};
 use tempra::tape::Tape;
 use tempra::tasks::{Permute, Regress, Task, inputs, into_streams};
@@ -34,8 +34,8 @@ struct Case {
 impl Case {
     fn new(tokens: usize, n: usize) -> Case {
         let (heads, dim) = (2, 3);
-        let mut stream = Stream::new(4, "relative", tokens as u64);
-        let mut draw = |count: usize| (0..count).map(|_| stream.normal()).collect::<Vec<f64>>();
+        let mut rng = Rng::new(4, "relative", tokens as u64);
+        let mut draw = |count: usize| (0..count).map(|_| rng.normal()).collect::<Vec<f64>>();
         let hidden = heads * dim;
         let (qkv, r, bias) = (draw(tokens * 3 * hidden), draw((2 * n - 1) * hidden), draw(5 * hidden));
         let segments = (0..tokens as u32).map(|t| t / 2 % 3).collect();
@@ -151,14 +151,14 @@ fn xlnet_is_trained_from_text_to_text() {
     config["vocab_size"] = 300.into();
     let bytes = std::fs::read(from.join("model.safetensors")).expect("read");
     let file = safetensors::SafeTensors::deserialize(&bytes).expect("safetensors");
-    let mut stream = Stream::new(8, "words", 0);
+    let mut rng = Rng::new(8, "words", 0);
     let mut tensors = Vec::new();
     for (name, view) in file.tensors() {
         let mut shape = view.shape().to_vec();
         let mut bytes = view.data().to_vec();
         if name.ends_with("word_embedding.weight") {
             shape[0] = 300;
-            let words: Vec<f32> = (0..shape.iter().product()).map(|_| 0.2 * stream.normal() as f32).collect();
+            let words: Vec<f32> = (0..shape.iter().product()).map(|_| 0.2 * rng.normal() as f32).collect();
             bytes = bytemuck::cast_slice(&words).to_vec();
         }
         tensors.push(TensorOut { name, dtype: DType::F32.into(), shape, bytes: bytes.into() });
@@ -174,7 +174,7 @@ fn xlnet_is_trained_from_text_to_text() {
     let words = ["the", "film", "was", "a", "story", "of", "time"];
     // One word in one of the two texts decides.
     let mut text = String::from("text,more,label\n");
-    let mut rng = Stream::new(3, "xlnet test", 0);
+    let mut rng = Rng::new(3, "xlnet test", 0);
     let mut sentence = |special: &str| {
         let n = 2 + rng.below(5);
         let mut s: Vec<&str> = (0..n).map(|_| words[rng.below(7) as usize]).collect();
@@ -387,11 +387,11 @@ fn a_query_sees_what_is_predicted_before_it_and_nothing_else() {
 
 #[test]
 fn ranks_are_a_permutation_of_the_tokens_that_are_predicted() {
-    let mut stream = Stream::new(1, "ranks", 0);
+    let mut rng = Rng::new(1, "ranks", 0);
     let mut predicted = 0;
     for n in 1..200 {
         let special: Vec<bool> = (0..n).map(|t| t % 11 == 10 || t == 0).collect();
-        let ranks = draw_ranks(&special, 1.0 / 6.0, 5, &mut stream);
+        let ranks = draw_ranks(&special, 1.0 / 6.0, 5, &mut rng);
         let mut used: Vec<u32> = ranks.iter().copied().filter(|&r| r != GIVEN).collect();
         used.sort_unstable();
         assert_eq!(used, (1..=used.len() as u32).collect::<Vec<_>>());
@@ -427,12 +427,12 @@ fn xlnet_passes_a_second() {
     };
     let options = Options { training: true, ..Options::default() };
     let model = Model::random(&device, &shape, &options).unwrap_or_else(|e| panic!("{e}"));
-    let mut stream = Stream::new(1, "passes", 0);
+    let mut rng = Rng::new(1, "passes", 0);
     for (sequences, length) in [(16, 32), (8, 128), (2, 512)] {
         let mut batch = Batch { cu_seqlens: vec![0], ..Batch::default() };
         for example in 0..sequences {
             for at in 0..length {
-                batch.ids.push(stream.below(32000));
+                batch.ids.push(rng.below(32000));
                 batch.types.push(u32::from(at + 1 == length) * 2);
                 batch.positions.push(at);
             }

@@ -11,7 +11,7 @@ use tempra::ops::global_norm::GlobalNorm;
 use tempra::ops::update::{Segment, Update};
 use tempra::ops::{Backward, Forward, Grad, ZeroBlocks};
 use tempra::optim::{LossScale, Optimizer, Settings};
-use tempra::rng::Stream;
+use tempra::rng::Rng;
 use tempra::shape::{DType, Spec};
 use tempra::tasks::{Classify, Mask, Task};
 use tempra::train::{Scale, pass};
@@ -21,7 +21,7 @@ const VOCAB: u32 = 701;
 
 /// Two sequences of some words; with words to be found, or with classes.
 fn batch(step: u64, head: usize) -> Batch {
-    let mut rng = Stream::new(3, "zero_blocks", step);
+    let mut rng = Rng::new(3, "zero_blocks", step);
     let mut b = Batch { cu_seqlens: vec![0], head, ..Batch::default() };
     for example in 0..2 {
         for at in 0..5 + 3 * example {
@@ -146,7 +146,7 @@ fn training_with_the_record_has_the_bits_of_training_without_it() {
 
 /// A tensor of numbers that are zero but for some; NaN where they are marked as zero_blocks, which nobody may read.
 fn poisoned(device: &Device, n: usize, marked: &[usize]) -> (Tensor, Tensor) {
-    let mut rng = Stream::new(5, "poison", 0);
+    let mut rng = Rng::new(5, "poison", 0);
     let mut g: Vec<f32> = (0..n).map(|_| rng.normal() as f32).collect();
     let mut words = vec![0u32; ZeroBlocks::words(n)];
     for &block in marked {
@@ -266,7 +266,7 @@ fn what_the_record_saves_of_the_vocabulary_gradient() {
     let settings = Settings { weight_decay: 0.01, ..Settings::default() };
     let mut optimizer = Optimizer::new(&device, &model.params, settings).unwrap();
     let task = Classify { classes, label_smoothing: 0.0, gamma: 0.0, class_weights: None };
-    let mut rng = Stream::new(8, "measure", 0);
+    let mut rng = Rng::new(8, "measure", 0);
     let mut some = || {
         let mut b = Batch { cu_seqlens: vec![0], ..Batch::default() };
         for example in 0..32u32 {

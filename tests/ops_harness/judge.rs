@@ -14,7 +14,7 @@ use tempra::ops::{
     BOUNDS, Backward, Case, Fill, Forward, Grad, HALF_BOUNDS, Op, Subject, accumulator, apart, reals,
     rounded, unit_roundoff, worst,
 };
-use tempra::rng::Stream;
+use tempra::rng::Rng;
 use tempra::shape::{DType, Spec};
 
 /// The outcome of one question.
@@ -242,7 +242,7 @@ impl Bench {
         let mut say = |what: &str, error: f64, bound: f64| {
             verdicts.push(Verdict { what: what.into(), error, bound, note: String::new() });
         };
-        let mut rng = Stream::new(7, "ops", 0);
+        let mut rng = Rng::new(7, "ops", 0);
         let x = case.values(&mut rng);
         let specs = case.specs(DType::F64);
         let plan = op.plan(&self.truth.caps(), &specs.iter().collect::<Vec<_>>())?;
@@ -362,7 +362,7 @@ impl Bench {
             let what = format!("{what} ({name} {dtype:?})");
             verdicts.push(Verdict { what, error, bound, note: String::new() });
         };
-        let mut rng = Stream::new(7, "ops", 0);
+        let mut rng = Rng::new(7, "ops", 0);
         let x = case.values_in(dtype, &mut rng);
         let specs = case.specs(DType::F64);
         let plan = op.plan(&self.truth.caps(), &specs.iter().collect::<Vec<_>>())?;
@@ -400,7 +400,7 @@ impl Bench {
 
     fn judge_step(&self, case: &Case, verdicts: &mut Vec<Verdict>) -> Result<()> {
         let Subject::Step(step, textbook) = &case.subject else { return Ok(()) };
-        let x = case.values(&mut Stream::new(7, "ops", 0));
+        let x = case.values(&mut Rng::new(7, "ops", 0));
         let expected = textbook(step, &x);
         let run = |dev: &Device, dtype| -> Result<(Vec<Vec<f64>>, usize)> {
             let put = |(s, v): (&Spec, &Vec<f64>)| Guarded::new(dev, s, v);

@@ -1,7 +1,7 @@
 //! A speedup, its interval, and the one rule from which verdicts and the gate follow.
 
 use crate::bench::measure::Quartiles;
-use crate::rng::Stream;
+use crate::rng::Rng;
 use serde::Serialize;
 
 /// An interval within this of 1 counts as the same.
@@ -144,8 +144,8 @@ fn resampled(base: &[f64], other: &[f64]) -> [f64; 2] {
     let medians = |times: &[f64], side: &str| -> Vec<f64> {
         let mut drawn = times.to_vec();
         let one = |i: usize| {
-            let mut stream = Stream::new(0, side, i as u64);
-            drawn.iter_mut().for_each(|t| *t = times[stream.below(times.len() as u32) as usize]);
+            let mut rng = Rng::new(0, side, i as u64);
+            drawn.iter_mut().for_each(|t| *t = times[rng.below(times.len() as u32) as usize]);
             median(&mut drawn)
         };
         (0..RESAMPLES).map(one).collect()

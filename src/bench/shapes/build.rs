@@ -26,7 +26,7 @@ use crate::ops::step_guard::StepGuard;
 use crate::ops::symmetric_kl::SymmetricKl;
 use crate::ops::update::{Segment, Settings, UpdateRule};
 use crate::ops::{Fill, Input, Op, Step};
-use crate::rng::Stream;
+use crate::rng::Rng;
 
 /// The dropout of BERT's training.
 pub const DROPOUT: f32 = 0.1;
@@ -72,12 +72,12 @@ fn dropout_of(p: f32, rows: Rows) -> Option<Dropout> {
 }
 
 /// Random integers below a bound, the same for every run.
-fn below(rng: &mut Stream, n: usize, bound: usize) -> Input {
+fn below(rng: &mut Rng, n: usize, bound: usize) -> Input {
     Input::ints(&(0..n).map(|_| rng.below(bound.max(1) as u32)).collect::<Vec<_>>())
 }
 
-fn random(rows: usize) -> Stream {
-    Stream::new(2, "bench shapes", rows as u64)
+fn random(rows: usize) -> Rng {
+    Rng::new(2, "bench shapes", rows as u64)
 }
 
 /// The factor on a loss that is the mean over `rows`.

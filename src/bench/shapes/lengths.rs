@@ -2,7 +2,7 @@
 
 use crate::bench::report::LengthSummary;
 use crate::error::{Error, Kind, Result};
-use crate::rng::Stream;
+use crate::rng::Rng;
 use crate::suggest::nearest;
 use std::path::Path;
 
@@ -192,7 +192,7 @@ impl LengthSource {
     }
     /// Draws one length after the other, the same ones in every run.
     fn draws(&self) -> impl FnMut() -> usize {
-        let (source, mut rng) = (self.clone(), Stream::new(SEED, "bench lengths", 0));
+        let (source, mut rng) = (self.clone(), Rng::new(SEED, "bench lengths", 0));
         move || match &source {
             LengthSource::List(lengths) => lengths.longest(),
             LengthSource::Constant(length) => *length,

@@ -130,7 +130,7 @@ impl Arena {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rng::Stream;
+    use crate::rng::Rng;
 
     /// A driver that gives addresses without end.
     fn endless() -> impl FnMut(u64) -> Result<u64> {
@@ -143,7 +143,7 @@ mod tests {
 
     #[test]
     fn runs_never_overlap_and_come_back_whole() {
-        let (mut arena, mut driver, mut rng) = (Arena::default(), endless(), Stream::new(1, "arena", 0));
+        let (mut arena, mut driver, mut rng) = (Arena::default(), endless(), Rng::new(1, "arena", 0));
         let mut used: Vec<(u64, u64)> = Vec::new();
         for _ in 0..4000 {
             if rng.below(3) > 0 || used.is_empty() {

@@ -263,7 +263,7 @@ mod tests {
     /// As the kernel counts, for lengths that need most.
     #[test]
     fn shared_blocks_are_enough() {
-        let mut rng = crate::rng::Stream::new(5, "lengths", 0);
+        let mut rng = crate::rng::Rng::new(5, "lengths", 0);
         for [warps, each] in [[2, 16], [4, 16], [4, 8], [4, 4]] {
             let own = warps * each;
             for whole in [false, true] {

@@ -1,6 +1,6 @@
 //! The random features, drawn on the host: a function of the seed, the layer and how often they were drawn anew.
 
-use crate::rng::Stream;
+use crate::rng::Rng;
 
 /// How many features approximate heads of a width well enough: d ln d (the order that Choromanski et al. 2021 prove sufficient, section 4.2), at least one.
 pub fn default_features(dim: usize) -> usize {
@@ -13,15 +13,15 @@ pub fn default_features(dim: usize) -> usize {
 ///
 /// The same seed, layer and count of draws give the same numbers: nothing of it needs to be saved to resume.
 pub fn features(seed: u64, layer: usize, redraw: u64, [features, dim]: [usize; 2]) -> Vec<f32> {
-    let mut stream = stream(seed, layer, redraw);
+    let mut rng = rng(seed, layer, redraw);
     let mut w: Vec<f64> = Vec::with_capacity(features * dim);
     while w.len() < features * dim {
-        let block = orthogonal(&mut stream, dim);
+        let block = orthogonal(&mut rng, dim);
         let left = features * dim - w.len();
         w.extend(&block[..left.min(dim * dim)]);
     }
     for row in w.chunks_exact_mut(dim) {
-        let length = (0..dim).map(|_| stream.normal().powi(2)).sum::<f64>().sqrt();
+        let length = (0..dim).map(|_| rng.normal().powi(2)).sum::<f64>().sqrt();
         row.iter_mut().for_each(|v| *v *= length);
     }
     w.into_iter().map(|v| v as f32).collect()
@@ -29,20 +29,20 @@ pub fn features(seed: u64, layer: usize, redraw: u64, [features, dim]: [usize; 2
 
 /// Features whose rows are independent: what orthogonal ones are compared with.
 pub fn independent(seed: u64, layer: usize, redraw: u64, [features, dim]: [usize; 2]) -> Vec<f32> {
-    let mut stream = stream(seed, layer, redraw);
-    (0..features * dim).map(|_| stream.normal() as f32).collect()
+    let mut rng = rng(seed, layer, redraw);
+    (0..features * dim).map(|_| rng.normal() as f32).collect()
 }
 
-fn stream(seed: u64, layer: usize, redraw: u64) -> Stream {
-    Stream::new(seed, &format!("favor {layer}"), redraw)
+fn rng(seed: u64, layer: usize, redraw: u64) -> Rng {
+    Rng::new(seed, &format!("favor {layer}"), redraw)
 }
 
 /// A matrix (dim, dim) with orthonormal rows, uniform among all: Gram and Schmidt's process, twice over for exactness, on rows of
 /// normals.
-fn orthogonal(stream: &mut Stream, dim: usize) -> Vec<f64> {
+fn orthogonal(rng: &mut Rng, dim: usize) -> Vec<f64> {
     let mut q: Vec<f64> = Vec::with_capacity(dim * dim);
     while q.len() < dim * dim {
-        let mut row: Vec<f64> = (0..dim).map(|_| stream.normal()).collect();
+        let mut row: Vec<f64> = (0..dim).map(|_| rng.normal()).collect();
         for _ in 0..2 {
             for other in q.chunks_exact(dim) {
                 let along: f64 = row.iter().zip(other).map(|(a, b)| a * b).sum();

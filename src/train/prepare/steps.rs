@@ -4,7 +4,7 @@ use super::super::recipe::{Recipe, Sampling};
 use super::Part;
 use crate::data::{Batch, BatchOptions, BatchSize, epoch, micro_batches};
 use crate::error::Result;
-use crate::rng::Stream;
+use crate::rng::Rng;
 
 /// What one optimizer step learns from.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -53,7 +53,7 @@ pub(in crate::train) fn epoch_of(parts: &[Part], recipe: &Recipe, index: u64) ->
         _ => counts.iter().enumerate().flat_map(|(part, &n)| std::iter::repeat_n(part, n)).collect(),
     };
     if recipe.multi.sampling != Sampling::RoundRobin {
-        Stream::new(recipe.seed, "tasks", index).shuffle(&mut order);
+        Rng::new(recipe.seed, "tasks", index).shuffle(&mut order);
     }
     Ok(order.into_iter().filter_map(|part| queues[part].next()).collect())
 }
