@@ -4,8 +4,8 @@ use crate::device::{Device, Tensor};
 use crate::device::{cuda, wgpu};
 use crate::error::{Error, Kind, Result};
 use crate::ops::{
-    BOUNDS, Backward, Case, Forward, Grad, HALF_BOUNDS, KERNELS, OPS, Op, SHADERS, Subject, apart, reals,
-    rounded, unit_roundoff, worst,
+    BOUNDS, Backward, Case, Forward, Grad, HALF_BOUNDS, KERNELS, OPS, Op, SHADERS, Subject, max_error, reals,
+    relative_l2, rounded, unit_roundoff,
 };
 use crate::rng::Rng;
 use crate::shape::{DType, Spec};
@@ -196,7 +196,7 @@ fn compare(op: &dyn Op, case: &Case, truth: &Device, device: &Device) -> Result<
     dy.iter_mut().for_each(|v| *v = rounded(dtype, *v));
     let (y, dx) = both_passes(op, case, truth, DType::F64, &x, &dy)?;
     let (found, grads) = both_passes(op, case, device, dtype, &x, &dy)?;
-    let error = if dtype.size() == 2 { apart } else { worst };
+    let error = if dtype.size() == 2 { relative_l2 } else { max_error };
     let backward = grads.iter().zip(&dx).map(|(a, b)| error(a, b)).fold(0.0, f64::max);
     Ok((error(&found, &y), backward))
 }
@@ -209,7 +209,7 @@ fn compare_step(case: &Case, device: &Device) -> Result<f64> {
     device.step(&**step, &tensors.iter().collect::<Vec<_>>())?;
     let mut error = 0f64;
     for (t, expected) in tensors.iter().zip(textbook(step, &x)) {
-        error = error.max(worst(&device.read_reals(t)?, &expected));
+        error = error.max(max_error(&device.read_reals(t)?, &expected));
     }
     Ok(error)
 }

@@ -116,12 +116,12 @@ pub fn unit_roundoff(dtype: DType) -> f64 {
     }
 }
 
-/// The largest errors in 16-bit types as [`apart`](crate::shape::apart) measures them, of a forward and of a backward pass, in units of
+/// The largest errors in 16-bit types as [`relative_l2`](crate::shape::relative_l2) measures them, of a forward and of a backward pass, in units of
 /// [`unit_roundoff`]: inputs are exact, so a forward pass has the rounding of its result and of what it keeps in between.
 pub const HALF_BOUNDS: [f64; 2] = [2.0, 3.0];
 
 /// The largest difference between computed and true values, relative above 1; infinite where one is not finite.
-pub fn worst(found: &[f64], truth: &[f64]) -> f64 {
+pub fn max_error(found: &[f64], truth: &[f64]) -> f64 {
     let one = |(a, b): (&f64, &f64)| {
         if a.is_finite() && b.is_finite() { (a - b).abs() / (1.0 + b.abs()) } else { f64::INFINITY }
     };

@@ -38,11 +38,11 @@ use crate::device::{
     Backend, Caps, Const, Cpu, Cuda, Device, Gpu, Launch, Meta, Pass, Tensor, Wgpu, dispatch,
 };
 use crate::error::{Error, Result};
-pub use crate::shape::apart;
+pub use crate::shape::relative_l2;
 use crate::shape::{DType, Spec};
 pub use activation::Activation;
 pub use case::{
-    BOUNDS, Case, Fill, HALF_BOUNDS, Input, Subject, Textbook, reals, rounded, unit_roundoff, worst,
+    BOUNDS, Case, Fill, HALF_BOUNDS, Input, Subject, Textbook, max_error, reals, rounded, unit_roundoff,
 };
 pub use cost::{Call, Cost, Gradient};
 use std::fmt::Debug;

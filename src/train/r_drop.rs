@@ -48,8 +48,8 @@ impl RDrop<'_> {
         let (Some(p), Some(q)) = (first.first(), second.first()) else { return Err(unfit()) };
         let weights = reals(tape, p, &[weights.len()], &weights)?;
         let scale = reals(tape, p, &[1], &[self.alpha * scales[0]])?;
-        let apart = tape.apply(SymmetricKl, [p.clone(), q.clone(), weights, scale])?;
-        total(tape, [one, two, apart])
+        let divergence = tape.apply(SymmetricKl, [p.clone(), q.clone(), weights, scale])?;
+        total(tape, [one, two, divergence])
     }
 }
 

@@ -1,7 +1,7 @@
 //! What the profiler counts on real calls and in steps, what of a padded step is useful, and what `dtype` means in results.
 
 use crate::bench_counts::{F, H, HEADS, KEY, T, attention_bytes, attention_flops, bounds, caps, job};
-use crate::support::{aloud, device};
+use crate::support::{device, report_skipped};
 use std::collections::HashSet;
 use tempra::bench::report::{Ceilings, DeviceEntry, Report, StepRow};
 use tempra::bench::step::{self, Setting, encoder, settings};
@@ -81,7 +81,7 @@ fn wgpu_in_f16_keeps_activations_in_f32() {
     let Some(device) = device("wgpu") else { return };
     let name = device.caps().name;
     let Ok(half) = device.with_compute(DType::F16) else {
-        aloud("no cooperative matrices, so f16 on wgpu was not tried");
+        report_skipped("no cooperative matrices, so f16 on wgpu was not tried");
         return;
     };
     let entry = Workbench::new(&half, "wgpu f16".into(), Effort::default()).entry();

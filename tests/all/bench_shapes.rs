@@ -2,7 +2,7 @@
 
 use crate::bench::{Run, run};
 use crate::schema::obeys;
-use crate::support::{aloud, golden};
+use crate::support::{golden, report_skipped};
 use serde_json::Value;
 use std::path::Path;
 use std::process::Command;
@@ -187,7 +187,7 @@ fn drawn_lengths_follow_their_distribution() {
 fn peers_draw_the_same_lengths() {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/peers/shapes.py");
     let Ok(version) = Command::new("python3").arg("--version").output() else {
-        aloud("not run: benches/peers/shapes.py; there is no python3");
+        report_skipped("not run: benches/peers/shapes.py; there is no python3");
         return;
     };
     assert!(version.status.success());

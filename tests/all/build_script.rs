@@ -1,6 +1,6 @@
 //! The build script: it finds the commit without git, in every form in which git keeps it. git itself tells the truth.
 
-use crate::support::aloud;
+use crate::support::report_skipped;
 use std::path::Path;
 use std::process::Command;
 
@@ -20,7 +20,9 @@ fn git(dir: &Path, args: &[&str]) -> Option<String> {
 fn the_program_tells_the_commit_that_is_checked_out() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let head = git(root, &["rev-parse", "HEAD"]).filter(|_| root.join(".git").exists());
-    let Some(head) = head else { return aloud("not run: the test of the commit; this is no git repository") };
+    let Some(head) = head else {
+        return report_skipped("not run: the test of the commit; this is no git repository");
+    };
     assert_eq!(tempra::COMMIT, Some(head.as_str()));
     let version = Command::new(env!("CARGO_BIN_EXE_tempra")).arg("--version").output().unwrap();
     assert!(String::from_utf8_lossy(&version.stdout).contains(&head));
@@ -32,7 +34,7 @@ fn a_commit_is_found_in_every_form_of_a_repository() {
     let (root, tree) = (dir.path().join("root"), dir.path().join("tree"));
     std::fs::create_dir(&root).unwrap();
     if git(&root, &["init", "-q"]).is_none() {
-        return aloud("not run: the test of the build script; there is no git");
+        return report_skipped("not run: the test of the build script; there is no git");
     }
     let found = |root: &Path| script::commit(&root.join(".git"));
     let check = |root: &Path, what: &str| {

@@ -202,7 +202,7 @@ fn accumulation_and_max_tokens_do_not_change_a_run() {
     ] {
         let cut = losses(dir.path(), name, &[set]);
         println!("{whole:?}\n{cut:?}");
-        assert!(apart(&whole, &cut) < 1e-4, "{set}: {whole:?} {cut:?}");
+        assert!(max_difference(&whole, &cut) < 1e-4, "{set}: {whole:?} {cut:?}");
     }
 }
 

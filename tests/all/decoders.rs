@@ -87,7 +87,7 @@ fn decoders_of_their_own_compute_what_transformers_does() {
             assert!(report.initialised.is_empty() && report.unused.is_empty(), "{name}: {report}");
             let (logits, loss) = run(&device, &model, &*task, &batch);
             if let Some(expected) = fixture.get("logits") {
-                let off = apart(&logits, &numbers(expected));
+                let off = max_difference(&logits, &numbers(expected));
                 assert!(off < bound, "{name} {dtype:?}: logits off by {off:e}");
             }
             let off = (loss - number(&fixture["loss"])).abs();
@@ -100,7 +100,7 @@ fn decoders_of_their_own_compute_what_transformers_does() {
                 // The queries of permutations do train `mask_emb`.
                 let zero = zero_gradient(parameter) && !parameter.ends_with("mask_emb");
                 let off = match zero || truth.get(parameter).is_none() {
-                    true => apart(gradient, &vec![0.0; gradient.len()]) / norm,
+                    true => max_difference(gradient, &vec![0.0; gradient.len()]) / norm,
                     false => relative(gradient, &tensor(&truth, parameter)),
                 };
                 assert!(off < bound, "{name} {dtype:?}: the gradient of {parameter} is off by {off:e}");

@@ -47,7 +47,7 @@ fn parity(device: &Device, name: &str, dtype: DType, logits_bound: f64, bound: f
     let model = open_as(device, name, dtype);
     let (set, task) = problem(&fixture);
     let done = pass(device, &model, &*task, &set, &whole(&set), None);
-    let logits_off = apart(&done.logits, &numbers(&fixture["logits"]));
+    let logits_off = max_difference(&done.logits, &numbers(&fixture["logits"]));
     let loss_off = (done.loss - number(&fixture["loss"])).abs();
     let truth = Weights::open(golden("encoders").join(name).join("grads.safetensors")).expect("gradients");
     let found = gradients(device, &model);
@@ -57,7 +57,7 @@ fn parity(device: &Device, name: &str, dtype: DType, logits_bound: f64, bound: f
     for (parameter, gradient) in &found {
         let expected = tensor(&truth, parameter);
         let off = match zero_gradient(parameter) {
-            true => apart(gradient, &vec![0.0; gradient.len()]) / norm,
+            true => max_difference(gradient, &vec![0.0; gradient.len()]) / norm,
             false => relative(gradient, &expected),
         };
         if off.is_nan() || off > worst {
@@ -198,7 +198,7 @@ fn company(device: &Device, name: &str, model: &Model, set: &TokenSet) {
         batches.iter_mut().for_each(|b| b.fill_up());
         let together = logits(device, model, &batches);
         for (row, &i) in together.chunks(width).zip(&order) {
-            worst = worst.max(apart(row, &alone[i as usize]));
+            worst = worst.max(max_difference(row, &alone[i as usize]));
         }
     }
     println!("{name}: at most {worst:.1e} apart in any company");
@@ -230,7 +230,9 @@ fn steps_in_parts_are_the_step_for_every_encoder() {
 #[test]
 fn real_encoders_compute_what_transformers_does() {
     let Some(place) = std::env::var_os("TEMPRA_TEST_MODELS").filter(|d| !d.is_empty()) else {
-        aloud("not here: the folder of tests/golden/make_real.py, which TEMPRA_TEST_MODELS would name");
+        report_skipped(
+            "not here: the folder of tests/golden/make_real.py, which TEMPRA_TEST_MODELS would name",
+        );
         return;
     };
     let device = cpu(2);
@@ -266,7 +268,7 @@ fn real_encoders_compute_what_transformers_does() {
                 -1.1095019578933716,
                 1.2254549264907837,
             ];
-            let off = apart(&hidden[..5], &printed);
+            let off = max_difference(&hidden[..5], &printed);
             println!("{name}: off the README's fingerprint by {off:.1e}");
             assert!(off <= 1e-5, "{off:e}");
         }

@@ -1,7 +1,7 @@
 //! An activation's derivative is taken by the op that reads the result, where there is no other: on CUDA by cuBLASLt or what stands
 //! for it, or by our own kernel in place.
 
-use crate::support::{aloud, apart, bits, cpu, device, relative};
+use crate::support::{bits, cpu, device, max_difference, relative, report_skipped};
 use tempra::device::{Cuda, Device, Tensor};
 use tempra::ops::Activation;
 use tempra::ops::linear::Linear;
@@ -77,7 +77,7 @@ fn a_derivative_that_the_next_op_takes_is_the_same() {
         for matmul in ["own", "cublaslt"] {
             let gpu = match Cuda::new(0).unwrap().with_matmul(matmul) {
                 Err(_) if matmul == "cublaslt" => {
-                    aloud("no cuBLASLt, so derivatives by it were not tried");
+                    report_skipped("no cuBLASLt, so derivatives by it were not tried");
                     continue;
                 }
                 gpu => gpu.unwrap(),
@@ -94,7 +94,7 @@ fn a_derivative_that_the_next_op_takes_is_the_same() {
                     assert!(error < bound, "{matmul} {dtype:?} {act:?}: gradient of {what}: {error:.1e}");
                     // Our own kernels do the same in another place; the library's epilogue rounds once less.
                     let same = matmul == "own" || act != Activation::GeluTanh;
-                    let far = apart(&tape[i], &ops[i]);
+                    let far = max_difference(&tape[i], &ops[i]);
                     assert!(
                         !same || bits(&tape[i]) == bits(&ops[i]),
                         "{matmul} {dtype:?} {act:?} {what}: {far:.1e}"

@@ -48,7 +48,7 @@ fn a_text_does_not_notice_its_company() {
                 let together = logits(&device, &model, &cut(&set, &order, 1));
                 for (row, &i) in together.chunks(3).zip(&order) {
                     let alone = &alone[i as usize];
-                    worst = worst.max(apart(row, alone));
+                    worst = worst.max(max_difference(row, alone));
                     equal += usize::from(bits(row) == bits(alone));
                     count += 1;
                 }
@@ -75,7 +75,7 @@ fn accumulation_equals_the_full_batch() {
             let batches = cut(&set, &step, parts);
             assert_eq!(batches.len(), parts);
             let (done, grad) = run(&batches, KEY);
-            let (loss, logits) = ((done.loss - full.loss).abs(), apart(&done.logits, &full.logits));
+            let (loss, logits) = ((done.loss - full.loss).abs(), max_difference(&done.logits, &full.logits));
             let grad = off(&grad, &full_grad);
             println!("{dtype:?}, 8 in {parts}: loss {loss:.1e}, logits {logits:.1e}, gradients {grad:.1e}");
             assert!(loss <= bound && logits <= bound && grad <= bound, "{dtype:?} in {parts} parts");

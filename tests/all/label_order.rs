@@ -39,7 +39,7 @@ fn a_classifier_of_any_architecture_keeps_its_classes() {
             let (model, report) = open(&device, &dir, &asked(Outputs::Classes(names(order))));
             assert_eq!(report.reordered.len(), 2, "{}: {report}", dir.display());
             assert!(report.initialised.is_empty() && report.warnings.is_empty(), "{report}");
-            let off = apart(&logits(&device, &model, &whole(&set)), &columns(&truth, &places));
+            let off = max_difference(&logits(&device, &model, &whole(&set)), &columns(&truth, &places));
             assert!(off <= 1e-5, "{} {order}: {off:e}", dir.display());
             seen.insert(model.architecture().model_type);
         }
@@ -162,7 +162,7 @@ fn default_names_stand_for_numbers() {
     for (order, places) in [("0 1 2", [0, 1, 2]), ("2 0 1", [2, 0, 1])] {
         let (model, report) = open(&device, dir.path(), &asked(Outputs::Classes(names(order))));
         assert!(report.warnings.is_empty(), "{report}");
-        let off = apart(&logits(&device, &model, &whole(&set)), &columns(&truth, &places));
+        let off = max_difference(&logits(&device, &model, &whole(&set)), &columns(&truth, &places));
         assert!(off <= 1e-5, "{order}: {off:e}");
     }
     let (_, report) = open(&device, dir.path(), &asked(Outputs::Classes(names("bad fair good"))));

@@ -52,7 +52,7 @@ fn parity(
     let step = whole(set);
     assert_eq!(step.len(), 1, "one packed batch");
     let first = pass(device, model, &*task, set, &step, None);
-    let logits_off = apart(&first.logits, &numbers(&fixture["logits"]));
+    let logits_off = max_difference(&first.logits, &numbers(&fixture["logits"]));
     assert!(logits_off <= b.logits, "{:?}: logits off by {logits_off:e}", b.dtype);
     // A tape that does not record computes the same.
     assert_eq!(bits(&logits(device, model, &step)), bits(&first.logits));
@@ -63,7 +63,7 @@ fn parity(
     let norm = number(&fixture["grad_norm"]);
     for (name, gradient) in gradients(device, model) {
         if zero_gradient(&name) {
-            key_bias = key_bias.max(apart(&gradient, &vec![0.0; gradient.len()]) / norm);
+            key_bias = key_bias.max(max_difference(&gradient, &vec![0.0; gradient.len()]) / norm);
             assert!(key_bias <= b.key_bias, "{:?}: {name}: {key_bias:e}", b.dtype);
             continue;
         }
@@ -104,7 +104,7 @@ fn parity(
     }
     let after = pass(device, model, &*task, set, &step, None);
     close(after.loss, &train["final_loss"], "final loss", steps);
-    let after_off = apart(&after.logits, &numbers(&train["final_logits"]));
+    let after_off = max_difference(&after.logits, &numbers(&train["final_logits"]));
     assert!(after_off <= b.after, "{:?}: final logits off by {after_off:e}", b.dtype);
     let mut moved_off = 0f64;
     for ((name, old), (_, new)) in before.iter().zip(values(device, model)) {
@@ -146,7 +146,9 @@ fn small_models_compute_what_transformers_does() {
 fn minilm() -> Option<std::path::PathBuf> {
     let dir = std::env::var_os("TEMPRA_TEST_MODEL").filter(|d| !d.is_empty());
     if dir.is_none() {
-        aloud("not here: all-MiniLM-L6-v2, which TEMPRA_TEST_MODEL would name; its tests were not run");
+        report_skipped(
+            "not here: all-MiniLM-L6-v2, which TEMPRA_TEST_MODEL would name; its tests were not run",
+        );
     }
     dir.map(Into::into)
 }
@@ -244,7 +246,7 @@ fn a_saved_model_is_the_model() {
         let (model, _) = open(&device, &golden("bert").join(name), &options);
         let found = logits(&device, &model, &whole(&set));
         if name == "a" && outputs.is_none() {
-            let off = apart(&found, &numbers(&fixture["logits"]));
+            let off = max_difference(&found, &numbers(&fixture["logits"]));
             assert!(off <= F32.logits, "logits of texts off by {off:e}");
         }
         let again = save(&device, &model, &tokenizer, &dir);

@@ -78,7 +78,7 @@ fn run(case: &Value, golden: &Value, dtype: DType) -> [f64; 3] {
         off[0] = off[0].max((norm - expected).abs() / expected.max(1e-300));
         for p in &params.layout().list {
             let value = part(&device, &params, &params.value, &p.name);
-            off[1] = off[1].max(apart(&value, &numbers(&step["values"][&p.name])));
+            off[1] = off[1].max(max_difference(&value, &numbers(&step["values"][&p.name])));
         }
     }
     assert_eq!(optimizer.states().len(), case["states"].as_object().expect("states").len());
@@ -86,7 +86,8 @@ fn run(case: &Value, golden: &Value, dtype: DType) -> [f64; 3] {
         for state in optimizer.states() {
             let expected = numbers(&case["states"][state.name][&p.name]);
             let largest = expected.iter().fold(0f64, |m, v| m.max(v.abs()));
-            off[2] = off[2].max(apart(&part(&device, &params, &state.tensor, &p.name), &expected) / largest);
+            off[2] = off[2]
+                .max(max_difference(&part(&device, &params, &state.tensor, &p.name), &expected) / largest);
         }
     }
     let value = part(&device, &params, &params.value, "pooler.weight");
@@ -177,7 +178,7 @@ fn words_that_come_late_are_updated_as_all_others() {
             (state_of(&optimizer, "exp_avg"), &m, "m"),
             (state_of(&optimizer, "exp_avg_sq"), &v, "v"),
         ] {
-            let off = apart(&floats(&device, &found.view(0, &[N]).expect("inside")), expected);
+            let off = max_difference(&floats(&device, &found.view(0, &[N]).expect("inside")), expected);
             assert!(off <= 1e-12, "{what} in step {t}: {off:e}");
         }
     }
@@ -277,7 +278,7 @@ fn learning_rates_fall_by_layer() {
         let expected: Vec<f64> = (old.iter().zip(&g))
             .map(|(p, g)| p - 0.25 * scale(name) as f64 * g / (g.abs() + 1.0 / 1024.0))
             .collect();
-        assert!(apart(&new, &expected) <= 1e-12, "{name}");
+        assert!(max_difference(&new, &expected) <= 1e-12, "{name}");
     }
 }
 

@@ -239,7 +239,7 @@ fn company_order_and_filling_change_no_approximated_model() {
             batches.iter_mut().for_each(|b| b.fill_up());
             let together = logits(&device, &model, &batches);
             for (row, &i) in together.chunks(alone[0].len()).zip(&order) {
-                worst = worst.max(apart(row, &alone[i as usize]));
+                worst = worst.max(max_difference(row, &alone[i as usize]));
             }
         }
         assert!(worst <= 1e-5, "{}: {worst:e}", from.display());
@@ -432,7 +432,7 @@ fn trains_as_on_the_cpu(gpu: &Device) {
     {
         assert_eq!(truth.len() as u64, steps);
         println!("{what}: losses {:?} to {:?}", truth.first(), truth.last());
-        assert!(apart(found, truth) < 1e-4, "{what}: {truth:?} {found:?}");
+        assert!(max_difference(found, truth) < 1e-4, "{what}: {truth:?} {found:?}");
     }
 }
 

@@ -85,7 +85,7 @@ fn the_loss_is_that_of_pytorch() {
         let bound = if task.class_weights.is_some() { 1e-7 } else { 1e-12 };
         assert!((found - number(&case["loss"])).abs() <= bound, "{found}, PyTorch {}", case["loss"]);
         for (g, name) in gradients.iter().zip(["da", "db"]) {
-            let off = apart(&floats(&device, g), &numbers(&case[name]));
+            let off = max_difference(&floats(&device, g), &numbers(&case[name]));
             assert!(off <= bound, "{name}: {off:e}");
         }
     }
@@ -163,7 +163,7 @@ fn each_pass_has_masks_of_its_own_that_do_not_depend_on_the_cut() {
     all.push(logits_of(0, KEY.map(|(seed, step)| (seed, step + 1))));
     all.push(logits_of(0, None));
     for (i, a) in all.iter().enumerate() {
-        assert!(all[..i].iter().all(|b| apart(a, b) > 1e-3), "two passes have the same masks");
+        assert!(all[..i].iter().all(|b| max_difference(a, b) > 1e-3), "two passes have the same masks");
     }
     assert_eq!(bits(&logits_of(0, None)), bits(&logits_of(1, None)));
     let both = RDrop { task: &*task, alpha: 1.5 };

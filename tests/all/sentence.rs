@@ -1,6 +1,6 @@
 //! Folders of sentence-transformers: ours open there with the same vectors, theirs say how vectors are pooled.
 
-use crate::support::{aloud, golden};
+use crate::support::{golden, report_skipped};
 use crate::tasks::{data, ok, prepared, read, recipe, tempra};
 use serde_json::{Value, json};
 use std::path::Path;
@@ -26,7 +26,7 @@ fn vectors(dir: &Path, model: &str, more: &[&str]) -> Vec<Vec<f64>> {
 }
 
 /// The furthest two numbers.
-fn apart(a: &[Vec<f64>], b: &[Vec<f64>]) -> f64 {
+fn max_difference(a: &[Vec<f64>], b: &[Vec<f64>]) -> f64 {
     assert_eq!(a.len(), b.len());
     a.iter().flatten().zip(b.iter().flatten()).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max)
 }
@@ -74,12 +74,14 @@ fn vectors_open_in_sentence_transformers() {
     assert!(!dir.path().join("c/model/modules.json").exists());
 
     let Some(python) = std::env::var_os("TEMPRA_PYTHON").filter(|p| !p.is_empty()) else {
-        return aloud("not run: check_sentence.py; TEMPRA_PYTHON names no python with sentence-transformers");
+        return report_skipped(
+            "not run: check_sentence.py; TEMPRA_PYTHON names no python with sentence-transformers",
+        );
     };
     let run = Command::new(python).arg(golden("check_sentence.py")).args(folders).output().expect("python");
     let said = String::from_utf8_lossy(&[run.stdout, run.stderr].concat()).into_owned();
     if run.status.code() == Some(3) {
-        return aloud(&format!("not run: check_sentence.py: {}", said.trim()));
+        return report_skipped(&format!("not run: check_sentence.py: {}", said.trim()));
     }
     assert!(run.status.success(), "check_sentence.py: {said}");
     println!("{said}");
@@ -94,7 +96,7 @@ fn folders_of_sentence_transformers_say_how_vectors_are_pooled() {
     let plain = vectors(dir.path(), "base", &[]);
     let [mean, cls] = ["mean", "cls"].map(|p| vectors(dir.path(), "base", &["--pooling", p]));
     assert_eq!(plain, mean);
-    assert!(apart(&mean, &cls) > 1e-3);
+    assert!(max_difference(&mean, &cls) > 1e-3);
 
     let module = |path: &str, kind: &str| json!({ "idx": 0, "name": "0", "path": path, "type": kind });
     let write = |modules: Value, pooling: Value| {
@@ -121,7 +123,7 @@ fn folders_of_sentence_transformers_say_how_vectors_are_pooled() {
     // The longest text is what the folder says.
     std::fs::write(base.join("sentence_bert_config.json"), r#"{"max_seq_length": 6}"#).unwrap();
     assert_eq!(vectors(dir.path(), "base", &[]), vectors(dir.path(), "base", &["--max-length", "6"]));
-    assert!(apart(&vectors(dir.path(), "base", &[]), &mean) > 1e-3);
+    assert!(max_difference(&vectors(dir.path(), "base", &[]), &mean) > 1e-3);
 
     let refused = |says: &str| {
         let out = tempra(dir.path(), &["embed", "base", "texts.csv", "-q"]);

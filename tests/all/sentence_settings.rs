@@ -1,6 +1,6 @@
 //! Settings of folders of sentence-transformers: applied as it applies them, or refused by name (tests/golden/make_sentence.py).
 
-use crate::support::{aloud, golden, json};
+use crate::support::{golden, json, report_skipped};
 use crate::tasks::{ok, read, recipe, tempra};
 use serde_json::{Value, json};
 use std::fs;
@@ -37,7 +37,7 @@ fn embedded(dir: &Path, args: &[&str]) -> Vec<Vec<f64>> {
     said.lines().map(vector).collect()
 }
 
-fn apart(ours: &[Vec<f64>], theirs: &Value) -> f64 {
+fn max_difference(ours: &[Vec<f64>], theirs: &Value) -> f64 {
     let theirs: Vec<Vec<f64>> = serde_json::from_value(theirs.clone()).unwrap();
     assert_eq!(ours.len(), theirs.len());
     let pairs = ours.iter().flatten().zip(theirs.iter().flatten());
@@ -61,7 +61,7 @@ fn settings_are_those_of_sentence_transformers() {
             }
             continue;
         }
-        let off = apart(&embedded(dir.path(), &["base", "texts.jsonl"]), &case["vectors"]);
+        let off = max_difference(&embedded(dir.path(), &["base", "texts.jsonl"]), &case["vectors"]);
         if off.is_nan() || off > 2e-6 {
             wrong.push(format!("{name}: off by {off:e}"));
         }
@@ -127,7 +127,9 @@ fn similar_goes_on_from_such_a_folder() {
         saved.push((dir, model));
     }
     let Some(python) = std::env::var_os("TEMPRA_PYTHON").filter(|p| !p.is_empty()) else {
-        return aloud("not run: check_sentence.py; TEMPRA_PYTHON names no python with sentence-transformers");
+        return report_skipped(
+            "not run: check_sentence.py; TEMPRA_PYTHON names no python with sentence-transformers",
+        );
     };
     let folders = saved.iter().map(|(_, model)| model);
     let run = Command::new(python).arg(golden("check_sentence.py")).args(folders).output().expect("python");

@@ -2,7 +2,7 @@
 //! program.
 
 use crate::cli::{fine, program, stderr};
-use crate::support::{aloud, golden, json, numbers};
+use crate::support::{golden, json, numbers, report_skipped};
 use crate::tasks::{TASKS, data, ok, prepared, recipe, tempra};
 use serde_json::Value as Json;
 use std::cell::Cell;
@@ -206,7 +206,7 @@ fn vectors_are_normalized_on_demand() {
 fn the_example_predicts_line_by_line() {
     let built = PathBuf::from(env!("CARGO_BIN_EXE_tempra")).with_file_name("examples").join("predict");
     if !built.exists() {
-        return aloud("not run: examples/predict.rs, which `cargo test` without --test builds");
+        return report_skipped("not run: examples/predict.rs, which `cargo test` without --test builds");
     }
     let mut child = Command::new(built)
         .arg(golden("bert/a"))

@@ -28,7 +28,7 @@ pub fn golden(name: &str) -> PathBuf {
 }
 
 /// Says something that the test runner does not swallow: what was not run.
-pub fn aloud(message: &str) {
+pub fn report_skipped(message: &str) {
     let _ = writeln!(std::io::stderr(), "note: {message}");
 }
 
@@ -198,7 +198,7 @@ pub fn l2(v: &[f64]) -> f64 {
 }
 
 /// The largest of |a - b|; NaN if there is one, so that no comparison lets it through.
-pub fn apart(a: &[f64], b: &[f64]) -> f64 {
+pub fn max_difference(a: &[f64], b: &[f64]) -> f64 {
     assert_eq!(a.len(), b.len());
     a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, |m, d| if d <= m { m } else { d })
 }
@@ -227,7 +227,7 @@ pub fn device(kind: &str) -> Option<Device> {
         Ok(device) => Some(device),
         Err(e) if required.split(',').any(|r| r.trim() == kind) => panic!("{e}"),
         Err(e) => {
-            aloud(&format!("no {kind}, so training through it was not tried: {e}"));
+            report_skipped(&format!("no {kind}, so training through it was not tried: {e}"));
             None
         }
     }
@@ -241,7 +241,7 @@ pub fn adapter() -> Option<Device> {
 /// Has transformers open a saved folder and compare logits (`check_saved.py`), where there is a python that has it.
 pub fn check_saved(dir: &Path, fixture: &Value) {
     let Some(python) = std::env::var_os("TEMPRA_PYTHON").filter(|p| !p.is_empty()) else {
-        aloud("not run: check_saved.py; TEMPRA_PYTHON names no python with torch and transformers");
+        report_skipped("not run: check_saved.py; TEMPRA_PYTHON names no python with torch and transformers");
         return;
     };
     let path = dir.with_extension("json");

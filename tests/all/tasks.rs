@@ -1,6 +1,6 @@
 //! Every task with every architecture: a few steps are made, the folder opens again and scores the same.
 
-use crate::support::{aloud, golden};
+use crate::support::{golden, report_skipped};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -224,7 +224,7 @@ fn every_task_trains_and_opens_again_on_every_architecture() {
 /// Has transformers open folders with the class that the config of each names: every weight there, none left over.
 pub fn check_classes(folders: impl Iterator<Item = PathBuf>) {
     let Some(python) = std::env::var_os("TEMPRA_PYTHON").filter(|p| !p.is_empty()) else {
-        aloud("not run: check_task.py; TEMPRA_PYTHON names no python with torch and transformers");
+        report_skipped("not run: check_task.py; TEMPRA_PYTHON names no python with torch and transformers");
         return;
     };
     let folders: Vec<PathBuf> = folders.collect();

@@ -165,7 +165,7 @@ fn every_optimizer_agrees_between_devices() {
             };
             for (found, expected) in run(&device).iter().zip(&run(&host)) {
                 let real = |bits: &Vec<u64>| bits.iter().map(|&b| f64::from_bits(b)).collect::<Vec<_>>();
-                let off = apart(&real(found), &real(expected));
+                let off = max_difference(&real(found), &real(expected));
                 assert!(off < 2e-6, "{name} on {}: {off:e}", device.caps().name);
             }
         }

@@ -116,7 +116,7 @@ fn relative_attention_is_what_its_definition_says() {
         let truth = c.mixed(|i, j, h| {
             c.content(i, j, h) + dot(&c.biased(1, i, h), c.distance(i as i64 - j as i64, h))
         });
-        assert!(apart(&c.op(), &truth) < 1e-12, "{tokens} tokens, distances below {n}");
+        assert!(max_difference(&c.op(), &truth) < 1e-12, "{tokens} tokens, distances below {n}");
     }
 }
 
@@ -137,7 +137,7 @@ fn an_index_does_what_the_shift_of_transformers_does() {
             })
             .collect();
         let truth = c.mixed(|i, j, h| c.content(i, j, h) + shifted[h][i * tokens + j]);
-        assert!(apart(&c.op(), &truth) < 1e-12, "{tokens} tokens");
+        assert!(max_difference(&c.op(), &truth) < 1e-12, "{tokens} tokens");
     }
 }
 
@@ -264,7 +264,7 @@ fn two_streams_predict_what_transformers_does() {
     let truth: Vec<f64> = sequences.iter().flat_map(|s| numbers(&s["outputs"])).collect();
     let weights: Vec<f64> = (1..=truth.len()).map(|n| (n % 7) as f64 - 3.0).collect();
     let found = predicted(&device, &model, &streams, Some(&weights));
-    let off = apart(&found, &truth);
+    let off = max_difference(&found, &truth);
     println!("outputs {off:.1e}");
     assert!(off < 1e-5, "{off:e}");
     let gradients = gradients(&device, &model);

@@ -11,8 +11,8 @@ use tempra::device::wgpu::TileLayout;
 use tempra::device::{Device, Tensor, Wgpu};
 use tempra::error::Result;
 use tempra::ops::{
-    BOUNDS, Backward, Case, Fill, Forward, Grad, HALF_BOUNDS, Op, Subject, accumulator, apart, reals,
-    rounded, unit_roundoff, worst,
+    BOUNDS, Backward, Case, Fill, Forward, Grad, HALF_BOUNDS, Op, Subject, accumulator, max_error, reals,
+    relative_l2, rounded, unit_roundoff,
 };
 use tempra::rng::Rng;
 use tempra::shape::{DType, Spec};
@@ -74,8 +74,8 @@ impl Guarded {
     }
 }
 
-fn all_worst(a: &[Vec<f64>], b: &[Vec<f64>]) -> f64 {
-    a.iter().zip(b).map(|(a, b)| worst(a, b)).fold(0.0, f64::max)
+fn max_errors(a: &[Vec<f64>], b: &[Vec<f64>]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| max_error(a, b)).fold(0.0, f64::max)
 }
 
 /// The gradients that exist, if there are several: one that is the only one is always wanted by itself.
@@ -275,7 +275,7 @@ impl Bench {
                     loss(&x)
                 };
                 let slope = (at(H)? - at(-H)?) / (2.0 * H);
-                single = single.max(worst(&[truth.dx[i][j]], &[slope]));
+                single = single.max(max_error(&[truth.dx[i][j]], &[slope]));
             }
             // All elements of this input at once, along a random direction.
             let v = reals(&mut rng, n, -1.0, 1.0);
@@ -286,22 +286,22 @@ impl Bench {
             };
             let slope = (at(H)? - at(-H)?) / (2.0 * H);
             let along: f64 = truth.dx[i].iter().zip(&v).map(|(g, v)| g * v).sum();
-            say(&format!("grad along a direction of input {i}"), worst(&[along], &[slope]), 1e-6);
+            say(&format!("grad along a direction of input {i}"), max_error(&[along], &[slope]), 1e-6);
             let only = self.backward(&double, &passed, Want::Only(i))?;
-            say(&format!("alone: gradient {i}"), worst(&only.dx[i], &truth.dx[i]), 0.0);
+            say(&format!("alone: gradient {i}"), max_error(&only.dx[i], &truth.dx[i]), 0.0);
         }
         say("grad by finite differences", single, 5e-7);
-        let y_finite = worst(&truth.y, &truth.y);
+        let y_finite = max_error(&truth.y, &truth.y);
         say("accumulate: every output written", y_finite, 0.0);
-        say("accumulate: every gradient written", all_worst(&truth.dx, &truth.dx), 0.0);
+        say("accumulate: every gradient written", max_errors(&truth.dx, &truth.dx), 0.0);
         let added = self.backward(&double, &passed, Want::AddTo(0.5))?;
         let expected: Vec<Vec<f64>> = truth.dx.iter().map(|d| d.iter().map(|v| v + 0.5).collect()).collect();
-        say("accumulate: adds", all_worst(&added.dx, &expected), 1e-12);
+        say("accumulate: adds", max_errors(&added.dx, &expected), 1e-12);
         say("bounds", (truth.broken + added.broken) as f64, 0.0);
 
         let single = run(&self.truth, DType::F32, Want::Overwrite)?;
-        say("agree: cpu f32 forward", worst(&single.y, &truth.y), BOUNDS[0] * case.slack);
-        say("agree: cpu f32 backward", all_worst(&single.dx, &truth.dx), BOUNDS[1] * case.slack);
+        say("agree: cpu f32 forward", max_error(&single.y, &truth.y), BOUNDS[0] * case.slack);
+        say("agree: cpu f32 backward", max_errors(&single.dx, &truth.dx), BOUNDS[1] * case.slack);
         say("bounds: f32", single.broken as f64, 0.0);
         let again = run(&self.truth, DType::F32, Want::Overwrite)?;
         let threads = run(&self.threads, DType::F32, Want::Overwrite)?;
@@ -314,20 +314,24 @@ impl Bench {
             let passed = self.forward(&single)?;
             let run = |want| self.backward(&single, &passed, want);
             let there = run(Want::Overwrite)?;
-            say(&format!("agree: {name} f32 forward"), worst(&there.y, &truth.y), BOUNDS[0] * case.slack);
+            say(&format!("agree: {name} f32 forward"), max_error(&there.y, &truth.y), BOUNDS[0] * case.slack);
             say(
                 &format!("agree: {name} f32 backward"),
-                all_worst(&there.dx, &truth.dx),
+                max_errors(&there.dx, &truth.dx),
                 BOUNDS[1] * case.slack,
             );
             let added = run(Want::AddTo(0.5))?;
-            say(&format!("accumulate: {name} adds"), all_worst(&added.dx, &expected), BOUNDS[1] * case.slack);
+            say(
+                &format!("accumulate: {name} adds"),
+                max_errors(&added.dx, &expected),
+                BOUNDS[1] * case.slack,
+            );
             say(&format!("bounds: {name}"), (there.broken + added.broken) as f64, 0.0);
             for i in several(&truth.dx) {
                 // CUDA sums a bias's gradient beside the weights' if both are wanted: in another order.
                 let bound = if *name == "cuda" { BOUNDS[1] * case.slack } else { 0.0 };
                 let only = run(Want::Only(i))?;
-                say(&format!("alone: {name} gradient {i}"), worst(&only.dx[i], &there.dx[i]), bound);
+                say(&format!("alone: {name} gradient {i}"), max_error(&only.dx[i], &there.dx[i]), bound);
             }
             let again = self.run(&single, Want::Overwrite)?;
             say(&format!("repeat: {name}"), (there.y != again.y || there.dx != again.dx) as u8 as f64, 0.0);
@@ -341,8 +345,8 @@ impl Bench {
         if let Some(device) = self.half.as_ref().filter(|_| op.name() == "linear") {
             let there = run(device, DType::F32, Want::Overwrite)?;
             let [forward, backward] = case.matmul_bounds();
-            say("agree: wgpu f16 matmuls, forward", worst(&there.y, &truth.y), forward);
-            say("agree: wgpu f16 matmuls, backward", all_worst(&there.dx, &truth.dx), backward);
+            say("agree: wgpu f16 matmuls, forward", max_error(&there.y, &truth.y), forward);
+            say("agree: wgpu f16 matmuls, backward", max_errors(&there.dx, &truth.dx), backward);
             say("bounds: wgpu f16 matmuls", there.broken as f64, 0.0);
         }
         Ok(())
@@ -373,12 +377,13 @@ impl Bench {
         let half = of(device, dtype);
         let passed = self.forward(&half)?;
         let run = |want| self.backward(&half, &passed, want);
-        let all =
-            |a: &[Vec<f64>], b: &[Vec<f64>]| a.iter().zip(b).map(|(a, b)| apart(a, b)).fold(0.0, f64::max);
+        let all = |a: &[Vec<f64>], b: &[Vec<f64>]| {
+            a.iter().zip(b).map(|(a, b)| relative_l2(a, b)).fold(0.0, f64::max)
+        };
         let [forward, backward] =
             HALF_BOUNDS.map(|b| b * case.slack * case.half_slack * unit_roundoff(dtype));
         let there = run(Want::Overwrite)?;
-        say("agree: forward", apart(&there.y, &truth.y), forward);
+        say("agree: forward", relative_l2(&there.y, &truth.y), forward);
         say("agree: backward", all(&there.dx, &truth.dx), backward);
         let expected: Vec<Vec<f64>> = truth.dx.iter().map(|d| d.iter().map(|v| v + 0.5).collect()).collect();
         let added = run(Want::AddTo(0.5))?;
@@ -389,7 +394,7 @@ impl Bench {
         for i in several(&truth.dx) {
             say(
                 &format!("alone: gradient {i}"),
-                apart(&run(Want::Only(i))?.dx[i], &there.dx[i]),
+                relative_l2(&run(Want::Only(i))?.dx[i], &there.dx[i]),
                 unit_roundoff(dtype),
             );
         }
@@ -416,15 +421,15 @@ impl Bench {
             verdicts.push(Verdict { what: what.into(), error, bound, note: String::new() });
         };
         let (double, broken) = run(&self.truth, DType::F64)?;
-        say("grad: f64 against the textbook formula", all_worst(&double, &expected), 1e-12);
+        say("grad: f64 against the textbook formula", max_errors(&double, &expected), 1e-12);
         say("bounds", broken as f64, 0.0);
         let (single, broken) = run(&self.truth, DType::F32)?;
-        say("agree: cpu f32", all_worst(&single, &expected), 1e-6 * case.slack);
+        say("agree: cpu f32", max_errors(&single, &expected), 1e-6 * case.slack);
         say("bounds: f32", broken as f64, 0.0);
         say("repeat: other threads", (run(&self.threads, DType::F32)?.0 != single) as u8 as f64, 0.0);
         for (name, device) in &self.others {
             let (there, broken) = run(device, DType::F32)?;
-            say(&format!("agree: {name} f32"), all_worst(&there, &expected), BOUNDS[2] * case.slack);
+            say(&format!("agree: {name} f32"), max_errors(&there, &expected), BOUNDS[2] * case.slack);
             say(&format!("bounds: {name}"), broken as f64, 0.0);
             let again = run(device, DType::F32)?.0;
             say(&format!("repeat: {name}"), (again != there) as u8 as f64, 0.0);
