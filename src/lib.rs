@@ -104,14 +104,14 @@
 //!
 //! ```
 //! use tempra::device::Device;
-//! use tempra::predict::{Session, Settings, Value};
+//! use tempra::predict::{Predicted, Session, Settings};
 //!
 //! # fn main() -> tempra::error::Result<()> {
 //! // A small classifier with three classes.
 //! let session = Session::open("tests/golden/bert/a", Device::open("cpu", 0)?, Settings::default())?;
 //! for prediction in session.predict(["A fine film.", "Too long, and far too loud."]) {
 //!     let prediction = prediction?;
-//!     let Value::Class { label, probabilities, .. } = &prediction.value else { unreachable!("its head is a classifier") };
+//!     let Predicted::Class { label, probabilities, .. } = &prediction.value else { unreachable!("its head is a classifier") };
 //!     println!("{label}: {probabilities:?}");
 //! }
 //! # Ok(())

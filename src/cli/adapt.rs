@@ -11,7 +11,7 @@ use crate::error::{Error, Kind, Result};
 use crate::metrics::Scores;
 use crate::models::source;
 use crate::tasks;
-use crate::train::recipe::Task;
+use crate::train::recipe::TaskKind;
 use crate::train::{self, Control, Event, Observer, Observers, Recipe, Run, Signals, protect_inputs};
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use serde_json::{Value, json};
@@ -65,7 +65,7 @@ pub fn run(args: &ArgMatches) -> Result<i32> {
     let (text, odd) = Recipe::load_with_warnings(&path("text"), &set)?;
     let (task, also) = Recipe::load_with_warnings(&path("task"), &set)?;
     warn(odd, also, &Voice::of(args));
-    if ![Task::Mask, Task::Permute].contains(&text.task) {
+    if ![TaskKind::Mask, TaskKind::Permute].contains(&text.task) {
         return Err(Error::usage("TEXT, the first recipe, is not that of a language model")
             .at(path("text"))
             .with_expected("task = \"mask\" or task = \"permute\"")

@@ -75,7 +75,7 @@ const LABELS: &[&str] = &[
 
 /// The columns, and how each was found: for a person.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Found {
+pub struct DetectedColumns {
     /// The columns.
     pub columns: Columns,
     /// `text`, `pair` and `label` with the reason for each.
@@ -84,12 +84,16 @@ pub struct Found {
 
 /// The columns that `--text`, `--pair` and `--label` name (an empty name means none), else those with usual names. Without either, the
 /// text is `text` and there is no label.
-pub fn by_name(matches: &ArgMatches, header: &[String]) -> Found {
+pub fn by_name(matches: &ArgMatches, header: &[String]) -> DetectedColumns {
     by_name_among(matches, header, |_| true)
 }
 
 /// As [`by_name`]; a text must also be a column that `is_text` accepts, unless an option names it.
-pub fn by_name_among(matches: &ArgMatches, header: &[String], is_text: impl Fn(&str) -> bool) -> Found {
+pub fn by_name_among(
+    matches: &ArgMatches,
+    header: &[String],
+    is_text: impl Fn(&str) -> bool,
+) -> DetectedColumns {
     let given = |id| text(matches, id).map(str::to_owned);
     let (option, named) = ("named by an option", "by its name");
     let mut why = Vec::new();
@@ -121,7 +125,7 @@ pub fn by_name_among(matches: &ArgMatches, header: &[String], is_text: impl Fn(&
     why.extend(pair.iter().map(|(_, how)| ("pair", (*how).to_owned())));
     why.extend(label.iter().map(|(_, how)| ("label", (*how).to_owned())));
     let columns = Columns { text: one, pair: pair.map(|(p, _)| p), label: label.map(|(l, _)| l) };
-    Found { columns, why }
+    DetectedColumns { columns, why }
 }
 
 /// The columns with names of labels, if several of them could be meant: a name such as `label` settles it.

@@ -10,7 +10,7 @@ use super::{found, idle};
 use crate::data::{Format, Row};
 use crate::error::{Error, Result};
 use crate::models::Outputs;
-use crate::predict::{Folder, Prediction, Session, Value};
+use crate::predict::{Folder, Predicted, Prediction, Session};
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use std::path::Path;
 use std::time::Instant;
@@ -166,8 +166,9 @@ pub fn run(matches: &ArgMatches) -> Result<i32> {
 /// from the command line (`direct`) has one.
 fn check_filled(session: &Session, all: &[Prediction], direct: bool, voice: &Voice) -> Result<()> {
     let (_, name) = session.mask_token()?;
-    let filled =
-        || all.iter().filter_map(|p| if let Value::Filled(filled) = &p.value { Some(filled) } else { None });
+    let filled = || {
+        all.iter().filter_map(|p| if let Predicted::Filled(filled) = &p.value { Some(filled) } else { None })
+    };
     let texts = |n: usize| if n == 1 { "1 text".to_owned() } else { format!("{n} texts") };
     let mixed = filled().filter(|f| f.mixed).count();
     if mixed > 0 {

@@ -4,7 +4,7 @@ use super::predict::Form;
 use super::readable::{self, Block, SHOWN, both, probability};
 use crate::data::Records;
 use crate::models::Outputs;
-use crate::predict::{Fill, Prediction, Session, Value};
+use crate::predict::{Fill, Predicted, Prediction, Session};
 use crate::tasks::{PairClasses, of_outputs};
 use std::collections::HashSet;
 use std::io::{self, Write};
@@ -79,20 +79,20 @@ impl<'a> Predictions<'a> {
 
     fn cells(&self, row: &Prediction) -> Vec<Cell> {
         match &row.value {
-            Value::Class { label, class, probabilities } => {
+            Predicted::Class { label, class, probabilities } => {
                 let top = probabilities.get(*class).copied().unwrap_or(f64::NAN);
                 let mut cells = vec![Cell::Text(label.clone()), Cell::Number(top)];
                 cells.extend(probabilities.iter().copied().map(Cell::Number));
                 cells
             }
-            Value::Labels { labels, probabilities, .. } => {
+            Predicted::Labels { labels, probabilities, .. } => {
                 let separator = self.session.folder.metadata.class_separator();
                 let mut cells = vec![Cell::Text(labels.join(separator))];
                 cells.extend(probabilities.iter().copied().map(Cell::Number));
                 cells
             }
-            Value::Number(x) | Value::Similarity(x) | Value::Follows(x) => vec![Cell::Number(*x)],
-            Value::Filled(filled) => {
+            Predicted::Number(x) | Predicted::Similarity(x) | Predicted::Follows(x) => vec![Cell::Number(*x)],
+            Predicted::Filled(filled) => {
                 let best = filled.masks.iter().filter_map(|fills| fills.first());
                 let token = |fill: &Fill| self.session.tokenizer().token(fill.token).unwrap_or_default();
                 vec![Cell::Text(best.map(token).collect::<Vec<_>>().join(" "))]
@@ -150,15 +150,15 @@ impl<'a> Predictions<'a> {
         inputs.iter().zip(self.rows).map(block).collect()
     }
 
-    fn lines(&self, value: &Value) -> Vec<(String, String)> {
+    fn lines(&self, value: &Predicted) -> Vec<(String, String)> {
         let line = |name: &str, number: String| (name.to_owned(), number);
         let classes = self.classes();
         match value {
-            Value::Class { probabilities: p, .. } => {
+            Predicted::Class { probabilities: p, .. } => {
                 let best = ranked(p).into_iter().take(SHOWN);
                 best.filter_map(|i| Some(line(classes.get(i)?, probability(*p.get(i)?)))).collect()
             }
-            Value::Labels { chosen, probabilities: p, .. } => {
+            Predicted::Labels { chosen, probabilities: p, .. } => {
                 let above = |i: usize| chosen.get(i).copied().unwrap_or(false);
                 let all = ranked(p).into_iter().enumerate();
                 // Every predicted class is shown, however many they are.
@@ -170,7 +170,7 @@ impl<'a> Predictions<'a> {
                     })
                     .collect()
             }
-            Value::Follows(p) => {
+            Predicted::Follows(p) => {
                 let pair = pair_classes(self.session.outputs());
                 let [first, second] = pair.map_or(["first", "second"], |pair| pair.names);
                 let both = [(first, *p), (second, 1.0 - p)];
@@ -180,9 +180,9 @@ impl<'a> Predictions<'a> {
                 }
                 both.to_vec()
             }
-            Value::Similarity(x) => vec![line("similarity", format!("{x:.4}"))],
-            Value::Number(x) => vec![line("", readable::number(*x))],
-            Value::Filled(filled) => {
+            Predicted::Similarity(x) => vec![line("similarity", format!("{x:.4}"))],
+            Predicted::Number(x) => vec![line("", readable::number(*x))],
+            Predicted::Filled(filled) => {
                 let several = filled.masks.len() > 1;
                 let one = |(mask, fills): (usize, &Vec<Fill>)| {
                     let number = if several { format!("mask {}: ", mask + 1) } else { String::new() };
@@ -201,7 +201,7 @@ impl<'a> Predictions<'a> {
         let Outputs::Classes(classes) = self.session.outputs() else { return String::new() };
         let mut counts: Vec<(usize, &String)> = classes.iter().map(|name| (0, name)).collect();
         for row in self.rows {
-            if let Value::Class { class, .. } = row.value
+            if let Predicted::Class { class, .. } = row.value
                 && let Some(slot) = counts.get_mut(class)
             {
                 slot.0 += 1;

@@ -8,7 +8,7 @@ use crate::checkpoint::{RealFs, check_run_folder, check_seeds_folder, number, wr
 use crate::console::line;
 use crate::error::{Error, Result};
 use crate::metrics::Scores;
-use crate::train::recipe::Task;
+use crate::train::recipe::TaskKind;
 use crate::train::{self, Control, Event, Observer, Outcome, Recipe, Signals, StepLog};
 use crate::units::{bytes, count, plural, thousands};
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
@@ -184,10 +184,10 @@ fn conclusion(recipe: &Recipe, o: &Outcome) -> String {
 /// The command that shows what a trained model says of one text, for tasks that have an answer for a text.
 fn sentence_command(recipe: &Recipe, model: &Path) -> Option<String> {
     let text = match recipe.task {
-        Task::Answer => "--question \"Who left?\" --context \"Alice left.\"",
-        Task::Tag => "--sentence \"Some text.\"",
+        TaskKind::Answer => "--question \"Who left?\" --context \"Alice left.\"",
+        TaskKind::Tag => "--sentence \"Some text.\"",
         // `tempra embed` uses its vectors.
-        Task::Similar => return None,
+        TaskKind::Similar => return None,
         task if task.entry().rows() && recipe.data.pair.is_some() => {
             "--sentence \"Some text.\" --pair \"Another text.\""
         }
@@ -209,19 +209,19 @@ fn next_command(recipe: &Recipe, model: &Path) -> String {
         None => format!("the column {:?}", d.text),
     };
     match recipe.task {
-        Task::Tag if ["jsonl", "json", "parquet"].contains(&extension) => {
+        TaskKind::Tag if ["jsonl", "json", "parquet"].contains(&extension) => {
             format!("tempra predict {model} FILE.{extension}   (lists of words in {columns})")
         }
-        Task::Tag => format!(
+        TaskKind::Tag => format!(
             "tempra predict {model} FILE.{extension}   (one word per line, an empty line between sentences)"
         ),
-        Task::Answer => {
+        TaskKind::Answer => {
             format!("tempra predict {model} FILE.json -o FOLDER   (questions in the format of SQuAD)")
         }
-        Task::Similar => {
+        TaskKind::Similar => {
             format!("tempra embed {model} FILE.csv -o vectors.npy   (needs the column {:?})", d.text)
         }
-        Task::Multi => format!("tempra predict {model} FILE --head NAME   (NAME is one of the tasks)"),
+        TaskKind::Multi => format!("tempra predict {model} FILE --head NAME   (NAME is one of the tasks)"),
         task if task.entry().pair().is_some() => {
             let says = "whether that text follows the one in";
             format!("tempra predict {model} FILE.csv --pair COLUMN   ({says} the column {:?})", d.text)

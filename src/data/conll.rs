@@ -85,7 +85,7 @@ impl TagColumns {
     }
 }
 
-type Found = std::result::Result<Sentence, BadRow>;
+type SentenceResult = std::result::Result<Sentence, BadRow>;
 
 /// Whether a file of sentences holds JSON objects; CoNLL columns stand in files of any other name.
 ///
@@ -203,7 +203,7 @@ pub fn check_last_column(path: &Path, labels: &[String]) -> Result<()> {
     Ok(())
 }
 
-fn check(sentence: Sentence, columns: &TagColumns, bad: impl Fn(usize, String) -> BadRow) -> Found {
+fn check(sentence: Sentence, columns: &TagColumns, bad: impl Fn(usize, String) -> BadRow) -> SentenceResult {
     let Some(broken) = columns.scheme.and_then(|s| s.check_of(&sentence.tags, columns.affix).err()) else {
         return Ok(sentence);
     };
@@ -286,7 +286,7 @@ impl<'a> Blocks<'a> {
         let lines: Box<dyn Iterator<Item = _>> = Box::new(lines);
         Ok(Self { rest: lines.peekable(), columns, tabs, width })
     }
-    fn sentence(&self, lines: &[Line<'_>]) -> Found {
+    fn sentence(&self, lines: &[Line<'_>]) -> SentenceResult {
         let (mut words, mut tags) = (Vec::new(), Vec::new());
         for line in lines {
             let bad = |what: String| BadRow::new(line.number, Some(line.byte), what);
@@ -347,8 +347,8 @@ fn fields(line: &str, tabs: bool) -> Vec<&str> {
 }
 
 impl Iterator for Blocks<'_> {
-    type Item = Found;
-    fn next(&mut self) -> Option<Found> {
+    type Item = SentenceResult;
+    fn next(&mut self) -> Option<SentenceResult> {
         let mut lines: Vec<Line<'_>> = Vec::new();
         for (number, byte, raw) in self.rest.by_ref() {
             // A line of tabs alone is an empty line of a spreadsheet.
@@ -370,7 +370,7 @@ impl Iterator for Blocks<'_> {
     }
 }
 
-fn from_json(record: &Record, columns: &TagColumns) -> Found {
+fn from_json(record: &Record, columns: &TagColumns) -> SentenceResult {
     let bad = |what: String| record.bad(what);
     let Cells::Object(pairs) = &record.cells else { return Err(bad("the row is not a JSON object".into())) };
     let list = |key: &str| -> std::result::Result<Vec<String>, BadRow> {

@@ -20,7 +20,7 @@ pub(super) struct SeparatedRows<R> {
 }
 
 #[derive(Clone, Copy, PartialEq)]
-enum State {
+enum ParserState {
     Start,
     Plain,
     Quoted,
@@ -70,7 +70,7 @@ impl<R: BufRead> SeparatedRows<R> {
         let mut given = first;
         let mut fields: Vec<Vec<u8>> = Vec::new();
         let mut field = Vec::new();
-        let mut state = State::Start;
+        let mut state = ParserState::Start;
         loop {
             let (from, at) = match given.take() {
                 Some(at) => (0, at),
@@ -97,32 +97,32 @@ impl<R: BufRead> SeparatedRows<R> {
             }
             let line = &self.raw[from..];
             let body = trim_end(line);
-            if body.is_empty() && state == State::Start && fields.is_empty() {
+            if body.is_empty() && state == ParserState::Start && fields.is_empty() {
                 // A blank line is no row.
                 start = None;
                 continue;
             }
             for (i, &b) in body.iter().enumerate() {
                 state = match state {
-                    State::Start if b == b'"' && self.quotes => State::Quoted,
-                    State::Start | State::Plain | State::Quote if b == self.delimiter => {
+                    ParserState::Start if b == b'"' && self.quotes => ParserState::Quoted,
+                    ParserState::Start | ParserState::Plain | ParserState::Quote if b == self.delimiter => {
                         fields.push(std::mem::take(&mut field));
-                        State::Start
+                        ParserState::Start
                     }
-                    State::Start | State::Plain => {
+                    ParserState::Start | ParserState::Plain => {
                         field.push(b);
-                        State::Plain
+                        ParserState::Plain
                     }
-                    State::Quoted if b == b'"' => State::Quote,
-                    State::Quote if b == b'"' => {
+                    ParserState::Quoted if b == b'"' => ParserState::Quote,
+                    ParserState::Quote if b == b'"' => {
                         field.push(b);
-                        State::Quoted
+                        ParserState::Quoted
                     }
-                    State::Quoted => {
+                    ParserState::Quoted => {
                         field.push(b);
-                        State::Quoted
+                        ParserState::Quoted
                     }
-                    State::Quote => {
+                    ParserState::Quote => {
                         let byte = at.byte + i as u64;
                         let bad = BadRow::new(at.line, Some(byte), "there is text after a closing quote")
                             .with_expected("a comma or the end of the line")
@@ -134,7 +134,7 @@ impl<R: BufRead> SeparatedRows<R> {
                     }
                 };
             }
-            if state == State::Quoted {
+            if state == ParserState::Quoted {
                 field.extend_from_slice(&line[body.len()..]);
                 continue;
             }

@@ -25,7 +25,7 @@ pub struct NamedHead {
     pub(super) last_layer: Option<String>,
     /// Scale and shift of standardized outputs: see [`Model::standardize`](super::Model::standardize).
     pub(super) units: Option<Units>,
-    kind: Kind,
+    kind: HeadKind,
 }
 
 /// A standardized output y means `shift + scale * y` in original units.
@@ -48,7 +48,7 @@ impl Units {
     }
 }
 
-enum Kind {
+enum HeadKind {
     Sequence(Head),
     Tokens(TokenHead),
     Vectors(Pooling),
@@ -88,16 +88,18 @@ impl Setting<'_> {
         };
         let kind = match outputs {
             Outputs::Classes(names) | Outputs::Labels(names) => {
-                Kind::Sequence(Head::declare(layout, dropout_ids, &sequence(names.len())))
+                HeadKind::Sequence(Head::declare(layout, dropout_ids, &sequence(names.len())))
             }
-            Outputs::Number => Kind::Sequence(Head::declare(layout, dropout_ids, &sequence(1))),
+            Outputs::Number => HeadKind::Sequence(Head::declare(layout, dropout_ids, &sequence(1))),
             Outputs::Tags(names) => {
-                Kind::Tokens(tokens(layout, dropout_ids, "classifier", names.len(), self.dropout))
+                HeadKind::Tokens(tokens(layout, dropout_ids, "classifier", names.len(), self.dropout))
             }
-            Outputs::Span => Kind::Tokens(tokens(layout, dropout_ids, a.span_head(), 2, self.span_dropout)),
-            Outputs::Embedding => Kind::Vectors(a.head(c, self.pooling, 1, 0.0).pooling),
-            Outputs::Tokens => Kind::Masked(self.masked(layout, encoder)?),
-            Outputs::Permuted => Kind::Masked(self.permuted(layout, encoder)?),
+            Outputs::Span => {
+                HeadKind::Tokens(tokens(layout, dropout_ids, a.span_head(), 2, self.span_dropout))
+            }
+            Outputs::Embedding => HeadKind::Vectors(a.head(c, self.pooling, 1, 0.0).pooling),
+            Outputs::Tokens => HeadKind::Masked(self.masked(layout, encoder)?),
+            Outputs::Permuted => HeadKind::Masked(self.permuted(layout, encoder)?),
             Outputs::Pretraining(objective) => {
                 let Some(pretraining) = a.pretrains(*objective) else {
                     return Err(self.lacks(match objective {
@@ -110,7 +112,7 @@ impl Setting<'_> {
                 let dropout = if pretraining.dropout { self.dropout } else { 0.0 };
                 let mut pair = a.head(c, Pooling::Cls, 2, dropout);
                 pair.classifier = pretraining.classifier.to_owned();
-                Kind::Pretraining(masked, Head::declare(layout, dropout_ids, &pair))
+                HeadKind::Pretraining(masked, Head::declare(layout, dropout_ids, &pair))
             }
         };
         let full = |own: &str| if name.is_empty() { own.to_owned() } else { format!("{PREFIX}{name}.{own}") };
@@ -189,22 +191,22 @@ pub(super) fn plain(name: &str) -> &str {
 impl NamedHead {
     /// Whether it predicts tokens of the vocabulary.
     pub(super) fn predicts_tokens(&self) -> bool {
-        matches!(self.kind, Kind::Masked(_) | Kind::Pretraining(..))
+        matches!(self.kind, HeadKind::Masked(_) | HeadKind::Pretraining(..))
     }
     /// The pooling of a head that outputs vectors; `None` for other heads.
     pub(super) fn vectors(&self) -> Option<Pooling> {
         match self.kind {
-            Kind::Vectors(pooling) => Some(pooling),
+            HeadKind::Vectors(pooling) => Some(pooling),
             _ => None,
         }
     }
     /// Runs the head; see [`Outputs`] for its outputs.
     pub(super) fn run(&self, tape: &mut Tape, p: &Bound, batch: &Inputs, hidden: Var) -> Result<Vec<Var>> {
         Ok(vec![match &self.kind {
-            Kind::Sequence(head) => head.run(tape, p, batch, hidden)?,
-            Kind::Tokens(head) => head.run(tape, p, batch, hidden)?,
-            Kind::Masked(head) => head.run(tape, p, batch, hidden)?,
-            Kind::Vectors(pooling) => {
+            HeadKind::Sequence(head) => head.run(tape, p, batch, hidden)?,
+            HeadKind::Tokens(head) => head.run(tape, p, batch, hidden)?,
+            HeadKind::Masked(head) => head.run(tape, p, batch, hidden)?,
+            HeadKind::Vectors(pooling) => {
                 let pool = match pooling {
                     Pooling::Mean => Pool::Mean,
                     Pooling::Last => Pool::Last,
@@ -212,7 +214,7 @@ impl NamedHead {
                 };
                 tape.apply(pool, [hidden, batch.sequences.clone()])?
             }
-            Kind::Pretraining(masked, next) => {
+            HeadKind::Pretraining(masked, next) => {
                 let tokens = masked.run(tape, p, batch, hidden.clone())?;
                 return Ok(vec![tokens, next.run(tape, p, batch, hidden)?]);
             }

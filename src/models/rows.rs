@@ -6,7 +6,7 @@ use std::collections::HashSet;
 
 /// Where the rows of a head's last layer come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Rows {
+pub(super) enum RowSource {
     /// Every row stays where it is.
     Same,
     /// Row `i` is row `[i]` of the saved head.
@@ -25,30 +25,30 @@ pub(super) struct HeadRows<'a> {
 
 impl HeadRows<'_> {
     /// The rows for a parameter whose tensor in the files is `tensor`.
-    pub fn of(&self, parameter: &str, tensor: &str) -> Rows {
+    pub fn of(&self, parameter: &str, tensor: &str) -> RowSource {
         let stem = parameter.rsplit_once('.').map_or(parameter, |(stem, _)| stem);
         let Some(head) = self.wanted.iter().find(|h| h.last_layer.as_deref() == Some(stem)) else {
-            return Rows::Same;
+            return RowSource::Same;
         };
         let name = heads::owner(tensor).unwrap_or("");
         match self.saved.iter().flatten().find(|(saved, _)| saved == name) {
             Some((_, saved)) => carried(saved, &head.outputs),
-            None => Rows::New("config.json does not say which class each of its rows is for".into()),
+            None => RowSource::New("config.json does not say which class each of its rows is for".into()),
         }
     }
 }
 
 /// The rows of a head saved for `saved` that a head for `wanted` can use.
-fn carried(saved: &Outputs, wanted: &Outputs) -> Rows {
+fn carried(saved: &Outputs, wanted: &Outputs) -> RowSource {
     if saved == wanted {
-        return Rows::Same;
+        return RowSource::Same;
     }
     let (old, new) = match (saved, wanted) {
         (Outputs::Classes(a), Outputs::Classes(b))
         | (Outputs::Labels(a), Outputs::Labels(b))
         | (Outputs::Tags(a), Outputs::Tags(b)) => (numbered(a), numbered(b)),
         _ => {
-            return Rows::New(format!(
+            return RowSource::New(format!(
                 "the saved head is for {}, and this task needs one for {}",
                 described(saved),
                 described(wanted)
@@ -58,15 +58,15 @@ fn carried(saved: &Outputs, wanted: &Outputs) -> Rows {
     let unique = |names: &[String]| names.iter().collect::<HashSet<_>>().len() == names.len();
     let places: Option<Vec<usize>> = new.iter().map(|n| old.iter().position(|o| o == n)).collect();
     match places.filter(|_| old.len() == new.len() && unique(&new)) {
-        Some(places) if places.iter().enumerate().all(|(i, &p)| i == p) => Rows::Same,
-        Some(places) => Rows::Reordered(places),
+        Some(places) if places.iter().enumerate().all(|(i, &p)| i == p) => RowSource::Same,
+        Some(places) => RowSource::Reordered(places),
         None => {
             let what =
                 format!("the saved head is for {}, and the data has {}", described(saved), described(wanted));
             let fewer = new.len() < old.len() && new.iter().all(|n| old.contains(n));
             let remedy =
                 if fewer { "; to keep the saved head, list all its names in data.classes" } else { "" };
-            Rows::New(what + remedy)
+            RowSource::New(what + remedy)
         }
     }
 }
@@ -108,14 +108,14 @@ mod tests {
     fn rows_follow_the_names() {
         let classes = |names: &[&str]| Outputs::Classes(of(names));
         let go = |a: &[&str], b: &[&str]| carried(&classes(a), &classes(b));
-        assert_eq!(go(&["a", "b"], &["a", "b"]), Rows::Same);
-        assert_eq!(go(&["a", "b", "c"], &["c", "a", "b"]), Rows::Reordered(vec![2, 0, 1]));
+        assert_eq!(go(&["a", "b"], &["a", "b"]), RowSource::Same);
+        assert_eq!(go(&["a", "b", "c"], &["c", "a", "b"]), RowSource::Reordered(vec![2, 0, 1]));
         // A default name stands for its number; a number that is a name is just a name.
-        assert_eq!(go(&["LABEL_0", "LABEL_1"], &["0", "1"]), Rows::Same);
-        assert_eq!(go(&["LABEL_0", "LABEL_1"], &["1", "0"]), Rows::Reordered(vec![1, 0]));
-        assert_eq!(go(&["1", "0"], &["0", "1"]), Rows::Reordered(vec![1, 0]));
-        let new = |rows: Rows, words: &[&str]| match rows {
-            Rows::New(why) => words.iter().for_each(|w| assert!(why.contains(w), "{why}")),
+        assert_eq!(go(&["LABEL_0", "LABEL_1"], &["0", "1"]), RowSource::Same);
+        assert_eq!(go(&["LABEL_0", "LABEL_1"], &["1", "0"]), RowSource::Reordered(vec![1, 0]));
+        assert_eq!(go(&["1", "0"], &["0", "1"]), RowSource::Reordered(vec![1, 0]));
+        let new = |rows: RowSource, words: &[&str]| match rows {
+            RowSource::New(why) => words.iter().for_each(|w| assert!(why.contains(w), "{why}")),
             other => panic!("{other:?}"),
         };
         new(go(&["LABEL_0", "LABEL_1"], &["neg", "pos"]), &["LABEL_0, LABEL_1", "neg, pos"]);

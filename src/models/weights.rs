@@ -1,7 +1,7 @@
 //! Matches the tensors of a model's files with the model's parameters.
 
 use super::decoder::Decoder;
-use super::rows::{HeadRows, Rows};
+use super::rows::{HeadRows, RowSource};
 use crate::checkpoint::Weights;
 use crate::device::{Device, Tensor};
 use crate::error::{Error, Result};
@@ -44,7 +44,7 @@ impl fmt::Display for LoadReport {
 
 /// For each parameter the name of its tensor and the order of its rows, if the files hold one.
 pub(super) struct Plan {
-    sources: Vec<Option<(String, Rows)>>,
+    sources: Vec<Option<(String, RowSource)>>,
     unused: Vec<String>,
     warnings: Vec<String>,
 }
@@ -113,11 +113,11 @@ pub(super) fn match_names(files: &Weights, layout: &Layout, names: &Names, dir: 
         }
         used.extend(found.iter().cloned());
         let carried = found.map(|tensor| {
-            let rows = if head && !whole { rows.of(&p.name, &tensor) } else { Rows::Same };
+            let rows = if head && !whole { rows.of(&p.name, &tensor) } else { RowSource::Same };
             (tensor, rows)
         });
         match (&carried, &shape) {
-            (Some((tensor, Rows::New(why))), _) => {
+            (Some((tensor, RowSource::New(why))), _) => {
                 let stem = tensor.strip_suffix(".weight");
                 warnings.extend(stem.map(|s| format!("the layer `{s}` starts from random values: {why}")));
             }
@@ -127,7 +127,7 @@ pub(super) fn match_names(files: &Weights, layout: &Layout, names: &Names, dir: 
             )),
             _ => {}
         }
-        sources.push(carried.filter(|(_, rows)| fits && !matches!(rows, Rows::New(_))));
+        sources.push(carried.filter(|(_, rows)| fits && !matches!(rows, RowSource::New(_))));
     }
     // An alias holds the same values as the name, or values that are not used.
     let second: Vec<&str> = decoder.aliases.iter().map(|(_, second)| second.as_str()).collect();
@@ -238,7 +238,7 @@ pub(super) fn fill(
     let mut report = LoadReport { unused: plan.unused, warnings: plan.warnings, ..LoadReport::default() };
     for (p, source) in params.layout().list.iter().zip(&plan.sources) {
         let values = |out: &mut [f32]| match source {
-            Some((name, Rows::Reordered(places))) => {
+            Some((name, RowSource::Reordered(places))) => {
                 let mut values = vec![0.0; out.len()];
                 files.f32_into(name, &mut values)?;
                 out.copy_from_slice(&p.from_file(reordered(&values, places)));
@@ -261,7 +261,7 @@ pub(super) fn fill(
         match source {
             Some((_, rows)) => {
                 report.loaded += 1;
-                report.reordered.extend(matches!(rows, Rows::Reordered(_)).then(|| p.name.clone()));
+                report.reordered.extend(matches!(rows, RowSource::Reordered(_)).then(|| p.name.clone()));
             }
             None => report.initialised.push(p.name.clone()),
         }

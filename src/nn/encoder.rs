@@ -12,7 +12,7 @@ use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::ops::Activation;
 use crate::ops::add_norm::AddNorm;
-use crate::ops::dropout::Rows;
+use crate::ops::dropout::DropoutRows;
 use crate::ops::embed::Embed;
 use crate::params::{Bound, Group, Layout};
 use crate::shape::DType;
@@ -359,7 +359,7 @@ impl Encoder {
 
     /// Drops hidden states.
     fn drop(&self, tape: &mut Tape, batch: &Inputs, dropout_id: u32, x: Var) -> Result<Var> {
-        match batch.dropout(self.config.hidden_dropout, dropout_id, Rows::Tokens) {
+        match batch.dropout(self.config.hidden_dropout, dropout_id, DropoutRows::Tokens) {
             Some((drop, key)) => tape.apply(drop, [x, key]),
             None => Ok(x),
         }
@@ -427,7 +427,7 @@ impl Encoder {
             None => self.drop(tape, batch, self.norm_dropout_id, sum)?,
             Some(norm) => {
                 let (after, key) =
-                    batch.dropout(c.hidden_dropout, self.norm_dropout_id, Rows::Tokens).unzip();
+                    batch.dropout(c.hidden_dropout, self.norm_dropout_id, DropoutRows::Tokens).unzip();
                 let op = AddNorm { eps: c.eps, residual: false, before: None, after };
                 norm.run(tape, p, op, sum, [key])?
             }

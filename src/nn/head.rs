@@ -4,7 +4,7 @@ use super::{Affine, DropoutIds, Inputs, Norm};
 use crate::error::Result;
 use crate::ops::Activation;
 use crate::ops::add_norm::AddNorm;
-use crate::ops::dropout::Rows;
+use crate::ops::dropout::DropoutRows;
 use crate::ops::pool::Pool;
 use crate::params::{Bound, Layout};
 use crate::tape::{Tape, Var};
@@ -85,11 +85,14 @@ impl Head {
             Pooling::Mean => Pool::Mean,
         };
         let mut x = tape.apply(pool, [hidden, batch.sequences.clone()])?;
-        let drop =
-            |tape: &mut Tape, x, dropout_id| match batch.dropout(c.dropout, dropout_id, Rows::Sequences) {
-                Some((drop, key)) => tape.apply(drop, [x, key]),
-                None => Ok(x),
-            };
+        let drop = |tape: &mut Tape, x, dropout_id| match batch.dropout(
+            c.dropout,
+            dropout_id,
+            DropoutRows::Sequences,
+        ) {
+            Some((drop, key)) => tape.apply(drop, [x, key]),
+            None => Ok(x),
+        };
         if let (Some((dense, norm)), Some(of)) = (&self.dense, &c.dense) {
             if of.drop_before {
                 x = drop(tape, x, self.dropout_ids[1])?;

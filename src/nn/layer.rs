@@ -9,7 +9,7 @@ use crate::error::Result;
 use crate::ops::Activation;
 use crate::ops::add_norm::AddNorm;
 use crate::ops::attention::Attention;
-use crate::ops::dropout::Rows;
+use crate::ops::dropout::DropoutRows;
 use crate::ops::glu::Glu;
 use crate::ops::residual::Residual;
 use crate::ops::rotary::Rotary;
@@ -113,7 +113,7 @@ impl Layer {
         let mixed = match self.relative.as_ref().zip(context.sinusoids) {
             Some((parts, sinusoids)) => {
                 taps.see_qkv(&qkv);
-                let drop = batch.dropout(c.attention_dropout, dropout_ids[0], Rows::Tokens);
+                let drop = batch.dropout(c.attention_dropout, dropout_ids[0], DropoutRows::Tokens);
                 parts.mix(tape, p, batch, (self.shape, drop, sinusoids), qkv)?
             }
             None => mix(tape, batch, (context, self.shape), taps, qkv)?,
@@ -146,7 +146,7 @@ impl Layer {
         if c.gated_mlp {
             up = tape.apply(Glu { act: c.act }, [up])?;
         }
-        if let Some((drop, key)) = batch.dropout(rate, dropout_id, Rows::Tokens) {
+        if let Some((drop, key)) = batch.dropout(rate, dropout_id, DropoutRows::Tokens) {
             up = tape.apply(drop, [up, key])?;
         }
         self.down.run(tape, p, up)
@@ -173,7 +173,8 @@ fn mix(
     if let Some(performer) = context.performer.filter(|_| window.is_none()) {
         return performer.mix(tape, batch, context.layer, heads, scale, qkv);
     }
-    let (dropout, key) = batch.dropout(c.attention_dropout, context.dropout_ids[0], Rows::Tokens).unzip();
+    let (dropout, key) =
+        batch.dropout(c.attention_dropout, context.dropout_ids[0], DropoutRows::Tokens).unzip();
     let mut inputs = vec![qkv, batch.cu_seqlens.clone()];
     inputs.extend(key);
     tape.apply(Attention { heads, scale, dropout, window }, inputs)
@@ -189,7 +190,7 @@ fn add_norm(
     x: Var,
     residual: Var,
 ) -> Result<Var> {
-    let (before, key) = batch.dropout(rate, dropout_id, Rows::Tokens).unzip();
+    let (before, key) = batch.dropout(rate, dropout_id, DropoutRows::Tokens).unzip();
     let op = AddNorm { eps, residual: true, before, after: None };
     norm.run(tape, p, op, x, [Some(residual), key])
 }
@@ -202,7 +203,7 @@ fn add(
     x: Var,
     residual: Var,
 ) -> Result<Var> {
-    let (dropout, key) = batch.dropout(rate, dropout_id, Rows::Tokens).unzip();
+    let (dropout, key) = batch.dropout(rate, dropout_id, DropoutRows::Tokens).unzip();
     let mut inputs = vec![x, residual];
     inputs.extend(key);
     tape.apply(Residual { dropout }, inputs)

@@ -21,7 +21,7 @@ use crate::device::Tensor;
 use crate::error::Result;
 use crate::ops::Activation;
 use crate::ops::add_norm::AddNorm;
-use crate::ops::dropout::{Dropout, Rows};
+use crate::ops::dropout::{Dropout, DropoutRows};
 use crate::ops::linear::Linear;
 use crate::params::{Bound, Group, Layout};
 use crate::tape::{Tape, Var};
@@ -88,7 +88,7 @@ impl Inputs {
         Inputs { longest, ..self }
     }
     /// A dropout's setting and its key, if this run drops at all.
-    fn dropout(&self, p: f32, dropout_id: u32, rows: Rows) -> Option<(Dropout, Var)> {
+    fn dropout(&self, p: f32, dropout_id: u32, rows: DropoutRows) -> Option<(Dropout, Var)> {
         // The pass is a part of the dropout id, so that its masks depend on seed, step, id and element like all others: neither a resume nor
         // a cut into micro-batches changes them. The upper half of the id is the kernels', for heads.
         let dropout_id = dropout_id ^ ((self.pass % Self::PASSES) << DropoutIds::BITS);

@@ -49,10 +49,10 @@ impl Distance {
 /// The features of all layers of an encoder, on its device.
 pub(super) struct Performer {
     config: PerformerConfig,
-    state: Mutex<State>,
+    state: Mutex<FeatureState>,
 }
 
-struct State {
+struct FeatureState {
     draw: u64,
     /// For each layer, (features, head_dim).
     features: Vec<Tensor>,
@@ -72,7 +72,7 @@ impl Performer {
             .iter()
             .map(|&dim| device.zeros(crate::ops::accumulator(dtype), &[config.features, dim]))
             .collect::<Result<Vec<_>>>()?;
-        let state = Mutex::new(State { draw: config.draw, features, distances: None });
+        let state = Mutex::new(FeatureState { draw: config.draw, features, distances: None });
         let performer = Performer { config, state };
         performer.write(device, config.draw)?;
         Ok(performer)
@@ -81,7 +81,7 @@ impl Performer {
     pub fn config(&self) -> PerformerConfig {
         PerformerConfig { draw: self.state().draw, ..self.config }
     }
-    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+    fn state(&self) -> std::sync::MutexGuard<'_, FeatureState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
     fn write(&self, device: &Device, draw: u64) -> Result<()> {

@@ -4,7 +4,7 @@ use super::{Affine, Dense, DropoutIds, Inputs, Norm};
 use crate::error::Result;
 use crate::ops::Activation;
 use crate::ops::add_norm::AddNorm;
-use crate::ops::dropout::Rows;
+use crate::ops::dropout::DropoutRows;
 use crate::params::{Bound, Layout};
 use crate::tape::{Tape, Var};
 
@@ -47,7 +47,7 @@ impl TokenHead {
                 x = norm.run(tape, p, op, x, [])?;
             }
         }
-        if let Some((drop, key)) = batch.dropout(self.dropout, self.dropout_id, Rows::Tokens) {
+        if let Some((drop, key)) = batch.dropout(self.dropout, self.dropout_id, DropoutRows::Tokens) {
             x = tape.apply(drop, [x, key])?;
         }
         self.classifier.run(tape, p, x)

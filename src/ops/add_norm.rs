@@ -5,7 +5,7 @@
 //! Layer norm of Ba et al. 2016, eq. 4, with the biased variance and eps inside the root, as PyTorch's. Saves
 //! xhat = (z - mean) rstd (rows, cols) and rstd (rows).
 
-use super::dropout::{Dropout, Rows};
+use super::dropout::{Dropout, DropoutRows};
 use super::{
     Backward, Call, Case, Cost, Forward, Grad, Input, On, Op, Plan, accumulator, blocks_mut, by_dtype,
     compute_dtype, groups_for, launch, launch_with, refuse, sum_columns, vector,
@@ -466,7 +466,7 @@ impl AddNorm {
 /// Edge cases: one row, odd columns, more columns than a task sums, every combination of the settings.
 pub fn cases() -> Vec<Case> {
     let some = |label, [rows, cols]: [usize; 2], beta: bool, residual: bool, before: f32, after: f32| {
-        let drop = |p, dropout_id| (p > 0.0).then_some(Dropout { p, dropout_id, rows: Rows::Tokens });
+        let drop = |p, dropout_id| (p > 0.0).then_some(Dropout { p, dropout_id, rows: DropoutRows::Tokens });
         let op = AddNorm { eps: 1e-5, residual, before: drop(before, 1), after: drop(after, 2) };
         let mut inputs = vec![Input::real(&[rows, cols]), Input::real(&[cols])];
         if beta {

@@ -25,12 +25,12 @@ pub struct Dropout {
     /// The dropout id, unique in the model.
     pub dropout_id: u32,
     /// The meaning of a row.
-    pub rows: Rows,
+    pub rows: DropoutRows,
 }
 
 /// The meaning of the rows of a tensor with dropout, which determines their offset in the random stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rows {
+pub enum DropoutRows {
     /// Tokens of a packed batch.
     Tokens,
     /// Whole sequences.
@@ -65,8 +65,8 @@ impl Dropout {
             step: key[2],
             dropout_id: self.dropout_id,
             first: match self.rows {
-                Rows::Tokens => key[3],
-                Rows::Sequences => key[4],
+                DropoutRows::Tokens => key[3],
+                DropoutRows::Sequences => key[4],
             },
             threshold,
             // From the rounded probability, so that the expected value is exact.
@@ -166,8 +166,8 @@ impl Dropout {
     pub(super) fn words(of: Option<Dropout>) -> [u32; 4] {
         let Some(d) = of.filter(Dropout::active) else { return [0, 0, 3, 1f32.to_bits()] };
         let row = match d.rows {
-            Rows::Tokens => 3,
-            Rows::Sequences => 4,
+            DropoutRows::Tokens => 3,
+            DropoutRows::Sequences => 4,
         };
         let scale = 1.0 / (1.0 - d.threshold() as f64 / 65536.0);
         [d.threshold() as u32, d.dropout_id, row, (scale as f32).to_bits()]
@@ -219,10 +219,10 @@ pub fn cases() -> Vec<Case> {
         Case::new(label, Dropout { p, dropout_id: 5, rows }, vec![Input::real(shape), Input::key()])
     };
     vec![
-        case("tokens", 0.1, Rows::Tokens, &[33, 16]),
-        case("sequences, odd columns", 0.5, Rows::Sequences, &[3, 77]),
-        case("one element", 0.3, Rows::Tokens, &[1, 1]),
-        case("nothing dropped", 0.0, Rows::Tokens, &[5, 9]),
-        case("no rows", 0.1, Rows::Tokens, &[0, 8]),
+        case("tokens", 0.1, DropoutRows::Tokens, &[33, 16]),
+        case("sequences, odd columns", 0.5, DropoutRows::Sequences, &[3, 77]),
+        case("one element", 0.3, DropoutRows::Tokens, &[1, 1]),
+        case("nothing dropped", 0.0, DropoutRows::Tokens, &[5, 9]),
+        case("no rows", 0.1, DropoutRows::Tokens, &[0, 8]),
     ]
 }

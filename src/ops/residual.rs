@@ -3,7 +3,7 @@
 //! x, residual (rows, cols), key u32 (5) if there is dropout -> y (rows, cols). Nothing is saved. Where a norm follows and the
 //! sum itself is not needed again, `add_norm` does both.
 
-use super::dropout::{Dropout, Rows};
+use super::dropout::{Dropout, DropoutRows};
 use super::{
     Backward, Call, Case, Cost, Forward, Input, On, Op, Plan, blocks_for, by_dtype, compute_dtype,
     groups_for, launch, launch_cuda, refuse, vector,
@@ -192,7 +192,7 @@ impl On<Cuda> for Residual {
 /// Edge cases: one element, odd columns, dropout or none, no rows.
 pub fn cases() -> Vec<Case> {
     let case = |label, shape: &[usize], p: f32| {
-        let dropout = (p > 0.0).then_some(Dropout { p, dropout_id: 6, rows: Rows::Tokens });
+        let dropout = (p > 0.0).then_some(Dropout { p, dropout_id: 6, rows: DropoutRows::Tokens });
         let mut inputs = vec![Input::real(shape), Input::real(shape)];
         if dropout.is_some() {
             inputs.push(Input::key());

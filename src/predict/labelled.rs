@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::models::{Outputs, numbered};
 use crate::suggest::nearest;
 use crate::tasks::{
-    Answer, Classify, LanguageSettings, Likeness, Multilabel, Regress, Similar, Tag, Task, TaskEntry,
+    Answer, Classify, LanguageSettings, Multilabel, Regress, Similar, SimilarityLoss, Tag, Task, TaskEntry,
     of_outputs,
 };
 use std::collections::HashSet;
@@ -90,7 +90,7 @@ impl Session {
                 let label_scale = metadata.label_scale.unwrap_or(1.0);
                 data::check_similarities(&table, &labels, label_scale, "--label-scale")?;
                 let set = TokenSet::of_pairs(tokenizer, &table.rows, labels, longest)?;
-                (Arc::new(Similar { loss: Likeness::Cosine { label_scale } }), set)
+                (Arc::new(Similar { loss: SimilarityLoss::Cosine { label_scale } }), set)
             }
             Outputs::Tokens | Outputs::Permuted | Outputs::Pretraining(_) => {
                 let Some(language) = of_outputs(outputs).and_then(TaskEntry::language) else {
@@ -154,7 +154,7 @@ impl Session {
         data::check_partners(&table, NOT_PARTNERS)?;
         let temperature = metadata.temperature.unwrap_or(1.0);
         let set = TokenSet::of_pairs(self.tokenizer(), &table.rows, Vec::new(), folder.max_length)?;
-        Ok((Arc::new(Similar { loss: Likeness::Contrastive { temperature } }), set))
+        Ok((Arc::new(Similar { loss: SimilarityLoss::Contrastive { temperature } }), set))
     }
 }
 

@@ -20,5 +20,5 @@ mod vectors;
 pub use fill::{Fill, Filled};
 pub use session::{Folder, Session, Settings, tokenizer, vector_tokenizer};
 pub use spans::{Answered, SentenceTags};
-pub use table::{Prediction, Value};
+pub use table::{Predicted, Prediction};
 pub use vectors::TextVector;

@@ -12,7 +12,7 @@ use std::fmt;
 
 /// What the model predicts for a row, by the kind of its head.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Value {
+pub enum Predicted {
     /// One class.
     Class {
         /// The name of the likeliest class; of equally likely ones the first.
@@ -41,7 +41,7 @@ pub enum Value {
     Filled(Filled),
 }
 
-impl fmt::Display for Value {
+impl fmt::Display for Predicted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Class { label, class, probabilities } => {
@@ -61,7 +61,7 @@ impl fmt::Display for Value {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Prediction {
     /// What is predicted.
-    pub value: Value,
+    pub value: Predicted,
     /// The number of tokens that were cut off because the text is longer than the maximum length.
     pub lost: u32,
 }
@@ -105,14 +105,14 @@ impl Session {
         let (values, lost) = match outputs {
             Outputs::Tokens | Outputs::Permuted => {
                 let (filled, lost) = self.fill(rows, first)?;
-                (filled.into_iter().map(Value::Filled).collect(), lost)
+                (filled.into_iter().map(Predicted::Filled).collect(), lost)
             }
             Outputs::Embedding => {
                 let longest = self.folder.max_length;
                 let set = TokenSet::of_pairs(self.tokenizer(), &rows, Vec::new(), longest)?;
                 let cosine = |both: &[f32]| {
                     let (u, v) = both.split_at(both.len() / 2);
-                    Value::Similarity(f64::from(similarity(u, v) as f32))
+                    Predicted::Similarity(f64::from(similarity(u, v) as f32))
                 };
                 (self.each(&set, first, 0, cosine)?, set.lost)
             }
@@ -120,12 +120,13 @@ impl Session {
             Outputs::Pretraining(_) => {
                 let set = self.tokens(&rows, Vec::new())?;
                 // The first class says that the texts belong together in this order.
-                let follows = |row: &[f32]| Value::Follows(softmax(row).first().copied().unwrap_or(f64::NAN));
+                let follows =
+                    |row: &[f32]| Predicted::Follows(softmax(row).first().copied().unwrap_or(f64::NAN));
                 (self.each(&set, first, 1, follows)?, set.lost)
             }
             Outputs::Number => {
                 let set = self.tokens(&rows, Vec::new())?;
-                let number = |row: &[f32]| Value::Number(row.first().map_or(f64::NAN, |x| f64::from(*x)));
+                let number = |row: &[f32]| Predicted::Number(row.first().map_or(f64::NAN, |x| f64::from(*x)));
                 (self.each(&set, first, 0, number)?, set.lost)
             }
             Outputs::Classes(classes) => {
@@ -152,9 +153,9 @@ impl Session {
         set: &TokenSet,
         first: usize,
         which: usize,
-        mut value: impl FnMut(&[f32]) -> Value,
-    ) -> Result<Vec<Value>> {
-        let mut values = vec![Value::Number(f64::NAN); set.len()];
+        mut value: impl FnMut(&[f32]) -> Predicted,
+    ) -> Result<Vec<Predicted>> {
+        let mut values = vec![Predicted::Number(f64::NAN); set.len()];
         self.run(&self.batches(set)?, first, |batch, outputs| {
             let all = outputs.get(which).map(Vec::as_slice).unwrap_or_default();
             let width = all.len() / batch.len().max(1);
@@ -178,17 +179,17 @@ impl Session {
     }
 }
 
-fn class_of(classes: &[String], logits: &[f32]) -> Value {
+fn class_of(classes: &[String], logits: &[f32]) -> Predicted {
     let class = first_greatest(logits);
     let label = classes.get(class).cloned().unwrap_or_default();
-    Value::Class { label, class, probabilities: softmax(logits) }
+    Predicted::Class { label, class, probabilities: softmax(logits) }
 }
 
-fn labels_of(classes: &[String], thresholds: &[f64], logits: &[f32]) -> Value {
+fn labels_of(classes: &[String], thresholds: &[f64], logits: &[f32]) -> Predicted {
     let probabilities = sigmoids(logits);
     let chosen: Vec<bool> = probabilities.iter().zip(thresholds).map(|(p, t)| p > t).collect();
     let labels = classes.iter().zip(&chosen).filter(|(_, chosen)| **chosen).map(|(c, _)| c.clone()).collect();
-    Value::Labels { labels, chosen, probabilities }
+    Predicted::Labels { labels, chosen, probabilities }
 }
 
 /// The index of the first greatest number, as the metrics count a prediction.
@@ -206,13 +207,13 @@ mod tests {
     fn values_are_those_of_the_formulas() {
         let classes = ["no".to_owned(), "yes".to_owned()];
         let logits = [0.0, 3f32.ln()];
-        let Value::Class { label, class, probabilities } = class_of(&classes, &logits) else { panic!() };
+        let Predicted::Class { label, class, probabilities } = class_of(&classes, &logits) else { panic!() };
         assert_eq!((label.as_str(), class), ("yes", 1));
         assert!((probabilities[1] - 0.75).abs() < 1e-6);
-        let Value::Class { class, .. } = class_of(&classes, &[1.0, 1.0]) else { panic!() };
+        let Predicted::Class { class, .. } = class_of(&classes, &[1.0, 1.0]) else { panic!() };
         assert_eq!(class, 0, "of equal logits the first");
 
-        let Value::Labels { labels, chosen, probabilities } = labels_of(&classes, &[0.5, 0.7], &logits)
+        let Predicted::Labels { labels, chosen, probabilities } = labels_of(&classes, &[0.5, 0.7], &logits)
         else {
             panic!()
         };

@@ -21,7 +21,7 @@ pub use multilabel::Multilabel;
 pub use next::Next;
 pub use permute::{Permute, into_streams};
 pub use regress::Regress;
-pub use similar::{CONTRASTIVE, COSINE, Likeness, PairLoss, Similar, similarity, unit};
+pub use similar::{CONTRASTIVE, COSINE, PairLoss, Similar, SimilarityLoss, similarity, unit};
 pub use table::{DataKind, LanguageSettings, LanguageTask, PairClasses, TaskEntry};
 pub use tag::{Tag, TagScheme, Tagged};
 

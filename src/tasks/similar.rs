@@ -19,7 +19,7 @@ use crate::tape::{Tape, Var};
 use std::cell::OnceCell;
 use std::collections::{BTreeSet, HashMap};
 
-/// Which loss is minimised: a setting of the recipe. [`Likeness`] has the numbers that it takes.
+/// Which loss is minimised: a setting of the recipe. [`SimilarityLoss`] has the numbers that it takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PairLoss {
     /// The squared difference of cosine similarity and label.
@@ -78,12 +78,12 @@ pub(super) const ENTRY: TaskEntry = TaskEntry {
 #[derive(Clone, Copy, Debug)]
 pub struct Similar {
     /// What is minimised.
-    pub loss: Likeness,
+    pub loss: SimilarityLoss,
 }
 
 /// What is minimised.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Likeness {
+pub enum SimilarityLoss {
     /// The squared difference of cosine similarity and label over `label_scale`: sentence-transformers' `CosineSimilarityLoss`.
     Cosine {
         /// What labels are divided by.
@@ -106,7 +106,7 @@ impl Task for Similar {
         [batch.len() as f64, 0.0]
     }
     fn least_examples(&self) -> usize {
-        if let Likeness::Contrastive { .. } = self.loss { 2 } else { 1 }
+        if let SimilarityLoss::Contrastive { .. } = self.loss { 2 } else { 1 }
     }
     fn loss(&self, tape: &mut Tape, outputs: &[Var], batch: &Batch, [scale, _]: [f64; 2]) -> Result<Var> {
         let (vectors, n) = (only(outputs)?, batch.len());
@@ -118,7 +118,7 @@ impl Task for Similar {
             tape.apply(Normalize { scale: scale as f32 }, [rows])
         };
         match self.loss {
-            Likeness::Cosine { label_scale } => {
+            SimilarityLoss::Cosine { label_scale } => {
                 let values = batch.targets.values();
                 if values.len() != n {
                     return Err(unlabelled());
@@ -130,7 +130,7 @@ impl Task for Similar {
                 let scale = reals(tape, &cosine, &[1], &[scale])?;
                 tape.apply(Mse, [cosine, labels, scale])
             }
-            Likeness::Contrastive { temperature } => {
+            SimilarityLoss::Contrastive { temperature } => {
                 let (u, v) = (side(0, 1.0 / temperature)?, side(1, 1.0)?);
                 let mut logits = tape.apply(Linear { act: Activation::None }, [u, v])?;
                 let repeated = repeated(batch);
@@ -154,7 +154,7 @@ impl Task for Similar {
         }
     }
     fn spans_step(&self) -> bool {
-        matches!(self.loss, Likeness::Contrastive { .. })
+        matches!(self.loss, SimilarityLoss::Contrastive { .. })
     }
     /// Steps with repeated texts add a mask.
     fn kernels(&self, batches: &[Batch]) -> u64 {
@@ -163,12 +163,12 @@ impl Task for Similar {
     fn uninformative(&self, metric: &str, set: &TokenSet) -> Result<Option<String>> {
         let pairs = set.len();
         Ok(match (self.loss, metric) {
-            (Likeness::Cosine { .. }, _) => uncorrelated(metric, set.targets.values()),
+            (SimilarityLoss::Cosine { .. }, _) => uncorrelated(metric, set.targets.values()),
             // Each text has its partner among the nearest ten of ten.
-            (Likeness::Contrastive { .. }, "hits_10") if pairs <= 10 => {
+            (SimilarityLoss::Contrastive { .. }, "hits_10") if pairs <= 10 => {
                 Some(format!("of {pairs} pairs every partner is among the nearest ten"))
             }
-            (Likeness::Contrastive { .. }, _) if pairs < 2 => Some("there is one pair only".to_owned()),
+            (SimilarityLoss::Contrastive { .. }, _) if pairs < 2 => Some("there is one pair only".to_owned()),
             _ => None,
         })
     }
@@ -216,7 +216,7 @@ fn dot(a: &[f32], b: &[f32]) -> f64 {
 }
 
 struct Compared {
-    loss: Likeness,
+    loss: SimilarityLoss,
     sums: Regression,
     /// The vectors of all pairs, of length 1, where partners are searched for.
     sides: [Vec<Vec<f32>>; 2],
@@ -258,12 +258,12 @@ impl Meter for Compared {
             let (u, v) = pair.split_at(width);
             let (u, v) = (unit(u), unit(v));
             match self.loss {
-                Likeness::Cosine { label_scale } => {
+                SimilarityLoss::Cosine { label_scale } => {
                     let Some(&label) = batch.targets.values().get(i) else { return Err(unlabelled()) };
                     let (p, t) = (dot(&u, &v), f64::from(label) / label_scale);
                     self.sums.add(p, t, (p - t) * (p - t));
                 }
-                Likeness::Contrastive { .. } => {
+                SimilarityLoss::Contrastive { .. } => {
                     self.sides[0].push(u);
                     self.sides[1].push(v);
                 }
@@ -273,8 +273,8 @@ impl Meter for Compared {
     }
     fn scores(&self) -> Scores {
         match self.loss {
-            Likeness::Cosine { .. } => self.sums.scores(),
-            Likeness::Contrastive { .. } => of_ranks(self.ranks().iter().copied()),
+            SimilarityLoss::Cosine { .. } => self.sums.scores(),
+            SimilarityLoss::Contrastive { .. } => of_ranks(self.ranks().iter().copied()),
         }
     }
     fn report(&self) -> String {
@@ -287,8 +287,8 @@ impl Meter for Compared {
     /// Of texts that look for their partner, the ranks among all are drawn.
     fn scores_of(&self, drawn: &[usize]) -> Scores {
         match self.loss {
-            Likeness::Cosine { .. } => measured(self.sums.pairs(), drawn).scores(),
-            Likeness::Contrastive { .. } => {
+            SimilarityLoss::Cosine { .. } => measured(self.sums.pairs(), drawn).scores(),
+            SimilarityLoss::Contrastive { .. } => {
                 of_ranks(drawn.iter().filter_map(|&i| self.ranks().get(i).copied()))
             }
         }

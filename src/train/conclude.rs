@@ -3,7 +3,7 @@
 use super::events::Event;
 use super::history;
 use super::outcome::{METRICS, MODEL};
-use super::prepare::Part;
+use super::prepare::TaskRun;
 use super::select::{combined, directions};
 use super::state::{Best, model_files, pretty};
 use super::{BestOf, FAILED_SAVES, Outcome, Trainer};
@@ -21,7 +21,10 @@ const MOST_UNWRITTEN: usize = 1000;
 
 impl Trainer<'_> {
     /// The scores of the sets that `of` picks, by the place of each task; `None` if there is no such set.
-    fn score(&mut self, of: impl Fn(&Part) -> Option<Arc<TokenSet>>) -> Result<Option<Vec<(usize, Scores)>>> {
+    fn score(
+        &mut self,
+        of: impl Fn(&TaskRun) -> Option<Arc<TokenSet>>,
+    ) -> Result<Option<Vec<(usize, Scores)>>> {
         let parts = self.run.parts.clone();
         let mut each = Vec::new();
         self.report.clear();
@@ -230,7 +233,7 @@ impl Trainer<'_> {
     /// Chooses, for tasks that have them, the thresholds that decide best on the validation examples; from now on they are the
     /// task's, and are kept with the model. `parts`: the tasks as they were in training. Checkpoints have none: they are of weights that may not be the best.
     /// Returns whether there are any.
-    fn tune(&mut self, parts: &[Part]) -> Result<bool> {
+    fn tune(&mut self, parts: &[TaskRun]) -> Result<bool> {
         let (mut parts, mut any) = (parts.to_vec(), false);
         for (head, part) in parts.iter_mut().enumerate() {
             let Some(set) = part.validation.clone().filter(|_| part.task.tunes()) else { continue };
@@ -391,6 +394,6 @@ impl Trainer<'_> {
 }
 
 /// The thresholds that a task was given, by label.
-fn thresholds(part: &Part) -> Map<String, Value> {
+fn thresholds(part: &TaskRun) -> Map<String, Value> {
     part.metadata.thresholds.iter().flatten().map(|(name, t)| (name.clone(), number(*t))).collect()
 }

@@ -28,7 +28,7 @@ pub(super) fn approximation(run: &Run, max_tokens: usize) -> Result<Vec<f64>> {
 }
 
 /// How the tags of a part are written, if it has tags.
-fn tag_scheme(part: &prepare::Part) -> Option<String> {
+fn tag_scheme(part: &prepare::TaskRun) -> Option<String> {
     let Outputs::Tags(_) = part.task.outputs() else { return None };
     Some(part.metadata.tag_format().unwrap_or(TagFormat::Words).describe())
 }
@@ -39,7 +39,7 @@ pub(super) fn describe(run: &Run, optimizer: &Optimizer, steps: u64) -> Prepared
         (name.clone(), set.len(), set.ids.len(), set.lost.iter().map(|&n| n as u64).sum())
     };
     // Each set with its name, and whether it holds pairs of sentences.
-    let of = |part: &prepare::Part| {
+    let of = |part: &prepare::TaskRun| {
         let sets = [
             ("train", Some(&part.train)),
             ("validation", part.validation.as_ref()),

@@ -2,7 +2,7 @@
 
 use super::Trainer;
 use super::events::Event;
-use super::state::{Best, State, load_weights};
+use super::state::{Best, TrainerState, load_weights};
 use crate::checkpoint::{CheckpointReport, RunDir};
 use crate::error::{Error, Result};
 use crate::metrics::{self, Scores};
@@ -67,7 +67,7 @@ fn verified(
     let mut found: Vec<Best> = current.into_iter().collect();
     for (step, path) in dir.checkpoints()? {
         if Some(step) != here && step != best.step && CheckpointReport::of(&path).ok() {
-            found.extend(State::read(&path)?.scores_here());
+            found.extend(TrainerState::read(&path)?.scores_here());
         }
     }
     // Of equal ones the earliest, as in training.

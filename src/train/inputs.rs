@@ -1,7 +1,7 @@
 //! A run must not write over what it reads: model, data, recipes.
 
 use super::Recipe;
-use super::recipe::Task;
+use super::recipe::TaskKind;
 use crate::checkpoint::{is_run_entry, real_path};
 use crate::error::{Error, Result};
 use std::path::{Path, PathBuf};
@@ -91,7 +91,7 @@ fn files(recipe: &Recipe) -> Vec<(String, PathBuf)> {
         }
     };
     add(recipe, "");
-    if recipe.task == Task::Multi {
+    if recipe.task == TaskKind::Multi {
         for path in &recipe.multi.recipes {
             // One that cannot be read is reported when the run is prepared.
             if let Ok(one) = Recipe::load(Path::new(path), &[]) {

@@ -1,6 +1,6 @@
 //! The batches of the steps to come, built by a thread of its own while the device computes: two steps ahead.
 
-use super::prepare::{self, Part, Step};
+use super::prepare::{self, Step, TaskRun};
 use super::recipe::Recipe;
 use crate::data::Batch;
 use crate::error::{Error, Result};
@@ -21,7 +21,7 @@ pub(super) struct Loader(Receiver<Result<Loaded>>);
 
 impl Loader {
     /// From step `from` on; `ends` are the steps up to the end of each epoch.
-    pub fn start(parts: Arc<Vec<Part>>, recipe: &Recipe, ends: &[u64], from: u64) -> Result<Loader> {
+    pub fn start(parts: Arc<Vec<TaskRun>>, recipe: &Recipe, ends: &[u64], from: u64) -> Result<Loader> {
         let (send, receive) = sync_channel(AHEAD);
         let (recipe, ends) = (recipe.clone(), ends.to_vec());
         let work = move || {

@@ -32,7 +32,7 @@ pub use prepare::Run;
 pub use r_drop::RDrop;
 pub use recipe::Recipe;
 pub use signals::Signals;
-pub use state::State;
+pub use state::TrainerState;
 
 use crate::checkpoint::{Fs, Journal, Newest, RunDir, number, write_file};
 use crate::data::Batch;
@@ -78,7 +78,7 @@ struct Trainer<'a> {
     dir: RunDir,
     journal: Journal,
     optimizer: Optimizer,
-    state: State,
+    state: TrainerState,
     epochs: Epochs,
     observer: Answers<'a>,
     failed_saves: u32,
@@ -216,10 +216,10 @@ pub fn train(
     let state = match &newest.found {
         None => {
             warn(recipe, &run, &epochs, true, &mut observer);
-            State::new(recipe, &run)
+            TrainerState::new(recipe, &run)
         }
         Some((step, path)) => {
-            let state = State::restore(path, recipe, &run, &mut optimizer)?;
+            let state = TrainerState::restore(path, recipe, &run, &mut optimizer)?;
             finished = state.stopped_early || state.step >= epochs.total();
             let whole = finished && newest.skipped.is_empty();
             if let Some(done) = Outcome::read(dir.path(), *step).filter(|o| whole && o.models_are_whole()) {

@@ -19,7 +19,7 @@ use std::f64::consts::PI;
 /// Which curve the learning rate follows; the names are those of Hugging Face's `lr_scheduler_type`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Kind {
+pub enum ScheduleKind {
     /// Falls in a straight line to 0.
     #[default]
     Linear,
@@ -38,7 +38,7 @@ pub enum Kind {
     WarmupStableDecay,
 }
 
-/// The shape of the warm-up and of the decay of [`Kind::WarmupStableDecay`].
+/// The shape of the warm-up and of the decay of [`ScheduleKind::WarmupStableDecay`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Curve {
     /// 1 − q
@@ -58,7 +58,7 @@ pub enum Curve {
 #[serde(default, deny_unknown_fields)]
 pub struct Schedule {
     /// The curve after the warm-up.
-    pub kind: Kind,
+    pub kind: ScheduleKind,
     /// Optimiser steps in which the factor rises from 0 to 1.
     pub warmup_steps: u64,
     /// Optimiser steps of the whole run.
@@ -84,7 +84,7 @@ pub struct Schedule {
 impl Default for Schedule {
     fn default() -> Self {
         Self {
-            kind: Kind::Linear,
+            kind: ScheduleKind::Linear,
             warmup_steps: 0,
             total_steps: 0,
             num_cycles: None,
@@ -109,7 +109,7 @@ impl Schedule {
     /// also one past the end.
     pub fn factor(&self, step: u64) -> f64 {
         let (s, w, total) = (step as f64, self.warmup_steps as f64, self.total_steps as f64);
-        if self.kind == Kind::WarmupStableDecay {
+        if self.kind == ScheduleKind::WarmupStableDecay {
             return self.warmup_stable_decay(s, w, total);
         }
         if step < self.warmup_steps {
@@ -118,24 +118,24 @@ impl Schedule {
         let span = (total - w).max(1.0);
         let progress = (s - w) / span;
         match self.kind {
-            Kind::Linear => ((total - s) / span).max(0.0),
-            Kind::Cosine => self.floored(self.wave(progress)),
-            Kind::CosineWithRestarts if progress >= 1.0 => 0.0,
-            Kind::CosineWithRestarts => {
+            ScheduleKind::Linear => ((total - s) / span).max(0.0),
+            ScheduleKind::Cosine => self.floored(self.wave(progress)),
+            ScheduleKind::CosineWithRestarts if progress >= 1.0 => 0.0,
+            ScheduleKind::CosineWithRestarts => {
                 let cycles = self.num_cycles.unwrap_or(1.0);
                 0.5 * (1.0 + (PI * ((cycles * progress) % 1.0)).cos())
             }
-            Kind::Polynomial if step > self.total_steps => self.lr_end_ratio,
-            Kind::Polynomial => {
+            ScheduleKind::Polynomial if step > self.total_steps => self.lr_end_ratio,
+            ScheduleKind::Polynomial => {
                 // transformers divides by T − w without a guard; only T = w, where it fails, differs.
                 self.lr_end_ratio + (1.0 - self.lr_end_ratio) * (1.0 - progress).powf(self.power)
             }
-            Kind::InverseSqrt => {
+            ScheduleKind::InverseSqrt => {
                 let or_10000 = if self.warmup_steps == 0 { 10_000 } else { self.warmup_steps };
                 let timescale = self.timescale.unwrap_or(or_10000).max(1) as f64;
                 1.0 / ((s + (timescale - w)) / timescale).sqrt()
             }
-            Kind::Constant | Kind::WarmupStableDecay => 1.0,
+            ScheduleKind::Constant | ScheduleKind::WarmupStableDecay => 1.0,
         }
     }
     /// The stable phase may come out negative when warm-up and decay overlap; then, as in transformers, the decay is

@@ -1,6 +1,6 @@
 //! The score that chooses the best model: found before a run among those that its tasks give for its validation examples.
 
-use super::prepare::Part;
+use super::prepare::TaskRun;
 use super::recipe::Recipe;
 use crate::error::{Error, Result};
 use crate::metrics::{self, Metric, Scores};
@@ -20,12 +20,12 @@ pub struct Selection {
 }
 
 /// What a metric of a task is called among the scores of a run: with the name of the task before it, if there are several.
-pub fn score_name(parts: &[Part], part: &Part, metric: &str) -> String {
+pub fn score_name(parts: &[TaskRun], part: &TaskRun, metric: &str) -> String {
     if parts.len() > 1 { format!("{}_{metric}", part.name) } else { metric.to_owned() }
 }
 
 /// The scores of a run from those of its tasks (by their places); of several tasks with their `mean`.
-pub fn combined(parts: &[Part], each: &[(usize, Scores)]) -> Scores {
+pub fn combined(parts: &[TaskRun], each: &[(usize, Scores)]) -> Scores {
     let mut all = Scores::new();
     for (part, scores) in each.iter().filter_map(|(i, scores)| Some((parts.get(*i)?, scores))) {
         scores.iter().for_each(|(metric, value)| all.set(score_name(parts, part, metric), value));
@@ -37,7 +37,7 @@ pub fn combined(parts: &[Part], each: &[(usize, Scores)]) -> Scores {
 }
 
 /// The mean of the metrics that the tasks are chosen by, each as [`Metric::comparable`] makes it; NaN if one is.
-fn mean(parts: &[Part], each: &[(usize, Scores)]) -> f64 {
+fn mean(parts: &[TaskRun], each: &[(usize, Scores)]) -> f64 {
     let one = |(i, scores): &(usize, Scores)| {
         let part = parts.get(*i)?;
         let value = scores.get(&part.best_metric)?;
@@ -47,7 +47,7 @@ fn mean(parts: &[Part], each: &[(usize, Scores)]) -> f64 {
 }
 
 /// The direction of each score that the validation and test sets of a run give, where it has one.
-pub fn directions(parts: &[Part]) -> BTreeMap<String, bool> {
+pub fn directions(parts: &[TaskRun]) -> BTreeMap<String, bool> {
     let mut all = BTreeMap::new();
     for part in parts {
         for set in [&part.validation, &part.test].into_iter().flatten() {
@@ -68,8 +68,8 @@ impl Selection {
     /// # Errors
     /// [`Kind::Usage`](crate::error::Kind::Usage) if no task gives that score, if it cannot tell models apart on the validation
     /// examples, if two tasks have a score of the same name, or if early stopping has nothing to go by.
-    pub fn of(recipe: &Recipe, parts: &[Part]) -> Result<Option<Selection>> {
-        let validated: Vec<&Part> = parts.iter().filter(|p| p.validation.is_some()).collect();
+    pub fn of(recipe: &Recipe, parts: &[TaskRun]) -> Result<Option<Selection>> {
+        let validated: Vec<&TaskRun> = parts.iter().filter(|p| p.validation.is_some()).collect();
         if validated.is_empty() {
             if recipe.train.early_stopping.is_some() {
                 return Err(Error::usage(
@@ -103,7 +103,7 @@ impl Selection {
         }
         let name = recipe.train.best_metric.clone();
         if several && name == MEAN {
-            let term = |part: &&Part| {
+            let term = |part: &&TaskRun| {
                 let metric = metrics::find(&part.best_metric)?;
                 Some(metric.formula(&score_name(parts, part, metric.name), part.unit(metric.name)))
             };
@@ -157,12 +157,12 @@ impl Selection {
     }
 }
 
-fn own_metrics<'a>(known: &BTreeMap<String, (&Part, &'a Metric)>, part: &Part) -> Vec<&'a str> {
+fn own_metrics<'a>(known: &BTreeMap<String, (&TaskRun, &'a Metric)>, part: &TaskRun) -> Vec<&'a str> {
     known.values().filter(|(p, _)| p.name == part.name).map(|(_, m)| m.name).collect()
 }
 
 /// The error of a metric that a task, with its settings and its validation examples, does not give.
-fn unknown(name: &str, part: &Part, known: Vec<&str>) -> Error {
+fn unknown(name: &str, part: &TaskRun, known: Vec<&str>) -> Error {
     let near = nearest(name, known.iter().copied()).map(|near| format!("did you mean {near:?}?"));
     let e =
         Error::usage(format!("train.best_metric{} is not a score of this task and its examples", of(part)));
@@ -173,7 +173,7 @@ fn unknown(name: &str, part: &Part, known: Vec<&str>) -> Error {
 }
 
 /// Refuses a metric that says nothing about a model on the validation examples of a task.
-fn informative(part: &Part, metric: &Metric) -> Result<()> {
+fn informative(part: &TaskRun, metric: &Metric) -> Result<()> {
     let Some(set) = &part.validation else { return Ok(()) };
     let Some(why) = part.task.uninformative(metric.name, set)? else { return Ok(()) };
     let mut fit = Vec::new();
@@ -199,6 +199,6 @@ fn informative(part: &Part, metric: &Metric) -> Result<()> {
 }
 
 /// `" of NAME"` for one of several tasks.
-fn of(part: &Part) -> String {
+fn of(part: &TaskRun) -> String {
     if part.name.is_empty() { String::new() } else { format!(" of the task {}", part.name) }
 }

@@ -34,7 +34,7 @@ pub struct Best {
 
 /// What a checkpoint's `state.json` holds.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct State {
+pub struct TrainerState {
     /// The version of tempra that wrote it.
     pub version: String,
     /// Steps done, skipped ones included.
@@ -77,22 +77,22 @@ pub struct State {
     pub backend: String,
 }
 
-impl State {
+impl TrainerState {
     /// The state before the first step.
-    pub fn new(recipe: &Recipe, run: &Run) -> State {
-        State {
+    pub fn new(recipe: &Recipe, run: &Run) -> TrainerState {
+        TrainerState {
             version: env!("CARGO_PKG_VERSION").into(),
             optimizer: recipe.optim.optimizer.name.into(),
             recipe_hash: recipe.hash(),
             data_hash: run.data_hash.clone(),
             model_hash: run.weights.hash.clone(),
             backend: backend(run).into(),
-            ..State::default()
+            ..TrainerState::default()
         }
     }
 
     /// The files of a checkpoint: the model folder, the optimizer's states by name, this state, and the log with what
-    /// [`State::for_transformers`] gave.
+    /// [`TrainerState::for_transformers`] gave.
     ///
     /// # Errors
     /// [`Kind::Disk`](crate::error::Kind::Disk) if the state cannot be written as JSON;
@@ -163,7 +163,7 @@ impl State {
     ///
     /// # Errors
     /// [`Kind::Model`](crate::error::Kind::Model) if it cannot be read.
-    pub fn read(dir: &Path) -> Result<State> {
+    pub fn read(dir: &Path) -> Result<TrainerState> {
         let path = dir.join("state.json");
         // Earlier versions kept the whole log in it, which had no limit.
         let bytes = read_limited(&path, 4 << 30)?;
@@ -179,9 +179,14 @@ impl State {
     /// # Errors
     /// [`Kind::Model`](crate::error::Kind::Model) for files that hold no state of a run;
     /// [`Kind::Usage`](crate::error::Kind::Usage) for another recipe, data or model.
-    pub fn restore(dir: &Path, recipe: &Recipe, run: &Run, optimizer: &mut Optimizer) -> Result<State> {
-        let state = State::read(dir)?;
-        let fresh = State::new(recipe, run);
+    pub fn restore(
+        dir: &Path,
+        recipe: &Recipe,
+        run: &Run,
+        optimizer: &mut Optimizer,
+    ) -> Result<TrainerState> {
+        let state = TrainerState::read(dir)?;
+        let fresh = TrainerState::new(recipe, run);
         let other = |what: &str| {
             Error::usage(format!("the run in this folder cannot be resumed: {what}"))
                 .at(dir)

@@ -11,12 +11,12 @@ use tempra::models::{Model, Options, Outputs};
 use tempra::nn::Pooling;
 use tempra::optim::{Optimizer, Settings};
 use tempra::shape::DType;
-use tempra::tasks::{Likeness, Similar, Task};
+use tempra::tasks::{Similar, SimilarityLoss, Task};
 use tempra::train::memory::Job;
 use tempra::train::pass;
 
 const KEY: Option<(u64, u64)> = Some((0x5EED_0000_0042, 3));
-const TASK: Similar = Similar { loss: Likeness::Contrastive { temperature: 0.05 } };
+const TASK: Similar = Similar { loss: SimilarityLoss::Contrastive { temperature: 0.05 } };
 
 fn options(dtype: DType) -> Options {
     let (outputs, pooling) = (Some(Outputs::Embedding), Some(Pooling::Mean));

@@ -365,7 +365,7 @@ fn attended(
 ) -> Vec<Vec<u32>> {
     use tempra::ops::{Backward, Forward, Grad, Op, attention::Attention, dropout::*};
     let heads = 2;
-    let dropout = Some(Dropout { p: 0.1, dropout_id: 3, rows: Rows::Tokens });
+    let dropout = Some(Dropout { p: 0.1, dropout_id: 3, rows: DropoutRows::Tokens });
     let op = Attention { heads, scale: 1.0 / (dim as f32).sqrt(), dropout, window };
     let mut bounds = vec![0u32];
     bounds.extend(sequences.iter().scan(0, |at, s| {

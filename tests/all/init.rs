@@ -4,7 +4,7 @@ use super::cli::{fine, golden, program, refused, repository, stderr, str};
 use std::fs;
 use std::path::Path;
 use tempfile::tempdir;
-use tempra::train::recipe::{Recipe, Task};
+use tempra::train::recipe::{Recipe, TaskKind};
 
 #[test]
 fn init_writes_a_recipe_that_loads() {
@@ -14,7 +14,7 @@ fn init_writes_a_recipe_that_loads() {
     let said = fine(&run(&["init", str(&train)]));
     let path = dir.path().join("recipe.toml");
     let recipe = Recipe::load(&path, &[]).unwrap();
-    assert_eq!((recipe.task, recipe.data.train.as_path()), (Task::Classify, train.as_path()));
+    assert_eq!((recipe.task, recipe.data.train.as_path()), (TaskKind::Classify, train.as_path()));
     assert_eq!(
         (recipe.data.text.as_str(), recipe.data.label.as_str(), &recipe.data.pair),
         ("text", "label", &None)
@@ -63,7 +63,7 @@ fn init_fits_the_recipe_to_the_data() {
     file("sts-test.tsv", "sentence1\tsentence2\na\tb\n".into());
     let said = fine(&run(&["sts-train.tsv"]));
     let r = recipe();
-    assert_eq!((r.task, r.train.best_metric.as_str()), (Task::Similar, "spearman"));
+    assert_eq!((r.task, r.train.best_metric.as_str()), (TaskKind::Similar, "spearman"));
     assert_eq!(r.similar.label_scale, 5.0, "4.97 is the largest label");
     assert_eq!(
         (r.data.text.as_str(), r.data.pair.as_deref(), r.data.label.as_str()),
@@ -83,7 +83,7 @@ fn init_fits_the_recipe_to_the_data() {
     file("data.csv", format!("key,prose,kind\n{}", (0..100).map(row).collect::<String>()));
     let said = fine(&run(&["data.csv"]));
     let r = recipe();
-    assert_eq!((r.data.text.as_str(), r.data.label.as_str(), r.task), ("prose", "kind", Task::Classify));
+    assert_eq!((r.data.text.as_str(), r.data.label.as_str(), r.task), ("prose", "kind", TaskKind::Classify));
     assert_eq!((r.data.validation_fraction, r.train.epochs), (0.2, 50.0));
     assert_eq!(r.output, Path::new("runs/data"));
     assert!(said.contains("has 10") && said.contains("balanced"), "{said}");
@@ -94,11 +94,11 @@ fn init_fits_the_recipe_to_the_data() {
     let rows = |n: usize| (0..400).map(|i| format!("a text,{}\n", i % n * 3)).collect::<String>();
     file("stars.csv", format!("text,label\n{}", rows(5)));
     fine(&run(&["stars.csv"]));
-    assert_eq!(recipe().task, Task::Classify);
+    assert_eq!(recipe().task, TaskKind::Classify);
     fine(&run(&["stars.csv", "--task", "regress"]));
-    assert_eq!(recipe().task, Task::Regress);
+    assert_eq!(recipe().task, TaskKind::Regress);
     file("prices.csv", format!("text,label\n{}", rows(100)));
     fine(&run(&["prices.csv"]));
-    assert_eq!(recipe().task, Task::Regress);
+    assert_eq!(recipe().task, TaskKind::Regress);
     assert!(refused(&run(&["prices.csv", "--text", "txt"]), 3).contains("did you mean \"text\"?"));
 }

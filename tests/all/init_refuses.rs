@@ -4,7 +4,7 @@ use super::cli::{fine, program, refused, str};
 use std::fs;
 use std::process::{Command, Output};
 use tempfile::{TempDir, tempdir};
-use tempra::train::recipe::{Recipe, Task};
+use tempra::train::recipe::{Recipe, TaskKind};
 
 const TEXTS: [&str; 4] =
     ["Alice went to Paris", "the cat sat on the mat", "Bob ran to the house", "a dog saw it"];
@@ -193,7 +193,7 @@ fn files_of_another_kind_are_refused() {
     // Three rows of two documents would be needed.
     fs::write(dir.path().join("lines.txt"), "one line\nanother line\n").unwrap();
     all(&refused(&init(&dir, &["lines.txt", "--task", "next"]), 3), &["too few documents", "--task mask"]);
-    assert_eq!(recipe.task, Task::Classify);
+    assert_eq!(recipe.task, TaskKind::Classify);
 }
 
 #[test]
@@ -276,7 +276,7 @@ fn accepted(name: &str, content: &str, args: &[&str]) -> (String, Recipe) {
 fn texts_that_begin_with_a_date_are_texts() {
     let row = |i: usize| format!("2024-05-{:02} {},{}\n", i % 28 + 1, text(i), ["a", "b"][i % 2]);
     let (said, r) = accepted("a.csv", &format!("text,label\n{}", rows(row)), &[]);
-    assert_eq!((r.task, r.data.text.as_str()), (Task::Classify, "text"), "{said}");
+    assert_eq!((r.task, r.data.text.as_str()), (TaskKind::Classify, "text"), "{said}");
     // With a time it stays a date.
     for time in ["", " 10:30", "T10:30:00Z", " 10:30 PM"] {
         let row = |i: usize| format!("{},{},2024-05-01{time}\n", text(i), ["a", "b"][i % 2]);
@@ -299,7 +299,7 @@ fn columns_of_0_and_1_with_other_cells_are_not_dropped_silently() {
     }
     let row = |i: usize| format!("{},{},{},0\n", text(i), i % 2, i / 2 % 2);
     let (said, r) = accepted("a.csv", &format!("text,a,b,c\n{}", rows(row)), &[]);
-    assert_eq!(r.task, Task::Multilabel);
+    assert_eq!(r.task, TaskKind::Multilabel);
     assert!(said.contains("\"c\" (0 in all rows"), "{said}");
 }
 
@@ -307,7 +307,7 @@ fn columns_of_0_and_1_with_other_cells_are_not_dropped_silently() {
 fn what_a_recipe_leaves_out_is_said() {
     let row = |i: usize| format!("{},{}\n", text(i), text(i + 1));
     let (said, r) = accepted("a.csv", &format!("sentence1,sentence2\n{}", rows(row)), &["--task", "mask"]);
-    assert_eq!((r.task, r.data.pair), (Task::Mask, None));
+    assert_eq!((r.task, r.data.pair), (TaskKind::Mask, None));
     all(&said, &["left out    \"sentence2\" (a text as well)"]);
     assert!(!said.contains("\npair "), "{said}");
 
@@ -322,7 +322,7 @@ fn what_a_recipe_leaves_out_is_said() {
     // Joined labels, some of them empty: no command that fails.
     let row = |i: usize| format!("{},{}\n", text(i), ["a", "b", "a|b", ""][i % 4]);
     let (said, r) = accepted("a.csv", &format!("text,labels\n{}", rows(row)), &[]);
-    assert_eq!(r.task, Task::Multilabel);
+    assert_eq!(r.task, TaskKind::Multilabel);
     assert!(!said.contains("tempra data check"), "{said}");
 }
 
@@ -351,7 +351,7 @@ fn several_names_of_labels_are_refused_and_a_known_name_makes_a_header() {
     let csv = format!("text,score,sentiment\n{}", rows(row));
     let said = message("a.csv", &csv);
     all(&said, &["several columns have names of labels", "\"score\", \"sentiment\"", "--label score"]);
-    assert_eq!(accepted("a.csv", &csv, &["--label", "sentiment"]).1.task, Task::Classify);
+    assert_eq!(accepted("a.csv", &csv, &["--label", "sentiment"]).1.task, TaskKind::Classify);
     // `label` settles it.
     let (_, r) = accepted("a.csv", &csv.replace(",sentiment", ",label"), &[]);
     assert_eq!(r.data.label.as_str(), "label");

@@ -7,7 +7,7 @@ use super::tasks::{data, prepared};
 use std::fs;
 use std::path::Path;
 use tempfile::{TempDir, tempdir};
-use tempra::train::recipe::{Likeness, Recipe, Task};
+use tempra::train::recipe::{PairLoss, Recipe, TaskKind};
 
 /// Texts of the small tokenizer's words; no two of the first 64 are equal.
 fn text(i: usize) -> String {
@@ -72,18 +72,18 @@ fn init_tells_classes_and_numbers() {
     let row = |i: usize| format!("{i},{},{},2024-01-{:02}\n", text(i), class(i), i % 28 + 1);
     write(&dir, "reviews.csv", &format!("id,text,label,date\n{}", rows(40, row)));
     let (said, r) = trained(&dir, &["reviews.csv"]);
-    assert_eq!((r.task, columns(&r)), (Task::Classify, ("text", None, "label")));
+    assert_eq!((r.task, columns(&r)), (TaskKind::Classify, ("text", None, "label")));
     assert!(said.contains("\nleft out    \"id\" (ids, by its name), \"date\" (dates)\n"), "{said}");
     // A byte order mark is no part of the first name; classes may have several words.
     let row = |i: usize| format!("{},{}\n", text(i), ["not good", "very good"][i % 2]);
     write(&dir, "mark.csv", &format!("\u{feff}review,verdict\n{}", rows(40, row)));
     let (_, r) = trained(&dir, &["mark.csv"]);
-    assert_eq!((r.task, columns(&r)), (Task::Classify, ("review", None, "verdict")));
+    assert_eq!((r.task, columns(&r)), (TaskKind::Classify, ("review", None, "verdict")));
 
     let row = |i: usize| format!("{}\t{:.2}\n", text(i), i as f64 / 4.0);
     write(&dir, "stars.tsv", &format!("review\tstars\n{}", rows(40, row)));
     let (said, r) = trained(&dir, &["stars.tsv"]);
-    assert_eq!((r.task, columns(&r)), (Task::Regress, ("review", None, "stars")));
+    assert_eq!((r.task, columns(&r)), (TaskKind::Regress, ("review", None, "stars")));
     assert!(said.contains("\nlabels      from 0 to 9.75, mean 4.875\n"), "{said}");
 }
 
@@ -94,14 +94,14 @@ fn init_reads_arrays_of_json_and_folders_of_classes() {
     let all: Vec<String> = (0..30).map(row).collect();
     write(&dir, "array.json", &format!("[{}]", all.join(",\n")));
     let (said, r) = trained(&dir, &["array.json"]);
-    assert_eq!((r.task, columns(&r)), (Task::Regress, ("text", None, "stars")), "{said}");
+    assert_eq!((r.task, columns(&r)), (TaskKind::Regress, ("text", None, "stars")), "{said}");
     write(&dir, "inside.json", &format!("{{\"version\": 1, \"data\": [{}]}}", all.join(",")));
-    assert_eq!(trained(&dir, &["inside.json"]).1.task, Task::Regress);
+    assert_eq!(trained(&dir, &["inside.json"]).1.task, TaskKind::Regress);
     let tagged = r#"{"tokens": ["Alice", "ran"], "tags": ["B-PER", "O"]}"#;
     let other = r#"{"tokens": ["Bob", "ran"], "tags": ["B-PER", "O"]}"#;
     let third = r#"{"tokens": ["Bob", "and", "Alice"], "tags": ["B-PER", "O", "B-PER"]}"#;
     write(&dir, "tags.json", &format!("[{tagged}, {other}, {third}]"));
-    assert_eq!(trained(&dir, &["tags.json"]).1.task, Task::Tag);
+    assert_eq!(trained(&dir, &["tags.json"]).1.task, TaskKind::Tag);
 
     for (split, n) in [("train", 12), ("test", 3)] {
         for i in 0..n {
@@ -110,16 +110,16 @@ fn init_reads_arrays_of_json_and_folders_of_classes() {
         }
     }
     let (said, r) = trained(&dir, &["imdb"]);
-    assert_eq!((r.task, &r.data.train), (Task::Classify, &dir.path().join("imdb/train")));
+    assert_eq!((r.task, &r.data.train), (TaskKind::Classify, &dir.path().join("imdb/train")));
     assert_eq!(r.data.test, Some(dir.path().join("imdb/test")));
     assert!(said.contains("24 texts") && said.contains("2 classes: neg 12, pos 12"), "{said}");
     let (_, r) = trained(&dir, &["imdb/test"]);
-    assert_eq!((r.task, &r.data.train), (Task::Classify, &dir.path().join("imdb/test")));
+    assert_eq!((r.task, &r.data.train), (TaskKind::Classify, &dir.path().join("imdb/test")));
     let (_, r) = trained(&dir, &["imdb/train", "--task", "mask"]);
-    assert_eq!(r.task, Task::Mask);
+    assert_eq!(r.task, TaskKind::Mask);
     // Files without classes.
     let (said, r) = trained(&dir, &["imdb/train/pos"]);
-    assert_eq!((r.task, &r.data.train), (Task::Mask, &dir.path().join("imdb/train/pos")));
+    assert_eq!((r.task, &r.data.train), (TaskKind::Mask, &dir.path().join("imdb/train/pos")));
     assert!(said.contains("12 texts"), "{said}");
 }
 
@@ -131,7 +131,7 @@ fn init_tells_several_labels() {
     let header = "id,comment_text,toxic,insult,never,threat\n";
     write(&dir, "toxic.csv", &format!("{header}{}", rows(40, row)));
     let (said, r) = trained(&dir, &["toxic.csv"]);
-    assert_eq!((r.task, r.data.text.as_str()), (Task::Multilabel, "comment_text"));
+    assert_eq!((r.task, r.data.text.as_str()), (TaskKind::Multilabel, "comment_text"));
     assert_eq!(r.data.label.several(), ["toxic", "insult", "threat"]);
     assert!(said.contains("\"never\" (0 in all rows"), "{said}");
     let (_, r) = trained(&dir, &["toxic.csv", "--label", "insult,toxic"]);
@@ -142,14 +142,14 @@ fn init_tells_several_labels() {
         let row = |i: usize| format!("{},{quote}{}{quote}\n", text(i), sets[i % 5]);
         write(&dir, "joined.csv", &format!("text,tags\n{}", rows(40, row)));
         let (said, r) = trained(&dir, &["joined.csv"]);
-        assert_eq!((r.task, columns(&r)), (Task::Multilabel, ("text", None, "tags")), "{said}");
+        assert_eq!((r.task, columns(&r)), (TaskKind::Multilabel, ("text", None, "tags")), "{said}");
         assert_eq!(r.data.separator, separator.to_string());
         assert!(said.contains("3 classes: b 24, a 16, c 8; 8 rows have no class"), "{said}");
     }
     // A comma in every cell is part of the name.
     let row = |i: usize| format!("{},\"{}, France\"\n", text(i), ["Paris", "Lyon", "Nice"][i % 3]);
     write(&dir, "cities.csv", &format!("text,city\n{}", rows(40, row)));
-    assert_eq!(trained(&dir, &["cities.csv"]).1.task, Task::Classify);
+    assert_eq!(trained(&dir, &["cities.csv"]).1.task, TaskKind::Classify);
 }
 
 #[test]
@@ -176,36 +176,39 @@ fn init_tells_pairs_by_the_names_that_data_sets_use() {
         write(&dir, "pairs.csv", &format!("{b},{a},label\n{}", rows(30, row)));
         fine(&init(&dir, &["pairs.csv"]));
         let r = Recipe::load(&dir.path().join("recipe.toml"), &[]).unwrap();
-        assert_eq!((r.task, columns(&r)), (Task::Classify, (a, Some(b), "label")));
+        assert_eq!((r.task, columns(&r)), (TaskKind::Classify, (a, Some(b), "label")));
     }
     let (_, r) = trained(&dir, &["pairs.csv"]);
-    assert_eq!(r.task, Task::Classify);
+    assert_eq!(r.task, TaskKind::Classify);
 
     // Numbers: how alike the texts are. Labels from 0 to 4.9 are on the scale of 5.
     let row = |i: usize| format!("{}\t{}\t{:.1}\n", text(i), text(i + 1), (i % 50) as f64 / 10.0);
     write(&dir, "sts.tsv", &format!("s1\ts2\tscore\n{}", rows(50, row)));
     let (_, r) = trained(&dir, &["sts.tsv"]);
-    assert_eq!((r.task, r.similar.loss, r.similar.label_scale), (Task::Similar, Likeness::Cosine, 5.0));
+    assert_eq!((r.task, r.similar.loss, r.similar.label_scale), (TaskKind::Similar, PairLoss::Cosine, 5.0));
     let (_, r) = trained(&dir, &["sts.tsv", "--task", "regress"]);
-    assert_eq!((r.task, columns(&r)), (Task::Regress, ("s1", Some("s2"), "score")));
+    assert_eq!((r.task, columns(&r)), (TaskKind::Regress, ("s1", Some("s2"), "score")));
     for (largest, scale) in [(0.9, 1.0), (1.0, 1.0), (3.5, 4.0), (9.5, 10.0), (80.0, 100.0), (250.5, 251.0)] {
         let row = |i: usize| format!("{}\t{}\t{}\n", text(i), text(i + 1), largest * i as f64 / 29.0);
         write(&dir, "scaled.tsv", &format!("s1\ts2\tscore\n{}", rows(30, row)));
         fine(&init(&dir, &["scaled.tsv"]));
         let r = Recipe::load(&dir.path().join("recipe.toml"), &[]).unwrap();
-        assert_eq!((r.task, r.similar.label_scale), (Task::Similar, scale), "{largest}");
+        assert_eq!((r.task, r.similar.label_scale), (TaskKind::Similar, scale), "{largest}");
     }
 
     // No label: partners. A third text has no place in the recipe.
     let row = |i: usize| format!("{},{},{}\n", text(i), text(i + 1), text(i + 2));
     write(&dir, "triplets.csv", &format!("anchor,positive,negative\n{}", rows(40, row)));
     let (said, r) = trained(&dir, &["triplets.csv"]);
-    assert_eq!((r.task, r.similar.loss, r.data.label.as_str()), (Task::Similar, Likeness::Contrastive, ""));
+    assert_eq!(
+        (r.task, r.similar.loss, r.data.label.as_str()),
+        (TaskKind::Similar, PairLoss::Contrastive, "")
+    );
     assert!(said.contains("\"negative\" (a text as well)"), "{said}");
     let row = |i: usize| format!("{},{},1\n", text(i), text(i + 1));
     write(&dir, "partners.csv", &format!("query,document,label\n{}", rows(40, row)));
     let (_, r) = trained(&dir, &["partners.csv"]);
-    assert_eq!((r.task, r.similar.loss, columns(&r).2), (Task::Similar, Likeness::Contrastive, "label"));
+    assert_eq!((r.task, r.similar.loss, columns(&r).2), (TaskKind::Similar, PairLoss::Contrastive, "label"));
 }
 
 #[test]
@@ -213,7 +216,7 @@ fn init_tells_tags_and_answers() {
     let dir = folder();
     data(dir.path());
     let (said, r) = trained(&dir, &["tag.conll"]);
-    assert_eq!(r.task, Task::Tag);
+    assert_eq!(r.task, TaskKind::Tag);
     assert!(said.contains("3: B-LOC, B-PER, O") && said.contains("the scheme iob2"), "{said}");
     // CoNLL-2003 comes as .txt, with splits beside it.
     let sentence = |i: usize| format!("{} NNP I-NP I-PER\nran VB O O\n\n", ["Alice", "Bob"][i % 2]);
@@ -221,7 +224,7 @@ fn init_tells_tags_and_answers() {
         write(&dir, &format!("ner/{name}.txt"), &format!("-DOCSTART- -X- O O\n\n{}", rows(n, sentence)));
     }
     let (said, r) = trained(&dir, &["ner"]);
-    assert_eq!((r.task, r.data.train.as_path()), (Task::Tag, dir.path().join("ner/train.txt").as_path()));
+    assert_eq!((r.task, r.data.train.as_path()), (TaskKind::Tag, dir.path().join("ner/train.txt").as_path()));
     assert_eq!(r.data.validation.as_deref(), Some(dir.path().join("ner/valid.txt").as_path()));
     assert!(said.contains("valid.txt: 4 sentences"), "{said}");
 
@@ -232,11 +235,11 @@ fn init_tells_tags_and_answers() {
     };
     write(&dir, "ner.jsonl", &rows(20, row));
     let (said, r) = trained(&dir, &["ner.jsonl"]);
-    assert_eq!((r.task, columns(&r)), (Task::Tag, ("tokens", None, "ner_tags")), "{said}");
+    assert_eq!((r.task, columns(&r)), (TaskKind::Tag, ("tokens", None, "ner_tags")), "{said}");
     let row = |i: usize| format!("{{\"text\": \"Bob ran {i}\", \"entities\": [[0, 3, \"PER\"]]}}\n");
     write(&dir, "spans.jsonl", &rows(20, row));
     let (_, r) = trained(&dir, &["spans.jsonl"]);
-    assert_eq!((r.task, columns(&r)), (Task::Tag, ("text", None, "entities")));
+    assert_eq!((r.task, columns(&r)), (TaskKind::Tag, ("text", None, "entities")));
 
     // Universal Dependencies: the word stands in the second column.
     let word = |i: usize, word: &str, tag: &str| format!("{i}\t{word}\t_\t{tag}\tX{tag}\t_\t0\troot\t_\t_\n");
@@ -247,17 +250,17 @@ fn init_tells_tags_and_answers() {
     write(&dir, "en-ud-train.conllu", &rows(20, sentence));
     write(&dir, "en-ud-dev.conllu", &rows(6, sentence));
     let (said, r) = trained(&dir, &["en-ud-train.conllu"]);
-    assert_eq!((r.task, r.data.label.as_str()), (Task::Tag, "label"));
+    assert_eq!((r.task, r.data.label.as_str()), (TaskKind::Tag, "label"));
     assert!(said.contains("2: PROPN, VERB") && said.contains("en-ud-dev.conllu: 6 sentences"), "{said}");
     let (said, r) = trained(&dir, &["en-ud-train.conllu", "--label", "xpos"]);
-    assert_eq!((r.task, r.data.label.as_str()), (Task::Tag, "xpos"));
+    assert_eq!((r.task, r.data.label.as_str()), (TaskKind::Tag, "xpos"));
     assert!(said.contains("2: XPROPN, XVERB"), "{said}");
     // Words and tags may also be separated by tabs in a file named .tsv.
     write(&dir, "words.tsv", &rows(20, |i| format!("{}\tB-PER\nran\tO\n\n", ["Alice", "Bob"][i % 2])));
-    assert_eq!(trained(&dir, &["words.tsv"]).1.task, Task::Tag);
+    assert_eq!(trained(&dir, &["words.tsv"]).1.task, TaskKind::Tag);
 
     let (said, r) = trained(&dir, &["answer.json"]);
-    assert_eq!((r.task, r.data.max_length), (Task::Answer, 40), "the model has 40 positions");
+    assert_eq!((r.task, r.data.max_length), (TaskKind::Answer, 40), "the model has 40 positions");
     assert!(said.contains("24 questions"), "{said}");
 }
 
@@ -266,30 +269,30 @@ fn init_tells_raw_text() {
     let dir = folder();
     data(dir.path());
     let (said, r) = trained(&dir, &["text.txt"]);
-    assert_eq!((r.task, r.mask.by_row), (Task::Mask, false));
+    assert_eq!((r.task, r.mask.by_row), (TaskKind::Mask, false));
     assert!(said.contains("24 documents"), "{said}");
     let (_, r) = trained(&dir, &["text.txt", "--task", "next"]);
-    assert_eq!(r.task, Task::Next);
+    assert_eq!(r.task, TaskKind::Next);
     // Without an empty line all would be one document, and none could validate.
     write(&dir, "lines.txt", &rows(30, |i| text(i) + "\n"));
     let (_, r) = trained(&dir, &["lines.txt"]);
-    assert_eq!((r.task, r.mask.by_row), (Task::Mask, true));
+    assert_eq!((r.task, r.mask.by_row), (TaskKind::Mask, true));
     write(&dir, "one.txt", "Alice went to Paris and saw the big red house\n");
     let (_, r) = trained(&dir, &["one.txt"]);
-    assert_eq!((r.task, r.data.validation_fraction), (Task::Mask, 0.0));
+    assert_eq!((r.task, r.data.validation_fraction), (TaskKind::Mask, 0.0));
     // A table of texts alone.
     write(&dir, "texts.csv", &format!("text\n{}", rows(30, |i| text(i) + "\n")));
     let (_, r) = trained(&dir, &["texts.csv"]);
-    assert_eq!((r.task, r.data.text.as_str()), (Task::Mask, "text"));
+    assert_eq!((r.task, r.data.text.as_str()), (TaskKind::Mask, "text"));
     // A text with labels may also be raw text, if someone says so.
     write(&dir, "labelled.csv", &format!("text,label\n{}", rows(30, |i| format!("{},{}\n", text(i), i % 2))));
     let (_, r) = trained(&dir, &["labelled.csv", "--task", "mask"]);
-    assert_eq!(r.task, Task::Mask);
+    assert_eq!(r.task, TaskKind::Mask);
 
     let dir = tempdir().unwrap();
     prepared(dir.path(), &golden("encoders/xlnet"));
     data(dir.path());
-    assert_eq!(trained(&dir, &["text.txt", "--task", "permute"]).1.task, Task::Permute);
+    assert_eq!(trained(&dir, &["text.txt", "--task", "permute"]).1.task, TaskKind::Permute);
     // XLNet was pretrained neither on next sentences nor with masks.
     let said = refused(&init(&dir, &["text.txt", "--task", "next", "--model", "base"]), 4);
     assert!(said.contains("the model cannot do task \"next\"") && said.contains("bert"), "{said}");
@@ -313,7 +316,7 @@ fn init_reads_parquet() {
     let file = golden("data/good.parquet");
     let said = fine(&init(&dir, &[str(&file), "--model", "./base"]));
     let recipe = Recipe::load(&dir.path().join("recipe.toml"), &[]).unwrap();
-    assert_eq!((recipe.task, columns(&recipe)), (Task::Classify, ("text", None, "label")), "{said}");
+    assert_eq!((recipe.task, columns(&recipe)), (TaskKind::Classify, ("text", None, "label")), "{said}");
     assert!(said.contains("2500 rows") && said.contains("\"score\""), "{said}");
 }
 
@@ -329,7 +332,7 @@ fn init_combines_recipes_of_several_tasks() {
     assert!(said.contains("mood: classify, ") && said.contains("names: tag, "), "{said}");
     let (recipe, warnings) = Recipe::load_with_warnings(&dir.path().join("recipe.toml"), &[]).unwrap();
     assert!(warnings.is_empty(), "{warnings:?}");
-    assert_eq!((recipe.task, recipe.multi.recipes.len()), (Task::Multi, 2));
+    assert_eq!((recipe.task, recipe.multi.recipes.len()), (TaskKind::Multi, 2));
     let out = dir.path().join("out");
     let output = format!("output={}", str(&out));
     let set = ["--set", "train.max_steps=2", "--set", &output, "--set", "threads=2", "-q"];

@@ -1,11 +1,11 @@
 //! Recipes: what is read, what is refused and where, what is written. Lines and columns were counted by hand.
 
 use std::path::Path;
-use tempra::error::Kind as ErrorKind;
+use tempra::error::Kind;
 use tempra::metrics::METRICS;
 use tempra::tasks::of_metric;
-use tempra::train::recipe::{ClassWeights, DeviceName, Every, OnBadRow, Pooling, Recipe, Task};
-use tempra::train::schedule::{Curve, Kind};
+use tempra::train::recipe::{ClassWeights, DeviceName, Every, OnBadRow, Pooling, Recipe, TaskKind};
+use tempra::train::schedule::{Curve, ScheduleKind};
 
 const FILE: &str = "/tasks/mood.toml";
 /// The least a recipe says.
@@ -20,7 +20,7 @@ fn read(text: &str, flags: &[(&str, &str)]) -> Recipe {
 }
 fn refused(text: &str, flags: &[(&str, &str)]) -> String {
     let e = Recipe::from_toml(text, Path::new(FILE), &sets(flags)).expect_err("a mistake");
-    assert_eq!(e.kind(), ErrorKind::Usage);
+    assert_eq!(e.kind(), Kind::Usage);
     assert_eq!(e.exit_code(), 2);
     e.to_string()
 }
@@ -36,7 +36,7 @@ fn with(lines: &str) -> String {
 #[test]
 fn the_least_recipe_has_the_documented_defaults() {
     let r = read(LEAST, &[]);
-    assert_eq!((r.task, r.seed, r.device, r.threads), (Task::Classify, 42, DeviceName::Auto, 0));
+    assert_eq!((r.task, r.seed, r.device, r.threads), (TaskKind::Classify, 42, DeviceName::Auto, 0));
     assert_eq!(r.output, Path::new("runs/mood"));
     assert_eq!(r.model.path, "google-bert/bert-base-uncased");
     assert_eq!((r.model.pooling, r.model.dropout, r.data.on_bad_row), (Pooling::Auto, None, OnBadRow::Stop));
@@ -56,7 +56,7 @@ fn the_least_recipe_has_the_documented_defaults() {
     assert_eq!((o.momentum, o.nesterov), (None, None), "AdamW does not read them");
     assert_eq!(
         (o.max_grad_norm, o.schedule, o.warmup_ratio, o.layer_lr_decay),
-        (1.0, Kind::Linear, 0.0, 1.0)
+        (1.0, ScheduleKind::Linear, 0.0, 1.0)
     );
     assert_eq!((r.loss.label_smoothing, r.loss.class_weights), (0.0, None));
 }
@@ -293,7 +293,7 @@ fn flags_override_and_are_named() {
         ("loss.class_weights", "balanced"),
     ];
     let r = read(&with("[optim]\nlr = \"much\"\nwarmup_ratio = 0.1\n"), &flags);
-    assert_eq!((r.optim.lr, r.optim.schedule, r.optim.warmup_ratio), (3e-4, Kind::Cosine, 0.1));
+    assert_eq!((r.optim.lr, r.optim.schedule, r.optim.warmup_ratio), (3e-4, ScheduleKind::Cosine, 0.1));
     assert_eq!((r.train.eval_every, r.data.label.as_str()), (Every::Steps(200), "2024"));
     assert_eq!(
         (r.data.pair.as_deref(), r.data.classes),
@@ -576,7 +576,7 @@ fn several_seeds_are_several_runs() {
 fn the_schedule_is_built_from_the_recipe() {
     let o = read(LEAST, &[("optim.warmup_ratio", "0.06"), ("optim.schedule", "constant_with_warmup")]).optim;
     // ceil(0.06 * 33) = ceil(1.98)
-    assert_eq!((o.schedule(33).warmup_steps, o.schedule(33).kind), (2, Kind::Constant));
+    assert_eq!((o.schedule(33).warmup_steps, o.schedule(33).kind), (2, ScheduleKind::Constant));
     let o = read(LEAST, &[("optim.schedule", "polynomial"), ("optim.lr", "1e-4"), ("optim.lr_end", "1e-5")])
         .optim;
     assert!((o.schedule(10).factor(10) - 0.1).abs() < 1e-12);

@@ -1,7 +1,7 @@
 //! The schedules against transformers' at every step (tests/golden/make_schedules.py).
 
 use serde_json::Value;
-use tempra::train::schedule::{Kind, Schedule, warmup_steps};
+use tempra::train::schedule::{Schedule, ScheduleKind, warmup_steps};
 
 fn golden() -> Value {
     serde_json::from_str(include_str!("../golden/schedules.json")).expect("golden file")
@@ -41,8 +41,13 @@ fn warmup_ratio_rounds_up_as_transformers_does() {
 /// Trap: a schedule built from the wrong number of steps does not end where it should.
 #[test]
 fn ends_at_the_end_and_never_leaves_the_unit_interval() {
-    let kinds =
-        [Kind::Linear, Kind::Cosine, Kind::CosineWithRestarts, Kind::Polynomial, Kind::WarmupStableDecay];
+    let kinds = [
+        ScheduleKind::Linear,
+        ScheduleKind::Cosine,
+        ScheduleKind::CosineWithRestarts,
+        ScheduleKind::Polynomial,
+        ScheduleKind::WarmupStableDecay,
+    ];
     for kind in kinds {
         let schedule = Schedule { kind, warmup_steps: 10, total_steps: 100, ..Schedule::default() };
         assert_eq!((schedule.factor(0), schedule.factor(10)), (0.0, 1.0), "{kind:?}");
@@ -50,7 +55,7 @@ fn ends_at_the_end_and_never_leaves_the_unit_interval() {
         assert!((0..100).all(|s| (0.0..=1.0).contains(&schedule.factor(s))), "{kind:?}");
     }
     // Nothing divides by zero, whatever is asked.
-    let all = [kinds.as_slice(), &[Kind::Constant, Kind::InverseSqrt]].concat();
+    let all = [kinds.as_slice(), &[ScheduleKind::Constant, ScheduleKind::InverseSqrt]].concat();
     for (kind, (warmup_steps, total_steps)) in
         all.iter().flat_map(|k| [(0, 0), (5, 0), (3, 3)].map(|x| (*k, x)))
     {
@@ -65,7 +70,7 @@ fn ends_at_the_end_and_never_leaves_the_unit_interval() {
 /// Without `decay_steps` the last tenth decays: 91 steps -> 10 of decay, the first still at the peak.
 #[test]
 fn stable_decay_takes_a_tenth_unless_told() {
-    let schedule = Schedule { kind: Kind::WarmupStableDecay, total_steps: 91, ..Schedule::default() };
+    let schedule = Schedule { kind: ScheduleKind::WarmupStableDecay, total_steps: 91, ..Schedule::default() };
     assert_eq!(schedule.factor(81), 1.0);
     assert!(schedule.factor(82) < 1.0 && schedule.factor(90) > 0.0);
     assert!((schedule.factor(86) - 0.5).abs() < 1e-12, "half the decay is half the cosine");

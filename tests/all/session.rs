@@ -14,7 +14,7 @@ use tempra::data::{OnBadRow, Row, read_questions};
 use tempra::device::Device;
 use tempra::error::{Error, Kind};
 use tempra::metrics::softmax;
-use tempra::predict::{Folder, Session, Settings, Value};
+use tempra::predict::{Folder, Predicted, Session, Settings};
 
 fn open(folder: &Path, settings: Settings) -> Session {
     let device = Device::open("cpu", 2).unwrap();
@@ -53,7 +53,7 @@ fn probabilities_are_those_of_transformers() {
         let all: Vec<_> = session.predict(texts.iter().copied()).map(Result::unwrap).collect();
         assert_eq!(all.len(), texts.len());
         for (prediction, row) in all.iter().zip(logits.chunks(classes)) {
-            let Value::Class { class, probabilities, .. } = &prediction.value else {
+            let Predicted::Class { class, probabilities, .. } = &prediction.value else {
                 panic!("{prediction:?}")
             };
             let row: Vec<f32> = row.iter().map(|x| *x as f32).collect();
@@ -111,33 +111,36 @@ fn every_head_predicts_what_the_program_writes() {
     let of_pairs = |task: &str| at(task).predict(pairs).map(|p| p.unwrap().value).collect::<Vec<_>>();
 
     for (value, line) in of_texts("classify").iter().zip(lines(dir, &["classify/model", "in.csv"])) {
-        let Value::Class { label, probabilities, .. } = value else { panic!("{value:?}") };
+        let Predicted::Class { label, probabilities, .. } = value else { panic!("{value:?}") };
         assert!(line["label"] == **label && close(probabilities[0], &line["p_no"]), "{line} {value:?}");
         assert!((probabilities.iter().sum::<f64>() - 1.0).abs() < 1e-9);
     }
     for (value, line) in of_texts("regress").iter().zip(lines(dir, &["regress/model", "in.csv"])) {
-        assert!(matches!(value, Value::Number(x) if close(*x, &line["prediction"])), "{line} {value:?}");
+        assert!(matches!(value, Predicted::Number(x) if close(*x, &line["prediction"])), "{line} {value:?}");
     }
     for (value, line) in of_texts("multilabel").iter().zip(lines(dir, &["multilabel/model", "in.csv"])) {
-        let Value::Labels { labels, probabilities, .. } = value else { panic!("{value:?}") };
+        let Predicted::Labels { labels, probabilities, .. } = value else { panic!("{value:?}") };
         assert!(
             line["labels"] == labels.join(",") && close(probabilities[1], &line["p_b"]),
             "{line} {value:?}"
         );
     }
     for (value, line) in of_pairs("similar").iter().zip(lines(dir, &["similar/model", "pairs.csv"])) {
-        assert!(matches!(value, Value::Similarity(x) if close(*x, &line["similarity"])), "{line} {value:?}");
+        assert!(
+            matches!(value, Predicted::Similarity(x) if close(*x, &line["similarity"])),
+            "{line} {value:?}"
+        );
     }
     // A text is as similar to itself as can be.
-    assert!(matches!(of_pairs("similar")[1], Value::Similarity(x) if (x - 1.0).abs() < 1e-6));
+    assert!(matches!(of_pairs("similar")[1], Predicted::Similarity(x) if (x - 1.0).abs() < 1e-6));
     let next = lines(dir, &["next/model", "pairs.csv", "--pair", "pair"]);
     for (value, line) in of_pairs("next").iter().zip(next) {
-        assert!(matches!(value, Value::Follows(p) if close(*p, &line["p_follows"])), "{line} {value:?}");
+        assert!(matches!(value, Predicted::Follows(p) if close(*p, &line["p_follows"])), "{line} {value:?}");
     }
     let masked = "the <mask> sat on the [MASK]";
     let filled: Vec<_> = at("mask").predict([masked, "no mask"]).map(|p| p.unwrap().value).collect();
     let line = &lines(dir, &["mask/model", "--sentence", "the [MASK] sat on the [MASK]"])[0];
-    let [Value::Filled(both), Value::Filled(none)] = &filled[..] else { panic!("{filled:?}") };
+    let [Predicted::Filled(both), Predicted::Filled(none)] = &filled[..] else { panic!("{filled:?}") };
     // "<mask>" is another model's, and BERT's own is there too: it is read as text.
     assert!(both.mixed && both.masks.len() == 1 && none.masks.is_empty() && !none.cut);
     assert_eq!(line["filled"].as_str().unwrap().split(' ').count(), 2);

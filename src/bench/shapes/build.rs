@@ -8,7 +8,7 @@ use crate::ops::binary_cross_entropy::BinaryCrossEntropy;
 use crate::ops::cast::Cast;
 use crate::ops::cross_entropy::{CrossEntropy, IGNORE};
 use crate::ops::dot::Dot;
-use crate::ops::dropout::{Dropout, Rows};
+use crate::ops::dropout::{Dropout, DropoutRows};
 use crate::ops::embed::Embed;
 use crate::ops::favor::{Favor, features};
 use crate::ops::gather::Gather;
@@ -67,7 +67,7 @@ impl Job {
     }
 }
 
-fn dropout_of(p: f32, rows: Rows) -> Option<Dropout> {
+fn dropout_of(p: f32, rows: DropoutRows) -> Option<Dropout> {
     (p > 0.0).then_some(Dropout { p, dropout_id: 3, rows })
 }
 
@@ -101,7 +101,7 @@ pub fn linear([m, n, k]: [usize; 3], act: Activation) -> Job {
 
 /// With `residual`, a block's dropout before the sum; without, the embeddings' dropout after the norm.
 pub fn add_norm([rows, columns]: [usize; 2], residual: bool, dropout: f32) -> Job {
-    let dropout = dropout_of(dropout, Rows::Tokens);
+    let dropout = dropout_of(dropout, DropoutRows::Tokens);
     let (before, after) = if residual { (dropout, None) } else { (None, dropout) };
     let mut inputs = vec![Input::real(&[rows, columns]), Input::real(&[columns]), Input::real(&[columns])];
     inputs.extend(residual.then(|| Input::real(&[rows, columns])));
@@ -110,7 +110,7 @@ pub fn add_norm([rows, columns]: [usize; 2], residual: bool, dropout: f32) -> Jo
 }
 
 pub fn attention(s: &SequenceLengths, h: Heads, window: Option<usize>, dropout: f32) -> Job {
-    let dropout = dropout_of(dropout, Rows::Tokens);
+    let dropout = dropout_of(dropout, DropoutRows::Tokens);
     let op = Attention { heads: h.heads, scale: h.scale(), dropout, window };
     let mut inputs = vec![h.qkv(s.tokens()), Input::ints(&s.cu_seqlens())];
     inputs.extend(dropout.map(|_| Input::key()));
@@ -146,7 +146,7 @@ pub fn glu([rows, columns]: [usize; 2]) -> Job {
 }
 
 pub fn residual([rows, columns]: [usize; 2], dropout: f32) -> Job {
-    let dropout = dropout_of(dropout, Rows::Tokens);
+    let dropout = dropout_of(dropout, DropoutRows::Tokens);
     let mut inputs = vec![Input::real(&[rows, columns]), Input::real(&[rows, columns])];
     inputs.extend(dropout.map(|_| Input::key()));
     Job::op("residual", Residual { dropout }, inputs, &[])
@@ -166,7 +166,7 @@ pub fn dot(shape: [usize; 2]) -> Job {
     Job::op("dot", Dot, vec![Input::real(&shape), Input::real(&shape)], &[])
 }
 
-pub fn dropout(shape: [usize; 2], p: f32, rows: Rows) -> Job {
+pub fn dropout(shape: [usize; 2], p: f32, rows: DropoutRows) -> Job {
     Job::op("dropout", Dropout { p, dropout_id: 3, rows }, vec![Input::real(&shape), Input::key()], &[])
 }
 

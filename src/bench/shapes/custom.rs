@@ -6,7 +6,7 @@ use super::{Job, LENGTH, LengthSource, SequenceLengths};
 use crate::error::{Error, Result};
 use crate::ops::Activation;
 use crate::ops::UPDATE_RULES;
-use crate::ops::dropout::Rows;
+use crate::ops::dropout::DropoutRows;
 use crate::ops::favor::default_features;
 use crate::ops::pool::Pool;
 use crate::ops::update::UpdateRule;
@@ -331,7 +331,7 @@ impl CustomShape {
             }
             "glu" => vec![("", build::glu([rows, columns]))],
             "residual" => vec![("", build::residual([rows, columns], p))],
-            "dropout" => vec![("", build::dropout([rows, columns], p, Rows::Sequences))],
+            "dropout" => vec![("", build::dropout([rows, columns], p, DropoutRows::Sequences))],
             "normalize" => vec![("", build::normalize([rows, columns]))],
             "dot" => vec![("", build::dot([rows, columns]))],
             "cross_entropy" => vec![("", build::cross_entropy([rows, classes]))],

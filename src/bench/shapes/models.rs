@@ -3,7 +3,7 @@
 use super::build::{self, DROPOUT, Heads};
 use super::{Job, LENGTH, SequenceLengths};
 use crate::ops::Activation;
-use crate::ops::dropout::Rows;
+use crate::ops::dropout::DropoutRows;
 use crate::ops::favor::default_features;
 use crate::ops::pool::Pool;
 use crate::ops::update::UpdateRule;
@@ -128,7 +128,7 @@ pub fn jobs_of(op: &str, m: &ModelShape, s: &SequenceLengths) -> Vec<Job> {
         "normalize" => vec![each("vectors", build::normalize([n, h]))],
         "dot" => vec![each("pairs", build::dot([n, h]))],
         "span_cross_entropy" => vec![ragged("answers", build::span_cross_entropy(s))],
-        "dropout" => vec![each("head", build::dropout([n, h], DROPOUT, Rows::Sequences))],
+        "dropout" => vec![each("head", build::dropout([n, h], DROPOUT, DropoutRows::Sequences))],
         "pool" => vec![
             ragged("mean", build::pool(s, h, Pool::Mean)),
             ragged("first token", build::pool(s, h, Pool::First)),

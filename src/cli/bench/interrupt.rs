@@ -20,12 +20,12 @@ const LOOK: Duration = Duration::from_millis(20);
 /// The rows measured so far, and the signals.
 pub struct Guard {
     signals: Signals,
-    state: Mutex<State>,
+    state: Mutex<InterruptState>,
     changed: Condvar,
 }
 
 #[derive(Default)]
-struct State {
+struct InterruptState {
     /// The last report that was told; `None` before the first.
     latest: Option<Report>,
     /// Whether measuring has ended.
@@ -52,7 +52,7 @@ impl Drop for Done<'_> {
 }
 
 impl Guard {
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, InterruptState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

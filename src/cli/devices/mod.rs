@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 /// All that the command shows.
-struct Found {
+struct DeviceSurvey {
     devices: Vec<DeviceFacts>,
     libraries: Vec<LibraryFacts>,
     variables: Vec<Variable>,
@@ -64,7 +64,7 @@ pub fn run(matches: &ArgMatches) -> Result<i32> {
     Ok(0)
 }
 
-fn find(limit: Duration) -> Found {
+fn find(limit: Duration) -> DeviceSurvey {
     // The backends come first, while this process has a single thread.
     let backends = [("cuda", isolated::start(facts::cuda)), ("wgpu", isolated::start(facts::wgpu))];
     let until = Instant::now() + limit;
@@ -77,7 +77,7 @@ fn find(limit: Duration) -> Found {
             Backend { devices: vec![DeviceFacts::refused(kind, &e)], libraries: Vec::new() }
         })
     });
-    let mut found = Found {
+    let mut found = DeviceSurvey {
         devices: vec![facts::cpu()],
         libraries: Vec::new(),
         variables: variables(),
@@ -134,7 +134,7 @@ fn ceilings(device: &DeviceFacts) -> BTreeMap<&'static str, StoredCeilings> {
     ["f32", "f16", "bf16"].into_iter().filter_map(measured).collect()
 }
 
-fn as_json(found: &Found) -> Value {
+fn as_json(found: &DeviceSurvey) -> Value {
     let device = |d: &DeviceFacts| {
         let mut value = json!(d);
         if d.available {

@@ -1,7 +1,7 @@
 //! The text that `tempra devices` prints.
 
 use super::facts::DeviceFacts;
-use super::{Found, Variable, ceilings};
+use super::{DeviceSurvey, Variable, ceilings};
 use crate::bench::ceilings::StoredCeilings;
 use crate::device::LibraryFacts;
 
@@ -9,7 +9,7 @@ use crate::device::LibraryFacts;
 const INDENT: usize = 18;
 
 /// The whole text: devices, libraries, environment.
-pub fn text(found: &Found) -> String {
+pub fn text(found: &DeviceSurvey) -> String {
     let mut text: String = found.devices.iter().map(device).collect();
     if !found.libraries.is_empty() {
         text += "\nlibraries\n";

@@ -3,7 +3,7 @@
 use super::write::shell;
 use crate::data::Format;
 use crate::error::{Error, Kind, Result};
-use crate::train::recipe::Task;
+use crate::train::recipe::TaskKind;
 use serde_json::Value;
 use std::ffi::OsString;
 use std::fs::File;
@@ -90,21 +90,21 @@ fn in_folder(given: &Path) -> Result<PathBuf> {
 ///
 /// # Errors
 /// [`Kind::Data`] for a format that no task reads, and for raw text that looks like a table.
-pub fn content(train: &Path, wanted: Option<Task>) -> Result<Content> {
+pub fn content(train: &Path, wanted: Option<TaskKind>) -> Result<Content> {
     let raw = wanted.is_some_and(|task| task.entry().language().is_some());
     if train.is_dir() {
         return Ok(if is_class_folder(train) && !raw { Content::ClassFolder } else { Content::TextFolder });
     }
     match ending_of(train).as_str() {
-        "json" if wanted == Some(Task::Answer) || is_squad(train) => Ok(Content::Questions),
+        "json" if wanted == Some(TaskKind::Answer) || is_squad(train) => Ok(Content::Questions),
         // Words and tags may be separated by tabs; a table has a header line.
-        "tsv" if wanted == Some(Task::Tag) => Ok(Content::TaggedWords),
+        "tsv" if wanted == Some(TaskKind::Tag) => Ok(Content::TaggedWords),
         "tsv" if wanted.is_none() && are_tagged_words(&whole_lines(&head(train)?).collect::<Vec<_>>()) => {
             Ok(Content::TaggedWords)
         }
         ending if TABLES.contains(&ending) => Ok(Content::Table),
         ending if PLAIN.contains(&ending) && raw => Ok(Content::RawText),
-        _ if wanted == Some(Task::Tag) => Ok(Content::TaggedWords),
+        _ if wanted == Some(TaskKind::Tag) => Ok(Content::TaggedWords),
         ending if TAGGED.contains(&ending) => Ok(Content::TaggedWords),
         ending => {
             let head = head(train)?;

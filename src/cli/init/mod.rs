@@ -17,7 +17,7 @@ use super::output::{Destination, say};
 use super::style::{Voice, clean};
 use crate::error::{Error, Result};
 use crate::tasks::{DataKind, TASKS};
-use crate::train::recipe::{Recipe, Task};
+use crate::train::recipe::{Recipe, TaskKind};
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use files::{Content, Siblings};
 use model::{Chosen, ChosenLength, MODEL};
@@ -34,7 +34,7 @@ const MOST_EPOCHS: usize = 50;
 const LITTLE: usize = 1000;
 
 /// The tasks of one file whose data are such; `multi` combines recipes.
-fn tasks_of(data: fn(&DataKind) -> bool) -> Vec<Task> {
+fn tasks_of(data: fn(&DataKind) -> bool) -> Vec<TaskKind> {
     TASKS.iter().filter(|(_, entry)| data(&entry.data)).map(|(task, _)| *task).collect()
 }
 
@@ -49,7 +49,7 @@ type Count = Box<dyn Fn(&Path) -> Result<(usize, u64)>>;
 
 /// What to train on data, and why.
 struct Proposal {
-    task: Task,
+    task: TaskKind,
     why: String,
     /// Columns and what was found in them, for a person.
     columns: Vec<(&'static str, String)>,
@@ -87,7 +87,7 @@ enum Length {
 }
 
 impl Proposal {
-    fn new(task: Task, why: String, unit: &'static str, examples: usize, length: Length) -> Self {
+    fn new(task: TaskKind, why: String, unit: &'static str, examples: usize, length: Length) -> Self {
         Self {
             task,
             why,
@@ -170,7 +170,7 @@ pub fn run(matches: &ArgMatches) -> Result<i32> {
     }
     let path = Path::new(if output == "-" { "recipe.toml" } else { output });
     let given: Vec<PathBuf> = matches.get_many("data").into_iter().flatten().cloned().collect();
-    let (recipe, choices, next) = if text(matches, "task") == Some(Task::Multi.name()) {
+    let (recipe, choices, next) = if text(matches, "task") == Some(TaskKind::Multi.name()) {
         destination.spare(given.iter().map(PathBuf::as_path))?;
         let (recipe, choices) = multi::combine(&given, path)?;
         (recipe, choices, String::new())
@@ -214,13 +214,13 @@ fn single(
 
 /// Chooses the task: by `--task`, else by what the data are.
 fn propose(train: &Path, matches: &ArgMatches) -> Result<Proposal> {
-    let wanted = text(matches, "task").and_then(Task::find);
+    let wanted = text(matches, "task").and_then(TaskKind::find);
     let content = files::content(train, wanted)?;
     let why = |reason: &str| if wanted.is_some() { NAMED.to_owned() } else { reason.to_owned() };
     let language = || tasks_of(|data| matches!(data, DataKind::Documents(_)));
-    let (able, reads): (Vec<Task>, &str) = match content {
+    let (able, reads): (Vec<TaskKind>, &str) = match content {
         Content::Table => return tables::propose(train, wanted, matches),
-        Content::ClassFolder => (vec![Task::Classify], "a folder with one subfolder for each class"),
+        Content::ClassFolder => (vec![TaskKind::Classify], "a folder with one subfolder for each class"),
         Content::TextFolder => (language(), "a folder of text files"),
         Content::TaggedWords => {
             (tasks_of(|data| matches!(data, DataKind::Sentences)), "a word and its tag in each line")
@@ -237,15 +237,15 @@ fn propose(train: &Path, matches: &ArgMatches) -> Result<Proposal> {
             .with_found(reads)
             .with_help(format!(
                 "leave --task out, or name {}",
-                able.iter().map(Task::name).collect::<Vec<_>>().join(", ")
+                able.iter().map(TaskKind::name).collect::<Vec<_>>().join(", ")
             )));
     }
     match content {
         Content::ClassFolder => tables::class_folder(train, why(reads)),
         Content::TaggedWords => texts::tagged_words(train, why(reads), matches),
         Content::Questions => texts::questions(train, why(reads)),
-        Content::TextFolder => texts::folder(train, wanted.unwrap_or(Task::Mask), why(reads)),
-        _ => texts::documents(train, wanted.unwrap_or(Task::Mask), None, why(reads)),
+        Content::TextFolder => texts::folder(train, wanted.unwrap_or(TaskKind::Mask), why(reads)),
+        _ => texts::documents(train, wanted.unwrap_or(TaskKind::Mask), None, why(reads)),
     }
 }
 
@@ -383,7 +383,7 @@ impl Plan {
 }
 
 /// How many documents the pairs of a task need at least; 0 for tasks without such pairs.
-fn least_documents(task: Task) -> usize {
+fn least_documents(task: TaskKind) -> usize {
     task.entry().pair().map_or(0, |pair| pair.documents)
 }
 

@@ -11,7 +11,7 @@ use crate::models::source::{self, Env};
 use crate::models::{ARCHITECTURES, Architecture};
 use crate::predict::{tokenizer, vector_tokenizer};
 use crate::text::Tokenizer;
-use crate::train::recipe::Task;
+use crate::train::recipe::TaskKind;
 use clap::ArgMatches;
 use std::path::{Path, PathBuf};
 
@@ -55,7 +55,7 @@ pub struct Chosen {
 ///
 /// # Errors
 /// [`Kind::Model`](crate::error::Kind::Model) for a model that is not there or that cannot do the task.
-pub fn choose(matches: &ArgMatches, task: Task, recipe: &Path) -> Result<Chosen> {
+pub fn choose(matches: &ArgMatches, task: TaskKind, recipe: &Path) -> Result<Chosen> {
     let Some(name) = text(matches, "model") else { return Ok(default(task)) };
     let dir = source::resolve(name)?;
     let architecture = architecture(&dir);
@@ -85,14 +85,14 @@ pub fn choose(matches: &ArgMatches, task: Task, recipe: &Path) -> Result<Chosen>
     })
 }
 
-fn default(task: Task) -> Chosen {
+fn default(task: TaskKind) -> Chosen {
     let language = task.entry().language();
     let name = language.and_then(|language| language.model).unwrap_or(MODEL);
     let note = match task {
         _ if language.is_some() && name == MODEL => Some(
             "the model has no masked-LM head, so the head starts from random values; google-bert/bert-base-uncased has one",
         ),
-        Task::Tag => Some(
+        TaskKind::Tag => Some(
             "the model ignores upper case, which marks names; a cased model such as google-bert/bert-base-cased may score higher",
         ),
         _ => None,
@@ -171,10 +171,10 @@ impl Chosen {
     ///
     /// # Errors
     /// Those of the tokenizer.
-    pub fn choose_length(&self, task: Task, length: &Length, examples: usize) -> Result<ChosenLength> {
+    pub fn choose_length(&self, task: TaskKind, length: &Length, examples: usize) -> Result<ChosenLength> {
         let counter = match &self.folder {
             None => None,
-            Some(dir) if task == Task::Similar => {
+            Some(dir) if task == TaskKind::Similar => {
                 vector_tokenizer(dir).map(|(tokenizer, positions, _)| Some((tokenizer, positions)))?
             }
             Some(dir) => Some(tokenizer(dir)?),
@@ -203,7 +203,7 @@ impl Chosen {
                 Ok(chosen(fits, None, why, pieces))
             }
             Length::Rows(texts) | Length::Sentences(texts) => {
-                let apart = task == Task::Similar;
+                let apart = task == TaskKind::Similar;
                 let mut items: Vec<(&str, Option<&str>)> = Vec::with_capacity(texts.len());
                 for (text, pair) in texts {
                     items.push((text, pair.as_deref().filter(|_| !apart)));
@@ -220,7 +220,7 @@ impl Chosen {
                 let (p99, longest) = (rank(99), rank(100));
                 let length = p99.max(1).div_ceil(16).saturating_mul(16).min(LONGEST.min(positions));
                 let cut = lengths.iter().filter(|n| **n > length).count();
-                let windows = task == Task::Tag;
+                let windows = task == TaskKind::Tag;
                 let cut = match cut {
                     0 => "none is cut".to_owned(),
                     n if windows => format!("{n} are read in windows"),

@@ -2,7 +2,7 @@
 
 use super::write::{Lines, list, quoted, written};
 use crate::error::{Error, Result};
-use crate::train::recipe::{Recipe, Task};
+use crate::train::recipe::{Recipe, TaskKind};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
@@ -20,7 +20,7 @@ pub fn combine(recipes: &[PathBuf], output: &Path) -> Result<(String, Vec<(&'sta
     for path in recipes {
         let recipe = Recipe::load(path, &[])?;
         let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        if recipe.task == Task::Multi {
+        if recipe.task == TaskKind::Multi {
             return Err(Error::usage("a recipe of several tasks cannot be one of several tasks")
                 .at(path)
                 .with_help("name the recipes that it names"));

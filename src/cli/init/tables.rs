@@ -9,7 +9,7 @@ use super::write::{list, quoted};
 use super::{Keys, Length, NAMED, Proposal};
 use crate::data::{self, Columns, Label, OnBadRow, Table, Target};
 use crate::error::{Error, Result};
-use crate::train::recipe::Task;
+use crate::train::recipe::TaskKind;
 use clap::ArgMatches;
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
@@ -36,11 +36,11 @@ struct Rows<'a> {
 ///
 /// # Errors
 /// [`Kind::Data`](crate::error::Kind::Data) if the table cannot be read, or if no task fits its columns.
-pub fn propose(path: &Path, wanted: Option<Task>, matches: &ArgMatches) -> Result<Proposal> {
+pub fn propose(path: &Path, wanted: Option<TaskKind>, matches: &ArgMatches) -> Result<Proposal> {
     let survey = Survey::read(path)?;
     let named: Vec<&str> = ["text", "pair", "label"].iter().filter_map(|id| text(matches, id)).collect();
     survey.check_header(&named)?;
-    if matches!(wanted, None | Some(Task::Tag))
+    if matches!(wanted, None | Some(TaskKind::Tag))
         && let Some(proposal) = texts::tagged_rows(&survey, matches)?
     {
         return Ok(proposal);
@@ -48,7 +48,7 @@ pub fn propose(path: &Path, wanted: Option<Task>, matches: &ArgMatches) -> Resul
     refuse_other_formats(&survey, wanted)?;
     if wanted.is_some_and(|task| task.entry().language().is_some()) {
         let roles = Roles::find(&survey, matches, false)?;
-        return texts::documents(path, wanted.unwrap_or(Task::Mask), Some(roles), NAMED.to_owned());
+        return texts::documents(path, wanted.unwrap_or(TaskKind::Mask), Some(roles), NAMED.to_owned());
     }
     let roles = Roles::find(&survey, matches, true)?;
     let (task, why) = match wanted {
@@ -57,10 +57,10 @@ pub fn propose(path: &Path, wanted: Option<Task>, matches: &ArgMatches) -> Resul
     };
     let rows = Rows { survey: &survey, roles, why };
     match task {
-        Task::Multilabel => rows.multilabel(),
-        Task::Regress => rows.regress(),
-        Task::Similar => rows.similar(),
-        Task::Mask => texts::documents(path, task, Some(rows.roles), rows.why),
+        TaskKind::Multilabel => rows.multilabel(),
+        TaskKind::Regress => rows.regress(),
+        TaskKind::Similar => rows.similar(),
+        TaskKind::Mask => texts::documents(path, task, Some(rows.roles), rows.why),
         _ => rows.classify(wanted.is_some()),
     }
 }
@@ -79,39 +79,39 @@ pub fn class_folder(path: &Path, why: String) -> Result<Proposal> {
 }
 
 /// The task of a table, and the reason.
-fn guess(survey: &Survey, roles: &Roles) -> Result<(Task, String)> {
+fn guess(survey: &Survey, roles: &Roles) -> Result<(TaskKind, String)> {
     let pair = roles.columns.pair.is_some();
     let label = match roles.labels.as_slice() {
-        [] if pair => return Ok((Task::Similar, "pairs without a label".to_owned())),
-        [] => return Ok((Task::Mask, "a text and no label".to_owned())),
+        [] if pair => return Ok((TaskKind::Similar, "pairs without a label".to_owned())),
+        [] => return Ok((TaskKind::Mask, "a text and no label".to_owned())),
         [name] => {
             survey.column(name).ok_or_else(|| Error::data(format!("no column {name:?}")).at(&survey.path))?
         }
-        _ => return Ok((Task::Multilabel, "several columns of 0 and 1".to_owned())),
+        _ => return Ok((TaskKind::Multilabel, "several columns of 0 and 1".to_owned())),
     };
     check_label(survey, label)?;
     if pair && all_yes(label) {
-        return Ok((Task::Similar, "pairs that all belong together".to_owned()));
+        return Ok((TaskKind::Similar, "pairs that all belong together".to_owned()));
     }
     if let Some(separator) = separator(survey, label)? {
         let why = format!("cells of {:?} are lists, separated by {separator:?}", label.name);
-        return Ok((Task::Multilabel, why));
+        return Ok((TaskKind::Multilabel, why));
     }
     let n = label.counts.len();
     let Some((low, high)) = label.range else {
         if n > 2 && n * 2 > label.filled {
             return Err(no_classes(survey, label));
         }
-        return Ok((Task::Classify, format!("the labels are {} different names", label.spellings)));
+        return Ok((TaskKind::Classify, format!("the labels are {} different names", label.spellings)));
     };
     let degrees = n > 2 && DEGREES.contains(&plain(&label.name).as_str());
     if pair && (!label.whole || degrees) {
         let why = "pairs with numbers; a cross-encoder reads both texts at once: --task regress".to_owned();
-        return Ok((Task::Similar, why));
+        return Ok((TaskKind::Similar, why));
     }
     if !label.whole {
         let other = if n <= FEW_NUMBERS { "; if they are classes: --task classify" } else { "" };
-        return Ok((Task::Regress, format!("the labels are numbers with decimals{other}")));
+        return Ok((TaskKind::Regress, format!("the labels are numbers with decimals{other}")));
     }
     // Class numbers start at 0 or 1 and leave none out; each has several rows.
     let numbered = (low == 0.0 || low == 1.0) && high - low + 1.0 == n as f64;
@@ -121,11 +121,11 @@ fn guess(survey: &Survey, roles: &Roles) -> Result<(Task, String)> {
             (_, true) => "; if they are amounts: --task similar or --task regress",
             (_, false) => "; if they are amounts: --task regress",
         };
-        return Ok((Task::Classify, format!("the labels are {} whole numbers{other}", label.spellings)));
+        return Ok((TaskKind::Classify, format!("the labels are {} whole numbers{other}", label.spellings)));
     }
     let ids =
         if n == label.filled { ", another one in each row; if they are ids: --label COLUMN" } else { "" };
-    Ok((Task::Regress, format!("the labels are {n} different whole numbers{ids}")))
+    Ok((TaskKind::Regress, format!("the labels are {n} different whole numbers{ids}")))
 }
 
 /// Refuses a label column that cannot be one.
@@ -218,21 +218,21 @@ fn is_separator(separator: char, label: &Column) -> bool {
 }
 
 /// Refuses tables that hold what tempra reads in another format: questions about contexts, a word and its tag in each row.
-fn refuse_other_formats(survey: &Survey, wanted: Option<Task>) -> Result<()> {
+fn refuse_other_formats(survey: &Survey, wanted: Option<TaskKind>) -> Result<()> {
     let has = |names: &[&str]| survey.columns.iter().any(|c| names.contains(&plain(&c.name).as_str()));
     let fail = |what: &str| {
         let found = format!("the columns {}", survey.names().join(", "));
         Error::data(what).at(&survey.path).with_found(found)
     };
     let questions = has(&["question"]) && has(&["context"]) && has(&["answer", "answers", "answertext"]);
-    if wanted == Some(Task::Answer) || (wanted.is_none() && questions) {
+    if wanted == Some(TaskKind::Answer) || (wanted.is_none() && questions) {
         return Err(fail("questions with answers cannot be read from a table")
             .with_expected("SQuAD's JSON: {\"data\": [{\"paragraphs\": [{\"context\": ..., \"qas\": [...]}]}]}")
             .with_help("write the rows in SQuAD's format, which docs/tasks.md shows under \"answer\", to a .json file"));
     }
     let words = has(&["word", "token"]) && has(&["tag", "nertag", "ner", "pos", "label"]);
     let short = survey.columns.iter().all(|c| !c.is_prose());
-    if wanted == Some(Task::Tag) || (wanted.is_none() && words && short) {
+    if wanted == Some(TaskKind::Tag) || (wanted.is_none() && words && short) {
         return Err(fail("words with tags cannot be read from a table")
             .with_expected("a word and its tag in each line, separated by a tab, and an empty line after each sentence; or JSON Lines with a list of words and a list of tags")
             .with_help("write the words to a .conll file, which docs/tasks.md shows under \"tag\""));
@@ -295,7 +295,7 @@ impl<'a> Rows<'a> {
         let table = data::read(&self.survey.path, &columns, OnBadRow::Skip)?;
         let labels = Target::Regress.labels(&table)?;
         let spread = numbers(&labels);
-        let base = of_table(Task::Regress, self.why, &table, columns.clone());
+        let base = of_table(TaskKind::Regress, self.why, &table, columns.clone());
         let proposal = Proposal {
             notes: [vec![("labels", spread)], base.notes].concat(),
             count: Box::new({
@@ -322,7 +322,7 @@ impl<'a> Rows<'a> {
         let classes = data::class_sets(&table, &separator, None)?;
         let sets = data::sets(&table, &separator, &classes)?;
         data::check_sets(&self.survey.path, &sets, &classes)?;
-        let mut proposal = of_table(Task::Multilabel, self.why, &table, columns.clone());
+        let mut proposal = of_table(TaskKind::Multilabel, self.why, &table, columns.clone());
         proposal.notes.push(("labels", set_counts(&classes, &sets)));
         proposal.notes.push((
             "separator",
@@ -346,7 +346,7 @@ impl<'a> Rows<'a> {
         let (columns, names) = (self.columns(), self.roles.labels.clone());
         let (table, sets) = data::read_with_indicators(&self.survey.path, &columns, &names, OnBadRow::Skip)?;
         data::check_sets(&self.survey.path, &sets, &names)?;
-        let mut proposal = of_table(Task::Multilabel, self.why, &table, columns.clone());
+        let mut proposal = of_table(TaskKind::Multilabel, self.why, &table, columns.clone());
         proposal.notes.push(("labels", set_counts(&names, &sets)));
         if sets.iter().all(|set| set.len() == 1) {
             let note =
@@ -374,7 +374,7 @@ impl<'a> Rows<'a> {
         let label = if self.roles.labels.is_empty() { None } else { Some(self.label("similar")?) };
         let columns = self.columns();
         let table = data::read(path, &columns, OnBadRow::Skip)?;
-        let mut proposal = of_table(Task::Similar, self.why, &table, columns.clone());
+        let mut proposal = of_table(TaskKind::Similar, self.why, &table, columns.clone());
         let Some(label) = label.filter(|label| !all_yes(label)) else {
             proposal.section.push((
                 "loss",
@@ -435,7 +435,7 @@ fn with_columns(mut proposal: Proposal, roles: &Roles) -> Proposal {
 }
 
 /// What all tasks on tables share.
-fn of_table(task: Task, why: String, table: &Table, columns: Columns) -> Proposal {
+fn of_table(task: TaskKind, why: String, table: &Table, columns: Columns) -> Proposal {
     let mut data = vec![("text", quoted(&columns.text), String::new())];
     data.extend(columns.pair.as_ref().map(|pair| ("pair", quoted(pair), String::new())));
     data.extend(columns.label.as_ref().map(|label| ("label", quoted(label), String::new())));
@@ -473,7 +473,7 @@ fn classes(table: &Table, columns: Columns, why: String) -> Result<Proposal> {
     let target = Target::classes(table, None)?;
     let labels = target.labels(table)?;
     let (spread, unbalanced) = class_counts(&target, &labels);
-    let base = of_table(Task::Classify, why, table, columns.clone());
+    let base = of_table(TaskKind::Classify, why, table, columns.clone());
     let same = alike(&target).map(|note| ("note", note));
     Ok(Proposal {
         notes: [vec![("labels", spread)], same.into_iter().collect(), base.notes].concat(),

@@ -7,7 +7,7 @@ use super::write::quoted;
 use super::{Length, Proposal};
 use crate::data::{self, Columns, OnBadRow, TagFormat, TagRule, TagSource, TaggedText};
 use crate::error::{Error, Result};
-use crate::train::recipe::Task;
+use crate::train::recipe::TaskKind;
 use crate::units::plural;
 use clap::ArgMatches;
 use std::collections::{BTreeMap, BTreeSet};
@@ -130,7 +130,7 @@ fn tags(path: &Path, words: &str, label: &str, why: String) -> Result<Proposal> 
             data::tag_numbers(path, other.items.iter().map(|s| &s.sentence), &known)?;
             Ok((other.items.len(), other.bad_count))
         }),
-        ..Proposal::new(Task::Tag, why, "sentences", sentences.len(), Length::Sentences(texts))
+        ..Proposal::new(TaskKind::Tag, why, "sentences", sentences.len(), Length::Sentences(texts))
     })
 }
 
@@ -152,7 +152,13 @@ pub fn questions(path: &Path, why: String) -> Result<Proposal> {
             let found = data::read_questions(path, true, OnBadRow::Skip)?;
             Ok((found.items.len(), found.bad_count))
         }),
-        ..Proposal::new(Task::Answer, why, "questions", found.items.len(), Length::Windows { length, stride })
+        ..Proposal::new(
+            TaskKind::Answer,
+            why,
+            "questions",
+            found.items.len(),
+            Length::Windows { length, stride },
+        )
     })
 }
 
@@ -160,7 +166,7 @@ pub fn questions(path: &Path, why: String) -> Result<Proposal> {
 ///
 /// # Errors
 /// Those of [`data::read_documents`].
-pub fn folder(path: &Path, task: Task, why: String) -> Result<Proposal> {
+pub fn folder(path: &Path, task: TaskKind, why: String) -> Result<Proposal> {
     let columns = Columns { text: "text".to_owned(), pair: None, label: None };
     let roles = Roles { columns, labels: Vec::new(), why: Vec::new() };
     Ok(Proposal { unit: "texts", ..documents(path, task, Some(roles), why)? })
@@ -170,7 +176,7 @@ pub fn folder(path: &Path, task: Task, why: String) -> Result<Proposal> {
 ///
 /// # Errors
 /// Those of [`data::read_documents`]; [`Kind::Data`](crate::error::Kind::Data) if next-sentence prediction lacks documents.
-pub fn documents(path: &Path, task: Task, roles: Option<Roles>, why: String) -> Result<Proposal> {
+pub fn documents(path: &Path, task: TaskKind, roles: Option<Roles>, why: String) -> Result<Proposal> {
     let column = roles.as_ref().map_or("text".to_owned(), |r| r.columns.text.clone());
     let mut found = data::read_documents(path, &column, false, OnBadRow::Skip)?;
     let mut notes = Vec::new();

@@ -115,7 +115,7 @@ pub(super) struct Blas {
 
 /// Whether the library is open.
 #[derive(Default)]
-pub(super) enum State {
+pub(super) enum BlasState {
     #[default]
     Unasked,
     Open(Blas),
@@ -214,9 +214,9 @@ impl Cuda {
         }
         self.inner.bind()?;
         let mut held = lock(&self.blas);
-        if matches!(*held, State::Unasked) {
+        if matches!(*held, BlasState::Unasked) {
             *held = match self.open_blas() {
-                Ok(blas) => State::Open(blas),
+                Ok(blas) => BlasState::Open(blas),
                 // An error only if the user asked for cuBLASLt; otherwise tempra's kernels replace it.
                 Err(e) if self.matmul() == Some("cublaslt") || e.kind() == Kind::Lost => return Err(e),
                 // There may be enough memory for its workspace later.
@@ -227,11 +227,11 @@ impl Cuda {
                         "note: tempra uses its own matmul kernels, not cuBLASLt: {}",
                         why.lines().next().unwrap_or_default()
                     ));
-                    State::Unusable
+                    BlasState::Unusable
                 }
             };
         }
-        let State::Open(blas) = &mut *held else { return Ok(MatmulAlgorithm::Own) };
+        let BlasState::Open(blas) = &mut *held else { return Ok(MatmulAlgorithm::Own) };
         let exactly = p.key(p.shape, aligned);
         if let Some(choice) = blas.exactly.get(&exactly) {
             return Ok(*choice);
@@ -291,7 +291,7 @@ impl Cuda {
     /// input of the activation.
     pub(crate) fn by_blas(&self, p: &Matmul, algorithm: [u64; 8], with: Option<&Tensor>) -> Result<()> {
         match &*lock(&self.blas) {
-            State::Open(blas) => self.multiply(blas, p, algorithm, p.c, with),
+            BlasState::Open(blas) => self.multiply(blas, p, algorithm, p.c, with),
             _ => Err(Error::device("cuBLASLt is not initialised")),
         }
     }

@@ -92,7 +92,7 @@ pub struct Cuda {
     graphs: bool,
     inspected: Option<Inspected>,
     matmul: Option<&'static str>,
-    blas: Mutex<blas::State>,
+    blas: Mutex<blas::BlasState>,
 }
 
 /// Kernels that are compiled instead of launched.

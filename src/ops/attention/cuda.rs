@@ -33,7 +33,7 @@ const WIDEST: usize = 128;
 const WIDEST_PLAIN: usize = 256;
 
 /// One pass of the op: the data that its launches share.
-struct Run<'a> {
+struct PassLaunches<'a> {
     op: &'a Attention,
     device: &'a Cuda,
     buffers: &'a [&'a Tensor],
@@ -43,9 +43,14 @@ struct Run<'a> {
     dim: usize,
 }
 
-impl<'a> Run<'a> {
+impl<'a> PassLaunches<'a> {
     /// `buffers` begin with qkv and the bounds of the sequences.
-    fn new(op: &'a Attention, device: &'a Cuda, buffers: &'a [&'a Tensor], add: bool) -> Result<Run<'a>> {
+    fn new(
+        op: &'a Attention,
+        device: &'a Cuda,
+        buffers: &'a [&'a Tensor],
+        add: bool,
+    ) -> Result<PassLaunches<'a>> {
         let (tokens, cols) = buffers[0].spec.rows_cols();
         let dim = cols / 3 / op.heads;
         let room = plain(device.shared_limit(), WIDEST_PLAIN).iter().all(|p| p.1 <= device.shared_limit());
@@ -57,7 +62,7 @@ impl<'a> Run<'a> {
             let other = "run with --device wgpu or --device cpu, or choose another model";
             return Err(e.with_help(if dim > WIDEST_PLAIN { other } else { wider }));
         }
-        Ok(Run { op, device, buffers, add, tokens, seqs: buffers[1].spec.len() - 1, dim })
+        Ok(PassLaunches { op, device, buffers, add, tokens, seqs: buffers[1].spec.len() - 1, dim })
     }
     /// Whether to use the kernels in f32 arithmetic.
     fn flat(&self) -> bool {
@@ -160,7 +165,7 @@ impl On<Cuda> for Attention {
     fn forward(&self, device: &Cuda, io: Forward) -> Result<()> {
         let key: &Tensor = io.x.get(2).unwrap_or(&io.x[1]);
         let buffers = [io.x[0], io.x[1], key, io.y[0], io.y[1]];
-        let run = Run::new(self, device, &buffers, false)?;
+        let run = PassLaunches::new(self, device, &buffers, false)?;
         if run.flat() {
             return run.plain(0, "attention_plain_forward", &buffers);
         }
@@ -170,7 +175,7 @@ impl On<Cuda> for Attention {
         let Some(g) = io.dx(0) else { return Ok(()) };
         let key: &Tensor = io.x.get(2).unwrap_or(&io.x[1]);
         let buffers = [io.x[0], io.x[1], key, io.y[0], io.y[1], io.dy()?, g.t];
-        let run = Run::new(self, device, &buffers, g.add)?;
+        let run = PassLaunches::new(self, device, &buffers, g.add)?;
         let with_delta = |f: &dyn Fn(&[&Tensor]) -> Result<()>| {
             let delta = device.scratch(DType::F32, &io.y[1].spec.shape)?;
             let [a, b, c, d, e, dy, to] = buffers;

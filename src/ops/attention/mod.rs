@@ -14,7 +14,7 @@ mod cuda;
 mod tiles;
 mod wgpu;
 
-use super::dropout::{Dropout, Rows};
+use super::dropout::{Dropout, DropoutRows};
 use super::{Call, Case, Cost, Input, Op, Plan, accumulator, compute_dtype, refuse};
 use crate::device::Caps;
 use crate::error::Result;
@@ -90,7 +90,7 @@ impl Op for Attention {
 /// Edge cases: one token, an empty sequence at each place, lengths at and around a block of queries.
 pub fn cases() -> Vec<Case> {
     let seen = |label, window, heads: usize, d: usize, bounds: &[u32], p: f32| {
-        let dropout = (p > 0.0).then_some(Dropout { p, dropout_id: 3, rows: Rows::Tokens });
+        let dropout = (p > 0.0).then_some(Dropout { p, dropout_id: 3, rows: DropoutRows::Tokens });
         let tokens = bounds.last().copied().unwrap_or(0) as usize;
         let mut inputs = vec![Input::real(&[tokens, 3 * heads * d]), Input::ints(bounds)];
         if dropout.is_some() {

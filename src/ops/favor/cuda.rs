@@ -18,7 +18,7 @@ pub(in crate::ops) const KERNEL: &str = concat!(
 const WIDEST: usize = 128;
 
 /// One pass of the op: what all its launches have in common.
-struct Run<'a> {
+struct PassLaunches<'a> {
     op: &'a Favor,
     device: &'a Cuda,
     sizes: Sizes,
@@ -28,13 +28,13 @@ struct Run<'a> {
     add: bool,
 }
 
-impl Run<'_> {
+impl PassLaunches<'_> {
     fn new<'a>(
         op: &'a Favor,
         device: &'a Cuda,
         x: &[&Tensor],
         gradient: Option<(&Tensor, bool)>,
-    ) -> Result<Run<'a>> {
+    ) -> Result<PassLaunches<'a>> {
         let sizes = op.sizes([0, 1, 2].map(|i| &x[i].spec));
         if sizes.dim > WIDEST {
             return Err(Error::device(format!(
@@ -47,7 +47,7 @@ impl Run<'_> {
         let dtype = x[0].spec.dtype;
         let types = [dtype, gradient.map_or(dtype, |(g, _)| g.spec.dtype)];
         let (pass, add) = (gradient.is_some() as usize, gradient.is_some_and(|(_, add)| add));
-        Ok(Run { op, device, sizes, types, pass, add })
+        Ok(PassLaunches { op, device, sizes, types, pass, add })
     }
     fn launch(&self, entry: &'static str, buffers: &[&Tensor]) -> Result<()> {
         let Sizes { tokens, seqs, heads, dim, features } = self.sizes;
@@ -88,14 +88,14 @@ impl Run<'_> {
 impl On<Cuda> for Favor {
     fn forward(&self, device: &Cuda, io: Forward) -> Result<()> {
         let (x, y) = (io.x, io.y);
-        let run = Run::new(self, device, x, None)?;
+        let run = PassLaunches::new(self, device, x, None)?;
         run.launch("favor_keys", &[x[0], x[1], x[2], y[1]])?;
         run.launch("favor_queries", &[x[0], x[1], x[2], y[1], y[0], y[2]])
     }
     fn backward(&self, device: &Cuda, io: Backward) -> Result<()> {
         let Some(g) = io.dx(0) else { return Ok(()) };
         let (x, o, table, lse, dy) = (io.x, io.y[0], io.y[1], io.y[2], io.dy()?);
-        let run = Run::new(self, device, x, Some((g.t, g.add)))?;
+        let run = PassLaunches::new(self, device, x, Some((g.t, g.add)))?;
         let delta = device.scratch(DType::F32, &lse.spec.shape)?;
         let dtable = device.scratch(DType::F32, &table.spec.shape)?;
         run.launch("favor_backward_q", &[x[0], x[1], x[2], table, o, lse, dy, g.t, &delta])?;

@@ -31,7 +31,7 @@ fn tiles(shared: usize, dim: usize) -> Option<(usize, [usize; 3])> {
 }
 
 /// One pass of the op: what all its launches have in common.
-struct Run<'a> {
+struct PassLaunches<'a> {
     op: &'a RelativeAttention,
     device: &'a Cuda,
     s: Sizes,
@@ -41,8 +41,13 @@ struct Run<'a> {
     shared: [usize; 3],
 }
 
-impl<'a> Run<'a> {
-    fn new(op: &'a RelativeAttention, device: &'a Cuda, x: &[&Tensor], pass: u32) -> Result<Run<'a>> {
+impl<'a> PassLaunches<'a> {
+    fn new(
+        op: &'a RelativeAttention,
+        device: &'a Cuda,
+        x: &[&Tensor],
+        pass: u32,
+    ) -> Result<PassLaunches<'a>> {
         let s = op.sizes(&x.iter().map(|t| &t.spec).collect::<Vec<_>>());
         let tiles = tiles(device.shared_limit(), s.dim).filter(|_| s.dim <= WIDEST);
         let Some((each, shared)) = tiles else {
@@ -53,7 +58,7 @@ impl<'a> Run<'a> {
             .with_expected(format!("a head_dim of at most {WIDEST}, and enough shared memory for its tiles"))
             .with_help("run with --device wgpu or --device cpu"));
         };
-        Ok(Run { op, device, s, dtype: x[0].spec.dtype, pass, each, shared })
+        Ok(PassLaunches { op, device, s, dtype: x[0].spec.dtype, pass, each, shared })
     }
     fn launch(
         &self,
@@ -102,7 +107,7 @@ impl<'a> Run<'a> {
 
 impl On<Cuda> for RelativeAttention {
     fn forward(&self, device: &Cuda, io: Forward) -> Result<()> {
-        let (x, run) = (io.x, Run::new(self, device, io.x, 0)?);
+        let (x, run) = (io.x, PassLaunches::new(self, device, io.x, 0)?);
         let order = if self.ordered { x[5] } else { x[1] };
         let key: &Tensor = x.get(self.key()).unwrap_or(&x[1]);
         let buffers = [x[0], x[1], x[2], x[3], x[4], order, key, io.y[0], io.y[1]];
@@ -110,7 +115,7 @@ impl On<Cuda> for RelativeAttention {
     }
     fn backward(&self, device: &Cuda, io: Backward) -> Result<()> {
         let [g_qkv, g_r, g_bias] = [0, 3, 4].map(|i| io.dx(i));
-        let (x, run) = (io.x, Run::new(self, device, io.x, 1)?);
+        let (x, run) = (io.x, PassLaunches::new(self, device, io.x, 1)?);
         let (s, o, lse, dy) = (run.s, io.y[0], io.y[1], io.dy()?);
         let order = if self.ordered { x[5] } else { x[1] };
         let key: &Tensor = x.get(self.key()).unwrap_or(&x[1]);

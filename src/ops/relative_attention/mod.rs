@@ -22,7 +22,7 @@ mod cpu;
 mod cuda;
 mod wgpu;
 
-use super::dropout::{Dropout, Rows};
+use super::dropout::{Dropout, DropoutRows};
 use super::{Call, Case, Cost, Input, Op, Plan, accumulator, compute_dtype, refuse};
 use crate::device::Caps;
 use crate::error::Result;
@@ -192,7 +192,7 @@ impl Sizes {
 /// a block of queries, an order with a query that sees no key.
 pub fn cases() -> Vec<Case> {
     let case = |label, [heads, d, n]: [usize; 3], bounds: &[u32], order: Option<&[u32]>, p: f32| {
-        let dropout = (p > 0.0).then_some(Dropout { p, dropout_id: 3, rows: Rows::Tokens });
+        let dropout = (p > 0.0).then_some(Dropout { p, dropout_id: 3, rows: DropoutRows::Tokens });
         let tokens = bounds.last().copied().unwrap_or(0) as usize;
         let segments: Vec<u32> = (0..tokens as u32).map(|t| t / 3 % 3).collect();
         let mut inputs = vec![

@@ -13,18 +13,18 @@ pub(in crate::ops) const SHADER: &str = concat!(
 );
 
 /// What all launches of one pass have in common.
-struct Run<'a> {
+struct PassLaunches<'a> {
     op: &'a RelativeAttention,
     device: &'a Wgpu,
     s: Sizes,
     threads: usize,
 }
 
-impl<'a> Run<'a> {
-    fn new(op: &'a RelativeAttention, device: &'a Wgpu, x: &[&Tensor]) -> Run<'a> {
+impl<'a> PassLaunches<'a> {
+    fn new(op: &'a RelativeAttention, device: &'a Wgpu, x: &[&Tensor]) -> PassLaunches<'a> {
         let s = op.sizes(&x.iter().map(|t| &t.spec).collect::<Vec<_>>());
         let threads = if device.tiles() == TileLayout::Rows { 8 } else { 32 };
-        Run { op, device, s, threads }
+        PassLaunches { op, device, s, threads }
     }
     fn launch(&self, entry: &'static str, groups: [usize; 2], buffers: &[&Tensor], add: bool) -> Result<()> {
         let Sizes { tokens, seqs, heads, dim, distances } = self.s;
@@ -56,7 +56,7 @@ impl<'a> Run<'a> {
 
 impl On<Wgpu> for RelativeAttention {
     fn forward(&self, device: &Wgpu, io: Forward) -> Result<()> {
-        let (x, run) = (io.x, Run::new(self, device, io.x));
+        let (x, run) = (io.x, PassLaunches::new(self, device, io.x));
         let tokens = run.tokens(x)?;
         let key: &Tensor = x.get(self.key()).unwrap_or(&x[1]);
         let buffers = [x[0], x[1], &tokens, x[3], x[4], key, io.y[0], io.y[1]];
@@ -64,7 +64,7 @@ impl On<Wgpu> for RelativeAttention {
     }
     fn backward(&self, device: &Wgpu, io: Backward) -> Result<()> {
         let [g_qkv, g_r, g_bias] = [0, 3, 4].map(|i| io.dx(i));
-        let (x, dy, run) = (io.x, io.dy()?, Run::new(self, device, io.x));
+        let (x, dy, run) = (io.x, io.dy()?, PassLaunches::new(self, device, io.x));
         let s = run.s;
         let tokens = run.tokens(x)?;
         let key: &Tensor = x.get(self.key()).unwrap_or(&x[1]);

@@ -4,7 +4,7 @@ mod parts;
 mod steps;
 mod tasks;
 
-pub use parts::Part;
+pub use parts::TaskRun;
 pub(super) use steps::{Step, batches, epoch_of};
 
 use super::epochs::Epochs;
@@ -37,7 +37,7 @@ pub struct Run {
     /// Strings to ids.
     pub tokenizer: Tokenizer,
     /// The tasks, mostly one, with their examples, which the loader reads beside the loop.
-    pub parts: Arc<Vec<Part>>,
+    pub parts: Arc<Vec<TaskRun>>,
     /// The score that chooses the best model; `None` if nothing is validated.
     pub selection: Option<Selection>,
     /// What is odd about the recipes of several tasks.
@@ -54,7 +54,7 @@ pub struct Run {
 type Recipes = (Vec<(String, Recipe)>, Vec<Error>);
 
 fn recipes(recipe: &Recipe) -> Result<Recipes> {
-    if recipe.task != recipe::Task::Multi {
+    if recipe.task != recipe::TaskKind::Multi {
         return Ok((vec![(String::new(), recipe.clone())], Vec::new()));
     }
     let mut warnings = Vec::new();
@@ -86,9 +86,9 @@ fn recipes(recipe: &Recipe) -> Result<Recipes> {
 }
 
 /// A warning for each set of examples that some of several tasks have and others lack: the latter are missing in its mean.
-fn unscored(parts: &[Part]) -> Vec<Error> {
+fn unscored(parts: &[TaskRun]) -> Vec<Error> {
     let warning = |set: &str| {
-        let has = |p: &&Part| if set == "test" { p.test.is_some() } else { p.validation.is_some() };
+        let has = |p: &&TaskRun| if set == "test" { p.test.is_some() } else { p.validation.is_some() };
         let without: Vec<&str> = parts.iter().filter(|p| !has(p)).map(|p| p.name.as_str()).collect();
         (!without.is_empty() && without.len() < parts.len()).then(|| {
             Error::usage(format!(
@@ -166,19 +166,19 @@ impl Run {
             let encoder = Encoder { tokenizer: &tokenizer, vocab: shape.vocab, cache: cache.as_deref() };
             let pairs = sources.iter().any(|s| s.pairs);
             fits_types(&tokenizer, &shape, pairs)?;
-            let part = |(i, ((name, r), source)): (usize, (&(String, Recipe), Source))| -> Result<Part> {
+            let part = |(i, ((name, r), source)): (usize, (&(String, Recipe), Source))| -> Result<TaskRun> {
                 let part = source.encode(name, r, &encoder)?;
                 let weight = recipe.multi.weights.get(i).map_or(1.0, |&w| w as f64);
-                Ok(Part { weight, ..part })
+                Ok(TaskRun { weight, ..part })
             };
             let named = recipes.iter().zip(sources).enumerate();
-            let parts: Vec<Part> = named.map(part).collect::<Result<_>>()?;
+            let parts: Vec<TaskRun> = named.map(part).collect::<Result<_>>()?;
             let selection = Selection::of(recipe, &parts)?;
             Ok((tokenizer, parts, selection))
         };
-        let plan = |parts: &[Part]| -> Result<MemoryPlan> {
+        let plan = |parts: &[TaskRun]| -> Result<MemoryPlan> {
             let t = &recipe.train;
-            let one = |(head, part): (usize, &Part)| {
+            let one = |(head, part): (usize, &TaskRun)| {
                 let objective = part.objective();
                 let job = Job {
                     shape: &shape,
@@ -230,7 +230,7 @@ impl Run {
                 ));
         }
 
-        let of = |((_, r), part): (&(String, Recipe), &Part)| {
+        let of = |((_, r), part): (&(String, Recipe), &TaskRun)| {
             // As JSON, so that a run that an earlier version began can be resumed.
             let metadata = serde_json::json!(part.metadata);
             format!("{:?} {} {} {metadata:?}", part.classes, r.data.max_length, r.data.split_seed)

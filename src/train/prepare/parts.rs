@@ -8,7 +8,7 @@ use crate::data::{
     self, Columns, Contexts, Documents, Label, OnBadRow, Question, Row, Table, TagFormat, TagSource,
     TaggedText, Target, Targets, TokenSet, Words,
 };
-use crate::error::{Error, Kind as ErrorKind, Result};
+use crate::error::{Error, Kind, Result};
 use crate::models::Outputs;
 use crate::tasks::{Answer, DataKind, Search, Tag, Task, TaskMetadata};
 use crate::text::Tokenizer;
@@ -17,9 +17,9 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
-/// One task of a run, with its examples.
+/// One task of a run: its examples, settings and metric.
 #[derive(Clone)]
-pub struct Part {
+pub struct TaskRun {
     /// Its name among several; empty if it is the only one.
     pub name: String,
     /// Labels to loss and scores.
@@ -44,7 +44,7 @@ pub struct Part {
     pub metadata: TaskMetadata,
 }
 
-impl Part {
+impl TaskRun {
     /// What its passes compute.
     pub fn objective(&self) -> Box<dyn Objective + '_> {
         let (task, alpha) = (&*self.task, self.r_drop);
@@ -87,7 +87,7 @@ pub(super) struct Encoder<'a> {
 pub(super) type Splits<T> = [Option<T>; 3];
 
 enum Raw {
-    Rows { splits: Splits<Rows>, kind: Kind },
+    Rows { splits: Splits<Rows>, kind: RowTask },
     Sentences(Splits<Vec<TaggedText>>, TagFormat),
     Questions(Splits<Vec<Question>>),
     Documents(Splits<Documents>),
@@ -95,20 +95,20 @@ enum Raw {
 
 /// What rows are for.
 #[derive(Clone, Copy, PartialEq)]
-pub(super) enum Kind {
+pub(super) enum RowTask {
     Classify,
     Multilabel,
     Regress,
     Similar,
 }
 
-impl Kind {
+impl RowTask {
     /// What the rows of a task are for.
-    fn of(task: recipe::Task) -> Self {
+    fn of(task: recipe::TaskKind) -> Self {
         match task {
-            recipe::Task::Multilabel => Self::Multilabel,
-            recipe::Task::Regress => Self::Regress,
-            recipe::Task::Similar => Self::Similar,
+            recipe::TaskKind::Multilabel => Self::Multilabel,
+            recipe::TaskKind::Regress => Self::Regress,
+            recipe::TaskKind::Similar => Self::Similar,
             _ => Self::Classify,
         }
     }
@@ -179,7 +179,7 @@ fn share<T>(
     let row = |x: &T| Row { text: key(x), pair: None, label: None, line: 0 };
     let rows: Vec<Row> = train.iter().map(row).collect();
     let cut = data::split(&rows, &parts, classes, d.split_seed).map_err(|e| match e.kind() {
-        ErrorKind::Data => too_few(r, rows.len(), [v, t]),
+        Kind::Data => too_few(r, rows.len(), [v, t]),
         _ => e.at(&d.train),
     })?;
     let mut side = vec![0; train.len()];
@@ -213,7 +213,7 @@ fn too_few(r: &Recipe, rows: usize, [validation, test]: [f64; 2]) -> Error {
 /// Reads what a recipe's task learns from.
 pub(super) fn read(r: &Recipe) -> Result<Source> {
     match &r.task.entry().data {
-        DataKind::Rows => rows(r, Kind::of(r.task)),
+        DataKind::Rows => rows(r, RowTask::of(r.task)),
         DataKind::Sentences => sentences(r),
         DataKind::Questions => questions(r),
         DataKind::Documents(language) => documents(r, (language.outputs)()),
@@ -225,24 +225,24 @@ pub(super) fn read(r: &Recipe) -> Result<Source> {
 /// What to do about pairs that do not belong together, where every pair is trained as if it did.
 const NOT_PARTNERS: &str = "remove such rows; or set data.label = \"\" if the column has another meaning; or set similar.loss = \"cosine\" to train towards the labels";
 
-fn rows(r: &Recipe, kind: Kind) -> Result<Source> {
+fn rows(r: &Recipe, kind: RowTask) -> Result<Source> {
     let d = &r.data;
-    let contrastive = kind == Kind::Similar && r.similar.loss == recipe::Likeness::Contrastive;
+    let contrastive = kind == RowTask::Similar && r.similar.loss == recipe::PairLoss::Contrastive;
     let label = Some(d.label.as_str()).filter(|name| !name.is_empty()).map(str::to_owned);
     let columns = Columns { text: d.text.clone(), pair: d.pair.clone(), label };
     let indicators = d.label.several();
     // Pairs need no label; a column that was named must be there all the same.
     let optional_label = contrastive && d.label == recipe::Recipe::default().data.label;
-    if kind == Kind::Similar && d.pair.is_none() {
+    if kind == RowTask::Similar && d.pair.is_none() {
         return Err(Error::usage("data.pair is missing: task \"similar\" compares two texts")
             .with_help("set data.pair to the column of the second text"));
     }
     let found = files(r, |path| {
         let (table, sets) = match kind {
-            Kind::Multilabel if !indicators.is_empty() => {
+            RowTask::Multilabel if !indicators.is_empty() => {
                 data::read_with_indicators(path, &columns, indicators, on_bad(r))?
             }
-            Kind::Multilabel => (data::read_with_sets(path, &columns, on_bad(r))?, Vec::new()),
+            RowTask::Multilabel => (data::read_with_sets(path, &columns, on_bad(r))?, Vec::new()),
             _ if optional_label => (data::read_with_optional_label(path, &columns, on_bad(r))?, Vec::new()),
             _ => (data::read(path, &columns, on_bad(r))?, Vec::new()),
         };
@@ -254,15 +254,15 @@ fn rows(r: &Recipe, kind: Kind) -> Result<Source> {
         return Err(Error::data("no training examples").at(&d.train));
     };
     let target = match kind {
-        Kind::Classify => Target::classes(train, given)?,
-        Kind::Multilabel if !indicators.is_empty() => Target::Classify { classes: indicators.to_vec() },
-        Kind::Multilabel => Target::Classify { classes: data::class_sets(train, &d.separator, given)? },
-        Kind::Regress | Kind::Similar => Target::Regress,
+        RowTask::Classify => Target::classes(train, given)?,
+        RowTask::Multilabel if !indicators.is_empty() => Target::Classify { classes: indicators.to_vec() },
+        RowTask::Multilabel => Target::Classify { classes: data::class_sets(train, &d.separator, given)? },
+        RowTask::Regress | RowTask::Similar => Target::Regress,
     };
     let label = |(t, sets): (Table, Vec<Vec<u32>>)| -> Result<Vec<Labelled>> {
         let (labels, sets) = match (&target, kind) {
-            (_, Kind::Multilabel) if !indicators.is_empty() => (Vec::new(), sets),
-            (Target::Classify { classes }, Kind::Multilabel) => {
+            (_, RowTask::Multilabel) if !indicators.is_empty() => (Vec::new(), sets),
+            (Target::Classify { classes }, RowTask::Multilabel) => {
                 (Vec::new(), data::sets(&t, &d.separator, classes)?)
             }
             _ if contrastive => {
@@ -271,7 +271,7 @@ fn rows(r: &Recipe, kind: Kind) -> Result<Source> {
             }
             _ => {
                 let labels = target.labels(&t)?;
-                if kind == Kind::Similar {
+                if kind == RowTask::Similar {
                     data::check_similarities(&t, &labels, r.similar.label_scale, "similar.label_scale")?;
                 }
                 (labels, Vec::new())
@@ -285,14 +285,14 @@ fn rows(r: &Recipe, kind: Kind) -> Result<Source> {
     let splits =
         [train.map(&label).transpose()?, validation.map(&label).transpose()?, test.map(&label).transpose()?];
     // Listed classes say that the file need not have them all.
-    if let (Target::Classify { classes }, Kind::Multilabel, Some(train), None) =
+    if let (Target::Classify { classes }, RowTask::Multilabel, Some(train), None) =
         (&target, kind, &splits[0], given)
     {
         let sets: Vec<Vec<u32>> = train.iter().map(|(.., set)| set.clone()).collect();
         data::check_sets(&d.train, &sets, classes)?;
     }
     let strata: Option<Vec<Label>> = match &splits[0] {
-        Some(train) if kind == Kind::Classify => train.iter().map(|x| x.1).collect(),
+        Some(train) if kind == RowTask::Classify => train.iter().map(|x| x.1).collect(),
         _ => None,
     };
     let key = |(row, ..): &Labelled| match &row.pair {
@@ -306,7 +306,7 @@ fn rows(r: &Recipe, kind: Kind) -> Result<Source> {
         for (row, label, set) in split? {
             rows.rows.push(row);
             rows.labels.extend(label);
-            if kind == Kind::Multilabel {
+            if kind == RowTask::Multilabel {
                 rows.sets.push(set);
             }
         }
@@ -317,12 +317,12 @@ fn rows(r: &Recipe, kind: Kind) -> Result<Source> {
         Target::Regress => Vec::new(),
     };
     let outputs = match kind {
-        Kind::Classify => Outputs::Classes(classes.clone()),
-        Kind::Multilabel => Outputs::Labels(classes.clone()),
-        Kind::Regress => Outputs::Number,
-        Kind::Similar => Outputs::Embedding,
+        RowTask::Classify => Outputs::Classes(classes.clone()),
+        RowTask::Multilabel => Outputs::Labels(classes.clone()),
+        RowTask::Regress => Outputs::Number,
+        RowTask::Similar => Outputs::Embedding,
     };
-    let pairs = d.pair.is_some() && kind != Kind::Similar;
+    let pairs = d.pair.is_some() && kind != RowTask::Similar;
     let raw = Raw::Rows { splits: gathered, kind };
     Ok(Source { outputs, classes, hashes: found.hashes, skipped: found.skipped, pairs, raw })
 }
@@ -425,7 +425,7 @@ fn documents(r: &Recipe, outputs: Outputs) -> Result<Source> {
 
 impl Source {
     /// Makes tokens, and the task that learns from them.
-    pub fn encode(self, name: &str, r: &Recipe, e: &Encoder) -> Result<Part> {
+    pub fn encode(self, name: &str, r: &Recipe, e: &Encoder) -> Result<TaskRun> {
         let (d, classes) = (&r.data, self.classes);
         let (tokenizer, longest) = (e.tokenizer, d.max_length);
         let mut metadata = metadata(r);
@@ -433,12 +433,12 @@ impl Source {
             Raw::Rows { splits, kind } => {
                 let task = rows_task(r, kind, &classes, &splits)?;
                 let sets = each(splits, |rows| {
-                    if kind == Kind::Similar {
+                    if kind == RowTask::Similar {
                         return TokenSet::of_pairs(tokenizer, &rows.rows, rows.labels, longest);
                     }
                     let set = TokenSet::build(tokenizer, &rows.rows, rows.labels, longest, e.cache)?;
                     Ok(match kind {
-                        Kind::Multilabel => TokenSet { targets: Targets::Set(rows.sets), ..set },
+                        RowTask::Multilabel => TokenSet { targets: Targets::Set(rows.sets), ..set },
                         _ => set,
                     })
                 })?;
@@ -513,7 +513,7 @@ impl Source {
         let name = name.to_owned();
         let weight = 1.0;
         let r_drop = r.loss.r_drop;
-        Ok(Part {
+        Ok(TaskRun {
             name,
             task,
             classes,
@@ -531,7 +531,7 @@ impl Source {
 
 /// The standard deviation of target values, in the unit that metrics have; `None` where there are none.
 fn deviation(r: &Recipe, targets: &[f32]) -> Option<f64> {
-    let unit = if r.task == recipe::Task::Similar { r.similar.label_scale } else { 1.0 };
+    let unit = if r.task == recipe::TaskKind::Similar { r.similar.label_scale } else { 1.0 };
     let values: Vec<f64> = targets.iter().map(|v| f64::from(*v) / unit).collect();
     if values.is_empty() {
         return None;
@@ -552,24 +552,24 @@ fn metadata(r: &Recipe) -> TaskMetadata {
         ..TaskMetadata::default()
     };
     match r.task {
-        recipe::Task::Tag => {
+        recipe::TaskKind::Tag => {
             metadata.stride = Some(d.stride);
             metadata.strict = Some(r.tag.strict);
         }
-        recipe::Task::Answer => {
+        recipe::TaskKind::Answer => {
             metadata.stride = Some(d.stride);
             metadata.n_best = Some(a.n_best);
             metadata.max_answer_length = Some(a.max_length);
             metadata.null_threshold = Some(a.null_threshold);
         }
-        recipe::Task::Multilabel if d.label.several().is_empty() => {
+        recipe::TaskKind::Multilabel if d.label.several().is_empty() => {
             metadata.separator = Some(d.separator.clone());
         }
-        recipe::Task::Similar if r.similar.loss == recipe::Likeness::Contrastive => {
+        recipe::TaskKind::Similar if r.similar.loss == recipe::PairLoss::Contrastive => {
             metadata.loss = Some(r.similar.loss.name().to_owned());
             metadata.temperature = Some(r.similar.temperature);
         }
-        recipe::Task::Similar => metadata.label_scale = Some(r.similar.label_scale),
+        recipe::TaskKind::Similar => metadata.label_scale = Some(r.similar.label_scale),
         _ => {}
     }
     metadata

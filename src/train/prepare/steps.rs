@@ -1,7 +1,7 @@
 //! Which examples make a step: a function of the recipe, its seed and the epoch alone.
 
 use super::super::recipe::{Recipe, Sampling};
-use super::Part;
+use super::TaskRun;
 use crate::data::{Batch, BatchOptions, BatchSize, epoch, micro_batches};
 use crate::error::Result;
 use crate::rng::Rng;
@@ -17,7 +17,7 @@ pub(in crate::train) struct Step {
 
 /// The steps of an epoch. With several tasks an epoch has as many steps as all have together, and sampling says how many of
 /// them are of each and in which order; a task that comes up more often than it has steps begins anew, shuffled again.
-pub(in crate::train) fn epoch_of(parts: &[Part], recipe: &Recipe, index: u64) -> Result<Vec<Step>> {
+pub(in crate::train) fn epoch_of(parts: &[TaskRun], recipe: &Recipe, index: u64) -> Result<Vec<Step>> {
     let t = &recipe.train;
     let batch = t.batch_tokens.map_or(BatchSize::Sequences(t.batch_size), BatchSize::Tokens);
     let options = BatchOptions { batch, group_by_length: t.group_by_length, drop_last: false };
@@ -74,7 +74,7 @@ fn counts(sizes: &[usize], sampling: Sampling, temperature: f64) -> Vec<usize> {
 
 /// The batches of a step, prepared for the task: as many passes as the recipe and `max_tokens` ask for.
 pub(in crate::train) fn batches(
-    parts: &[Part],
+    parts: &[TaskRun],
     recipe: &Recipe,
     step: &Step,
     number: u64,

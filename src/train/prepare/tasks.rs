@@ -1,10 +1,10 @@
 //! What each task is set to, by the recipe and the training labels.
 
 use super::super::recipe::{self, ClassWeights, Recipe};
-use super::parts::{Kind, Rows, Splits};
+use super::parts::{RowTask, Rows, Splits};
 use crate::data::Label;
 use crate::error::{Error, Result};
-use crate::tasks::{Classify, LanguageSettings, Likeness, Multilabel, Regress, Similar, Task};
+use crate::tasks::{Classify, LanguageSettings, Multilabel, Regress, Similar, SimilarityLoss, Task};
 use crate::text::Tokenizer;
 use std::sync::Arc;
 
@@ -34,26 +34,28 @@ fn fitting(weights: &[f32], classes: &[String]) -> Result<Vec<f32>> {
 /// Of kind `Data` for labels that it cannot learn from, `Usage` for settings that do not fit the classes.
 pub(super) fn rows_task(
     r: &Recipe,
-    kind: Kind,
+    kind: RowTask,
     classes: &[String],
     splits: &Splits<Rows>,
 ) -> Result<Arc<dyn Task>> {
     Ok(match kind {
-        Kind::Regress => Arc::new(regress(r, splits)?),
-        Kind::Multilabel => Arc::new(Multilabel {
+        RowTask::Regress => Arc::new(regress(r, splits)?),
+        RowTask::Multilabel => Arc::new(Multilabel {
             tune: r.multilabel.tune_thresholds,
             label_smoothing: r.loss.label_smoothing as f32,
             class_weights: given_weights(r, classes)?,
             gamma: r.loss.focal_gamma as f32,
             ..Multilabel::new(classes.to_vec())
         }),
-        Kind::Similar => Arc::new(Similar {
+        RowTask::Similar => Arc::new(Similar {
             loss: match r.similar.loss {
-                recipe::Likeness::Cosine => Likeness::Cosine { label_scale: r.similar.label_scale },
-                recipe::Likeness::Contrastive => Likeness::Contrastive { temperature: r.similar.temperature },
+                recipe::PairLoss::Cosine => SimilarityLoss::Cosine { label_scale: r.similar.label_scale },
+                recipe::PairLoss::Contrastive => {
+                    SimilarityLoss::Contrastive { temperature: r.similar.temperature }
+                }
             },
         }),
-        Kind::Classify => {
+        RowTask::Classify => {
             let labels = splits[0].as_ref().map(|s| &s.labels[..]).unwrap_or_default();
             let class_weights = match &r.loss.class_weights {
                 None => None,

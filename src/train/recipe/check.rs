@@ -3,12 +3,12 @@
 use super::field::{Attention, Field, expanded};
 use super::source::Origin;
 use super::table::{Item, Reader, Section};
-use super::{ClassWeights, LabelColumns, Likeness, Optim, Recipe, TagScheme, Task};
+use super::{ClassWeights, LabelColumns, Optim, PairLoss, Recipe, TagScheme, TaskKind};
 use crate::metrics::METRICS;
 use crate::ops::UPDATE_RULES;
 use crate::suggest::nearest;
 use crate::tasks;
-use crate::train::schedule::Kind;
+use crate::train::schedule::ScheduleKind;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
@@ -68,7 +68,7 @@ pub(super) fn resolve(recipe: &mut Recipe, reader: &mut Reader<'_>, path: &Path)
 /// The metric that names the best checkpoint where the recipe does not.
 fn best_metric(recipe: &Recipe) -> &'static str {
     match recipe.task {
-        Task::Similar => recipe.similar.loss.best_metric(),
+        TaskKind::Similar => recipe.similar.loss.best_metric(),
         task => task.entry().best_metric,
     }
 }
@@ -76,7 +76,7 @@ fn best_metric(recipe: &Recipe) -> &'static str {
 /// Whether the run ends with the best checkpoint where the recipe does not say. Of several tasks each has validation examples of
 /// its own, or none.
 fn load_best(recipe: &Recipe) -> bool {
-    recipe.task == Task::Multi || recipe.data.validates()
+    recipe.task == TaskKind::Multi || recipe.data.validates()
 }
 
 /// Defaults that follow from other keys, as TOML.
@@ -98,15 +98,18 @@ fn whole(base: &Path, at: &Origin, file: &Path) -> Option<PathBuf> {
 }
 
 /// Which schedules read which of their settings.
-const SETTINGS: &[(&str, &[Kind])] = &[
-    ("num_cycles", &[Kind::Cosine, Kind::CosineWithRestarts, Kind::WarmupStableDecay]),
-    ("power", &[Kind::Polynomial]),
-    ("lr_end", &[Kind::Polynomial]),
-    ("timescale", &[Kind::InverseSqrt]),
-    ("decay_steps", &[Kind::WarmupStableDecay]),
-    ("min_lr_ratio", &[Kind::Cosine, Kind::WarmupStableDecay]),
-    ("warmup_type", &[Kind::WarmupStableDecay]),
-    ("decay_type", &[Kind::WarmupStableDecay]),
+const SETTINGS: &[(&str, &[ScheduleKind])] = &[
+    (
+        "num_cycles",
+        &[ScheduleKind::Cosine, ScheduleKind::CosineWithRestarts, ScheduleKind::WarmupStableDecay],
+    ),
+    ("power", &[ScheduleKind::Polynomial]),
+    ("lr_end", &[ScheduleKind::Polynomial]),
+    ("timescale", &[ScheduleKind::InverseSqrt]),
+    ("decay_steps", &[ScheduleKind::WarmupStableDecay]),
+    ("min_lr_ratio", &[ScheduleKind::Cosine, ScheduleKind::WarmupStableDecay]),
+    ("warmup_type", &[ScheduleKind::WarmupStableDecay]),
+    ("decay_type", &[ScheduleKind::WarmupStableDecay]),
 ];
 
 /// Complains about what does not go together.
@@ -149,7 +152,7 @@ pub(super) fn check(recipe: &Recipe, r: &mut Reader<'_>) {
 
 fn multi(recipe: &Recipe, r: &mut Reader<'_>) {
     let m = &recipe.multi;
-    match (recipe.task == Task::Multi, m.recipes.len()) {
+    match (recipe.task == TaskKind::Multi, m.recipes.len()) {
         (true, 0..2) => r.complain(
             &["multi.recipes", "task"],
             "task = \"multi\" has too few recipes in multi.recipes",
@@ -177,7 +180,7 @@ fn multi(recipe: &Recipe, r: &mut Reader<'_>) {
 }
 
 fn similar(recipe: &Recipe, r: &mut Reader<'_>) {
-    let contrastive = recipe.task == Task::Similar && recipe.similar.loss == Likeness::Contrastive;
+    let contrastive = recipe.task == TaskKind::Similar && recipe.similar.loss == PairLoss::Contrastive;
     if contrastive && recipe.train.batch_tokens.is_none() && recipe.train.batch_size < 2 {
         r.complain(
             &["train.batch_size", "similar.loss"],
@@ -207,7 +210,7 @@ fn data(recipe: &Recipe, r: &mut Reader<'_>) {
     let columns =
         [("data.text", Some(d.text.as_str())), ("data.pair", d.pair.as_deref()), ("data.label", label)];
     // Pairs that belong together need no label: an empty name says that there is none.
-    let unlabelled = recipe.task == Task::Similar && recipe.similar.loss == Likeness::Contrastive;
+    let unlabelled = recipe.task == TaskKind::Similar && recipe.similar.loss == PairLoss::Contrastive;
     for (i, (key, column)) in columns.iter().enumerate() {
         if column.is_some_and(str::is_empty) && !(unlabelled && *key == "data.label") {
             r.complain(&[key], &format!("{key} is empty"), |e| e.with_help("set it to the name of a column"));
@@ -230,7 +233,7 @@ fn data(recipe: &Recipe, r: &mut Reader<'_>) {
         });
     }
     // Of several tasks each says this for itself: at the top it has no effect, which is warned about.
-    let classes = recipe.task.entry().classes || recipe.task == Task::Multi;
+    let classes = recipe.task.entry().classes || recipe.task == TaskKind::Multi;
     if !classes && !d.classes.is_empty() {
         let what = format!("data.classes is set, but task \"{}\" has no classes", recipe.task.name());
         r.complain(&["data.classes", "task"], &what, |e| {
@@ -245,7 +248,7 @@ fn indicators(recipe: &Recipe, r: &mut Reader<'_>) {
     let LabelColumns::Several(names) = &d.label else { return };
     let others = [("data.text", Some(&d.text)), ("data.pair", d.pair.as_ref())];
     let other = others.iter().find(|(_, other)| other.is_some_and(|name| names.contains(name)));
-    if recipe.task != Task::Multilabel {
+    if recipe.task != TaskKind::Multilabel {
         let what = format!("data.label lists columns, but task is {:?}", recipe.task.name());
         r.complain(&[key, "task"], &what, |e| {
             e.with_expected("one column; a list of 0/1 columns is for task \"multilabel\"")
@@ -288,7 +291,7 @@ fn train(recipe: &Recipe, r: &mut Reader<'_>) {
         });
     }
     // Of several tasks each has a length of its own.
-    if recipe.task != Task::Multi && t.max_tokens < recipe.data.max_length {
+    if recipe.task != TaskKind::Multi && t.max_tokens < recipe.data.max_length {
         let what = format!(
             "data.max_length ({}) exceeds train.max_tokens ({})",
             recipe.data.max_length, t.max_tokens
@@ -297,10 +300,10 @@ fn train(recipe: &Recipe, r: &mut Reader<'_>) {
             e.with_help("raise train.max_tokens (the tokens of one pass) or lower data.max_length")
         });
     }
-    let task = if recipe.task == Task::Similar { recipe.similar.loss.task() } else { recipe.task.name() };
+    let task = if recipe.task == TaskKind::Similar { recipe.similar.loss.task() } else { recipe.task.name() };
     let known = METRICS.iter().map(|m| m.name).filter(|m| tasks::of_metric(m).any(|of| of == task));
     // Of several tasks: their mean, or TASK_METRIC; which there are is known once their recipes and data are read.
-    if recipe.task != Task::Multi && !known.clone().any(|m| m == t.best_metric) {
+    if recipe.task != TaskKind::Multi && !known.clone().any(|m| m == t.best_metric) {
         let hint = nearest(&t.best_metric, known.clone()).map(|m| format!("did you mean {m:?}?"));
         let names = known.collect::<Vec<_>>().join(", ");
         r.complain(
@@ -315,7 +318,7 @@ fn train(recipe: &Recipe, r: &mut Reader<'_>) {
             },
         );
     }
-    if recipe.task != Task::Multi && !recipe.data.validates() {
+    if recipe.task != TaskKind::Multi && !recipe.data.validates() {
         let asks = [("train.early_stopping", t.early_stopping.is_some()), ("train.load_best", t.load_best)];
         for (key, _) in asks.into_iter().filter(|(_, asked)| *asked) {
             r.complain(&[key], &format!("{key} is set, but there are no validation examples"), |e| {
@@ -371,11 +374,11 @@ fn schedule(o: &Optim, max_steps: Option<u64>, r: &mut Reader<'_>) {
         let hint = format!("remove it, or set optim.schedule = {readers}");
         r.complain(&[&format!("optim.{key}"), "optim.schedule"], &what, |e| e.with_help(hint));
     }
-    if o.schedule == Kind::Polynomial && o.lr_end >= o.lr {
+    if o.schedule == ScheduleKind::Polynomial && o.lr_end >= o.lr {
         let what = format!("optim.lr_end ({:?}) is not below optim.lr ({:?})", o.lr_end, o.lr);
         r.complain(&["optim.lr_end", "optim.lr"], &what, |e| e.with_help("lower optim.lr_end"));
     }
-    if o.schedule == Kind::CosineWithRestarts && o.num_cycles.is_some_and(|n| n.fract() != 0.0) {
+    if o.schedule == ScheduleKind::CosineWithRestarts && o.num_cycles.is_some_and(|n| n.fract() != 0.0) {
         r.complain(&["optim.num_cycles"], "optim.num_cycles is not a whole number", |e| {
             e.with_expected("a whole number with optim.schedule = \"cosine_with_restarts\"")
                 .with_found(format!("{:?}", o.num_cycles.unwrap_or(1.0)))
@@ -395,7 +398,7 @@ fn schedule(o: &Optim, max_steps: Option<u64>, r: &mut Reader<'_>) {
 
 fn loss(recipe: &Recipe, r: &mut Reader<'_>) {
     let l = &recipe.loss;
-    if !recipe.task.entry().classes && recipe.task != Task::Multi {
+    if !recipe.task.entry().classes && recipe.task != TaskKind::Multi {
         let asks = [
             ("loss.label_smoothing", l.label_smoothing > 0.0),
             ("loss.class_weights", l.class_weights.is_some()),
@@ -428,7 +431,7 @@ fn r_drop(recipe: &Recipe, r: &mut Reader<'_>) {
     if recipe.loss.r_drop == 0.0 {
         return;
     }
-    if ![Task::Classify, Task::Tag, Task::Multi].contains(&recipe.task) {
+    if ![TaskKind::Classify, TaskKind::Tag, TaskKind::Multi].contains(&recipe.task) {
         let what = format!("loss.r_drop is set, but task \"{}\" does not have it", recipe.task.name());
         r.complain(&["loss.r_drop", "task"], &what, |e| {
             e.with_expected("task \"classify\" or \"tag\"").with_help("remove loss.r_drop")

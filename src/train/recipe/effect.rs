@@ -3,7 +3,7 @@
 
 use super::field::{Attention, Sampling};
 use super::table::{Item, Reader, Section};
-use super::{Likeness, Recipe, Task, check};
+use super::{PairLoss, Recipe, TaskKind, check};
 use crate::error::Error;
 use crate::tasks::TASKS;
 use std::collections::BTreeMap;
@@ -72,23 +72,35 @@ const EFFECTS: &[Effect] = &[
     effect("model.pooling", |r| several(r) || rows(r), ROWS),
     effect(
         "model.classifier_dropout",
-        |r| several(r) || is(r, &[Task::Classify, Task::Multilabel, Task::Regress, Task::Tag, Task::Answer]),
+        |r| {
+            several(r)
+                || is(
+                    r,
+                    &[
+                        TaskKind::Classify,
+                        TaskKind::Multilabel,
+                        TaskKind::Regress,
+                        TaskKind::Tag,
+                        TaskKind::Answer,
+                    ],
+                )
+        },
         "task \"classify\", \"multilabel\", \"regress\", \"tag\" or \"answer\"",
     ),
     effect(
         "data.text",
-        |r| !several(r) && !is(r, &[Task::Answer]) && !plain_text(r),
+        |r| !several(r) && !is(r, &[TaskKind::Answer]) && !plain_text(r),
         "a file with columns, unlike SQuAD's JSON and plain text",
     ),
     effect("data.pair", rows, ROWS),
     effect(
         "data.label",
-        |r| rows(r) || is(r, &[Task::Tag]),
+        |r| rows(r) || is(r, &[TaskKind::Tag]),
         "task \"classify\", \"multilabel\", \"regress\", \"similar\" or \"tag\"",
     ),
     effect(
         "data.separator",
-        |r| is(r, &[Task::Multilabel]) && r.data.label.several().is_empty(),
+        |r| is(r, &[TaskKind::Multilabel]) && r.data.label.several().is_empty(),
         "task \"multilabel\" with one label column",
     ),
     effect(
@@ -108,7 +120,7 @@ const EFFECTS: &[Effect] = &[
     ),
     effect(
         "data.stride",
-        |r| is(r, &[Task::Tag, Task::Answer]),
+        |r| is(r, &[TaskKind::Tag, TaskKind::Answer]),
         "task \"tag\" or \"answer\"; other tasks truncate long texts",
     ),
     effect("data.*", |r| !several(r), ONE_TASK),
@@ -127,27 +139,27 @@ const EFFECTS: &[Effect] = &[
     effect("loss.*", |r| !several(r), ONE_TASK),
     effect(
         "multilabel.tune_thresholds",
-        |r| is(r, &[Task::Multilabel]) && validates(r),
+        |r| is(r, &[TaskKind::Multilabel]) && validates(r),
         "task \"multilabel\" with validation examples",
     ),
     effect(
         "mask.by_row",
-        |r| is(r, &[Task::Mask]) && plain_text(r),
+        |r| is(r, &[TaskKind::Mask]) && plain_text(r),
         "task \"mask\" with plain text files (.txt); in other files each row is an example anyway",
     ),
     effect(
         "permute.by_row",
-        |r| is(r, &[Task::Permute]) && plain_text(r),
+        |r| is(r, &[TaskKind::Permute]) && plain_text(r),
         "task \"permute\" with plain text files (.txt); in other files each row is an example anyway",
     ),
     effect(
         "similar.temperature",
-        |r| is(r, &[Task::Similar]) && r.similar.loss == Likeness::Contrastive,
+        |r| is(r, &[TaskKind::Similar]) && r.similar.loss == PairLoss::Contrastive,
         "task \"similar\" with loss \"contrastive\"",
     ),
     effect(
         "similar.label_scale",
-        |r| is(r, &[Task::Similar]) && r.similar.loss == Likeness::Cosine,
+        |r| is(r, &[TaskKind::Similar]) && r.similar.loss == PairLoss::Cosine,
         "task \"similar\" with loss \"cosine\"",
     ),
     effect(
@@ -161,11 +173,11 @@ const EFFECTS: &[Effect] = &[
 /// those of the top recipe count.
 const OF_A_PART: &[&str] = &["task", "data.", "train.best_metric", "loss."];
 
-fn is(r: &Recipe, tasks: &[Task]) -> bool {
+fn is(r: &Recipe, tasks: &[TaskKind]) -> bool {
     tasks.contains(&r.task)
 }
 fn several(r: &Recipe) -> bool {
-    r.task == Task::Multi
+    r.task == TaskKind::Multi
 }
 fn rows(r: &Recipe) -> bool {
     r.task.entry().rows()

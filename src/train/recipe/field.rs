@@ -6,7 +6,7 @@ use crate::ops::UPDATE_RULES;
 use crate::ops::update::UpdateRule;
 use crate::shape::DType;
 use crate::tasks::{PairLoss, TagScheme, TaskKind};
-use crate::train::schedule::{Curve, Kind};
+use crate::train::schedule::{Curve, ScheduleKind};
 use std::fmt;
 use std::path::PathBuf;
 
@@ -356,7 +356,7 @@ choice! {
         Skip = "skip",
     }
 }
-named!(Kind {
+named!(ScheduleKind {
     Linear = "linear",
     Cosine = "cosine" | "cosine_with_min_lr",
     CosineWithRestarts = "cosine_with_restarts",

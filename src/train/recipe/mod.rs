@@ -17,12 +17,12 @@ pub use field::{Attention, ClassWeights, DeviceName, Every, OnBadRow, Pooling, P
 pub use table::Key;
 
 use super::epochs::Epochs;
-use super::schedule::{Curve, Kind};
+use super::schedule::{Curve, ScheduleKind};
 pub use crate::data::LabelColumns;
-use crate::error::{Error, Kind as ErrorKind, Result};
+use crate::error::{Error, Kind, Result};
 use crate::ops::UPDATE_RULES;
 use crate::ops::update::UpdateRule;
-pub use crate::tasks::{PairLoss as Likeness, TagScheme, TaskKind as Task};
+pub use crate::tasks::{PairLoss, TagScheme, TaskKind};
 use crate::units::plural;
 use field::{Rule, above, above_up_to, at_least, from_to, from_to_below};
 use source::Entry;
@@ -33,7 +33,7 @@ section! {
     /// A training run.
     Recipe "" {
         /// What to learn.
-        task: Task = Task::Classify, Rule::Required;
+        task: TaskKind = TaskKind::Classify, Rule::Required;
         /// Random seed of the whole run (HF `seed`): initial weights of a new head, order of examples, dropout.
         seed: u64 = 42, Rule::Any;
         /// Train one run for each of these seeds instead of one run with `seed`. An empty list trains one run.
@@ -208,7 +208,7 @@ section! {
         /// Clip the gradient of all parameters together to this L2 norm (HF `max_grad_norm`); 0 does not clip.
         max_grad_norm: f64 = 1.0, at_least(0.0);
         /// Learning-rate schedule after the warm-up (HF `lr_scheduler_type`).
-        schedule: Kind = Kind::Linear, Rule::Any;
+        schedule: ScheduleKind = ScheduleKind::Linear, Rule::Any;
         /// Share of the steps in which the learning rate rises from 0 to its peak, rounded up (HF `warmup_ratio`).
         warmup_ratio: f64 = 0.0, from_to_below(0.0, 1.0);
         /// Number of these steps, which replaces `warmup_ratio` (HF `warmup_steps`).
@@ -327,7 +327,7 @@ section! {
         /// Loss. "cosine" trains the cosine similarity of the two texts towards the label. "contrastive" needs no label: each text shall be
         /// nearer to its partner than to the partners of the other texts in the optimizer step (InfoNCE, van den Oord et al. 2018). Pairs
         /// that share a text are not compared.
-        loss: Likeness = Likeness::Cosine, Rule::Any;
+        loss: PairLoss = PairLoss::Cosine, Rule::Any;
         /// Temperature of the contrastive loss: similarities are divided by it.
         temperature: f64 = 0.05, from_to(1e-4, 1e4);
         /// Label that means "identical" with the cosine loss, such as 5 for STS-B. Labels are divided by it, and must then be between -1 and 1.
@@ -357,14 +357,14 @@ impl Recipe {
     /// Reads a recipe, JSON if its name ends in .json, with `--set` flags (`section.key`, value) on top of it.
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`] with every mistake in it.
+    /// [`Kind::Usage`] with every mistake in it.
     pub fn load(path: &Path, sets: &[(String, String)]) -> Result<Self> {
         Ok(Self::load_with_warnings(path, sets)?.0)
     }
     /// As [`Recipe::load`], with a warning for each key that is set and has no effect.
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`] with every mistake in it.
+    /// [`Kind::Usage`] with every mistake in it.
     pub fn load_with_warnings(path: &Path, sets: &[(String, String)]) -> Result<(Self, Vec<Error>)> {
         Self::open(path, sets, None)
     }
@@ -375,7 +375,7 @@ impl Recipe {
     fn open(path: &Path, sets: &[(String, String)], top: Option<&Recipe>) -> Result<(Self, Vec<Error>)> {
         let bytes = std::fs::read(path).map_err(|e| {
             let hint = "name a recipe file that exists; `tempra init` writes one, `tempra help recipe` lists the keys";
-            Error::io(ErrorKind::Usage, "the recipe cannot be read", path, &e).with_help(hint)
+            Error::io(Kind::Usage, "the recipe cannot be read", path, &e).with_help(hint)
         })?;
         let text = std::str::from_utf8(&bytes).map_err(|e| {
             let good = bytes.get(..e.valid_up_to()).unwrap_or_default();
@@ -392,7 +392,7 @@ impl Recipe {
     /// Reads a recipe from TOML text; `path` is what errors name and paths are relative to. Every mistake is reported.
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`] with every mistake in it.
+    /// [`Kind::Usage`] with every mistake in it.
     ///
     /// ```
     /// use std::path::Path;
@@ -415,7 +415,7 @@ impl Recipe {
     /// Reads a recipe from JSON text: the same keys; null leaves a key out.
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`] with every mistake in it.
+    /// [`Kind::Usage`] with every mistake in it.
     pub fn from_json(text: &str, path: &Path, sets: &[(String, String)]) -> Result<Self> {
         let text = text.trim_start_matches('\u{feff}');
         Ok(Self::resolved(source::json_tree(text, path)?, text, path, sets, None)?.0)
@@ -432,7 +432,8 @@ impl Recipe {
         let mut reader = Reader::new(text, path, keys.clone());
         let mut recipe = Self::read(root, &mut reader);
         // Of several tasks each has data of its own.
-        let needs = |key: &Key| key.required && !(recipe.task == Task::Multi && key.path() == "data.train");
+        let needs =
+            |key: &Key| key.required && !(recipe.task == TaskKind::Multi && key.path() == "data.train");
         for key in keys.iter().filter(|k| needs(k)) {
             reader.need(key);
         }

@@ -4,7 +4,7 @@ use super::Optim;
 use super::field::Field;
 use crate::error::{Error, Result};
 use crate::optim::Settings;
-use crate::train::schedule::{Kind, Schedule, warmup_steps};
+use crate::train::schedule::{Schedule, ScheduleKind, warmup_steps};
 use crate::units::plural;
 
 /// The error of a warm-up and a decay that do not fit a run of so many steps.
@@ -20,7 +20,7 @@ impl Optim {
     /// Refuses a run of so many optimizer steps if warm-up and decay are longer than that.
     ///
     /// # Errors
-    /// [`Kind::Usage`](crate::error::Kind::Usage) with the steps of both.
+    /// [`ScheduleKind::Usage`](crate::error::Kind::Usage) with the steps of both.
     pub fn fits(&self, total_steps: u64) -> Result<()> {
         let Some([warmup, decay]) = self.longer_than(total_steps) else { return Ok(()) };
         Err(too_long(warmup, decay, total_steps)
@@ -44,7 +44,8 @@ impl Optim {
     /// The steps of warm-up and decay if they are more than these.
     pub(super) fn longer_than(&self, total_steps: u64) -> Option<[u64; 2]> {
         let warmup = self.schedule(total_steps).warmup_steps;
-        let decay = self.decay_steps.filter(|_| self.schedule == Kind::WarmupStableDecay).unwrap_or(0);
+        let decay =
+            self.decay_steps.filter(|_| self.schedule == ScheduleKind::WarmupStableDecay).unwrap_or(0);
         (warmup.saturating_add(decay) > total_steps).then_some([warmup, decay])
     }
     /// Sets what the optimizer reads and the recipe leaves out to the optimizer's defaults.
