@@ -1,6 +1,8 @@
-//! Tells the program which commit it was built from (`TEMPRA_COMMIT`), for `tempra --version` and the results of `tempra bench`.
+//! Tells the program which commit it was built from (`TEMPRA_COMMIT`), for `tempra --version` and the results
+//! of `tempra bench`.
 //!
-//! It reads the files of `.git` and does not run git. Without a repository, as in a packaged crate, the commit is unknown.
+//! It reads the files of `.git` and does not run git. Without a repository, as in a packaged crate, the
+//! commit is unknown.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -23,7 +25,8 @@ pub fn commit(git: &Path) -> Option<String> {
     let head = watched(&git.join("HEAD"))?;
     // Branches are shared by all worktrees.
     let shared = fs::read_to_string(git.join("commondir")).map_or(git.clone(), |dir| git.join(dir.trim()));
-    // The log of HEAD grows with every commit, so a commit is noticed also while its branch is in `packed-refs`.
+    // The log of HEAD grows with every commit, so a commit is noticed also while its branch is in
+    // `packed-refs`.
     watched(&git.join("logs/HEAD"));
     let found = match head.trim().strip_prefix("ref:") {
         None => head.trim().to_owned(),
@@ -41,7 +44,8 @@ pub fn commit(git: &Path) -> Option<String> {
     valid.then_some(found)
 }
 
-/// The text of a file. Cargo runs this script again when the file changes; it would always do so for a missing file.
+/// The text of a file. Cargo runs this script again when the file changes; it would always do so for a
+/// missing file.
 fn watched(path: &Path) -> Option<String> {
     let text = fs::read_to_string(path).ok()?;
     println!("cargo::rerun-if-changed={}", path.display());

@@ -1,7 +1,8 @@
-//! Every op at the shapes of real models, by criterion: for whoever works on a kernel. `tempra bench ops` walks the same list.
+//! Every op at the shapes of real models, by criterion: for whoever works on a kernel. `tempra bench ops`
+//! walks the same list.
 //!
-//! `cargo bench --bench ops -- 'linear up'`; a name is op, role, model, tokens and pass. `TEMPRA_DEVICE` (cpu), `TEMPRA_DTYPE` (f32),
-//! `TEMPRA_SHAPES` (minilm-l6), `TEMPRA_TOKENS` (256).
+//! `cargo bench --bench ops -- 'linear up'`; a name is op, role, model, tokens and pass. `TEMPRA_DEVICE`
+//! (cpu), `TEMPRA_DTYPE` (f32), `TEMPRA_SHAPES` (minilm-l6), `TEMPRA_TOKENS` (256).
 
 use criterion::{Criterion, Throughput};
 use std::time::Duration;

@@ -1,7 +1,8 @@
 //! The speed of a training step on this machine, by criterion: a dense batch, and ragged real text.
 //!
-//! `TEMPRA_MODEL=DIR cargo bench --bench train`. Where `TEMPRA_BENCH_JSON` names a file, medians and peak memory are measured as the
-//! peers measure them, each in turn, and written there: `benches/peers/run` draws the table.
+//! `TEMPRA_MODEL=DIR cargo bench --bench train`. Where `TEMPRA_BENCH_JSON` names a file, medians and peak
+//! memory are measured as the peers measure them, each in turn, and written there: `benches/peers/run` draws
+//! the table.
 
 use criterion::{Criterion, Throughput};
 use serde_json::json;

@@ -1,5 +1,5 @@
-//! Trains by a recipe for at most so many minutes. Then it saves a checkpoint and stops; the same command resumes. Every event is
-//! appended to a file as a line of JSON.
+//! Trains by a recipe for at most so many minutes. Then it saves a checkpoint and stops; the same command
+//! resumes. Every event is appended to a file as a line of JSON.
 //!
 //! `cargo run --release --example observer -- recipe.toml 50 events.jsonl`
 

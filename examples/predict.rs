@@ -1,4 +1,5 @@
-//! Predicts a line of standard input at a time with a model folder: `cargo run --example predict -- runs/reviews/model`.
+//! Predicts a line of standard input at a time with a model folder:
+//! `cargo run --example predict -- runs/reviews/model`.
 
 use tempra::device::Device;
 use tempra::error::Result;

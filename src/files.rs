@@ -1,7 +1,7 @@
 //! Files: replaces one completely or not at all, and the operations that change a disk.
 //!
-//! [`Fs`] has one method for each operation, so that tests can replace them with failing ones. Reading does not go through it: it
-//! changes nothing, and checkpoints are checked by their hashes.
+//! [`Fs`] has one method for each operation, so that tests can replace them with failing ones. Reading does
+//! not go through it: it changes nothing, and checkpoints are checked by their hashes.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Seek, Write};
@@ -68,8 +68,9 @@ pub trait Fs: Send + Sync {
     /// # Errors
     /// Those of the system.
     fn remove_dir(&self, path: &Path) -> io::Result<()>;
-    /// Takes the exclusive lock of a file and writes `owner` into it. The lock lasts as long as the returned file is open; the
-    /// kernel releases it even when the process is killed. Returns `WouldBlock` if another process holds the lock.
+    /// Takes the exclusive lock of a file and writes `owner` into it. The lock lasts as long as the returned
+    /// file is open; the kernel releases it even when the process is killed. Returns `WouldBlock` if another
+    /// process holds the lock.
     ///
     /// # Errors
     /// Those of the system.
@@ -94,7 +95,8 @@ impl Fs for RealFs {
         fs::rename(from, to)
     }
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        // On other systems a folder cannot be opened as a file, and the file system's journal keeps the order.
+        // On other systems a folder cannot be opened as a file, and the file system's journal keeps the
+        // order.
         if !cfg!(unix) {
             return Ok(());
         }
@@ -143,8 +145,8 @@ pub(crate) fn remove_any(fs: &dyn Fs, path: &Path) -> io::Result<()> {
 
 /// Replaces the file at `path` with `bytes`, completely or not at all. Creates the folder if needed.
 ///
-/// Readers and other writers, in this process or another, see the old file or the new one. The new one is on the disk when this
-/// returns.
+/// Readers and other writers, in this process or another, see the old file or the new one. The new one is on
+/// the disk when this returns.
 ///
 /// # Errors
 /// Those of the system; the old file is then unchanged.
@@ -153,7 +155,8 @@ pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     replace_with(&RealFs, path, |out| out.write_all(bytes))
 }
 
-/// As [`replace`], with what `write` writes, in a folder that exists. A file that was there keeps its permissions.
+/// As [`replace`], with what `write` writes, in a folder that exists. A file that was there keeps its
+/// permissions.
 ///
 /// # Errors
 /// Those of `write` and of the system; the old file is then unchanged.
@@ -162,7 +165,8 @@ pub fn replace_with(
     path: &Path,
     write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
 ) -> io::Result<()> {
-    // Two threads may replace one file at the same time, such as two devices a cached kernel: each needs a name of its own.
+    // Two threads may replace one file at the same time, such as two devices a cached kernel: each needs a
+    // name of its own.
     static WRITTEN: AtomicU32 = AtomicU32::new(0);
     let temp = sibling(path, &format!("tmp-{}", WRITTEN.fetch_add(1, Ordering::Relaxed)));
     let run = || {
@@ -182,7 +186,8 @@ pub fn replace_with(
     })
 }
 
-/// `path` with `.tag-<pid>` appended to its name. It is in the same folder, so that a rename stays within one file system.
+/// `path` with `.tag-<pid>` appended to its name. It is in the same folder, so that a rename stays within one
+/// file system.
 pub(crate) fn sibling(path: &Path, tag: &str) -> std::path::PathBuf {
     let mut name = path.file_name().unwrap_or_default().to_os_string();
     name.push(format!(".{tag}-{}", std::process::id()));

@@ -1,8 +1,9 @@
-//! tempra fine-tunes pretrained text encoders (BERT, RoBERTa, DistilBERT, ELECTRA, ALBERT, ModernBERT, XLNet) on the CPU,
-//! CUDA and Vulkan/Metal/DX12, with kernels written by hand. A Hugging Face model folder goes in and comes out.
+//! tempra fine-tunes pretrained text encoders (BERT, RoBERTa, DistilBERT, ELECTRA, ALBERT, ModernBERT, XLNet)
+//! on the CPU, CUDA and Vulkan/Metal/DX12, with kernels written by hand. A Hugging Face model folder goes in
+//! and comes out.
 //!
-//! Most people use the program `tempra`; its README is the place to start. This page is for who calls the library. The
-//! interface may change with every version below 1.0.
+//! Most people use the program `tempra`; its README is the place to start. This page is for who calls the
+//! library. The interface may change with every version below 1.0.
 //!
 //! # What to call
 //!
@@ -20,14 +21,14 @@
 //! | compute ops and gradients | [`tape::Tape`], [`ops`] |
 //! | run a command of the program | [`cli::command`], [`cli::run`] |
 //!
-//! Every fallible function returns [`error::Error`]: a kind with its exit code, the place, what was expected and found, and
-//! what to do. Nothing prints, except [`cli`] and notes of a device on standard error.
+//! Every fallible function returns [`error::Error`]: a kind with its exit code, the place, what was expected
+//! and found, and what to do. Nothing prints, except [`cli`] and notes of a device on standard error.
 //!
 //! # Train from a recipe
 //!
-//! [`train::train`](fn@train::train) does what `tempra train` does: it resumes a run that was stopped, saves checkpoints,
-//! and writes a model folder. An [`Observer`](train::Observer) sees each event, and its answer may save or stop the run;
-//! `examples/observer.rs` is a program that does so.
+//! [`train::train`](fn@train::train) does what `tempra train` does: it resumes a run that was stopped, saves
+//! checkpoints, and writes a model folder. An [`Observer`](train::Observer) sees each event, and its answer
+//! may save or stop the run; `examples/observer.rs` is a program that does so.
 //!
 //! ```
 //! use std::path::Path;
@@ -99,8 +100,9 @@
 //!
 //! # Predict
 //!
-//! A [`Session`](predict::Session) turns a stream of texts into a stream of predictions. It needs nothing but a model folder, which also
-//! says how the texts were read in training. `examples/predict.rs` is a whole program.
+//! A [`Session`](predict::Session) turns a stream of texts into a stream of predictions. It needs nothing but
+//! a model folder, which also says how the texts were read in training. `examples/predict.rs` is a whole
+//! program.
 //!
 //! ```
 //! use tempra::device::Device;
@@ -120,7 +122,8 @@
 //!
 //! # Score
 //!
-//! A [`Task`](tasks::Task) knows what labels mean; its [`Meter`](tasks::Meter) collects scores and resamples them for intervals.
+//! A [`Task`](tasks::Task) knows what labels mean; its [`Meter`](tasks::Meter) collects scores and resamples
+//! them for intervals.
 //!
 //! ```
 //! use std::path::Path;
@@ -178,8 +181,8 @@
 //!
 //! # Ops and gradients
 //!
-//! A [`Tape`](tape::Tape) records ops as they run. Leaves carry the memory that their gradient goes into. [`ops`] explains how to
-//! write an op; `CONTRIBUTING.md` lists the files.
+//! A [`Tape`](tape::Tape) records ops as they run. Leaves carry the memory that their gradient goes into.
+//! [`ops`] explains how to write an op; `CONTRIBUTING.md` lists the files.
 //!
 //! ```
 //! use tempra::device::Device;
@@ -255,6 +258,6 @@ pub const FEATURES: &[(&str, bool)] = &[
     ("hub", cfg!(feature = "hub")),
 ];
 
-/// The commit that this build was made from, if it was built in a git repository or with `TEMPRA_COMMIT` set. It does not show changes
-/// that were not committed.
+/// The commit that this build was made from, if it was built in a git repository or with `TEMPRA_COMMIT` set.
+/// It does not show changes that were not committed.
 pub const COMMIT: Option<&str> = option_env!("TEMPRA_COMMIT");

@@ -1,4 +1,5 @@
-//! The program: reads the command line, runs a command, says what went wrong, and ends with the documented exit code.
+//! The program: reads the command line, runs a command, says what went wrong, and ends with the documented
+//! exit code.
 
 use clap::ColorChoice;
 use std::process::exit;
@@ -21,7 +22,8 @@ fn main() {
                 voice.error(&e);
                 exit(e.exit_code());
             }
-            // Help and version come this way too. That their reader went away is no error; that they cannot be written is.
+            // Help and version come this way too. That their reader went away is no error; that they cannot
+            // be written is.
             let gone = |e: &std::io::Error| e.kind() == std::io::ErrorKind::BrokenPipe;
             match e.print() {
                 Err(print) if e.exit_code() == 0 && !gone(&print) => exit(Error::disk("").exit_code()),

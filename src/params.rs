@@ -1,5 +1,5 @@
-//! The parameters of a model, in one allocation per role (values, gradients; an optimizer holds its states likewise), so that one launch can
-//! update, clip, zero or copy all of them.
+//! The parameters of a model, in one allocation per role (values, gradients; an optimizer holds its states
+//! likewise), so that one launch can update, clip, zero or copy all of them.
 
 use crate::device::{Device, Tensor};
 use crate::error::{Error, Result};
@@ -9,7 +9,8 @@ use crate::ops::update::Segment;
 use crate::shape::{DType, Spec};
 use crate::tape::{Leaf, Tape, Var};
 
-/// The alignment of a group of parameters, in elements: 256 bytes of f32, the largest alignment that GPUs require.
+/// The alignment of a group of parameters, in elements: 256 bytes of f32, the largest alignment that GPUs
+/// require.
 const ALIGN: usize = 64;
 
 /// One parameter: its name in the model's files, and how it is trained.
@@ -88,7 +89,8 @@ impl Layout {
     pub fn join(&mut self, names: Vec<String>, each: &[usize], joined: &[usize]) -> Group {
         self.join_of(names.into_iter().map(|name| (name, each.to_vec())).collect(), joined)
     }
-    /// Declares parameters of several shapes that are used as one tensor of shape `joined`. Weight decay does not apply to biases.
+    /// Declares parameters of several shapes that are used as one tensor of shape `joined`. Weight decay does
+    /// not apply to biases.
     pub fn join_of(&mut self, members: Vec<(String, Vec<usize>)>, joined: &[usize]) -> Group {
         self.len = self.len.next_multiple_of(ALIGN);
         let (first, count) = (self.list.len(), members.len());
@@ -150,7 +152,8 @@ impl Layout {
         }
         Ok(())
     }
-    /// The segments of the arena with the same optimizer settings. `weight_decay` is for parameters that decay.
+    /// The segments of the arena with the same optimizer settings. `weight_decay` is for parameters that
+    /// decay.
     pub fn segments(&self, weight_decay: f32) -> Vec<Segment> {
         let mut segments: Vec<Segment> = Vec::new();
         let mut put = |len: usize, decay: f32, lr_scale: f32, frozen: bool| match segments.last_mut() {
@@ -185,7 +188,8 @@ pub struct Params {
 pub struct Training {
     /// Gradients.
     pub grad: Tensor,
-    /// The zero-block bitmap of the gradients, u32 (see [`ZeroBlocks`]). Without it gradients are read and zeroed completely.
+    /// The zero-block bitmap of the gradients, u32 (see [`ZeroBlocks`]). Without it gradients are read and
+    /// zeroed completely.
     pub zero_blocks: Option<Tensor>,
 }
 
@@ -202,8 +206,8 @@ impl Bound {
 }
 
 impl Params {
-    /// Allocates the arenas in `dtype` (f32, or f64 for gradient checks), filled with zeros, and a copy in the device's compute type if
-    /// that is a 16-bit type.
+    /// Allocates the arenas in `dtype` (f32, or f64 for gradient checks), filled with zeros, and a copy in
+    /// the device's compute type if that is a 16-bit type.
     ///
     /// # Errors
     /// [`Kind::Memory`](crate::error::Kind::Memory) if there is not enough memory.
@@ -227,8 +231,8 @@ impl Params {
     /// Updates the copy that kernels read. Call it after the host has written weights.
     ///
     /// # Errors
-    /// [`Kind::Memory`](crate::error::Kind::Memory) if the device has no memory left; [`Kind::Lost`](crate::error::Kind::Lost)
-    /// if it was lost.
+    /// [`Kind::Memory`](crate::error::Kind::Memory) if the device has no memory left;
+    /// [`Kind::Lost`](crate::error::Kind::Lost) if it was lost.
     pub fn refresh(&self, device: &Device) -> Result<()> {
         match &self.copy {
             Some(copy) => device.step(&Cast, &[&self.value, copy]),
@@ -251,8 +255,8 @@ impl Params {
         let copy = self.copy.as_ref().map_or(0, |c| c.spec.bytes());
         self.value.spec.bytes() * if self.training.is_some() { 2 } else { 1 } + copy
     }
-    /// Puts every group on a tape: as leaves with gradients if the tape records, and frozen groups as constants. `filled`: whether the
-    /// gradients hold those of earlier micro-batches, to be added to.
+    /// Puts every group on a tape: as leaves with gradients if the tape records, and frozen groups as
+    /// constants. `filled`: whether the gradients hold those of earlier micro-batches, to be added to.
     ///
     /// # Errors
     /// [`Kind::Shape`](crate::error::Kind::Shape) if a view does not fit the arena.
@@ -284,7 +288,8 @@ impl Params {
             .map(|p| p.name.clone())
             .collect()
     }
-    /// Zeroes the gradients of frozen parameters that share a group with trained ones, so that the gradient norm excludes them.
+    /// Zeroes the gradients of frozen parameters that share a group with trained ones, so that the gradient
+    /// norm excludes them.
     ///
     /// # Errors
     /// [`Kind::Lost`](crate::error::Kind::Lost) if the device was lost.

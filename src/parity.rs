@@ -1,4 +1,5 @@
-//! Proves that a device computes correctly: runs every case of [`OPS`] on it and compares with the CPU in f64.
+//! Proves that a device computes correctly: runs every case of [`OPS`] on it and compares with the CPU in
+//! f64.
 
 use crate::device::{Device, Tensor};
 use crate::device::{cuda, wgpu};
@@ -22,7 +23,8 @@ pub struct Row {
     pub case: String,
     /// The compute type.
     pub dtype: String,
-    /// The largest error of the forward pass or step: absolute for values up to 1, relative above. `None` if it is NaN.
+    /// The largest error of the forward pass or step: absolute for values up to 1, relative above. `None` if
+    /// it is NaN.
     pub forward: Option<f64>,
     /// The largest error of the gradients; `None` for a step, or if it is NaN.
     pub backward: Option<f64>,

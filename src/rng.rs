@@ -1,6 +1,8 @@
-//! Philox4x32-10, counter based: a dropout mask is a function of (seed, step, dropout_id, element) and is never stored.
+//! Philox4x32-10, counter based: a dropout mask is a function of (seed, step, dropout_id, element) and is
+//! never stored.
 //!
-//! Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3" (SC 2011). The tests hold Random123's known answers.
+//! Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3" (SC 2011). The tests hold Random123's known
+//! answers.
 
 const M0: u64 = 0xD251_1F53;
 const M1: u64 = 0xCD9E_8D57;
@@ -19,7 +21,8 @@ pub fn philox(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
     [a, b, c, d]
 }
 
-/// A stream of random numbers for the host: shuffles, splits and initial weights. Same seed and purpose, same numbers.
+/// A stream of random numbers for the host: shuffles, splits and initial weights. Same seed and purpose, same
+/// numbers.
 #[derive(Clone, Debug)]
 pub struct Rng {
     key: [u32; 2],
@@ -29,7 +32,8 @@ pub struct Rng {
 }
 
 impl Rng {
-    /// The stream of a seed for one purpose, so that two uses of one seed do not share numbers; `index` may be an epoch.
+    /// The stream of a seed for one purpose, so that two uses of one seed do not share numbers; `index` may
+    /// be an epoch.
     pub fn new(seed: u64, purpose: &str, index: u64) -> Self {
         // FNV-1a: any fixed, well spread hash of the purpose will do.
         let tag = purpose.bytes().fold(0x811C_9DC5u32, |h, b| (h ^ b as u32).wrapping_mul(0x0100_0193));

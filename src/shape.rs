@@ -80,9 +80,9 @@ impl fmt::Debug for Spec {
     }
 }
 
-/// How far computed values are from the true ones as vectors, relative to the true one's length (or to one of elements of a
-/// quarter, if that is longer); infinite where one is not finite. What 16-bit types are judged by: a single element close to
-/// zero is the difference of rounded numbers and says nothing.
+/// How far computed values are from the true ones as vectors, relative to the true one's length (or to one of
+/// elements of a quarter, if that is longer); infinite where one is not finite. What 16-bit types are judged
+/// by: a single element close to zero is the difference of rounded numbers and says nothing.
 pub fn relative_l2(found: &[f64], truth: &[f64]) -> f64 {
     if found.len() != truth.len() || found.iter().chain(truth).any(|v| !v.is_finite()) {
         return f64::INFINITY;

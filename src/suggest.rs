@@ -1,11 +1,13 @@
 //! "Did you mean": the known word nearest to one that is not known.
 
-/// Longest word compared, in characters; what is longer is no slip of the fingers, and the time stays bounded.
+/// Longest word compared, in characters; what is longer is no slip of the fingers, and the time stays
+/// bounded.
 const LONGEST: usize = 64;
 
-/// The candidate nearest to `word`, if one is near enough to be meant: at most a third of the word's characters
-/// (but at least one, two from five characters on) changed, added, left out or swapped with their neighbour. Case, spaces at
-/// the ends and `-` against `_` count nothing; among equals the first candidate wins.
+/// The candidate nearest to `word`, if one is near enough to be meant: at most a third of the word's
+/// characters (but at least one, two from five characters on) changed, added, left out or swapped with their
+/// neighbour. Case, spaces at the ends and `-` against `_` count nothing; among equals the first candidate
+/// wins.
 pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let word = folded(word)?;
     let limit = (word.len() / 3).max(if word.len() >= 5 { 2 } else { 1 });

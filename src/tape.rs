@@ -40,7 +40,8 @@ impl<'d> Tape<'d> {
     pub fn new(device: &'d Device) -> Self {
         Self { device, recording: true, slots: Vec::new(), nodes: Vec::new(), leaves: Vec::new() }
     }
-    /// A tape that only runs ops, for evaluation: it keeps no value. Whoever builds the model leaves dropout out.
+    /// A tape that only runs ops, for evaluation: it keeps no value. Whoever builds the model leaves dropout
+    /// out.
     pub fn evaluate(device: &'d Device) -> Self {
         Self { recording: false, ..Self::new(device) }
     }
@@ -63,9 +64,9 @@ impl<'d> Tape<'d> {
     /// Plans, allocates, runs and records one op; returns its first output.
     ///
     /// # Errors
-    /// [`Kind::Shape`](crate::error::Kind::Shape) if the op does not accept the inputs, or one of them is given twice;
-    /// [`Kind::Memory`](crate::error::Kind::Memory) if the device has no memory left; [`Kind::Lost`](crate::error::Kind::Lost)
-    /// if it was lost.
+    /// [`Kind::Shape`](crate::error::Kind::Shape) if the op does not accept the inputs, or one of them is
+    /// given twice; [`Kind::Memory`](crate::error::Kind::Memory) if the device has no memory left;
+    /// [`Kind::Lost`](crate::error::Kind::Lost) if it was lost.
     pub fn apply(&mut self, op: impl Op, x: impl Into<Vec<Var>>) -> Result<Var> {
         let x = x.into();
         let slots = || x.iter().filter_map(Var::slot);
@@ -89,13 +90,13 @@ impl<'d> Tape<'d> {
         }
         Ok(Var::new(first, slot))
     }
-    /// Fills the gradient of every leaf that `root` depends on, given d(loss)/d(root). Leaves that it does not depend on are left
-    /// untouched and returned, in the order they were made.
+    /// Fills the gradient of every leaf that `root` depends on, given d(loss)/d(root). Leaves that it does
+    /// not depend on are left untouched and returned, in the order they were made.
     ///
     /// # Errors
     /// [`Kind::Shape`](crate::error::Kind::Shape) if the seed has another shape than `root`;
-    /// [`Kind::Memory`](crate::error::Kind::Memory) if the device has no memory left; [`Kind::Lost`](crate::error::Kind::Lost)
-    /// if it was lost.
+    /// [`Kind::Memory`](crate::error::Kind::Memory) if the device has no memory left;
+    /// [`Kind::Lost`](crate::error::Kind::Lost) if it was lost.
     pub fn backward(mut self, root: Var, seed: Tensor) -> Result<Vec<Var>> {
         let at = root.slot();
         // The tape holds what it still reads of it.

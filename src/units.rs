@@ -24,7 +24,8 @@ pub fn thousands(n: u64) -> String {
     out
 }
 
-/// A number of bytes in the largest binary unit of which there is at least one: `344 MiB`, `1.5 GiB`, `37 KiB`.
+/// A number of bytes in the largest binary unit of which there is at least one: `344 MiB`, `1.5 GiB`,
+/// `37 KiB`.
 pub fn bytes(n: u64) -> String {
     let units = [(30, "GiB"), (20, "MiB"), (10, "KiB")];
     let Some((shift, unit)) = units.into_iter().find(|(shift, _)| n >> shift > 0) else {

@@ -1,6 +1,7 @@
 //! Tests every op of `OPS`: each case on every available backend, in every dtype, forward and backward.
 //!
-//! `cargo test --test ops -- attention` runs one op. `TEMPRA_REQUIRE=cuda,wgpu` makes a missing backend a failure.
+//! `cargo test --test ops -- attention` runs one op. `TEMPRA_REQUIRE=cuda,wgpu` makes a missing backend a
+//! failure.
 #[path = "ops_harness/judge.rs"]
 mod judge;
 #[path = "ops_harness/planted.rs"]

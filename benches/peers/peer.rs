@@ -1,12 +1,13 @@
 //! What peers in Rust share: how times are taken and reported. Each includes this file; none of it is tempra.
 //!
-//! The method is that of `tempra bench` (src/bench/measure.rs): random operands in more sets than the cache holds, used in
-//! turn; all sets run once first; runs are repeated until one measurement is long enough for the clock, measurements until
-//! the granted time is over; medians and quartiles. Bytes and operations are counted as src/ops counts them. The report is
-//! the JSON that src/bench/report/schema.json describes.
+//! The method is that of `tempra bench` (src/bench/measure.rs): random operands in more sets than the cache
+//! holds, used in turn; all sets run once first; runs are repeated until one measurement is long enough for
+//! the clock, measurements until the granted time is over; medians and quartiles. Bytes and operations are
+//! counted as src/ops counts them. The report is the JSON that src/bench/report/schema.json describes.
 //!
-//! A backward pass is timed by itself: the graphs of one measurement are built before its clock starts and freed after it
-//! stopped, unless the library frees them in the pass. Its seed is ones, which both libraries make in the pass.
+//! A backward pass is timed by itself: the graphs of one measurement are built before its clock starts and
+//! freed after it stopped, unless the library frees them in the pass. Its seed is ones, which both libraries
+//! make in the pass.
 
 #[path = "system.rs"]
 mod system;
@@ -96,7 +97,8 @@ pub trait Library {
     fn matmul(&self, side: usize) -> Result<Pass<Self::Graph>>;
     /// A pass on random operands of its own; tables may be shared. An error says why it cannot do the job.
     fn job(&mut self, job: &Job) -> Result<Pass<Self::Graph>>;
-    /// From ones at the root to the gradients of all real operands; returns what shall be freed after the clock stopped.
+    /// From ones at the root to the gradients of all real operands; returns what shall be freed after the
+    /// clock stopped.
     fn backward(&self, graph: Self::Graph) -> Result<Box<dyn std::any::Any>>;
     /// A model of the shape in training on random tokens.
     fn training(&mut self, sequences: usize, length: usize) -> Result<Step>;
@@ -199,7 +201,8 @@ fn jobs(tokens: usize, once: bool) -> Vec<Job> {
     let (tf, y) = (t as f64, (t * h) as f64 * e);
     let th = (t * h) as f64;
     let tables = ((VOCAB + POSITIONS + 2) * h) as f64;
-    // The counts are those of tempra (src/ops/cost.rs). Each set names other random words: as many distinct ones as is expected.
+    // The counts are those of tempra (src/ops/cost.rs). Each set names other random words: as many distinct
+    // ones as is expected.
     let vocab = VOCAB as f64;
     let words = vocab * (1.0 - (1.0 - 1.0 / vocab).powi(t as i32));
     let rows = (words.round() + (length.min(t) + 2) as f64) * h as f64 * e;
@@ -468,7 +471,8 @@ impl<L: Library> Bench<L> {
         }
     }
 
-    /// Medians of a fixed number of samples, as tempra's (src/bench/ceilings); after a first time by the same copy and the same side.
+    /// Medians of a fixed number of samples, as tempra's (src/bench/ceilings); after a first time by the same
+    /// copy and the same side.
     fn ceilings(&self, before: Option<&Ceilings>) -> Result<Ceilings> {
         let n = self.cache;
         let (from, mut to) = (vec![0.5f32; n], vec![0.25f32; n]);

@@ -50,7 +50,8 @@ pub fn resources(cubin: &[u8]) -> Option<Vec<Resources>> {
     Some(all)
 }
 
-/// Registers of each function, from `.nv.info`: entries of a format, an attribute and a size; 0x2f counts registers.
+/// Registers of each function, from `.nv.info`: entries of a format, an attribute and a size; 0x2f counts
+/// registers.
 fn registers(
     b: &[u8],
     sections: &[String],

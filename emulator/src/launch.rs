@@ -14,13 +14,15 @@ use std::time::{Duration, Instant};
 /// How to run.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The seed of the schedule, which determines the order in which warps and blocks run. 0: the simplest order.
+    /// The seed of the schedule, which determines the order in which warps and blocks run. 0: the simplest
+    /// order.
     pub seed: u64,
     /// The seed of the errors of approximate functions such as `ex2.approx`. 0: they are exact.
     pub blur: u64,
-    /// The number of bits of a sum that matrix instructions keep, as tensor cores do. Eight products and the accumulator are aligned to the
-    /// largest of them, and lower bits are truncated, as is the result to f32. Volta keeps 24 bits, later GPUs more (Fasi et al. 2021;
-    /// Khattak and Mikaitis 2025). 0: all products of an instruction are added exactly and rounded once.
+    /// The number of bits of a sum that matrix instructions keep, as tensor cores do. Eight products and the
+    /// accumulator are aligned to the largest of them, and lower bits are truncated, as is the result to f32.
+    /// Volta keeps 24 bits, later GPUs more (Fasi et al. 2021; Khattak and Mikaitis 2025). 0: all products of
+    /// an instruction are added exactly and rounded once.
     pub tensor_bits: u32,
     /// The number of consecutive instructions without a visible change after which a block counts as endless.
     pub patience: u64,

@@ -216,7 +216,8 @@ fn clamp(v: i128, to: Type) -> i128 {
     }
 }
 
-/// What an approximation may give: a few units in the last place off, always the same for the same seed and argument.
+/// What an approximation may give: a few units in the last place off, always the same for the same seed and
+/// argument.
 pub fn blur(x: f32, seed: u64, ulps: u32) -> f32 {
     if seed == 0 || ulps == 0 || !x.is_normal() {
         return x;

@@ -105,8 +105,9 @@ impl<'a> Block<'a> {
         Stop
     }
 
-    /// Groups at one instruction become one; picks the next to run: the one that is furthest behind, which lets the
-    /// others wait for it where the branches meet. Sometimes another, or lanes that wait for each other would not end.
+    /// Groups at one instruction become one; picks the next to run: the one that is furthest behind, which
+    /// lets the others wait for it where the branches meet. Sometimes another, or lanes that wait for each
+    /// other would not end.
     fn pick(&mut self, w: usize) -> Option<usize> {
         let warp = &mut self.warps[w];
         let g = &mut warp.groups;

@@ -1,7 +1,7 @@
 //! Who touched a piece of memory last, and what is ordered before what.
 //!
-//! Clocks are kept for each warp (vector clocks as in FastTrack, Flanagan and Freund 2009). A clock goes up whenever the
-//! warp releases something: at a barrier, `__syncwarp`, a fence.
+//! Clocks are kept for each warp (vector clocks as in FastTrack, Flanagan and Freund 2009). A clock goes up
+//! whenever the warp releases something: at a barrier, `__syncwarp`, a fence.
 
 use std::collections::HashMap;
 
@@ -112,7 +112,8 @@ const LINE: usize = 16;
 /// A part is split in use.
 const SPLIT: u32 = 1 << 31;
 
-/// The last accesses to a line, to a word of it, or to half a word. A line has four words, a word has two halves.
+/// The last accesses to a line, to a word of it, or to half a word. A line has four words, a word has two
+/// halves.
 #[derive(Clone, Copy, Default)]
 struct Cell {
     write: Access,
@@ -321,7 +322,8 @@ impl Shadow {
             found = found.or(hit.map(|r| Conflict { before: *r, was_write: false }));
             more.clear();
         }
-        // Lanes of one warp that write different bytes of a piece leave the mark of the last; nothing false follows.
+        // Lanes of one warp that write different bytes of a piece leave the mark of the last; nothing false
+        // follows.
         cell.write = me;
         cell.read = Access::default();
         found

@@ -1,4 +1,5 @@
-//! Tensor maps: what `cuTensorMapEncodeTiled` makes of its arguments. The hardware's layout is secret; here they are plain.
+//! Tensor maps: what `cuTensorMapEncodeTiled` makes of its arguments. The hardware's layout is secret; here
+//! they are plain.
 
 const MAGIC: u64 = 0x7e39_4a70_6d61_7021;
 

@@ -13,9 +13,10 @@ pub(super) struct LastLevelCache {
     pub source: String,
 }
 
-/// The size that is assumed for a GPU that does not tell its own, in bytes. wgpu has no query for it. The largest caches of GPUs that are
-/// sold for desktops are 128 MiB (Infinity Cache of the Radeon RX 6900 XT) and 96 MiB (L2 of the GeForce RTX 5090, L3 of the Radeon RX
-/// 7900 XTX). Only accelerators for servers have more: 256 MiB in the Instinct MI300X.
+/// The size that is assumed for a GPU that does not tell its own, in bytes. wgpu has no query for it. The
+/// largest caches of GPUs that are sold for desktops are 128 MiB (Infinity Cache of the Radeon RX 6900 XT)
+/// and 96 MiB (L2 of the GeForce RTX 5090, L3 of the Radeon RX 7900 XTX). Only accelerators for servers have
+/// more: 256 MiB in the Instinct MI300X.
 const GPU_BOUND: u64 = 128 << 20;
 
 /// The size that is assumed for a CPU that does not tell its own, in bytes.

@@ -1,7 +1,8 @@
 //! Results as CSV: one row for each measurement, for programs such as pandas.
 //!
-//! The first line names the columns. A unit is a part of its column's name. A cell is empty if the column does not apply to the row or the
-//! value is unknown; no cell is NaN. Ops and training steps are rows of the same table.
+//! The first line names the columns. A unit is a part of its column's name. A cell is empty if the column
+//! does not apply to the row or the value is unknown; no cell is NaN. Ops and training steps are rows of the
+//! same table.
 
 use super::compare::{Comparison, Pair};
 use super::measure::Quartiles;

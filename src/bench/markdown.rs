@@ -174,7 +174,8 @@ pub fn report(r: &Report) -> String {
     text
 }
 
-/// The rows of equal keys one after the other, in the order of the devices, so that what can be compared stands side by side.
+/// The rows of equal keys one after the other, in the order of the devices, so that what can be compared
+/// stands side by side.
 fn side_by_side<'a, K: PartialEq, R>(r: &Report, rows: impl Iterator<Item = (&'a str, K, R)>) -> Vec<R> {
     let mut groups: Vec<(K, Vec<(usize, R)>)> = Vec::new();
     for (device, key, row) in rows {

@@ -1,11 +1,13 @@
 //! How times are measured.
 //!
-//! Operands are random. Several sets of them, together larger than the cache, are used in turn: this gives the time with cold caches. A
-//! warm-up on all sets compiles the kernels and touches the memory. Then runs are repeated until one sample is long enough for the clock
-//! (see `queue.rs`), and samples are taken until the time limit. The report has all samples, their median and quartiles. After that one
-//! set is used again and again: this gives the time with warm caches. Between the samples fixed work is timed, to see how fast the machine
-//! itself is ([`super::pace`]). The clock is the device's own if it has one, otherwise the host's until the device is idle
-//! ([`SystemClock`]). Tests use another [`Clock`] that counts work, so that they do not depend on the speed of the machine.
+//! Operands are random. Several sets of them, together larger than the cache, are used in turn: this gives
+//! the time with cold caches. A warm-up on all sets compiles the kernels and touches the memory. Then runs
+//! are repeated until one sample is long enough for the clock (see `queue.rs`), and samples are taken until
+//! the time limit. The report has all samples, their median and quartiles. After that one set is used again
+//! and again: this gives the time with warm caches. Between the samples fixed work is timed, to see how fast
+//! the machine itself is ([`super::pace`]). The clock is the device's own if it has one, otherwise the host's
+//! until the device is idle ([`SystemClock`]). Tests use another [`Clock`] that counts work, so that they do
+//! not depend on the speed of the machine.
 
 use super::cache::LastLevelCache;
 use super::ceilings::CeilingEffort;
@@ -52,7 +54,8 @@ impl Clock for SystemClock {
 /// How long to measure ops and steps. Ceilings have their own [`CeilingEffort`].
 #[derive(Clone, Debug)]
 pub struct Effort {
-    /// The approximate time for all samples of one pass of one op with cold caches, in seconds. Warm caches take a quarter more.
+    /// The approximate time for all samples of one pass of one op with cold caches, in seconds. Warm caches
+    /// take a quarter more.
     pub seconds: f64,
     /// The least number of samples.
     pub samples: usize,
@@ -317,7 +320,8 @@ impl<'a> Workbench<'a> {
         Ok(self.device.kernels(run)?.into_iter().map(str::to_owned).collect())
     }
 
-    /// Warms up: runs every pass on every set once, which compiles kernels, touches memory, and writes what later passes read.
+    /// Warms up: runs every pass on every set once, which compiles kernels, touches memory, and writes what
+    /// later passes read.
     ///
     /// # Errors
     /// Those of the device.
@@ -326,8 +330,8 @@ impl<'a> Workbench<'a> {
             |&pass: &Phase| (0..ready.sets()).try_for_each(|i| self.timed(ready, pass, i..i + 1).map(drop));
         ready.passes().iter().try_for_each(one)
     }
-    /// The time in seconds of consecutive runs of a pass, on one set after the other, by the device's own clock if it has one. The capture
-    /// of the runs as CUDA graphs does not count.
+    /// The time in seconds of consecutive runs of a pass, on one set after the other, by the device's own
+    /// clock if it has one. The capture of the runs as CUDA graphs does not count.
     ///
     /// # Errors
     /// Those of the device.
@@ -365,7 +369,8 @@ impl<'a> Workbench<'a> {
             |one: f64, most: usize| (LONG_ENOUGH / one.max(1e-9)).ceil().clamp(1.0, most as f64) as usize;
         let mut repeats = fill(one, RUNS);
         if let Some(runs) = queue.capture(repeats)? {
-            // Launched one by one, short kernels take as long as their launches. In a graph they may be faster.
+            // Launched one by one, short kernels take as long as their launches. In a graph they may be
+            // faster.
             repeats = runs * fill(queue.seconds(runs)?, RUNS);
         }
         let begun = self.clock.now();

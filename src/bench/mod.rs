@@ -1,6 +1,8 @@
-//! Benchmarks: every op at the shapes of real models or of the user, training steps, and comparisons of results.
+//! Benchmarks: every op at the shapes of real models or of the user, training steps, and comparisons of
+//! results.
 //!
-//! [`ops`] and [`step`] measure and fill a [`Report`]; [`compare()`] reads reports; [`page`], [`markdown`] and [`csv`](mod@csv) write them.
+//! [`ops`] and [`step`] measure and fill a [`Report`]; [`compare()`] reads reports; [`page`], [`markdown`]
+//! and [`csv`](mod@csv) write them.
 
 mod cache;
 pub mod ceilings;

@@ -1,5 +1,5 @@
-//! Watches the clocks of an NVIDIA GPU during measurements, and repeats a measurement during which heat or the power supply slowed the
-//! GPU down.
+//! Watches the clocks of an NVIDIA GPU during measurements, and repeats a measurement during which heat or
+//! the power supply slowed the GPU down.
 
 use super::measure::Workbench;
 use super::report::{Clocks, GpuState};
@@ -11,8 +11,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// How often the clocks are read during a measurement: often enough for the shortest measurement by default (0.3 s), seldom enough not to
-/// disturb the launches.
+/// How often the clocks are read during a measurement: often enough for the shortest measurement by default
+/// (0.3 s), seldom enough not to disturb the launches.
 const INTERVAL: Duration = Duration::from_millis(100);
 /// How many intervals a repeated measurement waits at most for the slowdown to end.
 const PATIENCE: usize = 10;
@@ -122,8 +122,8 @@ impl Drop for NvmlMonitor {
 }
 
 impl Workbench<'_> {
-    /// Runs a measurement and returns the GPU's clocks during it. If heat or the power supply slowed the GPU down meanwhile, the
-    /// measurement is made once more, and the second one counts.
+    /// Runs a measurement and returns the GPU's clocks during it. If heat or the power supply slowed the GPU
+    /// down meanwhile, the measurement is made once more, and the second one counts.
     pub(super) fn watched<T>(&self, measure: &mut dyn FnMut() -> Result<T>) -> Result<(T, Option<Clocks>)> {
         let Some(monitor) = self.monitor else { return Ok((measure()?, None)) };
         let mut once = || -> Result<(T, Clocks)> {

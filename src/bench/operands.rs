@@ -8,7 +8,8 @@ use crate::error::{Error, Result};
 use crate::ops::{Backward, Call, Cost, Fill, Forward, Grad, Gradient, Input, accumulator};
 use crate::shape::{DType, Spec};
 
-/// The size of the pool of random numbers that fill operands. Larger operands repeat it from other offsets, to save time.
+/// The size of the pool of random numbers that fill operands. Larger operands repeat it from other offsets,
+/// to save time.
 pub(super) const POOL: usize = (1 << 20) + 13;
 /// The largest number of sets of operands.
 const SETS: u64 = 64;
@@ -100,8 +101,8 @@ impl Job {
         let all = self.inputs.iter().enumerate().filter(|(i, _)| !left_out(*i));
         all.map(|(i, input)| (input, Spec::new(element(i, input), &input.shape))).collect()
     }
-    /// The tensors of the job on a device with these capabilities, and its cost. The benchmark asks for all gradients and has them
-    /// overwritten, without a bitmap of zero blocks; those of weights are f32.
+    /// The tensors of the job on a device with these capabilities, and its cost. The benchmark asks for all
+    /// gradients and has them overwritten, without a bitmap of zero blocks; those of weights are f32.
     ///
     /// # Errors
     /// Those of the op: a type that the device does not have.

@@ -14,7 +14,8 @@ pub fn names() -> impl Iterator<Item = &'static str> {
     OPS.iter().map(|(op, _)| *op)
 }
 
-/// The jobs of the ops that `wanted` selects, by model. Jobs that do not depend on the number of tokens occur once.
+/// The jobs of the ops that `wanted` selects, by model. Jobs that do not depend on the number of tokens occur
+/// once.
 pub fn plan(models: &[ModelShape], tokens: &[usize], wanted: &dyn Fn(&str) -> bool) -> Vec<Job> {
     let mut all = Vec::new();
     for model in models {
@@ -27,7 +28,8 @@ pub fn plan(models: &[ModelShape], tokens: &[usize], wanted: &dyn Fn(&str) -> bo
     once_each(all)
 }
 
-/// As [`plan`], for batches of sequences whose lengths come from a source: the list itself, or a draw for each number of tokens.
+/// As [`plan`], for batches of sequences whose lengths come from a source: the list itself, or a draw for
+/// each number of tokens.
 pub fn plan_lengths(
     models: &[ModelShape],
     tokens: &[usize],
@@ -56,11 +58,12 @@ fn once_each(mut all: Vec<Job>) -> Vec<Job> {
     all
 }
 
-/// Measures the jobs and adds the results to the report, until `stop` returns true or a signal comes. Jobs that a device refuses are added
-/// as skipped.
+/// Measures the jobs and adds the results to the report, until `stop` returns true or a signal comes. Jobs
+/// that a device refuses are added as skipped.
 ///
 /// # Errors
-/// [`Kind::Lost`](crate::error::Kind::Lost) if the device was lost. The report then holds the measurements made before.
+/// [`Kind::Lost`](crate::error::Kind::Lost) if the device was lost. The report then holds the measurements
+/// made before.
 pub fn run(
     bench: &Workbench,
     jobs: &[Job],

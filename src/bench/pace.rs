@@ -1,9 +1,9 @@
 //! Measures how fast the machine itself is during a benchmark.
 //!
-//! CPU clocks, other programs and GPU temperature change the speed of a machine from minute to minute, often by more than the
-//! differences of interest. So a fixed piece of work, the same in all versions, is timed between the measurements of each op. One part
-//! is bound by memory, the other by computing. If its times differ between two results, [`compare()`](super::compare()) adds that
-//! difference to the uncertainty.
+//! CPU clocks, other programs and GPU temperature change the speed of a machine from minute to minute, often
+//! by more than the differences of interest. So a fixed piece of work, the same in all versions, is timed
+//! between the measurements of each op. One part is bound by memory, the other by computing. If its times
+//! differ between two results, [`compare()`](super::compare()) adds that difference to the uncertainty.
 
 use super::measure::Workbench;
 use super::report::Machine;
@@ -41,7 +41,8 @@ enum Fixed {
     Host { from: Vec<f32>, to: Mutex<Vec<f32>>, threads: usize },
     /// On a GPU: copies in memory, on several tensors in turn; repeated copies that fit into its cache.
     Gpu { far: Vec<[Tensor; 2]>, near: [Tensor; 2] },
-    /// The same on an NVIDIA GPU, as two CUDA graphs, so that the host's launches do not count. The tensors are kept for the graphs.
+    /// The same on an NVIDIA GPU, as two CUDA graphs, so that the host's launches do not count. The tensors
+    /// are kept for the graphs.
     Graphs { graphs: Mutex<[Captured; 2]>, far: Vec<[Tensor; 2]>, _near: [Tensor; 2] },
 }
 
@@ -87,7 +88,8 @@ impl Pace {
     pub fn how(&self, device: &Device) -> String {
         match &self.work {
             Fixed::Host { threads, .. } => {
-                // A software driver leaves other data in the caches, so that the copy takes longer than beside ops on the CPU.
+                // A software driver leaves other data in the caches, so that the copy takes longer than
+                // beside ops on the CPU.
                 let beside = if matches!(device, Device::Cpu(_)) { "" } else { ", beside a software driver" };
                 format!("{}, {threads} threads{beside}: a copy, sums in registers", Machine::here().cpu)
             }
@@ -123,8 +125,9 @@ impl Pace {
                     std::hint::black_box(sums());
                     Ok(())
                 };
-                // While a software driver works, these threads sleep. After they wake, the system may run several of them on one CPU
-                // until it next balances its load, every few milliseconds. That is not the machine's speed.
+                // While a software driver works, these threads sleep. After they wake, the system may run
+                // several of them on one CPU until it next balances its load, every few milliseconds. That is
+                // not the machine's speed.
                 let woken = Instant::now();
                 while !matches!(device, Device::Cpu(_)) && woken.elapsed() < WAKING {
                     computing()?;

@@ -1,8 +1,9 @@
 //! Runs that are queued together and timed as one sample.
 //!
-//! A short kernel runs faster than the host launches it. Without a CUDA graph the sample would measure the host's launch rate. Therefore
-//! consecutive runs are captured as CUDA graphs on NVIDIA GPUs, and a sample times launches of graphs. wgpu needs nothing like that: all
-//! runs of a sample are one command buffer, which is submitted when it is complete. On a CPU there is nothing to launch.
+//! A short kernel runs faster than the host launches it. Without a CUDA graph the sample would measure the
+//! host's launch rate. Therefore consecutive runs are captured as CUDA graphs on NVIDIA GPUs, and a sample
+//! times launches of graphs. wgpu needs nothing like that: all runs of a sample are one command buffer, which
+//! is submitted when it is complete. On a CPU there is nothing to launch.
 
 use super::measure::{Workbench, timer};
 use crate::device::Device;
@@ -43,15 +44,16 @@ impl<'a> Queue<'a> {
         Queue { bench, sets: sets.max(1), run, next, graphs: None }
     }
 
-    /// Captures about `runs` consecutive runs in each CUDA graph from now on. Returns the number of runs in a graph, and `None` where runs
-    /// are launched one by one.
+    /// Captures about `runs` consecutive runs in each CUDA graph from now on. Returns the number of runs in a
+    /// graph, and `None` where runs are launched one by one.
     ///
     /// # Errors
     /// Those of the device.
     pub fn capture(&mut self, runs: usize) -> Result<Option<usize>> {
         let Device::Cuda(gpu) = self.bench.device else { return Ok(None) };
         let runs = runs.clamp(1, RUNS);
-        // A graph that uses sets more than once uses all of them equally often, so that no set follows itself while it is in the cache.
+        // A graph that uses sets more than once uses all of them equally often, so that no set follows itself
+        // while it is in the cache.
         let runs = match runs.div_ceil(self.sets) {
             1 => runs,
             turns => self.sets * turns.min(RUNS / self.sets).max(1),
@@ -75,7 +77,8 @@ impl<'a> Queue<'a> {
         Ok(captured.map(|captured| graphs.captured.insert(start, captured)).is_some())
     }
 
-    /// The first sets of the next `count` graphs, which are captured. Empty, also from then on, if one cannot be captured.
+    /// The first sets of the next `count` graphs, which are captured. Empty, also from then on, if one cannot
+    /// be captured.
     fn starts(&mut self, count: usize) -> Result<Vec<usize>> {
         let runs = self.graphs.as_ref().map_or(0, |g| g.runs);
         let starts: Vec<usize> = (0..count).map(|i| (self.next + i * runs) % self.sets).collect();
@@ -123,8 +126,8 @@ impl<'a> Queue<'a> {
         Ok(seconds)
     }
 
-    /// Runs once on the set that was used last, without timing it and without a CUDA graph. What other work took from the caches, code and
-    /// constants included, comes back.
+    /// Runs once on the set that was used last, without timing it and without a CUDA graph. What other work
+    /// took from the caches, code and constants included, comes back.
     ///
     /// # Errors
     /// Those of the device.

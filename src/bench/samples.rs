@@ -2,12 +2,14 @@
 
 use crate::metrics::Bootstrap;
 
-/// The 95 % percentile bootstrap interval of the median of samples (Efron 1979, "Bootstrap Methods: Another Look at the Jackknife"), from
-/// 10,000 resamples for up to 100 samples, and fewer, but at least 1,000, for more. Their seed is fixed, so that equal samples give equal
-/// intervals. `None` for fewer than two samples and if one is not finite.
+/// The 95 % percentile bootstrap interval of the median of samples (Efron 1979, "Bootstrap Methods: Another
+/// Look at the Jackknife"), from 10,000 resamples for up to 100 samples, and fewer, but at least 1,000, for
+/// more. Their seed is fixed, so that equal samples give equal intervals. `None` for fewer than two samples
+/// and if one is not finite.
 ///
-/// Few samples cannot give 95 %: the interval from the smallest to the largest of n samples holds the true median with probability
-/// 1 - 2^(1 - n), which is 75 % for three, 93.8 % for five and 96.9 % for six samples.
+/// Few samples cannot give 95 %: the interval from the smallest to the largest of n samples holds the true
+/// median with probability 1 - 2^(1 - n), which is 75 % for three, 93.8 % for five and 96.9 % for six
+/// samples.
 ///
 /// ```
 /// use tempra::bench::samples::median_interval;
@@ -47,8 +49,9 @@ mod tests {
         (least..=n).map(|k| choose(k) * p.powi(k as i32) * (1.0 - p).powi((n - k) as i32)).sum()
     }
 
-    /// Of an odd number n of samples, the median of a resample is at most the k-th smallest sample if at least (n + 1) / 2 of n draws
-    /// are among the k smallest (Efron 1979, section 3). This gives the interval without any resampling.
+    /// Of an odd number n of samples, the median of a resample is at most the k-th smallest sample if at
+    /// least (n + 1) / 2 of n draws are among the k smallest (Efron 1979, section 3). This gives the interval
+    /// without any resampling.
     #[test]
     fn the_interval_is_the_one_that_theory_gives() {
         for n in [5u32, 11, 25, 101] {

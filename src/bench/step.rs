@@ -46,8 +46,8 @@ impl Setting {
     }
 }
 
-/// The settings to measure: the base step; varying lengths, packed and padded; and, if `sweeps`, increasing numbers of sequences and
-/// lengths. On a slow device the sweeps are short and coarse.
+/// The settings to measure: the base step; varying lengths, packed and padded; and, if `sweeps`, increasing
+/// numbers of sequences and lengths. On a slow device the sweeps are short and coarse.
 pub fn settings(sequences: usize, length: usize, sweeps: bool, slow: bool) -> Vec<Setting> {
     let (most, stride) = if slow { (1024, 2) } else { (65536, 1) };
     let mut all = vec![Setting::dense("base", sequences, length)];
@@ -145,12 +145,13 @@ fn batch(store: &[u32], lengths: &[usize]) -> Batch {
     b
 }
 
-/// Measures steps of a model with random weights and adds the results to the report, until `stop` returns true. On a GPU `steps` steps
-/// are queued at once for one measurement.
+/// Measures steps of a model with random weights and adds the results to the report, until `stop` returns
+/// true. On a GPU `steps` steps are queued at once for one measurement.
 ///
 /// # Errors
-/// [`Kind::Lost`](crate::error::Kind::Lost) if the device was lost; [`Kind::Memory`](crate::error::Kind::Memory) if the model does not
-/// fit. The report then holds the measurements made before.
+/// [`Kind::Lost`](crate::error::Kind::Lost) if the device was lost;
+/// [`Kind::Memory`](crate::error::Kind::Memory) if the model does not fit. The report then holds the
+/// measurements made before.
 pub fn run(
     bench: &Workbench,
     model: (&str, &EncoderConfig),
@@ -161,8 +162,8 @@ pub fn run(
     progress: &mut dyn FnMut(&Setting),
 ) -> Result<()> {
     let (device, (name, shape)) = (bench.device, model);
-    // What the benchmark itself holds is no part of the steps' peak memory: fixed work is made first, and memory of ceilings and ops is
-    // returned.
+    // What the benchmark itself holds is no part of the steps' peak memory: fixed work is made first, and
+    // memory of ceilings and ops is returned.
     bench.pace()?;
     device.trim()?;
     let held = held(device).unwrap_or(0);
@@ -337,7 +338,8 @@ fn held(device: &Device) -> Option<u64> {
     allocated(device).or_else(|| of_process("VmRSS:"))
 }
 
-/// The bytes allocated from a GPU's driver. They include memory that is kept for reuse, so they are the peak since [`Device::trim`].
+/// The bytes allocated from a GPU's driver. They include memory that is kept for reuse, so they are the peak
+/// since [`Device::trim`].
 fn allocated(device: &Device) -> Option<u64> {
     match device {
         Device::Wgpu(gpu) => Some(gpu.stats().bytes),

@@ -9,8 +9,9 @@ const BLOCK: usize = 1 << 16;
 
 /// IEEE 754 binary16 to binary32, exact for every bit pattern; NaN payloads are kept.
 ///
-/// The 15 bits below the sign, shifted left by 13, are an f32 whose exponent is too small by 127 - 15 = 112. One multiplication by
-/// 2^112 corrects the exponent and normalizes subnormals. Exponent 31 means infinity or NaN.
+/// The 15 bits below the sign, shifted left by 13, are an f32 whose exponent is too small by 127 - 15 = 112.
+/// One multiplication by 2^112 corrects the exponent and normalizes subnormals. Exponent 31 means infinity or
+/// NaN.
 #[inline(always)]
 pub(crate) fn f16_to_f32(h: u16) -> f32 {
     let magnitude = ((h & 0x7FFF) as u32) << 13;
@@ -54,13 +55,14 @@ fn block(dtype: Dtype, src: &[u8], out: &mut [f32]) {
 
 /// The index of the first value that is infinite or NaN.
 fn first_nonfinite(x: &[f32]) -> Option<usize> {
-    // As integers, infinities and NaN are above f32::MAX. The loop has no branch, so the compiler vectorises it.
+    // As integers, infinities and NaN are above f32::MAX. The loop has no branch, so the compiler vectorises
+    // it.
     let bad = x.iter().fold(0, |bad, v| bad | ((v.to_bits() & 0x7FFF_FFFF) as i32 > 0x7F7F_FFFF) as u32);
     if bad == 0 { None } else { x.iter().position(|v| !v.is_finite()) }
 }
 
-/// Converts `src`, which has as many elements as `out` and a type with a [`float_size`]. With `find_nonfinite` it returns the
-/// index of the first value that is not finite as f32.
+/// Converts `src`, which has as many elements as `out` and a type with a [`float_size`]. With
+/// `find_nonfinite` it returns the index of the first value that is not finite as f32.
 pub(crate) fn to_f32(dtype: Dtype, src: &[u8], out: &mut [f32], find_nonfinite: bool) -> Option<usize> {
     let size = float_size(dtype)?;
     let one = |(i, (out, src)): (usize, (&mut [f32], &[u8]))| {

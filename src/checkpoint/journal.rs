@@ -1,5 +1,5 @@
-//! `metrics.jsonl`: one JSON object a line. Each line is appended by one `write`, so that a reader never sees a partial line, and a
-//! kill damages at most the last one.
+//! `metrics.jsonl`: one JSON object a line. Each line is appended by one `write`, so that a reader never sees
+//! a partial line, and a kill damages at most the last one.
 
 use crate::error::{Error, Kind, Result};
 use crate::files::{Fs, Sink, replace_with};
@@ -16,7 +16,8 @@ pub struct Journal {
     len: u64,
     /// Whether the file may have bytes of a failed write after `len`.
     torn: bool,
-    /// The number of lines that opening removed because they are not JSON objects, as after a kill or a power loss.
+    /// The number of lines that opening removed because they are not JSON objects, as after a kill or a power
+    /// loss.
     pub damaged: usize,
     /// The number of lines that opening removed because they are of a later step than the one resumed from.
     pub beyond: usize,
@@ -30,8 +31,9 @@ struct Line {
 impl Journal {
     /// Opens a journal for appending, and creates it if needed.
     ///
-    /// Removes damaged lines. With `resumed_step` it also removes entries whose `step` is greater, which will be written again; an
-    /// entry without a step is treated like the line before it. The file is replaced completely or not at all.
+    /// Removes damaged lines. With `resumed_step` it also removes entries whose `step` is greater, which will
+    /// be written again; an entry without a step is treated like the line before it. The file is replaced
+    /// completely or not at all.
     ///
     /// # Errors
     /// [`Kind::Disk`] if the file cannot be read or written.
@@ -65,7 +67,8 @@ impl Journal {
         Ok(Journal { path: path.to_path_buf(), sink, len, torn: false, damaged, beyond })
     }
 
-    /// Appends one entry by one `write`. After an error the journal is unchanged, and the next entry can be appended.
+    /// Appends one entry by one `write`. After an error the journal is unchanged, and the next entry can be
+    /// appended.
     ///
     /// # Errors
     /// [`Kind::Disk`] if the file cannot be written.
@@ -103,8 +106,8 @@ fn unwritable(path: &Path, e: &std::io::Error) -> Error {
         .with_help("check the free space of the disk and the permissions of the folder")
 }
 
-/// A number for the journal. JSON has no NaN and no infinities, and `null` would hide them, so they become the strings `"NaN"`,
-/// `"Infinity"` and `"-Infinity"`.
+/// A number for the journal. JSON has no NaN and no infinities, and `null` would hide them, so they become
+/// the strings `"NaN"`, `"Infinity"` and `"-Infinity"`.
 pub fn number(x: f64) -> Value {
     match serde_json::Number::from_f64(x) {
         Some(n) => Value::Number(n),

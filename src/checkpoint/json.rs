@@ -1,7 +1,7 @@
 //! Reads untrusted JSON with limits on size, depth and number of values, and refuses duplicate keys.
 //!
-//! `serde_json` silently keeps the last of two equal keys, and other readers keep the first. So a file with a duplicate key means
-//! different things to different programs. The depth limit of 128 is `serde_json`'s.
+//! `serde_json` silently keeps the last of two equal keys, and other readers keep the first. So a file with a
+//! duplicate key means different things to different programs. The depth limit of 128 is `serde_json`'s.
 
 use crate::error::{Error, Result};
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};

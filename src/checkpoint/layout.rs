@@ -41,8 +41,9 @@ pub fn is_run_folder(dir: &Path) -> bool {
 
 /// Checks that a run may write into a folder.
 ///
-/// Refuses a folder that holds other files and is not a run folder, and a run folder where something that tempra did not write has
-/// a name that the run uses. Accepts a folder that does not exist or holds only hidden files.
+/// Refuses a folder that holds other files and is not a run folder, and a run folder where something that
+/// tempra did not write has a name that the run uses. Accepts a folder that does not exist or holds only
+/// hidden files.
 ///
 /// # Errors
 /// [`Kind::Usage`] if the run may not write there; [`Kind::Disk`] if the folder cannot be listed.
@@ -73,7 +74,8 @@ pub fn check_run_folder(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// As [`check_run_folder`], for a folder that holds one run folder `seed-N` for each of several seeds, and their summary.
+/// As [`check_run_folder`], for a folder that holds one run folder `seed-N` for each of several seeds, and
+/// their summary.
 ///
 /// # Errors
 /// Those of [`check_run_folder`].

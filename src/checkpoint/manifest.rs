@@ -1,7 +1,8 @@
-//! `manifest.json`: the name, length and BLAKE3 hash of every file of a checkpoint or model folder, written last.
+//! `manifest.json`: the name, length and BLAKE3 hash of every file of a checkpoint or model folder, written
+//! last.
 //!
-//! A manifest has exactly one valid encoding. A manifest that differs from it in one bit is damaged, so the manifest needs no
-//! checksum of its own.
+//! A manifest has exactly one valid encoding. A manifest that differs from it in one bit is damaged, so the
+//! manifest needs no checksum of its own.
 
 use super::json::read_limited;
 use super::names::{MANIFEST, checkpoints, models, plain, step_of};
@@ -83,7 +84,8 @@ fn read(dir: &Path) -> std::result::Result<Manifest, String> {
     Ok(manifest)
 }
 
-/// The problems of a folder (none if every file is intact), the number of its files, and their total size in bytes.
+/// The problems of a folder (none if every file is intact), the number of its files, and their total size in
+/// bytes.
 fn examine(dir: &Path) -> (Vec<String>, usize, u64) {
     let manifest = match read(dir) {
         Ok(manifest) => manifest,
@@ -106,8 +108,8 @@ fn of_checkpoint(manifest: &Manifest) -> bool {
     manifest.files.iter().any(|i| i.name == STATE)
 }
 
-/// One sentence that lists the files of a folder that are not in its manifest: in a checkpoint all of them, in a model folder
-/// those that loading would read. A model card does no harm; a second vocabulary does.
+/// One sentence that lists the files of a folder that are not in its manifest: in a checkpoint all of them,
+/// in a model folder those that loading would read. A model card does no harm; a second vocabulary does.
 fn unlisted(dir: &Path, manifest: &Manifest) -> Option<String> {
     let checkpoint = of_checkpoint(manifest);
     let listed = |name: &str| {
@@ -131,7 +133,8 @@ fn unlisted(dir: &Path, manifest: &Manifest) -> Option<String> {
     }
 }
 
-/// What has changed in a model folder since tempra wrote it, as short sentences; empty for a folder without a manifest.
+/// What has changed in a model folder since tempra wrote it, as short sentences; empty for a folder without a
+/// manifest.
 ///
 /// Reads and hashes every file that loading a model reads.
 pub fn changes(dir: &Path) -> Vec<String> {
@@ -150,7 +153,8 @@ pub fn changes(dir: &Path) -> Vec<String> {
     found
 }
 
-/// Checks that a file is intact. `links`: whether it may be a symbolic link, as the files of a downloaded model are.
+/// Checks that a file is intact. `links`: whether it may be a symbolic link, as the files of a downloaded
+/// model are.
 fn same(dir: &Path, item: &Item, links: bool) -> std::result::Result<(), String> {
     let (folder, name) = item.name.split_once('/').unwrap_or((".", &item.name));
     if !plain(name) || !(folder == "." || plain(folder)) {
@@ -236,10 +240,12 @@ impl fmt::Display for VerifyReport {
     }
 }
 
-/// Verifies a checkpoint or model folder, or every checkpoint and model of a run folder. Takes no lock and changes nothing.
+/// Verifies a checkpoint or model folder, or every checkpoint and model of a run folder. Takes no lock and
+/// changes nothing.
 ///
 /// # Errors
-/// [`Kind::Model`](crate::error::Kind::Model) if there is nothing to verify at `path`. Damage is no error: the report lists it.
+/// [`Kind::Model`](crate::error::Kind::Model) if there is nothing to verify at `path`. Damage is no error:
+/// the report lists it.
 pub fn verify(path: &Path) -> Result<VerifyReport> {
     let entries = checkpoints(path)?;
     let name = path.file_name().unwrap_or_default().to_string_lossy();

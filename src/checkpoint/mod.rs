@@ -1,8 +1,10 @@
-//! Files: reads weights, writes checkpoints, and keeps a run folder consistent when the process is killed at any moment.
+//! Files: reads weights, writes checkpoints, and keeps a run folder consistent when the process is killed at
+//! any moment.
 //!
-//! Nothing here uses a device. Weights are read from Hugging Face safetensors ([`Weights`]); pickles are refused, because reading
-//! one runs code. A run folder ([`RunDir`]) publishes a checkpoint by one `rename`, after every byte is hashed and synced. All
-//! writing goes through [`Fs`], so that tests can fail or stop at every single operation of a save.
+//! Nothing here uses a device. Weights are read from Hugging Face safetensors ([`Weights`]); pickles are
+//! refused, because reading one runs code. A run folder ([`RunDir`]) publishes a checkpoint by one `rename`,
+//! after every byte is hashed and synced. All writing goes through [`Fs`], so that tests can fail or stop at
+//! every single operation of a save.
 
 mod convert;
 pub mod journal;

@@ -31,7 +31,8 @@ pub(super) fn step_of(name: &str) -> Option<u64> {
     (step.to_string() == digits).then_some(step)
 }
 
-/// `<target>.tmp-<pid>` or `<target>.old-<pid>`: the target and the tag. A file's temporary name is `<target>.tmp-<count>-<pid>`.
+/// `<target>.tmp-<pid>` or `<target>.old-<pid>`: the target and the tag. A file's temporary name is
+/// `<target>.tmp-<count>-<pid>`.
 pub(super) fn leftover(name: &str) -> Option<(&str, &str)> {
     let (target, rest) = name.rsplit_once('.')?;
     let (tag, numbers) = rest.split_once('-')?;

@@ -1,9 +1,10 @@
-//! Starting over in a run folder: the previous run is moved to a subfolder, and removed once the new run has a checkpoint.
+//! Starting over in a run folder: the previous run is moved to a subfolder, and removed once the new run has
+//! a checkpoint.
 //!
-//! All files of the previous run are renamed into `previous-run.moving/`, which is then renamed to `previous-run/`. After a kill
-//! the name says what to do. With `previous-run.moving` the move was not complete and the new run wrote nothing, so its contents
-//! move back. With `previous-run` all other files belong to the new run: if it has an intact checkpoint it stays, otherwise the
-//! previous run is restored.
+//! All files of the previous run are renamed into `previous-run.moving/`, which is then renamed to
+//! `previous-run/`. After a kill the name says what to do. With `previous-run.moving` the move was not
+//! complete and the new run wrote nothing, so its contents move back. With `previous-run` all other files
+//! belong to the new run: if it has an intact checkpoint it stays, otherwise the previous run is restored.
 
 use super::layout::{is_checkpoint, is_run_entry};
 use super::manifest::CheckpointReport;
@@ -18,8 +19,9 @@ use std::path::Path;
 const MOVING: &str = "previous-run.moving";
 
 impl RunDir {
-    /// Moves the files of an earlier run to a subfolder, except its `recipe.toml` if `keep_recipe`. Unless a checkpoint is saved
-    /// meanwhile, they are restored when this `RunDir` is dropped, or opened again after a kill.
+    /// Moves the files of an earlier run to a subfolder, except its `recipe.toml` if `keep_recipe`. Unless a
+    /// checkpoint is saved meanwhile, they are restored when this `RunDir` is dropped, or opened again after
+    /// a kill.
     ///
     /// # Errors
     /// [`Kind::Disk`] if a file cannot be moved; the earlier run is then unchanged.

@@ -1,9 +1,10 @@
 //! A run folder: its lock, and checkpoints that are written completely or not at all.
 //!
-//! A save writes `checkpoint-<step>.tmp-<pid>/`, syncs each file, writes the manifest last, syncs the folder, renames it
-//! to `checkpoint-<step>` and syncs the parent. Then it replaces `latest`, and only then removes old checkpoints. If the process
-//! is killed between any two of these operations, the folder still holds the previous checkpoint. Incomplete files have a
-//! temporary name that is never read, and the next start removes them.
+//! A save writes `checkpoint-<step>.tmp-<pid>/`, syncs each file, writes the manifest last, syncs the folder,
+//! renames it to `checkpoint-<step>` and syncs the parent. Then it replaces `latest`, and only then removes
+//! old checkpoints. If the process is killed between any two of these operations, the folder still holds the
+//! previous checkpoint. Incomplete files have a temporary name that is never read, and the next start removes
+//! them.
 
 use super::layout::{check_run_folder, is_checkpoint, is_leftover};
 use super::manifest::{self, CheckpointReport};
@@ -23,7 +24,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 const PATIENCE: usize = 25;
 const LATEST: &str = "latest";
 
-/// A run folder locked by this process. The lock is released when this is dropped or the process ends, in any way.
+/// A run folder locked by this process. The lock is released when this is dropped or the process ends, in any
+/// way.
 pub struct RunDir {
     pub(super) path: PathBuf,
     pub(super) fs: Arc<dyn Fs>,
@@ -61,19 +63,22 @@ impl RunDir {
     /// Locks a run folder, creates it if needed, and removes temporary files that a killed process left.
     ///
     /// # Errors
-    /// [`Kind::Usage`] for a folder that holds other files ([`check_run_folder`]), which stays unchanged; [`Kind::Locked`], naming the
-    /// process, when another process has locked it; [`Kind::Disk`] when it cannot be written.
+    /// [`Kind::Usage`] for a folder that holds other files ([`check_run_folder`]), which stays unchanged;
+    /// [`Kind::Locked`], naming the process, when another process has locked it; [`Kind::Disk`] when it
+    /// cannot be written.
     pub fn open(path: impl AsRef<Path>, fs: Arc<dyn Fs>) -> Result<RunDir> {
         let path = path.as_ref().to_path_buf();
         check_run_folder(&path)?;
         fs.mkdir(&path).map_err(|e| unwritable(&path, &e))?;
-        // The folder's own entry must survive a power loss too. This fails harmlessly for a parent that cannot be opened.
+        // The folder's own entry must survive a power loss too. This fails harmlessly for a parent that
+        // cannot be opened.
         let _ = fs.sync_dir(parent(&path));
         let lock = path.join(LOCK);
         let (pid, started) = (std::process::id(), utc(SystemTime::now()));
         let me = format!("{}\n", json!({ "pid": pid, "host": host(), "started": started }));
         let mut held = fs.lock(&lock, &me);
-        // Between fork and exec a child process shares its parent's open files, locks included; so a held lock may be free soon.
+        // Between fork and exec a child process shares its parent's open files, locks included; so a held
+        // lock may be free soon.
         for _ in 0..PATIENCE {
             if !matches!(&held, Err(e) if e.kind() == std::io::ErrorKind::WouldBlock) {
                 break;
@@ -107,8 +112,8 @@ impl RunDir {
         &self.path
     }
 
-    /// Removes names with `.tmp-<pid>`, and restores names with `.old-<pid>` that were not replaced. The lock is held, so no other
-    /// process uses them.
+    /// Removes names with `.tmp-<pid>`, and restores names with `.old-<pid>` that were not replaced. The lock
+    /// is held, so no other process uses them.
     fn sweep(&self) -> Result<()> {
         for name in names(&self.path)?.into_iter().filter(|name| is_leftover(name)) {
             let path = self.path.join(&name);
@@ -127,11 +132,12 @@ impl RunDir {
 
     /// Saves `checkpoint-<step>`, all files or none, replacing a checkpoint of that step.
     ///
-    /// Then removes old checkpoints, except the newest [`RunDir::keep_last`] intact ones and the steps in `keep` (the best one).
+    /// Then removes old checkpoints, except the newest [`RunDir::keep_last`] intact ones and the steps in
+    /// `keep` (the best one).
     ///
     /// # Errors
-    /// [`Kind::Disk`] if a file cannot be written; [`Kind::Diverged`] for a tensor that is not finite. Earlier checkpoints are then
-    /// unchanged.
+    /// [`Kind::Disk`] if a file cannot be written; [`Kind::Diverged`] for a tensor that is not finite.
+    /// Earlier checkpoints are then unchanged.
     pub fn save(&mut self, step: u64, files: Vec<NamedFile<'_>>, keep: &[u64]) -> Result<Saved> {
         let fs = Arc::clone(&self.fs);
         let path = self.checkpoint(step);
@@ -224,8 +230,8 @@ impl RunDir {
     /// The checkpoint that the run resumes from, if there is one.
     ///
     /// # Errors
-    /// [`Kind::Model`] if all checkpoints are damaged, naming each; [`Kind::Usage`] if the folder holds a trained model but no
-    /// checkpoint, because a run from the start would replace the model.
+    /// [`Kind::Model`] if all checkpoints are damaged, naming each; [`Kind::Usage`] if the folder holds a
+    /// trained model but no checkpoint, because a run from the start would replace the model.
     pub fn resumable(&mut self) -> Result<Newest> {
         let newest = self.newest_verified()?;
         if newest.found.is_some() {
@@ -287,7 +293,8 @@ fn host() -> String {
     name.map(|n| n.trim().to_string()).filter(|n| !n.is_empty()).unwrap_or("unknown".into())
 }
 
-/// `2026-11-23T18:57:15Z`. Civil date from a day count: Hinnant, "chrono-Compatible Low-Level Date Algorithms".
+/// `2026-11-23T18:57:15Z`. Civil date from a day count: Hinnant, "chrono-Compatible Low-Level Date
+/// Algorithms".
 pub(crate) fn utc(time: SystemTime) -> String {
     let t = time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let (days, s) = (t / 86_400 + 719_468, t % 86_400);

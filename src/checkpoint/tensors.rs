@@ -1,8 +1,9 @@
-//! Reads Hugging Face weights: `model.safetensors`, or an index with its shards, in the format of the safetensors specification
-//! (8 bytes of header length, a JSON header, the data).
+//! Reads Hugging Face weights: `model.safetensors`, or an index with its shards, in the format of the
+//! safetensors specification (8 bytes of header length, a JSON header, the data).
 //!
-//! The `safetensors` crate checks offsets, shapes, holes and overlaps. This module also refuses very large headers, duplicate
-//! names, very many tensors and empty tensors of absurd shape, before it reads the data, and values that are not finite.
+//! The `safetensors` crate checks offsets, shapes, holes and overlaps. This module also refuses very large
+//! headers, duplicate names, very many tensors and empty tensors of absurd shape, before it reads the data,
+//! and values that are not finite.
 
 use super::{Dtype, convert, json};
 use crate::error::{Error, Kind, Result};
@@ -61,10 +62,12 @@ pub struct View<'a> {
 }
 
 impl Weights {
-    /// Reads the weights of a model folder, of one `.safetensors` file, or of one `.safetensors.index.json` with its shards.
+    /// Reads the weights of a model folder, of one `.safetensors` file, or of one `.safetensors.index.json`
+    /// with its shards.
     ///
     /// # Errors
-    /// [`Kind::Model`] if the files cannot be read or are damaged; [`Kind::Memory`] if they do not fit into memory.
+    /// [`Kind::Model`] if the files cannot be read or are damaged; [`Kind::Memory`] if they do not fit into
+    /// memory.
     ///
     /// ```
     /// use tempra::checkpoint::Weights;
@@ -257,8 +260,9 @@ impl Weights {
     /// Converts the tensor `name` (F64, F32, F16 or BF16) into `out`, which has as many elements.
     ///
     /// # Errors
-    /// [`Kind::Model`] if there is no such tensor, it has another type, or a value is not finite as f32 (unless
-    /// [`Weights::allow_nonfinite`] is set); [`Kind::Shape`] if `out` has another length. After an error `out` may be partly written.
+    /// [`Kind::Model`] if there is no such tensor, it has another type, or a value is not finite as f32
+    /// (unless [`Weights::allow_nonfinite`] is set); [`Kind::Shape`] if `out` has another length. After an
+    /// error `out` may be partly written.
     pub fn f32_into(&self, name: &str, out: &mut [f32]) -> Result<()> {
         let missing = || Error::model(format!("there is no tensor `{name}`"));
         let place = self.tensors.get(name).ok_or_else(|| match self.shards.first() {
@@ -390,7 +394,8 @@ impl Header {
 
     fn read_data(self, path: &Path) -> Result<Shard> {
         let len = self.metadata.data_len();
-        // Tried first, because the next line would abort; and not `resize`, which touches every page on one thread.
+        // Tried first, because the next line would abort; and not `resize`, which touches every page on one
+        // thread.
         if Vec::<u8>::new().try_reserve_exact(len).is_err() {
             return Err(Error::memory(format!("not enough memory for the weights: {len} bytes"))
                 .at(path)
@@ -404,8 +409,8 @@ impl Header {
     }
 }
 
-/// Fills `out` from byte `start` of a file with several threads. Most of the time is spent in the kernel's page faults, which
-/// threads share.
+/// Fills `out` from byte `start` of a file with several threads. Most of the time is spent in the kernel's
+/// page faults, which threads share.
 #[cfg(unix)]
 fn fill(file: &File, start: u64, out: &mut [u8]) -> std::io::Result<()> {
     use std::os::unix::fs::FileExt;

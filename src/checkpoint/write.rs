@@ -1,4 +1,5 @@
-//! Writes files and folders. Safetensors files are streamed tensor by tensor and hashed while they are written.
+//! Writes files and folders. Safetensors files are streamed tensor by tensor and hashed while they are
+//! written.
 
 use super::manifest::{Written, render};
 use super::names::{MANIFEST, plain};
@@ -87,12 +88,13 @@ impl Hashing {
 
 /// Writes a safetensors file at `path` and syncs it. The bytes do not depend on the order of the tensors.
 ///
-/// Like the `safetensors` crate, it sorts tensors by width of type and then by name, so that every tensor is aligned, and pads the
-/// header with spaces to a multiple of 8 bytes. `metadata` is added to `format = pt`, which `transformers` requires.
+/// Like the `safetensors` crate, it sorts tensors by width of type and then by name, so that every tensor is
+/// aligned, and pads the header with spaces to a multiple of 8 bytes. `metadata` is added to `format = pt`,
+/// which `transformers` requires.
 ///
 /// # Errors
-/// [`Kind::Shape`] for duplicate names and for bytes that do not match the shape; [`Kind::Diverged`] for values that are not finite;
-/// [`Kind::Disk`] if the file cannot be written.
+/// [`Kind::Shape`] for duplicate names and for bytes that do not match the shape; [`Kind::Diverged`] for
+/// values that are not finite; [`Kind::Disk`] if the file cannot be written.
 pub fn write_safetensors(
     fs: &dyn Fs,
     path: &Path,
@@ -196,15 +198,17 @@ pub(super) fn write_files(
 
 /// Replaces the folder `target`, if it exists, by the complete folder `temp`.
 ///
-/// A folder cannot be renamed over another, so the old one is first renamed to `target.old-<pid>`, and renamed back if the second
-/// rename fails. If the process is killed between the two, `target.old-<pid>` is complete and [`restore`] handles it.
+/// A folder cannot be renamed over another, so the old one is first renamed to `target.old-<pid>`, and
+/// renamed back if the second rename fails. If the process is killed between the two, `target.old-<pid>` is
+/// complete and [`restore`] handles it.
 pub(super) fn publish(fs: &dyn Fs, temp: &Path, target: &Path) -> Result<()> {
     let fail = |e: std::io::Error| unwritable(target, &e);
     let old = sibling(target, "old");
     let there = target.symlink_metadata().is_ok();
     if there {
         if old.symlink_metadata().is_ok() {
-            // An earlier attempt failed after its rename. `target` is complete, so the folder it replaced is not needed.
+            // An earlier attempt failed after its rename. `target` is complete, so the folder it replaced is
+            // not needed.
             remove_any(fs, &old).map_err(fail)?;
         }
         fs.rename(target, &old).map_err(fail)?;
@@ -230,10 +234,12 @@ pub(super) fn restore(fs: &dyn Fs, old: &Path, target: &Path) -> std::io::Result
 
 /// Writes a folder, completely or not at all. A file may be in a subfolder, such as `1_Pooling/config.json`.
 ///
-/// The files are written to `<path>.tmp-<pid>`, synced, and renamed to `path`. A folder that was there is removed afterwards.
+/// The files are written to `<path>.tmp-<pid>`, synced, and renamed to `path`. A folder that was there is
+/// removed afterwards.
 ///
 /// # Errors
-/// [`Kind::Disk`] if a file cannot be written; [`Kind::Diverged`] for a tensor that is not finite. `path` is then unchanged.
+/// [`Kind::Disk`] if a file cannot be written; [`Kind::Diverged`] for a tensor that is not finite. `path` is
+/// then unchanged.
 pub fn write_dir(fs: &dyn Fs, path: &Path, files: &[NamedFile<'_>]) -> Result<()> {
     write_whole(fs, path, files, false)
 }

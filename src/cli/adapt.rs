@@ -49,7 +49,8 @@ pub fn define() -> Command {
         .arg(super::json_arg())
 }
 
-/// Says what is odd about two recipes. A flag is for both, so it is warned about if it has no effect in either.
+/// Says what is odd about two recipes. A flag is for both, so it is warned about if it has no effect in
+/// either.
 fn warn(text: Vec<Error>, task: Vec<Error>, voice: &Voice) {
     let flags: Vec<String> = text.iter().filter(|w| w.file().is_none()).map(|w| w.to_string()).collect();
     let same = |w: &Error| flags.iter().any(|f| f.lines().next() == w.to_string().lines().next());
@@ -191,7 +192,8 @@ impl Observer for Initialised {
     }
 }
 
-/// Refuses recipes that start from different models: what an encoder gains is only seen beside the same encoder.
+/// Refuses recipes that start from different models: what an encoder gains is only seen beside the same
+/// encoder.
 fn same_model(text: &Recipe, task: &Recipe) -> Result<()> {
     let (a, b) = (source::resolve(&text.model.path)?, source::resolve(&task.model.path)?);
     let whole = |dir: &Path| std::fs::canonicalize(dir).unwrap_or_else(|_| dir.to_path_buf());

@@ -82,8 +82,8 @@ pub struct DetectedColumns {
     pub why: Vec<(&'static str, String)>,
 }
 
-/// The columns that `--text`, `--pair` and `--label` name (an empty name means none), else those with usual names. Without either, the
-/// text is `text` and there is no label.
+/// The columns that `--text`, `--pair` and `--label` name (an empty name means none), else those with usual
+/// names. Without either, the text is `text` and there is no label.
 pub fn by_name(matches: &ArgMatches, header: &[String]) -> DetectedColumns {
     by_name_among(matches, header, |_| true)
 }

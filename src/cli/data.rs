@@ -152,8 +152,8 @@ fn only_tables(path: &Path) -> Result<()> {
         .with_help("`data check` reads tables only; `tempra train` checks other data when it reads them"))
 }
 
-/// The files with the names of their splits, the training file first: the one that is told, or named so, or stands first.
-/// A file of no told split has its own name.
+/// The files with the names of their splits, the training file first: the one that is told, or named so, or
+/// stands first. A file of no told split has its own name.
 fn files(matches: &ArgMatches) -> Vec<(String, PathBuf)> {
     let given = |id: &str| Some((id.to_owned(), matches.get_one::<PathBuf>(id)?.clone()));
     let mut files: Vec<_> = given("train").into_iter().collect();

@@ -92,7 +92,8 @@ pub fn run(matches: &ArgMatches) -> Result<i32> {
     Ok(0)
 }
 
-/// The header of NumPy's file format 1.0: f32, little endian, row-major. Its length is a multiple of 64 bytes.
+/// The header of NumPy's file format 1.0: f32, little endian, row-major. Its length is a multiple of 64
+/// bytes.
 fn npy_header(rows: usize, width: usize) -> Vec<u8> {
     let mut text = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({rows}, {width}), }}");
     let length = (10 + text.len() + 1).next_multiple_of(64) - 10;

@@ -58,7 +58,8 @@ pub fn tags(
     Ok(format!("{}: {what}", counted(tagged.len(), "sentence")))
 }
 
-/// A sentence for a person: its text, then a line for each entity or, of tags that are no spans, for each word.
+/// A sentence for a person: its text, then a line for each entity or, of tags that are no spans, for each
+/// word.
 fn shown_sentence(tagged: &SentenceTags, format: TagFormat) -> String {
     let SentenceTags { sentence, tags, spans } = tagged;
     let words = &sentence.sentence.words;
@@ -90,8 +91,8 @@ fn shown_sentence(tagged: &SentenceTags, format: TagFormat) -> String {
     lines.join("\n") + "\n"
 }
 
-/// A sentence as a line: words, tags and entities, these in words and, of a text, in characters (Unicode code points). Of tags
-/// that are no spans every word whose tag is not `O` is an entity.
+/// A sentence as a line: words, tags and entities, these in words and, of a text, in characters (Unicode code
+/// points). Of tags that are no spans every word whose tag is not `O` is an entity.
 fn of_sentence(tagged: &SentenceTags) -> Value {
     let SentenceTags { sentence, tags, spans } = tagged;
     let words = &sentence.sentence.words;
@@ -123,9 +124,9 @@ fn code_points(text: &str, byte: usize) -> usize {
     text.get(..byte).map_or(0, |t| t.chars().count())
 }
 
-/// Finds the answer to every question. Written as CSV, which answers are not: with `-o FOLDER` `predictions.json`,
-/// `nbest_predictions.json` and `null_odds.json` there, as SQuAD's scripts read them (`start` and `end` in Unicode code points of
-/// the context); otherwise the first of them to standard output.
+/// Finds the answer to every question. Written as CSV, which answers are not: with `-o FOLDER`
+/// `predictions.json`, `nbest_predictions.json` and `null_odds.json` there, as SQuAD's scripts read them
+/// (`start` and `end` in Unicode code points of the context); otherwise the first of them to standard output.
 pub fn answers(
     input: &Input,
     session: &Session,

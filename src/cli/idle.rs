@@ -97,8 +97,8 @@ const OPTIONS: &[Option] = &[
     },
 ];
 
-/// Warns about the options of `command` that are given but have no effect on what the head outputs. `several`: whether the model has
-/// several heads. `direct`: whether the texts come from the command line.
+/// Warns about the options of `command` that are given but have no effect on what the head outputs.
+/// `several`: whether the model has several heads. `direct`: whether the texts come from the command line.
 pub fn warn(
     command: &str,
     matches: &ArgMatches,
@@ -167,8 +167,8 @@ mod tests {
         ),
     ];
 
-    /// Whoever adds an option to a command that runs a model must say for which models it has an effect. The warnings themselves
-    /// are tested with the program.
+    /// Whoever adds an option to a command that runs a model must say for which models it has an effect. The
+    /// warnings themselves are tested with the program.
     #[test]
     fn every_option_is_listed_once() {
         let program = crate::cli::command();

@@ -127,8 +127,8 @@ impl<'a> Input<'a> {
     /// Checks that the head of the model reads such an input, and says which columns hold it.
     ///
     /// # Errors
-    /// [`Kind::Usage`] for questions to a model that answers none, for a sentence where it needs a question, and for a missing
-    /// second text.
+    /// [`Kind::Usage`] for questions to a model that answers none, for a sentence where it needs a question,
+    /// and for a missing second text.
     pub fn columns(&self, session: &Session) -> Result<Columns> {
         let (folder, outputs) = (&session.folder, session.outputs());
         let wrong = |what: &str, help: &str| Err(Error::usage(what).at(&folder.dir).with_help(help));
@@ -255,8 +255,8 @@ impl<'a> Input<'a> {
     }
 }
 
-/// Reads a file with `read`, or standard input for `-`: its content goes through a temporary file, since readers may read a file
-/// twice. `ending`: the ending of its name, by its content.
+/// Reads a file with `read`, or standard input for `-`: its content goes through a temporary file, since
+/// readers may read a file twice. `ending`: the ending of its name, by its content.
 fn through_file<T>(
     input: &str,
     ending: fn(&[u8]) -> &'static str,

@@ -98,7 +98,8 @@ pub fn command() -> Command {
         .subcommands(COMMANDS.iter().map(|entry| (entry.define)()))
 }
 
-/// A better message for an option that does not exist but is named like a key of the recipe, such as `train.epochs`.
+/// A better message for an option that does not exist but is named like a key of the recipe, such as
+/// `train.epochs`.
 pub fn recipe_key_as_option(e: &clap::Error) -> Option<Error> {
     if e.kind() != ErrorKind::UnknownArgument {
         return None;

@@ -69,7 +69,8 @@ pub fn settings(matches: &ArgMatches) -> Settings {
 /// Reads the weights of a folder, and warns about what is odd in them.
 ///
 /// # Errors
-/// Those of [`Folder::load`]; [`Kind::Usage`](crate::error::Kind::Usage) for an option that the head does not have.
+/// Those of [`Folder::load`]; [`Kind::Usage`](crate::error::Kind::Usage) for an option that the head does not
+/// have.
 pub fn load(folder: Folder, device: Device, matches: &ArgMatches, voice: &Voice) -> Result<Session> {
     let known = folder.warnings.len();
     let bar = voice.bar(0, "examples").with_finish(indicatif::ProgressFinish::AndClear);

@@ -56,11 +56,12 @@ pub(super) fn column(id: &'static str, help: &'static str) -> Arg {
     Arg::new(id).long(id).value_name("COLUMN").help(help)
 }
 
-/// Opens the device that `--device`, `--precision` and `--threads` ask for; the threads also split texts into tokens.
+/// Opens the device that `--device`, `--precision` and `--threads` ask for; the threads also split texts into
+/// tokens.
 ///
 /// # Errors
-/// [`Kind::Usage`](crate::error::Kind::Usage) for a name that is none, [`Kind::Device`](crate::error::Kind::Device) for a
-/// device that this build or machine lacks.
+/// [`Kind::Usage`](crate::error::Kind::Usage) for a name that is none,
+/// [`Kind::Device`](crate::error::Kind::Device) for a device that this build or machine lacks.
 pub fn open_device(matches: &ArgMatches) -> Result<Device> {
     let threads = matches.try_get_one::<usize>("threads").ok().flatten().copied().unwrap_or(0);
     let dtype = match text(matches, "precision") {
@@ -70,7 +71,8 @@ pub fn open_device(matches: &ArgMatches) -> Result<Device> {
     };
     let device = Device::open(text(matches, "device").unwrap_or("auto"), threads)?.with_compute(dtype)?;
     if threads > 0 {
-        // Fails only where the pool is there already, as in a program that calls this twice: it stays as it is.
+        // Fails only where the pool is there already, as in a program that calls this twice: it stays as it
+        // is.
         let _ = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
     }
     Ok(device)

@@ -80,7 +80,8 @@ pub enum Destination {
 }
 
 impl Destination {
-    /// The destination that `-o` names; without it, or with `-`, standard output. It is checked before the work starts.
+    /// The destination that `-o` names; without it, or with `-`, standard output. It is checked before the
+    /// work starts.
     ///
     /// # Errors
     /// [`Kind::Usage`] for a folder, or a file in a folder that does not exist.
@@ -110,8 +111,8 @@ impl Destination {
         }
     }
 
-    /// Refuses to overwrite what the command reads, also through another spelling or a link. `inputs` are files, or folders of
-    /// models, into which nothing is written. `-` is standard input.
+    /// Refuses to overwrite what the command reads, also through another spelling or a link. `inputs` are
+    /// files, or folders of models, into which nothing is written. `-` is standard input.
     ///
     /// # Errors
     /// [`Kind::Usage`], naming the input.
@@ -137,7 +138,8 @@ impl Destination {
         Ok(())
     }
 
-    /// Writes through `f`. A file gets its name when it is complete and on the disk; until then the old file stays.
+    /// Writes through `f`. A file gets its name when it is complete and on the disk; until then the old file
+    /// stays.
     ///
     /// # Errors
     /// [`Kind::Disk`] if it cannot be written.

@@ -162,8 +162,8 @@ pub fn run(matches: &ArgMatches) -> Result<i32> {
     Ok(0)
 }
 
-/// Warns about texts without a mask token, whose mask token was cut off, or that also have one of another model; an error if no text
-/// from the command line (`direct`) has one.
+/// Warns about texts without a mask token, whose mask token was cut off, or that also have one of another
+/// model; an error if no text from the command line (`direct`) has one.
 fn check_filled(session: &Session, all: &[Prediction], direct: bool, voice: &Voice) -> Result<()> {
     let (_, name) = session.mask_token()?;
     let filled = || {
@@ -207,7 +207,8 @@ pub fn counted(n: usize, noun: &str) -> String {
     format!("{n} {noun}{}", if n == 1 { "" } else { "s" })
 }
 
-/// How the output is written: as `--format` says, else by the name of the output, else readable for texts from the command line.
+/// How the output is written: as `--format` says, else by the name of the output, else readable for texts
+/// from the command line.
 fn form(matches: &ArgMatches, direct: bool) -> Result<Form> {
     match text(matches, "format") {
         Some("text") => return Ok(Form::Text),

@@ -51,7 +51,8 @@ pub fn number(x: f64) -> String {
     rounded.to_string()
 }
 
-/// Cells in columns, each as wide as its widest cell; the last is not padded. Numbers are aligned to the right.
+/// Cells in columns, each as wide as its widest cell; the last is not padded. Numbers are aligned to the
+/// right.
 pub fn aligned(rows: &[Vec<String>], right: usize) -> Vec<String> {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width =

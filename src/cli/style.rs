@@ -7,7 +7,8 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::fmt::Display;
 use std::io::IsTerminal;
 
-/// Whether the environment refuses colours: `NO_COLOR` is set and not empty (no-color.org), or `TERM` is `dumb`.
+/// Whether the environment refuses colours: `NO_COLOR` is set and not empty (no-color.org), or `TERM` is
+/// `dumb`.
 pub fn refused() -> bool {
     let no_color = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty());
     no_color || std::env::var_os("TERM").is_some_and(|t| t == "dumb")

@@ -1,4 +1,5 @@
-//! Packed batches: sequences end to end, no padding. Which examples make a step is a function of (seed, epoch) alone.
+//! Packed batches: sequences end to end, no padding. Which examples make a step is a function of (seed,
+//! epoch) alone.
 
 use std::ops::Range;
 
@@ -20,13 +21,15 @@ pub struct Batch {
     pub cu_seqlens: Vec<u32>,
     /// What the examples are trained towards.
     pub targets: Targets,
-    /// Index of the word that each token belongs to, within its example, `[tokens]`; empty if the task does not need it.
+    /// Index of the word that each token belongs to, within its example, `[tokens]`; empty if the task does
+    /// not need it.
     pub words: Vec<u32>,
-    /// Positions of the tokens that the head predicts, ascending: the masked tokens of a language model, whose original ids are
-    /// [`Targets::tokens`].
+    /// Positions of the tokens that the head predicts, ascending: the masked tokens of a language model,
+    /// whose original ids are [`Targets::tokens`].
     pub masked: Vec<u32>,
-    /// The attention mask of a permutation, `[3 tokens]`: for each token its position, its rank as a key and its bound as a query. Empty if
-    /// every token attends to all tokens. See [`RelativeAttention`](crate::ops::relative_attention::RelativeAttention).
+    /// The attention mask of a permutation, `[3 tokens]`: for each token its position, its rank as a key and
+    /// its bound as a query. Empty if every token attends to all tokens. See
+    /// [`RelativeAttention`](crate::ops::relative_attention::RelativeAttention).
     pub order: Vec<u32>,
     /// Index in the set of each sequence, or of each pair of sequences, `[examples]`.
     pub examples: Vec<u32>,
@@ -34,8 +37,8 @@ pub struct Batch {
     pub head: usize,
     /// Whether the last sequence is padding to the size of a bucket.
     pub filled: bool,
-    /// Number of tokens in the earlier micro-batches of the step. Dropout offsets count from here, so the masks of a step do not depend on how
-    /// it is cut.
+    /// Number of tokens in the earlier micro-batches of the step. Dropout offsets count from here, so the
+    /// masks of a step do not depend on how it is cut.
     pub first_token: u32,
     /// Number of examples in the earlier micro-batches of the step.
     pub first_example: u32,
@@ -54,8 +57,9 @@ impl Batch {
     pub fn is_empty(&self) -> bool {
         self.examples.is_empty()
     }
-    /// Pads the batch to a bucket with one sequence of tokens that no loss reads, so that shapes recur and a captured CUDA graph can be
-    /// replayed. The batch grows by at most a sixteenth, or to a multiple of 64 tokens.
+    /// Pads the batch to a bucket with one sequence of tokens that no loss reads, so that shapes recur and a
+    /// captured CUDA graph can be replayed. The batch grows by at most a sixteenth, or to a multiple of 64
+    /// tokens.
     pub fn fill_up(&mut self) {
         let tokens = self.ids.len();
         let step = (tokens.next_power_of_two() / 16).max(64);
@@ -72,8 +76,8 @@ impl Batch {
         self.masked.resize(masked, IGNORED);
         self.targets.pad(full, masked);
     }
-    /// Joins the examples of several micro-batches without their padding, for a loss over all of them. Masked tokens, orders and the
-    /// targets of tokens are left out.
+    /// Joins the examples of several micro-batches without their padding, for a loss over all of them. Masked
+    /// tokens, orders and the targets of tokens are left out.
     pub fn joined(batches: &[Batch]) -> Batch {
         let targets = Targets::joined(batches.iter().map(|b| &b.targets));
         let mut all = Batch { cu_seqlens: vec![0], targets, ..Batch::default() };
@@ -99,7 +103,8 @@ impl Batch {
     pub fn tokens(&self) -> usize {
         self.ids.len() - if self.order.is_empty() { 0 } else { self.masked.len() }
     }
-    /// Length of the longest sequence in positions; a query of XLNet's second stream has the position of its token.
+    /// Length of the longest sequence in positions; a query of XLNet's second stream has the position of its
+    /// token.
     pub fn longest(&self) -> usize {
         if !self.order.is_empty() {
             return self.order.chunks_exact(3).map(|o| o[0] as usize + 1).max().unwrap_or(0);
@@ -134,12 +139,13 @@ pub struct BatchOptions {
 
 /// The examples of every optimizer step of one epoch, each example once.
 ///
-/// With `group_by_length` the shuffled examples are taken 50 batches at a time (fewer if that makes less than four such
-/// portions), each portion is sorted by length, longest first, cut into steps, and the full steps are shuffled.
-/// A step that is not full comes last.
+/// With `group_by_length` the shuffled examples are taken 50 batches at a time (fewer if that makes less than
+/// four such portions), each portion is sorted by length, longest first, cut into steps, and the full steps
+/// are shuffled. A step that is not full comes last.
 ///
 /// # Errors
-/// [`Kind::Usage`](crate::error::Kind::Usage) for a batch of size 0; [`Kind::Data`](crate::error::Kind::Data) if nothing is left.
+/// [`Kind::Usage`](crate::error::Kind::Usage) for a batch of size 0; [`Kind::Data`](crate::error::Kind::Data)
+/// if nothing is left.
 pub fn epoch(lengths: &[u32], seed: u64, epoch: u64, opts: &BatchOptions) -> Result<Vec<Vec<u32>>> {
     let (BatchSize::Sequences(size) | BatchSize::Tokens(size)) = opts.batch;
     if size == 0 {
@@ -203,13 +209,16 @@ pub fn epoch(lengths: &[u32], seed: u64, epoch: u64, opts: &BatchOptions) -> Res
     Ok(steps)
 }
 
-/// Cuts one step into micro-batches: `accumulation` parts of nearly equal count in the order of `step`, none of which
-/// holds more than `max_tokens` tokens (a longer sequence stands alone). Put together they are the step.
+/// Cuts one step into micro-batches: `accumulation` parts of nearly equal count in the order of `step`, none
+/// of which holds more than `max_tokens` tokens (a longer sequence stands alone). Put together they are the
+/// step.
 ///
-/// `position_offset` is the position of a sequence's first token: 0 for BERT, `padding_idx + 1` = 2 for RoBERTa.
+/// `position_offset` is the position of a sequence's first token: 0 for BERT, `padding_idx + 1` = 2 for
+/// RoBERTa.
 ///
 /// # Errors
-/// [`Kind::Usage`](crate::error::Kind::Usage) if `accumulation` or `max_tokens` is 0 or an example does not exist.
+/// [`Kind::Usage`](crate::error::Kind::Usage) if `accumulation` or `max_tokens` is 0 or an example does not
+/// exist.
 pub fn micro_batches(
     set: &TokenSet,
     step: &[u32],
@@ -232,8 +241,8 @@ pub fn micro_batches(
     Ok(batches)
 }
 
-/// All examples for evaluation, longest first, packed into batches of at most `max_tokens` tokens (a longer sequence
-/// stands alone). `examples` of a batch says where each result belongs.
+/// All examples for evaluation, longest first, packed into batches of at most `max_tokens` tokens (a longer
+/// sequence stands alone). `examples` of a batch says where each result belongs.
 ///
 /// # Errors
 /// [`Kind::Usage`](crate::error::Kind::Usage) if `max_tokens` is 0.

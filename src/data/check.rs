@@ -15,12 +15,13 @@ const SHOWN: usize = 5;
 const CLASSES: usize = 50;
 const CHUNK: usize = 4096;
 
-/// Reads files, given as (name of the split, path) with the training split first, and reports on them. With a tokenizer and a maximum
-/// length it also counts the tokens that truncation would cut. `indicators` are the 0/1 columns of classes, if each class has a column;
-/// the report then counts the rows of each class.
+/// Reads files, given as (name of the split, path) with the training split first, and reports on them. With a
+/// tokenizer and a maximum length it also counts the tokens that truncation would cut. `indicators` are the
+/// 0/1 columns of classes, if each class has a column; the report then counts the rows of each class.
 ///
 /// # Errors
-/// [`Kind::Data`](crate::error::Kind::Data) if a file cannot be opened or lacks a column; the tokenizer's errors.
+/// [`Kind::Data`](crate::error::Kind::Data) if a file cannot be opened or lacks a column; the tokenizer's
+/// errors.
 ///
 /// ```
 /// use std::path::Path;

@@ -1,4 +1,5 @@
-//! Folders of texts: one subfolder for each class (`train/pos/1.txt`, `train/neg/1.txt`), or text files without classes.
+//! Folders of texts: one subfolder for each class (`train/pos/1.txt`, `train/neg/1.txt`), or text files
+//! without classes.
 
 use std::fs;
 use std::path::{Path, PathBuf};

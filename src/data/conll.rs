@@ -54,14 +54,16 @@ impl Default for TagColumns {
     }
 }
 
-/// The columns of CoNLL-U (Universal Dependencies): ID, FORM, LEMMA, UPOS, XPOS, FEATS, HEAD, DEPREL, DEPS, MISC.
+/// The columns of CoNLL-U (Universal Dependencies): ID, FORM, LEMMA, UPOS, XPOS, FEATS, HEAD, DEPREL, DEPS,
+/// MISC.
 const CONLLU: usize = 10;
 
 /// The names of CoNLL-U's columns of tags and where they stand, counted from 0.
 const CONLLU_TAGS: [(&str, usize); 3] = [("upos", 3), ("xpos", 4), ("deprel", 7)];
 
 impl TagColumns {
-    /// The columns of CoNLL-U for a `data.label`: `upos`, `xpos` or `deprel`; the default `label` is `upos`. `None` reads no tags.
+    /// The columns of CoNLL-U for a `data.label`: `upos`, `xpos` or `deprel`; the default `label` is `upos`.
+    /// `None` reads no tags.
     ///
     /// # Errors
     /// [`Kind::Data`](crate::error::Kind::Data) for another name.
@@ -108,8 +110,8 @@ pub(super) fn has_objects(path: &Path) -> Result<bool> {
     }
 }
 
-/// Whether a file is CoNLL-U: the first line of its first sentence has ten fields between tabs, the first of which is the number of
-/// a word (`1`), a range of words (`1-2`) or an empty node (`1.1`).
+/// Whether a file is CoNLL-U: the first line of its first sentence has ten fields between tabs, the first of
+/// which is the number of a word (`1`), a range of words (`1-2`) or an empty node (`1.1`).
 pub(super) fn is_conllu(path: &Path) -> bool {
     // What cannot be read, is not text or too long for a line is refused when the whole file is read.
     let Ok(file) = File::open(path) else { return false };
@@ -136,18 +138,18 @@ fn spans_words(id: &str) -> bool {
     id.split_once(['-', '.']).is_some_and(|(a, b)| [a, b].iter().all(|n| n.parse::<u32>().is_ok()))
 }
 
-/// Reads sentences: JSON with a list of words and a list of tags from `.jsonl`, `.ndjson` and `.json`, CoNLL columns from
-/// a file of any other name.
+/// Reads sentences: JSON with a list of words and a list of tags from `.jsonl`, `.ndjson` and `.json`, CoNLL
+/// columns from a file of any other name.
 ///
-/// In columns a word stands in a line, an empty line ends a sentence and so does `-DOCSTART-`. The fields are separated by tabs if
-/// the first word's line holds one, else by white space. Lines that begin with `#` and have another number of fields than
-/// the words are comments before a sentence. Of CoNLL-U's ten columns the lines of multi-word tokens (`1-2`) and of empty nodes
-/// (`1.1`) are left out.
+/// In columns a word stands in a line, an empty line ends a sentence and so does `-DOCSTART-`. The fields are
+/// separated by tabs if the first word's line holds one, else by white space. Lines that begin with `#` and
+/// have another number of fields than the words are comments before a sentence. Of CoNLL-U's ten columns the
+/// lines of multi-word tokens (`1-2`) and of empty nodes (`1.1`) are left out.
 ///
 /// # Errors
-/// [`Kind::Data`](crate::error::Kind::Data) with the line if the file cannot be read, holds no sentence, or holds one
-/// that is bad: another number of columns, an empty word or tag, tags that break the scheme (with [`OnBadRow::Skip`]: more
-/// than 1 % of the sentences).
+/// [`Kind::Data`](crate::error::Kind::Data) with the line if the file cannot be read, holds no sentence, or
+/// holds one that is bad: another number of columns, an empty word or tag, tags that break the scheme (with
+/// [`OnBadRow::Skip`]: more than 1 % of the sentences).
 pub fn read_sentences(path: &Path, columns: &TagColumns, on_bad: OnBadRow) -> Result<Examples<Sentence>> {
     let mut all = Examples::new(path);
     if has_objects(path)? {
@@ -164,8 +166,8 @@ pub fn read_sentences(path: &Path, columns: &TagColumns, on_bad: OnBadRow) -> Re
     all.finish(hash)
 }
 
-/// Refuses running text for a tagger: lines of several fields between spaces, the last of which is neither one of `labels` nor
-/// written as a tag of a span. Tabs mark columns, whatever they hold.
+/// Refuses running text for a tagger: lines of several fields between spaces, the last of which is neither
+/// one of `labels` nor written as a tag of a span. Tabs mark columns, whatever they hold.
 ///
 /// # Errors
 /// [`Kind::Data`](crate::error::Kind::Data) with the first such line, or if the file cannot be read.

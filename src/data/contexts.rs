@@ -1,4 +1,5 @@
-//! Questions with their contexts -> windows of tokens, and where the answer stands in each: for extractive answering.
+//! Questions with their contexts -> windows of tokens, and where the answer stands in each: for extractive
+//! answering.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -9,7 +10,8 @@ use super::targets::Targets;
 use crate::error::Result;
 use crate::text::{Tokenizer, Window};
 
-/// The questions and contexts that the windows of a token set were cut from: each window holds a question and a part of its context.
+/// The questions and contexts that the windows of a token set were cut from: each window holds a question and
+/// a part of its context.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Contexts {
     /// The questions.
@@ -32,9 +34,9 @@ pub struct ContextWindow {
 }
 
 impl Contexts {
-    /// Cuts each context into windows of at most `max_length` tokens with the question in front. Neighbouring windows share `stride` tokens.
-    /// With `labelled`, a window that holds the whole first answer is labelled with it, and every other window with "no answer", as
-    /// `transformers` trains question answering.
+    /// Cuts each context into windows of at most `max_length` tokens with the question in front. Neighbouring
+    /// windows share `stride` tokens. With `labelled`, a window that holds the whole first answer is labelled
+    /// with it, and every other window with "no answer", as `transformers` trains question answering.
     ///
     /// # Errors
     /// Those of [`Tokenizer::windows`].

@@ -24,11 +24,12 @@ pub struct Documents {
     pub skipped: u64,
 }
 
-/// Reads documents: from a `.txt` file, in which an empty line ends a document (with `by_row` each line is a document), or from a column
-/// of a table, in which each row is a document.
+/// Reads documents: from a `.txt` file, in which an empty line ends a document (with `by_row` each line is a
+/// document), or from a column of a table, in which each row is a document.
 ///
 /// # Errors
-/// Those of [`read`](super::read()); [`Kind::Data`](crate::error::Kind::Data) with the byte for a file that is not UTF-8, and for one without text.
+/// Those of [`read`](super::read()); [`Kind::Data`](crate::error::Kind::Data) with the byte for a file that
+/// is not UTF-8, and for one without text.
 pub fn read_documents(path: &Path, column: &str, by_row: bool, on_bad: OnBadRow) -> Result<Documents> {
     let plain =
         path.extension().is_some_and(|e| e.eq_ignore_ascii_case("txt") || e.eq_ignore_ascii_case("text"));
@@ -87,29 +88,32 @@ impl Documents {
         Ok(set)
     }
 
-    /// Builds pairs for next-sentence prediction as BERT's `create_pretraining_data.py` does. Lines of a document are collected up to the
-    /// target length (in one of ten cases a random shorter one) and cut at a random line into two parts. Half of the second parts are
-    /// replaced by lines of another document; the lines that were not used go back. A pair that is too long loses tokens at a random
-    /// end of its longer part. The class is 0 if the second part follows the first, else 1.
+    /// Builds pairs for next-sentence prediction as BERT's `create_pretraining_data.py` does. Lines of a
+    /// document are collected up to the target length (in one of ten cases a random shorter one) and cut at a
+    /// random line into two parts. Half of the second parts are replaced by lines of another document; the
+    /// lines that were not used go back. A pair that is too long loses tokens at a random end of its longer
+    /// part. The class is 0 if the second part follows the first, else 1.
     ///
-    /// Unlike that script, a document of one line is only used for second parts, since no line follows it. A random second part is
-    /// never from the same document.
+    /// Unlike that script, a document of one line is only used for second parts, since no line follows it. A
+    /// random second part is never from the same document.
     ///
     /// # Errors
-    /// Those of the tokenizer; [`Kind::Data`](crate::error::Kind::Data) if there are fewer than two documents, or if no two lines
-    /// of a document make a pair, so that every pair would be random.
+    /// Those of the tokenizer; [`Kind::Data`](crate::error::Kind::Data) if there are fewer than two
+    /// documents, or if no two lines of a document make a pair, so that every pair would be random.
     pub fn pairs(&self, tokenizer: &Tokenizer, max_length: usize, seed: u64) -> Result<TokenSet> {
         self.cut(tokenizer, max_length, seed, Second::Random)
     }
 
-    /// Builds pairs for sentence-order prediction as ALBERT's `create_pretraining_data.py` does: the two parts are cut as in
-    /// [`Documents::pairs`], but the second always follows the first in the document. Half of the pairs are swapped. The class is 0 if the
-    /// parts are in order, else 1.
+    /// Builds pairs for sentence-order prediction as ALBERT's `create_pretraining_data.py` does: the two
+    /// parts are cut as in [`Documents::pairs`], but the second always follows the first in the document.
+    /// Half of the pairs are swapped. The class is 0 if the parts are in order, else 1.
     ///
-    /// Unlike that script, which takes a random second part where it has only one line, no pair is made of a single line.
+    /// Unlike that script, which takes a random second part where it has only one line, no pair is made of a
+    /// single line.
     ///
     /// # Errors
-    /// Those of the tokenizer; [`Kind::Data`](crate::error::Kind::Data) if no two lines of a document make a pair.
+    /// Those of the tokenizer; [`Kind::Data`](crate::error::Kind::Data) if no two lines of a document make a
+    /// pair.
     pub fn ordered_pairs(&self, tokenizer: &Tokenizer, max_length: usize, seed: u64) -> Result<TokenSet> {
         self.cut(tokenizer, max_length, seed, Second::Swapped)
     }
@@ -206,7 +210,8 @@ enum Second {
 /// The tokens of a line, each with the number of its word.
 type Line = Vec<(u32, u32)>;
 
-/// Lines of a random document other than that of this index, from a random line on, until they have the wanted number of tokens.
+/// Lines of a random document other than that of this index, from a random line on, until they have the
+/// wanted number of tokens.
 fn elsewhere<'d>(rng: &mut Rng, documents: &'d [Vec<Line>], index: usize, wanted: usize) -> Vec<&'d Line> {
     let mut other = below(rng, documents.len());
     while other == index {

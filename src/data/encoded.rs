@@ -1,4 +1,5 @@
-//! The tokens of a set of examples, made once on all cores and kept on disk under a hash of everything they depend on.
+//! The tokens of a set of examples, made once on all cores and kept on disk under a hash of everything they
+//! depend on.
 
 use std::fs;
 use std::ops::Range;
@@ -35,7 +36,8 @@ pub struct TokenSet {
     pub unknown: Vec<u32>,
     /// What the examples are trained towards.
     pub targets: Targets,
-    /// Index of the word that each token belongs to, [`IGNORED`] for special tokens; empty if the task does not need it.
+    /// Index of the word that each token belongs to, [`IGNORED`] for special tokens; empty if the task does
+    /// not need it.
     pub words: Vec<u32>,
     /// Number of tokens in the first of two sequences; empty if each example is one sequence.
     pub cuts: Vec<u32>,
@@ -75,14 +77,16 @@ pub enum Cache {
 }
 
 impl TokenSet {
-    /// Encodes rows in at most `max_length` tokens each, or reads the tokens from the folder `cache` if it has them.
+    /// Encodes rows in at most `max_length` tokens each, or reads the tokens from the folder `cache` if it
+    /// has them.
     ///
-    /// The key of the cache is a hash of the tokenizer, of the texts and of `max_length`; labels do not enter. A file
-    /// that does not verify is written again.
+    /// The key of the cache is a hash of the tokenizer, of the texts and of `max_length`; labels do not
+    /// enter. A file that does not verify is written again.
     ///
     /// # Errors
-    /// Those of [`Tokenizer::encode`]; [`Kind::Usage`](crate::error::Kind::Usage) if there are labels, but not one of the same kind
-    /// for each row; [`Kind::Data`](crate::error::Kind::Data) for 2^32 tokens or more.
+    /// Those of [`Tokenizer::encode`]; [`Kind::Usage`](crate::error::Kind::Usage) if there are labels, but
+    /// not one of the same kind for each row; [`Kind::Data`](crate::error::Kind::Data) for 2^32 tokens or
+    /// more.
     ///
     /// The crate's page has an [example](crate#predict).
     pub fn build(
@@ -117,8 +121,8 @@ impl TokenSet {
     /// Encodes pairs of texts, each text a sequence of its own of at most `max_length` tokens.
     ///
     /// # Errors
-    /// Those of [`Tokenizer::encode`]; [`Kind::Usage`](crate::error::Kind::Usage) for labels of different kinds;
-    /// [`Kind::Data`](crate::error::Kind::Data) for a row without a second text.
+    /// Those of [`Tokenizer::encode`]; [`Kind::Usage`](crate::error::Kind::Usage) for labels of different
+    /// kinds; [`Kind::Data`](crate::error::Kind::Data) for a row without a second text.
     pub fn of_pairs(
         tokenizer: &Tokenizer,
         rows: &[Row],
@@ -201,7 +205,8 @@ impl TokenSet {
         Ok(set)
     }
 
-    /// `VERSION`, key, number of examples and of tokens, the arrays, and BLAKE3 of all that; little endian throughout.
+    /// `VERSION`, key, number of examples and of tokens, the arrays, and BLAKE3 of all that; little endian
+    /// throughout.
     fn to_bytes(&self, key: &blake3::Hash) -> Vec<u8> {
         let mut bytes = VERSION.to_vec();
         bytes.extend(key.as_bytes());

@@ -58,7 +58,8 @@ impl Format {
     }
 }
 
-/// Opens a folder of text files, or a file by its ending. `columns` are all that is wanted of it (Parquet reads no others); `None` wants all.
+/// Opens a folder of text files, or a file by its ending. `columns` are all that is wanted of it (Parquet
+/// reads no others); `None` wants all.
 pub(super) fn open(path: &Path, columns: Option<&[&str]>) -> Result<Box<dyn Rows>> {
     if path.is_dir() {
         return Ok(Box::new(FolderRows::open(path)?));

@@ -1,5 +1,6 @@
-//! JSON files that hold an array of objects, bare or as the only array of an object: `[{...}, ...]` or `{"data": [{...}, ...]}`.
-//! Each object is a row, as a line of JSON Lines is. Objects stand anywhere in a line, so their places are lines and columns.
+//! JSON files that hold an array of objects, bare or as the only array of an object: `[{...}, ...]` or
+//! `{"data": [{...}, ...]}`. Each object is a row, as a line of JSON Lines is. Objects stand anywhere in a
+//! line, so their places are lines and columns.
 
 use std::path::{Path, PathBuf};
 
@@ -90,8 +91,8 @@ impl ArrayRows {
         Ok(rows)
     }
 
-    /// Where the only array among the values of the object that begins at `start` has its first element. All of the object is read,
-    /// so that the rest of the file is known to be right.
+    /// Where the only array among the values of the object that begins at `start` has its first element. All
+    /// of the object is read, so that the rest of the file is known to be right.
     fn only_array(&mut self, start: usize) -> Result<usize> {
         let (mut keys, mut arrays) = (Vec::new(), Vec::new());
         let mut at = start + 1;

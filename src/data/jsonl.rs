@@ -1,4 +1,5 @@
-//! JSON Lines: one object a line. Keys given twice are refused; `serde_json::Map` would keep the last without a word.
+//! JSON Lines: one object a line. Keys given twice are refused; `serde_json::Map` would keep the last without
+//! a word.
 
 use std::collections::HashSet;
 use std::fmt;

@@ -31,16 +31,18 @@ pub enum Label {
     Value(f32),
 }
 
-/// More distinct labels than this in less than two rows each are not classes: the column is wrong, or the task is a regression.
+/// More distinct labels than this in less than two rows each are not classes: the column is wrong, or the
+/// task is a regression.
 const MANY: usize = 100;
 
 impl Target {
-    /// The classes of the training split: `given`, or all labels that occur, in numeric order if all are integers, else in byte
-    /// order.
+    /// The classes of the training split: `given`, or all labels that occur, in numeric order if all are
+    /// integers, else in byte order.
     ///
     /// # Errors
-    /// [`Kind::Data`](crate::error::Kind::Data) if there are fewer than two, if a label is not one of `given`, or if
-    /// the labels do not look like classes. [`Kind::Usage`](crate::error::Kind::Usage) if `given` has fewer than two names or one twice.
+    /// [`Kind::Data`](crate::error::Kind::Data) if there are fewer than two, if a label is not one of
+    /// `given`, or if the labels do not look like classes. [`Kind::Usage`](crate::error::Kind::Usage) if
+    /// `given` has fewer than two names or one twice.
     pub fn classes(train: &Table, given: Option<&[String]>) -> Result<Self> {
         let fail = |what: String| Error::data(what).at(&train.path);
         if let Some(given) = given {
@@ -102,7 +104,8 @@ impl Target {
     /// The label of every row of a table.
     ///
     /// # Errors
-    /// [`Kind::Data`](crate::error::Kind::Data) with file and line for a label that is not a known class or not a finite number.
+    /// [`Kind::Data`](crate::error::Kind::Data) with file and line for a label that is not a known class or
+    /// not a finite number.
     pub fn labels(&self, table: &Table) -> Result<Vec<Label>> {
         let classes = match self {
             Self::Classify { classes } => classes.as_slice(),
@@ -141,10 +144,12 @@ impl Target {
     }
 }
 
-/// Checks that labels divided by `label_scale` can be cosine similarities. `key` is the recipe key or option that the help names.
+/// Checks that labels divided by `label_scale` can be cosine similarities. `key` is the recipe key or option
+/// that the help names.
 ///
 /// # Errors
-/// [`Kind::Data`](crate::error::Kind::Data) with file and line for the first label whose quotient is outside -1 to 1.
+/// [`Kind::Data`](crate::error::Kind::Data) with file and line for the first label whose quotient is outside
+/// -1 to 1.
 pub fn check_similarities(table: &Table, labels: &[Label], label_scale: f64, key: &str) -> Result<()> {
     let value = |label: &Label| match label {
         Label::Value(v) => f64::from(*v),
@@ -177,8 +182,8 @@ pub fn check_similarities(table: &Table, labels: &[Label], label_scale: f64, key
         )))
 }
 
-/// Checks that every row of a table is a pair of texts that belong together: its label, if it has one, is 1 or true.
-/// `remedy` is the help of the error.
+/// Checks that every row of a table is a pair of texts that belong together: its label, if it has one, is 1
+/// or true. `remedy` is the help of the error.
 ///
 /// # Errors
 /// [`Kind::Data`](crate::error::Kind::Data) with file and line for the first row with another label.
@@ -205,7 +210,8 @@ fn several<'a>(label: &'a str, separator: &'a str) -> impl Iterator<Item = &'a s
     whole.into_iter().chain(parts.into_iter().flatten()).map(str::trim).filter(|c| !c.is_empty())
 }
 
-/// The classes of a training split whose labels name any number of classes: `given`, or all that occur, in byte order.
+/// The classes of a training split whose labels name any number of classes: `given`, or all that occur, in
+/// byte order.
 ///
 /// # Errors
 /// [`Kind::Data`](crate::error::Kind::Data) if no class occurs, or one that is not in `given`.

@@ -1,8 +1,9 @@
 //! Files -> rows -> tokens -> packed batches. No device here.
 //!
-//! [`read`] turns a CSV, TSV, JSON, JSON Lines or Parquet file or a folder of text files into a [`Table`]; [`Target`] turns its labels into classes or
-//! values; [`split`] cuts one table in several; [`TokenSet`] holds the tokens; [`epoch`], [`micro_batches`] and
-//! [`eval_batches`] pack them; [`check`] reports what a person should know before training.
+//! [`read`] turns a CSV, TSV, JSON, JSON Lines or Parquet file or a folder of text files into a [`Table`];
+//! [`Target`] turns its labels into classes or values; [`split`] cuts one table in several; [`TokenSet`]
+//! holds the tokens; [`epoch`], [`micro_batches`] and [`eval_batches`] pack them; [`check`] reports what a
+//! person should know before training.
 
 mod batch;
 mod check;

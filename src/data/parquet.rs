@@ -1,4 +1,5 @@
-//! Parquet: flat columns through the row interface. The crate panics on some damaged files, so every call is guarded.
+//! Parquet: flat columns through the row interface. The crate panics on some damaged files, so every call is
+//! guarded.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -17,7 +18,8 @@ use super::record::{BadRow, Cells, Found, Place, Record, Rows};
 use crate::error::{Error, Kind, Result};
 use crate::text::guarded;
 
-/// A column chunk may unpack to this much whatever its size, beyond it only to [`MAX_RATIO`] times its packed size.
+/// A column chunk may unpack to this much whatever its size, beyond it only to [`MAX_RATIO`] times its packed
+/// size.
 const FREE_BYTES: i64 = 256 << 20;
 const MAX_RATIO: i64 = 1000;
 /// Rows that are decoded under one guard.

@@ -8,7 +8,8 @@ use super::record::{BadRow, Cells, Columns, Place, Record, Row, Rows, kind, list
 use crate::error::{Error, Result};
 use crate::suggest::nearest;
 
-/// Takes the wanted columns out of a record. `names` and an index have the order text, pair, label or indicators without gaps.
+/// Takes the wanted columns out of a record. `names` and an index have the order text, pair, label or
+/// indicators without gaps.
 pub(super) struct Picker<'a> {
     pub names: Vec<&'a str>,
     pub has_pair: bool,

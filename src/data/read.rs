@@ -73,7 +73,8 @@ impl Table {
         Self { path, rows, bad: Vec::new(), bad_count: 0, hash, places }
     }
 
-    /// An error about the row of this index: it names the file, and the line and column where there are lines.
+    /// An error about the row of this index: it names the file, and the line and column where there are
+    /// lines.
     pub fn error(&self, index: usize, what: impl Into<String>) -> Error {
         let e = Error::data(what);
         if let Places::Files(files) = &self.places {
@@ -94,8 +95,8 @@ impl Table {
 /// Reads a file of examples, whose name says its format (see [`Format::of`]), or a folder of text files.
 ///
 /// # Errors
-/// [`Kind::Data`](crate::error::Kind::Data) if the file cannot be read, holds no row, lacks a column, or holds a row
-/// that is bad (with [`OnBadRow::Skip`]: more than 1 % of them).
+/// [`Kind::Data`](crate::error::Kind::Data) if the file cannot be read, holds no row, lacks a column, or
+/// holds a row that is bad (with [`OnBadRow::Skip`]: more than 1 % of them).
 ///
 /// ```
 /// use std::path::Path;
@@ -120,9 +121,9 @@ pub fn read_with_sets(path: &Path, columns: &Columns, on_bad: OnBadRow) -> Resul
     finish(scan_with(path, picker, on_bad == OnBadRow::Stop)?, path)
 }
 
-/// The same where each class has a column of its own, `names`, that holds 1 (or true) for the rows of that class and 0 (or
-/// false) for the others. Returns the table, whose labels are the names of the classes joined by commas, and the classes of
-/// each row as ascending indices of `names`. `columns.label` is ignored.
+/// The same where each class has a column of its own, `names`, that holds 1 (or true) for the rows of that
+/// class and 0 (or false) for the others. Returns the table, whose labels are the names of the classes joined
+/// by commas, and the classes of each row as ascending indices of `names`. `columns.label` is ignored.
 ///
 /// # Errors
 /// Those of [`read`]; a row whose label is neither 0 nor 1 is a bad row.
@@ -138,7 +139,8 @@ pub fn read_with_indicators(
     Ok((finish(scanned, path)?, sets))
 }
 
-/// The label columns that an option names: `toxic,insult` are two, unless the file has a column of that whole name.
+/// The label columns that an option names: `toxic,insult` are two, unless the file has a column of that whole
+/// name.
 ///
 /// # Errors
 /// Those of [`columns`].
@@ -249,12 +251,14 @@ fn scan_with(path: &Path, picker: Picker, stop: bool) -> Result<Scanned> {
     Ok(Scanned { table, sets, fatal })
 }
 
-/// All columns of a file or of standard input, for a program that adds columns of its own and writes them back.
+/// All columns of a file or of standard input, for a program that adds columns of its own and writes them
+/// back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Records {
     /// The names of the columns; of JSON Lines the keys, in the order in which they first appear.
     pub header: Vec<String>,
-    /// The rows; each has a field for every column. A JSON value that is no string is written as JSON, null as nothing.
+    /// The rows; each has a field for every column. A JSON value that is no string is written as JSON, null
+    /// as nothing.
     pub rows: Vec<Vec<String>>,
     /// The line each row starts in, counted from 1.
     pub lines: Vec<u64>,
@@ -262,11 +266,12 @@ pub struct Records {
     pair: Option<usize>,
 }
 
-/// Reads a file, or standard input if `path` is `-` (then `format` says how it is written; CSV if it does not).
-/// The label column is not looked for.
+/// Reads a file, or standard input if `path` is `-` (then `format` says how it is written; CSV if it does
+/// not). The label column is not looked for.
 ///
 /// # Errors
-/// [`Kind::Data`](crate::error::Kind::Data) as for [`read`]; the first bad row stops. A header line without rows is no error.
+/// [`Kind::Data`](crate::error::Kind::Data) as for [`read`]; the first bad row stops. A header line without
+/// rows is no error.
 pub fn read_texts(path: &str, format: Option<Format>, columns: &Columns) -> Result<Records> {
     if path == "-" {
         let name = Path::new("standard input");
@@ -279,7 +284,8 @@ pub fn read_texts(path: &str, format: Option<Format>, columns: &Columns) -> Resu
 /// The names of a file's columns; of JSON Lines the keys of its first row.
 ///
 /// # Errors
-/// [`Kind::Data`](crate::error::Kind::Data) if the file cannot be opened or has neither a header line nor a row.
+/// [`Kind::Data`](crate::error::Kind::Data) if the file cannot be opened or has neither a header line nor a
+/// row.
 pub fn columns(path: &Path) -> Result<Vec<String>> {
     let mut source = format::open(path, None)?;
     if let Some(header) = source.header() {

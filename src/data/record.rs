@@ -134,8 +134,8 @@ pub(super) enum Cells {
     Object(Vec<(String, Value)>),
 }
 
-/// A row of any format and where it starts. Of Parquet and of folders the line is the number of the row, counted from 1, and there are
-/// no bytes.
+/// A row of any format and where it starts. Of Parquet and of folders the line is the number of the row,
+/// counted from 1, and there are no bytes.
 pub(super) struct Record {
     pub line: u64,
     pub place: Place,

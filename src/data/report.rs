@@ -114,7 +114,8 @@ pub struct Typo {
 }
 
 impl Report {
-    /// Whether there is a certain fault: bad rows, labels that the training split does not have, or leaks between splits.
+    /// Whether there is a certain fault: bad rows, labels that the training split does not have, or leaks
+    /// between splits.
     pub fn has_errors(&self) -> bool {
         let wrong = |f: &FileReport| {
             f.bad_rows > 0 || f.stopped.is_some() || f.rows == 0 || !f.unseen_labels.is_empty()

@@ -1,5 +1,5 @@
-//! CSV and TSV: RFC 4180 with exact places. A general reader forgives stray quotes, and so joins rows without a word;
-//! here that is an error with its byte.
+//! CSV and TSV: RFC 4180 with exact places. A general reader forgives stray quotes, and so joins rows without
+//! a word; here that is an error with its byte.
 
 use std::collections::HashSet;
 use std::io::BufRead;
@@ -168,7 +168,8 @@ impl<R: BufRead> SeparatedRows<R> {
         Ok(Record { line: place.line, place: Place::Line, byte: Some(place.byte), cells: Cells::List(cells) })
     }
 
-    /// A bad record of one line can be skipped. One that has run over lines has eaten rows: nobody knows how many.
+    /// A bad record of one line can be skipped. One that has run over lines has eaten rows: nobody knows how
+    /// many.
     fn lost_unless_one_line(&self, start: At, at: At, bad: BadRow) -> Result<Option<Found>> {
         if start.line == at.line {
             return Ok(Some(Err(bad)));

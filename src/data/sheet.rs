@@ -15,17 +15,20 @@ use crate::error::Result;
 pub struct Sheet {
     /// The names of the columns; of JSON the keys, in the order in which they first appear.
     pub names: Vec<String>,
-    /// The cells of each column, one for every row. A cell of CSV or TSV is a string; a key that a JSON object lacks is null.
+    /// The cells of each column, one for every row. A cell of CSV or TSV is a string; a key that a JSON
+    /// object lacks is null.
     pub columns: Vec<Vec<Value>>,
     /// The line of each row, counted from 1; of Parquet the row.
     pub lines: Vec<u64>,
 }
 
 impl Sheet {
-    /// Reads a file; the end of its name says the format. Rows that cannot be read are left out; there may be no row at all.
+    /// Reads a file; the end of its name says the format. Rows that cannot be read are left out; there may be
+    /// no row at all.
     ///
     /// # Errors
-    /// [`Kind::Data`](crate::error::Kind::Data) if the file cannot be read, or if more than 1 % of the rows are bad.
+    /// [`Kind::Data`](crate::error::Kind::Data) if the file cannot be read, or if more than 1 % of the rows
+    /// are bad.
     pub fn read(path: &Path) -> Result<Self> {
         let mut source = format::open(path, None)?;
         let names = source.header().map(<[String]>::to_vec).unwrap_or_default();

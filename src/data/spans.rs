@@ -35,12 +35,14 @@ pub struct TextSpan {
     pub bytes: Range<usize>,
 }
 
-/// Reads JSON Lines with a text and a list of its spans: `[start, end, "LABEL"]` or `{"start": 0, "end": 3, "label": "LABEL"}`,
-/// the end exclusive, as doccano and spaCy write them. Offsets count characters. `spans_key`: `None` reads texts alone.
+/// Reads JSON Lines with a text and a list of its spans: `[start, end, "LABEL"]` or
+/// `{"start": 0, "end": 3, "label": "LABEL"}`, the end exclusive, as doccano and spaCy write them. Offsets
+/// count characters. `spans_key`: `None` reads texts alone.
 ///
 /// # Errors
-/// [`Kind::Data`](crate::error::Kind::Data) with the line if the file cannot be read, holds no text, or holds a span that is
-/// empty, outside of its text or overlaps another (with [`OnBadRow::Skip`]: more than 1 % of the rows).
+/// [`Kind::Data`](crate::error::Kind::Data) with the line if the file cannot be read, holds no text, or holds
+/// a span that is empty, outside of its text or overlaps another (with [`OnBadRow::Skip`]: more than 1 % of
+/// the rows).
 pub fn read_spans(
     path: &Path,
     text_key: &str,
@@ -117,14 +119,16 @@ fn from_json(
     Ok(SpanText { text: text.to_owned(), spans, line: record.line })
 }
 
-/// The words of a text as ranges of bytes: runs of letters and digits, and every other character but white space for itself;
-/// so too every Chinese character and Japanese kana, between which no spaces tell words apart.
+/// The words of a text as ranges of bytes: runs of letters and digits, and every other character but white
+/// space for itself; so too every Chinese character and Japanese kana, between which no spaces tell words
+/// apart.
 pub fn words(text: &str) -> Vec<Range<usize>> {
     let alone = |c: char| {
         matches!(c, '\u{3041}'..='\u{3096}' | '\u{30A1}'..='\u{30FF}' | '\u{31F0}'..='\u{31FF}' | '\u{3400}'..='\u{4DBF}'
             | '\u{4E00}'..='\u{9FFF}' | '\u{F900}'..='\u{FAFF}' | '\u{20000}'..='\u{323AF}')
     };
-    // A combining mark belongs to the letter before it; it is neither a letter nor a digit, but no ASCII either.
+    // A combining mark belongs to the letter before it; it is neither a letter nor a digit, but no ASCII
+    // either.
     let part = |c: char| {
         (c.is_alphanumeric() && !alone(c)) || ('\u{300}'..='\u{36F}').contains(&c) || c == '\u{200D}'
     };
@@ -143,11 +147,12 @@ pub fn words(text: &str) -> Vec<Range<usize>> {
 }
 
 impl SpanText {
-    /// Its words with tags of a format, and each word's range of bytes in the text. A word that a span begins or ends in is cut
-    /// there, so that every span is a whole number of words.
+    /// Its words with tags of a format, and each word's range of bytes in the text. A word that a span begins
+    /// or ends in is cut there, so that every span is a whole number of words.
     ///
     /// # Errors
-    /// [`Kind::Data`](crate::error::Kind::Data) if the spans do not fit the text, which [`read_spans`] never gives.
+    /// [`Kind::Data`](crate::error::Kind::Data) if the spans do not fit the text, which [`read_spans`] never
+    /// gives.
     pub fn sentence(&self, format: TagFormat) -> Result<(Sentence, Vec<Range<usize>>)> {
         let edges: Vec<usize> = self.spans.iter().flat_map(|s| [s.bytes.start, s.bytes.end]).collect();
         let mut ranges = Vec::new();
@@ -164,8 +169,9 @@ impl SpanText {
         let spans: Vec<Span> = self.spans.iter().map(|s| s.over(&ranges)).collect();
         Ok((self.tagged(&ranges, &spans, format)?, ranges))
     }
-    /// As [`SpanText::sentence`], with the words as `predict` has them, which knows no spans: none is cut. The labels of the spans
-    /// that begin or end inside a word besides: no run of words equals them, and their words have no tag of theirs.
+    /// As [`SpanText::sentence`], with the words as `predict` has them, which knows no spans: none is cut.
+    /// The labels of the spans that begin or end inside a word besides: no run of words equals them, and
+    /// their words have no tag of theirs.
     ///
     /// # Errors
     /// As for [`SpanText::sentence`].

@@ -9,13 +9,14 @@ use crate::rng::Rng;
 
 /// Cuts rows into one part for each fraction; returns the indices of the rows, ascending within a part.
 ///
-/// Rows whose text and pair are equal after trimming white space stay together. Each part gets its fraction of the rows of each class, as
-/// far as these groups allow. Rounding is carried over from class to class, so that the parts have the right sizes as well.
-/// Without `labels`, or with values, all rows count as one class.
+/// Rows whose text and pair are equal after trimming white space stay together. Each part gets its fraction
+/// of the rows of each class, as far as these groups allow. Rounding is carried over from class to class, so
+/// that the parts have the right sizes as well. Without `labels`, or with values, all rows count as one
+/// class.
 ///
 /// # Errors
-/// [`Kind::Usage`](crate::error::Kind::Usage) if a fraction is not positive or they do not sum to 1 (within 1e-6);
-/// [`Kind::Data`](crate::error::Kind::Data) if a part would be empty.
+/// [`Kind::Usage`](crate::error::Kind::Usage) if a fraction is not positive or they do not sum to 1 (within
+/// 1e-6); [`Kind::Data`](crate::error::Kind::Data) if a part would be empty.
 pub fn split(
     rows: &[Row],
     fractions: &[f64],
@@ -39,7 +40,8 @@ pub fn split(
         Some(Label::Class(c)) => *c,
         _ => 0,
     };
-    // Groups of duplicates in the order of their first row; a group whose labels disagree counts for its first.
+    // Groups of duplicates in the order of their first row; a group whose labels disagree counts for its
+    // first.
     let mut found: HashMap<(&str, Option<&str>), usize> = HashMap::new();
     let mut groups: Vec<Vec<usize>> = Vec::new();
     for (i, row) in rows.iter().enumerate() {

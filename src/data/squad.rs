@@ -73,13 +73,14 @@ struct RawAnswer {
     answer_start: i64,
 }
 
-/// Reads the questions of a SQuAD file. `answered`: whether every question must have an answer or be said to have none
-/// (`is_impossible`, or version 2.0 and an empty list). To predict they need not: their answers are not read.
+/// Reads the questions of a SQuAD file. `answered`: whether every question must have an answer or be said to
+/// have none (`is_impossible`, or version 2.0 and an empty list). To predict they need not: their answers are
+/// not read.
 ///
 /// # Errors
-/// [`Kind::Data`](crate::error::Kind::Data) with the line if the file cannot be read or is no SQuAD JSON, holds no
-/// question, or holds one that is bad: an answer that does not stand at its offset, an id given twice, an empty text (with
-/// [`OnBadRow::Skip`]: more than 1 % of the questions).
+/// [`Kind::Data`](crate::error::Kind::Data) with the line if the file cannot be read or is no SQuAD JSON,
+/// holds no question, or holds one that is bad: an answer that does not stand at its offset, an id given
+/// twice, an empty text (with [`OnBadRow::Skip`]: more than 1 % of the questions).
 pub fn read_questions(path: &Path, answered: bool, on_bad: OnBadRow) -> Result<Examples<Question>> {
     let (content, hash) = text(path)?;
     let raw: Raw = serde_json::from_str(&content).map_err(|e| {

@@ -25,9 +25,9 @@ impl Default for TagFormat {
 }
 
 impl TagFormat {
-    /// The format of a set of tags, by their letters: L or U means BILOU, E or S means IOBES, only B and I means IOB2. (Only the
-    /// order of the tags tells IOB1 from IOB2.) Tags without a letter and a type are classes of words, and so are single letters,
-    /// unless one of them is `B`.
+    /// The format of a set of tags, by their letters: L or U means BILOU, E or S means IOBES, only B and I
+    /// means IOB2. (Only the order of the tags tells IOB1 from IOB2.) Tags without a letter and a type are
+    /// classes of words, and so are single letters, unless one of them is `B`.
     pub fn of_tags<'a>(tags: impl IntoIterator<Item = &'a str>) -> Self {
         let tags: BTreeSet<&str> = tags.into_iter().filter(|t| *t != "O").collect();
         if tags.is_empty() {
@@ -55,7 +55,8 @@ impl TagFormat {
         };
         Self::Spans { scheme, affix }
     }
-    /// For tags that look like misspelt tags of spans (`B_PER`, `b-per`): one of them, and its correct form. `None` for other tags.
+    /// For tags that look like misspelt tags of spans (`B_PER`, `b-per`): one of them, and its correct form.
+    /// `None` for other tags.
     pub fn misspelt<'a>(tags: impl IntoIterator<Item = &'a str>) -> Option<(String, String)> {
         let tags: BTreeSet<&str> = tags.into_iter().filter(|t| !t.eq_ignore_ascii_case("O")).collect();
         if Self::of_tags(tags.iter().copied()) != Self::Words {
@@ -78,8 +79,8 @@ impl TagFormat {
         let first = cuts.into_iter().find(|(_, _, (letter, _))| *letter == 'B');
         first.map(|(tag, affix, (letter, label))| (tag.to_owned(), affix.join(letter, label)))
     }
-    /// The format of a model's labels, and the labels without a letter (`[CLS]`, `X`), which are read as `O`. If most labels
-    /// have no letter, all are classes of words.
+    /// The format of a model's labels, and the labels without a letter (`[CLS]`, `X`), which are read as `O`.
+    /// If most labels have no letter, all are classes of words.
     pub fn of_labels(labels: &[String]) -> (Self, Vec<&str>) {
         let names = || labels.iter().map(String::as_str);
         let found = Self::of_tags(names());
@@ -112,8 +113,8 @@ impl TagFormat {
         let tags: Vec<String> = letters.map(|c| affix.join(c, "TYPE")).collect();
         format!("{} ({}, O)", scheme.name(), tags.join(", "))
     }
-    /// The spans of tags, read as the CoNLL script and seqeval's default do (see [`spans`](super::spans)). With classes
-    /// of words, each word whose tag is not `O` is a span by itself.
+    /// The spans of tags, read as the CoNLL script and seqeval's default do (see [`spans`](super::spans)).
+    /// With classes of words, each word whose tag is not `O` is a span by itself.
     pub fn spans<S: AsRef<str>>(self, tags: &[S]) -> Vec<Span> {
         match self {
             Self::Spans { affix, .. } => lenient(tags, affix),
@@ -136,7 +137,8 @@ impl TagFormat {
     /// The tags of `words` words with these spans; a word outside all spans has `O`.
     ///
     /// # Errors
-    /// [`Kind::Data`](crate::error::Kind::Data) if a span is empty, ends beyond the words or overlaps another.
+    /// [`Kind::Data`](crate::error::Kind::Data) if a span is empty, ends beyond the words or overlaps
+    /// another.
     pub fn encode(self, words: usize, spans: &[Span]) -> Result<Vec<String>> {
         let mut tags = vec!["O".to_owned(); words];
         let mut taken = vec![false; words];

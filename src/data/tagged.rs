@@ -27,7 +27,8 @@ pub struct TaggedText {
 }
 
 impl TaggedText {
-    /// The same with whole words, as `predict` sees them, instead of words cut where spans begin and end. For evaluation.
+    /// The same with whole words, as `predict` sees them, instead of words cut where spans begin and end. For
+    /// evaluation.
     ///
     /// # Errors
     /// Those of [`SpanText::whole_words`].
@@ -62,7 +63,8 @@ pub enum TagRule {
 pub struct TagSource<'a> {
     /// The key of the text or of the list of words in JSON.
     pub text: &'a str,
-    /// The key of the spans or of the list of tags in JSON; the column of the tags in CoNLL-U. `None` reads no tags.
+    /// The key of the spans or of the list of tags in JSON; the column of the tags in CoNLL-U. `None` reads
+    /// no tags.
     pub label: Option<&'a str>,
     /// How the tags are read.
     pub rule: TagRule,
@@ -110,9 +112,9 @@ enum Raw {
     Texts(Examples<SpanText>),
 }
 
-/// Reads sentences with tags, and finds the format of the tags of all files together. JSON rows hold a text and spans of characters,
-/// or a list of words and a list of tags. Any other file holds CoNLL columns or CoNLL-U. Spans of characters become tags in the
-/// format of the other files, or in IOB2.
+/// Reads sentences with tags, and finds the format of the tags of all files together. JSON rows hold a text
+/// and spans of characters, or a list of words and a list of tags. Any other file holds CoNLL columns or
+/// CoNLL-U. Spans of characters become tags in the format of the other files, or in IOB2.
 ///
 /// # Errors
 /// Those of [`read_sentences`] and [`read_spans`].
@@ -176,7 +178,8 @@ fn format_of(files: &[Raw], source: &TagSource, paths: &[&Path]) -> Result<TagFo
         TagRule::Scheme(scheme) => return Ok(TagFormat::in_scheme(scheme, tags())),
         TagRule::Auto { strict } => strict,
     };
-    // The tags of CoNLL-U are classes of words, whatever they look like: some languages have an XPOS such as S----1S.
+    // The tags of CoNLL-U are classes of words, whatever they look like: some languages have an XPOS such as
+    // S----1S.
     if files.iter().any(|file| matches!(file, Raw::Sentences(_, columns) if columns.word == 1)) {
         return Ok(TagFormat::Words);
     }

@@ -1,9 +1,10 @@
 //! Tags of words and the spans they mean: IOB1, IOB2, IOBES and BILOU.
 //!
-//! A tag is `O`, or a letter and a type: `B-PER`, or with the letter behind the type `PER-B`; a letter alone has no type.
-//! Ramshaw and Marcus 1995 (IOB1), Tjong Kim Sang and Veenstra 1999 (IOB2); BILOU writes L for E and U for S of IOBES.
-//! Behaviour matched: seqeval 1.2.2, its default reading ([`spans`], that of the CoNLL script) and its strict schemes
-//! ([`Scheme::spans`]). seqeval's default reading does not know L and U; here they are read as E and S.
+//! A tag is `O`, or a letter and a type: `B-PER`, or with the letter behind the type `PER-B`; a letter alone
+//! has no type. Ramshaw and Marcus 1995 (IOB1), Tjong Kim Sang and Veenstra 1999 (IOB2); BILOU writes L for E
+//! and U for S of IOBES. Behaviour matched: seqeval 1.2.2, its default reading ([`spans`], that of the CoNLL
+//! script) and its strict schemes ([`Scheme::spans`]). seqeval's default reading does not know L and U; here
+//! they are read as E and S.
 
 use crate::error::{Error, Result};
 use std::fmt;
@@ -44,8 +45,9 @@ pub enum Affix {
 }
 
 impl Affix {
-    /// The letter and the type of a tag, as seqeval's default reading cuts them; `_` for a tag without a type. `None` for a
-    /// tag that is neither `O` nor a letter of a scheme, alone or apart from its type by `-`.
+    /// The letter and the type of a tag, as seqeval's default reading cuts them; `_` for a tag without a
+    /// type. `None` for a tag that is neither `O` nor a letter of a scheme, alone or apart from its type by
+    /// `-`.
     pub(super) fn cut(self, tag: &str) -> Option<(char, &str)> {
         if tag == "O" {
             return Some(('O', "_"));
@@ -96,9 +98,9 @@ impl fmt::Display for BrokenTag {
     }
 }
 
-/// The spans of tags of any scheme, read as the CoNLL script and seqeval's default do: a change of type always begins a
-/// span, and so does an `I-` or `E-` after `O`. A tag without a letter of a scheme is read as `O`. The spans are different and sorted
-/// by start.
+/// The spans of tags of any scheme, read as the CoNLL script and seqeval's default do: a change of type
+/// always begins a span, and so does an `I-` or `E-` after `O`. A tag without a letter of a scheme is read as
+/// `O`. The spans are different and sorted by start.
 pub fn spans<S: AsRef<str>>(tags: &[S]) -> Vec<Span> {
     lenient(tags, Affix::Prefix)
 }
@@ -134,7 +136,8 @@ pub(super) fn lenient<S: AsRef<str>>(tags: &[S], affix: Affix) -> Vec<Span> {
     found
 }
 
-/// Whether each `B-` stands right behind a word of its type: as IOB1 has them, in which other spans begin with `I-`.
+/// Whether each `B-` stands right behind a word of its type: as IOB1 has them, in which other spans begin
+/// with `I-`.
 pub(super) fn only_inner_b<S: AsRef<str>>(tags: &[S], affix: Affix) -> bool {
     let cut = |i: usize| tags.get(i).and_then(|t| affix.cut(t.as_ref())).unwrap_or(('O', "_"));
     (0..tags.len()).all(|i| {

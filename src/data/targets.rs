@@ -6,7 +6,8 @@ use super::encoded::IGNORED;
 use super::labels::Label;
 use crate::error::{Error, Result};
 
-/// The targets of the examples of a [`TokenSet`](super::TokenSet) or of a [`Batch`](super::Batch): all are of one kind.
+/// The targets of the examples of a [`TokenSet`](super::TokenSet) or of a [`Batch`](super::Batch): all are of
+/// one kind.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub enum Targets {
     /// None: texts to predict, or pairs that a contrastive loss compares with each other.
@@ -22,7 +23,8 @@ pub enum Targets {
     Tags(Vec<u32>),
     /// First and last token of each answer, counted from the start of its sequence, `[examples]`.
     Spans(Vec<[u32; 2]>),
-    /// The ids of the tokens at [`Batch::masked`](super::Batch::masked), [`IGNORED`] for padding. A task chooses them anew for each step.
+    /// The ids of the tokens at [`Batch::masked`](super::Batch::masked), [`IGNORED`] for padding. A task
+    /// chooses them anew for each step.
     Tokens(Vec<u32>),
     /// Both of pretraining with pairs of texts: the class of each pair, and the masked tokens of all.
     Pretraining {
@@ -92,8 +94,8 @@ impl Targets {
         };
     }
 
-    /// The targets of some examples of a set, in this order; `range` says which tokens an example has. Tokens to predict are
-    /// left out, as they belong to a step.
+    /// The targets of some examples of a set, in this order; `range` says which tokens an example has. Tokens
+    /// to predict are left out, as they belong to a step.
     pub(super) fn of_examples(&self, examples: &[u32], range: impl Fn(u32) -> Range<usize>) -> Self {
         let tags = |all: &[u32], example: u32| all.get(range(example)).unwrap_or_default().to_vec();
         match self {
@@ -106,7 +108,8 @@ impl Targets {
         }
     }
 
-    /// The targets of the examples of several batches of one task. Those of tokens are left out: batches end with padding.
+    /// The targets of the examples of several batches of one task. Those of tokens are left out: batches end
+    /// with padding.
     pub(super) fn joined<'a>(parts: impl Iterator<Item = &'a Self>) -> Self {
         let mut all = Self::None;
         for part in parts {

@@ -19,13 +19,15 @@ pub struct Words {
     pub missed: Vec<Vec<String>>,
     /// The sentence of each window.
     pub sentence: Vec<u32>,
-    /// For each window the words that it predicts: (token within the window, word). A word is predicted in the window in which it has the
-    /// most context on both sides, from its first token (Devlin et al. 2019, sec. 5.3). A word without tokens is in no window.
+    /// For each window the words that it predicts: (token within the window, word). A word is predicted in
+    /// the window in which it has the most context on both sides, from its first token (Devlin et al. 2019,
+    /// sec. 5.3). A word without tokens is in no window.
     pub heads: Vec<Vec<(u32, u32)>>,
 }
 
 impl Words {
-    /// The windows of sentences, as [`Words::build`] makes them; `tags` as numbers, with the spans that no words equal.
+    /// The windows of sentences, as [`Words::build`] makes them; `tags` as numbers, with the spans that no
+    /// words equal.
     ///
     /// # Errors
     /// Those of [`Words::build`].
@@ -45,11 +47,12 @@ impl Words {
         Ok(set)
     }
 
-    /// Cuts sentences into windows of at most `max_length` tokens that share `stride` tokens. With `tags`, the first token of a word
-    /// has its tag, and the loss skips all other tokens.
+    /// Cuts sentences into windows of at most `max_length` tokens that share `stride` tokens. With `tags`,
+    /// the first token of a word has its tag, and the loss skips all other tokens.
     ///
     /// # Errors
-    /// Those of [`Tokenizer::word_windows`]; [`Kind::Usage`](crate::error::Kind::Usage) if there are not as many tags as words.
+    /// Those of [`Tokenizer::word_windows`]; [`Kind::Usage`](crate::error::Kind::Usage) if there are not as
+    /// many tags as words.
     pub fn build(
         tokenizer: &Tokenizer,
         sentences: &[Vec<String>],

@@ -5,7 +5,8 @@
 pub struct Identity {
     /// The PCI address `domain:bus:device.function` in lower-case hexadecimal digits, such as `0000:3b:00.0`.
     pub pci_bus_id: Option<String>,
-    /// The driver's UUID as 32 lower-case hexadecimal digits in groups of 8-4-4-4-12, without a prefix such as `GPU-`.
+    /// The driver's UUID as 32 lower-case hexadecimal digits in groups of 8-4-4-4-12, without a prefix such
+    /// as `GPU-`.
     pub uuid: Option<String>,
 }
 
@@ -28,8 +29,8 @@ impl Identity {
         }
     }
 
-    /// A PCI address in the form of [`Identity::pci_bus_id`]. CUDA, NVML and Vulkan write it with upper- or lower-case digits, and the
-    /// domain with four or eight digits. `None` for other texts.
+    /// A PCI address in the form of [`Identity::pci_bus_id`]. CUDA, NVML and Vulkan write it with upper- or
+    /// lower-case digits, and the domain with four or eight digits. `None` for other texts.
     pub fn pci(text: &str) -> Option<String> {
         let hex = |s: &str| u32::from_str_radix(s, 16).ok();
         let (rest, function) = text.trim().rsplit_once('.')?;
@@ -75,7 +76,8 @@ mod tests {
             uuid: Identity::uuid([uuid; 16]),
         };
         let (a, b) = ("0000:01:00.0", "0000:02:00.0");
-        // Two parts of one GPU (MIG) share the address; one GPU keeps its UUID in a machine that hides addresses.
+        // Two parts of one GPU (MIG) share the address; one GPU keeps its UUID in a machine that hides
+        // addresses.
         assert!(!of(a, 1).is_same(&of(a, 2)));
         assert!(of(a, 1).is_same(&of(b, 1)));
         assert!(of(a, 1).is_same(&of(a, 0)), "only one has a UUID, so the address decides");

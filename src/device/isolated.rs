@@ -1,5 +1,5 @@
-//! Runs work that a driver may break in a process of its own. A driver that hangs, crashes or panics then costs an answer, not the
-//! program.
+//! Runs work that a driver may break in a process of its own. A driver that hangs, crashes or panics then
+//! costs an answer, not the program.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;

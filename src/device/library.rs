@@ -57,8 +57,8 @@ pub(super) fn loader_message(e: &libloading::Error) -> String {
     std::error::Error::source(e).map_or(e.to_string(), ToString::to_string)
 }
 
-/// Opens a library for good, with its symbols available to libraries that are loaded later. Returns the loader's message if that
-/// fails.
+/// Opens a library for good, with its symbols available to libraries that are loaded later. Returns the
+/// loader's message if that fails.
 #[cfg(unix)]
 pub(super) fn open_for_good(path: &Path) -> Result<(), String> {
     use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
@@ -75,8 +75,8 @@ pub(super) fn open_for_good(path: &Path) -> Result<(), String> {
     unsafe { libloading::Library::new(path) }.map(std::mem::forget).map_err(|e| loader_message(&e))
 }
 
-/// Whether the loader's message says that there is no file of this name. A file that exists but depends on a missing one has a
-/// message that begins with the other file's name.
+/// Whether the loader's message says that there is no file of this name. A file that exists but depends on a
+/// missing one has a message that begins with the other file's name.
 pub(super) fn is_absent(message: &str, name: &str) -> bool {
     let names_it = message.trim_start().starts_with(name);
     (names_it && message.contains("No such file"))
@@ -96,8 +96,8 @@ pub(super) fn file_of(name: &str) -> Option<PathBuf> {
         address: usize,
         name: *const c_char,
     }
-    // SAFETY: its initialisers are the vendor's. The request fills in a pointer to the loader's entry of the library, whose first
-    // fields are as above, and which lives as long as the library is loaded.
+    // SAFETY: its initialisers are the vendor's. The request fills in a pointer to the loader's entry of the
+    // library, whose first fields are as above, and which lives as long as the library is loaded.
     unsafe {
         let handle = Library::open(Some(name), RTLD_NOW).ok()?.into_raw();
         let mut map: *const LinkMap = std::ptr::null();

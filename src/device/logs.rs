@@ -1,7 +1,7 @@
 //! The output of compilers: the reason for the terminal, the rest for a file.
 
-/// The lines of a compiler's output that say why it failed, at most three of at most 200 characters: those with the word "error", or
-/// the first ones.
+/// The lines of a compiler's output that say why it failed, at most three of at most 200 characters: those
+/// with the word "error", or the first ones.
 pub(super) fn first_errors(log: &str) -> String {
     let lines = || log.lines().map(str::trim).filter(|l| !l.is_empty());
     let errors = || lines().filter(|l| l.to_lowercase().contains("error"));
@@ -11,8 +11,9 @@ pub(super) fn first_errors(log: &str) -> String {
     chosen.iter().map(short).collect::<Vec<_>>().join("; ")
 }
 
-/// Writes the output of a failed compilation to a file in the cache folder, or in the folder for temporary files if that fails. It is
-/// too long for a terminal: it contains the source. Returns where it is, as the end of a message; empty if it cannot be written.
+/// Writes the output of a failed compilation to a file in the cache folder, or in the folder for temporary
+/// files if that fails. It is too long for a terminal: it contains the source. Returns where it is, as the
+/// end of a message; empty if it cannot be written.
 pub(super) fn save_log(name: &str, text: &str) -> String {
     let digest = blake3::hash(text.as_bytes()).to_hex();
     let file = format!("{name}-{}.log", &digest[..12]);

@@ -1,4 +1,5 @@
-//! A device that computes nothing and counts bytes (like PyTorch's meta device): it predicts the memory that a run needs.
+//! A device that computes nothing and counts bytes (like PyTorch's meta device): it predicts the memory that
+//! a run needs.
 
 use super::{Backend, Caps, Profile, Storage, Tensor, wgpu};
 use crate::error::Result;
@@ -70,7 +71,8 @@ impl Meta {
     /// The memory use so far.
     pub fn usage(&self) -> MemoryUsage {
         let meter = lock(&self.meter);
-        // The CPU's pool lets larger blocks serve smaller requests, so it holds hardly more than was in use at once.
+        // The CPU's pool lets larger blocks serve smaller requests, so it holds hardly more than was in use
+        // at once.
         let reserved = if self.caps.gpu { meter.taken } else { meter.peak };
         MemoryUsage { peak: meter.peak, reserved, largest: meter.largest }
     }

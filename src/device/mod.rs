@@ -29,17 +29,19 @@ pub use profile::{Pass, Profile, Timed};
 use std::fmt;
 use std::sync::Arc;
 
-/// The capabilities of a device. [`crate::ops::Op::plan`] reads them, so that an op that cannot run is refused before it starts.
+/// The capabilities of a device. [`crate::ops::Op::plan`] reads them, so that an op that cannot run is
+/// refused before it starts.
 #[derive(Clone, Debug)]
 pub struct Caps {
     /// The device's own name.
     pub name: String,
     /// The element types that kernels can compute in.
     pub dtypes: &'static [DType],
-    /// The type of activations and of the weights that kernels read. If it is not f32, the device also keeps f32 master weights.
+    /// The type of activations and of the weights that kernels read. If it is not f32, the device also keeps
+    /// f32 master weights.
     pub compute: DType,
-    /// The compute type, which options, results and pages call `dtype`: the type in which the matmuls of `linear` multiply. It is
-    /// `compute`, except in f16 on wgpu, where activations stay f32.
+    /// The compute type, which options, results and pages call `dtype`: the type in which the matmuls of
+    /// `linear` multiply. It is `compute`, except in f16 on wgpu, where activations stay f32.
     pub matmul: DType,
     /// Shared memory of one group of threads, in bytes.
     pub shared_bytes: usize,
@@ -88,14 +90,14 @@ pub trait Backend: 'static {
     /// Memory for a tensor, from a pool, with undefined contents.
     ///
     /// # Errors
-    /// [`Kind::Memory`](crate::error::Kind::Memory) if the device has no memory left; [`Kind::Lost`](crate::error::Kind::Lost)
-    /// if it was lost.
+    /// [`Kind::Memory`](crate::error::Kind::Memory) if the device has no memory left;
+    /// [`Kind::Lost`](crate::error::Kind::Lost) if it was lost.
     fn alloc(&self, spec: &Spec) -> Result<Storage>;
     /// Memory for a tensor that the host will write.
     ///
     /// # Errors
-    /// [`Kind::Memory`](crate::error::Kind::Memory) if the device has no memory left; [`Kind::Lost`](crate::error::Kind::Lost)
-    /// if it was lost.
+    /// [`Kind::Memory`](crate::error::Kind::Memory) if the device has no memory left;
+    /// [`Kind::Lost`](crate::error::Kind::Lost) if it was lost.
     fn alloc_input(&self, spec: &Spec) -> Result<Storage> {
         self.alloc(spec)
     }
@@ -137,12 +139,13 @@ pub enum Const {
     U32(u32),
     /// The element type under this name.
     Type(DType),
-    /// Cooperative matrices of this size, f16 input and f32 output, as the types `MatA`, `MatB` and `MatC`. The name is not used.
+    /// Cooperative matrices of this size, f16 input and f32 output, as the types `MatA`, `MatB` and `MatC`.
+    /// The name is not used.
     Matrices(u32),
 }
 
-/// A matrix of 16-bit elements that a kernel reads through a tensor map (TMA): boxes of 64 x 64 with a 128-byte swizzle, and zeros
-/// beyond the edges.
+/// A matrix of 16-bit elements that a kernel reads through a tensor map (TMA): boxes of 64 x 64 with a
+/// 128-byte swizzle, and zeros beyond the edges.
 #[derive(Clone, Copy)]
 pub struct TensorMap<'a> {
     /// The row-major matrix.
@@ -165,7 +168,8 @@ pub struct Launch<'a> {
     pub threads: u32,
     /// Dynamic shared memory of a group, in bytes.
     pub shared_bytes: u32,
-    /// Matrices that the kernel reads through tensor maps (CUDA, Hopper or later); the kernel's first parameters.
+    /// Matrices that the kernel reads through tensor maps (CUDA, Hopper or later); the kernel's first
+    /// parameters.
     pub tensor_maps: &'a [TensorMap<'a>],
     /// The buffers that the kernel reads and writes.
     pub buffers: &'a [&'a Tensor],
@@ -179,8 +183,8 @@ pub trait Gpu: Backend {
     ///
     /// # Errors
     /// [`Kind::Device`](crate::error::Kind::Device) for a kernel that does not compile;
-    /// [`Kind::Memory`](crate::error::Kind::Memory) if the device has no memory left; [`Kind::Lost`](crate::error::Kind::Lost)
-    /// if it was lost.
+    /// [`Kind::Memory`](crate::error::Kind::Memory) if the device has no memory left;
+    /// [`Kind::Lost`](crate::error::Kind::Lost) if it was lost.
     fn launch(&self, launch: Launch) -> Result<()>;
 }
 
@@ -262,12 +266,13 @@ macro_rules! dispatch {
 pub(crate) use dispatch;
 
 impl Device {
-    /// Opens a device by its name, as for `--device`: `auto`, `cpu`, `cuda`, `cuda:N`, `wgpu` or `wgpu:N`. `auto` is the CPU.
-    /// `threads` is the number of CPU threads, 0 for one per core.
+    /// Opens a device by its name, as for `--device`: `auto`, `cpu`, `cuda`, `cuda:N`, `wgpu` or `wgpu:N`.
+    /// `auto` is the CPU. `threads` is the number of CPU threads, 0 for one per core.
     ///
     /// # Errors
-    /// [`Kind::Usage`](crate::error::Kind::Usage) for an unknown name, and for an environment variable with an unknown value (see
-    /// [`settings`]); [`Kind::Device`](crate::error::Kind::Device) if the device cannot be opened.
+    /// [`Kind::Usage`](crate::error::Kind::Usage) for an unknown name, and for an environment variable with
+    /// an unknown value (see [`settings`]); [`Kind::Device`](crate::error::Kind::Device) if the device cannot
+    /// be opened.
     ///
     /// ```
     /// use tempra::device::Device;
@@ -298,9 +303,9 @@ impl Device {
                 .with_help("set precision = \"f32\", or choose another --device")),
         }
     }
-    /// The same device, computing in a 16-bit type. On wgpu the matmuls of `linear` round their operands to f16; tensors and all other
-    /// ops, attention included, stay f32. On CUDA all activations and the weights that kernels read have this type. Sums are accumulated
-    /// in f32 on both.
+    /// The same device, computing in a 16-bit type. On wgpu the matmuls of `linear` round their operands to
+    /// f16; tensors and all other ops, attention included, stay f32. On CUDA all activations and the weights
+    /// that kernels read have this type. Sums are accumulated in f32 on both.
     ///
     /// # Errors
     /// [`Kind::Device`](crate::error::Kind::Device) if the device cannot compute in it.
@@ -325,8 +330,9 @@ impl Device {
     pub fn replays(&self) -> bool {
         matches!(self, Device::Cuda(gpu) if gpu.replays())
     }
-    /// Runs a step. Steps of one `key` must differ only in the data that the host writes into tensors. On CUDA the step is captured
-    /// as a graph and replayed from then on. `work` must not read tensors back, and its tensors must not be used afterwards.
+    /// Runs a step. Steps of one `key` must differ only in the data that the host writes into tensors. On
+    /// CUDA the step is captured as a graph and replayed from then on. `work` must not read tensors back, and
+    /// its tensors must not be used afterwards.
     ///
     /// # Errors
     /// Those of `work` and of the device.
@@ -358,8 +364,8 @@ impl Device {
     /// A tensor of zeros.
     ///
     /// # Errors
-    /// [`Kind::Memory`](crate::error::Kind::Memory) if the device has no memory left; [`Kind::Lost`](crate::error::Kind::Lost)
-    /// if it was lost.
+    /// [`Kind::Memory`](crate::error::Kind::Memory) if the device has no memory left;
+    /// [`Kind::Lost`](crate::error::Kind::Lost) if it was lost.
     pub fn zeros(&self, dtype: DType, shape: &[usize]) -> Result<Tensor> {
         let t = self.alloc(Spec::new(dtype, shape))?;
         self.zero(&t)?;
@@ -409,8 +415,8 @@ impl Device {
     ///
     /// # Errors
     /// [`Kind::Shape`](crate::error::Kind::Shape) if `src` does not fill the shape;
-    /// [`Kind::Memory`](crate::error::Kind::Memory) if the device has no memory left; [`Kind::Lost`](crate::error::Kind::Lost)
-    /// if it was lost.
+    /// [`Kind::Memory`](crate::error::Kind::Memory) if the device has no memory left;
+    /// [`Kind::Lost`](crate::error::Kind::Lost) if it was lost.
     pub fn upload<T: bytemuck::NoUninit>(&self, dtype: DType, shape: &[usize], src: &[T]) -> Result<Tensor> {
         let spec = Spec::new(dtype, shape);
         let storage = Arc::new(dispatch!(self, d => d.alloc_input(&spec))?);
@@ -448,8 +454,8 @@ impl Device {
     /// Copies a tensor to the host; `T` must have the element type's size.
     ///
     /// # Errors
-    /// [`Kind::Shape`](crate::error::Kind::Shape) for a `T` of another size; [`Kind::Lost`](crate::error::Kind::Lost) if the
-    /// device was lost.
+    /// [`Kind::Shape`](crate::error::Kind::Shape) for a `T` of another size;
+    /// [`Kind::Lost`](crate::error::Kind::Lost) if the device was lost.
     pub fn read<T: bytemuck::Pod>(&self, t: &Tensor) -> Result<Vec<T>> {
         if size_of::<T>() != t.spec.dtype.size() {
             return Err(Error::shape(format!(
@@ -462,8 +468,8 @@ impl Device {
         dispatch!(self, d => d.read(t, bytemuck::cast_slice_mut(&mut out)))?;
         Ok(out)
     }
-    /// Starts an asynchronous copy of a small tensor to the host, after the work queued before. `None` if the device does not
-    /// support it.
+    /// Starts an asynchronous copy of a small tensor to the host, after the work queued before. `None` if the
+    /// device does not support it.
     ///
     /// # Errors
     /// [`Kind::Shape`](crate::error::Kind::Shape) if the tensor is too large; those of the device.
@@ -480,8 +486,8 @@ impl Device {
     pub fn trim(&self) -> Result<()> {
         dispatch!(self, d => d.trim())
     }
-    /// The time in seconds that the device spent on `work`: by the device's clock if it has one, else by the host's until the device
-    /// is idle.
+    /// The time in seconds that the device spent on `work`: by the device's clock if it has one, else by the
+    /// host's until the device is idle.
     ///
     /// # Errors
     /// Those of `work` and of the device.
@@ -496,8 +502,9 @@ impl Device {
             Device::Cpu(_) | Device::Meta(_) => Identity::default(),
         }
     }
-    /// Runs `work` and returns the names of the GPU kernels that it launched, each once, in the order of their first launch.
-    /// `cublasLtMatmul` stands for the kernels of cuBLASLt. Empty on a CPU, and where `work` replays a captured step.
+    /// Runs `work` and returns the names of the GPU kernels that it launched, each once, in the order of
+    /// their first launch. `cublasLtMatmul` stands for the kernels of cuBLASLt. Empty on a CPU, and where
+    /// `work` replays a captured step.
     ///
     /// # Errors
     /// Those of `work`.

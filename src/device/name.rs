@@ -28,7 +28,8 @@ const THROUGH_WGPU: [&str; 21] = [
 ];
 
 impl DeviceId {
-    /// The device of a name: `auto`, `cpu`, `cuda`, `cuda:N`, `wgpu` or `wgpu:N`. `auto` is the CPU, and N defaults to 0.
+    /// The device of a name: `auto`, `cpu`, `cuda`, `cuda:N`, `wgpu` or `wgpu:N`. `auto` is the CPU, and N
+    /// defaults to 0.
     ///
     /// # Errors
     /// [`Kind::Usage`](crate::error::Kind::Usage) for another name, with the name that was probably meant.

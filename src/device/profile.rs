@@ -76,8 +76,9 @@ impl Profile {
     pub(super) fn end(&self) -> Vec<Timed> {
         self.lock().take().unwrap_or_default()
     }
-    /// Runs `work`, and records its time during profiling. `cost` returns FLOP and bytes; it runs before the work and outside of its
-    /// time, because it may read integers back from the device, which the work may change.
+    /// Runs `work`, and records its time during profiling. `cost` returns FLOP and bytes; it runs before the
+    /// work and outside of its time, because it may read integers back from the device, which the work may
+    /// change.
     pub(crate) fn note(
         &self,
         device: &impl Backend,

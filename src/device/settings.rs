@@ -1,14 +1,15 @@
 //! Environment variables that change how devices work.
 //!
-//! A value that tempra does not know is refused: otherwise it would silently compute, or measure, something else than was asked for.
-//! An empty value counts as not set.
+//! A value that tempra does not know is refused: otherwise it would silently compute, or measure, something
+//! else than was asked for. An empty value counts as not set.
 
 use crate::error::{Error, Result};
 use crate::suggest::nearest;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-/// The values of `TEMPRA_CUDA_MATMUL`, which chooses the kernels for matmuls; see [`Cuda::matmul`](super::Cuda::matmul).
+/// The values of `TEMPRA_CUDA_MATMUL`, which chooses the kernels for matmuls; see
+/// [`Cuda::matmul`](super::Cuda::matmul).
 pub const MATMULS: [&str; 5] = ["own", "mma", "wgmma", "cublaslt", "fastest"];
 
 /// The names of all environment variables of tempra that this build reads.
@@ -68,8 +69,8 @@ impl CudaSettings {
     /// Reads the environment.
     ///
     /// # Errors
-    /// [`Kind::Usage`](crate::error::Kind::Usage) for a value that is not known, and for folders of `TEMPRA_CUDA_LIB` that do not
-    /// exist.
+    /// [`Kind::Usage`](crate::error::Kind::Usage) for a value that is not known, and for folders of
+    /// `TEMPRA_CUDA_LIB` that do not exist.
     pub fn read() -> Result<CudaSettings> {
         Self::of(&|name| std::env::var_os(name))
     }
@@ -130,7 +131,8 @@ pub(crate) fn flag_of(name: &str) -> Result<Option<bool>> {
     flag(&|name| std::env::var_os(name), name)
 }
 
-/// Variables in the environment that look like tempra's and that tempra does not read, each with the name that was probably meant.
+/// Variables in the environment that look like tempra's and that tempra does not read, each with the name
+/// that was probably meant.
 pub fn misspelt() -> Vec<(String, &'static str)> {
     let set = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
     set.filter_map(|name| Some((meant(&name)?, name))).map(|(meant, name)| (name, meant)).collect()

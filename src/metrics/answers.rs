@@ -1,8 +1,9 @@
-//! Exact match and F1 of answers to questions, as the scripts evaluate-v1.1 and evaluate-v2.0 of SQuAD have them.
+//! Exact match and F1 of answers to questions, as the scripts evaluate-v1.1 and evaluate-v2.0 of SQuAD have
+//! them.
 //!
-//! Rajpurkar et al. 2016 and 2018. Both texts are normalised: lower case, ASCII punctuation removed, the words a, an and the
-//! removed, white space collapsed. Exact is their equality; F1 is over the multisets of their words; of several right answers
-//! the best counts. Scores here are 0 to 1, the scripts print percent.
+//! Rajpurkar et al. 2016 and 2018. Both texts are normalised: lower case, ASCII punctuation removed, the
+//! words a, an and the removed, white space collapsed. Exact is their equality; F1 is over the multisets of
+//! their words; of several right answers the best counts. Scores here are 0 to 1, the scripts print percent.
 
 use super::{Scores, mean};
 use std::collections::HashMap;
@@ -14,12 +15,13 @@ pub enum Squad {
     /// 1.1: every question has an answer. F1 is 0 if no word is shared, also if both texts are empty.
     #[default]
     V1,
-    /// 2.0: a question may have no answer, and "" is then right. F1 of an empty text is 1 if both are, else 0. Right answers
-    /// that are empty once normalised are left out.
+    /// 2.0: a question may have no answer, and "" is then right. F1 of an empty text is 1 if both are,
+    /// else 0. Right answers that are empty once normalised are left out.
     V2,
 }
 
-/// Accumulates answers. Memory: the sums, and of 2.0 with null odds 32 bytes a question for the best threshold.
+/// Accumulates answers. Memory: the sums, and of 2.0 with null odds 32 bytes a question for the best
+/// threshold.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Answers {
     version: Squad,
@@ -117,14 +119,16 @@ impl Answers {
         let best = all.reduce(|a, b| (a.0.max(b.0), a.1.max(b.1)));
         best.unwrap_or_else(|| pair(version, prediction, ""))
     }
-    /// Counts the answer to a question, "" for none; no `golds`: the question has no answer. Returns (exact, F1).
+    /// Counts the answer to a question, "" for none; no `golds`: the question has no answer. Returns (exact,
+    /// F1).
     pub fn add<S: AsRef<str>>(&mut self, prediction: &str, golds: &[S]) -> (f64, f64) {
         let (exact, f1) = Self::score(self.version, prediction, golds);
         self.count(!golds.is_empty(), exact, f1);
         (exact, f1)
     }
-    /// Counts an answer whose null odds are known: above `threshold` "no answer" is said instead. `prediction` is the best
-    /// answer that is not empty, if there is one. Returns (exact, F1) at the threshold.
+    /// Counts an answer whose null odds are known: above `threshold` "no answer" is said instead.
+    /// `prediction` is the best answer that is not empty, if there is one. Returns (exact, F1) at the
+    /// threshold.
     pub fn add_with_odds<S: AsRef<str>>(
         &mut self,
         prediction: &str,
@@ -210,7 +214,8 @@ impl Answers {
     pub fn f1(&self) -> f64 {
         mean(self.has_answer.f1 + self.no_answer.f1, self.len())
     }
-    /// The best threshold by exact match and by F1, over the questions whose null odds are known; none without any.
+    /// The best threshold by exact match and by F1, over the questions whose null odds are known; none
+    /// without any.
     pub fn best_thresholds(&self) -> Option<(BestThreshold, BestThreshold)> {
         (!self.odds.is_empty()).then(|| (self.best(|o| o.exact), self.best(|o| o.f1)))
     }
@@ -227,7 +232,8 @@ impl Answers {
         }
         BestThreshold { score: mean(best.score, order.len() as u64), ..best }
     }
-    /// Every score that is defined, under the names of [`METRICS`](super::METRICS) and, of 2.0, of its script.
+    /// Every score that is defined, under the names of [`METRICS`](super::METRICS) and, of 2.0, of its
+    /// script.
     pub fn scores(&self) -> Scores {
         let mut scores: Scores =
             [("loss", self.loss()), ("f1", self.f1()), ("exact", self.exact())].into_iter().collect();

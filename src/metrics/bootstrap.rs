@@ -51,8 +51,9 @@ pub struct Paired {
 }
 
 impl Bootstrap {
-    /// The interval of any score of `examples` examples. `score` is given the indices of the examples to score, each as often as
-    /// it was drawn: fill an accumulator with them. It is called once more than there are samples.
+    /// The interval of any score of `examples` examples. `score` is given the indices of the examples to
+    /// score, each as often as it was drawn: fill an accumulator with them. It is called once more than there
+    /// are samples.
     ///
     /// ```
     /// use tempra::metrics::Bootstrap;
@@ -66,8 +67,8 @@ impl Bootstrap {
     pub fn interval(&self, examples: usize, score: impl Fn(&[usize]) -> f64) -> Interval {
         self.resample(examples, score).0
     }
-    /// The interval of every score of `examples` examples, in the order of the scores; as [`Bootstrap::interval`], with the same
-    /// draws for all.
+    /// The interval of every score of `examples` examples, in the order of the scores; as
+    /// [`Bootstrap::interval`], with the same draws for all.
     pub fn intervals(&self, examples: usize, score: impl Fn(&[usize]) -> Scores) -> Vec<(String, Interval)> {
         let mut drawn: Vec<usize> = (0..examples).collect();
         let whole = score(&drawn);
@@ -88,7 +89,8 @@ impl Bootstrap {
             drawn.iter().filter_map(|i| values.get(*i)).sum::<f64>() / drawn.len() as f64
         })
     }
-    /// Compares two systems: both are scored on the same resamples, so what is hard for both counts for neither.
+    /// Compares two systems: both are scored on the same resamples, so what is hard for both counts for
+    /// neither.
     pub fn paired(
         &self,
         examples: usize,

@@ -1,9 +1,9 @@
 //! Scores of a single-label classifier, all from its confusion matrix.
 //!
-//! With C[t][p] the number of examples of target class t predicted as p, n their number, hits c = Σ C[k][k], targets
-//! t_k = Σ_p C[k][p], predictions p_k = Σ_t C[t][k]:
-//! precision_k = C[k][k] / p_k, recall_k = C[k][k] / t_k, F1_k = 2 C[k][k] / (t_k + p_k), each 0 where undefined;
-//! MCC = (c n − Σ t_k p_k) / sqrt((n² − Σ p_k²)(n² − Σ t_k²)) (Gorodkin 2004), 0 where undefined.
+//! With C[t][p] the number of examples of target class t predicted as p, n their number, hits c = Σ C[k][k],
+//! targets t_k = Σ_p C[k][p], predictions p_k = Σ_t C[t][k]: precision_k = C[k][k] / p_k, recall_k = C[k][k]
+//! / t_k, F1_k = 2 C[k][k] / (t_k + p_k), each 0 where undefined; MCC = (c n − Σ t_k p_k) / sqrt((n² − Σ
+//! p_k²)(n² − Σ t_k²)) (Gorodkin 2004), 0 where undefined.
 
 use super::{ConfusionTable, Scores, f1, mean, ratio};
 use crate::error::{Error, Result};
@@ -59,11 +59,13 @@ impl Classification {
         self.nonfinite += u64::from(!loss.is_finite());
         Ok(())
     }
-    /// Counts an example by its logits (classes): the prediction is the first greatest one (a NaN counts as greatest, as
-    /// in NumPy), the loss is the cross-entropy −log softmax(logits) at the target, in f64. Returns the two.
+    /// Counts an example by its logits (classes): the prediction is the first greatest one (a NaN counts as
+    /// greatest, as in NumPy), the loss is the cross-entropy −log softmax(logits) at the target, in f64.
+    /// Returns the two.
     ///
     /// # Errors
-    /// [`Kind::Shape`](crate::error::Kind::Shape) for a class that is not below `classes`, or another number of logits.
+    /// [`Kind::Shape`](crate::error::Kind::Shape) for a class that is not below `classes`, or another number
+    /// of logits.
     pub fn add_logits(&mut self, logits: &[f32], target: u32) -> Result<(u32, f64)> {
         if logits.len() != self.classes {
             let e = Error::shape("a row of logits does not fit the classes");
@@ -155,8 +157,8 @@ impl Classification {
         };
         targets.into_iter().zip(predictions).enumerate().map(of).collect()
     }
-    /// How many precisions (no prediction of the class) and recalls (no target of the class) are undefined and count
-    /// as 0, over the classes that occur at all: what scikit-learn warns of.
+    /// How many precisions (no prediction of the class) and recalls (no target of the class) are undefined
+    /// and count as 0, over the classes that occur at all: what scikit-learn warns of.
     pub fn undefined(&self) -> usize {
         let lone = |c: &&ClassScores| (c.support == 0) != (c.predicted == 0);
         self.per_class().iter().filter(lone).count()
@@ -168,7 +170,8 @@ impl Classification {
     fn hits(&self) -> u64 {
         self.pairs().filter(|(t, p, _)| t == p).map(|(.., n)| n).sum()
     }
-    /// F1 averaged over the classes that occur among targets or predictions (scikit-learn's default); NaN for none.
+    /// F1 averaged over the classes that occur among targets or predictions (scikit-learn's default); NaN for
+    /// none.
     pub fn f1_macro(&self) -> f64 {
         let classes = self.per_class();
         let present = classes.iter().filter(|c| c.support + c.predicted > 0);

@@ -10,7 +10,8 @@ const LISTED: usize = 15;
 /// Characters of a class name.
 const NAME: usize = 24;
 
-/// Shows a [`Classification`]: a row a target class, a column a prediction, the scores of each class beside it.
+/// Shows a [`Classification`]: a row a target class, a column a prediction, the scores of each class beside
+/// it.
 #[derive(Clone, Copy, Debug)]
 pub struct ConfusionTable<'a> {
     pub(super) of: &'a Classification,

@@ -1,8 +1,9 @@
 //! Scores that need the order of all predictions: AUROC, average precision, the best threshold.
 //!
-//! AUROC is the chance that a positive stands above a negative, ties counting half (Mann-Whitney U / (P N)), which is the area
-//! under the trapezoids of the ROC curve. AP = Σ (R_k − R_{k−1}) P_k over the distinct scores from the highest down. Both as
-//! scikit-learn: AUROC is NaN without a positive or without a negative, AP is 0 without a positive.
+//! AUROC is the chance that a positive stands above a negative, ties counting half (Mann-Whitney U / (P N)),
+//! which is the area under the trapezoids of the ROC curve. AP = Σ (R_k − R_{k−1}) P_k over the distinct
+//! scores from the highest down. Both as scikit-learn: AUROC is NaN without a positive or without a negative,
+//! AP is 0 without a positive.
 
 use super::{Scores, f1, mean};
 use crate::error::{Error, Result};
@@ -57,8 +58,9 @@ impl Curve {
     pub fn average_precision(&self) -> f64 {
         self.steps().map_or(f64::NAN, |steps| average_precision(steps.into_iter().map(|(_, p, n)| (p, n))))
     }
-    /// The threshold with the greatest F1 and that F1, where a score above the threshold is a yes. It lies half way between two
-    /// scores (below the lowest, half way to 0, or to 1 less if that is not positive); of equally good ones it is the nearest to 0.5. (0.5, 0) without a positive.
+    /// The threshold with the greatest F1 and that F1, where a score above the threshold is a yes. It lies
+    /// half way between two scores (below the lowest, half way to 0, or to 1 less if that is not positive);
+    /// of equally good ones it is the nearest to 0.5. (0.5, 0) without a positive.
     pub fn best_threshold(&self) -> (f64, f64) {
         let p = self.positives();
         let mut best = (0.5, 0.0);
@@ -162,13 +164,13 @@ impl Curves {
     pub fn average_precision_macro(&self) -> f64 {
         mean(self.0.iter().map(Curve::average_precision).sum(), self.0.len() as u64)
     }
-    /// The threshold of every label with its greatest F1 (see [`Curve::best_threshold`]). Find them on a development set: on the
-    /// test set they would flatter.
+    /// The threshold of every label with its greatest F1 (see [`Curve::best_threshold`]). Find them on a
+    /// development set: on the test set they would flatter.
     pub fn best_thresholds(&self) -> Vec<f64> {
         self.0.iter().map(|c| c.best_threshold().0).collect()
     }
-    /// `auroc` and `average_precision`. Of two classes it is that of class 1, else the mean over labels or classes; `classes`:
-    /// whether each row has exactly one of them.
+    /// `auroc` and `average_precision`. Of two classes it is that of class 1, else the mean over labels or
+    /// classes; `classes`: whether each row has exactly one of them.
     pub fn scores(&self, classes: bool) -> Scores {
         let each = self.0.iter().map(|c| (c.auroc(), c.average_precision()));
         summary(each.collect(), classes)

@@ -1,8 +1,8 @@
 //! Scores of entities, or of any spans of words, as seqeval 1.2.2 counts them.
 //!
-//! A predicted span is right if its type, its first and its last word are those of a target. With TP the right ones:
-//! precision = TP / predicted, recall = TP / targets, F1 = 2 TP / (predicted + targets), each 0 where undefined; over all
-//! spans together (micro) or for each type.
+//! A predicted span is right if its type, its first and its last word are those of a target. With TP the
+//! right ones: precision = TP / predicted, recall = TP / targets, F1 = 2 TP / (predicted + targets), each 0
+//! where undefined; over all spans together (micro) or for each type.
 
 use super::{ClassScores, Scores, f1, mean, ratio};
 use crate::data::{Scheme, Span, TagFormat};
@@ -48,7 +48,8 @@ impl Counts {
 }
 
 impl Entities {
-    /// Nothing counted yet. Tags of any scheme are read leniently, as the CoNLL script and seqeval's default do.
+    /// Nothing counted yet. Tags of any scheme are read leniently, as the CoNLL script and seqeval's default
+    /// do.
     pub fn new() -> Self {
         Self::default()
     }
@@ -60,7 +61,8 @@ impl Entities {
     pub fn of(format: TagFormat) -> Self {
         Self { format, ..Self::default() }
     }
-    /// Nothing counted yet. Only what follows the format's scheme counts, as [`TagFormat::strict_spans`] reads it.
+    /// Nothing counted yet. Only what follows the format's scheme counts, as [`TagFormat::strict_spans`]
+    /// reads it.
     pub fn strict_of(format: TagFormat) -> Self {
         Self { strict: true, ..Self::of(format) }
     }
@@ -84,7 +86,8 @@ impl Entities {
         self.words += targets.len() as u64;
         Ok(())
     }
-    /// Counts a text by its spans alone, each counted once; the accuracy of words is then about the other sentences.
+    /// Counts a text by its spans alone, each counted once; the accuracy of words is then about the other
+    /// sentences.
     pub fn add_spans(&mut self, predictions: &[Span], targets: &[Span]) {
         let (p, t): (HashSet<&Span>, HashSet<&Span>) =
             (predictions.iter().collect(), targets.iter().collect());

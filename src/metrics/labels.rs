@@ -74,8 +74,9 @@ impl MultiLabel {
         self.loss += loss;
         Ok(())
     }
-    /// Counts a row by its logits (labels): predicted where sigmoid(logit) is above the threshold; the loss is the mean
-    /// over labels of the binary cross-entropy max(z, 0) − z t + log(1 + exp(−|z|)). Returns what was counted.
+    /// Counts a row by its logits (labels): predicted where sigmoid(logit) is above the threshold; the loss
+    /// is the mean over labels of the binary cross-entropy max(z, 0) − z t + log(1 + exp(−|z|)). Returns what
+    /// was counted.
     ///
     /// # Errors
     /// [`Kind::Shape`](crate::error::Kind::Shape) for rows of another length.
@@ -162,7 +163,8 @@ impl MultiLabel {
     pub fn table<'a>(&'a self, names: &'a [String]) -> LabelTable<'a> {
         LabelTable { of: self, names }
     }
-    /// F1 averaged over all labels, also those that do not occur, as scikit-learn does with indicator matrices.
+    /// F1 averaged over all labels, also those that do not occur, as scikit-learn does with indicator
+    /// matrices.
     pub fn f1_macro(&self) -> f64 {
         if self.is_empty() { f64::NAN } else { mean(self.per_label().iter().sum(), self.hits.len() as u64) }
     }

@@ -1,9 +1,10 @@
 //! Mergeable accumulators: a prediction at a time in, scores out.
 //!
-//! Accumulators of several workers or batches are merged; every count is exact, so the order matters to no score by more than
-//! the rounding of a sum. Memory does not grow with the number of examples, but for what is about their order
-//! and needs them all: Spearman's rank correlation, AUROC and average precision, the best threshold. The definitions are
-//! those of scikit-learn, SciPy, seqeval, SQuAD's scripts and rouge-score; [`Bootstrap`] gives an interval with any of them.
+//! Accumulators of several workers or batches are merged; every count is exact, so the order matters to no
+//! score by more than the rounding of a sum. Memory does not grow with the number of examples, but for what
+//! is about their order and needs them all: Spearman's rank correlation, AUROC and average precision, the
+//! best threshold. The definitions are those of scikit-learn, SciPy, seqeval, SQuAD's scripts and
+//! rouge-score; [`Bootstrap`] gives an interval with any of them.
 
 mod answers;
 mod bootstrap;
@@ -96,9 +97,10 @@ impl Metric {
     pub fn gain(&self, old: f64, new: f64) -> f64 {
         if self.higher_is_better { new - old } else { old - new }
     }
-    /// The value as a number where higher is better and 1 is perfect, so that it can be averaged with those of other tasks.
-    /// `deviation` is the standard deviation of the training targets, the unit of the errors of numbers; an error as large as
-    /// that of always answering the mean counts as 1/2. A `loss` with a deviation is a squared error, one without a cross-entropy.
+    /// The value as a number where higher is better and 1 is perfect, so that it can be averaged with those
+    /// of other tasks. `deviation` is the standard deviation of the training targets, the unit of the errors
+    /// of numbers; an error as large as that of always answering the mean counts as 1/2. A `loss` with a
+    /// deviation is a squared error, one without a cross-entropy.
     pub fn comparable(&self, value: f64, deviation: Option<f64>) -> f64 {
         let unit = unit(deviation);
         match self.name {
@@ -129,7 +131,8 @@ fn unit(deviation: Option<f64>) -> f64 {
     deviation.filter(|d| *d > 0.0).unwrap_or(1.0)
 }
 
-/// `a / b`, and 0 where that is undefined, as scikit-learn's `zero_division` default does; the caller counts these.
+/// `a / b`, and 0 where that is undefined, as scikit-learn's `zero_division` default does; the caller counts
+/// these.
 fn ratio(a: u64, b: u64) -> f64 {
     if b == 0 { 0.0 } else { a as f64 / b as f64 }
 }
@@ -144,7 +147,8 @@ fn mean(sum: f64, n: u64) -> f64 {
     if n == 0 { f64::NAN } else { sum / n as f64 }
 }
 
-/// Precision, recall, F1 and support of named rows, for a terminal; control characters, which could steer it, become `?`.
+/// Precision, recall, F1 and support of named rows, for a terminal; control characters, which could steer it,
+/// become `?`.
 fn write_rows<'a>(
     f: &mut fmt::Formatter<'_>,
     head: &str,

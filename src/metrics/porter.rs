@@ -1,7 +1,8 @@
 //! Porter's stemmer with NLTK's extensions, which rouge-score stems with.
 //!
-//! Porter, "An algorithm for suffix stripping" (1980); behaviour matched: `nltk.stem.PorterStemmer()` of NLTK 3.9, whose
-//! default mode adds irregular words and a few rules. Snowball's English stemmer is another algorithm.
+//! Porter, "An algorithm for suffix stripping" (1980); behaviour matched: `nltk.stem.PorterStemmer()` of NLTK
+//! 3.9, whose default mode adds irregular words and a few rules. Snowball's English stemmer is another
+//! algorithm.
 
 /// The stem of a word of ASCII lower-case letters and digits.
 pub(super) fn stem(word: &str) -> String {

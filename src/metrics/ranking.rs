@@ -3,9 +3,10 @@
 use super::{Scores, mean};
 use crate::error::{Error, Result};
 
-/// The rank of a right candidate among `others`, counted from 1, ties taken as they fall on average: the mean of the optimistic
-/// rank 1 + #(above) and the pessimistic one 1 + #(above or equal). A model that scores all n candidates alike has rank
-/// (n + 1) / 2, not 1. NaN counts as above everything, and a right candidate that is NaN stands below everything.
+/// The rank of a right candidate among `others`, counted from 1, ties taken as they fall on average: the mean
+/// of the optimistic rank 1 + #(above) and the pessimistic one 1 + #(above or equal). A model that scores all
+/// n candidates alike has rank (n + 1) / 2, not 1. NaN counts as above everything, and a right candidate that
+/// is NaN stands below everything.
 pub fn realistic_rank(target: f32, others: impl IntoIterator<Item = f32>) -> f64 {
     let (mut above, mut equal) = (0u64, 0u64);
     for other in others {
@@ -87,8 +88,8 @@ impl Ranking {
     pub fn mrr(&self) -> f64 {
         mean(self.reciprocal, self.queries)
     }
-    /// Adjusted mean rank index 1 − Σ (rank − 1) / Σ (chance − 1): 1 is perfect, 0 is chance (Berrendorf et al. 2020); NaN
-    /// where every query has one candidate.
+    /// Adjusted mean rank index 1 − Σ (rank − 1) / Σ (chance − 1): 1 is perfect, 0 is chance (Berrendorf et
+    /// al. 2020); NaN where every query has one candidate.
     pub fn adjusted(&self) -> f64 {
         let n = self.queries as f64;
         1.0 - (self.ranks - n) / (self.chance - n)

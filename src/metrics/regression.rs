@@ -1,11 +1,13 @@
 //! Scores of a regressor: errors and correlations.
 //!
 //! Moments are kept as means and centred sums (Welford 1962) and merged pairwise (Chan, Golub, LeVeque 1983):
-//! with d = mean_b − mean_a, M2 = M2_a + M2_b + d² n_a n_b / n; the co-moment likewise. Sums of squares would cancel.
+//! with d = mean_b − mean_a, M2 = M2_a + M2_b + d² n_a n_b / n; the co-moment likewise. Sums of squares would
+//! cancel.
 
 use super::{Scores, mean};
 
-/// Accumulates pairs of prediction and target. Memory: the pairs, which Spearman's ranks need, and a few sums.
+/// Accumulates pairs of prediction and target. Memory: the pairs, which Spearman's ranks need, and a few
+/// sums.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Regression {
     moments: Moments,
@@ -37,7 +39,8 @@ impl Moments {
         self.xx += o.xx + dx * dx * share;
         self.yy += o.yy + dy * dy * share;
         self.xy += o.xy + dx * dy * share;
-        // From nothing the other's mean is taken as it is, so that a constant has a second moment of exactly 0.
+        // From nothing the other's mean is taken as it is, so that a constant has a second moment of
+        // exactly 0.
         self.mean =
             if self.n == 0.0 { o.mean } else { (self.mean.0 + dx * o.n / n, self.mean.1 + dy * o.n / n) };
         self.n = n;
@@ -106,7 +109,8 @@ impl Regression {
     pub fn pearson(&self) -> f64 {
         self.moments.correlation()
     }
-    /// Spearman's correlation: Pearson's of the ranks, ties sharing their average rank. NaN also if any value is.
+    /// Spearman's correlation: Pearson's of the ranks, ties sharing their average rank. NaN also if any value
+    /// is.
     pub fn spearman(&self) -> f64 {
         if self.pairs.iter().any(|(x, y)| x.is_nan() || y.is_nan()) {
             return f64::NAN;

@@ -1,9 +1,9 @@
 //! ROUGE-1, -2, -L and -Lsum of a text against references, as rouge-score 0.1.2.
 //!
-//! Lin, "ROUGE: A Package for Automatic Evaluation of Summaries" (2004). Words are runs of a-z and 0-9 of the lower-cased text;
-//! a letter beyond ASCII parts words, as in rouge-score. ROUGE-n is over n-grams, ROUGE-L over the longest common
-//! subsequence, ROUGE-Lsum over the union of those of each line. Of several references the one with the greatest F counts, for each
-//! measure by itself.
+//! Lin, "ROUGE: A Package for Automatic Evaluation of Summaries" (2004). Words are runs of a-z and 0-9 of the
+//! lower-cased text; a letter beyond ASCII parts words, as in rouge-score. ROUGE-n is over n-grams, ROUGE-L
+//! over the longest common subsequence, ROUGE-Lsum over the union of those of each line. Of several
+//! references the one with the greatest F counts, for each measure by itself.
 
 use super::{Scores, mean, porter};
 use std::collections::{BTreeSet, HashMap};
@@ -41,11 +41,13 @@ pub struct Rouge {
 }
 
 impl Rouge {
-    /// Nothing counted yet; `stem`: whether words of more than three letters are stemmed (Porter, as NLTK has it).
+    /// Nothing counted yet; `stem`: whether words of more than three letters are stemmed (Porter, as NLTK has
+    /// it).
     pub fn new(stem: bool) -> Self {
         Self { stem, ..Self::default() }
     }
-    /// Counts a text against its references; returns its scores in the order of [`ROUGE`]. Without a reference they are 0.
+    /// Counts a text against its references; returns its scores in the order of [`ROUGE`]. Without a
+    /// reference they are 0.
     pub fn add<S: AsRef<str>>(&mut self, prediction: &str, references: &[S]) -> [RougeScore; 4] {
         let scores = self.score(prediction, references);
         for (sum, s) in self.sums.iter_mut().zip(&scores) {
@@ -110,7 +112,8 @@ impl Rouge {
     pub fn is_empty(&self) -> bool {
         self.texts == 0
     }
-    /// Mean scores in the order of [`ROUGE`]; NaN for no texts. (`evaluate` prints the middle of a bootstrap instead.)
+    /// Mean scores in the order of [`ROUGE`]; NaN for no texts. (`evaluate` prints the middle of a bootstrap
+    /// instead.)
     pub fn means(&self) -> [RougeScore; 4] {
         let of = |s: RougeScore| RougeScore {
             precision: mean(s.precision, self.texts),

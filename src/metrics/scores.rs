@@ -6,8 +6,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 use std::fmt;
 
-/// Named scores in the order they were pushed. In JSON an object; NaN and the infinities, which JSON cannot say, become
-/// the strings "NaN", "Infinity" and "-Infinity" and are read back as such, so that a broken score is never hidden.
+/// Named scores in the order they were pushed. In JSON an object; NaN and the infinities, which JSON cannot
+/// say, become the strings "NaN", "Infinity" and "-Infinity" and are read back as such, so that a broken
+/// score is never hidden.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Scores(Vec<(String, f64)>);
 

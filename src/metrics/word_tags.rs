@@ -3,8 +3,8 @@
 use super::{Classification, Scores, mean};
 use crate::error::{Error, Result};
 
-/// Accumulates sentences of tags, each a class of its word. The definitions are scikit-learn's, over all words and all tags,
-/// `O` among them: micro-averaged precision, recall and F1 all equal the accuracy.
+/// Accumulates sentences of tags, each a class of its word. The definitions are scikit-learn's, over all
+/// words and all tags, `O` among them: micro-averaged precision, recall and F1 all equal the accuracy.
 #[derive(Clone, Debug, PartialEq)]
 pub struct WordTags {
     counts: Classification,
@@ -20,8 +20,8 @@ impl WordTags {
     /// Counts a sentence, a tag a word on both sides.
     ///
     /// # Errors
-    /// [`Kind::Shape`](crate::error::Kind::Shape) for sides of different lengths, [`Kind::Data`](crate::error::Kind::Data) for
-    /// a tag that is not there.
+    /// [`Kind::Shape`](crate::error::Kind::Shape) for sides of different lengths,
+    /// [`Kind::Data`](crate::error::Kind::Data) for a tag that is not there.
     pub fn add(&mut self, predictions: &[u32], targets: &[u32]) -> Result<()> {
         if predictions.len() != targets.len() {
             let e = Error::shape("a sentence has another number of predicted tags than of targets");

@@ -1,4 +1,5 @@
-//! The description of an architecture: how to read its config, the names of its tensors, and its classes in `transformers`.
+//! The description of an architecture: how to read its config, the names of its tensors, and its classes in
+//! `transformers`.
 
 use super::config::Config;
 use super::{Outputs, PairObjective};
@@ -21,7 +22,8 @@ pub struct Architecture {
     pub(super) head: SequenceHead,
     /// The tensors of a masked-LM head.
     pub masked: Option<Masked>,
-    /// For permutation language modelling: the class, and the name of the output bias. The output weight is the token embedding.
+    /// For permutation language modelling: the class, and the name of the output bias. The output weight is
+    /// the token embedding.
     pub permuted: Option<(&'static str, &'static str)>,
     /// Whether token classification heads have the dense layer of the sequence head too.
     pub(super) dense_tokens: bool,
@@ -70,7 +72,8 @@ pub struct Classes {
     pub masked: Option<&'static str>,
 }
 
-/// The tensors of a masked-LM head: dense, activation, layer norm, then the token table (not stored again) and a bias.
+/// The tensors of a masked-LM head: dense, activation, layer norm, then the token table (not stored again)
+/// and a bias.
 pub struct Masked {
     /// `{dense}.weight` (embedding, hidden) and `{dense}.bias`.
     pub dense: &'static str,
@@ -78,7 +81,8 @@ pub struct Masked {
     pub norm: &'static str,
     /// The bias of the vocabulary, its whole name.
     pub bias: &'static str,
-    /// The last map's tensors, where it does not share the token table, are `{decoder}.weight` and `{decoder}.bias`.
+    /// The last map's tensors, where it does not share the token table, are `{decoder}.weight` and
+    /// `{decoder}.bias`.
     pub decoder: &'static str,
     /// The activation; `None`: the encoder's.
     pub act: Option<Activation>,
@@ -90,7 +94,8 @@ pub(super) struct SequenceHead {
     pub dense: &'static str,
     /// Its activation.
     pub act: Activation,
-    /// Whether it belongs to the encoder, which was pretrained with it for the first token: a mean over tokens does without.
+    /// Whether it belongs to the encoder, which was pretrained with it for the first token: a mean over
+    /// tokens does without.
     pub pooler: bool,
     /// Whether there is dropout before the dense layer too.
     pub drop_before: bool,
@@ -130,7 +135,8 @@ impl Architecture {
             _ => true,
         }
     }
-    /// What the last map to the vocabulary is called, and the bias that it has where it shares the token table.
+    /// What the last map to the vocabulary is called, and the bias that it has where it shares the token
+    /// table.
     pub(super) fn decoder(&self) -> Option<(&'static str, &'static str)> {
         let permuted = || self.permuted.and_then(|(_, bias)| Some((bias.strip_suffix(".bias")?, bias)));
         self.masked.as_ref().map(|m| (m.decoder, m.bias)).or_else(permuted)
@@ -139,7 +145,8 @@ impl Architecture {
     pub(super) fn bias_is_optional(&self) -> bool {
         self.model_type == "modernbert"
     }
-    /// The tokenizer class that `tokenizer_config.json` must name for transformers to return token types, if it would not do so otherwise.
+    /// The tokenizer class that `tokenizer_config.json` must name for transformers to return token types, if
+    /// it would not do so otherwise.
     pub(super) fn tokenizer_class(&self) -> Option<&'static str> {
         (self.model_type == "xlnet").then_some("XLNetTokenizer")
     }
@@ -178,7 +185,8 @@ impl Architecture {
         let Drop { key, default } = self.head.dropout;
         Ok(c.optional_probability(key)?.or(default).unwrap_or(shape.hidden_dropout))
     }
-    /// What the last map of a head that finds answers is called: where heads share their dense layer, as that of the others.
+    /// What the last map of a head that finds answers is called: where heads share their dense layer, as that
+    /// of the others.
     pub(super) fn span_head(&self) -> &'static str {
         if self.dense_tokens { "classifier" } else { "qa_outputs" }
     }

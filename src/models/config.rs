@@ -1,4 +1,5 @@
-//! Reads `config.json` and checks the range of every number, so that an absurd model is refused before any allocation.
+//! Reads `config.json` and checks the range of every number, so that an absurd model is refused before any
+//! allocation.
 
 use super::Outputs;
 use crate::checkpoint::read_json;
@@ -8,7 +9,8 @@ use crate::ops::Activation;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
-/// The activation names that configs use. The erf and tanh forms of GELU are different functions and are kept apart.
+/// The activation names that configs use. The erf and tanh forms of GELU are different functions and are kept
+/// apart.
 const ACTIVATIONS: &[(&str, Activation)] = &[
     ("gelu", Activation::GeluErf),
     ("gelu_python", Activation::GeluErf),
@@ -19,7 +21,8 @@ const ACTIVATIONS: &[(&str, Activation)] = &[
     ("tanh", Activation::Tanh),
 ];
 
-/// The key that describes approximate attention. transformers keeps the key when it saves a config, and otherwise ignores it.
+/// The key that describes approximate attention. transformers keeps the key when it saves a config, and
+/// otherwise ignores it.
 pub(super) const ATTENTION: &str = "tempra_attention";
 
 /// The value of [`ATTENTION`].
@@ -100,7 +103,8 @@ impl Config {
         let found = ACTIVATIONS.iter().find(|a| a.0 == name).map(|a| a.1);
         found.ok_or_else(|| self.wrong(key, format!("one of {}", known())))
     }
-    /// Refuses a setting that would change what the model computes; `supported` is the value that tempra supports.
+    /// Refuses a setting that would change what the model computes; `supported` is the value that tempra
+    /// supports.
     pub fn refuse(&self, key: &str, is: impl Fn(&Value) -> bool, supported: &str) -> Result<()> {
         match self.get(key) {
             Some(v) if is(v) => Err(self
@@ -110,7 +114,8 @@ impl Config {
             _ => Ok(()),
         }
     }
-    /// The keys of BERT's config, which many other configs share. Sizes are required; rates and epsilon have defaults.
+    /// The keys of BERT's config, which many other configs share. Sizes are required; rates and epsilon have
+    /// defaults.
     pub fn bert_like(&self) -> Result<EncoderConfig> {
         let decoder = |v: &Value| v.as_bool() == Some(true);
         self.refuse("is_decoder", decoder, "false: tempra trains encoders, not decoders")?;
@@ -147,8 +152,8 @@ impl Config {
             }
         }
     }
-    /// The hidden size, and the sizes of layers that are all alike, from the keys of the hidden size, of the number of heads, which divides
-    /// it, and of the feed-forward width.
+    /// The hidden size, and the sizes of layers that are all alike, from the keys of the hidden size, of the
+    /// number of heads, which divides it, and of the feed-forward width.
     pub fn sizes(&self, [width, heads, intermediate]: [&str; 3]) -> Result<(usize, LayerShape)> {
         let (hidden, n) = (self.count(width, 1 << 14)?, self.count(heads, 1 << 10)?);
         let layer = LayerShape::new(hidden, n, self.count(intermediate, 1 << 17)?);
@@ -159,8 +164,8 @@ impl Config {
             .error(format!("`{width}` ({hidden}) is not a multiple of `{heads}` ({n})"))
             .with_help("correct config.json, or download the model again"))
     }
-    /// The names of a fine-tuned model's outputs, as `transformers` knows them: those of `id2label`, else `LABEL_0`, `LABEL_1`
-    /// and so on, as many as `num_labels` says, else two.
+    /// The names of a fine-tuned model's outputs, as `transformers` knows them: those of `id2label`, else
+    /// `LABEL_0`, `LABEL_1` and so on, as many as `num_labels` says, else two.
     pub fn names(&self) -> Result<Vec<String>> {
         let Some(map) = self.get("id2label") else {
             let n = if self.get("num_labels").is_some() { self.count("num_labels", 1 << 20)? } else { 2 };
@@ -191,7 +196,8 @@ impl Config {
         };
         names.iter().enumerate().find_map(other)
     }
-    /// The outputs of a sequence classifier, from `problem_type` and the number of labels, as in `transformers`.
+    /// The outputs of a sequence classifier, from `problem_type` and the number of labels, as in
+    /// `transformers`.
     pub fn outputs(&self) -> Result<Outputs> {
         const TYPES: [&str; 3] = ["regression", "single_label_classification", "multi_label_classification"];
         let problem = match self.get("problem_type") {

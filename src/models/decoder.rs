@@ -1,5 +1,5 @@
-//! The output projection of a masked-LM head, from hidden states to the vocabulary. Its weight is the token embedding (tied) or
-//! a tensor of its own.
+//! The output projection of a masked-LM head, from hidden states to the vocabulary. Its weight is the token
+//! embedding (tied) or a tensor of its own.
 
 use super::architecture::Architecture;
 use super::config::Config;
@@ -26,8 +26,8 @@ impl Decoder {
         let bias = architecture.decoder().map(|(_, bias)| bias.to_owned());
         Decoder { bias, ..Decoder::default() }
     }
-    /// The projection that the config describes. If the config ties the weights but the files hold two different tensors, they
-    /// are not tied, as in transformers 5 (`PreTrainedModel.tie_weights`).
+    /// The projection that the config describes. If the config ties the weights but the files hold two
+    /// different tensors, they are not tied, as in transformers 5 (`PreTrainedModel.tie_weights`).
     pub fn of(architecture: &Architecture, config: &Config, files: &Weights) -> Result<Decoder> {
         let Some((stem, shared_bias)) = architecture.decoder() else { return Ok(Decoder::default()) };
         let tie = config.optional_flag("tie_word_embeddings")?.unwrap_or(true);

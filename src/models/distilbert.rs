@@ -50,7 +50,8 @@ pub(super) const DISTILBERT: Architecture = Architecture {
     read,
 };
 
-/// The keys and defaults of transformers' `DistilBertConfig`. Positions are read from the weights, sinusoidal or not.
+/// The keys and defaults of transformers' `DistilBertConfig`. Positions are read from the weights, sinusoidal
+/// or not.
 fn read(c: &Config) -> Result<EncoderConfig> {
     let (hidden, layer) = c.sizes(["dim", "n_heads", "hidden_dim"])?;
     Ok(EncoderConfig {

@@ -1,4 +1,5 @@
-//! ELECTRA's discriminator (Clark et al. 2020): BERT whose embeddings may be narrower than the encoder, without a pooler.
+//! ELECTRA's discriminator (Clark et al. 2020): BERT whose embeddings may be narrower than the encoder,
+//! without a pooler.
 
 use super::architecture::{Architecture, BERT_NAMES, Classes, Drop, NO_DROP, SequenceHead};
 use super::config::Config;

@@ -1,4 +1,5 @@
-//! Heads: one for each kind of outputs, with the tensor names of `transformers`, and their description in `config.json`.
+//! Heads: one for each kind of outputs, with the tensor names of `transformers`, and their description in
+//! `config.json`.
 
 use super::architecture::{ARCHITECTURES, Architecture};
 use super::config::Config;
@@ -21,7 +22,8 @@ pub struct NamedHead {
     pub name: String,
     /// The kind of its outputs.
     pub outputs: Outputs,
-    /// Its last layer, which has one row per class: the tensors are `{last_layer}.weight` and `{last_layer}.bias`.
+    /// Its last layer, which has one row per class: the tensors are `{last_layer}.weight` and
+    /// `{last_layer}.bias`.
     pub(super) last_layer: Option<String>,
     /// Scale and shift of standardized outputs: see [`Model::standardize`](super::Model::standardize).
     pub(super) units: Option<Units>,
@@ -108,7 +110,8 @@ impl Setting<'_> {
                     }));
                 };
                 let masked = self.masked(layout, encoder)?;
-                // As in transformers: AlbertForPreTraining has dropout before this head, BertForPreTraining has none.
+                // As in transformers: AlbertForPreTraining has dropout before this head, BertForPreTraining
+                // has none.
                 let dropout = if pretraining.dropout { self.dropout } else { 0.0 };
                 let mut pair = a.head(c, Pooling::Cls, 2, dropout);
                 pair.classifier = pretraining.classifier.to_owned();
@@ -308,8 +311,8 @@ const SENTENCE_CONFIG: (&str, u64) = ("config_sentence_transformers.json", 1 << 
 
 /// The activation after a model's single output, from the files that `CrossEncoder` reads.
 ///
-/// A cross-encoder whose files do not name one applies a sigmoid. A transformers model with `problem_type` "regression" applies
-/// none.
+/// A cross-encoder whose files do not name one applies a sigmoid. A transformers model with `problem_type`
+/// "regression" applies none.
 pub(super) fn last_activation(c: &Config, dir: &Path) -> Result<LastActivation> {
     let path = dir.join(SENTENCE_CONFIG.0);
     let sentence = if path.exists() { read_json(&path, SENTENCE_CONFIG.1)? } else { Value::Null };

@@ -1,4 +1,5 @@
-//! Architectures: builds an encoder with a head from a Hugging Face `config.json` and its weights. No kernels here.
+//! Architectures: builds an encoder with a head from a Hugging Face `config.json` and its weights. No kernels
+//! here.
 
 mod albert;
 pub mod architecture;
@@ -58,21 +59,25 @@ pub enum Outputs {
     Tokens,
     /// Permutation language modelling: logits (queries, vocab).
     Permuted,
-    /// Masked language modelling as in [`Outputs::Tokens`], and a classification of pairs of texts: logits (sequences, 2).
+    /// Masked language modelling as in [`Outputs::Tokens`], and a classification of pairs of texts: logits
+    /// (sequences, 2).
     Pretraining(PairObjective),
 }
 
 /// What the pairs of an encoder's pretraining are classified by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PairObjective {
-    /// Next-sentence prediction (Devlin et al. 2019): the second text follows the first (class 0) or is random (class 1).
+    /// Next-sentence prediction (Devlin et al. 2019): the second text follows the first (class 0) or is
+    /// random (class 1).
     Next,
-    /// Sentence-order prediction (Lan et al. 2020): the two texts are in order (class 0) or swapped (class 1).
+    /// Sentence-order prediction (Lan et al. 2020): the two texts are in order (class 0) or swapped (class
+    /// 1).
     Order,
 }
 
 impl Outputs {
-    /// The number of outputs for each sequence or token; 0 where it is the model's hidden size or vocabulary size.
+    /// The number of outputs for each sequence or token; 0 where it is the model's hidden size or vocabulary
+    /// size.
     pub fn len(&self) -> usize {
         match self {
             Outputs::Classes(names) | Outputs::Labels(names) | Outputs::Tags(names) => names.len(),
@@ -96,7 +101,8 @@ pub fn gives_vectors(dir: &Path) -> bool {
 /// The settings of the encoder in a folder, from its `config.json`.
 ///
 /// # Errors
-/// [`Kind::Model`](crate::error::Kind::Model) if the config cannot be read or describes a model that tempra does not support.
+/// [`Kind::Model`](crate::error::Kind::Model) if the config cannot be read or describes a model that tempra
+/// does not support.
 pub fn encoder_shape(dir: &Path) -> Result<EncoderConfig> {
     Ok(read_config(dir)?.2)
 }
@@ -135,12 +141,13 @@ pub struct Model {
 }
 
 impl Model {
-    /// Opens a model folder in the Hugging Face layout. Names and shapes are checked before anything is allocated.
+    /// Opens a model folder in the Hugging Face layout. Names and shapes are checked before anything is
+    /// allocated.
     ///
     /// # Errors
-    /// [`Kind::Model`](crate::error::Kind::Model) for a config that is not valid or not supported, missing tensors, tensors whose
-    /// shape does not match the config, and weights that are not finite; [`Kind::Memory`](crate::error::Kind::Memory) if the device
-    /// has not enough memory.
+    /// [`Kind::Model`](crate::error::Kind::Model) for a config that is not valid or not supported, missing
+    /// tensors, tensors whose shape does not match the config, and weights that are not finite;
+    /// [`Kind::Memory`](crate::error::Kind::Memory) if the device has not enough memory.
     ///
     /// The crate's page has an [example](crate#predict).
     pub fn open(device: &Device, dir: &Path, options: &Options) -> Result<(Model, LoadReport)> {
@@ -194,7 +201,8 @@ impl Model {
         let number = heads.first().is_some_and(|h| h.outputs == Outputs::Number);
         let activation = match number && config.value.get("tempra_heads").is_none() {
             true if trained => heads::last_activation(&config, dir)?,
-            // A new head is trained, so an unsupported activation is no error; but the saved head's output is no plain number.
+            // A new head is trained, so an unsupported activation is no error; but the saved head's output is
+            // no plain number.
             true => heads::last_activation(&config, dir).unwrap_or(LastActivation::Sigmoid),
             false => LastActivation::Identity,
         };
@@ -255,12 +263,13 @@ impl Model {
         }
     }
 
-    /// A model with random weights, for benchmarks: XLNet if `shape` has relative positions, ALBERT for sentence-order
-    /// prediction, else BERT.
+    /// A model with random weights, for benchmarks: XLNet if `shape` has relative positions, ALBERT for
+    /// sentence-order prediction, else BERT.
     ///
     /// # Errors
     /// [`Kind::Shape`](crate::error::Kind::Shape) if [`EncoderConfig::check`] refuses the shape;
-    /// [`Kind::Memory`](crate::error::Kind::Memory) if the device has not enough memory; other errors of the device.
+    /// [`Kind::Memory`](crate::error::Kind::Memory) if the device has not enough memory; other errors of the
+    /// device.
     pub fn random(device: &Device, shape: &EncoderConfig, options: &Options) -> Result<Model> {
         let outputs = options.outputs.clone().unwrap_or(Outputs::Number);
         let heads =
@@ -307,7 +316,8 @@ impl Model {
         self.pooling
     }
 
-    /// Whether predictions apply a sigmoid to the model's single output, as most cross-encoders of `sentence-transformers` do.
+    /// Whether predictions apply a sigmoid to the model's single output, as most cross-encoders of
+    /// `sentence-transformers` do.
     pub fn sigmoid(&self) -> bool {
         self.sigmoid
     }
@@ -317,7 +327,8 @@ impl Model {
         &self.heads
     }
 
-    /// The name of the head that a parameter belongs to; `None` for the encoder's parameters and for a head without a name.
+    /// The name of the head that a parameter belongs to; `None` for the encoder's parameters and for a head
+    /// without a name.
     pub fn head_of<'n>(&self, parameter: &'n str) -> Option<&'n str> {
         heads::owner(parameter)
     }
@@ -336,7 +347,8 @@ impl Model {
     /// Restores the random features of approximate attention from a saved folder's `config.json`.
     ///
     /// # Errors
-    /// [`Kind::Model`](crate::error::Kind::Model) if the config cannot be read; those of writing to the device.
+    /// [`Kind::Model`](crate::error::Kind::Model) if the config cannot be read; those of writing to the
+    /// device.
     pub fn restore(&self, device: &Device, dir: &Path) -> Result<()> {
         if self.performer().is_none() {
             return Ok(());
@@ -344,8 +356,9 @@ impl Model {
         let saved = Config::read(&dir.join("config.json"))?.performer()?;
         saved.map_or(Ok(()), |p| self.encoder.take_draw(device, p.draw))
     }
-    /// The error of approximate attention relative to exact attention, for each layer, over the batches that `run` computes with
-    /// this model; empty for exact attention. The input of each layer comes from the approximate layers below it.
+    /// The error of approximate attention relative to exact attention, for each layer, over the batches that
+    /// `run` computes with this model; empty for exact attention. The input of each layer comes from the
+    /// approximate layers below it.
     ///
     /// # Errors
     /// Those of `run`.
@@ -353,10 +366,11 @@ impl Model {
         self.encoder.compared(run)
     }
 
-    /// Standardizes the outputs of a head: from now on an output y means `shift + scale * y` in original units.
+    /// Standardizes the outputs of a head: from now on an output y means `shift + scale * y` in original
+    /// units.
     ///
-    /// Loaded weights of the head's last layer are converted. Parameters in `initialised`, which were not loaded, are not. Model
-    /// folders, also those that [`Model::files`] writes, are always in original units.
+    /// Loaded weights of the head's last layer are converted. Parameters in `initialised`, which were not
+    /// loaded, are not. Model folders, also those that [`Model::files`] writes, are always in original units.
     ///
     /// # Errors
     /// [`Kind::Shape`](crate::error::Kind::Shape) if there is no head with this index; those of the device.
@@ -383,7 +397,8 @@ impl Model {
         }
         self.params.refresh(device)
     }
-    /// The units of the outputs, for a parameter of a standardized head's last layer; `None` for other parameters.
+    /// The units of the outputs, for a parameter of a standardized head's last layer; `None` for other
+    /// parameters.
     fn units(&self, parameter: &str) -> Option<Units> {
         let (stem, _) = parameter.rsplit_once('.')?;
         self.heads.iter().find(|h| h.last_layer.as_deref() == Some(stem))?.units
@@ -401,9 +416,10 @@ impl Model {
         self.encoder.run(tape, bound, batch, &mut Taps::none())
     }
 
-    /// The outputs of the batch's head for a packed batch. A classifier returns logits (sequences, outputs), tags and spans logits
-    /// (tokens, outputs), embeddings vectors (sequences, hidden), and a masked language model logits (target positions, vocab). With
-    /// next-sentence prediction, logits (sequences, 2) follow. `taps` ask for values inside the encoder; [`Taps::none`] asks for nothing.
+    /// The outputs of the batch's head for a packed batch. A classifier returns logits (sequences, outputs),
+    /// tags and spans logits (tokens, outputs), embeddings vectors (sequences, hidden), and a masked language
+    /// model logits (target positions, vocab). With next-sentence prediction, logits (sequences, 2) follow.
+    /// `taps` ask for values inside the encoder; [`Taps::none`] asks for nothing.
     ///
     /// # Errors
     /// [`Kind::Shape`](crate::error::Kind::Shape) if the batch does not fit the model; those of the device.
@@ -431,8 +447,8 @@ impl Model {
         outputs.into_iter().next().ok_or_else(|| Error::shape("the head returned no outputs"))
     }
 
-    /// The `tokenizer_config.json` for a folder with this model, made from the original one (`bytes`). For XLNet it asks
-    /// transformers for token types too.
+    /// The `tokenizer_config.json` for a folder with this model, made from the original one (`bytes`). For
+    /// XLNet it asks transformers for token types too.
     ///
     /// # Errors
     /// [`Kind::Model`](crate::error::Kind::Model) if the original is not a JSON object.
@@ -447,7 +463,8 @@ impl Model {
         };
         let mut config: serde_json::Map<String, Value> =
             serde_json::from_slice(bytes.unwrap_or(b"{}")).map_err(wrong)?;
-        // Without this key XLNet's tokenizer returns no token types, and the model would compute something else.
+        // Without this key XLNet's tokenizer returns no token types, and the model would compute something
+        // else.
         let names = json!(["input_ids", "token_type_ids", "attention_mask"]);
         config.entry("model_input_names").or_insert(names);
         config.entry("tokenizer_class").or_insert(class.into());
@@ -483,8 +500,9 @@ impl Model {
         Ok(vec![NamedFile::bytes("config.json", text), NamedFile::tensors("model.safetensors", tensors)])
     }
 
-    /// The files that sentence-transformers needs to open a folder with this model. None for a model without embeddings, and for
-    /// approximate attention, which sentence-transformers does not compute. `longest`: the maximum length of a text in tokens.
+    /// The files that sentence-transformers needs to open a folder with this model. None for a model without
+    /// embeddings, and for approximate attention, which sentence-transformers does not compute. `longest`:
+    /// the maximum length of a text in tokens.
     pub fn sentence_files(&self, longest: usize) -> Vec<NamedFile<'static>> {
         let vectors = self.heads.iter().find_map(NamedHead::vectors);
         match vectors.filter(|_| self.performer().is_none()) {
@@ -529,7 +547,8 @@ struct Declared {
     heads: Vec<NamedHead>,
 }
 
-/// Declares an encoder with BERT's names, renames its parameters for the architecture, then declares the heads.
+/// Declares an encoder with BERT's names, renames its parameters for the architecture, then declares the
+/// heads.
 fn declare(setting: &Setting, heads: &[(String, Outputs)], options: &Options) -> Result<Declared> {
     let (mut layout, mut dropout_ids) = (Layout::default(), DropoutIds::default());
     let shape = setting.shape;
@@ -547,8 +566,8 @@ fn declare(setting: &Setting, heads: &[(String, Outputs)], options: &Options) ->
     Ok(Declared { layout, body, encoder, heads })
 }
 
-/// The layer-wise learning rate scale: 1 for the head and everything above the last layer, multiplied by `decay` for each layer
-/// further down, and once more for the embeddings.
+/// The layer-wise learning rate scale: 1 for the head and everything above the last layer, multiplied by
+/// `decay` for each layer further down, and once more for the embeddings.
 fn rate(name: &str, layers: usize, decay: f32) -> f32 {
     let layer =
         name.strip_prefix("encoder.layer.").and_then(|rest| rest.split('.').next()?.parse::<usize>().ok());

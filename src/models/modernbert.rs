@@ -1,4 +1,5 @@
-//! ModernBERT (Warner et al. 2024): rotary positions, layers that see a window, gated feed-forward blocks, pre-norm, no biases.
+//! ModernBERT (Warner et al. 2024): rotary positions, layers that see a window, gated feed-forward blocks,
+//! pre-norm, no biases.
 
 use super::architecture::{Architecture, Classes, Drop, Masked, SequenceHead};
 use super::config::Config;
@@ -52,7 +53,8 @@ pub(super) const MODERNBERT: Architecture = Architecture {
     read,
 };
 
-/// The keys and defaults of transformers' `ModernBertConfig`, and those of the files published before it had `layer_types`.
+/// The keys and defaults of transformers' `ModernBertConfig`, and those of the files published before it had
+/// `layer_types`.
 fn read(c: &Config) -> Result<EncoderConfig> {
     let layers = c.count("num_hidden_layers", 1 << 9)?;
     let flag = |key: &str| Ok(c.optional_flag(key)?.unwrap_or(false));

@@ -11,7 +11,8 @@ pub struct Options {
     pub outputs: Option<Outputs>,
     /// Several named heads, or one without a name, instead of `outputs`. Usually empty.
     pub heads: Vec<(String, Outputs)>,
-    /// How the tokens of a sequence are pooled into one vector. `None`: as the model's config says, else the first token.
+    /// How the tokens of a sequence are pooled into one vector. `None`: as the model's config says, else the
+    /// first token.
     pub pooling: Option<Pooling>,
     /// Exact or approximate attention. `None`: as the model's config says, else exact.
     pub attention: Option<Attention>,
@@ -57,7 +58,8 @@ impl Default for Options {
 pub enum Attention {
     /// Softmax attention over all tokens of the sequence.
     Exact,
-    /// FAVOR+ (Choromanski et al. 2021), an approximation by random features whose cost is linear in the sequence length.
+    /// FAVOR+ (Choromanski et al. 2021), an approximation by random features whose cost is linear in the
+    /// sequence length.
     Performer {
         /// The number of random features; `None`: d ln d for head dimension d.
         features: Option<usize>,

@@ -1,5 +1,5 @@
-//! RoBERTa (Liu et al. 2019) and XLM-RoBERTa (Conneau et al. 2020): BERT without a pooler. Positions start at `pad_token_id` + 1
-//! (`create_position_ids_from_input_ids` in transformers).
+//! RoBERTa (Liu et al. 2019) and XLM-RoBERTa (Conneau et al. 2020): BERT without a pooler. Positions start at
+//! `pad_token_id` + 1 (`create_position_ids_from_input_ids` in transformers).
 
 use super::architecture::{Architecture, BERT_NAMES, Classes, Drop, Masked, NO_DROP, SequenceHead};
 use super::config::Config;

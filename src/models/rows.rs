@@ -71,7 +71,8 @@ fn carried(saved: &Outputs, wanted: &Outputs) -> RowSource {
     }
 }
 
-/// The names unchanged, except that transformers' default names `LABEL_0`, `LABEL_1`, ... become `0`, `1`, ....
+/// The names unchanged, except that transformers' default names `LABEL_0`, `LABEL_1`, ... become `0`, `1`,
+/// ....
 pub fn numbered(names: &[String]) -> Vec<String> {
     let default = names.iter().enumerate().all(|(i, name)| *name == format!("LABEL_{i}"));
     if default { (0..names.len()).map(|i| i.to_string()).collect() } else { names.to_vec() }

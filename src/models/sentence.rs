@@ -1,4 +1,5 @@
-//! Reads and writes the files of sentence-transformers (`modules.json` and others) that describe how a text becomes a vector.
+//! Reads and writes the files of sentence-transformers (`modules.json` and others) that describe how a text
+//! becomes a vector.
 
 use crate::checkpoint::{NamedFile, read_json};
 use crate::error::{Error, Result};
@@ -22,7 +23,8 @@ const TRANSFORMER: &[&str] = &[
 /// The largest of these files that is read, in bytes.
 const LARGEST: u64 = 1 << 20;
 
-/// Pooling modes: the name in sentence-transformers 5, the key in older versions, and the mode if tempra supports it.
+/// Pooling modes: the name in sentence-transformers 5, the key in older versions, and the mode if tempra
+/// supports it.
 const MODES: &[(&str, &str, Option<Pooling>)] = &[
     ("cls", "pooling_mode_cls_token", Some(Pooling::Cls)),
     ("max", "pooling_mode_max_tokens", None),
@@ -67,7 +69,8 @@ fn text(v: &Value, key: &str) -> String {
 }
 
 impl Modules {
-    /// The modules of the folder, or of its parent if the parent's `modules.json` says that its transformer is in this folder.
+    /// The modules of the folder, or of its parent if the parent's `modules.json` says that its transformer
+    /// is in this folder.
     fn of(dir: &Path) -> Result<Option<Modules>> {
         let above = dir.parent().map(Path::to_path_buf);
         for root in [Some(dir.to_path_buf()), above.filter(|_| dir.join("config.json").exists())]
@@ -100,7 +103,8 @@ impl Modules {
             {
                 return Err(wrong().with_found(m.to_string()));
             }
-            // A custom module may do anything, whatever its class is named; so it keeps its full name and is refused later.
+            // A custom module may do anything, whatever its class is named; so it keeps its full name and is
+            // refused later.
             let kind = match kind.strip_prefix("sentence_transformers.") {
                 Some(_) => kind.rsplit('.').next().unwrap_or_default().to_owned(),
                 None => kind,
@@ -127,7 +131,8 @@ impl Modules {
     }
 }
 
-/// The folder that holds the transformer: `dir`, or the subfolder that old versions of sentence-transformers used.
+/// The folder that holds the transformer: `dir`, or the subfolder that old versions of sentence-transformers
+/// used.
 ///
 /// # Errors
 /// [`Kind::Model`](crate::error::Kind::Model) if `modules.json` cannot be read.
@@ -182,7 +187,8 @@ fn mode(config: &Value, path: &Path, cls_last: bool) -> Result<Pooling> {
     let known = |name: &String| MODES.iter().find(|m| m.0 == name).and_then(|m| m.2);
     let found = match (names.as_slice(), cls_last) {
         ([name], false) => known(name).filter(|p| *p != Pooling::Last),
-        // In sentence-transformers `cls` is always the first token, also for a model whose classification token is the last.
+        // In sentence-transformers `cls` is always the first token, also for a model whose classification
+        // token is the last.
         ([name], true) => known(name).filter(|p| *p != Pooling::Cls),
         _ => None,
     };
@@ -199,7 +205,8 @@ fn mode(config: &Value, path: &Path, cls_last: bool) -> Result<Pooling> {
 /// The settings of a sentence-transformers folder; `None` for other folders.
 ///
 /// # Errors
-/// [`Kind::Model`](crate::error::Kind::Model) for a setting that changes vectors and that tempra does not support.
+/// [`Kind::Model`](crate::error::Kind::Model) for a setting that changes vectors and that tempra does not
+/// support.
 pub fn settings(dir: &Path) -> Result<Option<Settings>> {
     let Some(modules) = Modules::of(dir)? else { return Ok(None) };
     let (path, config) = modules.config("Transformer", TRANSFORMER)?;
@@ -290,7 +297,8 @@ fn transformer_settings(path: &Path, config: &Value) -> Result<bool> {
     Ok(config.get("do_lower_case").and_then(Value::as_bool) == Some(true))
 }
 
-/// The files with which sentence-transformers opens a model folder and computes the same vectors as `tempra embed`.
+/// The files with which sentence-transformers opens a model folder and computes the same vectors as
+/// `tempra embed`.
 pub(super) fn files(
     pooling: Pooling,
     hidden: usize,

@@ -1,8 +1,8 @@
 //! Finds a model: a folder, or `org/name[@rev]` in the local cache of the Hugging Face Hub.
 //!
-//! Cache layout as published (huggingface.co/docs/hub/local-cache): `models--org--name/refs/<rev>` holds a commit, and
-//! `models--org--name/snapshots/<commit>/` holds the files. Only a build with the feature `hub` uses the network or writes to
-//! the cache.
+//! Cache layout as published (huggingface.co/docs/hub/local-cache): `models--org--name/refs/<rev>` holds a
+//! commit, and `models--org--name/snapshots/<commit>/` holds the files. Only a build with the feature `hub`
+//! uses the network or writes to the cache.
 
 #[cfg(feature = "hub")]
 mod hub;
@@ -26,8 +26,8 @@ pub struct Env {
 }
 
 impl Env {
-    /// Reads the variables with `var`. The cache is `HF_HUB_CACHE`, else `HF_HOME/hub`, else `XDG_CACHE_HOME/huggingface/hub`,
-    /// else `~/.cache/huggingface/hub`. An empty variable counts as unset.
+    /// Reads the variables with `var`. The cache is `HF_HUB_CACHE`, else `HF_HOME/hub`, else
+    /// `XDG_CACHE_HOME/huggingface/hub`, else `~/.cache/huggingface/hub`. An empty variable counts as unset.
     pub fn from(var: impl Fn(&str) -> Option<String>) -> Self {
         let var = |name: &str| var(name).filter(|v| !v.is_empty());
         let path = |name: &str| var(name).map(PathBuf::from);
@@ -52,8 +52,8 @@ impl Env {
 /// With the feature `hub` a model that is not in the cache is downloaded, unless `HF_HUB_OFFLINE=1`.
 ///
 /// # Errors
-/// [`Kind::Model`] if there is no such model, or it cannot be read or downloaded. The message says where tempra looked and how to
-/// get the model. [`Kind::Disk`] if a download cannot be written.
+/// [`Kind::Model`] if there is no such model, or it cannot be read or downloaded. The message says where
+/// tempra looked and how to get the model. [`Kind::Disk`] if a download cannot be written.
 ///
 /// ```
 /// let folder = tempra::models::source::resolve("tests/golden/bert/a")?;
@@ -150,7 +150,8 @@ enum Cached {
 }
 
 impl Id {
-    /// `None` unless every part consists of characters that the Hub allows, so that no path can leave the cache.
+    /// `None` unless every part consists of characters that the Hub allows, so that no path can leave the
+    /// cache.
     fn parse(s: &str) -> Option<Id> {
         let (name, rev) = s.split_once('@').unwrap_or((s, "main"));
         let part = |p: &str| {
@@ -188,7 +189,8 @@ impl Id {
         }
         let dir = repo.join("snapshots").join(commit);
         let there = |name: &str| dir.join(name).exists();
-        // Pickled weights count as complete: the error that refuses a pickle says more than "not on this machine".
+        // Pickled weights count as complete: the error that refuses a pickle says more than "not on this
+        // machine".
         let weights = [SINGLE, INDEX, "pytorch_model.bin", "pytorch_model.bin.index.json"];
         Ok(if there("config.json") && weights.iter().any(|w| there(w)) {
             Cached::Whole(dir)

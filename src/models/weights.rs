@@ -17,7 +17,8 @@ use std::path::Path;
 pub struct LoadReport {
     /// The number of parameters that were loaded.
     pub loaded: usize,
-    /// Parameters that start from random values: the files lack them, or hold them for another number of outputs.
+    /// Parameters that start from random values: the files lack them, or hold them for another number of
+    /// outputs.
     pub initialised: Vec<String>,
     /// Parameters whose rows were reordered to match the classes that the model is opened for.
     pub reordered: Vec<String>,
@@ -49,8 +50,8 @@ pub(super) struct Plan {
     warnings: Vec<String>,
 }
 
-/// The names that a parameter may have in a file: its own; without the encoder's prefix, as in a bare encoder; and each of these
-/// with the old names gamma and beta of layer norm.
+/// The names that a parameter may have in a file: its own; without the encoder's prefix, as in a bare
+/// encoder; and each of these with the old names gamma and beta of layer norm.
 fn candidates(name: &str, prefix: &str, decoder: &Decoder) -> Vec<String> {
     let mut names = vec![name.to_owned()];
     // A named head may start from a model that has only that head, where the tensors have no prefix.
@@ -86,7 +87,8 @@ pub(super) struct Names<'a> {
     pub decoder: &'a Decoder,
 }
 
-/// Matches parameters and tensors by name and shape. The files must hold the whole encoder, and the head if `whole`.
+/// Matches parameters and tensors by name and shape. The files must hold the whole encoder, and the head if
+/// `whole`.
 pub(super) fn match_names(files: &Weights, layout: &Layout, names: &Names, dir: &Path) -> Result<Plan> {
     let &Names { prefix, body, whole, ref layers, ref rows, decoder } = names;
     let mut used = HashSet::new();
@@ -184,8 +186,8 @@ pub(super) fn match_names(files: &Weights, layout: &Layout, names: &Names, dir: 
     Ok(Plan { sources, unused, warnings })
 }
 
-/// Initialises a parameter that no file holds: matrices from a normal distribution, layer norm weights with 1, everything else
-/// with 0.
+/// Initialises a parameter that no file holds: matrices from a normal distribution, layer norm weights with
+/// 1, everything else with 0.
 fn start(p: &Param, seed: u64, std: f64, out: &mut [f32]) {
     if p.shape.len() == 1 && p.name.ends_with(".weight") {
         return out.fill(1.0);
@@ -225,8 +227,8 @@ fn reordered(values: &[f32], places: &[usize]) -> Vec<f32> {
     places.iter().flat_map(|&row| values[row * width..(row + 1) * width].iter().copied()).collect()
 }
 
-/// Copies the tensors into the parameters. Parameters without a tensor are initialised as in transformers: weights from a normal
-/// distribution with standard deviation `initializer_range`, biases with 0.
+/// Copies the tensors into the parameters. Parameters without a tensor are initialised as in transformers:
+/// weights from a normal distribution with standard deviation `initializer_range`, biases with 0.
 pub(super) fn fill(
     device: &Device,
     params: &Params,

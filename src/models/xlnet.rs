@@ -1,5 +1,5 @@
-//! XLNet (Yang et al. 2019), fine-tuned as an encoder: positions are relative, the classification token is the last one, and
-//! a token's type tells which tokens are of its own segment.
+//! XLNet (Yang et al. 2019), fine-tuned as an encoder: positions are relative, the classification token is
+//! the last one, and a token's type tells which tokens are of its own segment.
 
 use super::architecture::{Architecture, Classes, Drop, NO_DROP, SequenceHead};
 use super::config::Config;

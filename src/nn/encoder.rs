@@ -1,8 +1,8 @@
 //! The encoder: embeddings, then layers of attention and a feed-forward block.
 //!
-//! One encoder for every architecture: what differs between them is a choice in [`EncoderConfig`]. Parameters are declared
-//! under the names of Hugging Face's BERT without a prefix, such as `encoder.layer.0.attention.self.query.weight`;
-//! `models/` knows what each architecture calls them.
+//! One encoder for every architecture: what differs between them is a choice in [`EncoderConfig`]. Parameters
+//! are declared under the names of Hugging Face's BERT without a prefix, such as
+//! `encoder.layer.0.attention.self.query.weight`; `models/` knows what each architecture calls them.
 
 use super::layer::{Layer, LayerContext};
 use super::performer::{Distance, Performer, PerformerConfig};
@@ -23,7 +23,8 @@ use crate::tape::{Tape, Var};
 pub enum Order {
     /// Behind each block, over its output and the residual (Vaswani et al. 2017).
     Post,
-    /// Before each block but the first, whose input is normal already, and behind the last layer (ModernBERT, Warner et al. 2024).
+    /// Before each block but the first, whose input is normal already, and behind the last layer (ModernBERT,
+    /// Warner et al. 2024).
     Pre,
 }
 
@@ -32,7 +33,8 @@ pub enum Order {
 pub enum Positions {
     /// A table that is added to the tokens'.
     Table,
-    /// Queries and keys are turned: the base of the angles in layers that see everything, and in those that see a window.
+    /// Queries and keys are turned: the base of the angles in layers that see everything, and in those that
+    /// see a window.
     Rotary {
         /// The base where all tokens are seen.
         global: f32,
@@ -75,7 +77,8 @@ impl LayerShape {
     pub fn new(hidden: usize, heads: usize, intermediate: usize) -> LayerShape {
         LayerShape { heads, head_dim: hidden.checked_div(heads).unwrap_or(0), intermediate }
     }
-    /// Elements of the queries of all heads: the width of attention's output, before the linear map back to `hidden`.
+    /// Elements of the queries of all heads: the width of attention's output, before the linear map back to
+    /// `hidden`.
     pub fn attention(&self) -> usize {
         self.heads * self.head_dim
     }
@@ -90,11 +93,13 @@ impl LayerShape {
 pub struct EncoderConfig {
     /// Rows of the token table.
     pub vocab: usize,
-    /// Width of the embedding tables where a linear map leads from there to `hidden` (ALBERT, ELECTRA); `None`: no map.
+    /// Width of the embedding tables where a linear map leads from there to `hidden` (ALBERT, ELECTRA);
+    /// `None`: no map.
     pub embedding: Option<usize>,
     /// The longest sequence.
     pub positions: usize,
-    /// Row of the position table for the first token: 0, or `pad_token_id` + 1 (RoBERTa). The table has so many rows more.
+    /// Row of the position table for the first token: 0, or `pad_token_id` + 1 (RoBERTa). The table has so
+    /// many rows more.
     pub first_position: usize,
     /// Rows of the token-type table; 0: there is none (DistilBERT).
     pub types: usize,
@@ -102,8 +107,9 @@ pub struct EncoderConfig {
     pub hidden: usize,
     /// The layers with weights of their own, from the embeddings up.
     pub layers: Vec<LayerShape>,
-    /// The number of layers that run, where they share weights: layer i of n runs with the weights of `layers[i * layers.len() / n]`
-    /// (ALBERT, Lan et al. 2020, section 3.1). `None`: each of `layers` runs once.
+    /// The number of layers that run, where they share weights: layer i of n runs with the weights of
+    /// `layers[i * layers.len() / n]` (ALBERT, Lan et al. 2020, section 3.1). `None`: each of `layers` runs
+    /// once.
     pub repeated: Option<usize>,
     /// The activation of the feed-forward block.
     pub act: Activation,
@@ -111,8 +117,8 @@ pub struct EncoderConfig {
     pub head_act: Option<Activation>,
     /// Layer norm's epsilon.
     pub eps: f32,
-    /// Dropout on embeddings and on the output of each block. With pre-norm: on what the gate lets through instead of the
-    /// feed-forward block's output.
+    /// Dropout on embeddings and on the output of each block. With pre-norm: on what the gate lets through
+    /// instead of the feed-forward block's output.
     pub hidden_dropout: f32,
     /// Which blocks' outputs that is: attention's, the feed-forward block's.
     pub dropped: [bool; 2],
@@ -126,13 +132,13 @@ pub struct EncoderConfig {
     pub biases: Biases,
     /// Whether the files hold queries, keys and values as one matrix.
     pub fused: bool,
-    /// Whether the files hold attention's matrices with a dimension for heads, (hidden, heads, head_dim), those of queries, keys and values
-    /// as input by output (XLNet).
+    /// Whether the files hold attention's matrices with a dimension for heads, (hidden, heads, head_dim),
+    /// those of queries, keys and values as input by output (XLNet).
     pub by_head: bool,
     /// Whether the embeddings have a layer norm (XLNet has none).
     pub embedding_norm: bool,
-    /// Whether the token table has one more row, `mask_emb`, for positions that have no content: the queries of permutation language
-    /// modelling (XLNet).
+    /// Whether the token table has one more row, `mask_emb`, for positions that have no content: the queries
+    /// of permutation language modelling (XLNet).
     pub query_row: bool,
     /// Whether there is dropout inside the feed-forward block, behind the activation (XLNet).
     pub inner_dropout: bool,
@@ -140,11 +146,13 @@ pub struct EncoderConfig {
     pub last_dropout: bool,
     /// Whether the feed-forward block is gated: its first map is twice as wide, act(a) b goes on.
     pub gated_mlp: bool,
-    /// Layers that see only tokens at most so far away: the distance, and for each layer whether it is one. `None`: none is.
+    /// Layers that see only tokens at most so far away: the distance, and for each layer whether it is one.
+    /// `None`: none is.
     pub windows: Option<(usize, Vec<bool>)>,
     /// Whether the token that stands for the whole sequence is the last one, not the first.
     pub cls_last: bool,
-    /// Attention approximated by random features, in layers without a window; `None`: exact. It has no dropout.
+    /// Attention approximated by random features, in layers without a window; `None`: exact. It has no
+    /// dropout.
     pub performer: Option<PerformerConfig>,
 }
 
@@ -237,7 +245,8 @@ pub struct Encoder {
     project: Option<Affine>,
     /// Those with weights of their own.
     layers: Vec<Layer>,
-    /// The dropouts of every layer that is run: attention, its output, the feed-forward block's output, inside of that.
+    /// The dropouts of every layer that is run: attention, its output, the feed-forward block's output,
+    /// inside of that.
     dropout_ids: Vec<[u32; 4]>,
     /// Behind the last layer.
     last: Option<Norm>,
@@ -307,19 +316,19 @@ impl Encoder {
         self.word
     }
 
-    /// The hidden states of the last layer, (tokens, hidden): [`Encoder::layers`] of [`Encoder::embed`]. What `taps` ask for is in them
-    /// afterwards.
+    /// The hidden states of the last layer, (tokens, hidden): [`Encoder::layers`] of [`Encoder::embed`]. What
+    /// `taps` ask for is in them afterwards.
     ///
     /// # Errors
-    /// Those of the ops: [`Kind::Shape`](crate::error::Kind::Shape), [`Kind::Memory`](crate::error::Kind::Memory),
-    /// [`Kind::Lost`](crate::error::Kind::Lost).
+    /// Those of the ops: [`Kind::Shape`](crate::error::Kind::Shape),
+    /// [`Kind::Memory`](crate::error::Kind::Memory), [`Kind::Lost`](crate::error::Kind::Lost).
     pub fn run(&self, tape: &mut Tape, p: &Bound, batch: &Inputs, taps: &mut Taps) -> Result<Var> {
         let hidden = self.embed(tape, p, batch)?;
         self.layers(tape, p, batch, hidden, taps)
     }
 
-    /// All layers over hidden states (tokens, hidden), such as those of [`Encoder::embed`], and what follows the last layer: the hidden
-    /// states that heads read, (tokens, hidden).
+    /// All layers over hidden states (tokens, hidden), such as those of [`Encoder::embed`], and what follows
+    /// the last layer: the hidden states that heads read, (tokens, hidden).
     ///
     /// # Errors
     /// Those of [`Encoder::run`].
@@ -365,12 +374,12 @@ impl Encoder {
         }
     }
 
-    /// Puts on the device what is no parameter: sinusoids of relative positions, the random features of approximated attention.
-    /// To be called once, before anything runs.
+    /// Puts on the device what is no parameter: sinusoids of relative positions, the random features of
+    /// approximated attention. To be called once, before anything runs.
     ///
     /// # Errors
-    /// [`Kind::Memory`](crate::error::Kind::Memory) if the device has no memory left; [`Kind::Lost`](crate::error::Kind::Lost)
-    /// if it was lost.
+    /// [`Kind::Memory`](crate::error::Kind::Memory) if the device has no memory left;
+    /// [`Kind::Lost`](crate::error::Kind::Lost) if it was lost.
     pub fn prepare(&mut self, device: &Device, dtype: DType) -> Result<()> {
         let c = &self.config;
         let compute = device.caps().compute;
@@ -400,7 +409,8 @@ impl Encoder {
     pub fn take_draw(&self, device: &Device, draw: u64) -> Result<()> {
         self.performer.as_ref().map_or(Ok(()), |p| p.take(device, draw))
     }
-    /// How far approximated attention is from exact attention, layer by layer, over what `run` runs; nothing if it is exact.
+    /// How far approximated attention is from exact attention, layer by layer, over what `run` runs; nothing
+    /// if it is exact.
     ///
     /// # Errors
     /// Those of `run`.
@@ -408,8 +418,8 @@ impl Encoder {
         self.performer.as_ref().map_or(Ok(Vec::new()), |p| p.compared(run))
     }
 
-    /// The embeddings of a batch, (tokens, hidden): the sum of the tables' rows, then layer norm, dropout and the linear map to `hidden`,
-    /// as far as the config has them.
+    /// The embeddings of a batch, (tokens, hidden): the sum of the tables' rows, then layer norm, dropout and
+    /// the linear map to `hidden`, as far as the config has them.
     ///
     /// # Errors
     /// Those of [`Encoder::run`].

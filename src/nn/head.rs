@@ -75,8 +75,8 @@ impl Head {
     /// Logits (sequences, outputs) from hidden states (tokens, hidden).
     ///
     /// # Errors
-    /// Those of the ops: [`Kind::Shape`](crate::error::Kind::Shape), [`Kind::Memory`](crate::error::Kind::Memory),
-    /// [`Kind::Lost`](crate::error::Kind::Lost).
+    /// Those of the ops: [`Kind::Shape`](crate::error::Kind::Shape),
+    /// [`Kind::Memory`](crate::error::Kind::Memory), [`Kind::Lost`](crate::error::Kind::Lost).
     pub fn run(&self, tape: &mut Tape, p: &Bound, batch: &Inputs, hidden: Var) -> Result<Var> {
         let c = &self.config;
         let pool = match c.pooling {

@@ -1,5 +1,5 @@
-//! A layer of the encoder: attention, then a feed-forward block, with their layer norms behind them (Vaswani et al. 2017,
-//! Devlin et al. 2019) or before them.
+//! A layer of the encoder: attention, then a feed-forward block, with their layer norms behind them (Vaswani
+//! et al. 2017, Devlin et al. 2019) or before them.
 
 use super::encoder::{EncoderConfig, LayerShape, Order, Positions};
 use super::performer::Performer;

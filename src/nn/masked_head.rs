@@ -1,5 +1,6 @@
-//! The head of a masked language model: a dense layer, layer norm, and the token table as the last map (Devlin et al. 2019,
-//! sec. 3.1); that of XLNet is the table alone. Only tokens that are asked for are looked at.
+//! The head of a masked language model: a dense layer, layer norm, and the token table as the last map
+//! (Devlin et al. 2019, sec. 3.1); that of XLNet is the table alone. Only tokens that are asked for are
+//! looked at.
 
 use super::{Affine, Inputs, Norm};
 use crate::error::Result;
@@ -52,8 +53,8 @@ pub struct MaskedHead {
 }
 
 impl MaskedHead {
-    /// Declares the parameters under the config's names; `table` is the encoder's token table (vocab, embedding), which is the
-    /// last map's weight where that has none of its own.
+    /// Declares the parameters under the config's names; `table` is the encoder's token table (vocab,
+    /// embedding), which is the last map's weight where that has none of its own.
     pub fn declare(layout: &mut Layout, c: &MaskedConfig, table: Group) -> MaskedHead {
         let transform = c.transform.as_ref().map(|t| {
             let dense = Affine::declare_with(layout, &t.dense, [c.embedding, t.hidden], t.act, t.biases[0]);
@@ -67,8 +68,8 @@ impl MaskedHead {
     /// Logits (asked tokens, vocab) from hidden states (tokens, hidden).
     ///
     /// # Errors
-    /// Those of the ops: [`Kind::Shape`](crate::error::Kind::Shape), [`Kind::Memory`](crate::error::Kind::Memory),
-    /// [`Kind::Lost`](crate::error::Kind::Lost).
+    /// Those of the ops: [`Kind::Shape`](crate::error::Kind::Shape),
+    /// [`Kind::Memory`](crate::error::Kind::Memory), [`Kind::Lost`](crate::error::Kind::Lost).
     pub fn run(&self, tape: &mut Tape, p: &Bound, batch: &Inputs, hidden: Var) -> Result<Var> {
         let asked = match &batch.asked {
             Some(asked) => asked.clone(),

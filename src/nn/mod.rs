@@ -1,4 +1,5 @@
-//! Blocks built from ops. A block declares its parameters once and then runs on any tape; choices live in its config.
+//! Blocks built from ops. A block declares its parameters once and then runs on any tape; choices live in its
+//! config.
 
 pub mod encoder;
 pub mod head;
@@ -35,7 +36,8 @@ pub struct Inputs {
     pub positions: Var,
     /// Token types u32 (tokens).
     pub types: Var,
-    /// Where each sequence begins, u32 (sequences + 1); with one more of tokens that only pad the batch, if there are any.
+    /// Where each sequence begins, u32 (sequences + 1); with one more of tokens that only pad the batch, if
+    /// there are any.
     pub cu_seqlens: Var,
     /// The same without those: of the sequences that are asked about.
     pub sequences: Var,
@@ -50,7 +52,8 @@ pub struct Inputs {
     pub order: Option<Var>,
     /// The random key u32 (5) in training; without it nothing is dropped.
     pub key: Option<Var>,
-    /// The number of this forward pass among several over the same batch, from 0 to below [`Inputs::PASSES`]. It chooses the dropout masks.
+    /// The number of this forward pass among several over the same batch, from 0 to below [`Inputs::PASSES`].
+    /// It chooses the dropout masks.
     pub pass: u32,
 }
 
@@ -89,8 +92,9 @@ impl Inputs {
     }
     /// A dropout's setting and its key, if this run drops at all.
     fn dropout(&self, p: f32, dropout_id: u32, rows: DropoutRows) -> Option<(Dropout, Var)> {
-        // The pass is a part of the dropout id, so that its masks depend on seed, step, id and element like all others: neither a resume nor
-        // a cut into micro-batches changes them. The upper half of the id is the kernels', for heads.
+        // The pass is a part of the dropout id, so that its masks depend on seed, step, id and element like
+        // all others: neither a resume nor a cut into micro-batches changes them. The upper half of the id is
+        // the kernels', for heads.
         let dropout_id = dropout_id ^ ((self.pass % Self::PASSES) << DropoutIds::BITS);
         let d = Dropout { p, dropout_id, rows };
         self.key.clone().filter(|_| d.active()).map(|key| (d, key))
@@ -102,7 +106,8 @@ impl Inputs {
 pub struct DropoutIds(u32);
 
 impl DropoutIds {
-    /// Ids are below 2 to this power: 512 layers, the most that a config may have, take 2,049 of them, and the heads a few.
+    /// Ids are below 2 to this power: 512 layers, the most that a config may have, take 2,049 of them, and
+    /// the heads a few.
     const BITS: u32 = 12;
 
     fn next(&mut self) -> u32 {

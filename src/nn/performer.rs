@@ -1,5 +1,5 @@
-//! FAVOR+ in place of the exact attention of an encoder (Choromanski et al. 2021): the same weights, random features that
-//! are drawn anew now and then while it is trained, and stay as they are while it is used.
+//! FAVOR+ in place of the exact attention of an encoder (Choromanski et al. 2021): the same weights, random
+//! features that are drawn anew now and then while it is trained, and stay as they are while it is used.
 
 use super::Inputs;
 use crate::device::{Device, Tensor};
@@ -61,7 +61,8 @@ struct FeatureState {
 }
 
 impl Performer {
-    /// Draws the features of layers with heads of these widths, in the type of sums where parameters are of `dtype`.
+    /// Draws the features of layers with heads of these widths, in the type of sums where parameters are of
+    /// `dtype`.
     pub fn new(
         device: &Device,
         config: PerformerConfig,

@@ -1,7 +1,9 @@
-//! Permutation language modelling (Yang et al. 2019, section 2.3): the two streams of XLNet as one sequence for the encoder.
+//! Permutation language modelling (Yang et al. 2019, section 2.3): the two streams of XLNet as one sequence
+//! for the encoder.
 //!
-//! Some tokens of a sequence are predicted, one after the other in a random order. Behind its tokens, the content stream, stand
-//! their queries, the query stream: a query has its token's place and segment but not its content. What sees whom:
+//! Some tokens of a sequence are predicted, one after the other in a random order. Behind its tokens, the
+//! content stream, stand their queries, the query stream: a query has its token's place and segment but not
+//! its content. What sees whom:
 //!
 //! - a token that is not predicted is seen by all, and sees all of its kind;
 //! - a predicted token sees those, the tokens predicted before it, and itself;
@@ -16,9 +18,9 @@ use crate::tape::Tape;
 /// The rank of a token that is not predicted; predicted ones have 1, 2, ... in the order of their prediction.
 pub const GIVEN: u32 = 0;
 
-/// Draws which tokens are predicted, and in which order: spans of 1 to `max_span` tokens, each somewhere in a stretch of
-/// 1 / `probability` times its length (`DataCollatorForPermutationLanguageModeling`, whose defaults are 5 and 1/6), never those
-/// that `special` marks.
+/// Draws which tokens are predicted, and in which order: spans of 1 to `max_span` tokens, each somewhere in a
+/// stretch of 1 / `probability` times its length (`DataCollatorForPermutationLanguageModeling`, whose
+/// defaults are 5 and 1/6), never those that `special` marks.
 pub fn draw_ranks(special: &[bool], probability: f64, max_span: u32, rng: &mut Rng) -> Vec<u32> {
     let mut targets = Vec::new();
     let mut begin = 0;
@@ -109,8 +111,8 @@ impl TwoStreams {
     /// On a tape, for an encoder with relative positions; `key` as [`Inputs::key`].
     ///
     /// # Errors
-    /// [`Kind::Memory`](crate::error::Kind::Memory) if the device has no memory left; [`Kind::Lost`](crate::error::Kind::Lost)
-    /// if it was lost.
+    /// [`Kind::Memory`](crate::error::Kind::Memory) if the device has no memory left;
+    /// [`Kind::Lost`](crate::error::Kind::Lost) if it was lost.
     pub fn inputs(&self, tape: &mut Tape, key: Option<[u32; 5]>) -> Result<Inputs> {
         let device = tape.device();
         let put = |v: &[u32]| device.upload(DType::U32, &[v.len()], v);

@@ -1,5 +1,5 @@
-//! Attention by relative positions, as in XLNet (Yang et al. 2019): what its layers have besides, and the sinusoids that stand
-//! for distances.
+//! Attention by relative positions, as in XLNet (Yang et al. 2019): what its layers have besides, and the
+//! sinusoids that stand for distances.
 
 use super::{EncoderConfig, Inputs, LayerShape};
 use crate::device::{Device, Tensor};
@@ -15,8 +15,8 @@ use crate::tape::{Tape, Var};
 /// Distances that are computed at once: a table's part begins where a GPU can bind it, and steps recur.
 const STEP: usize = 64;
 
-/// The sinusoids of all distances that can occur, on the device: row n - 1 + t is that of distance t (Vaswani et al. 2017,
-/// section 3.5, sines before cosines as in transformers' `positional_embedding`).
+/// The sinusoids of all distances that can occur, on the device: row n - 1 + t is that of distance t (Vaswani
+/// et al. 2017, section 3.5, sines before cosines as in transformers' `positional_embedding`).
 pub(super) struct Sinusoids {
     table: Tensor,
     /// Distances are below this.
@@ -68,7 +68,8 @@ impl RelativeParts {
         let all = three.into_iter().chain([(at("seg_embed"), vec![2, heads, head_dim])]);
         RelativeParts { distance, bias: layout.join_of(all.collect(), &[5, shape.attention()]) }
     }
-    /// Attention over qkv (tokens, 3 heads head_dim) -> (tokens, heads head_dim), with sinusoids (distances, hidden).
+    /// Attention over qkv (tokens, 3 heads head_dim) -> (tokens, heads head_dim), with sinusoids (distances,
+    /// hidden).
     pub fn mix(
         &self,
         tape: &mut Tape,

@@ -1,4 +1,5 @@
-//! The head of a tagger, and of a finder of answers: for some a dense layer, then dropout and a linear map of each token.
+//! The head of a tagger, and of a finder of answers: for some a dense layer, then dropout and a linear map of
+//! each token.
 
 use super::{Affine, Dense, DropoutIds, Inputs, Norm};
 use crate::error::Result;
@@ -36,8 +37,8 @@ impl TokenHead {
     /// Logits (tokens, outputs) from hidden states (tokens, hidden).
     ///
     /// # Errors
-    /// Those of the ops: [`Kind::Shape`](crate::error::Kind::Shape), [`Kind::Memory`](crate::error::Kind::Memory),
-    /// [`Kind::Lost`](crate::error::Kind::Lost).
+    /// Those of the ops: [`Kind::Shape`](crate::error::Kind::Shape),
+    /// [`Kind::Memory`](crate::error::Kind::Memory), [`Kind::Lost`](crate::error::Kind::Lost).
     pub fn run(&self, tape: &mut Tape, p: &Bound, batch: &Inputs, hidden: Var) -> Result<Var> {
         let mut x = hidden;
         if let Some((dense, norm)) = &self.dense {

@@ -1,9 +1,10 @@
-//! The activations of `linear` and `glu`: names, cost, and both passes on the CPU. The preludes of kernels and shaders have the
-//! same functions.
+//! The activations of `linear` and `glu`: names, cost, and both passes on the CPU. The preludes of kernels
+//! and shaders have the same functions.
 
 use crate::device::cpu::{Real, inlined};
 
-/// The activation applied to every element. The two forms of GELU differ by up to 5e-4 and are never exchanged.
+/// The activation applied to every element. The two forms of GELU differ by up to 5e-4 and are never
+/// exchanged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Activation {
     /// No activation.
@@ -32,13 +33,15 @@ impl Activation {
             Activation::Tanh => "tanh",
         }
     }
-    /// FLOP of the activation and of its derivative for one element, by their formulas, each counted separately.
+    /// FLOP of the activation and of its derivative for one element, by their formulas, each counted
+    /// separately.
     pub(super) fn flops(self) -> [f64; 2] {
         match self {
             Activation::None => [0.0, 0.0],
             // z / 2 (1 + erf(z / sqrt 2)); its Phi(z) + z exp(-z^2 / 2) / sqrt(2 pi).
             Activation::GeluErf => [5.0, 10.0],
-            // z / 2 (1 + t), t = tanh(sqrt(2 / pi) (z + 0.044715 z^3)); (1 + t + z sqrt(2 / pi) (1 + 0.134 z^2) (1 - t^2)) / 2.
+            // z / 2 (1 + t), t = tanh(sqrt(2 / pi) (z + 0.044715 z^3)); (1 + t + z sqrt(2 / pi) (1 + 0.134
+            // z^2) (1 - t^2)) / 2.
             Activation::GeluTanh => [9.0, 17.0],
             Activation::Relu => [1.0, 1.0],
             // Its derivative is 1 - y^2.
@@ -55,7 +58,8 @@ impl Activation {
             Activation::Tanh => 4,
         }
     }
-    /// y = act(z), element by element. The choice is made outside of the loop, so that each loop is one vector loop.
+    /// y = act(z), element by element. The choice is made outside of the loop, so that each loop is one
+    /// vector loop.
     #[inline(always)]
     pub(super) fn apply<T: Real>(self, y: &mut [T], z: impl Fn(T, usize) -> T) {
         #[inline(always)]

@@ -1,7 +1,8 @@
-//! AdamW: p -= lr wd p; m += (1 - b1)(g - m); v = b2 v + (1 - b2) g^2; p -= lr / c1 * m / (sqrt(v / c2) + eps), with c1 = 1 - b1^t and
-//! c2 = 1 - b2^t, the factors of update t.
+//! AdamW: p -= lr wd p; m += (1 - b1)(g - m); v = b2 v + (1 - b2) g^2; p -= lr / c1 * m / (sqrt(v / c2) +
+//! eps), with c1 = 1 - b1^t and c2 = 1 - b2^t, the factors of update t.
 //!
-//! Loshchilov and Hutter 2019, alg. 2, in the form of PyTorch's `torch.optim.AdamW`; [`update`] has the tensors.
+//! Loshchilov and Hutter 2019, alg. 2, in the form of PyTorch's `torch.optim.AdamW`; [`update`] has the
+//! tensors.
 
 use super::update::{
     self, Rates, Segment, Settings, Update, UpdateKernel, UpdateRule, case_segments, textbook, walk,
@@ -51,7 +52,8 @@ impl Step for AdamW {
         update::check(self, caps, x)
     }
     fn cost(&self, call: &Call) -> Cost {
-        // g clip; g - m, times, plus; b2 v, g g, times, plus; p keep; the root, its factor, eps, rate m, the quotient, minus.
+        // g clip; g - m, times, plus; b2 v, g g, times, plus; p keep; the root, its factor, eps, rate m, the
+        // quotient, minus.
         update::cost(self, call, 15)
     }
 }

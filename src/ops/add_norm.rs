@@ -1,9 +1,9 @@
-//! y = drop_after(gamma * (z - mean) * rstd + beta), z = drop_before(x) + residual; mean and rstd over the last dimension.
+//! y = drop_after(gamma * (z - mean) * rstd + beta), z = drop_before(x) + residual; mean and rstd over the
+//! last dimension.
 //!
-//! x (rows, cols), gamma (cols), beta (cols), then as set: residual (rows, cols), key u32 (5) -> y (rows, cols). `beta` may be
-//! left out (ModernBERT).
-//! Layer norm of Ba et al. 2016, eq. 4, with the biased variance and eps inside the root, as PyTorch's. Saves
-//! xhat = (z - mean) rstd (rows, cols) and rstd (rows).
+//! x (rows, cols), gamma (cols), beta (cols), then as set: residual (rows, cols), key u32 (5) -> y (rows,
+//! cols). `beta` may be left out (ModernBERT). Layer norm of Ba et al. 2016, eq. 4, with the biased variance
+//! and eps inside the root, as PyTorch's. Saves xhat = (z - mean) rstd (rows, cols) and rstd (rows).
 
 use super::dropout::{Dropout, DropoutRows};
 use super::{
@@ -74,10 +74,11 @@ impl Op for AddNorm {
         let drops = |d: Option<Dropout>| d.is_some_and(|d| d.active()) as u8 as f64;
         let (before, after) = (drops(self.before), drops(self.after));
         let [add, shift] = [residual, beta].map(|p| p.is_some() as u8 as f64);
-        // For each element: the sum for the mean, z - mean, its square, the sum of the squares, times rstd, times gamma. For each row:
-        // two divisions by the columns, eps, the root, its reciprocal.
+        // For each element: the sum for the mean, z - mean, its square, the sum of the squares, times rstd,
+        // times gamma. For each row: two divisions by the columns, eps, the root, its reciprocal.
         let forward = (6.0 + before + add + shift + after) * n + 5.0 * rows;
-        // g = gamma dy; dz = rstd (g - mean(g) - xhat mean(g xhat)); dgamma = sum of dy xhat; dbeta = sum of dy.
+        // g = gamma dy; dz = rstd (g - mean(g) - xhat mean(g xhat)); dgamma = sum of dy xhat; dbeta = sum of
+        // dy.
         let wants = |p: Option<usize>| p.is_some_and(|p| call.wants(p));
         let [dx, dgamma] = [0, 1].map(|i| call.wants(i));
         let inner = dx || wants(residual);
@@ -178,7 +179,8 @@ fn times<T: Real>(to: &mut [T], from: &[T], m: &[T]) {
     to.iter_mut().zip(from).zip(m).for_each(|((to, &from), &m)| *to = from * m);
 }
 
-/// With g = drop_after(dy) gamma: dz = rstd (g - mean(g) - xhat mean(g xhat)); dresidual = dz, dx = drop_before(dz).
+/// With g = drop_after(dy) gamma: dz = rstd (g - mean(g) - xhat mean(g xhat)); dresidual = dz, dx =
+/// drop_before(dz).
 fn backward<T: Real>(op: &AddNorm, cpu: &Cpu, io: Backward) -> Result<()> {
     let (rows, cols) = io.x[0].spec.rows_cols();
     let (gamma, xhat, rstd, dy) =
@@ -357,8 +359,8 @@ impl On<Wgpu> for AddNorm {
 
 pub(super) const KERNEL: &str = include_str!("../../kernels/add_norm.cu");
 
-/// How a CUDA block shares out rows of so many columns: its threads, those of one row, elements of an access, and accesses
-/// of a thread. A row stays in registers, so wide rows need more threads.
+/// How a CUDA block shares out rows of so many columns: its threads, those of one row, elements of an access,
+/// and accesses of a thread. A row stays in registers, so wide rows need more threads.
 fn shares(cols: usize) -> [u32; 4] {
     let vec = vector(cols);
     let (threads, team) = match cols.div_ceil(vec as usize) {

@@ -1,9 +1,10 @@
-//! loss = scale sum_rc w_c (t_rc (1 - p_rc)^gamma a_rc + (1 - t_rc) p_rc^gamma b_rc), p = sigmoid(z), a = -ln p = log(1 + exp(-z)),
-//! b = -ln (1 - p) = log(1 + exp(z)).
+//! loss = scale sum_rc w_c (t_rc (1 - p_rc)^gamma a_rc + (1 - t_rc) p_rc^gamma b_rc), p = sigmoid(z), a = -ln
+//! p = log(1 + exp(-z)), b = -ln (1 - p) = log(1 + exp(z)).
 //!
-//! logits z (rows, C), targets t (rows, C), scale (1), and as set weights w (C) -> loss (1). gamma is the focus on what is
-//! not known yet (focal loss, Lin et al. 2017, eq. 4); with gamma = 0 this is PyTorch's `binary_cross_entropy_with_logits` and
-//! its `weight`, with scale = 1 / (rows C) in the reduction "mean". Nothing is saved.
+//! logits z (rows, C), targets t (rows, C), scale (1), and as set weights w (C) -> loss (1). gamma is the
+//! focus on what is not known yet (focal loss, Lin et al. 2017, eq. 4); with gamma = 0 this is PyTorch's
+//! `binary_cross_entropy_with_logits` and its `weight`, with scale = 1 / (rows C) in the reduction "mean".
+//! Nothing is saved.
 
 use super::{
     Backward, Call, Case, Cost, Forward, Input, On, Op, Plan, accumulator, blocks_for, by_dtype,
@@ -44,8 +45,8 @@ impl Op for BinaryCrossEntropy {
         Ok(Plan::new(vec![Spec::new(sums, &[1])], vec![]))
     }
     fn cost(&self, call: &Call) -> Cost {
-        // Forward: max(0, z) - z t + log(1 + exp(-|z|)), summed. Backward: (1 / (1 + exp(-z)) - t) times the rate. With a focus both losses
-        // of an element are computed, each with its power; see the formulas.
+        // Forward: max(0, z) - z t + log(1 + exp(-|z|)), summed. Backward: (1 / (1 + exp(-z)) - t) times the
+        // rate. With a focus both losses of an element are computed, each with its power; see the formulas.
         let [forward, backward] = if self.gamma == 0.0 { [8.0, 5.0] } else { [18.0, 26.0] };
         let (n, weight) = (call.len(0), self.weighted as u8 as f64);
         let flops = [(forward + weight) * n + 1.0, (backward + weight) * n + 1.0 + call.all_sums()];
@@ -94,7 +95,8 @@ fn forward<T: Real>(op: &BinaryCrossEntropy, io: Forward) -> Result<()> {
     Ok(())
 }
 
-/// dz = dloss scale w ((1 - t) p^gamma (p + gamma (1 - p) b) - t (1 - p)^gamma (1 - p + gamma p a)), p - t without a focus.
+/// dz = dloss scale w ((1 - t) p^gamma (p + gamma (1 - p) b) - t (1 - p)^gamma (1 - p + gamma p a)), p - t
+/// without a focus.
 fn backward<T: Real>(op: &BinaryCrossEntropy, io: Backward) -> Result<()> {
     let Some(g) = io.dx(0) else { return Ok(()) };
     let (z, t) = (io.x[0].cpu::<T>()?, io.x[1].cpu::<T>()?);

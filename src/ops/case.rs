@@ -54,9 +54,9 @@ impl Case {
     pub fn new(label: &'static str, op: impl Op, inputs: Vec<Input>) -> Case {
         Case { label, subject: Subject::Op(Box::new(op)), inputs, slack: 1.0, half_slack: 1.0 }
     }
-    /// The largest errors of the forward pass and of the gradients, if matmuls round their operands to f16 and accumulate in f32:
-    /// 2^-11 relative per operand, which grows with the square root of k in a sum of k terms. The largest error of thousands of sums
-    /// is about four standard deviations.
+    /// The largest errors of the forward pass and of the gradients, if matmuls round their operands to f16
+    /// and accumulate in f32: 2^-11 relative per operand, which grows with the square root of k in a sum of k
+    /// terms. The largest error of thousands of sums is about four standard deviations.
     pub fn matmul_bounds(&self) -> [f64; 2] {
         let deepest = self.inputs.iter().flat_map(|i| &i.shape).copied().max().unwrap_or(1);
         let bound = 1e-3 * (1.0 + (deepest as f64).sqrt() / 3.0);
@@ -71,8 +71,8 @@ impl Case {
         };
         self.inputs.iter().map(|i| Spec::new(of(&i.fill), &i.shape)).collect()
     }
-    /// What the inputs hold where activations are of `dtype`: the same values, rounded to it, so that the truth is computed
-    /// from what the device sees.
+    /// What the inputs hold where activations are of `dtype`: the same values, rounded to it, so that the
+    /// truth is computed from what the device sees.
     pub fn values_in(&self, dtype: DType, rng: &mut Rng) -> Vec<Vec<f64>> {
         let mut all = self.values(rng);
         for (v, _) in all.iter_mut().zip(&self.inputs).filter(|(_, i)| matches!(i.fill, Fill::Real(..))) {
@@ -80,7 +80,8 @@ impl Case {
         }
         all
     }
-    /// What the inputs hold: values that f32 holds exactly, so that every element type of at least its size sees the same.
+    /// What the inputs hold: values that f32 holds exactly, so that every element type of at least its size
+    /// sees the same.
     pub fn values(&self, rng: &mut Rng) -> Vec<Vec<f64>> {
         let one = |input: &Input| match &input.fill {
             Fill::Ints(v) => v.iter().map(|&v| v as f64).collect(),
@@ -116,11 +117,13 @@ pub fn unit_roundoff(dtype: DType) -> f64 {
     }
 }
 
-/// The largest errors in 16-bit types as [`relative_l2`](crate::shape::relative_l2) measures them, of a forward and of a backward pass, in units of
-/// [`unit_roundoff`]: inputs are exact, so a forward pass has the rounding of its result and of what it keeps in between.
+/// The largest errors in 16-bit types as [`relative_l2`](crate::shape::relative_l2) measures them, of a
+/// forward and of a backward pass, in units of [`unit_roundoff`]: inputs are exact, so a forward pass has the
+/// rounding of its result and of what it keeps in between.
 pub const HALF_BOUNDS: [f64; 2] = [2.0, 3.0];
 
-/// The largest difference between computed and true values, relative above 1; infinite where one is not finite.
+/// The largest difference between computed and true values, relative above 1; infinite where one is not
+/// finite.
 pub fn max_error(found: &[f64], truth: &[f64]) -> f64 {
     let one = |(a, b): (&f64, &f64)| {
         if a.is_finite() && b.is_finite() { (a - b).abs() / (1.0 + b.abs()) } else { f64::INFINITY }
@@ -132,8 +135,8 @@ pub fn max_error(found: &[f64], truth: &[f64]) -> f64 {
     }
 }
 
-/// The largest errors of f32 that a case passes with: of a forward pass, of a backward pass, of a step. To be multiplied by
-/// its `slack`.
+/// The largest errors of f32 that a case passes with: of a forward pass, of a backward pass, of a step. To be
+/// multiplied by its `slack`.
 pub const BOUNDS: [f64; 3] = [3e-5, 5e-5, 2e-6];
 
 impl Input {

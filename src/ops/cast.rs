@@ -1,4 +1,5 @@
-//! copy = value, rounded to the type of the copy: what kernels read of the weights where they compute in 16 bits.
+//! copy = value, rounded to the type of the copy: what kernels read of the weights where they compute in 16
+//! bits.
 //!
 //! value (n), copy (n) of any floating-point type: the copy is written. To the nearest, ties to even.
 

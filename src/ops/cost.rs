@@ -1,22 +1,25 @@
-//! How much an op computes, reads and writes: FLOP and bytes of a call, counted from the op's formula and the call's tensors.
+//! How much an op computes, reads and writes: FLOP and bytes of a call, counted from the op's formula and the
+//! call's tensors.
 //!
 //! # FLOP
-//! An addition, subtraction, multiplication, division or comparison counts one, and so does a function such as exp, log, sqrt, erf or
-//! tanh. A sum of n terms counts n. Signs, absolute values, conversions, integers and random numbers count nothing.
-//! Ops that consist of matmuls (`linear`, `attention`, `favor`, `relative_attention`) count their matmuls only, two for each
-//! multiply-add, as is usual in FLOP/s of matmuls and attention: what else they compute for an element is small beside it.
-//! Gradients and moments that are known to be zero count like others (`adamw`, `global_norm`), so that the FLOP of a step depend neither on
-//! earlier steps nor on the device; only bytes are saved.
+//! An addition, subtraction, multiplication, division or comparison counts one, and so does a function such
+//! as exp, log, sqrt, erf or tanh. A sum of n terms counts n. Signs, absolute values, conversions, integers
+//! and random numbers count nothing. Ops that consist of matmuls (`linear`, `attention`, `favor`,
+//! `relative_attention`) count their matmuls only, two for each multiply-add, as is usual in FLOP/s of
+//! matmuls and attention: what else they compute for an element is small beside it. Gradients and moments
+//! that are known to be zero count like others (`adamw`, `global_norm`), so that the FLOP of a step depend
+//! neither on earlier steps nor on the device; only bytes are saved.
 //!
 //! # Bytes
-//! Every element that a pass must read or write counts once, in the width that it has in memory, also if a kernel reads it several
-//! times. Temporary memory does not count. A gradient that is overwritten counts once, completely, zeros included; one that is added
-//! to counts twice, where something is added. Elements that the formula does not need do not count, such as the rows of a table that no
-//! token names, or tokens that only pad the batch. So the count depends on the call, not on the backend: a kernel that reads more
+//! Every element that a pass must read or write counts once, in the width that it has in memory, also if a
+//! kernel reads it several times. Temporary memory does not count. A gradient that is overwritten counts
+//! once, completely, zeros included; one that is added to counts twice, where something is added. Elements
+//! that the formula does not need do not count, such as the rows of a table that no token names, or tokens
+//! that only pad the batch. So the count depends on the call, not on the backend: a kernel that reads more
 //! than necessary is slower than its count allows.
 //!
-//! Which rows a table lends and where sequences begin is in the values of integer inputs. Without them a count assumes distinct rows
-//! and sequences of the same length.
+//! Which rows a table lends and where sequences begin is in the values of integer inputs. Without them a
+//! count assumes distinct rows and sequences of the same length.
 
 use super::Activation;
 use super::{Grad, ZeroBlocks};
@@ -89,7 +92,8 @@ fn words(device: &impl Backend, t: &Tensor) -> Result<Vec<u32>> {
 }
 
 impl Call {
-    /// The call with these tensors. Reads the integers back from the device, so it waits for the work queued before.
+    /// The call with these tensors. Reads the integers back from the device, so it waits for the work queued
+    /// before.
     pub(super) fn read(
         device: &impl Backend,
         x: &[&Tensor],
@@ -152,7 +156,8 @@ impl Call {
     pub(super) fn wants(&self, i: usize) -> bool {
         self.gradient(i).is_some()
     }
-    /// Bytes of the gradient of an input of which only `rows` rows are not zero: they are added to, or all rows are overwritten.
+    /// Bytes of the gradient of an input of which only `rows` rows are not zero: they are added to, or all
+    /// rows are overwritten.
     pub(super) fn sparse(&self, i: usize, rows: f64) -> f64 {
         let Some((g, x)) = self.gradient(i).zip(self.x.get(i)) else { return 0.0 };
         let (all, cols) = x.rows_cols();
@@ -176,8 +181,8 @@ impl Call {
     pub(super) fn all_sums(&self) -> f64 {
         (0..self.dx.len()).map(|i| self.sums(i, self.len(i))).sum()
     }
-    /// The lengths of the sequences that input `i`, their bounds (`cu_seqlens`), cuts `tokens` tokens into. Without values the tokens
-    /// are divided equally.
+    /// The lengths of the sequences that input `i`, their bounds (`cu_seqlens`), cuts `tokens` tokens into.
+    /// Without values the tokens are divided equally.
     pub(super) fn lengths(&self, i: usize, tokens: usize) -> Vec<usize> {
         if let Some(bounds) = self.integers(i) {
             return bounds.windows(2).map(|w| w[1].saturating_sub(w[0]) as usize).collect();
@@ -185,7 +190,8 @@ impl Call {
         let sequences = self.x.get(i).map_or(0, Spec::len).saturating_sub(1);
         (0..sequences).map(|s| tokens / sequences + (s < tokens % sequences) as usize).collect()
     }
-    /// The distinct rows among `rows` that input `i` names, in ascending order. Without values all of them are distinct.
+    /// The distinct rows among `rows` that input `i` names, in ascending order. Without values all of them
+    /// are distinct.
     pub(super) fn distinct(&self, i: usize, rows: usize) -> Vec<usize> {
         let Some(named) = self.integers(i) else {
             return (0..rows.min(self.x.get(i).map_or(0, Spec::len))).collect();
@@ -198,11 +204,12 @@ impl Call {
 }
 
 impl Gradient {
-    /// Elements of a table's gradient that a pass writes, and those that it reads first, and bytes of the bitmap, where the rows at
-    /// these places of `cols` elements get something and the table has `len` elements.
+    /// Elements of a table's gradient that a pass writes, and those that it reads first, and bytes of the
+    /// bitmap, where the rows at these places of `cols` elements get something and the table has `len`
+    /// elements.
     ///
-    /// Overwritten without a bitmap, all elements are written. With one, only the blocks that may hold something from before are
-    /// zeroed, and the rows are written.
+    /// Overwritten without a bitmap, all elements are written. With one, only the blocks that may hold
+    /// something from before are zeroed, and the rows are written.
     pub(super) fn table(&self, rows: &[usize], cols: usize, len: usize) -> [f64; 3] {
         let named = (rows.len() * cols) as f64;
         let Some((bits, first)) = &self.zero_blocks else {

@@ -1,11 +1,11 @@
 //! loss = scale * sum_i sum_c q_ic (1 - p_ic)^gamma (lse_i - logits_ic), q_ic = w_c ((1 - e) t_ic + e / C).
 //!
-//! logits (rows, C), target u32 (rows) or soft (rows, C), scale (1), and as set weights w (C) -> loss (1). t is one-hot
-//! for hard labels; e is label smoothing (Szegedy et al. 2016, sec. 7); rows with the ignored label count nothing. p is the
-//! softmax of the logits and gamma the focus on what is not known yet (focal loss, Lin et al. 2017, eq. 4; of several classes
-//! as of two); 0 is plain cross-entropy. With gamma = 0 and scale = 1 / sum of w over the labels this is PyTorch's
-//! `cross_entropy` with reduction "mean"; the caller gives the scale because the denominator belongs to the whole optimizer
-//! step, not to one micro-batch.
+//! logits (rows, C), target u32 (rows) or soft (rows, C), scale (1), and as set weights w (C) -> loss (1). t
+//! is one-hot for hard labels; e is label smoothing (Szegedy et al. 2016, sec. 7); rows with the ignored
+//! label count nothing. p is the softmax of the logits and gamma the focus on what is not known yet (focal
+//! loss, Lin et al. 2017, eq. 4; of several classes as of two); 0 is plain cross-entropy. With gamma = 0 and
+//! scale = 1 / sum of w over the labels this is PyTorch's `cross_entropy` with reduction "mean"; the caller
+//! gives the scale because the denominator belongs to the whole optimizer step, not to one micro-batch.
 //!
 //! Saves lse_i = log sum exp(logits_i) (rows).
 
@@ -75,12 +75,12 @@ impl Op for CrossEntropy {
         let focal = self.gamma != 0.0;
         let terms = if dense { n } else { rows };
         let share = flag(self.weighted, 1.0) + flag(soft && self.label_smoothing != 0.0, 2.0);
-        // The maximum, z - max, exp, the sum; for each row the logarithm and its sum with the maximum. Then for each term q (lse - z), with
-        // a focus times (1 - exp(z - lse))^gamma, and the sum; the scale.
+        // The maximum, z - max, exp, the sum; for each row the logarithm and its sum with the maximum. Then
+        // for each term q (lse - z), with a focus times (1 - exp(z - lse))^gamma, and the sum; the scale.
         let loss = terms * (2.0 + share + flag(dense, 1.0) + flag(focal, 4.0));
         let forward = 4.0 * n + 2.0 * rows + loss + 1.0;
-        // p = exp(z - lse), times the rate, minus the rate times h where h is not zero. With a focus h is q times the power and the
-        // slope. Unless the sum of h is known, it is summed and multiplied by p.
+        // p = exp(z - lse), times the rate, minus the rate times h where h is not zero. With a focus h is q
+        // times the power and the slope. Unless the sum of h is known, it is summed and multiplied by p.
         let pull = share + flag(focal, 9.0);
         let summed = dense && (soft || self.weighted || focal);
         let backward = 3.0 * n + terms * (1.0 + pull) + flag(summed, 2.0 * n) + 1.0 + call.sums(0, n);
@@ -153,7 +153,8 @@ impl<'a, T: Real> Targets<'a, T> {
         let w = self.weights.as_ref().map_or(T::ONE, |w| w[c]);
         w * ((T::ONE - self.smooth) * t + self.smooth / T::of(self.classes as f64))
     }
-    /// Where a row has one class that counts in full and all others alike: that class, its q, and that of the others.
+    /// Where a row has one class that counts in full and all others alike: that class, its q, and that of the
+    /// others.
     #[inline(always)]
     fn simple(&self, i: usize) -> Option<(usize, T, T)> {
         let hard = self.hard.as_ref().filter(|_| self.weights.is_none() && self.gamma == T::ZERO)?;
@@ -163,7 +164,8 @@ impl<'a, T: Real> Targets<'a, T> {
         let rest = self.smooth / T::of(self.classes as f64);
         Some((hard[i] as usize, (T::ONE - self.smooth) + rest, rest))
     }
-    /// (1 - p)^gamma of a class with -ln p = l, and p and 1 - p; rounding may put p above 1, of which there is no power.
+    /// (1 - p)^gamma of a class with -ln p = l, and p and 1 - p; rounding may put p above 1, of which there
+    /// is no power.
     #[inline(always)]
     fn focus(&self, l: T) -> (T, T, T) {
         let p = (-l).exp();

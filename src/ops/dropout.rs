@@ -1,10 +1,13 @@
-//! y = x m / (1 - p), each m zero with probability p (Srivastava et al. 2014, inverted scaling as in PyTorch).
+//! y = x m / (1 - p), each m zero with probability p (Srivastava et al. 2014, inverted scaling as in
+//! PyTorch).
 //!
-//! x (rows, cols), key u32 (5) -> y (rows, cols). Nothing is saved: the mask is computed again in the backward pass.
+//! x (rows, cols), key u32 (5) -> y (rows, cols). Nothing is saved: the mask is computed again in the
+//! backward pass.
 //!
-//! The mask of element (r, c) is sixteen bits of Philox4x32-10 at counter [first + r, c / 8, dropout_id, step] under the key
-//! [seed low, seed high]: half-word c % 8, low half first. `first` is where the batch's rows begin in the optimizer
-//! step, so the mask does not depend on how a step is cut into micro-batches, nor on the backend.
+//! The mask of element (r, c) is sixteen bits of Philox4x32-10 at counter
+//! [first + r, c / 8, dropout_id, step] under the key [seed low, seed high]: half-word c % 8, low half first.
+//! `first` is where the batch's rows begin in the optimizer step, so the mask does not depend on how a step
+//! is cut into micro-batches, nor on the backend.
 
 use super::{
     Backward, Call, Case, Cost, Forward, Input, On, Op, Plan, blocks_for, by_dtype, compute_dtype,
@@ -76,8 +79,8 @@ impl Dropout {
 }
 
 impl<T: Real> Mask<T> {
-    /// Calls `f(c, factors)` for all columns of a row, some from c on at a time; a factor is 0 or 1 / (1 - p). `lane` tells apart
-    /// the rows that share a number, such as the heads of attention.
+    /// Calls `f(c, factors)` for all columns of a row, some from c on at a time; a factor is 0 or 1 / (1 -
+    /// p). `lane` tells apart the rows that share a number, such as the heads of attention.
     #[inline(always)]
     pub fn row(&self, row: usize, lane: u32, cols: usize, mut f: impl FnMut(usize, &[T])) {
         // Eight blocks at a time, structure of arrays, so that the rounds become vector instructions.

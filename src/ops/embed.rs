@@ -1,12 +1,12 @@
 //! `y[t] = word[ids[t]] + position[positions[t] + first_position] + kind[types[t]]`.
 //!
-//! ids, positions, types u32 (tokens); word (vocabulary, cols), position (positions, cols), kind (types, cols)
-//! -> y (tokens, cols). The sum of BERT's three embeddings (Devlin et al. 2019, fig. 2), before its layer norm. Without types
-//! and kind: two of them (DistilBERT); without positions and position too: one.
+//! ids, positions, types u32 (tokens); word (vocabulary, cols), position (positions, cols), kind (types,
+//! cols) -> y (tokens, cols). The sum of BERT's three embeddings (Devlin et al. 2019, fig. 2), before its
+//! layer norm. Without types and kind: two of them (DistilBERT); without positions and position too: one.
 //!
-//! The backward pass sorts the tokens by row and adds each row's gradients in token order: no atomics, one order. Where the
-//! gradient says which of its blocks are zero ([`ZeroBlocks`]), only the others are zeroed before, and those of the batch's rows are
-//! unmarked; WGSL zeroes the table whole and marks nothing.
+//! The backward pass sorts the tokens by row and adds each row's gradients in token order: no atomics, one
+//! order. Where the gradient says which of its blocks are zero ([`ZeroBlocks`]), only the others are zeroed
+//! before, and those of the batch's rows are unmarked; WGSL zeroes the table whole and marks nothing.
 
 use super::{
     Backward, CUDA_THREADS, Call, Case, Cost, Forward, Input, On, Op, Plan, THREADS, ZeroBlocks, blocks_for,
@@ -64,7 +64,8 @@ impl Op for Embed {
             call.distinct(i, all.saturating_sub(first)).into_iter().map(|r| r + first).collect::<Vec<_>>()
         };
         let read: f64 = (0..n).map(|i| call.input(i) + rows(i).len() as f64 * call.row(n + i)).sum();
-        // The tables' gradients are dense: without a bitmap of what is zero already, all their rows are written.
+        // The tables' gradients are dense: without a bitmap of what is zero already, all their rows are
+        // written.
         let (mut flops, mut bytes) = (0.0, call.dy());
         for i in 0..n {
             if let Some(g) = call.gradient(n + i) {
@@ -193,8 +194,8 @@ fn backward<T: Real>(op: Embed, cpu: &Cpu, io: Backward) -> Result<()> {
     Ok(())
 }
 
-/// Zeroes the blocks of a table that are not known to be zero, and marks those that lie in it wholly. It begins at element
-/// `first` of the arena.
+/// Zeroes the blocks of a table that are not known to be zero, and marks those that lie in it wholly. It
+/// begins at element `first` of the arena.
 fn clear<T: Real>(cpu: &Cpu, table: &mut [T], bits: &mut [u32], first: usize) {
     let mut full: Vec<&mut [T]> = Vec::new();
     let end = first + table.len();
@@ -224,7 +225,8 @@ fn clear<T: Real>(cpu: &Cpu, table: &mut [T], bits: &mut [u32], first: usize) {
 
 pub(super) const SHADER: &str = include_str!("../../shaders/embed.wgsl");
 
-/// Every binding of a kernel that reads three tables: what is not there is stood for by what is, and not read.
+/// Every binding of a kernel that reads three tables: what is not there is stood for by what is, and not
+/// read.
 fn bindings<'a>(x: &[&'a Tensor], y: &'a Tensor) -> [&'a Tensor; 7] {
     let n = x.len() / 2;
     let at = |i: usize| if i < n { i } else { 0 };

@@ -1,8 +1,8 @@
 //! `y[i] = x[index[i]]`: some rows of many.
 //!
-//! x (rows, cols), index u32 (n) -> y (n, cols). The index is strictly ascending. Entries at its end that are `rows` or more are
-//! padding: they give zeros and get no gradient. It selects the masked tokens of a masked language model (BERT's
-//! `masked_lm_positions`), and the sequences of each text of a pair.
+//! x (rows, cols), index u32 (n) -> y (n, cols). The index is strictly ascending. Entries at its end that are
+//! `rows` or more are padding: they give zeros and get no gradient. It selects the masked tokens of a masked
+//! language model (BERT's `masked_lm_positions`), and the sequences of each text of a pair.
 
 use super::{
     Backward, Call, Case, Cost, Forward, Input, On, Op, Plan, blocks_for, by_dtype, compute_dtype,

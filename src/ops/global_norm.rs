@@ -1,7 +1,7 @@
 //! norm = sqrt(sum g_i^2), over all gradients at once.
 //!
-//! grad (n), norm (1): the norm is written. What PyTorch's `clip_grad_norm_` measures. Sums are formed in f64 by blocks
-//! of a fixed size and added in order.
+//! grad (n), norm (1): the norm is written. What PyTorch's `clip_grad_norm_` measures. Sums are formed in f64
+//! by blocks of a fixed size and added in order.
 
 use super::{
     Call, Case, Cost, Input, Step, StepOn, Subject, ZeroBlocks, by_dtype, launch, launch_with, refuse,

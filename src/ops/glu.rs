@@ -1,8 +1,8 @@
 //! The gated linear unit: y = act(a) b, where x = [a, b].
 //!
-//! x (rows, 2 cols) -> y (rows, cols): a is the first half of each row, b the second. The gated linear unit (Dauphin et al.
-//! 2017) with GELU, GEGLU in Shazeer 2020, eq. 6; ModernBERT's order of the halves. Nothing is saved: the backward pass
-//! reads x.
+//! x (rows, 2 cols) -> y (rows, cols): a is the first half of each row, b the second. The gated linear unit
+//! (Dauphin et al. 2017) with GELU, GEGLU in Shazeer 2020, eq. 6; ModernBERT's order of the halves. Nothing
+//! is saved: the backward pass reads x.
 
 use super::{
     Activation, Backward, Call, Case, Cost, Forward, Grad, Input, On, Op, Plan, blocks_for, by_dtype,

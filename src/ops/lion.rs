@@ -1,7 +1,7 @@
 //! Lion: u = b1 m + (1 - b1) g; m = b2 m + (1 - b2) g; p = (1 - lr wd) p - lr sign(u), where sign(0) = 0.
 //!
-//! Chen et al. 2023, "Symbolic Discovery of Optimization Algorithms" (arXiv 2302.06675), alg. 2 and program 1, with the name of the state
-//! in the authors' PyTorch code; [`update`] has the tensors.
+//! Chen et al. 2023, "Symbolic Discovery of Optimization Algorithms" (arXiv 2302.06675), alg. 2 and program
+//! 1, with the name of the state in the authors' PyTorch code; [`update`] has the tensors.
 
 use super::update::{
     self, Rates, Segment, Settings, Update, UpdateKernel, UpdateRule, case_segments, textbook, walk,

@@ -1,7 +1,8 @@
 //! Ops: one fused op per file, with its formula, shape rules, passes on every backend, and test cases.
 //!
-//! Every op has a forward and a backward pass: neither has a default body, so an op without one does not compile. Ops never allocate
-//! their outputs. [`Op::plan`] returns what they need, and the caller allocates it.
+//! Every op has a forward and a backward pass: neither has a default body, so an op without one does not
+//! compile. Ops never allocate their outputs. [`Op::plan`] returns what they need, and the caller allocates
+//! it.
 
 mod activation;
 pub mod adamw;
@@ -165,21 +166,23 @@ pub trait Op: On<Cpu> + On<Cuda> + On<Wgpu> + On<Meta> + Debug + Send + 'static 
     /// Checks the inputs against the op and the device, and returns what to allocate.
     ///
     /// # Errors
-    /// [`Kind::Shape`](crate::error::Kind::Shape) for inputs that the op does not accept; [`Kind::Device`](crate::error::Kind::Device)
-    /// if the device cannot run it.
+    /// [`Kind::Shape`](crate::error::Kind::Shape) for inputs that the op does not accept;
+    /// [`Kind::Device`](crate::error::Kind::Device) if the device cannot run it.
     fn plan(&self, caps: &Caps, x: &[&Spec]) -> Result<Plan>;
     /// FLOP and bytes of a call whose inputs [`Op::plan`] accepts, counted as [`cost`] says.
     fn cost(&self, call: &Call) -> Cost;
-    /// For an op that ends with an activation: the activation, the index among outputs and saved tensors of the activation's input,
-    /// and the op without the activation.
+    /// For an op that ends with an activation: the activation, the index among outputs and saved tensors of
+    /// the activation's input, and the op without the activation.
     fn fused_activation(&self) -> Option<(Activation, usize, Box<dyn Op>)> {
         None
     }
-    /// Whether the op can fuse an activation's gradient ([`Grad::dact`]) into the gradient of its input `i` on this device.
+    /// Whether the op can fuse an activation's gradient ([`Grad::dact`]) into the gradient of its input `i`
+    /// on this device.
     fn fuses_dact(&self, _: &Caps, _i: usize) -> bool {
         false
     }
-    /// Whether it maintains the zero-block bitmap [`Grad::zero_blocks`]. The gradients of other ops count as dense.
+    /// Whether it maintains the zero-block bitmap [`Grad::zero_blocks`]. The gradients of other ops count as
+    /// dense.
     fn maintains_zero_blocks(&self) -> bool {
         false
     }
@@ -190,14 +193,14 @@ pub trait On<B: Backend> {
     /// Fills `io.y` from `io.x`.
     ///
     /// # Errors
-    /// [`Kind::Memory`](crate::error::Kind::Memory) if the device has no memory left; [`Kind::Lost`](crate::error::Kind::Lost)
-    /// if it was lost.
+    /// [`Kind::Memory`](crate::error::Kind::Memory) if the device has no memory left;
+    /// [`Kind::Lost`](crate::error::Kind::Lost) if it was lost.
     fn forward(&self, device: &B, io: Forward) -> Result<()>;
     /// Fills or adds to `io.dx` from everything else.
     ///
     /// # Errors
-    /// [`Kind::Memory`](crate::error::Kind::Memory) if the device has no memory left; [`Kind::Lost`](crate::error::Kind::Lost)
-    /// if it was lost.
+    /// [`Kind::Memory`](crate::error::Kind::Memory) if the device has no memory left;
+    /// [`Kind::Lost`](crate::error::Kind::Lost) if it was lost.
     fn backward(&self, device: &B, io: Backward) -> Result<()>;
 }
 
@@ -211,7 +214,8 @@ pub trait Step: StepOn<Cpu> + StepOn<Cuda> + StepOn<Wgpu> + StepOn<Meta> + Debug
     /// [`Kind::Shape`](crate::error::Kind::Shape) for tensors that the step does not accept;
     /// [`Kind::Device`](crate::error::Kind::Device) if the device cannot run it.
     fn check(&self, caps: &Caps, x: &[&Spec]) -> Result<()>;
-    /// FLOP and bytes of a call whose tensors [`Step::check`] accepts, as the forward pass of [`Cost`]. Integers are those before it.
+    /// FLOP and bytes of a call whose tensors [`Step::check`] accepts, as the forward pass of [`Cost`].
+    /// Integers are those before it.
     fn cost(&self, call: &Call) -> Cost;
 }
 
@@ -220,8 +224,8 @@ pub trait StepOn<B: Backend> {
     /// Reads and writes `x`, in the order that the step declares.
     ///
     /// # Errors
-    /// [`Kind::Memory`](crate::error::Kind::Memory) if the device has no memory left; [`Kind::Lost`](crate::error::Kind::Lost)
-    /// if it was lost.
+    /// [`Kind::Memory`](crate::error::Kind::Memory) if the device has no memory left;
+    /// [`Kind::Lost`](crate::error::Kind::Lost) if it was lost.
     fn run(&self, device: &B, x: &[&Tensor]) -> Result<()>;
 }
 
@@ -319,10 +323,12 @@ impl<'a> Grad<'a> {
     }
 }
 
-/// The zero-block bitmap of an arena of gradients: one bit for each block of [`ZeroBlocks::BLOCK`] elements, u32 (words).
+/// The zero-block bitmap of an arena of gradients: one bit for each block of [`ZeroBlocks::BLOCK`] elements,
+/// u32 (words).
 ///
-/// A set bit guarantees that all elements of the block are zero in memory, so that readers may skip the block. A clear bit says
-/// nothing. In the gradient of a token embedding only the rows of the batch are not zero, so most blocks are never read.
+/// A set bit guarantees that all elements of the block are zero in memory, so that readers may skip the
+/// block. A clear bit says nothing. In the gradient of a token embedding only the rows of the batch are not
+/// zero, so most blocks are never read.
 #[derive(Clone, Debug)]
 pub struct ZeroBlocks {
     /// The bits of the whole arena.
@@ -359,8 +365,8 @@ impl ZeroBlocks {
         };
         bit(at) && bit(at + count.saturating_sub(1))
     }
-    /// The words for a gradient of this number of elements. Zeroing them marks it, and its neighbours in the same words, as dense,
-    /// which is always correct.
+    /// The words for a gradient of this number of elements. Zeroing them marks it, and its neighbours in the
+    /// same words, as dense, which is always correct.
     pub(crate) fn part(&self, elements: usize) -> Result<Tensor> {
         let (from, to) = (self.first / ZeroBlocks::WORD, ZeroBlocks::words(self.first + elements));
         self.bits.view(from, &[to - from])
@@ -449,7 +455,8 @@ macro_rules! by_dtype {
 }
 use by_dtype;
 
-/// The accumulator type (of sums, statistics, losses and scales) for activations of a type: f64 for f64, else f32.
+/// The accumulator type (of sums, statistics, losses and scales) for activations of a type: f64 for f64, else
+/// f32.
 pub fn accumulator(dtype: DType) -> DType {
     if dtype == DType::F64 { DType::F64 } else { DType::F32 }
 }
@@ -498,7 +505,8 @@ fn launch_cuda(
     launch_with(device, CUDA_THREADS, kernel, consts, groups, buffers, params)
 }
 
-/// Queues a kernel of [`THREADS`] threads a group. `params` are the words of its `Params`, floats by their bits.
+/// Queues a kernel of [`THREADS`] threads a group. `params` are the words of its `Params`, floats by their
+/// bits.
 fn launch(
     device: &impl Gpu,
     kernel: (&'static str, &'static str),
@@ -568,8 +576,8 @@ fn sequences_within(cu_seqlens: &[u32], tokens: usize) -> Result<Vec<std::ops::R
     sequences(cu_seqlens, end.min(tokens))
 }
 
-/// Column sums of `f(row, columns)` over all rows, into `out`: tasks own columns, each adds its rows in order, so the
-/// result does not depend on the number of threads.
+/// Column sums of `f(row, columns)` over all rows, into `out`: tasks own columns, each adds its rows in
+/// order, so the result does not depend on the number of threads.
 fn sum_columns<T: crate::device::cpu::Real>(
     cpu: &Cpu,
     out: &mut [T],

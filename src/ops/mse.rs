@@ -1,7 +1,7 @@
 //! loss = scale * sum (p - t)^2, over all elements.
 //!
-//! predictions p (rows, C), targets t (rows, C), scale (1) -> loss (1). With scale = 1 / (rows C) it is PyTorch's
-//! `mse_loss` with reduction "mean". Nothing is saved.
+//! predictions p (rows, C), targets t (rows, C), scale (1) -> loss (1). With scale = 1 / (rows C) it is
+//! PyTorch's `mse_loss` with reduction "mean". Nothing is saved.
 
 use super::{
     Backward, Call, Case, Cost, Forward, Input, On, Op, Plan, accumulator, blocks_for, by_dtype,

@@ -1,7 +1,8 @@
 //! `y = scale x / max(|x|, 1e-12)`, row by row: vectors of one length, as PyTorch's `F.normalize`.
 //!
-//! x (rows, cols) -> y (rows, cols). Saves 1 / max(|x|, 1e-12) (rows). The inner product of two such rows is their cosine
-//! similarity; with `scale` = 1 / temperature it is a logit of a contrastive loss (van den Oord et al. 2018, eq. 4).
+//! x (rows, cols) -> y (rows, cols). Saves 1 / max(|x|, 1e-12) (rows). The inner product of two such rows is
+//! their cosine similarity; with `scale` = 1 / temperature it is a logit of a contrastive loss (van den Oord
+//! et al. 2018, eq. 4).
 
 use super::{
     Backward, CUDA_THREADS, Call, Case, Cost, Forward, Input, On, Op, Plan, accumulator, by_dtype,
@@ -34,8 +35,9 @@ impl Op for Normalize {
     }
     fn cost(&self, call: &Call) -> Cost {
         let ([rows, _], n) = (call.rows_cols(0), call.len(0));
-        // Forward: the square, its sum, the factor; for each row the root, the maximum, the reciprocal, the scale.
-        // Backward: x dy and its sum, then scale r (dy - x along); for each row along r r, and scale r.
+        // Forward: the square, its sum, the factor; for each row the root, the maximum, the reciprocal, the
+        // scale. Backward: x dy and its sum, then scale r (dy - x along); for each row along r r, and scale
+        // r.
         let (forward, backward) = (3.0 * n + 4.0 * rows, 5.0 * n + 3.0 * rows);
         let read = call.input(0) + call.output(1) + call.dy();
         Cost::new([forward, backward + call.all_sums()], [call.whole(), read + call.all_dense()])

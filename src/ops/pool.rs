@@ -1,8 +1,9 @@
 //! `y[s] = x[first token of s]`, or x[last token of s], or the mean of x over the tokens of s.
 //!
-//! x (tokens, cols), cu_seqlens u32 (sequences + 1) -> y (sequences, cols). An empty sequence gives zeros; tokens beyond the
-//! last sequence, which only pad the batch, have no part in it and no gradient. The first
-//! token is BERT's `[CLS]` (Devlin et al. 2019, sec. 3); the mean is sentence-transformers' `pooling_mode_mean_tokens`.
+//! x (tokens, cols), cu_seqlens u32 (sequences + 1) -> y (sequences, cols). An empty sequence gives zeros;
+//! tokens beyond the last sequence, which only pad the batch, have no part in it and no gradient. The first
+//! token is BERT's `[CLS]` (Devlin et al. 2019, sec. 3); the mean is sentence-transformers'
+//! `pooling_mode_mean_tokens`.
 
 use super::{
     Backward, Call, Case, Cost, Forward, Input, On, Op, Plan, blocks_for, by_dtype, compute_dtype,

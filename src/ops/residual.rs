@@ -1,7 +1,7 @@
 //! y = drop(x) + residual: the stream that pre-norm layers add to.
 //!
-//! x, residual (rows, cols), key u32 (5) if there is dropout -> y (rows, cols). Nothing is saved. Where a norm follows and the
-//! sum itself is not needed again, `add_norm` does both.
+//! x, residual (rows, cols), key u32 (5) if there is dropout -> y (rows, cols). Nothing is saved. Where a
+//! norm follows and the sum itself is not needed again, `add_norm` does both.
 
 use super::dropout::{Dropout, DropoutRows};
 use super::{

@@ -1,13 +1,14 @@
 //! Rotary positions: queries and keys turned by angles that grow with the position.
 //!
-//! qkv (tokens, 3 heads head_dim): a token's queries of all heads, then its keys, then its values; positions u32 (tokens)
-//! -> y like qkv. Elements i and i + head_dim/2 of each query and key are a point in the plane, turned by
-//! `positions[t] theta^(-2 i / head_dim)`; values are copied (Su et al. 2021, eq. 34, with the halves paired as in GPT-NeoX and
-//! in ModernBERT of transformers). Nothing is saved: the backward pass turns back.
+//! qkv (tokens, 3 heads head_dim): a token's queries of all heads, then its keys, then its values; positions
+//! u32 (tokens) -> y like qkv. Elements i and i + head_dim/2 of each query and key are a point in the plane,
+//! turned by `positions[t] theta^(-2 i / head_dim)`; values are copied (Su et al. 2021, eq. 34, with the
+//! halves paired as in GPT-NeoX and in ModernBERT of transformers). Nothing is saved: the backward pass turns
+//! back.
 //!
-//! The CPU computes angles in f64. On a GPU they are fractions of a turn in 32-bit integers, a position times a fraction, with
-//! whole turns falling off by themselves: off by at most 2e-5 of a turn at position 8,192, where f32, as transformers has
-//! it, may be off by 1e-4.
+//! The CPU computes angles in f64. On a GPU they are fractions of a turn in 32-bit integers, a position times
+//! a fraction, with whole turns falling off by themselves: off by at most 2e-5 of a turn at position 8,192,
+//! where f32, as transformers has it, may be off by 1e-4.
 
 use super::{
     Backward, Call, Case, Cost, Forward, Input, On, Op, Plan, blocks_for, by_dtype, compute_dtype,
@@ -53,8 +54,8 @@ impl Op for Rotary {
     }
     fn cost(&self, call: &Call) -> Cost {
         let [tokens, cols] = call.rows_cols(0);
-        // Two multiplications and an addition for each element of queries and keys. For each token and pair of a head, all heads
-        // alike: the angle, its sine and cosine.
+        // Two multiplications and an addition for each element of queries and keys. For each token and pair
+        // of a head, all heads alike: the angle, its sine and cosine.
         let turn = 2.0 * tokens * cols + 3.0 * tokens * cols / (6 * self.heads.max(1)) as f64;
         let backward = call.dy() + call.input(1) + call.all_dense();
         Cost::new([turn, turn + call.all_sums()], [call.whole(), backward])
@@ -109,8 +110,8 @@ fn turn<T: Real>(op: &Rotary, cpu: &Cpu, [from, at, to]: [&Tensor; 3], sign: f64
 }
 
 impl Rotary {
-    /// The words of the kernels' `Params`. Fractions of a turn stand in 32-bit integers: of the first pair, and the factors from
-    /// a pair to those 1, 2, 4, ... 64 pairs on.
+    /// The words of the kernels' `Params`. Fractions of a turn stand in 32-bit integers: of the first pair,
+    /// and the factors from a pair to those 1, 2, 4, ... 64 pairs on.
     fn params(&self, qkv: &Tensor, sign: f32, add: bool) -> [u32; 13] {
         let (tokens, cols) = qkv.spec.rows_cols();
         let d = cols / 3 / self.heads;
@@ -173,7 +174,8 @@ impl On<Cuda> for Rotary {
     }
 }
 
-/// Edge cases: one pair, the longest positions, as many pairs as there may be, odd numbers of them, no tokens.
+/// Edge cases: one pair, the longest positions, as many pairs as there may be, odd numbers of them, no
+/// tokens.
 pub fn cases() -> Vec<Case> {
     let case = |label, heads: usize, d: usize, theta, positions: &[u32]| {
         let qkv = Input::real(&[positions.len(), 3 * heads * d]);

@@ -1,8 +1,9 @@
-//! SGD with momentum: d = g + wd p; b = mu b + d, so b = d at first; p -= lr b, or with Nesterov's momentum p -= lr (d + mu b). Without
-//! momentum (mu = 0) p -= lr d, and there is no state.
+//! SGD with momentum: d = g + wd p; b = mu b + d, so b = d at first; p -= lr b, or with Nesterov's momentum p
+//! -= lr (d + mu b). Without momentum (mu = 0) p -= lr d, and there is no state.
 //!
-//! Sutskever et al. 2013 in the form of PyTorch's `torch.optim.SGD` without dampening. The weight decay is L2 regularisation, as there: a
-//! part of the gradient, added after clipping, not AdamW's decoupled decay. [`update`] has the tensors.
+//! Sutskever et al. 2013 in the form of PyTorch's `torch.optim.SGD` without dampening. The weight decay is L2
+//! regularisation, as there: a part of the gradient, added after clipping, not AdamW's decoupled decay.
+//! [`update`] has the tensors.
 
 use super::update::{
     self, Rates, Segment, Settings, Update, UpdateKernel, UpdateRule, case_segments, textbook, walk,
@@ -86,7 +87,8 @@ impl StepOn<Cpu> for Sgd {
 
 fn run<T: Real>(op: &Sgd, cpu: &Cpu, x: &[&Tensor]) -> Result<()> {
     if !op.has_momentum() {
-        // Decay by keep, so that a block without gradients has the same bits whether or not the walk skips it.
+        // Decay by keep, so that a block without gradients has the same bits whether or not the walk skips
+        // it.
         let plain = inlined!(|r: &Rates<T>, p: &mut [T], g: &[T], []: [&mut [T]; 0]| {
             for (p, &g) in p.iter_mut().zip(g) {
                 *p = *p * r.keep - r.lr * (g * r.clip);

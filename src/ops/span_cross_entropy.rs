@@ -1,10 +1,12 @@
-//! loss = scale / 2 * sum_s sum_k (lse_sk - logits[target_sk, k]), lse_sk = log sum_t exp(logits[t, k]) over the tokens t of s.
+//! loss = scale / 2 * sum_s sum_k (lse_sk - logits[target_sk, k]), lse_sk = log sum_t exp(logits[t, k]) over
+//! the tokens t of s.
 //!
-//! logits (tokens, 2), cu_seqlens u32 (sequences + 1), target u32 (sequences, 2), scale (1) -> loss (1). Column 0 says where
-//! an answer starts, column 1 where it ends; a target is a token counted from the sequence's first. With scale = 1 / the
-//! number of sequences it is the loss of `BertForQuestionAnswering`: the mean of two cross-entropies (Devlin et al. 2019,
-//! sec. 4.2). A target beyond its sequence counts nothing, as there; tokens beyond the last sequence, which only pad a
-//! batch, have no part in it and no gradient. Saves lse (sequences, 2).
+//! logits (tokens, 2), cu_seqlens u32 (sequences + 1), target u32 (sequences, 2), scale (1) -> loss (1).
+//! Column 0 says where an answer starts, column 1 where it ends; a target is a token counted from the
+//! sequence's first. With scale = 1 / the number of sequences it is the loss of `BertForQuestionAnswering`:
+//! the mean of two cross-entropies (Devlin et al. 2019, sec. 4.2). A target beyond its sequence counts
+//! nothing, as there; tokens beyond the last sequence, which only pad a batch, have no part in it and no
+//! gradient. Saves lse (sequences, 2).
 
 use super::{
     Backward, CUDA_THREADS, Call, Case, Cost, Forward, Input, On, Op, Plan, accumulator, blocks_for,
@@ -46,7 +48,8 @@ impl Op for SpanCrossEntropy {
         let tokens = call.rows_cols(0)[0] as usize;
         let lengths = call.lengths(1, tokens);
         let target = call.integers(2);
-        // Columns of sequences, their logits, and those of both whose target lies in the sequence: the others have no gradient.
+        // Columns of sequences, their logits, and those of both whose target lies in the sequence: the others
+        // have no gradient.
         let [mut columns, mut logits, mut hits, mut pulled] = [0.0; 4];
         for (s, &len) in lengths.iter().enumerate().filter(|(_, len)| **len > 0) {
             let hit =
@@ -57,8 +60,9 @@ impl Op for SpanCrossEntropy {
             hits += both;
             pulled += both * len as f64;
         }
-        // The maximum, z - max, exp, the sum; for each column the logarithm and its sum with the maximum; for each hit lse - z and
-        // the sum; half the scale. Backward: exp(z - lse) times the rate, minus the rate at the hit.
+        // The maximum, z - max, exp, the sum; for each column the logarithm and its sum with the maximum; for
+        // each hit lse - z and the sum; half the scale. Backward: exp(z - lse) times the rate, minus the rate
+        // at the hit.
         let forward = 4.0 * logits + 2.0 * columns + 2.0 * hits + 2.0;
         let backward = 3.0 * pulled + hits + 2.0 + call.sums(0, pulled);
         let others: f64 = (1..4).map(|i| call.input(i)).sum();

@@ -1,12 +1,15 @@
-//! The step guard (found_inf of PyTorch's GradScaler), computed on the device: total += loss; norm *= unscale. A step whose loss or norm
-//! is not finite is counted, and its norm becomes NaN, so that the update changes nothing.
+//! The step guard (found_inf of PyTorch's GradScaler), computed on the device: total += loss; norm *=
+//! unscale. A step whose loss or norm is not finite is counted, and its norm becomes NaN, so that the update
+//! changes nothing.
 //!
-//! loss (1), total (1), control (3 + f) = [norm, lr, unscale, f factors of the update], skips u32 (1), rates (3 + f w) = [lr, unscale,
-//! slot, then the factors for no, one, ... skipped step], history (2 w): total, control and skips are written, and total and norm once
-//! more into the slot's place of the history, which the host reads later.
+//! loss (1), total (1), control (3 + f) = [norm, lr, unscale, f factors of the update], skips u32 (1), rates
+//! (3 + f w) = [lr, unscale, slot, then the factors for no, one, ... skipped step], history (2 w): total,
+//! control and skips are written, and total and norm once more into the slot's place of the history, which
+//! the host reads later.
 //!
-//! Factors such as AdamW's bias corrections depend on the number of updates. While up to w steps are queued, the host does not know yet
-//! how many of them were skipped. So it sends the factors for every possible count, and the device picks by its own count.
+//! Factors such as AdamW's bias corrections depend on the number of updates. While up to w steps are queued,
+//! the host does not know yet how many of them were skipped. So it sends the factors for every possible
+//! count, and the device picks by its own count.
 
 use super::{
     Call, Case, Cost, Input, Step, StepOn, Subject, by_dtype, launch, launch_with, refuse, step_dtype,
@@ -51,8 +54,8 @@ impl Step for StepGuard {
         if !self.last {
             return total;
         }
-        // The norm is read, scaled and written, and skips is read; lr, unscale, slot and the factors are read; all of control but the norm,
-        // and a slot of the history are written.
+        // The norm is read, scaled and written, and skips is read; lr, unscale, slot and the factors are
+        // read; all of control but the norm, and a slot of the history are written.
         let factors = call.len(2) - 3.0;
         let guard = (2.0 + 3.0 + factors + 2.0 + factors + 2.0) * size + call.input(3);
         Cost::step(total.forward_flops + 1.0, total.forward_bytes + guard)
@@ -126,8 +129,9 @@ fn textbook(op: &dyn Debug, x: &[Vec<f64>]) -> Vec<Vec<f64>> {
     y
 }
 
-/// The first, a middle and the last of several losses, with no step and with two steps skipped before, and an update without
-/// factors. Numbers that are not finite are tried in `tests/all/optim.rs`: a case must have finite results.
+/// The first, a middle and the last of several losses, with no step and with two steps skipped before, and an
+/// update without factors. Numbers that are not finite are tried in `tests/all/optim.rs`: a case must have
+/// finite results.
 pub fn cases() -> Vec<Case> {
     let case = |label, first, last, skips: u32, factors: &[f64]| Case {
         label,

@@ -1,13 +1,16 @@
-//! loss = scale sum_i w_i (KL(p_i || q_i) + KL(q_i || p_i)) / 2, p = softmax(a), q = softmax(b): how far two distributions over
-//! classes are from each other, in nats (Jeffreys' divergence, halved).
+//! loss = scale sum_i w_i (KL(p_i || q_i) + KL(q_i || p_i)) / 2, p = softmax(a), q = softmax(b): how far two
+//! distributions over classes are from each other, in nats (Jeffreys' divergence, halved).
 //!
-//! logits a and b (rows, C), weights w (rows), scale (1) -> loss (1). It is the regularizer of R-Drop (Liang et al. 2021, eq. 2), where a and
-//! b come from two passes over the same rows. Rows with weight 0 count nothing. With d = ln p - ln q:
+//! logits a and b (rows, C), weights w (rows), scale (1) -> loss (1). It is the regularizer of R-Drop (Liang
+//! et al. 2021, eq. 2), where a and b come from two passes over the same rows. Rows with weight 0 count
+//! nothing. With d = ln p - ln q:
 //!
-//! - KL(p || q) = sum_c p_c d_c, KL(q || p) = -sum_c q_c d_c; the loss is their mean, 1/2 sum_c (p_c - q_c) d_c, whose terms are never negative;
+//! - KL(p || q) = sum_c p_c d_c, KL(q || p) = -sum_c q_c d_c; the loss is their mean, 1/2 sum_c (p_c - q_c)
+//!   d_c, whose terms are never negative;
 //! - da_c = dloss scale w / 2 (p_c (d_c - KL(p || q)) + p_c - q_c), and db_c with p and q exchanged.
 //!
-//! All logarithms are log-softmax, so no probability is too small. Equal logits give exactly 0, and so are their gradients.
+//! All logarithms are log-softmax, so no probability is too small. Equal logits give exactly 0, and so are
+//! their gradients.
 //!
 //! Saves for each row log sum exp(a), log sum exp(b), KL(p || q), KL(q || p): (4, rows).
 
@@ -45,8 +48,9 @@ impl Op for SymmetricKl {
     }
     fn cost(&self, call: &Call) -> Cost {
         let ([rows, _], n) = (call.rows_cols(0), call.len(0));
-        // For a and b: the maximum, z - max, exp, the sum; ln p and p. Then d, p d and q d with their sums, (p - q) d and its sum. For each
-        // row: two logarithms with their maxima; the half, the weight and the sum.
+        // For a and b: the maximum, z - max, exp, the sum; ln p and p. Then d, p d and q d with their sums,
+        // (p - q) d and its sum. For each row: two logarithms with their maxima; the half, the weight and the
+        // sum.
         let forward = 20.0 * n + 7.0 * rows + 1.0;
         let wanted = call.wants(0) as u8 as f64 + call.wants(1) as u8 as f64;
         // For each gradient ln p, ln q, p, q, d, p (d - KL) + p - q, the rate; the rate of each row.
@@ -202,7 +206,8 @@ impl On<Cuda> for SymmetricKl {
     }
 }
 
-/// Edge cases: one row, one class, more classes than a warp, more rows than a block, far apart, weights of 0, no rows.
+/// Edge cases: one row, one class, more classes than a warp, more rows than a block, far apart, weights of 0,
+/// no rows.
 pub fn cases() -> Vec<Case> {
     let case = |label, [rows, classes]: [usize; 2], range: f64, weight: fn(usize) -> f64| {
         let logits = || Input { shape: vec![rows, classes], fill: super::Fill::Real(-range, range) };
@@ -246,8 +251,8 @@ mod tests {
         (read(&loss)[0], [read(&da), read(&db)])
     }
 
-    /// By hand: p = (3/4, 1/4), q = (1/2, 1/2). KL(p || q) = 3/4 ln(3/2) + 1/4 ln(1/2), KL(q || p) = 1/2 ln(2/3) + 1/2 ln 2, so the
-    /// mean is 1/2 (1/4 ln(3/2) - 1/4 ln(1/2)) = ln(3) / 8.
+    /// By hand: p = (3/4, 1/4), q = (1/2, 1/2). KL(p || q) = 3/4 ln(3/2) + 1/4 ln(1/2), KL(q || p) = 1/2
+    /// ln(2/3) + 1/2 ln 2, so the mean is 1/2 (1/4 ln(3/2) - 1/4 ln(1/2)) = ln(3) / 8.
     #[test]
     fn two_classes_by_hand() {
         let (loss, [da, db]) = run(&[3f64.ln(), 0.0], &[0.0, 0.0]);
@@ -259,7 +264,8 @@ mod tests {
         assert!((da[0] - gradient).abs() < 1e-14, "{da:?} {gradient}");
     }
 
-    /// Equal logits, also such as have no probability, give exactly nothing; other distances are finite where they should be.
+    /// Equal logits, also such as have no probability, give exactly nothing; other distances are finite where
+    /// they should be.
     #[test]
     fn extremes() {
         for row in [vec![1.7, -3.0, 0.2], vec![0.0, f64::NEG_INFINITY, 1.0], vec![-1e30, 0.0, 800.0]] {

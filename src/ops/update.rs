@@ -1,17 +1,21 @@
-//! What the updates of all optimizers share: their tensors, the walk over the blocks of the arena on each backend, their cost, and their
-//! test cases. An optimizer adds its formula (`src/ops/NAME.rs`, `kernels/NAME.cu`, `shaders/NAME.wgsl`) and a line in [`UPDATE_RULES`].
+//! What the updates of all optimizers share: their tensors, the walk over the blocks of the arena on each
+//! backend, their cost, and their test cases. An optimizer adds its formula (`src/ops/NAME.rs`,
+//! `kernels/NAME.cu`, `shaders/NAME.wgsl`) and a line in [`UPDATE_RULES`].
 //!
-//! value, grad (n), control (3 + f) = [norm, lr, unscale, f factors of the rule], live u32 (tasks), the states (n each), and maybe copy (n)
-//! of a 16-bit type and zero_blocks u32 (words): value, live and the states are written, and the copy is the value rounded to it. Gradients are
-//! first multiplied by unscale, which removes the loss scale, and by min(1, max_norm / (norm + 1e-6)), PyTorch's `clip_grad_norm_` (norm
-//! is the unscaled one). A norm that is not finite changes nothing. Segments carry weight decay, a factor on the learning rate, and
-//! freezing.
+//! value, grad (n), control (3 + f) = [norm, lr, unscale, f factors of the rule], live u32 (tasks), the
+//! states (n each), and maybe copy (n) of a 16-bit type and zero_blocks u32 (words): value, live and the
+//! states are written, and the copy is the value rounded to it. Gradients are first multiplied by unscale,
+//! which removes the loss scale, and by min(1, max_norm / (norm + 1e-6)), PyTorch's `clip_grad_norm_` (norm
+//! is the unscaled one). A norm that is not finite changes nothing. Segments carry weight decay, a factor on
+//! the learning rate, and freezing.
 //!
-//! `live` has a bit for each block of 512 elements that has ever had a gradient. In a block that is not live all states are zero, and the
-//! rule leaves them zero and only decays the value (see [`Update::rests`]), so the states are not read. Most rows of a vocabulary never
-//! occur in a fine-tuning set. All bits set is always right.
+//! `live` has a bit for each block of 512 elements that has ever had a gradient. In a block that is not live
+//! all states are zero, and the rule leaves them zero and only decays the value (see [`Update::rests`]), so
+//! the states are not read. Most rows of a vocabulary never occur in a fine-tuning set. All bits set is
+//! always right.
 //!
-//! `zero_blocks` says where gradients are zero now (see [`ZeroBlocks`]): there they are not read. wgpu's ops do not maintain it.
+//! `zero_blocks` says where gradients are zero now (see [`ZeroBlocks`]): there they are not read. wgpu's ops
+//! do not maintain it.
 
 use super::{
     Call, Case, Cases, Cost, Fill, Input, Step, Subject, Textbook, UPDATE_RULES, ZeroBlocks, launch,
@@ -32,14 +36,17 @@ pub trait Update: Step + Sync {
     fn segments(&self) -> &[Segment];
     /// The largest gradient norm; 0 for no clipping.
     fn max_norm(&self) -> f32;
-    /// The names of its states, as checkpoints store them. Each state is as long as the values and starts with zeros.
+    /// The names of its states, as checkpoints store them. Each state is as long as the values and starts
+    /// with zeros.
     fn states(&self) -> &'static [&'static str];
-    /// The factors of update number `t` (from 1) that kernels read, such as bias corrections. Their number is the same for every `t`.
+    /// The factors of update number `t` (from 1) that kernels read, such as bias corrections. Their number is
+    /// the same for every `t`.
     fn factors(&self, _t: u64) -> Vec<f64> {
         Vec::new()
     }
-    /// Whether an element with zero states and a zero gradient keeps zero states and only decays: p *= 1 - lr decay. Weight decay that is
-    /// part of the gradient (L2) enters the momentum of such an element, so it does not rest.
+    /// Whether an element with zero states and a zero gradient keeps zero states and only decays: p *= 1 - lr
+    /// decay. Weight decay that is part of the gradient (L2) enters the momentum of such an element, so it
+    /// does not rest.
     fn rests(&self, _decay: f32) -> bool {
         true
     }
@@ -58,8 +65,8 @@ pub struct UpdateRule {
     pub name: &'static str,
     /// What it is, as help texts continue its name.
     pub doc: &'static str,
-    /// The keys of a recipe's `[optim]` that only some optimizers read, of those that this one reads, with their defaults; a switch is 0
-    /// or 1.
+    /// The keys of a recipe's `[optim]` that only some optimizers read, of those that this one reads, with
+    /// their defaults; a switch is 0 or 1.
     pub settings: &'static [(&'static str, f64)],
     /// The update with these settings of an arena with these segments.
     pub build: fn(&Settings, Arc<[Segment]>) -> Box<dyn Update>,
@@ -231,7 +238,8 @@ pub(super) fn cost(op: &impl Update, call: &Call, element: usize) -> Cost {
                     }
                     continue;
                 }
-                // The value and all states are written. They are read, but for states that are known to be zero.
+                // The value and all states are written. They are read, but for states that are known to be
+                // zero.
                 let read = 1 + if known { states } else { 0 } + if zero { 0 } else { 1 };
                 bytes += count * ((1 + states + read) * size + copied);
                 after |= 1 << bit;
@@ -276,7 +284,8 @@ fn take<'a, T>(rest: &mut &'a mut [T], n: usize) -> &'a mut [T] {
     first
 }
 
-/// Runs an update with `S` states on the CPU. `formula` updates one block: rates, values, gradients, states. Close it in `inlined!`.
+/// Runs an update with `S` states on the CPU. `formula` updates one block: rates, values, gradients, states.
+/// Close it in `inlined!`.
 pub(super) fn walk<T: Real, const S: usize>(
     op: &impl Update,
     cpu: &Cpu,
@@ -318,8 +327,9 @@ pub(super) fn walk<T: Real, const S: usize>(
                         continue;
                     }
                     *live |= 1 << block;
-                    // They are zero. Written before they are read, their pages are made once; read first, the system
-                    // would map its page of zeros and exchange it at the write, which stops all threads each time.
+                    // They are zero. Written before they are read, their pages are made once; read first, the
+                    // system would map its page of zeros and exchange it at the write, which stops all
+                    // threads each time.
                     states.iter_mut().for_each(|s| s.fill(T::ZERO));
                 }
                 formula(&rates, p, if zero_blocks { &zeros[..g.len()] } else { g }, states);
@@ -345,12 +355,13 @@ pub(super) fn walk<T: Real, const S: usize>(
     Ok(())
 }
 
-/// A run of tasks that one launch updates: the elements of the arena it spans, and what each of its tasks does.
+/// A run of tasks that one launch updates: the elements of the arena it spans, and what each of its tasks
+/// does.
 struct Launched {
     words: Range<usize>,
     span: Range<usize>,
-    /// For each task where it begins in the span, how many elements it has (none if frozen), weight decay and factor on the
-    /// learning rate.
+    /// For each task where it begins in the span, how many elements it has (none if frozen), weight decay and
+    /// factor on the learning rate.
     table: Vec<u32>,
 }
 
@@ -389,7 +400,8 @@ pub(super) struct UpdateKernel<'a> {
     pub source: (&'static str, &'static str),
     /// Constants besides STATES, the number of states that the update has.
     pub consts: &'a [(&'static str, u32)],
-    /// States that the kernel declares. An update without one of them binds the values in its place, which it then does not touch.
+    /// States that the kernel declares. An update without one of them binds the values in its place, which it
+    /// then does not touch.
     pub declared: usize,
     /// The first fields of its `Params`; the largest norm follows.
     pub settings: &'a [f32],
@@ -425,7 +437,8 @@ impl UpdateKernel<'_> {
         }
         Ok(())
     }
-    /// Runs an update on CUDA. Buffers: value, grad, control, live, the table of tasks, copy, zero_blocks, the states.
+    /// Runs an update on CUDA. Buffers: value, grad, control, live, the table of tasks, copy, zero_blocks,
+    /// the states.
     ///
     /// # Errors
     /// [`Kind::Lost`](crate::error::Kind::Lost) if the device was lost.
@@ -464,7 +477,8 @@ pub(super) struct Element<'a> {
     pub factors: &'a [f64],
 }
 
-/// The published algorithm of an update in f64, element by element: `formula` gets the value, the clipped gradient and the states.
+/// The published algorithm of an update in f64, element by element: `formula` gets the value, the clipped
+/// gradient and the states.
 pub(super) fn textbook(
     op: &impl Update,
     x: &[Vec<f64>],
@@ -507,8 +521,8 @@ pub(super) fn case_segments() -> Arc<[Segment]> {
     .into()
 }
 
-/// Every kind of segment with all blocks live, and with blocks that never had a gradient, for an update of [`case_segments`] whose states
-/// hold such values. Clipping bites if the largest norm is below 2.5.
+/// Every kind of segment with all blocks live, and with blocks that never had a gradient, for an update of
+/// [`case_segments`] whose states hold such values. Clipping bites if the largest norm is below 2.5.
 pub(super) fn cases(
     labels: [&'static str; 4],
     make: fn() -> Box<dyn Update>,

@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 
 /// What a loss is multiplied by before gradients are taken of it, so that they do not vanish in f16.
 ///
-/// Halved when a gradient overflows, doubled after 2000 steps without (Micikevicius et al. 2018; the figures are those of
-/// PyTorch's `GradScaler`).
+/// Halved when a gradient overflows, doubled after 2000 steps without (Micikevicius et al. 2018; the figures
+/// are those of PyTorch's `GradScaler`).
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LossScale {
     /// The factor, a power of two.

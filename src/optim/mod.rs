@@ -5,18 +5,19 @@
 //!
 //! # When a step's result is known
 //!
-//! A GPU would idle if the host read the loss of every step before it queued the next one. So up to `window` steps are queued, and their
-//! losses and norms stay in a ring buffer on the device until the host reads them. Nothing on the host waits for a value in between: the
-//! device decides itself whether a step updates (the guard), and counts skipped steps, because the factors of later updates depend on the
-//! count.
+//! A GPU would idle if the host read the loss of every step before it queued the next one. So up to `window`
+//! steps are queued, and their losses and norms stay in a ring buffer on the device until the host reads
+//! them. Nothing on the host waits for a value in between: the device decides itself whether a step updates
+//! (the guard), and counts skipped steps, because the factors of later updates depend on the count.
 //!
-//! Which steps are read when follows from counts alone: how many are queued, and how large the window is. It never follows from whether
-//! the device happens to be done. A faster or busier machine therefore reads the same steps at the same points, changes the loss scale at
-//! the same points, and computes the same bits.
+//! Which steps are read when follows from counts alone: how many are queued, and how large the window is. It
+//! never follows from whether the device happens to be done. A faster or busier machine therefore reads the
+//! same steps at the same points, changes the loss scale at the same points, and computes the same bits.
 //!
-//! With CUDA the copy to the host is queued behind each step ([`Optimizer::fetch`]), so the host waits for the oldest step only, while
-//! newer ones run. Elsewhere one read reads_asynchronously the whole ring. Right after the loss scale changed the window is one step, because a
-//! further change may follow from the next result.
+//! With CUDA the copy to the host is queued behind each step ([`Optimizer::fetch`]), so the host waits for
+//! the oldest step only, while newer ones run. Elsewhere one read reads_asynchronously the whole ring. Right
+//! after the loss scale changed the window is one step, because a further change may follow from the next
+//! result.
 
 mod loss_scale;
 
@@ -56,13 +57,15 @@ pub struct OptimizerState {
 
 /// An update with its states and the buffers of the steps that are queued.
 ///
-/// Steps are queued; the host looks at their losses and norms when it synchronizes, one by one or several at once, so
-/// that a GPU need not wait for it. Where the device reads_asynchronously them by itself, the oldest is read while newer ones run.
-/// Which steps are read when depends on their number alone, never on how fast they were: see the module.
+/// Steps are queued; the host looks at their losses and norms when it synchronizes, one by one or several at
+/// once, so that a GPU need not wait for it. Where the device reads_asynchronously them by itself, the oldest
+/// is read while newer ones run. Which steps are read when depends on their number alone, never on how fast
+/// they were: see the module.
 pub struct Optimizer {
     update: Box<dyn Update>,
     states: Vec<OptimizerState>,
-    /// Norm of the newest step, its learning rate, the factor that removes the loss scale, and the factors of the update.
+    /// Norm of the newest step, its learning rate, the factor that removes the loss scale, and the factors of
+    /// the update.
     control: Tensor,
     /// What the guard writes into `control`, with the factors by how many steps of this window were skipped.
     rates: Tensor,
@@ -87,19 +90,20 @@ pub struct Optimizer {
 }
 
 impl Optimizer {
-    /// An optimizer for these parameters, with no update made, of which each step is read before the next one.
+    /// An optimizer for these parameters, with no update made, of which each step is read before the next
+    /// one.
     ///
     /// # Errors
-    /// [`Kind::Memory`](crate::error::Kind::Memory) if the device has no memory left; [`Kind::Lost`](crate::error::Kind::Lost)
-    /// if it was lost.
+    /// [`Kind::Memory`](crate::error::Kind::Memory) if the device has no memory left;
+    /// [`Kind::Lost`](crate::error::Kind::Lost) if it was lost.
     pub fn new(device: &Device, params: &Params, s: Settings) -> Result<Optimizer> {
         Self::with_window(device, params, s, 1)
     }
     /// As [`Optimizer::new`], with up to `window` steps queued before they are read.
     ///
     /// # Errors
-    /// [`Kind::Memory`](crate::error::Kind::Memory) if the device has no memory left; [`Kind::Lost`](crate::error::Kind::Lost)
-    /// if it was lost.
+    /// [`Kind::Memory`](crate::error::Kind::Memory) if the device has no memory left;
+    /// [`Kind::Lost`](crate::error::Kind::Lost) if it was lost.
     pub fn with_window(device: &Device, params: &Params, s: Settings, window: usize) -> Result<Optimizer> {
         let (dtype, n) = (params.spec().dtype, params.spec().len());
         let window = window.max(1);
@@ -165,13 +169,13 @@ impl Optimizer {
     pub fn scale(&self) -> f64 {
         self.loss_scale.map_or(1.0, |s| s.scale)
     }
-    /// Clips the gradients and updates the values at a learning rate, unless the norm or one of the losses is not
-    /// finite: then nothing changes. Queued; see [`Optimizer::synchronize`].
+    /// Clips the gradients and updates the values at a learning rate, unless the norm or one of the losses is
+    /// not finite: then nothing changes. Queued; see [`Optimizer::synchronize`].
     ///
     /// # Errors
     /// [`Kind::Shape`](crate::error::Kind::Shape) for more losses or queued steps than there is room for;
-    /// [`Kind::Memory`](crate::error::Kind::Memory) if the device has no memory left; [`Kind::Lost`](crate::error::Kind::Lost)
-    /// if it was lost.
+    /// [`Kind::Memory`](crate::error::Kind::Memory) if the device has no memory left;
+    /// [`Kind::Lost`](crate::error::Kind::Lost) if it was lost.
     pub fn step(&mut self, device: &Device, params: &Params, losses: &[Tensor], lr: f64) -> Result<()> {
         let t = params.training.as_ref().ok_or_else(untrained)?;
         if self.full() {
@@ -202,8 +206,8 @@ impl Optimizer {
         self.queued += 1;
         Ok(())
     }
-    /// Has the newest step's loss and norm brought to the host once they are there, where the device can: to be called after
-    /// each step, outside of CUDA graph capture, for [`Optimizer::synchronize_oldest`].
+    /// Has the newest step's loss and norm brought to the host once they are there, where the device can: to
+    /// be called after each step, outside of CUDA graph capture, for [`Optimizer::synchronize_oldest`].
     ///
     /// # Errors
     /// [`Kind::Lost`](crate::error::Kind::Lost) if the device was lost.
@@ -218,8 +222,9 @@ impl Optimizer {
     pub fn reads_asynchronously(&self) -> bool {
         !self.in_flight.is_empty()
     }
-    /// Says what the oldest of the queued steps was, without waiting for the newer ones. All of them are read where losses do
-    /// not come by themselves, right after a loss scale was changed, and if it was skipped: then the others may be, too.
+    /// Says what the oldest of the queued steps was, without waiting for the newer ones. All of them are read
+    /// where losses do not come by themselves, right after a loss scale was changed, and if it was skipped:
+    /// then the others may be, too.
     ///
     /// # Errors
     /// [`Kind::Lost`](crate::error::Kind::Lost) if the device was lost.

@@ -5,8 +5,8 @@ use crate::error::{Error, Result};
 /// What computes the results of a chunk; the number is that of the chunk's first item in the stream.
 type Compute<'s, T, R> = Box<dyn FnMut(Vec<T>, usize) -> Result<Vec<R>> + 's>;
 
-/// An iterator of results in the order of the items. It reads at most one chunk ahead. After an error it ends; results of items
-/// before the error come first.
+/// An iterator of results in the order of the items. It reads at most one chunk ahead. After an error it
+/// ends; results of items before the error come first.
 pub struct Chunked<'s, I, T, R> {
     items: I,
     compute: Compute<'s, T, R>,

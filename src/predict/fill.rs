@@ -30,7 +30,8 @@ pub struct Filled {
     pub masks: Vec<Vec<Fill>>,
     /// Whether the text has a mask token, but none within the maximum length.
     pub cut: bool,
-    /// Whether the text also has a mask token of another model, such as `<mask>` for BERT. It is read as text.
+    /// Whether the text also has a mask token of another model, such as `<mask>` for BERT. It is read as
+    /// text.
     pub mixed: bool,
 }
 
@@ -49,8 +50,8 @@ impl Session {
         Ok((id, tokenizer.token(id).unwrap_or_default()))
     }
 
-    /// The likely tokens for each mask token of each row, and the number of tokens that were cut off. A model trained by permutations
-    /// finds each from all tokens that are not masked.
+    /// The likely tokens for each mask token of each row, and the number of tokens that were cut off. A model
+    /// trained by permutations finds each from all tokens that are not masked.
     pub(super) fn fill(&self, mut rows: Vec<Row>, first: usize) -> Result<(Vec<Filled>, Vec<u32>)> {
         let (mask, name) = self.mask_token()?;
         let mixed: Vec<bool> = rows.iter_mut().map(|row| translate(self.tokenizer(), &name, row)).collect();
@@ -89,8 +90,9 @@ impl Session {
     }
 }
 
-/// Writes the model's own mask token for `[MASK]` or `<mask>` of another model, where no doubt is possible: in a row without
-/// the model's own, and if the other is no token of the vocabulary. Returns whether the row has both.
+/// Writes the model's own mask token for `[MASK]` or `<mask>` of another model, where no doubt is possible:
+/// in a row without the model's own, and if the other is no token of the vocabulary. Returns whether the row
+/// has both.
 fn translate(tokenizer: &Tokenizer, own: &str, row: &mut Row) -> bool {
     let foreign = |written: &&&str| **written != own && tokenizer.id(written).is_none();
     let Some(other) = WRITTEN.iter().find(foreign).filter(|other| holds(row, other)) else { return false };

@@ -158,8 +158,8 @@ impl Session {
     }
 }
 
-/// The names of a model's classes as the data writes them. transformers' defaults `LABEL_0`, `LABEL_1`, ... stand for numbers:
-/// data without such a name holds the numbers themselves.
+/// The names of a model's classes as the data writes them. transformers' defaults `LABEL_0`, `LABEL_1`, ...
+/// stand for numbers: data without such a name holds the numbers themselves.
 fn as_written<'a>(classes: &[String], mut written: impl Iterator<Item = &'a str>) -> Result<Vec<String>> {
     let mut seen = HashSet::new();
     if let Some(twice) = classes.iter().find(|name| !seen.insert(name.as_str())) {

@@ -1,5 +1,5 @@
-//! Inference: a model folder is opened as a [`Session`], which turns a stream of rows, sentences or questions into a stream of results.
-//! Nothing here prints or parses a command line.
+//! Inference: a model folder is opened as a [`Session`], which turns a stream of rows, sentences or questions
+//! into a stream of results. Nothing here prints or parses a command line.
 //!
 //! | the model was trained for | call | result |
 //! |---|---|---|

@@ -31,7 +31,8 @@ pub struct Settings {
     pub no_answer: Option<bool>,
     /// How the vectors of tokens become the vector of a text; `None`: as in training, else their mean.
     pub pooling: Option<Pooling>,
-    /// Whether the vectors of texts are divided by their length; `None`: as a folder of sentence-transformers says, else yes.
+    /// Whether the vectors of texts are divided by their length; `None`: as a folder of sentence-transformers
+    /// says, else yes.
     pub normalize: Option<bool>,
 }
 
@@ -54,13 +55,15 @@ impl Default for Settings {
 /// A tokenizer, and the longest sequence its model has positions for.
 ///
 /// # Errors
-/// [`Kind::Model`] for a folder without a config or a tokenizer, and for a config that tempra does not support.
+/// [`Kind::Model`] for a folder without a config or a tokenizer, and for a config that tempra does not
+/// support.
 pub fn tokenizer(dir: &Path) -> Result<(Tokenizer, usize)> {
     let shape = encoder_shape(dir)?;
     Ok((Tokenizer::from_dir(dir, shape.vocab)?, shape.positions))
 }
 
-/// The same for a model that outputs vectors: with the text settings of sentence-transformers, and its default length.
+/// The same for a model that outputs vectors: with the text settings of sentence-transformers, and its
+/// default length.
 ///
 /// # Errors
 /// As [`tokenizer`], and those of [`sentence::settings`].
@@ -96,8 +99,8 @@ impl Folder {
     /// Finds a model by its folder or as `org/name` in the local cache, and reads its tokenizer and metadata.
     ///
     /// # Errors
-    /// Those of [`source::resolve`] and [`tokenizer`]; [`Kind::Usage`] for a head that the model does not have, and for a
-    /// maximum length beyond the model's positions.
+    /// Those of [`source::resolve`] and [`tokenizer`]; [`Kind::Usage`] for a head that the model does not
+    /// have, and for a maximum length beyond the model's positions.
     pub fn open(model: &str, settings: Settings) -> Result<Self> {
         let dir = source::resolve(model)?;
         let vectors = gives_vectors(&dir);
@@ -112,8 +115,8 @@ impl Folder {
         Self::of(source::resolve(model)?, settings, (true, true))
     }
 
-    /// `texts`: whether the tokenizer treats texts as sentence-transformers does. `vectors`: whether the head outputs vectors whatever
-    /// the folder says.
+    /// `texts`: whether the tokenizer treats texts as sentence-transformers does. `vectors`: whether the head
+    /// outputs vectors whatever the folder says.
     fn of(dir: PathBuf, settings: Settings, (texts, vectors): (bool, bool)) -> Result<Self> {
         let (tokenizer, positions, longest) = match texts {
             true => vector_tokenizer(&dir)?,
@@ -165,7 +168,8 @@ impl Folder {
         })
     }
 
-    /// Whether the model may give "no answer" to a question: as the settings say, else as its training did, else not.
+    /// Whether the model may give "no answer" to a question: as the settings say, else as its training did,
+    /// else not.
     pub fn abstains(&self) -> bool {
         self.settings.no_answer.or(self.metadata.abstains()).unwrap_or(false)
     }
@@ -178,7 +182,8 @@ impl Folder {
     /// Reads the weights, and chooses the head.
     ///
     /// # Errors
-    /// Those of [`Model::open`], such as a model without a fine-tuned head; [`Kind::Usage`] for a head that the model does not have.
+    /// Those of [`Model::open`], such as a model without a fine-tuned head; [`Kind::Usage`] for a head that
+    /// the model does not have.
     pub fn load(mut self, device: Device) -> Result<Session> {
         let options = models::Options {
             outputs: self.vectors.then_some(Outputs::Embedding),
@@ -227,8 +232,8 @@ impl Session {
         Folder::open(model, settings)?.load(device)
     }
 
-    /// The same; `progress` is called after each forward pass with the number of examples of the chunk that are done, and the number that
-    /// it has. An example is a row, or a window of a sentence or context.
+    /// The same; `progress` is called after each forward pass with the number of examples of the chunk that
+    /// are done, and the number that it has. An example is a row, or a window of a sentence or context.
     pub fn with_progress(self, progress: impl Fn(usize, usize) + 'static) -> Self {
         Self { progress: Some(Box::new(progress)), ..self }
     }
@@ -269,8 +274,9 @@ impl Session {
         Ok(batches)
     }
 
-    /// Runs the model over batches and passes the outputs of each to `each`. Outputs that are not finite are an error of kind
-    /// `Model`; they are not passed on. `first`: the number of the first example in the data.
+    /// Runs the model over batches and passes the outputs of each to `each`. Outputs that are not finite are
+    /// an error of kind `Model`; they are not passed on. `first`: the number of the first example in the
+    /// data.
     pub(super) fn run(
         &self,
         batches: &[Batch],

@@ -47,8 +47,9 @@ pub struct Answered {
 }
 
 impl Session {
-    /// The format of the model's tags, whether only spans that follow the scheme count, and the labels without a letter of the
-    /// scheme. `tempra.json` decides, else the names of the labels; never the tags of the input.
+    /// The format of the model's tags, whether only spans that follow the scheme count, and the labels
+    /// without a letter of the scheme. `tempra.json` decides, else the names of the labels; never the tags of
+    /// the input.
     fn tag_rules<'a>(&self, labels: &'a [String]) -> (TagFormat, bool, Vec<&'a str>) {
         let metadata = &self.folder.metadata;
         let strict = metadata.strict.unwrap_or(false);
@@ -117,10 +118,12 @@ impl Session {
         Ok(TaggedText { sentence, text: Some((text, ranges)), missed })
     }
 
-    /// Tags every word of a stream of sentences, also beyond the longest input: long sentences are read in windows.
+    /// Tags every word of a stream of sentences, also beyond the longest input: long sentences are read in
+    /// windows.
     ///
-    /// An item is an error of kind [`Usage`](crate::error::Kind::Usage) for a model that does not tag words, and of kind
-    /// [`Model`](crate::error::Kind::Model) for outputs that are not finite. The stream ends after an error.
+    /// An item is an error of kind [`Usage`](crate::error::Kind::Usage) for a model that does not tag words,
+    /// and of kind [`Model`](crate::error::Kind::Model) for outputs that are not finite. The stream ends
+    /// after an error.
     pub fn tags(
         &self,
         sentences: impl IntoIterator<Item = Result<TaggedText>>,
@@ -149,9 +152,9 @@ impl Session {
 
     /// Answers a stream of questions from their contexts. A long context is read in windows.
     ///
-    /// An item is an error of kind [`Usage`](crate::error::Kind::Usage) for a model that does not answer questions and for a question
-    /// that fills the maximum length, and of kind [`Model`](crate::error::Kind::Model) for outputs that are not finite. The stream ends
-    /// after an error.
+    /// An item is an error of kind [`Usage`](crate::error::Kind::Usage) for a model that does not answer
+    /// questions and for a question that fills the maximum length, and of kind
+    /// [`Model`](crate::error::Kind::Model) for outputs that are not finite. The stream ends after an error.
     pub fn answers(
         &self,
         questions: impl IntoIterator<Item = Result<Question>>,

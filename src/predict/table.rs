@@ -73,13 +73,14 @@ impl fmt::Display for Prediction {
 }
 
 impl Session {
-    /// Predicts a stream of rows: texts (`&str`, `String`), pairs of texts, or [`Row`]s. The predictions come in the order of the rows.
-    /// Rows are read in chunks of [`Settings::chunk`](super::Settings::chunk), so a stream may be endless. The same row gives the same
-    /// prediction, whatever other rows there are.
+    /// Predicts a stream of rows: texts (`&str`, `String`), pairs of texts, or [`Row`]s. The predictions come
+    /// in the order of the rows. Rows are read in chunks of [`Settings::chunk`](super::Settings::chunk), so a
+    /// stream may be endless. The same row gives the same prediction, whatever other rows there are.
     ///
-    /// An item is an error of kind [`Data`](crate::error::Kind::Data) for a row without the second text that the head needs, of kind
-    /// [`Model`](crate::error::Kind::Model) for outputs that are not finite, and of kind [`Usage`](crate::error::Kind::Usage) for a model
-    /// that tags words or answers questions (see [`Session::tags`] and [`Session::answers`]). The stream ends after an error.
+    /// An item is an error of kind [`Data`](crate::error::Kind::Data) for a row without the second text that
+    /// the head needs, of kind [`Model`](crate::error::Kind::Model) for outputs that are not finite, and of
+    /// kind [`Usage`](crate::error::Kind::Usage) for a model that tags words or answers questions (see
+    /// [`Session::tags`] and [`Session::answers`]). The stream ends after an error.
     pub fn predict<R: Into<Row>>(
         &self,
         rows: impl IntoIterator<Item = R>,
@@ -147,7 +148,8 @@ impl Session {
         self.folder.metadata.thresholds_of(classes).unwrap_or_else(|| vec![0.5; classes.len()])
     }
 
-    /// A value for each example of a set from its row of outputs; `which`: the number of the output, for a head with several.
+    /// A value for each example of a set from its row of outputs; `which`: the number of the output, for a
+    /// head with several.
     fn each(
         &self,
         set: &TokenSet,

@@ -17,8 +17,9 @@ pub struct TextVector {
 }
 
 impl Session {
-    /// The vectors of a stream of texts, in their order. The folder must be opened with [`Folder::for_vectors`](super::Folder::for_vectors), or
-    /// hold a model that was trained to output vectors. The second text of a row is not read.
+    /// The vectors of a stream of texts, in their order. The folder must be opened with
+    /// [`Folder::for_vectors`](super::Folder::for_vectors), or hold a model that was trained to output
+    /// vectors. The second text of a row is not read.
     ///
     /// An item is an error of kind [`Usage`](crate::error::Kind::Usage) for another model, and of kind
     /// [`Model`](crate::error::Kind::Model) for outputs that are not finite. The stream ends after an error.

@@ -23,10 +23,12 @@ enum Readers {
     Many,
 }
 
-/// Moves the gradient of an activation from the op that ends with it into the op that reads it, where the device has a kernel for that.
+/// Moves the gradient of an activation from the op that ends with it into the op that reads it, where the
+/// device has a kernel for that.
 ///
-/// This needs a single reader: a second one would add its gradient after the derivative was applied. For the same reason the output
-/// that the backward pass starts from (`root`) keeps its own. `slots` is the number of variables with a gradient.
+/// This needs a single reader: a second one would add its gradient after the derivative was applied. For the
+/// same reason the output that the backward pass starts from (`root`) keeps its own. `slots` is the number of
+/// variables with a gradient.
 pub(super) fn activations(nodes: &mut [Node], slots: usize, root: Option<usize>, caps: &Caps) {
     let mut readers = vec![Readers::None; slots];
     for (n, node) in nodes.iter().enumerate() {

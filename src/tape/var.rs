@@ -9,9 +9,10 @@ use std::sync::Arc;
 
 /// A counted handle to a value on a tape.
 ///
-/// The memory of an op's output is freed when its last handle is dropped, unless the tape records and its backward pass still reads
-/// the output. [`Tape::apply`] consumes the handles of its inputs, so that a value is freed by its last use: clone a handle whose value is
-/// read again. Two handles are equal if they belong to the same value.
+/// The memory of an op's output is freed when its last handle is dropped, unless the tape records and its
+/// backward pass still reads the output. [`Tape::apply`] consumes the handles of its inputs, so that a value
+/// is freed by its last use: clone a handle whose value is read again. Two handles are equal if they belong
+/// to the same value.
 #[derive(Clone, Debug)]
 pub struct Var(Arc<Value>);
 
@@ -53,7 +54,8 @@ pub struct Leaf {
     pub grad: Tensor,
     /// Whether the backward pass adds to what `grad` holds. Otherwise it overwrites it.
     pub filled: bool,
-    /// The zero-block bitmap of a gradient that has few rows which are not zero, such as that of an embedding table.
+    /// The zero-block bitmap of a gradient that has few rows which are not zero, such as that of an embedding
+    /// table.
     pub zero_blocks: Option<ZeroBlocks>,
 }
 
@@ -88,10 +90,12 @@ impl Tape<'_> {
         self.leaves.push(v.clone());
         v
     }
-    /// The first rows of a leaf or a constant, as a value of this shape. Their gradient is a part of the leaf's.
+    /// The first rows of a leaf or a constant, as a value of this shape. Their gradient is a part of the
+    /// leaf's.
     ///
     /// # Errors
-    /// [`Kind::Shape`](crate::error::Kind::Shape) for a shape with more elements than the value has, and for the output of an op.
+    /// [`Kind::Shape`](crate::error::Kind::Shape) for a shape with more elements than the value has, and for
+    /// the output of an op.
     pub fn part(&mut self, v: &Var, shape: &[usize]) -> Result<Var> {
         let value = v.value().view(0, shape)?;
         let Some(at) = v.slot() else { return Ok(Var::new(value, None)) };
@@ -110,8 +114,9 @@ impl Tape<'_> {
 
 /// Prepares the gradient in a slot for an op that writes it: allocates that of an op's output.
 ///
-/// A part is added to if its leaf holds something. If not, the part is overwritten and the leaf's other rows are zeroed, since nothing else
-/// may write them. An op that does not keep the zero-block bitmap (`keeps_bitmap`) may write every row, so all are marked as not zero.
+/// A part is added to if its leaf holds something. If not, the part is overwritten and the leaf's other rows
+/// are zeroed, since nothing else may write them. An op that does not keep the zero-block bitmap
+/// (`keeps_bitmap`) may write every row, so all are marked as not zero.
 pub(super) fn begin(
     device: &Device,
     slots: &mut [Slot],

@@ -1,4 +1,5 @@
-//! Where in a text the answer to a question stands: extractive question answering (Devlin et al. 2019, sec. 4.2 and 4.3).
+//! Where in a text the answer to a question stands: extractive question answering (Devlin et al. 2019, sec.
+//! 4.2 and 4.3).
 
 use super::{DataKind, Meter, Task, TaskEntry, only, reals, unlabelled};
 use crate::data::{Batch, Contexts, Origin, Question, TokenSet};
@@ -52,7 +53,8 @@ pub struct Search {
     pub n_best: usize,
     /// Longest answer, in tokens.
     pub max_length: usize,
-    /// Whether "no answer" may be given (SQuAD 2.0): learnt in training, never read from the questions that are answered.
+    /// Whether "no answer" may be given (SQuAD 2.0): learnt in training, never read from the questions that
+    /// are answered.
     pub impossible: bool,
     /// How much better than the best answer "no answer" must be to be given.
     pub null_threshold: f64,
@@ -128,7 +130,8 @@ impl Candidate {
 pub struct Finding {
     /// The candidates, the most likely first.
     pub candidates: Vec<Candidate>,
-    /// The least score of "no answer" over the windows, less the score of the best answer; `None` if no window was seen.
+    /// The least score of "no answer" over the windows, less the score of the best answer; `None` if no
+    /// window was seen.
     pub null_odds: Option<f64>,
     /// The answer that is given: empty for "no answer".
     pub answer: String,
@@ -229,7 +232,8 @@ impl Meter for Found {
             if self.null[q].is_none_or(|(s, e)| null.0 + null.1 < s + e) {
                 self.null[q] = Some(null);
             }
-            // Starts and ends are chosen among all tokens of the window, then those outside of the context dropped.
+            // Starts and ends are chosen among all tokens of the window, then those outside of the context
+            // dropped.
             let starts = greatest((0..n).map(|t| (t, at(t, 0))), self.search.n_best);
             let ends = greatest((0..n).map(|t| (t, at(t, 1))), self.search.n_best);
             let context = &self.contexts.questions[q].context;
@@ -272,7 +276,8 @@ impl Meter for Found {
 impl Found {
     /// What was counted of these questions.
     fn answers(&self, questions: impl Iterator<Item = usize>) -> Answers {
-        // A file in which a question has no answer is one of SQuAD 2.0, also for a model that always gives one.
+        // A file in which a question has no answer is one of SQuAD 2.0, also for a model that always gives
+        // one.
         let v2 = self.search.impossible || self.contexts.questions.iter().any(|q| q.impossible);
         let none = || Answers::new(if v2 { Squad::V2 } else { Squad::V1 });
         let each = self.each.get_or_init(|| {

@@ -119,7 +119,8 @@ impl Task for Classify {
 
 /// With more classes there is no AUROC: each example would need a number for each of them.
 const CURVES: usize = 100;
-/// Up to this many classes the confusion matrix stands among the details: it has the square of so many numbers.
+/// Up to this many classes the confusion matrix stands among the details: it has the square of so many
+/// numbers.
 const MATRIX: usize = 256;
 
 struct Counted {

@@ -1,4 +1,5 @@
-//! Masked language modelling (Devlin et al. 2019, sec. 3.1): tokens are hidden and to be found, others each time.
+//! Masked language modelling (Devlin et al. 2019, sec. 3.1): tokens are hidden and to be found, others each
+//! time.
 
 use super::tag::best;
 use super::{DataKind, EVALUATION, LanguageTask, Meter, Task, TaskEntry, only, reals};
@@ -46,8 +47,8 @@ pub struct Mask {
 }
 
 impl Mask {
-    /// Chooses tokens and hides them: of ten, eight become the mask, one a random token, one stays. The same for an example
-    /// whatever else is in its batch.
+    /// Chooses tokens and hides them: of ten, eight become the mask, one a random token, one stays. The same
+    /// for an example whatever else is in its batch.
     pub fn hide(&self, batch: &mut Batch, (seed, step): (u64, u64)) {
         batch.masked.clear();
         let Batch { ids, words, cu_seqlens, examples, masked, targets, .. } = batch;

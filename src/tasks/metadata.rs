@@ -1,4 +1,5 @@
-//! What a model folder says about its training, in `tempra.json`: how texts were read, and what decides on its outputs.
+//! What a model folder says about its training, in `tempra.json`: how texts were read, and what decides on
+//! its outputs.
 
 use super::{PairLoss, Search};
 use crate::checkpoint::read_json;
@@ -17,7 +18,8 @@ const MOST_BYTES: u64 = 1 << 20;
 /// The tokens that neighbouring windows share where a folder does not say; as `data.stride` of a recipe.
 const STRIDE: usize = 32;
 
-/// The content of `tempra.json`: of a model with one head the metadata of its task, else those of each head by its name.
+/// The content of `tempra.json`: of a model with one head the metadata of its task, else those of each head
+/// by its name.
 ///
 /// ```
 /// use tempra::tasks::ModelMetadata;
@@ -68,8 +70,8 @@ impl ModelMetadata {
     /// Reads the file of a model folder; the defaults if there is none.
     ///
     /// # Errors
-    /// [`Kind::Model`](crate::error::Kind::Model) if the file cannot be read or is no JSON. A single value of the wrong type is
-    /// no error: it counts as missing.
+    /// [`Kind::Model`](crate::error::Kind::Model) if the file cannot be read or is no JSON. A single value of
+    /// the wrong type is no error: it counts as missing.
     pub fn read(dir: &Path) -> Result<Self> {
         let path = dir.join(METADATA);
         if path.exists() { Ok(read_json(&path, MOST_BYTES)?.into()) } else { Ok(Self::default()) }
@@ -104,7 +106,8 @@ impl ModelMetadata {
     }
 }
 
-/// How the task of a head was trained. Every field is optional: an older folder, or one of another program, lacks some.
+/// How the task of a head was trained. Every field is optional: an older folder, or one of another program,
+/// lacks some.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct TaskMetadata {

@@ -111,43 +111,50 @@ pub fn of_metric(metric: &str) -> impl Iterator<Item = &'static str> {
 pub trait Task: Send + Sync {
     /// What the head gives.
     fn outputs(&self) -> Outputs;
-    /// What is done to a batch before it runs, such as masking; random by `key`, seed and step, and by the examples alone, so
-    /// that it does not depend on how a step is cut.
+    /// What is done to a batch before it runs, such as masking; random by `key`, seed and step, and by the
+    /// examples alone, so that it does not depend on how a step is cut.
     ///
     /// # Errors
     /// Those of masking or permuting, where the task does that.
     fn prepare(&self, _: &mut Batch, _key: (u64, u64)) -> Result<()> {
         Ok(())
     }
-    /// How much a batch counts in the loss: what the sum over an optimizer step is divided by is the sum of these over its
-    /// batches. The second is for a task whose loss is a sum of two means, 0 for others.
+    /// How much a batch counts in the loss: what the sum over an optimizer step is divided by is the sum of
+    /// these over its batches. The second is for a task whose loss is a sum of two means, 0 for others.
     fn weights(&self, batch: &Batch) -> [f64; 2];
-    /// Examples of an optimizer step below which the loss is constant: two where examples are told from each other.
+    /// Examples of an optimizer step below which the loss is constant: two where examples are told from each
+    /// other.
     fn least_examples(&self) -> usize {
         1
     }
-    /// Records the loss of a batch, its sum times the first of `scales`, from what the model gives; see [`Model::forward`].
+    /// Records the loss of a batch, its sum times the first of `scales`, from what the model gives; see
+    /// [`Model::forward`].
     ///
     /// # Errors
-    /// [`Kind::Data`](crate::error::Kind::Data) for examples without labels of the task's kind; those of the ops.
+    /// [`Kind::Data`](crate::error::Kind::Data) for examples without labels of the task's kind; those of the
+    /// ops.
     fn loss(&self, tape: &mut Tape, outputs: &[Var], batch: &Batch, scales: [f64; 2]) -> Result<Var>;
-    /// The weight in the loss of each row of the model's first output, where a row holds the logits of classes that exclude each other; their
-    /// sum is the first of [`Task::weights`]. Rows that do not count have weight 0. `None` for a task without such rows.
+    /// The weight in the loss of each row of the model's first output, where a row holds the logits of
+    /// classes that exclude each other; their sum is the first of [`Task::weights`]. Rows that do not count
+    /// have weight 0. `None` for a task without such rows.
     fn class_rows(&self, _: &Batch) -> Option<Vec<f64>> {
         None
     }
-    /// Whether the loss compares examples with each other, so that it is one of all examples of an optimizer step, not a sum over
-    /// its micro-batches. The model of such a task gives one output, a row for each sequence.
+    /// Whether the loss compares examples with each other, so that it is one of all examples of an optimizer
+    /// step, not a sum over its micro-batches. The model of such a task gives one output, a row for each
+    /// sequence.
     fn spans_step(&self) -> bool {
         false
     }
-    /// A number that differs between steps whose losses launch different kernels although their batches have the same sizes.
+    /// A number that differs between steps whose losses launch different kernels although their batches have
+    /// the same sizes.
     fn kernels(&self, _: &[Batch]) -> u64 {
         0
     }
     /// A meter for one evaluation of a set.
     fn meter(&self, set: &TokenSet) -> Box<dyn Meter>;
-    /// Why a metric of its meter cannot tell models apart on a set: it is undefined there, or the same whatever is predicted.
+    /// Why a metric of its meter cannot tell models apart on a set: it is undefined there, or the same
+    /// whatever is predicted.
     ///
     /// # Errors
     /// Those of [`Task::prepare`].
@@ -163,8 +170,8 @@ pub trait Task: Send + Sync {
     fn tunes(&self) -> bool {
         false
     }
-    /// The thresholds that decide best what `meter` saw, a development set, by the names of the labels, and the task with them;
-    /// `None` for a task that has none to choose.
+    /// The thresholds that decide best what `meter` saw, a development set, by the names of the labels, and
+    /// the task with them; `None` for a task that has none to choose.
     fn tuned(&self, _: &dyn Meter) -> Option<Tuned> {
         None
     }
@@ -202,8 +209,8 @@ pub trait Meter {
 /// A batch's tensors on a device, on a tape; with `key` (seed, step) in training.
 ///
 /// # Errors
-/// [`Kind::Memory`](crate::error::Kind::Memory) if the device has no memory left; [`Kind::Lost`](crate::error::Kind::Lost) if
-/// it was lost.
+/// [`Kind::Memory`](crate::error::Kind::Memory) if the device has no memory left;
+/// [`Kind::Lost`](crate::error::Kind::Lost) if it was lost.
 pub fn inputs(tape: &mut Tape, batch: &Batch, key: Option<(u64, u64)>) -> Result<Inputs> {
     let device = tape.device();
     let put = |v: &[u32]| device.upload(DType::U32, &[v.len()], v);

@@ -1,6 +1,8 @@
-//! Next-sentence prediction beside masked language modelling: BERT's pretraining (Devlin et al. 2019, sec. 3.1).
+//! Next-sentence prediction beside masked language modelling: BERT's pretraining (Devlin et al. 2019, sec.
+//! 3.1).
 //!
-//! The label 0 says that the second text follows the first, 1 that it is a random one, as in `BertForPreTraining`.
+//! The label 0 says that the second text follows the first, 1 that it is a random one, as in
+//! `BertForPreTraining`.
 
 use super::mask::{Guessed, Mask};
 use super::{DataKind, LanguageTask, Meter, PairClasses, Task, TaskEntry, reals, total, unlabelled};

@@ -1,7 +1,8 @@
-//! Sentence-order prediction beside masked language modelling: ALBERT's pretraining (Lan et al. 2020, sec. 3.1).
+//! Sentence-order prediction beside masked language modelling: ALBERT's pretraining (Lan et al. 2020, sec.
+//! 3.1).
 //!
-//! The two texts of a pair follow each other in a document. The label 0 says that they are in order, 1 that they are swapped, as
-//! in `AlbertForPreTraining`. The loss is that of [`Next`], and so are hidden tokens.
+//! The two texts of a pair follow each other in a document. The label 0 says that they are in order, 1 that
+//! they are swapped, as in `AlbertForPreTraining`. The loss is that of [`Next`], and so are hidden tokens.
 
 use super::next::{Both, Next};
 use super::{DataKind, LanguageTask, Mask, Meter, PairClasses, Task, TaskEntry};

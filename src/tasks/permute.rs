@@ -1,5 +1,5 @@
-//! Permutation language modelling (Yang et al. 2019, sec. 2): tokens are to be found one after the other in a random order, each
-//! from what is given and what was found before it.
+//! Permutation language modelling (Yang et al. 2019, sec. 2): tokens are to be found one after the other in a
+//! random order, each from what is given and what was found before it.
 
 use super::mask::{Guessed, Mask};
 use super::{DataKind, LanguageSettings, LanguageTask, Meter, Task, TaskEntry, only};
@@ -52,8 +52,8 @@ impl Permute {
     pub const MAX_SPAN: u32 = 5;
 }
 
-/// Makes the sequences of a batch into two streams each, with the ranks that `ranks` gives for the tokens of an example; what is
-/// to be found becomes what the batch asks for.
+/// Makes the sequences of a batch into two streams each, with the ranks that `ranks` gives for the tokens of
+/// an example; what is to be found becomes what the batch asks for.
 ///
 /// # Errors
 /// Those of [`TwoStreams::push`](crate::nn::permutation::TwoStreams::push).

@@ -1,4 +1,5 @@
-//! One number: mean squared error, as `transformers` trains `num_labels` 1, of targets in units of their standard deviation.
+//! One number: mean squared error, as `transformers` trains `num_labels` 1, of targets in units of their
+//! standard deviation.
 
 use super::{DataKind, Meter, Task, TaskEntry, only, reals, unlabelled};
 use crate::data::{Batch, TokenSet};
@@ -22,8 +23,8 @@ pub(super) const ENTRY: TaskEntry = TaskEntry {
     columns: &["prediction"],
 };
 
-/// The task; see the module. The loss, in training and among the scores, is the mean of ((prediction - target) / `unit`)^2;
-/// all other scores are in original units.
+/// The task; see the module. The loss, in training and among the scores, is the mean of ((prediction -
+/// target) / `unit`)^2; all other scores are in original units.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Regress {
     /// What an output of 0 stands for.
@@ -45,7 +46,8 @@ impl Regress {
     /// Outputs that stand for standard deviations from the mean of these targets, a training set's.
     ///
     /// # Errors
-    /// [`Kind::Data`](crate::error::Kind::Data) for targets that are all the same, or differ by hardly more than an f32 can tell.
+    /// [`Kind::Data`](crate::error::Kind::Data) for targets that are all the same, or differ by hardly more
+    /// than an f32 can tell.
     pub fn standardized(targets: impl Iterator<Item = f64> + Clone) -> Result<Self> {
         let n = targets.clone().count().max(1) as f64;
         let mean = targets.clone().sum::<f64>() / n;
@@ -75,7 +77,8 @@ impl Regress {
     }
 }
 
-/// The least standard deviation over the mean: about 8 times the distance of neighbours in f32, which hold targets and the last bias.
+/// The least standard deviation over the mean: about 8 times the distance of neighbours in f32, which hold
+/// targets and the last bias.
 const LEAST_SPREAD: f64 = 1e-6;
 
 impl Task for Regress {

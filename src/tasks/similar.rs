@@ -1,4 +1,5 @@
-//! How alike two texts are, by the vectors of each: what sentence-transformers trains (Reimers & Gurevych 2019).
+//! How alike two texts are, by the vectors of each: what sentence-transformers trains (Reimers & Gurevych
+//! 2019).
 
 use super::regress::{measured, uncorrelated};
 use super::{DataKind, Meter, Task, TaskEntry, only, reals, unlabelled};
@@ -84,14 +85,16 @@ pub struct Similar {
 /// What is minimised.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum SimilarityLoss {
-    /// The squared difference of cosine similarity and label over `label_scale`: sentence-transformers' `CosineSimilarityLoss`.
+    /// The squared difference of cosine similarity and label over `label_scale`: sentence-transformers'
+    /// `CosineSimilarityLoss`.
     Cosine {
         /// What labels are divided by.
         label_scale: f64,
     },
-    /// Cross-entropy of a text's own partner among the partners of all texts of the same optimizer step, cosine similarities
-    /// over `temperature` being the logits: `MultipleNegativesRankingLoss`, van den Oord et al. 2018, eq. 4. A partner that is the
-    /// text itself, the same text as its own partner, or the partner of the same text is left out: it is no negative.
+    /// Cross-entropy of a text's own partner among the partners of all texts of the same optimizer step,
+    /// cosine similarities over `temperature` being the logits: `MultipleNegativesRankingLoss`, van den Oord
+    /// et al. 2018, eq. 4. A partner that is the text itself, the same text as its own partner, or the
+    /// partner of the same text is left out: it is no negative.
     Contrastive {
         /// What similarities are divided by.
         temperature: f64,
@@ -136,7 +139,8 @@ impl Task for Similar {
                 let repeated = repeated(batch);
                 if !repeated.is_empty() {
                     let mut mask = vec![0.0; n * n];
-                    // Below every other logit by so much that its exponential is 0 in f32; an infinity is not sure to be kept by a GPU.
+                    // Below every other logit by so much that its exponential is 0 in f32; an infinity is not
+                    // sure to be kept by a GPU.
                     repeated.iter().for_each(|&(i, j)| mask[i * n + j] = -(2.0 / temperature + 200.0));
                     let mask = tape.device().upload_reals(logits.value().spec.dtype, &[n, n], &mask)?;
                     let mask = tape.constant(mask);
@@ -192,7 +196,8 @@ fn repeated(batch: &Batch) -> Vec<(usize, usize)> {
     }
     let mut found = BTreeSet::new();
     for [texts, partners] in places.values() {
-        // Texts with one partner in common; one text with several partners; partners that are the text of another pair.
+        // Texts with one partner in common; one text with several partners; partners that are the text of
+        // another pair.
         for (rows, columns) in [(partners, partners), (texts, texts), (texts, partners)] {
             found.extend(rows.iter().flat_map(|&i| columns.iter().map(move |&j| (i, j))));
         }

@@ -1,4 +1,5 @@
-//! What is known of a task besides its loss: the table that recipes, help, documentation and the program read.
+//! What is known of a task besides its loss: the table that recipes, help, documentation and the program
+//! read.
 
 use super::{Mask, Permute, Task};
 use crate::data::{Documents, TokenSet};
@@ -15,8 +16,8 @@ pub struct TaskEntry {
     pub doc: &'static str,
     /// The default of `train.best_metric`.
     pub best_metric: &'static str,
-    /// The metrics that its meter gives. Where a setting decides which these are, a list for each value of the setting; the first
-    /// of the two strings names the task, with that value in brackets.
+    /// The metrics that its meter gives. Where a setting decides which these are, a list for each value of
+    /// the setting; the first of the two strings names the task, with that value in brackets.
     pub metrics: &'static [(&'static str, &'static [&'static str])],
     /// The kind of its data.
     pub data: DataKind,

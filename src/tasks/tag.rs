@@ -1,4 +1,5 @@
-//! A tag for each word: cross-entropy on the first token of each word, as `transformers` trains token classification.
+//! A tag for each word: cross-entropy on the first token of each word, as `transformers` trains token
+//! classification.
 
 use super::{DataKind, Meter, Task, TaskEntry, only, reals, unlabelled};
 use crate::data::{Batch, IGNORED, Origin, Scheme, Span, TagFormat, TagRule, TokenSet, Words};
@@ -69,7 +70,8 @@ pub struct Tag {
     pub gamma: f32,
     /// How the tags are written.
     pub format: TagFormat,
-    /// Whether only spans that follow the scheme of the format count, instead of being read as the CoNLL script does.
+    /// Whether only spans that follow the scheme of the format count, instead of being read as the CoNLL
+    /// script does.
     pub strict: bool,
 }
 
@@ -207,7 +209,8 @@ impl Meter for Tagged {
 }
 
 impl Tagged {
-    /// What was counted of these sentences, and how many could not be: strictly read, a tag may be of no scheme.
+    /// What was counted of these sentences, and how many could not be: strictly read, a tag may be of no
+    /// scheme.
     fn counts(&self, sentences: impl Iterator<Item = usize>) -> (TagCounts, usize) {
         let none = || match (self.format, self.strict) {
             (TagFormat::Words, _) => TagCounts::Words(WordTags::new(self.names.len())),

@@ -1,4 +1,5 @@
-//! Builds a tokenizer: from a vocabulary and settings, as each class of transformers 5 does, or from `tokenizer.json` unchanged.
+//! Builds a tokenizer: from a vocabulary and settings, as each class of transformers 5 does, or from
+//! `tokenizer.json` unchanged.
 
 use std::path::Path;
 
@@ -40,12 +41,12 @@ pub(super) struct Built {
     pub unknown: Option<u32>,
 }
 
-/// Builds the tokenizer of a class from the vocabulary and `tokenizer_config.json`; `file_template` is the post-processor of
-/// `tokenizer.json`.
+/// Builds the tokenizer of a class from the vocabulary and `tokenizer_config.json`; `file_template` is the
+/// post-processor of `tokenizer.json`.
 ///
 /// # Errors
-/// [`Kind::Model`](crate::error::Kind::Model) if pieces and class do not fit, a setting has another type, or a special token is
-/// not in the vocabulary.
+/// [`Kind::Model`](crate::error::Kind::Model) if pieces and class do not fit, a setting has another type, or
+/// a special token is not in the vocabulary.
 pub(super) fn build(
     class: Class,
     pieces: Pieces,
@@ -177,7 +178,8 @@ fn template(class: Class, [first, last]: [&str; 2], ids: [u32; 2]) -> Value {
 /// The tokenizer in `tokenizer.json` (`bytes`, parsed as `file`), with the tokens that other files add.
 ///
 /// # Errors
-/// [`Kind::Model`](crate::error::Kind::Model) if the file is not a tokenizer, or has no id for its unknown token.
+/// [`Kind::Model`](crate::error::Kind::Model) if the file is not a tokenizer, or has no id for its unknown
+/// token.
 pub(super) fn from_file(
     bytes: &[u8],
     file: &Value,
@@ -215,7 +217,8 @@ pub(super) fn from_file(
 pub(super) const SAVE_AGAIN: &str =
     "save it again with transformers: AutoTokenizer.from_pretrained(folder).save_pretrained(folder)";
 
-/// Adds special and added tokens. A token that the vocabulary lacks gets the next free id, not the id in its file.
+/// Adds special and added tokens. A token that the vocabulary lacks gets the next free id, not the id in its
+/// file.
 fn add(inner: &mut tokenizers::Tokenizer, tokens: &Tokens, vocab_size: usize, path: &Path) -> Result<()> {
     let has: Vec<String> = inner.get_added_tokens_decoder().into_values().map(|t| t.content).collect();
     let mut size = inner.get_vocab_size(true) + tokens.new_ones(|t| inner.token_to_id(t).is_some());

@@ -1,7 +1,7 @@
 //! Finds the tokenizer class of a model folder, as `AutoTokenizer` of transformers 5 does.
 //!
-//! Most classes rebuild the tokenizer from the vocabulary and the settings of `tokenizer_config.json`, and read only the vocabulary
-//! from `tokenizer.json`. [`Class::File`] uses `tokenizer.json` unchanged.
+//! Most classes rebuild the tokenizer from the vocabulary and the settings of `tokenizer_config.json`, and
+//! read only the vocabulary from `tokenizer.json`. [`Class::File`] uses `tokenizer.json` unchanged.
 
 use std::path::Path;
 
@@ -55,11 +55,12 @@ const OF_MODELS: &[(&str, Class)] = &[
 ];
 
 impl Class {
-    /// The class named by `tokenizer_config.json`, else by `config.json`, else the default of the model's type; `None` if there is
-    /// none of these. ModernBERT always has [`Class::File`], as in transformers.
+    /// The class named by `tokenizer_config.json`, else by `config.json`, else the default of the model's
+    /// type; `None` if there is none of these. ModernBERT always has [`Class::File`], as in transformers.
     ///
     /// # Errors
-    /// [`Kind::Model`](crate::error::Kind::Model) for a class that tempra does not support, and for a tokenizer with custom code.
+    /// [`Kind::Model`](crate::error::Kind::Model) for a class that tempra does not support, and for a
+    /// tokenizer with custom code.
     pub(super) fn named(tokenizer: &Value, model: &Value, dir: &Path) -> Result<Option<Class>> {
         let path = dir.join("tokenizer_config.json");
         let code = tokenizer.get("auto_map").map(|map| map.get("AutoTokenizer").unwrap_or(map));
@@ -89,8 +90,9 @@ impl Class {
         }
     }
 
-    /// Whether the model reads token types: if `model_input_names` lists them, else if the class returns them. XLNet reads them
-    /// unless its files say otherwise; [`Model::tokenizer_config`](crate::models::Model::tokenizer_config) saves that.
+    /// Whether the model reads token types: if `model_input_names` lists them, else if the class returns
+    /// them. XLNet reads them unless its files say otherwise;
+    /// [`Model::tokenizer_config`](crate::models::Model::tokenizer_config) saves that.
     ///
     /// # Errors
     /// [`Kind::Model`](crate::error::Kind::Model) if `model_input_names` is not a list.

@@ -9,8 +9,8 @@ thread_local! { static QUIET: Cell<u32> = const { Cell::new(0) }; }
 
 /// Runs `f`. A panic inside it is returned as its message, and is neither printed nor propagated.
 ///
-/// Only panics on the calling thread are caught, so `f` must do its work there. Data that `f` was changing when it panicked must
-/// not be used again.
+/// Only panics on the calling thread are caught, so `f` must do its work there. Data that `f` was changing
+/// when it panicked must not be used again.
 pub(crate) fn guarded<T>(f: impl FnOnce() -> T) -> Result<T, String> {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {

@@ -53,16 +53,17 @@ struct Folder<'a> {
 }
 
 impl Tokenizer {
-    /// Reads the tokenizer of a model folder, as `AutoTokenizer` of transformers 5 does: with the class that `tokenizer_config.json`
-    /// names, or the default of the model's type in `config.json`, and its settings and added tokens. These have precedence over
-    /// `tokenizer.json`. Without that file it reads `vocab.txt` (BERT), `vocab.json` with `merges.txt` (RoBERTa), `spiece.model`
-    /// (XLNet, ALBERT) or `sentencepiece.bpe.model` (XLM-RoBERTa).
+    /// Reads the tokenizer of a model folder, as `AutoTokenizer` of transformers 5 does: with the class that
+    /// `tokenizer_config.json` names, or the default of the model's type in `config.json`, and its settings
+    /// and added tokens. These have precedence over `tokenizer.json`. Without that file it reads `vocab.txt`
+    /// (BERT), `vocab.json` with `merges.txt` (RoBERTa), `spiece.model` (XLNet, ALBERT) or
+    /// `sentencepiece.bpe.model` (XLM-RoBERTa).
     ///
     /// `vocab_size` is the number of rows of the model's token embedding.
     ///
     /// # Errors
-    /// [`Kind::Model`] if the files are missing, larger than 64 MB, malformed or of an unsupported class, if an id is not below
-    /// `vocab_size`, or if special tokens are missing.
+    /// [`Kind::Model`] if the files are missing, larger than 64 MB, malformed or of an unsupported class, if
+    /// an id is not below `vocab_size`, or if special tokens are missing.
     pub fn from_dir(dir: &Path, vocab_size: usize) -> Result<Self> {
         let mut folder = Folder::read(dir)?;
         let (built, tokens) = folder.build(vocab_size)?;
@@ -111,7 +112,8 @@ impl Tokenizer {
         Ok(tokenizer)
     }
 
-    /// Runs both templates on empty texts. A template with an unknown token fails here, and not during training.
+    /// Runs both templates on empty texts. A template with an unknown token fails here, and not during
+    /// training.
     fn try_templates(&self, vocab_size: usize) -> Result<()> {
         for pair in [None, Some("")] {
             let count = self.template.added_tokens(pair.is_some());
@@ -301,7 +303,8 @@ impl<'a> Folder<'a> {
         }
     }
 
-    /// The vocabulary of older files, without `tokenizer.json`, and the tokens including those of the vocabulary.
+    /// The vocabulary of older files, without `tokenizer.json`, and the tokens including those of the
+    /// vocabulary.
     fn older(&self, path: &Path, tokens: Tokens) -> Result<(Pieces, Tokens)> {
         let file = |i: usize| self.class.older_files().get(i).and_then(|n| self.find(n)).unwrap_or_default();
         match self.class {
@@ -345,7 +348,8 @@ impl<'a> Folder<'a> {
         }
     }
 
-    /// Changes the files for saving so that they describe this tokenizer. Files that already do stay unchanged.
+    /// Changes the files for saving so that they describe this tokenizer. Files that already do stay
+    /// unchanged.
     fn make_consistent(
         &mut self,
         inner: &tokenizers::Tokenizer,

@@ -1,5 +1,6 @@
-//! Tokenization: texts to token ids with byte offsets. The `tokenizers` crate splits texts. This module reads the tokenizer's
-//! files, refuses those that do not fit the model, and truncates texts or cuts them into windows.
+//! Tokenization: texts to token ids with byte offsets. The `tokenizers` crate splits texts. This module reads
+//! the tokenizer's files, refuses those that do not fit the model, and truncates texts or cuts them into
+//! windows.
 
 mod build;
 mod class;
@@ -27,7 +28,8 @@ pub use windows::Window;
 /// A tokenizer loaded from a model folder. It truncates and never pads, even if its files say otherwise.
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
-    /// Adds special tokens such as `[CLS]` and `[SEP]`. Kept apart from `inner`, so that texts are truncated before it runs.
+    /// Adds special tokens such as `[CLS]` and `[SEP]`. Kept apart from `inner`, so that texts are truncated
+    /// before it runs.
     template: PostProcessorWrapper,
     /// The tokenizer for texts that are split into words.
     spaced: windows::Spaced,
@@ -70,8 +72,8 @@ impl std::fmt::Debug for Tokenizer {
     }
 }
 
-/// Byte offsets moved back to the start of a character. A byte-level tokenizer may split a character; transformers then returns the
-/// start of that character too.
+/// Byte offsets moved back to the start of a character. A byte-level tokenizer may split a character;
+/// transformers then returns the start of that character too.
 fn whole_chars((start, end): (usize, usize), text: &str) -> (u32, u32) {
     let floor =
         |i: usize| (0..=i.min(text.len())).rev().find(|&i| text.is_char_boundary(i)).unwrap_or(0) as u32;
@@ -81,12 +83,12 @@ fn whole_chars((start, end): (usize, usize), text: &str) -> (u32, u32) {
 impl Tokenizer {
     /// Tokenizes a text, or a pair of texts, into at most `max_length` tokens including special tokens.
     ///
-    /// Truncates as Hugging Face's `longest_first` does: the longer of the two texts loses tokens until both are equally long, then
-    /// both lose tokens in turn. An empty text gives only the special tokens.
+    /// Truncates as Hugging Face's `longest_first` does: the longer of the two texts loses tokens until both
+    /// are equally long, then both lose tokens in turn. An empty text gives only the special tokens.
     ///
     /// # Errors
-    /// [`Kind::Usage`] if `max_length` is less than the number of special tokens; [`Kind::Data`] if the tokenizer fails on the text,
-    /// or the text has 4 GiB or more.
+    /// [`Kind::Usage`] if `max_length` is less than the number of special tokens; [`Kind::Data`] if the
+    /// tokenizer fails on the text, or the text has 4 GiB or more.
     ///
     /// ```
     /// use std::path::Path;
@@ -124,7 +126,8 @@ impl Tokenizer {
                 direction: self.direction,
             };
             let (mut a, mut b) = truncate_encodings(a, b, &params)?;
-            // The crate keeps the truncated tokens as overflowing encodings, which the template would process too.
+            // The crate keeps the truncated tokens as overflowing encodings, which the template would process
+            // too.
             a.take_overflowing();
             if let Some(b) = &mut b {
                 b.take_overflowing();
@@ -158,8 +161,9 @@ impl Tokenizer {
         }
     }
 
-    /// The tokenizer with settings of sentence-transformers: texts are converted to lower case if `lowercase`, and preceded by
-    /// `prompt`. Offsets then include the prompt. The tokenizer's files do not change, because other files hold these settings.
+    /// The tokenizer with settings of sentence-transformers: texts are converted to lower case if
+    /// `lowercase`, and preceded by `prompt`. Offsets then include the prompt. The tokenizer's files do not
+    /// change, because other files hold these settings.
     ///
     /// # Errors
     /// [`Kind::Model`] if the tokenizer does not accept another normalizer.
@@ -187,7 +191,8 @@ impl Tokenizer {
         Ok(self)
     }
 
-    /// Tokenizes many items on all cores. The result is that of [`Tokenizer::encode`] for each item, in order.
+    /// Tokenizes many items on all cores. The result is that of [`Tokenizer::encode`] for each item, in
+    /// order.
     ///
     /// # Errors
     /// The error of the first item that fails.
@@ -202,8 +207,8 @@ impl Tokenizer {
         ids.iter().filter(|&&id| Some(id) == self.unknown).count() as u32
     }
 
-    /// The token types that the model reads: zeros if the tokenizer's class or `model_input_names` leaves `token_type_ids` out, as in
-    /// transformers.
+    /// The token types that the model reads: zeros if the tokenizer's class or `model_input_names` leaves
+    /// `token_type_ids` out, as in transformers.
     pub fn types<'t>(&self, types: &'t [u32]) -> Cow<'t, [u32]> {
         if self.gives_types { types.into() } else { vec![0; types.len()].into() }
     }
@@ -233,8 +238,8 @@ impl Tokenizer {
         self.inner.id_to_token(id)
     }
 
-    /// The token of an id as text for a person: without the marks of byte-level and SentencePiece vocabularies. An id that is no
-    /// token is shown as `#ID`.
+    /// The token of an id as text for a person: without the marks of byte-level and SentencePiece
+    /// vocabularies. An id that is no token is shown as `#ID`.
     pub fn shown(&self, id: u32) -> String {
         let text = self.inner.decode(&[id], false).unwrap_or_default();
         match text.trim() {
@@ -243,7 +248,8 @@ impl Tokenizer {
         }
     }
 
-    /// The maximum input length in the tokenizer's configuration, in tokens. The model's own limit may be smaller.
+    /// The maximum input length in the tokenizer's configuration, in tokens. The model's own limit may be
+    /// smaller.
     pub fn model_max_length(&self) -> Option<usize> {
         self.model_max_length
     }
@@ -258,8 +264,8 @@ impl Tokenizer {
         &self.files
     }
 
-    /// Writes the tokenizer's original files into a folder, so that `transformers` opens it. A tokenizer from older files also gets a
-    /// `tokenizer.json`.
+    /// Writes the tokenizer's original files into a folder, so that `transformers` opens it. A tokenizer from
+    /// older files also gets a `tokenizer.json`.
     ///
     /// # Errors
     /// [`Kind::Disk`] if a file cannot be written.

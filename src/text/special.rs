@@ -1,5 +1,5 @@
-//! Special and added tokens from `tokenizer_config.json`, `special_tokens_map.json`, `added_tokens.json` and `tokenizer.json`, with
-//! the precedence of `PreTrainedTokenizerBase._from_pretrained` in transformers 5.
+//! Special and added tokens from `tokenizer_config.json`, `special_tokens_map.json`, `added_tokens.json` and
+//! `tokenizer.json`, with the precedence of `PreTrainedTokenizerBase._from_pretrained` in transformers 5.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -58,7 +58,8 @@ impl Token {
 /// The special and added tokens of a tokenizer.
 #[derive(Debug, Default)]
 pub(super) struct Tokens {
-    /// Special tokens by key; `None` where a file says that there is none. Keys that only this model has come last.
+    /// Special tokens by key; `None` where a file says that there is none. Keys that only this model has come
+    /// last.
     named: Vec<(String, Option<Token>)>,
     /// Special tokens without a key.
     extra: Vec<Token>,
@@ -84,7 +85,8 @@ impl Tokens {
     /// Reads the special and added tokens.
     ///
     /// # Errors
-    /// [`Kind::Model`](crate::error::Kind::Model) if a token is neither a string nor an object with its content.
+    /// [`Kind::Model`](crate::error::Kind::Model) if a token is neither a string nor an object with its
+    /// content.
     pub(super) fn read(class: Class, sources: Sources, dir: &Path) -> Result<Tokens> {
         let wrong = |name: &str, key: &str, v: &Value| {
             Error::model(format!("`{key}` is not a token"))
@@ -217,8 +219,8 @@ impl Tokens {
         self.added.values().filter(|t| !known(t.content())).count()
     }
 
-    /// The tokens to add to a tokenizer that already has `has`, in this order: special tokens without an id come after tokens with
-    /// one. `fits` says whether the model has an embedding for one more token.
+    /// The tokens to add to a tokenizer that already has `has`, in this order: special tokens without an id
+    /// come after tokens with one. `fits` says whether the model has an embedding for one more token.
     pub(super) fn list(&self, has: &[String], mut fits: impl FnMut(&str) -> bool) -> Vec<AddedToken> {
         let mut list: Vec<Token> = self.added.values().cloned().collect();
         let known: Vec<String> =
@@ -229,7 +231,8 @@ impl Tokens {
             if known(token.content()) || list.contains(token) {
                 continue;
             }
-            // Tokens with a key of the model's own are optional: leave them out if the model has no embedding for them.
+            // Tokens with a key of the model's own are optional: leave them out if the model has no embedding
+            // for them.
             if !NAMED.contains(&key.as_str()) || fits(token.content()) {
                 list.push(token.clone());
             }
@@ -247,8 +250,8 @@ impl Tokens {
         list.into_iter().map(finish).collect()
     }
 
-    /// Writes the tokens into a `tokenizer_config.json`, so that no other file is needed to read this tokenizer. `added`: the added
-    /// tokens by id.
+    /// Writes the tokens into a `tokenizer_config.json`, so that no other file is needed to read this
+    /// tokenizer. `added`: the added tokens by id.
     pub(super) fn write(&self, config: &mut Map<String, Value>, added: &BTreeMap<u32, AddedToken>) {
         for key in ["additional_special_tokens", "extra_special_tokens"] {
             config.remove(key);

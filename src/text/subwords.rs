@@ -1,5 +1,5 @@
-//! Reads vocabularies of older files: `vocab.json` with `merges.txt` (RoBERTa), and SentencePiece models (XLNet, ALBERT,
-//! XLM-RoBERTa).
+//! Reads vocabularies of older files: `vocab.json` with `merges.txt` (RoBERTa), and SentencePiece models
+//! (XLNet, ALBERT, XLM-RoBERTa).
 
 use std::path::Path;
 
@@ -11,7 +11,8 @@ use super::build::Pieces;
 use super::class::Class;
 use crate::error::{Error, Result};
 
-/// Byte-level BPE: `vocab.json` maps pieces to ids. `merges.txt` has one pair of pieces a line, in order of priority.
+/// Byte-level BPE: `vocab.json` maps pieces to ids. `merges.txt` has one pair of pieces a line, in order of
+/// priority.
 pub(super) fn from_merges(vocab: &[u8], merges: &[u8], dir: &Path) -> Result<Pieces> {
     let at = dir.join("vocab.json");
     let bad = |what: String| {

@@ -20,10 +20,11 @@ pub struct Window {
     pub types: Vec<u32>,
     /// The text that a token comes from, 0 or 1; `None` for special tokens.
     pub part: Vec<Option<u8>>,
-    /// Start and end in *bytes* of that text, or of the word for a text given as words; (0, 0) for special tokens.
-    pub offsets: Vec<(u32, u32)>,
-    /// The index of the word that a token belongs to: of the given words, or as the tokenizer splits the text. `None` for special
+    /// Start and end in *bytes* of that text, or of the word for a text given as words; (0, 0) for special
     /// tokens.
+    pub offsets: Vec<(u32, u32)>,
+    /// The index of the word that a token belongs to: of the given words, or as the tokenizer splits the
+    /// text. `None` for special tokens.
     pub words: Vec<Option<u32>>,
 }
 
@@ -59,9 +60,10 @@ impl Window {
 pub(super) struct Spaced(OnceLock<Option<Box<tokenizers::Tokenizer>>>);
 
 impl Tokenizer {
-    /// Tokenizes a text into windows of at most `max_length` tokens, including special tokens. Neighbouring windows share `stride`
-    /// tokens of the text. With a pair, the pair is cut, and every window starts with the whole first text, as with Hugging Face's
-    /// `truncation="only_second"` and `return_overflowing_tokens`. An empty text gives one window.
+    /// Tokenizes a text into windows of at most `max_length` tokens, including special tokens. Neighbouring
+    /// windows share `stride` tokens of the text. With a pair, the pair is cut, and every window starts with
+    /// the whole first text, as with Hugging Face's `truncation="only_second"` and
+    /// `return_overflowing_tokens`. An empty text gives one window.
     ///
     /// # Errors
     /// [`Kind::Usage`](crate::error::Kind::Usage) if a window would have at most `stride` tokens of the text;
@@ -86,9 +88,10 @@ impl Tokenizer {
         self.cut(a, b, [max_length, stride], start, text)
     }
 
-    /// Tokenizes a text given as words, into windows of at most `max_length` tokens, including special tokens, that share `stride`
-    /// tokens. [`Window::words`] says which word each token belongs to. A byte-level tokenizer (RoBERTa's) puts a space before each
-    /// word, as with `add_prefix_space` of Hugging Face.
+    /// Tokenizes a text given as words, into windows of at most `max_length` tokens, including special
+    /// tokens, that share `stride` tokens. [`Window::words`] says which word each token belongs to. A
+    /// byte-level tokenizer (RoBERTa's) puts a space before each word, as with `add_prefix_space` of Hugging
+    /// Face.
     ///
     /// # Errors
     /// Those of [`Tokenizer::windows`].
@@ -196,7 +199,8 @@ impl Tokenizer {
     }
 }
 
-/// The same tokenizer with a space before each word; `None` unless it is a byte-level tokenizer without that space.
+/// The same tokenizer with a space before each word; `None` unless it is a byte-level tokenizer without that
+/// space.
 fn with_prefix_space(inner: &tokenizers::Tokenizer) -> Option<Box<tokenizers::Tokenizer>> {
     match inner.get_pre_tokenizer() {
         Some(PreTokenizerWrapper::ByteLevel(bytes)) if !bytes.add_prefix_space => {

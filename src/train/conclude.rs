@@ -41,7 +41,8 @@ impl Trainer<'_> {
         Ok((!each.is_empty()).then_some(each))
     }
 
-    /// Scores the validation sets, if there are any; whether they, or those of one of several tasks, are the best so far.
+    /// Scores the validation sets, if there are any; whether they, or those of one of several tasks, are the
+    /// best so far.
     pub(super) fn validate(&mut self) -> Result<bool> {
         let Some(each) = self.score(|part| part.validation.clone())? else { return Ok(false) };
         let Some(selection) = self.run.selection.clone() else { return Ok(false) };
@@ -94,7 +95,8 @@ impl Trainer<'_> {
         any
     }
 
-    /// Writes scores into the journal and the log, named as transformers names them: `eval_accuracy`; with `more` about them.
+    /// Writes scores into the journal and the log, named as transformers names them: `eval_accuracy`; with
+    /// `more` about them.
     fn note(&mut self, prefix: &str, scores: &Scores, more: Value) -> Result<()> {
         let step = self.state.step;
         let mut entry = json!({ "step": step, "epoch": self.epochs.passed(step) });
@@ -107,7 +109,8 @@ impl Trainer<'_> {
         self.write_line(entry)
     }
 
-    /// Appends a line to the journal. One that cannot be written waits for the next, or for the next checkpoint.
+    /// Appends a line to the journal. One that cannot be written waits for the next, or for the next
+    /// checkpoint.
     pub(super) fn write_line(&mut self, line: Value) -> Result<()> {
         self.history.add(&line);
         self.unwritten.push_back(line);
@@ -132,8 +135,9 @@ impl Trainer<'_> {
         Ok(())
     }
 
-    /// Saves a checkpoint. A save that fails is tried again at once, and then, unless it is `needed`, at the next
-    /// occasion: training goes on, and a best validation that could not be saved is none. Too many in a row end the run.
+    /// Saves a checkpoint. A save that fails is tried again at once, and then, unless it is `needed`, at the
+    /// next occasion: training goes on, and a best validation that could not be saved is none. Too many in a
+    /// row end the run.
     pub(super) fn save(&mut self, needed: bool) -> Result<()> {
         let attempts = if needed { FAILED_SAVES } else { 2 };
         let mut attempt = 1;
@@ -192,8 +196,8 @@ impl Trainer<'_> {
         Ok(())
     }
 
-    /// Writes, of several tasks, the model at each one's best step into `best-NAME` where that is not the step `chosen`, and scores
-    /// its test set there. Whether the weights are others afterwards.
+    /// Writes, of several tasks, the model at each one's best step into `best-NAME` where that is not the
+    /// step `chosen`, and scores its test set there. Whether the weights are others afterwards.
     fn bests(&mut self, fs: &dyn Fs, chosen: u64) -> Result<(Vec<BestOf>, bool)> {
         let (parts, mut all, mut moved) = (self.run.parts.clone(), Vec::new(), false);
         for (head, part) in parts.iter().enumerate() {
@@ -230,9 +234,9 @@ impl Trainer<'_> {
         Ok(files)
     }
 
-    /// Chooses, for tasks that have them, the thresholds that decide best on the validation examples; from now on they are the
-    /// task's, and are kept with the model. `parts`: the tasks as they were in training. Checkpoints have none: they are of weights that may not be the best.
-    /// Returns whether there are any.
+    /// Chooses, for tasks that have them, the thresholds that decide best on the validation examples; from
+    /// now on they are the task's, and are kept with the model. `parts`: the tasks as they were in training.
+    /// Checkpoints have none: they are of weights that may not be the best. Returns whether there are any.
     fn tune(&mut self, parts: &[TaskRun]) -> Result<bool> {
         let (mut parts, mut any) = (parts.to_vec(), false);
         for (head, part) in parts.iter_mut().enumerate() {
@@ -250,8 +254,8 @@ impl Trainer<'_> {
         Ok(any)
     }
 
-    /// Scores a set by a head. Where the device has no memory left, what nobody uses goes back first, then batches get smaller: scores
-    /// do not depend on what a text is batched with.
+    /// Scores a set by a head. Where the device has no memory left, what nobody uses goes back first, then
+    /// batches get smaller: scores do not depend on what a text is batched with.
     fn measure(&self, head: usize, task: &dyn Task, set: &TokenSet) -> Result<Box<dyn Meter>> {
         let device = &self.run.device;
         let (mut most, mut trimmed) = (self.max_tokens, false);
@@ -294,8 +298,8 @@ impl Trainer<'_> {
                 each.filter(|(_, t)| !t.is_empty()).map(|(name, t)| (name, t.into())).collect()
             }
         };
-        // The validation of the chosen step holds for the model unless it decides by other thresholds since; what a person
-        // reads of it is not kept.
+        // The validation of the chosen step holds for the model unless it decides by other thresholds since;
+        // what a person reads of it is not kept.
         let of_model = |b: &&Best| b.step == chosen && !tuned;
         let known = self.state.last.iter().chain(&self.state.best).find(of_model).map(|b| b.scores.clone());
         let read = self.state.last.as_ref().is_some_and(|b| b.step == chosen) && !self.report.is_empty();

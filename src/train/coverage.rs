@@ -1,8 +1,9 @@
 //! Checks that training reaches every trainable parameter.
 //!
-//! A parameter whose gradient is zero step after step is a fault of the model or of the recipe. One such step says nothing:
-//! a step without a target (no token masked, only classes of weight 0) has no gradient at all, a ReLU or dropout may block
-//! all paths of a small batch. So a parameter is named only after several steps in which other parameters did have one.
+//! A parameter whose gradient is zero step after step is a fault of the model or of the recipe. One such step
+//! says nothing: a step without a target (no token masked, only classes of weight 0) has no gradient at all,
+//! a ReLU or dropout may block all paths of a small batch. So a parameter is named only after several steps
+//! in which other parameters did have one.
 
 use super::prepare::Run;
 use crate::error::{Error, Result};
@@ -52,7 +53,8 @@ impl Coverage {
     /// Looks at the gradients of a step.
     ///
     /// # Errors
-    /// [`Kind::Diverged`](crate::error::Kind::Diverged) with the names of the parameters that were never reached.
+    /// [`Kind::Diverged`](crate::error::Kind::Diverged) with the names of the parameters that were never
+    /// reached.
     pub fn look(&mut self, run: &Run, step: Looked) -> Result<()> {
         self.steps += 1;
         let Some(training) = &run.model.params.training else { return Ok(()) };
@@ -91,8 +93,8 @@ impl Coverage {
         .with_help("if they are not meant to be trained, freeze them with model.freeze"))
     }
 
-    /// What is to be said at the end of a run whose steps were all looked at: parameters that were not reached in too few steps
-    /// to be sure.
+    /// What is to be said at the end of a run whose steps were all looked at: parameters that were not
+    /// reached in too few steps to be sure.
     ///
     /// # Errors
     /// [`Kind::Diverged`](crate::error::Kind::Diverged) if no step had a gradient: the run trained nothing.

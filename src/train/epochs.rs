@@ -14,8 +14,8 @@ impl Epochs {
     pub fn total(&self) -> u64 {
         self.ends.last().copied().unwrap_or(0)
     }
-    /// Epochs passed after so many steps, as transformers' Trainer counts: whole ones, and the share of the steps of the
-    /// next, of all that it has, whether or not the run comes to its end.
+    /// Epochs passed after so many steps, as transformers' Trainer counts: whole ones, and the share of the
+    /// steps of the next, of all that it has, whether or not the run comes to its end.
     pub fn passed(&self, step: u64) -> f64 {
         let last = self.ends.len().saturating_sub(1);
         let index = self.ends.partition_point(|&end| end <= step).min(last);

@@ -43,11 +43,13 @@ pub struct Prepared {
     pub parameter_bytes: usize,
     /// Name, examples and tokens of each split, and how many tokens were cut off.
     pub splits: Vec<(String, usize, usize, u64)>,
-    /// Name of each split for next-sentence prediction, its pairs that follow each other, and those that are random.
+    /// Name of each split for next-sentence prediction, its pairs that follow each other, and those that are
+    /// random.
     pub pairs: Vec<(String, usize, usize)>,
     /// The classes, if it is a classification.
     pub classes: Vec<String>,
-    /// For each task of tags its name among several (empty if it is the only one) and how its tags are written.
+    /// For each task of tags its name among several (empty if it is the only one) and how its tags are
+    /// written.
     pub tag_schemes: Vec<(String, String)>,
     /// Optimizer steps of the run.
     pub steps: u64,
@@ -66,8 +68,8 @@ pub struct Prepared {
 pub enum Event<'a> {
     /// Data and model are there.
     Prepared(&'a Prepared),
-    /// Attention is approximated: the relative error of its outputs in L2, layer by layer, on the first training examples before
-    /// the first step.
+    /// Attention is approximated: the relative error of its outputs in L2, layer by layer, on the first
+    /// training examples before the first step.
     Approximated(&'a [f64]),
     /// The run goes on from a checkpoint; newer ones that did not verify, and why.
     Resumed(u64, &'a [(PathBuf, String)]),
@@ -191,8 +193,9 @@ impl Serialize for Event<'_> {
 
 /// What an observer asks a run to do, from the weakest answer to the strongest.
 ///
-/// The run acts between two steps, when it has processed the results of all steps that it has queued. On a GPU these are up to 16 steps
-/// more than the one that the event is about. After the last step there is nothing to stop: the run finishes.
+/// The run acts between two steps, when it has processed the results of all steps that it has queued. On a
+/// GPU these are up to 16 steps more than the one that the event is about. After the last step there is
+/// nothing to stop: the run finishes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Control {
     /// Train on.
@@ -200,8 +203,8 @@ pub enum Control {
     Continue,
     /// Write a checkpoint and train on.
     Save,
-    /// Write a checkpoint and stop. A later call with the same recipe resumes from there and ends with the same bits as a run
-    /// that was never stopped.
+    /// Write a checkpoint and stop. A later call with the same recipe resumes from there and ends with the
+    /// same bits as a run that was never stopped.
     Stop,
 }
 
@@ -209,7 +212,8 @@ pub enum Control {
 pub trait Observer {
     /// Receives every event, in order, and answers what the run should do.
     fn event(&mut self, event: &Event) -> Control;
-    /// The name that [`Outcome::stopped_by`](super::Outcome::stopped_by) gives if this observer stops the run; by default that of its type.
+    /// The name that [`Outcome::stopped_by`](super::Outcome::stopped_by) gives if this observer stops the
+    /// run; by default that of its type.
     fn name(&self) -> &str {
         std::any::type_name::<Self>()
     }
@@ -224,11 +228,13 @@ impl Observer for Silent {
     }
 }
 
-/// Several observers as one. Each receives every event, in the order in which they were added; the strongest answer counts.
+/// Several observers as one. Each receives every event, in the order in which they were added; the strongest
+/// answer counts.
 #[derive(Default)]
 pub struct Observers<'a> {
     all: Vec<&'a mut dyn Observer>,
-    /// The one that gave the strongest answer to the last event that was not answered by [`Control::Continue`].
+    /// The one that gave the strongest answer to the last event that was not answered by
+    /// [`Control::Continue`].
     strongest: usize,
 }
 

@@ -8,8 +8,8 @@ use crate::error::{Error, Result};
 use crate::metrics::{self, Scores};
 
 impl Trainer<'_> {
-    /// Replaces a best validation whose checkpoint does not verify by the next best whose checkpoint does, with a
-    /// warning: that of the run, and those of each of several tasks.
+    /// Replaces a best validation whose checkpoint does not verify by the next best whose checkpoint does,
+    /// with a warning: that of the run, and those of each of several tasks.
     pub(super) fn verify_best(&mut self) -> Result<()> {
         if !self.recipe.train.load_best {
             return Ok(());
@@ -49,8 +49,9 @@ impl Trainer<'_> {
     }
 }
 
-/// `best` if its checkpoint verifies, else the best of the other checkpoints that do, and a warning that says so.
-/// `current`: the scores of the weights that are loaded, which need no file. `own`: the scores that count, of all.
+/// `best` if its checkpoint verifies, else the best of the other checkpoints that do, and a warning that says
+/// so. `current`: the scores of the weights that are loaded, which need no file. `own`: the scores that
+/// count, of all.
 fn verified(
     dir: &RunDir,
     best: Best,

@@ -1,7 +1,7 @@
 //! The log as scripts that plot transformers' runs read it: `trainer_state.json`.
 //!
-//! A checkpoint holds the newest [`KEPT`] entries, so that its size does not grow with the run; the run folder has them
-//! all, from the end of the run on, where `Trainer.save_state` of transformers puts them.
+//! A checkpoint holds the newest [`KEPT`] entries, so that its size does not grow with the run; the run
+//! folder has them all, from the end of the run on, where `Trainer.save_state` of transformers puts them.
 
 use super::state::pretty;
 use crate::checkpoint::json::read_limited;
@@ -111,8 +111,8 @@ fn entries(journal: &Path, mut each: impl FnMut(Value)) -> Result<()> {
     Ok(())
 }
 
-/// Writes `trainer_state.json` into a run folder: `state` with the whole log of the journal as its `log_history`, or with
-/// `newest` where the journal has less, as when a checkpoint was copied without it.
+/// Writes `trainer_state.json` into a run folder: `state` with the whole log of the journal as its
+/// `log_history`, or with `newest` where the journal has less, as when a checkpoint was copied without it.
 ///
 /// # Errors
 /// [`Kind::Disk`].

@@ -6,10 +6,11 @@ use crate::checkpoint::{is_run_entry, real_path};
 use crate::error::{Error, Result};
 use std::path::{Path, PathBuf};
 
-/// Refuses a recipe whose run folder holds one of its inputs where the run writes, by whatever spelling or link.
+/// Refuses a recipe whose run folder holds one of its inputs where the run writes, by whatever spelling or
+/// link.
 ///
-/// `recipe_file` is the file that the recipe was read from, if there is one. It may be the `recipe.toml` of the run
-/// folder itself as long as it says the same: then it stays as it is.
+/// `recipe_file` is the file that the recipe was read from, if there is one. It may be the `recipe.toml` of
+/// the run folder itself as long as it says the same: then it stays as it is.
 ///
 /// # Errors
 /// [`Kind::Usage`](crate::error::Kind::Usage), naming the input.

@@ -1,5 +1,5 @@
-//! What a run takes of a device's memory, found out before anything is allocated there: the training step is run on a
-//! device that computes nothing and counts.
+//! What a run takes of a device's memory, found out before anything is allocated there: the training step is
+//! run on a device that computes nothing and counts.
 
 use super::objective::Objective;
 use super::pass;
@@ -66,7 +66,8 @@ pub struct Job<'a> {
 }
 
 impl Job<'_> {
-    /// The largest step that can come up, of the longest examples; where passes are independent, the largest pass of it.
+    /// The largest step that can come up, of the longest examples; where passes are independent, the largest
+    /// pass of it.
     fn largest(&self, max_tokens: usize) -> Result<Vec<Batch>> {
         let mut order: Vec<u32> = (0..self.set.len() as u32).collect();
         order.sort_by_key(|&i| std::cmp::Reverse(self.set.length(i as usize)));

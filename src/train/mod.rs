@@ -119,11 +119,11 @@ struct Queued {
     examples: Vec<u32>,
 }
 
-/// Steps that a GPU may be given before the host looks at their losses, which makes it idle once for all of them; the CPU has
-/// nothing to gain from waiting.
+/// Steps that a GPU may be given before the host looks at their losses, which makes it idle once for all of
+/// them; the CPU has nothing to gain from waiting.
 const WINDOW: usize = 16;
-/// The same where losses come by themselves: the oldest is looked at while the others run, so there are as many as the host may
-/// be late by, and no more, for what is reported is that old.
+/// The same where losses come by themselves: the oldest is looked at while the others run, so there are as
+/// many as the host may be late by, and no more, for what is reported is that old.
 const BROUGHT: usize = 8;
 
 /// The passes of a step.
@@ -149,7 +149,8 @@ impl Passes<'_> {
         }
         Ok(())
     }
-    /// Gradients of the loss of the examples over the weight of all of them, times `scale`. Returns the losses of the passes.
+    /// Gradients of the loss of the examples over the weight of all of them, times `scale`. Returns the
+    /// losses of the passes.
     fn run(&self, batches: &[Batch], scale: f64) -> Result<Vec<Tensor>> {
         let part = &self.run.parts[self.part];
         let weights = batches.iter().map(|b| part.task.weights(b));
@@ -170,7 +171,8 @@ impl Passes<'_> {
     }
 }
 
-/// Warns of what is odd about a run. `new`: its weights are those of the model that the recipe names, not of a checkpoint.
+/// Warns of what is odd about a run. `new`: its weights are those of the model that the recipe names, not of
+/// a checkpoint.
 fn warn(recipe: &Recipe, run: &Run, epochs: &Epochs, new: bool, observer: &mut Answers) {
     let patience = recipe.never_early(epochs).filter(|_| run.selection.is_some());
     for warning in run.warnings.iter().chain(&recipe.optim.idle(epochs.total())).chain(&patience) {
@@ -184,8 +186,8 @@ fn warn(recipe: &Recipe, run: &Run, epochs: &Epochs, new: bool, observer: &mut A
 
 /// Trains as a recipe says, or resumes the run that is in its run folder.
 ///
-/// `fresh` starts over: an earlier run in the folder is moved aside once everything is prepared, and removed once the
-/// new run has a checkpoint; if it comes to none, the earlier run returns.
+/// `fresh` starts over: an earlier run in the folder is moved aside once everything is prepared, and removed
+/// once the new run has a checkpoint; if it comes to none, the earlier run returns.
 ///
 /// # Errors
 /// See [`Kind`]; [`Kind::Interrupted`] comes after a clean checkpoint.
@@ -333,7 +335,8 @@ impl Trainer<'_> {
             let (evaluate, save) = (due(self.recipe.train.eval_every), due(self.recipe.train.save_every));
             let asked = signals.take_save();
             let ends = self.state.step == total || asked;
-            // Everything has to be known now; else the oldest step only, while the device is at the newer ones.
+            // Everything has to be known now; else the oldest step only, while the device is at the newer
+            // ones.
             let logs = self.state.step.is_multiple_of(self.recipe.train.log_every)
                 && !self.optimizer.reads_asynchronously();
             if evaluate || save || ends || logs || self.one_by_one || !self.coverage.is_complete() {
@@ -353,9 +356,9 @@ impl Trainer<'_> {
         self.finish(fs)
     }
 
-    /// One optimizer step: gradients of the loss of its examples over the weight of all of them, in as many passes as memory
-    /// asks for, and the update. Where the device has no memory left, passes of half as many tokens; the sum does not depend
-    /// on how it is cut. Returns how many tokens.
+    /// One optimizer step: gradients of the loss of its examples over the weight of all of them, in as many
+    /// passes as memory asks for, and the update. Where the device has no memory left, passes of half as many
+    /// tokens; the sum does not depend on how it is cut. Returns how many tokens.
     fn step(&mut self, step: &prepare::Step, mut batches: Vec<Batch>, lr: f64) -> Result<u64> {
         loop {
             // The loader cuts as the recipe says; the device may have had less memory than that.
@@ -395,7 +398,8 @@ impl Trainer<'_> {
                 done
             };
             let mut done = attempt();
-            // Memory of passes of other sizes may be all that is in the way: it goes back, and is asked for in one piece.
+            // Memory of passes of other sizes may be all that is in the way: it goes back, and is asked for
+            // in one piece.
             if done.as_ref().is_err_and(|e| e.kind() == Kind::Memory) {
                 device.trim()?;
                 done = attempt();
@@ -451,7 +455,8 @@ impl Trainer<'_> {
             }
             self.log(result, queued, total)?;
         }
-        // While parameters are waited for, each step is read before the next one: its gradients are still there.
+        // While parameters are waited for, each step is read before the next one: its gradients are still
+        // there.
         if let Some((queued, result)) = read.last().zip(results.last()).filter(|(_, m)| !m.skipped) {
             let Queued { part, weight, .. } = *queued;
             self.coverage.look(&self.run, Looked { part, weight, norm: result.norm })?;
@@ -466,8 +471,8 @@ impl Trainer<'_> {
         self.write_line(json!({ "step": queued.step, "skipped": true, "loss_scale": scale }))
     }
 
-    /// Counts and reports a step that was not finite; ends the run when there were too many in a row. The tensor is
-    /// looked for while the step's gradients are still there.
+    /// Counts and reports a step that was not finite; ends the run when there were too many in a row. The
+    /// tensor is looked for while the step's gradients are still there.
     fn skip(&mut self, loss: f64, queued: &Queued, newest: bool) -> Result<()> {
         let Queued { step, examples, .. } = queued;
         self.state.nonfinite += 1;

@@ -1,7 +1,8 @@
 //! What is computed in a pass: the forward passes over a micro-batch, and the loss that they lead to.
 //!
-//! Every [`Task`] is an objective: one forward pass and the task's loss. Another objective may run the model several times
-//! ([`super::r_drop`]), read values inside of the encoder ([`Taps`]), and sum several losses ([`tasks::total`]).
+//! Every [`Task`] is an objective: one forward pass and the task's loss. Another objective may run the model
+//! several times ([`super::r_drop`]), read values inside of the encoder ([`Taps`]), and sum several losses
+//! ([`tasks::total`]).
 
 use crate::data::Batch;
 use crate::device::Device;
@@ -24,8 +25,9 @@ pub struct TapedPass<'a, 'd> {
 }
 
 impl<'a, 'd> TapedPass<'a, 'd> {
-    /// Puts a micro-batch and the model's parameters on a new tape. Their gradients are added to those there (`add`) or written over them.
-    /// `key` is seed and step, the source of dropout; without one there is none.
+    /// Puts a micro-batch and the model's parameters on a new tape. Their gradients are added to those there
+    /// (`add`) or written over them. `key` is seed and step, the source of dropout; without one there is
+    /// none.
     ///
     /// # Errors
     /// Those of the device.
@@ -41,8 +43,8 @@ impl<'a, 'd> TapedPass<'a, 'd> {
         let inputs = tasks::inputs(&mut tape, batch, key)?;
         Ok(TapedPass { tape, batch, model, bound, inputs })
     }
-    /// Runs the model; see [`Model::forward`] for its outputs. Forward passes of different numbers, below [`Inputs::PASSES`], have
-    /// different dropout masks.
+    /// Runs the model; see [`Model::forward`] for its outputs. Forward passes of different numbers, below
+    /// [`Inputs::PASSES`], have different dropout masks.
     ///
     /// # Errors
     /// Those of [`Model::forward`].
@@ -58,20 +60,22 @@ impl<'a, 'd> TapedPass<'a, 'd> {
 
 /// What a pass minimises.
 pub trait Objective: Send + Sync {
-    /// Records the forward passes over a micro-batch and the loss (1), which is multiplied by `scales`: see [`Task::loss`].
+    /// Records the forward passes over a micro-batch and the loss (1), which is multiplied by `scales`: see
+    /// [`Task::loss`].
     ///
     /// # Errors
     /// Those of the task and of the model's ops.
     fn record(&self, run: &mut TapedPass, scales: [f64; 2]) -> Result<Var>;
-    /// Whether the loss compares the examples of a whole step with each other; see [`Task::spans_step`]. If so, a step of several
-    /// micro-batches calls [`Objective::record_step`] instead of [`Objective::record`].
+    /// Whether the loss compares the examples of a whole step with each other; see [`Task::spans_step`]. If
+    /// so, a step of several micro-batches calls [`Objective::record_step`] instead of [`Objective::record`].
     fn whole_step(&self) -> bool {
         false
     }
     /// Records the loss of a whole step, `batch`, from the vectors of all its sequences (sequences, hidden).
     ///
     /// # Errors
-    /// Those of [`Objective::record`]; [`Kind::Shape`](crate::error::Kind::Shape) for an objective that is a sum over micro-batches.
+    /// Those of [`Objective::record`]; [`Kind::Shape`](crate::error::Kind::Shape) for an objective that is a
+    /// sum over micro-batches.
     fn record_step(&self, _: &mut Tape, _vectors: Var, _batch: &Batch, _scales: [f64; 2]) -> Result<Var> {
         Err(Error::shape("this objective is a sum over micro-batches: it has no loss of a whole step"))
     }

@@ -1,4 +1,5 @@
-//! How a run ended: what `metrics.json` says, and each number with the model, the step and the thresholds it belongs to.
+//! How a run ended: what `metrics.json` says, and each number with the model, the step and the thresholds it
+//! belongs to.
 
 use super::state::Best;
 use crate::checkpoint::{CheckpointReport, number, read_json};
@@ -22,7 +23,8 @@ pub struct Outcome {
     pub steps: u64,
     /// The step whose weights the model has: the best one, or the last.
     pub model_step: u64,
-    /// The thresholds that the model decides by, by label; of several tasks by task. Empty for 0.5 or where nothing is decided.
+    /// The thresholds that the model decides by, by label; of several tasks by task. Empty for 0.5 or where
+    /// nothing is decided.
     pub thresholds: Map<String, Value>,
     /// What the best validation is chosen by.
     pub best_metric: Option<String>,
@@ -36,14 +38,16 @@ pub struct Outcome {
     pub test: Option<Scores>,
     /// The direction of each score that has one.
     pub higher_is_better: BTreeMap<String, bool>,
-    /// What a person reads of the model's last evaluation: a confusion table, correlations. Empty if the run had been finished before.
+    /// What a person reads of the model's last evaluation: a confusion table, correlations. Empty if the run
+    /// had been finished before.
     pub report: String,
     /// Whether early stopping ended it.
     pub stopped_early: bool,
-    /// The name of the observer that stopped the run before its last step. Such a run has no `metrics.json` yet, and the same call resumes
-    /// it. `None` if it finished.
+    /// The name of the observer that stopped the run before its last step. Such a run has no `metrics.json`
+    /// yet, and the same call resumes it. `None` if it finished.
     pub stopped_by: Option<String>,
-    /// Seconds in the training loop of the process that finished it, evaluation and saving included; NaN if it made no step.
+    /// Seconds in the training loop of the process that finished it, evaluation and saving included; NaN if
+    /// it made no step.
     pub train_seconds: f64,
     /// Seconds from the start of that process to the end of its first step.
     pub first_step_seconds: f64,
@@ -64,7 +68,8 @@ pub struct BestOf {
     pub best: Best,
     /// What it is chosen by.
     pub metric: String,
-    /// The folder of the model as it was then: that of the run, if it is of this step; `None` if it was not kept.
+    /// The folder of the model as it was then: that of the run, if it is of this step; `None` if it was not
+    /// kept.
     pub model: Option<PathBuf>,
     /// The thresholds of this task there, by label.
     pub thresholds: Map<String, Value>,
@@ -171,8 +176,8 @@ impl Outcome {
         all
     }
 
-    /// The outcome that a run folder holds, if it is there in full: `metrics.json` after so many steps, and the models that it
-    /// names with every file as it was written.
+    /// The outcome that a run folder holds, if it is there in full: `metrics.json` after so many steps, and
+    /// the models that it names with every file as it was written.
     pub(super) fn read(dir: &Path, steps: u64) -> Option<Outcome> {
         let kept: Kept = serde_json::from_value(read_json(&dir.join(METRICS), 64 << 20).ok()?).ok()?;
         let best_of = |(task, b): (String, KeptBest)| BestOf {

@@ -1,4 +1,5 @@
-//! One pass over one micro-batch, and the passes of an optimizer step: what the loop, the benchmark and the tests all run.
+//! One pass over one micro-batch, and the passes of an optimizer step: what the loop, the benchmark and the
+//! tests all run.
 
 use super::objective::{Objective, TapedPass};
 use crate::data::Batch;
@@ -36,8 +37,9 @@ impl From<f64> for Scale {
     }
 }
 
-/// Forward and backward of one micro-batch, its loss and gradients times `scale`; the gradients are added to those there (`add`) or
-/// written over them. `key` is seed and step, the source of dropout; without one there is none.
+/// Forward and backward of one micro-batch, its loss and gradients times `scale`; the gradients are added to
+/// those there (`add`) or written over them. `key` is seed and step, the source of dropout; without one there
+/// is none.
 ///
 /// # Errors
 /// Those of the objective and of the model's ops.
@@ -70,14 +72,15 @@ fn seed(tape: &Tape, root: &Var, scale: Scale) -> Result<Tensor> {
     tape.device().upload_reals(dtype, &[1], &[scale.gradients])
 }
 
-/// The gradients of one optimizer step in its micro-batches, which are written over those there. Returns the parts of the
-/// loss, on the device, and the parameters that the last pass did not reach.
+/// The gradients of one optimizer step in its micro-batches, which are written over those there. Returns the
+/// parts of the loss, on the device, and the parameters that the last pass did not reach.
 ///
-/// Where the loss compares examples of the whole step with each other ([`Objective::whole_step`]) and there are several
-/// micro-batches, this is gradient caching (Gao et al. 2021, "Scaling Deep Contrastive Learning Batch Size under Memory Limited
-/// Setup"): the vectors of all micro-batches without recording, the loss and its gradient by all vectors, then each
-/// micro-batch again, recorded, backwards from its rows of that gradient. The result is that of one pass, as dropout masks depend
-/// on the row within the step; the activations of one micro-batch are held at a time, for one more forward pass.
+/// Where the loss compares examples of the whole step with each other ([`Objective::whole_step`]) and there
+/// are several micro-batches, this is gradient caching (Gao et al. 2021, "Scaling Deep Contrastive Learning
+/// Batch Size under Memory Limited Setup"): the vectors of all micro-batches without recording, the loss and
+/// its gradient by all vectors, then each micro-batch again, recorded, backwards from its rows of that
+/// gradient. The result is that of one pass, as dropout masks depend on the row within the step; the
+/// activations of one micro-batch are held at a time, for one more forward pass.
 ///
 /// # Errors
 /// Those of the model, the objective and the device.
@@ -147,7 +150,8 @@ fn cached(
                 Some(all) => all,
                 None => device.alloc(Spec::new(part.spec.dtype, &[count, part.spec.rows_cols().1]))?,
             };
-            // A gather played backwards puts rows where they were taken from; the first one zeroes the others.
+            // A gather played backwards puts rows where they were taken from; the first one zeroes the
+            // others.
             let io = Backward {
                 x: &[&all, &rows],
                 y: &[part],

@@ -1,10 +1,13 @@
-//! R-Drop (Liang et al. 2021, "R-Drop: Regularized Dropout for Neural Networks", arXiv 2106.14448): each example goes through the model
-//! twice, with different dropout masks, and the two distributions over classes are pulled towards each other.
+//! R-Drop (Liang et al. 2021, "R-Drop: Regularized Dropout for Neural Networks", arXiv 2106.14448): each
+//! example goes through the model twice, with different dropout masks, and the two distributions over classes
+//! are pulled towards each other.
 //!
-//! loss = (CE_1 + CE_2) / 2 + alpha (KL(p_1 || p_2) + KL(p_2 || p_1)) / 2, each a mean over the examples, weighted as the task's loss is.
+//! loss = (CE_1 + CE_2) / 2 + alpha (KL(p_1 || p_2) + KL(p_2 || p_1)) / 2, each a mean over the examples,
+//! weighted as the task's loss is.
 //!
-//! The paper's equation 4 has the sum of both cross-entropies. The mean, as in the README of its authors' code, keeps the size of the
-//! gradient: without dropout this is the task's own loss. The paper's alpha corresponds to alpha / 2 here with twice the learning rate.
+//! The paper's equation 4 has the sum of both cross-entropies. The mean, as in the README of its authors'
+//! code, keeps the size of the gradient: without dropout this is the task's own loss. The paper's alpha
+//! corresponds to alpha / 2 here with twice the learning rate.
 //!
 //! It is the setting `loss.r_drop`, for tasks whose outputs are logits of classes that exclude each other.
 

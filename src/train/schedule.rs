@@ -1,7 +1,8 @@
 //! Learning-rate schedules: what the peak learning rate is multiplied by at each optimizer step.
 //!
-//! The formulas are those of Hugging Face transformers 5.23 (`optimization.py`). With w = warm-up steps, T = all steps,
-//! s = the step counted from 0, p = (s − w) / max(1, T − w), every schedule is s / max(1, w) while s < w, and then
+//! The formulas are those of Hugging Face transformers 5.23 (`optimization.py`). With w = warm-up steps, T =
+//! all steps, s = the step counted from 0, p = (s − w) / max(1, T − w), every schedule is s / max(1, w) while
+//! s < w, and then
 //!
 //! ```text
 //! linear                max(0, (T − s) / max(1, T − w))
@@ -105,8 +106,8 @@ pub fn warmup_steps(total_steps: u64, ratio: f64) -> u64 {
 }
 
 impl Schedule {
-    /// What the learning rate is multiplied by at `step`; 0 is the first optimizer step. Any step may be asked for,
-    /// also one past the end.
+    /// What the learning rate is multiplied by at `step`; 0 is the first optimizer step. Any step may be
+    /// asked for, also one past the end.
     pub fn factor(&self, step: u64) -> f64 {
         let (s, w, total) = (step as f64, self.warmup_steps as f64, self.total_steps as f64);
         if self.kind == ScheduleKind::WarmupStableDecay {
@@ -138,8 +139,8 @@ impl Schedule {
             ScheduleKind::Constant | ScheduleKind::WarmupStableDecay => 1.0,
         }
     }
-    /// The stable phase may come out negative when warm-up and decay overlap; then, as in transformers, the decay is
-    /// entered part of the way down.
+    /// The stable phase may come out negative when warm-up and decay overlap; then, as in transformers, the
+    /// decay is entered part of the way down.
     fn warmup_stable_decay(&self, s: f64, w: f64, total: f64) -> f64 {
         let decay = self.decay_steps.map_or((total * 0.1).ceil(), |d| d as f64);
         let stable = total - w - decay;

@@ -1,4 +1,5 @@
-//! The score that chooses the best model: found before a run among those that its tasks give for its validation examples.
+//! The score that chooses the best model: found before a run among those that its tasks give for its
+//! validation examples.
 
 use super::prepare::TaskRun;
 use super::recipe::Recipe;
@@ -19,7 +20,8 @@ pub struct Selection {
     formula: String,
 }
 
-/// What a metric of a task is called among the scores of a run: with the name of the task before it, if there are several.
+/// What a metric of a task is called among the scores of a run: with the name of the task before it, if there
+/// are several.
 pub fn score_name(parts: &[TaskRun], part: &TaskRun, metric: &str) -> String {
     if parts.len() > 1 { format!("{}_{metric}", part.name) } else { metric.to_owned() }
 }
@@ -36,7 +38,8 @@ pub fn combined(parts: &[TaskRun], each: &[(usize, Scores)]) -> Scores {
     all
 }
 
-/// The mean of the metrics that the tasks are chosen by, each as [`Metric::comparable`] makes it; NaN if one is.
+/// The mean of the metrics that the tasks are chosen by, each as [`Metric::comparable`] makes it; NaN if one
+/// is.
 fn mean(parts: &[TaskRun], each: &[(usize, Scores)]) -> f64 {
     let one = |(i, scores): &(usize, Scores)| {
         let part = parts.get(*i)?;
@@ -66,8 +69,9 @@ impl Selection {
     /// Finds the score that a recipe names; `None` if nothing is validated.
     ///
     /// # Errors
-    /// [`Kind::Usage`](crate::error::Kind::Usage) if no task gives that score, if it cannot tell models apart on the validation
-    /// examples, if two tasks have a score of the same name, or if early stopping has nothing to go by.
+    /// [`Kind::Usage`](crate::error::Kind::Usage) if no task gives that score, if it cannot tell models apart
+    /// on the validation examples, if two tasks have a score of the same name, or if early stopping has
+    /// nothing to go by.
     pub fn of(recipe: &Recipe, parts: &[TaskRun]) -> Result<Option<Selection>> {
         let validated: Vec<&TaskRun> = parts.iter().filter(|p| p.validation.is_some()).collect();
         if validated.is_empty() {
@@ -149,7 +153,8 @@ impl Selection {
     pub fn value(&self, scores: &Scores) -> f64 {
         scores.get(&self.name).unwrap_or(f64::NAN)
     }
-    /// Whether some scores are better than the best so far; NaN never is, and every number is better than NaN.
+    /// Whether some scores are better than the best so far; NaN never is, and every number is better than
+    /// NaN.
     pub fn improves(&self, new: &Scores, best: Option<&Scores>) -> bool {
         let (new, best) = (self.value(new), best.map_or(f64::NAN, |b| self.value(b)));
         let better = if self.higher_is_better() { new > best } else { new < best };

@@ -13,7 +13,8 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Installs the handlers: SIGINT and SIGTERM stop after the step, a second signal of either kind at once; SIGUSR1 saves.
+    /// Installs the handlers: SIGINT and SIGTERM stop after the step, a second signal of either kind at once;
+    /// SIGUSR1 saves.
     ///
     /// # Errors
     /// [`Kind::Device`](crate::error::Kind::Device) if the system refuses a handler.

@@ -1,7 +1,8 @@
-//! The state of a run: what a checkpoint holds beside the weights, so that going on is bit for bit as if never stopped.
+//! The state of a run: what a checkpoint holds beside the weights, so that going on is bit for bit as if
+//! never stopped.
 //!
-//! Random numbers are functions of (seed, step, place), so no generator needs saving; the order of examples is a
-//! function of (seed, epoch).
+//! Random numbers are functions of (seed, step, place), so no generator needs saving; the order of examples
+//! is a function of (seed, epoch).
 
 use super::epochs::Epochs;
 use super::history::History;
@@ -60,8 +61,8 @@ pub struct TrainerState {
     pub nonfinite: u64,
     /// Training ended by early stopping.
     pub stopped_early: bool,
-    /// Sum of the losses since the last line of the log, as the bits of an f64 (it may be a NaN, which JSON cannot
-    /// say), and how many they are.
+    /// Sum of the losses since the last line of the log, as the bits of an f64 (it may be a NaN, which JSON
+    /// cannot say), and how many they are.
     pub window: (u64, u64),
     /// The optimizer; empty in a checkpoint of a version that had one only.
     #[serde(default)]
@@ -91,8 +92,8 @@ impl TrainerState {
         }
     }
 
-    /// The files of a checkpoint: the model folder, the optimizer's states by name, this state, and the log with what
-    /// [`TrainerState::for_transformers`] gave.
+    /// The files of a checkpoint: the model folder, the optimizer's states by name, this state, and the log
+    /// with what [`TrainerState::for_transformers`] gave.
     ///
     /// # Errors
     /// [`Kind::Disk`](crate::error::Kind::Disk) if the state cannot be written as JSON;
@@ -172,9 +173,11 @@ impl TrainerState {
         })
     }
 
-    /// Goes back to a checkpoint that has been verified: weights, the optimizer's states, and the state, which is returned.
+    /// Goes back to a checkpoint that has been verified: weights, the optimizer's states, and the state,
+    /// which is returned.
     ///
-    /// A checkpoint of another recipe, of other data or of another model is refused: going on would be neither the one run nor the other.
+    /// A checkpoint of another recipe, of other data or of another model is refused: going on would be
+    /// neither the one run nor the other.
     ///
     /// # Errors
     /// [`Kind::Model`](crate::error::Kind::Model) for files that hold no state of a run;
@@ -227,8 +230,8 @@ impl TrainerState {
     }
 }
 
-/// The keys in which a recipe differs from the one that the run of a checkpoint was started with; `None` if that cannot be
-/// read beside the checkpoint, or is not the one whose hash the checkpoint has.
+/// The keys in which a recipe differs from the one that the run of a checkpoint was started with; `None` if
+/// that cannot be read beside the checkpoint, or is not the one whose hash the checkpoint has.
 fn changes(checkpoint: &Path, recipe: &Recipe, hash: &str) -> Option<String> {
     let kept = Recipe::load(&checkpoint.parent()?.join("recipe.toml"), &[]).ok()?;
     let differ = if kept.hash() == hash { recipe.differences(&kept) } else { Vec::new() };
@@ -238,8 +241,8 @@ fn changes(checkpoint: &Path, recipe: &Recipe, hash: &str) -> Option<String> {
 /// Overwrites a run's weights with those of a checkpoint.
 ///
 /// # Errors
-/// [`Kind::Model`](crate::error::Kind::Model) for weights that do not fit; [`Kind::Lost`](crate::error::Kind::Lost) if the
-/// device was lost.
+/// [`Kind::Model`](crate::error::Kind::Model) for weights that do not fit;
+/// [`Kind::Lost`](crate::error::Kind::Lost) if the device was lost.
 pub fn load_weights(dir: &Path, run: &Run) -> Result<()> {
     let weights = Weights::open(dir.join("model.safetensors"))?;
     let params = &run.model.params;

@@ -1,4 +1,5 @@
-//! Bad input of every format, as a user meets it: `train` ends with the exit code of data and names the file and the line.
+//! Bad input of every format, as a user meets it: `train` ends with the exit code of data and names the file
+//! and the line.
 
 use crate::support::golden;
 use crate::tasks::{TASKS, data, ok, prepared, recipe, tempra};

@@ -240,7 +240,8 @@ fn evaluation_covers_the_set() {
     assert_eq!(eval_batches(&set, 0, 0).unwrap_err().kind(), Kind::Usage);
 }
 
-/// The tokens that fill up a batch may be longer than its sequences: they ask for no distances, nor make steps of one size differ.
+/// The tokens that fill up a batch may be longer than its sequences: they ask for no distances, nor make
+/// steps of one size differ.
 #[test]
 fn what_fills_up_a_batch_is_not_its_longest_sequence() {
     let mut batch = Batch { cu_seqlens: vec![0], ..Batch::default() };

@@ -25,7 +25,8 @@ pub fn run(args: &[&str]) -> Run {
     run_with(args, None)
 }
 
-/// With `env`, also an empty one, under the loader of the software driver or of the emulator, where tests run under one.
+/// With `env`, also an empty one, under the loader of the software driver or of the emulator, where tests run
+/// under one.
 pub fn run_with(args: &[&str], env: Option<&[(&str, &str)]>) -> Run {
     let cache = tempfile::tempdir().unwrap();
     let program = env!("CARGO_BIN_EXE_tempra");
@@ -48,8 +49,8 @@ pub fn run_with(args: &[&str], env: Option<&[(&str, &str)]>) -> Run {
     Run { code: output.status.code().unwrap_or(-1), out: text(output.stdout), err: text(output.stderr) }
 }
 
-/// all-MiniLM-L6-v2 has 22,713,216 parameters with its pooler, BERT-base 109,482,240 and BERT-large 335,141,888 (their model
-/// cards and `model.num_parameters()`); the pooler is a square matrix and a bias.
+/// all-MiniLM-L6-v2 has 22,713,216 parameters with its pooler, BERT-base 109,482,240 and BERT-large
+/// 335,141,888 (their model cards and `model.num_parameters()`); the pooler is a square matrix and a bias.
 #[test]
 fn shapes_have_the_parameters_of_their_models() {
     let truth = [22_713_216, 109_482_240, 335_141_888];
@@ -76,8 +77,8 @@ fn tiny() -> ModelShape {
     ModelShape { name, hidden: 64, layers: 1, heads: 2, intermediate: 128, vocab: 512, positions: 128 }
 }
 
-/// A clock that counts work: a nanosecond for each operation and byte that the ops count, at a speed. The fixed work between
-/// the measurements has no ops and takes 0.1 ms at speed 1.
+/// A clock that counts work: a nanosecond for each operation and byte that the ops count, at a speed. The
+/// fixed work between the measurements has no ops and takes 0.1 ms at speed 1.
 pub struct CountedWork {
     speed: f64,
     now: Mutex<f64>,
@@ -148,8 +149,8 @@ fn every_op_is_measured_and_the_result_reads_back() {
     assert!(!page.contains("https://"));
 }
 
-/// A kernel that does three times the work shows as three times as slow, also on a machine that has become slower meanwhile;
-/// a slower machine alone shows as nothing. Time is counted work, so the factor is exact.
+/// A kernel that does three times the work shows as three times as slow, also on a machine that has become
+/// slower meanwhile; a slower machine alone shows as nothing. Time is counted work, so the factor is exact.
 #[test]
 fn a_kernel_made_slower_by_a_known_factor_shows_that_factor() {
     for op in ["add_norm", "mse"] {
@@ -176,7 +177,8 @@ fn a_kernel_made_slower_by_a_known_factor_shows_that_factor() {
     }
 }
 
-/// Long work is measured as often as the effort demands, short work as often as the time allows; each op runs once on every set before.
+/// Long work is measured as often as the effort demands, short work as often as the time allows; each op runs
+/// once on every set before.
 #[test]
 fn measurements_fill_the_time_that_was_granted() {
     let slow = measured_for(0.05, "slow", "mse", None, &CountedWork::at_speed(1e-7));
@@ -249,7 +251,8 @@ fn the_program_measures_ops() {
     assert!(report.devices[0].ceilings.as_ref().is_some_and(|c| c.drift.is_some()));
 }
 
-/// A device that is lost while it is measured: what was measured before is said, as a result that says that it is not whole.
+/// A device that is lost while it is measured: what was measured before is said, as a result that says that
+/// it is not whole.
 fn lost_in_the_middle(kind: &str, fault: (&str, &str)) -> Option<Vec<String>> {
     device(kind)?;
     let model = golden("bert/a");

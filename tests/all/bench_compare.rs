@@ -51,8 +51,8 @@ fn verdicts_know_when_they_cannot_tell() {
     assert_eq!(compare(&pair_of(&scattered, 0.01)).unwrap()[0].verdict, Verdict::CannotTell);
     assert_eq!(compare(&pair_of(&[1.01; 20], 0.01)).unwrap()[0].verdict, Verdict::Same);
     assert_eq!(compare(&pair_of(&[0.9; 20], 0.01)).unwrap()[0].verdict, Verdict::Slower);
-    // Fixed work between the measurements: when it took a quarter longer as well, a ratio of 0.8 says nothing, nor does one of 1;
-    // two fifths of the speed is slower still.
+    // Fixed work between the measurements: when it took a quarter longer as well, a ratio of 0.8 says
+    // nothing, nor does one of 1; two fifths of the speed is slower still.
     let paced = |ratio: f64, pace: f64| {
         let mut r = pair_of(&[ratio; 20], 0.01);
         r.devices.iter_mut().for_each(|d| d.pace = Some("fixed".into()));
@@ -87,7 +87,8 @@ fn verdicts_know_when_they_cannot_tell() {
     assert!(found.doubt.as_deref().is_some_and(|d| d.contains("-20 %")), "{:?}", found.doubt);
 }
 
-/// Of rounds the median counts; how much they differ is the spread, and the pace within each is no longer of interest.
+/// Of rounds the median counts; how much they differ is the spread, and the pace within each is no longer of
+/// interest.
 #[test]
 fn rounds_become_one_result() {
     let round = |ratio: f64| {
@@ -152,7 +153,8 @@ fn failures(c: &Comparison, fail_under: f64) -> usize {
     c.failures(&SpeedGate { fail_under, allow_missing: false }).len()
 }
 
-/// The gate follows from the interval of the verdict: a speedup at the threshold passes, and what cannot be told does not fail.
+/// The gate follows from the interval of the verdict: a speedup at the threshold passes, and what cannot be
+/// told does not fail.
 #[test]
 fn the_gate_and_the_verdict_follow_one_rule() {
     let one = |ratio: f64, spread: f64| compare(&pair_of(&[ratio], spread)).unwrap().remove(0);
@@ -161,8 +163,9 @@ fn the_gate_and_the_verdict_follow_one_rule() {
     let value = exact.pairs[0].speedup.value;
     assert_eq!(exact.verdict, Verdict::Slower);
     assert_eq!((failures(&exact, value), failures(&exact, value * (1.0 + 1e-9))), (0, 2));
-    // Today's contradiction: 1.57 x 1.16 / 5 x 1.3 x sqrt(2) = 0.67, so that 0.6 is within a factor of 1.67 of 1, and yet
-    // 0.6 x 1.67 = 1.0 is below a gate of 1.01: a gate above 1 demands what is not there, one of at most 1 fails nothing.
+    // Today's contradiction: 1.57 x 1.16 / 5 x 1.3 x sqrt(2) = 0.67, so that 0.6 is within a factor of 1.67
+    // of 1, and yet 0.6 x 1.67 = 1.0 is below a gate of 1.01: a gate above 1 demands what is not there, one
+    // of at most 1 fails nothing.
     let wide = one(0.6, 1.3);
     assert_eq!(wide.verdict, Verdict::CannotTell, "{:?}", wide.speedup);
     assert_eq!((failures(&wide, 1.0), failures(&wide, 1.01)), (0, 2), "{:?}", wide.speedup);
@@ -175,7 +178,8 @@ fn the_gate_and_the_verdict_follow_one_rule() {
     assert_eq!((failures(&faster, 1.0), failures(&faster, 1.3)), (0, 2));
 }
 
-/// Uncertainties above 100 %: nothing follows, the exit code says so, and only what surely fails comes before it.
+/// Uncertainties above 100 %: nothing follows, the exit code says so, and only what surely fails comes before
+/// it.
 #[test]
 fn noise_makes_a_measurement_unusable() {
     let dir = tempfile::tempdir().unwrap();
@@ -245,8 +249,9 @@ fn which_one_is_faster_is_said_in_words() {
     }
 }
 
-/// When both results hold their samples, the interval comes from them. 18 of 40 samples are equal here and as many of the others are
-/// faster as slower: hardly any resample has another median, while the quartiles alone say that nothing is certain.
+/// When both results hold their samples, the interval comes from them. 18 of 40 samples are equal here and as
+/// many of the others are faster as slower: hardly any resample has another median, while the quartiles alone
+/// say that nothing is certain.
 #[test]
 fn samples_give_the_interval() {
     let mut r = pair_of(&[0.8], 0.0);
@@ -278,8 +283,8 @@ fn the_median_of_few_rows_is_as_uncertain_as_they_are() {
     assert_eq!(of(6).verdict, Verdict::Slower);
 }
 
-/// Programs take small operands each in their own way, and some do not count steps. The work is the same if the first tensor and the
-/// counts are.
+/// Programs take small operands each in their own way, and some do not count steps. The work is the same if
+/// the first tensor and the counts are.
 #[test]
 fn results_of_another_program_have_other_small_operands() {
     let mut r = pair_of(&[0.5], 0.01);
@@ -342,8 +347,9 @@ fn a_merged_result_keeps_each_machine() {
     assert_eq!(Report::parse(&text).unwrap(), merged);
 }
 
-/// Another program and this one, in turns. The other one counts its runs and reports a time that no machine needs, so the ratio
-/// is clear whatever else the machine does; which op is how much slower is tested with a counted clock above.
+/// Another program and this one, in turns. The other one counts its runs and reports a time that no machine
+/// needs, so the ratio is clear whatever else the machine does; which op is how much slower is tested with a
+/// counted clock above.
 #[cfg(unix)]
 #[test]
 fn two_programs_measure_in_turns() {

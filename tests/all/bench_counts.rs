@@ -1,6 +1,8 @@
-//! FLOP and bytes of ops, counted by hand: tensor by tensor from each op's formula, in three types, ragged and windowed.
+//! FLOP and bytes of ops, counted by hand: tensor by tensor from each op's formula, in three types, ragged
+//! and windowed.
 //!
-//! Elements of the compute type have `e` bytes; sums, statistics, losses and the gradients of weights are f32 (4 bytes), integers too.
+//! Elements of the compute type have `e` bytes; sums, statistics, losses and the gradients of weights are f32
+//! (4 bytes), integers too.
 
 use std::collections::HashSet;
 use tempra::bench::shapes::Runs;
@@ -17,7 +19,8 @@ use tempra::ops::{Call, Cost, Fill, Gradient, Input, Op, Step};
 use tempra::shape::{DType, Spec};
 
 pub const TYPES: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
-/// MiniLM-L6: width, heads, width of a head, feed-forward width; rows of its tables; parameters without the pooler.
+/// MiniLM-L6: width, heads, width of a head, feed-forward width; rows of its tables; parameters without the
+/// pooler.
 pub const H: usize = 384;
 pub const HEADS: usize = 12;
 const D: usize = 32;
@@ -75,9 +78,9 @@ fn ragged(op: &str, role: &str, lengths: &[usize]) -> Job {
     job
 }
 
-/// z = x w^T + b, y = gelu(z), x (256, 384), w (1536, 384), b (1536). Forward reads x, w, b and writes y and z. Backward reads dy and z for
-/// dz = dy gelu'(z), w for dx = dz w, x for dw = dz^T x; it writes dx like x, and dw and db in f32. Each of the three matmuls has 256 x 384
-/// x 1536 multiply-adds.
+/// z = x w^T + b, y = gelu(z), x (256, 384), w (1536, 384), b (1536). Forward reads x, w, b and writes y and
+/// z. Backward reads dy and z for dz = dy gelu'(z), w for dx = dz w, x for dw = dz^T x; it writes dx like x,
+/// and dw and db in f32. Each of the three matmuls has 256 x 384 x 1536 multiply-adds.
 #[test]
 fn linear_reads_its_operands_and_writes_weight_gradients_in_f32() {
     let (x, w, b, y) = (T * H, F * H, F, T * F);
@@ -93,9 +96,10 @@ fn linear_reads_its_operands_and_writes_weight_gradients_in_f32() {
     });
 }
 
-/// y = word + position + kind, two sequences of 128. Forward reads three integers for each token, each row that is named once (the words
-/// that occur, 128 positions, 2 kinds), and writes y: two additions for each element. Backward reads dy and the integers, and writes
-/// the three tables' gradients completely in f32, since the benchmark has them overwritten; each token adds its row to each table.
+/// y = word + position + kind, two sequences of 128. Forward reads three integers for each token, each row
+/// that is named once (the words that occur, 128 positions, 2 kinds), and writes y: two additions for each
+/// element. Backward reads dy and the integers, and writes the three tables' gradients completely in f32,
+/// since the benchmark has them overwritten; each token adds its row to each table.
 #[test]
 fn embed_reads_the_rows_that_occur_and_writes_dense_gradients() {
     let job = job("embed", "tables", T);
@@ -106,11 +110,12 @@ fn embed_reads_the_rows_that_occur_and_writes_dense_gradients() {
     check(&job, |e| hand([2 * y, 3 * y], [3 * T * 4 + (rows + y) * e, 3 * T * 4 + y * e + tables * 4]));
 }
 
-/// Layer norm of drop(x) + residual, 256 rows of 384. Forward reads x, residual, gamma, beta, key; writes y, xhat, and rstd in f32.
-/// For each element: the mask, the residual, the sum for the mean, z - mean, its square, the sum of the squares, times rstd, times gamma,
-/// plus beta: 9. For each row: two means, eps, the root, the reciprocal: 5. Backward reads dy, xhat, rstd, gamma, key; writes dx and
-/// dresidual, and dgamma and dbeta in f32. For each element: g = gamma dy; the sums of g and of g xhat (3); g - mean - xhat mean, times
-/// rstd (4); the mask of dx; dgamma's product and sum (2); dbeta's sum: 12. For each row: two means.
+/// Layer norm of drop(x) + residual, 256 rows of 384. Forward reads x, residual, gamma, beta, key; writes y,
+/// xhat, and rstd in f32. For each element: the mask, the residual, the sum for the mean, z - mean, its
+/// square, the sum of the squares, times rstd, times gamma, plus beta: 9. For each row: two means, eps, the
+/// root, the reciprocal: 5. Backward reads dy, xhat, rstd, gamma, key; writes dx and dresidual, and dgamma
+/// and dbeta in f32. For each element: g = gamma dy; the sums of g and of g xhat (3); g - mean - xhat mean,
+/// times rstd (4); the mask of dx; dgamma's product and sum (2); dbeta's sum: 12. For each row: two means.
 #[test]
 fn add_norm_writes_its_statistics() {
     let n = T * H;
@@ -127,15 +132,15 @@ fn add_norm_writes_its_statistics() {
     });
 }
 
-/// The bytes of attention over 256 tokens: forward reads qkv, the bounds and the key, and writes o, and lse in f32 for each head and token;
-/// backward reads them all, o and lse too, and do, and writes dqkv.
+/// The bytes of attention over 256 tokens: forward reads qkv, the bounds and the key, and writes o, and lse
+/// in f32 for each head and token; backward reads them all, o and lse too, and do, and writes dqkv.
 pub fn attention_bytes(tokens: usize, sequences: usize, e: usize) -> [usize; 2] {
     let (qkv, o, few) = (tokens * 3 * H, tokens * H, (sequences + 1) * 4 + KEY + tokens * HEADS * 4);
     [(qkv + o) * e + few, (qkv + o + o + qkv) * e + few]
 }
 
-/// A query and a key that it sees cost a multiply-add of every column of q in q k^T, and of v in p v: 4 x 384. Backward computes q k^T
-/// again, then do v^T, p^T do, ds k and ds^T q: 10 x 384.
+/// A query and a key that it sees cost a multiply-add of every column of q in q k^T, and of v in p v: 4
+/// x 384. Backward computes q k^T again, then do v^T, p^T do, ds k and ds^T q: 10 x 384.
 pub fn attention_flops(pairs: usize) -> [usize; 2] {
     [4 * pairs * H, 10 * pairs * H]
 }
@@ -152,7 +157,8 @@ fn attention_counts_the_pairs_that_see_each_other() {
     check(&job("attention", "length 512, window 64", 1024), |e| {
         hand(attention_flops(2 * pairs), attention_bytes(1024, 2, e))
     });
-    // Sequences of different lengths, one without tokens: the sum of the squares, not the tokens times the mean length.
+    // Sequences of different lengths, one without tokens: the sum of the squares, not the tokens times the
+    // mean length.
     let lengths = [5, 0, 95, 156];
     check(&ragged("attention", "length 128", &lengths), |e| {
         hand(attention_flops(25 + 95 * 95 + 156 * 156), attention_bytes(T, 4, e))
@@ -181,9 +187,10 @@ fn windows_are_counted_pair_by_pair() {
     }
 }
 
-/// floor(32 ln 32) = 110 features. Forward has four matmuls of 110 x 384 multiply-adds for each token (k' w, P^T v, q' w, P C), backward
-/// eight (q' w and k' w again, do C^T, v dC^T, dC, dv, dq', dk'). Forward reads qkv, the bounds and w (f32); it writes o, C and L (33 f32
-/// for each sequence, head and feature), and lse (f32). Backward reads all of that and do, and writes dqkv.
+/// floor(32 ln 32) = 110 features. Forward has four matmuls of 110 x 384 multiply-adds for each token (k' w,
+/// P^T v, q' w, P C), backward eight (q' w and k' w again, do C^T, v dC^T, dC, dv, dq', dk'). Forward reads
+/// qkv, the bounds and w (f32); it writes o, C and L (33 f32 for each sequence, head and feature), and lse
+/// (f32). Backward reads all of that and do, and writes dqkv.
 #[test]
 fn favor_has_four_matmuls_forward_and_eight_backward() {
     let m = 110;
@@ -203,9 +210,10 @@ fn favor_has_four_matmuls_forward_and_eight_backward() {
     check(&ragged("favor", "length 128", &[100, 0, 156]), count(3, 2));
 }
 
-/// Scores are (q + w) k, (q + u) r and (q + g) e: a multiply-add of 384 columns for each pair of query and key, for each query and
-/// distance, and for each token and kind of segment. Forward adds p v for each pair. Backward has the scores again, do v^T, dv, dk, the
-/// three parts of dq, dr, and de. With 128 tokens and 255 distances, every query has 128 distances.
+/// Scores are (q + w) k, (q + u) r and (q + g) e: a multiply-add of 384 columns for each pair of query and
+/// key, for each query and distance, and for each token and kind of segment. Forward adds p v for each pair.
+/// Backward has the scores again, do v^T, dv, dk, the three parts of dq, dr, and de. With 128 tokens and 255
+/// distances, every query has 128 distances.
 #[test]
 fn relative_attention_counts_pairs_distances_and_segments() {
     let row = 2 * H;
@@ -232,19 +240,21 @@ fn relative_attention_counts_pairs_distances_and_segments() {
     let distances = lengths.iter().map(|&len| distinct(len as i64)).sum();
     let pairs = lengths.iter().map(|len| len * len).sum();
     check(&job, |e| hand(flops(pairs, distances), bytes(4, 61, 61, e)));
-    // Shorter than the table: only the rows of distances that occur are read, but the gradient of all is written.
+    // Shorter than the table: only the rows of distances that occur are read, but the gradient of all is
+    // written.
     let lengths = [64; 4];
     check(&ragged("relative_attention", "length 128", &lengths), |e| {
         hand(flops(4 * 64 * 64, 4 * 64 * 64), bytes(4, 255, 127, e))
     });
 }
 
-/// Two streams: four tokens, then a query without content that no one sees (its rank is the largest number). Query i sees key j if the
-/// rank of j is below the bound of i; the distance is i's place less j's index.
+/// Two streams: four tokens, then a query without content that no one sees (its rank is the largest number).
+/// Query i sees key j if the rank of j is below the bound of i; the distance is i's place less j's index.
 #[test]
 fn relative_attention_counts_who_sees_whom() {
     let order: [[u32; 3]; 5] = [[0, 0, 1], [1, 2, 3], [2, 0, 1], [3, 1, 2], [3, u32::MAX, 0]];
-    // Bound 1: the keys 0 and 2, which have rank 0. Bound 3: the keys 0 to 3. Bound 2: the keys 0, 2 and 3. Bound 0: none.
+    // Bound 1: the keys 0 and 2, which have rank 0. Bound 3: the keys 0 to 3. Bound 2: the keys 0, 2 and 3.
+    // Bound 0: none.
     let pairs = 2 + 4 + 2 + 3;
     // All distances from -2 (key 3 from place 1) to 3; each pair of a query has its own.
     let rows = HashSet::from([0, -2, 1, 0, -1, -2, 2, 0, 3, 1, 0]).len();
@@ -267,9 +277,10 @@ fn relative_attention_counts_who_sees_whom() {
     assert_eq!(cost.forward_bytes, (4 * read) as f64);
 }
 
-/// The mean of sequences of 5, 0 and 95 tokens in a batch of 256, of which the rest only pads. Forward reads 100 rows and writes 3: an
-/// addition for each element read, a division for each column of the two sequences with tokens. Backward reads two rows of dy, divides
-/// them, and writes all of dx, zeros for the padding. First tokens: one row of each sequence with tokens, and no arithmetic.
+/// The mean of sequences of 5, 0 and 95 tokens in a batch of 256, of which the rest only pads. Forward reads
+/// 100 rows and writes 3: an addition for each element read, a division for each column of the two sequences
+/// with tokens. Backward reads two rows of dy, divides them, and writes all of dx, zeros for the padding.
+/// First tokens: one row of each sequence with tokens, and no arithmetic.
 #[test]
 fn pool_reads_the_tokens_of_sequences() {
     let lengths = [5, 0, 95];
@@ -283,8 +294,8 @@ fn pool_reads_the_tokens_of_sequences() {
     }
 }
 
-/// 32 of 256 rows: forward reads and writes those and the index; backward reads 32 rows of dy and writes all of dx. Entries of the index
-/// that are only padding read nothing, but their zeros are written.
+/// 32 of 256 rows: forward reads and writes those and the index; backward reads 32 rows of dy and writes all
+/// of dx. Entries of the index that are only padding read nothing, but their zeros are written.
 #[test]
 fn gather_reads_the_rows_of_the_index() {
     check(&job("gather", "hidden tokens", T), |e| {
@@ -295,10 +306,10 @@ fn gather_reads_the_rows_of_the_index() {
     check(&job, |e| hand([0, 0], [(2 + 4) * H * e + 16, (2 + T) * H * e + 16]));
 }
 
-/// 32 rows of the vocabulary. Forward reads logits, targets and scale (f32), and writes loss and lse (f32). For each logit: the
-/// maximum, z - max, exp, the sum; for each row: the logarithm plus the maximum, lse - z, the sum of losses; the scale. Backward reads
-/// the same, lse and dloss, and writes dlogits: z - lse, exp, times the rate for each logit, minus the rate for each target; the rate
-/// is dloss scale.
+/// 32 rows of the vocabulary. Forward reads logits, targets and scale (f32), and writes loss and lse (f32).
+/// For each logit: the maximum, z - max, exp, the sum; for each row: the logarithm plus the maximum, lse - z,
+/// the sum of losses; the scale. Backward reads the same, lse and dloss, and writes dlogits: z - lse, exp,
+/// times the rate for each logit, minus the rate for each target; the rate is dloss scale.
 #[test]
 fn cross_entropy_reads_the_rows_that_count() {
     let (rows, few) = (32, 1 + 1 + 32 + 32);
@@ -306,7 +317,8 @@ fn cross_entropy_reads_the_rows_that_count() {
     check(&job("cross_entropy", "vocabulary", T), |e| {
         hand([4 * n + 4 * rows + 1, 3 * n + rows + 1], [n * e + few * 4, 2 * n * e + few * 4])
     });
-    // 20 of the rows have the label that is ignored: neither their logits nor their lse is needed, but their gradient is written.
+    // 20 of the rows have the label that is ignored: neither their logits nor their lse is needed, but their
+    // gradient is written.
     let mut job = job("cross_entropy", "vocabulary", T);
     job.inputs[1] = Input::ints(&[vec![tempra::ops::cross_entropy::IGNORE; 20], vec![7; 12]].concat());
     let some = 12 * VOCAB;
@@ -316,8 +328,8 @@ fn cross_entropy_reads_the_rows_that_count() {
     });
 }
 
-/// Sequences of 5, 0 and 95 tokens in a batch of 256. Both columns of a sequence with tokens have a sum over its tokens. Both targets
-/// of the first lie in it, one of the last does: the other has no gradient.
+/// Sequences of 5, 0 and 95 tokens in a batch of 256. Both columns of a sequence with tokens have a sum over
+/// its tokens. Both targets of the first lie in it, one of the last does: the other has no gradient.
 #[test]
 fn span_cross_entropy_reads_the_columns_with_a_target() {
     let mut job = ragged("span_cross_entropy", "answers", &[5, 0, 95]);
@@ -342,18 +354,20 @@ fn elementwise_ops_read_what_their_gradients_need() {
     check(&job("mse", "1 target", T), |e| {
         hand([3 * 2 + 1, 2 * 2 + 2], [2 * e + 2 * 4 + 4 + 4, 2 * e + 2 * 4 + 4 + 4 + 2 * e])
     });
-    // The square and its sum, the factor; for each row the root, the maximum, the reciprocal, the scale. Backward x dy and its sum, then
-    // three operations; three for each row. It reads x, 1 / |x| (f32) and dy, and not y.
+    // The square and its sum, the factor; for each row the root, the maximum, the reciprocal, the scale.
+    // Backward x dy and its sum, then three operations; three for each row. It reads x, 1 / |x| (f32) and dy,
+    // and not y.
     let (n, rows) = (2 * H, 2);
     check(&job("normalize", "vectors", T), |e| {
         hand([3 * n + 4 * rows, 5 * n + 3 * rows], [2 * n * e + rows * 4, 3 * n * e + rows * 4])
     });
     check(&job("dot", "pairs", T), |e| hand([2 * n, 2 * n], [(2 * n + 2) * e, (2 + 4 * n) * e]));
-    // Two products and a sum for each element of queries and keys; an angle, a sine and a cosine for each of 16 pairs of a head's columns.
+    // Two products and a sum for each element of queries and keys; an angle, a sine and a cosine for each of
+    // 16 pairs of a head's columns.
     let turn = 3 * T * 2 * H + 3 * T * 16;
     check(&job("rotary", "qkv", T), |e| hand([turn, turn], [2 * T * 3 * H * e + T * 4; 2]));
-    // y = gelu(a) b: z / 2 (1 + erf(z / sqrt 2)) has 5. gelu'(a) = Phi(a) + a phi(a) has 4, 4 and 2; da = dy b gelu'(a) and db = dy
-    // gelu(a) have 3.
+    // y = gelu(a) b: z / 2 (1 + erf(z / sqrt 2)) has 5. gelu'(a) = Phi(a) + a phi(a) has 4, 4 and 2; da = dy
+    // b gelu'(a) and db = dy gelu(a) have 3.
     let n = T * F;
     check(&job("glu", "feed-forward", T), |e| hand([6 * n, 18 * n], [3 * n * e, (2 * n + n + 2 * n) * e]));
     // max(0, z) - z t + log(1 + exp(-|z|)) summed; (1 / (1 + exp(-z)) - t) times the rate.
@@ -361,9 +375,10 @@ fn elementwise_ops_read_what_their_gradients_need() {
     check(&job("binary_cross_entropy", "8 labels", T), |e| {
         hand([8 * n + 1, 5 * n + 1], [n * e + n * 4 + 4 + 4, n * e + n * 4 + 4 + 4 + n * e])
     });
-    // Maximum, z - max, exp, sum, ln p and p of both; d; p d, q d and (p - q) d with their sums; of each row two logarithms and their
-    // maxima, the half, the weight, the sum; the scale. Each gradient: ln p, ln q, p, q, d, d - KL, times p, + p, - q, the rate. All four
-    // statistics of a row are written, and read for both gradients.
+    // Maximum, z - max, exp, sum, ln p and p of both; d; p d, q d and (p - q) d with their sums; of each row
+    // two logarithms and their maxima, the half, the weight, the sum; the scale. Each gradient: ln p, ln q,
+    // p, q, d, d - KL, times p, + p, - q, the rate. All four statistics of a row are written, and read for
+    // both gradients.
     let (n, rows) = (2 * 2, 2);
     check(&job("symmetric_kl", "2 classes", T), |e| {
         let read = 2 * n * e + rows * 4 + 4;
@@ -372,8 +387,9 @@ fn elementwise_ops_read_what_their_gradients_need() {
     });
 }
 
-/// Value, both moments and the gradient are read, and all but the gradient written, in f32; 16-bit training also writes the copy that
-/// kernels read. Then control (norm, lr, unscale, two corrections), and a word of `live` for each 16,384 elements. g clip; m (3), v (4), p (7): 15 for each element.
+/// Value, both moments and the gradient are read, and all but the gradient written, in f32; 16-bit training
+/// also writes the copy that kernels read. Then control (norm, lr, unscale, two corrections), and a word of
+/// `live` for each 16,384 elements. g clip; m (3), v (4), p (7): 15 for each element.
 #[test]
 fn adamw_writes_the_copy_of_the_weights_in_16_bit_training() {
     let few = (5 + N.div_ceil(16384)) * 4;
@@ -391,8 +407,8 @@ fn adamw_writes_the_copy_of_the_weights_in_16_bit_training() {
     assert_eq!(job.inputs_in(DType::BF16)[6].1, Spec::new(DType::BF16, &[N]));
 }
 
-/// SGD without momentum reads value and gradient and writes the value; Lion's momentum is read and written, too. Control has three numbers.
-/// g clip; p (3): 4. g clip; u (3), m (3), p (3): 10.
+/// SGD without momentum reads value and gradient and writes the value; Lion's momentum is read and written,
+/// too. Control has three numbers. g clip; p (3): 4. g clip; u (3), m (3), p (3): 10.
 #[test]
 fn sgd_has_no_state_and_lion_has_one() {
     let few = (3 + N.div_ceil(16384)) * 4;
@@ -421,8 +437,9 @@ fn floats(shape: &[usize]) -> Spec {
     Spec::new(DType::F32, shape)
 }
 
-/// Five blocks of 512, of which the bitmap says that the second and the fourth are zero, the last one short. AdamW: the first and the
-/// fourth have had a gradient before; the third gets its first one; the second never had one and only decays; the last is frozen.
+/// Five blocks of 512, of which the bitmap says that the second and the fourth are zero, the last one short.
+/// AdamW: the first and the fourth have had a gradient before; the third gets its first one; the second never
+/// had one and only decays; the last is frozen.
 #[test]
 fn blocks_that_are_known_to_be_zero_are_not_read() {
     let n = 4 * 512 + 100;
@@ -443,15 +460,17 @@ fn blocks_that_are_known_to_be_zero_are_not_read() {
     let mut integers = vec![None; 8];
     (integers[3], integers[7]) = (ints(&[0b1001, 0]), zero_blocks);
     let call = Call { x, integers, ..Call::default() };
-    // First: all seven and the copy. Second: the value is read and written, and the copy. Third: value and gradient read, three written.
-    // Fourth: all but the gradient. The first word of `live` changes and is written.
+    // First: all seven and the copy. Second: the value is read and written, and the copy. Third: value and
+    // gradient read, three written. Fourth: all but the gradient. The first word of `live` changes and is
+    // written.
     let each = 512 * (28 + 2) + 512 * (8 + 2) + 512 * (20 + 2) + 512 * (24 + 2);
     let few = (5 + 2 + 1 + 1) * 4;
     assert_eq!(Step::cost(&op, &call), hand([15 * 4 * 512, 0], [each + few, 0]));
 }
 
-/// A table of eight rows of 512 elements at the second block of an arena. Rows 1 and 6 may hold gradients of the last step; the batch names
-/// rows 6, 3 and 3. Overwritten: row 1 is zeroed, rows 3 and 6 are written. Added to: rows 3 and 6 are read and written.
+/// A table of eight rows of 512 elements at the second block of an arena. Rows 1 and 6 may hold gradients of
+/// the last step; the batch names rows 6, 3 and 3. Overwritten: row 1 is zeroed, rows 3 and 6 are written.
+/// Added to: rows 3 and 6 are read and written.
 #[test]
 fn a_bitmap_saves_the_zeros_of_a_table() {
     let op = Embed { first_position: 0 };

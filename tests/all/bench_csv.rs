@@ -28,7 +28,8 @@ impl Table {
     }
 }
 
-/// Where the JSON has the value of a column: `row/…` in the row, `device/…` in the row's device. Some columns are worked out here.
+/// Where the JSON has the value of a column: `row/…` in the row, `device/…` in the row's device. Some columns
+/// are worked out here.
 fn source(column: &str) -> &'static str {
     match column {
         "device" => "row/device",

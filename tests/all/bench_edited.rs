@@ -22,7 +22,8 @@ fn results_of_another_kind_are_refused() {
     assert_eq!(compare(&alone).unwrap_err().kind(), Kind::Data);
 }
 
-/// A result that the bench made on a tiny model: both passes of both uses of `add_norm`. Its times are counted work, without spread.
+/// A result that the bench made on a tiny model: both passes of both uses of `add_norm`. Its times are
+/// counted work, without spread.
 fn made() -> Value {
     let report = measured("cpu", "add_norm", &CountedWork::at_speed(1.0));
     assert_eq!(report.ops.len(), 4);
@@ -34,7 +35,8 @@ fn with(mut value: Value, pointer: &str, new: Value) -> Value {
     value
 }
 
-/// What a person may have changed between two results, and what is said of it. The gate of 0.5 is met by the times, which are equal.
+/// What a person may have changed between two results, and what is said of it. The gate of 0.5 is met by the
+/// times, which are equal.
 #[test]
 fn edited_results_are_flagged_or_refused() {
     let dir = tempfile::tempdir().unwrap();

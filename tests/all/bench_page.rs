@@ -1,4 +1,5 @@
-//! The page of `tempra bench --html`: one file with all its parts and all its data. `tests/page` checks in a browser what it shows.
+//! The page of `tempra bench --html`: one file with all its parts and all its data. `tests/page` checks in a
+//! browser what it shows.
 
 use serde_json::Value;
 use std::path::Path;

@@ -1,4 +1,5 @@
-//! What the profiler counts on real calls and in steps, what of a padded step is useful, and what `dtype` means in results.
+//! What the profiler counts on real calls and in steps, what of a padded step is useful, and what `dtype`
+//! means in results.
 
 use crate::bench_counts::{F, H, HEADS, KEY, T, attention_bytes, attention_flops, bounds, caps, job};
 use crate::support::{device, report_skipped};
@@ -92,7 +93,8 @@ fn wgpu_in_f16_keeps_activations_in_f32() {
     assert_eq!(plan.outputs[0].dtype, DType::F32);
 }
 
-/// What is not asked for is not computed, and what is added to is read first. x (256, 384) and w (384, 384), without a bias.
+/// What is not asked for is not computed, and what is added to is read first. x (256, 384) and w (384, 384),
+/// without a bias.
 #[test]
 fn the_profiler_counts_the_gradients_that_a_call_asks_for() {
     let op = Linear { act: Activation::None };
@@ -109,7 +111,8 @@ fn the_profiler_counts_the_gradients_that_a_call_asks_for() {
     assert_eq!(backward(&[1], true), [matmul, x + x + 2 * w]);
 }
 
-/// On a tape the derivative of an activation may be fused into the next op; both ops together compute the same matmuls either way.
+/// On a tape the derivative of an activation may be fused into the next op; both ops together compute the
+/// same matmuls either way.
 #[test]
 fn a_tape_is_counted_with_its_real_gradients() {
     let device = cpu();
@@ -127,7 +130,8 @@ fn a_tape_is_counted_with_its_real_gradients() {
     let matmul = (2 * T * H * F) as f64;
     // Forward twice; then dy v and dv; then dw, since x is a constant.
     assert_eq!(timed.iter().map(|t| t.flops).collect::<Vec<_>>(), [1.0, 1.0, 2.0, 1.0].map(|n| n * matmul));
-    // dy, v and y are read and dy' written; dv is read and written. Then dy', z and x are read, and dw is written.
+    // dy, v and y are read and dy' written; dv is read and written. Then dy', z and x are read, and dw is
+    // written.
     let (y, w) = (T * F, F * H);
     let elements = [T * H + w + y + y + 2 * w, y + y + T * H + w];
     assert_eq!([2, 3].map(|i| timed[i].bytes as usize), elements.map(|n| 4 * n));
@@ -160,8 +164,8 @@ fn steps(device: &Device, settings: &[Setting]) -> Vec<StepRow> {
     report.steps
 }
 
-/// A step on sequences of different lengths: the profiler counts the squares of the lengths. Padded to the longest it computes more,
-/// but what is useful is the same, and both are in the row.
+/// A step on sequences of different lengths: the profiler counts the squares of the lengths. Padded to the
+/// longest it computes more, but what is useful is the same, and both are in the row.
 #[test]
 fn padding_is_no_useful_work() {
     let device = cpu();
@@ -199,7 +203,8 @@ fn the_share_of_the_peak_leaves_padding_out() {
     assert_eq!(report.steps[0].share_of_peak, Some(0.25));
 }
 
-/// `dtype` is the type in which matmuls multiply; where activations have another, as in f16 on wgpu, the entry says so.
+/// `dtype` is the type in which matmuls multiply; where activations have another, as in f16 on wgpu, the
+/// entry says so.
 #[test]
 fn dtype_is_the_type_of_matmuls() {
     let entry = |compute, matmul| {

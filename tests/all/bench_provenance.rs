@@ -1,4 +1,5 @@
-//! What a result of `tempra bench` says about how it was made: program, machine, settings, kernels, and the clocks of an NVIDIA GPU.
+//! What a result of `tempra bench` says about how it was made: program, machine, settings, kernels, and the
+//! clocks of an NVIDIA GPU.
 
 use crate::schema::obeys;
 use crate::support::{device, golden};
@@ -12,8 +13,8 @@ use tempra::device::cuda::nvml::Nvml;
 use tempra::device::{Device, Identity};
 use tempra::error::Result;
 
-/// Compiles the stand-in for NVML (`tests/fakes/nvml.rs`) under the name of the real one; the folder and the file. `None` on systems
-/// where the real one has another name.
+/// Compiles the stand-in for NVML (`tests/fakes/nvml.rs`) under the name of the real one; the folder and the
+/// file. `None` on systems where the real one has another name.
 fn fake_nvml(cfg: &[&str]) -> Option<(tempfile::TempDir, PathBuf)> {
     if !cfg!(target_os = "linux") {
         return None;
@@ -82,7 +83,8 @@ fn nvml_that_cannot_be_used_is_a_reason_in_one_line() {
     }
 }
 
-/// A GPU that is slowed down during the measurements that `slow` names by their number, and runs at half its speed then.
+/// A GPU that is slowed down during the measurements that `slow` names by their number, and runs at half its
+/// speed then.
 struct Scripted {
     slow: fn(usize) -> bool,
     state: Mutex<(usize, f64, bool)>,
@@ -238,7 +240,8 @@ fn one_gpu_is_recognised_through_two_apis() {
     assert!(same_gpu(&base, &busy), "the load does not make another machine");
 }
 
-/// Runs the program. Under the loader of the emulator or of software Vulkan if `loaded` and if tests run under one.
+/// Runs the program. Under the loader of the emulator or of software Vulkan if `loaded` and if tests run
+/// under one.
 fn bench(args: &[&str], loaded: bool, env: &[(&str, &str)]) -> (i32, String, String) {
     let cache = tempfile::tempdir().unwrap();
     let program = env!("CARGO_BIN_EXE_tempra");

@@ -95,7 +95,8 @@ fn every_op_with_sizes_is_measured_at_a_custom_shape() {
     }
 }
 
-/// An option at its default is the same shape as without it; another value is another one. No two jobs of one op share a key.
+/// An option at its default is the same shape as without it; another value is another one. No two jobs of one
+/// op share a key.
 #[test]
 fn roles_tell_shapes_apart() {
     let role = |shape: &str| jobs_at(shape, "attention", &[24], None).remove(0).role;
@@ -112,7 +113,8 @@ fn roles_tell_shapes_apart() {
         pooled.iter().map(|j| j.role.as_str()).collect::<Vec<_>>(),
         ["mean, columns=8, lengths 5,12,3", "first token, columns=8, lengths 5,12,3"]
     );
-    // Of models too: the same number of tokens in other sequences, and batches so short that a usual length occurs twice.
+    // Of models too: the same number of tokens in other sequences, and batches so short that a usual length
+    // occurs twice.
     let m = &ModelShape::known()[0];
     let drawn = LengthSource::parse("uniform:10-90").unwrap().with_tokens(256);
     for (op, _) in OPS {
@@ -182,7 +184,8 @@ fn drawn_lengths_follow_their_distribution() {
     assert_eq!(source.with_tokens(300), small);
 }
 
-/// The scripts of the peers draw the same lengths and give rows the same roles, or the rows of both programs do not match.
+/// The scripts of the peers draw the same lengths and give rows the same roles, or the rows of both programs
+/// do not match.
 #[test]
 fn peers_draw_the_same_lengths() {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/peers/shapes.py");

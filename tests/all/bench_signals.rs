@@ -87,7 +87,8 @@ mod processes {
         command
     }
 
-    /// Runs dropout, which is measured, and mse, one run of which takes longer than any test: nothing between two samples ends it.
+    /// Runs dropout, which is measured, and mse, one run of which takes longer than any test: nothing between
+    /// two samples ends it.
     fn endless(dir: &Path) -> Child {
         let args = [
             "ops",
@@ -129,8 +130,9 @@ mod processes {
         assert!(Command::new("sh").args(["-c", &script.join(";")]).status().unwrap().success());
     }
 
-    /// One signal while work runs that cannot be interrupted: the rows before it are written, as JSON and as a page. How long the
-    /// first op takes depends on the machine, so the signal comes later and later until there is a row.
+    /// One signal while work runs that cannot be interrupted: the rows before it are written, as JSON and as
+    /// a page. How long the first op takes depends on the machine, so the signal comes later and later until
+    /// there is a row.
     fn kept_after(signal: &str, code: i32, name: &str) {
         for wait in [1, 2, 4, 8, 16, 32, 64] {
             let dir = tempfile::tempdir().unwrap();

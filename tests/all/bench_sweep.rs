@@ -1,4 +1,5 @@
-//! `tempra bench` over several devices and types, beside the results of other programs, and with options that have no effect.
+//! `tempra bench` over several devices and types, beside the results of other programs, and with options that
+//! have no effect.
 
 use crate::bench::{Run, run, run_with};
 use crate::bench_shapes::quick;
@@ -77,7 +78,8 @@ fn types_that_a_device_lacks_are_listed() {
     assert_eq!(quick(&["ops", "--op", "mse", "--dtype", "f32,f32"]).code, 2);
 }
 
-/// Two devices in three types in one run, on the emulator: every pair that exists is measured, the others are listed.
+/// Two devices in three types in one run, on the emulator: every pair that exists is measured, the others are
+/// listed.
 #[test]
 fn cuda_is_swept_over_devices_types_and_tokens() {
     if device("cuda").is_none() {
@@ -158,7 +160,8 @@ fn the_table_puts_devices_side_by_side() {
     assert!(markdown::report(&report_of(&["cpu"], &["alpha"])).contains("Ops on cpu\n\n| op "));
 }
 
-/// Results of another program stand in the same table, JSON and page; what this run does not measure stays out.
+/// Results of another program stand in the same table, JSON and page; what this run does not measure stays
+/// out.
 #[test]
 fn peers_are_shown_in_the_same_table() {
     let dir = tempfile::tempdir().unwrap();

@@ -16,7 +16,8 @@ use tempra::ops::cast::Cast;
 use tempra::ops::{Call, Cost, Fill, Input, Step, StepOn};
 use tempra::shape::{DType, Spec};
 
-/// Runs the program with a cache folder, under the loader of the emulator or of the software driver where tests run under one.
+/// Runs the program with a cache folder, under the loader of the emulator or of the software driver where
+/// tests run under one.
 fn program(cache: &Path, args: &[&str], env: &[(&str, &str)]) -> Output {
     let tempra = env!("CARGO_BIN_EXE_tempra");
     let mut command = match std::env::var_os("TEMPRA_RUNNER") {
@@ -42,8 +43,8 @@ fn json(output: &Output) -> Value {
 
 const QUICK: (&str, &str) = ("TEMPRA_BENCH_QUICK_CEILINGS", "1");
 
-/// A clock that counts the work of ops: a nanosecond for each FLOP and byte, times the next of `factors`. What is no op (the copies of the
-/// ceilings on a CPU, fixed work) takes a millisecond.
+/// A clock that counts the work of ops: a nanosecond for each FLOP and byte, times the next of `factors`.
+/// What is no op (the copies of the ceilings on a CPU, fixed work) takes a millisecond.
 struct Counted {
     factors: Vec<f64>,
     calls: Mutex<(usize, f64)>,
@@ -85,8 +86,9 @@ fn ceilings(seconds: f64, samples: usize, effort: CeilingEffort, clock: &Counted
     before
 }
 
-/// `--seconds` and `--samples` change how long ops are measured, and nothing about the ceilings. The rate is counted by hand: a product of
-/// two matrices of side n takes 2 n^3 FLOP and moves 3 n^2 numbers of four bytes.
+/// `--seconds` and `--samples` change how long ops are measured, and nothing about the ceilings. The rate is
+/// counted by hand: a product of two matrices of side n takes 2 n^3 FLOP and moves 3 n^2 numbers of four
+/// bytes.
 #[test]
 fn ceilings_do_not_depend_on_the_time_for_ops() {
     let all = [(1e-3, 1), (0.3, 5), (50.0, 99)].map(|(s, n)| ceilings(s, n, TINY, &Counted::new(&[1.0])));
@@ -96,14 +98,15 @@ fn ceilings_do_not_depend_on_the_time_for_ops() {
         let (flop, bytes) = (2.0 * 512f64.powi(3), 3.0 * 512f64.powi(2) * 4.0);
         let rate = flop / (1e-9 * (flop + bytes));
         assert!((c.matmul_flops_per_s / rate - 1.0).abs() < 1e-9, "{} {rate}", c.matmul_flops_per_s);
-        // A millisecond is half of what a sample has to last, so a sample has two runs. Each reads and writes 4 MiB, four times the cache.
+        // A millisecond is half of what a sample has to last, so a sample has two runs. Each reads and writes
+        // 4 MiB, four times the cache.
         assert!((c.copy_bytes_per_s / (2.0 * 8.388608e9) - 1.0).abs() < 1e-9, "{c:?}");
     }
     assert!(all.iter().all(|c| *c == all[0]), "{all:?}");
 }
 
-/// A run of side 256 takes 34 ms here, one of side 512 takes 0.27 s. Five samples of side 512, and three runs before them, are expected to
-/// take 8 x 34 ms x 8 = 2.2 s; those of side 1,024 are expected to take 17 s.
+/// A run of side 256 takes 34 ms here, one of side 512 takes 0.27 s. Five samples of side 512, and three runs
+/// before them, are expected to take 8 x 34 ms x 8 = 2.2 s; those of side 1,024 are expected to take 17 s.
 #[test]
 fn larger_matmuls_are_tried_as_long_as_the_fixed_effort_affords_them() {
     let side = |largest_side, seconds| {
@@ -139,7 +142,8 @@ fn of_samples(rates: &[f64]) -> Ceilings {
     }
 }
 
-/// Three samples of 1, 2, 3 GB/s before and three of 4, 5, 6 GB/s after: the median of six is 3.5 GB/s, the drift 5 / 2.
+/// Three samples of 1, 2, 3 GB/s before and three of 4, 5, 6 GB/s after: the median of six is 3.5 GB/s, the
+/// drift 5 / 2.
 #[test]
 fn ceilings_of_both_ends_are_one_median_and_rows_may_exceed_them() {
     let row = |seconds: f64| OpRow {
@@ -204,7 +208,8 @@ impl StepOn<Wgpu> for Log {
     }
 }
 
-/// A cache that holds one set of operands: a run on the set of the run before takes 1 us, on another one 3 us.
+/// A cache that holds one set of operands: a run on the set of the run before takes 1 us, on another one 3
+/// us.
 struct OneSetCache {
     log: Arc<Mutex<Vec<f32>>>,
     now: Mutex<f64>,
@@ -367,8 +372,9 @@ fn after(text: &str, word: &str) -> usize {
     rest.split(' ').next().unwrap().parse().unwrap()
 }
 
-/// A kernel that takes a few microseconds on a GPU takes as long as its launch if the host launches it. So the runs of a sample are
-/// launches of CUDA graphs. The driver's counters show it: more samples launch more graphs, but only one kernel more each (the run before a sample).
+/// A kernel that takes a few microseconds on a GPU takes as long as its launch if the host launches it. So
+/// the runs of a sample are launches of CUDA graphs. The driver's counters show it: more samples launch more
+/// graphs, but only one kernel more each (the run before a sample).
 #[test]
 fn cuda_samples_are_launches_of_graphs() {
     let Some(device) = device("cuda") else { return };
@@ -399,7 +405,8 @@ fn cuda_samples_are_launches_of_graphs() {
         }
         assert!(graphs as usize >= needed, "{graphs} graphs, {needed} needed");
     }
-    // Six samples more of each pass with cold caches: six runs outside of graphs, of as many kernels as the row says.
+    // Six samples more of each pass with cold caches: six runs outside of graphs, of as many kernels as the
+    // row says.
     let each: f64 = few.ops.iter().map(|row| row.launches.unwrap()).sum();
     assert_eq!((more_launches - launches) as f64, 6.0 * each);
     assert!(more_graphs > graphs);
@@ -477,8 +484,9 @@ fn wgpu_samples_are_one_command_buffer() {
     assert!(report.ops.iter().all(|row| row.timing.as_deref().unwrap().starts_with("one command buffer")));
 }
 
-/// The emulated GPU tells a cache of 64 KiB, two multiprocessors of compute capability 9.0 at 1 GHz (128 multiply-adds each), and memory
-/// of 2 GHz with a bus of 256 bits: 2 x 1e9 x 128 x 2 = 512 GFLOP/s and 2 x 2e9 x 256 / 8 = 128 GB/s.
+/// The emulated GPU tells a cache of 64 KiB, two multiprocessors of compute capability 9.0 at 1 GHz (128
+/// multiply-adds each), and memory of 2 GHz with a bus of 256 bits: 2 x 1e9 x 128 x 2 = 512 GFLOP/s and 2 x
+/// 2e9 x 256 / 8 = 128 GB/s.
 #[test]
 fn cuda_tells_its_cache_and_its_peak() {
     let Some(Device::Cuda(gpu)) = device("cuda") else { return };
@@ -528,7 +536,8 @@ fn seconds_that_are_no_time_are_refused() {
     }
 }
 
-/// A model of 40 KiB has a peak memory of a few MiB. The fixed work alone holds more than 32 MiB, the copies of the ceilings as much.
+/// A model of 40 KiB has a peak memory of a few MiB. The fixed work alone holds more than 32 MiB, the copies
+/// of the ceilings as much.
 #[test]
 fn peak_memory_of_a_step_is_without_what_the_benchmark_holds() {
     let cache = tempfile::tempdir().unwrap();
@@ -551,7 +560,8 @@ fn peak_memory_of_a_step_is_without_what_the_benchmark_holds() {
     }
 }
 
-/// Ceilings are stored with the conditions of their measurement, and `devices` shows them. Those of a quick test are not stored.
+/// Ceilings are stored with the conditions of their measurement, and `devices` shows them. Those of a quick
+/// test are not stored.
 #[test]
 fn ceilings_are_stored_with_date_and_conditions() {
     let cache = tempfile::tempdir().unwrap();

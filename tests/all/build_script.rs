@@ -1,4 +1,5 @@
-//! The build script: it finds the commit without git, in every form in which git keeps it. git itself tells the truth.
+//! The build script: it finds the commit without git, in every form in which git keeps it. git itself tells
+//! the truth.
 
 use crate::support::report_skipped;
 use std::path::Path;
@@ -15,7 +16,8 @@ fn git(dir: &Path, args: &[&str]) -> Option<String> {
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
-/// The repository of this build. If the script had missed a commit, or had not run again after one, both would differ.
+/// The repository of this build. If the script had missed a commit, or had not run again after one, both
+/// would differ.
 #[test]
 fn the_program_tells_the_commit_that_is_checked_out() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));

@@ -59,12 +59,13 @@ fn open(dir: &Path) -> RunDir {
     RunDir::open(dir, Arc::new(FaultFs::new(Fault::Kill, usize::MAX))).unwrap()
 }
 
-/// Each system call fails once, as the disk (EIO, ENOSPC), the process (EMFILE) or the rights (EACCES) may have it.
+/// Each system call fails once, as the disk (EIO, ENOSPC), the process (EMFILE) or the rights (EACCES) may
+/// have it.
 const FAULTS: [Fault; 7] =
     [Fault::Os(5), Fault::Os(28), Fault::Os(24), Fault::Os(13), Fault::Short, Fault::Full, Fault::Kill];
 
-/// A run folder with steps 1 and 2, then a save of `step` with a fault at operation n, for every n; `judge` sees the
-/// folder after the next start. Returns how many operations a save has.
+/// A run folder with steps 1 and 2, then a save of `step` with a fault at operation n, for every n; `judge`
+/// sees the folder after the next start. Returns how many operations a save has.
 fn at_every_operation(step: u64, judge: impl Fn(&Path, bool, u64, u8)) -> usize {
     let mut operations = 0;
     for fault in FAULTS {

@@ -1,5 +1,5 @@
-//! The program as a user runs it: what goes in, what comes out, which exit code. Probabilities are held against the softmax
-//! of logits that transformers computed (tests/golden/bert/a/texts.json).
+//! The program as a user runs it: what goes in, what comes out, which exit code. Probabilities are held
+//! against the softmax of logits that transformers computed (tests/golden/bert/a/texts.json).
 
 use std::collections::BTreeSet;
 use std::fs;

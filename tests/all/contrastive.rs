@@ -1,4 +1,5 @@
-//! The contrastive loss: its value and gradients are those of sentence-transformers, however a step is cut, on every device.
+//! The contrastive loss: its value and gradients are those of sentence-transformers, however a step is cut,
+//! on every device.
 
 use crate::support::*;
 use crate::tasks::{data, ok, prepared, recipe, tempra};
@@ -59,7 +60,8 @@ fn step(
     (losses.iter().map(|loss| floats(device, loss)[0]).sum(), gradients(device, model))
 }
 
-/// The largest relative distance of a parameter's gradients; key biases are left out, their gradient is rounding.
+/// The largest relative distance of a parameter's gradients; key biases are left out, their gradient is
+/// rounding.
 fn off(a: &[(String, Vec<f64>)], b: &[(String, Vec<f64>)]) -> f64 {
     let all = a.iter().zip(b).filter(|((name, _), _)| !zero_gradient(name));
     all.map(|((_, a), (_, b))| relative(a, b)).fold(0.0, |m, d| if d <= m { m } else { d })

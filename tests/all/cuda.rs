@@ -1,4 +1,5 @@
-//! Training through CUDA against training on the CPU: on a GPU, or on the emulator, which `tests/emulated-cuda` brings.
+//! Training through CUDA against training on the CPU: on a GPU, or on the emulator, which
+//! `tests/emulated-cuda` brings.
 
 use crate::learner::{Job, batch, losses};
 use crate::support::{cpu, device};
@@ -56,7 +57,8 @@ fn cuda_trains_as_the_cpu_does() {
     }
 }
 
-/// Matmuls may be left to cuBLASLt: on the emulator to what stands for it, which holds its calls to their rules.
+/// Matmuls may be left to cuBLASLt: on the emulator to what stands for it, which holds its calls to their
+/// rules.
 #[test]
 fn cuda_matmuls_by_cublaslt_train_as_well() {
     if device("cuda").is_none() {
@@ -126,7 +128,8 @@ fn cuda_steps_are_recorded_and_replayed() {
     assert_eq!(one, other, "a captured step gives the bits of the same kernels launched one by one");
 }
 
-/// Losses come to the host while newer steps run: it asks for none, and learns of each as many steps later as may be under way.
+/// Losses come to the host while newer steps run: it asks for none, and learns of each as many steps later as
+/// may be under way.
 #[test]
 fn cuda_losses_come_by_themselves() {
     if device("cuda").is_none() {
@@ -149,7 +152,8 @@ fn cuda_losses_come_by_themselves() {
     let rest = |s: tempra::device::cuda::CudaStats| (s.reads, s.allocations);
     println!("twelve steps: {before:?} -> {after:?}");
     assert_eq!((rest(after), after.fetches), (rest(before), before.fetches + 12));
-    // The emulator is done with a step when it is launched: there is nothing to wait for. A GPU may be behind.
+    // The emulator is done with a step when it is launched: there is nothing to wait for. A GPU may be
+    // behind.
     assert!(after.waits <= before.waits + 12 && (after.waits == before.waits || !emulated(gpu)));
     found.extend(job.synchronize());
     assert_eq!(gpu.stats().reads, before.reads, "nor are the last ones asked for");
@@ -166,15 +170,16 @@ fn emulated(gpu: &Cuda) -> bool {
     gpu.caps().name.contains("emulator")
 }
 
-/// Copies of the weights in 16 bits are the weights rounded to nearest, even: those that the host asks for, and those that
-/// optimizers write beside their updates, which they do not change.
+/// Copies of the weights in 16 bits are the weights rounded to nearest, even: those that the host asks for,
+/// and those that optimizers write beside their updates, which they do not change.
 #[test]
 fn cuda_copies_of_the_weights_are_the_weights_rounded() {
     let Some(device) = device("cuda") else { return };
     for dtype in device.caps().dtypes.iter().copied().filter(|d| d.size() == 2) {
         let mut rng = Rng::new(4, "cast", 0);
         let mut v: Vec<f32> = (0..4099).map(|_| (rng.normal() * 3.0) as f32).collect();
-        // Halfway between two numbers of each type, the largest numbers, what is too small and too large for f16.
+        // Halfway between two numbers of each type, the largest numbers, what is too small and too large for
+        // f16.
         v.extend([
             1.0 + 2f32.powi(-8),
             1.0 + 3.0 * 2f32.powi(-8),
@@ -237,9 +242,10 @@ fn in_table(line: &str) -> Option<(String, Resources)> {
     Some((digest.to_owned(), found))
 }
 
-/// Every kernel of a training step at the widths of MiniLM, BERT-base and ModernBERT-base (a layer with a window), compiled for the GPU that the device is: no spills
-/// and no stack, and as many registers as the table says. What was compiled by the same NVRTC from the same text when the table was
-/// written is not compiled again. `TEMPRA_WRITE_RESOURCES=1` compiles all, and writes the GPU's lines of the table.
+/// Every kernel of a training step at the widths of MiniLM, BERT-base and ModernBERT-base (a layer with a
+/// window), compiled for the GPU that the device is: no spills and no stack, and as many registers as the
+/// table says. What was compiled by the same NVRTC from the same text when the table was written is not
+/// compiled again. `TEMPRA_WRITE_RESOURCES=1` compiles all, and writes the GPU's lines of the table.
 #[test]
 fn cuda_kernels_take_what_the_table_says() {
     if device("cuda").is_none() {
@@ -353,8 +359,8 @@ fn cuda_kernels_take_what_the_table_says() {
     assert!(new.is_empty() && gone.is_empty(), "{RESOURCES} differs; new: {new:#?}\ngone: {gone:#?}");
 }
 
-/// Both passes of attention over sequences of such lengths: the bits of output and gradient, sequence by sequence. What is in
-/// a sequence depends on its name alone; its dropout on where it is said to begin.
+/// Both passes of attention over sequences of such lengths: the bits of output and gradient, sequence by
+/// sequence. What is in a sequence depends on its name alone; its dropout on where it is said to begin.
 fn attended(
     device: &Device,
     dtype: DType,
@@ -403,8 +409,8 @@ fn attended(
     bounds.windows(2).map(bits).collect()
 }
 
-/// Short sequences share blocks, if the batch is of such; each has the same bits alone, among others, and beside long ones, which
-/// leave it a block of its own.
+/// Short sequences share blocks, if the batch is of such; each has the same bits alone, among others, and
+/// beside long ones, which leave it a block of its own.
 #[test]
 fn cuda_attention_of_a_sequence_is_the_same_in_any_company() {
     if device("cuda").is_none() {
@@ -445,7 +451,8 @@ fn cuda_attention_of_a_sequence_is_the_same_in_any_company() {
     }
 }
 
-/// Heads may be up to 256 wide, where shared memory has room for them: beyond 128 in f32 arithmetic, whatever the elements are.
+/// Heads may be up to 256 wide, where shared memory has room for them: beyond 128 in f32 arithmetic, whatever
+/// the elements are.
 #[test]
 fn cuda_attention_has_wide_heads() {
     if device("cuda").is_none() {
@@ -490,7 +497,8 @@ fn op_of(case: &str) -> (Box<dyn tempra::ops::Op>, Vec<Vec<u32>>) {
     }
 }
 
-/// In 16 bits no output and no gradient is further from f64 than twice what plain PyTorch in the same type is from it.
+/// In 16 bits no output and no gradient is further from f64 than twice what plain PyTorch in the same type is
+/// from it.
 #[test]
 fn cuda_halves_are_as_near_as_pytorch_or_twice_as_far() {
     use tempra::ops::{Backward, Forward, Grad};

@@ -12,7 +12,8 @@ use tempra::checkpoint::verify;
 use tempra::models::{Model, Options, Outputs};
 use tempra::rng::Rng;
 
-/// A finished run of several tasks, with a folder `best-NAME`, and one of vectors, whose folder has folders inside.
+/// A finished run of several tasks, with a folder `best-NAME`, and one of vectors, whose folder has folders
+/// inside.
 fn runs() -> TempDir {
     let dir = tempdir().expect("a folder");
     let at = dir.path();
@@ -188,7 +189,8 @@ fn loading_warns_of_what_has_changed() {
     assert_eq!(read(&at.join("more/metrics.json"))["steps"], 3);
 }
 
-/// Layers that config.json leaves out, and tensors in layers that it has no place for, under the names of every architecture.
+/// Layers that config.json leaves out, and tensors in layers that it has no place for, under the names of
+/// every architecture.
 #[test]
 fn weights_of_another_model_are_refused() {
     let folders =

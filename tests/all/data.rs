@@ -473,7 +473,8 @@ fn a_split_is_stratified_and_keeps_duplicates_together() {
 fn the_report_says_what_is_wrong() {
     let dir = tempfile::tempdir().unwrap();
     let (train, test) = (dir.path().join("train.csv"), dir.path().join("test.csv"));
-    // Line 4 repeats line 2; lines 3 and 5 disagree; line 6 is empty; line 8 has one field; 9 has another spelling.
+    // Line 4 repeats line 2; lines 3 and 5 disagree; line 6 is empty; line 8 has one field; 9 has another
+    // spelling.
     let text = "text,label\ngood movie,pos\nbad movie,neg\n good movie,pos\nbad movie,pos\n,neg\nzyx dog,pos\nbroken\nthe a of,Pos\n";
     fs::write(&train, text).unwrap();
     fs::write(&test, "text,label\nGOOD  Movie,pos\nnew film,neutral\nfox,neg\n").unwrap();
@@ -526,7 +527,8 @@ fn the_report_says_what_is_wrong() {
     assert!(open.files[0].rows == 1 && open.files[0].stopped.as_ref().unwrap().contains("not closed"));
 }
 
-/// The data set of the examples: the report says what its README says, and what a count by the csv crate says.
+/// The data set of the examples: the report says what its README says, and what a count by the csv crate
+/// says.
 #[test]
 fn the_example_data_is_as_its_readme_says() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/sentiment");

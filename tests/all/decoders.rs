@@ -1,4 +1,5 @@
-//! Masked language models whose last map is not the token table, against transformers (tests/golden/make_decoders.py).
+//! Masked language models whose last map is not the token table, against transformers
+//! (tests/golden/make_decoders.py).
 
 use crate::support::*;
 use crate::tasks::{check_classes, data, ok, prepared, recipe, tempra};

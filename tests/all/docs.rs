@@ -1,5 +1,5 @@
-//! The documentation against the program and the tree: commands parse, options, recipe keys, paths, links and names exist.
-//! `docs_run.rs` runs what the pages show.
+//! The documentation against the program and the tree: commands parse, options, recipe keys, paths, links and
+//! names exist. `docs_run.rs` runs what the pages show.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -140,8 +140,8 @@ pub fn arguments(words: &[String]) -> Option<(Vec<String>, Option<String>)> {
     own.then(|| (words[1..end].to_vec(), words.get(end + 1).cloned()))
 }
 
-/// Why the program would refuse a command line. `sketch`: a command in the middle of a text may lack arguments, hold
-/// placeholders such as SHELL, and dots.
+/// Why the program would refuse a command line. `sketch`: a command in the middle of a text may lack
+/// arguments, hold placeholders such as SHELL, and dots.
 fn refusal(arguments: &[String], sketch: bool) -> Option<String> {
     let words = arguments.iter().filter(|w| !(sketch && *w == "...")).map(|w| w.trim_end_matches("..."));
     let e = command().try_get_matches_from(["tempra"].into_iter().chain(words)).err()?;
@@ -180,7 +180,8 @@ fn keys() -> BTreeSet<String> {
     Recipe::keys().iter().map(|key| key.path()).collect()
 }
 
-/// The recipe key that a code span names: `data.text`, `data.text = "x"`, `[data] text = "x"`. None for anything else.
+/// The recipe key that a code span names: `data.text`, `data.text = "x"`, `[data] text = "x"`. None for
+/// anything else.
 fn key_of(span: &str, keys: &BTreeSet<String>) -> Option<String> {
     let left = span.split('=').next().unwrap_or_default().trim();
     let key = match left.strip_prefix('[').and_then(|rest| rest.split_once(']')) {

@@ -1,4 +1,5 @@
-//! The documentation against what the program says of itself: exit codes, defaults of recipe keys, scores, features.
+//! The documentation against what the program says of itself: exit codes, defaults of recipe keys, scores,
+//! features.
 
 use std::collections::BTreeSet;
 
@@ -47,8 +48,8 @@ fn same(shown: &str, default: &str) -> bool {
     shown == default || numbers.is_some_and(|(a, b)| a == b)
 }
 
-/// The defaults that a page names beside keys and that are not those of the recipe: rows of tables with a column
-/// "default", and `section.key` (VALUE).
+/// The defaults that a page names beside keys and that are not those of the recipe: rows of tables with a
+/// column "default", and `section.key` (VALUE).
 fn wrong_defaults(text: &str) -> (Vec<String>, usize) {
     let keys = Recipe::keys();
     let (mut wrong, mut checked, mut column) = (Vec::new(), 0, None);

@@ -1,9 +1,9 @@
-//! Runs what the documentation shows, in a scratch folder: the commands of every `sh` block on small data and tiny random
-//! models, and every recipe of `docs/tasks.md` for one step on the data that the page shows.
+//! Runs what the documentation shows, in a scratch folder: the commands of every `sh` block on small data and
+//! tiny random models, and every recipe of `docs/tasks.md` for one step on the data that the page shows.
 //!
-//! A GPU in a command becomes the CPU, 16 bits become f32, and `bench` measures a tiny model for a moment, once in each of
-//! its forms. `verify` and `bench compare --against` are only parsed: the first has tests of its own, the second needs
-//! another build.
+//! A GPU in a command becomes the CPU, 16 bits become f32, and `bench` measures a tiny model for a moment,
+//! once in each of its forms. `verify` and `bench compare --against` are only parsed: the first has tests of
+//! its own, the second needs another build.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

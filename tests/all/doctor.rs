@@ -1,5 +1,6 @@
-//! `tempra devices` and the opening of GPUs where something is wrong: driver libraries and NVRTCs that fail in a known way
-//! (`tests/fakes`, compiled here by rustc), variables with unknown values, and names of devices that are none.
+//! `tempra devices` and the opening of GPUs where something is wrong: driver libraries and NVRTCs that fail
+//! in a known way (`tests/fakes`, compiled here by rustc), variables with unknown values, and names of
+//! devices that are none.
 
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -60,7 +61,8 @@ struct Run {
     cache: tempfile::TempDir,
 }
 
-/// Runs the program with these folders of fakes on the loader's path, and with nothing else of this environment.
+/// Runs the program with these folders of fakes on the loader's path, and with nothing else of this
+/// environment.
 fn run(folders: &[&str], set: &[(&str, &str)], args: &[&str]) -> Run {
     let cache = tempfile::tempdir().unwrap();
     let path =
@@ -76,8 +78,8 @@ fn run(folders: &[&str], set: &[(&str, &str)], args: &[&str]) -> Run {
     Run { code: output.status.code(), out: text(output.stdout), err: text(output.stderr), cache }
 }
 
-/// What `tempra devices` says of a device, and of the libraries by their names. Its exit code is always 0, and it never says that it
-/// has a bug.
+/// What `tempra devices` says of a device, and of the libraries by their names. Its exit code is always 0,
+/// and it never says that it has a bug.
 fn devices(folders: &[&str], set: &[(&str, &str)]) -> (Value, BTreeMap<String, Value>) {
     let Run { code, out, err, .. } = run(folders, set, &["devices", "--json", "--timeout", "120"]);
     assert_eq!((code, err.as_str()), (Some(0), ""), "{out}");
@@ -190,7 +192,8 @@ fn errors_of_cu_init_are_told_apart() {
     assert!(e.contains("too old") && e.contains("CUDA 11.8"), "{e}");
 }
 
-/// A context that does not exist yet cannot be lost: whatever call fails, the exit code is 5 and not 75, which scripts repeat.
+/// A context that does not exist yet cannot be lost: whatever call fails, the exit code is 5 and not 75,
+/// which scripts repeat.
 #[test]
 fn no_call_that_opens_a_gpu_loses_it() {
     let calls = [
@@ -405,7 +408,8 @@ fn all_variables_are_listed() {
     assert_eq!(found, listed);
 }
 
-/// The driver functions that each function of cudarc's `result` modules calls, by its path below `result`; from cudarc's source.
+/// The driver functions that each function of cudarc's `result` modules calls, by its path below `result`;
+/// from cudarc's source.
 fn called(source: &Path) -> BTreeMap<String, BTreeSet<String>> {
     let text = fs::read_to_string(source).unwrap_or_else(|e| panic!("{}: {e}", source.display()));
     let (mut module, mut current) = (String::new(), String::new());
@@ -440,8 +444,8 @@ fn symbols(code: &str, prefix: &str) -> BTreeSet<String> {
     names.collect()
 }
 
-/// cudarc panics at a function that the library lacks, so tempra looks all of them up first: the lists hold what is called, and
-/// nothing else, since a driver without a function that nobody calls is good enough.
+/// cudarc panics at a function that the library lacks, so tempra looks all of them up first: the lists hold
+/// what is called, and nothing else, since a driver without a function that nobody calls is good enough.
 #[test]
 fn every_function_that_is_called_is_looked_up_first() {
     let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());

@@ -1,5 +1,5 @@
-//! Keys of a recipe that are set and have no effect: each is named, as an error or a warning. What each key is for says its
-//! documentation (`tempra help recipe`).
+//! Keys of a recipe that are set and have no effect: each is named, as an error or a warning. What each key
+//! is for says its documentation (`tempra help recipe`).
 
 use crate::support::golden;
 use crate::tasks::{TASKS, data, ok, prepared, recipe, tempra};
@@ -170,7 +170,8 @@ fn recipes_that_are_right_are_not_warned_about() {
     }
 }
 
-/// Of several tasks the data, loss and section of each are its own recipe's, all else is the top one's; keys elsewhere are named.
+/// Of several tasks the data, loss and section of each are its own recipe's, all else is the top one's; keys
+/// elsewhere are named.
 #[test]
 fn keys_that_several_tasks_do_not_read_are_named() {
     let dir = tempfile::tempdir().unwrap();
@@ -206,7 +207,8 @@ fn keys_that_several_tasks_do_not_read_are_named() {
     let about = |file: &str, word: &str| messages.iter().any(|m| m.contains(file) && m.contains(word));
     assert!(about("multi.toml", "data.validation_fraction has no effect"), "{messages:?}");
     assert!(about("class.toml", "data.stride has no effect"), "{messages:?}");
-    // The cache is one for all. `seed`, `threads`, `model.path`, `optim.lr`, `train.max_steps`, `batch_size` and `save_every` say the same as the top recipe.
+    // The cache is one for all. `seed`, `threads`, `model.path`, `optim.lr`, `train.max_steps`, `batch_size`
+    // and `save_every` say the same as the top recipe.
     for file in ["class.toml", "tags.toml"] {
         assert!(about(file, "multi.recipes: data.cache, output, train.eval_every\n"), "{messages:?}");
     }
@@ -242,7 +244,8 @@ fn runs_that_train_nothing_are_refused() {
         assert!(said.contains("every parameter is frozen") && said.contains("model.freeze"), "{said}");
         assert!(!folder.join("model").exists());
     }
-    // A warm-up longer than the run, whose length follows from the examples: 18 of 24 rows in batches of 4, 5 steps an epoch.
+    // A warm-up longer than the run, whose length follows from the examples: 18 of 24 rows in batches of 4, 5
+    // steps an epoch.
     let by_epochs =
         |task: &str, file: &str| recipe(task, file, "", "warm").replace("max_steps = 3", "epochs = 2");
     for (task, file, set) in [

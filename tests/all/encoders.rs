@@ -1,5 +1,5 @@
-//! Every architecture against transformers: logits and every gradient, on every device there is; saved and opened again; and
-//! what a text is batched with.
+//! Every architecture against transformers: logits and every gradient, on every device there is; saved and
+//! opened again; and what a text is batched with.
 
 use crate::support::*;
 use serde_json::{Value, json};
@@ -41,7 +41,8 @@ fn open_as(device: &Device, name: &str, dtype: DType) -> Model {
     model
 }
 
-/// Logits, loss and the gradient of every parameter, each under transformers' name. Bounds: absolute, relative in L2.
+/// Logits, loss and the gradient of every parameter, each under transformers' name. Bounds: absolute,
+/// relative in L2.
 fn parity(device: &Device, name: &str, dtype: DType, logits_bound: f64, bound: f64) {
     let fixture = fixture(name);
     let model = open_as(device, name, dtype);
@@ -93,8 +94,8 @@ fn every_architecture_has_a_fixture() {
 fn encoders_compute_what_transformers_does() {
     for name in NAMES {
         parity(&cpu(2), name, DType::F32, 1e-5, 1e-4);
-        // Fixtures have nine digits and gradients those of f32; epsilon and attention's scale are f32 here, f64 there.
-        // The sinusoids of transformers are of f32 in either case.
+        // Fixtures have nine digits and gradients those of f32; epsilon and attention's scale are f32 here,
+        // f64 there. The sinusoids of transformers are of f32 in either case.
         let sinusoids = if name.starts_with("xlnet") { 10.0 } else { 1.0 };
         parity(&cpu(2), name, DType::F64, 1e-7 * sinusoids, 1e-6 * sinusoids);
     }
@@ -145,7 +146,8 @@ fn saved_encoders_are_what_transformers_opens() {
     }
 }
 
-/// A bare encoder, as `AutoModel.save_pretrained` writes it, and one without a head: the encoder is loaded, the head is new.
+/// A bare encoder, as `AutoModel.save_pretrained` writes it, and one without a head: the encoder is loaded,
+/// the head is new.
 #[test]
 fn bare_encoders_are_opened() {
     let device = cpu(1);
@@ -173,7 +175,8 @@ fn bare_encoders_are_opened() {
     }
 }
 
-/// What a text is batched with, in which order, in how many batches: nothing of it may matter, in f32 by more than 1e-5.
+/// What a text is batched with, in which order, in how many batches: nothing of it may matter, in f32 by more
+/// than 1e-5.
 #[test]
 fn company_and_order_change_no_encoder() {
     let device = cpu(2);
@@ -225,8 +228,8 @@ fn steps_in_parts_are_the_step_for_every_encoder() {
     }
 }
 
-/// Trained encoders (`make_real.py` fetches them): the last hidden states are transformers'; and of the BERT of reactions the
-/// first token's are those that its package prints in its README.
+/// Trained encoders (`make_real.py` fetches them): the last hidden states are transformers'; and of the BERT
+/// of reactions the first token's are those that its package prints in its README.
 #[test]
 fn real_encoders_compute_what_transformers_does() {
     let Some(place) = std::env::var_os("TEMPRA_TEST_MODELS").filter(|d| !d.is_empty()) else {

@@ -1,5 +1,5 @@
-//! An activation's derivative is taken by the op that reads the result, where there is no other: on CUDA by cuBLASLt or what stands
-//! for it, or by our own kernel in place.
+//! An activation's derivative is taken by the op that reads the result, where there is no other: on CUDA by
+//! cuBLASLt or what stands for it, or by our own kernel in place.
 
 use crate::support::{bits, cpu, device, max_difference, relative, report_skipped};
 use tempra::device::{Cuda, Device, Tensor};
@@ -26,7 +26,8 @@ fn inputs(device: &Device, dtype: DType) -> Vec<Tensor> {
     SHAPES.iter().enumerate().map(one).collect()
 }
 
-/// Gradients of x, w1, b1 and w2 by a tape. Read once more by a third op, the activation's result has two gradients.
+/// Gradients of x, w1, b1 and w2 by a tape. Read once more by a third op, the activation's result has two
+/// gradients.
 fn by_tape(device: &Device, dtype: DType, act: Activation, twice: bool) -> Vec<Vec<f64>> {
     let t = inputs(device, dtype);
     let grads: Vec<Tensor> = t[..4].iter().map(|t| device.alloc(t.spec.clone()).unwrap()).collect();

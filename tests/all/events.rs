@@ -184,7 +184,8 @@ fn an_observer_has_a_name() {
     assert_eq!(Observers::default().event(&Event::Finished(1)), Control::Continue);
 }
 
-/// A GPU is some steps ahead of what it reports: the run stops a little later, and ends with the same bits all the same.
+/// A GPU is some steps ahead of what it reports: the run stops a little later, and ends with the same bits
+/// all the same.
 #[test]
 fn a_gpu_is_stopped_between_two_steps() {
     if adapter().is_none() {

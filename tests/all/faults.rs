@@ -17,7 +17,8 @@ pub enum Fault {
     Os(i32),
     /// If it is a write, half of it is done, and that is no error; if not, nothing happens.
     Short,
-    /// Half of a write is done and the rest fails for want of room; every later write fails, until it is disarmed.
+    /// Half of a write is done and the rest fails for want of room; every later write fails, until it is
+    /// disarmed.
     Full,
     /// The process is killed there: half of a write is done, nothing after it.
     Kill,

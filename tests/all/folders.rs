@@ -1,5 +1,5 @@
-//! Nothing of the user's is lost: a run that starts over keeps the earlier one until it has a checkpoint, a run folder
-//! is new, empty or ours, and no command writes over what it reads.
+//! Nothing of the user's is lost: a run that starts over keeps the earlier one until it has a checkpoint, a
+//! run folder is new, empty or ours, and no command writes over what it reads.
 
 use crate::faults::{Fault, FaultFs};
 use crate::support::golden;

@@ -1,5 +1,5 @@
-//! `tempra predict --sentence` and `--question`: the predictions are those of the same text in a file, to the byte, for every
-//! head; the lines for a person are held against transformers' probabilities.
+//! `tempra predict --sentence` and `--question`: the predictions are those of the same text in a file, to the
+//! byte, for every head; the lines for a person are held against transformers' probabilities.
 
 use crate::cli::{fine, golden as bert, program, refused, stderr};
 use crate::support::golden;
@@ -409,7 +409,8 @@ fn an_input_that_is_none_or_several_is_refused_with_a_remedy() {
     assert_eq!(fine(&out), fine(&predict(dir, "tag", &given[..2])));
 }
 
-/// A folder of several heads has settings for each: `embed` needs one of them, and says so; elsewhere --head has no effect.
+/// A folder of several heads has settings for each: `embed` needs one of them, and says so; elsewhere --head
+/// has no effect.
 #[test]
 fn the_head_of_embed_chooses_settings() {
     let dir = trained(&["similar"]);

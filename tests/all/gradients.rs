@@ -1,4 +1,5 @@
-//! Steps without a gradient: those that are right train on, those that cannot be right are refused before or named after.
+//! Steps without a gradient: those that are right train on, those that cannot be right are refused before or
+//! named after.
 
 use crate::support::golden;
 use crate::tasks::{data, ok, prepared, tempra};
@@ -41,8 +42,8 @@ fn losses(dir: &Path, name: &str) -> Vec<f64> {
     lines.filter_map(|l| l["loss"].as_f64()).collect()
 }
 
-/// Batches of one example in which nothing counts: no token is masked, or the class has the weight 0. Their loss is 0, that of
-/// the other steps is not.
+/// Batches of one example in which nothing counts: no token is masked, or the class has the weight 0. Their
+/// loss is 0, that of the other steps is not.
 #[test]
 fn steps_in_which_nothing_counts_are_no_fault() {
     let dir = setting("bert/a");
@@ -146,8 +147,8 @@ fn overwrite(folder: &Path, name: &str, value: f32) {
     }
 }
 
-/// The ReLU in DistilBERT's head with a bias of -1e6 gives 0 for every text: only the last bias has a gradient. All other
-/// parameters are named, and not before they had a chance.
+/// The ReLU in DistilBERT's head with a bias of -1e6 gives 0 for every text: only the last bias has a
+/// gradient. All other parameters are named, and not before they had a chance.
 #[test]
 fn parameters_without_a_gradient_are_named() {
     let dir = setting("encoders/distilbert");

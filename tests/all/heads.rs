@@ -1,5 +1,5 @@
-//! Folders as transformers and sentence-transformers save them (`tests/golden/heads`): what the head means is read from
-//! config.json as they read it, and predictions are theirs.
+//! Folders as transformers and sentence-transformers save them (`tests/golden/heads`): what the head means is
+//! read from config.json as they read it, and predictions are theirs.
 
 use crate::cli::{fine, program, refused, stderr, str};
 use crate::support::{cpu, golden, json, number, numbers, open};
@@ -147,7 +147,8 @@ fn cross_encoders_give_what_sentence_transformers_gives() {
     let other = copied("bert-one", |c| c[old] = json!("torch.nn.modules.activation.Tanh"));
     assert!(refused(&predict(other.path(), &pair(&fixture), &more), 4).contains("activation.Tanh"));
 
-    // Evaluated, the number is the one that is predicted: the mean absolute error to 1 by the reference's own numbers.
+    // Evaluated, the number is the one that is predicted: the mean absolute error to 1 by the reference's own
+    // numbers.
     let dir = copied("cross-sigmoid", |_| {});
     let labelled = pair(&fixture).replace("second\n", "second,label\n").replace("good\n", "good,1\n");
     let file = dir.path().join("labelled.csv");
@@ -218,7 +219,8 @@ fn what_a_head_means_is_never_guessed() {
     let (found, warnings) = outputs("bert-named", &|c| c["id2label"] = numbers.clone());
     assert_eq!(found, Outputs::Classes(["0", "1", "2"].map(str::to_owned).to_vec()));
     assert!(warnings.is_empty());
-    // transformers uses id2label; that label2id says otherwise is worth a word. Leftover defaults do not contradict.
+    // transformers uses id2label; that label2id says otherwise is worth a word. Leftover defaults do not
+    // contradict.
     let (_, warnings) = outputs("bert-named", &|c| c["label2id"] = json!({ "bad": 2, "fair": 1, "good": 0 }));
     assert!(warnings.len() == 1 && warnings[0].contains("label2id"), "{warnings:?}");
     let (_, warnings) =

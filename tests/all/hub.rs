@@ -25,7 +25,8 @@ fn ok(body: impl Into<Vec<u8>>) -> Answer {
 
 type Requests = Arc<Mutex<Vec<(String, bool)>>>;
 
-/// Serves until the test ends; returns the endpoint and, for each request, its path and whether it bore a token.
+/// Serves until the test ends; returns the endpoint and, for each request, its path and whether it bore a
+/// token.
 fn serve(routes: impl FnOnce(u16) -> HashMap<String, Answer>) -> (String, Requests) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();

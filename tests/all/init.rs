@@ -77,7 +77,8 @@ fn init_fits_the_recipe_to_the_data() {
     // 1.4 tokens a word: 42 + 2 special ones, in steps of 16.
     assert_eq!(r.data.max_length, 48);
 
-    // Columns without a known name, classes 1:9 of which one has quotes. Of 100 rows 80 train: 5 steps, the most epochs.
+    // Columns without a known name, classes 1:9 of which one has quotes. Of 100 rows 80 train: 5 steps, the
+    // most epochs.
     let kind = |i: usize| if i.is_multiple_of(10) { "\"ra\"\"re\"" } else { "often" };
     let row = |i: usize| format!("{i},this is some prose about {i},{}\n", kind(i));
     file("data.csv", format!("key,prose,kind\n{}", (0..100).map(row).collect::<String>()));

@@ -1,5 +1,5 @@
-//! `tempra init` for every kind of data: the task it tells, the recipe it writes, and a step of training with that recipe.
-//! Which task and which columns are right was decided by hand for each file.
+//! `tempra init` for every kind of data: the task it tells, the recipe it writes, and a step of training with
+//! that recipe. Which task and which columns are right was decided by hand for each file.
 
 use super::cli::{fine, program, refused, str};
 use super::support::golden;
@@ -41,7 +41,8 @@ fn init(dir: &TempDir, args: &[&str]) -> std::process::Output {
     command.env("TEMPRA_CACHE", dir.path().join("no-cache")).output().unwrap()
 }
 
-/// Runs `init` with the small model, trains a step with the recipe that it wrote, and returns what it said and the recipe.
+/// Runs `init` with the small model, trains a step with the recipe that it wrote, and returns what it said
+/// and the recipe.
 fn trained(dir: &TempDir, args: &[&str]) -> (String, Recipe) {
     let said = fine(&init(dir, &[args, &["--model", "./base"]].concat()));
     let path = dir.path().join("recipe.toml");

@@ -11,7 +11,8 @@ use tempra::tasks::Task;
 
 const KEY: Option<(u64, u64)> = Some((0x5EED_0000_0042, 3));
 
-/// bert/a with its gradients, its 32 examples and its task. Its config drops 0.1 of everything that can be dropped.
+/// bert/a with its gradients, its 32 examples and its task. Its config drops 0.1 of everything that can be
+/// dropped.
 fn setup(device: &Device, dtype: DType) -> (Model, TokenSet, Box<dyn Task>) {
     let dir = golden("bert/a");
     let options = Options { training: true, dtype, ..Options::default() };
@@ -21,7 +22,8 @@ fn setup(device: &Device, dtype: DType) -> (Model, TokenSet, Box<dyn Task>) {
     (model, set, task)
 }
 
-/// The largest relative distance of a parameter's gradients; key biases are left out, their gradient is rounding.
+/// The largest relative distance of a parameter's gradients; key biases are left out, their gradient is
+/// rounding.
 fn off(a: &[(String, Vec<f64>)], b: &[(String, Vec<f64>)]) -> f64 {
     let pairs = a.iter().zip(b).filter(|((name, _), _)| !zero_gradient(name));
     pairs.map(|((_, a), (_, b))| relative(a, b)).fold(0.0, |m, d| if d <= m { m } else { d })
@@ -80,7 +82,8 @@ fn accumulation_equals_the_full_batch() {
             println!("{dtype:?}, 8 in {parts}: loss {loss:.1e}, logits {logits:.1e}, gradients {grad:.1e}");
             assert!(loss <= bound && logits <= bound && grad <= bound, "{dtype:?} in {parts} parts");
         }
-        // The same must fail where masks differ: another step, no dropout, micro-batches that each count from 0.
+        // The same must fail where masks differ: another step, no dropout, micro-batches that each count
+        // from 0.
         let (_, other) = run(&cut(&set, &step, 1), KEY.map(|(seed, step)| (seed, step + 1)));
         let (_, none) = run(&cut(&set, &step, 1), None);
         let mut restarted = cut(&set, &step, 4);
@@ -92,7 +95,8 @@ fn accumulation_equals_the_full_batch() {
     }
 }
 
-/// A seed, a step: every epoch's cut into micro-batches holds each example once, and its masks are those of the step.
+/// A seed, a step: every epoch's cut into micro-batches holds each example once, and its masks are those of
+/// the step.
 #[test]
 fn a_token_budget_does_not_change_the_step() {
     let device = cpu(2);
@@ -137,8 +141,9 @@ fn threads_and_repetition_change_no_bit() {
     }
 }
 
-/// A step of a known shape asks the system for nothing from the fourth on: until then a few blocks that served a smaller
-/// request before are missed where they are due. Who takes what does not depend on the number of threads.
+/// A step of a known shape asks the system for nothing from the fourth on: until then a few blocks that
+/// served a smaller request before are missed where they are due. Who takes what does not depend on the
+/// number of threads.
 #[test]
 fn a_step_of_a_known_shape_asks_for_no_memory() {
     let device = Device::Cpu(Cpu::new(3).expect("threads"));
@@ -165,8 +170,8 @@ fn a_step_of_a_known_shape_asks_for_no_memory() {
     for i in 3..10 {
         assert_eq!(step(i, &batches), warm, "step {i}");
     }
-    // Where shapes take turns a block may still be exchanged for a larger one, ever more rarely, and what is kept is
-    // bounded by what the larger step needs.
+    // Where shapes take turns a block may still be exchanged for a larger one, ever more rarely, and what is
+    // kept is bounded by what the larger step needs.
     let small = cut(&set, &[1, 2, 3], 1);
     let mut turn = |i: u64| step(i, if i.is_multiple_of(2) { &batches } else { &small });
     let mixed = (10..20).map(&mut turn).last().expect("steps");

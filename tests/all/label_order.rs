@@ -1,5 +1,5 @@
-//! Training goes on from a fine-tuned folder: the rows of its head follow the names of the classes, and a head for
-//! anything else starts anew and says so.
+//! Training goes on from a fine-tuned folder: the rows of its head follow the names of the classes, and a
+//! head for anything else starts anew and says so.
 
 use crate::support::*;
 use crate::tasks::{ok, prepared, read, tempra};
@@ -100,7 +100,8 @@ fn taggers_labels_and_several_heads_keep_their_names() {
     );
 }
 
-/// What a head of the same shape means must be the same too, or it starts anew, with both lists in the warning.
+/// What a head of the same shape means must be the same too, or it starts anew, with both lists in the
+/// warning.
 #[test]
 fn a_head_for_something_else_starts_anew() {
     let device = cpu(1);
@@ -145,7 +146,8 @@ fn a_head_for_something_else_starts_anew() {
     go("encoders/modernbert", classes("neg pos"), Outputs::Span, &["neg, pos", "answer"]);
 }
 
-/// A folder of transformers without names of its own: the number in a default name is the number that the data has.
+/// A folder of transformers without names of its own: the number in a default name is the number that the
+/// data has.
 #[test]
 fn default_names_stand_for_numbers() {
     let device = cpu(1);
@@ -169,8 +171,8 @@ fn default_names_stand_for_numbers() {
     assert!(report.warnings[0].contains("LABEL_0, LABEL_1, LABEL_2"), "{:?}", report.warnings);
 }
 
-/// Through the program: a model that has learnt a file scores the same on it where a recipe lists its classes in another
-/// order, and goes on from it.
+/// Through the program: a model that has learnt a file scores the same on it where a recipe lists its classes
+/// in another order, and goes on from it.
 #[test]
 fn going_on_in_another_order_keeps_the_score() {
     let dir = tempdir().expect("a folder");

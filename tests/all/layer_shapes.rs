@@ -1,4 +1,5 @@
-//! Encoders whose layers differ in size, as after pruning: shapes of parameters, and gradients against finite differences in f64.
+//! Encoders whose layers differ in size, as after pruning: shapes of parameters, and gradients against finite
+//! differences in f64.
 
 use crate::support::*;
 use tempra::data::{Targets, TokenSet};
@@ -113,7 +114,8 @@ fn gradients_of_layers_that_differ_are_those_of_finite_differences() {
         for (p, (parameter, gradient)) in layout.list.iter().zip(&found).filter(|(p, _)| !p.frozen) {
             let view = model.params.view(&model.params.value, p).expect("inside");
             let values = floats(&device, &view);
-            // Those with the largest gradient, so that a table's rows of absent words do not make up all of them.
+            // Those with the largest gradient, so that a table's rows of absent words do not make up all of
+            // them.
             let gradient = p.from_file(gradient.clone());
             let mut order: Vec<usize> = (0..values.len()).collect();
             order.sort_by(|&a, &b| gradient[b].abs().total_cmp(&gradient[a].abs()));

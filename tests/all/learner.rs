@@ -68,8 +68,8 @@ impl Job<'_> {
         let optimizer = Optimizer::with_window(device, &model.params, settings, window).unwrap();
         Job { device, model, optimizer, task, step: 0 }
     }
-    /// Queues a step on a batch, dropout on; the losses of all queued steps where no more may be queued. A step is captured and
-    /// replayed where the device does that, as training does it.
+    /// Queues a step on a batch, dropout on; the losses of all queued steps where no more may be queued. A
+    /// step is captured and replayed where the device does that, as training does it.
     pub fn step(&mut self, batch: &Batch) -> Vec<f64> {
         let (device, scale) = (self.device, 1.0 / self.task.weights(batch)[0]);
         let mut batch = batch.clone();
@@ -101,8 +101,8 @@ impl Job<'_> {
     }
 }
 
-/// The losses of steps of AdamW with approximated attention, features redrawn every four steps, of those of an XLNet, and of
-/// those of an XLNet as a permutation language model; ids as the smallest model has them.
+/// The losses of steps of AdamW with approximated attention, features redrawn every four steps, of those of
+/// an XLNet, and of those of an XLNet as a permutation language model; ids as the smallest model has them.
 pub fn other_losses(device: &Device, steps: u64) -> [Vec<f64>; 3] {
     let performer = Attention::Performer { features: Some(6), redraw: 4 };
     let permute = Box::new(Permute { probability: 0.3, max_span: 3, vocab: 90 });

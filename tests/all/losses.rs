@@ -26,7 +26,8 @@ fn found(device: &Device, op: CrossEntropy, logits: &[f64], target: &[u32], weig
 fn focal_loss_is_that_of_the_paper() {
     let device = cpu(1);
     let op = CrossEntropy { label_smoothing: 0.0, ignore_index: IGNORE, weighted: false, gamma: 2.0 };
-    // p = 1/4, 3/4: of the first -(1 - 1/4)^2 ln 1/4, of the second -(1 - 3/4)^2 ln 3/4 (Lin et al. 2017, eq. 4).
+    // p = 1/4, 3/4: of the first -(1 - 1/4)^2 ln 1/4, of the second -(1 - 3/4)^2 ln 3/4 (Lin et al. 2017, eq.
+    // 4).
     let logits = [0.0, 3f64.ln()];
     let one = found(&device, op, &logits, &[0], &[]);
     assert!((one - 0.5625 * 4f64.ln()).abs() < 1e-12, "{one}");
@@ -50,7 +51,8 @@ fn focal_loss_is_that_of_the_paper() {
     assert!((sum - expected).abs() < 1e-12, "{sum}, expected {expected}");
 }
 
-/// Of two decisions, one right and one wrong: (1 - 3/4)^2 and (1 - 1/4)^2 of what each costs, times its class's weight.
+/// Of two decisions, one right and one wrong: (1 - 3/4)^2 and (1 - 1/4)^2 of what each costs, times its
+/// class's weight.
 #[test]
 fn focal_loss_of_decisions_is_that_of_the_paper() {
     let device = cpu(1);

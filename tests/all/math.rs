@@ -8,8 +8,8 @@ use tempra::error::{Error, Kind};
 use tempra::rng::Rng;
 use tempra::shape::{DType, Spec};
 
-/// A function in f32, its truth in f64, and how many units in the last place it may be off where the truth is a normal
-/// number; below that it may be off by the least normal number.
+/// A function in f32, its truth in f64, and how many units in the last place it may be off where the truth is
+/// a normal number; below that it may be off by the least normal number.
 struct Function {
     name: &'static str,
     ours: fn(&mut [f32]),
@@ -17,7 +17,8 @@ struct Function {
     bound: f64,
 }
 
-/// Bounds above what was measured: exp over all of f32, erf and tanh over every 1009th (`every_f32` measures all).
+/// Bounds above what was measured: exp over all of f32, erf and tanh over every 1009th (`every_f32` measures
+/// all).
 const FUNCTIONS: [Function; 3] = [
     Function { name: "exp", ours: |v| map(v, Real::exp), truth: f64::exp, bound: 1.1 },
     Function { name: "erf", ours: |v| map(v, Real::erf), truth: libm::erf, bound: 1.5 },
@@ -118,8 +119,8 @@ fn functions_at_the_ends_and_at_zero() {
     }
     assert_eq!((at(exp, f32::INFINITY), at(exp, f32::NEG_INFINITY)), (f32::INFINITY, 0.0));
     assert_eq!((at(exp, 0.0), at(exp, -0.0)), (1.0, 1.0));
-    // exp of the first is 3.40280e38, of the second 3.40282450e38, more than the largest f32 (3.40282347e38) and half its
-    // last place; exp of the third is 2^-126 to seven digits.
+    // exp of the first is 3.40280e38, of the second 3.40282450e38, more than the largest f32 (3.40282347e38)
+    // and half its last place; exp of the third is 2^-126 to seven digits.
     assert!(at(exp, 88.722_83).is_finite() && at(exp, 88.722_84) == f32::INFINITY);
     assert!(at(exp, -87.336_54) >= f32::MIN_POSITIVE);
     for f in [erf, tanh] {
@@ -216,7 +217,8 @@ fn against_naive<T: Real>(cpus: [&Cpu; 2], s: Shape, eps: f64) -> f64 {
                 sum += x * y;
                 size += (x * y).abs();
             }
-            // Higham, "Accuracy and Stability", eq. 3.5: any order of n roundings is off by at most n eps / (1 - n eps).
+            // Higham, "Accuracy and Stability", eq. 3.5: any order of n roundings is off by at most n eps /
+            // (1 - n eps).
             let bound = (s.k + 1) as f64 * eps * 1.01 * size;
             let error = (got - sum).abs();
             worst = worst.max(if error <= bound { error / bound.max(1e-300) } else { f64::INFINITY });

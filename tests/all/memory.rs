@@ -26,7 +26,8 @@ fn examples(lengths: &[u32]) -> TokenSet {
     set
 }
 
-/// What is planned is what is taken: on the device that is asked of the driver, on the CPU what is in use at once.
+/// What is planned is what is taken: on the device that is asked of the driver, on the CPU what is in use at
+/// once.
 #[test]
 fn wgpu_and_cpu_take_the_memory_that_is_planned() {
     let rows: Vec<u32> = (0..24u32).map(|i| 3 + i % 14).collect();
@@ -137,7 +138,8 @@ fn a_plan_that_does_not_fit_says_what_would() {
     assert!(e.contains("too large for a GPU") && e.contains("lower train.max_tokens"), "{e}");
 }
 
-/// Weights, gradients and as many states as the optimizer has, each of the size of the arena; the host's batches and tables are small.
+/// Weights, gradients and as many states as the optimizer has, each of the size of the arena; the host's
+/// batches and tables are small.
 #[test]
 fn a_plan_counts_the_states_of_the_optimizer() {
     let set = examples(&[16; 8]);

@@ -110,7 +110,8 @@ fn what_cannot_be_counted_is_refused_or_shown() {
     assert!(labels.merge(&MultiLabel::new(2).threshold(0.3)).is_err());
 }
 
-/// Targets 0 0 1, predictions 0 2 0 of four classes: class 1 is never predicted, class 2 never a target, 3 neither.
+/// Targets 0 0 1, predictions 0 2 0 of four classes: class 1 is never predicted, class 2 never a target, 3
+/// neither.
 #[test]
 fn undefined_scores_are_counted() {
     let mut c = Classification::new(4);

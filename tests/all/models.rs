@@ -1,4 +1,5 @@
-//! Whole models against transformers: logits, the gradient of every parameter, ten AdamW losses; and folders, good and bad.
+//! Whole models against transformers: logits, the gradient of every parameter, ten AdamW losses; and folders,
+//! good and bad.
 
 use crate::support::*;
 use serde_json::{Value, json};
@@ -33,8 +34,8 @@ struct Bounds {
 
 const F32: Bounds =
     Bounds { dtype: DType::F32, logits: 1e-5, gradient: 1e-4, key_bias: 1e-6, train: 1e-4, after: 1e-4 };
-/// Fixtures have nine digits, gradients and labels those of f32; the scale of attention, epsilon and AdamW's settings are
-/// f32 as well, where transformers has f64.
+/// Fixtures have nine digits, gradients and labels those of f32; the scale of attention, epsilon and AdamW's
+/// settings are f32 as well, where transformers has f64.
 const F64: Bounds =
     Bounds { dtype: DType::F64, logits: 1e-7, gradient: 1e-6, key_bias: 1e-15, train: 1e-6, after: 1e-6 };
 

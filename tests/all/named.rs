@@ -1,5 +1,5 @@
-//! What messages, help and pages tell a reader to type exists: every option, every key of a recipe, every command. And what is
-//! suggested for a word that is not known.
+//! What messages, help and pages tell a reader to type exists: every option, every key of a recipe, every
+//! command. And what is suggested for a word that is not known.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -98,7 +98,8 @@ impl Known {
         self.options.values().any(|o| o.contains(name)) || FOREIGN.iter().any(|(o, _)| *o == name)
     }
 
-    /// What a text names that does not exist. `code`: lines that begin with `tempra` are commands, not sentences.
+    /// What a text names that does not exist. `code`: lines that begin with `tempra` are commands, not
+    /// sentences.
     fn missing(&self, text: &str, code: bool) -> Vec<String> {
         let mut wrong = Vec::new();
         // What cargo takes is not checked.
@@ -196,7 +197,8 @@ fn keys<'a>(text: &'a str, sections: &'a BTreeSet<String>) -> impl Iterator<Item
     })
 }
 
-/// Command lines, from behind `tempra` up to the closing backtick or the end of the line; in `code` also whole lines.
+/// Command lines, from behind `tempra` up to the closing backtick or the end of the line; in `code` also
+/// whole lines.
 fn commands(text: &str, code: bool) -> Vec<&str> {
     let end = |rest: &'_ str| rest.find(['`', '\n']).unwrap_or(rest.len());
     let quoted = text.match_indices("`tempra ").map(|(at, found)| &text[at + found.len()..]);
@@ -205,7 +207,8 @@ fn commands(text: &str, code: bool) -> Vec<&str> {
     quoted.chain(lines.filter_map(|l| l.strip_prefix("tempra ")).map(|rest| &rest[..end(rest)])).collect()
 }
 
-/// The string literals of a Rust file with their lines, without its unit tests; `\` at the end of a line joins lines.
+/// The string literals of a Rust file with their lines, without its unit tests; `\` at the end of a line
+/// joins lines.
 fn literals(text: &str) -> Vec<(usize, String)> {
     let text = text.split("#[cfg(test)]\nmod tests").next().unwrap_or(text);
     let c: Vec<char> = text.chars().collect();

@@ -1,4 +1,5 @@
-//! Pairs for next-sentence prediction: both kinds must be possible, and a random one comes from another document.
+//! Pairs for next-sentence prediction: both kinds must be possible, and a random one comes from another
+//! document.
 
 use crate::support::golden;
 use crate::tasks::{ok, prepared, recipe, tempra};
@@ -111,8 +112,8 @@ fn documents_of(set: &TokenSet, i: usize) -> [Vec<u32>; 2] {
     [side(0), side(1)]
 }
 
-/// Each document has a word of its own: what follows is of the same document, what is random of another, also where there are
-/// two only; documents of one line never come first.
+/// Each document has a word of its own: what follows is of the same document, what is random of another, also
+/// where there are two only; documents of one line never come first.
 #[test]
 fn random_second_parts_are_of_another_document() {
     let dir = setting();

@@ -5,7 +5,8 @@ use crate::support::golden;
 use crate::tasks::{ok, prepared, recipe, tempra};
 use serde_json::{Value, json};
 
-/// Contexts with accents, combining marks and characters beyond the basic plane; offsets are those of Python's slices.
+/// Contexts with accents, combining marks and characters beyond the basic plane; offsets are those of
+/// Python's slices.
 #[test]
 fn offsets_count_code_points() {
     let dir = tempfile::tempdir().unwrap();
@@ -16,7 +17,8 @@ fn offsets_count_code_points() {
         "日本語 の Alice ran e\u{301}\u{323} to 🏳\u{FE0F}\u{200D}🌈 the house",
         "plain Alice sat on the mat",
     ];
-    // Offsets of "Bob" and "Alice", by Python: contexts[0].index("Bob") == 45, contexts[1].index("Alice") == 6, then 6.
+    // Offsets of "Bob" and "Alice", by Python: contexts[0].index("Bob") == 45, contexts[1].index("Alice") ==
+    // 6, then 6.
     let answers = [("Bob", 45), ("Alice", 6), ("Alice", 6)];
     let paragraphs: Vec<Value> = (0..24)
         .map(|i| {

@@ -1,5 +1,5 @@
-//! Gradient norm, clipping and AdamW over parameter arenas against PyTorch (tests/golden/make_adamw.py); what is frozen
-//! stays; learning rates by layer.
+//! Gradient norm, clipping and AdamW over parameter arenas against PyTorch (tests/golden/make_adamw.py); what
+//! is frozen stays; learning rates by layer.
 
 use crate::support::*;
 use serde_json::Value;
@@ -62,7 +62,8 @@ fn params(device: &Device, golden: &Value, dtype: DType) -> Params {
     Params::new(device, layout, dtype, true).expect("memory")
 }
 
-/// Runs a case; the greatest differences from PyTorch: of norms (relative), of values, of states (relative to the largest).
+/// Runs a case; the greatest differences from PyTorch: of norms (relative), of values, of states (relative to
+/// the largest).
 fn run(case: &Value, golden: &Value, dtype: DType) -> [f64; 3] {
     let device = cpu(2);
     let params = params(&device, golden, dtype);
@@ -95,7 +96,8 @@ fn run(case: &Value, golden: &Value, dtype: DType) -> [f64; 3] {
     off
 }
 
-/// Runs every case of a golden file in f64 and f32, within the bounds of [`run`]'s differences, and returns the names of the cases.
+/// Runs every case of a golden file in f64 and f32, within the bounds of [`run`]'s differences, and returns
+/// the names of the cases.
 pub fn agrees_with_pytorch(file: &str, bound: impl Fn(&str, DType) -> [f64; 3]) -> Vec<String> {
     let golden = json(&golden(file));
     let cases = golden["cases"].as_array().expect("cases");
@@ -116,8 +118,8 @@ fn ten_updates_are_those_of_pytorch() {
     let names = agrees_with_pytorch("adamw.json", |case, dtype| match (case, dtype) {
         // Nothing but the order of roundings differs.
         ("exact", DType::F64) => [1e-14, 1e-12, 1e-12],
-        // Betas and the like are f32 in tempra: 0.999 is off by 1.3e-8, its complement by 1.3e-5, in v and in its
-        // correction alike.
+        // Betas and the like are f32 in tempra: 0.999 is off by 1.3e-8, its complement by 1.3e-5, in v and in
+        // its correction alike.
         ("defaults", DType::F64) => [1e-14, 1e-8, 2e-5],
         (_, DType::F32) => [1e-6, 1e-6, 2e-5],
         other => panic!("{other:?}"),
@@ -184,8 +186,8 @@ fn words_that_come_late_are_updated_as_all_others() {
     }
 }
 
-/// Frozen parameters beside trained ones in one tensor (queries, keys, values): no bit of them moves, their gradient does
-/// not count in the norm, and what lies between parameters stays zero.
+/// Frozen parameters beside trained ones in one tensor (queries, keys, values): no bit of them moves, their
+/// gradient does not count in the norm, and what lies between parameters stays zero.
 #[test]
 fn what_is_frozen_does_not_move() {
     for dtype in [DType::F32, DType::F64] {
@@ -259,7 +261,8 @@ fn learning_rates_fall_by_layer() {
     for p in &model.params.layout().list {
         assert_eq!(p.lr_scale, scale(&p.name), "{}", p.name);
     }
-    // AdamW's first step without decay moves by lr * scale * g / (|g| + eps), bias corrections being those of one step.
+    // AdamW's first step without decay moves by lr * scale * g / (|g| + eps), bias corrections being those of
+    // one step.
     let (set, task) = problem(&fixture);
     let before = values(&device, &model);
     pass(&device, &model, &*task, &set, &whole(&set), None);
@@ -282,8 +285,8 @@ fn learning_rates_fall_by_layer() {
     }
 }
 
-/// Steps that are not finite change nothing, wherever they fall among queued ones: not the values, not the moments, not the
-/// bias corrections of the steps after them.
+/// Steps that are not finite change nothing, wherever they fall among queued ones: not the values, not the
+/// moments, not the bias corrections of the steps after them.
 #[test]
 fn steps_that_are_not_finite_change_nothing() {
     const N: usize = 700;
@@ -332,8 +335,8 @@ fn steps_that_are_not_finite_change_nothing() {
     }
 }
 
-/// A loss scale changes no bit of the update (it is a power of two), is halved by an overflow, which changes nothing, and
-/// doubled after 2000 steps without.
+/// A loss scale changes no bit of the update (it is a power of two), is halved by an overflow, which changes
+/// nothing, and doubled after 2000 steps without.
 #[test]
 fn a_loss_scale_is_taken_back_halved_and_doubled() {
     const N: usize = 300;

@@ -1,4 +1,5 @@
-//! The choice of an optimizer in a recipe: its defaults, what is refused, and training and resuming with each.
+//! The choice of an optimizer in a recipe: its defaults, what is refused, and training and resuming with
+//! each.
 
 use crate::support::golden;
 use crate::tasks::{data, prepared, recipe};
@@ -102,8 +103,8 @@ fn weights(outcome: Result<Outcome, Error>) -> Vec<u8> {
     std::fs::read(model.join("model.safetensors")).expect("a model")
 }
 
-/// Each optimizer lowers the loss of a small task, keeps its states under their names, resumes with the same bits, and is not exchanged for
-/// another within a run.
+/// Each optimizer lowers the loss of a small task, keeps its states under their names, resumes with the same
+/// bits, and is not exchanged for another within a run.
 #[test]
 fn every_optimizer_trains_and_resumes() {
     let dir = tempfile::tempdir().expect("a folder");

@@ -1,4 +1,5 @@
-//! Sentence-order prediction: pairs by hand, the loss of `AlbertForPreTraining`, and a task that only the order of two texts solves.
+//! Sentence-order prediction: pairs by hand, the loss of `AlbertForPreTraining`, and a task that only the
+//! order of two texts solves.
 
 use crate::support::golden;
 use crate::tasks::{check_classes, ok, prepared, read, recipe, tempra};
@@ -39,7 +40,8 @@ fn parts(set: &TokenSet, i: usize) -> [Vec<u32>; 2] {
     [side(0), side(1)]
 }
 
-/// Every pair of a document of distinct words: its parts are next to each other in the document, in this order or the other.
+/// Every pair of a document of distinct words: its parts are next to each other in the document, in this
+/// order or the other.
 #[test]
 fn the_parts_of_a_pair_are_neighbours() {
     let dir = setting("encoders/albert");
@@ -93,8 +95,9 @@ fn the_parts_of_a_pair_are_neighbours() {
     );
 }
 
-/// `AlbertForPreTraining`: the loss is the mean cross-entropy of the hidden tokens plus that of the pairs; computed in f64 from the
-/// logits. The label 0 means "in order", and the second output has two logits a pair.
+/// `AlbertForPreTraining`: the loss is the mean cross-entropy of the hidden tokens plus that of the pairs;
+/// computed in f64 from the logits. The label 0 means "in order", and the second output has two logits a
+/// pair.
 #[test]
 fn the_loss_is_the_sum_of_two_means() {
     let dir = setting("encoders/albert");
@@ -146,8 +149,8 @@ fn the_loss_is_the_sum_of_two_means() {
     assert!((found - expected).abs() < 1e-5, "{found} {expected}");
 }
 
-/// "the cat ..." always comes before "Bob ...": only the order of the two texts tells the classes apart. The model learns it, the
-/// folder has transformers' class, and `eval` and `predict` use it.
+/// "the cat ..." always comes before "Bob ...": only the order of the two texts tells the classes apart. The
+/// model learns it, the folder has transformers' class, and `eval` and `predict` use it.
 #[test]
 fn the_order_of_two_texts_is_learnt() {
     let dir = setting("encoders/albert");

@@ -1,4 +1,5 @@
-//! What a run folder says of its models: scores with their step and thresholds, epochs, and the same when a run is repeated.
+//! What a run folder says of its models: scores with their step and thresholds, epochs, and the same when a
+//! run is repeated.
 
 use crate::support::golden;
 use crate::tasks::{data, ok, prepared, read, recipe, tempra};
@@ -218,7 +219,8 @@ fn epochs_are_counted_as_transformers_counts_them() {
         assert_eq!(state(&resumed)["log_history"], whole["log_history"]);
         std::fs::remove_dir_all(resumed).unwrap();
     }
-    // Several tasks: an epoch is as long as those of all together; 6 and 3 steps here, of which 6 / 9 are made.
+    // Several tasks: an epoch is as long as those of all together; 6 and 3 steps here, of which 6 / 9 are
+    // made.
     let text = |name: &str, file: &str| recipe("classify", file, "validation = \"rows.csv\"\n", name);
     std::fs::write(d.join("long.csv"), format!("text,label\n{}", "the cat,yes\na dog,no\n".repeat(12)))
         .unwrap();

@@ -30,7 +30,8 @@ fn ratio(w: &[f32], q: &[f64], k: &[f64]) -> f64 {
     estimate / exact.exp()
 }
 
-/// Short, since the estimate's variance grows with the exponential of their squared length, and so would the draws needed.
+/// Short, since the estimate's variance grows with the exponential of their squared length, and so would the
+/// draws needed.
 fn pair() -> (Vec<f64>, Vec<f64>) {
     let mut rng = Rng::new(3, "a query and a key", 0);
     let mut draw = || (0..DIM).map(|_| 0.4 * rng.normal()).collect();
@@ -118,7 +119,8 @@ fn fixtures() -> Vec<(PathBuf, Value)> {
     dirs.into_iter().map(|dir| (dir.clone(), json(&dir.join("fixture.json")))).collect()
 }
 
-/// The weights stay as they are; the folder says what was chosen, and is opened again so, or exactly if that is asked for.
+/// The weights stay as they are; the folder says what was chosen, and is opened again so, or exactly if that
+/// is asked for.
 #[test]
 fn a_swapped_model_is_saved_with_its_choice_and_opened_with_it() {
     let device = cpu(2);
@@ -167,7 +169,8 @@ fn a_choice_that_makes_no_sense_is_refused() {
     }
 }
 
-/// The report after the swap: an error for every layer, smaller with more features; of nothing where attention is exact.
+/// The report after the swap: an error for every layer, smaller with more features; of nothing where
+/// attention is exact.
 #[test]
 fn the_report_has_a_distance_for_every_layer() {
     let device = cpu(2);
@@ -292,7 +295,8 @@ fn memory_is_linear_in_the_length() {
     assert!(four < 64e6, "{four}");
 }
 
-/// From which length on FAVOR+ is faster than exact attention on this CPU. `cargo test --test all -- --ignored crossover`.
+/// From which length on FAVOR+ is faster than exact attention on this CPU.
+/// `cargo test --test all -- --ignored crossover`.
 #[test]
 #[ignore = "a measurement"]
 fn crossover_with_exact_attention() {
@@ -423,7 +427,8 @@ fn a_run_that_goes_on_between_redraws_ends_with_the_same_bits() {
     assert_eq!(json(&dir.join("parts/model/config.json"))["tempra_attention"]["draw"], last);
 }
 
-/// Training on a GPU, where steps are captured and replayed and features are redrawn in between: the CPU's losses.
+/// Training on a GPU, where steps are captured and replayed and features are redrawn in between: the CPU's
+/// losses.
 fn trains_as_on_the_cpu(gpu: &Device) {
     let steps = 20;
     let [truth, found] = [&cpu(2), gpu].map(|device| learner::other_losses(device, steps));

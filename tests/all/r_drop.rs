@@ -18,7 +18,8 @@ use tempra::train::{Objective, RDrop, pass};
 
 const KEY: Option<(u64, u64)> = Some((0x5EED_0000_0042, 3));
 
-/// bert/a with its gradients, its 32 examples and its task, with dropout as its config says or at one rate everywhere.
+/// bert/a with its gradients, its 32 examples and its task, with dropout as its config says or at one rate
+/// everywhere.
 fn setup(device: &Device, dropout: Option<f32>) -> (Model, TokenSet, Box<dyn Task>) {
     let dir = golden("bert/a");
     let options = Options {
@@ -42,7 +43,8 @@ fn run(device: &Device, model: &Model, objective: &dyn Objective, step: &[Batch]
     losses.iter().map(|loss| floats(device, loss)[0]).sum()
 }
 
-/// The largest relative distance of a parameter's gradients; key biases are left out, their gradient is rounding.
+/// The largest relative distance of a parameter's gradients; key biases are left out, their gradient is
+/// rounding.
 fn off(a: &[(String, Vec<f64>)], b: &[(String, Vec<f64>)]) -> f64 {
     let pairs = a.iter().zip(b).filter(|((name, _), _)| !zero_gradient(name));
     pairs.map(|((_, a), (_, b))| relative(a, b)).fold(0.0, |m, d| if d <= m { m } else { d })
@@ -113,7 +115,8 @@ fn objective(task: &dyn Task, alpha: f64) -> Box<dyn Objective + '_> {
     }
 }
 
-/// With dropout: the loss is above the mean of both cross-entropies, and gradients through both passes are those of finite differences.
+/// With dropout: the loss is above the mean of both cross-entropies, and gradients through both passes are
+/// those of finite differences.
 #[test]
 fn gradients_through_both_passes_are_those_of_finite_differences() {
     let device = cpu(1);
@@ -143,8 +146,8 @@ fn gradients_through_both_passes_are_those_of_finite_differences() {
     }
 }
 
-/// The masks of the second pass are others than those of the first and of the next step, do not depend on the cut, and those of the first
-/// are the ordinary ones.
+/// The masks of the second pass are others than those of the first and of the next step, do not depend on the
+/// cut, and those of the first are the ordinary ones.
 #[test]
 fn each_pass_has_masks_of_its_own_that_do_not_depend_on_the_cut() {
     let device = cpu(2);
@@ -239,8 +242,8 @@ fn a_task_without_classes_is_refused() {
     assert!(e.to_string().contains("loss.r_drop does not work with this task"), "{e}");
 }
 
-/// Runs of classify and tag: the weights differ from those without it, are the same bit by bit with another number of threads and after a kill, and the
-/// cut into passes shows only in rounding.
+/// Runs of classify and tag: the weights differ from those without it, are the same bit by bit with another
+/// number of threads and after a kill, and the cut into passes shows only in rounding.
 #[test]
 fn runs_with_it_resume_bit_for_bit() {
     let dir = tempfile::tempdir().expect("a folder");

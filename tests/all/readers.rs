@@ -1,4 +1,5 @@
-//! Layouts of labelled data beside one table with one label column. Expected rows, lines and columns are read off the files by hand.
+//! Layouts of labelled data beside one table with one label column. Expected rows, lines and columns are read
+//! off the files by hand.
 
 use crate::support::golden;
 use crate::tasks::{ok, prepared, read as read_json, recipe, tempra};
@@ -101,7 +102,8 @@ fn classes_in_columns_are_trained_and_scored_as_classes_in_one() {
     let (code, said) = train(dir, "multilabel", "two.csv", list);
     assert_eq!(code, Some(0), "{said}");
     assert_eq!(read_json(&dir.join("run/model/tempra.json"))["label"], serde_json::json!(["cat", "dog"]));
-    // The same model and the same scores, without an option, with the columns named, and from one column of the same classes.
+    // The same model and the same scores, without an option, with the columns named, and from one column of
+    // the same classes.
     assert_eq!(eval(dir, &["two.csv"])["scores"], of_one["scores"]);
     assert_eq!(eval(dir, &["two.csv", "--label", "dog,cat"])["scores"], of_one["scores"]);
     assert_eq!(eval(dir, &["one.csv", "--label", "label"])["scores"], of_one["scores"]);
@@ -358,7 +360,8 @@ fn class_folders_are_trained_scored_checked_and_predicted() {
     assert_eq!(predicted.lines().count(), 25);
 }
 
-/// A sentence of Universal Dependencies' format: comments, a multi-word token, an empty node, an underscore that is a word.
+/// A sentence of Universal Dependencies' format: comments, a multi-word token, an empty node, an underscore
+/// that is a word.
 const CONLLU: &str = "\
 # sent_id = 1
 # text = vámonos _ al mar

@@ -1,4 +1,5 @@
-//! Targets of any size: learnt in units of their spread, given back in their own, by tempra and by transformers.
+//! Targets of any size: learnt in units of their spread, given back in their own, by tempra and by
+//! transformers.
 
 use crate::support::*;
 use crate::tasks::{check_classes, data, models, ok, prepared, read, recipe, tempra};
@@ -102,7 +103,8 @@ fn prices_are_learnt_and_given_back_in_their_own_units() {
 
 #[test]
 fn the_loss_is_that_of_standardized_targets() {
-    // 100, 200, 600: mean 300, variance (200^2 + 100^2 + 300^2) / 3 = 46666.67, as scikit-learn's StandardScaler.
+    // 100, 200, 600: mean 300, variance (200^2 + 100^2 + 300^2) / 3 = 46666.67, as scikit-learn's
+    // StandardScaler.
     let task = Regress::standardized([100.0, 200.0, 600.0].into_iter()).unwrap();
     assert_eq!(task.shift, 300.0);
     assert!(near(task.scale, 216.024_689_946_928_86, 1e-14) && task.unit == task.scale);

@@ -1,4 +1,5 @@
-//! What a person reads of a run: the lines before the first step, warnings, the last words, and errors that name the cause.
+//! What a person reads of a run: the lines before the first step, warnings, the last words, and errors that
+//! name the cause.
 
 use crate::support::golden;
 use crate::tasks::{data, ok, prepared, read, recipe, tempra};
@@ -38,7 +39,8 @@ fn refused(dir: &Path, name: &str, args: &[&str], words: &[&str]) {
     }
 }
 
-/// The number of parameters of BERT follows from its config: embeddings and their norm, layers, pooler, two classes.
+/// The number of parameters of BERT follows from its config: embeddings and their norm, layers, pooler, two
+/// classes.
 #[test]
 fn a_small_model_is_described_in_units_that_fit() {
     let dir = setting();

@@ -1,5 +1,6 @@
-//! The fences of the house, held over the source text: who may use whom, where `unsafe` and features may stand, what a
-//! library never does. Every fence is a function of text, and a test feeds it a text that it must refuse.
+//! The fences of the house, held over the source text: who may use whom, where `unsafe` and features may
+//! stand, what a library never does. Every fence is a function of text, and a test feeds it a text that it
+//! must refuse.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -218,7 +219,8 @@ fn the_order_of_modules_bites() {
     assert_eq!(used("use crate::{a, b::c, d::{e, f::{g}}, h};").into_iter().collect::<String>(), "abdh");
 }
 
-/// The modules that the command line leaves to the rooms below it: it names no tape, no op, no layer and no parameter.
+/// The modules that the command line leaves to the rooms below it: it names no tape, no op, no layer and no
+/// parameter.
 const NOT_IN_CLI: &[&str] = &["tape", "ops", "nn", "params", "optim"];
 
 /// What a file of the command line uses of these.
@@ -333,7 +335,8 @@ fn features_are_asked_for_in_few_places() {
     assert!(features("#[cfg(test)]\n#[target_feature(enable = \"avx2\")]\n// cfg(feature)").is_empty());
 }
 
-/// Lines of a kernel that store a vector as C++ does, which the compiler tears into words, or have PTX in them.
+/// Lines of a kernel that store a vector as C++ does, which the compiler tears into words, or have PTX in
+/// them.
 fn torn(text: &str) -> Vec<usize> {
     let stores = |line: &str| {
         ["float2", "float4", "uint2", "uint4"].iter().any(|v| {

@@ -49,7 +49,8 @@ fn module(path: &str) -> String {
     path.replace('/', "::")
 }
 
-/// The paths that begin at the start of a text, such as `a::b` and `a::c::d` of `a::{b, c::{d}}`, as lists of names.
+/// The paths that begin at the start of a text, such as `a::b` and `a::c::d` of `a::{b, c::{d}}`, as lists of
+/// names.
 fn paths(text: &str, before: &[String], found: &mut Vec<Vec<String>>) {
     let text = text.trim_start();
     if let Some(group) = text.strip_prefix('{') {
@@ -81,8 +82,8 @@ fn paths(text: &str, before: &[String], found: &mut Vec<Vec<String>>) {
     }
 }
 
-/// The modules that a module uses, but for those that it is in and those that are in it: a folder's mod.rs declares its files, and
-/// they may use what it holds.
+/// The modules that a module uses, but for those that it is in and those that are in it: a folder's mod.rs
+/// declares its files, and they may use what it holds.
 fn uses(here: &str, text: &str, modules: &BTreeSet<String>) -> BTreeSet<String> {
     let all = code(text);
     let code = all.split("#[cfg(test)]\nmod tests").next().unwrap_or(&all);

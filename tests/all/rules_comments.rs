@@ -3,8 +3,8 @@
 use crate::rules::{FOLDERS, files, parts};
 use std::path::Path;
 
-/// The words of a comment that are paths from the root, such as `src/lib.rs`, `docs/` or `kernels/linear*.cu`, or names of source
-/// files, such as `linear.tensor.cu`.
+/// The words of a comment that are paths from the root, such as `src/lib.rs`, `docs/` or
+/// `kernels/linear*.cu`, or names of source files, such as `linear.tensor.cu`.
 fn paths(comment: &str) -> impl Iterator<Item = &str> {
     let part = |c: char| c.is_ascii_alphanumeric() || "_-./*".contains(c);
     let words = comment.split(move |c| !part(c)).map(|word| word.trim_end_matches(['.', '/']));
@@ -17,7 +17,8 @@ fn paths(comment: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// Whether a path is in the repository. In the emulator it may begin in its own folder; the name of a source file may stand alone.
+/// Whether a path is in the repository. In the emulator it may begin in its own folder; the name of a source
+/// file may stand alone.
 fn exists(path: &str, from: &str, sources: &[&str]) -> bool {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let emulator = from.starts_with("emulator/").then(|| root.join("emulator").join(path));

@@ -1,5 +1,5 @@
-//! What a run saves and reads back: a save that fails is made good, a damaged best checkpoint is not used, damaged
-//! checkpoints are never passed over in silence, and the state does not grow with the log.
+//! What a run saves and reads back: a save that fails is made good, a damaged best checkpoint is not used,
+//! damaged checkpoints are never passed over in silence, and the state does not grow with the log.
 
 use crate::faults::{Fault, FaultFs};
 use crate::support::golden;
@@ -98,7 +98,8 @@ fn steps(run: &Path) -> Vec<u64> {
     names.filter_map(|n| n.strip_prefix("checkpoint-")?.parse().ok()).collect()
 }
 
-/// System calls that change the disk during a whole run fail, one in each run; `TEMPRA_FAULT_STRIDE=1` tries all.
+/// System calls that change the disk during a whole run fail, one in each run; `TEMPRA_FAULT_STRIDE=1` tries
+/// all.
 #[test]
 fn any_one_failed_operation_of_a_run_ends_well_and_a_rerun_gives_the_same_bits() {
     let faults = [Fault::Os(28), Fault::Os(5), Fault::Short, Fault::Os(24), Fault::Os(13)];
@@ -149,7 +150,8 @@ fn any_one_failed_operation_of_a_run_ends_well_and_a_rerun_gives_the_same_bits()
 
 #[test]
 fn a_best_that_was_not_saved_is_not_the_best() {
-    // From the save at the best step on the disk is full for two saves in a row: that step cannot be the best.
+    // From the save at the best step on the disk is full for two saves in a row: that step cannot be the
+    // best.
     for (task, name, higher) in
         [("regress", "mse", false), ("classify", "loss", false), ("multi", "mean", true)]
     {
@@ -329,8 +331,8 @@ fn the_state_does_not_grow_with_the_log() {
     // After the first validation only digits change.
     assert!(size(40).abs_diff(size(8)) < 100, "{} {}", size(8), size(40));
     assert!(read(&run.join("checkpoint-40/state.json"))["log_history"].is_null());
-    // What scripts read, at each checkpoint and at the end, with no key that transformers' TrainerState has not
-    // (transformers 5.23; it refuses others).
+    // What scripts read, at each checkpoint and at the end, with no key that transformers' TrainerState has
+    // not (transformers 5.23; it refuses others).
     let known = [
         "epoch",
         "global_step",

@@ -1,4 +1,5 @@
-//! AUROC, average precision, thresholds and intervals, from training to `eval` and `predict`, against their definitions.
+//! AUROC, average precision, thresholds and intervals, from training to `eval` and `predict`, against their
+//! definitions.
 
 use crate::support::golden;
 use crate::tasks::{ok, prepared, read, recipe, tempra};
@@ -11,7 +12,8 @@ use tempra::rng::Rng;
 /// A score of probabilities and truths.
 type Of = fn(&[(f64, bool)]) -> f64;
 
-/// AUROC by its definition: the share of pairs of a positive and a negative in the right order, ties counting half.
+/// AUROC by its definition: the share of pairs of a positive and a negative in the right order, ties counting
+/// half.
 fn auroc(examples: &[(f64, bool)]) -> f64 {
     let (mut right, mut pairs) = (0.0, 0.0);
     for (a, _) in examples.iter().filter(|e| e.1) {
@@ -29,7 +31,8 @@ fn auroc(examples: &[(f64, bool)]) -> f64 {
     right / pairs
 }
 
-/// Average precision by its definition: over the thresholds from the highest down, the step in recall times the precision.
+/// Average precision by its definition: over the thresholds from the highest down, the step in recall times
+/// the precision.
 fn average_precision(examples: &[(f64, bool)]) -> f64 {
     let mut thresholds: Vec<f64> = examples.iter().map(|e| e.0).collect();
     thresholds.sort_by(|a, b| b.total_cmp(a));
@@ -216,7 +219,8 @@ fn draws_of_curves_need_no_sorting() {
     }
 }
 
-/// An interval of a share is about that of the binomial distribution; the same each time; of every score the one it has alone.
+/// An interval of a share is about that of the binomial distribution; the same each time; of every score the
+/// one it has alone.
 #[test]
 fn intervals_are_seeded_and_as_wide_as_they_should_be() {
     let right = |i: usize| i % 10 < 8;

@@ -1,4 +1,5 @@
-//! Which model a run ends with: metrics of different directions, names of scores, metrics that say nothing, NaN.
+//! Which model a run ends with: metrics of different directions, names of scores, metrics that say nothing,
+//! NaN.
 
 use crate::support::golden;
 use crate::tasks::{data, ok, prepared, read, recipe, tempra};
@@ -14,7 +15,8 @@ fn setting() -> tempfile::TempDir {
     dir
 }
 
-/// Writes the recipe `name`.toml of a task; `more` are further lines of `[data]`, `set` whole lines at the end (`[train]` is open).
+/// Writes the recipe `name`.toml of a task; `more` are further lines of `[data]`, `set` whole lines at the
+/// end (`[train]` is open).
 fn write(dir: &Path, name: &str, task: &str, file: &str, more: &str, set: &str) {
     std::fs::write(dir.join(format!("{name}.toml")), recipe(task, file, more, name) + set).unwrap();
 }
@@ -304,7 +306,8 @@ fn a_gain_of_adapting_has_the_direction_of_the_score() {
     assert!(said.contains("lower is better"), "{said}");
 }
 
-/// A run folder keeps which model it started from: other weights or another config under the same path are not taken for it.
+/// A run folder keeps which model it started from: other weights or another config under the same path are
+/// not taken for it.
 #[test]
 fn a_finished_run_is_not_reported_for_another_model() {
     let dir = setting();

@@ -1,4 +1,5 @@
-//! Folders of sentence-transformers: ours open there with the same vectors, theirs say how vectors are pooled.
+//! Folders of sentence-transformers: ours open there with the same vectors, theirs say how vectors are
+//! pooled.
 
 use crate::support::{golden, report_skipped};
 use crate::tasks::{data, ok, prepared, read, recipe, tempra};

@@ -1,4 +1,5 @@
-//! Settings of folders of sentence-transformers: applied as it applies them, or refused by name (tests/golden/make_sentence.py).
+//! Settings of folders of sentence-transformers: applied as it applies them, or refused by name
+//! (tests/golden/make_sentence.py).
 
 use crate::support::{golden, json, report_skipped};
 use crate::tasks::{ok, read, recipe, tempra};
@@ -69,7 +70,8 @@ fn settings_are_those_of_sentence_transformers() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// A run of `similar` from such a folder: what is done to texts and vectors stays, in the files and in every command.
+/// A run of `similar` from such a folder: what is done to texts and vectors stays, in the files and in every
+/// command.
 #[test]
 fn similar_goes_on_from_such_a_folder() {
     let all = json(&golden("sentence.json"));
@@ -138,7 +140,8 @@ fn similar_goes_on_from_such_a_folder() {
     println!("{said}");
 }
 
-/// Tasks that share their tokens cannot have them changed for one of them; other commands open the old layout too.
+/// Tasks that share their tokens cannot have them changed for one of them; other commands open the old layout
+/// too.
 #[test]
 fn tasks_that_share_tokens_refuse_lower_case_for_vectors() {
     let all = json(&golden("sentence.json"));

@@ -1,5 +1,5 @@
-//! Sessions of the library: probabilities are those of transformers, a stream is read as far as it must be, and results are those of the
-//! program.
+//! Sessions of the library: probabilities are those of transformers, a stream is read as far as it must be,
+//! and results are those of the program.
 
 use crate::cli::{fine, program, stderr};
 use crate::support::{golden, json, numbers, report_skipped};

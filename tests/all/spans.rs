@@ -237,7 +237,8 @@ fn questions_are_read() {
     assert_eq!(answers, [(20, 25, "Uppsala"), (9, 11, "🎉")]);
     assert!(second.impossible && second.answers.is_empty() && !first.impossible);
     assert!(std::sync::Arc::ptr_eq(&first.context, &second.context));
-    // In 2.0 an empty list says that there is no answer; in 1.1 it is a mistake, unless answers are not needed.
+    // In 2.0 an empty list says that there is no answer; in 1.1 it is a mistake, unless answers are not
+    // needed.
     let empty = r#"{"id": "2", "question": "When?", "answers": []}"#;
     assert!(questions("q.json", squad("2.0", &[empty]), true).expect("2.0").items[0].impossible);
     let m = message("q.json", questions("q.json", squad("1.1", &[GOOD, empty]), true));

@@ -1,5 +1,5 @@
-//! Output that cannot be written: progress is dropped and a run goes on to its end; results are an error once the files
-//! of the run are there.
+//! Output that cannot be written: progress is dropped and a run goes on to its end; results are an error once
+//! the files of the run are there.
 #![cfg(unix)]
 
 use crate::cli::{fine, refused, str};

@@ -1,4 +1,5 @@
-//! ROUGE against rouge-score (tests/golden/make_task_metrics.py); perplexity, ranks and bootstrap by their definitions.
+//! ROUGE against rouge-score (tests/golden/make_task_metrics.py); perplexity, ranks and bootstrap by their
+//! definitions.
 
 use serde_json::Value;
 use tempra::metrics::{Bootstrap, Perplexity, Ranking, Rouge, realistic_rank};

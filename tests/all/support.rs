@@ -14,8 +14,8 @@ use tempra::shape::DType;
 use tempra::tape::Tape;
 use tempra::tasks::{Classify, Regress, Task, inputs};
 
-/// Whether a parameter's true gradient is 0 (`tests/golden/README.md`): what is computed is rounding. Key biases, by the
-/// names of every architecture.
+/// Whether a parameter's true gradient is 0 (`tests/golden/README.md`): what is computed is rounding. Key
+/// biases, by the names of every architecture.
 pub fn zero_gradient(name: &str) -> bool {
     ["attention.self.key.bias", "attention.k_lin.bias", "attention.key.bias", "mask_emb"]
         .iter()
@@ -126,7 +126,8 @@ pub struct Pass {
     pub loss: f64,
 }
 
-/// Forward and backward over the micro-batches of one step: the gradients are afterwards those of the step's mean loss.
+/// Forward and backward over the micro-batches of one step: the gradients are afterwards those of the step's
+/// mean loss.
 pub fn pass(
     device: &Device,
     model: &Model,
@@ -238,7 +239,8 @@ pub fn adapter() -> Option<Device> {
     device("wgpu")
 }
 
-/// Has transformers open a saved folder and compare logits (`check_saved.py`), where there is a python that has it.
+/// Has transformers open a saved folder and compare logits (`check_saved.py`), where there is a python that
+/// has it.
 pub fn check_saved(dir: &Path, fixture: &Value) {
     let Some(python) = std::env::var_os("TEMPRA_PYTHON").filter(|p| !p.is_empty()) else {
         report_skipped("not run: check_saved.py; TEMPRA_PYTHON names no python with torch and transformers");
@@ -258,7 +260,8 @@ pub fn lines_of(said: &str) -> u32 {
     said.lines().count() as u32
 }
 
-/// Runs a program and kills it as soon as it has written so many lines to standard output; its status if it ended by itself.
+/// Runs a program and kills it as soon as it has written so many lines to standard output; its status if it
+/// ended by itself.
 pub fn killed_after(command: &mut Command, lines: u32) -> Option<ExitStatus> {
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
     let said = BufReader::new(child.stdout.take().unwrap());

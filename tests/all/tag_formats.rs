@@ -1,5 +1,5 @@
-//! Tags in every scheme and without one, from the file to scores and predictions. Right values: seqeval and scikit-learn
-//! (tests/golden/make_tags.py); where a model has learnt its file by heart, the file.
+//! Tags in every scheme and without one, from the file to scores and predictions. Right values: seqeval and
+//! scikit-learn (tests/golden/make_tags.py); where a model has learnt its file by heart, the file.
 
 use crate::support::golden;
 use crate::tasks::{ok, prepared, read, recipe, tempra};
@@ -155,7 +155,8 @@ fn spans_are_written_in_every_format() {
     assert_eq!(TagFormat::Words.encode(3, &[span("A", 1, 3)]).unwrap(), ["O", "A", "A"]);
 }
 
-/// Sentences of words that the tests' tokenizer knows, each word always with the same tag, so that a small model learns them.
+/// Sentences of words that the tests' tokenizer knows, each word always with the same tag, so that a small
+/// model learns them.
 fn tag_file(path: &Path, tag: &dyn Fn(&str) -> &'static str) {
     let sentences = [
         "Alice Bob saw the big red house",
@@ -268,7 +269,8 @@ fn a_bilou_model_is_trained_scored_and_predicts_by_its_scheme() {
         // Without what training noted the labels tell the same.
         std::fs::remove_file(dir.join(&model).join("tempra.json")).unwrap();
         assert_eq!(entities(&predict(dir, &model, "new.jsonl")[0]), expected, "{side}");
-        // The tags of the input decide nothing: in `predict` they are not read, in `eval` other letters are refused.
+        // The tags of the input decide nothing: in `predict` they are not read, in `eval` other letters are
+        // refused.
         let words = |tag: &str| format!("Alice\t{tag}-PER\nBob\t{tag}-PER\nsaw\tO\n");
         let given = ["U", "B", "I", "X"].map(|letter| {
             std::fs::write(dir.join("tagged.conll"), words(letter)).unwrap();
@@ -324,8 +326,9 @@ fn tags_without_a_scheme_are_scored_and_given_by_word() {
         .unwrap();
         let scores = eval(dir, &model, "test.conll");
         assert_eq!((&scores["accuracy"], &scores["f1"]), (&json!(3.0 / n as f64), &json!(3.0 / n as f64)));
-        // f1_score(["NOUN", "VERB", "NOUN", "VERB"], ["NOUN", "VERB", "NOUN", "NOUN"], average="macro") = (0.8 + 2/3) / 2;
-        // f1_score(["PER", "O", "ORG", "O"], ["PER", "O", "ORG", "PER"], average="macro") = (2/3 + 2/3 + 1) / 3.
+        // f1_score(["NOUN", "VERB", "NOUN", "VERB"], ["NOUN", "VERB", "NOUN", "NOUN"], average="macro") =
+        // (0.8 + 2/3) / 2; f1_score(["PER", "O", "ORG", "O"], ["PER", "O", "ORG", "PER"], average="macro") =
+        // (2/3 + 2/3 + 1) / 3.
         let expected = if name == "pos" { (0.8 + 2.0 / 3.0) / 2.0 } else { 7.0 / 9.0 };
         assert!((scores["f1_macro"].as_f64().unwrap() - expected).abs() < 1e-12, "{name}: {scores}");
         std::fs::write(dir.join("new.jsonl"), "{\"tokens\": [\"Bob\", \"Alice\", \"saw\", \"Paris\"]}\n")
@@ -382,7 +385,8 @@ fn all_files_together_tell_the_scheme() {
     assert!(out.status.code() == Some(3) && said.contains(".conll:"), "{said}");
 }
 
-/// Tags such as B_PER would be scored word by word, as if they were parts of speech: their accuracy is no F1 of entities.
+/// Tags such as B_PER would be scored word by word, as if they were parts of speech: their accuracy is no F1
+/// of entities.
 #[test]
 fn spans_in_another_spelling_are_not_taken_for_classes_of_words() {
     let dir = tempfile::tempdir().unwrap();
@@ -446,7 +450,8 @@ fn spans_of_characters_are_scored_as_predicted() {
     let scores = eval(dir, "spans/model", "train.jsonl");
     assert_eq!(scores["accuracy"], json!(1.0));
     assert_eq!(scores["loss"], metrics["loss"]);
-    // Half of the spans end inside a word. Predicted are "Bob" and "Paris": of two spans one is right, and one is missed.
+    // Half of the spans end inside a word. Predicted are "Bob" and "Paris": of two spans one is right, and
+    // one is missed.
     write("inside.jsonl", 2, &|i| [json!([[0, 2, "PER"]]), gold(1)][i].clone());
     let scores = eval(dir, "spans/model", "inside.jsonl");
     let found: Vec<Value> = predict(dir, "spans/model", "inside.jsonl");
@@ -459,7 +464,8 @@ fn spans_of_characters_are_scored_as_predicted() {
     }
 }
 
-/// Without strict, IOB1 and IOB2 are read alike: spans of a test file that begin with I count as those that begin with B.
+/// Without strict, IOB1 and IOB2 are read alike: spans of a test file that begin with I count as those that
+/// begin with B.
 #[test]
 fn a_test_file_of_iob1_is_scored_by_a_model_of_iob2() {
     let dir = tempfile::tempdir().unwrap();

@@ -63,8 +63,8 @@ fn evaluated(layers: usize) -> u64 {
     meta.usage().peak - before
 }
 
-/// In a feed-forward block are live: its input, which is the residual, and the activation's input and output, four times as wide.
-/// Everything before them is freed, so the number of layers does not matter.
+/// In a feed-forward block are live: its input, which is the residual, and the activation's input and output,
+/// four times as wide. Everything before them is freed, so the number of layers does not matter.
 #[test]
 fn evaluation_holds_the_activations_of_one_op() {
     let (tokens, hidden) = (8 * 64, 384);
@@ -87,8 +87,9 @@ fn trained(layers: usize) -> u64 {
     meta.usage().peak - before
 }
 
-/// What the backward pass of a layer reads is kept, and no more: queries, keys and values, attention's output and log-sum-exp, the
-/// outputs of three other maps, the activation's input, and output and normalised input of two layer norms with their scales.
+/// What the backward pass of a layer reads is kept, and no more: queries, keys and values, attention's output
+/// and log-sum-exp, the outputs of three other maps, the activation's input, and output and normalised input
+/// of two layer norms with their scales.
 #[test]
 fn training_keeps_what_its_backward_pass_reads() {
     let (tokens, hidden, heads) = (8 * 64, 384, 12);
@@ -101,7 +102,8 @@ fn training_keeps_what_its_backward_pass_reads() {
     assert_eq!(six - two, 4 * layer);
 }
 
-/// What an op of a chain gave is freed by its last use; a recording tape keeps what the gradients of the leaves need, and only that.
+/// What an op of a chain gave is freed by its last use; a recording tape keeps what the gradients of the
+/// leaves need, and only that.
 #[test]
 fn the_last_use_of_a_value_frees_it() {
     let (rows, cols) = (16u64, 8u64);

@@ -29,8 +29,9 @@ fn parameter(device: &Device, model: &Model, end: &str) -> Vec<f64> {
     found.unwrap_or_else(|| panic!("no {end}")).1
 }
 
-/// One more hidden state than layers, the last being what heads read where nothing follows the layers; outputs do not change by being
-/// watched; nothing is kept that was not asked for; queries, keys and values are W h + b of the hidden state below, by hand.
+/// One more hidden state than layers, the last being what heads read where nothing follows the layers;
+/// outputs do not change by being watched; nothing is kept that was not asked for; queries, keys and values
+/// are W h + b of the hidden state below, by hand.
 #[test]
 fn taps_hand_out_what_is_asked_for() {
     let device = cpu(1);
@@ -71,8 +72,8 @@ fn taps_hand_out_what_is_asked_for() {
     }
 }
 
-/// The loss of a tap, and which parameters it does not reach: mean squares of the first layer's output and of the second's queries, keys and
-/// values.
+/// The loss of a tap, and which parameters it does not reach: mean squares of the first layer's output and of
+/// the second's queries, keys and values.
 fn watched(tape: &mut Tape, model: &Model, bound: &Bound, batch: &Batch) -> Var {
     let x = inputs(tape, batch, Some((3, 4))).expect("inputs");
     let mut taps = Taps::none().with_hidden().with_qkv();

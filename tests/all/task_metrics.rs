@@ -47,7 +47,8 @@ fn entities_equal_seqeval() {
     for case in list(&golden()["entities"]) {
         let name = text(&case["name"]);
         let mut readings = Vec::new();
-        // seqeval's default reading takes L and U for I: what they mean is in tags.json (tests/all/tag_formats.rs).
+        // seqeval's default reading takes L and U for I: what they mean is in tags.json
+        // (tests/all/tag_formats.rs).
         if name != "any BILU sequences" {
             readings.push((Entities::new(), &case["lenient"], &case["per_type"], &case["spans"], None));
         }
@@ -184,7 +185,8 @@ fn answers_equal_the_squad_scripts() {
         // torchmetrics counts in f32.
         assert!((exact - floats(raw)[0]).abs() < 1e-6 && (f1 - floats(raw)[1]).abs() < 1e-6, "{q}");
     }
-    // 1.1 has no answer that is empty once normalised: no word is shared, so F1 is 0, but the texts are equal.
+    // 1.1 has no answer that is empty once normalised: no word is shared, so F1 is 0, but the texts are
+    // equal.
     assert_eq!(Answers::score(Squad::V1, "the", &["a"]), (1.0, 0.0));
     assert_eq!(Answers::score(Squad::V2, "the", &["a"]), (1.0, 1.0));
 

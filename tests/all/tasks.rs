@@ -178,7 +178,8 @@ fn cell(dir: &Path, task: &str, file: &str, more: &str) -> Value {
     };
     let scores = eval(&model);
     assert!(scores["loss"].as_f64().is_some_and(f64::is_finite), "{task}: {scores}");
-    // What was written is what was trained: opened again, a checkpoint of the same step scores the same. It has no thresholds.
+    // What was written is what was trained: opened again, a checkpoint of the same step scores the same. It
+    // has no thresholds.
     let same = |name: &str| {
         !(task == "multilabel" && (name.starts_with("f1") || ["accuracy", "hamming"].contains(&name)))
     };
@@ -221,7 +222,8 @@ fn every_task_trains_and_opens_again_on_every_architecture() {
     assert_eq!(kinds, known, "an architecture without a small model in tests/golden");
 }
 
-/// Has transformers open folders with the class that the config of each names: every weight there, none left over.
+/// Has transformers open folders with the class that the config of each names: every weight there, none left
+/// over.
 pub fn check_classes(folders: impl Iterator<Item = PathBuf>) {
     let Some(python) = std::env::var_os("TEMPRA_PYTHON").filter(|p| !p.is_empty()) else {
         report_skipped("not run: check_task.py; TEMPRA_PYTHON names no python with torch and transformers");
@@ -392,7 +394,8 @@ fn adapting_to_own_text_is_compared_with_not_adapting() {
     assert!(String::from_utf8_lossy(&wrong.stderr).contains("expected: task = \"mask\""));
 }
 
-/// Hidden tokens are a function of the example and the step, not of what else is in the batch; their share is right.
+/// Hidden tokens are a function of the example and the step, not of what else is in the batch; their share is
+/// right.
 #[test]
 fn masking_does_not_depend_on_company() {
     let mask = Mask { probability: 0.15, whole_word: false, mask: 4, vocab: 90 };
@@ -443,7 +446,8 @@ fn masking_does_not_depend_on_company() {
     }
 }
 
-/// Pairs for next-sentence prediction: half of them are torn apart, none is longer than asked, and both kinds are there.
+/// Pairs for next-sentence prediction: half of them are torn apart, none is longer than asked, and both kinds
+/// are there.
 #[test]
 fn pairs_of_sentences_follow_or_do_not() {
     let dir = tempfile::tempdir().unwrap();

@@ -55,8 +55,8 @@ fn same_as_transformers() {
     }
 }
 
-/// `spiece.model`, `sentencepiece.bpe.model`, `vocab.json` with `merges.txt` (tests/golden/make_subwords.py); saved, each has a
-/// tokenizer.json that means the same.
+/// `spiece.model`, `sentencepiece.bpe.model`, `vocab.json` with `merges.txt` (tests/golden/make_subwords.py);
+/// saved, each has a tokenizer.json that means the same.
 #[test]
 fn older_files_are_what_transformers_makes_of_them() {
     let subwords = golden("../subwords");
@@ -218,7 +218,8 @@ fn missing_specials_are_refused() {
     assert!(refused(unk.path(), 1000).contains("\"[NO]\" is not in the vocabulary"));
     let none = file(&|v| v["post_processor"] = Value::Null);
     assert!(refused(none.path(), 1000).contains("adds no special tokens"));
-    // Two of the files that the tokenizers crate panics on: a template without its token, merges that do not fit.
+    // Two of the files that the tokenizers crate panics on: a template without its token, merges that do not
+    // fit.
     let template = file(&|v| {
         v["post_processor"]["special_tokens"].as_object_mut().unwrap().remove("[SEP]").unwrap();
     });
@@ -320,7 +321,8 @@ fn ids_of_other_implementations() {
     compare(&shared.join("tokenizers/modernbert"), 50_368, "mixed_tokens_modernbert.txt");
     // XLNet's two special tokens stand at the end.
     compare_at(&shared.join("tokenizers/xlnet"), 32_000, "mixed_tokens_xlnet_base_cased.txt", 0);
-    // GPT-2's numbers follow from the merges: the bytes in the order of their characters, the merges, the end of text.
+    // GPT-2's numbers follow from the merges: the bytes in the order of their characters, the merges, the end
+    // of text.
     let gpt2 = tempfile::tempdir().unwrap();
     let merges = fs::read_to_string(shared.join("tokenizers/roberta/merges.txt")).unwrap();
     let printable = |b: &u32| matches!(b, 33..=126 | 161..=172 | 174..=255);

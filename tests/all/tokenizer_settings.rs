@@ -154,7 +154,8 @@ fn settings_are_those_of_transformers() {
     println!("{said}");
 }
 
-/// The program under settings that tokenizer.json contradicts: probabilities of transformers, and again from what it saves.
+/// The program under settings that tokenizer.json contradicts: probabilities of transformers, and again from
+/// what it saves.
 #[test]
 fn predictions_follow_the_settings() {
     let all = cases();

@@ -67,7 +67,8 @@ fn learns_a_task_and_leaves_a_model_that_predicts() {
     let said = ok(finish(dir.path(), "run", &[]));
     assert!(said.contains("tempra predict"), "{said}");
     let accuracy = metric(dir.path(), "run", "accuracy");
-    // The word decides, so a model that learns is right nearly always, and one that does not half of the time.
+    // The word decides, so a model that learns is right nearly always, and one that does not half of the
+    // time.
     assert!(accuracy > 0.95, "accuracy {accuracy}");
     let journal = std::fs::read_to_string(dir.path().join("run/metrics.jsonl")).unwrap();
     assert!(journal.lines().any(|l| l.contains("eval_accuracy")));
@@ -86,8 +87,8 @@ fn two_runs_are_bit_equal_and_another_seed_is_not() {
     assert!(weights(dir.path(), "a") != weights(dir.path(), "c"), "the seed does not show in the weights");
 }
 
-/// `TEMPRA_KILLS` says how many runs; each is killed at random moments until one comes through. Moments are lines of the run's
-/// output, not times, so the test does not depend on the speed of the machine.
+/// `TEMPRA_KILLS` says how many runs; each is killed at random moments until one comes through. Moments are
+/// lines of the run's output, not times, so the test does not depend on the speed of the machine.
 #[test]
 fn killed_at_random_and_run_again_ends_with_the_same_bits() {
     let kills: u64 = std::env::var("TEMPRA_KILLS").ok().and_then(|v| v.parse().ok()).unwrap_or(4);
@@ -117,7 +118,8 @@ fn killed_at_random_and_run_again_ends_with_the_same_bits() {
     assert!(killed > 0);
 }
 
-/// The run cannot end before the signal: it writes more lines than a pipe holds, and nobody reads them until then.
+/// The run cannot end before the signal: it writes more lines than a pipe holds, and nobody reads them until
+/// then.
 #[cfg(unix)]
 #[test]
 fn a_signal_stops_after_a_checkpoint_and_the_run_goes_on() {

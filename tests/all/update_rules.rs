@@ -1,5 +1,6 @@
-//! Optimizers besides AdamW: SGD against PyTorch, Lion against the paper's program (tests/golden/make_sgd.py, make_lion.py), and what every
-//! optimizer promises: it resumes bit for bit, and a step that is not finite changes nothing.
+//! Optimizers besides AdamW: SGD against PyTorch, Lion against the paper's program (tests/golden/make_sgd.py,
+//! make_lion.py), and what every optimizer promises: it resumes bit for bit, and a step that is not finite
+//! changes nothing.
 
 use crate::optim::agrees_with_pytorch;
 use crate::support::*;
@@ -90,7 +91,8 @@ fn steps(
     [&params.value].into_iter().chain(states).map(|t| bits(&floats(device, t))).collect()
 }
 
-/// After a restart no block is known to be without gradients, so blocks that were skipped before are computed: with the same bits.
+/// After a restart no block is known to be without gradients, so blocks that were skipped before are
+/// computed: with the same bits.
 #[test]
 fn every_optimizer_resumes_bit_for_bit() {
     for device in [Some(cpu(2)), device("cuda"), adapter()].into_iter().flatten() {
@@ -152,7 +154,8 @@ fn no_optimizer_moves_in_a_step_that_is_not_finite() {
     }
 }
 
-/// What GPUs compute is what the CPU computes, over several steps of values, states and blocks without gradients.
+/// What GPUs compute is what the CPU computes, over several steps of values, states and blocks without
+/// gradients.
 #[test]
 fn every_optimizer_agrees_between_devices() {
     let host = cpu(2);

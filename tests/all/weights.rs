@@ -1,4 +1,5 @@
-//! Weights and model folders from outside: what is hostile or damaged is refused by a sentence, what is whole is exact.
+//! Weights and model folders from outside: what is hostile or damaged is refused by a sentence, what is whole
+//! is exact.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -89,7 +90,8 @@ fn headers_that_would_eat_memory() {
     let many: Vec<String> = (0..400_000).map(|i| entry(&format!("t{i}"), "F32", "[0]", 0, 0)).collect();
     let long = format!("[{}1]", "0,".repeat(5_000_000));
     let nested = format!("[{}1]", "[[]],".repeat(3_000_000));
-    // Reading stops at the limit, within the first megabyte: that bounds time and memory whatever the machine.
+    // Reading stops at the limit, within the first megabyte: that bounds time and memory whatever the
+    // machine.
     for (header, limit) in [
         (many.join(","), "more than 10001 members"),
         (entry("w", "F32", &long, 0, 0), "too many values"),

@@ -1,4 +1,5 @@
-//! Training through Vulkan, Metal or DX12 against training on the CPU. Needs an adapter; `tests/software-vulkan` brings one.
+//! Training through Vulkan, Metal or DX12 against training on the CPU. Needs an adapter;
+//! `tests/software-vulkan` brings one.
 
 use crate::learner::{Job, batch, losses};
 use crate::support::{adapter, cpu};
@@ -55,7 +56,8 @@ fn a_lost_device_is_an_error_that_says_so() {
     assert_eq!(e.kind(), Kind::Lost, "{e}");
 }
 
-/// An optimizer's update of arenas that are larger than one binding may be, cut into several launches, is the same.
+/// An optimizer's update of arenas that are larger than one binding may be, cut into several launches, is the
+/// same.
 #[test]
 fn wgpu_updates_in_several_launches_are_the_same() {
     if adapter().is_none() {
@@ -94,7 +96,8 @@ fn wgpu_updates_in_several_launches_are_the_same() {
     }
 }
 
-/// The CPU refuses indices that no table has; a kernel cannot, so they make the result no number and touch nothing else.
+/// The CPU refuses indices that no table has; a kernel cannot, so they make the result no number and touch
+/// nothing else.
 #[test]
 fn wgpu_indices_out_of_range_show() {
     let Some(device) = adapter() else { return };

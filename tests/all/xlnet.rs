@@ -1,5 +1,5 @@
-//! XLNet's attention against its definition and against the shift that transformers makes; training of a model with the
-//! tokenizer that belongs to it; two streams.
+//! XLNet's attention against its definition and against the shift that transformers makes; training of a
+//! model with the tokenizer that belongs to it; two streams.
 
 use crate::support::*;
 use serde_json::Value;
@@ -120,8 +120,9 @@ fn relative_attention_is_what_its_definition_says() {
     }
 }
 
-/// `rel_shift_bnij`: scores by position, (queries, 2 keys) for the positions `tokens` down to 1 - `tokens`, seen as (2 keys,
-/// queries), without the first row, seen as (queries, 2 keys - 1), its first `tokens` columns.
+/// `rel_shift_bnij`: scores by position, (queries, 2 keys) for the positions `tokens` down to 1 - `tokens`,
+/// seen as (2 keys, queries), without the first row, seen as (queries, 2 keys - 1), its first `tokens`
+/// columns.
 #[test]
 fn an_index_does_what_the_shift_of_transformers_does() {
     for tokens in [1, 2, 5, 66] {
@@ -141,8 +142,8 @@ fn an_index_does_what_the_shift_of_transformers_does() {
     }
 }
 
-/// The small XLNet of the fixtures with as many tokens as the tokenizer has, trained by the program on its text files: it
-/// learns, and transformers opens what is left.
+/// The small XLNet of the fixtures with as many tokens as the tokenizer has, trained by the program on its
+/// text files: it learns, and transformers opens what is left.
 #[test]
 fn xlnet_is_trained_from_text_to_text() {
     let place = tempdir().expect("a folder");
@@ -276,8 +277,8 @@ fn two_streams_predict_what_transformers_does() {
     }
 }
 
-/// The head on the two streams, through the task: its loss and its gradients, of which those of the token table come from
-/// both of its uses, are transformers'; a second micro-batch adds to them.
+/// The head on the two streams, through the task: its loss and its gradients, of which those of the token
+/// table come from both of its uses, are transformers'; a second micro-batch adds to them.
 #[test]
 fn a_permutation_language_model_has_the_loss_and_the_gradients_of_transformers() {
     let device = cpu(2);
@@ -324,7 +325,8 @@ fn a_permutation_language_model_has_the_loss_and_the_gradients_of_transformers()
     }
 }
 
-/// What a step of training asks for: some tokens of each sequence, none of them special, the same however it is cut.
+/// What a step of training asks for: some tokens of each sequence, none of them special, the same however it
+/// is cut.
 #[test]
 fn tokens_to_be_found_are_drawn_example_by_example() {
     let task = Permute { probability: 0.3, max_span: 2, vocab: 90 };
@@ -405,8 +407,8 @@ fn ranks_are_a_permutation_of_the_tokens_that_are_predicted() {
     assert!(streams.push(&[1, 2], &[0], &[0, 0]).is_err());
 }
 
-/// Training passes of an XLNet-base of six layers on this CPU. `cargo test --test all -- --ignored xlnet_passes --nocapture`; beside
-/// it `benches/peers/xlnet_torch.py`.
+/// Training passes of an XLNet-base of six layers on this CPU. `cargo test --test all -- --ignored
+/// xlnet_passes --nocapture`; beside it `benches/peers/xlnet_torch.py`.
 #[test]
 #[ignore = "a measurement"]
 fn xlnet_passes_a_second() {

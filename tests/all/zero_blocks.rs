@@ -1,4 +1,5 @@
-//! The record of where gradients are zero: training with it has the bits of training without it, and what it names is left alone.
+//! The record of where gradients are zero: training with it has the bits of training without it, and what it
+//! names is left alone.
 
 use crate::support::{bits, cpu, device};
 use tempra::data::{Batch, Targets};
@@ -16,7 +17,8 @@ use tempra::shape::{DType, Spec};
 use tempra::tasks::{Classify, Mask, Task};
 use tempra::train::{Scale, pass};
 
-/// Words of the tiny model: its table begins and ends within blocks of the record, and most rows are in no batch.
+/// Words of the tiny model: its table begins and ends within blocks of the record, and most rows are in no
+/// batch.
 const VOCAB: u32 = 701;
 
 /// Two sequences of some words; with words to be found, or with classes.
@@ -41,7 +43,8 @@ fn batch(step: u64, head: usize) -> Batch {
     b
 }
 
-/// What is in the arenas of a model after each of some steps, bit by bit, and what each step was; with the record or without it.
+/// What is in the arenas of a model after each of some steps, bit by bit, and what each step was; with the
+/// record or without it.
 fn trace(device: &Device, record: bool, resumed: bool) -> Vec<Vec<u64>> {
     let shape = EncoderConfig {
         vocab: VOCAB as usize,
@@ -70,7 +73,8 @@ fn trace(device: &Device, record: bool, resumed: bool) -> Vec<Vec<u64>> {
     let classify = Classify { classes, label_smoothing: 0.0, gamma: 0.0, class_weights: None };
     let mask = Mask { probability: 0.15, whole_word: false, mask: 0, vocab: VOCAB };
     let mut all = Vec::new();
-    // Heads of the micro-batches of each step: the second one's decoder is the table of words. Steps recur, for captured graphs.
+    // Heads of the micro-batches of each step: the second one's decoder is the table of words. Steps recur,
+    // for captured graphs.
     let steps: [&[usize]; 10] = [&[0], &[0], &[0, 0], &[1], &[0], &[0], &[1, 0], &[0, 1], &[0], &[0]];
     for (i, heads) in steps.iter().enumerate() {
         if resumed && i == 5 {
@@ -144,7 +148,8 @@ fn training_with_the_record_has_the_bits_of_training_without_it() {
     }
 }
 
-/// A tensor of numbers that are zero but for some; NaN where they are marked as zero_blocks, which nobody may read.
+/// A tensor of numbers that are zero but for some; NaN where they are marked as zero_blocks, which nobody may
+/// read.
 fn poisoned(device: &Device, n: usize, marked: &[usize]) -> (Tensor, Tensor) {
     let mut rng = Rng::new(5, "poison", 0);
     let mut g: Vec<f32> = (0..n).map(|_| rng.normal() as f32).collect();
@@ -169,7 +174,8 @@ fn what_is_marked_is_neither_read_nor_zeroed() {
         let expected = squares(device.read::<f32>(&g).unwrap()).sqrt();
         assert!((f64::from(length) - expected).abs() < 1e-4 * expected, "{length} for {expected}");
 
-        // Blocks of the update that are those of the record, and some that lie across two of them: read unless both are marked.
+        // Blocks of the update that are those of the record, and some that lie across two of them: read
+        // unless both are marked.
         for shift in [0, 64] {
             let segment = |len| Segment { len, decay: 0.0, lr_scale: 1.0, frozen: false };
             let segments = [segment(shift), segment(n - shift)];
@@ -207,7 +213,8 @@ fn a_table_is_zeroed_where_it_was_written_and_nowhere_else() {
             let dy = upload(&[70, cols as usize], &vec![1.0; 70 * cols as usize]);
             let arena = upload(&[first + n + 99], &vec![7f32; first + n + 99]);
             let g = arena.view(first, &[rows as usize, cols as usize]).unwrap();
-            // Of the blocks that lie in the table wholly the second is marked, though it holds no zeros: it must keep them.
+            // Of the blocks that lie in the table wholly the second is marked, though it holds no zeros: it
+            // must keep them.
             let whole = first.div_ceil(ZeroBlocks::BLOCK)..(first + n) / ZeroBlocks::BLOCK;
             let kept = (whole.start + 1) * ZeroBlocks::BLOCK..(whole.start + 2) * ZeroBlocks::BLOCK;
             let touched = |at: usize| {
@@ -247,8 +254,9 @@ fn a_table_is_zeroed_where_it_was_written_and_nowhere_else() {
     }
 }
 
-/// What the record saves of a step of MiniLM-L6 on this CPU: times of the ops that touch the vocabulary's gradient, with and without
-/// it in turn. Run it by itself: `cargo test --test all -- --ignored --nocapture vocabulary`.
+/// What the record saves of a step of MiniLM-L6 on this CPU: times of the ops that touch the vocabulary's
+/// gradient, with and without it in turn. Run it by itself:
+/// `cargo test --test all -- --ignored --nocapture vocabulary`.
 #[test]
 #[ignore = "a measurement"]
 fn what_the_record_saves_of_the_vocabulary_gradient() {

@@ -1,7 +1,9 @@
-//! A CUDA driver library that fails as it is told to, for `tests/all/doctor.rs`, which compiles it. It computes nothing.
+//! A CUDA driver library that fails as it is told to, for `tests/all/doctor.rs`, which compiles it. It
+//! computes nothing.
 //!
-//! `FAKE_CUDA` is a list of `FUNCTION=CODE`, `FUNCTION=hang` or `FUNCTION=crash`, separated by commas. `FAKE_CUDA_VERSION` is the
-//! version of CUDA that the driver reports (default 13000). With `--cfg incomplete` a function is missing, and with `--cfg empty` all.
+//! `FAKE_CUDA` is a list of `FUNCTION=CODE`, `FUNCTION=hang` or `FUNCTION=crash`, separated by commas.
+//! `FAKE_CUDA_VERSION` is the version of CUDA that the driver reports (default 13000). With
+//! `--cfg incomplete` a function is missing, and with `--cfg empty` all.
 #![cfg(not(empty))]
 #![allow(non_snake_case)]
 

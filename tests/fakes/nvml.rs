@@ -1,7 +1,7 @@
 //! A stand-in for NVML with one GPU. Tests compile it as `libnvidia-ml.so.1`:
 //!   rustc --crate-type cdylib [--cfg broken | --cfg old] nvml.rs
-//! `FAKE_NVML_REASONS` sets the clock event reasons (a number). `broken`: it cannot be initialised. `old`: a driver before 535, which has
-//! another name for the reasons.
+//! `FAKE_NVML_REASONS` sets the clock event reasons (a number). `broken`: it cannot be initialised. `old`: a
+//! driver before 535, which has another name for the reasons.
 #![allow(non_snake_case)]
 
 use std::ffi::{CStr, c_char, c_int, c_uint, c_ulonglong, c_void};

@@ -1,9 +1,9 @@
-//! An NVRTC that fails in the way of `--cfg flaw="..."`, for `tests/all/doctor.rs`, which compiles it. It compiles nothing: every
-//! program becomes the same few bytes.
+//! An NVRTC that fails in the way of `--cfg flaw="..."`, for `tests/all/doctor.rs`, which compiles it. It
+//! compiles nothing: every program becomes the same few bytes.
 //!
-//! `version`: nvrtcVersion fails. `function`: a function is missing. `builtins`: it cannot compile, as NVRTC without libnvrtc-builtins.
-//! `source`: it compiles an empty kernel and refuses every other program. `FAKE_NVRTC_VERSION`, read while this is compiled, is its
-//! version (default 13.0).
+//! `version`: nvrtcVersion fails. `function`: a function is missing. `builtins`: it cannot compile, as NVRTC
+//! without libnvrtc-builtins. `source`: it compiles an empty kernel and refuses every other program.
+//! `FAKE_NVRTC_VERSION`, read while this is compiled, is its version (default 13.0).
 #![allow(non_snake_case)]
 
 use std::ffi::{CStr, c_char, c_int, c_void};

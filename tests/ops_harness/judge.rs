@@ -128,7 +128,8 @@ struct Outcome {
 }
 
 impl Bench {
-    /// With bounds checks in the kernels: for those that are wrong on purpose, lest they bring the driver down.
+    /// With bounds checks in the kernels: for those that are wrong on purpose, lest they bring the driver
+    /// down.
     pub fn open_checked() -> Bench {
         let mut bench = Bench::open();
         for (_, device) in &mut bench.others {
@@ -246,7 +247,8 @@ impl Bench {
         let x = case.values(&mut rng);
         let specs = case.specs(DType::F64);
         let plan = op.plan(&self.truth.caps(), &specs.iter().collect::<Vec<_>>())?;
-        // A random cotangent: a plain sum is constant for a softmax, and would pass a backward that returns zero.
+        // A random cotangent: a plain sum is constant for a softmax, and would pass a backward that returns
+        // zero.
         let dy = reals(&mut rng, plan.outputs[0].len(), -1.0, 1.0);
         let of = |dev, dtype| Question { dev, dtype, op, case, x: &x, dy: &dy };
         let run = |dev, dtype, want| self.run(&of(dev, dtype), want);

@@ -1,5 +1,5 @@
-//! Errors planted on purpose, to prove that the harness bites: each is a small op with one mistake of a kind that real
-//! kernels have had. The correct version of the same op passes.
+//! Errors planted on purpose, to prove that the harness bites: each is a small op with one mistake of a kind
+//! that real kernels have had. The correct version of the same op passes.
 
 use crate::judge::{Bench, Verdict};
 use std::sync::atomic::{AtomicU32, Ordering};

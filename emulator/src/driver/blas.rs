@@ -1,5 +1,6 @@
-//! What `cudarc` calls of cuBLASLt for products of matrices, so that those calls can be tested without a GPU: layouts, kinds,
-//! bounds and alignment are checked more strictly than the library does; sums are formed in f64 and rounded once.
+//! What `cudarc` calls of cuBLASLt for products of matrices, so that those calls can be tested without a GPU:
+//! layouts, kinds, bounds and alignment are checked more strictly than the library does; sums are formed in
+//! f64 and rounded once.
 //!
 //! A program finds it if `libcublasLt.so` is a link to this library: both names are then one instance.
 
@@ -84,11 +85,12 @@ pub(crate) struct Product {
     first: bool,
 }
 
-/// Epilogues that are known: bits for a bias (4), GELU's tanh form (32), and the sums before it kept (128); the result times the
-/// derivative of that form at what was kept (192, DGELU: with a result of the operands' type, and not added to); by itself the
-/// sums of the second operand over the depth, a number for each column of the result, written over what is at the bias's place
-/// in the result's type (512, BGRADB). Over a depth of more than [`DEEP`] the first algorithm that is proposed for them leaves
-/// the last one out, so that who does not check what an algorithm computes is found out.
+/// Epilogues that are known: bits for a bias (4), GELU's tanh form (32), and the sums before it kept (128);
+/// the result times the derivative of that form at what was kept (192, DGELU: with a result of the operands'
+/// type, and not added to); by itself the sums of the second operand over the depth, a number for each column
+/// of the result, written over what is at the bias's place in the result's type (512, BGRADB). Over a depth
+/// of more than [`DEEP`] the first algorithm that is proposed for them leaves the last one out, so that who
+/// does not check what an algorithm computes is found out.
 const BIAS: u32 = 4;
 const GELU: u32 = 32;
 const KEPT: u32 = 128;

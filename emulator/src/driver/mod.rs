@@ -1,9 +1,12 @@
-//! The CUDA driver API on the emulator: the functions of libcuda.so for devices, memory, modules, streams, events and graphs. A fault
-//! is reported as on a GPU: the launch succeeds, and every later call returns the error.
+//! The CUDA driver API on the emulator: the functions of libcuda.so for devices, memory, modules, streams,
+//! events and graphs. A fault is reported as on a GPU: the launch succeeds, and every later call returns the
+//! error.
 //!
-//! Settings: `EMULATOR_DEVICE` (name), `EMULATOR_PCI` (PCI address), `EMULATOR_MEMORY` (bytes), `EMULATOR_SM` (as 80 or 90), `EMULATOR_FAIL_ALLOC` (the n-th
-//! allocation fails), `EMULATOR_SEED` (schedule), `EMULATOR_BLUR` (seed of the errors of approximate functions), `EMULATOR_TENSOR_BITS` (24: matrix instructions cut off what tensor cores do),
-//! `EMULATOR_THREADS`, `EMULATOR_STATS` (1: prints the counters of each launch).
+//! Settings: `EMULATOR_DEVICE` (name), `EMULATOR_PCI` (PCI address), `EMULATOR_MEMORY` (bytes), `EMULATOR_SM`
+//! (as 80 or 90), `EMULATOR_FAIL_ALLOC` (the n-th allocation fails), `EMULATOR_SEED` (schedule),
+//! `EMULATOR_BLUR` (seed of the errors of approximate functions), `EMULATOR_TENSOR_BITS` (24: matrix
+//! instructions cut off what tensor cores do), `EMULATOR_THREADS`, `EMULATOR_STATS` (1: prints the counters
+//! of each launch).
 #![allow(unsafe_code, non_snake_case, reason = "a C interface, whose names are given")]
 #![allow(missing_docs, reason = "named and documented as in the CUDA driver API")]
 #![allow(clippy::missing_safety_doc, reason = "the callers are C programs, bound by the CUDA driver API")]
@@ -140,7 +143,8 @@ impl Driver {
                 self.memory.write(*to, bytes)
             }
             Work::ToHost { to, from, bytes } => self.memory.read(*from, *bytes).map(|found| {
-                // SAFETY: the caller says that there is place for so many bytes, until the stream has done it.
+                // SAFETY: the caller says that there is place for so many bytes, until the stream has done
+                // it.
                 unsafe { std::ptr::copy_nonoverlapping(found.as_ptr(), *to as *mut u8, *bytes) };
             }),
             Work::Copy { to, from, bytes } => self.memory.copy(*to, *from, *bytes),

@@ -356,7 +356,8 @@ impl Alu<'_> {
     }
 }
 
-/// Makes a loop of its own for each operation and each common type: matching in the loop costs more than the work.
+/// Makes a loop of its own for each operation and each common type: matching in the loop costs more than the
+/// work.
 macro_rules! fan {
     ($f:expr, $t:expr, $plain:expr, $kind:ident: $($name:ident)*, $body:ident, $other:expr) => {
         match ($f, $t) {

@@ -51,7 +51,8 @@ impl Block<'_> {
             self.note(Kind::Barrier, w, lane, pc, what, other);
             return Err(Stop);
         }
-        // Threads of a block that meet at different __syncthreads: the hardware lets them, and then the next one is off.
+        // Threads of a block that meet at different __syncthreads: the hardware lets them, and then the next
+        // one is off.
         if count == 0
             && let Some(&other) = self.bars[id].pcs.iter().find(|&&p| p != pc)
         {

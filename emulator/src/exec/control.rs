@@ -6,8 +6,8 @@ use crate::isa::{Instr, Op};
 use crate::warp::{Group, Wait};
 
 impl Block<'_> {
-    /// Instructions that change where lanes stand, and those that lanes do together. Gives where this group goes on;
-    /// nothing if the groups were changed.
+    /// Instructions that change where lanes stand, and those that lanes do together. Gives where this group
+    /// goes on; nothing if the groups were changed.
     pub(crate) fn control(
         &mut self,
         w: usize,

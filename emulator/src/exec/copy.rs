@@ -1,5 +1,5 @@
-//! Asynchronous copies of threads (cp.async), and what is still under way. As every asynchronous operation, they are done as
-//! late as the program allows, so that a missing wait shows.
+//! Asynchronous copies of threads (cp.async), and what is still under way. As every asynchronous operation,
+//! they are done as late as the program allows, so that a missing wait shows.
 
 use super::access::Touch;
 use super::bulk::BulkStore;

@@ -20,7 +20,8 @@ pub(crate) struct Product {
     group: Option<u32>,
 }
 
-/// Where a byte lies when rows are swizzled (PTX ISA, "swizzling modes"): address bits are exclusive-ored with higher ones.
+/// Where a byte lies when rows are swizzled (PTX ISA, "swizzling modes"): address bits are exclusive-ored
+/// with higher ones.
 pub(crate) fn swizzle(at: u64, width: usize) -> u64 {
     match width {
         128 => at ^ (at >> 3 & 0x70),
@@ -69,8 +70,8 @@ fn pack(sum: f64, e: Element) -> u64 {
     }
 }
 
-/// A sum as tensor cores form it: of eight products at a time and what there is so far, all aligned to the largest, each keeps so
-/// many bits and loses the rest, as does the result beyond the 24 of f32.
+/// A sum as tensor cores form it: of eight products at a time and what there is so far, all aligned to the
+/// largest, each keeps so many bits and loses the rest, as does the result beyond the 24 of f32.
 fn cut_sum(start: f64, products: impl Iterator<Item = f64>, bits: u32) -> f64 {
     let exponent = |x: f64| (x.to_bits() >> 52 & 0x7ff) as i32 - 1023;
     let cut = |x: f64, place: i32| {
@@ -244,7 +245,8 @@ impl Block<'_> {
         Ok(at[..8 * n as usize].to_vec())
     }
 
-    /// Operand A, rows of k: register i holds rows from 8 (i mod 2) and columns from 4 e (i / 2), e elements a lane.
+    /// Operand A, rows of k: register i holds rows from 8 (i mod 2) and columns from 4 e (i / 2), e elements
+    /// a lane.
     fn fragment(
         &mut self,
         w: usize,
@@ -336,7 +338,8 @@ impl Block<'_> {
         let chained = |r: &u32| self.warps[w].products.iter().any(|p| self.accumulates(p, *r));
         let fragment = g.a.iter().filter_map(|o| if let Operand::Reg(r) = o { Some(*r) } else { None });
         let used: Vec<u32> = g.d.iter().copied().chain(fragment.filter(|_| g.a.len() == 4)).collect();
-        // Registers that others wrote since the last fence; those of a product under way follow by themselves.
+        // Registers that others wrote since the last fence; those of a product under way follow by
+        // themselves.
         let late =
             used.iter().find(|&r| !chained(r) && self.warps[w].touched[*r as usize] > self.warps[w].fenced);
         if late.is_some() || self.warps[w].fenced == 0 {

@@ -194,7 +194,8 @@ impl Block<'_> {
         Ok(())
     }
 
-    /// Somebody asks for an mbarrier that only waits for copies: does them, one after another, until it is content.
+    /// Somebody asks for an mbarrier that only waits for copies: does them, one after another, until it is
+    /// content.
     fn run_engine(&mut self, i: usize) -> Run<()> {
         let phase = self.mbars[i].phase;
         let arrivals = self.mbars[i].engine.iter().filter(|e| matches!(e.what, Pending::Arrival)).count();

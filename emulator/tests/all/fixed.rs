@@ -1,5 +1,6 @@
 //! What the machine code takes, held against a table: a spill or a jump in registers shows in review.
-//! `EMULATOR_UPDATE=1 cargo test -p emulator fixed` writes the table anew; only NVRTC 13.0 is held against it.
+//! `EMULATOR_UPDATE=1 cargo test -p emulator fixed` writes the table anew; only NVRTC 13.0 is held against
+//! it.
 
 use crate::collection::COLLECTION;
 use crate::nvrtc;
@@ -14,7 +15,8 @@ const OPTIONS: [&str; 3] = [
     "--ptxas-options=--warn-on-local-memory-usage",
 ];
 
-/// Instructions that a kernel's machine code has to have, where nvdisasm is installed: (kernel, architecture, names).
+/// Instructions that a kernel's machine code has to have, where nvdisasm is installed: (kernel, architecture,
+/// names).
 const INSTRUCTIONS: [(&str, &str, &[&str]); 3] = [
     ("product", "sm_80", &["HMMA", "LDGSTS", "LDSM"]),
     ("attention", "sm_80", &["HMMA", "LDGSTS", "LDSM", "MUFU.EX2"]),

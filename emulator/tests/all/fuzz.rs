@@ -125,7 +125,8 @@ fn run(text: &str, seed: u64) -> usize {
     loaded.module.kernels.len()
 }
 
-/// Mutates and runs so many texts. What a kernel may do is limited in instructions, so a text cannot run for ever.
+/// Mutates and runs so many texts. What a kernel may do is limited in instructions, so a text cannot run for
+/// ever.
 fn fuzz(texts: u64) {
     let Some(n) = nvrtc::all().first() else { return };
     let corpus: Vec<String> = COLLECTION.iter().map(|e| n.ptx(e.file, e.source, e.archs[0])).collect();

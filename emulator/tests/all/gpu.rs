@@ -96,7 +96,8 @@ pub fn halves(v: &[f64]) -> (Vec<f64>, Vec<u8>) {
     (h.iter().map(|&h| bf(h)).collect(), h.iter().flat_map(|h| h.to_le_bytes()).collect())
 }
 
-/// The error's norm relative to the truth's: a wrong mask of one column shows, which a tolerance for each element hides.
+/// The error's norm relative to the truth's: a wrong mask of one column shows, which a tolerance for each
+/// element hides.
 pub fn error(found: &[f64], truth: &[f64]) -> f64 {
     assert_eq!(found.len(), truth.len());
     let off: f64 = found.iter().zip(truth).map(|(a, b)| (a - b).powi(2)).sum();

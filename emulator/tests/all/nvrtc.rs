@@ -34,7 +34,8 @@ pub struct Nvrtc {
 
 fn open(path: &Path) -> *mut c_void {
     let name = CString::new(path.to_str().unwrap()).unwrap();
-    // SAFETY: the name ends with a zero; 2 is RTLD_NOW, 0x100 RTLD_GLOBAL where the library asks for its builtins by name.
+    // SAFETY: the name ends with a zero; 2 is RTLD_NOW, 0x100 RTLD_GLOBAL where the library asks for its
+    // builtins by name.
     unsafe { dlopen(name.as_ptr(), 2) }
 }
 
@@ -126,7 +127,8 @@ impl Nvrtc {
     }
 }
 
-/// All that `EMULATOR_NVRTC` names: folders, with colons between them. Its absence is a failure if `TEMPRA_REQUIRE` says so.
+/// All that `EMULATOR_NVRTC` names: folders, with colons between them. Its absence is a failure if
+/// `TEMPRA_REQUIRE` says so.
 pub fn all() -> &'static [Nvrtc] {
     static ALL: OnceLock<Vec<Nvrtc>> = OnceLock::new();
     ALL.get_or_init(|| {

@@ -9,8 +9,8 @@ use emulator::Kind::{
 };
 use emulator::{Finding, Place};
 
-/// Entry, text, its replacement, kinds of which one has to be found, and what the found line says. No kinds: the numbers
-/// have to be wrong instead.
+/// Entry, text, its replacement, kinds of which one has to be found, and what the found line says. No kinds:
+/// the numbers have to be wrong instead.
 type Bug = (&'static str, &'static str, &'static str, &'static [Kind], &'static [&'static str]);
 
 const BUGS: &[Bug] = &[

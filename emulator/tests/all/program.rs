@@ -1,5 +1,6 @@
-//! An ordinary program of `cudarc`: compile, load, launch, copy back, record a graph and launch it again. It knows nothing of
-//! the emulator; what stands in for the driver is decided by the path that libcuda.so is found on.
+//! An ordinary program of `cudarc`: compile, load, launch, copy back, record a graph and launch it again. It
+//! knows nothing of the emulator; what stands in for the driver is decided by the path that libcuda.so is
+//! found on.
 
 #![allow(unsafe_code, reason = "starts a kernel")]
 use cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};

@@ -74,8 +74,9 @@ fn speed() {
     }
 }
 
-/// The launches of a training step of an encoder: two layers of width 64 (one head, inner width 256), 8 texts of 16 tokens, a
-/// table of 1,000 rows. What they compute is of no meaning here, only what it takes to run them.
+/// The launches of a training step of an encoder: two layers of width 64 (one head, inner width 256), 8 texts
+/// of 16 tokens, a table of 1,000 rows. What they compute is of no meaning here, only what it takes to run
+/// them.
 #[test]
 #[ignore = "tells how fast it is; `cargo test -p emulator --release speed -- --ignored --nocapture`"]
 fn speed_of_training_steps() {

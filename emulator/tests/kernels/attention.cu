@@ -1,6 +1,6 @@
 #include "common.cuh"
-// Attention over packed sequences, head width 64. Q, K, V, O: [tokens, heads, 64] bf16; sequence s has the tokens
-// starts[s] to starts[s + 1]. Online softmax; L[token, head] is the logarithm of the sum, base 2.
+// Attention over packed sequences, head width 64. Q, K, V, O: [tokens, heads, 64] bf16; sequence s has the
+// tokens starts[s] to starts[s + 1]. Online softmax; L[token, head] is the logarithm of the sum, base 2.
 #define WIDTH 64
 #define TILE 64
 #define ROW 72

@@ -1,6 +1,6 @@
 #include "common.cuh"
-// C[m, n] = sum_k A[m, k] B[n, k] on Hopper: TMA brings tiles of 64 x 64 and 128 x 64 (swizzled over 128 bytes), a warp
-// produces, four consume with wgmma; the result goes out through shared memory and TMA.
+// C[m, n] = sum_k A[m, k] B[n, k] on Hopper: TMA brings tiles of 64 x 64 and 128 x 64 (swizzled over 128
+// bytes), a warp produces, four consume with wgmma; the result goes out through shared memory and TMA.
 struct __align__(64) Map {
   u64 words[16];
 };

@@ -1,5 +1,6 @@
 #include "common.cuh"
-// Products of single instructions, fragments read and written as the PTX ISA lays them out: C[m, 8] = A[m, k] B[8, k]
+// Products of single instructions, fragments read and written as the PTX ISA lays them out: C[m, 8] = A[m, k]
+// B[8, k]
 // + C. Operands are words in memory: two halves, four bytes or one tf32 each.
 #define PRODUCT(name, instruction, M, K, EACH, A_REGS, B_REGS)                                                       \
   extern "C" __global__ void name(const u32* __restrict__ A, const u32* __restrict__ B, u32* __restrict__ C) {       \

@@ -1,5 +1,6 @@
 #include "common.cuh"
-// Functions that are called, tables, local arrays, jump tables, f64, votes: what the other kernels do not use.
+// Functions that are called, tables, local arrays, jump tables, f64, votes: what the other kernels do not
+// use.
 __constant__ float weights[4] = {0.5f, -1.5f, 2.25f, 3.f};
 __device__ int counts[3];
 struct Pair {

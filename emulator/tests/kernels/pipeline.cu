@@ -1,6 +1,6 @@
 #include "common.cuh"
-// Producers and consumers: half of the warps copy, the others add up; mbarriers and named barriers between them.
-// y[b] = sum of x over block b's stretch of n.
+// Producers and consumers: half of the warps copy, the others add up; mbarriers and named barriers between
+// them. y[b] = sum of x over block b's stretch of n.
 #define PART 256
 DEVICE void barrier_init(u64* b, int n) {
   asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(shared_address(b)), "r"(n) : "memory");

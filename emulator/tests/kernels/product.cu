@@ -1,5 +1,6 @@
 #include "common.cuh"
-// C[m, n] = sum_k A[m, k] B[n, k] + bias[n]; bf16 in and out, f32 sums. Tiles of 64 x 64 x 32, three stages of cp.async.
+// C[m, n] = sum_k A[m, k] B[n, k] + bias[n]; bf16 in and out, f32 sums. Tiles of 64 x 64 x 32, three stages
+// of cp.async.
 #define TM 64
 #define TN 64
 #define TK 32

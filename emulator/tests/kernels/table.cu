@@ -10,7 +10,8 @@ extern "C" __global__ void embedding_backward(const int* __restrict__ ids, const
     atomicAdd(table + (size_t)id * width + 2 * c + 1, v.y);
   }
 }
-// Sum of squares over many blocks: each leaves its part, and the last to come adds them up, always in the same order.
+// Sum of squares over many blocks: each leaves its part, and the last to come adds them up, always in the
+// same order.
 extern "C" __global__ void __launch_bounds__(128)
 squares(const float* __restrict__ x, float* __restrict__ parts, u32* __restrict__ counter, float* __restrict__ out, int n) {
   __shared__ float warps[4];

@@ -1,5 +1,6 @@
 #include "common.cuh"
-// C[m, n] = sum_k A[m, k] B[n, k], f16 in, f32 out; for GPUs without cp.async. One warp a tile of 16 x 16, K in steps of 8.
+// C[m, n] = sum_k A[m, k] B[n, k], f16 in, f32 out; for GPUs without cp.async. One warp a tile of 16 x 16, K
+// in steps of 8.
 #define ROW 24
 extern "C" __global__ void __launch_bounds__(32)
 turing(const half_t* __restrict__ A, const half_t* __restrict__ B, float* __restrict__ C, int M, int N, int K) {

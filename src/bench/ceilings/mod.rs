@@ -1,8 +1,8 @@
 //! The ceilings of a device: the rates of a large copy and of the best large matmul.
 //!
-//! Their effort is fixed ([`CeilingEffort`]). It does not depend on how long ops are measured, so that the percentages of all runs refer to
-//! the same thing. A ceiling is a median of samples, as the time of an op is. The fastest sample would be a rate that no op can reach in
-//! its median.
+//! Their effort is fixed ([`CeilingEffort`]). It does not depend on how long ops are measured, so that the
+//! percentages of all runs refer to the same thing. A ceiling is a median of samples, as the time of an op
+//! is. The fastest sample would be a rate that no op can reach in its median.
 
 pub mod nameplate;
 mod stored;
@@ -39,7 +39,8 @@ pub struct CeilingEffort {
 }
 
 impl CeilingEffort {
-    /// The effort on a kind of device: a second or two for a GPU, a few seconds for a CPU and for a software driver.
+    /// The effort on a kind of device: a second or two for a GPU, a few seconds for a CPU and for a software
+    /// driver.
     pub fn of(device: &Device) -> CeilingEffort {
         let software = match device {
             Device::Wgpu(gpu) => gpu.abilities().software,
@@ -107,8 +108,8 @@ impl Workbench<'_> {
         })
     }
 
-    /// The rates of a large copy in bytes/s, read plus written: how it is made, the bytes of one side, and the rate of each sample. The
-    /// fastest way unless one is given.
+    /// The rates of a large copy in bytes/s, read plus written: how it is made, the bytes of one side, and
+    /// the rate of each sample. The fastest way unless one is given.
     fn copy_rate(&self, by: Option<&str>) -> Result<(String, usize, Vec<f64>)> {
         let most = (self.budget / 8).min(self.device.caps().binding_bytes).min(COPY_BYTES);
         let n = ((4 * self.cache.bytes).min(most) / 4) as usize;
@@ -144,8 +145,8 @@ impl Workbench<'_> {
         Ok(())
     }
 
-    /// The rates of square matmuls in FLOP/s: the side, and the rate of each sample. Unless a side is given: the fastest by its median.
-    /// Larger sides are tried as long as their samples are affordable.
+    /// The rates of square matmuls in FLOP/s: the side, and the rate of each sample. Unless a side is given:
+    /// the fastest by its median. Larger sides are tried as long as their samples are affordable.
     fn matmul_rate(&self, side: Option<usize>) -> Result<(usize, Vec<f64>)> {
         let effort = self.ceiling_effort;
         let mut best = (0.0, side.unwrap_or(SMALLEST_SIDE), Vec::new());

@@ -5,8 +5,8 @@ use crate::device::cuda::Hardware;
 use crate::shape::DType;
 use serde::{Deserialize, Serialize};
 
-/// The peak rates of a device by its specification, where tempra can compute them. Measured rates stay below them, except where the GPU
-/// runs above the clock rate that the driver tells.
+/// The peak rates of a device by its specification, where tempra can compute them. Measured rates stay below
+/// them, except where the GPU runs above the clock rate that the driver tells.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Nameplate {
     /// The peak rate of the memory in bytes per second, read plus written.
@@ -18,7 +18,8 @@ pub struct Nameplate {
 }
 
 impl Nameplate {
-    /// The peak of a device. `None` for a CPU, for wgpu, which has no query for it, and for GPUs whose figures are not known.
+    /// The peak of a device. `None` for a CPU, for wgpu, which has no query for it, and for GPUs whose
+    /// figures are not known.
     pub fn of(device: &Device) -> Option<Nameplate> {
         match device {
             Device::Cuda(gpu) => nvidia(&gpu.hardware(), gpu.capability(), gpu.sms(), device.caps().matmul),
@@ -29,13 +30,14 @@ impl Nameplate {
 
 /// The multiply-adds of one multiprocessor in one clock cycle.
 ///
-/// f32 runs without tensor cores. Source: "Throughput of Native Arithmetic Instructions", row "32-bit floating-point add, multiply,
-/// multiply-add", in the CUDA C++ Programming Guide.
+/// f32 runs without tensor cores. Source: "Throughput of Native Arithmetic Instructions", row "32-bit
+/// floating-point add, multiply, multiply-add", in the CUDA C++ Programming Guide.
 ///
-/// 16 bits run on tensor cores, with dense operands and sums in f32. Sources: 1,024 in the NVIDIA A100 whitepaper (2020; 312 TFLOP/s from
-/// 108 multiprocessors at 1.41 GHz), 2,048 in the NVIDIA H100 whitepaper (2022; 989 TFLOP/s from 132 multiprocessors at 1.83 GHz). GPUs of
-/// the same compute capability 7.5, 8.6, 8.9 or 12.0 differ: GeForce matmuls sum in f32 at half the rate of professional ones.
-/// For compute capability 10.0 NVIDIA has not published the rate of one multiprocessor.
+/// 16 bits run on tensor cores, with dense operands and sums in f32. Sources: 1,024 in the NVIDIA A100
+/// whitepaper (2020; 312 TFLOP/s from 108 multiprocessors at 1.41 GHz), 2,048 in the NVIDIA H100 whitepaper
+/// (2022; 989 TFLOP/s from 132 multiprocessors at 1.83 GHz). GPUs of the same compute capability 7.5, 8.6,
+/// 8.9 or 12.0 differ: GeForce matmuls sum in f32 at half the rate of professional ones. For compute
+/// capability 10.0 NVIDIA has not published the rate of one multiprocessor.
 fn multiply_adds(capability: u32, dtype: DType) -> Option<u32> {
     match (dtype, capability) {
         (DType::F32, 75 | 80) => Some(64),
@@ -72,8 +74,9 @@ mod tests {
         found.is_some_and(|found| (found / truth - 1.0).abs() < 0.01)
     }
 
-    /// The figures of NVIDIA's data sheets: A100 40 GB SXM (1,555 GB/s, f32 19.5 TFLOP/s, bf16 312 TFLOP/s) and H100 SXM (3.35 TB/s, f32 67
-    /// TFLOP/s at 1.98 GHz, bf16 989 TFLOP/s at 1.83 GHz), from the clock rates and bus widths of these matmuls.
+    /// The figures of NVIDIA's data sheets: A100 40 GB SXM (1,555 GB/s, f32 19.5 TFLOP/s, bf16 312 TFLOP/s)
+    /// and H100 SXM (3.35 TB/s, f32 67 TFLOP/s at 1.98 GHz, bf16 989 TFLOP/s at 1.83 GHz), from the clock
+    /// rates and bus widths of these matmuls.
     #[test]
     fn the_peaks_are_those_of_data_sheets() {
         let a100 = Hardware {

@@ -15,9 +15,9 @@ pub struct SpeedGate {
 pub const HIGHEST: f64 = 10.0;
 
 impl Comparison {
-    /// What does not pass a gate: speedups whose whole interval is below it, rows that are not the same work, and, unless
-    /// allowed, incomplete results and measurements that only one side has. Unusable measurements are not in it: see
-    /// [`Comparison::unusable`].
+    /// What does not pass a gate: speedups whose whole interval is below it, rows that are not the same work,
+    /// and, unless allowed, incomplete results and measurements that only one side has. Unusable measurements
+    /// are not in it: see [`Comparison::unusable`].
     pub fn failures(&self, gate: &SpeedGate) -> Vec<String> {
         let (other, base) = (&self.other, &self.base);
         let below = |s: &super::Speedup| {

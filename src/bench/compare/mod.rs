@@ -40,12 +40,14 @@ pub struct Pair {
     pub seconds: [f64; 2],
     /// The numbers of samples.
     pub samples: [usize; 2],
-    /// The base's time divided by the other's, with its interval: from the samples, widened by the machine's own changes.
+    /// The base's time divided by the other's, with its interval: from the samples, widened by the machine's
+    /// own changes.
     #[serde(flatten)]
     pub speedup: Speedup,
     /// [`Speedup::uncertainty`]; infinite (in JSON `null`) if a side has one sample.
     pub uncertainty: f64,
-    /// The same ratio for fixed work, for memory and for computing, if both reports have it: how fast the machine itself was.
+    /// The same ratio for fixed work, for memory and for computing, if both reports have it: how fast the
+    /// machine itself was.
     pub pace: Option<[f64; 2]>,
     /// The verdict on the speedup.
     pub verdict: Verdict,
@@ -82,7 +84,8 @@ pub struct Comparison {
     pub incomplete: Vec<Incomplete>,
     /// Slowdowns for tests that either of the two has.
     pub planted: Vec<String>,
-    /// Which of the two has measurements during which heat or the power supply slowed the GPU down, and how many.
+    /// Which of the two has measurements during which heat or the power supply slowed the GPU down, and how
+    /// many.
     pub throttled: Vec<String>,
     /// Whether both are one GPU, used through two APIs.
     pub one_gpu: bool,
@@ -95,28 +98,31 @@ pub struct Comparison {
     /// The median speedup of all measurements, with its interval.
     #[serde(flatten)]
     pub speedup: Speedup,
-    /// How many times as fast the machine itself was for the other device, a conservative estimate: the bound nearer to 1 of the
-    /// confidence interval of fixed work, for memory or for computing, whichever changed more.
+    /// How many times as fast the machine itself was for the other device, a conservative estimate: the bound
+    /// nearer to 1 of the confidence interval of fixed work, for memory or for computing, whichever changed
+    /// more.
     pub pace: Option<f64>,
     /// The verdict on the median speedup; unusable if at least half of the measurements are.
     pub verdict: Verdict,
     /// A sign that the machine itself changed between or during the measurements. The intervals allow for it.
     pub doubt: Option<String>,
-    /// Whether one process on a CPU took all samples of a side. Two such processes of one program differ by more than their samples do.
+    /// Whether one process on a CPU took all samples of a side. Two such processes of one program differ by
+    /// more than their samples do.
     pub one_process: bool,
 }
 
-/// Fewer measurements have no median with an interval of their own: of five, even the least and the largest contain it in only 94 % of
-/// cases.
+/// Fewer measurements have no median with an interval of their own: of five, even the least and the largest
+/// contain it in only 94 % of cases.
 const FEW: usize = 6;
 
-/// The part of fixed work that changed more, since it is not known whether an op is bound by memory or by computing.
+/// The part of fixed work that changed more, since it is not known whether an op is bound by memory or by
+/// computing.
 fn further([memory, computing]: [f64; 2]) -> f64 {
     if memory.ln().abs() > computing.ln().abs() { memory } else { computing }
 }
 
-/// The change, as a logarithm, that may come from the machine: an op may change twice as much as one part of the fixed work, because
-/// it needs memory and computing at once.
+/// The change, as a logarithm, that may come from the machine: an op may change twice as much as one part of
+/// the fixed work, because it needs memory and computing at once.
 fn felt(pace: Option<f64>) -> f64 {
     pace.map_or(0.0, |p| 2.0 * p.ln().abs())
 }
@@ -181,7 +187,8 @@ impl<'a> Measurement<'a> {
 }
 
 impl Pair {
-    /// `paced`: whether both sides timed the same fixed work. `change`: the logarithm of the machine's change, for rows without it.
+    /// `paced`: whether both sides timed the same fixed work. `change`: the logarithm of the machine's
+    /// change, for rows without it.
     fn of(a: Measurement, b: Measurement, paced: bool, change: f64) -> Pair {
         let pace = a.pace().zip(b.pace()).filter(|_| paced).map(|(a, b)| [a[0] / b[0], a[1] / b[1]]);
         let moved = pace.map_or(change, |pace| felt(Some(further(pace))));
@@ -226,8 +233,8 @@ impl Pair {
 /// Compares every device of a report with its first one.
 ///
 /// # Errors
-/// [`Kind::Data`](crate::error::Kind::Data) for a report with impossible numbers ([`Report::check`]) or fewer than two devices, and for
-/// devices without a measurement of the same work.
+/// [`Kind::Data`](crate::error::Kind::Data) for a report with impossible numbers ([`Report::check`]) or fewer
+/// than two devices, and for devices without a measurement of the same work.
 pub fn compare(report: &Report) -> Result<Vec<Comparison>> {
     report.check()?;
     let [base, others @ ..] = report.devices.as_slice() else {
@@ -321,7 +328,8 @@ fn nothing_in_common(base: &DeviceEntry, other: &DeviceEntry, refused: &[Refused
     }
 }
 
-/// The difference that rows count their bytes by different rules. The times are of the same work all the same.
+/// The difference that rows count their bytes by different rules. The times are of the same work all the
+/// same.
 fn byte_counts(both: &[(Measurement, Measurement)], same_rule: bool) -> Option<Difference> {
     let differs = |(a, b): &&(Measurement, Measurement)| match (a, b) {
         (Measurement::Op(a), Measurement::Op(b)) => !work::same_bytes(a, b),
@@ -371,7 +379,8 @@ fn median_of(pairs: &[Pair], moved: f64) -> Speedup {
     }
 }
 
-/// The median of ratios, and the order statistics that form its 95 % confidence interval: 1.96 sqrt(n) / 2 ranks from the median.
+/// The median of ratios, and the order statistics that form its 95 % confidence interval: 1.96 sqrt(n) / 2
+/// ranks from the median.
 fn middle(mut v: Vec<f64>) -> [f64; 3] {
     v.sort_by(f64::total_cmp);
     let n = v.len() as f64;
@@ -380,14 +389,15 @@ fn middle(mut v: Vec<f64>) -> [f64; 3] {
     [Quartiles::of(v.clone()).median, at(n / 2.0 - half), at((n / 2.0 + half).ceil())]
 }
 
-/// The smallest change that the ratios show: the interval's bound nearer to 1, or 1 if the interval contains 1.
+/// The smallest change that the ratios show: the interval's bound nearer to 1, or 1 if the interval
+/// contains 1.
 fn told(ratios: Vec<f64>) -> f64 {
     let [_, low, high] = middle(ratios);
     if low > 1.0 { low } else { high.min(1.0) }
 }
 
-/// The machine's change between or during two results that timed no common fixed work: the same program on the same device measured
-/// different ceilings. With the sentence that says it.
+/// The machine's change between or during two results that timed no common fixed work: the same program on
+/// the same device measured different ceilings. With the sentence that says it.
 fn change(base: &DeviceEntry, other: &DeviceEntry) -> Option<(f64, String)> {
     let (a, b) = (base.ceilings.as_ref()?, other.ceilings.as_ref()?);
     let percent = |change: f64| 100.0 * (change - 1.0);

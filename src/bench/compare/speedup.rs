@@ -6,10 +6,11 @@ use serde::Serialize;
 
 /// An interval within this of 1 counts as the same.
 pub const SAME: f64 = 0.03;
-/// A larger uncertainty makes a measurement unusable: the interval reaches further than a factor of 2 to one side.
+/// A larger uncertainty makes a measurement unusable: the interval reaches further than a factor of 2 to one
+/// side.
 pub const USABLE: f64 = 1.0;
-/// The least number of samples of each side for a bootstrap. A resample of fewer samples too often repeats one of them, so that the
-/// interval is too narrow.
+/// The least number of samples of each side for a bootstrap. A resample of fewer samples too often repeats
+/// one of them, so that the interval is too narrow.
 const ENOUGH: usize = 8;
 /// Resamples of the bootstrap.
 const RESAMPLES: usize = 1000;
@@ -76,7 +77,8 @@ pub(super) struct Times<'a> {
 }
 
 impl Speedup {
-    /// The speedup of two times. `moved` is the logarithm of the change that may come from the machine itself; it widens the interval.
+    /// The speedup of two times. `moved` is the logarithm of the change that may come from the machine
+    /// itself; it widens the interval.
     pub(super) fn of(base: &Times, other: &Times, moved: f64) -> Speedup {
         let value = base.seconds.median / other.seconds.median;
         let [low, high] = if base.all.len().min(other.all.len()) >= ENOUGH {
@@ -91,7 +93,8 @@ impl Speedup {
     pub(super) fn widened(self, by: f64) -> Speedup {
         Speedup { low: self.low / by.exp(), high: self.high * by.exp(), ..self }
     }
-    /// The larger of the relative distances from the speedup to both ends of its interval, minus 1: 0.1 means within a factor of 1.1.
+    /// The larger of the relative distances from the speedup to both ends of its interval, minus 1: 0.1 means
+    /// within a factor of 1.1.
     pub fn uncertainty(&self) -> f64 {
         (self.high / self.value).max(self.value / self.low) - 1.0
     }
@@ -111,7 +114,8 @@ impl Speedup {
         let usable = self.uncertainty() <= USABLE;
         if usable { self.direction() } else { Verdict::Unusable }
     }
-    /// The verdict without a limit of the uncertainty. A median over ops varies because ops differ, which is no fault of the machine.
+    /// The verdict without a limit of the uncertainty. A median over ops varies because ops differ, which is
+    /// no fault of the machine.
     pub(super) fn direction(&self) -> Verdict {
         let same = self.low >= 1.0 / (1.0 + SAME) && self.high <= 1.0 + SAME;
         match self.side(1.0) {
@@ -129,8 +133,9 @@ impl Speedup {
     }
 }
 
-/// The relative uncertainty of a median: 1.57 interquartile ranges divided by the square root of the number of samples (McGill, Tukey and
-/// Larsen 1978, "Variations of Box Plots"), and more for few samples, whose quartiles are uncertain too. Unknown (infinite) for one.
+/// The relative uncertainty of a median: 1.57 interquartile ranges divided by the square root of the number
+/// of samples (McGill, Tukey and Larsen 1978, "Variations of Box Plots"), and more for few samples, whose
+/// quartiles are uncertain too. Unknown (infinite) for one.
 fn mcgill(times: &Times) -> f64 {
     if times.samples < 2 {
         return f64::INFINITY;
@@ -139,7 +144,8 @@ fn mcgill(times: &Times) -> f64 {
     1.57 * times.seconds.spread() / n.sqrt() * (1.0 + 4.0 / n)
 }
 
-/// The 95 % interval of the ratio of both medians by the percentile bootstrap (Efron 1979), the same for the same samples.
+/// The 95 % interval of the ratio of both medians by the percentile bootstrap (Efron 1979), the same for the
+/// same samples.
 fn resampled(base: &[f64], other: &[f64]) -> [f64; 2] {
     let medians = |times: &[f64], side: &str| -> Vec<f64> {
         let mut drawn = times.to_vec();
@@ -211,7 +217,8 @@ mod tests {
         assert_eq!(s.side(0.9199), Side::Above);
     }
 
-    /// Whatever is not certainly slower cannot be certainly below a threshold of at most 1, other than what is the same within 3 %.
+    /// Whatever is not certainly slower cannot be certainly below a threshold of at most 1, other than what
+    /// is the same within 3 %.
     #[test]
     fn what_cannot_be_told_is_below_no_threshold_up_to_1() {
         let steps = |from: f64| (0..60).map(move |i| from + i as f64 * 0.02);
@@ -230,9 +237,10 @@ mod tests {
         Times { seconds, samples: all.len(), all }
     }
 
-    /// The distribution of a resampled median is known: of 11 samples at most the k-th is the median if at least 6 of 11 draws are among
-    /// the first k. That has probability 0.0072 for k = 2 and 0.0512 for k = 3, so 2.5 % are reached at the third sample, and on the
-    /// other side at the ninth. Against a side without spread the interval of the ratio ends exactly at these samples.
+    /// The distribution of a resampled median is known: of 11 samples at most the k-th is the median if at
+    /// least 6 of 11 draws are among the first k. That has probability 0.0072 for k = 2 and 0.0512 for k = 3,
+    /// so 2.5 % are reached at the third sample, and on the other side at the ninth. Against a side without
+    /// spread the interval of the ratio ends exactly at these samples.
     #[test]
     fn bootstrap_agrees_with_the_binomial_distribution() {
         let all: Vec<f64> = (1..=11).map(f64::from).collect();

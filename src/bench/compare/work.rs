@@ -5,14 +5,15 @@ use serde::Serialize;
 
 /// Counts that differ by less are the same number, rounded differently.
 const ROUNDING: f64 = 1e-6;
-/// The same for a whole step: devices fuse its ops differently, and an op of its own counts what a fused one does not.
+/// The same for a whole step: devices fuse its ops differently, and an op of its own counts what a fused one
+/// does not.
 const STEP_ROUNDING: f64 = 0.01;
 
 /// Something in which two results differ, so that a speedup is not due to the kernels alone.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Difference {
-    /// What differs: `program`, `device`, `dtype`, `driver`, `machine`, `clock`, `cache`, `GPU`, `build`, `commit`, `threads`,
-    /// `matmul`, `NVRTC`, `cuBLASLt`, `environment` or `byte counts`.
+    /// What differs: `program`, `device`, `dtype`, `driver`, `machine`, `clock`, `cache`, `GPU`, `build`,
+    /// `commit`, `threads`, `matmul`, `NVRTC`, `cuBLASLt`, `environment` or `byte counts`.
     pub what: &'static str,
     /// What the base has.
     pub base: String,
@@ -104,7 +105,8 @@ fn environment(p: &Provenance) -> String {
 
 /// Why two rows of one name are not the same work, if they are not.
 pub(super) fn differing_op(a: &OpRow, b: &OpRow, same_program: bool) -> Option<String> {
-    // Programs take small operands (boundaries, keys, scales) each in their own way, but they start with the same tensor.
+    // Programs take small operands (boundaries, keys, scales) each in their own way, but they start with the
+    // same tensor.
     let alike = if same_program { a.shapes == b.shapes } else { a.shapes.first() == b.shapes.first() };
     if !alike {
         return Some(format!("shapes {} and {}", shapes(&a.shapes), shapes(&b.shapes)));
@@ -143,7 +145,8 @@ pub(super) fn near(a: f64, b: f64, tolerance: f64) -> bool {
     (a - b).abs() <= tolerance * a.max(b)
 }
 
-/// Whether the byte counts of two rows say that they were counted by the same rule. A type of another width has other counts.
+/// Whether the byte counts of two rows say that they were counted by the same rule. A type of another width
+/// has other counts.
 pub(super) fn same_bytes(a: &OpRow, b: &OpRow) -> bool {
     near(a.bytes, b.bytes, ROUNDING)
 }

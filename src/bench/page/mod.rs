@@ -26,7 +26,8 @@ const DATA: &str = "/*DATA*/null";
 /// The page of a report and of the comparisons of its devices.
 pub fn page(report: &Report, comparisons: &[Comparison]) -> String {
     let data = json!({ "report": report, "comparisons": comparisons }).to_string();
-    // Only these characters can end a script or a line in it. In JSON they occur only in strings, where they can be escaped.
+    // Only these characters can end a script or a line in it. In JSON they occur only in strings, where they
+    // can be escaped.
     let data = data.replace('<', "\\u003c").replace('\u{2028}', "\\u2028").replace('\u{2029}', "\\u2029");
     // The data comes last, so that a name in it that looks like a placeholder stays as it is.
     [STYLE, SCRIPT, (DATA, &data)]

@@ -1,4 +1,5 @@
-//! What a result must fulfil beyond its format: numbers that can be times and counts, and one row for each measurement.
+//! What a result must fulfil beyond its format: numbers that can be times and counts, and one row for each
+//! measurement.
 
 use super::{DeviceEntry, OpRow, Report, SCHEMA, StepRow};
 use crate::bench::measure::Quartiles;
@@ -11,8 +12,8 @@ use std::fmt::Display;
 /// The remedy for a result that cannot be used.
 pub(super) const HELP: &str = "measure again with this version: tempra bench --json > FILE";
 
-/// The JSON value of a text, and whether it holds NaN or Infinity. JSON has neither, but Python's `json` writes them; they become null, so
-/// that the error can name the row.
+/// The JSON value of a text, and whether it holds NaN or Infinity. JSON has neither, but Python's `json`
+/// writes them; they become null, so that the error can name the row.
 ///
 /// # Errors
 /// [`Kind::Data`](crate::error::Kind::Data) for a text that is not JSON otherwise.
@@ -168,11 +169,13 @@ fn interval(c: &Checked, interval_s: Option<[f64; 2]>, median: f64) -> Result<()
 }
 
 impl Report {
-    /// Checks that every number can be what it stands for, and that no device and no measurement is there twice.
+    /// Checks that every number can be what it stands for, and that no device and no measurement is there
+    /// twice.
     ///
     /// # Errors
-    /// [`Kind::Data`](crate::error::Kind::Data), naming the row: a time that is not above 0 and finite, quartiles out of order, a negative
-    /// count or share, a row of an unknown device, two rows of one measurement, two devices of one name.
+    /// [`Kind::Data`](crate::error::Kind::Data), naming the row: a time that is not above 0 and finite,
+    /// quartiles out of order, a negative count or share, a row of an unknown device, two rows of one
+    /// measurement, two devices of one name.
     pub fn check(&self) -> Result<()> {
         let mut ids = HashSet::new();
         for (i, device) in self.devices.iter().enumerate() {

@@ -32,15 +32,16 @@ pub struct DeviceEntry {
     pub tool: String,
     /// The device's own name.
     pub description: String,
-    /// Why measurements that were requested are missing, in a report merged from several. A report of one run says it for all of its
-    /// devices ([`Report::stopped`](super::Report::stopped)).
+    /// Why measurements that were requested are missing, in a report merged from several. A report of one run
+    /// says it for all of its devices ([`Report::stopped`](super::Report::stopped)).
     #[serde(default)]
     pub incomplete: Option<String>,
-    /// The number of rounds, each a process of its own, whose medians are the samples of the rows. `None`: one process took all samples.
+    /// The number of rounds, each a process of its own, whose medians are the samples of the rows. `None`:
+    /// one process took all samples.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rounds: Option<usize>,
-    /// The compute type, in which matmuls multiply: `f32`, `bf16`, `f16`. Activations in memory have it too, unless
-    /// `activation_dtype` names another.
+    /// The compute type, in which matmuls multiply: `f32`, `bf16`, `f16`. Activations in memory have it too,
+    /// unless `activation_dtype` names another.
     pub dtype: String,
     /// The type of activations in memory, if it is not `dtype`: f32 in f16 on wgpu.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -56,7 +57,8 @@ pub struct DeviceEntry {
     pub cache_source: Option<String>,
     /// The device's best rates, measured in the same run.
     pub ceilings: Option<Ceilings>,
-    /// The fixed work whose times the rows hold ([`OpRow::pace`](super::OpRow::pace)), if the program times fixed work.
+    /// The fixed work whose times the rows hold ([`OpRow::pace`](super::OpRow::pace)), if the program times
+    /// fixed work.
     #[serde(default)]
     pub pace: Option<String>,
     /// The machine that it was measured on.
@@ -75,8 +77,8 @@ pub struct DeviceEntry {
     pub provenance: Option<Provenance>,
 }
 
-/// Whether two entries are one GPU, used through two APIs or in two results. UUIDs decide if both are known; PCI addresses are compared
-/// only on machines that look alike.
+/// Whether two entries are one GPU, used through two APIs or in two results. UUIDs decide if both are known;
+/// PCI addresses are compared only on machines that look alike.
 pub fn same_gpu(a: &DeviceEntry, b: &DeviceEntry) -> bool {
     let identity = |d: &DeviceEntry| Identity { pci_bus_id: d.pci_bus_id.clone(), uuid: d.uuid.clone() };
     let by_uuid = a.uuid.is_some() && b.uuid.is_some();
@@ -112,8 +114,8 @@ pub struct Ceilings {
 }
 
 impl Ceilings {
-    /// Both measurements as one. The rates are the medians of all samples, the same statistic as that of the rows, so that a percentage
-    /// compares two medians of the same run. The drift is that of the medians.
+    /// Both measurements as one. The rates are the medians of all samples, the same statistic as that of the
+    /// rows, so that a percentage compares two medians of the same run. The drift is that of the medians.
     pub(super) fn with(mut self, after: Ceilings) -> Ceilings {
         let median = |samples: &[f64]| Quartiles::of(samples.to_vec()).median;
         self.drift = Some([

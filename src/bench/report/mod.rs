@@ -1,4 +1,5 @@
-//! The result of a benchmark: one JSON object, described by `schema.json`. The scripts in `benches/peers` write it too.
+//! The result of a benchmark: one JSON object, described by `schema.json`. The scripts in `benches/peers`
+//! write it too.
 
 mod check;
 mod machine;
@@ -53,7 +54,8 @@ impl Report {
     /// Reads a report.
     ///
     /// # Errors
-    /// [`Kind::Data`] for a file that is not a report or has another schema version; those of [`Report::check`].
+    /// [`Kind::Data`] for a file that is not a report or has another schema version; those of
+    /// [`Report::check`].
     pub fn read(path: &Path) -> Result<Report> {
         let text = std::fs::read_to_string(path)
             .map_err(|e| Error::io(Kind::Data, "cannot read the result", path, &e))?;
@@ -85,8 +87,8 @@ impl Report {
         report.check()?;
         Ok(report)
     }
-    /// Merges reports. Devices with the same id get their report's name added. Each device keeps why its report is
-    /// incomplete.
+    /// Merges reports. Devices with the same id get their report's name added. Each device keeps why its
+    /// report is incomplete.
     pub fn merge(parts: Vec<(String, Report)>) -> Report {
         let mut all = Report { schema: SCHEMA, complete: true, ..Report::default() };
         let count = |id: &str| parts.iter().filter(|(_, r)| r.devices.iter().any(|d| d.id == id)).count();
@@ -124,8 +126,8 @@ impl Report {
         }
         all
     }
-    /// Merges several rounds of the same measurements: each gets the median over the rounds, and the quartiles of the rounds' medians.
-    /// Only measurements of the first round are kept.
+    /// Merges several rounds of the same measurements: each gets the median over the rounds, and the
+    /// quartiles of the rounds' medians. Only measurements of the first round are kept.
     pub fn of_rounds(parts: &[Report]) -> Report {
         let Some(first) = parts.first() else { return Report::begin() };
         let mut all = first.clone();
@@ -172,8 +174,8 @@ impl Report {
         all.stopped = parts.iter().find_map(|p| p.stopped.clone());
         all
     }
-    /// Sets the ceilings of a device, and its rows' percentages. The ceilings are the medians of all samples of both measurements; see
-    /// [`Ceilings`].
+    /// Sets the ceilings of a device, and its rows' percentages. The ceilings are the medians of all samples
+    /// of both measurements; see [`Ceilings`].
     pub fn judge(&mut self, device: &str, before: Ceilings, after: Option<Ceilings>) {
         let best = match after {
             Some(after) => before.with(after),

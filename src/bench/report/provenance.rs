@@ -1,4 +1,5 @@
-//! How the measurements of a device were made: program, command line, settings, environment, libraries and the GPU's state.
+//! How the measurements of a device were made: program, command line, settings, environment, libraries and
+//! the GPU's state.
 
 use super::GpuState;
 use crate::bench::measure::Effort;
@@ -12,7 +13,8 @@ use std::path::Path;
 const PREFIXES: [&str; 7] = ["TEMPRA_", "CUDA_", "VK_", "WGPU_", "MESA_", "LP_", "EMULATOR_"];
 const NAMES: [&str; 3] = ["RAYON_NUM_THREADS", "NVIDIA_TF32_OVERRIDE", "NVIDIA_VISIBLE_DEVICES"];
 
-/// Variables of tempra that say where things are kept, or that belong to its tests: they change no measurement.
+/// Variables of tempra that say where things are kept, or that belong to its tests: they change no
+/// measurement.
 const OTHERS: [&str; 6] = [
     "TEMPRA_CACHE",
     "TEMPRA_COMMIT",
@@ -31,7 +33,8 @@ pub struct Provenance {
     pub version: String,
     /// The commit that tempra was built from, if known.
     pub commit: Option<String>,
-    /// Whether the build was made without debug assertions, as `cargo build --release` does. Times of other builds say little.
+    /// Whether the build was made without debug assertions, as `cargo build --release` does. Times of other
+    /// builds say little.
     pub release: bool,
     /// The optional features of the build.
     pub features: Vec<String>,
@@ -39,7 +42,8 @@ pub struct Provenance {
     pub command: Vec<String>,
     /// The settings of the measurement.
     pub settings: BenchSettings,
-    /// The environment variables in force that can change what is measured; the home folder is written as `~`.
+    /// The environment variables in force that can change what is measured; the home folder is written as
+    /// `~`.
     pub environment: BTreeMap<String, String>,
     /// What computes matmuls.
     pub matmul: String,
@@ -49,7 +53,8 @@ pub struct Provenance {
     pub nvrtc: Option<String>,
     /// The version of cuBLASLt, if tempra may use it.
     pub cublaslt: Option<String>,
-    /// The source of the GPU's clocks: `NVML` and its version, or why there is none. `None` if it is not an NVIDIA GPU.
+    /// The source of the GPU's clocks: `NVML` and its version, or why there is none. `None` if it is not an
+    /// NVIDIA GPU.
     pub nvml: Option<String>,
     /// The state of an NVIDIA GPU before the first measurement.
     pub gpu_before: Option<GpuState>,

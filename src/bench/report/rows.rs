@@ -28,7 +28,8 @@ impl Phase {
     }
 }
 
-/// The lengths of a batch's sequences, in tokens. Two batches with the same numbers need the same work in attention.
+/// The lengths of a batch's sequences, in tokens. Two batches with the same numbers need the same work in
+/// attention.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LengthSummary {
     /// The number of sequences.
@@ -61,23 +62,27 @@ pub struct OpRow {
     /// The lengths of the sequences, for ops that read them.
     #[serde(default)]
     pub lengths: Option<LengthSummary>,
-    /// The time of one run, in seconds. The sets of operands are used in turn, so caches are cold if `beyond_cache`.
+    /// The time of one run, in seconds. The sets of operands are used in turn, so caches are cold if
+    /// `beyond_cache`.
     pub seconds: Quartiles,
-    /// The time of one run on one set of operands again and again, in seconds: caches are warm as far as the set fits into them.
+    /// The time of one run on one set of operands again and again, in seconds: caches are warm as far as the
+    /// set fits into them.
     #[serde(default)]
     pub warm_s: Option<Quartiles>,
     /// The number of measurements, each of `repeats` runs.
     pub samples: usize,
-    /// The time of one run in each measurement, in seconds, in the order of the measurements. Over several rounds: the rounds' medians.
-    /// Empty if the program does not report them.
+    /// The time of one run in each measurement, in seconds, in the order of the measurements. Over several
+    /// rounds: the rounds' medians. Empty if the program does not report them.
     #[serde(default)]
     pub samples_s: Vec<f64>,
-    /// The 95 % bootstrap interval of the median, in seconds; see [`median_interval`](crate::bench::samples::median_interval).
+    /// The 95 % bootstrap interval of the median, in seconds; see
+    /// [`median_interval`](crate::bench::samples::median_interval).
     #[serde(default)]
     pub interval_s: Option<[f64; 2]>,
     /// The number of runs in one measurement.
     pub repeats: usize,
-    /// How the runs of a measurement are queued and timed: `host clock`, `CUDA graphs of 64 runs, CUDA events`.
+    /// How the runs of a measurement are queued and timed: `host clock`,
+    /// `CUDA graphs of 64 runs, CUDA events`.
     #[serde(default)]
     pub timing: Option<String>,
     /// The number of sets of operands, used in turn.
@@ -90,15 +95,18 @@ pub struct OpRow {
     pub bytes: f64,
     /// The number of kernel launches of one run, if the device counts them.
     pub launches: Option<f64>,
-    /// The shortest time that the ceilings allow, in percent of the measured time (cold caches). More than 100 % is possible: the op was
-    /// faster than the copy or the matmul of the ceilings. None without ceilings, and if the operands fit into the cache.
+    /// The shortest time that the ceilings allow, in percent of the measured time (cold caches). More than
+    /// 100 % is possible: the op was faster than the copy or the matmul of the ceilings. None without
+    /// ceilings, and if the operands fit into the cache.
     pub percent: Option<f64>,
     /// The ceiling that limits this op: `copy` or `product` (matmul).
     pub bound: Option<String>,
-    /// The times of fixed work between the measurements, in seconds: the part bound by memory, and the part bound by computing.
+    /// The times of fixed work between the measurements, in seconds: the part bound by memory, and the part
+    /// bound by computing.
     #[serde(default)]
     pub pace: Option<[f64; 2]>,
-    /// The GPU kernels of one run, each once, in the order of their launches; `cublasLtMatmul` stands for those of cuBLASLt. Empty on a CPU.
+    /// The GPU kernels of one run, each once, in the order of their launches; `cublasLtMatmul` stands for
+    /// those of cuBLASLt. Empty on a CPU.
     #[serde(default)]
     pub kernels: Vec<String>,
     /// The GPU's clocks during the measurement; `None` if NVML does not tell them.
@@ -111,7 +119,8 @@ pub struct OpRow {
 pub struct Clocks {
     /// The lowest and the highest clock of the multiprocessors that was seen, in MHz.
     pub sm_mhz: Option<[u32; 2]>,
-    /// Why heat or the power supply slowed the GPU down during this measurement ("throttling"), by NVML's names; usually empty.
+    /// Why heat or the power supply slowed the GPU down during this measurement ("throttling"), by NVML's
+    /// names; usually empty.
     pub slowdowns: Vec<String>,
     /// Whether an earlier measurement of this row was discarded because the GPU was slowed down.
     pub repeated: bool,
@@ -149,7 +158,8 @@ impl OpRow {
         let tokens = if self.tokens > 0 { format!(", {} tokens", self.tokens) } else { String::new() };
         format!("{} {}, {}, {}{tokens}", self.op, self.role, self.pass.name(), self.model)
     }
-    /// Computes the percentage of the ceilings. Operands in the cache are not limited by the copy rate, so they have none.
+    /// Computes the percentage of the ceilings. Operands in the cache are not limited by the copy rate, so
+    /// they have none.
     pub(super) fn judge(&mut self, ceilings: &Ceilings) {
         if !self.beyond_cache {
             return;
@@ -171,7 +181,8 @@ pub struct StepRow {
     pub device: String,
     /// The model whose shapes are used; its weights are random.
     pub model: String,
-    /// The part of the benchmark: `base`, `batch` and `length` (sweeps), `packed` and `padded` (varying lengths).
+    /// The part of the benchmark: `base`, `batch` and `length` (sweeps), `packed` and `padded` (varying
+    /// lengths).
     pub part: String,
     /// The number of sequences in the batch.
     pub sequences: usize,
@@ -201,15 +212,17 @@ pub struct StepRow {
     pub tokens_per_s: f64,
     /// Sequences per second.
     pub samples_per_s: f64,
-    /// The useful FLOP of a step: those of the real tokens. A padded step has as many as a step on the same sequences without padding.
+    /// The useful FLOP of a step: those of the real tokens. A padded step has as many as a step on the same
+    /// sequences without padding.
     pub flops: f64,
     /// The FLOP that a step computes, those of padding included; 0 if the program does not count them.
     #[serde(default)]
     pub computed_flops: f64,
     /// The step's useful FLOP/s divided by the rate of the best matmul.
     pub share_of_peak: Option<f64>,
-    /// Peak memory in bytes: of the device if it has its own memory, else of the process. Without what the benchmark itself holds: fixed
-    /// work, random numbers, and memory of ceilings and ops that was not returned to the system.
+    /// Peak memory in bytes: of the device if it has its own memory, else of the process. Without what the
+    /// benchmark itself holds: fixed work, random numbers, and memory of ceilings and ops that was not
+    /// returned to the system.
     pub peak_bytes: Option<u64>,
     /// The time by phase.
     pub phases: Phases,
@@ -230,8 +243,9 @@ impl StepRow {
     pub fn throttled(&self) -> bool {
         self.clocks.as_ref().is_some_and(|c| !c.slowdowns.is_empty())
     }
-    /// The key that identifies the same measurement in another report: model, part, sequences, longest length, tokens, and the sum of the
-    /// squares of the lengths. Without lengths all sequences count as equally long. Unique for each device.
+    /// The key that identifies the same measurement in another report: model, part, sequences, longest
+    /// length, tokens, and the sum of the squares of the lengths. Without lengths all sequences count as
+    /// equally long. Unique for each device.
     pub fn key(&self) -> (&str, &str, usize, usize, usize, u64) {
         let equal = self.sequences as u64 * (self.length as u64).pow(2);
         let squares = self.lengths.map_or(equal, |l| l.sum_of_squares);
@@ -244,10 +258,12 @@ impl StepRow {
     }
 }
 
-/// The time of a step by phase, in seconds. Ops are timed one at a time, so the sum may differ from the time of the step.
+/// The time of a step by phase, in seconds. Ops are timed one at a time, so the sum may differ from the time
+/// of the step.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Phases {
-    /// Building the batch on the host. In training a separate thread does it in advance, in parallel to the device.
+    /// Building the batch on the host. In training a separate thread does it in advance, in parallel to the
+    /// device.
     pub data: f64,
     /// Ops of the forward pass.
     pub forward: f64,

@@ -109,7 +109,8 @@ impl CustomShape {
     /// Reads the value of `--shape`: `m,n,k` (rows, outputs and inputs of a matmul) or `NAME=VALUE,...`.
     ///
     /// # Errors
-    /// [`Kind::Usage`](crate::error::Kind::Usage) for another syntax, an unknown or repeated name, and a value that is no size.
+    /// [`Kind::Usage`](crate::error::Kind::Usage) for another syntax, an unknown or repeated name, and a
+    /// value that is no size.
     pub fn parse(text: &str) -> Result<CustomShape> {
         let bad = |why: String| Error::usage(format!("--shape {text}: {why}")).with_expected(SYNTAX);
         let written: Vec<&str> = text.split(',').map(str::trim).collect();
@@ -158,7 +159,8 @@ impl CustomShape {
     /// Whether it is the shape of an op.
     ///
     /// # Errors
-    /// [`Kind::Usage`](crate::error::Kind::Usage) for an op that lacks one of the sizes, or needs another one.
+    /// [`Kind::Usage`](crate::error::Kind::Usage) for an op that lacks one of the sizes, or needs another
+    /// one.
     pub fn check(&self, op: &str) -> Result<()> {
         let Some(sizes) = all().find(|o| o.op == op) else {
             return Err(Error::usage(format!("--shape {}: {op} has no sizes", self.text))
@@ -186,12 +188,13 @@ impl CustomShape {
         self.text_of(name)?.parse().ok()
     }
 
-    /// The jobs of an op at this shape, for every number of tokens. `tokens` (of `--tokens`) stands for the number of rows or tokens of a
-    /// shape that has none, and `lengths` for the length of sequences.
+    /// The jobs of an op at this shape, for every number of tokens. `tokens` (of `--tokens`) stands for the
+    /// number of rows or tokens of a shape that has none, and `lengths` for the length of sequences.
     ///
     /// # Errors
-    /// [`Kind::Usage`](crate::error::Kind::Usage) if the shape does not fit the op, if the number of rows is missing or given twice, if
-    /// sequences do not fill the tokens, and for tensors that are too large for any device.
+    /// [`Kind::Usage`](crate::error::Kind::Usage) if the shape does not fit the op, if the number of rows is
+    /// missing or given twice, if sequences do not fill the tokens, and for tensors that are too large for
+    /// any device.
     pub fn jobs(&self, op: &str, tokens: &[usize], lengths: Option<&LengthSource>) -> Result<Vec<Job>> {
         self.check(op)?;
         let Some(sizes) = all().find(|o| o.op == op) else { return Ok(Vec::new()) };

@@ -31,7 +31,8 @@ impl SequenceLengths {
         let full = std::iter::repeat_n(length, tokens / length);
         SequenceLengths(full.chain((rest > 0).then_some(rest)).collect())
     }
-    /// Sequences of these lengths, in this order. Without any, one sequence of one token; a length of 0 counts as 1.
+    /// Sequences of these lengths, in this order. Without any, one sequence of one token; a length of 0
+    /// counts as 1.
     pub fn of(lengths: Vec<usize>) -> SequenceLengths {
         match lengths.is_empty() {
             true => SequenceLengths::equal(1, 1),
@@ -81,7 +82,8 @@ impl SequenceLengths {
         let first = self.longest();
         self.0.iter().all(|&l| l == first).then_some(first)
     }
-    /// Tells these lengths from others in a report: `length 128`, `lengths 12,40,128`, `37 lengths up to 128 (sum of squares 81920)`.
+    /// Tells these lengths from others in a report: `length 128`, `lengths 12,40,128`,
+    /// `37 lengths up to 128 (sum of squares 81920)`.
     pub fn label(&self) -> String {
         if let Some(length) = self.common() {
             return format!("length {length}");
@@ -122,12 +124,12 @@ const SYNTAX: &str =
     "12,40,128, a file with one length on each line, constant:N, uniform:A-B or lognormal:MEAN,SIGMA:LONGEST";
 
 impl LengthSource {
-    /// Reads the value of `--lengths`: `12,40,128`, the name of a file with one length on each line, `constant:N`, `uniform:A-B` or
-    /// `lognormal:MEAN,SIGMA:LONGEST`.
+    /// Reads the value of `--lengths`: `12,40,128`, the name of a file with one length on each line,
+    /// `constant:N`, `uniform:A-B` or `lognormal:MEAN,SIGMA:LONGEST`.
     ///
     /// # Errors
-    /// [`Kind::Usage`] for a value of none of these forms, a length of 0 and a distribution that is not one; [`Kind::Data`] for a file that
-    /// cannot be read or has a line that is no length.
+    /// [`Kind::Usage`] for a value of none of these forms, a length of 0 and a distribution that is not one;
+    /// [`Kind::Data`] for a file that cannot be read or has a line that is no length.
     pub fn parse(text: &str) -> Result<LengthSource> {
         let listed = |c: char| c.is_ascii_digit() || matches!(c, ',' | ' ' | '-');
         if text.trim().is_empty() {
@@ -166,8 +168,8 @@ impl LengthSource {
     pub fn list(&self) -> Option<&SequenceLengths> {
         if let LengthSource::List(lengths) = self { Some(lengths) } else { None }
     }
-    /// Sequences with exactly this number of tokens together: the list of a [`LengthSource::List`], else as many draws as fit; the last
-    /// sequence is cut.
+    /// Sequences with exactly this number of tokens together: the list of a [`LengthSource::List`], else as
+    /// many draws as fit; the last sequence is cut.
     pub fn with_tokens(&self, tokens: usize) -> SequenceLengths {
         if let LengthSource::List(lengths) = self {
             return lengths.clone();

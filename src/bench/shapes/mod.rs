@@ -1,5 +1,5 @@
-//! The shapes and options at which `tempra bench` runs every op of `OPS`: those of real models ([`jobs()`]), or a user's own
-//! ([`CustomShape`]).
+//! The shapes and options at which `tempra bench` runs every op of `OPS`: those of real models ([`jobs()`]),
+//! or a user's own ([`CustomShape`]).
 
 mod build;
 mod custom;
@@ -24,8 +24,8 @@ pub enum Runs {
 pub struct Job {
     /// Its stem.
     pub op: &'static str,
-    /// Its use in the model, or the sizes of a [`CustomShape`]. Two jobs of one op and model with the same number of tokens and different
-    /// shapes have different roles.
+    /// Its use in the model, or the sizes of a [`CustomShape`]. Two jobs of one op and model with the same
+    /// number of tokens and different shapes have different roles.
     pub role: String,
     /// The model whose shape it is, or [`CustomShape::MODEL`].
     pub model: String,
@@ -41,8 +41,8 @@ pub struct Job {
     pub weights: &'static [usize],
     /// The copy of the weights in the compute type, among the inputs of a step.
     pub copy: Option<WeightCopy>,
-    /// The number of rows that the integers of the first input index, in tables that all sets of operands share. Each set indexes other
-    /// rows.
+    /// The number of rows that the integers of the first input index, in tables that all sets of operands
+    /// share. Each set indexes other rows.
     pub choices: Option<usize>,
 }
 

@@ -56,8 +56,9 @@ impl ModelShape {
     }
 }
 
-/// The uses of one op in a model for a batch with this number of tokens, in sequences of [`LENGTH`] tokens, the last one shorter if
-/// necessary, and of attention also in sequences of other lengths. Empty for ops that are not listed here. Uses that do not depend on the number of tokens have 0.
+/// The uses of one op in a model for a batch with this number of tokens, in sequences of [`LENGTH`] tokens,
+/// the last one shorter if necessary, and of attention also in sequences of other lengths. Empty for ops that
+/// are not listed here. Uses that do not depend on the number of tokens have 0.
 pub fn jobs(op: &str, m: &ModelShape, tokens: usize) -> Vec<Job> {
     let length = LENGTH.min(tokens);
     let usual = SequenceLengths::cut(tokens, length);
@@ -84,8 +85,8 @@ fn attention(m: &ModelShape, s: &SequenceLengths, window: Option<usize>) -> Job 
     Job { role: format!("{}{window_part}", s.label()), model: m.name.clone(), tokens: s.tokens(), ..job }
 }
 
-/// The uses of one op in a model for a batch of sequences with these lengths; see [`jobs`]. The roles tell batches with the same number of
-/// tokens apart if their shapes or `cu_seqlens` differ.
+/// The uses of one op in a model for a batch of sequences with these lengths; see [`jobs`]. The roles tell
+/// batches with the same number of tokens apart if their shapes or `cu_seqlens` differ.
 pub fn jobs_of(op: &str, m: &ModelShape, s: &SequenceLengths) -> Vec<Job> {
     let (h, t, n) = (m.hidden, s.tokens(), s.sequences());
     let usual = *s == SequenceLengths::cut(t, LENGTH);

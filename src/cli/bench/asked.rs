@@ -30,8 +30,9 @@ impl Asked {
     /// Checks the command line before anything is measured. `ops` and `steps`: what is measured.
     ///
     /// # Errors
-    /// [`Kind::Usage`](crate::error::Kind::Usage) for unknown ops, models and sizes, and devices named twice; those of opening a device;
-    /// [`Kind::Device`](crate::error::Kind::Device) if no device can compute in any of the types.
+    /// [`Kind::Usage`](crate::error::Kind::Usage) for unknown ops, models and sizes, and devices named twice;
+    /// those of opening a device; [`Kind::Device`](crate::error::Kind::Device) if no device can compute in
+    /// any of the types.
     pub fn of(matches: &ArgMatches, (ops, steps): (bool, bool)) -> Result<Asked> {
         let number = |id: &str| matches.get_one::<usize>(id).copied().unwrap_or(1);
         let wanted = Wanted::of(matches, ops)?;
@@ -102,8 +103,9 @@ fn distinct(names: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// Opens each device for each type that it can compute in. A device has memory and graphs of its own for each type, so that the results for
-/// one type do not depend on the others. Also returns the types that a device lacks.
+/// Opens each device for each type that it can compute in. A device has memory and graphs of its own for each
+/// type, so that the results for one type do not depend on the others. Also returns the types that a device
+/// lacks.
 fn open(names: &[&str], types: &[&str], threads: usize) -> Result<(Vec<Opened>, Vec<Skipped>)> {
     distinct(names)?;
     let (mut devices, mut refused): (Vec<Opened>, Vec<Skipped>) = Default::default();

@@ -184,7 +184,8 @@ fn given(matches: &ArgMatches, id: &str) -> bool {
     matches.value_source(id) == Some(ValueSource::CommandLine)
 }
 
-/// Refuses options that say how to measure, where result files are read: who gives one expects that it changes the result.
+/// Refuses options that say how to measure, where result files are read: who gives one expects that it
+/// changes the result.
 fn refuse_idle(matches: &ArgMatches) -> Result<()> {
     let measuring = super::options(Command::new("compare"));
     let mut ids = measuring.get_arguments().map(|arg| arg.get_id().as_str());
@@ -287,8 +288,8 @@ fn present(option: &str, wanted: &[&String], there: BTreeSet<String>) -> Result<
     }
 }
 
-/// The report with another device first, named as in the comparison: `cpu`, or `cpu (today)`, for which `cpu` or `today` will do if it
-/// is the only one.
+/// The report with another device first, named as in the comparison: `cpu`, or `cpu (today)`, for which `cpu`
+/// or `today` will do if it is the only one.
 fn with_base(mut report: Report, name: Option<&str>) -> Result<Report> {
     let Some(name) = name else { return Ok(report) };
     let part = |id: &str| {

@@ -1,4 +1,5 @@
-//! Options of `tempra bench` that have no effect on what a command measures: a warning for each that is given.
+//! Options of `tempra bench` that have no effect on what a command measures: a warning for each that is
+//! given.
 
 use crate::bench::LengthSource;
 use crate::cli::style::Voice;
@@ -30,7 +31,8 @@ fn warn(matches: &ArgMatches, names: &[&str], why: &str, voice: &Voice) {
 /// Warns about options that do not change a measurement.
 ///
 /// # Errors
-/// [`Kind::Usage`](crate::error::Kind::Usage) for `--shape` where training steps are measured: a shape is one of an op.
+/// [`Kind::Usage`](crate::error::Kind::Usage) for `--shape` where training steps are measured: a shape is one
+/// of an op.
 pub fn of_measuring(matches: &ArgMatches, ops: bool, steps: bool, voice: &Voice) -> Result<()> {
     if steps && given(matches, "shape") {
         return Err(Error::usage("--shape is the shape of an op, and this command measures training steps")

@@ -1,8 +1,9 @@
 //! Ends a benchmark soon after a signal, and keeps what was measured.
 //!
-//! A benchmark looks for signals between two samples. Some work between them takes longer and cannot be interrupted: the compilation of a
-//! kernel, one run of a large op. So a thread waits for the signal too. If measuring has not ended a moment later, this thread writes the
-//! rows that are complete and ends the process.
+//! A benchmark looks for signals between two samples. Some work between them takes longer and cannot be
+//! interrupted: the compilation of a kernel, one run of a large op. So a thread waits for the signal too. If
+//! measuring has not ended a moment later, this thread writes the rows that are complete and ends the
+//! process.
 
 use crate::bench::report::Machine;
 use crate::bench::{Control, Report};
@@ -12,7 +13,8 @@ use crate::train::{Signals, signals};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// The time that measuring has to end by itself after a signal. With the time to write the result, the process ends within a second.
+/// The time that measuring has to end by itself after a signal. With the time to write the result, the
+/// process ends within a second.
 const GRACE: Duration = Duration::from_millis(600);
 /// How often the thread looks for a signal.
 const LOOK: Duration = Duration::from_millis(20);
@@ -56,8 +58,8 @@ impl Guard {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Runs `measure`. If it still runs a moment after a signal, `write` gets the rows that are complete, and the process ends with the
-    /// exit code of the signal.
+    /// Runs `measure`. If it still runs a moment after a signal, `write` gets the rows that are complete, and
+    /// the process ends with the exit code of the signal.
     ///
     /// # Errors
     /// Those of `measure`, and of installing signal handlers.
@@ -119,7 +121,8 @@ fn finish(
         Ok(()) => code,
         Err(e) => {
             voice.error(&e);
-            // What could not be written matters more than the signal; that there is nothing to compare yet does not.
+            // What could not be written matters more than the signal; that there is nothing to compare yet
+            // does not.
             if e.kind() == Kind::Disk { e.exit_code() } else { code }
         }
     }

@@ -155,8 +155,8 @@ fn measure(matches: &ArgMatches, ops: bool, steps: bool) -> Result<i32> {
     Ok(code)
 }
 
-/// Measures on every device. If it is interrupted, it returns the results so far and an exit code other than 0. `write` writes the
-/// results if measuring cannot be interrupted soon enough; see [`Guard`].
+/// Measures on every device. If it is interrupted, it returns the results so far and an exit code other
+/// than 0. `write` writes the results if measuring cannot be interrupted soon enough; see [`Guard`].
 fn measured(
     asked: &Asked,
     ops: bool,
@@ -286,14 +286,14 @@ fn on_device(
     measured
 }
 
-/// For tests: `TEMPRA_BENCH_QUICK_CEILINGS=1` measures ceilings with three samples of the smallest matmul. The report names the effort, and
-/// the cache does not store such ceilings.
+/// For tests: `TEMPRA_BENCH_QUICK_CEILINGS=1` measures ceilings with three samples of the smallest matmul.
+/// The report names the effort, and the cache does not store such ceilings.
 fn quick_ceilings() -> bool {
     crate::device::settings::flag_of("TEMPRA_BENCH_QUICK_CEILINGS").is_ok_and(|on| on == Some(true))
 }
 
-/// A slowdown for tests: `TEMPRA_BENCH_PLANT=op:N` runs an op N times and counts it as one run, to check that a slower kernel is
-/// detected. The report names it.
+/// A slowdown for tests: `TEMPRA_BENCH_PLANT=op:N` runs an op N times and counts it as one run, to check that
+/// a slower kernel is detected. The report names it.
 ///
 /// # Errors
 /// [`Kind::Usage`] for another value.

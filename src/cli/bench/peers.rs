@@ -17,8 +17,8 @@ pub fn paths(matches: &ArgMatches) -> Vec<&Path> {
     matches.get_many::<String>("with").into_iter().flatten().map(Path::new).collect()
 }
 
-/// Reads results, each with a name for its devices: the file's, with as many of its folders as tell it from the others, and a number if
-/// one file is named twice.
+/// Reads results, each with a name for its devices: the file's, with as many of its folders as tell it from
+/// the others, and a number if one file is named twice.
 ///
 /// # Errors
 /// Those of [`Report::read`].
@@ -43,7 +43,8 @@ fn name(paths: &[&Path], i: usize) -> String {
     if earlier == 0 { name } else { format!("{name} {}", earlier + 1) }
 }
 
-/// Adds to the report of this run the measurements of others that `ops` (by name of the op) and `steps` select.
+/// Adds to the report of this run the measurements of others that `ops` (by name of the op) and `steps`
+/// select.
 pub fn merge(
     own: Report,
     others: Vec<(String, Report)>,

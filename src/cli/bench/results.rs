@@ -21,7 +21,8 @@ pub fn args() -> [Arg; 3] {
     ]
 }
 
-/// The destinations of a result. At most one of them is standard output; without one, a table for people goes there.
+/// The destinations of a result. At most one of them is standard output; without one, a table for people goes
+/// there.
 pub struct Destinations {
     json: bool,
     csv: Option<Destination>,
@@ -32,7 +33,8 @@ impl Destinations {
     /// Reads the command line, before anything is measured.
     ///
     /// # Errors
-    /// [`Kind::Usage`](crate::error::Kind::Usage) if two results would go to the same place; those of [`Destination::of`].
+    /// [`Kind::Usage`](crate::error::Kind::Usage) if two results would go to the same place; those of
+    /// [`Destination::of`].
     pub fn of(matches: &ArgMatches) -> Result<Destinations> {
         let named = |name| text(matches, name).map(|path| Destination::of(Some(path))).transpose();
         let all = Destinations { json: flag(matches, "json"), csv: named("csv")?, html: named("html")? };
@@ -81,7 +83,8 @@ impl Destinations {
             Some(to) => text().and_then(|text| to.write(|out| out.write_all(text.as_bytes()))),
             None => Ok(()),
         };
-        // A measurement takes long: a file that cannot be written does not keep the others from being written.
+        // A measurement takes long: a file that cannot be written does not keep the others from being
+        // written.
         let csv = put(&self.csv, &mut || table());
         let html = put(&self.html, &mut || Ok(page::page(report, comparisons)));
         let taken = [&self.csv, &self.html].contains(&&Some(Destination::Stdout));

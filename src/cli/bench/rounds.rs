@@ -37,8 +37,8 @@ fn arguments(matches: &ArgMatches) -> Vec<String> {
     all
 }
 
-/// Measures with both programs in rounds; each is first in every other round. If it is interrupted, it returns the complete rounds and
-/// the exit code for that.
+/// Measures with both programs in rounds; each is first in every other round. If it is interrupted, it
+/// returns the complete rounds and the exit code for that.
 ///
 /// # Errors
 /// [`Kind::Usage`] for several devices and for a program that cannot be started or fails.
@@ -88,8 +88,8 @@ pub fn in_turns(
     Ok((found, code))
 }
 
-/// Calls `measure` with the round and the side (0 or 1), each side first in every other round, until it returns `None`.
-/// Returns the result of each side over the complete rounds, and how many these are.
+/// Calls `measure` with the round and the side (0 or 1), each side first in every other round, until it
+/// returns `None`. Returns the result of each side over the complete rounds, and how many these are.
 fn alternate(
     rounds: usize,
     measure: &mut dyn FnMut(usize, usize) -> Result<Option<Report>>,
@@ -106,8 +106,8 @@ fn alternate(
     Ok((found.map(|reports| Report::of_rounds(&reports[..complete])), complete))
 }
 
-/// Runs a program to its end and collects what it writes; `None` if `stop` became true. The program is ended then: a signal may have
-/// reached only this process.
+/// Runs a program to its end and collects what it writes; `None` if `stop` became true. The program is ended
+/// then: a signal may have reached only this process.
 fn output(mut command: Command, stop: &dyn Fn() -> bool) -> std::io::Result<Option<Output>> {
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
     // Both pipes are read meanwhile, or a full one would stop the program.
@@ -187,8 +187,8 @@ mod tests {
         compare(&both).unwrap().remove(0)
     }
 
-    /// The machine becomes slower by 1 % with each run. Each program is first in every other round, so of five rounds the medians
-    /// are those of the third one, runs 5 and 6: a ratio of 3 / 1.01.
+    /// The machine becomes slower by 1 % with each run. Each program is first in every other round, so of
+    /// five rounds the medians are those of the third one, runs 5 and 6: a ratio of 3 / 1.01.
     #[test]
     fn programs_alternate_and_drift_does_not_become_a_result() {
         let mut order = Vec::new();

@@ -21,11 +21,12 @@ pub struct Wanted {
 }
 
 impl Wanted {
-    /// Reads `--op`, `--shape`, `--shape-of`, `--tokens` and `--lengths`. `ops_too`: whether ops are measured, not only steps.
+    /// Reads `--op`, `--shape`, `--shape-of`, `--tokens` and `--lengths`. `ops_too`: whether ops are
+    /// measured, not only steps.
     ///
     /// # Errors
-    /// [`Kind::Usage`](crate::error::Kind::Usage) for unknown ops, models and sizes, for shapes that fit none of the ops, and for numbers
-    /// that are given twice; those of reading a file of lengths.
+    /// [`Kind::Usage`](crate::error::Kind::Usage) for unknown ops, models and sizes, for shapes that fit none
+    /// of the ops, and for numbers that are given twice; those of reading a file of lengths.
     pub fn of(matches: &ArgMatches, ops_too: bool) -> Result<Wanted> {
         let list = |id: &str| -> Vec<&String> { matches.get_many(id).into_iter().flatten().collect() };
         let ops: Vec<String> = list("op").into_iter().cloned().collect();
@@ -92,7 +93,8 @@ impl Wanted {
             true => vec![256, 1024, 4096, 16384, 32768],
         }
     }
-    /// The defaults that are smaller because the device is slow; none if the command line gives everything that is used.
+    /// The defaults that are smaller because the device is slow; none if the command line gives everything
+    /// that is used.
     pub fn smaller(&self, bench: &Workbench, ops: bool, steps: bool) -> Option<String> {
         let from_models = steps || self.custom.is_none();
         let from_tokens =

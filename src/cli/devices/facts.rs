@@ -1,4 +1,5 @@
-//! What `tempra devices` finds out about each device. Every field is the key of the same name in the JSON output.
+//! What `tempra devices` finds out about each device. Every field is the key of the same name in the JSON
+//! output.
 
 use crate::device::{Caps, Cuda, Device, Identity, LibraryFacts, Wgpu};
 use crate::error::{Error, Result};

@@ -36,7 +36,8 @@ pub enum Content {
     RawText,
 }
 
-/// The file itself; of a folder the file or folder in it that is named train, or the folder if its subfolders are classes.
+/// The file itself; of a folder the file or folder in it that is named train, or the folder if its subfolders
+/// are classes.
 ///
 /// # Errors
 /// [`Kind::Data`] if there is nothing to train on.
@@ -288,9 +289,9 @@ pub struct Siblings {
 }
 
 impl Siblings {
-    /// Files (or folders) of the same ending whose names are the training file's with another word for `train`. One that
-    /// cannot be used is named with the reason and left out. `count` reads one and says how many `unit` it has
-    /// and how many rows it cannot read.
+    /// Files (or folders) of the same ending whose names are the training file's with another word for
+    /// `train`. One that cannot be used is named with the reason and left out. `count` reads one and says how
+    /// many `unit` it has and how many rows it cannot read.
     ///
     /// # Errors
     /// [`Kind::Data`] if the folder cannot be listed.

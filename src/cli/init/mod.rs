@@ -1,7 +1,8 @@
 //! `tempra init`: from data to a recipe, with a reason for every choice.
 //!
-//! `files` finds the training data and recognizes their format. `tables` and `texts` choose a task and describe it in a
-//! [`Proposal`]. `model` chooses the pretrained model and counts tokens. This file turns all of it into a recipe.
+//! `files` finds the training data and recognizes their format. `tables` and `texts` choose a task and
+//! describe it in a [`Proposal`]. `model` chooses the pretrained model and counts tokens. This file turns all
+//! of it into a recipe.
 
 pub(super) mod files;
 mod model;
@@ -27,7 +28,8 @@ use write::{Lines, quoted, shell, written};
 /// The reason for a task that an option names.
 const NAMED: &str = "chosen by --task";
 const BATCH: usize = 16;
-/// Optimizer steps that fine-tuning should have: small data need more epochs, not fewer steps (Mosbach et al. 2021).
+/// Optimizer steps that fine-tuning should have: small data need more epochs, not fewer steps (Mosbach et al.
+/// 2021).
 const STEPS: usize = 300;
 const MOST_EPOCHS: usize = 50;
 /// Fewer training examples than this count as little data.
@@ -387,7 +389,8 @@ fn least_documents(task: TaskKind) -> usize {
     task.entry().pair().map_or(0, |pair| pair.documents)
 }
 
-/// The share of the training data that validates: a fifth of little data, else a tenth; 0 if none could be split off.
+/// The share of the training data that validates: a fifth of little data, else a tenth; 0 if none could be
+/// split off.
 fn held_out(p: &Proposal) -> f64 {
     let n = p.groups as f64;
     let usual = if p.examples < 200 { 0.2 } else { 0.1 };

@@ -15,7 +15,8 @@ use crate::train::recipe::TaskKind;
 use clap::ArgMatches;
 use std::path::{Path, PathBuf};
 
-/// The default: 22 million parameters, which a CPU fine-tunes in minutes. `examples/quickstart` fetches it to the cache.
+/// The default: 22 million parameters, which a CPU fine-tunes in minutes. `examples/quickstart` fetches it to
+/// the cache.
 pub const MODEL: &str = "sentence-transformers/all-MiniLM-L6-v2";
 const FETCHED: &str = "all-MiniLM-L6-v2";
 /// Tokens a word, where no tokenizer counts.
@@ -51,7 +52,8 @@ pub struct Chosen {
     folder: Option<PathBuf>,
 }
 
-/// `--model`; else the model that `examples/quickstart` has fetched; else its name with the command that fetches it.
+/// `--model`; else the model that `examples/quickstart` has fetched; else its name with the command that
+/// fetches it.
 ///
 /// # Errors
 /// [`Kind::Model`](crate::error::Kind::Model) for a model that is not there or that cannot do the task.
@@ -167,7 +169,8 @@ impl Chosen {
         }
     }
 
-    /// What 99 % of the texts need, in steps of 16, as far as the model goes; of raw text and contexts a usual length.
+    /// What 99 % of the texts need, in steps of 16, as far as the model goes; of raw text and contexts a
+    /// usual length.
     ///
     /// # Errors
     /// Those of the tokenizer.

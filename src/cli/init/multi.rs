@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 /// A recipe for several tasks, and what was chosen, in words.
 ///
 /// # Errors
-/// [`Kind::Usage`](crate::error::Kind::Usage) for fewer than two recipes, for two of one name, and for one that cannot be read.
+/// [`Kind::Usage`](crate::error::Kind::Usage) for fewer than two recipes, for two of one name, and for one
+/// that cannot be read.
 pub fn combine(recipes: &[PathBuf], output: &Path) -> Result<(String, Vec<(&'static str, String)>)> {
     if recipes.len() < 2 {
         return Err(Error::usage("one recipe is not several tasks")

@@ -1,5 +1,5 @@
-//! The text, the pair and the label among the columns of a table, and the columns that are left out. Options decide first, then names,
-//! then content.
+//! The text, the pair and the label among the columns of a table, and the columns that are left out. Options
+//! decide first, then names, then content.
 
 use super::super::columns::{by_name_among, label_names};
 use super::super::options::text;
@@ -27,7 +27,8 @@ impl Roles {
     /// Finds them; no label unless `labelled`.
     ///
     /// # Errors
-    /// [`Kind::Data`](crate::error::Kind::Data) for a column that is named and missing, and if neither names nor content decide.
+    /// [`Kind::Data`](crate::error::Kind::Data) for a column that is named and missing, and if neither names
+    /// nor content decide.
     pub fn find(survey: &Survey, matches: &ArgMatches, labelled: bool) -> Result<Self> {
         let names = survey.names();
         let mut found =
@@ -151,7 +152,8 @@ fn prose(survey: &Survey, labels: &[String]) -> Result<(String, String)> {
     }
 }
 
-/// The label by content: several 0/1 columns, or the one column whose values repeat. None if the table holds texts alone.
+/// The label by content: several 0/1 columns, or the one column whose values repeat. None if the table holds
+/// texts alone.
 fn by_content(survey: &Survey, columns: &Columns) -> Result<(Vec<String>, Option<String>)> {
     let used = |c: &&Column| c.name == columns.text || Some(&c.name) == columns.pair.as_ref();
     if survey.columns.iter().all(|c| used(&c)) {

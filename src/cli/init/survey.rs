@@ -32,7 +32,8 @@ pub struct Column {
     pub name: String,
     /// How often each value occurs, without white space around it; empty cells are not counted.
     pub counts: HashMap<String, usize>,
-    /// How many different values there are with the white space around them, as the reader of classes tells them apart.
+    /// How many different values there are with the white space around them, as the reader of classes tells
+    /// them apart.
     pub spellings: usize,
     /// Cells that are not empty.
     pub filled: usize,
@@ -71,7 +72,8 @@ impl Survey {
     /// Reads a table and counts.
     ///
     /// # Errors
-    /// Those of [`Sheet::read`]; [`Kind::Data`](crate::error::Kind::Data) if the columns are not separated as the file's name says.
+    /// Those of [`Sheet::read`]; [`Kind::Data`](crate::error::Kind::Data) if the columns are not separated as
+    /// the file's name says.
     pub fn read(path: &Path) -> Result<Self> {
         let separated = Format::of(path).is_ok_and(|f| matches!(f, Format::Csv | Format::Tsv));
         if separated && path.is_file() {
@@ -151,7 +153,8 @@ impl Survey {
             )))
     }
 
-    /// Names for columns that have none: `text` for the one with the most words, `label` for the one with the fewest values.
+    /// Names for columns that have none: `text` for the one with the most words, `label` for the one with the
+    /// fewest values.
     fn likely_names(&self) -> Vec<String> {
         let text = (0..self.columns.len())
             .reduce(|a, b| if self.columns[b].words > self.columns[a].words { b } else { a });
@@ -249,7 +252,8 @@ impl Column {
         self.filled == rows && self.counts.keys().all(|v| yes_or_no(v))
     }
 
-    /// Whether most cells say yes or no and a few do not: the others are empty or have one or two other values.
+    /// Whether most cells say yes or no and a few do not: the others are empty or have one or two other
+    /// values.
     pub fn is_nearly_binary(&self, rows: usize) -> bool {
         let others = self.counts.keys().filter(|v| !yes_or_no(v)).count();
         let binary: usize = self.counts.iter().filter(|(v, _)| yes_or_no(v)).map(|(_, n)| n).sum();
@@ -365,7 +369,8 @@ pub fn count_words(text: &str) -> f64 {
     text.split_whitespace().count() as f64 + unspaced as f64 / 2.0
 }
 
-/// Whether a text is a date: 2024-05-01, 1/5/24, 01.05.2024, with or without a time behind it. A text that begins with one is none.
+/// Whether a text is a date: 2024-05-01, 1/5/24, 01.05.2024, with or without a time behind it. A text that
+/// begins with one is none.
 fn is_date(text: &str) -> bool {
     let (day, time) = text.split_once([' ', 'T']).unwrap_or((text, ""));
     let marks = ["AM", "PM", "UTC", "GMT"];

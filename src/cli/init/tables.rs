@@ -1,4 +1,5 @@
-//! Tables: the task that fits their columns, and its keys in the recipe. Classes, sets of classes, numbers, pairs.
+//! Tables: the task that fits their columns, and its keys in the recipe. Classes, sets of classes, numbers,
+//! pairs.
 
 use super::super::columns::plain;
 use super::super::options::text;
@@ -217,7 +218,8 @@ fn is_separator(separator: char, label: &Column) -> bool {
     several > 0 && various && all * 2 >= parts.len() * 3 && words <= 4
 }
 
-/// Refuses tables that hold what tempra reads in another format: questions about contexts, a word and its tag in each row.
+/// Refuses tables that hold what tempra reads in another format: questions about contexts, a word and its tag
+/// in each row.
 fn refuse_other_formats(survey: &Survey, wanted: Option<TaskKind>) -> Result<()> {
     let has = |names: &[&str]| survey.columns.iter().any(|c| names.contains(&plain(&c.name).as_str()));
     let fail = |what: &str| {

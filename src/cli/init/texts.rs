@@ -175,7 +175,8 @@ pub fn folder(path: &Path, task: TaskKind, why: String) -> Result<Proposal> {
 /// What to train on text without labels: a .txt file, or a column of a table.
 ///
 /// # Errors
-/// Those of [`data::read_documents`]; [`Kind::Data`](crate::error::Kind::Data) if next-sentence prediction lacks documents.
+/// Those of [`data::read_documents`]; [`Kind::Data`](crate::error::Kind::Data) if next-sentence prediction
+/// lacks documents.
 pub fn documents(path: &Path, task: TaskKind, roles: Option<Roles>, why: String) -> Result<Proposal> {
     let column = roles.as_ref().map_or("text".to_owned(), |r| r.columns.text.clone());
     let mut found = data::read_documents(path, &column, false, OnBadRow::Skip)?;

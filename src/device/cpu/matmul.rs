@@ -1,9 +1,9 @@
 //! The matmul of the CPU: C = A B, or C += A B, for any strides of A and B.
 //!
-//! Blocked as in Goto and van de Geijn, "Anatomy of High-Performance Matrix Multiplication" (2008): B is packed once
-//! into panels as wide as the register tile. Each task packs its block of A into memory of its thread, where it stays in the
-//! L2 cache while the task reads B's panels.
-//! The partition into tiles and the order of the sums depend on the shape alone, never on the number of threads.
+//! Blocked as in Goto and van de Geijn, "Anatomy of High-Performance Matrix Multiplication" (2008): B is
+//! packed once into panels as wide as the register tile. Each task packs its block of A into memory of its
+//! thread, where it stays in the L2 cache while the task reads B's panels. The partition into tiles and the
+//! order of the sums depend on the shape alone, never on the number of threads.
 #![allow(
     unsafe_code,
     reason = "register tiles in vector instructions; disjoint tiles of C written by several threads"
@@ -16,11 +16,11 @@ use rayon::prelude::*;
 use std::cell::Cell;
 use std::ops::Range;
 
-/// Rows of the part of C that one task computes: a multiple of every tile height, and few enough that a packed block of
-/// A takes a quarter of a second-level cache.
+/// Rows of the part of C that one task computes: a multiple of every tile height, and few enough that a
+/// packed block of A takes a quarter of a second-level cache.
 const ROWS: usize = 72;
-/// Columns of that part, the most that leaves [`TASKS`] tasks: a wide part packs its block of A less often. Multiples of
-/// every tile width.
+/// Columns of that part, the most that leaves [`TASKS`] tasks: a wide part packs its block of A less often.
+/// Multiples of every tile width.
 const COLS: [usize; 3] = [384, 192, 96];
 /// The number of tasks that a matmul should have, to balance the threads.
 const TASKS: usize = 12;
@@ -94,7 +94,8 @@ pub struct Out<'a, T> {
 /// A piece of a row of C that is finished: first element's row and column, and the elements.
 pub type Epilogue<'a, T> = &'a (dyn Fn(usize, usize, &mut [T]) + Sync);
 
-/// A register tile: a panel of A, packed (k, mr), times a panel of B, packed (k, nr), into or onto C, which is strided.
+/// A register tile: a panel of A, packed (k, mr), times a panel of B, packed (k, nr), into or onto C, which
+/// is strided.
 pub struct Kernel<T> {
     pub(super) mr: usize,
     pub(super) nr: usize,
@@ -103,8 +104,8 @@ pub struct Kernel<T> {
 
 /// How a tile is computed: (k, A, B, C, its row distance, whether to add to C).
 ///
-/// SAFETY for callers: A is readable for k * mr elements and B for k * nr; C is writable, and readable if it is added to,
-/// at `i * c_row + j` for i < mr, j < nr; the processor has the instructions it was chosen for.
+/// SAFETY for callers: A is readable for k * mr elements and B for k * nr; C is writable, and readable if it
+/// is added to, at `i * c_row + j` for i < mr, j < nr; the processor has the instructions it was chosen for.
 type Run<T> = unsafe fn(usize, *const T, *const T, (*mut T, usize), bool);
 
 /// C (m, n) = A (m, k) B (k, n), on all threads of the device; `done` sees every piece of a row of C once.
@@ -209,7 +210,8 @@ fn tasks<T: Real>(
         block(kernel, k, a, pb, rows.clone(), cols.clone(), c);
         if let Some(done) = done {
             for r in rows {
-                // SAFETY: this task alone owns these rows and columns of C, and they lie inside it (`run` checks).
+                // SAFETY: this task alone owns these rows and columns of C, and they lie inside it (`run`
+                // checks).
                 let piece =
                     unsafe { std::slice::from_raw_parts_mut(c.0.0.add(r * c.1 + cols.start), cols.len()) };
                 done(r, cols.start, piece);
@@ -223,8 +225,8 @@ fn tasks<T: Real>(
     }
 }
 
-/// Copies rows `first..rows` of `a` (rows, k) into panels (k, width), as many as there is room for; rows beyond `rows`
-/// become zeros.
+/// Copies rows `first..rows` of `a` (rows, k) into panels (k, width), as many as there is room for; rows
+/// beyond `rows` become zeros.
 fn pack<T: Real>(panels: &mut [T], width: usize, k: usize, a: Mat<T>, first: usize, rows: usize) {
     for (i, panel) in (first..rows).step_by(width).zip(panels.chunks_exact_mut(width * k)) {
         match (i + width <= rows, a.row, a.col, width) {
@@ -264,8 +266,8 @@ fn pack_columns<T: Real, const W: usize>(panel: &mut [T], a: Mat<T>, first: usiz
     }
 }
 
-/// One panel of a matrix whose rows lie one after another: eight elements of a row are one read, and the panel's lines
-/// that they go to are still at hand when the next row comes.
+/// One panel of a matrix whose rows lie one after another: eight elements of a row are one read, and the
+/// panel's lines that they go to are still at hand when the next row comes.
 fn pack_rows<T: Real, const W: usize>(panel: &mut [T], a: Mat<T>, first: usize) {
     let k = panel.len() / W;
     let rows: [&[T]; W] = std::array::from_fn(|i| &a.data[(first + i) * a.row..][..k]);
@@ -311,8 +313,8 @@ fn block<T: Real>(
                     // SAFETY: rows and columns of this block lie inside C, and only this task touches them.
                     let here_c = unsafe { c.0.add(i * c_row + j) };
                     if here == mr && width == nr {
-                        // SAFETY: both panels are sliced to size; the tile lies inside C; `kernel` was chosen for this
-                        // processor.
+                        // SAFETY: both panels are sliced to size; the tile lies inside C; `kernel` was chosen
+                        // for this processor.
                         unsafe { (kernel.run)(kc, a.as_ptr(), b.as_ptr(), (here_c, c_row), !fresh) };
                         continue;
                     }

@@ -15,8 +15,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Alignment of every buffer: a cache line, and the widest vector register.
 pub(super) const ALIGN: usize = 64;
-/// Blocks that are put on huge pages: activations, which are written whole. Larger ones are arenas, of which training
-/// touches only a part: the rows of a vocabulary that occur. Whole pages there would be memory for nothing.
+/// Blocks that are put on huge pages: activations, which are written whole. Larger ones are arenas, of which
+/// training touches only a part: the rows of a vocabulary that occur. Whole pages there would be memory for
+/// nothing.
 const ON_HUGE: Range<usize> = HUGE..32 << 20;
 
 /// Statistics of the pool.
@@ -54,8 +55,8 @@ unsafe impl Send for Block {}
 unsafe impl Sync for Block {}
 
 impl Block {
-    /// With room to align inside: asked for more than its own alignment, the allocator would clear the memory by hand,
-    /// and so make every page of it at once.
+    /// With room to align inside: asked for more than its own alignment, the allocator would clear the memory
+    /// by hand, and so make every page of it at once.
     fn layout(size: usize) -> Option<Layout> {
         Layout::from_size_align(size.checked_add(Self::align(size))?, 16).ok()
     }
@@ -88,8 +89,8 @@ fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Pool {
-    /// The smallest free block that fits without wasting more than itself, or a new one. A block that has become too
-    /// small is given back in exchange, so that growing batches do not pile up memory.
+    /// The smallest free block that fits without wasting more than itself, or a new one. A block that has
+    /// become too small is given back in exchange, so that growing batches do not pile up memory.
     pub(super) fn take(pool: &Arc<Pool>, bytes: usize) -> Result<Buffer> {
         let need = bytes.max(1).next_multiple_of(ALIGN);
         let mut shelves = lock(&pool.0);
@@ -177,7 +178,8 @@ impl Buffer {
     /// `len` elements from element `start` on, to read.
     ///
     /// # Errors
-    /// [`Kind::Shape`](crate::error::Kind::Shape) beyond the end of the buffer, or where the range is being written.
+    /// [`Kind::Shape`](crate::error::Kind::Shape) beyond the end of the buffer, or where the range is being
+    /// written.
     pub fn read<T: bytemuck::Pod>(&self, start: usize, len: usize) -> Result<Slice<'_, T>> {
         let (ptr, range) = self.claim::<T>(start, len, false)?;
         Ok(Slice { buffer: self, ptr, len, range, _of: PhantomData })
@@ -199,7 +201,8 @@ impl Buffer {
     fn claim<T>(&self, start: usize, len: usize, writes: bool) -> Result<(NonNull<T>, Range<usize>)> {
         let size = size_of::<T>();
         let end = start.checked_add(len).and_then(|end| end.checked_mul(size));
-        // A multiple of the size, and a size is a multiple of the alignment: what begins here is aligned if the block is.
+        // A multiple of the size, and a size is a multiple of the alignment: what begins here is aligned if
+        // the block is.
         let inside = end.filter(|&end| end <= self.bytes && align_of::<T>() <= ALIGN);
         let (Some(block), Some(end)) = (&self.block, inside) else {
             return Err(Error::shape(format!(
@@ -208,8 +211,9 @@ impl Buffer {
             )));
         };
         let range = start * size..end;
-        // An op may read one part of an arena while it writes another, which a borrow of the whole buffer could not express. So ranges
-        // are compared here, once for each slice, and an overlap is an error instead of a data race.
+        // An op may read one part of an arena while it writes another, which a borrow of the whole buffer
+        // could not express. So ranges are compared here, once for each slice, and an overlap is an error
+        // instead of a data race.
         let mut borrows = lock(&self.borrows);
         let clash =
             |b: &&Borrow| (writes || b.writes) && b.range.start < range.end && range.start < b.range.end;
@@ -252,8 +256,9 @@ impl<T> Drop for Slice<'_, T> {
 impl<T: bytemuck::Pod> Deref for Slice<'_, T> {
     type Target = [T];
     fn deref(&self) -> &[T] {
-        // SAFETY: inside the block, aligned (offsets are multiples of the size, blocks of 64), initialised (zeroed at
-        // birth, `Pod`), and no writer holds an overlapping range while this borrow stands in the table.
+        // SAFETY: inside the block, aligned (offsets are multiples of the size, blocks of 64), initialised
+        // (zeroed at birth, `Pod`), and no writer holds an overlapping range while this borrow stands in the
+        // table.
         unsafe { std::slice::from_raw_parts(self.ptr.as_ptr(), self.len) }
     }
 }

@@ -1,7 +1,7 @@
 //! The CPU: pooled host memory, a fixed partition of work over threads, and the matmul.
 //!
-//! Results do not depend on the number of threads: work is cut into blocks of fixed size, and partial sums are added in the order
-//! of the blocks.
+//! Results do not depend on the number of threads: work is cut into blocks of fixed size, and partial sums
+//! are added in the order of the blocks.
 
 mod memory;
 mod pages;
@@ -56,7 +56,8 @@ impl Cpu {
     pub fn threads(&self) -> usize {
         self.threads.current_num_threads()
     }
-    /// The instruction set of the matmul: `AVX-512`, `AVX2`, or `baseline`, which is that of the build's target.
+    /// The instruction set of the matmul: `AVX-512`, `AVX2`, or `baseline`, which is that of the build's
+    /// target.
     pub fn instructions(&self) -> &'static str {
         real::features()
     }
@@ -172,7 +173,8 @@ impl Tensor {
     /// The elements, for reading.
     ///
     /// # Errors
-    /// [`Kind::Shape`](crate::error::Kind::Shape) while any of them is being written, or if `T` has another size.
+    /// [`Kind::Shape`](crate::error::Kind::Shape) while any of them is being written, or if `T` has another
+    /// size.
     pub fn cpu<T: bytemuck::Pod>(&self) -> Result<Slice<'_, T>> {
         self.check_size::<T>()?;
         self.host()?.read(self.offset, self.spec.len())

@@ -1,7 +1,9 @@
-//! The two element types the CPU computes in, and functions that the compiler can turn into vector instructions.
+//! The two element types the CPU computes in, and functions that the compiler can turn into vector
+//! instructions.
 //!
-//! f32 has its own exp, erf and tanh: polynomials without branches, fitted for the smallest greatest error. Tests hold
-//! them against f64 over the whole range. f64, which only proofs use, takes the exact library functions.
+//! f32 has its own exp, erf and tanh: polynomials without branches, fitted for the smallest greatest error.
+//! Tests hold them against f64 over the whole range. f64, which only proofs use, takes the exact library
+//! functions.
 #![allow(unsafe_code, reason = "calls code compiled for instructions that were found to be there")]
 
 use super::matmul::{Kernel, kernel_f32, kernel_f64};
@@ -10,7 +12,8 @@ use std::iter::Sum;
 use std::ops::{Add, AddAssign, Div, Mul, MulAssign, Neg, Sub, SubAssign};
 use std::sync::OnceLock;
 
-/// What vector instructions the processor has, by the levels of the x86-64 ABI; `V1` stands for everything else.
+/// What vector instructions the processor has, by the levels of the x86-64 ABI; `V1` stands for everything
+/// else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Level {
     /// What the build's target guarantees.
@@ -50,11 +53,12 @@ pub(super) fn features() -> &'static str {
     }
 }
 
-/// Runs `f` compiled for the widest vectors of this processor. Only what is inlined into `f` gains from it, so write
-/// `vectorised(#[inline(always)] || ...)`, and likewise for closures that `f` calls.
+/// Runs `f` compiled for the widest vectors of this processor. Only what is inlined into `f` gains from it,
+/// so write `vectorised(#[inline(always)] || ...)`, and likewise for closures that `f` calls.
 #[inline]
 pub fn vectorised<R>(f: impl FnOnce() -> R) -> R {
-    // One copy of the code for both levels: what runs here waits for memory, and wider vectors would not help it.
+    // One copy of the code for both levels: what runs here waits for memory, and wider vectors would not help
+    // it.
     #[cfg(target_arch = "x86_64")]
     if level() != Level::V1 {
         // SAFETY: `level` found these instructions.
@@ -71,7 +75,8 @@ pub fn always<F>(f: F) -> F {
 macro_rules! inlined {
     ($($closure:tt)*) => { $crate::device::cpu::always(#[inline(always)] $($closure)*) };
 }
-/// Runs an expression compiled for the widest vectors of this processor; closures in it belong into [`inlined!`].
+/// Runs an expression compiled for the widest vectors of this processor; closures in it belong into
+/// [`inlined!`].
 macro_rules! vectorise {
     ($body:expr) => {
         $crate::device::cpu::vectorised(
@@ -293,8 +298,8 @@ pub fn max_lanes<T: Real>(v: &[T]) -> T {
 /// Lanes of sums: as many as two of the widest vectors have.
 const LANES: usize = 16;
 
-/// Sum over `f(i)`, i < n, in sixteen interleaved lanes that are added at the end: an order the compiler can vectorise
-/// and that is the same on every processor.
+/// Sum over `f(i)`, i < n, in sixteen interleaved lanes that are added at the end: an order the compiler can
+/// vectorise and that is the same on every processor.
 #[inline(always)]
 pub fn sum_lanes<T: Real>(n: usize, f: impl Fn(usize) -> T) -> T {
     let mut acc = [T::ZERO; LANES];
@@ -313,8 +318,8 @@ pub fn sum_lanes<T: Real>(n: usize, f: impl Fn(usize) -> T) -> T {
     together(acc, tail)
 }
 
-/// Sum over `f` of all elements, in the order of [`sum_lanes`]: for an `f` that is long, where checks of an index would stand in
-/// the way of vectors.
+/// Sum over `f` of all elements, in the order of [`sum_lanes`]: for an `f` that is long, where checks of an
+/// index would stand in the way of vectors.
 #[inline(always)]
 pub fn sum_over<T: Real>(v: &[T], f: impl Fn(T) -> T) -> T {
     let mut acc = [T::ZERO; LANES];

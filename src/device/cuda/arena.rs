@@ -1,7 +1,7 @@
 //! A caching allocator: device memory is allocated from the driver in large segments and divided there.
 //!
-//! All work runs on one stream in order, so freed memory can be reused at once: the next kernel that writes it starts after the last
-//! one that reads it.
+//! All work runs on one stream in order, so freed memory can be reused at once: the next kernel that writes
+//! it starts after the last one that reads it.
 
 use crate::error::Result;
 use std::collections::{BTreeMap, BTreeSet};
@@ -39,8 +39,9 @@ impl Arena {
         if self.exact { bytes.max(4).next_multiple_of(4) } else { bytes.max(1).next_multiple_of(ALIGN) }
     }
 
-    /// An address with room for `size` bytes (of [`Arena::size_of`]): the smallest free run that fits, or a new segment
-    /// from `driver`, which is asked for no more than it needs if it has not got as much as would be good.
+    /// An address with room for `size` bytes (of [`Arena::size_of`]): the smallest free run that fits, or a
+    /// new segment from `driver`, which is asked for no more than it needs if it has not got as much as would
+    /// be good.
     pub fn take(&mut self, size: u64, mut driver: impl FnMut(u64) -> Result<u64>) -> Result<u64> {
         if self.exact {
             let place = driver(size)?;
@@ -51,8 +52,9 @@ impl Arena {
         let (run, place) = match fit {
             Some(found) => found,
             None => {
-                // A segment is never moved or joined to another, so what is free at the end of each is lost to larger requests. They grow
-                // with what is there, so that there are few; by a fifth of it at most, so that little is asked for in vain.
+                // A segment is never moved or joined to another, so what is free at the end of each is lost
+                // to larger requests. They grow with what is there, so that there are few; by a fifth of it
+                // at most, so that little is asked for in vain.
                 let good = SEGMENT.max(self.reserved() / 5).next_multiple_of(2 << 20);
                 let mut got = size.max(good);
                 let place = match driver(got) {
@@ -74,7 +76,8 @@ impl Arena {
         Ok(place)
     }
 
-    /// Frees an allocation. Returns whether the caller must free it with the driver, as with exact allocations.
+    /// Frees an allocation. Returns whether the caller must free it with the driver, as with exact
+    /// allocations.
     pub fn give(&mut self, place: u64, size: u64) -> bool {
         if self.exact {
             return self.segments.remove(&place).is_some();

@@ -1,7 +1,7 @@
 //! Matmuls by cuBLASLt, if it is installed and faster than tempra's kernels. It is optional.
 //!
-//! The first matmul of about each size measures its algorithms and tempra's kernel (see [`super::choose`]). The choice is kept for
-//! later runs on the same machine, so that runs are bit-identical.
+//! The first matmul of about each size measures its algorithms and tempra's kernel (see [`super::choose`]).
+//! The choice is kept for later runs on the same machine, so that runs are bit-identical.
 #![allow(unsafe_code, reason = "calls cuBLASLt")]
 
 use super::graph::Event;
@@ -75,8 +75,8 @@ impl Matmul<'_> {
         let at = if aligned < MOST_ALIGNED { format!(" at {aligned}") } else { String::new() };
         format!("{m}x{n}x{k} {}{} {a} {b}{more}{at}", down(self.a.2), down(self.b.2))
     }
-    /// The sizes of the bucket that shares a choice. The buckets are those that training pads batches to, so that evaluation, where
-    /// the number of tokens varies, measures about as often.
+    /// The sizes of the bucket that shares a choice. The buckets are those that training pads batches to, so
+    /// that evaluation, where the number of tokens varies, measures about as often.
     fn about(&self) -> [usize; 3] {
         self.shape.map(|n| n.next_multiple_of((n.next_power_of_two() / 16).max(64)))
     }
@@ -108,7 +108,8 @@ pub(super) struct Blas {
     workspace_bytes: usize,
     /// The measured choices, by size bucket.
     chosen: BTreeMap<String, MatmulAlgorithm>,
-    /// The choices for exact sizes. They do not change while the program runs, because captured steps depend on them.
+    /// The choices for exact sizes. They do not change while the program runs, because captured steps depend
+    /// on them.
     exactly: HashMap<String, MatmulAlgorithm>,
     file: Option<PathBuf>,
 }
@@ -177,8 +178,8 @@ fn data(dtype: DType) -> sys::cudaDataType_t {
     }
 }
 
-/// cuBLAS matrices are column-major, so it computes C^T = B^T A^T: its first operand is our B. Returns rows, columns and stride of the
-/// stored matrix in column-major terms, and whether to transpose it.
+/// cuBLAS matrices are column-major, so it computes C^T = B^T A^T: its first operand is our B. Returns rows,
+/// columns and stride of the stored matrix in column-major terms, and whether to transpose it.
 fn by_columns(stored: [usize; 2], row: usize, transpose: bool) -> ([u64; 2], i64, bool) {
     // A row-major (r, c) matrix is a column-major (c, r) matrix.
     let [r, c] = stored;
@@ -240,7 +241,8 @@ impl Cuda {
         let choice = match blas.chosen.get(&about) {
             Some(&choice) if self.will_do(blas, p, choice) => choice,
             Some(_) => MatmulAlgorithm::Own,
-            // Nothing can be measured during capture; this shape occurred in the step before, which ran kernel by kernel.
+            // Nothing can be measured during capture; this shape occurred in the step before, which ran
+            // kernel by kernel.
             None if self.capturing() => MatmulAlgorithm::Own,
             None => match self.choose(blas, p, ways, aligned)? {
                 Some(choice) => {
@@ -287,8 +289,8 @@ impl Cuda {
         status == sys::cublasStatus_t::CUBLAS_STATUS_SUCCESS && answer.workspaceSize <= blas.workspace_bytes
     }
 
-    /// Queues a matmul with an algorithm that [`Cuda::way`] returned. `with`: for a fused epilogue, the tensor for the sums, or the
-    /// input of the activation.
+    /// Queues a matmul with an algorithm that [`Cuda::way`] returned. `with`: for a fused epilogue, the
+    /// tensor for the sums, or the input of the activation.
     pub(crate) fn by_blas(&self, p: &Matmul, algorithm: [u64; 8], with: Option<&Tensor>) -> Result<()> {
         match &*lock(&self.blas) {
             BlasState::Open(blas) => self.multiply(blas, p, algorithm, p.c, with),
@@ -326,8 +328,9 @@ impl Cuda {
         })
     }
 
-    /// The descriptors of operands, layouts and epilogue. `with` is the tensor of the epilogue: where to write the sums of A's rows, or
-    /// the input of GELU. For the library A is the second operand, so the sums are its BGRADB epilogue, which overwrites them in C's type.
+    /// The descriptors of operands, layouts and epilogue. `with` is the tensor of the epilogue: where to
+    /// write the sums of A's rows, or the input of GELU. For the library A is the second operand, so the sums
+    /// are its BGRADB epilogue, which overwrites them in C's type.
     fn describe(&self, p: &Matmul, with: Option<&Tensor>) -> Result<Described> {
         let call = |what: &'static str| move |e| failed(what, e);
         let ([m, n, k], t, c) = (p.shape, p.a.0.spec.dtype, p.c.spec.dtype);
@@ -411,7 +414,8 @@ impl Cuda {
         let (one, beta) = (1f32, if p.add { 1f32 } else { 0.0 });
         let algorithm = sys::cublasLtMatmulAlgo_t { data: algorithm };
         let [a, b, c] = d.layouts;
-        // SAFETY: all operands are memory of ours, of the sizes that the layouts say; alpha and beta are the host's.
+        // SAFETY: all operands are memory of ours, of the sizes that the layouts say; alpha and beta are the
+        // host's.
         unsafe {
             result::matmul(
                 blas.handle,
@@ -439,7 +443,8 @@ impl Cuda {
         })
     }
 
-    /// The library's algorithms for a matmul with operands aligned to `aligned` bytes, in the order of its heuristic.
+    /// The library's algorithms for a matmul with operands aligned to `aligned` bytes, in the order of its
+    /// heuristic.
     pub(super) fn proposals(
         &self,
         blas: &Blas,

@@ -1,5 +1,5 @@
-//! Finds the fastest way to compute a matmul: tempra's kernel, or one of cuBLASLt's algorithms. Each result is checked before the
-//! algorithm is measured.
+//! Finds the fastest way to compute a matmul: tempra's kernel, or one of cuBLASLt's algorithms. Each result
+//! is checked before the algorithm is measured.
 
 use super::Cuda;
 use super::blas::{BackwardEpilogue, Blas, Matmul, MatmulAlgorithm, MatmulCandidates};
@@ -11,7 +11,8 @@ use std::sync::Arc;
 /// The number of elements that are compared at the beginning and at the end of a result.
 const COMPARED: usize = 1 << 16;
 
-/// The relative L2 error of results, the largest of several tensors; infinite if a tensor should be zero and is not.
+/// The relative L2 error of results, the largest of several tensors; infinite if a tensor should be zero and
+/// is not.
 fn far(found: &[Vec<f64>], expected: &[Vec<f64>]) -> f64 {
     let length = |v: &mut dyn Iterator<Item = f64>| v.map(|v| v * v).sum::<f64>().sqrt();
     let of = |(a, b): (&Vec<f64>, &Vec<f64>)| {
@@ -24,9 +25,9 @@ fn far(found: &[Vec<f64>], expected: &[Vec<f64>]) -> f64 {
 }
 
 impl Cuda {
-    /// Measures tempra's kernel and the library's algorithms, each with the epilogue: fused by the library, or computed by tempra
-    /// afterwards. An algorithm with a wrong result is skipped with a note. `None` if they cannot be compared: there is not enough
-    /// memory, or the expected result is all zeros.
+    /// Measures tempra's kernel and the library's algorithms, each with the epilogue: fused by the library,
+    /// or computed by tempra afterwards. An algorithm with a wrong result is skipped with a note. `None` if
+    /// they cannot be compared: there is not enough memory, or the expected result is all zeros.
     pub(super) fn choose(
         &self,
         blas: &Blas,

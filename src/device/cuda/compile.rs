@@ -32,8 +32,8 @@ pub struct Resources {
 pub struct Compiler {
     /// The target architecture: 75, 80, 90 and so on.
     target: u32,
-    /// Whether the GPU is newer than NVRTC. Then NVRTC compiles PTX for the newest architecture that it supports, and the driver
-    /// compiles that for the GPU.
+    /// Whether the GPU is newer than NVRTC. Then NVRTC compiles PTX for the newest architecture that it
+    /// supports, and the driver compiles that for the GPU.
     pub older: bool,
     /// NVRTC's version: major and minor.
     pub version: (i32, i32),
@@ -64,8 +64,8 @@ pub fn specialised(name: &str, source: &str, consts: &[(&str, Const)], threads: 
 }
 
 impl Compiler {
-    /// A compiler for a GPU of this compute capability, with a driver for this version of CUDA (13000 for 13.0). Architectures above
-    /// `newest` count as unknown to NVRTC.
+    /// A compiler for a GPU of this compute capability, with a driver for this version of CUDA (13000 for
+    /// 13.0). Architectures above `newest` count as unknown to NVRTC.
     ///
     /// # Errors
     /// [`Kind::Device`](crate::error::Kind::Device) if there is no NVRTC that the driver supports.
@@ -133,8 +133,8 @@ impl Compiler {
         Ok(image)
     }
 
-    /// The resources of a kernel compiled to machine code, and a digest of everything that they depend on. A kernel whose digest is in
-    /// `known` is not compiled.
+    /// The resources of a kernel compiled to machine code, and a digest of everything that they depend on. A
+    /// kernel whose digest is in `known` is not compiled.
     ///
     /// # Errors
     /// [`Kind::Device`](crate::error::Kind::Device) if the kernel does not compile.
@@ -194,7 +194,8 @@ impl Compiler {
     }
 }
 
-/// The suffix of an architecture: `a` for Hopper's own instructions. PTX with this suffix would not run on newer GPUs.
+/// The suffix of an architecture: `a` for Hopper's own instructions. PTX with this suffix would not run on
+/// newer GPUs.
 fn suffix(target: u32, older: bool) -> &'static str {
     if target == 90 && !older { "a" } else { "" }
 }
@@ -249,7 +250,8 @@ mod tests {
         assert_eq!(target(90, &known_to_it), (90, false));
         assert_eq!(target(110, &known_to_it), (100, true));
         assert_eq!(target(130, &known_to_it), (120, true));
-        // An architecture that NVRTC no longer supports, and an NVRTC without a list: the target is the GPU's own architecture.
+        // An architecture that NVRTC no longer supports, and an NVRTC without a list: the target is the GPU's
+        // own architecture.
         assert_eq!(target(70, &known_to_it), (70, false));
         assert_eq!(target(80, &[]), (80, false));
         // The name has the letter of what only Hopper has for Hopper alone.

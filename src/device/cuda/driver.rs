@@ -1,6 +1,8 @@
-//! The CUDA driver library (libcuda): loads it, checks that it has every function that tempra calls, and starts it.
+//! The CUDA driver library (libcuda): loads it, checks that it has every function that tempra calls, and
+//! starts it.
 //!
-//! `cudarc` panics at the first call of a function that the library lacks. Therefore all functions are looked up before the first call.
+//! `cudarc` panics at the first call of a function that the library lacks. Therefore all functions are looked
+//! up before the first call.
 #![allow(unsafe_code, reason = "loads and calls the CUDA driver")]
 
 use super::system::System;
@@ -20,8 +22,8 @@ const OLDEST: i32 = 12000;
 const FIRST: &[&str] =
     &["cuInit", "cuDriverGetVersion", "cuGetErrorName", "cuGetErrorString", "cuDeviceGetCount"];
 
-/// All other functions that tempra calls, most of them through cudarc; drivers for CUDA 12.0 have them. A test compares this list with
-/// the calls in these files.
+/// All other functions that tempra calls, most of them through cudarc; drivers for CUDA 12.0 have them. A
+/// test compares this list with the calls in these files.
 const FUNCTIONS: &[&str] = &[
     "cuCtxSetCurrent",
     "cuDeviceGet",
@@ -77,7 +79,8 @@ pub(super) struct Driver {
 
 /// The library before its first call.
 struct Loaded {
-    /// Never unloaded: cudarc's functions use the same library, and one whose start failed may have left threads.
+    /// Never unloaded: cudarc's functions use the same library, and one whose start failed may have left
+    /// threads.
     library: ManuallyDrop<Library>,
     /// The name by which the loader found it.
     name: String,
@@ -186,7 +189,8 @@ impl Loaded {
     fn name_of(&self, code: u32) -> String {
         type Name = unsafe extern "C" fn(c_uint, *mut *const c_char) -> c_uint;
         let mut text: *const c_char = std::ptr::null();
-        // SAFETY: the function has this type in cuda.h; it gives a text that lasts, or none for an unknown code.
+        // SAFETY: the function has this type in cuda.h; it gives a text that lasts, or none for an unknown
+        // code.
         unsafe {
             let known =
                 self.library.get::<Name>(b"cuGetErrorName\0").is_ok_and(|call| call(code, &mut text) == 0);
@@ -214,10 +218,12 @@ impl Loaded {
     }
 }
 
-/// Starts the driver. Before it returns without an error no function of cudarc may be called. A started driver stays so.
+/// Starts the driver. Before it returns without an error no function of cudarc may be called. A started
+/// driver stays so.
 ///
 /// # Errors
-/// [`Kind::Device`](crate::error::Kind::Device) if there is no driver, it lacks functions, is too old or does not start.
+/// [`Kind::Device`](crate::error::Kind::Device) if there is no driver, it lacks functions, is too old or does
+/// not start.
 pub(super) fn start() -> Result<Driver> {
     static STARTED: OnceLock<Driver> = OnceLock::new();
     if let Some(driver) = STARTED.get() {
@@ -227,8 +233,8 @@ pub(super) fn start() -> Result<Driver> {
     Ok(STARTED.get_or_init(|| driver).clone())
 }
 
-/// The error for a call that failed while a GPU was being opened. No work has started, so the device cannot have been lost: the same
-/// command would fail again.
+/// The error for a call that failed while a GPU was being opened. No work has started, so the device cannot
+/// have been lost: the same command would fail again.
 pub(super) fn refused(device: &str, what: &str, code: CUresult, name: &str) -> Error {
     use super::system as s;
     let code = code as u32;

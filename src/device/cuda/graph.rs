@@ -1,9 +1,10 @@
 //! CUDA graphs: steps are captured once and replayed from then on.
 //!
-//! Steps with the same key launch the same kernels on tensors of the same shapes. The first step runs kernel by kernel, and the
-//! second is captured. From then on the host still plans, allocates and launches, but nothing reaches the driver: allocations
-//! return the memory of the captured step, launches are compared with the captured ones, and the host's writes are collected. At
-//! the end one copy transfers these writes, and one graph launch runs the step.
+//! Steps with the same key launch the same kernels on tensors of the same shapes. The first step runs kernel
+//! by kernel, and the second is captured. From then on the host still plans, allocates and launches, but
+//! nothing reaches the driver: allocations return the memory of the captured step, launches are compared with
+//! the captured ones, and the host's writes are collected. At the end one copy transfers these writes, and
+//! one graph launch runs the step.
 #![allow(unsafe_code, reason = "calls the CUDA driver")]
 
 use super::arena::Arena;
@@ -22,10 +23,11 @@ const KEPT: usize = 64;
 
 /// An operation of a step, in the parts that must be the same in every replay.
 ///
-/// The key of a step is a promise of the caller: sizes of its passes, task and head. The digest of its events checks the promise. A graph
-/// holds addresses and parameters as they were at capture, so a launch of another kernel, grid, address or parameter would silently
-/// compute something else. What may change from step to step (ids, bounds, seeds, learning rates) is therefore data that the host
-/// writes, never a parameter of a launch.
+/// The key of a step is a promise of the caller: sizes of its passes, task and head. The digest of its events
+/// checks the promise. A graph holds addresses and parameters as they were at capture, so a launch of another
+/// kernel, grid, address or parameter would silently compute something else. What may change from step to
+/// step (ids, bounds, seeds, learning rates) is therefore data that the host writes, never a parameter of a
+/// launch.
 #[derive(Hash)]
 pub(super) enum Event<'a> {
     Launch { function: usize, groups: [u32; 3], places: &'a [u64], params: &'a [u32] },
@@ -103,7 +105,8 @@ pub(super) struct Graphs {
     /// The buffer for the host's writes, shared by all steps.
     inputs: u64,
     clock: u64,
-    /// Whether the current step writes too much to be captured, and the keys of steps that did; these are not tried again.
+    /// Whether the current step writes too much to be captured, and the keys of steps that did; these are not
+    /// tried again.
     too_much: bool,
     direct: HashSet<u64>,
     /// The number of times that unused memory of captured work was returned to the driver.
@@ -153,8 +156,8 @@ impl Graphs {
             Mode::Replaying(track, next) => (track, Some(next)),
         };
         Event::Take { bytes, input }.hash(&mut track.events);
-        // Inputs take places in the buffer one after the other, as in the captured step: same operations, same places. With exact
-        // allocations they have their own.
+        // Inputs take places in the buffer one after the other, as in the captured step: same operations,
+        // same places. With exact allocations they have their own.
         if input && !exact {
             let at = track.used;
             track.used = (at + bytes.max(4)).next_multiple_of(ALIGN);
@@ -171,7 +174,8 @@ impl Graphs {
         *next += 1;
         place.map(Some).ok_or_else(changed)
     }
-    /// Collects a write of the host during capture or replay. During capture it returns the address to copy from on the device.
+    /// Collects a write of the host during capture or replay. During capture it returns the address to copy
+    /// from on the device.
     pub fn write(&mut self, place: u64, src: &[u8]) -> Result<Option<Option<u64>>> {
         let inputs = self.inputs;
         let (track, capturing) = match &mut self.mode {
@@ -180,8 +184,9 @@ impl Graphs {
             Mode::Replaying(track, _) => (track, false),
         };
         Event::Write { place, bytes: src.len() }.hash(&mut track.events);
-        // A tensor of inputs is in the buffer already: the one copy before the graph fills it. A write to any other tensor needs a copy
-        // inside the graph, from a place in the buffer, because a captured copy from host memory would read that memory at each launch.
+        // A tensor of inputs is in the buffer already: the one copy before the graph fills it. A write to any
+        // other tensor needs a copy inside the graph, from a place in the buffer, because a captured copy
+        // from host memory would read that memory at each launch.
         let own = (inputs..inputs + INPUTS as u64).contains(&place);
         let at = if own {
             (place - inputs) as usize
@@ -286,8 +291,9 @@ impl Cuda {
         done
     }
 
-    /// Runs a step. Steps of one `key` may differ only in the data that the host writes. The first runs kernel by kernel, the second is
-    /// captured, and later ones are replayed. `work` must not read tensors back, and its tensors must not be used afterwards.
+    /// Runs a step. Steps of one `key` may differ only in the data that the host writes. The first runs
+    /// kernel by kernel, the second is captured, and later ones are replayed. `work` must not read tensors
+    /// back, and its tensors must not be used afterwards.
     ///
     /// # Errors
     /// Those of `work`; those of the driver at capture and launch.
@@ -304,8 +310,8 @@ impl Cuda {
         state.graphs.too_much = false;
         let known = state.graphs.known.remove(&key);
         let done = match known {
-            // The first step does what cannot be captured: kernels are compiled and loaded, and algorithms of cuBLASLt are timed.
-            // And a key that occurs only once does not cost a capture.
+            // The first step does what cannot be captured: kernels are compiled and loaded, and algorithms of
+            // cuBLASLt are timed. And a key that occurs only once does not cost a capture.
             None => {
                 state.graphs.known.insert(key, Known::Seen);
                 drop(state);
@@ -327,7 +333,8 @@ impl Cuda {
         done
     }
 
-    /// Captures the launches of `work` as a graph, with the memory of captured steps. Must not be called during capture or replay.
+    /// Captures the launches of `work` as a graph, with the memory of captured steps. Must not be called
+    /// during capture or replay.
     fn captured<R>(&self, work: impl FnOnce() -> Result<R>) -> Result<(R, Track, Graph)> {
         let inner = &self.inner;
         inner.bind()?;
@@ -363,9 +370,10 @@ impl Cuda {
         Ok((value, track, Graph(exec)))
     }
 
-    /// Captures `work` as one CUDA graph, for repeated launches in which the host does not launch each kernel. `work` runs only when the
-    /// graph is launched. `None` if this device launches kernel by kernel (`TEMPRA_CUDA_GRAPHS=0`), or if `work` cannot be captured,
-    /// for instance because the host writes data in it.
+    /// Captures `work` as one CUDA graph, for repeated launches in which the host does not launch each
+    /// kernel. `work` runs only when the graph is launched. `None` if this device launches kernel by kernel
+    /// (`TEMPRA_CUDA_GRAPHS=0`), or if `work` cannot be captured, for instance because the host writes data
+    /// in it.
     ///
     /// # Errors
     /// [`Kind::Lost`](crate::error::Kind::Lost) if the device was lost.
@@ -394,8 +402,8 @@ impl Cuda {
     /// Launches captured work.
     ///
     /// # Errors
-    /// [`Kind::Shape`](crate::error::Kind::Shape) if temporary memory that it uses was returned to the driver since its capture
-    /// ([`Device::trim`](crate::device::Device::trim)); those of the driver.
+    /// [`Kind::Shape`](crate::error::Kind::Shape) if temporary memory that it uses was returned to the driver
+    /// since its capture ([`Device::trim`](crate::device::Device::trim)); those of the driver.
     pub fn launch_captured(&self, captured: &mut Captured) -> Result<()> {
         let inner = &self.inner;
         inner.bind()?;
@@ -412,8 +420,8 @@ impl Cuda {
             .map_err(|e| inner.failed("launching a CUDA graph", e))
     }
 
-    /// Discards captured work. With exact allocations this also returns its temporary memory to the driver, which would otherwise be kept
-    /// until the next [`Device::trim`](crate::device::Device::trim).
+    /// Discards captured work. With exact allocations this also returns its temporary memory to the driver,
+    /// which would otherwise be kept until the next [`Device::trim`](crate::device::Device::trim).
     ///
     /// # Errors
     /// [`Kind::Lost`](crate::error::Kind::Lost) if the device was lost.
@@ -424,8 +432,8 @@ impl Cuda {
         if exact && temporary { self.trim() } else { Ok(()) }
     }
 
-    /// The time of `work` in seconds, measured with several of them in one graph, so that the host's launch time does not count. `work` must
-    /// not write from the host or read back.
+    /// The time of `work` in seconds, measured with several of them in one graph, so that the host's launch
+    /// time does not count. `work` must not write from the host or read back.
     pub(super) fn graph_seconds(&self, work: &dyn Fn() -> Result<()>) -> Result<f64> {
         const TIMES: usize = 8;
         let ((), _, graph) = self.captured(|| (0..TIMES).try_for_each(|_| work()))?;
@@ -469,8 +477,9 @@ impl Cuda {
         mut captured: CapturedGraph,
         work: impl FnOnce() -> Result<R>,
     ) -> Result<R> {
-        // The host plans the step again, and gets the addresses of the captured one in the same order. Nothing reaches the driver until
-        // the digest of all events has been compared: a step that differs is an error, not a wrong result.
+        // The host plans the step again, and gets the addresses of the captured one in the same order.
+        // Nothing reaches the driver until the digest of all events has been compared: a step that differs is
+        // an error, not a wrong result.
         let track = Track { places: std::mem::take(&mut captured.places), ..Track::default() };
         lock(&self.inner.state).graphs.mode = Mode::Replaying(track, 0);
         let done = work();

@@ -16,7 +16,8 @@ pub(super) fn of(device: CUdevice) -> Identity {
     // SAFETY: the function has been of this type since CUDA 4.1.
     if let Some(get) = unsafe { driver::function::<GetPciBusId>(b"cuDeviceGetPCIBusId\0") } {
         let mut text = [0 as c_char; 32];
-        // SAFETY: the device is one of the driver's; the text has the length that is said, and the last byte stays zero.
+        // SAFETY: the device is one of the driver's; the text has the length that is said, and the last byte
+        // stays zero.
         if unsafe { get(text.as_mut_ptr(), text.len() as c_int - 1, device) } == CUresult::CUDA_SUCCESS {
             // SAFETY: it ends with a zero.
             found.pci_bus_id = Identity::pci(&unsafe { CStr::from_ptr(text.as_ptr()) }.to_string_lossy());

@@ -101,7 +101,8 @@ impl Cuda {
         Ok(found.handle)
     }
 
-    /// The error for a compiled kernel that the driver does not load. Most of them mean that NVRTC and the driver do not match.
+    /// The error for a compiled kernel that the driver does not load. Most of them mean that NVRTC and the
+    /// driver do not match.
     fn unloadable(&self, entry: &str, e: DriverError) -> Error {
         use sys::CUresult as C;
         let [driver, nvrtc] = self.versions();
@@ -125,7 +126,8 @@ impl Cuda {
     /// Compiles a kernel for this GPU and loads it into the driver, without launching it.
     ///
     /// # Errors
-    /// [`Kind::Device`](crate::error::Kind::Device) if NVRTC does not compile it, or the driver does not load it.
+    /// [`Kind::Device`](crate::error::Kind::Device) if NVRTC does not compile it, or the driver does not load
+    /// it.
     pub fn check_kernels(&self) -> Result<()> {
         self.inner.bind()?;
         let (source, entry) =
@@ -238,7 +240,8 @@ impl Cuda {
             arguments.push(params.as_mut_ptr().cast());
         }
         let [x, y, z] = launch.groups;
-        // SAFETY: our own kernel, which takes these buffers and these words; the tests run it under every check.
+        // SAFETY: our own kernel, which takes these buffers and these words; the tests run it under every
+        // check.
         unsafe {
             result::launch_kernel(
                 function,

@@ -1,8 +1,10 @@
-//! Finds NVRTC and cuBLASLt before the first call, because `cudarc` panics if a library or one of its functions is missing.
+//! Finds NVRTC and cuBLASLt before the first call, because `cudarc` panics if a library or one of its
+//! functions is missing.
 //!
-//! NVRTC comes with a CUDA toolkit or as a Python wheel, which PyTorch installs too. If there are several, tempra loads the newest that
-//! the driver supports and that can compile; files that it passes over are listed with the reason. cuBLASLt is in the same folder. A
-//! wheel's folder is not on the loader's path, so cuBLASLt is loaded by its full path first; then `cudarc` finds it by its name.
+//! NVRTC comes with a CUDA toolkit or as a Python wheel, which PyTorch installs too. If there are several,
+//! tempra loads the newest that the driver supports and that can compile; files that it passes over are
+//! listed with the reason. cuBLASLt is in the same folder. A wheel's folder is not on the loader's path, so
+//! cuBLASLt is loaded by its full path first; then `cudarc` finds it by its name.
 #![allow(unsafe_code, reason = "loads shared libraries")]
 
 use super::nvml::Nvml;
@@ -36,7 +38,8 @@ pub(super) struct Search {
     passed_over: Vec<(PassedOver, Flaw)>,
 }
 
-/// NVRTC, which compiles the kernels, for a driver with this major version of CUDA. Searched once per process.
+/// NVRTC, which compiles the kernels, for a driver with this major version of CUDA. Searched once per
+/// process.
 ///
 /// # Errors
 /// [`Kind::Device`](crate::error::Kind::Device) if there is none that works.
@@ -108,8 +111,8 @@ fn generation(made_for: i32, driver: Option<i32>) -> String {
     }
 }
 
-/// Opens an NVRTC and compiles an empty kernel with it. `file` is the file if it is known, which a bare name stands for. `Err(None)` if
-/// the loader finds no file of this name.
+/// Opens an NVRTC and compiles an empty kernel with it. `file` is the file if it is known, which a bare name
+/// stands for. `Err(None)` if the loader finds no file of this name.
 fn attempt(
     path: &Path,
     file: Option<&Path>,
@@ -226,7 +229,8 @@ fn major(path: &Path) -> Option<i32> {
     }
 }
 
-/// The libraries that a driver of this version supports, by their names; the newest first, otherwise in the given order.
+/// The libraries that a driver of this version supports, by their names; the newest first, otherwise in the
+/// given order.
 fn suitable(paths: Vec<PathBuf>, driver: Option<i32>) -> Vec<PathBuf> {
     let fits =
         |path: &PathBuf| major(path).filter(|m| (OLDEST_NVRTC..=driver.unwrap_or(i32::MAX)).contains(m));
@@ -249,7 +253,8 @@ fn builtins(nvrtc: &Path) {
     }
 }
 
-/// The functions of cuBLASLt that tempra calls, most of them through cudarc. A test compares this list with the calls in these files.
+/// The functions of cuBLASLt that tempra calls, most of them through cudarc. A test compares this list with
+/// the calls in these files.
 pub const BLAS_FUNCTIONS: &[&str] = &[
     "cublasLtCreate",
     "cublasLtDestroy",
@@ -370,7 +375,8 @@ fn folders() -> Vec<(PathBuf, bool)> {
         var(name).map(|dirs| std::env::split_paths(&dirs).collect()).unwrap_or_default()
     };
     all.extend(path_like("TEMPRA_CUDA_LIB").into_iter().map(|dir| (dir, true)));
-    // The loader takes only the first file of a name, even if it is broken and a later folder has one that works.
+    // The loader takes only the first file of a name, even if it is broken and a later folder has one that
+    // works.
     all.extend(path_like("LD_LIBRARY_PATH").into_iter().map(|dir| (dir, false)));
     for name in ["CUDA_HOME", "CUDA_PATH"] {
         if let Some(root) = var(name).map(PathBuf::from) {

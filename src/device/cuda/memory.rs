@@ -88,7 +88,8 @@ impl Staging {
             if self.used + bytes > PIECE {
                 result::event::record(self.pieces[self.current].done, stream)?;
                 (self.current, self.used) = ((self.current + 1) % self.pieces.len(), 0);
-                // What was copied from it a whole turn ago; an event that was never recorded counts as passed.
+                // What was copied from it a whole turn ago; an event that was never recorded counts as
+                // passed.
                 result::event::synchronize(self.pieces[self.current].done)?;
             }
             let place = self.pieces[self.current].host.add(self.used);
@@ -129,7 +130,8 @@ impl Fetched {
         let Some(piece) = &self.piece else { return Ok(Vec::new()) };
         self.inner.bind()?;
         let call = |e| self.inner.failed("waiting for a step", e);
-        // SAFETY: the event lives as long as the piece, and was recorded behind the copy; once it has passed nobody writes.
+        // SAFETY: the event lives as long as the piece, and was recorded behind the copy; once it has passed
+        // nobody writes.
         unsafe {
             match result::event::query(piece.done) {
                 Ok(()) => {}
@@ -347,7 +349,8 @@ impl Inner {
         for part in src.chunks(PIECE) {
             let mut state = lock(&self.state);
             state.stats.writes += 1;
-            // SAFETY: the piece has room for the part, is not in use by a copy any more, and stays until this one is done.
+            // SAFETY: the piece has room for the part, is not in use by a copy any more, and stays until this
+            // one is done.
             unsafe {
                 let host = state
                     .staging

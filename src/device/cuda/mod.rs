@@ -1,11 +1,12 @@
-//! NVIDIA GPUs through CUDA: a caching allocator, kernels compiled for the GPU's architecture, one stream, and CUDA graphs for
-//! training steps.
+//! NVIDIA GPUs through CUDA: a caching allocator, kernels compiled for the GPU's architecture, one stream,
+//! and CUDA graphs for training steps.
 //!
 //! Settings for debugging:
-//! - `TEMPRA_CUDA_EXACT=1`: each tensor has its own allocation, so that a checker (compute-sanitizer, the emulator) detects accesses
-//!   beyond its end.
+//! - `TEMPRA_CUDA_EXACT=1`: each tensor has its own allocation, so that a checker (compute-sanitizer, the
+//!   emulator) detects accesses beyond its end.
 //! - `TEMPRA_CUDA_PTX=1`: load PTX instead of machine code, for the emulator.
-//! - `TEMPRA_CUDA_TARGET=80`: compile for at most this architecture, as an NVRTC that is older than the GPU does.
+//! - `TEMPRA_CUDA_TARGET=80`: compile for at most this architecture, as an NVRTC that is older than the GPU
+//!   does.
 //! - `TEMPRA_CUDA_GRAPHS=0`: launch kernel by kernel, without CUDA graphs.
 //! - `TEMPRA_CUDA_MATMUL`: choose the matmul kernels (see [`Cuda::matmul`]).
 //! - `TEMPRA_CUDA_MEMORY`: limit the device memory, in bytes.
@@ -121,7 +122,8 @@ struct Inner {
     state: Mutex<State>,
 }
 
-// SAFETY: the driver's handles may be used from any thread to which the context is bound, which `bind` does first.
+// SAFETY: the driver's handles may be used from any thread to which the context is bound, which `bind` does
+// first.
 unsafe impl Send for Inner {}
 // SAFETY: the same; what the host keeps of them is behind a lock.
 unsafe impl Sync for Inner {}
@@ -148,8 +150,8 @@ fn words(e: DriverError) -> String {
     if name == explained || explained.is_empty() { name } else { format!("{name}: {explained}") }
 }
 
-/// Converts a driver call that failed while the GPU was being opened to an error. It is never [`Kind::Lost`]: no work has started, and
-/// the same command would fail again.
+/// Converts a driver call that failed while the GPU was being opened to an error. It is never [`Kind::Lost`]:
+/// no work has started, and the same command would fail again.
 fn not_opened(device: &str, what: &str, e: DriverError) -> Error {
     if e.0 == sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY {
         return Error::memory(format!("{device} has not enough memory: {what} failed"))
@@ -238,7 +240,8 @@ impl Drop for Inner {
             for place in state.arena.clear().into_iter().chain(state.graphs.clear()) {
                 let _ = result::free_sync(place);
             }
-            // The primary context stays: cuBLASLt keeps handles in it, and the next device uses the same context.
+            // The primary context stays: cuBLASLt keeps handles in it, and the next device uses the same
+            // context.
             let _ = result::stream::destroy(self.stream);
         }
     }
@@ -255,7 +258,8 @@ impl Cuda {
         Ok(count.max(0) as usize)
     }
 
-    /// The libraries that CUDA devices need or can use, for `tempra devices`: the driver, NVRTC and its builtins, cuBLASLt, NVML.
+    /// The libraries that CUDA devices need or can use, for `tempra devices`: the driver, NVRTC and its
+    /// builtins, cuBLASLt, NVML.
     pub fn libraries() -> Vec<LibraryFacts> {
         let driver = driver::start().ok().map(|d| d.version / 1000);
         let mut all = vec![driver::facts()];
@@ -267,8 +271,9 @@ impl Cuda {
     /// Opens a GPU by its index.
     ///
     /// # Errors
-    /// [`Kind::Device`] if there is no driver or it is too old, if there is no GPU with this index or it is older than Turing, and if
-    /// NVRTC is missing; [`Kind::Usage`] for an environment variable with an unknown value.
+    /// [`Kind::Device`] if there is no driver or it is too old, if there is no GPU with this index or it is
+    /// older than Turing, and if NVRTC is missing; [`Kind::Usage`] for an environment variable with an
+    /// unknown value.
     pub fn new(index: usize) -> Result<Cuda> {
         let set = CudaSettings::read()?;
         let version = driver::start()?.version;
@@ -418,8 +423,8 @@ impl Cuda {
             .with_help("set precision = \"f16\", which uses loss scaling, or \"f32\""))
     }
 
-    /// The same device with activations and the weights that kernels read in a 16-bit type. Sums, statistics and master weights stay
-    /// f32.
+    /// The same device with activations and the weights that kernels read in a 16-bit type. Sums, statistics
+    /// and master weights stay f32.
     ///
     /// # Errors
     /// [`Kind::Device`] if the GPU cannot compute in it.
@@ -432,8 +437,8 @@ impl Cuda {
     /// Chooses the matmul kernels by name; see [`Cuda::matmul`].
     ///
     /// # Errors
-    /// [`Kind::Usage`] for a name that is not one of [`settings::MATMULS`]; [`Kind::Device`] if the GPU or the machine does not have
-    /// these kernels.
+    /// [`Kind::Usage`] for a name that is not one of [`settings::MATMULS`]; [`Kind::Device`] if the GPU or
+    /// the machine does not have these kernels.
     pub fn with_matmul(self, name: &str) -> Result<Cuda> {
         let name = settings::matmuls(name)?;
         self.with_matmuls(Some(name))
@@ -445,16 +450,16 @@ impl Cuda {
         self
     }
 
-    /// A device that compiles kernels to machine code instead of launching them, except those in `known`, whose keys are digests from
-    /// [`Cuda::inspected`]. Tensors have undefined contents.
+    /// A device that compiles kernels to machine code instead of launching them, except those in `known`,
+    /// whose keys are digests from [`Cuda::inspected`]. Tensors have undefined contents.
     pub fn inspecting(mut self, known: HashMap<String, Resources>) -> Cuda {
         let inspected = Inspected { known, ..Inspected::default() };
         (self.inspected, self.graphs) = (Some(inspected), false);
         self
     }
 
-    /// The resources of the kernels that would have been launched since [`Cuda::inspecting`], by entry point and constants, each with a
-    /// digest of its text, the architecture and NVRTC's version.
+    /// The resources of the kernels that would have been launched since [`Cuda::inspecting`], by entry point
+    /// and constants, each with a digest of its text, the architecture and NVRTC's version.
     pub fn inspected(&self) -> BTreeMap<String, (Resources, String)> {
         self.inspected.as_ref().map(|all| lock(&all.found).clone()).unwrap_or_default()
     }
@@ -478,8 +483,8 @@ impl Cuda {
         lock(&self.inner.state).stats
     }
 
-    /// The matmul kernels that `TEMPRA_CUDA_MATMUL` chooses: `mma`, `wgmma`, `own` (the better of these two), `cublaslt`, or
-    /// `fastest`, which measures them. The default is `fastest`, and `own` on the emulator.
+    /// The matmul kernels that `TEMPRA_CUDA_MATMUL` chooses: `mma`, `wgmma`, `own` (the better of these two),
+    /// `cublaslt`, or `fastest`, which measures them. The default is `fastest`, and `own` on the emulator.
     pub fn matmul(&self) -> Option<&str> {
         self.matmul
     }

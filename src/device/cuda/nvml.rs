@@ -1,5 +1,6 @@
-//! NVML (NVIDIA Management Library): clocks, power, temperature of a GPU, and why its clocks are lowered. The library is part of the
-//! driver and is loaded at run time. Nothing needs it: without it these values are unknown.
+//! NVML (NVIDIA Management Library): clocks, power, temperature of a GPU, and why its clocks are lowered. The
+//! library is part of the driver and is loaded at run time. Nothing needs it: without it these values are
+//! unknown.
 //!
 //! Types and constants are those of `nvml.h` (NVML API Reference Guide).
 #![allow(unsafe_code, reason = "loads NVML and calls it")]
@@ -18,8 +19,8 @@ const MEMORY: c_uint = 2;
 /// `NVML_TEMPERATURE_GPU`.
 const GPU_SENSOR: c_uint = 0;
 
-/// `nvmlClocksEventReasons`: the bit, its name, and whether it means that heat or the power supply slow the GPU down. The power cap in
-/// software does not count: a GPU under full load usually runs at its power limit.
+/// `nvmlClocksEventReasons`: the bit, its name, and whether it means that heat or the power supply slow the
+/// GPU down. The power cap in software does not count: a GPU under full load usually runs at its power limit.
 const REASONS: [(c_ulonglong, &str, bool); 9] = [
     (0x1, "gpu_idle", false),
     (0x2, "applications_clocks_setting", false),
@@ -32,7 +33,8 @@ const REASONS: [(c_ulonglong, &str, bool); 9] = [
     (0x100, "display_clock_setting", false),
 ];
 
-/// Whether a reason from [`GpuState::clock_event_reasons`] means that heat or the power supply slow the GPU down.
+/// Whether a reason from [`GpuState::clock_event_reasons`] means that heat or the power supply slow the GPU
+/// down.
 pub fn is_slowdown(reason: &str) -> bool {
     REASONS.iter().any(|&(_, name, slow)| slow && name == reason)
 }
@@ -50,8 +52,8 @@ pub struct GpuState {
     pub power_limit_w: Option<f64>,
     /// The GPU's temperature, in degrees Celsius.
     pub temperature_c: Option<u32>,
-    /// The reasons why the clocks are not at their maximum, by NVML's names in lower case: `gpu_idle`, `sw_power_cap`,
-    /// `hw_thermal_slowdown` and others.
+    /// The reasons why the clocks are not at their maximum, by NVML's names in lower case: `gpu_idle`,
+    /// `sw_power_cap`, `hw_thermal_slowdown` and others.
     pub clock_event_reasons: Option<Vec<String>>,
 }
 
@@ -188,8 +190,8 @@ impl Nvml {
         &self.driver
     }
 
-    /// The GPU with this PCI address or, if NVML knows no such address, with this UUID. Not by its index: `CUDA_VISIBLE_DEVICES` and the
-    /// order of devices give CUDA and NVML different ones.
+    /// The GPU with this PCI address or, if NVML knows no such address, with this UUID. Not by its index:
+    /// `CUDA_VISIBLE_DEVICES` and the order of devices give CUDA and NVML different ones.
     ///
     /// # Errors
     /// A reason in one line.

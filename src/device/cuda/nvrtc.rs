@@ -1,5 +1,5 @@
-//! NVRTC's functions, bound from a given file. `cudarc` would load the first library with this name, which the driver may not
-//! support on a machine with several.
+//! NVRTC's functions, bound from a given file. `cudarc` would load the first library with this name, which
+//! the driver may not support on a machine with several.
 #![allow(unsafe_code, reason = "calls NVRTC")]
 
 use crate::device::library::loader_message;
@@ -57,7 +57,8 @@ impl Nvrtc {
     /// Opens a library by its path, or by a name that the loader finds.
     ///
     /// # Errors
-    /// In words: the loader's message, a function of CUDA 12.0 that the library lacks, or that it does not tell its version.
+    /// In words: the loader's message, a function of CUDA 12.0 that the library lacks, or that it does not
+    /// tell its version.
     pub fn open(path: &Path) -> Result<Nvrtc, String> {
         // SAFETY: its initialisers are the vendor's.
         let library = unsafe { libloading::Library::new(path) }.map_err(|e| loader_message(&e))?;
@@ -91,7 +92,8 @@ impl Nvrtc {
         Ok(found)
     }
 
-    /// Compiles an empty kernel, which fails if the library's own parts, such as libnvrtc-builtins, are missing.
+    /// Compiles an empty kernel, which fails if the library's own parts, such as libnvrtc-builtins, are
+    /// missing.
     ///
     /// # Errors
     /// In words: the code, and the first lines of the compiler's output.

@@ -1,12 +1,13 @@
-//! Why the NVIDIA driver does not start: what the operating system says about it, and the remedy for each error of `cuInit`.
+//! Why the NVIDIA driver does not start: what the operating system says about it, and the remedy for each
+//! error of `cuInit`.
 
 use crate::device::library::version_in_name;
 use crate::error::Error;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-/// Codes of the driver (`CUresult` in cuda.h) that have a remedy of their own. They are numbers, because a driver may return codes
-/// that cudarc's enumeration does not contain.
+/// Codes of the driver (`CUresult` in cuda.h) that have a remedy of their own. They are numbers, because a
+/// driver may return codes that cudarc's enumeration does not contain.
 pub(super) const STUB_LIBRARY: u32 = 34;
 pub(super) const DEVICE_UNAVAILABLE: u32 = 46;
 pub(super) const NO_DEVICE: u32 = 100;
@@ -45,7 +46,8 @@ pub(super) enum Fault {
 }
 
 impl System {
-    /// Asks the system. `root` is the folder that holds `dev`, `proc` and `sys`: `/`, or another one in tests.
+    /// Asks the system. `root` is the folder that holds `dev`, `proc` and `sys`: `/`, or another one in
+    /// tests.
     pub fn read(root: &Path, library: Option<PathBuf>) -> System {
         let text = |path: &str| std::fs::read_to_string(root.join(path)).ok();
         let module = text("sys/module/nvidia/version")
@@ -76,7 +78,8 @@ impl System {
         }
     }
 
-    /// The cause that keeps the driver from starting, and its remedy; `None` if module and device files look right.
+    /// The cause that keeps the driver from starting, and its remedy; `None` if module and device files look
+    /// right.
     fn cause(&self) -> Option<(String, String)> {
         let missing = |name: &str| self.faults.iter().any(|(p, f)| *f == Fault::Missing && p.ends_with(name));
         if self.wsl || cfg!(not(target_os = "linux")) {
@@ -123,8 +126,8 @@ impl System {
         })
     }
 
-    /// The error for a driver that returned `code` (`name` in words) from `call` before any work had started. It is never
-    /// [`Kind::Lost`](crate::error::Kind::Lost): the same command would fail again.
+    /// The error for a driver that returned `code` (`name` in words) from `call` before any work had started.
+    /// It is never [`Kind::Lost`](crate::error::Kind::Lost): the same command would fail again.
     pub fn explain(&self, call: &str, code: u32, name: &str) -> Error {
         let returned = format!("{call} returned {code} ({name})");
         let library = self.library.as_ref().map_or("libcuda".to_owned(), |p| p.display().to_string());

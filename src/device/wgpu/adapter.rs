@@ -125,8 +125,8 @@ fn uuid(adapter: &wgpu::Adapter) -> Option<String> {
         device_node_mask: 0,
         device_luid_valid: 0,
     };
-    // SAFETY: the handles live as long as the adapter, the instance and the device are of Vulkan 1.1 or later, and the driver writes
-    // into a structure with the type and size that it announces.
+    // SAFETY: the handles live as long as the adapter, the instance and the device are of Vulkan 1.1 or
+    // later, and the driver writes into a structure with the type and size that it announces.
     unsafe {
         let vulkan = adapter.as_hal::<wgpu::hal::api::Vulkan>()?;
         let (instance, device) = (vulkan.shared_instance(), vulkan.raw_physical_device());
@@ -183,8 +183,8 @@ pub(super) fn open(index: usize) -> Result<Opened> {
     let mut experimental_features = wgpu::ExperimentalFeatures::disabled();
     if found.coop.is_some() {
         optional |= Features::SHADER_F16 | Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
-        // SAFETY: the only experimental feature that is used is cooperative matrices, and only by a kernel of ours that
-        // the tests run against the CPU.
+        // SAFETY: the only experimental feature that is used is cooperative matrices, and only by a kernel of
+        // ours that the tests run against the CPU.
         experimental_features = unsafe { wgpu::ExperimentalFeatures::enabled() };
     }
     let descriptor = wgpu::DeviceDescriptor {

@@ -1,5 +1,5 @@
-//! Vulkan, Metal and DX12 through wgpu: a buffer pool, a cache of specialised pipelines, and commands that are submitted in batches.
-//! Nothing is read back except by [`Backend::read`].
+//! Vulkan, Metal and DX12 through wgpu: a buffer pool, a cache of specialised pipelines, and commands that
+//! are submitted in batches. Nothing is read back except by [`Backend::read`].
 
 mod adapter;
 mod memory;
@@ -77,7 +77,8 @@ impl Wgpu {
         adapter::names()
     }
 
-    /// The libraries that find the adapters, for `tempra devices`: on Linux the Vulkan loader and the drivers that it is told of.
+    /// The libraries that find the adapters, for `tempra devices`: on Linux the Vulkan loader and the drivers
+    /// that it is told of.
     pub fn libraries() -> Vec<LibraryFacts> {
         vulkan::libraries()
     }
@@ -85,9 +86,9 @@ impl Wgpu {
     /// Opens an adapter by its index. GPUs come first, software drivers last.
     ///
     /// # Errors
-    /// [`Kind::Device`](crate::error::Kind::Device) if there is no adapter with this index, or it does not support push constants
-    /// ("immediates") and eight storage buffers per shader stage; [`Kind::Usage`](crate::error::Kind::Usage) for an environment
-    /// variable with an unknown value.
+    /// [`Kind::Device`](crate::error::Kind::Device) if there is no adapter with this index, or it does not
+    /// support push constants ("immediates") and eight storage buffers per shader stage;
+    /// [`Kind::Usage`](crate::error::Kind::Usage) for an environment variable with an unknown value.
     pub fn new(index: usize) -> Result<Wgpu> {
         let set = WgpuSettings::read()?;
         let adapter::Opened { name, device, queue, abilities } = adapter::open(index)?;
@@ -138,7 +139,8 @@ impl Wgpu {
         self
     }
 
-    /// Destroys the device, as a crashed driver does. Later calls fail with [`Kind::Lost`](crate::error::Kind::Lost).
+    /// Destroys the device, as a crashed driver does. Later calls fail with
+    /// [`Kind::Lost`](crate::error::Kind::Lost).
     pub fn lose(&self) {
         self.inner.device.destroy();
     }
@@ -167,10 +169,12 @@ impl Wgpu {
             .with_help("set precision = \"f32\""))
     }
 
-    /// The same device with matmuls on cooperative matrices: operands are rounded to f16, and sums accumulated in f32.
+    /// The same device with matmuls on cooperative matrices: operands are rounded to f16, and sums
+    /// accumulated in f32.
     ///
     /// # Errors
-    /// [`Kind::Device`](crate::error::Kind::Device) if the adapter has no cooperative matrices with f16 input and f32 output.
+    /// [`Kind::Device`](crate::error::Kind::Device) if the adapter has no cooperative matrices with f16 input
+    /// and f32 output.
     pub fn with_half(mut self) -> Result<Wgpu> {
         self.can_compute_half()?;
         self.half = true;
@@ -212,8 +216,8 @@ impl Wgpu {
     /// Temporary memory for an op.
     ///
     /// # Errors
-    /// [`Kind::Memory`](crate::error::Kind::Memory) if the device has no memory left; [`Kind::Lost`](crate::error::Kind::Lost)
-    /// if it was lost.
+    /// [`Kind::Memory`](crate::error::Kind::Memory) if the device has no memory left;
+    /// [`Kind::Lost`](crate::error::Kind::Lost) if it was lost.
     pub fn scratch(&self, dtype: DType, shape: &[usize]) -> Result<Tensor> {
         let spec = Spec::new(dtype, shape);
         Ok(Tensor { storage: Arc::new(self.alloc(&spec)?), spec, offset: 0 })
@@ -222,8 +226,8 @@ impl Wgpu {
     /// A tensor of constants, uploaded once.
     ///
     /// # Errors
-    /// [`Kind::Memory`](crate::error::Kind::Memory) if the device has no memory left; [`Kind::Lost`](crate::error::Kind::Lost)
-    /// if it was lost.
+    /// [`Kind::Memory`](crate::error::Kind::Memory) if the device has no memory left;
+    /// [`Kind::Lost`](crate::error::Kind::Lost) if it was lost.
     pub fn constants(&self, values: &[u32]) -> Result<Tensor> {
         let bytes: &[u8] = bytemuck::cast_slice(values);
         if let Some(t) = lock(&self.constants).get(bytes) {

@@ -7,10 +7,11 @@ use crate::device::{Const, Launch, Tensor};
 use crate::error::{Error, Kind, Result};
 use crate::shape::DType;
 
-/// The number of commands that are submitted together: enough to limit the driver's cost, few enough that work starts early.
+/// The number of commands that are submitted together: enough to limit the driver's cost, few enough that
+/// work starts early.
 const BATCH: usize = 96;
-/// The largest number of passes that are timed together. 64 runs of an op with 15 cleared buffers have as many; a query set of wgpu has at
-/// most 4,096 queries, two for each pass.
+/// The largest number of passes that are timed together. 64 runs of an op with 15 cleared buffers have as
+/// many; a query set of wgpu has at most 4,096 queries, two for each pass.
 const TIMED: u32 = 1024;
 /// The largest number of cached bind groups.
 const GROUPS: usize = 8192;
@@ -35,8 +36,8 @@ impl Wgpu {
         self.submit(None).map(drop)
     }
 
-    /// Submits what is queued; with a query set, the passes write the times of their beginning and end there. Returns how
-    /// many passes there were.
+    /// Submits what is queued; with a query set, the passes write the times of their beginning and end there.
+    /// Returns how many passes there were.
     fn submit(&self, times: Option<&wgpu::QuerySet>) -> Result<u32> {
         let inner = &self.inner;
         let mut passes = 0;
@@ -108,7 +109,8 @@ impl Wgpu {
         if full { self.flush() } else { Ok(()) }
     }
 
-    /// The time of `work` in seconds: by the device's timestamps if it has them, else by the host's clock until the device is idle.
+    /// The time of `work` in seconds: by the device's timestamps if it has them, else by the host's clock
+    /// until the device is idle.
     pub(super) fn time(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<f64> {
         self.flush()?;
         self.wait()?;
@@ -201,8 +203,9 @@ impl Wgpu {
             label: Some(launch.entry),
             source: wgpu::ShaderSource::Wgsl(text.as_str().into()),
         };
-        // SAFETY: our own kernels: every loop ends, and every index is kept inside its buffer by the kernel itself (the
-        // tests hold the bytes around each buffer). Counters in loops would keep drivers from unrolling them.
+        // SAFETY: our own kernels: every loop ends, and every index is kept inside its buffer by the kernel
+        // itself (the tests hold the bytes around each buffer). Counters in loops would keep drivers from
+        // unrolling them.
         let module = unsafe {
             device.create_shader_module_trusted(
                 descriptor,
@@ -287,7 +290,8 @@ impl Wgpu {
             layout: &self.inner.layouts[buffers.len()],
             entries: &entries,
         });
-        // Ragged batches need ever new sizes: forgotten all at once, the ones in use come back with the next step.
+        // Ragged batches need ever new sizes: forgotten all at once, the ones in use come back with the next
+        // step.
         if state.groups.len() >= GROUPS {
             state.groups.clear();
         }
@@ -296,8 +300,8 @@ impl Wgpu {
     }
 }
 
-/// `n` storage buffers, all writable: parts of one arena are inputs and outputs of one kernel, and a buffer that is bound
-/// both ways is refused.
+/// `n` storage buffers, all writable: parts of one arena are inputs and outputs of one kernel, and a buffer
+/// that is bound both ways is refused.
 pub(super) fn layout(device: &wgpu::Device, n: u32) -> wgpu::BindGroupLayout {
     let entry = |binding| wgpu::BindGroupLayoutEntry {
         binding,

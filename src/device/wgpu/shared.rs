@@ -28,7 +28,8 @@ pub struct WgpuStats {
 pub enum TileLayout {
     /// Large workgroups that share workgroup memory: for GPUs.
     Workgroup,
-    /// Workgroups of as many threads as the processor has lanes, without workgroup memory: for software drivers.
+    /// Workgroups of as many threads as the processor has lanes, without workgroup memory: for software
+    /// drivers.
     Rows,
 }
 
@@ -39,7 +40,8 @@ pub struct Abilities {
     pub subgroup: Option<u32>,
     /// Whether kernels can measure their own time.
     pub timestamps: bool,
-    /// Rows, columns and depth of the cooperative matrices (f16 in, f32 out) that matmuls use, if the adapter has them.
+    /// Rows, columns and depth of the cooperative matrices (f16 in, f32 out) that matmuls use, if the adapter
+    /// has them.
     pub coop: Option<u32>,
     /// The driver's name and version.
     pub driver: String,
@@ -63,8 +65,8 @@ pub fn fold(groups: usize) -> [u32; 3] {
     [groups.min(MOST) as u32, groups.div_ceil(MOST) as u32, 1]
 }
 
-/// The size in bytes of the buffer that holds `bytes`: rounded up in steps of an eighth, so that batches of nearly the same
-/// size share buffers.
+/// The size in bytes of the buffer that holds `bytes`: rounded up in steps of an eighth, so that batches of
+/// nearly the same size share buffers.
 pub fn size_class(bytes: usize) -> u64 {
     let need = bytes.max(ALIGN).next_multiple_of(ALIGN) as u64;
     need.next_multiple_of((need.next_power_of_two() / 16).max(ALIGN as u64))

@@ -1,7 +1,9 @@
-//! The Vulkan loader and the drivers that it is told of, for messages. wgpu loads both itself and does not say why it found no adapter.
+//! The Vulkan loader and the drivers that it is told of, for messages. wgpu loads both itself and does not
+//! say why it found no adapter.
 //!
-//! The loader finds drivers by manifests: JSON files that name a library. `VK_DRIVER_FILES` (before Vulkan 1.3.234 `VK_ICD_FILENAMES`)
-//! replaces the system's manifests, `VK_ADD_DRIVER_FILES` adds to them (Vulkan loader documentation, LoaderDriverInterface.md).
+//! The loader finds drivers by manifests: JSON files that name a library. `VK_DRIVER_FILES` (before Vulkan
+//! 1.3.234 `VK_ICD_FILENAMES`) replaces the system's manifests, `VK_ADD_DRIVER_FILES` adds to them (Vulkan
+//! loader documentation, LoaderDriverInterface.md).
 #![allow(unsafe_code, reason = "asks the Vulkan loader for its version")]
 
 use crate::device::LibraryFacts;

@@ -12,8 +12,8 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// The files of a model folder that change what is computed, besides weights, `tokenizer*.json` and the modules of
-/// sentence-transformers.
+/// The files of a model folder that change what is computed, besides weights, `tokenizer*.json` and the
+/// modules of sentence-transformers.
 const FILES: &[&str] = &[
     "config.json",
     "vocab.txt",
@@ -28,8 +28,8 @@ const FILES: &[&str] = &[
     "tempra.json",
 ];
 
-/// Fetches the files of a model, weights last. Each is written under a temporary name and renamed, and the reference is written
-/// at the end. So an interrupted download is never taken for a complete one.
+/// Fetches the files of a model, weights last. Each is written under a temporary name and renamed, and the
+/// reference is written at the end. So an interrupted download is never taken for a complete one.
 pub(super) fn download(id: &Id, cache: &Path, env: &Env) -> Result<PathBuf> {
     let agent: ureq::Agent = ureq::Agent::config_builder()
         .timeout_connect(Some(Duration::from_secs(20)))

@@ -8,8 +8,8 @@ use crate::ops::{Backward, Forward, On, by_dtype, sequences};
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// The number of queries that a task processes at a time. All of their scores are in memory at once: for 512 keys in f32 they are
-/// 128 KiB, which a second-level cache holds.
+/// The number of queries that a task processes at a time. All of their scores are in memory at once: for 512
+/// keys in f32 they are 128 KiB, which a second-level cache holds.
 const QUERIES: usize = 64;
 
 impl On<Cpu> for Attention {
@@ -69,7 +69,8 @@ fn within<T>(j: usize, m: &[T], first: usize) -> (usize, &[T]) {
     ((j + skipped).saturating_sub(first), &m[skipped..])
 }
 
-/// Turns dprobabilities into dscores, and applies dropout to the probabilities: ds = p (ds m - delta) scale, p = p m.
+/// Turns dprobabilities into dscores, and applies dropout to the probabilities: ds = p (ds m - delta) scale,
+/// p = p m.
 #[inline(always)]
 pub(in crate::ops) fn score_gradients<T: Real>(p: &mut [T], ds: &mut [T], m: &[T], [delta, scale]: [T; 2]) {
     for ((p, ds), &m) in p.iter_mut().zip(ds).zip(m) {
@@ -78,8 +79,8 @@ pub(in crate::ops) fn score_gradients<T: Real>(p: &mut [T], ds: &mut [T], m: &[T
     }
 }
 
-/// Runs `copy(row, column, piece)` for the rows of `to` (tokens, planes heads d), where `piece` is the run of `from`
-/// that belongs there; `from` is laid out (sequence, head, plane, token, d).
+/// Runs `copy(row, column, piece)` for the rows of `to` (tokens, planes heads d), where `piece` is the run of
+/// `from` that belongs there; `from` is laid out (sequence, head, plane, token, d).
 pub(in crate::ops) fn gather<T: Real>(
     cpu: &Cpu,
     seqs: &[Range<usize>],
@@ -146,7 +147,8 @@ fn forward<T: Real>(op: &Attention, cpu: &Cpu, io: Forward) -> Result<()> {
             )?;
             vectorise!({
                 for (r, p) in p.chunks_exact_mut(n).enumerate() {
-                    // The block has the keys that any of its queries sees; a row's own are fewer where there is a window.
+                    // The block has the keys that any of its queries sees; a row's own are fewer where there
+                    // is a window.
                     let seen = keys(op.window, q0 + r..q0 + r + 1, len);
                     let (before, rest) = p.split_at_mut(seen.start - k0);
                     let (p, after) = rest.split_at_mut(seen.len());
@@ -183,8 +185,8 @@ fn forward<T: Real>(op: &Attention, cpu: &Cpu, io: Forward) -> Result<()> {
     Ok(())
 }
 
-/// With P the probabilities, m the mask, D = rowsum(do o): dV = (P m)^T do; dS = P (m (do V^T) - D); dQ = scale dS K;
-/// dK = scale dS^T Q.
+/// With P the probabilities, m the mask, D = rowsum(do o): dV = (P m)^T do; dS = P (m (do V^T) - D); dQ =
+/// scale dS K; dK = scale dS^T Q.
 fn backward<T: Real>(op: &Attention, cpu: &Cpu, io: Backward) -> Result<()> {
     let Some(g) = io.dx(0) else { return Ok(()) };
     let (tokens, cols) = io.x[0].spec.rows_cols();

@@ -1,13 +1,14 @@
 //! o = drop(softmax(scale q k^T)) v, for each sequence and head separately.
 //!
-//! qkv (tokens, 3 heads head_dim): a token's queries of all heads, then its keys, then its values; cu_seqlens u32
-//! (sequences + 1): where each sequence begins in the packed batch; key u32 (5) if there is dropout
-//! -> o (tokens, heads head_dim). Scaled dot-product attention (Vaswani et al. 2017, eq. 1). Sequences stand end to
-//! end: there is no padding and no mask. With a window a query sees only keys at most so many tokens away, on both sides
-//! (Beltagy et al. 2020, section 3.1), and the work is linear in the length.
+//! qkv (tokens, 3 heads head_dim): a token's queries of all heads, then its keys, then its values; cu_seqlens
+//! u32 (sequences + 1): where each sequence begins in the packed batch; key u32 (5) if there is dropout -> o
+//! (tokens, heads head_dim). Scaled dot-product attention (Vaswani et al. 2017, eq. 1). Sequences stand end
+//! to end: there is no padding and no mask. With a window a query sees only keys at most so many tokens away,
+//! on both sides (Beltagy et al. 2020, section 3.1), and the work is linear in the length.
 //!
-//! Saves lse = log sum exp(scale q k^T), (heads tokens) with each sequence's heads together; the backward pass computes
-//! the probabilities again (Dao et al. 2022, alg. 4), a block of queries at a time, so memory is linear in the length.
+//! Saves lse = log sum exp(scale q k^T), (heads tokens) with each sequence's heads together; the backward
+//! pass computes the probabilities again (Dao et al. 2022, alg. 4), a block of queries at a time, so memory
+//! is linear in the length.
 
 pub(super) mod cpu;
 mod cuda;
@@ -37,7 +38,8 @@ pub struct Attention {
 }
 
 impl Attention {
-    /// The pairs of a query and a key that it sees in a sequence of this length. A window of w has 2 w + 1 keys, fewer at both ends.
+    /// The pairs of a query and a key that it sees in a sequence of this length. A window of w has 2 w + 1
+    /// keys, fewer at both ends.
     fn pairs(&self, len: usize) -> f64 {
         match self.window.filter(|w| w + 1 < len) {
             Some(w) => (len * (2 * w + 1) - w * (w + 1)) as f64,
@@ -77,8 +79,8 @@ impl Op for Attention {
     fn cost(&self, call: &Call) -> Cost {
         let [tokens, cols] = call.rows_cols(0);
         let pairs: f64 = call.lengths(1, tokens as usize).into_iter().map(|len| self.pairs(len)).sum();
-        // A matmul of all pairs: head_dim multiply-adds for each pair and head. Forward has two; backward computes the scores again,
-        // then do v^T, dv, dq and dk.
+        // A matmul of all pairs: head_dim multiply-adds for each pair and head. Forward has two; backward
+        // computes the scores again, then do v^T, dv, dq and dk.
         let product = 2.0 * pairs * cols / 3.0;
         // Backward reads o for rowsum(do o), beside its gradient.
         let inputs: f64 = (0..call.x.len()).map(|i| call.input(i)).sum();
@@ -109,7 +111,8 @@ pub fn cases() -> Vec<Case> {
             .collect()
     };
     let sweep: Vec<u32> = (0..=16).map(|n: u32| n * (n + 1) / 2).collect();
-    // Of each kind of block several, some not full, and the last tile of a long one: 150 sequences, empty ones among them.
+    // Of each kind of block several, some not full, and the last tile of a long one: 150 sequences, empty
+    // ones among them.
     let mixed = [16, 1, 33, 17, 0, 32, 8, 15, 31, 64, 2, 65, 0, 16, 9, 18, 1, 30, 40, 7].repeat(7);
     let mixed = bounds(&[&mixed[..], &[3, 17, 1, 0, 70, 16, 32, 2, 5, 29]].concat());
     vec![

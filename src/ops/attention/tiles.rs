@@ -1,5 +1,5 @@
-//! Chooses the tiles of the CUDA attention kernels, from the shared memory of a block and the sizes of the batch. The host knows only
-//! the mean length of the sequences; the result is correct for any lengths.
+//! Chooses the tiles of the CUDA attention kernels, from the shared memory of a block and the sizes of the
+//! batch. The host knows only the mean length of the sequences; the result is correct for any lengths.
 
 /// What the tiles are chosen for.
 #[derive(Clone, Copy, Debug)]
@@ -23,7 +23,8 @@ impl AttentionDesc {
     fn mean(&self) -> usize {
         self.batch[0].div_ceil(self.batch[1].max(1))
     }
-    /// How many tokens a token sees on one side. If a block owns more tokens than that, most tokens that it loads are seen by few of them.
+    /// How many tokens a token sees on one side. If a block owns more tokens than that, most tokens that it
+    /// loads are seen by few of them.
     fn sight(&self) -> usize {
         if self.reach == 0 { self.mean() } else { self.mean().min(self.reach - 1) }
     }
@@ -44,7 +45,8 @@ pub(super) struct TileConfig {
     pub limit: u32,
     /// Whether short sequences share blocks.
     pub share: bool,
-    /// Shared memory in bytes; for the tiled backward pass, of the kernel for keys and of the kernel for queries.
+    /// Shared memory in bytes; for the tiled backward pass, of the kernel for keys and of the kernel for
+    /// queries.
     pub shared: [usize; 2],
 }
 
@@ -64,28 +66,32 @@ fn row(dim: usize) -> usize {
     dim.next_multiple_of(16) + 8
 }
 
-// Bytes of shared memory: kernels/attention.cu and attention.backward.cu lay it out. An element has two bytes; what is kept in f32, four.
+// Bytes of shared memory: kernels/attention.cu and attention.backward.cu lay it out. An element has two
+// bytes; what is kept in f32, four.
 impl TileConfig {
     /// Sixteen tokens for each warp of 32 threads.
     fn own(self) -> usize {
         self.threads as usize / 2
     }
-    /// Own queries, and a tile of keys and of values. A block that sequences share has the keys and values of its own tokens.
+    /// Own queries, and a tile of keys and of values. A block that sequences share has the keys and values of
+    /// its own tokens.
     fn forward(mut self, dim: usize) -> TileConfig {
         let keys = if self.share { self.own() } else { 0 }.max(self.tile as usize);
         self.shared = [2 * (self.own() + 2 * keys) * row(dim); 2];
         self
     }
-    /// Two tensors of own tokens (K and V, or Q and dO), and each stage two of the other side. In f32, lse and D of the queries: of those
-    /// that go by in the kernel for keys; D of the own ones in the kernel for queries.
+    /// Two tensors of own tokens (K and V, or Q and dO), and each stage two of the other side. In f32, lse
+    /// and D of the queries: of those that go by in the kernel for keys; D of the own ones in the kernel for
+    /// queries.
     fn tiles(mut self, dim: usize) -> TileConfig {
         let by = 2 * self.stages as usize * self.tile as usize;
         let both = 2 * (2 * self.own() + by) * row(dim);
         self.shared = [both + 4 * by, both + 4 * self.own()];
         self
     }
-    /// For sequences of at most `limit` tokens: K, V and dS of the own keys, Q and dO of each stage; in f32, lse and D of all queries,
-    /// and dQ of all queries if the keys come in several rounds. dQ is what limits the length: 512 x 64 of it are 128 KiB.
+    /// For sequences of at most `limit` tokens: K, V and dS of the own keys, Q and dO of each stage; in f32,
+    /// lse and D of all queries, and dQ of all queries if the keys come in several rounds. dQ is what limits
+    /// the length: 512 x 64 of it are 128 KiB.
     fn whole(mut self, dim: usize, limit: usize) -> TileConfig {
         let (own, tile) = (self.own(), self.tile as usize);
         let queries = if self.share { own } else { 0 }.max(self.stages as usize * tile);
@@ -105,7 +111,8 @@ fn of([threads, tile, stages, blocks]: [u32; 4]) -> TileConfig {
     TileConfig { threads, tile, stages, blocks, limit: 0, share: false, shared: [0; 2] }
 }
 
-/// The mean length up to which short sequences share blocks, if shared memory allows it. The result does not depend on it.
+/// The mean length up to which short sequences share blocks, if shared memory allows it. The result does not
+/// depend on it.
 const SHARED_UP_TO: usize = 64;
 
 /// These tiles with shared blocks, if sequences are short and it fits.
@@ -114,15 +121,17 @@ fn share(t: TileConfig, desc: &AttentionDesc, size: impl Fn(TileConfig) -> TileC
     if desc.mean() <= SHARED_UP_TO && shared.shared[0] <= desc.shared { shared } else { t }
 }
 
-/// An upper bound of the number of blocks for any lengths with this number of tokens and sequences, if sequences share blocks of this
-/// number of warps with `each` tokens (see `place_shared` in kernels/attention.common.cu). `whole`: a long sequence has one block;
-/// otherwise it has one for each block that its tokens fill.
+/// An upper bound of the number of blocks for any lengths with this number of tokens and sequences, if
+/// sequences share blocks of this number of warps with `each` tokens (see `place_shared` in
+/// kernels/attention.common.cu). `whole`: a long sequence has one block; otherwise it has one for each block
+/// that its tokens fill.
 pub(super) fn shared_blocks(tokens: usize, seqs: usize, [warps, each]: [usize; 2], whole: bool) -> usize {
     let (own, some) = (warps * each, seqs.min(tokens));
     let alone = if whole { seqs } else { tokens.div_ceil(own) + seqs };
-    // The worst lengths are those that make the most warps of the fewest tokens. In warps: a sequence has one, plus at most this many for
-    // each further token. A second warp starts one token after the first is full, a whole block one token after two warps are full, and
-    // a second block one token after that. The steepest of these slopes bounds all mixtures of lengths.
+    // The worst lengths are those that make the most warps of the fewest tokens. In warps: a sequence has
+    // one, plus at most this many for each further token. A second warp starts one token after the first is
+    // full, a whole block one token after two warps are full, and a second block one token after that. The
+    // steepest of these slopes bounds all mixtures of lengths.
     let [more, per] =
         [[1, each], [warps - 1, 2 * each], [if whole { 0 } else { 2 * warps - 1 }, own.max(2 * each)]]
             .into_iter()
@@ -136,8 +145,9 @@ pub(super) fn shared_blocks(tokens: usize, seqs: usize, [warps, each]: [usize; 2
 fn forward(desc: &AttentionDesc) -> TileConfig {
     // More queries per block read keys and values less often, if sequences are long enough.
     let (narrow, long) = (desc.dim <= 32, desc.sight() > 128);
-    // `blocks` is a promise to ptxas (launch bounds): it limits the registers of a thread to what so many blocks leave for each. On
-    // architectures whose machine code needs a few more registers, a third block would cause spills.
+    // `blocks` is a promise to ptxas (launch bounds): it limits the registers of a thread to what so many
+    // blocks leave for each. On architectures whose machine code needs a few more registers, a third block
+    // would cause spills.
     let most = if desc.capability >= 120 || desc.reach > 0 && desc.capability >= 100 { 2 } else { 3 };
     let list: &[[u32; 4]] = match (desc.dim <= 64, long) {
         (true, true) if narrow => &[[256, 64, 1, 2], [64, 32, 1, 4]],
@@ -174,7 +184,8 @@ fn whole(desc: &AttentionDesc) -> Option<TileConfig> {
     } else {
         share(t, desc, |t| t.whole(desc.dim, t.own()))
     };
-    // Two of the smaller blocks should fit on a multiprocessor, which has slightly more shared memory than a block may use.
+    // Two of the smaller blocks should fit on a multiprocessor, which has slightly more shared memory than a
+    // block may use.
     let room = if t.blocks > 1 { (desc.shared - 1024) / 2 } else { desc.shared };
     // With few sequences, one block per sequence leaves multiprocessors idle; tiles of long sequences do not.
     let few = desc.batch[1] * desc.batch[2] < desc.sms as usize;
@@ -198,7 +209,8 @@ pub(super) fn choose(desc: &AttentionDesc) -> LaunchConfigs {
     let [tokens, seqs, _] = desc.batch;
     let whole = whole(desc);
     let limit = whole.map_or(0, |w| w.limit);
-    // A sequence can be long only if all tokens together exceed the limit. A single long sequence leaves no short ones.
+    // A sequence can be long only if all tokens together exceed the limit. A single long sequence leaves no
+    // short ones.
     let long = tokens > limit as usize;
     let tiles = long.then(|| TileConfig { limit, ..tiles(desc) });
     let short = !(seqs == 1 && long);
@@ -217,7 +229,8 @@ pub(in crate::ops) fn plain(shared: usize, dim: usize) -> [(u32, usize); 2] {
     })
 }
 
-/// Whether sequences share blocks in f32, with this number of rows per warp. The result does not depend on it.
+/// Whether sequences share blocks in f32, with this number of rows per warp. The result does not depend on
+/// it.
 pub(super) fn plain_shares(each: u32, tokens: usize, seqs: usize) -> bool {
     // Up to a mean length of a block's tokens.
     each >= 4 && tokens <= seqs * (PLAIN_THREADS / 32 * each) as usize
@@ -295,7 +308,8 @@ mod tests {
                 }
             }
         }
-        // Sixty-four sequences of sixteen tokens are sixteen blocks; the worst of equal sizes takes no more than there were.
+        // Sixty-four sequences of sixteen tokens are sixteen blocks; the worst of equal sizes takes no more
+        // than there were.
         assert!(
             shared_blocks(1024, 64, [4, 16], false) <= 46 && shared_blocks(1024, 64, [4, 16], true) <= 42
         );

@@ -1,15 +1,18 @@
-//! The random features, drawn on the host: a function of the seed, the layer and how often they were drawn anew.
+//! The random features, drawn on the host: a function of the seed, the layer and how often they were drawn
+//! anew.
 
 use crate::rng::Rng;
 
-/// How many features approximate heads of a width well enough: d ln d (the order that Choromanski et al. 2021 prove sufficient, section 4.2), at least one.
+/// How many features approximate heads of a width well enough: d ln d (the order that Choromanski et al. 2021
+/// prove sufficient, section 4.2), at least one.
 pub fn default_features(dim: usize) -> usize {
     ((dim as f64 * (dim as f64).ln()) as usize).max(1)
 }
 
-/// Orthogonal random features w (features, dim), row by row: blocks of `dim` rows that are orthogonal to each other, each row
-/// as long as a vector of `dim` independent standard normals (ibid., section 2.4). Every row alone is standard normal, so
-/// estimates stay unbiased; that rows of a block do not repeat each other makes their variance smaller.
+/// Orthogonal random features w (features, dim), row by row: blocks of `dim` rows that are orthogonal to each
+/// other, each row as long as a vector of `dim` independent standard normals (ibid., section 2.4). Every row
+/// alone is standard normal, so estimates stay unbiased; that rows of a block do not repeat each other makes
+/// their variance smaller.
 ///
 /// The same seed, layer and count of draws give the same numbers: nothing of it needs to be saved to resume.
 pub fn features(seed: u64, layer: usize, redraw: u64, [features, dim]: [usize; 2]) -> Vec<f32> {
@@ -37,8 +40,8 @@ fn rng(seed: u64, layer: usize, redraw: u64) -> Rng {
     Rng::new(seed, &format!("favor {layer}"), redraw)
 }
 
-/// A matrix (dim, dim) with orthonormal rows, uniform among all: Gram and Schmidt's process, twice over for exactness, on rows of
-/// normals.
+/// A matrix (dim, dim) with orthonormal rows, uniform among all: Gram and Schmidt's process, twice over for
+/// exactness, on rows of normals.
 fn orthogonal(rng: &mut Rng, dim: usize) -> Vec<f64> {
     let mut q: Vec<f64> = Vec::with_capacity(dim * dim);
     while q.len() < dim * dim {

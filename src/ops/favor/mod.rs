@@ -1,21 +1,22 @@
-//! FAVOR+ attention: o = phi(q) (phi(k)^T v) / phi(q) (phi(k)^T 1), for each sequence and head separately; linear in
-//! the length.
+//! FAVOR+ attention: o = phi(q) (phi(k)^T v) / phi(q) (phi(k)^T 1), for each sequence and head separately;
+//! linear in the length.
 //!
-//! qkv (tokens, 3 heads head_dim) as [`super::attention`] takes it; cu_seqlens u32 (sequences + 1); features w
-//! (features, head_dim) in the type of sums, without a gradient -> o (tokens, heads head_dim).
-//! phi(x)_j = exp(w_j x' - |x'|^2 / 2) / sqrt(features), x' = x sqrt(scale): positive random features (Choromanski et al. 2021,
-//! lemma 1), whose expected phi(q) phi(k) is exp(scale q k). [`features`] draws w.
+//! qkv (tokens, 3 heads head_dim) as [`super::attention`] takes it; cu_seqlens u32 (sequences + 1); features
+//! w (features, head_dim) in the type of sums, without a gradient -> o (tokens, heads head_dim). phi(x)_j =
+//! exp(w_j x' - |x'|^2 / 2) / sqrt(features), x' = x sqrt(scale): positive random features (Choromanski et
+//! al. 2021, lemma 1), whose expected phi(q) phi(k) is exp(scale q k). [`features`] draws w.
 //!
-//! Rows of phi are never formed. With b_kj = w_j k' - |k'|^2 / 2, L_j = log sum_k exp b_kj and C_j = sum_k exp(b_kj - L_j) v_k,
-//! the quotient is o_q = sum_j p_qj C_j with p_qj the softmax over j of w_j q' + L_j: |q'|^2 / 2, the factor and every
-//! stabiliser cancel. So it is two softmax attentions, of features over keys and of queries over features, each with its own
-//! maxima; no denominator is below one, and the paper's code's eps against 0 / 0 is not needed. Gradients are exact.
+//! Rows of phi are never formed. With b_kj = w_j k' - |k'|^2 / 2, L_j = log sum_k exp b_kj and C_j = sum_k
+//! exp(b_kj - L_j) v_k, the quotient is o_q = sum_j p_qj C_j with p_qj the softmax over j of w_j q' + L_j:
+//! |q'|^2 / 2, the factor and every stabiliser cancel. So it is two softmax attentions, of features over keys
+//! and of queries over features, each with its own maxima; no denominator is below one, and the paper's
+//! code's eps against 0 / 0 is not needed. Gradients are exact.
 //!
-//! Saves the table: C (sequences, heads, features, head_dim), then L (sequences, heads, features); and lse_q, the logarithm of
-//! the second softmax's sum, (heads tokens) with each sequence's heads together.
+//! Saves the table: C (sequences, heads, features, head_dim), then L (sequences, heads, features); and lse_q,
+//! the logarithm of the second softmax's sum, (heads tokens) with each sequence's heads together.
 //!
-//! Backward, D_q = do_q o_q: dC_j = sum_q p_qj do_q; da_qj = p_qj (do_q C_j - D_q); E_j = sum_q da_qj - dC_j C_j;
-//! db_kj = exp(b_kj - L_j) (dC_j v_k + E_j); dv_k = sum_j exp(b_kj - L_j) dC_j; dq' = sum_j da_qj w_j;
+//! Backward, D_q = do_q o_q: dC_j = sum_q p_qj do_q; da_qj = p_qj (do_q C_j - D_q); E_j = sum_q da_qj - dC_j
+//! C_j; db_kj = exp(b_kj - L_j) (dC_j v_k + E_j); dv_k = sum_j exp(b_kj - L_j) dC_j; dq' = sum_j da_qj w_j;
 //! dk' = sum_j db_kj (w_j - k').
 
 mod cpu;
@@ -90,7 +91,8 @@ impl Op for Favor {
         let y = Spec::new(dtype, &[s.tokens, cols / 3]);
         let table = Spec::new(sums, &[s.dim + 1, s.rows()]);
         let lse = Spec::new(sums, &[heads, s.tokens]);
-        // The CPU computes head by head and puts the heads in order afterwards; a GPU keeps rowsum(do o), dC and E.
+        // The CPU computes head by head and puts the heads in order afterwards; a GPU keeps rowsum(do o), dC
+        // and E.
         let scratch = if caps.gpu {
             [0, lse.bytes() + table.bytes()]
         } else {
@@ -100,8 +102,8 @@ impl Op for Favor {
     }
     fn cost(&self, call: &Call) -> Cost {
         let ([tokens, cols], [features, _]) = (call.rows_cols(0), call.rows_cols(2));
-        // A matmul has head_dim multiply-adds for each token, head and feature. Forward: k' w, exp(b - L)^T v, q' w, p C. Backward: q'
-        // w and k' w again, do C^T, v dC^T, and the gradients dC, dv, dq', dk'.
+        // A matmul has head_dim multiply-adds for each token, head and feature. Forward: k' w, exp(b - L)^T
+        // v, q' w, p C. Backward: q' w and k' w again, do C^T, v dC^T, and the gradients dC, dv, dq', dk'.
         let product = 2.0 * tokens * features * cols / 3.0;
         // The table of a sequence without tokens is neither written nor read.
         let lengths = call.lengths(1, tokens as usize);
@@ -113,8 +115,8 @@ impl Op for Favor {
     }
 }
 
-/// Edge cases: one token, an empty sequence at each place, odd widths, more features than a tile, fewer than a warp's
-/// rows, lengths at and around a block of tokens.
+/// Edge cases: one token, an empty sequence at each place, odd widths, more features than a tile, fewer than
+/// a warp's rows, lengths at and around a block of tokens.
 pub fn cases() -> Vec<Case> {
     let case = |label, heads: usize, d: usize, m: usize, bounds: &[u32]| {
         let tokens = bounds.last().copied().unwrap_or(0) as usize;
@@ -138,7 +140,8 @@ pub fn cases() -> Vec<Case> {
         case("several blocks of tokens and of features", 2, 6, 70, &[0, 130]),
         case("heads of 32, as many features as d ln d", 2, 32, 110, &[0, 33, 65]),
         case("heads of 64", 1, 64, 65, &[0, 34]),
-        // The gradient is the small difference of products with o, which is ten times as large too, and rounded.
+        // The gradient is the small difference of products with o, which is ten times as large too, and
+        // rounded.
         Case { half_slack: 2.0, ..large },
     ]
 }

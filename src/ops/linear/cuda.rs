@@ -72,8 +72,9 @@ impl Tile {
     }
 }
 
-/// A candidate tile, and the estimated share of a multiprocessor's peak rate that it reaches, with several blocks per multiprocessor and
-/// with one. Estimated from shared memory traffic and the number of warps that hide latency.
+/// A candidate tile, and the estimated share of a multiprocessor's peak rate that it reaches, with several
+/// blocks per multiprocessor and with one. Estimated from shared memory traffic and the number of warps that
+/// hide latency.
 type Candidate = ([usize; 3], [usize; 2], f64, f64);
 /// On Hopper mma.sync reaches little more than half of wgmma's rate, and shares are relative to wgmma's.
 const WGMMA: &[Candidate] = &[([128, 128, 64], [64, 128], 1.5, 1.5), ([128, 256, 64], [64, 256], 1.7, 1.7)];
@@ -90,16 +91,17 @@ const REGISTER_STAGED: &[Candidate] = &[
 ];
 const PLAIN_TILES: &[Candidate] = &[([128, 128, 8], [32, 64], 1.0, 0.9), ([64, 64, 8], [32, 64], 0.9, 0.3)];
 
-/// The fastest tile and number of parts for an (m, n, k) matmul, by a cost model: the work of the busiest multiprocessor, the start and
-/// end of each block, and adding up the parts.
+/// The fastest tile and number of parts for an (m, n, k) matmul, by a cost model: the work of the busiest
+/// multiprocessor, the start and end of each block, and adding up the parts.
 pub(in crate::ops) fn tile(shape: [usize; 3], route: Route, gpu: GpuLimits) -> Tile {
     costed(shape, route, gpu).1
 }
 
 /// The same with its cost, to compare routes on the same GPU.
 fn costed([m, n, k]: [usize; 3], route: Route, gpu: GpuLimits) -> (f64, Tile) {
-    // All costs are in multiply-adds of one multiprocessor, so that they can be added: the start and end of a block (the pipeline fills,
-    // the epilogue writes), the launch that adds up the parts, a byte of a partial sum.
+    // All costs are in multiply-adds of one multiprocessor, so that they can be added: the start and end of a
+    // block (the pipeline fills, the epilogue writes), the launch that adds up the parts, a byte of a partial
+    // sum.
     let (choices, start, launch, byte) = match route {
         Route::Wgmma => (WGMMA, 2e6, 4e6, 50.0),
         Route::CpAsync => (CP_ASYNC, 1e6, 4e6, 50.0),
@@ -110,19 +112,20 @@ fn costed([m, n, k]: [usize; 3], route: Route, gpu: GpuLimits) -> (f64, Tile) {
     let mut best: Option<(f64, Tile)> = None;
     for &(block, warp, rate, alone) in choices {
         let [tm, tn, tk] = block;
-        // As many stages as still let two blocks run on a multiprocessor: while one fills its pipeline or writes its results, the other
-        // multiplies. The system reserves 1 KiB for each block.
+        // As many stages as still let two blocks run on a multiprocessor: while one fills its pipeline or
+        // writes its results, the other multiplies. The system reserves 1 KiB for each block.
         let stage = (tm + tn) * tk * 2;
         let room = (gpu.shared_limit.saturating_sub(1 << 10) / 2) / stage;
         let stages = match route {
-            // One block per multiprocessor: its sums take up to half of the registers, and the producer warp keeps the pipeline full.
+            // One block per multiprocessor: its sums take up to half of the registers, and the producer warp
+            // keeps the pipeline full.
             Route::Wgmma => ((gpu.shared_limit.saturating_sub(4 << 10)) / stage).min(4),
             Route::CpAsync => room.clamp(2, 4),
             Route::RegisterStaged | Route::Plain => 2,
         };
         let steps = k.div_ceil(tk);
-        // Few tiles and a deep sum, as in a weight gradient, leave multiprocessors idle: the sum is cut into parts. A part has a depth
-        // of at least 256, below which the start of a block weighs too much.
+        // Few tiles and a deep sum, as in a weight gradient, leave multiprocessors idle: the sum is cut into
+        // parts. A part has a depth of at least 256, below which the start of a block weighs too much.
         for parts in 1..=(k / 256).clamp(1, 64) {
             let each = steps.div_ceil(parts);
             // As many steps a part would need fewer parts: the last ones would be empty.
@@ -131,11 +134,13 @@ fn costed([m, n, k]: [usize; 3], route: Route, gpu: GpuLimits) -> (f64, Tile) {
             }
             let blocks = m.div_ceil(tm) * n.div_ceil(tn) * parts;
             let work = (tm * tn * each * tk) as f64 + start;
-            // The busiest multiprocessor sets the time. With several blocks it runs them at `rate`, and whichever block it runs cannot
-            // be done sooner than at its own rate, `alone`: one block has too few warps to hide latency.
+            // The busiest multiprocessor sets the time. With several blocks it runs them at `rate`, and
+            // whichever block it runs cannot be done sooner than at its own rate, `alone`: one block has too
+            // few warps to hide latency.
             let mut cost = (blocks.div_ceil(sms) as f64 * work / rate).max(work / alone);
             if parts > 1 {
-                // Each partial sum is written and read, four bytes each time, by all multiprocessors together.
+                // Each partial sum is written and read, four bytes each time, by all multiprocessors
+                // together.
                 cost += launch + (parts * m * n * 8) as f64 / sms as f64 * byte;
             }
             if best.is_none_or(|(least, _)| cost < least) {
@@ -154,8 +159,9 @@ struct Operand<'a> {
     down: bool,
 }
 
-/// The epilogue of a matmul: bias, activation, where to write the activation's inputs, whether to add to C, and where to write the row sums
-/// of A. With `dact` the result is multiplied by an activation's derivative (dact).
+/// The epilogue of a matmul: bias, activation, where to write the activation's inputs, whether to add to C,
+/// and where to write the row sums of A. With `dact` the result is multiplied by an activation's derivative
+/// (dact).
 #[derive(Clone, Copy)]
 struct Epilogue<'a> {
     bias: Option<&'a Tensor>,
@@ -187,9 +193,10 @@ fn consts(t: DType, [c, d]: [DType; 2], epilogue: &Epilogue, n: usize) -> Vec<(&
     ]
 }
 
-/// c (m, n) = A B with an epilogue, by cuBLASLt if it is installed and faster, else by tempra's kernel. cuBLASLt's only activation is the
-/// tanh form of GELU. It fuses row sums of A and this activation's derivative, or tempra computes them afterwards, whichever is faster.
-/// cuBLASLt overwrites sums, so sums to be added go through a temporary tensor.
+/// c (m, n) = A B with an epilogue, by cuBLASLt if it is installed and faster, else by tempra's kernel.
+/// cuBLASLt's only activation is the tanh form of GELU. It fuses row sums of A and this activation's
+/// derivative, or tempra computes them afterwards, whichever is faster. cuBLASLt overwrites sums, so sums to
+/// be added go through a temporary tensor.
 fn matmul(
     device: &Cuda,
     shape: [usize; 3],
@@ -276,7 +283,8 @@ fn own_matmul(
         (_, false) => Route::RegisterStaged,
     };
     let mut tile = tile([m, n, k], route, gpu);
-    // TMA needs such rows too. wgmma is not always faster: its tiles are large, and a small matmul fills few of them.
+    // TMA needs such rows too. wgmma is not always faster: its tiles are large, and a small matmul fills few
+    // of them.
     if route == Route::CpAsync && device.hopper() && k > 0 {
         let (cost, wgmma) = costed([m, n, k], Route::Wgmma, gpu);
         let better = cost < costed([m, n, k], Route::CpAsync, gpu).0;
@@ -342,8 +350,8 @@ fn own_matmul(
     if tile.parts == 1 {
         return multiply(epilogue, c, sums.map(|g| g.t), sums.is_some_and(|g| g.add));
     }
-    // Bias, activation and what is added to count once, so they wait for `finish`; the parts are plain sums in f32. The finish kernel
-    // adds them in order: no atomics, and the same bits in every run.
+    // Bias, activation and what is added to count once, so they wait for `finish`; the parts are plain sums
+    // in f32. The finish kernel adds them in order: no atomics, and the same bits in every run.
     let (cells, rows) = (tile.parts * m * n, if sums.is_some() { tile.parts * m } else { 0 });
     let parts = device.scratch(DType::F32, &[cells + rows])?;
     let partly = Epilogue { sums, ..Epilogue::none(false) };

@@ -1,7 +1,7 @@
 //! y = act(x w^T + b).
 //!
-//! x (tokens, in), w (out, in), b (out) -> y (tokens, out); `b` may be left out. Weights as in PyTorch's `nn.Linear`.
-//! Saves z = x w^T + b (tokens, out) if the derivative of the activation needs it.
+//! x (tokens, in), w (out, in), b (out) -> y (tokens, out); `b` may be left out. Weights as in PyTorch's
+//! `nn.Linear`. Saves z = x w^T + b (tokens, out) if the derivative of the activation needs it.
 
 mod cpu;
 mod cuda;
@@ -59,7 +59,8 @@ impl Op for Linear {
     fn cost(&self, call: &Call) -> Cost {
         let ([rows, k], [n, _]) = (call.rows_cols(0), call.rows_cols(1));
         let product = 2.0 * rows * n * k;
-        // The derivative of the activation reads z or y. Only dx = dz w needs w, and only dw = dz^T x needs x; db needs neither.
+        // The derivative of the activation reads z or y. Only dx = dz w needs w, and only dw = dz^T x needs
+        // x; db needs neither.
         let kept = match self.act {
             Activation::None => 0.0,
             act => call.output(act.needs_input() as usize),

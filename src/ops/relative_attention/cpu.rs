@@ -1,5 +1,5 @@
-//! Both passes on the CPU: a block of queries at a time; tasks of one head of one sequence, or of one head for the gradients,
-//! since the gradients of r and of the biases are sums over all sequences.
+//! Both passes on the CPU: a block of queries at a time; tasks of one head of one sequence, or of one head
+//! for the gradients, since the gradients of r and of the biases are sums over all sequences.
 
 use super::{Dropout, RelativeAttention, Sizes};
 use crate::device::cpu::{Mat, Out, Real, Slice, inlined, matmul_serial, max_lanes, sum_lanes, vectorise};
@@ -97,7 +97,8 @@ impl<'a, T: Real> Inputs<'a, T> {
     fn place(&self, start: usize, i: usize) -> usize {
         self.order.as_ref().map_or(i, |o| o[3 * (start + i)] as usize)
     }
-    /// The row of r for a query at a place and the first key; of the next key it is one less, down to the first row.
+    /// The row of r for a query at a place and the first key; of the next key it is one less, down to the
+    /// first row.
     fn row(&self, place: usize) -> usize {
         place + self.s.distances / 2
     }
@@ -135,8 +136,8 @@ impl<'a, T: Real> Inputs<'a, T> {
             out.iter_mut().zip(q).zip(bias).for_each(|((o, &q), &b)| *o = q + b);
         }
     }
-    /// The scores of a block (rows, len), not yet scaled; -infinity for keys that are not seen. `p` is room for scores by
-    /// distance, `q` for queries.
+    /// The scores of a block (rows, len), not yet scaled; -infinity for keys that are not seen. `p` is room
+    /// for scores by distance, `q` for queries.
     fn scores(&self, cpu: &Cpu, b: &Block, s: &mut [T], p: &mut [T], q: &mut [T]) -> Result<()> {
         let (rows, d) = (b.rows, self.s.dim);
         let (p, q) = (&mut p[..rows * b.width], &mut q[..rows * d]);

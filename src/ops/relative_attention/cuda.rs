@@ -18,7 +18,8 @@ pub(in crate::ops) const KERNEL: &str = concat!(
 const WIDEST: usize = 128;
 const WARPS: usize = PLAIN_THREADS as usize / 32;
 
-/// Rows of a warp and bytes of shared memory of the forward pass, of the queries' and of the keys' backward pass.
+/// Rows of a warp and bytes of shared memory of the forward pass, of the queries' and of the keys' backward
+/// pass.
 fn tiles(shared: usize, dim: usize) -> Option<(usize, [usize; 3])> {
     let (line, probs) = (dim.next_multiple_of(32) + 4, 36);
     let of = |each: usize| {

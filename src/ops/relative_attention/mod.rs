@@ -1,22 +1,24 @@
-//! o = drop(softmax(scale s)) v, s_ij = (q_i + w) k_j + (q_i + u) r[i - j] + (q_i + g) e[segments of i and j differ], each
-//! sequence by itself, each head by itself: XLNet's attention.
+//! o = drop(softmax(scale s)) v, s_ij = (q_i + w) k_j + (q_i + u) r[i - j] + (q_i + g)
+//! e[segments of i and j differ], each sequence by itself, each head by itself: XLNet's attention.
 //!
-//! qkv (tokens, 3 heads head_dim) and cu_seqlens u32 (sequences + 1) as [`super::attention`] takes them; segments u32 (tokens);
-//! r (2 n - 1, heads head_dim): the keys of the distances 1 - n to n - 1 in this order, larger ones taken for the outermost
-//! (`clamp_len`); bias (5, heads head_dim): w, u, g, `e[same]`, `e[different]`, which are `r_w_bias`, `r_r_bias`, `r_s_bias` and
-//! `seg_embed`; order u32 (tokens, 3) if `ordered`; key u32 (5) if there is dropout -> o (tokens, heads head_dim).
-//! Yang et al. 2019 with the relative encoding of Dai et al. 2019, section 3.3; as `XLNetRelativeAttention.rel_attn_core`
-//! computes it, whose shift of a matrix is an index here.
+//! qkv (tokens, 3 heads head_dim) and cu_seqlens u32 (sequences + 1) as [`super::attention`] takes them;
+//! segments u32 (tokens); r (2 n - 1, heads head_dim): the keys of the distances 1 - n to n - 1 in this
+//! order, larger ones taken for the outermost (`clamp_len`); bias (5, heads head_dim): w, u, g, `e[same]`,
+//! `e[different]`, which are `r_w_bias`, `r_r_bias`, `r_s_bias` and `seg_embed`; order u32 (tokens, 3) if
+//! `ordered`; key u32 (5) if there is dropout -> o (tokens, heads head_dim). Yang et al. 2019 with the
+//! relative encoding of Dai et al. 2019, section 3.3; as `XLNetRelativeAttention.rel_attn_core` computes it,
+//! whose shift of a matrix is an index here.
 //!
-//! With an order, a token has a place as a query, a rank as a key and a bound as a query: key j is seen by query i if rank j <
-//! bound i, and i - j is the query's place less the key's place in its sequence. So the two streams of permutation language
-//! modelling are one sequence: the tokens, then the queries without content, which no one sees. A query that sees no key gives
-//! zeros.
+//! With an order, a token has a place as a query, a rank as a key and a bound as a query: key j is seen by
+//! query i if rank j < bound i, and i - j is the query's place less the key's place in its sequence. So the
+//! two streams of permutation language modelling are one sequence: the tokens, then the queries without
+//! content, which no one sees. A query that sees no key gives zeros.
 //!
-//! Saves lse, (heads tokens) with each sequence's heads together. Backward, P the probabilities, m the mask, D = rowsum(do o):
-//! dS = scale P (m (do V^T) - D); dq_i = sum_j dS_ij (k_j + r[i - j] + e); dk_j = sum_i dS_ij (q_i + w); dV = (P m)^T do;
-//! `dr[t]` = sum of dS_ij (q_i + u) over i - j = t, of all sequences; dw, du, dg: each part of dq summed over the tokens;
-//! de = sum of dS_ij (q_i + g) over the pairs of either kind. Memory is linear in the length.
+//! Saves lse, (heads tokens) with each sequence's heads together. Backward, P the probabilities, m the mask,
+//! D = rowsum(do o): dS = scale P (m (do V^T) - D); dq_i = sum_j dS_ij (k_j + r[i - j] + e); dk_j = sum_i
+//! dS_ij (q_i + w); dV = (P m)^T do; `dr[t]` = sum of dS_ij (q_i + u) over i - j = t, of all sequences; dw,
+//! du, dg: each part of dq summed over the tokens; de = sum of dS_ij (q_i + g) over the pairs of either kind.
+//! Memory is linear in the length.
 
 mod cpu;
 mod cuda;
@@ -106,12 +108,14 @@ impl Op for RelativeAttention {
     fn cost(&self, call: &Call) -> Cost {
         let [tokens, cols] = call.rows_cols(0);
         let Seen { pairs, distances, rows } = self.seen(call);
-        // A multiply-add of a whole row (all heads): for each pair, for each query and distance, for each query and kind of segment.
+        // A multiply-add of a whole row (all heads): for each pair, for each query and distance, for each
+        // query and kind of segment.
         let row = 2.0 * cols / 3.0;
         let [by_key, by_distance, by_segment] = [pairs * row, distances * row, 2.0 * tokens * row];
         let scores = by_key + by_distance + by_segment;
         let [qkv, r, bias] = [0, 3, 4].map(|i| call.wants(i) as u8 as f64);
-        // Scores again, and do v^T; then dk and dv; the three parts of dq, of which the biases' gradients are sums; dr; de.
+        // Scores again, and do v^T; then dk and dv; the three parts of dq, of which the biases' gradients are
+        // sums; dr; de.
         let parts = if call.wants(0) || call.wants(4) { scores } else { 0.0 };
         let backward = scores + by_key + 2.0 * qkv * by_key + parts + r * by_distance + bias * by_segment;
         let others: f64 = (0..call.x.len()).filter(|&i| i != 3).map(|i| call.input(i)).sum();
@@ -178,7 +182,8 @@ impl Sizes {
     fn hidden(&self) -> usize {
         self.heads * self.dim
     }
-    /// Elements that a backward pass in WGSL works in: four parts as wide as the tokens, four numbers a token and head, and dr.
+    /// Elements that a backward pass in WGSL works in: four parts as wide as the tokens, four numbers a token
+    /// and head, and dr.
     fn work(&self) -> usize {
         4 * self.tokens * self.hidden() + 4 * self.tokens * self.heads + self.distances * self.hidden()
     }
@@ -188,8 +193,8 @@ impl Sizes {
     }
 }
 
-/// Edge cases: one token, empty sequences, distances beyond the table, more distances than occur, lengths at and around
-/// a block of queries, an order with a query that sees no key.
+/// Edge cases: one token, empty sequences, distances beyond the table, more distances than occur, lengths at
+/// and around a block of queries, an order with a query that sees no key.
 pub fn cases() -> Vec<Case> {
     let case = |label, [heads, d, n]: [usize; 3], bounds: &[u32], order: Option<&[u32]>, p: f32| {
         let dropout = (p > 0.0).then_some(Dropout { p, dropout_id: 3, rows: DropoutRows::Tokens });
@@ -214,8 +219,8 @@ pub fn cases() -> Vec<Case> {
     };
     let sweep: Vec<u32> = (0..=9).map(|n: u32| n * (n + 1) / 2).collect();
     const HIDDEN: u32 = u32::MAX;
-    // Four tokens, of which the second and the last are predicted in the order last, second; then their queries, and a sequence
-    // whose only query sees nothing.
+    // Four tokens, of which the second and the last are predicted in the order last, second; then their
+    // queries, and a sequence whose only query sees nothing.
     let order = [
         [0, 0, 1],
         [1, 2, 3],

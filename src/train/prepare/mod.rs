@@ -50,7 +50,8 @@ pub struct Run {
     pub memory: MemoryPlan,
 }
 
-/// The recipe of each task of a run by its name: the recipe itself, or those that it names, with warnings about these.
+/// The recipe of each task of a run by its name: the recipe itself, or those that it names, with warnings
+/// about these.
 type Recipes = (Vec<(String, Recipe)>, Vec<Error>);
 
 fn recipes(recipe: &Recipe) -> Result<Recipes> {
@@ -85,7 +86,8 @@ fn recipes(recipe: &Recipe) -> Result<Recipes> {
     Ok((all, warnings))
 }
 
-/// A warning for each set of examples that some of several tasks have and others lack: the latter are missing in its mean.
+/// A warning for each set of examples that some of several tasks have and others lack: the latter are missing
+/// in its mean.
 fn unscored(parts: &[TaskRun]) -> Vec<Error> {
     let warning = |set: &str| {
         let has = |p: &&TaskRun| if set == "test" { p.test.is_some() } else { p.validation.is_some() };
@@ -121,7 +123,8 @@ fn tokenizer(dir: &Path, vocab: usize, sources: &[Source]) -> Result<Tokenizer> 
 }
 
 impl Run {
-    /// The digest of the certificate that `tempra verify` issued for the device with these kernels, if all was right.
+    /// The digest of the certificate that `tempra verify` issued for the device with these kernels, if all
+    /// was right.
     pub fn verified(&self) -> Option<String> {
         let found = Certificate::kept(&cache::dir()?, &self.device)?;
         found.passed().then(|| found.digest())
@@ -338,8 +341,8 @@ fn options(recipe: &Recipe, heads: Vec<(String, Outputs)>) -> Options {
     }
 }
 
-/// Refuses a tokenizer that numbers the texts of a pair differently where the model has one type for both. RoBERTa's
-/// separates them by tokens alone; a model without types (DistilBERT) does not look.
+/// Refuses a tokenizer that numbers the texts of a pair differently where the model has one type for both.
+/// RoBERTa's separates them by tokens alone; a model without types (DistilBERT) does not look.
 fn fits_types(tokenizer: &Tokenizer, shape: &EncoderConfig, pair: bool) -> Result<()> {
     let types = tokenizer.encode("", pair.then_some(""), tokenizer.special_tokens(pair))?.types;
     let types = tokenizer.types(&types);

@@ -1,4 +1,5 @@
-//! From the data of a recipe to examples with a task: the part of a run that knows the formats and the labels.
+//! From the data of a recipe to examples with a task: the part of a run that knows the formats and the
+//! labels.
 
 use super::super::objective::{Objective, Plain};
 use super::super::r_drop::RDrop;
@@ -158,8 +159,8 @@ fn on_bad(r: &Recipe) -> OnBadRow {
     }
 }
 
-/// Takes validation and test shares off the training examples where no files were given. `key` is the text that examples must
-/// share to stay on one side; `classes` are what each side gets its share of.
+/// Takes validation and test shares off the training examples where no files were given. `key` is the text
+/// that examples must share to stay on one side; `classes` are what each side gets its share of.
 fn share<T>(
     r: &Recipe,
     splits: Splits<Vec<T>>,
@@ -347,7 +348,8 @@ fn sentences(r: &Recipe) -> Result<Source> {
     })?;
     let key = |s: &TaggedText| s.sentence.words.join(" ");
     let [train, validation, test] = share(r, found.splits, key, None)?;
-    // Only to learn from are words cut where spans begin and end: what is scored must not depend on its labels.
+    // Only to learn from are words cut where spans begin and end: what is scored must not depend on its
+    // labels.
     let whole = |sentences: Vec<TaggedText>| -> Result<Vec<TaggedText>> {
         sentences.into_iter().map(|s| s.whole_words(format)).collect()
     };

@@ -15,8 +15,9 @@ pub(in crate::train) struct Step {
     pub examples: Vec<u32>,
 }
 
-/// The steps of an epoch. With several tasks an epoch has as many steps as all have together, and sampling says how many of
-/// them are of each and in which order; a task that comes up more often than it has steps begins anew, shuffled again.
+/// The steps of an epoch. With several tasks an epoch has as many steps as all have together, and sampling
+/// says how many of them are of each and in which order; a task that comes up more often than it has steps
+/// begins anew, shuffled again.
 pub(in crate::train) fn epoch_of(parts: &[TaskRun], recipe: &Recipe, index: u64) -> Result<Vec<Step>> {
     let t = &recipe.train;
     let batch = t.batch_tokens.map_or(BatchSize::Sequences(t.batch_size), BatchSize::Tokens);

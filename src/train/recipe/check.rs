@@ -12,7 +12,8 @@ use crate::train::schedule::ScheduleKind;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-/// Fills in the defaults that depend on other keys, and makes the paths of files independent of the current folder.
+/// Fills in the defaults that depend on other keys, and makes the paths of files independent of the current
+/// folder.
 pub(super) fn resolve(recipe: &mut Recipe, reader: &mut Reader<'_>, path: &Path) {
     if reader.given("output").is_none() {
         recipe.output = Path::new("runs").join(path.file_stem().unwrap_or("run".as_ref()));
@@ -73,8 +74,8 @@ fn best_metric(recipe: &Recipe) -> &'static str {
     }
 }
 
-/// Whether the run ends with the best checkpoint where the recipe does not say. Of several tasks each has validation examples of
-/// its own, or none.
+/// Whether the run ends with the best checkpoint where the recipe does not say. Of several tasks each has
+/// validation examples of its own, or none.
 fn load_best(recipe: &Recipe) -> bool {
     recipe.task == TaskKind::Multi || recipe.data.validates()
 }
@@ -90,7 +91,8 @@ pub(super) fn derived(recipe: &Recipe) -> Vec<(&'static str, Option<String>)> {
     of_run.into_iter().chain(defaults.of_optimizer()).collect()
 }
 
-/// The absolute path of a file: below the recipe's folder, or the current one for a flag. `None` if not UTF-8.
+/// The absolute path of a file: below the recipe's folder, or the current one for a flag. `None` if not
+/// UTF-8.
 fn whole(base: &Path, at: &Origin, file: &Path) -> Option<PathBuf> {
     let joined = if let Origin::Flag(_) = at { file.to_path_buf() } else { base.join(file) };
     let path = std::path::absolute(&joined).unwrap_or(joined);
@@ -302,7 +304,8 @@ fn train(recipe: &Recipe, r: &mut Reader<'_>) {
     }
     let task = if recipe.task == TaskKind::Similar { recipe.similar.loss.task() } else { recipe.task.name() };
     let known = METRICS.iter().map(|m| m.name).filter(|m| tasks::of_metric(m).any(|of| of == task));
-    // Of several tasks: their mean, or TASK_METRIC; which there are is known once their recipes and data are read.
+    // Of several tasks: their mean, or TASK_METRIC; which there are is known once their recipes and data are
+    // read.
     if recipe.task != TaskKind::Multi && !known.clone().any(|m| m == t.best_metric) {
         let hint = nearest(&t.best_metric, known.clone()).map(|m| format!("did you mean {m:?}?"));
         let names = known.collect::<Vec<_>>().join(", ");

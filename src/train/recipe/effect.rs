@@ -1,5 +1,5 @@
-//! When a key of a recipe has an effect: one table for all keys. A key that is set to something and has no effect is warned about.
-//! (Keys that contradict each other are errors; see `check`.)
+//! When a key of a recipe has an effect: one table for all keys. A key that is set to something and has no
+//! effect is warned about. (Keys that contradict each other are errors; see `check`.)
 
 use super::field::{Attention, Sampling};
 use super::table::{Item, Reader, Section};
@@ -169,8 +169,8 @@ const EFFECTS: &[Effect] = &[
     ),
 ];
 
-/// Keys, and sections of every task, of a recipe in `multi.recipes` that count there, beside the sections of its task; of the others
-/// those of the top recipe count.
+/// Keys, and sections of every task, of a recipe in `multi.recipes` that count there, beside the sections of
+/// its task; of the others those of the top recipe count.
 const OF_A_PART: &[&str] = &["task", "data.", "train.best_metric", "loss."];
 
 fn is(r: &Recipe, tasks: &[TaskKind]) -> bool {
@@ -265,7 +265,8 @@ fn changed(recipe: &Recipe, reader: &Reader<'_>) -> Vec<String> {
     all
 }
 
-/// A warning for each key that is set and has no effect; of a recipe in `multi.recipes` (`part`) of the keys that count there.
+/// A warning for each key that is set and has no effect; of a recipe in `multi.recipes` (`part`) of the keys
+/// that count there.
 pub(super) fn warnings(recipe: &Recipe, reader: &Reader<'_>, part: bool) -> Vec<Error> {
     let idle = |key: String| {
         if part && !counts_in_a_part(&key) {
@@ -284,8 +285,8 @@ pub(super) fn warnings(recipe: &Recipe, reader: &Reader<'_>, part: bool) -> Vec<
     changed(recipe, reader).into_iter().filter_map(idle).collect()
 }
 
-/// A warning that names the keys of a recipe in `multi.recipes` that do not count there, where they say another thing than the
-/// top recipe; the recipe stays one that can be run alone.
+/// A warning that names the keys of a recipe in `multi.recipes` that do not count there, where they say
+/// another thing than the top recipe; the recipe stays one that can be run alone.
 pub(super) fn overruled(part: &Recipe, given: &[String], top: &Recipe, path: &Path) -> Option<Error> {
     let values = |r: &Recipe| {
         let mut all = BTreeMap::new();

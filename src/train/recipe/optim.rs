@@ -26,7 +26,8 @@ impl Optim {
         Err(too_long(warmup, decay, total_steps)
             .with_help("lower optim.warmup_steps (and optim.decay_steps), or raise train.epochs"))
     }
-    /// A warning if the learning rate is 0 in each of so many steps, as in a run of one step that is all warm-up.
+    /// A warning if the learning rate is 0 in each of so many steps, as in a run of one step that is all
+    /// warm-up.
     pub fn idle(&self, total_steps: u64) -> Option<Error> {
         let schedule = self.schedule(total_steps);
         let idle = total_steps > 0 && (0..total_steps).all(|step| schedule.factor(step) == 0.0);

@@ -1,4 +1,5 @@
-//! The text of a recipe as a tree whose every node knows where it was written. TOML, JSON and `--set` give the same tree.
+//! The text of a recipe as a tree whose every node knows where it was written. TOML, JSON and `--set` give
+//! the same tree.
 
 use crate::error::{Error, Result};
 use std::path::Path;
@@ -136,7 +137,8 @@ pub(super) fn flag_node(flag: &str, value: &str) -> Node {
     }
 }
 
-/// The tree of a JSON text. serde_json judges the syntax; it does not say where a value stands, which the scan does.
+/// The tree of a JSON text. serde_json judges the syntax; it does not say where a value stands, which the
+/// scan does.
 pub(super) fn json_tree(text: &str, path: &Path) -> Result<Vec<Entry>> {
     let valid: std::result::Result<serde_json::Value, _> = serde_json::from_str(text);
     if let Err(e) = valid {

@@ -66,7 +66,8 @@ pub(super) fn doc(lines: &[&str]) -> String {
     lines.iter().map(|l| l.trim()).collect::<Vec<_>>().join("\n")
 }
 
-/// What the table of optimizers adds to the text of a key of `[optim]`: their descriptions, and their defaults.
+/// What the table of optimizers adds to the text of a key of `[optim]`: their descriptions, and their
+/// defaults.
 fn of_optimizers(key: &str) -> String {
     if key == "optimizer" {
         return UPDATE_RULES.iter().map(|rule| format!("\n\"{}\": {}.", rule.name, rule.doc)).collect();
@@ -115,7 +116,8 @@ pub(super) fn item<T: Field>(
     Item { key, value: value.write() }
 }
 
-/// `section! { /// about  Name "section" { /// doc  key: Type = default, RULE; … } with { /// doc  sub: Section, … } }`
+/// `section! { /// about Name "section" { /// doc key: Type = default, RULE; … } with { /// doc sub: Section,
+/// … } }`
 macro_rules! section { (
     $(#[$about:meta])+ $name:ident $section:literal {
         $($(#[doc = $doc:literal])+ $key:ident: $ty:ty = $default:expr, $rule:expr;)*
@@ -281,8 +283,8 @@ impl<'a> Reader<'a> {
             self.push(Some(&entry.key_at), &format!("unknown key {key}"), |e| e.with_help(hint));
         }
     }
-    /// The key or table that was probably meant: the one of that name or that Hugging Face name anywhere, or one
-    /// spelt nearly so, first in the same table.
+    /// The key or table that was probably meant: the one of that name or that Hugging Face name anywhere, or
+    /// one spelt nearly so, first in the same table.
     fn meant(&self, word: &str, section: &str) -> Option<String> {
         let hugging_face = format!("HF `{word}`");
         if let Some(same) = self.keys.iter().find(|k| k.name == word || k.doc.contains(&hugging_face)) {

@@ -1,7 +1,8 @@
 //! candle on the ops and the step that `tempra bench` measures, on the CPU, as the same JSON: see ../peer.rs.
 //!
-//! What candle has no differentiable op for is written as its users write it. Its fused softmax and layer norm record no
-//! backward pass (`apply_op1_no_bwd`, `apply_op3_no_bwd`), so training takes `ops::softmax` and `ops::layer_norm_slow`.
+//! What candle has no differentiable op for is written as its users write it. Its fused softmax and layer
+//! norm record no backward pass (`apply_op1_no_bwd`, `apply_op3_no_bwd`), so training takes `ops::softmax`
+//! and `ops::layer_norm_slow`.
 
 #[path = "../../peer.rs"]
 mod peer;
@@ -183,7 +184,8 @@ fn clip(vars: &[Var], gradients: &mut GradStore) -> Result<()> {
     Ok(())
 }
 
-/// BERT with a pooler and two classes. candle-transformers' own drops nothing out and norms without a backward pass.
+/// BERT with a pooler and two classes. candle-transformers' own drops nothing out and norms without a
+/// backward pass.
 struct Bert {
     vars: Vec<Var>,
     tables: Vec<Embedding>,
