@@ -10,16 +10,17 @@ pub mod add_norm;
 pub mod attention;
 pub mod binary_cross_entropy;
 mod case;
+pub mod cast;
 pub mod cost;
 pub mod cross_entropy;
 pub mod dot;
 pub mod dropout;
 pub mod embed;
 pub mod favor;
-pub mod step_guard;
 pub mod gather;
-pub mod glu;
 pub mod global_norm;
+pub mod glu;
+mod launch;
 pub mod linear;
 pub mod lion;
 pub mod mse;
@@ -28,16 +29,15 @@ pub mod pool;
 pub mod relative_attention;
 pub mod residual;
 pub mod rotary;
-pub mod cast;
 pub mod sgd;
 pub mod span_cross_entropy;
+pub mod step_guard;
 pub mod symmetric_kl;
 pub mod update;
+mod zero_blocks;
 
 use crate::device::cpu::vectorise;
-use crate::device::{
-    Backend, Caps, Const, Cpu, Cuda, Device, Gpu, Launch, Meta, Pass, Tensor, Wgpu, dispatch,
-};
+use crate::device::{Backend, Caps, Cpu, Cuda, Device, Meta, Pass, Tensor, Wgpu, dispatch};
 use crate::error::{Error, Result};
 pub use crate::shape::relative_l2;
 use crate::shape::{DType, Spec};
@@ -46,8 +46,12 @@ pub use case::{
     BOUNDS, Case, Fill, HALF_BOUNDS, Input, Subject, Textbook, max_error, reals, rounded, unit_roundoff,
 };
 pub use cost::{Call, Cost, Gradient};
+use launch::{
+    CUDA_THREADS, THREADS, blocks_for, groups_for, launch, launch_cuda, launch_with, vector, words,
+};
 use std::fmt::Debug;
 use update::UpdateRule;
+pub use zero_blocks::ZeroBlocks;
 
 /// A function that returns an op's cases.
 pub type Cases = fn() -> Vec<Case>;
@@ -323,56 +327,6 @@ impl<'a> Grad<'a> {
     }
 }
 
-/// The zero-block bitmap of an arena of gradients: one bit for each block of [`ZeroBlocks::BLOCK`] elements,
-/// u32 (words).
-///
-/// A set bit guarantees that all elements of the block are zero in memory, so that readers may skip the
-/// block. A clear bit says nothing. In the gradient of a token embedding only the rows of the batch are not
-/// zero, so most blocks are never read.
-#[derive(Clone, Debug)]
-pub struct ZeroBlocks {
-    /// The bits of the whole arena.
-    pub bits: Tensor,
-    /// The offset of this gradient in the arena in elements, a multiple of [`ZeroBlocks::GRAIN`].
-    pub first: usize,
-}
-
-impl ZeroBlocks {
-    /// Elements per bit.
-    pub const BLOCK: usize = 512;
-    /// Elements per word.
-    pub const WORD: usize = 32 * ZeroBlocks::BLOCK;
-    /// The alignment of gradients, in elements.
-    pub const GRAIN: usize = 64;
-
-    /// The number of words for an arena with this number of elements.
-    pub fn words(elements: usize) -> usize {
-        elements.div_ceil(ZeroBlocks::WORD)
-    }
-    /// For cases: a gradient of `n` elements that is zero except at the indices `at`, and its bitmap.
-    fn case(n: usize, at: &[usize]) -> (Input, Input) {
-        let grad: Vec<f64> = (0..n).map(|i| if at.contains(&i) { 0.5 } else { 0.0 }).collect();
-        let full = |block: usize| at.iter().any(|i| i / ZeroBlocks::BLOCK == block);
-        let bit = |word: usize, b: usize| (!full(32 * word + b) as u32) << b;
-        let bits: Vec<u32> = (0..ZeroBlocks::words(n)).map(|w| (0..32).map(|b| bit(w, b)).sum()).collect();
-        (Input::fixed(&[n], &grad), Input::ints(&bits))
-    }
-    /// Whether the bitmap says that all of `count` elements from `at` on, at most a block, are zero.
-    fn covers(bits: Option<&[u32]>, at: usize, count: usize) -> bool {
-        let bit = |e: usize| {
-            let block = e / ZeroBlocks::BLOCK;
-            bits.and_then(|bits| bits.get(block / 32)).is_some_and(|word| word >> (block % 32) & 1 == 1)
-        };
-        bit(at) && bit(at + count.saturating_sub(1))
-    }
-    /// The words for a gradient of this number of elements. Zeroing them marks it, and its neighbours in the
-    /// same words, as dense, which is always correct.
-    pub(crate) fn part(&self, elements: usize) -> Result<Tensor> {
-        let (from, to) = (self.first / ZeroBlocks::WORD, ZeroBlocks::words(self.first + elements));
-        self.bits.view(from, &[to - from])
-    }
-}
-
 fn specs<'a>(x: &[&'a Tensor]) -> Vec<&'a Spec> {
     x.iter().map(|t| &t.spec).collect()
 }
@@ -477,78 +431,6 @@ fn compute_dtype_beside(op: &'static str, caps: &Caps, x: &[&Spec], exact: &[usi
 fn step_dtype(op: &'static str, caps: &Caps, x: &[&Spec]) -> Result<DType> {
     let dtype = compute_dtype(op, caps, x)?;
     if dtype == accumulator(dtype) { Ok(dtype) } else { Err(refuse(op, "tensors in f32 or f64", x)) }
-}
-
-/// Threads of a group in kernels that do not say otherwise; of a block of CUDA's.
-const THREADS: u32 = 64;
-const CUDA_THREADS: u32 = 128;
-
-/// Blocks of a one-dimensional CUDA launch with one thread an item.
-fn blocks_for(items: usize) -> [u32; 3] {
-    [items.div_ceil(CUDA_THREADS as usize) as u32, 1, 1]
-}
-
-/// Elements of one access of a CUDA kernel to rows of so many columns.
-fn vector(cols: usize) -> u32 {
-    if cols.is_multiple_of(8) { 8 } else { 1 }
-}
-
-/// Queues a CUDA kernel of [`CUDA_THREADS`] threads a block.
-fn launch_cuda(
-    device: &Cuda,
-    kernel: (&'static str, &'static str),
-    consts: &[(&'static str, Const)],
-    groups: [u32; 3],
-    buffers: &[&Tensor],
-    params: &[u32],
-) -> Result<()> {
-    launch_with(device, CUDA_THREADS, kernel, consts, groups, buffers, params)
-}
-
-/// Queues a kernel of [`THREADS`] threads a group. `params` are the words of its `Params`, floats by their
-/// bits.
-fn launch(
-    device: &impl Gpu,
-    kernel: (&'static str, &'static str),
-    consts: &[(&'static str, u32)],
-    groups: [u32; 3],
-    buffers: &[&Tensor],
-    params: &[u32],
-) -> Result<()> {
-    launch_with(device, THREADS, kernel, &words(consts), groups, buffers, params)
-}
-
-/// Constants that are words.
-fn words(consts: &[(&'static str, u32)]) -> Vec<(&'static str, Const)> {
-    consts.iter().map(|&(name, v)| (name, Const::U32(v))).collect()
-}
-
-/// Queues a kernel of so many threads a group.
-fn launch_with(
-    device: &impl Gpu,
-    threads: u32,
-    (source, entry): (&'static str, &'static str),
-    consts: &[(&'static str, Const)],
-    groups: [u32; 3],
-    buffers: &[&Tensor],
-    params: &[u32],
-) -> Result<()> {
-    device.launch(Launch {
-        source,
-        entry,
-        consts,
-        groups,
-        threads,
-        shared_bytes: 0,
-        tensor_maps: &[],
-        buffers,
-        params: bytemuck::cast_slice(params),
-    })
-}
-
-/// Groups of a launch with one thread an item.
-fn groups_for(items: usize) -> [u32; 3] {
-    crate::device::fold(items.div_ceil(THREADS as usize))
 }
 
 /// Cuts an optional tensor into `count` blocks, so that it can go through a parallel loop beside others.
