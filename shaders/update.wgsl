@@ -2,7 +2,9 @@
 // task of the table; 512 elements a bit of `live`. Constant: STATES (states of the update).
 //
 // An update declares
-//   struct Params { its settings, max_norm: f32 }  var<immediate> p: Params;  and its states from binding 5 on
+//   struct Params { its settings, max_norm: f32 }
+//   var<immediate> p: Params;
+//   its states from binding 5 on
 //   struct Rates { keep: f32, ... }
 //   fn rates(lr: f32, decay: f32) -> Rates
 //   fn update_element(i: u32, g: f32, r: Rates)   g is the clipped gradient

@@ -37,7 +37,8 @@ pub enum Kind {
 /// ```
 /// use tempra::error::{Error, Kind};
 ///
-/// let e = Error::data("a row has 3 fields").at("reviews.csv").with_line(7).with_expected("2").with_help("quote the comma");
+/// let e = Error::data("a row has 3 fields").at("reviews.csv").with_line(7);
+/// let e = e.with_expected("2").with_help("quote the comma");
 /// assert_eq!((e.kind(), e.exit_code(), e.line()), (Kind::Data, 3, Some(7)));
 /// assert!(e.to_string().starts_with("reviews.csv:7: a row has 3 fields"));
 /// ```

@@ -67,7 +67,8 @@
 //! # for name in ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"] {
 //! #     std::fs::copy(Path::new("tests/golden/bert/a").join(name), folder.join("models").join(name))?;
 //! # }
-//! std::fs::write(folder.join("reviews.csv"), "text,label\nA fine film.,good\nSlow.,bad\nI enjoyed it.,good\nToo long.,bad\n")?;
+//! let reviews = "text,label\nA fine film.,good\nSlow.,bad\nI enjoyed it.,good\nToo long.,bad\n";
+//! std::fs::write(folder.join("reviews.csv"), reviews)?;
 //! let recipe = r#"
 //!     task = "classify"
 //!     [model]
@@ -80,7 +81,8 @@
 //!     batch_size = 2
 //!     epochs = 2
 //! "#;
-//! // Model and data are relative to the recipe's file, which need not exist; the run folder is runs/NAME unless it is set.
+//! // Model and data are relative to the recipe's file, which need not exist; the run folder is runs/NAME
+//! // unless it is set.
 //! let set = [("output".to_owned(), folder.join("run").display().to_string())];
 //! let recipe = Recipe::from_toml(recipe, &folder.join("recipe.toml"), &set)?;
 //! let (mut losses, mut limit) = (Losses(Vec::new()), Limit(3));
@@ -113,7 +115,9 @@
 //! let session = Session::open("tests/golden/bert/a", Device::open("cpu", 0)?, Settings::default())?;
 //! for prediction in session.predict(["A fine film.", "Too long, and far too loud."]) {
 //!     let prediction = prediction?;
-//!     let Predicted::Class { label, probabilities, .. } = &prediction.value else { unreachable!("its head is a classifier") };
+//!     let Predicted::Class { label, probabilities, .. } = &prediction.value else {
+//!         unreachable!("its head is a classifier")
+//!     };
 //!     println!("{label}: {probabilities:?}");
 //! }
 //! # Ok(())

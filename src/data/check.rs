@@ -28,7 +28,9 @@ const CHUNK: usize = 4096;
 /// use tempra::data::{Columns, check};
 ///
 /// let columns = Columns { text: "text".to_owned(), pair: None, label: Some("label".to_owned()) };
-/// let files = [("train", Path::new("examples/sentiment/train.csv")), ("test", Path::new("examples/sentiment/test.csv"))];
+/// let folder = Path::new("examples/sentiment");
+/// let (train, test) = (folder.join("train.csv"), folder.join("test.csv"));
+/// let files = [("train", train.as_path()), ("test", test.as_path())];
 /// let report = check(&files, &columns, &[], None)?;
 /// assert!(!report.leaks.is_empty()); // some test texts stand in the training file, too
 /// # Ok::<(), tempra::error::Error>(())

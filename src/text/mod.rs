@@ -94,7 +94,8 @@ impl Tokenizer {
     /// use std::path::Path;
     /// use tempra::text::Tokenizer;
     ///
-    /// let tokenizer = Tokenizer::from_dir(Path::new("tests/golden/bert/a"), 200)?; // its model has 200 embeddings
+    /// // The model in this folder has 200 embeddings.
+    /// let tokenizer = Tokenizer::from_dir(Path::new("tests/golden/bert/a"), 200)?;
     /// let encoding = tokenizer.encode("A fine film.", None, 8)?;
     /// assert!(encoding.ids.len() <= 8);
     /// assert_eq!(encoding.ids.first().copied(), tokenizer.id("[CLS]"));

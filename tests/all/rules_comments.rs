@@ -1,4 +1,4 @@
-//! Fences over comments: what they name exists.
+//! Fences over comments: what they name exists, and their lines are of readable length.
 
 use crate::rules::{FOLDERS, files, parts};
 use std::path::Path;
@@ -81,4 +81,34 @@ fn paths_in_comments_exist() {
     assert!(
         exists("src/exec", "emulator/src/lib.rs", &sources) && !exists("src/exec", "src/lib.rs", &sources)
     );
+}
+
+/// The most columns of a line that is a comment.
+const WIDTH: usize = 110;
+
+/// The lines that are comments wider than [`WIDTH`], by their numbers. A row of a table and a drawing, which
+/// has columns three spaces apart, cannot be wrapped; neither can a single word.
+fn wide(text: &str) -> Vec<usize> {
+    let is_wide = |line: &str| {
+        let Some(comment) = line.trim_start().strip_prefix("//") else { return false };
+        let comment = comment.trim_start_matches(['/', '!']).trim();
+        let whole = comment.starts_with('|') || comment.contains("   ") || !comment.contains(' ');
+        line.chars().count() > WIDTH && !whole
+    };
+    text.lines().zip(1..).filter(|(line, _)| is_wide(line)).map(|(_, n)| n).collect()
+}
+
+#[test]
+fn comments_are_not_wide() {
+    let of = |(file, text): &(String, String)| {
+        wide(text).into_iter().map(|n| format!("{file}:{n}")).collect::<Vec<_>>()
+    };
+    let wrong: Vec<String> = files().iter().flat_map(of).collect();
+    assert!(wrong.is_empty(), "comments wider than {WIDTH} columns: {wrong:#?}");
+
+    let (long, code) = ("word ".repeat(25), "x".repeat(120));
+    let text = format!(
+        "// {long}\nlet {code}; // {long}\n    /// | {long}\n//! {code}\n//! a   {long}\n    /// {long}"
+    );
+    assert_eq!(wide(&text), [1, 6]);
 }
