@@ -135,6 +135,8 @@ mod rules;
 mod rules_circles;
 #[path = "all/rules_comments.rs"]
 mod rules_comments;
+#[path = "all/rules_devices.rs"]
+mod rules_devices;
 #[path = "all/selection.rs"]
 mod selection;
 #[path = "all/saves.rs"]
