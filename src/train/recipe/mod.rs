@@ -28,7 +28,7 @@ use crate::units::plural;
 use field::{Rule, above, above_up_to, at_least, from_to, from_to_below};
 use source::Entry;
 use std::path::{Path, PathBuf};
-use table::{Item, Reader, Section, item};
+use table::{Item, Reader, Section, comment, item};
 
 section! {
     /// A training run.
@@ -506,7 +506,7 @@ impl Recipe {
                 out += &format!("\n[{section}]\n");
             }
             if comments {
-                key.doc.lines().for_each(|line| out += &format!("# {line}\n"));
+                out += &comment(&key.doc);
             }
             match value {
                 Some(value) => {

@@ -61,9 +61,29 @@ pub(super) trait Section: Default {
     fn walk(&self, each: &mut dyn FnMut(Item));
 }
 
-/// Joins doc comment lines, without the blank that follows the slashes.
+/// Joins the lines of a doc comment to one paragraph.
 pub(super) fn doc(lines: &[&str]) -> String {
-    lines.iter().map(|l| l.trim()).collect::<Vec<_>>().join("\n")
+    lines.iter().map(|l| l.trim()).collect::<Vec<_>>().join(" ")
+}
+
+/// A text as comments of a TOML file, whose lines have at most 110 columns.
+pub(super) fn comment(text: &str) -> String {
+    let mut out = String::new();
+    for paragraph in text.lines() {
+        let mut line = "#".to_owned();
+        for word in paragraph.split_whitespace() {
+            if line.chars().count() + 1 + word.chars().count() > 110 && line != "#" {
+                out += &line;
+                out.push('\n');
+                line = "#".to_owned();
+            }
+            line.push(' ');
+            line += word;
+        }
+        out += &line;
+        out.push('\n');
+    }
+    out
 }
 
 /// What the table of optimizers adds to the text of a key of `[optim]`: their descriptions, and their
