@@ -23,6 +23,7 @@ pub mod glu;
 mod launch;
 pub mod linear;
 pub mod lion;
+pub mod mask;
 pub mod mse;
 pub mod normalize;
 pub mod pool;
@@ -97,6 +98,7 @@ const OTHERS: &[(&str, Cases)] = &[
     ("gather", gather::cases),
     ("normalize", normalize::cases),
     ("dot", dot::cases),
+    ("mask", mask::cases),
     ("rotary", rotary::cases),
     ("glu", glu::cases),
     ("residual", residual::cases),
@@ -122,6 +124,7 @@ const OTHER_SHADERS: &[&str] = &[
     gather::SHADER,
     normalize::SHADER,
     dot::SHADER,
+    mask::SHADER,
     rotary::SHADER,
     glu::SHADER,
     residual::SHADER,
@@ -150,6 +153,7 @@ const OTHER_KERNELS: &[(&str, &str)] = &[
     ("gather", gather::KERNEL),
     ("normalize", normalize::KERNEL),
     ("dot", dot::KERNEL),
+    ("mask", mask::KERNEL),
     ("rotary", rotary::KERNEL),
     ("glu", glu::KERNEL),
     ("residual", residual::KERNEL),

@@ -361,6 +361,10 @@ fn elementwise_ops_read_what_their_gradients_need() {
     check(&job("normalize", "vectors", T), |e| {
         hand([3 * n + 4 * rows, 5 * n + 3 * rows], [2 * n * e + rows * 4, 3 * n * e + rows * 4])
     });
+    // y = m w; dw = m dy, dm = w dy. The gradients of parameters are f32.
+    let n = F * H;
+    check(&job("mask", "elements of up", T), |e| hand([n, n + n], [3 * n * e, 3 * n * e + 2 * n * 4]));
+    let n = 2 * H;
     check(&job("dot", "pairs", T), |e| hand([2 * n, 2 * n], [(2 * n + 2) * e, (2 + 4 * n) * e]));
     // Two products and a sum for each element of queries and keys; an angle, a sine and a cosine for each of
     // 16 pairs of a head's columns.

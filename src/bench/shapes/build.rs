@@ -15,6 +15,7 @@ use crate::ops::gather::Gather;
 use crate::ops::global_norm::GlobalNorm;
 use crate::ops::glu::Glu;
 use crate::ops::linear::Linear;
+use crate::ops::mask::WeightMask;
 use crate::ops::mse::Mse;
 use crate::ops::normalize::Normalize;
 use crate::ops::pool::Pool;
@@ -164,6 +165,11 @@ pub fn normalize(shape: [usize; 2]) -> Job {
 
 pub fn dot(shape: [usize; 2]) -> Job {
     Job::op("dot", Dot, vec![Input::real(&shape), Input::real(&shape)], &[])
+}
+
+/// A weight with a mask for each element.
+pub fn mask(shape: [usize; 2]) -> Job {
+    Job::op("mask", WeightMask, vec![Input::real(&shape), Input::real(&shape)], &[0, 1])
 }
 
 pub fn dropout(shape: [usize; 2], p: f32, rows: DropoutRows) -> Job {

@@ -50,6 +50,7 @@ const OTHERS: &[OpSizes] = &[
     sizes("gather", ROWS, &["columns"], &["indices"]),
     sizes("normalize", ROWS, &["columns"], &[]),
     sizes("dot", ROWS, &["columns"], &[]),
+    sizes("mask", ROWS, &["columns"], &[]),
     sizes("rotary", TOKENS, &["heads", "head_dim"], &["length"]),
     sizes("glu", ROWS, &["columns"], &[]),
     sizes("residual", ROWS, &["columns"], &["dropout"]),
@@ -337,6 +338,7 @@ impl CustomShape {
             "dropout" => vec![("", build::dropout([rows, columns], p, DropoutRows::Sequences))],
             "normalize" => vec![("", build::normalize([rows, columns]))],
             "dot" => vec![("", build::dot([rows, columns]))],
+            "mask" => vec![("", build::mask([rows, columns]))],
             "cross_entropy" => vec![("", build::cross_entropy([rows, classes]))],
             "symmetric_kl" => vec![("", build::symmetric_kl([rows, classes]))],
             "binary_cross_entropy" | "mse" => {

@@ -128,6 +128,7 @@ pub fn jobs_of(op: &str, m: &ModelShape, s: &SequenceLengths) -> Vec<Job> {
         "gather" => vec![job("hidden tokens", build::gather([t, h], hidden))],
         "normalize" => vec![each("vectors", build::normalize([n, h]))],
         "dot" => vec![each("pairs", build::dot([n, h]))],
+        "mask" => vec![once("elements of up", build::mask([m.intermediate, h]))],
         "span_cross_entropy" => vec![ragged("answers", build::span_cross_entropy(s))],
         "dropout" => vec![each("head", build::dropout([n, h], DROPOUT, DropoutRows::Sequences))],
         "pool" => vec![
