@@ -45,6 +45,8 @@ mod damage;
 mod data;
 #[path = "all/decoders.rs"]
 mod decoders;
+#[path = "all/distill.rs"]
+mod distill;
 #[path = "all/docs.rs"]
 mod docs;
 #[path = "all/docs_help.rs"]

@@ -31,6 +31,7 @@ pub mod relative_attention;
 pub mod residual;
 pub mod rotary;
 pub mod sgd;
+pub mod soft_cross_entropy;
 pub mod span_cross_entropy;
 pub mod step_guard;
 pub mod symmetric_kl;
@@ -106,6 +107,7 @@ const OTHERS: &[(&str, Cases)] = &[
     ("binary_cross_entropy", binary_cross_entropy::cases),
     ("span_cross_entropy", span_cross_entropy::cases),
     ("symmetric_kl", symmetric_kl::cases),
+    ("soft_cross_entropy", soft_cross_entropy::cases),
     ("mse", mse::cases),
     ("global_norm", global_norm::cases),
     ("step_guard", step_guard::cases),
@@ -132,6 +134,7 @@ const OTHER_SHADERS: &[&str] = &[
     binary_cross_entropy::SHADER,
     span_cross_entropy::SHADER,
     symmetric_kl::SHADER,
+    soft_cross_entropy::SHADER,
     mse::SHADER,
     global_norm::SHADER,
     step_guard::SHADER,
@@ -161,6 +164,7 @@ const OTHER_KERNELS: &[(&str, &str)] = &[
     ("binary_cross_entropy", binary_cross_entropy::KERNEL),
     ("span_cross_entropy", span_cross_entropy::KERNEL),
     ("symmetric_kl", symmetric_kl::KERNEL),
+    ("soft_cross_entropy", soft_cross_entropy::KERNEL),
     ("mse", mse::KERNEL),
     ("global_norm", global_norm::KERNEL),
     ("step_guard", step_guard::KERNEL),

@@ -389,6 +389,14 @@ fn elementwise_ops_read_what_their_gradients_need() {
         let flops = [(2 * 6 + 1 + 4 + 3) * n + 7 * rows + 1, 2 * (10 * n + rows) + 2];
         hand(flops, [read + 4 + 4 * rows * 4, read + 4 * rows * 4 + 4 + 2 * n * e])
     });
+    // z / T, the maximum, z - max, exp, the sum of both; ln p, ln q, d, p, q, p d, - p, + q and the sum; of
+    // each row two logarithms and their maxima, the weight, the sum; T^2 times the scale, and the scale.
+    // The gradient: z / T, ln p, p of both, q - p, the rate; the rate of each row; scale dloss T.
+    check(&job("soft_cross_entropy", "2 classes", T), |e| {
+        let read = n * e + n * 4 + rows * 4 + 4;
+        let flops = [(2 * 5 + 9) * n + 6 * rows + 2, 8 * n + rows + 2];
+        hand(flops, [read + 4 + 2 * rows * 4, read + 2 * rows * 4 + 4 + n * e])
+    });
 }
 
 /// Value, both moments and the gradient are read, and all but the gradient written, in f32; 16-bit training

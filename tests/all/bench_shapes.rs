@@ -72,7 +72,9 @@ fn every_op_with_sizes_is_measured_at_a_custom_shape() {
             "linear" => "5,7,3",
             "global_norm" | "cast" => "elements=1000",
             update if UpdateRule::find(update).is_some() => "elements=1000",
-            "cross_entropy" | "binary_cross_entropy" | "symmetric_kl" => "rows=6,classes=11",
+            "cross_entropy" | "binary_cross_entropy" | "symmetric_kl" | "soft_cross_entropy" => {
+                "rows=6,classes=11"
+            }
             "attention" => "tokens=12,heads=3,head_dim=10,length=4,window=2,dropout=0.5",
             "favor" => "tokens=12,heads=3,head_dim=10,length=4,features=9",
             "relative_attention" | "rotary" => "tokens=12,heads=3,head_dim=10,length=4",

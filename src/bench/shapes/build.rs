@@ -22,6 +22,7 @@ use crate::ops::pool::Pool;
 use crate::ops::relative_attention::RelativeAttention;
 use crate::ops::residual::Residual;
 use crate::ops::rotary::Rotary;
+use crate::ops::soft_cross_entropy::SoftCrossEntropy;
 use crate::ops::span_cross_entropy::SpanCrossEntropy;
 use crate::ops::step_guard::StepGuard;
 use crate::ops::symmetric_kl::SymmetricKl;
@@ -206,6 +207,17 @@ pub fn symmetric_kl(shape: [usize; 2]) -> Job {
     let inputs =
         vec![Input::real(&shape), Input::real(&shape), Input::fixed(&[rows], &vec![1.0; rows]), scale(rows)];
     Job::op("symmetric_kl", SymmetricKl, inputs, &[])
+}
+
+pub fn soft_cross_entropy([rows, classes]: [usize; 2]) -> Job {
+    let teacher: Vec<f64> = (0..rows * classes).map(|i| (i % 7) as f64 - 3.0).collect();
+    let inputs = vec![
+        Input::real(&[rows, classes]),
+        Input::fixed(&[rows, classes], &teacher),
+        Input::fixed(&[rows], &vec![1.0; rows]),
+        scale(rows),
+    ];
+    Job::op("soft_cross_entropy", SoftCrossEntropy { temperature: 2.0 }, inputs, &[])
 }
 
 pub fn mse([rows, columns]: [usize; 2]) -> Job {

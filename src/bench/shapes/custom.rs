@@ -57,6 +57,7 @@ const OTHERS: &[OpSizes] = &[
     sizes("cross_entropy", ROWS, &["classes"], &[]),
     sizes("binary_cross_entropy", ROWS, &["classes"], &[]),
     sizes("symmetric_kl", ROWS, &["classes"], &[]),
+    sizes("soft_cross_entropy", ROWS, &["classes"], &[]),
     sizes("span_cross_entropy", TOKENS, &[], &["length"]),
     sizes("mse", ROWS, &["columns"], &[]),
     sizes("global_norm", None, &["elements"], &[]),
@@ -341,12 +342,13 @@ impl CustomShape {
             "mask" => vec![("", build::mask([rows, columns]))],
             "cross_entropy" => vec![("", build::cross_entropy([rows, classes]))],
             "symmetric_kl" => vec![("", build::symmetric_kl([rows, classes]))],
-            "binary_cross_entropy" | "mse" => {
+            "binary_cross_entropy" | "soft_cross_entropy" | "mse" => {
                 if rows * columns * classes > MOST_TARGETS {
                     return Err(self.too_large("the targets", &[rows, columns * classes], MOST_TARGETS));
                 }
                 match op {
                     "mse" => vec![("", build::mse([rows, columns]))],
+                    "soft_cross_entropy" => vec![("", build::soft_cross_entropy([rows, classes]))],
                     _ => vec![("", build::binary_cross_entropy([rows, classes]))],
                 }
             }

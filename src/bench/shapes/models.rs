@@ -141,6 +141,7 @@ pub fn jobs_of(op: &str, m: &ModelShape, s: &SequenceLengths) -> Vec<Job> {
         ],
         "binary_cross_entropy" => vec![each("8 labels", build::binary_cross_entropy([n, 8]))],
         "symmetric_kl" => vec![each("2 classes", build::symmetric_kl([n, 2]))],
+        "soft_cross_entropy" => vec![each("2 classes", build::soft_cross_entropy([n, 2]))],
         "mse" => vec![each("1 target", build::mse([n, 1]))],
         "global_norm" => vec![once("all gradients", build::global_norm(count))],
         "step_guard" => vec![once("one loss", build::step_guard())],
