@@ -130,18 +130,18 @@ impl Layout {
     pub fn is_empty(&self) -> bool {
         self.list.is_empty()
     }
+    /// Freezes every parameter whose name starts with a prefix, and returns their number.
+    pub(crate) fn freeze_prefix(&mut self, prefix: &str) -> usize {
+        let all = self.list.iter_mut().filter(|p| p.name.starts_with(prefix));
+        all.map(|p| p.frozen = true).count()
+    }
     /// Freezes every parameter whose name starts with one of the prefixes.
     ///
     /// # Errors
     /// [`Kind::Usage`](crate::error::Kind::Usage) for a prefix that matches no parameter.
     pub fn freeze(&mut self, prefixes: &[String]) -> Result<()> {
         for prefix in prefixes {
-            let mut fits = 0;
-            for p in self.list.iter_mut().filter(|p| p.name.starts_with(prefix.as_str())) {
-                p.frozen = true;
-                fits += 1;
-            }
-            if fits == 0 {
+            if self.freeze_prefix(prefix) == 0 {
                 let some: Vec<&str> = self.list.iter().take(3).map(|p| p.name.as_str()).collect();
                 return Err(Error::usage(format!(
                     "model.freeze names `{prefix}`, which is not the start of any parameter's name"

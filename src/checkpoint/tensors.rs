@@ -25,7 +25,7 @@ pub const SINGLE: &str = "model.safetensors";
 pub const INDEX: &str = "model.safetensors.index.json";
 
 /// The weights of a model, in memory in the format of the file.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Weights {
     shards: Vec<Shard>,
     tensors: BTreeMap<String, Place>,

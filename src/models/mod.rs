@@ -15,6 +15,7 @@ mod roberta;
 mod rows;
 pub mod sentence;
 pub mod source;
+mod unloaded;
 mod weights;
 mod xlnet;
 
@@ -22,6 +23,7 @@ pub use architecture::{ARCHITECTURES, Architecture, Pretraining};
 pub use heads::NamedHead;
 pub use options::{Attention, Options};
 pub use rows::numbered;
+pub use unloaded::ModelShape;
 pub use weights::LoadReport;
 
 pub use crate::nn::{EncoderConfig, Pooling};
@@ -152,20 +154,6 @@ impl Model {
     /// The crate's page has an [example](crate#predict).
     pub fn open(device: &Device, dir: &Path, options: &Options) -> Result<(Model, LoadReport)> {
         let (config, architecture, shape) = read_config(dir)?;
-        let shape = options.over(shape);
-        shape.check()?;
-        if shape.relative() && shape.performer.is_some() {
-            return Err(config
-                .error("model.attention = \"performer\" does not work with XLNet")
-                .with_expected(
-                    "absolute positions: XLNet's attention scores depend on the distance between tokens",
-                )
-                .with_help("set model.attention to \"exact\" or \"auto\""));
-        }
-        let head_dropout = match options.classifier_dropout {
-            Some(p) => p,
-            None => architecture.head_dropout(&config, &shape)?,
-        };
         let trained = options.heads.is_empty() && options.outputs.is_none();
         let heads = match &options.outputs {
             _ if !options.heads.is_empty() => options.heads.clone(),
@@ -173,30 +161,13 @@ impl Model {
             None => heads::of_config(&config)?,
         };
         let vectors = heads.iter().any(|(_, o)| *o == Outputs::Embedding);
-        let says = |key: &str| config.value.get(key).and_then(Value::as_str);
-        let noted = says("tempra_pooling").or(architecture.head.pooling.filter(|_| !vectors).and_then(says));
-        let pooling = match (options.pooling, noted) {
-            (Some(pooling), _) => pooling,
-            (None, Some("mean")) => Pooling::Mean,
-            // As sentence-transformers does; its default is the mean.
-            (None, None) if vectors => sentence::pooling(dir, shape.cls_last)?.unwrap_or(Pooling::Mean),
-            _ => Pooling::Cls,
-        };
-
-        let span_dropout =
-            options.classifier_dropout.map_or_else(|| architecture.span_dropout(&config), Ok)?;
+        let model = ModelShape::read(&config, architecture, shape, options, dir, vectors)?;
         let sentence = if vectors { sentence::settings(dir)? } else { None };
         let files = Weights::open(dir)?;
-        let decoder = Decoder::of(architecture, &config, &files)?;
-        let setting = Setting {
-            architecture,
-            shape: &shape,
-            pooling,
-            dropout: head_dropout,
-            span_dropout,
-            decoder: &decoder,
-        };
-        let Declared { layout, body, mut encoder, heads } = declare(&setting, &heads, options)?;
+        let model = model.with_decoder(&config, &files)?;
+        let (setting, shape, decoder) = (model.setting(), &model.encoder, &model.decoder);
+        let Declared { mut layout, body, mut encoder, heads } = declare(&setting, &heads, options)?;
+        layout.freeze(&options.freeze)?;
         let layers = (architecture.tensor("encoder.layer."), shape.layers.len());
         let number = heads.first().is_some_and(|h| h.outputs == Outputs::Number);
         let activation = match number && config.value.get("tempra_heads").is_none() {
@@ -213,7 +184,7 @@ impl Model {
         }
         let rows = HeadRows { saved, wanted: &heads };
         let (none, predicts) = (Decoder::default(), heads.iter().any(NamedHead::predicts_tokens));
-        let used = if predicts { &decoder } else { &none };
+        let used = if predicts { decoder } else { &none };
         let names =
             weights::Names { prefix: architecture.prefix, body, whole: trained, layers, rows, decoder: used };
         let plan = weights::match_names(&files, &layout, &names, dir)?;
@@ -261,38 +232,6 @@ impl Model {
             sentence: sentence::Settings::default(),
             sigmoid: false,
         }
-    }
-
-    /// A model with random weights, for benchmarks: XLNet if `shape` has relative positions, ALBERT for
-    /// sentence-order prediction, else BERT.
-    ///
-    /// # Errors
-    /// [`Kind::Shape`](crate::error::Kind::Shape) if [`EncoderConfig::check`] refuses the shape;
-    /// [`Kind::Memory`](crate::error::Kind::Memory) if the device has not enough memory; other errors of the
-    /// device.
-    pub fn random(device: &Device, shape: &EncoderConfig, options: &Options) -> Result<Model> {
-        let outputs = options.outputs.clone().unwrap_or(Outputs::Number);
-        let heads =
-            if options.heads.is_empty() { vec![(String::new(), outputs)] } else { options.heads.clone() };
-        let shape = &options.over(shape.clone());
-        shape.check()?;
-        let ordered = heads.iter().any(|(_, o)| *o == Outputs::Pretraining(PairObjective::Order));
-        let architecture = match (shape.relative(), ordered) {
-            (true, _) => &xlnet::XLNET,
-            // BERT has no such head.
-            (false, true) => &albert::ALBERT,
-            (false, false) => &bert::BERT,
-        };
-        let dropout = shape.hidden_dropout;
-        let (pooling, span_dropout) = (Pooling::Mean, 0.0);
-        let decoder = &Decoder::tied(architecture);
-        let setting = Setting { architecture, shape, pooling, dropout, span_dropout, decoder };
-        let Declared { layout, mut encoder, heads, .. } = declare(&setting, &heads, options)?;
-        let params = Params::new(device, layout, options.dtype, options.training)?;
-        weights::randomise(device, &params, options.seed)?;
-        params.refresh(device)?;
-        encoder.prepare(device, options.dtype)?;
-        Ok(Model::new(params, Value::Null, setting, encoder, heads))
     }
 
     /// The architecture.
@@ -562,7 +501,6 @@ fn declare(setting: &Setting, heads: &[(String, Outputs)], options: &Options) ->
         setting.declare(&mut layout, &mut dropout_ids, &encoder, name, outputs)
     };
     let heads = heads.iter().map(&mut head).collect::<Result<Vec<_>>>()?;
-    layout.freeze(&options.freeze)?;
     Ok(Declared { layout, body, encoder, heads })
 }
 

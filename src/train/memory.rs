@@ -6,8 +6,7 @@ use super::pass;
 use crate::data::{Batch, BatchSize, TokenSet, micro_batches};
 use crate::device::{Caps, Device, Meta};
 use crate::error::{Error, Result};
-use crate::models::{Model, Options};
-use crate::nn::EncoderConfig;
+use crate::models::{Model, ModelShape, Options};
 use crate::optim::{Optimizer, Settings};
 use crate::tasks::Task;
 use crate::units::{bytes, plural};
@@ -41,8 +40,8 @@ impl fmt::Display for MemoryPlan {
 
 /// How a run trains: what the plan needs to know of it.
 pub struct Job<'a> {
-    /// The encoder.
-    pub shape: &'a EncoderConfig,
+    /// The model.
+    pub model: &'a ModelShape,
     /// How the model is opened.
     pub options: &'a Options,
     /// Labels to loss.
@@ -107,7 +106,7 @@ impl Job<'_> {
         let meta = Meta::new(caps.clone());
         let device = Device::Meta(meta.share());
         let options = Options { training: true, ..self.options.clone() };
-        let model = Model::random(&device, self.shape, &options)?;
+        let model = Model::unloaded(&device, self.model, &options)?;
         let mut optimizer = Optimizer::with_window(&device, &model.params, self.optimizer, self.window)?;
         let parameters = meta.usage().reserved;
         for step in 0..2 {

@@ -8,7 +8,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
 use tempra::data::{Batch, BatchSize, TokenSet};
 use tempra::device::{Cpu, Device};
-use tempra::models::{Model, Options, Outputs};
+use tempra::models::{Model, ModelShape, Options, Outputs};
 use tempra::nn::Pooling;
 use tempra::optim::{Optimizer, Settings};
 use tempra::shape::DType;
@@ -154,7 +154,7 @@ fn a_step_in_parts_takes_the_memory_of_one_part() {
     let (shape, options) = (model.shape().clone(), options(DType::F32));
     let plan = |accumulation| {
         let job = Job {
-            shape: &shape,
+            model: &ModelShape::without_folder(&shape, &options).expect("a shape"),
             options: &options,
             task: &TASK,
             objective: &TASK,

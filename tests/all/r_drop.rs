@@ -6,7 +6,7 @@ use serde_json::Value;
 use std::process::{Command, Stdio};
 use tempra::data::{Batch, BatchSize, Label, TokenSet};
 use tempra::device::Device;
-use tempra::models::{Model, Options};
+use tempra::models::{Model, ModelShape, Options};
 use tempra::nn::{Inputs, Taps};
 use tempra::optim::{Optimizer, Settings};
 use tempra::shape::DType;
@@ -196,7 +196,7 @@ fn the_memory_plan_counts_both_passes() {
     let shape = tempra::models::encoder_shape(&golden("bert/a")).expect("a shape");
     let plan = |objective: &dyn Objective| {
         let job = Job {
-            shape: &shape,
+            model: &ModelShape::without_folder(&shape, &options).expect("a shape"),
             options: &options,
             task: &task,
             objective,

@@ -16,7 +16,9 @@ use crate::cache;
 use crate::data::BatchSize;
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::models::{Attention, LoadReport, Model, Options, Outputs, encoder_shape, sentence, source};
+use crate::models::{
+    Attention, LoadReport, Model, ModelShape, Options, Outputs, encoder_shape, sentence, source,
+};
 use crate::nn::{EncoderConfig, Pooling};
 use crate::parity::Certificate;
 use crate::text::Tokenizer;
@@ -180,11 +182,11 @@ impl Run {
             Ok((tokenizer, parts, selection))
         };
         let plan = |parts: &[TaskRun]| -> Result<MemoryPlan> {
-            let t = &recipe.train;
+            let (t, model) = (&recipe.train, ModelShape::of(&dir, &options)?);
             let one = |(head, part): (usize, &TaskRun)| {
                 let objective = part.objective();
                 let job = Job {
-                    shape: &shape,
+                    model: &model,
                     options: &options,
                     task: &*part.task,
                     objective: &*objective,
