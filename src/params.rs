@@ -1,5 +1,6 @@
-//! The parameters of a model, in one allocation per role (values, gradients; an optimizer holds its states
-//! likewise), so that one launch can update, clip, zero or copy all of them.
+//! The parameters of a model in two arenas. Trained parameters have one allocation per role (values,
+//! gradients; an optimizer holds its states likewise), so that one launch can update, clip, zero or copy all
+//! of them. Frozen parameters have values only.
 
 use crate::device::{Device, Tensor};
 use crate::error::{Error, Result};
@@ -8,10 +9,23 @@ use crate::ops::cast::Cast;
 use crate::ops::update::Segment;
 use crate::shape::{DType, Spec};
 use crate::tape::{Leaf, Tape, Var};
+use std::ops::Range;
 
 /// The alignment of a group of parameters, in elements: 256 bytes of f32, the largest alignment that GPUs
 /// require.
 const ALIGN: usize = 64;
+
+/// Which allocation holds a parameter.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ArenaKind {
+    /// That of trained parameters: values, gradients and the optimizer's states. It also holds a frozen
+    /// parameter that is used as one tensor with a trained one, such as the queries' weight beside that of
+    /// keys and values.
+    #[default]
+    Trained,
+    /// That of all other frozen parameters: values only.
+    Frozen,
+}
 
 /// One parameter: its name in the model's files, and how it is trained.
 #[derive(Clone, Debug)]
@@ -22,7 +36,9 @@ pub struct Param {
     pub shape: Vec<usize>,
     /// It is the transpose of what files hold under that shape, its first dimension against all others.
     pub transposed: bool,
-    /// Its offset in the arena, in elements.
+    /// The arena that holds it, from [`Params::new`] on.
+    pub arena: ArenaKind,
+    /// Its offset in the arena in elements, from [`Params::new`] on.
     pub offset: usize,
     /// Whether weight decay applies: yes for matrices, no for biases and norms.
     pub decay: bool,
@@ -71,13 +87,20 @@ struct Members {
     table: bool,
 }
 
-/// The parameters of a model before allocation: names, shapes and offsets.
+impl Members {
+    fn range(&self) -> Range<usize> {
+        self.first..self.first + self.count
+    }
+}
+
+/// The parameters of a model: names and shapes, and the offsets that [`Params::new`] gives them.
 #[derive(Clone, Debug, Default)]
 pub struct Layout {
-    /// The parameters, in order of their offsets.
+    /// The parameters, in the order of their declaration, which is that of the offsets in each arena.
     pub list: Vec<Param>,
     groups: Vec<Members>,
-    len: usize,
+    /// The elements of the trained and of the frozen arena.
+    lens: [usize; 2],
 }
 
 impl Layout {
@@ -92,14 +115,12 @@ impl Layout {
     /// Declares parameters of several shapes that are used as one tensor of shape `joined`. Weight decay does
     /// not apply to biases.
     pub fn join_of(&mut self, members: Vec<(String, Vec<usize>)>, joined: &[usize]) -> Group {
-        self.len = self.len.next_multiple_of(ALIGN);
         let (first, count) = (self.list.len(), members.len());
         for (name, shape) in members {
-            let (offset, elements) = (self.len, shape.iter().product::<usize>());
             let decay = shape.len() > 1 && !name.ends_with("bias");
             let (transposed, lr_scale, frozen) = (false, 1.0, false);
-            self.list.push(Param { name, shape, transposed, offset, decay, lr_scale, frozen });
-            self.len += elements;
+            let (arena, offset) = (ArenaKind::default(), 0);
+            self.list.push(Param { name, shape, transposed, arena, offset, decay, lr_scale, frozen });
         }
         self.groups.push(Members { first, count, shape: joined.to_vec(), table: false });
         Group(self.groups.len() - 1)
@@ -110,8 +131,7 @@ impl Layout {
     }
     /// Marks the parameters of a group as transposed in files.
     pub fn transpose(&mut self, group: Group) {
-        let Members { first, count, .. } = self.groups[group.0];
-        self.list[first..first + count].iter_mut().for_each(|p| p.transposed = true);
+        self.list[self.groups[group.0].range()].iter_mut().for_each(|p| p.transposed = true);
     }
     /// Freezes the parameter that was declared last.
     pub fn keep_last(&mut self) {
@@ -119,12 +139,43 @@ impl Layout {
     }
     /// Trains all parameters of a group, also frozen ones.
     pub fn train(&mut self, group: Group) {
-        let Members { first, count, .. } = self.groups[group.0];
-        self.list[first..first + count].iter_mut().for_each(|p| p.frozen = false);
+        self.list[self.groups[group.0].range()].iter_mut().for_each(|p| p.frozen = false);
     }
-    /// The number of elements of the arena.
-    pub fn len(&self) -> usize {
-        self.len.next_multiple_of(ALIGN)
+    /// Gives every parameter its arena and its offset. Groups begin at multiples of [`ALIGN`].
+    fn place(&mut self) {
+        self.lens = [0; 2];
+        for g in &self.groups {
+            let members = &mut self.list[g.range()];
+            let trained = members.iter().any(|p| !p.frozen);
+            let arena = if trained { ArenaKind::Trained } else { ArenaKind::Frozen };
+            let end = &mut self.lens[arena as usize];
+            for p in members {
+                (p.arena, p.offset) = (arena, *end);
+                *end += p.len();
+            }
+            *end = end.next_multiple_of(ALIGN);
+        }
+    }
+    /// The number of elements of an arena, from [`Params::new`] on.
+    pub fn arena_len(&self, arena: ArenaKind) -> usize {
+        self.lens[arena as usize]
+    }
+    /// The elements of the trained arena, from an array that also has a place for every frozen parameter, in
+    /// the order of declaration: checkpoints had such arrays before there were two arenas. `None` if the
+    /// array has another length.
+    pub fn trained_of_all(&self, all: &[f32]) -> Option<Vec<f32>> {
+        let mut trained = vec![0.0; self.arena_len(ArenaKind::Trained)];
+        let mut at = 0;
+        for g in &self.groups {
+            let members = &self.list[g.range()];
+            let len: usize = members.iter().map(Param::len).sum();
+            let from = all.get(at..at + len)?;
+            if let Some(first) = members.first().filter(|p| p.arena == ArenaKind::Trained) {
+                trained.get_mut(first.offset..first.offset + len)?.copy_from_slice(from);
+            }
+            at = (at + len).next_multiple_of(ALIGN);
+        }
+        (at == all.len()).then_some(trained)
     }
     /// Whether no parameter is declared.
     pub fn is_empty(&self) -> bool {
@@ -152,8 +203,8 @@ impl Layout {
         }
         Ok(())
     }
-    /// The segments of the arena with the same optimizer settings. `weight_decay` is for parameters that
-    /// decay.
+    /// The segments of the trained arena with the same optimizer settings. `weight_decay` is for parameters
+    /// that decay.
     pub fn segments(&self, weight_decay: f32) -> Vec<Segment> {
         let mut segments: Vec<Segment> = Vec::new();
         let mut put = |len: usize, decay: f32, lr_scale: f32, frozen: bool| match segments.last_mut() {
@@ -162,31 +213,53 @@ impl Layout {
             _ => {}
         };
         let mut at = 0;
-        for p in &self.list {
+        for p in self.list.iter().filter(|p| p.arena == ArenaKind::Trained) {
             // Gaps hold zeros and stay so.
             put(p.offset - at, 0.0, 1.0, true);
             put(p.len(), if p.decay { weight_decay } else { 0.0 }, p.lr_scale, p.frozen);
             at = p.offset + p.len();
         }
-        put(self.len() - at, 0.0, 1.0, true);
+        put(self.arena_len(ArenaKind::Trained) - at, 0.0, 1.0, true);
         segments
+    }
+}
+
+/// Parameters in one allocation.
+pub struct Arena {
+    /// The (master) weights, f32 (elements).
+    pub value: Tensor,
+    /// The copy that kernels read, if the device computes in a 16-bit type: the weights rounded to it.
+    pub copy: Option<Tensor>,
+}
+
+impl Arena {
+    /// An arena of zeros, with a copy in the device's compute type if that is a 16-bit type.
+    fn new(device: &Device, dtype: DType, len: usize) -> Result<Arena> {
+        let value = device.zeros(dtype, &[len])?;
+        let compute = device.caps().compute;
+        let copied = compute.size() < dtype.size() && dtype == DType::F32;
+        let copy = copied.then(|| device.zeros(compute, &[len])).transpose()?;
+        Ok(Arena { value, copy })
+    }
+    fn bytes(&self) -> usize {
+        self.value.spec.bytes() + self.copy.as_ref().map_or(0, |c| c.spec.bytes())
     }
 }
 
 /// Parameters on a device.
 pub struct Params {
     layout: Layout,
-    /// The (master) weights, f32 (arena).
-    pub value: Tensor,
-    /// The copy that kernels read, if the device computes in a 16-bit type: the weights rounded to it.
-    pub copy: Option<Tensor>,
-    /// The arenas for training; `None` for evaluation.
+    /// The arena of [`ArenaKind::Frozen`]; `None` if it would be empty.
+    pub frozen: Option<Arena>,
+    /// The arena of [`ArenaKind::Trained`]; empty if every parameter is frozen.
+    pub trained: Arena,
+    /// The gradients of the trained arena; `None` for evaluation, and if every parameter is frozen.
     pub training: Option<Training>,
 }
 
-/// The arenas for training, each as long as the values.
+/// What training takes besides values and the optimizer's states, for the trained arena.
 pub struct Training {
-    /// Gradients.
+    /// Gradients, as long as the values.
     pub grad: Tensor,
     /// The zero-block bitmap of the gradients, u32 (see [`ZeroBlocks`]). Without it gradients are read and
     /// zeroed completely.
@@ -206,69 +279,98 @@ impl Bound {
 }
 
 impl Params {
-    /// Allocates the arenas in `dtype` (f32, or f64 for gradient checks), filled with zeros, and a copy in
-    /// the device's compute type if that is a 16-bit type.
+    /// Gives the parameters their places in the arenas and allocates these in `dtype` (f32, or f64 for
+    /// gradient checks), filled with zeros, with a copy in the device's compute type if that is a 16-bit
+    /// type.
     ///
     /// # Errors
     /// [`Kind::Memory`](crate::error::Kind::Memory) if there is not enough memory.
-    pub fn new(device: &Device, layout: Layout, dtype: DType, training: bool) -> Result<Params> {
-        let zeros = || device.zeros(dtype, &[layout.len()]);
-        let value = zeros()?;
-        let training = if training {
-            let zero_blocks = Some(device.zeros(DType::U32, &[ZeroBlocks::words(layout.len())])?);
-            Some(Training { grad: zeros()?, zero_blocks })
+    pub fn new(device: &Device, mut layout: Layout, dtype: DType, training: bool) -> Result<Params> {
+        layout.place();
+        let [trained, frozen] = layout.lens;
+        let training = if training && trained > 0 {
+            let zero_blocks = Some(device.zeros(DType::U32, &[ZeroBlocks::words(trained)])?);
+            Some(Training { grad: device.zeros(dtype, &[trained])?, zero_blocks })
         } else {
             None
         };
-        let compute = device.caps().compute;
-        let copy = if compute.size() < dtype.size() && dtype == DType::F32 {
-            Some(device.zeros(compute, &[layout.len()])?)
-        } else {
-            None
-        };
-        Ok(Params { layout, value, copy, training })
+        let frozen = (frozen > 0).then(|| Arena::new(device, dtype, frozen)).transpose()?;
+        Ok(Params { frozen, trained: Arena::new(device, dtype, trained)?, training, layout })
     }
-    /// Updates the copy that kernels read. Call it after the host has written weights.
+    /// Updates the copies that kernels read. Call it after the host has written weights.
     ///
     /// # Errors
     /// [`Kind::Memory`](crate::error::Kind::Memory) if the device has no memory left;
     /// [`Kind::Lost`](crate::error::Kind::Lost) if it was lost.
     pub fn refresh(&self, device: &Device) -> Result<()> {
-        match &self.copy {
-            Some(copy) => device.step(&Cast, &[&self.value, copy]),
-            None => Ok(()),
+        for arena in self.frozen.iter().chain([&self.trained]) {
+            if let Some(copy) = &arena.copy {
+                device.step(&Cast, &[&arena.value, copy])?;
+            }
         }
+        Ok(())
     }
     /// The names, shapes and offsets.
     pub fn layout(&self) -> &Layout {
         &self.layout
     }
-    /// The view of a parameter in an arena.
+    /// The arena of a kind. Without frozen parameters none has a place in the other one.
+    fn arena(&self, kind: ArenaKind) -> &Arena {
+        match kind {
+            ArenaKind::Trained => &self.trained,
+            ArenaKind::Frozen => self.frozen.as_ref().unwrap_or(&self.trained),
+        }
+    }
+    /// The (master) weights of a parameter, f32, in its shape.
     ///
     /// # Errors
-    /// [`Kind::Shape`](crate::error::Kind::Shape) if the parameter is not of this arena.
+    /// [`Kind::Shape`](crate::error::Kind::Shape) if the parameter is not one of these.
+    pub fn value(&self, p: &Param) -> Result<Tensor> {
+        self.arena(p.arena).value.view(p.offset, &p.shape)
+    }
+    /// The gradient of a parameter, in its shape; `None` if it has none.
+    ///
+    /// # Errors
+    /// [`Kind::Shape`](crate::error::Kind::Shape) if the parameter is not one of these.
+    pub fn grad(&self, p: &Param) -> Result<Option<Tensor>> {
+        let training = self.training.as_ref().filter(|_| p.arena == ArenaKind::Trained);
+        training.map(|t| t.grad.view(p.offset, &p.shape)).transpose()
+    }
+    /// The view of a parameter of the trained arena in a tensor of the arena's length, such as a state of the
+    /// optimizer.
+    ///
+    /// # Errors
+    /// [`Kind::Shape`](crate::error::Kind::Shape) for a parameter of the frozen arena, and one that does not
+    /// lie in the tensor.
     pub fn view(&self, arena: &Tensor, p: &Param) -> Result<Tensor> {
-        arena.view(p.offset, &p.shape)
+        match p.arena {
+            ArenaKind::Trained => arena.view(p.offset, &p.shape),
+            ArenaKind::Frozen => Err(Error::shape(format!(
+                "`{}` is frozen: it has no gradient and no optimizer state",
+                p.name
+            ))),
+        }
     }
     /// The size of all arenas in bytes, without the optimizer's states.
     pub fn bytes(&self) -> usize {
-        let copy = self.copy.as_ref().map_or(0, |c| c.spec.bytes());
-        self.value.spec.bytes() * if self.training.is_some() { 2 } else { 1 } + copy
+        let arenas = self.frozen.iter().chain([&self.trained]).map(Arena::bytes).sum::<usize>();
+        arenas + self.training.as_ref().map_or(0, |t| t.grad.spec.bytes())
     }
-    /// Puts every group on a tape: as leaves with gradients if the tape records, and frozen groups as
-    /// constants. `filled`: whether the gradients hold those of earlier micro-batches, to be added to.
+    /// Puts every group on a tape: those of the trained arena as leaves with gradients if the tape records,
+    /// and all others as constants. `filled`: whether the gradients hold those of earlier micro-batches, to
+    /// be added to.
     ///
     /// # Errors
     /// [`Kind::Shape`](crate::error::Kind::Shape) if a view does not fit the arena.
     pub fn bind(&self, tape: &mut Tape, filled: bool) -> Result<Bound> {
         let mut vars = Vec::with_capacity(self.layout.groups.len());
         for g in &self.layout.groups {
-            let members = &self.layout.list[g.first..g.first + g.count];
-            let offset = members.first().map_or(0, |p| p.offset);
-            let value = self.copy.as_ref().unwrap_or(&self.value).view(offset, &g.shape)?;
-            let trained = members.iter().any(|p| !p.frozen);
+            let first = self.layout.list[g.range()].first();
+            let (kind, offset) = first.map_or_else(Default::default, |p| (p.arena, p.offset));
+            let arena = self.arena(kind);
+            let value = arena.copy.as_ref().unwrap_or(&arena.value).view(offset, &g.shape)?;
             vars.push(match &self.training {
-                Some(t) if tape.recording() && trained => {
+                Some(t) if tape.recording() && kind == ArenaKind::Trained => {
                     let grad = t.grad.view(offset, &g.shape)?;
                     let bits = t.zero_blocks.clone().filter(|_| g.table);
                     let zero_blocks = bits.map(|bits| ZeroBlocks { bits, first: offset });
@@ -283,7 +385,7 @@ impl Params {
     pub fn names(&self, bound: &Bound, vars: &[Var]) -> Vec<String> {
         let groups = self.layout.groups.iter().zip(&bound.vars).filter(|(_, v)| vars.contains(v));
         groups
-            .flat_map(|(g, _)| &self.layout.list[g.first..g.first + g.count])
+            .flat_map(|(g, _)| &self.layout.list[g.range()])
             .filter(|p| !p.frozen)
             .map(|p| p.name.clone())
             .collect()
@@ -294,13 +396,9 @@ impl Params {
     /// # Errors
     /// [`Kind::Lost`](crate::error::Kind::Lost) if the device was lost.
     pub fn silence_frozen(&self, device: &Device) -> Result<()> {
-        let Some(t) = &self.training else { return Ok(()) };
-        for g in &self.layout.groups {
-            let members = &self.layout.list[g.first..g.first + g.count];
-            if members.iter().any(|p| p.frozen) && members.iter().any(|p| !p.frozen) {
-                for p in members.iter().filter(|p| p.frozen) {
-                    device.zero(&self.view(&t.grad, p)?)?;
-                }
+        for p in self.layout.list.iter().filter(|p| p.frozen) {
+            if let Some(grad) = self.grad(p)? {
+                device.zero(&grad)?;
             }
         }
         Ok(())
@@ -311,8 +409,8 @@ impl Params {
             |trained: bool| self.layout.list.iter().filter(|p| !(trained && p.frozen)).map(Param::len).sum();
         (sum(false), sum(true))
     }
-    /// The spec of an arena.
+    /// The spec of the trained arena.
     pub fn spec(&self) -> &Spec {
-        &self.value.spec
+        &self.trained.value.spec
     }
 }

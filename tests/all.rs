@@ -70,6 +70,8 @@ mod epilogue_fusion;
 mod folders;
 #[path = "all/from_shell.rs"]
 mod from_shell;
+#[path = "all/frozen.rs"]
+mod frozen;
 #[path = "all/gradients.rs"]
 mod gradients;
 #[path = "all/heads.rs"]

@@ -330,7 +330,7 @@ impl Model {
         let last = self.heads[head].last_layer.as_deref();
         let own = |p: &&Param| last == p.name.rsplit_once('.').map(|(stem, _)| stem);
         for p in self.params.layout().list.iter().filter(own).filter(|p| !initialised.contains(&p.name)) {
-            let view = self.params.view(&self.params.value, p)?;
+            let view = self.params.value(p)?;
             let values = units.unfolded(device.read::<f32>(&view)?, p.name.ends_with(".bias"));
             device.write(&view, &values)?;
         }
@@ -417,7 +417,7 @@ impl Model {
     pub fn files(&self, device: &Device) -> Result<Vec<NamedFile<'static>>> {
         let mut tensors = Vec::with_capacity(self.params.layout().list.len());
         for p in &self.params.layout().list {
-            let values = device.read::<f32>(&self.params.view(&self.params.value, p)?)?;
+            let values = device.read::<f32>(&self.params.value(p)?)?;
             let values = match self.units(&p.name) {
                 Some(units) => units.folded(values, p.name.ends_with(".bias")),
                 None => values,

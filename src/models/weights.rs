@@ -213,7 +213,7 @@ fn write_f32(device: &Device, t: &Tensor, values: impl Fn(&mut [f32]) -> Result<
 /// Initialises every parameter at random.
 pub(super) fn randomise(device: &Device, params: &Params, seed: u64) -> Result<()> {
     for p in &params.layout().list {
-        write_f32(device, &params.view(&params.value, p)?, |out| {
+        write_f32(device, &params.value(p)?, |out| {
             start(p, seed, 0.02, out);
             Ok(())
         })?;
@@ -258,7 +258,7 @@ pub(super) fn fill(
                 Ok(())
             }
         };
-        let view = params.view(&params.value, p)?;
+        let view = params.value(p)?;
         write_f32(device, &view, values)?;
         match source {
             Some((_, rows)) => {

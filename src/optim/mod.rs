@@ -1,4 +1,5 @@
-//! The optimizer: gradient norm, clipping, the step guard and the update over the arenas of [`Params`].
+//! The optimizer: gradient norm, clipping, the step guard and the update over the trained arena of
+//! [`Params`].
 //!
 //! Every optimizer goes through [`Optimizer`]; they differ in their [`Update`] only (see
 //! [`UPDATE_RULES`](crate::ops::UPDATE_RULES)).
@@ -47,7 +48,8 @@ pub struct StepResult {
     pub overflow: bool,
 }
 
-/// A state of the optimizer, such as a moment of the gradients: an arena as long as the values.
+/// A state of the optimizer, such as a moment of the gradients: an arena as long as that of the trained
+/// parameters.
 pub struct OptimizerState {
     /// Its name in a checkpoint.
     pub name: &'static str,
@@ -200,8 +202,8 @@ impl Optimizer {
             let x = [loss, &self.total, &self.control, &self.skips, &self.rates, &self.history];
             device.step(&guard, &x)?;
         }
-        let mut x = vec![&params.value, &t.grad, &self.control, &self.live];
-        x.extend(self.states.iter().map(|s| &s.tensor).chain(&params.copy).chain(&t.zero_blocks));
+        let mut x = vec![&params.trained.value, &t.grad, &self.control, &self.live];
+        x.extend(self.states.iter().map(|s| &s.tensor).chain(&params.trained.copy).chain(&t.zero_blocks));
         device.step(&*self.update, &x)?;
         self.queued += 1;
         Ok(())

@@ -57,7 +57,6 @@ impl Coverage {
     /// reached.
     pub fn look(&mut self, run: &Run, step: Looked) -> Result<()> {
         self.steps += 1;
-        let Some(training) = &run.model.params.training else { return Ok(()) };
         let reaches = step.weight > 0.0 && step.norm.is_finite() && step.norm > 0.0;
         if self.is_complete() || !reaches {
             return Ok(());
@@ -66,9 +65,10 @@ impl Coverage {
         let mut zero = Vec::new();
         for &i in &self.waiting {
             let p = &list[i];
+            let Some(grad) = run.model.params.grad(p)? else { continue };
             let (mut at, mut found) = (0, false);
             while at < p.len() && !found {
-                let piece = training.grad.view(p.offset + at, &[PIECE.min(p.len() - at)])?;
+                let piece = grad.view(at, &[PIECE.min(p.len() - at)])?;
                 found = run.device.read::<f32>(&piece)?.iter().any(|&g| g != 0.0);
                 at += PIECE;
             }

@@ -111,7 +111,8 @@ impl Job<'_> {
         let parameters = meta.usage().reserved;
         for step in 0..2 {
             let (losses, _) = pass::step(&device, &model, self.objective, &batches, Some((0, step)), 1.0)?;
-            if step == 1 {
+            // A run without any trained parameter is refused after this.
+            if step == 1 && model.params.training.is_some() {
                 optimizer.step(&device, &model.params, &losses, 0.0)?;
             }
         }

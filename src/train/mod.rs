@@ -138,13 +138,15 @@ impl Passes<'_> {
     /// The heads of the other tasks have no gradient in this step, not that of their last one.
     fn silence_others(&self) -> Result<()> {
         let Run { device, model, parts, .. } = self.run;
-        let Some(training) = model.params.training.as_ref().filter(|_| parts.len() > 1) else {
+        if parts.len() < 2 {
             return Ok(());
-        };
+        }
         for (_, part) in parts.iter().enumerate().filter(|(i, _)| *i != self.part) {
             let own = |p: &&crate::params::Param| model.head_of(&p.name) == Some(part.name.as_str());
             for p in model.params.layout().list.iter().filter(own) {
-                device.zero(&model.params.view(&training.grad, p)?)?;
+                if let Some(grad) = model.params.grad(p)? {
+                    device.zero(&grad)?;
+                }
             }
         }
         Ok(())
@@ -480,13 +482,11 @@ impl Trainer<'_> {
         self.one_by_one = true;
         let params = &self.run.model.params;
         let mut tensor = if newest { "loss" } else { "loss or a gradient" }.to_owned();
-        if let Some(t) = params.training.as_ref().filter(|_| newest) {
-            for p in params.layout().list.iter().filter(|p| !p.frozen) {
-                let g = self.run.device.read::<f32>(&params.view(&t.grad, p)?)?;
-                if g.iter().any(|g| !g.is_finite()) {
-                    tensor = format!("gradient of {}", p.name);
-                    break;
-                }
+        for p in params.layout().list.iter().filter(|p| newest && !p.frozen) {
+            let Some(grad) = params.grad(p)? else { continue };
+            if self.run.device.read::<f32>(&grad)?.iter().any(|g| !g.is_finite()) {
+                tensor = format!("gradient of {}", p.name);
+                break;
             }
         }
         let step = *step;

@@ -121,7 +121,7 @@ impl TrainerState {
         // The model's folder has them in other units, rounded.
         let params = &run.model.params;
         let exact = run.model.converted();
-        let exact = exact.into_iter().map(|p| tensor(&p.name, &params.view(&params.value, p)?));
+        let exact = exact.into_iter().map(|p| tensor(&p.name, &params.value(p)?));
         let tensors = states.chain(exact).collect::<Result<Vec<_>>>()?;
         // SGD without momentum has no state.
         if !tensors.is_empty() {
@@ -219,8 +219,21 @@ impl TrainerState {
         if !optimizer.states().is_empty() {
             let states = Weights::open(dir.join(STATES))?;
             for s in optimizer.states() {
-                let mut values = vec![0f32; s.tensor.spec.len()];
-                states.f32_into(s.name, &mut values)?;
+                let (values, len) = (states.f32(s.name)?, s.tensor.spec.len());
+                let found = values.len();
+                // Earlier versions had a place for frozen parameters, too.
+                let earlier = || run.model.params.layout().trained_of_all(&values);
+                let values = if found == len { Some(values) } else { earlier() };
+                let values = values.ok_or_else(|| {
+                    Error::model(format!(
+                        "the optimizer state `{}` does not have the size of the parameters",
+                        s.name
+                    ))
+                    .at(dir.join(STATES))
+                    .with_expected(format!("{len} elements"))
+                    .with_found(format!("{found} elements"))
+                    .with_help("resume from another checkpoint, or start over with --fresh")
+                })?;
                 run.device.write(&s.tensor, &values)?;
             }
         }
@@ -249,7 +262,7 @@ pub fn load_weights(dir: &Path, run: &Run) -> Result<()> {
     for p in &params.layout().list {
         let mut values = vec![0f32; p.len()];
         weights.f32_into(&p.name, &mut values)?;
-        run.device.write(&params.view(&params.value, p)?, &p.from_file(values))?;
+        run.device.write(&params.value(p)?, &p.from_file(values))?;
     }
     // Layers that the folder has in other units, rounded, stand beside the optimizer's states as they were.
     let mut exact = None;
@@ -260,7 +273,7 @@ pub fn load_weights(dir: &Path, run: &Run) -> Result<()> {
         };
         let mut values = vec![0f32; p.len()];
         weights.f32_into(&p.name, &mut values)?;
-        run.device.write(&params.view(&params.value, p)?, &values)?;
+        run.device.write(&params.value(p)?, &values)?;
     }
     params.refresh(&run.device)?;
     run.model.restore(&run.device, dir)

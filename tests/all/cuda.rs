@@ -213,7 +213,10 @@ fn updated(compute: DType, rule: &'static UpdateRule, momentum: f32) -> Vec<f64>
     let n = params.spec().len();
     let g: Vec<f32> = (0..n).map(|i| if i % 3000 < 2000 { rng.normal() as f32 } else { 0.0 }).collect();
     device.write(&params.training.as_ref().unwrap().grad, &g).unwrap();
-    device.write(&params.value, &g).unwrap();
+    device.write(&params.trained.value, &g).unwrap();
+    let frozen = params.frozen.as_ref().unwrap();
+    let held: Vec<f32> = (0..frozen.value.spec.len()).map(|_| rng.normal() as f32).collect();
+    device.write(&frozen.value, &held).unwrap();
     params.refresh(&device).unwrap();
     let settings = Settings { rule, momentum, weight_decay: 0.1, ..Settings::default() };
     let mut optimizer = Optimizer::new(&device, &params, settings).unwrap();
@@ -221,9 +224,14 @@ fn updated(compute: DType, rule: &'static UpdateRule, momentum: f32) -> Vec<f64>
         optimizer.step(&device, &params, &[], 0.01).unwrap();
         optimizer.synchronize(&device).unwrap();
     }
-    let values = device.read_reals(&params.value).unwrap();
-    assert_eq!(params.copy.is_some(), compute != DType::F32);
-    if let Some(copy) = &params.copy {
+    let values = device.read_reals(&params.trained.value).unwrap();
+    assert_eq!(device.read::<f32>(&frozen.value).unwrap(), held, "what is frozen moved");
+    if let Some(copy) = &frozen.copy {
+        let expected: Vec<f64> = held.iter().map(|&v| rounded(compute, f64::from(v))).collect();
+        assert!(device.read_reals(copy).unwrap() == expected, "{compute:?} of what is frozen");
+    }
+    assert_eq!(params.trained.copy.is_some(), compute != DType::F32);
+    if let Some(copy) = &params.trained.copy {
         let expected: Vec<f64> = values.iter().map(|&v| rounded(compute, v)).collect();
         assert!(device.read_reals(copy).unwrap() == expected, "{compute:?} beside {rule:?}");
     }

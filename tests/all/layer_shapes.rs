@@ -70,7 +70,7 @@ fn model(device: &Device, shape: &EncoderConfig) -> Model {
     let options = Options { outputs, training: true, dtype: DType::F64, seed: 5, ..Options::default() };
     let model = Model::random(device, shape, &options).unwrap_or_else(|e| panic!("{e}"));
     for p in model.params.layout().list.iter().filter(|p| p.shape.len() > 1) {
-        let view = model.params.view(&model.params.value, p).expect("inside");
+        let view = model.params.value(p).expect("inside");
         let values: Vec<f64> = floats(device, &view).iter().map(|v| 20.0 * v).collect();
         put(device, &view, &values);
     }
@@ -112,7 +112,7 @@ fn gradients_of_layers_that_differ_are_those_of_finite_differences() {
         let mut checked = 0;
         let layout = model.params.layout();
         for (p, (parameter, gradient)) in layout.list.iter().zip(&found).filter(|(p, _)| !p.frozen) {
-            let view = model.params.view(&model.params.value, p).expect("inside");
+            let view = model.params.value(p).expect("inside");
             let values = floats(&device, &view);
             // Those with the largest gradient, so that a table's rows of absent words do not make up all of
             // them.

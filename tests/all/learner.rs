@@ -80,7 +80,7 @@ impl Job<'_> {
         let mut size = DefaultHasher::new();
         (batch.ids.len(), batch.len(), batch.masked.len(), batch.longest().div_ceil(64)).hash(&mut size);
         // Steps of another model on this device are others.
-        self.model.params.layout().len().hash(&mut size);
+        self.model.params.spec().len().hash(&mut size);
         self.model.begin_step(device, self.step).unwrap();
         let key = Some((1, self.step));
         device

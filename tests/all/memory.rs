@@ -31,6 +31,15 @@ fn examples(lengths: &[u32]) -> TokenSet {
 /// once.
 #[test]
 fn wgpu_and_cpu_take_the_memory_that_is_planned() {
+    let planned: Vec<[u64; 2]> =
+        [&[][..], &["bert."], &["bert.embeddings.", "bert.encoder.layer.0."]].map(as_planned).into();
+    let [all, head, upper] = planned[..] else { panic!("three plans") };
+    assert!(head[0] * 3 < all[0] && head[0] < upper[0] && upper[0] < all[0], "parameters: {planned:?}");
+    assert!(head[1] < upper[1] && upper[1] < all[1], "activations: {planned:?}");
+}
+
+/// What a run with these prefixes frozen is planned to take on the CPU, for parameters and besides.
+fn as_planned(freeze: &[&str]) -> [u64; 2] {
     let rows: Vec<u32> = (0..24u32).map(|i| 3 + i % 14).collect();
     let set = examples(&rows);
     let classes = vec!["a".to_owned(), "b".to_owned()];
@@ -39,7 +48,8 @@ fn wgpu_and_cpu_take_the_memory_that_is_planned() {
     let small = encoder_shape(&golden("bert/a")).unwrap();
     let layers = vec![LayerShape::new(96, 4, 384); small.depth()];
     let shape = EncoderConfig { hidden: 96, layers, ..small };
-    let options = Options { outputs, training: true, ..Options::default() };
+    let freeze = freeze.iter().map(|&prefix| prefix.to_owned()).collect();
+    let options = Options { outputs, training: true, freeze, ..Options::default() };
     let model = ModelShape::without_folder(&shape, &options).unwrap();
     let plan = |device: &Device| {
         let (batch, window) = (BatchSize::Sequences(24), 1);
@@ -81,10 +91,12 @@ fn wgpu_and_cpu_take_the_memory_that_is_planned() {
     assert!(smaller.total < whole.total && smaller.parameters == whole.parameters && smaller.tokens <= 60);
     let Device::Cpu(cpu) = &host else { panic!("another device") };
     close(whole.total, cpu.memory().peak as u64, 0.1, "cpu");
-    let Some(device) = adapter() else { return };
+    let parts = [whole.parameters, whole.total - whole.parameters];
+    let Some(device) = adapter() else { return parts };
     train(&device);
     let Device::Wgpu(gpu) = &device else { panic!("another device") };
     close(plan(&device).0.total, gpu.stats().bytes, 0.03, "wgpu");
+    parts
 }
 
 /// An adapter that is too small is refused from the plan, with what would fit.
@@ -200,11 +212,14 @@ fn every_architecture_is_planned_as_it_is_opened() {
                 small < 1024 || name.starts_with("xlnet"),
                 "{name}, {freeze:?}: {planned} planned, {taken} taken"
             );
-            run
+            (taken, run)
         };
-        let run = prepare(&[]);
+        let (all, run) = prepare(&[]);
         let names: Vec<String> = run.model.params.layout().list.iter().map(|p| p.name.clone()).collect();
-        let run = prepare(&names[..names.len() - 2]);
-        assert!(run.model.params.count().1 > 0, "{name}");
+        let lower = &names[..names.len() - 2];
+        let (last, run) = prepare(lower);
+        let (_, trained) = run.model.params.count();
+        println!("{name}: {all} bytes, {last} with {trained} trained parameters");
+        assert!(trained > 0 && 3 * last < all, "{name}: {last} of {all}");
     }
 }

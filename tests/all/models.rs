@@ -164,7 +164,7 @@ fn open_minilm(device: &Device, dir: &Path, fixture: &Value, options: Options) -
     assert_eq!(report.initialised, ["classifier.weight", "classifier.bias"]);
     assert!(report.unused.is_empty(), "{report}");
     for p in model.params.layout().list.iter().filter(|p| p.name.starts_with("classifier.")) {
-        let view = model.params.view(&model.params.value, p).expect("inside");
+        let view = model.params.value(p).expect("inside");
         put(device, &view, &numbers(&fixture["head"][&p.name]));
     }
     model

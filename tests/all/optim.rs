@@ -7,7 +7,7 @@ use tempra::device::{Device, Tensor};
 use tempra::models::Options;
 use tempra::ops::update::UpdateRule;
 use tempra::optim::{LossScale, Optimizer, Settings, StepResult};
-use tempra::params::{Layout, Params, Training};
+use tempra::params::{ArenaKind, Layout, Param, Params, Training};
 use tempra::rng::Rng;
 use tempra::shape::DType;
 
@@ -36,16 +36,18 @@ fn state_of<'a>(optimizer: &'a Optimizer, name: &str) -> &'a Tensor {
     optimizer.state(name).unwrap_or_else(|| panic!("no state {name}"))
 }
 
-/// One parameter's part of an arena.
-fn part(device: &Device, params: &Params, arena: &Tensor, name: &str) -> Vec<f64> {
-    let p = params.layout().list.iter().find(|p| p.name == name).unwrap_or_else(|| panic!("no {name}"));
-    floats(device, &params.view(arena, p).expect("inside"))
+fn param<'a>(params: &'a Params, name: &str) -> &'a Param {
+    params.layout().list.iter().find(|p| p.name == name).unwrap_or_else(|| panic!("no {name}"))
 }
 
-fn fill(device: &Device, params: &Params, arena: &Tensor, of: &Value, skip: impl Fn(&str) -> bool) {
-    for p in params.layout().list.iter().filter(|p| !skip(&p.name)) {
-        put(device, &params.view(arena, p).expect("inside"), &numbers(&of[&p.name]));
-    }
+/// The values of a parameter.
+fn value(device: &Device, params: &Params, name: &str) -> Vec<f64> {
+    floats(device, &params.value(param(params, name)).expect("inside"))
+}
+
+/// A trained parameter's part of a tensor that is as long as the trained arena.
+fn part(device: &Device, params: &Params, arena: &Tensor, name: &str) -> Vec<f64> {
+    floats(device, &params.view(arena, param(params, name)).expect("inside"))
 }
 
 /// The parameters of the golden file; moments zero.
@@ -67,18 +69,21 @@ fn params(device: &Device, golden: &Value, dtype: DType) -> Params {
 fn run(case: &Value, golden: &Value, dtype: DType) -> [f64; 3] {
     let device = cpu(2);
     let params = params(&device, golden, dtype);
-    let frozen = |name: &str| name.starts_with("pooler.");
-    fill(&device, &params, &params.value, &case["start"], |_| false);
+    for p in &params.layout().list {
+        put(&device, &params.value(p).expect("inside"), &numbers(&case["start"][&p.name]));
+    }
     let mut optimizer = Optimizer::new(&device, &params, settings(case)).expect("an optimizer");
     let mut off = [0f64; 3];
     for step in case["steps"].as_array().expect("steps") {
-        // A frozen parameter is no leaf of a tape: nothing writes its gradient.
-        fill(&device, &params, &training(&params).grad, &step["grads"], frozen);
+        for p in params.layout().list.iter().filter(|p| !p.frozen) {
+            let grad = params.view(&training(&params).grad, p).expect("inside");
+            put(&device, &grad, &numbers(&step["grads"][&p.name]));
+        }
         let norm = update(&mut optimizer, &device, &params, number(&step["lr"]));
         let expected = number(&step["norm"]);
         off[0] = off[0].max((norm - expected).abs() / expected.max(1e-300));
         for p in &params.layout().list {
-            let value = part(&device, &params, &params.value, &p.name);
+            let value = value(&device, &params, &p.name);
             off[1] = off[1].max(max_difference(&value, &numbers(&step["values"][&p.name])));
         }
     }
@@ -91,7 +96,7 @@ fn run(case: &Value, golden: &Value, dtype: DType) -> [f64; 3] {
                 .max(max_difference(&part(&device, &params, &state.tensor, &p.name), &expected) / largest);
         }
     }
-    let value = part(&device, &params, &params.value, "pooler.weight");
+    let value = value(&device, &params, "pooler.weight");
     assert_eq!(bits(&value), bits(&numbers(&case["start"]["pooler.weight"])), "frozen");
     off
 }
@@ -146,7 +151,7 @@ fn words_that_come_late_are_updated_as_all_others() {
     let mut optimizer = Optimizer::new(&device, &params, s).expect("an optimizer");
     let mut rng = Rng::new(1, "late", 0);
     let mut p: Vec<f64> = (0..N).map(|_| rng.normal()).collect();
-    put(&device, &params.value.view(0, &[N]).expect("inside"), &p);
+    put(&device, &params.trained.value.view(0, &[N]).expect("inside"), &p);
     let (mut m, mut v) = (vec![0f64; N], vec![0f64; N]);
     for t in 1..=6 {
         if t == 4 {
@@ -176,7 +181,7 @@ fn words_that_come_late_are_updated_as_all_others() {
             p[i] -= 0.25 * 0.125 * p[i] + 0.25 * (m[i] / c1) / ((v[i] / c2).sqrt() + 1.0 / 1024.0);
         }
         for (found, expected, what) in [
-            (&params.value, &p, "p"),
+            (&params.trained.value, &p, "p"),
             (state_of(&optimizer, "exp_avg"), &m, "m"),
             (state_of(&optimizer, "exp_avg_sq"), &v, "v"),
         ] {
@@ -187,7 +192,8 @@ fn words_that_come_late_are_updated_as_all_others() {
 }
 
 /// Frozen parameters beside trained ones in one tensor (queries, keys, values): no bit of them moves, their
-/// gradient does not count in the norm, and what lies between parameters stays zero.
+/// gradient does not count in the norm, and what lies between parameters stays zero. A frozen tensor has no
+/// gradient and no state.
 #[test]
 fn what_is_frozen_does_not_move() {
     for dtype in [DType::F32, DType::F64] {
@@ -202,17 +208,25 @@ fn what_is_frozen_does_not_move() {
         let mut rng = Rng::new(4, "frozen", 0);
         let mut draw = |n: usize| (0..n).map(|_| rng.normal()).collect::<Vec<f64>>();
         for p in &params.layout().list {
-            put(&device, &params.view(&params.value, p).expect("inside"), &draw(p.len()));
-            let wholly = p.name.starts_with("whole.");
-            let g = if wholly { vec![0.0; p.len()] } else { draw(p.len()) };
-            put(&device, &params.view(&training(&params).grad, p).expect("inside"), &g);
+            put(&device, &params.value(p).expect("inside"), &draw(p.len()));
+            let grad = params.grad(p).expect("inside");
+            assert_eq!(grad.is_none(), p.name.starts_with("whole."), "{}", p.name);
+            grad.iter().for_each(|grad| put(&device, grad, &draw(p.len())));
         }
+        // 3 and 30 elements, each group from a multiple of 64; 14 in the other arena.
+        let lens = [ArenaKind::Trained, ArenaKind::Frozen].map(|a| params.layout().arena_len(a));
+        assert_eq!(lens, [2 * 64, 64]);
         let of = |arena: &Tensor, name: &str| part(&device, &params, arena, name);
         let trained = ["odd", "a.query", "a.value"].map(|n| of(&training(&params).grad, n)).concat();
-        let before: Vec<Vec<f64>> = params.layout().list.iter().map(|p| of(&params.value, &p.name)).collect();
-        let all = || floats(&device, &params.value);
+        let now = |p: &Param| value(&device, &params, &p.name);
+        let before: Vec<Vec<f64>> = params.layout().list.iter().map(now).collect();
+        let all = || floats(&device, &params.trained.value);
+        let trains = |p: &&Param| p.arena == ArenaKind::Trained;
         let gaps: Vec<usize> = (0..all().len())
-            .filter(|i| !params.layout().list.iter().any(|p| (p.offset..p.offset + p.len()).contains(i)))
+            .filter(|i| {
+                let mut list = params.layout().list.iter().filter(trains);
+                !list.any(|p| (p.offset..p.offset + p.len()).contains(i))
+            })
             .collect();
         assert!(!gaps.is_empty(), "the test needs a gap");
         let s = Settings { weight_decay: 0.5, ..Settings::default() };
@@ -222,8 +236,11 @@ fn what_is_frozen_does_not_move() {
             assert!((norm - l2(&trained)).abs() <= 1e-6 * norm, "{norm}, of the trained {}", l2(&trained));
         }
         for (p, before) in params.layout().list.iter().zip(&before) {
-            let after = of(&params.value, &p.name);
-            assert_eq!(bits(&after) == bits(before), p.frozen, "{}", p.name);
+            assert_eq!(bits(&now(p)) == bits(before), p.frozen, "{}", p.name);
+            if !trains(&p) {
+                assert!(optimizer.states().iter().all(|s| params.view(&s.tensor, p).is_err()), "{}", p.name);
+                continue;
+            }
             let moments = optimizer.states().iter().flat_map(|s| of(&s.tensor, &p.name)).collect::<Vec<_>>();
             assert_eq!(moments.iter().all(|&m| m == 0.0), p.frozen, "{}", p.name);
         }
@@ -318,7 +335,8 @@ fn steps_that_are_not_finite_change_nothing() {
         }
         results.extend(optimizer.synchronize(&device).expect("results"));
         assert_eq!(optimizer.updates, 6, "window {window}");
-        let arenas = [&params.value, state_of(&optimizer, "exp_avg"), state_of(&optimizer, "exp_avg_sq")];
+        let arenas =
+            [&params.trained.value, state_of(&optimizer, "exp_avg"), state_of(&optimizer, "exp_avg_sq")];
         (results, arenas.map(|a| floats(&device, a)))
     };
     let (_, expected) = train(1, &[]);
@@ -366,7 +384,8 @@ fn a_loss_scale_is_taken_back_halved_and_doubled() {
                 }
             }
         }
-        let arenas = [&params.value, state_of(&optimizer, "exp_avg"), state_of(&optimizer, "exp_avg_sq")];
+        let arenas =
+            [&params.trained.value, state_of(&optimizer, "exp_avg"), state_of(&optimizer, "exp_avg_sq")];
         let end = arenas.map(|a| floats(&device, a));
         (results, end, optimizer.loss_scale)
     };

@@ -167,12 +167,12 @@ pub fn logits(device: &Device, model: &Model, batches: &[Batch]) -> Vec<f64> {
     all
 }
 
-/// The gradient of every parameter by its name.
+/// The gradient of every parameter by its name; none for parameters of the frozen arena.
 pub fn gradients(device: &Device, model: &Model) -> Vec<(String, Vec<f64>)> {
-    let training = model.params.training.as_ref().expect("a model that is trained");
+    assert!(model.params.training.is_some(), "a model that is not trained");
     let one = |p: &tempra::params::Param| {
-        let view = model.params.view(&training.grad, p).expect("inside");
-        (p.name.clone(), p.to_file(floats(device, &view)))
+        let grad = model.params.grad(p).expect("inside");
+        (p.name.clone(), grad.map_or(vec![], |grad| p.to_file(floats(device, &grad))))
     };
     model.params.layout().list.iter().map(one).collect()
 }
@@ -180,7 +180,7 @@ pub fn gradients(device: &Device, model: &Model) -> Vec<(String, Vec<f64>)> {
 /// The value of every parameter by its name.
 pub fn values(device: &Device, model: &Model) -> Vec<(String, Vec<f64>)> {
     let one = |p: &tempra::params::Param| {
-        let view = model.params.view(&model.params.value, p).expect("inside");
+        let view = model.params.value(p).expect("inside");
         (p.name.clone(), p.to_file(floats(device, &view)))
     };
     model.params.layout().list.iter().map(one).collect()

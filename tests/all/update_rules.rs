@@ -62,7 +62,7 @@ fn words(device: &Device) -> Params {
     let params = Params::new(device, layout, DType::F32, true).expect("memory");
     let mut rng = Rng::new(6, "words", 0);
     let n = params.spec().len();
-    put(device, &params.value, &(0..n).map(|_| rng.normal()).collect::<Vec<_>>());
+    put(device, &params.trained.value, &(0..n).map(|_| rng.normal()).collect::<Vec<_>>());
     params.refresh(device).expect("refreshed");
     params
 }
@@ -88,7 +88,7 @@ fn steps(
         update(optimizer, device, params, 0.01);
     }
     let states = optimizer.states().iter().map(|s| &s.tensor);
-    [&params.value].into_iter().chain(states).map(|t| bits(&floats(device, t))).collect()
+    [&params.trained.value].into_iter().chain(states).map(|t| bits(&floats(device, t))).collect()
 }
 
 /// After a restart no block is known to be without gradients, so blocks that were skipped before are
@@ -105,7 +105,7 @@ fn every_optimizer_resumes_bit_for_bit() {
             let mut before = Optimizer::new(&device, &first, settings).expect("an optimizer");
             steps(&device, &first, &mut before, 0..3);
             let second = words(&device);
-            put(&device, &second.value, &floats(&device, &first.value));
+            put(&device, &second.trained.value, &floats(&device, &first.trained.value));
             let mut after = Optimizer::new(&device, &second, settings).expect("an optimizer");
             for (to, from) in after.states().iter().zip(before.states()) {
                 assert_eq!(to.name, from.name);
@@ -145,7 +145,11 @@ fn no_optimizer_moves_in_a_step_that_is_not_finite() {
             optimizer.synchronize(&device).expect("results");
             assert_eq!(optimizer.updates, 6, "{name}");
             let states = optimizer.states().iter().map(|s| &s.tensor);
-            [&params.value].into_iter().chain(states).map(|t| bits(&floats(&device, t))).collect::<Vec<_>>()
+            [&params.trained.value]
+                .into_iter()
+                .chain(states)
+                .map(|t| bits(&floats(&device, t)))
+                .collect::<Vec<_>>()
         };
         let expected = train(1, &[]);
         for window in [1, 4] {

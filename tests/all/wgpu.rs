@@ -49,7 +49,7 @@ fn a_lost_device_is_an_error_that_says_so() {
     job.step(&batch(0));
     let Device::Wgpu(gpu) = &device else { panic!("another device") };
     gpu.lose();
-    let values = &job.model.params.value;
+    let values = &job.model.params.trained.value;
     let e = device.read::<f32>(values).expect_err("there is no device");
     assert_eq!((e.kind(), e.exit_code()), (Kind::Lost, 75), "{e}");
     let e = device.zero(values).and_then(|()| device.read::<f32>(values)).expect_err("it stays lost");
@@ -75,7 +75,7 @@ fn wgpu_updates_in_several_launches_are_the_same() {
         let n = params.spec().len();
         let g: Vec<f32> = (0..n).map(|i| if i % 3000 < 2000 { rng.normal() as f32 } else { 0.0 }).collect();
         device.write(&params.training.as_ref().unwrap().grad, &g).unwrap();
-        device.write(&params.value, &g).unwrap();
+        device.write(&params.trained.value, &g).unwrap();
         let max_grad_norm = 0.0;
         let settings =
             Settings { rule, momentum: 0.9, weight_decay: 0.1, max_grad_norm, ..Settings::default() };
@@ -85,7 +85,7 @@ fn wgpu_updates_in_several_launches_are_the_same() {
             optimizer.synchronize(&device).unwrap();
         }
         let launches = if let Device::Wgpu(gpu) = &device { gpu.stats().launches } else { 0 };
-        (device.read::<f32>(&params.value).unwrap(), launches)
+        (device.read::<f32>(&params.trained.value).unwrap(), launches)
     };
     let open = || tempra::device::Wgpu::new(0).unwrap();
     for rule in UPDATE_RULES {

@@ -110,7 +110,7 @@ fn trace(device: &Device, record: bool, resumed: bool) -> Vec<Vec<u64>> {
         optimizer.loss_scale = Some(LossScale { scale: 8.0, good: 9 });
         let training = model.params.training.as_ref().unwrap();
         let moments = ["exp_avg", "exp_avg_sq"].map(|name| optimizer.state(name).unwrap());
-        let arenas = [&model.params.value, &training.grad, moments[0], moments[1]];
+        let arenas = [&model.params.trained.value, &training.grad, moments[0], moments[1]];
         all.push(bits(&[made[0].loss, made[0].norm]));
         all.extend(arenas.map(|t| bits(&device.read_reals(t).unwrap())));
         if let Some(zero_blocks) = &training.zero_blocks {
