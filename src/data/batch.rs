@@ -3,8 +3,8 @@
 
 use std::ops::Range;
 
-use super::encoded::{IGNORED, TokenSet};
-use super::targets::Targets;
+use super::encoded::TokenSet;
+use super::targets::{IGNORED, Targets};
 use crate::error::{Error, Result};
 use crate::rng::Rng;
 

@@ -2,11 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use super::encoded::{IGNORED, TokenSet};
+use super::encoded::TokenSet;
 use super::encoding::text;
 use super::read::read;
 use super::record::{Columns, OnBadRow};
-use super::targets::Targets;
+use super::targets::{IGNORED, Targets};
 use crate::error::{Error, Result};
 use crate::rng::Rng;
 use crate::text::{Tokenizer, Window};

@@ -36,8 +36,8 @@ pub struct TokenSet {
     pub unknown: Vec<u32>,
     /// What the examples are trained towards.
     pub targets: Targets,
-    /// Index of the word that each token belongs to, [`IGNORED`] for special tokens; empty if the task does
-    /// not need it.
+    /// Index of the word that each token belongs to, [`IGNORED`](super::IGNORED) for special tokens; empty if
+    /// the task does not need it.
     pub words: Vec<u32>,
     /// Number of tokens in the first of two sequences; empty if each example is one sequence.
     pub cuts: Vec<u32>,
@@ -46,9 +46,6 @@ pub struct TokenSet {
     /// What the cache did.
     pub cache: Cache,
 }
-
-/// The tag of a token that the loss skips, and the word of a special token: PyTorch's `ignore_index` of -100.
-pub const IGNORED: u32 = -100i32 as u32;
 
 /// What the examples of a [`TokenSet`] were cut from.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -2,9 +2,11 @@
 
 use std::ops::Range;
 
-use super::encoded::IGNORED;
 use super::labels::Label;
 use crate::error::{Error, Result};
+
+/// The tag of a token that the loss skips, and the word of a special token: PyTorch's `ignore_index` of -100.
+pub const IGNORED: u32 = -100i32 as u32;
 
 /// The targets of the examples of a [`TokenSet`](super::TokenSet) or of a [`Batch`](super::Batch): all are of
 /// one kind.

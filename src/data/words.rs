@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use super::encoded::{IGNORED, Origin, TokenSet};
+use super::encoded::{Origin, TokenSet};
 use super::tagged::TaggedText;
-use super::targets::Targets;
+use super::targets::{IGNORED, Targets};
 use crate::error::{Error, Result};
 use crate::text::Tokenizer;
 

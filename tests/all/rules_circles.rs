@@ -18,10 +18,7 @@ const CIRCLES: &[(&[&str], &str)] = &[
         "quartiles and phases in a file of their own",
     ),
     (&["cli::found", "cli::predict", "cli::predictions"], "the form of the output beside the options"),
-    (
-        &["data::contexts", "data::encoded", "data::targets", "data::words"],
-        "the origin of examples in a file of its own",
-    ),
+    (&["data::contexts", "data::encoded", "data::words"], "the origin of examples in a file of its own"),
     (&["device::cpu::matmul", "device::cpu::real"], "a trait for types with a matmul"),
     (
         &[
