@@ -1,5 +1,6 @@
 //! From a recipe to everything a run needs: data as tokens, a model on a device, the steps of every epoch.
 
+mod files;
 mod parts;
 mod steps;
 mod tasks;

@@ -1,7 +1,8 @@
 //! What each task is set to, by the recipe and the training labels.
 
 use super::super::recipe::{self, ClassWeights, Recipe};
-use super::parts::{RowTask, Rows, Splits};
+use super::files::Splits;
+use super::parts::{RowTask, Rows};
 use crate::data::Label;
 use crate::error::{Error, Result};
 use crate::tasks::{Classify, LanguageSettings, Multilabel, Regress, Similar, SimilarityLoss, Task};
