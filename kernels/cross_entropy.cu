@@ -1,5 +1,5 @@
-// loss = scale sum_i sum_c q_ic (1 - p_ic)^gamma (lse_i - logits_ic): see src/ops/cross_entropy.rs.
-// Constants: T (logits), G (dlogits), HARD, WEIGHTED, FOCAL (0 or 1). One warp a row.
+// loss = scale sum_i v_i sum_c q_ic (1 - p_ic)^gamma (lse_i - logits_ic): see src/ops/cross_entropy.rs.
+// Constants: T (logits), G (dlogits), HARD, WEIGHTED, FOCAL, ROW_WEIGHTED (0 or 1). One warp a row.
 
 struct Params {
   u32 rows, classes, ignore;
@@ -45,10 +45,11 @@ DEVICE float pull(const Targets& targets, const Params& p, u32 row, u32 c, float
   return v;
 }
 
-// logits (rows, classes), target u32 (rows) or f32 (rows, classes), weights (classes) f32 -> lse, each (rows)
-// f32
+// logits (rows, classes), target u32 (rows) or f32 (rows, classes), weights (classes), row_weights (rows) f32
+// -> lse, each (rows) f32
 KERNEL cross_entropy_forward(const T* __restrict__ logits, const u32* __restrict__ target, const float* __restrict__ weights,
-                             float* __restrict__ lse, float* __restrict__ each, Params p) {
+                             const float* __restrict__ row_weights, float* __restrict__ lse, float* __restrict__ each,
+                             Params p) {
   const u32 row = blockIdx.x * (THREADS / 32) + threadIdx.x / 32, lane = threadIdx.x % 32;
   if (row >= p.rows) return;
   const Targets targets = targets_of(target, weights);
@@ -76,6 +77,11 @@ KERNEL cross_entropy_forward(const T* __restrict__ logits, const u32* __restrict
   }
   sum = warp_sum(sum);
   if (lane == 0) {
+    if constexpr (ROW_WEIGHTED) {
+      // Whatever the loss of a row of weight 0 is, it does not count.
+      const float v = row_weights[row];
+      sum = v == 0.f ? 0.f : v * sum;
+    }
     if (HARD && target[row] >= p.classes && target[row] != p.ignore) sum = NOT_A_NUMBER;
     lse[row] = norm;
     each[row] = sum;
@@ -91,16 +97,26 @@ KERNEL cross_entropy_sum(const float* __restrict__ each, const float* __restrict
   if (threadIdx.x == 0) loss[0] = scale[0] * sum;
 }
 
-// dlogits_ic = dloss scale (p_ic sum_k h_ik - h_ic), h what a class pulls with.
-// logits (rows, classes), target, weights, scale, dloss (1) f32, lse (rows) f32 -> dlogits (rows, classes)
+// dlogits_ic = dloss scale v_i (p_ic sum_k h_ik - h_ic), h what a class pulls with. logits (rows, classes),
+// target, weights, row_weights, scale, dloss (1) f32, lse (rows) f32 -> dlogits (rows, classes)
 KERNEL cross_entropy_backward(const T* __restrict__ logits, const u32* __restrict__ target, const float* __restrict__ weights,
-                              const float* __restrict__ scale, const float* __restrict__ dloss, const float* __restrict__ lse,
-                              G* __restrict__ dlogits, Params p) {
+                              const float* __restrict__ row_weights, const float* __restrict__ scale,
+                              const float* __restrict__ dloss, const float* __restrict__ lse, G* __restrict__ dlogits, Params p) {
   const u32 row = blockIdx.x * (THREADS / 32) + threadIdx.x / 32, lane = threadIdx.x % 32;
   if (row >= p.rows) return;
   const Targets targets = targets_of(target, weights);
   const u64 start = (u64)row * p.classes;
-  const float rate = scale[0] * dloss[0], norm = lse[row];
+  const float norm = lse[row];
+  float rate = scale[0] * dloss[0];
+  if constexpr (ROW_WEIGHTED) {
+    const float v = row_weights[row];
+    if (v == 0.f) {
+      const float none[1] = {0.f};
+      for (u32 c = lane; c < p.classes; c += 32) put(dlogits + start + c, none, p.add);
+      return;
+    }
+    rate *= v;
+  }
   float sum = 0.f;
   for (u32 c = lane; c < p.classes; c += 32) sum += pull(targets, p, row, c, FOCAL ? norm - widen(logits[start + c]) : 0.f);
   sum = warp_sum(sum);

@@ -1,5 +1,5 @@
-// loss = scale sum_rc w_c (t (1 - p)^gamma a + (1 - t) p^gamma b), a = -ln p, b = -ln (1 - p): see
-// src/ops/binary_cross_entropy.rs. Constants: WEIGHTED, FOCAL (0 or 1).
+// loss = scale sum_rc v_r w_c (t (1 - p)^gamma a + (1 - t) p^gamma b), a = -ln p, b = -ln (1 - p).
+// See src/ops/binary_cross_entropy.rs. Constants: WEIGHTED, FOCAL, ROW_WEIGHTED (0 or 1).
 
 struct Params {
     n: u32,
@@ -16,12 +16,22 @@ var<immediate> p: Params;
 // In the backward pass: dloss.
 @group(0) @binding(4) var<storage, read_write> loss: array<f32>;
 @group(0) @binding(5) var<storage, read_write> dx: array<f32>;
+@group(0) @binding(6) var<storage, read_write> row_weights: array<f32>;
 
 fn weight(i: u32) -> f32 {
     if (WEIGHTED == 1u) {
         return weights[i % p.classes];
     }
     return 1.0;
+}
+
+// Element i of the loss or of its derivative, times the weight of its row; 0 for weight 0 whatever it is.
+fn of_row(i: u32, x: f32) -> f32 {
+    if (ROW_WEIGHTED == 1u) {
+        let v = row_weights[i / p.classes];
+        return select(v * x, 0.0, v == 0.0);
+    }
+    return x;
 }
 
 // a and b.
@@ -38,9 +48,9 @@ fn forward(@builtin(local_invocation_index) li: u32) {
         let t = goal[i];
         if (FOCAL == 1u) {
             let s = surprises(v);
-            sum += weight(i) * (t * exp(-p.gamma * s.y) * s.x + (1.0 - t) * exp(-p.gamma * s.x) * s.y);
+            sum += of_row(i, weight(i) * (t * exp(-p.gamma * s.y) * s.x + (1.0 - t) * exp(-p.gamma * s.x) * s.y));
         } else {
-            sum += weight(i) * (max(v, 0.0) - v * t + log(1.0 + exp(-abs(v))));
+            sum += of_row(i, weight(i) * (max(v, 0.0) - v * t + log(1.0 + exp(-abs(v)))));
         }
     }
     sum = block_sum_in_order(li, sum);
@@ -63,7 +73,7 @@ fn backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) co
             gradient = (1.0 - t) * exp(-p.gamma * s.x) * (q.x + p.gamma * q.y * s.y)
                 - t * exp(-p.gamma * s.y) * (q.y + p.gamma * q.x * s.x);
         }
-        let d = scale[0] * loss[0] * weight(i) * gradient;
+        let d = of_row(i, scale[0] * loss[0] * weight(i) * gradient);
         dx[i] = select(d, dx[i] + d, p.add == 1u);
     }
 }

@@ -1,5 +1,5 @@
-// loss = scale sum_i sum_c q_ic (1 - p_ic)^gamma (lse_i - logits_ic): see src/ops/cross_entropy.rs.
-// Constants: HARD, WEIGHTED, FOCAL (0 or 1).
+// loss = scale sum_i v_i sum_c q_ic (1 - p_ic)^gamma (lse_i - logits_ic): see src/ops/cross_entropy.rs.
+// Constants: HARD, WEIGHTED, FOCAL, ROW_WEIGHTED (0 or 1).
 
 struct Params {
     rows: u32,
@@ -21,6 +21,7 @@ var<immediate> p: Params;
 @group(0) @binding(5) var<storage, read_write> loss: array<f32>;
 // The loss of each row; in the backward pass: dlogits.
 @group(0) @binding(6) var<storage, read_write> each: array<f32>;
+@group(0) @binding(7) var<storage, read_write> row_weights: array<f32>;
 
 fn q(row: u32, c: u32) -> f32 {
     var t = 0.0;
@@ -97,6 +98,11 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) cou
             }
         }
     }
+    if (ROW_WEIGHTED == 1u) {
+        // Whatever the loss of a row of weight 0 is, it does not count.
+        let v = row_weights[row];
+        sum = select(v * sum, 0.0, v == 0.0);
+    }
     if (HARD == 1u && target_bits[row] >= p.classes && target_bits[row] != p.ignore) {
         sum = nan(row);
     }
@@ -115,7 +121,7 @@ fn sum_rows(@builtin(local_invocation_index) li: u32) {
     }
 }
 
-// dlogits_ic = dloss scale (p_ic sum_k h_ik - h_ic), h what a class pulls with.
+// dlogits_ic = dloss scale v_i (p_ic sum_k h_ik - h_ic), h what a class pulls with.
 @compute @workgroup_size(THREADS)
 fn backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) count: vec3<u32>,
             @builtin(local_invocation_index) li: u32) {
@@ -124,7 +130,17 @@ fn backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) co
         return;
     }
     let at = row * p.classes;
-    let rate = scale[0] * loss[0];
+    var rate = scale[0] * loss[0];
+    if (ROW_WEIGHTED == 1u) {
+        let v = row_weights[row];
+        if (v == 0.0) {
+            for (var c = 0u; c < p.classes; c++) {
+                each[at + c] = select(0.0, each[at + c], p.add == 1u);
+            }
+            return;
+        }
+        rate *= v;
+    }
     var sum = 0.0;
     for (var c = 0u; c < p.classes; c++) {
         sum += pull(row, c, lse[row] - logits[at + c]);

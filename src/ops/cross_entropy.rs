@@ -1,11 +1,13 @@
-//! loss = scale * sum_i sum_c q_ic (1 - p_ic)^gamma (lse_i - logits_ic), q_ic = w_c ((1 - e) t_ic + e / C).
+//! loss = scale * sum_i v_i sum_c q_ic (1 - p_ic)^gamma (lse_i - logits_ic), q_ic = w_c ((1 - e) t_ic + e /
+//! C).
 //!
-//! logits (rows, C), target u32 (rows) or soft (rows, C), scale (1), and as set weights w (C) -> loss (1). t
-//! is one-hot for hard labels; e is label smoothing (Szegedy et al. 2016, sec. 7); rows with the ignored
-//! label count nothing. p is the softmax of the logits and gamma the focus on what is not known yet (focal
-//! loss, Lin et al. 2017, eq. 4; of several classes as of two); 0 is plain cross-entropy. With gamma = 0 and
-//! scale = 1 / sum of w over the labels this is PyTorch's `cross_entropy` with reduction "mean"; the caller
-//! gives the scale because the denominator belongs to the whole optimizer step, not to one micro-batch.
+//! logits (rows, C), target u32 (rows) or soft (rows, C), scale (1), as set class weights w (C), and if given
+//! row weights v (rows) -> loss (1). t is one-hot for hard labels; e is label smoothing (Szegedy et al. 2016,
+//! sec. 7); rows with the ignored label or with weight 0 count nothing. p is the softmax of the logits and
+//! gamma the focus on what is not known yet (focal loss, Lin et al. 2017, eq. 4; of several classes as of
+//! two); 0 is plain cross-entropy. With gamma = 0 and scale = 1 / sum of w over the labels this is PyTorch's
+//! `cross_entropy` with reduction "mean"; the caller gives the scale because the denominator belongs to the
+//! whole optimizer step, not to one micro-batch.
 //!
 //! Saves lse_i = log sum exp(logits_i) (rows).
 
@@ -26,10 +28,23 @@ pub struct CrossEntropy {
     pub label_smoothing: f32,
     /// The hard label of rows that do not count; the bits of PyTorch's -100 by convention.
     pub ignore_index: u32,
-    /// Whether class weights are given.
+    /// Whether class weights are given: the fourth input. Row weights are the input behind them, if there is
+    /// one more.
     pub weighted: bool,
     /// gamma of focal loss: how much less well-classified examples count; 0 is plain cross-entropy.
     pub gamma: f32,
+}
+
+impl CrossEntropy {
+    /// The class weights and the row weights among the inputs.
+    fn weights<'a, T: ?Sized>(&self, x: &[&'a T]) -> [Option<&'a T>; 2] {
+        let classes = self.weighted as usize;
+        [x.get(3).filter(|_| self.weighted).copied(), x.get(3 + classes).copied()]
+    }
+    /// The same; another tensor, which no kernel reads, where there are none.
+    fn weights_or<'a>(&self, x: &[&'a Tensor], other: &'a Tensor) -> [&'a Tensor; 2] {
+        self.weights(x).map(|w| w.unwrap_or(other))
+    }
 }
 
 /// The label that PyTorch ignores by default, -100, as a u32.
@@ -43,20 +58,23 @@ impl Op for CrossEntropy {
         let wrong = || {
             refuse(
                 "cross_entropy",
-                "logits (rows, C), target (rows) or (rows, C), scale (1), weights (C) as set",
+                "logits (rows, C), target (rows) or (rows, C), scale (1), class weights (C) as set, row weights (rows) or none",
                 x,
             )
         };
-        if x.len() != 3 + self.weighted as usize {
+        let given = 3 + self.weighted as usize;
+        if x.len() != given && x.len() != given + 1 {
             return Err(wrong());
         }
         let (rows, classes) = x[0].rows_cols();
         let hard = x[1].dtype == DType::U32 && x[1].shape == [rows];
         let soft = x[1].dtype != DType::U32 && x[1].shape == x[0].shape;
-        if !(hard || soft) || x[2].shape != [1] || (self.weighted && x[3].shape != [classes]) {
+        let [class_weights, row_weights] = self.weights(x);
+        let fits = |w: Option<&Spec>, n: usize| w.is_none_or(|w| w.shape == [n]);
+        if !(hard || soft) || x[2].shape != [1] || !fits(class_weights, classes) || !fits(row_weights, rows) {
             return Err(wrong());
         }
-        let sums = accumulator(compute_dtype_beside("cross_entropy", caps, x, &[1, 2, 3])?);
+        let sums = accumulator(compute_dtype_beside("cross_entropy", caps, x, &[1, 2, 3, 4])?);
         let plan = Plan::new(vec![Spec::new(sums, &[1])], vec![Spec::new(sums, &[rows])]);
         Ok(plan.with_scratch([if caps.gpu { rows * sums.size() } else { 0 }, 0]))
     }
@@ -75,15 +93,18 @@ impl Op for CrossEntropy {
         let focal = self.gamma != 0.0;
         let terms = if dense { n } else { rows };
         let share = flag(self.weighted, 1.0) + flag(soft && self.label_smoothing != 0.0, 2.0);
+        // The row's loss, or its rate, times the row's weight.
+        let weighed = flag(call.x.len() > 3 + self.weighted as usize, rows);
         // The maximum, z - max, exp, the sum; for each row the logarithm and its sum with the maximum. Then
         // for each term q (lse - z), with a focus times (1 - exp(z - lse))^gamma, and the sum; the scale.
-        let loss = terms * (2.0 + share + flag(dense, 1.0) + flag(focal, 4.0));
+        let loss = terms * (2.0 + share + flag(dense, 1.0) + flag(focal, 4.0)) + weighed;
         let forward = 4.0 * n + 2.0 * rows + loss + 1.0;
         // p = exp(z - lse), times the rate, minus the rate times h where h is not zero. With a focus h is q
         // times the power and the slope. Unless the sum of h is known, it is summed and multiplied by p.
         let pull = share + flag(focal, 9.0);
         let summed = dense && (soft || self.weighted || focal);
-        let backward = 3.0 * n + terms * (1.0 + pull) + flag(summed, 2.0 * n) + 1.0 + call.sums(0, n);
+        let backward =
+            3.0 * n + terms * (1.0 + pull) + flag(summed, 2.0 * n) + weighed + 1.0 + call.sums(0, n);
         let others: f64 = (1..call.x.len()).map(|i| call.input(i)).sum();
         let read = rows * call.row(0) + others;
         let lse = call.output(1);
@@ -114,6 +135,7 @@ struct Targets<'a, T> {
     hard: Option<crate::device::cpu::Slice<'a, u32>>,
     soft: Option<crate::device::cpu::Slice<'a, T>>,
     weights: Option<crate::device::cpu::Slice<'a, T>>,
+    rows: Option<crate::device::cpu::Slice<'a, T>>,
     classes: usize,
     smooth: T,
     ignore: u32,
@@ -131,10 +153,12 @@ impl<'a, T: Real> Targets<'a, T> {
                 .with_expected(format!("a label below {classes}, the number of classes"))
                 .with_help("check the labels of the training data"));
         }
+        let [weights, rows] = op.weights(x).map(|w| w.map(Tensor::cpu::<T>).transpose());
         Ok(Targets {
             soft: if hard.is_none() { Some(x[1].cpu::<T>()?) } else { None },
             hard,
-            weights: op.weighted.then(|| x[3].cpu::<T>()).transpose()?,
+            weights: weights?,
+            rows: rows?,
             classes,
             smooth: T::of(op.label_smoothing as f64),
             ignore: op.ignore_index,
@@ -163,6 +187,21 @@ impl<'a, T: Real> Targets<'a, T> {
         }
         let rest = self.smooth / T::of(self.classes as f64);
         Some((hard[i] as usize, (T::ONE - self.smooth) + rest, rest))
+    }
+    /// A number of row i, its loss or its rate, times the row's weight; 0 for weight 0 whatever the number
+    /// is.
+    #[inline(always)]
+    fn weighed(&self, i: usize, v: T) -> T {
+        match self.rows.as_ref().map(|w| w[i]) {
+            None => v,
+            Some(w) if w == T::ZERO => T::ZERO,
+            Some(w) => w * v,
+        }
+    }
+    /// Whether row i has a weight of 0.
+    #[inline(always)]
+    fn skips(&self, i: usize) -> bool {
+        self.rows.as_ref().is_some_and(|w| w[i] == T::ZERO)
     }
     /// (1 - p)^gamma of a class with -ln p = l, and p and 1 - p; rounding may put p above 1, of which there
     /// is no power.
@@ -227,9 +266,10 @@ fn forward<T: Real, const FOCAL: bool>(op: &CrossEntropy, cpu: &Cpu, io: Forward
                         let all = sum_over(z, |z| *lse - z);
                         *loss += rest * (all - (*lse - z[label]));
                     }
+                    *loss = targets.weighed(i, *loss);
                     continue;
                 }
-                *loss = sum_lanes(classes, |c| {
+                let sum = sum_lanes(classes, |c| {
                     let q = targets.q(i, c);
                     let l = *lse - z[c];
                     // An infinite logit of a class that does not count is no NaN.
@@ -239,6 +279,7 @@ fn forward<T: Real, const FOCAL: bool>(op: &CrossEntropy, cpu: &Cpu, io: Forward
                         false => q * l,
                     }
                 });
+                *loss = targets.weighed(i, sum);
             }
         })
     };
@@ -248,7 +289,7 @@ fn forward<T: Real, const FOCAL: bool>(op: &CrossEntropy, cpu: &Cpu, io: Forward
     Ok(())
 }
 
-/// dlogits_ic = dloss scale (p_ic sum_k h_ik - h_ic), h = -p dloss/dp, which is q without a focus.
+/// dlogits_ic = dloss scale v_i (p_ic sum_k h_ik - h_ic), h = -p dloss/dp, which is q without a focus.
 fn backward<T: Real, const FOCAL: bool>(op: &CrossEntropy, cpu: &Cpu, io: Backward) -> Result<()> {
     let Some(g) = io.dx(0) else { return Ok(()) };
     let (_, classes) = io.x[0].spec.rows_cols();
@@ -258,6 +299,13 @@ fn backward<T: Real, const FOCAL: bool>(op: &CrossEntropy, cpu: &Cpu, io: Backwa
     let mut dx = g.t.cpu_mut::<T>()?;
     let task = |(i, dx): (usize, &mut [T])| {
         vectorise!({
+            if targets.skips(i) {
+                if !g.add {
+                    dx.fill(T::ZERO);
+                }
+                return;
+            }
+            let scale = targets.weighed(i, scale);
             let z = &logits[i * classes..][..classes];
             if let Some((label, hit, rest)) = targets.simple(i) {
                 let (total, before) = (hit + rest * T::of((classes - 1) as f64), dx[label]);
@@ -298,10 +346,11 @@ impl CrossEntropy {
             ("HARD", (io[1].spec.dtype == DType::U32) as u32),
             ("WEIGHTED", self.weighted as u32),
             ("FOCAL", (self.gamma != 0.0) as u32),
+            ("ROW_WEIGHTED", self.weights(io)[1].is_some() as u32),
         ];
         let [lse, loss, each] = rest;
-        let weights: &Tensor = io.get(3).unwrap_or(&io[2]);
-        let buffers = [io[0], io[1], io[2], weights, lse, loss, each];
+        let [weights, row_weights] = self.weights_or(io, io[2]);
+        let buffers = [io[0], io[1], io[2], weights, lse, loss, each, row_weights];
         let [smoothing, gamma] = [self.label_smoothing, self.gamma].map(f32::to_bits);
         let params = [rows as u32, classes as u32, self.ignore_index, smoothing, gamma, add as u32];
         let groups = if entry == "sum_rows" { [1; 3] } else { groups_for(rows) };
@@ -329,17 +378,18 @@ impl CrossEntropy {
         &self,
         device: &Cuda,
         entry: &'static str,
-        [logits, target, to]: [&Tensor; 3],
+        (x, to): (&[&Tensor], &Tensor),
         buffers: &[&Tensor],
         add: bool,
     ) -> Result<()> {
-        let (rows, classes) = logits.spec.rows_cols();
+        let (rows, classes) = x[0].spec.rows_cols();
         let consts = [
-            ("T", Const::Type(logits.spec.dtype)),
+            ("T", Const::Type(x[0].spec.dtype)),
             ("G", Const::Type(to.spec.dtype)),
-            ("HARD", Const::U32((target.spec.dtype == DType::U32) as u32)),
+            ("HARD", Const::U32((x[1].spec.dtype == DType::U32) as u32)),
             ("WEIGHTED", Const::U32(self.weighted as u32)),
             ("FOCAL", Const::U32((self.gamma != 0.0) as u32)),
+            ("ROW_WEIGHTED", Const::U32(self.weights(x)[1].is_some() as u32)),
         ];
         let [smoothing, gamma] = [self.label_smoothing, self.gamma].map(f32::to_bits);
         let params = [rows as u32, classes as u32, self.ignore_index, smoothing, gamma, add as u32];
@@ -353,20 +403,20 @@ impl On<Cuda> for CrossEntropy {
     fn forward(&self, device: &Cuda, io: Forward) -> Result<()> {
         let (x, lse) = (io.x, io.y[1]);
         let each = device.scratch(lse.spec.dtype, &lse.spec.shape)?;
-        let weights: &Tensor = x.get(3).unwrap_or(&x[2]);
-        let (like, entry) = ([x[0], x[1], x[0]], "cross_entropy_forward");
-        self.launch_cuda(device, entry, like, &[x[0], x[1], weights, lse, &each], false)?;
+        let [weights, row_weights] = self.weights_or(x, x[2]);
+        let (like, entry) = ((x, x[0]), "cross_entropy_forward");
+        self.launch_cuda(device, entry, like, &[x[0], x[1], weights, row_weights, lse, &each], false)?;
         self.launch_cuda(device, "cross_entropy_sum", like, &[&each, x[2], io.y[0]], false)
     }
     fn backward(&self, device: &Cuda, io: Backward) -> Result<()> {
         let (Some(g), x) = (io.dx(0), io.x) else { return Ok(()) };
-        let weights: &Tensor = x.get(3).unwrap_or(&x[2]);
-        let buffers = [x[0], x[1], weights, x[2], io.dy()?, io.y[1], g.t];
-        self.launch_cuda(device, "cross_entropy_backward", [x[0], x[1], g.t], &buffers, g.add)
+        let [weights, row_weights] = self.weights_or(x, x[2]);
+        let buffers = [x[0], x[1], weights, row_weights, x[2], io.dy()?, io.y[1], g.t];
+        self.launch_cuda(device, "cross_entropy_backward", (x, g.t), &buffers, g.add)
     }
 }
 
-/// Edge cases: ignored rows, one class, odd counts, every setting.
+/// Edge cases: ignored rows, one class, odd counts, rows of weight 0, every setting.
 pub fn cases() -> Vec<Case> {
     let focal = |label, classes: usize, target: &[u32], smoothing, weighted, gamma| {
         let op = CrossEntropy { label_smoothing: smoothing, ignore_index: IGNORE, weighted, gamma };
@@ -403,5 +453,26 @@ pub fn cases() -> Vec<Case> {
     let inputs = || vec![Input::real(&[3, 3]), Input::fixed(&[3, 3], &soft), Input::fixed(&[1], &[1.5])];
     cases.push(Case::new("soft labels", op, inputs()));
     cases.push(Case::new("soft labels, focal", CrossEntropy { gamma: 3.0, ..op }, inputs()));
+    let weigh_rows = |case: Case| {
+        let rows = case.inputs[0].shape[0];
+        let weights: Vec<f64> = (0..rows).map(|i| [0.5, 0.0, 3.0, 1.25][i % 4]).collect();
+        Case { inputs: case.inputs.into_iter().chain([Input::fixed(&[rows], &weights)]).collect(), ..case }
+    };
+    cases.extend(
+        [
+            case("row weights", 3, &[0, 2, 1, 1, 0], 0.0, false),
+            case("row and class weights, smoothed, ignored rows", 33, &[IGNORE, 3, 32, IGNORE, 0], 0.1, true),
+            case(
+                "row weights, more rows than a block",
+                5,
+                &many.iter().map(|t| t % 5).collect::<Vec<_>>(),
+                0.2,
+                false,
+            ),
+            focal("row weights, focal", 3, &[0, 2, 1, 1], 0.0, false, 2.0),
+            Case::new("row weights, soft labels", op, inputs()),
+        ]
+        .map(weigh_rows),
+    );
     cases
 }

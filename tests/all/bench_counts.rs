@@ -328,6 +328,29 @@ fn cross_entropy_reads_the_rows_that_count() {
     });
 }
 
+/// A weight for each row: forward each row's loss is multiplied by it, backward its rate; of the elementwise
+/// losses each element is, in both passes. Both passes read the weights, in f32.
+#[test]
+fn row_weights_are_one_product_each() {
+    let weighted = |op: &str, role: &str, rows: usize| {
+        let mut job = job(op, role, T);
+        job.inputs.push(Input::fixed(&[rows], &vec![0.5; rows]));
+        job
+    };
+    let (rows, few) = (32, 1 + 1 + 32 + 32 + 32);
+    let n = rows * VOCAB;
+    check(&weighted("cross_entropy", "vocabulary", rows), |e| {
+        hand([4 * n + 5 * rows + 1, 3 * n + 2 * rows + 1], [n * e + few * 4, 2 * n * e + few * 4])
+    });
+    check(&weighted("mse", "1 target", 2), |e| {
+        hand([4 * 2 + 1, 3 * 2 + 2], [2 * e + (2 + 1 + 2 + 1) * 4, 2 * e + (2 + 1 + 2 + 1) * 4 + 2 * e])
+    });
+    let n = 2 * 8;
+    check(&weighted("binary_cross_entropy", "8 labels", 2), |e| {
+        hand([9 * n + 1, 6 * n + 1], [n * e + (n + 1 + 2 + 1) * 4, n * e + (n + 1 + 2 + 1) * 4 + n * e])
+    });
+}
+
 /// Sequences of 5, 0 and 95 tokens in a batch of 256. Both columns of a sequence with tokens have a sum over
 /// its tokens. Both targets of the first lie in it, one of the last does: the other has no gradient.
 #[test]
