@@ -91,7 +91,7 @@ fn dense(n: usize, len: usize) -> Batch {
 
 /// Batches of the example's sentences.
 fn ragged(bench: &Bench, dir: &str, steps: usize) -> Result<Vec<Batch>, Error> {
-    let columns = Columns { text: "text".into(), pair: None, label: Some("label".into()) };
+    let columns = Columns { text: "text".into(), pair: None, label: Some("label".into()), weight: None };
     let table = read("examples/sentiment/train.csv".as_ref(), &columns, OnBadRow::Stop)?;
     let labels = Target::classes(&table, None)?.labels(&table)?;
     let tokenizer = Tokenizer::from_dir(dir.as_ref(), bench.model.shape().vocab)?;

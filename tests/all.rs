@@ -62,6 +62,8 @@ mod effects;
 mod encoders;
 #[path = "all/events.rs"]
 mod events;
+#[path = "all/example_weights.rs"]
+mod example_weights;
 #[path = "all/faults.rs"]
 mod faults;
 #[path = "all/epilogue_fusion.rs"]

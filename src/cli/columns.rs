@@ -124,7 +124,8 @@ pub fn by_name_among(
     };
     why.extend(pair.iter().map(|(_, how)| ("pair", (*how).to_owned())));
     why.extend(label.iter().map(|(_, how)| ("label", (*how).to_owned())));
-    let columns = Columns { text: one, pair: pair.map(|(p, _)| p), label: label.map(|(l, _)| l) };
+    let columns =
+        Columns { text: one, pair: pair.map(|(p, _)| p), label: label.map(|(l, _)| l), weight: None };
     DetectedColumns { columns, why }
 }
 

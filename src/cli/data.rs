@@ -29,7 +29,8 @@ pub fn define() -> Command {
             "Report errors and oddities in data files before you train on them.\n\n\
              Errors are rows that cannot be read, labels that the training file lacks, and texts of one file that also \
              occur in another (leaks). Oddities are labels in several spellings, empty texts, duplicate texts, and \
-             duplicates with different labels. The report also counts each label. With --model it adds the lengths in \
+             duplicates with different labels. The report also counts each label. With --weight it adds the smallest, \
+             the largest and the sum of the weights, and the rows of weight 0. With --model it adds the lengths in \
              tokens, what truncation would cut, and the share of unknown tokens.\n\n\
              The exit code is 3 if there is an error, else 0.",
         )
@@ -54,6 +55,7 @@ pub fn define() -> Command {
         .arg(column("text", "Column of the text [default: guessed from the names]"))
         .arg(column("pair", "Column of the second text of a pair; \"\" for none [default: guessed from the names]"))
         .arg(column("label", "Column of the label; \"\" for none; several 0/1 columns, one per class, as toxic,insult [default: guessed from the names]"))
+        .arg(column("weight", "Column of the weights, which the training file has (`data.weight` of a recipe) [default: none]"))
         .arg(column("model", "Count tokens as this model does: its folder, or org/name").value_name("MODEL"))
         .arg(count("max-length", "Longest sequence in tokens, with --model [default: 128, or what the model reads]").requires("model"))
         .arg(json_arg());
@@ -80,6 +82,7 @@ fn check(matches: &ArgMatches) -> Result<i32> {
     };
     files.iter().try_for_each(|(_, file)| only_tables(file))?;
     let mut found = columns::by_name(matches, &data::columns(first)?);
+    found.columns.weight = text(matches, "weight").filter(|name| !name.is_empty()).map(str::to_owned);
     let mut indicators = Vec::new();
     if let Some(given) = text(matches, "label").filter(|name| !name.is_empty()) {
         indicators =
@@ -120,7 +123,9 @@ fn check(matches: &ArgMatches) -> Result<i32> {
         if let Some(all) = all.as_object_mut() {
             all.insert("ok".to_owned(), (!wrong).into());
             let columns = &found.columns;
-            let mut columns = json!({ "text": columns.text, "pair": columns.pair, "label": columns.label });
+            let mut columns = json!({
+                "text": columns.text, "pair": columns.pair, "label": columns.label, "weight": columns.weight,
+            });
             if !indicators.is_empty() {
                 columns["label"] = json!(indicators);
             }

@@ -151,6 +151,7 @@ impl<'a> Input<'a> {
                 text: COLUMNS[0].to_owned(),
                 pair: texts.iter().any(|(_, pair)| pair.is_some()).then(|| COLUMNS[1].to_owned()),
                 label: None,
+                weight: None,
             },
         };
         let option = if self.direct() { "--pair TEXT" } else { "--pair COLUMN" };

@@ -21,6 +21,11 @@ pub struct Batch {
     pub cu_seqlens: Vec<u32>,
     /// What the examples are trained towards.
     pub targets: Targets,
+    /// The weight of each example in the loss, `[examples]`, finite and not negative; empty if all weigh the
+    /// same. Tasks whose examples have one loss each read it
+    /// ([`TaskEntry::weights`](crate::tasks::TaskEntry::weights)): their loss is the weighted mean over the
+    /// optimizer step. No score reads it.
+    pub weights: Vec<f32>,
     /// Index of the word that each token belongs to, within its example, `[tokens]`; empty if the task does
     /// not need it.
     pub words: Vec<u32>,
@@ -89,6 +94,7 @@ impl Batch {
             all.positions.extend_from_slice(&batch.positions[..end]);
             all.cu_seqlens.extend(batch.cu_seqlens[1..=batch.sequences()].iter().map(|at| start + at));
             all.examples.extend_from_slice(&batch.examples);
+            all.weights.extend_from_slice(&batch.weights);
         }
         all
     }
@@ -298,6 +304,7 @@ fn pack(set: &TokenSet, examples: &[u32], first: &mut Place, position_offset: u3
         cu_seqlens: vec![0],
         examples: examples.to_vec(),
         targets: set.targets.of_examples(examples, |i| set.range(i as usize)),
+        weights: examples.iter().filter_map(|&i| set.weights.get(i as usize).copied()).collect(),
         first_token: first.token,
         first_example: first.example,
         ..Batch::default()

@@ -6,6 +6,7 @@ use std::path::Path;
 use super::read::{Scanned, Table, scan};
 use super::record::{Columns, Row};
 use super::report::{Conflict, FileReport, Leak, Lengths, Report, Typo};
+use super::weights::WeightSummary;
 use crate::error::Result;
 use crate::text::Tokenizer;
 
@@ -17,7 +18,8 @@ const CHUNK: usize = 4096;
 
 /// Reads files, given as (name of the split, path) with the training split first, and reports on them. With a
 /// tokenizer and a maximum length it also counts the tokens that truncation would cut. `indicators` are the
-/// 0/1 columns of classes, if each class has a column; the report then counts the rows of each class.
+/// 0/1 columns of classes, if each class has a column; the report then counts the rows of each class. The
+/// column of weights is read from the training split alone, as in training.
 ///
 /// # Errors
 /// [`Kind::Data`](crate::error::Kind::Data) if a file cannot be opened or lacks a column; the tokenizer's
@@ -27,7 +29,8 @@ const CHUNK: usize = 4096;
 /// use std::path::Path;
 /// use tempra::data::{Columns, check};
 ///
-/// let columns = Columns { text: "text".to_owned(), pair: None, label: Some("label".to_owned()) };
+/// let label = Some("label".to_owned());
+/// let columns = Columns { text: "text".to_owned(), pair: None, label, weight: None };
 /// let folder = Path::new("examples/sentiment");
 /// let (train, test) = (folder.join("train.csv"), folder.join("test.csv"));
 /// let files = [("train", train.as_path()), ("test", test.as_path())];
@@ -43,8 +46,10 @@ pub fn check(
 ) -> Result<Report> {
     let mut report = Report::default();
     let mut tables: Vec<(&str, Table)> = Vec::new();
+    let mut columns = columns.clone();
     for (split, path) in files {
-        let Scanned { table, sets, fatal } = scan(path, columns, indicators)?;
+        let Scanned { table, sets, fatal } = scan(path, &columns, indicators)?;
+        columns.weight = None;
         let mut file = look(split, &table);
         if !indicators.is_empty() {
             let rows = |class: u32| sets.iter().filter(|set| set.contains(&class)).count();
@@ -73,6 +78,7 @@ fn look(split: &str, table: &Table) -> FileReport {
         rows: table.rows.len(),
         bad_rows: table.bad_count,
         first_bad: table.bad.first().cloned(),
+        weights: WeightSummary::of(&table.weights),
         ..FileReport::default()
     };
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();

@@ -48,7 +48,7 @@ pub fn read_documents(path: &Path, column: &str, by_row: bool, on_bad: OnBadRow)
         }
         found.documents.extend(Some(document).filter(|d| !d.is_empty()));
     } else {
-        let columns = Columns { text: column.to_owned(), pair: None, label: None };
+        let columns = Columns { text: column.to_owned(), pair: None, label: None, weight: None };
         let table = read(path, &columns, on_bad)?;
         (found.hash, found.skipped) = (table.hash, table.bad_count);
         for row in table.rows {

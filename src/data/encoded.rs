@@ -36,6 +36,9 @@ pub struct TokenSet {
     pub unknown: Vec<u32>,
     /// What the examples are trained towards.
     pub targets: Targets,
+    /// The weight of each example in the loss of training, `[examples]`; empty if all weigh the same. See
+    /// [`Batch::weights`](super::Batch::weights).
+    pub weights: Vec<f32>,
     /// Index of the word that each token belongs to, [`IGNORED`](super::IGNORED) for special tokens; empty if
     /// the task does not need it.
     pub words: Vec<u32>,

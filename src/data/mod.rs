@@ -36,6 +36,7 @@ mod tag_format;
 mod tagged;
 mod tags;
 mod targets;
+mod weights;
 mod words;
 
 pub use batch::{Batch, BatchOptions, BatchSize, epoch, eval_batches, micro_batches};
@@ -62,4 +63,5 @@ pub use tag_format::TagFormat;
 pub use tagged::{TagRule, TagSource, TaggedText, read_tagged, tag_numbers};
 pub use tags::{Affix, BrokenTag, Scheme, Span, spans};
 pub use targets::{IGNORED, Targets};
+pub use weights::WeightSummary;
 pub use words::Words;

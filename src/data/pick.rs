@@ -5,14 +5,16 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::record::{BadRow, Cells, Columns, Place, Record, Row, Rows, kind, list};
+use super::weights;
 use crate::error::{Error, Result};
 use crate::suggest::nearest;
 
-/// Takes the wanted columns out of a record. `names` and an index have the order text, pair, label or
+/// Takes the wanted columns out of a record. `names` and an index have the order text, pair, weight, label or
 /// indicators without gaps.
 pub(super) struct Picker<'a> {
     pub names: Vec<&'a str>,
     pub has_pair: bool,
+    pub has_weight: bool,
     pub has_label: bool,
     /// Whether a label may be empty.
     pub empty_label: bool,
@@ -22,22 +24,34 @@ pub(super) struct Picker<'a> {
     pub indicators: &'a [String],
 }
 
+/// What was taken out of a record.
+pub(super) struct Picked {
+    pub row: Row,
+    /// The classes of the row, where each class has a column.
+    pub set: Vec<u32>,
+    /// The weight of the row, where rows have weights.
+    pub weight: Option<f32>,
+    pub place: Place,
+}
+
 impl<'a> Picker<'a> {
     pub fn new(columns: &'a Columns) -> Result<Self> {
         Self::with_indicators(columns, &[])
     }
 
     pub fn with_indicators(columns: &'a Columns, indicators: &'a [String]) -> Result<Self> {
-        let one = [Some(&columns.text), columns.pair.as_ref(), columns.label.as_ref()];
+        let Columns { text, pair, label, weight } = columns;
+        let one = [Some(text), pair.as_ref(), weight.as_ref(), label.as_ref()];
         let names: Vec<&str> = one.into_iter().flatten().chain(indicators).map(String::as_str).collect();
         if let Some(twice) = names.iter().enumerate().find(|(i, n)| names[..*i].contains(n)) {
             return Err(Error::usage(format!("the column {:?} is named for two purposes", twice.1))
-                .with_expected("a different column for the text, the pair and each label")
+                .with_expected("a different column for the text, the pair, the weight and each label")
                 .with_help("name another column for one of them"));
         }
         Ok(Self {
             names,
             has_pair: columns.pair.is_some(),
+            has_weight: columns.weight.is_some(),
             has_label: columns.label.is_some(),
             empty_label: false,
             optional_label: false,
@@ -47,7 +61,11 @@ impl<'a> Picker<'a> {
 
     /// The number of the first name that is a label.
     fn first_label(&self) -> usize {
-        1 + usize::from(self.has_pair)
+        1 + usize::from(self.has_pair) + usize::from(self.has_weight)
+    }
+    /// Whether the name of this number is that of the weight.
+    fn is_weight(&self, i: usize) -> bool {
+        self.has_weight && i + 1 == self.first_label()
     }
 
     /// Where the wanted columns stand in a header; empty where there is none (JSON Lines).
@@ -73,7 +91,7 @@ impl<'a> Picker<'a> {
                         e.with_help("rename the file to .csv: its fields are separated by commas")
                     }
                     None => {
-                        e.with_help("name a column of the file (--text, --pair or --label; data.text, data.pair or data.label in a recipe), or add a header line if the file has none")
+                        e.with_help("name a column of the file (--text, --pair or --label; data.text, data.pair, data.label or data.weight in a recipe), or add a header line if the file has none")
                     }
                 }
             })
@@ -89,7 +107,7 @@ impl<'a> Picker<'a> {
                 lacks.map_or(Ok(()), |(name, _)| Err(record.lacks(name, std::iter::empty())))
             }
             Cells::Object(pairs) => self.names.iter().enumerate().try_for_each(|(i, name)| {
-                let is_label = i >= self.first_label();
+                let (is_label, is_weight) = (i >= self.first_label(), self.is_weight(i));
                 let Some((_, value)) = pairs.iter().find(|(key, _)| key == name) else {
                     if is_label && self.optional_label {
                         return Ok(());
@@ -98,6 +116,8 @@ impl<'a> Picker<'a> {
                 };
                 let (expected, ok) = match value {
                     Value::String(_) => ("", true),
+                    Value::Number(_) if is_weight => ("", true),
+                    _ if is_weight => (weights::EXPECTED, false),
                     Value::Number(_) | Value::Bool(_) => ("a string", is_label),
                     _ if is_label => ("a string, a number or true/false", false),
                     _ => ("a string", false),
@@ -105,19 +125,16 @@ impl<'a> Picker<'a> {
                 if ok {
                     return Ok(());
                 }
+                let role = if is_weight { "weight" } else { "text" };
                 Err(record
-                    .bad(format!("{name:?} is not a {}", if is_label { "label" } else { "text" }))
+                    .bad(format!("{name:?} is not a {}", if is_label { "label" } else { role }))
                     .with_expected(expected)
                     .with_found(kind(value)))
             }),
         }
     }
 
-    pub fn row(
-        &self,
-        mut record: Record,
-        index: &[usize],
-    ) -> std::result::Result<(Row, Vec<u32>, Place), BadRow> {
+    pub fn row(&self, mut record: Record, index: &[usize]) -> std::result::Result<Picked, BadRow> {
         self.look(&record, index)?;
         let mut taken = Vec::with_capacity(3);
         for (i, name) in self.names.iter().enumerate() {
@@ -157,6 +174,7 @@ impl<'a> Picker<'a> {
             let of_row = set.iter().filter_map(|&i| self.indicators.get(i as usize)).map(String::as_str);
             label = Some(of_row.collect::<Vec<_>>().join(", "));
         }
+        let weight = if self.has_weight { Some(self.weight(&record, taken.pop().flatten())?) } else { None };
         let pair = if self.has_pair { taken.pop().flatten() } else { None };
         if !self.empty_label
             && self.indicators.is_empty()
@@ -165,7 +183,20 @@ impl<'a> Picker<'a> {
             return Err(record.bad("the label is empty").with_help("fill in the label, or remove the row"));
         }
         let text = taken.pop().flatten().unwrap_or_default();
-        Ok((Row { text, pair, label, line: record.line }, set, record.place))
+        Ok(Picked { row: Row { text, pair, label, line: record.line }, set, weight, place: record.place })
+    }
+
+    /// The weight that a cell of a record holds.
+    fn weight(&self, record: &Record, cell: Option<String>) -> std::result::Result<f32, BadRow> {
+        let (cell, name) = (cell.unwrap_or_default(), self.names[self.first_label() - 1]);
+        weights::parse(&cell).map_err(|[why, help]| {
+            let what = match cell.trim() {
+                "" => format!("the column {name:?} of the weights is empty"),
+                cell => format!("the weight {cell} in the column {name:?} {why}"),
+            };
+            let bad = record.bad(what).with_expected(weights::EXPECTED);
+            bad.with_found(format!("{cell:?}")).with_help(help)
+        })
     }
 }
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::format::{self, Format};
-use super::pick::Picker;
+use super::pick::{Picked, Picker};
 use super::record::{BadRow, Cells, Columns, OnBadRow, Place, Record, Row, Rows};
 use crate::error::{Error, Result};
 
@@ -30,6 +30,8 @@ pub struct Table {
     pub path: PathBuf,
     /// Its rows in order.
     pub rows: Vec<Row>,
+    /// The weight of each row; empty if no column of weights was named.
+    pub weights: Vec<f32>,
     /// The first rows that could not be read (at most [`Table::MAX_LISTED`]) and were left out.
     pub bad: Vec<BadRow>,
     /// How many there were.
@@ -60,6 +62,7 @@ impl Table {
     /// The table of some of its rows, in the order of `indices`; what does not exist is left out.
     pub fn subset(&self, indices: &[usize]) -> Self {
         let rows = indices.iter().filter_map(|i| self.rows.get(*i).cloned()).collect();
+        let weights = indices.iter().filter_map(|i| self.weights.get(*i).copied()).collect();
         let places = match &self.places {
             Places::Lines => Places::Lines,
             Places::Columns(all) => {
@@ -70,7 +73,7 @@ impl Table {
             }
         };
         let (path, hash) = (self.path.clone(), self.hash.clone());
-        Self { path, rows, bad: Vec::new(), bad_count: 0, hash, places }
+        Self { path, rows, weights, bad: Vec::new(), bad_count: 0, hash, places }
     }
 
     /// An error about the row of this index: it names the file, and the line and column where there are
@@ -102,7 +105,8 @@ impl Table {
 /// use std::path::Path;
 /// use tempra::data::{Columns, OnBadRow, read};
 ///
-/// let columns = Columns { text: "text".to_owned(), pair: None, label: Some("label".to_owned()) };
+/// let label = Some("label".to_owned());
+/// let columns = Columns { text: "text".to_owned(), pair: None, label, weight: None };
 /// let table = read(Path::new("examples/sentiment/test.csv"), &columns, OnBadRow::Stop)?;
 /// assert_eq!(table.rows.len(), 600);
 /// assert_eq!(table.rows[0].line, 2); // behind the header
@@ -217,6 +221,7 @@ fn scan_with(path: &Path, picker: Picker, stop: bool) -> Result<Scanned> {
     let mut table = Table {
         path: path.to_path_buf(),
         rows: Vec::new(),
+        weights: Vec::new(),
         bad: Vec::new(),
         bad_count: 0,
         hash: String::new(),
@@ -228,8 +233,9 @@ fn scan_with(path: &Path, picker: Picker, stop: bool) -> Result<Scanned> {
             Ok(None) => break None,
             Err(e) => break Some(e),
             Ok(Some(found)) => match found.and_then(|record| picker.row(record, &index)) {
-                Ok((row, set, place)) => {
+                Ok(Picked { row, set, weight, place }) => {
                     table.rows.push(row);
+                    table.weights.extend(weight);
                     table.places.push(place);
                     if !picker.indicators.is_empty() {
                         sets.push(set);
@@ -267,7 +273,7 @@ pub struct Records {
 }
 
 /// Reads a file, or standard input if `path` is `-` (then `format` says how it is written; CSV if it does
-/// not). The label column is not looked for.
+/// not). The columns of the label and of the weight are not looked for.
 ///
 /// # Errors
 /// [`Kind::Data`](crate::error::Kind::Data) as for [`read`]; the first bad row stops. A header line without
@@ -323,7 +329,7 @@ impl Records {
     }
 
     fn gather(mut source: Box<dyn Rows + '_>, path: &Path, columns: &Columns) -> Result<Self> {
-        let columns = Columns { label: None, ..columns.clone() };
+        let columns = Columns { label: None, weight: None, ..columns.clone() };
         let picker = Picker::new(&columns)?;
         let index = picker.index(source.as_ref(), path)?;
         let mut header = source.header().map(<[String]>::to_vec).unwrap_or_default();

@@ -17,6 +17,8 @@ pub struct Columns {
     pub pair: Option<String>,
     /// The label, if it is wanted.
     pub label: Option<String>,
+    /// The weight of the row in the loss, if the rows have weights.
+    pub weight: Option<String>,
 }
 
 /// What to do about a row that cannot be read.

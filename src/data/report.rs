@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use super::record::BadRow;
+use super::weights::WeightSummary;
 
 /// What was found in all files together.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -37,6 +38,8 @@ pub struct FileReport {
     pub stopped: Option<String>,
     /// Labels and their rows, most frequent first.
     pub labels: Vec<(String, usize)>,
+    /// The weights of its rows, if a column of weights was named and this is the training split.
+    pub weights: Option<WeightSummary>,
     /// Labels that the training split does not have.
     pub unseen_labels: Vec<String>,
     /// Rows whose text is empty or white space.
@@ -181,6 +184,10 @@ impl fmt::Display for FileReport {
                 "  unseen    labels that the training file does not have: {}",
                 self.unseen_labels.join(", ")
             )?;
+        }
+        if let Some(WeightSummary { min, max, sum, zeros }) = self.weights {
+            let zeros = count(zeros, "row");
+            writeln!(f, "  weights   minimum {min}, maximum {max}, sum {sum}; {zeros} of weight 0")?;
         }
         if let Some(l) = &self.lengths {
             writeln!(

@@ -152,6 +152,7 @@ impl Folder {
             text: name(&settings.text, metadata.text_column()).unwrap_or_else(|| "text".to_owned()),
             pair: name(&settings.pair, metadata.pair_column()),
             label: None,
+            weight: None,
         };
         let several = all.several();
         Ok(Self {

@@ -35,6 +35,7 @@ pub(super) const ENTRY: TaskEntry = TaskEntry {
     trains: |outputs| *outputs == Outputs::Span,
     sections: &["answer"],
     classes: false,
+    weights: false,
     scores: &["exact match, F1"],
     columns: &[],
 };

@@ -1,6 +1,6 @@
-//! One class of several: cross-entropy, class weights, label smoothing.
+//! One class of several: cross-entropy, class weights, weights of examples, label smoothing.
 
-use super::{DataKind, Meter, Task, TaskEntry, only, reals, unlabelled};
+use super::{DataKind, Meter, Task, TaskEntry, only, reals, row_weights, unlabelled, weight};
 use crate::data::{Batch, Label, TokenSet};
 use crate::error::Result;
 use crate::metrics::{Classification, Curves, Ranked, Scores, softmax};
@@ -24,6 +24,7 @@ pub(super) const ENTRY: TaskEntry = TaskEntry {
     trains: |outputs| matches!(outputs, Outputs::Classes(_)),
     sections: &[],
     classes: true,
+    weights: true,
     scores: &[
         "accuracy, F1, Matthews correlation, AUROC, average precision;",
         "a confusion table; precision, recall and F1 of each class",
@@ -45,17 +46,22 @@ pub struct Classify {
 }
 
 impl Classify {
-    /// Weights n / (classes * count) from the labels of a training set, as scikit-learn's "balanced".
-    pub fn balanced(labels: &[Label], classes: usize) -> Vec<f32> {
-        let mut counts = vec![0usize; classes];
-        for label in labels {
+    /// Weights n / (classes * count) from the labels of a training set, as scikit-learn's "balanced". Each
+    /// example counts as often as its weight says, once if `weights` is empty.
+    pub fn balanced(labels: &[Label], weights: &[f32], classes: usize) -> Vec<f32> {
+        let mut counts = vec![0.0f64; classes];
+        let weight = |i: usize| weights.get(i).map_or(1.0, |w| f64::from(*w));
+        for (i, label) in labels.iter().enumerate() {
             if let Label::Class(c) = label
                 && let Some(n) = counts.get_mut(*c as usize)
             {
-                *n += 1;
+                *n += weight(i);
             }
         }
-        counts.iter().map(|&n| labels.len() as f32 / (classes * n.max(1)) as f32).collect()
+        let all: f64 = (0..labels.len()).map(weight).sum();
+        // A class that does not occur has a weight that nothing reads.
+        let of = |&n: &f64| all as f32 / (classes as f64 * if n > 0.0 { n } else { 1.0 }) as f32;
+        counts.iter().map(of).collect()
     }
 }
 
@@ -63,16 +69,18 @@ impl Task for Classify {
     fn outputs(&self) -> Outputs {
         Outputs::Classes(self.classes.clone())
     }
-    /// The sum of the labels' weights: PyTorch's denominator of a weighted mean.
+    /// The sum of the examples' weights, each times that of its class: PyTorch's denominator of a weighted
+    /// mean.
     fn weights(&self, batch: &Batch) -> [f64; 2] {
         [self.class_rows(batch).into_iter().flatten().sum(), 0.0]
     }
     fn class_rows(&self, batch: &Batch) -> Option<Vec<f64>> {
-        let one = |&c: &u32| match &self.class_weights {
+        let of_class = |c: u32| match &self.class_weights {
             Some(w) => w.get(c as usize).map_or(0.0, |&w| w as f64),
             None => 1.0,
         };
-        Some(batch.targets.classes().iter().map(one).collect())
+        let classes = batch.targets.classes().iter().enumerate();
+        Some(classes.map(|(i, &c)| of_class(c) * weight(batch, i)).collect())
     }
     fn loss(&self, tape: &mut Tape, outputs: &[Var], batch: &Batch, [scale, _]: [f64; 2]) -> Result<Var> {
         let logits = only(outputs)?;
@@ -86,6 +94,7 @@ impl Task for Classify {
             let w: Vec<f64> = w.iter().map(|&w| w as f64).collect();
             x.push(reals(tape, logits, &[w.len()], &w)?);
         }
+        x.extend(row_weights(tape, logits, batch)?);
         let (label_smoothing, weighted) = (self.label_smoothing, self.class_weights.is_some());
         tape.apply(CrossEntropy { label_smoothing, ignore_index: IGNORE, weighted, gamma: self.gamma }, x)
     }

@@ -29,6 +29,7 @@ pub(super) const ENTRY: TaskEntry = TaskEntry {
     trains: |outputs| *outputs == Outputs::Tokens,
     sections: &["mask"],
     classes: false,
+    weights: false,
     scores: &["perplexity, accuracy"],
     columns: &["filled (the likeliest token for each mask token)"],
 };

@@ -20,7 +20,7 @@ pub use metadata::{METADATA, ModelMetadata, TaskMetadata};
 pub use multilabel::Multilabel;
 pub use next::Next;
 pub use permute::{Permute, into_streams};
-pub use regress::Regress;
+pub use regress::{Regress, mean_and_deviation};
 pub use similar::{CONTRASTIVE, COSINE, PairLoss, Similar, SimilarityLoss, similarity, unit};
 pub use table::{DataKind, LanguageSettings, LanguageTask, PairClasses, TaskEntry};
 pub use tag::{Tag, TagScheme, Tagged};
@@ -73,6 +73,7 @@ const MULTI: TaskEntry = TaskEntry {
     trains: |_| false,
     sections: &["multi"],
     classes: false,
+    weights: false,
     scores: &[],
     columns: &[],
 };
@@ -302,6 +303,41 @@ pub(crate) fn reals(tape: &mut Tape, like: &Var, shape: &[usize], v: &[f64]) -> 
     let dtype = accumulator(like.value().spec.dtype);
     let t = tape.device().upload_reals(dtype, shape, v)?;
     Ok(tape.constant(t))
+}
+
+/// The weight of an example of a batch in the loss: 1 where examples have none.
+fn weight(batch: &Batch, example: usize) -> f64 {
+    batch.weights.get(example).map_or(1.0, |w| f64::from(*w))
+}
+
+/// The sum of the weights of a batch's examples.
+fn total_weight(batch: &Batch) -> f64 {
+    (0..batch.len()).map(|example| weight(batch, example)).sum()
+}
+
+/// The weights of a batch's examples (examples) as the last input of a loss; none where all weigh the same.
+///
+/// # Errors [`Kind::Data`](crate::error::Kind::Data) for weights of another number, or that are negative,
+/// infinite or NaN.
+fn row_weights(tape: &mut Tape, like: &Var, batch: &Batch) -> Result<Option<Var>> {
+    let weights = &batch.weights;
+    if weights.is_empty() {
+        return Ok(None);
+    }
+    let wrong = |found: String| {
+        Error::data("the weights of a batch do not fit its examples")
+            .with_expected(format!("none, or a finite number of at least 0 for each of {}", batch.len()))
+            .with_found(found)
+            .with_help("check TokenSet::weights")
+    };
+    if weights.len() != batch.len() {
+        return Err(wrong(format!("{} weights", weights.len())));
+    }
+    if let Some(bad) = weights.iter().find(|w| !w.is_finite() || **w < 0.0) {
+        return Err(wrong(bad.to_string()));
+    }
+    let weights: Vec<f64> = weights.iter().map(|w| f64::from(*w)).collect();
+    reals(tape, like, &[weights.len()], &weights).map(Some)
 }
 
 /// The error of a batch whose examples have no label of the kind a task needs.

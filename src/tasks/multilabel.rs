@@ -2,7 +2,7 @@
 //! `problem_type` "multi_label_classification"; and above which probability each is a yes.
 
 use super::classify::times;
-use super::{DataKind, Meter, Task, TaskEntry, Tuned, only, reals, unlabelled};
+use super::{DataKind, Meter, Task, TaskEntry, Tuned, only, reals, row_weights, total_weight, unlabelled};
 use crate::data::{Batch, TokenSet};
 use crate::error::Result;
 use crate::metrics::{Curves, MultiLabel, Ranked, Scores, sigmoids};
@@ -36,6 +36,7 @@ pub(super) const ENTRY: TaskEntry = TaskEntry {
     trains: |outputs| matches!(outputs, Outputs::Labels(_)),
     sections: &["multilabel"],
     classes: true,
+    weights: true,
     scores: &["F1 at the thresholds from training (else 0.5), AUROC,", "average precision"],
     columns: &["labels (classes above their thresholds), p_CLASS for every class"],
 };
@@ -61,9 +62,9 @@ impl Task for Multilabel {
     fn outputs(&self) -> Outputs {
         Outputs::Labels(self.classes.clone())
     }
-    /// The number of decisions: the mean is over examples and classes.
+    /// The number of decisions, each counted as its example weighs: the mean is over examples and classes.
     fn weights(&self, batch: &Batch) -> [f64; 2] {
-        [(batch.len() * self.classes.len()) as f64, 0.0]
+        [total_weight(batch) * self.classes.len() as f64, 0.0]
     }
     fn loss(&self, tape: &mut Tape, outputs: &[Var], batch: &Batch, [scale, _]: [f64; 2]) -> Result<Var> {
         let sets = batch.targets.sets();
@@ -80,6 +81,7 @@ impl Task for Multilabel {
             let weights: Vec<f64> = weights.iter().map(|&w| f64::from(w)).collect();
             x.push(reals(tape, logits, &[weights.len()], &weights)?);
         }
+        x.extend(row_weights(tape, logits, batch)?);
         tape.apply(BinaryCrossEntropy { weighted: self.class_weights.is_some(), gamma: self.gamma }, x)
     }
     fn meter(&self, _: &TokenSet) -> Box<dyn Meter> {

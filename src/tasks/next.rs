@@ -31,6 +31,7 @@ pub(super) const ENTRY: TaskEntry = TaskEntry {
     trains: |outputs| *outputs == Outputs::Pretraining(PairObjective::Next),
     sections: &["mask"],
     classes: false,
+    weights: false,
     scores: &["perplexity, accuracy, accuracy of next-sentence prediction"],
     columns: &["p_follows"],
 };

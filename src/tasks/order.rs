@@ -28,6 +28,7 @@ pub(super) const ENTRY: TaskEntry = TaskEntry {
     trains: |outputs| *outputs == Outputs::Pretraining(PairObjective::Order),
     sections: &["mask"],
     classes: false,
+    weights: false,
     scores: &["perplexity, accuracy, accuracy of sentence-order prediction"],
     columns: &["p_in_order"],
 };

@@ -30,6 +30,7 @@ pub(super) const ENTRY: TaskEntry = TaskEntry {
     trains: |outputs| *outputs == Outputs::Permuted,
     sections: &["permute"],
     classes: false,
+    weights: false,
     scores: &["perplexity, accuracy"],
     columns: &["filled (the likeliest token for each mask token)"],
 };

@@ -1,7 +1,7 @@
 //! One number: mean squared error, as `transformers` trains `num_labels` 1, of targets in units of their
 //! standard deviation.
 
-use super::{DataKind, Meter, Task, TaskEntry, only, reals, unlabelled};
+use super::{DataKind, Meter, Task, TaskEntry, only, reals, row_weights, total_weight, unlabelled};
 use crate::data::{Batch, TokenSet};
 use crate::error::{Error, Result};
 use crate::metrics::{Regression, Scores};
@@ -19,6 +19,7 @@ pub(super) const ENTRY: TaskEntry = TaskEntry {
     trains: |outputs| *outputs == Outputs::Number,
     sections: &["regress"],
     classes: false,
+    weights: true,
     scores: &["squared and absolute error, Pearson, Spearman"],
     columns: &["prediction"],
 };
@@ -43,15 +44,16 @@ impl Default for Regress {
 }
 
 impl Regress {
-    /// Outputs that stand for standard deviations from the mean of these targets, a training set's.
+    /// Outputs that stand for standard deviations from the mean of a training set's targets: pairs of target
+    /// and weight.
     ///
     /// # Errors
     /// [`Kind::Data`](crate::error::Kind::Data) for targets that are all the same, or differ by hardly more
     /// than an f32 can tell.
-    pub fn standardized(targets: impl Iterator<Item = f64> + Clone) -> Result<Self> {
-        let n = targets.clone().count().max(1) as f64;
-        let mean = targets.clone().sum::<f64>() / n;
-        let std = (targets.clone().map(|t| (t - mean) * (t - mean)).sum::<f64>() / n).sqrt();
+    pub fn standardized(weighted: impl Iterator<Item = (f64, f64)> + Clone) -> Result<Self> {
+        let (mean, std) = mean_and_deviation(weighted.clone());
+        let targets = weighted.map(|(target, _)| target);
+        let n = targets.clone().count();
         let first = targets.clone().next().unwrap_or(0.0);
         if targets.clone().all(|t| t == first) {
             return Err(Error::data("all targets are the same: there is nothing to learn")
@@ -77,6 +79,15 @@ impl Regress {
     }
 }
 
+/// The mean and the standard deviation of pairs of value and weight.
+pub fn mean_and_deviation(weighted: impl Iterator<Item = (f64, f64)> + Clone) -> (f64, f64) {
+    let weights: f64 = weighted.clone().map(|(_, w)| w).sum();
+    let n = if weights > 0.0 { weights } else { 1.0 };
+    let mean = weighted.clone().map(|(v, w)| w * v).sum::<f64>() / n;
+    let squares = weighted.map(|(v, w)| w * ((v - mean) * (v - mean)));
+    (mean, (squares.sum::<f64>() / n).sqrt())
+}
+
 /// The least standard deviation over the mean: about 8 times the distance of neighbours in f32, which hold
 /// targets and the last bias.
 const LEAST_SPREAD: f64 = 1e-6;
@@ -86,7 +97,7 @@ impl Task for Regress {
         Outputs::Number
     }
     fn weights(&self, batch: &Batch) -> [f64; 2] {
-        [batch.len() as f64, 0.0]
+        [total_weight(batch), 0.0]
     }
     fn loss(&self, tape: &mut Tape, outputs: &[Var], batch: &Batch, [scale, _]: [f64; 2]) -> Result<Var> {
         let logits = only(outputs)?;
@@ -97,11 +108,12 @@ impl Task for Regress {
         let values: Vec<f64> = values.iter().map(|&v| (f64::from(v) - self.shift) / self.scale).collect();
         // In units of `unit`, which are those of the outputs mostly.
         let scale = scale * (self.scale / self.unit).powi(2);
-        let x = [
+        let mut x = vec![
             logits.clone(),
             reals(tape, logits, &[batch.len(), 1], &values)?,
             reals(tape, logits, &[1], &[scale])?,
         ];
+        x.extend(row_weights(tape, logits, batch)?);
         tape.apply(Mse, x)
     }
     fn units(&self) -> Option<(f64, f64)> {

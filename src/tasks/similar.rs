@@ -71,6 +71,7 @@ pub(super) const ENTRY: TaskEntry = TaskEntry {
     trains: |outputs| *outputs == Outputs::Embedding,
     sections: &["similar"],
     classes: false,
+    weights: false,
     scores: &["correlation of cosine and label, or rank of the partner"],
     columns: &["similarity (the cosine of the two texts' vectors)"],
 };

@@ -27,6 +27,9 @@ pub struct TaskEntry {
     pub sections: &'static [&'static str],
     /// Whether its labels are classes: `data.classes` may name them, and `[loss]` may weigh them.
     pub classes: bool,
+    /// Whether its rows may have weights (`data.weight`, [`Batch::weights`](crate::data::Batch::weights)):
+    /// each has one loss.
+    pub weights: bool,
     /// What `tempra eval` prints, for its help; a line each.
     pub scores: &'static [&'static str],
     /// The columns that `tempra predict` adds to a table, for its help; empty if it writes no table.

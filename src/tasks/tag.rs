@@ -53,6 +53,7 @@ pub(super) const ENTRY: TaskEntry = TaskEntry {
     trains: |outputs| matches!(outputs, Outputs::Tags(_)),
     sections: &["tag"],
     classes: true,
+    weights: false,
     scores: &["F1 of entities, or of all words if the tags are no spans"],
     columns: &[],
 };

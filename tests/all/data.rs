@@ -15,7 +15,7 @@ fn golden(name: &str) -> PathBuf {
 }
 
 fn columns() -> Columns {
-    Columns { text: "text".into(), pair: None, label: Some("label".into()) }
+    Columns { text: "text".into(), pair: None, label: Some("label".into()), weight: None }
 }
 
 fn file(name: &str, bytes: impl AsRef<[u8]>) -> (TempDir, PathBuf) {
@@ -64,7 +64,7 @@ fn separated_files_are_read() {
     // TSV knows no quotes (GLUE's files open fields with them), unless its header has them.
     assert_eq!(rows("d.tsv", "text\tlabel\n\"Stop\tx\n"), [row("\"Stop", "x", 2)]);
     assert_eq!(rows("d.tsv", "\"text\"\t\"label\"\n\"a\tb\"\t\"x\"\n"), [row("a\tb", "x", 2)]);
-    let columns = Columns { text: "b".into(), pair: Some("a".into()), label: None };
+    let columns = Columns { text: "b".into(), pair: Some("a".into()), label: None, weight: None };
     let (_dir, path) = file("d.csv", "a,b,c\n1,2,3\n");
     let table = read(&path, &columns, OnBadRow::Stop).unwrap();
     assert_eq!(table.rows, [Row { text: "2".into(), pair: Some("1".into()), label: None, line: 2 }]);
@@ -267,7 +267,7 @@ fn bad_rows_are_skipped_up_to_one_percent() {
 fn parquet_is_read() {
     // Written by pyarrow: tests/golden/make_parquet.py.
     let read = |name: &str, text: &str, label: &str| {
-        let columns = Columns { text: text.into(), pair: None, label: Some(label.into()) };
+        let columns = Columns { text: text.into(), pair: None, label: Some(label.into()), weight: None };
         read(&golden(name), &columns, OnBadRow::Stop)
     };
     let table = read("good.parquet", "text", "label").unwrap();
@@ -329,7 +329,7 @@ fn damaged_parquet_never_panics() {
 
 #[test]
 fn all_columns_are_kept_for_predictions() {
-    let columns = Columns { text: "text".into(), pair: None, label: Some("label".into()) };
+    let columns = Columns { text: "text".into(), pair: None, label: Some("label".into()), weight: None };
     let from = |bytes: &str, format| {
         Records::from_reader(bytes.as_bytes(), Path::new("standard input"), format, &columns)
     };
@@ -361,6 +361,7 @@ fn table(labels: &[&str]) -> Table {
     Table {
         path: "t.csv".into(),
         rows: labels.iter().enumerate().map(row).collect(),
+        weights: vec![],
         bad: vec![],
         bad_count: 0,
         places: Places::Lines,

@@ -18,7 +18,7 @@ fn names(list: &[&str]) -> Vec<String> {
     list.iter().map(|s| (*s).to_owned()).collect()
 }
 fn columns(text: &str, label: Option<&str>) -> Columns {
-    Columns { text: text.into(), pair: None, label: label.map(str::to_owned) }
+    Columns { text: text.into(), pair: None, label: label.map(str::to_owned), weight: None }
 }
 
 fn indicators(name: &str, content: &str) -> tempra::error::Result<(Table, Vec<Vec<u32>>)> {

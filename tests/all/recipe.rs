@@ -383,6 +383,7 @@ test = "/abs/t.jsonl"
 text = "té\u0007xt"
 pair = "b"
 label = "gold"
+weight = "trust"
 classes = ["no", "yes"]
 validation_fraction = 0.15
 test_fraction = 0.123456789012345678

@@ -105,7 +105,7 @@ fn prices_are_learnt_and_given_back_in_their_own_units() {
 fn the_loss_is_that_of_standardized_targets() {
     // 100, 200, 600: mean 300, variance (200^2 + 100^2 + 300^2) / 3 = 46666.67, as scikit-learn's
     // StandardScaler.
-    let task = Regress::standardized([100.0, 200.0, 600.0].into_iter()).unwrap();
+    let task = Regress::standardized([100.0, 200.0, 600.0].into_iter().map(|t| (t, 1.0))).unwrap();
     assert_eq!(task.shift, 300.0);
     assert!(near(task.scale, 216.024_689_946_928_86, 1e-14) && task.unit == task.scale);
     let device = cpu(1);

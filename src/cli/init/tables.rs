@@ -71,7 +71,8 @@ pub fn propose(path: &Path, wanted: Option<TaskKind>, matches: &ArgMatches) -> R
 /// # Errors
 /// Those of [`data::read()`] and [`Target::classes`].
 pub fn class_folder(path: &Path, why: String) -> Result<Proposal> {
-    let columns = Columns { text: "text".to_owned(), pair: None, label: Some("label".to_owned()) };
+    let columns =
+        Columns { text: "text".to_owned(), pair: None, label: Some("label".to_owned()), weight: None };
     let table = data::read(path, &columns, OnBadRow::Skip)?;
     let mut proposal = classes(&table, columns, why)?;
     // The names of its columns are the defaults.

@@ -167,7 +167,7 @@ pub fn questions(path: &Path, why: String) -> Result<Proposal> {
 /// # Errors
 /// Those of [`data::read_documents`].
 pub fn folder(path: &Path, task: TaskKind, why: String) -> Result<Proposal> {
-    let columns = Columns { text: "text".to_owned(), pair: None, label: None };
+    let columns = Columns { text: "text".to_owned(), pair: None, label: None, weight: None };
     let roles = Roles { columns, labels: Vec::new(), why: Vec::new() };
     Ok(Proposal { unit: "texts", ..documents(path, task, Some(roles), why)? })
 }

@@ -12,7 +12,7 @@ use crate::data::{
 };
 use crate::error::{Error, Result};
 use crate::models::Outputs;
-use crate::tasks::{Answer, DataKind, Search, Tag, Task, TaskMetadata};
+use crate::tasks::{Answer, DataKind, Search, Tag, Task, TaskMetadata, mean_and_deviation};
 use crate::text::Tokenizer;
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -112,8 +112,8 @@ impl RowTask {
     }
 }
 
-/// A row, its label, its classes where it may have several.
-type Labelled = (Row, Option<Label>, Vec<u32>);
+/// A row, its label, its classes where it may have several, its weight where rows have weights.
+type Labelled = (Row, Option<Label>, Vec<u32>, Option<f32>);
 
 /// Rows with their labels.
 #[derive(Default)]
@@ -121,6 +121,27 @@ pub(super) struct Rows {
     pub rows: Vec<Row>,
     pub labels: Vec<Label>,
     pub sets: Vec<Vec<u32>>,
+    /// Empty where all rows weigh the same.
+    pub weights: Vec<f32>,
+}
+
+impl Rows {
+    fn of(labelled: Vec<Labelled>, kind: RowTask) -> Self {
+        let mut rows = Self::default();
+        for (row, label, set, weight) in labelled {
+            rows.rows.push(row);
+            rows.labels.extend(label);
+            rows.weights.extend(weight);
+            if kind == RowTask::Multilabel {
+                rows.sets.push(set);
+            }
+        }
+        // Only the ratios of weights count.
+        if rows.weights.windows(2).all(|pair| pair[0] == pair[1]) {
+            rows.weights.clear();
+        }
+        rows
+    }
 }
 
 /// Reads what a recipe's task learns from.
@@ -142,7 +163,9 @@ fn rows(r: &Recipe, kind: RowTask) -> Result<Source> {
     let d = &r.data;
     let contrastive = kind == RowTask::Similar && r.similar.loss == recipe::PairLoss::Contrastive;
     let label = Some(d.label.as_str()).filter(|name| !name.is_empty()).map(str::to_owned);
-    let columns = Columns { text: d.text.clone(), pair: d.pair.clone(), label };
+    let columns = Columns { text: d.text.clone(), pair: d.pair.clone(), label, weight: None };
+    // Only what is trained on is weighted: the training file comes first.
+    let mut weight = d.weight.clone();
     let indicators = d.label.several();
     // Pairs need no label; a column that was named must be there all the same.
     let optional_label = contrastive && d.label == recipe::Recipe::default().data.label;
@@ -151,6 +174,7 @@ fn rows(r: &Recipe, kind: RowTask) -> Result<Source> {
             .with_help("set data.pair to the column of the second text"));
     }
     let found = files(r, |path| {
+        let columns = Columns { weight: weight.take(), ..columns.clone() };
         let (table, sets) = match kind {
             RowTask::Multilabel if !indicators.is_empty() => {
                 data::read_with_indicators(path, &columns, indicators, on_bad(r))?
@@ -191,17 +215,18 @@ fn rows(r: &Recipe, kind: RowTask) -> Result<Source> {
             }
         };
         let mut sets = sets.into_iter();
-        let mut labels = labels.into_iter();
-        Ok(t.rows.into_iter().map(|row| (row, labels.next(), sets.next().unwrap_or_default())).collect())
+        let (mut labels, mut weights) = (labels.into_iter(), t.weights.into_iter());
+        let rows = t.rows.into_iter();
+        Ok(rows.map(|row| (row, labels.next(), sets.next().unwrap_or_default(), weights.next())).collect())
     };
     let [train, validation, test] = found.splits;
-    let splits =
-        [train.map(&label).transpose()?, validation.map(&label).transpose()?, test.map(&label).transpose()?];
+    let train = train.map(|t| without_zero_weights(label(t)?, r)).transpose()?;
+    let splits = [train, validation.map(&label).transpose()?, test.map(&label).transpose()?];
     // Listed classes say that the file need not have them all.
     if let (Target::Classify { classes }, RowTask::Multilabel, Some(train), None) =
         (&target, kind, &splits[0], given)
     {
-        let sets: Vec<Vec<u32>> = train.iter().map(|(.., set)| set.clone()).collect();
+        let sets: Vec<Vec<u32>> = train.iter().map(|(_, _, set, _)| set.clone()).collect();
         data::check_sets(&d.train, &sets, classes)?;
     }
     let strata: Option<Vec<Label>> = match &splits[0] {
@@ -214,17 +239,10 @@ fn rows(r: &Recipe, kind: RowTask) -> Result<Source> {
         None => row.text.trim().to_owned(),
     };
     let splits = share(r, splits, key, strata.as_deref())?;
-    let gathered = splits.map(|split| {
-        let mut rows = Rows::default();
-        for (row, label, set) in split? {
-            rows.rows.push(row);
-            rows.labels.extend(label);
-            if kind == RowTask::Multilabel {
-                rows.sets.push(set);
-            }
-        }
-        Some(rows)
-    });
+    let [train, validation, test] = splits.map(|split| Some(Rows::of(split?, kind)));
+    // Shares of the training file that are only scored.
+    let unweighted = |rows: Rows| Rows { weights: Vec::new(), ..rows };
+    let gathered = [train, validation.map(unweighted), test.map(unweighted)];
     let classes = match target {
         Target::Classify { classes } => classes,
         Target::Regress => Vec::new(),
@@ -238,6 +256,21 @@ fn rows(r: &Recipe, kind: RowTask) -> Result<Source> {
     let pairs = d.pair.is_some() && kind != RowTask::Similar;
     let raw = Raw::Rows { splits: gathered, kind };
     Ok(Source { outputs, classes, hashes: found.hashes, skipped: found.skipped, pairs, raw })
+}
+
+/// The training rows that count: those of weight 0 are left out, as if they were not in the file.
+fn without_zero_weights(mut rows: Vec<Labelled>, r: &Recipe) -> Result<Vec<Labelled>> {
+    let all = rows.len();
+    rows.retain(|(.., weight)| *weight != Some(0.0));
+    match &r.data.weight {
+        Some(column) if rows.is_empty() && all > 0 => Err(Error::data(format!(
+            "every weight in the column {column:?} is 0, so no row counts in the loss"
+        ))
+        .at(&r.data.train)
+        .with_expected("at least one weight above 0")
+        .with_help("check that data.weight names the right column")),
+        _ => Ok(rows),
+    }
 }
 
 fn sentences(r: &Recipe) -> Result<Source> {
@@ -351,6 +384,7 @@ impl Source {
                         return TokenSet::of_pairs(tokenizer, &rows.rows, rows.labels, longest);
                     }
                     let set = TokenSet::build(tokenizer, &rows.rows, rows.labels, longest, e.cache)?;
+                    let set = TokenSet { weights: rows.weights, ..set };
                     Ok(match kind {
                         RowTask::Multilabel => TokenSet { targets: Targets::Set(rows.sets), ..set },
                         _ => set,
@@ -419,7 +453,7 @@ impl Source {
                     )));
             }
         }
-        let deviation = deviation(r, train.targets.values());
+        let deviation = deviation(r, &train);
         if let Some((mean, std)) = task.units() {
             (metadata.target_mean, metadata.target_std) = (Some(mean), Some(std));
         }
@@ -443,15 +477,14 @@ impl Source {
     }
 }
 
-/// The standard deviation of target values, in the unit that metrics have; `None` where there are none.
-fn deviation(r: &Recipe, targets: &[f32]) -> Option<f64> {
+/// The standard deviation of the target values of examples, in the unit that metrics have; `None` where there
+/// are none.
+fn deviation(r: &Recipe, set: &TokenSet) -> Option<f64> {
     let unit = if r.task == recipe::TaskKind::Similar { r.similar.label_scale } else { 1.0 };
-    let values: Vec<f64> = targets.iter().map(|v| f64::from(*v) / unit).collect();
-    if values.is_empty() {
-        return None;
-    }
-    let mean = values.iter().sum::<f64>() / values.len() as f64;
-    Some((values.iter().map(|v| (v - mean) * (v - mean)).sum::<f64>() / values.len() as f64).sqrt())
+    let targets = set.targets.values();
+    let weights = set.weights.iter().map(|w| f64::from(*w)).chain(std::iter::repeat(1.0));
+    let weighted = targets.iter().map(|v| f64::from(*v) / unit).zip(weights);
+    (!targets.is_empty()).then(|| mean_and_deviation(weighted).1)
 }
 
 /// How a model's texts were read, for whoever predicts with it.

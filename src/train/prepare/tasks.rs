@@ -57,10 +57,10 @@ pub(super) fn rows_task(
             },
         }),
         RowTask::Classify => {
-            let labels = splits[0].as_ref().map(|s| &s.labels[..]).unwrap_or_default();
+            let (labels, weights) = training(splits);
             let class_weights = match &r.loss.class_weights {
                 None => None,
-                Some(ClassWeights::Balanced) => Some(Classify::balanced(labels, classes.len())),
+                Some(ClassWeights::Balanced) => Some(Classify::balanced(labels, weights, classes.len())),
                 Some(ClassWeights::Values(w)) => Some(fitting(w, classes)?),
             };
             if let Some(weights) = &class_weights {
@@ -70,6 +70,11 @@ pub(super) fn rows_task(
             Arc::new(Classify { classes: classes.to_vec(), label_smoothing, class_weights, gamma })
         }
     })
+}
+
+/// The labels of the training examples and their weights, of which there may be none.
+fn training(splits: &Splits<Rows>) -> (&[Label], &[f32]) {
+    splits[0].as_ref().map(|s| (&s.labels[..], &s.weights[..])).unwrap_or_default()
 }
 
 /// Refuses training examples whose classes all have the weight 0.
@@ -87,11 +92,12 @@ fn counted(r: &Recipe, labels: &[Label], weights: &[f32]) -> Result<()> {
 
 /// Targets as `regress.standardize` asks for them.
 fn regress(r: &Recipe, splits: &Splits<Rows>) -> Result<Regress> {
-    let labels = splits[0].as_ref().map(|s| &s.labels[..]).unwrap_or_default();
+    let (labels, weights) = training(splits);
     let value = |label: &Label| if let Label::Value(v) = label { Some(f64::from(*v)) } else { None };
     let targets = labels.iter().filter_map(value);
     if r.regress.standardize {
-        return Regress::standardized(targets).map_err(|e| e.at(&r.data.train));
+        let weights = weights.iter().map(|w| f64::from(*w)).chain(std::iter::repeat(1.0));
+        return Regress::standardized(targets.zip(weights)).map_err(|e| e.at(&r.data.train));
     }
     if let Some(large) = targets.clone().find(|t| t.abs() > LARGEST_TARGET) {
         return Err(Error::data("the square of a target is too large for a 32-bit float")

@@ -209,8 +209,12 @@ fn data(recipe: &Recipe, r: &mut Reader<'_>) {
         );
     }
     let label = Some(d.label.as_str()).filter(|_| d.label.several().is_empty());
-    let columns =
-        [("data.text", Some(d.text.as_str())), ("data.pair", d.pair.as_deref()), ("data.label", label)];
+    let columns = [
+        ("data.text", Some(d.text.as_str())),
+        ("data.pair", d.pair.as_deref()),
+        ("data.label", label),
+        ("data.weight", d.weight.as_deref()),
+    ];
     // Pairs that belong together need no label: an empty name says that there is none.
     let unlabelled = recipe.task == TaskKind::Similar && recipe.similar.loss == PairLoss::Contrastive;
     for (i, (key, column)) in columns.iter().enumerate() {
@@ -223,6 +227,7 @@ fn data(recipe: &Recipe, r: &mut Reader<'_>) {
         }
     }
     indicators(recipe, r);
+    weight(recipe, r);
     let classes: BTreeSet<_> = d.classes.iter().collect();
     if let Some(twice) =
         d.classes.iter().enumerate().find(|(i, c)| d.classes.iter().take(*i).any(|b| b == *c))
@@ -244,11 +249,26 @@ fn data(recipe: &Recipe, r: &mut Reader<'_>) {
     }
 }
 
+/// Complains about weights of rows where rows have no loss of their own. Of several tasks each says this for
+/// itself.
+fn weight(recipe: &Recipe, r: &mut Reader<'_>) {
+    if recipe.data.weight.is_none() || recipe.task.entry().weights || recipe.task == TaskKind::Multi {
+        return;
+    }
+    let with = tasks::TASKS.iter().map(|(_, entry)| entry).filter(|entry| entry.weights);
+    let with = with.map(|entry| format!("{:?}", entry.name)).collect::<Vec<_>>().join(" or ");
+    let what = format!("data.weight is set, but task {:?} does not take it", recipe.task.name());
+    r.complain(&["data.weight", "task"], &what, |e| {
+        e.with_expected(format!("task {with}")).with_help("remove data.weight")
+    });
+}
+
 /// Complains about a list of label columns that is none.
 fn indicators(recipe: &Recipe, r: &mut Reader<'_>) {
     let (d, key) = (&recipe.data, "data.label");
     let LabelColumns::Several(names) = &d.label else { return };
-    let others = [("data.text", Some(&d.text)), ("data.pair", d.pair.as_ref())];
+    let others =
+        [("data.text", Some(&d.text)), ("data.pair", d.pair.as_ref()), ("data.weight", d.weight.as_ref())];
     let other = others.iter().find(|(_, other)| other.is_some_and(|name| names.contains(name)));
     if recipe.task != TaskKind::Multilabel {
         let what = format!("data.label lists columns, but task is {:?}", recipe.task.name());

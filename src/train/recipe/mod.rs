@@ -137,6 +137,11 @@ section! {
         /// CoNLL-U. "similar" with a contrastive loss needs no label; if there is one, every row must be
         /// labelled 1 or true, and "" says that the column means something else.
         label: LabelColumns = LabelColumns::One("label".to_owned()), Rule::Any;
+        /// Column of the weight of each row in the loss (scikit-learn's `sample_weight`), a number of at
+        /// least 0, in the training file alone; for "classify", "multilabel" and "regress". The loss is the
+        /// weighted mean over the rows of an optimizer step. Rows of weight 0 are left out. Scores count
+        /// every row once. Left out: all rows weigh the same.
+        weight: Option<String> = None, Rule::Any;
         /// What stands between the classes of a row where it may have several.
         separator: String = ",".to_owned(), Rule::Any;
         /// Names of the classes in the order of the head's outputs; an empty list takes them from the
