@@ -94,8 +94,8 @@ impl Job {
         let copy = |i: usize| self.copy.filter(|c| c.input == i);
         let left_out = |i: usize| dtype == accumulator(dtype) && copy(i).is_some_and(|c| c.optional);
         let element = |i: usize, input: &Input| match input.fill {
-            Fill::Real(..) if is_op || copy(i).is_some() => dtype,
-            Fill::Real(..) | Fill::Fixed(_) => DType::F32,
+            Fill::Real(..) | Fill::Detached(..) if is_op || copy(i).is_some() => dtype,
+            Fill::Real(..) | Fill::Detached(..) | Fill::Fixed(_) => DType::F32,
             Fill::Ints(_) => DType::U32,
         };
         let all = self.inputs.iter().enumerate().filter(|(i, _)| !left_out(*i));
@@ -149,7 +149,7 @@ impl Workbench<'_> {
         let (lo, hi) = match &input.fill {
             Fill::Ints(v) => return self.device.upload(DType::U32, &spec.shape, v),
             Fill::Fixed(v) => return self.device.upload_reals(spec.dtype, &spec.shape, v),
-            Fill::Real(lo, hi) => (*lo as f32, *hi as f32),
+            Fill::Real(lo, hi) | Fill::Detached(lo, hi) => (*lo as f32, *hi as f32),
         };
         self.random(spec, lo, hi, at)
     }

@@ -43,6 +43,8 @@ pub struct Input {
 pub enum Fill {
     /// Random reals in a range; the op is differentiated with respect to them.
     Real(f64, f64),
+    /// Random reals in a range, without a gradient, in the type of activations.
+    Detached(f64, f64),
     /// Given reals, without a gradient.
     Fixed(Vec<f64>),
     /// Given integers.
@@ -65,7 +67,7 @@ impl Case {
     /// The specs of the inputs where activations are of an element type.
     pub fn specs(&self, dtype: DType) -> Vec<Spec> {
         let of = |fill: &Fill| match fill {
-            Fill::Real(..) => dtype,
+            Fill::Real(..) | Fill::Detached(..) => dtype,
             Fill::Fixed(_) => accumulator(dtype),
             Fill::Ints(_) => DType::U32,
         };
@@ -75,7 +77,8 @@ impl Case {
     /// truth is computed from what the device sees.
     pub fn values_in(&self, dtype: DType, rng: &mut Rng) -> Vec<Vec<f64>> {
         let mut all = self.values(rng);
-        for (v, _) in all.iter_mut().zip(&self.inputs).filter(|(_, i)| matches!(i.fill, Fill::Real(..))) {
+        let activations = |i: &Input| matches!(i.fill, Fill::Real(..) | Fill::Detached(..));
+        for (v, _) in all.iter_mut().zip(&self.inputs).filter(|(_, i)| activations(i)) {
             v.iter_mut().for_each(|v| *v = rounded(dtype, *v));
         }
         all
@@ -86,7 +89,7 @@ impl Case {
         let one = |input: &Input| match &input.fill {
             Fill::Ints(v) => v.iter().map(|&v| v as f64).collect(),
             Fill::Fixed(v) => v.iter().map(|&v| v as f32 as f64).collect(),
-            Fill::Real(lo, hi) => reals(rng, input.shape.iter().product(), *lo, *hi),
+            Fill::Real(lo, hi) | Fill::Detached(lo, hi) => reals(rng, input.shape.iter().product(), *lo, *hi),
         };
         self.inputs.iter().map(one).collect()
     }
@@ -143,6 +146,10 @@ impl Input {
     /// Random reals in (-1, 1).
     pub fn real(shape: &[usize]) -> Input {
         Input { shape: shape.to_vec(), fill: Fill::Real(-1.0, 1.0) }
+    }
+    /// Random reals in (-1, 1) that are not differentiated by, in the type of activations.
+    pub fn detached(shape: &[usize]) -> Input {
+        Input { shape: shape.to_vec(), fill: Fill::Detached(-1.0, 1.0) }
     }
     /// Reals that are not differentiated by.
     pub fn fixed(shape: &[usize], v: &[f64]) -> Input {
