@@ -133,6 +133,8 @@ mod readers;
 mod recipe;
 #[path = "all/regress.rs"]
 mod regress;
+#[path = "all/relation.rs"]
+mod relation;
 #[path = "all/reports.rs"]
 mod reports;
 #[path = "all/rules.rs"]

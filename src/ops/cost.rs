@@ -5,10 +5,10 @@
 //! An addition, subtraction, multiplication, division or comparison counts one, and so does a function such
 //! as exp, log, sqrt, erf or tanh. A sum of n terms counts n. Signs, absolute values, conversions, integers
 //! and random numbers count nothing. Ops that consist of matmuls (`linear`, `attention`, `favor`,
-//! `relative_attention`) count their matmuls only, two for each multiply-add, as is usual in FLOP/s of
-//! matmuls and attention: what else they compute for an element is small beside it. Gradients and moments
-//! that are known to be zero count like others (`adamw`, `global_norm`), so that the FLOP of a step depend
-//! neither on earlier steps nor on the device; only bytes are saved.
+//! `relative_attention`, `relation`) count their matmuls only, two for each multiply-add, as is usual in
+//! FLOP/s of matmuls and attention: what else they compute for an element is small beside it. Gradients and
+//! moments that are known to be zero count like others (`adamw`, `global_norm`), so that the FLOP of a step
+//! depend neither on earlier steps nor on the device; only bytes are saved.
 //!
 //! # Bytes
 //! Every element that a pass must read or write counts once, in the width that it has in memory, also if a

@@ -27,6 +27,7 @@ pub mod mask;
 pub mod mse;
 pub mod normalize;
 pub mod pool;
+pub mod relation;
 pub mod relative_attention;
 pub mod residual;
 pub mod rotary;
@@ -108,6 +109,7 @@ const OTHERS: &[(&str, Cases)] = &[
     ("span_cross_entropy", span_cross_entropy::cases),
     ("symmetric_kl", symmetric_kl::cases),
     ("soft_cross_entropy", soft_cross_entropy::cases),
+    ("relation", relation::cases),
     ("mse", mse::cases),
     ("global_norm", global_norm::cases),
     ("step_guard", step_guard::cases),
@@ -135,6 +137,7 @@ const OTHER_SHADERS: &[&str] = &[
     span_cross_entropy::SHADER,
     symmetric_kl::SHADER,
     soft_cross_entropy::SHADER,
+    relation::SHADER,
     mse::SHADER,
     global_norm::SHADER,
     step_guard::SHADER,
@@ -165,6 +168,7 @@ const OTHER_KERNELS: &[(&str, &str)] = &[
     ("span_cross_entropy", span_cross_entropy::KERNEL),
     ("symmetric_kl", symmetric_kl::KERNEL),
     ("soft_cross_entropy", soft_cross_entropy::KERNEL),
+    ("relation", relation::KERNEL),
     ("mse", mse::KERNEL),
     ("global_norm", global_norm::KERNEL),
     ("step_guard", step_guard::KERNEL),

@@ -277,6 +277,28 @@ fn relative_attention_counts_who_sees_whom() {
     assert_eq!(cost.forward_bytes, (4 * read) as f64);
 }
 
+/// 48 relation heads of a student of 384 columns and a teacher of 768. A pair of tokens costs a multiply-add
+/// of every column of q, k and v of both; backward has the scores again, and W s. Forward reads both, the
+/// bounds, a weight for each token (f32) and the scale; it writes two statistics (f32) for each token, head,
+/// and q, k, v, and the loss. Backward reads all of that but the loss, and dloss, and writes dstudent. Tokens
+/// that only pad the batch have zeros there, and nothing else.
+#[test]
+fn relation_counts_pairs_and_statistics() {
+    let (pair, statistics) = (2 * 3 * (2 * H + H), 2 * 3 * 48);
+    let count = |pairs: usize, used: usize, sequences: usize| {
+        move |e| {
+            let few = (sequences + 1 + used + 1 + used * statistics + 1) * 4;
+            let read = used * 3 * (2 * H + H) * e + few;
+            hand([pairs * pair, pairs * (pair + 2 * 3 * H)], [read, read + T * 3 * H * e])
+        }
+    };
+    check(&job("relation", "length 128", T), count(2 * 128 * 128, T, 2));
+    let lengths = [5usize, 0, 95];
+    let mut job = job("relation", "length 128", T);
+    job.inputs[2] = Input::ints(&bounds(&lengths));
+    check(&job, count(25 + 95 * 95, 100, 3));
+}
+
 /// The mean of sequences of 5, 0 and 95 tokens in a batch of 256, of which the rest only pads. Forward reads
 /// 100 rows and writes 3: an addition for each element read, a division for each column of the two sequences
 /// with tokens. Backward reads two rows of dy, divides them, and writes all of dx, zeros for the padding.

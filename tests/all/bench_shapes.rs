@@ -77,6 +77,7 @@ fn every_op_with_sizes_is_measured_at_a_custom_shape() {
             }
             "attention" => "tokens=12,heads=3,head_dim=10,length=4,window=2,dropout=0.5",
             "favor" => "tokens=12,heads=3,head_dim=10,length=4,features=9",
+            "relation" => "tokens=12,heads=3,head_dim=10,length=4,teacher_dim=7",
             "relative_attention" | "rotary" => "tokens=12,heads=3,head_dim=10,length=4",
             "embed" => "tokens=12,columns=10,length=4,vocab=50,positions=4",
             "pool" => "tokens=12,columns=10,length=4",

@@ -19,6 +19,7 @@ use crate::ops::mask::WeightMask;
 use crate::ops::mse::Mse;
 use crate::ops::normalize::Normalize;
 use crate::ops::pool::Pool;
+use crate::ops::relation::Relation;
 use crate::ops::relative_attention::RelativeAttention;
 use crate::ops::residual::Residual;
 use crate::ops::rotary::Rotary;
@@ -136,6 +137,20 @@ pub fn relative_attention(s: &SequenceLengths, h: Heads) -> Job {
         Input::real(&[5, h.hidden()]),
     ];
     Job::op("relative_attention", op, inputs, &[4]).with_lengths(s)
+}
+
+/// Relation heads of the student `h`, and of a teacher whose heads have `teacher_dim` columns.
+pub fn relation(s: &SequenceLengths, h: Heads, teacher_dim: usize) -> Job {
+    let (tokens, n) = (s.tokens(), s.sequences());
+    let weights: Vec<f64> = s.all().iter().flat_map(|&len| vec![1.0 / (h.heads * len) as f64; len]).collect();
+    let inputs = vec![
+        Input::detached(&[tokens, 3 * h.heads * teacher_dim]),
+        h.qkv(tokens),
+        Input::ints(&s.cu_seqlens()),
+        Input::fixed(&[tokens], &weights),
+        scale(n),
+    ];
+    Job::op("relation", Relation { heads: h.heads }, inputs, &[]).with_lengths(s)
 }
 
 pub fn rotary(s: &SequenceLengths, h: Heads) -> Job {

@@ -45,6 +45,7 @@ const OTHERS: &[OpSizes] = &[
     sizes("attention", TOKENS, &["heads", "head_dim"], &["length", "window", "dropout"]),
     sizes("favor", TOKENS, &["heads", "head_dim"], &["length", "features"]),
     sizes("relative_attention", TOKENS, &["heads", "head_dim"], &["length"]),
+    sizes("relation", TOKENS, &["heads", "head_dim"], &["length", "teacher_dim"]),
     sizes("dropout", ROWS, &["columns"], &["dropout"]),
     sizes("pool", TOKENS, &["columns"], &["length"]),
     sizes("gather", ROWS, &["columns"], &["indices"]),
@@ -318,6 +319,11 @@ impl CustomShape {
                 vec![("", build::favor(s, h, features))]
             }
             "relative_attention" => vec![("", build::relative_attention(s, h))],
+            "relation" => {
+                let teacher_dim = self.count("teacher_dim").unwrap_or(2 * h.head_dim);
+                self.limit(&[("the teacher's q, k and v", &[rows, 3, h.heads, teacher_dim])])?;
+                vec![("", build::relation(s, h, teacher_dim))]
+            }
             "rotary" => vec![("", build::rotary(s, h))],
             "pool" => vec![
                 ("mean", build::pool(s, columns, Pool::Mean)),
@@ -407,7 +413,7 @@ fn canonical(name: &str, value: &str) -> std::result::Result<String, String> {
     let most = match name {
         "elements" => MOST_ELEMENTS,
         "tokens" | "rows" | "m" => MOST_TOKENS,
-        "head_dim" => MOST_HEAD,
+        "head_dim" | "teacher_dim" => MOST_HEAD,
         "heads" | "features" => 1 << 16,
         _ => MOST,
     };

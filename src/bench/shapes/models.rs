@@ -79,6 +79,12 @@ fn heads(m: &ModelShape) -> Heads {
     Heads { heads: m.heads, head_dim: m.hidden / m.heads.max(1) }
 }
 
+/// MiniLM-v2 has four relation heads for each attention head of BERT-base (48) and BERT-large (64).
+fn relation_heads(m: &ModelShape) -> Heads {
+    let heads = if m.hidden.is_multiple_of(4 * m.heads.max(1)) { 4 * m.heads } else { m.heads };
+    Heads { heads, head_dim: m.hidden / heads.max(1) }
+}
+
 fn attention(m: &ModelShape, s: &SequenceLengths, window: Option<usize>) -> Job {
     let window_part = window.map_or(String::new(), |w| format!(", window {w}"));
     let job = build::attention(s, heads(m), window, DROPOUT);
@@ -122,6 +128,9 @@ pub fn jobs_of(op: &str, m: &ModelShape, s: &SequenceLengths) -> Vec<Job> {
             vec![job(&s.label(), build::favor(s, heads(m), default_features(heads(m).head_dim)))]
         }
         "relative_attention" => vec![job(&s.label(), build::relative_attention(s, heads(m)))],
+        "relation" => {
+            vec![job(&s.label(), build::relation(s, relation_heads(m), 2 * relation_heads(m).head_dim))]
+        }
         "rotary" => vec![ragged("qkv", build::rotary(s, heads(m)))],
         "glu" => vec![job("feed-forward", build::glu([t, m.intermediate]))],
         "residual" => vec![job("block", build::residual([t, h], DROPOUT))],
