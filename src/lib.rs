@@ -248,6 +248,8 @@ pub mod metrics;
 pub mod tasks;
 // Inference.
 pub mod predict;
+
+pub mod compress;
 // The loop.
 pub mod train;
 // Outputs.

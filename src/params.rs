@@ -6,6 +6,7 @@ use crate::device::{Device, Tensor};
 use crate::error::{Error, Result};
 use crate::ops::ZeroBlocks;
 use crate::ops::cast::Cast;
+use crate::ops::mask::WeightMask;
 use crate::ops::update::Segment;
 use crate::shape::{DType, Spec};
 use crate::tape::{Leaf, Tape, Var};
@@ -85,6 +86,8 @@ struct Members {
     shape: Vec<usize>,
     /// Of which a batch has some rows only.
     table: bool,
+    /// Whether pruning may mask its elements.
+    prunable: bool,
 }
 
 impl Members {
@@ -122,12 +125,16 @@ impl Layout {
             let (arena, offset) = (ArenaKind::default(), 0);
             self.list.push(Param { name, shape, transposed, arena, offset, decay, lr_scale, frozen });
         }
-        self.groups.push(Members { first, count, shape: joined.to_vec(), table: false });
+        self.groups.push(Members { first, count, shape: joined.to_vec(), table: false, prunable: false });
         Group(self.groups.len() - 1)
     }
     /// Marks a group as an embedding table: the gradients of most of its rows are zero.
     pub fn table(&mut self, group: Group) {
         self.groups[group.0].table = true;
+    }
+    /// Marks a group as a weight that pruning may mask.
+    pub fn prunable(&mut self, group: Group) {
+        self.groups[group.0].prunable = true;
     }
     /// Marks the parameters of a group as transposed in files.
     pub fn transpose(&mut self, group: Group) {
@@ -255,6 +262,18 @@ pub struct Params {
     pub trained: Arena,
     /// The gradients of the trained arena; `None` for evaluation, and if every parameter is frozen.
     pub training: Option<Training>,
+    masks: Vec<PruningMask>,
+}
+
+/// The pruning mask of a weight: 1 for elements that are kept, 0 for masked ones.
+pub struct PruningMask {
+    group: usize,
+    /// The name of the weight in checkpoints, that of the first parameter in it.
+    pub name: String,
+    /// The mask, in the shape of the weight and the type that kernels read.
+    pub mask: Tensor,
+    /// The (master) weight, f32, which keeps its values where it is masked.
+    pub weight: Tensor,
 }
 
 /// What training takes besides values and the optimizer's states, for the trained arena.
@@ -268,7 +287,10 @@ pub struct Training {
 
 /// The variables of all groups on one tape.
 pub struct Bound {
+    /// What the model computes with: masked weights where there are masks.
     vars: Vec<Var>,
+    /// What stands in the arenas.
+    leaves: Vec<Var>,
 }
 
 impl Bound {
@@ -295,7 +317,13 @@ impl Params {
             None
         };
         let frozen = (frozen > 0).then(|| Arena::new(device, dtype, frozen)).transpose()?;
-        Ok(Params { frozen, trained: Arena::new(device, dtype, trained)?, training, layout })
+        Ok(Params {
+            frozen,
+            trained: Arena::new(device, dtype, trained)?,
+            training,
+            layout,
+            masks: Vec::new(),
+        })
     }
     /// Updates the copies that kernels read. Call it after the host has written weights.
     ///
@@ -309,6 +337,41 @@ impl Params {
             }
         }
         Ok(())
+    }
+    /// Allocates a mask for every weight that pruning may mask; it keeps all elements.
+    ///
+    /// # Errors
+    /// [`Kind::Memory`](crate::error::Kind::Memory) if there is not enough memory.
+    pub fn add_masks(&mut self, device: &Device) -> Result<()> {
+        let mut masks = Vec::new();
+        for (group, g) in self.layout.groups.iter().enumerate().filter(|(_, g)| g.prunable) {
+            let Some(first) = self.layout.list[g.range()].first() else { continue };
+            let arena = self.arena(first.arena);
+            let weight = arena.value.view(first.offset, &g.shape)?;
+            let dtype = arena.copy.as_ref().unwrap_or(&arena.value).spec.dtype;
+            let mask = device.upload_reals(dtype, &g.shape, &vec![1.0; weight.spec.len()])?;
+            masks.push(PruningMask { group, name: first.name.clone(), mask, weight });
+        }
+        self.masks = masks;
+        Ok(())
+    }
+    /// The masks, in the order of the weights.
+    pub fn masks(&self) -> &[PruningMask] {
+        &self.masks
+    }
+    /// The mask of a parameter, in its shape; `None` if it has none.
+    ///
+    /// # Errors
+    /// [`Kind::Shape`](crate::error::Kind::Shape) if the parameter is not one of these.
+    pub fn mask(&self, p: &Param) -> Result<Option<Tensor>> {
+        for m in &self.masks {
+            let members = &self.layout.list[self.layout.groups[m.group].range()];
+            let first = members.first().map_or(0, |f| f.offset);
+            if members.iter().any(|member| member.name == p.name) {
+                return m.mask.view(p.offset - first, &p.shape).map(Some);
+            }
+        }
+        Ok(None)
     }
     /// The names, shapes and offsets.
     pub fn layout(&self) -> &Layout {
@@ -354,7 +417,8 @@ impl Params {
     /// The size of all arenas in bytes, without the optimizer's states.
     pub fn bytes(&self) -> usize {
         let arenas = self.frozen.iter().chain([&self.trained]).map(Arena::bytes).sum::<usize>();
-        arenas + self.training.as_ref().map_or(0, |t| t.grad.spec.bytes())
+        let masks = self.masks.iter().map(|m| m.mask.spec.bytes()).sum::<usize>();
+        arenas + masks + self.training.as_ref().map_or(0, |t| t.grad.spec.bytes())
     }
     /// Puts every group on a tape: those of the trained arena as leaves with gradients if the tape records,
     /// and all others as constants. `filled`: whether the gradients hold those of earlier micro-batches, to
@@ -363,13 +427,13 @@ impl Params {
     /// # Errors
     /// [`Kind::Shape`](crate::error::Kind::Shape) if a view does not fit the arena.
     pub fn bind(&self, tape: &mut Tape, filled: bool) -> Result<Bound> {
-        let mut vars = Vec::with_capacity(self.layout.groups.len());
+        let mut leaves = Vec::with_capacity(self.layout.groups.len());
         for g in &self.layout.groups {
             let first = self.layout.list[g.range()].first();
             let (kind, offset) = first.map_or_else(Default::default, |p| (p.arena, p.offset));
             let arena = self.arena(kind);
             let value = arena.copy.as_ref().unwrap_or(&arena.value).view(offset, &g.shape)?;
-            vars.push(match &self.training {
+            leaves.push(match &self.training {
                 Some(t) if tape.recording() && kind == ArenaKind::Trained => {
                     let grad = t.grad.view(offset, &g.shape)?;
                     let bits = t.zero_blocks.clone().filter(|_| g.table);
@@ -379,11 +443,16 @@ impl Params {
                 _ => tape.constant(value),
             });
         }
-        Ok(Bound { vars })
+        let mut vars = leaves.clone();
+        for m in &self.masks {
+            let mask = tape.constant(m.mask.clone());
+            vars[m.group] = tape.apply(WeightMask, [leaves[m.group].clone(), mask])?;
+        }
+        Ok(Bound { vars, leaves })
     }
     /// The names of the parameters of variables on a tape.
     pub fn names(&self, bound: &Bound, vars: &[Var]) -> Vec<String> {
-        let groups = self.layout.groups.iter().zip(&bound.vars).filter(|(_, v)| vars.contains(v));
+        let groups = self.layout.groups.iter().zip(&bound.leaves).filter(|(_, v)| vars.contains(v));
         groups
             .flat_map(|(g, _)| &self.layout.list[g.range()])
             .filter(|p| !p.frozen)

@@ -125,6 +125,8 @@ mod order;
 mod outcome;
 #[path = "all/performer.rs"]
 mod performer;
+#[path = "all/prune.rs"]
+mod prune;
 #[path = "all/r_drop.rs"]
 mod r_drop;
 #[path = "all/readers.rs"]

@@ -188,7 +188,10 @@ impl Model {
         let names =
             weights::Names { prefix: architecture.prefix, body, whole: trained, layers, rows, decoder: used };
         let plan = weights::match_names(&files, &layout, &names, dir)?;
-        let params = Params::new(device, layout, options.dtype, options.training)?;
+        let mut params = Params::new(device, layout, options.dtype, options.training)?;
+        if options.masked {
+            params.add_masks(device)?;
+        }
         let std = config.optional_number("initializer_range")?.unwrap_or(0.02);
         let mut report = weights::fill(device, &params, &files, plan, options.seed, std)?;
         let changes = changes(dir);
@@ -342,9 +345,11 @@ impl Model {
         let (stem, _) = parameter.rsplit_once('.')?;
         self.heads.iter().find(|h| h.last_layer.as_deref() == Some(stem))?.units
     }
-    /// The parameters whose values differ from those in [`Model::files`]: last layers of standardized heads.
+    /// The parameters whose values differ from those in [`Model::files`]: last layers of standardized heads,
+    /// and weights with a pruning mask.
     pub fn converted(&self) -> impl Iterator<Item = &Param> {
-        self.params.layout().list.iter().filter(|p| self.units(&p.name).is_some())
+        let masked = |p: &Param| self.params.mask(p).is_ok_and(|m| m.is_some());
+        self.params.layout().list.iter().filter(move |p| self.units(&p.name).is_some() || masked(p))
     }
 
     /// The encoder's hidden states (tokens, hidden) for a packed batch.
@@ -417,7 +422,10 @@ impl Model {
     pub fn files(&self, device: &Device) -> Result<Vec<NamedFile<'static>>> {
         let mut tensors = Vec::with_capacity(self.params.layout().list.len());
         for p in &self.params.layout().list {
-            let values = device.read::<f32>(&self.params.value(p)?)?;
+            let mut values = device.read::<f32>(&self.params.value(p)?)?;
+            if let Some(mask) = self.params.mask(p)? {
+                values.iter_mut().zip(device.read_reals(&mask)?).for_each(|(v, m)| *v *= m as f32);
+            }
             let values = match self.units(&p.name) {
                 Some(units) => units.folded(values, p.name.ends_with(".bias")),
                 None => values,

@@ -30,6 +30,8 @@ pub struct Options {
     pub seed: u64,
     /// Whether to allocate gradients and optimizer moments.
     pub training: bool,
+    /// Whether the weights of the encoder's layers get pruning masks.
+    pub masked: bool,
     /// The compute type. F64 is for gradient checks.
     pub dtype: DType,
 }
@@ -48,6 +50,7 @@ impl Default for Options {
             layer_lr_decay: 1.0,
             seed: 0,
             training: false,
+            masked: false,
             dtype: DType::F32,
         }
     }

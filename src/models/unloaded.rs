@@ -147,7 +147,10 @@ impl Model {
         for prefix in &options.freeze {
             layout.freeze_prefix(prefix);
         }
-        let params = Params::new(device, layout, options.dtype, options.training)?;
+        let mut params = Params::new(device, layout, options.dtype, options.training)?;
+        if options.masked {
+            params.add_masks(device)?;
+        }
         weights::randomise(device, &params, options.seed)?;
         params.refresh(device)?;
         encoder.prepare(device, options.dtype)?;

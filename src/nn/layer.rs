@@ -90,6 +90,7 @@ impl Layer {
         let up = Affine::declare_with(layout, &at("intermediate.dense"), [wide, h], act, b.feed_forward);
         let down = Affine::declare_with(layout, &at("output.dense"), [h, f], none, b.feed_forward);
         let norm2 = Norm::declare(layout, &at("output.LayerNorm"), h, b.norm);
+        [&qkv, &out, &up, &down].into_iter().for_each(|weight| layout.prunable(weight.w));
         Layer { shape, before, qkv, relative, out, norm, up, down, norm2 }
     }
 

@@ -48,9 +48,12 @@ impl Trainer<'_> {
         let Some(selection) = self.run.selection.clone() else { return Ok(false) };
         let scores = combined(&self.run.parts, &each);
         let before = self.state.best.as_ref().map(|b| &b.scores);
-        let best = selection.improves(&scores, before);
+        // A model that is not pruned as much as asked is not the best one.
+        let schedule = self.recipe.prune.schedule(self.epochs.total());
+        let whole = !self.recipe.prune.is_on() || schedule.is_complete(self.state.step);
+        let best = whole && selection.improves(&scores, before);
         let (undefined, none_yet) = (selection.value(&scores).is_nan(), before.is_none());
-        let of_one = self.best_of(each);
+        let of_one = whole && self.best_of(each);
         self.observer.event(&Event::Evaluated {
             step: self.state.step,
             split: "validation",
@@ -70,7 +73,7 @@ impl Trainer<'_> {
         if best {
             self.state.best = Some(Best { step: self.state.step, scores });
             self.state.without_improvement = 0;
-        } else if !(undefined && none_yet) {
+        } else if whole && !(undefined && none_yet) {
             let limit = self.recipe.train.early_stopping;
             self.state.without_improvement += 1;
             self.state.stopped_early = limit.is_some_and(|n| self.state.without_improvement >= n);

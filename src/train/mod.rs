@@ -35,6 +35,7 @@ pub use signals::Signals;
 pub use state::TrainerState;
 
 use crate::checkpoint::{Fs, Journal, Newest, RunDir, number, write_file};
+use crate::compress::prune::mask_smallest;
 use crate::data::Batch;
 use crate::device::{Device, Tensor};
 use crate::error::{Error, Kind, Result};
@@ -318,6 +319,7 @@ impl Trainer<'_> {
             let lr = self.recipe.optim.lr * schedule.factor(self.state.step);
             let task = &self.run.parts[step.part];
             let weight = task.weight * batches.iter().map(|b| task.task.weights(b)[0]).sum::<f64>();
+            self.prune(total)?;
             let tokens = self.step(&step, batches, lr)?;
             self.state.step += 1;
             self.queued.push(Queued {
@@ -356,6 +358,15 @@ impl Trainer<'_> {
             self.observer.event(&Event::Warning(&unreached));
         }
         self.finish(fs)
+    }
+
+    /// Chooses the pruning masks anew before a step that asks for it.
+    fn prune(&mut self, total: u64) -> Result<()> {
+        let p = &self.recipe.prune;
+        match p.schedule(total).due(self.state.step).filter(|_| p.is_on()) {
+            Some(sparsity) => mask_smallest(&self.run.device, &self.run.model.params, sparsity, p.scope),
+            None => Ok(()),
+        }
     }
 
     /// One optimizer step: gradients of the loss of its examples over the weight of all of them, in as many

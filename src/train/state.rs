@@ -10,12 +10,15 @@ use super::prepare::Run;
 use super::recipe::Recipe;
 use crate::checkpoint::json::read_limited;
 use crate::checkpoint::{NamedFile, TensorOut, Weights};
+use crate::compress::prune::write_mask;
 use crate::device::Tensor;
 use crate::error::{Error, Result};
 use crate::metrics::Scores;
 use crate::optim::{LossScale, Optimizer};
 use crate::shape::DType;
 use crate::tasks::{METADATA, ModelMetadata};
+use half::f16;
+use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -122,7 +125,17 @@ impl TrainerState {
         let params = &run.model.params;
         let exact = run.model.converted();
         let exact = exact.into_iter().map(|p| tensor(&p.name, &params.value(p)?));
-        let tensors = states.chain(exact).collect::<Result<Vec<_>>>()?;
+        let masks = params.masks().iter().map(|m| -> Result<TensorOut<'static>> {
+            let values = run.device.read_reals(&m.mask)?;
+            let bytes: Vec<u8> = values.iter().flat_map(|&v| f16::from_f64(v).to_le_bytes()).collect();
+            Ok(TensorOut {
+                name: mask_name(&m.name),
+                dtype: Dtype::F16,
+                shape: m.mask.spec.shape.clone(),
+                bytes: bytes.into(),
+            })
+        });
+        let tensors = states.chain(exact).chain(masks).collect::<Result<Vec<_>>>()?;
         // SGD without momentum has no state.
         if !tensors.is_empty() {
             files.push(NamedFile::tensors(STATES, tensors));
@@ -251,7 +264,12 @@ fn changes(checkpoint: &Path, recipe: &Recipe, hash: &str) -> Option<String> {
     (!differ.is_empty()).then(|| differ.join("; "))
 }
 
-/// Overwrites a run's weights with those of a checkpoint.
+/// The name of the pruning mask of a weight in a checkpoint.
+fn mask_name(weight: &str) -> String {
+    format!("mask.{weight}")
+}
+
+/// Overwrites a run's weights and masks with those of a checkpoint.
 ///
 /// # Errors
 /// [`Kind::Model`](crate::error::Kind::Model) for weights that do not fit;
@@ -274,6 +292,16 @@ pub fn load_weights(dir: &Path, run: &Run) -> Result<()> {
         let mut values = vec![0f32; p.len()];
         weights.f32_into(&p.name, &mut values)?;
         run.device.write(&params.value(p)?, &values)?;
+    }
+    for m in params.masks() {
+        let states = match &exact {
+            Some(states) => states,
+            None => exact.insert(Weights::open(dir.join(STATES))?),
+        };
+        let mut values = vec![0f32; m.mask.spec.len()];
+        states.f32_into(&mask_name(&m.name), &mut values)?;
+        let kept: Vec<u8> = values.iter().map(|&v| (v != 0.0) as u8).collect();
+        write_mask(&run.device, &m.mask, &kept)?;
     }
     params.refresh(&run.device)?;
     run.model.restore(&run.device, dir)

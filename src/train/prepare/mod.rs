@@ -340,6 +340,7 @@ fn options(recipe: &Recipe, heads: Vec<(String, Outputs)>) -> Options {
         layer_lr_decay: recipe.optim.layer_lr_decay as f32,
         seed: recipe.seed,
         training: true,
+        masked: recipe.prune.is_on(),
         ..Options::default()
     }
 }

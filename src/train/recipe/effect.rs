@@ -49,6 +49,7 @@ const ALWAYS: &[&str] = &[
     "train.max_nonfinite_steps",
     "train.log_every",
     "optim.*",
+    "prune.sparsity",
     "multi.recipes",
     "multi.weights",
 ];
@@ -137,6 +138,7 @@ const EFFECTS: &[Effect] = &[
     effect("train.eval_every", validates, "validation examples"),
     effect("train.best_metric", validates, "validation examples"),
     effect("loss.*", |r| !several(r), ONE_TASK),
+    effect("prune.*", |r| r.prune.is_on(), "prune.sparsity above 0"),
     effect(
         "multilabel.tune_thresholds",
         |r| is(r, &[TaskKind::Multilabel]) && validates(r),

@@ -1,6 +1,7 @@
 //! What a recipe's value can be: how each type is read, written, described and bounded.
 
 use super::source::{Node, Value};
+use crate::compress::prune::PruneScope;
 use crate::data::LabelColumns;
 use crate::ops::UPDATE_RULES;
 use crate::ops::update::UpdateRule;
@@ -313,6 +314,7 @@ named!(TagScheme {
     Bilou = "bilou",
     None = "none",
 });
+named!(PruneScope { Matrix = "matrix", Global = "global" });
 named!(PairLoss { Cosine = "cosine", Contrastive = "contrastive" });
 choice! {
     /// Which of several tasks a step is of.

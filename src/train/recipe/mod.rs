@@ -12,9 +12,11 @@ mod field;
 mod check;
 mod effect;
 mod optim;
+mod prune;
 mod source;
 
 pub use field::{Attention, ClassWeights, DeviceName, Every, OnBadRow, Pooling, Precision, Sampling};
+pub use prune::Prune;
 pub use table::Key;
 
 use super::epochs::Epochs;
@@ -65,6 +67,8 @@ section! {
         optim: Optim,
         /// What is minimised.
         loss: Loss,
+        /// Which weights are masked.
+        prune: Prune,
         /// Any number of classes a row.
         multilabel: Multilabel,
         /// Numbers.
@@ -540,7 +544,7 @@ impl Recipe {
         let same = Self { output, device, threads, ..self.clone() };
         // Runs with the default optimizer were started before there were others, and can still be resumed.
         let default = format!("\noptimizer = \"{}\"\n", UPDATE_RULES[0].name);
-        let text = same.to_toml(false).replacen(&default, "\n", 1);
+        let text = prune::hashed(&same, same.to_toml(false)).replacen(&default, "\n", 1);
         blake3::hash(text.as_bytes()).to_hex().to_string()
     }
     /// The keys in which it differs from an `earlier` recipe, among those that can change the result of a

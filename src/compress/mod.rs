@@ -1,0 +1,3 @@
+//! Smaller models: pruning.
+
+pub mod prune;

@@ -1,0 +1,229 @@
+//! Magnitude pruning: which weights are masked when, and runs with it.
+
+use crate::support::{device, floats, golden, json, logits, max_difference, numbers, problem, whole};
+use crate::tasks::{data, prepared, recipe};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use tempra::checkpoint::{RealFs, Weights, write_dir};
+use tempra::compress::prune::{PruneSchedule, PruneScope, choose, mask_smallest};
+use tempra::error::{Error, Kind};
+use tempra::models::{Model, Options};
+use tempra::shape::DType;
+use tempra::train::pass::pass;
+use tempra::train::{self, Control, Event, Observer, Outcome, Recipe, Signals};
+
+/// PyTorch's masks of the same weights (tests/golden/make_prune.py).
+#[test]
+fn the_smallest_weights_are_masked() {
+    let golden = json(&golden("prune.json"));
+    let matrices: Vec<Vec<f32>> = golden["weights"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|m| numbers(m).into_iter().map(|v| v as f32).collect())
+        .collect();
+    let cases = golden["cases"].as_array().unwrap();
+    assert_eq!(cases.len(), 6);
+    for case in cases {
+        let scope = if case["scope"] == "global" { PruneScope::Global } else { PruneScope::Matrix };
+        let sparsity = case["sparsity"].as_f64().unwrap();
+        let found = choose(&matrices, sparsity, scope);
+        for (found, expected) in found.iter().zip(case["masks"].as_array().unwrap()) {
+            let found: Vec<f64> = found.iter().map(|&k| f64::from(k)).collect();
+            assert_eq!(found, numbers(expected), "{scope:?} {sparsity}");
+        }
+    }
+}
+
+/// Equal weights are masked all over the matrix, as many as asked for, and zeros of either sign are equal.
+#[test]
+fn ties_are_spread() {
+    for value in [0.0, -0.0, 0.25] {
+        let mask = choose(&[vec![value; 64 * 64]], 0.5, PruneScope::Matrix).remove(0);
+        assert_eq!(mask.iter().filter(|&&k| k == 0).count(), 2048);
+        for row in mask.chunks(64) {
+            let kept = row.iter().filter(|&&k| k == 1).count();
+            assert!((16..=48).contains(&kept), "{value}: a row keeps {kept} of 64");
+        }
+    }
+    let zeros: Vec<f32> = (0..100).map(|i| if i % 2 == 0 { 0.0 } else { -0.0 }).collect();
+    assert_eq!(choose(&[zeros], 0.3, PruneScope::Matrix), choose(&[vec![0.0; 100]], 0.3, PruneScope::Matrix));
+    assert_eq!(choose(&[vec![], vec![1.0]], 0.9, PruneScope::Global), [vec![], vec![1]], "rounded down");
+}
+
+/// Zhu and Gupta 2017, eq. 1, with s_i = 0, s_f = 0.8, t_0 = 10, n dt = 40.
+#[test]
+fn sparsity_rises_with_the_cubic_schedule() {
+    let s = PruneSchedule::new(0.8, [0.1, 0.5], 5, 100);
+    assert_eq!((s.begin, s.end), (10, 50));
+    for (step, expected) in
+        [(0, 0.0), (9, 0.0), (10, 0.0), (20, 0.4625), (30, 0.7), (40, 0.7875), (50, 0.8), (99, 0.8)]
+    {
+        assert!((s.sparsity_at(step) - expected).abs() < 1e-12, "{step}: {}", s.sparsity_at(step));
+    }
+    let due: Vec<u64> = (0..100).filter(|&step| s.due(step).is_some()).collect();
+    assert_eq!(due, [10, 15, 20, 25, 30, 35, 40, 45, 50]);
+    assert_eq!((s.due(50), s.is_complete(50), s.is_complete(51)), (Some(0.8), false, true));
+    // All at once, and a run of one step.
+    let once = PruneSchedule::new(0.3, [0.2, 0.0], 10, 50);
+    assert_eq!((0..50).filter_map(|t| once.due(t)).collect::<Vec<_>>(), [0.3]);
+    assert_eq!(PruneSchedule::new(0.3, [0.0, 0.9], 10, 1).due(0), Some(0.3));
+}
+
+#[test]
+fn settings_that_cannot_be_are_refused() {
+    let least = "task = \"classify\"\n[model]\npath = \"org/model\"\n[data]\ntrain = \"a.csv\"\n[prune]\n";
+    for (line, what) in [
+        ("sparsity = 1.0", "prune.sparsity is invalid"),
+        ("sparsity = -0.1", "prune.sparsity is invalid"),
+        ("sparsity = 0.5\nscope = \"row\"", "prune.scope is invalid"),
+        ("sparsity = 0.5\nend = 1.0", "prune.end is invalid"),
+        ("sparsity = 0.5\nevery = 0", "prune.every is invalid"),
+    ] {
+        let e = Recipe::from_toml(&format!("{least}{line}"), Path::new("/a/r.toml"), &[]).expect_err(line);
+        assert!(e.kind() == Kind::Usage && e.to_string().contains(what), "{line}: {e}");
+    }
+}
+
+/// Runs of a version without pruning can be resumed; what has no effect changes no run.
+#[test]
+fn a_recipe_without_pruning_has_the_hash_that_it_had() {
+    let least = "task = \"classify\"\n[model]\npath = \"org/model\"\n[data]\ntrain = \"a.csv\"\n";
+    let read = |lines: &str| {
+        Recipe::from_toml(&format!("{least}{lines}"), Path::new("/a/r.toml"), &[]).expect("a recipe")
+    };
+    let (none, off, on) =
+        (read(""), read("[prune]\nscope = \"global\"\n"), read("[prune]\nsparsity = 0.5\n"));
+    assert!(none.hash() == off.hash() && none.hash() != on.hash());
+    assert_ne!(on.hash(), read("[prune]\nsparsity = 0.5\nevery = 7\n").hash());
+}
+
+/// Stops a run after a step.
+struct Stop(u64);
+
+impl Observer for Stop {
+    fn event(&mut self, event: &Event) -> Control {
+        match event {
+            Event::Step(log) if log.step == self.0 => Control::Stop,
+            _ => Control::Continue,
+        }
+    }
+}
+
+/// A run of twenty steps with pruning.
+fn run(dir: &Path, output: &str, prune: &str, after: u64) -> Result<Outcome, Error> {
+    let text = recipe("classify", "classify.csv", "", output).replace("max_steps = 3", "max_steps = 20");
+    let file = dir.join("r.toml");
+    std::fs::write(&file, format!("{text}\n[prune]\n{prune}\n")).expect("written");
+    let mut read = Recipe::load(&file, &[]).unwrap_or_else(|e| panic!("{e}"));
+    read.output = dir.join(output);
+    train::train(&read, false, Arc::new(RealFs), &Signals::default(), &mut Stop(after))
+}
+
+fn tensors(folder: &Path) -> BTreeMap<String, Vec<f32>> {
+    let file = Weights::open(folder.join("model.safetensors")).expect("a model");
+    let names: Vec<String> = file.names().map(str::to_owned).collect();
+    let read = |name: String| {
+        let mut values = vec![0f32; file.get(&name).expect("a tensor").shape.iter().product()];
+        file.f32_into(&name, &mut values).expect("values");
+        (name, values)
+    };
+    names.into_iter().map(read).collect()
+}
+
+fn is_pruned(name: &str) -> bool {
+    name.contains("encoder.layer.") && name.ends_with("weight") && !name.contains("LayerNorm")
+}
+
+/// The model's folder holds the zeros, in the matrices of the layers only, as many as asked for. A run that
+/// is stopped while the sparsity rises ends with the same bits. The masks do not come back in the saved
+/// model.
+#[test]
+fn a_pruned_run_has_its_zeros_and_resumes() {
+    let dir = tempfile::tempdir().expect("a folder");
+    prepared(dir.path(), &golden("bert/a"));
+    data(dir.path());
+    for (name, prune, sparsity) in [
+        ("matrix", "sparsity = 0.6\nend = 0.5\nevery = 3", 0.6),
+        ("global", "sparsity = 0.5\nscope = \"global\"\nbegin = 0.2\nend = 0.2", 0.5),
+    ] {
+        let whole = run(dir.path(), name, prune, 0).unwrap_or_else(|e| panic!("{e}")).model;
+        let found = tensors(&whole);
+        let zeros = |v: &[f32]| v.iter().filter(|&&v| v == 0.0).count();
+        let (mut all, mut zero, mut matrices) = (0, 0, 0);
+        for (tensor, values) in &found {
+            if is_pruned(tensor) {
+                (all, zero, matrices) = (all + values.len(), zero + zeros(values), matrices + 1);
+                let expected = (sparsity * values.len() as f64) as usize;
+                // Queries, keys and values are one matrix.
+                let own = name == "matrix" && !tensor.contains("attention.self");
+                assert!(!own || zeros(values) == expected, "{tensor}: {} {expected}", zeros(values));
+            } else {
+                assert!(
+                    zeros(values) < values.len() / 2 || tensor.ends_with("bias"),
+                    "{tensor} is not pruned"
+                );
+            }
+        }
+        assert!(matrices >= 12 && (zero as f64 / all as f64 - sparsity).abs() < 1e-3, "{zero} of {all}");
+
+        let cut = format!("{name}-cut");
+        let stopped = run(dir.path(), &cut, prune, 6).unwrap_or_else(|e| panic!("{e}"));
+        assert!(stopped.stopped_by.is_some());
+        let resumed = run(dir.path(), &cut, prune, 0).unwrap_or_else(|e| panic!("{e}")).model;
+        let bits = |t: BTreeMap<String, Vec<f32>>| -> Vec<(String, Vec<u32>)> {
+            t.into_iter().map(|(n, v)| (n, v.iter().map(|v| v.to_bits()).collect())).collect()
+        };
+        assert!(bits(tensors(&resumed)) == bits(found), "{name}: resumed, the weights differ");
+    }
+}
+
+/// A weight that is masked is a zero to the model: its outputs are those of the folder that it writes, in
+/// which the zeros stand, and its gradient is zero.
+fn masked_weights_are_zeros(kind: &str, dtypes: &[DType]) {
+    let (set, task) = problem(&json(&golden("bert/a/fixture.json")));
+    let folder = tempfile::tempdir().expect("a folder");
+    for &dtype in dtypes {
+        let Some(Ok(device)) = device(kind).map(|d| d.with_compute(dtype)) else { continue };
+        let options = Options { training: true, masked: true, ..Options::default() };
+        let (model, _) = Model::open(&device, &golden("bert/a"), &options).expect("a model");
+        assert!(model.params.masks().len() >= 8, "four weights a layer");
+        let before = logits(&device, &model, &whole(&set));
+        mask_smallest(&device, &model.params, 0.5, PruneScope::Matrix).expect("masks");
+        let masked = logits(&device, &model, &whole(&set));
+        assert!(max_difference(&masked, &before) > 1e-3, "{kind}: nothing changed");
+
+        let dir = folder.path().join(format!("{kind}-{:?}", device.caps().compute));
+        write_dir(&RealFs, &dir, &model.files(&device).expect("files")).expect("written");
+        let (written, _) = Model::open(&device, &dir, &Options::default()).expect("a model");
+        let bits = |v: &[f64]| v.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+        assert_eq!(bits(&logits(&device, &written, &whole(&set))), bits(&masked), "{kind}");
+
+        pass(&device, &model, &*task, &whole(&set)[0], Some((1, 0)), 1.0, false).expect("a pass");
+        for p in &model.params.layout().list {
+            let Some(mask) = model.params.mask(p).expect("inside") else { continue };
+            let grad = floats(&device, &model.params.grad(p).expect("inside").expect("a gradient"));
+            let kept = floats(&device, &mask);
+            assert!(kept.contains(&0.0) && kept.contains(&1.0), "{kind}: {}", p.name);
+            assert!(grad.iter().zip(&kept).all(|(g, m)| *m == 1.0 || *g == 0.0), "{kind}: {}", p.name);
+            assert!(grad.iter().any(|g| *g != 0.0), "{kind}: {} has no gradient", p.name);
+        }
+    }
+}
+
+#[test]
+fn masked_weights_are_zeros_to_the_model() {
+    masked_weights_are_zeros("cpu", &[DType::F32]);
+}
+
+#[test]
+fn wgpu_masked_weights_are_zeros_to_the_model() {
+    masked_weights_are_zeros("wgpu", &[DType::F32, DType::F16]);
+}
+
+/// In 16 bits the masks have the type of the copies that kernels read.
+#[test]
+fn cuda_masked_weights_are_zeros_to_the_model() {
+    masked_weights_are_zeros("cuda", &[DType::F16]);
+}
