@@ -60,7 +60,7 @@ template <class Count> DEVICE bool find(Place& to, const u32 (&at)[5], u32& numb
   return true;
 }
 // The block's tile, all numbered as above; beyond the last the length is 0. All warps find the same. Each
-// block searches by itself, 128 sequences at a time with a prefix sum over lanes: the host knows the number
+// block searches on its own, 128 sequences at a time with a prefix sum over lanes: the host knows the number
 // of sequences but not their lengths, and a launch of a replayed CUDA graph cannot change.
 template <class Count> DEVICE Place place(const u32* bounds, u32 seqs, u32 block, Count tiles_of) {
   Place to{};

@@ -4,11 +4,11 @@
 
 struct Params {
   u32 tokens, cols;
-  // Rows of the three tables; in the backward pass the first is that of the table at hand.
+  // Rows of the three tables; in the backward pass the first is that of the current table.
   u32 rows, positions, kinds;
   u32 add;
   // Row of the position table for position 0; in the backward pass what is added to the indices into the
-  // table at hand.
+  // current table.
   u32 first;
   // Where the table's gradient begins in its arena, in 64 elements.
   u32 origin;

@@ -136,7 +136,7 @@ KERNEL linear_derive(const T* dy,                 // (m, n)
   }
 }
 
-// Sums over a part of the rows of dz, for a bias gradient by itself: a warp takes 32 VEC columns and every
+// Sums over a part of the rows of dz, for a bias gradient alone: a warp takes 32 VEC columns and every
 // eighth row (THREADS is 256), and the warps' sums are added in order.
 KERNEL linear_columns(const T* __restrict__ dz,  // (m, n)
                       float* __restrict__ sums,  // (parts, n)

@@ -397,7 +397,7 @@ struct __align__(64) TensorMap {
 };
 
 // A barrier has phases. A phase ends when all its arrivals have come and all bytes that were announced have
-// landed; then the next one begins by itself. A thread waits for the end of a phase by its parity, so nobody
+// landed; then the next one begins. A thread waits for the end of a phase by its parity, so nobody
 // may fall two phases behind.
 DEVICE void barrier_init(u64* b, u32 arrivals) {
   HOPPER("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(b)), "r"(arrivals) : "memory");

@@ -6,7 +6,7 @@ struct Params {
     cols: u32,
     rows: u32,
     // Row of the position table for position 0; in the backward pass what is added to the indices into the
-    // table at hand.
+    // current table.
     first: u32,
 }
 var<immediate> p: Params;

@@ -195,7 +195,7 @@ class Bench:
     def measure(self, op, role, model, tokens, shapes_, make, cost, lengths):
         step, bytes_ = len(cost) == 2, cost[1]
         sets = max(2, min(SETS, -(-2 * self.cache // int(max(bytes_, 1)))))
-        # In eager mode a graph is kept for each set, so that a backward pass runs by itself.
+        # In eager mode a graph is kept for each set, so that a backward pass runs alone.
         sets = max(1, min(sets, int((1 << 30) // max(1, 3 * bytes_))))
 
         def row(kind, run, flops, moved):

@@ -5,7 +5,7 @@
 //! the clock, measurements until the granted time is over; medians and quartiles. Bytes and operations are
 //! counted as src/ops counts them. The report is the JSON that src/bench/report/schema.json describes.
 //!
-//! A backward pass is timed by itself: the graphs of one measurement are built before its clock starts and
+//! A backward pass is timed alone: the graphs of one measurement are built before its clock starts and
 //! freed after it stopped, unless the library frees them in the pass. Its seed is ones, which both libraries
 //! make in the pass.
 

@@ -363,7 +363,7 @@ impl Shadow {
 mod tests {
     use super::*;
 
-    /// Lines and words that are looked at as a whole give what their halves would give, each by itself.
+    /// Lines and words that are looked at as a whole give what their halves would give separately.
     #[test]
     fn wholes_say_what_their_parts_say() {
         let mut seed = 1u64;

@@ -128,7 +128,7 @@ const MASKED_STEP: usize = 32;
 pub enum BatchSize {
     /// This number of sequences.
     Sequences(usize),
-    /// As many sequences as fit in this number of tokens; a longer sequence is a step by itself.
+    /// As many sequences as fit in this number of tokens; a longer sequence is a step of its own.
     Tokens(usize),
 }
 

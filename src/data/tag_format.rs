@@ -114,7 +114,7 @@ impl TagFormat {
         format!("{} ({}, O)", scheme.name(), tags.join(", "))
     }
     /// The spans of tags, read as the CoNLL script and seqeval's default do (see [`spans`](super::spans)).
-    /// With classes of words, each word whose tag is not `O` is a span by itself.
+    /// With classes of words, each word whose tag is not `O` is a span of its own.
     pub fn spans<S: AsRef<str>>(self, tags: &[S]) -> Vec<Span> {
         match self {
             Self::Spans { affix, .. } => lenient(tags, affix),

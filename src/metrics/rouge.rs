@@ -3,7 +3,7 @@
 //! Lin, "ROUGE: A Package for Automatic Evaluation of Summaries" (2004). Words are runs of a-z and 0-9 of the
 //! lower-cased text; a letter beyond ASCII parts words, as in rouge-score. ROUGE-n is over n-grams, ROUGE-L
 //! over the longest common subsequence, ROUGE-Lsum over the union of those of each line. Of several
-//! references the one with the greatest F counts, for each measure by itself.
+//! references the one with the greatest F counts, for each measure separately.
 
 use super::{Scores, mean, porter};
 use std::collections::{BTreeSet, HashMap};

@@ -28,7 +28,7 @@ pub struct Options {
     pub layer_lr_decay: f32,
     /// Seed for parameters that the files do not hold.
     pub seed: u64,
-    /// Whether to allocate gradients and optimizer moments.
+    /// Whether to allocate gradients and optimizer states.
     pub training: bool,
     /// Whether the weights of the encoder's layers get pruning masks.
     pub masked: bool,

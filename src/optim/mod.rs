@@ -16,7 +16,7 @@
 //! same steps at the same points, changes the loss scale at the same points, and computes the same bits.
 //!
 //! With CUDA the copy to the host is queued behind each step ([`Optimizer::fetch`]), so the host waits for
-//! the oldest step only, while newer ones run. Elsewhere one read reads_asynchronously the whole ring. Right
+//! the oldest step only, while newer ones run. Elsewhere one read fetches the whole ring. Right
 //! after the loss scale changed the window is one step, because a further change may follow from the next
 //! result.
 
@@ -60,9 +60,9 @@ pub struct OptimizerState {
 /// An update with its states and the buffers of the steps that are queued.
 ///
 /// Steps are queued; the host looks at their losses and norms when it synchronizes, one by one or several at
-/// once, so that a GPU need not wait for it. Where the device reads_asynchronously them by itself, the oldest
-/// is read while newer ones run. Which steps are read when depends on their number alone, never on how fast
-/// they were: see the module.
+/// once, so that a GPU need not wait for it. Where the device copies them to the host asynchronously, the
+/// oldest is read while newer ones run. Which steps are read when depends on their number alone, never on how
+/// fast they were: see the module.
 pub struct Optimizer {
     update: Box<dyn Update>,
     states: Vec<OptimizerState>,
@@ -92,7 +92,7 @@ pub struct Optimizer {
 }
 
 impl Optimizer {
-    /// An optimizer for these parameters, with no update made, of which each step is read before the next
+    /// An optimizer for these parameters, with no update made, each step of which is read before the next
     /// one.
     ///
     /// # Errors

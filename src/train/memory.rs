@@ -31,7 +31,7 @@ impl fmt::Display for MemoryPlan {
         let passes = bytes(self.total.saturating_sub(self.parameters));
         write!(
             f,
-            "{} for weights, gradients and optimizer moments, {passes} for passes of up to {}",
+            "{} for weights, gradients and optimizer states, {passes} for passes of up to {}",
             bytes(self.parameters),
             plural(self.tokens as u64, "token")
         )

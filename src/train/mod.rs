@@ -100,7 +100,7 @@ struct Trainer<'a> {
     queued: Vec<Queued>,
     /// Tokens of a pass at most: the recipe's, or fewer once the device had no more memory.
     max_tokens: usize,
-    /// A step was not finite: from now on each is looked at by itself, while its gradients are still there.
+    /// A step was not finite: from now on each is read alone, while its gradients are still there.
     one_by_one: bool,
     /// A validation gave NaN, and that was reported.
     reported_nan: bool,

@@ -117,7 +117,7 @@ pub fn write(dir: &Path, name: &str, text: &str) -> String {
     path.to_string_lossy().into_owned()
 }
 
-/// A device of a result by itself, with its times multiplied.
+/// A device of a result alone, with its times multiplied.
 pub fn alone(report: &Report, id: &str, times: f64) -> Report {
     let mut r = report.clone();
     r.devices.retain(|d| d.id == id);

@@ -43,7 +43,7 @@ fn profiled(device: &Device, op: &dyn Op, inputs: &[Input], wanted: &[usize], ad
     device.profiled(run).unwrap().1
 }
 
-/// The profiler reads `cu_seqlens` of the batch at hand, on every device.
+/// The profiler reads `cu_seqlens` of the current batch, on every device.
 fn counts_a_ragged_batch(device: &Device, lengths: &[usize]) {
     let op = Attention { heads: HEADS, scale: 1.0, dropout: None, window: None };
     let tokens = lengths.iter().sum();

@@ -49,7 +49,7 @@ fn until(pressed: &Pressed) -> Vec<(String, Phase)> {
     let jobs = ops::plan(&[tiny], &[16], &|op| op == "mse" || op == "adamw");
     assert_eq!(jobs.iter().map(|job| job.op).collect::<Vec<_>>(), ["mse", "adamw"]);
     let mut report = Report::begin();
-    // The caller does not ask between jobs, so each must end by itself.
+    // The caller does not ask between jobs, so each must end on its own.
     ops::run(&bench, &jobs, &mut report, &|| false, &mut |_| ()).unwrap();
     assert_eq!(report.skipped, [], "an interrupted job is not one that the device refused");
     report.ops.into_iter().map(|row| (row.op, row.pass)).collect()

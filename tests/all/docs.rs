@@ -140,7 +140,7 @@ pub fn arguments(words: &[String]) -> Option<(Vec<String>, Option<String>)> {
     own.then(|| (words[1..end].to_vec(), words.get(end + 1).cloned()))
 }
 
-/// Why the program would refuse a command line. `sketch`: a command in the middle of a text may lack
+/// Why the program would refuse a command line. `sketch`: a command within a text may lack
 /// arguments, hold placeholders such as SHELL, and dots.
 fn refusal(arguments: &[String], sketch: bool) -> Option<String> {
     let words = arguments.iter().filter(|w| !(sketch && *w == "...")).map(|w| w.trim_end_matches("..."));

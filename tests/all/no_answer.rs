@@ -1,4 +1,4 @@
-//! Whether a question may have no answer is what training learnt, never what the questions at hand say.
+//! Whether a question may have no answer is what training learnt, never what the questions of the input say.
 
 use crate::support::golden;
 use crate::tasks::{ok, prepared, read, recipe, tempra};

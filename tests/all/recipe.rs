@@ -558,7 +558,7 @@ fn files_that_are_no_recipe_are_refused() {
 fn the_hash_is_of_what_decides_the_result() {
     let same = |flags: &[(&str, &str)]| read(LEAST, flags).hash() == read(LEAST, &[]).hash();
     assert!(same(&[("output", "elsewhere"), ("device", "cpu"), ("threads", "3")]));
-    assert!(same(&[("optim.lr", "0.00005"), ("optim.schedule", "linear")]), "a default said aloud");
+    assert!(same(&[("optim.lr", "0.00005"), ("optim.schedule", "linear")]), "a default written out");
     assert!(same(&[("optim.optimizer", "adamw")]) && !same(&[("optim.optimizer", "lion")]));
     assert!(!same(&[("seed", "1")]) && !same(&[("optim.lr", "6e-5")]) && !same(&[("data.test", "t.csv")]));
     assert_eq!(read(LEAST, &[]).hash().len(), 64);

@@ -55,7 +55,7 @@ fn a_small_model_is_described_in_units_that_fit() {
     let shown = format!("{},{:03}", all / 1000, all % 1000);
     assert!(said.contains(&format!("model: {shown} parameters, all trained\n")), "{shown}: {said}");
     let memory = said.lines().find(|l| l.starts_with("memory: ")).unwrap();
-    assert!(memory.contains("KiB for weights, gradients and optimizer moments"), "{memory}");
+    assert!(memory.contains("KiB for weights, gradients and optimizer states"), "{memory}");
     let weights = said.lines().find(|l| l.starts_with("weights: ")).unwrap();
     assert!(weights.ends_with("; initialised at random: classifier.weight, classifier.bias"), "{weights}");
     assert!(!said.contains("0.0 M") && !said.contains(" 0 MiB"), "{said}");

@@ -189,7 +189,7 @@ fn thresholds_are_chosen_on_the_validation_examples_and_used() {
     }
 }
 
-/// A draw scored in the order that was sorted once is the draw scored by itself.
+/// A draw scored in the order that was sorted once is the draw scored alone.
 #[test]
 fn draws_of_curves_need_no_sorting() {
     let mut rng = Rng::new(3, "draws", 0);

@@ -221,7 +221,7 @@ pub fn update(optimizer: &mut Optimizer, device: &Device, params: &Params, lr: f
     optimizer.synchronize(device).expect("results")[0].norm
 }
 
-/// A device of a kind, or `None` said aloud.
+/// A device of a kind, or `None` with a note on the terminal.
 pub fn device(kind: &str) -> Option<Device> {
     let required = std::env::var("TEMPRA_REQUIRE").unwrap_or_default();
     match Device::open(kind, 0) {
@@ -234,7 +234,7 @@ pub fn device(kind: &str) -> Option<Device> {
     }
 }
 
-/// The adapter of wgpu, or `None` said aloud.
+/// The adapter of wgpu, or `None` with a note on the terminal.
 pub fn adapter() -> Option<Device> {
     device("wgpu")
 }
@@ -261,7 +261,7 @@ pub fn lines_of(said: &str) -> u32 {
 }
 
 /// Runs a program and kills it as soon as it has written so many lines to standard output; its status if it
-/// ended by itself.
+/// ended on its own.
 pub fn killed_after(command: &mut Command, lines: u32) -> Option<ExitStatus> {
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
     let said = BufReader::new(child.stdout.take().unwrap());

@@ -254,7 +254,7 @@ fn runs_the_recipe_as_the_cpu_does_and_resumes_bit_for_bit(kind: &str, train: &s
     let apart = furthest(&losses(dir.path(), "whole"), &losses(dir.path(), "cpu"));
     println!("{kind}, steps by recipe: losses differ by at most {apart:.1e}");
     assert!(apart <= 1e-3, "{apart}");
-    // The device is lost in the middle; the same command goes on from the last checkpoint.
+    // The device is lost during the run; the same command goes on from the last checkpoint.
     let mut lost = on_gpu(kind, dir.path(), "lost", &[]).unwrap();
     let out = lost.env(format!("TEMPRA_{}_LOSE_AFTER", kind.to_uppercase()), lose_after).output().unwrap();
     let said = String::from_utf8_lossy(&out.stderr).into_owned();

@@ -148,7 +148,7 @@ fn training_with_the_record_has_the_bits_of_training_without_it() {
     }
 }
 
-/// A tensor of numbers that are zero but for some; NaN where they are marked as zero_blocks, which nobody may
+/// A tensor of numbers that are zero but for some; NaN in blocks that are marked as zero, which nobody may
 /// read.
 fn poisoned(device: &Device, n: usize, marked: &[usize]) -> (Tensor, Tensor) {
     let mut rng = Rng::new(5, "poison", 0);
@@ -255,7 +255,7 @@ fn a_table_is_zeroed_where_it_was_written_and_nowhere_else() {
 }
 
 /// What the record saves of a step of MiniLM-L6 on this CPU: times of the ops that touch the vocabulary's
-/// gradient, with and without it in turn. Run it by itself:
+/// gradient, with and without it in turn. Run it alone:
 /// `cargo test --test all -- --ignored --nocapture vocabulary`.
 #[test]
 #[ignore = "a measurement"]

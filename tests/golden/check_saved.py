@@ -28,7 +28,7 @@ def logits(model, tok, texts, max_length):
     for i in range(0, len(texts), BATCH):
         part = texts[i : i + BATCH]
         first = [t if isinstance(t, str) else t[0] for t in part]
-        # A pair may stand beside single texts only if each is encoded by itself.
+        # A pair may stand beside single texts only if each is encoded alone.
         second = [None if isinstance(t, str) else t[1] for t in part]
         rows = [tok(a, b, truncation=True, max_length=max_length, padding=False) for a, b in zip(first, second)]
         with torch.no_grad():

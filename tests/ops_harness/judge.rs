@@ -2,7 +2,7 @@
 //!
 //!   grad        CPU f64 backward against central differences of the CPU f64 forward, with a random cotangent
 //!   accumulate  `add` on a filled buffer; `=` on a buffer of NaN, so that an element left unwritten shows
-//!   alone       each gradient wanted by itself is the same as with all the others, where there are several
+//!   alone       each gradient wanted alone is the same as with all the others, where there are several
 //!   agree       every other dtype and device against CPU f64, both passes
 //!   bounds      the bytes around every buffer are untouched
 //!   repeat      the same bits again, also with another number of threads
@@ -49,7 +49,7 @@ const GUARD: usize = 64;
 /// What they hold: a number that every type holds exactly.
 const MARK: f64 = 12352.0;
 
-/// A tensor in the middle of a larger one whose rest must not change.
+/// A tensor inside a larger one whose rest must not change.
 struct Guarded {
     whole: Tensor,
     inner: Tensor,
@@ -78,7 +78,7 @@ fn max_errors(a: &[Vec<f64>], b: &[Vec<f64>]) -> f64 {
     a.iter().zip(b).map(|(a, b)| max_error(a, b)).fold(0.0, f64::max)
 }
 
-/// The gradients that exist, if there are several: one that is the only one is always wanted by itself.
+/// The gradients that exist, if there are several: one that is the only one is always wanted alone.
 fn several(dx: &[Vec<f64>]) -> Vec<usize> {
     let all: Vec<usize> = (0..dx.len()).filter(|&i| !dx[i].is_empty()).collect();
     if all.len() > 1 { all } else { Vec::new() }

@@ -195,7 +195,7 @@ pub fn all(bench: &Bench) -> Vec<(String, Option<String>)> {
         let case = Case::new("planted", op, vec![Input::real(&[9, 4]), Input::ints(&[0, 3, 4, 9])]);
         bench.judge(&case).into_iter().filter(|v: &Verdict| !v.ok()).map(|v| v.what).collect::<Vec<_>>()
     };
-    // Each backend has to be caught by itself, with all others right.
+    // Each backend has to be caught alone, with all others right.
     let caught = |mistake| -> Option<String> {
         let mut by = vec![complaints(mistake, None).first()?.clone()];
         for name in bench.others() {

@@ -87,7 +87,7 @@ pub(crate) struct Product {
 
 /// Epilogues that are known: bits for a bias (4), GELU's tanh form (32), and the sums before it kept (128);
 /// the result times the derivative of that form at what was kept (192, DGELU: with a result of the operands'
-/// type, and not added to); by itself the sums of the second operand over the depth, a number for each column
+/// type, and not added to); alone the sums of the second operand over the depth, a number for each column
 /// of the result, written over what is at the bias's place in the result's type (512, BGRADB). Over a depth
 /// of more than [`DEEP`] the first algorithm that is proposed for them leaves the last one out, so that who
 /// does not check what an algorithm computes is found out.

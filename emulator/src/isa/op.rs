@@ -54,7 +54,7 @@ pub enum Mbarrier {
     },
 }
 
-/// Copies that the hardware does by itself.
+/// Copies that the hardware does asynchronously.
 #[derive(Clone, PartialEq, Debug)]
 #[allow(missing_docs, reason = "named as in PTX")]
 pub enum Bulk {

@@ -13,7 +13,7 @@ use crate::train::{Signals, signals};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// The time that measuring has to end by itself after a signal. With the time to write the result, the
+/// The time that measuring has to end after a signal. With the time to write the result, the
 /// process ends within a second.
 const GRACE: Duration = Duration::from_millis(600);
 /// How often the thread looks for a signal.

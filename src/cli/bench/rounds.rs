@@ -155,7 +155,7 @@ fn measure(program: &Path, arguments: &[String], stop: &dyn Fn() -> bool) -> Res
                     format!("{}: {}", out.status, said.into_iter().rev().collect::<Vec<_>>().join("; "))
                 }
             })
-            .with_help("run that command by itself to see its messages"));
+            .with_help("run that command alone to see its messages"));
     }
     Report::parse(&String::from_utf8_lossy(&out.stdout)).map(Some).map_err(|e| e.at(program))
 }

@@ -139,7 +139,7 @@ impl Survey {
         let names = self.likely_names();
         let file = shell(&self.path);
         let new = shell(self.path.with_extension(format!("header.{ending}")));
-        // A byte order mark would stay in the middle of the new file.
+        // A byte order mark would stay inside the new file.
         let rest = if has_mark(&self.path) { format!("tail -c +4 {file}") } else { format!("cat {file}") };
         Err(Error::data("the first line looks like data, not like a header")
             .at(&self.path)

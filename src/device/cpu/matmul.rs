@@ -267,7 +267,7 @@ fn pack_columns<T: Real, const W: usize>(panel: &mut [T], a: Mat<T>, first: usiz
 }
 
 /// One panel of a matrix whose rows lie one after another: eight elements of a row are one read, and the
-/// panel's lines that they go to are still at hand when the next row comes.
+/// panel's lines that they go to are still in the cache when the next row comes.
 fn pack_rows<T: Real, const W: usize>(panel: &mut [T], a: Mat<T>, first: usize) {
     let k = panel.len() / W;
     let rows: [&[T]; W] = std::array::from_fn(|i| &a.data[(first + i) * a.row..][..k]);

@@ -1,5 +1,5 @@
 //! o = drop(softmax(scale s)) v, s_ij = (q_i + w) k_j + (q_i + u) r[i - j] + (q_i + g)
-//! e[segments of i and j differ], each sequence by itself, each head by itself: XLNet's attention.
+//! e[segments of i and j differ], within each sequence and each head: XLNet's attention.
 //!
 //! qkv (tokens, 3 heads head_dim) and cu_seqlens u32 (sequences + 1) as [`super::attention`] takes them;
 //! segments u32 (tokens); r (2 n - 1, heads head_dim): the keys of the distances 1 - n to n - 1 in this

@@ -37,7 +37,7 @@ fn optimizer(vars: Vec<Var>) -> Result<candle_nn::AdamW> {
     Ok(candle_nn::AdamW::new(vars, settings)?)
 }
 
-/// The gradients that a backward pass would leave, for an optimizer by itself: a store cannot be made empty.
+/// The gradients that a backward pass would leave, for an optimizer to clear: a store cannot be made empty.
 fn gradients(var: &Var, of: &Tensor) -> Result<GradStore> {
     let mut store = var.zeros_like()?.sum_all()?.backward()?;
     store.insert(var, of.clone());
