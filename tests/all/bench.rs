@@ -234,7 +234,7 @@ fn the_program_measures_ops() {
         "bench",
         "ops",
         "--op",
-        "m*",
+        "ms*",
         "--tokens",
         "256",
         "--seconds",
@@ -253,7 +253,7 @@ fn the_program_measures_ops() {
 
 /// A device that is lost while it is measured: what was measured before is said, as a result that says that
 /// it is not whole.
-fn lost_in_the_middle(kind: &str, fault: (&str, &str)) -> Option<Vec<String>> {
+fn lost_while_measured(kind: &str, fault: (&str, &str)) -> Option<Vec<String>> {
     device(kind)?;
     let model = golden("bert/a");
     let model = model.to_str().unwrap();
@@ -295,13 +295,13 @@ fn lost_in_the_middle(kind: &str, fault: (&str, &str)) -> Option<Vec<String>> {
 }
 
 #[test]
-fn cuda_lost_in_the_middle_leaves_what_was_measured() {
-    lost_in_the_middle("cuda", ("TEMPRA_CUDA_LOSE_AFTER", "3"));
+fn cuda_lost_while_measured_leaves_what_was_measured() {
+    lost_while_measured("cuda", ("TEMPRA_CUDA_LOSE_AFTER", "3"));
 }
 
 #[test]
-fn wgpu_lost_in_the_middle_leaves_what_was_measured() {
-    let Some(args) = lost_in_the_middle("wgpu", ("TEMPRA_WGPU_LOSE_AFTER", "240")) else { return };
+fn wgpu_lost_while_measured_leaves_what_was_measured() {
+    let Some(args) = lost_while_measured("wgpu", ("TEMPRA_WGPU_LOSE_AFTER", "240")) else { return };
     // Without the fault the same command ends well.
     let whole = run_with(&args.iter().map(String::as_str).collect::<Vec<_>>(), Some(&[]));
     assert_eq!(whole.code, 0, "{}", whole.err);
