@@ -248,7 +248,7 @@ pub mod metrics;
 pub mod tasks;
 // Inference.
 pub mod predict;
-
+// Smaller models.
 pub mod compress;
 // The loop.
 pub mod train;

@@ -321,6 +321,11 @@ impl Observer for Screen {
                 };
                 self.line(&format!("model: {} parameters, {trained}", count(all as u64)));
                 self.line(&format!("memory: {} planned: {}", bytes(p.memory.total), p.memory));
+                if let Some(t) = &p.teacher {
+                    let from = if t.cached { "from the cache" } else { "computed" };
+                    let outputs = plural(t.outputs as u64, "output");
+                    self.line(&format!("teacher: {}, {outputs} {from}", t.path));
+                }
                 self.line(&format!("weights: {}", p.weights));
                 for (name, examples, tokens, lost) in &p.splits {
                     let cut = match *lost {

@@ -1,7 +1,7 @@
 //! A device that computes nothing and counts bytes (like PyTorch's meta device): it predicts the memory that
 //! a run needs.
 
-use super::{Backend, Caps, Profile, Storage, Tensor, wgpu};
+use super::{Backend, Caps, Device, Profile, Storage, Tensor, wgpu};
 use crate::error::Result;
 use crate::shape::Spec;
 use std::collections::BTreeMap;
@@ -67,6 +67,10 @@ impl Meta {
     /// Another handle to the same counters.
     pub fn share(&self) -> Meta {
         Meta { meter: self.meter.clone(), ..Meta::new(self.caps.clone()) }
+    }
+    /// A device with the same counters.
+    pub fn device(&self) -> Device {
+        Device::Meta(self.share())
     }
     /// The memory use so far.
     pub fn usage(&self) -> MemoryUsage {

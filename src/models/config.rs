@@ -35,7 +35,7 @@ pub(super) fn performer_value(p: &PerformerConfig) -> Value {
 /// The contents of a `config.json`, and its path.
 pub(super) struct Config {
     pub value: Value,
-    path: PathBuf,
+    pub path: PathBuf,
 }
 
 impl Config {

@@ -5,9 +5,11 @@ mod albert;
 pub mod architecture;
 mod bert;
 mod config;
+mod cut;
 mod decoder;
 mod distilbert;
 mod electra;
+mod folder;
 mod heads;
 mod modernbert;
 mod options;
@@ -20,6 +22,7 @@ mod weights;
 mod xlnet;
 
 pub use architecture::{ARCHITECTURES, Architecture, Pretraining};
+pub use folder::{encoder_shape, folder_hash, gives_vectors, saved_outputs};
 pub use heads::NamedHead;
 pub use options::{Attention, Options};
 pub use rows::numbered;
@@ -37,6 +40,7 @@ use crate::shape::DType;
 use crate::tape::{Tape, Var};
 use config::Config;
 use decoder::Decoder;
+use folder::{hash, read_config};
 use heads::{LastActivation, Setting, Units};
 use rows::HeadRows;
 use serde_json::{Value, json};
@@ -94,36 +98,6 @@ impl Outputs {
     }
 }
 
-/// Whether a folder's saved head outputs embeddings.
-pub fn gives_vectors(dir: &Path) -> bool {
-    let heads = Config::read(&dir.join("config.json")).and_then(|c| heads::of_config(&c));
-    heads.is_ok_and(|heads| heads.iter().any(|(_, o)| *o == Outputs::Embedding))
-}
-
-/// The settings of the encoder in a folder, from its `config.json`.
-///
-/// # Errors
-/// [`Kind::Model`](crate::error::Kind::Model) if the config cannot be read or describes a model that tempra
-/// does not support.
-pub fn encoder_shape(dir: &Path) -> Result<EncoderConfig> {
-    Ok(read_config(dir)?.2)
-}
-
-fn read_config(dir: &Path) -> Result<(Config, &'static Architecture, EncoderConfig)> {
-    let config = Config::read(&dir.join("config.json"))?;
-    let kind = config.text("model_type")?;
-    let known = || ARCHITECTURES.iter().map(|a| a.model_type);
-    let Some(architecture) = ARCHITECTURES.iter().find(|a| a.model_type == kind) else {
-        return Err(config
-            .error(format!("model_type `{kind}` is not supported"))
-            .with_expected(known().collect::<Vec<_>>().join(", "))
-            .with_help("choose an encoder of one of these types"));
-    };
-    let mut shape = (architecture.read)(&config)?;
-    shape.performer = config.performer()?;
-    Ok((config, architecture, shape))
-}
-
 /// An encoder with a head, and their parameters on a device.
 pub struct Model {
     /// The parameters.
@@ -154,6 +128,7 @@ impl Model {
     /// The crate's page has an [example](crate#predict).
     pub fn open(device: &Device, dir: &Path, options: &Options) -> Result<(Model, LoadReport)> {
         let (config, architecture, shape) = read_config(dir)?;
+        let depth = shape.depth();
         let trained = options.heads.is_empty() && options.outputs.is_none();
         let heads = match &options.outputs {
             _ if !options.heads.is_empty() => options.heads.clone(),
@@ -168,7 +143,7 @@ impl Model {
         let (setting, shape, decoder) = (model.setting(), &model.encoder, &model.decoder);
         let Declared { mut layout, body, mut encoder, heads } = declare(&setting, &heads, options)?;
         layout.freeze(&options.freeze)?;
-        let layers = (architecture.tensor("encoder.layer."), shape.layers.len());
+        let layers = (architecture.tensor("encoder.layer."), depth);
         let number = heads.first().is_some_and(|h| h.outputs == Outputs::Number);
         let activation = match number && config.value.get("tempra_heads").is_none() {
             true if trained => heads::last_activation(&config, dir)?,
@@ -185,8 +160,8 @@ impl Model {
         let rows = HeadRows { saved, wanted: &heads };
         let (none, predicts) = (Decoder::default(), heads.iter().any(NamedHead::predicts_tokens));
         let used = if predicts { decoder } else { &none };
-        let names =
-            weights::Names { prefix: architecture.prefix, body, whole: trained, layers, rows, decoder: used };
+        let (prefix, cut) = (architecture.prefix, options.layers.as_deref());
+        let names = weights::Names { prefix, body, whole: trained, layers, cut, rows, decoder: used };
         let plan = weights::match_names(&files, &layout, &names, dir)?;
         let mut params = Params::new(device, layout, options.dtype, options.training)?;
         if options.masked {
@@ -213,7 +188,10 @@ impl Model {
         }
         params.refresh(device)?;
         encoder.prepare(device, options.dtype)?;
-        let config = config.value;
+        let mut config = config.value;
+        if cut.is_some() {
+            cut::describe(&mut config, architecture, shape.depth());
+        }
         let sigmoid = trained && activation == LastActivation::Sigmoid;
         let sentence = sentence.unwrap_or_default();
         Ok((Model { sigmoid, sentence, ..Model::new(params, config, setting, encoder, heads) }, report))
@@ -523,13 +501,4 @@ fn rate(name: &str, layers: usize, decay: f32) -> f32 {
         None => 0,
     };
     decay.powi(depth as i32)
-}
-
-/// A hash that identifies a model: its weights, and its config without the keys that do not affect outputs.
-fn hash(files: &Weights, config: &Value) -> String {
-    let mut config = config.clone();
-    if let Some(keys) = config.as_object_mut() {
-        ["_name_or_path", "transformers_version"].iter().for_each(|key| drop(keys.remove(*key)));
-    }
-    blake3::hash(format!("{} {config}", files.hash()).as_bytes()).to_hex().to_string()
 }

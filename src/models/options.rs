@@ -22,6 +22,8 @@ pub struct Options {
     pub attention_dropout: Option<f32>,
     /// Overrides the config's dropout rate before the head.
     pub classifier_dropout: Option<f32>,
+    /// The layers of the folder that make the encoder, in this order. `None`: all.
+    pub layers: Option<Vec<usize>>,
     /// Prefixes of parameter names that are not trained.
     pub freeze: Vec<String>,
     /// Layer-wise learning rate decay: the factor from each layer to the layer below.
@@ -46,6 +48,7 @@ impl Default for Options {
             dropout: None,
             attention_dropout: None,
             classifier_dropout: None,
+            layers: None,
             freeze: Vec::new(),
             layer_lr_decay: 1.0,
             seed: 0,
@@ -76,6 +79,9 @@ impl Options {
     pub(super) fn over(&self, mut shape: EncoderConfig) -> EncoderConfig {
         shape.hidden_dropout = self.dropout.unwrap_or(shape.hidden_dropout);
         shape.attention_dropout = self.attention_dropout.unwrap_or(shape.attention_dropout);
+        if let Some(chosen) = &self.layers {
+            shape.layers = chosen.iter().filter_map(|&layer| shape.layers.get(layer).copied()).collect();
+        }
         match self.attention {
             None => {}
             Some(Attention::Exact) => shape.performer = None,

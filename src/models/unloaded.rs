@@ -3,6 +3,7 @@
 
 use super::architecture::Architecture;
 use super::config::Config;
+use super::cut;
 use super::decoder::Decoder;
 use super::heads::Setting;
 use super::{
@@ -58,6 +59,9 @@ impl ModelShape {
         dir: &Path,
         vectors: bool,
     ) -> Result<ModelShape> {
+        if let Some(chosen) = &options.layers {
+            cut::check(config, architecture, encoder.depth(), chosen)?;
+        }
         let encoder = options.over(encoder);
         encoder.check()?;
         if encoder.relative() && encoder.performer.is_some() {

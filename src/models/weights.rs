@@ -1,5 +1,6 @@
 //! Matches the tensors of a model's files with the model's parameters.
 
+use super::cut;
 use super::decoder::Decoder;
 use super::rows::{HeadRows, RowSource};
 use crate::checkpoint::Weights;
@@ -81,6 +82,8 @@ pub(super) struct Names<'a> {
     pub whole: bool,
     /// The prefix of layer tensors before the layer's number, and the number of layers with tensors.
     pub layers: (String, usize),
+    /// The layers that the encoder is made of, where they are not all.
+    pub cut: Option<&'a [usize]>,
     /// The rows of the heads' last layers that can be used.
     pub rows: HeadRows<'a>,
     /// The output projection of a masked-LM head; empty without such a head.
@@ -90,20 +93,21 @@ pub(super) struct Names<'a> {
 /// Matches parameters and tensors by name and shape. The files must hold the whole encoder, and the head if
 /// `whole`.
 pub(super) fn match_names(files: &Weights, layout: &Layout, names: &Names, dir: &Path) -> Result<Plan> {
-    let &Names { prefix, body, whole, ref layers, ref rows, decoder } = names;
+    let &Names { prefix, body, whole, ref layers, cut, ref rows, decoder } = names;
     let mut used = HashSet::new();
     let (mut sources, mut errors) = (Vec::new(), Vec::new());
     // The encoder's and the head's missing tensors: the remedies differ.
-    let mut missing: [Vec<&str>; 2] = Default::default();
+    let mut missing: [Vec<String>; 2] = Default::default();
     let mut warnings: Vec<String> = Vec::new();
     for (i, p) in layout.list.iter().enumerate() {
         let head = i >= body;
-        let found = candidates(&p.name, prefix, decoder).into_iter().find(|n| files.get(n).is_some());
+        let name = cut::source(&p.name, &layers.0, cut);
+        let found = candidates(&name, prefix, decoder).into_iter().find(|n| files.get(n).is_some());
         let shape = found.as_deref().and_then(|n| files.get(n)).map(|v| v.shape.to_vec());
         let fits = shape.as_ref() == Some(&p.shape);
         if let (Some(shape), false) = (&shape, fits || (head && !whole)) {
             let file = found.as_deref().and_then(|n| files.file(n)).unwrap_or(dir);
-            let e = Error::model(format!("the shape of tensor `{}` does not match config.json", p.name));
+            let e = Error::model(format!("the shape of tensor `{name}` does not match config.json"));
             errors.push(
                 e.at(file)
                     .with_expected(format!("{:?}", p.shape))
@@ -111,7 +115,7 @@ pub(super) fn match_names(files: &Weights, layout: &Layout, names: &Names, dir: 
                     .with_help("check that config.json and the weights are from the same model; `tempra checkpoint verify` finds damage"),
             );
         } else if shape.is_none() && (whole || !head) {
-            missing[usize::from(head)].push(&p.name);
+            missing[usize::from(head)].push(name.into_owned());
         }
         used.extend(found.iter().cloned());
         let carried = found.map(|tensor| {
@@ -157,7 +161,7 @@ pub(super) fn match_names(files: &Weights, layout: &Layout, names: &Names, dir: 
     let ignored = |n: &str| {
         ["embeddings.position_ids", "embeddings.token_type_ids", "inv_freq"].iter().any(|e| n.ends_with(e))
     };
-    let unused: Vec<String> =
+    let mut unused: Vec<String> =
         files.names().filter(|n| !used.contains(*n) && !ignored(n)).map(str::to_owned).collect();
     let stem = layers.0.as_str();
     let stems = [Some(stem), stem.strip_prefix(prefix)];
@@ -165,6 +169,9 @@ pub(super) fn match_names(files: &Weights, layout: &Layout, names: &Names, dir: 
         let rest = stems.into_iter().flatten().find_map(|stem| n.strip_prefix(stem))?;
         rest.split('.').next()?.parse::<usize>().ok()
     };
+    // Layers that a cut leaves out are in no contradiction.
+    let chosen = |layer: usize| cut.is_none_or(|cut| layer >= layers.1 || cut.contains(&layer));
+    unused.retain(|n| of_layer(&n).is_none_or(chosen));
     // A bias whose weight is used. A decoder's bias is excepted: it may be an alias of a bias that is used.
     let of_map = |n: &&String| {
         let stem = n.strip_suffix(".bias").filter(|stem| !stem.ends_with("decoder"));

@@ -71,5 +71,6 @@ pub(super) fn describe(run: &Run, optimizer: &Optimizer, steps: u64) -> Prepared
         skipped_rows: run.skipped_rows,
         verified: run.verified(),
         memory: run.memory,
+        teacher: run.teacher.clone(),
     }
 }

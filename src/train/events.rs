@@ -1,6 +1,7 @@
 //! What a run tells its observers while it trains, and what they answer.
 
 use super::memory::MemoryPlan;
+use super::prepare::TeacherReport;
 use crate::checkpoint::number;
 use crate::error::Error;
 use crate::metrics::Scores;
@@ -61,6 +62,8 @@ pub struct Prepared {
     pub verified: Option<String>,
     /// What the run takes of the device's memory, planned before anything was allocated.
     pub memory: MemoryPlan,
+    /// The teacher of a distillation.
+    pub teacher: Option<TeacherReport>,
 }
 
 /// Something that happened. `docs/reliability.md` lists the JSON object that each variant serializes to.
@@ -147,6 +150,9 @@ impl Prepared {
             "memory": {
                 "parameters": self.memory.parameters, "total": self.memory.total, "tokens": self.memory.tokens,
             },
+            "teacher": self.teacher.as_ref().map(|t| {
+                json!({ "path": t.path, "hash": t.hash, "outputs": t.outputs, "cached": t.cached })
+            }),
         })
     }
 }

@@ -4,7 +4,7 @@
 use super::objective::Objective;
 use super::pass;
 use crate::data::{Batch, BatchSize, TokenSet, micro_batches};
-use crate::device::{Caps, Device, Meta};
+use crate::device::{Caps, Meta};
 use crate::error::{Error, Result};
 use crate::models::{Model, ModelShape, Options};
 use crate::optim::{Optimizer, Settings};
@@ -23,12 +23,18 @@ pub struct MemoryPlan {
     pub largest: u64,
     /// Tokens of the largest pass.
     pub tokens: usize,
+    /// What a teacher takes, which is gone before the model is opened; 0 without one. `total` is at least
+    /// that.
+    pub teacher: u64,
 }
 
 /// What the memory is for, in words.
 impl fmt::Display for MemoryPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let passes = bytes(self.total.saturating_sub(self.parameters));
+        if self.teacher > 0 {
+            write!(f, "before training {} for the teacher; then ", bytes(self.teacher))?;
+        }
         write!(
             f,
             "{} for weights, gradients and optimizer states, {passes} for passes of up to {}",
@@ -104,7 +110,7 @@ impl Job<'_> {
             }
         }
         let meta = Meta::new(caps.clone());
-        let device = Device::Meta(meta.share());
+        let device = meta.device();
         let options = Options { training: true, ..self.options.clone() };
         let model = Model::unloaded(&device, self.model, &options)?;
         let mut optimizer = Optimizer::with_window(&device, &model.params, self.optimizer, self.window)?;
@@ -117,7 +123,7 @@ impl Job<'_> {
             }
         }
         let all = meta.usage();
-        Ok(MemoryPlan { parameters, total: all.reserved, largest: all.largest, tokens })
+        Ok(MemoryPlan { parameters, total: all.reserved, largest: all.largest, tokens, teacher: 0 })
     }
 
     /// The plan for a device, refused if it tells how much memory it has and that is too little.

@@ -3,6 +3,7 @@
 mod conclude;
 mod coverage;
 mod describe;
+pub mod distill;
 mod epochs;
 pub mod events;
 mod fallback;
@@ -21,6 +22,7 @@ pub mod select;
 pub mod signals;
 pub mod state;
 
+pub use distill::{Distill, SoftLoss};
 pub use epochs::Epochs;
 pub use events::{Control, Event, Observer, Observers, Prepared, Silent, StepLog};
 pub use inputs::protect_inputs;

@@ -77,6 +77,9 @@ pub struct TrainerState {
     /// Hash of the model that the run started from; empty in a checkpoint of a version that did not keep it.
     #[serde(default)]
     pub model_hash: String,
+    /// Hash of the teacher's weights and config; empty without a teacher.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub teacher_hash: String,
     /// The kind of device it was written on.
     pub backend: String,
 }
@@ -90,6 +93,7 @@ impl TrainerState {
             recipe_hash: recipe.hash(),
             data_hash: run.data_hash.clone(),
             model_hash: run.weights.hash.clone(),
+            teacher_hash: run.teacher.as_ref().map(|t| t.hash.clone()).unwrap_or_default(),
             backend: backend(run).into(),
             ..TrainerState::default()
         }
@@ -227,6 +231,11 @@ impl TrainerState {
         if state.model_hash != fresh.model_hash && !state.model_hash.is_empty() {
             let started = format!("{} had other weights or another config.json then", recipe.model.path);
             return Err(other("it was started from another model").with_found(started));
+        }
+        if state.teacher_hash != fresh.teacher_hash {
+            let path = run.teacher.as_ref().map(|t| t.path.as_str()).unwrap_or_default();
+            let started = format!("{path} had other weights or another config.json then");
+            return Err(other("it was started with another teacher").with_found(started));
         }
         load_weights(dir, run)?;
         if !optimizer.states().is_empty() {

@@ -243,13 +243,14 @@ fn each(check: &mut dyn FnMut(&Event, Value)) {
         selection: Some("accuracy, higher is better".to_owned()),
         skipped_rows: 2,
         verified: None,
-        memory: MemoryPlan { parameters: 144, total: 200, largest: 36, tokens: 60 },
+        memory: MemoryPlan { parameters: 144, total: 200, largest: 36, tokens: 60, teacher: 0 },
+        teacher: None,
     };
     let expected = json!({ "event": "prepared", "device": "cpu", "parameters": 9, "trainable": 7, "parameter_bytes": 144,
         "steps": 8, "classes": ["no", "yes"], "tag_schemes": [["names", "IOB2"]],
         "pairs": [{ "split": "train", "follow": 4, "random": 2 }], "loaded": 3, "initialised": ["head"],
         "unused": ["pooler"], "reordered": ["rows"], "best_model_by": "accuracy, higher is better", "skipped_rows": 2,
-        "verified": null, "memory": { "parameters": 144, "total": 200, "tokens": 60 } });
+        "verified": null, "memory": { "parameters": 144, "total": 200, "tokens": 60 }, "teacher": null });
     check(&Event::Prepared(&prepared), expected);
     check(&Event::Approximated(&[0.125]), json!({ "event": "approximated", "layers": [0.125] }));
     let damaged = [(PathBuf::from("checkpoint-5"), "state.json is missing".to_owned())];

@@ -364,6 +364,7 @@ seeds = [1, 2]
 device = "wgpu:3"
 threads = 5
 output = "out put/\"x\""
+distill = { teacher = "/m/large", layers = [4, 0] }
 [model]
 path = "/m/bert"
 pooling = "mean"

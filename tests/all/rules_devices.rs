@@ -20,7 +20,6 @@ const KNOWN: &[(&str, usize)] = &[
     ("src/cli/devices/facts.rs", 4),
     ("src/ops/mod.rs", 2),
     ("src/parity.rs", 1),
-    ("src/train/memory.rs", 1),
     ("src/train/mod.rs", 1),
     ("src/train/state.rs", 4),
 ];

@@ -3,10 +3,13 @@
 mod files;
 mod parts;
 mod steps;
+mod task_run;
 mod tasks;
+mod teacher;
 
-pub use parts::TaskRun;
 pub(super) use steps::{Step, batches, epoch_of};
+pub use task_run::TaskRun;
+pub use teacher::TeacherReport;
 
 use super::epochs::Epochs;
 use super::memory::{Job, MemoryPlan};
@@ -51,6 +54,8 @@ pub struct Run {
     pub data_hash: String,
     /// What training takes of the device's memory.
     pub memory: MemoryPlan,
+    /// The teacher, if the run has one.
+    pub teacher: Option<TeacherReport>,
 }
 
 /// The recipe of each task of a run by its name: the recipe itself, or those that it names, with warnings
@@ -178,9 +183,10 @@ impl Run {
                 Ok(TaskRun { weight, ..part })
             };
             let named = recipes.iter().zip(sources).enumerate();
-            let parts: Vec<TaskRun> = named.map(part).collect::<Result<_>>()?;
+            let mut parts: Vec<TaskRun> = named.map(part).collect::<Result<_>>()?;
             let selection = Selection::of(recipe, &parts)?;
-            Ok((tokenizer, parts, selection))
+            let teacher = teacher::find(recipe, &tokenizer, &mut parts)?;
+            Ok((tokenizer, parts, selection, teacher))
         };
         let plan = |parts: &[TaskRun]| -> Result<MemoryPlan> {
             let (t, model) = (&recipe.train, ModelShape::of(&dir, &options)?);
@@ -207,10 +213,17 @@ impl Run {
                 Error::usage("multi.recipes names no recipe").with_help("name at least two recipes")
             })
         };
-        let (opened, made, memory) = if device.caps().gpu {
+        let mut taught = None;
+        let (opened, made, memory) = if device.caps().gpu || recipe.distill.teacher.is_some() {
             // What does not fit is refused before anything is put there.
-            let made = tokens()?;
-            let memory = plan(&made.1)?;
+            let mut made = tokens()?;
+            let mut memory = plan(&made.1)?;
+            if let (Some(teacher), Some(part)) = (&made.3, made.1.first_mut()) {
+                memory = teacher::plan(recipe, teacher, &device.caps(), part, memory)?;
+                let (report, warning) = teacher::ask(recipe, teacher, &device, part)?;
+                taught = Some(report);
+                warnings.extend(warning);
+            }
             (Model::open(&device, &dir, &options), Ok(made), Some(memory))
         } else {
             // Texts and weights are read side by side: each takes as long as the other.
@@ -221,7 +234,7 @@ impl Run {
                 (opened, made, None)
             })
         };
-        let ((mut model, weights), (tokenizer, parts, selection)) = (opened?, made?);
+        let ((mut model, weights), (tokenizer, parts, selection, _)) = (opened?, made?);
         for (head, part) in parts.iter().enumerate() {
             if let Some(units) = part.task.units() {
                 model.standardize(&device, head, units, &weights.initialised)?;
@@ -257,6 +270,7 @@ impl Run {
             skipped_rows,
             data_hash,
             memory,
+            teacher: taught,
         })
     }
 
@@ -336,6 +350,7 @@ fn options(recipe: &Recipe, heads: Vec<(String, Outputs)>) -> Options {
         dropout: m.dropout,
         attention_dropout: m.attention_dropout,
         classifier_dropout: m.classifier_dropout,
+        layers: recipe.distill.layers.clone(),
         freeze: m.freeze.clone(),
         layer_lr_decay: recipe.optim.layer_lr_decay as f32,
         seed: recipe.seed,

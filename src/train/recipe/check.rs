@@ -26,7 +26,7 @@ pub(super) fn resolve(recipe: &mut Recipe, reader: &mut Reader<'_>, path: &Path)
     }
     recipe.optim.resolve();
     let base = path.parent().unwrap_or(Path::new(""));
-    let Recipe { data, model, .. } = recipe;
+    let Recipe { data, .. } = recipe;
     let files = [("data.validation", &mut data.validation), ("data.test", &mut data.test)];
     let files = files.into_iter().filter_map(|(key, file)| Some((key, file.as_mut()?)));
     for (key, file) in files.chain([("data.train", &mut data.train)]) {
@@ -50,18 +50,29 @@ pub(super) fn resolve(recipe: &mut Recipe, reader: &mut Reader<'_>, path: &Path)
             }
         }
     }
-    let Some(at) = reader.given("model.path") else { return };
-    match expanded(&model.path) {
-        Err(found) => reader.complain(&["model.path"], "model.path is invalid", |e| e.with_found(found)),
+    let Recipe { model, distill, .. } = recipe;
+    let folders = [("model.path", Some(&mut model.path)), ("distill.teacher", distill.teacher.as_mut())];
+    for (key, folder) in folders {
+        if let Some(folder) = folder {
+            resolve_model(base, reader, key, folder);
+        }
+    }
+}
+
+/// Makes a model folder independent of the current folder; org/name stays.
+fn resolve_model(base: &Path, reader: &mut Reader<'_>, key: &str, value: &mut String) {
+    let Some(at) = reader.given(key) else { return };
+    match expanded(value) {
+        Err(found) => reader.complain(&[key], &format!("{key} is invalid"), |e| e.with_found(found)),
         Ok(text) if text.trim().is_empty() => {
             let hint = "name a model folder, or org/name of a model in the local cache";
-            reader.complain(&["model.path"], "model.path is empty", |e| e.with_help(hint));
+            reader.complain(&[key], &format!("{key} is empty"), |e| e.with_help(hint));
         }
         // org/name looks like a relative path; a folder that is there wins.
         Ok(text) => {
             let folder =
                 whole(base, at, Path::new(&text)).filter(|f| text.starts_with(['.', '/']) || f.is_dir());
-            model.path = folder.and_then(|f| f.to_str().map(str::to_owned)).unwrap_or(text);
+            *value = folder.and_then(|f| f.to_str().map(str::to_owned)).unwrap_or(text);
         }
     }
 }
@@ -148,6 +159,7 @@ pub(super) fn check(recipe: &Recipe, r: &mut Reader<'_>) {
     optimizer(&recipe.optim, r);
     schedule(&recipe.optim, recipe.train.max_steps, r);
     loss(recipe, r);
+    super::distill::check(recipe, r);
     multi(recipe, r);
     similar(recipe, r);
 }

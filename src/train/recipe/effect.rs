@@ -52,6 +52,8 @@ const ALWAYS: &[&str] = &[
     "prune.sparsity",
     "multi.recipes",
     "multi.weights",
+    "distill.teacher",
+    "distill.layers",
 ];
 
 const ROWS: &str = "task \"classify\", \"multilabel\", \"regress\" or \"similar\"";
@@ -164,6 +166,7 @@ const EFFECTS: &[Effect] = &[
         |r| is(r, &[TaskKind::Similar]) && r.similar.loss == PairLoss::Cosine,
         "task \"similar\" with loss \"cosine\"",
     ),
+    effect("distill.*", |r| r.distill.teacher.is_some(), "distill.teacher"),
     effect(
         "multi.temperature",
         |r| several(r) && r.multi.sampling == Sampling::Temperature,

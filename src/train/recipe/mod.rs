@@ -10,23 +10,23 @@ mod table;
 #[macro_use]
 mod field;
 mod check;
+mod distill;
 mod effect;
 mod optim;
 mod prune;
 mod source;
 
+pub use distill::Distillation;
 pub use field::{Attention, ClassWeights, DeviceName, Every, OnBadRow, Pooling, Precision, Sampling};
 pub use prune::Prune;
 pub use table::Key;
 
-use super::epochs::Epochs;
 use super::schedule::{Curve, ScheduleKind};
 pub use crate::data::LabelColumns;
 use crate::error::{Error, Kind, Result};
 use crate::ops::UPDATE_RULES;
 use crate::ops::update::UpdateRule;
 pub use crate::tasks::{PairLoss, TagScheme, TaskKind};
-use crate::units::plural;
 use field::{Rule, above, above_up_to, at_least, from_to, from_to_below};
 use source::Entry;
 use std::path::{Path, PathBuf};
@@ -85,6 +85,8 @@ section! {
         similar: Similar,
         /// Several tasks on one encoder.
         multi: Multi,
+        /// Learning from a larger model.
+        distill: Distillation,
     }
 }
 
@@ -164,7 +166,7 @@ section! {
         stride: usize = 32, at_least(0.0);
         /// What a row that cannot be read does: "stop" the run, or "skip" it and count it.
         on_bad_row: OnBadRow = OnBadRow::Stop, Rule::Any;
-        /// Whether tokenized data is kept on disk for the next run.
+        /// Whether tokenized data, and the outputs of a teacher, are kept on disk for the next run.
         cache: bool = true, Rule::Any;
     }
 }
@@ -544,7 +546,8 @@ impl Recipe {
         let same = Self { output, device, threads, ..self.clone() };
         // Runs with the default optimizer were started before there were others, and can still be resumed.
         let default = format!("\noptimizer = \"{}\"\n", UPDATE_RULES[0].name);
-        let text = prune::hashed(&same, same.to_toml(false)).replacen(&default, "\n", 1);
+        let text = distill::hashed(&same, prune::hashed(&same, same.to_toml(false)));
+        let text = text.replacen(&default, "\n", 1);
         blake3::hash(text.as_bytes()).to_hex().to_string()
     }
     /// The keys in which it differs from an `earlier` recipe, among those that can change the result of a
@@ -569,26 +572,6 @@ impl Recipe {
             Self { seed: *seed, seeds: Vec::new(), output, ..self.clone() }
         };
         if self.seeds.is_empty() { vec![self.clone()] } else { self.seeds.iter().map(one).collect() }
-    }
-}
-
-impl Recipe {
-    /// A warning if early stopping cannot end a run of these epochs early: it needs one validation more than
-    /// its patience, and one that is not at the end.
-    pub fn never_early(&self, epochs: &Epochs) -> Option<Error> {
-        let (patience, total) = (self.train.early_stopping?, epochs.total());
-        let validations = match self.train.eval_every {
-            Every::Epoch => epochs.ends.len() as u64,
-            Every::Steps(n) => total.div_ceil(n),
-        };
-        (patience.saturating_add(1) >= validations).then(|| {
-            Error::usage(format!("train.early_stopping = {patience} cannot end this run early"))
-                .with_expected(format!("more than {}", plural(patience.saturating_add(1), "validation")))
-                .with_found(plural(validations, "validation"))
-                .with_help(
-                    "lower train.early_stopping, validate more often (train.eval_every), or train longer",
-                )
-        })
     }
 }
 

@@ -3,7 +3,7 @@
 use super::Recipe;
 use super::field::{Rule, at_least, from_to_below};
 use super::source::Entry;
-use super::table::{Item, Reader, Section, item};
+use super::table::{Item, Reader, Section, item, without};
 use crate::compress::prune::{PruneSchedule, PruneScope};
 
 section! {
@@ -40,7 +40,5 @@ impl Prune {
 /// The text of a resolved recipe for its hash. Without pruning it is that of a version without this section,
 /// whose runs can still be resumed.
 pub(super) fn hashed(recipe: &Recipe, text: String) -> String {
-    let Some(start) = text.find("\n[prune]\n").filter(|_| !recipe.prune.is_on()) else { return text };
-    let end = text[start + 1..].find("\n[").map_or(text.len(), |n| start + 1 + n);
-    format!("{}{}", &text[..start], &text[end..])
+    if recipe.prune.is_on() { text } else { without("prune", &text) }
 }

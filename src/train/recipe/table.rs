@@ -46,6 +46,13 @@ fn full(section: &str, name: &str) -> String {
     if section.is_empty() { name.to_owned() } else { format!("{section}.{name}") }
 }
 
+/// The TOML of a recipe without one of its tables.
+pub(super) fn without(section: &str, text: &str) -> String {
+    let Some(start) = text.find(&format!("\n[{section}]\n")) else { return text.to_owned() };
+    let end = text[start + 1..].find("\n[").map_or(text.len(), |n| start + 1 + n);
+    format!("{}{}", &text[..start], &text[end..])
+}
+
 /// One key with its value in a recipe.
 pub(super) struct Item {
     pub key: Key,
