@@ -2,6 +2,7 @@
 
 use super::events::Prepared;
 use super::prepare::{self, Run};
+use super::recipe::Recipe;
 use crate::data::{TagFormat, TokenSet, micro_batches};
 use crate::error::Result;
 use crate::models::{Outputs, PairObjective};
@@ -34,7 +35,8 @@ fn tag_scheme(part: &prepare::TaskRun) -> Option<String> {
 }
 
 /// What a run found before its first step.
-pub(super) fn describe(run: &Run, optimizer: &Optimizer, steps: u64) -> Prepared {
+pub(super) fn describe(run: &Run, recipe: &Recipe, optimizer: &Optimizer, steps: u64) -> Prepared {
+    let masked = || run.model.params.masks().iter().map(|m| m.mask.spec.len()).sum();
     let size = |(_, name, set): &(bool, String, Arc<TokenSet>)| {
         (name.clone(), set.len(), set.ids.len(), set.lost.iter().map(|&n| n as u64).sum())
     };
@@ -72,5 +74,6 @@ pub(super) fn describe(run: &Run, optimizer: &Optimizer, steps: u64) -> Prepared
         verified: run.verified(),
         memory: run.memory,
         teacher: run.teacher.clone(),
+        pruning: recipe.prune.is_on().then(|| (masked(), recipe.prune.schedule(steps))),
     }
 }

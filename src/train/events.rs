@@ -3,6 +3,7 @@
 use super::memory::MemoryPlan;
 use super::prepare::TeacherReport;
 use crate::checkpoint::number;
+use crate::compress::prune::PruneSchedule;
 use crate::error::Error;
 use crate::metrics::Scores;
 use crate::models::LoadReport;
@@ -64,6 +65,8 @@ pub struct Prepared {
     pub memory: MemoryPlan,
     /// The teacher of a distillation.
     pub teacher: Option<TeacherReport>,
+    /// How many weights pruning may mask, and when it does.
+    pub pruning: Option<(usize, PruneSchedule)>,
 }
 
 /// Something that happened. `docs/reliability.md` lists the JSON object that each variant serializes to.
@@ -150,6 +153,9 @@ impl Prepared {
             "memory": {
                 "parameters": self.memory.parameters, "total": self.memory.total, "tokens": self.memory.tokens,
             },
+            "pruning": self.pruning.map(|(weights, s)| {
+                json!({ "weights": weights, "sparsity": s.sparsity, "begin": s.begin, "end": s.end })
+            }),
             "teacher": self.teacher.as_ref().map(|t| {
                 json!({ "path": t.path, "hash": t.hash, "outputs": t.outputs, "cached": t.cached })
             }),

@@ -218,7 +218,7 @@ pub fn train(
     let mut optimizer =
         Optimizer::with_window(&run.device, &run.model.params, recipe.optim.settings(), window)?;
     optimizer.loss_scale = (recipe.precision == recipe::Precision::F16).then(LossScale::default);
-    observer.event(&Event::Prepared(&describe(&run, &optimizer, epochs.total())));
+    observer.event(&Event::Prepared(&describe(&run, recipe, &optimizer, epochs.total())));
     let mut finished = false;
     let state = match &newest.found {
         None => {

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tempfile::{TempDir, tempdir};
 use tempra::checkpoint::{RealFs, verify};
+use tempra::compress::prune::PruneSchedule;
 use tempra::error::{Error, Result};
 use tempra::metrics::Scores;
 use tempra::models::LoadReport;
@@ -244,13 +245,15 @@ fn each(check: &mut dyn FnMut(&Event, Value)) {
         skipped_rows: 2,
         verified: None,
         memory: MemoryPlan { parameters: 144, total: 200, largest: 36, tokens: 60, teacher: 0 },
+        pruning: Some((96, PruneSchedule { sparsity: 0.5, begin: 2, end: 5, every: 1 })),
         teacher: None,
     };
     let expected = json!({ "event": "prepared", "device": "cpu", "parameters": 9, "trainable": 7, "parameter_bytes": 144,
         "steps": 8, "classes": ["no", "yes"], "tag_schemes": [["names", "IOB2"]],
         "pairs": [{ "split": "train", "follow": 4, "random": 2 }], "loaded": 3, "initialised": ["head"],
         "unused": ["pooler"], "reordered": ["rows"], "best_model_by": "accuracy, higher is better", "skipped_rows": 2,
-        "verified": null, "memory": { "parameters": 144, "total": 200, "tokens": 60 }, "teacher": null });
+        "verified": null, "memory": { "parameters": 144, "total": 200, "tokens": 60 }, "teacher": null,
+        "pruning": { "weights": 96, "sparsity": 0.5, "begin": 2, "end": 5 } });
     check(&Event::Prepared(&prepared), expected);
     check(&Event::Approximated(&[0.125]), json!({ "event": "approximated", "layers": [0.125] }));
     let damaged = [(PathBuf::from("checkpoint-5"), "state.json is missing".to_owned())];
