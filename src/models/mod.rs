@@ -128,7 +128,8 @@ impl Model {
     /// The crate's page has an [example](crate#predict).
     pub fn open(device: &Device, dir: &Path, options: &Options) -> Result<(Model, LoadReport)> {
         let (config, architecture, shape) = read_config(dir)?;
-        let depth = shape.depth();
+        // Layers with tensors of their own, of which ALBERT runs some more than once.
+        let with_tensors = shape.layers.len();
         let trained = options.heads.is_empty() && options.outputs.is_none();
         let heads = match &options.outputs {
             _ if !options.heads.is_empty() => options.heads.clone(),
@@ -143,7 +144,7 @@ impl Model {
         let (setting, shape, decoder) = (model.setting(), &model.encoder, &model.decoder);
         let Declared { mut layout, body, mut encoder, heads } = declare(&setting, &heads, options)?;
         layout.freeze(&options.freeze)?;
-        let layers = (architecture.tensor("encoder.layer."), depth);
+        let layers = (architecture.tensor("encoder.layer."), with_tensors);
         let number = heads.first().is_some_and(|h| h.outputs == Outputs::Number);
         let activation = match number && config.value.get("tempra_heads").is_none() {
             true if trained => heads::last_activation(&config, dir)?,
