@@ -190,13 +190,15 @@ function niceStep(v) {
   const power = 10 ** Math.floor(Math.log10(v));
   return power * (v / power < 1.5 ? 1 : v / power < 3.5 ? 2 : v / power < 7.5 ? 5 : 10);
 }
-/* Of tick labels, those that have room: each at its place, centred, in order. */
-function withRoom(ticks, at, text) {
+/* Of tick labels in a figure of this width, those that have room: each at its place, centred, in order. At an edge a
+   label stands where `label` moves it. */
+function withRoom(ticks, at, text, width) {
   let end = -Infinity;
   return ticks.filter((t) => {
-    const half = widthOf(text(t)) / 2;
-    if (at(t) - half < end + 8) return false;
-    end = at(t) + half;
+    const w = widthOf(text(t)),
+      left = clamp(at(t) - w / 2, EDGE, width - EDGE - w);
+    if (left < end + 8) return false;
+    end = left + w;
     return true;
   });
 }

@@ -62,7 +62,7 @@ function roofline(width, { labels }) {
     Y = (v) => bottom - ((lg(v) - y0) / (y1 - y0)) * (bottom - top);
   const intensity = (p) => (p < 0 ? (10 ** p).toFixed(-p) : count(10 ** p));
   const across = decades(x0, x1),
-    labelled = withRoom(across, (p) => X(10 ** p), intensity);
+    labelled = withRoom(across, (p) => X(10 ** p), intensity, width);
   for (const p of across) {
     shape(svg, "line", { x1: X(10 ** p), x2: X(10 ** p), y1: top, y2: bottom, stroke: "var(--grid)" });
     if (labelled.includes(p)) label(svg, X(10 ** p), bottom + 16, intensity(p), { anchor: "middle" });

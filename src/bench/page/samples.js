@@ -82,7 +82,7 @@ function histograms(width, { key, axis }) {
       base = top + LANE - 38,
       tall = LANE - 76;
     anyLog ||= at.log;
-    withRoom(at.ticks, X, (t) => plain(time(t))).forEach((t) => {
+    withRoom(at.ticks, X, (t) => plain(time(t)), width).forEach((t) => {
       shape(svg, "line", { x1: X(t), x2: X(t), y1: top + 22, y2: base + 8, stroke: "var(--grid)" });
       label(svg, X(t), base + 22, plain(time(t)), { anchor: "middle" });
     });

@@ -144,7 +144,7 @@ const sweepOf =
       shape(svg, "line", { x1: left, x2: width - right, y1: Y(v), y2: Y(v), stroke: "var(--grid)" });
       label(svg, left - 6, Y(v) + 4, tick(v), { anchor: "end" });
     });
-    withRoom(xs, X, String).forEach((x) => label(svg, X(x), bottom + 16, x, { anchor: "middle" }));
+    withRoom(xs, X, String, width).forEach((x) => label(svg, X(x), bottom + 16, x, { anchor: "middle" }));
     label(svg, width - right, height - 6, along === "sequences" ? "sequences per batch" : "tokens per sequence", { anchor: "end" });
     label(svg, 2, legend.height + 10, name);
     for (const d of devices)
