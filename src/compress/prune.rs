@@ -5,9 +5,11 @@
 //! the one with the smaller hash of its index is masked first: in the order of indices, the rows at one end
 //! of a matrix would be masked as a whole.
 
-use crate::device::Device;
+use crate::device::{Device, Tensor};
 use crate::error::Result;
 use crate::params::Params;
+use crate::shape::DType;
+use half::{bf16, f16};
 
 /// What the weights of a model are compared with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -136,9 +138,7 @@ pub fn mask_smallest(device: &Device, params: &Params, sparsity: f64, scope: Pru
 ///
 /// # Errors
 /// [`Kind::Lost`](crate::error::Kind::Lost) if the device was lost.
-pub fn write_mask(device: &Device, mask: &crate::device::Tensor, kept: &[u8]) -> Result<()> {
-    use crate::shape::DType;
-    use half::{bf16, f16};
+pub fn write_mask(device: &Device, mask: &Tensor, kept: &[u8]) -> Result<()> {
     let of = |k: &u8| (*k != 0) as u8 as f32;
     match mask.spec.dtype {
         DType::BF16 => device.write(mask, &kept.iter().map(|k| bf16::from_f32(of(k))).collect::<Vec<_>>()),
