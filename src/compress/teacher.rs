@@ -114,7 +114,7 @@ impl Teacher {
                 .at(dir)
                 .with_expected(format!("tokenizer files with the hash {}", tokenizer.hash()))
                 .with_found(own.hash())
-                .with_help("choose a student with the teacher's tokenizer files, such as layers of the teacher: set model.path to its folder and distill.layers"));
+                .with_help("choose a student with the teacher's tokenizer files, such as layers of the teacher: set model.path to its folder and model.layers"));
         }
         if longest > shape.positions {
             return Err(Error::model(format!("the teacher reads at most {} tokens", shape.positions))

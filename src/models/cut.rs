@@ -29,25 +29,25 @@ pub(super) fn check(
         return Err(config
             .error(format!("layers of a model of type `{kind}` cannot be chosen"))
             .with_expected("bert, roberta, xlm-roberta, distilbert or electra")
-            .with_help("remove distill.layers, or choose another model"));
+            .with_help("remove model.layers, or choose another model"));
     }
     let wrong = |what: String| {
         Error::usage(what)
             .with_expected(format!("different numbers from 0 to {}, the layers of the model", depth - 1))
-            .with_found(format!("distill.layers = {chosen:?}"))
+            .with_found(format!("model.layers = {chosen:?}"))
     };
     if let Some(layer) = chosen.iter().find(|&&layer| layer >= depth) {
-        return Err(wrong(format!("distill.layers names layer {layer}, which the model does not have"))
+        return Err(wrong(format!("model.layers names layer {layer}, which the model does not have"))
             .at(&config.path)
             .with_help("count layers from 0"));
     }
     if chosen.is_empty() {
-        return Err(wrong("distill.layers names no layer".into()).with_help("name at least one layer"));
+        return Err(wrong("model.layers names no layer".into()).with_help("name at least one layer"));
     }
     let repeated = chosen.iter().enumerate().find(|(i, layer)| chosen[..*i].contains(layer));
     match repeated {
         Some((_, layer)) => {
-            Err(wrong(format!("distill.layers names layer {layer} twice")).with_help("name each layer once"))
+            Err(wrong(format!("model.layers names layer {layer} twice")).with_help("name each layer once"))
         }
         None => Ok(()),
     }

@@ -94,13 +94,16 @@ impl Scene {
         change(&mut config);
         std::fs::write(path, config.to_string()).expect("written");
     }
-    /// A recipe: `distill` are further lines of its section.
-    fn text(&self, distill: &str) -> String {
+    /// A recipe: `more` are further lines of its section `[distill]`, and `layers` of `[model]`.
+    fn text(&self, more: &str) -> String {
+        let (layers, distill): (Vec<&str>, Vec<&str>) =
+            more.split_inclusive('\n').partition(|line| line.starts_with("layers"));
+        let (layers, distill) = (layers.concat(), distill.concat());
         let model = golden("bert/a");
         let [model, teacher] =
             [model.as_path(), &self.path("teacher")].map(|p| json!(p.to_string_lossy()).to_string());
         format!(
-            "task = \"classify\"\nthreads = 1\n[model]\npath = {model}\ndropout = 0\nattention_dropout = 0\n\
+            "task = \"classify\"\nthreads = 1\n[model]\npath = {model}\n{layers}dropout = 0\nattention_dropout = 0\n\
              classifier_dropout = 0\n[data]\ntrain = \"train.jsonl\"\nmax_length = 40\nvalidation_fraction = 0\n\
              cache = false\n[train]\nbatch_size = 12\nmax_steps = 6\nlog_every = 1\n[optim]\nlr = 3e-3\n[distill]\n\
              teacher = {teacher}\n{distill}"
@@ -281,11 +284,9 @@ fn what_does_not_fit_is_refused() {
     };
     refused(scene.text("layers = [0, 3]\n"), &["names layer 3", "from 0 to 2"]);
     refused(scene.text("layers = [1, 1]\n"), &["names layer 1 twice"]);
-    refused(scene.text("layers = []\n"), &["distill.layers is empty"]);
+    refused(scene.text("layers = []\n"), &["model.layers is empty"]);
     refused(scene.text("weight = 0\n"), &["distill.weight"]);
     refused(scene.text("temperature = 0\n"), &["distill.temperature"]);
-    let no_teacher = scene.text("").replace("teacher = ", "# teacher = ");
-    refused(format!("{no_teacher}{STUDENT}"), &["distill.layers is set, but distill.teacher is not"]);
     refused(scene.text("").replace("\"classify\"", "\"regress\""), &["task \"regress\" cannot be distilled"]);
     let both = scene.text("").replace("[distill]", "[loss]\nr_drop = 1\n[distill]");
     refused(both, &["loss.r_drop and distill.teacher are both set"]);

@@ -350,7 +350,7 @@ fn options(recipe: &Recipe, heads: Vec<(String, Outputs)>) -> Options {
         dropout: m.dropout,
         attention_dropout: m.attention_dropout,
         classifier_dropout: m.classifier_dropout,
-        layers: recipe.distill.layers.clone(),
+        layers: m.layers.clone(),
         freeze: m.freeze.clone(),
         layer_lr_decay: recipe.optim.layer_lr_decay as f32,
         seed: recipe.seed,

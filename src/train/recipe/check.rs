@@ -154,6 +154,7 @@ pub(super) fn check(recipe: &Recipe, r: &mut Reader<'_>) {
             |e| e.with_help("remove tag.strict, or name the scheme of the tags"),
         );
     }
+    layers(recipe, r);
     data(recipe, r);
     train(recipe, r);
     optimizer(&recipe.optim, r);
@@ -162,6 +163,19 @@ pub(super) fn check(recipe: &Recipe, r: &mut Reader<'_>) {
     super::distill::check(recipe, r);
     multi(recipe, r);
     similar(recipe, r);
+}
+
+fn layers(recipe: &Recipe, r: &mut Reader<'_>) {
+    let Some(layers) = &recipe.model.layers else { return };
+    if layers.is_empty() {
+        r.complain(&["model.layers"], "model.layers is empty", |e| {
+            e.with_help("name layers of the model, from 0; remove the key for all of them")
+        });
+    } else if let Some((_, twice)) = layers.iter().enumerate().find(|(i, l)| layers[..*i].contains(l)) {
+        r.complain(&["model.layers"], &format!("model.layers names layer {twice} twice"), |e| {
+            e.with_found(format!("{layers:?}")).with_help("name each layer once")
+        });
+    }
 }
 
 fn multi(recipe: &Recipe, r: &mut Reader<'_>) {

@@ -4,7 +4,6 @@ use super::field::{Rule, above, above_up_to};
 use super::source::Entry;
 use super::table::{Item, Reader, Section, item, without};
 use super::{Recipe, TaskKind};
-use crate::error::Error;
 
 section! {
     /// `[distill]`: learning from a larger model, the teacher.
@@ -19,9 +18,6 @@ section! {
         /// Temperature that the logits of teacher and student are divided by. The teacher's part is
         /// multiplied by its square.
         temperature: f64 = 2.0, above(0.0);
-        /// Layers of `model.path` that make the student's encoder, counted from 0, in this order. Default:
-        /// all.
-        layers: Option<Vec<usize>> = None, Rule::Any;
     }
 }
 
@@ -40,21 +36,6 @@ pub(super) fn check(recipe: &Recipe, r: &mut Reader<'_>) {
             "loss.r_drop and distill.teacher are both set",
             |e| e.with_expected("one of them").with_help("remove loss.r_drop, or [distill]"),
         );
-    }
-    let Some(layers) = &d.layers else { return };
-    let key = "distill.layers";
-    let found = |e: Error| e.with_found(format!("{layers:?}"));
-    if d.teacher.is_none() {
-        r.complain(&[key], "distill.layers is set, but distill.teacher is not", |e| {
-            e.with_help("set distill.teacher, or remove distill.layers")
-        });
-    } else if layers.is_empty() {
-        r.complain(&[key], "distill.layers is empty", |e| {
-            e.with_help("name layers of the model, from 0; remove the key for all of them")
-        });
-    } else if let Some((_, twice)) = layers.iter().enumerate().find(|(i, l)| layers[..*i].contains(l)) {
-        let what = format!("distill.layers names layer {twice} twice");
-        r.complain(&[key], &what, |e| found(e).with_help("name each layer once"));
     }
 }
 

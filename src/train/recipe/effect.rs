@@ -53,7 +53,7 @@ const ALWAYS: &[&str] = &[
     "multi.recipes",
     "multi.weights",
     "distill.teacher",
-    "distill.layers",
+    "model.layers",
 ];
 
 const ROWS: &str = "task \"classify\", \"multilabel\", \"regress\" or \"similar\"";

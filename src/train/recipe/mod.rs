@@ -99,6 +99,8 @@ section! {
         /// How the token vectors become one vector: "auto" as in pretraining, "cls" the first token, "mean"
         /// the mean of all tokens.
         pooling: Pooling = Pooling::Auto, Rule::Any;
+        /// Layers of the folder that make the encoder, counted from 0, in this order. Default: all.
+        layers: Option<Vec<usize>> = None, Rule::Any;
         /// Attention: "auto" as the model was trained, "exact" softmax attention, or "performer", the FAVOR+
         /// approximation. Its time and memory grow linearly with the length, not quadratically.
         attention: Attention = Attention::Auto, Rule::Any;
