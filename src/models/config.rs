@@ -25,6 +25,9 @@ const ACTIVATIONS: &[(&str, Activation)] = &[
 /// otherwise ignores it.
 pub(super) const ATTENTION: &str = "tempra_attention";
 
+/// The key with a list that has an object of `heads`, `head_dim` and `intermediate` for each layer.
+pub(super) const LAYERS: &str = "tempra_layers";
+
 /// The value of [`ATTENTION`].
 pub(super) fn performer_value(p: &PerformerConfig) -> Value {
     let PerformerConfig { features, redraw, seed, draw } = p;
@@ -153,11 +156,12 @@ impl Config {
         }
     }
     /// The hidden size, and the sizes of layers that are all alike, from the keys of the hidden size, of the
-    /// number of heads, which divides it, and of the feed-forward width.
+    /// number of heads, which divides it, and of the feed-forward width. Where the config has sizes of its
+    /// own for each layer, these replace them.
     pub fn sizes(&self, [width, heads, intermediate]: [&str; 3]) -> Result<(usize, LayerShape)> {
         let (hidden, n) = (self.count(width, 1 << 14)?, self.count(heads, 1 << 10)?);
         let layer = LayerShape::new(hidden, n, self.count(intermediate, 1 << 17)?);
-        if hidden.is_multiple_of(n) {
+        if hidden.is_multiple_of(n) || self.value.get(LAYERS).is_some() {
             return Ok((hidden, layer));
         }
         Err(self

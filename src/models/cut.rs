@@ -3,18 +3,23 @@
 
 use super::architecture::Architecture;
 use super::config::Config;
+use super::folder::read_config;
+use super::layer_sizes;
 use crate::error::{Error, Result};
+use crate::nn::LayerShape;
 use serde_json::Value;
 use std::borrow::Cow;
+use std::path::Path;
 
-/// The key of `config.json` with the number of layers, for architectures whose layers are independent of
-/// their places. ALBERT's share their weights, ModernBERT's attend locally or globally by their number.
-fn count_key(architecture: &Architecture) -> Option<&'static str> {
-    match architecture.model_type {
-        "bert" | "roberta" | "xlm-roberta" | "electra" => Some("num_hidden_layers"),
-        "distilbert" => Some("n_layers"),
-        _ => None,
-    }
+/// Checks the layers of a model folder that a setting named `setting` chooses.
+///
+/// # Errors
+/// [`Kind::Usage`](crate::error::Kind::Usage) for a layer that the model does not have or that is named
+/// twice, and for none; [`Kind::Model`](crate::error::Kind::Model) for an architecture whose layers cannot be
+/// chosen.
+pub fn check_layers(dir: &Path, chosen: &[usize], setting: &str) -> Result<()> {
+    let (config, architecture, shape) = read_config(dir)?;
+    check(&config, architecture, shape.depth(), (setting, chosen))
 }
 
 /// Checks the chosen layers of a folder whose encoder has `depth` of them.
@@ -22,32 +27,32 @@ pub(super) fn check(
     config: &Config,
     architecture: &Architecture,
     depth: usize,
-    chosen: &[usize],
+    (setting, chosen): (&str, &[usize]),
 ) -> Result<()> {
-    if count_key(architecture).is_none() {
+    if layer_sizes::keys(architecture).is_none() {
         let kind = architecture.model_type;
         return Err(config
             .error(format!("layers of a model of type `{kind}` cannot be chosen"))
             .with_expected("bert, roberta, xlm-roberta, distilbert or electra")
-            .with_help("remove model.layers, or choose another model"));
+            .with_help(format!("remove {setting}, or choose another model")));
     }
     let wrong = |what: String| {
         Error::usage(what)
             .with_expected(format!("different numbers from 0 to {}, the layers of the model", depth - 1))
-            .with_found(format!("model.layers = {chosen:?}"))
+            .with_found(format!("{setting} = {chosen:?}"))
     };
     if let Some(layer) = chosen.iter().find(|&&layer| layer >= depth) {
-        return Err(wrong(format!("model.layers names layer {layer}, which the model does not have"))
+        return Err(wrong(format!("{setting} names layer {layer}, which the model does not have"))
             .at(&config.path)
             .with_help("count layers from 0"));
     }
     if chosen.is_empty() {
-        return Err(wrong("model.layers names no layer".into()).with_help("name at least one layer"));
+        return Err(wrong(format!("{setting} names no layer")).with_help("name at least one layer"));
     }
     let repeated = chosen.iter().enumerate().find(|(i, layer)| chosen[..*i].contains(layer));
     match repeated {
         Some((_, layer)) => {
-            Err(wrong(format!("model.layers names layer {layer} twice")).with_help("name each layer once"))
+            Err(wrong(format!("{setting} names layer {layer} twice")).with_help("name each layer once"))
         }
         None => Ok(()),
     }
@@ -63,9 +68,14 @@ pub(super) fn source<'n>(name: &'n str, stem: &str, chosen: Option<&[usize]>) ->
     in_folder().map_or(Cow::Borrowed(name), Cow::Owned)
 }
 
-/// Writes the number of layers into the config of the cut model.
-pub(super) fn describe(config: &mut Value, architecture: &Architecture, layers: usize) {
-    if let (Some(key), Some(map)) = (count_key(architecture), config.as_object_mut()) {
-        map.insert(key.into(), layers.into());
+/// Describes the layers of the cut model, of this hidden size, in its config.
+pub(super) fn describe(
+    config: &mut Value,
+    architecture: &Architecture,
+    hidden: usize,
+    layers: &[LayerShape],
+) {
+    if let (Some(keys), Some(map)) = (layer_sizes::keys(architecture), config.as_object_mut()) {
+        layer_sizes::write(map, &keys, hidden, layers);
     }
 }

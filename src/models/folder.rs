@@ -2,7 +2,7 @@
 
 use super::architecture::{ARCHITECTURES, Architecture};
 use super::config::Config;
-use super::{Outputs, heads};
+use super::{Outputs, heads, layer_sizes};
 use crate::checkpoint::Weights;
 use crate::error::Result;
 use crate::nn::EncoderConfig;
@@ -43,6 +43,7 @@ pub(super) fn read_config(dir: &Path) -> Result<(Config, &'static Architecture, 
             .with_help("choose an encoder of one of these types"));
     };
     let mut shape = (architecture.read)(&config)?;
+    layer_sizes::read(&config, architecture, &mut shape)?;
     shape.performer = config.performer()?;
     Ok((config, architecture, shape))
 }

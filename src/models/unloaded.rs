@@ -60,7 +60,7 @@ impl ModelShape {
         vectors: bool,
     ) -> Result<ModelShape> {
         if let Some(chosen) = &options.layers {
-            cut::check(config, architecture, encoder.depth(), chosen)?;
+            cut::check(config, architecture, encoder.depth(), ("model.layers", chosen))?;
         }
         let encoder = options.over(encoder);
         encoder.check()?;

@@ -8,7 +8,7 @@ use super::layer::{Layer, LayerContext};
 use super::performer::{Distance, Performer, PerformerConfig};
 use super::relative::Sinusoids;
 use super::{Affine, DropoutIds, Inputs, Norm, Taps};
-use crate::device::Device;
+use crate::device::{Device, Tensor};
 use crate::error::{Error, Result};
 use crate::ops::Activation;
 use crate::ops::add_norm::AddNorm;
@@ -61,7 +61,8 @@ pub struct Biases {
     pub head: bool,
 }
 
-/// The sizes of a layer. Layers of one encoder may differ in them, as in a pruned model.
+/// The sizes of a layer. Layers of one encoder may differ in them, as in a pruned model. A layer without
+/// heads, or without feed-forward rows, has the bias of the output map in the place of that block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LayerShape {
     /// Attention heads.
@@ -208,7 +209,9 @@ impl EncoderConfig {
     pub fn layer(&self, i: usize) -> LayerShape {
         self.layers[self.weights_of(i)]
     }
-    /// Checks that an encoder can be built: no size is 0, and as many layers run as have weights, or more.
+    /// Checks that an encoder can be built: no size is 0, and as many layers run as have weights, or more. A
+    /// layer may have no heads, or no feed-forward rows, if the block's output has a bias and its norm
+    /// stands behind it.
     ///
     /// # Errors
     /// [`Kind::Shape`](crate::error::Kind::Shape) otherwise.
@@ -220,7 +223,12 @@ impl EncoderConfig {
                 "at least one set of weights, and at most one for each layer",
             );
         }
-        let zero = |l: &LayerShape| l.heads == 0 || l.head_dim == 0 || l.intermediate == 0;
+        let post = self.order == Order::Post;
+        let zero = |l: &LayerShape| {
+            l.heads == 0 && !(post && self.biases.attention && !self.relative())
+                || l.intermediate == 0 && !(post && self.biases.feed_forward)
+                || l.head_dim == 0
+        };
         if let Some(i) = self.layers.iter().position(zero) {
             return wrong(
                 format!("layer {i} of the encoder has a size of 0: {:?}", self.layers[i]),
@@ -253,6 +261,8 @@ pub struct Encoder {
     final_dropout_id: u32,
     sinusoids: Option<Sinusoids>,
     performer: Option<Performer>,
+    /// Zeros (hidden, 1), where a layer has no heads or no feed-forward rows.
+    zeros: Option<Tensor>,
 }
 
 impl Encoder {
@@ -293,7 +303,7 @@ impl Encoder {
         let (final_dropout_id, dropout_ids) = (more(c.last_dropout), layer_dropout_ids);
         let last = (c.order == Order::Pre)
             .then(|| Norm::declare(layout, "encoder.LayerNorm", c.hidden, c.biases.norm));
-        let (config, sinusoids, performer) = (c.clone(), None, None);
+        let (config, sinusoids, performer, zeros) = (c.clone(), None, None, None);
         Encoder {
             config,
             word,
@@ -308,6 +318,7 @@ impl Encoder {
             final_dropout_id,
             sinusoids,
             performer,
+            zeros,
         }
     }
 
@@ -351,6 +362,7 @@ impl Encoder {
                 dropout_ids: *dropout_ids,
                 performer: self.performer.as_ref(),
                 sinusoids: sinusoids.as_ref(),
+                zeros: self.zeros.as_ref(),
             };
             hidden = layer.run(tape, p, batch, context, taps, hidden)?;
             taps.see_hidden(&hidden);
@@ -375,7 +387,8 @@ impl Encoder {
     }
 
     /// Puts on the device what is no parameter: sinusoids of relative positions, the random features of
-    /// approximated attention. To be called once, before anything runs.
+    /// approximated attention, zeros for layers without heads or rows. To be called once, before anything
+    /// runs.
     ///
     /// # Errors
     /// [`Kind::Memory`](crate::error::Kind::Memory) if the device has no memory left;
@@ -386,6 +399,9 @@ impl Encoder {
         let activations = if compute.size() < dtype.size() && dtype == DType::F32 { compute } else { dtype };
         if let Positions::Relative { clamp } = c.encoding {
             self.sinusoids = Some(Sinusoids::new(device, c, clamp, activations)?);
+        }
+        if c.layers.iter().any(|l| l.heads == 0 || l.intermediate == 0) {
+            self.zeros = Some(device.zeros(activations, &[c.hidden, 1])?);
         }
         let dims: Vec<usize> = (0..c.depth()).map(|i| c.layer(i).head_dim).collect();
         self.performer = c.performer.map(|p| Performer::new(device, p, &dims, dtype)).transpose()?;

@@ -5,15 +5,17 @@ use super::encoder::{EncoderConfig, LayerShape, Order, Positions};
 use super::performer::Performer;
 use super::relative::RelativeParts;
 use super::{Affine, Inputs, Norm, Taps};
-use crate::error::Result;
+use crate::device::Tensor;
+use crate::error::{Error, Result};
 use crate::ops::Activation;
 use crate::ops::add_norm::AddNorm;
 use crate::ops::attention::Attention;
 use crate::ops::dropout::DropoutRows;
 use crate::ops::glu::Glu;
+use crate::ops::linear::Linear;
 use crate::ops::residual::Residual;
 use crate::ops::rotary::Rotary;
-use crate::params::{Bound, Layout};
+use crate::params::{Bound, Group, Layout};
 use crate::tape::{Tape, Var};
 
 /// Which layer of the encoder runs: layers that share weights differ in what is here.
@@ -29,6 +31,59 @@ pub(super) struct LayerContext<'a> {
     pub performer: Option<&'a Performer>,
     /// Of the distances, where positions are relative.
     pub sinusoids: Option<&'a Var>,
+    /// Zeros (hidden, 1), where a layer has no heads or no feed-forward rows.
+    pub zeros: Option<&'a Tensor>,
+}
+
+/// The linear map at the end of a block, back to (tokens, hidden).
+enum BlockOutput {
+    /// Of what the block computes.
+    Map(Affine),
+    /// Of a block without width, whose heads or rows were all removed: only the bias is left, (hidden).
+    Bias(Group),
+}
+
+impl BlockOutput {
+    /// Declares `{name}.weight` of shape `stored`, used as (hidden, width), and `{name}.bias` if `bias`; for
+    /// a width of 0 the bias alone.
+    fn declare(
+        layout: &mut Layout,
+        name: &str,
+        stored: Vec<usize>,
+        [hidden, width]: [usize; 2],
+        bias: bool,
+    ) -> BlockOutput {
+        if width == 0 {
+            return BlockOutput::Bias(layout.add(format!("{name}.bias"), &[hidden]));
+        }
+        let w = layout.join_of(vec![(format!("{name}.weight"), stored)], &[hidden, width]);
+        layout.prunable(w);
+        let b = bias.then(|| layout.add(format!("{name}.bias"), &[hidden]));
+        BlockOutput::Map(Affine { w, b, act: Activation::None })
+    }
+    /// `inside`: what the block computes. `x`: any value with a row for each token.
+    fn run(
+        &self,
+        tape: &mut Tape,
+        p: &Bound,
+        context: LayerContext,
+        inside: Option<Var>,
+        x: &Var,
+    ) -> Result<Var> {
+        match (self, inside) {
+            (BlockOutput::Map(map), Some(inside)) => map.run(tape, p, inside),
+            (BlockOutput::Bias(bias), _) => {
+                let zeros = context.zeros.ok_or_else(|| Error::shape("the encoder is not prepared"))?;
+                // 0 times one number of each token, plus the bias: the op that every backend has, with one
+                // column, in place of an op for this rare case. The number gets no gradient.
+                let (rows, _) = x.value().spec.rows_cols();
+                let column = tape.constant(x.value().view(0, &[rows, 1])?);
+                let weight = tape.constant(zeros.clone());
+                tape.apply(Linear { act: Activation::None }, [column, weight, p.var(*bias)])
+            }
+            (BlockOutput::Map(_), None) => Err(Error::shape("a block with a width computed nothing")),
+        }
+    }
 }
 
 /// A layer's parameters and how to run it.
@@ -36,14 +91,15 @@ pub(super) struct Layer {
     shape: LayerShape,
     /// Before attention (pre-norm).
     before: Option<Norm>,
-    /// (tokens, hidden) -> (tokens, 3 heads head_dim).
-    qkv: Affine,
+    /// (tokens, hidden) -> (tokens, 3 heads head_dim); `None` without heads.
+    qkv: Option<Affine>,
     relative: Option<RelativeParts>,
-    out: Affine,
+    out: BlockOutput,
     /// Behind attention (post-norm).
     norm: Option<Norm>,
-    up: Affine,
-    down: Affine,
+    /// `None` for a feed-forward block without rows.
+    up: Option<Affine>,
+    down: BlockOutput,
     /// Behind the feed-forward block, or before it (pre-norm).
     norm2: Norm,
 }
@@ -70,27 +126,26 @@ impl Layer {
             true => (by_head.to_vec(), by_head.to_vec()),
             false => (vec![inner, h], vec![h, inner]),
         };
-        let qkv = Affine {
+        let qkv = (inner > 0).then(|| Affine {
             w: qkv("weight", &each, &[3 * inner, h]),
             b: b.attention.then(|| qkv("bias", &[inner], &[3 * inner])),
             act: none,
-        };
-        if c.by_head {
-            layout.transpose(qkv.w);
+        });
+        if let Some(qkv) = &qkv {
+            if c.by_head {
+                layout.transpose(qkv.w);
+            }
+            layout.prunable(qkv.w);
         }
         let relative =
             c.relative().then(|| RelativeParts::declare(layout, &format!("encoder.layer.{i}"), h, shape));
-        let out_weight = vec![(at("attention.output.dense.weight"), back)];
-        let out = Affine {
-            w: layout.join_of(out_weight, &[h, inner]),
-            b: b.attention.then(|| layout.add(at("attention.output.dense.bias"), &[h])),
-            act: none,
-        };
+        let out = BlockOutput::declare(layout, &at("attention.output.dense"), back, [h, inner], b.attention);
         let norm = (!pre).then(|| Norm::declare(layout, &at("attention.output.LayerNorm"), h, b.norm));
-        let up = Affine::declare_with(layout, &at("intermediate.dense"), [wide, h], act, b.feed_forward);
-        let down = Affine::declare_with(layout, &at("output.dense"), [h, f], none, b.feed_forward);
+        let up = (f > 0)
+            .then(|| Affine::declare_with(layout, &at("intermediate.dense"), [wide, h], act, b.feed_forward));
+        up.iter().for_each(|up| layout.prunable(up.w));
+        let down = BlockOutput::declare(layout, &at("output.dense"), vec![h, f], [h, f], b.feed_forward);
         let norm2 = Norm::declare(layout, &at("output.LayerNorm"), h, b.norm);
-        [&qkv, &out, &up, &down].into_iter().for_each(|weight| layout.prunable(weight.w));
         Layer { shape, before, qkv, relative, out, norm, up, down, norm2 }
     }
 
@@ -110,26 +165,34 @@ impl Layer {
             Some(norm) => norm.run(tape, p, plain, x.clone(), [])?,
             None => x.clone(),
         };
-        let qkv = self.qkv.run(tape, p, seen)?;
-        let mixed = match self.relative.as_ref().zip(context.sinusoids) {
-            Some((parts, sinusoids)) => {
-                taps.see_qkv(&qkv);
-                let drop = batch.dropout(c.attention_dropout, dropout_ids[0], DropoutRows::Tokens);
-                parts.mix(tape, p, batch, (self.shape, drop, sinusoids), qkv)?
+        let mixed = match &self.qkv {
+            Some(qkv) => {
+                let qkv = qkv.run(tape, p, seen)?;
+                Some(match self.relative.as_ref().zip(context.sinusoids) {
+                    Some((parts, sinusoids)) => {
+                        taps.see_qkv(&qkv);
+                        let drop = batch.dropout(c.attention_dropout, dropout_ids[0], DropoutRows::Tokens);
+                        parts.mix(tape, p, batch, (self.shape, drop, sinusoids), qkv)?
+                    }
+                    None => mix(tape, batch, (context, self.shape), taps, qkv)?,
+                })
             }
-            None => mix(tape, batch, (context, self.shape), taps, qkv)?,
+            None => {
+                taps.see_no_qkv(context.layer)?;
+                None
+            }
         };
-        let out = self.out.run(tape, p, mixed)?;
+        let out = self.out.run(tape, p, context, mixed, &x)?;
         let rate = |block: usize| if c.dropped[block] { c.hidden_dropout } else { 0.0 };
         if let Some(norm) = &self.norm {
             let x = add_norm(tape, p, batch, (c.eps, rate(0), dropout_ids[1]), norm, out, x)?;
             let inside = if c.inner_dropout { c.hidden_dropout } else { 0.0 };
-            let down = self.feed_forward(tape, p, batch, c, (inside, dropout_ids[3]), x.clone())?;
+            let down = self.feed_forward(tape, p, batch, context, (inside, dropout_ids[3]), x.clone())?;
             return add_norm(tape, p, batch, (c.eps, rate(1), dropout_ids[2]), &self.norm2, down, x);
         }
         let x = add(tape, batch, (c.attention_dropout, dropout_ids[1]), out, x)?;
         let seen = self.norm2.run(tape, p, plain, x.clone(), [])?;
-        let down = self.feed_forward(tape, p, batch, c, (rate(1), dropout_ids[2]), seen)?;
+        let down = self.feed_forward(tape, p, batch, context, (rate(1), dropout_ids[2]), seen)?;
         add(tape, batch, (0.0, dropout_ids[2]), down, x)
     }
 
@@ -139,18 +202,20 @@ impl Layer {
         tape: &mut Tape,
         p: &Bound,
         batch: &Inputs,
-        c: &EncoderConfig,
+        context: LayerContext,
         (rate, dropout_id): (f32, u32),
         x: Var,
     ) -> Result<Var> {
-        let mut up = self.up.run(tape, p, x)?;
+        let Some(up) = &self.up else { return self.down.run(tape, p, context, None, &x) };
+        let c = context.config;
+        let mut up = up.run(tape, p, x.clone())?;
         if c.gated_mlp {
             up = tape.apply(Glu { act: c.act }, [up])?;
         }
         if let Some((drop, key)) = batch.dropout(rate, dropout_id, DropoutRows::Tokens) {
             up = tape.apply(drop, [up, key])?;
         }
-        self.down.run(tape, p, up)
+        self.down.run(tape, p, context, Some(up), &x)
     }
 }
 

@@ -40,9 +40,9 @@ pub struct Distance {
 }
 
 impl Distance {
-    /// The relative error, in L2.
+    /// The relative error, in L2; 0 in a layer without heads, where nothing is approximated.
     pub fn relative(&self) -> f64 {
-        (self.error / self.exact).sqrt()
+        if self.error == 0.0 { 0.0 } else { (self.error / self.exact).sqrt() }
     }
 }
 

@@ -60,6 +60,12 @@ fn performer() -> EncoderConfig {
     EncoderConfig { performer: Some(PerformerConfig { features: 5, redraw: 0, seed: 3, draw: 0 }), ..bert() }
 }
 
+/// A layer without heads, one without feed-forward rows, and one without both.
+fn emptied(shape: EncoderConfig) -> EncoderConfig {
+    let layer = |heads, intermediate| LayerShape { heads, head_dim: 4, intermediate };
+    EncoderConfig { layers: vec![layer(0, 10), layer(2, 0), layer(0, 0), layer(3, 7)], ..shape }
+}
+
 fn classes() -> Vec<String> {
     ["a", "b", "c"].map(str::to_owned).to_vec()
 }
@@ -103,6 +109,8 @@ fn gradients_of_layers_that_differ_are_those_of_finite_differences() {
         ("xlnet", xlnet()),
         ("albert", albert()),
         ("performer", performer()),
+        ("emptied", emptied(bert())),
+        ("emptied performer", emptied(performer())),
     ] {
         let model = model(&device, &shape);
         pass(&device, &model, &task, &set, &whole(&set), None);
@@ -169,6 +177,72 @@ fn parameters_have_the_sizes_of_their_layer() {
     assert_eq!(of(&x, "layer.1.rel_attn.seg_embed"), [2, 3, 2]);
 }
 
+/// A block without heads or rows is one whose output map is zero: the same logits, and no parameters but the
+/// bias of that map. On every device that there is.
+#[test]
+fn a_block_without_width_is_its_bias() {
+    let set = examples();
+    for kind in ["cpu", "wgpu", "cuda"] {
+        let Some(device) = device(kind) else { continue };
+        let shape = emptied(bert());
+        let whole_shape = EncoderConfig {
+            layers: shape
+                .layers
+                .iter()
+                .map(|l| LayerShape { heads: l.heads.max(2), intermediate: l.intermediate.max(5), ..*l })
+                .collect(),
+            ..bert()
+        };
+        let options = Options { outputs: Some(Outputs::Classes(classes())), seed: 5, ..Options::default() };
+        let small = Model::random(&device, &shape, &options).expect("a model");
+        let large = Model::random(&device, &whole_shape, &options).expect("a model");
+        let value = |model: &Model, name: &str| {
+            let p = model.params.layout().list.iter().find(|p| p.name == name)?.clone();
+            Some(model.params.value(&p).expect("inside"))
+        };
+        for p in &large.params.layout().list {
+            let view = large.params.value(p).expect("inside");
+            let mut values: Vec<f64> = floats(&device, &view).iter().map(|v| 20.0 * v).collect();
+            if p.name.ends_with(".bias") {
+                values = (0..values.len()).map(|i| (i % 7) as f64 / 5.0 - 0.5).collect();
+            }
+            match value(&small, &p.name) {
+                Some(same) => put(&device, &same, &values),
+                None if p.name.ends_with("output.dense.weight") => values.fill(0.0),
+                None => assert!(
+                    p.name.contains("attention.self") || p.name.contains("intermediate"),
+                    "{}",
+                    p.name
+                ),
+            }
+            put(&device, &view, &values);
+        }
+        for model in [&small, &large] {
+            model.params.refresh(&device).expect("refreshed");
+        }
+        assert!(small.params.layout().list.len() + 9 * 2 < large.params.layout().list.len());
+        let [few, all] = [&small, &large].map(|m| logits(&device, m, &whole(&set)));
+        assert!(l2(&all) > 0.1);
+        let off = max_difference(&few, &all);
+        assert!(off <= 1e-5, "{kind}: {off:e}");
+    }
+}
+
+/// What asks for queries of a layer that has none is refused.
+#[test]
+fn a_layer_without_heads_has_no_queries() {
+    let device = cpu(1);
+    let model = model(&device, &emptied(bert()));
+    let set = examples();
+    let mut tape = Tape::evaluate(&device);
+    let bound = model.params.bind(&mut tape, false).expect("bound");
+    let x = inputs(&mut tape, &whole(&set)[0], None).expect("inputs");
+    let Err(e) = model.encoder().run(&mut tape, &bound, &x, &mut Taps::none().with_qkv()) else {
+        panic!("not refused")
+    };
+    assert!(e.kind() == Kind::Shape && e.to_string().contains("layer 0 has no attention heads"), "{e}");
+}
+
 /// The two parts give what the whole gives, bit by bit; the second takes other hidden states too.
 #[test]
 fn embeddings_and_layers_are_the_parts_of_an_encoder() {
@@ -200,16 +274,20 @@ fn embeddings_and_layers_are_the_parts_of_an_encoder() {
 #[test]
 fn sizes_that_are_no_encoder_are_refused() {
     let device = cpu(1);
-    let none = |heads, head_dim, intermediate| EncoderConfig {
+    let of = |shape: EncoderConfig, heads, head_dim, intermediate| EncoderConfig {
         layers: vec![LayerShape { heads, head_dim, intermediate }],
-        ..bert()
+        windows: None,
+        ..shape
     };
     let cases = [
         (EncoderConfig { layers: vec![], ..bert() }, "0 sets of weights"),
         (EncoderConfig { repeated: Some(2), ..bert() }, "2 layers with 3 sets"),
-        (none(0, 4, 4), "layer 0"),
-        (none(1, 0, 4), "layer 0"),
-        (none(1, 4, 0), "layer 0"),
+        // Without heads or rows a block has nothing but its bias.
+        (of(modern(), 0, 4, 4), "layer 0"),
+        (of(xlnet(), 0, 4, 4), "layer 0"),
+        (of(bert(), 1, 0, 4), "layer 0"),
+        (of(modern(), 1, 4, 0), "layer 0"),
+        (of(EncoderConfig { order: Order::Pre, ..bert() }, 0, 4, 4), "layer 0"),
         (EncoderConfig { hidden: 0, ..bert() }, "size of 0"),
     ];
     for (shape, what) in cases {
