@@ -119,6 +119,8 @@ mod optim;
 mod optimizers;
 #[path = "all/pairs.rs"]
 mod pairs;
+#[path = "all/pareto.rs"]
+mod pareto;
 #[path = "all/order.rs"]
 mod order;
 #[path = "all/outcome.rs"]

@@ -4,7 +4,7 @@ use super::compare::{Comparison, Pair, SAME, Speedup, Verdict, counted};
 use super::report::{DeviceEntry, GpuState, Report, StepRow};
 
 /// A table. The first column is text, the others are numbers.
-fn table(head: &[&str], rows: &[Vec<String>]) -> String {
+pub(super) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
     let wide = |i: usize| {
         let cells = rows.iter().filter_map(|r| r.get(i)).map(|c| c.chars().count());
         cells.chain([head[i].chars().count(), 3]).max().unwrap_or(3)

@@ -2,7 +2,7 @@
 //! results.
 //!
 //! [`ops`] and [`step`] measure and fill a [`Report`]; [`compare()`] reads reports; [`page`], [`markdown`]
-//! and [`csv`](mod@csv) write them.
+//! and [`csv`](mod@csv) write them. [`pareto`] compares whole models: score against speed and size.
 
 mod cache;
 pub mod ceilings;
@@ -15,6 +15,7 @@ pub mod operands;
 pub mod ops;
 pub mod pace;
 pub mod page;
+pub mod pareto;
 mod queue;
 pub mod report;
 pub mod samples;

@@ -353,6 +353,16 @@ impl Device {
     pub fn caps(&self) -> Caps {
         dispatch!(self, d => d.caps())
     }
+    /// The most bytes of tensors and scratch memory that were in use at once. For a GPU, the bytes allocated
+    /// from its driver, which include memory kept for reuse since [`Device::trim`].
+    pub fn peak_bytes(&self) -> Option<u64> {
+        match self {
+            Device::Cpu(d) => Some(d.memory().peak as u64),
+            Device::Meta(d) => Some(d.usage().peak),
+            Device::Cuda(d) => Some(d.stats().bytes),
+            Device::Wgpu(d) => Some(d.stats().bytes),
+        }
+    }
     /// A tensor with undefined contents.
     ///
     /// # Errors

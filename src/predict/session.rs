@@ -1,6 +1,6 @@
 //! A model folder, opened to predict: tokenizer, metadata, weights on a device.
 
-use crate::data::{Batch, Columns, TokenSet, eval_batches};
+use crate::data::{Batch, Columns, TokenSet, eval_batches, micro_batches};
 use crate::device::Device;
 use crate::error::{Error, Kind, Result};
 use crate::metrics::sigmoids;
@@ -175,6 +175,23 @@ impl Folder {
         self.settings.no_answer.or(self.metadata.abstains()).unwrap_or(false)
     }
 
+    /// The size of the weight files in bytes.
+    ///
+    /// # Errors
+    /// [`Kind::Model`] if the folder cannot be read.
+    pub fn weight_bytes(&self) -> Result<u64> {
+        let unreadable =
+            |e: std::io::Error| Error::io(Kind::Model, "cannot read the model folder", &self.dir, &e);
+        let mut sum = 0;
+        for file in std::fs::read_dir(&self.dir).map_err(unreadable)? {
+            let file = file.map_err(unreadable)?;
+            if file.path().extension().is_some_and(|e| e == "safetensors") {
+                sum += std::fs::metadata(file.path()).map_err(unreadable)?.len();
+            }
+        }
+        Ok(sum)
+    }
+
     /// The settings of the search for answers, as in training.
     pub(super) fn search(&self) -> Search {
         self.metadata.search(self.abstains())
@@ -304,6 +321,31 @@ impl Session {
             self.progress.iter().for_each(|progress| progress(done, total));
             Ok(())
         })
+    }
+
+    /// Runs the model over some examples of a labelled set, in passes of at most `max_tokens` tokens, and
+    /// reads its outputs: what a benchmark times.
+    ///
+    /// # Errors
+    /// Those of [`Session::score`]; [`Kind::Usage`] for an example that the set does not have.
+    pub fn run_examples(
+        &self,
+        task: &dyn Task,
+        set: &TokenSet,
+        examples: &[u32],
+        max_tokens: usize,
+    ) -> Result<()> {
+        for mut batch in micro_batches(set, examples, 1, Some(max_tokens), 0)? {
+            batch.head = self.head;
+            task.prepare(&mut batch, EVALUATION)?;
+            for_each_output(&self.device, &self.model, &[batch], |_, _| Ok(()))?;
+        }
+        Ok(())
+    }
+
+    /// The number of elements of the model's parameters.
+    pub fn parameters(&self) -> usize {
+        self.model.params.count().0
     }
 
     /// Scores the model on labelled examples by their task; see [`Session::labelled`].

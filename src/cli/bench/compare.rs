@@ -5,7 +5,7 @@ use super::results::Destinations;
 use super::wanted::{fits, known_op};
 use super::{idle, measured, peers, rounds};
 use crate::bench::compare::{HIGHEST, SpeedGate};
-use crate::bench::{self, Comparison, Report, csv, markdown};
+use crate::bench::{self, Comparison, Report, csv, markdown, page};
 use crate::cli::options::{flag, text};
 use crate::cli::style::Voice;
 use crate::error::{Error, Kind, Result};
@@ -152,7 +152,7 @@ fn finish(matches: &ArgMatches, to: &Destinations, gate: Option<SpeedGate>, repo
         }))
     };
     let text = || comparisons.iter().map(markdown::comparison).collect::<Vec<_>>().join("\n");
-    to.write(report, &comparisons, || csv::comparisons(&comparisons), json, text)?;
+    to.write(|| page::page(report, &comparisons), || csv::comparisons(&comparisons), json, text)?;
     let voice = Voice::of(matches);
     unusable.iter().for_each(|what| voice.warn(what));
     failures.iter().for_each(|failure| voice.warn(format!("--fail-under: {failure}")));

@@ -4,6 +4,7 @@ mod asked;
 mod compare;
 mod idle;
 mod interrupt;
+mod pareto;
 mod peers;
 mod results;
 mod rounds;
@@ -60,7 +61,7 @@ pub fn define() -> Command {
         .arg(peers::arg())
         .long_about(format!(
             "Measure every op at the shapes of real models, then training steps.\n\nUse `ops` or `step` to measure one of the two, and \
-             `compare` to compare devices or results.\n\n{METHOD}"
+             `compare` to compare devices or results, `pareto` to compare fine-tuned models.\n\n{METHOD}"
         ))
         .after_help(
             "Examples:\n  tempra bench ops --device cpu,wgpu --html ops.html\n  tempra bench step --device cuda --dtype bf16\n  \
@@ -70,6 +71,7 @@ pub fn define() -> Command {
         .subcommand(ops)
         .subcommand(step)
         .subcommand(compare::define())
+        .subcommand(pareto::define())
 }
 
 /// The options of all commands that measure.
@@ -129,6 +131,7 @@ fn options(command: Command) -> Command {
 pub fn run(matches: &ArgMatches) -> Result<i32> {
     match matches.subcommand() {
         Some(("compare", of)) => compare::run(of),
+        Some(("pareto", of)) => pareto::run(of),
         Some((name, of)) => measure(of, name == "ops", name == "step"),
         None => measure(matches, true, true),
     }

@@ -1,6 +1,6 @@
 //! Where the results of a benchmark go: the terminal, JSON, CSV, an HTML page.
 
-use crate::bench::{self, Comparison, Report, csv, markdown, page};
+use crate::bench::{self, Report, csv, markdown, page};
 use crate::checkpoint::real_path;
 use crate::cli::options::{flag, json_arg, text};
 use crate::cli::output::{Destination, say, say_json};
@@ -67,14 +67,13 @@ impl Destinations {
         let files = self.csv.iter().chain(&self.html);
         files.into_iter().try_for_each(|to| to.spare(inputs.iter().copied()))
     }
-    /// Writes a result: `table` is the CSV, `json` and `markdown` are made if they are wanted.
+    /// Writes a result: `page` is the HTML, `table` the CSV. Each is made if it is wanted.
     ///
     /// # Errors
     /// [`Kind::Disk`](crate::error::Kind::Disk) if it cannot be written.
     pub fn write(
         &self,
-        report: &Report,
-        comparisons: &[Comparison],
+        page: impl Fn() -> String,
         table: impl Fn() -> Result<String>,
         json: impl FnOnce() -> Result<serde_json::Value>,
         markdown: impl FnOnce() -> String,
@@ -86,7 +85,7 @@ impl Destinations {
         // A measurement takes long: a file that cannot be written does not keep the others from being
         // written.
         let csv = put(&self.csv, &mut || table());
-        let html = put(&self.html, &mut || Ok(page::page(report, comparisons)));
+        let html = put(&self.html, &mut || Ok(page()));
         let taken = [&self.csv, &self.html].contains(&&Some(Destination::Stdout));
         let printed = match (self.json, taken) {
             (true, _) => json().and_then(|json| say_json(&json)),
@@ -108,7 +107,8 @@ impl Destinations {
             serde_json::to_value(report)
                 .map_err(|e| Error::data("a result is no JSON").with_found(e.to_string()))
         };
-        self.write(report, &comparisons, || csv::report(report), json, || markdown::report(report))
+        let page = || page::page(report, &comparisons);
+        self.write(page, || csv::report(report), json, || markdown::report(report))
     }
 }
 
