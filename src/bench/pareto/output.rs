@@ -21,7 +21,10 @@ fn row(p: &Point, score: usize) -> Vec<String> {
         time(p.latency_1.seconds.median),
         time(p.latency_32.seconds.median),
         whole(p.texts_per_s),
-        format!("{:.1} M", p.parameters as f64 / 1e6),
+        match p.parameters {
+            n if n < 1_000_000 => format!("{:.1} k", n as f64 / 1e3),
+            n => format!("{:.1} M", n as f64 / 1e6),
+        },
         units::bytes(p.file_bytes),
         p.peak_bytes.map_or("-".to_owned(), units::bytes),
         if p.on_front { "yes" } else { "no" }.to_owned(),

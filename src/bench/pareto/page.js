@@ -44,7 +44,7 @@ function scatter(width, { cost }) {
   const legend = legendOf(
     [
       ["on the Pareto front", "disc", "var(--c0)"],
-      ...(front.length < rows.length ? [["another model is better and costs no more", "ring", "var(--dim)"]] : []),
+      ...(front.length < rows.length ? [["another model is at least as good and costs no more", "ring", "var(--dim)"]] : []),
       ["95 % interval of the score", "line", "var(--dim)"],
     ],
     width,
