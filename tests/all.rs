@@ -47,6 +47,8 @@ mod data;
 mod decoders;
 #[path = "all/distill.rs"]
 mod distill;
+#[path = "all/distill_tasks.rs"]
+mod distill_tasks;
 #[path = "all/docs.rs"]
 mod docs;
 #[path = "all/docs_help.rs"]

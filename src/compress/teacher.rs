@@ -1,56 +1,82 @@
-//! The teacher of a distillation (Hinton et al. 2015): a trained classifier whose outputs for the training
+//! The teacher of a distillation (Hinton et al. 2015): a trained model whose outputs for the training
 //! examples are targets of a smaller model, the student.
 //!
 //! A teacher runs without dropout, so that its outputs are the same in every epoch. They are computed once,
 //! before the student is opened, and kept in memory like labels: the teacher takes no memory while the
 //! student trains. On disk they are kept under a hash of everything that they depend on: the teacher's
-//! weights and config, the tokens of the examples, the device, its precision, and how examples are batched.
-//! A hit gives the bits that computing would give.
+//! weights and config, the task, the tokens of the examples, the device, its precision, and how examples are
+//! batched. A hit gives the bits that computing would give.
 
-use crate::data::{TokenSet, eval_batches};
+use crate::checkpoint::json::read_limited;
+use crate::data::{Batch, TokenSet, eval_batches};
 use crate::device::{Caps, Device, Meta};
 use crate::error::{Error, Result};
 use crate::files;
-use crate::models::{Model, ModelShape, Options, Outputs, encoder_shape, folder_hash, saved_outputs};
-use crate::tasks::for_each_output;
+use crate::metrics::sigmoids;
+use crate::models::{
+    Model, ModelShape, Options, Outputs, encoder_shape, folder_hash, gives_vectors, saved_outputs, sentence,
+};
+use crate::tasks::{SoftOutput, Task, for_each_output, of_outputs};
 use crate::text::Tokenizer;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Goes into the key and the file: a change of either's meaning needs a new number.
-const VERSION: &[u8; 16] = b"tempra teacher 1";
+const VERSION: &[u8; 16] = b"tempra teacher 2";
 
-/// The logits of a teacher for the examples of a set, (examples, classes), in the student's order of classes.
+/// The outputs of a teacher for the examples of a set: rows of one width, as many for each example as the
+/// task compares, in the student's order of classes.
 #[derive(Clone, Debug)]
 pub struct SoftTargets {
-    logits: Arc<[f32]>,
-    classes: usize,
+    values: Arc<[f32]>,
+    width: usize,
+    /// Where the rows of each example begin, and where the last one ends: (examples + 1).
+    rows: Arc<[usize]>,
 }
 
 impl SoftTargets {
-    /// Logits (examples, classes) of 0: what a memory plan counts with.
-    pub fn zeros(examples: usize, classes: usize) -> SoftTargets {
-        SoftTargets { logits: vec![0.0; examples * classes].into(), classes }
+    /// Outputs of 0 for the examples of a set: what a memory plan counts with. `width`: that of the student's
+    /// vectors.
+    pub fn zeros(set: &TokenSet, task: &dyn Task, width: usize) -> SoftTargets {
+        let rows: Arc<[usize]> = task.soft().map(|soft| soft.rows(set)).unwrap_or_default().into();
+        let width = columns(&task.outputs(), width);
+        SoftTargets { values: vec![0.0; rows.last().unwrap_or(&0) * width].into(), width, rows }
     }
-    /// The number of classes.
-    pub fn classes(&self) -> usize {
-        self.classes
+    /// The number of columns: classes, or the width of vectors.
+    pub fn width(&self) -> usize {
+        self.width
     }
-    /// The logits of some examples, (examples, classes).
+    /// The rows of some examples, one after the other.
     ///
     /// # Errors
     /// [`Kind::Shape`](crate::error::Kind::Shape) for an example that the set does not have.
     pub fn of(&self, examples: &[u32]) -> Result<Vec<f64>> {
-        let mut all = Vec::with_capacity(examples.len() * self.classes);
+        let mut all = Vec::with_capacity(examples.len() * self.width);
         for &example in examples {
-            let first = example as usize * self.classes;
-            let row = self.logits.get(first..first + self.classes).ok_or_else(|| {
+            let bounds = self.rows.get(example as usize..).and_then(|rows| rows.get(..2));
+            let values = bounds.and_then(|b| self.values.get(b[0] * self.width..b[1] * self.width));
+            let values = values.ok_or_else(|| {
                 Error::shape(format!("the teacher has no output for example {example}"))
-                    .with_expected(format!("an index below {}", self.logits.len() / self.classes.max(1)))
+                    .with_expected(format!("an index below {}", self.rows.len().saturating_sub(1)))
             })?;
-            all.extend(row.iter().map(|&v| v as f64));
+            all.extend(values.iter().map(|&v| v as f64));
         }
         Ok(all)
+    }
+}
+
+/// The columns of the output that is compared, of a model with vectors of this width.
+fn columns(outputs: &Outputs, width: usize) -> usize {
+    match outputs {
+        // Whether the second text of a pair follows the first.
+        Outputs::Pretraining(_) => 2,
+        outputs => {
+            if outputs.is_empty() {
+                width
+            } else {
+                outputs.len()
+            }
+        }
     }
 }
 
@@ -65,50 +91,53 @@ pub struct Taught {
     pub warning: Option<Error>,
 }
 
-/// A folder with a trained classifier that fits a student.
+/// A folder with a trained model that fits a student.
 #[derive(Clone, Debug)]
 pub struct Teacher {
     dir: PathBuf,
     /// Hash of its weights and config.
     pub hash: String,
-    /// For each of the student's classes, which of its outputs has that name.
+    /// How it is opened.
+    options: Options,
+    /// The student's outputs.
+    outputs: Outputs,
+    /// Which of the teacher's outputs is compared, and how.
+    soft: SoftOutput,
+    /// For each of the student's columns, which of its own means the same.
     order: Vec<usize>,
 }
 
 impl Teacher {
-    /// Finds the teacher in a folder and checks that it fits the student: the same classes, in any order, the
-    /// same tokenizer, and room for sequences of `longest` tokens.
+    /// Finds the teacher in a folder and checks that it fits the student: a head for the same task, with the
+    /// same classes in any order, or vectors of the same `width`; the same tokenizer; and room for sequences
+    /// of `longest` tokens.
     ///
     /// # Errors
-    /// [`Kind::Model`](crate::error::Kind::Model) for a folder that holds no classifier, or one that does not
-    /// fit.
-    pub fn find(dir: &Path, classes: &[String], tokenizer: &Tokenizer, longest: usize) -> Result<Teacher> {
+    /// [`Kind::Model`](crate::error::Kind::Model) for a folder that holds no such model;
+    /// [`Kind::Usage`](crate::error::Kind::Usage) for a task without outputs that can be kept.
+    pub fn find(
+        dir: &Path,
+        task: &dyn Task,
+        width: usize,
+        tokenizer: &Tokenizer,
+        longest: usize,
+    ) -> Result<Teacher> {
         let shape = encoder_shape(dir)?;
-        let names = match &saved_outputs(dir)?[..] {
-            [(_, Outputs::Classes(names))] => names.clone(),
-            other => {
-                let found: Vec<String> = other.iter().map(|(_, outputs)| format!("{outputs:?}")).collect();
-                return Err(Error::model("the teacher is not a classifier")
-                    .at(dir)
-                    .with_expected("a model folder with one head that predicts one of several classes")
-                    .with_found(if found.is_empty() { "no head".to_owned() } else { found.join(", ") })
-                    .with_help("train the teacher with task = \"classify\" on the same classes"));
-            }
+        let outputs = task.outputs();
+        let soft = task.soft().ok_or_else(|| {
+            Error::usage("distill.teacher does not work with this task")
+                .with_expected("a task whose inputs are the same in every epoch")
+                .with_help("remove [distill]")
+        })?;
+        let vectors = outputs == Outputs::Embedding;
+        let order = match vectors {
+            true => fits_vectors(dir, shape.hidden, width)?,
+            false => fits_head(dir, &outputs)?,
         };
-        let missing = |of: &[String], from: &[String]| -> Vec<String> {
-            from.iter().filter(|name| !of.contains(name)).map(|name| format!("{name:?}")).collect()
-        };
-        let (lacks, more) = (missing(&names, classes), missing(classes, &names));
-        if !lacks.is_empty() || !more.is_empty() {
-            let lists = [("without", lacks), ("with", more)].into_iter().filter(|(_, all)| !all.is_empty());
-            let found: Vec<String> = lists.map(|(word, all)| format!("{word} {}", all.join(", "))).collect();
-            return Err(Error::model("the teacher has other classes than the student")
-                .at(dir)
-                .with_expected(format!("the classes {}, in any order", classes.join(", ")))
-                .with_found(format!("{}: {}", names.join(", "), found.join(", ")))
-                .with_help("train the teacher on these classes, or set data.classes to the teacher's"));
+        let mut own = Tokenizer::from_dir(dir, shape.vocab)?;
+        if let Some(settings) = if vectors { sentence::settings(dir)? } else { None } {
+            own = own.for_vectors(settings.lowercase, &settings.prompt)?;
         }
-        let own = Tokenizer::from_dir(dir, shape.vocab)?;
         if own.hash() != tokenizer.hash() {
             return Err(Error::model("the teacher has another tokenizer than the student")
                 .at(dir)
@@ -122,8 +151,9 @@ impl Teacher {
                 .with_expected(format!("{longest} positions for the longest training example"))
                 .with_help(format!("set data.max_length = {}", shape.positions)));
         }
-        let order = classes.iter().filter_map(|name| names.iter().position(|n| n == name)).collect();
-        Ok(Teacher { dir: dir.to_path_buf(), hash: folder_hash(dir)?, order })
+        let options = Options { outputs: vectors.then_some(Outputs::Embedding), ..Options::default() };
+        let (dir, hash) = (dir.to_path_buf(), folder_hash(dir)?);
+        Ok(Teacher { dir, hash, options, outputs, soft, order })
     }
 
     /// The bytes that computing the outputs takes on a device: the weights, without gradients and optimizer
@@ -134,10 +164,9 @@ impl Teacher {
     pub fn plan(&self, caps: &Caps, set: &TokenSet, max_tokens: usize) -> Result<u64> {
         let meta = Meta::new(caps.clone());
         let device = meta.device();
-        let classes = (0..self.order.len()).map(|class| class.to_string()).collect();
-        let options = Options { outputs: Some(Outputs::Classes(classes)), ..Options::default() };
+        let options = Options { outputs: Some(self.outputs.clone()), ..Options::default() };
         let model = Model::unloaded(&device, &ModelShape::of(&self.dir, &options)?, &options)?;
-        let largest = eval_batches(set, max_tokens, 0)?.into_iter().max_by_key(|batch| batch.ids.len());
+        let largest = self.batches(set, max_tokens)?.into_iter().max_by_key(|batch| batch.ids.len());
         let batches: Vec<_> = largest.into_iter().collect();
         for_each_output(&device, &model, &batches, |_, _| Ok(()))?;
         Ok(meta.usage().reserved)
@@ -155,23 +184,24 @@ impl Teacher {
         max_tokens: usize,
         cache: Option<&Path>,
     ) -> Result<Taught> {
-        let key = self.key(&device.caps(), set, max_tokens);
-        let count = set.len() * self.order.len();
-        let path = cache.map(|dir| dir.join(format!("{}.logits", key.to_hex())));
+        let key = self.key(&device.caps(), set, max_tokens)?;
+        let (rows, width) = (self.soft.rows(set), self.order.len());
+        let count = rows.last().unwrap_or(&0) * width;
+        let path = cache.map(|dir| dir.join(format!("{}.outputs", key.to_hex())));
         let kept = path.as_deref().and_then(|path| std::fs::read(path).ok());
         let read = kept.as_deref().map(|bytes| from_bytes(bytes, &key, count));
-        let (logits, cached, mut warning) = match read {
-            Some(Some(logits)) => (logits, true, None),
+        let (values, cached, mut warning) = match read {
+            Some(Some(values)) => (values, true, None),
             damaged => {
                 let warning = damaged.map(|_| {
                     Error::disk("the cached outputs of the teacher are damaged; they are computed again")
                         .at(path.as_deref().unwrap_or(Path::new("")))
                 });
-                (self.run(device, set, max_tokens)?, false, warning)
+                (self.run(device, set, max_tokens, &rows)?, false, warning)
             }
         };
         if let Some(path) = path.filter(|_| !cached)
-            && let Err(e) = files::replace(&path, &to_bytes(&logits, &key))
+            && let Err(e) = files::replace(&path, &to_bytes(&values, &key))
         {
             warning = Some(
                 Error::disk("the outputs of the teacher could not be cached")
@@ -179,24 +209,43 @@ impl Teacher {
                     .with_found(e.to_string()),
             );
         }
-        let classes = self.order.len();
-        let ordered = logits.chunks_exact(classes).flat_map(|row| self.order.iter().map(|&i| row[i]));
-        Ok(Taught { targets: SoftTargets { logits: ordered.collect(), classes }, cached, warning })
+        let ordered = values.chunks_exact(width.max(1)).flat_map(|row| self.order.iter().map(|&i| row[i]));
+        let targets = SoftTargets { values: ordered.collect(), width, rows: rows.into() };
+        Ok(Taught { targets, cached, warning })
     }
 
-    /// The outputs in the teacher's order of classes.
-    fn run(&self, device: &Device, set: &TokenSet, max_tokens: usize) -> Result<Vec<f32>> {
-        let classes = self.order.len();
-        let mut logits = vec![f32::NAN; set.len() * classes];
-        let (model, _) = Model::open(device, &self.dir, &Options::default())?;
-        for_each_output(device, &model, &eval_batches(set, max_tokens, 0)?, |batch, outputs| {
-            let rows = outputs.first().map(Vec::as_slice).unwrap_or_default().chunks_exact(classes);
-            for (&example, row) in batch.examples.iter().zip(rows) {
-                logits[example as usize * classes..][..classes].copy_from_slice(row);
+    /// The passes over a set.
+    fn batches(&self, set: &TokenSet, max_tokens: usize) -> Result<Vec<Batch>> {
+        let mut batches = eval_batches(set, max_tokens, 0)?;
+        if matches!(self.outputs, Outputs::Pretraining(_)) {
+            // Logits of the vocabulary are not needed, but those of no token cannot be asked for.
+            batches.iter_mut().for_each(|batch| batch.masked = vec![0]);
+        }
+        Ok(batches)
+    }
+
+    /// The outputs in the teacher's order of classes, example after example; `rows` as in [`SoftTargets`].
+    fn run(&self, device: &Device, set: &TokenSet, max_tokens: usize, rows: &[usize]) -> Result<Vec<f32>> {
+        let width = self.order.len();
+        let mut values = vec![f32::NAN; rows.last().unwrap_or(&0) * width];
+        let (model, _) = Model::open(device, &self.dir, &self.options)?;
+        for_each_output(device, &model, &self.batches(set, max_tokens)?, |batch, outputs| {
+            let of_batch = outputs.get(self.soft.output).map(Vec::as_slice).unwrap_or_default();
+            let mut rest = match model.sigmoid() {
+                true => sigmoids(of_batch).into_iter().map(|p| p as f32).collect(),
+                false => of_batch.to_vec(),
+            };
+            for &example in batch.examples.iter().rev() {
+                let (from, to) = (rows[example as usize] * width, rows[example as usize + 1] * width);
+                let at = rest.len().checked_sub(to - from).ok_or_else(|| {
+                    Error::shape("the teacher gives fewer outputs than its batch needs").at(&self.dir)
+                })?;
+                values[from..to].copy_from_slice(&rest[at..]);
+                rest.truncate(at);
             }
             Ok(())
         })?;
-        if logits.iter().any(|v| !v.is_finite()) {
+        if values.iter().any(|v| !v.is_finite()) {
             return Err(Error::diverged("the teacher gives outputs that are not finite")
                 .at(&self.dir)
                 .with_help("check the teacher with `tempra eval`, or use precision = \"f32\""));
@@ -204,27 +253,96 @@ impl Teacher {
         // The student gets the memory that the teacher had.
         drop(model);
         device.trim()?;
-        Ok(logits)
+        Ok(values)
     }
 
-    fn key(&self, caps: &Caps, set: &TokenSet, max_tokens: usize) -> blake3::Hash {
+    fn key(&self, caps: &Caps, set: &TokenSet, max_tokens: usize) -> Result<blake3::Hash> {
         let mut hasher = blake3::Hasher::new();
-        let label = format!("{} {} {max_tokens} {}", self.hash, caps.label(), set.len());
+        let task = of_outputs(&self.outputs).map_or("", |entry| entry.name);
+        // Two settings that stand beside config.json: how vectors are pooled, what follows a single number.
+        let pooling = ModelShape::of(&self.dir, &self.options)?.pooling;
+        let beside = self.dir.join("config_sentence_transformers.json");
+        let beside = if beside.exists() { read_limited(&beside, LARGEST)? } else { Vec::new() };
+        let label = format!(
+            "{} {task} {pooling:?} {} {} {max_tokens} {}",
+            self.hash,
+            blake3::hash(&beside),
+            caps.label(),
+            set.len()
+        );
         hasher.update(VERSION).update(&(label.len() as u64).to_le_bytes()).update(label.as_bytes());
-        for list in [&set.offsets, &set.ids, &set.types] {
+        for list in [&set.offsets, &set.ids, &set.types, &set.cuts] {
+            hasher.update(&(list.len() as u64).to_le_bytes());
             for n in list {
                 hasher.update(&n.to_le_bytes());
             }
         }
-        hasher.finalize()
+        Ok(hasher.finalize())
     }
 }
 
-/// `VERSION`, key, the logits, and BLAKE3 of all that; little endian.
-fn to_bytes(logits: &[f32], key: &blake3::Hash) -> Vec<u8> {
+/// The largest file beside the config that is read, in bytes.
+const LARGEST: u64 = 1 << 20;
+
+/// The order of a teacher's columns, of a head for the same task.
+fn fits_head(dir: &Path, wanted: &Outputs) -> Result<Vec<usize>> {
+    let task = of_outputs(wanted).map_or("", |entry| entry.name);
+    let saved = saved_outputs(dir)?;
+    let (own, classes) = match (&saved[..], wanted) {
+        ([(_, Outputs::Classes(own))], Outputs::Classes(classes))
+        | ([(_, Outputs::Labels(own))], Outputs::Labels(classes))
+        | ([(_, Outputs::Tags(own))], Outputs::Tags(classes)) => (own, classes),
+        ([(_, own)], wanted) if own == wanted => return Ok((0..columns(wanted, 0)).collect()),
+        (other, _) => {
+            let kind = |outputs: &Outputs| of_outputs(outputs).map_or("", |entry| entry.name);
+            let found: Vec<String> =
+                other.iter().map(|(_, outputs)| format!("a head for task {:?}", kind(outputs))).collect();
+            return Err(Error::model("the teacher has another kind of outputs than the student")
+                .at(dir)
+                .with_expected(format!("a model folder with one head, for task {task:?}"))
+                .with_found(if found.is_empty() { "no head".to_owned() } else { found.join(", ") })
+                .with_help(format!("train the teacher with task = {task:?}")));
+        }
+    };
+    let missing = |of: &[String], from: &[String]| -> Vec<String> {
+        from.iter().filter(|name| !of.contains(name)).map(|name| format!("{name:?}")).collect()
+    };
+    let (lacks, more) = (missing(own, classes), missing(classes, own));
+    if !lacks.is_empty() || !more.is_empty() {
+        let lists = [("without", lacks), ("with", more)].into_iter().filter(|(_, all)| !all.is_empty());
+        let found: Vec<String> = lists.map(|(word, all)| format!("{word} {}", all.join(", "))).collect();
+        return Err(Error::model("the teacher has other classes than the student")
+            .at(dir)
+            .with_expected(format!("the classes {}, in any order", classes.join(", ")))
+            .with_found(format!("{}: {}", own.join(", "), found.join(", ")))
+            .with_help("train the teacher on these classes, or set data.classes to the teacher's"));
+    }
+    Ok(classes.iter().filter_map(|name| own.iter().position(|n| n == name)).collect())
+}
+
+/// The order of a teacher's columns, of vectors of the same width.
+fn fits_vectors(dir: &Path, width: usize, wanted: usize) -> Result<Vec<usize>> {
+    if !gives_vectors(dir) && sentence::settings(dir)?.is_none() {
+        return Err(Error::model("the teacher was not trained for text embeddings")
+            .at(dir)
+            .with_expected("a model folder of task \"similar\" or of sentence-transformers")
+            .with_help("train the teacher with task = \"similar\""));
+    }
+    if width != wanted {
+        return Err(Error::model("the teacher's vectors have another width than the student's")
+            .at(dir)
+            .with_expected(format!("{wanted} columns"))
+            .with_found(width.to_string())
+            .with_help("choose a student of the teacher's hidden size, such as layers of the teacher: set model.path to its folder and distill.layers"));
+    }
+    Ok((0..wanted).collect())
+}
+
+/// `VERSION`, key, the outputs, and BLAKE3 of all that; little endian.
+fn to_bytes(values: &[f32], key: &blake3::Hash) -> Vec<u8> {
     let mut bytes = VERSION.to_vec();
     bytes.extend(key.as_bytes());
-    bytes.extend(logits.iter().flat_map(|v| v.to_le_bytes()));
+    bytes.extend(values.iter().flat_map(|v| v.to_le_bytes()));
     let hash = blake3::hash(&bytes);
     bytes.extend(hash.as_bytes());
     bytes

@@ -181,6 +181,12 @@ impl TokenSet {
         self.offsets.windows(2).map(|w| w[1] - w[0]).collect()
     }
 
+    /// Length of the longest sequence in tokens: an example of task "similar" has two.
+    pub fn longest_sequence(&self) -> usize {
+        let longest = |(i, len): (usize, u32)| self.cuts.get(i).map_or(len, |cut| (*cut).max(len - cut));
+        self.lengths().into_iter().enumerate().map(longest).max().unwrap_or(0) as usize
+    }
+
     /// Puts an example at the end.
     pub(super) fn push(&mut self, ids: &[u32], types: &[u32], lost: u32, unknown: u32) -> Result<()> {
         self.ids.extend(ids);

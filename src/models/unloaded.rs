@@ -25,7 +25,8 @@ pub struct ModelShape {
     pub architecture: &'static Architecture,
     /// The shape and the settings of its encoder.
     pub encoder: EncoderConfig,
-    pub(super) pooling: Pooling,
+    /// How the tokens of a sequence are pooled into one vector.
+    pub pooling: Pooling,
     /// The dropout of the head.
     pub(super) dropout: f32,
     /// The dropout of a question-answering head.

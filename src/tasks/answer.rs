@@ -1,7 +1,7 @@
 //! Where in a text the answer to a question stands: extractive question answering (Devlin et al. 2019, sec.
 //! 4.2 and 4.3).
 
-use super::{DataKind, Meter, Task, TaskEntry, only, reals, unlabelled};
+use super::{DataKind, Meter, SoftKind, SoftOutput, Task, TaskEntry, only, reals, unlabelled};
 use crate::data::{Batch, Contexts, Origin, Question, TokenSet};
 use crate::error::{Error, Result};
 use crate::metrics::{Answers, Scores, Squad};
@@ -91,6 +91,9 @@ impl Task for Answer {
             reals(tape, logits, &[1], &[scale])?,
         ];
         tape.apply(SpanCrossEntropy, x)
+    }
+    fn soft(&self) -> Option<SoftOutput> {
+        Some(SoftKind::Span.first())
     }
     fn meter(&self, set: &TokenSet) -> Box<dyn Meter> {
         Box::new(Found::new(self.search, set))

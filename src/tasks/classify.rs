@@ -1,6 +1,8 @@
 //! One class of several: cross-entropy, class weights, weights of examples, label smoothing.
 
-use super::{DataKind, Meter, Task, TaskEntry, only, reals, row_weights, unlabelled, weight};
+use super::{
+    DataKind, Meter, SoftKind, SoftOutput, Task, TaskEntry, only, reals, row_weights, unlabelled, weight,
+};
 use crate::data::{Batch, Label, TokenSet};
 use crate::error::Result;
 use crate::metrics::{Classification, Curves, Ranked, Scores, softmax};
@@ -97,6 +99,9 @@ impl Task for Classify {
         x.extend(row_weights(tape, logits, batch)?);
         let (label_smoothing, weighted) = (self.label_smoothing, self.class_weights.is_some());
         tape.apply(CrossEntropy { label_smoothing, ignore_index: IGNORE, weighted, gamma: self.gamma }, x)
+    }
+    fn soft(&self) -> Option<SoftOutput> {
+        Some(SoftKind::Classes.first())
     }
     fn meter(&self, _: &TokenSet) -> Box<dyn Meter> {
         let n = self.classes.len();

@@ -10,6 +10,7 @@ mod order;
 mod permute;
 mod regress;
 mod similar;
+mod soft;
 mod table;
 mod tag;
 
@@ -22,6 +23,7 @@ pub use next::Next;
 pub use permute::{Permute, into_streams};
 pub use regress::{Regress, mean_and_deviation};
 pub use similar::{CONTRASTIVE, COSINE, PairLoss, Similar, SimilarityLoss, similarity, unit};
+pub use soft::{SoftKind, SoftOutput};
 pub use table::{DataKind, LanguageSettings, LanguageTask, PairClasses, TaskEntry};
 pub use tag::{Tag, TagScheme, Tagged};
 
@@ -139,6 +141,11 @@ pub trait Task: Send + Sync {
     /// classes that exclude each other; their sum is the first of [`Task::weights`]. Rows that do not count
     /// have weight 0. `None` for a task without such rows.
     fn class_rows(&self, _: &Batch) -> Option<Vec<f64>> {
+        None
+    }
+    /// What of the model's outputs is compared with a teacher's, and how: the task's part of a distillation
+    /// from outputs that are computed once. `None` for a task whose inputs differ in each step.
+    fn soft(&self) -> Option<SoftOutput> {
         None
     }
     /// Whether the loss compares examples with each other, so that it is one of all examples of an optimizer

@@ -2,7 +2,10 @@
 //! `problem_type` "multi_label_classification"; and above which probability each is a yes.
 
 use super::classify::times;
-use super::{DataKind, Meter, Task, TaskEntry, Tuned, only, reals, row_weights, total_weight, unlabelled};
+use super::{
+    DataKind, Meter, SoftKind, SoftOutput, Task, TaskEntry, Tuned, only, reals, row_weights, total_weight,
+    unlabelled,
+};
 use crate::data::{Batch, TokenSet};
 use crate::error::Result;
 use crate::metrics::{Curves, MultiLabel, Ranked, Scores, sigmoids};
@@ -83,6 +86,9 @@ impl Task for Multilabel {
         }
         x.extend(row_weights(tape, logits, batch)?);
         tape.apply(BinaryCrossEntropy { weighted: self.class_weights.is_some(), gamma: self.gamma }, x)
+    }
+    fn soft(&self) -> Option<SoftOutput> {
+        Some(SoftKind::Labels(self.class_weights.clone()).first())
     }
     fn meter(&self, _: &TokenSet) -> Box<dyn Meter> {
         let n = self.classes.len();

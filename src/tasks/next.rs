@@ -5,7 +5,10 @@
 //! `BertForPreTraining`.
 
 use super::mask::{Guessed, Mask};
-use super::{DataKind, LanguageTask, Meter, PairClasses, Task, TaskEntry, reals, total, unlabelled};
+use super::{
+    DataKind, LanguageTask, Meter, PairClasses, SoftKind, SoftOutput, Task, TaskEntry, reals, total,
+    unlabelled,
+};
 use crate::data::{Batch, Documents, TokenSet};
 use crate::error::{Error, Result};
 use crate::metrics::{Classification, Scores};
@@ -75,6 +78,10 @@ impl Task for Next {
         let op = CrossEntropy { label_smoothing: 0.0, ignore_index: IGNORE, weighted: false, gamma: 0.0 };
         let follows = tape.apply(op, x)?;
         total(tape, [hidden, follows])
+    }
+    /// The logits of pairs. A teacher reads the pairs with all their tokens.
+    fn soft(&self) -> Option<SoftOutput> {
+        Some(SoftOutput { kind: SoftKind::Classes, output: 1 })
     }
     fn uninformative(&self, metric: &str, set: &TokenSet) -> Result<Option<String>> {
         if metric == "next_accuracy" { Ok(None) } else { Mask::hides_nothing(self, set) }

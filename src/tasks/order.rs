@@ -5,7 +5,7 @@
 //! they are swapped, as in `AlbertForPreTraining`. The loss is that of [`Next`], and so are hidden tokens.
 
 use super::next::{Both, Next};
-use super::{DataKind, LanguageTask, Mask, Meter, PairClasses, Task, TaskEntry};
+use super::{DataKind, LanguageTask, Mask, Meter, PairClasses, SoftOutput, Task, TaskEntry};
 use crate::data::{Batch, Documents, TokenSet};
 use crate::error::Result;
 use crate::models::{Outputs, PairObjective};
@@ -61,6 +61,9 @@ impl Task for Order {
     }
     fn loss(&self, tape: &mut Tape, outputs: &[Var], batch: &Batch, scales: [f64; 2]) -> Result<Var> {
         self.as_next().loss(tape, outputs, batch, scales)
+    }
+    fn soft(&self) -> Option<SoftOutput> {
+        self.as_next().soft()
     }
     fn uninformative(&self, metric: &str, set: &TokenSet) -> Result<Option<String>> {
         if metric == METRIC { Ok(None) } else { self.as_next().uninformative(metric, set) }

@@ -1,7 +1,10 @@
 //! One number: mean squared error, as `transformers` trains `num_labels` 1, of targets in units of their
 //! standard deviation.
 
-use super::{DataKind, Meter, Task, TaskEntry, only, reals, row_weights, total_weight, unlabelled};
+use super::{
+    DataKind, Meter, SoftKind, SoftOutput, Task, TaskEntry, only, reals, row_weights, total_weight,
+    unlabelled,
+};
 use crate::data::{Batch, TokenSet};
 use crate::error::{Error, Result};
 use crate::metrics::{Regression, Scores};
@@ -115,6 +118,10 @@ impl Task for Regress {
         ];
         x.extend(row_weights(tape, logits, batch)?);
         tape.apply(Mse, x)
+    }
+    fn soft(&self) -> Option<SoftOutput> {
+        let Self { shift, scale, unit } = *self;
+        Some(SoftKind::Number { shift, scale, unit }.first())
     }
     fn units(&self) -> Option<(f64, f64)> {
         (*self != Self { unit: self.unit, ..Self::default() }).then_some((self.shift, self.scale))

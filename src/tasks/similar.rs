@@ -2,7 +2,7 @@
 //! 2019).
 
 use super::regress::{measured, uncorrelated};
-use super::{DataKind, Meter, Task, TaskEntry, only, reals, unlabelled};
+use super::{DataKind, Meter, SoftKind, SoftOutput, Task, TaskEntry, only, reals, unlabelled};
 use crate::data::{Batch, TokenSet};
 use crate::error::Result;
 use crate::metrics::{Regression, Scores, realistic_rank};
@@ -157,6 +157,9 @@ impl Task for Similar {
                 )
             }
         }
+    }
+    fn soft(&self) -> Option<SoftOutput> {
+        Some(SoftKind::Vectors.first())
     }
     fn spans_step(&self) -> bool {
         matches!(self.loss, SimilarityLoss::Contrastive { .. })

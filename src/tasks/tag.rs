@@ -1,7 +1,7 @@
 //! A tag for each word: cross-entropy on the first token of each word, as `transformers` trains token
 //! classification.
 
-use super::{DataKind, Meter, Task, TaskEntry, only, reals, unlabelled};
+use super::{DataKind, Meter, SoftKind, SoftOutput, Task, TaskEntry, only, reals, unlabelled};
 use crate::data::{Batch, IGNORED, Origin, Scheme, Span, TagFormat, TagRule, TokenSet, Words};
 use crate::error::{Error, Result};
 use crate::metrics::{Entities, Scores, WordTags};
@@ -106,6 +106,9 @@ impl Task for Tag {
         }
         let (label_smoothing, weighted) = (self.label_smoothing, self.class_weights.is_some());
         tape.apply(CrossEntropy { label_smoothing, ignore_index: IGNORED, weighted, gamma: self.gamma }, x)
+    }
+    fn soft(&self) -> Option<SoftOutput> {
+        Some(SoftKind::Tags.first())
     }
     fn meter(&self, set: &TokenSet) -> Box<dyn Meter> {
         Box::new(Tagged::new(&self.classes, self.format, self.strict, set))

@@ -13,6 +13,7 @@ use tempra::models::{Model, Options};
 use tempra::ops::soft_cross_entropy::SoftCrossEntropy;
 use tempra::shape::DType;
 use tempra::tape::{Leaf, Tape};
+use tempra::tasks::Classify;
 use tempra::text::Tokenizer;
 use tempra::train::{Control, Event, Observer, Observers, Recipe, Signals, train};
 
@@ -128,7 +129,8 @@ impl Scene {
     }
 }
 
-struct Losses(Vec<f64>);
+/// The loss of each step.
+pub struct Losses(pub Vec<f64>);
 
 impl Observer for Losses {
     fn event(&mut self, event: &Event) -> Control {
@@ -139,7 +141,8 @@ impl Observer for Losses {
     }
 }
 
-struct Limit(u64);
+/// Stops after so many steps.
+pub struct Limit(pub u64);
 
 impl Observer for Limit {
     fn event(&mut self, event: &Event) -> Control {
@@ -181,6 +184,10 @@ fn a_student_comes_near_its_teacher() {
     assert!(model.shape().depth() == 2 && report.unused.is_empty(), "{report}");
 }
 
+fn classify(classes: Vec<String>) -> Classify {
+    Classify { classes, label_smoothing: 0.0, class_weights: None, gamma: 0.0 }
+}
+
 /// The teacher's outputs follow its classes by name.
 #[test]
 fn classes_are_matched_by_name() {
@@ -197,7 +204,8 @@ fn classes_are_matched_by_name() {
     let truth = numbers(&scene.golden["teacher"]);
     for order in [[0, 1, 2], [2, 0, 1]] {
         let classes: Vec<String> = order.iter().map(|&i| own[i].clone()).collect();
-        let teacher = Teacher::find(&scene.path("teacher"), &classes, &tokenizer, 40).expect("it fits");
+        let teacher =
+            Teacher::find(&scene.path("teacher"), &classify(classes), 32, &tokenizer, 40).expect("it fits");
         let taught = teacher.teach(&device, &set, 64, None).expect("outputs");
         let found = taught.targets.of(&all).expect("rows");
         let expected: Vec<f64> = truth.chunks_exact(3).flat_map(|row| order.map(|i| row[i])).collect();
@@ -215,7 +223,8 @@ fn the_teacher_takes_the_memory_that_is_planned() {
     let row = |i: usize| Row { text: "good ".repeat(5 + i % 30), pair: None, label: None, line: 1 };
     let rows: Vec<Row> = (0..64).map(row).collect();
     let set = TokenSet::build(&tokenizer, &rows, Vec::new(), 40, None).expect("tokens");
-    let teacher = Teacher::find(&scene.path("teacher"), &scene.classes(), &tokenizer, 40).expect("it fits");
+    let task = classify(scene.classes());
+    let teacher = Teacher::find(&scene.path("teacher"), &task, 32, &tokenizer, 40).expect("it fits");
     let planned = teacher.plan(&device.caps(), &set, 512).expect("a plan");
     teacher.teach(&device, &set, 512, None).expect("outputs");
     let Device::Cpu(host) = &device else { panic!("another device") };
@@ -287,7 +296,7 @@ fn what_does_not_fit_is_refused() {
     refused(scene.text("layers = []\n"), &["model.layers is empty"]);
     refused(scene.text("weight = 0\n"), &["distill.weight"]);
     refused(scene.text("temperature = 0\n"), &["distill.temperature"]);
-    refused(scene.text("").replace("\"classify\"", "\"regress\""), &["task \"regress\" cannot be distilled"]);
+    refused(scene.text("").replace("\"classify\"", "\"mask\""), &["task \"mask\" cannot be distilled"]);
     let both = scene.text("").replace("[distill]", "[loss]\nr_drop = 1\n[distill]");
     refused(both, &["loss.r_drop and distill.teacher are both set"]);
     refused(scene.text("").replace("/teacher\"", "/nowhere\""), &["nowhere"]);
@@ -299,7 +308,10 @@ fn what_does_not_fit_is_refused() {
     refused(scene.text(""), &["other classes", "without \"neutral\", with \"meh\""]);
     scene.copy("teacher");
     scene.configure("teacher", |config| config["problem_type"] = json!("multi_label_classification"));
-    refused(scene.text(""), &["the teacher is not a classifier"]);
+    refused(
+        scene.text(""),
+        &["the teacher has another kind of outputs", "for task \"multilabel\"", "task = \"classify\""],
+    );
     scene.copy("teacher");
     let tokenizer = scene.path("teacher").join("tokenizer.json");
     let changed = std::fs::read_to_string(&tokenizer).expect("text") + "\n";

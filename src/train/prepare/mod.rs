@@ -185,7 +185,7 @@ impl Run {
             let named = recipes.iter().zip(sources).enumerate();
             let mut parts: Vec<TaskRun> = named.map(part).collect::<Result<_>>()?;
             let selection = Selection::of(recipe, &parts)?;
-            let teacher = teacher::find(recipe, &tokenizer, &mut parts)?;
+            let teacher = teacher::find(recipe, &tokenizer, shape.hidden, &mut parts)?;
             Ok((tokenizer, parts, selection, teacher))
         };
         let plan = |parts: &[TaskRun]| -> Result<MemoryPlan> {

@@ -27,13 +27,19 @@ pub struct TeacherReport {
 
 /// The teacher that the recipe names, if it does. The task's loss counts with it from here on, though its
 /// outputs are not there yet.
-pub(super) fn find(recipe: &Recipe, tokenizer: &Tokenizer, parts: &mut [TaskRun]) -> Result<Option<Teacher>> {
+/// `width` is that of the student's vectors.
+pub(super) fn find(
+    recipe: &Recipe,
+    tokenizer: &Tokenizer,
+    width: usize,
+    parts: &mut [TaskRun],
+) -> Result<Option<Teacher>> {
     let (Some(path), [part]) = (&recipe.distill.teacher, parts) else { return Ok(None) };
     let dir = source::resolve(path)?;
-    let longest = part.train.lengths().into_iter().max().unwrap_or(0) as usize;
-    let teacher = Teacher::find(&dir, &part.classes, tokenizer, longest)?;
+    let longest = part.train.longest_sequence();
+    let teacher = Teacher::find(&dir, &*part.task, width, tokenizer, longest)?;
     part.soft = Some(SoftLoss {
-        targets: SoftTargets::zeros(part.train.len(), part.classes.len()),
+        targets: SoftTargets::zeros(&part.train, &*part.task, width),
         weight: recipe.distill.weight,
         temperature: recipe.distill.temperature,
     });

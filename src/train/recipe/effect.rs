@@ -166,6 +166,11 @@ const EFFECTS: &[Effect] = &[
         |r| is(r, &[TaskKind::Similar]) && r.similar.loss == PairLoss::Cosine,
         "task \"similar\" with loss \"cosine\"",
     ),
+    effect(
+        "distill.temperature",
+        |r| r.distill.teacher.is_some() && !is(r, &[TaskKind::Regress, TaskKind::Similar]),
+        "distill.teacher and a task with logits, unlike \"regress\" and \"similar\"",
+    ),
     effect("distill.*", |r| r.distill.teacher.is_some(), "distill.teacher"),
     effect(
         "multi.temperature",

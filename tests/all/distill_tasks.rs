@@ -1,0 +1,540 @@
+//! Distillation of every task whose inputs are the same in every epoch.
+
+use crate::distill::{Limit, Losses};
+use crate::support::*;
+use crate::tasks::{data, prepared};
+use serde_json::json;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tempra::checkpoint::RealFs;
+use tempra::compress::Teacher;
+use tempra::data::{Batch, Targets, TokenSet, eval_batches};
+use tempra::device::Device;
+use tempra::error::Result;
+use tempra::models::Options;
+use tempra::shape::DType;
+use tempra::tape::{Leaf, Tape};
+use tempra::tasks::{
+    Answer, Classify, Multilabel, Regress, Search, Similar, SimilarityLoss, SoftKind, SoftOutput, Tag, Task,
+    for_each_output,
+};
+use tempra::train::{Observers, Recipe, Run, Signals, train};
+
+/// log sum exp.
+fn lse(z: &[f64]) -> f64 {
+    let most = z.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    most + z.iter().map(|z| (z - most).exp()).sum::<f64>().ln()
+}
+
+/// T^2 KL(softmax(t / T) || softmax(s / T)).
+fn divergence(s: &[f64], t: &[f64], temperature: f64) -> f64 {
+    let logs = |z: &[f64]| -> Vec<f64> {
+        let z: Vec<f64> = z.iter().map(|z| z / temperature).collect();
+        let all = lse(&z);
+        z.iter().map(|z| z - all).collect()
+    };
+    let (q, p) = (logs(s), logs(t));
+    temperature * temperature * p.iter().zip(&q).map(|(p, q)| p.exp() * (p - q)).sum::<f64>()
+}
+
+/// The measure of one example from its rows, as the formulas of `tasks/soft.rs` say. A decision is a choice
+/// of two classes whose logits are z and 0. `weights`: those of the rows.
+fn measure(kind: &SoftKind, [s, t]: [&[f64]; 2], (rows, weights): (usize, &[f64]), temperature: f64) -> f64 {
+    let width = s.len() / rows;
+    let pairs = s.chunks(width).zip(t.chunks(width)).zip(weights);
+    match kind {
+        SoftKind::Classes | SoftKind::Tags => {
+            pairs.map(|((s, t), w)| w * divergence(s, t, temperature)).sum()
+        }
+        SoftKind::Labels(of_labels) => {
+            let one = |i: usize| {
+                let of_label = of_labels.as_ref().map_or(1.0, |w| f64::from(w[i % width]));
+                of_label * weights[i / width] * divergence(&[s[i], 0.0], &[t[i], 0.0], temperature)
+            };
+            (0..s.len()).map(one).sum()
+        }
+        SoftKind::Number { shift, scale, unit } => {
+            pairs.map(|((s, t), w)| w * ((shift + scale * s[0] - t[0]) / unit).powi(2)).sum()
+        }
+        SoftKind::Span => {
+            let column =
+                |of: &[f64], k: usize| -> Vec<f64> { of.iter().skip(k).step_by(2).copied().collect() };
+            (0..2).map(|k| divergence(&column(s, k), &column(t, k), temperature) / 2.0).sum()
+        }
+        SoftKind::Vectors => {
+            let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+            pairs.map(|((s, t), _)| (1.0 - dot(s, t) / (dot(s, s) * dot(t, t)).sqrt()) / 2.0).sum()
+        }
+    }
+}
+
+/// Numbers without a pattern, from -2 to 2.
+fn spread(n: usize, seed: usize) -> Vec<f64> {
+    (0..n).map(|i| ((i * 37 + seed * 101) as f64 * 0.618).sin() * 2.0).collect()
+}
+
+/// Value and gradient of given outputs in f64, where the batch is padded as for a CUDA graph too.
+#[test]
+fn each_measure_is_its_formula() {
+    let device = cpu(1);
+    let names = |n: usize| (0..n).map(|i| i.to_string()).collect::<Vec<_>>();
+    let mut batch = Batch { cu_seqlens: vec![0], ..Batch::default() };
+    for (example, n) in [3u32, 1, 5, 2].into_iter().enumerate() {
+        batch.ids.extend((0..n).map(|i| 5 + i));
+        batch.positions.extend(0..n);
+        batch.types.extend((0..n).map(|_| 0));
+        batch.cu_seqlens.push(batch.ids.len() as u32);
+        batch.examples.push(example as u32);
+    }
+    let weighted = Batch { weights: vec![0.5, 0.0, 2.0, 1.0], ..batch.clone() };
+    let tags = Targets::Tags([2, 0, 1, u32::MAX - 99, 1, 2, 0, 1, 1, 2, u32::MAX - 99].to_vec());
+    let pairs = Batch { examples: vec![0, 1], ..batch.clone() };
+    let classes = Classify {
+        classes: names(3),
+        label_smoothing: 0.1,
+        class_weights: Some(vec![1.0, 2.0, 0.5]),
+        gamma: 0.0,
+    };
+    let tag = Tag {
+        classes: names(3),
+        label_smoothing: 0.0,
+        class_weights: Some(vec![1.0, 3.0, 0.5]),
+        gamma: 0.0,
+        format: tempra::data::TagFormat::Words,
+        strict: false,
+    };
+    let multilabel = Multilabel { class_weights: Some(vec![0.5, 1.0, 4.0]), ..Multilabel::new(names(3)) };
+    let regress = Regress { shift: 3.0, scale: 2.0, unit: 0.5 };
+    let similar = Similar { loss: SimilarityLoss::Cosine { label_scale: 1.0 } };
+    let answer = Answer { search: Search::default() };
+    let of = |targets: &Targets, batch: &Batch| Batch { targets: targets.clone(), ..batch.clone() };
+    let labels = Targets::Class(vec![0, 1, 2, 1]);
+    let of_class = [0.5, 0.0, 1.0, 2.0];
+    let of_tag = [0.5, 1.0, 3.0, 0.0, 3.0, 0.5, 1.0, 3.0, 3.0, 0.5, 0.0];
+    // The task, its batch, the width of its outputs, the weights of the rows, the sizes of the examples in
+    // rows.
+    type Case<'a> = (&'a dyn Task, Batch, usize, Vec<f64>, Vec<usize>);
+    let cases: Vec<Case> = vec![
+        (&classes, of(&labels, &weighted), 3, of_class.to_vec(), vec![4]),
+        (&tag, of(&tags, &batch), 3, of_tag.to_vec(), vec![11]),
+        (&multilabel, weighted.clone(), 3, vec![0.5, 0.0, 2.0, 1.0], vec![4]),
+        (&regress, weighted.clone(), 1, vec![0.5, 0.0, 2.0, 1.0], vec![4]),
+        (&answer, batch.clone(), 2, vec![1.0; 11], vec![3, 1, 5, 2]),
+        (&similar, pairs.clone(), 6, vec![1.0; 4], vec![4]),
+    ];
+    let scale = 0.3;
+    for (task, batch, width, weights, sizes) in cases {
+        let soft = task.soft().expect("it can be distilled");
+        for (temperature, fill) in [(1.0, false), (2.5, true), (7.0, false)] {
+            let mut batch = batch.clone();
+            let rows: usize = sizes.iter().sum();
+            let padded = matches!(soft.kind, SoftKind::Tags | SoftKind::Span);
+            if fill {
+                batch.fill_up();
+            }
+            let all = if padded { batch.ids.len() } else { rows };
+            let (mut student, teacher) = (spread(all * width, 1), spread(rows * width, 2));
+            let truth = |student: &[f64]| -> f64 {
+                let (mut sum, mut at) = (0.0, 0);
+                for n in &sizes {
+                    let of = |v: &[f64]| v[at * width..(at + n) * width].to_vec();
+                    let (s, t) = (of(student), of(&teacher));
+                    sum += measure(&soft.kind, [&s, &t], (*n, &weights[at..at + n]), temperature);
+                    at += n;
+                }
+                scale * sum
+            };
+            let gradient = device.zeros(DType::F64, &[all, width]).expect("memory");
+            let mut tape = Tape::new(&device);
+            let value = device.upload_reals(DType::F64, &[all, width], &student).expect("memory");
+            let leaf = tape.leaf(Leaf::new(value, gradient.clone(), false));
+            let taught = (&teacher[..], temperature);
+            let root = soft.loss(&mut tape, task, &[leaf], &batch, taught, scale).expect("a loss");
+            let (found, expected) = (floats(&device, root.value())[0], truth(&student));
+            // The temperature of an op is an f32.
+            assert!((found - expected).abs() < 1e-7 * (1.0 + expected), "{soft:?}: {found}, {expected}");
+            let one = device.upload_reals(DType::F64, &[1], &[1.0]).expect("memory");
+            tape.backward(root, one).expect("backward");
+            let found = floats(&device, &gradient);
+            for i in 0..student.len() {
+                let (at, h) = (student[i], 1e-5);
+                let [up, down] = [at + h, at - h].map(|v| {
+                    student[i] = v;
+                    truth(&student)
+                });
+                student[i] = at;
+                let slope = (up - down) / (2.0 * h);
+                assert!((found[i] - slope).abs() < 1e-7, "{soft:?} {i}: {}, {slope}", found[i]);
+            }
+            // Outputs that agree have no loss.
+            let own = match &soft.kind {
+                SoftKind::Number { shift, scale, .. } => {
+                    teacher.iter().map(|t| (t - shift) / scale).collect()
+                }
+                _ => teacher.clone(),
+            };
+            let mut tape = Tape::new(&device);
+            let own: Vec<f64> = own.into_iter().chain(std::iter::repeat(0.5)).take(all * width).collect();
+            let value = device.upload_reals(DType::F64, &[all, width], &own).expect("memory");
+            let own = tape.constant(value);
+            let root = soft.loss(&mut tape, task, &[own], &batch, taught, scale).expect("a loss");
+            assert!(floats(&device, root.value())[0].abs() < 1e-12, "{soft:?}");
+            let mut tape = Tape::new(&device);
+            let value = device.upload_reals(DType::F64, &[all, width], &student).expect("memory");
+            let leaf = tape.constant(value);
+            let more = (&[teacher.clone(), vec![0.0; all * width]].concat()[..], temperature);
+            let e =
+                soft.loss(&mut tape, task, &[leaf], &batch, more, scale).expect_err("refused").to_string();
+            assert!(e.contains("do not fit"), "{e}");
+        }
+    }
+}
+
+/// A folder with data of every task, and for each task a teacher and a student that were trained a little
+/// from other heads.
+struct Scene {
+    dir: tempfile::TempDir,
+}
+
+/// A task with its data: name, file, further keys of `[data]`, further sections.
+type Job<'a> = (&'a str, &'a str, &'a str, &'a str);
+
+const JOBS: &[Job] = &[
+    ("classify", "classify.csv", "", ""),
+    ("multilabel", "multilabel.csv", "", "[loss]\nclass_weights = [2.0, 0.5]\n"),
+    ("regress", "regress.csv", "", ""),
+    ("tag", "tag.conll", "stride = 2\n", ""),
+    ("answer", "answer.json", "stride = 2\n", ""),
+    ("similar", "similar.csv", "pair = \"pair\"\n", ""),
+    ("similar", "similar.csv", "pair = \"pair\"\nlabel = \"\"\n", "[similar]\nloss = \"contrastive\"\n"),
+    ("next", "text.txt", "", ""),
+];
+
+impl Scene {
+    fn new(model: &str) -> Scene {
+        let scene = Scene { dir: tempfile::tempdir().expect("a folder") };
+        prepared(scene.dir.path(), &golden(model));
+        data(scene.dir.path());
+        scene
+    }
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+    fn text(&self, (task, file, of_data, more): Job, model: &str, steps: u64, of_train: &str) -> String {
+        format!(
+            "task = \"{task}\"\nseed = 5\nthreads = 1\n[model]\npath = \"./{model}\"\ndropout = 0\nattention_dropout = 0\n\
+             classifier_dropout = 0\n[data]\ntrain = \"{file}\"\n{of_data}max_length = 14\nvalidation_fraction = 0\n\
+             cache = false\n[optim]\nlr = 3e-3\n[train]\nmax_steps = {steps}\nbatch_size = 200\nlog_every = 1\n{of_train}{more}"
+        )
+    }
+    fn distilled(&self, job: Job, steps: u64, of_train: &str, distill: &str) -> String {
+        let text = self.text(job, "student/model", steps, of_train);
+        format!("{text}[distill]\nteacher = \"./teacher/model\"\n{distill}")
+    }
+    fn recipe(&self, text: &str, output: &str) -> Result<Recipe> {
+        let set = [("output".to_owned(), self.path(output).display().to_string())];
+        Recipe::from_toml(text, &self.path("recipe.toml"), &set)
+    }
+    /// Trains anew, and stops after some steps; the loss of each.
+    fn train(&self, text: &str, output: &str, steps: u64) -> Result<Vec<f64>> {
+        let (mut losses, mut limit) = (Losses(Vec::new()), Limit(steps));
+        let mut both = Observers::default().with(&mut losses).with(&mut limit);
+        train(&self.recipe(text, output)?, false, Arc::new(RealFs), &Signals::default(), &mut both)?;
+        Ok(losses.0)
+    }
+    fn refused(&self, text: &str) -> String {
+        let _ = std::fs::remove_dir_all(self.path("refused"));
+        self.train(text, "refused", 1).expect_err("refused").to_string()
+    }
+    /// Trains teacher and student of a task; the teacher of numbers has seen labels in another unit.
+    fn models(&self, (task, file, of_data, more): Job) {
+        for name in ["teacher", "student", "run", "plain", "passes"] {
+            let _ = std::fs::remove_dir_all(self.path(name));
+        }
+        let mut of_teacher = file.to_owned();
+        if task == "regress" {
+            let rows = std::fs::read_to_string(self.path(file)).expect("text");
+            let shifted = |line: &str| {
+                let (text, label) = line.rsplit_once(',').expect("two columns");
+                let label = label.parse::<f64>().map_or(label.to_owned(), |v| (0.3 + 1.2 * v).to_string());
+                format!("{text},{label}\n")
+            };
+            of_teacher = format!("shifted-{file}");
+            std::fs::write(self.path(&of_teacher), rows.lines().map(shifted).collect::<String>())
+                .expect("written");
+        }
+        for (name, file, steps, seed) in [("teacher", &*of_teacher, 6, 11), ("student", file, 1, 12)] {
+            let text =
+                self.text((task, file, &of_data.replace("weight = \"w\"\n", ""), more), "base", steps, "");
+            self.train(&text.replace("seed = 5", &format!("seed = {seed}")), name, u64::MAX)
+                .expect("trained");
+        }
+    }
+    /// The examples of a run, one for each batch, and their task.
+    fn prepare(&self, job: Job) -> (Arc<TokenSet>, Arc<dyn Task>, Vec<Batch>) {
+        let recipe = self.recipe(&self.text(job, "student/model", 1, ""), "prepared").expect("a recipe");
+        let part = Run::prepare(&recipe).expect("a run").parts[0].clone();
+        let mut batches = eval_batches(&part.train, 1, 0).expect("batches");
+        batches.sort_by_key(|batch| batch.examples[0]);
+        (part.train, part.task, batches)
+    }
+}
+
+/// What a model folder gives for each example, which is a batch of its own.
+fn outputs(device: &Device, folder: &Path, batches: &[Batch], output: usize) -> Vec<Vec<f64>> {
+    let (model, _) = open(device, folder, &Options::default());
+    let mut all = vec![Vec::new(); batches.len()];
+    for_each_output(device, &model, batches, |batch, outputs| {
+        all[batch.examples[0] as usize] = outputs[output].iter().map(|v| f64::from(*v)).collect();
+        Ok(())
+    })
+    .expect("outputs");
+    all
+}
+
+/// The loss of the first step, whole and in passes: the formulas, from what both models give.
+#[test]
+fn the_first_step_of_a_task_with_a_label_or_tags_is_the_formula() {
+    let bert = Scene::new("bert/a");
+    JOBS[..5].iter().for_each(|job| first_step(&bert, *job));
+}
+
+/// The same with two texts to compare, and with hidden tokens beside the pairs.
+#[test]
+fn the_first_step_of_a_task_with_pairs_is_the_formula() {
+    let bert = Scene::new("bert/a");
+    JOBS[5..].iter().for_each(|job| first_step(&bert, *job));
+    first_step(&Scene::new("encoders/albert"), ("order", "text.txt", "", ""));
+}
+
+/// Weights of rows count in both parts.
+#[test]
+fn the_first_step_with_weights_is_the_formula() {
+    let bert = Scene::new("bert/a");
+    for (task, file) in
+        [("classify", "classify.csv"), ("multilabel", "multilabel.csv"), ("regress", "regress.csv")]
+    {
+        let rows = std::fs::read_to_string(bert.path(file)).expect("text");
+        let weigh = |(i, line): (usize, &str)| {
+            let (text, label) = line.split_once(',').expect("two columns");
+            let weight = if i == 0 { "w".to_owned() } else { [0.5, 0.0, 3.0, 1.0, 1.5][i % 5].to_string() };
+            format!("{weight},{text},{label}\n")
+        };
+        let name = format!("weighted-{file}");
+        std::fs::write(bert.path(&name), rows.lines().enumerate().map(weigh).collect::<String>())
+            .expect("written");
+        first_step(&bert, (task, &name, "weight = \"w\"\n", ""));
+    }
+}
+
+fn first_step(scene: &Scene, job: Job) {
+    scene.models(job);
+    let device = cpu(1);
+    let (set, task, batches) = scene.prepare(job);
+    let SoftOutput { kind, output } = task.soft().expect("it can be distilled");
+    let mut seen = batches.clone();
+    seen.iter_mut().for_each(|batch| task.prepare(batch, (5, 0)).expect("prepared"));
+    let teacher = outputs(&device, &scene.path("teacher/model"), &batches, output);
+    let student = outputs(&device, &scene.path("student/model"), &seen, output);
+    // In the units of training.
+    let of_student = |v: &Vec<f64>| match &kind {
+        SoftKind::Number { shift, scale, .. } => v.iter().map(|s| (s - shift) / scale).collect(),
+        _ => v.clone(),
+    };
+    let temperature = 3.0;
+    let of_rows = task.soft().expect("it can be distilled").rows(&set);
+    let (mut soft, mut whole) = (0.0, 0.0);
+    for (i, batch) in batches.iter().enumerate() {
+        let rows = of_rows[i + 1] - of_rows[i];
+        let weight = batch.weights.first().map_or(1.0, |w| f64::from(*w));
+        let weights: Vec<f64> = match &kind {
+            SoftKind::Tags => batch.targets.tags().iter().map(|t| f64::from(u8::from(*t < 9))).collect(),
+            _ => vec![weight; rows],
+        };
+        soft += measure(&kind, [&of_student(&student[i]), &teacher[i]], (rows, &weights), temperature);
+        whole += task.weights(&seen[i])[output.min(1)];
+    }
+    soft /= whole;
+    let plain = scene.train(&scene.text(job, "student/model", 1, ""), "plain", 1).expect("trained")[0];
+    // Of a loss of two parts the teacher's takes the place of one.
+    let part = match output {
+        0 => plain,
+        _ => {
+            let one = |(z, batch): (&Vec<f64>, &Batch)| lse(z) - z[batch.targets.classes()[0] as usize];
+            student.iter().zip(&batches).map(one).sum::<f64>() / batches.len() as f64
+        }
+    };
+    assert!(soft > 1e-3, "{job:?}: {soft}");
+    for (weight, steps, of_train, name) in [(1.0, 15, "", "run"), (0.3, 1, "accumulation = 3\n", "passes")] {
+        let distill = format!("weight = {weight}\ntemperature = {temperature}\n");
+        let losses =
+            scene.train(&scene.distilled(job, steps, of_train, &distill), name, u64::MAX).expect("trained");
+        let truth = plain + weight * (soft - part);
+        println!("{job:?} {weight}: {} of {truth}, last {}", losses[0], losses[losses.len() - 1]);
+        assert!(
+            (losses[0] - truth).abs() < 2e-6 + 2e-5 * truth.abs(),
+            "{job:?} {weight}: {}, {truth}",
+            losses[0]
+        );
+        if steps > 1 && output == 0 {
+            assert!(losses[steps as usize - 1] < 0.6 * losses[0], "{job:?}: {losses:?}");
+        }
+    }
+}
+
+/// A hit in the cache gives the same bits, a damaged file is reported and written again, and no task reads
+/// what was kept for another.
+#[test]
+fn outputs_of_every_task_are_kept() {
+    let (scene, device) = (Scene::new("bert/a"), cpu(1));
+    let cache = scene.path("cache");
+    let files = || -> Vec<PathBuf> {
+        let found = std::fs::read_dir(&cache).into_iter().flatten().flatten();
+        found.map(|f| f.path()).filter(|f| f.extension().is_some_and(|e| e == "outputs")).collect()
+    };
+    let mut known: Vec<PathBuf> = Vec::new();
+    for job in JOBS.iter().filter(|job| job.3.is_empty()) {
+        scene.models(*job);
+        let recipe = scene.recipe(&scene.text(*job, "student/model", 1, ""), "prepared").expect("a recipe");
+        let run = Run::prepare(&recipe).expect("a run");
+        let part = &run.parts[0];
+        let folder = scene.path("teacher/model");
+        let find = || Teacher::find(&folder, &*part.task, 32, &run.tokenizer, 14).expect("it fits");
+        let teach = || find().teach(&device, &part.train, 64, Some(&cache)).expect("outputs");
+        let all: Vec<u32> = (0..part.train.len() as u32).collect();
+        let of = |taught: &tempra::compress::Taught| bits(&taught.targets.of(&all).expect("rows"));
+        let first = teach();
+        assert!(!first.cached && first.warning.is_none(), "{job:?}");
+        let again = teach();
+        assert!(again.cached && of(&again) == of(&first), "{job:?}");
+        let new: Vec<PathBuf> = files().into_iter().filter(|file| !known.contains(file)).collect();
+        assert_eq!(new.len(), 1, "{job:?}");
+        let mut bytes = std::fs::read(&new[0]).expect("bytes");
+        let at = bytes.len() - 40;
+        bytes[at] ^= 1;
+        std::fs::write(&new[0], bytes).expect("written");
+        let mended = teach();
+        let warning = mended.warning.as_ref().expect("a warning").to_string();
+        assert!(warning.contains("damaged") && !mended.cached && of(&mended) == of(&first), "{warning}");
+        assert!(teach().cached);
+        if job.0 == "similar" {
+            // How vectors are pooled stands beside config.json.
+            let edit = |name: &str, change: &dyn Fn(&mut serde_json::Value)| {
+                let mut value = json(&folder.join(name));
+                change(&mut value);
+                std::fs::write(folder.join(name), value.to_string()).expect("written");
+            };
+            edit("config.json", &|v| drop(v.as_object_mut().expect("a map").remove("tempra_pooling")));
+            let mean = teach();
+            edit("1_Pooling/config.json", &|v| {
+                v["pooling_mode_mean_tokens"] = json!(false);
+                v["pooling_mode_cls_token"] = json!(true);
+            });
+            let first_token = teach();
+            assert!(!first_token.cached && of(&first_token) != of(&mean));
+        }
+        known = files();
+    }
+}
+
+/// A stopped run of a task with a row for each token ends with the bits of one that was not.
+#[test]
+fn a_stopped_tagger_goes_on_with_the_same_bits() {
+    let scene = Scene::new("bert/a");
+    let job = JOBS[3];
+    scene.models(job);
+    let text = scene.distilled(job, 6, "", "").replace("\ndropout = 0\n", "\ndropout = 0.2\n");
+    let text = text.replace("batch_size = 200", "batch_size = 7");
+    let whole = scene.train(&text, "whole", u64::MAX).expect("trained");
+    let mut parts = scene.train(&text, "parts", 3).expect("stopped");
+    parts.extend(scene.train(&text, "parts", u64::MAX).expect("resumed"));
+    assert_eq!(bits(&whole), bits(&parts));
+    let weights =
+        |run: &str| std::fs::read(scene.path(run).join("model/model.safetensors")).expect("weights");
+    assert!(weights("whole") == weights("parts"));
+}
+
+/// A Parquet file gives what the same rows give as JSON Lines; `make_parquet.py` wrote it.
+#[test]
+fn rows_of_parquet_are_distilled() {
+    let scene = Scene::new("bert/a");
+    std::fs::copy(golden("data/good.parquet"), scene.path("rows.parquet")).expect("copied");
+    let row = |i: usize| json!({ "text": format!("text {i} é"), "label": (i % 3).to_string() });
+    let rows: String = (0..2500).map(|i| format!("{}\n", row(i))).collect();
+    std::fs::write(scene.path("rows.jsonl"), rows).expect("written");
+    scene.models(("classify", "rows.jsonl", "", ""));
+    let first = |file: &str| {
+        let _ = std::fs::remove_dir_all(scene.path("run"));
+        scene.train(&scene.distilled(("classify", file, "", ""), 2, "", ""), "run", 2).expect("trained")
+    };
+    assert_eq!(bits(&first("rows.parquet")), bits(&first("rows.jsonl")));
+}
+
+/// Tags and labels are matched by name: in another order the loss is the same.
+#[test]
+fn tags_and_labels_are_matched_by_name() {
+    let scene = Scene::new("bert/a");
+    for (job, [one, other]) in [
+        (
+            ("tag", "tag.conll", "stride = 2\n", ""),
+            ["\"O\", \"B-PER\", \"B-LOC\"", "\"B-LOC\", \"O\", \"B-PER\""],
+        ),
+        (("multilabel", "multilabel.csv", "", ""), ["\"a\", \"b\"", "\"b\", \"a\""]),
+    ] {
+        scene.models(job);
+        let first = |classes: &str| {
+            let _ = std::fs::remove_dir_all(scene.path("run"));
+            let text = scene.distilled(job, 1, "", "weight = 1\n");
+            let text = text.replace("[data]\n", &format!("[data]\nclasses = [{classes}]\n"));
+            scene.train(&text, "run", 1).expect("trained")[0]
+        };
+        let (one, other) = (first(one), first(other));
+        assert!(one > 1e-3 && (one - other).abs() < 1e-6 * (1.0 + one), "{job:?}: {one}, {other}");
+    }
+}
+
+/// What does not fit is refused by name.
+#[test]
+fn a_teacher_of_another_kind_is_refused() {
+    let scene = Scene::new("bert/a");
+    let refused = |text: &str, parts: &[&str]| {
+        let e = scene.refused(text);
+        assert!(parts.iter().all(|part| e.contains(part)), "{parts:?}: {e}");
+    };
+    for (job, was, is) in [(JOBS[3], "B-LOC", "B-ORG"), (("multilabel", "multilabel.csv", "", ""), "b", "c")]
+    {
+        scene.models(job);
+        let data = std::fs::read_to_string(scene.path(job.1)).expect("text");
+        let data = match job.0 {
+            "tag" => data.replace(was, is),
+            _ => data.replace(",b\n", ",c\n").replace("a,b", "a,c"),
+        };
+        let file = format!("other-{}", job.1);
+        std::fs::write(scene.path(&file), data).expect("written");
+        let (lacks, more) = (format!("without {was:?}"), format!("with {is:?}"));
+        let [lacks, more] =
+            [lacks, more].map(|said| said.replace(was, "?").replace(is, was).replace('?', is));
+        let text = scene.distilled(job, 1, "", "").replace(job.1, &file);
+        refused(&text, &["other classes than the student", &lacks, &more, "data.classes"]);
+    }
+    // The teacher is one for several labels now.
+    refused(
+        &scene.distilled(JOBS[2], 1, "", "").replace("student/model", "base"),
+        &["another kind of outputs", "task \"multilabel\"", "task = \"regress\""],
+    );
+    refused(
+        &scene.distilled(JOBS[5], 1, "", "").replace("student/model", "base"),
+        &["not trained for text embeddings"],
+    );
+    for task in ["mask", "permute", "multi"] {
+        let text = scene.distilled((task, "text.txt", "", ""), 1, "", "");
+        refused(&text, &[&format!("task \"{task}\" cannot be distilled"), "\"tag\"", "remove [distill]"]);
+    }
+    scene.models(JOBS[5]);
+    let (_, task, _) = scene.prepare(JOBS[5]);
+    let tokenizer = tempra::text::Tokenizer::from_dir(&scene.path("base"), 200).expect("a tokenizer");
+    let e = Teacher::find(&scene.path("teacher/model"), &*task, 48, &tokenizer, 14)
+        .expect_err("refused")
+        .to_string();
+    assert!(e.contains("another width") && e.contains("48 columns") && e.contains("32"), "{e}");
+}
