@@ -2,6 +2,10 @@
 //! gradients; an optimizer holds its states likewise), so that one launch can update, clip, zero or copy all
 //! of them. Frozen parameters have values only.
 
+mod masks;
+
+pub use masks::{MaskUnit, Masking, PruningMask};
+
 use crate::device::{Device, Tensor};
 use crate::error::{Error, Result};
 use crate::ops::ZeroBlocks;
@@ -28,6 +32,17 @@ pub enum ArenaKind {
     Frozen,
 }
 
+/// What a parameter is for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ParamRole {
+    /// It is a part of the model.
+    #[default]
+    Model,
+    /// The scores that a pruning mask is chosen by. They start at 0; checkpoints hold them, a model folder
+    /// does not.
+    Scores,
+}
+
 /// One parameter: its name in the model's files, and how it is trained.
 #[derive(Clone, Debug)]
 pub struct Param {
@@ -47,6 +62,8 @@ pub struct Param {
     pub lr_scale: f32,
     /// Whether it is frozen (not trained).
     pub frozen: bool,
+    /// What it is for.
+    pub role: ParamRole,
 }
 
 impl Param {
@@ -57,6 +74,10 @@ impl Param {
     /// Whether it has no elements.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+    /// Whether it is a part of the model, which a model folder holds.
+    pub fn is_exported(&self) -> bool {
+        self.role == ParamRole::Model
     }
     /// Converts its elements to the order in files.
     pub fn to_file<T: Copy>(&self, values: Vec<T>) -> Vec<T> {
@@ -88,6 +109,8 @@ struct Members {
     table: bool,
     /// Whether pruning may mask its elements.
     prunable: bool,
+    /// The units that its columns stand for, and how many they are, if pruning may mask these.
+    columns: Option<(MaskUnit, usize)>,
 }
 
 impl Members {
@@ -102,6 +125,7 @@ pub struct Layout {
     /// The parameters, in the order of their declaration, which is that of the offsets in each arena.
     pub list: Vec<Param>,
     groups: Vec<Members>,
+    masks: Vec<masks::MaskLayout>,
     /// The elements of the trained and of the frozen arena.
     lens: [usize; 2],
 }
@@ -122,10 +146,11 @@ impl Layout {
         for (name, shape) in members {
             let decay = shape.len() > 1 && !name.ends_with("bias");
             let (transposed, lr_scale, frozen) = (false, 1.0, false);
-            let (arena, offset) = (ArenaKind::default(), 0);
-            self.list.push(Param { name, shape, transposed, arena, offset, decay, lr_scale, frozen });
+            let (arena, offset, role) = (ArenaKind::default(), 0, ParamRole::default());
+            self.list.push(Param { name, shape, transposed, arena, offset, decay, lr_scale, frozen, role });
         }
-        self.groups.push(Members { first, count, shape: joined.to_vec(), table: false, prunable: false });
+        let (shape, table, prunable, columns) = (joined.to_vec(), false, false, None);
+        self.groups.push(Members { first, count, shape, table, prunable, columns });
         Group(self.groups.len() - 1)
     }
     /// Marks a group as an embedding table: the gradients of most of its rows are zero.
@@ -135,6 +160,10 @@ impl Layout {
     /// Marks a group as a weight that pruning may mask.
     pub fn prunable(&mut self, group: Group) {
         self.groups[group.0].prunable = true;
+    }
+    /// Marks a group as a weight whose columns stand for `count` units that pruning may mask.
+    pub fn prunable_columns(&mut self, group: Group, unit: MaskUnit, count: usize) {
+        self.groups[group.0].columns = Some((unit, count));
     }
     /// Marks the parameters of a group as transposed in files.
     pub fn transpose(&mut self, group: Group) {
@@ -265,17 +294,6 @@ pub struct Params {
     masks: Vec<PruningMask>,
 }
 
-/// The pruning mask of a weight: 1 for elements that are kept, 0 for masked ones.
-pub struct PruningMask {
-    group: usize,
-    /// The name of the weight in checkpoints, that of the first parameter in it.
-    pub name: String,
-    /// The mask, in the shape of the weight and the type that kernels read.
-    pub mask: Tensor,
-    /// The (master) weight, f32, which keeps its values where it is masked.
-    pub weight: Tensor,
-}
-
 /// What training takes besides values and the optimizer's states, for the trained arena.
 pub struct Training {
     /// Gradients, as long as the values.
@@ -317,13 +335,10 @@ impl Params {
             None
         };
         let frozen = (frozen > 0).then(|| Arena::new(device, dtype, frozen)).transpose()?;
-        Ok(Params {
-            frozen,
-            trained: Arena::new(device, dtype, trained)?,
-            training,
-            layout,
-            masks: Vec::new(),
-        })
+        let trained = Arena::new(device, dtype, trained)?;
+        let mut params = Params { frozen, trained, training, layout, masks: Vec::new() };
+        params.add_masks(device)?;
+        Ok(params)
     }
     /// Updates the copies that kernels read. Call it after the host has written weights.
     ///
@@ -337,41 +352,6 @@ impl Params {
             }
         }
         Ok(())
-    }
-    /// Allocates a mask for every weight that pruning may mask; it keeps all elements.
-    ///
-    /// # Errors
-    /// [`Kind::Memory`](crate::error::Kind::Memory) if there is not enough memory.
-    pub fn add_masks(&mut self, device: &Device) -> Result<()> {
-        let mut masks = Vec::new();
-        for (group, g) in self.layout.groups.iter().enumerate().filter(|(_, g)| g.prunable) {
-            let Some(first) = self.layout.list[g.range()].first() else { continue };
-            let arena = self.arena(first.arena);
-            let weight = arena.value.view(first.offset, &g.shape)?;
-            let dtype = arena.copy.as_ref().unwrap_or(&arena.value).spec.dtype;
-            let mask = device.upload_reals(dtype, &g.shape, &vec![1.0; weight.spec.len()])?;
-            masks.push(PruningMask { group, name: first.name.clone(), mask, weight });
-        }
-        self.masks = masks;
-        Ok(())
-    }
-    /// The masks, in the order of the weights.
-    pub fn masks(&self) -> &[PruningMask] {
-        &self.masks
-    }
-    /// The mask of a parameter, in its shape; `None` if it has none.
-    ///
-    /// # Errors
-    /// [`Kind::Shape`](crate::error::Kind::Shape) if the parameter is not one of these.
-    pub fn mask(&self, p: &Param) -> Result<Option<Tensor>> {
-        for m in &self.masks {
-            let members = &self.layout.list[self.layout.groups[m.group].range()];
-            let first = members.first().map_or(0, |f| f.offset);
-            if members.iter().any(|member| member.name == p.name) {
-                return m.mask.view(p.offset - first, &p.shape).map(Some);
-            }
-        }
-        Ok(None)
     }
     /// The names, shapes and offsets.
     pub fn layout(&self) -> &Layout {
@@ -428,11 +408,15 @@ impl Params {
     /// [`Kind::Shape`](crate::error::Kind::Shape) if a view does not fit the arena.
     pub fn bind(&self, tape: &mut Tape, filled: bool) -> Result<Bound> {
         let mut leaves = Vec::with_capacity(self.layout.groups.len());
-        for g in &self.layout.groups {
+        for (i, g) in self.layout.groups.iter().enumerate() {
             let first = self.layout.list[g.range()].first();
             let (kind, offset) = first.map_or_else(Default::default, |p| (p.arena, p.offset));
             let arena = self.arena(kind);
-            let value = arena.copy.as_ref().unwrap_or(&arena.value).view(offset, &g.shape)?;
+            // The gradient of a mask is that of the scores which it is chosen by.
+            let value = match self.masks.iter().find(|m| m.is_chosen_by(i)) {
+                Some(m) => m.mask.clone(),
+                None => arena.copy.as_ref().unwrap_or(&arena.value).view(offset, &g.shape)?,
+            };
             leaves.push(match &self.training {
                 Some(t) if tape.recording() && kind == ArenaKind::Trained => {
                     let grad = t.grad.view(offset, &g.shape)?;
@@ -445,8 +429,9 @@ impl Params {
         }
         let mut vars = leaves.clone();
         for m in &self.masks {
-            let mask = tape.constant(m.mask.clone());
-            vars[m.group] = tape.apply(WeightMask, [leaves[m.group].clone(), mask])?;
+            let mask = m.scores_in(&leaves).unwrap_or_else(|| tape.constant(m.mask.clone()));
+            let (weight, group) = (&mut vars, m.group());
+            weight[group] = tape.apply(WeightMask, [weight[group].clone(), mask])?;
         }
         Ok(Bound { vars, leaves })
     }
@@ -472,10 +457,10 @@ impl Params {
         }
         Ok(())
     }
-    /// The number of elements of all parameters, and of trained ones.
+    /// The number of elements of all parameters of the model, and of trained ones.
     pub fn count(&self) -> (usize, usize) {
-        let sum =
-            |trained: bool| self.layout.list.iter().filter(|p| !(trained && p.frozen)).map(Param::len).sum();
+        let own = || self.layout.list.iter().filter(|p| p.is_exported());
+        let sum = |trained: bool| own().filter(|p| !(trained && p.frozen)).map(Param::len).sum();
         (sum(false), sum(true))
     }
     /// The spec of the trained arena.

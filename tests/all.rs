@@ -105,6 +105,8 @@ mod math;
 mod memory;
 #[path = "all/metrics.rs"]
 mod metrics;
+#[path = "all/movement.rs"]
+mod movement;
 #[path = "all/models.rs"]
 mod models;
 #[path = "all/no_answer.rs"]

@@ -326,13 +326,8 @@ impl Observer for Screen {
                     let outputs = plural(t.outputs as u64, "output");
                     self.line(&format!("teacher: {}, {outputs} {from}", t.path));
                 }
-                if let Some((weights, s)) = p.pruning {
-                    let (all, share) = (count(weights as u64), 100.0 * s.sparsity);
-                    let when = match s.begin == s.end {
-                        true => format!("before step {}", s.end + 1),
-                        false => format!("between steps {} and {}", s.begin + 1, s.end + 1),
-                    };
-                    self.line(&format!("pruning: {share:.0} % of {all} weights in the layers, {when}"));
+                if let Some(p) = &p.pruning {
+                    self.line(&format!("pruning: {p}"));
                 }
                 self.line(&format!("weights: {}", p.weights));
                 for (name, examples, tokens, lost) in &p.splits {

@@ -1,15 +1,41 @@
-//! Magnitude pruning: the weights with the smallest absolute values are masked, gradually while a model is
-//! trained (Zhu and Gupta 2017) or at once.
+//! Pruning: weights, heads of attention and rows of feed-forward blocks are masked, gradually while a model
+//! is trained or at once.
 //!
-//! A mask depends on the weights and the step alone, so runs are repeatable. Of weights of equal magnitude
-//! the one with the smaller hash of its index is masked first: in the order of indices, the rows at one end
-//! of a matrix would be masked as a whole.
+//! Masks are chosen by magnitudes (Zhu and Gupta 2017) or by scores that are trained with the weights
+//! (movement pruning, Sanh et al. 2020). They depend on these and the step alone, so runs are repeatable. Of
+//! equals the one with the smaller hash of its index is masked first: in the order of indices, the rows at
+//! one end of a matrix would be masked as a whole. Scores are all equal at first.
 
 use crate::device::{Device, Tensor};
 use crate::error::Result;
-use crate::params::Params;
+use crate::ops::score_penalty::ScorePenalty;
+use crate::params::{MaskUnit, Masking, Params, PruningMask};
 use crate::shape::DType;
 use half::{bf16, f16};
+
+/// What masks are chosen by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PruneMethod {
+    /// The smallest weights are masked; of heads and rows those whose masked weights have the smallest norm.
+    Magnitude,
+    /// What has the smallest scores is masked. The gradient of a score is that of its mask element, as if
+    /// the mask were a number, so that scores fall where the loss asks for a smaller weight.
+    Movement,
+    /// Weights whose score has a sigmoid of at most a threshold are masked. Heads and rows are masked as in
+    /// [`PruneMethod::Movement`].
+    SoftMovement,
+}
+
+impl PruneMethod {
+    /// Its name in recipes.
+    pub fn name(self) -> &'static str {
+        match self {
+            PruneMethod::Magnitude => "magnitude",
+            PruneMethod::Movement => "movement",
+            PruneMethod::SoftMovement => "soft_movement",
+        }
+    }
+}
 
 /// What the weights of a model are compared with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,11 +46,9 @@ pub enum PruneScope {
     Global,
 }
 
-/// When and how much is pruned.
-#[derive(Clone, Copy, Debug)]
+/// When is pruned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PruneSchedule {
-    /// The share of the weights that is masked at the end, from 0 to below 1.
-    pub sparsity: f64,
     /// The step before which the first mask is chosen.
     pub begin: u64,
     /// The step before which the last mask is chosen, with the whole sparsity.
@@ -36,27 +60,28 @@ pub struct PruneSchedule {
 impl PruneSchedule {
     /// The schedule of a run of `total` steps, where `begin` and `end` are shares of it. At least one step is
     /// trained with the last mask.
-    pub fn new(sparsity: f64, [begin, end]: [f64; 2], every: u64, total: u64) -> PruneSchedule {
+    pub fn new([begin, end]: [f64; 2], every: u64, total: u64) -> PruneSchedule {
         let last = total.saturating_sub(1);
         let at = |share: f64| ((share * total as f64) as u64).min(last);
-        PruneSchedule { sparsity, begin: at(begin), end: at(end).max(at(begin)), every: every.max(1) }
+        PruneSchedule { begin: at(begin), end: at(end).max(at(begin)), every: every.max(1) }
     }
-    /// The sparsity before a step: `s (1 - (1 - (step - begin) / (end - begin))^3)`, eq. 1 of Zhu and Gupta
-    /// 2017 with an initial sparsity of 0.
-    pub fn sparsity_at(&self, step: u64) -> f64 {
+    /// How much of what is masked at the end is masked in a step, from 0 to 1:
+    /// `1 - (1 - (step - begin) / (end - begin))^3`, eq. 1 of Zhu and Gupta 2017 with an initial sparsity of
+    /// 0. Movement pruning has the same schedule: its share of kept weights is 1 less the sparsity.
+    pub fn progress_at(&self, step: u64) -> f64 {
         if step < self.begin {
             return 0.0;
         }
         if step >= self.end {
-            return self.sparsity;
+            return 1.0;
         }
         let left = 1.0 - (step - self.begin) as f64 / (self.end - self.begin) as f64;
-        self.sparsity * (1.0 - left.powi(3))
+        1.0 - left.powi(3)
     }
-    /// The sparsity of the mask that is to be chosen before a step; `None` if the mask stays.
+    /// The progress of the masks that are to be chosen before a step; `None` if they stay.
     pub fn due(&self, step: u64) -> Option<f64> {
         let within = step >= self.begin && step < self.end && (step - self.begin).is_multiple_of(self.every);
-        (within || step == self.end).then(|| self.sparsity_at(step))
+        (within || step == self.end).then(|| self.progress_at(step))
     }
     /// Whether the mask of a step has the whole sparsity.
     pub fn is_complete(&self, step: u64) -> bool {
@@ -71,12 +96,18 @@ fn hash(mut x: u32) -> u32 {
     x ^ (x >> 16)
 }
 
-/// The key that weights are ordered by: the magnitude, then the hash of the index. No two are equal.
-fn key(weight: f32, index: u32) -> u64 {
-    (u64::from(weight.abs().to_bits()) << 32) | u64::from(hash(index))
+/// An integer that is ordered as the number is; 0 of either sign is one number.
+fn ordered(x: f32) -> u32 {
+    let bits = (x + 0.0).to_bits();
+    if bits >> 31 == 1 { !bits } else { bits | 1 << 31 }
 }
 
-/// The key below which `count` of these weights are masked.
+/// The key that elements are ordered by: the value, then the hash of the index. No two are equal.
+fn key(value: f32, index: u32) -> u64 {
+    (u64::from(ordered(value)) << 32) | u64::from(hash(index))
+}
+
+/// The key below which `count` of these elements are masked.
 fn threshold(keys: &mut [u64], count: usize) -> u64 {
     match count.checked_sub(1) {
         None => 0,
@@ -85,27 +116,30 @@ fn threshold(keys: &mut [u64], count: usize) -> u64 {
     }
 }
 
-/// The masks of matrices: 1 for weights that are kept, 0 for those that are masked, of which there are
-/// `sparsity` times their number, rounded down, in each matrix or among all of them.
+/// The keys of matrices, whose indices go on from one to the next in the global scope.
+fn keys(matrices: &[Vec<f32>], scope: PruneScope) -> Vec<Vec<u64>> {
+    let mut first = 0u32;
+    let of = |m: &Vec<f32>| {
+        let start = if scope == PruneScope::Global { first } else { 0 };
+        first = first.wrapping_add(m.len() as u32);
+        m.iter().zip(start..).map(|(&v, i)| key(v, i)).collect()
+    };
+    matrices.iter().map(of).collect()
+}
+
+/// The masks of matrices: 1 for elements that are kept, 0 for those that are masked. These are the smallest
+/// ones, `sparsity` times their number, rounded down, in each matrix or among all of them.
 ///
 /// ```
 /// use tempra::compress::prune::{PruneScope, choose};
 ///
 /// let matrices = [vec![0.5, -0.1, 2.0, 0.0], vec![3.0, -4.0]];
-/// assert_eq!(choose(&matrices, 0.5, PruneScope::Matrix), [[1, 0, 1, 0].to_vec(), [0, 1].to_vec()]);
-/// assert_eq!(choose(&matrices, 0.5, PruneScope::Global), [[0, 0, 1, 0].to_vec(), [1, 1].to_vec()]);
+/// assert_eq!(choose(&matrices, 0.5, PruneScope::Matrix), [[1, 0, 1, 0].to_vec(), [1, 0].to_vec()]);
+/// assert_eq!(choose(&matrices, 0.4, PruneScope::Global), [[1, 0, 1, 1].to_vec(), [1, 0].to_vec()]);
 /// ```
 pub fn choose(matrices: &[Vec<f32>], sparsity: f64, scope: PruneScope) -> Vec<Vec<u8>> {
     let count = |n: usize| (sparsity * n as f64) as usize;
-    let mut first = 0u32;
-    let keys: Vec<Vec<u64>> = matrices
-        .iter()
-        .map(|m| {
-            let start = if scope == PruneScope::Global { first } else { 0 };
-            first = first.wrapping_add(m.len() as u32);
-            m.iter().zip(start..).map(|(&w, i)| key(w, i)).collect()
-        })
-        .collect();
+    let keys = keys(matrices, scope);
     let all = match scope {
         PruneScope::Matrix => None,
         PruneScope::Global => {
@@ -121,17 +155,146 @@ pub fn choose(matrices: &[Vec<f32>], sparsity: f64, scope: PruneScope) -> Vec<Ve
     keys.iter().map(mask).collect()
 }
 
-/// Chooses the masks of a model anew. Weights that were masked before can come back.
-///
-/// # Errors
-/// [`Kind::Lost`](crate::error::Kind::Lost) if the device was lost.
-pub fn mask_smallest(device: &Device, params: &Params, sparsity: f64, scope: PruneScope) -> Result<()> {
-    let weights: Vec<Vec<f32>> =
-        params.masks().iter().map(|m| device.read::<f32>(&m.weight)).collect::<Result<_>>()?;
-    for (m, kept) in params.masks().iter().zip(choose(&weights, sparsity, scope)) {
-        write_mask(device, &m.mask, &kept)?;
+/// As [`choose`] by magnitudes.
+pub fn choose_smallest(weights: &[Vec<f32>], sparsity: f64, scope: PruneScope) -> Vec<Vec<u8>> {
+    let magnitudes = |m: &Vec<f32>| m.iter().map(|v| v.abs()).collect();
+    choose(&weights.iter().map(magnitudes).collect::<Vec<_>>(), sparsity, scope)
+}
+
+/// The share of a matrix that [`choose_above`] keeps at least.
+const LEAST: f64 = 0.005;
+
+/// The masks of matrices: 1 for elements whose score has a sigmoid above `tau`. Where that would be less than
+/// 0.5 % of a matrix, so many of the highest scores are kept, and at least one.
+pub fn choose_above(scores: &[Vec<f32>], tau: f64) -> Vec<Vec<u8>> {
+    let mask = |(m, keys): (&Vec<f32>, Vec<u64>)| -> Vec<u8> {
+        let mask: Vec<u8> = m.iter().map(|&s| (sigmoid(s) > tau) as u8).collect();
+        let least = ((LEAST * m.len() as f64).ceil() as usize).max(1).min(m.len());
+        if mask.iter().filter(|&&k| k == 1).count() >= least {
+            return mask;
+        }
+        let below = threshold(&mut keys.clone(), m.len() - least);
+        keys.iter().map(|&k| (k >= below) as u8).collect()
+    };
+    scores.iter().zip(keys(scores, PruneScope::Matrix)).map(mask).collect()
+}
+
+fn sigmoid(s: f32) -> f64 {
+    1.0 / (1.0 + f64::from(-s).exp())
+}
+
+/// What pruning masks at the end, and how it chooses.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Pruning {
+    /// What masks are chosen by.
+    pub method: PruneMethod,
+    /// What elements are compared with.
+    pub scope: PruneScope,
+    /// The share of the weights that is masked at the end, from 0 to below 1. It has no meaning with
+    /// [`PruneMethod::SoftMovement`].
+    pub sparsity: f64,
+    /// The share of the heads of attention.
+    pub heads: f64,
+    /// The share of the rows of feed-forward blocks.
+    pub ffn: f64,
+    /// The threshold at the end, with [`PruneMethod::SoftMovement`].
+    pub threshold: f64,
+    /// What the mean sigmoid of the scores costs at the end, with [`PruneMethod::SoftMovement`].
+    pub penalty: f64,
+}
+
+impl Pruning {
+    /// Pruning of single weights by their magnitudes.
+    pub fn magnitude(sparsity: f64, scope: PruneScope) -> Pruning {
+        let method = PruneMethod::Magnitude;
+        Pruning { method, scope, sparsity, heads: 0.0, ffn: 0.0, threshold: 0.0, penalty: 0.0 }
     }
-    Ok(())
+    /// The masks that it needs; `score_lr` is the factor on the learning rate of scores.
+    pub fn masking(&self, score_lr: f32) -> Masking {
+        let weights = self.sparsity > 0.0 || self.method == PruneMethod::SoftMovement;
+        let wanted = [weights, self.heads > 0.0, self.ffn > 0.0];
+        let units = MaskUnit::ALL.into_iter().zip(wanted).filter_map(|(unit, wanted)| wanted.then_some(unit));
+        let scores = (self.method != PruneMethod::Magnitude).then_some(score_lr);
+        Masking { units: units.collect(), scores }
+    }
+    /// The share of units of a kind that is masked at the end.
+    fn share(&self, unit: MaskUnit) -> f64 {
+        match unit {
+            MaskUnit::Weight => self.sparsity,
+            MaskUnit::Head => self.heads,
+            MaskUnit::Row => self.ffn,
+        }
+    }
+
+    /// Chooses the masks of a model anew, for a [progress](PruneSchedule::progress_at). What was masked
+    /// before can come back.
+    ///
+    /// # Errors
+    /// [`Kind::Lost`](crate::error::Kind::Lost) if the device was lost.
+    pub fn choose_masks(&self, device: &Device, params: &Params, progress: f64) -> Result<()> {
+        for unit in MaskUnit::ALL {
+            let masks: Vec<&PruningMask> = params.masks().iter().filter(|m| m.unit() == unit).collect();
+            if masks.is_empty() {
+                continue;
+            }
+            let values = masks.iter().map(|m| match &m.scores {
+                Some(scores) => device.read::<f32>(scores),
+                None => magnitudes(device, m),
+            });
+            let values = values.collect::<Result<Vec<_>>>()?;
+            let kept = match (self.method, unit) {
+                (PruneMethod::SoftMovement, MaskUnit::Weight) => {
+                    choose_above(&values, progress * self.threshold)
+                }
+                _ => choose(&values, progress * self.share(unit), self.scope),
+            };
+            for (m, kept) in masks.iter().zip(kept) {
+                write_mask(device, &m.mask, &kept)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Pruning {
+    /// Adds the gradient of the penalty to those of the scores, for a
+    /// [progress](PruneSchedule::progress_at) and a loss scale, with [`PruneMethod::SoftMovement`]: the
+    /// penalty of a matrix is the mean sigmoid of its scores.
+    ///
+    /// # Errors
+    /// [`Kind::Memory`](crate::error::Kind::Memory) if the device has no memory left;
+    /// [`Kind::Lost`](crate::error::Kind::Lost) if it was lost.
+    pub fn penalize(&self, device: &Device, params: &Params, progress: f64, scale: f64) -> Result<()> {
+        if self.method != PruneMethod::SoftMovement || self.penalty == 0.0 {
+            return Ok(());
+        }
+        let masks = params.masks().iter().filter(|m| m.unit() == MaskUnit::Weight);
+        let scores: Vec<_> = masks.filter_map(|m| m.scores.as_ref().zip(m.scores_grad.as_ref())).collect();
+        let dtype = params.spec().dtype;
+        let lambda = device.upload_reals(dtype, &[1], &[self.penalty * progress * scale])?;
+        for (score, grad) in &scores {
+            let share = 1.0 / (scores.len() * score.spec.len()) as f32;
+            device.step(&ScorePenalty { share }, &[score, grad, &lambda])?;
+        }
+        Ok(())
+    }
+}
+
+/// The magnitudes that a mask is chosen by: of the weights, or the norms of the columns of each unit.
+fn magnitudes(device: &Device, m: &PruningMask) -> Result<Vec<f32>> {
+    let weight = device.read::<f32>(&m.weight)?;
+    if m.unit() == MaskUnit::Weight {
+        return Ok(weight.iter().map(|w| w.abs()).collect());
+    }
+    let (units, (_, cols)) = (m.mask.spec.len(), m.weight.spec.rows_cols());
+    let width = (cols / units.max(1)).max(1);
+    let mut squares = vec![0f64; units];
+    for row in weight.chunks(cols.max(1)) {
+        for (sum, w) in squares.iter_mut().zip(row.chunks(width)) {
+            *sum += w.iter().map(|&w| f64::from(w) * f64::from(w)).sum::<f64>();
+        }
+    }
+    Ok(squares.into_iter().map(|sum| sum.sqrt() as f32).collect())
 }
 
 /// Writes a mask: 0 for masked elements, any other number for those that are kept.

@@ -166,10 +166,8 @@ impl Model {
         let (prefix, cut) = (architecture.prefix, options.layers.as_deref());
         let names = weights::Names { prefix, body, whole: trained, layers, cut, rows, decoder: used };
         let plan = weights::match_names(&files, &layout, &names, dir)?;
-        let mut params = Params::new(device, layout, options.dtype, options.training)?;
-        if options.masked {
-            params.add_masks(device)?;
-        }
+        layout.mask(&options.masking);
+        let params = Params::new(device, layout, options.dtype, options.training)?;
         let std = config.optional_number("initializer_range")?.unwrap_or(0.02);
         let mut report = weights::fill(device, &params, &files, plan, options.seed, std)?;
         let changes = changes(dir);
@@ -326,11 +324,12 @@ impl Model {
         let (stem, _) = parameter.rsplit_once('.')?;
         self.heads.iter().find(|h| h.last_layer.as_deref() == Some(stem))?.units
     }
-    /// The parameters whose values differ from those in [`Model::files`]: last layers of standardized heads,
-    /// and weights with a pruning mask.
+    /// The parameters whose values are not those in [`Model::files`]: last layers of standardized heads,
+    /// weights with a pruning mask, and those that only training needs.
     pub fn converted(&self) -> impl Iterator<Item = &Param> {
-        let masked = |p: &Param| self.params.mask(p).is_ok_and(|m| m.is_some());
-        self.params.layout().list.iter().filter(move |p| self.units(&p.name).is_some() || masked(p))
+        let differs =
+            |p: &Param| !p.is_exported() || self.units(&p.name).is_some() || self.params.is_masked(p);
+        self.params.layout().list.iter().filter(move |p| differs(p))
     }
 
     /// The encoder's hidden states (tokens, hidden) for a packed batch.
@@ -402,10 +401,10 @@ impl Model {
     /// Those of reading from the device.
     pub fn files(&self, device: &Device) -> Result<Vec<NamedFile<'static>>> {
         let mut tensors = Vec::with_capacity(self.params.layout().list.len());
-        for p in &self.params.layout().list {
+        for p in self.params.layout().list.iter().filter(|p| p.is_exported()) {
             let mut values = device.read::<f32>(&self.params.value(p)?)?;
-            if let Some(mask) = self.params.mask(p)? {
-                values.iter_mut().zip(device.read_reals(&mask)?).for_each(|(v, m)| *v *= m as f32);
+            if let Some(kept) = self.params.kept(device, p)? {
+                values.iter_mut().zip(kept).for_each(|(v, k)| *v *= f32::from(k));
             }
             let values = match self.units(&p.name) {
                 Some(units) => units.folded(values, p.name.ends_with(".bias")),

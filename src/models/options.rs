@@ -2,6 +2,7 @@
 
 use super::Outputs;
 use crate::nn::{EncoderConfig, PerformerConfig, Pooling};
+use crate::params::Masking;
 use crate::shape::DType;
 
 /// Options for opening a model.
@@ -32,8 +33,8 @@ pub struct Options {
     pub seed: u64,
     /// Whether to allocate gradients and optimizer states.
     pub training: bool,
-    /// Whether the weights of the encoder's layers get pruning masks.
-    pub masked: bool,
+    /// The pruning masks of the encoder's layers.
+    pub masking: Masking,
     /// The compute type. F64 is for gradient checks.
     pub dtype: DType,
 }
@@ -53,7 +54,7 @@ impl Default for Options {
             layer_lr_decay: 1.0,
             seed: 0,
             training: false,
-            masked: false,
+            masking: Masking::default(),
             dtype: DType::F32,
         }
     }

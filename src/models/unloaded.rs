@@ -152,10 +152,8 @@ impl Model {
         for prefix in &options.freeze {
             layout.freeze_prefix(prefix);
         }
-        let mut params = Params::new(device, layout, options.dtype, options.training)?;
-        if options.masked {
-            params.add_masks(device)?;
-        }
+        layout.mask(&options.masking);
+        let params = Params::new(device, layout, options.dtype, options.training)?;
         weights::randomise(device, &params, options.seed)?;
         params.refresh(device)?;
         encoder.prepare(device, options.dtype)?;

@@ -99,7 +99,9 @@ pub(super) fn match_names(files: &Weights, layout: &Layout, names: &Names, dir: 
     // The encoder's and the head's missing tensors: the remedies differ.
     let mut missing: [Vec<String>; 2] = Default::default();
     let mut warnings: Vec<String> = Vec::new();
-    for (i, p) in layout.list.iter().enumerate() {
+    // What only training needs is declared last, and in no file.
+    let own = layout.list.iter().take_while(|p| p.is_exported()).count();
+    for (i, p) in layout.list.iter().enumerate().take(own) {
         let head = i >= body;
         let name = cut::source(&p.name, &layers.0, cut);
         let found = candidates(&name, prefix, decoder).into_iter().find(|n| files.get(n).is_some());
@@ -140,7 +142,7 @@ pub(super) fn match_names(files: &Weights, layout: &Layout, names: &Names, dir: 
     used.extend(files.names().filter(|n| second.contains(&super::heads::plain(n))).map(str::to_owned));
     let parts = [
         ("encoder", body, "check that config.json and the weights are from the same model"),
-        ("head", layout.list.len() - body, "fine-tune the model with `tempra train`, which trains a head"),
+        ("head", own - body, "fine-tune the model with `tempra train`, which trains a head"),
     ];
     for (names, (part, count, help)) in missing.iter().zip(parts) {
         if !names.is_empty() {
@@ -245,6 +247,12 @@ pub(super) fn fill(
     std: f64,
 ) -> Result<LoadReport> {
     let mut report = LoadReport { unused: plan.unused, warnings: plan.warnings, ..LoadReport::default() };
+    for p in params.layout().list.iter().skip(plan.sources.len()) {
+        write_f32(device, &params.value(p)?, |out| {
+            start(p, seed, std, out);
+            Ok(())
+        })?;
+    }
     for (p, source) in params.layout().list.iter().zip(&plan.sources) {
         let values = |out: &mut [f32]| match source {
             Some((name, RowSource::Reordered(places))) => {

@@ -15,7 +15,7 @@ use crate::ops::glu::Glu;
 use crate::ops::linear::Linear;
 use crate::ops::residual::Residual;
 use crate::ops::rotary::Rotary;
-use crate::params::{Bound, Group, Layout};
+use crate::params::{Bound, Group, Layout, MaskUnit};
 use crate::tape::{Tape, Var};
 
 /// Which layer of the encoder runs: layers that share weights differ in what is here.
@@ -146,6 +146,11 @@ impl Layer {
         up.iter().for_each(|up| layout.prunable(up.w));
         let down = BlockOutput::declare(layout, &at("output.dense"), vec![h, f], [h, f], b.feed_forward);
         let norm2 = Norm::declare(layout, &at("output.LayerNorm"), h, b.norm);
+        for (block, unit, count) in [(&out, MaskUnit::Head, shape.heads), (&down, MaskUnit::Row, f)] {
+            if let BlockOutput::Map(map) = block {
+                layout.prunable_columns(map.w, unit, count);
+            }
+        }
         Layer { shape, before, qkv, relative, out, norm, up, down, norm2 }
     }
 

@@ -31,6 +31,7 @@ pub mod relation;
 pub mod relative_attention;
 pub mod residual;
 pub mod rotary;
+pub mod score_penalty;
 pub mod sgd;
 pub mod soft_cross_entropy;
 pub mod span_cross_entropy;
@@ -114,6 +115,7 @@ const OTHERS: &[(&str, Cases)] = &[
     ("global_norm", global_norm::cases),
     ("step_guard", step_guard::cases),
     ("cast", cast::cases),
+    ("score_penalty", score_penalty::cases),
 ];
 
 const OTHER_SHADERS: &[&str] = &[
@@ -142,6 +144,7 @@ const OTHER_SHADERS: &[&str] = &[
     global_norm::SHADER,
     step_guard::SHADER,
     cast::SHADER,
+    score_penalty::SHADER,
 ];
 
 const OTHER_KERNELS: &[(&str, &str)] = &[
@@ -173,6 +176,7 @@ const OTHER_KERNELS: &[(&str, &str)] = &[
     ("global_norm", global_norm::KERNEL),
     ("step_guard", step_guard::KERNEL),
     ("cast", cast::KERNEL),
+    ("score_penalty", score_penalty::KERNEL),
 ];
 
 /// A differentiable op: its name, its memory, and (through [`On`]) its computation on each backend.

@@ -50,7 +50,7 @@ impl Trainer<'_> {
         let before = self.state.best.as_ref().map(|b| &b.scores);
         // A model that is not pruned as much as asked is not the best one.
         let schedule = self.recipe.prune.schedule(self.epochs.total());
-        let whole = !self.recipe.prune.is_on() || schedule.is_complete(self.state.step);
+        let whole = self.run.pruning.is_none() || schedule.is_complete(self.state.step);
         let best = whole && selection.improves(&scores, before);
         let (undefined, none_yet) = (selection.value(&scores).is_nan(), before.is_none());
         let of_one = whole && self.best_of(each);

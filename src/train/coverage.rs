@@ -7,6 +7,7 @@
 
 use super::prepare::Run;
 use crate::error::{Error, Result};
+use crate::params::Param;
 
 /// Steps with a gradient, for each task, after which a parameter without one is named.
 const CHANCES: u64 = 16;
@@ -38,7 +39,8 @@ impl Coverage {
     /// Waits for all trainable parameters, without those of the heads where there are several.
     pub fn of(run: &Run) -> Coverage {
         let list = &run.model.params.layout().list;
-        let waits = |i: &usize| !list[*i].frozen && run.model.head_of(&list[*i].name).is_none();
+        let trained = |p: &Param| !p.frozen && p.is_exported();
+        let waits = |i: &usize| trained(&list[*i]) && run.model.head_of(&list[*i].name).is_none();
         Coverage { waiting: (0..list.len()).filter(waits).collect(), ..Coverage::complete(run) }
     }
     /// Waits for nothing.

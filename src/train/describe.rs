@@ -1,6 +1,6 @@
 //! What a run says of itself before the first step.
 
-use super::events::Prepared;
+use super::events::{Prepared, PruningReport};
 use super::prepare::{self, Run};
 use super::recipe::Recipe;
 use crate::data::{TagFormat, TokenSet, micro_batches};
@@ -8,6 +8,7 @@ use crate::error::Result;
 use crate::models::{Outputs, PairObjective};
 use crate::nn::Distance;
 use crate::optim::Optimizer;
+use crate::params::MaskUnit;
 use crate::rng::Rng;
 use crate::tasks;
 use std::sync::Arc;
@@ -36,7 +37,7 @@ fn tag_scheme(part: &prepare::TaskRun) -> Option<String> {
 
 /// What a run found before its first step.
 pub(super) fn describe(run: &Run, recipe: &Recipe, optimizer: &Optimizer, steps: u64) -> Prepared {
-    let masked = || run.model.params.masks().iter().map(|m| m.mask.spec.len()).sum();
+    let masked = |unit| prepare::maskable(&run.model, unit);
     let size = |(_, name, set): &(bool, String, Arc<TokenSet>)| {
         (name.clone(), set.len(), set.ids.len(), set.lost.iter().map(|&n| n as u64).sum())
     };
@@ -74,6 +75,10 @@ pub(super) fn describe(run: &Run, recipe: &Recipe, optimizer: &Optimizer, steps:
         verified: run.verified(),
         memory: run.memory,
         teacher: run.teacher.clone(),
-        pruning: recipe.prune.is_on().then(|| (masked(), recipe.prune.schedule(steps))),
+        pruning: run.pruning.clone().map(|pruning| PruningReport {
+            maskable: MaskUnit::ALL.map(masked),
+            schedule: recipe.prune.schedule(steps),
+            pruning,
+        }),
     }
 }

@@ -3,12 +3,14 @@
 use super::memory::MemoryPlan;
 use super::prepare::TeacherReport;
 use crate::checkpoint::number;
-use crate::compress::prune::PruneSchedule;
+use crate::compress::prune::{PruneMethod, PruneSchedule, Pruning};
 use crate::error::Error;
 use crate::metrics::Scores;
 use crate::models::LoadReport;
+use crate::units::count;
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Value, json};
+use std::fmt;
 use std::path::PathBuf;
 
 /// One optimizer step, or the mean of the steps since the last line of the log.
@@ -65,8 +67,37 @@ pub struct Prepared {
     pub memory: MemoryPlan,
     /// The teacher of a distillation.
     pub teacher: Option<TeacherReport>,
-    /// How many weights pruning may mask, and when it does.
-    pub pruning: Option<(usize, PruneSchedule)>,
+    /// What is pruned.
+    pub pruning: Option<PruningReport>,
+}
+
+/// What a run prunes.
+#[derive(Clone, Debug)]
+pub struct PruningReport {
+    /// How many weights, heads and rows of feed-forward blocks it may mask.
+    pub maskable: [usize; 3],
+    /// How much it masks, and how it chooses.
+    pub pruning: Pruning,
+    /// When it masks.
+    pub schedule: PruneSchedule,
+}
+
+impl fmt::Display for PruningReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Pruning { method, sparsity, threshold, .. } = self.pruning;
+        let [weights, ..] = self.maskable.map(|n| count(n as u64));
+        match method {
+            PruneMethod::SoftMovement => {
+                write!(f, "weights of {weights} in the layers with a score below {threshold}")?
+            }
+            _ => write!(f, "{:.0} % of {weights} weights in the layers", 100.0 * sparsity)?,
+        }
+        write!(f, " ({}), ", method.name())?;
+        match self.schedule {
+            PruneSchedule { begin, end, .. } if begin == end => write!(f, "before step {}", end + 1),
+            PruneSchedule { begin, end, .. } => write!(f, "between steps {} and {}", begin + 1, end + 1),
+        }
+    }
 }
 
 /// Something that happened. `docs/reliability.md` lists the JSON object that each variant serializes to.
@@ -153,8 +184,12 @@ impl Prepared {
             "memory": {
                 "parameters": self.memory.parameters, "total": self.memory.total, "tokens": self.memory.tokens,
             },
-            "pruning": self.pruning.map(|(weights, s)| {
-                json!({ "weights": weights, "sparsity": s.sparsity, "begin": s.begin, "end": s.end })
+            "pruning": self.pruning.as_ref().map(|p| {
+                json!({
+                    "weights": p.maskable[0], "sparsity": p.pruning.sparsity, "begin": p.schedule.begin,
+                    "end": p.schedule.end, "method": p.pruning.method.name(), "heads": p.pruning.heads,
+                    "ffn": p.pruning.ffn,
+                })
             }),
             "teacher": self.teacher.as_ref().map(|t| {
                 json!({ "path": t.path, "hash": t.hash, "outputs": t.outputs, "cached": t.cached })

@@ -24,7 +24,7 @@ pub mod state;
 
 pub use distill::{Distill, SoftLoss};
 pub use epochs::Epochs;
-pub use events::{Control, Event, Observer, Observers, Prepared, Silent, StepLog};
+pub use events::{Control, Event, Observer, Observers, Prepared, PruningReport, Silent, StepLog};
 pub use inputs::protect_inputs;
 pub use memory::MemoryPlan;
 pub use objective::Objective;
@@ -37,7 +37,6 @@ pub use signals::Signals;
 pub use state::TrainerState;
 
 use crate::checkpoint::{Fs, Journal, Newest, RunDir, number, write_file};
-use crate::compress::prune::mask_smallest;
 use crate::data::Batch;
 use crate::device::{Device, Tensor};
 use crate::error::{Error, Kind, Result};
@@ -153,6 +152,11 @@ impl Passes<'_> {
             }
         }
         Ok(())
+    }
+    /// Adds what pruning costs to the gradients of its scores.
+    fn penalize(&self, progress: f64, scale: f64) -> Result<()> {
+        let Run { device, model, pruning, .. } = self.run;
+        pruning.iter().try_for_each(|p| p.penalize(device, &model.params, progress, scale))
     }
     /// Gradients of the loss of the examples over the weight of all of them, times `scale`. Returns the
     /// losses of the passes.
@@ -321,8 +325,8 @@ impl Trainer<'_> {
             let lr = self.recipe.optim.lr * schedule.factor(self.state.step);
             let task = &self.run.parts[step.part];
             let weight = task.weight * batches.iter().map(|b| task.task.weights(b)[0]).sum::<f64>();
-            self.prune(total)?;
-            let tokens = self.step(&step, batches, lr)?;
+            let progress = self.prune(total)?;
+            let tokens = self.step(&step, batches, lr, progress)?;
             self.state.step += 1;
             self.queued.push(Queued {
                 step: self.state.step,
@@ -362,19 +366,21 @@ impl Trainer<'_> {
         self.finish(fs)
     }
 
-    /// Chooses the pruning masks anew before a step that asks for it.
-    fn prune(&mut self, total: u64) -> Result<()> {
-        let p = &self.recipe.prune;
-        match p.schedule(total).due(self.state.step).filter(|_| p.is_on()) {
-            Some(sparsity) => mask_smallest(&self.run.device, &self.run.model.params, sparsity, p.scope),
-            None => Ok(()),
+    /// Chooses the pruning masks anew before a step that asks for it. Returns the progress of the schedule.
+    fn prune(&mut self, total: u64) -> Result<f64> {
+        let Run { device, model, pruning: Some(pruning), .. } = &self.run else { return Ok(0.0) };
+        let schedule = self.recipe.prune.schedule(total);
+        if let Some(progress) = schedule.due(self.state.step) {
+            pruning.choose_masks(device, &model.params, progress)?;
         }
+        Ok(schedule.progress_at(self.state.step))
     }
 
     /// One optimizer step: gradients of the loss of its examples over the weight of all of them, in as many
     /// passes as memory asks for, and the update. Where the device has no memory left, passes of half as many
-    /// tokens; the sum does not depend on how it is cut. Returns how many tokens.
-    fn step(&mut self, step: &prepare::Step, mut batches: Vec<Batch>, lr: f64) -> Result<u64> {
+    /// tokens; the sum does not depend on how it is cut. `progress` is that of pruning. Returns how many
+    /// tokens.
+    fn step(&mut self, step: &prepare::Step, mut batches: Vec<Batch>, lr: f64, progress: f64) -> Result<u64> {
         loop {
             // The loader cuts as the recipe says; the device may have had less memory than that.
             if self.max_tokens != self.recipe.train.max_tokens {
@@ -404,6 +410,7 @@ impl Trainer<'_> {
             let mut attempt = || {
                 let done = device.replayed(key.finish(), || {
                     let losses = passes.run(&batches, optimizer.scale())?;
+                    passes.penalize(progress, optimizer.scale())?;
                     optimizer.step(device, &passes.run.model.params, &losses, lr)
                 });
                 // A captured step is launched at its end, which may fail when all else is done.

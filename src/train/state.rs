@@ -133,7 +133,7 @@ impl TrainerState {
             let values = run.device.read_reals(&m.mask)?;
             let bytes: Vec<u8> = values.iter().flat_map(|&v| f16::from_f64(v).to_le_bytes()).collect();
             Ok(TensorOut {
-                name: mask_name(&m.name),
+                name: m.name(),
                 dtype: Dtype::F16,
                 shape: m.mask.spec.shape.clone(),
                 bytes: bytes.into(),
@@ -273,11 +273,6 @@ fn changes(checkpoint: &Path, recipe: &Recipe, hash: &str) -> Option<String> {
     (!differ.is_empty()).then(|| differ.join("; "))
 }
 
-/// The name of the pruning mask of a weight in a checkpoint.
-fn mask_name(weight: &str) -> String {
-    format!("mask.{weight}")
-}
-
 /// Overwrites a run's weights and masks with those of a checkpoint.
 ///
 /// # Errors
@@ -286,7 +281,7 @@ fn mask_name(weight: &str) -> String {
 pub fn load_weights(dir: &Path, run: &Run) -> Result<()> {
     let weights = Weights::open(dir.join("model.safetensors"))?;
     let params = &run.model.params;
-    for p in &params.layout().list {
+    for p in params.layout().list.iter().filter(|p| p.is_exported()) {
         let mut values = vec![0f32; p.len()];
         weights.f32_into(&p.name, &mut values)?;
         run.device.write(&params.value(p)?, &p.from_file(values))?;
@@ -308,7 +303,7 @@ pub fn load_weights(dir: &Path, run: &Run) -> Result<()> {
             None => exact.insert(Weights::open(dir.join(STATES))?),
         };
         let mut values = vec![0f32; m.mask.spec.len()];
-        states.f32_into(&mask_name(&m.name), &mut values)?;
+        states.f32_into(&m.name(), &mut values)?;
         let kept: Vec<u8> = values.iter().map(|&v| (v != 0.0) as u8).collect();
         write_mask(&run.device, &m.mask, &kept)?;
     }

@@ -455,6 +455,10 @@ fn adamw_writes_the_copy_of_the_weights_in_16_bit_training() {
         hand([15 * N, 0], [28 * N + copy + few, 0])
     });
     check(&job("cast", "all parameters", T), |e| hand([0, 0], [(4 + e) * N, 0]));
+    // e = exp(-|s|); g + r e / (1 + e)^2: 6 for each score, and r = lambda share. Score and gradient are
+    // read, the gradient is written.
+    let up = F * H;
+    check(&job("score_penalty", "scores of up", T), |_| hand([6 * up + 1, 0], [12 * up + 4, 0]));
     check(&job("global_norm", "all gradients", T), |_| hand([2 * N + 1, 0], [4 * N + 4, 0]));
     // total = loss; norm unscale; skips; five rates; the rest of control; a slot of the history.
     check(&job("step_guard", "one loss", T), |_| hand([1, 0], [4 * (2 + 2 + 1 + 5 + 4 + 2), 0]));

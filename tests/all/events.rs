@@ -10,12 +10,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tempfile::{TempDir, tempdir};
 use tempra::checkpoint::{RealFs, verify};
-use tempra::compress::prune::PruneSchedule;
+use tempra::compress::prune::{PruneSchedule, PruneScope, Pruning};
 use tempra::error::{Error, Result};
 use tempra::metrics::Scores;
 use tempra::models::LoadReport;
 use tempra::train::{
-    self, Control, Event, MemoryPlan, Observer, Observers, Outcome, Prepared, Recipe, Signals, StepLog,
+    self, Control, Event, MemoryPlan, Observer, Observers, Outcome, Prepared, PruningReport, Recipe, Signals,
+    StepLog,
 };
 
 /// A folder with data, the small model, and the recipe of a task for eight steps.
@@ -245,7 +246,11 @@ fn each(check: &mut dyn FnMut(&Event, Value)) {
         skipped_rows: 2,
         verified: None,
         memory: MemoryPlan { parameters: 144, total: 200, largest: 36, tokens: 60, teacher: 0 },
-        pruning: Some((96, PruneSchedule { sparsity: 0.5, begin: 2, end: 5, every: 1 })),
+        pruning: Some(PruningReport {
+            maskable: [96, 0, 0],
+            pruning: Pruning::magnitude(0.5, PruneScope::Matrix),
+            schedule: PruneSchedule { begin: 2, end: 5, every: 1 },
+        }),
         teacher: None,
     };
     let expected = json!({ "event": "prepared", "device": "cpu", "parameters": 9, "trainable": 7, "parameter_bytes": 144,
@@ -253,7 +258,8 @@ fn each(check: &mut dyn FnMut(&Event, Value)) {
         "pairs": [{ "split": "train", "follow": 4, "random": 2 }], "loaded": 3, "initialised": ["head"],
         "unused": ["pooler"], "reordered": ["rows"], "best_model_by": "accuracy, higher is better", "skipped_rows": 2,
         "verified": null, "memory": { "parameters": 144, "total": 200, "tokens": 60 }, "teacher": null,
-        "pruning": { "weights": 96, "sparsity": 0.5, "begin": 2, "end": 5 } });
+        "pruning": { "weights": 96, "sparsity": 0.5, "begin": 2, "end": 5,
+            "method": "magnitude", "heads": 0.0, "ffn": 0.0 } });
     check(&Event::Prepared(&prepared), expected);
     check(&Event::Approximated(&[0.125]), json!({ "event": "approximated", "layers": [0.125] }));
     let damaged = [(PathBuf::from("checkpoint-5"), "state.json is missing".to_owned())];

@@ -8,6 +8,7 @@ use tempra::models::{Model, ModelShape, Options, Outputs, encoder_shape};
 use tempra::nn::{EncoderConfig, LayerShape};
 use tempra::ops::update::UpdateRule;
 use tempra::optim::{Optimizer, Settings};
+use tempra::params::Masking;
 use tempra::shape::DType;
 use tempra::tasks::Classify;
 use tempra::train::memory::Job;
@@ -32,19 +33,23 @@ fn examples(lengths: &[u32]) -> TokenSet {
 #[test]
 fn wgpu_and_cpu_take_the_memory_that_is_planned() {
     let planned: Vec<[u64; 2]> = [&[][..], &["bert."], &["bert.embeddings.", "bert.encoder.layer.0."]]
-        .map(|freeze| as_planned(freeze, false))
+        .map(|freeze| as_planned(freeze, Masking::default()))
         .into();
     let [all, head, upper] = planned[..] else { panic!("three plans") };
     assert!(head[0] * 3 < all[0] && head[0] < upper[0] && upper[0] < all[0], "parameters: {planned:?}");
     assert!(head[1] < upper[1] && upper[1] < all[1], "activations: {planned:?}");
     // Pruning takes a mask for each weight of the layers, and the masked weight in each pass.
-    let masked = as_planned(&[], true);
+    let masked = as_planned(&[], Masking::weights());
     assert!(masked[0] > all[0] && masked[1] > all[1], "{masked:?} {all:?}");
+    // Movement pruning has a score for each mask element, with gradient and moments.
+    let scored = as_planned(&[], Masking { scores: Some(100.0), ..Masking::weights() });
+    let mask = masked[0] - all[0];
+    assert_eq!((scored[0] - masked[0]) / mask, 4, "{scored:?} {masked:?} {all:?}");
 }
 
 /// What a run with these prefixes frozen, and maybe with pruning masks, is planned to take on the CPU, for
 /// parameters and besides.
-fn as_planned(freeze: &[&str], masked: bool) -> [u64; 2] {
+fn as_planned(freeze: &[&str], masking: Masking) -> [u64; 2] {
     let rows: Vec<u32> = (0..24u32).map(|i| 3 + i % 14).collect();
     let set = examples(&rows);
     let classes = vec!["a".to_owned(), "b".to_owned()];
@@ -54,7 +59,7 @@ fn as_planned(freeze: &[&str], masked: bool) -> [u64; 2] {
     let layers = vec![LayerShape::new(96, 4, 384); small.depth()];
     let shape = EncoderConfig { hidden: 96, layers, ..small };
     let freeze = freeze.iter().map(|&prefix| prefix.to_owned()).collect();
-    let options = Options { outputs, training: true, freeze, masked, ..Options::default() };
+    let options = Options { outputs, training: true, freeze, masking, ..Options::default() };
     let model = ModelShape::without_folder(&shape, &options).unwrap();
     let plan = |device: &Device| {
         let (batch, window) = (BatchSize::Sequences(24), 1);

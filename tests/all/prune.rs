@@ -6,9 +6,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use tempra::checkpoint::{RealFs, Weights, write_dir};
-use tempra::compress::prune::{PruneSchedule, PruneScope, choose, mask_smallest};
+use tempra::compress::prune::{PruneSchedule, PruneScope, Pruning, choose_smallest};
 use tempra::error::{Error, Kind};
 use tempra::models::{Model, Options};
+use tempra::params::Masking;
 use tempra::shape::DType;
 use tempra::train::pass::pass;
 use tempra::train::{self, Control, Event, Observer, Outcome, Recipe, Signals};
@@ -28,7 +29,7 @@ fn the_smallest_weights_are_masked() {
     for case in cases {
         let scope = if case["scope"] == "global" { PruneScope::Global } else { PruneScope::Matrix };
         let sparsity = case["sparsity"].as_f64().unwrap();
-        let found = choose(&matrices, sparsity, scope);
+        let found = choose_smallest(&matrices, sparsity, scope);
         for (found, expected) in found.iter().zip(case["masks"].as_array().unwrap()) {
             let found: Vec<f64> = found.iter().map(|&k| f64::from(k)).collect();
             assert_eq!(found, numbers(expected), "{scope:?} {sparsity}");
@@ -40,7 +41,7 @@ fn the_smallest_weights_are_masked() {
 #[test]
 fn ties_are_spread() {
     for value in [0.0, -0.0, 0.25] {
-        let mask = choose(&[vec![value; 64 * 64]], 0.5, PruneScope::Matrix).remove(0);
+        let mask = choose_smallest(&[vec![value; 64 * 64]], 0.5, PruneScope::Matrix).remove(0);
         assert_eq!(mask.iter().filter(|&&k| k == 0).count(), 2048);
         for row in mask.chunks(64) {
             let kept = row.iter().filter(|&&k| k == 1).count();
@@ -48,27 +49,35 @@ fn ties_are_spread() {
         }
     }
     let zeros: Vec<f32> = (0..100).map(|i| if i % 2 == 0 { 0.0 } else { -0.0 }).collect();
-    assert_eq!(choose(&[zeros], 0.3, PruneScope::Matrix), choose(&[vec![0.0; 100]], 0.3, PruneScope::Matrix));
-    assert_eq!(choose(&[vec![], vec![1.0]], 0.9, PruneScope::Global), [vec![], vec![1]], "rounded down");
+    assert_eq!(
+        choose_smallest(&[zeros], 0.3, PruneScope::Matrix),
+        choose_smallest(&[vec![0.0; 100]], 0.3, PruneScope::Matrix)
+    );
+    assert_eq!(
+        choose_smallest(&[vec![], vec![1.0]], 0.9, PruneScope::Global),
+        [vec![], vec![1]],
+        "rounded down"
+    );
 }
 
 /// Zhu and Gupta 2017, eq. 1, with s_i = 0, s_f = 0.8, t_0 = 10, n dt = 40.
 #[test]
 fn sparsity_rises_with_the_cubic_schedule() {
-    let s = PruneSchedule::new(0.8, [0.1, 0.5], 5, 100);
+    let s = PruneSchedule::new([0.1, 0.5], 5, 100);
     assert_eq!((s.begin, s.end), (10, 50));
     for (step, expected) in
         [(0, 0.0), (9, 0.0), (10, 0.0), (20, 0.4625), (30, 0.7), (40, 0.7875), (50, 0.8), (99, 0.8)]
     {
-        assert!((s.sparsity_at(step) - expected).abs() < 1e-12, "{step}: {}", s.sparsity_at(step));
+        let found = 0.8 * s.progress_at(step);
+        assert!((found - expected).abs() < 1e-12, "{step}: {found}");
     }
     let due: Vec<u64> = (0..100).filter(|&step| s.due(step).is_some()).collect();
     assert_eq!(due, [10, 15, 20, 25, 30, 35, 40, 45, 50]);
-    assert_eq!((s.due(50), s.is_complete(50), s.is_complete(51)), (Some(0.8), false, true));
+    assert_eq!((s.due(50), s.is_complete(50), s.is_complete(51)), (Some(1.0), false, true));
     // All at once, and a run of one step.
-    let once = PruneSchedule::new(0.3, [0.2, 0.0], 10, 50);
-    assert_eq!((0..50).filter_map(|t| once.due(t)).collect::<Vec<_>>(), [0.3]);
-    assert_eq!(PruneSchedule::new(0.3, [0.0, 0.9], 10, 1).due(0), Some(0.3));
+    let once = PruneSchedule::new([0.2, 0.0], 10, 50);
+    assert_eq!((0..50).filter_map(|t| once.due(t)).collect::<Vec<_>>(), [1.0]);
+    assert_eq!(PruneSchedule::new([0.0, 0.9], 10, 1).due(0), Some(1.0));
 }
 
 #[test]
@@ -80,6 +89,10 @@ fn settings_that_cannot_be_are_refused() {
         ("sparsity = 0.5\nscope = \"row\"", "prune.scope is invalid"),
         ("sparsity = 0.5\nend = 1.0", "prune.end is invalid"),
         ("sparsity = 0.5\nevery = 0", "prune.every is invalid"),
+        ("method = \"moved\"", "prune.method is invalid"),
+        ("sparsity = 0.5\nparameters = 9", "prune.sparsity and prune.parameters are both set"),
+        ("method = \"soft_movement\"\nsparsity = 0.5", "prune.sparsity is set, but prune.method"),
+        ("method = \"soft_movement\"\nthreshold = 1.0", "prune.threshold is invalid"),
     ] {
         let e = Recipe::from_toml(&format!("{least}{line}"), Path::new("/a/r.toml"), &[]).expect_err(line);
         assert!(e.kind() == Kind::Usage && e.to_string().contains(what), "{line}: {e}");
@@ -111,8 +124,8 @@ impl Observer for Stop {
     }
 }
 
-/// A run of twenty steps with pruning.
-fn run(dir: &Path, output: &str, prune: &str, after: u64) -> Result<Outcome, Error> {
+/// A run of twenty steps with pruning, stopped after a step.
+pub fn run(dir: &Path, output: &str, prune: &str, after: u64) -> Result<Outcome, Error> {
     let text = recipe("classify", "classify.csv", "", output).replace("max_steps = 3", "max_steps = 20");
     let file = dir.join("r.toml");
     std::fs::write(&file, format!("{text}\n[prune]\n{prune}\n")).expect("written");
@@ -121,8 +134,9 @@ fn run(dir: &Path, output: &str, prune: &str, after: u64) -> Result<Outcome, Err
     train::train(&read, false, Arc::new(RealFs), &Signals::default(), &mut Stop(after))
 }
 
-fn tensors(folder: &Path) -> BTreeMap<String, Vec<f32>> {
-    let file = Weights::open(folder.join("model.safetensors")).expect("a model");
+/// The tensors of a file.
+pub fn tensors(file: &Path) -> BTreeMap<String, Vec<f32>> {
+    let file = Weights::open(file).expect("a file of tensors");
     let names: Vec<String> = file.names().map(str::to_owned).collect();
     let read = |name: String| {
         let mut values = vec![0f32; file.get(&name).expect("a tensor").shape.iter().product()];
@@ -132,7 +146,7 @@ fn tensors(folder: &Path) -> BTreeMap<String, Vec<f32>> {
     names.into_iter().map(read).collect()
 }
 
-fn is_pruned(name: &str) -> bool {
+pub fn is_pruned(name: &str) -> bool {
     name.contains("encoder.layer.") && name.ends_with("weight") && !name.contains("LayerNorm")
 }
 
@@ -147,9 +161,11 @@ fn a_pruned_run_has_its_zeros_and_resumes() {
     for (name, prune, sparsity) in [
         ("matrix", "sparsity = 0.6\nend = 0.5\nevery = 3", 0.6),
         ("global", "sparsity = 0.5\nscope = \"global\"\nbegin = 0.2\nend = 0.2", 0.5),
+        ("movement", "method = \"movement\"\nsparsity = 0.6\nend = 0.5\nevery = 3", 0.6),
+        ("movement-global", "method = \"movement\"\nsparsity = 0.85\nscope = \"global\"\nevery = 4", 0.85),
     ] {
-        let whole = run(dir.path(), name, prune, 0).unwrap_or_else(|e| panic!("{e}")).model;
-        let found = tensors(&whole);
+        let model = |done: Outcome| tensors(&done.model.join("model.safetensors"));
+        let found = model(run(dir.path(), name, prune, 0).unwrap_or_else(|e| panic!("{e}")));
         let zeros = |v: &[f32]| v.iter().filter(|&&v| v == 0.0).count();
         let (mut all, mut zero, mut matrices) = (0, 0, 0);
         for (tensor, values) in &found {
@@ -157,7 +173,7 @@ fn a_pruned_run_has_its_zeros_and_resumes() {
                 (all, zero, matrices) = (all + values.len(), zero + zeros(values), matrices + 1);
                 let expected = (sparsity * values.len() as f64) as usize;
                 // Queries, keys and values are one matrix.
-                let own = name == "matrix" && !tensor.contains("attention.self");
+                let own = !name.contains("global") && !tensor.contains("attention.self");
                 assert!(!own || zeros(values) == expected, "{tensor}: {} {expected}", zeros(values));
             } else {
                 assert!(
@@ -169,13 +185,14 @@ fn a_pruned_run_has_its_zeros_and_resumes() {
         assert!(matrices >= 12 && (zero as f64 / all as f64 - sparsity).abs() < 1e-3, "{zero} of {all}");
 
         let cut = format!("{name}-cut");
-        let stopped = run(dir.path(), &cut, prune, 6).unwrap_or_else(|e| panic!("{e}"));
+        // Between two choices of the masks.
+        let stopped = run(dir.path(), &cut, prune, 7).unwrap_or_else(|e| panic!("{e}"));
         assert!(stopped.stopped_by.is_some());
-        let resumed = run(dir.path(), &cut, prune, 0).unwrap_or_else(|e| panic!("{e}")).model;
+        let resumed = model(run(dir.path(), &cut, prune, 0).unwrap_or_else(|e| panic!("{e}")));
         let bits = |t: BTreeMap<String, Vec<f32>>| -> Vec<(String, Vec<u32>)> {
             t.into_iter().map(|(n, v)| (n, v.iter().map(|v| v.to_bits()).collect())).collect()
         };
-        assert!(bits(tensors(&resumed)) == bits(found), "{name}: resumed, the weights differ");
+        assert!(bits(resumed) == bits(found), "{name}: resumed, the weights differ");
     }
 }
 
@@ -186,11 +203,12 @@ fn masked_weights_are_zeros(kind: &str, dtypes: &[DType]) {
     let folder = tempfile::tempdir().expect("a folder");
     for &dtype in dtypes {
         let Some(Ok(device)) = device(kind).map(|d| d.with_compute(dtype)) else { continue };
-        let options = Options { training: true, masked: true, ..Options::default() };
+        let options = Options { training: true, masking: Masking::weights(), ..Options::default() };
         let (model, _) = Model::open(&device, &golden("bert/a"), &options).expect("a model");
         assert!(model.params.masks().len() >= 8, "four weights a layer");
         let before = logits(&device, &model, &whole(&set));
-        mask_smallest(&device, &model.params, 0.5, PruneScope::Matrix).expect("masks");
+        let pruning = Pruning::magnitude(0.5, PruneScope::Matrix);
+        pruning.choose_masks(&device, &model.params, 1.0).expect("masks");
         let masked = logits(&device, &model, &whole(&set));
         assert!(max_difference(&masked, &before) > 1e-3, "{kind}: nothing changed");
 
@@ -202,11 +220,10 @@ fn masked_weights_are_zeros(kind: &str, dtypes: &[DType]) {
 
         pass(&device, &model, &*task, &whole(&set)[0], Some((1, 0)), 1.0, false).expect("a pass");
         for p in &model.params.layout().list {
-            let Some(mask) = model.params.mask(p).expect("inside") else { continue };
+            let Some(kept) = model.params.kept(&device, p).expect("masks") else { continue };
             let grad = floats(&device, &model.params.grad(p).expect("inside").expect("a gradient"));
-            let kept = floats(&device, &mask);
-            assert!(kept.contains(&0.0) && kept.contains(&1.0), "{kind}: {}", p.name);
-            assert!(grad.iter().zip(&kept).all(|(g, m)| *m == 1.0 || *g == 0.0), "{kind}: {}", p.name);
+            assert!(kept.contains(&0) && kept.contains(&1), "{kind}: {}", p.name);
+            assert!(grad.iter().zip(&kept).all(|(g, m)| *m == 1 || *g == 0.0), "{kind}: {}", p.name);
             assert!(grad.iter().any(|g| *g != 0.0), "{kind}: {} has no gradient", p.name);
         }
     }

@@ -23,6 +23,7 @@ use crate::ops::relation::Relation;
 use crate::ops::relative_attention::RelativeAttention;
 use crate::ops::residual::Residual;
 use crate::ops::rotary::Rotary;
+use crate::ops::score_penalty::ScorePenalty;
 use crate::ops::soft_cross_entropy::SoftCrossEntropy;
 use crate::ops::span_cross_entropy::SpanCrossEntropy;
 use crate::ops::step_guard::StepGuard;
@@ -271,6 +272,11 @@ pub fn step_guard() -> Job {
         Input::real(&[2]),
     ];
     Job::step("step_guard", StepGuard { first: true, last: true }, inputs)
+}
+
+pub fn score_penalty(count: usize) -> Job {
+    let inputs = vec![Input::real(&[count]), Input::real(&[count]), Input::fixed(&[1], &[0.5])];
+    Job::step("score_penalty", ScorePenalty { share: 1.0 / count as f32 }, inputs)
 }
 
 pub fn cast(count: usize) -> Job {

@@ -63,6 +63,7 @@ const OTHERS: &[OpSizes] = &[
     sizes("mse", ROWS, &["columns"], &[]),
     sizes("global_norm", None, &["elements"], &[]),
     sizes("cast", None, &["elements"], &[]),
+    sizes("score_penalty", None, &["elements"], &[]),
 ];
 
 /// Every op that has sizes.
@@ -373,6 +374,7 @@ impl CustomShape {
         let job = match op {
             "global_norm" => build::global_norm(elements),
             "cast" => build::cast(elements),
+            "score_penalty" => build::score_penalty(elements),
             name => build::update(UpdateRule::find(name).unwrap_or(&UPDATE_RULES[0]), elements),
         };
         Ok(Job { role: self.role(op, None), model: CustomShape::MODEL.to_owned(), ..job })

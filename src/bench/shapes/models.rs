@@ -155,6 +155,7 @@ pub fn jobs_of(op: &str, m: &ModelShape, s: &SequenceLengths) -> Vec<Job> {
         "global_norm" => vec![once("all gradients", build::global_norm(count))],
         "step_guard" => vec![once("one loss", build::step_guard())],
         "cast" => vec![once("all parameters", build::cast(count))],
+        "score_penalty" => vec![once("scores of up", build::score_penalty(m.intermediate * h))],
         name => match UpdateRule::find(name) {
             Some(rule) => vec![once("all parameters", build::update(rule, count))],
             None => Vec::new(),

@@ -17,6 +17,7 @@ use super::recipe::{self, Recipe};
 use super::select::Selection;
 use super::window;
 use crate::cache;
+use crate::compress::prune::Pruning;
 use crate::data::BatchSize;
 use crate::device::Device;
 use crate::error::{Error, Result};
@@ -24,6 +25,7 @@ use crate::models::{
     Attention, LoadReport, Model, ModelShape, Options, Outputs, encoder_shape, sentence, source,
 };
 use crate::nn::{EncoderConfig, Pooling};
+use crate::params::MaskUnit;
 use crate::parity::Certificate;
 use crate::text::Tokenizer;
 use crate::units::plural;
@@ -56,6 +58,8 @@ pub struct Run {
     pub memory: MemoryPlan,
     /// The teacher, if the run has one.
     pub teacher: Option<TeacherReport>,
+    /// What it prunes, if it does.
+    pub pruning: Option<Pruning>,
 }
 
 /// The recipe of each task of a run by its name: the recipe itself, or those that it names, with warnings
@@ -240,6 +244,7 @@ impl Run {
                 model.standardize(&device, head, units, &weights.initialised)?;
             }
         }
+        let pruning = recipe.prune.pruning(maskable(&model, MaskUnit::Weight))?;
         let memory = memory.map_or_else(|| plan(&parts), Ok)?;
         if model.params.count().1 == 0 {
             return Err(Error::usage("every parameter is frozen: there is nothing to train")
@@ -271,6 +276,7 @@ impl Run {
             data_hash,
             memory,
             teacher: taught,
+            pruning,
         })
     }
 
@@ -330,6 +336,11 @@ impl Run {
     }
 }
 
+/// How many units of a kind the masks of a model cover.
+pub(super) fn maskable(model: &Model, unit: MaskUnit) -> usize {
+    model.params.masks().iter().filter(|m| m.unit() == unit).map(|m| m.mask.spec.len()).sum()
+}
+
 fn options(recipe: &Recipe, heads: Vec<(String, Outputs)>) -> Options {
     let m = &recipe.model;
     Options {
@@ -355,7 +366,7 @@ fn options(recipe: &Recipe, heads: Vec<(String, Outputs)>) -> Options {
         layer_lr_decay: recipe.optim.layer_lr_decay as f32,
         seed: recipe.seed,
         training: true,
-        masked: recipe.prune.is_on(),
+        masking: recipe.prune.masking(recipe.optim.lr),
         ..Options::default()
     }
 }

@@ -161,6 +161,7 @@ pub(super) fn check(recipe: &Recipe, r: &mut Reader<'_>) {
     schedule(&recipe.optim, recipe.train.max_steps, r);
     loss(recipe, r);
     super::distill::check(recipe, r);
+    super::prune::check(recipe, r);
     multi(recipe, r);
     similar(recipe, r);
 }

@@ -4,6 +4,7 @@
 use super::field::{Attention, Sampling};
 use super::table::{Item, Reader, Section};
 use super::{PairLoss, Recipe, TaskKind, check};
+use crate::compress::prune::PruneMethod;
 use crate::error::Error;
 use crate::tasks::TASKS;
 use std::collections::BTreeMap;
@@ -50,6 +51,7 @@ const ALWAYS: &[&str] = &[
     "train.log_every",
     "optim.*",
     "prune.sparsity",
+    "prune.parameters",
     "multi.recipes",
     "multi.weights",
     "distill.teacher",
@@ -140,7 +142,14 @@ const EFFECTS: &[Effect] = &[
     effect("train.eval_every", validates, "validation examples"),
     effect("train.best_metric", validates, "validation examples"),
     effect("loss.*", |r| !several(r), ONE_TASK),
-    effect("prune.*", |r| r.prune.is_on(), "prune.sparsity above 0"),
+    effect("prune.threshold", |r| r.prune.is_soft(), "prune.method = \"soft_movement\""),
+    effect("prune.penalty", |r| r.prune.is_soft(), "prune.method = \"soft_movement\""),
+    effect(
+        "prune.score_lr",
+        |r| r.prune.is_on() && r.prune.method != PruneMethod::Magnitude,
+        "prune.method = \"movement\" or \"soft_movement\"",
+    ),
+    effect("prune.*", |r| r.prune.is_on(), "prune.sparsity above 0 or prune.parameters"),
     effect(
         "multilabel.tune_thresholds",
         |r| is(r, &[TaskKind::Multilabel]) && validates(r),

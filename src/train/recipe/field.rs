@@ -1,7 +1,7 @@
 //! What a recipe's value can be: how each type is read, written, described and bounded.
 
 use super::source::{Node, Value};
-use crate::compress::prune::PruneScope;
+use crate::compress::prune::{PruneMethod, PruneScope};
 use crate::data::LabelColumns;
 use crate::ops::UPDATE_RULES;
 use crate::ops::update::UpdateRule;
@@ -313,6 +313,11 @@ named!(TagScheme {
     Iobes = "iobes",
     Bilou = "bilou",
     None = "none",
+});
+named!(PruneMethod {
+    Magnitude = "magnitude",
+    Movement = "movement",
+    SoftMovement = "soft_movement",
 });
 named!(PruneScope { Matrix = "matrix", Global = "global" });
 named!(PairLoss { Cosine = "cosine", Contrastive = "contrastive" });
