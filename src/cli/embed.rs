@@ -6,7 +6,7 @@ use super::options::{open_device, text};
 use super::output::Destination;
 use super::style::Voice;
 use crate::data::{Columns, Row, read_texts};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::models::Outputs;
 use crate::predict::{Folder, TextVector};
 use clap::{Arg, ArgAction, ArgMatches, Command};
@@ -60,6 +60,7 @@ pub fn run(matches: &ArgMatches) -> Result<i32> {
     let (voice, start) = (Voice::of(matches), Instant::now());
     let input = text(matches, "input").unwrap_or_default();
     let output = text(matches, "output");
+    let numpy = numpy_file(output)?;
     let destination = Destination::of(output)?;
     destination.spare([Path::new(input)])?;
     let device = open_device(matches)?;
@@ -74,7 +75,6 @@ pub fn run(matches: &ArgMatches) -> Result<i32> {
     let rows = rows.map(|((text, _), &line)| Row { line, ..text.into() });
     let vectors: Vec<TextVector> = session.embed(rows).collect::<Result<_>>()?;
     let width = session.width();
-    let numpy = output.is_some_and(|o| o.to_ascii_lowercase().ends_with(".npy"));
     destination.write(|out| {
         if numpy {
             out.write_all(&npy_header(vectors.len(), width))?;
@@ -90,6 +90,25 @@ pub fn run(matches: &ArgMatches) -> Result<i32> {
     ));
     model::warn_cut(&session, vectors.iter().filter(|v| v.lost > 0).count(), vectors.len(), &voice);
     Ok(0)
+}
+
+/// Whether the output is NumPy's file format, by its name.
+///
+/// # Errors
+/// [`Kind::Usage`](crate::error::Kind::Usage) for the name of another format.
+fn numpy_file(output: Option<&str>) -> Result<bool> {
+    let Some(output) = output else { return Ok(false) };
+    let extension = Path::new(output).extension().map(|e| e.to_string_lossy().to_ascii_lowercase());
+    match extension.as_deref() {
+        Some("npy") => Ok(true),
+        Some(other @ ("csv" | "tsv" | "json" | "parquet" | "npz" | "txt" | "safetensors")) => {
+            Err(Error::usage(format!("vectors are not written as .{other}"))
+                .at(output)
+                .with_expected("a name that ends in .npy (NumPy) or .jsonl (JSON Lines)")
+                .with_help("choose one of these with -o"))
+        }
+        _ => Ok(false),
+    }
 }
 
 /// The header of NumPy's file format 1.0: f32, little endian, row-major. Its length is a multiple of 64

@@ -2,7 +2,7 @@
 
 use super::output::say;
 use crate::error::{Error, Result};
-use crate::metrics::METRICS;
+use crate::metrics::{self, METRICS, Metric};
 use crate::suggest::nearest;
 use crate::tasks;
 use crate::train::recipe::{Key, Recipe};
@@ -13,14 +13,31 @@ use std::fmt::Write;
 struct Topic {
     name: &'static str,
     about: &'static str,
-    /// Its text, one line a paragraph; for the recipe only the table or key that the second word names.
+    /// Its text, one line a paragraph; only the part that the second word names, if the topic has parts.
     text: fn(Option<&str>) -> Result<String>,
+    /// What the second word names: "the name of ...".
+    parts: Option<&'static str>,
 }
 
 const TOPICS: &[Topic] = &[
-    Topic { name: "recipe", about: "every key of a recipe, with type, default and meaning", text: recipe },
-    Topic { name: "metrics", about: "every metric, and the tasks that have it", text: metrics },
-    Topic { name: "exit-codes", about: "what each exit code of the program means", text: exit_codes },
+    Topic {
+        name: "recipe",
+        about: "every key of a recipe, with type, default and meaning",
+        text: recipe,
+        parts: Some("a table or key"),
+    },
+    Topic {
+        name: "metrics",
+        about: "every metric, and the tasks that have it",
+        text: metrics,
+        parts: Some("a metric"),
+    },
+    Topic {
+        name: "exit-codes",
+        about: "what each exit code of the program means",
+        text: exit_codes,
+        parts: None,
+    },
 ];
 
 /// Every exit code there is, its name and its meaning; scripts rely on them.
@@ -80,13 +97,13 @@ pub fn define() -> Command {
         .long_about("Explain a command, or one of the topics below.")
         .after_help(format!(
             "Topics:\n{topics}\nExamples:\n  tempra help predict\n  tempra help data check\n  \
-             tempra help recipe\n  tempra help recipe optim\n  tempra help recipe optim.lr"
+             tempra help recipe\n  tempra help recipe optim\n  tempra help recipe optim.lr\n  tempra help metrics f1_macro"
         ))
         .arg(
             Arg::new("topic")
                 .value_name("TOPIC")
                 .num_args(0..)
-                .help("A command, or a topic such as recipe; after recipe, the name of a table or key"),
+                .help("A command, or a topic such as recipe; after recipe, the name of a table or key; after metrics, that of a metric"),
         )
 }
 
@@ -96,12 +113,18 @@ pub fn run(matches: &ArgMatches) -> Result<i32> {
     let topic = words.first().and_then(|first| TOPICS.iter().find(|t| t.name == *first));
     let text = match (topic, words.as_slice()) {
         (Some(topic), [_]) => wrapped(&(topic.text)(None)?),
-        (Some(topic), [_, word]) if topic.name == "recipe" => wrapped(&(topic.text)(Some(word))?),
+        (Some(topic), [_, word]) if topic.parts.is_some() => wrapped(&(topic.text)(Some(word))?),
         (Some(topic), [_, rest @ ..]) => {
-            let what = format!("`tempra help {}` takes no further words", topic.name);
-            return Err(Error::usage(what)
-                .with_found(rest.join(" "))
-                .with_help(format!("run `tempra help {}`", topic.name)));
+            let what = match topic.parts {
+                Some(_) => format!("`tempra help {}` takes one further word", topic.name),
+                None => format!("`tempra help {}` takes no further words", topic.name),
+            };
+            let e = Error::usage(what);
+            let e = match topic.parts {
+                Some(part) => e.with_expected(format!("the name of {part}")),
+                None => e,
+            };
+            return Err(e.with_found(rest.join(" ")).with_help(format!("run `tempra help {}`", topic.name)));
         }
         _ => command_help(&words)?,
     };
@@ -187,16 +210,26 @@ fn recipe(only: Option<&str>) -> Result<String> {
     Ok(text)
 }
 
-fn metrics(_: Option<&str>) -> Result<String> {
+/// The metrics; only the one that `only` names.
+fn metrics(only: Option<&str>) -> Result<String> {
+    let line = |m: &Metric| {
+        let better = if m.higher_is_better { "higher is better" } else { "lower is better" };
+        let tasks = tasks::of_metric(m.name).collect::<Vec<_>>().join(", ");
+        format!("  {} ({better}; {tasks})\n      {}\n", m.name, m.doc)
+    };
+    if let Some(name) = only {
+        return metrics::find(name).map(line).ok_or_else(|| {
+            let e = Error::usage(format!("there is no metric {name:?}"));
+            match nearest(name, METRICS.iter().map(|m| m.name)) {
+                Some(near) => e.with_help(format!("did you mean {near:?}?")),
+                None => e.with_help("`tempra help metrics` lists them all"),
+            }
+        });
+    }
     let mut text = "Metrics follow the definitions of scikit-learn and SciPy, and of the evaluation scripts of CoNLL and SQuAD. \
                     train.best_metric names the metric that selects the best checkpoint.\n\n"
         .to_owned();
-    for m in METRICS {
-        let better = if m.higher_is_better { "higher is better" } else { "lower is better" };
-        let tasks = tasks::of_metric(m.name).collect::<Vec<_>>().join(", ");
-        let _ = writeln!(text, "  {} ({better}; {tasks})", m.name);
-        let _ = writeln!(text, "      {}", m.doc);
-    }
+    METRICS.iter().for_each(|m| text += &line(m));
     text += "\nSeveral tasks\n\
              With task = \"multi\" a score has the name TASK_METRIC, such as reviews_accuracy. The score \"mean\" is the mean \
              over the tasks of the metric that selects each task's own best checkpoint. For the mean, every metric is first \

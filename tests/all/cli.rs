@@ -439,7 +439,11 @@ fn help_lists_every_key_metric_and_exit_code() {
             "{}",
             m.name
         );
+        let one = fine(&tempra(&["help", "metrics", m.name]));
+        assert!(flat(&one).contains(m.doc) && one.lines().count() < 12, "{one}");
     }
+    let near = refused(&tempra(&["help", "metrics", "f1_makro"]), 2);
+    assert!(near.contains("did you mean \"f1_macro\""), "{near}");
     let codes = fine(&tempra(&["help", "exit-codes"]));
     for columns in ["60", "100"] {
         for topic in ["recipe", "metrics", "exit-codes"] {

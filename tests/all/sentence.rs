@@ -143,3 +143,16 @@ fn folders_of_sentence_transformers_say_how_vectors_are_pooled() {
     write(dense, json!({ "pooling_mode": "mean" }));
     refused("found: Dense");
 }
+
+/// A name of a format that vectors are not written in is refused before anything is read.
+#[test]
+fn vectors_are_written_in_the_format_of_the_name_or_not_at_all() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["vectors.csv", "vectors.TSV", "vectors.parquet"] {
+        let output = tempra(dir.path(), &["embed", "nowhere", "texts.csv", "-o", name]);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains("vectors are not written as") && said.contains(".npy"), "{said}");
+        assert!(!dir.path().join(name).exists());
+    }
+}

@@ -16,7 +16,7 @@ use crate::bench::monitor::is_stopped;
 use crate::bench::report::{Machine, Report, Skipped};
 use crate::bench::{self, CeilingEffort, Control, Effort, ModelShape, Monitor, NvmlMonitor, Workbench};
 use crate::device::Device;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::models::EncoderConfig;
 use asked::Asked;
 use clap::{Arg, ArgAction, ArgMatches, Command};
@@ -155,6 +155,14 @@ fn measure(matches: &ArgMatches, ops: bool, steps: bool) -> Result<i32> {
     };
     let (report, code) = measured(&asked, ops, steps, &voice, &write)?;
     write(&report)?;
+    if code == 0 && report.ops.is_empty() && report.steps.is_empty() {
+        let refused = |s: &Skipped| format!("{}: {}: {}", s.device, s.what, s.why);
+        let e = Error::device("nothing was measured").with_help("choose other shapes, types or devices");
+        return Err(match report.skipped.first() {
+            Some(first) => e.with_found(refused(first)),
+            None => e,
+        });
+    }
     Ok(code)
 }
 
