@@ -93,6 +93,8 @@ mod init_tasks;
 mod invariance;
 #[path = "all/label_order.rs"]
 mod label_order;
+#[path = "all/heads_pruned.rs"]
+mod heads_pruned;
 #[path = "all/layer_shapes.rs"]
 mod layer_shapes;
 #[path = "all/learner.rs"]

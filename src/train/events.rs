@@ -84,15 +84,19 @@ pub struct PruningReport {
 
 impl fmt::Display for PruningReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Pruning { method, sparsity, threshold, .. } = self.pruning;
-        let [weights, ..] = self.maskable.map(|n| count(n as u64));
-        match method {
-            PruneMethod::SoftMovement => {
-                write!(f, "weights of {weights} in the layers with a score below {threshold}")?
-            }
-            _ => write!(f, "{:.0} % of {weights} weights in the layers", 100.0 * sparsity)?,
-        }
-        write!(f, " ({}), ", method.name())?;
+        let Pruning { method, sparsity, heads, ffn, threshold, .. } = self.pruning;
+        let [weights, all_heads, rows] = self.maskable.map(|n| count(n as u64));
+        let soft = method == PruneMethod::SoftMovement;
+        let below = format!("those of {weights} weights with a score below {threshold}");
+        let share = |part: f64, all: &str, what: &str| format!("{:.0} % of {all} {what}", 100.0 * part);
+        let parts = [
+            soft.then_some(below),
+            (sparsity > 0.0).then(|| share(sparsity, &weights, "weights")),
+            (heads > 0.0).then(|| share(heads, &all_heads, "heads")),
+            (ffn > 0.0).then(|| share(ffn, &rows, "feed-forward rows")),
+        ];
+        let parts: Vec<String> = parts.into_iter().flatten().collect();
+        write!(f, "{} in the layers, by {}, ", parts.join(", "), method.name())?;
         match self.schedule {
             PruneSchedule { begin, end, .. } if begin == end => write!(f, "before step {}", end + 1),
             PruneSchedule { begin, end, .. } => write!(f, "between steps {} and {}", begin + 1, end + 1),

@@ -90,6 +90,8 @@ fn settings_that_cannot_be_are_refused() {
         ("sparsity = 0.5\nend = 1.0", "prune.end is invalid"),
         ("sparsity = 0.5\nevery = 0", "prune.every is invalid"),
         ("method = \"moved\"", "prune.method is invalid"),
+        ("heads = 1.0", "prune.heads is invalid"),
+        ("ffn = -0.5", "prune.ffn is invalid"),
         ("sparsity = 0.5\nparameters = 9", "prune.sparsity and prune.parameters are both set"),
         ("method = \"soft_movement\"\nsparsity = 0.5", "prune.sparsity is set, but prune.method"),
         ("method = \"soft_movement\"\nthreshold = 1.0", "prune.threshold is invalid"),

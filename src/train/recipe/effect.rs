@@ -52,6 +52,8 @@ const ALWAYS: &[&str] = &[
     "optim.*",
     "prune.sparsity",
     "prune.parameters",
+    "prune.heads",
+    "prune.ffn",
     "multi.recipes",
     "multi.weights",
     "distill.teacher",
@@ -149,7 +151,11 @@ const EFFECTS: &[Effect] = &[
         |r| r.prune.is_on() && r.prune.method != PruneMethod::Magnitude,
         "prune.method = \"movement\" or \"soft_movement\"",
     ),
-    effect("prune.*", |r| r.prune.is_on(), "prune.sparsity above 0 or prune.parameters"),
+    effect(
+        "prune.*",
+        |r| r.prune.is_on(),
+        "prune.sparsity, prune.heads or prune.ffn above 0, or prune.parameters",
+    ),
     effect(
         "multilabel.tune_thresholds",
         |r| is(r, &[TaskKind::Multilabel]) && validates(r),

@@ -20,8 +20,14 @@ section! {
         sparsity: f64 = 0.0, from_to_below(0.0, 1.0);
         /// Number of weights in the encoder's matrices that remain at the end, instead of `sparsity`.
         parameters: Option<usize> = None, at_least(1.0);
-        /// What elements are compared with: "matrix" gives each matrix the same sparsity, "global" compares
-        /// those of all matrices.
+        /// Share of the attention heads that are masked at the end: the columns of the output projection that
+        /// read them. Magnitudes are the norms of these columns.
+        heads: f64 = 0.0, from_to_below(0.0, 1.0);
+        /// Share of the rows of the feed-forward blocks that are masked at the end: the columns of the second
+        /// matrix that read them. Magnitudes are the norms of these columns.
+        ffn: f64 = 0.0, from_to_below(0.0, 1.0);
+        /// What elements are compared with: "matrix" gives each matrix, and so each layer, the same
+        /// sparsity, "global" compares those of all.
         scope: PruneScope = PruneScope::Matrix, Rule::Any;
         /// Share of the steps before pruning begins.
         begin: f64 = 0.0, from_to_below(0.0, 1.0);
@@ -41,12 +47,13 @@ section! {
 }
 
 /// Keys that versions before did not have. A recipe that leaves them at their defaults keeps its hash.
-const LATER: &[&str] = &["method", "score_lr", "threshold", "penalty"];
+const LATER: &[&str] = &["method", "heads", "ffn", "score_lr", "threshold", "penalty"];
 
 impl Prune {
     /// Whether anything is masked.
     pub fn is_on(&self) -> bool {
-        self.sparsity > 0.0 || self.parameters.is_some() || self.is_soft()
+        let shares = [self.sparsity, self.heads, self.ffn];
+        shares.iter().any(|&share| share > 0.0) || self.parameters.is_some() || self.is_soft()
     }
     /// Whether weights are masked by a threshold.
     pub fn is_soft(&self) -> bool {
@@ -87,8 +94,8 @@ impl Prune {
         Ok(Some(self.of_sparsity(sparsity)))
     }
     fn of_sparsity(&self, sparsity: f64) -> Pruning {
-        let &Prune { method, scope, threshold, penalty, .. } = self;
-        Pruning { method, scope, sparsity, heads: 0.0, ffn: 0.0, threshold, penalty }
+        let &Prune { method, scope, heads, ffn, threshold, penalty, .. } = self;
+        Pruning { method, scope, sparsity, heads, ffn, threshold, penalty }
     }
 }
 
