@@ -173,6 +173,8 @@ mod sentence_settings;
 mod session;
 #[path = "all/several.rs"]
 mod several;
+#[path = "all/shrink.rs"]
+mod shrink;
 #[path = "all/spans.rs"]
 mod spans;
 #[path = "all/streams.rs"]

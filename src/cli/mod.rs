@@ -20,6 +20,7 @@ mod output;
 mod predict;
 mod predictions;
 mod readable;
+mod shrink;
 pub mod style;
 mod train;
 mod verify;
@@ -49,6 +50,7 @@ pub const COMMANDS: &[Entry] = &[
     Entry { define: eval::define, run: eval::run },
     Entry { define: predict::define, run: predict::run },
     Entry { define: embed::define, run: embed::run },
+    Entry { define: shrink::define, run: shrink::run },
     Entry { define: checkpoint::define, run: checkpoint::run },
     Entry { define: devices::define, run: devices::run },
     Entry { define: verify::define, run: verify::run },

@@ -1,6 +1,7 @@
-//! Smaller models: the teacher that a student learns from, pruning.
+//! Smaller models: the teacher that a student learns from, pruning, folders without what pruning zeroed.
 
 pub mod prune;
+pub mod shrink;
 pub mod teacher;
 
 pub use teacher::{SoftTargets, Taught, Teacher};

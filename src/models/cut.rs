@@ -6,10 +6,35 @@ use super::config::Config;
 use super::folder::read_config;
 use super::layer_sizes;
 use crate::error::{Error, Result};
-use crate::nn::LayerShape;
+use crate::nn::{EncoderConfig, LayerShape};
 use serde_json::Value;
 use std::borrow::Cow;
 use std::path::Path;
+
+/// What a model folder with independent layers says of its model: `config.json`, the architecture, and the
+/// settings of the encoder. Heads, feed-forward rows and layers can be removed from such a model.
+///
+/// # Errors
+/// [`Kind::Model`](crate::error::Kind::Model) if the config cannot be read, or for another architecture.
+pub fn resizable(dir: &Path) -> Result<(Value, &'static Architecture, EncoderConfig)> {
+    let (config, architecture, shape) = read_config(dir)?;
+    if layer_sizes::keys(architecture).is_none() {
+        return Err(config
+            .error(format!("a model of type `{}` cannot be made smaller", architecture.model_type))
+            .with_expected("bert, roberta, xlm-roberta, distilbert or electra")
+            .with_help("choose a model whose layers have weights of their own"));
+    }
+    Ok((config.value, architecture, shape))
+}
+
+/// Writes the sizes of an encoder's layers into its config. Returns whether transformers can hold such
+/// layers: its own keys then describe them.
+pub fn resize(config: &mut Value, architecture: &Architecture, hidden: usize, layers: &[LayerShape]) -> bool {
+    match (layer_sizes::keys(architecture), config.as_object_mut()) {
+        (Some(keys), Some(map)) => layer_sizes::write(map, &keys, hidden, layers),
+        _ => false,
+    }
+}
 
 /// Checks the layers of a model folder that a setting named `setting` chooses.
 ///
@@ -66,16 +91,4 @@ pub(super) fn source<'n>(name: &'n str, stem: &str, chosen: Option<&[usize]>) ->
         Some(format!("{stem}{layer}.{rest}"))
     };
     in_folder().map_or(Cow::Borrowed(name), Cow::Owned)
-}
-
-/// Describes the layers of the cut model, of this hidden size, in its config.
-pub(super) fn describe(
-    config: &mut Value,
-    architecture: &Architecture,
-    hidden: usize,
-    layers: &[LayerShape],
-) {
-    if let (Some(keys), Some(map)) = (layer_sizes::keys(architecture), config.as_object_mut()) {
-        layer_sizes::write(map, &keys, hidden, layers);
-    }
 }

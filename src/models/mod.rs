@@ -23,7 +23,7 @@ mod weights;
 mod xlnet;
 
 pub use architecture::{ARCHITECTURES, Architecture, Pretraining};
-pub use cut::check_layers;
+pub use cut::{check_layers, resizable, resize};
 pub use folder::{encoder_shape, folder_hash, gives_vectors, saved_outputs};
 pub use heads::NamedHead;
 pub use options::{Attention, Options};
@@ -191,7 +191,7 @@ impl Model {
         encoder.prepare(device, options.dtype)?;
         let mut config = config.value;
         if cut.is_some() {
-            cut::describe(&mut config, architecture, shape.hidden, &shape.layers);
+            cut::resize(&mut config, architecture, shape.hidden, &shape.layers);
         }
         let sigmoid = trained && activation == LastActivation::Sigmoid;
         let sentence = sentence.unwrap_or_default();

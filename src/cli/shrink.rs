@@ -1,0 +1,171 @@
+//! `tempra shrink`: a smaller model folder that computes the same.
+
+use super::options::{column, flag, json_arg, text};
+use super::output::{say, say_json};
+use super::style::Voice;
+use crate::checkpoint::RealFs;
+use crate::compress::shrink::{Proof, STOCK, ShrinkOptions, Shrunk, StockForm, shrink};
+use crate::data::{Columns, read_texts};
+use crate::error::{Error, Result};
+use crate::models::source;
+use crate::units::{bytes, count};
+use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+use serde_json::json;
+use std::path::{Path, PathBuf};
+
+/// The most texts of a file that the models are compared on.
+const MOST_TEXTS: usize = 64;
+
+pub fn define() -> Command {
+    Command::new("shrink")
+        .about("Remove from a model what does not matter, and prove that it computes the same")
+        .long_about(
+            "Remove from a model what does not matter, and prove that it computes the same.\n\n\
+             Structured pruning leaves attention heads and feed-forward rows whose weights are zero. This command writes a \
+             new model folder without them. It never removes anything that changes an output, except layers that you leave \
+             out of --layers. Every other command works on the new folder, `tempra train` too.\n\n\
+             tempra then runs both models over some texts on the CPU, in f32. If hidden states or outputs differ by more \
+             than 1e-5 of the largest value, it is an error and nothing is written.\n\n\
+             transformers cannot open layers of different sizes. For it, tempra writes the same model into the folder \
+             model-stock inside the new one: with fewer heads, but projections of the old size.",
+        )
+        .after_help(
+            "Examples:\n  \
+             tempra shrink runs/pruned/model -o small\n  \
+             tempra shrink runs/reviews/model -o three-layers --layers 0,2,5",
+        )
+        .arg(
+            Arg::new("model")
+                .value_name("MODEL")
+                .required(true)
+                .help("Folder of a model (config.json, model.safetensors, tokenizer), or org/name"),
+        )
+        .arg(
+            Arg::new("output")
+                .short('o')
+                .long("output")
+                .value_name("DIR")
+                .required(true)
+                .value_parser(value_parser!(PathBuf))
+                .help("Folder to write; it must not exist"),
+        )
+        .arg(
+            Arg::new("layers")
+                .long("layers")
+                .value_name("LIST")
+                .value_delimiter(',')
+                .value_parser(value_parser!(usize))
+                .help("Layers to keep, counted from 0, in this order, such as 0,2,5 [default: all]"),
+        )
+        .arg(
+            Arg::new("texts")
+                .long("texts")
+                .value_name("FILE")
+                .help("Table of texts to compare the models on [default: sentences that come with tempra]"),
+        )
+        .arg(column("text", "Column of the text in these files [default: text]"))
+        .arg(
+            Arg::new("no-stock")
+                .long("no-stock")
+                .action(ArgAction::SetTrue)
+                .help("Do not write the folder for transformers"),
+        )
+        .arg(json_arg())
+}
+
+pub fn run(matches: &ArgMatches) -> Result<i32> {
+    let voice = Voice::of(matches);
+    let name = text(matches, "model").unwrap_or_default();
+    let dir = source::resolve(name)?;
+    if dir != Path::new(name) && Path::new(name).join("modules.json").exists() {
+        return Err(Error::model("the encoder is in a folder of its own inside of the model folder")
+            .at(name)
+            .with_expected(
+                "config.json beside modules.json, as current versions of sentence-transformers write it",
+            )
+            .with_help("open and save the model with sentence-transformers"));
+    }
+    let out = matches.get_one::<PathBuf>("output").cloned().unwrap_or_default();
+    let options = ShrinkOptions {
+        layers: matches.get_many::<usize>("layers").map(|list| list.copied().collect()),
+        texts: texts(matches)?,
+        no_stock: flag(matches, "no-stock"),
+    };
+    let done = shrink(&RealFs, &dir, &out, &options)?;
+    if flag(matches, "json") {
+        let mut value = json!(done);
+        value["difference"] = done.proof.relative().into();
+        say_json(&value)?;
+    } else {
+        say(report(&done, &out))?;
+    }
+    if let StockForm::None { why } = &done.stock {
+        voice.note(format!("no folder for transformers: {why}"));
+    }
+    Ok(0)
+}
+
+/// The texts of `--texts`: those of the first rows.
+fn texts(matches: &ArgMatches) -> Result<Vec<String>> {
+    let Some(file) = text(matches, "texts") else { return Ok(Vec::new()) };
+    let columns = Columns {
+        text: text(matches, "text").unwrap_or("text").to_owned(),
+        pair: None,
+        label: None,
+        weight: None,
+    };
+    let records = read_texts(file, None, &columns)?;
+    let all = records.inputs().into_iter().take(MOST_TEXTS).map(|(text, _)| text.to_owned());
+    let all: Vec<String> = all.collect();
+    if all.is_empty() {
+        return Err(Error::usage("--texts names a file without texts")
+            .at(file)
+            .with_help("name another file"));
+    }
+    Ok(all)
+}
+
+/// What was removed, and what there is now.
+fn report(done: &Shrunk, out: &Path) -> String {
+    let change = |[before, after]: [usize; 2]| match before == after {
+        true => after.to_string(),
+        false => format!("{before} -> {after}"),
+    };
+    let mut lines = vec![format!("{:<12}{:<16}{}", "layer", "heads", "rows")];
+    for l in &done.layers {
+        lines.push(format!("{:<12}{:<16}{}", l.layer, change(l.heads), change(l.rows)));
+    }
+    lines.extend(done.removed_layers.iter().map(|layer| format!("{layer:<12}removed")));
+    lines.push(String::new());
+    let share = |[before, after]: [u64; 2]| format!("{:.1} %", 100.0 * after as f64 / before.max(1) as f64);
+    let parameters = done.parameters.map(|n| n as u64);
+    if done.vocabulary[0] != done.vocabulary[1] {
+        lines.push(format!("{:<12}{}", "vocabulary", change(done.vocabulary)));
+    }
+    let [before, after] = parameters;
+    lines.push(format!("{:<12}{} -> {} ({})", "parameters", count(before), count(after), share(parameters)));
+    let [before, after] = done.bytes;
+    lines.push(format!("{:<12}{} -> {} ({})", "weights", bytes(before), bytes(after), share(done.bytes)));
+    let proof = |p: &Proof| {
+        format!("{:.1e} of the largest value, on {} texts with {} tokens", p.relative(), p.texts, p.tokens)
+    };
+    lines.push(format!("{:<12}{}", "difference", proof(&done.proof)));
+    let folder = out.display();
+    match (&done.stock, &done.stock_proof) {
+        (StockForm::Same, _) => {
+            lines.push(format!("\n{folder}: the smaller model, for tempra and transformers"))
+        }
+        (StockForm::Written { heads, intermediate, parameters, bytes: size }, stock) => {
+            lines.push(format!("\n{folder}: the smaller model, for tempra"));
+            lines.push(format!(
+                "{}: the same model for transformers: {heads} heads and {intermediate} rows in every layer, {} parameters, {}; difference {}",
+                out.join(STOCK).display(),
+                count(*parameters as u64),
+                bytes(*size),
+                stock.as_ref().map_or_else(String::new, proof)
+            ));
+        }
+        (StockForm::None { .. }, _) => lines.push(format!("\n{folder}: the smaller model, for tempra")),
+    }
+    lines.join("\n")
+}
