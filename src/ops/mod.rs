@@ -20,6 +20,7 @@ pub mod favor;
 pub mod gather;
 pub mod global_norm;
 pub mod glu;
+pub mod hidden_match;
 mod launch;
 pub mod linear;
 pub mod lion;
@@ -111,6 +112,7 @@ const OTHERS: &[(&str, Cases)] = &[
     ("symmetric_kl", symmetric_kl::cases),
     ("soft_cross_entropy", soft_cross_entropy::cases),
     ("relation", relation::cases),
+    ("hidden_match", hidden_match::cases),
     ("mse", mse::cases),
     ("global_norm", global_norm::cases),
     ("step_guard", step_guard::cases),
@@ -140,6 +142,7 @@ const OTHER_SHADERS: &[&str] = &[
     symmetric_kl::SHADER,
     soft_cross_entropy::SHADER,
     relation::SHADER,
+    hidden_match::SHADER,
     mse::SHADER,
     global_norm::SHADER,
     step_guard::SHADER,
@@ -172,6 +175,7 @@ const OTHER_KERNELS: &[(&str, &str)] = &[
     ("symmetric_kl", symmetric_kl::KERNEL),
     ("soft_cross_entropy", soft_cross_entropy::KERNEL),
     ("relation", relation::KERNEL),
+    ("hidden_match", hidden_match::KERNEL),
     ("mse", mse::KERNEL),
     ("global_norm", global_norm::KERNEL),
     ("step_guard", step_guard::KERNEL),

@@ -444,6 +444,22 @@ fn elementwise_ops_read_what_their_gradients_need() {
     });
 }
 
+/// Hidden states of 256 tokens: both are read in the compute type, weights, scale and what is saved in f32.
+#[test]
+fn hidden_match_reads_both_states() {
+    let (n, read) = (T * H, |e: usize| 2 * T * H * e + T * 4 + 4);
+    // The difference, its square, the sum; 1 / d, the weight and the sum of a row; the scale. The gradient: the
+    // difference, the rate; the weight of a row; scale dloss 2 / d.
+    check(&job("hidden_match", "mean square", T), |e| {
+        hand([3 * n + 3 * T + 1, 2 * n + T + 3], [read(e) + 4, read(e) + 4 + n * e])
+    });
+    // Two squares and sums, three operations for a difference, its square and sum; fifteen for a row. Three
+    // numbers of a row are saved.
+    check(&job("hidden_match", "cosine", T), |e| {
+        hand([9 * n + 15 * T + 1, 6 * n + 2 * T + 1], [read(e) + 12 * T + 4, read(e) + 12 * T + 4 + n * e])
+    });
+}
+
 /// Value, both moments and the gradient are read, and all but the gradient written, in f32; 16-bit training
 /// also writes the copy that kernels read. Then control (norm, lr, unscale, two corrections), and a word of
 /// `live` for each 16,384 elements. g clip; m (3), v (4), p (7): 15 for each element.

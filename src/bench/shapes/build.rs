@@ -14,6 +14,7 @@ use crate::ops::favor::{Favor, features};
 use crate::ops::gather::Gather;
 use crate::ops::global_norm::GlobalNorm;
 use crate::ops::glu::Glu;
+use crate::ops::hidden_match::{HiddenMatch, RowDistance};
 use crate::ops::linear::Linear;
 use crate::ops::mask::WeightMask;
 use crate::ops::mse::Mse;
@@ -234,6 +235,16 @@ pub fn soft_cross_entropy([rows, classes]: [usize; 2]) -> Job {
         scale(rows),
     ];
     Job::op("soft_cross_entropy", SoftCrossEntropy { temperature: 2.0 }, inputs, &[])
+}
+
+pub fn hidden_match([rows, columns]: [usize; 2], distance: RowDistance) -> Job {
+    let inputs = vec![
+        Input::real(&[rows, columns]),
+        Input::detached(&[rows, columns]),
+        Input::fixed(&[rows], &vec![1.0; rows]),
+        scale(rows),
+    ];
+    Job::op("hidden_match", HiddenMatch { distance }, inputs, &[])
 }
 
 pub fn mse([rows, columns]: [usize; 2]) -> Job {

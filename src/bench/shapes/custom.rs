@@ -8,6 +8,7 @@ use crate::ops::Activation;
 use crate::ops::UPDATE_RULES;
 use crate::ops::dropout::DropoutRows;
 use crate::ops::favor::default_features;
+use crate::ops::hidden_match::RowDistance;
 use crate::ops::pool::Pool;
 use crate::ops::update::UpdateRule;
 use crate::suggest::nearest;
@@ -46,6 +47,7 @@ const OTHERS: &[OpSizes] = &[
     sizes("favor", TOKENS, &["heads", "head_dim"], &["length", "features"]),
     sizes("relative_attention", TOKENS, &["heads", "head_dim"], &["length"]),
     sizes("relation", TOKENS, &["heads", "head_dim"], &["length", "teacher_dim"]),
+    sizes("hidden_match", ROWS, &["columns"], &[]),
     sizes("dropout", ROWS, &["columns"], &["dropout"]),
     sizes("pool", TOKENS, &["columns"], &["length"]),
     sizes("gather", ROWS, &["columns"], &["indices"]),
@@ -325,6 +327,10 @@ impl CustomShape {
                 self.limit(&[("the teacher's q, k and v", &[rows, 3, h.heads, teacher_dim])])?;
                 vec![("", build::relation(s, h, teacher_dim))]
             }
+            "hidden_match" => vec![
+                ("mean square", build::hidden_match([rows, columns], RowDistance::Mse)),
+                ("cosine", build::hidden_match([rows, columns], RowDistance::Cosine)),
+            ],
             "rotary" => vec![("", build::rotary(s, h))],
             "pool" => vec![
                 ("mean", build::pool(s, columns, Pool::Mean)),

@@ -5,6 +5,7 @@ use super::{Job, LENGTH, SequenceLengths};
 use crate::ops::Activation;
 use crate::ops::dropout::DropoutRows;
 use crate::ops::favor::default_features;
+use crate::ops::hidden_match::RowDistance;
 use crate::ops::pool::Pool;
 use crate::ops::update::UpdateRule;
 
@@ -131,6 +132,10 @@ pub fn jobs_of(op: &str, m: &ModelShape, s: &SequenceLengths) -> Vec<Job> {
         "relation" => {
             vec![job(&s.label(), build::relation(s, relation_heads(m), 2 * relation_heads(m).head_dim))]
         }
+        "hidden_match" => vec![
+            job("mean square", build::hidden_match([t, h], RowDistance::Mse)),
+            job("cosine", build::hidden_match([t, h], RowDistance::Cosine)),
+        ],
         "rotary" => vec![ragged("qkv", build::rotary(s, heads(m)))],
         "glu" => vec![job("feed-forward", build::glu([t, m.intermediate]))],
         "residual" => vec![job("block", build::residual([t, h], DROPOUT))],
