@@ -1,6 +1,6 @@
 // loss = scale sum_r w_r m_r, the distance of a student's rows from a teacher's: see src/ops/hidden_match.rs.
-// Constants: T (student, teacher), G (gradient), COSINE (0: mean square, 1: 1 - cosine). One warp a row. Weights,
-// scale, statistics and losses are f32.
+// Constants: T (student, teacher), G (gradient), COSINE (0: mean square, 1: 1 - cosine). One warp a row.
+// Weights, scale, statistics and losses are f32.
 
 struct Params {
   u32 rows, cols, add;
@@ -56,8 +56,8 @@ KERNEL hidden_match_sum(const float* __restrict__ each, const float* __restrict_
   if (threadIdx.x == 0) loss[0] = scale[0] * sum;
 }
 
-// ds = dloss scale w 2 / d (s - t), or dloss scale w p (p s - q t - m p s). student, teacher (rows, cols), weights
-// (rows), scale, dloss (1), saved (3, rows) -> ds (rows, cols)
+// ds = dloss scale w 2 / d (s - t), or dloss scale w p (p s - q t - m p s). student, teacher (rows, cols),
+// weights (rows), scale, dloss (1), saved (3, rows) -> ds (rows, cols)
 KERNEL hidden_match_backward(const T* __restrict__ student, const T* __restrict__ teacher, const float* __restrict__ weights,
                              const float* __restrict__ scale, const float* __restrict__ dloss,
                              const float* __restrict__ saved, G* __restrict__ ds, Params a) {

@@ -41,6 +41,9 @@ pub enum ParamRole {
     /// The scores that a pruning mask is chosen by. They start at 0; checkpoints hold them, a model folder
     /// does not.
     Scores,
+    /// A linear map between the hidden states of a student and of its teacher. Checkpoints hold it, a model
+    /// folder does not.
+    Projection,
 }
 
 /// One parameter: its name in the model's files, and how it is trained.
@@ -168,6 +171,14 @@ impl Layout {
     /// Marks the parameters of a group as transposed in files.
     pub fn transpose(&mut self, group: Group) {
         self.list[self.groups[group.0].range()].iter_mut().for_each(|p| p.transposed = true);
+    }
+    /// Says what the parameters of a group are for.
+    pub fn assign(&mut self, group: Group, role: ParamRole) {
+        self.list[self.groups[group.0].range()].iter_mut().for_each(|p| p.role = role);
+    }
+    /// Freezes the parameters with these names. Names that no parameter has are ignored.
+    pub(crate) fn freeze_named(&mut self, names: &[String]) {
+        self.list.iter_mut().filter(|p| names.contains(&p.name)).for_each(|p| p.frozen = true);
     }
     /// Freezes the parameter that was declared last.
     pub fn keep_last(&mut self) {

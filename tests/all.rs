@@ -49,6 +49,8 @@ mod decoders;
 mod distill;
 #[path = "all/distill_tasks.rs"]
 mod distill_tasks;
+#[path = "all/distill_live.rs"]
+mod distill_live;
 #[path = "all/docs.rs"]
 mod docs;
 #[path = "all/docs_help.rs"]

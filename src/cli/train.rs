@@ -323,8 +323,12 @@ impl Observer for Screen {
                 self.line(&format!("memory: {} planned: {}", bytes(p.memory.total), p.memory));
                 if let Some(t) = &p.teacher {
                     let from = if t.cached { "from the cache" } else { "computed" };
-                    let outputs = plural(t.outputs as u64, "output");
-                    self.line(&format!("teacher: {}, {outputs} {from}", t.path));
+                    let outputs = match t.outputs {
+                        0 => String::new(),
+                        n => format!(", {} {from}", plural(n as u64, "output")),
+                    };
+                    let live = if t.live.is_empty() { "" } else { "; beside the student: " };
+                    self.line(&format!("teacher: {}{outputs}{live}{}", t.path, t.live));
                 }
                 if let Some(p) = &p.pruning {
                     self.line(&format!("pruning: {p}"));

@@ -1,7 +1,9 @@
 //! Smaller models: the teacher that a student learns from, pruning, folders without what pruning zeroed.
 
+pub mod live;
 pub mod prune;
 pub mod shrink;
 pub mod teacher;
 
+pub use live::{LiveFolder, LiveTeacher};
 pub use teacher::{SoftTargets, Taught, Teacher};

@@ -14,7 +14,8 @@ use crate::error::{Error, Result};
 use crate::files;
 use crate::metrics::sigmoids;
 use crate::models::{
-    Model, ModelShape, Options, Outputs, encoder_shape, folder_hash, gives_vectors, saved_outputs, sentence,
+    EncoderConfig, Model, ModelShape, Options, Outputs, encoder_shape, folder_hash, gives_vectors,
+    saved_outputs, sentence,
 };
 use crate::tasks::{SoftOutput, Task, for_each_output, of_outputs};
 use crate::text::Tokenizer;
@@ -80,6 +81,35 @@ fn columns(outputs: &Outputs, width: usize) -> usize {
     }
 }
 
+/// Checks that a teacher reads a student's tokens: the same tokenizer, for `vectors` with what
+/// sentence-transformers does to texts, and room for sequences of `longest` tokens.
+pub(super) fn fits_student(
+    dir: &Path,
+    teacher: &EncoderConfig,
+    vectors: bool,
+    tokenizer: &Tokenizer,
+    longest: usize,
+) -> Result<()> {
+    let mut own = Tokenizer::from_dir(dir, teacher.vocab)?;
+    if let Some(settings) = if vectors { sentence::settings(dir)? } else { None } {
+        own = own.for_vectors(settings.lowercase, &settings.prompt)?;
+    }
+    if own.hash() != tokenizer.hash() {
+        return Err(Error::model("the teacher has another tokenizer than the student")
+            .at(dir)
+            .with_expected(format!("tokenizer files with the hash {}", tokenizer.hash()))
+            .with_found(own.hash())
+            .with_help("choose a student with the teacher's tokenizer files, such as layers of the teacher: set model.path to its folder and model.layers"));
+    }
+    if longest > teacher.positions {
+        return Err(Error::model(format!("the teacher reads at most {} tokens", teacher.positions))
+            .at(dir)
+            .with_expected(format!("{longest} positions for the longest training example"))
+            .with_help(format!("set data.max_length = {}", teacher.positions)));
+    }
+    Ok(())
+}
+
 /// What a teacher gave.
 #[derive(Debug)]
 pub struct Taught {
@@ -134,23 +164,7 @@ impl Teacher {
             true => fits_vectors(dir, shape.hidden, width)?,
             false => fits_head(dir, &outputs)?,
         };
-        let mut own = Tokenizer::from_dir(dir, shape.vocab)?;
-        if let Some(settings) = if vectors { sentence::settings(dir)? } else { None } {
-            own = own.for_vectors(settings.lowercase, &settings.prompt)?;
-        }
-        if own.hash() != tokenizer.hash() {
-            return Err(Error::model("the teacher has another tokenizer than the student")
-                .at(dir)
-                .with_expected(format!("tokenizer files with the hash {}", tokenizer.hash()))
-                .with_found(own.hash())
-                .with_help("choose a student with the teacher's tokenizer files, such as layers of the teacher: set model.path to its folder and model.layers"));
-        }
-        if longest > shape.positions {
-            return Err(Error::model(format!("the teacher reads at most {} tokens", shape.positions))
-                .at(dir)
-                .with_expected(format!("{longest} positions for the longest training example"))
-                .with_help(format!("set data.max_length = {}", shape.positions)));
-        }
+        fits_student(dir, &shape, vectors, tokenizer, longest)?;
         let options = Options { outputs: vectors.then_some(Outputs::Embedding), ..Options::default() };
         let (dir, hash) = (dir.to_path_buf(), folder_hash(dir)?);
         Ok(Teacher { dir, hash, options, outputs, soft, order })

@@ -58,6 +58,10 @@ impl Batch {
     pub fn sequences(&self) -> usize {
         self.cu_seqlens.len().saturating_sub(1 + self.filled as usize)
     }
+    /// Number of tokens without padding.
+    pub fn real_tokens(&self) -> usize {
+        self.cu_seqlens.get(self.sequences()).map_or(0, |&end| end as usize)
+    }
     /// Whether it holds no example.
     pub fn is_empty(&self) -> bool {
         self.examples.is_empty()

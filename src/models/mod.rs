@@ -36,7 +36,7 @@ pub use crate::nn::{EncoderConfig, Pooling};
 use crate::checkpoint::{NamedFile, TensorOut, Weights, changes};
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::nn::{Distance, DropoutIds, Encoder, Inputs, PerformerConfig, Taps};
+use crate::nn::{Distance, DropoutIds, Encoder, Inputs, PerformerConfig, Projection, Taps};
 use crate::params::{Bound, Layout, Param, Params};
 use crate::shape::DType;
 use crate::tape::{Tape, Var};
@@ -112,6 +112,8 @@ pub struct Model {
     pooling: Pooling,
     encoder: Encoder,
     heads: Vec<NamedHead>,
+    /// To the width of a teacher's hidden states.
+    projection: Option<Projection>,
     decoder: Decoder,
     /// How texts and vectors are treated, for a model that outputs embeddings.
     sentence: sentence::Settings,
@@ -144,8 +146,10 @@ impl Model {
         let files = Weights::open(dir)?;
         let model = model.with_decoder(&config, &files)?;
         let (setting, shape, decoder) = (model.setting(), &model.encoder, &model.decoder);
-        let Declared { mut layout, body, mut encoder, heads } = declare(&setting, &heads, options)?;
+        let Declared { mut layout, body, mut encoder, heads, projection } =
+            declare(&setting, &heads, options)?;
         layout.freeze(&options.freeze)?;
+        layout.freeze_named(&options.unreached);
         let layers = (architecture.tensor("encoder.layer."), with_tensors);
         let number = heads.first().is_some_and(|h| h.outputs == Outputs::Number);
         let activation = match number && config.value.get("tempra_heads").is_none() {
@@ -195,7 +199,8 @@ impl Model {
         }
         let sigmoid = trained && activation == LastActivation::Sigmoid;
         let sentence = sentence.unwrap_or_default();
-        Ok((Model { sigmoid, sentence, ..Model::new(params, config, setting, encoder, heads) }, report))
+        let opened = Model::new(params, config, setting, encoder, heads);
+        Ok((Model { sigmoid, sentence, projection, ..opened }, report))
     }
 
     fn new(params: Params, config: Value, s: Setting, encoder: Encoder, heads: Vec<NamedHead>) -> Model {
@@ -210,6 +215,7 @@ impl Model {
             pooling,
             encoder,
             heads,
+            projection: None,
             decoder: decoder.clone(),
             sentence: sentence::Settings::default(),
             sigmoid: false,
@@ -330,6 +336,17 @@ impl Model {
         let differs =
             |p: &Param| !p.is_exported() || self.units(&p.name).is_some() || self.params.is_masked(p);
         self.params.layout().list.iter().filter(move |p| differs(p))
+    }
+    /// The linear map of hidden states (tokens, hidden) to the width of [`Options::projection`].
+    ///
+    /// # Errors
+    /// [`Kind::Shape`](crate::error::Kind::Shape) for a model that was opened without one; those of the op.
+    pub fn project(&self, tape: &mut Tape, bound: &Bound, hidden: Var) -> Result<Var> {
+        let map = self.projection.as_ref().ok_or_else(|| {
+            Error::shape("the model has no linear map of hidden states")
+                .with_help("set Options::projection to the width that the map takes them to")
+        })?;
+        map.run(tape, bound, hidden)
     }
 
     /// The encoder's hidden states (tokens, hidden) for a packed batch.
@@ -472,6 +489,7 @@ struct Declared {
     body: usize,
     encoder: Encoder,
     heads: Vec<NamedHead>,
+    projection: Option<Projection>,
 }
 
 /// Declares an encoder with BERT's names, renames its parameters for the architecture, then declares the
@@ -489,7 +507,8 @@ fn declare(setting: &Setting, heads: &[(String, Outputs)], options: &Options) ->
         setting.declare(&mut layout, &mut dropout_ids, &encoder, name, outputs)
     };
     let heads = heads.iter().map(&mut head).collect::<Result<Vec<_>>>()?;
-    Ok(Declared { layout, body, encoder, heads })
+    let projection = options.projection.map(|width| Projection::declare(&mut layout, [width, shape.hidden]));
+    Ok(Declared { layout, body, encoder, heads, projection })
 }
 
 /// The layer-wise learning rate scale: 1 for the head and everything above the last layer, multiplied by

@@ -27,6 +27,11 @@ pub struct Options {
     pub layers: Option<Vec<usize>>,
     /// Prefixes of parameter names that are not trained.
     pub freeze: Vec<String>,
+    /// Names of parameters that are not trained because no loss of the run reaches them.
+    pub unreached: Vec<String>,
+    /// The width that a linear map takes hidden states to, for a student that is narrower or wider than its
+    /// teacher: see [`Model::project`](super::Model::project). `None`: there is no such map.
+    pub projection: Option<usize>,
     /// Layer-wise learning rate decay: the factor from each layer to the layer below.
     pub layer_lr_decay: f32,
     /// Seed for parameters that the files do not hold.
@@ -51,6 +56,8 @@ impl Default for Options {
             classifier_dropout: None,
             layers: None,
             freeze: Vec::new(),
+            unreached: Vec::new(),
+            projection: None,
             layer_lr_decay: 1.0,
             seed: 0,
             training: false,

@@ -148,15 +148,17 @@ impl Model {
     /// device.
     pub fn unloaded(device: &Device, shape: &ModelShape, options: &Options) -> Result<Model> {
         let setting = shape.setting();
-        let Declared { mut layout, mut encoder, heads, .. } = declare(&setting, &options.wanted(), options)?;
+        let Declared { mut layout, mut encoder, heads, projection, .. } =
+            declare(&setting, &options.wanted(), options)?;
         for prefix in &options.freeze {
             layout.freeze_prefix(prefix);
         }
+        layout.freeze_named(&options.unreached);
         layout.mask(&options.masking);
         let params = Params::new(device, layout, options.dtype, options.training)?;
         weights::randomise(device, &params, options.seed)?;
         params.refresh(device)?;
         encoder.prepare(device, options.dtype)?;
-        Ok(Model::new(params, Value::Null, setting, encoder, heads))
+        Ok(Model { projection, ..Model::new(params, Value::Null, setting, encoder, heads) })
     }
 }

@@ -7,6 +7,7 @@ mod layer;
 pub mod masked_head;
 mod performer;
 pub mod permutation;
+mod projection;
 mod relative;
 pub mod taps;
 pub mod token_head;
@@ -15,6 +16,7 @@ pub use encoder::{Biases, Encoder, EncoderConfig, LayerShape, Order, Positions};
 pub use head::{Dense, Head, HeadConfig, Pooling};
 pub use masked_head::{MaskedConfig, MaskedHead, Transform};
 pub use performer::{Distance, PerformerConfig};
+pub use projection::Projection;
 pub use taps::Taps;
 pub use token_head::TokenHead;
 

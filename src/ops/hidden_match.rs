@@ -1,19 +1,19 @@
-//! loss = scale sum_r w_r m_r: hidden states of a student match those of a teacher. m_r is the distance of two
-//! rows s and t of d columns.
+//! loss = scale sum_r w_r m_r: hidden states of a student match those of a teacher. m_r is the distance of
+//! two rows s and t of d columns.
 //!
 //! student (rows, d), teacher (rows, d), weights w (rows), scale (1) -> loss (1). Rows with weight 0 count
 //! nothing, whatever they hold. The teacher has no gradient.
 //!
 //! - [`RowDistance::Mse`]: m = |s - t|^2 / d. With w_r = 1 and scale = 1 / rows this is PyTorch's `mse_loss`
 //!   (TinyBERT, Jiao et al. 2020, eq. 8). ds = dloss scale w 2 / d (s - t). Nothing is saved.
-//! - [`RowDistance::Cosine`]: m = 1 - s t / sqrt((|s|^2 + eps) (|t|^2 + eps)), eps = 1e-12. With w_r = 1 and scale
-//!   = 1 / rows this is PyTorch's `CosineEmbeddingLoss` with target 1 (DistilBERT, Sanh et al. 2019, sec. 3),
-//!   which has this eps and gives 1 for a row of zeros. `F.cosine_similarity` limits each norm to at least
-//!   1e-8 instead. ds = dloss scale w p (p s - q t - m p s) with p = 1 / sqrt(|s|^2 + eps), q = 1 / sqrt(|t|^2 +
-//!   eps).
+//! - [`RowDistance::Cosine`]: m = 1 - s t / sqrt((|s|^2 + eps) (|t|^2 + eps)), eps = 1e-12. With w_r = 1 and
+//!   scale = 1 / rows this is PyTorch's `CosineEmbeddingLoss` with target 1 (DistilBERT, Sanh et al. 2019,
+//!   sec. 3), which has this eps and gives 1 for a row of zeros. `F.cosine_similarity` limits each norm to at
+//!   least 1e-8 instead. ds = dloss scale w p (p s - q t - m p s) with p = 1 / sqrt(|s|^2 + eps), q = 1 /
+//!   sqrt(|t|^2 + eps).
 //!
-//! A cosine near 1 would lose its digits in the difference from 1. So m = (|p s - q t|^2 + eps (p^2 + q^2)) / 2,
-//! which is the same number, and a sum of squares. Saves p, q and m of each row, (3, rows).
+//! A cosine near 1 would lose its digits in the difference from 1. So m = (|p s - q t|^2 + eps (p^2 + q^2)) /
+//! 2, which is the same number, and a sum of squares. Saves p, q and m of each row, (3, rows).
 
 use super::{
     Backward, CUDA_THREADS, Call, Case, Cost, Forward, Input, On, Op, Plan, accumulator, by_dtype,
@@ -73,8 +73,8 @@ impl Op for HiddenMatch {
             // rate; the rate of a row; scale dloss 2 / d.
             RowDistance::Mse => [3.0 * n + 3.0 * rows + 1.0, 2.0 * n + rows + 3.0],
             // Both squares and their sums, p s, q t, p s - q t, its square, the sum; of a row twice eps, the
-            // root, the reciprocal, then eps p p + eps q q (5), two of m, the weight, the sum; the scale. Then
-            // p s, q t, their difference, m p s, its difference and the rate; scale dloss w p.
+            // root, the reciprocal, then eps p p + eps q q (5), two of m, the weight, the sum; the scale.
+            // Then p s, q t, their difference, m p s, its difference and the rate; scale dloss w p.
             RowDistance::Cosine => [9.0 * n + 15.0 * rows + 1.0, 6.0 * n + 2.0 * rows + 1.0],
         };
         let inputs: f64 = (0..call.x.len()).map(|i| call.input(i)).sum();
@@ -133,7 +133,8 @@ fn forward<T: Real>(op: &HiddenMatch, cpu: &Cpu, io: Forward) -> Result<()> {
             let (ps, others) = saved.split_at_mut(rows);
             let (qs, ms) = others.split_at_mut(rows);
             let stats = ps.par_iter_mut().zip(qs.par_iter_mut()).zip(ms.par_iter_mut());
-            let task = |(i, (loss, ((p, q), m))): (usize, (&mut T, ((&mut T, &mut T), &mut T)))| {
+            let stats = stats.map(|((p, q), m)| [p, q, m]);
+            let task = |(i, (loss, [p, q, m])): (usize, (&mut T, [&mut T; 3]))| {
                 let (s, t) = row(i);
                 *p = T::ONE / (vectorise!(sum_lanes(cols, |c| s[c] * s[c])) + eps).sqrt();
                 *q = T::ONE / (vectorise!(sum_lanes(cols, |c| t[c] * t[c])) + eps).sqrt();

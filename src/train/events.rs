@@ -196,7 +196,7 @@ impl Prepared {
                 })
             }),
             "teacher": self.teacher.as_ref().map(|t| {
-                json!({ "path": t.path, "hash": t.hash, "outputs": t.outputs, "cached": t.cached })
+                json!({ "path": t.path, "hash": t.hash, "outputs": t.outputs, "cached": t.cached, "live": t.live })
             }),
         })
     }

@@ -3,6 +3,7 @@
 
 use super::objective::Objective;
 use super::pass;
+use crate::compress::LiveFolder;
 use crate::data::{Batch, BatchSize, TokenSet, micro_batches};
 use crate::device::{Caps, Meta};
 use crate::error::{Error, Result};
@@ -26,18 +27,24 @@ pub struct MemoryPlan {
     /// What a teacher takes, which is gone before the model is opened; 0 without one. `total` is at least
     /// that.
     pub teacher: u64,
+    /// The parameters of a teacher that runs beside the model; 0 without one.
+    pub beside: u64,
 }
 
 /// What the memory is for, in words.
 impl fmt::Display for MemoryPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let passes = bytes(self.total.saturating_sub(self.parameters));
+        let passes = bytes(self.total.saturating_sub(self.parameters + self.beside));
         if self.teacher > 0 {
             write!(f, "before training {} for the teacher; then ", bytes(self.teacher))?;
         }
+        let beside = match self.beside {
+            0 => String::new(),
+            taken => format!("{} for the weights of the teacher, ", bytes(taken)),
+        };
         write!(
             f,
-            "{} for weights, gradients and optimizer states, {passes} for passes of up to {}",
+            "{} for weights, gradients and optimizer states, {beside}{passes} for passes of up to {}",
             bytes(self.parameters),
             plural(self.tokens as u64, "token")
         )
@@ -54,6 +61,8 @@ pub struct Job<'a> {
     pub task: &'a dyn Task,
     /// What a pass computes; mostly `task` itself.
     pub objective: &'a dyn Objective,
+    /// The teacher that runs beside the model, if there is one.
+    pub live: Option<&'a LiveFolder>,
     /// Which of the model's heads it trains.
     pub head: usize,
     /// The training examples.
@@ -99,11 +108,26 @@ impl Job<'_> {
     /// # Errors
     /// Those of the ops' plans.
     pub fn plan(&self, caps: &Caps, max_tokens: usize) -> Result<MemoryPlan> {
+        Ok(self.measure(caps, max_tokens)?.0)
+    }
+
+    /// The names of the parameters that no loss of the run reaches.
+    ///
+    /// # Errors
+    /// Those of [`plan`](Self::plan).
+    pub fn unreached(&self, caps: &Caps) -> Result<Vec<String>> {
+        Ok(self.measure(caps, self.max_tokens)?.1)
+    }
+
+    /// The plan, and the parameters that a pass does not reach.
+    fn measure(&self, caps: &Caps, max_tokens: usize) -> Result<(MemoryPlan, Vec<String>)> {
         let mut batches = self.largest(max_tokens)?;
         let tokens = batches.iter().map(|b| b.ids.len()).max().unwrap_or(0);
         for batch in &mut batches {
             batch.head = self.head;
-            self.task.prepare(batch, (0, 0))?;
+            if self.objective.reads_outputs() {
+                self.task.prepare(batch, (0, 0))?;
+            }
             if caps.blocks > 0 {
                 // Steps that are captured are padded to few bucket sizes.
                 batch.fill_up();
@@ -115,15 +139,22 @@ impl Job<'_> {
         let model = Model::unloaded(&device, self.model, &options)?;
         let mut optimizer = Optimizer::with_window(&device, &model.params, self.optimizer, self.window)?;
         let parameters = meta.usage().reserved;
+        let teacher = self.live.map(|folder| folder.unloaded(&device)).transpose()?;
+        let beside = meta.usage().reserved - parameters;
+        let taught = teacher.as_ref().and_then(|teacher| self.objective.with_teacher(teacher));
+        let objective = taught.as_deref().unwrap_or(self.objective);
+        let mut unreached = Vec::new();
         for step in 0..2 {
-            let (losses, _) = pass::step(&device, &model, self.objective, &batches, Some((0, step)), 1.0)?;
+            let (losses, names) = pass::step(&device, &model, objective, &batches, Some((0, step)), 1.0)?;
+            unreached = names;
             // A run without any trained parameter is refused after this.
             if step == 1 && model.params.training.is_some() {
                 optimizer.step(&device, &model.params, &losses, 0.0)?;
             }
         }
         let all = meta.usage();
-        Ok(MemoryPlan { parameters, total: all.reserved, largest: all.largest, tokens, teacher: 0 })
+        let (total, largest) = (all.reserved, all.largest);
+        Ok((MemoryPlan { parameters, total, largest, tokens, teacher: 0, beside }, unreached))
     }
 
     /// The plan for a device, refused if it tells how much memory it has and that is too little.

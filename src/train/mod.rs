@@ -9,6 +9,7 @@ pub mod events;
 mod fallback;
 pub mod history;
 pub mod inputs;
+pub mod live;
 mod loader;
 pub mod memory;
 pub mod objective;
@@ -26,8 +27,9 @@ pub use distill::{Distill, SoftLoss};
 pub use epochs::Epochs;
 pub use events::{Control, Event, Observer, Observers, Prepared, PruningReport, Silent, StepLog};
 pub use inputs::protect_inputs;
+pub use live::LiveLosses;
 pub use memory::MemoryPlan;
-pub use objective::Objective;
+pub use objective::{Objective, StepSize};
 pub use outcome::{BestOf, Outcome};
 pub use pass::{Passed, Scale, pass};
 pub use prepare::Run;
@@ -167,9 +169,10 @@ impl Passes<'_> {
         let loss = loss.map(|weight| if weight > 0.0 { part.weight / weight } else { 0.0 });
         let scale = Scale { loss, gradients: scale };
         self.silence_others()?;
-        let Run { device, model, .. } = self.run;
+        let Run { device, model, live, .. } = self.run;
         let key = Some((self.recipe.seed, self.step));
-        let (losses, unreached) = pass::step(device, model, &*part.objective(), batches, key, scale)?;
+        let (losses, unreached) =
+            pass::step(device, model, &*part.objective(live.as_ref()), batches, key, scale)?;
         // With several tasks the heads of the others are not reached.
         if self.step == 0 && self.run.parts.len() == 1 && !unreached.is_empty() {
             return Err(Error::diverged("trainable parameters receive no gradient")
@@ -323,8 +326,8 @@ impl Trainer<'_> {
             }
             let Loaded { step, batches } = loader.next()?;
             let lr = self.recipe.optim.lr * schedule.factor(self.state.step);
-            let task = &self.run.parts[step.part];
-            let weight = task.weight * batches.iter().map(|b| task.task.weights(b)[0]).sum::<f64>();
+            let part = &self.run.parts[step.part];
+            let weight = batches.iter().map(|b| part.weight_of(b)).sum::<f64>();
             let progress = self.prune(total)?;
             let tokens = self.step(&step, batches, lr, progress)?;
             self.state.step += 1;

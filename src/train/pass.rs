@@ -1,7 +1,7 @@
 //! One pass over one micro-batch, and the passes of an optimizer step: what the loop, the benchmark and the
 //! tests all run.
 
-use super::objective::{Objective, TapedPass};
+use super::objective::{Objective, StepSize, TapedPass};
 use crate::data::Batch;
 use crate::device::{Device, Tensor};
 use crate::error::{Error, Result};
@@ -52,8 +52,21 @@ pub fn pass(
     scale: impl Into<Scale>,
     add: bool,
 ) -> Result<Passed> {
-    let scale = scale.into();
+    one(device, model, objective, (batch, StepSize::of([batch])), key, scale.into(), add)
+}
+
+/// The same of a micro-batch of a larger step.
+fn one(
+    device: &Device,
+    model: &Model,
+    objective: &(impl Objective + ?Sized),
+    (batch, step): (&Batch, StepSize),
+    key: Option<(u64, u64)>,
+    scale: Scale,
+    add: bool,
+) -> Result<Passed> {
     let mut run = TapedPass::new(device, model, batch, key, add)?;
+    run.step = step;
     // No handle to an output is left behind this: the backward pass frees each once it has read it.
     let root = objective.record(&mut run, scale.loss)?;
     let (tape, bound) = run.into_parts();
@@ -96,9 +109,10 @@ pub fn step(
     if objective.whole_step() && batches.len() > 1 {
         return cached(device, model, objective, batches, key, scale);
     }
+    let size = StepSize::of(batches);
     let (mut losses, mut unreached) = (Vec::with_capacity(batches.len()), Vec::new());
     for (i, batch) in batches.iter().enumerate() {
-        let passed = device.run(|| pass(device, model, objective, batch, key, scale, i > 0))?;
+        let passed = device.run(|| one(device, model, objective, (batch, size), key, scale, i > 0))?;
         losses.push(passed.loss);
         unreached = passed.unreached;
     }

@@ -286,7 +286,8 @@ pub fn load_weights(dir: &Path, run: &Run) -> Result<()> {
         weights.f32_into(&p.name, &mut values)?;
         run.device.write(&params.value(p)?, &p.from_file(values))?;
     }
-    // Layers that the folder has in other units, rounded, stand beside the optimizer's states as they were.
+    // What the folder does not hold, or in other units, rounded, stands beside the optimizer's states as it
+    // was.
     let mut exact = None;
     for p in run.model.converted() {
         let weights = match &exact {

@@ -448,8 +448,8 @@ fn elementwise_ops_read_what_their_gradients_need() {
 #[test]
 fn hidden_match_reads_both_states() {
     let (n, read) = (T * H, |e: usize| 2 * T * H * e + T * 4 + 4);
-    // The difference, its square, the sum; 1 / d, the weight and the sum of a row; the scale. The gradient: the
-    // difference, the rate; the weight of a row; scale dloss 2 / d.
+    // The difference, its square, the sum; 1 / d, the weight and the sum of a row; the scale. The gradient:
+    // the difference, the rate; the weight of a row; scale dloss 2 / d.
     check(&job("hidden_match", "mean square", T), |e| {
         hand([3 * n + 3 * T + 1, 2 * n + T + 3], [read(e) + 4, read(e) + 4 + n * e])
     });

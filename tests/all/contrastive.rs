@@ -158,6 +158,7 @@ fn a_step_in_parts_takes_the_memory_of_one_part() {
             options: &options,
             task: &TASK,
             objective: &TASK,
+            live: None,
             head: 0,
             set: &set,
             batch: BatchSize::Sequences(8),

@@ -296,7 +296,10 @@ fn what_does_not_fit_is_refused() {
     refused(scene.text("layers = []\n"), &["model.layers is empty"]);
     refused(scene.text("weight = 0\n"), &["distill.weight"]);
     refused(scene.text("temperature = 0\n"), &["distill.temperature"]);
-    refused(scene.text("").replace("\"classify\"", "\"mask\""), &["task \"mask\" cannot be distilled"]);
+    refused(
+        scene.text("").replace("\"classify\"", "\"mask\""),
+        &["the teacher is not a masked language model"],
+    );
     let both = scene.text("").replace("[distill]", "[loss]\nr_drop = 1\n[distill]");
     refused(both, &["loss.r_drop and distill.teacher are both set"]);
     refused(scene.text("").replace("/teacher\"", "/nowhere\""), &["nowhere"]);

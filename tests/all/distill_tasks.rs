@@ -550,7 +550,9 @@ fn a_teacher_of_another_kind_is_refused() {
         &scene.distilled(JOBS[5], 1, "", "").replace("student/model", "base"),
         &["not trained for text embeddings"],
     );
-    for task in ["mask", "permute", "multi"] {
+    let masked = scene.distilled(("mask", "text.txt", "", ""), 1, "", "");
+    refused(&masked, &["the teacher is not a masked language model"]);
+    for task in ["permute", "multi"] {
         let text = scene.distilled((task, "text.txt", "", ""), 1, "", "");
         refused(&text, &[&format!("task \"{task}\" cannot be distilled"), "\"tag\"", "remove [distill]"]);
     }

@@ -245,7 +245,7 @@ fn each(check: &mut dyn FnMut(&Event, Value)) {
         selection: Some("accuracy, higher is better".to_owned()),
         skipped_rows: 2,
         verified: None,
-        memory: MemoryPlan { parameters: 144, total: 200, largest: 36, tokens: 60, teacher: 0 },
+        memory: MemoryPlan { parameters: 144, total: 200, largest: 36, tokens: 60, teacher: 0, beside: 0 },
         pruning: Some(PruningReport {
             maskable: [96, 0, 0],
             pruning: Pruning::magnitude(0.5, PruneScope::Matrix),

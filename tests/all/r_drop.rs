@@ -200,6 +200,7 @@ fn the_memory_plan_counts_both_passes() {
             options: &options,
             task: &task,
             objective,
+            live: None,
             head: 0,
             set: &set,
             batch: BatchSize::Sequences(32),

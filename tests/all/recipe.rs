@@ -364,9 +364,10 @@ seeds = [1, 2]
 device = "wgpu:3"
 threads = 5
 output = "out put/\"x\""
-distill = { teacher = "/m/large", layers = [4, 0] }
+distill = { teacher = "/m/large", preset = "tinybert", label_weight = 0.5, logits_weight = 2, hidden_weight = 0.1, hidden_layers = [[0, 1], [1, 3]], hidden_loss = "cosine", projection = false, embedding_weight = 0.2, relation_weight = 0.3, relation_heads = 24, relation_layer = 2 }
 [model]
 path = "/m/bert"
+layers = [4, 0]
 pooling = "mean"
 attention = "performer"
 attention_features = 64
@@ -501,7 +502,7 @@ fn every_key_is_documented_and_settable() {
     let json = full().to_json();
     let set: usize =
         json.as_object().map_or(0, |o| o.values().map(|v| v.as_object().map_or(1, |t| t.len())).sum());
-    assert_eq!(set, count - 3, "all but timescale, momentum and nesterov");
+    assert_eq!(set, count - 4, "all but timescale, momentum, nesterov and prune.parameters");
     for metric in METRICS.iter().filter(|m| of_metric(m.name).any(|task| task == "classify")) {
         assert_eq!(read(LEAST, &[("train.best_metric", metric.name)]).train.best_metric, metric.name);
     }

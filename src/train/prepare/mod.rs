@@ -13,11 +13,13 @@ pub use teacher::TeacherReport;
 
 use super::epochs::Epochs;
 use super::memory::{Job, MemoryPlan};
+use super::objective::Objective;
 use super::recipe::{self, Recipe};
 use super::select::Selection;
 use super::window;
 use crate::cache;
 use crate::compress::prune::Pruning;
+use crate::compress::{LiveFolder, LiveTeacher};
 use crate::data::BatchSize;
 use crate::device::Device;
 use crate::error::{Error, Result};
@@ -60,6 +62,8 @@ pub struct Run {
     pub teacher: Option<TeacherReport>,
     /// What it prunes, if it does.
     pub pruning: Option<Pruning>,
+    /// The teacher that runs beside the model, if there is one.
+    pub live: Option<LiveTeacher>,
 }
 
 /// The recipe of each task of a run by its name: the recipe itself, or those that it names, with warnings
@@ -157,7 +161,7 @@ impl Run {
 
         let dir = source::resolve(&recipe.model.path)?;
         let named = recipes.iter().zip(&sources).map(|((name, _), s)| (name.clone(), s.outputs.clone()));
-        let options = options(recipe, named.collect());
+        let mut options = options(recipe, named.collect());
         let shape = encoder_shape(&dir)?;
         for (_, r) in &recipes {
             if r.data.max_length > shape.positions {
@@ -189,27 +193,17 @@ impl Run {
             let named = recipes.iter().zip(sources).enumerate();
             let mut parts: Vec<TaskRun> = named.map(part).collect::<Result<_>>()?;
             let selection = Selection::of(recipe, &parts)?;
-            let teacher = teacher::find(recipe, &tokenizer, shape.hidden, &mut parts)?;
+            let student = (&*dir, &options, shape.hidden);
+            let teacher = teacher::find(recipe, student, &tokenizer, &mut parts)?;
             Ok((tokenizer, parts, selection, teacher))
         };
-        let plan = |parts: &[TaskRun]| -> Result<MemoryPlan> {
-            let (t, model) = (&recipe.train, ModelShape::of(&dir, &options)?);
+        let caps = device.caps();
+        let plan = |parts: &[TaskRun], options: &Options, live: Option<&LiveFolder>| -> Result<MemoryPlan> {
+            let model = ModelShape::of(&dir, options)?;
             let one = |(head, part): (usize, &TaskRun)| {
-                let objective = part.objective();
-                let job = Job {
-                    model: &model,
-                    options: &options,
-                    task: &*part.task,
-                    objective: &*objective,
-                    head,
-                    set: &part.train,
-                    batch: t.batch_tokens.map_or(BatchSize::Sequences(t.batch_size), BatchSize::Tokens),
-                    accumulation: t.accumulation,
-                    max_tokens: t.max_tokens,
-                    optimizer: recipe.optim.settings(),
-                    window: window(&device),
-                };
-                job.check(&device.caps())
+                let objective = part.objective(None);
+                let job = job(recipe, &device, (&model, options), (part, &*objective), live);
+                Job { head, ..job }.check(&caps)
             };
             let plans: Vec<MemoryPlan> = parts.iter().enumerate().map(one).collect::<Result<_>>()?;
             let largest = plans.into_iter().max_by_key(|p| p.total);
@@ -217,18 +211,31 @@ impl Run {
                 Error::usage("multi.recipes names no recipe").with_help("name at least two recipes")
             })
         };
-        let mut taught = None;
-        let (opened, made, memory) = if device.caps().gpu || recipe.distill.teacher.is_some() {
+        let (mut taught, mut beside) = (None, None);
+        let (opened, made, memory) = if caps.gpu || recipe.distill.teacher.is_some() {
             // What does not fit is refused before anything is put there.
             let mut made = tokens()?;
-            let mut memory = plan(&made.1)?;
-            if let (Some(teacher), Some(part)) = (&made.3, made.1.first_mut()) {
-                memory = teacher::plan(recipe, teacher, &device.caps(), part, memory)?;
+            let (_, parts, _, teacher) = &mut made;
+            let live = teacher.live.as_ref();
+            if let (Some(live), [part]) = (live, &mut parts[..]) {
+                options.projection = part.live.as_ref().and_then(|losses| losses.projection);
+                let model = ModelShape::of(&dir, &options)?;
+                let objective = part.objective(None);
+                let job = job(recipe, &device, (&model, &options), (part, &*objective), Some(live));
+                options.unreached = job.unreached(&caps)?;
+            }
+            let mut memory = plan(parts, &options, live)?;
+            if let Some(part) = parts.first_mut() {
+                if let Some(kept) = &teacher.kept {
+                    memory = teacher::plan(recipe, kept, &caps, part, memory)?;
+                }
                 let (report, warning) = teacher::ask(recipe, teacher, &device, part)?;
-                taught = Some(report);
+                taught = report;
                 warnings.extend(warning);
             }
-            (Model::open(&device, &dir, &options), Ok(made), Some(memory))
+            let opened = Model::open(&device, &dir, &options);
+            beside = live.map(|folder| folder.open(&device)).transpose()?;
+            (opened, Ok(made), Some(memory))
         } else {
             // Texts and weights are read side by side: each takes as long as the other.
             std::thread::scope(|scope| {
@@ -245,7 +252,7 @@ impl Run {
             }
         }
         let pruning = recipe.prune.pruning(maskable(&model, MaskUnit::Weight))?;
-        let memory = memory.map_or_else(|| plan(&parts), Ok)?;
+        let memory = memory.map_or_else(|| plan(&parts, &options, None), Ok)?;
         if model.params.count().1 == 0 {
             return Err(Error::usage("every parameter is frozen: there is nothing to train")
                 .with_found(format!("model.freeze = {:?}", recipe.model.freeze))
@@ -277,6 +284,7 @@ impl Run {
             memory,
             teacher: taught,
             pruning,
+            live: beside,
         })
     }
 
@@ -339,6 +347,31 @@ impl Run {
 /// How many units of a kind the masks of a model cover.
 pub(super) fn maskable(model: &Model, unit: MaskUnit) -> usize {
     model.params.masks().iter().filter(|m| m.unit() == unit).map(|m| m.mask.spec.len()).sum()
+}
+
+/// How a task of the run trains, for a plan of memory.
+fn job<'a>(
+    recipe: &Recipe,
+    device: &Device,
+    (model, options): (&'a ModelShape, &'a Options),
+    (part, objective): (&'a TaskRun, &'a dyn Objective),
+    live: Option<&'a LiveFolder>,
+) -> Job<'a> {
+    let t = &recipe.train;
+    Job {
+        model,
+        options,
+        task: &*part.task,
+        objective,
+        live,
+        head: 0,
+        set: &part.train,
+        batch: t.batch_tokens.map_or(BatchSize::Sequences(t.batch_size), BatchSize::Tokens),
+        accumulation: t.accumulation,
+        max_tokens: t.max_tokens,
+        optimizer: recipe.optim.settings(),
+        window: window(device),
+    }
 }
 
 fn options(recipe: &Recipe, heads: Vec<(String, Outputs)>) -> Options {

@@ -87,7 +87,7 @@ pub(in crate::train) fn batches(
     let mut first = 0;
     for batch in &mut batches {
         batch.head = step.part;
-        part.task.prepare(batch, (recipe.seed, number))?;
+        part.prepare(batch, (recipe.seed, number))?;
         // Preparing may add tokens.
         batch.first_token = first;
         first = first.saturating_add(batch.ids.len() as u32);

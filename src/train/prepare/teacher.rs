@@ -1,16 +1,19 @@
-//! The teacher of a run: found before the memory is planned, asked before the student is opened.
+//! The teacher of a run: found before the memory is planned. It is asked before the student is opened, or
+//! runs beside it, or both.
 
 use super::super::distill::SoftLoss;
+use super::super::live::LiveLosses;
 use super::super::memory::MemoryPlan;
 use super::super::recipe::Recipe;
 use super::TaskRun;
 use crate::cache;
-use crate::compress::{SoftTargets, Teacher};
+use crate::compress::{LiveFolder, SoftTargets, Teacher};
 use crate::device::{Caps, Device};
 use crate::error::{Error, Result};
-use crate::models::source;
+use crate::models::{ModelShape, Options, Outputs, source};
 use crate::text::Tokenizer;
 use crate::units::bytes;
+use std::path::Path;
 
 /// What the run keeps of its teacher.
 #[derive(Clone, Debug, Default)]
@@ -19,34 +22,58 @@ pub struct TeacherReport {
     pub path: String,
     /// Hash of its weights and config.
     pub hash: String,
-    /// How many outputs it gave.
+    /// How many outputs it gave before training.
     pub outputs: usize,
     /// Whether these were read from the cache.
     pub cached: bool,
+    /// What it gives while the student trains, in words; empty if it does not run then.
+    pub live: String,
 }
 
-/// The teacher that the recipe names, if it does. The task's loss counts with it from here on, though its
-/// outputs are not there yet.
-/// `width` is that of the student's vectors.
+/// The teacher in its two roles.
+#[derive(Default)]
+pub(super) struct Found {
+    /// It is asked for the logits of the training examples, which are kept.
+    pub kept: Option<Teacher>,
+    /// It runs beside the student.
+    pub live: Option<LiveFolder>,
+}
+
+/// The teacher that the recipe names, if it does. The task's losses count with it from here on, though
+/// outputs that are kept are not there yet. The student is the model of a folder with these options; `width`
+/// is that of its vectors.
 pub(super) fn find(
     recipe: &Recipe,
+    (folder, options, width): (&Path, &Options, usize),
     tokenizer: &Tokenizer,
-    width: usize,
     parts: &mut [TaskRun],
-) -> Result<Option<Teacher>> {
-    let (Some(path), [part]) = (&recipe.distill.teacher, parts) else { return Ok(None) };
+) -> Result<Found> {
+    let d = &recipe.distill;
+    let (Some(path), [part]) = (&d.teacher, parts) else { return Ok(Found::default()) };
     let dir = source::resolve(path)?;
     let longest = part.train.longest_sequence();
-    let teacher = Teacher::find(&dir, &*part.task, width, tokenizer, longest)?;
-    part.soft = Some(SoftLoss {
-        targets: SoftTargets::zeros(&part.train, &*part.task, width),
-        weight: recipe.distill.weight,
-        temperature: recipe.distill.temperature,
-    });
-    Ok(Some(teacher))
+    part.labels = d.labels();
+    let mut found = Found::default();
+    if recipe.has_live_teacher() {
+        let logits = recipe.has_live_logits();
+        let vectors = part.task.outputs() == Outputs::Embedding;
+        let live = LiveFolder::find(&dir, logits, vectors, tokenizer, longest)?;
+        let student = ModelShape::of(folder, options)?.encoder;
+        part.live = LiveLosses::of(recipe, &student, &live.encoder).map_err(|e| e.at(&dir))?;
+        found.live = Some(live);
+    }
+    if d.logits() > 0.0 && !recipe.has_live_logits() {
+        found.kept = Some(Teacher::find(&dir, &*part.task, width, tokenizer, longest)?);
+        part.soft = Some(SoftLoss {
+            targets: SoftTargets::zeros(&part.train, &*part.task, width),
+            weight: d.logits(),
+            temperature: d.temperature,
+        });
+    }
+    Ok(found)
 }
 
-/// Adds what the teacher takes to the plan; it is gone when the student comes.
+/// Adds what the teacher takes before training to the plan; it is gone when the student comes.
 pub(super) fn plan(
     recipe: &Recipe,
     teacher: &Teacher,
@@ -65,20 +92,28 @@ pub(super) fn plan(
     Ok(MemoryPlan { teacher: taken, total: plan.total.max(taken), ..plan })
 }
 
-/// Takes the teacher's outputs for the training examples, with a warning about the cache if something was
-/// wrong with it.
+/// Takes the teacher's outputs for the training examples, if they are kept, with a warning about the cache if
+/// something was wrong with it. What the run reports of its teacher.
 pub(super) fn ask(
     recipe: &Recipe,
-    teacher: &Teacher,
+    found: &Found,
     device: &Device,
     part: &mut TaskRun,
-) -> Result<(TeacherReport, Option<Error>)> {
+) -> Result<(Option<TeacherReport>, Option<Error>)> {
+    let mut report = TeacherReport {
+        path: recipe.distill.teacher.clone().unwrap_or_default(),
+        live: part.live.as_ref().map(LiveLosses::to_string).unwrap_or_default(),
+        ..TeacherReport::default()
+    };
+    if let Some(folder) = &found.live {
+        report.hash = folder.hash.clone();
+    }
+    let Some(teacher) = &found.kept else { return Ok((found.live.as_ref().map(|_| report), None)) };
     let cache = if recipe.data.cache { cache::dir().map(|dir| dir.join("teacher")) } else { None };
     let taught = teacher.teach(device, &part.train, recipe.train.max_tokens, cache.as_deref())?;
     if let Some(soft) = &mut part.soft {
         soft.targets = taught.targets;
     }
-    let path = recipe.distill.teacher.clone().unwrap_or_default();
-    let (hash, outputs, cached) = (teacher.hash.clone(), part.train.len(), taught.cached);
-    Ok((TeacherReport { path, hash, outputs, cached }, taught.warning))
+    let (hash, outputs) = (teacher.hash.clone(), part.train.len());
+    Ok((Some(TeacherReport { hash, outputs, cached: taught.cached, ..report }), taught.warning))
 }

@@ -18,6 +18,7 @@ pub(super) fn resolve(recipe: &mut Recipe, reader: &mut Reader<'_>, path: &Path)
     if reader.given("output").is_none() {
         recipe.output = Path::new("runs").join(path.file_stem().unwrap_or("run".as_ref()));
     }
+    super::distill::resolve(recipe, reader);
     if reader.given("train.best_metric").is_none() {
         recipe.train.best_metric = best_metric(recipe).to_owned();
     }
@@ -86,9 +87,9 @@ fn best_metric(recipe: &Recipe) -> &'static str {
 }
 
 /// Whether the run ends with the best checkpoint where the recipe does not say. Of several tasks each has
-/// validation examples of its own, or none.
+/// validation examples of its own, or none. Scores of a head that is not trained say nothing.
 fn load_best(recipe: &Recipe) -> bool {
-    recipe.task == TaskKind::Multi || recipe.data.validates()
+    recipe.task == TaskKind::Multi || (recipe.data.validates() && recipe.trains_head())
 }
 
 /// Defaults that follow from other keys, as TOML.

@@ -57,6 +57,7 @@ const ALWAYS: &[&str] = &[
     "multi.recipes",
     "multi.weights",
     "distill.teacher",
+    "distill.preset",
     "model.layers",
 ];
 
@@ -182,11 +183,33 @@ const EFFECTS: &[Effect] = &[
         "task \"similar\" with loss \"cosine\"",
     ),
     effect(
-        "distill.temperature",
-        |r| r.distill.teacher.is_some() && !is(r, &[TaskKind::Regress, TaskKind::Similar]),
-        "distill.teacher and a task with logits, unlike \"regress\" and \"similar\"",
+        "distill.weight",
+        |r| teacher(r) && (r.distill.label_weight.is_none() || r.distill.logits_weight.is_none()),
+        "distill.teacher, and no distill.label_weight and distill.logits_weight, which replace it",
     ),
-    effect("distill.*", |r| r.distill.teacher.is_some(), "distill.teacher"),
+    effect(
+        "distill.temperature",
+        |r| teacher(r) && r.distill.logits() > 0.0 && !is(r, &[TaskKind::Regress, TaskKind::Similar]),
+        "distill.teacher, distill.logits_weight above 0, and a task with logits, unlike \"regress\" and \"similar\"",
+    ),
+    effect(
+        "distill.hidden_layers",
+        |r| teacher(r) && r.distill.hidden() > 0.0,
+        "distill.teacher, and distill.hidden_weight above 0",
+    ),
+    effect(
+        "distill.hidden_loss",
+        states,
+        "distill.teacher, and distill.hidden_weight or embedding_weight above 0",
+    ),
+    effect(
+        "distill.projection",
+        states,
+        "distill.teacher, and distill.hidden_weight or embedding_weight above 0",
+    ),
+    effect("distill.relation_heads", relations, "distill.teacher, and distill.relation_weight above 0"),
+    effect("distill.relation_layer", relations, "distill.teacher, and distill.relation_weight above 0"),
+    effect("distill.*", teacher, "distill.teacher"),
     effect(
         "multi.temperature",
         |r| several(r) && r.multi.sampling == Sampling::Temperature,
@@ -200,6 +223,15 @@ const OF_A_PART: &[&str] = &["task", "data.", "train.best_metric", "loss."];
 
 fn is(r: &Recipe, tasks: &[TaskKind]) -> bool {
     tasks.contains(&r.task)
+}
+fn teacher(r: &Recipe) -> bool {
+    r.distill.teacher.is_some()
+}
+fn states(r: &Recipe) -> bool {
+    teacher(r) && (r.distill.hidden() > 0.0 || r.distill.embedding() > 0.0)
+}
+fn relations(r: &Recipe) -> bool {
+    teacher(r) && r.distill.relation() > 0.0
 }
 fn several(r: &Recipe) -> bool {
     r.task == TaskKind::Multi

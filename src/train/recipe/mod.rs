@@ -16,7 +16,7 @@ mod optim;
 mod prune;
 mod source;
 
-pub use distill::Distillation;
+pub use distill::{Distillation, HiddenLoss, LayerMap, Preset};
 pub use field::{Attention, ClassWeights, DeviceName, Every, OnBadRow, Pooling, Precision, Sampling};
 pub use prune::Prune;
 pub use table::Key;
