@@ -137,6 +137,8 @@ mod outcome;
 mod performer;
 #[path = "all/prune.rs"]
 mod prune;
+#[path = "all/prune_targets.rs"]
+mod prune_targets;
 #[path = "all/r_drop.rs"]
 mod r_drop;
 #[path = "all/readers.rs"]
