@@ -23,7 +23,7 @@ pub fn define() -> Command {
             "Remove from a model what does not matter, and prove that it computes the same.\n\n\
              Structured pruning leaves attention heads and feed-forward rows whose weights are zero. This command writes a \
              new model folder without them. It never removes anything that changes an output, except layers that you leave \
-             out of --layers. Every other command works on the new folder, `tempra train` too.\n\n\
+             out of --layers, or ask for with --drop-layers. Every other command works on the new folder, `tempra train` too.\n\n\
              tempra then runs both models over some texts on the CPU, in f32. If hidden states or outputs differ by more \
              than 1e-5 of the largest value, it is an error and nothing is written.\n\n\
              transformers cannot open layers of different sizes. For it, tempra writes the same model into the folder \
@@ -32,7 +32,8 @@ pub fn define() -> Command {
         .after_help(
             "Examples:\n  \
              tempra shrink runs/pruned/model -o small\n  \
-             tempra shrink runs/reviews/model -o three-layers --layers 0,2,5",
+             tempra shrink runs/reviews/model -o three-layers --layers 0,2,5\n  \
+             tempra shrink runs/reviews/model -o four-layers --drop-layers 2 --texts reviews.csv",
         )
         .arg(
             Arg::new("model")
@@ -58,10 +59,17 @@ pub fn define() -> Command {
                 .help("Layers to keep, counted from 0, in this order, such as 0,2,5 [default: all]"),
         )
         .arg(
+            Arg::new("drop-layers")
+                .long("drop-layers")
+                .value_name("N")
+                .value_parser(value_parser!(usize))
+                .help("Remove the N layers that change the hidden states of the texts least (block influence); better with --texts of your own"),
+        )
+        .arg(
             Arg::new("texts")
                 .long("texts")
                 .value_name("FILE")
-                .help("Table of texts to compare the models on [default: sentences that come with tempra]"),
+                .help("Table of texts to compare the models on, and to choose layers by [default: sentences that come with tempra]"),
         )
         .arg(column("text", "Column of the text in these files [default: text]"))
         .arg(
@@ -88,6 +96,7 @@ pub fn run(matches: &ArgMatches) -> Result<i32> {
     let out = matches.get_one::<PathBuf>("output").cloned().unwrap_or_default();
     let options = ShrinkOptions {
         layers: matches.get_many::<usize>("layers").map(|list| list.copied().collect()),
+        drop_layers: matches.get_one::<usize>("drop-layers").copied().unwrap_or(0),
         texts: texts(matches)?,
         no_stock: flag(matches, "no-stock"),
     };
@@ -135,7 +144,11 @@ fn report(done: &Shrunk, out: &Path) -> String {
     for l in &done.layers {
         lines.push(format!("{:<12}{:<16}{}", l.layer, change(l.heads), change(l.rows)));
     }
-    lines.extend(done.removed_layers.iter().map(|layer| format!("{layer:<12}removed")));
+    let influence = |layer: usize| match done.influence.get(layer) {
+        Some(v) => format!(" (influence {v:.4})"),
+        None => String::new(),
+    };
+    lines.extend(done.removed_layers.iter().map(|&layer| format!("{layer:<12}removed{}", influence(layer))));
     lines.push(String::new());
     let share = |[before, after]: [u64; 2]| format!("{:.1} %", 100.0 * after as f64 / before.max(1) as f64);
     let parameters = done.parameters.map(|n| n as u64);

@@ -1,5 +1,6 @@
 //! Smaller models: the teacher that a student learns from, pruning, folders without what pruning zeroed.
 
+pub mod layers;
 pub mod live;
 pub mod prune;
 pub mod shrink;

@@ -225,6 +225,38 @@ fn layers_are_kept_by_request() {
     assert_eq!(encoder_shape(&least).expect("a shape").layers[1].heads, 2);
 }
 
+/// The layers of least influence go: the file is that of naming the others. A layer whose blocks give zeros
+/// changes a hidden state by a layer norm alone, which leaves its direction as it is where the norm is plain.
+#[test]
+fn layers_of_least_influence_are_dropped() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let [large, chosen, named] = ["large", "chosen", "named"].map(|name| dir.path().join(name));
+    let all = encoder_shape(&golden("bert/a")).expect("a shape").layers;
+    let whole = |l: &LayerShape| Zeroed {
+        heads: (0..l.heads).collect(),
+        rows: (0..l.intermediate).collect(),
+        ..Zeroed::default()
+    };
+    let idle = |i: usize| if i == 1 { whole(&all[i]) } else { Zeroed::default() };
+    masked(&golden("bert/a"), &large, &(0..all.len()).map(idle).collect::<Vec<_>>());
+    let report = done(&large, &chosen, &ShrinkOptions { drop_layers: 1, ..ShrinkOptions::default() });
+    assert_eq!((report.influence.len(), &report.removed_layers[..]), (3, &[1][..]), "{report:?}");
+    assert!(report.influence.iter().all(|v| (0.0..2.0).contains(v)), "{:?}", report.influence);
+    let layers = Some(vec![0, 2]);
+    done(&large, &named, &ShrinkOptions { layers: layers.clone(), ..ShrinkOptions::default() });
+    let file = |dir: &Path| std::fs::read(dir.join("model.safetensors")).expect("weights");
+    assert!(file(&chosen) == file(&named));
+
+    let out = dir.path().join("out");
+    let refused = |options: ShrinkOptions, words: &str| {
+        let Err(e) = shrink(&RealFs, &large, &out, &options) else { panic!("{words}: not refused") };
+        assert!(e.kind() == Kind::Usage && e.to_string().contains(words), "{words}: {e}");
+    };
+    let drop = |drop_layers: usize| ShrinkOptions { drop_layers, ..ShrinkOptions::default() };
+    refused(drop(3), "--drop-layers would remove every layer");
+    refused(ShrinkOptions { layers, ..drop(1) }, "--layers and --drop-layers are both given");
+}
+
 #[test]
 fn what_cannot_be_shrunk_is_refused() {
     let dir = tempfile::tempdir().expect("a folder");

@@ -9,15 +9,17 @@ mod weights;
 
 pub use proof::Proof;
 
+use super::layers::{influence, remaining};
 use crate::checkpoint::{Dtype, Fs, NamedFile, TensorOut, Weights, write_model};
 use crate::data::TokenSet;
+use crate::device::Device;
 use crate::error::{Error, Kind, Result};
 use crate::files::{parent, remove_any, sibling};
-use crate::models::{Architecture, check_layers, resizable, resize};
+use crate::models::{Architecture, Model, Options, Outputs, check_layers, resizable, resize};
 use crate::nn::{EncoderConfig, LayerShape};
 use crate::rng::Rng;
 use crate::text::Tokenizer;
-use proof::{Side, compare, token_set};
+use proof::{MAX_TOKENS, Side, compare, token_set};
 use serde::Serialize;
 use serde_json::Value;
 use std::path::Path;
@@ -51,6 +53,8 @@ const TEXTS: &[&str] = &[
 pub struct ShrinkOptions {
     /// The layers that stay, in this order; `None`: all.
     pub layers: Option<Vec<usize>>,
+    /// How many layers to remove instead: those that change the hidden states of the texts least.
+    pub drop_layers: usize,
     /// The texts that both models are run on; empty: some sentences that come with tempra.
     pub texts: Vec<String>,
     /// Whether to leave out the stock form.
@@ -99,6 +103,9 @@ pub struct Shrunk {
     pub layers: Vec<ShrunkLayer>,
     /// The layers that were removed.
     pub removed_layers: Vec<usize>,
+    /// The block influence of each layer of the model, if layers were chosen by it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub influence: Vec<f64>,
     /// Rows of the token table before and after.
     pub vocabulary: [usize; 2],
     /// Parameters before and after.
@@ -131,6 +138,7 @@ pub fn shrink(fs: &dyn Fs, model: &Path, out: &Path, options: &ShrinkOptions) ->
             .with_expected("a folder that does not exist yet")
             .with_help("name another folder, or remove this one"));
     }
+    let (options, influence) = &with_chosen_layers(model, options)?;
     let source = Source::read(model, options)?;
     let small = source.small()?;
     let temp = sibling(out, "tmp");
@@ -138,7 +146,7 @@ pub fn shrink(fs: &dyn Fs, model: &Path, out: &Path, options: &ShrinkOptions) ->
         fs.mkdir(parent(out)).map_err(|e| unwritable(out, &e))?;
         let others = folder::others(model, |_| false)?;
         write(fs, &temp, &small.config, small.tensors.clone(), &others)?;
-        let set = source.token_set()?;
+        let set = tokens_of(model, &source.encoder, &source.texts)?;
         let reference = Side { dir: model, layers: options.layers.clone(), set: &set };
         let proof = compare(&reference, &Side { dir: &temp, layers: None, set: &set })?;
         let stock_dir = temp.join(STOCK);
@@ -152,11 +160,71 @@ pub fn shrink(fs: &dyn Fs, model: &Path, out: &Path, options: &ShrinkOptions) ->
         fs.sync_dir(&temp).map_err(|e| unwritable(&temp, &e))?;
         fs.rename(&temp, out).map_err(|e| unwritable(out, &e))?;
         fs.sync_dir(parent(out)).map_err(|e| unwritable(out, &e))?;
-        Ok(source.report(&small, (proof, stock_proof), stock))
+        let report = source.report(&small, (proof, stock_proof), stock);
+        Ok(Shrunk { influence: influence.clone(), ..report })
     };
     run().inspect_err(|_| {
         let _ = remove_any(fs, &temp);
     })
+}
+
+/// The options with the layers that stay if `drop_layers` go, and the influence that they were chosen by.
+fn with_chosen_layers(model: &Path, options: &ShrinkOptions) -> Result<(ShrinkOptions, Vec<f64>)> {
+    if options.drop_layers == 0 {
+        return Ok((options.clone(), Vec::new()));
+    }
+    let (_, _, encoder) = resizable(model)?;
+    let depth = encoder.layers.len();
+    if options.layers.is_some() {
+        return Err(Error::usage("--layers and --drop-layers are both given")
+            .with_expected("one of them")
+            .with_help("leave out --drop-layers: --layers names the layers that stay"));
+    }
+    if options.drop_layers >= depth {
+        return Err(Error::usage("--drop-layers would remove every layer")
+            .at(model)
+            .with_expected(format!("less than {depth}, the layers of the model"))
+            .with_found(options.drop_layers.to_string())
+            .with_help("lower --drop-layers"));
+    }
+    let device = Device::open("cpu", 0)?;
+    let headless = Options { outputs: Some(Outputs::Embedding), ..Options::default() };
+    let (opened, _) = Model::open(&device, model, &headless)?;
+    let set = tokens_of(model, &encoder, &texts_of(options))?;
+    let influence = influence(&device, &opened, &set, MAX_TOKENS)?;
+    let layers = Some(remaining(&influence, options.drop_layers));
+    Ok((ShrinkOptions { layers, drop_layers: 0, ..options.clone() }, influence))
+}
+
+/// The texts that models run on.
+fn texts_of(options: &ShrinkOptions) -> Vec<&str> {
+    match options.texts.is_empty() {
+        true => TEXTS.to_vec(),
+        false => options.texts.iter().map(String::as_str).collect(),
+    }
+}
+
+/// The tokens of texts; random ones for a folder without a tokenizer.
+fn tokens_of(dir: &Path, encoder: &EncoderConfig, texts: &[&str]) -> Result<TokenSet> {
+    let longest = encoder.positions.min(LONGEST);
+    let files = ["tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model"];
+    if files.iter().any(|name| dir.join(name).exists()) {
+        let tokenizer = Tokenizer::from_dir(dir, encoder.vocab)?;
+        let items: Vec<(&str, Option<&str>)> = texts.iter().map(|text| (*text, None)).collect();
+        let rows = tokenizer.encode_batch(&items, longest)?;
+        return Ok(token_set(rows.into_iter().map(|e| {
+            let types = tokenizer.types(&e.types).into_owned();
+            (e.ids, types)
+        })));
+    }
+    let mut rng = Rng::new(0, "shrink", 0);
+    let [texts, tokens] = RANDOM;
+    let mut one = |i: usize| {
+        let length = (1 + i * tokens / texts).min(longest);
+        let ids: Vec<u32> = (0..length).map(|_| rng.below(encoder.vocab as u32)).collect();
+        (ids, vec![0; length])
+    };
+    Ok(token_set((0..texts).map(&mut one)))
 }
 
 fn unwritable(path: &Path, e: &std::io::Error) -> Error {
@@ -236,10 +304,7 @@ impl<'a> Source<'a> {
                 .with_found(format!("{} layers in which every head and every row counts", cuts.len()))
                 .with_help("prune the model first, or name the layers to keep with --layers"));
         }
-        let texts = match options.texts.is_empty() {
-            true => TEXTS.to_vec(),
-            false => options.texts.iter().map(String::as_str).collect(),
-        };
+        let texts = texts_of(options);
         Ok(Source { dir, config, architecture, encoder, files, cuts, texts })
     }
 
@@ -250,29 +315,6 @@ impl<'a> Source<'a> {
         let mut config = self.config.clone();
         let stock = resize(&mut config, self.architecture, self.encoder.hidden, &layers);
         Ok(Small { config, tensors, layers, stock })
-    }
-
-    /// The tokens of the texts; random ones for a folder without a tokenizer.
-    fn token_set(&self) -> Result<TokenSet> {
-        let longest = self.encoder.positions.min(LONGEST);
-        let files = ["tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model"];
-        if files.iter().any(|name| self.dir.join(name).exists()) {
-            let tokenizer = Tokenizer::from_dir(self.dir, self.encoder.vocab)?;
-            let items: Vec<(&str, Option<&str>)> = self.texts.iter().map(|text| (*text, None)).collect();
-            let rows = tokenizer.encode_batch(&items, longest)?;
-            return Ok(token_set(rows.into_iter().map(|e| {
-                let types = tokenizer.types(&e.types).into_owned();
-                (e.ids, types)
-            })));
-        }
-        let mut rng = Rng::new(0, "shrink", 0);
-        let [texts, tokens] = RANDOM;
-        let mut one = |i: usize| {
-            let length = (1 + i * tokens / texts).min(longest);
-            let ids: Vec<u32> = (0..length).map(|_| rng.below(self.encoder.vocab as u32)).collect();
-            (ids, vec![0; length])
-        };
-        Ok(token_set((0..texts).map(&mut one)))
     }
 
     fn report(
@@ -292,6 +334,7 @@ impl<'a> Source<'a> {
         let stays = |layer: &usize| self.cuts.iter().any(|cut| cut.layer == *layer);
         Shrunk {
             layers: layers.collect(),
+            influence: Vec::new(),
             removed_layers: (0..self.encoder.layers.len()).filter(|layer| !stays(layer)).collect(),
             vocabulary: [self.encoder.vocab; 2],
             parameters: [before.0, after.0],

@@ -13,7 +13,7 @@ use std::path::Path;
 /// The largest difference that rounding in f32 explains, as a share of the largest value.
 pub(super) const TOLERANCE: f64 = 1e-5;
 /// The most tokens of a forward pass.
-const MAX_TOKENS: usize = 2048;
+pub(super) const MAX_TOKENS: usize = 2048;
 
 /// How far the outputs of a smaller model are from those of the model it was made from.
 #[derive(Clone, Debug, Default, Serialize)]
