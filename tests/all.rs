@@ -179,6 +179,8 @@ mod session;
 mod several;
 #[path = "all/shrink.rs"]
 mod shrink;
+#[path = "all/soft_losses.rs"]
+mod soft_losses;
 #[path = "all/spans.rs"]
 mod spans;
 #[path = "all/streams.rs"]

@@ -8,6 +8,7 @@ use crate::checkpoint::{RealFs, check_run_folder, check_seeds_folder, number, wr
 use crate::console::line;
 use crate::error::{Error, Result};
 use crate::metrics::Scores;
+use crate::train::beside::RecallPair;
 use crate::train::recipe::TaskKind;
 use crate::train::{self, Control, Event, Observer, Outcome, Recipe, Signals, StepLog};
 use crate::units::{bytes, count, plural, thousands};
@@ -104,7 +105,11 @@ fn over_seeds(seeds: usize, table: &Value) -> String {
     let width = table.as_object().into_iter().flatten().map(|(name, _)| name.len()).max().unwrap_or(0);
     let line = |(name, v): (&String, &Value)| {
         let [mean, std] = ["mean", "std"].map(|key| v[key].as_f64().unwrap_or(f64::NAN));
-        format!("\n  {name:<width$} {mean:>9.4} +- {std:.4}")
+        let teacher = v["teacher"].as_array().map(|values| {
+            let sum: f64 = values.iter().map(|v| v.as_f64().unwrap_or(f64::NAN)).sum();
+            format!("  (teacher {:.4})", sum / values.len() as f64)
+        });
+        format!("\n  {name:<width$} {mean:>9.4} +- {std:.4}{}", teacher.unwrap_or_default())
     };
     let lines: String = table.as_object().into_iter().flatten().map(line).collect();
     format!("\nMean and standard deviation over {seeds} seeds:{lines}")
@@ -123,18 +128,37 @@ pub fn watcher(recipe: &Recipe, as_json: bool, quiet: bool) -> Box<dyn Observer>
 fn summary(runs: &[Recipe], outcomes: &[Outcome]) -> Value {
     let mut table = json!({});
     let set = if outcomes[0].test.is_some() { "test" } else { "validation" };
-    for (name, _) in outcomes[0].scores().iter() {
-        let values: Vec<f64> = outcomes.iter().map(|o| o.scores().get(name).unwrap_or(f64::NAN)).collect();
+    let seeds: Vec<u64> = runs.iter().map(|r| r.seed).collect();
+    let steps: Vec<u64> = outcomes.iter().map(|o| o.model_step).collect();
+    let entry = |values: Vec<f64>| {
         let n = values.len() as f64;
         let mean = values.iter().sum::<f64>() / n;
         let var = values.iter().map(|v| (v - mean) * (v - mean)).sum::<f64>() / (n - 1.0);
-        let seeds: Vec<u64> = runs.iter().map(|r| r.seed).collect();
-        let steps: Vec<u64> = outcomes.iter().map(|o| o.model_step).collect();
         let values: Vec<Value> = values.into_iter().map(number).collect();
-        table[name] = json!({
+        json!({
             "mean": number(mean), "std": number(var.sqrt()), "values": values, "seeds": seeds, "scored_on": set,
             "model_steps": steps,
-        });
+        })
+    };
+    let of = |name: &str, scores: &dyn Fn(&Outcome) -> Option<Scores>| -> Vec<f64> {
+        outcomes.iter().map(|o| scores(o).and_then(|s| s.get(name)).unwrap_or(f64::NAN)).collect()
+    };
+    for (name, _) in outcomes[0].scores().iter() {
+        table[name] = entry(of(name, &|o| Some(o.scores())));
+        if outcomes[0].teacher.is_some() {
+            let values = of(name, &|o| Some(o.teacher.as_ref()?.scores.clone()));
+            table[name]["teacher"] = values.into_iter().map(number).collect();
+        }
+    }
+    for pair in outcomes[0].teacher.iter().flat_map(|teacher| &teacher.recall) {
+        let of = |value: fn(&RecallPair) -> f64| -> Vec<f64> {
+            let all =
+                outcomes.iter().map(|o| o.teacher.as_ref()?.recall.iter().find(|r| r.class == pair.class));
+            all.map(|found| found.map_or(f64::NAN, value)).collect()
+        };
+        let mut recall = entry(of(|r| r.student));
+        recall["teacher"] = of(|r| r.teacher).into_iter().map(number).collect();
+        table[format!("recall of {}", pair.class)] = recall;
     }
     table
 }
@@ -165,6 +189,7 @@ fn conclusion(recipe: &Recipe, o: &Outcome) -> String {
     if !o.report.is_empty() {
         lines.push(format!("\n{}", o.report.trim_end()));
     }
+    lines.extend(o.teacher.as_ref().map(|teacher| format!("\n{}", teacher.to_string().trim_end())));
     let early = match &o.stopped_by {
         Some(by) => format!(" (stopped by {by}; the same command resumes)"),
         None if o.stopped_early => " (stopped early)".to_owned(),

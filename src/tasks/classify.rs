@@ -5,7 +5,7 @@ use super::{
 };
 use crate::data::{Batch, Label, TokenSet};
 use crate::error::Result;
-use crate::metrics::{Classification, Curves, Ranked, Scores, softmax};
+use crate::metrics::{ClassScores, Classification, Curves, Ranked, Scores, softmax};
 use crate::models::Outputs;
 use crate::ops::cross_entropy::{CrossEntropy, IGNORE};
 use crate::shape::DType;
@@ -185,6 +185,9 @@ impl Meter for Counted {
             all.insert("confusion".to_owned(), json!(self.counts.confusion()));
         }
         all
+    }
+    fn per_class(&self) -> Vec<(String, ClassScores)> {
+        self.names.iter().cloned().zip(self.counts.per_class()).collect()
     }
     fn units(&self) -> usize {
         self.rows.len()

@@ -30,7 +30,7 @@ pub use tag::{Tag, TagScheme, Tagged};
 use crate::data::{Batch, TokenSet};
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::metrics::Scores;
+use crate::metrics::{ClassScores, Scores};
 use crate::models::{Model, Outputs};
 use crate::nn::{Inputs, Taps};
 use crate::ops::accumulator;
@@ -208,6 +208,10 @@ pub trait Meter {
     fn units(&self) -> usize;
     /// The scores of these alone, each counted as often as it is named.
     fn scores_of(&self, drawn: &[usize]) -> Scores;
+    /// The scores of each class, label or kind of span by name, where the task has some.
+    fn per_class(&self) -> Vec<(String, ClassScores)> {
+        Vec::new()
+    }
     /// For each label the threshold with the best F1 on what was scored, where thresholds decide.
     fn best_thresholds(&self) -> Option<Vec<f64>> {
         None

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::data::{Batch, TokenSet};
 use crate::error::Result;
-use crate::metrics::{Curves, MultiLabel, Ranked, Scores, sigmoids};
+use crate::metrics::{ClassScores, Curves, MultiLabel, Ranked, Scores, sigmoids};
 use crate::models::Outputs;
 use crate::ops::binary_cross_entropy::BinaryCrossEntropy;
 use crate::tape::{Tape, Var};
@@ -189,6 +189,9 @@ impl Meter for Decided {
         all.insert("per_class".to_owned(), json!(self.counts.label_scores()));
         all.insert("thresholds".to_owned(), json!(self.counts.decides_above()));
         all
+    }
+    fn per_class(&self) -> Vec<(String, ClassScores)> {
+        self.names.iter().cloned().zip(self.counts.label_scores()).collect()
     }
     fn units(&self) -> usize {
         self.rows.len()

@@ -64,6 +64,13 @@ impl SoftKind {
     pub fn first(self) -> SoftOutput {
         SoftOutput { kind: self, output: 0 }
     }
+    /// A teacher's output as the student's model would give it: a number in the units of training.
+    pub fn in_units(&self, output: f64) -> f64 {
+        match self {
+            Self::Number { shift, scale, .. } => (output - shift) / scale,
+            _ => output,
+        }
+    }
 }
 
 impl SoftOutput {
@@ -123,8 +130,8 @@ impl SoftOutput {
             SoftKind::Labels(of_labels) => {
                 labels(tape, student, batch, &teacher, of_labels.as_deref(), temperature, scale)
             }
-            SoftKind::Number { shift, scale: one, unit } => {
-                let targets: Vec<f64> = teacher.iter().map(|t| (t - shift) / one).collect();
+            SoftKind::Number { scale: one, unit, .. } => {
+                let targets: Vec<f64> = teacher.iter().map(|t| self.kind.in_units(*t)).collect();
                 let scale = scale * (one / unit).powi(2);
                 let mut x = vec![
                     student.clone(),

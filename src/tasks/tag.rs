@@ -4,7 +4,7 @@
 use super::{DataKind, Meter, SoftKind, SoftOutput, Task, TaskEntry, only, reals, unlabelled};
 use crate::data::{Batch, IGNORED, Origin, Scheme, Span, TagFormat, TagRule, TokenSet, Words};
 use crate::error::{Error, Result};
-use crate::metrics::{Entities, Scores, WordTags};
+use crate::metrics::{ClassScores, Entities, Scores, WordTags};
 use crate::models::Outputs;
 use crate::ops::cross_entropy::CrossEntropy;
 use crate::shape::DType;
@@ -202,6 +202,12 @@ impl Meter for Tagged {
         match left_out {
             0 => table,
             n => format!("{table}{n} sentences have tags that are not of the scheme and count nowhere\n"),
+        }
+    }
+    fn per_class(&self) -> Vec<(String, ClassScores)> {
+        match self.counts(0..self.tags.len()).0 {
+            TagCounts::Spans(entities) => entities.per_type().map(|(name, s)| (name.to_owned(), s)).collect(),
+            TagCounts::Words(words) => self.names.iter().cloned().zip(words.counts().per_class()).collect(),
         }
     }
     fn units(&self) -> usize {

@@ -1,5 +1,6 @@
 //! What a run leaves behind: validations, checkpoints, the trained model and its scores.
 
+use super::beside::Comparison;
 use super::events::Event;
 use super::history;
 use super::outcome::{METRICS, MODEL};
@@ -36,6 +37,7 @@ impl Trainer<'_> {
                 self.report += &format!("{}:\n", part.name);
             }
             self.report += &report;
+            self.per_class = meter.per_class();
             each.push((head, meter.scores()));
         }
         Ok((!each.is_empty()).then_some(each))
@@ -327,6 +329,10 @@ impl Trainer<'_> {
         write_model(fs, &model, &self.model_files()?)?;
         let trained = self.state.step > self.resumed_from;
         let before = |f: fn(&Outcome) -> f64| self.before.as_ref().map_or(f64::NAN, f);
+        let teacher = self.run.teacher.as_ref().and_then(|teacher| {
+            let scores = test.as_ref().or(validation.as_ref())?;
+            Some(Comparison::new(teacher.scores.as_ref()?, scores.clone(), &self.per_class))
+        });
         let outcome = Outcome {
             model,
             steps: self.state.step,
@@ -337,6 +343,7 @@ impl Trainer<'_> {
             best_of,
             validation,
             test,
+            teacher,
             higher_is_better: directions(&parts),
             report: self.report,
             stopped_early: self.state.stopped_early,
@@ -380,6 +387,7 @@ impl Trainer<'_> {
             best_of: best_of.collect(),
             validation: self.state.scores_here().map(|here| here.scores),
             test: None,
+            teacher: None,
             higher_is_better: directions(parts),
             device: self.run.device.caps().label(),
             verified: self.run.verified(),

@@ -1,5 +1,6 @@
 //! THE training loop, read downwards, and what configures it.
 
+pub mod beside;
 mod conclude;
 mod coverage;
 mod describe;
@@ -23,6 +24,7 @@ pub mod select;
 pub mod signals;
 pub mod state;
 
+pub use beside::Comparison;
 pub use distill::{Distill, SoftLoss};
 pub use epochs::Epochs;
 pub use events::{Control, Event, Observer, Observers, Prepared, PruningReport, Silent, StepLog};
@@ -42,6 +44,7 @@ use crate::checkpoint::{Fs, Journal, Newest, RunDir, number, write_file};
 use crate::data::Batch;
 use crate::device::{Device, Tensor};
 use crate::error::{Error, Kind, Result};
+use crate::metrics::ClassScores;
 use crate::optim::{LossScale, Optimizer, StepResult};
 use crate::units::plural;
 use coverage::{Coverage, Looked};
@@ -99,6 +102,8 @@ struct Trainer<'a> {
     begun: Instant,
     first_step_seconds: f64,
     report: String,
+    /// The scores of each class in the last evaluation, of a single task.
+    per_class: Vec<(String, ClassScores)>,
     coverage: Coverage,
     queued: Vec<Queued>,
     /// Tokens of a pass at most: the recipe's, or fewer once the device had no more memory.
@@ -285,6 +290,7 @@ pub fn train(
         begun: Instant::now(),
         first_step_seconds: f64::NAN,
         report: String::new(),
+        per_class: Vec::new(),
         coverage,
         queued: Vec::new(),
         max_tokens: recipe.train.max_tokens,

@@ -1,6 +1,7 @@
 //! How a run ended: what `metrics.json` says, and each number with the model, the step and the thresholds it
 //! belongs to.
 
+use super::beside::Comparison;
 use super::state::Best;
 use crate::checkpoint::{CheckpointReport, number, read_json};
 use crate::metrics::Scores;
@@ -36,6 +37,8 @@ pub struct Outcome {
     pub validation: Option<Scores>,
     /// Scores of the model on the test set.
     pub test: Option<Scores>,
+    /// Its scores beside those of its teacher on the same examples, if it has one.
+    pub teacher: Option<Comparison>,
     /// The direction of each score that has one.
     pub higher_is_better: BTreeMap<String, bool>,
     /// What a person reads of the model's last evaluation: a confusion table, correlations. Empty if the run
@@ -88,6 +91,8 @@ struct Kept {
     thresholds: Map<String, Value>,
     validation: Option<Scores>,
     test: Option<Scores>,
+    #[serde(default)]
+    teacher: Option<Comparison>,
     best: Option<KeptBest>,
     #[serde(default)]
     best_of: BTreeMap<String, KeptBest>,
@@ -156,6 +161,9 @@ impl Outcome {
         }
         all["validation"] = self.validation.as_ref().map(Scores::to_json).into();
         all["test"] = self.test.as_ref().map(Scores::to_json).into();
+        if let Some(teacher) = &self.teacher {
+            all["teacher"] = json!(teacher);
+        }
         all["best_step"] = self.best.as_ref().map(|b| b.step).into();
         all["best"] = self.best.as_ref().zip(self.best_metric.as_ref()).map_or(Value::Null, |(b, metric)| {
             let value = number(b.scores.get(metric).unwrap_or(f64::NAN));
@@ -199,6 +207,7 @@ impl Outcome {
             best_of: kept.best_of.into_iter().map(best_of).collect(),
             validation: kept.validation,
             test: kept.test,
+            teacher: kept.teacher,
             higher_is_better: kept.higher_is_better,
             report: String::new(),
             stopped_early: kept.stopped_early,

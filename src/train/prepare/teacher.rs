@@ -1,6 +1,7 @@
 //! The teacher of a run: found before the memory is planned. It is asked before the student is opened, or
 //! runs beside it, or both.
 
+use super::super::beside::{TeacherRun, TeacherScores};
 use super::super::distill::SoftLoss;
 use super::super::live::LiveLosses;
 use super::super::memory::MemoryPlan;
@@ -8,6 +9,7 @@ use super::super::recipe::Recipe;
 use super::TaskRun;
 use crate::cache;
 use crate::compress::{LiveFolder, SoftTargets, Teacher};
+use crate::data::TokenSet;
 use crate::device::{Caps, Device};
 use crate::error::{Error, Result};
 use crate::models::{ModelShape, Options, Outputs, source};
@@ -28,6 +30,9 @@ pub struct TeacherReport {
     pub cached: bool,
     /// What it gives while the student trains, in words; empty if it does not run then.
     pub live: String,
+    /// What it scores on the examples that the run's model is scored on, if its outputs are kept and there
+    /// are such examples.
+    pub scores: Option<TeacherScores>,
 }
 
 /// The teacher in its two roles.
@@ -51,7 +56,7 @@ pub(super) fn find(
     let d = &recipe.distill;
     let (Some(path), [part]) = (&d.teacher, parts) else { return Ok(Found::default()) };
     let dir = source::resolve(path)?;
-    let longest = part.train.longest_sequence();
+    let longest = sets(part).map(|set| set.longest_sequence()).max().unwrap_or(0);
     part.labels = d.labels();
     let mut found = Found::default();
     if recipe.has_live_teacher() {
@@ -73,6 +78,11 @@ pub(super) fn find(
     Ok(found)
 }
 
+/// The examples that a teacher is asked about.
+fn sets(part: &TaskRun) -> impl Iterator<Item = &TokenSet> {
+    [Some(&part.train), part.validation.as_ref(), part.test.as_ref()].into_iter().flatten().map(|set| &**set)
+}
+
 /// Adds what the teacher takes before training to the plan; it is gone when the student comes.
 pub(super) fn plan(
     recipe: &Recipe,
@@ -81,7 +91,8 @@ pub(super) fn plan(
     part: &TaskRun,
     plan: MemoryPlan,
 ) -> Result<MemoryPlan> {
-    let taken = teacher.plan(caps, &part.train, recipe.train.max_tokens)?;
+    let taken = sets(part).map(|set| teacher.plan(caps, set, recipe.train.max_tokens));
+    let taken = taken.collect::<Result<Vec<_>>>()?.into_iter().max().unwrap_or(0);
     let free = caps.memory_bytes.map(|all| all.saturating_sub(caps.taken_bytes));
     if let Some(free) = free.filter(|free| taken > *free) {
         return Err(Error::memory(format!("the teacher does not fit into the memory of {}", caps.name))
@@ -114,6 +125,10 @@ pub(super) fn ask(
     if let Some(soft) = &mut part.soft {
         soft.targets = taught.targets;
     }
-    let (hash, outputs) = (teacher.hash.clone(), part.train.len());
-    Ok((Some(TeacherReport { hash, outputs, cached: taught.cached, ..report }), taught.warning))
+    let run = TeacherRun { device, max_tokens: recipe.train.max_tokens, cache: cache.as_deref() };
+    let held = [part.validation.as_deref(), part.test.as_deref()];
+    let (scores, warning) = run.scores(teacher, &*part.task, held)?;
+    let (hash, outputs, cached) = (teacher.hash.clone(), part.train.len(), taught.cached);
+    let report = TeacherReport { hash, outputs, cached, scores, ..report };
+    Ok((Some(report), taught.warning.or(warning)))
 }
