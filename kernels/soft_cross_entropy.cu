@@ -1,6 +1,6 @@
 // loss = scale sum_i w_i T^2 KL(p_i || q_i), p = softmax(t / T), q = softmax(s / T): see
-// src/ops/soft_cross_entropy.rs. Constants: T (student's logits), G (their gradient). One warp a row. The
-// teacher's logits, weights, scale, statistics and losses are f32.
+// src/ops/soft_cross_entropy.rs. Constants: T (student's logits), U (teacher's), G (the student's
+// gradient). One warp a row. Weights, scale, statistics and losses are f32.
 
 struct Params {
   u32 rows, classes, add;
@@ -42,7 +42,7 @@ DEVICE float term(float lp, float lq) {
 }
 
 // s, t (rows, classes), weights (rows) -> saved (2, rows): lse of t / T, lse of s / T; each (rows)
-KERNEL soft_cross_entropy_forward(const T* __restrict__ s, const float* __restrict__ t, const float* __restrict__ weights,
+KERNEL soft_cross_entropy_forward(const T* __restrict__ s, const U* __restrict__ t, const float* __restrict__ weights,
                                   float* __restrict__ saved, float* __restrict__ each, Params p) {
   const u32 row = blockIdx.x * (THREADS / 32) + threadIdx.x / 32, lane = threadIdx.x % 32;
   if (row >= p.rows) return;
@@ -51,11 +51,11 @@ KERNEL soft_cross_entropy_forward(const T* __restrict__ s, const float* __restri
   Online student{-3.0e38f, 0.f}, teacher{-3.0e38f, 0.f};
   for (u32 c = lane; c < p.classes; c += 32) {
     add(student, widen(s[c]) * p.inverse);
-    add(teacher, t[c] * p.inverse);
+    add(teacher, widen(t[c]) * p.inverse);
   }
   const float lt = lse(teacher), ls = lse(student);
   float sum = 0.f;
-  for (u32 c = lane; c < p.classes; c += 32) sum += term(t[c] * p.inverse - lt, widen(s[c]) * p.inverse - ls);
+  for (u32 c = lane; c < p.classes; c += 32) sum += term(widen(t[c]) * p.inverse - lt, widen(s[c]) * p.inverse - ls);
   sum = warp_sum(sum);
   if (lane == 0) {
     saved[row] = lt;
@@ -76,7 +76,7 @@ KERNEL soft_cross_entropy_sum(const float* __restrict__ each, const float* __res
 
 // ds_c = dloss scale w T (q_c - p_c). s, t (rows, classes), weights (rows), scale, dloss (1), saved (2, rows)
 // -> ds (rows, classes)
-KERNEL soft_cross_entropy_backward(const T* __restrict__ s, const float* __restrict__ t, const float* __restrict__ weights,
+KERNEL soft_cross_entropy_backward(const T* __restrict__ s, const U* __restrict__ t, const float* __restrict__ weights,
                                    const float* __restrict__ scale, const float* __restrict__ dloss,
                                    const float* __restrict__ saved, G* __restrict__ ds, Params p) {
   const u32 row = blockIdx.x * (THREADS / 32) + threadIdx.x / 32, lane = threadIdx.x % 32;
@@ -85,7 +85,7 @@ KERNEL soft_cross_entropy_backward(const T* __restrict__ s, const float* __restr
   const float lt = saved[row], ls = saved[p.rows + row];
   const float rate = scale[0] * dloss[0] * p.temperature * weights[row];
   for (u32 c = lane; c < p.classes; c += 32) {
-    const float q = expf(widen(s[start + c]) * p.inverse - ls), of_t = expf(t[start + c] * p.inverse - lt);
+    const float q = expf(widen(s[start + c]) * p.inverse - ls), of_t = expf(widen(t[start + c]) * p.inverse - lt);
     const float d[1] = {times(rate, q - of_t)};
     put(ds + start + c, d, p.add);
   }

@@ -13,6 +13,17 @@ use crate::tape::{Tape, Var};
 use crate::text::Tokenizer;
 use std::path::{Path, PathBuf};
 
+/// What a live teacher is asked for besides what is inside of its encoder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LiveHead {
+    /// Nothing.
+    None,
+    /// The logits of masked tokens.
+    Masked,
+    /// The outputs of its own head, which [`Teacher::find`](super::Teacher::find) has checked.
+    Own,
+}
+
 /// The folder of a live teacher, checked but not opened.
 #[derive(Clone, Debug)]
 pub struct LiveFolder {
@@ -21,27 +32,28 @@ pub struct LiveFolder {
     pub hash: String,
     /// The shape of its encoder.
     pub encoder: EncoderConfig,
-    /// Whether it is asked for the logits of masked tokens.
+    /// Whether it is asked for the outputs of its head.
     pub logits: bool,
 }
 
 impl LiveFolder {
     /// Finds the teacher in a folder and checks that it reads the student's tokens: the same tokenizer, and
-    /// room for sequences of `longest` tokens. With `logits` it must be a masked language model, else any
-    /// encoder will do. `vectors`: the student learns vectors of texts, as sentence-transformers reads them.
+    /// room for sequences of `longest` tokens. For [`LiveHead::Masked`] it must be a masked language model,
+    /// for [`LiveHead::None`] any encoder will do. `vectors`: the student learns vectors of texts, as
+    /// sentence-transformers reads them.
     ///
     /// # Errors
     /// [`Kind::Model`](crate::error::Kind::Model) for a folder without such a model.
     pub fn find(
         dir: &Path,
-        logits: bool,
+        head: LiveHead,
         vectors: bool,
         tokenizer: &Tokenizer,
         longest: usize,
     ) -> Result<LiveFolder> {
         let encoder = encoder_shape(dir)?;
         fits_student(dir, &encoder, vectors, tokenizer, longest)?;
-        if logits {
+        if head == LiveHead::Masked {
             let saved = saved_outputs(dir)?;
             if !matches!(&saved[..], [(_, Outputs::Tokens | Outputs::Pretraining(_))]) {
                 let found: Vec<String> = saved.iter().map(|(_, outputs)| format!("{outputs:?}")).collect();
@@ -52,7 +64,8 @@ impl LiveFolder {
                     .with_help("choose another teacher, or set distill.logits_weight = 0"));
             }
         }
-        Ok(LiveFolder { dir: dir.to_path_buf(), hash: folder_hash(dir)?, encoder, logits })
+        let (dir, logits) = (dir.to_path_buf(), head != LiveHead::None);
+        Ok(LiveFolder { hash: folder_hash(&dir)?, dir, encoder, logits })
     }
     /// How the model is opened: with its own head, or with none.
     fn options(&self) -> Options {
@@ -86,8 +99,8 @@ pub struct LiveTeacher {
 }
 
 impl LiveTeacher {
-    /// Runs the teacher over a student's batch. What `taps` ask for is in them afterwards. Returns the logits
-    /// (target positions, vocab) if it was opened to give them. All are constants on any tape.
+    /// Runs the teacher over a student's batch. What `taps` ask for is in them afterwards. Returns the
+    /// first output of its head if it was opened to give that. All are constants on any tape.
     ///
     /// # Errors
     /// Those of [`Model::forward`].

@@ -6,5 +6,5 @@ pub mod prune;
 pub mod shrink;
 pub mod teacher;
 
-pub use live::{LiveFolder, LiveTeacher};
+pub use live::{LiveFolder, LiveHead, LiveTeacher};
 pub use teacher::{SoftTargets, Taught, Teacher};

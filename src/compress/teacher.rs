@@ -170,6 +170,10 @@ impl Teacher {
         Ok(Teacher { dir, hash, options, outputs, soft, order })
     }
 
+    /// For each of the student's outputs, which of the teacher's it is compared with.
+    pub fn order(&self) -> &[usize] {
+        &self.order
+    }
     /// The bytes that computing the outputs takes on a device: the weights, without gradients and optimizer
     /// states, and the largest pass.
     ///

@@ -3,10 +3,10 @@
 //! "Distilling the Knowledge in a Neural Network", sec. 2).
 //!
 //! s (rows, C), t (rows, C), weights w (rows), scale (1) -> loss (1). Rows with weight 0 count nothing. The
-//! teacher has no gradient. This is the cross-entropy of the teacher's distribution less that distribution's
-//! entropy, which no student changes: so 0 is reached, and the gradient is that of the cross-entropy. T^2
-//! keeps the size of the gradient where T changes. With w_i = 1 and scale = 1 / rows this is T^2 times
-//! PyTorch's `kl_div` with reduction "batchmean".
+//! teacher has no gradient; t has the type of s, or that of sums. This is the cross-entropy of the teacher's
+//! distribution less that distribution's entropy, which no student changes: so 0 is reached, and the gradient
+//! is that of the cross-entropy. T^2 keeps the size of the gradient where T changes. With w_i = 1 and scale =
+//! 1 / rows this is T^2 times PyTorch's `kl_div` with reduction "batchmean".
 //!
 //! ds = dloss scale w T (q - p).
 //!
@@ -53,7 +53,9 @@ impl Op for SoftCrossEntropy {
         if s.shape != t.shape || w.shape != [rows] || scale.shape != [1] || classes == 0 || !positive {
             return Err(wrong());
         }
-        let sums = accumulator(compute_dtype_beside("soft_cross_entropy", caps, x, &[1, 2, 3])?);
+        // Logits that were kept are exact, those of a teacher that runs beside the model are activations.
+        let exact: &[usize] = if t.dtype == s.dtype { &[2, 3] } else { &[1, 2, 3] };
+        let sums = accumulator(compute_dtype_beside("soft_cross_entropy", caps, x, exact)?);
         let plan = Plan::new(vec![Spec::new(sums, &[1])], vec![Spec::new(sums, &[SAVED, rows])]);
         Ok(plan.with_scratch([rows * sums.size(), 0]))
     }
@@ -203,11 +205,16 @@ fn warps(rows: usize) -> [u32; 3] {
     [rows.div_ceil(CUDA_THREADS as usize / 32) as u32, 1, 1]
 }
 
+/// The types of the student's logits, of their gradient, and of the teacher's logits.
+fn consts(x: &[&Tensor], g: &Tensor) -> [(&'static str, Const); 3] {
+    [("T", x[0]), ("G", g), ("U", x[1])].map(|(name, t)| (name, Const::Type(t.spec.dtype)))
+}
+
 impl On<Cuda> for SoftCrossEntropy {
     fn forward(&self, device: &Cuda, io: Forward) -> Result<()> {
         let (x, rows) = (io.x, io.x[2].spec.len());
         let each = device.scratch(io.y[1].spec.dtype, &[rows])?;
-        let consts = [("T", Const::Type(x[0].spec.dtype)), ("G", Const::Type(x[0].spec.dtype))];
+        let consts = consts(x, x[0]);
         let p = self.params(x[0], false);
         let buffers = [x[0], x[1], x[2], io.y[1], &each];
         launch_cuda(device, (KERNEL, "soft_cross_entropy_forward"), &consts, warps(rows), &buffers, &p)?;
@@ -216,7 +223,7 @@ impl On<Cuda> for SoftCrossEntropy {
     }
     fn backward(&self, device: &Cuda, io: Backward) -> Result<()> {
         let (Some(g), x) = (io.dx(0), io.x) else { return Ok(()) };
-        let consts = [("T", Const::Type(x[0].spec.dtype)), ("G", Const::Type(g.t.spec.dtype))];
+        let consts = consts(x, g.t);
         let buffers = [x[0], x[1], x[2], x[3], io.dy()?, io.y[1], g.t];
         let (groups, p) = (warps(x[2].spec.len()), self.params(x[0], g.add));
         launch_cuda(device, (KERNEL, "soft_cross_entropy_backward"), &consts, groups, &buffers, &p)
@@ -240,7 +247,10 @@ pub fn cases() -> Vec<Case> {
         ];
         Case::new(label, SoftCrossEntropy { temperature }, inputs)
     };
+    let mut live = case("a teacher in the type of activations", [7, 67], 2.0, 2.0, |_| 1.0);
+    live.inputs[1].fill = super::Fill::Detached(-2.0, 2.0);
     vec![
+        live,
         case("two classes", [4, 2], 2.0, 2.0, |_| 1.0),
         case("one row", [1, 5], 1.0, 3.0, |_| 0.5),
         case("one class", [3, 1], 2.0, 2.0, |_| 1.0),

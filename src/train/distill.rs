@@ -93,7 +93,7 @@ impl Objective for Distill<'_> {
         let mut losses = self.combine(&mut run.tape, &outputs, run.batch, scales)?;
         if let Some(live) = self.live {
             let teacher = self.teacher.ok_or_else(|| Error::shape("the live teacher is not there"))?;
-            losses.extend(live.record(run, teacher, &taps, outputs.first(), scales[0])?);
+            losses.extend(live.record(run, (self.task, teacher), &taps, outputs.first(), scales[0])?);
         }
         total(&mut run.tape, losses)
     }

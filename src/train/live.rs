@@ -5,7 +5,7 @@
 //!   (TinyBERT, eq. 9). States of another width go through one linear map that all layers share.
 //! - relations: MiniLM-v2 (Wang et al. 2021, eq. 5 to 7), [`Relation`]: of a layer of the teacher and the
 //!   last one of the student, the mean over the sequences.
-//! - logits of masked tokens: T^2 KL, the mean over the masked tokens.
+//! - logits: T^2 KL, the mean over the masked tokens, or over the rows that count in the task's loss.
 //!
 //! Means are over the tokens, sequences and masked tokens of the optimizer step, so that the sum does not
 //! depend on how the step is cut into micro-batches. Every token of a sequence counts, special ones too;
@@ -17,18 +17,23 @@ use crate::compress::LiveTeacher;
 use crate::data::IGNORED;
 use crate::error::{Error, Result};
 use crate::nn::{EncoderConfig, Taps};
+use crate::ops::Activation;
 use crate::ops::hidden_match::{HiddenMatch, RowDistance};
+use crate::ops::linear::Linear;
 use crate::ops::relation::Relation;
 use crate::ops::soft_cross_entropy::SoftCrossEntropy;
-use crate::tape::Var;
-use crate::tasks::reals;
+use crate::tape::{Tape, Var};
+use crate::tasks::{Task, reals};
 use std::fmt;
 
 /// The losses of a live teacher, each with its factor; 0 turns one off.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LiveLosses {
-    /// On the divergence of the logits at masked tokens.
+    /// On the divergence of the logits: at masked tokens, or in the rows that count in the task's loss.
     pub logits: f64,
+    /// For each of the student's logits, which of the teacher's it is compared with; empty if they have one
+    /// order.
+    order: Vec<usize>,
     /// The temperature of the logits.
     pub temperature: f64,
     /// On the distance of hidden states.
@@ -72,8 +77,8 @@ impl LiveLosses {
         let [hidden, embedding, relation] = [d.hidden(), d.embedding(), d.relation()];
         let states = hidden > 0.0 || embedding > 0.0;
         let relation_layer = relation_layer(d, teacher.depth())?;
-        let logits = if recipe.task == TaskKind::Mask { d.logits() } else { 0.0 };
-        if logits > 0.0 && student.vocab != teacher.vocab {
+        let logits = if recipe.has_live_logits() { d.logits() } else { 0.0 };
+        if logits > 0.0 && recipe.task == TaskKind::Mask && student.vocab != teacher.vocab {
             return Err(Error::usage("the teacher has another number of tokens than the student")
                 .with_expected(format!("{} tokens (vocab_size in config.json)", student.vocab))
                 .with_found(teacher.vocab.to_string())
@@ -81,6 +86,7 @@ impl LiveLosses {
         }
         Ok(Some(LiveLosses {
             logits,
+            order: Vec::new(),
             temperature: d.temperature,
             hidden,
             layers: if hidden > 0.0 { layers(d, student.depth(), teacher.depth())? } else { Vec::new() },
@@ -97,6 +103,12 @@ impl LiveLosses {
         }))
     }
 
+    /// The same, where the classes of the teacher have another order.
+    pub fn with_order(self, order: Vec<usize>) -> LiveLosses {
+        let ordered = order.iter().enumerate().all(|(i, at)| i == *at);
+        LiveLosses { order: if ordered { Vec::new() } else { order }, ..self }
+    }
+
     /// Taps for what these losses read.
     pub fn taps(&self) -> Taps {
         let taps =
@@ -105,15 +117,15 @@ impl LiveLosses {
     }
 
     /// Records the losses (1) of a micro-batch, each times its factor, from what the student gave: `student`
-    /// has what [`LiveLosses::taps`] ask for, `logits` are its logits at masked tokens. `scale` is the factor
-    /// on the sum over masked tokens.
+    /// has what [`LiveLosses::taps`] ask for, `logits` are its logits. `scale` is the factor on the sum over
+    /// their rows.
     ///
     /// # Errors
     /// Those of the teacher and of the ops.
     pub fn record(
         &self,
         run: &mut TapedPass,
-        teacher: &LiveTeacher,
+        (task, teacher): (&dyn Task, &LiveTeacher),
         student: &Taps,
         logits: Option<&Var>,
         scale: f64,
@@ -123,8 +135,10 @@ impl LiveLosses {
         let mut losses = Vec::new();
         if self.logits > 0.0 {
             let (Some(logits), Some(target)) = (logits, target) else { return Err(missing("logits")) };
+            let target = self.ordered(&mut run.tape, target)?;
             let counts = |id: &u32| if *id == IGNORED { 0.0 } else { 1.0 };
-            let weights: Vec<f64> = run.batch.targets.tokens().iter().map(counts).collect();
+            let masked = || run.batch.targets.tokens().iter().map(counts).collect();
+            let weights: Vec<f64> = task.class_rows(run.batch).unwrap_or_else(masked);
             let weights = reals(&mut run.tape, logits, &[weights.len()], &weights)?;
             let scale = reals(&mut run.tape, logits, &[1], &[self.logits * scale])?;
             let op = SoftCrossEntropy { temperature: self.temperature as f32 };
@@ -142,6 +156,21 @@ impl LiveLosses {
             losses.push(self.relations(run, student, &taps)?);
         }
         Ok(losses)
+    }
+
+    /// The teacher's logits in the order of the student's: times a matrix of zeros and ones.
+    fn ordered(&self, tape: &mut Tape, logits: Var) -> Result<Var> {
+        let classes = self.order.len();
+        if classes == 0 {
+            return Ok(logits);
+        }
+        let mut matrix = vec![0.0; classes * classes];
+        for (row, at) in self.order.iter().enumerate() {
+            matrix[row * classes + at] = 1.0;
+        }
+        let matrix = tape.device().upload_reals(logits.value().spec.dtype, &[classes, classes], &matrix)?;
+        let matrix = tape.constant(matrix);
+        tape.apply(Linear { act: Activation::None }, [logits, matrix])
     }
 
     /// The distance of two hidden states.
@@ -190,7 +219,7 @@ impl fmt::Display for LiveLosses {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut parts = Vec::new();
         if self.logits > 0.0 {
-            parts.push("logits of masked tokens".to_owned());
+            parts.push("logits".to_owned());
         }
         if self.embedding > 0.0 {
             parts.push("embeddings".to_owned());

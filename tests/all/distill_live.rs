@@ -155,6 +155,42 @@ fn the_first_step_with_a_live_teacher_is_that_of_pytorch() {
     }
 }
 
+/// Logits that are computed in every step give the loss of those that were computed before, also where the
+/// classes of the teacher have another order.
+#[test]
+fn live_logits_give_the_loss_of_kept_ones() {
+    let scene = Scene::new();
+    let order = "validation_fraction = 0\nclasses = [\"positive\", \"negative\", \"neutral\"]";
+    for text in
+        [scene.text("weight = 0.7"), scene.text("weight = 1").replace("validation_fraction = 0", order)]
+    {
+        let i = text.len();
+        let kept = scene.train(&text, &format!("kept-{i}"), u64::MAX).expect("trained");
+        let live =
+            scene.train(&format!("{text}live = true\n"), &format!("live-{i}"), u64::MAX).expect("trained");
+        assert!(kept.len() == 6 && max_difference(&kept, &live) < 1e-5, "{kept:?} {live:?}");
+    }
+}
+
+/// Eight steps of all losses on a GPU are those of the CPU. Steps have other examples, but recur in their
+/// sizes, so that CUDA replays graphs that hold the teacher's passes too.
+#[test]
+fn wgpu_and_cuda_train_with_a_live_teacher_as_the_cpu_does() {
+    let scene = Scene::new();
+    let keys = "preset = \"tinybert\"\nlabel_weight = 0.5\nlogits_weight = 0.5\nlive = true";
+    let text = scene.text(keys).replace("batch_size = 12", "batch_size = 4");
+    let text = text.replace("max_steps = 6", "max_steps = 8");
+    let here = scene.train(&text, "cpu", u64::MAX).expect("trained");
+    assert!(here.len() == 8 && here[7] < here[0], "{here:?}");
+    for name in ["wgpu", "cuda"].into_iter().filter(|name| device(name).is_some()) {
+        let text = text.replace("threads = 1", &format!("threads = 1\ndevice = \"{name}\""));
+        let there = scene.train(&text, name, u64::MAX).expect("trained");
+        let off = max_difference(&here, &there);
+        println!("{name}: largest difference {off:.1e}");
+        assert!(off < 2e-3, "{name}: {here:?} {there:?}");
+    }
+}
+
 /// A teacher of another width: the student's states go through a linear map that is trained, in every
 /// checkpoint and in no model folder.
 #[test]
@@ -365,6 +401,10 @@ fn what_does_not_fit_a_live_teacher_is_refused() {
         stopping.replace("validation_fraction = 0", "validation_fraction = 0.5"),
         &["no loss of this run trains the head"],
     );
+    let regress = of("live = true").replace("\"classify\"", "\"regress\"");
+    refused(regress, &["distill.live does not work with task \"regress\""]);
+    let cached = of("live = false").replace("\"classify\"", "\"mask\"");
+    refused(cached, &["distill.live does not work with task \"mask\"", "every epoch"]);
     let no_teacher = of("preset = \"minilm\"").replace("teacher = ", "# teacher = ");
     refused(no_teacher, &["distill.preset is set, but distill.teacher is not"]);
     let contrastive = of("preset = \"minilm\"").replace("\"classify\"", "\"similar\"");

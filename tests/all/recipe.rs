@@ -364,7 +364,7 @@ seeds = [1, 2]
 device = "wgpu:3"
 threads = 5
 output = "out put/\"x\""
-distill = { teacher = "/m/large", preset = "tinybert", label_weight = 0.5, logits_weight = 2, hidden_weight = 0.1, hidden_layers = [[0, 1], [1, 3]], hidden_loss = "cosine", projection = false, embedding_weight = 0.2, relation_weight = 0.3, relation_heads = 24, relation_layer = 2 }
+distill = { teacher = "/m/large", preset = "tinybert", label_weight = 0.5, logits_weight = 2, live = true, hidden_weight = 0.1, hidden_layers = [[0, 1], [1, 3]], hidden_loss = "cosine", projection = false, embedding_weight = 0.2, relation_weight = 0.3, relation_heads = 24, relation_layer = 2 }
 [model]
 path = "/m/bert"
 layers = [4, 0]

@@ -5,10 +5,10 @@ use super::super::beside::{TeacherRun, TeacherScores};
 use super::super::distill::SoftLoss;
 use super::super::live::LiveLosses;
 use super::super::memory::MemoryPlan;
-use super::super::recipe::Recipe;
+use super::super::recipe::{Recipe, TaskKind};
 use super::TaskRun;
 use crate::cache;
-use crate::compress::{LiveFolder, SoftTargets, Teacher};
+use crate::compress::{LiveFolder, LiveHead, SoftTargets, Teacher};
 use crate::data::TokenSet;
 use crate::device::{Caps, Device};
 use crate::error::{Error, Result};
@@ -60,11 +60,20 @@ pub(super) fn find(
     part.labels = d.labels();
     let mut found = Found::default();
     if recipe.has_live_teacher() {
-        let logits = recipe.has_live_logits();
+        let head = match (recipe.has_live_logits(), recipe.task) {
+            (false, _) => LiveHead::None,
+            (true, TaskKind::Mask) => LiveHead::Masked,
+            (true, _) => LiveHead::Own,
+        };
+        let order = match head {
+            LiveHead::Own => Teacher::find(&dir, &*part.task, width, tokenizer, longest)?.order().to_vec(),
+            LiveHead::None | LiveHead::Masked => Vec::new(),
+        };
         let vectors = part.task.outputs() == Outputs::Embedding;
-        let live = LiveFolder::find(&dir, logits, vectors, tokenizer, longest)?;
+        let live = LiveFolder::find(&dir, head, vectors, tokenizer, longest)?;
         let student = ModelShape::of(folder, options)?.encoder;
-        part.live = LiveLosses::of(recipe, &student, &live.encoder).map_err(|e| e.at(&dir))?;
+        let losses = LiveLosses::of(recipe, &student, &live.encoder).map_err(|e| e.at(&dir))?;
+        part.live = losses.map(|losses| losses.with_order(order));
         found.live = Some(live);
     }
     if d.logits() > 0.0 && !recipe.has_live_logits() {

@@ -29,6 +29,10 @@ section! {
         label_weight: Option<f64> = None, at_least(0.0);
         /// Factor on the loss of the teacher's logits. Default: `weight`.
         logits_weight: Option<f64> = None, at_least(0.0);
+        /// Whether the teacher's logits are computed anew in every step, by a teacher that runs beside the
+        /// student, instead of once before training; for tasks "classify", "tag" and "mask". Default: true
+        /// with task "mask", else false.
+        live: Option<bool> = None, Rule::Any;
         /// Factor on the distance of hidden states; 0 turns it off. Default: 0.
         hidden_weight: Option<f64> = None, at_least(0.0);
         /// Which layers' hidden states are compared: "all", each layer of the student with one of the teacher
@@ -152,10 +156,12 @@ impl Distillation {
 }
 
 impl Recipe {
-    /// Whether the teacher is asked for logits while the student trains: masked tokens differ from epoch to
+    /// Whether the teacher is asked for logits while the student trains. Masked tokens differ from epoch to
     /// epoch.
     pub fn has_live_logits(&self) -> bool {
-        self.task == TaskKind::Mask && self.distill.teacher.is_some() && self.distill.logits() > 0.0
+        let d = &self.distill;
+        let live = self.task == TaskKind::Mask || d.live == Some(true);
+        live && d.teacher.is_some() && d.logits() > 0.0
     }
     /// Whether the teacher runs beside the student.
     pub fn has_live_teacher(&self) -> bool {
@@ -237,6 +243,19 @@ pub(super) fn check(recipe: &Recipe, r: &mut Reader<'_>) {
             let all = all.filter(|entry| entry.name == TaskKind::Mask.name() || distils(entry));
             let names: Vec<String> = all.map(|entry| format!("{:?}", entry.name)).collect();
             e.with_expected(format!("one of the tasks {}", names.join(", "))).with_help(help)
+        });
+    }
+    let wrong = match recipe.task {
+        TaskKind::Mask => Some(false),
+        TaskKind::Classify | TaskKind::Tag => None,
+        _ => Some(true),
+    };
+    if d.live.is_some() && d.live == wrong {
+        let what = format!("distill.live does not work with task \"{task}\"");
+        r.complain(&["distill.live", "task"], &what, |e| {
+            let of =
+                if wrong == Some(false) { "true: other tokens are masked in every epoch" } else { "false" };
+            e.with_expected(of).with_help("remove distill.live")
         });
     }
     if d.preset == Some(Preset::DistilBert) && recipe.task != TaskKind::Mask {

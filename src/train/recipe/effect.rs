@@ -193,6 +193,11 @@ const EFFECTS: &[Effect] = &[
         "distill.teacher, distill.logits_weight above 0, and a task with logits, unlike \"regress\" and \"similar\"",
     ),
     effect(
+        "distill.live",
+        |r| teacher(r) && r.distill.logits() > 0.0,
+        "distill.teacher, and distill.logits_weight above 0",
+    ),
+    effect(
         "distill.hidden_layers",
         |r| teacher(r) && r.distill.hidden() > 0.0,
         "distill.teacher, and distill.hidden_weight above 0",
