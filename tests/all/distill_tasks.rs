@@ -358,6 +358,16 @@ fn a_teacher_of_another_kind_is_refused() {
         let text = scene.distilled((task, "text.txt", "", ""), 1, "", "");
         refused(&text, &[&format!("task \"{task}\" cannot be distilled"), "\"tag\"", "remove [distill]"]);
     }
+    // A recipe among several has no teacher of its own.
+    scene.models(JOBS[0]);
+    std::fs::write(scene.path("part.toml"), scene.distilled(JOBS[0], 1, "", "")).expect("written");
+    std::fs::write(scene.path("plain.toml"), scene.text(JOBS[2], "base", 1, "")).expect("written");
+    let several = "task = \"multi\"\nthreads = 1\n[model]\npath = \"./base\"\n[multi]\n\
+                   recipes = [\"part.toml\", \"plain.toml\"]\n[data]\nmax_length = 14\n";
+    refused(
+        several,
+        &["distill.teacher is set in a recipe of multi.recipes", "part.toml", "remove [distill]"],
+    );
     scene.models(JOBS[5]);
     let (_, task, _) = scene.prepare(JOBS[5]);
     let tokenizer = tempra::text::Tokenizer::from_dir(&scene.path("base"), 200).expect("a tokenizer");

@@ -96,6 +96,14 @@ fn recipes(recipe: &Recipe) -> Result<Recipes> {
             .with_help("rename one of the files: each task is named after its recipe file"));
         }
         let (part, odd) = Recipe::load_part(path, recipe)?;
+        // Another key without effect is warned about; without its teacher this task would learn something
+        // else.
+        if part.distill.teacher.is_some() {
+            return Err(Error::usage("distill.teacher is set in a recipe of multi.recipes")
+                .at(path)
+                .with_expected("a recipe without [distill]: a task among several cannot be distilled")
+                .with_help("remove [distill], or distil the task in a run of its own"));
+        }
         warnings.extend(odd);
         all.push((name, part));
     }
