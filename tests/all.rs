@@ -179,6 +179,8 @@ mod session;
 mod several;
 #[path = "all/shrink.rs"]
 mod shrink;
+#[path = "all/shrink_vocabulary.rs"]
+mod shrink_vocabulary;
 #[path = "all/soft_losses.rs"]
 mod soft_losses;
 #[path = "all/spans.rs"]

@@ -5,7 +5,7 @@ use super::output::{say, say_json};
 use super::style::Voice;
 use crate::checkpoint::RealFs;
 use crate::compress::shrink::{Proof, STOCK, ShrinkOptions, Shrunk, StockForm, shrink};
-use crate::data::{Columns, read_texts};
+use crate::data::{Columns, OnBadRow, read_documents, read_texts};
 use crate::error::{Error, Result};
 use crate::models::source;
 use crate::units::{bytes, count};
@@ -23,7 +23,8 @@ pub fn define() -> Command {
             "Remove from a model what does not matter, and prove that it computes the same.\n\n\
              Structured pruning leaves attention heads and feed-forward rows whose weights are zero. This command writes a \
              new model folder without them. It never removes anything that changes an output, except layers that you leave \
-             out of --layers, or ask for with --drop-layers. Every other command works on the new folder, `tempra train` too.\n\n\
+             out of --layers or ask for with --drop-layers, and tokens that the files of --vocab-from do not need. Every \
+             other command works on the new folder, `tempra train` too.\n\n\
              tempra then runs both models over some texts on the CPU, in f32. If hidden states or outputs differ by more \
              than 1e-5 of the largest value, it is an error and nothing is written.\n\n\
              transformers cannot open layers of different sizes. For it, tempra writes the same model into the folder \
@@ -33,7 +34,8 @@ pub fn define() -> Command {
             "Examples:\n  \
              tempra shrink runs/pruned/model -o small\n  \
              tempra shrink runs/reviews/model -o three-layers --layers 0,2,5\n  \
-             tempra shrink runs/reviews/model -o four-layers --drop-layers 2 --texts reviews.csv",
+             tempra shrink runs/reviews/model -o four-layers --drop-layers 2 --texts reviews.csv\n  \
+             tempra shrink runs/reviews/model -o small --vocab-from reviews.csv more.csv",
         )
         .arg(
             Arg::new("model")
@@ -66,12 +68,22 @@ pub fn define() -> Command {
                 .help("Remove the N layers that change the hidden states of the texts least (block influence); better with --texts of your own"),
         )
         .arg(
+            Arg::new("vocab-from")
+                .long("vocab-from")
+                .value_name("FILE")
+                .num_args(1..)
+                .action(ArgAction::Append)
+                .help("Tables of texts, or .txt files with one text a line: tokens that they do not need are removed"),
+        )
+        .arg(
             Arg::new("texts")
                 .long("texts")
                 .value_name("FILE")
-                .help("Table of texts to compare the models on, and to choose layers by [default: sentences that come with tempra]"),
+                .conflicts_with("vocab-from")
+                .help("Table of texts to compare the models on, and to choose layers by [default: the first of --vocab-from, else sentences that come with tempra]"),
         )
         .arg(column("text", "Column of the text in these files [default: text]"))
+        .arg(column("pair", "Column of a second text in these files"))
         .arg(
             Arg::new("no-stock")
                 .long("no-stock")
@@ -94,10 +106,16 @@ pub fn run(matches: &ArgMatches) -> Result<i32> {
             .with_help("open and save the model with sentence-transformers"));
     }
     let out = matches.get_one::<PathBuf>("output").cloned().unwrap_or_default();
+    let files: Vec<&str> =
+        matches.get_many::<String>("vocab-from").into_iter().flatten().map(String::as_str).collect();
     let options = ShrinkOptions {
         layers: matches.get_many::<usize>("layers").map(|list| list.copied().collect()),
         drop_layers: matches.get_one::<usize>("drop-layers").copied().unwrap_or(0),
-        texts: texts(matches)?,
+        corpus: (!files.is_empty()).then(|| texts(&files, "--vocab-from", matches)).transpose()?,
+        texts: match text(matches, "texts") {
+            Some(file) => texts(&[file], "--texts", matches)?.into_iter().take(MOST_TEXTS).collect(),
+            None => Vec::new(),
+        },
         no_stock: flag(matches, "no-stock"),
     };
     let done = shrink(&RealFs, &dir, &out, &options)?;
@@ -108,28 +126,44 @@ pub fn run(matches: &ArgMatches) -> Result<i32> {
     } else {
         say(report(&done, &out))?;
     }
+    if !done.left_out.is_empty() {
+        voice.note(format!(
+            "not written: {}; tokenizer.json has the smaller vocabulary",
+            done.left_out.join(", ")
+        ));
+    }
     if let StockForm::None { why } = &done.stock {
         voice.note(format!("no folder for transformers: {why}"));
     }
     Ok(0)
 }
 
-/// The texts of `--texts`: those of the first rows.
-fn texts(matches: &ArgMatches) -> Result<Vec<String>> {
-    let Some(file) = text(matches, "texts") else { return Ok(Vec::new()) };
+/// The texts of files, and their second texts; `option` names the files.
+fn texts(files: &[&str], option: &str, matches: &ArgMatches) -> Result<Vec<String>> {
     let columns = Columns {
         text: text(matches, "text").unwrap_or("text").to_owned(),
-        pair: None,
+        pair: text(matches, "pair").map(str::to_owned),
         label: None,
         weight: None,
     };
-    let records = read_texts(file, None, &columns)?;
-    let all = records.inputs().into_iter().take(MOST_TEXTS).map(|(text, _)| text.to_owned());
-    let all: Vec<String> = all.collect();
-    if all.is_empty() {
-        return Err(Error::usage("--texts names a file without texts")
-            .at(file)
-            .with_help("name another file"));
+    let mut all = Vec::new();
+    for file in files {
+        let before = all.len();
+        if file.to_ascii_lowercase().ends_with(".txt") {
+            let documents = read_documents(Path::new(file), &columns.text, true, OnBadRow::Stop)?.documents;
+            all.extend(documents.into_iter().flatten());
+        } else {
+            let records = read_texts(file, None, &columns)?;
+            for (text, pair) in records.inputs() {
+                all.push(text.to_owned());
+                all.extend(pair.map(str::to_owned));
+            }
+        }
+        if all.len() == before {
+            return Err(Error::usage(format!("a file of {option} has no texts"))
+                .at(file)
+                .with_help("name another file"));
+        }
     }
     Ok(all)
 }

@@ -6,6 +6,7 @@ mod build;
 mod class;
 mod guard;
 mod load;
+mod reduce;
 mod special;
 mod subwords;
 mod windows;
@@ -23,6 +24,7 @@ use tokenizers::{NormalizerWrapper, PostProcessor};
 
 use crate::error::{Error, Kind, Result};
 pub(crate) use guard::guarded;
+pub use reduce::Reduced;
 pub use windows::Window;
 
 /// A tokenizer loaded from a model folder. It truncates and never pads, even if its files say otherwise.

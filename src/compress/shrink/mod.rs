@@ -1,10 +1,11 @@
 //! Makes a model folder smaller without changing what it computes: attention heads and feed-forward rows that
-//! cannot matter are removed, and layers that the caller names. Both models then run over the same texts, and
-//! nothing is written if they differ.
+//! cannot matter are removed, layers that the caller names, and tokens that a corpus does not need. Both
+//! models then run over the same texts, and nothing is written if they differ.
 
 mod folder;
 mod proof;
 mod stock;
+mod vocabulary;
 mod weights;
 
 pub use proof::Proof;
@@ -18,7 +19,7 @@ use crate::files::{parent, remove_any, sibling};
 use crate::models::{Architecture, Model, Options, Outputs, check_layers, resizable, resize};
 use crate::nn::{EncoderConfig, LayerShape};
 use crate::rng::Rng;
-use crate::text::Tokenizer;
+use crate::text::Reduced;
 use proof::{MAX_TOKENS, Side, compare, token_set};
 use serde::Serialize;
 use serde_json::Value;
@@ -29,6 +30,8 @@ use weights::LayerCut;
 pub const STOCK: &str = "model-stock";
 /// The longest text of the comparison, in tokens.
 const LONGEST: usize = 128;
+/// The most texts of a corpus that the models are compared on.
+const MOST_TEXTS: usize = 64;
 /// The numbers of texts with random tokens, for a folder without a tokenizer, and their tokens.
 const RANDOM: [usize; 2] = [16, 24];
 
@@ -55,7 +58,10 @@ pub struct ShrinkOptions {
     pub layers: Option<Vec<usize>>,
     /// How many layers to remove instead: those that change the hidden states of the texts least.
     pub drop_layers: usize,
-    /// The texts that both models are run on; empty: some sentences that come with tempra.
+    /// The texts whose tokens stay in the vocabulary; `None`: all tokens stay.
+    pub corpus: Option<Vec<String>>,
+    /// The texts that both models are run on; empty: some sentences that come with tempra. With a corpus its
+    /// first texts are used instead.
     pub texts: Vec<String>,
     /// Whether to leave out the stock form.
     pub no_stock: bool,
@@ -108,6 +114,8 @@ pub struct Shrunk {
     pub influence: Vec<f64>,
     /// Rows of the token table before and after.
     pub vocabulary: [usize; 2],
+    /// Files of the tokenizer that are not written; `tokenizer.json` replaces them.
+    pub left_out: Vec<String>,
     /// Parameters before and after.
     pub parameters: [usize; 2],
     /// Bytes of the weights before and after.
@@ -122,14 +130,15 @@ pub struct Shrunk {
 
 /// Writes a smaller model that computes the same as the one in the folder `model` into the new folder `out`.
 ///
-/// It removes heads and feed-forward rows that the output does not depend on, and the layers that
-/// `options.layers` leaves out. With layers left out, the reference of the comparison is the original model
-/// with the layers that stay.
+/// It removes heads and feed-forward rows that the output does not depend on, the layers that
+/// `options.layers` leaves out, and the tokens that `options.corpus` does not need. With layers left out, the
+/// reference of the comparison is the original model with the layers that stay.
 ///
 /// # Errors
 /// [`Kind::Usage`] if `out` exists, if there is nothing to remove, or for layers that the model does not
 /// have; [`Kind::Model`] for a folder that is no model, an architecture whose layers share weights or depend
-/// on their places, and outputs that differ by more than rounding; [`Kind::Disk`] if a file cannot be
+/// on their places, a tokenizer from which no tokens can be removed, and outputs that differ by more than
+/// rounding; [`Kind::Disk`] if a file cannot be
 /// written. `out` does not exist then.
 pub fn shrink(fs: &dyn Fs, model: &Path, out: &Path, options: &ShrinkOptions) -> Result<Shrunk> {
     if out.symlink_metadata().is_ok() {
@@ -144,17 +153,24 @@ pub fn shrink(fs: &dyn Fs, model: &Path, out: &Path, options: &ShrinkOptions) ->
     let temp = sibling(out, "tmp");
     let run = || {
         fs.mkdir(parent(out)).map_err(|e| unwritable(out, &e))?;
-        let others = folder::others(model, |_| false)?;
+        let others = source.others()?;
         write(fs, &temp, &small.config, small.tensors.clone(), &others)?;
-        let set = tokens_of(model, &source.encoder, &source.texts)?;
-        let reference = Side { dir: model, layers: options.layers.clone(), set: &set };
-        let proof = compare(&reference, &Side { dir: &temp, layers: None, set: &set })?;
+        let positions = source.encoder.positions;
+        let before = tokens_of(model, [positions, source.encoder.vocab], &source.texts)?;
+        let mut after = before.clone();
+        if let (Some(reduced), Some(corpus)) = (&source.reduced, &options.corpus) {
+            let corpus: Vec<&str> = corpus.iter().map(String::as_str).collect();
+            vocabulary::check(model, &temp, reduced, &corpus)?;
+            after = tokens_of(&temp, [positions, reduced.kept.len()], &source.texts)?;
+        }
+        let reference = Side { dir: model, layers: options.layers.clone(), set: &before };
+        let proof = compare(&reference, &Side { dir: &temp, layers: None, set: &after })?;
         let stock_dir = temp.join(STOCK);
         let (stock, stock_proof) = match small.stock(&source, options)? {
             Stock::None(form) => (form, None),
             Stock::Folder(form, config, tensors) => {
                 write(fs, &stock_dir, &config, tensors, &others)?;
-                (form, Some(compare(&reference, &Side { dir: &stock_dir, layers: None, set: &set })?))
+                (form, Some(compare(&reference, &Side { dir: &stock_dir, layers: None, set: &after })?))
             }
         };
         fs.sync_dir(&temp).map_err(|e| unwritable(&temp, &e))?;
@@ -190,7 +206,7 @@ fn with_chosen_layers(model: &Path, options: &ShrinkOptions) -> Result<(ShrinkOp
     let device = Device::open("cpu", 0)?;
     let headless = Options { outputs: Some(Outputs::Embedding), ..Options::default() };
     let (opened, _) = Model::open(&device, model, &headless)?;
-    let set = tokens_of(model, &encoder, &texts_of(options))?;
+    let set = tokens_of(model, [encoder.positions, encoder.vocab], &texts_of(options))?;
     let influence = influence(&device, &opened, &set, MAX_TOKENS)?;
     let layers = Some(remaining(&influence, options.drop_layers));
     Ok((ShrinkOptions { layers, drop_layers: 0, ..options.clone() }, influence))
@@ -198,18 +214,20 @@ fn with_chosen_layers(model: &Path, options: &ShrinkOptions) -> Result<(ShrinkOp
 
 /// The texts that models run on.
 fn texts_of(options: &ShrinkOptions) -> Vec<&str> {
-    match options.texts.is_empty() {
-        true => TEXTS.to_vec(),
-        false => options.texts.iter().map(String::as_str).collect(),
+    match &options.corpus {
+        Some(corpus) => corpus.iter().take(MOST_TEXTS).map(String::as_str).collect(),
+        None if options.texts.is_empty() => TEXTS.to_vec(),
+        None => options.texts.iter().map(String::as_str).collect(),
     }
 }
 
-/// The tokens of texts; random ones for a folder without a tokenizer.
-fn tokens_of(dir: &Path, encoder: &EncoderConfig, texts: &[&str]) -> Result<TokenSet> {
-    let longest = encoder.positions.min(LONGEST);
+/// The tokens of texts by the tokenizer of a folder, at most `positions` of each; random ones below `vocab`
+/// for a folder without a tokenizer.
+fn tokens_of(dir: &Path, [positions, vocab]: [usize; 2], texts: &[&str]) -> Result<TokenSet> {
+    let longest = positions.min(LONGEST);
     let files = ["tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model"];
     if files.iter().any(|name| dir.join(name).exists()) {
-        let tokenizer = Tokenizer::from_dir(dir, encoder.vocab)?;
+        let tokenizer = vocabulary::of_folder(dir)?;
         let items: Vec<(&str, Option<&str>)> = texts.iter().map(|text| (*text, None)).collect();
         let rows = tokenizer.encode_batch(&items, longest)?;
         return Ok(token_set(rows.into_iter().map(|e| {
@@ -221,7 +239,7 @@ fn tokens_of(dir: &Path, encoder: &EncoderConfig, texts: &[&str]) -> Result<Toke
     let [texts, tokens] = RANDOM;
     let mut one = |i: usize| {
         let length = (1 + i * tokens / texts).min(longest);
-        let ids: Vec<u32> = (0..length).map(|_| rng.below(encoder.vocab as u32)).collect();
+        let ids: Vec<u32> = (0..length).map(|_| rng.below(vocab as u32)).collect();
         (ids, vec![0; length])
     };
     Ok(token_set((0..texts).map(&mut one)))
@@ -265,6 +283,7 @@ struct Source<'a> {
     encoder: EncoderConfig,
     files: Weights,
     cuts: Vec<LayerCut>,
+    reduced: Option<Reduced>,
     texts: Vec<&'a str>,
 }
 
@@ -294,27 +313,51 @@ impl<'a> Source<'a> {
         let survey =
             |&i: &usize| weights::survey(&files, architecture, i, encoder.layers[i]).map_err(|e| e.at(dir));
         let cuts = chosen.iter().map(survey).collect::<Result<Vec<_>>>()?;
+        let corpus: Option<Vec<&str>> =
+            options.corpus.as_ref().map(|texts| texts.iter().map(String::as_str).collect());
+        let reduced = match &corpus {
+            Some(texts) => vocabulary::reduce(dir, &config, &encoder, texts)?,
+            None => None,
+        };
         let kept = |(i, cut): (usize, &LayerCut)| cut.layer == i && cut.after() == cut.before;
-        if cuts.len() == encoder.layers.len() && cuts.iter().enumerate().all(kept) {
+        let whole = cuts.len() == encoder.layers.len() && cuts.iter().enumerate().all(kept);
+        if whole && reduced.is_none() {
             return Err(Error::usage("there is nothing to remove from the model")
                 .at(dir)
                 .with_expected(
                     "attention heads or feed-forward rows whose weights are zero, as structured pruning leaves them",
                 )
-                .with_found(format!("{} layers in which every head and every row counts", cuts.len()))
+                .with_found(match corpus {
+                    Some(_) => "no such head or row, and texts that need the whole vocabulary".to_owned(),
+                    None => format!("{} layers in which every head and every row counts", cuts.len()),
+                })
                 .with_help("prune the model first, or name the layers to keep with --layers"));
         }
         let texts = texts_of(options);
-        Ok(Source { dir, config, architecture, encoder, files, cuts, texts })
+        Ok(Source { dir, config, architecture, encoder, files, cuts, reduced, texts })
     }
 
     fn small(&self) -> Result<Small<'_>> {
-        let tensors =
-            weights::cut(&self.files, self.architecture, &self.cuts, None).map_err(|e| e.at(self.dir))?;
+        let kept = self.reduced.as_ref().map(|r| r.kept.iter().map(|&id| id as usize).collect::<Vec<_>>());
+        let tensors = weights::cut(&self.files, self.architecture, &self.cuts, kept.as_deref())
+            .map_err(|e| e.at(self.dir))?;
         let layers: Vec<LayerShape> = self.cuts.iter().map(LayerCut::after).collect();
         let mut config = self.config.clone();
+        self.reduced.iter().for_each(|reduced| vocabulary::describe(&mut config, reduced));
         let stock = resize(&mut config, self.architecture, self.encoder.hidden, &layers);
         Ok(Small { config, tensors, layers, stock })
+    }
+
+    /// The files that are not weights or config, with those of the smaller tokenizer.
+    fn others(&self) -> Result<Vec<NamedFile<'static>>> {
+        let Some(reduced) = &self.reduced else { return folder::others(self.dir, |_| false) };
+        let own = |name: &str| {
+            reduced.files.iter().any(|(own, _)| own == name) || reduced.left_out.iter().any(|own| own == name)
+        };
+        let mut others = folder::others(self.dir, own)?;
+        let new = reduced.files.iter().map(|(name, bytes)| NamedFile::bytes(name.clone(), bytes.clone()));
+        others.extend(new);
+        Ok(others)
     }
 
     fn report(
@@ -336,7 +379,11 @@ impl<'a> Source<'a> {
             layers: layers.collect(),
             influence: Vec::new(),
             removed_layers: (0..self.encoder.layers.len()).filter(|layer| !stays(layer)).collect(),
-            vocabulary: [self.encoder.vocab; 2],
+            vocabulary: [
+                self.encoder.vocab,
+                self.reduced.as_ref().map_or(self.encoder.vocab, |r| r.kept.len()),
+            ],
+            left_out: self.reduced.iter().flat_map(|r| r.left_out.clone()).collect(),
             parameters: [before.0, after.0],
             bytes: [before.1, after.1],
             stock,
@@ -365,7 +412,8 @@ impl Small<'_> {
         };
         let most = |of: fn(&LayerShape) -> usize| source.encoder.layers.iter().map(of).max().unwrap_or(0);
         let whole = shape.heads >= most(|l| l.heads) && shape.intermediate >= most(|l| l.intermediate);
-        if whole && self.layers.len() == source.encoder.layers.len() {
+        let all = self.layers.len() == source.encoder.layers.len() && source.reduced.is_none();
+        if whole && all {
             return none(
                 "a layer has all its heads and rows, and transformers needs the same number in every layer; the original folder is that form",
             );
