@@ -87,7 +87,7 @@ impl fmt::Display for PruningReport {
         let Pruning { method, sparsity, heads, ffn, threshold, .. } = self.pruning;
         let [weights, all_heads, rows] = self.maskable.map(|n| count(n as u64));
         let soft = method == PruneMethod::SoftMovement;
-        let below = format!("those of {weights} weights with a score below {threshold}");
+        let below = format!("those of {weights} weights whose score has a sigmoid of at most {threshold}");
         let share = |part: f64, all: &str, what: &str| format!("{:.0} % of {all} {what}", 100.0 * part);
         let parts = [
             soft.then_some(below),

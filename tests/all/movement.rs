@@ -4,11 +4,11 @@ use crate::prune::{is_pruned, run, tensors};
 use crate::support::{cpu, floats, golden, json, numbers, open, problem, whole};
 use crate::tasks::{data, prepared};
 use std::collections::{BTreeMap, BTreeSet};
-use tempra::compress::prune::{PruneScope, choose, choose_above};
+use tempra::compress::prune::{PruneScope, choose, choose_above, write_mask};
 use tempra::device::{Device, Tensor};
 use tempra::models::Options;
 use tempra::ops::score_penalty::ScorePenalty;
-use tempra::params::{MaskUnit, Masking};
+use tempra::params::{MaskUnit, Masking, PruningMask};
 use tempra::rng::Rng;
 use tempra::shape::DType;
 use tempra::train::pass::pass;
@@ -179,4 +179,40 @@ fn scores_are_trained_and_stay_in_checkpoints() {
     }
     let model = tensors(&checkpoint.join("model.safetensors"));
     assert!(model.keys().all(|name| !name.contains("scores")));
+}
+
+/// The gradients of scores on another device are those of the CPU, for single weights, heads and rows.
+fn scores_have_the_gradients_of_the_cpu(kind: &str, compute: DType, within: f64) {
+    let (set, task) = problem(&json(&golden("bert/a/fixture.json")));
+    let Some(device) = crate::support::device(kind) else { return };
+    let Ok(device) = device.with_compute(compute) else { return };
+    let gradients = |device: &Device| -> Vec<(String, Vec<f64>)> {
+        let masking = Masking { units: MaskUnit::ALL.to_vec(), scores: Some(10.0) };
+        let options = Options { training: true, masking, ..Options::default() };
+        let (model, _) = open(device, &golden("bert/a"), &options);
+        for m in model.params.masks() {
+            let kept: Vec<u8> = (0..m.mask.spec.len()).map(|i| (i % 3 != 1) as u8).collect();
+            write_mask(device, &m.mask, &kept).expect("a mask");
+        }
+        pass(device, &model, &*task, &whole(&set)[0], None, 1.0, false).expect("a pass");
+        let of = |m: &PruningMask| (m.name(), floats(device, m.scores_grad.as_ref().expect("a gradient")));
+        model.params.masks().iter().map(of).collect()
+    };
+    for ((name, found), (_, truth)) in gradients(&device).into_iter().zip(gradients(&cpu(1))) {
+        let norm = |v: &mut dyn Iterator<Item = f64>| v.map(|v| v * v).sum::<f64>().sqrt();
+        let off = norm(&mut found.iter().zip(&truth).map(|(f, t)| f - t));
+        let whole = norm(&mut truth.iter().copied());
+        assert!(whole > 0.0 && off <= within * whole, "{kind} {name}: {off} of {whole}");
+    }
+}
+
+#[test]
+fn wgpu_scores_have_the_gradients_of_the_cpu() {
+    scores_have_the_gradients_of_the_cpu("wgpu", DType::F32, 1e-4);
+}
+
+/// In 16 bits, where the scores are f32 and their masks are not.
+#[test]
+fn cuda_scores_have_the_gradients_of_the_cpu() {
+    scores_have_the_gradients_of_the_cpu("cuda", DType::F16, 2e-2);
 }
