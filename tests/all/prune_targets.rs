@@ -32,7 +32,7 @@ fn so_many_parameters_remain() {
         let model = run(dir.path(), output, &prune, 0).unwrap_or_else(|e| panic!("{e}")).model;
         let [some, all] = remaining(&model);
         assert!(all > 5000 && (1234..=1234 + slack).contains(&some), "{output}: {some} of {all}");
-        let e = run(dir.path(), "refused", &format!("parameters = {}", all + 1), 0).err().expect("refused");
+        let e = run(dir.path(), "refused", &format!("parameters = {}", all + 1), 0).expect_err("refused");
         let text = e.to_string();
         assert!(e.kind() == Kind::Usage && text.contains("prune.parameters is larger than the model"), "{e}");
         assert!(text.contains(&format!("at most {all},")), "{e}");
