@@ -17,7 +17,8 @@ fn masked(units: &[MaskUnit], dir: &Path) -> Model {
 }
 
 /// What a head or a row reads alone: the queries, keys and values of a head, or a row of the first
-/// feed-forward matrix (in a gated block of both halves), with their biases. Each parameter with the elements.
+/// feed-forward matrix (in a gated block of both halves), with their biases. Each parameter with its
+/// elements.
 fn inputs(model: &Model, unit: MaskUnit, layer: usize, which: usize) -> Vec<(&Param, Vec<Range<usize>>)> {
     let shape = model.shape().layer(layer);
     let at = |part: &str| model.architecture().tensor(&format!("encoder.layer.{layer}.{part}"));
