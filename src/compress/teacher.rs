@@ -351,7 +351,7 @@ fn fits_vectors(dir: &Path, width: usize, wanted: usize) -> Result<Vec<usize>> {
             .at(dir)
             .with_expected(format!("{wanted} columns"))
             .with_found(width.to_string())
-            .with_help("choose a student of the teacher's hidden size, such as layers of the teacher: set model.path to its folder and distill.layers"));
+            .with_help("choose a student of the teacher's hidden size, such as layers of the teacher: set model.path to its folder and model.layers"));
     }
     Ok((0..wanted).collect())
 }

@@ -11,6 +11,7 @@ use std::path::Path;
 use std::process::Output;
 use std::sync::OnceLock;
 
+use serde_json::Value;
 use tempfile::{TempDir, tempdir};
 use tempra::train::Recipe;
 
@@ -83,6 +84,22 @@ fn scratch() -> TempDir {
     dir
 }
 
+/// Models that `tempra shrink` makes smaller: of the second nothing reads the feed-forward rows of a layer, as
+/// structured pruning leaves them.
+fn models_to_shrink(dir: &Path) {
+    for model in ["runs/reviews/model", "runs/pruned/model"] {
+        copy(&golden("bert/a"), &dir.join(model));
+    }
+    let weights = dir.join("runs/pruned/model/model.safetensors");
+    let mut bytes = fs::read(&weights).unwrap();
+    let start = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let header: Value = serde_json::from_slice(&bytes[8..start]).unwrap();
+    let place = &header["bert.encoder.layer.0.output.dense.weight"]["data_offsets"];
+    let [from, to] = [0, 1].map(|i| start + place[i].as_u64().unwrap() as usize);
+    bytes[from..to].fill(0);
+    fs::write(weights, bytes).unwrap();
+}
+
 fn run(dir: &Path, arguments: &[String]) -> Output {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     program(dir, &words)
@@ -146,6 +163,9 @@ fn follow(page: &str, block: &Block, dir: &Path, measured: &mut BTreeSet<[bool; 
     // `init` writes it.
     if block.text.contains("tempra init") {
         fs::remove_file(dir.join("recipe.toml")).unwrap();
+    }
+    if block.text.contains("tempra shrink") {
+        models_to_shrink(dir);
     }
     for (i, line) in block.text.lines().enumerate() {
         for (arguments, output) in shell(line).iter().filter_map(|words| arguments(words)) {
@@ -249,6 +269,9 @@ fn commands_of_the_table_run() {
         let mut words: Vec<String> = words[1..].iter().map(place).collect();
         if words[0] == "init" {
             words.extend(["--model", "path/to/model", "-o", "first.toml"].map(str::to_owned));
+        }
+        if words[0] == "shrink" {
+            words.extend(["--layers", "0"].map(str::to_owned));
         }
         // The pages measure already.
         if let Some(words) = here(&words).filter(|words| words[0] != "bench") {

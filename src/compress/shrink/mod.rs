@@ -331,7 +331,7 @@ impl<'a> Source<'a> {
                     Some(_) => "no such head or row, and texts that need the whole vocabulary".to_owned(),
                     None => format!("{} layers in which every head and every row counts", cuts.len()),
                 })
-                .with_help("prune the model first, or name the layers to keep with --layers"));
+                .with_help("prune the model first, choose layers with --layers or --drop-layers, or cut the vocabulary with --vocab-from"));
         }
         let texts = texts_of(options);
         Ok(Source { dir, config, architecture, encoder, files, cuts, reduced, texts })
