@@ -105,6 +105,8 @@ mod learner;
 mod losses;
 #[path = "all/math.rs"]
 mod math;
+#[path = "all/matmul_half.rs"]
+mod matmul_half;
 #[path = "all/memory.rs"]
 mod memory;
 #[path = "all/metrics.rs"]

@@ -12,11 +12,16 @@ use std::path::PathBuf;
 /// [`Cuda::matmul`](super::Cuda::matmul).
 pub const MATMULS: [&str; 5] = ["own", "mma", "wgmma", "cublaslt", "fastest"];
 
+/// The values of `TEMPRA_CPU_MATMUL`, which chooses what multiplies bf16: the names of
+/// [`MatmulEngine`](super::cpu::MatmulEngine)s.
+pub const CPU_MATMULS: [&str; 3] = ["amx", "avx512_bf16", "widened"];
+
 /// The names of all environment variables of tempra that this build reads.
 pub const VARIABLES: &[&str] = &[
     "TEMPRA_BENCH_PLANT",
     "TEMPRA_BENCH_QUICK_CEILINGS",
     "TEMPRA_CACHE",
+    "TEMPRA_CPU_MATMUL",
     "TEMPRA_CUDA_EXACT",
     "TEMPRA_CUDA_GRAPHS",
     "TEMPRA_CUDA_LIB",
@@ -32,6 +37,13 @@ pub const VARIABLES: &[&str] = &[
 
 /// Reads a variable of the environment; tests read from a list.
 type Read<'a> = &'a dyn Fn(&str) -> Option<OsString>;
+
+/// The settings of the CPU.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CpuSettings {
+    /// `TEMPRA_CPU_MATMUL`: one of [`CPU_MATMULS`].
+    pub matmul: Option<&'static str>,
+}
 
 /// The settings of CUDA devices.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -63,6 +75,20 @@ pub struct WgpuSettings {
     pub memory_bytes: Option<u64>,
     /// `TEMPRA_WGPU_LOSE_AFTER`: simulate a lost device after this number of submissions.
     pub lose_after: Option<u64>,
+}
+
+impl CpuSettings {
+    /// Reads the environment.
+    ///
+    /// # Errors
+    /// [`Kind::Usage`](crate::error::Kind::Usage) for a value that is not known.
+    pub fn read() -> Result<CpuSettings> {
+        Self::of(&|name| std::env::var_os(name))
+    }
+
+    fn of(read: Read) -> Result<CpuSettings> {
+        Ok(CpuSettings { matmul: word(read, "TEMPRA_CPU_MATMUL", &CPU_MATMULS)? })
+    }
 }
 
 impl CudaSettings {
@@ -258,6 +284,9 @@ mod tests {
         }
         let read = |name: &str| (name == "TEMPRA_WGPU_CHECKED").then(|| OsString::from("2"));
         assert_eq!(WgpuSettings::of(&read).unwrap_err().kind(), Kind::Usage);
+        let read = |name: &str| (name == "TEMPRA_CPU_MATMUL").then(|| OsString::from("AMX"));
+        let e = CpuSettings::of(&read).unwrap_err();
+        assert!(e.to_string().contains("amx, avx512_bf16, widened"), "{e}");
     }
 
     #[test]

@@ -19,7 +19,6 @@ const CIRCLES: &[(&[&str], &str)] = &[
     ),
     (&["cli::found", "cli::predict", "cli::predictions"], "the form of the output beside the options"),
     (&["data::contexts", "data::encoded", "data::words"], "the origin of examples in a file of its own"),
-    (&["device::cpu::matmul", "device::cpu::real"], "a trait for types with a matmul"),
     (
         &[
             "models::albert",

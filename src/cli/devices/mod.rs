@@ -108,7 +108,11 @@ fn variables() -> Vec<Variable> {
         "VK_LOADER_DRIVERS_DISABLE",
         "VK_LOADER_DRIVERS_SELECT",
     ];
-    let settings_of = [settings::CudaSettings::read().err(), settings::WgpuSettings::read().err()];
+    let settings_of = [
+        settings::CpuSettings::read().err(),
+        settings::CudaSettings::read().err(),
+        settings::WgpuSettings::read().err(),
+    ];
     let refused = |name: &str| {
         let e = settings_of.iter().flatten().find(|e| e.what().contains(name))?;
         let parts = [Some(e.what()), e.expected().map(|_| "expected"), e.expected()];

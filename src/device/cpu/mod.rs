@@ -8,12 +8,17 @@ mod pages;
 mod matmul;
 mod real;
 
-pub use matmul::{Kernel, Mat, Out, matmul, matmul_serial};
+pub use matmul::{
+    HalfEpilogue, Kernel, Mat, MatmulEngine, Out, Stored, matmul, matmul_half, matmul_half_serial,
+    matmul_serial,
+};
 pub use memory::{Buffer, MemoryStats, Slice, SliceMut};
 pub(crate) use pages::prefer_huge;
+use real::level;
 pub use real::{Level, Real, always, max_lanes, sum_lanes, sum_over, vectorised};
 pub(crate) use real::{inlined, vectorise};
 
+use super::settings::CpuSettings;
 use super::{Backend, Caps, Profile, Storage, Tensor};
 use crate::error::{Error, Result};
 use crate::shape::{DType, Spec};
@@ -28,15 +33,21 @@ pub const BLOCK: usize = 32;
 pub struct Cpu {
     pool: Arc<Pool>,
     threads: rayon::ThreadPool,
+    engine: MatmulEngine,
     profile: Profile,
 }
 
 impl Cpu {
-    /// Opens the CPU with a number of threads; 0 means one per core.
+    /// Opens the CPU with a number of threads; 0 means one per core. `TEMPRA_CPU_MATMUL` chooses what
+    /// multiplies bf16: the name of a [`MatmulEngine`].
     ///
     /// # Errors
-    /// [`Kind::Device`](crate::error::Kind::Device) if the threads cannot be started.
+    /// [`Kind::Device`](crate::error::Kind::Device) if the threads cannot be started, or if this machine does
+    /// not have the engine; [`Kind::Usage`](crate::error::Kind::Usage) for an engine that does not exist.
     pub fn new(threads: usize) -> Result<Cpu> {
+        let wanted = CpuSettings::read()?.matmul;
+        // Asks for the permission to use AMX before threads start, which inherit it.
+        let engine = MatmulEngine::fastest();
         let threads = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
             .thread_name(|i| format!("tempra-{i}"))
@@ -46,7 +57,28 @@ impl Cpu {
                     .with_found(e.to_string())
                     .with_help("lower --threads")
             })?;
-        Ok(Cpu { pool: Arc::default(), threads, profile: Profile::default() })
+        let cpu = Cpu { pool: Arc::default(), threads, engine, profile: Profile::default() };
+        match MatmulEngine::ALL.into_iter().find(|e| Some(e.name()) == wanted) {
+            Some(engine) => cpu.with_engine(engine),
+            None => Ok(cpu),
+        }
+    }
+    /// The same device, multiplying bf16 by another engine.
+    ///
+    /// # Errors
+    /// [`Kind::Device`](crate::error::Kind::Device) if this machine does not have it.
+    pub fn with_engine(self, engine: MatmulEngine) -> Result<Cpu> {
+        if !engine.available() {
+            let can = MatmulEngine::ALL.into_iter().filter(|e| e.available()).map(MatmulEngine::name);
+            return Err(Error::device(format!("this machine has no matmul engine {}", engine.name()))
+                .with_expected(can.collect::<Vec<_>>().join(", "))
+                .with_help("unset TEMPRA_CPU_MATMUL"));
+        }
+        Ok(Cpu { engine, ..self })
+    }
+    /// What multiplies bf16.
+    pub fn engine(&self) -> MatmulEngine {
+        self.engine
     }
     /// Runs `f` so that rayon's parallel iterators use this device's threads.
     pub fn install<R: Send>(&self, f: impl FnOnce() -> R + Send) -> R {
@@ -57,9 +89,13 @@ impl Cpu {
         self.threads.current_num_threads()
     }
     /// The instruction set of the matmul: `AVX-512`, `AVX2`, or `baseline`, which is that of the build's
-    /// target.
-    pub fn instructions(&self) -> &'static str {
-        real::features()
+    /// target; and after it that of the matmul of bf16, if it has one: `AVX-512, AMX`.
+    pub fn instructions(&self) -> String {
+        match self.engine {
+            MatmulEngine::Amx => format!("{}, AMX", real::features()),
+            MatmulEngine::Avx512Bf16 => format!("{} with bf16", real::features()),
+            MatmulEngine::Widened => real::features().to_owned(),
+        }
     }
     /// Statistics of the memory pool.
     pub fn memory(&self) -> MemoryStats {
@@ -108,8 +144,8 @@ impl Backend for Cpu {
     fn caps(&self) -> Caps {
         Caps {
             name: match self.threads() {
-                1 => format!("cpu (1 thread, {})", real::features()),
-                n => format!("cpu ({n} threads, {})", real::features()),
+                1 => format!("cpu (1 thread, {})", self.instructions()),
+                n => format!("cpu ({n} threads, {})", self.instructions()),
             },
             dtypes: &[DType::F64, DType::F32],
             compute: DType::F32,
