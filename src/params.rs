@@ -316,7 +316,7 @@ pub struct Training {
 
 /// The variables of all groups on one tape.
 pub struct Bound {
-    /// What the model computes with: masked weights where there are masks.
+    /// What the model computes with: masked weights where masks are not in place.
     vars: Vec<Var>,
     /// What stands in the arenas.
     leaves: Vec<Var>,
@@ -439,7 +439,7 @@ impl Params {
             });
         }
         let mut vars = leaves.clone();
-        for m in &self.masks {
+        for m in self.masks.iter().filter(|m| !m.is_in_place()) {
             let mask = m.scores_in(&leaves).unwrap_or_else(|| tape.constant(m.mask.clone()));
             let (weight, group) = (&mut vars, m.group());
             weight[group] = tape.apply(WeightMask, [weight[group].clone(), mask])?;

@@ -227,7 +227,8 @@ impl Pruning {
     }
 
     /// Chooses the masks of a model anew, for a [progress](PruneSchedule::progress_at). What was masked
-    /// before can come back.
+    /// before can come back if it has a score; without scores it is 0 and stays the smallest. The states of
+    /// the optimizer are the caller's to mask, by [`Params::zero_masked`].
     ///
     /// # Errors
     /// [`Kind::Lost`](crate::error::Kind::Lost) if the device was lost.
@@ -252,7 +253,7 @@ impl Pruning {
                 write_mask(device, &m.mask, &kept)?;
             }
         }
-        Ok(())
+        params.zero_masked_weights(device)
     }
 }
 

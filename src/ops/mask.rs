@@ -29,14 +29,7 @@ impl Op for WeightMask {
     fn plan(&self, caps: &Caps, x: &[&Spec]) -> Result<Plan> {
         let expected = "w (rows, cols) and m (rows / r, cols / c) for whole r and c";
         let [w, m] = x else { return Err(refuse("mask", expected, x)) };
-        let divides = |part: usize, whole: usize| whole == part || part > 0 && whole.is_multiple_of(part);
-        let ([rows, cols], [down, across]) = match (&w.shape[..], &m.shape[..]) {
-            (&[rows, cols], &[down, across]) => ([rows, cols], [down, across]),
-            _ => return Err(refuse("mask", expected, x)),
-        };
-        if !divides(down, rows) || !divides(across, cols) {
-            return Err(refuse("mask", expected, x));
-        }
+        MaskSizes::check(w, m).ok_or_else(|| refuse("mask", expected, x))?;
         let dtype = compute_dtype("mask", caps, x)?;
         Ok(Plan::new(vec![Spec::new(dtype, &w.shape)], vec![]))
     }
@@ -52,23 +45,35 @@ impl Op for WeightMask {
 
 /// The sizes of a call: of the weight, and of the block of an element of the mask.
 #[derive(Clone, Copy)]
-struct MaskSizes {
-    rows: usize,
-    cols: usize,
+pub(super) struct MaskSizes {
+    pub(super) rows: usize,
+    pub(super) cols: usize,
     /// Elements of the mask along a row of it.
-    across: usize,
-    block: [usize; 2],
+    pub(super) across: usize,
+    /// Rows and columns.
+    pub(super) block: [usize; 2],
 }
 
 impl MaskSizes {
-    fn of(w: &Tensor, m: &Tensor) -> Self {
+    /// `None` if the blocks of a mask are not whole.
+    pub(super) fn check(w: &Spec, m: &Spec) -> Option<()> {
+        let divides = |part: usize, whole: usize| whole == part || part > 0 && whole.is_multiple_of(part);
+        let (&[rows, cols], &[down, across]) = (&w.shape[..], &m.shape[..]) else { return None };
+        (divides(down, rows) && divides(across, cols)).then_some(())
+    }
+    pub(super) fn of(w: &Tensor, m: &Tensor) -> Self {
         let [(rows, cols), (down, across)] = [w, m].map(|t| t.spec.rows_cols());
         Self { rows, cols, across, block: [rows / down.max(1), cols / across.max(1)] }
     }
-    /// Rows, columns, columns of the mask, rows and columns of a block, whether to add.
-    fn params(&self, add: bool) -> [u32; 6] {
+    /// Rows, columns, columns of the mask, rows and columns of a block.
+    pub(super) fn layout(&self) -> [u32; 5] {
         let [r, c] = self.block;
-        [self.rows, self.cols, self.across, r, c, add as usize].map(|v| v as u32)
+        [self.rows, self.cols, self.across, r, c].map(|v| v as u32)
+    }
+    /// The same, and whether to add.
+    fn params(&self, add: bool) -> [u32; 6] {
+        let [rows, cols, across, r, c] = self.layout();
+        [rows, cols, across, r, c, add as u32]
     }
 }
 

@@ -40,6 +40,7 @@ pub mod step_guard;
 pub mod symmetric_kl;
 pub mod update;
 mod zero_blocks;
+pub mod zero_masked;
 
 use crate::device::cpu::vectorise;
 use crate::device::{Backend, Caps, Cpu, Cuda, Device, Meta, Pass, Tensor, Wgpu, dispatch};
@@ -118,6 +119,7 @@ const OTHERS: &[(&str, Cases)] = &[
     ("step_guard", step_guard::cases),
     ("cast", cast::cases),
     ("score_penalty", score_penalty::cases),
+    ("zero_masked", zero_masked::cases),
 ];
 
 const OTHER_SHADERS: &[&str] = &[
@@ -148,6 +150,7 @@ const OTHER_SHADERS: &[&str] = &[
     step_guard::SHADER,
     cast::SHADER,
     score_penalty::SHADER,
+    zero_masked::SHADER,
 ];
 
 const OTHER_KERNELS: &[(&str, &str)] = &[
@@ -181,6 +184,7 @@ const OTHER_KERNELS: &[(&str, &str)] = &[
     ("step_guard", step_guard::KERNEL),
     ("cast", cast::KERNEL),
     ("score_penalty", score_penalty::KERNEL),
+    ("zero_masked", zero_masked::KERNEL),
 ];
 
 /// A differentiable op: its name, its memory, and (through [`On`]) its computation on each backend.

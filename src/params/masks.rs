@@ -1,8 +1,13 @@
 //! Pruning masks: tensors of 0 and 1 that weights are multiplied by before the model computes with them.
+//!
+//! A mask without scores masks in place: the weight is stored as 0 where it is masked, and its gradient and
+//! the optimizer's states are set to 0 there, so that it stays 0. That saves the product in every pass. With
+//! scores the weight keeps its values, which the gradient of the scores needs.
 
-use super::{Group, Layout, Param, ParamRole, Params};
+use super::{ArenaKind, Group, Layout, Param, ParamRole, Params};
 use crate::device::{Device, Tensor};
 use crate::error::Result;
+use crate::ops::zero_masked::ZeroMasked;
 use crate::tape::Var;
 
 /// What an element of a pruning mask stands for.
@@ -87,11 +92,13 @@ pub struct PruningMask {
     layout: MaskLayout,
     /// The name of the weight in checkpoints, that of the first parameter in it.
     name: String,
-    /// The mask, in the type that kernels read: (rows, cols) of the weight for single weights, (1, n) for its
-    /// columns by n units.
+    /// The mask: (rows, cols) of the weight for single weights, (1, n) for its columns by n units. With
+    /// scores it has the type that kernels read, else that of the weight.
     pub mask: Tensor,
-    /// The (master) weight (rows, cols), f32, which keeps its values where it is masked.
+    /// The (master) weight (rows, cols), f32. It keeps its values where it is masked if there are scores.
     pub weight: Tensor,
+    /// Where the weight begins in the trained arena; `None` if it is frozen.
+    offset: Option<usize>,
     /// The scores that the mask is chosen by, f32, in its shape; `None` if it is chosen by the weights.
     pub scores: Option<Tensor>,
     /// The gradient of the scores; `None` without scores, and for evaluation.
@@ -115,6 +122,20 @@ impl PruningMask {
     pub(super) fn is_chosen_by(&self, group: usize) -> bool {
         self.layout.scores == Some(Group(group))
     }
+    /// Whether the weight itself is 0 where it is masked; see the module.
+    pub fn is_in_place(&self) -> bool {
+        self.scores.is_none()
+    }
+    /// Sets what belongs to masked weights to 0 in a tensor of the trained arena's length, if the mask is one
+    /// [in place](Self::is_in_place).
+    fn zero_masked(&self, device: &Device, arena: &Tensor) -> Result<()> {
+        match self.offset {
+            Some(offset) if self.is_in_place() => {
+                device.step(&ZeroMasked, &[&arena.view(offset, &self.weight.spec.shape)?, &self.mask])
+            }
+            _ => Ok(()),
+        }
+    }
     /// The variable of its scores among those of all groups.
     pub(super) fn scores_in(&self, vars: &[Var]) -> Option<Var> {
         self.layout.scores.and_then(|Group(i)| vars.get(i)).cloned()
@@ -130,13 +151,15 @@ impl Params {
             let Some(first) = self.layout.list[g.range()].first() else { continue };
             let arena = self.arena(first.arena);
             let weight = arena.value.view(first.offset, &g.shape)?;
-            let dtype = arena.copy.as_ref().unwrap_or(&arena.value).spec.dtype;
+            let read = arena.copy.as_ref().filter(|_| m.scores.is_some()).unwrap_or(&arena.value);
+            let dtype = read.spec.dtype;
             let mask = device.upload_reals(dtype, &m.shape, &vec![1.0; m.shape.iter().product()])?;
             let scores = m.scores.and_then(|Group(i)| self.layout.list.get(self.layout.groups[i].first));
             let scores_grad = scores.map(|p| self.grad(p)).transpose()?.flatten();
             let scores = scores.map(|p| self.value(p)).transpose()?;
             let (layout, name) = (m.clone(), first.name.clone());
-            masks.push(PruningMask { layout, name, mask, weight, scores, scores_grad });
+            let offset = (first.arena == ArenaKind::Trained).then_some(first.offset);
+            masks.push(PruningMask { layout, name, mask, weight, offset, scores, scores_grad });
         }
         self.masks = masks;
         Ok(())
@@ -145,10 +168,39 @@ impl Params {
     pub fn masks(&self) -> &[PruningMask] {
         &self.masks
     }
-    /// Whether a mask covers a parameter.
+    /// Sets masked weights to 0 where masks are in place. Call it after masks were written.
+    ///
+    /// # Errors
+    /// [`Kind::Memory`](crate::error::Kind::Memory) if the device has no memory left;
+    /// [`Kind::Lost`](crate::error::Kind::Lost) if it was lost.
+    pub fn zero_masked_weights(&self, device: &Device) -> Result<()> {
+        let in_place = || self.masks.iter().filter(|m| m.is_in_place());
+        in_place().try_for_each(|m| device.step(&ZeroMasked, &[&m.weight, &m.mask]))?;
+        if in_place().next().is_some() { self.refresh(device) } else { Ok(()) }
+    }
+    /// Sets the gradients of masked weights to 0 where masks are in place. Call it once all passes of a step
+    /// have added theirs.
+    ///
+    /// # Errors
+    /// As [`Params::zero_masked_weights`].
+    pub fn zero_masked_gradients(&self, device: &Device) -> Result<()> {
+        let Some(training) = &self.training else { return Ok(()) };
+        self.zero_masked(device, &training.grad)
+    }
+    /// The same in any tensor of the trained arena's length, such as a state of the optimizer.
+    ///
+    /// # Errors
+    /// As [`Params::zero_masked_weights`].
+    pub fn zero_masked(&self, device: &Device, arena: &Tensor) -> Result<()> {
+        self.masks.iter().try_for_each(|m| m.zero_masked(device, arena))
+    }
+    /// Whether a mask covers a parameter that keeps its values where it is masked.
     pub fn is_masked(&self, p: &Param) -> bool {
         let of = |m: &PruningMask| &self.layout.list[self.layout.groups[m.group()].range()];
-        self.masks.iter().any(|m| of(m).iter().any(|member| member.name == p.name))
+        self.masks
+            .iter()
+            .filter(|m| !m.is_in_place())
+            .any(|m| of(m).iter().any(|member| member.name == p.name))
     }
     /// Which elements of a parameter its masks keep, in the order of its elements: 1 or 0. `None` without a
     /// mask.

@@ -308,6 +308,8 @@ pub fn load_weights(dir: &Path, run: &Run) -> Result<()> {
         let kept: Vec<u8> = values.iter().map(|&v| (v != 0.0) as u8).collect();
         write_mask(&run.device, &m.mask, &kept)?;
     }
+    // Checkpoints of earlier versions hold the values that weights had before they were masked.
+    params.zero_masked_weights(&run.device)?;
     params.refresh(&run.device)?;
     run.model.restore(&run.device, dir)
 }

@@ -475,6 +475,8 @@ fn adamw_writes_the_copy_of_the_weights_in_16_bit_training() {
     // read, the gradient is written.
     let up = F * H;
     check(&job("score_penalty", "scores of up", T), |_| hand([6 * up + 1, 0], [12 * up + 4, 0]));
+    // Each element is selected; the gradient is read and written, the mask read.
+    check(&job("zero_masked", "gradient of up", T), |_| hand([up, 0], [12 * up, 0]));
     check(&job("global_norm", "all gradients", T), |_| hand([2 * N + 1, 0], [4 * N + 4, 0]));
     // total = loss; norm unscale; skips; five rates; the rest of control; a slot of the history.
     check(&job("step_guard", "one loss", T), |_| hand([1, 0], [4 * (2 + 2 + 1 + 5 + 4 + 2), 0]));

@@ -70,7 +70,7 @@ fn every_op_with_sizes_is_measured_at_a_custom_shape() {
     for (op, _) in OPS.iter().filter(|(op, _)| *op != "step_guard") {
         let shape = match *op {
             "linear" => "5,7,3",
-            "global_norm" | "cast" | "score_penalty" => "elements=1000",
+            "global_norm" | "cast" | "score_penalty" | "zero_masked" => "elements=1000",
             update if UpdateRule::find(update).is_some() => "elements=1000",
             "cross_entropy" | "binary_cross_entropy" | "symmetric_kl" | "soft_cross_entropy" => {
                 "rows=6,classes=11"
@@ -90,7 +90,8 @@ fn every_op_with_sizes_is_measured_at_a_custom_shape() {
         assert!(!all.is_empty() && all.iter().all(|j| j.op == *op), "{op}");
         let report = measured(&all);
         assert_eq!(report.skipped, [], "{op}");
-        let step = ["global_norm", "cast", "score_penalty"].contains(op) || UpdateRule::find(op).is_some();
+        let step = ["global_norm", "cast", "score_penalty", "zero_masked"].contains(op)
+            || UpdateRule::find(op).is_some();
         let passes = if step { 1 } else { 2 };
         assert_eq!(report.ops.len(), passes * all.len(), "{op}");
         assert!(report.ops.iter().all(|r| r.model == "custom" && r.seconds.median > 0.0), "{op}");

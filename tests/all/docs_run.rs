@@ -84,8 +84,8 @@ fn scratch() -> TempDir {
     dir
 }
 
-/// Models that `tempra shrink` makes smaller: of the second nothing reads the feed-forward rows of a layer, as
-/// structured pruning leaves them.
+/// Models that `tempra shrink` makes smaller: of the second nothing reads the feed-forward rows of a layer,
+/// as structured pruning leaves them.
 fn models_to_shrink(dir: &Path) {
     for model in ["runs/reviews/model", "runs/pruned/model"] {
         copy(&golden("bert/a"), &dir.join(model));

@@ -77,6 +77,7 @@ fn what_a_masked_unit_reads_does_not_matter() {
             let count = m.mask.spec.len();
             let kept: Vec<u8> = (0..count).map(|i| (i != 1) as u8).collect();
             write_mask(&device, &m.mask, &kept).expect("a mask");
+            model.params.zero_masked_weights(&device).expect("masked");
             let before = logits(&device, &model, &whole(&set));
             assert!(max_difference(&before, &plain) > 1e-5, "{fixture} {unit:?}: nothing was masked");
             disturb(&model, unit, 1);

@@ -1,6 +1,6 @@
 //! Magnitude pruning: which weights are masked when, and runs with it.
 
-use crate::support::{device, floats, golden, json, logits, max_difference, numbers, problem, whole};
+use crate::support::{cpu, device, floats, golden, json, logits, max_difference, numbers, problem, whole};
 use crate::tasks::{data, prepared, recipe};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -9,6 +9,9 @@ use tempra::checkpoint::{RealFs, Weights, write_dir};
 use tempra::compress::prune::{PruneSchedule, PruneScope, Pruning, choose_smallest};
 use tempra::error::{Error, Kind};
 use tempra::models::{Model, Options};
+use tempra::ops::UPDATE_RULES;
+use tempra::ops::update::Settings;
+use tempra::optim::Optimizer;
 use tempra::params::Masking;
 use tempra::shape::DType;
 use tempra::train::pass::pass;
@@ -221,12 +224,48 @@ fn masked_weights_are_zeros(kind: &str, dtypes: &[DType]) {
         assert_eq!(bits(&logits(&device, &written, &whole(&set))), bits(&masked), "{kind}");
 
         pass(&device, &model, &*task, &whole(&set)[0], Some((1, 0)), 1.0, false).expect("a pass");
+        model.params.zero_masked_gradients(&device).expect("masked");
         for p in &model.params.layout().list {
             let Some(kept) = model.params.kept(&device, p).expect("masks") else { continue };
             let grad = floats(&device, &model.params.grad(p).expect("inside").expect("a gradient"));
             assert!(kept.contains(&0) && kept.contains(&1), "{kind}: {}", p.name);
             assert!(grad.iter().zip(&kept).all(|(g, m)| *m == 1 || *g == 0.0), "{kind}: {}", p.name);
             assert!(grad.iter().any(|g| *g != 0.0), "{kind}: {} has no gradient", p.name);
+        }
+    }
+}
+
+/// With moments of earlier steps, weight decay, and masks that are chosen between two steps: what is masked
+/// is 0 after the step, to the bit, with each update rule.
+#[test]
+fn every_update_rule_leaves_masked_weights_at_zero() {
+    let (set, task) = problem(&json(&golden("bert/a/fixture.json")));
+    let device = cpu(2);
+    for rule in UPDATE_RULES {
+        let options = Options { training: true, masking: Masking::weights(), ..Options::default() };
+        let (model, _) = Model::open(&device, &golden("bert/a"), &options).expect("a model");
+        let settings = Settings { weight_decay: 0.1, momentum: 0.9, rule, ..Settings::default() };
+        let mut optimizer = Optimizer::new(&device, &model.params, settings).expect("an optimizer");
+        let pruning = Pruning::magnitude(0.5, PruneScope::Matrix);
+        for step in 0..3 {
+            if step == 1 {
+                pruning.choose_masks(&device, &model.params, 1.0).expect("masks");
+                let states = optimizer.states().iter();
+                states.for_each(|s| model.params.zero_masked(&device, &s.tensor).expect("masked"));
+            }
+            let loss = pass(&device, &model, &*task, &whole(&set)[0], Some((1, step)), 1.0, false);
+            model.params.zero_masked_gradients(&device).expect("masked");
+            let loss = loss.expect("a pass").loss;
+            optimizer.step(&device, &model.params, &[loss], 1e-2).expect("a step");
+            let found = optimizer.synchronize(&device).expect("a step");
+            assert!(found.iter().all(|s| !s.skipped && s.norm > 0.0), "{}", rule.name);
+        }
+        for p in &model.params.layout().list {
+            let Some(kept) = model.params.kept(&device, p).expect("masks") else { continue };
+            let value = floats(&device, &model.params.value(p).expect("inside"));
+            let masked = value.iter().zip(&kept).filter(|(_, m)| **m == 0);
+            assert!(masked.clone().count() > 0 && masked.clone().all(|(v, _)| *v == 0.0), "{}", p.name);
+            assert!(value.iter().zip(&kept).any(|(v, m)| *m == 1 && *v != 0.0), "{}", p.name);
         }
     }
 }

@@ -30,6 +30,7 @@ use crate::ops::span_cross_entropy::SpanCrossEntropy;
 use crate::ops::step_guard::StepGuard;
 use crate::ops::symmetric_kl::SymmetricKl;
 use crate::ops::update::{Segment, Settings, UpdateRule};
+use crate::ops::zero_masked::ZeroMasked;
 use crate::ops::{Fill, Input, Op, Step};
 use crate::rng::Rng;
 
@@ -288,6 +289,12 @@ pub fn step_guard() -> Job {
 pub fn score_penalty(count: usize) -> Job {
     let inputs = vec![Input::real(&[count]), Input::real(&[count]), Input::fixed(&[1], &[0.5])];
     Job::step("score_penalty", ScorePenalty { share: 1.0 / count as f32 }, inputs)
+}
+
+pub fn zero_masked(count: usize) -> Job {
+    let half: Vec<f64> = (0..count).map(|i| (i % 2) as f64).collect();
+    let inputs = vec![Input::real(&[1, count]), Input::fixed(&[1, count], &half)];
+    Job::step("zero_masked", ZeroMasked, inputs)
 }
 
 pub fn cast(count: usize) -> Job {

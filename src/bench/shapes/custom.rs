@@ -66,6 +66,7 @@ const OTHERS: &[OpSizes] = &[
     sizes("global_norm", None, &["elements"], &[]),
     sizes("cast", None, &["elements"], &[]),
     sizes("score_penalty", None, &["elements"], &[]),
+    sizes("zero_masked", None, &["elements"], &[]),
 ];
 
 /// Every op that has sizes.
@@ -381,6 +382,7 @@ impl CustomShape {
             "global_norm" => build::global_norm(elements),
             "cast" => build::cast(elements),
             "score_penalty" => build::score_penalty(elements),
+            "zero_masked" => build::zero_masked(elements),
             name => build::update(UpdateRule::find(name).unwrap_or(&UPDATE_RULES[0]), elements),
         };
         Ok(Job { role: self.role(op, None), model: CustomShape::MODEL.to_owned(), ..job })

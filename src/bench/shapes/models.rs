@@ -161,6 +161,7 @@ pub fn jobs_of(op: &str, m: &ModelShape, s: &SequenceLengths) -> Vec<Job> {
         "step_guard" => vec![once("one loss", build::step_guard())],
         "cast" => vec![once("all parameters", build::cast(count))],
         "score_penalty" => vec![once("scores of up", build::score_penalty(m.intermediate * h))],
+        "zero_masked" => vec![once("gradient of up", build::zero_masked(m.intermediate * h))],
         name => match UpdateRule::find(name) {
             Some(rule) => vec![once("all parameters", build::update(rule, count))],
             None => Vec::new(),
