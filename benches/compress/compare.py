@@ -117,10 +117,14 @@ class Comparison:
     def __init__(self, data, folder, threads):
         self.data, self.folder, self.threads = data, folder, threads
         self.chosen = {}
+        # A run of another build is another run.
+        self.program = hashlib.sha256(Path(TEMPRA).read_bytes()).hexdigest()
 
     def train(self, arm, lr, seed):
         """The model folder of a run, which is trained unless it is there."""
-        name = hashlib.sha256(json.dumps([ARMS[arm], lr]).encode()).hexdigest()[:8]
+        teacher = any(TEACHER in s for s in ARMS[arm]["set"])
+        depends = [ARMS["*"], ARMS[arm], lr, [ARMS["teacher"], self.lr("teacher")] if teacher else None, self.program]
+        name = hashlib.sha256(json.dumps(depends).encode()).hexdigest()[:8]
         out = self.folder / "runs" / f"{arm}-{name}-{lr:g}-{seed}"
         if not (out / "model/model.safetensors").exists():
             print(f"{self.data}: {arm}, learning rate {lr:g}, seed {seed}", file=sys.stderr, flush=True)

@@ -190,6 +190,13 @@ fn conclusion(recipe: &Recipe, o: &Outcome) -> String {
         lines.push(format!("\n{}", o.report.trim_end()));
     }
     lines.extend(o.teacher.as_ref().map(|teacher| format!("\n{}", teacher.to_string().trim_end())));
+    if !o.pruned.is_empty() {
+        let units = o
+            .pruned
+            .iter()
+            .map(|u| format!("{} of {} {}", thousands(u.masked as u64), thousands(u.of as u64), u.what));
+        lines.push(format!("\npruned: {}", units.collect::<Vec<_>>().join(", ")));
+    }
     let early = match &o.stopped_by {
         Some(by) => format!(" (stopped by {by}; the same command resumes)"),
         None if o.stopped_early => " (stopped early)".to_owned(),

@@ -227,30 +227,31 @@ impl Pruning {
     }
 
     /// Chooses the masks of a model anew, for a [progress](PruneSchedule::progress_at). What was masked
-    /// before can come back if it has a score; without scores it is 0 and stays the smallest. The states of
-    /// the optimizer are the caller's to mask, by [`Params::zero_masked`].
+    /// before can come back if it has a score; without scores it stays masked. Without scores single weights
+    /// are chosen among those that no mask of heads or rows covers, and the share is one of these. The
+    /// states of the optimizer are the caller's to mask, by
+    /// [`Optimizer::zero_masked_states`](crate::optim::Optimizer::zero_masked_states).
     ///
     /// # Errors
     /// [`Kind::Lost`](crate::error::Kind::Lost) if the device was lost.
     pub fn choose_masks(&self, device: &Device, params: &Params, progress: f64) -> Result<()> {
-        for unit in MaskUnit::ALL {
+        // Single weights last: heads and rows come first, and what these mask is no longer theirs to choose.
+        for unit in [MaskUnit::Head, MaskUnit::Row, MaskUnit::Weight] {
             let masks: Vec<&PruningMask> = params.masks().iter().filter(|m| m.unit() == unit).collect();
             if masks.is_empty() {
                 continue;
             }
-            let values = masks.iter().map(|m| match &m.scores {
-                Some(scores) => device.read::<f32>(scores),
-                None => magnitudes(device, m),
-            });
-            let values = values.collect::<Result<Vec<_>>>()?;
+            let candidates = masks.iter().map(|m| Candidates::of(device, params, m));
+            let candidates = candidates.collect::<Result<Vec<_>>>()?;
+            let values: Vec<Vec<f32>> = candidates.iter().map(|c| c.values.clone()).collect();
             let kept = match (self.method, unit) {
                 (PruneMethod::SoftMovement, MaskUnit::Weight) => {
                     choose_above(&values, progress * self.threshold)
                 }
                 _ => choose(&values, progress * self.share(unit), self.scope),
             };
-            for (m, kept) in masks.iter().zip(kept) {
-                write_mask(device, &m.mask, &kept)?;
+            for ((m, candidates), kept) in masks.iter().zip(candidates).zip(kept) {
+                write_mask(device, &m.mask, &candidates.mask(kept))?;
             }
         }
         params.zero_masked_weights(device)
@@ -281,6 +282,59 @@ impl Pruning {
     }
 }
 
+/// The elements that a mask is chosen among.
+struct Candidates {
+    /// What they are chosen by.
+    values: Vec<f32>,
+    /// Without scores: the mask as it is, and which of its elements are chosen among, in order.
+    before: Option<(Vec<f64>, Vec<usize>)>,
+}
+
+impl Candidates {
+    fn of(device: &Device, params: &Params, m: &PruningMask) -> Result<Candidates> {
+        if let Some(scores) = &m.scores {
+            return Ok(Candidates { values: device.read(scores)?, before: None });
+        }
+        let (all, mask) = (magnitudes(device, m)?, device.read_reals(&m.mask)?);
+        let mut covered = vec![false; all.len()];
+        let others = params.masks().iter().filter(|o| o.unit() != m.unit() && o.shares_weight_with(m));
+        for other in others.filter(|_| m.unit() == MaskUnit::Weight) {
+            let (columns, (_, cols)) = (device.read_reals(&other.mask)?, m.weight.spec.rows_cols());
+            let width = (cols / columns.len().max(1)).max(1);
+            for (i, covered) in covered.iter_mut().enumerate() {
+                *covered |= columns.get(i % cols.max(1) / width) == Some(&0.0);
+            }
+        }
+        let free: Vec<usize> = (0..all.len()).filter(|&i| !covered[i]).collect();
+        // Below every magnitude: what is masked already is the first to be masked.
+        let value = |&i: &usize| if mask[i] == 0.0 { -1.0 } else { all[i] };
+        Ok(Candidates { values: free.iter().map(value).collect(), before: Some((mask, free)) })
+    }
+    /// The whole mask, of what is kept among the candidates.
+    fn mask(self, kept: Vec<u8>) -> Vec<u8> {
+        let Some((mask, free)) = self.before else { return kept };
+        let mut all: Vec<u8> = mask.iter().map(|&m| (m != 0.0) as u8).collect();
+        free.into_iter().zip(kept).for_each(|(i, kept)| all[i] &= kept);
+        all
+    }
+}
+
+/// How many elements of the masks of each kind of unit are masked, and how many there are, in the order of
+/// [`MaskUnit::ALL`].
+///
+/// # Errors
+/// [`Kind::Lost`](crate::error::Kind::Lost) if the device was lost.
+pub fn masked_units(device: &Device, params: &Params) -> Result<[(usize, usize); 3]> {
+    let mut counts = [(0, 0); 3];
+    for m in params.masks() {
+        let mask = device.read_reals(&m.mask)?;
+        let Some(i) = MaskUnit::ALL.iter().position(|u| *u == m.unit()) else { continue };
+        counts[i].0 += mask.iter().filter(|&&v| v == 0.0).count();
+        counts[i].1 += mask.len();
+    }
+    Ok(counts)
+}
+
 /// The magnitudes that a mask is chosen by: of the weights, or the norms of the columns of each unit.
 fn magnitudes(device: &Device, m: &PruningMask) -> Result<Vec<f32>> {
     let weight = device.read::<f32>(&m.weight)?;
@@ -298,7 +352,8 @@ fn magnitudes(device: &Device, m: &PruningMask) -> Result<Vec<f32>> {
     Ok(squares.into_iter().map(|sum| sum.sqrt() as f32).collect())
 }
 
-/// Writes a mask: 0 for masked elements, any other number for those that are kept.
+/// Writes a mask: 0 for masked elements, any other number for those that are kept. Masked weights are set to
+/// 0 by [`Params::zero_masked_weights`], where there are no scores.
 ///
 /// # Errors
 /// [`Kind::Lost`](crate::error::Kind::Lost) if the device was lost.

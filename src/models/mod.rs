@@ -170,7 +170,7 @@ impl Model {
         let (prefix, cut) = (architecture.prefix, options.layers.as_deref());
         let names = weights::Names { prefix, body, whole: trained, layers, cut, rows, decoder: used };
         let plan = weights::match_names(&files, &layout, &names, dir)?;
-        layout.mask(&options.masking);
+        layout.mask(&options.masking, &options.unreached);
         let params = Params::new(device, layout, options.dtype, options.training)?;
         let std = config.optional_number("initializer_range")?.unwrap_or(0.02);
         let mut report = weights::fill(device, &params, &files, plan, options.seed, std)?;
@@ -258,6 +258,12 @@ impl Model {
     /// without a name.
     pub fn head_of<'n>(&self, parameter: &'n str) -> Option<&'n str> {
         heads::owner(parameter)
+    }
+
+    /// Whether a parameter is one of the encoder's layers.
+    pub fn is_in_layers(&self, parameter: &str) -> bool {
+        let stem = self.architecture.tensor("encoder.layer.");
+        parameter.contains(stem.strip_prefix(self.architecture.prefix).unwrap_or(&stem))
     }
 
     /// The settings of approximate attention; `None` for exact attention.

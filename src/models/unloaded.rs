@@ -154,7 +154,7 @@ impl Model {
             layout.freeze_prefix(prefix);
         }
         layout.freeze_named(&options.unreached);
-        layout.mask(&options.masking);
+        layout.mask(&options.masking, &options.unreached);
         let params = Params::new(device, layout, options.dtype, options.training)?;
         weights::randomise(device, &params, options.seed)?;
         params.refresh(device)?;

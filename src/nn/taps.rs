@@ -1,6 +1,5 @@
 //! What a forward pass hands out besides its outputs.
 
-use crate::error::{Error, Result};
 use crate::tape::Var;
 
 /// Values inside an encoder that the caller of a forward pass asks for: hidden states, and queries, keys and
@@ -16,8 +15,8 @@ pub struct Taps {
     /// The input of the first layer, then the output of each layer, (tokens, hidden): one more than there are
     /// layers. What follows the last layer (a layer norm, dropout) is not in it.
     pub hidden: Vec<Var>,
-    /// The queries, keys and values of each layer as attention reads them, behind rotary positions: (tokens,
-    /// 3 heads head_dim), a token's queries of all heads, then its keys, then its values.
+    /// The queries, keys and values of each layer that has heads, as attention reads them, behind rotary
+    /// positions: (tokens, 3 heads head_dim), a token's queries of all heads, then its keys, then its values.
     pub qkv: Vec<Var>,
 }
 
@@ -44,17 +43,6 @@ impl Taps {
         if self.wants_hidden {
             self.hidden.push(v.clone());
         }
-    }
-    /// Refuses to hand out the queries, keys and values of a layer without heads, which has none.
-    pub(super) fn see_no_qkv(&self, layer: usize) -> Result<()> {
-        if !self.wants_qkv {
-            return Ok(());
-        }
-        Err(Error::shape(format!(
-            "layer {layer} has no attention heads, so it has no queries, keys and values"
-        ))
-        .with_expected("at least one head in every layer where queries, keys and values are asked for")
-        .with_help("choose a model whose layers all have heads"))
     }
     /// Hands out the queries, keys and values of a layer.
     pub(super) fn see_qkv(&mut self, v: &Var) {

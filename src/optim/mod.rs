@@ -194,6 +194,7 @@ impl Optimizer {
             _ => device.write(&self.rates, &rates.iter().map(|&r| r as f32).collect::<Vec<_>>())?,
         }
         params.silence_frozen(device)?;
+        params.zero_masked_gradients(device)?;
         let norm = self.control.view(0, &[1])?;
         device.step(&GlobalNorm, &[&t.grad, &norm].into_iter().chain(&t.zero_blocks).collect::<Vec<_>>())?;
         let losses = if losses.is_empty() { std::slice::from_ref(&self.none) } else { losses };
@@ -207,6 +208,15 @@ impl Optimizer {
         device.step(&*self.update, &x)?;
         self.queued += 1;
         Ok(())
+    }
+    /// Sets the states of weights that are [masked in place](crate::params::Params::zero_masked) to 0. Call
+    /// it after masks or states were written.
+    ///
+    /// # Errors
+    /// [`Kind::Memory`](crate::error::Kind::Memory) if the device has no memory left;
+    /// [`Kind::Lost`](crate::error::Kind::Lost) if it was lost.
+    pub fn zero_masked_states(&self, device: &Device, params: &Params) -> Result<()> {
+        self.states.iter().try_for_each(|s| params.zero_masked(device, &s.tensor))
     }
     /// Has the newest step's loss and norm brought to the host once they are there, where the device can: to
     /// be called after each step, outside of CUDA graph capture, for [`Optimizer::synchronize_oldest`].

@@ -62,12 +62,16 @@ pub(super) struct MaskLayout {
 
 impl Layout {
     /// Declares masks, and the scores that they are chosen by, which are trained parameters. Call it after
-    /// all other parameters are declared and frozen.
-    pub fn mask(&mut self, wanted: &Masking) {
+    /// all other parameters are declared and frozen. A weight whose parameters no loss reaches, as
+    /// `unreached` names them, has nothing that could train a score: it gets no mask that needs one.
+    pub fn mask(&mut self, wanted: &Masking, unreached: &[String]) {
         for group in 0..self.groups.len() {
             let g = self.groups[group].clone();
             let (Some(first), &[rows, cols]) = (self.list.get(g.first), &g.shape[..]) else { continue };
             let name = first.name.clone();
+            if wanted.scores.is_some() && self.list[g.range()].iter().all(|p| unreached.contains(&p.name)) {
+                continue;
+            }
             let elements = g.prunable.then_some((MaskUnit::Weight, [rows, cols]));
             let columns = g.columns.map(|(unit, count)| (unit, [1, count]));
             for (unit, shape) in elements.into_iter().chain(columns) {
@@ -121,6 +125,10 @@ impl PruningMask {
     /// Whether the scores of a group choose it.
     pub(super) fn is_chosen_by(&self, group: usize) -> bool {
         self.layout.scores == Some(Group(group))
+    }
+    /// Whether it is a mask of the same weight.
+    pub fn shares_weight_with(&self, other: &PruningMask) -> bool {
+        self.layout.group == other.layout.group
     }
     /// Whether the weight itself is 0 where it is masked; see the module.
     pub fn is_in_place(&self) -> bool {
@@ -178,8 +186,8 @@ impl Params {
         in_place().try_for_each(|m| device.step(&ZeroMasked, &[&m.weight, &m.mask]))?;
         if in_place().next().is_some() { self.refresh(device) } else { Ok(()) }
     }
-    /// Sets the gradients of masked weights to 0 where masks are in place. Call it once all passes of a step
-    /// have added theirs.
+    /// Sets the gradients of masked weights to 0 where masks are in place, once all passes of a step have
+    /// added theirs. [`Optimizer::step`](crate::optim::Optimizer::step) does it.
     ///
     /// # Errors
     /// As [`Params::zero_masked_weights`].

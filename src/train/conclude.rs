@@ -3,12 +3,13 @@
 use super::beside::Comparison;
 use super::events::Event;
 use super::history;
-use super::outcome::{METRICS, MODEL};
-use super::prepare::TaskRun;
+use super::outcome::{METRICS, MODEL, PrunedUnits};
+use super::prepare::{Run, TaskRun};
 use super::select::{combined, directions};
 use super::state::{Best, model_files, pretty};
 use super::{BestOf, FAILED_SAVES, Outcome, Trainer};
 use crate::checkpoint::{Fs, NamedFile, number, write_file, write_model};
+use crate::compress::prune::{PruneMethod, masked_units};
 use crate::data::{TokenSet, eval_batches};
 use crate::error::{Error, Kind, Result};
 use crate::metrics::{self, Scores};
@@ -327,6 +328,7 @@ impl Trainer<'_> {
         history::write_whole(fs, self.dir.path(), self.for_transformers(), &self.history)?;
         let model = self.dir.path().join(MODEL);
         write_model(fs, &model, &self.model_files()?)?;
+        let pruned = self.pruned()?;
         let trained = self.state.step > self.resumed_from;
         let before = |f: fn(&Outcome) -> f64| self.before.as_ref().map_or(f64::NAN, f);
         let teacher = self.run.teacher.as_ref().and_then(|teacher| {
@@ -344,6 +346,7 @@ impl Trainer<'_> {
             validation,
             test,
             teacher,
+            pruned,
             higher_is_better: directions(&parts),
             report: self.report,
             stopped_early: self.state.stopped_early,
@@ -364,6 +367,30 @@ impl Trainer<'_> {
         };
         write_file(fs, &self.dir.path().join(METRICS), &pretty(&outcome.to_json()))?;
         Ok(outcome)
+    }
+
+    /// What the model's masks cover. Warns if that is nothing.
+    fn pruned(&mut self) -> Result<Vec<PrunedUnits>> {
+        let Run { device, model, pruning: Some(pruning), .. } = &self.run else { return Ok(Vec::new()) };
+        let counts = masked_units(device, &model.params)?;
+        let units = ["weights", "heads", "feed-forward rows"].into_iter().zip(counts);
+        let units = units.filter(|(_, (_, of))| *of > 0);
+        let pruned: Vec<PrunedUnits> =
+            units.map(|(what, (masked, of))| PrunedUnits { what: what.to_owned(), masked, of }).collect();
+        if pruned.iter().all(|u| u.masked == 0) {
+            let e = Error::diverged("pruning masked nothing").with_found(match pruned.first() {
+                Some(u) => format!("0 of {} {} are masked", u.of, u.what),
+                None => "no weight that can be masked".to_owned(),
+            });
+            let help = match pruning.method {
+                PruneMethod::SoftMovement => {
+                    "raise prune.score_lr, prune.penalty or prune.threshold, or train for more steps"
+                }
+                _ => "raise the shares in [prune], or train for more steps",
+            };
+            self.observer.event(&Event::Warning(&e.with_help(help)));
+        }
+        Ok(pruned)
     }
 
     /// How a run ends that its observer stopped: its model is the checkpoint of this step.
@@ -388,6 +415,7 @@ impl Trainer<'_> {
             validation: self.state.scores_here().map(|here| here.scores),
             test: None,
             teacher: None,
+            pruned: Vec::new(),
             higher_is_better: directions(parts),
             device: self.run.device.caps().label(),
             verified: self.run.verified(),

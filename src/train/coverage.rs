@@ -36,10 +36,12 @@ pub(super) struct Looked {
 }
 
 impl Coverage {
-    /// Waits for all trainable parameters, without those of the heads where there are several.
+    /// Waits for all trainable parameters, without those of the heads where there are several, and without
+    /// those of the layers where pruning may leave them no path to the loss.
     pub fn of(run: &Run) -> Coverage {
         let list = &run.model.params.layout().list;
-        let trained = |p: &Param| !p.frozen && p.is_exported();
+        let pruned = |p: &Param| run.pruning.is_some() && run.model.is_in_layers(&p.name);
+        let trained = |p: &Param| !p.frozen && p.is_exported() && !pruned(p);
         let waits = |i: &usize| trained(&list[*i]) && run.model.head_of(&list[*i].name).is_none();
         Coverage { waiting: (0..list.len()).filter(waits).collect(), ..Coverage::complete(run) }
     }

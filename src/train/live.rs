@@ -258,6 +258,11 @@ fn layers(d: &Distillation, student: usize, teacher: usize) -> Result<Vec<[usize
                 .with_found(format!("[{}, {}]", pair[0], pair[1]))
                 .with_help("write [layer of the student, layer of the teacher], counted from 0"));
             }
+            if let Some((_, pair)) = pairs.iter().enumerate().find(|(i, pair)| pairs[..*i].contains(pair)) {
+                return Err(Error::usage(format!("{key} has the same pair twice"))
+                    .with_found(format!("[{}, {}]", pair[0], pair[1]))
+                    .with_help("remove one of them, or raise distill.hidden_weight"));
+            }
             Ok(pairs.clone())
         }
         None | Some(LayerMap::All) if student <= teacher => {

@@ -32,7 +32,7 @@ pub use inputs::protect_inputs;
 pub use live::LiveLosses;
 pub use memory::MemoryPlan;
 pub use objective::{Objective, StepSize};
-pub use outcome::{BestOf, Outcome};
+pub use outcome::{BestOf, Outcome, PrunedUnits};
 pub use pass::{Passed, Scale, pass};
 pub use prepare::Run;
 pub use r_drop::RDrop;
@@ -160,10 +160,9 @@ impl Passes<'_> {
         }
         Ok(())
     }
-    /// Removes the gradients of masked weights, and adds what pruning costs to those of its scores.
-    fn prune(&self, progress: f64, scale: f64) -> Result<()> {
+    /// Adds what pruning costs to the gradients of its scores.
+    fn penalize(&self, progress: f64, scale: f64) -> Result<()> {
         let Run { device, model, pruning, .. } = self.run;
-        model.params.zero_masked_gradients(device)?;
         pruning.iter().try_for_each(|p| p.penalize(device, &model.params, progress, scale))
     }
     /// Gradients of the loss of the examples over the weight of all of them, times `scale`. Returns the
@@ -382,8 +381,7 @@ impl Trainer<'_> {
         let schedule = self.recipe.prune.schedule(total);
         if let Some(progress) = schedule.due(self.state.step) {
             pruning.choose_masks(device, &model.params, progress)?;
-            let states = self.optimizer.states().iter();
-            states.map(|s| &s.tensor).try_for_each(|s| model.params.zero_masked(device, s))?;
+            self.optimizer.zero_masked_states(device, &model.params)?;
         }
         Ok(schedule.progress_at(self.state.step))
     }
@@ -422,7 +420,7 @@ impl Trainer<'_> {
             let mut attempt = || {
                 let done = device.replayed(key.finish(), || {
                     let losses = passes.run(&batches, optimizer.scale())?;
-                    passes.prune(progress, optimizer.scale())?;
+                    passes.penalize(progress, optimizer.scale())?;
                     optimizer.step(device, &passes.run.model.params, &losses, lr)
                 });
                 // A captured step is launched at its end, which may fail when all else is done.

@@ -5,7 +5,7 @@ use super::beside::Comparison;
 use super::state::Best;
 use crate::checkpoint::{CheckpointReport, number, read_json};
 use crate::metrics::Scores;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -39,6 +39,8 @@ pub struct Outcome {
     pub test: Option<Scores>,
     /// Its scores beside those of its teacher on the same examples, if it has one.
     pub teacher: Option<Comparison>,
+    /// What the model's masks cover, if it was pruned.
+    pub pruned: Vec<PrunedUnits>,
     /// The direction of each score that has one.
     pub higher_is_better: BTreeMap<String, bool>,
     /// What a person reads of the model's last evaluation: a confusion table, correlations. Empty if the run
@@ -60,6 +62,17 @@ pub struct Outcome {
     pub device: String,
     /// Digest of the device's certificate (`tempra verify`), if there is one.
     pub verified: Option<String>,
+}
+
+/// How many units of a kind pruning has masked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PrunedUnits {
+    /// What they are: weights, heads or feed-forward rows.
+    pub what: String,
+    /// How many are masked.
+    pub masked: usize,
+    /// How many there are.
+    pub of: usize,
 }
 
 /// The best that one of several tasks reached.
@@ -93,6 +106,8 @@ struct Kept {
     test: Option<Scores>,
     #[serde(default)]
     teacher: Option<Comparison>,
+    #[serde(default)]
+    pruned: Vec<PrunedUnits>,
     best: Option<KeptBest>,
     #[serde(default)]
     best_of: BTreeMap<String, KeptBest>,
@@ -164,6 +179,9 @@ impl Outcome {
         if let Some(teacher) = &self.teacher {
             all["teacher"] = json!(teacher);
         }
+        if !self.pruned.is_empty() {
+            all["pruned"] = json!(self.pruned);
+        }
         all["best_step"] = self.best.as_ref().map(|b| b.step).into();
         all["best"] = self.best.as_ref().zip(self.best_metric.as_ref()).map_or(Value::Null, |(b, metric)| {
             let value = number(b.scores.get(metric).unwrap_or(f64::NAN));
@@ -208,6 +226,7 @@ impl Outcome {
             validation: kept.validation,
             test: kept.test,
             teacher: kept.teacher,
+            pruned: kept.pruned,
             higher_is_better: kept.higher_is_better,
             report: String::new(),
             stopped_early: kept.stopped_early,

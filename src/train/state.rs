@@ -258,6 +258,8 @@ impl TrainerState {
                 })?;
                 run.device.write(&s.tensor, &values)?;
             }
+            // Those of earlier versions would move masked weights.
+            optimizer.zero_masked_states(&run.device, &run.model.params)?;
         }
         optimizer.resume(&run.device, state.updates)?;
         optimizer.loss_scale = state.loss_scale.or(optimizer.loss_scale);
@@ -308,7 +310,6 @@ pub fn load_weights(dir: &Path, run: &Run) -> Result<()> {
         let kept: Vec<u8> = values.iter().map(|&v| (v != 0.0) as u8).collect();
         write_mask(&run.device, &m.mask, &kept)?;
     }
-    // Checkpoints of earlier versions hold the values that weights had before they were masked.
     params.zero_masked_weights(&run.device)?;
     params.refresh(&run.device)?;
     run.model.restore(&run.device, dir)

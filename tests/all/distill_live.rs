@@ -384,6 +384,7 @@ fn what_does_not_fit_a_live_teacher_is_refused() {
     let layers = |pairs: &str| of(&format!("hidden_weight = 1\nhidden_layers = {pairs}"));
     refused(layers("[[0, 3]]"), &["names layer 3 of the teacher", "from 0 to 2", "[0, 3]"]);
     refused(layers("[[0, 0], [2, 2]]"), &["names layer 2 of the student", "from 0 to 1"]);
+    refused(layers("[[1, 0], [0, 0], [1, 0]]"), &["the same pair twice", "[1, 0]"]);
     refused(layers("[[0]]"), &["distill.hidden_layers is invalid", "1 numbers as item 1"]);
     refused(layers("[]"), &["distill.hidden_layers is invalid", "an empty list"]);
     refused(layers("\"first\""), &["distill.hidden_layers is invalid", "\"first\""]);

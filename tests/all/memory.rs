@@ -38,11 +38,13 @@ fn wgpu_and_cpu_take_the_memory_that_is_planned() {
     let [all, head, upper] = planned[..] else { panic!("three plans") };
     assert!(head[0] * 3 < all[0] && head[0] < upper[0] && upper[0] < all[0], "parameters: {planned:?}");
     assert!(head[1] < upper[1] && upper[1] < all[1], "activations: {planned:?}");
-    // Pruning takes a mask for each weight of the layers, and the masked weight in each pass.
+    // Pruning takes a mask for each weight of the layers, and nothing in a pass.
     let masked = as_planned(&[], Masking::weights());
-    assert!(masked[0] > all[0] && masked[1] > all[1], "{masked:?} {all:?}");
-    // Movement pruning has a score for each mask element, with gradient and moments.
+    assert!(masked[0] > all[0] && masked[1] == all[1], "{masked:?} {all:?}");
+    // Movement pruning has a score for each mask element, with gradient and moments, and the masked weight in
+    // each pass.
     let scored = as_planned(&[], Masking { scores: Some(100.0), ..Masking::weights() });
+    assert!(scored[1] > all[1], "{scored:?} {all:?}");
     let mask = masked[0] - all[0];
     assert_eq!((scored[0] - masked[0]) / mask, 4, "{scored:?} {masked:?} {all:?}");
 }

@@ -6,16 +6,16 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use tempra::checkpoint::{RealFs, Weights, write_dir};
-use tempra::compress::prune::{PruneSchedule, PruneScope, Pruning, choose_smallest};
+use tempra::compress::prune::{PruneSchedule, PruneScope, Pruning, choose_smallest, masked_units};
 use tempra::error::{Error, Kind};
 use tempra::models::{Model, Options};
 use tempra::ops::UPDATE_RULES;
 use tempra::ops::update::Settings;
 use tempra::optim::Optimizer;
-use tempra::params::Masking;
+use tempra::params::{MaskUnit, Masking};
 use tempra::shape::DType;
 use tempra::train::pass::pass;
-use tempra::train::{self, Control, Event, Observer, Outcome, Recipe, Signals};
+use tempra::train::{self, Control, Event, Observer, Outcome, PrunedUnits, Recipe, Signals};
 
 /// PyTorch's masks of the same weights (tests/golden/make_prune.py).
 #[test]
@@ -170,7 +170,10 @@ fn a_pruned_run_has_its_zeros_and_resumes() {
         ("movement-global", "method = \"movement\"\nsparsity = 0.85\nscope = \"global\"\nevery = 4", 0.85),
     ] {
         let model = |done: Outcome| tensors(&done.model.join("model.safetensors"));
-        let found = model(run(dir.path(), name, prune, 0).unwrap_or_else(|e| panic!("{e}")));
+        let done = run(dir.path(), name, prune, 0).unwrap_or_else(|e| panic!("{e}"));
+        let pruned = done.pruned.clone();
+        assert_eq!(json(&dir.path().join(name).join("metrics.json"))["pruned"], serde_json::json!(pruned));
+        let found = model(done);
         let zeros = |v: &[f32]| v.iter().filter(|&&v| v == 0.0).count();
         let (mut all, mut zero, mut matrices) = (0, 0, 0);
         for (tensor, values) in &found {
@@ -187,6 +190,8 @@ fn a_pruned_run_has_its_zeros_and_resumes() {
                 );
             }
         }
+        let expected = PrunedUnits { what: "weights".to_owned(), masked: zero, of: all };
+        assert_eq!(pruned, [expected], "{name}");
         assert!(matrices >= 12 && (zero as f64 / all as f64 - sparsity).abs() < 1e-3, "{zero} of {all}");
 
         let cut = format!("{name}-cut");
@@ -235,6 +240,101 @@ fn masked_weights_are_zeros(kind: &str, dtypes: &[DType]) {
     }
 }
 
+/// A weight that is masked stays masked beside masks of heads and rows, although these leave it zeros to be
+/// confused with; and the sparsity is that of what heads and rows leave.
+#[test]
+fn a_masked_weight_does_not_come_back() {
+    let device = cpu(2);
+    let units = MaskUnit::ALL.to_vec();
+    let options = Options { training: true, masking: Masking { units, scores: None }, ..Options::default() };
+    for scope in [PruneScope::Matrix, PruneScope::Global] {
+        let (model, _) = Model::open(&device, &golden("bert/a"), &options).expect("a model");
+        let pruning = Pruning { heads: 0.5, ffn: 0.5, ..Pruning::magnitude(0.5, scope) };
+        let mut before: Option<Vec<Vec<f64>>> = None;
+        for step in 1..=8 {
+            pruning.choose_masks(&device, &model.params, f64::from(step) / 8.0).expect("masks");
+            let masks: Vec<Vec<f64>> =
+                model.params.masks().iter().map(|m| floats(&device, &m.mask)).collect();
+            for (m, (now, then)) in masks.iter().zip(before.iter().flatten()).enumerate() {
+                assert!(
+                    now.iter().zip(then).all(|(now, then)| now <= then),
+                    "{scope:?}: mask {m}, step {step}"
+                );
+            }
+            // As training would, all weights but the masked ones move.
+            for m in model.params.masks() {
+                let moved: Vec<f32> =
+                    floats(&device, &m.weight).iter().map(|v| *v as f32 * 0.9 + 1e-3).collect();
+                device.write(&m.weight, &moved).expect("written");
+            }
+            model.params.zero_masked_weights(&device).expect("masked");
+            before = Some(masks);
+        }
+        let [weights, heads, rows] = masked_units(&device, &model.params).expect("counts");
+        assert!(heads.0 * 2 == heads.1 && rows.0 * 2 == rows.1, "{heads:?} {rows:?}");
+        let (mut free, mut masked) = (0, 0);
+        for m in model.params.masks().iter().filter(|m| m.unit() == MaskUnit::Weight) {
+            let mask = floats(&device, &m.mask);
+            let others =
+                model.params.masks().iter().filter(|o| o.unit() != m.unit() && o.shares_weight_with(m));
+            let others: Vec<Vec<f64>> = others.map(|o| floats(&device, &o.mask)).collect();
+            let cols = m.weight.spec.rows_cols().1;
+            let covered = |i: usize| others.iter().any(|o| o[i % cols / (cols / o.len())] == 0.0);
+            let own: Vec<f64> = (0..mask.len()).filter(|&i| !covered(i)).map(|i| mask[i]).collect();
+            let gone = own.iter().filter(|v| **v == 0.0).count();
+            assert!(scope == PruneScope::Global || gone >= own.len() / 2, "{gone} of {}", own.len());
+            (free, masked) = (free + own.len(), masked + gone);
+        }
+        // What was masked before a head or row was may be more than half of what is left.
+        let share = masked as f64 / free as f64;
+        assert!((0.499..0.56).contains(&share), "{scope:?}: {share} of {free}, {weights:?}");
+    }
+}
+
+/// A layer may lose all heads and all rows from the first step on: what only they would train is not missed.
+#[test]
+fn a_layer_without_heads_and_rows_trains() {
+    let dir = tempfile::tempdir().expect("a folder");
+    prepared(dir.path(), &golden("bert/a"));
+    data(dir.path());
+    let prune = "heads = 0.99\nffn = 0.999\nscope = \"global\"\nend = 0";
+    let done = run(dir.path(), "empty", prune, 0).unwrap_or_else(|e| panic!("{e}"));
+    assert!(done.steps == 20 && done.pruned.iter().all(|u| u.masked + 1 >= u.of), "{:?}", done.pruned);
+}
+
+/// A weight that no loss reaches gets no mask whose scores could not be trained.
+#[test]
+fn what_no_loss_reaches_has_no_scores() {
+    let device = cpu(1);
+    let open = |scores: Option<f32>, unreached: &[String]| {
+        let masking = Masking { scores, ..Masking::weights() };
+        let options =
+            Options { training: true, masking, unreached: unreached.to_vec(), ..Options::default() };
+        Model::open(&device, &golden("bert/a"), &options).expect("a model").0
+    };
+    let model = open(Some(1.0), &[]);
+    let name = "bert.encoder.layer.1.attention.output.dense.weight".to_owned();
+    assert!(model.params.layout().list.iter().any(|p| p.name == name));
+    let all = model.params.masks().len();
+    assert_eq!(open(Some(1.0), std::slice::from_ref(&name)).params.masks().len(), all - 1);
+    assert_eq!(open(None, &[name]).params.masks().len(), all, "magnitudes need no loss");
+}
+
+/// Where a model is pruned and learns from a teacher that the recipe does not name, that is its dense self.
+#[test]
+fn the_dense_self_is_the_default_teacher() {
+    let least = "task = \"classify\"\n[model]\npath = \"org/model\"\n[data]\ntrain = \"a.csv\"\n";
+    let read = |lines: &str| {
+        let read = Recipe::from_toml(&format!("{least}{lines}"), Path::new("/a/r.toml"), &[]);
+        read.expect("a recipe").distill.teacher
+    };
+    let pruned = "[prune]\nsparsity = 0.5\n";
+    assert_eq!(read(&format!("{pruned}[distill]\nweight = 0.9\n")).as_deref(), Some("org/model"));
+    let named = format!("{pruned}[distill]\nteacher = \"org/other\"\n");
+    assert_eq!(read(&named).as_deref(), Some("org/other"));
+    assert_eq!([read(pruned), read("[distill]\nweight = 0.9\n")], [None, None]);
+}
+
 /// With moments of earlier steps, weight decay, and masks that are chosen between two steps: what is masked
 /// is 0 after the step, to the bit, with each update rule.
 #[test]
@@ -250,11 +350,16 @@ fn every_update_rule_leaves_masked_weights_at_zero() {
         for step in 0..3 {
             if step == 1 {
                 pruning.choose_masks(&device, &model.params, 1.0).expect("masks");
-                let states = optimizer.states().iter();
-                states.for_each(|s| model.params.zero_masked(&device, &s.tensor).expect("masked"));
+                optimizer.zero_masked_states(&device, &model.params).expect("masked");
+            }
+            if step == 2 {
+                // As a checkpoint of another version may have them.
+                for s in optimizer.states() {
+                    device.write(&s.tensor, &vec![0.1f32; s.tensor.spec.len()]).expect("written");
+                }
+                optimizer.zero_masked_states(&device, &model.params).expect("masked");
             }
             let loss = pass(&device, &model, &*task, &whole(&set)[0], Some((1, step)), 1.0, false);
-            model.params.zero_masked_gradients(&device).expect("masked");
             let loss = loss.expect("a pass").loss;
             optimizer.step(&device, &model.params, &[loss], 1e-2).expect("a step");
             let found = optimizer.synchronize(&device).expect("a step");
@@ -280,7 +385,7 @@ fn wgpu_masked_weights_are_zeros_to_the_model() {
     masked_weights_are_zeros("wgpu", &[DType::F32, DType::F16]);
 }
 
-/// In 16 bits the masks have the type of the copies that kernels read.
+/// In 16 bits the copies that kernels read have the zeros too.
 #[test]
 fn cuda_masked_weights_are_zeros_to_the_model() {
     masked_weights_are_zeros("cuda", &[DType::F16]);

@@ -415,7 +415,7 @@ impl Small<'_> {
         let all = self.layers.len() == source.encoder.layers.len() && source.reduced.is_none();
         if whole && all {
             return none(
-                "a layer has all its heads and rows, and transformers needs the same number in every layer; the original folder is that form",
+                "transformers needs the same number of heads, which divides the hidden size, and of rows in every layer, and no smaller numbers hold what is left; the original folder is that form",
             );
         }
         let tensors = stock::form(&self.tensors, source.architecture, &self.layers, hidden, shape)?;

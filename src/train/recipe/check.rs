@@ -58,6 +58,11 @@ pub(super) fn resolve(recipe: &mut Recipe, reader: &mut Reader<'_>, path: &Path)
             resolve_model(base, reader, key, folder);
         }
     }
+    // The teacher of a model that is pruned is its dense self.
+    let distills = reader.all_given().iter().any(|key| key.starts_with("distill."));
+    if distill.teacher.is_none() && recipe.prune.is_on() && distills {
+        distill.teacher = Some(model.path.clone());
+    }
 }
 
 /// Makes a model folder independent of the current folder; org/name stays.

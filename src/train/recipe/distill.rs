@@ -13,7 +13,8 @@ section! {
         /// files. For its outputs it is trained for the same task, with the same classes. They are computed
         /// once for the training examples, without dropout, and kept on disk if `data.cache` is true. For
         /// task "mask", and for hidden states, embeddings and relations, the teacher runs beside the student.
-        /// Not for tasks "permute" and "multi".
+        /// Not for tasks "permute" and "multi". Default: none; where another key of `[distill]` is given and
+        /// the model is pruned, `model.path`: it learns from its dense self.
         teacher: Option<String> = None, Rule::Any;
         /// Sets keys that the recipe does not give to those of a paper: "logits" (Hinton et al. 2015),
         /// "distilbert" (Sanh et al. 2019; task "mask"), "minilm" (MiniLM-v2, Wang et al. 2021), "tinybert"
