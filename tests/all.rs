@@ -80,6 +80,8 @@ mod from_shell;
 mod frozen;
 #[path = "all/gradients.rs"]
 mod gradients;
+#[path = "all/half.rs"]
+mod half;
 #[path = "all/heads.rs"]
 mod heads;
 #[cfg(feature = "hub")]

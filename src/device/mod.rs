@@ -295,27 +295,28 @@ impl Device {
     /// [`Kind::Device`](crate::error::Kind::Device) if the device cannot compute in it.
     pub fn can_compute(&self, dtype: DType) -> Result<()> {
         match (self, dtype) {
-            (_, DType::F32) => Ok(()),
+            (_, DType::F32) | (Device::Cpu(_), DType::BF16 | DType::F16) => Ok(()),
             (Device::Cuda(gpu), _) => gpu.can_compute(dtype),
             (Device::Wgpu(gpu), DType::F16) => gpu.can_compute_half(),
             (other, _) => Err(Error::device(format!("{} cannot compute in {dtype}", other.caps().name))
-                .with_expected("f32 on a CPU; f32 or f16 on wgpu; f32, f16 or bf16 on CUDA")
+                .with_expected("f32, f16 or bf16 on a CPU and on CUDA; f32 or f16 on wgpu")
                 .with_help("set precision = \"f32\", or choose another --device")),
         }
     }
     /// The same device, computing in a 16-bit type. On wgpu the matmuls of `linear` round their operands to
-    /// f16; tensors and all other ops, attention included, stay f32. On CUDA all activations and the weights
-    /// that kernels read have this type. Sums are accumulated in f32 on both.
+    /// f16; tensors and all other ops, attention included, stay f32. On the CPU and on CUDA all activations
+    /// and the weights that ops read have this type. Sums are accumulated in f32 everywhere.
     ///
     /// # Errors
     /// [`Kind::Device`](crate::error::Kind::Device) if the device cannot compute in it.
     pub fn with_compute(self, dtype: DType) -> Result<Device> {
         self.can_compute(dtype)?;
         match (self, dtype) {
+            (Device::Cpu(cpu), dtype) => Ok(Device::Cpu(cpu.with_compute(dtype))),
             (device, DType::F32) => Ok(device),
             (Device::Cuda(gpu), _) => Ok(Device::Cuda(gpu.with_compute(dtype)?)),
             (Device::Wgpu(gpu), _) => Ok(Device::Wgpu(gpu.with_half()?)),
-            // Not reached: others compute in f32 only.
+            // Not reached: the meta device has its type from its capabilities.
             (other, _) => Ok(other),
         }
     }

@@ -3,10 +3,7 @@
 //!
 //! value (n), copy (n) of any floating-point type: the copy is written. To the nearest, ties to even.
 
-use super::{
-    Call, Case, Cost, Input, Step, StepOn, Subject, by_dtype, launch, launch_with, refuse, step_dtype,
-};
-use crate::device::cpu::Real;
+use super::{Call, Case, Cost, Input, Step, StepOn, Subject, launch, launch_with, refuse, step_dtype};
 use crate::device::{Caps, Const, Cpu, Cuda, Tensor, Wgpu, fold};
 use crate::error::{Error, Result};
 use crate::shape::Spec;
@@ -34,14 +31,9 @@ impl Step for Cast {
 }
 
 impl StepOn<Cpu> for Cast {
-    fn run(&self, _: &Cpu, x: &[&Tensor]) -> Result<()> {
-        by_dtype!(x[0].spec.dtype, run(x))
+    fn run(&self, cpu: &Cpu, x: &[&Tensor]) -> Result<()> {
+        cpu.convert(x[0], x[1])
     }
-}
-
-fn run<T: Real>(x: &[&Tensor]) -> Result<()> {
-    x[1].cpu_mut::<T>()?.copy_from_slice(&x[0].cpu::<T>()?);
-    Ok(())
 }
 
 pub(super) const SHADER: &str = include_str!("../../shaders/cast.wgsl");

@@ -27,6 +27,7 @@ pub mod lion;
 pub mod mask;
 pub mod mse;
 pub mod normalize;
+mod passes;
 pub mod pool;
 pub mod relation;
 pub mod relative_attention;
@@ -55,6 +56,7 @@ pub use cost::{Call, Cost, Gradient};
 use launch::{
     CUDA_THREADS, THREADS, blocks_for, groups_for, launch, launch_cuda, launch_with, vector, words,
 };
+use passes::RunsOps;
 use std::fmt::Debug;
 use update::UpdateRule;
 pub use zero_blocks::ZeroBlocks;
@@ -361,11 +363,8 @@ impl Device {
     /// # Errors
     /// Those of the op and of the device.
     pub fn forward(&self, op: &dyn Op, io: Forward) -> Result<()> {
-        if let Device::Meta(meta) = self {
-            meta.note(&[io.x, io.y], op.plan(&meta.caps(), &specs(io.x))?.scratch[0]);
-        }
         dispatch!(self, d => {
-            d.profile().note(d, op.name(), Pass::Forward, io.x, &mut || op.forward(d, io), || {
+            d.profile().note(d, op.name(), Pass::Forward, io.x, &mut || d.run_forward(op, io), || {
                 let cost = op.cost(&Call::read(d, io.x, io.y, &[])?);
                 Ok([cost.forward_flops, cost.forward_bytes])
             })
@@ -376,11 +375,8 @@ impl Device {
     /// # Errors
     /// Those of the op and of the device.
     pub fn backward(&self, op: &dyn Op, io: Backward) -> Result<()> {
-        if let Device::Meta(meta) = self {
-            meta.note(&[io.x, io.y], op.plan(&meta.caps(), &specs(io.x))?.scratch[1]);
-        }
         dispatch!(self, d => {
-            d.profile().note(d, op.name(), Pass::Backward, io.x, &mut || op.backward(d, io), || {
+            d.profile().note(d, op.name(), Pass::Backward, io.x, &mut || d.run_backward(op, io), || {
                 let cost = op.cost(&Call::read(d, io.x, io.y, io.dx)?);
                 Ok([cost.backward_flops, cost.backward_bytes])
             })

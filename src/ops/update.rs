@@ -21,7 +21,7 @@ use super::{
     Call, Case, Cases, Cost, Fill, Input, Step, Subject, Textbook, UPDATE_RULES, ZeroBlocks, launch,
     launch_cuda, refuse, step_dtype,
 };
-use crate::device::cpu::{Real, vectorise};
+use crate::device::cpu::{Real, round_to, vectorise};
 use crate::device::{Caps, Const, Cpu, Cuda, Tensor, Wgpu, fold};
 use crate::error::{Error, Result};
 use crate::shape::{DType, Spec};
@@ -274,6 +274,8 @@ struct Piece<'a, T, const S: usize> {
     p: &'a mut [T],
     g: &'a [T],
     states: [&'a mut [T]; S],
+    /// The bits of the copy in 16 bits, if there is one.
+    copy: Option<&'a mut [u16]>,
     live: &'a mut u32,
 }
 
@@ -294,10 +296,12 @@ pub(super) fn walk<T: Real, const S: usize>(
 ) -> Result<()> {
     let (mut p, g) = (x[0].cpu_mut::<T>()?, x[1].cpu::<T>()?);
     let (control, mut live) = (x[2].cpu::<T>()?, x[3].cpu_mut::<u32>()?);
-    let (states, others) = x[FIRST_STATE..].split_at(S);
-    let mut states = states.iter().map(|t| t.cpu_mut::<T>()).collect::<Result<Vec<_>>>()?;
-    let zero_blocks =
-        others.iter().find(|t| t.spec.dtype == DType::U32).map(|b| b.cpu::<u32>()).transpose()?;
+    let states = x[FIRST_STATE..].iter().take(S);
+    let mut states = states.map(|t| t.cpu_mut::<T>()).collect::<Result<Vec<_>>>()?;
+    let (copy, zero_blocks) = optional(S, x, |t| t.spec.dtype);
+    let half = copy.map_or(DType::BF16, |c| c.spec.dtype);
+    let mut copy = copy.map(|c| c.cpu_mut::<u16>()).transpose()?;
+    let zero_blocks = zero_blocks.map(|b| b.cpu::<u32>()).transpose()?;
     let bits = zero_blocks.as_deref();
     let short = || Error::shape(format!("{} got too few tensors", op.name()));
     let [norm, lr, unscale, factors @ ..] = &control[..] else { return Err(short()) };
@@ -309,7 +313,7 @@ pub(super) fn walk<T: Real, const S: usize>(
     let ratio = max / (norm + T::of(1e-6));
     let clip = unscale * if max > T::ZERO && ratio < T::ONE { ratio } else { T::ONE };
     let task = |piece: Piece<T, S>| {
-        let Piece { segment: s, at, p, g, mut states, live } = piece;
+        let Piece { segment: s, at, p, g, mut states, mut copy, live } = piece;
         let zeros = [T::ZERO; LIVE];
         let keep = T::ONE - lr * T::of((s.lr_scale * s.decay) as f64);
         let decay = T::of(s.decay as f64);
@@ -319,10 +323,14 @@ pub(super) fn walk<T: Real, const S: usize>(
                 let from = block * LIVE;
                 let zero_blocks = ZeroBlocks::covers(bits, at + from, g.len());
                 let mut states = states.each_mut().map(|s| &mut s[from..from + g.len()]);
+                let copy = copy.as_mut().map(|c| &mut c[from..from + g.len()]);
                 if *live >> block & 1 == 0 {
                     if zero_blocks || g.iter().all(|&g| g == T::ZERO) {
                         if keep != T::ONE {
                             p.iter_mut().for_each(|p| *p *= keep);
+                            if let Some(copy) = copy {
+                                round_to(half, p, copy);
+                            }
                         }
                         continue;
                     }
@@ -333,6 +341,9 @@ pub(super) fn walk<T: Real, const S: usize>(
                     states.iter_mut().for_each(|s| s.fill(T::ZERO));
                 }
                 formula(&rates, p, if zero_blocks { &zeros[..g.len()] } else { g }, states);
+                if let Some(copy) = copy {
+                    round_to(half, p, copy);
+                }
             }
         })
     };
@@ -340,13 +351,15 @@ pub(super) fn walk<T: Real, const S: usize>(
     let states: Vec<&mut [T]> = states.iter_mut().map(|s| &mut s[..]).collect();
     let mut states = <[&mut [T]; S]>::try_from(states).map_err(|_| short())?;
     let (mut p, mut live, mut at) = (&mut p[..], &mut live[..], 0);
+    let mut copy = copy.as_deref_mut();
     for &segment in op.segments() {
         for start in (0..segment.len).step_by(CHUNK) {
             let n = CHUNK.min(segment.len - start);
             let (p, states) = (take(&mut p, n), states.each_mut().map(|s| take(s, n)));
+            let copy = copy.as_mut().map(|c| take(c, n));
             let [live] = take(&mut live, 1) else { return Err(short()) };
             if !segment.frozen {
-                pieces.push(Piece { segment, at, p, g: &g[at..at + n], states, live });
+                pieces.push(Piece { segment, at, p, g: &g[at..at + n], states, copy, live });
             }
             at += n;
         }

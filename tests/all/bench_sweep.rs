@@ -59,27 +59,44 @@ fn steps_do_not_speak_of_shapes_that_they_do_not_use() {
     assert!(note(&["ops", "--op", "mse", "--tokens", "128"]).ends_with("smaller: minilm-l6"));
 }
 
-/// A type that a device lacks is in the result, with the reason; with no other type it is an error.
+/// The CPU computes in three types. A type that is named twice is an error.
 #[test]
-fn types_that_a_device_lacks_are_listed() {
+fn the_cpu_is_measured_in_every_type() {
     let Run { code, out, err } =
-        quick(&["ops", "--op", "mse", "--tokens", "64", "--dtype", "bf16,f32,f16", "--json"]);
+        quick(&["ops", "--op", "residual", "--tokens", "64", "--dtype", "bf16,f32,f16", "--json"]);
+    assert_eq!(code, 0, "{err}");
+    let report = Report::parse(&out).unwrap();
+    let found: Vec<_> = report.devices.iter().map(|d| (d.id.as_str(), d.dtype.as_str())).collect();
+    assert_eq!(found, [("cpu bf16", "bf16"), ("cpu", "f32"), ("cpu f16", "f16")]);
+    assert!(report.skipped.is_empty(), "{:?}", report.skipped);
+    let bytes = |id: &str| report.ops.iter().filter(|r| r.device == id).map(|r| r.bytes).sum::<f64>();
+    assert!(bytes("cpu bf16") < 0.6 * bytes("cpu") && bytes("cpu bf16") == bytes("cpu f16"), "{err}");
+    assert_eq!(quick(&["ops", "--op", "mse", "--dtype", "f32,f32"]).code, 2);
+}
+
+/// A type that a device lacks is in the result, with the reason; with no other type it is an error. No
+/// adapter of wgpu computes in bf16.
+#[test]
+fn wgpu_types_that_a_device_lacks_are_listed() {
+    if device("wgpu").is_none() {
+        return;
+    }
+    let ops = ["ops", "--device", "wgpu", "--op", "mse", "--tokens", "64"];
+    let Run { code, out, err } = quick(&[&ops[..], &["--dtype", "bf16,f32", "--json"]].concat());
     assert_eq!(code, 0, "{err}");
     let report = Report::parse(&out).unwrap();
     let ids: Vec<&str> = report.devices.iter().map(|d| d.id.as_str()).collect();
     let skipped: Vec<&str> = report.skipped.iter().map(|s| s.device.as_str()).collect();
-    assert_eq!((ids, skipped), (vec!["cpu"], vec!["cpu bf16", "cpu f16"]));
+    assert_eq!((ids, skipped), (vec!["wgpu"], vec!["wgpu bf16"]));
     assert!(report.skipped.iter().all(|s| s.why.contains("cannot compute in")), "{:?}", report.skipped);
-    assert!(err.contains("cpu bf16: skipped: ") && err.contains("cannot compute in bf16"), "{err}");
+    assert!(err.contains("wgpu bf16: skipped: ") && err.contains("cannot compute in bf16"), "{err}");
     let text = markdown::report(&report);
-    assert!(text.contains("not measured on cpu f16: every measurement: "), "{text}");
-    let none = quick(&["ops", "--op", "mse", "--dtype", "bf16,f16"]);
+    assert!(text.contains("not measured on wgpu bf16: every measurement: "), "{text}");
+    let none = quick(&[&ops[..], &["--dtype", "bf16"]].concat());
     assert!(none.code == 5 && none.err.contains("cannot compute in bf16"), "{}", none.err);
-    assert_eq!(quick(&["ops", "--op", "mse", "--dtype", "f32,f32"]).code, 2);
 }
 
-/// Two devices in three types in one run, on the emulator: every pair that exists is measured, the others are
-/// listed.
+/// Two devices in three types in one run, on the emulator: every pair is measured.
 #[test]
 fn cuda_is_swept_over_devices_types_and_tokens() {
     if device("cuda").is_none() {
@@ -109,12 +126,12 @@ fn cuda_is_swept_over_devices_types_and_tokens() {
     assert_eq!(code, 0, "{err}");
     let report = Report::parse(&out).unwrap();
     let ids: Vec<&str> = report.devices.iter().map(|d| d.id.as_str()).collect();
-    assert_eq!(ids, ["cpu", "cuda", "cuda bf16", "cuda f16"]);
+    assert_eq!(ids, ["cpu", "cpu bf16", "cpu f16", "cuda", "cuda bf16", "cuda f16"]);
     let dtypes: Vec<&str> = report.devices.iter().map(|d| d.dtype.as_str()).collect();
-    assert_eq!(dtypes, ["f32", "f32", "bf16", "f16"]);
+    assert_eq!(dtypes, ["f32", "bf16", "f16"].repeat(2));
     // Two passes at two numbers of tokens on each.
     assert!(ids.iter().all(|id| report.ops.iter().filter(|r| r.device == **id).count() == 4), "{err}");
-    assert_eq!(report.skipped.iter().map(|s| s.device.as_str()).collect::<Vec<_>>(), ["cpu bf16", "cpu f16"]);
+    assert!(report.skipped.is_empty(), "{:?}", report.skipped);
 }
 
 fn row(device: &str, op: &str, tokens: usize, median: f64) -> OpRow {

@@ -1,6 +1,7 @@
 //! Training through CUDA against training on the CPU: on a GPU, or on the emulator, which
 //! `tests/emulated-cuda` brings.
 
+use crate::half::copies_are_the_weights_rounded;
 use crate::learner::{Job, batch, losses};
 use crate::support::{cpu, device};
 use std::collections::HashMap;
@@ -9,12 +10,8 @@ use tempra::data::{Batch, Targets};
 use tempra::device::{Cuda, Device, cuda::Resources};
 use tempra::models::{Model, Options, Outputs};
 use tempra::nn::{Biases, EncoderConfig, LayerShape, Order, PerformerConfig, Positions};
-use tempra::ops::cast::Cast;
-use tempra::ops::rounded;
-use tempra::ops::update::UpdateRule;
-use tempra::ops::{Activation, UPDATE_RULES};
+use tempra::ops::Activation;
 use tempra::optim::{Optimizer, Settings};
-use tempra::params::{Layout, Params};
 use tempra::rng::Rng;
 use tempra::shape::{DType, Spec};
 use tempra::tasks::Classify;
@@ -170,72 +167,9 @@ fn emulated(gpu: &Cuda) -> bool {
     gpu.caps().name.contains("emulator")
 }
 
-/// Copies of the weights in 16 bits are the weights rounded to nearest, even: those that the host asks for,
-/// and those that optimizers write beside their updates, which they do not change.
 #[test]
 fn cuda_copies_of_the_weights_are_the_weights_rounded() {
-    let Some(device) = device("cuda") else { return };
-    for dtype in device.caps().dtypes.iter().copied().filter(|d| d.size() == 2) {
-        let mut rng = Rng::new(4, "cast", 0);
-        let mut v: Vec<f32> = (0..4099).map(|_| (rng.normal() * 3.0) as f32).collect();
-        // Halfway between two numbers of each type, the largest numbers, what is too small and too large for
-        // f16.
-        v.extend([
-            1.0 + 2f32.powi(-8),
-            1.0 + 3.0 * 2f32.powi(-8),
-            1.0 + 2f32.powi(-11),
-            1.0 + 3.0 * 2f32.powi(-11),
-        ]);
-        v.extend([65504.0, 65520.0, 1e-7, -1e-9, 3e38, 0.0]);
-        let value = device.upload(DType::F32, &[v.len()], &v).unwrap();
-        let copy = device.alloc(Spec::new(dtype, &[v.len()])).unwrap();
-        device.step(&Cast, &[&value, &copy]).unwrap();
-        let expected: Vec<f64> = v.iter().map(|&v| rounded(dtype, f64::from(v))).collect();
-        assert!(device.read_reals(&copy).unwrap() == expected, "{dtype:?}");
-
-        for (rule, momentum) in UPDATE_RULES.iter().flat_map(|rule| [(rule, 0.0), (rule, 0.9)]) {
-            let [alone, beside] = [DType::F32, dtype].map(|compute| updated(compute, rule, momentum));
-            assert!(alone == beside, "{rule:?}: the copy changes the update");
-        }
-    }
-}
-
-/// Values after two updates, their copy in a 16-bit type checked.
-fn updated(compute: DType, rule: &'static UpdateRule, momentum: f32) -> Vec<f64> {
-    let device = Device::open("cuda", 0).unwrap().with_compute(compute).unwrap();
-    let mut layout = Layout::default();
-    layout.add("embeddings", &[37, 701]);
-    layout.add("bias", &[77]);
-    layout.add("frozen", &[9, 301]);
-    layout.freeze(&["frozen".into()]).unwrap();
-    let params = Params::new(&device, layout, DType::F32, true).unwrap();
-    let mut rng = Rng::new(5, "adamw", 0);
-    let n = params.spec().len();
-    let g: Vec<f32> = (0..n).map(|i| if i % 3000 < 2000 { rng.normal() as f32 } else { 0.0 }).collect();
-    device.write(&params.training.as_ref().unwrap().grad, &g).unwrap();
-    device.write(&params.trained.value, &g).unwrap();
-    let frozen = params.frozen.as_ref().unwrap();
-    let held: Vec<f32> = (0..frozen.value.spec.len()).map(|_| rng.normal() as f32).collect();
-    device.write(&frozen.value, &held).unwrap();
-    params.refresh(&device).unwrap();
-    let settings = Settings { rule, momentum, weight_decay: 0.1, ..Settings::default() };
-    let mut optimizer = Optimizer::new(&device, &params, settings).unwrap();
-    for _ in 0..2 {
-        optimizer.step(&device, &params, &[], 0.01).unwrap();
-        optimizer.synchronize(&device).unwrap();
-    }
-    let values = device.read_reals(&params.trained.value).unwrap();
-    assert_eq!(device.read::<f32>(&frozen.value).unwrap(), held, "what is frozen moved");
-    if let Some(copy) = &frozen.copy {
-        let expected: Vec<f64> = held.iter().map(|&v| rounded(compute, f64::from(v))).collect();
-        assert!(device.read_reals(copy).unwrap() == expected, "{compute:?} of what is frozen");
-    }
-    assert_eq!(params.trained.copy.is_some(), compute != DType::F32);
-    if let Some(copy) = &params.trained.copy {
-        let expected: Vec<f64> = values.iter().map(|&v| rounded(compute, v)).collect();
-        assert!(device.read_reals(copy).unwrap() == expected, "{compute:?} beside {rule:?}");
-    }
-    values
+    copies_are_the_weights_rounded("cuda");
 }
 
 const RESOURCES: &str = "tests/golden/cuda-resources.txt";

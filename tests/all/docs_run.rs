@@ -140,8 +140,6 @@ fn here(arguments: &[String]) -> Option<Vec<String>> {
         }
         words.push(match word.as_str() {
             "cuda" | "wgpu" | "cpu,wgpu" | "cpu,cuda" | "cuda,wgpu" => "cpu".to_owned(),
-            "bf16" | "f16" | "f32,bf16" => "f32".to_owned(),
-            "precision=bf16" | "precision=f16" => "precision=f32".to_owned(),
             word => word.to_owned(),
         });
     }

@@ -33,25 +33,37 @@ fn examples(lengths: &[u32]) -> TokenSet {
 #[test]
 fn wgpu_and_cpu_take_the_memory_that_is_planned() {
     let planned: Vec<[u64; 2]> = [&[][..], &["bert."], &["bert.embeddings.", "bert.encoder.layer.0."]]
-        .map(|freeze| as_planned(freeze, Masking::default()))
+        .map(|freeze| as_planned(freeze, Masking::default(), DType::F32))
         .into();
     let [all, head, upper] = planned[..] else { panic!("three plans") };
     assert!(head[0] * 3 < all[0] && head[0] < upper[0] && upper[0] < all[0], "parameters: {planned:?}");
     assert!(head[1] < upper[1] && upper[1] < all[1], "activations: {planned:?}");
     // Pruning takes a mask for each weight of the layers, and nothing in a pass.
-    let masked = as_planned(&[], Masking::weights());
+    let masked = as_planned(&[], Masking::weights(), DType::F32);
     assert!(masked[0] > all[0] && masked[1] == all[1], "{masked:?} {all:?}");
     // Movement pruning has a score for each mask element, with gradient and moments, and the masked weight in
     // each pass.
-    let scored = as_planned(&[], Masking { scores: Some(100.0), ..Masking::weights() });
+    let scored = as_planned(&[], Masking { scores: Some(100.0), ..Masking::weights() }, DType::F32);
     assert!(scored[1] > all[1], "{scored:?} {all:?}");
     let mask = masked[0] - all[0];
     assert_eq!((scored[0] - masked[0]) / mask, 4, "{scored:?} {masked:?} {all:?}");
 }
 
-/// What a run with these prefixes frozen, and maybe with pruning masks, is planned to take on the CPU, for
-/// parameters and besides.
-fn as_planned(freeze: &[&str], masking: Masking) -> [u64; 2] {
+/// In 16 bits the CPU takes what is planned too: the copy of the weights, and what ops convert to f32.
+#[test]
+fn the_cpu_takes_the_memory_that_is_planned_in_16_bits() {
+    let [single, ..] = as_planned(&[], Masking::default(), DType::F32);
+    for dtype in [DType::BF16, DType::F16] {
+        let [half, _] = as_planned(&[], Masking::default(), dtype);
+        // A copy of 2 bytes beside the 16 bytes of each parameter.
+        assert_eq!((half - single) / 1024, single / 8 / 1024, "{dtype:?}");
+        as_planned(&["bert."], Masking::default(), dtype);
+    }
+}
+
+/// What a run with these prefixes frozen, and maybe with pruning masks, is planned to take on the CPU in a
+/// type, for parameters and besides.
+fn as_planned(freeze: &[&str], masking: Masking, compute: DType) -> [u64; 2] {
     let rows: Vec<u32> = (0..24u32).map(|i| 3 + i % 14).collect();
     let set = examples(&rows);
     let classes = vec!["a".to_owned(), "b".to_owned()];
@@ -98,14 +110,14 @@ fn as_planned(freeze: &[&str], masking: Masking) -> [u64; 2] {
         let ratio = planned as f64 / taken as f64;
         assert!((1.0 - within..=1.0 + within).contains(&ratio), "{what}: planned {planned}, taken {taken}");
     };
-    let host = cpu(2);
+    let host = cpu(2).with_compute(compute).unwrap();
     train(&host);
     let (whole, smaller) = plan(&host);
     assert!(smaller.total < whole.total && smaller.parameters == whole.parameters && smaller.tokens <= 60);
     let Device::Cpu(cpu) = &host else { panic!("another device") };
     close(whole.total, cpu.memory().peak as u64, 0.1, "cpu");
     let parts = [whole.parameters, whole.total - whole.parameters];
-    let Some(device) = adapter() else { return parts };
+    let Some(device) = adapter().filter(|_| compute == DType::F32) else { return parts };
     train(&device);
     let Device::Wgpu(gpu) = &device else { panic!("another device") };
     close(plan(&device).0.total, gpu.stats().bytes, 0.03, "wgpu");

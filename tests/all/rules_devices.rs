@@ -18,7 +18,6 @@ const KNOWN: &[(&str, usize)] = &[
     ("src/bench/report/provenance.rs", 7),
     ("src/bench/step.rs", 6),
     ("src/cli/devices/facts.rs", 4),
-    ("src/ops/mod.rs", 2),
     ("src/parity.rs", 1),
     ("src/train/mod.rs", 1),
     ("src/train/state.rs", 4),

@@ -344,8 +344,30 @@ fn wgpu_f16_matmuls_learn_as_f32_ones_do_and_resume_bit_for_bit() {
     assert_eq!(out.status.code(), Some(75), "{}", String::from_utf8_lossy(&out.stderr));
     ok(on_gpu(kind, dir.path(), "lost", half).unwrap().output().unwrap());
     assert!(weights(dir.path(), "whole") == weights(dir.path(), "lost"));
-    // Anywhere else it is refused, with what to do.
-    let out = finish(dir.path(), "refused", half);
-    let said = String::from_utf8_lossy(&out.stderr).into_owned();
-    assert!(out.status.code() == Some(5) && said.contains("precision = \"f32\""), "{said}");
+}
+
+/// In 16 bits the CPU learns as in f32. The bits depend neither on the number of threads nor on whether the
+/// run was killed.
+#[test]
+fn the_cpu_learns_in_16_bits_and_resumes_bit_for_bit() {
+    let dir = setting(300, "epochs = 6\nbatch_size = 16\nsave_every = 15\nlog_every = 5");
+    let length = lines_of(&ok(finish(dir.path(), "f32", &["--json"])));
+    let single = losses(dir.path(), "f32");
+    for (name, bound) in [("bf16", 2e-2), ("f16", 5e-3)] {
+        let half = format!("precision={name}");
+        let half = ["--json", "--set", &half];
+        ok(finish(dir.path(), name, &half));
+        let found = losses(dir.path(), name);
+        println!("{name} {found:?}\nf32 {single:?}");
+        // The first lines of the log agree to the rounding of the type, and they show it.
+        let apart = furthest(&found[..3], &single[..3]);
+        assert!(apart < bound && apart > 0.0, "{name}: {found:?}\n{single:?}");
+        assert!(found.iter().all(|l| l.is_finite()));
+        assert!(metric(dir.path(), name, "accuracy") > 0.95, "{name}");
+        let stopped = format!("{name}-stopped");
+        let killed = killed_after(&mut tempra(dir.path(), &stopped, &half), length / 3);
+        assert!(killed.is_none(), "{name}: the run ended before it was killed");
+        ok(finish(dir.path(), &stopped, &[&half[..], &["--threads", "1"]].concat()));
+        assert!(weights(dir.path(), name) == weights(dir.path(), &stopped), "{name}: other bits");
+    }
 }

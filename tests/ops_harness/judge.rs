@@ -154,12 +154,12 @@ impl Bench {
             others.push(("wgpu-other-tiles", Device::Wgpu(other)));
         }
         let half = Wgpu::new(0).and_then(Wgpu::with_half).ok().map(Device::Wgpu);
-        let halves = [DType::BF16, DType::F16]
-            .into_iter()
-            .filter_map(|dtype| {
-                Some(("cuda", dtype, Device::open("cuda", 0).ok()?.with_compute(dtype).ok()?))
-            })
-            .collect();
+        let mut halves = Vec::new();
+        for dtype in [DType::BF16, DType::F16] {
+            halves.push(("cpu", dtype, open(3).with_compute(dtype).expect("the CPU has both")));
+            let cuda = Device::open("cuda", 0).and_then(|gpu| gpu.with_compute(dtype));
+            halves.extend(cuda.ok().map(|gpu| ("cuda", dtype, gpu)));
+        }
         Bench { truth: open(1), threads: open(3), others, half, halves }
     }
 
@@ -402,6 +402,11 @@ impl Bench {
         }
         let again = self.run(&half, Want::Overwrite)?;
         say("repeat", (there.y != again.y || there.dx != again.dx) as u8 as f64, 0.0);
+        if name == "cpu" {
+            let single = self.run(&of(&self.truth, dtype), Want::Overwrite)?;
+            let differ = there.y != single.y || there.dx != single.dx;
+            say("repeat: other threads", differ as u8 as f64, 0.0);
+        }
         Ok(())
     }
 

@@ -7,6 +7,7 @@ mod memory;
 mod pages;
 mod matmul;
 mod real;
+mod scalar;
 
 pub use matmul::{
     HalfEpilogue, Kernel, Mat, MatmulEngine, Out, Stored, matmul, matmul_half, matmul_half_serial,
@@ -17,6 +18,8 @@ pub(crate) use pages::prefer_huge;
 use real::level;
 pub use real::{Level, Real, always, max_lanes, sum_lanes, sum_over, vectorised};
 pub(crate) use real::{inlined, vectorise};
+pub(crate) use scalar::round_to;
+pub use scalar::{Scalar, convert};
 
 use super::settings::CpuSettings;
 use super::{Backend, Caps, Profile, Storage, Tensor};
@@ -35,6 +38,8 @@ pub struct Cpu {
     threads: rayon::ThreadPool,
     engine: MatmulEngine,
     profile: Profile,
+    /// The type of activations.
+    compute: DType,
 }
 
 impl Cpu {
@@ -57,7 +62,8 @@ impl Cpu {
                     .with_found(e.to_string())
                     .with_help("lower --threads")
             })?;
-        let cpu = Cpu { pool: Arc::default(), threads, engine, profile: Profile::default() };
+        let cpu =
+            Cpu { pool: Arc::default(), threads, engine, profile: Profile::default(), compute: DType::F32 };
         match MatmulEngine::ALL.into_iter().find(|e| Some(e.name()) == wanted) {
             Some(engine) => cpu.with_engine(engine),
             None => Ok(cpu),
@@ -79,6 +85,11 @@ impl Cpu {
     /// What multiplies bf16.
     pub fn engine(&self) -> MatmulEngine {
         self.engine
+    }
+    /// The same device, with activations and the copies of weights that ops read in this type: f32, bf16 or
+    /// f16.
+    pub(super) fn with_compute(self, compute: DType) -> Cpu {
+        Cpu { compute, ..self }
     }
     /// Runs `f` so that rayon's parallel iterators use this device's threads.
     pub fn install<R: Send>(&self, f: impl FnOnce() -> R + Send) -> R {
@@ -107,6 +118,14 @@ impl Cpu {
     /// [`Kind::Memory`](crate::error::Kind::Memory) if the system gives none.
     pub fn scratch(&self, bytes: usize) -> Result<Buffer> {
         Pool::take(&self.pool, bytes)
+    }
+    /// A temporary tensor with undefined contents, from the pool.
+    ///
+    /// # Errors
+    /// [`Kind::Memory`](crate::error::Kind::Memory) if the system gives none.
+    pub fn scratch_tensor(&self, spec: Spec) -> Result<Tensor> {
+        let storage = Arc::new(self.alloc(&spec)?);
+        Ok(Tensor { spec, storage, offset: 0 })
     }
     /// Temporary memory of `bytes` for each thread, which the tasks of an op use one after the other.
     ///
@@ -147,9 +166,9 @@ impl Backend for Cpu {
                 1 => format!("cpu (1 thread, {})", self.instructions()),
                 n => format!("cpu ({n} threads, {})", self.instructions()),
             },
-            dtypes: &[DType::F64, DType::F32],
-            compute: DType::F32,
-            matmul: DType::F32,
+            dtypes: &[DType::F64, DType::F32, DType::BF16, DType::F16],
+            compute: self.compute,
+            matmul: self.compute,
             shared_bytes: usize::MAX,
             memory_bytes: None,
             taken_bytes: 0,

@@ -46,10 +46,10 @@ section! {
         /// Device to compute on. "auto" uses the CPU, "cuda" an NVIDIA GPU ("cuda:1" the second one), "wgpu"
         /// a GPU through Vulkan, Metal or DX12.
         device: DeviceName = DeviceName::Auto, Rule::Any;
-        /// Data type of activations and matrix multiplications. "f32" works everywhere. "bf16" needs CUDA and
-        /// an Ampere GPU or newer. "f16" uses dynamic loss scaling; it needs CUDA, or for the matrix
-        /// multiplications alone a wgpu adapter with cooperative matrices. Sums, weights and optimizer
-        /// moments are always f32.
+        /// Data type of activations and matrix multiplications. "f32" works everywhere. "bf16" works on the
+        /// CPU and on CUDA from Ampere GPUs on. "f16" uses dynamic loss scaling; it works on the CPU and on
+        /// CUDA, and for the matrix multiplications alone on a wgpu adapter with cooperative matrices. Sums,
+        /// weights and optimizer moments are always f32.
         precision: Precision = Precision::F32, Rule::Any;
         /// CPU threads; 0 uses all cores.
         threads: usize = 0, from_to(0.0, 4096.0);

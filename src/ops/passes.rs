@@ -1,0 +1,146 @@
+//! How each device runs the passes of an op.
+//!
+//! On the CPU an op computes in f64 and f32. If a call has tensors of 16 bits, the op runs in f32 on copies
+//! of them, and what it wrote is rounded: inputs, saved tensors and gradients that are added to are exact in
+//! f32, so each result is rounded once.
+
+use super::{Backward, Forward, Grad, Op, Plan, specs};
+use crate::device::{Backend, Caps, Cpu, Cuda, Meta, Tensor, Wgpu};
+use crate::error::Result;
+use crate::shape::{DType, Spec};
+
+/// A device that runs ops.
+pub(super) trait RunsOps: Backend {
+    /// Runs an op's forward pass.
+    ///
+    /// # Errors
+    /// Those of the op and of the device.
+    fn run_forward(&self, op: &dyn Op, io: Forward) -> Result<()>;
+    /// Runs an op's backward pass.
+    ///
+    /// # Errors
+    /// Those of the op and of the device.
+    fn run_backward(&self, op: &dyn Op, io: Backward) -> Result<()>;
+}
+
+/// GPUs have kernels for each element type.
+macro_rules! runs_as_is {
+    ($($gpu:ty),*) => {$(
+        impl RunsOps for $gpu {
+            fn run_forward(&self, op: &dyn Op, io: Forward) -> Result<()> {
+                op.forward(self, io)
+            }
+            fn run_backward(&self, op: &dyn Op, io: Backward) -> Result<()> {
+                op.backward(self, io)
+            }
+        }
+    )*};
+}
+runs_as_is!(Cuda, Wgpu);
+
+impl RunsOps for Meta {
+    fn run_forward(&self, op: &dyn Op, io: Forward) -> Result<()> {
+        let plan = planned(&self.caps(), op, io.x)?;
+        let copied = copies(&self.caps(), io.x.iter().chain(io.y).copied());
+        self.note(&[io.x, io.y], plan.scratch[0] + copied);
+        Ok(())
+    }
+    fn run_backward(&self, op: &dyn Op, io: Backward) -> Result<()> {
+        let plan = planned(&self.caps(), op, io.x)?;
+        let gradients = io.dy.iter().copied().flatten().chain(io.dx.iter().flatten().map(|g| g.t));
+        let copied = copies(&self.caps(), io.x.iter().chain(io.y).copied().chain(gradients));
+        self.note(&[io.x, io.y], plan.scratch[1] + copied);
+        Ok(())
+    }
+}
+
+/// Whether a tensor is copied to f32 before an op on the CPU reads or writes it.
+fn is_copied(spec: &Spec) -> bool {
+    spec.dtype.size() == 2
+}
+
+/// The spec of the copy of a tensor; that of the tensor itself if it is not copied.
+fn copied(spec: &Spec) -> Spec {
+    Spec::new(if is_copied(spec) { DType::F32 } else { spec.dtype }, &spec.shape)
+}
+
+/// The plan of an op with the inputs that it gets on a device.
+fn planned(caps: &Caps, op: &dyn Op, x: &[&Tensor]) -> Result<Plan> {
+    if caps.gpu {
+        return op.plan(caps, &specs(x));
+    }
+    let x: Vec<Spec> = x.iter().map(|t| copied(&t.spec)).collect();
+    op.plan(caps, &x.iter().collect::<Vec<_>>())
+}
+
+/// Bytes of the copies that a pass on a device makes of these tensors.
+fn copies<'a>(caps: &Caps, tensors: impl Iterator<Item = &'a Tensor>) -> u64 {
+    let all = tensors.map(|t| &t.spec).filter(|s| !caps.gpu && is_copied(s));
+    all.map(|s| copied(s).bytes() as u64).sum()
+}
+
+/// A tensor in f32 for an op: its copy, or itself if it is not copied. `filled`: with its elements.
+fn in_f32(cpu: &Cpu, t: &Tensor, filled: bool) -> Result<Tensor> {
+    if !is_copied(&t.spec) {
+        return Ok(t.clone());
+    }
+    let copy = cpu.scratch_tensor(copied(&t.spec))?;
+    if filled {
+        cpu.convert(t, &copy)?;
+    }
+    Ok(copy)
+}
+
+fn all_in_f32(cpu: &Cpu, all: &[&Tensor], filled: bool) -> Result<Vec<Tensor>> {
+    all.iter().map(|t| in_f32(cpu, t, filled)).collect()
+}
+
+/// Rounds what an op wrote into a copy.
+fn round_back(cpu: &Cpu, copy: &Tensor, t: &Tensor) -> Result<()> {
+    if is_copied(&t.spec) { cpu.convert(copy, t) } else { Ok(()) }
+}
+
+impl RunsOps for Cpu {
+    fn run_forward(&self, op: &dyn Op, io: Forward) -> Result<()> {
+        if !io.x.iter().chain(io.y).any(|t| is_copied(&t.spec)) {
+            return op.forward(self, io);
+        }
+        let (x, y) = (all_in_f32(self, io.x, true)?, all_in_f32(self, io.y, false)?);
+        let (x, copies): (Vec<_>, Vec<_>) = (x.iter().collect(), y.iter().collect());
+        op.forward(self, Forward { x: &x, y: &copies })?;
+        copies.into_iter().zip(io.y).try_for_each(|(copy, t)| round_back(self, copy, t))
+    }
+    fn run_backward(&self, op: &dyn Op, io: Backward) -> Result<()> {
+        let gradients = io.dy.iter().copied().flatten().chain(io.dx.iter().flatten().map(|g| g.t));
+        if !io.x.iter().chain(io.y).copied().chain(gradients).any(|t| is_copied(&t.spec)) {
+            return op.backward(self, io);
+        }
+        let (x, y) = (all_in_f32(self, io.x, true)?, all_in_f32(self, io.y, true)?);
+        let dy: Vec<Option<Tensor>> =
+            io.dy.iter().map(|d| d.map(|d| in_f32(self, d, true)).transpose()).collect::<Result<_>>()?;
+        // With a bitmap, blocks that are marked as zero are not written.
+        let kept = |g: &Grad| g.add || g.zero_blocks.is_some();
+        let dx: Vec<Option<Tensor>> = io
+            .dx
+            .iter()
+            .map(|g| g.as_ref().map(|g| in_f32(self, g.t, kept(g))).transpose())
+            .collect::<Result<_>>()?;
+        let pairs = io.dx.iter().zip(&dx);
+        let dx_copies: Vec<Option<Grad>> =
+            pairs.map(|(g, t)| g.zip(t.as_ref()).map(|(g, t)| Grad { t, ..g })).collect();
+        op.backward(
+            self,
+            Backward {
+                x: &x.iter().collect::<Vec<_>>(),
+                y: &y.iter().collect::<Vec<_>>(),
+                dy: &dy.iter().map(Option::as_ref).collect::<Vec<_>>(),
+                dx: &dx_copies,
+            },
+        )?;
+        let written = dx.iter().zip(io.dx).filter_map(|(copy, g)| Some((copy.as_ref()?, g.as_ref()?.t)));
+        for (copy, t) in written {
+            round_back(self, copy, t)?;
+        }
+        Ok(())
+    }
+}
