@@ -47,11 +47,16 @@ impl RunsOps for Meta {
     }
     fn run_backward(&self, op: &dyn Op, io: Backward) -> Result<()> {
         let plan = planned(&self.caps(), op, io.x)?;
-        let gradients = io.dy.iter().copied().flatten().chain(io.dx.iter().flatten().map(|g| g.t));
-        let copied = copies(&self.caps(), io.x.iter().chain(io.y).copied().chain(gradients));
+        let copied = copies(&self.caps(), io.x.iter().chain(io.y).copied().chain(gradients(&io)));
         self.note(&[io.x, io.y], plan.scratch[1] + copied);
         Ok(())
     }
+}
+
+/// The gradients that a pass reads and writes.
+fn gradients<'a>(io: &Backward<'a>) -> impl Iterator<Item = &'a Tensor> + use<'a> {
+    let (dy, dx) = (io.dy, io.dx);
+    dy.iter().copied().flatten().chain(dx.iter().flatten().map(|g| g.t))
 }
 
 /// Whether a tensor is copied to f32 before an op on the CPU reads or writes it.
@@ -73,26 +78,49 @@ fn planned(caps: &Caps, op: &dyn Op, x: &[&Tensor]) -> Result<Plan> {
     op.plan(caps, &x.iter().collect::<Vec<_>>())
 }
 
+/// Elements that copies begin at multiples of: a cache line.
+const ALIGN: usize = 16;
+
+/// The elements that the copies of these tensors take together.
+fn room<'a>(tensors: impl Iterator<Item = &'a Tensor>) -> usize {
+    let all = tensors.map(|t| &t.spec).filter(|s| is_copied(s));
+    all.map(|s| s.len().next_multiple_of(ALIGN)).sum()
+}
+
 /// Bytes of the copies that a pass on a device makes of these tensors.
 fn copies<'a>(caps: &Caps, tensors: impl Iterator<Item = &'a Tensor>) -> u64 {
-    let all = tensors.map(|t| &t.spec).filter(|s| !caps.gpu && is_copied(s));
-    all.map(|s| copied(s).bytes() as u64).sum()
+    if caps.gpu { 0 } else { (room(tensors) * DType::F32.size()) as u64 }
 }
 
-/// A tensor in f32 for an op: its copy, or itself if it is not copied. `filled`: with its elements.
-fn in_f32(cpu: &Cpu, t: &Tensor, filled: bool) -> Result<Tensor> {
-    if !is_copied(&t.spec) {
-        return Ok(t.clone());
-    }
-    let copy = cpu.scratch_tensor(copied(&t.spec))?;
-    if filled {
-        cpu.convert(t, &copy)?;
-    }
-    Ok(copy)
+/// The copies of a pass, in one block of memory. The pool would give blocks of their own to later tensors of
+/// half their size, which are those of 16 bits.
+struct Copies<'a> {
+    cpu: &'a Cpu,
+    memory: Tensor,
+    used: usize,
 }
 
-fn all_in_f32(cpu: &Cpu, all: &[&Tensor], filled: bool) -> Result<Vec<Tensor>> {
-    all.iter().map(|t| in_f32(cpu, t, filled)).collect()
+impl<'a> Copies<'a> {
+    /// Memory for copies of these tensors.
+    fn of<'t>(cpu: &'a Cpu, tensors: impl Iterator<Item = &'t Tensor>) -> Result<Self> {
+        let memory = cpu.scratch_tensor(Spec::new(DType::F32, &[room(tensors)]))?;
+        Ok(Copies { cpu, memory, used: 0 })
+    }
+    /// A tensor in f32 for an op: its copy, or itself if it is not copied. `filled`: with its elements.
+    fn take(&mut self, t: &Tensor, filled: bool) -> Result<Tensor> {
+        if !is_copied(&t.spec) {
+            return Ok(t.clone());
+        }
+        let copy = self.memory.view(self.used, &t.spec.shape)?;
+        self.used += t.spec.len().next_multiple_of(ALIGN);
+        if filled {
+            self.cpu.convert(t, &copy)?;
+        }
+        Ok(copy)
+    }
+    fn take_all(&mut self, all: &[&Tensor], filled: bool) -> Result<Vec<Tensor>> {
+        all.iter().map(|t| self.take(t, filled)).collect()
+    }
 }
 
 /// Rounds what an op wrote into a copy.
@@ -105,25 +133,27 @@ impl RunsOps for Cpu {
         if !io.x.iter().chain(io.y).any(|t| is_copied(&t.spec)) {
             return op.forward(self, io);
         }
-        let (x, y) = (all_in_f32(self, io.x, true)?, all_in_f32(self, io.y, false)?);
+        let mut room = Copies::of(self, io.x.iter().chain(io.y).copied())?;
+        let (x, y) = (room.take_all(io.x, true)?, room.take_all(io.y, false)?);
         let (x, copies): (Vec<_>, Vec<_>) = (x.iter().collect(), y.iter().collect());
         op.forward(self, Forward { x: &x, y: &copies })?;
         copies.into_iter().zip(io.y).try_for_each(|(copy, t)| round_back(self, copy, t))
     }
     fn run_backward(&self, op: &dyn Op, io: Backward) -> Result<()> {
-        let gradients = io.dy.iter().copied().flatten().chain(io.dx.iter().flatten().map(|g| g.t));
-        if !io.x.iter().chain(io.y).copied().chain(gradients).any(|t| is_copied(&t.spec)) {
+        let all = || io.x.iter().chain(io.y).copied().chain(gradients(&io));
+        if !all().any(|t| is_copied(&t.spec)) {
             return op.backward(self, io);
         }
-        let (x, y) = (all_in_f32(self, io.x, true)?, all_in_f32(self, io.y, true)?);
+        let mut room = Copies::of(self, all())?;
+        let (x, y) = (room.take_all(io.x, true)?, room.take_all(io.y, true)?);
         let dy: Vec<Option<Tensor>> =
-            io.dy.iter().map(|d| d.map(|d| in_f32(self, d, true)).transpose()).collect::<Result<_>>()?;
+            io.dy.iter().map(|d| d.map(|d| room.take(d, true)).transpose()).collect::<Result<_>>()?;
         // With a bitmap, blocks that are marked as zero are not written.
         let kept = |g: &Grad| g.add || g.zero_blocks.is_some();
         let dx: Vec<Option<Tensor>> = io
             .dx
             .iter()
-            .map(|g| g.as_ref().map(|g| in_f32(self, g.t, kept(g))).transpose())
+            .map(|g| g.as_ref().map(|g| room.take(g.t, kept(g))).transpose())
             .collect::<Result<_>>()?;
         let pairs = io.dx.iter().zip(&dx);
         let dx_copies: Vec<Option<Grad>> =
