@@ -81,8 +81,10 @@ fn wgpu_types_that_a_device_lacks_are_listed() {
     if device("wgpu").is_none() {
         return;
     }
-    let ops = ["ops", "--device", "wgpu", "--op", "mse", "--tokens", "64"];
-    let Run { code, out, err } = quick(&[&ops[..], &["--dtype", "bf16,f32", "--json"]].concat());
+    let quick = ["--tokens", "64", "--seconds", "0.001", "--samples", "1"];
+    let ops = [&["bench", "ops", "--device", "wgpu", "--op", "mse"][..], &quick].concat();
+    let Run { code, out, err } =
+        run_with(&[&ops[..], &["--dtype", "bf16,f32", "--json"]].concat(), Some(&[]));
     assert_eq!(code, 0, "{err}");
     let report = Report::parse(&out).unwrap();
     let ids: Vec<&str> = report.devices.iter().map(|d| d.id.as_str()).collect();
@@ -92,7 +94,7 @@ fn wgpu_types_that_a_device_lacks_are_listed() {
     assert!(err.contains("wgpu bf16: skipped: ") && err.contains("cannot compute in bf16"), "{err}");
     let text = markdown::report(&report);
     assert!(text.contains("not measured on wgpu bf16: every measurement: "), "{text}");
-    let none = quick(&[&ops[..], &["--dtype", "bf16"]].concat());
+    let none = run_with(&[&ops[..], &["--dtype", "bf16"]].concat(), Some(&[]));
     assert!(none.code == 5 && none.err.contains("cannot compute in bf16"), "{}", none.err);
 }
 
