@@ -7,10 +7,13 @@
 
 use super::dropout::{Dropout, DropoutRows};
 use super::{
-    Backward, Call, Case, Cost, Forward, Grad, Input, On, Op, Plan, accumulator, blocks_mut, by_dtype,
-    compute_dtype, groups_for, launch, launch_with, refuse, sum_columns, vector,
+    Backward, Call, Case, Cost, Forward, Grad, Input, On, Op, Plan, accumulator, blocks_mut, compute_dtype,
+    groups_for, launch, launch_with, refuse, sum_columns, vector,
 };
-use crate::device::cpu::{BLOCK, Real, inlined, sum_lanes, vectorise};
+use crate::device::cpu::{
+    BLOCK, GradientMut, GradientPart, Real, Scalar, by_scalar, inlined, load_row, loaded, store_row,
+    sum_lanes, vectorise,
+};
 use crate::device::{Caps, Const, Cpu, Cuda, Gpu, Launch, Tensor, Wgpu, fold};
 use crate::error::Result;
 use crate::shape::{DType, Spec};
@@ -62,6 +65,7 @@ impl Op for AddNorm {
         let dtype = compute_dtype("add_norm", caps, x)?;
         let parts = match caps.blocks {
             0 if caps.gpu => rows.div_ceil(64),
+            0 => rows.div_ceil(BLOCK),
             blocks => rows.div_ceil(4).min(blocks),
         };
         let parts = parts * 2 * cols * size_of::<f32>();
@@ -96,70 +100,82 @@ impl Op for AddNorm {
             + count(inner, call.input(1) + call.output(2));
         Cost::new([forward, backward], [call.whole(), read + call.all_dense()])
     }
+    fn reads_half(&self) -> bool {
+        true
+    }
 }
 
 impl On<Cpu> for AddNorm {
     fn forward(&self, cpu: &Cpu, io: Forward) -> Result<()> {
-        by_dtype!(io.x[0].spec.dtype, forward(self, cpu, io))
+        by_scalar!(io.x[0].spec.dtype, T => forward::<T>(self, cpu, io))
     }
     fn backward(&self, cpu: &Cpu, io: Backward) -> Result<()> {
-        by_dtype!(io.x[0].spec.dtype, backward(self, cpu, io))
+        by_scalar!(io.x[0].spec.dtype, T => backward::<T>(self, cpu, io))
     }
 }
 
 /// What one task of the forward pass fills: its block's number; y, xhat and rstd of the block.
-type Filled<'a, T> = (usize, ((&'a mut [T], &'a mut [T]), &'a mut [T]));
-/// What one task of the backward pass fills: its block's number; dx and dresidual of the block, where wanted.
-type Wanted<'a, T> = (usize, (Option<&'a mut [T]>, Option<&'a mut [T]>));
+type Filled<'a, T> = (usize, ((&'a mut [T], &'a mut [T]), &'a mut [<T as Scalar>::Real]));
+/// What one task of the backward pass fills, where wanted: its block's number; dx, dresidual and the block's
+/// sums for dgamma and dbeta.
+type Wanted<'a, T> = (
+    usize,
+    ((Option<GradientPart<'a, T>>, Option<GradientPart<'a, T>>), Option<&'a mut [<T as Scalar>::Real]>),
+);
 
-fn forward<T: Real>(op: &AddNorm, cpu: &Cpu, io: Forward) -> Result<()> {
+fn forward<T: Scalar>(op: &AddNorm, cpu: &Cpu, io: Forward) -> Result<()> {
     let (_, cols) = io.x[0].spec.rows_cols();
-    let (x, gamma) = (io.x[0].cpu::<T>()?, io.x[1].cpu::<T>()?);
+    let (x, gamma) = (io.x[0].cpu::<T>()?, loaded::<T>(io.x[1])?);
     let [beta, residual, key] = op.places(io.x.len());
-    let beta = beta.map(|b| io.x[b].cpu::<T>()).transpose()?;
+    let beta = beta.map(|b| loaded::<T>(io.x[b])).transpose()?;
     let residual = residual.map(|r| io.x[r].cpu::<T>()).transpose()?;
     let key = key.map(|k| io.x[k].cpu::<u32>()).transpose()?;
     let mask =
-        |d: Option<Dropout>| d.filter(Dropout::active).zip(key.as_deref()).map(|(d, k)| d.mask::<T>(k));
+        |d: Option<Dropout>| d.filter(Dropout::active).zip(key.as_deref()).map(|(d, k)| d.mask::<T::Real>(k));
     let (before, after) = (mask(op.before), mask(op.after));
     let (mut y, mut xhat, mut rstd) =
-        (io.y[0].cpu_mut::<T>()?, io.y[1].cpu_mut::<T>()?, io.y[2].cpu_mut::<T>()?);
-    let (n, eps) = (T::of(cols as f64), T::of(op.eps as f64));
+        (io.y[0].cpu_mut::<T>()?, io.y[1].cpu_mut::<T>()?, io.y[2].cpu_mut::<T::Real>()?);
+    let (n, eps) = (T::Real::of(cols as f64), T::Real::of(op.eps as f64));
     let task = |(b, ((y, xhat), rstd)): Filled<T>| {
+        let mut z = vec![T::Real::ZERO; cols];
         vectorise!({
             for (r, rstd) in rstd.iter_mut().enumerate() {
                 let row = b * BLOCK + r;
-                let (y, z) = (&mut y[r * cols..][..cols], &mut xhat[r * cols..][..cols]);
+                let (y, xhat) = (&mut y[r * cols..][..cols], &mut xhat[r * cols..][..cols]);
                 let x = &x[row * cols..][..cols];
                 match &before {
-                    Some(m) => {
-                        m.row(row, 0, cols, inlined!(|c: usize, m: &[T]| times(&mut z[c..], &x[c..], m)))
-                    }
-                    None => z.copy_from_slice(x),
-                }
-                if let Some(residual) = &residual {
-                    z.iter_mut().zip(&residual[row * cols..][..cols]).for_each(|(z, &r)| *z += r);
-                }
-                let mean = sum_lanes(cols, |c| z[c]) / n;
-                let var = sum_lanes(cols, |c| (z[c] - mean) * (z[c] - mean)) / n;
-                *rstd = T::ONE / (var + eps).sqrt();
-                z.iter_mut().for_each(|z| *z = (*z - mean) * *rstd);
-                match &beta {
-                    Some(beta) => {
-                        for (((y, &z), &g), &b) in y.iter_mut().zip(&*z).zip(&gamma[..]).zip(&beta[..]) {
-                            *y = g.mul_add(z, b);
-                        }
-                    }
-                    None => y.iter_mut().zip(&*z).zip(&gamma[..]).for_each(|((y, &z), &g)| *y = g * z),
-                }
-                if let Some(m) = &after {
-                    m.row(
+                    Some(m) => m.row(
                         row,
                         0,
                         cols,
-                        inlined!(|c: usize, m: &[T]| y[c..].iter_mut().zip(m).for_each(|(y, &m)| *y *= m)),
-                    );
+                        inlined!(|c: usize, m: &[T::Real]| {
+                            z[c..].iter_mut().zip(&x[c..]).zip(m).for_each(|((z, x), &m)| *z = x.load() * m);
+                        }),
+                    ),
+                    None => load_row(x, &mut z),
                 }
+                if let Some(residual) = &residual {
+                    z.iter_mut().zip(&residual[row * cols..][..cols]).for_each(|(z, r)| *z += r.load());
+                }
+                let (mean, var) = {
+                    let z = &z[..cols];
+                    let mean = sum_lanes(cols, |c| z[c]) / n;
+                    (mean, sum_lanes(cols, |c| (z[c] - mean) * (z[c] - mean)) / n)
+                };
+                *rstd = T::Real::ONE / (var + eps).sqrt();
+                for (z, xhat) in z.iter_mut().zip(xhat) {
+                    *z = (*z - mean) * *rstd;
+                    *xhat = T::store(*z);
+                }
+                let scaled = z.iter_mut().zip(&gamma);
+                match &beta {
+                    Some(beta) => scaled.zip(beta).for_each(|((z, &g), &b)| *z = g.mul_add(*z, b)),
+                    None => scaled.for_each(|(z, &g)| *z *= g),
+                }
+                if let Some(m) = &after {
+                    m.row(row, 0, cols, inlined!(|c: usize, m: &[T::Real]| times(&mut z[c..], m)));
+                }
+                store_row(&z, y, false);
             }
         })
     };
@@ -173,143 +189,105 @@ fn forward<T: Real>(op: &AddNorm, cpu: &Cpu, io: Forward) -> Result<()> {
     Ok(())
 }
 
-/// to = from m, as far as there are factors.
+/// The elements of a gradient, if it is wanted.
+fn elements<T: Scalar>(g: Option<Grad<'_>>, dtype: DType) -> Result<Option<GradientMut<'_, T>>> {
+    g.map(|g| GradientMut::of(g.t, dtype)).transpose()
+}
+
+/// The parts of `size` elements of a gradient, or so many times none.
+fn parts_of<'a, T: Scalar>(
+    g: &'a mut Option<GradientMut<'_, T>>,
+    size: usize,
+    blocks: usize,
+) -> Vec<Option<GradientPart<'a, T>>> {
+    match g {
+        Some(g) => g.parts(size).into_iter().map(Some).collect(),
+        None => (0..blocks).map(|_| None).collect(),
+    }
+}
+
+/// v = v m, as far as there are factors.
 #[inline(always)]
-fn times<T: Real>(to: &mut [T], from: &[T], m: &[T]) {
-    to.iter_mut().zip(from).zip(m).for_each(|((to, &from), &m)| *to = from * m);
+fn times<R: Real>(v: &mut [R], m: &[R]) {
+    v.iter_mut().zip(m).for_each(|(v, &m)| *v *= m);
 }
 
 /// With g = drop_after(dy) gamma: dz = rstd (g - mean(g) - xhat mean(g xhat)); dresidual = dz, dx =
-/// drop_before(dz).
-fn backward<T: Real>(op: &AddNorm, cpu: &Cpu, io: Backward) -> Result<()> {
+/// drop_before(dz). Each block of rows has its own sums for dgamma and dbeta, which are added in order.
+fn backward<T: Scalar>(op: &AddNorm, cpu: &Cpu, io: Backward) -> Result<()> {
     let (rows, cols) = io.x[0].spec.rows_cols();
-    let (gamma, xhat, rstd, dy) =
-        (io.x[1].cpu::<T>()?, io.y[1].cpu::<T>()?, io.y[2].cpu::<T>()?, io.dy()?.cpu::<T>()?);
-    let gamma = &gamma[..cols];
+    let dtype = io.x[0].spec.dtype;
+    let (xhat, rstd, dy) = (io.y[1].cpu::<T>()?, io.y[2].cpu::<T::Real>()?, io.dy()?.cpu::<T>()?);
+    let gamma = loaded::<T>(io.x[1])?;
     let [beta, residual, key] = op.places(io.x.len());
     let key = key.map(|k| io.x[k].cpu::<u32>()).transpose()?;
     let mask =
-        |d: Option<Dropout>| d.filter(Dropout::active).zip(key.as_deref()).map(|(d, k)| d.mask::<T>(k));
+        |d: Option<Dropout>| d.filter(Dropout::active).zip(key.as_deref()).map(|(d, k)| d.mask::<T::Real>(k));
     let (before, after) = (mask(op.before), mask(op.after));
-    // drop_after(dy), which both the rows and the column sums need.
-    let size = if after.is_some() { rows * cols } else { 0 };
-    let scratch = cpu.scratch(size * size_of::<T>())?;
-    let mut dropped = scratch.write::<T>(0, size)?;
-    if let Some(m) = &after {
-        let task = |(b, (to, from)): (usize, (&mut [T], &[T]))| {
-            vectorise!({
-                for (r, (to, from)) in to.chunks_exact_mut(cols).zip(from.chunks_exact(cols)).enumerate() {
-                    let put = inlined!(|c: usize, m: &[T]| times(&mut to[c..], &from[c..], m));
-                    m.row(b * BLOCK + r, 0, cols, put);
-                }
-            })
-        };
-        cpu.install(|| {
-            dropped.par_chunks_mut(BLOCK * cols).zip(dy.par_chunks(BLOCK * cols)).enumerate().for_each(task)
-        });
-    }
-    let dy: &[T] = if after.is_some() { &dropped } else { &dy };
 
     let (gx, gr) = (io.dx(0), residual.and_then(|r| io.dx(r)));
-    if gx.is_some() || gr.is_some() {
-        let mut dx = gx.map(|g| g.t.cpu_mut::<T>()).transpose()?;
-        let mut dres = gr.map(|g| g.t.cpu_mut::<T>()).transpose()?;
-        let (add_x, add_r) = (gx.is_some_and(|g| g.add), gr.is_some_and(|g| g.add));
-        let blocks = rows.div_ceil(BLOCK);
-        let dx = blocks_mut(dx.as_deref_mut(), BLOCK * cols, blocks);
-        let dres = blocks_mut(dres.as_deref_mut(), BLOCK * cols, blocks);
-        let n = T::of(cols as f64);
-        let task = |(b, (mut dx, mut dres)): Wanted<T>| {
-            vectorise!({
-                for r in 0..BLOCK.min(rows - b * BLOCK) {
-                    let row = b * BLOCK + r;
-                    let (dy, xhat) = (&dy[row * cols..][..cols], &xhat[row * cols..][..cols]);
-                    let g = inlined!(|c: usize| dy[c] * gamma[c]);
-                    let mean = sum_lanes(cols, g) / n;
-                    let along = sum_lanes(cols, |c| g(c) * xhat[c]) / n;
-                    let rstd = rstd[row];
-                    let dz = inlined!(|((&dy, &gamma), &xhat): ((&T, &T), &T)| {
-                        (dy * gamma - mean - xhat * along) * rstd
-                    });
-                    let from = inlined!(|c: usize| dy[c..].iter().zip(&gamma[c..]).zip(&xhat[c..]));
-                    if let Some(dres) = &mut dres {
-                        let here = dres[r * cols..][..cols].iter_mut().zip(from(0));
-                        match add_r {
-                            true => here.for_each(|(d, x)| *d += dz(x)),
-                            false => here.for_each(|(d, x)| *d = dz(x)),
-                        }
-                    }
-                    let Some(dx) = &mut dx else { continue };
-                    let dx = &mut dx[r * cols..][..cols];
-                    match &before {
-                        Some(m) => m.row(
-                            row,
-                            0,
-                            cols,
-                            inlined!(|c: usize, m: &[T]| {
-                                let here = dx[c..][..m.len()].iter_mut().zip(from(c)).zip(m);
-                                match add_x {
-                                    true => here.for_each(|((d, x), &m)| *d = dz(x).mul_add(m, *d)),
-                                    false => here.for_each(|((d, x), &m)| *d = dz(x).mul_add(m, T::ZERO)),
-                                }
-                            }),
-                        ),
-                        None => {
-                            let here = dx.iter_mut().zip(from(0));
-                            match add_x {
-                                true => here.for_each(|(d, x)| *d += dz(x)),
-                                false => here.for_each(|(d, x)| *d = dz(x)),
-                            }
-                        }
-                    }
-                }
-            })
-        };
-        cpu.install(|| dx.into_par_iter().zip(dres).enumerate().for_each(task));
-    }
     let (gg, gb) = (io.dx(1), beta.and_then(|b| io.dx(b)));
-    if let (Some(gg), Some(gb)) = (gg, gb) {
-        return sum_both(cpu, [gg, gb], dy, &xhat, rows);
-    }
-    if let Some(g) = gg {
-        sum_columns(cpu, &mut g.t.cpu_mut::<T>()?, g.add, rows, |r, at, out| {
-            let (dy, xhat) = (&dy[r * cols..][at.clone()], &xhat[r * cols..][at]);
-            out.iter_mut().zip(dy).zip(xhat).for_each(|((o, &d), &x)| *o += d * x);
-        });
-    }
-    if let Some(g) = gb {
-        sum_columns(cpu, &mut g.t.cpu_mut::<T>()?, g.add, rows, |r, at, out| {
-            out.iter_mut().zip(&dy[r * cols..][at]).for_each(|(o, &d)| *o += d);
-        });
-    }
-    Ok(())
-}
-
-/// dgamma = column sums of dy xhat, dbeta = those of dy, in the order of [`sum_columns`]; dy is read once.
-fn sum_both<T: Real>(cpu: &Cpu, [gg, gb]: [Grad; 2], dy: &[T], xhat: &[T], rows: usize) -> Result<()> {
-    const COLS: usize = 64;
-    let (mut dgamma, mut dbeta) = (gg.t.cpu_mut::<T>()?, gb.t.cpu_mut::<T>()?);
-    let cols = dgamma.len();
-    let task = |(c, (dgamma, dbeta)): (usize, (&mut [T], &mut [T]))| {
+    let (add_x, add_r) = (gx.is_some_and(|g| g.add), gr.is_some_and(|g| g.add));
+    let blocks = rows.div_ceil(BLOCK);
+    let (mut dx, mut dres) = (elements::<T>(gx, dtype)?, elements::<T>(gr, dtype)?);
+    let sums = gg.is_some() || gb.is_some();
+    let size = if sums { blocks * 2 * cols } else { 0 };
+    let scratch = cpu.scratch(size * size_of::<T::Real>())?;
+    let mut parts = scratch.write::<T::Real>(0, size)?;
+    let n = T::Real::of(cols as f64);
+    let task = |(b, ((mut dx, mut dres), mut sums)): Wanted<T>| {
+        let [mut d, mut h, mut dz] = [(); 3].map(|()| vec![T::Real::ZERO; cols]);
+        if let Some(sums) = &mut sums {
+            sums.fill(Real::ZERO);
+        }
         vectorise!({
-            for (g, to) in [(gg, &mut *dgamma), (gb, &mut *dbeta)] {
-                if !g.add {
-                    to.fill(T::ZERO);
+            for r in 0..BLOCK.min(rows - b * BLOCK) {
+                let row = b * BLOCK + r;
+                load_row(&dy[row * cols..][..cols], &mut d);
+                load_row(&xhat[row * cols..][..cols], &mut h);
+                if let Some(m) = &after {
+                    m.row(row, 0, cols, inlined!(|c: usize, m: &[T::Real]| times(&mut d[c..], m)));
                 }
-            }
-            for r in 0..rows {
-                let at = r * cols + c * COLS;
-                let here = dy[at..].iter().zip(&xhat[at..]);
-                for ((dgamma, dbeta), (&d, &x)) in dgamma.iter_mut().zip(dbeta.iter_mut()).zip(here) {
-                    *dgamma += d * x;
-                    *dbeta += d;
+                let (d, h, gamma) = (&d[..cols], &h[..cols], &gamma[..cols]);
+                if let Some(sums) = &mut sums {
+                    let (dgamma, dbeta) = sums.split_at_mut(cols);
+                    dgamma.iter_mut().zip(d).zip(h).for_each(|((s, &d), &h)| *s = d.mul_add(h, *s));
+                    dbeta.iter_mut().zip(d).for_each(|(s, &d)| *s += d);
                 }
+                if dx.is_none() && dres.is_none() {
+                    continue;
+                }
+                let mean = sum_lanes(cols, |c| d[c] * gamma[c]) / n;
+                let along = sum_lanes(cols, |c| d[c] * gamma[c] * h[c]) / n;
+                let rstd = rstd[row];
+                for (((dz, &d), &gamma), &h) in dz.iter_mut().zip(d).zip(gamma).zip(h) {
+                    *dz = (d * gamma - mean - h * along) * rstd;
+                }
+                if let Some(dres) = &mut dres {
+                    dres.put(r * cols, &dz, add_r);
+                }
+                let Some(dx) = &mut dx else { continue };
+                if let Some(m) = &before {
+                    m.row(row, 0, cols, inlined!(|c: usize, m: &[T::Real]| times(&mut dz[c..], m)));
+                }
+                dx.put(r * cols, &dz, add_x);
             }
         })
     };
-    cpu.install(|| {
-        dgamma.par_chunks_mut(COLS).zip(dbeta.par_chunks_mut(COLS)).enumerate().for_each(task);
+    let size = BLOCK * cols;
+    let (dx, dres) = (parts_of(&mut dx, size, blocks), parts_of(&mut dres, size, blocks));
+    let by_block = blocks_mut(sums.then_some(&mut parts[..]), 2 * cols, blocks);
+    cpu.install(|| dx.into_par_iter().zip(dres).zip(by_block).enumerate().for_each(task));
+    let mut total = vec![T::Real::ZERO; if sums { 2 * cols } else { 0 }];
+    sum_columns(cpu, &mut total, false, blocks, |b, at, out| {
+        let part = &parts[b * 2 * cols..][..2 * cols];
+        out.iter_mut().zip(&part[at]).for_each(|(o, &p)| *o += p);
     });
+    for (g, from) in [(gg, 0), (gb, cols)] {
+        let Some(g) = g else { continue };
+        let mut all = GradientMut::<T>::of(g.t, dtype)?;
+        all.parts(cols).iter_mut().for_each(|p| p.put(0, &total[from..][..cols], g.add));
+    }
     Ok(())
 }
 

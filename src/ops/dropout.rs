@@ -10,10 +10,10 @@
 //! is cut into micro-batches, nor on the backend.
 
 use super::{
-    Backward, Call, Case, Cost, Forward, Input, On, Op, Plan, blocks_for, by_dtype, compute_dtype,
-    groups_for, launch, launch_cuda, refuse, vector,
+    Backward, Call, Case, Cost, Forward, Input, On, Op, Plan, blocks_for, compute_dtype, groups_for, launch,
+    launch_cuda, refuse, vector,
 };
-use crate::device::cpu::{BLOCK, Real, inlined, vectorise};
+use crate::device::cpu::{BLOCK, Real, Scalar, by_gradient, by_scalar, inlined, vectorise};
 use crate::device::{Caps, Const, Cpu, Cuda, Tensor, Wgpu};
 use crate::error::Result;
 use crate::rng;
@@ -121,35 +121,48 @@ impl Op for Dropout {
         let backward = call.dy() + call.input(1) + call.all_dense();
         Cost::new([mask, mask + call.all_sums()], [call.whole(), backward])
     }
+    fn reads_half(&self) -> bool {
+        true
+    }
 }
 
 impl On<Cpu> for Dropout {
     fn forward(&self, cpu: &Cpu, io: Forward) -> Result<()> {
-        by_dtype!(io.x[0].spec.dtype, apply(self, cpu, [io.x[0], io.x[1], io.y[0]], false))
+        let tensors = [io.x[0], io.x[1], io.y[0]];
+        by_scalar!(io.x[0].spec.dtype, T => apply::<T, T>(self, cpu, tensors, false))
     }
     fn backward(&self, cpu: &Cpu, io: Backward) -> Result<()> {
         let Some(g) = io.dx(0) else { return Ok(()) };
-        by_dtype!(io.x[0].spec.dtype, apply(self, cpu, [io.dy()?, io.x[1], g.t], g.add))
+        let tensors = [io.dy()?, io.x[1], g.t];
+        by_gradient!(io.x[0].spec.dtype, g.t.spec.dtype, (T, G) => apply::<T, G>(self, cpu, tensors, g.add))
     }
 }
 
 /// out = in * mask, or out += in * mask: the op is its own backward pass.
-fn apply<T: Real>(op: &Dropout, cpu: &Cpu, [from, key, to]: [&Tensor; 3], add: bool) -> Result<()> {
+fn apply<T: Scalar, G: Scalar<Real = T::Real>>(
+    op: &Dropout,
+    cpu: &Cpu,
+    [from, key, to]: [&Tensor; 3],
+    add: bool,
+) -> Result<()> {
     let (_, cols) = from.spec.rows_cols();
-    let mask = op.mask::<T>(&key.cpu::<u32>()?);
-    let (from, mut to) = (from.cpu::<T>()?, to.cpu_mut::<T>()?);
-    let task = |(b, (to, from)): (usize, (&mut [T], &[T]))| {
+    let mask = op.mask::<T::Real>(&key.cpu::<u32>()?);
+    let (from, mut to) = (from.cpu::<T>()?, to.cpu_mut::<G>()?);
+    let put = inlined!(|to: &mut G, from: T, m: T::Real, onto: T::Real| {
+        *to = G::store(from.load().mul_add(m, onto));
+    });
+    let task = |(b, (to, from)): (usize, (&mut [G], &[T]))| {
         vectorise!({
             for (r, (to, from)) in to.chunks_exact_mut(cols).zip(from.chunks_exact(cols)).enumerate() {
                 mask.row(
                     b * BLOCK + r,
                     0,
                     cols,
-                    inlined!(|c: usize, m: &[T]| {
+                    inlined!(|c: usize, m: &[T::Real]| {
                         let here = to[c..][..m.len()].iter_mut().zip(&from[c..][..m.len()]).zip(m);
                         match add {
-                            true => here.for_each(|((to, &from), &m)| *to = from.mul_add(m, *to)),
-                            false => here.for_each(|((to, &from), &m)| *to = from.mul_add(m, T::ZERO)),
+                            true => here.for_each(|((to, &from), &m)| put(to, from, m, to.load())),
+                            false => here.for_each(|((to, &from), &m)| put(to, from, m, Real::ZERO)),
                         }
                     }),
                 );

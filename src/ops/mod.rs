@@ -211,6 +211,10 @@ pub trait Op: On<Cpu> + On<Cuda> + On<Wgpu> + On<Meta> + Debug + Send + 'static 
     fn fuses_dact(&self, _: &Caps, _i: usize) -> bool {
         false
     }
+    /// Whether its loops on the CPU read and write tensors of 16 bits. Other ops get them in f32.
+    fn reads_half(&self) -> bool {
+        false
+    }
     /// Whether it maintains the zero-block bitmap [`Grad::zero_blocks`]. The gradients of other ops count as
     /// dense.
     fn maintains_zero_blocks(&self) -> bool {

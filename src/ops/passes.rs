@@ -1,10 +1,10 @@
 //! How each device runs the passes of an op.
 //!
-//! On the CPU an op computes in f64 and f32. If a call has tensors of 16 bits, the op runs in f32 on copies
-//! of them, and what it wrote is rounded: inputs, saved tensors and gradients that are added to are exact in
-//! f32, so each result is rounded once.
+//! On the CPU some ops read and write tensors of 16 bits ([`Op::reads_half`]). All others run in f32 on copies
+//! of such tensors, and what they wrote is rounded: inputs, saved tensors and gradients that are added to are
+//! exact in f32, so each result is rounded once.
 
-use super::{Backward, Forward, Grad, Op, Plan, specs};
+use super::{Backward, Forward, Grad, Op, specs};
 use crate::device::{Backend, Caps, Cpu, Cuda, Meta, Tensor, Wgpu};
 use crate::error::Result;
 use crate::shape::{DType, Spec};
@@ -40,15 +40,13 @@ runs_as_is!(Cuda, Wgpu);
 
 impl RunsOps for Meta {
     fn run_forward(&self, op: &dyn Op, io: Forward) -> Result<()> {
-        let plan = planned(&self.caps(), op, io.x)?;
-        let copied = copies(&self.caps(), io.x.iter().chain(io.y).copied());
-        self.note(&[io.x, io.y], plan.scratch[0] + copied);
+        let scratch = scratch(&self.caps(), op, io.x, io.y.iter().copied())?;
+        self.note(&[io.x, io.y], scratch[0]);
         Ok(())
     }
     fn run_backward(&self, op: &dyn Op, io: Backward) -> Result<()> {
-        let plan = planned(&self.caps(), op, io.x)?;
-        let copied = copies(&self.caps(), io.x.iter().chain(io.y).copied().chain(gradients(&io)));
-        self.note(&[io.x, io.y], plan.scratch[1] + copied);
+        let scratch = scratch(&self.caps(), op, io.x, io.y.iter().copied().chain(gradients(&io)))?;
+        self.note(&[io.x, io.y], scratch[1]);
         Ok(())
     }
 }
@@ -59,23 +57,31 @@ fn gradients<'a>(io: &Backward<'a>) -> impl Iterator<Item = &'a Tensor> + use<'a
     dy.iter().copied().flatten().chain(dx.iter().flatten().map(|g| g.t))
 }
 
-/// Whether a tensor is copied to f32 before an op on the CPU reads or writes it.
-fn is_copied(spec: &Spec) -> bool {
+/// Whether a tensor has 16 bits.
+fn is_half(spec: &Spec) -> bool {
     spec.dtype.size() == 2
 }
 
 /// The spec of the copy of a tensor; that of the tensor itself if it is not copied.
 fn copied(spec: &Spec) -> Spec {
-    Spec::new(if is_copied(spec) { DType::F32 } else { spec.dtype }, &spec.shape)
+    Spec::new(if is_half(spec) { DType::F32 } else { spec.dtype }, &spec.shape)
 }
 
-/// The plan of an op with the inputs that it gets on a device.
-fn planned(caps: &Caps, op: &dyn Op, x: &[&Tensor]) -> Result<Plan> {
-    if caps.gpu {
-        return op.plan(caps, &specs(x));
+/// The temporary memory of each pass of an op in bytes, including the copies of its inputs `x` and of its
+/// other tensors.
+fn scratch<'a>(
+    caps: &Caps,
+    op: &dyn Op,
+    x: &[&'a Tensor],
+    others: impl Iterator<Item = &'a Tensor>,
+) -> Result<[u64; 2]> {
+    if caps.gpu || op.reads_half() {
+        return Ok(op.plan(caps, &specs(x))?.scratch);
     }
-    let x: Vec<Spec> = x.iter().map(|t| copied(&t.spec)).collect();
-    op.plan(caps, &x.iter().collect::<Vec<_>>())
+    let inputs: Vec<Spec> = x.iter().map(|t| copied(&t.spec)).collect();
+    let plan = op.plan(caps, &inputs.iter().collect::<Vec<_>>())?;
+    let copies = room(x.iter().copied().chain(others)) * DType::F32.size();
+    Ok(plan.scratch.map(|bytes| bytes + copies as u64))
 }
 
 /// Elements that copies begin at multiples of: a cache line.
@@ -83,13 +89,8 @@ const ALIGN: usize = 16;
 
 /// The elements that the copies of these tensors take together.
 fn room<'a>(tensors: impl Iterator<Item = &'a Tensor>) -> usize {
-    let all = tensors.map(|t| &t.spec).filter(|s| is_copied(s));
+    let all = tensors.map(|t| &t.spec).filter(|s| is_half(s));
     all.map(|s| s.len().next_multiple_of(ALIGN)).sum()
-}
-
-/// Bytes of the copies that a pass on a device makes of these tensors.
-fn copies<'a>(caps: &Caps, tensors: impl Iterator<Item = &'a Tensor>) -> u64 {
-    if caps.gpu { 0 } else { (room(tensors) * DType::F32.size()) as u64 }
 }
 
 /// The copies of a pass, in one block of memory. The pool would give blocks of their own to later tensors of
@@ -108,7 +109,7 @@ impl<'a> Copies<'a> {
     }
     /// A tensor in f32 for an op: its copy, or itself if it is not copied. `filled`: with its elements.
     fn take(&mut self, t: &Tensor, filled: bool) -> Result<Tensor> {
-        if !is_copied(&t.spec) {
+        if !is_half(&t.spec) {
             return Ok(t.clone());
         }
         let copy = self.memory.view(self.used, &t.spec.shape)?;
@@ -125,12 +126,12 @@ impl<'a> Copies<'a> {
 
 /// Rounds what an op wrote into a copy.
 fn round_back(cpu: &Cpu, copy: &Tensor, t: &Tensor) -> Result<()> {
-    if is_copied(&t.spec) { cpu.convert(copy, t) } else { Ok(()) }
+    if is_half(&t.spec) { cpu.convert(copy, t) } else { Ok(()) }
 }
 
 impl RunsOps for Cpu {
     fn run_forward(&self, op: &dyn Op, io: Forward) -> Result<()> {
-        if !io.x.iter().chain(io.y).any(|t| is_copied(&t.spec)) {
+        if op.reads_half() || !io.x.iter().chain(io.y).any(|t| is_half(&t.spec)) {
             return op.forward(self, io);
         }
         let mut room = Copies::of(self, io.x.iter().chain(io.y).copied())?;
@@ -141,7 +142,7 @@ impl RunsOps for Cpu {
     }
     fn run_backward(&self, op: &dyn Op, io: Backward) -> Result<()> {
         let all = || io.x.iter().chain(io.y).copied().chain(gradients(&io));
-        if !all().any(|t| is_copied(&t.spec)) {
+        if op.reads_half() || !all().any(|t| is_half(&t.spec)) {
             return op.backward(self, io);
         }
         let mut room = Copies::of(self, all())?;

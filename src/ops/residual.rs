@@ -5,10 +5,10 @@
 
 use super::dropout::{Dropout, DropoutRows};
 use super::{
-    Backward, Call, Case, Cost, Forward, Input, On, Op, Plan, blocks_for, by_dtype, compute_dtype,
-    groups_for, launch, launch_cuda, refuse, vector,
+    Backward, Call, Case, Cost, Forward, Grad, Input, On, Op, Plan, blocks_for, compute_dtype, groups_for,
+    launch, launch_cuda, refuse, vector,
 };
-use crate::device::cpu::{BLOCK, Real, inlined, vectorise};
+use crate::device::cpu::{BLOCK, Real, Scalar, by_gradient, by_scalar, inlined, vectorise};
 use crate::device::{Caps, Const, Cpu, Cuda, Tensor, Wgpu};
 use crate::error::Result;
 use crate::shape::{DType, Spec};
@@ -44,35 +44,62 @@ impl Op for Residual {
         let read = call.dy() + call.input(2);
         Cost::new([mask + n, backward], [call.whole(), read + call.all_dense()])
     }
+    fn reads_half(&self) -> bool {
+        true
+    }
 }
 
 impl On<Cpu> for Residual {
     fn forward(&self, cpu: &Cpu, io: Forward) -> Result<()> {
-        by_dtype!(io.x[0].spec.dtype, forward(self, cpu, io))
+        by_scalar!(io.x[0].spec.dtype, T => forward::<T>(self, cpu, io))
     }
+    /// dx = drop(dy), dresidual = dy.
     fn backward(&self, cpu: &Cpu, io: Backward) -> Result<()> {
-        by_dtype!(io.x[0].spec.dtype, backward(self, cpu, io))
+        let plain = Residual { dropout: None };
+        [(0, self), (1, &plain)].into_iter().filter_map(|(i, op)| Some((op, io.dx(i)?))).try_for_each(
+            |(op, g)| {
+                by_gradient!(io.x[0].spec.dtype, g.t.spec.dtype, (T, G) => backward::<T, G>(op, cpu, io, g))
+            },
+        )
     }
 }
 
-fn forward<T: Real>(op: &Residual, cpu: &Cpu, io: Forward) -> Result<()> {
+fn forward<T: Scalar>(op: &Residual, cpu: &Cpu, io: Forward) -> Result<()> {
     let (x, residual, mut y) = (io.x[0].cpu::<T>()?, io.x[1].cpu::<T>()?, io.y[0].cpu_mut::<T>()?);
-    y.copy_from_slice(&residual);
-    add_dropped(op, cpu, io.x.get(2).copied(), io.x[0].spec.rows_cols().1, &x, &mut y)
+    let begin = |at: usize, y: &mut [T]| y.copy_from_slice(&residual[at..][..y.len()]);
+    add_dropped(op, cpu, io.x, &x, &mut y, begin)
 }
 
-/// to += drop(from).
-fn add_dropped<T: Real>(
+fn backward<T: Scalar, G: Scalar<Real = T::Real>>(
     op: &Residual,
     cpu: &Cpu,
-    key: Option<&Tensor>,
-    cols: usize,
-    from: &[T],
-    to: &mut [T],
+    io: Backward,
+    g: Grad,
 ) -> Result<()> {
-    let key = key.map(|k| k.cpu::<u32>()).transpose()?;
-    let mask = op.dropout.filter(Dropout::active).zip(key.as_deref()).map(|(d, k)| d.mask::<T>(k));
-    let task = |(b, (to, from)): (usize, (&mut [T], &[T]))| {
+    let (dy, mut dx) = (io.dy()?.cpu::<T>()?, g.t.cpu_mut::<G>()?);
+    let begin = |_: usize, dx: &mut [G]| {
+        if !g.add {
+            dx.fill(G::zeroed());
+        }
+    };
+    add_dropped(op, cpu, io.x, &dy, &mut dx, begin)
+}
+
+/// to += drop(from), after `begin` has filled each block of `to`, which it gets with the index of its first
+/// element.
+fn add_dropped<T: Scalar, G: Scalar<Real = T::Real>>(
+    op: &Residual,
+    cpu: &Cpu,
+    x: &[&Tensor],
+    from: &[T],
+    to: &mut [G],
+    begin: impl Fn(usize, &mut [G]) + Sync,
+) -> Result<()> {
+    let cols = x[0].spec.rows_cols().1;
+    let key = x.get(2).map(|k| k.cpu::<u32>()).transpose()?;
+    let mask = op.dropout.filter(Dropout::active).zip(key.as_deref()).map(|(d, k)| d.mask::<T::Real>(k));
+    let task = |(b, (to, from)): (usize, (&mut [G], &[T]))| {
+        begin(b * BLOCK * cols, to);
         vectorise!({
             for (r, (to, from)) in to.chunks_exact_mut(cols).zip(from.chunks_exact(cols)).enumerate() {
                 match &mask {
@@ -80,12 +107,16 @@ fn add_dropped<T: Real>(
                         b * BLOCK + r,
                         0,
                         cols,
-                        inlined!(|c: usize, m: &[T]| {
+                        inlined!(|c: usize, m: &[T::Real]| {
                             let here = to[c..][..m.len()].iter_mut().zip(&from[c..][..m.len()]);
-                            here.zip(m).for_each(|((to, &from), &m)| *to = from.mul_add(m, *to));
+                            here.zip(m).for_each(|((to, from), &m)| {
+                                *to = G::store(from.load().mul_add(m, to.load()))
+                            });
                         }),
                     ),
-                    None => to.iter_mut().zip(from).for_each(|(t, &f)| *t += f),
+                    None => {
+                        to.iter_mut().zip(from).for_each(|(t, f)| *t = G::store(t.load() + f.load()));
+                    }
                 }
             }
         })
@@ -93,21 +124,6 @@ fn add_dropped<T: Real>(
     cpu.install(|| {
         to.par_chunks_mut(BLOCK * cols).zip(from.par_chunks(BLOCK * cols)).enumerate().for_each(task)
     });
-    Ok(())
-}
-
-/// dx = drop(dy), dresidual = dy.
-fn backward<T: Real>(op: &Residual, cpu: &Cpu, io: Backward) -> Result<()> {
-    let (dy, cols) = (io.dy()?.cpu::<T>()?, io.x[0].spec.rows_cols().1);
-    let plain = Residual { dropout: None };
-    for (i, op) in [(0, op), (1, &plain)] {
-        let Some(g) = io.dx(i) else { continue };
-        let mut dx = g.t.cpu_mut::<T>()?;
-        if !g.add {
-            dx.fill(T::ZERO);
-        }
-        add_dropped(op, cpu, io.x.get(2).copied(), cols, &dy, &mut dx)?;
-    }
     Ok(())
 }
 

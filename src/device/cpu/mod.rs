@@ -18,8 +18,8 @@ pub(crate) use pages::prefer_huge;
 use real::level;
 pub use real::{Level, Real, always, max_lanes, sum_lanes, sum_over, vectorised};
 pub(crate) use real::{inlined, vectorise};
-pub(crate) use scalar::round_to;
-pub use scalar::{Scalar, convert};
+pub use scalar::{GradientMut, GradientPart, Scalar, convert, load_row, loaded, store_row};
+pub(crate) use scalar::{by_gradient, by_scalar, round_to};
 
 use super::settings::CpuSettings;
 use super::{Backend, Caps, Profile, Storage, Tensor};

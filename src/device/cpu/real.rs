@@ -6,6 +6,7 @@
 //! functions.
 #![allow(unsafe_code, reason = "calls code compiled for instructions that were found to be there")]
 
+use super::Scalar;
 use super::matmul::{Kernel, kernel_f32, kernel_f64};
 use std::fmt::Debug;
 use std::iter::Sum;
@@ -94,9 +95,7 @@ fn v3<R>(f: impl FnOnce() -> R) -> R {
 }
 /// An element type that the CPU computes in.
 pub trait Real:
-    bytemuck::Pod
-    + Send
-    + Sync
+    Scalar<Real = Self>
     + Debug
     + PartialOrd
     + Add<Output = Self>

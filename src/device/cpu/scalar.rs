@@ -4,7 +4,7 @@
 //! Conversions are integer arithmetic without branches: the compiler turns loops over them into vector
 //! instructions, also inside of an op's own loop.
 
-use super::{Cpu, Real, vectorise};
+use super::{Cpu, Real, SliceMut, vectorise};
 use crate::device::Tensor;
 use crate::error::Result;
 use crate::shape::DType;
@@ -12,13 +12,17 @@ use half::{bf16, f16};
 use rayon::prelude::*;
 
 /// An element type of tensors on the CPU.
-pub trait Scalar: bytemuck::Pod + Send + Sync {
+pub trait Scalar: bytemuck::Pod + PartialEq + Send + Sync {
     /// What elements and their sums are computed in.
     type Real: Real;
     /// The value of an element.
     fn load(self) -> Self::Real;
     /// The nearest element to a value, ties to even. NaN stays NaN, and what is too large becomes infinite.
     fn store(v: Self::Real) -> Self;
+    /// The elements themselves, if they are what is computed in.
+    fn reals(all: &[Self]) -> Option<&[Self::Real]>;
+    /// The elements themselves to write, if they are what is computed in.
+    fn reals_mut(all: &mut [Self]) -> Option<&mut [Self::Real]>;
 }
 
 impl Scalar for f64 {
@@ -31,6 +35,14 @@ impl Scalar for f64 {
     fn store(v: f64) -> f64 {
         v
     }
+    #[inline(always)]
+    fn reals(all: &[f64]) -> Option<&[f64]> {
+        Some(all)
+    }
+    #[inline(always)]
+    fn reals_mut(all: &mut [f64]) -> Option<&mut [f64]> {
+        Some(all)
+    }
 }
 
 impl Scalar for f32 {
@@ -42,6 +54,14 @@ impl Scalar for f32 {
     #[inline(always)]
     fn store(v: f32) -> f32 {
         v
+    }
+    #[inline(always)]
+    fn reals(all: &[f32]) -> Option<&[f32]> {
+        Some(all)
+    }
+    #[inline(always)]
+    fn reals_mut(all: &mut [f32]) -> Option<&mut [f32]> {
+        Some(all)
     }
 }
 
@@ -62,6 +82,14 @@ impl Scalar for bf16 {
         // Rounding could turn a NaN into infinity, so one bit of its payload is set instead.
         let nan = (bits & 0x7fff_ffff) as i32 > INFINITY;
         bf16::from_bits(if nan { bits >> 16 | 0x40 } else { nearest } as u16)
+    }
+    #[inline(always)]
+    fn reals(_: &[bf16]) -> Option<&[f32]> {
+        None
+    }
+    #[inline(always)]
+    fn reals_mut(_: &mut [bf16]) -> Option<&mut [f32]> {
+        None
     }
 }
 
@@ -94,6 +122,14 @@ impl Scalar for f16 {
         let finite = if (rest as i32) < (BIAS as i32 + 1) << 23 { subnormal } else { normal.min(0x7c00) };
         f16::from_bits((sign | if rest as i32 > INFINITY { 0x7e00 } else { finite }) as u16)
     }
+    #[inline(always)]
+    fn reals(_: &[f16]) -> Option<&[f32]> {
+        None
+    }
+    #[inline(always)]
+    fn reals_mut(_: &mut [f16]) -> Option<&mut [f32]> {
+        None
+    }
 }
 
 /// Evaluates an expression with a type name that stands for the element type of a tensor on the CPU.
@@ -119,12 +155,98 @@ macro_rules! by_scalar {
         }
     };
 }
+pub(crate) use by_scalar;
+
+/// The same with a second name for the element type of a gradient: that of the activations, or the one that
+/// sums have.
+macro_rules! by_gradient {
+    ($dtype:expr, $gradient:expr, ($T:ident, $G:ident) => $e:expr) => {
+        $crate::device::cpu::by_scalar!($dtype, $T => {
+            if $gradient == $dtype {
+                type $G = $T;
+                $e
+            } else {
+                type $G = <$T as $crate::device::cpu::Scalar>::Real;
+                $e
+            }
+        })
+    };
+}
+pub(crate) use by_gradient;
 
 /// Converts elements to another type, serially.
 #[inline(always)]
 pub fn convert<A: Scalar, B: Scalar>(from: &[A], to: &mut [B]) {
     // From f32 to f32 the way through f64 is compiled to nothing.
     to.iter_mut().zip(from).for_each(|(to, from)| *to = B::store(B::Real::of(from.load().f64())));
+}
+
+/// The elements of a small tensor as they are computed in.
+///
+/// # Errors
+/// [`Kind::Shape`](crate::error::Kind::Shape) if they are being written.
+pub fn loaded<T: Scalar>(t: &Tensor) -> Result<Vec<T::Real>> {
+    Ok(t.cpu::<T>()?.iter().map(|v| v.load()).collect())
+}
+
+/// Fills a row with what another one holds.
+#[inline(always)]
+pub fn load_row<T: Scalar>(from: &[T], to: &mut [T::Real]) {
+    to.iter_mut().zip(from).for_each(|(to, from)| *to = from.load());
+}
+
+/// Overwrites elements with values, or adds the values to them, each rounded once.
+#[inline(always)]
+pub fn store_row<T: Scalar>(from: &[T::Real], to: &mut [T], add: bool) {
+    let pairs = to.iter_mut().zip(from);
+    match add {
+        true => pairs.for_each(|(to, &v)| *to = T::store(to.load() + v)),
+        false => pairs.for_each(|(to, &v)| *to = T::store(v)),
+    }
+}
+
+/// The elements of a gradient: of the type that activations have, or of that of sums.
+pub enum GradientMut<'a, T: Scalar> {
+    /// That of activations.
+    Same(SliceMut<'a, T>),
+    /// That of sums.
+    Sums(SliceMut<'a, T::Real>),
+}
+
+/// Some elements of a gradient.
+pub enum GradientPart<'a, T: Scalar> {
+    /// In the type of activations.
+    Same(&'a mut [T]),
+    /// In the type of sums.
+    Sums(&'a mut [T::Real]),
+}
+
+impl<'a, T: Scalar> GradientMut<'a, T> {
+    /// The elements of a gradient where activations are of type `dtype`.
+    ///
+    /// # Errors
+    /// [`Kind::Shape`](crate::error::Kind::Shape) if they are in use.
+    pub fn of(t: &'a Tensor, dtype: DType) -> Result<Self> {
+        Ok(if t.spec.dtype == dtype { Self::Same(t.cpu_mut()?) } else { Self::Sums(t.cpu_mut()?) })
+    }
+    /// Parts of so many elements, the last one maybe smaller.
+    pub fn parts(&mut self, size: usize) -> Vec<GradientPart<'_, T>> {
+        match self {
+            Self::Same(all) => all.chunks_mut(size.max(1)).map(GradientPart::Same).collect(),
+            Self::Sums(all) => all.chunks_mut(size.max(1)).map(GradientPart::Sums).collect(),
+        }
+    }
+}
+
+impl<T: Scalar> GradientPart<'_, T> {
+    /// Overwrites the elements from `start` on, or adds to them.
+    #[inline(always)]
+    pub fn put(&mut self, start: usize, values: &[T::Real], add: bool) {
+        match self {
+            Self::Same(all) => store_row(values, &mut all[start..][..values.len()], add),
+            Self::Sums(all) => store_row(values, &mut all[start..][..values.len()], add),
+        }
+    }
 }
 
 /// Rounds values to bf16 or f16, serially, into the bits of the elements.
