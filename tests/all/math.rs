@@ -1,8 +1,8 @@
-//! The arithmetic under the ops: exp, erf and tanh in f32 against f64, matmul, borrows of pooled memory.
+//! The arithmetic under the ops: exp, tanh and GELU in f32 against f64, matmul, borrows of pooled memory.
 
 use rayon::prelude::*;
 use std::sync::atomic::{AtomicU32, Ordering};
-use tempra::device::cpu::{Mat, Out, Real, matmul, matmul_serial, vectorised};
+use tempra::device::cpu::{GeluForm, Mat, Out, Real, matmul, matmul_serial, vectorised};
 use tempra::device::{Cpu, Device};
 use tempra::error::{Error, Kind};
 use tempra::rng::Rng;
@@ -17,11 +17,9 @@ struct Function {
     bound: f64,
 }
 
-/// Bounds above what was measured: exp over all of f32, erf and tanh over every 1009th (`every_f32` measures
-/// all).
-const FUNCTIONS: [Function; 3] = [
+/// Bounds above what was measured: exp over all of f32, tanh over every 1009th (`every_f32` measures all).
+const FUNCTIONS: [Function; 2] = [
     Function { name: "exp", ours: |v| map(v, Real::exp), truth: f64::exp, bound: 1.1 },
-    Function { name: "erf", ours: |v| map(v, Real::erf), truth: libm::erf, bound: 1.5 },
     Function { name: "tanh", ours: |v| map(v, Real::tanh), truth: f64::tanh, bound: 1.5 },
 ];
 
@@ -111,7 +109,7 @@ fn functions_at_the_ends_and_at_zero() {
         (f.ours)(&mut v);
         v[0]
     };
-    let [exp, erf, tanh] = &FUNCTIONS;
+    let [exp, tanh] = &FUNCTIONS;
     for f in &FUNCTIONS {
         for nan in [f32::NAN, -f32::NAN, f32::from_bits(0x7F80_0001)] {
             assert!(at(f, nan).is_nan(), "{} of NaN", f.name);
@@ -123,12 +121,80 @@ fn functions_at_the_ends_and_at_zero() {
     // and half its last place; exp of the third is 2^-126 to seven digits.
     assert!(at(exp, 88.722_83).is_finite() && at(exp, 88.722_84) == f32::INFINITY);
     assert!(at(exp, -87.336_54) >= f32::MIN_POSITIVE);
-    for f in [erf, tanh] {
-        assert_eq!((at(f, f32::INFINITY), at(f, f32::NEG_INFINITY)), (1.0, -1.0), "{}", f.name);
-        assert_eq!((at(f, 30.0), at(f, -30.0)), (1.0, -1.0), "{}", f.name);
-        assert_eq!(at(f, -0.0).to_bits(), (-0.0f32).to_bits(), "{} of -0", f.name);
-        assert_eq!(at(f, 0.0).to_bits(), 0, "{} of 0", f.name);
-        assert!(at(f, f32::from_bits(1)) > 0.0, "{} of the least f32", f.name);
+    assert_eq!((at(tanh, f32::INFINITY), at(tanh, f32::NEG_INFINITY)), (1.0, -1.0));
+    assert_eq!((at(tanh, 30.0), at(tanh, -30.0)), (1.0, -1.0));
+    assert_eq!((at(tanh, -0.0).to_bits(), at(tanh, 0.0).to_bits()), ((-0.0f32).to_bits(), 0));
+    assert!(at(tanh, f32::from_bits(1)) > 0.0);
+}
+
+/// gelu(x) and gelu'(x) in f64, by functions that keep the tail: erfc, and e to the power of a large number.
+fn gelu_truth(form: GeluForm, x: f64) -> [f64; 2] {
+    let (phi, slope) = match form {
+        GeluForm::Erf => {
+            let density = (-x * x / 2.0).exp() / (2.0 * std::f64::consts::PI).sqrt();
+            (libm::erfc(-x / 2f64.sqrt()) / 2.0, density)
+        }
+        GeluForm::Tanh => {
+            let twice = 2.0 * (2.0 / std::f64::consts::PI).sqrt();
+            let inner = twice * (x + 0.044715 * x * x * x);
+            let (phi, rest) = (1.0 / (1.0 + (-inner).exp()), 1.0 / (1.0 + inner.exp()));
+            (phi, phi * rest * twice * (1.0 + 3.0 * 0.044715 * x * x))
+        }
+    };
+    // Far out a product of zero and infinity.
+    [if phi == 0.0 { 0.0 } else { x * phi }, if slope == 0.0 { phi } else { phi + x * slope }]
+}
+
+fn gelus(form: GeluForm, x: &[f32]) -> [Vec<f32>; 2] {
+    let (mut y, mut slope) = (x.to_vec(), x.to_vec());
+    Real::gelu(form, &mut y);
+    Real::gelu_backward(form, &mut slope, &vec![1.0; x.len()], x);
+    [y, slope]
+}
+
+/// Every 1009th f32, and a fine grid where both functions bend.
+#[test]
+fn gelu_is_within_its_bounds() {
+    let all = (0..1u64 << 32).step_by(1009).map(|bits| f32::from_bits(bits as u32));
+    let near = (-700_000..700_000).map(|i| i as f32 / 100_000.0);
+    let x: Vec<f32> = all.chain(near).filter(|x| x.is_finite()).collect();
+    for form in [GeluForm::Erf, GeluForm::Tanh] {
+        let [y, slope] = gelus(form, &x);
+        // Greatest errors: of y beyond half a unit of its last place, of the slope, and of both over the truth
+        // in the tail, where one half and an erf near -1 would cancel.
+        let (mut value, mut gradient, mut tail) = (0f64, 0f64, 0f64);
+        for ((&x, y), slope) in x.iter().zip(y).zip(slope) {
+            let truth = gelu_truth(form, x as f64);
+            let errors = [(y as f64 - truth[0]).abs(), (slope as f64 - truth[1]).abs()];
+            assert!(errors.iter().all(|e| e.is_finite()), "{form:?} {x:e}: {y:e} {slope:e}");
+            let last_place = 2f64.powi((truth[0].abs().to_bits() >> 52) as i32 - 1023 - 23);
+            value = value.max(errors[0] - last_place / 2.0);
+            gradient = gradient.max(errors[1]);
+            if (-5.9..=-3.0).contains(&x) {
+                tail = tail.max(errors[0] / truth[0].abs()).max(errors[1] / truth[1].abs());
+            }
+        }
+        println!("{form:?}: {value:.2e}, {gradient:.2e}, tail {tail:.2e}");
+        assert!(value <= 3e-8 && gradient <= 1.3e-7, "{form:?}: {value:e} {gradient:e}");
+        // PyTorch's f32 forms lose every digit of y below -5.5.
+        assert!(tail <= if form == GeluForm::Erf { 1e-4 } else { 1e-3 }, "{form:?}: {tail:e}");
+    }
+}
+
+#[test]
+fn gelu_at_the_ends_and_at_zero() {
+    for form in [GeluForm::Erf, GeluForm::Tanh] {
+        let at = |x: f32| gelus(form, &[x]).map(|v| v[0]);
+        for nan in [f32::NAN, -f32::NAN, f32::from_bits(0x7F80_0001)] {
+            assert!(at(nan).iter().all(|v| v.is_nan()), "{form:?}");
+        }
+        assert_eq!(at(f32::INFINITY), [f32::INFINITY, 1.0]);
+        assert_eq!(at(f32::NEG_INFINITY), [0.0, 0.0]);
+        assert_eq!((at(f32::MAX), at(f32::MIN)), ([f32::MAX, 1.0], [0.0, 0.0]));
+        assert_eq!(at(0.0).map(f32::to_bits), [0, 0.5f32.to_bits()]);
+        assert_eq!(at(-0.0).map(f32::to_bits), [-0.0f32, 0.5].map(f32::to_bits));
+        // Twice the least f32, so that half of it is one.
+        assert_eq!(at(f32::from_bits(2)), [f32::from_bits(1), 0.5]);
     }
 }
 

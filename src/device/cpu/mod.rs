@@ -3,12 +3,14 @@
 //! Results do not depend on the number of threads: work is cut into blocks of fixed size, and partial sums
 //! are added in the order of the blocks.
 
+mod gelu;
 mod memory;
 mod pages;
 mod matmul;
 mod real;
 mod scalar;
 
+pub use gelu::GeluForm;
 pub use matmul::{
     HalfEpilogue, Kernel, Mat, MatmulEngine, Out, Stored, matmul, matmul_half, matmul_half_serial,
     matmul_serial,

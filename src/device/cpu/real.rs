@@ -1,12 +1,13 @@
 //! The two element types the CPU computes in, and functions that the compiler can turn into vector
 //! instructions.
 //!
-//! f32 has its own exp, erf and tanh: polynomials without branches, fitted for the smallest greatest error.
+//! f32 has its own exp, tanh and GELU: polynomials without branches, fitted for the smallest greatest error.
 //! Tests hold them against f64 over the whole range. f64, which only proofs use, takes the exact library
 //! functions.
 #![allow(unsafe_code, reason = "calls code compiled for instructions that were found to be there")]
 
 use super::Scalar;
+use super::gelu::{self, GeluForm};
 use super::matmul::{Kernel, kernel_f32, kernel_f64};
 use std::fmt::Debug;
 use std::iter::Sum;
@@ -124,8 +125,6 @@ pub trait Real:
     fn exp(self) -> Self;
     /// Natural logarithm.
     fn ln(self) -> Self;
-    /// The error function.
-    fn erf(self) -> Self;
     /// Hyperbolic tangent.
     fn tanh(self) -> Self;
     /// The greater one; NaN if either is.
@@ -134,6 +133,10 @@ pub trait Real:
         // `max` would drop a NaN.
         if self > other || self.partial_cmp(&self).is_none() { self } else { other }
     }
+    /// y = gelu(y), element by element and in place.
+    fn gelu(form: GeluForm, y: &mut [Self]);
+    /// dz = dy gelu'(z), element by element, as far as the shortest slice reaches.
+    fn gelu_backward(form: GeluForm, dz: &mut [Self], dy: &[Self], z: &[Self]);
     /// The register tile of the matmul.
     fn kernel(level: Level) -> Kernel<Self>;
 }
@@ -160,11 +163,17 @@ impl Real for f64 {
     fn ln(self) -> f64 {
         f64::ln(self)
     }
-    fn erf(self) -> f64 {
-        libm::erf(self)
-    }
     fn tanh(self) -> f64 {
         f64::tanh(self)
+    }
+    fn gelu(form: GeluForm, y: &mut [f64]) {
+        y.iter_mut().for_each(|y| *y *= gelu::exact(form, *y)[0]);
+    }
+    fn gelu_backward(form: GeluForm, dz: &mut [f64], dy: &[f64], z: &[f64]) {
+        for ((dz, &dy), &z) in dz.iter_mut().zip(dy).zip(z) {
+            let [p, derivative] = gelu::exact(form, z);
+            *dz = dy * z.mul_add(derivative, p);
+        }
     }
     fn kernel(level: Level) -> Kernel<f64> {
         kernel_f64(level)
@@ -173,19 +182,6 @@ impl Real for f64 {
 
 /// (e^r - 1 - r) / r^2 for |r| <= ln 2 / 2; relative error of e^r below 3.1e-9.
 const EXP: [f32; 5] = [0.499_999_94, 0.166_665_2, 0.041_668_394, 0.008_368_781, 0.001_381_446_5];
-/// erf(x) / x - 1 in powers of x^2 for |x| <= 0.93; relative error of erf below 1.8e-8.
-const ERF_NEAR: [f32; 6] =
-    [0.128_379_15, -0.376_124_8, 0.112_816_84, -0.026_761_752, 0.004_985_977, -0.000_595_389_7];
-/// -ln(erfc(t)) / t - 1 in powers of t for 0.92 <= t <= 3.95; absolute error of erf below 7e-10.
-const ERF_FAR: [f32; 7] = [
-    0.128_652_19,
-    0.635_135_8,
-    0.106_263_295,
-    -0.023_785_464,
-    0.003_653_813_3,
-    -0.000_325_663_1,
-    1.152_313_4e-5,
-];
 /// (tanh(x) / x - 1) / x^2 in powers of x^2 for |x| <= 0.6; relative error of tanh below 2.8e-9.
 const TANH_NEAR: [f32; 5] = [-0.333_333, 0.133_319_24, -0.053_783_83, 0.020_795_977, -0.005_895_165];
 
@@ -252,17 +248,6 @@ impl Real for f32 {
     fn ln(self) -> f32 {
         f32::ln(self)
     }
-    /// x + x P(x^2) near zero, 1 - exp(-t - t Q(t)) elsewhere.
-    #[inline(always)]
-    fn erf(self) -> f32 {
-        let t = self.abs();
-        let s = self * self;
-        let near = f32::mul_add(self, poly(s, ERF_NEAR), self);
-        let c = if t > 4.0 { 4.0 } else { t };
-        let far = (1.0 - Real::exp(-f32::mul_add(c, poly(c, ERF_FAR), c))).copysign(self);
-        // A NaN takes the near branch and stays one.
-        if t > 0.92 { far } else { near }
-    }
     /// x + x^3 P(x^2) near zero, 1 - 2 / (exp(2t) + 1) elsewhere.
     #[inline(always)]
     fn tanh(self) -> f32 {
@@ -273,6 +258,12 @@ impl Real for f32 {
         let far = 1.0 - 2.0 / (Real::exp(2.0 * c) + 1.0);
         // Near -0 the terms of `near` have opposite signs, and 0 - 0 is +0.
         (if t > 0.6 { far } else { near }).copysign(self)
+    }
+    fn gelu(form: GeluForm, y: &mut [f32]) {
+        gelu::apply(form, y);
+    }
+    fn gelu_backward(form: GeluForm, dz: &mut [f32], dy: &[f32], z: &[f32]) {
+        gelu::backward(form, dz, dy, z);
     }
     fn kernel(level: Level) -> Kernel<f32> {
         kernel_f32(level)
