@@ -12,10 +12,12 @@
 //! Saves lse_i = log sum exp(logits_i) (rows).
 
 use super::{
-    Backward, CUDA_THREADS, Call, Case, Cost, Forward, Input, On, Op, Plan, accumulator, by_dtype,
+    Backward, CUDA_THREADS, Call, Case, Cost, Forward, Grad, Input, On, Op, Plan, accumulator,
     compute_dtype_beside, groups_for, launch, launch_cuda, refuse,
 };
-use crate::device::cpu::{BLOCK, Real, max_lanes, sum_lanes, sum_over, vectorise};
+use crate::device::cpu::{
+    BLOCK, Real, Scalar, by_gradient, by_scalar, inlined, load_row, max_lanes, sum_lanes, sum_over, vectorise,
+};
 use crate::device::{Caps, Const, Cpu, Cuda, Tensor, Wgpu};
 use crate::error::{Error, Result};
 use crate::shape::{DType, Spec};
@@ -111,22 +113,24 @@ impl Op for CrossEntropy {
         let backward_bytes = read + lse * rows / all.max(1.0) + call.dy() + call.sparse(0, rows);
         Cost::new([forward, backward], [read + call.output(0) + lse, backward_bytes])
     }
+    fn reads_half(&self) -> bool {
+        true
+    }
 }
 
 impl On<Cpu> for CrossEntropy {
     fn forward(&self, cpu: &Cpu, io: Forward) -> Result<()> {
-        if self.gamma == 0.0 {
-            by_dtype!(io.x[0].spec.dtype, plain_forward(self, cpu, io))
-        } else {
-            by_dtype!(io.x[0].spec.dtype, focal_forward(self, cpu, io))
-        }
+        by_scalar!(io.x[0].spec.dtype, T => match self.gamma {
+            0.0 => forward::<T, false>(self, cpu, io),
+            _ => forward::<T, true>(self, cpu, io),
+        })
     }
     fn backward(&self, cpu: &Cpu, io: Backward) -> Result<()> {
-        if self.gamma == 0.0 {
-            by_dtype!(io.x[0].spec.dtype, plain_backward(self, cpu, io))
-        } else {
-            by_dtype!(io.x[0].spec.dtype, focal_backward(self, cpu, io))
-        }
+        let Some(g) = io.dx(0) else { return Ok(()) };
+        by_gradient!(io.x[0].spec.dtype, g.t.spec.dtype, (T, G) => match self.gamma {
+            0.0 => backward::<T, G, false>(self, cpu, io, g),
+            _ => backward::<T, G, true>(self, cpu, io, g),
+        })
     }
 }
 
@@ -233,36 +237,37 @@ fn rows_at_once(classes: usize) -> usize {
     (BLOCK * 128 / classes.max(1)).clamp(1, BLOCK)
 }
 
-fn plain_forward<T: Real>(op: &CrossEntropy, cpu: &Cpu, io: Forward) -> Result<()> {
-    forward::<T, false>(op, cpu, io)
-}
-fn focal_forward<T: Real>(op: &CrossEntropy, cpu: &Cpu, io: Forward) -> Result<()> {
-    forward::<T, true>(op, cpu, io)
-}
-fn plain_backward<T: Real>(op: &CrossEntropy, cpu: &Cpu, io: Backward) -> Result<()> {
-    backward::<T, false>(op, cpu, io)
-}
-fn focal_backward<T: Real>(op: &CrossEntropy, cpu: &Cpu, io: Backward) -> Result<()> {
-    backward::<T, true>(op, cpu, io)
+/// A row of logits as it is computed in: itself, or `room` with its values.
+#[inline(always)]
+fn values<'a, T: Scalar>(row: &'a [T], room: &'a mut Vec<T::Real>) -> &'a [T::Real] {
+    T::reals(row).unwrap_or_else(|| {
+        room.resize(row.len(), Real::ZERO);
+        load_row(row, room);
+        room
+    })
 }
 
-fn forward<T: Real, const FOCAL: bool>(op: &CrossEntropy, cpu: &Cpu, io: Forward) -> Result<()> {
+/// What one task of the forward pass fills: its block's number; lse and losses of the block.
+type BlockLosses<'a, R> = (usize, (&'a mut [R], &'a mut [R]));
+
+fn forward<T: Scalar, const FOCAL: bool>(op: &CrossEntropy, cpu: &Cpu, io: Forward) -> Result<()> {
     let (rows, classes) = io.x[0].spec.rows_cols();
-    let targets = Targets::<T>::new(op, io.x)?;
-    let (logits, scale) = (io.x[0].cpu::<T>()?, io.x[2].cpu::<T>()?[0]);
-    let mut lse = io.y[1].cpu_mut::<T>()?;
-    let scratch = cpu.scratch(rows * size_of::<T>())?;
-    let mut losses = scratch.write::<T>(0, rows)?;
-    let task = |(b, (lse, losses)): (usize, (&mut [T], &mut [T]))| {
+    let targets = Targets::<T::Real>::new(op, io.x)?;
+    let (logits, scale) = (io.x[0].cpu::<T>()?, io.x[2].cpu::<T::Real>()?[0]);
+    let mut lse = io.y[1].cpu_mut::<T::Real>()?;
+    let scratch = cpu.scratch(rows * size_of::<T::Real>())?;
+    let mut losses = scratch.write::<T::Real>(0, rows)?;
+    let task = |(b, (lse, losses)): BlockLosses<T::Real>| {
+        let mut room = Vec::new();
         vectorise!({
             for (r, (lse, loss)) in lse.iter_mut().zip(losses).enumerate() {
                 let i = b * rows_at_once(classes) + r;
-                let z = &logits[i * classes..][..classes];
+                let z = values(&logits[i * classes..][..classes], &mut room);
                 let max = max_lanes(z);
                 *lse = max + sum_over(z, |z| (z - max).exp()).ln();
                 if let Some((label, hit, rest)) = targets.simple(i) {
-                    *loss = if hit == T::ZERO { T::ZERO } else { hit * (*lse - z[label]) };
-                    if rest != T::ZERO {
+                    *loss = if hit == T::Real::ZERO { Real::ZERO } else { hit * (*lse - z[label]) };
+                    if rest != T::Real::ZERO {
                         let all = sum_over(z, |z| *lse - z);
                         *loss += rest * (all - (*lse - z[label]));
                     }
@@ -273,8 +278,8 @@ fn forward<T: Real, const FOCAL: bool>(op: &CrossEntropy, cpu: &Cpu, io: Forward
                     let q = targets.q(i, c);
                     let l = *lse - z[c];
                     // An infinite logit of a class that does not count is no NaN.
-                    match q == T::ZERO {
-                        true => T::ZERO,
+                    match q == T::Real::ZERO {
+                        true => Real::ZERO,
                         false if FOCAL => q * targets.focus(l).0 * l,
                         false => q * l,
                     }
@@ -285,43 +290,49 @@ fn forward<T: Real, const FOCAL: bool>(op: &CrossEntropy, cpu: &Cpu, io: Forward
     };
     let block = rows_at_once(classes);
     cpu.install(|| lse.par_chunks_mut(block).zip(losses.par_chunks_mut(block)).enumerate().for_each(task));
-    io.y[0].cpu_mut::<T>()?[0] = scale * losses.iter().copied().sum::<T>();
+    io.y[0].cpu_mut::<T::Real>()?[0] = scale * losses.iter().copied().sum::<T::Real>();
     Ok(())
 }
 
 /// dlogits_ic = dloss scale v_i (p_ic sum_k h_ik - h_ic), h = -p dloss/dp, which is q without a focus.
-fn backward<T: Real, const FOCAL: bool>(op: &CrossEntropy, cpu: &Cpu, io: Backward) -> Result<()> {
-    let Some(g) = io.dx(0) else { return Ok(()) };
+fn backward<T: Scalar, G: Scalar<Real = T::Real>, const FOCAL: bool>(
+    op: &CrossEntropy,
+    cpu: &Cpu,
+    io: Backward,
+    g: Grad,
+) -> Result<()> {
     let (_, classes) = io.x[0].spec.rows_cols();
-    let targets = Targets::<T>::new(op, io.x)?;
-    let (logits, lse) = (io.x[0].cpu::<T>()?, io.y[1].cpu::<T>()?);
-    let scale = io.x[2].cpu::<T>()?[0] * io.dy()?.cpu::<T>()?[0];
-    let mut dx = g.t.cpu_mut::<T>()?;
-    let task = |(i, dx): (usize, &mut [T])| {
+    let targets = Targets::<T::Real>::new(op, io.x)?;
+    let (logits, lse) = (io.x[0].cpu::<T>()?, io.y[1].cpu::<T::Real>()?);
+    let scale = io.x[2].cpu::<T::Real>()?[0] * io.dy()?.cpu::<T::Real>()?[0];
+    let mut dx = g.t.cpu_mut::<G>()?;
+    let task = |(i, dx): (usize, &mut [G])| {
+        let mut room = Vec::new();
         vectorise!({
             if targets.skips(i) {
                 if !g.add {
-                    dx.fill(T::ZERO);
+                    dx.fill(G::zeroed());
                 }
                 return;
             }
             let scale = targets.weighed(i, scale);
-            let z = &logits[i * classes..][..classes];
+            let z = values(&logits[i * classes..][..classes], &mut room);
             if let Some((label, hit, rest)) = targets.simple(i) {
-                let (total, before) = (hit + rest * T::of((classes - 1) as f64), dx[label]);
+                let (total, before) = (hit + rest * T::Real::of((classes - 1) as f64), dx[label].load());
                 let (lse, all) = (lse[i], dx.iter_mut().zip(z));
+                let d = inlined!(|z: T::Real, q: T::Real| scale * ((z - lse).exp() * total - q));
                 match g.add {
-                    true => all.for_each(|(dx, &z)| *dx += scale * ((z - lse).exp() * total - rest)),
-                    false => all.for_each(|(dx, &z)| *dx = scale * ((z - lse).exp() * total - rest)),
+                    true => all.for_each(|(dx, &z)| *dx = G::store(dx.load() + d(z, rest))),
+                    false => all.for_each(|(dx, &z)| *dx = G::store(d(z, rest))),
                 }
-                let d = scale * ((z[label] - lse).exp() * total - hit);
-                dx[label] = if g.add { before + d } else { d };
+                let d = d(z[label], hit);
+                dx[label] = G::store(if g.add { before + d } else { d });
                 return;
             }
             let total = sum_lanes(classes, |c| targets.pull::<FOCAL>(i, c, lse[i] - z[c]));
             for (c, dx) in dx.iter_mut().enumerate() {
                 let d = scale * ((z[c] - lse[i]).exp() * total - targets.pull::<FOCAL>(i, c, lse[i] - z[c]));
-                *dx = if g.add { *dx + d } else { d };
+                *dx = G::store(if g.add { dx.load() + d } else { d });
             }
         })
     };

@@ -9,10 +9,10 @@
 //! before, and those of the batch's rows are unmarked; WGSL zeroes the table whole and marks nothing.
 
 use super::{
-    Backward, CUDA_THREADS, Call, Case, Cost, Forward, Input, On, Op, Plan, THREADS, ZeroBlocks, blocks_for,
-    by_dtype, compute_dtype, groups_for, launch, launch_cuda, refuse, vector,
+    Backward, CUDA_THREADS, Call, Case, Cost, Forward, Grad, Input, On, Op, Plan, THREADS, ZeroBlocks,
+    blocks_for, compute_dtype, groups_for, launch, launch_cuda, refuse, vector,
 };
-use crate::device::cpu::{BLOCK, Real, Slice, vectorise};
+use crate::device::cpu::{BLOCK, Real, Scalar, Slice, by_gradient, by_scalar, store_row, vectorise};
 use crate::device::{Backend, Caps, Const, Cpu, Cuda, Tensor, Wgpu, fold};
 use crate::error::{Error, Result};
 use crate::shape::{DType, Spec};
@@ -80,14 +80,20 @@ impl Op for Embed {
     fn maintains_zero_blocks(&self) -> bool {
         true
     }
+    fn reads_half(&self) -> bool {
+        true
+    }
 }
 
 impl On<Cpu> for Embed {
     fn forward(&self, cpu: &Cpu, io: Forward) -> Result<()> {
-        by_dtype!(io.y[0].spec.dtype, forward(*self, cpu, io))
+        by_scalar!(io.y[0].spec.dtype, T => forward::<T>(*self, cpu, io))
     }
     fn backward(&self, cpu: &Cpu, io: Backward) -> Result<()> {
-        by_dtype!(io.y[0].spec.dtype, backward(*self, cpu, io))
+        let n = io.x.len() / 2;
+        (0..n).filter_map(|i| Some((i, io.dx(n + i)?))).try_for_each(|(i, g)| {
+            by_gradient!(io.y[0].spec.dtype, g.t.spec.dtype, (T, G) => backward::<T, G>(*self, cpu, io, i, g))
+        })
     }
 }
 
@@ -116,7 +122,7 @@ fn indices<'a>(op: Embed, x: &[&'a Tensor], i: usize) -> Result<Slice<'a, u32>> 
     }
 }
 
-fn forward<T: Real>(op: Embed, cpu: &Cpu, io: Forward) -> Result<()> {
+fn forward<T: Scalar>(op: Embed, cpu: &Cpu, io: Forward) -> Result<()> {
     let (_, cols) = io.y[0].spec.rows_cols();
     let n = io.x.len() / 2;
     let index = (0..n).map(|i| indices(op, io.x, i)).collect::<Result<Vec<_>>>()?;
@@ -129,10 +135,14 @@ fn forward<T: Real>(op: Embed, cpu: &Cpu, io: Forward) -> Result<()> {
                 let t = block * BLOCK + r;
                 match n {
                     1 => y.copy_from_slice(row(0, t)),
-                    2 => y.iter_mut().zip(row(0, t)).zip(row(1, t)).for_each(|((y, &a), &b)| *y = a + b),
+                    2 => {
+                        let rows = row(0, t).iter().zip(row(1, t));
+                        y.iter_mut().zip(rows).for_each(|(y, (a, b))| *y = T::store(a.load() + b.load()));
+                    }
                     _ => {
                         let rows = row(0, t).iter().zip(row(1, t)).zip(row(2, t));
-                        y.iter_mut().zip(rows).for_each(|(y, ((&a, &b), &c))| *y = a + b + c);
+                        let sum = |((a, b), c): ((&T, &T), &T)| T::store(a.load() + b.load() + c.load());
+                        y.iter_mut().zip(rows).for_each(|(y, rows)| *y = sum(rows));
                     }
                 }
             }
@@ -142,61 +152,74 @@ fn forward<T: Real>(op: Embed, cpu: &Cpu, io: Forward) -> Result<()> {
     Ok(())
 }
 
-fn backward<T: Real>(op: Embed, cpu: &Cpu, io: Backward) -> Result<()> {
+/// The gradient of table i.
+fn backward<T: Scalar, G: Scalar<Real = T::Real>>(
+    op: Embed,
+    cpu: &Cpu,
+    io: Backward,
+    i: usize,
+    g: Grad,
+) -> Result<()> {
     let dy = io.dy()?.cpu::<T>()?;
     let (_, cols) = io.y[0].spec.rows_cols();
-    let n = io.x.len() / 2;
-    for i in 0..n {
-        let Some(g) = io.dx(n + i) else { continue };
-        let index = indices(op, io.x, i)?;
-        let mut table = g.t.cpu_mut::<T>()?;
-        let mut zero_blocks = g.zero_blocks.map(|b| Ok((b.bits.cpu_mut::<u32>()?, b.first))).transpose()?;
-        if let (Some((bits, first)), false) = (&mut zero_blocks, g.add) {
-            clear(cpu, &mut table, bits, *first);
-        } else if !g.add {
-            // Most rows of a vocabulary are zero from the last step; looking is cheaper than writing.
-            let clear = |row: &mut [T]| {
-                vectorise!(if row.iter().any(|&v| v != T::ZERO) {
-                    row.fill(T::ZERO);
-                })
-            };
-            cpu.install(|| table.par_chunks_mut(cols).with_min_len(256).for_each(clear));
-        }
-        // Tokens sorted by row, and within a row by position.
-        let mut order: Vec<u32> = (0..index.len() as u32).collect();
-        order.sort_by_key(|&t| index[t as usize]);
-        // One piece of the table for each row that occurs.
-        let mut rows: Vec<(&mut [T], &[u32])> = Vec::new();
-        let (mut rest, mut below) = (&mut table[..], 0);
-        for tokens in order.chunk_by(|&a, &b| index[a as usize] == index[b as usize]) {
-            let row = (index[tokens[0] as usize] + op.first(i)) as usize;
-            let (_, after) = rest.split_at_mut((row - below) * cols);
-            let (here, after) = after.split_at_mut(cols);
-            rows.push((here, tokens));
-            if let Some((bits, first)) = &mut zero_blocks {
-                let at = *first + row * cols;
-                for block in at / ZeroBlocks::BLOCK..(at + cols).div_ceil(ZeroBlocks::BLOCK) {
-                    bits[block / 32] &= !(1 << (block % 32));
-                }
-            }
-            (rest, below) = (after, row + 1);
-        }
-        cpu.install(|| {
-            rows.into_par_iter().with_min_len(8).for_each(|(row, tokens)| {
-                vectorise!({
-                    for &t in tokens {
-                        row.iter_mut().zip(&dy[t as usize * cols..][..cols]).for_each(|(r, &d)| *r += d);
-                    }
-                })
-            })
-        });
+    let index = indices(op, io.x, i)?;
+    let mut table = g.t.cpu_mut::<G>()?;
+    let mut zero_blocks = g.zero_blocks.map(|b| Ok((b.bits.cpu_mut::<u32>()?, b.first))).transpose()?;
+    if let (Some((bits, first)), false) = (&mut zero_blocks, g.add) {
+        clear(cpu, &mut table, bits, *first);
+    } else if !g.add {
+        // Most rows of a vocabulary are zero from the last step; looking is cheaper than writing.
+        cpu.install(|| table.par_chunks_mut(cols).with_min_len(256).for_each(zero));
     }
+    // Tokens sorted by row, and within a row by position.
+    let mut order: Vec<u32> = (0..index.len() as u32).collect();
+    order.sort_by_key(|&t| index[t as usize]);
+    // One piece of the table for each row that occurs.
+    let mut rows: Vec<(&mut [G], &[u32])> = Vec::new();
+    let (mut rest, mut below) = (&mut table[..], 0);
+    for tokens in order.chunk_by(|&a, &b| index[a as usize] == index[b as usize]) {
+        let row = (index[tokens[0] as usize] + op.first(i)) as usize;
+        let (_, after) = rest.split_at_mut((row - below) * cols);
+        let (here, after) = after.split_at_mut(cols);
+        rows.push((here, tokens));
+        if let Some((bits, first)) = &mut zero_blocks {
+            let at = *first + row * cols;
+            for block in at / ZeroBlocks::BLOCK..(at + cols).div_ceil(ZeroBlocks::BLOCK) {
+                bits[block / 32] &= !(1 << (block % 32));
+            }
+        }
+        (rest, below) = (after, row + 1);
+    }
+    let sum = |row: &mut [T::Real], tokens: &[u32]| {
+        vectorise!({
+            for &t in tokens {
+                row.iter_mut().zip(&dy[t as usize * cols..][..cols]).for_each(|(r, d)| *r += d.load());
+            }
+        })
+    };
+    let task = |(row, tokens): (&mut [G], &[u32])| {
+        if let Some(row) = G::reals_mut(row) {
+            return sum(row, tokens);
+        }
+        // In 16 bits each sum is rounded once.
+        let mut sums = vec![T::Real::ZERO; cols];
+        sum(&mut sums, tokens);
+        store_row(&sums, row, true);
+    };
+    cpu.install(|| rows.into_par_iter().with_min_len(8).for_each(task));
     Ok(())
+}
+
+/// Zeroes elements, if they are not zero already.
+fn zero<T: Scalar>(all: &mut [T]) {
+    vectorise!(if all.iter().any(|&v| v != T::zeroed()) {
+        all.fill(T::zeroed());
+    })
 }
 
 /// Zeroes the blocks of a table that are not known to be zero, and marks those that lie in it wholly. It
 /// begins at element `first` of the arena.
-fn clear<T: Real>(cpu: &Cpu, table: &mut [T], bits: &mut [u32], first: usize) {
+fn clear<T: Scalar>(cpu: &Cpu, table: &mut [T], bits: &mut [u32], first: usize) {
     let mut full: Vec<&mut [T]> = Vec::new();
     let end = first + table.len();
     let mut rest = table;
@@ -215,11 +238,6 @@ fn clear<T: Real>(cpu: &Cpu, table: &mut [T], bits: &mut [u32], first: usize) {
         (at, rest) = (next, after);
     }
     // The first time that is all of it, and nothing was written yet: looking does not make its pages.
-    let zero = |block: &mut [T]| {
-        vectorise!(if block.iter().any(|&v| v != T::ZERO) {
-            block.fill(T::ZERO);
-        })
-    };
     cpu.install(|| full.into_par_iter().with_min_len(64).for_each(zero));
 }
 

@@ -5,10 +5,10 @@
 //! language model (BERT's `masked_lm_positions`), and the sequences of each text of a pair.
 
 use super::{
-    Backward, Call, Case, Cost, Forward, Input, On, Op, Plan, blocks_for, by_dtype, compute_dtype,
-    groups_for, launch, launch_cuda, refuse,
+    Backward, Call, Case, Cost, Forward, Grad, Input, On, Op, Plan, blocks_for, compute_dtype, groups_for,
+    launch, launch_cuda, refuse,
 };
-use crate::device::cpu::Real;
+use crate::device::cpu::{Scalar, by_gradient, by_scalar};
 use crate::device::{Caps, Const, Cpu, Cuda, Tensor, Wgpu};
 use crate::error::{Error, Result};
 use crate::shape::{DType, Spec};
@@ -43,14 +43,18 @@ impl Op for Gather {
         let backward = there * call.row(0) + call.input(1) + call.sparse(0, there);
         Cost::new([0.0, call.sums(0, there * cols)], [forward, backward])
     }
+    fn reads_half(&self) -> bool {
+        true
+    }
 }
 
 impl On<Cpu> for Gather {
     fn forward(&self, _: &Cpu, io: Forward) -> Result<()> {
-        by_dtype!(io.x[0].spec.dtype, forward(io))
+        by_scalar!(io.x[0].spec.dtype, T => forward::<T>(io))
     }
     fn backward(&self, _: &Cpu, io: Backward) -> Result<()> {
-        by_dtype!(io.x[0].spec.dtype, backward(io))
+        let Some(g) = io.dx(0) else { return Ok(()) };
+        by_gradient!(io.x[0].spec.dtype, g.t.spec.dtype, (T, G) => backward::<T, G>(io, g))
     }
 }
 
@@ -66,27 +70,27 @@ fn rows_of(index: &[u32], rows: usize) -> Result<Vec<usize>> {
     Ok(some.iter().map(|&i| i as usize).collect())
 }
 
-fn forward<T: Real>(io: Forward) -> Result<()> {
+fn forward<T: Scalar>(io: Forward) -> Result<()> {
     let (rows, cols) = io.x[0].spec.rows_cols();
     let index = rows_of(&io.x[1].cpu::<u32>()?, rows)?;
     let (x, mut y) = (io.x[0].cpu::<T>()?, io.y[0].cpu_mut::<T>()?);
-    y[index.len() * cols..].fill(T::ZERO);
+    y[index.len() * cols..].fill(T::zeroed());
     for (y, i) in y.chunks_exact_mut(cols).zip(index) {
         y.copy_from_slice(&x[i * cols..][..cols]);
     }
     Ok(())
 }
 
-fn backward<T: Real>(io: Backward) -> Result<()> {
-    let Some(g) = io.dx(0) else { return Ok(()) };
+fn backward<T: Scalar, G: Scalar<Real = T::Real>>(io: Backward, g: Grad) -> Result<()> {
     let (rows, cols) = io.x[0].spec.rows_cols();
     let index = rows_of(&io.x[1].cpu::<u32>()?, rows)?;
-    let (dy, mut dx) = (io.dy()?.cpu::<T>()?, g.t.cpu_mut::<T>()?);
+    let (dy, mut dx) = (io.dy()?.cpu::<T>()?, g.t.cpu_mut::<G>()?);
     if !g.add {
-        dx.fill(T::ZERO);
+        dx.fill(G::zeroed());
     }
     for (dy, i) in dy.chunks_exact(cols).zip(index) {
-        dx[i * cols..][..cols].iter_mut().zip(dy).for_each(|(dx, &dy)| *dx += dy);
+        let pairs = dx[i * cols..][..cols].iter_mut().zip(dy);
+        pairs.for_each(|(dx, dy)| *dx = G::store(dx.load() + dy.load()));
     }
     Ok(())
 }

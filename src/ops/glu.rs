@@ -5,10 +5,12 @@
 //! is saved: the backward pass reads x.
 
 use super::{
-    Activation, Backward, Call, Case, Cost, Forward, Grad, Input, On, Op, Plan, blocks_for, by_dtype,
-    compute_dtype, groups_for, launch, launch_cuda, refuse, vector,
+    Activation, Backward, Call, Case, Cost, Forward, Grad, Input, On, Op, Plan, blocks_for, compute_dtype,
+    groups_for, launch, launch_cuda, refuse, vector,
 };
-use crate::device::cpu::{BLOCK, Real, inlined, vectorise};
+use crate::device::cpu::{
+    BLOCK, GradientMut, GradientPart, Real, Scalar, by_scalar, inlined, load_row, vectorise,
+};
 use crate::device::{Caps, Const, Cpu, Cuda, Wgpu};
 use crate::error::Result;
 use crate::shape::Spec;
@@ -43,27 +45,31 @@ impl Op for Glu {
         let read = call.input(0) + call.dy();
         Cost::new([(value + 1.0) * n, backward], [call.whole(), read + call.all_dense()])
     }
+    fn reads_half(&self) -> bool {
+        true
+    }
 }
 
 impl On<Cpu> for Glu {
     fn forward(&self, cpu: &Cpu, io: Forward) -> Result<()> {
-        by_dtype!(io.x[0].spec.dtype, forward(self.act, cpu, io))
+        by_scalar!(io.x[0].spec.dtype, T => forward::<T>(self.act, cpu, io))
     }
     fn backward(&self, cpu: &Cpu, io: Backward) -> Result<()> {
         let Some(g) = io.dx(0) else { return Ok(()) };
-        by_dtype!(io.x[0].spec.dtype, backward(self.act, cpu, io, g))
+        by_scalar!(io.x[0].spec.dtype, T => backward::<T>(self.act, cpu, io, g))
     }
 }
 
-fn forward<T: Real>(act: Activation, cpu: &Cpu, io: Forward) -> Result<()> {
+fn forward<T: Scalar>(act: Activation, cpu: &Cpu, io: Forward) -> Result<()> {
     let (_, cols) = io.y[0].spec.rows_cols();
     let (x, mut y) = (io.x[0].cpu::<T>()?, io.y[0].cpu_mut::<T>()?);
     let task = |(y, x): (&mut [T], &[T])| {
+        let mut activated = vec![T::Real::ZERO; cols];
         vectorise!({
             for (y, x) in y.chunks_exact_mut(cols).zip(x.chunks_exact(2 * cols)) {
                 let (a, b) = x.split_at(cols);
-                act.apply(y, inlined!(|_: T, i: usize| a[i]));
-                y.iter_mut().zip(b).for_each(|(y, &b)| *y *= b);
+                act.apply(&mut activated, inlined!(|_: T::Real, i: usize| a[i].load()));
+                y.iter_mut().zip(&activated).zip(b).for_each(|((y, &a), b)| *y = T::store(a * b.load()));
             }
         })
     };
@@ -72,28 +78,30 @@ fn forward<T: Real>(act: Activation, cpu: &Cpu, io: Forward) -> Result<()> {
 }
 
 /// da = dy b act'(a), db = dy act(a).
-fn backward<T: Real>(act: Activation, cpu: &Cpu, io: Backward, g: Grad) -> Result<()> {
+fn backward<T: Scalar>(act: Activation, cpu: &Cpu, io: Backward, g: Grad) -> Result<()> {
     let (_, cols) = io.y[0].spec.rows_cols();
-    let (x, dy, mut dx) = (io.x[0].cpu::<T>()?, io.dy()?.cpu::<T>()?, g.t.cpu_mut::<T>()?);
-    let task = |((dx, dy), x): ((&mut [T], &[T]), &[T])| {
-        let [mut activated, mut up, mut gradient] = [(); 3].map(|()| vec![T::ZERO; cols]);
+    let (x, dy) = (io.x[0].cpu::<T>()?, io.dy()?.cpu::<T>()?);
+    let mut dx = GradientMut::<T>::of(g.t, io.x[0].spec.dtype)?;
+    let task = |((mut dx, dy), x): ((GradientPart<T>, &[T]), &[T])| {
+        let [mut a, mut d, mut activated, mut up, mut gradient] = [(); 5].map(|()| vec![T::Real::ZERO; cols]);
         vectorise!({
-            for ((dx, dy), x) in
-                dx.chunks_exact_mut(2 * cols).zip(dy.chunks_exact(cols)).zip(x.chunks_exact(2 * cols))
-            {
-                let ((a, b), (da, db)) = (x.split_at(cols), dx.split_at_mut(cols));
-                act.apply(&mut activated, inlined!(|_: T, i: usize| a[i]));
-                up.iter_mut().zip(dy).zip(b).for_each(|((u, &dy), &b)| *u = dy * b);
-                act.backward(&mut gradient, &up, if act.needs_input() { a } else { &activated });
-                for i in 0..cols {
-                    da[i] = gradient[i] + if g.add { da[i] } else { T::ZERO };
-                    db[i] = dy[i].mul_add(activated[i], if g.add { db[i] } else { T::ZERO });
-                }
+            for (row, (dy, x)) in dy.chunks_exact(cols).zip(x.chunks_exact(2 * cols)).enumerate() {
+                let b = &x[cols..];
+                load_row(&x[..cols], &mut a);
+                load_row(dy, &mut d);
+                act.apply(&mut activated, inlined!(|_: T::Real, i: usize| a[i]));
+                up.iter_mut().zip(&d).zip(b).for_each(|((u, &d), b)| *u = d * b.load());
+                act.backward(&mut gradient, &up, if act.needs_input() { &a } else { &activated });
+                dx.put(row * 2 * cols, &gradient, g.add);
+                activated.iter_mut().zip(&d).for_each(|(a, &d)| *a *= d);
+                dx.put((row * 2 + 1) * cols, &activated, g.add);
             }
         })
     };
+    let parts = dx.parts(BLOCK * 2 * cols);
     cpu.install(|| {
-        dx.par_chunks_mut(BLOCK * 2 * cols)
+        parts
+            .into_par_iter()
             .zip(dy.par_chunks(BLOCK * cols))
             .zip(x.par_chunks(BLOCK * 2 * cols))
             .for_each(task)

@@ -9,10 +9,12 @@
 //! that the mask was chosen by, also where the mask is 0.
 
 use super::{
-    Backward, CUDA_THREADS, Call, Case, Cost, Fill, Forward, Grad, Input, On, Op, Plan, blocks_for, by_dtype,
+    Backward, CUDA_THREADS, Call, Case, Cost, Fill, Forward, Grad, Input, On, Op, Plan, blocks_for,
     compute_dtype, groups_for, launch, launch_cuda, refuse, vector,
 };
-use crate::device::cpu::{Real, sum_lanes, vectorise};
+use crate::device::cpu::{
+    GradientMut, GradientPart, Real, Scalar, by_gradient, by_scalar, sum_lanes, vectorise,
+};
 use crate::device::{Caps, Const, Cpu, Cuda, Tensor, Wgpu, fold};
 use crate::error::Result;
 use crate::shape::Spec;
@@ -40,6 +42,9 @@ impl Op for WeightMask {
         let read = call.dy() + dw * call.input(1) + dm * call.input(0);
         let backward = dw * n + dm * (2.0 * n - call.len(1)) + call.all_sums();
         Cost::new([n, backward], [call.whole(), read + call.all_dense()])
+    }
+    fn reads_half(&self) -> bool {
+        true
     }
 }
 
@@ -79,24 +84,41 @@ impl MaskSizes {
 
 impl On<Cpu> for WeightMask {
     fn forward(&self, cpu: &Cpu, io: Forward) -> Result<()> {
-        by_dtype!(io.x[0].spec.dtype, forward(cpu, io))
+        by_scalar!(io.x[0].spec.dtype, T => forward::<T>(cpu, io))
     }
+    /// dw = m dy; dm = sum of w dy over the block.
     fn backward(&self, cpu: &Cpu, io: Backward) -> Result<()> {
-        by_dtype!(io.x[0].spec.dtype, backward(cpu, io))
+        let dtype = io.x[0].spec.dtype;
+        if let Some(g) = io.dx(0) {
+            by_gradient!(dtype, g.t.spec.dtype, (T, G) => weight_gradient::<T, G>(cpu, io, g))?;
+        }
+        let Some(g) = io.dx(1) else { return Ok(()) };
+        by_scalar!(dtype, T => mask_gradient::<T>(cpu, io, g))
     }
 }
 
 /// to = m from, or to += m from, row by row.
-fn masked<T: Real>(cpu: &Cpu, s: MaskSizes, from: &[T], m: &[T], to: &mut [T], add: bool) {
+fn masked<T: Scalar, G: Scalar<Real = T::Real>>(
+    cpu: &Cpu,
+    s: MaskSizes,
+    from: &[T],
+    m: &[T],
+    to: &mut [G],
+    add: bool,
+) {
     let [r, c] = s.block;
-    let task = |(row, (to, from)): (usize, (&mut [T], &[T]))| {
+    let task = |(row, (to, from)): (usize, (&mut [G], &[T]))| {
         let m = &m[row / r * s.across..][..s.across];
         vectorise!({
-            let put = |to: &mut T, from: T, m: T| *to = if add { m.mul_add(from, *to) } else { m * from };
+            let put = |to: &mut G, from: T, m: T::Real| {
+                let from = from.load();
+                *to = G::store(if add { m.mul_add(from, to.load()) } else { m * from });
+            };
             if c == 1 {
-                to.iter_mut().zip(from).zip(m).for_each(|((to, &from), &m)| put(to, from, m));
+                to.iter_mut().zip(from).zip(m).for_each(|((to, &from), m)| put(to, from, m.load()));
             } else {
-                for ((to, from), &m) in to.chunks_mut(c).zip(from.chunks(c)).zip(m) {
+                for ((to, from), m) in to.chunks_mut(c).zip(from.chunks(c)).zip(m) {
+                    let m = m.load();
                     to.iter_mut().zip(from).for_each(|(to, &from)| put(to, from, m));
                 }
             }
@@ -106,41 +128,42 @@ fn masked<T: Real>(cpu: &Cpu, s: MaskSizes, from: &[T], m: &[T], to: &mut [T], a
     cpu.install(|| rows.with_min_len(8).for_each(task));
 }
 
-fn forward<T: Real>(cpu: &Cpu, io: Forward) -> Result<()> {
+fn forward<T: Scalar>(cpu: &Cpu, io: Forward) -> Result<()> {
     let (w, m, mut y) = (io.x[0].cpu::<T>()?, io.x[1].cpu::<T>()?, io.y[0].cpu_mut::<T>()?);
-    masked(cpu, MaskSizes::of(io.x[0], io.x[1]), &w, &m, &mut y, false);
+    masked::<T, T>(cpu, MaskSizes::of(io.x[0], io.x[1]), &w, &m, &mut y, false);
     Ok(())
 }
 
-/// dw = m dy; dm = sum of w dy over the block, whose rows are added in order.
-fn backward<T: Real>(cpu: &Cpu, io: Backward) -> Result<()> {
+fn weight_gradient<T: Scalar, G: Scalar<Real = T::Real>>(cpu: &Cpu, io: Backward, g: Grad) -> Result<()> {
+    let (dy, m, mut dw) = (io.dy()?.cpu::<T>()?, io.x[1].cpu::<T>()?, g.t.cpu_mut::<G>()?);
+    masked::<T, G>(cpu, MaskSizes::of(io.x[0], io.x[1]), &dy, &m, &mut dw, g.add);
+    Ok(())
+}
+
+/// The rows of a block are added in order.
+fn mask_gradient<T: Scalar>(cpu: &Cpu, io: Backward, g: Grad) -> Result<()> {
     let s = MaskSizes::of(io.x[0], io.x[1]);
-    let dy = io.dy()?.cpu::<T>()?;
-    if let Some(g) = io.dx(0) {
-        let (m, mut dw) = (io.x[1].cpu::<T>()?, g.t.cpu_mut::<T>()?);
-        masked(cpu, s, &dy, &m, &mut dw, g.add);
-    }
-    let Some(g) = io.dx(1) else { return Ok(()) };
-    let (w, mut dm) = (io.x[0].cpu::<T>()?, g.t.cpu_mut::<T>()?);
+    let (w, dy) = (io.x[0].cpu::<T>()?, io.dy()?.cpu::<T>()?);
+    let mut dm = GradientMut::<T>::of(g.t, io.x[0].spec.dtype)?;
     let [r, c] = s.block;
-    let task = |(down, dm): (usize, &mut [T])| {
+    let task = |(down, mut dm): (usize, GradientPart<T>)| {
+        let mut sums = vec![T::Real::ZERO; s.across];
         vectorise!({
-            if !g.add {
-                dm.fill(T::ZERO);
-            }
             for row in down * r..(down + 1) * r {
                 let (w, dy) = (&w[row * s.cols..][..s.cols], &dy[row * s.cols..][..s.cols]);
                 if c == 1 {
-                    dm.iter_mut().zip(w.iter().zip(dy)).for_each(|(dm, (&w, &dy))| *dm = w.mul_add(dy, *dm));
+                    let pairs = sums.iter_mut().zip(w.iter().zip(dy));
+                    pairs.for_each(|(sum, (w, dy))| *sum = w.load().mul_add(dy.load(), *sum));
                 } else {
-                    for (dm, (w, dy)) in dm.iter_mut().zip(w.chunks(c).zip(dy.chunks(c))) {
-                        *dm += sum_lanes(c, |i| w[i] * dy[i]);
+                    for (sum, (w, dy)) in sums.iter_mut().zip(w.chunks(c).zip(dy.chunks(c))) {
+                        *sum += sum_lanes(c, |i| w[i].load() * dy[i].load());
                     }
                 }
             }
+            dm.put(0, &sums, g.add);
         })
     };
-    cpu.install(|| dm.par_chunks_mut(s.across.max(1)).enumerate().for_each(task));
+    cpu.install(|| dm.parts(s.across).into_par_iter().enumerate().for_each(task));
     Ok(())
 }
 

@@ -1,8 +1,8 @@
 //! How each device runs the passes of an op.
 //!
-//! On the CPU some ops read and write tensors of 16 bits ([`Op::reads_half`]). All others run in f32 on copies
-//! of such tensors, and what they wrote is rounded: inputs, saved tensors and gradients that are added to are
-//! exact in f32, so each result is rounded once.
+//! On the CPU some ops read and write tensors of 16 bits ([`Op::reads_half`]). All others run in f32 on
+//! copies of such tensors, and what they wrote is rounded: inputs, saved tensors and gradients that are added
+//! to are exact in f32, so each result is rounded once.
 
 use super::{Backward, Forward, Grad, Op, specs};
 use crate::device::{Backend, Caps, Cpu, Cuda, Meta, Tensor, Wgpu};

@@ -6,10 +6,10 @@
 //! `pooling_mode_mean_tokens`.
 
 use super::{
-    Backward, Call, Case, Cost, Forward, Input, On, Op, Plan, blocks_for, by_dtype, compute_dtype,
-    groups_for, launch, launch_cuda, refuse, sequences_within,
+    Backward, Call, Case, Cost, Forward, Grad, Input, On, Op, Plan, blocks_for, compute_dtype, groups_for,
+    launch, launch_cuda, refuse, sequences_within,
 };
-use crate::device::cpu::{Real, vectorise};
+use crate::device::cpu::{Real, Scalar, by_gradient, by_scalar, vectorise};
 use crate::device::{Caps, Const, Cpu, Cuda, Tensor, Wgpu};
 use crate::error::Result;
 use crate::shape::{DType, Spec};
@@ -49,6 +49,9 @@ impl Op for Pool {
         let backward = some * call.row(0) + call.input(1) + call.sparse(0, used);
         Cost::new([sum + divide, divide + call.sums(0, used * cols)], [forward, backward])
     }
+    fn reads_half(&self) -> bool {
+        true
+    }
 }
 
 impl Pool {
@@ -72,43 +75,47 @@ impl Pool {
 
 impl On<Cpu> for Pool {
     fn forward(&self, _: &Cpu, io: Forward) -> Result<()> {
-        by_dtype!(io.x[0].spec.dtype, forward(*self, io))
+        by_scalar!(io.x[0].spec.dtype, T => forward::<T>(*self, io))
     }
     fn backward(&self, _: &Cpu, io: Backward) -> Result<()> {
-        by_dtype!(io.x[0].spec.dtype, backward(*self, io))
+        let Some(g) = io.dx(0) else { return Ok(()) };
+        by_gradient!(io.x[0].spec.dtype, g.t.spec.dtype, (T, G) => backward::<T, G>(*self, io, g))
     }
 }
 
-fn forward<T: Real>(op: Pool, io: Forward) -> Result<()> {
+fn forward<T: Scalar>(op: Pool, io: Forward) -> Result<()> {
     let (tokens, cols) = io.x[0].spec.rows_cols();
     let seqs = sequences_within(&io.x[1].cpu::<u32>()?, tokens)?;
     let (x, mut y) = (io.x[0].cpu::<T>()?, io.y[0].cpu_mut::<T>()?);
-    for (s, y) in seqs.into_iter().zip(y.chunks_exact_mut(cols)) {
-        y.fill(T::ZERO);
-        let used = op.used(s);
-        let weight = T::ONE / T::of(used.len().max(1) as f64);
-        for x in x[used.start * cols..used.end * cols].chunks_exact(cols) {
-            y.iter_mut().zip(x).for_each(|(y, &x)| *y += x);
+    let mut sums = vec![T::Real::ZERO; cols];
+    vectorise!({
+        for (s, y) in seqs.into_iter().zip(y.chunks_exact_mut(cols)) {
+            sums.fill(Real::ZERO);
+            let used = op.used(s);
+            let weight = T::Real::ONE / T::Real::of(used.len().max(1) as f64);
+            for x in x[used.start * cols..used.end * cols].chunks_exact(cols) {
+                sums.iter_mut().zip(x).for_each(|(s, x)| *s += x.load());
+            }
+            y.iter_mut().zip(&sums).for_each(|(y, &s)| *y = T::store(s * weight));
         }
-        y.iter_mut().for_each(|y| *y *= weight);
-    }
+    });
     Ok(())
 }
 
-fn backward<T: Real>(op: Pool, io: Backward) -> Result<()> {
-    let Some(g) = io.dx(0) else { return Ok(()) };
+fn backward<T: Scalar, G: Scalar<Real = T::Real>>(op: Pool, io: Backward, g: Grad) -> Result<()> {
     let (tokens, cols) = io.x[0].spec.rows_cols();
     let seqs = sequences_within(&io.x[1].cpu::<u32>()?, tokens)?;
-    let (dy, mut dx) = (io.dy()?.cpu::<T>()?, g.t.cpu_mut::<T>()?);
+    let (dy, mut dx) = (io.dy()?.cpu::<T>()?, g.t.cpu_mut::<G>()?);
     if !g.add {
-        dx.fill(T::ZERO);
+        dx.fill(G::zeroed());
     }
     vectorise!({
         for (s, dy) in seqs.into_iter().zip(dy.chunks_exact(cols)) {
             let used = op.used(s);
-            let weight = T::ONE / T::of(used.len().max(1) as f64);
+            let weight = T::Real::ONE / T::Real::of(used.len().max(1) as f64);
             for dx in dx[used.start * cols..used.end * cols].chunks_exact_mut(cols) {
-                dx.iter_mut().zip(dy).for_each(|(dx, &dy)| *dx = dy.mul_add(weight, *dx));
+                let pairs = dx.iter_mut().zip(dy);
+                pairs.for_each(|(dx, dy)| *dx = G::store(dy.load().mul_add(weight, dx.load())));
             }
         }
     });

@@ -87,6 +87,9 @@ impl Op for Attention {
         let read = inputs + call.output(0) + call.output(1) + call.dy();
         Cost::new([2.0 * product, 5.0 * product], [call.whole(), read + call.all_dense()])
     }
+    fn reads_half(&self) -> bool {
+        true
+    }
 }
 
 /// Edge cases: one token, an empty sequence at each place, lengths at and around a block of queries.
