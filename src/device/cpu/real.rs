@@ -137,6 +137,11 @@ pub trait Real:
     fn gelu(form: GeluForm, y: &mut [Self]);
     /// dz = dy gelu'(z), element by element, as far as the shortest slice reaches.
     fn gelu_backward(form: GeluForm, dz: &mut [Self], dy: &[Self], z: &[Self]);
+    /// The transposed block: element (j, i) of (i, j).
+    #[inline(always)]
+    fn transpose4(block: [[Self; 4]; 4]) -> [[Self; 4]; 4] {
+        std::array::from_fn(|j| std::array::from_fn(|i| block[i][j]))
+    }
     /// The register tile of the matmul.
     fn kernel(level: Level) -> Kernel<Self>;
 }
@@ -264,6 +269,30 @@ impl Real for f32 {
     }
     fn gelu_backward(form: GeluForm, dz: &mut [f32], dy: &[f32], z: &[f32]) {
         gelu::backward(form, dz, dy, z);
+    }
+    /// In eight shuffles, which compilers do not find.
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    fn transpose4(block: [[f32; 4]; 4]) -> [[f32; 4]; 4] {
+        use std::arch::x86_64::{_mm_loadu_ps, _mm_movehl_ps, _mm_movelh_ps, _mm_storeu_ps};
+        use std::arch::x86_64::{_mm_unpackhi_ps, _mm_unpacklo_ps};
+        let mut columns = [[0.0; 4]; 4];
+        // SAFETY: every x86-64 has SSE2; rows and columns are four elements.
+        unsafe {
+            let [a, b, c, d] = block.each_ref().map(|row| _mm_loadu_ps(row.as_ptr()));
+            let (ab, cd) = (_mm_unpacklo_ps(a, b), _mm_unpacklo_ps(c, d));
+            let (ab_high, cd_high) = (_mm_unpackhi_ps(a, b), _mm_unpackhi_ps(c, d));
+            let transposed = [
+                _mm_movelh_ps(ab, cd),
+                _mm_movehl_ps(cd, ab),
+                _mm_movelh_ps(ab_high, cd_high),
+                _mm_movehl_ps(cd_high, ab_high),
+            ];
+            for (column, v) in columns.iter_mut().zip(transposed) {
+                _mm_storeu_ps(column.as_mut_ptr(), v);
+            }
+        }
+        columns
     }
     fn kernel(level: Level) -> Kernel<f32> {
         kernel_f32(level)

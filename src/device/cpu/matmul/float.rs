@@ -8,12 +8,11 @@ use crate::error::Result;
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Rows of the part of C that one task computes: a multiple of every tile height, and few enough that a
-/// packed block of A takes a quarter of a second-level cache.
-pub(super) const ROWS: usize = 72;
-/// Columns of that part, the most that leaves [`TASKS`] tasks: a wide part packs its block of A less often.
-/// Multiples of every tile width.
-const COLS: [usize; 3] = [384, 192, 96];
+/// Rows and columns of the part of C that one task computes, in order of preference: the first that leaves
+/// [`TASKS`] tasks is taken. A task packs its block of A itself, so narrow parts, which pack a block several
+/// times, come last. Multiples of every tile's height and width; a packed block of A takes at most a quarter
+/// of a second-level cache.
+const PARTS: [[usize; 2]; 5] = [[72, 384], [36, 384], [24, 384], [24, 192], [24, 96]];
 /// The number of tasks that a matmul should have, to balance the threads.
 const TASKS: usize = 12;
 /// Depth (k) of one pass, so that a panel of B stays in the L1 cache.
@@ -89,12 +88,32 @@ fn run<T: Real>(
     Ok(())
 }
 
-/// How many strips of [`ROWS`] rows and how many parts of a width C is cut into, and that width.
-pub(super) fn grid(m: usize, n: usize) -> ((usize, usize), usize) {
-    let strips = m.div_ceil(ROWS);
-    let wide = COLS.into_iter().find(|&cols| strips * n.div_ceil(cols) >= TASKS);
-    let width = wide.unwrap_or(COLS[COLS.len() - 1]);
-    ((strips, n.div_ceil(width)), width)
+/// How C (m, n) is cut into the parts that tasks compute.
+#[derive(Clone, Copy)]
+pub(super) struct Grid {
+    m: usize,
+    n: usize,
+    rows: usize,
+    cols: usize,
+}
+
+impl Grid {
+    /// A function of the shape alone, so that results do not depend on the number of threads.
+    pub fn new(m: usize, n: usize) -> Grid {
+        let grids = PARTS.map(|[rows, cols]| Grid { m, n, rows, cols });
+        let [.., last] = grids;
+        grids.into_iter().find(|grid| grid.tasks() >= TASKS).unwrap_or(last)
+    }
+    pub fn tasks(&self) -> usize {
+        self.m.div_ceil(self.rows) * self.n.div_ceil(self.cols)
+    }
+    /// The rows and columns of a task. Neighbours share columns: their panels of B stay in a second-level
+    /// cache, while A, of which a task needs less, is read from further away.
+    pub fn part(&self, task: usize) -> (Range<usize>, Range<usize>) {
+        let down = self.m.div_ceil(self.rows);
+        let (i, j) = (task % down * self.rows, task / down * self.cols);
+        (i..self.m.min(i + self.rows), j..self.n.min(j + self.cols))
+    }
 }
 
 /// Cuts C into parts and computes each from A and the packed panels of B.
@@ -109,12 +128,11 @@ fn tasks<T: Real>(
     done: Option<Epilogue<T>>,
     parallel: bool,
 ) {
-    let (grid, width) = grid(m, n);
+    let grid = Grid::new(m, n);
     let shared = Shared(c.data.as_mut_ptr());
     let c = (&shared, c.row, c.add);
     let task = |t: usize| {
-        let (i, j) = (t / grid.1 * ROWS, t % grid.1 * width);
-        let (rows, cols) = (i..m.min(i + ROWS), j..n.min(j + width));
+        let (rows, cols) = grid.part(t);
         block(kernel, k, a, pb, rows.clone(), cols.clone(), c);
         if let Some(done) = done {
             for r in rows {
@@ -126,7 +144,7 @@ fn tasks<T: Real>(
             }
         }
     };
-    let go = || each(parallel, grid.0 * grid.1, task);
+    let go = || each(parallel, grid.tasks(), task);
     if parallel { cpu.install(go) } else { go() }
 }
 

@@ -1,7 +1,7 @@
 //! The matmul of 16-bit elements, with f32 sums.
 
 use super::epilogue::{Finish, HalfEpilogue, Stored};
-use super::float::{ROWS, block, grid};
+use super::float::{Grid, block};
 use super::pack::{Packable, pack};
 use super::tile::TILE;
 use super::{Mat, Out, PanelUse, Shared, each, misfit, with_panels};
@@ -108,14 +108,14 @@ where
     let nr = kernel.nr;
     let panels = n.div_ceil(nr);
     let pack_b = |(j, panel): (usize, &mut [f32])| pack(panel, nr, k, b.t(), j * nr, n);
-    let ((strips, parts), width) = grid(m, n);
+    let grid = Grid::new(m, n);
     let compute = |pb: &[f32]| {
-        each(parallel, strips * parts, |t| {
-            let (i, j) = (t / parts * ROWS, t % parts * width);
-            let (rows, cols) = (i..m.min(i + ROWS), j..n.min(j + width));
+        each(parallel, grid.tasks(), |t| {
+            let (rows, cols) = grid.part(t);
+            let (i, j) = (rows.start, cols.start);
             // Whole tiles, so that none is an edge: their columns beyond C are zeros.
             let pitch = cols.len().next_multiple_of(nr);
-            with_panels(PanelUse::Sums, ROWS * pitch, |sums: &mut [f32]| {
+            with_panels(PanelUse::Sums, rows.len() * pitch, |sums: &mut [f32]| {
                 let first = Shared(sums.as_mut_ptr().wrapping_sub(i * pitch + j));
                 block(&kernel, k, a, pb, rows.clone(), j..j + pitch, (&first, pitch, false));
                 // SAFETY: this task alone owns these rows and columns of C, and they lie inside it.

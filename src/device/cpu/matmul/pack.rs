@@ -94,16 +94,25 @@ fn pack_columns<S: Packable<T>, T: Real, const W: usize>(panel: &mut [T], a: Mat
     }
 }
 
-/// One panel of a matrix whose rows lie one after another: eight elements of a row are one read, and the
-/// panel's lines that they go to are still in the cache when the next row comes.
+/// One panel of a matrix whose rows lie one after another: four elements of four rows are transposed in
+/// registers, and the panel's lines that they go to are still in the cache when the next rows come.
 #[inline(always)]
 fn pack_rows<S: Packable<T>, T: Real, const W: usize>(panel: &mut [T], a: Mat<S>, first: usize) {
     let k = panel.len() / W;
     let rows: [&[S]; W] = std::array::from_fn(|i| &a.data[(first + i) * a.row..][..k]);
-    let whole = k / 8 * 8;
-    for (p0, out) in (0..whole).step_by(8).zip(panel.chunks_exact_mut(8 * W)) {
-        for (i, row) in rows.iter().enumerate() {
-            for (p, &v) in row[p0..][..8].iter().enumerate() {
+    let (whole, fours) = (k / 4 * 4, W / 4 * 4);
+    for (p0, out) in (0..whole).step_by(4).zip(panel.chunks_exact_mut(4 * W)) {
+        for i in (0..fours).step_by(4) {
+            let block = std::array::from_fn(|r| {
+                let row = &rows[i + r][p0..p0 + 4];
+                [row[0].load(), row[1].load(), row[2].load(), row[3].load()]
+            });
+            for (p, column) in T::transpose4(block).iter().enumerate() {
+                out[p * W + i..][..4].copy_from_slice(column);
+            }
+        }
+        for (i, row) in rows.iter().enumerate().skip(fours) {
+            for (p, &v) in row[p0..][..4].iter().enumerate() {
                 out[p * W + i] = v.load();
             }
         }
