@@ -160,8 +160,8 @@ fn gelu_is_within_its_bounds() {
     let x: Vec<f32> = all.chain(near).filter(|x| x.is_finite()).collect();
     for form in [GeluForm::Erf, GeluForm::Tanh] {
         let [y, slope] = gelus(form, &x);
-        // Greatest errors: of y beyond half a unit of its last place, of the slope, and of both over the truth
-        // in the tail, where one half and an erf near -1 would cancel.
+        // Greatest errors: of y beyond half a unit of its last place, of the slope, and of both over the
+        // truth in the tail, where one half and an erf near -1 would cancel.
         let (mut value, mut gradient, mut tail) = (0f64, 0f64, 0f64);
         for ((&x, y), slope) in x.iter().zip(y).zip(slope) {
             let truth = gelu_truth(form, x as f64);

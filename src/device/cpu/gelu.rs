@@ -9,7 +9,7 @@
 //! same fused multiplications.
 #![allow(unsafe_code, reason = "calls code compiled for instructions that were found to be there")]
 
-use super::real::{Level, level};
+use super::{Level, level};
 
 /// The two forms of GELU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,7 +22,7 @@ pub enum GeluForm {
 
 /// Polynomials by ascending powers: column p belongs to c = (p + r) / SCALE with |r| <= 1/2.
 #[repr(align(64))]
-struct Table([[f32; 16]; 6]);
+struct Piecewise([[f32; 16]; 6]);
 
 /// Pieces in a unit of c.
 const SCALE: f32 = 2.4375;
@@ -36,7 +36,7 @@ const ROUND: f32 = 12_582_912.0;
 // around zero. The first constant is 1/2 exactly.
 /// Phi(-c), Phi the standard normal distribution function.
 #[rustfmt::skip]
-static ERF: Table = Table([
+static ERF: Piecewise = Piecewise([
     [
         0.5, 0.340_808_93, 0.205_961_91, 0.109_204_6, 0.050_396_044, 0.020_119_742, 0.006_917_127,
         0.002_040_739, 5.152_746_5e-4, 1.111_144_2e-4, 2.042_993_2e-5, 3.198_589e-6, 4.259_769e-7,
@@ -70,7 +70,7 @@ static ERF: Table = Table([
 ]);
 /// Phi(-c) - c phi(c), phi the density.
 #[rustfmt::skip]
-static ERF_GRADIENT: Table = Table([
+static ERF_GRADIENT: Piecewise = Piecewise([
     [
         0.5, 0.190_350_28, -0.027_815_677, -0.121_021, -0.119_919_99, -0.079_703_68, -0.040_549_05,
         -0.016_503_343, -0.005_482_296_5, -0.001_502_538, -3.419_412_8e-4, -6.488_414_5e-5,
@@ -104,7 +104,7 @@ static ERF_GRADIENT: Table = Table([
 ]);
 /// (1 - tanh(sqrt(2 / pi) (c + 0.044715 c^3))) / 2.
 #[rustfmt::skip]
-static TANH: Table = Table([
+static TANH: Piecewise = Piecewise([
     [
         0.5, 0.340_829_13, 0.206_072_26, 0.109_383_43, 0.050_496_697, 0.020_050_295, 0.006_744_262_3,
         0.001_883_554_4, 4.262_495_2e-4, 7.606_035e-5, 1.039_875_6e-5, 1.057_778_1e-6, 7.772_844e-8,
@@ -138,7 +138,7 @@ static TANH: Table = Table([
 ]);
 /// The derivative of c times that, at -c.
 #[rustfmt::skip]
-static TANH_GRADIENT: Table = Table([
+static TANH_GRADIENT: Piecewise = Piecewise([
     [
         0.5, 0.190_426_14, -0.027_492_138, -0.120_828_33, -0.120_419_08, -0.080_569_096, -0.040_956_356,
         -0.016_263_554, -0.005_029_708, -0.001_191_581_6, -2.113_817_3e-4, -2.736_987e-5, -2.518_208_2e-6,
@@ -171,13 +171,13 @@ static TANH_GRADIENT: Table = Table([
     ],
 ]);
 
-fn value(form: GeluForm) -> &'static Table {
+fn value(form: GeluForm) -> &'static Piecewise {
     match form {
         GeluForm::Erf => &ERF,
         GeluForm::Tanh => &TANH,
     }
 }
-fn gradient(form: GeluForm) -> &'static Table {
+fn gradient(form: GeluForm) -> &'static Piecewise {
     match form {
         GeluForm::Erf => &ERF_GRADIENT,
         GeluForm::Tanh => &TANH_GRADIENT,
@@ -236,10 +236,10 @@ pub(super) fn exact(form: GeluForm, z: f64) -> [f64; 2] {
 
 /// In plain Rust.
 mod plain {
-    use super::{END, ROUND, SCALE, Table};
+    use super::{END, Piecewise, ROUND, SCALE};
 
     /// |x| or [`END`], and the table's function of it.
-    fn tail(table: &Table, x: f32) -> (f32, f32) {
+    fn tail(table: &Piecewise, x: f32) -> (f32, f32) {
         let c = x.abs();
         // A comparison that keeps a NaN.
         let c = if END < c { END } else { c };
@@ -250,14 +250,14 @@ mod plain {
         let power = |i: usize| table.0[i][piece];
         (c, (0..5).rev().fold(power(5), |sum, i| sum.mul_add(r, power(i))))
     }
-    pub fn apply(table: &Table, y: &mut [f32]) {
+    pub fn apply(table: &Piecewise, y: &mut [f32]) {
         for y in y {
             let (c, t) = tail(table, *y);
             let positive = if 0.0 > *y { 0.0 } else { *y };
             *y = (-c).mul_add(t, positive);
         }
     }
-    pub fn backward(table: &Table, dz: &mut [f32], dy: &[f32], z: &[f32]) {
+    pub fn backward(table: &Piecewise, dz: &mut [f32], dy: &[f32], z: &[f32]) {
         for ((dz, dy), z) in dz.iter_mut().zip(dy).zip(z) {
             let (_, s) = tail(table, *z);
             *dz = dy * if z.is_sign_negative() { s } else { 1.0 - s };
@@ -268,12 +268,12 @@ mod plain {
 /// Sixteen elements at a time, with the table in six registers.
 #[cfg(target_arch = "x86_64")]
 mod v4 {
-    use super::{END, ROUND, SCALE, Table};
+    use super::{END, Piecewise, ROUND, SCALE};
     use std::arch::x86_64::*;
 
     #[inline]
     #[target_feature(enable = "avx512f")]
-    fn load(table: &Table) -> [__m512; 6] {
+    fn load(table: &Piecewise) -> [__m512; 6] {
         // SAFETY: each row is one vector, and aligned as one.
         table.0.each_ref().map(|row| unsafe { _mm512_load_ps(row.as_ptr()) })
     }
@@ -313,7 +313,7 @@ mod v4 {
     }
 
     #[target_feature(enable = "avx512f,avx512dq")]
-    pub fn apply(table: &Table, y: &mut [f32]) {
+    pub fn apply(table: &Piecewise, y: &mut [f32]) {
         let table = load(table);
         let mut whole = y.chunks_exact_mut(16);
         for y in &mut whole {
@@ -330,7 +330,7 @@ mod v4 {
     }
     /// All slices have the same length.
     #[target_feature(enable = "avx512f,avx512dq")]
-    pub fn backward(table: &Table, dz: &mut [f32], dy: &[f32], z: &[f32]) {
+    pub fn backward(table: &Piecewise, dz: &mut [f32], dy: &[f32], z: &[f32]) {
         let table = load(table);
         let (mut dz, dy, z) = (dz.chunks_exact_mut(16), dy.chunks_exact(16), z.chunks_exact(16));
         let (dy_rest, z_rest) = (dy.remainder(), z.remainder());
@@ -355,12 +355,12 @@ mod v4 {
 /// Eight elements at a time: a look-up in each half of the table, and a choice by the index's fourth bit.
 #[cfg(target_arch = "x86_64")]
 mod v3 {
-    use super::{END, ROUND, SCALE, Table};
+    use super::{END, Piecewise, ROUND, SCALE};
     use std::arch::x86_64::*;
 
     #[inline]
     #[target_feature(enable = "avx2,fma")]
-    fn tail(table: &Table, x: __m256) -> (__m256, __m256) {
+    fn tail(table: &Piecewise, x: __m256) -> (__m256, __m256) {
         let (scale, round) = (_mm256_set1_ps(SCALE), _mm256_set1_ps(ROUND));
         // The second operand is taken if it is a NaN.
         let c = _mm256_min_ps(_mm256_set1_ps(END), _mm256_andnot_ps(_mm256_set1_ps(-0.0), x));
@@ -384,13 +384,13 @@ mod v3 {
     }
     #[inline]
     #[target_feature(enable = "avx2,fma")]
-    fn gelu(table: &Table, x: __m256) -> __m256 {
+    fn gelu(table: &Piecewise, x: __m256) -> __m256 {
         let (c, t) = tail(table, x);
         _mm256_fnmadd_ps(c, t, _mm256_max_ps(_mm256_setzero_ps(), x))
     }
 
     #[target_feature(enable = "avx2,fma")]
-    pub fn apply(table: &Table, y: &mut [f32]) {
+    pub fn apply(table: &Piecewise, y: &mut [f32]) {
         let mut whole = y.chunks_exact_mut(8);
         for y in &mut whole {
             // SAFETY: eight elements.
@@ -400,7 +400,7 @@ mod v3 {
     }
     /// All slices have the same length.
     #[target_feature(enable = "avx2,fma")]
-    pub fn backward(table: &Table, dz: &mut [f32], dy: &[f32], z: &[f32]) {
+    pub fn backward(table: &Piecewise, dz: &mut [f32], dy: &[f32], z: &[f32]) {
         let (mut dz, dy, z) = (dz.chunks_exact_mut(8), dy.chunks_exact(8), z.chunks_exact(8));
         let (dy_rest, z_rest) = (dy.remainder(), z.remainder());
         for ((dz, dy), z) in (&mut dz).zip(dy).zip(z) {
@@ -417,7 +417,8 @@ mod v3 {
     }
 }
 
-#[cfg(all(test, target_arch = "x86_64"))]
+#[cfg(target_arch = "x86_64")]
+#[cfg(test)]
 mod tests {
     use super::*;
 
