@@ -163,19 +163,25 @@ fn forward<T: Scalar>(op: &AddNorm, cpu: &Cpu, io: Forward) -> Result<()> {
                     (mean, sum_lanes(cols, |c| (z[c] - mean) * (z[c] - mean)) / n)
                 };
                 *rstd = T::Real::ONE / (var + eps).sqrt();
-                for (z, xhat) in z.iter_mut().zip(xhat) {
-                    *z = (*z - mean) * *rstd;
-                    *xhat = T::store(*z);
-                }
-                let scaled = z.iter_mut().zip(&gamma);
+                let rstd = *rstd;
+                let put = inlined!(|to: (&mut T::Real, &mut T, &mut T), g: T::Real, b: T::Real| {
+                    let (z, xhat, y) = to;
+                    let normalized = (*z - mean) * rstd;
+                    *xhat = T::store(normalized);
+                    *z = g.mul_add(normalized, b);
+                    *y = T::store(*z);
+                });
+                let scaled = z.iter_mut().zip(xhat).zip(&mut *y).zip(&gamma);
                 match &beta {
-                    Some(beta) => scaled.zip(beta).for_each(|((z, &g), &b)| *z = g.mul_add(*z, b)),
-                    None => scaled.for_each(|(z, &g)| *z *= g),
+                    Some(beta) => {
+                        scaled.zip(beta).for_each(|((((z, xhat), y), &g), &b)| put((z, xhat, y), g, b));
+                    }
+                    None => scaled.for_each(|(((z, xhat), y), &g)| put((z, xhat, y), g, Real::ZERO)),
                 }
                 if let Some(m) = &after {
                     m.row(row, 0, cols, inlined!(|c: usize, m: &[T::Real]| times(&mut z[c..], m)));
+                    store_row(&z, y, false);
                 }
-                store_row(&z, y, false);
             }
         })
     };
