@@ -55,8 +55,21 @@ pub struct Caps {
     pub gpu: bool,
     /// The number of CUDA blocks that run at once and share sums over rows; 0 on other devices.
     pub blocks: usize,
-    /// Whether a matmul packs an operand first.
-    pub packs: bool,
+    /// What `linear` packs before it multiplies.
+    pub packs: Packing,
+}
+
+/// The operands that a device's matmul packs into memory of their own first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Packing {
+    /// None.
+    None,
+    /// The weights in the forward pass, on an adapter in software.
+    Weights,
+    /// The right one of every matmul; one of 16 bits in f32.
+    Wide,
+    /// As [`Packing::Wide`], but of two bf16 matrices both, if the left one is transposed, in bf16.
+    Pairs,
 }
 
 impl Caps {

@@ -3,7 +3,7 @@
 use crate::support::{adapter, cpu, golden};
 use crate::tasks::{data, models, prepared, recipe};
 use tempra::data::{BatchSize, Targets, TokenSet, micro_batches};
-use tempra::device::{Caps, Device};
+use tempra::device::{Caps, Device, Packing};
 use tempra::models::{Model, ModelShape, Options, Outputs, encoder_shape};
 use tempra::nn::{EncoderConfig, LayerShape};
 use tempra::ops::update::UpdateRule;
@@ -159,7 +159,7 @@ fn a_plan_that_does_not_fit_says_what_would() {
         binding_bytes: binding,
         gpu: true,
         blocks: 0,
-        packs: false,
+        packs: Packing::None,
     };
     let whole = job.check(&caps(1 << 40, 1 << 40)).unwrap();
     assert_eq!(whole.tokens, 1024);

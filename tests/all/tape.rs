@@ -2,7 +2,7 @@
 
 use crate::support::cpu;
 use tempra::data::{Batch, Targets, TokenSet, eval_batches};
-use tempra::device::{Caps, Device, Meta};
+use tempra::device::{Caps, Device, Meta, Packing};
 use tempra::models::{Model, Options, Outputs};
 use tempra::nn::{EncoderConfig, LayerShape, Taps};
 use tempra::ops::Activation;
@@ -14,7 +14,7 @@ use tempra::train::pass;
 
 /// A device that only counts bytes: those of the tensors, without any that an op needs for itself.
 fn meta() -> (Meta, Device) {
-    let meta = Meta::new(Caps { packs: false, ..cpu(1).caps() });
+    let meta = Meta::new(Caps { packs: Packing::None, ..cpu(1).caps() });
     let device = Device::Meta(meta.share());
     (meta, device)
 }

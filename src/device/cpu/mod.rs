@@ -24,7 +24,7 @@ pub use scalar::{GradientMut, GradientPart, Scalar, convert, load_row, loaded, s
 pub(crate) use scalar::{by_gradient, by_scalar, round_to};
 
 use super::settings::CpuSettings;
-use super::{Backend, Caps, Profile, Storage, Tensor};
+use super::{Backend, Caps, Packing, Profile, Storage, Tensor};
 use crate::error::{Error, Result};
 use crate::shape::{DType, Spec};
 use memory::Pool;
@@ -177,7 +177,7 @@ impl Backend for Cpu {
             binding_bytes: u64::MAX,
             gpu: false,
             blocks: 0,
-            packs: true,
+            packs: if self.engine == MatmulEngine::Widened { Packing::Wide } else { Packing::Pairs },
         }
     }
     fn alloc(&self, spec: &Spec) -> Result<Storage> {

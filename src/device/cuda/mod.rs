@@ -40,7 +40,7 @@ pub use library::BLAS_FUNCTIONS;
 pub use memory::{Fetched, Memory};
 
 use super::settings::{self, CudaSettings};
-use super::{Backend, Caps, Gpu, Identity, Launch, LibraryFacts, Profile, Storage, Tensor};
+use super::{Backend, Caps, Gpu, Identity, Launch, LibraryFacts, Packing, Profile, Storage, Tensor};
 use crate::error::{Error, Kind, Result};
 use crate::shape::{DType, Spec};
 use arena::Arena;
@@ -355,7 +355,7 @@ impl Cuda {
             binding_bytes: u64::MAX,
             gpu: true,
             blocks: 8 * sms as usize,
-            packs: false,
+            packs: Packing::None,
         };
         let inner = Inner {
             context,

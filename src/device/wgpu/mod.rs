@@ -11,7 +11,7 @@ pub use memory::Memory;
 pub use shared::{ALIGN, Abilities, PRELUDE, TileLayout, WgpuStats, fold, size_class};
 
 use super::settings::WgpuSettings;
-use super::{Backend, Caps, Gpu, Launch, LibraryFacts, Profile, Storage, Tensor};
+use super::{Backend, Caps, Gpu, Launch, LibraryFacts, Packing, Profile, Storage, Tensor};
 use crate::error::{Error, Result};
 use crate::shape::{DType, Spec};
 use queue::{Command, Key};
@@ -114,7 +114,7 @@ impl Wgpu {
             binding_bytes: abilities.binding_bytes,
             gpu: true,
             blocks: 0,
-            packs: abilities.software,
+            packs: if abilities.software { Packing::Weights } else { Packing::None },
         };
         let tiles = if abilities.software { TileLayout::Rows } else { TileLayout::Workgroup };
         let next = AtomicU64::new(0);

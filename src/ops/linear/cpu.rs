@@ -1,18 +1,28 @@
 //! On the CPU.
 
-use super::Linear;
+use super::{Linear, half};
 use crate::device::Cpu;
 use crate::device::cpu::{BLOCK, Mat, Out, Real, inlined, matmul, vectorise};
 use crate::error::Result;
 use crate::ops::{Activation, Backward, Forward, On, by_dtype, sum_columns};
+use crate::shape::DType;
+use ::half::{bf16, f16};
 use rayon::prelude::*;
 
 impl On<Cpu> for Linear {
     fn forward(&self, cpu: &Cpu, io: Forward) -> Result<()> {
-        by_dtype!(io.x[0].spec.dtype, forward(self.act, cpu, io))
+        match io.x[0].spec.dtype {
+            DType::BF16 => half::forward::<bf16>(self.act, cpu, io),
+            DType::F16 => half::forward::<f16>(self.act, cpu, io),
+            dtype => by_dtype!(dtype, forward(self.act, cpu, io)),
+        }
     }
     fn backward(&self, cpu: &Cpu, io: Backward) -> Result<()> {
-        by_dtype!(io.x[0].spec.dtype, backward(self.act, cpu, io))
+        match io.x[0].spec.dtype {
+            DType::BF16 => half::backward::<bf16>(self.act, cpu, io),
+            DType::F16 => half::backward::<f16>(self.act, cpu, io),
+            dtype => by_dtype!(dtype, backward(self.act, cpu, io)),
+        }
     }
 }
 

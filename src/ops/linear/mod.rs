@@ -5,18 +5,23 @@
 
 mod cpu;
 mod cuda;
+mod half;
 mod wgpu;
 
 pub(super) use cuda::{HOPPER, PLAIN, TENSOR};
 
 use super::{Activation, Call, Case, Cost, Input, Op, Plan, compute_dtype, refuse};
-use crate::device::Caps;
+use crate::device::{Caps, Packing};
 use crate::error::Result;
-use crate::shape::Spec;
+use crate::shape::{DType, Spec};
 pub(super) use wgpu::COOP;
 
 /// Rows that one partial sum of a bias gradient covers on GPUs.
 const TILE: usize = 64;
+/// Rows that one partial sum of a bias gradient of 16 bits covers on the CPU.
+const CPU_SUMS: usize = 128;
+/// What matmuls of bf16 pairs round the sides of packed operands up to.
+const PAIRS: usize = 32;
 
 /// The op; see the module.
 #[derive(Clone, Copy, Debug)]
@@ -28,6 +33,9 @@ pub struct Linear {
 impl Op for Linear {
     fn name(&self) -> &'static str {
         "linear"
+    }
+    fn reads_half(&self) -> bool {
+        true
     }
     fn fused_activation(&self) -> Option<(Activation, usize, Box<dyn Op>)> {
         let rest = || Box::new(Linear { act: Activation::None });
@@ -49,12 +57,10 @@ impl Op for Linear {
         let y = Spec::new(dtype, &[rows, n]);
         let saved = if self.act.needs_input() { vec![y.clone()] } else { vec![] };
         // The copied operand; the gradient before the activation; partial sums of the bias's gradient.
-        let packed = if caps.packs { n * k } else { 0 };
-        let dz = if self.act == Activation::None { 0 } else { rows * n };
-        let operand = if caps.packs && !caps.gpu { k * n.max(rows) } else { 0 };
-        let parts = if caps.gpu { rows.div_ceil(TILE) * n } else { 0 };
-        let scratch = [packed, dz + operand + parts].map(|elements| elements * dtype.size());
-        Ok(Plan::new(vec![y], saved).with_scratch(scratch))
+        let packed = packed(caps.packs, dtype, [rows, n, k]);
+        let dz = if self.act == Activation::None { 0 } else { rows * n * dtype.size() };
+        let parts = if caps.gpu { rows.div_ceil(TILE) * n * dtype.size() } else { 0 };
+        Ok(Plan::new(vec![y], saved).with_scratch([packed[0], dz + packed[1] + parts]))
     }
     fn cost(&self, call: &Call) -> Cost {
         let ([rows, k], [n, _]) = (call.rows_cols(0), call.rows_cols(1));
@@ -68,6 +74,21 @@ impl Op for Linear {
         let [dx, dw] = [0, 1].map(|i| call.wants(i) as u8 as f64);
         let backward = call.dy() + kept + dx * call.input(1) + dw * call.input(0) + call.all_dense();
         Cost::new([product, (dx + dw) * product], [call.whole(), backward])
+    }
+}
+
+/// Bytes of the packed operands of both passes.
+fn packed(packing: Packing, dtype: DType, [rows, n, k]: [usize; 3]) -> [usize; 2] {
+    // dx = dz w packs w, and dw = dz^T x packs x: one after the other.
+    let right = [n * k, k * n.max(rows)];
+    match packing {
+        Packing::None => [0, 0],
+        Packing::Weights => [n * k * dtype.size(), 0],
+        Packing::Pairs if dtype == DType::BF16 => {
+            let [rows, n, k] = [rows, n, k].map(|side| side.next_multiple_of(PAIRS));
+            [n * k, (n * k).max(rows * (n + k))].map(|elements| elements * dtype.size())
+        }
+        Packing::Wide | Packing::Pairs => right.map(|elements| elements * dtype.size().max(4)),
     }
 }
 

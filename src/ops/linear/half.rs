@@ -1,0 +1,126 @@
+//! On the CPU, with tensors of 16 bits that are read and written where they lie.
+
+use crate::device::cpu::{
+    BLOCK, HalfEpilogue, Mat, Out, Scalar, Stored, convert, inlined, matmul_half, vectorise,
+};
+use crate::device::{Cpu, Tensor};
+use crate::error::Result;
+use crate::ops::{Activation, Backward, Forward, Grad};
+use crate::shape::DType;
+use rayon::prelude::*;
+
+/// An element type of activations: bf16 or f16.
+pub(super) trait Half: Stored + Scalar<Real = f32> {}
+impl<T: Stored + Scalar<Real = f32>> Half for T {}
+
+pub(super) fn forward<T: Half>(act: Activation, cpu: &Cpu, io: Forward) -> Result<()> {
+    let ((rows, k), (n, _)) = (io.x[0].spec.rows_cols(), io.x[1].spec.rows_cols());
+    let (x, w) = (io.x[0].cpu::<T>()?, io.x[1].cpu::<T>()?);
+    let bias = io.x.get(2).map(|b| b.cpu::<T>()).transpose()?;
+    let mut y = io.y[0].cpu_mut::<T>()?;
+    let mut z = act.needs_input().then(|| io.y[1].cpu_mut::<T>()).transpose()?;
+    let apply = |sums: &mut [f32]| vectorise!(act.apply(sums, inlined!(|z: f32, _| z)));
+    let epilogue = HalfEpilogue {
+        bias: bias.as_deref(),
+        kept: z.as_deref_mut(),
+        act: (act != Activation::None).then_some(&apply),
+    };
+    let out = Out { data: &mut y[..], row: n, add: false };
+    matmul_half(cpu, [rows, n, k], Mat::new(&x, k), Mat::new(&w, k).t(), out, epilogue)
+}
+
+pub(super) fn backward<T: Half>(act: Activation, cpu: &Cpu, io: Backward) -> Result<()> {
+    let ((rows, k), (n, _)) = (io.x[0].spec.rows_cols(), io.x[1].spec.rows_cols());
+    let (x, w, dy) = (io.x[0].cpu::<T>()?, io.x[1].cpu::<T>()?, io.dy()?.cpu::<T>()?);
+    let identity = act == Activation::None;
+    let len = if identity { 0 } else { rows * n };
+    let scratch = cpu.scratch(len * size_of::<T>())?;
+    let mut dz = scratch.write::<T>(0, len)?;
+    if !identity {
+        let kept = io.y[act.needs_input() as usize].cpu::<T>()?;
+        activation_gradient(act, cpu, &mut dz, &dy, &kept, n);
+    }
+    let dz: &[T] = if identity { &dy } else { &dz };
+    if let Some(g) = io.dx(0) {
+        write(cpu, [rows, k, n], Mat::new(dz, n), Mat::new(&w, k), g)?;
+    }
+    if let Some(g) = io.dx(1) {
+        write(cpu, [n, k, rows], Mat::new(dz, n).t(), Mat::new(&x, k), g)?;
+    }
+    if let Some(g) = io.dx(2) {
+        let sums = column_sums(cpu, dz, n)?;
+        store_sums::<T>(g, &sums)?;
+    }
+    Ok(())
+}
+
+/// dz = dy act'(z), in f32 in the first-level cache.
+fn activation_gradient<T: Half>(act: Activation, cpu: &Cpu, dz: &mut [T], dy: &[T], kept: &[T], n: usize) {
+    /// Elements that are computed at once.
+    const PART: usize = 1024;
+    let chunk = BLOCK * n;
+    let rows = |((dz, dy), kept): ((&mut [T], &[T]), &[T])| {
+        let mut values = [[0f32; PART]; 3];
+        vectorise!({
+            for ((dz, dy), kept) in dz.chunks_mut(PART).zip(dy.chunks(PART)).zip(kept.chunks(PART)) {
+                let [out, up, z] = values.each_mut().map(|v| &mut v[..dz.len()]);
+                convert(dy, up);
+                convert(kept, z);
+                act.backward(out, up, z);
+                convert(out, dz);
+            }
+        })
+    };
+    cpu.install(|| {
+        dz.par_chunks_mut(chunk).zip(dy.par_chunks(chunk)).zip(kept.par_chunks(chunk)).for_each(rows)
+    });
+}
+
+/// A matmul into a gradient, which has the type of activations or that of sums.
+fn write<T: Half>(cpu: &Cpu, shape: [usize; 3], a: Mat<T>, b: Mat<T>, g: Grad) -> Result<()> {
+    fn into<T: Half, G: Half>(cpu: &Cpu, shape: [usize; 3], a: Mat<T>, b: Mat<T>, g: Grad) -> Result<()> {
+        let mut out = g.t.cpu_mut::<G>()?;
+        let out = Out { data: &mut out[..], row: shape[1], add: g.add };
+        matmul_half(cpu, shape, a, b, out, HalfEpilogue::default())
+    }
+    match g.t.spec.dtype {
+        DType::F32 => into::<T, f32>(cpu, shape, a, b, g),
+        _ => into::<T, T>(cpu, shape, a, b, g),
+    }
+}
+
+/// Sums over the rows of a matrix with `n` columns. Tasks add rows that lie one after another, and their sums
+/// are added in order.
+fn column_sums<T: Half>(cpu: &Cpu, dz: &[T], n: usize) -> Result<Vec<f32>> {
+    let chunk = super::CPU_SUMS * n;
+    let scratch = cpu.scratch(dz.len().div_ceil(chunk) * n * size_of::<f32>())?;
+    let mut parts = scratch.write::<f32>(0, dz.len().div_ceil(chunk) * n)?;
+    let part = |(sums, dz): (&mut [f32], &[T])| {
+        vectorise!({
+            sums.fill(0.0);
+            for row in dz.chunks_exact(n) {
+                sums.iter_mut().zip(row).for_each(inlined!(|(s, d): (&mut f32, &T)| *s += Scalar::load(*d)));
+            }
+        })
+    };
+    cpu.install(|| parts.par_chunks_mut(n).zip(dz.par_chunks(chunk)).for_each(part));
+    let mut sums = vec![0.0; n];
+    for part in parts.chunks_exact(n) {
+        sums.iter_mut().zip(part).for_each(|(s, p)| *s += p);
+    }
+    Ok(sums)
+}
+
+/// Writes sums into a gradient, or adds them.
+fn store_sums<T: Half>(g: Grad, sums: &[f32]) -> Result<()> {
+    fn into<G: Half>(t: &Tensor, add: bool, sums: &[f32]) -> Result<()> {
+        for (to, &sum) in t.cpu_mut::<G>()?.iter_mut().zip(sums) {
+            *to = G::store(if add { Scalar::load(*to) + sum } else { sum });
+        }
+        Ok(())
+    }
+    match g.t.spec.dtype {
+        DType::F32 => into::<f32>(g.t, g.add, sums),
+        _ => into::<T>(g.t, g.add, sums),
+    }
+}
