@@ -7,12 +7,12 @@
 
 use super::measure::Workbench;
 use super::report::Machine;
+use crate::device::cpu::parallel::*;
 use crate::device::cuda::Captured;
 use crate::device::{Device, Tensor};
 use crate::error::{Error, Result};
 use crate::ops::cast::Cast;
 use crate::shape::{DType, Spec};
-use rayon::prelude::*;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -120,7 +120,9 @@ impl Pace {
                         Ok(clock.now() - begun)
                     }
                 };
-                let sums = || -> f32 { (0..*threads).into_par_iter().map(|i| compute(i as f32)).sum() };
+                let sums = || -> f32 {
+                    (0..*threads).into_par_iter().map(|i| compute(i as f32)).collect().into_iter().sum()
+                };
                 let mut computing = || {
                     std::hint::black_box(sums());
                     Ok(())

@@ -356,8 +356,8 @@ impl Device {
             _ => work(),
         }
     }
-    /// Runs `f` on the thread where starting work is cheapest: for the CPU, one of its worker threads.
-    pub fn run<R: Send>(&self, f: impl FnOnce() -> R + Send) -> R {
+    /// Runs `f`. On the CPU, parallel loops in it use the device's threads.
+    pub fn run<R>(&self, f: impl FnOnce() -> R) -> R {
         match self {
             Device::Cpu(cpu) => cpu.install(f),
             Device::Cuda(_) | Device::Wgpu(_) | Device::Meta(_) => f(),

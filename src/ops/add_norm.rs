@@ -10,6 +10,7 @@ use super::{
     Backward, Call, Case, Cost, Forward, Grad, Input, On, Op, Plan, accumulator, blocks_mut, compute_dtype,
     groups_for, launch, launch_with, refuse, sum_columns, vector,
 };
+use crate::device::cpu::parallel::*;
 use crate::device::cpu::{
     BLOCK, GradientMut, GradientPart, Real, Scalar, by_scalar, inlined, load_row, loaded, store_row,
     sum_lanes, vectorise,
@@ -17,7 +18,6 @@ use crate::device::cpu::{
 use crate::device::{Caps, Const, Cpu, Cuda, Gpu, Launch, Tensor, Wgpu, fold};
 use crate::error::Result;
 use crate::shape::{DType, Spec};
-use rayon::prelude::*;
 
 /// The op; see the module.
 #[derive(Clone, Copy, Debug)]

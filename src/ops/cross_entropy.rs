@@ -21,7 +21,7 @@ use crate::device::cpu::{
 use crate::device::{Caps, Const, Cpu, Cuda, Tensor, Wgpu};
 use crate::error::{Error, Result};
 use crate::shape::{DType, Spec};
-use rayon::prelude::*;
+use crate::device::cpu::parallel::*;
 
 /// The op; see the module.
 #[derive(Clone, Copy, Debug)]

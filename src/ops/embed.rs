@@ -16,7 +16,7 @@ use crate::device::cpu::{BLOCK, Real, Scalar, Slice, by_gradient, by_scalar, sto
 use crate::device::{Backend, Caps, Const, Cpu, Cuda, Tensor, Wgpu, fold};
 use crate::error::{Error, Result};
 use crate::shape::{DType, Spec};
-use rayon::prelude::*;
+use crate::device::cpu::parallel::*;
 
 /// The op; see the module.
 #[derive(Clone, Copy, Debug)]

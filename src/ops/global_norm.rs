@@ -7,11 +7,11 @@ use super::{
     Call, Case, Cost, Input, Step, StepOn, Subject, ZeroBlocks, by_dtype, launch, launch_with, refuse,
     step_dtype,
 };
+use crate::device::cpu::parallel::*;
 use crate::device::cpu::{Real, vectorise};
 use crate::device::{Caps, Const, Cpu, Cuda, Tensor, Wgpu};
 use crate::error::Result;
 use crate::shape::{DType, Spec};
-use rayon::prelude::*;
 use std::fmt::Debug;
 
 /// The step; see the module.

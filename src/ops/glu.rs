@@ -14,7 +14,7 @@ use crate::device::cpu::{
 use crate::device::{Caps, Const, Cpu, Cuda, Wgpu};
 use crate::error::Result;
 use crate::shape::Spec;
-use rayon::prelude::*;
+use crate::device::cpu::parallel::*;
 
 /// The op; see the module.
 #[derive(Clone, Copy, Debug)]

@@ -19,11 +19,11 @@ use super::{
     Backward, CUDA_THREADS, Call, Case, Cost, Forward, Input, On, Op, Plan, accumulator, by_dtype,
     compute_dtype_beside, launch, launch_cuda, refuse,
 };
+use crate::device::cpu::parallel::*;
 use crate::device::cpu::{BLOCK, Real, sum_lanes, vectorise};
 use crate::device::{Caps, Const, Cpu, Cuda, Tensor, Wgpu, fold};
 use crate::error::{Error, Result};
 use crate::shape::Spec;
-use rayon::prelude::*;
 
 /// How far a student's row is from the teacher's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -18,7 +18,7 @@ use crate::device::cpu::{
 use crate::device::{Caps, Const, Cpu, Cuda, Tensor, Wgpu, fold};
 use crate::error::Result;
 use crate::shape::Spec;
-use rayon::prelude::*;
+use crate::device::cpu::parallel::*;
 
 /// The op; see the module.
 #[derive(Clone, Copy, Debug)]

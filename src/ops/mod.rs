@@ -491,7 +491,7 @@ fn sum_columns<T: crate::device::cpu::Real>(
     rows: usize,
     f: impl Fn(usize, std::ops::Range<usize>, &mut [T]) + Sync,
 ) {
-    use rayon::prelude::*;
+    use crate::device::cpu::parallel::*;
     const COLS: usize = 64;
     let task = |(c, out): (usize, &mut [T])| {
         vectorise!({

@@ -18,17 +18,17 @@
 //! Saves LT and LS, (2, 3, heads, tokens). The backward pass computes the scores again, so memory is linear
 //! in the length.
 
-use super::attention::cpu::{Part, gather, parts};
+use super::attention::cpu::{Part, gather, parts, with_tokens};
 use super::{
     Backward, Call, Case, Cost, Forward, Input, On, Op, Plan, accumulator, by_dtype, compute_dtype_beside,
     launch_with, refuse, sequences_within, words,
 };
+use crate::device::cpu::parallel::*;
 use crate::device::cpu::{Mat, Out, Real, matmul_serial, max_lanes, sum_lanes, sum_over, vectorise};
 use crate::device::wgpu::TileLayout;
 use crate::device::{Caps, Const, Cpu, Cuda, Gpu, Launch, Tensor, Wgpu};
 use crate::error::{Error, Result};
 use crate::shape::{DType, Spec};
-use rayon::prelude::*;
 
 /// The op; see the module.
 #[derive(Clone, Copy, Debug)]
@@ -304,7 +304,7 @@ fn backward<T: Real>(op: &Relation, cpu: &Cpu, io: Backward) -> Result<()> {
         Ok(())
     };
     let parts = parts(&seqs, s.heads, 3 * s.dims[1], &mut out, &mut []);
-    cpu.install(|| parts.into_par_iter().filter(|p| !p.tokens.is_empty()).try_for_each(task))?;
+    cpu.install(|| with_tokens(parts).into_par_iter().try_for_each(task))?;
     let mut dx = g.t.cpu_mut::<T>()?;
     gather(cpu, &seqs, [s.heads, 3, s.dims[1]], &out, &mut dx, g.add);
     // Tokens beyond the last sequence have no gradient.

@@ -8,11 +8,11 @@ use super::{
     Backward, Call, Case, Cost, Forward, Grad, Input, On, Op, Plan, blocks_for, compute_dtype, groups_for,
     launch, launch_cuda, refuse, vector,
 };
+use crate::device::cpu::parallel::*;
 use crate::device::cpu::{BLOCK, Real, Scalar, by_gradient, by_scalar, inlined, vectorise};
 use crate::device::{Caps, Const, Cpu, Cuda, Tensor, Wgpu};
 use crate::error::Result;
 use crate::shape::{DType, Spec};
-use rayon::prelude::*;
 
 /// The op; see the module.
 #[derive(Clone, Copy, Debug)]

@@ -9,11 +9,11 @@ use super::{
     Call, Case, Cost, Fill, Input, Step, StepOn, Subject, blocks_for, by_dtype, groups_for, launch,
     launch_cuda, refuse, step_dtype,
 };
+use crate::device::cpu::parallel::*;
 use crate::device::cpu::{Real, vectorise};
 use crate::device::{Caps, Cpu, Cuda, Tensor, Wgpu};
 use crate::error::Result;
 use crate::shape::Spec;
-use rayon::prelude::*;
 use std::fmt::Debug;
 
 /// The step; see the module.

@@ -18,11 +18,11 @@ use super::{
     Backward, CUDA_THREADS, Call, Case, Cost, Forward, Input, On, Op, Plan, accumulator, by_dtype,
     compute_dtype_beside, groups_for, launch, launch_cuda, refuse,
 };
+use crate::device::cpu::parallel::*;
 use crate::device::cpu::{BLOCK, Real, max_lanes, sum_over, vectorise};
 use crate::device::{Caps, Const, Cpu, Cuda, Tensor, Wgpu};
 use crate::error::Result;
 use crate::shape::Spec;
-use rayon::prelude::*;
 
 /// The op; see the module.
 #[derive(Clone, Copy, Debug)]

@@ -21,11 +21,11 @@ use super::{
     Call, Case, Cases, Cost, Fill, Input, Step, Subject, Textbook, UPDATE_RULES, ZeroBlocks, launch,
     launch_cuda, refuse, step_dtype,
 };
+use crate::device::cpu::parallel::*;
 use crate::device::cpu::{Real, round_to, vectorise};
 use crate::device::{Caps, Const, Cpu, Cuda, Tensor, Wgpu, fold};
 use crate::error::{Error, Result};
 use crate::shape::{DType, Spec};
-use rayon::prelude::*;
 use std::fmt::{self, Debug, Formatter};
 use std::ops::Range;
 use std::sync::Arc;

@@ -12,6 +12,7 @@ pub use stored::{StoredCeilings, keep, kept};
 
 use super::measure::{Enough, Quartiles, Workbench};
 use super::report::Ceilings;
+use crate::device::cpu::parallel::*;
 use crate::device::{Device, Tensor};
 use crate::error::Result;
 use crate::ops::Activation;
@@ -19,7 +20,6 @@ use crate::ops::Forward;
 use crate::ops::cast::Cast;
 use crate::ops::linear::Linear;
 use crate::shape::{DType, Spec};
-use rayon::prelude::*;
 
 /// The largest copy in bytes. Four times the largest cache of a GPU or of a CPU with one chiplet.
 const COPY_BYTES: u64 = 1 << 30;

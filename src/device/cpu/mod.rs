@@ -7,8 +7,10 @@ mod gelu;
 mod memory;
 mod pages;
 mod matmul;
+pub mod parallel;
 mod real;
 mod scalar;
+mod threads;
 
 pub use gelu::GeluForm;
 pub use matmul::{
@@ -30,6 +32,7 @@ use crate::shape::{DType, Spec};
 use memory::Pool;
 use std::sync::Arc;
 use std::time::Instant;
+use threads::Threads;
 
 /// Rows per task of row-wise ops: few enough to balance the threads, enough to hide the scheduling cost.
 pub const BLOCK: usize = 32;
@@ -37,7 +40,7 @@ pub const BLOCK: usize = 32;
 /// The CPU device.
 pub struct Cpu {
     pool: Arc<Pool>,
-    threads: rayon::ThreadPool,
+    threads: Threads,
     engine: MatmulEngine,
     profile: Profile,
     /// The type of activations.
@@ -45,25 +48,17 @@ pub struct Cpu {
 }
 
 impl Cpu {
-    /// Opens the CPU with a number of threads; 0 means one per core. `TEMPRA_CPU_MATMUL` chooses what
+    /// Opens the CPU with a number of threads; 0 means one per core. There are fewer if the system does not
+    /// start them all. `TEMPRA_CPU_MATMUL` chooses what
     /// multiplies bf16: the name of a [`MatmulEngine`].
     ///
     /// # Errors
-    /// [`Kind::Device`](crate::error::Kind::Device) if the threads cannot be started, or if this machine does
-    /// not have the engine; [`Kind::Usage`](crate::error::Kind::Usage) for an engine that does not exist.
+    /// [`Kind::Device`](crate::error::Kind::Device) if this machine does not have the engine; [`Kind::Usage`](crate::error::Kind::Usage) for an engine that does not exist.
     pub fn new(threads: usize) -> Result<Cpu> {
         let wanted = CpuSettings::read()?.matmul;
         // Asks for the permission to use AMX before threads start, which inherit it.
         let engine = MatmulEngine::fastest();
-        let threads = rayon::ThreadPoolBuilder::new()
-            .num_threads(threads)
-            .thread_name(|i| format!("tempra-{i}"))
-            .build()
-            .map_err(|e| {
-                Error::device("cannot start the worker threads")
-                    .with_found(e.to_string())
-                    .with_help("lower --threads")
-            })?;
+        let threads = Threads::new(threads);
         let cpu =
             Cpu { pool: Arc::default(), threads, engine, profile: Profile::default(), compute: DType::F32 };
         match MatmulEngine::ALL.into_iter().find(|e| Some(e.name()) == wanted) {
@@ -93,13 +88,13 @@ impl Cpu {
     pub(super) fn with_compute(self, compute: DType) -> Cpu {
         Cpu { compute, ..self }
     }
-    /// Runs `f` so that rayon's parallel iterators use this device's threads.
-    pub fn install<R: Send>(&self, f: impl FnOnce() -> R + Send) -> R {
+    /// Runs `f` on the calling thread, where [`parallel`] loops use this device's threads.
+    pub fn install<R>(&self, f: impl FnOnce() -> R) -> R {
         self.threads.install(f)
     }
     /// The number of threads.
     pub fn threads(&self) -> usize {
-        self.threads.current_num_threads()
+        self.threads.count()
     }
     /// The instruction set of the matmul: `AVX-512`, `AVX2`, or `baseline`, which is that of the build's
     /// target; and after it that of the matmul of bf16, if it has one: `AVX-512, AMX`.
@@ -157,7 +152,7 @@ impl PerThread {
                 format!("{len} elements from element {start} on do not fit into a thread's {part} elements");
             return Err(Error::shape(what));
         }
-        self.all.write(rayon::current_thread_index().unwrap_or(0) * part + start, len)
+        self.all.write(threads::thread_index() * part + start, len)
     }
 }
 

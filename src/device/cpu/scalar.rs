@@ -6,10 +6,10 @@
 
 use super::{Cpu, Real, SliceMut, vectorise};
 use crate::device::Tensor;
+use crate::device::cpu::parallel::*;
 use crate::error::Result;
 use crate::shape::DType;
 use half::{bf16, f16};
-use rayon::prelude::*;
 
 /// An element type of tensors on the CPU.
 pub trait Scalar: bytemuck::Pod + PartialEq + Send + Sync {

@@ -8,7 +8,7 @@ use crate::device::cpu::{
 };
 use crate::error::Result;
 use crate::ops::{Backward, Forward, Grad, On, accumulator, sequences};
-use rayon::prelude::*;
+use crate::device::cpu::parallel::*;
 use std::ops::Range;
 
 /// The number of queries that a task processes at a time. All of their scores are in memory at once: for 512
@@ -66,6 +66,12 @@ pub(in crate::ops) fn parts<'a, T, L>(
             (out, lse) = (rest, l_rest);
         }
     }
+    parts
+}
+
+/// Those parts that have tokens.
+pub(in crate::ops) fn with_tokens<T>(mut parts: Vec<Part<T>>) -> Vec<Part<T>> {
+    parts.retain(|part| !part.tokens.is_empty());
     parts
 }
 
@@ -221,7 +227,7 @@ fn forward<T: Scalar>(op: &Attention, cpu: &Cpu, io: Forward) -> Result<()> {
         Ok(())
     };
     let parts = parts(&seqs, op.heads, d, &mut out, &mut lse);
-    cpu.install(|| parts.into_par_iter().filter(|p| !p.tokens.is_empty()).try_for_each(task))?;
+    cpu.install(|| with_tokens(parts).into_par_iter().try_for_each(task))?;
     gather(cpu, &seqs, [op.heads, 1, d], &out, &mut o, false);
     Ok(())
 }
@@ -321,7 +327,7 @@ fn backward<T: Scalar, O: Scalar<Real = T::Real>>(
         Ok(())
     };
     let parts = parts(&seqs, op.heads, 3 * d, &mut out, &mut []);
-    cpu.install(|| parts.into_par_iter().filter(|p| !p.tokens.is_empty()).try_for_each(task))?;
+    cpu.install(|| with_tokens(parts).into_par_iter().try_for_each(task))?;
     let order = [op.heads, 3, d];
     match GradientMut::<T>::of(g.t, io.x[0].spec.dtype)? {
         GradientMut::Same(mut all) => gather(cpu, &seqs, order, &out, &mut all, g.add),

@@ -2,11 +2,11 @@
 
 use super::Favor;
 use crate::device::Cpu;
+use crate::device::cpu::parallel::*;
 use crate::device::cpu::{Mat, Out, Real, matmul_serial, sum_lanes, vectorise};
 use crate::error::Result;
 use crate::ops::attention::cpu::{Part, gather, parts};
 use crate::ops::{Backward, Forward, On, by_dtype, sequences};
-use rayon::prelude::*;
 
 /// Tokens that one pass of a task handles.
 const ROWS: usize = 64;
@@ -109,8 +109,8 @@ fn forward<T: Real>(op: &Favor, cpu: &Cpu, io: Forward) -> Result<()> {
     let parts = parts(&seqs, s.heads, d, &mut out, &mut lse);
     let tables: Vec<_> = c.chunks_mut(m * d).zip(l.chunks_mut(m)).collect();
     cpu.install(|| {
-        let all = parts.into_par_iter().zip(tables);
-        all.filter(|(p, _)| !p.tokens.is_empty()).try_for_each(task)
+        let all = parts.into_iter().zip(tables).filter(|(p, _)| !p.tokens.is_empty());
+        all.collect::<Vec<_>>().into_par_iter().try_for_each(task)
     })?;
     gather(cpu, &seqs, [s.heads, 1, d], &out, &mut o, false);
     Ok(())
@@ -216,8 +216,8 @@ fn backward<T: Real>(op: &Favor, cpu: &Cpu, io: Backward) -> Result<()> {
     let parts = parts(&seqs, s.heads, 3 * d, &mut out, &mut []);
     let tables: Vec<_> = c.chunks(m * d).zip(l.chunks(m)).collect();
     cpu.install(|| {
-        let all = parts.into_par_iter().zip(tables);
-        all.filter(|(p, _)| !p.tokens.is_empty()).try_for_each(task)
+        let all = parts.into_iter().zip(tables).filter(|(p, _)| !p.tokens.is_empty());
+        all.collect::<Vec<_>>().into_par_iter().try_for_each(task)
     })?;
     gather(cpu, &seqs, [s.heads, 3, d], &out, &mut g.t.cpu_mut::<T>()?, g.add);
     Ok(())

@@ -2,12 +2,12 @@
 
 use super::{Linear, half};
 use crate::device::Cpu;
+use crate::device::cpu::parallel::*;
 use crate::device::cpu::{BLOCK, Mat, Out, Real, inlined, matmul, vectorise};
 use crate::error::Result;
 use crate::ops::{Activation, Backward, Forward, On, by_dtype, sum_columns};
 use crate::shape::DType;
 use ::half::{bf16, f16};
-use rayon::prelude::*;
 
 impl On<Cpu> for Linear {
     fn forward(&self, cpu: &Cpu, io: Forward) -> Result<()> {

@@ -1,5 +1,6 @@
 //! On the CPU, with tensors of 16 bits that are read and written where they lie.
 
+use crate::device::cpu::parallel::*;
 use crate::device::cpu::{
     BLOCK, HalfEpilogue, Mat, Out, Scalar, Stored, convert, inlined, matmul_half, vectorise,
 };
@@ -7,7 +8,6 @@ use crate::device::{Cpu, Tensor};
 use crate::error::Result;
 use crate::ops::{Activation, Backward, Forward, Grad};
 use crate::shape::DType;
-use rayon::prelude::*;
 
 /// An element type of activations: bf16 or f16.
 pub(super) trait Half: Stored + Scalar<Real = f32> {}

@@ -2,13 +2,13 @@
 //! for the gradients, since the gradients of r and of the biases are sums over all sequences.
 
 use super::{Dropout, RelativeAttention, Sizes};
+use crate::device::cpu::parallel::*;
 use crate::device::cpu::{Mat, Out, Real, Slice, inlined, matmul_serial, max_lanes, sum_lanes, vectorise};
 use crate::device::{Cpu, Tensor};
 use crate::error::Result;
-use crate::ops::attention::cpu::{Part, gather, parts, score_gradients};
+use crate::ops::attention::cpu::{Part, gather, parts, score_gradients, with_tokens};
 use crate::ops::dropout::Mask;
 use crate::ops::{Backward, Forward, Grad, On, by_dtype, sequences};
-use rayon::prelude::*;
 use std::ops::Range;
 
 /// Queries that one pass of a task handles.
@@ -218,7 +218,7 @@ fn forward<T: Real>(op: &RelativeAttention, cpu: &Cpu, io: Forward) -> Result<()
         Ok(())
     };
     let parts = parts(&x.seqs, s.heads, d, &mut out, &mut lse);
-    cpu.install(|| parts.into_par_iter().filter(|p| !p.tokens.is_empty()).try_for_each(task))?;
+    cpu.install(|| with_tokens(parts).into_par_iter().try_for_each(task))?;
     gather(cpu, &x.seqs, [s.heads, 1, d], &out, &mut o, false);
     Ok(())
 }

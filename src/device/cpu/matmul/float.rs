@@ -3,9 +3,9 @@
 use super::pack::{Packable, pack};
 use super::tile::{Kernel, TILE};
 use super::{Epilogue, Mat, Out, PanelUse, Shared, each, misfit, with_panels};
+use crate::device::cpu::parallel::*;
 use crate::device::cpu::{Cpu, Real, level};
 use crate::error::Result;
-use rayon::prelude::*;
 use std::ops::Range;
 
 /// Rows and columns of the part of C that one task computes, in order of preference: the first that leaves

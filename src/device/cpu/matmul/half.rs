@@ -5,9 +5,9 @@ use super::float::{Grid, block};
 use super::pack::{Packable, pack};
 use super::tile::TILE;
 use super::{Mat, Out, PanelUse, Shared, each, misfit, with_panels};
+use crate::device::cpu::parallel::*;
 use crate::device::cpu::{Cpu, Real, level};
 use crate::error::Result;
-use rayon::prelude::*;
 
 /// C (m, n) = A (m, k) B (k, n) on all threads of the device, or C += A B. The elements of each operand are
 /// f32, bf16 or f16. Products are added in f32; `epilogue` sees the sums before they are rounded to C's type.

@@ -34,8 +34,8 @@ pub use half::{matmul_half, matmul_half_serial};
 pub use tile::Kernel;
 pub(super) use tile::{kernel_f32, kernel_f64};
 
+use crate::device::cpu::parallel::*;
 use crate::error::Error;
-use rayon::prelude::*;
 use std::cell::Cell;
 
 /// Memory that packed panels are aligned to, and counted in.
