@@ -72,6 +72,12 @@ fn activation(v: &mut [f32]) {
     v.iter_mut().for_each(|v| *v = 2.0 * *v - 1.0);
 }
 
+/// Stands for the gradient of an activation; exact for integers.
+fn gradient(v: &mut [f32], at: &[f32]) {
+    assert_eq!(v.len(), at.len());
+    v.iter_mut().zip(at).for_each(|(v, at)| *v -= at);
+}
+
 /// An element type in these tests: conversions by the `half` crate, not by tempra.
 trait Half: Stored + std::fmt::Debug {
     fn of(v: f64) -> Self;
@@ -123,10 +129,14 @@ fn results<A: Half, C: Half>(cpus: &[&Cpu], s: Problem, x: &Operands) -> [Vec<f6
     for cpu in cpus {
         let (mut c, mut kept) = (all_of::<C>(&x.c), all_of::<C>(&x.c));
         let out = Out { data: &mut c[s.gap..], row: x.c_row, add: s.add };
+        let at = c.clone();
         let epilogue = match s.epilogue {
-            true => {
-                HalfEpilogue { bias: Some(&bias), kept: Some(&mut kept[s.gap..]), act: Some(&activation) }
-            }
+            true => HalfEpilogue {
+                bias: Some(&bias),
+                kept: Some(&mut kept[s.gap..]),
+                act: Some(&activation),
+                dact: Some((&at[s.gap..], &gradient)),
+            },
             false => HalfEpilogue::default(),
         };
         matmul_half(cpu, [s.m, s.n, s.k], ma, mb, out, epilogue).unwrap_or_else(|e| panic!("{s:?}: {e}"));
@@ -184,7 +194,7 @@ fn against_f64<A: Half, C: Half>(cpus: &[&Cpu], s: Problem, x: &Operands, exact:
             value += x.bias[j];
             size += x.bias[j].abs();
             bound(value, size, kept[at], "kept value");
-            (value, size) = (2.0 * value - 1.0, 2.0 * size + 1.0);
+            (value, size) = (2.0 * value - 1.0 - x.c[at], 2.0 * size + 1.0 + x.c[at].abs());
         }
         if s.add {
             value += x.c[at];
@@ -392,7 +402,8 @@ fn what_does_not_fit_is_refused() {
     for [cpu, _] in &engines() {
         let run = |shape: [usize; 3], a: Mat<bf16>, b: Mat<bf16>, row: usize, bias: usize, kept: usize| {
             let (mut c, mut z) = (vec![0f32; 16], vec![0f32; kept]);
-            let epilogue = HalfEpilogue { bias: Some(&data[..bias]), kept: Some(&mut z), act: None };
+            let epilogue =
+                HalfEpilogue { bias: Some(&data[..bias]), kept: Some(&mut z), ..Default::default() };
             matmul_half(cpu, shape, a, b, Out { data: &mut c, row, add: false }, epilogue)
         };
         let mat = |row, col| Mat { data: &data[..], row, col };

@@ -14,8 +14,8 @@ mod threads;
 
 pub use gelu::GeluForm;
 pub use matmul::{
-    HalfEpilogue, Kernel, Mat, MatmulEngine, Out, Stored, matmul, matmul_half, matmul_half_serial,
-    matmul_serial,
+    ApplyGradient, HalfEpilogue, Kernel, Mat, MatmulEngine, Out, Stored, matmul, matmul_half,
+    matmul_half_serial, matmul_serial,
 };
 pub use memory::{Buffer, MemoryStats, Slice, SliceMut};
 pub(crate) use pages::prefer_huge;

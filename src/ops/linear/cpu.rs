@@ -1,11 +1,11 @@
 //! On the CPU.
 
-use super::{Linear, half};
+use super::{Linear, ROWS_OF_SUMS, half};
 use crate::device::Cpu;
 use crate::device::cpu::parallel::*;
-use crate::device::cpu::{BLOCK, Mat, Out, Real, inlined, matmul, vectorise};
+use crate::device::cpu::{BLOCK, Mat, Out, Real, Scalar, inlined, matmul, vectorise};
 use crate::error::Result;
-use crate::ops::{Activation, Backward, Forward, On, by_dtype, sum_columns};
+use crate::ops::{Activation, Backward, Forward, Grad, On, by_dtype};
 use crate::shape::DType;
 use ::half::{bf16, f16};
 
@@ -25,6 +25,9 @@ impl On<Cpu> for Linear {
         }
     }
 }
+
+/// Elements that the gradient of an activation is computed of at once.
+const PART: usize = 384;
 
 fn forward<T: Real>(act: Activation, cpu: &Cpu, io: Forward) -> Result<()> {
     let ((rows, k), (n, _)) = (io.x[0].spec.rows_cols(), io.x[1].spec.rows_cols());
@@ -78,14 +81,24 @@ fn backward<T: Real>(act: Activation, cpu: &Cpu, io: Backward) -> Result<()> {
     let dz: &[T] = if identity { &dy } else { &dz };
     if let Some(g) = io.dx(0) {
         let mut dx = g.t.cpu_mut::<T>()?;
-        matmul(
-            cpu,
-            [rows, k, n],
-            Mat::new(dz, n),
-            Mat::new(&w, k),
-            Out { data: &mut dx, row: k, add: g.add },
-            None,
-        )?;
+        let out = Out { data: &mut dx[..], row: k, add: g.add };
+        let shape = [rows, k, n];
+        match g.dact {
+            None => matmul(cpu, shape, Mat::new(dz, n), Mat::new(&w, k), out, None)?,
+            Some((act, at)) => {
+                let at = at.cpu::<T>()?;
+                let done = |row: usize, col: usize, dx: &mut [T]| {
+                    let mut dy = [T::ZERO; PART];
+                    let at = at[row * k + col..][..dx.len()].chunks(PART);
+                    for (dx, at) in dx.chunks_mut(PART).zip(at) {
+                        let dy = &mut dy[..dx.len()];
+                        dy.copy_from_slice(dx);
+                        vectorise!(act.backward(dx, dy, at));
+                    }
+                };
+                matmul(cpu, shape, Mat::new(dz, n), Mat::new(&w, k), out, Some(&done))?;
+            }
+        }
     }
     if let Some(g) = io.dx(1) {
         let mut dw = g.t.cpu_mut::<T>()?;
@@ -93,10 +106,34 @@ fn backward<T: Real>(act: Activation, cpu: &Cpu, io: Backward) -> Result<()> {
         matmul(cpu, [n, k, rows], Mat::new(dz, n).t(), Mat::new(&x, k), c, None)?;
     }
     if let Some(g) = io.dx(2) {
-        let mut db = g.t.cpu_mut::<T>()?;
-        sum_columns(cpu, &mut db, g.add, rows, |r, cols, out| {
-            out.iter_mut().zip(&dz[r * n..][cols]).for_each(|(o, &d)| *o += d);
-        });
+        column_sums::<T, T>(cpu, dz, n, g)?;
+    }
+    Ok(())
+}
+
+/// Writes the sums over the rows of a matrix with `n` columns into a gradient, or adds them. Tasks add rows
+/// that lie one after another; their sums are added in order.
+pub(super) fn column_sums<T, G>(cpu: &Cpu, dz: &[T], n: usize, g: Grad) -> Result<()>
+where
+    T: Scalar,
+    G: Scalar<Real = T::Real>,
+{
+    let (chunk, parts) = (ROWS_OF_SUMS * n, dz.len().div_ceil(ROWS_OF_SUMS * n));
+    let scratch = cpu.scratch(parts * n * size_of::<T::Real>())?;
+    let mut sums = scratch.write::<T::Real>(0, parts * n)?;
+    let part = |(sums, dz): (&mut [T::Real], &[T])| {
+        vectorise!({
+            sums.fill(T::Real::ZERO);
+            for row in dz.chunks_exact(n) {
+                sums.iter_mut().zip(row).for_each(inlined!(|(s, d): (&mut T::Real, &T)| *s += d.load()));
+            }
+        })
+    };
+    cpu.install(|| sums.par_chunks_mut(n).zip(dz.par_chunks(chunk)).for_each(part));
+    let mut db = g.t.cpu_mut::<G>()?;
+    for (c, db) in db.iter_mut().enumerate() {
+        let sum: T::Real = sums.iter().skip(c).step_by(n).copied().sum();
+        *db = G::store(if g.add { db.load() + sum } else { sum });
     }
     Ok(())
 }

@@ -1,13 +1,17 @@
 //! On the CPU, with tensors of 16 bits that are read and written where they lie.
 
+use super::cpu::column_sums;
 use crate::device::cpu::parallel::*;
 use crate::device::cpu::{
-    BLOCK, HalfEpilogue, Mat, Out, Scalar, Stored, convert, inlined, matmul_half, vectorise,
+    ApplyGradient, BLOCK, HalfEpilogue, Mat, Out, Scalar, Stored, convert, inlined, matmul_half, vectorise,
 };
 use crate::device::{Cpu, Tensor};
 use crate::error::Result;
 use crate::ops::{Activation, Backward, Forward, Grad};
 use crate::shape::DType;
+
+/// Elements that activations are computed of at once.
+const PART: usize = 1024;
 
 /// An element type of activations: bf16 or f16.
 pub(super) trait Half: Stored + Scalar<Real = f32> {}
@@ -42,22 +46,22 @@ pub(super) fn backward<T: Half>(act: Activation, cpu: &Cpu, io: Backward) -> Res
     }
     let dz: &[T] = if identity { &dy } else { &dz };
     if let Some(g) = io.dx(0) {
-        write(cpu, [rows, k, n], Mat::new(dz, n), Mat::new(&w, k), g)?;
+        input_gradient(cpu, [rows, k, n], Mat::new(dz, n), Mat::new(&w, k), g)?;
     }
     if let Some(g) = io.dx(1) {
-        write(cpu, [n, k, rows], Mat::new(dz, n).t(), Mat::new(&x, k), g)?;
+        write(cpu, [n, k, rows], Mat::new(dz, n).t(), Mat::new(&x, k), g, None)?;
     }
     if let Some(g) = io.dx(2) {
-        let sums = column_sums(cpu, dz, n)?;
-        store_sums::<T>(g, &sums)?;
+        match g.t.spec.dtype {
+            DType::F32 => column_sums::<T, f32>(cpu, dz, n, g)?,
+            _ => column_sums::<T, T>(cpu, dz, n, g)?,
+        }
     }
     Ok(())
 }
 
 /// dz = dy act'(z), in f32 in the first-level cache.
 fn activation_gradient<T: Half>(act: Activation, cpu: &Cpu, dz: &mut [T], dy: &[T], kept: &[T], n: usize) {
-    /// Elements that are computed at once.
-    const PART: usize = 1024;
     let chunk = BLOCK * n;
     let rows = |((dz, dy), kept): ((&mut [T], &[T]), &[T])| {
         let mut values = [[0f32; PART]; 3];
@@ -76,51 +80,45 @@ fn activation_gradient<T: Half>(act: Activation, cpu: &Cpu, dz: &mut [T], dy: &[
     });
 }
 
-/// A matmul into a gradient, which has the type of activations or that of sums.
-fn write<T: Half>(cpu: &Cpu, shape: [usize; 3], a: Mat<T>, b: Mat<T>, g: Grad) -> Result<()> {
-    fn into<T: Half, G: Half>(cpu: &Cpu, shape: [usize; 3], a: Mat<T>, b: Mat<T>, g: Grad) -> Result<()> {
+/// dx = dz w, times the derivative of an activation if it is fused.
+fn input_gradient<T: Half>(cpu: &Cpu, shape: [usize; 3], dz: Mat<T>, w: Mat<T>, g: Grad) -> Result<()> {
+    let Some((act, at)) = g.dact else { return write(cpu, shape, dz, w, g, None) };
+    let gradient = |dx: &mut [f32], at: &[f32]| {
+        let mut dy = [0.0; PART];
+        for (dx, at) in dx.chunks_mut(PART).zip(at.chunks(PART)) {
+            let dy = &mut dy[..dx.len()];
+            dy.copy_from_slice(dx);
+            vectorise!(act.backward(dx, dy, at));
+        }
+    };
+    write(cpu, shape, dz, w, g, Some((at, &gradient)))
+}
+
+/// A matmul into a gradient, which has the type of activations or that of sums; `dact` is the gradient of an
+/// activation and what its derivative is taken at.
+fn write<T: Half>(
+    cpu: &Cpu,
+    shape: [usize; 3],
+    a: Mat<T>,
+    b: Mat<T>,
+    g: Grad,
+    dact: Option<(&Tensor, ApplyGradient)>,
+) -> Result<()> {
+    fn into<T: Half, G: Half>(
+        cpu: &Cpu,
+        shape: [usize; 3],
+        [a, b]: [Mat<T>; 2],
+        g: Grad,
+        dact: Option<(&Tensor, ApplyGradient)>,
+    ) -> Result<()> {
+        let at = dact.map(|(at, _)| at.cpu::<G>()).transpose()?;
+        let dact = at.as_deref().zip(dact.map(|(_, gradient)| gradient));
         let mut out = g.t.cpu_mut::<G>()?;
         let out = Out { data: &mut out[..], row: shape[1], add: g.add };
-        matmul_half(cpu, shape, a, b, out, HalfEpilogue::default())
+        matmul_half(cpu, shape, a, b, out, HalfEpilogue { dact, ..HalfEpilogue::default() })
     }
     match g.t.spec.dtype {
-        DType::F32 => into::<T, f32>(cpu, shape, a, b, g),
-        _ => into::<T, T>(cpu, shape, a, b, g),
-    }
-}
-
-/// Sums over the rows of a matrix with `n` columns. Tasks add rows that lie one after another, and their sums
-/// are added in order.
-fn column_sums<T: Half>(cpu: &Cpu, dz: &[T], n: usize) -> Result<Vec<f32>> {
-    let chunk = super::CPU_SUMS * n;
-    let scratch = cpu.scratch(dz.len().div_ceil(chunk) * n * size_of::<f32>())?;
-    let mut parts = scratch.write::<f32>(0, dz.len().div_ceil(chunk) * n)?;
-    let part = |(sums, dz): (&mut [f32], &[T])| {
-        vectorise!({
-            sums.fill(0.0);
-            for row in dz.chunks_exact(n) {
-                sums.iter_mut().zip(row).for_each(inlined!(|(s, d): (&mut f32, &T)| *s += Scalar::load(*d)));
-            }
-        })
-    };
-    cpu.install(|| parts.par_chunks_mut(n).zip(dz.par_chunks(chunk)).for_each(part));
-    let mut sums = vec![0.0; n];
-    for part in parts.chunks_exact(n) {
-        sums.iter_mut().zip(part).for_each(|(s, p)| *s += p);
-    }
-    Ok(sums)
-}
-
-/// Writes sums into a gradient, or adds them.
-fn store_sums<T: Half>(g: Grad, sums: &[f32]) -> Result<()> {
-    fn into<G: Half>(t: &Tensor, add: bool, sums: &[f32]) -> Result<()> {
-        for (to, &sum) in t.cpu_mut::<G>()?.iter_mut().zip(sums) {
-            *to = G::store(if add { Scalar::load(*to) + sum } else { sum });
-        }
-        Ok(())
-    }
-    match g.t.spec.dtype {
-        DType::F32 => into::<f32>(g.t, g.add, sums),
-        _ => into::<T>(g.t, g.add, sums),
+        DType::F32 => into::<T, f32>(cpu, shape, [a, b], g, dact),
+        _ => into::<T, T>(cpu, shape, [a, b], g, dact),
     }
 }

@@ -18,8 +18,8 @@ pub(super) use wgpu::COOP;
 
 /// Rows that one partial sum of a bias gradient covers on GPUs.
 const TILE: usize = 64;
-/// Rows that one partial sum of a bias gradient of 16 bits covers on the CPU.
-const CPU_SUMS: usize = 128;
+/// The same on the CPU.
+const ROWS_OF_SUMS: usize = 128;
 /// What matmuls of bf16 pairs round the sides of packed operands up to.
 const PAIRS: usize = 32;
 
@@ -43,8 +43,9 @@ impl Op for Linear {
             .then(|| (self.act, self.act.needs_input() as usize, rest() as Box<dyn Op>))
     }
     fn fuses_dact(&self, caps: &Caps, i: usize) -> bool {
-        // On CUDA cuBLASLt may do it in the same call, and without it nothing is lost.
-        i == 0 && caps.blocks > 0
+        // On CUDA cuBLASLt may do it in the same call, and without it nothing is lost. On the CPU it saves a
+        // pass over memory.
+        i == 0 && (caps.blocks > 0 || matches!(caps.packs, Packing::Wide | Packing::Pairs))
     }
     fn plan(&self, caps: &Caps, x: &[&Spec]) -> Result<Plan> {
         let wrong = || refuse("linear", "x (tokens, in), w (out, in) and maybe b (out)", x);
@@ -59,8 +60,13 @@ impl Op for Linear {
         // The copied operand; the gradient before the activation; partial sums of the bias's gradient.
         let packed = packed(caps.packs, dtype, [rows, n, k]);
         let dz = if self.act == Activation::None { 0 } else { rows * n * dtype.size() };
-        let parts = if caps.gpu { rows.div_ceil(TILE) * n * dtype.size() } else { 0 };
-        Ok(Plan::new(vec![y], saved).with_scratch([packed[0], dz + packed[1] + parts]))
+        let sums = |rows_of_one| rows.div_ceil(rows_of_one) * n;
+        let backward = match caps.gpu {
+            true => packed[1] + sums(TILE) * dtype.size(),
+            // One after the other.
+            false => packed[1].max(sums(ROWS_OF_SUMS) * dtype.size().max(4)),
+        };
+        Ok(Plan::new(vec![y], saved).with_scratch([packed[0], dz + backward]))
     }
     fn cost(&self, call: &Call) -> Cost {
         let ([rows, k], [n, _]) = (call.rows_cols(0), call.rows_cols(1));

@@ -49,8 +49,11 @@ impl Stored for f16 {
 /// An activation: applied in place to runs of values.
 pub type Apply<'a> = &'a (dyn Fn(&mut [f32]) + Sync);
 
+/// The gradient of an activation: multiplies runs of values by its derivative at as many others.
+pub type ApplyGradient<'a> = &'a (dyn Fn(&mut [f32], &[f32]) + Sync);
+
 /// What happens to the f32 sums of a matmul before they are rounded, in this order: the bias is added, the
-/// values are kept, the activation is applied.
+/// values are kept, the activation is applied, the gradient of an activation is applied.
 pub struct HalfEpilogue<'a, B, C> {
     /// Added to every row: one element for each column of C.
     pub bias: Option<&'a [B]>,
@@ -58,11 +61,13 @@ pub struct HalfEpilogue<'a, B, C> {
     pub kept: Option<&'a mut [C]>,
     /// The activation.
     pub act: Option<Apply<'a>>,
+    /// The gradient of an activation, and the values that its derivative is taken at, laid out as C.
+    pub dact: Option<(&'a [C], ApplyGradient<'a>)>,
 }
 
 impl<B, C> Default for HalfEpilogue<'_, B, C> {
     fn default() -> Self {
-        Self { bias: None, kept: None, act: None }
+        Self { bias: None, kept: None, act: None, dact: None }
     }
 }
 
@@ -74,28 +79,33 @@ pub(super) struct Finish<'a, B, C> {
     pub bias: Option<&'a [B]>,
     pub kept: Option<Shared<C>>,
     pub act: Option<Apply<'a>>,
+    pub dact: Option<(&'a [C], ApplyGradient<'a>)>,
     /// Whether C is too large to be in a cache when it is read, so that stores may pass the caches by.
     #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only tiles of pairs do it"))]
     pub stream: bool,
 }
 
+/// Values of an activation that are loaded at once.
+const PART: usize = 256;
 /// Bytes of C that a cache may keep until they are read: those of a second-level cache.
 const KEPT: usize = 2 << 20;
 
 impl<'a, B: Stored, C: Stored> Finish<'a, B, C> {
     /// `None` if the bias or the kept values do not have the shape of C (m, n).
     pub fn new([m, n]: [usize; 2], c: Out<'a, C>, epilogue: HalfEpilogue<'a, B, C>) -> Option<Self> {
-        let HalfEpilogue { bias, kept, act } = epilogue;
+        let HalfEpilogue { bias, kept, act, dact } = epilogue;
         let len = c.data.len();
         if m > 0
             && n > 0
-            && (bias.is_some_and(|b| b.len() != n) || kept.as_ref().is_some_and(|z| z.len() < len))
+            && (bias.is_some_and(|b| b.len() != n)
+                || kept.as_ref().is_some_and(|z| z.len() < len)
+                || dact.is_some_and(|(z, _)| z.len() < len))
         {
             return None;
         }
         let stream = !c.add && m.saturating_mul(n).saturating_mul(size_of::<C>()) > KEPT;
         let kept = kept.map(|z| Shared(z.as_mut_ptr()));
-        Some(Finish { c: Shared(c.data.as_mut_ptr()), row: c.row, add: c.add, bias, kept, act, stream })
+        Some(Finish { c: Shared(c.data.as_mut_ptr()), row: c.row, add: c.add, bias, kept, act, dact, stream })
     }
 
     /// Finishes the sums of rows `i..` and columns `j..j + cols` of C: row r is `sums[r * pitch..][..cols]`.
@@ -122,6 +132,18 @@ impl<'a, B: Stored, C: Stored> Finish<'a, B, C> {
         });
         if let Some(act) = self.act {
             act(sums);
+        }
+        if let Some((at, gradient)) = self.dact {
+            let mut values = [0.0; PART];
+            for (r, sums) in sums.chunks_mut(pitch).enumerate() {
+                let at = &at[(i + r) * self.row + j..][..cols];
+                for (sums, at) in sums[..cols].chunks_mut(PART).zip(at.chunks(PART)) {
+                    let values = &mut values[..at.len()];
+                    let pairs = values.iter_mut().zip(at);
+                    vectorise!(pairs.for_each(inlined!(|(v, z): (&mut f32, &C)| *v = z.load())));
+                    gradient(sums, values);
+                }
+            }
         }
         vectorise!({
             for (r, sums) in sums.chunks_mut(pitch).enumerate() {

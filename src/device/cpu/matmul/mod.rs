@@ -28,7 +28,7 @@ mod pairs;
 mod tile;
 
 pub use engine::MatmulEngine;
-pub use epilogue::{HalfEpilogue, Stored};
+pub use epilogue::{ApplyGradient, HalfEpilogue, Stored};
 pub use float::{matmul, matmul_serial};
 pub use half::{matmul_half, matmul_half_serial};
 pub use tile::Kernel;

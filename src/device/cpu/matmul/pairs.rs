@@ -269,7 +269,8 @@ unsafe fn write<B: Stored, C: Stored>(
             None => [_mm512_setzero_ps(); 2],
         };
         let add = |x: [__m512; 2], y: [__m512; 2]| [_mm512_add_ps(x[0], y[0]), _mm512_add_ps(x[1], y[1])];
-        if finish.kept.is_some() || finish.act.is_some() {
+        let changes = finish.kept.is_some() || finish.act.is_some() || finish.dact.is_some();
+        if changes {
             for (r, sums) in sums.as_chunks_mut::<SIDE>().0.iter_mut().enumerate() {
                 let v = add(get(sums.as_ptr(), !0), bias);
                 if let Some(kept) = &finish.kept {
@@ -278,14 +279,19 @@ unsafe fn write<B: Stored, C: Stored>(
                 put(sums.as_mut_ptr(), !0, v, false);
             }
         }
-        let bias =
-            if finish.kept.is_some() || finish.act.is_some() { [_mm512_setzero_ps(); 2] } else { bias };
         if let Some(act) = finish.act {
             act(sums);
         }
+        if let Some((z, gradient)) = finish.dact {
+            let mut values = [0f32; STEP];
+            for (r, values) in values[..sums.len()].as_chunks_mut::<SIDE>().0.iter_mut().enumerate() {
+                put(values.as_mut_ptr(), !0, get(z[at(r)..].as_ptr(), mask), false);
+            }
+            gradient(sums, &values[..sums.len()]);
+        }
         for (r, sums) in sums.as_chunks::<SIDE>().0.iter().enumerate() {
             let mut v = get(sums.as_ptr(), !0);
-            if finish.bias.is_some() {
+            if finish.bias.is_some() && !changes {
                 v = add(v, bias);
             }
             let c = finish.c.0.add(at(r));
