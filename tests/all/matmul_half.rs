@@ -128,8 +128,8 @@ fn results<A: Half, C: Half>(cpus: &[&Cpu], s: Problem, x: &Operands) -> [Vec<f6
     let mut found: Vec<[Vec<C>; 2]> = Vec::new();
     for cpu in cpus {
         let (mut c, mut kept) = (all_of::<C>(&x.c), all_of::<C>(&x.c));
-        let out = Out { data: &mut c[s.gap..], row: x.c_row, add: s.add };
         let at = c.clone();
+        let out = Out { data: &mut c[s.gap..], row: x.c_row, add: s.add };
         let epilogue = match s.epilogue {
             true => HalfEpilogue {
                 bias: Some(&bias),

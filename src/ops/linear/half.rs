@@ -28,6 +28,7 @@ pub(super) fn forward<T: Half>(act: Activation, cpu: &Cpu, io: Forward) -> Resul
         bias: bias.as_deref(),
         kept: z.as_deref_mut(),
         act: (act != Activation::None).then_some(&apply),
+        dact: None,
     };
     let out = Out { data: &mut y[..], row: n, add: false };
     matmul_half(cpu, [rows, n, k], Mat::new(&x, k), Mat::new(&w, k).t(), out, epilogue)
