@@ -15,13 +15,13 @@ use super::{
     Backward, CUDA_THREADS, Call, Case, Cost, Forward, Grad, Input, On, Op, Plan, accumulator,
     compute_dtype_beside, groups_for, launch, launch_cuda, refuse,
 };
+use crate::device::cpu::parallel::*;
 use crate::device::cpu::{
     BLOCK, Real, Scalar, by_gradient, by_scalar, inlined, load_row, max_lanes, sum_lanes, sum_over, vectorise,
 };
 use crate::device::{Caps, Const, Cpu, Cuda, Tensor, Wgpu};
 use crate::error::{Error, Result};
 use crate::shape::{DType, Spec};
-use crate::device::cpu::parallel::*;
 
 /// The op; see the module.
 #[derive(Clone, Copy, Debug)]

@@ -12,11 +12,11 @@ use super::{
     Backward, CUDA_THREADS, Call, Case, Cost, Forward, Grad, Input, On, Op, Plan, THREADS, ZeroBlocks,
     blocks_for, compute_dtype, groups_for, launch, launch_cuda, refuse, vector,
 };
+use crate::device::cpu::parallel::*;
 use crate::device::cpu::{BLOCK, Real, Scalar, Slice, by_gradient, by_scalar, store_row, vectorise};
 use crate::device::{Backend, Caps, Const, Cpu, Cuda, Tensor, Wgpu, fold};
 use crate::error::{Error, Result};
 use crate::shape::{DType, Spec};
-use crate::device::cpu::parallel::*;
 
 /// The op; see the module.
 #[derive(Clone, Copy, Debug)]

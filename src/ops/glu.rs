@@ -8,13 +8,13 @@ use super::{
     Activation, Backward, Call, Case, Cost, Forward, Grad, Input, On, Op, Plan, blocks_for, compute_dtype,
     groups_for, launch, launch_cuda, refuse, vector,
 };
+use crate::device::cpu::parallel::*;
 use crate::device::cpu::{
     BLOCK, GradientMut, GradientPart, Real, Scalar, by_scalar, inlined, load_row, vectorise,
 };
 use crate::device::{Caps, Const, Cpu, Cuda, Wgpu};
 use crate::error::Result;
 use crate::shape::Spec;
-use crate::device::cpu::parallel::*;
 
 /// The op; see the module.
 #[derive(Clone, Copy, Debug)]

@@ -12,13 +12,13 @@ use super::{
     Backward, CUDA_THREADS, Call, Case, Cost, Fill, Forward, Grad, Input, On, Op, Plan, blocks_for,
     compute_dtype, groups_for, launch, launch_cuda, refuse, vector,
 };
+use crate::device::cpu::parallel::*;
 use crate::device::cpu::{
     GradientMut, GradientPart, Real, Scalar, by_gradient, by_scalar, sum_lanes, vectorise,
 };
 use crate::device::{Caps, Const, Cpu, Cuda, Tensor, Wgpu, fold};
 use crate::error::Result;
 use crate::shape::Spec;
-use crate::device::cpu::parallel::*;
 
 /// The op; see the module.
 #[derive(Clone, Copy, Debug)]

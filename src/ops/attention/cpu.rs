@@ -2,13 +2,13 @@
 
 use super::{Attention, Dropout};
 use crate::device::Cpu;
+use crate::device::cpu::parallel::*;
 use crate::device::cpu::{
     GradientMut, Mat, Out, Real, Scalar, by_gradient, by_scalar, inlined, load_row, matmul_serial, max_lanes,
     store_row, sum_lanes, vectorise,
 };
 use crate::error::Result;
 use crate::ops::{Backward, Forward, Grad, On, accumulator, sequences};
-use crate::device::cpu::parallel::*;
 use std::ops::Range;
 
 /// The number of queries that a task processes at a time. All of their scores are in memory at once: for 512
@@ -70,7 +70,7 @@ pub(in crate::ops) fn parts<'a, T, L>(
 }
 
 /// Those parts that have tokens.
-pub(in crate::ops) fn with_tokens<T>(mut parts: Vec<Part<T>>) -> Vec<Part<T>> {
+pub(in crate::ops) fn with_tokens<T, L>(mut parts: Vec<Part<T, L>>) -> Vec<Part<T, L>> {
     parts.retain(|part| !part.tokens.is_empty());
     parts
 }
