@@ -160,14 +160,14 @@ fn a_step_of_a_known_shape_asks_for_no_memory() {
     let first = step(0, &batches);
     assert!(first.allocations > opened.allocations && first.peak > opened.peak, "{first:?}");
     assert_eq!(first.live, opened.live, "what a step takes it gives back");
-    let warm = (1..3).map(|i| step(i, &batches)).last().expect("steps");
+    let warm = (1..5).map(|i| step(i, &batches)).last().expect("steps");
     println!("first step: {first:?}; warm: {warm:?}");
     // What the pool keeps is not much more than what a step has in use at once.
     assert!(warm.peak <= first.peak + first.peak / 10, "{first:?} {warm:?}");
     assert!(warm.live + warm.free <= warm.peak + warm.peak / 4, "{warm:?}");
     // A few of them.
     assert!(warm.allocations - first.allocations <= first.allocations / 6, "{first:?} {warm:?}");
-    for i in 3..10 {
+    for i in 5..10 {
         assert_eq!(step(i, &batches), warm, "step {i}");
     }
     // Where shapes take turns a block may still be exchanged for a larger one, ever more rarely, and what is

@@ -53,7 +53,8 @@ impl Cpu {
     /// multiplies bf16: the name of a [`MatmulEngine`].
     ///
     /// # Errors
-    /// [`Kind::Device`](crate::error::Kind::Device) if this machine does not have the engine; [`Kind::Usage`](crate::error::Kind::Usage) for an engine that does not exist.
+    /// [`Kind::Device`](crate::error::Kind::Device) if this machine does not have the engine;
+    /// [`Kind::Usage`](crate::error::Kind::Usage) for an engine that does not exist.
     pub fn new(threads: usize) -> Result<Cpu> {
         let wanted = CpuSettings::read()?.matmul;
         // Asks for the permission to use AMX before threads start, which inherit it.

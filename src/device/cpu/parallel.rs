@@ -83,6 +83,7 @@ impl<A: Parts, B: Parts> Parts for Zip<A, B> {
     fn count(&self) -> usize {
         self.0.count().min(self.1.count())
     }
+    // SAFETY: see `Parts::get`.
     unsafe fn get(&self, i: usize) -> Self::Item {
         // SAFETY: as the caller promises.
         unsafe { (self.0.get(i), self.1.get(i)) }
@@ -99,6 +100,7 @@ impl<A: Parts> Parts for Enumerate<A> {
     fn count(&self) -> usize {
         self.0.count()
     }
+    // SAFETY: see `Parts::get`.
     unsafe fn get(&self, i: usize) -> Self::Item {
         // SAFETY: as the caller promises.
         (i, unsafe { self.0.get(i) })
@@ -115,6 +117,7 @@ impl<A: Parts, R: Send, F: Fn(A::Item) -> R + Sync> Parts for Map<A, F> {
     fn count(&self) -> usize {
         self.0.count()
     }
+    // SAFETY: see `Parts::get`.
     unsafe fn get(&self, i: usize) -> R {
         // SAFETY: as the caller promises.
         self.1(unsafe { self.0.get(i) })
@@ -131,6 +134,7 @@ impl<A: Parts> Parts for AtLeast<A> {
     fn count(&self) -> usize {
         self.0.count()
     }
+    // SAFETY: see `Parts::get`.
     unsafe fn get(&self, i: usize) -> A::Item {
         // SAFETY: as the caller promises.
         unsafe { self.0.get(i) }
@@ -150,6 +154,7 @@ impl<'a, T: Sync> Parts for Chunks<'a, T> {
     fn count(&self) -> usize {
         self.all.len().div_ceil(self.size)
     }
+    // SAFETY: see `Parts::get`.
     unsafe fn get(&self, i: usize) -> &'a [T] {
         let start = i * self.size;
         &self.all[start..self.all.len().min(start + self.size)]
@@ -170,6 +175,7 @@ impl<'a, T: Send> Parts for ChunksMut<'a, T> {
     fn count(&self) -> usize {
         self.len.div_ceil(self.size)
     }
+    // SAFETY: see `Parts::get`.
     unsafe fn get(&self, i: usize) -> &'a mut [T] {
         let start = i * self.size;
         // SAFETY: within the slice, as `i` is less than the count; parts with different `i` are disjoint, and
@@ -185,6 +191,7 @@ impl<'a, T: Send> Parts for EachMut<'a, T> {
     fn count(&self) -> usize {
         self.0.len
     }
+    // SAFETY: see `Parts::get`.
     unsafe fn get(&self, i: usize) -> &'a mut T {
         // SAFETY: as for parts of one element.
         unsafe { &mut *self.0.first.add(i) }
@@ -200,6 +207,7 @@ impl<T: Send> Parts for Owned<T> {
     fn count(&self) -> usize {
         self.0.len()
     }
+    // SAFETY: see `Parts::get`.
     unsafe fn get(&self, i: usize) -> T {
         // SAFETY: within the vector, and each element is read once; `drop` does not drop elements.
         unsafe { self.0.as_ptr().add(i).read() }
@@ -222,6 +230,7 @@ impl Parts for Numbers {
     fn count(&self) -> usize {
         self.0.len()
     }
+    // SAFETY: see `Parts::get`.
     unsafe fn get(&self, i: usize) -> usize {
         self.0.start + i
     }

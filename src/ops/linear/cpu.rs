@@ -1,11 +1,12 @@
 //! On the CPU.
 
-use super::{Linear, ROWS_OF_SUMS, half};
+use super::sums::column_sums;
+use super::{Linear, half};
 use crate::device::Cpu;
 use crate::device::cpu::parallel::*;
-use crate::device::cpu::{BLOCK, Mat, Out, Real, Scalar, inlined, matmul, vectorise};
+use crate::device::cpu::{BLOCK, Mat, Out, Real, inlined, matmul, vectorise};
 use crate::error::Result;
-use crate::ops::{Activation, Backward, Forward, Grad, On, by_dtype};
+use crate::ops::{Activation, Backward, Forward, On, by_dtype};
 use crate::shape::DType;
 use ::half::{bf16, f16};
 
@@ -107,33 +108,6 @@ fn backward<T: Real>(act: Activation, cpu: &Cpu, io: Backward) -> Result<()> {
     }
     if let Some(g) = io.dx(2) {
         column_sums::<T, T>(cpu, dz, n, g)?;
-    }
-    Ok(())
-}
-
-/// Writes the sums over the rows of a matrix with `n` columns into a gradient, or adds them. Tasks add rows
-/// that lie one after another; their sums are added in order.
-pub(super) fn column_sums<T, G>(cpu: &Cpu, dz: &[T], n: usize, g: Grad) -> Result<()>
-where
-    T: Scalar,
-    G: Scalar<Real = T::Real>,
-{
-    let (chunk, parts) = (ROWS_OF_SUMS * n, dz.len().div_ceil(ROWS_OF_SUMS * n));
-    let scratch = cpu.scratch(parts * n * size_of::<T::Real>())?;
-    let mut sums = scratch.write::<T::Real>(0, parts * n)?;
-    let part = |(sums, dz): (&mut [T::Real], &[T])| {
-        vectorise!({
-            sums.fill(T::Real::ZERO);
-            for row in dz.chunks_exact(n) {
-                sums.iter_mut().zip(row).for_each(inlined!(|(s, d): (&mut T::Real, &T)| *s += d.load()));
-            }
-        })
-    };
-    cpu.install(|| sums.par_chunks_mut(n).zip(dz.par_chunks(chunk)).for_each(part));
-    let mut db = g.t.cpu_mut::<G>()?;
-    for (c, db) in db.iter_mut().enumerate() {
-        let sum: T::Real = sums.iter().skip(c).step_by(n).copied().sum();
-        *db = G::store(if g.add { db.load() + sum } else { sum });
     }
     Ok(())
 }

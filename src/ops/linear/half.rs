@@ -1,6 +1,6 @@
 //! On the CPU, with tensors of 16 bits that are read and written where they lie.
 
-use super::cpu::column_sums;
+use super::sums::column_sums;
 use crate::device::cpu::parallel::*;
 use crate::device::cpu::{
     ApplyGradient, BLOCK, HalfEpilogue, Mat, Out, Scalar, Stored, convert, inlined, matmul_half, vectorise,

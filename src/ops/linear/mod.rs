@@ -6,6 +6,7 @@
 mod cpu;
 mod cuda;
 mod half;
+mod sums;
 mod wgpu;
 
 pub(super) use cuda::{HOPPER, PLAIN, TENSOR};
@@ -18,8 +19,6 @@ pub(super) use wgpu::COOP;
 
 /// Rows that one partial sum of a bias gradient covers on GPUs.
 const TILE: usize = 64;
-/// The same on the CPU.
-const ROWS_OF_SUMS: usize = 128;
 /// What matmuls of bf16 pairs round the sides of packed operands up to.
 const PAIRS: usize = 32;
 
@@ -60,13 +59,8 @@ impl Op for Linear {
         // The copied operand; the gradient before the activation; partial sums of the bias's gradient.
         let packed = packed(caps.packs, dtype, [rows, n, k]);
         let dz = if self.act == Activation::None { 0 } else { rows * n * dtype.size() };
-        let sums = |rows_of_one| rows.div_ceil(rows_of_one) * n;
-        let backward = match caps.gpu {
-            true => packed[1] + sums(TILE) * dtype.size(),
-            // One after the other.
-            false => packed[1].max(sums(ROWS_OF_SUMS) * dtype.size().max(4)),
-        };
-        Ok(Plan::new(vec![y], saved).with_scratch([packed[0], dz + backward]))
+        let parts = if caps.gpu { rows.div_ceil(TILE) * n * dtype.size() } else { 0 };
+        Ok(Plan::new(vec![y], saved).with_scratch([packed[0], dz + packed[1] + parts]))
     }
     fn cost(&self, call: &Call) -> Cost {
         let ([rows, k], [n, _]) = (call.rows_cols(0), call.rows_cols(1));
