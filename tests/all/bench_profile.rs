@@ -130,8 +130,8 @@ fn a_tape_is_counted_with_its_real_gradients() {
     let matmul = (2 * T * H * F) as f64;
     // Forward twice; then dy v and dv; then dw, since x is a constant.
     assert_eq!(timed.iter().map(|t| t.flops).collect::<Vec<_>>(), [1.0, 1.0, 2.0, 1.0].map(|n| n * matmul));
-    // dy, v, y and z (for GELU's derivative, which is fused) are read and dz is written; dv is read and written.
-    // Then dz and x are read, and dw is written.
+    // dy, v, y and z (for GELU's derivative, which is fused) are read and dz is written; dv is read and
+    // written. Then dz and x are read, and dw is written.
     let (y, w) = (T * F, F * H);
     let elements = [T * H + w + y + y + y + 2 * w, y + T * H + w];
     assert_eq!([2, 3].map(|i| timed[i].bytes as usize), elements.map(|n| 4 * n));
