@@ -37,7 +37,7 @@ pub trait Parts: Sized + Sync {
     fn map<R: Send, F: Fn(Self::Item) -> R + Sync>(self, f: F) -> Map<Self, F> {
         Map(self, f)
     }
-    /// The same elements, of which a thread takes at least so many at a time.
+    /// The same elements; a thread takes at least so many of them at a time.
     fn with_min_len(self, least: usize) -> AtLeast<Self> {
         AtLeast(self, least)
     }

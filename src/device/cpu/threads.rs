@@ -1,10 +1,10 @@
 //! The threads that run a loop's tasks.
 //!
-//! A step of training starts some hundred loops, many of which take less time than waking a thread. So
-//! threads look for the next loop for a while before they sleep. The thread that starts a loop runs tasks
-//! itself and waits only for tasks that others have begun: on a busy machine a thread that has not woken up
-//! costs nothing. Each thread begins with its own range of tasks, the same one in loops of the same size, so
-//! that what it wrote in one loop is in its cache in the next, and then takes tasks of others.
+//! A step of training starts some hundred loops. Many take less time than waking a thread. So threads
+//! look for the next loop for a while before they sleep. The thread that starts a loop runs tasks itself
+//! and waits only for tasks that others have begun: on a busy machine a thread that has not woken up
+//! costs nothing. Each thread begins with its own range of tasks, the same one in loops of the same size,
+//! so that what it wrote in one loop is in its cache in the next, and then takes tasks of others.
 #![allow(unsafe_code, reason = "threads that outlive a loop call its closure, which the loop outlives")]
 
 use std::any::Any;

@@ -108,7 +108,7 @@ impl Grid {
         self.m.div_ceil(self.rows) * self.n.div_ceil(self.cols)
     }
     /// The rows and columns of a task. Neighbours share columns: their panels of B stay in a second-level
-    /// cache, while A, of which a task needs less, is read from further away.
+    /// cache. A task needs less of A, which is read from further away.
     pub fn part(&self, task: usize) -> (Range<usize>, Range<usize>) {
         let down = self.m.div_ceil(self.rows);
         let (i, j) = (task % down * self.rows, task / down * self.cols);
